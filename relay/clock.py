@@ -1,0 +1,41 @@
+"""Time: epoch seconds as floats inside the program, RFC 3339 text at its edges.
+
+Nothing in `core/` reads a clock; the rooms that do take one, so that tests can hand them their own.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Clock = Callable[[], float]
+"""Returns now, in epoch seconds (UTC)."""
+
+MAX_EPOCH_SECONDS = 253402300799.0  # 9999-12-31T23:59:59Z, the last second that RFC 3339 can write
+
+
+def wall_clock() -> float:
+    """Now by the machine's clock, in epoch seconds."""
+    return time.time()
+
+
+def to_rfc3339(epoch_seconds: float) -> str:
+    """RFC 3339 in UTC with milliseconds, the upstream's own precision: `2026-05-20T10:00:08.000Z`."""
+    moment = datetime.fromtimestamp(round(epoch_seconds, 3), UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def optional_rfc3339(epoch_seconds: float | None) -> str | None:
+    """Like `to_rfc3339`, None for None."""
+    return None if epoch_seconds is None else to_rfc3339(epoch_seconds)
+
+
+def from_rfc3339(text: str) -> float:
+    """The epoch seconds of an RFC 3339 time. Raises ValueError when it is none, or has no zone."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone: write it like 2026-05-20T10:00:08Z")
+    seconds = moment.timestamp()
+    if not (math.isfinite(seconds) and 0 <= seconds <= MAX_EPOCH_SECONDS):
+        raise ValueError(f"{text!r} is out of range: 1970 to 9999")
+    return seconds

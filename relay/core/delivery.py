@@ -1,0 +1,112 @@
+"""Deliveries, their attempts, and what goes over the wire in one. All values; times are epoch seconds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from relay.core.events import Event
+
+DeliveryState = Literal["pending", "delivered", "dead", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundRequest:
+    """One HTTP request to a sink, ready to send."""
+
+    url: str = field(repr=False)
+    method: str = "POST"
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What came of a request: a status code, or `error` when none came.
+
+    error    None, or one word: timeout, dns, connect, tls, refused (by the egress guard), protocol, read, cancelled
+    detail   one line for a person about `error`, without secrets
+    excerpt  the first bytes of the body, at most 64 KiB
+    """
+
+    started_at: float
+    duration_ms: float
+    status_code: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    excerpt: bytes = b""
+    error: str | None = None
+    detail: str | None = None
+    remote_ip: str | None = None
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name, in any case."""
+        wanted = name.lower()
+        return next((value for key, value in self.headers if key.lower() == wanted), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The verdict of a subscription's kind on a response.
+
+    verdict              delivered: done; retry: try again as scheduled; dead: this event never will;
+                         disable: the sink wants no more (the event is held)
+    retry_after_seconds  the sink asked for this pause: a floor for the next attempt, and a pause of the subscription
+    """
+
+    verdict: Literal["delivered", "retry", "dead", "disable"]
+    reason: str
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try, as it is recorded and shown."""
+
+    number: int
+    started_at: float
+    duration_ms: float
+    status_code: int | None = None
+    error: str | None = None
+    request_headers: tuple[tuple[str, str], ...] = ()
+    response_headers: tuple[tuple[str, str], ...] = ()
+    response_excerpt: str | None = None
+    remote_ip: str | None = None
+    decision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A delivery that this node holds by lease, with all that it takes to send it.
+
+    attempt_count  attempts made so far in the present schedule (a manual retry starts a fresh one)
+    made_count     attempts made in all
+    """
+
+    id: str
+    event: Event
+    subscription_id: str
+    job_uid: str | None
+    lease_token: str
+    lease_until: float
+    attempt_count: int = 0
+    made_count: int = 0
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A delivery as the API shows it."""
+
+    id: str
+    event_id: str
+    event_type: str
+    subscription_id: str
+    job_uid: str | None
+    state: DeliveryState
+    attempt_count: int
+    next_attempt_at: float | None
+    created_at: float
+    ended_at: float | None = None
+    reason: str | None = None
+    waiting_for: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)

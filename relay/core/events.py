@@ -1,0 +1,228 @@
+"""Events: CloudEvents 1.0 in structured JSON, built through the CloudEvents SDK, rendered once.
+
+The SDK checks that the required attributes are there; what it does not check (names' length, values' types and
+characters, the size on the wire) is checked here. Sources: CloudEvents 1.0.2, core §3.1 (types), JSON format §2 and
+§3, HTTP binding §3.2; the extensions `sequence` and `partitionkey`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from cloudevents.core.v1.event import CloudEvent
+
+from relay.clock import to_rfc3339
+from relay.core.job import JOB_EVENTS, Job, Observation, Transition
+
+CONTENT_TYPE = "application/cloudevents+json"
+MAX_EVENT_BYTES = 65_536
+"""CloudEvents 1.0.2 §5 (size limits): intermediaries must forward events of up to 64 KiB."""
+
+RELAY_SOURCE = "/relay"
+RELAY_EVENTS = (
+    *("relay.subscription.disabled", "relay.subscription.recovered"),
+    *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered"),
+    *("relay.delivery.expired", "relay.test"),
+)
+SOURCE_TROUBLE = ("relay.source.unauthorized", "relay.source.down", "relay.source.recovered")
+
+_NAME = re.compile(r"[a-z0-9]{1,20}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_KEPT_TEXT_CHARACTERS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """What an upstream error means for a person, whether doing it again is safe, and who can mend it."""
+
+    meaning: str
+    retry_safe: bool
+    who: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a source's job events come from: the CloudEvents `source`, the prefix of their types and their schema."""
+
+    source: str
+    type_prefix: str
+    dataschema: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A CloudEvent. `body` is its one rendering: these bytes are stored, signed and sent. `time` in epoch seconds."""
+
+    id: str
+    source: str
+    type: str
+    subject: str | None
+    time: float
+    recorded_at: float
+    body: bytes = field(repr=False)
+    sequence: int | None = None
+    job_uid: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The event as a JSON object."""
+        document: dict[str, Any] = orjson.loads(self.body)
+        return document
+
+
+def job_event_types(prefix: str) -> tuple[str, ...]:
+    """Every type that a source's jobs can have, given the source's prefix."""
+    return tuple(f"{prefix}.{kind}" for kind in JOB_EVENTS)
+
+
+def from_transition(
+    event_id: str,
+    job: Job,
+    transition: Transition,
+    origin: Origin,
+    *,
+    seen: Observation | None = None,
+    hint: Hint | None = None,
+) -> Event:
+    """The event of one transition. `seen` is the Observation that proved it (None when none did: overdue, not found).
+
+    Raises ValueError when an attribute would break the CloudEvents specification.
+    """
+    upstream = seen.upstream if seen is not None else (job.upstream or {})
+    data: dict[str, Any] = {
+        "job": dict(upstream) or {"id": job.external_id},
+        "status": transition.status,
+        "previous_status": transition.previous_status,
+        "occurred_at": to_rfc3339(transition.occurred_at),
+        "detected_at": to_rfc3339(transition.detected_at),
+        "inferred": transition.inferred,
+        "request_id": seen.request_id if seen is not None else None,
+        "metadata": dict(job.metadata),
+    }
+    if hint is not None:
+        data["hint"] = {"meaning": hint.meaning, "retry_safe": hint.retry_safe, "who": hint.who}
+    extensions = {
+        "sequence": f"{transition.sequence:010d}",
+        "partitionkey": job.external_id,
+        "account": job.account,
+        "channel": (seen.channel if seen is not None else None) or job.channel,
+        "action": (seen.action if seen is not None else None) or job.action,
+        "status": transition.status,
+        "previousstatus": transition.previous_status,
+    }
+    common = {
+        "event_id": event_id,
+        "source": origin.source,
+        "type": f"{origin.type_prefix}.{transition.kind}",
+        "subject": job.external_id,
+        "time": transition.occurred_at,
+        "dataschema": origin.dataschema,
+        "extensions": {name: _attribute_text(value) for name, value in extensions.items() if value},
+    }
+    body = render(data=data, **common)
+    if len(body) > MAX_EVENT_BYTES:
+        body = render(data=_truncated(data, job, seen), **common)
+    return Event(
+        id=event_id,
+        source=origin.source,
+        type=common["type"],
+        subject=job.external_id,
+        time=transition.occurred_at,
+        recorded_at=transition.detected_at,
+        body=body,
+        sequence=transition.sequence,
+        job_uid=job.uid,
+    )
+
+
+def relay_event(
+    event_id: str, type: str, now: float, data: Mapping[str, Any], *, dataschema: str, subject: str | None = None
+) -> Event:
+    """An event about the relay itself (one of RELAY_EVENTS)."""
+    body = render(
+        event_id=event_id,
+        source=RELAY_SOURCE,
+        type=type,
+        subject=subject,
+        time=now,
+        dataschema=dataschema,
+        extensions={},
+        data=data,
+    )
+    return Event(id=event_id, source=RELAY_SOURCE, type=type, subject=subject, time=now, recorded_at=now, body=body)
+
+
+def render(
+    *,
+    event_id: str,
+    source: str,
+    type: str,
+    subject: str | None,
+    time: float,
+    dataschema: str,
+    extensions: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> bytes:
+    """The structured JSON of one event. Raises ValueError where it would break the specification."""
+    attributes: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": source,
+        "type": type,
+        "subject": subject,
+        "time": datetime.fromtimestamp(time, UTC),
+        "datacontenttype": "application/json",
+        "dataschema": dataschema,
+        **extensions,
+    }
+    if subject is None:
+        del attributes["subject"]
+    event = CloudEvent(attributes, dict(data))
+    document = dict(event.get_attributes())
+    document["time"] = to_rfc3339(time)
+    for name, value in document.items():
+        check_attribute(name, value)
+    document["data"] = event.get_data()
+    return orjson.dumps(document)
+
+
+def check_attribute(name: str, value: object) -> None:
+    """Raises ValueError when a context attribute's name or value is not allowed by CloudEvents 1.0.2 §3.1."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"attribute name {name!r}: 1 to 20 characters of a-z and 0-9")
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int):
+        if not -(2**31) <= value < 2**31:
+            raise ValueError(f"attribute {name}: {value} does not fit 32 bits")
+        return
+    if not isinstance(value, str):
+        raise ValueError(f"attribute {name}: {type(value).__name__} is no attribute type")
+    if not value or _CONTROL.search(value):
+        raise ValueError(f"attribute {name}: empty, or has a control character")
+
+
+def _attribute_text(value: object) -> str:
+    """Text that is allowed in an attribute, whatever the upstream put there: control characters become spaces."""
+    return _CONTROL.sub(" ", str(value))[:256].strip() or "-"
+
+
+def _truncated(data: Mapping[str, Any], job: Job, seen: Observation | None) -> dict[str, Any]:
+    """The same data with only those fields of the item that the relay reads, each cut to a size that always fits."""
+    kept: dict[str, Any] = {"id": job.external_id}
+    if seen is not None:
+        for name in seen.read_fields:
+            value = seen.upstream.get(name)
+            if isinstance(value, str):
+                kept[name] = value[:_KEPT_TEXT_CHARACTERS]
+            elif value is None or isinstance(value, bool | int | float):
+                kept[name] = value
+        if seen.problem is not None:
+            kept["error"] = {
+                "code": seen.problem.code[:_KEPT_TEXT_CHARACTERS],
+                "message": seen.problem.message[:_KEPT_TEXT_CHARACTERS],
+                "retryable": seen.problem.retryable,
+            }
+    return {**data, "job": kept, "truncated": True}

@@ -1,0 +1,50 @@
+"""A subscription: which events go where, and how."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+State = Literal["enabled", "paused", "disabled", "pending"]
+
+DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningSecret:
+    """A Standard Webhooks secret (`whsec_…`). `expires_at` (epoch seconds) is set on one that was rotated away."""
+
+    value: str = field(repr=False)
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """Where matching events go. Times are epoch seconds.
+
+    types     event types, matched exactly; None = every job event and none about the relay
+    source    a CloudEvents source, matched exactly; None = any
+    callback  made by a job's `callback_url`: gets only the events of the jobs that named it
+    ordering  "job": an event waits for the earlier ones of its job; "none": it does not
+    """
+
+    id: str
+    sink: str
+    kind: str = "webhook"
+    types: tuple[str, ...] | None = None
+    source: str | None = None
+    state: State = "enabled"
+    disabled_reason: str | None = None
+    callback: bool = False
+    method: str = "POST"
+    headers: tuple[tuple[str, str], ...] = ()
+    ordering: Literal["job", "none"] = "job"
+    timeout_seconds: float = 15.0
+    retry_schedule_seconds: tuple[float, ...] = DEFAULT_RETRY_SCHEDULE_SECONDS
+    rate_per_second: float | None = None
+    concurrency: int | None = None
+    description: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    secrets: tuple[SigningSecret, ...] = field(default=(), repr=False)
+    created_at: float = 0.0
+    start_at: float | None = None
+    failing_since: float | None = None
