@@ -1,0 +1,181 @@
+"""What becomes of a job: drawn from a seeded generator, all of it when the job is made. Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+Final = Literal["succeeded", "failed", "cancelled"]
+Waiting = Literal["queued", "scheduled"]
+
+RETRYABLE_BY_CODE: Mapping[str, bool] = {
+    "connect_account_reconnect_required": False,
+    "insufficient_credits": False,
+    "external_api_worker_unavailable": True,
+    "external_api_retry_enqueue_failed": True,
+    "external_api_billing_retryable": True,
+}
+"""Revor's error codes of a job, and the `retryable` that goes with each."""
+
+TRANSIENT_CODES = ("external_api_worker_unavailable", "external_api_billing_retryable")
+"""What an attempt fails with that is followed by another attempt."""
+
+FINAL_CODES = (*RETRYABLE_BY_CODE,)
+_FINAL_CODE_WEIGHTS = (50, 20, 10, 10, 10)
+
+MAX_RUN_SECONDS = 86_400.0
+"""No single draw of a run lasts longer, whatever the distribution says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """The shares of the fates; they are weights, so they need not add up to 1."""
+
+    succeeded: float = 0.75
+    """Succeeds at the first attempt."""
+    retried: float = 0.15
+    """One to three attempts fail, then one succeeds."""
+    failed: float = 0.07
+    """Ends as `failed`: at once, after a retry, or because every attempt failed."""
+    cancelled: float = 0.03
+    """Ends as `cancelled` before its first attempt."""
+    skipped: float = 0.15
+    """Of the post-likes that succeed, the share that found no fitting post; 0 to 1."""
+
+    def __post_init__(self) -> None:
+        shares = (self.succeeded, self.retried, self.failed, self.cancelled)
+        if any(not math.isfinite(share) or share < 0 for share in shares) or sum(shares) <= 0:
+            raise ValueError("the shares of a mix must be 0 or more, and one of them above 0")
+        if not 0 <= self.skipped <= 1:
+            raise ValueError("skipped must be 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The distributions of a job's durations, in seconds at speed 1. LN(m, s): lognormal with median m and sigma s."""
+
+    start_median_seconds: float = 1.0
+    """From the moment an attempt may start to its start: LN(start_median_seconds, start_sigma)."""
+    start_sigma: float = 0.5
+    run_median_seconds: float = 7.0
+    """From an attempt's start to its end: LN(run_median_seconds, run_sigma)."""
+    run_sigma: float = 0.6
+    retry_pauses_seconds: tuple[float, ...] = (30.0, 120.0, 600.0)
+    """The pause after the first, second … failed attempt, each times U(1, 1.2); their number limits the retries."""
+    lane_gap_seconds: float = 0.2
+    """From the end of a lane's job to the earliest start of the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A fate, or parts of it, told instead of drawn; None leaves that part to the draw. Seconds are at speed 1."""
+
+    final: Final | None = None
+    attempt_failures: int | None = None
+    """Failed attempts that another attempt follows."""
+    error_code: str | None = None
+    """Of the final failure."""
+    run_seconds: float | None = None
+    """Of every attempt."""
+    start_delay_seconds: float | None = None
+    """Of every attempt."""
+    retry_pause_seconds: float | None = None
+    """Of every pause."""
+    waiting_status: Waiting | None = None
+    """The status between two attempts."""
+    skipped: bool | None = None
+    in_lane: bool = True
+    """False: the job waits for no other job and makes none wait."""
+    show_scheduled_at: bool = True
+    """False: `scheduled_at` is null, as where an upstream gives no hint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """One job's fate, in seconds at speed 1. Attempt i starts `start_delays_seconds[i]` after it may, runs
+    `runs_seconds[i]`, and, if it is not the last, fails with `failures[i]` and pauses `pauses_seconds[i]`."""
+
+    final: Final
+    failures: tuple[str, ...]
+    start_delays_seconds: tuple[float, ...]
+    runs_seconds: tuple[float, ...]
+    pauses_seconds: tuple[float, ...]
+    error_code: str | None
+    waiting_status: Waiting
+    skipped: bool
+    cancelled_at_share: float
+    """Where between creation and the start that it would have had a cancelled job ends: 0 to 1."""
+    message_id: str
+
+
+_PLAIN = Script()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fates:
+    """Draws fates."""
+
+    mix: Mix = field(default_factory=Mix)
+    timing: Timing = field(default_factory=Timing)
+
+    def draw(self, rng: Random, script: Script = _PLAIN) -> Fate:
+        """The next fate from `rng`, with what `script` tells in place of what was drawn."""
+        final, failure_count, error_code = self._outcome(rng)
+        waiting: Waiting = "queued" if rng.random() < 0.7 else "scheduled"
+        skipped = rng.random() < self.mix.skipped
+        cancelled_at_share = rng.uniform(0.1, 0.9)
+        message_id = f"message_{rng.getrandbits(96):024x}"
+        if script.final is not None:
+            final = script.final
+            failure_count = failure_count if final != "cancelled" else 0
+        if script.attempt_failures is not None:
+            failure_count = script.attempt_failures
+        if final == "failed":
+            error_code = script.error_code or error_code or FINAL_CODES[0]
+        attempts = failure_count + 1
+        return Fate(
+            final=final,
+            failures=tuple(rng.choice(TRANSIENT_CODES) for _ in range(failure_count)),
+            start_delays_seconds=tuple(self._start_delay(rng, script) for _ in range(attempts)),
+            runs_seconds=tuple(self._run(rng, script) for _ in range(attempts)),
+            pauses_seconds=tuple(self._pause(rng, script, i) for i in range(failure_count)),
+            error_code=error_code if final == "failed" else None,
+            waiting_status=script.waiting_status or waiting,
+            skipped=skipped if script.skipped is None else script.skipped,
+            cancelled_at_share=cancelled_at_share,
+            message_id=message_id,
+        )
+
+    def _outcome(self, rng: Random) -> tuple[Final, int, str | None]:
+        """The final status, the number of failed attempts that another follows, and the final error's code."""
+        most = len(self.timing.retry_pauses_seconds)
+        mix = self.mix
+        kind = rng.choices(range(4), weights=(mix.succeeded, mix.retried, mix.failed, mix.cancelled))[0]
+        retries = min(most, rng.choices((1, 2, 3), weights=(70, 22, 8))[0])
+        code = rng.choices(FINAL_CODES, weights=_FINAL_CODE_WEIGHTS)[0]
+        late = rng.random() < 0.2
+        if kind == 0:
+            return "succeeded", 0, None
+        if kind == 1:
+            return "succeeded", retries, None
+        if kind == 3:
+            return "cancelled", 0, None
+        if code in TRANSIENT_CODES:  # such an error ends a job only when no retry is left
+            return "failed", most, code
+        if code == "external_api_retry_enqueue_failed":  # the attempt failed, and so did queueing its retry
+            return "failed", 0, code
+        return "failed", min(most, 1) if late else 0, code
+
+    def _start_delay(self, rng: Random, script: Script) -> float:
+        drawn = rng.lognormvariate(math.log(self.timing.start_median_seconds), self.timing.start_sigma)
+        return min(drawn if script.start_delay_seconds is None else script.start_delay_seconds, MAX_RUN_SECONDS)
+
+    def _run(self, rng: Random, script: Script) -> float:
+        drawn = rng.lognormvariate(math.log(self.timing.run_median_seconds), self.timing.run_sigma)
+        return min(drawn if script.run_seconds is None else script.run_seconds, MAX_RUN_SECONDS)
+
+    def _pause(self, rng: Random, script: Script, index: int) -> float:
+        pauses = self.timing.retry_pauses_seconds or (30.0,)
+        drawn = pauses[min(index, len(pauses) - 1)] * rng.uniform(1.0, 1.2)
+        return drawn if script.retry_pause_seconds is None else script.retry_pause_seconds

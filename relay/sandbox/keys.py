@@ -1,0 +1,50 @@
+"""API keys: which account a request speaks for. Pure.
+
+Any key that begins with `sk-revor-` is good. `sk-revor-acme` and `sk-revor-acme-<anything>` are two keys of the account
+`acme`. `sk-revor-readonly-acme` is a key of `acme` that may create nothing. `sk-revor-expired…` and `sk-revor-revoked…`
+are refused with the code of their name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PREFIX = "sk-revor-"
+MAX_KEY_LENGTH = 256
+
+
+class KeyRefused(Exception):
+    """401; `code` is one of Revor's."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who sent a request."""
+
+    key: str
+    account: str
+    can_create: bool
+
+
+def caller_of(headers: Mapping[str, str]) -> Caller:
+    """The caller by `Authorization: Bearer` or `x-api-key` (lower-case header names); with both, Bearer wins.
+
+    Raises KeyRefused. An Authorization header of another scheme counts as none.
+    """
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    key = token.strip() if scheme.lower() == "bearer" else ""
+    key = key or headers.get("x-api-key", "").strip()
+    if not key:
+        raise KeyRefused("api_key_missing")
+    parts = key.removeprefix(PREFIX).split("-")
+    if not key.startswith(PREFIX) or not parts[0] or len(key) > MAX_KEY_LENGTH:
+        raise KeyRefused("api_key_invalid")
+    for word in ("expired", "revoked"):
+        if parts[0].startswith(word):
+            raise KeyRefused(f"api_key_{word}")
+    is_readonly = parts[0] == "readonly"
+    account = parts[1] if is_readonly and len(parts) > 1 and parts[1] else parts[0]
+    return Caller(key=key, account=account, can_create=not is_readonly)

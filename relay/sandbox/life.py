@@ -1,0 +1,207 @@
+"""A job's life: its fate laid out on the clock as steps, and how each step reads in Revor's documented shape. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.sandbox.fate import RETRYABLE_BY_CODE, Fate
+
+CountAttempts = Literal["start", "end"]
+"""When a run raises `attempt_count`: when it starts or when it ends. Revor does not document it."""
+
+StartedAtWhileWaiting = Literal["clear", "keep"]
+"""What `started_at` says between two attempts: null, or the failed attempt's. Revor does not document it."""
+
+TERMINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+SOON_SECONDS = 1.0
+"""A job whose turn is nearer than this stays `queued`; one whose turn is later becomes `scheduled`."""
+PLACING_SECONDS = 0.05
+"""How long a job whose turn is later stays `queued`, which is what the answer to its creation says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """From `at` on (until the next step) the job is like this. Times are epoch seconds in whole milliseconds."""
+
+    at: float
+    status: str
+    attempt_count: int = 0
+    started_at: float | None = None
+    finished_at: float | None = None
+    next_attempt_at: float | None = None
+    error_code: str | None = None
+    failed_attempt: int | None = None
+    """This step began because the attempt of this number (from 1) failed and another follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """The behaviours that Revor leaves undocumented, and the speed that divides every duration."""
+
+    speed: float = 1.0
+    count_attempts: CountAttempts = "start"
+    started_at_while_waiting: StartedAtWhileWaiting = "clear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job with its whole life. `created_at`, `scheduled_at`: epoch seconds."""
+
+    index: int
+    id: str
+    account: str
+    connect_account_id: str
+    channel: str
+    action: str
+    created_at: float
+    scheduled_at: float | None
+    fate: Fate
+    steps: tuple[Step, ...]
+
+    @property
+    def ended_at(self) -> float:
+        """When it reaches its final status, in epoch seconds."""
+        return self.steps[-1].at
+
+    @property
+    def first_started_at(self) -> float | None:
+        """When its first attempt starts; None when it is cancelled before."""
+        return next((step.at for step in self.steps if step.status == "running"), None)
+
+    def step_index_at(self, now: float) -> int:
+        """The index of the step that holds at `now`."""
+        for index in range(len(self.steps) - 1, 0, -1):
+            if self.steps[index].at <= now:
+                return index
+        return 0
+
+
+def milliseconds(epoch_seconds: float) -> float:
+    """The nearest whole millisecond, so that what an item says and what the truth says are the same number."""
+    return round(epoch_seconds, 3)
+
+
+def lay_out(fate: Fate, ways: Ways, *, created_at: float, scheduled_at: float, start_at: float) -> tuple[Step, ...]:
+    """The steps of a job that may start at `start_at` (its first attempt's start) and was accepted at `created_at`."""
+    return tuple(_steps(fate, ways, created_at, scheduled_at, start_at))
+
+
+def _steps(fate: Fate, ways: Ways, created_at: float, scheduled_at: float, start_at: float) -> Iterator[Step]:
+    speed = ways.speed
+    cancelled_at = None
+    if fate.final == "cancelled":
+        cancelled_at = milliseconds(created_at + fate.cancelled_at_share * (start_at - created_at))
+    yield Step(at=created_at, status="queued")
+    placed_at = milliseconds(created_at + PLACING_SECONDS / speed)
+    is_later = scheduled_at - created_at > SOON_SECONDS / speed
+    if is_later and placed_at < (start_at if cancelled_at is None else cancelled_at):
+        yield Step(at=placed_at, status="scheduled")
+    if cancelled_at is not None:
+        yield Step(at=cancelled_at, status="cancelled", finished_at=cancelled_at)
+        return
+    started_at = milliseconds(start_at)
+    for attempt, run_seconds in enumerate(fate.runs_seconds, start=1):
+        running_count = attempt if ways.count_attempts == "start" else attempt - 1
+        yield Step(at=started_at, status="running", attempt_count=running_count, started_at=started_at)
+        ended_at = milliseconds(started_at + run_seconds / speed)
+        if attempt > len(fate.failures):
+            yield Step(
+                at=ended_at,
+                status=fate.final,
+                attempt_count=attempt,
+                started_at=started_at,
+                finished_at=ended_at,
+                error_code=fate.error_code,
+            )
+            return
+        next_attempt_at = milliseconds(ended_at + fate.pauses_seconds[attempt - 1] / speed)
+        yield Step(
+            at=ended_at,
+            status=fate.waiting_status,
+            attempt_count=attempt,
+            started_at=started_at if ways.started_at_while_waiting == "keep" else None,
+            next_attempt_at=next_attempt_at,
+            error_code=fate.failures[attempt - 1],
+            failed_attempt=attempt,
+        )
+        started_at = milliseconds(next_attempt_at + fate.start_delays_seconds[attempt] / speed)
+
+
+def accepted_item(job: Job) -> dict[str, Any]:
+    """The item of the answer to a creation, as documented: always `queued`."""
+    return {
+        "id": job.id,
+        "status": "queued",
+        "action": job.action,
+        "channel": job.channel,
+        "scheduled_at": optional_rfc3339(job.scheduled_at),
+    }
+
+
+def step_item(job: Job, step: Step) -> dict[str, Any]:
+    """The item of `GET /api/v1/outreach/jobs/{id}` while `step` holds, fields in the documented order."""
+    return {
+        "id": job.id,
+        "status": step.status,
+        "action": job.action,
+        "channel": job.channel,
+        "scheduled_at": optional_rfc3339(job.scheduled_at),
+        "started_at": optional_rfc3339(step.started_at),
+        "finished_at": optional_rfc3339(step.finished_at),
+        "attempt_count": step.attempt_count,
+        "next_attempt_at": optional_rfc3339(step.next_attempt_at),
+        "result": _result(job) if step.status == "succeeded" else None,
+        "error": None if step.error_code is None else _error(step.error_code),
+    }
+
+
+def truth(job: Job, now: float) -> dict[str, Any]:
+    """The whole life of a job, what lies ahead included: what a poller can be measured against."""
+    return {
+        "id": job.id,
+        "index": job.index,
+        "account": job.account,
+        "channel": job.channel,
+        "action": job.action,
+        "created_at": to_rfc3339(job.created_at),
+        "created_at_epoch_seconds": job.created_at,
+        "finished": job.ended_at <= now,
+        "failed_attempts": len(job.fate.failures),
+        "final_item": step_item(job, job.steps[-1]),
+        "transitions": [
+            {
+                "status": step.status,
+                "at": to_rfc3339(step.at),
+                "at_epoch_seconds": step.at,
+                "failed_attempt": step.failed_attempt,
+            }
+            for step in job.steps
+        ],
+    }
+
+
+def _result(job: Job) -> dict[str, Any]:
+    if job.action == "outreach.dispatch":
+        resolved = "direct_message" if job.channel == "linkedin" else "message"
+        return {
+            "account_id": job.connect_account_id,
+            "channel": job.channel,
+            "action": "outreach",
+            "resolved_action": resolved,
+            "message_id": job.fate.message_id,
+            "status": "accepted",
+        }
+    return {
+        "account_id": job.connect_account_id,
+        "channel": job.channel,
+        "action": "post_like",
+        "resolved_action": "post_like",
+        "message_id": None,
+        "status": "skipped" if job.fate.skipped else "accepted",
+    }
+
+
+def _error(code: str) -> dict[str, Any]:
+    return {"code": code, "message": code, "retryable": RETRYABLE_BY_CODE.get(code, False)}

@@ -1,0 +1,306 @@
+"""The stand-in upstream over HTTP: Revor's API v1 under /api/v1, and the sandbox's own calls under /_sandbox."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, QueryParams
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+
+from relay.clock import Clock, wall_clock
+from relay.sandbox.admin import admin_routes
+from relay.sandbox.bodies import Order, Refused, connect_accounts, parse_dispatch, parse_post_like
+from relay.sandbox.fate import Fates
+from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultBook, FaultSpec
+from relay.sandbox.keys import Caller, KeyRefused, caller_of
+from relay.sandbox.life import CountAttempts, StartedAtWhileWaiting, Ways
+from relay.sandbox.limits import RateLimiter, Verdict, retry_after_text
+from relay.sandbox.tally import Tally
+from relay.sandbox.wire import Answer, BodyTooLarge, ConnectionCut, json_answer, read_body, send_answer
+from relay.sandbox.world import World, WorldFull
+
+JOBS_PATH = "/api/v1/outreach/jobs/"
+MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_IDEMPOTENCY_KEY_LENGTH = 255
+MAX_IDEMPOTENCY_KEYS = 100_000
+
+_ROUTES = {
+    "/api/v1/connect/accounts": ("GET", "accounts"),
+    "/api/v1/outreach/dispatches": ("POST", "dispatch"),
+    "/api/v1/outreach/linkedin/post-likes": ("POST", "post_like"),
+}
+_PARSERS = {"dispatch": parse_dispatch, "post_like": parse_post_like}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """The settings of a sandbox. `rate_limit`: requests, seconds (at speed 1) a key; None: no limit, no headers."""
+
+    seed: int = 0
+    speed: float = 1.0
+    rate_limit: tuple[int, float] | None = (120, 60.0)
+    account_rate_limit: int | None = None
+    """Requests an account in the same window; None: as many as a key."""
+    count_attempts: CountAttempts = "start"
+    started_at_while_waiting: StartedAtWhileWaiting = "clear"
+    limit_reads_only: bool = False
+    fates: Fates = field(default_factory=Fates)
+
+    def world(self) -> World:
+        """A new world of these settings."""
+        ways = Ways(
+            speed=self.speed,
+            count_attempts=self.count_attempts,
+            started_at_while_waiting=self.started_at_while_waiting,
+        )
+        return World(seed=self.seed, ways=ways, fates=self.fates)
+
+    def app(self, *, clock: Clock = wall_clock) -> Starlette:
+        """The ASGI application with a new world."""
+        return create_app(
+            self.world(),
+            rate_limit=self.rate_limit,
+            account_rate_limit=self.account_rate_limit,
+            limit_reads_only=self.limit_reads_only,
+            clock=clock,
+        )
+
+
+def create_app(
+    world: World,
+    *,
+    rate_limit: tuple[int, float] | None,
+    account_rate_limit: int | None = None,
+    limit_reads_only: bool = False,
+    clock: Clock = wall_clock,
+) -> Starlette:
+    """The sandbox's ASGI application for `world`.
+
+    `rate_limit` is (requests, seconds at speed 1) a key, None for none; `account_rate_limit` the requests of an
+    account in the same window, as many as a key's by default. With `limit_reads_only` only reads of jobs count.
+    `app.state` has `world`, `faults` (FaultBook) and `tally` (Tally) for programs in the same process.
+    """
+    limiter = None
+    if rate_limit is not None:
+        limiter = RateLimiter(
+            limit=rate_limit[0],
+            window_seconds=rate_limit[1] / world.speed,
+            account_limit=account_rate_limit or rate_limit[0],
+        )
+    faults, tally = FaultBook(seed=world.seed), Tally()
+    upstream = Upstream(
+        world=world, faults=faults, tally=tally, limiter=limiter, limit_reads_only=limit_reads_only, clock=clock
+    )
+    app = Starlette(routes=[*admin_routes(world, faults, tally, clock), Mount("/", app=upstream)])
+    app.state.world, app.state.faults, app.state.tally = world, faults, tally
+    return app
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """One request to /api/v1. `kind` is the sort of path: accounts, dispatch, post_like, job, unknown."""
+
+    method: str
+    path: str
+    kind: str
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(kw_only=True)
+class Upstream:
+    """Revor's API v1 as an ASGI application; everything it answers is decided between two awaits."""
+
+    world: World
+    faults: FaultBook
+    tally: Tally
+    limiter: RateLimiter | None
+    limit_reads_only: bool
+    clock: Clock
+    _request_count: int = field(default=0, init=False)
+    _originals: OrderedDict[tuple[str, str, str], tuple[bytes, Answer]] = field(
+        default_factory=OrderedDict, init=False, repr=False
+    )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        path, method = scope["path"], scope["method"]
+        is_job = path.startswith(JOBS_PATH) and "/" not in path[len(JOBS_PATH) :] and path != JOBS_PATH
+        kind = "job" if is_job else _ROUTES.get(path, ("", "unknown"))[1]
+        try:
+            body = await read_body(receive, max_bytes=MAX_BODY_BYTES)
+        except BodyTooLarge:
+            refused = Refused(400, "invalid_request", f"the body is larger than {MAX_BODY_BYTES} bytes")
+            answer, fault = self._with_limit_headers(self._refusal(refused), self._peek(None)), None
+        except ConnectionCut:
+            return
+        else:
+            query = QueryParams(scope["query_string"])
+            request = _Request(
+                method=method, path=path, kind=kind, headers=Headers(scope=scope), query=query, body=body
+            )
+            answer, fault = self.answer(request)
+        status = 0 if fault is not None and fault.kind == "timeout" else answer.status
+        self.tally.count(method, kind, status)
+        await send_answer(answer, scope, receive, send, fault)
+
+    def answer(self, request: _Request) -> tuple[Answer, FaultSpec | None]:
+        """The answer, and the fault that hits it: key, then limit, then fault, then the call itself."""
+        if not request.path.startswith("/api/"):
+            return self._refusal(Refused(404, "not_found")), None
+        now = self.clock()
+        caller: Caller | None = None
+        refused: Refused | None = None
+        try:
+            caller = caller_of(request.headers)
+        except KeyRefused as error:
+            refused = Refused(401, error.code)
+        verdict = self._limit(request, caller, now)
+        if verdict is not None and not verdict.is_allowed:
+            refused = Refused(429, "api_rate_limit_exceeded")
+        if caller is None or refused is not None:
+            answer, fault = self._refusal(refused or Refused(401, "api_key_invalid")), None
+        else:
+            answer, fault = self._faulty(request, caller, now)
+        if verdict is not None and fault is not None and fault.kind == "429":
+            verdict = replace(verdict, remaining=0, account_remaining=0)
+        return self._with_limit_headers(answer, verdict), fault
+
+    def _with_limit_headers(self, answer: Answer, verdict: Verdict | None) -> Answer:
+        if verdict is None:
+            return answer
+        headers = verdict.headers(whole_seconds=self.world.speed == 1)
+        return replace(answer, headers=(*headers, *answer.headers))
+
+    def _limit(self, request: _Request, caller: Caller | None, now: float) -> Verdict | None:
+        if self.limiter is None:
+            return None
+        is_read = request.kind == "job" and request.method == "GET"
+        if caller is None or (self.limit_reads_only and not is_read):
+            return self._peek(caller)
+        return self.limiter.spend(caller.key, caller.account, now)
+
+    def _peek(self, caller: Caller | None) -> Verdict | None:
+        if self.limiter is None:
+            return None
+        key, account = (None, None) if caller is None else (caller.key, caller.account)
+        return self.limiter.peek(key, account, self.clock())
+
+    def _faulty(self, request: _Request, caller: Caller, now: float) -> tuple[Answer, FaultSpec | None]:
+        """The answer of the call, with the fault that hits this request, if any."""
+        job = None
+        if request.kind == "job" and request.method == "GET":
+            job = self.world.job(request.path[len(JOBS_PATH) :], account=caller.account)
+        impossible: frozenset[str] = frozenset()
+        if job is None:
+            impossible = JOB_KINDS
+        elif job.step_index_at(now) == 0:
+            impossible = frozenset({"status_back"})
+        fault = self.faults.draw(
+            method=request.method, path=request.path, account=caller.account, now=now, impossible=impossible
+        )
+        if fault is None:
+            return self._call(request, caller, now, None), None
+        if fault.kind in REFUSALS:
+            if fault.after_effect:
+                self._call(request, caller, now, None)
+            return self._fault_answer(fault), fault
+        return self._call(request, caller, now, fault), fault
+
+    def _fault_answer(self, fault: FaultSpec) -> Answer:
+        status, code = REFUSALS[fault.kind]
+        if fault.kind == "502":  # what stands before an API answers with a page
+            page = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+            return Answer(status=502, body=page, content_type="text/html")
+        answer = self._refusal(Refused(status, code))
+        seconds = fault.retry_after_seconds
+        if seconds is None and fault.kind == "429":
+            seconds = 1.0
+        if seconds is None:
+            return answer
+        text = retry_after_text(seconds, whole_seconds=seconds == int(seconds) and seconds >= 1)
+        return Answer(status=status, body=answer.body, headers=(("Retry-After", text),))
+
+    def _call(self, request: _Request, caller: Caller, now: float, fault: FaultSpec | None) -> Answer:
+        try:
+            wanted = "GET" if request.kind == "job" else _ROUTES.get(request.path, ("", ""))[0]
+            if not wanted:
+                raise Refused(404, "not_found")
+            if request.method not in (wanted, "HEAD" if wanted == "GET" else wanted):
+                raise Refused(405, "method_not_allowed")
+            if request.kind == "accounts":
+                return self._success(200, "items", connect_accounts(request.query))
+            if request.kind == "job":
+                return self._read(request, caller, now, fault)
+            return self._create(request, caller, now)
+        except Refused as error:
+            return self._refusal(error)
+
+    def _read(self, request: _Request, caller: Caller, now: float, fault: FaultSpec | None) -> Answer:
+        job = self.world.job(request.path[len(JOBS_PATH) :], account=caller.account)
+        if job is None:
+            raise Refused(404, "external_api_job_not_found")
+        kind = None if fault is None else fault.kind
+        item = self.world.item_at(job, now, steps_back=1 if kind == "status_back" else 0)
+        if fault is not None and kind == "unknown_status":
+            item["status"] = fault.status_value
+        return self._success(200, "item", item)
+
+    def _create(self, request: _Request, caller: Caller, now: float) -> Answer:
+        if not caller.can_create:
+            raise Refused(403, "permission_denied")
+        try:
+            body = orjson.loads(request.body)
+        except orjson.JSONDecodeError:
+            raise Refused(400, "invalid_request", "the body is not JSON") from None
+        name = request.headers.get("idempotency-key", "")
+        if not name:
+            return self._make(_PARSERS[request.kind](body), caller, now)
+        if len(name) > MAX_IDEMPOTENCY_KEY_LENGTH:
+            raise Refused(400, "invalid_request", f"Idempotency-Key: at most {MAX_IDEMPOTENCY_KEY_LENGTH} characters")
+        place = (caller.key, request.path, name)
+        digest = sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+        known = self._originals.get(place)
+        if known is not None:
+            if known[0] != digest:
+                raise Refused(409, "idempotency_conflict")
+            return known[1]
+        # Only a success is kept: after a refusal (503 among them) the same key may try again.
+        answer = self._make(_PARSERS[request.kind](body), caller, now)
+        self._originals[place] = (digest, answer)
+        if len(self._originals) > MAX_IDEMPOTENCY_KEYS:
+            self._originals.popitem(last=False)
+        return answer
+
+    def _make(self, order: Order, caller: Caller, now: float) -> Answer:
+        try:
+            job = self.world.create(
+                account=caller.account,
+                channel=order.channel,
+                action=order.action,
+                connect_account_id=order.connect_account_id,
+                interval_seconds=order.interval_seconds,
+                now=now,
+            )
+        except WorldFull:
+            raise Refused(503, "task_unavailable") from None
+        return self._success(202, "item", self.world.accepted_item(job))
+
+    def _request_id(self) -> str:
+        self._request_count += 1
+        return "req_" + sha256(f"{self.world.seed}:{self._request_count}".encode()).hexdigest()[:24]
+
+    def _success(self, status: int, name: str, content: Any) -> Answer:
+        return json_answer(status, {"ok": True, "request_id": self._request_id(), name: content})
+
+    def _refusal(self, refused: Refused) -> Answer:
+        error = {"code": refused.code, "message": refused.message, "request_id": self._request_id()}
+        return json_answer(refused.status, {"ok": False, "error": error})

@@ -1,0 +1,160 @@
+"""The world: jobs in lanes, each with a life fixed when it is made. Pure: time is passed in, chance is the seed's.
+
+For one seed and one order of creations the lives are always the same; only their place on the clock follows `now`.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from relay.sandbox.fate import Fate, Fates, Script
+from relay.sandbox.life import Job, Ways, accepted_item, lay_out, milliseconds, step_item, truth
+
+MIN_INTERVAL_SECONDS = 60
+MAX_INTERVAL_SECONDS = 86_400
+DEFAULT_INTERVAL_SECONDS = 60
+MAX_SPEED = 1_000_000.0
+
+
+class WorldFull(Exception):
+    """The world keeps no more jobs, and the oldest is not finished."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What the next job of one (Revor account, channel) has to wait for; epoch seconds."""
+
+    scheduled_at: float = -math.inf
+    started_at: float = -math.inf
+    ended_at: float = -math.inf
+
+
+@dataclass(kw_only=True)
+class World:
+    """A seeded world of jobs.
+
+    `speed` divides every duration; `max_jobs` is how many jobs are kept (the oldest finished one makes room).
+
+    **Lanes.** The jobs of one (Revor account, channel) run one after another. `scheduled_at` is set at creation: at
+    once, or the job's interval after the place of the job before it. A job starts at the latest of `scheduled_at` +
+    LN(1, .5), the end of the job before it + 0.2 s, and its interval after that job's start; so a job that is late
+    (it was retried) makes the next ones late too, while their `scheduled_at` stays.
+    """
+
+    seed: int = 0
+    ways: Ways = field(default_factory=Ways)
+    fates: Fates = field(default_factory=Fates)
+    max_jobs: int = 200_000
+    max_lanes: int = 100_000
+    created_count: int = field(default=0, init=False)
+    _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict, init=False, repr=False)
+    _lanes: OrderedDict[tuple[str, str], _Lane] = field(default_factory=OrderedDict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.ways.speed) and 0 < self.ways.speed <= MAX_SPEED):
+            raise ValueError(f"speed must be above 0 and at most {MAX_SPEED:.0f}, not {self.ways.speed}")
+
+    @property
+    def speed(self) -> float:
+        """What every duration is divided by."""
+        return self.ways.speed
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def create(
+        self,
+        *,
+        account: str,
+        channel: str,
+        now: float,
+        action: str = "outreach.dispatch",
+        connect_account_id: str = "connect_account_xxx",
+        interval_seconds: float = DEFAULT_INTERVAL_SECONDS,
+        script: Script | None = None,
+    ) -> Job:
+        """A new job with its whole life. `interval_seconds` (at speed 1) below 60 is taken as 60.
+
+        Raises WorldFull when `max_jobs` are kept and the oldest is not finished.
+        """
+        self._make_room(now)
+        script = script or Script()
+        index = self.created_count
+        rng = Random(f"{self.seed}:{index}")  # noqa: S311  (a reproducible world, no secret)
+        job_id = str(UUID(int=rng.getrandbits(128), version=4))
+        fate = self.fates.draw(rng, script)
+        created_at = milliseconds(now)
+        lane = self._lane(account, channel) if script.in_lane else _Lane()
+        scheduled_at, start_at = self._place(lane, fate, interval_seconds, created_at)
+        job = Job(
+            index=index,
+            id=job_id,
+            account=account,
+            connect_account_id=connect_account_id,
+            channel=channel,
+            action=action,
+            created_at=created_at,
+            scheduled_at=scheduled_at if script.show_scheduled_at else None,
+            fate=fate,
+            steps=lay_out(fate, self.ways, created_at=created_at, scheduled_at=scheduled_at, start_at=start_at),
+        )
+        lane.scheduled_at = scheduled_at
+        if job.first_started_at is not None:  # a cancelled job holds nobody up
+            lane.started_at, lane.ended_at = job.first_started_at, job.ended_at
+        self.created_count += 1
+        self._jobs[job.id] = job
+        return job
+
+    def _place(self, lane: _Lane, fate: Fate, interval_seconds: float, created_at: float) -> tuple[float, float]:
+        """`scheduled_at` and the first start. Only what has happened by `created_at` may show in `scheduled_at`."""
+        speed = self.speed
+        interval = min(max(interval_seconds, MIN_INTERVAL_SECONDS), MAX_INTERVAL_SECONDS) / speed
+        known_start = lane.started_at if lane.started_at <= created_at else -math.inf
+        scheduled_at = milliseconds(max(created_at, lane.scheduled_at + interval, known_start + interval))
+        start_at = max(
+            scheduled_at + fate.start_delays_seconds[0] / speed,
+            lane.ended_at + self.fates.timing.lane_gap_seconds / speed,
+            lane.started_at + interval,
+        )
+        return scheduled_at, milliseconds(start_at)
+
+    def _lane(self, account: str, channel: str) -> _Lane:
+        lane = self._lanes.setdefault((account, channel), _Lane())
+        self._lanes.move_to_end((account, channel))
+        if len(self._lanes) > self.max_lanes:
+            self._lanes.popitem(last=False)
+        return lane
+
+    def _make_room(self, now: float) -> None:
+        if len(self._jobs) < self.max_jobs:
+            return
+        oldest = next(iter(self._jobs.values()))
+        if oldest.ended_at > now:
+            raise WorldFull(f"{self.max_jobs} jobs are kept, and the oldest is not finished")
+        del self._jobs[oldest.id]
+
+    def job(self, job_id: str, *, account: str | None = None) -> Job | None:
+        """The job of that id; None when there is none, or when `account` is given and it is another's."""
+        job = self._jobs.get(job_id)
+        return None if job is None or (account is not None and job.account != account) else job
+
+    def jobs(self) -> Iterator[Job]:
+        """Every job kept, in the order of creation."""
+        return iter(self._jobs.values())
+
+    def accepted_item(self, job: Job) -> dict[str, Any]:
+        """The item of the answer to its creation."""
+        return accepted_item(job)
+
+    def item_at(self, job: Job, now: float, *, steps_back: int = 0) -> dict[str, Any]:
+        """The item as Revor would give it at `now`; `steps_back` > 0: as it was that many steps before."""
+        index = max(0, job.step_index_at(now) - steps_back)
+        return step_item(job, job.steps[index])
+
+    def truth(self, job: Job, now: float) -> dict[str, Any]:
+        """Its whole life: id, creation, final item, every true transition, and whether it is finished at `now`."""
+        return truth(job, now)
