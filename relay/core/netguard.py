@@ -1,0 +1,283 @@
+"""Which addresses, URLs and headers of a user's choosing the relay may use: the rules of the egress guard.
+
+Pure rules, applied twice. `refusal_of_url` judges what can be judged from the text, when a sink is registered and
+before each request; `refusal_of_address` judges the address that is really dialled, so that a name that resolves to a
+private address (DNS rebinding, a CNAME into the network) fails however harmless its text is.
+
+Every refusal is one line that names the rule, and the setting that lifts it for development where there is one.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Self
+
+MAX_URL_LENGTH = 2048
+MAX_CUSTOM_HEADERS = 32
+MAX_HEADER_NAME_LENGTH = 128
+MAX_HEADER_VALUE_BYTES = 4096
+
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# Written out: `ipaddress.is_global` answers wrongly for many of these, and differently from one Python to the next.
+BLOCKED_IPV4 = tuple(
+    IPv4Network(text)
+    for text in (
+        "0.0.0.0/8",  # this network, RFC 791
+        "10.0.0.0/8",  # private, RFC 1918
+        "100.64.0.0/10",  # carrier-grade NAT, RFC 6598
+        "127.0.0.0/8",  # loopback, RFC 1122
+        "168.63.129.16/32",  # Azure's platform services
+        "169.254.0.0/16",  # link-local and the clouds' metadata services, RFC 3927
+        "172.16.0.0/12",  # private, RFC 1918
+        "192.0.0.0/24",  # protocol assignments, RFC 6890
+        "192.0.2.0/24",  # documentation, RFC 5737
+        "192.88.99.0/24",  # 6to4 relays, RFC 7526
+        "192.168.0.0/16",  # private, RFC 1918
+        "198.18.0.0/15",  # benchmarks, RFC 2544
+        "198.51.100.0/24",  # documentation, RFC 5737
+        "203.0.113.0/24",  # documentation, RFC 5737
+        "224.0.0.0/4",  # multicast, RFC 5771
+        "240.0.0.0/4",  # reserved and broadcast, RFC 1112
+    )
+)
+PERMITTED_IPV6 = IPv6Network("2000::/3")  # global unicast; all else is refused, RFC 4291
+BLOCKED_IPV6 = tuple(
+    IPv6Network(text)
+    for text in (
+        "2001::/23",  # protocol assignments, Teredo among them, RFC 2928
+        "2001:db8::/32",  # documentation, RFC 3849
+        "2002::/16",  # 6to4: carries an IPv4 address, RFC 3056
+        "3fff::/20",  # documentation, RFC 9637
+    )
+)
+# An IPv6 address of these is an IPv4 address in disguise, in its last 32 bits: RFC 4291 (mapped), RFC 6052 (NAT64).
+WRAPPING_IPV6 = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
+
+LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
+LOOPBACK_IPV6 = IPv6Network("::1/128")
+LOOPBACK_NETWORKS: tuple[Network, ...] = (LOOPBACK_IPV4, LOOPBACK_IPV6)
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?]*)[/?]?", re.ASCII)
+_AUTHORITY = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([0-9]{1,5}))?", re.ASCII)
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?", re.ASCII)
+_NUMBER_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+
+_REFUSED_HEADERS = frozenset(
+    {
+        "accept-encoding",  # answers are read as they are, so they must not come compressed
+        "connection",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_REFUSED_HEADER_PREFIXES = ("content-", "proxy-", "webhook-", "ce-")
+
+_HTTP_HINT = "security.allow_http with security.allow_networks permits it for development"
+_NETWORK_HINT = "security.allow_networks permits it for development"
+_PORT_HINT = "security.allow_ports permits more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardPolicy:
+    """What the operator permits beyond https to public addresses on port 443.
+
+    allow_http      plain http too, but only to addresses inside `allow_networks`
+    allow_networks  addresses that are permitted although they are not public, on any port
+    allow_ports     the ports of all other addresses
+    """
+
+    allow_http: bool = False
+    allow_networks: tuple[Network, ...] = ()
+    allow_ports: frozenset[int] = frozenset({443})
+
+    @classmethod
+    def development(cls) -> Self:
+        """The policy of `relay serve --dev`: https to the world, and http to any port of this machine."""
+        return cls(allow_http=True, allow_networks=LOOPBACK_NETWORKS)
+
+
+def is_allowed(address: str, port: int, scheme: str, policy: GuardPolicy) -> bool:
+    """Whether a connection to this address and port may be opened; see `refusal_of_address`."""
+    return refusal_of_address(address, port=port, scheme=scheme, policy=policy) is None
+
+
+def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPolicy) -> str | None:
+    """Why a connection must not be opened, or None when it may. Never raises.
+
+    address  an IPv4 or IPv6 address as text, as handed to connect(); anything else is refused
+    scheme   of the URL that led here: `https` or `http`
+    """
+    try:
+        written = ip_address(address)
+    except ValueError:
+        return f"{address[:64]!r} is not an IP address"
+    if isinstance(written, IPv6Address) and written.scope_id is not None:
+        return "addresses with a zone id are not allowed"
+    actual = _unwrapped(written)
+    if any(actual in network for network in policy.allow_networks):
+        return _refusal_of_scheme(scheme, http_allowed=policy.allow_http)
+    rule = _blocked_by(actual)
+    if rule is not None:
+        return f"address {written} is {rule}; {_NETWORK_HINT}"
+    return _refusal_of_scheme(scheme, http_allowed=False) or _refusal_of_port(port, policy)
+
+
+def refusal_of_url(url: str, policy: GuardPolicy) -> str | None:
+    """Why no request may go to this URL, as far as its text tells, or None. Never raises.
+
+    What depends on the address behind a host name is left to `refusal_of_address`: under a policy that permits http
+    or other ports inside `allow_networks`, a name with either passes here and is judged when it is dialled.
+    """
+    if len(url) > MAX_URL_LENGTH:
+        return f"a URL has at most {MAX_URL_LENGTH} characters"
+    if any(unicodedata.category(character)[0] in "CZ" for character in url):
+        return "control characters and white space are not allowed in a URL: percent-encode them"
+    if "\\" in url:
+        return "a backslash is not allowed in a URL: percent-encode it"
+    if "#" in url:
+        return "a fragment (#…) is not allowed: it is never sent"
+    parts = _URL.match(url)
+    if parts is None:
+        return "not an absolute URL: write it like https://example.com/path"
+    scheme, authority = parts[1].lower(), parts[2]
+    if scheme not in DEFAULT_PORTS:
+        return f"scheme {scheme[:32]!r} is not allowed: use https"
+    if "@" in authority:
+        return "user names and passwords in a URL are not allowed: use a header"
+    if "%" in authority:
+        return "zone ids and percent-encoding are not allowed in a host"
+    pieces = _AUTHORITY.fullmatch(authority)
+    if pieces is None:
+        return "the host or the port is malformed"
+    port = int(pieces[3] or DEFAULT_PORTS[scheme])
+    if not 1 <= port <= 65535:
+        return f"port {port} does not exist"
+    if pieces[1] is not None:
+        return _refusal_of_ipv6_literal(pieces[1], port, scheme, policy)
+    return _refusal_of_host(pieces[2], port, scheme, policy)
+
+
+def check_custom_headers(headers: Iterable[tuple[str, str]]) -> str | None:
+    """Why a user may not add these headers (name, value) to the requests to a sink, or None.
+
+    Names are RFC 9110 tokens and values printable ASCII. Refused are the headers that frame a message or belong to
+    the connection (RFC 9110 section 7.6.1), and those that the relay itself speaks with: `webhook-*` and `ce-*`.
+    """
+    seen: set[str] = set()
+    for name, value in headers:
+        lowered = name.lower()
+        shown = name[:64]
+        if len(seen) == MAX_CUSTOM_HEADERS:
+            return f"at most {MAX_CUSTOM_HEADERS} custom headers are allowed"
+        if len(name) > MAX_HEADER_NAME_LENGTH:
+            return f"a header's name has at most {MAX_HEADER_NAME_LENGTH} characters"
+        if not _TOKEN.fullmatch(name):
+            return f"header name {shown!r} is not a token (RFC 9110)"
+        if lowered in _REFUSED_HEADERS or lowered.startswith(_REFUSED_HEADER_PREFIXES):
+            return f"header {shown!r} can not be set: the relay sets it itself, or it belongs to the connection"
+        if lowered in seen:
+            return f"header {shown!r} is given twice"
+        if len(value) > MAX_HEADER_VALUE_BYTES:
+            return f"the value of header {shown!r} is longer than {MAX_HEADER_VALUE_BYTES} bytes"
+        if not (value.isascii() and value.isprintable()) or value != value.strip():
+            return f"the value of header {shown!r} must be printable ASCII without white space around it"
+        seen.add(lowered)
+    return None
+
+
+def _unwrapped(address: Address) -> Address:
+    if isinstance(address, IPv6Address) and any(address in network for network in WRAPPING_IPV6):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+@lru_cache(maxsize=4096)
+def _blocked_by(address: Address) -> str | None:
+    if isinstance(address, IPv6Address) and address not in PERMITTED_IPV6:
+        return f"outside of {PERMITTED_IPV6}, the public addresses"
+    blocked: tuple[Network, ...] = BLOCKED_IPV4 if isinstance(address, IPv4Address) else BLOCKED_IPV6
+    network = next((network for network in blocked if address in network), None)
+    return None if network is None else f"in {network}, which is not public"
+
+
+def _refusal_of_scheme(scheme: str, *, http_allowed: bool) -> str | None:
+    if scheme == "https" or (scheme == "http" and http_allowed):
+        return None
+    return f"{scheme[:32]} is not allowed: use https; {_HTTP_HINT}"
+
+
+def _refusal_of_port(port: int, policy: GuardPolicy) -> str | None:
+    return None if port in policy.allow_ports else f"port {port} is not allowed; {_PORT_HINT}"
+
+
+def _refusal_of_ipv6_literal(host: str, port: int, scheme: str, policy: GuardPolicy) -> str | None:
+    try:
+        address = IPv6Address(host)
+    except ValueError:
+        return f"[{host[:64]}] is not an IPv6 address"
+    return refusal_of_address(str(address), port=port, scheme=scheme, policy=policy)
+
+
+def _refusal_of_host(host: str, port: int, scheme: str, policy: GuardPolicy) -> str | None:
+    name = _ascii_name(host)
+    if name is None:
+        return "the host is not a valid name, or hides another one behind look-alike characters: write it in ASCII"
+    labels = name.removesuffix(".").split(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        return "the host is not a valid name"
+    if _NUMBER_LABEL.fullmatch(labels[-1]):
+        return _refusal_of_number(name, port, scheme, policy)
+    networks = policy.allow_networks
+    if labels[-1] == "localhost":
+        if not any(_overlaps_loopback(network) for network in networks):
+            return f"localhost is not allowed; a loopback network in {_NETWORK_HINT}"
+    elif labels[-1] in ("local", "internal") and all(network.is_loopback for network in networks):
+        return f"names under .{labels[-1]} are not allowed; a private network in {_NETWORK_HINT}"
+    if networks:
+        return _refusal_of_scheme(scheme, http_allowed=policy.allow_http)
+    return _refusal_of_scheme(scheme, http_allowed=False) or _refusal_of_port(port, policy)
+
+
+def _overlaps_loopback(network: Network) -> bool:
+    if isinstance(network, IPv4Network):
+        return network.overlaps(LOOPBACK_IPV4)
+    return network.overlaps(LOOPBACK_IPV6)
+
+
+def _ascii_name(host: str) -> str | None:
+    """The lower-case ASCII form of a host name (RFC 3490), None where there is none or it was not honestly asked for.
+
+    A name beyond ASCII that normalises to plain ASCII (full-width digits, circled letters, an ideographic full stop)
+    exists only to get past a filter.
+    """
+    if host.isascii():
+        return host.lower()
+    normal = re.sub("[\u3002\uff0e\uff61]", ".", unicodedata.normalize("NFKC", host))
+    try:
+        encoded = normal.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return None
+    return encoded if "xn--" in encoded else None
+
+
+def _refusal_of_number(name: str, port: int, scheme: str, policy: GuardPolicy) -> str | None:
+    """Names that end in a number are addresses to most resolvers (WHATWG URL section 3.5): only `1.2.3.4` is clear."""
+    try:
+        address = IPv4Address(name)
+    except ValueError:
+        return "the host is an unusual notation of an IPv4 address: write it as four decimal numbers"
+    return refusal_of_address(str(address), port=port, scheme=scheme, policy=policy)

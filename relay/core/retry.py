@@ -1,0 +1,137 @@
+"""When a delivery is tried again, and when no more: pure decisions over an attempt's outcome."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from relay.core.delivery import Outcome, Response
+
+MAX_RETRY_AFTER_SECONDS = 86400.0
+
+_SECONDS = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The event has arrived."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Try again `at` (epoch seconds). `pause_until`: the sink asked that nothing at all is sent to it before."""
+
+    at: float
+    reason: str
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """Give this delivery up: kept, listed, replayable.
+
+    exhausted    the schedule is used up; otherwise the sink said that this event will never do
+    pause_until  as in `Retry`: the subscription pauses although this delivery is over
+    """
+
+    reason: str
+    exhausted: bool = False
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disable:
+    """The sink wants no more: disable the subscription and hold what is pending, this delivery too."""
+
+    reason: str
+
+
+Decision = Done | Retry | Dead | Disable
+
+
+def decide(
+    outcome: Outcome,
+    *,
+    attempt_count: int,
+    schedule_seconds: Sequence[float],
+    jitter: float,
+    random_value: float,
+    now: float,
+) -> Decision:
+    """What follows from an attempt that ended at `now` (epoch seconds).
+
+    attempt_count     attempts made in this schedule, this one included: from 1
+    schedule_seconds  the pause after each failed attempt; one attempt more than it has entries is made in all
+    jitter            0.2 spreads each pause evenly over 80 to 120 % of it
+    random_value      from [0, 1), where in that spread this pause lies
+
+    A Retry-After is a floor under the pause, taken in full up to 24 hours; the jitter never shortens it.
+    """
+    if outcome.verdict == "delivered":
+        return Done(reason=outcome.reason)
+    if outcome.verdict == "dead":
+        return Dead(reason=outcome.reason)
+    if outcome.verdict == "disable":
+        return Disable(reason=outcome.reason)
+    floor_seconds = _bounded(outcome.retry_after_seconds or 0.0)
+    pause_until = now + floor_seconds if floor_seconds else None
+    if attempt_count > len(schedule_seconds):
+        return Dead(reason=outcome.reason, exhausted=True, pause_until=pause_until)
+    spread = 1.0 + jitter * (2.0 * random_value - 1.0)
+    pause_seconds = schedule_seconds[max(attempt_count, 1) - 1] * spread
+    return Retry(at=now + max(pause_seconds, floor_seconds), reason=outcome.reason, pause_until=pause_until)
+
+
+def parse_retry_after(value: str | None, *, now: float, received_date: str | None = None) -> float | None:
+    """The pause in seconds that a Retry-After header asks for (RFC 9110 section 10.2.3), None when it is no such thing.
+
+    Seconds (decimals too, which some servers send) or an HTTP date. A date is measured from the answer's own Date
+    header where `received_date` is given and valid, so that a sink's wrong clock does no harm, else from `now` (epoch
+    seconds). At least 0, at most 24 hours.
+    """
+    if value is None or len(value) > 128:
+        return None
+    text = value.strip()
+    number = _SECONDS.fullmatch(text)
+    if number is not None:
+        return 0.0 if number[1] == "-" else _bounded(float(number[2]))
+    moment = _http_date(text)
+    if moment is None:
+        return None
+    sent_at = _http_date(received_date) if received_date is not None else None
+    return _bounded(moment - (now if sent_at is None else sent_at))
+
+
+def http_outcome(response: Response, now: float) -> Outcome:
+    """The verdict on a plain HTTP answer, where a kind of sink has no rules of its own.
+
+    2xx is success, 410 ends the subscription, 429 and 503 may set the pause; everything else (redirects, which are
+    never followed, and no answer at all) is tried again. Reasons are `http_<status>` or the response's `error` word.
+    """
+    if response.error is not None or response.status_code is None:
+        return Outcome(verdict="retry", reason=response.error or "no_answer")
+    status = response.status_code
+    reason = f"http_{status}"
+    if 200 <= status <= 299:
+        return Outcome(verdict="delivered", reason=reason)
+    if status == 410:
+        return Outcome(verdict="disable", reason=reason)
+    if status in (429, 503):
+        pause = parse_retry_after(response.header("retry-after"), now=now, received_date=response.header("date"))
+        return Outcome(verdict="retry", reason=reason, retry_after_seconds=pause)
+    return Outcome(verdict="retry", reason=reason)
+
+
+def _bounded(seconds: float) -> float:
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else 0.0
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        moment: datetime = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
