@@ -1,0 +1,47 @@
+"""Which subscription gets which event."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from relay.core.events import RELAY_EVENTS, job_event_types
+from relay.core.subscription import Subscription
+
+
+def matches(subscription: Subscription, event_type: str, event_source: str, *, job_event: bool) -> bool:
+    """Whether a subscription wants an event. Types and source match exactly, case and all.
+
+    Without types it wants every job event and none about the relay. A callback never matches here: it gets the events
+    of the jobs that named it, which only the store knows.
+    """
+    if subscription.callback:
+        return False
+    if subscription.source is not None and subscription.source != event_source:
+        return False
+    if subscription.types is None:
+        return job_event
+    return event_type in subscription.types
+
+
+def known_types(type_prefixes: Iterable[str]) -> tuple[str, ...]:
+    """Every event type that there can be: the job events of each prefix, then those about the relay."""
+    prefixes = dict.fromkeys(type_prefixes)
+    return (*(name for prefix in prefixes for name in job_event_types(prefix)), *RELAY_EVENTS)
+
+
+def nearest_type(text: str, known: Sequence[str]) -> str | None:
+    """The known type that someone who wrote `text` most likely meant; None where nothing is near.
+
+    An ending such as `failed` or `job.failed` is enough.
+    """
+    wanted = text.strip().lower().lstrip(".")
+    if not wanted:
+        return None
+    ending = next((name for name in known if name == wanted or name.endswith(f".{wanted}")), None)
+    if ending is not None:
+        return ending
+    last_words = {name.rpartition(".")[2]: name for name in reversed(known)}
+    near = difflib.get_close_matches(wanted[:200], known, n=1, cutoff=0.75)
+    near_words = difflib.get_close_matches(wanted.rpartition(".")[2][:200], last_words, n=1, cutoff=0.75)
+    if near:
+        return near[0]
+    return last_words[near_words[0]] if near_words else None

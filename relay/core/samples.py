@@ -1,0 +1,163 @@
+"""A realistic sample of every event type, for `…/test`, documentation and tests. Its job says so in its metadata."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from relay.clock import to_rfc3339
+from relay.core import notices
+from relay.core.events import RELAY_EVENTS, SOURCE_TROUBLE, Event, Hint, Origin, from_transition, relay_event
+from relay.core.filters import known_types
+from relay.core.job import Job, Observation, Transition
+
+SAMPLE_JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
+_JOB_UID = "job_01jvpq0000000000000000000a"
+_SUBSCRIPTION_ID = "sub_01jvpq0000000000000000000b"
+_DELIVERY_ID = "dlv_01jvpq0000000000000000000c"
+_METADATA = {"recipient_name": "Alex", "sample": True}
+_HINT = Hint(meaning="The account needs reconnecting", retry_safe=False, who="account owner")
+
+
+class _Step(NamedTuple):
+    """Where in the sample job's life an event stands. The ages of its times are in seconds before now."""
+
+    status: str | None
+    previous_status: str | None
+    sequence: int
+    seen_status: str | None = None
+    started_ago_seconds: float | None = None
+    finished_ago_seconds: float | None = None
+    next_attempt_in_seconds: float | None = None
+    attempt_count: int = 0
+    explained: bool = False
+
+
+_STEPS = {
+    "queued": _Step("queued", None, 1),
+    "scheduled": _Step("scheduled", "queued", 2),
+    "running": _Step("running", "scheduled", 3, started_ago_seconds=1, attempt_count=1),
+    "succeeded": _Step("succeeded", "running", 4, None, 8, 1, attempt_count=1),
+    "failed": _Step("failed", "running", 4, None, 8, 1, attempt_count=1, explained=True),
+    "cancelled": _Step("cancelled", "scheduled", 3, finished_ago_seconds=1),
+    "retrying": _Step("retrying", "running", 4, "queued", 8, None, 60, 1),
+    "overdue": _Step("running", "running", 4),
+    "not_found": _Step("not_found", "queued", 2),
+    "status_unknown": _Step("on_hold", "queued", 2),
+}
+
+
+def sample_event(
+    type: str,
+    *,
+    event_id: str,
+    now: float,
+    origin: Origin,
+    dataschema_base: str,
+    source: str = "sample",
+    account: str = "default",
+    channel: str = "linkedin",
+    action: str = "message.dispatch",
+) -> Event:
+    """A sample of one type. `dataschema_base` is where the relay is reached, for the schemas of events about itself.
+
+    Raises ValueError where there is no such type.
+    """
+    if type in RELAY_EVENTS:
+        data, subject = _relay_sample(type, now, origin, source, account)
+        dataschema = notices.dataschema_for(type, dataschema_base)
+        return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject)
+    if type not in known_types([origin.type_prefix]):
+        raise ValueError(f"{type!r} is no event type of this source")
+    return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account, channel, action)
+
+
+def _job_sample(
+    kind: str, event_id: str, now: float, origin: Origin, source: str, account: str, channel: str, action: str
+) -> Event:
+    step = _STEPS[kind]
+    started_at = None if step.started_ago_seconds is None else now - step.started_ago_seconds
+    finished_at = None if step.finished_ago_seconds is None else now - step.finished_ago_seconds
+    seen = Observation(
+        status=step.seen_status or step.status or "queued",
+        observed_at=now,
+        action=action,
+        channel=channel,
+        scheduled_at=now - 9,
+        started_at=started_at,
+        finished_at=finished_at,
+        next_attempt_at=None if step.next_attempt_in_seconds is None else now + step.next_attempt_in_seconds,
+        attempt_count=step.attempt_count,
+        request_id="req_sample",
+    )
+    error = {"code": "sample_error", "message": "This is a sample", "retryable": False} if step.explained else None
+    item = {"id": SAMPLE_JOB_ID, **_with_text_times(seen.item()), "error": error}
+    job = Job(
+        uid=_JOB_UID,
+        external_id=SAMPLE_JOB_ID,
+        source=source,
+        account=account,
+        metadata=_METADATA,
+        action=action,
+        channel=channel,
+        upstream=item,
+    )
+    transition = Transition(
+        kind=kind,
+        status=step.status,
+        previous_status=step.previous_status,
+        sequence=step.sequence,
+        occurred_at=finished_at or (started_at if kind == "running" else None) or now,
+        detected_at=now,
+    )
+    return from_transition(
+        event_id,
+        job,
+        transition,
+        origin,
+        seen=None if kind in ("overdue", "not_found") else replace(seen, upstream=item),
+        hint=_HINT if step.explained else None,
+    )
+
+
+def _with_text_times(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: to_rfc3339(value) if isinstance(value, float) else value for name, value in item.items()}
+
+
+def _relay_sample(type: str, now: float, origin: Origin, source: str, account: str) -> tuple[dict[str, Any], str]:
+    """The data of a sample about the relay, and its subject."""
+    if type in SOURCE_TROUBLE:
+        reasons = {
+            "relay.source.unauthorized": "the key is invalid or was revoked",
+            "relay.source.down": "five requests in a row were not answered",
+            "relay.source.recovered": "a request was answered",
+        }
+        data = notices.source_trouble_data(
+            source=source,
+            account=account,
+            since=now - 300,
+            reason=reasons[type],
+            code="sample_error",
+            message="This is a sample",
+            request_id="req_sample",
+            open_jobs=3,
+        )
+        return data, f"{source}/{account}"
+    if type == "relay.delivery.expired":
+        data = notices.delivery_expired_data(
+            delivery_id=_DELIVERY_ID,
+            event_id="evt_01jvpq0000000000000000000d",
+            event_type=f"{origin.type_prefix}.failed",
+            subscription_id=_SUBSCRIPTION_ID,
+            job_id=SAMPLE_JOB_ID,
+            attempts=10,
+            last_error="503 Service Unavailable",
+            reason="exhausted",
+        )
+        return data, _DELIVERY_ID
+    if type == "relay.test":
+        return notices.relay_test_data(), _SUBSCRIPTION_ID
+    reason = "410 Gone" if type == "relay.subscription.disabled" else "an attempt succeeded"
+    data = notices.subscription_data(
+        subscription_id=_SUBSCRIPTION_ID, sink="https://receiver.example/hooks", reason=reason, since=now - 300
+    )
+    return data, _SUBSCRIPTION_ID

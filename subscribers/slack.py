@@ -1,0 +1,119 @@
+"""Slack's incoming webhooks: one sentence, what to do about it, and how to find the event again.
+
+Sources: Slack's documentation of incoming webhooks, of message formatting (escaping) and of Block Kit (limits).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.events import SOURCE_TROUBLE, Event
+from relay.core.retry import http_outcome
+from relay.core.subscription import Subscription
+from relay.errors import FieldError
+from subscribers import base
+from subscribers.wording import advice, facts, sentence
+
+SECTION_CHARACTERS = 3000
+FIELD_CHARACTERS = 2000
+_JOB_TROUBLE = ("failed", "overdue", "not_found")
+
+_JOINER = "\u2060"
+"""WORD JOINER: without width; beside a formatting mark it makes Slack read the mark as plain text."""
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+# `_` within a word is text to Slack anyway, and ids should stay as they can be copied.
+_MARKS = re.compile(r"[*~`]|(?<![^\W_])_|_(?![^\W_])|[@#](?=\w)|:(?!\d\d:)(?=[\w+'-]+:)")
+_ANSWER_CODE = re.compile(rb"[a-z_]{1,60}")
+
+
+class Slack:
+    """A message for people, once per event; Slack reads no signature."""
+
+    name = "slack"
+    signed = False
+    rate_per_second: float | None = 1.0
+
+    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+        """What a person wants to hear of: jobs that went wrong, and trouble with the source."""
+        prefixes = dict.fromkeys(type_prefixes)
+        return (*(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE), *SOURCE_TROUBLE)
+
+    def check(self, subscription: Subscription) -> None:
+        """Refuses what an incoming webhook can not take: headers, other methods, options, workflow triggers."""
+        errors = base.option_errors(subscription)
+        if subscription.headers:
+            detail = "Slack takes no headers of your own"
+            errors.append(FieldError(pointer="/protocolsettings/headers", code="invalid_header", detail=detail))
+        if subscription.method != "POST":
+            detail = "Slack takes POST only"
+            errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
+        parts = base.split_url(subscription.sink)
+        if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
+            detail = "this is a workflow trigger, which takes no messages: use the URL of an incoming webhook"
+            errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
+        base.refuse(errors)
+
+    def render(self, event: Event, subscription: Subscription, context: base.Context) -> OutboundRequest:
+        """The sentence as text and as a section, advice as its fields, facts as its context."""
+        text = _clip(escape(sentence(event, context)), SECTION_CHARACTERS)
+        section: dict[str, Any] = {"type": "section", "text": _mrkdwn(text)}
+        fields = [_clip(f"*{label}*\n{escape(value)}", FIELD_CHARACTERS) for label, value in advice(event)]
+        if fields:
+            section["fields"] = [_mrkdwn(field) for field in fields]
+        elements = [_clip(f"{label} {escape(value)}", FIELD_CHARACTERS) for label, value in facts(event, context)]
+        footer = {"type": "context", "elements": [_mrkdwn(element) for element in elements]}
+        payload = {"text": text, "blocks": [section, footer], "unfurl_links": False, "unfurl_media": False}
+        return OutboundRequest(
+            url=subscription.sink,
+            headers=(("Content-Type", "application/json; charset=utf-8"),),
+            body=orjson.dumps(payload),
+        )
+
+    def classify(self, response: Response, now: float) -> Outcome:
+        """Slack's own rules, then those of HTTP.
+
+        A success that does not say `ok` came from something else on the way (a proxy, a login page): it is tried
+        again, since a message too many is better than one that nobody saw. 400 means that this message will never be
+        taken; 403, 404 and 410 that this webhook takes none any more.
+        """
+        status = response.status_code
+        if response.error is not None or status is None:
+            return http_outcome(response, now)
+        answer = response.excerpt.strip()
+        if 200 <= status < 300:
+            if answer == b"ok":
+                return Outcome(verdict="delivered", reason="ok")
+            return Outcome(verdict="retry", reason=f"http_{status}, but the body is not Slack's “ok”")
+        said = f": {answer.decode()}" if _ANSWER_CODE.fullmatch(answer) else ""
+        if status == 400:
+            return Outcome(verdict="dead", reason=f"http_400{said}")
+        if status in (403, 404, 410):
+            return Outcome(verdict="disable", reason=f"http_{status}{said}")
+        return http_outcome(response, now)
+
+    def redacted_url(self, url: str) -> str:
+        """Without the path, which is the credential."""
+        return base.url_without_path(url)
+
+
+def escape(text: str) -> str:
+    """Text that Slack shows as it is: no mention, no formatting, no emoji name, no entity of its own."""
+    plain = _MARKS.sub(lambda mark: f"{mark[0]}{_JOINER}" if mark[0] in "@#:" else f"{_JOINER}{mark[0]}{_JOINER}", text)
+    return re.sub("[&<>]", lambda character: _ENTITIES[character[0]], plain)
+
+
+def _clip(escaped: str, limit_characters: int) -> str:
+    """Escaped text of at most so many characters, never cut inside an entity."""
+    if len(escaped) <= limit_characters:
+        return escaped
+    kept = escaped[: limit_characters - 1]
+    ampersand = kept.rfind("&")
+    return (kept if kept.rfind(";") > ampersand or ampersand < 0 else kept[:ampersand]) + "…"
+
+
+def _mrkdwn(text: str) -> dict[str, Any]:
+    # verbatim: Slack makes no links of its own out of URLs, channels and names.
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
