@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -31,7 +32,7 @@ SOURCE_TROUBLE = ("relay.source.unauthorized", "relay.source.down", "relay.sourc
 
 _NAME = re.compile(r"[a-z0-9]{1,20}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-_KEPT_TEXT_CHARACTERS = 1024
+_KEPT_TEXT_BYTES = 1536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,29 +106,36 @@ def from_transition(
         data["hint"] = {"meaning": hint.meaning, "retry_safe": hint.retry_safe, "who": hint.who}
     extensions = {
         "sequence": f"{transition.sequence:010d}",
-        "partitionkey": job.external_id,
         "account": job.account,
         "channel": (seen.channel if seen is not None else None) or job.channel,
         "action": (seen.action if seen is not None else None) or job.action,
         "status": transition.status,
         "previousstatus": transition.previous_status,
     }
-    common = {
-        "event_id": event_id,
-        "source": origin.source,
-        "type": f"{origin.type_prefix}.{transition.kind}",
-        "subject": job.external_id,
-        "time": transition.occurred_at,
-        "dataschema": origin.dataschema,
-        "extensions": {name: _attribute_text(value) for name, value in extensions.items() if value},
-    }
-    body = render(data=data, **common)
+    event_type = f"{origin.type_prefix}.{transition.kind}"
+    body_of = partial(
+        render,
+        event_id=event_id,
+        source=origin.source,
+        type=event_type,
+        subject=job.external_id,
+        time=transition.occurred_at,
+        dataschema=origin.dataschema,
+        extensions={
+            "partitionkey": job.external_id,
+            **{name: _attribute_text(value) for name, value in extensions.items() if value},
+        },
+    )
+    body = body_of(data=data)
     if len(body) > MAX_EVENT_BYTES:
-        body = render(data=_truncated(data, job, seen), **common)
+        data = _truncated(data, job, seen)
+        body = body_of(data=data)
+    if len(body) > MAX_EVENT_BYTES:
+        body = body_of(data={**data, "metadata": {}})
     return Event(
         id=event_id,
         source=origin.source,
-        type=common["type"],
+        type=event_type,
         subject=job.external_id,
         time=transition.occurred_at,
         recorded_at=transition.detected_at,
@@ -214,15 +222,32 @@ def _truncated(data: Mapping[str, Any], job: Job, seen: Observation | None) -> d
     kept: dict[str, Any] = {"id": job.external_id}
     if seen is not None:
         for name in seen.read_fields:
-            value = seen.upstream.get(name)
-            if isinstance(value, str):
-                kept[name] = value[:_KEPT_TEXT_CHARACTERS]
-            elif value is None or isinstance(value, bool | int | float):
-                kept[name] = value
+            _keep(kept, name, seen.upstream)
         if seen.problem is not None:
             kept["error"] = {
-                "code": seen.problem.code[:_KEPT_TEXT_CHARACTERS],
-                "message": seen.problem.message[:_KEPT_TEXT_CHARACTERS],
+                "code": _cut(seen.problem.code),
+                "message": _cut(seen.problem.message),
                 "retryable": seen.problem.retryable,
             }
     return {**data, "job": kept, "truncated": True}
+
+
+def _keep(kept: dict[str, Any], name: str, item: Mapping[str, Any]) -> None:
+    """Copies one field, `a.b` out of an object into an object, where it is there and is no object or list itself."""
+    outer, _, inner = name.partition(".")
+    if inner:
+        nested = item.get(outer)
+        if isinstance(nested, Mapping):
+            _keep(kept.setdefault(outer, {}), inner, nested)
+    elif name in item:
+        value = item[name]
+        if isinstance(value, str):
+            kept[name] = _cut(value)
+        elif value is None or isinstance(value, bool | int | float):
+            kept[name] = value
+
+
+def _cut(text: str) -> str:
+    """At most _KEPT_TEXT_BYTES of JSON: a character takes up to six of them."""
+    text = text[:_KEPT_TEXT_BYTES]
+    return text if len(orjson.dumps(text)) <= _KEPT_TEXT_BYTES else text[: _KEPT_TEXT_BYTES // 6]

@@ -37,7 +37,8 @@ class Observation:
     """One look at a job, in the relay's own words. Times are epoch seconds.
 
     `status` is one of KNOWN_STATUSES, or the upstream's own word where it is none of them.
-    `upstream` is the item exactly as it came, `read_fields` the names of its fields that the relay reads.
+    `upstream` is the item exactly as it came, `read_fields` the names of its fields that the relay reads (`a.b`: the
+    field b of the object a).
     """
 
     status: str
@@ -142,6 +143,8 @@ class Job:
     deadline_at: float | None = None
     poll_count: int = 0
     failure_count: int = 0
+    missing_count: int = 0
+    missing_since: float | None = None
     weight: float = 1.0
     last_error: Mapping[str, Any] | None = None
     upstream: Mapping[str, Any] | None = None
@@ -221,7 +224,8 @@ def detect(known: Progress, seen: Observation) -> tuple[tuple[Transition, ...], 
         say("running", occurred_at=seen.started_at, inferred=True)
 
     if seen.terminal:
-        say(seen.status, occurred_at=seen.finished_at)
+        if progress.phase != seen.status:
+            say(seen.status, occurred_at=seen.finished_at)
     elif seen.status == "running":
         if progress.phase != "running":
             say("running", occurred_at=seen.started_at)

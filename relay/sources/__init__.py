@@ -1,0 +1,1 @@
+"""Sources: what the relay watches. A definition for each as data, the client that looks, the pure mapping."""

@@ -1,0 +1,253 @@
+"""Looks at jobs: one GET, bounded in time and size, and a verdict on whatever comes back."""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from relay.clock import Clock
+from relay.core.job import Observation
+from relay.sources.definition import SourceDefinition
+from relay.sources.mapping import Malformed, UpstreamError, observe, read_error
+
+LookKind = Literal[
+    "observed",
+    "not_found",
+    "forbidden",
+    "unauthorized",
+    "rate_limited",
+    "unavailable",
+    "malformed",
+    "oversized",
+    "loop",
+]
+
+NODE_HEADER = "Relay-Node"
+"""Each request names the node that sent it; a node that receives its own name answers 508 (Loop Detected)."""
+
+MAX_BODY_BYTES = 1 << 20
+MAX_CONNECTIONS = 100
+
+_MAX_HEADERS = 64
+_MAX_HEADER_CHARACTERS = 512
+_MAX_DETAIL_CHARACTERS = 300
+_KEY = re.compile(r"[!-~]+")  # what the header can carry
+_LOOP_DETECTED = 508
+_MIN_KEY_CHARACTERS = 8  # anything shorter is no secret, and taking it out would garble the text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What came of one request. Times are epoch seconds by the relay's clock.
+
+    kind         observed: the answer says what we asked; `observation` is there after a look, None after a probe
+                 not_found, forbidden (this resource), unauthorized (the key), rate_limited: the upstream says so
+                 unavailable: 5xx, a redirect, a time-out, no connection; loop: the request came back to ourselves
+                 malformed, oversized: an answer that can not be used
+    status_code  None when no answer came
+    headers      names lower-cased; at most the first 64, cut
+    detail       one line for people, empty when observed; never holds the key
+    """
+
+    kind: LookKind
+    observation: Observation | None = None
+    status_code: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    error: UpstreamError | None = None
+    sent_at: float
+    received_at: float
+    duration_ms: float
+    request_id: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    status_code: int
+    headers: Mapping[str, str]
+    body: bytes
+    complete: bool
+
+
+class UpstreamClient:
+    """The requests to one upstream. Closing it ends its connections; it opens them again when it is used again."""
+
+    def __init__(
+        self,
+        definition: SourceDefinition,
+        base_url: str,
+        *,
+        clock: Clock,
+        timeout_seconds: float = 15,
+        user_agent: str,
+        node_id: str | None = None,
+    ) -> None:
+        """`timeout_seconds` covers a whole request, its body too. `node_id` goes out in NODE_HEADER."""
+        self._definition = definition
+        self._base_url = base_url
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
+        if node_id:
+            self._headers[NODE_HEADER] = node_id
+        self._session: aiohttp.ClientSession | None = None
+
+    async def look(self, external_id: str, api_key: str) -> Look:
+        """Reads one job. Raises nothing but CancelledError."""
+        return await self._get(self._definition.job_url(self._base_url, external_id), api_key, external_id)
+
+    async def probe(self, api_key: str) -> Look:
+        """The source's cheap call: `observed` when the key works. Raises nothing but CancelledError."""
+        return await self._get(self._definition.probe_url(self._base_url), api_key, None)
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _get(self, url: str, api_key: str, external_id: str | None) -> Look:
+        sent_at, began = self._clock(), time.perf_counter()
+        look = Look(kind="unavailable", sent_at=sent_at, received_at=sent_at, duration_ms=0.0)
+        if not _KEY.fullmatch(api_key):
+            return replace(look, kind="unauthorized", detail="the API key is empty or no header can carry it")
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await self._fetch(url, api_key)
+        except TimeoutError:
+            look = replace(look, detail=f"no complete answer within {self._timeout_seconds:g} s")
+        except aiohttp.ClientPayloadError as error:
+            look = replace(look, detail=_line("the answer broke off", error, api_key))
+        except Exception as error:  # whatever a connection can do to us, the job is looked at again
+            look = replace(look, detail=_line("no answer", error, api_key))
+        else:
+            look = self._judge(replace(look, received_at=self._clock()), answer, external_id, api_key)
+        duration_ms = (time.perf_counter() - began) * 1000
+        return replace(look, received_at=self._clock(), duration_ms=round(duration_ms, 1))
+
+    async def _fetch(self, url: str, api_key: str) -> _Answer:
+        session = self._open()
+        response = await session.get(
+            URL(url, encoded=True),
+            headers={**self._headers, **self._definition.auth_headers(api_key)},
+            allow_redirects=False,
+        )
+        try:
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    break
+            return _Answer(
+                status_code=response.status,
+                headers=_bounded_headers(response.headers, api_key),
+                body=bytes(body[:MAX_BODY_BYTES]),
+                complete=len(body) <= MAX_BODY_BYTES,
+            )
+        finally:
+            response.close()  # a body read to its end has given its connection back already
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=30),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),  # `_get` has the deadline
+                trust_env=False,
+            )
+        return self._session
+
+    def _judge(self, look: Look, answer: _Answer, external_id: str | None, api_key: str) -> Look:
+        header_request_id = answer.headers.get(self._definition.headers.request_id)
+        look = replace(look, status_code=answer.status_code, headers=answer.headers, request_id=header_request_id)
+        if not answer.complete:
+            return replace(look, kind="oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
+        if 200 <= answer.status_code < 300:
+            seen = (
+                _read_probe(answer.body)
+                if external_id is None
+                else observe(
+                    self._definition,
+                    answer.body,
+                    now=look.received_at,
+                    request_id_header=header_request_id,
+                    external_id=external_id,
+                )
+            )
+            if isinstance(seen, Observation):
+                return replace(look, kind="observed", observation=seen, request_id=seen.request_id)
+            if seen is None:
+                return replace(look, kind="observed")
+            if seen.reason != "refused":
+                media_type = answer.headers.get("content-type", "no content type")
+                return replace(look, kind="malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
+        error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), api_key).encode())
+        return replace(
+            look,
+            kind=self._kind_of_error(answer.status_code, error.code),
+            error=error if error != UpstreamError() else None,
+            request_id=error.request_id or header_request_id,
+            detail=" ".join(filter(None, (f"answered {answer.status_code}", error.code, error.message)))[
+                :_MAX_DETAIL_CHARACTERS
+            ],
+        )
+
+    def _kind_of_error(self, status_code: int, code: str) -> LookKind:
+        by_status: dict[int, LookKind] = {
+            _LOOP_DETECTED: "loop",
+            401: "unauthorized",
+            403: "forbidden",
+            404: "not_found",
+            408: "unavailable",
+            410: "not_found",
+            429: "rate_limited",
+        }
+        codes = self._definition.codes
+        by_code: tuple[tuple[frozenset[str], LookKind], ...] = (
+            (codes.key_trouble, "unauthorized"),
+            (codes.rate_limited, "rate_limited"),
+            (codes.forbidden, "forbidden"),
+            (codes.not_found, "not_found"),
+            (codes.unavailable, "unavailable"),
+        )
+        if status_code not in (401, 429) and status_code < 500 and not 300 <= status_code < 400:
+            for known, kind in by_code:
+                if code in known:
+                    return kind
+        if status_code in by_status:
+            return by_status[status_code]
+        return "unavailable" if status_code >= 500 or 300 <= status_code < 400 else "malformed"
+
+
+def _read_probe(body: bytes) -> Malformed | None:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return Malformed(reason="not_json")
+    return None if isinstance(answer, dict) else Malformed(reason="not_an_object")
+
+
+def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, str]:
+    kept: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()
+        if name != "set-cookie" and name not in kept and len(kept) < _MAX_HEADERS:
+            kept[name[:_MAX_HEADER_CHARACTERS]] = _redacted(value, api_key)[:_MAX_HEADER_CHARACTERS]
+    return MappingProxyType(kept)
+
+
+def _line(what: str, error: Exception, api_key: str) -> str:
+    text = f"{what}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return _redacted(text, api_key)[:_MAX_DETAIL_CHARACTERS]
+
+
+def _redacted(text: str, api_key: str) -> str:
+    """The text without the key, in case the upstream repeats it to us. To be used before any cut."""
+    return text.replace(api_key, "…") if len(api_key) >= _MIN_KEY_CHARACTERS else text

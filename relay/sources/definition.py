@@ -1,0 +1,252 @@
+"""A source's declarative definition: everything that the program has to know about one upstream API, as data.
+
+Presets are the YAML files beside this module: `<preset>.yaml` and `<preset>.hints.yaml`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from relay.core.events import Hint, Origin, job_event_types
+from relay.core.job import KNOWN_STATUSES, TERMINAL, Problem
+from relay.errors import SettingsError
+from relay.sources.document import Section
+from relay.sources.hints import Hints, load_hints
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_PRESET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_PATH = r"/[!-~]*"
+_HEADER = r"[A-Za-z0-9-]+"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """The upstream's names for the parts of an answer."""
+
+    ok: str
+    request_id: str
+    item: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemFields:
+    """The upstream's name for each field of an item that the relay reads."""
+
+    id: str
+    status: str
+    action: str
+    channel: str
+    attempt_count: str
+    scheduled_at: str
+    started_at: str
+    finished_at: str
+    next_attempt_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemFields:
+    """Where an item says why its job failed: the object `field` in it, and the names inside."""
+
+    field: str
+    code: str
+    message: str
+    retryable: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFields:
+    """Where an item says how its job ended well: the object `field` in it, and the names inside that are shown."""
+
+    field: str
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorFields:
+    """The names inside an error answer's error object."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorCodes:
+    """The upstream's error codes by what they say."""
+
+    key_trouble: frozenset[str]
+    forbidden: frozenset[str]
+    not_found: frozenset[str]
+    rate_limited: frozenset[str]
+    unavailable: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderNames:
+    """Response headers, lower-cased: the key's budget, the account's, and the wait asked for in seconds."""
+
+    limit: str
+    remaining: str
+    window_ms: str
+    account_limit: str
+    account_remaining: str
+    retry_after: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceDefinition:
+    """One upstream API.
+
+    base_path  a base URL may end with it; `root` takes it off
+    statuses   the upstream's status word -> the relay's own (a member of KNOWN_STATUSES)
+    terminal   those of the upstream's words that are an end
+    """
+
+    name: str
+    title: str
+    base_path: str
+    type_prefix: str
+    source_path: str
+    auth_header: str
+    auth_format: str
+    job_path: str
+    probe_path: str
+    statuses: Mapping[str, str]
+    terminal: frozenset[str]
+    envelope: Envelope
+    item: ItemFields
+    problem: ProblemFields
+    result: ResultFields
+    error: ErrorFields
+    codes: ErrorCodes
+    headers: HeaderNames
+    hints: Hints
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """Every type that events of this source's jobs can have."""
+        return job_event_types(self.type_prefix)
+
+    @property
+    def read_fields(self) -> tuple[str, ...]:
+        """The item's fields that the relay reads, by the upstream's names; `a.b` is the field b of the object a."""
+        item = self.item
+        return (
+            *(item.id, item.status, item.action, item.channel, item.attempt_count),
+            *(item.scheduled_at, item.started_at, item.finished_at, item.next_attempt_at),
+            *(f"{self.result.field}.{name}" for name in self.result.fields),
+        )
+
+    def root(self, base_url: str) -> str:
+        """The base URL that the paths of this definition are added to."""
+        return base_url.rstrip("/").removesuffix(self.base_path.rstrip("/")).rstrip("/")
+
+    def event_source(self, base_url: str) -> str:
+        """The CloudEvents `source` of this source's job events."""
+        return self.root(base_url) + self.source_path
+
+    def origin(self, base_url: str, dataschema: str) -> Origin:
+        """What the events of this source's jobs have in common."""
+        return Origin(source=self.event_source(base_url), type_prefix=self.type_prefix, dataschema=dataschema)
+
+    def job_url(self, base_url: str, external_id: str) -> str:
+        """Where one job is read. Whatever the id holds, it stays one segment of the path."""
+        segment = quote(external_id, safe="", errors="replace")
+        if not segment.strip("."):
+            segment = segment.replace(".", "%2E")  # a bare dot segment would be resolved away by URL libraries
+        return self.root(base_url) + self.job_path.replace("{id}", segment)
+
+    def probe_url(self, base_url: str) -> str:
+        """Where one cheap call shows whether a key works."""
+        return self.root(base_url) + self.probe_path
+
+    def auth_headers(self, api_key: str) -> dict[str, str]:
+        """The header that carries the key."""
+        return {self.auth_header: self.auth_format.replace("{api_key}", api_key)}
+
+    def hint_for(self, problem: Problem | None, kind: str, *, channel: str | None = None) -> Hint | None:
+        """What a person should know of an event of `kind` (a member of JOB_EVENTS); None where nothing is wrong.
+
+        `problem` is the Observation's, `channel` the job's.
+        """
+        return self.hints.find(problem, kind, channel)
+
+
+def presets(directory: Path | None = None) -> tuple[str, ...]:
+    """The names of the definitions that are there."""
+    files = (directory or Path(__file__).parent).glob("*.yaml")
+    return tuple(sorted(file.stem for file in files if _PRESET.fullmatch(file.stem)))
+
+
+def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefinition:
+    """The definition of this name, checked, its hints with it. `directory` is where its files are, ours by default.
+
+    Raises SettingsError that names the file and the key.
+    """
+    directory = directory or Path(__file__).parent
+    known = presets(directory)
+    if preset not in known:
+        raise SettingsError(f"sources: there is no preset {preset!r}: {', '.join(known) or 'none is there'}")
+    top = Section.load(directory / f"{preset}.yaml")
+    events, auth, calls = top.section("events"), top.section("auth"), top.section("calls")
+    result = top.section("result")
+    statuses = _statuses(top.section("statuses"))
+    definition = SourceDefinition(
+        name=top.text("name", pattern=preset, expected=f"the preset's own name, {preset}"),
+        title=top.text("title"),
+        base_path=top.text("base_path", pattern=_PATH, expected="a path that begins with /"),
+        type_prefix=events.text("type_prefix", pattern=r"[a-z0-9]+(\.[a-z0-9]+)+", expected="words with dots between"),
+        source_path=events.text("source_path", pattern=_PATH, expected="a path that begins with /"),
+        auth_header=auth.text("header", pattern=_HEADER, expected="a header's name"),
+        auth_format=auth.text("format", pattern=r"[ -~]*\{api_key\}[ -~]*", expected="text with {api_key} in it"),
+        job_path=calls.text("job", pattern=r"/[!-~]*\{id\}[!-~]*", expected="a path with {id} in it"),
+        probe_path=calls.text("probe", pattern=_PATH, expected="a path that begins with /"),
+        statuses=MappingProxyType(statuses),
+        terminal=_terminal(top, statuses),
+        envelope=Envelope(**_names(top.section("envelope"), Envelope)),
+        item=ItemFields(**_names(top.section("item"), ItemFields)),
+        problem=ProblemFields(**_names(top.section("problem"), ProblemFields)),
+        result=ResultFields(field=result.text("field"), fields=result.texts("fields")),
+        error=ErrorFields(**_names(top.section("error"), ErrorFields)),
+        codes=_codes(top.section("codes")),
+        headers=HeaderNames(**{k: v.lower() for k, v in _names(top.section("headers"), HeaderNames, _HEADER).items()}),
+        hints=load_hints(directory / f"{preset}.hints.yaml"),
+    )
+    for section in (events, auth, calls, result, top):
+        section.finish()
+    return definition
+
+
+def _statuses(section: Section) -> dict[str, str]:
+    words = {word: section.choice(word, KNOWN_STATUSES) for word in section.names()}
+    missing = sorted(TERMINAL - set(words.values()))
+    if missing:
+        raise section.error(missing[0], "no word of the upstream's means this")
+    return words
+
+
+def _terminal(top: Section, statuses: Mapping[str, str]) -> frozenset[str]:
+    terminal = frozenset(top.texts("terminal"))
+    if terminal != {word for word, own in statuses.items() if own in TERMINAL}:
+        raise top.error("terminal", "expected just those words of `statuses` that mean an end")
+    return terminal
+
+
+def _codes(section: Section) -> ErrorCodes:
+    codes = {field.name: frozenset(section.texts(field.name)) for field in fields(ErrorCodes)}
+    section.finish()
+    return ErrorCodes(**codes)
+
+
+def _names(section: Section, shape: type["DataclassInstance"], pattern: str = r"[^\s.]+") -> dict[str, str]:
+    names = {field.name: section.text(field.name, pattern=pattern, expected="a name") for field in fields(shape)}
+    section.finish()
+    return names

@@ -1,0 +1,88 @@
+"""Reading a definition's YAML strictly: each value is asked for by name and type; what nobody asked for is refused.
+
+Each problem is a SettingsError of one line that names the file, the key and what was expected.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relay.errors import SettingsError
+
+
+class Section:
+    """One mapping of a YAML file. Keys that were read are remembered, so that `finish` can refuse the others."""
+
+    def __init__(self, file: str, key: str, values: Mapping[str, Any]) -> None:
+        self._file = file
+        self._key = key
+        self._values = values
+        self._read: set[str] = set()
+
+    @classmethod
+    def load(cls, path: Path) -> "Section":
+        """The whole file. Raises SettingsError when it can not be read or is no mapping."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError(f"{path.name}: can not be read: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise SettingsError(f"{path.name}: expected a mapping of keys")
+        return cls(path.name, "", values)
+
+    def error(self, name: str, problem: str) -> SettingsError:
+        """The error to raise about the value `name` of this section."""
+        return SettingsError(f"{self._file}: {self._path(name)}: {problem}")
+
+    def names(self) -> tuple[str, ...]:
+        """The keys in this section. Raises SettingsError when one is no text."""
+        for name in self._values:
+            if not isinstance(name, str):
+                raise self.error(str(name), "expected text as the key")
+        return tuple(self._values)
+
+    def section(self, name: str) -> "Section":
+        """The mapping at `name`."""
+        value = self._get(name)
+        if not isinstance(value, dict):
+            raise self.error(name, "expected a mapping")
+        return Section(self._file, self._path(name), value)
+
+    def text(self, name: str, *, pattern: str = r"\S(?:.*\S)?", expected: str = "text") -> str:
+        """The text at `name`, which has to match `pattern` as a whole."""
+        value = self._get(name)
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise self.error(name, f"expected {expected}")
+        return value
+
+    def choice(self, name: str, choices: Iterable[str]) -> str:
+        """The text at `name`, one of `choices`."""
+        value = self._get(name)
+        if not isinstance(value, str) or value not in choices:
+            raise self.error(name, f"expected one of {', '.join(sorted(choices))}")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The list of text at `name`."""
+        value = self._get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise self.error(name, "expected a list of text")
+        return tuple(value)
+
+    def finish(self) -> None:
+        """Raises SettingsError when the section has a key that nothing has read."""
+        for name in self.names():
+            if name not in self._read:
+                raise self.error(name, f"is not known here: {', '.join(sorted(self._read))}")
+
+    def _get(self, name: str) -> object:
+        self._read.add(name)
+        if name not in self._values:
+            raise self.error(name, "is missing")
+        return self._values[name]
+
+    def _path(self, name: str) -> str:
+        return f"{self._key}.{name}" if self._key else name

@@ -1,0 +1,235 @@
+"""Turns an upstream's answers into the relay's own words, by its definition. Pure, and no JSON makes it raise.
+
+What is not as documented is dropped (a time that is none, an absurd count) or makes the answer Malformed; what the
+upstream said stays readable in `Observation.upstream`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from relay.clock import from_rfc3339
+from relay.core.job import KNOWN_STATUSES, Observation, Problem
+from relay.sources.definition import SourceDefinition
+
+MAX_ATTEMPT_COUNT = 1_000_000
+MAX_STATUS_CHARACTERS = 64
+MAX_REQUEST_ID_CHARACTERS = 200
+MAX_EXTERNAL_ID_CHARACTERS = 200
+
+_MAX_WORD_CHARACTERS = 128
+_MAX_CODE_CHARACTERS = 200
+_MAX_MESSAGE_CHARACTERS = 1000
+_NO_CODE = "unknown"
+_LEVELS_ABOVE_AN_ITEM = 8
+"""Deeper than any document of ours wraps an item: what still serialises inside so many levels does so everywhere."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """An answer that says nothing about the job asked for.
+
+    `reason`: not_json, not_an_object, refused (it says that it is an error), no_item, no_status, other_job.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamError:
+    """An error answer's own words; all empty or None where the body has none."""
+
+    code: str = ""
+    message: str = ""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """The job in an upstream's answer to a create. `observation` is None where the answer does not say its status."""
+
+    external_id: str
+    observation: Observation | None
+
+
+def observe(
+    definition: SourceDefinition,
+    body: bytes,
+    *,
+    now: float,
+    request_id_header: str | None = None,
+    external_id: str | None = None,
+) -> Observation | Malformed:
+    """What a 200 answer to the read of one job says. `now` in epoch seconds.
+
+    `request_id_header` stands in where the body has no request id. With `external_id`, the item has to be that job's.
+    """
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return Malformed(reason="not_json")
+    if not isinstance(answer, dict):
+        return Malformed(reason="not_an_object")
+    names = definition.envelope
+    if answer.get(names.ok) is False:
+        return Malformed(reason="refused")
+    item = answer.get(names.item)
+    if not isinstance(item, dict):
+        return Malformed(reason="no_item")
+    request_id = answer.get(names.request_id) or request_id_header
+    return observe_item(definition, item, now=now, request_id=_request_id(request_id), external_id=external_id)
+
+
+def observe_item(
+    definition: SourceDefinition,
+    item: Mapping[str, Any],
+    *,
+    now: float,
+    request_id: str | None = None,
+    external_id: str | None = None,
+) -> Observation | Malformed:
+    """What an item says of its job. `now` in epoch seconds. With `external_id`, it has to be that job's item."""
+    names = definition.item
+    if external_id is not None and names.id in item and _id_text(item[names.id]) != external_id:
+        return Malformed(reason="other_job")
+    status = _status(definition, item.get(names.status))
+    if status is None:
+        return Malformed(reason="no_status")
+    return Observation(
+        status=status,
+        observed_at=now,
+        action=_word(item.get(names.action)),
+        channel=_word(item.get(names.channel)),
+        scheduled_at=_time(item.get(names.scheduled_at)),
+        started_at=_time(item.get(names.started_at)),
+        finished_at=_time(item.get(names.finished_at)),
+        next_attempt_at=_time(item.get(names.next_attempt_at)),
+        attempt_count=_count(item.get(names.attempt_count)),
+        problem=_problem(definition, item.get(definition.problem.field)),
+        upstream=_storable(item),
+        read_fields=definition.read_fields,
+        request_id=_request_id(request_id),
+    )
+
+
+def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
+    """The code, message and request id of an error answer, as far as it has them."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return UpstreamError()
+    if not isinstance(answer, dict):
+        return UpstreamError()
+    names = definition.error
+    outer_request_id = _request_id(answer.get(definition.envelope.request_id))
+    error = answer.get(definition.envelope.error)
+    if not isinstance(error, dict):
+        return UpstreamError(code=_text(error, _MAX_CODE_CHARACTERS), request_id=outer_request_id)
+    return UpstreamError(
+        code=_text(error.get(names.code), _MAX_CODE_CHARACTERS),
+        message=_text(error.get(names.message), _MAX_MESSAGE_CHARACTERS),
+        request_id=_request_id(error.get(names.request_id)) or outer_request_id,
+    )
+
+
+def registered(definition: SourceDefinition, body: Mapping[str, Any], *, now: float) -> Registered | None:
+    """The job that an upstream's successful answer to a create names; None when the body is no such answer.
+
+    Used for answers that the relay itself passed on and for those that a client gives as a registration's body.
+    """
+    names = definition.envelope
+    item = body.get(names.item)
+    if body.get(names.ok, True) is not True or not isinstance(item, Mapping):
+        return None
+    external_id = _id_text(item.get(definition.item.id))
+    if external_id is None or len(external_id) > MAX_EXTERNAL_ID_CHARACTERS or not external_id.isprintable():
+        return None
+    seen = observe_item(definition, item, now=now, request_id=_request_id(body.get(names.request_id)))
+    return Registered(external_id=external_id, observation=seen if isinstance(seen, Observation) else None)
+
+
+def _status(definition: SourceDefinition, value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    if value in definition.statuses:
+        return definition.statuses[value]
+    word = _text(value, MAX_STATUS_CHARACTERS)
+    if word in KNOWN_STATUSES:  # the definition does not say that this word means what ours does
+        word = f"{definition.name}:{word}"[:MAX_STATUS_CHARACTERS]
+    return word or None
+
+
+def _problem(definition: SourceDefinition, value: object) -> Problem | None:
+    names = definition.problem
+    if isinstance(value, str) and value:
+        return Problem(code=_NO_CODE, message=_text(value, _MAX_MESSAGE_CHARACTERS))
+    if not isinstance(value, dict) or not value:
+        return None
+    code = _text(value.get(names.code), _MAX_CODE_CHARACTERS) or _NO_CODE
+    retryable = value.get(names.retryable)
+    return Problem(
+        code=code,
+        message=_text(value.get(names.message), _MAX_MESSAGE_CHARACTERS) or code,
+        retryable=retryable if isinstance(retryable, bool) else None,
+    )
+
+
+def _text(value: object, max_characters: int) -> str:
+    """One line of text: control characters out, cut; empty for what is no text."""
+    return _CONTROL.sub("", value[: 2 * max_characters])[:max_characters].strip() if isinstance(value, str) else ""
+
+
+def _word(value: object) -> str | None:
+    return _text(value, _MAX_WORD_CHARACTERS) or None
+
+
+def _time(value: object) -> float | None:
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        return None
+    try:
+        return from_rfc3339(value.upper())
+    except ValueError:
+        return None
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(min(max(value, 0), MAX_ATTEMPT_COUNT))
+
+
+def _id_text(value: object) -> str | None:
+    """An id as text: some APIs number their jobs."""
+    if isinstance(value, str):
+        return value or None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _request_id(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    printable = "".join(character for character in value[:1000] if character.isprintable())
+    return printable[:MAX_REQUEST_ID_CHARACTERS].strip() or None
+
+
+def _storable(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The item as it came, but for fields that JSON can carry to us and not further: nested too deep to write again."""
+    if _serialises(dict(item)):
+        return dict(item)
+    return {name: value for name, value in item.items() if _serialises({name: value})}
+
+
+def _serialises(value: object) -> bool:
+    for _ in range(_LEVELS_ABOVE_AN_ITEM):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return False
+    return True
