@@ -1,0 +1,11 @@
+"""Run by Alembic inside the transaction of `relay.store.migrations.upgrade`, or by its own command line for a new
+migration (`alembic` needs a configuration then; see docs/developing.md)."""
+
+from alembic import context
+from sqlmodel import SQLModel
+
+import relay.store.tables  # noqa: F401 - fills the metadata
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True)
+context.run_migrations()

@@ -1,0 +1,142 @@
+"""What the rooms hand to the store and get back from it. All values; times are epoch seconds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from relay.core.delivery import Attempt, Claimed
+from relay.core.events import Event
+from relay.core.job import Job, Observation, Progress
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Deliveries to these subscriptions are held by `token` until `until`, from the moment they are written."""
+
+    token: str
+    until: float
+    subscription_ids: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A job to be tracked. `events` are what its own registration body proves (with `seen` and `progress`)."""
+
+    uid: str
+    external_id: str
+    source: str
+    account: str
+    tracked_at: float
+    deadline_at: float
+    metadata: Mapping[str, Any] | None = None
+    callback_subscription_id: str | None = None
+    seen: Observation | None = None
+    progress: Progress = field(default_factory=Progress)
+    events: tuple[Event, ...] = ()
+    lease: Lease | None = None
+    deadline_given: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """What became of a Registration: `created`, or the job that was there (`resumed`: it is tracked again)."""
+
+    job: Job
+    created: bool
+    resumed: bool = False
+    claimed: tuple[Claimed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookRecord:
+    """What a look changes: the job's new state, its events and their deliveries, all in one transaction.
+
+    Written only while the job is open and its sequence is `expected_sequence`; else StaleSequence.
+    `seen` is None when no Observation came of it (overdue, not found).
+    """
+
+    job_uid: str
+    expected_sequence: int
+    progress: Progress
+    events: tuple[Event, ...]
+    now: float
+    seen: Observation | None = None
+    outcome: str | None = None
+    lease: Lease | None = None
+    last_error: Mapping[str, Any] | None = None
+    deadline_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookNote:
+    """What a look that changed nothing leaves behind, and the plan for the next one."""
+
+    job_uid: str
+    next_poll_at: float | None
+    polled_at: float | None = None
+    failure_count: int = 0
+    missing_count: int = 0
+    missing_since: float | None = None
+    last_error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The end of one attempt: written only while the lease is still ours.
+
+    state       delivered, dead or pending (again at `due_at`)
+    pause_until the whole subscription waits until then (the sink asked for it)
+    disable     the reason to disable the subscription, with `events` that say so
+    next_lease  take the next delivery of this job and subscription under this lease
+    """
+
+    claimed: Claimed
+    state: str
+    now: float
+    attempt_id: str
+    attempt: Attempt
+    due_at: float | None = None
+    reason: str | None = None
+    disable: str | None = None
+    events: tuple[Event, ...] = ()
+    next_lease: Lease | None = None
+    promote: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """`kept` is False when the lease was lost: somebody else decides now. `next` is the follower taken, if asked."""
+
+    kept: bool
+    next: Claimed | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[Value]):
+    """One page of a list, with the cursor of the next one."""
+
+    items: tuple[Value, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """How the polling of an upstream account goes: ok, unauthorized or down, since when and why."""
+
+    source: str
+    name: str
+    state: str = "ok"
+    since: float | None = None
+    problem: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAnswer:
+    """An answer kept for an Idempotency-Key; `status_code` is None while the first request is in flight."""
+
+    body_digest: str
+    status_code: int | None = None
+    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,209 @@
+"""The database itself: one writing connection in a thread of its own, readers in a pool, one holder at a time.
+
+SQLite in WAL mode with `synchronous=FULL`: what is committed survives a power cut (SQLite, "PRAGMA synchronous").
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from relay.errors import DatabaseHeld, SettingsError, StoreError
+from relay.store.writer import Batch, Writer
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+READER_COUNT = 4
+BUSY_TIMEOUT_MS = 5_000
+WAL_AUTOCHECKPOINT_PAGES = 4_000
+
+
+def sqlite_url(url: str) -> URL:
+    """The parsed URL of a SQLite file. Raises SettingsError for anything else."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError("database.url is no database URL: write it like sqlite:///relay.db") from error
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        raise SettingsError(
+            f"database.url: {parsed.drivername} is not supported here: write it like sqlite:///relay.db"
+        )
+    return parsed
+
+
+class SqliteDatabase:
+    """A SQLite file, held by this process alone.
+
+    `open()` raises DatabaseHeld with the other process's id when one is there. `write()` and `read()` take plain
+    functions of a SQLAlchemy Connection: they run in threads of the database's own.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = sqlite_url(url)
+        self.path = Path(str(self.url.database))
+        self._lock = HolderLock(self.path.with_name(self.path.name + ".lock"))
+        self._engine: Engine | None = None
+        self._connection: Connection | None = None
+        self._readers: ThreadPoolExecutor | None = None
+        self._reader_connections: list[Connection] = []
+        self._local = threading.local()
+        self.writer = Writer(self)
+
+    # --- life
+
+    def open(self) -> None:
+        """Takes the file and starts the writer. The schema must be there (see `migrations`)."""
+        self._lock.acquire()
+        try:
+            self._engine = make_engine(self.url)
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("SELECT 1")
+        except SQLAlchemyError as error:
+            self._lock.release()
+            raise StoreError(f"cannot open the database {self.path}: {_reason(error)}") from error
+        self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="store-reader")
+        self.writer.start()
+
+    async def close(self) -> None:
+        """Writes what waits, closes every connection and lets the file go."""
+        await self.writer.close()
+        if self._readers is not None:
+            self._readers.shutdown(wait=True)
+        for connection in self._reader_connections:
+            connection.close()
+        self._reader_connections.clear()
+        if self._connection is not None:
+            with contextlib.suppress(SQLAlchemyError):
+                self._connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.close()
+            self._connection = None
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+        self._lock.release()
+
+    # --- for the rooms
+
+    async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
+        """See `Writer.write`."""
+        return await self.writer.write(batch, item)
+
+    async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:
+        """Runs `query(connection, *arguments)` on a reader; it sees every write that has returned."""
+        if self._readers is None:
+            raise StoreError("the database is not open")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query, arguments)
+
+    def _read(self, query: Callable[..., Result], arguments: Sequence[Any]) -> Result:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None or connection.closed:
+            assert self._engine is not None
+            connection = self._engine.connect()
+            connection.exec_driver_sql("PRAGMA query_only=ON")
+            connection.commit()
+            self._local.connection = connection
+            self._reader_connections.append(connection)
+        try:
+            return query(connection, *arguments)
+        finally:
+            connection.rollback()
+
+    # --- for the writer's thread
+
+    def begin(self) -> Connection:
+        """Opens a write transaction on the one writing connection."""
+        if self._connection is None:
+            assert self._engine is not None
+            self._connection = self._engine.connect()
+        self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return self._connection
+
+    def commit(self) -> None:
+        """Makes the open transaction durable."""
+        assert self._connection is not None
+        self._connection.commit()
+
+    def rollback(self) -> None:
+        """Undoes the open transaction."""
+        with contextlib.suppress(SQLAlchemyError):
+            if self._connection is not None:
+                self._connection.rollback()
+
+
+def make_engine(url: URL) -> Engine:
+    """An engine whose connections have our pragmas and begin transactions only where we say so."""
+    engine = create_engine(
+        url, poolclass=NullPool, connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(dbapi_connection: Any, _record: Any) -> None:
+        dbapi_connection.isolation_level = None  # we send BEGIN IMMEDIATE ourselves
+        cursor = dbapi_connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            f"wal_autocheckpoint={WAL_AUTOCHECKPOINT_PAGES}",
+            "foreign_keys=OFF",
+            "temp_store=MEMORY",
+            "cache_size=-32768",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+class HolderLock:
+    """A lock file beside the database that names the process which holds it.
+
+    The lock itself is the kernel's (flock): it ends with the process, however that ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Raises DatabaseHeld with the holder's process id, StoreError when the folder can not be written."""
+        try:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot open the database's lock file {self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(handle)
+            database = self.path.name.removesuffix(".lock")
+            raise DatabaseHeld(
+                f"the database {database} is held by the process with pid {holder}: stop that one first, "
+                "or give this one a database of its own with DATABASE_URL"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        self._file = handle
+
+    def release(self) -> None:
+        """Lets it go; the file stays, empty."""
+        if self._file is not None:
+            os.ftruncate(self._file, 0)
+            os.close(self._file)
+            self._file = None
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    original = getattr(error, "orig", None)
+    return str(original or error).splitlines()[0]

@@ -1,0 +1,138 @@
+"""Events: recorded through the outbox, read in the order of their commits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.engine import Connection
+
+from relay.core.events import Event
+from relay.core.records import Page
+from relay.store.database import SqliteDatabase
+from relay.store.outbox import EVENTS, Outbox
+from relay.store.pages import decode_position, page_of
+from relay.store.rows import event_from
+
+AFTER = (
+    select(EVENTS)
+    .where(EVENTS.c.position > bindparam("position"))
+    .order_by(EVENTS.c.position)
+    .limit(bindparam("count"))
+)
+OF_JOB_AFTER = (
+    select(EVENTS)
+    .where(EVENTS.c.job_uid == bindparam("job_uid"), EVENTS.c.sequence > bindparam("sequence"))
+    .order_by(EVENTS.c.sequence)
+    .limit(bindparam("count"))
+)
+BY_ID = select(EVENTS).where(EVENTS.c.id == bindparam("id"))
+NEWEST = select(EVENTS.c.position).order_by(EVENTS.c.position.desc()).limit(1)
+
+
+class EventStore:
+    """Reads of events, and the recording of those that belong to no job."""
+
+    def __init__(self, database: SqliteDatabase, outbox: Outbox) -> None:
+        self._database = database
+        self._outbox = outbox
+
+    async def record(self, event: Event) -> None:
+        """Records an event that belongs to no job, with its deliveries."""
+        await self._database.write(self._record, event)
+
+    async def get(self, event_id: str) -> Event | None:
+        """One by id."""
+        return await self._database.read(_get, event_id)
+
+    async def position_of(self, event_id: str) -> int | None:
+        """Where a stream goes on after this event."""
+        return await self._database.read(_position_of, event_id)
+
+    async def newest_position(self) -> int:
+        """The position of the newest event, 0 when there is none."""
+        return await self._database.read(_newest)
+
+    async def after(self, position: int, count: int = 500) -> list[tuple[int, Event]]:
+        """The events committed after a position, in order, with theirs."""
+        return await self._database.read(_after, position, count)
+
+    async def of_job(self, job_uid: str, *, after_sequence: int = 0, count: int = 500) -> list[Event]:
+        """A job's events, in order."""
+        return await self._database.read(_of_job, job_uid, after_sequence, count)
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        type: str | None = None,
+        subject: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Page[Event]:
+        """Newest first. `since` (inclusive) and `until` (exclusive) are about when an event was recorded."""
+        return await self._database.read(_page, limit, decode_position(cursor), type, subject, since, until)
+
+    def _record(self, connection: Connection, items: Sequence[Event]) -> Sequence[None]:
+        self._outbox.insert(connection, [(event, None) for event in items])
+        return [None] * len(items)
+
+
+def _get(connection: Connection, event_id: str) -> Event | None:
+    row = connection.execute(BY_ID, {"id": event_id}).one_or_none()
+    return None if row is None else event_from(row)
+
+
+def _position_of(connection: Connection, event_id: str) -> int | None:
+    row = connection.execute(BY_ID, {"id": event_id}).one_or_none()
+    return None if row is None else int(row.position)
+
+
+def _newest(connection: Connection) -> int:
+    return int(connection.execute(NEWEST).scalar_one_or_none() or 0)
+
+
+def _after(connection: Connection, position: int, count: int) -> list[tuple[int, Event]]:
+    rows = connection.execute(AFTER, {"position": position, "count": count})
+    return [(row.position, event_from(row)) for row in rows]
+
+
+def _of_job(connection: Connection, job_uid: str, sequence: int, count: int) -> list[Event]:
+    rows = connection.execute(OF_JOB_AFTER, {"job_uid": job_uid, "sequence": sequence, "count": count})
+    return [event_from(row) for row in rows]
+
+
+def page_statement(
+    limit: int,
+    before: int | None,
+    type: str | None,
+    subject: str | None,
+    since: float | None,
+    until: float | None,
+) -> Any:
+    """One page of events, newest first."""
+    statement = select(EVENTS).order_by(EVENTS.c.position.desc()).limit(limit + 1)
+    if before is not None:
+        statement = statement.where(EVENTS.c.position < before)
+    if type is not None:
+        statement = statement.where(EVENTS.c.type == type)
+    if subject is not None:
+        statement = statement.where(EVENTS.c.subject == subject)
+    if since is not None:
+        statement = statement.where(EVENTS.c.recorded_at >= since)
+    if until is not None:
+        statement = statement.where(EVENTS.c.recorded_at < until)
+    return statement
+
+
+def _page(
+    connection: Connection,
+    limit: int,
+    before: int | None,
+    type: str | None,
+    subject: str | None,
+    since: float | None,
+    until: float | None,
+) -> Page[Event]:
+    rows = connection.execute(page_statement(limit, before, type, subject, since, until)).all()
+    return page_of(rows, limit, event_from, lambda row: row.position)

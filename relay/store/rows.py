@@ -1,0 +1,170 @@
+"""Rows into values. The only place that knows both."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy.engine import Row
+
+from relay.core.delivery import Attempt, Delivery
+from relay.core.events import Event
+from relay.core.job import Job, Observation, Progress
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON bytes."""
+    return orjson.dumps(value)
+
+
+def loads(value: bytes | None) -> Any:
+    """The value of JSON bytes, None for None."""
+    return None if value is None else orjson.loads(value)
+
+
+def job_from(row: Row[Any], *, whole: bool = True) -> Job:
+    """A job; `whole` = with its metadata and the upstream's last item, which start-up does without."""
+    return Job(
+        uid=row.uid,
+        external_id=row.external_id,
+        source=row.source,
+        account=row.account,
+        progress=Progress(
+            status=row.status,
+            phase=row.phase,
+            sequence=row.sequence,
+            retry_count=row.retry_count,
+            running_sent=bool(row.running_sent),
+            running_started_at=row.running_started_at,
+            overdue=bool(row.overdue),
+        ),
+        outcome=row.outcome,
+        metadata=loads(row.metadata) if whole else {},
+        action=row.action,
+        channel=row.channel,
+        scheduled_at=row.scheduled_at,
+        started_at=row.started_at,
+        next_attempt_at=row.next_attempt_at,
+        attempt_count=row.attempt_count,
+        tracked_at=row.tracked_at,
+        last_polled_at=row.last_polled_at,
+        next_poll_at=row.next_poll_at,
+        closed_at=row.closed_at,
+        deadline_at=row.deadline_at,
+        poll_count=row.poll_count,
+        failure_count=row.failure_count,
+        missing_count=row.missing_count,
+        missing_since=row.missing_since,
+        weight=row.weight,
+        last_error=row.last_error if whole else None,
+        upstream=loads(row.upstream) if whole else None,
+    )
+
+
+def progress_values(progress: Progress) -> dict[str, Any]:
+    """The columns of what is known of a job's life."""
+    return {
+        "status": progress.status,
+        "phase": progress.phase,
+        "sequence": progress.sequence,
+        "retry_count": progress.retry_count,
+        "running_sent": int(progress.running_sent),
+        "running_started_at": progress.running_started_at,
+        "overdue": int(progress.overdue),
+    }
+
+
+def observation_values(seen: Observation | None, before: Job | None = None) -> dict[str, Any]:
+    """The columns that an Observation fills; without one, what `before` knew."""
+    if seen is not None:
+        return {
+            "action": seen.action,
+            "channel": seen.channel,
+            "scheduled_at": seen.scheduled_at,
+            "started_at": seen.started_at,
+            "next_attempt_at": seen.next_attempt_at,
+            "attempt_count": seen.attempt_count,
+            "upstream": dumps(seen.upstream),
+        }
+    return {
+        "action": before.action if before else None,
+        "channel": before.channel if before else None,
+        "scheduled_at": before.scheduled_at if before else None,
+        "started_at": before.started_at if before else None,
+        "next_attempt_at": before.next_attempt_at if before else None,
+        "attempt_count": before.attempt_count if before else 0,
+        "upstream": None,
+    }
+
+
+def event_from(row: Row[Any]) -> Event:
+    """An event."""
+    return Event(
+        id=row.event_id if hasattr(row, "event_id") else row.id,
+        source=row.source,
+        type=row.type,
+        subject=row.subject,
+        time=row.time,
+        recorded_at=row.recorded_at,
+        body=row.body,
+        sequence=row.sequence,
+        job_uid=row.job_uid,
+    )
+
+
+def attempt_values(delivery_id: str, attempt_id: str, attempt: Attempt) -> dict[str, Any]:
+    """The row of an attempt."""
+    return {
+        "id": attempt_id,
+        "delivery_id": delivery_id,
+        "number": attempt.number,
+        "started_at": attempt.started_at,
+        "duration_ms": attempt.duration_ms,
+        "status_code": attempt.status_code,
+        "error": attempt.error,
+        "headers": dumps([attempt.request_headers, attempt.response_headers]),
+        "response_excerpt": attempt.response_excerpt,
+        "remote_ip": attempt.remote_ip,
+        "decision": attempt.decision,
+    }
+
+
+def attempt_from(row: Row[Any]) -> Attempt:
+    """An attempt."""
+    request_headers, response_headers = loads(row.headers) or ([], [])
+    return Attempt(
+        number=row.number,
+        started_at=row.started_at,
+        duration_ms=row.duration_ms,
+        status_code=row.status_code,
+        error=row.error,
+        request_headers=tuple((name, value) for name, value in request_headers),
+        response_headers=tuple((name, value) for name, value in response_headers),
+        response_excerpt=row.response_excerpt,
+        remote_ip=row.remote_ip,
+        decision=row.decision,
+    )
+
+
+def delivery_from(row: Row[Any], *, waiting_for: str | None = None, attempts: tuple[Attempt, ...] = ()) -> Delivery:
+    """A delivery as the API shows it."""
+    open_ = row.state in ("pending", "blocked")
+    return Delivery(
+        id=row.id,
+        event_id=row.event_id,
+        event_type=row.type,
+        subscription_id=row.subscription_id,
+        job_uid=row.job_uid,
+        state="pending" if open_ else row.state,
+        attempt_count=row.made_count,
+        next_attempt_at=row.due_at if row.state == "pending" else None,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        reason=row.reason,
+        waiting_for=waiting_for,
+        attempts=attempts,
+    )
+
+
+def mapping_or_none(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """For JSON columns."""
+    return None if value is None else dict(value)

@@ -1,0 +1,333 @@
+"""Subscriptions and their secrets. What can be a credential (sink, custom headers, secrets) is stored encrypted."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.engine import Connection, Row
+
+from relay.core.records import Page
+from relay.core.subscription import SigningSecret, Subscription
+from relay.errors import NotFound
+from relay.ids import new_id
+from relay.store.database import SqliteDatabase
+from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox, delivery_values, open_pairs
+from relay.store.pages import decode_cursor, page_of
+from relay.store.rows import dumps, event_from, loads
+from relay.store.tables import SecretRow
+
+SECRETS = SecretRow.__table__  # type: ignore[attr-defined]
+CALLBACK_OWNER = "callbacks"
+BACKFILL_CHUNK = 1_000
+MAX_SUBSCRIPTIONS = 100_000
+
+
+class Cipher(Protocol):
+    """Encrypts what is stored; `context` binds a ciphertext to its row."""
+
+    def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
+        """The ciphertext."""
+
+    def decrypt(self, blob: bytes, *, context: str) -> bytes:
+        """The plaintext."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    id: str
+    state: str
+    reason: str | None
+    now: float
+
+
+class SubscriptionStore:
+    """Reads and writes of subscriptions."""
+
+    def __init__(self, database: SqliteDatabase, outbox: Outbox, cipher: Cipher) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._cipher = cipher
+        self.version = 0
+        """Rises with every change that this process made: what is cached elsewhere is then read again."""
+
+    # --- writes
+
+    async def create(self, subscription: Subscription) -> Subscription:
+        """Stores a new one, with a delivery for each past event since its `start_at`."""
+        await self._database.write(self._create, subscription)
+        self.version += 1
+        return subscription
+
+    async def replace(self, subscription: Subscription) -> None:
+        """Stores new settings of one that is there; its state and secrets stay. Raises NotFound."""
+        await self._database.write(self._replace, subscription)
+        self.version += 1
+
+    async def callback_for(self, sink: str, subscription_id: str, now: float, secret: str | None = None) -> str:
+        """The id of the one callback subscription of this URL, made (as `subscription_id`) where there is none."""
+        made = Subscription(id=subscription_id, sink=sink, callback=True, created_at=now)
+        found = await self._database.write(self._callback_for, made)
+        if found == subscription_id:
+            self.version += 1
+        return found
+
+    async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
+        """Enables, pauses or disables. Raises NotFound."""
+        change = _Change(id=subscription_id, state=state, reason=reason, now=now)
+        await self._database.write(self._set_state, change)
+        self.version += 1
+
+    async def set_failing_since(self, subscription_id: str, since: float | None) -> None:
+        """Since when it has only failed; None when it did not."""
+        await self._database.write(_set_failing_since, (subscription_id, since))
+
+    async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None:
+        """A new signing secret of a subscription (or CALLBACK_OWNER); the ones before expire at `old_expire_at`."""
+        await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
+        self.version += 1
+
+    async def remove(self, subscription_id: str, now: float) -> None:
+        """Removes it; what was pending is cancelled. Raises NotFound."""
+        await self._database.write(self._remove, (subscription_id, now))
+        self.version += 1
+
+    def changed(self) -> None:
+        """Somebody else's write changed a subscription (a mark that disabled it)."""
+        self.version += 1
+
+    # --- reads
+
+    async def all(self) -> list[Subscription]:
+        """Every one, callbacks too, with its secrets."""
+        return await self._database.read(self._all)
+
+    async def get(self, subscription_id: str) -> Subscription | None:
+        """One, with its secrets."""
+        return await self._database.read(self._get, subscription_id)
+
+    async def page(self, *, limit: int, cursor: str | None = None, callbacks: bool = False) -> Page[Subscription]:
+        """Newest first; callbacks only where asked for."""
+        return await self._database.read(self._page, limit, decode_cursor(cursor), callbacks)
+
+    async def secrets(self, owner: str) -> tuple[SigningSecret, ...]:
+        """The signing secrets of an owner, newest first."""
+        return await self._database.read(self._secrets_of, owner)
+
+    # --- batches
+
+    def _create(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[None]:
+        for subscription in items:
+            connection.execute(insert(SUBSCRIPTIONS), self._values(subscription))
+            for secret in subscription.secrets:
+                self._insert_secret(connection, subscription.id, secret.value, subscription.created_at)
+            self._outbox.book.forget()
+            if subscription.start_at is not None:
+                self._backfill(connection, subscription)
+        return [None] * len(items)
+
+    def _backfill(self, connection: Connection, subscription: Subscription) -> None:
+        position = 0
+        while True:
+            rows = connection.execute(
+                select(EVENTS)
+                .where(EVENTS.c.position > position, EVENTS.c.recorded_at >= subscription.start_at)
+                .order_by(EVENTS.c.position)
+                .limit(BACKFILL_CHUNK)
+            ).all()
+            if not rows:
+                return
+            position = rows[-1].position
+            events = [event_from(row) for row in rows]
+            wanted = [
+                e for e in events if any(s.id == subscription.id for s in self._outbox.book.matching(connection, e))
+            ]
+            busy = open_pairs(connection, sorted({e.job_uid for e in wanted if e.job_uid is not None}))
+            values = [delivery_values(event, subscription, busy, None) for event in wanted]
+            if values:
+                connection.execute(insert(DELIVERIES), values)
+
+    def _replace(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[None | Exception]:
+        results: list[None | Exception] = []
+        for subscription in items:
+            values = self._values(subscription)
+            for name in ("id", "state", "disabled_reason", "created_at", "callback", "start_at", "failing_since"):
+                del values[name]
+            changed = connection.execute(
+                update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription.id).values(**values)
+            ).rowcount
+            results.append(None if changed else _not_found(subscription.id))
+        self._outbox.book.forget()
+        return results
+
+    def _callback_for(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[str]:
+        ids: list[str] = []
+        for made in items:
+            found = connection.execute(
+                select(SUBSCRIPTIONS.c.id).where(text("callback = 1"), SUBSCRIPTIONS.c.sink_digest == digest(made.sink))
+            ).scalar_one_or_none()
+            if found is None:
+                connection.execute(insert(SUBSCRIPTIONS), self._values(made))
+                self._outbox.book.forget()
+                found = made.id
+            ids.append(found)
+        return ids
+
+    def _set_state(self, connection: Connection, items: Sequence[_Change]) -> Sequence[None | Exception]:
+        results: list[None | Exception] = []
+        for change in items:
+            disabled = change.state == "disabled"
+            values: dict[str, Any] = {
+                "state": change.state,
+                "disabled_reason": change.reason if disabled else None,
+                "disabled_at": change.now if disabled else None,
+            }
+            if change.state == "enabled":
+                values["failing_since"] = None
+            changed = connection.execute(
+                update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == change.id).values(**values)
+            ).rowcount
+            results.append(None if changed else _not_found(change.id))
+        self._outbox.book.forget()
+        return results
+
+    def _add_secret(
+        self, connection: Connection, items: Sequence[tuple[str, str, float, float | None]]
+    ) -> Sequence[None]:
+        for owner, value, now, old_expire_at in items:
+            if old_expire_at is not None:
+                connection.execute(
+                    update(SECRETS)
+                    .where(SECRETS.c.owner == owner, SECRETS.c.expires_at.is_(None))
+                    .values(expires_at=old_expire_at)
+                )
+            self._insert_secret(connection, owner, value, now)
+        return [None] * len(items)
+
+    def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
+        results: list[None | Exception] = []
+        for subscription_id, now in items:
+            if not connection.execute(delete(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).rowcount:
+                results.append(_not_found(subscription_id))
+                continue
+            connection.execute(delete(SECRETS).where(SECRETS.c.owner == subscription_id))
+            connection.execute(
+                text(
+                    "UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, "
+                    "reason = 'subscription_removed' WHERE subscription_id = :id AND state IN ('pending', 'blocked')"
+                ),
+                {"id": subscription_id, "now": now},
+            )
+            connection.execute(text("DELETE FROM job_callbacks WHERE subscription_id = :id"), {"id": subscription_id})
+            results.append(None)
+        self._outbox.book.forget()
+        return results
+
+    def _insert_secret(self, connection: Connection, owner: str, value: str, now: float) -> None:
+        secret_id = new_id("sec", now)
+        ciphertext = self._cipher.encrypt(value.encode(), context=secret_id)
+        connection.execute(
+            insert(SECRETS), {"id": secret_id, "owner": owner, "ciphertext": ciphertext, "created_at": now}
+        )
+
+    # --- queries
+
+    def _values(self, subscription: Subscription) -> dict[str, Any]:
+        sealed = dumps({"sink": subscription.sink, "headers": subscription.headers})
+        return {
+            "id": subscription.id,
+            "kind": subscription.kind,
+            "sink_digest": digest(subscription.sink),
+            "sealed": self._cipher.encrypt(sealed, context=subscription.id),
+            "types": None if subscription.types is None else list(subscription.types),
+            "source": subscription.source,
+            "state": subscription.state,
+            "disabled_reason": subscription.disabled_reason,
+            "callback": int(subscription.callback),
+            "config": {
+                "method": subscription.method,
+                "ordering": subscription.ordering,
+                "timeout_seconds": subscription.timeout_seconds,
+                "retry_schedule_seconds": list(subscription.retry_schedule_seconds),
+                "rate_per_second": subscription.rate_per_second,
+                "concurrency": subscription.concurrency,
+                "options": dict(subscription.options),
+            },
+            "description": subscription.description,
+            "created_at": subscription.created_at,
+            "start_at": subscription.start_at,
+            "failing_since": subscription.failing_since,
+        }
+
+    def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
+        sealed = loads(self._cipher.decrypt(row.sealed, context=row.id))
+        config = row.config
+        return Subscription(
+            id=row.id,
+            sink=sealed["sink"],
+            kind=row.kind,
+            types=None if row.types is None else tuple(row.types),
+            source=row.source,
+            state=row.state,
+            disabled_reason=row.disabled_reason,
+            callback=bool(row.callback),
+            method=config["method"],
+            headers=tuple((name, value) for name, value in sealed["headers"]),
+            ordering=config["ordering"],
+            timeout_seconds=config["timeout_seconds"],
+            retry_schedule_seconds=tuple(config["retry_schedule_seconds"]),
+            rate_per_second=config["rate_per_second"],
+            concurrency=config["concurrency"],
+            description=row.description,
+            options=config["options"],
+            secrets=secrets,
+            created_at=row.created_at,
+            start_at=row.start_at,
+            failing_since=row.failing_since,
+        )
+
+    def _secrets_of(self, connection: Connection, owner: str) -> tuple[SigningSecret, ...]:
+        rows = connection.execute(select(SECRETS).where(SECRETS.c.owner == owner).order_by(SECRETS.c.id.desc()))
+        return tuple(self._secret(row) for row in rows)
+
+    def _secret(self, row: Row[Any]) -> SigningSecret:
+        value = self._cipher.decrypt(row.ciphertext, context=row.id).decode()
+        return SigningSecret(value=value, expires_at=row.expires_at)
+
+    def _all(self, connection: Connection) -> list[Subscription]:
+        secrets: dict[str, list[SigningSecret]] = {}
+        for row in connection.execute(select(SECRETS).order_by(SECRETS.c.id.desc())):
+            secrets.setdefault(row.owner, []).append(self._secret(row))
+        rows = connection.execute(select(SUBSCRIPTIONS).order_by(SUBSCRIPTIONS.c.id).limit(MAX_SUBSCRIPTIONS))
+        return [self._from_row(row, tuple(secrets.get(row.id, ()))) for row in rows]
+
+    def _get(self, connection: Connection, subscription_id: str) -> Subscription | None:
+        row = connection.execute(select(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).one_or_none()
+        return None if row is None else self._from_row(row, self._secrets_of(connection, subscription_id))
+
+    def _page(self, connection: Connection, limit: int, before: str | None, callbacks: bool) -> Page[Subscription]:
+        statement = select(SUBSCRIPTIONS).order_by(SUBSCRIPTIONS.c.id.desc()).limit(limit + 1)
+        if before is not None:
+            statement = statement.where(SUBSCRIPTIONS.c.id < before)
+        if not callbacks:
+            statement = statement.where(text("callback = 0"))
+        rows = connection.execute(statement).all()
+        return page_of(rows, limit, lambda row: self._from_row(row, ()), lambda row: row.id)
+
+
+def digest(sink: str) -> str:
+    """What a sink is looked up by."""
+    return hashlib.sha256(sink.encode()).hexdigest()
+
+
+def _set_failing_since(connection: Connection, items: Sequence[tuple[str, float | None]]) -> Sequence[None]:
+    for subscription_id, since in items:
+        connection.execute(
+            update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id).values(failing_since=since)
+        )
+    return [None] * len(items)
+
+
+def _not_found(subscription_id: str) -> NotFound:
+    return NotFound(f"there is no subscription {subscription_id}", code="subscription_not_found")

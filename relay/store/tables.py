@@ -1,0 +1,263 @@
+"""Every table, as SQLModel classes: the one description that migrations, queries and checks share.
+
+Times are epoch seconds (UTC) in double precision, the unit of the whole program; JSON bytes and ciphertexts are
+blobs. Every partial index names the query that it serves.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, Column, Float, Index, Integer, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "pk": "pk_%(table_name)s",
+}
+SQLModel.metadata.naming_convention = NAMING
+
+OPEN_DELIVERY = "state IN ('pending', 'blocked')"
+
+
+def _json() -> Any:
+    return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def _text(*, nullable: bool = False, primary_key: bool = False) -> Any:
+    return Column(Text, nullable=nullable, primary_key=primary_key)
+
+
+def _seconds(*, nullable: bool = True) -> Any:
+    return Column(Float(53), nullable=nullable)
+
+
+def _count() -> Any:
+    return Column(Integer, nullable=False, default=0)
+
+
+def _blob(*, nullable: bool = True) -> Any:
+    return Column(LargeBinary, nullable=nullable)
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
+class JobRow(SQLModel, table=True):
+    """A job that the relay tracks or tracked."""
+
+    __tablename__: ClassVar[str] = "jobs"
+    __table_args__ = (
+        UniqueConstraint("external_id", "source", "account"),
+        # start-up: the open jobs of one account; list pages with open=true
+        _partial("ix_jobs_open", "source", "account", "uid", where="closed_at IS NULL"),
+        # upkeep: the deadlines that have passed
+        _partial("ix_jobs_deadline", "deadline_at", where="closed_at IS NULL AND overdue = 0"),
+        # retention: the jobs that closed before a time
+        _partial("ix_jobs_closed", "closed_at", where="closed_at IS NOT NULL"),
+        # list pages with status=
+        Index("ix_jobs_status_uid", "status", "uid"),
+    )
+
+    uid: str = Field(sa_column=_text(primary_key=True))
+    source: str = Field(sa_column=_text())
+    account: str = Field(sa_column=_text())
+    external_id: str = Field(sa_column=_text())
+    status: str | None = Field(default=None, sa_column=_text(nullable=True))
+    phase: str | None = Field(default=None, sa_column=_text(nullable=True))
+    outcome: str | None = Field(default=None, sa_column=_text(nullable=True))
+    sequence: int = Field(default=0, sa_column=_count())
+    retry_count: int = Field(default=0, sa_column=_count())
+    running_sent: int = Field(default=0, sa_column=_count())
+    running_started_at: float | None = Field(default=None, sa_column=_seconds())
+    overdue: int = Field(default=0, sa_column=_count())
+    action: str | None = Field(default=None, sa_column=_text(nullable=True))
+    channel: str | None = Field(default=None, sa_column=_text(nullable=True))
+    scheduled_at: float | None = Field(default=None, sa_column=_seconds())
+    started_at: float | None = Field(default=None, sa_column=_seconds())
+    next_attempt_at: float | None = Field(default=None, sa_column=_seconds())
+    attempt_count: int = Field(default=0, sa_column=_count())
+    weight: float = Field(default=1.0, sa_column=Column(Float(53), nullable=False, default=1.0))
+    tracked_at: float = Field(sa_column=_seconds(nullable=False))
+    last_polled_at: float | None = Field(default=None, sa_column=_seconds())
+    next_poll_at: float | None = Field(default=None, sa_column=_seconds())
+    closed_at: float | None = Field(default=None, sa_column=_seconds())
+    deadline_at: float | None = Field(default=None, sa_column=_seconds())
+    poll_count: int = Field(default=0, sa_column=_count())
+    failure_count: int = Field(default=0, sa_column=_count())
+    missing_count: int = Field(default=0, sa_column=_count())
+    missing_since: float | None = Field(default=None, sa_column=_seconds())
+    last_error: dict[str, Any] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
+    job_metadata: bytes = Field(default=b"{}", sa_column=Column("metadata", LargeBinary, nullable=False))
+    upstream: bytes | None = Field(default=None, sa_column=_blob())
+
+
+class EventRow(SQLModel, table=True):
+    """An event, as it was rendered once. `position` is the order in which events were committed."""
+
+    __tablename__: ClassVar[str] = "events"
+    __table_args__ = (
+        UniqueConstraint("id"),
+        UniqueConstraint("job_uid", "sequence"),
+        Index("ix_events_type_position", "type", "position"),
+        Index("ix_events_subject_position", "subject", "position"),
+        # retention, and list pages with since= and until=
+        Index("ix_events_recorded_at", "recorded_at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    position: int | None = Field(
+        default=None,
+        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    )
+    id: str = Field(sa_column=_text())
+    job_uid: str | None = Field(default=None, sa_column=_text(nullable=True))
+    sequence: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
+    type: str = Field(sa_column=_text())
+    source: str = Field(sa_column=_text())
+    subject: str | None = Field(default=None, sa_column=_text(nullable=True))
+    time: float = Field(sa_column=_seconds(nullable=False))
+    recorded_at: float = Field(sa_column=_seconds(nullable=False))
+    body: bytes = Field(sa_column=_blob(nullable=False))
+
+
+class SubscriptionRow(SQLModel, table=True):
+    """Where events go. `sealed` holds the sink and the custom headers, encrypted: both can be credentials."""
+
+    __tablename__: ClassVar[str] = "subscriptions"
+    __table_args__ = (
+        # a callback URL has one subscription
+        Index(
+            "uq_subscriptions_callback",
+            "sink_digest",
+            unique=True,
+            sqlite_where=text("callback = 1"),
+            postgresql_where=text("callback = 1"),
+        ),
+    )
+
+    id: str = Field(sa_column=_text(primary_key=True))
+    kind: str = Field(sa_column=_text())
+    sink_digest: str = Field(sa_column=_text())
+    sealed: bytes = Field(sa_column=_blob(nullable=False))
+    types: list[str] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
+    source: str | None = Field(default=None, sa_column=_text(nullable=True))
+    state: str = Field(default="enabled", sa_column=_text())
+    disabled_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    disabled_at: float | None = Field(default=None, sa_column=_seconds())
+    callback: int = Field(default=0, sa_column=_count())
+    config: dict[str, Any] = Field(default_factory=dict, sa_column=Column(_json(), nullable=False))
+    description: str | None = Field(default=None, sa_column=_text(nullable=True))
+    created_at: float = Field(sa_column=_seconds(nullable=False))
+    start_at: float | None = Field(default=None, sa_column=_seconds())
+    failing_since: float | None = Field(default=None, sa_column=_seconds())
+
+
+class SecretRow(SQLModel, table=True):
+    """A signing secret, encrypted. `owner` is a subscription's id, or `callbacks` for the relay's own default."""
+
+    __tablename__: ClassVar[str] = "secrets"
+    __table_args__ = (Index("ix_secrets_owner", "owner"),)
+
+    id: str = Field(sa_column=_text(primary_key=True))
+    owner: str = Field(sa_column=_text())
+    ciphertext: bytes = Field(sa_column=_blob(nullable=False))
+    created_at: float = Field(sa_column=_seconds(nullable=False))
+    expires_at: float | None = Field(default=None, sa_column=_seconds())
+
+
+class DeliveryRow(SQLModel, table=True):
+    """One event on its way to one subscription.
+
+    state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled
+    priority  0 first attempts, 1 retries, 2 asked for by hand
+    due_at    when it may be claimed: at the next attempt, or when the lease of its holder runs out
+    """
+
+    __tablename__: ClassVar[str] = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("event_id", "subscription_id"),
+        # claim: the due heads of one subscription, first attempts first
+        _partial("ix_deliveries_due", "subscription_id", "priority", "due_at", where="state = 'pending'"),
+        # insert: is an earlier one open? promote: the next of this job and subscription
+        _partial("ix_deliveries_open", "job_uid", "subscription_id", "sequence", where=OPEN_DELIVERY),
+        # start-up: leases that a crash left
+        _partial("ix_deliveries_lease", "lease_token", where="lease_token IS NOT NULL"),
+        # list pages with state=dead
+        _partial("ix_deliveries_dead", "id", where="state = 'dead'"),
+        # list pages with state=pending
+        _partial("ix_deliveries_pending", "id", where=OPEN_DELIVERY),
+        # list pages with subscription=
+        Index("ix_deliveries_subscription_id_id", "subscription_id", "id"),
+    )
+
+    id: str = Field(sa_column=_text(primary_key=True))
+    event_id: str = Field(sa_column=_text())
+    subscription_id: str = Field(sa_column=_text())
+    job_uid: str | None = Field(default=None, sa_column=_text(nullable=True))
+    sequence: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
+    state: str = Field(sa_column=_text())
+    priority: int = Field(default=0, sa_column=_count())
+    due_at: float = Field(sa_column=_seconds(nullable=False))
+    attempt_count: int = Field(default=0, sa_column=_count())
+    made_count: int = Field(default=0, sa_column=_count())
+    lease_token: str | None = Field(default=None, sa_column=_text(nullable=True))
+    created_at: float = Field(sa_column=_seconds(nullable=False))
+    ended_at: float | None = Field(default=None, sa_column=_seconds())
+    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class AttemptRow(SQLModel, table=True):
+    """One try at a delivery; headers are redacted before they get here."""
+
+    __tablename__: ClassVar[str] = "attempts"
+    __table_args__ = (Index("ix_attempts_delivery_id_number", "delivery_id", "number"),)
+
+    id: str = Field(sa_column=_text(primary_key=True))
+    delivery_id: str = Field(sa_column=_text())
+    number: int = Field(sa_column=Column(Integer, nullable=False))
+    started_at: float = Field(sa_column=_seconds(nullable=False))
+    duration_ms: float = Field(sa_column=_seconds(nullable=False))
+    status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
+    error: str | None = Field(default=None, sa_column=_text(nullable=True))
+    headers: bytes | None = Field(default=None, sa_column=_blob())
+    response_excerpt: str | None = Field(default=None, sa_column=_text(nullable=True))
+    remote_ip: str | None = Field(default=None, sa_column=_text(nullable=True))
+    decision: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class AccountRow(SQLModel, table=True):
+    """An upstream account: whether its polling goes well, since when, and a key that did not come from settings."""
+
+    __tablename__: ClassVar[str] = "accounts"
+
+    source: str = Field(sa_column=_text(primary_key=True))
+    name: str = Field(sa_column=_text(primary_key=True))
+    state: str = Field(default="ok", sa_column=Column(Text, nullable=False, default="ok"))
+    since: float | None = Field(default=None, sa_column=_seconds())
+    problem: dict[str, Any] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
+    key_ciphertext: bytes | None = Field(default=None, sa_column=_blob())
+
+
+class JobCallbackRow(SQLModel, table=True):
+    """The callback subscriptions of a job."""
+
+    __tablename__: ClassVar[str] = "job_callbacks"
+
+    job_uid: str = Field(sa_column=_text(primary_key=True))
+    subscription_id: str = Field(sa_column=_text(primary_key=True))
+
+
+class IdempotencyRow(SQLModel, table=True):
+    """An answer to be given again: `id` is the digest of token, method, path and key."""
+
+    __tablename__: ClassVar[str] = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+
+    id: str = Field(sa_column=_text(primary_key=True))
+    body_digest: str = Field(sa_column=_text())
+    status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
+    ciphertext: bytes | None = Field(default=None, sa_column=_blob())
+    created_at: float = Field(sa_column=_seconds(nullable=False))

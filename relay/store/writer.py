@@ -1,0 +1,158 @@
+"""Group commit: everything that waits to be written shares one transaction, as soon as the one before has ended.
+
+There is no timer: a lone write is committed at once, and under load a group grows by itself to what came in during
+the last commit. A write is a *batch function* and one item; the writer hands each function all of its waiting items,
+so a hundred marks are one `executemany`, not a hundred statements.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from relay.errors import StoreError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Batch = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
+"""Does the work of all `items` in one transaction; returns a result for each, or the error that only it is to have."""
+
+MAX_GROUP_ITEMS = 500
+MAX_WAITING_ITEMS = 5_000
+
+
+class Transactions(Protocol):
+    """What the writer thread needs of a database."""
+
+    def begin(self) -> Connection:
+        """Opens a write transaction."""
+
+    def commit(self) -> None:
+        """Makes it durable."""
+
+    def rollback(self) -> None:
+        """Undoes it. Never raises."""
+
+
+class _Waiting:
+    __slots__ = ("batch", "future", "item", "result")
+
+    def __init__(self, batch: Batch[Any, Any], item: Any, future: "asyncio.Future[Any]") -> None:
+        self.batch = batch
+        self.item = item
+        self.future = future
+        self.result: Any = None
+
+
+class Writer:
+    """One thread that owns the writing connection.
+
+    `write()` returns after the commit that made its item durable; reads that begin later see it. When a group fails,
+    each of its items is run again in a transaction of its own, so one bad item fails alone.
+    """
+
+    def __init__(self, transactions: Transactions, *, name: str = "store-writer") -> None:
+        self._transactions = transactions
+        self._condition = threading.Condition()
+        self._waiting: deque[_Waiting] = deque()
+        self._places = asyncio.Semaphore(MAX_WAITING_ITEMS)
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._started = False
+        self.commit_count = 0
+        self.item_count = 0
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._started = True
+        self._thread.start()
+
+    @property
+    def waiting_count(self) -> int:
+        """How many items wait for the next group."""
+        return len(self._waiting)
+
+    async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
+        """Runs `batch` with `item` in the next group and returns its result once that is committed.
+
+        Raises what the batch function returned or raised for this item, StoreError when the store is closing.
+        Cancelling the caller does not undo the write.
+        """
+        async with self._places:
+            waiting = _Waiting(batch, item, asyncio.get_running_loop().create_future())
+            with self._condition:
+                if self._closing:
+                    raise StoreError("the database is closing: nothing more is written")
+                self._waiting.append(waiting)
+                self._condition.notify()
+            result: Result = await waiting.future
+            return result
+
+    async def close(self) -> None:
+        """Writes what still waits, then ends the thread."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        if self._started:
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._waiting and not self._closing:
+                    self._condition.wait()
+                if not self._waiting:
+                    return
+                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP_ITEMS))]
+            self._commit(group)
+            _resolve(group)
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        try:
+            self._transact(group)
+        except Exception as error:
+            if len(group) == 1:
+                group[0].result = error
+                return
+            for waiting in group:
+                self._commit([waiting])
+
+    def _transact(self, group: list[_Waiting]) -> None:
+        by_batch: dict[Batch[Any, Any], list[_Waiting]] = {}
+        for waiting in group:
+            by_batch.setdefault(waiting.batch, []).append(waiting)
+        connection = self._transactions.begin()
+        try:
+            for batch, members in by_batch.items():
+                results = batch(connection, [member.item for member in members])
+                for member, result in zip(members, results, strict=True):
+                    member.result = result
+            self._transactions.commit()
+        except BaseException:
+            self._transactions.rollback()
+            raise
+        self.commit_count += 1
+        self.item_count += len(group)
+
+
+def _resolve(group: list[_Waiting]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+    for waiting in group:
+        by_loop.setdefault(waiting.future.get_loop(), []).append(waiting)
+    for loop, members in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_set_results, members)
+
+
+def _set_results(members: list[_Waiting]) -> None:
+    for waiting in members:
+        if waiting.future.done():
+            continue
+        if isinstance(waiting.result, Exception):
+            waiting.future.set_exception(waiting.result)
+        else:
+            waiting.future.set_result(waiting.result)
