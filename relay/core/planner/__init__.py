@@ -1,0 +1,6 @@
+"""Which job to look at next, and when: one `Planner` spends the request budget of one upstream account."""
+
+from relay.core.planner.config import PlannerConfig
+from relay.core.planner.planner import Planner
+
+__all__ = ["Planner", "PlannerConfig"]

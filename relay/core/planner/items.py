@@ -1,0 +1,60 @@
+"""Reading a job's item: what a planner needs of it, whatever else or whatever nonsense is in it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Reading(NamedTuple):
+    """One item. Times are epoch seconds, None where unknown or unreadable."""
+
+    known: bool
+    terminal: bool = False
+    running: bool = False
+    channel: str = ""
+    scheduled_at: float | None = None
+    started_at: float | None = None
+    next_attempt_at: float | None = None
+
+    def shifted(self, seconds: float) -> "Reading":
+        """The same with every time that much later."""
+        if seconds == 0:
+            return self
+        times = (None if at is None else at + seconds for at in self[4:])
+        return Reading(*self[:4], *times)
+
+
+UNKNOWN = Reading(known=False)
+
+
+def read_time(value: object) -> float | None:
+    """Epoch seconds from RFC 3339 text or a number; None for anything else."""
+    if isinstance(value, str):
+        try:
+            return from_rfc3339(value)
+        except (ValueError, OverflowError):
+            return None
+    if not isinstance(value, float | int) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= MAX_EPOCH_SECONDS else None
+
+
+def read_item(item: object) -> Reading:
+    """What an item says; UNKNOWN where it is no mapping. Never raises."""
+    if not isinstance(item, Mapping):
+        return UNKNOWN
+    fields: Mapping[str, Any] = item
+    status, channel = fields.get("status"), fields.get("channel")
+    known = isinstance(status, str)
+    return Reading(
+        known=True,
+        terminal=known and status in TERMINAL,
+        running=status == "running",
+        channel=channel if isinstance(channel, str) else "",
+        scheduled_at=read_time(fields.get("scheduled_at")),
+        started_at=read_time(fields.get("started_at")),
+        next_attempt_at=read_time(fields.get("next_attempt_at")),
+    )

@@ -1,0 +1,161 @@
+"""Lanes: jobs that the upstream runs one after another, a least interval apart.
+
+A job without a time of its own can not start before its predecessor did, so it is parked until that start is seen; then
+it has an anchor, the start plus the interval. A lane that turns out to run in another order is unparked as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from relay.core.planner.jobs import PARKED, Job
+
+MAX_IDLE_LANES = 1_000
+"""Empty lanes whose last start and spacing are remembered; the longest empty one goes first."""
+IN_ORDER_STARTS = 5
+"""So many starts in order make up for one out of order: until then a lane parks no new job."""
+GAPS_REMEMBERED = 8
+"""The shortest of the last so many to twice as many gaps between starts counts as the lane's spacing."""
+GAPS_NEEDED = 4
+GAP_CAUTION = 0.95
+
+
+class Lane:
+    """The open jobs of one lane in the order in which they were tracked, and what its starts have taught."""
+
+    __slots__ = ("_gaps", "_low", "_low_before", "cursor", "disorder", "head", "last_start", "name", "tail")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.head: Job | None = None
+        self.tail: Job | None = None
+        self.cursor: Job | None = None
+        """The next job to be unparked, while the lane is."""
+        self.disorder = 0
+        self.last_start: float | None = None
+        self._gaps = 0
+        self._low = math.inf
+        self._low_before = math.inf
+
+    def __iter__(self) -> Iterator[Job]:
+        job = self.head
+        while job is not None:
+            yield job
+            job = job.next
+
+    def append(self, job: Job) -> None:
+        """The job joins at the end."""
+        job.lane, job.previous = self, self.tail
+        if self.tail is None:
+            self.head = job
+        else:
+            self.tail.next = job
+        self.tail = job
+
+    def remove(self, job: Job) -> Job | None:
+        """The job leaves; returns the parked successor that has nothing to wait for now, if there is one."""
+        before, after = job.previous, job.next
+        if before is None:
+            self.head = after
+        else:
+            before.next = after
+        if after is None:
+            self.tail = before
+        else:
+            after.previous = before
+        if self.cursor is job:
+            self.cursor = after
+        job.lane = job.previous = job.next = None
+        if after is not None and after.phase == PARKED and (before is None or before.started is not None):
+            return after
+        return None
+
+    def spacing(self, job: Job) -> float:
+        """Seconds from a start to this job's: its own interval, or what the lane has kept so far if that is more."""
+        learned = min(self._low, self._low_before) * GAP_CAUTION if self._gaps >= GAPS_NEEDED else 0.0
+        return max(job.spacing, learned)
+
+    def must_park(self, job: Job) -> bool:
+        """Whether the job, of which no time is known, waits for a predecessor that has not started."""
+        return self.disorder == 0 and job.previous is not None and job.previous.started is None
+
+    def anchor(self, job: Job) -> float | None:
+        """The earliest start of a job that need not park, after its predecessor's or the lane's last; None: unknown."""
+        before = self.last_start if job.previous is None else job.previous.started
+        return None if before is None else before + self.spacing(job)
+
+    def started(self, job: Job, at: float) -> bool:
+        """A job of this lane was seen to have started; returns whether that broke the lane's order."""
+        before = job.previous
+        in_order = before is None or before.started is not None or PARKED not in (job.phase, before.phase)
+        if job.started is None:
+            self._learn(at)
+        job.started = at
+        if not in_order:
+            self.disorder = IN_ORDER_STARTS
+            return True
+        if self.disorder and self.cursor is None:
+            self.disorder -= 1
+        return False
+
+    def _learn(self, at: float) -> None:
+        last = self.last_start
+        if last is None:
+            self.last_start = at
+        elif at > last:
+            self.last_start = at
+            self._low = min(self._low, at - last)
+            self._gaps += 1
+            if self._gaps % GAPS_REMEMBERED == 0:
+                self._low_before, self._low = self._low, math.inf
+
+    def unpark(self) -> None:
+        """From now on the lane's order is not believed: its jobs are unparked from the head on, a few at a time."""
+        self.disorder = IN_ORDER_STARTS
+        self.cursor = self.head
+
+    def learned(self) -> tuple[float | None, int, int, float | None, float | None]:
+        """What `relearn` needs, as plain values."""
+        low = None if self._low == math.inf else self._low
+        before = None if self._low_before == math.inf else self._low_before
+        return (self.last_start, self.disorder, self._gaps, low, before)
+
+    def relearn(
+        self, last_start: float | None, disorder: int, gaps: int, low: float | None, low_before: float | None
+    ) -> None:
+        """Takes back what `learned` gave."""
+        self.last_start, self.disorder, self._gaps = last_start, disorder, gaps
+        self._low = math.inf if low is None else low
+        self._low_before = math.inf if low_before is None else low_before
+
+
+class Lanes:
+    """All lanes of an account, by name; the empty ones are remembered within a limit."""
+
+    __slots__ = ("_idle", "_lanes")
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, Lane] = {}
+        self._idle: dict[str, Lane] = {}
+
+    def __iter__(self) -> Iterator[Lane]:
+        yield from self._idle.values()
+        yield from self._lanes.values()
+
+    def open(self, name: str) -> Lane:
+        """The lane of this name, made or woken where there is none with jobs."""
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = self._idle.pop(name) if name in self._idle else Lane(name)
+        return lane
+
+    def close_if_empty(self, lane: Lane) -> None:
+        """Sets an empty lane aside. With its last job any disorder has ended."""
+        if lane.head is None:
+            lane.disorder = 0
+            lane.cursor = None
+            del self._lanes[lane.name]
+            self._idle[lane.name] = lane
+            if len(self._idle) > MAX_IDLE_LANES:
+                del self._idle[next(iter(self._idle))]

@@ -1,0 +1,151 @@
+"""One of the upstream's request counts, followed through the headers of the responses."""
+
+import math
+
+from relay.core.planner.timeline import SLACK_SECONDS
+
+DEFAULT_WINDOW_SECONDS = 60.0
+VANISHED_WINDOWS = 2.0
+"""A count that responses have not told for so many windows is no longer believed."""
+
+
+class Meter:
+    """A limit of requests a window, what remains of it, and how fast others use it. Times are seconds.
+
+    When windows begin is not told: a rise of what remains shows that one has begun. Others' use is whatever fell that
+    was not ours, smoothed over half a window.
+    """
+
+    __slots__ = (
+        *("_lowest", "_own", "_probed", "_rated_at", "_reserve", "_since"),
+        *("limit", "others_rate", "rate", "remaining", "seen_at", "started_at", "window_seconds"),
+    )
+
+    KEPT = tuple(name for name in __slots__ if name != "_reserve")
+    """What a snapshot holds: all but the setting."""
+
+    def __init__(self, reserve: float) -> None:
+        self._reserve = reserve
+        self.limit = 0.0
+        self.remaining = 0.0
+        """What is left of the window, requests in flight taken off."""
+        self.window_seconds = DEFAULT_WINDOW_SECONDS
+        self.started_at = 0.0
+        self.seen_at = 0.0
+        self.others_rate = 0.0
+        """Requests a second that others send."""
+        self.rate = 0.0
+        """Requests a second that we may send."""
+        self._lowest = 0.0
+        self._own = 0
+        self._probed = False
+        self._rated_at = 0.0
+        self._since = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether the upstream tells this count."""
+        return self.limit > 0
+
+    def ends_at(self) -> float:
+        """When the window ends."""
+        return self.started_at + self.window_seconds
+
+    def left(self) -> float:
+        """How many requests more this window holds for us; at least one a window, else no news would ever come."""
+        left = self._left()
+        return left if self._probed else max(left, 1.0)
+
+    def spend(self) -> None:
+        """One request of ours is sent."""
+        self.remaining -= 1
+        self._probed = True
+
+    def roll(self, now: float, in_flight: int) -> None:
+        """Begins the next window where this one is over."""
+        if now < self.started_at:
+            self.started_at = self._since = now
+        elif now + SLACK_SECONDS >= self.ends_at():
+            self.started_at += (
+                math.floor((now + SLACK_SECONDS - self.started_at) / self.window_seconds) * self.window_seconds
+            )
+            self._rate_others(0.0, now)
+            self._begin(self.limit - in_flight, now)
+            self._probed = False
+
+    def read(
+        self,
+        limit: float | None,
+        remaining: float | None,
+        window_seconds: float | None,
+        *,
+        ours: bool,
+        in_flight: int,
+        now: float,
+    ) -> None:
+        """Takes in one response; `ours`: it answers a request of ours; `in_flight`: how many more of those are out."""
+        self._own += ours
+        if limit is None:
+            if self.known and now - self.seen_at > VANISHED_WINDOWS * self.window_seconds:
+                self.limit = 0.0
+            return
+        if window_seconds is not None:
+            self.window_seconds = window_seconds
+        if limit != self.limit:
+            self._meet(limit, now)
+        self.roll(now, in_flight)
+        if remaining is None:
+            self.seen_at = now
+            self._begin(self.remaining, now)
+            return
+        remaining = min(remaining, limit)
+        self._rate_others(self._used_by_others(remaining, ours, in_flight, now), now)
+        self.seen_at = now
+        self._begin(remaining - in_flight, now)
+
+    def realign(self, ends_at: float, now: float) -> None:
+        """The upstream says when this window ends."""
+        if self.known and now < ends_at <= now + self.window_seconds:
+            self.started_at = ends_at - self.window_seconds
+            self._begin(self.remaining, now)
+
+    def _meet(self, limit: float, now: float) -> None:
+        if not self.known:
+            self.started_at = now
+            self.others_rate = 0.0
+            self._rated_at = now
+        self.limit = self.remaining = limit
+        self._lowest = -1.0
+        self._probed = True
+
+    def _used_by_others(self, remaining: float, ours: bool, in_flight: int, now: float) -> float:
+        lowest, own = self._lowest, self._own
+        if lowest < 0 or remaining > lowest + in_flight:
+            # Responses that overtake each other rise too, but by no more than there are requests in flight.
+            whole_window = lowest >= 0 and remaining - lowest > (self.limit - lowest) / 2
+            if lowest >= 0 and self.seen_at >= self.started_at:
+                self.started_at = now
+            self._lowest, self._own = remaining, 0
+            return max(0.0, self.limit - remaining - ours - in_flight) if whole_window else 0.0
+        if remaining < lowest:
+            self._lowest, self._own = remaining, 0
+        return max(0.0, lowest - remaining - own)
+
+    def _rate_others(self, used: float, now: float) -> None:
+        memory_seconds = self.window_seconds / 2
+        passed = max(now - self._rated_at, 0.0)
+        self.others_rate = self.others_rate * math.exp(-passed / memory_seconds) + used / memory_seconds
+        self._rated_at = now
+
+    def _reserved(self) -> float:
+        return min(self._reserve * self.limit, self.limit - 1)
+
+    def _left(self) -> float:
+        return self.remaining - self._reserved() - self.others_rate * (self.ends_at() - self._since)
+
+    def _begin(self, remaining: float, now: float) -> None:
+        self.remaining = remaining
+        self._since = now
+        most = (self.limit - self._reserved()) / self.window_seconds
+        rate = self._left() / max(self.ends_at() - now, SLACK_SECONDS)
+        self.rate = max(min(most, rate), 1 / self.window_seconds)

@@ -1,0 +1,265 @@
+"""The planner: which job to look at next and when, within the request budget of one upstream account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from relay.core.planner import state
+from relay.core.planner.bucket import Bucket
+from relay.core.planner.budget import Budget
+from relay.core.planner.config import PlannerConfig
+from relay.core.planner.headers import HeaderReader
+from relay.core.planner.items import read_item, read_time
+from relay.core.planner.jobs import PARKED, UNSEEN, Job
+from relay.core.planner.roster import Roster
+from relay.core.planner.timeline import SLACK_SECONDS, Timeline
+from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Reason, Stats
+
+DEFAULT_SPACING_SECONDS = 60.0
+BANKED_WINDOWS = 0.5
+TOO_MANY_REQUESTS = 429
+NOT_FOUND = 404
+SERVER_ERRORS = 500
+
+
+class Planner:
+    """Plans the looks at all open jobs of one account. Pure: the caller brings the time and does the looking.
+
+    Items are mappings in the relay's own field names: `status`, `channel`, `scheduled_at`, `started_at`,
+    `next_attempt_at`; times in them are RFC 3339 text or epoch seconds, and what can not be read counts as unknown.
+    Every `now` is epoch seconds of the same clock; it may be set back. No method raises for what an upstream sent.
+
+    Use: ask `next_request_at`; when that moment has come, `take` until it returns None, look at each job taken, and
+    tell the outcome by `observed` or `failed`. A job taken is not offered again before that.
+    """
+
+    def __init__(self, config: PlannerConfig) -> None:
+        self._config = config
+        self._headers = HeaderReader(config.headers)
+        self._timeline = Timeline()
+        self._roster = Roster(config)
+        self._budget = Budget(config)
+        self._bucket = Bucket()
+        self._closed_until: float | None = None
+
+    def track(
+        self,
+        job_id: str,
+        item: Mapping[str, Any] | None,
+        now: float,
+        weight: float = 1.0,
+        lane: str | None = None,
+        min_interval_seconds: float = DEFAULT_SPACING_SECONDS,
+        *,
+        next_poll_at: float | None = None,
+        step: int = 0,
+    ) -> None:
+        """Begins to plan looks at a job; `item` is what is known of it, None for nothing.
+
+        `lane` is the lane it runs in, None for its channel's, "" for none; `min_interval_seconds` the least time from
+        its predecessor's start to its own. Jobs of a lane are to be tracked in the order in which they were created.
+        `next_poll_at` and `step` carry on a plan that was kept elsewhere. For a job that is tracked already only
+        `weight` and, where given, `next_poll_at` are taken over: that is how a look is asked for at once.
+        """
+        t = self._refresh(now)
+        planned = read_time(next_poll_at)
+        if planned is not None:
+            planned = self._timeline.inner(planned)
+        job = self._roster.jobs.get(job_id)
+        if job is None:
+            self._roster.add(
+                job_id,
+                read_item(item).shifted(self._timeline.offset),
+                t,
+                weight=weight,
+                lane=lane,
+                spacing_seconds=min_interval_seconds,
+                planned=planned,
+                step=step,
+            )
+        else:
+            self._roster.weigh(job, weight, t)
+            if planned is not None and not job.in_flight:
+                self._roster.postpone(job, planned, t)
+        self._roster.unpark_some(t)
+
+    def next_request_at(self, now: float) -> float | None:
+        """When to send the next request, epoch seconds; not after `now` means now, None that there is none to send.
+
+        Ask again at that moment, and after each `track`, `observed`, `failed` and `set_weight`: it may have changed.
+        """
+        t = self._refresh(now)
+        self._roster.unpark_some(t)
+        first = self._roster.agenda.first()
+        if first is None:
+            return None
+        opens = self._closed_until
+        if opens is None:
+            opens = min(self._bucket.opens_at(), self._budget.changes_at())
+        return self._timeline.clock(max(first.due, opens))
+
+    def take(self, now: float) -> str | None:
+        """The job to look at now; takes one request. None where none is due, or the budget has no request for it."""
+        t = self._refresh(now)
+        self._roster.unpark_some(t)
+        first = self._roster.agenda.first()
+        if first is None or first.due > t + SLACK_SECONDS or self._closed_until is not None or not self._bucket.take(t):
+            return None
+        self._roster.agenda.remove(first)
+        self._budget.sent()
+        return first.id
+
+    def observed(
+        self, job_id: str, item: Mapping[str, Any] | None, headers: Mapping[str, str], sent_at: float, now: float
+    ) -> None:
+        """A look succeeded: `item` is the job as the upstream answered it to the request sent at `sent_at`.
+
+        A job that has ended is forgotten. An item that can not be read counts as a look that found nothing new.
+        """
+        job = self._roster.jobs.get(job_id)
+        if job is None:
+            return
+        t = self._timeline.at(now)
+        self._budget.answered(self._headers.read(headers, now), ours=job.in_flight, now=t)
+        self._budget.succeeded()
+        sent = self._timeline.inner(sent_at)
+        reading = read_item(item).shifted(self._timeline.offset)
+        self._roster.observe(job, reading, t, min(t, sent))
+        self._refresh(now)
+
+    def failed(self, job_id: str, status_code: int | None, headers: Mapping[str, str], now: float) -> None:
+        """A look failed: `status_code` is the response's, None where there was none.
+
+        429 stops all requests until Retry-After, or else until the window ends. Server errors and missing responses
+        make the job wait longer each time, and several of them in a row all requests. Other codes concern the job.
+        """
+        job = self._roster.jobs.get(job_id)
+        if job is None:
+            return
+        t = self._timeline.at(now)
+        told = self._headers.read(headers, now)
+        self._budget.answered(told, ours=job.in_flight, now=t)
+        if status_code == TOO_MANY_REQUESTS:
+            self._roster.postpone(job, self._budget.rejected(told, t), t)
+        else:
+            if status_code is None or status_code >= SERVER_ERRORS:
+                self._budget.erred()
+            else:
+                self._budget.succeeded()
+            wait = told.retry_after_seconds or 0.0
+            self._roster.fail(job, t, missing=status_code == NOT_FOUND, not_before=t + wait)
+        self._refresh(now)
+
+    def set_weight(self, job_id: str, weight: float, now: float) -> None:
+        """How much a second of this job's delay counts, 1 being usual; a higher one brings its next look forward."""
+        job = self._roster.jobs.get(job_id)
+        if job is not None:
+            self._roster.weigh(job, weight, self._timeline.at(now))
+
+    def forget(self, job_id: str) -> None:
+        """Plans no more looks at a job."""
+        job = self._roster.jobs.get(job_id)
+        if job is not None:
+            if job.in_flight:
+                self._budget.dropped()
+            self._roster.remove(job, self._timeline.last or 0.0)
+
+    def next_poll_at(self, job_id: str) -> float | None:
+        """When the job's next look is planned, epoch seconds; None while one is under way, or it is not tracked."""
+        job = self._roster.jobs.get(job_id)
+        return None if job is None or job.in_flight else self._timeline.clock(job.due)
+
+    def step(self, job_id: str) -> int:
+        """How many looks at the job have found nothing new since its anchor: what `track` takes as `step`."""
+        job = self._roster.jobs.get(job_id)
+        return 0 if job is None else job.step
+
+    def explain(self, job_id: str, now: float) -> Explanation | None:
+        """Why the job is not looked at right now, and when it will be; None where it is not tracked."""
+        job = self._roster.jobs.get(job_id)
+        if job is None:
+            return None
+        t = self._refresh(now)
+        clock = self._timeline.clock
+        opens = self._bucket.opens_at() if self._closed_until is None else self._closed_until
+        parked = job.phase == PARKED and job.previous is not None
+        return Explanation(
+            reason=self._reason(job, t, opens),
+            anchor_at=None if job.phase in (PARKED, UNSEEN) else clock(job.anchor),
+            next_poll_at=None if job.in_flight else clock(job.due),
+            not_before=None if job.in_flight else clock(max(job.due, opens)),
+            waiting_for_job_id=job.previous.id if parked and job.previous is not None else None,
+            step=job.step,
+            failures=job.failures,
+        )
+
+    def stats(self, now: float) -> Stats:
+        """The account's budget and its jobs right now."""
+        t = self._refresh(now)
+        meter = min(self._budget.known(), key=lambda known: known.rate, default=None)
+        stopped = self._budget.stopped_until(t)
+        return Stats(
+            open_jobs=len(self._roster.jobs),
+            due_jobs=self._roster.agenda.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
+            in_flight=self._budget.in_flight,
+            limit=None if meter is None else meter.limit,
+            remaining=None if meter is None else max(meter.remaining, 0.0),
+            window_seconds=self._budget.window_seconds(),
+            requests_per_second=self._bucket.rate,
+            others_requests_per_second=0.0 if meter is None else meter.others_rate,
+            paused_until=None if stopped is None else self._timeline.clock(stopped),
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that `restore` needs, as plain values that JSON can hold."""
+        return {
+            "version": state.VERSION,
+            "offset_seconds": self._timeline.offset,
+            "budget": state.dump_budget(self._budget),
+            **state.dump_roster(self._roster),
+        }
+
+    @classmethod
+    def restore(cls, config: PlannerConfig, snapshot: Mapping[str, Any]) -> Planner:
+        """A planner that decides as the one did that gave the snapshot; requests that were out count as not sent.
+
+        Its bucket starts empty, so that nothing bursts. A snapshot whose `jobs` were left out restores the budget and
+        what was learned of the lanes, for a caller that tracks the jobs again itself. Raises ValueError for a snapshot
+        of another version.
+        """
+        if snapshot.get("version") != state.VERSION:
+            raise ValueError(f"a snapshot of version {state.VERSION} is needed, not {snapshot.get('version')!r}")
+        planner = cls(config)
+        planner._timeline.offset = snapshot["offset_seconds"]
+        state.load_budget(planner._budget, snapshot["budget"])
+        state.load_roster(planner._roster, snapshot)
+        return planner
+
+    def _refresh(self, now: float) -> float:
+        """Brings budget and bucket up to `now`, which it returns in the planner's time."""
+        t = self._timeline.at(now)
+        first = self._roster.agenda.first()
+        furthest = self._config.max_interval_seconds
+        if first is not None and first.due > t + furthest + SLACK_SECONDS:
+            # No look is planned so far ahead: the clock was set back while the program was away.
+            t = self._timeline.skip(first.due - t - furthest)
+        self._bucket.set_rate(self._budget.rate(t), BANKED_WINDOWS * self._budget.window_seconds(), t)
+        closed = self._budget.closed_until(t)
+        if closed is None and self._closed_until is not None:
+            self._bucket.drain(t)
+        self._closed_until = closed
+        return t
+
+    def _reason(self, job: Job, now: float, opens: float) -> Reason:
+        if job.in_flight:
+            return "in_flight"
+        if job.due <= now + SLACK_SECONDS:
+            if self._budget.stopped_until(now) is not None:
+                return "paused_until"
+            return "due" if job is self._roster.agenda.first() and opens <= now + SLACK_SECONDS else "budget"
+        if job.failures:
+            return "backing_off"
+        if job.phase == PARKED:
+            return "lane_parked"
+        return "before_anchor" if job.anchor > now else "between_looks"
