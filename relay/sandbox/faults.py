@@ -69,7 +69,8 @@ class FaultSpec:
     method: str | None = None
     account: str | None = None
     after_effect: bool = True
-    """For kinds that answer with an error: whether the request takes effect first (a job is made, the answer lost)."""
+    """Whether the request takes effect first (a job is made, its answer lost). By default: no, for the kinds that
+    answer with an error; yes, for `timeout`. The other kinds spoil a real answer, so there it always does."""
     hold_seconds: float = DEFAULT_HOLD_SECONDS
     """`timeout`: how long nothing comes before the connection is closed; `slow_drip`: how long the body takes."""
     retry_after_seconds: float | None = None

@@ -1,6 +1,5 @@
 """The stand-in upstream over HTTP: Revor's API v1 under /api/v1, and the sandbox's own calls under /_sandbox."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -17,6 +16,7 @@ from relay.sandbox.admin import admin_routes
 from relay.sandbox.bodies import Order, Refused, connect_accounts, parse_dispatch, parse_post_like
 from relay.sandbox.fate import Fates
 from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultBook, FaultSpec
+from relay.sandbox.idempotency import Originals
 from relay.sandbox.keys import Caller, KeyRefused, caller_of
 from relay.sandbox.life import CountAttempts, StartedAtWhileWaiting, Ways
 from relay.sandbox.limits import RateLimiter, Verdict, retry_after_text
@@ -26,8 +26,6 @@ from relay.sandbox.world import World, WorldFull
 
 JOBS_PATH = "/api/v1/outreach/jobs/"
 MAX_BODY_BYTES = 4 * 1024 * 1024
-MAX_IDEMPOTENCY_KEY_LENGTH = 255
-MAX_IDEMPOTENCY_KEYS = 100_000
 
 _ROUTES = {
     "/api/v1/connect/accounts": ("GET", "accounts"),
@@ -124,9 +122,7 @@ class Upstream:
     limit_reads_only: bool
     clock: Clock
     _request_count: int = field(default=0, init=False)
-    _originals: OrderedDict[tuple[str, str, str], tuple[bytes, Answer]] = field(
-        default_factory=OrderedDict, init=False, repr=False
-    )
+    _originals: Originals = field(default_factory=Originals, init=False, repr=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -213,6 +209,8 @@ class Upstream:
             if fault.after_effect:
                 self._call(request, caller, now, None)
             return self._fault_answer(fault), fault
+        if fault.kind == "timeout" and not fault.after_effect:
+            return Answer(status=0, body=b""), fault
         return self._call(request, caller, now, fault), fault
 
     def _fault_answer(self, fault: FaultSpec) -> Answer:
@@ -264,20 +262,12 @@ class Upstream:
         name = request.headers.get("idempotency-key", "")
         if not name:
             return self._make(_PARSERS[request.kind](body), caller, now)
-        if len(name) > MAX_IDEMPOTENCY_KEY_LENGTH:
-            raise Refused(400, "invalid_request", f"Idempotency-Key: at most {MAX_IDEMPOTENCY_KEY_LENGTH} characters")
-        place = (caller.key, request.path, name)
-        digest = sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
-        known = self._originals.get(place)
-        if known is not None:
-            if known[0] != digest:
-                raise Refused(409, "idempotency_conflict")
-            return known[1]
-        # Only a success is kept: after a refusal (503 among them) the same key may try again.
+        place = {"api_key": caller.key, "path": request.path, "name": name, "body": body}
+        original = self._originals.find(**place)
+        if original is not None:
+            return original
         answer = self._make(_PARSERS[request.kind](body), caller, now)
-        self._originals[place] = (digest, answer)
-        if len(self._originals) > MAX_IDEMPOTENCY_KEYS:
-            self._originals.popitem(last=False)
+        self._originals.keep(answer, **place)
         return answer
 
     def _make(self, order: Order, caller: Caller, now: float) -> Answer:

@@ -1,0 +1,114 @@
+"""The sandbox's rate limit."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.sandbox.limits import RateLimiter, Verdict, retry_after_text
+
+NOW = 1_779_271_200.0
+
+
+def limiter(limit: int = 2, window: float = 60, account: int = 3, **more: int) -> RateLimiter:
+    return RateLimiter(limit=limit, window_seconds=window, account_limit=account, **more)
+
+
+def left(verdict: Verdict) -> tuple[int, int]:
+    return verdict.remaining, verdict.account_remaining
+
+
+def test_a_key_has_a_window_of_its_own_and_shares_the_accounts() -> None:
+    limits = limiter()
+    assert left(limits.spend("k1", "acme", NOW)) == (1, 2)
+    assert left(limits.spend("k2", "acme", NOW)) == (1, 1)
+    assert left(limits.spend("k3", "other", NOW)) == (1, 2)
+    assert left(limits.spend("k1", "acme", NOW)) == (0, 0)
+    assert limits.spend("k2", "acme", NOW + 10).retry_after_seconds == 50  # the account's window is full
+    assert limits.spend("k1", "acme", NOW + 59).retry_after_seconds == 1
+    assert left(limits.spend("k1", "acme", NOW + 60)) == (1, 2)
+
+
+def test_a_refused_request_does_not_count() -> None:
+    limits = limiter(account=9)
+    for _ in range(2):
+        assert limits.spend("k", "a", NOW).is_allowed
+    for _ in range(5):
+        assert not limits.spend("k", "a", NOW).is_allowed
+    assert limits.peek("k", "a", NOW).account_remaining == 7
+
+
+def test_a_peek_counts_nothing() -> None:
+    limits = limiter()
+    limits.spend("k", "a", NOW)
+    assert left(limits.peek("k", "a", NOW + 1)) == (1, 2)
+    assert left(limits.peek("k", "a", NOW + 60)) == (2, 3)
+    assert left(limits.peek(None, None, NOW)) == (2, 3)
+
+
+def test_the_longer_wait_is_told() -> None:
+    limits = limiter(limit=1, account=1)
+    limits.spend("k1", "acme", NOW)
+    limits.spend("k2", "other", NOW + 30)
+    assert limits.spend("k2", "acme", NOW + 40).retry_after_seconds == 50
+
+
+def test_the_headers() -> None:
+    limits = limiter(limit=1, window=1.5)
+    assert limits.spend("k", "a", NOW).headers(whole_seconds=True) == [
+        ("X-RateLimit-Limit", "1"),
+        ("X-RateLimit-Remaining", "0"),
+        ("X-RateLimit-Window-Ms", "1500"),
+        ("X-User-RateLimit-Limit", "3"),
+        ("X-User-RateLimit-Remaining", "2"),
+    ]
+    refused = limits.spend("k", "a", NOW + 0.25)
+    assert refused.headers(whole_seconds=True)[-1] == ("Retry-After", "2")
+    assert refused.headers(whole_seconds=False)[-1] == ("Retry-After", "1.250")
+
+
+@given(st.floats(0, 1e6))
+def test_retry_after_is_never_too_early(seconds: float) -> None:
+    assert int(retry_after_text(seconds, whole_seconds=True)) >= seconds
+    assert float(retry_after_text(seconds, whole_seconds=False)) >= seconds - 1e-9
+    assert float(retry_after_text(seconds, whole_seconds=False)) <= seconds + 0.0011
+
+
+def test_the_window_is_whole_milliseconds_long() -> None:
+    limits = limiter(window=60 / 7)
+    limits.spend("k", "a", NOW)
+    assert limits.peek("k", "a", NOW).window_milliseconds == 8571
+    assert limits.window_seconds == 8.571
+
+
+@given(st.lists(st.tuples(st.sampled_from(["k1", "k2"]), st.floats(0, 30)), max_size=60))
+def test_no_window_lets_more_pass_than_its_limit(calls: list[tuple[str, float]]) -> None:
+    limits, now = limiter(limit=3, account=4), NOW
+    passed: list[tuple[str, float]] = []
+    for key, pause in calls:
+        now += pause
+        verdict = limits.spend(key, "a", now)
+        if verdict.is_allowed:
+            passed.append((key, now))
+        else:
+            assert verdict.retry_after_seconds is not None
+            assert 0 < verdict.retry_after_seconds <= 60
+    # Fixed windows: at most two windows' worth in any stretch as long as one.
+    for _, start in passed:
+        assert sum(start <= at < start + 60 for _, at in passed) <= 8
+        assert sum(start <= at < start + 60 for key, at in passed if key == "k1") <= 6
+
+
+def test_windows_are_bounded() -> None:
+    limits = limiter(max_windows=2)
+    for key in ("a", "b", "c"):
+        limits.spend(key, key, NOW)
+    assert left(limits.peek("a", "a", NOW)) == (2, 3)
+    assert left(limits.peek("c", "c", NOW)) == (1, 2)
+
+
+@pytest.mark.parametrize(("limit", "window", "account"), [(0, 60, 1), (1, 0, 1), (1, math.nan, 1), (1, 60, 0)])
+def test_senseless_limits_are_refused(limit: int, window: float, account: int) -> None:
+    with pytest.raises(ValueError, match="rate limit"):
+        limiter(limit, window, account)
