@@ -1,0 +1,304 @@
+"""The guarded HTTP client: every request to an address that a user can choose goes through a `Sender`.
+
+What it holds to: https to public addresses unless the policy says more, judged on the address really dialled; no
+redirects, no proxies from the environment, no cookies, no decompression; TLS verified always; one deadline over name
+look-up, connection, answer and body; at most 64 KiB of the body read.
+"""
+
+import asyncio
+import re
+import socket
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import islice
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import AddrInfoType, Connection
+from multidict import CIMultiDict
+from yarl import URL
+
+from relay import __version__
+from relay.clock import Clock
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.netguard import GuardPolicy, refusal_of_address, refusal_of_url
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_RESPONSE_HEADERS = 100
+MAX_HEADER_BYTES = 8190
+MAX_ADDRESSES = 8  # of one name; a hostile DNS answer may hold thousands
+DNS_CACHE_SECONDS = 10
+DNS_THREADS = 32
+# Just under the 5 s after which Node and others close an idle connection: a request that crosses that close is lost.
+KEEP_ALIVE_SECONDS = 4.0
+
+USER_AGENT = f"revor-relay/{__version__}"
+
+_SENDABLE_AS_WRITTEN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+", re.ASCII)
+
+
+class _Refused(OSError):
+    """The egress guard forbids this address. An OSError, so that another address of the name may still be tried."""
+
+
+@dataclass(slots=True)
+class _Trail:
+    """How far one request came. A ContextVar hands it to aiohttp's call-backs, which are told nothing about it."""
+
+    scheme: str
+    dialled_ip: str | None = None
+    peer_ip: str | None = None
+    refusal: str | None = None
+    status_code: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    excerpt: bytearray = field(default_factory=bytearray)
+
+
+_CLOSED = "the sender is closed: the relay is shutting down"
+
+_trail: ContextVar[_Trail] = ContextVar("relay_sender_trail")
+
+
+class Sender:
+    """An async context manager around one pool of connections, guarded by one policy for its whole life.
+
+    limit_connections        open at once in all; a request beyond waits, within its own deadline
+    connect_timeout_seconds  for one address's TCP connection and TLS handshake
+    tls                      trust other authorities than the system's; must verify certificates and host names
+    resolver                 another source of addresses (tests); it can not get around the guard
+    """
+
+    def __init__(
+        self,
+        policy: GuardPolicy,
+        *,
+        clock: Clock,
+        limit_connections: int = 512,
+        connect_timeout_seconds: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        if tls is not None and not (tls.verify_mode == ssl.CERT_REQUIRED and tls.check_hostname):
+            raise ValueError("TLS verification can not be turned off")
+        self._policy = policy
+        self._clock = clock
+        self._limit_connections = limit_connections
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._tls = tls
+        self._own_resolver = _Resolver()
+        self._resolver = resolver or self._own_resolver
+        self._session: aiohttp.ClientSession | None = None
+        self._target = lru_cache(maxsize=4096)(self._judged)
+        self._timeout = lru_cache(maxsize=256)(self._limits)
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(
+            ssl=self._tls if self._tls is not None else True,
+            limit=self._limit_connections,
+            limit_per_host=0,
+            resolver=self._resolver,
+            ttl_dns_cache=DNS_CACHE_SECONDS,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            socket_factory=self._open_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            response_class=_TrackedResponse,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            skip_auto_headers=("Content-Type",),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+        await self._own_resolver.close()
+
+    @property
+    def policy(self) -> GuardPolicy:
+        """The policy that every request is held to."""
+        return self._policy
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        """Send once and tell what came of it; every failure is a Response with `error`, only cancellation is raised.
+
+        timeout_seconds  from now until the last byte of the answer's body (or of its first 64 KiB)
+
+        An answer whose body breaks off or is late has `error` and no `status_code`; `detail` names the status.
+        A GET, HEAD, OPTIONS, PUT or DELETE is sent a second time if the pooled connection it went out on was just
+        being closed (RFC 9110 section 9.2.2); a POST or PATCH never.
+        """
+        started_at = self._clock()
+        start = time.perf_counter()
+        target, refusal = self._target(request.url)
+        trail = _Trail(scheme="" if target is None else target.scheme)
+        error: str | None = None
+        detail: str | None = None
+        if target is None:
+            error, detail = "refused", refusal
+        elif self._session is None or self._session.closed:
+            error, detail = "cancelled", _CLOSED
+        else:
+            token = _trail.set(trail)
+            try:
+                await self._exchange(self._session, request, target, trail, timeout_seconds)
+            except Exception as exception:
+                if self._session.closed:
+                    error, detail = "cancelled", _CLOSED
+                else:
+                    error, detail = _named(exception, trail, timeout_seconds)
+            finally:
+                _trail.reset(token)
+        return Response(
+            started_at=started_at,
+            duration_ms=(time.perf_counter() - start) * 1000.0,
+            status_code=None if error else trail.status_code,
+            headers=trail.headers,
+            excerpt=bytes(trail.excerpt),
+            error=error,
+            detail=detail,
+            remote_ip=trail.peer_ip or trail.dialled_ip,
+        )
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession,
+        request: OutboundRequest,
+        target: URL,
+        trail: _Trail,
+        timeout_seconds: float,
+    ) -> None:
+        headers = CIMultiDict(request.headers)
+        headers["Accept-Encoding"] = "identity"
+        headers.setdefault("User-Agent", USER_AGENT)
+        response = await session.request(
+            request.method,
+            target,
+            data=request.body or None,
+            headers=headers,
+            allow_redirects=False,
+            timeout=self._timeout(timeout_seconds),
+        )
+        whole = False
+        try:
+            trail.status_code = response.status
+            trail.headers = tuple(islice(response.headers.items(), MAX_RESPONSE_HEADERS))
+            body = response.content
+            while not (whole := body.at_eof()) and len(trail.excerpt) < MAX_BODY_BYTES:
+                trail.excerpt += await body.read(MAX_BODY_BYTES - len(trail.excerpt))
+        finally:
+            if not whole:
+                response.close()
+
+    def _open_socket(self, address_info: AddrInfoType) -> socket.socket:
+        """Called by aiohttp for each address it is about to dial, also when the URL holds a literal one."""
+        family, kind, protocol, _, address = address_info
+        trail = _trail.get()
+        ip = str(address[0])
+        refusal = refusal_of_address(ip, port=int(address[1]), scheme=trail.scheme, policy=self._policy)
+        if refusal is not None:
+            trail.refusal = refusal
+            raise _Refused(refusal)
+        trail.dialled_ip = ip
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+    def _judged(self, url: str) -> tuple[URL | None, str | None]:
+        """The URL to request, or why not. Sent as written where possible: some sinks sign the exact text of theirs."""
+        refusal = refusal_of_url(url, self._policy)
+        if refusal is not None:
+            return None, refusal
+        try:
+            return URL(url, encoded=_SENDABLE_AS_WRITTEN.fullmatch(url) is not None), None
+        except ValueError:
+            return None, "not a valid URL"
+
+    def _limits(self, timeout_seconds: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=max(timeout_seconds, 0.001),  # 0 would mean no deadline at all
+            sock_connect=self._connect_timeout_seconds,
+            ceil_threshold=float("inf"),  # aiohttp would round deadlines up to whole seconds
+        )
+
+
+class _TrackedResponse(aiohttp.ClientResponse):
+    """Notes the peer while the connection is still at hand: a short answer gives it back before it is returned."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        transport = connection.transport
+        if transport is not None:
+            peer = transport.get_extra_info("peername")
+            _trail.get().peer_ip = peer[0] if peer else None
+        return await super().start(connection)
+
+
+class _Resolver(AbstractResolver):
+    """The system's resolver on threads of its own: dead name servers must not starve the loop's shared threads.
+
+    Without AI_ADDRCONFIG, which hides `localhost` on a machine that has no other network.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=DNS_THREADS, thread_name_prefix="relay-dns")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        look_up = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        return [
+            ResolveResult(
+                hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
+            )
+            for kind, _, protocol, _, address in found[:MAX_ADDRESSES]
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple[str, str]:
+    """The error's word and a line about it. aiohttp's own messages hold the URL, so none of them is passed on."""
+    match exception:
+        case TimeoutError():
+            return "timeout", _what_was_late(trail, timeout_seconds)
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as cause):
+            return "tls", f"the certificate does not verify: {cause.verify_message}"
+        case aiohttp.ClientConnectorSSLError(os_error=cause):
+            return "tls", f"the TLS handshake failed: {getattr(cause, 'reason', None) or 'no reason given'}"
+        case aiohttp.ClientSSLError():
+            return "tls", "the TLS handshake failed"
+        case aiohttp.ClientConnectorDNSError(os_error=cause):
+            return "dns", f"the host name does not resolve: {cause.strerror or 'no reason given'}"
+        case aiohttp.ClientConnectorError() if trail.refusal is not None and trail.dialled_ip is None:
+            return "refused", trail.refusal
+        case aiohttp.ClientConnectorError(os_error=cause):
+            return "connect", f"no connection: {cause.strerror or 'no reason given'}"
+        case aiohttp.InvalidURL():
+            return "refused", "the URL is not one that can be requested"
+        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | OSError():
+            where = "before an answer came" if trail.status_code is None else f"inside the answer {trail.status_code}"
+            return "read", f"the connection broke off {where}"
+        case aiohttp.ClientResponseError():
+            return "protocol", "the answer is not valid HTTP, or its headers are too long"
+        case _:
+            return "protocol", f"the request can not be sent, or the answer not be read ({type(exception).__name__})"
+
+
+def _what_was_late(trail: _Trail, timeout_seconds: float) -> str:
+    if trail.status_code is not None:
+        return f"status {trail.status_code} came, but its body had not ended after {timeout_seconds:g} s"
+    if trail.peer_ip is not None:
+        return f"no answer within {timeout_seconds:g} s"
+    return f"no connection in time (of {timeout_seconds:g} s in all)"
