@@ -332,7 +332,7 @@ async def test_no_connection_in_time() -> None:
         return []
 
     resolver = StubResolver()
-    resolver.resolve = never  # type: ignore[assignment]
+    resolver.resolve = never  # type: ignore[method-assign]
     response = await send("https://example.com/", GuardPolicy(), timeout_seconds=0.05, resolver=resolver)
     assert response.error == "timeout"
     assert response.remote_ip is None

@@ -1,0 +1,396 @@
+"""The egress rules: no notation of a forbidden address gets through, and nothing makes them raise."""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.netguard import (
+    BLOCKED_IPV4,
+    BLOCKED_IPV6,
+    MAX_CUSTOM_HEADERS,
+    GuardPolicy,
+    check_custom_headers,
+    is_allowed,
+    refusal_of_address,
+    refusal_of_url,
+)
+
+STRICT = GuardPolicy()
+DEVELOPMENT = GuardPolicy.development()
+PRIVATE = GuardPolicy(allow_networks=(IPv4Network("10.0.0.0/8"), IPv6Network("fd00::/8")))
+
+# The list of the security standard, a second time on purpose: the code's own must not be its own judge.
+FORBIDDEN_IPV4 = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "168.63.129.16/32",
+]
+FORBIDDEN_IPV6 = ["::/3", "4000::/2", "8000::/1", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"]
+PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.215.14", "172.32.0.1", "100.128.0.1", "192.0.1.1", "2606:4700::1111"]
+
+
+@st.composite
+def forbidden_ipv4(draw: st.DrawFn) -> IPv4Address:
+    network = IPv4Network(draw(st.sampled_from(FORBIDDEN_IPV4)))
+    return network[draw(st.integers(0, network.num_addresses - 1))]
+
+
+@st.composite
+def forbidden_ipv6(draw: st.DrawFn) -> IPv6Address:
+    network = IPv6Network(draw(st.sampled_from(FORBIDDEN_IPV6)))
+    address = network[draw(st.integers(0, network.num_addresses - 1))]
+    # Wrapped public IPv4 addresses are the exception, tested below.
+    return network[1] if _is_wrapped(address) else address
+
+
+def _is_wrapped(address: IPv6Address) -> bool:
+    return address in IPv6Network("::ffff:0:0/96") or address in IPv6Network("64:ff9b::/96")
+
+
+def notations(address: IPv4Address) -> list[str]:
+    """What a resolver or a lenient parser may take for this address."""
+    number = int(address)
+    a, b, c, d = address.packed
+    return [
+        str(address),
+        str(number),
+        hex(number),
+        hex(number).upper(),
+        f"0{number:o}",
+        f"{a}.{number & 0xFFFFFF}",
+        f"{a}.{b}.{number & 0xFFFF}",
+        f"0{a:o}.0{b:o}.0{c:o}.0{d:o}",
+        f"0x{a:x}.0x{b:x}.0x{c:x}.0x{d:x}",
+        f"{a}.{b}.{c}.0x{d:x}",
+        f"{address}.",
+        f"{a:03}.{b:03}.{c:03}.{d:03}.",
+        str(address).translate({ord("0") + digit: 0xFF10 + digit for digit in range(10)}),
+        str(address).replace(".", "。"),
+        "".join(f"%{byte:02x}" for byte in str(address).encode()),
+        f"[::ffff:{address}]",
+        f"[::ffff:{a:02x}{b:02x}:{c:02x}{d:02x}]",
+        f"[0:0:0:0:0:ffff:{address}]",
+        f"[64:ff9b::{address}]",
+        f"[::{address}]",
+        f"[2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1]",
+        f"[{address}]",
+    ]
+
+
+@given(forbidden_ipv4())
+def test_no_notation_of_a_forbidden_ipv4_address_passes(address: IPv4Address) -> None:
+    for host in notations(address):
+        assert refusal_of_url(f"https://{host}/", STRICT) is not None, host
+        assert refusal_of_url(f"https://{host}:443", STRICT) is not None, host
+    for text in (str(address), f"::ffff:{address}", f"64:ff9b::{address}"):
+        assert not is_allowed(text, 443, "https", STRICT)
+
+
+@given(forbidden_ipv6())
+def test_no_notation_of_a_forbidden_ipv6_address_passes(address: IPv6Address) -> None:
+    for text in (str(address), address.exploded, address.compressed.upper()):
+        assert not is_allowed(text, 443, "https", STRICT)
+        assert refusal_of_url(f"https://[{text}]/", STRICT) is not None
+        assert refusal_of_url(f"https://[{text}%25eth0]/", STRICT) is not None
+
+
+@given(st.ip_addresses(v=4))
+def test_addresses_outside_of_the_list_pass_also_when_wrapped(address: IPv4Address) -> None:
+    forbidden = any(address in IPv4Network(network) for network in FORBIDDEN_IPV4)
+    for text in (str(address), f"::ffff:{address}", f"64:ff9b::{address}"):
+        assert is_allowed(text, 443, "https", STRICT) is not forbidden
+
+
+@given(st.ip_addresses(v=6))
+def test_only_public_ipv6_addresses_pass(address: IPv6Address) -> None:
+    forbidden = any(address in IPv6Network(network) for network in FORBIDDEN_IPV6)
+    if not _is_wrapped(address):
+        assert is_allowed(str(address), 443, "https", STRICT) is not forbidden
+
+
+@pytest.mark.parametrize("network", [*FORBIDDEN_IPV4, *FORBIDDEN_IPV6])
+def test_the_edges_of_each_network(network: str) -> None:
+    parsed = IPv6Network(network) if ":" in network else IPv4Network(network)
+    assert not is_allowed(str(parsed[0]), 443, "https", STRICT)
+    assert not is_allowed(str(parsed[-1]), 443, "https", STRICT)
+
+
+def test_the_lists_are_those_of_the_standard() -> None:
+    assert {str(network) for network in BLOCKED_IPV4} == set(FORBIDDEN_IPV4)
+    assert {str(network) for network in BLOCKED_IPV6} == set(FORBIDDEN_IPV6) - {"::/3", "4000::/2", "8000::/1"}
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_public_addresses(address: str) -> None:
+    host = f"[{address}]" if ":" in address else address
+    assert refusal_of_address(address, port=443, scheme="https", policy=STRICT) is None
+    assert refusal_of_url(f"https://{host}/hook", STRICT) is None
+    assert refusal_of_url(f"https://{host}:443/hook?x=y", STRICT) is None
+    for url in (f"http://{host}/", f"https://{host}:8443/", f"http://{host}:443/"):
+        assert refusal_of_url(url, STRICT) is not None
+        assert refusal_of_url(url, DEVELOPMENT) is not None
+
+
+@pytest.mark.parametrize(
+    "address", ["", "example.com", "127.1", "0x7f000001", "fe80::1%eth0", "2606:4700::1%1", "10.0.0.0/8"]
+)
+def test_what_is_no_plain_address_is_refused(address: str) -> None:
+    assert not is_allowed(address, 443, "https", DEVELOPMENT)
+
+
+def test_development_permits_http_on_loopback_only() -> None:
+    for address in ("127.0.0.1", "127.255.0.3", "::1", "::ffff:127.0.0.1"):
+        assert is_allowed(address, 8080, "http", DEVELOPMENT)
+        assert is_allowed(address, 8080, "https", DEVELOPMENT)
+    for address in ("10.0.0.1", "169.254.169.254", "8.8.8.8", "::ffff:10.0.0.1", "fd00::1"):
+        assert not is_allowed(address, 8080, "http", DEVELOPMENT)
+    assert is_allowed("8.8.8.8", 443, "https", DEVELOPMENT)
+    assert not is_allowed("127.0.0.1", 21, "ftp", DEVELOPMENT)
+    for url in (
+        "http://localhost:3000/x",
+        "http://LOCALHOST./",
+        "https://a.localhost:9/",
+        "http://[::1]:80",
+        "http://127.0.0.1",
+    ):
+        assert refusal_of_url(url, DEVELOPMENT) is None
+
+
+def test_allowed_networks_take_any_port_but_http_only_when_asked() -> None:
+    assert is_allowed("10.1.2.3", 9999, "https", PRIVATE)
+    assert is_allowed("fd00::9", 9999, "https", PRIVATE)
+    assert not is_allowed("10.1.2.3", 9999, "http", PRIVATE)
+    assert not is_allowed("192.168.0.1", 443, "https", PRIVATE)
+    assert not is_allowed("8.8.8.8", 9999, "https", PRIVATE)
+
+
+def test_allow_http_alone_permits_nothing() -> None:
+    policy = GuardPolicy(allow_http=True)
+    assert refusal_of_url("http://example.com/", policy) is not None
+    assert not is_allowed("8.8.8.8", 80, "http", GuardPolicy(allow_http=True, allow_ports=frozenset({80, 443})))
+
+
+def test_allow_ports() -> None:
+    policy = GuardPolicy(allow_ports=frozenset({443, 8443}))
+    assert refusal_of_url("https://example.com:8443/", policy) is None
+    assert (
+        refusal_of_url("https://example.com:8080/", policy)
+        == "port 8080 is not allowed; security.allow_ports permits more"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com",
+        "https://example.com/",
+        "HTTPS://Example.COM:443/a/b?c=d&e=%20",
+        "https://example.com.",
+        "https://example.com?x",
+        "https://a_b.example-1.co",
+        "https://bücher.example/",
+        "https://xn--bcher-kva.example/",
+        "https://hooks.slack.com/services/T0/B0/x",
+        "https://1.2.3.example",
+        "https://example.com/@user",
+    ],
+)
+def test_ordinary_sinks(url: str) -> None:
+    assert refusal_of_url(url, STRICT) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("http://example.com/", "http is not allowed"),
+        ("ftp://example.com/", "scheme"),
+        ("javascript:alert(1)", "absolute"),
+        ("example.com", "absolute"),
+        ("//example.com", "absolute"),
+        ("https:/example.com", "absolute"),
+        ("https:example.com", "absolute"),
+        ("", "absolute"),
+        ("https://", "valid name"),
+        ("https:///path", "valid name"),
+        ("https://user@example.com/", "user names"),
+        ("https://user:pass@example.com/", "user names"),
+        ("https://example.com\\@127.0.0.1/", "backslash"),
+        ("https://example.com/\\x", "backslash"),
+        ("https://example.com/a b", "white space"),
+        (" https://example.com/", "white space"),
+        ("https://example.com/\n", "white space"),
+        ("https://example.com/\r\nX: y", "white space"),
+        ("https://exam\tple.com/", "white space"),
+        ("https://example.com/\x00", "control"),
+        ("https://example.com/\u00a0", "white space"),
+        ("https://exam\u00adple.com/", "control"),
+        ("https://exam\u200bple.com/", "control"),
+        ("https://example.com/#top", "fragment"),
+        ("https://[fe80::1%25eth0]/", "zone ids"),
+        ("https://[fe80::1%eth0]/", "zone ids"),
+        ("https://ex%61mple.com/", "percent-encoding"),
+        ("https://2130706433/", "unusual notation"),
+        ("https://0x7f000001/", "unusual notation"),
+        ("https://0X7F000001/", "unusual notation"),
+        ("https://0177.0.0.1/", "unusual notation"),
+        ("https://127.1/", "unusual notation"),
+        ("https://127.0.0.1./", "unusual notation"),
+        ("https://256.256.256.256/", "unusual notation"),
+        ("https://example.com.0x1/", "unusual notation"),
+        ("https://１２７.0.0.1/", "look-alike"),
+        ("https://127。0。0。1/", "look-alike"),
+        ("https://ⓛocalhost/", "look-alike"),
+        ("https://local\ufe0fhost/", "look-alike"),
+        (f"https://{'ü' * 80}.com/", "look-alike"),
+        ("https://ü.127.0.0.１/", "unusual notation"),
+        ("https://ü.ⓛocalhost/", "localhost"),
+        ("https://localhost/", "localhost"),
+        ("https://localhost./", "localhost"),
+        ("https://LocalHost:443/", "localhost"),
+        ("https://a.localhost/", "localhost"),
+        ("https://printer.local/", ".local"),
+        ("https://metadata.google.internal/", ".internal"),
+        ("https://ü.ｌocal/", ".local"),
+        ("https://a..example.com/", "valid name"),
+        ("https://-a.example.com/", "valid name"),
+        ("https://a.example.com../", "valid name"),
+        ("https://a,b.example.com/", "valid name"),
+        (f"https://{'a' * 64}.example.com/", "valid name"),
+        (f"https://{'a.' * 130}example.com/", "valid name"),
+        ("https://example.com:/", "malformed"),
+        ("https://example.com:x/", "malformed"),
+        ("https://example.com:443:443/", "malformed"),
+        ("https://example.com:٤٤٣/", "malformed"),
+        ("https://::1/", "malformed"),
+        ("https://[::1/", "malformed"),
+        ("https://[::1]x/", "malformed"),
+        ("https://[example.com]/", "not an IPv6 address"),
+        ("https://[]/", "not an IPv6 address"),
+        ("https://example.com:0/", "does not exist"),
+        ("https://example.com:99999/", "does not exist"),
+        ("https://example.com:22/", "port 22"),
+        (f"https://example.com/{'a' * 2048}", "2048"),
+    ],
+)
+def test_refused_urls_name_their_rule(url: str, rule: str) -> None:
+    refusal = refusal_of_url(url, STRICT)
+    assert refusal is not None
+    assert rule in refusal
+
+
+@pytest.mark.parametrize(
+    ("url", "setting"),
+    [
+        ("http://example.com/", "security.allow_http"),
+        ("https://127.0.0.1/", "security.allow_networks"),
+        ("https://localhost/", "security.allow_networks"),
+        ("https://a.internal/", "security.allow_networks"),
+        ("https://example.com:8080/", "security.allow_ports"),
+    ],
+)
+def test_refusals_name_the_setting_that_lifts_them(url: str, setting: str) -> None:
+    assert setting in (refusal_of_url(url, STRICT) or "")
+
+
+def test_names_wait_for_the_dial_where_the_policy_has_networks() -> None:
+    assert refusal_of_url("http://sink.example.com:3000/", DEVELOPMENT) is None
+    assert refusal_of_url("https://sink.example.com:3000/", PRIVATE) is None
+    assert refusal_of_url("http://sink.example.com/", PRIVATE) is not None
+    assert refusal_of_url("https://sink.corp.internal/", PRIVATE) is None
+    assert refusal_of_url("https://sink.corp.internal/", DEVELOPMENT) is not None
+    assert refusal_of_url("https://printer.local/", DEVELOPMENT) is not None
+    assert refusal_of_url("https://localhost/", PRIVATE) is not None
+    assert refusal_of_url("https://localhost/", GuardPolicy(allow_networks=(IPv4Network("0.0.0.0/0"),))) is None
+    assert refusal_of_url("https://localhost/", GuardPolicy(allow_networks=(IPv6Network("::/0"),))) is None
+
+
+@given(st.text(max_size=80), st.sampled_from([STRICT, DEVELOPMENT, PRIVATE]))
+def test_no_text_makes_the_rules_raise(text: str, policy: GuardPolicy) -> None:
+    refusal_of_url(text, policy)
+    refusal_of_url(f"https://{text}", policy)
+    refusal_of_url(f"http://[{text}]", policy)
+    refusal_of_url(f"https://{text}.example.com:{text}/", policy)
+    refusal_of_address(text, port=443, scheme=text, policy=policy)
+    check_custom_headers([(text, text), ("X-Own", text)])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("Authorization", "Bearer abc"), ("X-Tenant", "a b"), ("Cookie", "a=b"), ("User-Agent", "mine")],
+        [("x!#$%&'*+-.^_`|~9", "~!@")],
+        [("X-Empty", "")],
+        [(f"X-{number}", "v" * 4096) for number in range(MAX_CUSTOM_HEADERS)],
+    ],
+)
+def test_ordinary_headers(headers: list[tuple[str, str]]) -> None:
+    assert check_custom_headers(headers) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Host",
+        "Connection",
+        "Keep-Alive",
+        "TE",
+        "Trailer",
+        "Transfer-Encoding",
+        "Upgrade",
+        "Expect",
+        "HTTP2-Settings",
+        "Accept-Encoding",
+        "Content-Length",
+        "Content-Type",
+        "content-encoding",
+        "Proxy-Authorization",
+        "Proxy-Connection",
+        "Webhook-Id",
+        "webhook-signature",
+        "WEBHOOK-X",
+        "ce-id",
+        "CE-Type",
+    ],
+)
+def test_headers_that_are_the_relays_own(name: str) -> None:
+    assert "can not be set" in (check_custom_headers([(name, "x")]) or "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "rule"),
+    [
+        ([("", "x")], "token"),
+        ([("X Y", "x")], "token"),
+        ([("X:", "x")], "token"),
+        ([("X\r\nY", "x")], "token"),
+        ([("Xé", "x")], "token"),
+        ([("X\n", "x")], "token"),
+        ([("X", "a\r\nb: c")], "printable"),
+        ([("X", "a\nb")], "printable"),
+        ([("X", "a\x00")], "printable"),
+        ([("X", "é")], "printable"),
+        ([("X", " a")], "printable"),
+        ([("X", "a"), ("x", "b")], "twice"),
+        ([("X" * 129, "a")], "128 characters"),
+        ([("X", "a" * 4097)], "4096 bytes"),
+        ([(f"X-{number}", "v") for number in range(MAX_CUSTOM_HEADERS + 1)], "at most 32"),
+    ],
+)
+def test_refused_headers_name_their_rule(headers: list[tuple[str, str]], rule: str) -> None:
+    assert rule in (check_custom_headers(headers) or "")

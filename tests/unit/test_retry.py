@@ -1,0 +1,197 @@
+"""Retry decisions: the schedule, the jitter, Retry-After, and the verdict on plain HTTP answers."""
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.delivery import Outcome, Response
+from relay.core.retry import Dead, Decision, Disable, Done, Retry, decide, http_outcome, parse_retry_after
+from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS
+
+NOW = 1_700_000_000.0
+DAY_SECONDS = 86400.0
+
+schedules = st.lists(st.floats(0.001, 1e6), max_size=50)
+fractions = st.floats(0, 1, exclude_max=True)
+
+
+def after(outcome: Outcome, attempt_count: int, *, random_value: float = 0.5, jitter: float = 0.2) -> Decision:
+    return decide(
+        outcome,
+        attempt_count=attempt_count,
+        schedule_seconds=DEFAULT_RETRY_SCHEDULE_SECONDS,
+        jitter=jitter,
+        random_value=random_value,
+        now=NOW,
+    )
+
+
+def failed(retry_after_seconds: float | None = None) -> Outcome:
+    return Outcome(verdict="retry", reason="http_500", retry_after_seconds=retry_after_seconds)
+
+
+def answer(status_code: int, *headers: tuple[str, str]) -> Response:
+    return Response(started_at=NOW, duration_ms=1.0, status_code=status_code, headers=headers)
+
+
+def test_the_default_schedule_makes_ten_attempts() -> None:
+    pauses = []
+    for attempt_count in range(1, 10):
+        decision = after(failed(), attempt_count)
+        assert isinstance(decision, Retry)
+        assert decision.reason == "http_500"
+        assert decision.pause_until is None
+        pauses.append(decision.at - NOW)
+    assert tuple(pauses) == DEFAULT_RETRY_SCHEDULE_SECONDS
+    assert after(failed(), 10) == Dead(reason="http_500", exhausted=True)
+    assert after(failed(), 11) == Dead(reason="http_500", exhausted=True)
+
+
+def test_an_empty_schedule_means_one_attempt() -> None:
+    decision = decide(failed(), attempt_count=1, schedule_seconds=(), jitter=0.2, random_value=0.5, now=NOW)
+    assert decision == Dead(reason="http_500", exhausted=True)
+
+
+def test_other_verdicts_end_it() -> None:
+    assert after(Outcome(verdict="delivered", reason="http_200"), 1) == Done(reason="http_200")
+    assert after(Outcome(verdict="dead", reason="http_400"), 1) == Dead(reason="http_400")
+    assert after(Outcome(verdict="disable", reason="http_410"), 1) == Disable(reason="http_410")
+
+
+@given(schedules, st.integers(1, 60), st.floats(0, 1), fractions, st.none() | st.floats())
+def test_what_holds_for_every_failure(
+    schedule: list[float], attempt_count: int, jitter: float, random_value: float, retry_after: float | None
+) -> None:
+    decision = decide(
+        failed(retry_after),
+        attempt_count=attempt_count,
+        schedule_seconds=schedule,
+        jitter=jitter,
+        random_value=random_value,
+        now=NOW,
+    )
+    floor = min(retry_after, DAY_SECONDS) if retry_after is not None and retry_after > 0 else 0.0
+    assert isinstance(decision, Retry | Dead)
+    assert decision.pause_until == (NOW + floor if floor else None)
+    if isinstance(decision, Dead):
+        assert decision.exhausted
+        assert attempt_count == len(schedule) + 1 or attempt_count > len(schedule)
+        return
+    base = schedule[attempt_count - 1]
+    assert decision.at >= NOW + floor
+    assert decision.at <= NOW + max(base * (1 + jitter), floor) + 1e-3
+    assert decision.at >= NOW + base * (1 - jitter) - 1e-3
+
+
+@pytest.mark.parametrize(("random_value", "pause_seconds"), [(0.0, 4.0), (0.5, 5.0), (0.75, 5.5)])
+def test_jitter_spreads_the_pause_to_both_sides(random_value: float, pause_seconds: float) -> None:
+    decision = after(failed(), 1, random_value=random_value)
+    assert isinstance(decision, Retry)
+    assert decision.at - NOW == pytest.approx(pause_seconds)
+
+
+def test_retry_after_is_a_floor_and_a_pause() -> None:
+    assert after(failed(60.0), 1) == Retry(at=NOW + 60, reason="http_500", pause_until=NOW + 60)
+    assert after(failed(60.0), 2) == Retry(at=NOW + 300, reason="http_500", pause_until=NOW + 60)
+    assert after(failed(1e9), 1) == Retry(at=NOW + DAY_SECONDS, reason="http_500", pause_until=NOW + DAY_SECONDS)
+    assert after(failed(60.0), 10) == Dead(reason="http_500", exhausted=True, pause_until=NOW + 60)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 120 ", 120.0),
+        ("0.083", 0.083),
+        ("1.", 1.0),
+        ("+5", 5.0),
+        ("-5", 0.0),
+        ("86400", DAY_SECONDS),
+        ("86401", DAY_SECONDS),
+        ("9" * 100, DAY_SECONDS),
+        ("Tue, 14 Nov 2023 22:14:20 GMT", 60.0),
+        ("Tuesday, 14-Nov-23 22:14:20 GMT", 60.0),
+        ("Tue Nov 14 22:14:20 2023", 60.0),
+        ("Tue, 14 Nov 2023 22:13:00 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", DAY_SECONDS),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("1e3", None),
+        ("nan", None),
+        ("inf", None),
+        ("1_000", None),
+        ("１２", None),
+        ("5 s", None),
+        ("Tue, 99 Nov 2023 22:14:20 GMT", None),
+        ("9" * 200, None),
+    ],
+)
+def test_retry_after_values(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, now=NOW) == seconds
+
+
+def test_a_date_is_measured_on_the_senders_own_clock() -> None:
+    value = "Tue, 14 Nov 2023 22:14:20 GMT"
+    assert parse_retry_after(value, now=NOW + 50_000, received_date="Tue, 14 Nov 2023 22:13:50 GMT") == 30.0
+    assert parse_retry_after(value, now=NOW, received_date="no date") == 60.0
+
+
+@given(st.text(), st.none() | st.text())
+def test_no_text_makes_it_raise(value: str, received_date: str | None) -> None:
+    seconds = parse_retry_after(value, now=NOW, received_date=received_date)
+    assert seconds is None or 0 <= seconds <= DAY_SECONDS
+
+
+@given(st.floats(0, 1e9))
+def test_seconds_come_back(seconds: float) -> None:
+    assert parse_retry_after(f"{seconds:.3f}", now=NOW) == pytest.approx(min(seconds, DAY_SECONDS), abs=1e-3)
+
+
+@given(st.integers(-100_000, 100_000))
+def test_dates_come_back(seconds: int) -> None:
+    text = format_datetime(datetime.fromtimestamp(NOW + seconds, UTC), usegmt=True)
+    assert parse_retry_after(text, now=NOW) == min(max(seconds, 0), DAY_SECONDS)
+
+
+@pytest.mark.parametrize("status_code", [200, 201, 202, 204, 207, 299])
+def test_2xx_is_success(status_code: int) -> None:
+    assert http_outcome(answer(status_code), NOW) == Outcome(verdict="delivered", reason=f"http_{status_code}")
+
+
+@pytest.mark.parametrize("status_code", [101, 300, 301, 302, 307, 308, 400, 401, 404, 409, 422, 500, 502, 504, 599])
+def test_everything_else_is_tried_again(status_code: int) -> None:
+    outcome = http_outcome(answer(status_code, ("Retry-After", "60")), NOW)
+    assert outcome == Outcome(verdict="retry", reason=f"http_{status_code}")
+
+
+def test_410_ends_the_subscription() -> None:
+    assert http_outcome(answer(410), NOW) == Outcome(verdict="disable", reason="http_410")
+
+
+@pytest.mark.parametrize("status_code", [429, 503])
+def test_429_and_503_set_the_pause(status_code: int) -> None:
+    reason = f"http_{status_code}"
+    assert http_outcome(answer(status_code), NOW) == Outcome(verdict="retry", reason=reason)
+    outcome = http_outcome(answer(status_code, ("retry-after", "1.5")), NOW)
+    assert outcome == Outcome(verdict="retry", reason=reason, retry_after_seconds=1.5)
+    dated = answer(
+        status_code, ("Date", "Tue, 14 Nov 2023 22:00:00 GMT"), ("Retry-After", "Tue, 14 Nov 2023 22:00:10 GMT")
+    )
+    assert http_outcome(dated, NOW).retry_after_seconds == 10.0
+
+
+@pytest.mark.parametrize("error", ["timeout", "dns", "connect", "tls", "refused", "protocol", "read"])
+def test_no_answer_is_tried_again(error: str) -> None:
+    response = Response(started_at=NOW, duration_ms=1.0, error=error)
+    assert http_outcome(response, NOW) == Outcome(verdict="retry", reason=error)
+    late = Response(started_at=NOW, duration_ms=1.0, error=error, status_code=200)
+    assert http_outcome(late, NOW).verdict == "retry"
+
+
+def test_neither_answer_nor_error() -> None:
+    assert http_outcome(Response(started_at=NOW, duration_ms=1.0), NOW) == Outcome(verdict="retry", reason="no_answer")

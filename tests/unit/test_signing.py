@@ -1,0 +1,214 @@
+"""Standard Webhooks v1, checked against the published vector and the `standardwebhooks` package."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+from relay.core.signing import Reason, new_secret, parse_secret, sign, signature_headers, verify
+from relay.core.subscription import SigningSecret
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OTHER_SECRET = new_secret(bytes(range(32)))
+MESSAGE_ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
+NOW = 1614265330.0
+EVENT = '{"id":"evt_1","data":{"job":{"name":"Ünal"},"count":1.50,"list":[1,2]}}'.encode()
+
+key_bytes = st.binary(min_size=24, max_size=64)
+
+
+def signed(body: bytes, *, at: float = NOW, secret: str = SECRET, **changed: str) -> dict[str, str]:
+    headers = dict(signature_headers([SigningSecret(value=secret)], message_id=MESSAGE_ID, now=at, body=body))
+    return headers | {name.replace("_", "-"): value for name, value in changed.items()}
+
+
+def reason(headers: dict[str, str], body: bytes, *, secret: str = SECRET, now: float = NOW) -> Reason:
+    verification = verify(secret, headers, body, now=now)
+    assert verification.ok is (verification.reason == "ok")
+    assert verification.detail
+    assert secret.removeprefix("whsec_") not in verification.detail
+    return verification.reason
+
+
+def test_the_published_vector() -> None:
+    body = b'{"test": 2432232314}'
+    expected = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert sign([SECRET], MESSAGE_ID, int(NOW), body) == expected
+    assert reason(signed(body, webhook_signature=expected), body) == "ok"
+
+
+@given(key_bytes, st.text(st.characters(codec="ascii", exclude_characters=".")), st.integers(0, 2**33), st.text())
+def test_it_signs_as_the_library_does(key: bytes, message_id: str, timestamp: int, text: str) -> None:
+    body = text.encode()
+    theirs = Webhook(new_secret(key)).sign(message_id, datetime.fromtimestamp(timestamp, UTC), text)
+    assert sign([new_secret(key)], message_id, timestamp, body) == theirs
+
+
+@given(key_bytes, st.recursive(st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_the_library_verifies_what_we_sign(key: bytes, value: Any) -> None:
+    secret = new_secret(key)
+    body = orjson.dumps(value)
+    now = datetime.now(UTC).timestamp()
+    headers = dict(signature_headers([SigningSecret(value=secret)], message_id="evt_1", now=now, body=body))
+    assert Webhook(secret).verify(body, headers) == value
+
+
+@given(key_bytes, st.binary(), st.floats(0, 1e10))
+def test_what_is_signed_verifies(key: bytes, body: bytes, now: float) -> None:
+    secret = new_secret(key)
+    assert parse_secret(secret) == key
+    assert reason(signed(body, at=now, secret=secret), body, secret=secret, now=now) == "ok"
+
+
+@given(st.binary(min_size=1, max_size=40), st.data())
+def test_a_changed_byte_never_verifies(body: bytes, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, len(body) - 1))
+    changed = bytearray(body)
+    changed[position] ^= data.draw(st.integers(1, 255))
+    assert reason(signed(body), bytes(changed)) != "ok"
+
+
+def test_rotation_signs_with_every_secret_that_is_still_valid() -> None:
+    secrets = [
+        SigningSecret(value=OTHER_SECRET),
+        SigningSecret(value=SECRET, expires_at=NOW + 1),
+        SigningSecret(value=new_secret(bytes(24)), expires_at=NOW),
+    ]
+    headers = dict(signature_headers(secrets, message_id=MESSAGE_ID, now=NOW + 0.9, body=EVENT))
+    assert headers["webhook-timestamp"] == str(int(NOW))
+    assert headers["webhook-signature"].count(" ") == 1
+    assert reason(headers, EVENT) == "ok"
+    assert reason(headers, EVENT, secret=OTHER_SECRET) == "ok"
+    assert reason(headers, EVENT, secret=new_secret(bytes(24))) == "wrong_secret"
+
+
+def test_without_a_secret_there_is_no_signature() -> None:
+    headers = signature_headers([], message_id=MESSAGE_ID, now=NOW, body=EVENT)
+    assert headers == (("webhook-id", MESSAGE_ID), ("webhook-timestamp", "1614265330"))
+
+
+@pytest.mark.parametrize("length", [0, 23, 65])
+def test_secrets_of_a_wrong_length(length: int) -> None:
+    with pytest.raises(ValueError, match="24 to 64 bytes"):
+        new_secret(bytes(length))
+    with pytest.raises(ValueError, match="24 to 64 bytes"):
+        parse_secret("whsec_" + base64.b64encode(bytes(length)).decode())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_!!!", "whsec_ü", "whsec_A", "whsk_AAAA"]
+)
+def test_malformed_secrets(text: str) -> None:
+    with pytest.raises(ValueError, match="a signing secret"):
+        parse_secret(text)
+
+
+def test_unpadded_secrets_are_taken_as_the_library_takes_them() -> None:
+    padded = new_secret(bytes(25))
+    assert padded.endswith("=")
+    assert parse_secret(padded.rstrip("=")) == bytes(25)
+
+
+def test_header_names_count_in_any_case() -> None:
+    headers = {name.title(): f" {value} " for name, value in signed(EVENT).items()}
+    assert reason(headers, EVENT) == "ok"
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_missing_header(name: str) -> None:
+    headers = signed(EVENT)
+    del headers[name]
+    verification = verify(SECRET, headers, EVENT, now=NOW)
+    assert verification.reason == "missing_header"
+    assert name in verification.detail
+    assert reason(signed(EVENT) | {name: ""}, EVENT) == "missing_header"
+
+
+@pytest.mark.parametrize("written", ["x", "-1", "1614265330.5", "２", "1e9", "9" * 16])
+def test_a_malformed_timestamp(written: str) -> None:
+    assert reason(signed(EVENT, webhook_timestamp=written), EVENT) == "malformed_timestamp"
+
+
+@pytest.mark.parametrize("signature", ["v1a,AAAA", "v2,AAAA", "AAAA", "v1"])
+def test_no_v1_signature(signature: str) -> None:
+    assert reason(signed(EVENT, webhook_signature=signature), EVENT) == "no_v1_signature"
+
+
+def test_other_schemes_beside_ours_are_passed_over() -> None:
+    headers = signed(EVENT)
+    headers["webhook-signature"] = f"v1a,AAAA v1,é {headers['webhook-signature']}"
+    assert reason(headers, EVENT) == "ok"
+
+
+def test_the_timestamp_is_judged_within_the_tolerance() -> None:
+    headers = signed(EVENT)
+    assert reason(headers, EVENT, now=NOW + 300) == "ok"
+    assert reason(headers, EVENT, now=NOW - 300) == "ok"
+    assert reason(headers, EVENT, now=NOW + 301) == "old_timestamp"
+    assert reason(headers, EVENT, now=NOW - 301) == "future_timestamp"
+    assert verify(SECRET, headers, EVENT, now=NOW + 301, tolerance_seconds=400).ok
+
+
+def test_wrong_secret_and_an_old_timestamp_are_both_told() -> None:
+    assert reason(signed(EVENT), EVENT, secret=OTHER_SECRET) == "wrong_secret"
+    verification = verify(OTHER_SECRET, signed(EVENT), EVENT, now=NOW + 900)
+    assert verification.reason == "old_timestamp"
+    assert "the secret is another one" in verification.detail
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        json.dumps(json.loads(EVENT)).encode(),
+        json.dumps(json.loads(EVENT), ensure_ascii=False).encode(),
+        json.dumps(json.loads(EVENT), indent=2).encode(),
+        b"\xef\xbb\xbf" + EVENT,
+        EVENT + b"\n",
+        EVENT + b"\r\n",
+        b" " + EVENT,
+    ],
+)
+def test_a_body_that_was_written_again(received: bytes) -> None:
+    headers = signed(orjson.dumps(orjson.loads(EVENT)))
+    received = received.replace(b"1.50", b"1.5")
+    verification = verify(SECRET, headers, received, now=NOW)
+    assert verification.reason == "reserialised_body"
+    assert "re-serialised before verification" in verification.detail
+    assert reason(headers, received, now=NOW + 9000) == "reserialised_body"
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        (b"a\r\nb", b"a\nb"),
+        (b"a\nb", b"a\r\nb"),
+        (b"text\n", b"text"),
+        (b"text\r\n", b"text"),
+        (b'{"a": 1, "b": 2}', b'{"b":2,"a":1}'),
+        (b'{"a":1,"b":2}', b'{"b":2,"a":1}'),
+        (json.dumps({"a": "ü"}, indent=4).encode(), '{"a":"ü"}'.encode()),
+        (json.dumps({"a": "ü"}, separators=(",", ":")).encode(), '{"a":"ü"}'.encode()),
+    ],
+)
+def test_other_ways_to_change_a_body_without_meaning_to(sent: bytes, received: bytes) -> None:
+    expected = "wrong_secret" if sent == b'{"a": 1, "b": 2}' else "reserialised_body"
+    assert reason(signed(sent), received) == expected
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 900 + b"]" * 900, b"[" * 200 + b"]" * 200, b"{", b"1e999"])
+def test_odd_bodies_are_no_trouble(body: bytes) -> None:
+    assert reason(signed(b"another"), body) == "wrong_secret"
+
+
+@given(st.dictionaries(st.text(), st.text()), st.binary())
+def test_no_header_makes_verify_raise(extra: dict[str, str], body: bytes) -> None:
+    verify(SECRET, extra, body, now=NOW)
+    for name in ("webhook-id", "webhook-timestamp", "webhook-signature"):
+        for value in extra.values():
+            verify(SECRET, signed(body) | {name: value}, body, now=NOW)
