@@ -21,7 +21,7 @@ from starlette.routing import Route
 from relay.clock import Clock, to_rfc3339
 from relay.sandbox.bodies import CHANNELS, PLACEHOLDER_ACCOUNT_ID, Refused
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Script
-from relay.sandbox.faults import FaultBook, FaultInvalid, parse_fault
+from relay.sandbox.faults import KINDS, FaultBook, FaultInvalid, parse_fault
 from relay.sandbox.tally import Tally
 from relay.sandbox.wire import BodyTooLarge, read_body
 from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, World, WorldFull
@@ -145,7 +145,7 @@ class _Calls:
             except Refused as error:
                 return _refusal(error)
             return _json({"ok": True, "fault": fault.shown(now)}, 201)
-        return _json({"ok": True, "faults": [fault.shown(now) for fault in self._faults.faults()]})
+        return _json({"ok": True, "faults": [fault.shown(now) for fault in self._faults.faults()], "kinds": KINDS})
 
     async def fault(self, request: Request) -> Response:
         return _json({"ok": True, "cleared": self._faults.clear(request.path_params["fault_id"])})

@@ -11,6 +11,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from relay.clock import from_rfc3339
 from relay.sandbox.fate import Fates, Mix
+from relay.sandbox.faults import KINDS
 from relay.sandbox.idempotency import Originals
 from relay.sandbox.life import Ways
 from relay.sandbox.server import MAX_BODY_BYTES, Sandbox, create_app
@@ -526,7 +527,7 @@ def test_the_calls_of_the_fault_book(peer: Peer) -> None:
     assert [f["kind"] for f in peer.get("/_sandbox/faults").json()["faults"]] == ["500", "timeout"]
     assert peer.delete("/_sandbox/faults/1").json()["cleared"] == 1
     assert peer.delete("/_sandbox/faults").json()["cleared"] == 1
-    assert peer.get("/_sandbox/faults").json()["faults"] == []
+    assert peer.get("/_sandbox/faults").json() == {"ok": True, "faults": [], "kinds": list(KINDS)}
     wrong = peer.post("/_sandbox/faults", json={"kind": "fire"})
     assert wrong.status_code == 400
     assert "slow_drip" in wrong.json()["error"]["message"]
