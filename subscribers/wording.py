@@ -162,7 +162,9 @@ def _unauthorized(data: Document, context: Context) -> str:
 
 def _down(data: Document, context: Context) -> str:
     waiting = data.get("open_jobs")
-    jobs = f". {waiting} open job{'' if waiting == 1 else 's'} wait{'s' if waiting == 1 else ''}" if waiting else ""
+    jobs = ""
+    if isinstance(waiting, int) and waiting:
+        jobs = ". 1 open job waits" if waiting == 1 else f". {waiting} open jobs wait"
     return f"{_source(data)} does not answer for {_whose(data, context)}{_why(data)}{jobs}"
 
 

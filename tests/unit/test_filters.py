@@ -1,0 +1,81 @@
+"""Which subscription gets which event, and which type somebody meant."""
+
+import pytest
+
+from relay.core.events import RELAY_EVENTS
+from relay.core.filters import known_types, matches, nearest_type
+from relay.core.subscription import Subscription
+
+SOURCE = "https://api.example/jobs"
+FAILED = "ai.revor.job.failed"
+KNOWN = known_types(["ai.revor.job"])
+
+
+def subscription(**changes: object) -> Subscription:
+    return Subscription(id="sub_1", sink="https://x.example/", **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("types", "source", "event_type", "event_source", "wanted"),
+    [
+        (None, None, FAILED, SOURCE, True),
+        (None, None, "relay.source.down", "/relay", False),
+        (None, SOURCE, FAILED, SOURCE, True),
+        (None, SOURCE, FAILED, SOURCE + "/", False),
+        (None, SOURCE.upper(), FAILED, SOURCE, False),
+        ((FAILED,), None, FAILED, SOURCE, True),
+        ((FAILED,), None, "ai.revor.job.succeeded", SOURCE, False),
+        (("ai.revor.job",), None, FAILED, SOURCE, False),
+        (("AI.revor.job.failed",), None, FAILED, SOURCE, False),
+        (("ai.revor.job.succeeded", FAILED), SOURCE, FAILED, SOURCE, True),
+        ((FAILED,), "/relay", FAILED, SOURCE, False),
+        (("relay.source.down",), None, "relay.source.down", "/relay", True),
+        (("relay.source.down",), SOURCE, "relay.source.down", "/relay", False),
+        ((), None, FAILED, SOURCE, False),
+    ],
+)
+def test_types_and_source_match_exactly(
+    types: tuple[str, ...] | None, source: str | None, event_type: str, event_source: str, wanted: bool
+) -> None:
+    job_event = not event_type.startswith("relay.")
+    assert matches(subscription(types=types, source=source), event_type, event_source, job_event=job_event) is wanted
+
+
+def test_a_callback_matches_by_its_jobs_and_never_here() -> None:
+    assert not matches(subscription(callback=True), FAILED, SOURCE, job_event=True)
+    assert not matches(subscription(callback=True, types=(FAILED,)), FAILED, SOURCE, job_event=True)
+
+
+def test_known_types_are_those_of_each_prefix_and_the_relays_own() -> None:
+    assert known_types([]) == RELAY_EVENTS
+    assert len(known_types(["a.job", "b.job", "a.job"])) == 20 + len(RELAY_EVENTS)
+    assert FAILED in KNOWN
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("failed", FAILED),
+        ("FAILED ", FAILED),
+        (".failed", FAILED),
+        ("job.failed", FAILED),
+        ("ai.revor.job.fail", FAILED),
+        ("ai.revor.job.suceeded", "ai.revor.job.succeeded"),
+        ("faild", FAILED),
+        ("com.other.job.canceled", "ai.revor.job.cancelled"),
+        ("relay.source.unauthorised", "relay.source.unauthorized"),
+        ("subscription.disabled", "relay.subscription.disabled"),
+        ("recovered", "relay.subscription.recovered"),
+        ("test", "relay.test"),
+        ("", None),
+        (" . ", None),
+        ("com.github.push", None),
+        ("x" * 100_000, None),
+    ],
+)
+def test_the_nearest_type_is_the_one_that_was_meant(text: str, meant: str | None) -> None:
+    assert nearest_type(text, KNOWN) == meant
+
+
+def test_without_known_types_nothing_is_near() -> None:
+    assert nearest_type("failed", ()) is None

@@ -1,0 +1,395 @@
+"""The kind slack: its sentences, its escaping, its verdicts."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.delivery import Outcome, Response
+from relay.core.events import Event, Hint, Origin, from_transition, relay_event
+from relay.core.job import Job, Observation, Transition
+from relay.core.notices import delivery_expired_data, source_trouble_data, subscription_data
+from relay.core.samples import sample_event
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest
+from subscribers import registry, slack, wording
+from subscribers.base import Context
+
+NOW = 1779271208.0
+SINK = "https://hooks.slack.com/services/T0/B0/secret"
+SUBSCRIPTION = Subscription(id="sub_1", sink=SINK, kind="slack")
+KIND = registry.kind_named("slack")
+ORIGIN = Origin(
+    source="https://revor.ai/api/v1/outreach/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json"
+)
+RECONNECT = Hint(meaning="The account needs reconnecting", retry_safe=False, who="account owner")
+
+
+def job_event(
+    kind: str = "failed",
+    *,
+    job_id: str = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+    channel: str | None = "linkedin",
+    action: str | None = "outreach.dispatch",
+    status: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    hint: Hint | None = None,
+    inferred: bool = False,
+    account: str = "default",
+    upstream: dict[str, Any] | None = None,
+) -> Event:
+    job = Job(uid="job_1", external_id=job_id, source="revor", account=account, metadata=metadata or {})
+    seen = Observation(
+        status=status or kind, observed_at=NOW, channel=channel, action=action, upstream=upstream or {"id": job_id}
+    )
+    transition = Transition(
+        kind=kind,
+        status=status or kind,
+        previous_status=None,
+        sequence=1,
+        occurred_at=NOW,
+        detected_at=NOW,
+        inferred=inferred,
+    )
+    return from_transition("evt_1", job, transition, ORIGIN, seen=seen, hint=hint)
+
+
+def message(event: Event, context: Context | None = None) -> dict[str, Any]:
+    payload: dict[str, Any] = orjson.loads(KIND.render(event, SUBSCRIPTION, context or Context()).body)
+    return payload
+
+
+def text(event: Event, context: Context | None = None) -> str:
+    return str(message(event, context)["text"])
+
+
+def about_the_relay(type: str, data: dict[str, Any]) -> Event:
+    return relay_event("evt_1", type, NOW, data, dataschema="http://x/schemas/a.json")
+
+
+ALEX = {"recipient_name": "Alex"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("queued", "LinkedIn outreach to Alex is queued"),
+        ("scheduled", "LinkedIn outreach to Alex is scheduled"),
+        ("running", "LinkedIn outreach to Alex is running"),
+        ("succeeded", "LinkedIn outreach to Alex was accepted"),
+        ("failed", "LinkedIn outreach to Alex failed: the account needs reconnecting"),
+        ("cancelled", "LinkedIn outreach to Alex was cancelled: the account needs reconnecting"),
+        (
+            "retrying",
+            "LinkedIn outreach to Alex failed an attempt and will be tried again: the account needs reconnecting",
+        ),
+        (
+            "overdue",
+            "LinkedIn outreach to Alex has not ended by its deadline: the relay goes on looking, less often",
+        ),
+        (
+            "not_found",
+            "LinkedIn outreach to Alex was not found: the upstream does not know it, so its end will not be seen",
+        ),
+    ],
+)
+def test_each_job_event_is_one_sentence(kind: str, sentence: str) -> None:
+    assert text(job_event(kind, metadata=ALEX, hint=RECONNECT)) == sentence
+
+
+def test_an_unknown_status_is_named() -> None:
+    sentence = "LinkedIn outreach to Alex has a status that the relay does not know: “paused”. It goes on looking"
+    assert text(job_event("status_unknown", status="paused", metadata=ALEX)) == sentence
+
+
+def test_a_retry_that_is_over_reads_so() -> None:
+    event = job_event("retrying", inferred=True, metadata=ALEX)
+    assert text(event) == "LinkedIn outreach to Alex failed an attempt and was tried again"
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({}, "LinkedIn outreach (job 3f2a9c1e…)"),
+        ({"channel": "email"}, "Email outreach (job 3f2a9c1e…)"),
+        ({"channel": "WhatsApp"}, "WhatsApp outreach (job 3f2a9c1e…)"),
+        ({"channel": "telegram"}, "Telegram outreach (job 3f2a9c1e…)"),
+        ({"action": "outreach.linkedin.post_like"}, "LinkedIn post like (job 3f2a9c1e…)"),
+        ({"action": "outreach.linkedin.post_like", "metadata": ALEX}, "LinkedIn post like for Alex"),
+        ({"action": "dispatch"}, "LinkedIn dispatch (job 3f2a9c1e…)"),
+        ({"action": "_"}, "LinkedIn job (job 3f2a9c1e…)"),
+        ({"action": None}, "LinkedIn job (job 3f2a9c1e…)"),
+        ({"action": None, "channel": None}, "Job (job 3f2a9c1e…)"),
+        ({"action": "research.contacts", "channel": None}, "Research contacts (job 3f2a9c1e…)"),
+        ({"action": "outreach.dispatch", "channel": None, "metadata": ALEX}, "Outreach to Alex"),
+        ({"job_id": "42"}, "LinkedIn outreach (job 42)"),
+        ({"job_id": "123456789012"}, "LinkedIn outreach (job 123456789012)"),
+        ({"metadata": {"name": "Kim"}}, "LinkedIn outreach to Kim"),
+        ({"metadata": {"recipient_name": "Alex", "name": "Kim"}}, "LinkedIn outreach to Alex"),
+        ({"metadata": {"recipient_name": " ", "name": "Kim"}}, "LinkedIn outreach to Kim"),
+        ({"metadata": {"recipient_name": 7, "name": ["Kim"]}}, "LinkedIn outreach (job 3f2a9c1e…)"),
+        ({"metadata": {"name": "x" * 81}}, "LinkedIn outreach to " + "x" * 79 + "…"),
+        ({"metadata": {"name": "alex@example.com"}}, "LinkedIn outreach (job 3f2a9c1e…)"),
+        ({"metadata": {"name": "+1 (415) 555-2671"}}, "LinkedIn outreach (job 3f2a9c1e…)"),
+        ({"metadata": {"name": "linkedin.com/in/alex"}}, "LinkedIn outreach (job 3f2a9c1e…)"),
+        ({"metadata": {"name": "Ann-Marie O'Neil, M.Sc. 3rd"}}, "LinkedIn outreach to Ann-Marie O'Neil, M.Sc. 3rd"),
+        ({"upstream": {"recipient": {"name": "Kim"}}}, "LinkedIn outreach (job 3f2a9c1e…)"),
+    ],
+)
+def test_what_it_is_about(changes: dict[str, Any], what: str) -> None:
+    assert text(job_event("succeeded", **changes)) == f"{what} was accepted"
+
+
+@pytest.mark.parametrize(
+    ("meaning", "because"),
+    [
+        ("The account needs reconnecting.", ": the account needs reconnecting"),
+        ("Insufficient credits", ": insufficient credits"),
+        ("API quota used up!", ": API quota used up"),
+        ("Revor refused it", ": Revor refused it"),
+        ("LinkedIn refused it", ": LinkedIn refused it"),
+        ("I am a teapot", ": I am a teapot"),
+        ("No mailbox alex@example.com at https://mail.example/x", ": no mailbox … at …"),
+        ("Wait until 2026-05-20 10:00", ": wait until 2026-05-20 10:00"),
+        ("Call +1 415 555 2671", ": call …"),
+        ("two\nlines", ": two lines"),
+        ("...", ""),
+        ("", ""),
+    ],
+)
+def test_the_hint_ends_the_sentence(meaning: str, because: str) -> None:
+    event = job_event(metadata=ALEX, hint=Hint(meaning=meaning, retry_safe=True, who=""))
+    assert text(event) == f"LinkedIn outreach to Alex failed{because}"
+
+
+def test_without_a_hint_the_sentence_is_short() -> None:
+    assert text(job_event(metadata=ALEX)) == "LinkedIn outreach to Alex failed"
+    assert "fields" not in message(job_event())["blocks"][0]
+
+
+def test_the_blocks_say_what_to_do_and_how_to_find_it() -> None:
+    payload = message(job_event(hint=RECONNECT), Context(account_names={"default": "Sales team"}))
+    section, footer = payload["blocks"]
+    assert (section["type"], footer["type"]) == ("section", "context")
+    assert section["text"]["text"] == payload["text"]
+    assert [field["text"] for field in section["fields"]] == [
+        "*Who can mend it*\naccount owner",
+        "*Trying again*\nis not safe: it could happen twice",
+    ]
+    assert [element["text"] for element in footer["elements"]] == [
+        "Job 3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+        "Account Sales team",
+        "Time 2026-05-20 10:00:08 UTC",
+        "Sequence 1",
+        "Event evt_1",
+    ]
+    safe = message(job_event(hint=Hint(meaning="x", retry_safe=True, who="you")))
+    assert safe["blocks"][0]["fields"][1]["text"] == "*Trying again*\nis safe"
+
+
+def trouble(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"source": "revor", "account": "default", "since": NOW, "reason": "The key was revoked."}
+    return source_trouble_data(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("type", "data", "sentence"),
+    [
+        (
+            "relay.source.unauthorized",
+            trouble(),
+            "Revor refuses the API key of account default: The key was revoked",
+        ),
+        ("relay.source.down", trouble(reason=""), "Revor does not answer for account default"),
+        (
+            "relay.source.down",
+            trouble(reason="timeout", open_jobs=1, account="eu"),
+            "Revor does not answer for account Europe: timeout. 1 open job waits",
+        ),
+        (
+            "relay.source.down",
+            trouble(open_jobs=2, reason=""),
+            "Revor does not answer for account default. 2 open jobs wait",
+        ),
+        ("relay.source.recovered", trouble(), "Revor answers again for account default"),
+        ("relay.source.recovered", {}, "The upstream answers again for account default"),
+        (
+            "relay.subscription.disabled",
+            subscription_data(subscription_id="sub_2", sink=SINK, reason="http_410", since=None),
+            "Subscription sub_2 to https://hooks.slack.com/… was disabled: http_410. Its events are kept until it is "
+            "resumed",
+        ),
+        (
+            "relay.subscription.recovered",
+            subscription_data(subscription_id="sub_2", sink="https://x.example/in", reason="", since=NOW),
+            "Subscription sub_2 to https://x.example/in takes events again",
+        ),
+        (
+            "relay.delivery.expired",
+            delivery_expired_data(
+                delivery_id="dlv_1",
+                event_id="evt_0",
+                event_type="ai.revor.job.failed",
+                subscription_id="sub_2",
+                job_id="1",
+                attempts=1,
+                last_error=None,
+                reason="exhausted",
+            ),
+            "Delivery of one ai.revor.job.failed event to subscription sub_2 was given up after 1 attempt: exhausted",
+        ),
+        (
+            "relay.delivery.expired",
+            {"event_type": "a.job.failed", "subscription": "sub_2", "attempts": 10, "last_error": "http_503"},
+            "Delivery of one a.job.failed event to subscription sub_2 was given up after 10 attempts: http_503",
+        ),
+        (
+            "relay.delivery.expired",
+            {"event_type": "a.job.failed", "subscription": "sub_2"},
+            "Delivery of one a.job.failed event to subscription sub_2 was given up",
+        ),
+        ("relay.test", {"message": "Hello."}, "Hello"),
+        ("relay.test", {"message": None}, "This is a test of the relay"),
+        ("relay.unheard", {"message": "Hello"}, "Event relay.unheard"),
+    ],
+)
+def test_each_event_about_the_relay_is_one_sentence(type: str, data: dict[str, Any], sentence: str) -> None:
+    assert text(about_the_relay(type, data), Context(account_names={"eu": "Europe"})) == sentence
+
+
+def test_an_event_of_somebody_elses_is_named() -> None:
+    body = b'{"id":"evt_1","source":"/shop","type":"shop.order.paid","data":"<xml/>"}'
+    event = Event(
+        id="evt_1", source="/shop", type="shop.order.paid", subject="order <7>", time=NOW, recorded_at=NOW, body=body
+    )
+    assert text(event) == "Event shop.order.paid about order &lt;7&gt;"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("A & <B>", "A &amp; &lt;B&gt;"),
+        ("&lt;", "&amp;lt;"),
+        ("<!channel>", "&lt;!channel&gt;"),
+        ("<https://evil.example|bank>", None),
+        ("@here", "@\u2060here"),
+        ("*bold*", "\u2060*\u2060bold\u2060*\u2060"),
+        ("_it_", "\u2060_\u2060it\u2060_\u2060"),
+        ("a_b", "a_b"),
+        ("~x~ `y`", "\u2060~\u2060x\u2060~\u2060 \u2060`\u2060y\u2060`\u2060"),
+        (":tada:", ":\u2060tada:"),
+        ("#general", "#\u2060general"),
+        ("a\u202eb\x00c\u2028d", "a b c d"),
+    ],
+)
+def test_user_text_shows_as_it_is(name: str, shown: str | None) -> None:
+    expected = f"LinkedIn outreach to {shown}" if shown else "LinkedIn outreach (job 3f2a9c1e…)"
+    assert text(job_event("queued", metadata={"name": name})) == f"{expected} is queued"
+
+
+def test_a_mention_in_a_status_is_no_mention() -> None:
+    assert "@\u2060here" in slack.escape("@here")
+    assert slack.escape("mail me @ 10:00:08 & go") == "mail me @ 10:00:08 &amp; go"
+
+
+@pytest.mark.parametrize(
+    ("escaped", "limit", "clipped"),
+    [
+        ("abc", 3, "abc"),
+        ("abcd", 3, "ab…"),
+        ("a&amp;b", 7, "a&amp;b"),
+        ("a&amp;b", 6, "a…"),
+        ("a&amp;bc", 7, "a&amp;…"),
+        ("&amp;&lt;", 7, "&amp;…"),
+        ("&amp;&lt;", 3, "…"),
+    ],
+)
+def test_text_is_never_cut_inside_an_entity(escaped: str, limit: int, clipped: str) -> None:
+    assert slack._clip(escaped, limit) == clipped
+
+
+def test_long_text_is_cut() -> None:
+    assert wording.one_line("x" * 501) == "x" * 499 + "…"
+    assert wording.one_line("x" * 500) == "x" * 500
+    assert wording.one_line("x " * 300).endswith("x…")
+    assert wording.one_line(None) == wording.one_line(3) == ""
+
+
+def verdict(status: int, body: bytes = b"", **headers: str) -> Outcome:
+    response = Response(started_at=NOW, duration_ms=1, status_code=status, excerpt=body, headers=tuple(headers.items()))
+    return KIND.classify(response, NOW)
+
+
+def test_ok_and_nothing_else_is_delivered() -> None:
+    assert verdict(200, b"ok") == Outcome(verdict="delivered", reason="ok")
+    assert verdict(200, b"ok\n").verdict == "delivered"
+    for status, body in ((200, b""), (200, b"<html>ok</html>"), (200, b'{"ok":true}'), (204, b"")):
+        outcome = verdict(status, body)
+        assert outcome.verdict == "retry"
+        assert outcome.reason.startswith(f"http_{status}, ")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "outcome"),
+    [
+        (400, b"invalid_payload", Outcome(verdict="dead", reason="http_400: invalid_payload")),
+        (400, b"<b>no</b>", Outcome(verdict="dead", reason="http_400")),
+        (403, b"action_prohibited", Outcome(verdict="disable", reason="http_403: action_prohibited")),
+        (404, b"no_service", Outcome(verdict="disable", reason="http_404: no_service")),
+        (410, b"channel_is_archived", Outcome(verdict="disable", reason="http_410: channel_is_archived")),
+        (500, b"rollup_error", Outcome(verdict="retry", reason="http_500")),
+        (302, b"", Outcome(verdict="retry", reason="http_302")),
+    ],
+)
+def test_the_verdict_is_slacks_own(status: int, body: bytes, outcome: Outcome) -> None:
+    assert verdict(status, body) == outcome
+
+
+def test_it_waits_as_long_as_slack_asks() -> None:
+    outcome = verdict(429, b"rate_limited", **{"Retry-After": "30"})
+    assert (outcome.verdict, outcome.retry_after_seconds) == ("retry", 30.0)
+
+
+def test_no_answer_is_tried_again() -> None:
+    response = Response(started_at=NOW, duration_ms=1, error="timeout")
+    assert KIND.classify(response, NOW).verdict == "retry"
+
+
+def test_it_defaults_to_trouble() -> None:
+    assert KIND.default_types(["a.job", "b.job", "a.job"]) == (
+        *("a.job.failed", "a.job.overdue", "a.job.not_found"),
+        *("b.job.failed", "b.job.overdue", "b.job.not_found"),
+        *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered"),
+    )
+    assert (KIND.signed, KIND.rate_per_second) == (False, 1.0)
+
+
+def test_it_hides_the_path() -> None:
+    assert KIND.redacted_url(SINK) == "https://hooks.slack.com/…"
+    assert KIND.redacted_url("http://127.0.0.1:9000/secret?x=1") == "http://127.0.0.1:9000/…"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"method": "PUT"}, "/protocolsettings/method"),
+        ({"headers": (("X-A", "1"),)}, "/protocolsettings/headers"),
+        ({"options": {"channel": "#x"}}, "/config/channel"),
+        ({"sink": "https://hooks.slack.com/triggers/T0/1/secret"}, "/sink"),
+        ({"sink": "https://hooks.slack.com/workflows/T0/1/secret"}, "/sink"),
+    ],
+)
+def test_it_refuses_what_a_webhook_of_slack_can_not_take(changes: dict[str, Any], pointer: str) -> None:
+    KIND.check(SUBSCRIPTION)
+    values: dict[str, Any] = {"id": "sub_1", "sink": SINK, "kind": "slack"}
+    with pytest.raises(InvalidRequest) as caught:
+        KIND.check(Subscription(**(values | changes)))
+    assert [error.pointer for error in caught.value.errors] == [pointer]
+    assert "secret" not in str(caught.value)
+
+
+def test_the_sample_reads_like_the_real_thing() -> None:
+    event = sample_event(
+        "ai.revor.job.failed", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"
+    )
+    assert text(event) == "LinkedIn message to Alex failed: the account needs reconnecting"

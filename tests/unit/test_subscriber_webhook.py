@@ -1,0 +1,128 @@
+"""The kind webhook, the registry, and what the kinds share."""
+
+import pytest
+
+from relay.core.delivery import Response
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+from relay.errors import InvalidRequest
+from subscribers import base, registry
+
+EVENT = Event(
+    id="evt_1", source="/s", type="a.job.failed", subject="1", time=1.0, recorded_at=1.0, body=b'{"id": "evt_1" }\n'
+)
+WEBHOOK = registry.kind_named("webhook")
+
+
+def subscription(**changes: object) -> Subscription:
+    return Subscription(id="sub_1", sink="https://x.example/in", **changes)  # type: ignore[arg-type]
+
+
+def test_the_body_is_the_events_own_bytes() -> None:
+    request = WEBHOOK.render(EVENT, subscription(method="PUT", headers=(("X-Team", "ops"),)), base.Context())
+    assert request.body is EVENT.body
+    assert (request.url, request.method) == ("https://x.example/in", "PUT")
+    assert request.headers == (("Content-Type", "application/cloudevents+json"), ("X-Team", "ops"))
+
+
+def test_it_is_signed_and_unlimited_and_wants_all_job_events() -> None:
+    assert (WEBHOOK.signed, WEBHOOK.rate_per_second, WEBHOOK.default_types(["a.job"])) == (True, None, None)
+
+
+def test_it_judges_as_http_does() -> None:
+    verdicts = {
+        status: WEBHOOK.classify(Response(started_at=0, duration_ms=1, status_code=status), 0.0).verdict
+        for status in (200, 202, 204, 302, 400, 404, 410, 429, 500)
+    }
+    assert [status for status, verdict in verdicts.items() if verdict == "delivered"] == [200, 202, 204]
+    assert [status for status, verdict in verdicts.items() if verdict == "disable"] == [410]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_it_takes_methods_with_a_body(method: str) -> None:
+    WEBHOOK.check(subscription(method=method, headers=(("Authorization", "Bearer x"), ("X-A", "caf\xe9"))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "code"),
+    [
+        ({"method": "GET"}, "/protocolsettings/method", "invalid_method"),
+        ({"options": {"template": "x"}}, "/config/template", "unknown_option"),
+        ({"headers": (("Host", "x"),)}, "/protocolsettings/headers/Host", "reserved_header"),
+        ({"headers": (("CONTENT-type", "x"),)}, "/protocolsettings/headers/CONTENT-type", "reserved_header"),
+        ({"headers": (("Webhook-Id", "x"),)}, "/protocolsettings/headers/Webhook-Id", "reserved_header"),
+        ({"headers": (("ce-id", "x"),)}, "/protocolsettings/headers/ce-id", "reserved_header"),
+        ({"headers": (("Transfer-Encoding", "x"),)}, "/protocolsettings/headers/Transfer-Encoding", "reserved_header"),
+        ({"headers": (("Connection", "x"),)}, "/protocolsettings/headers/Connection", "reserved_header"),
+        ({"headers": (("a/b~c", "x"),)}, "/protocolsettings/headers/a~1b~0c", "invalid_header"),
+        ({"headers": (("", "x"),)}, "/protocolsettings/headers/", "invalid_header"),
+        ({"headers": (("X-A\n", "x"),)}, "/protocolsettings/headers/X-A\n", "invalid_header"),
+        ({"headers": (("X-A", "1\r\nX-B: 2"),)}, "/protocolsettings/headers/X-A", "invalid_header"),
+        ({"headers": (("X-A", "1\0"),)}, "/protocolsettings/headers/X-A", "invalid_header"),
+        ({"headers": (("X-A", "€"),)}, "/protocolsettings/headers/X-A", "invalid_header"),
+    ],
+)
+def test_it_refuses_what_it_can_not_send(changes: dict[str, object], pointer: str, code: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        WEBHOOK.check(subscription(**changes))
+    assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://x.example/in", "https://x.example/in"),
+        ("https://x.example", "https://x.example"),
+        ("https://x.example:8443/in?token=secret&b=2", "https://x.example:8443/in?…"),
+        ("https://user:secret@x.example/in#secret", "https://x.example/in"),
+        ("http://[::1]:9000/in", "http://[::1]:9000/in"),
+        ("https://hooks.slack.com/services/T0/B0/secret", "https://hooks.slack.com/…"),
+        ("https://HOOKS.Zapier.com./hooks/catch/1/secret", "https://hooks.zapier.com./…"),
+        ("https://hook.eu1.make.com/secret", "https://hook.eu1.make.com/…"),
+        ("https://team.app.n8n.cloud/webhook/secret", "https://team.app.n8n.cloud/…"),
+        ("https://notmake.com/in", "https://notmake.com/in"),
+        ("https://[::1/secret", "…"),
+        ("https://x.example:port/secret", "…"),
+        ("secret", "…"),
+        ("", "…"),
+    ],
+)
+def test_a_url_is_shown_without_what_is_secret_in_it(url: str, shown: str) -> None:
+    assert WEBHOOK.redacted_url(url) == shown
+    assert base.redacted_url(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("sink", "kind"),
+    [
+        ("https://hooks.slack.com/services/T0/B0/x", "slack"),
+        ("https://HOOKS.SLACK.COM./services/T0/B0/x", "slack"),
+        ("https://hooks.slack-gov.com/services/T0/B0/x", "slack"),
+        ("https://hooks.slack.com.evil.example/services", "webhook"),
+        ("https://evil.example/?u=https://hooks.slack.com/", "webhook"),
+        ("https://slack.com/", "webhook"),
+        ("https://x.example/", "webhook"),
+        ("https://[::1", "webhook"),
+        ("", "webhook"),
+    ],
+)
+def test_the_kind_is_inferred_from_the_host(sink: str, kind: str) -> None:
+    assert registry.infer_kind(sink) == kind
+
+
+def test_every_kind_is_found_by_its_name() -> None:
+    assert set(registry.kinds()) == {"webhook", "slack"}
+    for name, kind in registry.kinds().items():
+        assert registry.kind_named(name) is kind
+        assert kind.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("slak", "did you mean slack?"), ("WebHook", "did you mean webhook?"), ("carrier pigeon", "webhook, slack")],
+)
+def test_an_unknown_kind_is_refused_with_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(InvalidRequest, match=hint) as caught:
+        registry.kind_named(name)
+    assert [(error.pointer, error.code) for error in caught.value.errors] == [("/config/kind", "unknown_kind")]
