@@ -308,6 +308,20 @@ def test_text_is_never_cut_inside_an_entity(escaped: str, limit: int, clipped: s
     assert slack._clip(escaped, limit) == clipped
 
 
+def test_the_longest_message_fits() -> None:
+    event = job_event(
+        channel="&" * 256,
+        action="&" * 256,
+        metadata={"name": "&" * 256},
+        hint=Hint(meaning="&" * 5000, retry_safe=True, who="&" * 5000),
+    )
+    section = message(event)["blocks"][0]
+    assert 2990 < len(section["text"]["text"]) <= 3000
+    assert 1990 < len(section["fields"][0]["text"]) <= 2000
+    for shown in (section["text"]["text"], section["fields"][0]["text"]):
+        assert shown.endswith("&amp;…")
+
+
 def test_long_text_is_cut() -> None:
     assert wording.one_line("x" * 501) == "x" * 499 + "…"
     assert wording.one_line("x" * 500) == "x" * 500
