@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from relay.config_load import Value, parse_text
 from relay.errors import SettingsError
+from relay.log import redact_text
 
 T = TypeVar("T")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -282,7 +283,7 @@ def decode_encryption_key(given: str) -> bytes:
         raw = base64.b64decode(given.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
         raw = b""
-    if len(raw) != 32:
+    if len(raw) != 32 or "+" in given or "/" in given:
         raise ValueError("must be 32 random bytes as URL-safe base64 (44 characters)")
     return raw
 
@@ -324,5 +325,5 @@ def _shown(data: object) -> str:
         return ", not a mapping"
     if isinstance(data, list):
         return ", not a list"
-    shown = json.dumps(data, ensure_ascii=False)
+    shown = redact_text(json.dumps(data, ensure_ascii=False))
     return f", not {shown if len(shown) <= 60 else shown[:57] + '…'}"
