@@ -1,0 +1,38 @@
+"""Where the data files are: inside the installed package, else beside it in a source tree."""
+
+from pathlib import Path
+
+from relay.errors import RelayError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class ResourceMissing(RelayError):
+    """A data file that belongs to the program is not there: the installation is broken."""
+
+    code = "resource_missing"
+
+
+def migrations_dir() -> Path:
+    """The folder of Alembic's `env.py` and `versions/`. Raises ResourceMissing."""
+    return _find("_migrations", "alembic")
+
+
+def schemas_dir() -> Path:
+    """The folder of the JSON Schemas of events and API. Raises ResourceMissing."""
+    return _find("_schemas", "schemas")
+
+
+def default_settings_file() -> Path:
+    """The commented `relay.yaml` that `relay init` writes. Raises ResourceMissing."""
+    return _find("_relay.yaml", "relay.yaml")
+
+
+def _find(installed: str, source: str) -> Path:
+    places = (_PACKAGE / installed, _PACKAGE.parent / source)
+    for place in places:
+        if place.exists():
+            return place
+    raise ResourceMissing(
+        f"neither {places[0]} nor {places[1]} exists: install again with `pip install --force-reinstall revor-relay`"
+    )
