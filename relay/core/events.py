@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import orjson
+from cloudevents.core.exceptions import CloudEventValidationError
 from cloudevents.core.v1.event import CloudEvent
 
 from relay.clock import to_rfc3339
@@ -187,11 +188,15 @@ def render(
     }
     if subject is None:
         del attributes["subject"]
-    event = CloudEvent(attributes, dict(data))
+    for name, value in attributes.items():
+        if name != "time":
+            check_attribute(name, value)
+    try:
+        event = CloudEvent(attributes, dict(data))
+    except CloudEventValidationError as error:
+        raise ValueError(str(error)) from None
     document = dict(event.get_attributes())
     document["time"] = to_rfc3339(time)
-    for name, value in document.items():
-        check_attribute(name, value)
     document["data"] = event.get_data()
     return orjson.dumps(document)
 

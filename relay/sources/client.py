@@ -171,7 +171,7 @@ class UpstreamClient:
             return replace(look, kind="oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
         if 200 <= answer.status_code < 300:
             seen = (
-                _read_probe(answer.body)
+                _read_probe(self._definition, answer.body)
                 if external_id is None
                 else observe(
                     self._definition,
@@ -226,12 +226,14 @@ class UpstreamClient:
         return "unavailable" if status_code >= 500 or 300 <= status_code < 400 else "malformed"
 
 
-def _read_probe(body: bytes) -> Malformed | None:
+def _read_probe(definition: SourceDefinition, body: bytes) -> Malformed | None:
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         return Malformed(reason="not_json")
-    return None if isinstance(answer, dict) else Malformed(reason="not_an_object")
+    if not isinstance(answer, dict):
+        return Malformed(reason="not_an_object")
+    return Malformed(reason="refused") if answer.get(definition.envelope.ok) is False else None
 
 
 def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ What is not as documented is dropped (a time that is none, an absurd count) or m
 upstream said stays readable in `Observation.upstream`.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -199,7 +200,7 @@ def _time(value: object) -> float | None:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return 0
     return int(min(max(value, 0), MAX_ATTEMPT_COUNT))
 

@@ -1,0 +1,378 @@
+"""Events on the wire: read back by the CloudEvents SDK, which did not render them, and checked against the spec."""
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cloudevents.core.formats.json import JSONFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.events import (
+    CONTENT_TYPE,
+    MAX_EVENT_BYTES,
+    RELAY_EVENTS,
+    Event,
+    Hint,
+    Origin,
+    check_attribute,
+    from_transition,
+    job_event_types,
+    relay_event,
+    render,
+)
+from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
+
+ORIGIN = Origin(
+    source="https://revor.ai/api/v1/outreach/jobs",
+    type_prefix="ai.revor.job",
+    dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
+)
+JOB = Job(uid="job_01", external_id="0f9c", source="revor", account="default", metadata={"deal": 42})
+AT = 1779271208.0  # 2026-05-20T10:00:08Z
+READ_FIELDS = ("id", "status", "channel", "attempt_count", "result.status", "result.parts", "absent", "absent.inner")
+RESERVED = {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data"}
+
+FAILED = Transition(
+    kind="failed", status="failed", previous_status="running", sequence=3, occurred_at=AT, detected_at=AT + 1.25
+)
+SEEN = Observation(
+    status="failed",
+    observed_at=AT + 1.25,
+    channel="linkedin",
+    action="outreach.dispatch",
+    problem=Problem(code="gone", message="gone", retryable=False),
+    upstream={
+        "id": "0f9c",
+        "status": "failed",
+        "attempt_count": 2,
+        "result": {"status": "x", "parts": [1], "more": "y"},
+    },
+    read_fields=READ_FIELDS,
+    request_id="req_1",
+)
+
+
+def read(event: Event) -> dict[str, Any]:
+    """The event as a receiver sees it. Every event goes through here: the SDK reads it and the spec's rules hold."""
+    assert len(event.body) <= MAX_EVENT_BYTES
+    parsed = JSONFormat().read(None, event.body)
+    attributes, data = parsed.get_attributes(), parsed.get_data()
+    assert isinstance(data, dict)
+
+    document: dict[str, Any] = json.loads(event.body)
+    assert document == event.document()
+    assert (document["specversion"], document["datacontenttype"]) == ("1.0", "application/json")
+    assert (document["id"], document["source"], document["type"]) == (event.id, event.source, event.type)
+    assert document.get("subject") == event.subject
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", document["time"])
+    assert abs(attributes["time"] - datetime.fromtimestamp(event.time, UTC)) < timedelta(milliseconds=2)
+    for name, value in document.items():
+        if name != "data":
+            assert re.fullmatch(r"[a-z0-9]{1,20}", name)
+            assert isinstance(value, str)
+            assert value
+            assert not re.search(r"[\x00-\x1f\x7f-\x9f]", value)
+    assert set(attributes) == set(document) - {"data"}
+    return document
+
+
+def test_a_job_event_is_as_the_contract_shows_it() -> None:
+    hint = Hint(meaning="The LinkedIn account needs reconnecting", retry_safe=False, who="account owner")
+
+    event = from_transition("evt_1", JOB, FAILED, ORIGIN, seen=SEEN, hint=hint)
+
+    assert read(event) == {
+        "specversion": "1.0",
+        "id": "evt_1",
+        "source": "https://revor.ai/api/v1/outreach/jobs",
+        "type": "ai.revor.job.failed",
+        "subject": "0f9c",
+        "time": "2026-05-20T10:00:08.000Z",
+        "datacontenttype": "application/json",
+        "dataschema": "http://127.0.0.1:8080/schemas/job-status.v1.json",
+        "sequence": "0000000003",
+        "partitionkey": "0f9c",
+        "account": "default",
+        "channel": "linkedin",
+        "action": "outreach.dispatch",
+        "status": "failed",
+        "previousstatus": "running",
+        "data": {
+            "job": SEEN.upstream,
+            "status": "failed",
+            "previous_status": "running",
+            "occurred_at": "2026-05-20T10:00:08.000Z",
+            "detected_at": "2026-05-20T10:00:09.250Z",
+            "inferred": False,
+            "request_id": "req_1",
+            "metadata": {"deal": 42},
+            "hint": {"meaning": "The LinkedIn account needs reconnecting", "retry_safe": False, "who": "account owner"},
+        },
+    }
+    assert (event.sequence, event.job_uid, event.recorded_at) == (3, "job_01", AT + 1.25)
+    assert CONTENT_TYPE == "application/cloudevents+json"
+
+
+def test_the_body_is_no_part_of_the_repr() -> None:
+    assert "specversion" not in repr(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=SEEN))
+
+
+def test_the_first_event_has_no_previous_status_and_no_hint() -> None:
+    transition = replace(FAILED, kind="queued", status="queued", previous_status=None, sequence=1)
+
+    document = read(
+        from_transition("evt_1", JOB, transition, ORIGIN, seen=Observation(status="queued", observed_at=AT))
+    )
+
+    assert not {"previousstatus", "channel", "action"} & set(document)
+    assert document["data"]["previous_status"] is None
+    assert "hint" not in document["data"]
+    assert document["data"]["job"] == {"id": "0f9c"}
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind", "status"), [(mark_overdue, "overdue", "queued"), (mark_not_found, "not_found", "not_found")]
+)
+def test_events_that_no_look_proved_show_what_was_last_known(mark: Any, kind: str, status: str) -> None:
+    _, progress = detect(JOB.progress, Observation(status="queued", observed_at=AT))
+    job = replace(JOB, progress=progress, channel="email", upstream={"id": "0f9c", "status": "queued"})
+    (transition,), _ = mark(progress, AT)
+
+    document = read(from_transition("evt_1", job, transition, ORIGIN))
+
+    assert document["type"] == f"ai.revor.job.{kind}"
+    assert (document["status"], document["previousstatus"], document["channel"]) == (status, "queued", "email")
+    assert document["data"]["job"] == {"id": "0f9c", "status": "queued"}
+    assert document["data"]["request_id"] is None
+
+
+def test_an_unfound_job_that_was_never_seen() -> None:
+    (transition,), _ = mark_not_found(JOB.progress, AT)
+
+    assert read(from_transition("evt_1", JOB, transition, ORIGIN))["data"]["job"] == {"id": "0f9c"}
+
+
+def test_every_kind_has_a_type() -> None:
+    assert job_event_types("ai.revor.job") == tuple(f"ai.revor.job.{kind}" for kind in JOB_EVENTS)
+    for kind in JOB_EVENTS:
+        assert read(from_transition("evt_1", JOB, replace(FAILED, kind=kind), ORIGIN))["type"] == f"ai.revor.job.{kind}"
+
+
+@pytest.mark.parametrize("type_", RELAY_EVENTS)
+@pytest.mark.parametrize("subject", [None, "revor/default"])
+def test_events_about_the_relay(type_: str, subject: str | None) -> None:
+    event = relay_event("evt_1", type_, AT, {"note": "é"}, dataschema="/schemas/relay.v1.json", subject=subject)
+
+    document = read(event)
+
+    assert document["source"] == "/relay"
+    assert document["data"] == {"note": "é"}
+    assert (event.sequence, event.job_uid, event.recorded_at) == (None, None, AT)
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (AT + 0.0004, "2026-05-20T10:00:08.000Z"),
+        (AT + 0.123456, "2026-05-20T10:00:08.123Z"),
+        (AT + 0.9996, "2026-05-20T10:00:09.000Z"),
+        (253402300799.0, "9999-12-31T23:59:59.000Z"),
+    ],
+)
+def test_times_have_milliseconds_and_a_z(at: float, text: str) -> None:
+    document = read(from_transition("evt_1", JOB, replace(FAILED, occurred_at=at, detected_at=at), ORIGIN, seen=SEEN))
+
+    assert (document["time"], document["data"]["occurred_at"], document["data"]["detected_at"]) == (text,) * 3
+
+
+# Hostile and large ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("line\nbreak\r\n", "line break"),
+        ("nul\x00 del\x7f c1\x85", "nul  del  c1"),
+        ("\x01\x02", "-"),
+        ("non\ufdd0 \uffff", "non"),
+        ("x" * 1000, "x" * 256),
+        ("Grüße 日本 👋", "Grüße 日本 👋"),
+    ],
+)
+def test_what_the_upstream_says_is_made_fit_for_attributes(given: str, shown: str) -> None:
+    seen = replace(SEEN, status=given, channel=given, action=given)
+    transition = replace(FAILED, kind="status_unknown", status=given, previous_status=given)
+
+    document = read(from_transition("evt_1", JOB, transition, ORIGIN, seen=seen))
+
+    for name in ("channel", "action", "status", "previousstatus"):
+        assert document[name] == shown
+    assert document["data"]["status"] == given, "the data say it as it is"
+
+
+@pytest.mark.parametrize("external_id", ["Grüße/日本 👋 %2e..", "  spaces  ", "i" * 200, "é" * 200])
+def test_ids_stand_as_they_are(external_id: str) -> None:
+    document = read(from_transition("evt_1", replace(JOB, external_id=external_id), FAILED, ORIGIN, seen=SEEN))
+
+    assert (document["subject"], document["partitionkey"]) == (external_id, external_id)
+
+
+@pytest.mark.parametrize("external_id", ["a\nb", "a\x00", "\x7f", "\ud800", ""])
+def test_an_id_that_no_attribute_can_hold_is_refused(external_id: str) -> None:
+    with pytest.raises(ValueError, match="subject"):
+        from_transition("evt_1", replace(JOB, external_id=external_id), FAILED, ORIGIN, seen=SEEN)
+
+
+def test_a_large_item_is_cut_to_what_the_relay_reads() -> None:
+    seen = replace(SEEN, upstream={**SEEN.upstream, "channel": "é" * 5000, "html": "x" * 70_000})
+
+    document = read(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=seen))
+
+    assert document["data"]["truncated"] is True
+    job = document["data"]["job"]
+    assert set(job["channel"]) == {"é"}
+    assert len(job["channel"].encode()) <= 1536
+    del job["channel"]
+    assert job == {
+        "id": "0f9c",
+        "status": "failed",
+        "attempt_count": 2,
+        "result": {"status": "x"},
+        "error": {"code": "gone", "message": "gone", "retryable": False},
+    }
+    assert document["data"]["metadata"] == {"deal": 42}
+
+
+def test_a_large_item_without_a_problem_or_an_observation() -> None:
+    large = {"id": "0f9c", "html": "x" * 70_000}
+    seen = replace(SEEN, problem=None, upstream=large)
+
+    assert read(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=seen))["data"]["job"] == {"id": "0f9c"}
+    job = replace(JOB, upstream=large)
+    assert read(from_transition("evt_1", job, FAILED, ORIGIN))["data"]["job"] == {"id": "0f9c"}
+
+
+def test_just_at_the_limit_nothing_is_cut() -> None:
+    empty = len(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=replace(SEEN, upstream={"t": ""})).body)
+    room = MAX_EVENT_BYTES - empty
+
+    fits = read(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=replace(SEEN, upstream={"t": "x" * room})))
+    larger = read(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=replace(SEEN, upstream={"t": "x" * (room + 1)})))
+
+    assert "truncated" not in fits["data"]
+    assert larger["data"]["truncated"] is True
+
+
+def test_the_worst_text_still_fits_beside_the_largest_metadata() -> None:
+    worst = "\x01" * 100_000  # each character takes six bytes of JSON
+    fields = [f"field{n}" for n in range(15)]
+    seen = replace(
+        SEEN,
+        upstream={**dict.fromkeys(fields, worst), "result": {"status": worst}},
+        read_fields=(*fields, "result.status"),
+        problem=Problem(code=worst, message=worst),
+    )
+    job = replace(JOB, external_id="é" * 200, metadata={"note": "m" * 16_000})
+
+    data = read(from_transition("evt_1", job, FAILED, ORIGIN, seen=seen))["data"]
+
+    assert data["truncated"] is True
+    assert data["metadata"] == job.metadata
+    assert data["job"]["field0"]
+
+
+def test_metadata_that_never_fit_are_left_out() -> None:
+    document = read(from_transition("evt_1", replace(JOB, metadata={"m": "x" * 70_000}), FAILED, ORIGIN, seen=SEEN))
+
+    assert document["data"]["metadata"] == {}
+    assert document["data"]["truncated"] is True
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@given(
+    upstream=st.dictionaries(st.sampled_from([*READ_FIELDS, "result", "other"]), json_values),
+    word=st.text(),
+    sequence=st.integers(1, 10**9),
+    at=st.floats(0, 253402300799.0),
+    padding=st.sampled_from([0, 70_000]),
+)
+def test_whatever_the_item_holds(upstream: dict[str, Any], word: str, sequence: int, at: float, padding: int) -> None:
+    seen = replace(SEEN, upstream={**upstream, "padding": "x" * padding}, channel=word, action=word)
+    transition = replace(FAILED, previous_status="running", sequence=sequence, occurred_at=at)
+
+    document = read(from_transition("evt_1", JOB, transition, ORIGIN, seen=seen))
+
+    assert document["sequence"] == f"{sequence:010d}"
+    assert document["data"].get("truncated", False) == bool(padding)
+
+
+# The attribute rules ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["text", True, False, 0, 2**31 - 1, -(2**31), "é", "\u00a0"])
+def test_values_that_attributes_may_have(value: object) -> None:
+    check_attribute("name20characters0123", value)
+
+
+BAD_NAMES = ("", "Upper", "under_score", "dash-ed", "é", "a" * 21, "trailing\n")
+BAD_VALUES: tuple[object, ...] = ("", "a\nb", "\x00", "\x9f", 2**31, -(2**31) - 1, 1.5, None, {}, [], b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*((bad, "x") for bad in BAD_NAMES), *(("name", bad) for bad in BAD_VALUES)]
+)
+def test_names_and_values_that_attributes_may_not_have(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match="attribute"):
+        check_attribute(name, value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("tracestate", None), ("data", "x")])
+def test_rendering_refuses_what_is_no_extension(name: str, value: str | None) -> None:
+    with pytest.raises(ValueError, match=name):
+        render(
+            event_id="evt_1",
+            source="/relay",
+            type="relay.test",
+            subject=None,
+            time=AT,
+            dataschema="/schemas/relay.v1.json",
+            extensions={name: value},
+            data={},
+        )
+
+
+def test_rendering_leaves_its_input_alone() -> None:
+    extensions, data = {"account": "default"}, {"a": {"b": 1}}
+
+    render(
+        event_id="evt_1",
+        source="/relay",
+        type="relay.test",
+        subject="x",
+        time=AT,
+        dataschema="/s.json",
+        extensions=extensions,
+        data=data,
+    )
+
+    assert (extensions, data) == ({"account": "default"}, {"a": {"b": 1}})
+
+
+def test_reserved_names_are_the_spec_s() -> None:
+    document = read(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=SEEN))
+
+    assert set(document) - RESERVED == {
+        *("sequence", "partitionkey", "account", "channel", "action", "status", "previousstatus")
+    }
