@@ -9,9 +9,9 @@ import zlib
 
 from relay.core.planner.config import PlannerConfig
 
-FIRST_LOOK_INTERVALS = 7.0
+FIRST_LOOK_INTERVALS = 6.0
 NEXT_LOOK_INTERVALS = 2.0
-GROWTH = 1.4
+GROWTH = 1.25
 FAILURE_GROWTH = 2.0
 MAX_STEP = 60
 SAFETY_SPREAD = 0.1

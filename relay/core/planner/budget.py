@@ -124,16 +124,17 @@ class Budget:
         """Nobody waits for a request that is out any more."""
         self.in_flight -= 1
 
-    def answered(self, reading: LimitReading, *, ours: bool, now: float) -> None:
+    def answered(self, reading: LimitReading, *, ours: bool, sent_at: float, now: float) -> None:
         """A response came, whatever it said; `ours` says whether it answers a request that `sent` counted."""
         self.in_flight -= ours
         known = bool(self.known())
         before = self.rate(now)
         window, in_flight = reading.window_seconds, self.in_flight
-        self.key.read(reading.limit, reading.remaining, window, ours=ours, in_flight=in_flight, now=now)
-        self.account.read(
-            reading.account_limit, reading.account_remaining, window, ours=ours, in_flight=in_flight, now=now
-        )
+        for meter, limit, remaining in (
+            (self.key, reading.limit, reading.remaining),
+            (self.account, reading.account_limit, reading.account_remaining),
+        ):
+            meter.read(limit, remaining, window, ours=ours, in_flight=in_flight, sent_at=sent_at, now=now)
         if known and not self.known():
             self.trial.go_on(before, now)
 

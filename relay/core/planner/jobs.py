@@ -29,6 +29,7 @@ class Job:
     def __init__(self, job_id: str, spacing: float) -> None:
         self.id = job_id
         self.due = 0.0
+        """When it is to be looked at next; while a request for it is out, when that was sent."""
         self.pos = -1
         self.anchor = 0.0
         self.phase = UNSEEN

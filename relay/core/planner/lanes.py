@@ -86,18 +86,14 @@ class Lane:
         return None if before is None else before + self.spacing(job)
 
     def started(self, job: Job, at: float) -> bool:
-        """A job of this lane was seen to have started; returns whether that broke the lane's order."""
+        """A job of this lane was seen to have started, for the first time; returns whether that broke the order."""
         before = job.previous
         in_order = before is None or before.started is not None or PARKED not in (job.phase, before.phase)
-        if job.started is None:
-            self._learn(at)
+        self._learn(at)
         job.started = at
-        if not in_order:
-            self.disorder = IN_ORDER_STARTS
-            return True
-        if self.disorder and self.cursor is None:
+        if in_order and self.disorder and self.cursor is None:
             self.disorder -= 1
-        return False
+        return not in_order
 
     def _learn(self, at: float) -> None:
         last = self.last_start

@@ -13,11 +13,11 @@ class Meter:
     """A limit of requests a window, what remains of it, and how fast others use it. Times are seconds.
 
     When windows begin is not told: a rise of what remains shows that one has begun. Others' use is whatever fell that
-    was not ours, smoothed over half a window.
+    was not ours, smoothed over a quarter of a window.
     """
 
     __slots__ = (
-        *("_lowest", "_own", "_probed", "_rated_at", "_reserve", "_since"),
+        *("_base", "_lowest", "_others", "_own", "_probed", "_rated_at", "_reserve", "_since"),
         *("limit", "others_rate", "rate", "remaining", "seen_at", "started_at", "window_seconds"),
     )
 
@@ -36,8 +36,10 @@ class Meter:
         """Requests a second that others send."""
         self.rate = 0.0
         """Requests a second that we may send."""
-        self._lowest = 0.0
+        self._base = 0.0
+        self._lowest = -1.0
         self._own = 0
+        self._others = 0.0
         self._probed = False
         self._rated_at = 0.0
         self._since = 0.0
@@ -81,6 +83,7 @@ class Meter:
         *,
         ours: bool,
         in_flight: int,
+        sent_at: float,
         now: float,
     ) -> None:
         """Takes in one response; `ours`: it answers a request of ours; `in_flight`: how many more of those are out."""
@@ -94,12 +97,14 @@ class Meter:
         if limit != self.limit:
             self._meet(limit, now)
         self.roll(now, in_flight)
-        if remaining is None:
+        # What was sent before this window began may have been counted in the one before.
+        stale = remaining is not None and sent_at < self.started_at and 0 <= remaining <= self._lowest
+        if remaining is None or stale:
             self.seen_at = now
             self._begin(self.remaining, now)
             return
         remaining = min(remaining, limit)
-        self._rate_others(self._used_by_others(remaining, ours, in_flight, now), now)
+        self._rate_others(self._used_by_others(remaining, ours, in_flight, sent_at, now), now)
         self.seen_at = now
         self._begin(remaining - in_flight, now)
 
@@ -118,21 +123,28 @@ class Meter:
         self._lowest = -1.0
         self._probed = True
 
-    def _used_by_others(self, remaining: float, ours: bool, in_flight: int, now: float) -> float:
-        lowest, own = self._lowest, self._own
-        if lowest < 0 or remaining > lowest + in_flight:
-            # Responses that overtake each other rise too, but by no more than there are requests in flight.
-            whole_window = lowest >= 0 and remaining - lowest > (self.limit - lowest) / 2
-            if lowest >= 0 and self.seen_at >= self.started_at:
-                self.started_at = now
-            self._lowest, self._own = remaining, 0
-            return max(0.0, self.limit - remaining - ours - in_flight) if whole_window else 0.0
-        if remaining < lowest:
-            self._lowest, self._own = remaining, 0
-        return max(0.0, lowest - remaining - own)
+    def _used_by_others(self, remaining: float, ours: bool, in_flight: int, sent_at: float, now: float) -> float:
+        first = self._lowest < 0
+        rise = remaining - self._lowest
+        whole_window = not first and rise > (self.limit - self._lowest) / 2
+        # Responses overtake each other: a small rise means a new window only where the request was sent after the
+        # last response had come.
+        if not first and (rise <= 0 or (sent_at < self.seen_at and not whole_window)):
+            # Any request that is out may be counted in `remaining` already: what others used is known from below
+            # only, and best whenever few are out.
+            self._lowest = min(self._lowest, remaining)
+            known, self._others = self._others, max(self._others, self._base - remaining - self._own - in_flight)
+            return self._others - known
+        if not first and self.seen_at >= self.started_at:
+            self.started_at = now
+        self._base = self.limit if whole_window else remaining + ours
+        self._own = int(ours)
+        self._lowest = remaining
+        self._others = max(0.0, self._base - remaining - ours - in_flight)
+        return self._others
 
     def _rate_others(self, used: float, now: float) -> None:
-        memory_seconds = self.window_seconds / 2
+        memory_seconds = self.window_seconds / 4
         passed = max(now - self._rated_at, 0.0)
         self.others_rate = self.others_rate * math.exp(-passed / memory_seconds) + used / memory_seconds
         self._rated_at = now

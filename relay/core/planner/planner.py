@@ -107,6 +107,7 @@ class Planner:
         if first is None or first.due > t + SLACK_SECONDS or self._closed_until is not None or not self._bucket.take(t):
             return None
         self._roster.agenda.remove(first)
+        first.due = t
         self._budget.sent()
         return first.id
 
@@ -121,11 +122,12 @@ class Planner:
         if job is None:
             return
         t = self._timeline.at(now)
-        self._budget.answered(self._headers.read(headers, now), ours=job.in_flight, now=t)
+        sent = min(t, self._timeline.inner(sent_at))
+        self._budget.answered(self._headers.read(headers, now), ours=job.in_flight, sent_at=sent, now=t)
         self._budget.succeeded()
-        sent = self._timeline.inner(sent_at)
         reading = read_item(item).shifted(self._timeline.offset)
-        self._roster.observe(job, reading, t, min(t, sent))
+        self._roster.observe(job, reading, t, sent)
+        self._roster.unpark_some(t)
         self._refresh(now)
 
     def failed(self, job_id: str, status_code: int | None, headers: Mapping[str, str], now: float) -> None:
@@ -139,7 +141,7 @@ class Planner:
             return
         t = self._timeline.at(now)
         told = self._headers.read(headers, now)
-        self._budget.answered(told, ours=job.in_flight, now=t)
+        self._budget.answered(told, ours=job.in_flight, sent_at=job.due if job.in_flight else t, now=t)
         if status_code == TOO_MANY_REQUESTS:
             self._roster.postpone(job, self._budget.rejected(told, t), t)
         else:

@@ -1,0 +1,272 @@
+"""The budget: what the headers allow, what others use, and what to do where nothing is told."""
+
+import math
+
+import pytest
+
+from relay.core.planner.budget import Budget
+from relay.core.planner.config import PlannerConfig
+from relay.core.planner.headers import SILENT, LimitReading
+from relay.core.planner.meter import Meter
+
+NOW = 1_779_271_200.0
+
+
+def budget_of(**settings: float) -> Budget:
+    return Budget(PlannerConfig(**settings))
+
+
+def look(budget: Budget, now: float, told: LimitReading = SILENT, took: float = 0.1) -> None:
+    budget.sent()
+    budget.answered(told, ours=True, sent_at=now - took, now=now)
+    budget.succeeded()
+
+
+def told(remaining: float | None, limit: float | None = 100, window: float | None = 60) -> LimitReading:
+    return LimitReading(limit=limit, remaining=remaining, window_seconds=window)
+
+
+def test_the_limit_less_the_reserve_is_spread_over_the_window() -> None:
+    budget = budget_of(reserve=0.3)
+    look(budget, NOW, told(99))
+    assert budget.rate(NOW) == pytest.approx(69 / 60)
+
+
+def test_the_configured_cap_holds_under_any_limit() -> None:
+    budget = budget_of(max_requests_per_second=0.5)
+    assert budget.rate(NOW) == 0.5
+    look(budget, NOW, told(9999, 10_000))
+    assert budget.rate(NOW) == 0.5
+
+
+def test_the_smaller_of_key_and_account_decides() -> None:
+    budget = budget_of(reserve=0)
+    look(budget, NOW, LimitReading(limit=600, remaining=599, account_limit=60, account_remaining=30))
+    assert budget.rate(NOW) == pytest.approx(0.5)
+    assert budget.window_seconds() == 60
+    look(budget, NOW + 1, LimitReading(limit=600, remaining=0, account_limit=60, account_remaining=29))
+    assert budget.closed_until(NOW + 1) == NOW + 60
+
+
+def test_an_account_alone_is_enough() -> None:
+    budget = budget_of(reserve=0)
+    look(budget, NOW, LimitReading(account_limit=60, account_remaining=45, window_seconds=30))
+    assert budget.window_seconds() == 30
+    assert budget.rate(NOW) == pytest.approx(1.5)
+
+
+def test_the_window_is_a_minute_where_nothing_is_said() -> None:
+    budget = budget_of(reserve=0)
+    assert budget.window_seconds() == 60
+    look(budget, NOW, told(59, 60, None))
+    assert budget.rate(NOW) == pytest.approx(59 / 60)
+
+
+def test_nothing_is_sent_into_the_reserve() -> None:
+    budget = budget_of(reserve=0.3)
+    look(budget, NOW, told(30))
+    assert budget.closed_until(NOW + 1) == NOW + 60
+    assert budget.rate(NOW + 60) == pytest.approx(70 / 60)
+    assert budget.closed_until(NOW + 60) is None
+
+
+def test_requests_that_are_out_count_as_spent() -> None:
+    budget = budget_of(reserve=0)
+    look(budget, NOW, told(3, 10))
+    for _ in range(3):
+        assert budget.closed_until(NOW) is None
+        budget.sent()
+    assert budget.closed_until(NOW) == NOW + 60
+
+
+def test_others_use_shrinks_the_rate() -> None:
+    alone, shared = budget_of(reserve=0.3), budget_of(reserve=0.3)
+    for second in range(30):
+        look(alone, NOW + second, told(100 - second))
+        look(shared, NOW + second, told(100 - 2 * second))
+    assert alone.key.others_rate == 0
+    assert shared.key.others_rate == pytest.approx(0.88, abs=0.05)
+    assert shared.rate(NOW + 30) < 0.5 * alone.rate(NOW + 30)
+
+
+def test_others_that_fell_silent_are_forgotten() -> None:
+    meter = Meter(0.0)
+    meter.read(100, 100, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
+    meter.read(100, 40, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW + 1)
+    busy = meter.others_rate
+    assert busy > 1
+    for minute in range(1, 6):
+        meter.roll(NOW + 60 * minute, 0)
+        assert meter.left() >= 1
+    assert meter.others_rate < 0.01 * busy
+
+
+def test_responses_that_overtake_each_other_are_nobodys_use() -> None:
+    meter = Meter(0.0)
+    order = [98, 99, 96, 97, 94, 95, 92, 93]
+    for number, remaining in enumerate(order):
+        out = len(order) - number - 1
+        meter.read(100, remaining, 60, ours=True, in_flight=out, sent_at=NOW - 1, now=NOW + number / 100)
+    assert meter.others_rate == 0
+    assert meter.started_at == NOW
+
+
+def test_a_rise_shows_when_a_window_begins() -> None:
+    meter = Meter(0.0)
+    meter.read(100, 50, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
+    meter.read(100, 49, 60, ours=True, in_flight=0, sent_at=NOW + 9, now=NOW + 10)
+    meter.read(100, 97, 60, ours=True, in_flight=0, sent_at=NOW + 19, now=NOW + 20)
+    assert meter.started_at == NOW + 20
+    assert meter.others_rate == pytest.approx(2 / 15)
+    meter.read(100, 99, 60, ours=True, in_flight=0, sent_at=NOW + 84, now=NOW + 85)
+    assert meter.started_at == NOW + 80
+
+
+def test_a_small_rise_counts_where_no_response_can_have_been_overtaken() -> None:
+    meter = Meter(0.0)
+    meter.read(100, 50, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
+    meter.read(100, 52, 60, ours=True, in_flight=0, sent_at=NOW - 1, now=NOW + 10)
+    assert meter.started_at == NOW
+    meter.read(100, 52, 60, ours=True, in_flight=0, sent_at=NOW + 19, now=NOW + 20)
+    assert meter.started_at == NOW + 20
+    assert meter.others_rate == 0
+
+
+def test_a_response_of_the_window_before_says_nothing_of_this_one() -> None:
+    meter = Meter(0.0)
+    meter.read(100, 5, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
+    meter.roll(NOW + 60, 1)
+    meter.read(100, 4, 60, ours=True, in_flight=0, sent_at=NOW + 59.9, now=NOW + 60.1)
+    assert meter.left() == 99
+
+
+def test_a_limit_without_a_remainder_is_counted_down_by_ourselves() -> None:
+    budget = budget_of(reserve=0)
+    look(budget, NOW, told(None, 2))
+    assert budget.closed_until(NOW) is None
+    budget.sent()
+    budget.sent()
+    assert budget.closed_until(NOW) == NOW + 60
+
+
+def test_even_a_limit_that_others_use_up_is_probed_once_a_window() -> None:
+    budget = budget_of(reserve=0.9)
+    look(budget, NOW, told(0, 1))
+    assert budget.closed_until(NOW + 59) == NOW + 60
+    assert budget.rate(NOW + 60) > 0
+    assert budget.closed_until(NOW + 60) is None
+    look(budget, NOW + 60, told(0, 1))
+    assert budget.closed_until(NOW + 61) == NOW + 120
+
+
+def test_another_limit_is_met_anew() -> None:
+    budget = budget_of(reserve=0)
+    look(budget, NOW, told(10, 100))
+    look(budget, NOW + 1, told(900, 1000))
+    assert budget.key.others_rate == 0
+    assert budget.rate(NOW + 1) == pytest.approx(900 / 59)
+
+
+def test_a_limit_that_vanishes_is_believed_for_a_while_and_then_left_from_its_rate() -> None:
+    budget = budget_of(reserve=0)
+    look(budget, NOW, told(59, 60))
+    look(budget, NOW + 60)
+    assert budget.rate(NOW + 60) == pytest.approx(1.0)
+    look(budget, NOW + 121)
+    assert budget.known() == []
+    assert budget.rate(NOW + 121) == pytest.approx(1.0)
+    for second in range(11):
+        look(budget, NOW + 121 + second)
+    assert budget.rate(NOW + 132) == pytest.approx(2.0)
+
+
+def test_a_window_that_seems_to_begin_later_begins_now() -> None:
+    meter = Meter(0.0)
+    meter.read(100, 50, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
+    meter.roll(NOW - 100, 0)
+    assert meter.started_at == NOW - 100
+
+
+def test_without_headers_the_rate_climbs_while_it_is_used_and_falls_on_a_rejection() -> None:
+    budget = budget_of()
+    assert budget.rate(NOW) == 5
+    for second in range(40):
+        for _ in range(5):
+            look(budget, NOW + second / 4)
+    assert budget.rate(NOW + 10) == 6
+    assert budget.rate(NOW + 20) == 6, "an idle account does not climb"
+    assert budget.rejected(SILENT, NOW + 20) == NOW + 80
+    assert budget.rejected(SILENT, NOW + 21) == NOW + 81, "one that was out already"
+    assert budget.rate(NOW + 21) == pytest.approx(4.2)
+    assert budget.stopped_until(NOW + 80.5) == NOW + 81
+    assert budget.stopped_until(NOW + 81) is None
+
+
+def test_a_configured_rate_comes_back_after_a_rejection() -> None:
+    budget = budget_of(max_requests_per_second=1)
+    budget.rate(NOW)
+    budget.rejected(LimitReading(retry_after_seconds=5), NOW)
+    assert budget.rate(NOW) == pytest.approx(0.7)
+    for _ in range(10):
+        look(budget, NOW + 6)
+    assert budget.rate(NOW + 15) == 1
+
+
+def test_a_rejection_stops_until_retry_after_and_tells_when_the_window_ends() -> None:
+    budget = budget_of(reserve=0)
+    budget.sent()
+    budget.answered(told(0), ours=True, sent_at=NOW, now=NOW)
+    assert budget.rejected(told(0)._replace(retry_after_seconds=20), NOW) == NOW + 20
+    assert budget.closed_until(NOW + 19) == NOW + 20
+    assert budget.rate(NOW + 20) == pytest.approx(100 / 60)
+    assert budget.closed_until(NOW + 20) is None
+
+
+def test_a_rejection_without_retry_after_stops_until_the_window_ends() -> None:
+    budget = budget_of()
+    look(budget, NOW, told(50, 100, 30))
+    assert budget.rejected(told(50, 100, 30), NOW + 10) == NOW + 30
+
+
+def test_a_rejection_while_some_remains_does_not_move_the_window() -> None:
+    budget = budget_of()
+    look(budget, NOW, told(50))
+    budget.rejected(told(50)._replace(retry_after_seconds=3), NOW + 1)
+    assert budget.key.ends_at() == NOW + 60
+    budget.key.realign(NOW + 600, NOW)
+    assert budget.key.ends_at() == NOW + 60
+
+
+def test_a_stop_is_never_longer_than_a_day() -> None:
+    budget = budget_of()
+    budget.paused_until = NOW + 1e9
+    assert budget.stopped_until(NOW) == NOW + 86_400
+
+
+def test_errors_in_a_row_slow_requests_down_and_one_success_ends_that() -> None:
+    budget = budget_of(max_requests_per_second=4)
+    for _ in range(3):
+        budget.erred()
+    assert budget.rate(NOW) == 4
+    budget.erred()
+    assert budget.rate(NOW) == 2
+    for _ in range(50):
+        budget.erred()
+    assert budget.rate(NOW) == pytest.approx(1 / 30)
+    budget.succeeded()
+    assert budget.rate(NOW) == 4
+
+
+def test_a_slow_account_is_not_made_faster_by_errors() -> None:
+    budget = budget_of(max_requests_per_second=0.01)
+    for _ in range(50):
+        budget.erred()
+    assert budget.rate(NOW) == 0.01
+
+
+def test_what_nobody_waits_for_is_not_in_flight() -> None:
+    budget = budget_of()
+    budget.sent()
+    budget.dropped()
+    assert budget.in_flight == 0
+    assert budget.changes_at() == math.inf

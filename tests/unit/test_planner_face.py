@@ -1,0 +1,497 @@
+"""The planner as its callers see it: what it promises, whatever the upstream and the clock do."""
+
+import json
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner.views import Explanation
+
+NOW = 1_779_271_200.0
+CONFIG = PlannerConfig(max_requests_per_second=20, min_interval_seconds=1, max_interval_seconds=300, seed=3)
+HEADERS = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "90", "X-RateLimit-Window-Ms": "60000"}
+QUEUED = {"status": "queued", "channel": "email"}
+
+
+def planner_of(**changes: Any) -> Planner:
+    return Planner(PlannerConfig(**{"max_requests_per_second": 20, "seed": 3, **changes}))
+
+
+def explain(planner: Planner, job_id: str, now: float) -> Explanation:
+    explanation = planner.explain(job_id, now)
+    assert explanation is not None
+    return explanation
+
+
+def next_take(planner: Planner, now: float) -> tuple[str, float]:
+    """Waits until a job is offered, as a scheduler does."""
+    for _ in range(10_000):
+        at = planner.next_request_at(now)
+        assert at is not None
+        if at <= now:
+            job_id = planner.take(now)
+            assert job_id is not None, "a moment that has come, and nothing to take"
+            return job_id, now
+        assert planner.take(now) is None or at <= now + 1e-6
+        now = max(at, now + 1e-6)
+    raise AssertionError("nothing is ever offered")
+
+
+def test_a_new_job_on_an_idle_account_is_looked_at_within_a_second() -> None:
+    planner = Planner(PlannerConfig())
+    planner.track("job", None, NOW)
+    job_id, at = next_take(planner, NOW)
+    assert (job_id, at <= NOW + 1) == ("job", True)
+
+
+def test_nothing_is_offered_where_nothing_is_tracked() -> None:
+    planner = Planner(PlannerConfig())
+    assert planner.next_request_at(NOW) is None
+    assert planner.take(NOW) is None
+
+
+def test_a_job_that_is_known_waits_for_its_typical_end() -> None:
+    planner = planner_of()
+    planner.track("job", {**QUEUED, "scheduled_at": "2026-05-20T10:01:00.000Z"}, NOW)
+    job_id, at = next_take(planner, NOW)
+    assert job_id == "job"
+    assert NOW + 65 < at < NOW + 67
+    assert explain(planner, "job", at).reason == "in_flight"
+    planner.observed("job", {**QUEUED, "status": "running", "started_at": at - 1}, {}, at, at)
+    assert explain(planner, "job", at).step == 0
+    _, later = next_take(planner, at)
+    assert at + 4 < later < at + 6
+    planner.observed("job", {**QUEUED, "status": "running", "started_at": at - 1}, {}, later, later)
+    assert planner.step("job") == 1
+    assert planner.step("other") == 0
+
+
+def test_an_end_forgets_the_job() -> None:
+    planner = planner_of()
+    planner.track("job", None, NOW)
+    job_id, now = next_take(planner, NOW)
+    planner.observed(job_id, {"status": "succeeded"}, {}, now, now)
+    assert planner.stats(now).open_jobs == 0
+    assert planner.explain("job", now) is None
+    assert planner.next_poll_at("job") is None
+
+
+def test_an_end_that_was_only_heard_of_is_looked_at() -> None:
+    planner = planner_of()
+    planner.track("job", {"status": "succeeded"}, NOW)
+    assert next_take(planner, NOW)[1] < NOW + 1
+
+
+def test_what_is_not_tracked_is_ignored() -> None:
+    planner = planner_of()
+    planner.observed("job", {"status": "running"}, HEADERS, NOW, NOW)
+    planner.failed("job", 429, {"Retry-After": "9"}, NOW)
+    planner.set_weight("job", 3.0, NOW)
+    planner.forget("job")
+    assert planner.stats(NOW).open_jobs == 0
+    assert planner.stats(NOW).limit is None
+    assert planner.stats(NOW).paused_until is None
+
+
+def test_a_job_that_is_forgotten_while_it_is_out_is_out_no_more() -> None:
+    planner = planner_of()
+    planner.track("job", None, NOW)
+    _, now = next_take(planner, NOW)
+    assert planner.stats(now).in_flight == 1
+    planner.forget("job")
+    assert planner.stats(now).in_flight == 0
+    planner.observed("job", None, {}, now, now)
+    assert planner.stats(now).in_flight == 0
+
+
+def test_an_observation_that_nobody_asked_for_counts_as_others_request() -> None:
+    planner = planner_of()
+    planner.track("job", None, NOW)
+    for second in range(5):
+        remaining = {"X-RateLimit-Remaining": str(90 - second)}
+        planner.observed("job", QUEUED, {**HEADERS, **remaining}, NOW + second, NOW + second)
+    stats = planner.stats(NOW + 5)
+    assert (stats.limit, stats.remaining, stats.window_seconds) == (100, 86, 60)
+    assert stats.others_requests_per_second > 0.1
+    assert stats.in_flight == 0
+
+
+def test_tracking_again_brings_a_look_forward_and_changes_nothing_else() -> None:
+    planner = planner_of()
+    planner.track("job", {**QUEUED, "scheduled_at": NOW + 3600}, NOW)
+    planner.track("job", None, NOW + 1, weight=2.0)
+    assert planner.next_poll_at("job") == pytest.approx(NOW + 900, abs=91)
+    planner.track("job", None, NOW + 1, next_poll_at=NOW + 1)
+    assert planner.next_poll_at("job") == NOW + 1
+    assert planner.take(NOW + 2) == "job"
+    planner.track("job", None, NOW + 2, next_poll_at=NOW + 2)
+    assert planner.take(NOW + 3) is None
+    assert explain(planner, "job", NOW + 3).anchor_at == NOW + 3600
+
+
+def test_a_kept_plan_is_carried_on_within_the_longest_interval() -> None:
+    planner = planner_of()
+    planner.track("a", QUEUED, NOW, lane="", next_poll_at=NOW + 50, step=3)
+    planner.track("b", QUEUED, NOW, lane="", next_poll_at=NOW + 5000, step=-1)
+    assert planner.next_poll_at("a") == NOW + 50
+    assert planner.next_poll_at("b") == NOW + 900
+    assert (planner.step("a"), planner.step("b")) == (3, 0)
+
+
+@pytest.mark.parametrize(("status_code", "reason"), [(404, "backing_off"), (403, "backing_off"), (500, "backing_off")])
+def test_failed_looks_are_repeated_at_growing_distances(status_code: int, reason: str) -> None:
+    planner = planner_of()
+    planner.track("job", None, NOW)
+    now, waits = NOW, []
+    for failures in range(1, 16):
+        _, now = next_take(planner, now)
+        planner.failed("job", status_code, {}, now)
+        planned = planner.next_poll_at("job")
+        assert planned is not None
+        waits.append(planned - now)
+        explanation = explain(planner, "job", now)
+        assert (explanation.reason, explanation.failures) == (reason, failures)
+    assert 1 <= waits[0] < 1.1
+    assert 1.9 <= waits[1] < 2.2
+    assert waits[-1] == pytest.approx(900)
+    planner.observed("job", QUEUED, {}, now, now)
+    assert explain(planner, "job", now).failures == 0
+
+
+def test_a_failed_look_before_the_anchor_waits_for_it() -> None:
+    planner = planner_of()
+    planner.track("job", {**QUEUED, "scheduled_at": NOW + 100}, NOW)
+    planner.failed("job", 503, {}, NOW + 1)
+    assert (planner.next_poll_at("job") or 0) > NOW + 100
+
+
+def test_retry_after_of_a_server_error_is_kept_for_the_job() -> None:
+    planner = planner_of()
+    planner.track("job", None, NOW)
+    planner.failed("job", 503, {"Retry-After": "77"}, NOW + 1)
+    assert planner.next_poll_at("job") == NOW + 78
+    assert planner.stats(NOW + 1).paused_until is None
+
+
+def test_errors_in_a_row_slow_the_account_down() -> None:
+    planner = planner_of()
+    for number in range(8):
+        planner.track(f"j{number}", None, NOW)
+    for number in range(8):
+        planner.failed(f"j{number}", None if number % 2 else 502, {}, NOW + 1)
+    assert planner.stats(NOW + 1).requests_per_second < 1
+    planner.observed("j0", QUEUED, {}, NOW + 2, NOW + 2)
+    assert planner.stats(NOW + 2).requests_per_second == 20
+
+
+@given(retry_after=st.floats(0.1, 3000), jobs=st.integers(1, 5))
+def test_429_stops_everything_until_retry_after(retry_after: float, jobs: int) -> None:
+    planner = Planner(CONFIG)
+    for number in range(jobs):
+        planner.track(f"j{number}", None, NOW)
+    first, now = next_take(planner, NOW)
+    planner.failed(first, 429, {"retry-after": str(retry_after)}, now)
+    stop = now + retry_after
+    assert planner.take(stop - 0.01) is None
+    assert planner.stats(stop - 0.05).paused_until == pytest.approx(stop)
+    offered = set()
+    for _ in range(jobs):
+        job_id, at = next_take(planner, stop - 0.01)
+        assert at >= stop - 1e-3
+        offered.add(job_id)
+    assert offered == {f"j{number}" for number in range(jobs)}
+
+
+def test_429_without_a_word_stops_for_a_minute() -> None:
+    planner = planner_of()
+    planner.track("job", None, NOW)
+    planner.track("due", None, NOW)
+    first, now = next_take(planner, NOW)
+    planner.failed(first, 429, {}, now)
+    assert planner.next_poll_at(first) == now + 60
+    other = "due" if first == "job" else "job"
+    explanation = explain(planner, other, now)
+    assert (explanation.reason, explanation.not_before) == ("paused_until", now + 60)
+    assert next_take(planner, now)[1] == pytest.approx(now + 60)
+
+
+def test_after_a_stop_nothing_bursts() -> None:
+    planner = planner_of(max_requests_per_second=1)
+    for number in range(50):
+        planner.track(f"j{number:02}", None, NOW)
+    first, now = next_take(planner, NOW)
+    planner.failed(first, 429, {"Retry-After": "30"}, now)
+    taken = [job for _ in range(50) if (job := planner.take(now + 31)) is not None]
+    assert len(taken) <= 2
+
+
+def test_reasons_name_what_a_job_waits_for() -> None:
+    planner = planner_of(max_requests_per_second=0.1)
+    planner.track("first", None, NOW)
+    planner.track("second", None, NOW + 1)
+    planner.track("known", QUEUED, NOW + 1)
+    assert explain(planner, "first", NOW + 2).reason == "budget"
+    assert explain(planner, "first", NOW + 10).reason == "due"
+    assert explain(planner, "second", NOW + 10).reason == "budget"
+    assert explain(planner, "first", NOW + 10).anchor_at is None
+    assert planner.stats(NOW + 11).due_jobs == 3
+    known = planner_of()
+    known.track("known", QUEUED, NOW)
+    assert explain(known, "known", NOW + 1).reason == "between_looks"
+
+
+def test_a_window_with_nothing_left_for_us_closes_the_account_until_it_ends() -> None:
+    planner = planner_of(reserve=0.3)
+    planner.track("a", None, NOW)
+    planner.track("b", None, NOW)
+    first, now = next_take(planner, NOW)
+    planner.observed(first, QUEUED, {**HEADERS, "X-RateLimit-Remaining": "30"}, now, now)
+    other = "b" if first == "a" else "a"
+    explanation = explain(planner, other, now + 1)
+    assert (explanation.reason, explanation.not_before) == ("budget", now + 60)
+    assert planner.take(now + 30) is None
+    assert next_take(planner, now + 30)[1] == pytest.approx(now + 60)
+
+
+def test_weight_brings_looks_forward_but_never_before_the_anchor() -> None:
+    planner = planner_of()
+    planner.track("running", {**QUEUED, "status": "running", "started_at": NOW - 100}, NOW, step=9, lane="")
+    planner.track("later", {**QUEUED, "scheduled_at": NOW + 100}, NOW)
+    planner.track("unseen", None, NOW, next_poll_at=NOW + 50)
+    before = planner.next_poll_at("running")
+    planner.set_weight("running", math.nan, NOW)
+    assert planner.next_poll_at("running") == before
+    planner.set_weight("running", 0.5, NOW)
+    assert planner.next_poll_at("running") == before
+    planner.set_weight("running", 4, NOW)
+    assert planner.next_poll_at("running") == pytest.approx(NOW + ((before or 0) - NOW) / 2, rel=0.01)
+    planner.set_weight("later", 1e9, NOW)
+    assert (planner.next_poll_at("later") or 0) >= NOW + 100
+    planner.set_weight("unseen", 4, NOW)
+    assert planner.next_poll_at("unseen") == NOW + 50
+
+
+def test_a_raise_that_would_look_later_changes_nothing() -> None:
+    planner = planner_of()
+    planner.track("job", {**QUEUED, "status": "running", "started_at": NOW - 100}, NOW, lane="", next_poll_at=NOW + 0.1)
+    planner.set_weight("job", 2, NOW)
+    assert planner.next_poll_at("job") == NOW + 0.1
+
+
+item_times = st.one_of(
+    st.none(), st.floats(NOW - 500, NOW + 2000), st.just("nonsense"), st.just("2026-05-20T10:05:00Z")
+)
+items = st.one_of(
+    st.none(),
+    st.just([]),
+    st.fixed_dictionaries(
+        {"status": st.sampled_from(["queued", "scheduled", "running", "settling", 7, None])},
+        optional={
+            "channel": st.sampled_from(["email", "linkedin", 5, None]),
+            "scheduled_at": item_times,
+            "started_at": item_times,
+            "next_attempt_at": item_times,
+        },
+    ),
+    st.just({"status": "succeeded", "channel": "email", "started_at": NOW}),
+    st.just({"status": "cancelled"}),
+)
+headers = st.sampled_from(
+    [{}, HEADERS, {"X-RateLimit-Limit": "100"}, {"X-RateLimit-Limit": "x"}, {"Retry-After": "5"}]
+    + [{**HEADERS, "X-RateLimit-Remaining": str(left)} for left in (0, 31, 50)]
+)
+names = st.integers(0, 7).map("j{}".format)
+steps = st.one_of(st.just(0.0), st.floats(0, 5), st.floats(0, 700), st.floats(-4000, 0))
+moves = st.one_of(
+    st.tuples(st.just("track"), names, items),
+    st.tuples(st.just("take")),
+    st.tuples(st.just("observed"), items, headers),
+    st.tuples(st.just("unasked"), names, items, headers),
+    st.tuples(st.just("failed"), st.sampled_from([None, 401, 403, 404, 429, 500, 503]), headers),
+    st.tuples(st.just("weight"), names, st.floats(0, 10)),
+    st.tuples(st.just("forget"), names),
+    st.tuples(st.just("restart")),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(steps, moves), max_size=60))
+def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[float, Any]]) -> None:
+    """Whatever happens before, clocks set back and nonsense included: nothing raises, stalls or is given out twice."""
+    planner, now, tracked, out = Planner(CONFIG), NOW, set(), {}
+    for step, (move, *given_to) in run:
+        now += step
+        match move, given_to:
+            case "track", [job_id, item]:
+                planner.track(job_id, item, now)
+                tracked.add(job_id)
+            case "take", _:
+                if (taken := planner.take(now)) is not None:
+                    assert taken in tracked
+                    assert taken not in out
+                    out[taken] = now
+            case ("observed", [item, told]) if out:
+                job_id, sent_at = out.popitem()
+                planner.observed(job_id, item, told, sent_at, now)
+                if isinstance(item, dict) and item["status"] in ("succeeded", "cancelled"):
+                    tracked.discard(job_id)
+            case "unasked", [job_id, item, told]:
+                planner.observed(job_id, item, told, now, now)
+                out.pop(job_id, None)
+                if isinstance(item, dict) and item["status"] in ("succeeded", "cancelled"):
+                    tracked.discard(job_id)
+            case ("failed", [status_code, told]) if out:
+                planner.failed(out.popitem()[0], status_code, told, now)
+            case "weight", [job_id, weight]:
+                planner.set_weight(job_id, weight, now)
+            case "forget", [job_id]:
+                planner.forget(job_id)
+                tracked.discard(job_id)
+                out.pop(job_id, None)
+            case "restart", _:
+                planner, out = Planner.restore(CONFIG, json.loads(json.dumps(planner.snapshot()))), {}
+        stats = planner.stats(now)
+        assert (stats.open_jobs, stats.in_flight) == (len(tracked), len(out))
+        for job_id in tracked:
+            assert (explain(planner, job_id, now).reason == "in_flight") == (job_id in out)
+    offered, began = set(out), now
+    while offered != tracked:
+        job_id, now = next_take(planner, now)
+        assert job_id in tracked
+        assert job_id not in offered
+        offered.add(job_id)
+    assert now - began <= 4000 + 300 + 2 * 60 + 5 * len(tracked)
+
+
+@settings(max_examples=60, deadline=None)
+@given(anchors=st.lists(st.floats(1, 5000), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_no_look_comes_before_a_future_anchor_but_the_first_and_safety_looks(anchors: list[float], seed: int) -> None:
+    planner = Planner(PlannerConfig(max_requests_per_second=20, max_interval_seconds=300, seed=seed))
+    due_at = {f"j{number}": NOW + anchor for number, anchor in enumerate(anchors)}
+    looked: dict[str, float] = {}
+    now = NOW
+    for job_id in due_at:
+        planner.track(job_id, None, NOW)
+    ended: set[str] = set()
+    while len(ended) < len(due_at):
+        job_id, now = next_take(planner, now)
+        if now < due_at[job_id] and job_id in looked:
+            assert now - looked[job_id] >= 0.9 * 300 - 1
+        looked[job_id] = now
+        done = now > due_at[job_id] + 10
+        item = {"status": "succeeded" if done else "scheduled", "channel": "email", "scheduled_at": due_at[job_id]}
+        planner.observed(job_id, item, {}, now, now)
+        if done:
+            ended.add(job_id)
+        assert planner.stats(now).open_jobs == len(due_at) - len(ended)
+
+
+def world(planner: Planner, now: float, rounds: int, seed: int) -> list[str]:
+    """Takes `rounds` jobs and answers each look at once, by something that depends on the job and the round alone."""
+    order = []
+    for number in range(rounds):
+        job_id, now = next_take(planner, now)
+        order.append(job_id)
+        luck = random.Random(f"{seed}{job_id}{number}").random()
+        if luck < 0.1:
+            planner.failed(job_id, 503, {}, now)
+        else:
+            planner.observed(job_id, {**QUEUED, "scheduled_at": NOW + 40 * luck}, {}, now, now)
+    return order
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), before=st.integers(0, 30))
+def test_a_restored_planner_decides_the_same(seed: int, before: int) -> None:
+    config = PlannerConfig(max_requests_per_second=1000, seed=seed)
+    planner = Planner(config)
+    for number in range(12):
+        known = {**QUEUED, "channel": ("email", "linkedin", "")[number % 3]} if number % 2 else None
+        planner.track(f"j{number}", known, NOW, weight=1.0 + number % 2)
+    world(planner, NOW, before, seed)
+    snapshot = planner.snapshot()
+    restored = Planner.restore(config, json.loads(json.dumps(snapshot)))
+    assert restored.snapshot() == snapshot
+    assert [restored.next_poll_at(f"j{number}") for number in range(12)] == [
+        planner.next_poll_at(f"j{number}") for number in range(12)
+    ]
+    assert world(restored, NOW + 500, 30, seed) == world(Planner.restore(config, snapshot), NOW + 500, 30, seed)
+    again = Planner.restore(config, snapshot)
+    assert [next_take(again, NOW + 999)[0] for _ in range(12)] == [next_take(planner, NOW + 999)[0] for _ in range(12)]
+
+
+def test_the_same_seed_decides_the_same_and_another_one_spreads_otherwise() -> None:
+    def looks(seed: int) -> list[float | None]:
+        planner = Planner(PlannerConfig(seed=seed))
+        for number in range(20):
+            planner.track(f"j{number}", QUEUED, NOW, lane="")
+        return [planner.next_poll_at(f"j{number}") for number in range(20)]
+
+    assert looks(1) == looks(1) != looks(2)
+    assert len(set(looks(1))) == 20
+
+
+def test_a_restored_planner_does_not_burst() -> None:
+    config = PlannerConfig(max_requests_per_second=2)
+    planner = Planner(config)
+    for number in range(100):
+        planner.track(f"j{number}", None, NOW)
+    planner.next_request_at(NOW + 3600)
+    restored = Planner.restore(config, planner.snapshot())
+    assert restored.take(NOW + 7200) is None
+    taken = [job for _ in range(100) if (job := restored.take(NOW + 7210)) is not None]
+    assert len(taken) <= 20
+
+
+def test_a_restored_planner_keeps_stops_limits_and_rates() -> None:
+    planner = Planner(PlannerConfig())
+    planner.track("a", QUEUED, NOW)
+    planner.track("b", QUEUED, NOW)
+    planner.observed("a", QUEUED, {**HEADERS, "X-User-RateLimit-Limit": "1000"}, NOW, NOW)
+    planner.failed("a", 429, {"Retry-After": "30"}, NOW + 1)
+    saved = json.loads(json.dumps(planner.snapshot()))
+    restored = Planner.restore(PlannerConfig(), saved)
+    assert restored.stats(NOW + 1) == planner.stats(NOW + 1)
+    assert restored.take(NOW + 30.9) is None
+    del saved["jobs"]
+    empty = Planner.restore(PlannerConfig(), saved)
+    assert empty.stats(NOW + 2).open_jobs == 0
+    assert empty.stats(NOW + 2).limit == 100
+    assert empty.stats(NOW + 2).paused_until == NOW + 31
+
+
+def test_a_restored_planner_goes_on_unparking() -> None:
+    planner = planner_of()
+    for number in range(100):
+        planner.track(f"j{number:02}", QUEUED, NOW)
+    planner.observed("j99", {**QUEUED, "status": "running"}, {}, NOW, NOW)
+    restored = Planner.restore(CONFIG, planner.snapshot())
+    for _ in range(4):
+        restored.next_request_at(NOW)
+    assert not any(explain(restored, f"j{number:02}", NOW).reason == "lane_parked" for number in range(100))
+
+
+def test_a_clock_that_was_set_back_while_the_program_was_away_does_not_stall() -> None:
+    planner = planner_of()
+    planner.track("job", QUEUED, NOW)
+    restored = Planner.restore(PlannerConfig(), planner.snapshot())
+    assert next_take(restored, NOW - 1e6)[1] <= NOW - 1e6 + 900
+
+
+def test_a_snapshot_of_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="version"):
+        Planner.restore(CONFIG, {"version": 99})
+
+
+def test_moments_that_are_no_numbers_are_survived() -> None:
+    planner = planner_of()
+    planner.track("job", None, math.nan)
+    planner.observed("job", None, {}, math.nan, math.inf)
+    assert planner.next_request_at(NOW) is not None
+    planner.track("other", None, NOW, min_interval_seconds=math.nan, weight=math.inf, next_poll_at=math.nan)
+    assert next_take(planner, NOW)[0] in ("job", "other")
