@@ -1,0 +1,67 @@
+"""What the node counts and measures, for Prometheus. One registry a node, so that tests can have several."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+DELAY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
+
+
+class Metrics:
+    """Every metric; their names are part of the interface (docs/metrics.md)."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        account = ("source", "account")
+        self.looks = Counter(
+            "relay_looks", "Looks at jobs by what came of them", (*account, "result"), registry=self.registry
+        )
+        self.look_seconds = Histogram(
+            "relay_look_seconds", "How long a look takes", account, buckets=LATENCY_BUCKETS, registry=self.registry
+        )
+        self.detection_delay_seconds = Histogram(
+            "relay_detection_delay_seconds",
+            "From a job's end upstream to the moment the relay knew",
+            account,
+            buckets=DELAY_BUCKETS,
+            registry=self.registry,
+        )
+        self.events = Counter("relay_events", "Events recorded by type", ("type",), registry=self.registry)
+        self.attempts = Counter(
+            "relay_delivery_attempts", "Attempts by kind and verdict", ("kind", "verdict"), registry=self.registry
+        )
+        self.attempt_seconds = Histogram(
+            "relay_delivery_attempt_seconds",
+            "How long an attempt takes",
+            ("kind",),
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.deliveries_in_flight = Gauge(
+            "relay_deliveries_in_flight", "Deliveries being attempted now", registry=self.registry
+        )
+        self.deliveries_pending = Gauge(
+            "relay_deliveries_pending", "Deliveries that have not ended, at the last upkeep", registry=self.registry
+        )
+        self.open_jobs = Gauge("relay_open_jobs", "Jobs that are looked at", account, registry=self.registry)
+        self.due_jobs = Gauge("relay_due_jobs", "Jobs whose look is due", account, registry=self.registry)
+        self.source_up = Gauge(
+            "relay_source_up", "1 while looks succeed, 0 while unauthorized or down", account, registry=self.registry
+        )
+        self.polling_stalled = Gauge(
+            "relay_polling_stalled",
+            "1 while looks are due and none has completed for a minute: alarm on it",
+            account,
+            registry=self.registry,
+        )
+        self.commits = Gauge("relay_store_commits", "Commits since the start", registry=self.registry)
+        self.writes = Gauge("relay_store_writes", "Writes since the start", registry=self.registry)
+        self.deleted = Counter(
+            "relay_retention_deleted", "Rows that retention deleted", ("what",), registry=self.registry
+        )
+        self.requests = Counter(
+            "relay_http_requests", "Requests to our API by status class", ("method", "status"), registry=self.registry
+        )
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)

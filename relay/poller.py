@@ -1,0 +1,586 @@
+"""Looks at the jobs of one upstream account: fetch, detect, record. When to look is the planner's decision."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import structlog
+
+from relay.clock import Clock
+from relay.core import notices
+from relay.core.delivery import Claimed
+from relay.core.events import Event, Hint, Origin, from_transition, relay_event
+from relay.core.job import Job, Observation, Problem, Progress, Transition, detect, mark_not_found, mark_overdue
+from relay.core.planner import Planner, PlannerConfig
+from relay.core.records import AccountState, Lease, LookNote, LookRecord
+from relay.errors import StaleSequence
+from relay.ids import new_id
+from relay.metrics import Metrics
+
+NOT_FOUND_LOOKS = 5
+NOT_FOUND_SECONDS = 120.0
+DOWN_FAILURES = 5
+DOWN_SECONDS = 60.0
+FORBIDDEN_JOBS = 5
+STALLED_SECONDS = 60.0
+WAITING_CLIENT_WEIGHT = 4.0
+MAX_DETECTIONS = 10
+MAX_LOOKS_IN_FLIGHT = 64
+LOAD_COUNT = 5_000
+
+log = structlog.get_logger("relay.poller")
+
+
+class UpstreamError(Protocol):
+    """An upstream's own words about an error."""
+
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def request_id(self) -> str | None: ...
+
+
+class Look(Protocol):
+    """What came of one request to the upstream; see `relay.sources.client.Look`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def observation(self) -> Observation | None: ...
+    @property
+    def status_code(self) -> int | None: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def error(self) -> UpstreamError | None: ...
+    @property
+    def sent_at(self) -> float: ...
+    @property
+    def received_at(self) -> float: ...
+    @property
+    def duration_ms(self) -> float: ...
+    @property
+    def request_id(self) -> str | None: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class Upstream(Protocol):
+    """What reads jobs; it never raises but when it is cancelled."""
+
+    async def look(self, external_id: str, api_key: str) -> Look: ...
+    async def probe(self, api_key: str) -> Look: ...
+
+
+class Jobs(Protocol):
+    """What the poller needs of the store's jobs."""
+
+    async def get(self, uid: str) -> Job | None: ...
+    async def open_jobs(self, source: str, account: str, *, after_uid: str = "", count: int = 5_000) -> list[Job]: ...
+    async def record(self, record: LookRecord) -> tuple[Claimed, ...]: ...
+    async def note(self, note: LookNote) -> None: ...
+
+
+class Accounts(Protocol):
+    """What it needs of the store's accounts."""
+
+    async def set(self, state: AccountState, event: Event | None = None) -> None: ...
+
+
+class Reservation(Protocol):
+    """Delivery slots kept for what is about to be recorded."""
+
+    @property
+    def lease(self) -> Lease: ...
+
+
+class Delivering(Protocol):
+    """What it needs of the dispatcher."""
+
+    def reserve(self, events: Sequence[Event]) -> Any: ...
+    def settle(self, reservation: Any, claimed: Sequence[Claimed]) -> None: ...
+    def wake(self) -> None: ...
+
+
+class Signals(Protocol):
+    """Who is told what was recorded."""
+
+    def job_changed(self, uid: str) -> None: ...
+    def event_recorded(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSettings:
+    """One upstream account as the poller knows it. `read_key` reads the key again, from its file where it has one."""
+
+    source: str
+    account: str
+    origin: Origin
+    dataschema_base: str
+    deadline_seconds: float
+    read_key: Callable[[], str | None]
+    hint: Callable[[Problem | None, str, str | None], Hint | None]
+
+
+class Recorder:
+    """Writes what was detected, with its events, and hands fresh deliveries over. Shared by looks and upkeep."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        delivering: Delivering,
+        signals: Signals,
+        metrics: Metrics,
+        clock: Clock,
+        hint: Callable[[Problem | None, str, str | None], Hint | None],
+        origin: Origin,
+    ) -> None:
+        self._jobs = jobs
+        self._delivering = delivering
+        self._signals = signals
+        self._metrics = metrics
+        self._clock = clock
+        self._hint = hint
+        self._origin = origin
+
+    def events(self, job: Job, transitions: Sequence[Transition], seen: Observation | None) -> tuple[Event, ...]:
+        """The events of transitions of a job."""
+        channel = (seen.channel if seen is not None else None) or job.channel
+        problem = seen.problem if seen is not None else None
+        now = self._clock()
+        return tuple(
+            from_transition(
+                new_id("evt", now),
+                job,
+                transition,
+                self._origin,
+                seen=seen,
+                hint=self._hint(problem, transition.kind, channel),
+            )
+            for transition in transitions
+        )
+
+    async def record(
+        self,
+        job: Job,
+        transitions: Sequence[Transition],
+        progress: Progress,
+        *,
+        seen: Observation | None = None,
+        outcome: str | None = None,
+        last_error: Mapping[str, Any] | None = None,
+        deadline_at: float | None = None,
+    ) -> None:
+        """One transaction; durable when it returns. Raises StaleSequence."""
+        events = self.events(job, transitions, seen)
+        reservation = self._delivering.reserve(events)
+        claimed: tuple[Claimed, ...] = ()
+        try:
+            claimed = await self._jobs.record(
+                LookRecord(
+                    job_uid=job.uid,
+                    expected_sequence=job.progress.sequence,
+                    progress=progress,
+                    events=events,
+                    now=self._clock(),
+                    seen=seen,
+                    outcome=outcome,
+                    lease=None if reservation is None else reservation.lease,
+                    last_error=last_error,
+                    deadline_at=job.deadline_at if deadline_at is None else deadline_at,
+                )
+            )
+        finally:
+            self._delivering.settle(reservation, claimed)
+        self.told(job.uid, events)
+
+    def told(self, job_uid: str, events: Sequence[Event]) -> None:
+        """Wakes whoever waits for the job or its events."""
+        self._signals.job_changed(job_uid)
+        for event in events:
+            self._metrics.events.labels(event.type).inc()
+        if events:
+            self._signals.event_recorded()
+
+
+class Poller:
+    """Polls one account. `run_once()` starts every look that is due and within the budget, each in its own task."""
+
+    def __init__(
+        self,
+        settings: AccountSettings,
+        *,
+        upstream: Upstream,
+        jobs: Jobs,
+        accounts: Accounts,
+        recorder: Recorder,
+        signals: Signals,
+        delivering: Delivering,
+        metrics: Metrics,
+        clock: Clock,
+        planner_config: PlannerConfig,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self.recorder = recorder
+        self.planner = Planner(planner_config)
+        self.state = AccountState(source=settings.source, name=settings.account)
+        self.last_completed_at: float | None = None
+        self.last_request_ids: dict[str, str] = {}
+        self._upstream = upstream
+        self._jobs = jobs
+        self._accounts = accounts
+        self._signals = signals
+        self._delivering = delivering
+        self._metrics = metrics
+        self._clock = clock
+        self.changed = changed
+        self._key = settings.read_key()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight: set[str] = set()
+        self._failures = 0
+        self._failing_since: float | None = None
+        self._forbidden: set[str] = set()
+        self._due_since: float | None = None
+        self._waiting: dict[str, int] = {}
+        self._stopping = False
+
+    # --- life
+
+    async def load(self, state: AccountState | None = None) -> int:
+        """Plans the open jobs that the store knows. Returns how many there are."""
+        if state is not None:
+            self.state = state
+        after, count = "", 0
+        while jobs := await self._jobs.open_jobs(
+            self.settings.source, self.settings.account, after_uid=after, count=LOAD_COUNT
+        ):
+            for job in jobs:
+                self._plan(job)
+                await_point = count % 1000 == 999
+                count += 1
+                if await_point:
+                    await asyncio.sleep(0)  # a hundred thousand jobs must not hold up the API
+            after = jobs[-1].uid
+        return count
+
+    def track(self, job: Job) -> None:
+        """Plans looks at a job that was just registered, or registered again."""
+        if job.open:
+            self._plan(job)
+            self.changed()
+
+    def forget(self, uid: str) -> None:
+        """Plans no more looks at it."""
+        self.planner.forget(uid)
+        self.last_request_ids.pop(uid, None)
+
+    def refresh(self, uid: str) -> None:
+        """A look at it is wanted now."""
+        now = self._clock()
+        weight = WAITING_CLIENT_WEIGHT if uid in self._waiting else 1.0
+        self.planner.track(uid, None, now, weight=weight, next_poll_at=now)
+        self.changed()
+
+    @contextmanager
+    def hurry(self, uid: str) -> Iterator[None]:
+        """While inside, a client waits for the job: it weighs more."""
+        self._waiting[uid] = self._waiting.get(uid, 0) + 1
+        self.planner.set_weight(uid, WAITING_CLIENT_WEIGHT, self._clock())
+        self.changed()
+        try:
+            yield
+        finally:
+            left = self._waiting.pop(uid) - 1
+            if left:
+                self._waiting[uid] = left
+            else:
+                self.planner.set_weight(uid, 1.0, self._clock())
+
+    def configure(self, settings: AccountSettings, planner_config: PlannerConfig) -> None:
+        """Takes over settings that were read again: keys and polling."""
+        snapshot = self.planner.snapshot()
+        self.planner = Planner.restore(planner_config, snapshot)
+        self.settings = settings
+        self._key = settings.read_key()
+        self.changed()
+
+    @property
+    def has_key(self) -> bool:
+        """Whether there is an API key to poll with."""
+        return self._key is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the key is refused or missing: then nothing is looked at."""
+        return self._key is None or self.state.state == "unauthorized"
+
+    def next_request_at(self) -> float | None:
+        """When to call `run_once()` next, in epoch seconds; None: not before something changes."""
+        if self.paused or self._stopping or len(self._in_flight) >= MAX_LOOKS_IN_FLIGHT:
+            return None
+        return self.planner.next_request_at(self._clock())
+
+    def stalled(self, now: float) -> bool:
+        """Whether looks are due, and none has completed for a minute: something is wrong that nobody would see."""
+        due = self.planner.stats(now).due_jobs > 0 and self.has_key
+        if not due:
+            self._due_since = None
+            return False
+        if self._due_since is None:
+            self._due_since = now
+        since = max(self._due_since, self.last_completed_at or 0.0)
+        return now - since >= STALLED_SECONDS
+
+    async def run_once(self) -> bool:
+        """Starts the looks that are due now. Returns whether there were any."""
+        started = False
+        while not self.paused and not self._stopping and len(self._in_flight) < MAX_LOOKS_IN_FLIGHT:
+            uid = self.planner.take(self._clock())
+            if uid is None:
+                break
+            self._in_flight.add(uid)
+            task = asyncio.get_running_loop().create_task(self._look_task(uid))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            started = True
+        return started
+
+    async def drain(self) -> None:
+        """Waits until no look is under way."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """Starts no more looks, and lets those under way end within the time."""
+        self._stopping = True
+        if self._tasks:
+            _, late = await asyncio.wait(list(self._tasks), timeout=timeout_seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    # --- one look
+
+    async def _look_task(self, uid: str) -> None:
+        try:
+            await self.look(uid)
+        except Exception:
+            log.exception("look_failed", job_uid=uid)
+            self.planner.failed(uid, None, {}, self._clock())
+        finally:
+            self._in_flight.discard(uid)
+            self.changed()
+
+    async def look(self, uid: str) -> None:
+        """Looks at one job: fetches, detects, records, and tells the planner."""
+        job = await self._jobs.get(uid)
+        if job is None or not job.open:
+            self.forget(uid)
+            return
+        key = self._key
+        if key is None:
+            self.planner.failed(uid, None, {}, self._clock())
+            return
+        look = await self._upstream.look(job.external_id, key)
+        now = self._clock()
+        self.last_completed_at = now
+        self._metrics.looks.labels(self.settings.source, self.settings.account, look.kind).inc()
+        self._metrics.look_seconds.labels(self.settings.source, self.settings.account).observe(look.duration_ms / 1000)
+        if look.request_id is not None:
+            self.last_request_ids[uid] = look.request_id
+        if look.kind == "observed" and look.observation is not None:
+            kinds = await self._observed(job, look, look.observation)
+            await self._well(now)
+        else:
+            kinds = await self._failed(job, look, now)
+        log.info(
+            "look",
+            job_uid=uid,
+            job=job.external_id,
+            source=job.source,
+            account=job.account,
+            result=look.kind,
+            status_code=look.status_code,
+            request_id=look.request_id,
+            duration_ms=round(look.duration_ms, 1),
+            transitions=kinds,
+            next_poll_at=self.planner.next_poll_at(uid),
+        )
+
+    async def _observed(self, job: Job, look: Look, seen: Observation) -> list[str]:
+        recorded: Sequence[Transition] = ()
+        for _ in range(MAX_DETECTIONS):
+            transitions, progress = detect(job.progress, seen)
+            if not transitions and progress == job.progress and seen.upstream == job.upstream:
+                break
+            outcome = progress.status if seen.terminal else None
+            try:
+                await self.recorder.record(job, transitions, progress, seen=seen, outcome=outcome)
+            except StaleSequence:
+                again = await self._jobs.get(job.uid)
+                if again is None or not again.open:
+                    self.forget(job.uid)
+                    return []
+                job = again
+                continue
+            recorded = transitions
+            break
+        now = self._clock()
+        self.planner.observed(job.uid, seen.item(), look.headers, look.sent_at, now)
+        if seen.terminal:
+            self.forget(job.uid)
+            if seen.finished_at is not None:
+                delay = max(0.0, now - max(seen.finished_at, job.tracked_at))
+                self._metrics.detection_delay_seconds.labels(job.source, job.account).observe(delay)
+        else:
+            polled_at = None if recorded else now
+            await self._jobs.note(
+                LookNote(job_uid=job.uid, next_poll_at=self.planner.next_poll_at(job.uid), polled_at=polled_at)
+            )
+        return [transition.kind for transition in recorded]
+
+    async def _failed(self, job: Job, look: Look, now: float) -> list[str]:
+        self.planner.failed(job.uid, look.status_code, look.headers, now)
+        problem = _problem(look, now)
+        missing = look.kind in ("not_found", "forbidden")
+        missing_count = job.missing_count + 1 if missing else 0
+        missing_since = (job.missing_since or now) if missing else None
+        if look.kind == "unauthorized":
+            await self._unauthorized(problem, now)
+        elif look.kind == "forbidden":
+            self._forbidden.add(job.uid)
+            if len(self._forbidden) >= FORBIDDEN_JOBS:
+                await self._unauthorized(problem, now)
+        elif look.kind == "not_found":
+            await self._well(now)
+        elif look.kind != "rate_limited":
+            await self._trouble(problem, now)
+        if missing_since is not None and missing_count >= NOT_FOUND_LOOKS and now - missing_since >= NOT_FOUND_SECONDS:
+            transitions, progress = mark_not_found(job.progress, now)
+            try:
+                await self.recorder.record(job, transitions, progress, outcome="not_found", last_error=problem)
+            except StaleSequence:
+                return []
+            self.forget(job.uid)
+            return ["not_found"]
+        await self._jobs.note(
+            LookNote(
+                job_uid=job.uid,
+                next_poll_at=self.planner.next_poll_at(job.uid),
+                polled_at=now,
+                failure_count=job.failure_count + 1,
+                missing_count=missing_count,
+                missing_since=missing_since,
+                last_error=problem,
+            )
+        )
+        return []
+
+    async def overdue(self, job: Job) -> None:
+        """Says once that a job has not ended by its deadline; it is looked at on."""
+        transitions, progress = mark_overdue(job.progress, self._clock())
+        if transitions:
+            try:
+                await self.recorder.record(job, transitions, progress, last_error=job.last_error)
+            except StaleSequence:
+                return  # it moved on meanwhile: the next upkeep looks again
+
+    # --- how the account goes
+
+    async def _well(self, now: float) -> None:
+        self._failures, self._failing_since = 0, None
+        self._forbidden.clear()
+        if self.state.state != "ok":
+            await self._recover(now)
+
+    async def _trouble(self, problem: Mapping[str, Any], now: float) -> None:
+        self._failures += 1
+        self._failing_since = self._failing_since or now
+        if self.state.state == "ok" and self._failures >= DOWN_FAILURES and now - self._failing_since >= DOWN_SECONDS:
+            await self._set_state("down", problem, self._failing_since)
+
+    async def _unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
+        if self.state.state != "unauthorized":
+            await self._set_state("unauthorized", problem, now)
+            self.changed()
+
+    async def _recover(self, now: float) -> None:
+        before = self.state
+        self._failures, self._failing_since = 0, None
+        self._forbidden.clear()
+        self.state = replace(before, state="ok", since=now, problem=None)
+        event = self._notice("relay.source.recovered", before.problem or {}, before.since or now)
+        await self._accounts.set(self.state, event)
+        self._after_notice(event)
+        self.changed()
+
+    async def _set_state(self, state: str, problem: Mapping[str, Any], since: float) -> None:
+        self.state = replace(self.state, state=state, since=since, problem=dict(problem))
+        event = self._notice(f"relay.source.{state}", problem, since)
+        await self._accounts.set(self.state, event)
+        self._after_notice(event)
+
+    def _after_notice(self, event: Event) -> None:
+        log.warning(event.type, source=self.settings.source, account=self.settings.account, event_id=event.id)
+        self._metrics.events.labels(event.type).inc()
+        self._signals.event_recorded()
+        self._delivering.wake()
+
+    def _notice(self, type: str, problem: Mapping[str, Any], since: float) -> Event:
+        now = self._clock()
+        name = f"{self.settings.source}/{self.settings.account}"
+        reason = {
+            "relay.source.unauthorized": f"The upstream refuses the key of {name}: polling waits until it works again",
+            "relay.source.down": f"Looks at the jobs of {name} fail: they go on, more slowly",
+            "relay.source.recovered": f"Looks at the jobs of {name} work again",
+        }[type]
+        data = notices.source_trouble_data(
+            source=self.settings.source,
+            account=self.settings.account,
+            since=since,
+            reason=reason,
+            code=problem.get("code"),
+            message=problem.get("message"),
+            request_id=problem.get("request_id"),
+            open_jobs=self.planner.stats(now).open_jobs,
+        )
+        dataschema = notices.dataschema_for(type, self.settings.dataschema_base)
+        return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=name)
+
+    async def probe(self) -> bool:
+        """While the key is refused: reads it again and tries one cheap call. Returns whether polling goes on."""
+        if self.state.state != "unauthorized" and self._key is not None:
+            return True
+        self._key = self.settings.read_key()
+        if self._key is None:
+            return False
+        if self.state.state != "unauthorized":
+            self.changed()
+            return True
+        look = await self._upstream.probe(self._key)
+        log.info("probe", source=self.settings.source, account=self.settings.account, result=look.kind)
+        if look.kind == "observed":
+            await self._recover(self._clock())
+            return True
+        return False
+
+    def _plan(self, job: Job) -> None:
+        self.planner.track(job.uid, job.item(), self._clock(), weight=job.weight, next_poll_at=job.next_poll_at)
+
+
+def _problem(look: Look, now: float) -> dict[str, Any]:
+    """A look's failure as a job's `last_error`."""
+    error = look.error
+    return {
+        "code": (error.code if error is not None else "") or look.kind,
+        "message": (error.message if error is not None else "") or look.detail or look.kind,
+        "request_id": look.request_id,
+        "at": now,
+    }

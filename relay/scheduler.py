@@ -1,0 +1,127 @@
+"""APScheduler, which times everything: one job for each polled account, and the upkeep.
+
+An account's job has no interval: it runs when its planner says, and is pulled forward when that changes.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+from apscheduler.executors.asyncio import AsyncIOExecutor
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from relay.clock import Clock
+
+IDLE_SECONDS = 30.0
+
+log = structlog.get_logger("relay.scheduler")
+
+
+class Pollable(Protocol):
+    """One account's polling."""
+
+    def next_request_at(self) -> float | None: ...
+    async def run_once(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upkeep:
+    """A function that is called every so often."""
+
+    name: str
+    every_seconds: float
+    run: Callable[[], Awaitable[Any]]
+
+
+class _WhenPlanned(BaseTrigger):  # type: ignore[misc]
+    """Fires when the planner says; looks again after a while where it says nothing."""
+
+    def __init__(self, pollable: Pollable, clock: Clock) -> None:
+        self._pollable = pollable
+        self._clock = clock
+
+    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
+        at = self._pollable.next_request_at()
+        latest = self._clock() + IDLE_SECONDS
+        return datetime.fromtimestamp(min(latest, latest if at is None else at), UTC)
+
+
+class Scheduler:
+    """Times the pollers and the upkeep of one node."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC,
+            executors={"default": AsyncIOExecutor()},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        self._pollables: dict[str, Pollable] = {}
+        self._next_at: dict[str, float] = {}
+        self._running = False
+
+    def add_account(self, source: str, account: str, pollable: Pollable) -> Callable[[], None]:
+        """One job `poll:{source}:{account}`. Returns what to call when its next request may be sooner."""
+        name = f"poll:{source}:{account}"
+        self._pollables[name] = pollable
+        self._scheduler.add_job(self._fire, _WhenPlanned(pollable, self._clock), args=[name], id=name, name=name)
+        return lambda: self._pull_forward(name)
+
+    def add_upkeep(self, upkeep: Upkeep) -> None:
+        """One timed function; a failure is logged and does not end it."""
+
+        async def run() -> None:
+            try:
+                await upkeep.run()
+            except Exception:
+                log.exception("upkeep_failed", upkeep=upkeep.name)
+
+        name = f"upkeep:{upkeep.name}"
+        self._scheduler.add_job(run, IntervalTrigger(seconds=upkeep.every_seconds, timezone=UTC), id=name, name=name)
+
+    def start(self) -> None:
+        """Begins to fire."""
+        self._scheduler.start()
+        self._running = True
+        for name in self._pollables:
+            self._pull_forward(name)
+
+    def stop(self) -> None:
+        """Fires nothing more. What was started goes on: its owner ends it."""
+        if self._running:
+            self._running = False
+            self._scheduler.pause()
+
+    def shutdown(self) -> None:
+        """Lets APScheduler go, when everything it started has ended."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    @property
+    def running(self) -> bool:
+        """Whether it fires."""
+        return self._running
+
+    async def _fire(self, name: str) -> None:
+        self._next_at.pop(name, None)
+        try:
+            await self._pollables[name].run_once()
+        except Exception:
+            log.exception("poll_failed", account=name)
+        self._pull_forward(name)
+
+    def _pull_forward(self, name: str) -> None:
+        if not self._running:
+            return
+        at = self._pollables[name].next_request_at()
+        latest = self._clock() + IDLE_SECONDS
+        wanted = latest if at is None else min(at, latest)
+        planned = self._next_at.get(name)
+        if planned is not None and planned <= wanted and planned > self._clock():
+            return
+        self._next_at[name] = wanted
+        self._scheduler.modify_job(name, next_run_time=datetime.fromtimestamp(wanted, UTC))

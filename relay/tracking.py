@@ -1,0 +1,256 @@
+"""Tracked jobs as the API sees them: registered, refreshed, explained, given up. Joins the store with the pollers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from relay.api.ports import Explanation, SourceReport, TrackRequest
+from relay.clock import Clock, to_rfc3339
+from relay.core.events import Event
+from relay.core.job import Job, Observation, Progress, Transition, detect
+from relay.core.planner.views import Explanation as Plan
+from relay.core.records import Registered, Registration
+from relay.dispatcher import Dispatcher
+from relay.errors import Conflict, InvalidRequest, RequestError
+from relay.ids import new_id
+from relay.poller import Poller
+from relay.signals import Signals
+from relay.sources.definition import SourceDefinition
+from relay.sources.mapping import registered as read_registered
+from relay.store.store import Store
+
+
+class Tracking:
+    """See `relay.api.ports.Tracking`."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        pollers: Mapping[tuple[str, str], Poller],
+        definitions: Mapping[str, SourceDefinition],
+        dispatcher: Dispatcher,
+        signals: Signals,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._pollers = pollers
+        self._definitions = definitions
+        self._dispatcher = dispatcher
+        self._signals = signals
+        self._clock = clock
+        self._callbacks: dict[str, str] = {}
+        self._callbacks_version = -1
+
+    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
+        """The id and state in an upstream's own answer to a create; None when `body` is not one.
+
+        An end is not believed from a body, which may be partial or old: the job is looked at instead, at once.
+        """
+        definition = self._definitions.get(source)
+        if definition is None:
+            return None
+        found = read_registered(definition, body, now=self._clock())
+        if found is None:
+            return None
+        seen = found.observation
+        return found.external_id, None if seen is None or seen.terminal or not seen.known else seen
+
+    async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
+        """Tracks jobs; durable when it returns. One result for each request, in order."""
+        now = self._clock()
+        results: list[Registered | RequestError | None] = [None] * len(requests)
+        registrations: list[tuple[int, Registration]] = []
+        for index, request in enumerate(requests):
+            poller = self._pollers.get((request.source, request.account))
+            if poller is None:
+                results[index] = InvalidRequest(f"there is no account {request.account} of a source {request.source}")
+                continue
+            callback = None
+            if request.callback_url is not None:
+                callback = await self._callback(request.callback_url, now)
+            registrations.append((index, self._registration(request, poller, callback, now)))
+        if registrations:
+            await self._write(registrations, results)
+        return [result for result in results if result is not None]
+
+    async def _write(
+        self, registrations: Sequence[tuple[int, Registration]], results: list[Registered | RequestError | None]
+    ) -> None:
+        if len(registrations) == 1:
+            written: Sequence[Registered] = [await self._store.jobs.register(registrations[0][1])]
+        else:
+            written = await self._store.jobs.register_many([registration for _, registration in registrations])
+        due = False
+        for (index, registration), result in zip(registrations, written, strict=True):
+            results[index] = result
+            self._pollers[(result.job.source, result.job.account)].track(result.job)
+            due = due or bool(registration.events) or (registration.callback_subscription_id is not None)
+            if result.resumed or (result.created and registration.events):
+                self._signals.job_changed(result.job.uid)
+            if result.created and registration.events:
+                self._signals.event_recorded()
+        if due:
+            self._dispatcher.wake()
+
+    def _registration(self, request: TrackRequest, poller: Poller, callback: str | None, now: float) -> Registration:
+        uid = new_id("job", now)
+        seen = request.seen
+        events: tuple[Event, ...] = ()
+        transitions: Sequence[Transition] = ()
+        progress = Progress()
+        if seen is not None:
+            transitions, progress = detect(progress, seen)
+            job = Job(
+                uid=uid,
+                external_id=request.external_id,
+                source=request.source,
+                account=request.account,
+                metadata=request.metadata or {},
+            )
+            events = poller.recorder.events(job, transitions, seen)
+        starts = now
+        if seen is not None and seen.scheduled_at is not None:
+            starts = max(now, seen.scheduled_at)
+        seconds = request.deadline_seconds or poller.settings.deadline_seconds
+        return Registration(
+            uid=uid,
+            external_id=request.external_id,
+            source=request.source,
+            account=request.account,
+            tracked_at=now,
+            deadline_at=starts + seconds,
+            deadline_given=request.deadline_seconds is not None,
+            metadata=request.metadata,
+            callback_subscription_id=callback,
+            seen=seen,
+            progress=progress,
+            events=events,
+        )
+
+    async def _callback(self, url: str, now: float) -> str:
+        version = self._store.subscriptions.version
+        if version != self._callbacks_version or len(self._callbacks) > 10_000:
+            self._callbacks.clear()
+        found = self._callbacks.get(url)
+        if found is None:
+            found = await self._store.subscriptions.callback_for(url, new_id("sub", now), now)
+            self._callbacks_version = self._store.subscriptions.version
+            self._callbacks[url] = found
+        return found
+
+    async def refresh(self, job: Job) -> None:
+        """Looks at an open job as soon as the budget allows. Raises Conflict for a closed one."""
+        if not job.open:
+            raise Conflict(f"job {job.external_id} is closed ({job.outcome}): it will not change", code="job_closed")
+        self._poller(job).refresh(job.uid)
+
+    async def untrack(self, job: Job) -> Job:
+        """Stops looking at it."""
+        closed = await self._store.jobs.untrack(job.uid, self._clock())
+        self._let_go(job)
+        return closed
+
+    async def purge(self, job: Job) -> Job:
+        """Erases it."""
+        erased = await self._store.jobs.purge(job.uid)
+        self._let_go(job)
+        return erased
+
+    def _let_go(self, job: Job) -> None:
+        poller = self._pollers.get((job.source, job.account))
+        if poller is not None:
+            poller.forget(job.uid)
+        self._signals.job_changed(job.uid)
+
+    @contextmanager
+    def hurry(self, job: Job) -> Iterator[None]:
+        """While inside, a client waits for this job: it weighs more."""
+        poller = self._pollers.get((job.source, job.account))
+        if poller is None:
+            yield
+            return
+        with poller.hurry(job.uid):
+            yield
+
+    def explain(self, job: Job) -> Explanation:
+        """Why it is looked at when it is."""
+        poller = self._pollers.get((job.source, job.account))
+        now = self._clock()
+        plan = None if poller is None else poller.planner.explain(job.uid, now)
+        reason, sentence = _why(job, poller, plan, now)
+        request_id = None if poller is None else poller.last_request_ids.get(job.uid)
+        if request_id is None and job.last_error is not None:
+            request_id = job.last_error.get("request_id")
+        planned = job.open and plan is not None
+        return Explanation(
+            reason=reason,
+            sentence=sentence,
+            next_poll_at=plan.next_poll_at if planned and plan is not None else None,
+            not_before=plan.not_before if planned and plan is not None else None,
+            waiting_for=None if plan is None else plan.waiting_for_job_id,
+            last_polled_at=job.last_polled_at,
+            last_request_id=request_id,
+        )
+
+    def reports(self) -> list[SourceReport]:
+        """One for each configured account."""
+        now = self._clock()
+        return [_report(source, account, poller, now) for (source, account), poller in self._pollers.items()]
+
+    def _poller(self, job: Job) -> Poller:
+        poller = self._pollers.get((job.source, job.account))
+        if poller is None:
+            raise Conflict(
+                f"job {job.external_id} belongs to the account {job.account} of {job.source}, "
+                "which the settings no longer have: nothing looks at it",
+                code="account_missing",
+            )
+        return poller
+
+
+def _report(source: str, account: str, poller: Poller, now: float) -> SourceReport:
+    stats = poller.planner.stats(now)
+    return SourceReport(
+        source=source,
+        account=account,
+        state=poller.state.state if poller.has_key else "no_key",
+        since=poller.state.since,
+        problem=poller.state.problem,
+        open_jobs=stats.open_jobs,
+        due_jobs=stats.due_jobs,
+        limit=None if stats.limit is None else int(stats.limit),
+        remaining=None if stats.remaining is None else int(stats.remaining),
+        window_seconds=stats.window_seconds,
+        own_requests_per_second=stats.requests_per_second,
+        others_requests_per_second=stats.others_requests_per_second,
+        paused_until=stats.paused_until,
+        last_completed_at=poller.last_completed_at,
+    )
+
+
+def _why(job: Job, poller: Poller | None, plan: Plan | None, now: float) -> tuple[str, str]:
+    """A code and a sentence that a tired person understands."""
+    if not job.open:
+        return "closed", f"The job is closed ({job.outcome}): nothing more is looked at."
+    if poller is None:
+        return "account_missing", f"The settings have no account {job.account} of {job.source}: nothing looks at it."
+    if not poller.has_key:
+        return "no_key", f"There is no API key for the account {job.account}: set one, and polling begins by itself."
+    if poller.state.state == "unauthorized":
+        return "unauthorized", "The upstream refuses the API key: polling waits, and goes on when the key works again."
+    if plan is None:
+        return "not_planned", "The job is not planned on this node."
+    when = "now" if plan.next_poll_at is None or plan.next_poll_at <= now else "at " + to_rfc3339(plan.next_poll_at)
+    anchor = "" if plan.anchor_at is None else " " + to_rfc3339(plan.anchor_at)
+    sentence = {
+        "in_flight": "A request for it is under way just now.",
+        "due": "It is looked at now.",
+        "budget": "It is due, but the request budget is spent for the moment, or others were due before it.",
+        "paused_until": "It is due, but the upstream asked us to send nothing for a while.",
+        "lane_parked": f"It waits for its predecessor in the lane {job.channel or ''}; a safety look comes {when}.",
+        "before_anchor": f"Nothing can happen to it before{anchor}; the next look comes {when}.",
+        "backing_off": f"The last {plan.failures} looks at it failed, so the next one comes {when}.",
+        "between_looks": f"It was looked at a short while ago and had not changed; the next look comes {when}.",
+    }[plan.reason]
+    return plan.reason, sentence
