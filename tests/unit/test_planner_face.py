@@ -37,7 +37,7 @@ def next_take(planner: Planner, now: float) -> tuple[str, float]:
             job_id = planner.take(now)
             assert job_id is not None, "a moment that has come, and nothing to take"
             return job_id, now
-        assert planner.take(now) is None or at <= now + 1e-6
+        assert planner.take(now) is None, "a moment that has not come, and something to take"
         now = max(at, now + 1e-6)
     raise AssertionError("nothing is ever offered")
 

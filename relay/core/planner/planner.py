@@ -97,7 +97,9 @@ class Planner:
         opens = self._closed_until
         if opens is None:
             opens = min(self._bucket.opens_at(), self._budget.changes_at())
-        return self._timeline.clock(max(first.due, opens))
+        at = max(first.due, opens)
+        # A clock that runs a little behind what it showed before must not make callers wait for what `take` gives now.
+        return now if at <= t + SLACK_SECONDS else self._timeline.clock(at)
 
     def take(self, now: float) -> str | None:
         """The job to look at now; takes one request. None where none is due, or the budget has no request for it."""
