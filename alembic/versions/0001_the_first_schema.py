@@ -56,6 +56,7 @@ def upgrade() -> None:
     sa.UniqueConstraint('event_id', 'subscription_id', name=op.f('uq_deliveries_event_id_subscription_id'))
     )
     with op.batch_alter_table('deliveries') as batch_op:
+        batch_op.create_index('ix_deliveries_cancelled', ['id'], unique=False, sqlite_where=sa.text("state = 'cancelled'"), postgresql_where=sa.text("state = 'cancelled'"))
         batch_op.create_index('ix_deliveries_dead', ['id'], unique=False, sqlite_where=sa.text("state = 'dead'"), postgresql_where=sa.text("state = 'dead'"))
         batch_op.create_index('ix_deliveries_due', ['subscription_id', 'priority', 'due_at'], unique=False, sqlite_where=sa.text("state = 'pending'"), postgresql_where=sa.text("state = 'pending'"))
         batch_op.create_index('ix_deliveries_lease', ['lease_token'], unique=False, sqlite_where=sa.text('lease_token IS NOT NULL'), postgresql_where=sa.text('lease_token IS NOT NULL'))
@@ -80,9 +81,9 @@ def upgrade() -> None:
     sqlite_autoincrement=True
     )
     with op.batch_alter_table('events') as batch_op:
-        batch_op.create_index('ix_events_recorded_at', ['recorded_at'], unique=False)
-        batch_op.create_index('ix_events_subject_position', ['subject', 'position'], unique=False)
-        batch_op.create_index('ix_events_type_position', ['type', 'position'], unique=False)
+        batch_op.create_index('ix_events_recorded_at', ['recorded_at', 'position'], unique=False)
+        batch_op.create_index('ix_events_subject', ['subject', 'recorded_at', 'position'], unique=False)
+        batch_op.create_index('ix_events_type', ['type', 'recorded_at', 'position'], unique=False)
 
     op.create_table('idempotency_keys',
     sa.Column('id', sa.Text(), nullable=False),
@@ -100,6 +101,9 @@ def upgrade() -> None:
     sa.Column('subscription_id', sa.Text(), nullable=False),
     sa.PrimaryKeyConstraint('job_uid', 'subscription_id', name=op.f('pk_job_callbacks'))
     )
+    with op.batch_alter_table('job_callbacks') as batch_op:
+        batch_op.create_index('ix_job_callbacks_subscription_id', ['subscription_id'], unique=False)
+
     op.create_table('jobs',
     sa.Column('uid', sa.Text(), nullable=False),
     sa.Column('source', sa.Text(), nullable=False),
@@ -136,9 +140,13 @@ def upgrade() -> None:
     sa.UniqueConstraint('external_id', 'source', 'account', name=op.f('uq_jobs_external_id_source_account'))
     )
     with op.batch_alter_table('jobs') as batch_op:
+        batch_op.create_index('ix_jobs_account_uid', ['account', 'uid'], unique=False)
         batch_op.create_index('ix_jobs_closed', ['closed_at'], unique=False, sqlite_where=sa.text('closed_at IS NOT NULL'), postgresql_where=sa.text('closed_at IS NOT NULL'))
+        batch_op.create_index('ix_jobs_closed_uid', ['uid'], unique=False, sqlite_where=sa.text('closed_at IS NOT NULL'), postgresql_where=sa.text('closed_at IS NOT NULL'))
         batch_op.create_index('ix_jobs_deadline', ['deadline_at'], unique=False, sqlite_where=sa.text('closed_at IS NULL AND overdue = 0'), postgresql_where=sa.text('closed_at IS NULL AND overdue = 0'))
         batch_op.create_index('ix_jobs_open', ['source', 'account', 'uid'], unique=False, sqlite_where=sa.text('closed_at IS NULL'), postgresql_where=sa.text('closed_at IS NULL'))
+        batch_op.create_index('ix_jobs_open_uid', ['uid'], unique=False, sqlite_where=sa.text('closed_at IS NULL'), postgresql_where=sa.text('closed_at IS NULL'))
+        batch_op.create_index('ix_jobs_source_uid', ['source', 'uid'], unique=False)
         batch_op.create_index('ix_jobs_status_uid', ['status', 'uid'], unique=False)
 
     op.create_table('secrets',
@@ -150,6 +158,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_secrets'))
     )
     with op.batch_alter_table('secrets') as batch_op:
+        batch_op.create_index('ix_secrets_expires_at', ['expires_at'], unique=False, sqlite_where=sa.text('expires_at IS NOT NULL'), postgresql_where=sa.text('expires_at IS NOT NULL'))
         batch_op.create_index('ix_secrets_owner', ['owner'], unique=False)
 
     op.create_table('subscriptions',
@@ -171,34 +180,43 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_subscriptions'))
     )
     with op.batch_alter_table('subscriptions') as batch_op:
+        batch_op.create_index('ix_subscriptions_listed', ['id'], unique=False, sqlite_where=sa.text('callback = 0'), postgresql_where=sa.text('callback = 0'))
         batch_op.create_index('uq_subscriptions_callback', ['sink_digest'], unique=True, sqlite_where=sa.text('callback = 1'), postgresql_where=sa.text('callback = 1'))
-
 
 
 def downgrade() -> None:
     with op.batch_alter_table('subscriptions') as batch_op:
         batch_op.drop_index('uq_subscriptions_callback', sqlite_where=sa.text('callback = 1'), postgresql_where=sa.text('callback = 1'))
+        batch_op.drop_index('ix_subscriptions_listed', sqlite_where=sa.text('callback = 0'), postgresql_where=sa.text('callback = 0'))
 
     op.drop_table('subscriptions')
     with op.batch_alter_table('secrets') as batch_op:
         batch_op.drop_index('ix_secrets_owner')
+        batch_op.drop_index('ix_secrets_expires_at', sqlite_where=sa.text('expires_at IS NOT NULL'), postgresql_where=sa.text('expires_at IS NOT NULL'))
 
     op.drop_table('secrets')
     with op.batch_alter_table('jobs') as batch_op:
         batch_op.drop_index('ix_jobs_status_uid')
+        batch_op.drop_index('ix_jobs_source_uid')
+        batch_op.drop_index('ix_jobs_open_uid', sqlite_where=sa.text('closed_at IS NULL'), postgresql_where=sa.text('closed_at IS NULL'))
         batch_op.drop_index('ix_jobs_open', sqlite_where=sa.text('closed_at IS NULL'), postgresql_where=sa.text('closed_at IS NULL'))
         batch_op.drop_index('ix_jobs_deadline', sqlite_where=sa.text('closed_at IS NULL AND overdue = 0'), postgresql_where=sa.text('closed_at IS NULL AND overdue = 0'))
+        batch_op.drop_index('ix_jobs_closed_uid', sqlite_where=sa.text('closed_at IS NOT NULL'), postgresql_where=sa.text('closed_at IS NOT NULL'))
         batch_op.drop_index('ix_jobs_closed', sqlite_where=sa.text('closed_at IS NOT NULL'), postgresql_where=sa.text('closed_at IS NOT NULL'))
+        batch_op.drop_index('ix_jobs_account_uid')
 
     op.drop_table('jobs')
+    with op.batch_alter_table('job_callbacks') as batch_op:
+        batch_op.drop_index('ix_job_callbacks_subscription_id')
+
     op.drop_table('job_callbacks')
     with op.batch_alter_table('idempotency_keys') as batch_op:
         batch_op.drop_index('ix_idempotency_keys_created_at')
 
     op.drop_table('idempotency_keys')
     with op.batch_alter_table('events') as batch_op:
-        batch_op.drop_index('ix_events_type_position')
-        batch_op.drop_index('ix_events_subject_position')
+        batch_op.drop_index('ix_events_type')
+        batch_op.drop_index('ix_events_subject')
         batch_op.drop_index('ix_events_recorded_at')
 
     op.drop_table('events')
@@ -209,6 +227,7 @@ def downgrade() -> None:
         batch_op.drop_index('ix_deliveries_lease', sqlite_where=sa.text('lease_token IS NOT NULL'), postgresql_where=sa.text('lease_token IS NOT NULL'))
         batch_op.drop_index('ix_deliveries_due', sqlite_where=sa.text("state = 'pending'"), postgresql_where=sa.text("state = 'pending'"))
         batch_op.drop_index('ix_deliveries_dead', sqlite_where=sa.text("state = 'dead'"), postgresql_where=sa.text("state = 'dead'"))
+        batch_op.drop_index('ix_deliveries_cancelled', sqlite_where=sa.text("state = 'cancelled'"), postgresql_where=sa.text("state = 'cancelled'"))
 
     op.drop_table('deliveries')
     with op.batch_alter_table('attempts') as batch_op:

@@ -87,9 +87,10 @@ class Mark:
     """The end of one attempt: written only while the lease is still ours.
 
     state       delivered, dead or pending (again at `due_at`)
-    pause_until the whole subscription waits until then (the sink asked for it)
     disable     the reason to disable the subscription, with `events` that say so
     next_lease  take the next delivery of this job and subscription under this lease
+    take_due    where there is none, take another one of the subscription that is due: fresh ones first, then retries,
+                then those asked for by hand
     """
 
     claimed: Claimed
@@ -102,12 +103,12 @@ class Mark:
     disable: str | None = None
     events: tuple[Event, ...] = ()
     next_lease: Lease | None = None
-    promote: bool = True
+    take_due: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marked:
-    """`kept` is False when the lease was lost: somebody else decides now. `next` is the follower taken, if asked."""
+    """`kept` is False when the lease was lost: somebody else decides now. `next` is the delivery taken, if asked."""
 
     kept: bool
     next: Claimed | None = None

@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from relay.errors import DatabaseHeld, SettingsError, StoreError
-from relay.store.writer import Batch, Writer
+from relay.store.writer import Batch, Writer, as_store_error
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -39,7 +39,13 @@ def sqlite_url(url: str) -> URL:
         raise SettingsError(
             f"database.url: {parsed.drivername} is not supported here: write it like sqlite:///relay.db"
         )
-    return parsed
+    return parsed.set(drivername="sqlite")
+
+
+def lock_path(url: URL) -> Path:
+    """The lock file of a database: beside the file itself, whatever links lead there."""
+    path = Path(os.path.realpath(str(url.database)))
+    return path.with_name(path.name + ".lock")
 
 
 class SqliteDatabase:
@@ -52,13 +58,20 @@ class SqliteDatabase:
     def __init__(self, url: str) -> None:
         self.url = sqlite_url(url)
         self.path = Path(str(self.url.database))
-        self._lock = HolderLock(self.path.with_name(self.path.name + ".lock"))
+        self._lock = HolderLock(lock_path(self.url))
         self._engine: Engine | None = None
         self._connection: Connection | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._reader_connections: list[Connection] = []
         self._local = threading.local()
+        self._after_commit: list[Callable[[], None]] = []
+        self._after_rollback: list[Callable[[], None]] = []
         self.writer = Writer(self)
+
+    def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None:
+        """Has one of these called, in the writer's thread, at the end of every transaction."""
+        self._after_commit.append(commit)
+        self._after_rollback.append(rollback)
 
     # --- life
 
@@ -79,7 +92,8 @@ class SqliteDatabase:
         """Writes what waits, closes every connection and lets the file go."""
         await self.writer.close()
         if self._readers is not None:
-            self._readers.shutdown(wait=True)
+            readers, self._readers = self._readers, None
+            await asyncio.get_running_loop().run_in_executor(None, readers.shutdown)
         for connection in self._reader_connections:
             connection.close()
         self._reader_connections.clear()
@@ -115,30 +129,42 @@ class SqliteDatabase:
             self._local.connection = connection
             self._reader_connections.append(connection)
         try:
+            connection.exec_driver_sql("BEGIN")  # all statements of one query see the same moment
             return query(connection, *arguments)
+        except SQLAlchemyError as error:
+            raise as_store_error(error) from error
         finally:
-            connection.rollback()
+            with contextlib.suppress(SQLAlchemyError):
+                connection.rollback()
 
     # --- for the writer's thread
 
     def begin(self) -> Connection:
-        """Opens a write transaction on the one writing connection."""
-        if self._connection is None:
-            assert self._engine is not None
-            self._connection = self._engine.connect()
-        self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+        """Opens a write transaction on the one writing connection. Raises StoreError."""
+        try:
+            if self._connection is None:
+                assert self._engine is not None
+                self._connection = self._engine.connect()
+            self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except SQLAlchemyError as error:
+            self.rollback()
+            raise as_store_error(error) from error
         return self._connection
 
     def commit(self) -> None:
         """Makes the open transaction durable."""
         assert self._connection is not None
         self._connection.commit()
+        for call in self._after_commit:
+            call()
 
     def rollback(self) -> None:
         """Undoes the open transaction."""
         with contextlib.suppress(SQLAlchemyError):
             if self._connection is not None:
                 self._connection.rollback()
+        for call in self._after_rollback:
+            call()
 
 
 def make_engine(url: URL) -> Engine:

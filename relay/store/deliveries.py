@@ -1,99 +1,33 @@
-"""Deliveries: claimed by lease, marked after each attempt, listed."""
+"""Deliveries: claimed by lease, marked after each attempt, asked for again by hand, listed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, text, update
+from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed, Delivery
 from relay.core.records import Lease, Mark, Marked, Page
 from relay.errors import Conflict, NotFound
+from relay.store.claims import Backlog, ClaimRequest, backlog, claim
 from relay.store.database import SqliteDatabase
-from relay.store.outbox import DELIVERIES, EVENTS, Outbox, chunks
+from relay.store.marks import ATTEMPTS, Marker, head_of
+from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
 from relay.store.pages import decode_cursor, page_of
-from relay.store.rows import attempt_from, attempt_values, delivery_from, event_from
-from relay.store.tables import OPEN_DELIVERY, AttemptRow
+from relay.store.rows import attempt_from, delivery_from
+from relay.store.statements import many
+from relay.store.tables import OPEN_DELIVERY
 
-ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
-
-# A loose index scan: one seek for each subscription that has something pending, however many rows it has.
-PENDING_SUBSCRIPTIONS = text("""
-WITH RECURSIVE pending(id) AS (
-  SELECT MIN(subscription_id) FROM deliveries WHERE state = 'pending'
-  UNION ALL
-  SELECT (SELECT MIN(d.subscription_id) FROM deliveries d WHERE d.state = 'pending' AND d.subscription_id > pending.id)
-  FROM pending WHERE pending.id IS NOT NULL
-)
-SELECT id,
-  (SELECT MIN(due_at) FROM deliveries
-   WHERE state = 'pending' AND subscription_id = pending.id AND priority = 0) AS fresh,
-  (SELECT MIN(due_at) FROM deliveries
-   WHERE state = 'pending' AND subscription_id = pending.id AND priority = 1) AS retry,
-  (SELECT MIN(due_at) FROM deliveries
-   WHERE state = 'pending' AND subscription_id = pending.id AND priority = 2) AS manual
-FROM pending WHERE id IS NOT NULL
-""")
-DUE_IDS = text("""
-SELECT id FROM deliveries
-WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = :priority AND due_at <= :now
-ORDER BY due_at LIMIT :count
-""")
-TAKE = text("UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id = :id AND state = 'pending'")
-WITH_EVENT = (
-    select(
-        *(DELIVERIES.c[name] for name in ("id", "event_id", "subscription_id", "lease_token", "due_at")),
-        *(DELIVERIES.c[name] for name in ("attempt_count", "made_count", "created_at", "job_uid", "sequence")),
-        *(EVENTS.c[name] for name in ("type", "source", "subject", "time", "recorded_at", "body")),
-    )
-    .join(EVENTS, EVENTS.c.id == DELIVERIES.c.event_id)
-    .where(DELIVERIES.c.id.in_(bindparam("ids", expanding=True)))
-)
-HELD = select(DELIVERIES.c.id, DELIVERIES.c.lease_token).where(
-    DELIVERIES.c.id.in_(bindparam("ids", expanding=True)), text("state = 'pending'")
-)
-MARK = text("""
-UPDATE deliveries SET state = :state, due_at = :due_at, lease_token = NULL,
-  priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
-  attempt_count = attempt_count + 1, made_count = made_count + 1, ended_at = :ended_at, reason = :reason
-WHERE id = :id
-""")
-INSERT_ATTEMPT = insert(ATTEMPTS)
-FOLLOWERS = (
-    select(DELIVERIES.c.id, DELIVERIES.c.job_uid, DELIVERIES.c.subscription_id, DELIVERIES.c.state)
-    .where(DELIVERIES.c.job_uid.in_(bindparam("job_uids", expanding=True)))
-    .where(text(f"{OPEN_DELIVERY} AND priority < 2"))
-    .order_by(DELIVERIES.c.job_uid, DELIVERIES.c.subscription_id, DELIVERIES.c.sequence)
-)
-PROMOTE = text("""
-UPDATE deliveries SET state = 'pending', due_at = :due_at, lease_token = :token WHERE id = :id AND state = 'blocked'
-""")
-DISABLE = text("""
-UPDATE subscriptions SET state = 'disabled', disabled_reason = :reason, disabled_at = :now
-WHERE id = :id AND state <> 'disabled'
-""")
-RELEASE = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token")
+RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
 RELEASE_ALL = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE lease_token IS NOT NULL")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
-    """What waits for one subscription: when the first of each priority is due (None: nothing of it)."""
-
-    subscription_id: str
-    due_at: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRequest:
-    """Take up to `count` deliveries of one subscription that are due at `now`, under a lease."""
-
-    subscription_id: str
-    priorities: tuple[int, ...]
-    count: int
-    now: float
-    lease: Lease
+PENDING_COUNT = text(f"SELECT COUNT(*) FROM deliveries WHERE {OPEN_DELIVERY}")
+MAX_SHOWN_ATTEMPTS = 500
+ATTEMPTS_OF_DELIVERY = (
+    select(ATTEMPTS)
+    .where(ATTEMPTS.c.delivery_id == bindparam("delivery_id"))
+    .order_by(ATTEMPTS.c.number)
+    .limit(MAX_SHOWN_ATTEMPTS)
+)
 
 
 class DeliveryStore:
@@ -101,17 +35,27 @@ class DeliveryStore:
 
     def __init__(self, database: SqliteDatabase, outbox: Outbox) -> None:
         self._database = database
-        self._outbox = outbox
+        self._marker = Marker(outbox)
 
     # --- writes
 
     async def claim(self, request: ClaimRequest) -> tuple[Claimed, ...]:
         """Takes due heads, in the order of `priorities` and then of their due time."""
-        return await self._database.write(_claim, request)
+        return await self._database.write(claim, request)
+
+    async def claim_due(
+        self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
+    ) -> tuple[Claimed, ...]:
+        """Takes up to `count` of one subscription's due heads, in the order of `priorities`."""
+        return await self.claim(
+            ClaimRequest(
+                subscription_id=subscription_id, priorities=tuple(priorities), count=count, now=now, lease=lease
+            )
+        )
 
     async def mark(self, mark: Mark) -> Marked:
         """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, at once."""
-        return await self._database.write(self._mark, mark)
+        return await self._database.write(self._marker.mark, mark)
 
     async def release(self, claimed: Sequence[Claimed], now: float) -> None:
         """Gives deliveries back untried: they are due at once."""
@@ -122,9 +66,11 @@ class DeliveryStore:
         return await self._database.write(_release_all, now)
 
     async def retry(self, delivery_id: str, now: float) -> Delivery:
-        """Puts a delivery that ended back to pending with a fresh schedule, or makes a pending one due now.
+        """Puts a delivery that ended back to pending with a fresh schedule and an order of its own, or makes a pending
+        one due now, which keeps its place.
 
-        Raises NotFound, and Conflict for one that waits for an earlier event of its job.
+        Raises NotFound, and Conflict for one that waits for an earlier event of its job, is being attempted, or whose
+        subscription is gone.
         """
         await self._database.write(_retry, (delivery_id, now))
         found = await self.get(delivery_id)
@@ -136,7 +82,7 @@ class DeliveryStore:
 
     async def backlog(self) -> list[Backlog]:
         """One entry for each subscription that has something pending."""
-        return await self._database.read(_backlog)
+        return await self._database.read(backlog)
 
     async def get(self, delivery_id: str) -> Delivery | None:
         """One with its attempts."""
@@ -152,138 +98,18 @@ class DeliveryStore:
         event_id: str | None = None,
     ) -> Page[Delivery]:
         """Newest first, without attempts."""
-        return await self._database.read(_page, limit, decode_cursor(cursor), state, subscription_id, event_id)
+        return await self._database.read(
+            _page, limit, decode_cursor(cursor, prefix="dlv_"), state, subscription_id, event_id
+        )
 
     async def pending_count(self) -> int:
         """How many have not ended."""
         return await self._database.read(_pending_count)
 
-    # --- batches
-
-    def _mark(self, connection: Connection, items: Sequence[Mark]) -> Sequence[Marked]:
-        held: dict[str, str | None] = {}
-        for chunk in chunks([mark.claimed.id for mark in items]):
-            held.update((row.id, row.lease_token) for row in connection.execute(HELD, {"ids": chunk}))
-        kept = [mark for mark in items if held.get(mark.claimed.id) == mark.claimed.lease_token]
-        if not kept:
-            return [Marked(kept=False) for _ in items]
-        connection.execute(MARK, [_mark_values(mark) for mark in kept])
-        connection.execute(
-            INSERT_ATTEMPT, [attempt_values(mark.claimed.id, mark.attempt_id, mark.attempt) for mark in kept]
-        )
-        for mark in kept:
-            if mark.disable is not None:
-                values = {"id": mark.claimed.subscription_id, "reason": mark.disable, "now": mark.now}
-                connection.execute(DISABLE, values)
-                self._outbox.book.forget()
-        self._outbox.insert(connection, [(event, None) for mark in kept for event in mark.events])
-        taken = _promote(connection, [mark for mark in kept if mark.state != "pending"])
-        ids = {mark.claimed.id for mark in kept}
-        return [Marked(kept=mark.claimed.id in ids, next=taken.get(mark.claimed.id)) for mark in items]
-
-
-def _mark_values(mark: Mark) -> dict[str, Any]:
-    ended = mark.state != "pending"
-    return {
-        "id": mark.claimed.id,
-        "state": mark.state,
-        "due_at": mark.now if mark.due_at is None else mark.due_at,
-        "ended_at": mark.now if ended else None,
-        "reason": mark.reason,
-    }
-
-
-def _promote(connection: Connection, ended: Sequence[Mark]) -> dict[str, Claimed]:
-    """Makes the next delivery of each (job, subscription) whose head has ended pending: due at once, or taken under
-    the mark's `next_lease`. Returns those taken, by the id of the delivery that ended."""
-    by_pair = {
-        (mark.claimed.job_uid, mark.claimed.subscription_id): mark for mark in ended if mark.claimed.job_uid is not None
-    }
-    if not by_pair:
-        return {}
-    heads: dict[tuple[str, str], Any] = {}
-    for chunk in chunks(sorted({str(job_uid) for job_uid, _ in by_pair})):
-        for row in connection.execute(FOLLOWERS, {"job_uids": chunk}):
-            heads.setdefault((row.job_uid, row.subscription_id), row)
-    promoted: list[dict[str, Any]] = []
-    leased: dict[str, Mark] = {}
-    for pair, row in heads.items():
-        mark = by_pair.get(pair)
-        if mark is None or row.state != "blocked":
-            continue
-        lease = mark.next_lease
-        promoted.append(
-            {
-                "id": row.id,
-                "due_at": mark.now if lease is None else lease.until,
-                "token": None if lease is None else lease.token,
-            }
-        )
-        if lease is not None:
-            leased[row.id] = mark
-    if promoted:
-        connection.execute(PROMOTE, promoted)
-    taken = _load_claimed(connection, sorted(leased))
-    return {leased[claimed.id].claimed.id: claimed for claimed in taken}
-
-
-def promote_strays(connection: Connection, pairs: Sequence[tuple[str, str]], now: float) -> int:
-    """Promotes the first open delivery of each given (job, subscription) where it is blocked behind nothing."""
-    count = 0
-    for job_uid, subscription_id in pairs:
-        rows = connection.execute(FOLLOWERS, {"job_uids": [job_uid]}).all()
-        first = next((row for row in rows if row.subscription_id == subscription_id), None)
-        if first is not None and first.state == "blocked":
-            connection.execute(PROMOTE, {"id": first.id, "due_at": now, "token": None})
-            count += 1
-    return count
-
-
-def _claim(connection: Connection, items: Sequence[ClaimRequest]) -> Sequence[tuple[Claimed, ...]]:
-    results: list[tuple[Claimed, ...]] = []
-    for request in items:
-        ids: list[str] = []
-        for priority in request.priorities:
-            if len(ids) < request.count:
-                parameters: dict[str, Any] = {
-                    "subscription_id": request.subscription_id,
-                    "priority": priority,
-                    "now": request.now,
-                    "count": request.count - len(ids),
-                }
-                ids.extend(row.id for row in connection.execute(DUE_IDS, parameters))
-        if ids:
-            lease = {"token": request.lease.token, "until": request.lease.until}
-            connection.execute(TAKE, [{"id": delivery_id, **lease} for delivery_id in ids])
-        results.append(_load_claimed(connection, ids))
-    return results
-
-
-def _load_claimed(connection: Connection, ids: Sequence[str]) -> tuple[Claimed, ...]:
-    if not ids:
-        return ()
-    found = {row.id: row for row in connection.execute(WITH_EVENT, {"ids": ids})}
-    return tuple(_claimed(found[delivery_id]) for delivery_id in ids if delivery_id in found)
-
-
-def _claimed(row: Any) -> Claimed:
-    return Claimed(
-        id=row.id,
-        event=event_from(row),
-        subscription_id=row.subscription_id,
-        job_uid=row.job_uid,
-        lease_token=row.lease_token,
-        lease_until=row.due_at,
-        attempt_count=row.attempt_count,
-        made_count=row.made_count,
-        created_at=row.created_at,
-    )
-
 
 def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, float]]]) -> Sequence[None]:
     rows = [{"id": one, "token": token, "now": now} for item in items for one, token, now in item]
-    if rows:
-        connection.execute(RELEASE, rows)
+    many(connection, RELEASE, rows)
     return [None] * len(items)
 
 
@@ -292,29 +118,25 @@ def _release_all(connection: Connection, items: Sequence[float]) -> Sequence[int
 
 
 def _retry(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
-    results: list[None | Exception] = []
-    for delivery_id, now in items:
-        row = connection.execute(select(DELIVERIES).where(DELIVERIES.c.id == delivery_id)).one_or_none()
-        if row is None:
-            results.append(NotFound(f"there is no delivery {delivery_id}"))
-        elif row.state == "blocked":
-            results.append(
-                Conflict(f"delivery {delivery_id} waits for an earlier event of its job", code="delivery_waits")
-            )
-        elif row.lease_token is not None:
-            results.append(Conflict(f"delivery {delivery_id} is being attempted just now", code="delivery_in_flight"))
-        else:
-            values = {"state": "pending", "priority": 2, "due_at": now, "attempt_count": 0, "ended_at": None}
-            connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(**values, reason=None))
-            results.append(None)
-    return results
+    return [_retry_one(connection, delivery_id, now) for delivery_id, now in items]
 
 
-def _backlog(connection: Connection) -> list[Backlog]:
-    return [
-        Backlog(subscription_id=row.id, due_at=(row.fresh, row.retry, row.manual))
-        for row in connection.execute(PENDING_SUBSCRIPTIONS)
-    ]
+def _retry_one(connection: Connection, delivery_id: str, now: float) -> None | Exception:
+    row = connection.execute(select(DELIVERIES).where(DELIVERIES.c.id == delivery_id)).one_or_none()
+    if row is None:
+        return NotFound(f"there is no delivery {delivery_id}")
+    if row.state == "blocked":
+        return Conflict(f"delivery {delivery_id} waits for an earlier event of its job", code="delivery_waits")
+    if row.lease_token is not None and row.due_at > now:
+        return Conflict(f"delivery {delivery_id} is being attempted just now", code="delivery_in_flight")
+    known = connection.execute(select(SUBSCRIPTIONS.c.id).where(SUBSCRIPTIONS.c.id == row.subscription_id))
+    if known.one_or_none() is None:
+        return Conflict(f"the subscription of delivery {delivery_id} was removed", code="subscription_removed")
+    values: dict[str, Any] = {"due_at": now, "lease_token": None}
+    if row.state != "pending":
+        values |= {"state": "pending", "priority": 2, "attempt_count": 0, "ended_at": None, "reason": None}
+    connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(**values))
+    return None
 
 
 _SHOWN = select(DELIVERIES, EVENTS.c.type).join(EVENTS, EVENTS.c.id == DELIVERIES.c.event_id)
@@ -325,12 +147,14 @@ def _get(connection: Connection, delivery_id: str) -> Delivery | None:
     if row is None:
         return None
     attempts = connection.execute(
-        select(ATTEMPTS).where(ATTEMPTS.c.delivery_id == delivery_id).order_by(ATTEMPTS.c.number).limit(500)
+        select(ATTEMPTS)
+        .where(ATTEMPTS.c.delivery_id == delivery_id)
+        .order_by(ATTEMPTS.c.number)
+        .limit(MAX_SHOWN_ATTEMPTS)
     )
     waiting_for = None
     if row.state == "blocked":
-        heads = connection.execute(FOLLOWERS, {"job_uids": [row.job_uid]})
-        waiting_for = next((head.id for head in heads if head.subscription_id == row.subscription_id), None)
+        waiting_for = head_of(connection, row.job_uid, row.subscription_id)
     return delivery_from(row, waiting_for=waiting_for, attempts=tuple(attempt_from(attempt) for attempt in attempts))
 
 
@@ -368,4 +192,4 @@ def _page(
 
 
 def _pending_count(connection: Connection) -> int:
-    return int(connection.execute(text(f"SELECT COUNT(*) FROM deliveries WHERE {OPEN_DELIVERY}")).scalar_one())
+    return int(connection.execute(PENDING_COUNT).scalar_one())

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, tuple_
 from sqlalchemy.engine import Connection
 
 from relay.core.events import Event
 from relay.core.records import Page
 from relay.store.database import SqliteDatabase
 from relay.store.outbox import EVENTS, Outbox
-from relay.store.pages import decode_position, page_of
+from relay.store.pages import decode_moment, moment_key, page_of
 from relay.store.rows import event_from
 
 AFTER = (
@@ -71,7 +71,7 @@ class EventStore:
         until: float | None = None,
     ) -> Page[Event]:
         """Newest first. `since` (inclusive) and `until` (exclusive) are about when an event was recorded."""
-        return await self._database.read(_page, limit, decode_position(cursor), type, subject, since, until)
+        return await self._database.read(_page, limit, decode_moment(cursor), type, subject, since, until)
 
     def _record(self, connection: Connection, items: Sequence[Event]) -> Sequence[None]:
         self._outbox.insert(connection, [(event, None) for event in items])
@@ -104,16 +104,16 @@ def _of_job(connection: Connection, job_uid: str, sequence: int, count: int) -> 
 
 def page_statement(
     limit: int,
-    before: int | None,
+    before: tuple[float, int] | None,
     type: str | None,
     subject: str | None,
     since: float | None,
     until: float | None,
 ) -> Any:
-    """One page of events, newest first."""
-    statement = select(EVENTS).order_by(EVENTS.c.position.desc()).limit(limit + 1)
+    """One page of events, newest first: by the time of recording, which every filter has an index for."""
+    statement = select(EVENTS).order_by(EVENTS.c.recorded_at.desc(), EVENTS.c.position.desc()).limit(limit + 1)
     if before is not None:
-        statement = statement.where(EVENTS.c.position < before)
+        statement = statement.where(tuple_(EVENTS.c.recorded_at, EVENTS.c.position) < tuple_(*before))
     if type is not None:
         statement = statement.where(EVENTS.c.type == type)
     if subject is not None:
@@ -128,11 +128,11 @@ def page_statement(
 def _page(
     connection: Connection,
     limit: int,
-    before: int | None,
+    before: tuple[float, int] | None,
     type: str | None,
     subject: str | None,
     since: float | None,
     until: float | None,
 ) -> Page[Event]:
     rows = connection.execute(page_statement(limit, before, type, subject, since, until)).all()
-    return page_of(rows, limit, event_from, lambda row: row.position)
+    return page_of(rows, limit, event_from, lambda row: moment_key(row.recorded_at, row.position))

@@ -20,8 +20,7 @@ KEYS = IdempotencyRow.__table__  # type: ignore[attr-defined]
 class _Answer:
     id: str
     status_code: int
-    body: bytes
-    headers: Mapping[str, str]
+    ciphertext: bytes
 
 
 class IdempotencyStore:
@@ -38,7 +37,9 @@ class IdempotencyStore:
 
     async def end(self, id: str, status_code: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Keeps the answer."""
-        await self._database.write(self._end, _Answer(id=id, status_code=status_code, body=body, headers=headers))
+        sealed = dumps({"body": body.decode("latin-1"), "headers": dict(headers)})  # latin-1: any bytes survive it
+        ciphertext = self._cipher.encrypt(sealed, context=id)
+        await self._database.write(_end, _Answer(id=id, status_code=status_code, ciphertext=ciphertext))
 
     async def forget(self, id: str) -> None:
         """The request came to nothing: it may be sent again."""
@@ -63,16 +64,6 @@ class IdempotencyStore:
             results.append(None)
         return results
 
-    def _end(self, connection: Connection, items: Sequence[_Answer]) -> Sequence[None]:
-        for answer in items:
-            sealed = dumps({"body": answer.body.decode(), "headers": dict(answer.headers)})
-            values: dict[str, Any] = {
-                "status_code": answer.status_code,
-                "ciphertext": self._cipher.encrypt(sealed, context=answer.id),
-            }
-            connection.execute(update(KEYS).where(KEYS.c.id == answer.id).values(**values))
-        return [None] * len(items)
-
     def _answer(self, row: Row[Any]) -> StoredAnswer:
         if row.status_code is None:
             return StoredAnswer(body_digest=row.body_digest)
@@ -80,9 +71,16 @@ class IdempotencyStore:
         return StoredAnswer(
             body_digest=row.body_digest,
             status_code=row.status_code,
-            body=sealed["body"].encode(),
+            body=sealed["body"].encode("latin-1"),
             headers=sealed["headers"],
         )
+
+
+def _end(connection: Connection, items: Sequence[_Answer]) -> Sequence[None]:
+    for answer in items:
+        values: dict[str, Any] = {"status_code": answer.status_code, "ciphertext": answer.ciphertext}
+        connection.execute(update(KEYS).where(KEYS.c.id == answer.id).values(**values))
+    return [None] * len(items)
 
 
 def _forget(connection: Connection, items: Sequence[str]) -> Sequence[None]:

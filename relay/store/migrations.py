@@ -1,14 +1,12 @@
 """Brings a database to this program's schema with Alembic, whose configuration is built here in code."""
 
-from pathlib import Path
-
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
-from relay.store.database import HolderLock, make_engine, sqlite_url
+from relay.store.database import HolderLock, lock_path, make_engine, sqlite_url
 
 
 def migrate(url: str) -> str:
@@ -16,9 +14,7 @@ def migrate(url: str) -> str:
 
     Raises DatabaseHeld, SchemaTooNew, StoreError.
     """
-    parsed = sqlite_url(url)
-    path = Path(str(parsed.database))
-    lock = HolderLock(path.with_name(path.name + ".lock"))
+    lock = HolderLock(lock_path(sqlite_url(url)))
     lock.acquire()
     try:
         return upgrade(url)
@@ -28,9 +24,6 @@ def migrate(url: str) -> str:
 
 def upgrade(url: str) -> str:
     """Like `migrate`, for the process that holds the database already."""
-    from alembic import command  # costs 0.3 s, which no other command should pay
-    from alembic.config import Config
-
     engine = make_engine(sqlite_url(url))
     try:
         with engine.connect() as connection:
@@ -43,6 +36,9 @@ def upgrade(url: str) -> str:
                     "it was migrated by a newer revor-relay; install that version again"
                 )
             if current != newest:
+                from alembic import command  # costs 0.3 s, which a start with the newest schema should not pay
+                from alembic.config import Config
+
                 config = Config()
                 config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
                 config.attributes["connection"] = connection
@@ -50,8 +46,7 @@ def upgrade(url: str) -> str:
             connection.commit()
             return newest
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise StoreError(f"cannot migrate the database {engine.url.database}: {reason}") from error
+        raise StoreError(f"cannot migrate the database {engine.url.database}: {_reason(error)}") from error
     finally:
         engine.dispose()
 
@@ -62,6 +57,8 @@ def check(url: str) -> None:
     try:
         with engine.connect() as connection:
             current = current_revision(connection)
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot read the database {engine.url.database}: {_reason(error)}") from error
     finally:
         engine.dispose()
     newest = newest_revision()
@@ -88,3 +85,7 @@ def known_revisions() -> tuple[str, ...]:
 def newest_revision() -> str:
     """The schema of this program."""
     return known_revisions()[-1]
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -7,7 +7,7 @@ followers are `blocked` until the head has ended (see `deliveries.mark`).
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, text
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
@@ -16,6 +16,7 @@ from relay.core.filters import matches
 from relay.core.records import Lease
 from relay.core.subscription import Subscription
 from relay.ids import new_id
+from relay.store.statements import insert_into, json_list, listed, many, rows_of
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow, JobCallbackRow, SubscriptionRow
 
 EVENTS = EventRow.__table__  # type: ignore[attr-defined]
@@ -23,38 +24,69 @@ DELIVERIES = DeliveryRow.__table__  # type: ignore[attr-defined]
 CALLBACKS = JobCallbackRow.__table__  # type: ignore[attr-defined]
 SUBSCRIPTIONS = SubscriptionRow.__table__  # type: ignore[attr-defined]
 
-INSERT_EVENT = insert(EVENTS)
-INSERT_DELIVERY = insert(DELIVERIES)
-CALLBACKS_OF_JOBS = select(CALLBACKS.c.job_uid, CALLBACKS.c.subscription_id).where(
-    CALLBACKS.c.job_uid.in_(bindparam("job_uids", expanding=True))
+_EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body")
+_DELIVERY = (
+    *("id", "event_id", "subscription_id", "job_uid", "sequence", "state"),
+    *("due_at", "lease_token", "created_at"),
 )
-OPEN_OF_JOBS = (
-    select(DELIVERIES.c.job_uid, DELIVERIES.c.subscription_id)
-    .where(DELIVERIES.c.job_uid.in_(bindparam("job_uids", expanding=True)))
-    .where(text(f"{OPEN_DELIVERY} AND priority < 2"))
-    .distinct()
+INSERT_EVENT = insert_into(EVENTS, *_EVENT)
+INSERT_DELIVERY = insert_into(
+    DELIVERIES, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
 )
+CALLBACKS_OF_JOBS = f"SELECT job_uid, subscription_id FROM job_callbacks WHERE job_uid IN {listed('job_uids')}"
+OPEN_OF_JOBS = f"""
+SELECT DISTINCT job_uid, subscription_id FROM deliveries
+WHERE job_uid IN {listed("job_uids")} AND {OPEN_DELIVERY} AND priority < 2
+"""
 MATCHED_BY = select(
     SUBSCRIPTIONS.c.id, SUBSCRIPTIONS.c.types, SUBSCRIPTIONS.c.source, SUBSCRIPTIONS.c.callback, SUBSCRIPTIONS.c.config
 )
-CHUNK = 1_000
+
+MAX_CACHED_KINDS = 1_000
 
 
 class SubscriptionBook:
-    """What the outbox needs to know of each subscription, read once and kept until one of them changes."""
+    """What the outbox needs to know of each subscription, read once and kept until one of them changes.
+
+    Only the writer's thread uses it, but for `version`.
+    """
 
     def __init__(self) -> None:
         self._all: dict[str, Subscription] | None = None
         self._by_kind: dict[tuple[str, str, bool], tuple[Subscription, ...]] = {}
+        self._has_callbacks = False
+        self._changing = False
+        self.version = 0
+        """Rises with every committed change: what is cached elsewhere is then read again."""
 
-    def forget(self) -> None:
-        """A subscription changed, or a transaction that may have changed one was undone."""
+    def changed(self) -> None:
+        """The open transaction changes a subscription."""
+        self._forget()
+        self._changing = True
+
+    def committed(self) -> None:
+        """The open transaction is durable."""
+        if self._changing:
+            self._changing = False
+            self.version += 1
+
+    def rolled_back(self) -> None:
+        """The open transaction was undone, and with it perhaps what was read in it."""
+        self._changing = False
+        self._forget()
+
+    def _forget(self) -> None:
         self._all = None
         self._by_kind.clear()
 
     def get(self, connection: Connection, subscription_id: str) -> Subscription | None:
         """One of them by id."""
         return self._load(connection).get(subscription_id)
+
+    def has_callbacks(self, connection: Connection) -> bool:
+        """Whether any callback exists."""
+        self._load(connection)
+        return self._has_callbacks
 
     def matching(self, connection: Connection, event: Event) -> tuple[Subscription, ...]:
         """The subscriptions whose types and source match, callbacks apart."""
@@ -63,6 +95,8 @@ class SubscriptionBook:
         found = self._by_kind.get(key)
         if found is None:
             found = tuple(s for s in known.values() if matches(s, event.type, event.source, job_event=key[2]))
+            if len(self._by_kind) >= MAX_CACHED_KINDS:
+                self._by_kind.clear()
             self._by_kind[key] = found
         return found
 
@@ -80,6 +114,7 @@ class SubscriptionBook:
                 for row in connection.execute(MATCHED_BY)
             }
             self._by_kind.clear()
+            self._has_callbacks = any(subscription.callback for subscription in self._all.values())
         return self._all
 
 
@@ -95,7 +130,7 @@ class Outbox:
         """Writes the events in the order given. Returns, by event id, the deliveries that were leased at once."""
         if not entries:
             return {}
-        connection.execute(INSERT_EVENT, [event_values(event) for event, _ in entries])
+        many(connection, INSERT_EVENT, [event_values(event) for event, _ in entries])
         job_uids = sorted({event.job_uid for event, _ in entries if event.job_uid is not None})
         callbacks = self._callbacks(connection, job_uids)
         busy = open_pairs(connection, job_uids)
@@ -108,36 +143,29 @@ class Outbox:
             for subscription in targets:
                 row = delivery_values(event, subscription, busy, lease)
                 rows.append(row)
-                if row["lease_token"] is not None and lease is not None:
+                if lease is not None and row["lease_token"] is not None:
                     taken = claimed_from(row, event, lease)
                     claimed[event.id] = (*claimed.get(event.id, ()), taken)
-        if rows:
-            connection.execute(INSERT_DELIVERY, rows)
+        many(connection, INSERT_DELIVERY, rows)
         return claimed
 
     def _callbacks(self, connection: Connection, job_uids: Sequence[str]) -> dict[str | None, list[Subscription]]:
         found: dict[str | None, list[Subscription]] = {}
-        for chunk in chunks(job_uids):
-            for row in connection.execute(CALLBACKS_OF_JOBS, {"job_uids": chunk}):
-                subscription = self.book.get(connection, row.subscription_id)
-                if subscription is not None:
-                    found.setdefault(row.job_uid, []).append(subscription)
+        if not job_uids or not self.book.has_callbacks(connection):
+            return found
+        for row in rows_of(connection, CALLBACKS_OF_JOBS, job_uids=json_list(job_uids)):
+            subscription = self.book.get(connection, row.subscription_id)
+            if subscription is not None:
+                found.setdefault(row.job_uid, []).append(subscription)
         return found
 
 
 def open_pairs(connection: Connection, job_uids: Sequence[str]) -> set[tuple[str, str]]:
     """The (job, subscription) pairs that have a delivery which has not ended."""
-    found: set[tuple[str, str]] = set()
-    for chunk in chunks(job_uids):
-        found.update(
-            (row.job_uid, row.subscription_id) for row in connection.execute(OPEN_OF_JOBS, {"job_uids": chunk})
-        )
-    return found
-
-
-def chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    """In pieces that fit a statement's parameters."""
-    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+    if not job_uids:
+        return set()
+    rows = rows_of(connection, OPEN_OF_JOBS, job_uids=json_list(job_uids))
+    return {(row.job_uid, row.subscription_id) for row in rows}
 
 
 def event_values(event: Event) -> dict[str, Any]:
@@ -156,10 +184,15 @@ def event_values(event: Event) -> dict[str, Any]:
 
 
 def delivery_values(
-    event: Event, subscription: Subscription, busy: set[tuple[str, str]], lease: Lease | None
+    event: Event,
+    subscription: Subscription,
+    busy: set[tuple[str, str]],
+    lease: Lease | None = None,
+    now: float | None = None,
 ) -> dict[str, Any]:
     """The row of a new delivery: blocked behind an open one of its job and subscription, which `busy` lists and this
-    extends; else pending, and leased where `lease` covers the subscription."""
+    extends; else pending, and leased where `lease` covers the subscription. `now`: when, if later than the event."""
+    created_at = event.recorded_at if now is None else now
     pair = (event.job_uid, subscription.id)
     ordered = event.job_uid is not None and subscription.ordering == "job"
     blocked = ordered and pair in busy
@@ -167,15 +200,15 @@ def delivery_values(
         busy.add(pair)  # type: ignore[arg-type]
     leased = lease is not None and not blocked and subscription.id in lease.subscription_ids
     return {
-        "id": new_id("dlv", event.recorded_at),
+        "id": new_id("dlv", created_at),
         "event_id": event.id,
         "subscription_id": subscription.id,
         "job_uid": event.job_uid,
         "sequence": event.sequence,
         "state": "blocked" if blocked else "pending",
-        "due_at": lease.until if leased and lease is not None else event.recorded_at,
+        "due_at": lease.until if leased and lease is not None else created_at,
         "lease_token": lease.token if leased and lease is not None else None,
-        "created_at": event.recorded_at,
+        "created_at": created_at,
     }
 
 

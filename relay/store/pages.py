@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -18,32 +19,48 @@ def encode_cursor(key: str | int) -> str:
     return base64.urlsafe_b64encode(str(key).encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None) -> str | None:
-    """The key in a cursor, None for none. Raises InvalidRequest when we did not make it."""
+def decode_cursor(cursor: str | None, *, prefix: str = "") -> str | None:
+    """The key in a cursor, None for none. Raises InvalidRequest when we did not make it for a list of such keys."""
     if cursor is None:
         return None
     try:
         if len(cursor) > 200 or not cursor.isascii():
             raise ValueError(cursor)
         key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-        if not key.isprintable() or not key:
+        if not key.isprintable() or not key.startswith(prefix) or not key:
             raise ValueError(key)
     except (ValueError, binascii.Error) as error:
-        detail = "cursor: not one of ours; take it from next_cursor as it is"
-        raise InvalidRequest(
-            detail, errors=[FieldError(pointer="cursor", code="invalid_cursor", detail=detail)]
-        ) from error
+        raise _not_ours() from error
     return key
 
 
-def decode_position(cursor: str | None) -> int | None:
-    """Like `decode_cursor` for keys that are positions."""
+def _not_ours() -> InvalidRequest:
+    detail = "cursor: not one of this list's; take it from next_cursor as it is"
+    return InvalidRequest(
+        detail, code="invalid_cursor", errors=[FieldError(pointer="cursor", code="invalid_cursor", detail=detail)]
+    )
+
+
+def decode_moment(cursor: str | None) -> tuple[float, int] | None:
+    """Like `decode_cursor` for the keys of `moment_key`: a time and a position."""
     key = decode_cursor(cursor)
     if key is None:
         return None
-    if not key.isdecimal() or len(key) > 18:
-        raise InvalidRequest("cursor: not one of this list's; take it from next_cursor as it is", code="invalid_cursor")
-    return int(key)
+    time, _, position = key.partition(" ")
+    try:
+        if not position.isdecimal() or len(position) > 18:
+            raise ValueError(position)
+        moment = float.fromhex(time)
+        if not math.isfinite(moment):
+            raise ValueError(time)
+    except (ValueError, OverflowError) as error:
+        raise _not_ours() from error
+    return moment, int(position)
+
+
+def moment_key(time: float, position: int) -> str:
+    """The key of a row in a list that is ordered by time and position; exact to the last bit."""
+    return f"{time.hex()} {position}"
 
 
 def page_of(

@@ -73,33 +73,31 @@ def progress_values(progress: Progress) -> dict[str, Any]:
     }
 
 
-def observation_values(seen: Observation | None, before: Job | None = None) -> dict[str, Any]:
-    """The columns that an Observation fills; without one, what `before` knew."""
-    if seen is not None:
-        return {
-            "action": seen.action,
-            "channel": seen.channel,
-            "scheduled_at": seen.scheduled_at,
-            "started_at": seen.started_at,
-            "next_attempt_at": seen.next_attempt_at,
-            "attempt_count": seen.attempt_count,
-            "upstream": dumps(seen.upstream),
-        }
+def observation_values(seen: Observation | None) -> dict[str, Any]:
+    """The columns that an Observation fills."""
+    if seen is None:
+        return dict(_UNSEEN)
     return {
-        "action": before.action if before else None,
-        "channel": before.channel if before else None,
-        "scheduled_at": before.scheduled_at if before else None,
-        "started_at": before.started_at if before else None,
-        "next_attempt_at": before.next_attempt_at if before else None,
-        "attempt_count": before.attempt_count if before else 0,
-        "upstream": None,
+        "action": seen.action,
+        "channel": seen.channel,
+        "scheduled_at": seen.scheduled_at,
+        "started_at": seen.started_at,
+        "next_attempt_at": seen.next_attempt_at,
+        "attempt_count": seen.attempt_count,
+        "upstream": dumps(seen.upstream),
     }
+
+
+_UNSEEN: Mapping[str, Any] = {
+    **dict.fromkeys(("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "upstream")),
+    "attempt_count": 0,
+}
 
 
 def event_from(row: Row[Any]) -> Event:
     """An event."""
     return Event(
-        id=row.event_id if hasattr(row, "event_id") else row.id,
+        id=row.id,
         source=row.source,
         type=row.type,
         subject=row.subject,

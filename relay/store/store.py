@@ -19,7 +19,9 @@ class Store:
 
     def __init__(self, database: SqliteDatabase, cipher: Cipher) -> None:
         self.database = database
-        outbox = Outbox(SubscriptionBook())
+        book = SubscriptionBook()
+        database.on_end(commit=book.committed, rollback=book.rolled_back)
+        outbox = Outbox(book)
         self.jobs = JobStore(database, outbox)
         self.events = EventStore(database, outbox)
         self.deliveries = DeliveryStore(database, outbox)

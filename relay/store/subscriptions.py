@@ -8,20 +8,29 @@ from typing import Any, Protocol
 from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 
+from relay.core.filters import matches
 from relay.core.records import Page
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import NotFound
 from relay.ids import new_id
 from relay.store.database import SqliteDatabase
-from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox, delivery_values, open_pairs
+from relay.store.outbox import EVENTS, INSERT_DELIVERY, SUBSCRIPTIONS, Outbox, delivery_values, open_pairs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import dumps, event_from, loads
-from relay.store.tables import SecretRow
+from relay.store.statements import many, rows_of
+from relay.store.tables import OPEN_DELIVERY, SecretRow
 
 SECRETS = SecretRow.__table__  # type: ignore[attr-defined]
 CALLBACK_OWNER = "callbacks"
 BACKFILL_CHUNK = 1_000
+FIRST_POSITION = "SELECT MIN(position) FROM events WHERE recorded_at >= :since"
+CANCEL_OPEN = f"""
+UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, reason = 'subscription_removed'
+WHERE subscription_id = :id AND {OPEN_DELIVERY}
+"""
+DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
+_NEWEST_SECRET = (SECRETS.c.expires_at.is_not(None), SECRETS.c.created_at.desc(), SECRETS.c.id.desc())
 
 
 class Cipher(Protocol):
@@ -49,35 +58,33 @@ class SubscriptionStore:
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
-        self.version = 0
-        """Rises with every change that this process made: what is cached elsewhere is then read again."""
+        self._others_changes = 0
+
+    @property
+    def version(self) -> int:
+        """Rises with every committed change, also by a mark: what is cached elsewhere is then read again."""
+        return self._outbox.book.version + self._others_changes
 
     # --- writes
 
     async def create(self, subscription: Subscription) -> Subscription:
         """Stores a new one, with a delivery for each past event since its `start_at`."""
         await self._database.write(self._create, subscription)
-        self.version += 1
         return subscription
 
     async def replace(self, subscription: Subscription) -> None:
         """Stores new settings of one that is there; its state and secrets stay. Raises NotFound."""
         await self._database.write(self._replace, subscription)
-        self.version += 1
 
     async def callback_for(self, sink: str, subscription_id: str, now: float, secret: str | None = None) -> str:
         """The id of the one callback subscription of this URL, made (as `subscription_id`) where there is none."""
         made = Subscription(id=subscription_id, sink=sink, callback=True, created_at=now)
-        found = await self._database.write(self._callback_for, made)
-        if found == subscription_id:
-            self.version += 1
-        return found
+        return await self._database.write(self._callback_for, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
         """Enables, pauses or disables. Raises NotFound."""
         change = _Change(id=subscription_id, state=state, reason=reason, now=now)
         await self._database.write(self._set_state, change)
-        self.version += 1
 
     async def set_failing_since(self, subscription_id: str, since: float | None) -> None:
         """Since when it has only failed; None when it did not."""
@@ -86,16 +93,14 @@ class SubscriptionStore:
     async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None:
         """A new signing secret of a subscription (or CALLBACK_OWNER); the ones before expire at `old_expire_at`."""
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
-        self.version += 1
 
     async def remove(self, subscription_id: str, now: float) -> None:
         """Removes it; what was pending is cancelled. Raises NotFound."""
         await self._database.write(self._remove, (subscription_id, now))
-        self.version += 1
 
     def changed(self) -> None:
-        """Somebody else's write changed a subscription (a mark that disabled it)."""
-        self.version += 1
+        """What is cached elsewhere is to be read again, whatever we know of changes."""
+        self._others_changes += 1
 
     # --- reads
 
@@ -109,10 +114,10 @@ class SubscriptionStore:
 
     async def page(self, *, limit: int, cursor: str | None = None, callbacks: bool = False) -> Page[Subscription]:
         """Newest first; callbacks only where asked for."""
-        return await self._database.read(self._page, limit, decode_cursor(cursor), callbacks)
+        return await self._database.read(self._page, limit, decode_cursor(cursor, prefix="sub_"), callbacks)
 
     async def secrets(self, owner: str) -> tuple[SigningSecret, ...]:
-        """The signing secrets of an owner, newest first."""
+        """The signing secrets of an owner: those that do not expire first, then newest first."""
         return await self._database.read(self._secrets_of, owner)
 
     # --- batches
@@ -122,31 +127,30 @@ class SubscriptionStore:
             connection.execute(insert(SUBSCRIPTIONS), self._values(subscription))
             for secret in subscription.secrets:
                 self._insert_secret(connection, subscription.id, secret.value, subscription.created_at)
-            self._outbox.book.forget()
+            self._outbox.book.changed()
             if subscription.start_at is not None:
                 self._backfill(connection, subscription)
         return [None] * len(items)
 
     def _backfill(self, connection: Connection, subscription: Subscription) -> None:
-        position = 0
-        while True:
+        first = rows_of(connection, FIRST_POSITION, since=subscription.start_at).scalar_one()
+        position = None if first is None else int(first) - 1
+        while position is not None:
             rows = connection.execute(
                 select(EVENTS)
                 .where(EVENTS.c.position > position, EVENTS.c.recorded_at >= subscription.start_at)
                 .order_by(EVENTS.c.position)
                 .limit(BACKFILL_CHUNK)
             ).all()
-            if not rows:
-                return
-            position = rows[-1].position
-            events = [event_from(row) for row in rows]
+            position = rows[-1].position if rows else None
             wanted = [
-                e for e in events if any(s.id == subscription.id for s in self._outbox.book.matching(connection, e))
+                event
+                for event in map(event_from, rows)
+                if matches(subscription, event.type, event.source, job_event=event.job_uid is not None)
             ]
-            busy = open_pairs(connection, sorted({e.job_uid for e in wanted if e.job_uid is not None}))
-            values = [delivery_values(event, subscription, busy, None) for event in wanted]
-            if values:
-                connection.execute(insert(DELIVERIES), values)
+            busy = open_pairs(connection, sorted({event.job_uid for event in wanted if event.job_uid is not None}))
+            now = subscription.created_at
+            many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in wanted])
 
     def _replace(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[None | Exception]:
         results: list[None | Exception] = []
@@ -158,7 +162,7 @@ class SubscriptionStore:
                 update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription.id).values(**values)
             ).rowcount
             results.append(None if changed else _not_found(subscription.id))
-        self._outbox.book.forget()
+        self._outbox.book.changed()
         return results
 
     def _callback_for(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[str]:
@@ -169,7 +173,7 @@ class SubscriptionStore:
             ).scalar_one_or_none()
             if found is None:
                 connection.execute(insert(SUBSCRIPTIONS), self._values(made))
-                self._outbox.book.forget()
+                self._outbox.book.changed()
                 found = made.id
             ids.append(found)
         return ids
@@ -189,7 +193,7 @@ class SubscriptionStore:
                 update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == change.id).values(**values)
             ).rowcount
             results.append(None if changed else _not_found(change.id))
-        self._outbox.book.forget()
+        self._outbox.book.changed()
         return results
 
     def _add_secret(
@@ -203,6 +207,7 @@ class SubscriptionStore:
                     .values(expires_at=old_expire_at)
                 )
             self._insert_secret(connection, owner, value, now)
+        self._outbox.book.changed()
         return [None] * len(items)
 
     def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
@@ -212,16 +217,10 @@ class SubscriptionStore:
                 results.append(_not_found(subscription_id))
                 continue
             connection.execute(delete(SECRETS).where(SECRETS.c.owner == subscription_id))
-            connection.execute(
-                text(
-                    "UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, "
-                    "reason = 'subscription_removed' WHERE subscription_id = :id AND state IN ('pending', 'blocked')"
-                ),
-                {"id": subscription_id, "now": now},
-            )
-            connection.execute(text("DELETE FROM job_callbacks WHERE subscription_id = :id"), {"id": subscription_id})
+            connection.exec_driver_sql(CANCEL_OPEN, {"id": subscription_id, "now": now})
+            connection.exec_driver_sql(DELETE_CALLBACK_LINKS, {"id": subscription_id})
             results.append(None)
-        self._outbox.book.forget()
+        self._outbox.book.changed()
         return results
 
     def _insert_secret(self, connection: Connection, owner: str, value: str, now: float) -> None:
@@ -288,7 +287,7 @@ class SubscriptionStore:
         )
 
     def _secrets_of(self, connection: Connection, owner: str) -> tuple[SigningSecret, ...]:
-        rows = connection.execute(select(SECRETS).where(SECRETS.c.owner == owner).order_by(SECRETS.c.id.desc()))
+        rows = connection.execute(select(SECRETS).where(SECRETS.c.owner == owner).order_by(*_NEWEST_SECRET))
         return tuple(self._secret(row) for row in rows)
 
     def _secret(self, row: Row[Any]) -> SigningSecret:
@@ -297,7 +296,7 @@ class SubscriptionStore:
 
     def _all(self, connection: Connection) -> list[Subscription]:
         secrets: dict[str, list[SigningSecret]] = {}
-        for row in connection.execute(select(SECRETS).order_by(SECRETS.c.id.desc())):
+        for row in connection.execute(select(SECRETS).order_by(*_NEWEST_SECRET)):
             secrets.setdefault(row.owner, []).append(self._secret(row))
         rows = connection.execute(select(SUBSCRIPTIONS).order_by(SUBSCRIPTIONS.c.id).limit(MAX_SUBSCRIPTIONS))
         return [self._from_row(row, tuple(secrets.get(row.id, ()))) for row in rows]

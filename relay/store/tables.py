@@ -51,14 +51,22 @@ class JobRow(SQLModel, table=True):
     __tablename__: ClassVar[str] = "jobs"
     __table_args__ = (
         UniqueConstraint("external_id", "source", "account"),
-        # start-up: the open jobs of one account; list pages with open=true
+        # start-up: the open jobs of one account; their number
         _partial("ix_jobs_open", "source", "account", "uid", where="closed_at IS NULL"),
+        # list pages with open=true
+        _partial("ix_jobs_open_uid", "uid", where="closed_at IS NULL"),
+        # list pages with open=false
+        _partial("ix_jobs_closed_uid", "uid", where="closed_at IS NOT NULL"),
         # upkeep: the deadlines that have passed
         _partial("ix_jobs_deadline", "deadline_at", where="closed_at IS NULL AND overdue = 0"),
         # retention: the jobs that closed before a time
         _partial("ix_jobs_closed", "closed_at", where="closed_at IS NOT NULL"),
         # list pages with status=
         Index("ix_jobs_status_uid", "status", "uid"),
+        # list pages with account=, and with source= and account=
+        Index("ix_jobs_account_uid", "account", "uid"),
+        # list pages with source=
+        Index("ix_jobs_source_uid", "source", "uid"),
     )
 
     uid: str = Field(sa_column=_text(primary_key=True))
@@ -101,10 +109,10 @@ class EventRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("id"),
         UniqueConstraint("job_uid", "sequence"),
-        Index("ix_events_type_position", "type", "position"),
-        Index("ix_events_subject_position", "subject", "position"),
-        # retention, and list pages with since= and until=
-        Index("ix_events_recorded_at", "recorded_at"),
+        # list pages with type=, with subject=, and with since= and until= or nothing; the last for retention too
+        Index("ix_events_type", "type", "recorded_at", "position"),
+        Index("ix_events_subject", "subject", "recorded_at", "position"),
+        Index("ix_events_recorded_at", "recorded_at", "position"),
         {"sqlite_autoincrement": True},
     )
 
@@ -136,6 +144,8 @@ class SubscriptionRow(SQLModel, table=True):
             sqlite_where=text("callback = 1"),
             postgresql_where=text("callback = 1"),
         ),
+        # list pages without callbacks
+        _partial("ix_subscriptions_listed", "id", where="callback = 0"),
     )
 
     id: str = Field(sa_column=_text(primary_key=True))
@@ -159,7 +169,11 @@ class SecretRow(SQLModel, table=True):
     """A signing secret, encrypted. `owner` is a subscription's id, or `callbacks` for the relay's own default."""
 
     __tablename__: ClassVar[str] = "secrets"
-    __table_args__ = (Index("ix_secrets_owner", "owner"),)
+    __table_args__ = (
+        Index("ix_secrets_owner", "owner"),
+        # retention: the ones that were rotated away
+        _partial("ix_secrets_expires_at", "expires_at", where="expires_at IS NOT NULL"),
+    )
 
     id: str = Field(sa_column=_text(primary_key=True))
     owner: str = Field(sa_column=_text())
@@ -185,8 +199,9 @@ class DeliveryRow(SQLModel, table=True):
         _partial("ix_deliveries_open", "job_uid", "subscription_id", "sequence", where=OPEN_DELIVERY),
         # start-up: leases that a crash left
         _partial("ix_deliveries_lease", "lease_token", where="lease_token IS NOT NULL"),
-        # list pages with state=dead
+        # list pages with state=dead and state=cancelled
         _partial("ix_deliveries_dead", "id", where="state = 'dead'"),
+        _partial("ix_deliveries_cancelled", "id", where="state = 'cancelled'"),
         # list pages with state=pending
         _partial("ix_deliveries_pending", "id", where=OPEN_DELIVERY),
         # list pages with subscription=
@@ -245,6 +260,8 @@ class JobCallbackRow(SQLModel, table=True):
     """The callback subscriptions of a job."""
 
     __tablename__: ClassVar[str] = "job_callbacks"
+    # a callback's removal
+    __table_args__ = (Index("ix_job_callbacks_subscription_id", "subscription_id"),)
 
     job_uid: str = Field(sa_column=_text(primary_key=True))
     subscription_id: str = Field(sa_column=_text(primary_key=True))

@@ -3,36 +3,60 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, text
 from sqlalchemy.engine import Connection
 
 from relay.store.database import SqliteDatabase
-from relay.store.deliveries import ATTEMPTS, promote_strays
-from relay.store.idempotency import KEYS
-from relay.store.jobs import JOBS
-from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS
-from relay.store.tables import OPEN_DELIVERY, SecretRow
+from relay.store.marks import promote_strays
+from relay.store.statements import json_list, listed, rows_of
+from relay.store.tables import OPEN_DELIVERY
 
-SECRETS = SecretRow.__table__  # type: ignore[attr-defined]
 BATCH = 200
 
-OLD_EVENTS = (
-    select(EVENTS.c.position, EVENTS.c.id, EVENTS.c.recorded_at)
-    .where(EVENTS.c.recorded_at < bindparam("before"), EVENTS.c.recorded_at >= bindparam("after"))
-    .order_by(EVENTS.c.recorded_at)
-    .limit(BATCH)
+OLD_EVENTS = f"""
+SELECT id, recorded_at FROM events
+WHERE recorded_at >= :after AND recorded_at < :before AND NOT EXISTS (
+  SELECT 1 FROM deliveries WHERE event_id = events.id AND {OPEN_DELIVERY}
 )
-STILL_PENDING = (
-    select(DELIVERIES.c.event_id)
-    .where(DELIVERIES.c.event_id.in_(bindparam("event_ids", expanding=True)))
-    .where(text(OPEN_DELIVERY))
+ORDER BY recorded_at LIMIT {BATCH}
+"""
+STILL_OPEN = f"SELECT event_id FROM deliveries WHERE event_id IN {listed('ids')} AND {OPEN_DELIVERY}"
+OLD_JOBS = f"""
+SELECT uid FROM jobs
+WHERE closed_at IS NOT NULL AND closed_at < :before AND NOT EXISTS (
+  SELECT 1 FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}
 )
-OPEN_SLICE = text(f"""
+ORDER BY closed_at LIMIT {BATCH}
+"""
+DELETE_ATTEMPTS_OF_EVENTS = f"""
+DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN {listed("ids")})
+"""
+DELETE_DELIVERIES_OF_EVENTS = f"DELETE FROM deliveries WHERE event_id IN {listed('ids')}"
+DELETE_EVENTS = f"DELETE FROM events WHERE id IN {listed('ids')}"
+DELETE_OLD_ATTEMPTS = f"""
+DELETE FROM attempts WHERE id IN (SELECT id FROM attempts WHERE id < :before_id ORDER BY id LIMIT {BATCH})
+"""
+DELETE_CALLBACKS_OF_GONE_JOBS = f"""
+DELETE FROM job_callbacks WHERE job_uid IN {listed("uids")} AND NOT EXISTS (
+  SELECT 1 FROM jobs WHERE uid = job_callbacks.job_uid
+)
+"""
+DELETE_JOBS = f"""
+DELETE FROM jobs WHERE uid IN {listed("uids")} AND closed_at < :before AND NOT EXISTS (
+  SELECT 1 FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}
+)
+"""
+DELETE_OLD_KEYS = f"""
+DELETE FROM idempotency_keys WHERE id IN (
+  SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {BATCH}
+)
+"""
+DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
+OPEN_SLICE = f"""
 SELECT job_uid, subscription_id, sequence, state FROM deliveries
 WHERE {OPEN_DELIVERY} AND priority < 2
   AND (job_uid, subscription_id, sequence) > (:job_uid, :subscription_id, :sequence)
 ORDER BY job_uid, subscription_id, sequence LIMIT 1000
-""")
+"""
 
 
 class UpkeepStore:
@@ -44,18 +68,25 @@ class UpkeepStore:
     async def delete_events(self, before: float, after: float = 0.0) -> tuple[int, float | None]:
         """Deletes a batch of events recorded before a time, with their ended deliveries and attempts; those with a
         delivery still pending stay. Returns how many went, and from where to go on (None: nothing older is left)."""
-        return await self._database.write(_each(_delete_events), (before, after))
+        rows = await self._database.read(_old_events, before, after)
+        if not rows:
+            return 0, None
+        count = await self._database.write(_each(_delete_events), ([row_id for row_id, _ in rows],))
+        return count, rows[-1][1] if len(rows) == BATCH else None
 
     async def delete_attempts(self, before_id: str) -> int:
-        """Deletes a batch of attempts of ended deliveries whose (time-ordered) id is before this one."""
+        """Deletes a batch of attempts whose (time-ordered) id is before this one."""
         return await self._database.write(_each(_delete_attempts), (before_id,))
 
     async def delete_jobs(self, before: float) -> int:
         """Deletes a batch of jobs that closed before a time and have no pending delivery."""
-        return await self._database.write(_each(_delete_jobs), (before,))
+        uids = await self._database.read(_old_jobs, before)
+        if not uids:
+            return 0
+        return await self._database.write(_each(_delete_jobs), (uids, before))
 
     async def delete_idempotency_keys(self, before: float) -> int:
-        """Deletes answers kept since before a time."""
+        """Deletes a batch of answers kept since before a time."""
         return await self._database.write(_each(_delete_keys), (before,))
 
     async def delete_secrets(self, now: float) -> int:
@@ -85,58 +116,45 @@ def _each(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]], Sequ
 _BATCHES: dict[Any, Callable[[Connection, Sequence[Any]], Sequence[Any]]] = {}
 
 
-def _delete_events(connection: Connection, before: float, after: float) -> tuple[int, float | None]:
-    rows = connection.execute(OLD_EVENTS, {"before": before, "after": after}).all()
-    if not rows:
-        return 0, None
-    pending = set(connection.execute(STILL_PENDING, {"event_ids": [row.id for row in rows]}).scalars())
-    gone = [row.id for row in rows if row.id not in pending]
-    if gone:
-        deliveries = select(DELIVERIES.c.id).where(DELIVERIES.c.event_id.in_(gone))
-        connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.delivery_id.in_(deliveries)))
-        connection.execute(delete(DELIVERIES).where(DELIVERIES.c.event_id.in_(gone)))
-        connection.execute(delete(EVENTS).where(EVENTS.c.id.in_(gone)))
-    last = float(rows[-1].recorded_at)
-    # where only events with something pending share one time, step past it rather than read them again for ever
-    return len(gone), None if len(rows) < BATCH else (last if gone or last > after else last + 0.001)
+def _old_events(connection: Connection, before: float, after: float) -> list[tuple[str, float]]:
+    return [(row.id, row.recorded_at) for row in rows_of(connection, OLD_EVENTS, before=before, after=after)]
+
+
+def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
+    open_again = set(rows_of(connection, STILL_OPEN, ids=json_list(ids)).scalars())
+    gone = {"ids": json_list([event_id for event_id in ids if event_id not in open_again])}
+    connection.exec_driver_sql(DELETE_ATTEMPTS_OF_EVENTS, gone)
+    connection.exec_driver_sql(DELETE_DELIVERIES_OF_EVENTS, gone)
+    return connection.exec_driver_sql(DELETE_EVENTS, gone).rowcount
 
 
 def _delete_attempts(connection: Connection, before_id: str) -> int:
-    ids = select(ATTEMPTS.c.id).where(ATTEMPTS.c.id < before_id).order_by(ATTEMPTS.c.id).limit(BATCH)
-    return int(connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.id.in_(ids))).rowcount)
+    return connection.exec_driver_sql(DELETE_OLD_ATTEMPTS, {"before_id": before_id}).rowcount
 
 
-def _delete_jobs(connection: Connection, before: float) -> int:
-    uids = list(
-        connection.execute(
-            select(JOBS.c.uid)
-            .where(text("closed_at IS NOT NULL"), JOBS.c.closed_at < before)
-            .order_by(JOBS.c.closed_at)
-            .limit(BATCH)
-        ).scalars()
-    )
-    if uids:
-        connection.execute(delete(CALLBACKS).where(CALLBACKS.c.job_uid.in_(uids)))
-        connection.execute(delete(JOBS).where(JOBS.c.uid.in_(uids)))
-    return len(uids)
+def _old_jobs(connection: Connection, before: float) -> list[str]:
+    return list(rows_of(connection, OLD_JOBS, before=before).scalars())
+
+
+def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> int:
+    count = connection.exec_driver_sql(DELETE_JOBS, {"uids": json_list(uids), "before": before}).rowcount
+    connection.exec_driver_sql(DELETE_CALLBACKS_OF_GONE_JOBS, {"uids": json_list(uids)})
+    return count
 
 
 def _delete_keys(connection: Connection, before: float) -> int:
-    ids = select(KEYS.c.id).where(KEYS.c.created_at < before).order_by(KEYS.c.created_at).limit(BATCH)
-    return int(connection.execute(delete(KEYS).where(KEYS.c.id.in_(ids))).rowcount)
+    return connection.exec_driver_sql(DELETE_OLD_KEYS, {"before": before}).rowcount
 
 
 def _delete_secrets(connection: Connection, now: float) -> int:
-    return int(connection.execute(delete(SECRETS).where(SECRETS.c.expires_at < now)).rowcount)
+    return connection.exec_driver_sql(DELETE_OLD_SECRETS, {"now": now}).rowcount
 
 
 def _strays(
     connection: Connection, after: tuple[str, str, int]
 ) -> tuple[list[tuple[str, str]], tuple[str, str, int] | None]:
     job_uid, subscription_id, sequence = after
-    rows = connection.execute(
-        OPEN_SLICE, {"job_uid": job_uid, "subscription_id": subscription_id, "sequence": sequence}
-    ).all()
+    rows = rows_of(connection, OPEN_SLICE, job_uid=job_uid, subscription_id=subscription_id, sequence=sequence).all()
     seen = {(job_uid, subscription_id)}
     strays = []
     for row in rows:

@@ -6,12 +6,14 @@ so a hundred marks are one `executemany`, not a hundred statements.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from relay.errors import StoreError
 
@@ -29,7 +31,7 @@ class Transactions(Protocol):
     """What the writer thread needs of a database."""
 
     def begin(self) -> Connection:
-        """Opens a write transaction."""
+        """Opens a write transaction. Raises StoreError when the database does not let us."""
 
     def commit(self) -> None:
         """Makes it durable."""
@@ -52,7 +54,8 @@ class Writer:
     """One thread that owns the writing connection.
 
     `write()` returns after the commit that made its item durable; reads that begin later see it. When a group fails,
-    each of its items is run again in a transaction of its own, so one bad item fails alone.
+    each of its items is run again in a transaction of its own, so one bad item fails alone. At most MAX_WAITING_ITEMS
+    wait; whoever comes then waits for a place first.
     """
 
     def __init__(self, transactions: Transactions, *, name: str = "store-writer") -> None:
@@ -79,18 +82,21 @@ class Writer:
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """Runs `batch` with `item` in the next group and returns its result once that is committed.
 
-        Raises what the batch function returned or raised for this item, StoreError when the store is closing.
-        Cancelling the caller does not undo the write.
+        Raises what the batch function returned or raised for this item, StoreError when the database refuses it or the
+        store is closing. Cancelling the caller does not undo the write.
         """
-        async with self._places:
-            waiting = _Waiting(batch, item, asyncio.get_running_loop().create_future())
-            with self._condition:
-                if self._closing:
-                    raise StoreError("the database is closing: nothing more is written")
+        await self._places.acquire()
+        waiting = _Waiting(batch, item, asyncio.get_running_loop().create_future())
+        with self._condition:
+            accepted = self._started and not self._closing
+            if accepted:
                 self._waiting.append(waiting)
                 self._condition.notify()
-            result: Result = await waiting.future
-            return result
+        if not accepted:
+            self._places.release()
+            raise StoreError("the database is closing: nothing more is written")
+        result: Result = await waiting.future
+        return result
 
     async def close(self) -> None:
         """Writes what still waits, then ends the thread."""
@@ -109,23 +115,28 @@ class Writer:
                     return
                 group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP_ITEMS))]
             self._commit(group)
-            _resolve(group)
+            self._resolve(group)
 
     def _commit(self, group: list[_Waiting]) -> None:
         try:
-            self._transact(group)
+            connection = self._transactions.begin()
+        except Exception as error:  # one by one, each would wait just as long for the database and fail as well
+            for waiting in group:
+                waiting.result = error
+            return
+        try:
+            self._transact(connection, group)
         except Exception as error:
             if len(group) == 1:
-                group[0].result = error
+                group[0].result = as_store_error(error)
                 return
             for waiting in group:
                 self._commit([waiting])
 
-    def _transact(self, group: list[_Waiting]) -> None:
+    def _transact(self, connection: Connection, group: list[_Waiting]) -> None:
         by_batch: dict[Batch[Any, Any], list[_Waiting]] = {}
         for waiting in group:
             by_batch.setdefault(waiting.batch, []).append(waiting)
-        connection = self._transactions.begin()
         try:
             for batch, members in by_batch.items():
                 results = batch(connection, [member.item for member in members])
@@ -138,21 +149,30 @@ class Writer:
         self.commit_count += 1
         self.item_count += len(group)
 
+    def _resolve(self, group: list[_Waiting]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+        for waiting in group:
+            by_loop.setdefault(waiting.future.get_loop(), []).append(waiting)
+        for loop, members in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # a loop that was closed meanwhile has nobody left who waits
+                loop.call_soon_threadsafe(self._set_results, members)
 
-def _resolve(group: list[_Waiting]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
-    for waiting in group:
-        by_loop.setdefault(waiting.future.get_loop(), []).append(waiting)
-    for loop, members in by_loop.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_set_results, members)
+    def _set_results(self, members: list[_Waiting]) -> None:
+        for waiting in members:
+            self._places.release()
+            if waiting.future.done():
+                continue
+            if isinstance(waiting.result, Exception):
+                waiting.future.set_exception(waiting.result)
+            else:
+                waiting.future.set_result(waiting.result)
 
 
-def _set_results(members: list[_Waiting]) -> None:
-    for waiting in members:
-        if waiting.future.done():
-            continue
-        if isinstance(waiting.result, Exception):
-            waiting.future.set_exception(waiting.result)
-        else:
-            waiting.future.set_result(waiting.result)
+def as_store_error(error: Exception) -> Exception:
+    """What callers see of a driver's error; any other stays what it is."""
+    if not isinstance(error, SQLAlchemyError):
+        return error
+    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+    made = StoreError(f"the database refused a write or a read: {reason}")
+    made.__cause__ = error
+    return made

@@ -1,0 +1,170 @@
+"""Registrations: jobs begin to be tracked, are found tracked already, or are taken up again."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, select, text, update
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import Connection
+
+from relay.core.job import Job
+from relay.core.records import Registered, Registration
+from relay.errors import Conflict
+from relay.store.outbox import CALLBACKS, EVENTS, INSERT_DELIVERY, Outbox, delivery_values, open_pairs
+from relay.store.rows import dumps, event_from, job_from, observation_values, progress_values
+from relay.store.statements import insert_into, json_list, listed, many
+from relay.store.tables import JobRow
+
+JOBS = JobRow.__table__  # type: ignore[attr-defined]
+
+BY_EXTERNAL_IDS = select(JOBS).where(text(f"external_id IN {listed('external_ids')}"))
+BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
+EVENTS_OF_JOB = select(EVENTS).where(EVENTS.c.job_uid == bindparam("job_uid")).order_by(EVENTS.c.sequence)
+INSERT_JOB = insert_into(
+    JOBS,
+    *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "metadata"),
+    *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
+    *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
+    constants={"weight": "1.0", "poll_count": "0", "failure_count": "0", "missing_count": "0"},
+)
+INSERT_CALLBACK = sqlite.insert(CALLBACKS).on_conflict_do_nothing()
+RESUMABLE = ("untracked", "not_found")
+
+Key = tuple[str, str, str]
+
+
+class Registrar:
+    """The batch function of registrations."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def register(
+        self, connection: Connection, items: Sequence[Sequence[Registration]]
+    ) -> Sequence[Sequence[Registered]]:
+        """Tracks the jobs of all items. Raises Conflict when a callback was removed meanwhile."""
+        registrations = [registration for item in items for registration in item]
+        known = _known(connection, registrations)
+        new: dict[Key, Registration] = {}
+        for registration in registrations:
+            self._check_callback(connection, registration)
+            if _key(registration) not in known:
+                new.setdefault(_key(registration), registration)
+        made = self._insert(connection, list(new.values()))
+        return [[self._one(connection, registration, known, made) for registration in item] for item in items]
+
+    def _check_callback(self, connection: Connection, registration: Registration) -> None:
+        subscription_id = registration.callback_subscription_id
+        if subscription_id is not None and self._outbox.book.get(connection, subscription_id) is None:
+            raise Conflict(
+                f"the callback of job {registration.external_id} was removed meanwhile: register it again",
+                code="callback_removed",
+            )
+
+    def _insert(self, connection: Connection, new: Sequence[Registration]) -> dict[Key, Registered]:
+        many(connection, INSERT_JOB, [_job_values(registration) for registration in new])
+        links = [
+            {"job_uid": registration.uid, "subscription_id": registration.callback_subscription_id}
+            for registration in new
+            if registration.callback_subscription_id is not None
+        ]
+        if links:
+            connection.execute(INSERT_CALLBACK, links)
+        claimed = self._outbox.insert(
+            connection, [(event, registration.lease) for registration in new for event in registration.events]
+        )
+        return {
+            _key(registration): Registered(
+                job=job_of(registration),
+                created=True,
+                claimed=tuple(one for event in registration.events for one in claimed.get(event.id, ())),
+            )
+            for registration in new
+        }
+
+    def _one(
+        self, connection: Connection, registration: Registration, known: dict[Key, Job], made: dict[Key, Registered]
+    ) -> Registered:
+        key = _key(registration)
+        first = made.pop(key, None)
+        if first is not None:
+            known[key] = first.job
+            return first
+        found = self._again(connection, registration, known[key])
+        known[key] = found.job
+        return found
+
+    def _again(self, connection: Connection, registration: Registration, job: Job) -> Registered:
+        resumed = job.outcome in RESUMABLE
+        changes: dict[str, Any] = {}
+        if registration.metadata is not None:
+            changes["metadata"] = dumps(registration.metadata)
+        if registration.deadline_given or resumed:
+            changes["deadline_at"] = registration.deadline_at
+        if resumed:
+            changes |= {
+                **dict.fromkeys(("closed_at", "outcome", "missing_since", "next_poll_at")),
+                **dict.fromkeys(("overdue", "missing_count", "failure_count"), 0),
+            }
+        if registration.callback_subscription_id is not None:
+            self._add_callback(connection, job.uid, registration.callback_subscription_id, registration.tracked_at)
+        if changes:
+            connection.execute(update(JOBS).where(JOBS.c.uid == job.uid).values(**changes))
+            job = job_from(connection.execute(BY_UID, {"uid": job.uid}).one())
+        return Registered(job=job, created=False, resumed=resumed)
+
+    def _add_callback(self, connection: Connection, job_uid: str, subscription_id: str, now: float) -> None:
+        """A new callback gets the job's events in order from the first."""
+        link = {"job_uid": job_uid, "subscription_id": subscription_id}
+        subscription = self._outbox.book.get(connection, subscription_id)
+        if connection.execute(INSERT_CALLBACK, link).rowcount == 0 or subscription is None:
+            return
+        events = [event_from(row) for row in connection.execute(EVENTS_OF_JOB, {"job_uid": job_uid}).all()]
+        busy = open_pairs(connection, [job_uid])
+        many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in events])
+
+
+def job_of(registration: Registration) -> Job:
+    """The job that a registration makes."""
+    seen = registration.seen
+    return Job(
+        uid=registration.uid,
+        external_id=registration.external_id,
+        source=registration.source,
+        account=registration.account,
+        progress=registration.progress,
+        metadata=registration.metadata or {},
+        action=seen.action if seen else None,
+        channel=seen.channel if seen else None,
+        scheduled_at=seen.scheduled_at if seen else None,
+        started_at=seen.started_at if seen else None,
+        next_attempt_at=seen.next_attempt_at if seen else None,
+        attempt_count=seen.attempt_count if seen else 0,
+        tracked_at=registration.tracked_at,
+        deadline_at=registration.deadline_at,
+        upstream=seen.upstream if seen else None,
+    )
+
+
+def _job_values(registration: Registration) -> dict[str, Any]:
+    return {
+        "uid": registration.uid,
+        "external_id": registration.external_id,
+        "source": registration.source,
+        "account": registration.account,
+        "tracked_at": registration.tracked_at,
+        "deadline_at": registration.deadline_at,
+        "metadata": dumps(registration.metadata or {}),
+        **progress_values(registration.progress),
+        **observation_values(registration.seen),
+    }
+
+
+def _key(registration: Registration) -> Key:
+    return (registration.external_id, registration.source, registration.account)
+
+
+def _known(connection: Connection, registrations: Sequence[Registration]) -> dict[Key, Job]:
+    external_ids = sorted({registration.external_id for registration in registrations})
+    rows = connection.execute(BY_EXTERNAL_IDS, {"external_ids": json_list(external_ids)})
+    return {(row.external_id, row.source, row.account): job_from(row) for row in rows}
