@@ -491,7 +491,7 @@ async def _stored_callback_secret(store: Store, now: float) -> str:
 def _key_reader(account: AccountConfig) -> Callable[[], str | None]:
     if account.api_key_file is None:
         return lambda: account.api_key
-    path = Path(account.api_key_file)
+    path = account.api_key_file
 
     def read() -> str | None:
         with contextlib.suppress(ValueError, OSError):

@@ -1,0 +1,117 @@
+"""Doubles for tests of code that uses the relay, and for our own: a clock, an upstream and a sink that do as told."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.job import Observation
+
+
+class FakeClock:
+    """A clock that stands still until it is moved. Call it for the time, in epoch seconds."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Moves it; a negative number steps it back, as a corrected system clock does."""
+        self.now += seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedError:
+    """What an upstream says of an error."""
+
+    code: str = ""
+    message: str = ""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedLook:
+    """One answer of a ScriptedSource, shaped like `relay.sources.client.Look`."""
+
+    kind: str = "observed"
+    observation: Observation | None = None
+    status_code: int | None = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    error: ScriptedError | None = None
+    sent_at: float = 0.0
+    received_at: float = 0.0
+    duration_ms: float = 1.0
+    request_id: str | None = "req_scripted"
+    detail: str = ""
+
+
+class ScriptedSource:
+    """An upstream that answers the looks at each job as scripted; the last answer is given again and again."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.looked: list[tuple[float, str]] = []
+        self.probes = 0
+        self.key_works = True
+        self._scripts: dict[str, deque[ScriptedLook]] = {}
+
+    def script(self, external_id: str, *looks: ScriptedLook) -> None:
+        """What the next looks at this job find."""
+        self._scripts[external_id] = deque(looks)
+
+    async def look(self, external_id: str, api_key: str) -> ScriptedLook:
+        """The next scripted answer; one that is not scripted is a 404."""
+        self.looked.append((self.clock(), external_id))
+        looks = self._scripts.get(external_id)
+        if not looks:
+            return self._timed(ScriptedLook(kind="not_found", status_code=404))
+        return self._timed(looks.popleft() if len(looks) > 1 else looks[0])
+
+    async def probe(self, api_key: str) -> ScriptedLook:
+        """Whether the key works."""
+        self.probes += 1
+        kind, status = ("observed", 200) if self.key_works else ("unauthorized", 401)
+        return self._timed(ScriptedLook(kind=kind, status_code=status))
+
+    def _timed(self, look: ScriptedLook) -> ScriptedLook:
+        now = self.clock()
+        seen = look.observation
+        if seen is not None:
+            seen = _at(seen, now)
+        return ScriptedLook(
+            kind=look.kind,
+            observation=seen,
+            status_code=look.status_code,
+            headers=look.headers,
+            error=look.error,
+            sent_at=now,
+            received_at=now,
+            duration_ms=look.duration_ms,
+            request_id=look.request_id,
+            detail=look.detail,
+        )
+
+
+def _at(seen: Observation, now: float) -> Observation:
+    values: dict[str, Any] = {name: getattr(seen, name) for name in seen.__dataclass_fields__}
+    return Observation(**{**values, "observed_at": now})
+
+
+class RecordingSink:
+    """A transport that keeps each request and answers as told; the last answer is given again and again."""
+
+    def __init__(self, clock: FakeClock, *status_codes: int) -> None:
+        self.clock = clock
+        self.requests: list[OutboundRequest] = []
+        self.answers: deque[Response | int] = deque(status_codes or (200,))
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        """Records the request."""
+        self.requests.append(request)
+        answer = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Response):
+            return answer
+        return Response(started_at=self.clock(), duration_ms=1.0, status_code=answer)

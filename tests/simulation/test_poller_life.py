@@ -1,0 +1,212 @@
+"""The poller on a real database with a scripted upstream: one job's way, and every trouble on it."""
+
+from dataclasses import replace
+
+from relay.testing import ScriptedError, ScriptedLook
+from tests.schema_check import check_event
+from tests.simulation_world import open_world, seen
+
+UNAUTHORIZED = ScriptedLook(kind="unauthorized", status_code=401, error=ScriptedError(code="key_revoked"))
+UNAVAILABLE = ScriptedLook(kind="unavailable", status_code=503)
+
+
+async def test_a_job_goes_from_registration_to_a_signed_event(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        uid = await world.register(
+            "a",
+            seen("queued"),
+            seen("running", started_at=1.0, attempt_count=1),
+            seen("succeeded", started_at=1.0, finished_at=2.0, attempt_count=1),
+        )
+        await world.run(40)
+        assert await world.types() == ["queued", "running", "succeeded"]
+        job = await world.store.jobs.get(uid)
+        assert (job.outcome, job.open, job.progress.sequence) == ("succeeded", False, 3)
+        sent = [check_event(request.body) for request in world.sink.requests]
+        assert [event["sequence"] for event in sent] == ["0000000001", "0000000002", "0000000003"]
+        assert await world.store.deliveries.pending_count() == 0
+        assert world.poller.planner.stats(world.clock()).open_jobs == 0
+
+
+async def test_a_look_that_finds_nothing_new_says_nothing(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"))
+        await world.run(60)
+        job = await world.store.jobs.get(uid)
+        assert await world.types() == ["queued"]
+        assert job.poll_count >= 2
+        assert job.next_poll_at is not None
+        assert job.next_poll_at > world.clock()
+
+
+async def test_a_job_is_lost_only_after_five_looks_over_two_minutes(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("gone")
+        await world.run(90)
+        assert await world.types() == []
+        await world.run(400)
+        job = await world.store.jobs.get(uid)
+        assert await world.types() == ["not_found"]
+        assert (job.outcome, job.open) == ("not_found", False)
+        first, fifth = world.source.looked[0][0], world.source.looked[-1][0]
+        assert len(world.source.looked) >= 5
+        assert fifth - first >= 120
+
+
+async def test_a_404_that_was_a_race_is_forgiven(tmp_path):
+    async with open_world(tmp_path) as world:
+        missing = ScriptedLook(kind="not_found", status_code=404)
+        await world.register("late", missing, missing, seen("queued"))
+        await world.run(60)
+        assert await world.types() == ["queued"]
+
+
+async def test_a_refused_key_pauses_the_account_and_a_new_one_resumes_it(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.register("a", UNAUTHORIZED, seen("queued"))
+        await world.step()
+        assert world.poller.paused
+        assert world.poller.next_request_at() is None
+        assert await world.types() == ["relay.source.unauthorized"]
+        world.source.key_works = False
+        assert not await world.poller.probe()
+        await world.run(30)
+        assert len(world.source.looked) == 1
+        world.source.key_works = True
+        assert await world.poller.probe()
+        await world.run(60)
+        assert await world.types() == ["relay.source.unauthorized", "relay.source.recovered", "queued"]
+
+
+async def test_without_a_key_nothing_is_asked_until_one_appears(tmp_path):
+    async with open_world(tmp_path, key=None) as world:
+        await world.register("a", seen("queued"))
+        await world.run(5)
+        assert world.source.looked == []
+        world.key = "new"
+        assert await world.poller.probe()
+        await world.run(5)
+        assert await world.types() == ["queued"]
+        assert world.source.probes == 0
+
+
+async def test_the_source_is_down_after_five_failures_over_a_minute(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", UNAVAILABLE)
+        await world.run(30)
+        assert await world.types() == []
+        await world.run(600)
+        assert await world.types() == ["relay.source.down"]
+        job = await world.store.jobs.get(uid)
+        assert job.last_error["code"] == "unavailable"
+        assert job.failure_count >= 5
+        world.source.script("a", seen("queued"))
+        await world.run(1000)
+        assert await world.types() == [
+            "relay.source.down",
+            "relay.source.recovered",
+            "queued",
+        ] or await world.types() == [
+            "relay.source.down",
+            "queued",
+            "relay.source.recovered",
+        ]
+
+
+async def test_one_forbidden_job_is_like_a_missing_one_and_five_are_the_keys_fault(tmp_path):
+    async with open_world(tmp_path) as world:
+        forbidden = ScriptedLook(kind="forbidden", status_code=403)
+        for name in "abcd":
+            await world.register(name, forbidden)
+        await world.run(10)
+        assert world.poller.state.state == "ok"
+        await world.register("e", forbidden)
+        await world.run(10)
+        assert world.poller.state.state == "unauthorized"
+
+
+async def test_a_429_stops_every_look_until_retry_after(tmp_path):
+    async with open_world(tmp_path) as world:
+        limited = ScriptedLook(kind="rate_limited", status_code=429, headers={"retry-after": "30"})
+        await world.register("a", limited, seen("queued"))
+        await world.register("b", seen("queued"))
+        await world.step()
+        looked = len(world.source.looked)
+        await world.run(28)
+        assert len(world.source.looked) <= looked + 1
+        await world.run(60)
+        assert sorted(await world.types()) == ["queued", "queued"]
+        assert world.poller.state.state == "ok"
+
+
+async def test_an_unknown_status_is_said_once_and_tracking_goes_on(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.register("a", seen("settling"), seen("settling"), seen("succeeded", finished_at=5.0))
+        await world.run(100)
+        assert await world.types() == ["status_unknown", "succeeded"]
+
+
+async def test_a_job_that_does_not_end_by_its_deadline_is_overdue_once(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.register("a", seen("running", started_at=1.0))
+        await world.step()
+        world.clock.advance(4000)
+        for _ in range(2):
+            for job in await world.store.jobs.past_deadline(world.clock()):
+                await world.poller.overdue(job)
+        assert await world.types() == ["running", "overdue"]
+        world.source.script("a", seen("succeeded", started_at=1.0, finished_at=2.0))
+        await world.run(1000)
+        assert await world.types() == ["running", "overdue", "succeeded"]
+
+
+async def test_a_restart_goes_on_where_the_node_stopped_and_says_nothing_twice(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.register("a", seen("running", started_at=1.0))
+        await world.step()
+        world.poller.planner.forget((await world.store.jobs.find("a"))[0].uid)
+        assert await world.poller.load() == 1
+        world.source.script("a", seen("running", started_at=1.0), seen("failed", started_at=1.0, finished_at=9.0))
+        await world.run(200)
+        assert await world.types() == ["running", "failed"]
+
+
+async def test_a_write_between_look_and_record_is_seen_and_detected_again(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("running", started_at=1.0))
+        before = await world.store.jobs.get(uid)
+        await world.poller.look(uid)
+        real_get = world.store.jobs.get
+        answers = [before]
+
+        async def stale_once(uid):
+            return answers.pop() if answers else await real_get(uid)
+
+        world.store.jobs.get = stale_once
+        world.source.script("a", seen("succeeded", started_at=1.0, finished_at=3.0))
+        await world.poller.look(uid)
+        assert await world.types() == ["running", "succeeded"]
+
+
+async def test_looks_that_are_due_but_never_complete_raise_the_alarm(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.register("a", seen("queued"))
+        world.clock.advance(5)
+        assert not world.poller.stalled(world.clock())
+        world.clock.advance(61)
+        assert world.poller.stalled(world.clock())
+        await world.step()
+        assert not world.poller.stalled(world.clock())
+
+
+async def test_a_waiting_client_weighs_more_only_while_it_waits(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"))
+        await world.step()
+        with world.poller.hurry(uid), world.poller.hurry(uid):
+            pass
+        assert world.poller._waiting == {}
+        world.poller.refresh(uid)
+        assert world.poller.next_request_at() <= world.clock() + 1.0
+        assert replace(world.poller.state) == world.poller.state

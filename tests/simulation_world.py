@@ -1,0 +1,160 @@
+"""A small relay on a real database with a fake clock, upstream and sink: what the simulation tests stand on."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from relay.core.events import Hint, Origin
+from relay.core.job import Observation, Problem
+from relay.core.planner import PlannerConfig
+from relay.core.records import Registration
+from relay.core.subscription import SigningSecret, Subscription
+from relay.dispatcher import Dispatcher, DispatcherSettings
+from relay.ids import new_id
+from relay.keys import Keyring, new_key
+from relay.metrics import Metrics
+from relay.poller import AccountSettings, Poller, Recorder
+from relay.signals import Signals
+from relay.store.store import Store, open_store
+from relay.testing import FakeClock, RecordingSink, ScriptedLook, ScriptedSource
+from subscribers.base import Context
+from subscribers.registry import kind_named
+
+SECRET = "whsec_" + "c2VjcmV0" * 4
+ORIGIN = Origin(
+    source="https://upstream.test/jobs",
+    type_prefix="test.job",
+    dataschema="https://relay.test/schemas/job-status.v1.json",
+)
+
+
+class BoundKind:
+    """A kind with its context."""
+
+    def __init__(self, name: str) -> None:
+        self._kind = kind_named(name)
+        self.name, self.signed, self.rate_per_second = name, self._kind.signed, self._kind.rate_per_second
+        self.classify, self.redacted_url = self._kind.classify, self._kind.redacted_url
+
+    def render(self, event: Any, subscription: Any) -> Any:
+        return self._kind.render(event, subscription, Context())
+
+
+class World:
+    """The rooms of one account, joined."""
+
+    def __init__(self, store: Store, clock: FakeClock, sink: RecordingSink, key: str | None = "key") -> None:
+        self.store, self.clock, self.sink = store, clock, sink
+        self.key = key
+        self.source = ScriptedSource(clock)
+        self.signals = Signals()
+        self.metrics = Metrics()
+        self.dispatcher = Dispatcher(
+            deliveries=store.deliveries,
+            subscriptions=store.subscriptions,
+            kinds=BoundKind,
+            transport=sink,
+            clock=clock,
+            settings=DispatcherSettings(jitter=0.0, dataschema_base="https://relay.test"),
+            metrics=self.metrics,
+            token="node",
+            callback_secret=lambda: SECRET,
+        )
+        settings = AccountSettings(
+            source="revor",
+            account="default",
+            origin=ORIGIN,
+            dataschema_base="https://relay.test",
+            deadline_seconds=3600.0,
+            read_key=lambda: self.key,
+            hint=_hint,
+        )
+        recorder = Recorder(
+            jobs=store.jobs,
+            delivering=self.dispatcher,
+            signals=self.signals,
+            metrics=self.metrics,
+            clock=clock,
+            hint=_hint,
+            origin=ORIGIN,
+        )
+        self.poller = Poller(
+            settings,
+            upstream=self.source,
+            jobs=store.jobs,
+            accounts=store.accounts,
+            recorder=recorder,
+            signals=self.signals,
+            delivering=self.dispatcher,
+            metrics=self.metrics,
+            clock=clock,
+            planner_config=PlannerConfig(max_requests_per_second=1000.0),
+        )
+
+    async def subscribe(self, **settings: Any) -> Subscription:
+        now = self.clock()
+        values = {"id": new_id("sub", now), "sink": "https://sink.test/", "created_at": now, **settings}
+        return await self.store.subscriptions.create(Subscription(secrets=(SigningSecret(value=SECRET),), **values))
+
+    async def register(self, external_id: str, *looks: ScriptedLook, callback: str | None = None) -> str:
+        now = self.clock()
+        if looks:
+            self.source.script(external_id, *looks)
+        registered = await self.store.jobs.register(
+            Registration(
+                uid=new_id("job", now),
+                external_id=external_id,
+                source="revor",
+                account="default",
+                tracked_at=now,
+                deadline_at=now + 3600.0,
+                callback_subscription_id=callback,
+            )
+        )
+        self.poller.track(registered.job)
+        return registered.job.uid
+
+    async def step(self, seconds: float = 1.0) -> None:
+        """Time passes; whatever is due then is looked at, recorded and delivered."""
+        self.clock.advance(seconds)
+        await self.poller.run_once()
+        await self.poller.drain()
+        await self.deliver()
+
+    async def deliver(self) -> None:
+        """Everything that is due is attempted."""
+        while await self.dispatcher.run_once() == 0 or self.dispatcher._tasks:
+            await self.dispatcher.drain()
+
+    async def run(self, steps: int, seconds: float = 1.0) -> None:
+        for _ in range(steps):
+            await self.step(seconds)
+
+    async def types(self) -> list[str]:
+        """The last words of every event's type, oldest first."""
+        return [event.type.removeprefix("test.job.") for _, event in await self.store.events.after(0)]
+
+
+def seen(status: str, **values: Any) -> ScriptedLook:
+    """An answer that shows a job in this status."""
+    observation = Observation(status=status, observed_at=0.0, upstream={"status": status, **_plain(values)}, **values)
+    return ScriptedLook(observation=observation)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not isinstance(value, Problem)}
+
+
+def _hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
+    return Hint(meaning=problem.code, retry_safe=False, who="nobody") if problem is not None else None
+
+
+@asynccontextmanager
+async def open_world(folder: Path, *status_codes: int, key: str | None = "key") -> AsyncIterator[World]:
+    clock = FakeClock()
+    store = await open_store(f"sqlite:///{folder}/relay.db", Keyring([new_key()]), now=clock())
+    try:
+        yield World(store, clock, RecordingSink(clock, *status_codes), key)
+    finally:
+        await store.close()
