@@ -1,0 +1,75 @@
+# make demo   the whole story on this machine, in about a minute
+# make test   every check that a change has to pass
+# make lint   the quick part of it
+# make bench  the measurements
+# make clean  takes away what the others made
+#
+# Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
+# All paths are relative, so the folder may have a space in its name.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
+	"$$name" -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+# The variables that would make a run here depend on whose shell it is.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+# A virtual environment knows the path that it was made at: a folder that was moved gets a new one.
+$(shell [ "$$(cat .venv/.made-at 2>/dev/null)" = "$$PWD" ] || rm -f $(READY))
+
+.PHONY: help demo test lint bench clean
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(READY)
+	@echo "==> relay demo"
+	$(BIN)/relay demo
+
+lint: $(READY)
+	@echo "==> ruff: faults and format"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	echo "==> mypy: types, strictly"
+	$(BIN)/mypy
+	echo "==> import-linter: which room may call which"
+	$(BIN)/lint-imports
+
+test: lint
+	@echo "==> pytest, and every branch of relay/core"
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+	echo "==> all checks passed"
+
+bench: $(READY)
+	@echo "==> benchmarks"
+	$(BIN)/python tests/benchmarks/run.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* dist build
+
+$(READY): tests/requirements.lock pyproject.toml
+	@if ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then
+		echo "revor-relay needs Python 3.11 or newer, and found none: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2
+		exit 1
+	fi
+	echo "==> $$("$(PYTHON)" --version): making .venv (the first time takes a minute)"
+	rm -rf .venv
+	if ! "$(PYTHON)" -m venv .venv; then
+		echo "$(PYTHON) can not make virtual environments: on Debian and Ubuntu, install the package python3-venv" >&2
+		exit 1
+	fi
+	echo "==> installing the packages that tests/requirements.lock pins"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.lock
+	echo "==> installing revor-relay from this folder"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	echo "$$PWD" > .venv/.made-at
+	touch $(READY)
