@@ -1,0 +1,271 @@
+"""The dispatcher on a real database with a recording sink: success, retries, order, limits, ends."""
+
+import asyncio
+import time
+
+import orjson
+import pytest
+from standardwebhooks import Webhook
+
+from relay.core.delivery import Response
+from relay.core.signing import SIGNATURE_HEADER
+from tests.simulation_world import SECRET, open_world, seen
+
+
+def life(*statuses: str):
+    return [seen(status) for status in statuses]
+
+
+async def states(world) -> list[str]:
+    page = await world.store.deliveries.page(limit=100)
+    return [delivery.state for delivery in reversed(page.items)]
+
+
+def sequences(world) -> list[str]:
+
+    return [orjson.loads(request.body).get("sequence") for request in world.sink.requests]
+
+
+async def test_what_arrives_verifies_by_the_public_library(tmp_path, monkeypatch):
+    async with open_world(tmp_path) as world:
+        world.clock.now = time.time()
+        await world.subscribe()
+        await world.register("a", seen("queued"))
+        await world.run(3)
+        request = world.sink.requests[0]
+        Webhook(SECRET).verify(request.body, dict(request.headers))
+        assert dict(request.headers)["Content-Type"] == "application/cloudevents+json"
+
+
+async def test_a_failed_delivery_is_tried_again_as_scheduled_and_then_arrives(tmp_path):
+    async with open_world(tmp_path, 500, 503, 200) as world:
+        await world.subscribe(retry_schedule_seconds=(5.0, 60.0))
+        await world.register("a", seen("queued"))
+        await world.step()
+        assert len(world.sink.requests) == 1
+        await world.step(4.0)
+        assert len(world.sink.requests) == 1
+        await world.step(1.5)
+        assert len(world.sink.requests) == 2
+        await world.step(61)
+        assert await states(world) == ["delivered"]
+        delivery = await world.store.deliveries.get((await world.store.deliveries.page(limit=1)).items[0].id)
+        assert [attempt.status_code for attempt in delivery.attempts] == [500, 503, 200]
+        assert [attempt.number for attempt in delivery.attempts] == [1, 2, 3]
+        assert len({dict(request.headers)["webhook-id"] for request in world.sink.requests}) == 1
+
+
+async def test_after_the_last_attempt_it_is_dead_and_an_event_says_so(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await world.subscribe(retry_schedule_seconds=(1.0,))
+        await world.register("a", seen("queued"))
+        await world.run(5, 2.0)
+        assert await states(world) == ["dead"]
+        assert await world.types() == ["queued", "relay.delivery.expired"]
+
+
+async def test_a_dead_sink_does_not_feed_itself_with_its_own_expiries(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await world.subscribe(retry_schedule_seconds=(), types=("test.job.queued", "relay.delivery.expired"))
+        await world.register("a", seen("queued"))
+        await world.run(10)
+        assert (await world.types()).count("relay.delivery.expired") == 1
+
+
+async def test_a_later_event_of_a_job_waits_for_the_earlier_one_and_only_for_that(tmp_path):
+    async with open_world(tmp_path, 500, 200) as world:
+        await world.subscribe(retry_schedule_seconds=(30.0,), concurrency=1)
+        await world.register("a", *life("queued", "running", "succeeded"))
+        await world.register("b", *life("queued", "running", "succeeded"))
+        await world.run(20)
+        await world.run(40)
+        by_job: dict[str, list[str]] = {}
+
+        for request in world.sink.requests:
+            event = orjson.loads(request.body)
+            by_job.setdefault(event["subject"], []).append(event["sequence"][-1])
+        assert by_job in (
+            {"a": ["1", "1", "2", "3"], "b": ["1", "2", "3"]},
+            {"b": ["1", "1", "2", "3"], "a": ["1", "2", "3"]},
+        )
+
+
+async def test_410_disables_the_subscription_and_holds_what_is_pending(tmp_path):
+    async with open_world(tmp_path, 410, 200) as world:
+        subscription = await world.subscribe()
+        await world.register("a", *life("queued", "running"))
+        await world.run(20)
+        stored = await world.store.subscriptions.get(subscription.id)
+        assert (stored.state, stored.disabled_reason) == ("disabled", "http_410")
+        assert "relay.subscription.disabled" in await world.types()
+        assert set(await states(world)) == {"pending"}
+        assert len(world.sink.requests) == 1
+        await world.store.subscriptions.set_state(subscription.id, "enabled", world.clock())
+        await world.run(3)
+        assert set(await states(world)) == {"delivered"}
+        assert sequences(world) == ["0000000001", "0000000001", "0000000002"]
+
+
+async def test_a_retry_after_pauses_the_whole_subscription(tmp_path):
+    async with open_world(tmp_path, 200) as world:
+        await world.subscribe()
+        limited = Response(started_at=0.0, duration_ms=1.0, status_code=429, headers=(("Retry-After", "120"),))
+        world.sink.answers.clear()
+        world.sink.answers.extend([limited, 200])
+        await world.register("a", seen("queued"))
+        await world.step()
+        await world.register("b", seen("queued"))
+        await world.run(10)
+        assert len(world.sink.requests) == 1
+        await world.step(120)
+        assert len(world.sink.requests) == 3
+
+
+async def test_only_failures_for_long_enough_disable_it(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        subscription = await world.subscribe(retry_schedule_seconds=(100_000.0,) * 9)
+        await world.register("a", seen("queued"))
+        await world.step()
+        for _ in range(5):
+            await world.step(100_001)
+        stored = await world.store.subscriptions.get(subscription.id)
+        assert stored.state == "disabled"
+        assert stored.disabled_reason.startswith("only failures for")
+
+
+async def test_a_success_ends_the_time_of_failing(tmp_path):
+    async with open_world(tmp_path, 500, 200) as world:
+        subscription = await world.subscribe(retry_schedule_seconds=(5.0,))
+        await world.register("a", seen("queued"))
+        await world.step()
+        assert (await world.store.subscriptions.get(subscription.id)).failing_since is not None
+        await world.step(6)
+        assert (await world.store.subscriptions.get(subscription.id)).failing_since is None
+
+
+async def test_a_paused_subscription_gets_nothing_and_later_everything(tmp_path):
+    async with open_world(tmp_path) as world:
+        subscription = await world.subscribe()
+        await world.store.subscriptions.set_state(subscription.id, "paused", world.clock())
+        await world.register("a", *life("queued", "running", "succeeded"))
+        await world.run(40)
+        assert world.sink.requests == []
+        await world.store.subscriptions.set_state(subscription.id, "enabled", world.clock())
+        await world.step()
+        assert sequences(world) == ["0000000001", "0000000002", "0000000003"]
+
+
+async def test_a_callback_gets_only_its_own_jobs_signed_with_the_default_secret(tmp_path):
+    async with open_world(tmp_path) as world:
+        callback = await world.store.subscriptions.callback_for("https://cb.test/", "sub_cb", world.clock())
+        await world.register("a", seen("queued"), callback=callback)
+        await world.register("b", seen("queued"))
+        await world.run(5)
+        assert len(world.sink.requests) == 1
+        assert dict(world.sink.requests[0].headers)[SIGNATURE_HEADER].startswith("v1,")
+
+
+async def test_a_slow_sink_takes_no_more_than_its_slots(tmp_path):
+    async with open_world(tmp_path) as world:
+        gate, now_open, most = asyncio.Event(), 0, 0
+
+        async def slow(request, *, timeout_seconds):
+            nonlocal now_open, most
+            now_open += 1
+            most = max(most, now_open)
+            await gate.wait()
+            now_open -= 1
+            return Response(started_at=0.0, duration_ms=1.0, status_code=200)
+
+        world.sink.send = slow
+        await world.subscribe(concurrency=3)
+        for name in range(20):
+            await world.register(f"job{name}", seen("queued"))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.run_once()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert most == 3
+        gate.set()
+        await world.run(20)
+        assert most == 3
+        assert await world.store.deliveries.pending_count() == 0
+
+
+async def test_a_rate_is_kept(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.subscribe(rate_per_second=0.5)
+        for name in range(4):
+            await world.register(f"job{name}", seen("queued"))
+        await world.run(4)
+        assert len(world.sink.requests) <= 3
+        await world.run(20)
+        assert len(world.sink.requests) == 4
+
+
+async def test_a_lost_lease_writes_nothing(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        real = world.sink.send
+
+        async def stolen(request, *, timeout_seconds):
+            await world.store.deliveries.release_all(world.clock())
+            return await real(request, timeout_seconds=timeout_seconds)
+
+        world.sink.send = stolen
+        await world.register("a", seen("queued"))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.run_once()
+        await world.dispatcher.drain()
+        assert await states(world) == ["pending"]
+        world.sink.send = real
+        await world.step()
+        assert await states(world) == ["delivered"]
+
+
+async def test_what_is_in_flight_at_the_end_is_finished(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        await world.register("a", seen("queued"))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.run_once()
+        await world.dispatcher.stop(5.0)
+        assert await states(world) == ["delivered"]
+
+
+@pytest.mark.parametrize("crash", ["before_send", "after_send", "after_mark"])
+async def test_a_crash_at_any_step_loses_nothing_and_makes_no_second_event(tmp_path, crash):
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        real_send, real_mark = world.sink.send, world.store.deliveries.mark
+
+        async def send(request, *, timeout_seconds):
+            if crash == "before_send":
+                raise RuntimeError("crash")
+            answer = await real_send(request, timeout_seconds=timeout_seconds)
+            if crash == "after_send":
+                raise RuntimeError("crash")
+            return answer
+
+        async def mark(one):
+            done = await real_mark(one)
+            if crash == "after_mark":
+                raise RuntimeError("crash")
+            return done
+
+        world.sink.send, world.store.deliveries.mark = send, mark
+        await world.register("a", *life("queued", "running", "succeeded"))
+        await world.run(30)
+        world.sink.send, world.store.deliveries.mark = real_send, real_mark
+        await world.store.deliveries.release_all(world.clock())
+        await world.run(3)
+        assert await states(world) == ["delivered"] * 3
+        assert await world.types() == ["queued", "running", "succeeded"]
+        first_of_each = list(dict.fromkeys(sequences(world)))
+        assert first_of_each == ["0000000001", "0000000002", "0000000003"]
