@@ -1,0 +1,122 @@
+"""What a demo shows while it runs: a live table on a terminal, plain lines elsewhere, and the figures at the end."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import orjson
+import typer
+import uvloop
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from relay.cli.demo_report import Report
+from relay.cli.demo_stage import Plan
+from relay.cli.demo_story import Story, open_story, tell
+
+LINE_SECONDS = 2.0
+ALWAYS_SHOWN = ("queued", "scheduled", "running", "retrying", "succeeded", "failed", "cancelled")
+STATES = ("dispatched", *ALWAYS_SHOWN, "overdue", "not_found", "status_unknown")
+
+
+def run(plan: Plan, *, as_json: bool, keep: bool) -> Report:
+    """One demo from its beginning to its end. Raises RelayError, and KeyboardInterrupt on Ctrl-C or SIGTERM."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(plan, as_json=as_json, keep=keep))
+
+
+async def _run(plan: Plan, *, as_json: bool, keep: bool) -> Report:
+    """One demo. With `as_json` only the figures go to stdout: what is for people goes to stderr."""
+    console = Console(stderr=as_json, highlight=False)
+    with _terminated_like_interrupted():
+        async with open_story(plan) as story:
+            with _shown(story, console) as progress:
+                report = await tell(story, progress)
+            style = "bold green" if report.ok else "bold red"
+            console.print(Text(report.headline(), style=style), soft_wrap=True)
+            if as_json:
+                typer.echo(orjson.dumps(report.shown()).decode())
+            if keep:
+                await _serve_on(story, console)
+            return report
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does, so that its folder goes."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def _serve_on(story: Story, console: Console) -> None:
+    """Prints the addresses and serves until Ctrl-C."""
+    for name, url in (
+        ("relay", f"{story.relay_url}/v1/jobs"),
+        ("sandbox", f"{story.sandbox_url}/_sandbox/jobs"),
+        ("receiver", story.receiver_url),
+    ):
+        console.print(f"{name:>8}  {url}", soft_wrap=True)
+    console.print("Serving until Ctrl-C.")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.uncancel() > 0:
+            raise
+
+
+@contextlib.contextmanager
+def _shown(story: Story, console: Console) -> Iterator[Callable[[], None]]:
+    """A live table on a terminal, a line every few seconds elsewhere. Gives what to call when something changed."""
+    if console.is_terminal:
+        with Live(picture(story), console=console, auto_refresh=False) as live:
+            yield lambda: live.update(picture(story), refresh=True)
+        return
+    said: list[tuple[float, str]] = []
+
+    def say() -> None:
+        now = time.monotonic()
+        line = progress_line(story)
+        if not said or (line != said[-1][1] and (now - said[-1][0] >= LINE_SECONDS or _is_done(story))):
+            said[:] = [(now, line)]
+            console.print(line, soft_wrap=True)
+
+    yield say
+
+
+def _is_done(story: Story) -> bool:
+    return story.elapsed_seconds > 0
+
+
+def progress_line(story: Story) -> str:
+    """How far it is, in one plain line."""
+    return (
+        f"{story.finished}/{story.plan.jobs} jobs finished, {story.book.events_delivered} events delivered, "
+        f"{story.upstream_requests} upstream requests"
+    )
+
+
+def picture(story: Story) -> RenderableType:
+    """How far it is, as a table: jobs by their state, events, requests, and a bar."""
+    states = story.states()
+    table = Table(
+        title=f"{story.plan.jobs} jobs over three channels at speed {story.plan.speed:g}", title_justify="left"
+    )
+    shown = [state for state in STATES if state in ALWAYS_SHOWN or state in states]
+    for name in (*shown, "events", "requests"):
+        table.add_column(name, justify="right")
+    table.add_row(
+        *(str(states.get(state, 0)) for state in shown),
+        str(story.book.events_delivered),
+        str(story.upstream_requests),
+    )
+    return Group(table, ProgressBar(total=story.plan.jobs, completed=story.finished, width=60))

@@ -1,0 +1,212 @@
+"""What a demo found: what was owed, what came, and what it cost. Pure: compares the sandbox's truth with receipts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+NAIVE_INTERVAL_SECONDS = 5.0
+"""How often the poller that the relay is measured against looks at each open job."""
+
+FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The first arrival of one event. `kind` is the last word of its type; `detected_at` in epoch seconds."""
+
+    event_id: str
+    job_id: str
+    sequence: int
+    kind: str
+    detected_at: float
+
+
+@dataclass(kw_only=True)
+class Book:
+    """What the receiver was sent, in the order it came."""
+
+    by_job: dict[str, list[Receipt]] = field(default_factory=dict)
+    events_delivered: int = 0
+    duplicates: int = 0
+    out_of_order: int = 0
+    signature_failures: int = 0
+    _known: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def add(self, receipt: Receipt) -> None:
+        """Counts one arrival whose signature is good."""
+        if receipt.event_id in self._known:
+            self.duplicates += 1
+            return
+        self._known.add(receipt.event_id)
+        self.events_delivered += 1
+        of_job = self.by_job.setdefault(receipt.job_id, [])
+        if of_job and receipt.sequence <= max(each.sequence for each in of_job):
+            self.out_of_order += 1
+        of_job.append(receipt)
+
+    def of(self, job_id: str) -> list[Receipt]:
+        """The job's events, each once, by their sequence."""
+        return sorted(self.by_job.get(job_id, ()), key=lambda receipt: receipt.sequence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """What one job's true life owes its receivers, and what of it and of the rest has not come."""
+
+    owed: int
+    missing: int
+    unobserved: int
+
+
+def due(truth: Mapping[str, Any], receipts: Sequence[Receipt]) -> Due:
+    """Compares a job's true life (`World.truth`) with its events by sequence.
+
+    Owed are its last true status; `running` if its final item has `started_at`; one `retrying` for each failed attempt
+    that another followed. The other true states may come and go between two looks: `unobserved` counts those that did.
+    A gap in the sequence is an event that the relay recorded and that did not come: it is missing too.
+    """
+    attempts = _attempts(truth["transitions"])
+    came = _split([receipt.kind for receipt in receipts])
+    retries = len(attempts) - 1
+    final = truth["transitions"][-1]["status"]
+    started = truth["final_item"]["started_at"] is not None
+    missing = max(0, retries - (len(came) - 1)) + (final not in came[-1]) + (started and "running" not in came[-1])
+    unobserved = 0
+    for index, statuses in enumerate(attempts):
+        seen = came[index] if index < len(came) else []
+        is_last = index == retries
+        optional = [status for status in statuses if not (is_last and (status == final or status == "running"))]
+        unobserved += sum(status not in seen for status in optional)
+    gaps = max((receipt.sequence for receipt in receipts), default=0) - len(receipts)
+    return Due(owed=1 + started + retries, missing=max(missing, gaps), unobserved=unobserved)
+
+
+def naive_requests(truth: Mapping[str, Any], speed: float) -> int:
+    """What a poller that looks every 5 s (at speed 1) would have sent from the job's creation to its true end."""
+    true_seconds: float = (truth["transitions"][-1]["at_epoch_seconds"] - truth["created_at_epoch_seconds"]) * speed
+    return max(1, math.ceil(true_seconds / NAIVE_INTERVAL_SECONDS))
+
+
+def detection_delay(truth: Mapping[str, Any], receipts: Sequence[Receipt], speed: float) -> float | None:
+    """Seconds (as at speed 1) from the job's true end to the moment the relay saw it; None when it never did."""
+    final = truth["transitions"][-1]
+    ended_at: float = final["at_epoch_seconds"]
+    for receipt in receipts:
+        if receipt.kind == final["status"]:
+            return max(0.0, receipt.detected_at - ended_at) * speed
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay:
+    """Seconds, as at speed 1; None when no job's end was seen."""
+
+    mean: float | None
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The figures of one demo, as `--json` prints them."""
+
+    jobs: int
+    events_delivered: int
+    owed: int
+    lost: int
+    unobserved: int
+    duplicates: int
+    out_of_order: int
+    signature_failures: int
+    upstream_requests: int
+    requests_per_job: float
+    naive_requests_per_job: float
+    detection_delay_seconds: Delay
+    elapsed_seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is lost, out of order or unverified."""
+        return not (self.lost or self.out_of_order or self.signature_failures)
+
+    def shown(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    def headline(self) -> str:
+        """The one line for a person."""
+        mean = self.detection_delay_seconds.mean
+        delay = "no end was seen" if mean is None else f"ends seen after {mean:.1f} s on average"
+        troubles = [
+            f"{number} {what}"
+            for number, what in (
+                (self.lost, "lost"),
+                (self.out_of_order, "out of order"),
+                (self.signature_failures, "with a bad signature"),
+            )
+            if number
+        ]
+        fate = ", ".join(troubles) if troubles else "none lost, none out of order, every signature good"
+        return (
+            f"{self.jobs} jobs, {self.events_delivered} events delivered ({fate}); {delay}, with "
+            f"{self.requests_per_job:.1f} requests a job where polling every {NAIVE_INTERVAL_SECONDS:g} s takes "
+            f"{self.naive_requests_per_job:.1f}."
+        )
+
+
+def make_report(
+    truths: Sequence[Mapping[str, Any]], book: Book, *, speed: float, upstream_requests: int, elapsed_seconds: float
+) -> Report:
+    """The figures of a demo whose jobs lived like `truths`."""
+    found = [due(truth, book.of(truth["id"])) for truth in truths]
+    delays = sorted(
+        delay for truth in truths if (delay := detection_delay(truth, book.of(truth["id"]), speed)) is not None
+    )
+    count = max(1, len(truths))
+    return Report(
+        jobs=len(truths),
+        events_delivered=book.events_delivered,
+        owed=sum(each.owed for each in found),
+        lost=sum(each.missing for each in found),
+        unobserved=sum(each.unobserved for each in found),
+        duplicates=book.duplicates,
+        out_of_order=book.out_of_order,
+        signature_failures=book.signature_failures,
+        upstream_requests=upstream_requests,
+        requests_per_job=round(upstream_requests / count, 2),
+        naive_requests_per_job=round(sum(naive_requests(truth, speed) for truth in truths) / count, 2),
+        detection_delay_seconds=Delay(
+            mean=round(sum(delays) / len(delays), 3) if delays else None,
+            p50=_percentile(delays, 0.5),
+            p95=_percentile(delays, 0.95),
+        ),
+        elapsed_seconds=round(elapsed_seconds, 3),
+    )
+
+
+def _attempts(transitions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The true statuses, cut at each failed attempt that another followed."""
+    parts: list[list[str]] = [[]]
+    for step in transitions:
+        if step["failed_attempt"] is None:
+            parts[-1].append(step["status"])
+        else:
+            parts.append([])
+    return parts
+
+
+def _split(kinds: Sequence[str]) -> list[list[str]]:
+    """The kinds of the events that came, cut at each `retrying`."""
+    parts: list[list[str]] = [[]]
+    for kind in kinds:
+        if kind == "retrying":
+            parts.append([])
+        else:
+            parts[-1].append(kind)
+    return parts
+
+
+def _percentile(ascending: Sequence[float], share: float) -> float | None:
+    """The nearest rank."""
+    return round(ascending[max(0, math.ceil(share * len(ascending)) - 1)], 3) if ascending else None

@@ -1,0 +1,88 @@
+"""The demo's stage: loopback addresses, servers in this process, and the relay's settings."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from relay.config import (
+    LOOPBACK_NETWORKS,
+    AccountSettings,
+    DatabaseSettings,
+    PollingSettings,
+    SecuritySettings,
+    ServerSettings,
+    Settings,
+    SourceSettings,
+)
+
+API_KEY = "sk-revor-demo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the command line asks for. `rate_limit`: reads and seconds, at speed 1."""
+
+    jobs: int = 20
+    speed: float = 60.0
+    seed: int = 0
+    rate_limit: tuple[int, float] = (120, 60.0)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that leaves the signals to the program around it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen() -> socket.socket:
+    """A socket on a free port of 127.0.0.1, listening."""
+    # With the protocol named asyncio turns Nagle's algorithm off; without, every kept connection waits 40 ms a request.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)  # before the server is up, so that nobody is turned away
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Its base URL."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """While inside, uvicorn serves the application on that socket."""
+    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    server = _Server(config)
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def demo_settings(plan: Plan, *, directory: Path, sandbox_url: str, port: int) -> Settings:
+    """A node's settings for the demo: plain http within loopback, and the polling intervals divided by the speed."""
+    defaults = PollingSettings()
+    polling = PollingSettings(
+        min_interval_seconds=defaults.min_interval_seconds / plan.speed,
+        max_interval_seconds=defaults.max_interval_seconds / plan.speed,
+    )
+    source = SourceSettings(
+        base_url=sandbox_url, accounts={"default": AccountSettings(api_key=API_KEY)}, polling=polling
+    )
+    return Settings(
+        server=ServerSettings(port=port, shutdown_seconds=5.0),
+        database=DatabaseSettings(url=f"sqlite:///{directory / 'relay.db'}"),
+        sources={source.name: source},
+        security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
+        dev=True,
+    )
