@@ -1,0 +1,274 @@
+"""Claims, leases and marks."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from relay.core.records import Mark
+from relay.errors import StoreError
+from relay.store.claims import Backlog, ClaimRequest
+from relay.store.store import Store
+from tests.store_kit import (
+    NOW,
+    claim,
+    counts,
+    deliveries,
+    lease,
+    look,
+    mark_of,
+    registration,
+    relay_event,
+    states,
+    subscription,
+    together,
+)
+
+
+@pytest.fixture(autouse=True)
+async def _subscriptions(store: Store) -> None:
+    for name in ("sub_1", "sub_2"):
+        await store.subscriptions.create(subscription(name))
+
+
+async def heads(store: Store, *due: float) -> list[str]:
+    """The uids of jobs with one event each, due for both subscriptions at these times."""
+    batch = [registration(f"job due {moment}") for moment in due]
+    await store.jobs.register_many(batch)
+    for one, moment in zip(batch, due, strict=True):
+        await store.jobs.record(look(one.uid, 0, "queued", now=moment))
+    return [one.uid for one in batch]
+
+
+async def test_a_claim_takes_what_is_due_the_longest_up_to_its_limit(store: Store) -> None:
+    uids = await heads(store, NOW - 1, NOW - 3, NOW - 2, NOW + 1)
+    assert [one.job_uid for one in await claim(store, "sub_1", 2)] == [uids[1], uids[2]]
+    assert [one.job_uid for one in await claim(store, "sub_1", 2)] == [uids[0]]
+    assert await claim(store, "sub_1") == ()
+    assert [one.job_uid for one in await claim(store, "sub_1", now=NOW + 1)] == [uids[3]]
+
+
+async def test_a_claim_is_of_one_subscription(store: Store) -> None:
+    await heads(store, NOW)
+    assert [one.subscription_id for one in await claim(store, "sub_1")] == ["sub_1"]
+    assert [one.subscription_id for one in await claim(store, "sub_2")] == ["sub_2"]
+    assert await claim(store, "sub_none") == ()
+
+
+async def test_first_attempts_come_before_retries_and_those_before_what_was_asked_for_by_hand(store: Store) -> None:
+    manual, retry = await heads(store, NOW - 30, NOW - 20)
+    for one in await claim(store, "sub_1"):
+        await store.deliveries.mark(mark_of(one, "delivered" if one.job_uid == manual else "pending", due_at=NOW - 10))
+        if one.job_uid == manual:
+            await store.deliveries.retry(one.id, NOW - 15)
+    (fresh,) = await heads(store, NOW)
+    assert [one.job_uid for one in await claim(store, "sub_1")] == [fresh, retry, manual]
+
+
+async def test_a_claim_takes_only_the_priorities_it_asks_for_in_its_order(store: Store) -> None:
+    (retry,) = await heads(store, NOW - 1)
+    (one,) = await claim(store, "sub_1")
+    await store.deliveries.mark(mark_of(one, "pending", due_at=NOW))
+    (fresh,) = await heads(store, NOW)
+    assert [one.job_uid for one in await claim(store, "sub_1", priorities=(2,))] == []
+    claimed = await claim(store, "sub_1", priorities=(1, 1, 0))
+    assert [one.job_uid for one in claimed] == [retry, fresh]
+
+
+async def test_claims_in_one_group_share_nothing(store: Store) -> None:
+    await heads(store, *(NOW - n for n in range(10)))
+    results = await together(store, *(claim(store, "sub_1", 4) for _ in range(3)))
+    assert [len(result) for result in results] == [4, 4, 2]
+    assert len({one.id for result in results for one in result}) == 10
+
+
+async def test_a_claim_of_many_comes_whole_and_in_order(store: Store) -> None:
+    uids = await heads(store, *(NOW - n for n in range(300)))
+    claimed = await claim(store, "sub_1", 1_000)
+    assert [one.job_uid for one in claimed] == uids[::-1]
+
+
+async def test_a_claim_by_parts_is_the_same_claim(store: Store) -> None:
+    await heads(store, NOW)
+    (one,) = await store.deliveries.claim_due("sub_1", (0, 1, 2), 5, NOW, lease(token="mine"))
+    assert one.lease_token == "mine"
+    request = ClaimRequest(subscription_id="sub_1", priorities=(0,), count=0, now=NOW, lease=lease())
+    assert await store.deliveries.claim(request) == ()
+
+
+async def test_a_lease_runs_out_and_the_first_holder_can_no_longer_mark(store: Store) -> None:
+    await heads(store, NOW)
+    (first,) = await claim(store, "sub_1", lease=lease(until=NOW + 45))
+    assert await claim(store, "sub_1", now=NOW + 44) == ()
+    (second,) = await claim(store, "sub_1", now=NOW + 45)
+    assert second.id == first.id
+    before = await deliveries(store)
+    assert not (await store.deliveries.mark(mark_of(first, "dead", disable="gone", events=(relay_event(),)))).kept
+    assert await deliveries(store) == before
+    assert (await counts(store))["attempts"] == 0
+    assert (await counts(store))["events"] == 1
+    assert (await store.deliveries.mark(mark_of(second))).kept
+
+
+async def test_a_lease_that_ran_out_but_that_nobody_took_may_still_mark(store: Store) -> None:
+    await heads(store, NOW)
+    (one,) = await claim(store, "sub_1", lease=lease(until=NOW + 45))
+    assert (await store.deliveries.mark(mark_of(one, now=NOW + 99))).kept
+
+
+async def test_a_second_mark_is_refused(store: Store) -> None:
+    await heads(store, NOW)
+    (one,) = await claim(store, "sub_1")
+    marks = mark_of(one, "pending", due_at=NOW), mark_of(one, "dead")
+    results = await together(store, *(store.deliveries.mark(mark) for mark in marks))
+    assert [result.kept for result in results] == [True, False]
+    assert not (await store.deliveries.mark(mark_of(one))).kept
+    assert (await states(store, "sub_1"), (await counts(store))["attempts"]) == (["pending"], 1)
+
+
+async def test_of_marks_in_one_group_only_the_one_that_fails_is_undone(store: Store) -> None:
+    await heads(store, NOW - 2, NOW - 1, NOW)
+    claimed = await claim(store, "sub_1")
+    marks = [mark_of(one, attempt_id=f"att_{n}") for n, one in enumerate(claimed)]
+    await store.deliveries.mark(mark_of((await claim(store, "sub_2", 1))[0], attempt_id="att_1"))
+    results = await together(store, *(store.deliveries.mark(mark) for mark in marks))
+    assert [isinstance(result, StoreError) for result in results] == [False, True, False]
+    assert sorted(await states(store, "sub_1")) == ["delivered", "delivered", "pending"]
+    assert (await counts(store))["attempts"] == 3
+
+
+async def test_released_deliveries_are_due_at_once_and_untried(store: Store) -> None:
+    await heads(store, NOW - 1, NOW)
+    claimed = await claim(store, "sub_1")
+    await store.deliveries.release(claimed, NOW + 1)
+    again = await claim(store, "sub_1", now=NOW + 1)
+    assert {one.id for one in again} == {one.id for one in claimed}
+    assert {(one.attempt_count, one.made_count) for one in again} == {(0, 0)}
+    await store.deliveries.release(claimed, NOW + 2)  # a lease lost meanwhile
+    await store.deliveries.release([], NOW + 2)
+    assert await claim(store, "sub_1", now=NOW + 2) == ()
+
+
+async def test_the_start_of_a_node_frees_every_lease(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
+    await heads(store, NOW - 1, NOW)
+    old = await claim(store, "sub_1")
+    await store.close()
+    again = await open_again(now=NOW + 1)
+    assert await again.deliveries.release_all(NOW + 1) == 0
+    assert len(await claim(again, "sub_1", now=NOW + 1)) == 2
+    assert not (await again.deliveries.mark(mark_of(old[0]))).kept
+
+
+async def test_the_backlog_names_when_each_priority_is_due_next(store: Store) -> None:
+    assert await store.deliveries.backlog() == []
+    await heads(store, NOW - 3, NOW - 2)
+    first, second = await claim(store, "sub_1")
+    await store.deliveries.mark(mark_of(first, "pending", due_at=NOW + 5))
+    await store.deliveries.mark(mark_of(second))
+    await store.deliveries.retry(second.id, NOW + 7)
+    await store.subscriptions.set_state("sub_2", "paused", NOW)
+    assert await store.deliveries.backlog() == [
+        Backlog(subscription_id="sub_1", due_at=(None, NOW + 5, NOW + 7)),
+        Backlog(subscription_id="sub_2", due_at=(NOW - 3, None, None)),
+    ]
+    assert await store.deliveries.pending_count() == 4
+
+
+async def test_a_mark_that_disables_says_so_once_whoever_comes_second(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_relay", types=("relay.subscription.disabled",)))
+    await heads(store, NOW - 2, NOW - 1, NOW)
+
+    def gone(one: object) -> Mark:
+        events = (relay_event("relay.subscription.disabled"), relay_event("relay.delivery.expired"))
+        return mark_of(one, "pending", due_at=NOW, disable="410 Gone", events=events)  # type: ignore[arg-type]
+
+    version = store.subscriptions.version
+    marks = [gone(one) for one in await claim(store, "sub_1")]
+    await together(store, *(store.deliveries.mark(mark) for mark in marks[:2]))
+    assert store.subscriptions.version > version
+    assert (await store.deliveries.mark(marks[2])).kept
+    disabled = await store.subscriptions.get("sub_1")
+    assert disabled is not None
+    assert (disabled.state, disabled.disabled_reason) == ("disabled", "410 Gone")
+    types = [event.type for _, event in await store.events.after(0)]
+    assert types.count("relay.subscription.disabled") == 1
+    assert types.count("relay.delivery.expired") == 3
+    assert await states(store, "sub_relay") == ["pending"]
+    assert await states(store, "sub_1") == ["pending"] * 3
+    await store.subscriptions.set_state("sub_1", "enabled", NOW)
+    enabled = await store.subscriptions.get("sub_1")
+    assert enabled is not None
+    assert (enabled.state, enabled.disabled_reason) == ("enabled", None)
+
+
+async def test_a_mark_goes_on_with_the_next_due_delivery_of_its_subscription(store: Store) -> None:
+    uids = await heads(store, NOW - 3, NOW - 2, NOW + 9)
+    (first,) = await claim(store, "sub_1", 1)
+    before = store.database.writer.commit_count
+    marked = await store.deliveries.mark(mark_of(first, next_lease=lease(token="next"), take_due=True))
+    assert store.database.writer.commit_count == before + 1
+    assert marked.next is not None
+    assert (marked.next.job_uid, marked.next.subscription_id, marked.next.lease_token) == (uids[1], "sub_1", "next")
+    assert (await store.deliveries.mark(mark_of(marked.next, next_lease=lease(), take_due=True))).next is None
+
+
+async def test_a_mark_goes_on_with_its_follower_first(store: Store) -> None:
+    (uid, _) = await heads(store, NOW - 3, NOW - 2)
+    await store.jobs.record(look(uid, 1, "running"))
+    (first,) = await claim(store, "sub_1", 1)
+    marked = await store.deliveries.mark(mark_of(first, next_lease=lease(), take_due=True))
+    assert marked.next is not None
+    assert (marked.next.job_uid, marked.next.event.sequence) == (uid, 2)
+
+
+async def test_a_mark_that_will_be_tried_again_goes_on_too(store: Store) -> None:
+    uids = await heads(store, NOW - 3, NOW - 2)
+    (first,) = await claim(store, "sub_1", 1)
+    mark = mark_of(first, "pending", due_at=NOW + 5, next_lease=lease(), take_due=True)
+    marked = await store.deliveries.mark(mark)
+    assert marked.next is not None
+    assert marked.next.job_uid == uids[1]
+
+
+@pytest.mark.parametrize("asked", [{"next_lease": None, "take_due": True}, {"take_due": False}])
+async def test_a_mark_goes_on_only_where_asked(store: Store, asked: dict[str, object]) -> None:
+    await heads(store, NOW - 3, NOW - 2)
+    (first,) = await claim(store, "sub_1", 1)
+    marked = await store.deliveries.mark(mark_of(first, **{"next_lease": lease(), **asked}))
+    assert marked.next is None
+    assert len(await claim(store, "sub_1")) == 1
+
+
+async def test_marks_that_go_on_in_one_group_take_by_priority_and_never_the_same(store: Store) -> None:
+    await heads(store, *(NOW - n for n in range(10, 4, -1)))
+    one, two, three, four = await claim(store, "sub_1", 4)
+    (other,) = await claim(store, "sub_2", 1)
+    await store.deliveries.mark(mark_of(four, "pending", due_at=NOW - 8))  # a retry, due before the fresh ones
+    going = {"next_lease": lease(), "take_due": True}
+    results = await together(store, *(store.deliveries.mark(mark_of(m, **going)) for m in (one, two, three, other)))
+    taken = [result.next for result in results]
+    assert all(taken)
+    assert len({next_one.id for next_one in taken}) == 4
+    assert [next_one.subscription_id for next_one in taken] == ["sub_1", "sub_1", "sub_1", "sub_2"]
+    assert [next_one.made_count for next_one in taken] == [0, 0, 1, 0]
+
+
+async def test_a_mark_that_lost_its_lease_goes_on_with_nothing(store: Store) -> None:
+    await heads(store, NOW - 3, NOW - 2)
+    (first,) = await claim(store, "sub_1", 1, lease=lease(until=NOW))
+    (again,) = await claim(store, "sub_1", 1)
+    assert again.id != first.id
+    await claim(store, "sub_1", 1)
+    marked = await store.deliveries.mark(mark_of(first, next_lease=lease(), take_due=True))
+    assert (marked.kept, marked.next) == (False, None)
+
+
+async def test_nothing_is_taken_for_a_subscription_that_a_mark_of_the_same_group_disables(store: Store) -> None:
+    await heads(store, NOW - 3, NOW - 2, NOW - 1)
+    one, two = await claim(store, "sub_1", 2)
+    going = {"next_lease": lease(), "take_due": True}
+    results = await together(
+        store,
+        store.deliveries.mark(mark_of(one, **going)),
+        store.deliveries.mark(mark_of(two, "pending", due_at=NOW, disable="410 Gone")),
+    )
+    assert [result.next for result in results] == [None, None]

@@ -1,0 +1,233 @@
+"""Order: of each job and subscription only the head can be claimed; its end brings the next."""
+
+import pytest
+
+from relay.core.delivery import Claimed
+from relay.errors import Conflict
+from relay.store.store import Store
+from tests.store_kit import (
+    NOW,
+    claim,
+    deliver_all,
+    deliveries,
+    execute,
+    lease,
+    look,
+    mark_of,
+    states,
+    subscription,
+    together,
+    track,
+)
+
+PRIORITIES = "SELECT priority FROM deliveries ORDER BY sequence"
+
+
+async def three(store: Store, *subscription_ids: str) -> str:
+    """A job with three events, for these subscriptions."""
+    for name in subscription_ids or ("sub_1",):
+        await store.subscriptions.create(subscription(name))
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued", "running", "succeeded"))
+    return uid
+
+
+async def head(store: Store, subscription_id: str = "sub_1", now: float = NOW) -> Claimed:
+    (one,) = await claim(store, subscription_id, now=now)
+    return one
+
+
+async def test_followers_are_blocked_and_can_not_be_claimed(store: Store) -> None:
+    await three(store)
+    assert await states(store) == ["pending", "blocked", "blocked"]
+    assert (await head(store)).event.sequence == 1
+    assert await claim(store, "sub_1") == ()
+
+
+@pytest.mark.parametrize("end", ["delivered", "dead"])
+async def test_the_end_of_the_head_brings_the_next(store: Store, end: str) -> None:
+    await three(store)
+    for sequence in (1, 2, 3):
+        one = await head(store)
+        assert one.event.sequence == sequence
+        assert (await store.deliveries.mark(mark_of(one, end, reason="because"))).kept
+    assert await states(store) == [end] * 3
+    assert await claim(store, "sub_1") == ()
+
+
+async def test_a_head_that_is_to_be_tried_again_holds_its_followers(store: Store) -> None:
+    await three(store)
+    await store.deliveries.mark(mark_of(await head(store), "pending", due_at=NOW + 5))
+    assert await claim(store, "sub_1", now=NOW + 4) == ()
+    assert await states(store) == ["pending", "blocked", "blocked"]
+    again = await head(store, now=NOW + 5)
+    assert (again.event.sequence, again.attempt_count, again.made_count) == (1, 1, 1)
+
+
+async def test_the_cancelled_go_with_their_subscription_and_hold_nobody_elses(store: Store) -> None:
+    await three(store, "sub_1", "sub_2")
+    await store.subscriptions.remove("sub_1", NOW + 1)
+    assert await states(store, "sub_1") == ["cancelled"] * 3
+    assert {row["reason"] for row in await deliveries(store, "sub_1")} == {"subscription_removed"}
+    assert len(await deliver_all(store, "sub_2")) == 3
+
+
+async def test_subscriptions_of_one_job_do_not_wait_for_each_other(store: Store) -> None:
+    await three(store, "sub_1", "sub_2")
+    assert len(await deliver_all(store, "sub_2")) == 3
+    assert await states(store, "sub_1") == ["pending", "blocked", "blocked"]
+
+
+async def test_jobs_of_one_subscription_do_not_wait_for_each_other(store: Store) -> None:
+    await three(store)
+    other = await track(store, "other")
+    await store.jobs.record(look(other, 0, "queued"))
+    assert sorted(one.event.sequence for one in await claim(store, "sub_1")) == [1, 1]
+
+
+async def test_a_later_event_waits_behind_an_open_head(store: Store) -> None:
+    uid = await three(store)
+    await store.jobs.record(look(uid, 3, "retrying"))
+    assert await states(store) == ["pending", "blocked", "blocked", "blocked"]
+    assert len(await deliver_all(store, "sub_1")) == 4
+    await store.jobs.record(look(uid, 4, "running"))
+    assert (await states(store))[-1] == "pending"
+
+
+async def test_a_follower_says_what_it_waits_for(store: Store) -> None:
+    await three(store)
+    ids = [row["id"] for row in await deliveries(store)]
+    shown = [await store.deliveries.get(delivery_id) for delivery_id in ids]
+    assert [one and one.waiting_for for one in shown] == [None, ids[0], ids[0]]
+    assert [one and (one.state, one.next_attempt_at is None) for one in shown] == [
+        *([("pending", False)] + [("pending", True)] * 2)
+    ]
+
+
+async def test_the_follower_can_be_taken_with_the_mark(store: Store) -> None:
+    await three(store)
+    marked = await store.deliveries.mark(mark_of(await head(store), next_lease=lease(token="next", until=NOW + 60)))
+    assert marked.next is not None
+    assert (marked.next.event.sequence, marked.next.lease_token, marked.next.lease_until) == (2, "next", NOW + 60)
+    assert await claim(store, "sub_1") == ()
+    assert (await store.deliveries.mark(mark_of(marked.next))).kept
+    assert (await head(store)).event.sequence == 3
+
+
+async def test_a_retry_of_an_ended_delivery_does_not_hold_back_fresh_ones(store: Store) -> None:
+    uid = await three(store)
+    (first, *_) = await deliver_all(store, "sub_1")
+    again = await store.deliveries.retry(first.id, NOW + 1)
+    assert (again.state, again.next_attempt_at, again.ended_at, again.reason) == ("pending", NOW + 1, None, None)
+    await store.jobs.record(look(uid, 3, "retrying", now=NOW + 1))
+    claimed = await claim(store, "sub_1", now=NOW + 1)
+    assert [one.event.sequence for one in claimed] == [4, 1]
+    assert (claimed[1].attempt_count, claimed[1].made_count) == (0, 1)
+
+
+async def test_the_end_of_a_manual_retry_does_not_bring_a_follower_of_an_open_head(store: Store) -> None:
+    await three(store)
+    first = await head(store)
+    await store.deliveries.mark(mark_of(first, "dead"))
+    await store.deliveries.retry(first.id, NOW)
+    (manual,) = await claim(store, "sub_1", priorities=(2,))
+    assert manual.id == first.id
+    assert (await store.deliveries.mark(mark_of(manual))).kept
+    assert await states(store) == ["delivered", "pending", "blocked"]
+
+
+async def test_a_manual_retry_that_fails_stays_a_manual_one(store: Store) -> None:
+    uid = await three(store)
+    (first, *_) = await deliver_all(store, "sub_1")
+    await store.deliveries.retry(first.id, NOW)
+    await store.deliveries.mark(mark_of(await head(store), "pending", due_at=NOW + 5))
+    await store.jobs.record(look(uid, 3, "retrying"))
+    assert (await states(store))[-1] == "pending"
+    assert len(await claim(store, "sub_1", priorities=(2,), now=NOW + 5)) == 1
+
+
+async def test_a_retry_of_a_pending_head_makes_it_due_and_keeps_its_place(store: Store) -> None:
+    uid = await three(store)
+    one = await head(store)
+    await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 500))
+    shown = await store.deliveries.retry(one.id, NOW + 1)
+    assert shown.next_attempt_at == NOW + 1
+    await store.jobs.record(look(uid, 3, "retrying", now=NOW + 1))
+    assert await states(store) == ["pending", "blocked", "blocked", "blocked"]
+    delivered = await deliver_all(store, "sub_1", now=NOW + 1)
+    assert [one.event.sequence for one in delivered] == [1, 2, 3, 4]
+
+
+async def test_a_retry_of_a_follower_is_refused(store: Store) -> None:
+    await three(store)
+    follower = (await deliveries(store))[1]
+    with pytest.raises(Conflict) as refused:
+        await store.deliveries.retry(follower["id"], NOW)
+    assert refused.value.code == "delivery_waits"
+
+
+async def test_a_retry_of_one_that_is_on_its_way_is_refused_until_its_lease_ends(store: Store) -> None:
+    await three(store)
+    one = await head(store)
+    with pytest.raises(Conflict) as refused:
+        await store.deliveries.retry(one.id, NOW + 1)
+    assert refused.value.code == "delivery_in_flight"
+    await store.deliveries.retry(one.id, NOW + 46)
+    assert not (await store.deliveries.mark(mark_of(one))).kept
+
+
+async def test_a_retry_for_a_subscription_that_is_gone_is_refused(store: Store) -> None:
+    await three(store)
+    (first, *_) = await deliver_all(store, "sub_1")
+    await store.subscriptions.remove("sub_1", NOW)
+    with pytest.raises(Conflict) as refused:
+        await store.deliveries.retry(first.id, NOW)
+    assert refused.value.code == "subscription_removed"
+
+
+async def test_an_insert_and_the_end_of_the_head_in_one_group_strand_nobody(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    for order in (1, -1):
+        uid = await track(store, f"job {order}")
+        await store.jobs.record(look(uid, 0, "queued"))
+        writes = [
+            store.deliveries.mark(mark_of(await head(store))),
+            store.jobs.record(look(uid, 1, "running")),
+        ]
+        await together(store, *writes[::order])
+        assert (await head(store)).event.sequence == 2
+
+
+async def test_a_change_to_no_ordering_lets_fresh_ones_pass_and_the_blocked_follow(store: Store) -> None:
+    uid = await three(store)
+    await store.subscriptions.replace(subscription("sub_1", ordering="none"))
+    await store.jobs.record(look(uid, 3, "retrying"))
+    assert await states(store) == ["pending", "blocked", "blocked", "pending"]
+    assert sorted(one.event.sequence for one in await deliver_all(store, "sub_1")) == [1, 2, 3, 4]
+
+
+async def test_strays_are_brought_home(store: Store) -> None:
+    uid = await three(store, "sub_1", "sub_2")
+    await execute(store, "UPDATE deliveries SET state = 'cancelled' WHERE sequence = 1 AND subscription_id = 'sub_1'")
+    assert await claim(store, "sub_1") == ()
+    assert await store.upkeep.promote_strays(NOW + 1) == (1, (uid, "sub_2", 3))
+    assert await states(store, "sub_1") == ["cancelled", "pending", "blocked"]
+    assert await states(store, "sub_2") == ["pending", "blocked", "blocked"]
+    assert await store.upkeep.promote_strays(NOW + 1, (uid, "sub_2", 3)) == (0, None)
+    assert [one.event.sequence for one in await deliver_all(store, "sub_1", now=NOW + 1)] == [2, 3]
+
+
+async def test_a_pair_that_spans_two_slices_is_no_stray(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    for nth in range(0, 1200, 100):
+        await store.jobs.record(look(uid, nth, *["running"] * 100))
+    promoted, after = await store.upkeep.promote_strays(NOW)
+    assert (promoted, after) == (0, (uid, "sub_1", 1000))
+    assert await store.upkeep.promote_strays(NOW, after) == (0, (uid, "sub_1", 1200))
+
+
+async def test_a_job_with_no_open_delivery_has_no_strays(store: Store) -> None:
+    await three(store)
+    await deliver_all(store, "sub_1")
+    assert await store.upkeep.promote_strays(NOW) == (0, None)

@@ -1,0 +1,199 @@
+"""The outbox: which subscriptions get a delivery, which of those are leased at once."""
+
+import pytest
+
+from relay.errors import StoreError
+from relay.store.store import Store
+from tests.store_kit import (
+    NOW,
+    SOURCE,
+    claim,
+    counts,
+    deliver_all,
+    deliveries,
+    lease,
+    look,
+    relay_event,
+    states,
+    subscription,
+    together,
+    track,
+)
+
+
+async def targets(store: Store) -> list[str]:
+    return sorted(row["subscription_id"] for row in await deliveries(store))
+
+
+async def test_an_event_without_subscriptions_is_recorded(store: Store) -> None:
+    uid = await track(store)
+    assert await store.jobs.record(look(uid, 0, "queued", lease=lease("sub_1"))) == ()
+    assert (await counts(store))["events"] == 1
+    assert (await counts(store))["deliveries"] == 0
+
+
+async def test_an_event_goes_to_each_matching_subscription_once(store: Store) -> None:
+    for made in (
+        subscription("sub_all"),
+        subscription("sub_failed", types=("ai.revor.job.failed",)),
+        subscription("sub_queued", types=("ai.revor.job.queued", "ai.revor.job.failed")),
+        subscription("sub_source", source=SOURCE),
+        subscription("sub_elsewhere", source=SOURCE + "/other"),
+        subscription("sub_none", types=()),
+        subscription("sub_relay", types=("relay.source.down",)),
+    ):
+        await store.subscriptions.create(made)
+    await store.jobs.record(look(await track(store), 0, "queued"))
+    assert await targets(store) == ["sub_all", "sub_queued", "sub_source"]
+
+
+async def test_events_about_the_relay_go_to_those_that_name_their_type(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_all"))
+    await store.subscriptions.create(subscription("sub_relay", types=("relay.source.down",)))
+    await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
+    await store.events.record(relay_event())
+    await store.events.record(relay_event())
+    assert await targets(store) == ["sub_relay", "sub_relay"]
+    assert await states(store) == ["pending", "pending"]
+
+
+@pytest.mark.parametrize("state", ["paused", "disabled", "pending"])
+async def test_a_subscription_that_is_not_enabled_still_gets_its_rows(store: Store, state: str) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.subscriptions.set_state("sub_1", state, NOW, "a reason")
+    await store.jobs.record(look(await track(store), 0, "queued"))
+    assert await states(store) == ["pending"]
+
+
+async def test_a_new_subscription_counts_from_its_own_commit_on(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(uid, 1, "running"))
+    assert [row["sequence"] for row in await deliveries(store)] == [2]
+
+
+async def test_a_change_of_types_counts_for_the_next_event(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.failed",)))
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    await store.subscriptions.replace(subscription("sub_1"))
+    await store.jobs.record(look(uid, 1, "running"))
+    await store.subscriptions.remove("sub_1", NOW)
+    await store.jobs.record(look(uid, 2, "succeeded"))
+    assert [row["sequence"] for row in await deliveries(store)] == [2]
+
+
+async def test_a_subscription_whose_creation_failed_leaves_nothing_behind(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    results = await together(
+        store,
+        store.subscriptions.create(subscription("sub_1", types=())),
+        store.subscriptions.create(subscription("sub_2")),
+        store.events.record(relay_event()),
+    )
+    assert [isinstance(result, StoreError) for result in results] == [True, False, False]
+    await store.jobs.record(look(uid, 0, "queued"))
+    assert await targets(store) == ["sub_1", "sub_2"]
+
+
+async def test_the_version_rises_with_each_committed_change_and_only_then(store: Store) -> None:
+    seen = [store.subscriptions.version]
+
+    def rose() -> bool:
+        seen.append(store.subscriptions.version)
+        return seen[-1] > seen[-2]
+
+    await store.subscriptions.create(subscription("sub_1"))
+    assert rose()
+    with pytest.raises(StoreError, match="UNIQUE"):
+        await store.subscriptions.create(subscription("sub_1"))
+    assert not rose()
+    for change in (
+        store.subscriptions.replace(subscription("sub_1", description="other")),
+        store.subscriptions.set_state("sub_1", "paused", NOW),
+        store.subscriptions.add_secret("sub_1", "whsec_b", NOW),
+        store.subscriptions.callback_for("https://callback.example", "sub_2", NOW),
+        store.subscriptions.remove("sub_1", NOW),
+    ):
+        await change
+        assert rose()
+    await store.subscriptions.callback_for("https://callback.example", "sub_3", NOW)
+    assert not rose()
+    store.subscriptions.changed()
+    assert rose()
+
+
+async def test_the_lease_of_a_record_takes_only_heads_of_the_subscriptions_it_names(store: Store) -> None:
+    for name in ("sub_1", "sub_2", "sub_3"):
+        await store.subscriptions.create(subscription(name))
+    uid = await track(store)
+    taken = await store.jobs.record(look(uid, 0, "queued", "running", lease=lease("sub_1", "sub_2", token="mine")))
+    assert sorted((one.subscription_id, one.event.sequence) for one in taken) == [("sub_1", 1), ("sub_2", 1)]
+    assert {(one.lease_token, one.lease_until) for one in taken} == {("mine", NOW + 45)}
+    found = {(row["subscription_id"], row["sequence"]): row for row in await deliveries(store)}
+    assert found["sub_1", 1]["due_at"] == NOW + 45
+    assert found["sub_3", 1]["lease_token"] is None
+    assert [row["sequence"] for row in found.values() if row["state"] == "blocked"] == [2, 2, 2]
+    assert [one.subscription_id for one in await claim(store, "sub_3")] == ["sub_3"]
+    assert await claim(store, "sub_1") == ()
+
+
+async def test_nothing_is_leased_behind_an_open_delivery(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    assert await store.jobs.record(look(uid, 1, "running", lease=lease("sub_1"))) == ()
+    await deliver_all(store, "sub_1")
+    assert len(await store.jobs.record(look(uid, 2, "succeeded", lease=lease("sub_1")))) == 1
+
+
+async def test_without_ordering_every_delivery_is_a_head(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", ordering="none"))
+    uid = await track(store)
+    taken = await store.jobs.record(look(uid, 0, "queued", "running", lease=lease("sub_1")))
+    assert [one.event.sequence for one in taken] == [1, 2]
+    await store.jobs.record(look(uid, 2, "succeeded"))
+    assert await states(store) == ["pending"] * 3
+
+
+async def test_a_claimed_delivery_is_the_same_however_it_was_claimed(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    (fresh,) = await store.jobs.record(look(await track(store), 0, "queued", lease=lease("sub_1", token="mine")))
+    await store.deliveries.release([fresh], NOW)
+    (again,) = await claim(store, "sub_1", lease=lease(token="mine"))
+    assert again == fresh
+
+
+async def test_start_in_the_past_brings_the_events_recorded_since_in_order(store: Store) -> None:
+    uid, other = await track(store), await track(store, "other")
+    for nth in range(4):
+        await store.jobs.record(look(uid, nth, "running", now=NOW + nth))
+    await store.jobs.record(look(other, 0, "failed", now=NOW + 2))
+    await store.events.record(relay_event(now=NOW + 3))
+    created_at = NOW + 10
+    await store.subscriptions.create(subscription("sub_1", start_at=NOW + 1, created_at=created_at))
+    await store.subscriptions.create(
+        subscription("sub_2", start_at=0.0, created_at=created_at, types=("ai.revor.job.failed",))
+    )
+    await store.subscriptions.create(subscription("sub_3", start_at=NOW + 99, created_at=created_at))
+    mine = [(row["job_uid"], row["sequence"], row["state"]) for row in await deliveries(store, "sub_1")]
+    assert sorted(mine) == sorted(
+        [(uid, 2, "pending"), (uid, 3, "blocked"), (uid, 4, "blocked"), (other, 1, "pending")]
+    )
+    assert [row["job_uid"] for row in await deliveries(store, "sub_2")] == [other]
+    assert await deliveries(store, "sub_3") == []
+    await store.jobs.record(look(uid, 4, "succeeded", now=NOW + 11))
+    delivered = await deliver_all(store, "sub_1", now=NOW + 12)
+    assert [one.event.sequence for one in delivered if one.job_uid == uid] == [2, 3, 4, 5]
+
+
+async def test_a_long_past_is_brought_in_pieces(store: Store) -> None:
+    uids = [await track(store, f"job {n}") for n in range(50)]
+    for nth in range(0, 50, 10):
+        kinds = ["running"] * 10
+        await together(store, *(store.jobs.record(look(uid, nth, *kinds)) for uid in uids))
+    await store.subscriptions.create(subscription("sub_1", start_at=0.0))
+    found = await states(store, "sub_1")
+    assert (len(found), found.count("pending")) == (2500, 50)

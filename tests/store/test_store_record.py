@@ -1,0 +1,286 @@
+"""What a look changes: state, events and deliveries in one transaction, and nothing of a stale or broken one."""
+
+from dataclasses import replace
+
+import pytest
+
+from relay.core.job import Progress
+from relay.core.records import LookNote
+from relay.errors import NotFound, StaleSequence, StoreError
+from relay.store.store import Store
+from tests.store_kit import (
+    NOW,
+    attempt,
+    claim,
+    counts,
+    deliveries,
+    execute,
+    job_event,
+    lease,
+    look,
+    mark_of,
+    registration,
+    relay_event,
+    rows,
+    seen,
+    states,
+    subscription,
+    together,
+    track,
+)
+
+
+async def test_state_events_and_deliveries_are_there_together(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    before = store.database.writer.commit_count
+    record = look(uid, 0, "queued", "running", seen=seen("running", started_at=NOW - 1, upstream={"status": "running"}))
+    await store.jobs.record(record)
+    assert store.database.writer.commit_count == before + 1
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert job.progress == record.progress
+    assert (job.started_at, job.upstream, job.last_polled_at) == (NOW - 1, {"status": "running"}, NOW)
+    assert job.poll_count == 1
+    assert await store.events.of_job(uid) == list(record.events)
+    assert await states(store) == ["pending", "blocked"]
+
+
+async def test_a_record_with_an_outcome_closes_the_job_and_ends_its_plan(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 60))
+    await store.jobs.record(look(uid, 0, "succeeded", outcome="succeeded", now=NOW + 3))
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert (job.open, job.outcome, job.closed_at, job.next_poll_at) == (False, "succeeded", NOW + 3, None)
+
+
+async def test_a_record_without_events_advances_the_job(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, events=(), progress=Progress(status="queued", sequence=0)))
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert job.progress.status == "queued"
+
+
+@pytest.mark.parametrize("expected", [0, 2, 3])
+async def test_a_record_with_another_sequence_is_stale_and_changes_nothing(store: Store, expected: int) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    before = await store.jobs.get(uid), await counts(store)
+    with pytest.raises(StaleSequence):
+        await store.jobs.record(look(uid, expected, "running"))
+    assert (await store.jobs.get(uid), await counts(store)) == before
+
+
+async def test_a_record_of_a_closed_job_is_stale(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.untrack(uid, NOW)
+    with pytest.raises(StaleSequence):
+        await store.jobs.record(look(uid, 0, "queued"))
+
+
+async def test_a_record_of_no_job_is_stale(store: Store) -> None:
+    with pytest.raises(StaleSequence):
+        await store.jobs.record(look("job_none", 0, "queued"))
+
+
+async def test_the_second_record_of_one_job_in_one_group_is_stale(store: Store) -> None:
+    uid, other = await track(store), await track(store, "other")
+    results = await together(
+        store,
+        store.jobs.record(look(uid, 0, "queued")),
+        store.jobs.record(look(uid, 0, "queued")),
+        store.jobs.record(look(other, 0, "queued")),
+    )
+    assert [isinstance(result, StaleSequence) for result in results] == [False, True, False]
+    assert (await counts(store))["events"] == 2
+
+
+async def test_of_a_group_only_the_item_that_fails_is_undone(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uids = [await track(store, name) for name in "abcde"]
+    await store.jobs.record(look(uids[0], 0, "queued", events=[job_event(uids[0], 1, id="evt_taken")]))
+    results = await together(
+        store,
+        store.jobs.record(look(uids[1], 0, "queued")),
+        store.jobs.record(look(uids[2], 0, "running", events=[job_event(uids[2], 1, id="evt_taken")])),
+        store.jobs.record(look(uids[3], 0, "queued", "running", lease=lease("sub_1"))),
+        store.jobs.note(LookNote(job_uid=uids[2], next_poll_at=NOW + 5)),
+        store.jobs.register(registration("f")),
+        store.jobs.untrack(uids[4], NOW),
+    )
+    assert isinstance(results[1], StoreError)
+    assert "\n" not in str(results[1])
+    assert not any(isinstance(result, Exception) for result in (*results[:1], *results[2:]))
+    jobs = [await store.jobs.get(uid) for uid in uids]
+    assert [job.progress.sequence for job in jobs if job] == [1, 1, 0, 2, 0]
+    assert jobs[2] is not None
+    assert (jobs[2].progress, jobs[2].upstream, jobs[2].next_poll_at) == (Progress(), None, NOW + 5)
+    assert (await counts(store))["events"] == 4
+    assert [row["job_uid"] for row in await deliveries(store)] == sorted([uids[0], uids[1], uids[3], uids[3]])
+    assert results[2][0].event.sequence == 1
+
+
+async def test_an_event_whose_sequence_is_taken_fails_alone(store: Store) -> None:
+    uid, other = await track(store), await track(store, "other")
+    await store.jobs.record(look(uid, 0, "queued"))
+    twice = replace(look(uid, 1, "running"), events=(job_event(uid, 1, "running"),))
+    results = await together(store, store.jobs.record(twice), store.jobs.record(look(other, 0, "queued")))
+    assert [isinstance(result, StoreError) for result in results] == [True, False]
+
+
+async def test_the_error_of_a_batch_function_in_the_middle_leaves_nothing_half_written(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    await execute(
+        store,
+        "CREATE TRIGGER no_delivery BEFORE INSERT ON deliveries WHEN NEW.sequence = 2 "
+        "BEGIN SELECT RAISE(ABORT, 'out of paper'); END",
+    )
+    with pytest.raises(StoreError, match="out of paper"):
+        await store.jobs.record(look(uid, 0, "queued", "running"))
+    assert (await counts(store))["events"] == 0
+    await store.jobs.record(look(uid, 0, "queued"))
+    assert await states(store) == ["pending"]
+
+
+async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) -> None:
+    uid = await track(store)
+    error = {"code": "not_found", "message": "no such job"}
+    note = LookNote(
+        job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, missing_count=3, missing_since=NOW - 5, last_error=error
+    )
+    await store.jobs.note(note)
+    overdue = look(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True), deadline_at=None)
+    await store.jobs.record(overdue)
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert job.progress.overdue
+    assert (job.missing_count, job.missing_since, job.last_error) == (3, NOW - 5, error)
+    assert (job.poll_count, job.next_poll_at, job.deadline_at) == (1, NOW + 9, NOW + 604_800)
+
+
+async def test_a_look_that_saw_something_forgets_earlier_failures(store: Store) -> None:
+    uid = await track(store)
+    error = {"code": "timeout", "message": "no answer"}
+    failed = LookNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=2, last_error=error)
+    await store.jobs.note(failed)
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert (job.failure_count, job.last_error, job.poll_count, job.last_polled_at) == (2, error, 1, NOW)
+    await store.jobs.record(look(uid, 0, "queued"))
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert (job.failure_count, job.missing_count, job.last_error, job.poll_count) == (0, 0, None, 2)
+
+
+async def test_a_note_without_a_look_counts_none(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9))
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert (job.poll_count, job.last_polled_at, job.next_poll_at) == (0, None, NOW + 9)
+
+
+async def test_a_note_about_a_job_that_closed_meanwhile_changes_nothing(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.untrack(uid, NOW)
+    before = await store.jobs.get(uid)
+    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=1))
+    await store.jobs.note(LookNote(job_uid="job_none", next_poll_at=NOW + 9))
+    assert await store.jobs.get(uid) == before
+
+
+async def test_open_jobs_come_in_slices_without_their_bodies(store: Store) -> None:
+    uids = sorted([await track(store, f"job {n}", metadata={"n": n}, tracked_at=NOW + n) for n in range(5)])
+    await store.jobs.untrack(uids[1], NOW)
+    await track(store, "elsewhere", account="other")
+    first = await store.jobs.open_jobs("revor", "default", count=3)
+    rest = await store.jobs.open_jobs("revor", "default", after_uid=first[-1].uid, count=3)
+    assert [job.uid for job in (*first, *rest)] == [uids[0], *uids[2:]]
+    assert first[0].metadata == {}
+    assert await store.jobs.open_counts() == {("revor", "default"): 4, ("revor", "other"): 1}
+
+
+async def test_a_passed_deadline_is_shown_until_it_was_said(store: Store) -> None:
+    uid = await track(store, "a", deadline_at=NOW + 1)
+    await track(store, "b", deadline_at=NOW + 100)
+    closed = await track(store, "c", deadline_at=NOW + 1)
+    await store.jobs.untrack(closed, NOW)
+    assert [job.uid for job in await store.jobs.past_deadline(NOW)] == []
+    assert [job.uid for job in await store.jobs.past_deadline(NOW + 2)] == [uid]
+    await store.jobs.record(look(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True)))
+    assert await store.jobs.past_deadline(NOW + 2) == []
+
+
+async def test_what_does_not_exist_is_not_found(store: Store) -> None:
+    assert await store.jobs.get("job_none") is None
+    assert await store.events.get("evt_none") is None
+    assert await store.events.position_of("evt_none") is None
+    assert await store.deliveries.get("dlv_none") is None
+    assert await store.subscriptions.get("sub_none") is None
+    for call in (
+        store.jobs.untrack("job_none", NOW),
+        store.jobs.purge("job_none"),
+        store.deliveries.retry("dlv_none", NOW),
+        store.subscriptions.remove("sub_none", NOW),
+        store.subscriptions.set_state("sub_none", "paused", NOW),
+        store.subscriptions.replace(subscription("sub_none")),
+    ):
+        with pytest.raises(NotFound):
+            await call
+
+
+async def test_events_stream_in_the_order_of_their_commits(store: Store) -> None:
+    assert await store.events.newest_position() == 0
+    uids = [await track(store, f"job {n}") for n in range(10)]
+    await together(store, *(store.jobs.record(look(uid, 0, "queued", "running")) for uid in uids))
+    await store.events.record(relay_event())
+    positions = [position for position, _ in await store.events.after(0)]
+    assert positions == sorted(positions)
+    assert len(positions) == 21
+    assert await store.events.newest_position() == positions[-1]
+    half = positions[10]
+    middle = (await store.events.after(half, 1))[0]
+    assert middle[0] == positions[11]
+    assert await store.events.position_of(middle[1].id) == positions[11]
+    assert await store.events.get(middle[1].id) == middle[1]
+    assert await store.events.after(positions[-1]) == []
+
+
+async def test_positions_are_never_used_twice(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    newest = await store.events.newest_position()
+    await store.jobs.purge(uid)
+    await store.events.record(relay_event())
+    assert await store.events.newest_position() > newest
+
+
+async def test_a_jobs_events_can_be_read_on_from_a_sequence(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued", "scheduled", "running"))
+    assert [event.sequence for event in await store.events.of_job(uid, after_sequence=1)] == [2, 3]
+    assert [event.sequence for event in await store.events.of_job(uid, count=2)] == [1, 2]
+
+
+async def test_attempts_are_kept_word_for_word(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued"))
+    (one,) = await claim(store, "sub_1")
+    made = attempt(
+        *(1,),
+        error="timeout",
+        request_headers=(("content-type", "application/json"),),
+        response_headers=(("set-cookie", "[redacted]"), ("set-cookie", "[redacted]")),
+        response_excerpt="nö \x00",
+        remote_ip="192.0.2.1",
+        decision="again in 5 s",
+    )
+    await store.deliveries.mark(mark_of(one, "pending", attempt=made, due_at=NOW + 5))
+    delivery = await store.deliveries.get(one.id)
+    assert delivery is not None
+    assert delivery.attempts == (made,)
+    assert (delivery.state, delivery.next_attempt_at, delivery.attempt_count) == ("pending", NOW + 5, 1)
+    assert len(await rows(store, "SELECT id FROM attempts")) == 1

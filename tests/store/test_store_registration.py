@@ -1,0 +1,292 @@
+"""Registration: tracked, found, taken up again, with callbacks and with events."""
+
+import pytest
+
+from relay.core.job import Progress
+from relay.errors import Conflict
+from relay.store.store import Store
+from tests.store_kit import (
+    NOW,
+    claim,
+    counts,
+    deliver_all,
+    deliveries,
+    job_event,
+    lease,
+    look,
+    mark_of,
+    registration,
+    rows,
+    seen,
+    states,
+    subscription,
+    together,
+    track,
+)
+
+
+async def callback(store: Store, url: str = "https://callback.example/1", id: str = "sub_callback") -> str:
+    return await store.subscriptions.callback_for(url, id, NOW)
+
+
+async def test_a_new_job_is_created(store: Store) -> None:
+    wanted = registration("a", metadata={"deal": 42})
+    result = await store.jobs.register(wanted)
+    assert result.created
+    assert not result.resumed
+    assert result.job == await store.jobs.get(wanted.uid)
+    assert result.job.open
+    assert result.job.metadata == {"deal": 42}
+    assert result.job.progress == Progress()
+
+
+async def test_a_tracked_job_is_found_and_stays_as_it_was(store: Store) -> None:
+    first = await store.jobs.register(registration("a", metadata={"deal": 42}))
+    again = await store.jobs.register(registration("a", tracked_at=NOW + 9))
+    assert not again.created
+    assert not again.resumed
+    assert again.job == first.job
+
+
+async def test_the_same_id_in_another_account_or_source_is_another_job(store: Store) -> None:
+    for fields in ({}, {"account": "other"}, {"source": "other"}):
+        assert (await store.jobs.register(registration("a", **fields))).created
+    assert len(await store.jobs.find("a")) == 3
+    assert [job.account for job in await store.jobs.find("a", "revor", "other")] == ["other"]
+
+
+async def test_metadata_is_kept_unless_sent(store: Store) -> None:
+    await store.jobs.register(registration("a", metadata={"deal": 42}))
+    assert (await store.jobs.register(registration("a"))).job.metadata == {"deal": 42}
+    assert (await store.jobs.register(registration("a", metadata={"deal": 43}))).job.metadata == {"deal": 43}
+    assert (await store.jobs.register(registration("a", metadata={}))).job.metadata == {}
+
+
+async def test_a_deadline_is_moved_only_when_given(store: Store) -> None:
+    first = await store.jobs.register(registration("a"))
+    kept = await store.jobs.register(registration("a", deadline_at=NOW + 1))
+    assert kept.job.deadline_at == first.job.deadline_at
+    moved = await store.jobs.register(registration("a", deadline_at=NOW + 1, deadline_given=True))
+    assert moved.job.deadline_at == NOW + 1
+
+
+async def test_a_batch_answers_for_each_of_its_registrations_in_order(store: Store) -> None:
+    await track(store, "old")
+    batch = [registration(name) for name in ("new", "old", "newer")]
+    results = await store.jobs.register_many(batch)
+    assert [result.created for result in results] == [True, False, True]
+    assert [result.job.external_id for result in results] == ["new", "old", "newer"]
+
+
+async def test_duplicates_inside_one_batch_make_one_job(store: Store) -> None:
+    batch = [registration("a", metadata={"n": n}) for n in range(3)]
+    results = await store.jobs.register_many(batch)
+    assert [result.created for result in results] == [True, False, False]
+    assert {result.job.uid for result in results} == {batch[0].uid}
+    assert [result.job.metadata for result in results] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert (await counts(store))["jobs"] == 1
+
+
+async def test_duplicates_in_one_group_of_writes_make_one_job(store: Store) -> None:
+    results = await together(store, *(store.jobs.register(registration("a")) for _ in range(5)))
+    assert [result.created for result in results] == [True, False, False, False, False]
+    assert len({result.job.uid for result in results}) == 1
+
+
+async def test_an_empty_batch_is_fine(store: Store) -> None:
+    assert list(await store.jobs.register_many([])) == []
+
+
+async def test_a_batch_larger_than_a_statement_takes_parameters_is_fine(store: Store) -> None:
+    batch = [registration(f"job {n}") for n in range(10_000)]
+    assert all(result.created for result in await store.jobs.register_many(batch))
+    assert not any(result.created for result in await store.jobs.register_many(batch))
+
+
+@pytest.mark.parametrize("odd", ['a"b', "a,b", "a/b", "ключ", "a' OR 1=1 --", "%", "\\", "{}", " "])
+async def test_any_printable_id_is_found_again(store: Store, odd: str) -> None:
+    await track(store, odd)
+    assert not (await store.jobs.register(registration(odd))).created
+    assert [job.external_id for job in await store.jobs.find(odd)] == [odd]
+
+
+async def test_an_untracked_job_is_taken_up_again_and_its_sequence_goes_on(store: Store) -> None:
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "queued", "running"))
+    closed = await store.jobs.untrack(uid, NOW + 1)
+    assert (closed.outcome, closed.closed_at) == ("untracked", NOW + 1)
+    again = await store.jobs.register(registration("a", tracked_at=NOW + 2))
+    assert again.resumed
+    assert not again.created
+    assert again.job.uid == uid
+    assert again.job.open
+    assert again.job.outcome is None
+    assert again.job.progress.sequence == 2
+    await store.jobs.record(look(uid, 2, "succeeded", outcome="succeeded"))
+    assert [event.sequence for event in await store.events.of_job(uid)] == [1, 2, 3]
+
+
+async def test_a_job_that_was_not_found_is_taken_up_again_with_clean_counts(store: Store) -> None:
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "not_found", outcome="not_found", seen=None))
+    again = await store.jobs.register(registration("a", deadline_at=NOW + 77))
+    assert again.resumed
+    assert (again.job.missing_count, again.job.missing_since, again.job.failure_count) == (0, None, 0)
+    assert again.job.deadline_at == NOW + 77
+    assert not again.job.progress.overdue
+
+
+async def test_a_job_is_resumed_once_in_a_batch_that_names_it_twice(store: Store) -> None:
+    uid = await track(store, "a")
+    await store.jobs.untrack(uid, NOW)
+    results = await store.jobs.register_many([registration("a"), registration("a")])
+    assert [result.resumed for result in results] == [True, False]
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
+async def test_a_job_that_ended_stays_closed(store: Store, outcome: str) -> None:
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, outcome, outcome=outcome))
+    again = await store.jobs.register(registration("a"))
+    assert not again.resumed
+    assert not again.job.open
+    assert again.job.outcome == outcome
+
+
+async def test_a_callback_gets_the_events_of_its_jobs_only(store: Store) -> None:
+    sub = await callback(store)
+    mine = await track(store, "mine", callback_subscription_id=sub)
+    other = await track(store, "other")
+    await store.jobs.record(look(mine, 0, "queued"))
+    await store.jobs.record(look(other, 0, "queued"))
+    assert {row["job_uid"] for row in await deliveries(store, sub)} == {mine}
+
+
+async def test_a_callback_added_later_gets_all_events_in_order_from_the_first(store: Store) -> None:
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "queued", "running"))
+    await store.jobs.record(look(uid, 2, "retrying"))
+    sub = await callback(store)
+    await store.jobs.register(registration("a", callback_subscription_id=sub, tracked_at=NOW + 5))
+    await store.jobs.record(look(uid, 3, "running", "succeeded", outcome="succeeded"))
+    assert await states(store, sub) == ["pending", "blocked", "blocked", "blocked", "blocked"]
+    delivered = await deliver_all(store, sub, now=NOW + 6)
+    assert [one.event.sequence for one in delivered] == [1, 2, 3, 4, 5]
+
+
+async def test_the_deliveries_of_a_callback_added_later_are_as_old_as_it(store: Store) -> None:
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "queued"))
+    sub = await callback(store)
+    await store.jobs.register(registration("a", callback_subscription_id=sub, tracked_at=NOW + 500))
+    assert [row["created_at"] for row in await deliveries(store, sub)] == [NOW + 500]
+
+
+async def test_the_same_callback_given_again_changes_nothing(store: Store) -> None:
+    sub = await callback(store)
+    uid = await track(store, "a", callback_subscription_id=sub)
+    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.register_many([registration("a", callback_subscription_id=sub)] * 2)
+    assert await states(store, sub) == ["pending"]
+
+
+async def test_two_callbacks_of_a_job_get_each_event_once(store: Store) -> None:
+    one = await callback(store, "https://callback.example/1", "sub_1")
+    two = await callback(store, "https://callback.example/2", "sub_2")
+    uid = await track(store, "a", callback_subscription_id=one)
+    await store.jobs.register(registration("a", callback_subscription_id=two))
+    await store.jobs.record(look(uid, 0, "queued"))
+    assert [row["subscription_id"] for row in await deliveries(store)] == [one, two]
+
+
+async def test_a_url_has_one_callback_subscription(store: Store) -> None:
+    made = await together(
+        store,
+        store.subscriptions.callback_for("https://callback.example/1", "sub_1", NOW),
+        store.subscriptions.callback_for("https://callback.example/1", "sub_2", NOW),
+        store.subscriptions.callback_for("https://callback.example/2", "sub_3", NOW),
+    )
+    assert made == ["sub_1", "sub_1", "sub_3"]
+
+
+async def test_a_callback_that_was_removed_meanwhile_is_refused(store: Store) -> None:
+    sub = await callback(store)
+    await store.subscriptions.remove(sub, NOW)
+    results = await together(
+        store,
+        store.jobs.register(registration("a", callback_subscription_id=sub)),
+        store.jobs.register(registration("b")),
+    )
+    assert isinstance(results[0], Conflict)
+    assert results[1].created
+    assert [row["external_id"] for row in await rows(store, "SELECT external_id FROM jobs")] == ["b"]
+
+
+async def test_a_job_registered_with_events_has_them_recorded_with_it(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    wanted = registration("a")
+    events = tuple(job_event(wanted.uid, n, kind) for n, kind in enumerate(("queued", "scheduled"), 1))
+    known = Progress(status="scheduled", phase="scheduled", sequence=2)
+    result = await store.jobs.register(
+        registration(
+            "a",
+            uid=wanted.uid,
+            events=events,
+            progress=known,
+            seen=seen("scheduled", scheduled_at=NOW + 60, channel="email", upstream={"id": "a"}),
+            lease=lease("sub_1", token="mine"),
+        )
+    )
+    assert result.job == await store.jobs.get(wanted.uid)
+    assert result.job.progress == known
+    assert (result.job.channel, result.job.scheduled_at, result.job.upstream) == ("email", NOW + 60, {"id": "a"})
+    assert [one.event for one in result.claimed] == [events[0]]
+    assert result.claimed[0].lease_token == "mine"
+    assert await states(store) == ["pending", "blocked"]
+    assert await store.events.of_job(wanted.uid) == list(events)
+
+
+async def test_events_of_a_registration_that_finds_its_job_tracked_are_dropped(store: Store) -> None:
+    await track(store, "a")
+    wanted = registration("a")
+    result = await store.jobs.register(
+        registration("a", uid=wanted.uid, events=(job_event(wanted.uid, 1, "queued"),), lease=lease("sub_1"))
+    )
+    assert not result.created
+    assert result.claimed == ()
+    assert (await counts(store))["events"] == 0
+
+
+async def test_untracking_leaves_pending_deliveries_and_a_closed_job_alone(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "succeeded", outcome="succeeded"))
+    assert (await store.jobs.untrack(uid, NOW + 5)).outcome == "succeeded"
+    assert len(await claim(store, "sub_1")) == 1
+
+
+async def test_purging_erases_a_job_and_all_that_hangs_on_it(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    sub = await callback(store)
+    uid = await track(store, "a", callback_subscription_id=sub)
+    kept = await track(store, "b")
+    await store.jobs.record(look(uid, 0, "queued", "running"))
+    await store.jobs.record(look(kept, 0, "queued"))
+    await deliver_all(store, "sub_1")
+    assert (await store.jobs.purge(uid)).external_id == "a"
+    left = await counts(store)
+    assert {**left, "subscriptions": 0} == {
+        **dict.fromkeys(("jobs", "events", "deliveries", "attempts"), 1),
+        **dict.fromkeys(("subscriptions", "secrets", "job_callbacks"), 0),
+    }
+    assert (await store.jobs.register(registration("a"))).created
+
+
+async def test_purging_while_a_delivery_is_on_its_way_refuses_its_mark(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "queued"))
+    (one,) = await claim(store, "sub_1")
+    await store.jobs.purge(uid)
+    assert not (await store.deliveries.mark(mark_of(one))).kept
+    assert (await counts(store))["attempts"] == 0

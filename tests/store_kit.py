@@ -1,0 +1,187 @@
+"""What the tests of the store are built from: values with short names, and a look behind the store's back."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from relay.core.delivery import Attempt, Claimed
+from relay.core.events import Event
+from relay.core.job import Observation, Progress
+from relay.core.records import Lease, LookRecord, Mark, Registration
+from relay.core.subscription import Subscription
+from relay.ids import new_id
+from relay.store.claims import ClaimRequest
+from relay.store.store import Store
+
+NOW = 1_800_000_000.0
+SOURCE = "https://revor.ai/api/v1/outreach/jobs"
+ALL_PRIORITIES = (0, 1, 2)
+_counter = itertools.count(1)
+
+
+class ReversingCipher:
+    """Hides plaintext from a reader of the file, and binds it to its context; fast."""
+
+    def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
+        return (context.encode() + b"\0" + plaintext)[::-1]
+
+    def decrypt(self, blob: bytes, *, context: str) -> bytes:
+        found, _, plaintext = blob[::-1].partition(b"\0")
+        assert found == context.encode()
+        return plaintext
+
+
+def registration(external_id: str, **fields: Any) -> Registration:
+    now = fields.pop("tracked_at", NOW)
+    values: dict[str, Any] = {
+        "uid": new_id("job", now),
+        "source": "revor",
+        "account": "default",
+        "deadline_at": now + 604_800.0,
+    }
+    return Registration(external_id=external_id, tracked_at=now, **{**values, **fields})
+
+
+def job_event(job_uid: str, sequence: int, kind: str = "running", *, now: float = NOW, **fields: Any) -> Event:
+    values: dict[str, Any] = {
+        "id": new_id("evt", now),
+        "source": SOURCE,
+        "type": f"ai.revor.job.{kind}",
+        "subject": f"subject of {job_uid}",
+        "time": now,
+        "recorded_at": now,
+        "body": orjson.dumps({"sequence": sequence}),
+    }
+    return Event(job_uid=job_uid, sequence=sequence, **{**values, **fields})
+
+
+def relay_event(type: str = "relay.source.down", *, now: float = NOW, **fields: Any) -> Event:
+    values: dict[str, Any] = {"id": new_id("evt", now), "subject": None, "body": b"{}"}
+    return Event(source="/relay", type=type, time=now, recorded_at=now, **{**values, **fields})
+
+
+def seen(status: str = "running", now: float = NOW, **fields: Any) -> Observation:
+    return Observation(status=status, observed_at=now, upstream=fields.pop("upstream", {"status": status}), **fields)
+
+
+def look(
+    job_uid: str, expected: int, *kinds: str, now: float = NOW, events: Sequence[Event] | None = None, **fields: Any
+) -> LookRecord:
+    """A record that takes a job from sequence `expected` through these kinds of events."""
+    if events is None:
+        events = [job_event(job_uid, expected + nth, kind, now=now) for nth, kind in enumerate(kinds, 1)]
+    last = kinds[-1] if kinds else "running"
+    progress = Progress(status=last, phase=last, sequence=expected + len(events))
+    values: dict[str, Any] = {"seen": seen(last, now), "progress": progress}
+    return LookRecord(
+        job_uid=job_uid, expected_sequence=expected, events=tuple(events), now=now, **{**values, **fields}
+    )
+
+
+def subscription(id: str, **fields: Any) -> Subscription:
+    values: dict[str, Any] = {"sink": f"https://{id.replace('_', '-')}.example/hook", "created_at": NOW}
+    return Subscription(id=id, **{**values, **fields})
+
+
+def lease(*subscription_ids: str, token: str | None = None, until: float = NOW + 45.0) -> Lease:
+    token = f"lease-{next(_counter)}" if token is None else token
+    return Lease(token=token, until=until, subscription_ids=frozenset(subscription_ids))
+
+
+def attempt(number: int = 1, **fields: Any) -> Attempt:
+    values: dict[str, Any] = {"started_at": NOW, "duration_ms": 12.5, "status_code": 204}
+    return Attempt(number=number, **{**values, **fields})
+
+
+def mark_of(claimed: Claimed, state: str = "delivered", *, now: float = NOW, **fields: Any) -> Mark:
+    values: dict[str, Any] = {
+        "attempt_id": new_id("att", now),
+        "attempt": attempt(claimed.made_count + 1, started_at=now),
+    }
+    return Mark(claimed=claimed, state=state, now=now, **{**values, **fields})
+
+
+async def track(store: Store, external_id: str = "a job", **fields: Any) -> str:
+    """The uid of a new job."""
+    registered = await store.jobs.register(registration(external_id, **fields))
+    return registered.job.uid
+
+
+async def claim(
+    store: Store, subscription_id: str, count: int = 100, *, now: float = NOW, **fields: Any
+) -> tuple[Claimed, ...]:
+    values: dict[str, Any] = {"priorities": ALL_PRIORITIES, "lease": lease(until=now + 45.0)}
+    return await store.deliveries.claim(
+        ClaimRequest(subscription_id=subscription_id, count=count, now=now, **{**values, **fields})
+    )
+
+
+async def deliver_all(store: Store, subscription_id: str, *, now: float = NOW) -> list[Claimed]:
+    """Delivers what is due until nothing is left. Returns it in the order in which it was delivered."""
+    done: list[Claimed] = []
+    while claimed := await claim(store, subscription_id, now=now):
+        for one in claimed:
+            assert (await store.deliveries.mark(mark_of(one, now=now))).kept
+            done.append(one)
+    return done
+
+
+async def rows(store: Store, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    """The rows of a query of ours."""
+
+    def query(connection: Connection) -> list[dict[str, Any]]:
+        return [dict(row._mapping) for row in connection.execute(text(sql), parameters)]
+
+    return await store.database.read(query)
+
+
+async def deliveries(store: Store, subscription_id: str | None = None) -> list[dict[str, Any]]:
+    """All of them, by job and sequence."""
+    found = await rows(store, "SELECT * FROM deliveries ORDER BY job_uid, sequence, subscription_id")
+    return [row for row in found if subscription_id in (None, row["subscription_id"])]
+
+
+async def states(store: Store, subscription_id: str | None = None) -> list[str]:
+    """The states of all deliveries, by job and sequence."""
+    return [row["state"] for row in await deliveries(store, subscription_id)]
+
+
+async def counts(store: Store) -> Mapping[str, int]:
+    """How many rows each table has."""
+    tables = ("jobs", "events", "deliveries", "attempts", "subscriptions", "secrets", "job_callbacks")
+    return {name: (await rows(store, f"SELECT COUNT(*) AS n FROM {name}"))[0]["n"] for name in tables}
+
+
+async def execute(store: Store, sql: str, **parameters: Any) -> None:
+    """Writes behind the store's back."""
+
+    def batch(connection: Connection, items: Sequence[None]) -> list[None]:
+        connection.execute(text(sql), parameters)
+        return [None] * len(items)
+
+    await store.database.write(batch, None)
+
+
+async def together(store: Store, *writes: Awaitable[Any]) -> list[Any]:
+    """Has all these writes share one group. Returns their results, or the errors that they raised."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def holding(connection: Connection, items: Sequence[None]) -> list[None]:
+        entered.set()
+        assert gate.wait(30)
+        return [None] * len(items)
+
+    holder = asyncio.ensure_future(store.database.write(holding, None))
+    await asyncio.get_running_loop().run_in_executor(None, entered.wait, 30)
+    tasks = [asyncio.ensure_future(write) for write in writes]
+    await asyncio.sleep(0)  # one turn of the loop, in which each task gets as far as its future
+    assert store.database.writer.waiting_count == len(tasks)
+    gate.set()
+    await holder
+    return await asyncio.gather(*tasks, return_exceptions=True)
