@@ -273,9 +273,13 @@ class Kinds:
     redacted_url: Callable[[str, str], str]
 
 
+def _count_nothing(_method: str, _status_code: int) -> None:
+    """For who keeps no metrics."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything that the API is given."""
+    """Everything that the API is given. `count_request` is called after each answer, with its method and status."""
 
     settings: ApiSettings
     clock: Clock
@@ -289,3 +293,4 @@ class Ports:
     delivering: Delivering
     node: NodeState
     kinds: Kinds
+    count_request: Callable[[str, int], None] = _count_nothing

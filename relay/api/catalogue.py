@@ -1,0 +1,8 @@
+"""Every operation of the API: routes, checks and documentation are all made from this list."""
+
+from relay.api.routes_events import EVENTS
+from relay.api.routes_jobs import JOBS
+from relay.api.routes_subscriptions import SUBSCRIPTIONS
+from relay.api.routes_system import SYSTEM
+
+OPERATIONS = (*JOBS, *SUBSCRIPTIONS, *EVENTS, *SYSTEM)

@@ -1,0 +1,44 @@
+"""`/v1/deliveries`: each event on its way to each subscription, with every attempt."""
+
+from starlette.responses import Response
+
+from relay.api.operations import Call
+from relay.api.resource import json_response, page_response
+from relay.api.views import attempt_view, delivery_view
+from relay.core.delivery import Delivery
+from relay.core.records import Page
+from relay.errors import NotFound
+
+
+async def list_deliveries(call: Call) -> Response:
+    """`GET /v1/deliveries`: newest first."""
+    query = dict(call.query)
+    query["subscription_id"], query["event_id"] = query.pop("subscription"), query.pop("event")
+    page = await call.ports.deliveries.page(**query)
+    shown = tuple(delivery_view(one) for one in page.items)
+    return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
+
+
+async def get(call: Call) -> Response:
+    """`GET /v1/deliveries/{id}`."""
+    return _shown(await _find(call))
+
+
+async def retry(call: Call) -> Response:
+    """`POST /v1/deliveries/{id}/retry`: sent again with a fresh schedule, or at once where it waits for a retry."""
+    await _find(call)
+    delivery = await call.ports.deliveries.retry(call.id, call.ports.clock())
+    call.ports.delivering.wake()
+    return _shown(delivery, 202)
+
+
+async def _find(call: Call) -> Delivery:
+    delivery = await call.ports.deliveries.get(call.id)
+    if delivery is None:
+        raise NotFound(f"there is no delivery {call.id[:200]!r}", code="delivery_not_found")
+    return delivery
+
+
+def _shown(delivery: Delivery, status_code: int = 200) -> Response:
+    attempts = [attempt_view(attempt) for attempt in delivery.attempts]
+    return json_response({**delivery_view(delivery), "attempts": attempts}, status_code)

@@ -1,0 +1,28 @@
+"""`/v1/events`: what was recorded, whether anybody subscribes to it or not."""
+
+from starlette.responses import Response
+
+from relay.api.operations import Call
+from relay.api.resource import page_response
+from relay.api.stream import fragments, of_all
+from relay.core.records import Page
+from relay.errors import NotFound
+
+
+async def list_events(call: Call) -> Response:
+    """`GET /v1/events`: newest first."""
+    page = await call.ports.events.page(**call.query)
+    return page_response(call.request, Page(items=fragments(page.items), next_cursor=page.next_cursor))
+
+
+async def get(call: Call) -> Response:
+    """`GET /v1/events/{id}`: the bytes that were sent and signed."""
+    event = await call.ports.events.get(call.id)
+    if event is None:
+        raise NotFound(f"there is no event {call.id[:200]!r}", code="event_not_found")
+    return Response(event.body, media_type="application/json")
+
+
+async def stream(call: Call) -> Response:
+    """`GET /v1/events/stream`."""
+    return await of_all(call)

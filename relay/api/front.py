@@ -1,0 +1,104 @@
+"""What every request passes first and every answer last: its id, the caller's identity, errors, the log line."""
+
+import time
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from relay.api.auth import identify, needs_identity, refuse_loop
+from relay.api.operations import Context
+from relay.api.problems import internal_error, problem_response
+from relay.errors import RequestError
+from relay.ids import new_id
+
+log = structlog.get_logger()
+
+_EMPTY_BODY = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+class Front:
+    """The outermost layer; no exception leaves it unless an answer has begun."""
+
+    def __init__(self, app: ASGIApp, context: Context) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self._app, self._context, scope, send).run(receive)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    __slots__ = ("_app", "_began", "_context", "_request_id", "_scope", "_send", "_status")
+
+    def __init__(self, app: ASGIApp, context: Context, scope: Scope, send: Send) -> None:
+        self._app = app
+        self._context = context
+        self._scope = scope
+        self._send = send
+        self._status = 0
+        self._began = time.perf_counter()
+        self._request_id = new_id("req", context.ports.clock())
+
+    async def run(self, receive: Receive) -> None:
+        scope, failed = self._scope, False
+        try:
+            self._admit()
+            await self._app(scope, receive, self._answer)
+        except RequestError as error:
+            await problem_response(error)(scope, receive, self._answer)
+        except ClientDisconnect:
+            pass  # there is nobody to answer
+        except Exception:
+            failed = True
+            log.exception("api_request_failed", request_id=self._request_id, method=scope["method"])
+            if self._status:
+                raise
+            await internal_error(self._request_id)(scope, receive, self._answer)
+        finally:
+            self._write_log(failed)
+
+    def _admit(self) -> None:
+        headers = Headers(scope=self._scope)
+        settings = self._context.ports.settings
+        refuse_loop(headers, settings.node_id)
+        if needs_identity(self._scope["path"]):
+            self._scope["relay.identity"] = identify(self._scope, headers, settings)
+
+    async def _answer(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [
+                *message["headers"],
+                (b"x-request-id", self._request_id.encode()),
+                (b"x-content-type-options", b"nosniff"),
+                (b"cache-control", b"no-store"),
+            ]
+        elif self._scope["method"] == "HEAD":
+            if message.get("more_body", False):
+                return
+            message = _EMPTY_BODY
+        await self._send(message)
+
+    def _write_log(self, failed: bool) -> None:
+        self._context.ports.count_request(self._scope["method"], self._status)
+        write = log.info if self._status >= 400 or failed else log.debug
+        identity = self._scope.get("relay.identity")
+        client = self._scope.get("client")
+        write(
+            "api_request",
+            request_id=self._request_id,
+            method=self._scope["method"],
+            path=self._scope["path"],
+            operation=self._scope.get("relay.operation"),
+            status=self._status,
+            caller=None if identity is None else identity.name,
+            client=None if client is None else client[0],
+            duration_ms=round((time.perf_counter() - self._began) * 1000, 3),
+        )

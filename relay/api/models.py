@@ -1,0 +1,214 @@
+"""Bodies that the API takes: the same models validate them and document them."""
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from relay.clock import from_rfc3339
+from relay.core.signing import parse_secret
+
+MAX_ID_CHARACTERS = 200
+MAX_METADATA_BYTES = 16_384
+MAX_BATCH_JOBS = 10_000
+MAX_URL_CHARACTERS = 2_048
+MAX_DEADLINE_SECONDS = 366 * 86_400.0
+MAX_RETRIES = 50
+MAX_OVERLAP_SECONDS = 30 * 86_400.0
+MAX_TYPES = 100
+
+# No control, formatting, private or never assigned characters, and of the spaces only the plain one.
+PRINTABLE = (
+    "[^\\x00-\\x1f\\x7f-\\xa0\\xad\\u200b-\\u200f\\u2028-\\u202f\\u2060-\\u206f"
+    "\\ue000-\\uf8ff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
+)
+ID_PATTERN = f"^{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}$"
+is_printable_id = re.compile(f"{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}").fullmatch
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PATTERN = "^([0-9]{1,9}(?:\\.[0-9]{1,6})?) ?(ms|s|m|h|d)$"
+_DURATION = re.compile(_DURATION_PATTERN[1:-1])
+
+
+def _seconds(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value)
+    if match is None:
+        raise PydanticCustomError("invalid_duration", "a duration such as 5s, 5m, 2h or 1d, or seconds, is expected")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _signing_secret(value: str) -> str:
+    try:
+        parse_secret(value)
+    except ValueError as error:
+        raise PydanticCustomError("invalid_secret", "{why}", {"why": str(error)}) from None
+    return value
+
+
+def start_seconds(start: str | None) -> float | None:
+    """From when on a subscription gets events, in epoch seconds: 0 for all there are, None for new ones only."""
+    if start is None or start == "now":
+        return None
+    return 0.0 if start == "earliest" else from_rfc3339(start)
+
+
+def _start(value: str) -> str:
+    try:
+        start_seconds(value)
+    except ValueError:
+        raise PydanticCustomError("invalid_start", "now, earliest or an RFC 3339 time is expected") from None
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, le=MAX_DEADLINE_SECONDS),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": MAX_DEADLINE_SECONDS},
+                {"type": "string", "pattern": _DURATION_PATTERN},
+            ],
+            "description": "Seconds, or a text such as 5s, 5m, 2h or 1d.",
+        }
+    ),
+]
+
+
+class Body(BaseModel):
+    """What all bodies share: nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class Nothing(Body):
+    """No body, or an empty object."""
+
+
+class JobRegistration(Body):
+    """A job to track."""
+
+    id: str = Field(pattern=ID_PATTERN, description="The job's id upstream: 1 to 200 printable characters.")
+    source: str = Field(default="revor", description="Which configured source it is of.")
+    account: str = Field(default="default", description="Which configured account of the source it is of.")
+    callback_url: str | None = Field(
+        default=None, max_length=MAX_URL_CHARACTERS, description="Where this job's events are sent, signed."
+    )
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="Yours: it comes back in every event of the job. At most 16 KiB as JSON."
+    )
+    deadline_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_DEADLINE_SECONDS,
+        description="How long after its scheduled time (else after now) the job is `overdue`.",
+    )
+
+
+class UpstreamItem(BaseModel):
+    """A job as the upstream shows it; everything that it says is kept."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
+
+    id: str = Field(pattern=ID_PATTERN)
+
+
+class UpstreamAnswer(Body):
+    """The upstream's own answer to a create, as it came; what else a registration takes may stand beside it."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"additionalProperties": True, "not": {"required": ["id"]}}
+    )
+
+    ok: Literal[True]
+    item: UpstreamItem
+    source: str = JobRegistration.model_fields["source"].default
+    account: str = JobRegistration.model_fields["account"].default
+    callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
+    metadata: dict[str, Any] | None = None
+    deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
+
+
+class JobBatch(Body):
+    """Jobs to track, each as for `POST /v1/jobs`. One that is wrong does not keep the others from being tracked."""
+
+    jobs: list[Any] = Field(
+        max_length=MAX_BATCH_JOBS,
+        json_schema_extra={"items": {"$ref": "#/components/schemas/JobRegistration"}},
+    )
+
+
+class ProtocolSettings(Body):
+    """How the sink wants its requests."""
+
+    headers: dict[str, str] | None = Field(default=None, description="Sent with every request.")
+    method: Literal["POST", "PUT", "PATCH"] = "POST"
+
+
+class SubscriptionConfig(Body):
+    """How events are rendered, ordered and retried."""
+
+    kind: str | None = Field(default=None, description="Without it the sink's host decides; else `webhook`.")
+    content_mode: Literal["structured"] = "structured"
+    ordering: Literal["job", "none"] = Field(
+        default="job", description="`job`: an event waits until the earlier ones of its job have ended."
+    )
+    start: Annotated[str, AfterValidator(_start)] = Field(
+        default="now",
+        description="From when on events are sent: `now`, `earliest` or an RFC 3339 time.",
+        json_schema_extra={"anyOf": [{"enum": ["now", "earliest"]}, {"format": "date-time"}]},
+    )
+    timeout_seconds: float | None = Field(default=None, gt=0, le=60)
+    retry_schedule: list[Duration] | None = Field(
+        default=None, max_length=MAX_RETRIES, description="The pauses between attempts."
+    )
+    rate_per_second: float | None = Field(default=None, gt=0, le=10_000)
+    concurrency: int | None = Field(default=None, ge=1, le=1_000)
+    secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
+        default=None, description="Your own signing secret, `whsec_…`; one is made without it."
+    )
+
+
+class SubscriptionCreate(Body):
+    """A subscription, in the shape of the CloudEvents Subscriptions API."""
+
+    sink: str = Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="Where events are sent: an https URL.")
+    types: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_TYPES,
+        description="Event types, matched exactly. Without it: all job events (chat kinds: only trouble).",
+    )
+    source: str | None = Field(default=None, description="Only events of this CloudEvents source.")
+    protocol: Literal["HTTP"] = "HTTP"
+    protocolsettings: ProtocolSettings | None = None
+    config: SubscriptionConfig | None = None
+    description: str | None = Field(default=None, max_length=1_000)
+
+
+class SubscriptionReplace(SubscriptionCreate):
+    """A subscription's new settings; what is left out goes back to its default. What `GET` shows can be sent back:
+    the read-only fields are passed over, and a redacted sink or header keeps its value."""
+
+    id: Any = Field(default=None, description="Passed over.")
+    state: Any = Field(default=None, description="Passed over.")
+    disabled_reason: Any = Field(default=None, description="Passed over.")
+    created_at: Any = Field(default=None, description="Passed over.")
+
+
+class TestRequest(Body):
+    """Which sample to send."""
+
+    __test__: ClassVar[bool] = False  # pytest would collect it
+
+    type: str | None = Field(default=None, description="An event type; `relay.test` without it.")
+
+
+class SecretRotation(Body):
+    """How long the old secret signs too."""
+
+    overlap_seconds: float = Field(default=86_400, ge=0, le=MAX_OVERLAP_SECONDS)

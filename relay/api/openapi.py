@@ -1,0 +1,203 @@
+"""The OpenAPI 3.1 description, made from the operations and the models that check the requests."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from relay.api import examples, shapes
+from relay.api.operations import PUBLIC, Answer, Operation, Parameter
+from relay.api.ports import ApiSettings
+from relay.api.problems import MEDIA_TYPE
+from relay.core.events import RELAY_SOURCE
+from relay.core.filters import known_types
+
+_REF = "#/components/schemas/{model}"
+_PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
+_REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
+_REPLAYED = {"Idempotency-Replayed": {"$ref": "#/components/headers/IdempotencyReplayed"}}
+_BY_PATH_ID = re.compile(r"\{(\w+)\}")
+
+_DESCRIPTION = """Tracks jobs of a pull-only API and sends an event for every status change.
+
+Errors are `application/problem+json` (RFC 9457) with a `code` that never changes. Times are RFC 3339 in UTC. Without
+configured tokens, callers on this machine may do everything; with tokens, `admin` may do everything, `read` may read
+all but the signing secret, and `jobs:write` may register, refresh, untrack and read jobs. What begins with neither
+`/v1` nor `/metrics` needs no token."""
+
+
+def document_of(operations: Sequence[Operation], settings: ApiSettings) -> dict[str, Any]:
+    """The whole description; with the names of the configured sources, accounts and event types."""
+    models = _models(operations)
+    names, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    schemas = definitions.get("$defs", {})
+    refs = {model: names[(model, "validation")] for model in models}
+    _fill_in_names(schemas, settings)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, refs, settings)
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "revor-relay", "version": settings.version, "description": _DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in operations)],
+        "paths": paths,
+        "components": {"schemas": schemas, "headers": _HEADERS},
+    }
+    if settings.tokens:
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    return document
+
+
+_HEADERS = {
+    "RequestId": {"description": "For the relay's log.", "schema": {"type": "string"}, "required": True},
+    "IdempotencyReplayed": {
+        "description": "`true` where the answer is the one kept from the first time.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
+
+
+def _models(operations: Sequence[Operation]) -> list[type[BaseModel]]:
+    found: dict[type[BaseModel], None] = {shapes.Problem: None}
+    for operation in operations:
+        for model in (operation.body, *operation.also_bodies, *(answer.model for answer in operation.answers.values())):
+            if model is not None:
+                found[model] = None
+    return list(found)
+
+
+def _fill_in_names(schemas: dict[str, Any], settings: ApiSettings) -> None:
+    """What is only known from the settings: the names that the models check by hand."""
+    types = list(known_types(origin.type_prefix for origin in settings.origins.values()))
+    sources = sorted({*(origin.source for origin in settings.origins.values()), RELAY_SOURCE})
+    for name in ("JobRegistration", "UpstreamAnswer"):
+        properties = schemas[name]["properties"]
+        properties["source"]["enum"] = sorted(settings.accounts)
+        properties["account"]["enum"] = sorted({account for names in settings.accounts.values() for account in names})
+    for name in ("SubscriptionCreate", "SubscriptionReplace"):
+        properties = schemas[name]["properties"]
+        properties["types"]["anyOf"][0]["items"]["enum"] = types
+        properties["source"]["anyOf"][0]["enum"] = sources
+    schemas["TestRequest"]["properties"]["type"]["anyOf"][0]["enum"] = types
+    for name, example in examples.BODIES.items():
+        schemas[name]["examples"] = [example]
+
+
+def _operation(
+    operation: Operation, refs: Mapping[type[BaseModel], Mapping[str, Any]], settings: ApiSettings
+) -> dict[str, Any]:
+    document: dict[str, Any] = {"operationId": operation.id, "tags": [operation.tag], "summary": operation.summary}
+    if operation.description:
+        document["description"] = operation.description
+    parameters = _parameters(operation)
+    if parameters:
+        document["parameters"] = parameters
+    if operation.body is not None:
+        schemas = [refs[model] for model in (operation.body, *operation.also_bodies)]
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        document["requestBody"] = {
+            "required": not operation.body_optional,
+            "content": {"application/json": {"schema": schema, **_example(examples.BODIES, operation.body.__name__)}},
+        }
+    document["responses"] = {
+        str(code): _answer(operation, answer, refs) for code, answer in sorted(operation.answers.items())
+    } | {str(code): _problem(code, when) for code, when in sorted(_problems(operation).items())}
+    if operation.scopes is not PUBLIC and settings.tokens:
+        document["security"] = [{"bearer": sorted({*operation.scopes, "admin"})}]
+    return document
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    found = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": "The job's uid, or its id upstream; an id with a `/` needs the uid."
+            if operation.tag == "Jobs"
+            else "Its id.",
+            "schema": {"type": "string", "minLength": 1},
+            **_example(examples.PATHS, operation.tag),
+        }
+        for name in _BY_PATH_ID.findall(operation.path)
+    ]
+    found += [_query(parameter) for parameter in operation.query]
+    headers = dict(operation.request_headers)
+    if operation.method == "POST":
+        headers["Idempotency-Key"] = (
+            "1 to 255 printable ASCII characters. Sent again within 24 hours with the same body, the request is "
+            "answered as it was the first time, and nothing is done twice."
+        )
+    return found + [
+        {"name": name, "in": "header", "description": description, "schema": examples.HEADER_SCHEMAS[name]}
+        for name, description in headers.items()
+    ]
+
+
+def _query(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": "query",
+        "description": parameter.description,
+        "schema": dict(parameter.schema),
+    }
+
+
+def _answer(operation: Operation, answer: Answer, refs: Mapping[type[BaseModel], Mapping[str, Any]]) -> dict[str, Any]:
+    headers = {
+        name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers.items()
+    }
+    replayed = _REPLAYED if operation.method == "POST" else {}
+    document: dict[str, Any] = {"description": answer.description, "headers": {**headers, **replayed, **_REQUEST_ID}}
+    content: dict[str, Any] = {}
+    if answer.media_type:
+        schema: Mapping[str, Any]
+        if answer.model is not None:
+            schema = refs[answer.model]
+        else:
+            schema = {"type": "object"} if answer.media_type.endswith("json") else {"type": "string"}
+        content[answer.media_type] = {"schema": schema}
+        if answer.model is not None:
+            content[answer.media_type] |= _example(examples.ANSWERS, answer.model.__name__)
+    content |= {media_type: {"schema": {"type": "string"}} for media_type in answer.also}
+    return {**document, "content": content} if content else document
+
+
+def _problem(code: int, when: str) -> dict[str, Any]:
+    headers: dict[str, Any] = dict(_REQUEST_ID)
+    if code == 401:
+        headers["WWW-Authenticate"] = {"description": "How to send a token.", "schema": {"type": "string"}}
+    if code == 429:
+        headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "string"}}
+    return {"description": when, "headers": headers, "content": {MEDIA_TYPE: {"schema": _PROBLEM_REF}}}
+
+
+def _problems(operation: Operation) -> dict[int, str]:
+    """All errors that the operation can answer with."""
+    found = {
+        422: "A parameter is unknown or wrong.",
+        500: "The relay's log says why.",
+        508: "The request was sent by this relay itself.",
+    }
+    if operation.scopes is not PUBLIC:
+        found[401] = "No valid token came with the request."
+        found[403] = "The token's scopes do not reach this far; without tokens: the caller is not on this machine."
+    if "{" in operation.path:
+        found[404] = "There is no such thing."
+    if operation.body is not None:
+        found[400] = "The body is not JSON in UTF-8, or nested too deep."
+        found[413] = f"The body is larger than {operation.max_body_bytes >> 20} MiB."
+        found[415] = "The body is not `application/json`."
+        found[422] = "The body, a parameter or a header is wrong: `errors` say where and how."
+    if operation.method == "POST":
+        found[409] = "A request with this `Idempotency-Key` is still being worked on."
+    for code, when in operation.problems.items():
+        found[code] = f"{when} {found[code]}" if code == 409 and code in found else when
+    return found
+
+
+def _example(by_name: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {"example": by_name[name]} if name in by_name else {}

@@ -1,0 +1,131 @@
+"""What the API can do, as values: from one Operation come its route, its checks and its documentation."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay.api.auth import JOBS_WRITE, READ, Identity
+from relay.api.limits import MAX_BODY_BYTES, MAX_STREAMS, MAX_WAITS, Slots
+from relay.api.ports import ApiSettings, Ports
+
+PUBLIC = None
+READS = frozenset({READ})
+READS_JOBS = frozenset({READ, JOBS_WRITE})
+WRITES_JOBS = frozenset({JOBS_WRITE})
+ADMINS: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """What all requests share. `ports` is replaced when the settings are read again."""
+
+    ports: Ports
+    streams: Slots = field(default_factory=lambda: Slots("event streams", MAX_STREAMS))
+    waits: Slots = field(default_factory=lambda: Slots("waiting requests", MAX_WAITS))
+    schemas: Mapping[str, bytes] = field(default_factory=dict)
+    openapi: bytes = b"{}"
+
+    @property
+    def settings(self) -> ApiSettings:
+        """The settings as they are now."""
+        return self.ports.settings
+
+    @property
+    def base_url(self) -> str:
+        """Where the relay is reached, without a slash at the end."""
+        settings = self.ports.settings
+        if settings.public_url:
+            return settings.public_url.rstrip("/")
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"http://{host}:{settings.port}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One request, checked as far as its Operation says: `query` read, `document` the parsed body (None without)."""
+
+    context: Context
+    request: Request
+    identity: Identity | None
+    query: Mapping[str, Any]
+    body: bytes = b""
+    document: Any = None
+
+    @property
+    def ports(self) -> Ports:
+        """What the API was given."""
+        return self.context.ports
+
+    @property
+    def id(self) -> str:
+        """The `{id}` of the path."""
+        value: str = self.request.path_params["id"]
+        return value
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One query parameter. `read` raises ValueError, whose text completes "name: …"."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    read: Callable[[str], Any]
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A successful answer, for the documentation. `headers`: name to description."""
+
+    description: str
+    model: type[BaseModel] | None = None
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    also: Mapping[str, str] = field(default_factory=dict)
+
+
+LOCATION = {"Location": "The path of what was made."}
+NEXT = {"Link": 'The next page, `rel="next"`, where there is one.'}
+LAST_EVENT_ID = {
+    "Last-Event-ID": "The last `id` of a stream that was cut off. Of an event that is no longer kept, the stream "
+    "begins with the oldest one that is."
+}
+STREAM = Answer(
+    description="Server-sent events: `id` is the event's id, `event` its type, `data` the event as one line of JSON.",
+    media_type="text/event-stream",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path.
+
+    scopes    any of them suffices, admin always does; PUBLIC: nobody is asked
+    body      the model of the body; None: it takes none
+    problems  the status codes of the errors that only this operation has: code to when
+    """
+
+    id: str
+    method: str
+    path: str
+    tag: str
+    summary: str
+    handler: Handler
+    answers: Mapping[int, Answer]
+    description: str = ""
+    scopes: frozenset[str] | None = READS
+    query: tuple[Parameter, ...] = ()
+    body: type[BaseModel] | None = None
+    also_bodies: tuple[type[BaseModel], ...] = ()
+    body_optional: bool = False
+    max_body_bytes: int = MAX_BODY_BYTES
+    request_headers: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[int, str] = field(default_factory=dict)

@@ -1,0 +1,160 @@
+"""Query parameters: read strictly, since a misspelt filter that is ignored shows too much."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from starlette.requests import Request
+
+from relay.api.operations import Parameter
+from relay.api.problems import did_you_mean, invalid_detail
+from relay.clock import from_rfc3339
+from relay.errors import FieldError, InvalidRequest
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 500
+MAX_TEXT = 256
+_MAX_FIELDS = 50
+
+
+def _read_text(value: str) -> str:
+    if not value or len(value) > MAX_TEXT or not value.isprintable():
+        raise ValueError(f"1 to {MAX_TEXT} printable characters are expected")
+    return value
+
+
+def _read_boolean(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError(f"{value[:40]!r} is neither true nor false")
+    return value == "true"
+
+
+def _read_time(value: str) -> float:
+    try:
+        # A plus sign that was not percent-encoded arrives as a space.
+        return from_rfc3339(value.replace(" ", "+") if "T" in value else value)
+    except ValueError:
+        raise ValueError(f"{value[:40]!r} is no RFC 3339 time: write it like 2026-05-20T10:00:08Z") from None
+
+
+def _read_limit(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= 6 and 1 <= int(value) <= MAX_LIMIT):
+        raise ValueError(f"{value[:40]!r} is no whole number from 1 to {MAX_LIMIT}")
+    return int(value)
+
+
+def _read_cursor(value: str) -> str:
+    if not 1 <= len(value) <= 200 or not value.isascii():
+        raise ValueError("not one of ours; take it from next_cursor as it is")
+    return value
+
+
+def text(name: str, description: str) -> Parameter:
+    """A parameter that is compared exactly."""
+    schema = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
+    return Parameter(name=name, description=description, schema=schema, read=_read_text)
+
+
+def boolean(name: str, description: str, default: bool | None = None) -> Parameter:
+    """`true` or `false`."""
+    return Parameter(
+        name=name, description=description, schema={"type": "boolean"}, read=_read_boolean, default=default
+    )
+
+
+def time(name: str, description: str) -> Parameter:
+    """An RFC 3339 time, read as epoch seconds."""
+    schema = {"type": "string", "format": "date-time"}
+    return Parameter(name=name, description=description, schema=schema, read=_read_time)
+
+
+def choice(name: str, description: str, *choices: str) -> Parameter:
+    """One of a few words."""
+
+    def read(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"{value[:40]!r} is unknown{did_you_mean(value, choices)}")
+        return value
+
+    return Parameter(name=name, description=description, schema={"type": "string", "enum": list(choices)}, read=read)
+
+
+PAGE = (
+    Parameter(
+        name="limit",
+        description="How many items a page has at most.",
+        schema={"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+        read=_read_limit,
+        default=DEFAULT_LIMIT,
+    ),
+    Parameter(
+        name="cursor",
+        description="The `next_cursor` of the page before.",
+        schema={"type": "string", "minLength": 1, "maxLength": 200},
+        read=_read_cursor,
+    ),
+)
+
+
+def read_query(query_string: bytes, parameters: Sequence[Parameter]) -> Mapping[str, Any]:
+    """Every parameter's value, its default where it is not given. Raises InvalidRequest that names each mistake."""
+    values = {parameter.name: parameter.default for parameter in parameters}
+    if not query_string:
+        return values
+    try:
+        pairs = parse_qsl(
+            query_string.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=False,
+            errors="strict",
+            max_num_fields=_MAX_FIELDS,
+        )
+    except ValueError:
+        detail = f"the query is not percent-encoded UTF-8, or has more than {_MAX_FIELDS} parameters"
+        raise InvalidRequest(detail, code="invalid_query") from None
+    known = {parameter.name: parameter for parameter in parameters}
+    seen: set[str] = set()
+    errors: list[FieldError] = []
+    for name, value in pairs:
+        parameter = known.get(name)
+        if parameter is None:
+            near = did_you_mean(name, known) or ": this takes none"
+            detail = f"there is no parameter {name[:100]!r}{near}"
+            errors.append(FieldError(pointer=name[:100], code="unknown_parameter", detail=detail))
+        elif name in seen:
+            errors.append(FieldError(pointer=name, code="repeated", detail="it is given more than once"))
+        else:
+            seen.add(name)
+            try:
+                values[name] = parameter.read(value)
+            except ValueError as error:
+                errors.append(FieldError(pointer=name, code="invalid_parameter", detail=str(error)))
+    if errors:
+        raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
+    return values
+
+
+def next_link(request: Request, cursor: str) -> str:
+    """The `Link` header that leads to the next page of this request's list."""
+    pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    return f'<{quote(request.scope["path"])}?{urlencode([*pairs, ("cursor", cursor)])}>; rel="next"'
+
+
+def encode_cursor(number: int) -> str:
+    """An opaque cursor for a place in a list that is counted."""
+    return base64.urlsafe_b64encode(f"n{number}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str | None) -> int:
+    """The number in a cursor of ours, 0 for none. Raises InvalidRequest."""
+    if cursor is None:
+        return 0
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        text = ""
+    if not (text.startswith("n") and text[1:].isdigit() and len(text) <= 16):
+        detail = "cursor: not one of this list's; take it from next_cursor as it is"
+        raise InvalidRequest(detail, errors=[FieldError(pointer="cursor", code="invalid_cursor", detail=detail)])
+    return int(text[1:])

@@ -1,0 +1,78 @@
+"""Errors as RFC 9457 problems: every answer of the API that is no success."""
+
+import difflib
+import http
+from collections.abc import Iterable
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay.errors import FieldError, RequestError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:revor-relay:problem:"
+
+_SHOWN_IN_DETAIL = 3
+_HTTP_ERRORS = {
+    404: ("not_found", "there is nothing at this path: /openapi.json lists what there is"),
+    405: ("method_not_allowed", "this path does not take that method: the Allow header lists those it takes"),
+}
+
+
+def problem_response(error: RequestError, *, request_id: str | None = None) -> Response:
+    """The answer that a RequestError becomes."""
+    document: dict[str, object] = {
+        "type": TYPE_PREFIX + error.code,
+        "title": error.title,
+        "status": error.status,
+        "detail": str(error),
+        "code": error.code,
+        "errors": [{"pointer": one.pointer, "code": one.code, "detail": one.detail} for one in error.errors],
+    }
+    if request_id is not None:
+        document["request_id"] = request_id
+    return Response(orjson.dumps(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers)
+
+
+def internal_error(request_id: str) -> Response:
+    """The answer to what nobody foresaw: it says where to find the reason, and nothing of it."""
+    error = RequestError(
+        f"the relay could not answer this request: its log says why, under request id {request_id}",
+        code="internal_error",
+        status=500,
+    )
+    error.title = "Internal error"
+    return problem_response(error, request_id=request_id)
+
+
+async def on_http_exception(_request: Request, error: Exception) -> Response:
+    """Starlette's own errors as problems."""
+    if not isinstance(error, HTTPException):  # it is registered for this class only
+        raise error
+    phrase = http.HTTPStatus(error.status_code).phrase
+    code, detail = _HTTP_ERRORS.get(error.status_code, ("http_error", error.detail))
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
+    problem = RequestError(detail, code=code, status=error.status_code, headers=headers)
+    problem.title = phrase.capitalize()
+    return problem_response(problem)
+
+
+def invalid_detail(errors: Iterable[FieldError]) -> str:
+    """One sentence about the first few of several errors."""
+    all_errors = list(errors)
+    shown = "; ".join(f"{error.pointer or 'the body'}: {error.detail}" for error in all_errors[:_SHOWN_IN_DETAIL])
+    more = len(all_errors) - _SHOWN_IN_DETAIL
+    return shown if more <= 0 else f"{shown}; and {more} more"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`: did you mean x?` with the nearest known word, `: known are …` where none is near; empty without any."""
+    words = sorted(known)
+    near = difflib.get_close_matches(word[:200].lower(), words, n=1, cutoff=0.6)
+    if near:
+        return f": did you mean {near[0]}?"
+    return f": known are {', '.join(words)}" if words else ""

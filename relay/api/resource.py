@@ -1,0 +1,86 @@
+"""One path of the API as an ASGI app: finds the Operation of the method, checks the request, answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from relay.api import idempotency, limits, params
+from relay.api.auth import Identity
+from relay.api.models import Nothing
+from relay.api.operations import Call, Context, Operation
+from relay.api.validation import validate
+from relay.core.records import Page
+
+
+class Resource:
+    """The operations of one path."""
+
+    def __init__(self, context: Context, operations: Sequence[Operation]) -> None:
+        self._context = context
+        self._operations = {operation.method: operation for operation in operations}
+        if "GET" in self._operations:
+            self._operations["HEAD"] = self._operations["GET"]
+        self._allow = ", ".join(sorted(self._operations))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._operations.get(scope["method"])
+        if operation is None:
+            raise HTTPException(405, headers={"Allow": self._allow})
+        response = await self._answer(operation, Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, operation: Operation, request: Request) -> Response:
+        scope = request.scope
+        identity: Identity | None = scope.get("relay.identity")
+        if operation.scopes is not None and identity is not None:
+            identity.require(operation.scopes)
+        scope["relay.operation"] = operation.id
+        query = params.read_query(scope["query_string"], operation.query)
+        call = Call(context=self._context, request=request, identity=identity, query=query)
+        if scope["method"] != "POST":
+            if operation.body is not None:
+                call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes)
+            return await _run(operation, call)
+        call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes)
+        key = idempotency.key_of(request.headers)
+        if key is None:
+            return await _run(operation, call)
+        return await idempotency.once(call, key, lambda: _run(operation, call))
+
+
+async def _run(operation: Operation, call: Call) -> Response:
+    if call.body:
+        limits.check_media_type(call.request.headers)
+        call.document = limits.parse_json(call.body)
+    elif operation.body_optional:
+        call.document = {}
+    elif operation.body is not None:
+        call.document = limits.parse_json(b"")
+    if operation.body is Nothing:
+        validate(Nothing, call.document)
+    return await operation.handler(call)
+
+
+def routes_of(context: Context, operations: Sequence[Operation]) -> list[Route]:
+    """A route for each path, in the order given."""
+    by_path: dict[str, list[Operation]] = {}
+    for operation in operations:
+        by_path.setdefault(operation.path, []).append(operation)
+    return [Route(path, Resource(context, of_path), methods=None) for path, of_path in by_path.items()]
+
+
+def json_response(value: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(value), status_code=status_code, headers=headers, media_type="application/json")
+
+
+def page_response(request: Request, page: Page[Any]) -> Response:
+    """One page of a list, its items ready to be written."""
+    headers = {} if page.next_cursor is None else {"Link": params.next_link(request, page.next_cursor)}
+    return json_response({"items": list(page.items), "next_cursor": page.next_cursor}, headers=headers)

@@ -1,0 +1,82 @@
+"""The operations of `/v1/events` and `/v1/deliveries`."""
+
+from relay.api import deliveries, events, models, shapes
+from relay.api.operations import ADMINS, LAST_EVENT_ID, NEXT, STREAM, Answer, Operation
+from relay.api.params import PAGE, choice, text, time
+
+EVENTS = (
+    Operation(
+        id="listEvents",
+        method="GET",
+        path="/v1/events",
+        tag="Events",
+        summary="List events, newest first",
+        handler=events.list_events,
+        query=(
+            text("type", "The event's type, exactly."),
+            text("subject", "The event's subject: of job events the job's id upstream."),
+            time("since", "Recorded then or later."),
+            time("until", "Recorded before."),
+            *PAGE,
+        ),
+        answers={200: Answer(description="A page.", model=shapes.Page[shapes.CloudEvent], headers=NEXT)},
+    ),
+    Operation(
+        id="streamEvents",
+        method="GET",
+        path="/v1/events/stream",
+        tag="Events",
+        summary="Events as they are recorded",
+        description="Without `Last-Event-ID` it begins with what comes next. A comment every 15 seconds keeps it open.",
+        handler=events.stream,
+        request_headers=LAST_EVENT_ID,
+        answers={200: STREAM},
+        problems={429: "Too many streams are open."},
+    ),
+    Operation(
+        id="getEvent",
+        method="GET",
+        path="/v1/events/{id}",
+        tag="Events",
+        summary="Read an event",
+        handler=events.get,
+        answers={200: Answer(description="The event.", model=shapes.CloudEvent)},
+    ),
+    Operation(
+        id="listDeliveries",
+        method="GET",
+        path="/v1/deliveries",
+        tag="Deliveries",
+        summary="List deliveries, newest first",
+        handler=deliveries.list_deliveries,
+        query=(
+            choice("state", "How it stands.", "pending", "delivered", "dead", "cancelled"),
+            text("subscription", "The subscription's id."),
+            text("event", "The event's id."),
+            *PAGE,
+        ),
+        answers={200: Answer(description="A page.", model=shapes.Page[shapes.DeliveryShape], headers=NEXT)},
+    ),
+    Operation(
+        id="getDelivery",
+        method="GET",
+        path="/v1/deliveries/{id}",
+        tag="Deliveries",
+        summary="Read a delivery with its attempts",
+        handler=deliveries.get,
+        answers={200: Answer(description="The delivery.", model=shapes.DeliveryWithAttempts)},
+    ),
+    Operation(
+        id="retryDelivery",
+        method="POST",
+        path="/v1/deliveries/{id}/retry",
+        tag="Deliveries",
+        summary="Send a delivery again",
+        handler=deliveries.retry,
+        scopes=ADMINS,
+        body=models.Nothing,
+        body_optional=True,
+        answers={202: Answer(description="It is due now.", model=shapes.DeliveryWithAttempts)},
+        problems={409: "It waits for an earlier event of its job, or is being attempted just now."},
+    ),
+)

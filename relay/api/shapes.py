@@ -1,0 +1,252 @@
+"""What the API answers, as models: documentation, which the tests hold every answer against."""
+
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Item = TypeVar("Item")
+
+
+class Shape(BaseModel):
+    """What all answers share: every field is there, and no other."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorShape(Shape):
+    """One mistake in a request."""
+
+    pointer: str = Field(description="A JSON Pointer into the body, or a parameter's name.")
+    code: str
+    detail: str
+
+
+class Problem(Shape):
+    """Why a request was not answered as asked (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="One sentence for a person.")
+    code: str = Field(description="For programs; it never changes.")
+    errors: list[ErrorShape]
+    request_id: str = Field(default="", description="Only where the relay's log is needed to know more.")
+
+
+class LastError(Shape):
+    """What went wrong at the last look."""
+
+    code: str
+    message: str
+    request_id: str | None
+    at: Time | None
+
+
+class Job(Shape):
+    """A tracked job."""
+
+    uid: str = Field(description="The relay's own id.")
+    id: str = Field(description="The upstream's id.")
+    source: str
+    account: str
+    status: str | None = Field(description="The last upstream value; null before the first look.")
+    outcome: Literal["succeeded", "failed", "cancelled", "not_found", "untracked"] | None
+    open: bool = Field(description="Whether the relay still looks at it.")
+    sequence: int = Field(description="How many events it has had.")
+    metadata: dict[str, Any]
+    tracked_at: Time
+    last_polled_at: Time | None
+    next_poll_at: Time | None
+    closed_at: Time | None
+    poll_count: int
+    last_error: LastError | None
+    upstream: dict[str, Any] | None = Field(description="The upstream's item as it was last seen.")
+
+
+class Page(Shape, Generic[Item]):
+    """One page of a list."""
+
+    items: list[Item]
+    next_cursor: str | None = Field(description="For `cursor`; null on the last page.")
+
+
+class Rejected(Shape):
+    """A job of a batch that was not tracked."""
+
+    index: int
+    code: str
+    detail: str
+
+
+class BatchResult(Shape):
+    """What became of a batch."""
+
+    created: int
+    existing: int
+    rejected: list[Rejected]
+
+
+class Explanation(Shape):
+    """What is waited for, when the next look is, and why not earlier."""
+
+    uid: str
+    id: str
+    status: str | None
+    open: bool
+    reason: str
+    sentence: str
+    waiting_for: str | None
+    next_poll_at: Time | None
+    not_before: Time | None
+    last_polled_at: Time | None
+    last_request_id: str | None
+
+
+class CloudEvent(BaseModel):
+    """A CloudEvent in structured JSON, exactly as it is sent to sinks."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    subject: str = ""
+    time: Time
+    datacontenttype: str
+    dataschema: str
+    data: dict[str, Any]
+
+
+class ProtocolSettingsShape(Shape):
+    """How the sink gets its requests; credentials are redacted."""
+
+    headers: dict[str, str]
+    method: Literal["POST", "PUT", "PATCH"]
+
+
+class ConfigShape(Shape):
+    """How events are rendered, ordered and retried."""
+
+    kind: str
+    content_mode: Literal["structured"]
+    ordering: Literal["job", "none"]
+    start: str
+    timeout_seconds: float
+    retry_schedule: list[float]
+    rate_per_second: float | None
+    concurrency: int | None
+    secret: str = Field(default="", description="Only in the answer to the request that made it.")
+
+
+class SubscriptionShape(Shape):
+    """A subscription; its sink as it may be shown."""
+
+    id: str
+    sink: str
+    types: list[str] | None
+    source: str | None
+    protocol: Literal["HTTP"]
+    protocolsettings: ProtocolSettingsShape
+    config: ConfigShape
+    description: str | None
+    state: Literal["enabled", "paused", "disabled", "pending"]
+    disabled_reason: str | None
+    created_at: Time
+
+
+class AttemptShape(Shape):
+    """One attempt; headers are redacted."""
+
+    number: int
+    started_at: Time
+    duration_ms: float
+    status_code: int | None
+    error: str | None
+    decision: str | None
+    request_headers: dict[str, str]
+    response_headers: dict[str, str]
+    response_excerpt: str | None
+    remote_ip: str | None
+
+
+class TestResult(Shape):
+    """What came of a test; nothing of it is stored."""
+
+    __test__: ClassVar[bool] = False  # pytest would collect it
+
+    delivered: bool
+    verdict: Literal["delivered", "retry", "dead", "disable"]
+    reason: str
+    event: CloudEvent
+    attempt: AttemptShape
+
+
+class Secret(Shape):
+    """A signing secret."""
+
+    secret: str
+
+
+class RotatedSecret(Secret):
+    """The new signing secret, and until when the old one signs too."""
+
+    old_secret_expires_at: Time
+
+
+class DeliveryShape(Shape):
+    """An event on its way to a subscription."""
+
+    id: str
+    event_id: str
+    event_type: str
+    subscription_id: str
+    job_uid: str | None
+    state: Literal["pending", "delivered", "dead", "cancelled"]
+    attempt_count: int
+    next_attempt_at: Time | None
+    waiting_for: str | None = Field(description="The delivery of an earlier event of the job that must end first.")
+    reason: str | None
+    created_at: Time
+    ended_at: Time | None
+
+
+class DeliveryWithAttempts(DeliveryShape):
+    """A delivery with all its attempts."""
+
+    attempts: list[AttemptShape]
+
+
+class SourceShape(Shape):
+    """How the polling of one account goes."""
+
+    source: str
+    account: str
+    state: str
+    since: Time | None
+    problem: LastError | None
+    open_jobs: int
+    due_jobs: int
+    limit: int | None
+    remaining: int | None
+    window_seconds: float | None
+    own_requests_per_second: float | None
+    others_requests_per_second: float | None
+    paused_until: Time | None
+    last_completed_at: Time | None
+
+
+class Alive(Shape):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Ready(Shape):
+    """Whether the node can do its work."""
+
+    status: Literal["ok", "unavailable"]
+    problems: list[str]
+    notes: list[str]
+    checks: dict[str, str]

@@ -1,0 +1,142 @@
+"""Events as server-sent events: `id` is the event's own, so that a client goes on where it was cut off.
+
+A stream never skips: it reads the store from its place on, and the signals only say when to read again. The watch is
+begun before the first read. A purged job's stream ends.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from relay.api.limits import Slots
+from relay.api.operations import Call
+from relay.api.ports import Watch
+from relay.core.events import Event
+from relay.core.job import Job
+from relay.errors import FieldError, InvalidRequest
+
+MEDIA_TYPE = "text/event-stream"
+HEARTBEAT_SECONDS = 15.0
+SLICE_SECONDS = 1.0
+CHUNK = 200
+
+_CONNECTED = b": connected\n\n"
+_HEARTBEAT = b": still here\n\n"
+
+
+def is_wanted(headers: Headers) -> bool:
+    """Whether the caller asks for a stream rather than a list: it names the media type, and JSON not before it."""
+    named = [part.partition(";")[0].strip().lower() for part in ",".join(headers.getlist("accept")).split(",")]
+    wanted = [name for name in named if name in (MEDIA_TYPE, "application/json")]
+    return bool(wanted) and wanted[0] == MEDIA_TYPE
+
+
+def fragments(events: Sequence[Event]) -> tuple[Any, ...]:
+    """The events' own bytes, for a JSON document around them."""
+    return tuple(orjson.Fragment(event.body) for event in events)
+
+
+async def of_all(call: Call) -> Response:
+    """`GET /v1/events/stream`."""
+    last_id = _last_event_id(call.request.headers)
+    events = call.ports.events
+    position = await events.newest_position() if last_id is None else await events.position_of(last_id) or 0
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        yield _CONNECTED
+        at = position
+        with call.ports.signals.watch_events() as watch:
+            while not call.ports.node.stopping:
+                found = await events.after(at, CHUNK)
+                if found:
+                    at = found[-1][0]
+                    yield b"".join(_frame(event) for _, event in found)
+                if len(found) < CHUNK:
+                    async for beat in _rest(call, watch):
+                        yield beat
+
+    return _response(call, frames())
+
+
+async def of_job(call: Call, job: Job) -> Response:
+    """`GET /v1/jobs/{id}/events` as a stream: it ends when the job is closed and all is said."""
+    last_id = _last_event_id(call.request.headers)
+    events, jobs = call.ports.events, call.ports.jobs
+    last = None if last_id is None else await events.get(last_id)
+    sequence = last.sequence or 0 if last is not None and last.job_uid == job.uid else 0
+    if last_id is not None and not job.open and not await events.of_job(job.uid, after_sequence=sequence, count=1):
+        return Response(status_code=204)  # tells an EventSource to stop connecting again
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        yield _CONNECTED
+        at = sequence
+        with call.ports.signals.watch_job(job.uid) as watch:
+            while not call.ports.node.stopping:
+                # The job first: all events of one that is closed are there to be read.
+                now = await jobs.get(job.uid)
+                found = await events.of_job(job.uid, after_sequence=at, count=CHUNK)
+                if found:
+                    at = found[-1].sequence or at
+                    yield b"".join(_frame(event) for event in found)
+                if len(found) < CHUNK:
+                    if now is None or not now.open:
+                        return
+                    async for beat in _rest(call, watch):
+                        yield beat
+
+    return _response(call, frames())
+
+
+async def _rest(call: Call, watch: Watch) -> AsyncIterator[bytes]:
+    """Waits for a signal in short turns, since a node that stops must not wait; a heartbeat now and then."""
+    silent_seconds = 0.0
+    while not call.ports.node.stopping:
+        if await watch.wait(SLICE_SECONDS):
+            return
+        silent_seconds += SLICE_SECONDS
+        if silent_seconds >= HEARTBEAT_SECONDS:
+            silent_seconds = 0.0
+            yield _HEARTBEAT
+
+
+def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:
+    headers = {"X-Accel-Buffering": "no"}
+    if call.request.method == "HEAD":
+        return Response(headers=headers, media_type=MEDIA_TYPE)
+    call.context.streams.take()
+    return _Stream(frames, call.context.streams, headers)
+
+
+class _Stream(StreamingResponse):
+    """Gives its slot back and ends its frames, however it ends itself."""
+
+    def __init__(self, frames: AsyncGenerator[bytes, None], slots: Slots, headers: dict[str, str]) -> None:
+        super().__init__(frames, headers=headers, media_type=MEDIA_TYPE)
+        self._frames = frames
+        self._slots = slots
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._slots.release()
+            await self._frames.aclose()
+
+
+def _frame(event: Event) -> bytes:
+    return b"id: " + event.id.encode() + b"\nevent: " + event.type.encode() + b"\ndata: " + event.body + b"\n\n"
+
+
+def _last_event_id(headers: Headers) -> str | None:
+    given = headers.get("last-event-id")
+    if not given:
+        return None
+    if len(given) > 64 or not given.startswith("evt_") or not given[4:].isalnum():
+        detail = f"Last-Event-ID: {given[:64]!r} is no id of an event: send the last `id` of the stream, or none"
+        errors = [FieldError(pointer="Last-Event-ID", code="invalid_last_event_id", detail=detail)]
+        raise InvalidRequest(detail, code="invalid_last_event_id", errors=errors)
+    return given

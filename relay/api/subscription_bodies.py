@@ -1,0 +1,125 @@
+"""The body of a subscription, read: into a Subscription, or into every mistake that it holds."""
+
+from dataclasses import replace
+from typing import Any
+
+from relay.api.models import SubscriptionConfig, SubscriptionCreate, SubscriptionReplace, start_seconds
+from relay.api.operations import Context
+from relay.api.problems import did_you_mean
+from relay.api.registration import check_sink
+from relay.api.validation import invalid, pointer_of, validate
+from relay.api.views import REDACTED, header_view, start_view
+from relay.core.events import RELAY_SOURCE
+from relay.core.filters import known_types, nearest_type
+from relay.core.netguard import check_custom_headers
+from relay.core.subscription import Subscription
+from relay.errors import FieldError
+
+
+def read_create(document: Any, context: Context, *, id: str, now: float) -> tuple[Subscription, str | None]:
+    """A new subscription, without secrets, and the secret that the body gives. Raises InvalidRequest."""
+    body = validate(SubscriptionCreate, document)
+    config = body.config or SubscriptionConfig()
+    subscription = _subscription(body, config, context, Subscription(id=id, sink=body.sink, created_at=now))
+    return replace(subscription, start_at=start_seconds(config.start)), config.secret
+
+
+def read_replace(document: Any, context: Context, before: Subscription) -> Subscription:
+    """The new settings of a subscription; its state, secrets and start stay. Raises InvalidRequest."""
+    body = validate(SubscriptionReplace, document)
+    config = body.config or SubscriptionConfig()
+    errors = []
+    if config.secret is not None:
+        detail = "a secret is not replaced this way: POST …/rotate-secret lets the old one sign on for a while"
+        errors.append(FieldError(pointer="/config/secret", code="not_replaceable", detail=detail))
+    if "start" in config.model_fields_set and config.start != start_view(before.start_at):
+        detail = f"it can not be changed any more, it is {start_view(before.start_at)!r}"
+        errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
+    if errors:
+        raise invalid(errors)
+    if body.sink == context.ports.kinds.redacted_url(before.kind, before.sink):
+        body = body.model_copy(update={"sink": before.sink})
+    return _subscription(body, config, context, before)
+
+
+def _subscription(
+    body: SubscriptionCreate, config: SubscriptionConfig, context: Context, before: Subscription
+) -> Subscription:
+    settings, kinds = context.settings, context.ports.kinds
+    kind = config.kind or kinds.infer(body.sink)
+    errors = _name_errors(body, kind, context)
+    headers, header_errors = _headers(body, before)
+    errors += header_errors
+    if errors:
+        raise invalid(errors)
+    check_sink(body.sink, settings, "/sink")
+    types = kinds.default_types(kind) if body.types is None else tuple(dict.fromkeys(body.types))
+    schedule = config.retry_schedule
+    subscription = replace(
+        before,
+        sink=body.sink,
+        kind=kind,
+        types=types,
+        source=body.source,
+        method="POST" if body.protocolsettings is None else body.protocolsettings.method,
+        headers=headers,
+        ordering=config.ordering,
+        timeout_seconds=config.timeout_seconds or settings.default_timeout_seconds,
+        retry_schedule_seconds=settings.default_retry_schedule_seconds if schedule is None else tuple(schedule),
+        rate_per_second=config.rate_per_second,
+        concurrency=config.concurrency,
+        description=body.description,
+    )
+    kinds.check(subscription)
+    return subscription
+
+
+def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[FieldError]:
+    """What is wrong with the names of a kind, of event types and of a source."""
+    errors = []
+    if kind not in context.ports.kinds.names:
+        detail = f"{kind[:100]!r} is no kind of subscription{did_you_mean(kind, context.ports.kinds.names)}"
+        errors.append(FieldError(pointer="/config/kind", code="unknown_kind", detail=detail))
+    origins = context.settings.origins.values()
+    for index, name in enumerate(body.types or ()):
+        why = type_refusal(name, context)
+        if why is not None:
+            errors.append(FieldError(pointer=pointer_of("types", index), code="unknown_type", detail=why))
+    sources = {origin.source for origin in origins} | {RELAY_SOURCE}
+    if body.source is not None and body.source not in sources:
+        detail = f"no event has the source {body.source[:200]!r}{did_you_mean(body.source, sources)}"
+        errors.append(FieldError(pointer="/source", code="unknown_source", detail=detail))
+    return errors
+
+
+def type_refusal(name: str, context: Context) -> str | None:
+    """Why there are no events of this type, with the nearest that there are; None where there are."""
+    known = known_types(origin.type_prefix for origin in context.settings.origins.values())
+    if name in known:
+        return None
+    near = nearest_type(name, known)
+    hint = f": did you mean {near}?" if near else f": known are {', '.join(known)}"
+    return f"{name[:200]!r} is no event type{hint}"
+
+
+def _headers(body: SubscriptionCreate, before: Subscription) -> tuple[tuple[tuple[str, str], ...], list[FieldError]]:
+    """The custom headers; one whose value is sent back as it was shown keeps its value."""
+    given = (body.protocolsettings.headers if body.protocolsettings is not None else None) or {}
+    kept = dict(before.headers)
+    headers = tuple(
+        (name, kept[name] if name in kept and value == header_view(name, kept[name]) else value)
+        for name, value in given.items()
+    )
+    errors = [
+        FieldError(
+            pointer=pointer_of("protocolsettings", "headers", name),
+            code="invalid_header",
+            detail=f"{REDACTED} is what the relay shows for a value: send the value itself",
+        )
+        for name, value in headers
+        if value == REDACTED
+    ]
+    why = check_custom_headers(headers)
+    if why is not None:
+        errors.append(FieldError(pointer="/protocolsettings/headers", code="invalid_header", detail=why))
+    return headers, errors

@@ -1,0 +1,150 @@
+"""`/v1/subscriptions`: where events go, and what can be done about it."""
+
+import secrets
+from dataclasses import replace
+
+from starlette.responses import Response
+
+from relay.api.models import SecretRotation, TestRequest
+from relay.api.operations import Call
+from relay.api.resource import json_response, page_response
+from relay.api.subscription_bodies import read_create, read_replace, type_refusal
+from relay.api.validation import invalid, validate
+from relay.api.views import subscription_view, tested_view
+from relay.clock import to_rfc3339
+from relay.core.events import Origin
+from relay.core.records import Page
+from relay.core.samples import sample_event
+from relay.core.signing import new_secret
+from relay.core.subscription import SigningSecret, Subscription
+from relay.errors import Conflict, FieldError, NotFound
+from relay.ids import new_id
+
+SECRET_BYTES = 32
+DEFAULT_TEST_TYPE = "relay.test"
+
+
+async def create(call: Call) -> Response:
+    """`POST /v1/subscriptions`."""
+    now = call.ports.clock()
+    subscription, given = read_create(call.document, call.context, id=new_id("sub", now), now=now)
+    secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
+    made = replace(subscription, secrets=(SigningSecret(value=secret),))
+    await call.ports.subscriptions.create(made)
+    call.ports.delivering.wake()
+    view = subscription_view(made, call.ports.kinds.redacted_url, secret=secret)
+    return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
+
+
+async def list_subscriptions(call: Call) -> Response:
+    """`GET /v1/subscriptions`."""
+    page = await call.ports.subscriptions.page(**call.query)
+    shown = tuple(subscription_view(one, call.ports.kinds.redacted_url) for one in page.items)
+    return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
+
+
+async def get(call: Call) -> Response:
+    """`GET /v1/subscriptions/{id}`."""
+    return _shown(call, await _find(call))
+
+
+async def put(call: Call) -> Response:
+    """`PUT /v1/subscriptions/{id}`."""
+    before = await _find(call)
+    _refuse_callback(before, "its settings are the relay's own")
+    await call.ports.subscriptions.replace(read_replace(call.document, call.context, before))
+    call.ports.delivering.wake()
+    return _shown(call, await _find(call))
+
+
+async def delete(call: Call) -> Response:
+    """`DELETE /v1/subscriptions/{id}`."""
+    subscription = await _find(call)
+    await call.ports.subscriptions.remove(subscription.id, call.ports.clock())
+    call.ports.delivering.wake()
+    return _shown(call, subscription)
+
+
+async def test(call: Call) -> Response:
+    """`POST /v1/subscriptions/{id}/test`: sent now, whatever the state; nothing is stored."""
+    subscription = await _find(call)
+    wanted = validate(TestRequest, call.document).type or DEFAULT_TEST_TYPE
+    why = type_refusal(wanted, call.context)
+    if why is not None:
+        raise invalid([FieldError(pointer="/type", code="unknown_type", detail=why)])
+    now = call.ports.clock()
+    name, origin = _origin_of(call, wanted)
+    accounts = call.ports.settings.accounts.get(name) or ("default",)
+    event = sample_event(
+        wanted,
+        event_id=new_id("evt", now),
+        now=now,
+        origin=origin,
+        dataschema_base=call.context.base_url,
+        source=name,
+        account=accounts[0],
+    )
+    return json_response(tested_view(event, await call.ports.delivering.test(subscription, event)))
+
+
+async def pause(call: Call) -> Response:
+    """`POST /v1/subscriptions/{id}/pause`: events go on being recorded, and wait."""
+    subscription = await _find(call)
+    if subscription.state == "disabled":
+        detail = f"it is disabled ({subscription.disabled_reason}), so nothing is sent: resume enables it again"
+        raise Conflict(detail, code="subscription_disabled")
+    return await _set_state(call, subscription, "paused")
+
+
+async def resume(call: Call) -> Response:
+    """`POST /v1/subscriptions/{id}/resume`: also where it was disabled; what waits is sent."""
+    return await _set_state(call, await _find(call), "enabled")
+
+
+async def rotate_secret(call: Call) -> Response:
+    """`POST /v1/subscriptions/{id}/rotate-secret`: both secrets sign for a while."""
+    subscription = await _find(call)
+    _refuse_callback(subscription, "it is signed with the relay's own secret, see GET /v1/signing-secret")
+    overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
+    now = call.ports.clock()
+    secret = new_secret(secrets.token_bytes(SECRET_BYTES))
+    expires_at = now + overlap_seconds
+    await call.ports.subscriptions.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
+    call.ports.delivering.wake()
+    return json_response({"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)})
+
+
+async def signing_secret(call: Call) -> Response:
+    """`GET /v1/signing-secret`: what signs the events that go to callback URLs."""
+    return json_response({"secret": await call.ports.node.callback_secret()})
+
+
+def _shown(call: Call, subscription: Subscription) -> Response:
+    return json_response(subscription_view(subscription, call.ports.kinds.redacted_url))
+
+
+async def _find(call: Call) -> Subscription:
+    subscription = await call.ports.subscriptions.get(call.id)
+    if subscription is None:
+        raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
+    return subscription
+
+
+async def _set_state(call: Call, subscription: Subscription, state: str) -> Response:
+    await call.ports.subscriptions.set_state(subscription.id, state, call.ports.clock())
+    call.ports.delivering.wake()
+    return _shown(call, await _find(call))
+
+
+def _refuse_callback(subscription: Subscription, why: str) -> None:
+    if subscription.callback:
+        raise Conflict(
+            f"subscription {subscription.id} was made by a callback_url: {why}", code="callback_subscription"
+        )
+
+
+def _origin_of(call: Call, event_type: str) -> tuple[str, Origin]:
+    """The source that has events of this type; any, for events about the relay."""
+    origins = call.ports.settings.origins
+    found = next((pair for pair in origins.items() if event_type.startswith(f"{pair[1].type_prefix}.")), None)
+    return found or next(iter(origins.items()))

@@ -1,0 +1,118 @@
+"""Pydantic's findings in our own words: a pointer, a code and a sentence for each mistake in a body."""
+
+import re
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from relay.api.problems import did_you_mean, invalid_detail
+from relay.errors import FieldError, InvalidRequest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+READ_ONLY = frozenset({"id", "uid", "state", "disabled_reason", "created_at"})
+MAX_ERRORS = 20
+
+_CODES = {
+    "missing": "missing",
+    "extra_forbidden": "unknown_field",
+    "literal_error": "unknown_value",
+    "string_too_long": "too_long",
+    "too_long": "too_long",
+    "string_too_short": "too_short",
+    "too_short": "too_short",
+    "greater_than": "out_of_range",
+    "greater_than_equal": "out_of_range",
+    "less_than": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "finite_number": "out_of_range",
+    "string_pattern_mismatch": "invalid_text",
+}
+_OWN_CODES = frozenset({"invalid_duration", "invalid_secret", "invalid_start", "too_large"})
+_HIDDEN = ("secret", "headers", "sink", "callback_url", "metadata")
+
+
+def validate(model: type[Model], document: Any) -> Model:
+    """The document as this model. Raises InvalidRequest that names every mistake."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[:MAX_ERRORS]
+        raise invalid([_field_error(model, one) for one in found]) from None
+
+
+def invalid(errors: list[FieldError]) -> InvalidRequest:
+    """The error for these mistakes."""
+    return InvalidRequest(invalid_detail(errors), errors=errors)
+
+
+def pointer_of(*path: str | int) -> str:
+    """The JSON Pointer (RFC 6901) to a place in a body."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:100] for part in path)
+
+
+def _field_error(model: type[BaseModel], found: ErrorDetails) -> FieldError:
+    location = tuple(part for part in found["loc"] if part != "[key]")
+    kind = found["type"]
+    code = kind if kind in _OWN_CODES else _CODES.get(kind) or ("wrong_type" if kind.endswith("_type") else "invalid")
+    detail = found["msg"][:1].lower() + found["msg"][1:]
+    if kind == "missing":
+        detail = "it is missing"
+    elif kind == "extra_forbidden":
+        detail = _unknown_field(model, location)
+    elif kind == "literal_error":
+        detail = _unknown_value(found)
+    elif kind == "string_pattern_mismatch":
+        detail = "1 to 200 printable characters are expected"
+    elif kind == "model_type":
+        detail = "an object is expected"
+    return FieldError(pointer=pointer_of(*location), code=code, detail=detail + _given(location, found))
+
+
+def _unknown_field(model: type[BaseModel], location: tuple[str | int, ...]) -> str:
+    name = str(location[-1])
+    fields = _fields_at(model, location[:-1])
+    if name in READ_ONLY and name not in fields:
+        return f"{name} is the relay's own to set"
+    return f"there is no field {name[:100]!r}{did_you_mean(name, fields)}"
+
+
+def _unknown_value(found: ErrorDetails) -> str:
+    expected = re.findall(r"'([^']*)'", str(found.get("ctx", {}).get("expected", "")))
+    given = found["input"]
+    if not isinstance(given, str):
+        return f"one of {', '.join(expected)} is expected"
+    return f"{given[:100]!r} is unknown{did_you_mean(given, expected)}"
+
+
+def _given(location: tuple[str | int, ...], found: ErrorDetails) -> str:
+    """The value that was given, where it is short and can be no secret."""
+    value = found["input"]
+    if found["type"] in ("missing", "extra_forbidden", "literal_error") or any(part in _HIDDEN for part in location):
+        return ""
+    if isinstance(value, str):
+        return f", not {value!r}" if len(value) <= 60 else ""
+    if value is None or isinstance(value, bool):
+        return ", not " + {None: "null", True: "true", False: "false"}[value]
+    return f", not {value}" if isinstance(value, int | float) and abs(value) < 1e18 else ""
+
+
+def _fields_at(model: type[BaseModel], path: tuple[str | int, ...]) -> Mapping[str, Any]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        inner = None if field is None else _model_in(field.annotation)
+        if inner is None:
+            return {}
+        model = inner
+    return model.model_fields
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, list):
+        return next((found for one in get_args(annotation) if (found := _model_in(one)) is not None), None)
+    return None

@@ -1,0 +1,185 @@
+"""Values as the JSON that the API shows. `shapes.py` documents it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from relay.api.ports import Explanation, SourceReport, Tested
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core.delivery import Attempt, Delivery
+from relay.core.events import Event
+from relay.core.job import Job
+from relay.core.subscription import Subscription
+from relay.log import redact_text
+
+REDACTED = "[redacted]"
+_CREDENTIAL_WORDS = ("auth", "token", "key", "secret", "cookie", "passw", "signature", "credential")
+
+
+def job_view(job: Job) -> dict[str, Any]:
+    """A job."""
+    return {
+        "uid": job.uid,
+        "id": job.external_id,
+        "source": job.source,
+        "account": job.account,
+        "status": job.progress.status,
+        "outcome": job.outcome,
+        "open": job.closed_at is None,
+        "sequence": job.progress.sequence,
+        "metadata": job.metadata,
+        "tracked_at": to_rfc3339(job.tracked_at),
+        "last_polled_at": optional_rfc3339(job.last_polled_at),
+        "next_poll_at": optional_rfc3339(job.next_poll_at) if job.closed_at is None else None,
+        "closed_at": optional_rfc3339(job.closed_at),
+        "poll_count": job.poll_count,
+        "last_error": None if job.last_error is None else _last_error(job.last_error),
+        "upstream": job.upstream,
+    }
+
+
+def _last_error(error: Mapping[str, Any]) -> dict[str, Any]:
+    at = error.get("at")
+    return {
+        "code": str(error.get("code") or "unknown"),
+        "message": redact_text(str(error.get("message") or "")),
+        "request_id": error.get("request_id"),
+        "at": to_rfc3339(at) if isinstance(at, int | float) else at,
+    }
+
+
+def explanation_view(job: Job, explanation: Explanation) -> dict[str, Any]:
+    """Why a job is looked at when it is."""
+    return {
+        "uid": job.uid,
+        "id": job.external_id,
+        "status": job.progress.status,
+        "open": job.closed_at is None,
+        "reason": explanation.reason,
+        "sentence": explanation.sentence,
+        "waiting_for": explanation.waiting_for,
+        "next_poll_at": optional_rfc3339(explanation.next_poll_at),
+        "not_before": optional_rfc3339(explanation.not_before),
+        "last_polled_at": optional_rfc3339(explanation.last_polled_at),
+        "last_request_id": explanation.last_request_id,
+    }
+
+
+def subscription_view(
+    subscription: Subscription, redacted_url: Callable[[str, str], str], *, secret: str | None = None
+) -> dict[str, Any]:
+    """A subscription; `secret` only in the answer that shows it for the first and last time."""
+    config: dict[str, Any] = {
+        "kind": subscription.kind,
+        "content_mode": "structured",
+        "ordering": subscription.ordering,
+        "start": start_view(subscription.start_at),
+        "timeout_seconds": subscription.timeout_seconds,
+        "retry_schedule": list(subscription.retry_schedule_seconds),
+        "rate_per_second": subscription.rate_per_second,
+        "concurrency": subscription.concurrency,
+    }
+    if secret is not None:
+        config["secret"] = secret
+    return {
+        "id": subscription.id,
+        "sink": redacted_url(subscription.kind, subscription.sink),
+        "types": None if subscription.types is None else list(subscription.types),
+        "source": subscription.source,
+        "protocol": "HTTP",
+        "protocolsettings": {
+            "headers": {name: header_view(name, value) for name, value in subscription.headers},
+            "method": subscription.method,
+        },
+        "config": config,
+        "description": subscription.description,
+        "state": subscription.state,
+        "disabled_reason": subscription.disabled_reason,
+        "created_at": to_rfc3339(subscription.created_at),
+    }
+
+
+def start_view(start_at: float | None) -> str:
+    """`config.start` as it was given."""
+    if start_at is None:
+        return "now"
+    return to_rfc3339(start_at) if start_at else "earliest"
+
+
+def header_view(name: str, value: str) -> str:
+    """A custom header's value, unless its name or its look says that it is a credential."""
+    if any(word in name.lower() for word in _CREDENTIAL_WORDS) or redact_text(value) != value:
+        return REDACTED
+    return value
+
+
+def delivery_view(delivery: Delivery) -> dict[str, Any]:
+    """A delivery, as lists show it."""
+    return {
+        "id": delivery.id,
+        "event_id": delivery.event_id,
+        "event_type": delivery.event_type,
+        "subscription_id": delivery.subscription_id,
+        "job_uid": delivery.job_uid,
+        "state": delivery.state,
+        "attempt_count": delivery.attempt_count,
+        "next_attempt_at": optional_rfc3339(delivery.next_attempt_at),
+        "waiting_for": delivery.waiting_for,
+        "reason": delivery.reason,
+        "created_at": to_rfc3339(delivery.created_at),
+        "ended_at": optional_rfc3339(delivery.ended_at),
+    }
+
+
+def attempt_view(attempt: Attempt) -> dict[str, Any]:
+    """One attempt. Headers come redacted from the dispatcher; those that it can not know are redacted here."""
+    return {
+        "number": attempt.number,
+        "started_at": to_rfc3339(attempt.started_at),
+        "duration_ms": attempt.duration_ms,
+        "status_code": attempt.status_code,
+        "error": attempt.error,
+        "decision": attempt.decision,
+        "request_headers": _headers_view(attempt.request_headers),
+        "response_headers": _headers_view(attempt.response_headers),
+        "response_excerpt": attempt.response_excerpt,
+        "remote_ip": attempt.remote_ip,
+    }
+
+
+def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    shown: dict[str, str] = {}
+    for name, value in headers:
+        seen = header_view(name, value)
+        shown[name] = f"{shown[name]}, {seen}" if name in shown else seen
+    return shown
+
+
+def tested_view(event: Event, tested: Tested) -> dict[str, Any]:
+    """What came of a test."""
+    return {
+        "delivered": tested.outcome.verdict == "delivered",
+        "verdict": tested.outcome.verdict,
+        "reason": tested.outcome.reason,
+        "event": event.document(),
+        "attempt": attempt_view(tested.attempt),
+    }
+
+
+def report_view(report: SourceReport) -> dict[str, Any]:
+    """How the polling of one account goes."""
+    return {
+        "source": report.source,
+        "account": report.account,
+        "state": report.state,
+        "since": optional_rfc3339(report.since),
+        "problem": None if report.problem is None else _last_error(report.problem),
+        "open_jobs": report.open_jobs,
+        "due_jobs": report.due_jobs,
+        "limit": report.limit,
+        "remaining": report.remaining,
+        "window_seconds": report.window_seconds,
+        "own_requests_per_second": report.own_requests_per_second,
+        "others_requests_per_second": report.others_requests_per_second,
+        "paused_until": optional_rfc3339(report.paused_until),
+        "last_completed_at": optional_rfc3339(report.last_completed_at),
+    }

@@ -1,0 +1,53 @@
+"""`Prefer: wait=N` (RFC 7240): an answer that comes as soon as there is something to say."""
+
+import asyncio
+import re
+
+from starlette.datastructures import Headers
+
+from relay.api.operations import Call
+from relay.core.job import TERMINAL, Job
+
+MAX_WAIT_SECONDS = 300
+SLICE_SECONDS = 1.0
+"""How long one wait takes at most: a node that stops keeps nobody longer."""
+
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
+
+
+def preferred_seconds(headers: Headers) -> int | None:
+    """How long the caller would wait, capped; None where it says nothing, or nothing that can be understood."""
+    for given in headers.getlist("prefer"):
+        found = _WAIT.search(given)
+        if found is not None:
+            return min(int(found[1]), MAX_WAIT_SECONDS)
+    return None
+
+
+def is_reached(job: Job, *, until_running: bool) -> bool:
+    """Whether there is nothing to wait for any more."""
+    if not job.open:
+        return True
+    progress = job.progress
+    ran = progress.status == "running" or progress.status in TERMINAL or progress.running_sent or progress.retry_count
+    return until_running and bool(ran)
+
+
+async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool) -> Job:
+    """The job once it is closed (or has run), else as it is after this time."""
+    ports = call.ports
+    if seconds <= 0 or is_reached(job, until_running=until_running):
+        return job
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + seconds
+    waited_seconds = 0.0
+    with call.context.waits.held(), ports.signals.watch_job(job.uid) as watch, ports.tracking.hurry(job):
+        while True:
+            # Read after the watch began, so that what happened in between is seen.
+            job = await ports.jobs.get(job.uid) or job
+            left = min(ends_at - loop.time(), seconds - waited_seconds)
+            if is_reached(job, until_running=until_running) or left <= 0 or ports.node.stopping:
+                return job
+            turn = min(left, SLICE_SECONDS)
+            if not await watch.wait(turn):
+                waited_seconds += turn

@@ -1,0 +1,45 @@
+"""The API over a real store, called as from this machine."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from relay.api.app import create_api
+from relay.store.store import open_store
+from tests.api_world import NOW, World
+from tests.store_kit import ReversingCipher
+
+Client = httpx2.AsyncClient
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A store that holds nothing yet, and the stand-ins around it."""
+    store = await open_store(f"sqlite:///{tmp_path / 'relay.db'}", ReversingCipher(), now=NOW)
+    yield World(store=store)
+    await store.close()
+
+
+@pytest.fixture
+async def open_client(world: World) -> AsyncIterator[Callable[..., Client]]:
+    """Makes clients of APIs with other settings, from other addresses."""
+    clients: list[Client] = []
+
+    def make(*, peer: str = "127.0.0.1", base_url: str = "http://127.0.0.1:8080", **settings: Any) -> Client:
+        api = create_api(world.ports(**settings))
+        transport = httpx2.ASGITransport(app=api, client=(peer, 5000), raise_app_exceptions=False)
+        clients.append(Client(transport=transport, base_url=base_url))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def client(open_client: Callable[..., Client]) -> Client:
+    """A client on this machine, without tokens."""
+    return open_client()

@@ -1,0 +1,312 @@
+"""A world for the tests of the API: a real store on SQLite, and small stand-ins for what would reach out of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from relay.api.ports import (
+    ApiSettings,
+    Explanation,
+    Kinds,
+    Ports,
+    Readiness,
+    SourceReport,
+    Tested,
+    Token,
+    TrackRequest,
+)
+from relay.core.delivery import Attempt, Outcome
+from relay.core.events import Event, Origin, from_transition
+from relay.core.job import Job, Observation, detect
+from relay.core.netguard import GuardPolicy
+from relay.core.records import LookRecord, Registered, Registration
+from relay.core.signing import new_secret
+from relay.core.subscription import Subscription
+from relay.errors import RequestError
+from relay.ids import new_id
+from relay.store.store import Store
+from subscribers.registry import infer_kind, kind_named, kinds
+
+NOW = 1_800_000_000.0
+ORIGIN = Origin(
+    source="https://revor.ai/api/v1/outreach/jobs",
+    type_prefix="ai.revor.job",
+    dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
+)
+SETTINGS = ApiSettings(
+    host="127.0.0.1",
+    port=8080,
+    public_url=None,
+    tokens=(),
+    accounts={"revor": ("default", "second")},
+    origins={"revor": ORIGIN},
+    guard=GuardPolicy(),
+    default_deadline_seconds=604_800.0,
+    default_timeout_seconds=15.0,
+    default_retry_schedule_seconds=(5.0, 300.0),
+    version="0.1.0",
+    node_id="node-1",
+)
+TOKENS = (
+    Token(name="ops", value="rl_admin", scopes=frozenset({"admin"})),
+    Token(name="viewer", value="rl_read", scopes=frozenset({"read"})),
+    Token(name="crm", value="rl_jobs", scopes=frozenset({"jobs:write"})),
+)
+HOOK = "https://receiver.example/hooks"
+SLACK = "https://hooks.slack.com/services/T000/B000/secretsecret"
+
+
+class FakeWatch:
+    """Ends each wait at once: with a signal where there was one, else as if the time were over."""
+
+    def __init__(self, signals: "FakeSignals") -> None:
+        self._signals = signals
+
+    async def wait(self, timeout_seconds: float) -> bool:
+        self._signals.waits.append(timeout_seconds)
+        if self._signals.steps:
+            step = self._signals.steps.pop(0)
+            return bool(await step())
+        self._signals.world.node.stop()
+        return False
+
+
+class FakeSignals:
+    """`steps` are what happens, one in each wait: coroutine functions that return whether there was a signal.
+
+    After the last one the node stops, so that no test can hang.
+    """
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.steps: list[Any] = []
+        self.waits: list[float] = []
+        self.watched: list[str] = []
+        self.open_watches = 0
+
+    @contextmanager
+    def _watch(self, name: str) -> Iterator[FakeWatch]:
+        self.watched.append(name)
+        self.open_watches += 1
+        try:
+            yield FakeWatch(self)
+        finally:
+            self.open_watches -= 1
+
+    def watch_job(self, uid: str) -> Any:
+        return self._watch(uid)
+
+    def watch_events(self) -> Any:
+        return self._watch("events")
+
+
+class FakeTracking:
+    """Registers in the store; remembers what it was asked."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.refreshed: list[str] = []
+        self.hurried: list[str] = []
+        self.chunks: list[int] = []
+        self.refusals: dict[str, RequestError] = {}
+
+    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
+        item = body.get("item")
+        if body.get("ok") is not True or not isinstance(item, dict) or not isinstance(item.get("id"), str):
+            return None
+        seen = None
+        if isinstance(item.get("status"), str):
+            seen = Observation(status=item["status"], observed_at=self.world.now, upstream=item)
+        return item["id"], seen
+
+    async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
+        self.chunks.append(len(requests))
+        fine = [request for request in requests if request.external_id not in self.refusals]
+        registrations = [await self._registration(request) for request in fine]
+        done = iter(await self.world.store.jobs.register_many(registrations) if registrations else [])
+        return [self.refusals.get(request.external_id) or next(done) for request in requests]
+
+    async def _registration(self, request: TrackRequest) -> Registration:
+        now = self.world.now
+        callback = None
+        if request.callback_url is not None:
+            callback = await self.world.store.subscriptions.callback_for(request.callback_url, new_id("sub", now), now)
+        return Registration(
+            uid=new_id("job", now),
+            external_id=request.external_id,
+            source=request.source,
+            account=request.account,
+            tracked_at=now,
+            deadline_at=now + (request.deadline_seconds or 604_800.0),
+            metadata=request.metadata,
+            callback_subscription_id=callback,
+        )
+
+    async def refresh(self, job: Job) -> None:
+        self.refreshed.append(job.uid)
+
+    async def untrack(self, job: Job) -> Job:
+        return await self.world.store.jobs.untrack(job.uid, self.world.now)
+
+    async def purge(self, job: Job) -> Job:
+        return await self.world.store.jobs.purge(job.uid)
+
+    @contextmanager
+    def hurry(self, job: Job) -> Iterator[None]:
+        self.hurried.append(job.uid)
+        yield
+
+    def explain(self, job: Job) -> Explanation:
+        return Explanation(
+            reason="between_looks",
+            sentence="It was looked at a short while ago and had not changed.",
+            next_poll_at=self.world.now + 5,
+            not_before=None,
+            waiting_for=None,
+            last_polled_at=None,
+            last_request_id="req_1",
+        )
+
+    def reports(self) -> list[SourceReport]:
+        return [
+            SourceReport(
+                source="revor",
+                account=account,
+                state="ok",
+                since=None,
+                problem=None,
+                open_jobs=1,
+                due_jobs=0,
+                limit=120,
+                remaining=119,
+                window_seconds=60.0,
+                own_requests_per_second=0.5,
+                others_requests_per_second=None,
+                paused_until=None,
+                last_completed_at=self.world.now,
+            )
+            for account in SETTINGS.accounts["revor"]
+        ]
+
+
+class FakeDelivering:
+    """Answers tests with a 200 of the sink."""
+
+    def __init__(self) -> None:
+        self.tested: list[tuple[Subscription, Event]] = []
+        self.woken = 0
+
+    async def test(self, subscription: Subscription, event: Event) -> Tested:
+        self.tested.append((subscription, event))
+        attempt = Attempt(
+            number=1,
+            started_at=NOW,
+            duration_ms=12.5,
+            status_code=200,
+            request_headers=(("webhook-id", event.id), ("authorization", "Bearer x")),
+            response_headers=(("set-cookie", "a=b"), ("server", "nginx")),
+            response_excerpt="ok",
+            remote_ip="192.0.2.1",
+            decision="delivered",
+        )
+        return Tested(attempt=attempt, outcome=Outcome(verdict="delivered", reason="200 OK"))
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+class FakeNode:
+    """A node that is well, until a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.answer = Readiness(notes=("all is well",), checks={"database": "ok"})
+        self.stopping = False
+        self.secret = new_secret(b"c" * 32)
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    async def readiness(self) -> Readiness:
+        return self.answer
+
+    def metrics(self) -> bytes:
+        return b"relay_up 1\n"
+
+    async def callback_secret(self) -> str:
+        return self.secret
+
+
+KINDS = Kinds(
+    names=tuple(kinds()),
+    infer=infer_kind,
+    check=lambda subscription: kind_named(subscription.kind).check(subscription),
+    default_types=lambda name: kind_named(name).default_types(("ai.revor.job",)),
+    redacted_url=lambda name, url: kind_named(name).redacted_url(url),
+)
+
+
+@dataclass
+class World:
+    """Everything behind the API of one test."""
+
+    store: Store
+    now: float = NOW
+    requests: list[tuple[str, int]] = field(default_factory=list)
+    node: FakeNode = field(default_factory=FakeNode)
+    delivering: FakeDelivering = field(default_factory=FakeDelivering)
+
+    def __post_init__(self) -> None:
+        self.tracking = FakeTracking(self)
+        self.signals = FakeSignals(self)
+
+    def ports(self, **settings: Any) -> Ports:
+        """What the API is given, with these settings changed."""
+        return Ports(
+            settings=replace(SETTINGS, **settings),
+            clock=lambda: self.now,
+            jobs=self.store.jobs,
+            events=self.store.events,
+            deliveries=self.store.deliveries,
+            subscriptions=self.store.subscriptions,
+            idempotency=self.store.idempotency,
+            tracking=self.tracking,
+            signals=self.signals,
+            delivering=self.delivering,
+            node=self.node,
+            kinds=KINDS,
+            count_request=lambda method, status_code: self.requests.append((method, status_code)),
+        )
+
+    async def job(self, external_id: str, *, account: str = "default", callback_url: str | None = None) -> Job:
+        """A tracked job."""
+        request = TrackRequest(
+            external_id=external_id, source="revor", account=account, callback_url=callback_url, metadata={"deal": 42}
+        )
+        registered = (await self.tracking.register([request]))[0]
+        assert isinstance(registered, Registered)
+        return registered.job
+
+    async def look(self, job: Job, status: str) -> list[Event]:
+        """A look at the job that sees this status; returns the events that it made."""
+        now_known = await self.store.jobs.get(job.uid)
+        assert now_known is not None
+        item = {"id": job.external_id, "status": status}
+        seen = Observation(status=status, observed_at=self.now, upstream=item, started_at=None)
+        transitions, progress = detect(now_known.progress, seen)
+        events = tuple(
+            from_transition(new_id("evt", self.now), job, transition, ORIGIN, seen=seen) for transition in transitions
+        )
+        await self.store.jobs.record(
+            LookRecord(
+                job_uid=job.uid,
+                expected_sequence=now_known.progress.sequence,
+                progress=progress,
+                events=events,
+                now=self.now,
+                seen=seen,
+                outcome=status if seen.terminal else None,
+                deadline_at=now_known.deadline_at,
+            )
+        )
+        return list(events)
