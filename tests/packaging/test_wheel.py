@@ -1,0 +1,103 @@
+"""The wheel as a user gets it: what is inside, what it brings along, and that it runs with no source tree in sight."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_DISTRIBUTIONS = 55
+MAX_BYTES = 110_000_000
+NOT_OURS = {"pip", "setuptools", "wheel"}
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+
+
+def run(*command: str | Path, cwd: Path = ROOT, timeout_seconds: float = 300) -> str:
+    """What the command prints, in an environment that says nothing of the source tree."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "REVOR_", "RELAY_", "COV"))
+    }
+    kept.pop("DATABASE_URL", None)
+    ran = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=kept, capture_output=True, text=True, timeout=timeout_seconds
+    )
+    assert ran.returncode == 0, f"{command} ended with {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr[-6000:]}"
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target)
+    (made,) = target.glob("revor_relay-*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel and what it asks for, nothing else."""
+    venv = tmp_path_factory.mktemp("plain install") / "venv"
+    run(sys.executable, "-m", "venv", venv)
+    lock = ROOT / "tests" / "requirements.lock"
+    pip = (venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", "--no-compile", "-c", lock, wheel)
+    return venv
+
+
+def site_packages(venv: Path) -> Path:
+    (folder,) = venv.glob("lib/python3*/site-packages")
+    return folder
+
+
+def test_data_files_are_inside_the_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+
+    for folder, target in (("alembic", "relay/_migrations"), ("schemas", "relay/_schemas")):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert f"{target}/{path.relative_to(ROOT / folder).as_posix()}" in names
+    for path in (ROOT / "relay" / "sources").glob("*.yaml"):
+        assert f"relay/sources/{path.name}" in names
+    assert "relay/_relay.yaml" in names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_nothing_else_lands_beside_the_packages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"relay", "subscribers"}
+
+
+def test_a_plain_install_is_small(installed: Path) -> None:
+    packages = site_packages(installed)
+    brought = [found for found in distributions(path=[str(packages)]) if found.name.lower() not in NOT_OURS]
+    sizes = {
+        found.name: sum(
+            path.stat().st_size for file in found.files or () if (path := Path(str(found.locate_file(file)))).is_file()
+        )
+        for found in brought
+    }
+
+    assert len(brought) <= MAX_DISTRIBUTIONS, sorted(sizes)
+    assert sum(sizes.values()) <= MAX_BYTES, sorted(sizes.items(), key=lambda item: -item[1])[:10]
+
+
+def test_the_demo_runs_from_the_wheel_alone(installed: Path) -> None:
+    where = run(installed / "bin" / "python", "-c", "import relay; print(relay.__file__)", cwd=Path("/"))
+    assert Path(where.strip()).is_relative_to(installed)
+
+    printed = run(*(installed / "bin" / "relay", "demo", "--jobs", "5", "--speed", "600", "--json"), cwd=Path("/"))
+
+    report = json.loads(printed.splitlines()[-1])
+    assert report["jobs"] == 5
+    assert report["lost"] == 0
+    assert report["out_of_order"] == 0
+    assert report["signature_failures"] == 0

@@ -1,0 +1,212 @@
+"""What users read is held to the code: what the code has and docs/ does not name fails here."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import HTTPServer
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import relay.cli
+from relay.config import VARIABLES, describe
+from relay.core.events import RELAY_EVENTS, job_event_types
+from relay.core.planner.views import Reason as LookReason
+from relay.core.signing import Reason as VerifyReason
+from relay.core.signing import new_secret, sign
+from relay.errors import RelayError
+from relay.metrics import Metrics
+from relay.sources.client import LookKind
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+CODE = sorted(path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*.py"))
+OF_THE_SANDBOX = ROOT / "relay" / "sandbox"  # speaks the upstream's codes, not ours
+OF_SAMPLES = ROOT / "relay" / "core" / "samples.py"
+
+
+def quoted(name: str) -> set[str]:
+    """What stands in `backticks` in one of the documents."""
+    return set(re.findall(r"`([^`\n]+)`", (DOCS / name).read_text(encoding="utf-8")))
+
+
+def modules_of(package_name: str) -> Iterator[object]:
+    package = importlib.import_module(package_name)
+    yield package
+    for found in pkgutil.walk_packages(package.__path__, f"{package_name}."):
+        if not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def test_every_setting_with_its_default() -> None:
+    text = (DOCS / "settings.md").read_text(encoding="utf-8")
+    rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("| `")}
+    for doc in describe():
+        row = rows.get(f"`{doc.key}`")
+        assert row is not None, f"docs/settings.md does not have {doc.key}"
+        default = "needed" if doc.default == "(needed)" else f"`{doc.default}`"
+        assert default in row, f"docs/settings.md has another default of {doc.key}"
+        assert row.rstrip().endswith("| yes |") is doc.reloaded, f"docs/settings.md is wrong about SIGHUP and {doc.key}"
+    settings = {f"`{doc.key}`" for doc in describe()}
+    documented = {name for name in rows if "." in name.strip("`") and not name.startswith("`RELAY_")}
+    assert documented <= settings, "docs/settings.md has settings that the code has not"
+
+
+def test_every_variable() -> None:
+    assert set(VARIABLES) <= quoted("settings.md")
+
+
+@pytest.mark.parametrize("type", [*job_event_types("ai.revor.job"), *RELAY_EVENTS])
+def test_every_event_type(type: str) -> None:
+    assert type in quoted("events.md")
+
+
+def test_every_reason_of_verify() -> None:
+    assert set(get_args(VerifyReason)) <= quoted("events.md")
+
+
+def test_every_reason_of_an_explanation() -> None:
+    assert set(get_args(LookReason)) <= quoted("http-api.md")
+
+
+def test_everything_that_a_look_can_come_to() -> None:
+    assert set(get_args(LookKind)) - {"observed"} <= quoted("troubles.md")
+
+
+def test_every_endpoint() -> None:
+    from relay.api.operations import Operation
+
+    operations = {
+        f"{operation.method} {operation.path}"
+        for module in modules_of("relay.api")
+        for value in vars(module).values()
+        for operation in (value if isinstance(value, list | tuple) else [value])
+        if isinstance(operation, Operation)
+    }
+    documented = {text for text in quoted("http-api.md") if re.fullmatch(r"(GET|POST|PUT|PATCH|DELETE) /\S+", text)}
+
+    assert operations, "no endpoints were found in relay.api"
+    plain = {re.sub(r":path\}", "}", operation) for operation in operations}
+    assert plain == documented
+
+
+def test_every_command() -> None:
+    import click
+    import typer
+    from typer.main import get_command
+
+    apps = [value for value in vars(relay.cli).values() if isinstance(value, typer.Typer)]
+    assert apps, "relay.cli has no Typer application"
+
+    def walk(command: click.Command, words: tuple[str, ...]) -> Iterator[str]:
+        children = getattr(command, "commands", {})
+        if not children:
+            yield " ".join(words)
+        for name, child in children.items():
+            if not child.hidden:
+                yield from walk(child, (*words, name))
+
+    commands = set(walk(get_command(apps[0]), ("relay",)))
+    documented = {text for text in quoted("commands.md") if re.fullmatch(r"relay( [a-z-]+){1,2}", text)}
+    assert commands == documented
+
+
+def test_every_metric() -> None:
+    for metric in Metrics().registry.collect():
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        assert name in quoted("metrics.md")
+
+
+def error_codes() -> set[str]:
+    """The codes of all error classes, and those given where one is raised."""
+    for package in ("relay", "subscribers"):
+        for _ in modules_of(package):
+            pass
+    classes = [RelayError]
+    for error in classes:
+        classes.extend(error.__subclasses__())
+    found = {error.code for error in classes if error.__module__.startswith(("relay.", "subscribers."))}
+    for path in CODE:
+        if OF_THE_SANDBOX not in path.parents and path != OF_SAMPLES:
+            found |= set(re.findall(r"\bcode=\"([a-z_]+)\"", path.read_text(encoding="utf-8")))
+    return found
+
+
+def test_every_error_code() -> None:
+    documented = quoted("http-api.md") | quoted("troubles.md")
+    assert error_codes() - documented == set()
+
+
+def test_every_test_that_why_names_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (DOCS / "why.md").read_text(encoding="utf-8"))
+    assert named
+    for file, test in named:
+        assert (ROOT / file).is_file(), file
+        assert not test or re.search(rf"def {test}\(", (ROOT / file).read_text(encoding="utf-8")), f"{file}::{test}"
+
+
+def test_every_link_leads_somewhere() -> None:
+    for document in (ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")):
+        text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if target.startswith(("https://", "http://")):
+                continue
+            file, _, anchor = target.partition("#")
+            aim = (document.parent / file).resolve() if file else document
+            assert aim.exists(), f"{document.name}: {target}"
+            if anchor:
+                text = aim.read_text(encoding="utf-8")
+                heads = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+                anchors = set(re.findall(r'<a id="([^"]+)">', text))
+                anchors |= {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+                assert anchor in anchors, f"{document.name}: {target}"
+
+
+def test_everything_public_in_the_makefile_is_said() -> None:
+    targets = re.findall(r"^# (make \w+)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    shown = inspect.cleandoc((DOCS / "developing.md").read_text(encoding="utf-8")) + (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
+    assert targets
+    assert [target for target in targets if target not in shown] == []
+
+
+def test_the_receiver_in_the_readme_verifies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = new_secret(bytes(range(32)))
+    monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    scope: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), scope)
+    body = b'{"id": "evt_1", "subject": "j-1", "sequence": "0000000001", "type": "ai.revor.job.failed"}'
+    timestamp = int(time.time())
+    signed = {
+        "webhook-id": "evt_1",
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign([secret], "evt_1", timestamp, body),
+    }
+    statuses = []
+    with HTTPServer(("127.0.0.1", 0), scope["Receiver"]) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        for sent in (body, body, body + b" "):
+            request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}/", data=sent, headers=signed)
+            try:
+                with urllib.request.urlopen(request, timeout=10) as response:
+                    statuses.append(response.status)
+            except urllib.error.HTTPError as error:
+                statuses.append(error.code)
+                error.close()
+        server.shutdown()
+        thread.join()
+
+    assert statuses == [204, 204, 401]
+    assert capsys.readouterr().out == "j-1 0000000001 ai.revor.job.failed\n"
