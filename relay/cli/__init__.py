@@ -1,0 +1,100 @@
+"""The command `relay`: one file a group of commands; what costs time to import is imported inside the commands."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from relay.cli.deliveries import app as deliveries_app
+from relay.cli.demo import demo as demo_command
+from relay.cli.events import app as events_app
+from relay.cli.jobs import app as jobs_app
+from relay.cli.listen import listen as listen_command
+from relay.cli.local import check, init, migrate, sandbox, verify
+from relay.cli.serve import serve as serve_command
+from relay.cli.subscriptions import app as subscriptions_app
+from relay.cli.subscriptions import signing_secret
+from relay.errors import RelayError
+
+DEBUG_VARIABLE = "RELAY_DEBUG"
+
+app = typer.Typer(
+    name="relay",
+    help="Turns the job API of Revor AI into signed events: try `relay demo`, then `relay init` and `relay serve`.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo_command)
+app.command("serve")(serve_command)
+app.command()(init)
+app.command()(migrate)
+app.command()(check)
+app.command()(sandbox)
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(subscriptions_app, name="subscriptions")
+app.add_typer(events_app, name="events")
+app.add_typer(deliveries_app, name="deliveries")
+app.command("signing-secret")(signing_secret)
+app.command("listen")(listen_command)
+app.command()(verify)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if version:
+        from relay import __version__
+
+        typer.echo(f"relay {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process: 0 done, 1 it failed, 2 settings or usage are wrong."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; every error is one line on stderr, never a traceback."""
+    try:
+        code = typer.main.get_command(app).main(args=list(arguments), prog_name="relay", standalone_mode=False)
+        sys.stdout.flush()
+    except RelayError as error:
+        return _failed(str(error), error.exit_code)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except TyperException as error:
+        return _misused(error)
+    except BrokenPipeError:  # `relay events list | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return _failed(f"unexpected error: {reason} (set {DEBUG_VARIABLE}=1 to see where)", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _misused(error: TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    text = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        if text.strip():
+            typer.echo(text, err=True)
+        return 2
+    command = context.command_path if context is not None else "relay"
+    return _failed(f"{text.strip().rstrip('.')}: see `{command} --help`", 2)
+
+
+def _failed(text: str, code: int) -> int:
+    from relay.log import redact_text
+
+    typer.echo(f"relay: {redact_text(' '.join(text.split()))}", err=True)
+    return code

@@ -1,0 +1,151 @@
+"""What `relay check` looks at. Nothing is changed: no database is made or migrated, no message is sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from relay.app import guard_policy
+from relay.cli.output import print_json, print_table
+from relay.clock import wall_clock
+from relay.config import AccountSettings, Settings, SourceSettings, load_settings, require_token_beyond_loopback
+from relay.core.netguard import refusal_of_url
+from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
+from relay.keys import default_state_dir, load_or_create_keyring
+from relay.sources.client import UpstreamClient
+from relay.sources.definition import load_definition
+from relay.store import migrations
+from relay.store.database import HolderLock, lock_path, sqlite_url
+from relay.store.store import open_store
+from relay.store.subscriptions import SubscriptionStore
+from subscribers import registry
+
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at; `detail` says how to mend a problem."""
+
+    name: str
+    state: Literal["ok", "problem", "skipped"]
+    detail: str
+
+
+async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Finding]:
+    """Looks at settings, database, keys and sinks, in this order; wrong settings end it."""
+    try:
+        settings = load_settings(path, environ)
+        require_token_beyond_loopback(settings)
+    except RelayError as error:
+        return [Finding(name="settings", state="problem", detail=str(error))]
+    found = [Finding(name="settings", state="ok", detail=str(path or "no file: defaults and variables"))]
+    database = _database(settings)
+    found.append(database)
+    for source in settings.sources.values():
+        found += [await _key(source, account) for account in source.accounts.values()]
+    found += await _sinks(settings, environ, database)
+    return found
+
+
+def print_findings(findings: list[Finding], *, json: bool) -> None:
+    """The findings as a table, or as one JSON object."""
+    if json:
+        checks = [{"name": one.name, "state": one.state, "detail": one.detail} for one in findings]
+        print_json({"ok": all(one.state != "problem" for one in findings), "checks": checks})
+        return
+    rows = [(one.name, one.state, one.detail) for one in findings]
+    print_table(("what", "state", "detail"), rows, empty="nothing to check")
+
+
+def _database(settings: Settings) -> Finding:
+    name = "database"
+    try:
+        url = sqlite_url(settings.database.url)
+        path = Path(str(url.database))
+        if not path.exists():
+            folder = path.absolute().parent
+            if folder.is_dir():
+                return Finding(name=name, state="skipped", detail=f"{path} is not there yet: `relay serve` makes it")
+            detail = f"the folder {folder} of the database is not there: make it, or set database.url"
+            return Finding(name=name, state="problem", detail=detail)
+        lock = HolderLock(lock_path(url))
+        lock.acquire()
+        try:
+            migrations.check(settings.database.url)
+        finally:
+            lock.release()
+    except DatabaseHeld as error:
+        held = str(error).partition(":")[0]
+        return Finding(name=name, state="ok", detail=f"in use: {held}")
+    except SchemaTooOld:
+        return Finding(name=name, state="ok", detail="an older schema: `relay serve` or `relay migrate` brings it up")
+    except RelayError as error:
+        return Finding(name=name, state="problem", detail=str(error))
+    return Finding(name=name, state="ok", detail=f"{path}, schema {migrations.newest_revision()}")
+
+
+async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
+    name = f"key {source.name}/{account.name}"
+    if account.api_key is None:
+        variable = f"sources.{source.name}.accounts.{account.name}.api_key"
+        if account.name == "default":
+            variable = f"REVOR_API_KEY (or {variable})"
+        return Finding(name=name, state="problem", detail=f"no key: set {variable}")
+    client = UpstreamClient(
+        load_definition(source.preset), source.base_url, clock=wall_clock, user_agent="revor-relay-check"
+    )
+    try:
+        look = await client.probe(account.api_key)
+    finally:
+        await client.close()
+    if look.kind == "observed":
+        return Finding(name=name, state="ok", detail=f"{source.base_url} takes it ({look.duration_ms:.0f} ms)")
+    mends = {
+        "unauthorized": "give the key of this account, or make a new one at Revor",
+        "forbidden": "give a key that may read connected accounts and jobs",
+        "rate_limited": "the key works, but its rate limit is used up: try again in a minute",
+        "unavailable": "check the network and sources." + source.name + ".base_url, then try again",
+        "not_found": f"check sources.{source.name}.base_url: there is no such API at {source.base_url}",
+    }
+    mend = mends.get(look.kind, f"check sources.{source.name}.base_url: {source.base_url} does not answer like Revor")
+    state: Literal["ok", "problem"] = "ok" if look.kind == "rate_limited" else "problem"
+    return Finding(name=name, state=state, detail=f"{source.base_url}: {look.detail}: {mend}")
+
+
+async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> list[Finding]:
+    if database.state != "ok" or not database.detail.endswith(f"schema {migrations.newest_revision()}"):
+        detail = "the database can not be read now: `relay subscriptions list` asks the node that has it"
+        if database.state != "ok":
+            detail = "there is no database to read them from"
+        return [Finding(name="sinks", state="skipped", detail=detail)]
+    try:
+        keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(environ))
+        store = await open_store(settings.database.url, keyring, now=wall_clock())
+        try:
+            return await _judged(store.subscriptions, settings)
+        finally:
+            await store.close()
+    except RelayError as error:
+        return [Finding(name="sinks", state="problem", detail=str(error))]
+
+
+async def _judged(subscriptions: SubscriptionStore, settings: Settings) -> list[Finding]:
+    policy = guard_policy(settings)
+    found: list[Finding] = []
+    count, cursor = 0, None
+    while True:
+        page = await subscriptions.page(limit=PAGE, cursor=cursor, callbacks=True)
+        for one in page.items:
+            count += 1
+            shown = registry.kind_named(one.kind).redacted_url(one.sink)
+            refusal = refusal_of_url(one.sink, policy)
+            if refusal is not None:
+                found.append(Finding(name=f"sink {one.id}", state="problem", detail=f"{shown}: {refusal}"))
+            elif one.state == "disabled":
+                reason = f"{shown} is disabled ({one.disabled_reason}): mend it, then `relay subscriptions resume`"
+                found.append(Finding(name=f"sink {one.id}", state="problem", detail=reason))
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return found or [Finding(name="sinks", state="ok", detail=f"{count} subscriptions, none refused")]

@@ -1,0 +1,77 @@
+"""`relay events`: what happened."""
+
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from relay.cli.client import Follower, ServerEvent, api, full_types
+from relay.cli.output import Json, Limit, print_json, print_table, say
+
+COLUMNS = ("time", "type", "subject", "sequence", "id")
+
+app = typer.Typer(help="See what happened.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_events(
+    type: Annotated[str | None, typer.Option(help="Only this type, such as failed.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Only those of this job id.")] = None,
+    since: Annotated[str | None, typer.Option(help="Not before this time, such as 2026-05-20T10:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this time.")] = None,
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List events."""
+    named = full_types(type)
+    query = {"type": named[0] if named else None, "subject": subject, "since": since, "until": until}
+    found = api().items("/v1/events", query, limit)
+    if json:
+        print_json(found)
+        return
+    rows = [[event.get(column) for column in COLUMNS] for event in found]
+    print_table(COLUMNS, rows, empty="no events yet: track a job with `relay jobs add ID`")
+
+
+@app.command()
+def tail(
+    types: Annotated[str | None, typer.Option(help="Only these types, such as failed,overdue.")] = None,
+    json: Json = False,
+) -> None:
+    """Print events as they happen, until it is interrupted. With --json one event a line."""
+    wanted = full_types(types)
+    for event in Follower(api()).events():
+        show_event(event, wanted, json=json)
+
+
+def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> bool:
+    """Prints one event as a line, when its type is wanted; whether it was."""
+    try:
+        document = orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        return False
+    if not isinstance(document, dict) or (wanted is not None and document.get("type") not in wanted):
+        return False
+    if json:
+        typer.echo(event.data.decode(errors="replace"))
+    else:
+        say(one_line(document))
+    return True
+
+
+def one_line(document: dict[str, Any]) -> str:
+    """An event in one line for a person."""
+    data = document.get("data") if isinstance(document.get("data"), dict) else {}
+    assert isinstance(data, dict)
+    parts = [str(document.get("time", "")), str(document.get("type", "")), str(document.get("subject") or "")]
+    if document.get("previousstatus") is not None:
+        parts.append(f"({document['previousstatus']} → {document.get('status')})")
+    sequence = str(document.get("sequence") or "").lstrip("0")
+    if sequence:
+        parts.append(f"#{sequence}")
+    if data.get("inferred"):
+        parts.append("inferred")
+    hint = data.get("hint")
+    if isinstance(hint, dict) and hint.get("meaning"):
+        parts.append(f"- {hint['meaning']}")
+    return " ".join(part for part in parts if part)

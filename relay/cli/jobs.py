@@ -1,0 +1,166 @@
+"""`relay jobs`: the tracked jobs."""
+
+import time
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from relay.cli.client import api, segment
+from relay.cli.output import Json, Limit, note, print_fields, print_json, print_table, say, working
+from relay.errors import UsageError
+
+WAIT_SECONDS = 60
+GRACE_SECONDS = 15.0
+COLUMNS = ("id", "status", "outcome", "open", "sequence", "last_polled_at", "next_poll_at")
+
+app = typer.Typer(help="Track upstream jobs and see how they go.", no_args_is_help=True)
+
+Source = Annotated[str | None, typer.Option(help="The source, when there are several.")]
+Account = Annotated[str | None, typer.Option(help="The account, when there are several.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The upstream's id, or the relay's uid (job_…).")]
+
+
+@app.command()
+def add(
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of upstream jobs.")],
+    callback: Annotated[str | None, typer.Option(help="URL that gets the events of these jobs.")] = None,
+    metadata: Annotated[str | None, typer.Option(help="JSON object that comes back with every event.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds after which it is reported overdue.")] = None,
+    source: Source = None,
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Track jobs. With --json one id gives an object, several give an array."""
+    extra = {
+        "callback_url": callback,
+        "metadata": _metadata(metadata),
+        "deadline_seconds": deadline,
+        "source": source,
+        "account": account,
+    }
+    given = {name: value for name, value in extra.items() if value is not None}
+    client = api()
+    answers = []
+    with working(f"tracking {len(ids)} job{'s' if len(ids) > 1 else ''}"):
+        answers = [client.send("POST", "/v1/jobs", body={"id": id, **given}) for id in ids]
+    jobs = [answer.document for answer in answers]
+    if json:
+        print_json(jobs[0] if len(jobs) == 1 else jobs)
+        return
+    for answer in answers:
+        job = answer.document
+        known = "tracked" if answer.status == 201 else "already tracked"
+        say(f"{job['id']} is {known} as {job['uid']} (status: {job['status'] or 'not seen yet'})")
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="Only those with this status.")] = None,
+    open: Annotated[bool | None, typer.Option("--open/--closed", help="Only open or closed ones.")] = None,
+    source: Source = None,
+    account: Account = None,
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    query = {"status": status, "open": open, "source": source, "account": account}
+    jobs = api().items("/v1/jobs", query, limit)
+    if json:
+        print_json(jobs)
+        return
+    rows = [[job.get(column) for column in COLUMNS] for job in jobs]
+    print_table(COLUMNS, rows, empty="no jobs: track one with `relay jobs add ID`")
+
+
+@app.command()
+def show(id: JobId, source: Source = None, account: Account = None, json: Json = False) -> None:
+    """Show one job."""
+    job = api().get(f"/v1/jobs/{segment(id)}", {"source": source, "account": account})
+    print_json(job) if json else print_fields(job)
+
+
+@app.command()
+def wait(
+    id: JobId,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most.")] = None,
+    until: Annotated[str | None, typer.Option(help="`running`: until it runs, instead of until it ends.")] = None,
+    source: Source = None,
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Wait for a job. Exit code 0: it succeeded (or runs, with --until running); 1: it did not, or time is up."""
+    if until not in (None, "running"):
+        raise UsageError(f"--until {until!r:.40} is not known: it takes `running`")
+    ends_at = None if timeout is None else time.monotonic() + timeout
+    client, query = api(), {"source": source, "account": account, "until": until}
+    with working(f"waiting for {id}"):
+        while True:
+            left = WAIT_SECONDS if ends_at is None else max(0.0, ends_at - time.monotonic())
+            seconds = min(WAIT_SECONDS, int(left + 0.999))
+            job = client.get(
+                f"/v1/jobs/{segment(id)}",
+                query,
+                headers={"Prefer": f"wait={seconds}"} if seconds else {},
+                timeout=seconds + GRACE_SECONDS,
+            )
+            satisfied = not job["open"] or (until == "running" and _has_run(job))
+            if satisfied or (ends_at is not None and time.monotonic() >= ends_at):
+                break
+    if json:
+        print_json(job)
+    elif not satisfied:
+        note(f"{job['id']} is still {job['status'] or 'unseen'}: time is up")
+    else:
+        say(f"{job['id']} is {job['status'] if job['open'] else job['outcome']}")
+    good = job["outcome"] == "succeeded" or (until == "running" and satisfied and job["open"])
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def explain(id: JobId, source: Source = None, account: Account = None, json: Json = False) -> None:
+    """Say what a job waits for, and when and why the relay looks at it next."""
+    answer = api().get(f"/v1/jobs/{segment(id)}/explain", {"source": source, "account": account})
+    if json:
+        print_json(answer)
+        return
+    fields = dict(answer)
+    sentence = fields.pop("sentence", None)
+    if sentence:
+        say(sentence)
+    print_fields(fields)
+
+
+@app.command()
+def untrack(
+    id: JobId,
+    purge: Annotated[bool, typer.Option("--purge", help="Erase the job, its events and attempts too.")] = False,
+    source: Source = None,
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Stop looking at a job. What is to be delivered goes on."""
+    query = {"source": source, "account": account, "purge": True if purge else None}
+    job = api().send("DELETE", f"/v1/jobs/{segment(id)}", query=query).document
+    if json:
+        print_json(job)
+    else:
+        say(f"{id} is {'erased' if purge else 'no longer tracked'}")
+
+
+def _metadata(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError("--metadata is no JSON object: write it like '{\"deal\": 42}'")
+    return value
+
+
+def _has_run(job: dict[str, Any]) -> bool:
+    """Whether it runs, or did: an attempt that failed and waits for the next was a run."""
+    upstream = job.get("upstream") or {}
+    return job["status"] == "running" or bool(upstream.get("started_at")) or bool(upstream.get("attempt_count"))

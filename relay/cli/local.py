@@ -1,0 +1,243 @@
+"""Commands that need no running relay: init, migrate, check, sandbox, verify."""
+
+import asyncio
+import json as jsonlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relay.cli.output import Json, note, print_json, say, working
+from relay.cli.serve import DEFAULT_FILE, ConfigFile, settings_file
+from relay.errors import UsageError
+
+if TYPE_CHECKING:
+    from relay.sandbox.server import Sandbox
+
+KEY_FILE = "revor.key"
+MAX_REQUEST_BYTES = 64 << 20
+_KEY_LINES = '    # accounts:\n    #   default: {api_key: "${REVOR_API_KEY}"}\n'
+
+
+def init(
+    force: Annotated[bool, typer.Option("--force", help="Write over a relay.yaml that is there.")] = False,
+) -> None:
+    """Write a commented relay.yaml here. On a terminal it asks for Revor's key, and keeps it in revor.key (0600)."""
+    from relay import resources
+
+    path = Path(DEFAULT_FILE)
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already: --force writes over it")
+    text = resources.default_settings_file().read_text(encoding="utf-8")
+    key = _asked_key() if sys.stdin.isatty() and sys.stdout.isatty() else ""
+    if key:
+        text = _with_key_file(text, _keep_key(key))
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} can not be written ({error.strerror}): go to a folder of yours") from error
+    say(f"wrote {path}" + (f", and the key to {KEY_FILE}, which only you can read" if key else ""))
+    if not key and not os.environ.get("REVOR_API_KEY"):
+        say("next: export REVOR_API_KEY=…, then `relay check` and `relay serve`")
+    else:
+        say("next: `relay check`, then `relay serve`")
+
+
+def migrate(config: ConfigFile = None) -> None:
+    """Bring the database to the newest schema. No node may hold it meanwhile."""
+    from relay.config import load_settings
+    from relay.store import migrations
+
+    settings = load_settings(settings_file(config), os.environ)
+    with working("migrating"):
+        revision = migrations.migrate(settings.database.url)
+    say(f"the database has schema {revision}, the newest")
+
+
+def check(config: ConfigFile = None, json: Json = False) -> None:
+    """Check settings, database, keys and sinks, and say how to mend what is wrong. Exit code 2 if anything is."""
+    from relay.cli.checks import print_findings, run_checks
+
+    with working("checking"):
+        findings = asyncio.run(run_checks(settings_file(config), os.environ))
+    print_findings(findings, json=json)
+    raise typer.Exit(2 if any(finding.state == "problem" for finding in findings) else 0)
+
+
+def sandbox(
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8090,
+    speed: Annotated[float, typer.Option(help="Divides every duration.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same jobs.")] = 0,
+    rate_limit: Annotated[str, typer.Option(metavar="N/SECONDS", help="Requests a key, at speed 1.")] = "120/60",
+    count_attempts: Annotated[str, typer.Option(metavar="start|end", help="When attempt_count rises.")] = "start",
+) -> None:
+    """Run a faithful stand-in for Revor's API: no account, no key, no message is sent to anybody."""
+    from relay.config_kinds import is_loopback_host
+
+    if not is_loopback_host(host):
+        raise UsageError(f"--host {host} can be reached by others: the sandbox listens on loopback only")
+    if count_attempts not in ("start", "end"):
+        raise UsageError(f"--count-attempts {count_attempts!r:.40} is not known: it takes start or end")
+    limit = read_rate_limit(rate_limit)
+
+    import uvloop
+
+    from relay.cli.sockets import listening_socket
+    from relay.sandbox.server import Sandbox
+
+    world = Sandbox(
+        seed=seed, speed=speed, rate_limit=limit, count_attempts="end" if count_attempts == "end" else "start"
+    )
+    try:
+        world.world()
+    except ValueError as error:
+        raise UsageError(f"--speed: {error}") from error
+    listener = listening_socket(host, port)
+    try:
+        uvloop.run(_serve_sandbox(world, listener, host))
+    finally:
+        listener.close()
+
+
+def verify(
+    secret: Annotated[str, typer.Option(help="The signing secret, whsec_….")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The raw request; standard input without.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Seconds that the timestamp may differ.")] = 300.0,
+    now: Annotated[str | None, typer.Option(help="Judge as of this time: epoch seconds or RFC 3339.")] = None,
+    json: Json = False,
+) -> None:
+    """Say whether a raw HTTP request verifies, and if not, why. Exit code 0: it does; 1: it does not."""
+    from relay.core import signing
+
+    raw = _read_request(file)
+    headers, body = parse_request(raw)
+    try:
+        result = signing.verify(secret, headers, body, now=_read_time(now), tolerance_seconds=tolerance)
+    except ValueError as error:
+        raise UsageError(f"--secret: {error}") from error
+    if json:
+        print_json({"ok": result.ok, "reason": result.reason, "detail": result.detail})
+    elif result.ok:
+        say(f"ok: {result.detail}")
+    else:
+        say(f"does not verify ({result.reason}): {result.detail}")
+    raise typer.Exit(0 if result.ok else 1)
+
+
+def parse_request(raw: bytes) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a raw HTTP request; its first line may be missing. Raises UsageError when it is none."""
+    ends = [(raw.find(mark), mark) for mark in (b"\r\n\r\n", b"\n\n")]
+    found = min((pair for pair in ends if pair[0] >= 0), default=None)
+    if found is None:
+        raise UsageError("this is no raw HTTP request: it has headers, an empty line, and the body")
+    at, mark = found
+    lines = raw[:at].decode("latin-1").replace("\r\n", "\n").split("\n")
+    headers: dict[str, str] = {}
+    for number, line in enumerate(lines):
+        name, colon, value = line.partition(":")
+        if number == 0 and (not colon or " " in name.strip()):
+            continue  # the request line
+        if not colon or not name.strip():
+            raise UsageError(f"line {number + 1} of the request is no header: write `name: value`")
+        headers[name.strip().lower()] = value.strip()
+    return headers, _body(headers, raw[at + len(mark) :])
+
+
+def read_rate_limit(text: str) -> tuple[int, float]:
+    """`120/60` as (requests, seconds). Raises UsageError."""
+    count, _, seconds = text.partition("/")
+    try:
+        limit = int(count), float(seconds)
+    except ValueError:
+        limit = 0, 0.0
+    if limit[0] < 1 or not 0 < limit[1] < float("inf"):
+        raise UsageError(f"--rate-limit {text!r:.40} is none: write requests/seconds, such as 120/60")
+    return limit
+
+
+def _body(headers: dict[str, str], rest: bytes) -> bytes:
+    """An editor or a shell adds a line end to a capture: Content-Length tells that it is not of the body."""
+    length = headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and len(length) < 12:
+        extra = rest[int(length) :]
+        if extra in (b"\n", b"\r\n"):
+            return rest[: int(length)]
+    return rest
+
+
+def _read_request(file: Path | None) -> bytes:
+    if file is None or str(file) == "-":
+        return sys.stdin.buffer.read(MAX_REQUEST_BYTES)
+    try:
+        with file.open("rb") as stream:
+            return stream.read(MAX_REQUEST_BYTES)
+    except OSError as error:
+        raise UsageError(f"{file} can not be read: {error.strerror}") from error
+
+
+def _read_time(text: str | None) -> float:
+    if text is None:
+        return time.time()
+    from relay.clock import from_rfc3339
+
+    try:
+        return float(text) if text.replace(".", "", 1).isdecimal() else from_rfc3339(text)
+    except ValueError:
+        raise UsageError(f"--now {text!r:.40} is no time: write epoch seconds, or 2026-05-20T10:00:08Z") from None
+
+
+def _asked_key() -> str:
+    given: str = typer.prompt("Revor API key (empty: later)", default="", hide_input=True, show_default=False)
+    return given.strip()
+
+
+def _keep_key(key: str) -> Path:
+    path = Path(KEY_FILE).resolve()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(f"{key}\n")
+    except OSError as error:
+        raise UsageError(f"{path} can not be written ({error.strerror}): go to a folder of yours") from error
+    return path
+
+
+def _with_key_file(text: str, path: Path) -> str:
+    reference = jsonlib.dumps("${file:" + str(path) + "}", ensure_ascii=False)
+    if _KEY_LINES not in text or "}" in str(path):
+        note(f"relay: write this into {DEFAULT_FILE} yourself: accounts: {{default: {{api_key: {reference}}}}}")
+        return text
+    return text.replace(_KEY_LINES, f"    accounts:\n      default: {{api_key: {reference}}}\n")
+
+
+async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -> None:
+    from relay.cli.sockets import make_server, url_of
+
+    server = make_server(world.app(), shutdown_seconds=1)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    url = url_of(listener, host)
+    typer.echo(
+        f"sandbox: serving {url} (seed {world.seed}, speed {world.speed:g})\n\n"
+        f"use it:        REVOR_BASE_URL={url} REVOR_API_KEY=sk-revor-sandbox relay serve --dev\n"
+        f"make jobs:     curl -X POST {url}/_sandbox/jobs -H 'Content-Type: application/json' -d '{{\"count\": 3}}'\n"
+        f"true times:    curl {url}/_sandbox/jobs\n"
+        f"inject faults: curl -X POST {url}/_sandbox/faults -H 'Content-Type: application/json' "
+        """-d '{"kind": "rate_limited"}'"""
+    )
+    await server.serve(sockets=[listener])

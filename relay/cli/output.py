@@ -1,0 +1,76 @@
+"""What the commands print: JSON, tables, and signs of life where a person is watching."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to list at most.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line of stdout."""
+    typer.echo(orjson.dumps(value).decode())
+
+
+def say(text: str) -> None:
+    """One line for a person on stdout."""
+    typer.echo(clean(text))
+
+
+def note(text: str) -> None:
+    """One line for a person on stderr."""
+    typer.echo(clean(text), err=True)
+
+
+def clean(value: Any) -> str:
+    """The value as text in one line that can not command a terminal."""
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
+    """A table on a terminal, lines of tab-separated values elsewhere; `empty` is said when there are no rows."""
+    if not rows:
+        note(empty)
+        return
+    cells = [[clean(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in ([column.upper() for column in columns], *cells):
+            typer.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.upper(), overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def print_fields(value: Mapping[str, Any]) -> None:
+    """An object as lines of `name: value`."""
+    width = max((len(name) for name in value), default=0)
+    for name, field in value.items():
+        typer.echo(f"{clean(name):<{width}}  {clean(field)}")
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Shows on a terminal that something takes its time."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield

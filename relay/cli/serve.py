@@ -1,0 +1,229 @@
+"""`relay serve`: runs a node until SIGTERM or SIGINT; SIGHUP reads the settings again."""
+
+import asyncio
+import difflib
+import os
+import signal
+import socket
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relay.cli.output import note
+from relay.errors import RelayError, UsageError
+
+if TYPE_CHECKING:
+    from relay.app import Node
+    from relay.cli.sockets import Server
+    from relay.config import Settings
+
+ALL_ROLES = ("api", "scheduler", "dispatcher")
+DEFAULT_FILE = "relay.yaml"
+ALWAYS_SERVED = ("/livez", "/readyz", "/metrics")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; ./relay.yaml when it is there.")]
+
+
+def serve(
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    roles: Annotated[str, typer.Option(help="What this node does.")] = ",".join(ALL_ROLES),
+    dev: Annotated[bool, typer.Option("--dev", help="Allow http to this machine; readable log; examples.")] = False,
+    auto_migrate: Annotated[
+        bool, typer.Option("--auto-migrate", help="Bring the database to the newest schema (SQLite: always).")
+    ] = False,
+) -> None:
+    """Run the relay: poll the tracked jobs, deliver their events, answer the API."""
+    del auto_migrate  # SQLite is brought to the newest schema at every start
+    source = SettingsSource(path=settings_file(config), dev=dev, host=host, port=port)
+    chosen = read_roles(roles)
+    settings = source.load()
+
+    import uvloop
+
+    from relay import log
+    from relay.cli.sockets import listening_socket
+
+    log.configure(dev=dev)
+    listener = listening_socket(settings.server.host, settings.server.port)
+    try:
+        uvloop.run(_Service(source, settings, listener, chosen).run())
+    finally:
+        listener.close()
+
+
+def settings_file(given: Path | None) -> Path | None:
+    """The settings file: the one that was given, else ./relay.yaml where there is one."""
+    if given is not None:
+        return given
+    path = Path(DEFAULT_FILE)
+    return path if path.exists() else None
+
+
+def read_roles(text: str) -> tuple[str, ...]:
+    """The roles of a list like `api,dispatcher`. Raises UsageError for one that is none."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in ALL_ROLES:
+            near = difflib.get_close_matches(name, ALL_ROLES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ALL_ROLES)}"
+            raise UsageError(f"--roles {name!r:.40} is no role: {hint}")
+    if not names:
+        raise UsageError(f"--roles is empty: there are {', '.join(ALL_ROLES)}")
+    return tuple(role for role in ALL_ROLES if role in names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsSource:
+    """Where the settings come from, to read them again."""
+
+    path: Path | None = None
+    dev: bool = False
+    host: str | None = None
+    port: int | None = None
+
+    def load(self) -> "Settings":
+        """The settings as they are now. Raises SettingsError."""
+        from relay.config import load_settings, require_token_beyond_loopback
+
+        settings = load_settings(self.path, os.environ, dev=self.dev, host=self.host, port=self.port)
+        require_token_beyond_loopback(settings)
+        return settings
+
+
+@dataclass(slots=True)
+class _Service:
+    """One run of `relay serve`."""
+
+    source: SettingsSource
+    settings: "Settings"
+    listener: socket.socket
+    roles: tuple[str, ...]
+    node: "Node | None" = None
+    server: "Server | None" = None
+    asked_to_stop: bool = False
+    ending: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Until it is told to stop."""
+        from relay.app import open_node
+        from relay.cli.sockets import make_server, url_of
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        bound = with_port(self.settings, self.listener.getsockname()[1])
+        url = url_of(self.listener, bound.server.host)
+        async with open_node(bound, base_url=url, roles=self.roles) as node:
+            self.node = node
+            app: Any = node if "api" in self.roles else _ProbesOnly(node)
+            self.server = make_server(app, shutdown_seconds=bound.server.shutdown_seconds)
+            if self.asked_to_stop:
+                return
+            if self.source.dev:
+                _print_examples(url, await node.callback_secret())
+            else:
+                note(f"relay: serving {url}")
+            await self.server.serve(sockets=[self.listener])
+            await asyncio.gather(*self.ending)
+
+    def stop(self) -> None:
+        """Streams and waits end, nothing more is claimed, and what is in flight has its time; twice: no more time."""
+        if self.asked_to_stop:
+            if self.server is not None:
+                self.server.force_exit = True
+            return
+        self.asked_to_stop = True
+        if self.node is None or self.server is None:
+            return
+        self.node.stopping = True
+        self.node.signals.wake_all()
+        self.node.scheduler.stop()
+        self.ending.append(asyncio.get_running_loop().create_task(_finish(self.node)))
+        self.server.should_exit = True
+
+    def reload(self) -> None:
+        """Takes over what may change while it runs; wrong settings are logged, and the old ones stay."""
+        import structlog
+
+        log = structlog.get_logger("relay.cli")
+        if self.node is None:
+            return
+        try:
+            new = self.source.load()
+        except RelayError as error:
+            log.error("settings_refused", error=str(error), hint="the old ones stay in use")
+            return
+        restart = needs_restart(self.settings, new)
+        self.settings = takes_over(self.settings, new)
+        self.node.reload(with_port(self.settings, self.listener.getsockname()[1]))
+        log.info("settings_read_again")
+        if restart:
+            log.warning("settings_need_a_restart", settings=restart)
+
+
+async def _finish(node: "Node") -> None:
+    """Ends the node's own work while the server ends its requests: both have the same time."""
+    seconds = node.settings.server.shutdown_seconds
+    await asyncio.gather(node.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in node.pollers.values()))
+
+
+def with_port(settings: "Settings", port: int) -> "Settings":
+    """The settings with the port that was bound, which port 0 leaves open."""
+    return replace(settings, server=replace(settings.server, port=port))
+
+
+def takes_over(old: "Settings", new: "Settings") -> "Settings":
+    """The old settings with what a running node can take over of the new ones: keys, tokens, polling, delivery."""
+    sources = {}
+    for name, source in old.sources.items():
+        after = new.sources.get(name)
+        if after is not None:
+            accounts = {one: after.accounts.get(one, account) for one, account in source.accounts.items()}
+            source = replace(source, polling=after.polling, accounts=accounts)
+        sources[name] = source
+    return replace(old, auth=new.auth, delivery=new.delivery, sources=sources)
+
+
+def needs_restart(old: "Settings", new: "Settings") -> list[str]:
+    """The keys whose new values a running node does not take over, new and vanished sources and accounts too."""
+    from relay.config import changed_needs_restart
+
+    def places(settings: "Settings") -> set[str]:
+        sources = settings.sources.items()
+        return {f"sources.{name}.accounts.{account}" for name, source in sources for account in source.accounts}
+
+    return [*changed_needs_restart(old, new), *sorted(places(old) ^ places(new))]
+
+
+class _ProbesOnly:
+    """A node without the role `api` still tells how it is."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] not in ALWAYS_SERVED:
+            body = b'{"title":"Not found","status":404,"code":"not_found","detail":"this node has no role api"}'
+            headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 404, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self._node(scope, receive, send)
+
+
+def _print_examples(url: str, secret: str) -> None:
+    job = '\'{"id": "JOB_ID"}\''
+    sink = '\'{"sink": "http://127.0.0.1:3000/hook"}\''
+    json = "-H 'Content-Type: application/json'"
+    typer.echo(
+        f"relay: serving {url}\n"
+        f"signing secret: {secret}\n\n"
+        f"track a job:      curl -X POST {url}/v1/jobs {json} -d {job}\n"
+        f"subscribe:        curl -X POST {url}/v1/subscriptions {json} -d {sink}\n"
+        f"watch the events: curl -N {url}/v1/events/stream\n"
+    )

@@ -1,0 +1,186 @@
+"""`relay subscriptions`: who gets which events. And `relay signing-secret`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from relay.cli.client import api, full_types, segment
+from relay.cli.output import Json, Limit, note, print_fields, print_json, print_table, say, working
+from relay.errors import RelayError
+
+app = typer.Typer(help="Say who gets which events.", no_args_is_help=True)
+
+SubscriptionId = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (sub_…).")]
+TEST_TIMEOUT_SECONDS = 90.0
+
+
+@app.command()
+def add(
+    sink: Annotated[str, typer.Argument(metavar="SINK", help="URL that gets the events.")],
+    types: Annotated[str | None, typer.Option(help="Event types, such as failed,overdue.")] = None,
+    kind: Annotated[str | None, typer.Option(help="webhook, slack; by default what the host is known for.")] = None,
+    description: Annotated[str | None, typer.Option(help="A text of yours.")] = None,
+    test: Annotated[bool, typer.Option(help="Send a sample.")] = True,
+    json: Json = False,
+) -> None:
+    """Subscribe a URL, send it a sample, and say what will arrive. The secret is shown this once."""
+    body: dict[str, Any] = {"sink": sink, "types": full_types(types), "description": description}
+    if kind is not None:
+        body["config"] = {"kind": kind}
+    client = api()
+    made = client.post("/v1/subscriptions", {name: value for name, value in body.items() if value is not None})
+    tested = _test(made["id"], None) if test else None
+    if json:
+        print_json({**made, "test": tested} if test else made)
+        return
+    config = made.get("config") or {}
+    say(f"{made['id']} is {made.get('state', 'enabled')}")
+    if config.get("secret") and config.get("kind", "webhook") == "webhook":
+        say(f"signing secret, shown this once: {config['secret']}")
+    say(expectation(config.get("kind", "webhook"), made.get("types"), named=types is not None))
+    if tested is not None:
+        say(_verdict(tested))
+
+
+@app.command("list")
+def list_subscriptions(
+    callbacks: Annotated[bool, typer.Option("--callbacks", help="Those made by callback URLs too.")] = False,
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List subscriptions, newest first."""
+    found = api().items("/v1/subscriptions", {"callbacks": True if callbacks else None}, limit)
+    if json:
+        print_json(found)
+        return
+    rows = [
+        [one["id"], one.get("state"), (one.get("config") or {}).get("kind"), one.get("sink"), _types(one.get("types"))]
+        for one in found
+    ]
+    empty = "no subscriptions: make one with `relay subscriptions add URL`"
+    print_table(("id", "state", "kind", "sink", "types"), rows, empty=empty)
+
+
+@app.command()
+def show(id: SubscriptionId, json: Json = False) -> None:
+    """Show one subscription."""
+    found = api().get(f"/v1/subscriptions/{segment(id)}")
+    print_json(found) if json else print_fields(found)
+
+
+@app.command("test")
+def send_sample(
+    id: SubscriptionId,
+    type: Annotated[str | None, typer.Option(help="Event type of the sample, such as failed.")] = None,
+    json: Json = False,
+) -> None:
+    """Send a realistic sample now. Exit code 1 when the sink does not take it."""
+    named = full_types(type)
+    tested = _test(id, named[0] if named else None, raising=True)
+    print_json(tested) if json else say(_verdict(tested))
+    raise typer.Exit(0 if _taken(tested) else 1)
+
+
+@app.command()
+def pause(id: SubscriptionId, json: Json = False) -> None:
+    """Hold its deliveries back; its events go on being recorded."""
+    _act(id, "pause", "is paused: `relay subscriptions resume` sends what waits", json)
+
+
+@app.command()
+def resume(id: SubscriptionId, json: Json = False) -> None:
+    """Send again, beginning with what waits."""
+    _act(id, "resume", "is enabled", json)
+
+
+@app.command("rotate-secret")
+def rotate_secret(
+    id: SubscriptionId,
+    overlap: Annotated[int | None, typer.Option(min=0, help="Seconds that the old secret signs too.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a new signing secret. For a while (a day) both sign."""
+    body = {} if overlap is None else {"overlap_seconds": overlap}
+    answer = api().post(f"/v1/subscriptions/{segment(id)}/rotate-secret", body)
+    if json:
+        print_json(answer)
+        return
+    secret = answer.get("secret") or (answer.get("config") or {}).get("secret")
+    say(f"new signing secret, shown this once: {secret}")
+
+
+@app.command()
+def remove(id: SubscriptionId, json: Json = False) -> None:
+    """Remove a subscription; what waits for it is cancelled."""
+    answer = api().send("DELETE", f"/v1/subscriptions/{segment(id)}").document
+    print_json(answer) if json else say(f"{id} is removed")
+
+
+def signing_secret(json: Json = False) -> None:
+    """Print the secret that signs what goes to callback URLs and `relay listen --forward-to`."""
+    answer = api().get("/v1/signing-secret")
+    print_json(answer) if json else typer.echo(answer["secret"])
+
+
+def expectation(kind: str, types: list[str] | None, *, named: bool) -> str:
+    """One sentence about what will arrive."""
+    if kind == "slack":
+        if named and types:
+            return f"Slack gets one message for each {_words(types)} event."
+        return "Slack gets one message for each failed, overdue and lost job, and when the source is in trouble."
+    if types:
+        return f"The sink gets each {_words(types)} event, signed, in order within a job."
+    return "The sink gets every event of every job, signed, in order within a job."
+
+
+def _words(types: list[str]) -> str:
+    names = [type.removeprefix("ai.revor.job.") for type in types]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _types(types: list[str] | None) -> str:
+    return "all job events" if types is None else ",".join(type.removeprefix("ai.revor.job.") for type in types)
+
+
+def _act(id: str, action: str, done: str, json: bool) -> None:
+    answer = api().post(f"/v1/subscriptions/{segment(id)}/{action}")
+    print_json(answer) if json else say(f"{id} {done}")
+
+
+def _test(id: str, type: str | None, *, raising: bool = False) -> Any:
+    body = {} if type is None else {"type": type}
+    try:
+        with working("sending a sample"):
+            path = f"/v1/subscriptions/{segment(id)}/test"
+            return api().send("POST", path, body=body, timeout=TEST_TIMEOUT_SECONDS).document
+    except RelayError as error:
+        if raising:
+            raise
+        note(f"relay: no sample was sent: {error}")
+        return None
+
+
+def _attempt(tested: Any) -> dict[str, Any]:
+    document = tested if isinstance(tested, dict) else {}
+    attempt = document.get("attempt", document)
+    return attempt if isinstance(attempt, dict) else {}
+
+
+def _taken(tested: Any) -> bool:
+    status = _attempt(tested).get("status_code")
+    return isinstance(status, int) and 200 <= status < 300
+
+
+def _verdict(tested: Any) -> str:
+    attempt = _attempt(tested)
+    if _taken(tested):
+        return f"the sample was taken: {attempt['status_code']} in {attempt.get('duration_ms', 0):.0f} ms"
+    reason = attempt.get("error") or attempt.get("status_code") or "no answer"
+    return f"the sample was not taken ({clean_reason(reason)}): look at the sink, then `relay subscriptions test ID`"
+
+
+def clean_reason(reason: Any) -> str:
+    """The reason of a failed attempt in a few words."""
+    if isinstance(reason, dict):
+        reason = reason.get("message") or reason.get("code") or reason
+    return str(reason)[:300]
