@@ -6,6 +6,7 @@ whatever found no free slot. Nothing is claimed without a slot, so a slow sink h
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -98,12 +99,20 @@ class DispatcherSettings:
 
 @dataclass(slots=True)
 class _Target:
-    """A subscription with what the node knows of its sink just now."""
+    """A subscription with what the node knows of its sink just now.
+
+    in_flight  slots taken: requests that are out, or about to be
+    marking    attempts that have ended and wait for their commit; their slots are free meanwhile
+    queue      deliveries taken over in such a commit that wait for a slot again
+    """
 
     subscription: Subscription
     kind: Kind
     host: str
+    shown_sink: str
     in_flight: int = 0
+    marking: int = 0
+    queue: deque[asyncio.Future[None]] = field(default_factory=deque)
     paused_until: float = 0.0
     next_send_at: float = 0.0
     failing_since: float | None = None
@@ -209,8 +218,7 @@ class Dispatcher:
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         """Sends one event now; nothing is stored and no limit applies."""
         kind = self._kinds(subscription.kind)
-        attempt, outcome, _ = await self._attempt(subscription, kind, event, number=1)
-        return attempt, outcome
+        return await self._attempt(subscription, kind, event, number=1)
 
     # --- the loop
 
@@ -296,13 +304,14 @@ class Dispatcher:
         target = self._targets.get(subscription.id)
         host = _host_of(subscription.sink)
         if target is None:
-            target = _Target(subscription=subscription, kind=kind, host=host)
+            target = _Target(subscription=subscription, kind=kind, host=host, shown_sink="")
             target.failing_since = subscription.failing_since
             self._targets[subscription.id] = target
         elif subscription.state == "enabled" and target.subscription.state != "enabled":
             target.failing_since = subscription.failing_since
             target.paused_until = 0.0
         target.subscription, target.kind, target.host = subscription, kind, host
+        target.shown_sink = kind.redacted_url(subscription.sink)
         target.limit = subscription.concurrency or START_CONCURRENCY
         known = self._hosts.setdefault(host, _Host())
         known.targets.add(subscription.id)
@@ -349,8 +358,11 @@ class Dispatcher:
             if other in self._targets
         )
         own = max(1, self.settings.per_host // 2) if others_wait else self.settings.per_host
+        limit = min(limit, own)
         return min(
-            min(limit, own) - target.in_flight,
+            limit - target.in_flight,
+            # what is claimed but not committed is bounded: a crash repeats no more than that
+            2 * limit - target.in_flight - target.marking - len(target.queue),
             self.settings.per_host - host.in_flight,
             self.settings.concurrency - self._in_flight,
         )
@@ -361,9 +373,33 @@ class Dispatcher:
         self._in_flight += 1
 
     def _vacate(self, target: _Target) -> None:
+        while target.queue:
+            waiting = target.queue.popleft()
+            if not waiting.done():
+                waiting.set_result(None)  # the slot changes hands
+                return
         target.in_flight -= 1
         self._hosts[target.host].in_flight -= 1
         self._in_flight -= 1
+        if self._starved:
+            self._wake.set()
+
+    async def _occupy_again(self, target: _Target) -> bool:
+        """A slot for a delivery that is claimed already. False when none will come by itself."""
+        if self._free_slots(target) > 0:
+            self._occupy(target)
+            return True
+        if target.in_flight == 0:
+            return False
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        target.queue.append(waiting)
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled():
+                self._vacate(target)
+            raise
+        return True
 
     def _start(self, target: _Target, claimed: Claimed) -> None:
         task = asyncio.get_running_loop().create_task(self._work(target, claimed))
@@ -379,60 +415,72 @@ class Dispatcher:
         try:
             while claimed is not None:
                 claimed = await self._deliver(target, claimed)
+                if claimed is not None and not await self._occupy_again(target):
+                    await self._deliveries.release([claimed], self._clock())
+                    self._wake.set()
+                    break
         except Exception:
             log.exception("delivery_failed", subscription=target.subscription.id)
         finally:
             self._metrics.deliveries_in_flight.dec()
-            self._vacate(target)
-            if self._starved:
-                self._wake.set()
 
     async def _deliver(self, target: _Target, claimed: Claimed) -> Claimed | None:
+        """One attempt in a slot that is ours; the slot is free again when the answer is there."""
         subscription = target.subscription
-        now = self._clock()
-        if claimed.lease_until - now < subscription.timeout_seconds:
-            log.warning("lease_too_old", delivery=claimed.id)
-            return None
-        rate = subscription.rate_per_second or target.kind.rate_per_second
-        if rate is not None:
-            if target.next_send_at > now:
-                await self._deliveries.release([claimed], target.next_send_at)
+        try:
+            now = self._clock()
+            if claimed.lease_until - now < subscription.timeout_seconds:
+                log.warning("lease_too_old", delivery=claimed.id)
                 return None
-            target.next_send_at = now + 1.0 / rate
-        attempt, outcome, url = await self._attempt(subscription, target.kind, claimed.event, claimed.made_count + 1)
+            rate = subscription.rate_per_second or target.kind.rate_per_second
+            if rate is not None:
+                if target.next_send_at > now:
+                    await self._deliveries.release([claimed], target.next_send_at)
+                    return None
+                target.next_send_at = now + 1.0 / rate
+            number = claimed.made_count + 1
+            attempt, outcome = await self._attempt(subscription, target.kind, claimed.event, number)
+        finally:
+            self._vacate(target)
+        return await self._record(target, claimed, attempt, outcome)
+
+    async def _record(self, target: _Target, claimed: Claimed, attempt: Attempt, outcome: Outcome) -> Claimed | None:
         now = self._clock()
         decision = retry.decide(
             outcome,
             attempt_count=claimed.attempt_count + 1,
-            schedule_seconds=subscription.retry_schedule_seconds,
+            schedule_seconds=target.subscription.retry_schedule_seconds,
             jitter=self.settings.jitter,
             random_value=self._random.random(),
             now=now,
         )
         mark = self._mark(target, claimed, attempt, decision, now)
-        marked = await self._deliveries.mark(mark)
+        target.marking += 1
+        try:
+            marked = await self._deliveries.mark(mark)
+        finally:
+            target.marking -= 1
         for event in mark.events if marked.kept else ():
             self._recorded(event)
         if mark.disable is not None:
             self._subscriptions.changed()
-            self._wake.set()
         await self._remember(target, outcome, now)
         log.info(
             "attempt",
             delivery=claimed.id,
             event_id=claimed.event.id,
-            subscription=subscription.id,
+            subscription=target.subscription.id,
             job_uid=claimed.job_uid,
             number=attempt.number,
-            sink=url,
+            sink=target.shown_sink,
             status_code=attempt.status_code,
             error=attempt.error,
             duration_ms=round(attempt.duration_ms, 1),
             state=mark.state,
-            decision=attempt.decision,
+            decision=mark.attempt.decision,
             kept=marked.kept,
         )
-        if mark.state == "pending":
+        if mark.state == "pending" or mark.disable is not None or (marked.next is None and self._starved):
             self._wake.set()
         return marked.next
 
@@ -480,11 +528,11 @@ class Dispatcher:
         if target.subscription.id not in self._targets or target.subscription.state != "enabled":
             return False
         rate = target.subscription.rate_per_second or target.kind.rate_per_second
-        return rate is None and self._free_slots(target) >= 0
+        return rate is None and self._free_slots(target) > 0
 
     async def _attempt(
         self, subscription: Subscription, kind: Kind, event: Event, number: int
-    ) -> tuple[Attempt, Outcome, str]:
+    ) -> tuple[Attempt, Outcome]:
         now = self._clock()
         request = kind.render(event, subscription)
         headers = request.headers
@@ -508,7 +556,7 @@ class Dispatcher:
             response_excerpt=_excerpt(response.excerpt),
             remote_ip=response.remote_ip,
         )
-        return attempt, outcome, kind.redacted_url(subscription.sink)
+        return attempt, outcome
 
     def _secrets(self, subscription: Subscription) -> Sequence[SigningSecret]:
         if subscription.callback:
@@ -546,7 +594,7 @@ class Dispatcher:
     def _disabled(self, target: _Target, reason: str, now: float) -> Event:
         data = notices.subscription_data(
             subscription_id=target.subscription.id,
-            sink=target.kind.redacted_url(target.subscription.sink),
+            sink=target.shown_sink,
             reason=reason,
             since=target.failing_since,
         )
