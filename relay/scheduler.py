@@ -3,6 +3,7 @@
 An account's job has no interval: it runs when its planner says, and is pulled forward when that changes.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from apscheduler.triggers.interval import IntervalTrigger
 from relay.clock import Clock
 
 IDLE_SECONDS = 30.0
+INSTANCES = 1_000
+"""APScheduler counts a fire as running until its event loop comes round; one that is pulled forward is not to be missed
+for that. Nothing runs twice: `run_once` only starts what is due."""
 
 log = structlog.get_logger("relay.scheduler")
 
@@ -62,13 +66,15 @@ class Scheduler:
         )
         self._pollables: dict[str, Pollable] = {}
         self._next_at: dict[str, float] = {}
+        self._firing: set[str] = set()
         self._running = False
 
     def add_account(self, source: str, account: str, pollable: Pollable) -> Callable[[], None]:
         """One job `poll:{source}:{account}`. Returns what to call when its next request may be sooner."""
         name = f"poll:{source}:{account}"
         self._pollables[name] = pollable
-        self._scheduler.add_job(self._fire, _WhenPlanned(pollable, self._clock), args=[name], id=name, name=name)
+        trigger = _WhenPlanned(pollable, self._clock)
+        self._scheduler.add_job(self._fire, trigger, args=[name], id=name, name=name, max_instances=INSTANCES)
         return lambda: self._pull_forward(name)
 
     def add_upkeep(self, upkeep: Upkeep) -> None:
@@ -108,14 +114,22 @@ class Scheduler:
 
     async def _fire(self, name: str) -> None:
         self._next_at.pop(name, None)
+        self._firing.add(name)
         try:
             await self._pollables[name].run_once()
         except Exception:
             log.exception("poll_failed", account=name)
+        finally:
+            # APScheduler counts this run as over two turns of the loop from here; before that it would skip the next
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._fired, name)
+
+    def _fired(self, name: str) -> None:
+        self._firing.discard(name)
         self._pull_forward(name)
 
     def _pull_forward(self, name: str) -> None:
-        if not self._running:
+        if not self._running or name in self._firing:
             return
         at = self._pollables[name].next_request_at()
         latest = self._clock() + IDLE_SECONDS

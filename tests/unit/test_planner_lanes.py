@@ -7,7 +7,7 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, Lanes
-from relay.core.planner.roster import UNPARKED_AT_ONCE
+from relay.core.planner.roster import LATE_LOOKS, UNPARKED_AT_ONCE
 
 NOW = 1_779_271_200.0
 QUEUED = {"status": "queued", "channel": "email"}
@@ -275,3 +275,56 @@ def test_only_so_many_empty_lanes_are_remembered() -> None:
     assert len(names) == MAX_IDLE_LANES
     assert "9" not in names
     assert "10" in names
+
+
+def test_a_job_past_its_time_waits_for_a_predecessor_that_has_not_started(planner: Planner) -> None:
+    queue(planner, "a", scheduled_at=NOW + 1)
+    queue(planner, "b", scheduled_at=NOW + 61)
+    see(planner, "b", NOW + 67, scheduled_at=NOW + 61)
+    assert list(reasons(planner, NOW + 68, "b")) == ["lane_parked"]
+    see(planner, "a", NOW + 69, status="running", started_at=NOW + 68, scheduled_at=NOW + 1)
+    assert anchor(planner, "b", NOW + 71) == NOW + 128
+
+
+def test_a_job_past_its_time_does_not_wait_for_one_that_comes_much_later(planner: Planner) -> None:
+    queue(planner, "a", scheduled_at=NOW + 3600)
+    queue(planner, "b", scheduled_at=NOW + 1)
+    see(planner, "b", NOW + 7, scheduled_at=NOW + 1)
+    assert list(reasons(planner, NOW + 8, "b")) == ["between_looks"]
+
+
+def test_a_job_past_its_time_counts_from_the_last_start(planner: Planner) -> None:
+    queue(planner, "a", scheduled_at=NOW + 1)
+    see(planner, "a", NOW + 10, status="running", started_at=NOW + 9, scheduled_at=NOW + 1)
+    queue(planner, "b", now=NOW + 11, scheduled_at=NOW + 12)
+    see(planner, "b", NOW + 20, scheduled_at=NOW + 12)
+    assert anchor(planner, "b", NOW + 22) == NOW + 69
+
+
+def held_by_a_retry(planner: Planner) -> None:
+    """`b` is parked behind `a`, which waits for its retry until NOW + 600."""
+    queue(planner, "a", scheduled_at=NOW + 1)
+    see(planner, "a", NOW + 4, status="running", started_at=NOW + 2, scheduled_at=NOW + 1)
+    see(planner, "a", NOW + 9, scheduled_at=NOW + 1, next_attempt_at=NOW + 600)
+    queue(planner, "b", now=NOW + 10, scheduled_at=NOW + 11)
+    for look in range(LATE_LOOKS + 1):
+        assert list(reasons(planner, NOW + 20 + 2 * look, "b")) != ["lane_parked"]
+        see(planner, "b", NOW + 20 + 2 * look, scheduled_at=NOW + 11)
+    assert list(reasons(planner, NOW + 30, "b")) == ["lane_parked"]
+
+
+def test_a_job_past_its_time_waits_for_the_end_of_its_predecessors_retries(planner: Planner) -> None:
+    held_by_a_retry(planner)
+    see(planner, "b", NOW + 40, scheduled_at=NOW + 11)
+    assert list(reasons(planner, NOW + 42, "b")) == ["lane_parked"]
+    see(planner, "a", NOW + 610, status="succeeded", started_at=NOW + 601, scheduled_at=NOW + 1)
+    assert list(reasons(planner, NOW + 612, "b")) == ["between_looks"]
+
+
+def test_a_job_that_passes_its_predecessors_retry_breaks_the_order(planner: Planner) -> None:
+    held_by_a_retry(planner)
+    queue(planner, "c", now=NOW + 31, scheduled_at=NOW + 32)
+    see(planner, "b", NOW + 40, status="running", started_at=NOW + 39, scheduled_at=NOW + 11)
+    for look in range(LATE_LOOKS + 2):
+        see(planner, "c", NOW + 50 + 2 * look, scheduled_at=NOW + 32)
+    assert list(reasons(planner, NOW + 60, "c")) == ["between_looks"]

@@ -1,7 +1,8 @@
 """Lanes: jobs that the upstream runs one after another, a least interval apart.
 
 A job without a time of its own can not start before its predecessor did, so it is parked until that start is seen; then
-it has an anchor, the start plus the interval. A lane that turns out to run in another order is unparked as a whole.
+it has an anchor, the start plus the interval. So is a job whose time has passed, which is late because its lane is. A
+lane that turns out to run in another order is unparked as a whole.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from relay.core.planner.jobs import PARKED, Job
+from relay.core.planner.jobs import PARKED, WAITING, Job
 
 MAX_IDLE_LANES = 1_000
 """Empty lanes whose last start and spacing are remembered; the longest empty one goes first."""
@@ -88,7 +89,10 @@ class Lane:
     def started(self, job: Job, at: float) -> bool:
         """A job of this lane was seen to have started, for the first time; returns whether that broke the order."""
         before = job.previous
-        in_order = before is None or before.started is not None or PARKED not in (job.phase, before.phase)
+        if before is None or PARKED not in (job.phase, before.phase):
+            in_order = True
+        else:  # the one before it may have started, and wait for its retry: then this job passed it
+            in_order = before.started is not None and (before.phase != WAITING or at >= before.anchor)
         self._learn(at)
         job.started = at
         if in_order and self.disorder and self.cursor is None:

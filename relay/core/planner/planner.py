@@ -50,7 +50,7 @@ class Planner:
         now: float,
         weight: float = 1.0,
         lane: str | None = None,
-        min_interval_seconds: float = DEFAULT_SPACING_SECONDS,
+        min_interval_seconds: float | None = None,
         *,
         next_poll_at: float | None = None,
         step: int = 0,
@@ -58,11 +58,15 @@ class Planner:
         """Begins to plan looks at a job; `item` is what is known of it, None for nothing.
 
         `lane` is the lane it runs in, None for its channel's, "" for none; `min_interval_seconds` the least time from
-        its predecessor's start to its own. Jobs of a lane are to be tracked in the order in which they were created.
+        its predecessor's start to its own: a minute by default, and less by as much as our shortest interval is below a
+        second, which only a world that runs faster has use for. Jobs of a lane are to be tracked in the order in which
+        they were created.
         `next_poll_at` and `step` carry on a plan that was kept elsewhere. For a job that is tracked already only
         `weight` and, where given, `next_poll_at` are taken over: that is how a look is asked for at once.
         """
         t = self._refresh(now)
+        if min_interval_seconds is None:
+            min_interval_seconds = DEFAULT_SPACING_SECONDS * min(1.0, self._config.min_interval_seconds)
         planned = read_time(next_poll_at)
         if planned is not None:
             planned = self._timeline.inner(planned)

@@ -18,6 +18,8 @@ UNPARKED_AT_ONCE = 32
 """Jobs of a broken lane that one call unparks: a lane can be longer than one call may take."""
 LOST_AFTER_FAILURES = 3
 """A job that was not found so often no longer holds up its lane."""
+LATE_LOOKS = 2
+"""So many looks past its time a job is believed to wait for the end of its predecessor's retries."""
 MIN_WEIGHT = 1e-3
 MAX_WEIGHT = 1e6
 MAX_SPACING_SECONDS = 86_400.0
@@ -73,6 +75,7 @@ class Roster:
         before = (job.phase, job.anchor)
         if reading.known:
             self._settle(job, reading, now, seen_at)
+            self._wait_in_lane(job, now, was_parked=before[0] == PARKED)
         if before != (job.phase, job.anchor):
             job.step = 0
         elif now > job.anchor:
@@ -162,6 +165,20 @@ class Roster:
             return
         anchor = None if lane is None else lane.anchor(job)
         job.phase, job.anchor = WAITING, now if anchor is None else anchor
+
+    def _wait_in_lane(self, job: Job, now: float, *, was_parked: bool) -> None:
+        """A job whose time has passed without its start is late because its lane is: its predecessor tells when."""
+        lane, before = job.lane, job.previous
+        if lane is None or lane.disorder or job.started is not None or job.phase != WAITING or now <= job.anchor:
+            return
+        if before is None or before.phase == RUNNING:
+            job.anchor = max(job.anchor, lane.anchor(job) or 0.0)
+        elif before.started is None:
+            # One that can not start for long is not what this job waits for: jobs of two lanes are mixed here.
+            if before.anchor <= now + job.spacing:
+                job.phase = PARKED
+        elif was_parked or job.step >= LATE_LOOKS:
+            job.phase = PARKED
 
     def _mark_started(self, job: Job, started: float, now: float) -> None:
         lane = job.lane
