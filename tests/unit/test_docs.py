@@ -84,38 +84,40 @@ def test_every_endpoint() -> None:
     from relay.api.operations import Operation
 
     operations = {
-        f"{operation.method} {operation.path}"
+        f"{operation.method} {operation.path}".replace(":path}", "}"): operation.answers
         for module in modules_of("relay.api")
         for value in vars(module).values()
         for operation in (value if isinstance(value, list | tuple) else [value])
         if isinstance(operation, Operation)
     }
-    documented = {text for text in quoted("http-api.md") if re.fullmatch(r"(GET|POST|PUT|PATCH|DELETE) /\S+", text)}
+    text = (DOCS / "http-api.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row.split("|")[2] for row in text.splitlines() if re.match(r"\| `[A-Z]+ /", row)}
 
     assert operations, "no endpoints were found in relay.api"
-    plain = {re.sub(r":path\}", "}", operation) for operation in operations}
-    assert plain == documented
+    assert set(operations) == set(rows)
+    for operation, answers in operations.items():
+        assert {int(found) for found in re.findall(r"\d{3}", rows[operation])} == set(answers), operation
 
 
 def test_every_command() -> None:
-    import click
-    import typer
     from typer.main import get_command
 
-    apps = [value for value in vars(relay.cli).values() if isinstance(value, typer.Typer)]
-    assert apps, "relay.cli has no Typer application"
-
-    def walk(command: click.Command, words: tuple[str, ...]) -> Iterator[str]:
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
         children = getattr(command, "commands", {})
         if not children:
-            yield " ".join(words)
+            options = [option for param in command.params for option in param.opts if option.startswith("--")]
+            yield " ".join(words), options
         for name, child in children.items():
             if not child.hidden:
                 yield from walk(child, (*words, name))
 
-    commands = set(walk(get_command(apps[0]), ("relay",)))
-    documented = {text for text in quoted("commands.md") if re.fullmatch(r"relay( [a-z-]+){1,2}", text)}
-    assert commands == documented
+    commands = dict(walk(get_command(relay.cli.app), ("relay",)))
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `relay ")}
+    assert set(commands) == set(rows)
+    for command, options in commands.items():
+        missing = [option for option in options if not re.search(rf"`{option}[` ]", rows[command])]
+        assert missing == [], f"docs/commands.md does not have these of {command}"
 
 
 def test_every_metric() -> None:
@@ -132,7 +134,9 @@ def error_codes() -> set[str]:
     classes = [RelayError]
     for error in classes:
         classes.extend(error.__subclasses__())
-    found = {error.code for error in classes if error.__module__.startswith(("relay.", "subscribers."))}
+    validation = importlib.import_module("relay.api.validation")
+    found = {"wrong_type", "invalid", *validation._CODES.values(), *validation._OWN_CODES}
+    found |= {error.code for error in classes if error.__module__.startswith(("relay.", "subscribers."))}
     for path in CODE:
         if OF_THE_SANDBOX not in path.parents and path != OF_SAMPLES:
             found |= set(re.findall(r"\bcode=\"([a-z_]+)\"", path.read_text(encoding="utf-8")))
