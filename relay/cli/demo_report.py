@@ -149,7 +149,7 @@ class Report:
         ]
         fate = ", ".join(troubles) if troubles else "none lost, none out of order, every signature good"
         return (
-            f"{self.jobs} jobs, {self.events_delivered} events delivered ({fate}); {delay}, with "
+            f"{self.jobs} job{'' if self.jobs == 1 else 's'}, {self.events_delivered} events delivered ({fate}); {delay}, with "
             f"{self.requests_per_job:.1f} requests a job where polling every {NAIVE_INTERVAL_SECONDS:g} s takes "
             f"{self.naive_requests_per_job:.1f}."
         )

@@ -1,0 +1,81 @@
+"""The whole story with one command: nothing lost, nothing left behind, and figures that add up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-W", "error", "-m", "relay", "demo", "--speed", "600"]
+FIGURES = [
+    *("jobs", "events_delivered", "owed", "lost", "unobserved", "duplicates", "out_of_order", "signature_failures"),
+    *("upstream_requests", "requests_per_job", "naive_requests_per_job", "detection_delay_seconds", "elapsed_seconds"),
+]
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home"), "XDG_STATE_HOME": "/nonexistent"}
+
+
+def test_the_figures(environ: dict[str, str], tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [*COMMAND, "--jobs", "9", "--seed", "3", "--json"], env=environ, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    (line,) = ran.stdout.splitlines()
+    figures = json.loads(line)
+    assert list(figures) == FIGURES
+    assert figures["jobs"] == 9
+    assert [figures[name] for name in ("lost", "duplicates", "out_of_order", "signature_failures")] == [0, 0, 0, 0]
+    assert figures["events_delivered"] >= figures["owed"] >= 9
+    assert figures["requests_per_job"] == round(figures["upstream_requests"] / 9, 2)
+    assert figures["requests_per_job"] < figures["naive_requests_per_job"]
+    assert "Traceback" not in ran.stderr
+    assert "warning" not in ran.stderr.lower()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_for_people(environ: dict[str, str]) -> None:
+    ran = subprocess.run([*COMMAND, "--jobs", "3"], env=environ, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    first, *_, last = ran.stdout.splitlines()
+    assert first.startswith("0/3 jobs finished")
+    assert last.startswith("3 jobs, ")
+    assert "polling every 5 s takes" in last
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_kept_until_interrupted(environ: dict[str, str], tmp_path: Path, sign: signal.Signals) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--jobs", "3", "--keep"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        lines: list[str] = []
+        while not lines or "Serving until Ctrl-C" not in lines[-1]:
+            line = running.stdout.readline()
+            assert line, lines
+            lines.append(line)
+        assert any("http://127.0.0.1:" in line for line in lines)
+        running.send_signal(sign)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 0
+    assert errors == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_on_the_way(environ: dict[str, str], tmp_path: Path, sign: signal.Signals) -> None:
+    command = [*COMMAND[:-1], "1", "--jobs", "3"]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("0/3")
+        running.send_signal(sign)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert errors == "interrupted\n"
+    assert list(tmp_path.iterdir()) == []
