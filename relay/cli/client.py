@@ -1,5 +1,6 @@
 """The relay's HTTP API from a terminal: RELAY_URL says where it is, RELAY_TOKEN who we are."""
 
+import difflib
 import http.client
 import os
 import time
@@ -20,6 +21,10 @@ MAX_PAGE = 500
 MAX_LINE_BYTES = 4 << 20
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 30.0
+JOB_EVENTS = (
+    *("queued", "scheduled", "running", "succeeded", "failed", "cancelled"),
+    *("retrying", "overdue", "not_found", "status_unknown"),
+)
 
 
 class ApiError(RelayError):
@@ -214,7 +219,15 @@ def full_types(text: str | None) -> list[str] | None:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UsageError("--types is empty: name types such as failed,overdue")
-    return [name if "." in name else f"ai.revor.job.{name}" for name in names]
+    return [name if "." in name else _job_type(name) for name in names]
+
+
+def _job_type(name: str) -> str:
+    if name not in JOB_EVENTS:
+        near = difflib.get_close_matches(name.lower(), JOB_EVENTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(JOB_EVENTS)}"
+        raise UsageError(f"{name!r:.40} is no event type: {hint}")
+    return f"ai.revor.job.{name}"
 
 
 def _text(value: Any) -> str:

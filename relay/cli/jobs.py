@@ -6,12 +6,14 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from relay.cli.client import api, segment
+from relay.cli.client import Api, api, segment
 from relay.cli.output import Json, Limit, note, print_fields, print_json, print_table, say, working
 from relay.errors import UsageError
 
 WAIT_SECONDS = 60
 GRACE_SECONDS = 15.0
+AGAIN_SECONDS = 1.0
+MAX_EVENTS = 1000
 COLUMNS = ("id", "status", "outcome", "open", "sequence", "last_polled_at", "next_poll_at")
 
 app = typer.Typer(help="Track upstream jobs and see how they go.", no_args_is_help=True)
@@ -97,6 +99,7 @@ def wait(
     with working(f"waiting for {id}"):
         while True:
             left = WAIT_SECONDS if ends_at is None else max(0.0, ends_at - time.monotonic())
+            asked_at = time.monotonic()
             seconds = min(WAIT_SECONDS, int(left + 0.999))
             job = client.get(
                 f"/v1/jobs/{segment(id)}",
@@ -104,9 +107,11 @@ def wait(
                 headers={"Prefer": f"wait={seconds}"} if seconds else {},
                 timeout=seconds + GRACE_SECONDS,
             )
-            satisfied = not job["open"] or (until == "running" and _has_run(job))
+            satisfied = not job["open"] or (until == "running" and _has_run(client, job))
             if satisfied or (ends_at is not None and time.monotonic() >= ends_at):
                 break
+            if time.monotonic() - asked_at < min(seconds, AGAIN_SECONDS):
+                time.sleep(AGAIN_SECONDS)  # it answered at once although nothing has happened: it is about to stop
     if json:
         print_json(job)
     elif not satisfied:
@@ -160,7 +165,11 @@ def _metadata(text: str | None) -> Any:
     return value
 
 
-def _has_run(job: dict[str, Any]) -> bool:
-    """Whether it runs, or did: an attempt that failed and waits for the next was a run."""
-    upstream = job.get("upstream") or {}
-    return job["status"] == "running" or bool(upstream.get("started_at")) or bool(upstream.get("attempt_count"))
+def _has_run(client: Api, job: dict[str, Any]) -> bool:
+    """Whether it runs, or did: one that failed and waits for its next attempt has run."""
+    if job["status"] == "running":
+        return True
+    if not job["sequence"]:
+        return False
+    events = client.items(f"/v1/jobs/{job['uid']}/events", {}, MAX_EVENTS)
+    return any(str(event.get("type", "")).endswith((".running", ".retrying")) for event in events)

@@ -11,7 +11,6 @@ import typer
 from relay.cli.client import Api, Follower, ServerEvent, api, full_types
 from relay.cli.events import show_event
 from relay.cli.output import Json, note, print_json, say
-from relay.config_kinds import is_loopback_host
 from relay.errors import UsageError
 
 FORWARD_SECONDS = 15.0
@@ -47,6 +46,8 @@ def _target(url: str | None) -> SplitResult | None:
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
+    from relay.config_kinds import is_loopback_host
+
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError("--forward-to is no URL: write it like http://127.0.0.1:3000/hook")
     if parts.scheme == "http" and not is_loopback_host(parts.hostname):

@@ -34,7 +34,7 @@ def init(
     if path.exists() and not force:
         raise UsageError(f"{path} is there already: --force writes over it")
     text = resources.default_settings_file().read_text(encoding="utf-8")
-    key = _asked_key() if sys.stdin.isatty() and sys.stdout.isatty() else ""
+    key = _asked_key() if _is_terminal() else ""
     if key:
         text = _with_key_file(text, _keep_key(key))
     try:
@@ -143,7 +143,7 @@ def parse_request(raw: bytes) -> tuple[dict[str, str], bytes]:
     headers: dict[str, str] = {}
     for number, line in enumerate(lines):
         name, colon, value = line.partition(":")
-        if number == 0 and (not colon or " " in name.strip()):
+        if number == 0 and " " in name.strip():
             continue  # the request line
         if not colon or not name.strip():
             raise UsageError(f"line {number + 1} of the request is no header: write `name: value`")
@@ -194,6 +194,10 @@ def _read_time(text: str | None) -> float:
         raise UsageError(f"--now {text!r:.40} is no time: write epoch seconds, or 2026-05-20T10:00:08Z") from None
 
 
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def _asked_key() -> str:
     given: str = typer.prompt("Revor API key (empty: later)", default="", hide_input=True, show_default=False)
     return given.strip()
@@ -234,10 +238,10 @@ async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -
     url = url_of(listener, host)
     typer.echo(
         f"sandbox: serving {url} (seed {world.seed}, speed {world.speed:g})\n\n"
-        f"use it:        REVOR_BASE_URL={url} REVOR_API_KEY=sk-revor-sandbox relay serve --dev\n"
+        f"use it:        REVOR_BASE_URL={url} REVOR_API_KEY=sk-revor-default relay serve --dev\n"
         f"make jobs:     curl -X POST {url}/_sandbox/jobs -H 'Content-Type: application/json' -d '{{\"count\": 3}}'\n"
         f"true times:    curl {url}/_sandbox/jobs\n"
         f"inject faults: curl -X POST {url}/_sandbox/faults -H 'Content-Type: application/json' "
-        """-d '{"kind": "rate_limited"}'"""
+        """-d '{"kind": "429", "count": 3}'"""
     )
     await server.serve(sockets=[listener])

@@ -160,27 +160,13 @@ def _test(id: str, type: str | None, *, raising: bool = False) -> Any:
         return None
 
 
-def _attempt(tested: Any) -> dict[str, Any]:
-    document = tested if isinstance(tested, dict) else {}
-    attempt = document.get("attempt", document)
-    return attempt if isinstance(attempt, dict) else {}
-
-
 def _taken(tested: Any) -> bool:
-    status = _attempt(tested).get("status_code")
-    return isinstance(status, int) and 200 <= status < 300
+    return bool(tested["delivered"])
 
 
 def _verdict(tested: Any) -> str:
-    attempt = _attempt(tested)
+    attempt = tested["attempt"]
     if _taken(tested):
-        return f"the sample was taken: {attempt['status_code']} in {attempt.get('duration_ms', 0):.0f} ms"
-    reason = attempt.get("error") or attempt.get("status_code") or "no answer"
-    return f"the sample was not taken ({clean_reason(reason)}): look at the sink, then `relay subscriptions test ID`"
-
-
-def clean_reason(reason: Any) -> str:
-    """The reason of a failed attempt in a few words."""
-    if isinstance(reason, dict):
-        reason = reason.get("message") or reason.get("code") or reason
-    return str(reason)[:300]
+        return f"the sample was taken: {attempt['status_code']} in {attempt['duration_ms']:.0f} ms"
+    reason = attempt["error"] or (f"answered {attempt['status_code']}" if attempt["status_code"] else tested["reason"])
+    return f"the sample was not taken ({reason}): look at the sink, then try `relay subscriptions test`"

@@ -1,0 +1,215 @@
+"""The commands as processes: a sandbox, a relay on a free port, and what a person does with them."""
+
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import aiohttp
+import pytest
+
+pytest.importorskip("relay.api.app")
+
+DEADLINE_SECONDS = 30.0
+
+
+class Process:
+    """A command that runs; its lines of stdout and stderr are read as they come."""
+
+    def __init__(self, arguments: list[str], folder: Path, **variables: str) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
+        environ.pop("DATABASE_URL", None)
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "relay", *arguments],
+            cwd=folder,
+            env={**environ, "PYTHONPATH": os.getcwd(), "XDG_STATE_HOME": str(folder / "state"), **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str] = queue.Queue()
+        assert self.popen.stdout is not None
+        assert self.popen.stderr is not None
+        self._pipes = [self.popen.stdout, self.popen.stderr]
+        self._threads = [threading.Thread(target=self._read, args=(pipe,)) for pipe in self._pipes]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, pipe: IO[str]) -> None:
+        for line in pipe:
+            self._queue.put(line.rstrip("\n"))
+
+    def until(self, pattern: str) -> str:
+        """The first group in the first line that matches, among those not looked at yet."""
+        ends_at = time.monotonic() + DEADLINE_SECONDS
+        while (left := ends_at - time.monotonic()) > 0:
+            try:
+                line = self._queue.get(timeout=left)
+            except queue.Empty:
+                break
+            self.lines.append(line)
+            found = re.search(pattern, line)
+            if found:
+                return found[1] if found.groups() else found[0]
+        raise AssertionError(f"{pattern} did not come: {self.lines}")
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        return self.close()
+
+    def close(self) -> int:
+        try:
+            code = self.popen.wait(DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            code = self.popen.wait()
+        for thread in self._threads:
+            thread.join()
+        for pipe in self._pipes:
+            pipe.close()
+        while not self._queue.empty():
+            self.lines.append(self._queue.get())
+        return code
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Process] = []
+
+    def begin(*arguments: str, **variables: str) -> Process:
+        process = Process(list(arguments), tmp_path, **variables)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.end()
+
+
+class World:
+    """A relay over a sandbox, and commands against them."""
+
+    def __init__(self, start: Start, *arguments: str) -> None:
+        self.start = start
+        self.sandbox = start("sandbox", "--port", "0", "--speed", "60")
+        self.upstream = self.sandbox.until(r"serving (http://\S+)")
+        self.relay = start(
+            "serve", "--port", "0", *arguments, REVOR_BASE_URL=self.upstream, REVOR_API_KEY="sk-revor-default"
+        )
+        self.url = self.relay.until(r"serving (http://\S+)")
+
+    def run(self, *arguments: str) -> tuple[int, list[str]]:
+        process = self.start(*arguments, RELAY_URL=self.url)
+        return process.close(), process.lines
+
+    def json(self, *arguments: str) -> Any:
+        code, lines = self.run(*arguments, "--json")
+        assert code == 0, lines
+        return json.loads(lines[0])
+
+
+async def jobs_of(upstream: str, **script: Any) -> list[str]:
+    async with aiohttp.ClientSession() as session, session.post(f"{upstream}/_sandbox/jobs", json=script) as response:
+        document = await response.json()
+        assert response.status < 300, document
+        return [item["id"] for item in document["items"]]
+
+
+@pytest.mark.slow
+async def test_the_whole_way_from_a_terminal(start: Start) -> None:
+    world = World(start, "--dev")
+    world.relay.until(r"signing secret: (whsec_\S+)")
+    ids = await jobs_of(world.upstream, count=2)
+    listener = start("listen", RELAY_URL=world.url)
+    secret = listener.until(r"^ready: listening to http://\S+, signing secret (whsec_\S+)$")
+    assert world.run("signing-secret") == (0, [secret])
+
+    code, lines = world.run("jobs", "add", *ids, "--metadata", '{"deal": 1}')
+    assert code == 0, lines
+    assert len(lines) == 2
+    assert {job["id"] for job in world.json("jobs", "list")} == set(ids)
+    listener.until(re.escape(ids[0]))
+    assert {event["subject"] for event in world.json("events", "list")} <= set(ids)
+    code, lines = world.run("jobs", "wait", ids[0], "--timeout", "60", "--json")
+    job = json.loads(lines[0])
+    assert not job["open"]
+    assert code == (0 if job["outcome"] == "succeeded" else 1)
+    listener.until(rf"(ai\.revor\.job\.{job['status']}) {ids[0]}")
+    assert world.json("jobs", "explain", ids[0])["sentence"]
+    assert world.json("jobs", "untrack", ids[0], "--purge")["id"] == ids[0]
+
+    made = world.json("subscriptions", "add", "http://127.0.0.1:9/hook", "--types", "failed")
+    assert made["config"]["secret"].startswith("whsec_")
+    assert made["test"]["delivered"] is False
+    for action in ("pause", "resume", "rotate-secret", "show", "remove"):
+        world.json("subscriptions", action, made["id"])
+    assert world.json("subscriptions", "list") == []
+    assert world.json("deliveries", "list") == []
+    code, lines = world.run("jobs", "show", "nobody")
+    assert code == 1
+    assert len(lines) == 1
+    assert listener.end(signal.SIGINT) == 130
+
+    stream = start("events", "tail", RELAY_URL=world.url)
+    began = time.monotonic()
+    assert world.relay.end() == 0  # with a stream open
+    assert time.monotonic() - began < 10
+    assert not any("Traceback" in line for line in [*world.relay.lines, *stream.lines])
+
+
+def test_a_port_and_a_database_that_are_taken(start: Start) -> None:
+    world = World(start)
+    taken = world.url.rpartition(":")[2]
+    code, lines = world.run("serve", "--port", taken)
+    assert (code, len(lines)) == (2, 1)
+    assert taken in lines[0]
+    code, lines = world.run("serve", "--port", "0")
+    assert (code, len(lines)) == (2, 1)
+    assert f"pid {world.relay.popen.pid}" in lines[0]
+    assert world.relay.end(signal.SIGINT) == 0
+    assert world.sandbox.end(signal.SIGINT) == 0
+
+
+def test_sighup_reads_the_settings_again(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "relay.yaml"
+    file.write_text("delivery: {per_host: 8}\n")
+    world = World(start)
+    file.write_text("delivery: {per_host: many}\n")
+    world.relay.popen.send_signal(signal.SIGHUP)
+    world.relay.until("settings_refused.*per_host|per_host.*settings_refused")
+    file.write_text("delivery: {per_host: 9}\nretention: {jobs_days: 7}\n")
+    world.relay.popen.send_signal(signal.SIGHUP)
+    world.relay.until(r"retention\.jobs_days")
+    assert world.json("jobs", "list") == []
+    assert world.relay.end() == 0
+
+
+async def test_a_node_without_the_role_api_only_tells_how_it_is(start: Start) -> None:
+    world = World(start, "--roles", "scheduler,dispatcher")
+    async with aiohttp.ClientSession(world.url) as session:
+        async with session.get("/livez") as response:
+            assert response.status == 200
+        async with session.get("/v1/jobs") as response:
+            assert response.status == 404
+
+
+def test_a_sandbox_on_a_taken_port(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = start("sandbox", "--port", str(taken.getsockname()[1]))
+        assert process.close() == 2
+        assert len(process.lines) == 1

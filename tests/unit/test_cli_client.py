@@ -1,0 +1,228 @@
+"""The client of the commands against a server that answers as it is told."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from relay.cli import run
+from relay.cli.client import Api, ApiError, Follower, Unreachable, full_types
+from relay.errors import RelayError, UsageError
+
+SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+
+class Stub(ThreadingHTTPServer):
+    """Answers each `METHOD path` with the next of its answers: (status, media type, bytes); the last one stays."""
+
+    daemon_threads = True
+    allow_reuse_address = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: dict[str, list[tuple[int, str, bytes]]] = {}
+        self.seen: list[tuple[str, dict[str, str], bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def says(self, what: str, document: Any, status: int = 200) -> None:
+        self.answers.setdefault(what, []).append((status, "application/json", json.dumps(document).encode()))
+
+    def streams(self, raw: bytes, status: int = 200) -> None:
+        self.answers.setdefault("GET /v1/events/stream", []).append((status, "text/event-stream", raw))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Stub
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.seen.append((f"{self.command} {self.path}", headers, body))
+        answers = self.server.answers.get(f"{self.command} {self.path.partition('?')[0]}", [(404, "text/plain", b"?")])
+        status, media_type, raw = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.end_headers()
+        self.wfile.write(raw)
+
+    do_GET = do_POST = do_DELETE = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    server = Stub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("RELAY_URL", server.url + "/")
+    monkeypatch.setenv("RELAY_TOKEN", "t0ken")
+    monkeypatch.setattr("relay.cli.client.FIRST_PAUSE_SECONDS", 0.001)
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def event(number: int, **more: Any) -> dict[str, Any]:
+    return {"id": f"evt_{number}", "type": "ai.revor.job.failed", "subject": "a", "time": "t", **more}
+
+
+def frame(document: dict[str, Any]) -> bytes:
+    return f"id: {document['id']}\nevent: x\ndata: {json.dumps(document)}\n\n".encode()
+
+
+def test_it_reads_page_by_page_and_sends_its_token(stub: Stub) -> None:
+    stub.says("GET /v1/jobs", {"items": [1, 2], "next_cursor": "c"})
+    stub.says("GET /v1/jobs", {"items": [3, 4], "next_cursor": "d"})
+    assert Api(stub.url, "t0ken").items("/v1/jobs", {"open": True, "status": None}, 3) == [1, 2, 3]
+    (first, headers, _), (second, _, _) = stub.seen
+    assert first == "GET /v1/jobs?open=true&limit=3"
+    assert second == "GET /v1/jobs?open=true&limit=1&cursor=c"
+    assert headers["authorization"] == "Bearer t0ken"
+
+
+def test_problems_become_one_line(stub: Stub) -> None:
+    problem = {"detail": "the body is wrong", "errors": [{"pointer": "/id", "code": "x", "detail": "is empty"}]}
+    stub.says("POST /v1/jobs", problem, status=422)
+    with pytest.raises(ApiError, match=r"the body is wrong; /id: is empty"):
+        Api(stub.url, None).post("/v1/jobs")
+    stub.says("GET /v1/jobs", {"title": "Unauthorized"}, status=401)
+    with pytest.raises(ApiError, match="RELAY_TOKEN"):
+        Api(stub.url, None).get("/v1/jobs")
+    with pytest.raises(ApiError, match="answered 404"):
+        Api(stub.url, None).get("/elsewhere")
+    stub.answers["GET /page"] = [(200, "text/html", b"<html>")]
+    with pytest.raises(RelayError, match="is no relay"):
+        Api(stub.url, None).get("/page")
+
+
+def test_a_token_that_no_header_can_carry() -> None:
+    with pytest.raises(UsageError, match="RELAY_TOKEN"):
+        Api("http://x", "a\nb")
+
+
+def test_types_may_be_short() -> None:
+    assert full_types("failed, relay.test") == ["ai.revor.job.failed", "relay.test"]
+    assert full_types(None) is None
+    for wrong in ("", "faild", "zzz"):
+        with pytest.raises(UsageError):
+            full_types(wrong)
+
+
+def test_the_stream_goes_on_where_it_broke_off(stub: Stub) -> None:
+    stub.says("GET /v1/events", {"items": [event(0)], "next_cursor": None})
+    stub.streams(b": connected\n\n" + frame(event(1)) + frame(event(2)) + b"id: evt_3\ndata: {")
+    stub.streams(b'{"title": "busy"}', status=503)
+    stub.streams(frame(event(3)))
+    calls: list[int] = []
+    found = Follower(Api(stub.url, None), lambda: calls.append(1)).events()
+    assert [next(found).id for _ in range(3)] == ["evt_1", "evt_2", "evt_3"]
+    found.close()
+    assert calls == [1]
+    streams = [headers["last-event-id"] for what, headers, _ in stub.seen if "stream" in what]
+    assert streams == ["evt_0", "evt_2", "evt_2"]
+
+
+def test_a_stream_that_is_refused_ends(stub: Stub) -> None:
+    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    stub.streams(b'{"detail": "no"}', status=403)
+    with pytest.raises(ApiError, match="no"):
+        next(Follower(Api(stub.url, None)).events())
+
+
+def test_a_first_connection_that_fails_is_said_at_once() -> None:
+    with pytest.raises(Unreachable, match="relay serve"):
+        next(Follower(Api("http://127.0.0.1:9", None)).events())
+
+
+def test_listen_forwards_the_very_bytes_signed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/signing-secret", {"secret": SECRET})
+    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    body = b'{"id":"evt_1", "type":"ai.revor.job.failed","subject":"\xc3\xa9"}'
+    other = b'{"id":"evt_2","type":"ai.revor.job.queued"}'
+    stub.streams(b"id: evt_1\ndata: " + body + b"\n\nid: evt_2\ndata: " + other + b"\n\n")
+    stub.streams(b'{"detail": "enough"}', status=403)
+    stub.says("POST /hook", {}, status=204)
+    assert run(["listen", "--forward-to", f"{stub.url}/hook?a=1", "--types", "failed"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"ready: listening to {stub.url}, signing secret {SECRET}"
+    assert "ai.revor.job.failed é" in out[1]
+    assert "→ 204" in out[2]
+    assert len(out) == 3
+    [(what, headers, sent)] = [seen for seen in stub.seen if seen[0].startswith("POST")]
+    assert what == "POST /hook?a=1"
+    assert sent == body
+    assert headers["content-type"] == "application/cloudevents+json"
+    Webhook(SECRET).verify(sent, headers)
+
+
+def test_listen_goes_on_when_nothing_listens_there(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/signing-secret", {"secret": SECRET})
+    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    stub.streams(frame(event(1)))
+    stub.streams(b'{"detail": "enough"}', status=403)
+    assert run(["listen", "--forward-to", "http://localhost:9", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line).get("id") for line in out.splitlines()] == [None, "evt_1"]
+    assert "not forwarded to localhost:9" in err
+
+
+def test_a_line_can_not_command_the_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/events", {"items": [event(1, subject="\x1b[2Jx")], "next_cursor": None})
+    assert run(["events", "list"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def job(**more: Any) -> dict[str, Any]:
+    made = {"uid": "job_1", "id": "a", "status": "queued", "outcome": None, "open": True, "sequence": 1}
+    return {**made, **more}
+
+
+@pytest.mark.parametrize(
+    ("answers", "arguments", "code"),
+    [
+        ([job(open=False, outcome="succeeded", status="succeeded")], [], 0),
+        ([job(open=False, outcome="failed", status="failed")], [], 1),
+        ([job(), job(open=False, outcome="succeeded")], ["--until", "running"], 0),
+        ([job(status="running")], ["--until", "running"], 0),
+        ([job(open=False, outcome="cancelled")], ["--until", "running"], 1),
+        ([job()], ["--timeout", "0"], 1),
+    ],
+)
+def test_wait_ends_with_the_outcome(
+    answers: list[dict[str, Any]], arguments: list[str], code: int, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.cli.jobs.AGAIN_SECONDS", 0.0)
+    for answer in answers:
+        stub.says("GET /v1/jobs/a", answer)
+    stub.says("GET /v1/jobs/job_1/events", {"items": [{"type": "ai.revor.job.queued"}], "next_cursor": None})
+    assert run(["jobs", "wait", "a", *arguments, "--json"]) == code
+
+
+def test_an_id_is_one_segment_of_the_path(stub: Stub) -> None:
+    stub.says("GET /v1/jobs/a%2Fb%3F", job())
+    assert run(["jobs", "show", "a/b?", "--json"]) == 0
+
+
+def test_adding_a_subscription_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    made = {"id": "sub_1", "state": "enabled", "types": ["ai.revor.job.failed"], "config": {"kind": "slack"}}
+    stub.says("POST /v1/subscriptions", made, status=201)
+    attempt = {"status_code": 200, "duration_ms": 12.0, "error": None}
+    stub.says("POST /v1/subscriptions/sub_1/test", {"delivered": True, "reason": None, "attempt": attempt})
+    assert run(["subscriptions", "add", "https://hooks.slack.com/services/T/B/x"]) == 0
+    out = capsys.readouterr().out
+    assert "Slack gets one message for each failed, overdue and lost job, and when the source is in trouble." in out
+    assert "the sample was taken: 200 in 12 ms" in out
+    assert run(["subscriptions", "add", "https://example.com/x", "--types", "failed,overdue", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test"]["delivered"] is True
+    sent = json.loads([body for what, _, body in stub.seen if what == "POST /v1/subscriptions"][1])
+    assert sent == {"sink": "https://example.com/x", "types": ["ai.revor.job.failed", "ai.revor.job.overdue"]}

@@ -1,0 +1,94 @@
+"""`relay verify`: every reason that it can give, from a file and from standard input."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay.cli import run
+from relay.cli.local import parse_request
+from relay.core.signing import sign
+from relay.errors import UsageError
+
+SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+OTHER = "whsec_OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk="
+AT = 1_780_000_000
+BODY = b'{"b":1,"a":"x"}'
+
+
+def request(
+    *, body: bytes = BODY, sent: bytes | None = None, at: object = AT, without: str = "", signature: str | None = None
+) -> bytes:
+    signed = signature or sign([SECRET], "evt_1", AT, body)
+    headers = {"Host": "x", "Webhook-Id": "evt_1", "Webhook-Timestamp": str(at), "Webhook-Signature": signed}
+    lines = [f"{name}: {value}" for name, value in headers.items() if name.lower() != without]
+    return ("POST /hook HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode() + (body if sent is None else sent)
+
+
+@pytest.mark.parametrize(
+    ("raw", "secret", "now", "reason"),
+    [
+        (request(), SECRET, AT, "ok"),
+        (request(), SECRET, AT + 299, "ok"),
+        (request().replace(b"\r\n", b"\n"), SECRET, AT, "ok"),
+        (request().partition(b"\r\n")[2], SECRET, AT, "ok"),
+        (request(), SECRET, AT + 301, "old_timestamp"),
+        (request(), SECRET, AT - 301, "future_timestamp"),
+        (request(), OTHER, AT, "wrong_secret"),
+        (request(sent=b'{"b": 1, "a": "x"}'), SECRET, AT, "reserialised_body"),
+        (request(sent=b'{"b":1,"a":"y"}'), SECRET, AT, "wrong_secret"),
+        (request(without="webhook-id"), SECRET, AT, "missing_header"),
+        (request(without="webhook-signature"), SECRET, AT, "missing_header"),
+        (request(at="soon"), SECRET, AT, "malformed_timestamp"),
+        (request(signature="v1a,abc"), SECRET, AT, "no_v1_signature"),
+    ],
+)
+def test_each_reason(
+    raw: bytes, secret: str, now: int, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "request.http"
+    file.write_bytes(raw)
+    arguments = ["verify", "--secret", secret, "--now", str(now), str(file)]
+    assert run([*arguments, "--json"]) == (0 if reason == "ok" else 1)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is (reason == "ok")
+    assert answer["reason"] == reason
+    assert run(arguments) == (0 if reason == "ok" else 1)
+    assert answer["detail"] in capsys.readouterr().out
+
+
+def test_standard_input_and_other_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judged(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(request())))
+        return run(["verify", "--secret", SECRET, *arguments])
+
+    assert judged("--now", "2026-05-28T20:26:40Z") == 0
+    assert judged("--now", str(AT + 400), "--tolerance", "500", "-") == 0
+    assert judged("--now", "yesterday") == 2
+
+
+def test_a_line_end_that_an_editor_added_is_not_of_the_body() -> None:
+    raw = b"content-length: 2\n\n{}\n"
+    assert parse_request(raw) == ({"content-length": "2"}, b"{}")
+    assert parse_request(raw + b"x")[1] == b"{}\nx"
+
+
+@pytest.mark.parametrize("raw", [b"", b"no blank line", b"garbage\n\nbody", b"a: b\nnonsense\n\nbody", b": x\n\n"])
+def test_what_is_no_request(raw: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError):
+        parse_request(raw)
+    file = tmp_path / "request.http"
+    file.write_bytes(raw)
+    assert run(["verify", "--secret", SECRET, str(file)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_secret_that_is_none_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "request.http"
+    file.write_bytes(request())
+    assert run(["verify", "--secret", "hunter2hunter2", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert "whsec_" in err
+    assert "hunter2" not in err
