@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-
 import structlog
 from starlette.types import Receive, Scope, Send
 
@@ -410,9 +409,7 @@ class Node:
                 every_seconds=DEADLINE_SECONDS,
                 run=lambda: upkeep.deadlines(self.store.jobs, self._poller_of, self._clock),
             ),
-            Upkeep(
-                name="probes", every_seconds=PROBE_SECONDS, run=lambda: upkeep.probes(list(self.pollers.values()))
-            ),
+            Upkeep(name="probes", every_seconds=PROBE_SECONDS, run=lambda: upkeep.probes(list(self.pollers.values()))),
             Upkeep(name="measure", every_seconds=UPKEEP_SECONDS, run=measure),
             Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
         ]
@@ -506,5 +503,3 @@ def _hints(definition: SourceDefinition) -> Callable[[Problem | None, str, str |
         return definition.hint_for(problem, kind, channel=channel)
 
     return hint
-
-
