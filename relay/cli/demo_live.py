@@ -108,15 +108,14 @@ def progress_line(story: Story) -> str:
 def picture(story: Story) -> RenderableType:
     """How far it is, as a table: jobs by their state, events, requests, and a bar."""
     states = story.states()
-    table = Table(
-        title=f"{story.plan.jobs} jobs over three channels at speed {story.plan.speed:g}", title_justify="left"
-    )
-    shown = [state for state in STATES if state in ALWAYS_SHOWN or state in states]
-    for name in (*shown, "events", "requests"):
-        table.add_column(name, justify="right")
-    table.add_row(
-        *(str(states.get(state, 0)) for state in shown),
-        str(story.book.events_delivered),
-        str(story.upstream_requests),
-    )
-    return Group(table, ProgressBar(total=story.plan.jobs, completed=story.finished, width=60))
+    title = Text(f"{story.plan.jobs} jobs over three channels at speed {story.plan.speed:g}", style="bold")
+    table = Table()
+    table.add_column("state")
+    table.add_column("jobs", justify="right", min_width=6)
+    for state in STATES:
+        if state in ALWAYS_SHOWN or state in states:
+            table.add_row(state, str(states.get(state, 0)))
+    table.add_section()
+    table.add_row("events delivered", str(story.book.events_delivered))
+    table.add_row("upstream requests", str(story.upstream_requests))
+    return Group(title, table, ProgressBar(total=story.plan.jobs, completed=story.finished, width=48))

@@ -148,10 +148,10 @@ class Report:
             if number
         ]
         fate = ", ".join(troubles) if troubles else "none lost, none out of order, every signature good"
+        jobs = "1 job" if self.jobs == 1 else f"{self.jobs} jobs"
         return (
-            f"{self.jobs} job{'' if self.jobs == 1 else 's'}, {self.events_delivered} events delivered ({fate}); {delay}, with "
-            f"{self.requests_per_job:.1f} requests a job where polling every {NAIVE_INTERVAL_SECONDS:g} s takes "
-            f"{self.naive_requests_per_job:.1f}."
+            f"{jobs}, {self.events_delivered} events delivered ({fate}); {delay}, with {self.requests_per_job:.1f} "
+            f"requests a job where polling every {NAIVE_INTERVAL_SECONDS:g} s takes {self.naive_requests_per_job:.1f}."
         )
 
 

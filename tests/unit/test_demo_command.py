@@ -65,8 +65,8 @@ def test_patience_grows_with_what_the_limit_makes_wait() -> None:
 @pytest.fixture
 def story() -> Story:
     plan = Plan(jobs=2)
-    urls = {"sandbox_url": "http://s", "relay_url": "http://r", "receiver_url": "http://h"}
-    return Story(plan=plan, sandbox=Sandbox(seed=1, speed=plan.speed).app(), **urls)
+    sandbox = Sandbox(seed=1, speed=plan.speed).app()
+    return Story(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=sandbox)
 
 
 def arrival(body: bytes, headers: dict[str, str]) -> Request:
