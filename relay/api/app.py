@@ -1,7 +1,5 @@
 """The API as one ASGI application."""
 
-from dataclasses import replace
-
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,13 +27,6 @@ def create_api(ports: Ports) -> Starlette:
     api.router.redirect_slashes = False  # a path with a slash at its end is another path
     api.state.context = context
     return api
-
-
-def replace_settings(api: Starlette, settings: ApiSettings) -> None:
-    """The settings were read again: from now on these hold."""
-    context: Context = api.state.context
-    context.openapi = openapi_json(settings)
-    context.ports = replace(context.ports, settings=settings)
 
 
 def openapi_json(settings: ApiSettings) -> bytes:

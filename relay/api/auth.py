@@ -9,6 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -108,6 +109,7 @@ def _is_ours(host: str | None, public_host: str | None) -> bool:
     return host is not None and (host == "localhost" or host == public_host or _is_loopback(host))
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(host: str) -> bool:
     try:
         address = ip_address(host)

@@ -7,7 +7,7 @@ from relay.api.resource import json_response, page_response
 from relay.api.views import attempt_view, delivery_view
 from relay.core.delivery import Delivery
 from relay.core.records import Page
-from relay.errors import NotFound
+from relay.errors import Conflict, NotFound
 
 
 async def list_deliveries(call: Call) -> Response:
@@ -26,7 +26,10 @@ async def get(call: Call) -> Response:
 
 async def retry(call: Call) -> Response:
     """`POST /v1/deliveries/{id}/retry`: sent again with a fresh schedule, or at once where it waits for a retry."""
-    await _find(call)
+    found = await _find(call)
+    if await call.ports.subscriptions.get(found.subscription_id) is None:
+        detail = f"subscription {found.subscription_id} was removed: there is nowhere to send this to"
+        raise Conflict(detail, code="subscription_removed")
     delivery = await call.ports.deliveries.retry(call.id, call.ports.clock())
     call.ports.delivering.wake()
     return _shown(delivery, 202)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from relay.api.auth import identify, needs_identity, refuse_loop
 from relay.api.operations import Context
 from relay.api.problems import internal_error, problem_response
-from relay.errors import RequestError
+from relay.errors import NotFound, RequestError
 from relay.ids import new_id
 
 log = structlog.get_logger()
@@ -70,6 +70,10 @@ class _Exchange:
         refuse_loop(headers, settings.node_id)
         if needs_identity(self._scope["path"]):
             self._scope["relay.identity"] = identify(self._scope, headers, settings)
+        if b"%2f" in self._scope.get("raw_path", b"").lower():
+            # Decoded it would be a separator: another path than the caller meant.
+            detail = "the path has an encoded slash: a job whose id has one is reached by its uid (job_…)"
+            raise NotFound(detail, code="slash_in_path")
 
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -21,7 +21,7 @@ ADMINS: frozenset[str] = frozenset()
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """What all requests share. `ports` is replaced when the settings are read again."""
+    """What all requests share."""
 
     ports: Ports
     streams: Slots = field(default_factory=lambda: Slots("event streams", MAX_STREAMS))
@@ -31,7 +31,7 @@ class Context:
 
     @property
     def settings(self) -> ApiSettings:
-        """The settings as they are now."""
+        """What of the settings concerns the API."""
         return self.ports.settings
 
     @property

@@ -77,7 +77,10 @@ def _from_upstream(document: dict[str, Any], settings: ApiSettings, tracking: Tr
         return None
     found = tracking.read_answer(source, document)
     if found is None:
-        return None
+        if "item" not in document:
+            return None
+        detail = 'no job can be read from this: send the upstream\'s answer as it came, or {"id": …}'
+        raise invalid([FieldError(pointer="/item", code="invalid_answer", detail=detail)])
     external_id, seen = found
     if is_printable_id(external_id) is None:
         detail = f"the job's id must be 1 to {MAX_ID_CHARACTERS} printable characters"

@@ -77,6 +77,8 @@ EVENTS = (
         body=models.Nothing,
         body_optional=True,
         answers={202: Answer(description="It is due now.", model=shapes.DeliveryWithAttempts)},
-        problems={409: "It waits for an earlier event of its job, or is being attempted just now."},
+        problems={
+            409: "It waits for an earlier event of its job, is being attempted just now, or its subscription is gone."
+        },
     ),
 )

@@ -1,5 +1,6 @@
 """The API over a real store, called as from this machine."""
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import httpx2
 import pytest
 
 from relay.api.app import create_api
+from relay.store import migrations
 from relay.store.store import open_store
 from tests.api_world import NOW, World
 from tests.store_kit import ReversingCipher
@@ -15,9 +17,18 @@ from tests.store_kit import ReversingCipher
 Client = httpx2.AsyncClient
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to copy: migrating takes longer than most of these tests."""
+    path = tmp_path_factory.mktemp("empty") / "relay.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, empty_database: Path) -> AsyncIterator[World]:
     """A store that holds nothing yet, and the stand-ins around it."""
+    shutil.copy(empty_database, tmp_path / "relay.db")
     store = await open_store(f"sqlite:///{tmp_path / 'relay.db'}", ReversingCipher(), now=NOW)
     yield World(store=store)
     await store.close()

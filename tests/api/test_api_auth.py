@@ -1,0 +1,133 @@
+import pytest
+
+from relay.api.catalogue import OPERATIONS
+from relay.api.operations import ADMINS, PUBLIC, READS_JOBS, WRITES_JOBS
+from tests.api_world import TOKENS
+
+PATH_VALUES = {"{id}": "nothing", "{name}": "nothing"}
+
+
+def path_of(operation):
+    path = operation.path
+    for name, value in PATH_VALUES.items():
+        path = path.replace(name, value)
+    return path
+
+
+def bearer(value):
+    return {"Authorization": f"Bearer {value}"}
+
+
+ALLOWED = {
+    "ops": {operation.id for operation in OPERATIONS},
+    "viewer": {
+        operation.id
+        for operation in OPERATIONS
+        if operation.scopes is PUBLIC or (operation.method == "GET" and operation.id != "getSigningSecret")
+    },
+    "crm": {
+        operation.id
+        for operation in OPERATIONS
+        if operation.scopes is PUBLIC or (operation.path.startswith("/v1/jobs"))
+    },
+}
+
+
+def test_scopes_are_as_documented():
+    assert len(ADMINS) == 0
+    assert frozenset({"read", "jobs:write"}) == READS_JOBS
+    assert frozenset({"jobs:write"}) == WRITES_JOBS
+
+
+@pytest.mark.parametrize("token", TOKENS, ids=lambda token: token.name)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
+async def test_every_operation_with_every_scope(open_client, world, operation, token):
+    client = open_client(tokens=TOKENS)
+    answer = await client.request(operation.method, path_of(operation), headers=bearer(token.value))
+    assert (answer.status_code != 403) == (operation.id in ALLOWED[token.name])
+    if answer.status_code == 403:
+        assert answer.json()["code"] == "scope_missing"
+        assert token.value not in answer.text
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
+async def test_every_operation_without_a_token(open_client, operation):
+    client = open_client(tokens=TOKENS)
+    answer = await client.request(operation.method, path_of(operation))
+    assert (answer.status_code == 401) == (operation.scopes is not PUBLIC)
+    if answer.status_code == 401:
+        assert answer.headers["www-authenticate"] == 'Bearer realm="revor-relay"'
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer", "Bearer ", "Basic cmxfYWRtaW4=", "rl_admin", "Bearer rl_admi", "Bearer rl_admin2", b"Bearer \xff\xfe"],
+)
+async def test_what_is_no_token_is_401(open_client, value):
+    client = open_client(tokens=TOKENS)
+    for path in ("/v1/jobs", "/metrics", "/v1/no-such-thing", "/v1"):
+        answer = await client.get(path, headers={"Authorization": value})
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_the_scheme_s_case_does_not_matter_and_the_address_neither(open_client):
+    client = open_client(tokens=TOKENS, peer="203.0.113.9", base_url="https://relay.example.com")
+    answer = await client.get("/v1/jobs", headers={"Authorization": "bearer  rl_read", "Origin": "https://x.example"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/schemas/job-status.v1.json"])
+@pytest.mark.parametrize("tokens", [(), TOKENS])
+async def test_what_is_open_to_everybody(open_client, path, tokens):
+    client = open_client(tokens=tokens, peer="203.0.113.9", base_url="http://attacker.example")
+    assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("peer", "host", "origin", "public_url", "code"),
+    [
+        ("127.0.0.1", "127.0.0.1:8080", None, None, None),
+        ("127.0.0.7", "localhost", None, None, None),
+        ("::1", "[::1]:8080", None, None, None),
+        ("::ffff:127.0.0.1", "localhost:1", None, None, None),
+        ("127.0.0.1", "LOCALHOST.", "http://localhost:3000", None, None),
+        ("127.0.0.1", "relay.example.com", None, "https://relay.example.com", None),
+        ("127.0.0.1", "127.0.0.1", "https://relay.example.com", "https://relay.example.com", None),
+        ("192.168.1.4", "127.0.0.1:8080", None, None, "loopback_only"),
+        ("203.0.113.9", "localhost", None, None, "loopback_only"),
+        ("not an address", "localhost", None, None, "loopback_only"),
+        ("127.0.0.1", "attacker.example", None, None, "host_not_allowed"),
+        ("127.0.0.1", "127.0.0.1.attacker.example", None, None, "host_not_allowed"),
+        ("127.0.0.1", "localhost@attacker.example", None, None, "host_not_allowed"),
+        ("127.0.0.1", "[::1", None, None, "host_not_allowed"),
+        ("127.0.0.1", "", None, None, "host_not_allowed"),
+        ("127.0.0.1", "127.0.0.1", "https://attacker.example", None, "origin_not_allowed"),
+        ("127.0.0.1", "127.0.0.1", "null", None, "origin_not_allowed"),
+        ("127.0.0.1", "127.0.0.1", "", None, "origin_not_allowed"),
+        ("127.0.0.1", "relay.example.com", None, None, "host_not_allowed"),
+    ],
+)
+async def test_without_tokens_only_this_machine_gets_in(open_client, peer, host, origin, public_url, code):
+    client = open_client(peer=peer, public_url=public_url)
+    headers = {"Host": host} | ({} if origin is None else {"Origin": origin})
+    for path in ("/v1/jobs", "/metrics"):
+        answer = await client.get(path, headers=headers)
+        assert answer.status_code == (200 if code is None else 403), answer.text
+        if code is not None:
+            assert answer.json()["code"] == code
+
+
+@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "X-Real-IP"])
+async def test_what_came_through_a_proxy_is_not_from_here(open_client, name):
+    client = open_client(public_url="https://relay.example.com")
+    answer = await client.get("/v1/jobs", headers={name: "127.0.0.1", "Host": "relay.example.com"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "loopback_only")
+    assert "auth.tokens" in answer.json()["detail"]
+
+
+async def test_a_request_of_ours_that_comes_back_is_a_loop(client):
+    for path in ("/v1/jobs", "/livez", "/nothing"):
+        answer = await client.get(path, headers={"Relay-Node": "node-1"})
+        assert (answer.status_code, answer.json()["code"]) == (508, "loop_detected")
+    assert (await client.get("/v1/jobs", headers={"Relay-Node": "node-2"})).status_code == 200

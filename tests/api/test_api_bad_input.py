@@ -1,0 +1,171 @@
+"""Everything that a caller can get wrong, at every endpoint: always a problem, never a 500, and nothing is stored."""
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from relay.api.catalogue import OPERATIONS
+from relay.api.models import ID_PATTERN, JobRegistration, is_printable_id
+from relay.api.registration import _quick, _thorough, read_registration
+from relay.errors import InvalidRequest
+from tests.api_world import HOOK, SETTINGS, FakeTracking
+
+WITH_BODY = [operation for operation in OPERATIONS if operation.body is not None]
+BAD_DOCUMENTS = [
+    None,
+    True,
+    0,
+    -1.5,
+    "text",
+    [],
+    [{}],
+    {"": ""},
+    {"nonsense": 1},
+    {"id": None},
+    {"id": []},
+    {"id": {"id": "a"}},
+    {"jobs": {}},
+    {"jobs": None},
+    {"jobs": [], "more": 1},
+    {"sink": None},
+    {"sink": ["https://a.example"]},
+    {"sink": HOOK, "types": "ai.revor.job.failed"},
+    {"sink": HOOK, "types": [None]},
+    {"sink": HOOK, "config": "webhook"},
+    {"type": 5},
+    {"overlap_seconds": "1d"},
+    {"ä": "ü\U0001f600"},
+    {"a" * 5_000: 1},
+    {str(number): number for number in range(200)},
+]
+
+
+@pytest.mark.parametrize("document", BAD_DOCUMENTS, ids=lambda document: orjson.dumps(document).decode()[:40])
+async def test_a_bad_body_is_refused_by_every_operation(client, world, document):
+    await world.job("a")
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()
+    made["config"].pop("secret")
+    for operation in WITH_BODY:
+        id = "a" if operation.tag == "Jobs" else made["id"] if operation.tag == "Subscriptions" else "dlv_x"
+        answer = await client.request(
+            operation.method,
+            operation.path.replace("{id}", id),
+            content=orjson.dumps(document),
+            headers={"Content-Type": "application/json"},
+        )
+        assert answer.status_code == 422 or operation.tag == "Deliveries", (operation.id, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        assert problem["errors"] or operation.tag == "Deliveries"
+        assert len(answer.content) < 10_000
+    assert [job["id"] for job in (await client.get("/v1/jobs")).json()["items"]] == ["a"]
+    assert (await client.get("/v1/subscriptions")).json()["items"] == [made]
+    assert world.tracking.refreshed == []
+    assert world.delivering.tested == []
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code", "words"),
+    [
+        ({}, "/id", "missing", "it is missing"),
+        ({"id": ""}, "/id", "invalid_text", "1 to 200 printable"),
+        ({"id": "x" * 201}, "/id", "invalid_text", ""),
+        ({"id": "a\nb"}, "/id", "invalid_text", ""),
+        ({"id": "a\x7f"}, "/id", "invalid_text", ""),
+        ({"id": "a\u202eb"}, "/id", "invalid_text", ""),
+        ({"id": "a\u0085"}, "/id", "invalid_text", ""),
+        ({"id": "a\ufeff"}, "/id", "invalid_text", ""),
+        ({"id": "a\ue000"}, "/id", "invalid_text", ""),
+        ({"id": 7}, "/id", "wrong_type", "not 7"),
+        ({"id": "a", "idd": 1}, "/idd", "unknown_field", "did you mean id?"),
+        ({"id": "a", "metdata": {}}, "/metdata", "unknown_field", "did you mean metadata?"),
+        ({"id": "a", "priority": "high"}, "/priority", "unknown_field", ""),
+        ({"id": "a", "uid": "job_1"}, "/uid", "unknown_field", "the relay's own"),
+        ({"id": "a", "callback": HOOK}, "/callback", "unknown_field", "did you mean callback_url?"),
+        ({"id": "a", "a/b~c": 1}, "/a~1b~0c", "unknown_field", ""),
+        ({"id": "a", "source": "revr"}, "/source", "unknown_source", "did you mean revor?"),
+        ({"id": "a", "source": None}, "/source", "wrong_type", "null"),
+        ({"id": "a", "account": "defualt"}, "/account", "unknown_account", "did you mean default?"),
+        ({"id": "a", "account": 1}, "/account", "wrong_type", ""),
+        ({"id": "a", "metadata": []}, "/metadata", "wrong_type", ""),
+        ({"id": "a", "metadata": "x"}, "/metadata", "wrong_type", ""),
+        ({"id": "a", "callback_url": 5}, "/callback_url", "wrong_type", ""),
+        ({"id": "a", "callback_url": "https://a.example/" + "x" * 2048}, "/callback_url", "too_long", ""),
+        ({"id": "a", "deadline_seconds": 0}, "/deadline_seconds", "out_of_range", "not 0"),
+        ({"id": "a", "deadline_seconds": -1}, "/deadline_seconds", "out_of_range", ""),
+        ({"id": "a", "deadline_seconds": 1e12}, "/deadline_seconds", "out_of_range", ""),
+        ({"id": "a", "deadline_seconds": True}, "/deadline_seconds", "wrong_type", "true"),
+        ({"id": "a", "deadline_seconds": "60"}, "/deadline_seconds", "wrong_type", "'60'"),
+        ({"ok": True, "item": {"name": "x"}}, "/item", "invalid_answer", "as it came"),
+    ],
+)
+async def test_a_mistake_in_a_registration_is_named(client, body, pointer, code, words):
+    for path, sent in (("/v1/jobs", body), ("/v1/jobs/batch", {"jobs": [body]})):
+        answer = await client.post(path, json=sent)
+        if path == "/v1/jobs":
+            assert answer.status_code == 422
+            error = next(one for one in answer.json()["errors"] if one["pointer"] == pointer)
+            assert error["code"] == code
+            assert words in error["detail"]
+        else:
+            rejected = answer.json()["rejected"][0]
+            assert (rejected["index"], words in rejected["detail"]) == (0, True)
+    assert (await client.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_all_mistakes_are_named_at_once(client):
+    answer = await client.post("/v1/jobs", json={"id": 5, "metdata": {}, "deadline_seconds": "x"})
+    assert sorted(error["pointer"] for error in answer.json()["errors"]) == ["/deadline_seconds", "/id", "/metdata"]
+    assert answer.json()["detail"].count(";") == 2
+
+
+@pytest.mark.parametrize("id", ["a", "x" * 200, " ", "ä", "日本", "\U0001f600", "a b", "%2F", "..", "batch"])
+async def test_ids_that_are_taken(client, id):
+    assert (await client.post("/v1/jobs", json={"id": id})).json()["id"] == id
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=210), st.lists(st.integers())
+)
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.one_of(st.text(min_size=1, max_size=20), VALUES),
+        "source": st.one_of(st.just("revor"), VALUES),
+        "account": st.one_of(st.sampled_from(["default", "second"]), VALUES),
+        "callback_url": st.one_of(st.just(HOOK), st.just("https://10.0.0.1/"), VALUES),
+        "metadata": st.one_of(st.dictionaries(st.text(max_size=5), st.integers()), VALUES),
+        "deadline_seconds": st.one_of(st.floats(min_value=1, max_value=1e6), VALUES),
+        "extra": VALUES,
+    },
+)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(BODIES)
+def test_the_quick_reading_takes_exactly_what_the_thorough_one_takes(body):
+    quick = _quick(body, SETTINGS)
+    try:
+        thorough = _thorough(body, SETTINGS, None)
+    except InvalidRequest:
+        thorough = None
+    assert quick == thorough
+
+
+def test_the_quick_reading_is_taken_by_a_usual_body():
+    body = {"id": "a", "callback_url": HOOK, "metadata": {"deal": 42}, "deadline_seconds": 60}
+    assert _quick(body, SETTINGS) == read_registration(body, SETTINGS, FakeTracking(None))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text(max_size=210))
+def test_the_documented_pattern_of_ids_is_the_one_that_is_checked(text):
+    field = JobRegistration.model_json_schema()["properties"]["id"]
+    assert field["pattern"] == ID_PATTERN
+    try:
+        JobRegistration.model_validate({"id": text})
+        taken = True
+    except ValueError:
+        taken = False
+    assert taken == (is_printable_id(text) is not None)

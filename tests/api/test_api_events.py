@@ -1,0 +1,167 @@
+import orjson
+import pytest
+
+from tests.api_world import HOOK
+
+
+async def subscribe(client, **body):
+    return (await client.post("/v1/subscriptions", json={"sink": HOOK, **body})).json()["id"]
+
+
+async def test_an_event_is_the_bytes_that_are_sent(client, world):
+    event = (await world.look(await world.job("a"), "failed"))[0]
+    answer = await client.get(f"/v1/events/{event.id}")
+    assert answer.content == event.body
+    assert answer.headers["content-type"] == "application/json"
+    listed = (await client.get("/v1/events")).json()["items"]
+    assert listed == [orjson.loads(event.body)]
+    missing = await client.get("/v1/events/evt_01jvpq3m8n0000000000000003")
+    assert (missing.status_code, missing.json()["code"]) == (404, "event_not_found")
+
+
+async def test_events_are_filtered_by_type_subject_and_time(client, world):
+    first = await world.job("a")
+    await world.look(first, "queued")
+    world.now += 60
+    await world.look(first, "running")
+    await world.look(await world.job("b"), "queued")
+
+    async def found(query):
+        return [
+            (event["subject"], event["status"]) for event in (await client.get(f"/v1/events?{query}")).json()["items"]
+        ]
+
+    assert await found("") == [("b", "queued"), ("a", "running"), ("a", "queued")]
+    assert await found("type=ai.revor.job.queued") == [("b", "queued"), ("a", "queued")]
+    assert await found("subject=a") == [("a", "running"), ("a", "queued")]
+    assert await found("since=2027-01-15T08:01:00Z") == [("b", "queued"), ("a", "running")]
+    assert await found("until=2027-01-15T08:01:00Z") == [("a", "queued")]
+    assert await found("since=2027-01-15T10:01:00%2B02:00&subject=a") == [("a", "running")]
+    assert await found("since=2027-01-15T10:01:00+02:00&subject=a") == [("a", "running")]
+
+
+async def test_events_are_paged(client, world):
+    job = await world.job("a")
+    for status in ("queued", "scheduled", "running", "failed"):
+        await world.look(job, status)
+    answer = await client.get("/v1/events?limit=3&subject=a")
+    link = answer.headers["link"]
+    assert "limit=3" in link
+    assert "subject=a" in link
+    rest = await client.get(link[1 : link.index(">")])
+    statuses = [event["status"] for event in answer.json()["items"] + rest.json()["items"]]
+    assert statuses == ["failed", "running", "scheduled", "queued"]
+    assert "link" not in rest.headers
+
+
+async def test_deliveries_are_listed_and_filtered(client, world):
+    subscription = await subscribe(client)
+    other = await subscribe(client, types=["ai.revor.job.failed"])
+    job = await world.job("a")
+    first = (await world.look(job, "running"))[0]
+    await world.look(job, "failed")
+
+    async def count(query):
+        return len((await client.get(f"/v1/deliveries?{query}")).json()["items"])
+
+    assert await count("") == 3
+    assert await count(f"subscription={subscription}") == 2
+    assert await count(f"subscription={other}") == 1
+    assert await count(f"event={first.id}") == 1
+    assert await count("state=pending") == 3
+    assert await count("state=delivered") == 0
+    assert await count("state=dead&subscription=sub_x") == 0
+    page = (await client.get("/v1/deliveries?limit=2")).json()
+    assert len((await client.get(f"/v1/deliveries?limit=2&cursor={page['next_cursor']}")).json()["items"]) == 1
+
+
+async def test_a_delivery_shows_what_it_waits_for(client, world):
+    await subscribe(client)
+    job = await world.job("a")
+    await world.look(job, "running")
+    world.now += 1
+    await world.look(job, "failed")
+    second, first = (await client.get("/v1/deliveries")).json()["items"]
+    shown = (await client.get(f"/v1/deliveries/{second['id']}")).json()
+    assert (shown["state"], shown["waiting_for"], shown["attempts"]) == ("pending", first["id"], [])
+    assert shown["next_attempt_at"] is None
+    assert (shown["job_uid"], shown["event_type"]) == (job.uid, "ai.revor.job.failed")
+    refused = await client.post(f"/v1/deliveries/{second['id']}/retry")
+    assert (refused.status_code, refused.json()["code"]) == (409, "delivery_waits")
+
+
+async def test_a_delivery_is_retried(client, world):
+    subscription = await subscribe(client)
+    await world.look(await world.job("a"), "failed")
+    delivery = (await client.get("/v1/deliveries")).json()["items"][0]
+    woken = world.delivering.woken
+    answer = await client.post(f"/v1/deliveries/{delivery['id']}/retry")
+    assert (answer.status_code, answer.json()["state"]) == (202, "pending")
+    assert world.delivering.woken == woken + 1
+    await client.delete(f"/v1/subscriptions/{subscription}")
+    assert (await client.get(f"/v1/deliveries/{delivery['id']}")).json()["state"] == "cancelled"
+    refused = await client.post(f"/v1/deliveries/{delivery['id']}/retry")
+    assert (refused.status_code, refused.json()["code"]) == (409, "subscription_removed")
+    assert (await client.post("/v1/deliveries/dlv_x/retry")).status_code == 404
+    assert (await client.get("/v1/deliveries/dlv_x")).json()["code"] == "delivery_not_found"
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "words"),
+    [
+        ("limit=0", "invalid_parameter", "1 to 500"),
+        ("limit=501", "invalid_parameter", "501"),
+        ("limit=-1", "invalid_parameter", ""),
+        ("limit=ten", "invalid_parameter", "ten"),
+        ("limit=", "invalid_parameter", ""),
+        ("limit=%D9%A5", "invalid_parameter", ""),
+        ("limit=5&limit=6", "repeated", ""),
+        ("limt=5", "unknown_parameter", "did you mean limit?"),
+        ("cursor=%21%21", "invalid_cursor", ""),
+        ("cursor=", "invalid_parameter", ""),
+        ("cursor=%E2%82%AC", "invalid_parameter", ""),
+        ("limit=%FF", None, "UTF-8"),
+        ("&".join(["a=1"] * 60), None, ""),
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/subscriptions", "/v1/events", "/v1/deliveries", "/v1/sources", "/v1/jobs/a/events"]
+)
+async def test_a_bad_page_is_refused_in_every_list(client, world, path, query, code, words):
+    await world.job("a")
+    answer = await client.get(f"{path}?{query}")
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert words in answer.json()["detail"]
+    if code is not None:
+        assert answer.json()["errors"][0]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("path", "pointer"),
+    [
+        ("/v1/jobs?open=yes", "open"),
+        ("/v1/jobs?open=True", "open"),
+        ("/v1/jobs?status=%00", "status"),
+        ("/v1/jobs?source=", "source"),
+        ("/v1/events?since=yesterday", "since"),
+        ("/v1/events?until=2027-01-15T08:00:00", "until"),
+        ("/v1/events?until=1e9", "until"),
+        ("/v1/deliveries?state=blocked", "state"),
+        ("/v1/deliveries?state=deliverd", "state"),
+        ("/v1/subscriptions?callbacks=1", "callbacks"),
+        ("/v1/jobs/a?until=walking", "until"),
+    ],
+)
+async def test_a_bad_filter_is_refused(client, path, pointer):
+    answer = await client.get(path)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+async def test_a_cursor_of_another_list_shows_nothing_wrong(client, world):
+    for number in range(3):
+        await world.look(await world.job(f"job-{number}"), "queued")
+    cursor = (await client.get("/v1/events?limit=1")).json()["next_cursor"]
+    for path in ("/v1/jobs", "/v1/subscriptions", "/v1/deliveries", "/v1/sources", "/v1/jobs/job-1/events"):
+        assert (await client.get(f"{path}?cursor={cursor}")).status_code in (200, 422)

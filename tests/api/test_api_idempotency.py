@@ -1,0 +1,117 @@
+import asyncio
+
+import pytest
+
+from relay.api.idempotency import KEPT_SECONDS
+from tests.api_world import HOOK, TOKENS
+
+KEY = {"Idempotency-Key": "order-66"}
+
+
+async def test_the_same_request_again_is_answered_the_same_and_done_once(client, world):
+    first = await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)
+    again = await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["location"] == first.headers["location"]
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]
+    assert len((await client.get("/v1/subscriptions")).json()["items"]) == 1
+
+
+async def test_a_refusal_is_replayed_too(client):
+    first = await client.post("/v1/jobs", json={"id": ""}, headers=KEY)
+    again = await client.post("/v1/jobs", json={"id": ""}, headers=KEY)
+    assert (first.status_code, again.status_code) == (422, 422)
+    assert again.content == first.content
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/jobs", {"id": "b"}), ("/v1/jobs?x=1", {"id": "a"})])
+async def test_another_body_under_the_same_key_is_a_conflict(client, path, body):
+    await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)
+    answer = await client.post(path, json=body, headers=KEY)
+    assert answer.status_code == 422
+    if "?" not in path:
+        assert answer.json()["code"] == "idempotency_conflict"
+
+
+async def test_another_query_under_the_same_key_is_a_conflict(client, world):
+    await world.job("a")
+    await client.post("/v1/jobs/a/refresh?account=default", headers=KEY)
+    answer = await client.post("/v1/jobs/a/refresh?source=revor", headers=KEY)
+    assert answer.json()["code"] == "idempotency_conflict"
+
+
+async def test_keys_are_apart_by_path_and_token(open_client):
+    client = open_client(tokens=TOKENS)
+    admin, crm = ({"Authorization": f"Bearer {value}"} for value in ("rl_admin", "rl_jobs"))
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY | admin)).status_code == 201
+    other_token = await client.post("/v1/jobs", json={"id": "b"}, headers=KEY | crm)
+    other_path = await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY | admin)
+    assert (other_token.status_code, other_path.status_code) == (201, 201)
+
+
+async def test_a_request_in_flight_is_a_conflict(client, world):
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    register = world.tracking.register
+
+    async def slow(requests):
+        entered.set()
+        await go_on.wait()
+        return await register(requests)
+
+    world.tracking.register = slow
+    first = asyncio.create_task(client.post("/v1/jobs", json={"id": "a"}, headers=KEY))
+    await entered.wait()
+    second = await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)
+    assert (second.status_code, second.json()["code"]) == (409, "idempotency_in_flight")
+    assert second.headers["retry-after"] == "1"
+    go_on.set()
+    assert (await first).status_code == 201
+
+
+async def test_after_a_day_the_key_is_free_again(client, world):
+    await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)
+    world.now += KEPT_SECONDS + 1
+    answer = await client.post("/v1/jobs", json={"id": "b"}, headers=KEY)
+    assert (answer.status_code, answer.json()["id"]) == (201, "b")
+
+
+async def test_what_failed_on_our_side_may_be_sent_again(client, world):
+    register = world.tracking.register
+
+    async def broken(requests):
+        raise RuntimeError("the disk is full of secrets")
+
+    world.tracking.register = broken
+    failed = await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)
+    assert failed.status_code == 500
+    world.tracking.register = register
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 201
+
+
+@pytest.mark.parametrize("key", ["", "a" * 256, "tab\there", "ü".encode("latin-1")])
+async def test_a_key_that_is_none_is_refused(client, key):
+    answer = await client.post("/v1/jobs", json={"id": "a"}, headers={"Idempotency-Key": key})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_idempotency_key")
+    assert (await client.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_a_key_given_twice_is_refused(client):
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=headers)).status_code == 422
+
+
+async def test_the_longest_key_and_other_methods(client):
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers={"Idempotency-Key": "k" * 255})).status_code == 201
+    assert (await client.get("/v1/jobs", headers={"Idempotency-Key": "k" * 300})).status_code == 200
+
+
+async def test_kept_answers_are_encrypted(client, world, tmp_path):
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)).json()
+    await world.store.close()
+    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert made["id"].encode() in written
+    assert made["config"]["secret"].encode() not in written

@@ -1,0 +1,249 @@
+from typing import Any
+
+import pytest
+
+from relay.core.subscription import Subscription
+from relay.errors import Conflict
+from tests.api_world import HOOK, NOW
+
+FIELDS = [
+    *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "tracked_at"),
+    *("last_polled_at", "next_poll_at", "closed_at", "poll_count", "last_error", "upstream"),
+]
+
+
+async def test_registers_a_job_and_says_where_it_is(client, world):
+    answer = await client.post("/v1/jobs", json={"id": "a/b c", "metadata": {"deal": 42}})
+    job = answer.json()
+    assert answer.status_code == 201
+    assert list(job) == FIELDS
+    assert answer.headers["location"] == f"/v1/jobs/{job['uid']}"
+    assert job | {"uid": ""} == {
+        "uid": "",
+        "id": "a/b c",
+        "source": "revor",
+        "account": "default",
+        "status": None,
+        "outcome": None,
+        "open": True,
+        "sequence": 0,
+        "metadata": {"deal": 42},
+        "tracked_at": "2027-01-15T08:00:00.000Z",
+        "last_polled_at": None,
+        "next_poll_at": None,
+        "closed_at": None,
+        "poll_count": 0,
+        "last_error": None,
+        "upstream": None,
+    }
+    assert (await client.get(answer.headers["location"])).json() == job
+
+
+async def test_a_job_that_is_tracked_already_is_200_and_keeps_its_metadata(client):
+    await client.post("/v1/jobs", json={"id": "a", "metadata": {"deal": 42}})
+    again = await client.post("/v1/jobs", json={"id": "a"})
+    assert (again.status_code, again.json()["metadata"]) == (200, {"deal": 42})
+    assert "location" not in again.headers
+    changed = await client.post("/v1/jobs", json={"id": "a", "metadata": {"deal": 43}})
+    assert (changed.status_code, changed.json()["metadata"]) == (200, {"deal": 43})
+
+
+async def test_everything_that_a_registration_takes_reaches_the_tracking(client, world):
+    asked = []
+    register = world.tracking.register
+
+    async def spy(requests):
+        asked.extend(requests)
+        return await register(requests)
+
+    world.tracking.register = spy
+    body = {"id": "a", "source": "revor", "account": "second", "callback_url": HOOK, "deadline_seconds": 60}
+    assert (await client.post("/v1/jobs", json=body)).status_code == 201
+    assert (asked[0].account, asked[0].callback_url, asked[0].deadline_seconds) == ("second", HOOK, 60)
+
+
+async def test_the_upstreams_own_answer_is_a_body(client, world):
+    asked = []
+    register = world.tracking.register
+
+    async def spy(requests):
+        asked.extend(requests)
+        return await register(requests)
+
+    world.tracking.register = spy
+    body = {"ok": True, "item": {"id": "job-9", "status": "scheduled"}, "request_id": "req_1", "metadata": {"a": 1}}
+    answer = await client.post("/v1/jobs", json=body)
+    assert (answer.status_code, answer.json()["id"]) == (201, "job-9")
+    assert asked[0].seen.status == "scheduled"
+    assert asked[0].metadata == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"ok": False, "item": {"id": "x"}},
+        {"ok": True, "item": {}},
+        {"ok": True, "item": {"id": "x\ny"}},
+        {"ok": True, "item": {"id": "x"}, "metadata": 5},
+        {"ok": True, "item": {"id": "x"}, "source": "other"},
+    ],
+)
+async def test_an_answer_that_names_no_job_is_refused(client, body):
+    answer = await client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    assert (await client.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_a_batch_counts_and_names_what_it_rejects(client, world):
+    world.tracking.refusals["x"] = Conflict("not now", code="busy")
+    jobs: list[Any] = [
+        {"id": "a"},
+        {"id": "a"},
+        {"id": ""},
+        7,
+        {"id": "x"},
+        {"id": "b", "priority": "high"},
+        {"id": "c"},
+    ]
+    answer = await client.post("/v1/jobs/batch", json={"jobs": jobs})
+    assert answer.status_code == 200
+    result = answer.json()
+    assert (result["created"], result["existing"]) == (2, 1)
+    assert [(one["index"], one["code"]) for one in result["rejected"]] == [
+        (2, "invalid_text"),
+        (3, "wrong_type"),
+        (4, "busy"),
+        (5, "unknown_field"),
+    ]
+
+
+async def test_a_batch_is_registered_in_chunks_and_10_001_are_too_many(client, world):
+    jobs = [{"id": f"job-{number}"} for number in range(2_500)]
+    answer = await client.post("/v1/jobs/batch", json={"jobs": jobs})
+    assert answer.json() == {"created": 2500, "existing": 0, "rejected": []}
+    assert world.tracking.chunks == [1000, 1000, 500]
+    refused = await client.post("/v1/jobs/batch", json={"jobs": [{"id": "x"}] * 10_001})
+    assert (refused.status_code, refused.json()["code"]) == (422, "batch_too_long")
+
+
+async def test_an_empty_batch_is_no_mistake(client):
+    answer = await client.post("/v1/jobs/batch", json={"jobs": []})
+    assert answer.json() == {"created": 0, "existing": 0, "rejected": []}
+
+
+async def test_an_id_in_two_accounts_is_chosen_by_account_or_uid(client, world):
+    first, second = await world.job("same"), await world.job("same", account="second")
+    answer = await client.get("/v1/jobs/same")
+    assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_job")
+    assert "?source=revor&account=second" in answer.json()["detail"]
+    assert (await client.get("/v1/jobs/same?account=second")).json()["uid"] == second.uid
+    assert (await client.get(f"/v1/jobs/{first.uid}")).json()["account"] == "default"
+    assert (await client.get(f"/v1/jobs/{first.uid}?account=second")).status_code == 404
+    assert (await client.post("/v1/jobs/same/refresh")).json()["code"] == "ambiguous_job"
+    assert (await client.delete("/v1/jobs/same?account=second")).status_code == 200
+
+
+async def test_an_upstream_id_that_looks_like_a_uid_is_found(client, world):
+    job = await world.job("job_mine")
+    assert (await client.get("/v1/jobs/job_mine")).json()["uid"] == job.uid
+
+
+async def test_an_id_with_odd_characters_is_found_percent_encoded(client, world):
+    job = await world.job("ä ?#%+é")
+    assert (await client.get("/v1/jobs/%C3%A4%20%3F%23%25%2B%C3%A9")).json()["uid"] == job.uid
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/a%2Fb", "/v1/jobs/a%2fevents", "/v1/jobs/a%2Fexplain"])
+async def test_an_encoded_slash_never_leads_to_another_job(client, world, path):
+    await world.job("a")
+    answer = await client.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "slash_in_path")
+    assert "uid" in answer.json()["detail"]
+
+
+async def test_lists_are_filtered_and_paged(client, world):
+    for number in range(5):
+        await world.job(f"job-{number}")
+    await world.job("elsewhere", account="second")
+    await world.look(await world.job("done"), "succeeded")
+    assert len((await client.get("/v1/jobs")).json()["items"]) == 7
+    assert [job["id"] for job in (await client.get("/v1/jobs?open=false")).json()["items"]] == ["done"]
+    assert [job["id"] for job in (await client.get("/v1/jobs?status=succeeded")).json()["items"]] == ["done"]
+    seen, url = [], "/v1/jobs?account=default&limit=2&open=true"
+    while url:
+        answer = await client.get(url)
+        page = answer.json()
+        seen += [job["id"] for job in page["items"]]
+        link = answer.headers.get("link")
+        assert (link is None) == (page["next_cursor"] is None)
+        url = link[1 : link.index(">")] if link else None
+        assert link is None or link.endswith('; rel="next"')
+    assert sorted(seen) == [f"job-{number}" for number in range(5)]
+
+
+async def test_refresh_asks_for_a_look_and_a_closed_job_gets_none(client, world):
+    job = await world.job("a")
+    assert (await client.post("/v1/jobs/a/refresh")).status_code == 202
+    assert (await client.post("/v1/jobs/a/refresh", json={})).status_code == 202
+    assert world.tracking.refreshed == [job.uid, job.uid]
+    await world.look(job, "failed")
+    answer = await client.post("/v1/jobs/a/refresh")
+    assert (answer.status_code, answer.json()["code"]) == (409, "job_closed")
+
+
+async def test_explain_says_it_in_words_and_fields(client, world):
+    await world.job("a")
+    answer = (await client.get("/v1/jobs/a/explain")).json()
+    assert answer["reason"] == "between_looks"
+    assert answer["next_poll_at"] == "2027-01-15T08:00:05.000Z"
+    assert answer["last_request_id"] == "req_1"
+
+
+async def test_untrack_keeps_the_job_and_purge_erases_it(client, world):
+    job = await world.job("a")
+    await world.look(job, "queued")
+    answer = await client.delete("/v1/jobs/a")
+    assert (answer.status_code, answer.json()["outcome"], answer.json()["open"]) == (200, "untracked", False)
+    assert (await client.delete("/v1/jobs/a")).status_code == 200
+    resumed = await client.post("/v1/jobs", json={"id": "a"})
+    assert (resumed.status_code, resumed.json()["open"], resumed.json()["sequence"]) == (200, True, 1)
+    assert (await client.delete("/v1/jobs/a?purge=true")).status_code == 200
+    assert (await client.get("/v1/jobs/a")).status_code == 404
+    assert (await client.get("/v1/events")).json()["items"] == []
+
+
+async def test_a_callback_makes_a_hidden_subscription(client, world):
+    answer = await client.post("/v1/jobs", json={"id": "a", "callback_url": HOOK})
+    assert answer.status_code == 201
+    assert (await client.get("/v1/subscriptions")).json()["items"] == []
+    shown = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
+    assert [one["sink"] for one in shown] == [HOOK]
+
+
+async def test_the_last_error_is_shown_with_its_time(client, world):
+    from relay.core.records import LookNote
+
+    job = await world.job("a")
+    error = {"code": "timeout", "message": "no answer; key sk-revor-abcdef", "request_id": None, "at": NOW, "more": 1}
+    await world.store.jobs.note(LookNote(job_uid=job.uid, next_poll_at=NOW + 60, last_error=error))
+    shown = (await client.get("/v1/jobs/a")).json()
+    assert shown["last_error"] == {
+        "code": "timeout",
+        "message": "no answer; key [redacted]",
+        "request_id": None,
+        "at": "2027-01-15T08:00:00.000Z",
+    }
+    assert shown["next_poll_at"] == "2027-01-15T08:01:00.000Z"
+
+
+async def test_a_job_s_events_are_in_order_and_paged(client, world):
+    job = await world.job("a")
+    await world.store.subscriptions.create(Subscription(id="sub_1", sink=HOOK))
+    for status in ("queued", "scheduled", "running", "succeeded"):
+        await world.look(job, status)
+    answer = await client.get("/v1/jobs/a/events?limit=3")
+    page = answer.json()
+    assert [event["sequence"] for event in page["items"]] == ["0000000001", "0000000002", "0000000003"]
+    rest = (await client.get(f"/v1/jobs/a/events?limit=3&cursor={page['next_cursor']}")).json()
+    assert [event["status"] for event in rest["items"]] == ["succeeded"]
+    assert rest["next_cursor"] is None

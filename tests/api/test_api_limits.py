@@ -1,0 +1,167 @@
+import orjson
+import pytest
+
+from relay.api.app import create_api
+from relay.api.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
+from relay.api.models import MAX_METADATA_BYTES
+
+JSON = {"Content-Type": "application/json"}
+
+
+def nested(depth):
+    return b'{"id":"a","metadata":' + b'{"a":' * (depth - 1) + b"1" + b"}" * (depth - 1) + b"}"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "not_json"),
+        (b"{", "not_json"),
+        (b"{'id': 'a'}", "not_json"),
+        (b'{"id":"a"} x', "not_json"),
+        (b'{"id":NaN}', "not_json"),
+        (b"\xff\xfe{\x00}\x00", "not_json"),
+        ('{"id":"ä"}'.encode("latin-1"), "not_json"),
+        ('{"id":"a"}'.encode("utf-16"), "not_json"),
+        (b'\xef\xbb\xbf{"id":"a"}', "not_json"),
+        (b'{"id":"\\ud800"}', "not_json"),
+        (b'{"id":"a\x00"}', "not_json"),
+        (b"[" * 5_000 + b"]" * 5_000, "not_json"),
+        (nested(65), "too_deep"),
+        (b'{"id":"a","metadata":{"a":' + b"[" * 200 + b"]" * 200 + b"}}", "too_deep"),
+    ],
+)
+async def test_what_is_no_json_is_400(client, body, code):
+    for path in ("/v1/jobs", "/v1/jobs/batch", "/v1/subscriptions"):
+        answer = await client.post(path, content=body, headers=JSON)
+        assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert (await client.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_sixty_four_levels_are_taken_and_come_back(client):
+    answer = await client.post("/v1/jobs", content=nested(64), headers=JSON)
+    assert answer.status_code == 201
+    assert answer.json()["metadata"] == orjson.loads(nested(64))["metadata"]
+
+
+async def test_many_objects_side_by_side_are_not_deep(client):
+    body = {"id": "a", "metadata": {"list": [{"n": number} for number in range(500)]}}
+    assert (await client.post("/v1/jobs", json=body)).status_code == 201
+
+
+async def test_the_last_of_a_repeated_key_counts(client):
+    answer = await client.post("/v1/jobs", content=b'{"id":"a","id":"b"}', headers=JSON)
+    assert (answer.status_code, answer.json()["id"]) == (201, "b")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "taken"),
+    [
+        ("application/json", True),
+        ("Application/JSON; Charset=UTF-8", True),
+        ('application/json;charset="utf-8"', True),
+        ("application/json; charset=utf-8; x=y", True),
+        ("application/json; charset=latin-1", False),
+        ("application/json; charset=utf-16", False),
+        ("application/cloudevents+json", False),
+        ("text/json", False),
+        ("text/plain", False),
+        ("application/x-www-form-urlencoded", False),
+        ("multipart/form-data; boundary=x", False),
+        ("", False),
+        (None, False),
+    ],
+)
+async def test_only_json_in_utf_8_is_taken(client, content_type, taken):
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    answer = await client.post("/v1/jobs", content=b'{"id":"a"}', headers=headers)
+    assert answer.status_code == (201 if taken else 415)
+    if not taken:
+        assert answer.json()["code"] == "unsupported_media_type"
+
+
+async def test_a_compressed_body_is_not_taken(client):
+    answer = await client.post("/v1/jobs", content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+    answer = await client.post("/v1/jobs", content=b'{"id":"a"}', headers=JSON | {"Content-Encoding": "identity"})
+    assert answer.status_code == 201
+
+
+async def test_an_action_takes_no_body_whatever_its_media_type(client, world):
+    await world.job("a")
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await client.post("/v1/jobs/a/refresh", content=b"", headers=headers)).status_code == 202
+    assert (await client.post("/v1/jobs/a/refresh", content=b"x", headers=headers)).status_code == 415
+    assert (await client.post("/v1/jobs/a/refresh", json={"now": True})).status_code == 422
+    assert (await client.post("/v1/jobs/a/refresh", json=[])).status_code == 422
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_read(world):
+    statuses = await post_raw(world, "/v1/jobs", [(b"content-length", str(MAX_BODY_BYTES + 1).encode())], None)
+    assert statuses == [413]
+    statuses = await post_raw(world, "/v1/jobs", [(b"content-length", b"9" * 40)], None)
+    assert statuses == [413]
+
+
+@pytest.mark.parametrize(("path", "most"), [("/v1/jobs", MAX_BODY_BYTES), ("/v1/jobs/batch", MAX_BATCH_BODY_BYTES)])
+async def test_a_chunked_body_is_cut_off_at_the_limit(world, path, most):
+    chunk = b" " * (1 << 18)
+    read = []
+
+    async def receive():
+        read.append(1)
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+    assert await post_raw(world, path, [], receive) == [413]
+    assert len(read) == most // len(chunk) + 1
+
+
+async def test_a_body_at_the_limit_is_read(client):
+    body = orjson.dumps({"id": "a"}).ljust(MAX_BODY_BYTES)
+    assert (await client.post("/v1/jobs", content=body, headers=JSON)).status_code == 201
+    answer = await client.post("/v1/jobs", content=body + b" ", headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert answer.headers["content-type"] == "application/problem+json"
+    batch = orjson.dumps({"jobs": [{"id": "b"}]}).ljust(MAX_BODY_BYTES + 1)
+    assert (await client.post("/v1/jobs/batch", content=batch, headers=JSON)).status_code == 200
+
+
+async def test_a_body_of_too_many_objects_is_refused(client):
+    body = b'{"jobs":[' + b"{}," * 1_000_000 + b"{}]}"
+    answer = await client.post("/v1/jobs/batch", content=body, headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (400, "too_complex")
+
+
+async def test_metadata_at_the_limit(client):
+    fits = "x" * (MAX_METADATA_BYTES - len(b'{"a":""}'))
+    assert (await client.post("/v1/jobs", json={"id": "a", "metadata": {"a": fits}})).status_code == 201
+    answer = await client.post("/v1/jobs", json={"id": "b", "metadata": {"a": fits + "x"}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0] | {"detail": ""} == {"pointer": "/metadata", "code": "too_large", "detail": ""}
+    assert (await client.get("/v1/jobs/b")).status_code == 404
+
+
+async def post_raw(world, path, headers, receive):
+    """The statuses of one POST straight into the app."""
+    api = create_api(world.ports())
+    statuses = []
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), *headers],
+        "client": ("127.0.0.1", 5000),
+        "scheme": "http",
+        "root_path": "",
+        "http_version": "1.1",
+        "asgi": {"version": "3.0"},
+    }
+    await api(scope, receive, send)
+    return statuses

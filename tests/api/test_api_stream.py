@@ -1,0 +1,232 @@
+import asyncio
+
+import orjson
+import pytest
+from starlette.requests import ClientDisconnect
+
+from relay.api import stream
+from relay.api.app import create_api
+
+SSE = {"Accept": "text/event-stream"}
+
+
+def frames(text):
+    """The events of a stream: (id, type, data) each."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if lines:
+            found.append((lines["id"], lines["event"], orjson.loads(lines["data"])))
+    return found
+
+
+async def test_a_stream_tells_what_is_recorded_while_it_is_open(client, world):
+    job = await world.job("a")
+    await world.look(job, "queued")
+    made = []
+
+    async def running():
+        made.extend(await world.look(job, "running"))
+        return True
+
+    async def silence():
+        return False
+
+    async def failed():
+        made.extend(await world.look(job, "failed"))
+        return True
+
+    world.signals.steps = [running, silence, failed]
+    answer = await client.get("/v1/events/stream")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert frames(answer.text) == [(event.id, event.type, orjson.loads(event.body)) for event in made]
+    assert answer.text.startswith(": connected\n\n")
+    assert world.signals.open_watches == 0
+
+
+async def test_a_stream_goes_on_after_the_last_event_id_without_a_gap(client, world, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK", 2)
+    events = []
+    for number in range(7):
+        events += await world.look(await world.job(f"job-{number}"), "queued")
+
+    async def late():
+        events.extend(await world.look(await world.job("late"), "queued"))
+        return True
+
+    world.signals.steps = [late]
+    answer = await client.get("/v1/events/stream", headers={"Last-Event-ID": events[1].id})
+    assert [id for id, _, _ in frames(answer.text)] == [event.id for event in events[2:]]
+
+
+async def test_what_was_recorded_before_the_watch_began_is_not_lost(client, world):
+    job = await world.job("a")
+    newest = world.store.events.newest_position
+
+    async def and_then_something_happens():
+        position = await newest()
+        await world.look(job, "queued")
+        return position
+
+    world.store.events.newest_position = and_then_something_happens
+    answer = await client.get("/v1/events/stream")
+    assert [kind for _, kind, _ in frames(answer.text)] == ["ai.revor.job.queued"]
+
+
+async def test_an_event_that_is_no_longer_kept_resumes_from_the_oldest(client, world):
+    event = (await world.look(await world.job("a"), "queued"))[0]
+    answer = await client.get("/v1/events/stream", headers={"Last-Event-ID": "evt_01jvpq3m8n0000000000000003"})
+    assert [id for id, _, _ in frames(answer.text)] == [event.id]
+
+
+@pytest.mark.parametrize("given", ["7", "evt_", "evt_a b", "job_01jvpq3m8n0000000000000003", "evt_" + "a" * 100])
+async def test_a_last_event_id_that_is_none_is_refused(client, world, given):
+    await world.job("a")
+    for path in ("/v1/events/stream", "/v1/jobs/a/events"):
+        answer = await client.get(path, headers={**SSE, "Last-Event-ID": given})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_last_event_id")
+
+
+async def test_a_job_s_stream_ends_when_it_is_closed_and_all_is_said(client, world):
+    job = await world.job("a")
+    await world.look(job, "queued")
+    await world.look(await world.job("other"), "queued")
+
+    async def ends():
+        await world.look(job, "failed")
+        return True
+
+    async def never():
+        raise AssertionError("the stream should have ended")
+
+    world.signals.steps = [ends, never]
+    answer = await client.get("/v1/jobs/a/events", headers=SSE)
+    assert [kind for _, kind, _ in frames(answer.text)] == ["ai.revor.job.queued", "ai.revor.job.failed"]
+    assert world.signals.watched == [job.uid]
+
+
+async def test_a_closed_job_s_stream_resumes_and_then_says_that_there_is_no_more(client, world):
+    job = await world.job("a")
+    first, last = [*await world.look(job, "queued"), *await world.look(job, "failed")]
+    answer = await client.get("/v1/jobs/a/events", headers={**SSE, "Last-Event-ID": first.id})
+    assert [id for id, _, _ in frames(answer.text)] == [last.id]
+    done = await client.get("/v1/jobs/a/events", headers={**SSE, "Last-Event-ID": last.id})
+    assert (done.status_code, done.content) == (204, b"")
+    foreign = (await world.look(await world.job("other"), "queued"))[0]
+    answer = await client.get("/v1/jobs/a/events", headers={**SSE, "Last-Event-ID": foreign.id})
+    assert len(frames(answer.text)) == 2
+
+
+async def test_a_purged_job_s_stream_ends(client, world):
+    job = await world.job("a")
+
+    async def purged():
+        await world.store.jobs.purge(job.uid)
+        return True
+
+    world.signals.steps = [purged]
+    assert (await client.get("/v1/jobs/a/events", headers=SSE)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("accept", "streams"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream;q=1, */*", True),
+        ("text/event-stream, application/json", True),
+        ("application/json, text/event-stream", False),
+        ("application/json", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+async def test_a_stream_is_given_to_who_asks_for_one(client, world, accept, streams):
+    await world.job("a")
+    answer = await client.get("/v1/jobs/a/events", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith("text/event-stream" if streams else "application/json")
+
+
+async def test_a_silent_stream_is_kept_open_by_comments(client, world):
+    async def silence():
+        return False
+
+    world.signals.steps = [silence] * 31
+    answer = await client.get("/v1/events/stream")
+    assert answer.text.count(": still here\n\n") == 2
+    assert sum(world.signals.waits[:15]) == stream.HEARTBEAT_SECONDS
+
+
+async def test_a_node_that_stops_ends_its_streams(client, world):
+    world.node.stop()
+    assert (await client.get("/v1/events/stream")).text == ": connected\n\n"
+
+
+async def test_head_of_a_stream_is_its_headers(client, world):
+    answer = await client.head("/v1/events/stream")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert world.signals.watched == []
+
+
+def scope_of(path):
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:8080")],
+        "client": ("127.0.0.1", 5000),
+        "server": ("127.0.0.1", 8080),
+        "scheme": "http",
+        "root_path": "",
+        "http_version": "1.1",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }
+
+
+async def test_the_number_of_streams_is_bounded_and_a_client_that_goes_gives_its_place_back(client, world):
+    api = create_api(world.ports())
+    slots = api.state.context.streams
+    slots.most = 1
+    waiting, gone = asyncio.Event(), asyncio.Event()
+
+    async def for_ever():
+        waiting.set()
+        await asyncio.Event().wait()
+
+    world.signals.steps = [for_ever]
+    statuses = []
+
+    async def receive():
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            statuses.append((message["status"], dict(message["headers"])))
+
+    first = asyncio.create_task(api(scope_of("/v1/events/stream"), receive, send))
+    await waiting.wait()
+    await api(scope_of("/v1/events/stream"), receive, send)
+    assert [status for status, _ in statuses] == [200, 429]
+    assert statuses[1][1][b"retry-after"] == b"5"
+    assert slots.taken == 1
+    gone.set()
+    await first
+    assert (slots.taken, world.signals.open_watches) == (0, 0)
+
+
+async def test_a_client_that_is_gone_before_its_body_is_no_error(client, world):
+    api = create_api(world.ports())
+    scope = scope_of("/v1/jobs") | {"method": "POST"}
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        raise ClientDisconnect
+
+    await api(scope, receive, send)

@@ -1,0 +1,314 @@
+import pytest
+
+from relay.core.netguard import GuardPolicy
+from relay.core.signing import new_secret, parse_secret
+from tests.api_world import HOOK, SLACK
+
+SECRET = new_secret(b"s" * 32)
+
+
+async def create(client, **body):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, **body})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, world):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "description": "the CRM"})
+    made = answer.json()
+    assert answer.headers["location"] == f"/v1/subscriptions/{made['id']}"
+    assert len(parse_secret(made["config"].pop("secret"))) == 32
+    assert made | {"id": ""} == {
+        "id": "",
+        "sink": HOOK,
+        "types": None,
+        "source": None,
+        "protocol": "HTTP",
+        "protocolsettings": {"headers": {}, "method": "POST"},
+        "config": {
+            "kind": "webhook",
+            "content_mode": "structured",
+            "ordering": "job",
+            "start": "now",
+            "timeout_seconds": 15.0,
+            "retry_schedule": [5.0, 300.0],
+            "rate_per_second": None,
+            "concurrency": None,
+        },
+        "description": "the CRM",
+        "state": "enabled",
+        "disabled_reason": None,
+        "created_at": "2027-01-15T08:00:00.000Z",
+    }
+    assert (await client.get(answer.headers["location"])).json() == made
+    assert (await client.get("/v1/subscriptions")).json() == {"items": [made], "next_cursor": None}
+    assert world.delivering.woken == 1
+
+
+async def test_every_setting_is_taken(client, world):
+    config = {
+        "kind": "webhook",
+        "content_mode": "structured",
+        "ordering": "none",
+        "start": "2026-05-20T10:00:00Z",
+        "timeout_seconds": 60,
+        "retry_schedule": ["5s", "5m", "2h", "1d", "500ms", 7, 0.5],
+        "rate_per_second": 2.5,
+        "concurrency": 4,
+        "secret": SECRET,
+    }
+    made = await create(
+        client,
+        types=["ai.revor.job.failed", "relay.source.down", "ai.revor.job.failed"],
+        source="https://revor.ai/api/v1/outreach/jobs",
+        protocol="HTTP",
+        protocolsettings={"headers": {"X-Team": "sales", "Authorization": "Bearer abc"}, "method": "PUT"},
+        config=config,
+    )
+    assert made["types"] == ["ai.revor.job.failed", "relay.source.down"]
+    assert made["config"] == {
+        **config,
+        "start": "2026-05-20T10:00:00.000Z",
+        "retry_schedule": [5, 300, 7200, 86400, 0.5, 7, 0.5],
+    }
+    assert made["protocolsettings"] == {
+        "headers": {"X-Team": "sales", "Authorization": "[redacted]"},
+        "method": "PUT",
+    }
+    stored = await world.store.subscriptions.get(made["id"])
+    assert dict(stored.headers)["Authorization"] == "Bearer abc"
+    assert [secret.value for secret in stored.secrets] == [SECRET]
+    assert stored.start_at == 1779271200.0
+
+
+async def test_no_retries_and_the_earliest_start_are_settings_too(client, world):
+    made = await create(client, config={"retry_schedule": [], "start": "earliest"})
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.retry_schedule_seconds, stored.start_at) == ((), 0.0)
+    assert made["config"]["start"] == "earliest"
+
+
+async def test_a_start_in_the_past_brings_what_was_recorded(client, world):
+    await world.look(await world.job("a"), "queued")
+    made = await create(client, config={"start": "earliest"})
+    page = (await client.get(f"/v1/deliveries?subscription={made['id']}")).json()
+    assert [one["event_type"] for one in page["items"]] == ["ai.revor.job.queued"]
+
+
+async def test_a_chat_kind_is_inferred_redacted_and_hears_of_trouble_only(client):
+    made = await create(client, sink=SLACK)
+    assert (made["config"]["kind"], made["sink"]) == ("slack", "https://hooks.slack.com/…")
+    assert "ai.revor.job.failed" in made["types"]
+    assert "ai.revor.job.succeeded" not in made["types"]
+    assert "secretsecret" not in (await client.get("/v1/subscriptions")).text
+    explicit = await create(client, sink=SLACK, config={"kind": "webhook"})
+    assert (explicit["config"]["kind"], explicit["types"]) == ("webhook", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code", "words"),
+    [
+        ({"types": ["ai.revor.job.faild"]}, "/types/0", "unknown_type", "did you mean ai.revor.job.failed?"),
+        ({"types": ["relay.test", "failed"]}, "/types/1", "unknown_type", "did you mean ai.revor.job.failed?"),
+        ({"types": []}, "/types", "too_short", "at least 1"),
+        ({"type": ["x"]}, "/type", "unknown_field", "did you mean types?"),
+        ({"filters": []}, "/filters", "unknown_field", ""),
+        ({"sinkcredential": {}}, "/sinkcredential", "unknown_field", ""),
+        ({"id": "sub_1"}, "/id", "unknown_field", "the relay's own"),
+        ({"protocol": "KAFKA"}, "/protocol", "unknown_value", "known are HTTP"),
+        ({"protocolsettings": {"methd": "PUT"}}, "/protocolsettings/methd", "unknown_field", "did you mean method?"),
+        ({"protocolsettings": {"method": "GET"}}, "/protocolsettings/method", "unknown_value", "POST"),
+        ({"protocolsettings": {"headers": {"Host": "x"}}}, "/protocolsettings/headers", "invalid_header", "Host"),
+        ({"protocolsettings": {"headers": {"X": 5}}}, "/protocolsettings/headers/X", "wrong_type", ""),
+        ({"protocolsettings": {"headers": {"X/Y~": "[redacted]"}}}, "/protocolsettings/headers/X~1Y~0", "*", "itself"),
+        ({"config": {"knd": "slack"}}, "/config/knd", "unknown_field", "did you mean kind?"),
+        ({"config": {"kind": "slak"}}, "/config/kind", "unknown_kind", "did you mean slack?"),
+        ({"config": {"content_mode": "binary"}}, "/config/content_mode", "unknown_value", "structured"),
+        ({"config": {"template": "x"}}, "/config/template", "unknown_field", ""),
+        ({"config": {"ordering": "strict"}}, "/config/ordering", "unknown_value", "job"),
+        ({"config": {"start": "yesterday"}}, "/config/start", "invalid_start", "earliest"),
+        ({"config": {"start": "2026-05-20T10:00:00"}}, "/config/start", "invalid_start", ""),
+        ({"config": {"timeout_seconds": 61}}, "/config/timeout_seconds", "out_of_range", "60"),
+        ({"config": {"timeout_seconds": 0}}, "/config/timeout_seconds", "out_of_range", ""),
+        ({"config": {"timeout_seconds": "15"}}, "/config/timeout_seconds", "wrong_type", "'15'"),
+        ({"config": {"retry_schedule": ["5 parsecs"]}}, "/config/retry_schedule/0", "invalid_duration", "5s"),
+        ({"config": {"retry_schedule": [-1]}}, "/config/retry_schedule/0", "out_of_range", ""),
+        ({"config": {"retry_schedule": [True]}}, "/config/retry_schedule/0", "wrong_type", ""),
+        ({"config": {"retry_schedule": ["999999d"]}}, "/config/retry_schedule/0", "out_of_range", ""),
+        ({"config": {"retry_schedule": [1] * 51}}, "/config/retry_schedule", "too_long", "50"),
+        ({"config": {"concurrency": 1.5}}, "/config/concurrency", "wrong_type", ""),
+        ({"config": {"concurrency": 0}}, "/config/concurrency", "out_of_range", ""),
+        ({"config": {"rate_per_second": 0}}, "/config/rate_per_second", "out_of_range", ""),
+        ({"config": {"secret": "whsec_short"}}, "/config/secret", "invalid_secret", ""),
+        ({"config": {"secret": 5}}, "/config/secret", "wrong_type", ""),
+        ({"config": []}, "/config", "wrong_type", "an object"),
+        ({"source": "https://revor.ai/api/v1/outreach/job"}, "/source", "unknown_source", "did you mean https://revor"),
+        ({"sink": 5}, "/sink", "wrong_type", ""),
+        ({"description": "x" * 1001}, "/description", "too_long", ""),
+    ],
+)
+async def test_a_mistake_is_named_with_its_place_and_what_was_meant(client, body, pointer, code, words):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, **body})
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["errors"][0]
+    assert error["pointer"] == pointer
+    assert code in ("*", error["code"])
+    assert words in error["detail"]
+    assert (await client.get("/v1/subscriptions")).json()["items"] == []
+
+
+async def test_a_secret_is_never_in_an_error(client):
+    for secret in ("whsec_" + "A" * 20, "hunter2-" * 3, 123456789):
+        answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"secret": secret}})
+        assert answer.status_code == 422
+        assert str(secret) not in answer.text
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        "http://receiver.example/hooks",
+        "https://127.0.0.1/x",
+        "https://[::1]/x",
+        "https://10.0.0.1/x",
+        "https://169.254.169.254/latest",
+        "https://localhost/x",
+        "https://user:pw@receiver.example/",
+        "https://receiver.example:8443/",
+        "ftp://receiver.example/",
+        "https://0x7f000001/",
+        "receiver.example",
+        "https://receiver.example/#x",
+    ],
+)
+async def test_a_sink_that_the_guard_forbids_is_sink_refused(client, sink):
+    for body, path in (({"sink": sink}, "/v1/subscriptions"), ({"id": "a", "callback_url": sink}, "/v1/jobs")):
+        answer = await client.post(path, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "sink_refused"), answer.text
+        assert answer.json()["errors"][0]["pointer"] in ("/sink", "/callback_url")
+    assert (await client.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_development_allows_loopback_over_http(open_client):
+    client = open_client(guard=GuardPolicy.development())
+    answer = await client.post("/v1/subscriptions", json={"sink": "http://127.0.0.1:9000/hook"})
+    assert (answer.status_code, answer.json()["sink"]) == (201, "http://127.0.0.1:9000/hook")
+
+
+async def test_put_replaces_and_what_is_left_out_is_the_default_again(client):
+    made = await create(client, types=["relay.test"], config={"ordering": "none", "concurrency": 3}, description="x")
+    path = f"/v1/subscriptions/{made['id']}"
+    await client.post(f"{path}/pause")
+    answer = await client.put(path, json={"sink": "https://other.example/"})
+    shown = answer.json()
+    assert answer.status_code == 200
+    assert (shown["id"], shown["sink"], shown["types"], shown["description"]) == (
+        made["id"],
+        "https://other.example/",
+        None,
+        None,
+    )
+    assert (shown["config"]["ordering"], shown["config"]["concurrency"], shown["state"]) == ("job", None, "paused")
+    assert "secret" not in shown["config"]
+
+
+async def test_what_get_shows_can_be_put_back_without_losing_a_secret(client, world):
+    made = await create(client, sink=HOOK + "?token=abc", protocolsettings={"headers": {"Authorization": "Bearer abc"}})
+    path = f"/v1/subscriptions/{made['id']}"
+    shown = (await client.get(path)).json()
+    assert "abc" not in str(shown)
+    shown["description"] = "changed"
+    assert (await client.put(path, json=shown)).json() == shown
+    stored = await world.store.subscriptions.get(made["id"])
+    assert stored.sink == HOOK + "?token=abc"
+    assert dict(stored.headers) == {"Authorization": "Bearer abc"}
+
+
+async def test_put_changes_neither_secret_nor_start(client):
+    made = await create(client)
+    path = f"/v1/subscriptions/{made['id']}"
+    for config, pointer in (({"secret": SECRET}, "/config/secret"), ({"start": "earliest"}, "/config/start")):
+        answer = await client.put(path, json={"sink": HOOK, "config": config})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+async def test_delete_answers_200_and_it_is_gone(client):
+    made = await create(client)
+    path = f"/v1/subscriptions/{made['id']}"
+    assert (await client.delete(path)).status_code == 200
+    assert (await client.get(path)).status_code == 404
+    assert (await client.delete(path)).status_code == 404
+
+
+async def test_pause_resume_and_what_is_disabled(client, world):
+    made = await create(client)
+    path = f"/v1/subscriptions/{made['id']}"
+    assert (await client.post(f"{path}/pause")).json()["state"] == "paused"
+    assert (await client.post(f"{path}/pause")).json()["state"] == "paused"
+    assert (await client.post(f"{path}/resume")).json()["state"] == "enabled"
+    await world.store.subscriptions.set_state(made["id"], "disabled", world.now, "410 Gone")
+    refused = await client.post(f"{path}/pause")
+    assert (refused.status_code, refused.json()["code"]) == (409, "subscription_disabled")
+    assert (await client.get(path)).json()["disabled_reason"] == "410 Gone"
+    resumed = (await client.post(f"{path}/resume")).json()
+    assert (resumed["state"], resumed["disabled_reason"]) == ("enabled", None)
+
+
+async def test_a_test_sends_a_sample_whatever_the_state(client, world):
+    made = await create(client)
+    path = f"/v1/subscriptions/{made['id']}"
+    await client.post(f"{path}/pause")
+    answer = await client.post(f"{path}/test", json={"type": "ai.revor.job.failed"})
+    result = answer.json()
+    assert answer.status_code == 200
+    assert (result["delivered"], result["verdict"], result["reason"]) == (True, "delivered", "200 OK")
+    assert result["event"]["type"] == "ai.revor.job.failed"
+    assert result["attempt"]["request_headers"]["authorization"] == "[redacted]"
+    assert result["attempt"]["response_headers"] == {"set-cookie": "[redacted]", "server": "nginx"}
+    assert (await client.post(f"{path}/test")).json()["event"]["type"] == "relay.test"
+    assert [event.type for _, event in world.delivering.tested] == ["ai.revor.job.failed", "relay.test"]
+    assert (await client.get("/v1/events")).json()["items"] == []
+    unknown = await client.post(f"{path}/test", json={"type": "job.faild"})
+    assert "did you mean ai.revor.job.failed?" in unknown.json()["detail"]
+
+
+async def test_rotation_shows_the_new_secret_and_the_old_one_lives_on(client, world):
+    made = await create(client, config={"secret": SECRET})
+    path = f"/v1/subscriptions/{made['id']}"
+    answer = (await client.post(f"{path}/rotate-secret")).json()
+    assert answer["old_secret_expires_at"] == "2027-01-16T08:00:00.000Z"
+    stored = (await world.store.subscriptions.get(made["id"])).secrets
+    assert {secret.value: secret.expires_at for secret in stored} == {
+        answer["secret"]: None,
+        SECRET: world.now + 86_400,
+    }
+    assert answer["secret"] not in (await client.get(path)).text
+    for overlap in (-1, 2_592_001, "1d"):
+        assert (await client.post(f"{path}/rotate-secret", json={"overlap_seconds": overlap})).status_code == 422
+
+
+async def test_a_callback_is_paused_and_deleted_but_not_changed(client, world):
+    await world.job("a", callback_url=HOOK)
+    shown = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"][0]
+    path = f"/v1/subscriptions/{shown['id']}"
+    for method, tail in (("PUT", ""), ("POST", "/rotate-secret")):
+        answer = await client.request(method, path + tail, json={"sink": HOOK} if method == "PUT" else {})
+        assert (answer.status_code, answer.json()["code"]) == (409, "callback_subscription")
+    assert (await client.post(f"{path}/pause")).json()["state"] == "paused"
+    assert (await client.post(f"{path}/test")).status_code == 200
+    assert (await client.delete(path)).status_code == 200
+
+
+async def test_subscriptions_are_paged(client):
+    ids = [(await create(client))["id"] for _ in range(5)]
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = (await client.get("/v1/subscriptions?limit=2" + (f"&cursor={cursor}" if cursor else ""))).json()
+        seen += [one["id"] for one in page["items"]]
+        cursor = page["next_cursor"]
+    assert sorted(seen) == sorted(ids)
+
+
+async def test_the_signing_secret_of_callbacks(client, world):
+    assert (await client.get("/v1/signing-secret")).json() == {"secret": world.node.secret}

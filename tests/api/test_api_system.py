@@ -1,0 +1,132 @@
+import pytest
+
+from relay.api.ports import Readiness
+
+
+async def test_sources_are_listed_and_paged(client):
+    page = (await client.get("/v1/sources?limit=1")).json()
+    assert page["items"] == [
+        {
+            "source": "revor",
+            "account": "default",
+            "state": "ok",
+            "since": None,
+            "problem": None,
+            "open_jobs": 1,
+            "due_jobs": 0,
+            "limit": 120,
+            "remaining": 119,
+            "window_seconds": 60.0,
+            "own_requests_per_second": 0.5,
+            "others_requests_per_second": None,
+            "paused_until": None,
+            "last_completed_at": "2027-01-15T08:00:00.000Z",
+        }
+    ]
+    rest = (await client.get(f"/v1/sources?limit=1&cursor={page['next_cursor']}")).json()
+    assert ([one["account"] for one in rest["items"]], rest["next_cursor"]) == (["second"], None)
+
+
+async def test_readiness_is_503_only_for_problems(client, world):
+    assert (await client.get("/readyz")).json() == {
+        "status": "ok",
+        "problems": [],
+        "notes": ["all is well"],
+        "checks": {"database": "ok"},
+    }
+    world.node.answer = Readiness(problems=("no key",), checks={"key": "missing"})
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()["problems"]) == (503, ["no key"])
+
+
+async def test_health_metrics_and_schemas(client):
+    assert (await client.get("/livez")).json() == {"status": "ok"}
+    metrics = await client.get("/metrics")
+    assert (metrics.text, metrics.headers["content-type"]) == (
+        "relay_up 1\n",
+        "text/plain; version=0.0.4; charset=utf-8",
+    )
+    schema = await client.get("/schemas/job-status.v1.json")
+    assert schema.headers["content-type"] == "application/schema+json"
+    assert schema.json()["$schema"].startswith("https://json-schema.org/")
+    for name in ("nothing.json", "..%2Fpyproject.json", "%2e%2e.json", "job-status.v1"):
+        assert (await client.get(f"/schemas/{name}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/v1", "/v1/", "/v1/jobs/", "/v2/jobs", "/ui", "/v1/audit", "/v1/intents", "/v1/replays/x"),
+        *("/v1/jobs/a/b/c", "/schemas/", "/.well-known/x", "//v1/jobs", "/v1/subscriptions/x/replay", "/api/v1/x"),
+        *("/v1/jobs/%FF", "/v1/jobs/%00", "/%FF%FE", "/v1/%E2%82"),
+    ],
+)
+async def test_what_is_not_there_is_a_problem_of_404(client, path):
+    answer = await client.get(path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/v1/jobs", "GET, HEAD, POST"),
+        ("GET", "/v1/jobs/batch", "POST"),
+        ("PATCH", "/v1/subscriptions/sub_1", "DELETE, GET, HEAD, PUT"),
+        ("POST", "/v1/events", "GET, HEAD"),
+        ("POST", "/v1/subscriptions/preview", "DELETE, GET, HEAD, PUT"),
+        ("POST", "/livez", "GET, HEAD"),
+        ("OPTIONS", "/v1/jobs", "GET, HEAD, POST"),
+        ("TRACE", "/v1/jobs/a", "DELETE, GET, HEAD"),
+        ("BREW", "/v1/deliveries", "GET, HEAD"),
+    ],
+)
+async def test_another_method_is_405_with_those_that_are_allowed(client, method, path, allow):
+    answer = await client.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/jobs/a", "/v1/events", "/livez", "/openapi.json", "/metrics", "/v1/jobs/missing"]
+)
+async def test_head_answers_as_get_without_the_body(client, world, path):
+    await world.job("a")
+    got, head = await client.get(path), await client.head(path)
+    assert head.status_code == got.status_code
+    assert head.content == b""
+    assert head.headers["content-length"] == got.headers["content-length"]
+
+
+async def test_every_answer_has_a_request_id_of_its_own(client):
+    seen = set()
+    for path in ("/livez", "/nothing", "/v1/jobs", "/v1/jobs?x=1"):
+        answer = await client.get(path)
+        assert answer.headers["x-request-id"].startswith("req_")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        seen.add(answer.headers["x-request-id"])
+    assert len(seen) == 4
+
+
+async def test_what_nobody_foresaw_is_a_500_that_says_nothing_but_its_id(client, world, capsys):
+    async def broken():
+        raise RuntimeError("postgresql://user:hunter2@db/relay")
+
+    world.node.readiness = broken
+    answer = await client.get("/readyz")
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["title"]) == (500, "internal_error", "Internal error")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert "hunter2" not in answer.text
+    assert "Traceback" not in answer.text
+    assert world.requests == [("GET", 500)]
+
+
+async def test_answers_are_counted(client, world):
+    await client.get("/livez")
+    await client.post("/v1/jobs", json={"id": "a"})
+    await client.get("/nothing")
+    assert world.requests == [("GET", 200), ("POST", 201), ("GET", 404)]

@@ -1,0 +1,117 @@
+import pytest
+
+from relay.api import waiting
+from relay.api.app import create_api
+
+
+async def test_an_answer_waits_until_the_job_is_closed(client, world):
+    job = await world.job("a")
+
+    async def running():
+        await world.look(job, "running")
+        return True
+
+    async def failed():
+        await world.look(job, "failed")
+        return True
+
+    world.signals.steps = [running, failed]
+    answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=10"})
+    assert answer.status_code == 200
+    assert (answer.json()["status"], answer.json()["open"]) == ("failed", False)
+    assert answer.headers["preference-applied"] == "wait=10"
+    assert world.tracking.hurried == [job.uid]
+    assert world.signals.open_watches == 0
+
+
+async def test_an_answer_waits_until_the_job_runs_where_asked(client, world):
+    job = await world.job("a")
+
+    async def running():
+        await world.look(job, "running")
+        return True
+
+    async def never():
+        raise AssertionError("it runs already")
+
+    world.signals.steps = [running, never]
+    answer = await client.get("/v1/jobs/a?until=running", headers={"Prefer": "wait=10"})
+    assert answer.json()["status"] == "running"
+
+
+@pytest.mark.parametrize("statuses", [["running"], ["failed"], ["running", "queued"]])
+async def test_anything_later_than_running_is_as_good(client, world, statuses):
+    job = await world.job("a")
+    for status in statuses:
+        await world.look(job, status)
+    answer = await client.get("/v1/jobs/a?until=running", headers={"Prefer": "wait=300"})
+    assert answer.headers["preference-applied"] == "wait=300"
+    assert world.signals.waits == []
+
+
+async def test_after_the_time_it_answers_with_what_there_is(client, world):
+    await world.job("a")
+
+    async def silence():
+        return False
+
+    world.signals.steps = [silence] * 10
+    answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=3"})
+    assert (answer.status_code, answer.json()["open"]) == (200, True)
+    assert sum(world.signals.waits) == pytest.approx(3, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=5", 5),
+        ("wait=301", 300),
+        ("wait=999999999", 300),
+        ("respond-async, wait=7", 7),
+        ("WAIT = 7; x=y", 7),
+        ('wait="7"', 7),
+        ("wait=0", 0),
+        ("wait=-1", None),
+        ("wait=soon", None),
+        ("await=5", None),
+        ("wait", None),
+        ("", None),
+    ],
+)
+async def test_preferences_are_capped_and_what_is_not_understood_is_passed_over(client, world, prefer, seconds):
+    await world.look(await world.job("a"), "failed")
+    answer = await client.get("/v1/jobs/a", headers={"Prefer": prefer})
+    assert answer.status_code == 200
+    assert answer.headers.get("preference-applied") == (None if seconds is None else f"wait={seconds}")
+
+
+async def test_a_node_that_stops_keeps_nobody(client, world):
+    await world.job("a")
+    world.node.stop()
+    assert (await client.get("/v1/jobs/a", headers={"Prefer": "wait=300"})).status_code == 200
+    assert world.signals.waits == []
+
+
+async def test_a_job_that_is_purged_meanwhile_is_answered_as_it_was(client, world):
+    job = await world.job("a")
+
+    async def purged():
+        await world.store.jobs.purge(job.uid)
+        return True
+
+    world.signals.steps = [purged]
+    assert (await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})).json()["uid"] == job.uid
+
+
+async def test_the_number_of_waits_is_bounded(world, open_client):
+    await world.job("a")
+    client = open_client()
+    client._transport.app = api = create_api(world.ports())
+    api.state.context.waits.most = 0
+    answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})
+    assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")
+    assert (await client.get("/v1/jobs/a")).status_code == 200
+
+
+def test_no_turn_is_longer_than_a_node_may_take_to_stop():
+    assert waiting.SLICE_SECONDS <= 1
