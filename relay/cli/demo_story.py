@@ -23,15 +23,10 @@ from relay.cli.demo_stage import API_KEY, Plan, demo_settings, listen, served, u
 from relay.clock import from_rfc3339, wall_clock
 from relay.config import PollingSettings
 from relay.errors import RelayError
+from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
 from relay.sandbox.server import Sandbox
-from relay.sandbox.world import MIN_INTERVAL_SECONDS, World
+from relay.sandbox.world import World
 
-CHANNELS = ("email", "linkedin", "whatsapp")
-RECIPIENTS = {
-    "email": {"address": "ada@example.com"},
-    "linkedin": {"profile_url": "https://www.linkedin.com/in/example/"},
-    "whatsapp": {"phone": "+14155550100"},
-}
 SINK_CONCURRENCY = 32
 REGISTERING_AT_ONCE = 16
 WARM_UP_SECONDS = 0.5
@@ -194,16 +189,9 @@ async def _dispatch(story: Story, session: aiohttp.ClientSession) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             for index in range(story.plan.jobs):
-                channel = CHANNELS[index % len(CHANNELS)]
-                body = {
-                    "account_id": "connect_account_xxx",
-                    "channel": channel,
-                    "action": "outreach",
-                    "recipient": RECIPIENTS[channel],
-                    "content": {"text": f"Hello from the demo, message {index + 1}"},
-                    "min_channel_task_interval_seconds": MIN_INTERVAL_SECONDS,
-                }
-                answer = await _post(session, f"{story.sandbox_url}/api/v1/outreach/dispatches", body)
+                answer = await _post(
+                    session, f"{story.sandbox_url}{DISPATCH_PATH}", dispatch_body(index), api_key=API_KEY
+                )
                 story.job_ids.append(answer["item"]["id"])
                 group.create_task(register(answer))
     except BaseExceptionGroup as several:
@@ -229,10 +217,12 @@ def patience_seconds(plan: Plan) -> float:
     return PATIENCE_SECONDS + (PATIENCE_INTERVALS * polling.max_interval_seconds + by_limit) / plan.speed
 
 
-async def _post(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"}
-    if "/v1/outreach/" not in url:
-        del headers["Authorization"]
+async def _post(
+    session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, api_key: str | None = None
+) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"}
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key}"
     try:
         async with session.post(url, data=orjson.dumps(body), headers=headers) as response:
             raw = await response.read()

@@ -1,0 +1,26 @@
+"""Requests that make jobs in the sandbox, as its users would send them."""
+
+from typing import Any
+
+from relay.sandbox.bodies import CHANNELS, PLACEHOLDER_ACCOUNT_ID
+from relay.sandbox.world import MIN_INTERVAL_SECONDS
+
+DISPATCH_PATH = "/api/v1/outreach/dispatches"
+_RECIPIENTS = {
+    "email": {"address": "ada@example.com"},
+    "linkedin": {"profile_url": "https://www.linkedin.com/in/example/"},
+    "whatsapp": {"phone": "+14155550100"},
+}
+
+
+def dispatch_body(index: int) -> dict[str, Any]:
+    """The body of the dispatch of this number (from 0): one channel after another, a minute apart within each."""
+    channel = CHANNELS[index % len(CHANNELS)]
+    return {
+        "account_id": PLACEHOLDER_ACCOUNT_ID,
+        "channel": channel,
+        "action": "outreach",
+        "recipient": _RECIPIENTS[channel],
+        "content": {"text": f"Hello from the demo, message {index + 1}"},
+        "min_channel_task_interval_seconds": MIN_INTERVAL_SECONDS,
+    }
