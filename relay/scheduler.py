@@ -18,9 +18,6 @@ from apscheduler.triggers.interval import IntervalTrigger
 from relay.clock import Clock
 
 IDLE_SECONDS = 30.0
-INSTANCES = 1_000
-"""APScheduler counts a fire as running until its event loop comes round; one that is pulled forward is not to be missed
-for that. Nothing runs twice: `run_once` only starts what is due."""
 
 log = structlog.get_logger("relay.scheduler")
 
@@ -42,16 +39,20 @@ class Upkeep:
 
 
 class _WhenPlanned(BaseTrigger):  # type: ignore[misc]
-    """Fires when the planner says; looks again after a while where it says nothing."""
+    """Fires when it is told to (see `Scheduler._pull_forward`), and by itself after a while.
 
-    def __init__(self, pollable: Pollable, clock: Clock) -> None:
-        self._pollable = pollable
+    APScheduler asks for the time after a run as soon as it has submitted that run, before it has taken anything from
+    the planner: what the planner would say then is what is being done already.
+    """
+
+    def __init__(self, clock: Clock, submitted: Callable[[], None]) -> None:
         self._clock = clock
+        self._submitted = submitted
 
-    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
-        at = self._pollable.next_request_at()
-        latest = self._clock() + IDLE_SECONDS
-        return datetime.fromtimestamp(min(latest, latest if at is None else at), UTC)
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
+        if previous is not None:
+            self._submitted()
+        return datetime.fromtimestamp(max(self._clock(), now.timestamp()) + IDLE_SECONDS, UTC)
 
 
 class Scheduler:
@@ -73,8 +74,8 @@ class Scheduler:
         """One job `poll:{source}:{account}`. Returns what to call when its next request may be sooner."""
         name = f"poll:{source}:{account}"
         self._pollables[name] = pollable
-        trigger = _WhenPlanned(pollable, self._clock)
-        self._scheduler.add_job(self._fire, trigger, args=[name], id=name, name=name, max_instances=INSTANCES)
+        trigger = _WhenPlanned(self._clock, lambda: self._firing.add(name))
+        self._scheduler.add_job(self._fire, trigger, args=[name], id=name, name=name)
         return lambda: self._pull_forward(name)
 
     def add_upkeep(self, upkeep: Upkeep) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, delete, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
-from relay.core.job import Job
+from relay.core.job import Job, Progress
 from relay.core.records import LookNote, LookRecord, Page, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import SqliteDatabase
@@ -20,9 +20,12 @@ from relay.store.statements import json_list, listed, many, rows_of
 
 BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id"))
 STATES = f"SELECT uid, sequence, closed_at FROM jobs WHERE uid IN {listed('uids')}"
-_HEAVY = ("metadata", "upstream", "last_error")
+_PLANNED = (
+    *("uid", "external_id", "status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
+    *("attempt_count", "next_poll_at", "weight"),
+)
 OPEN_AFTER = (
-    select(*(column for column in JOBS.c if column.name not in _HEAVY))
+    select(*(JOBS.c[name] for name in _PLANNED))
     .where(JOBS.c.source == bindparam("source"), JOBS.c.account == bindparam("account"))
     .where(JOBS.c.uid > bindparam("after_uid"))
     .where(text("closed_at IS NULL"))
@@ -112,13 +115,13 @@ class JobStore:
         return await self._database.read(_find, external_id, source, account)
 
     async def open_jobs(self, source: str, account: str, *, after_uid: str = "", count: int = 5_000) -> list[Job]:
-        """The open jobs of an account, oldest first, without their metadata and items."""
+        """The open jobs of an account, oldest first, with no more of each than a planner reads."""
         parameters = {"source": source, "account": account, "after_uid": after_uid, "count": count}
-        return await self._database.read(_many, OPEN_AFTER, parameters, False)
+        return await self._database.read(_planned, parameters)
 
     async def past_deadline(self, now: float, count: int = 500) -> list[Job]:
         """Open jobs whose deadline has passed and that were not called overdue yet."""
-        return await self._database.read(_many, PAST_DEADLINE, {"now": now, "count": count}, True)
+        return await self._database.read(_many, PAST_DEADLINE, {"now": now, "count": count})
 
     async def open_counts(self) -> dict[tuple[str, str], int]:
         """Number of open jobs by (source, account)."""
@@ -239,8 +242,34 @@ def _one(connection: Connection, statement: Any, parameters: dict[str, Any]) -> 
     return None if row is None else job_from(row)
 
 
-def _many(connection: Connection, statement: Any, parameters: dict[str, Any], whole: bool) -> list[Job]:
-    return [job_from(row, whole=whole) for row in connection.execute(statement, parameters)]
+def _many(connection: Connection, statement: Any, parameters: dict[str, Any]) -> list[Job]:
+    return [job_from(row) for row in connection.execute(statement, parameters)]
+
+
+def _planned(connection: Connection, parameters: dict[str, Any]) -> list[Job]:
+    source, account = parameters["source"], parameters["account"]
+    return [
+        Job(
+            uid=uid,
+            external_id=external_id,
+            source=source,
+            account=account,
+            progress=Progress(status=status),
+            action=action,
+            channel=channel,
+            scheduled_at=scheduled_at,
+            started_at=started_at,
+            next_attempt_at=next_attempt_at,
+            attempt_count=attempt_count,
+            next_poll_at=next_poll_at,
+            weight=weight,
+        )
+        for uid, external_id, status, action, channel, scheduled_at, started_at, next_attempt_at, *(
+            attempt_count,
+            next_poll_at,
+            weight,
+        ) in connection.execute(OPEN_AFTER, parameters)
+    ]
 
 
 def _find(connection: Connection, external_id: str, source: str | None, account: str | None) -> list[Job]:

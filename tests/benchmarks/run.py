@@ -1,0 +1,417 @@
+"""`make bench`: each figure beside a baseline of the same run, as a table and as JSON. Bounded; ends by itself.
+
+Absolute figures depend on the machine; the ratios are what counts (docs/performance.md).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import uvloop
+
+from relay.config import Settings
+from relay.core.events import Origin, from_transition
+from relay.core.job import Job, Observation, Progress, detect
+from relay.core.records import LookRecord, Registration
+from relay.core.signing import signature_headers
+from relay.core.subscription import SigningSecret, Subscription
+from relay.ids import new_id
+from relay.store.database import make_engine, sqlite_url
+
+ORIGIN = Origin(
+    source="https://upstream.test/jobs", type_prefix="ai.revor.job", dataschema="http://127.0.0.1/schemas/x"
+)
+SECRET = "whsec_" + "c2VjcmV0" * 4
+
+SINK = """
+import asyncio, socket, sys, uvloop
+class Sink(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.buffer = transport, b""
+    def data_received(self, data):
+        self.buffer += data
+        while True:
+            head, mark, rest = self.buffer.partition(b"\\r\\n\\r\\n")
+            if not mark:
+                return
+            at = head.lower().find(b"content-length:")
+            length = int(head[at + 15:].split(b"\\r\\n", 1)[0]) if at >= 0 else 0
+            if len(rest) < length:
+                return
+            self.buffer = rest[length:]
+            self.transport.write(b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Sink, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+uvloop.run(main())
+"""
+
+
+@contextlib.contextmanager
+def sink_process() -> Any:
+    """A sink in a process of its own that answers 204 at once."""
+    process = subprocess.Popen([sys.executable, "-c", SINK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/hook"
+    finally:
+        process.communicate("", timeout=10)
+
+
+@asynccontextmanager
+async def node(folder: Path, url: str = "http://127.0.0.1:1") -> AsyncIterator[Any]:
+    """A node with its database in `folder`, loopback sinks allowed, no polling."""
+    from ipaddress import ip_network
+
+    from relay.app import open_node
+
+    settings = Settings()
+    settings = replace(
+        settings,
+        database=replace(settings.database, url=f"sqlite:///{folder}/bench.db"),
+        security=replace(settings.security, allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)),
+        delivery=replace(settings.delivery, per_host=256),
+    )
+    async with open_node(settings, base_url=url, state_dir=folder, roles=("api", "dispatcher")) as opened:
+        yield opened
+
+
+def job_with_events(index: int, now: float) -> tuple[Registration, LookRecord]:
+    """A job and the look that saw its whole life: three events of about 1 KiB."""
+    uid = new_id("job", now)
+    item = {
+        **{"id": f"bench-{index}", "status": "succeeded", "action": "outreach.dispatch", "channel": "email"},
+        **{"scheduled_at": "2026-05-20T10:00:00.000Z", "started_at": "2026-05-20T10:00:01.000Z"},
+        **{"finished_at": "2026-05-20T10:00:08.000Z", "attempt_count": 1, "next_attempt_at": None, "error": None},
+    }
+    seen = Observation(
+        status="succeeded", observed_at=now, started_at=now - 7, finished_at=now, attempt_count=1, upstream=item
+    )
+    job = Job(uid=uid, external_id=f"bench-{index}", source="revor", account="default")
+    transitions, progress = detect(Progress(), seen)
+    events = tuple(from_transition(new_id("evt", now), job, t, ORIGIN, seen=seen) for t in transitions)
+    registration = Registration(
+        uid=uid,
+        external_id=job.external_id,
+        source="revor",
+        account="default",
+        tracked_at=now,
+        deadline_at=now + 604_800,
+    )
+    record = LookRecord(
+        job_uid=uid, expected_sequence=0, progress=progress, events=events, now=now, seen=seen, outcome="succeeded"
+    )
+    return registration, record
+
+
+async def bare_client(url: str, bodies: list[bytes], in_flight: int) -> float:
+    """Signed posts a second by an aiohttp client that does nothing else."""
+    secrets = (SigningSecret(value=SECRET),)
+    queue = iter(bodies)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=in_flight)) as session:
+
+        async def work() -> None:
+            for body in queue:
+                headers = dict(signature_headers(secrets, message_id="evt_1", now=time.time(), body=body))
+                headers["Content-Type"] = "application/cloudevents+json"
+                async with session.post(url, data=body, headers=headers) as response:
+                    await response.read()
+
+        start = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(in_flight)))
+        return len(bodies) / (time.perf_counter() - start)
+
+
+async def deliveries(count: int, in_flight: int = 64) -> dict[str, Any]:
+    """Durable deliveries, attempt rows and order included, beside the bare client."""
+    with sink_process() as url, tempfile.TemporaryDirectory() as folder:
+        async with node(Path(folder)) as opened:
+            now = time.time()
+            subscription = Subscription(
+                id=new_id("sub", now),
+                sink=url,
+                state="paused",
+                concurrency=in_flight,
+                created_at=now,
+                secrets=(SigningSecret(value=SECRET),),
+            )
+            await opened.store.subscriptions.create(subscription)
+            pairs = [job_with_events(index, now) for index in range(count // 2)]
+            bodies = [event.body for _, record in pairs for event in record.events]
+            for start in range(0, len(pairs), 500):
+                chunk = pairs[start : start + 500]
+                await opened.store.jobs.register_many([registration for registration, _ in chunk])
+                await asyncio.gather(*(opened.store.jobs.record(record) for _, record in chunk))
+            bare_before = await bare_client(url, bodies, in_flight)
+            begun = time.perf_counter()
+            await opened.store.subscriptions.set_state(subscription.id, "enabled", time.time())
+            opened.wake()
+            while await opened.store.deliveries.pending_count():  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.02)
+            ours = len(bodies) / (time.perf_counter() - begun)
+            bare = statistics.mean([bare_before, await bare_client(url, bodies, in_flight)])
+    return {"name": "durable deliveries", "unit": "deliveries/s", "ours": ours, "baseline": bare, "bar": 0.35}
+
+
+async def _post_all(port: int, bodies: list[bytes], in_flight: int) -> float:
+    queue = iter(bodies)
+    url = f"http://127.0.0.1:{port}/v1/jobs"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=in_flight)) as session:
+
+        async def work() -> None:
+            for body in queue:
+                async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as response:
+                    assert response.status in (200, 201), await response.text()
+                    await response.read()
+
+        start = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(in_flight)))
+        return len(bodies) / (time.perf_counter() - start)
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[int]:
+    """Serves an application on a free port of loopback."""
+    import uvicorn
+
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.bind(("127.0.0.1", 0))
+    bound.listen(1024)
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+    server.capture_signals = contextlib.nullcontext
+    task = asyncio.create_task(server.serve(sockets=[bound]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    try:
+        yield bound.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+class WithoutStore:
+    """The node's tracking, but nothing is stored: the same validation and the same answer."""
+
+    def __init__(self, tracking: Any) -> None:
+        self._tracking = tracking
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tracking, name)
+
+    async def register(self, requests: Any) -> Any:
+        from relay.core.records import Registered
+        from relay.store.registrations import job_of
+
+        now = time.time()
+        results = []
+        for request in requests:
+            poller = self._tracking._pollers[(request.source, request.account)]
+            registration = self._tracking._registration(request, poller, None, now)
+            results.append(Registered(job=job_of(registration), created=True))
+        return results
+
+
+async def registrations(count: int, in_flight: int = 64) -> dict[str, Any]:
+    """Registrations one at a time, beside the same endpoint that validates and answers without storing."""
+    from relay.api.app import create_api
+
+    def bodies(prefix: str) -> list[bytes]:
+        return [orjson.dumps({"id": f"{prefix}{index}", "metadata": {"deal": index}}) for index in range(count)]
+
+    with tempfile.TemporaryDirectory() as folder:
+        async with node(Path(folder)) as opened:
+            ports = opened._ports()
+            without = create_api(replace(ports, tracking=WithoutStore(ports.tracking)))
+            async with serving(opened) as stored_port, serving(without) as bare_port:
+                await _post_all(stored_port, bodies("warm")[:200], in_flight)
+                await _post_all(bare_port, bodies("warm")[:200], in_flight)
+                before = await _post_all(bare_port, bodies("x"), in_flight)
+                ours = await _post_all(stored_port, bodies("y"), in_flight)
+                after = await _post_all(bare_port, bodies("z"), in_flight)
+    return {
+        **{"name": "registrations one at a time", "unit": "jobs/s", "ours": ours, "bar": 0.40},
+        "baseline": statistics.mean([before, after]),
+    }
+
+
+async def batches(count: int, size: int = 1_000) -> dict[str, Any]:
+    """Batches of 1,000 over HTTP, beside a bare executemany of the same rows in SQLite with the same pragmas."""
+    now = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        async with node(Path(folder)) as opened, serving(opened) as port:
+            url = f"http://127.0.0.1:{port}/v1/jobs/batch"
+            payloads = [
+                orjson.dumps({"jobs": [{"id": f"b-{s}-{i}", "metadata": {"deal": 1}} for i in range(size)]})
+                for s in range(count // size)
+            ]
+            async with aiohttp.ClientSession() as session:
+                begun = time.perf_counter()
+                for payload in payloads:
+                    async with session.post(
+                        url, data=payload, headers={"Content-Type": "application/json"}
+                    ) as response:
+                        answer = await response.json()
+                        assert answer["created"] == size, answer
+                ours = count / (time.perf_counter() - begun)
+    with tempfile.TemporaryDirectory() as folder:
+        from relay.store.migrations import migrate
+
+        database = f"sqlite:///{folder}/bare.db"
+        migrate(database)
+        rows = [
+            (new_id("job", now), "revor", "default", f"bare-{i}", now, now + 1.0, b'{"deal":1}') for i in range(count)
+        ]
+        engine = make_engine(sqlite_url(database))
+        with engine.connect() as connection:
+            begun = time.perf_counter()
+            for start in range(0, count, size):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                connection.connection.cursor().executemany(BARE_INSERT, rows[start : start + size])
+                connection.commit()
+            bare = count / (time.perf_counter() - begun)
+        engine.dispose()
+    return {"name": "registrations in batches of 1,000", "unit": "jobs/s", "ours": ours, "baseline": bare, "bar": 0.30}
+
+
+BARE_INSERT = """
+INSERT INTO jobs (uid, source, account, external_id, tracked_at, deadline_at, metadata, sequence, retry_count,
+  running_sent, overdue, attempt_count, weight, poll_count, failure_count, missing_count)
+VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 1.0, 0, 0, 0)
+"""
+
+MEMORY = """
+import asyncio, resource, sys, time
+from dataclasses import replace
+from pathlib import Path
+from relay.app import open_node
+from relay.config import AccountSettings, Settings
+import structlog
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+async def main(folder):
+    settings = Settings()
+    settings = replace(settings, database=replace(settings.database, url=f"sqlite:///{folder}/bench.db"))
+    source = settings.sources["revor"]
+    source = replace(source, base_url="http://127.0.0.1:9", accounts={"default": AccountSettings(api_key="sk-none")})
+    settings = replace(settings, sources={"revor": source})
+    begun = time.perf_counter()
+    async with open_node(settings, base_url="http://127.0.0.1:1", state_dir=Path(folder)) as node:
+        ready = time.perf_counter() - begun
+        assert node.tracking.reports()[0].open_jobs == 100_000, node.tracking.reports()
+        rss = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
+        print(ready, rss)
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def memory() -> list[dict[str, Any]]:
+    """100,000 open jobs: resident megabytes, and seconds from start to ready."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with node(Path(folder)) as opened:
+            now = time.time()
+            for start in range(0, 100_000, 1_000):
+                await opened.store.jobs.register_many(
+                    [
+                        Registration(
+                            uid=new_id("job", now),
+                            external_id=f"m-{start + i}",
+                            source="revor",
+                            account="default",
+                            tracked_at=now,
+                            deadline_at=now + 604_800,
+                        )
+                        for i in range(1_000)
+                    ]
+                )
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, folder], capture_output=True, text=True, timeout=120, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        ready, megabytes = (float(word) for word in done.stdout.split())
+    return [
+        {"name": "100,000 open jobs: resident", "unit": "MB", "ours": megabytes, "at_most": 300.0},
+        {"name": "100,000 open jobs: ready after", "unit": "s", "ours": ready, "at_most": 5.0},
+    ]
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "cores": os.cpu_count(),
+        "sqlite": __import__("sqlite3").sqlite_version,
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1),
+    }
+
+
+async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
+    """All benchmarks, or those whose name contains `only`."""
+    results: list[dict[str, Any]] = []
+    plan: list[tuple[str, Any]] = [
+        ("deliveries", lambda: deliveries(int(20_000 * scale))),
+        ("registrations", lambda: registrations(int(10_000 * scale))),
+        ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
+        ("memory", memory),
+    ]
+    for name, bench in plan:
+        if only is None or only in name:
+            print(f"running {name} …", file=sys.stderr, flush=True)
+            found = await bench()
+            results.extend(found if isinstance(found, list) else [found])
+    return results
+
+
+def show(results: list[dict[str, Any]]) -> bool:
+    """Prints the table and the JSON. Returns whether every bar is met."""
+    good = True
+    print(f"{'benchmark':38} {'ours':>10} {'baseline':>10} {'ratio':>7} {'bar':>8}")
+    for result in results:
+        if "bar" in result:
+            result["ratio"] = result["ours"] / result["baseline"]
+            met = result["ratio"] >= result["bar"]
+            numbers = f"{result['ours']:10.0f} {result['baseline']:10.0f} {result['ratio']:7.2f} {result['bar']:8.2f}"
+        else:
+            met = result["ours"] <= result["at_most"]
+            numbers = f"{result['ours']:10.1f} {'':10} {'':7} {result['at_most']:8.0f}"
+        result["met"] = met
+        good = good and met
+        print(f"{result['name']:38} {numbers} {result['unit']}{'' if met else '   NOT MET'}")
+    print(json.dumps({"machine": machine(), "results": results}))
+    return good
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="deliveries, registrations, batches or memory")
+    parser.add_argument("--scale", type=float, default=1.0, help="how much work, 1 being usual")
+    options = parser.parse_args()
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    results = uvloop.run(run(options.only, options.scale))
+    return 0 if show(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

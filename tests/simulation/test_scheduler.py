@@ -1,0 +1,97 @@
+"""The scheduler with the real APScheduler: it fires when a planner says, once at a time, and is pulled forward."""
+
+import asyncio
+import time
+
+import pytest
+
+from relay.scheduler import Scheduler, Upkeep
+
+
+class Pollable:
+    """Wants a run at `at`; each run takes that away."""
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+        self.runs = 0
+        self.ran = asyncio.Event()
+        self.fails = False
+
+    def next_request_at(self) -> float | None:
+        return self.at
+
+    async def run_once(self) -> bool:
+        self.runs += 1
+        self.at = None
+        self.ran.set()
+        if self.fails:
+            raise RuntimeError("as told")
+        return True
+
+
+@pytest.fixture
+async def scheduler():
+    made = Scheduler(time.time)
+    yield made
+    made.stop()
+    made.shutdown()
+
+
+async def fired(pollable: Pollable) -> None:
+    async with asyncio.timeout(10):
+        await pollable.ran.wait()
+    pollable.ran.clear()
+
+
+async def test_a_registration_pulls_the_next_run_forward(scheduler, caplog):
+    pollable = Pollable()
+    wake = scheduler.add_account("revor", "default", pollable)
+    scheduler.start()
+    for _ in range(20):
+        pollable.at = time.time()
+        wake()
+        wake()
+        await fired(pollable)
+    assert pollable.runs >= 20
+    assert "maximum number of running instances" not in caplog.text
+
+
+async def test_a_failing_run_does_not_end_the_polling(scheduler):
+    pollable = Pollable()
+    pollable.fails = True
+    wake = scheduler.add_account("revor", "default", pollable)
+    scheduler.start()
+    for _ in range(3):
+        pollable.at = time.time()
+        wake()
+        await fired(pollable)
+
+
+async def test_upkeep_runs_again_after_a_failure(scheduler):
+    ran = asyncio.Event()
+    runs = 0
+
+    async def run() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise RuntimeError("as told")
+        ran.set()
+
+    scheduler.add_upkeep(Upkeep(name="x", every_seconds=0.01, run=run))
+    scheduler.start()
+    async with asyncio.timeout(10):
+        await ran.wait()
+
+
+async def test_after_stop_nothing_fires(scheduler):
+    pollable = Pollable()
+    wake = scheduler.add_account("revor", "default", pollable)
+    scheduler.start()
+    scheduler.stop()
+    pollable.at = time.time()
+    wake()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert pollable.runs == 0
+    assert not scheduler.running
