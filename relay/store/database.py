@@ -39,7 +39,14 @@ def sqlite_url(url: str) -> URL:
         raise SettingsError(
             f"database.url: {parsed.drivername} is not supported here: write it like sqlite:///relay.db"
         )
+    if "\N{REPLACEMENT CHARACTER}" in parsed.database:
+        raise SettingsError("database.url: a percent sign in a path is written %25, as in every URL")
     return parsed.set(drivername="sqlite")
+
+
+def url_of(path: Path) -> str:
+    """The URL of a SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def lock_path(url: URL) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.store.database import url_of
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import Cipher
 from tests.store_kit import NOW, ReversingCipher
@@ -16,7 +17,7 @@ DATABASES = ["sqlite"]
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
     assert request.param == "sqlite"
-    return f"sqlite:///{tmp_path / 'relay.db'}"
+    return url_of(tmp_path / "relay.db")
 
 
 @pytest.fixture

@@ -20,8 +20,6 @@ from tests.store_kit import (
     track,
 )
 
-PRIORITIES = "SELECT priority FROM deliveries ORDER BY sequence"
-
 
 async def three(store: Store, *subscription_ids: str) -> str:
     """A job with three events, for these subscriptions."""
@@ -134,6 +132,16 @@ async def test_the_end_of_a_manual_retry_does_not_bring_a_follower_of_an_open_he
     assert manual.id == first.id
     assert (await store.deliveries.mark(mark_of(manual))).kept
     assert await states(store) == ["delivered", "pending", "blocked"]
+
+
+async def test_an_open_manual_retry_of_an_earlier_event_does_not_strand_a_follower(store: Store) -> None:
+    await three(store)
+    first = await head(store)
+    await store.deliveries.mark(mark_of(first))
+    await store.deliveries.retry(first.id, NOW)
+    (second,) = await claim(store, "sub_1", priorities=(0,))
+    await store.deliveries.mark(mark_of(second))
+    assert await states(store) == ["pending", "delivered", "pending"]
 
 
 async def test_a_manual_retry_that_fails_stays_a_manual_one(store: Store) -> None:

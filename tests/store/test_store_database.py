@@ -1,0 +1,251 @@
+"""The file: one holder at a time, whatever happens to it; what was committed is there."""
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from relay.errors import DatabaseHeld, SettingsError, StoreError
+from relay.store import migrations
+from relay.store.database import SqliteDatabase, lock_path, sqlite_url, url_of
+from relay.store.store import Store, open_store
+from tests.store_kit import NOW, ReversingCipher, deliver_all, look, registration, rows, subscription, track
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import asyncio, sys
+from tests.store_kit import ReversingCipher, registration
+from relay.store.store import open_store
+
+async def main():
+    store = await open_store(sys.argv[1], ReversingCipher(), now=1.0)
+    await store.jobs.register(registration("before the end"))
+    print("held", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def other_process(url: str) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds the database until it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, url],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+async def test_what_was_written_is_there_after_a_restart(
+    store: Store, open_again: Callable[..., Awaitable[Store]]
+) -> None:
+    uid = await track(store)
+    job = await store.jobs.get(uid)
+    await store.close()
+    assert await (await open_again()).jobs.get(uid) == job
+
+
+async def test_a_second_handle_is_refused_with_the_pid(store: Store, database_url: str) -> None:
+    with pytest.raises(DatabaseHeld, match=rf"pid {os.getpid()}\b") as refused:
+        await open_store(database_url, ReversingCipher(), now=NOW)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(DatabaseHeld, match=rf"pid {os.getpid()}\b"):
+        migrations.migrate(database_url)
+    assert (await track(store)).startswith("job_")
+
+
+async def test_a_link_to_the_file_is_the_same_database(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "folder" / "link.db"
+    link.symlink_to(store.database.path)
+    with pytest.raises(DatabaseHeld):
+        await open_store(f"sqlite:///{link}", ReversingCipher(), now=NOW)
+
+
+async def test_a_database_that_was_let_go_can_be_taken_by_the_next(database_url: str) -> None:
+    for _ in range(3):
+        store = await open_store(database_url, ReversingCipher(), now=NOW)
+        await store.close()
+    lock = lock_path(sqlite_url(database_url))
+    assert lock.read_text() == ""
+
+
+async def test_another_process_is_refused_and_kill_9_frees_the_file(database_url: str) -> None:
+    with other_process(database_url) as process:
+        with pytest.raises(DatabaseHeld, match=rf"pid {process.pid}\b"):
+            await open_store(database_url, ReversingCipher(), now=NOW)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        store = await open_store(database_url, ReversingCipher(), now=NOW)
+        try:
+            assert len(await store.jobs.find("before the end")) == 1
+        finally:
+            await store.close()
+
+
+async def test_a_copy_taken_at_any_moment_opens_and_is_whole(store: Store, tmp_path: Path) -> None:
+    """As after a power cut: the file and its log as they are on the disk, in the middle of the writing."""
+    await store.subscriptions.create(subscription("sub_1"))
+    uids = [await track(store, f"job {n}") for n in range(20)]
+    draw = random.Random(7)
+    copies: list[Path] = []
+    done = [0]
+
+    async def write() -> None:
+        for nth in range(15):
+            await asyncio.gather(*(store.jobs.record(look(uid, nth * 2, "running", "retrying")) for uid in uids))
+            await deliver_all(store, "sub_1")
+            done[0] = nth + 1
+
+    def copy(number: int) -> tuple[int, Path]:
+        folder = tmp_path / f"copy {number}"
+        folder.mkdir()
+        written = done[0]
+        for name in ("relay.db-wal", "relay.db"):  # no checkpoint runs so early, so the log belongs to the file
+            shutil.copy(store.database.path.with_name(name), folder / name)
+        log = folder / "relay.db-wal"
+        torn = draw.randrange(0, 4096)
+        with log.open("r+b") as file:
+            file.truncate(max(0, log.stat().st_size - torn) if torn % 2 else log.stat().st_size)
+        return written if torn % 2 == 0 else 0, folder
+
+    task = asyncio.ensure_future(write())
+    taken: list[tuple[int, Path]] = []
+    while not task.done():
+        taken.append(await asyncio.get_running_loop().run_in_executor(None, copy, len(taken)))
+    await task
+    assert len(taken) > 3
+    for written, folder in taken[:40]:
+        copies.append(folder)
+        again = await open_store(f"sqlite:///{folder / 'relay.db'}", ReversingCipher(), now=NOW)
+        try:
+            events = await rows(again, "SELECT job_uid, MAX(sequence) AS last, COUNT(*) AS n FROM events GROUP BY 1")
+            jobs = {row["uid"]: row["sequence"] for row in await rows(again, "SELECT uid, sequence FROM jobs")}
+            assert all(row["last"] == row["n"] == jobs[row["job_uid"]] for row in events)
+            assert all(sequence >= written * 2 for sequence in jobs.values())
+            deliveries = await rows(again, "SELECT COUNT(*) AS n FROM deliveries")
+            assert deliveries[0]["n"] == sum(row["n"] for row in events)
+            attempts = await rows(
+                again, "SELECT (SELECT COUNT(*) FROM attempts) - (SELECT SUM(made_count) FROM deliveries) AS too_many"
+            )
+            assert attempts[0]["too_many"] in (0, None)
+            check = await rows(again, "PRAGMA integrity_check")
+            assert check == [{"integrity_check": "ok"}]
+        finally:
+            await again.close()
+
+
+async def test_commits_are_flushed_to_the_disk(store: Store) -> None:
+    names = ("journal_mode", "synchronous", "busy_timeout", "query_only")
+    found = {name: next(iter((await rows(store, f"PRAGMA {name}"))[0].values())) for name in names}
+    assert found == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "query_only": 1}
+
+
+async def test_a_file_that_somebody_else_writes_to_is_waited_for_then_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await track(store)
+    await store.database.write(lambda connection, items: [_short_wait(connection)] * len(items), None)
+    with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        results = await asyncio.gather(
+            *(store.jobs.register(registration(f"job {n}")) for n in range(3)), return_exceptions=True
+        )
+        assert all(isinstance(result, StoreError) and "locked" in str(result) for result in results)
+        other.execute("ROLLBACK")
+    await track(store, "afterwards")
+
+
+def _short_wait(connection: object) -> None:
+    connection.exec_driver_sql("PRAGMA busy_timeout=1")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "name", ["with space.db", "per%cent.db", "%20.db", "a%(b)s.db", "ключ.db", "#x?.db"[:2] + ".db"]
+)
+async def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a folder %s"
+    folder.mkdir()
+    store = await open_store(url_of(folder / name), ReversingCipher(), now=NOW)
+    await track(store)
+    await store.close()
+    assert (folder / name).stat().st_size > 0
+
+
+def test_a_percent_sign_that_encodes_nothing_is_refused() -> None:
+    with pytest.raises(SettingsError, match="%25"):
+        sqlite_url("sqlite:///per%cent.db")
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "postgresql://localhost/relay", "mysql://h/d", "relay.db", ""]
+)
+def test_what_is_no_sqlite_file_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"sqlite:///relay\.db"):
+        SqliteDatabase(url)
+
+
+def test_a_driver_in_the_url_makes_no_difference(tmp_path: Path) -> None:
+    assert sqlite_url("sqlite+aiosqlite:///relay.db").drivername == "sqlite"
+
+
+async def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="No such file or directory") as refused:
+        await open_store(f"sqlite:///{tmp_path / 'none' / 'relay.db'}", ReversingCipher(), now=NOW)
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="Not a directory") as refused:
+        await open_store(f"sqlite:///{tmp_path / 'file' / 'relay.db'}", ReversingCipher(), now=NOW)
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_folder_that_can_not_be_written_is_one_line() -> None:
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65_534)  # root may write everywhere
+    try:
+        with pytest.raises(StoreError, match="Permission denied") as refused:
+            await open_store(f"sqlite:///{folder / 'relay.db'}", ReversingCipher(), now=NOW)
+        assert "\n" not in str(refused.value)
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.rmdir()
+
+
+async def test_a_file_that_is_no_database_is_one_line_and_is_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "relay.db"
+    path.write_bytes(b"no database at all" * 100)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="not a database") as refused:
+            await open_store(f"sqlite:///{path}", ReversingCipher(), now=NOW)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(StoreError, match="not a database"):
+        migrations.check(f"sqlite:///{path}")

@@ -1,0 +1,255 @@
+"""The outbox against a model, by random walks: record, claim, mark, retry, remove and release in any order and in
+shared groups. After each step three things hold:
+
+- of a (job, subscription) at most one delivery is pending that nobody asked for by hand, and it is the first open one;
+- no delivery is blocked without such a one before it;
+- each event has exactly one delivery for each subscription that it matched when it was recorded.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from relay.core.delivery import Claimed
+from relay.errors import Conflict
+from relay.store.store import Store, open_store
+from tests.store_kit import (
+    NOW,
+    ReversingCipher,
+    claim,
+    deliveries,
+    lease,
+    look,
+    mark_of,
+    registration,
+    subscription,
+    together,
+    track,
+)
+
+KINDS = ("queued", "running", "failed")
+JOBS = ("a", "b", "c")
+SUBSCRIPTIONS: dict[str, dict[str, Any]] = {
+    "sub_all": {},
+    "sub_failed": {"types": ("ai.revor.job.failed",)},
+    "sub_none": {"ordering": "none"},
+}
+CALLBACK = "sub_callback"
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """One store on a file of its own, stepped through on a loop of its own."""
+
+    claimed: Bundle[Claimed] = Bundle("claimed")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp())
+        self.now = NOW
+        self.sequences: dict[str, int] = {}
+        self.callbacks: set[str] = set()
+        self.alive = set(SUBSCRIPTIONS)
+        self.expected: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
+        self.delivered_first: dict[tuple[str, str], list[int]] = defaultdict(list)
+
+    def run(self, coroutine: Any) -> Any:
+        return self.loop.run_until_complete(coroutine)
+
+    @initialize()
+    def opened(self) -> None:
+        self.store: Store = self.run(
+            open_store(f"sqlite:///{self.folder / 'relay.db'}", ReversingCipher(), now=self.now)
+        )
+        for name, fields in SUBSCRIPTIONS.items():
+            self.run(self.store.subscriptions.create(subscription(name, **fields)))
+        self.run(self.store.subscriptions.callback_for("https://callback.example", CALLBACK, self.now))
+        self.uids = {name: self.run(track(self.store, name)) for name in JOBS}
+        self.sequences = dict.fromkeys(JOBS, 0)
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.run(self.store.close())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+    # --- what happens
+
+    def _record(self, job: str, kinds: list[str], leased: bool) -> Any:
+        """The write, and what the model expects of it."""
+        taking = lease(*SUBSCRIPTIONS, CALLBACK, until=self.now + 45) if leased else None
+        for nth, kind in enumerate(kinds, 1):
+            wanted = {"sub_all", "sub_none"} | ({"sub_failed"} if kind == "failed" else set())
+            for name in wanted & self.alive:
+                self.expected[job, name].append((name, self.sequences[job] + nth))
+            if job in self.callbacks:
+                self.expected[job, CALLBACK].append((CALLBACK, self.sequences[job] + nth))
+        record = look(self.uids[job], self.sequences[job], *kinds, now=self.now, lease=taking)
+        self.sequences[job] += len(kinds)
+        return self.store.jobs.record(record)
+
+    @rule(
+        target=claimed,
+        job=st.sampled_from(JOBS),
+        kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
+        leased=st.booleans(),
+    )
+    def record(self, job: str, kinds: list[str], leased: bool) -> Any:
+        return multiple(*self.run(self._record(job, kinds, leased)))
+
+    @rule(job=st.sampled_from(JOBS))
+    def add_callback(self, job: str) -> None:
+        if job not in self.callbacks:
+            self.callbacks.add(job)
+            self.expected[job, CALLBACK] += [(CALLBACK, nth) for nth in range(1, self.sequences[job] + 1)]
+        wanted = registration(job, callback_subscription_id=CALLBACK, tracked_at=self.now)
+        self.run(self.store.jobs.register(wanted))
+
+    @rule(target=claimed, name=st.sampled_from([*SUBSCRIPTIONS, CALLBACK]), count=st.integers(0, 4))
+    def claim(self, name: str, count: int) -> Any:
+        return multiple(*self.run(claim(self.store, name, count, now=self.now)))
+
+    @rule(
+        target=claimed,
+        one=consumes(claimed),
+        state=st.sampled_from(["delivered", "dead", "pending"]),
+        goes_on=st.booleans(),
+        take_due=st.booleans(),
+    )
+    def mark(self, one: Claimed, state: str, goes_on: bool, take_due: bool) -> Any:
+        marked = self.run(self.store.deliveries.mark(self._mark(one, state, goes_on, take_due)))
+        self._note_end(one, state, marked.kept)
+        return multiple(*([marked.next] if marked.next else []))
+
+    @rule(
+        target=claimed,
+        one=consumes(claimed),
+        other=consumes(claimed),
+        job=st.sampled_from(JOBS),
+        kind=st.sampled_from(KINDS),
+        leased=st.booleans(),
+        order=st.permutations(range(3)),
+        state=st.sampled_from(["delivered", "dead"]),
+    )
+    def mark_and_record_in_one_group(
+        self, one: Claimed, other: Claimed, job: str, kind: str, leased: bool, order: list[int], state: str
+    ) -> Any:
+        writes = [
+            self.store.deliveries.mark(self._mark(one, state, leased, True)),
+            self.store.deliveries.mark(self._mark(other, "delivered", not leased, False)),
+            self._record(job, [kind], leased),
+        ]
+        results = dict(zip(order, self.run(together(self.store, *(writes[nth] for nth in order))), strict=True))
+        assert not any(isinstance(result, Exception) for result in results.values())
+        self._note_end(one, state, results[0].kept)
+        self._note_end(other, "delivered", results[1].kept)
+        return multiple(*(results[nth].next for nth in (0, 1) if results[nth].next), *results[2])
+
+    @rule(one=consumes(claimed))
+    def release(self, one: Claimed) -> None:
+        self.run(self.store.deliveries.release([one], self.now))
+
+    @rule(data=st.data(), ended=st.booleans())
+    def retry(self, data: st.DataObject, ended: bool) -> None:
+        names = {uid: name for name, uid in self.uids.items()}
+        rows = self.run(deliveries(self.store))  # uids are random: what is drawn from must be in the same order again
+        rows.sort(key=lambda row: (names[row["job_uid"]], row["sequence"], row["subscription_id"]))
+        if ended:
+            rows = [row for row in rows if row["ended_at"] is not None]
+        if rows:
+            row = data.draw(st.sampled_from(rows))
+            try:
+                self.run(self.store.deliveries.retry(row["id"], self.now))
+            except Conflict:
+                leased = row["lease_token"] is not None and row["due_at"] > self.now
+                assert row["state"] == "blocked" or leased or row["subscription_id"] not in (*self.alive, CALLBACK)
+
+    @rule(seconds=st.sampled_from([1.0, 46.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @precondition(lambda self: len(self.alive) > 2)
+    @rule(name=st.sampled_from(sorted(SUBSCRIPTIONS)))
+    def remove(self, name: str) -> None:
+        if name in self.alive:
+            self.alive.discard(name)
+            self.run(self.store.subscriptions.remove(name, self.now))
+
+    @rule()
+    def strays_are_none(self) -> None:
+        promoted, _ = self.run(self.store.upkeep.promote_strays(self.now))
+        assert promoted == 0
+
+    def _mark(self, one: Claimed, state: str, goes_on: bool, take_due: bool) -> Any:
+        going = lease(until=self.now + 45) if goes_on else None
+        due_at = self.now + 3 if state == "pending" else None
+        return mark_of(one, state, now=self.now, due_at=due_at, next_lease=going, take_due=take_due)
+
+    def _note_end(self, one: Claimed, state: str, kept: bool) -> None:
+        if kept and state != "pending" and one.event.sequence is not None:
+            self.delivered_first[str(one.job_uid), one.subscription_id].append(one.event.sequence)
+
+    # --- what holds
+
+    @invariant()
+    def heads_and_followers(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        pairs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in self.run(deliveries(self.store)):
+            if row["state"] in ("pending", "blocked") and row["priority"] < 2:
+                pairs[row["job_uid"], row["subscription_id"]].append(row)
+        for (_, name), rows in pairs.items():
+            if name == "sub_none":
+                assert {row["state"] for row in rows} == {"pending"}
+                continue
+            assert [row["state"] for row in rows] == ["pending"] + ["blocked"] * (len(rows) - 1), rows
+
+    @invariant()
+    def one_delivery_for_each_event_and_subscription(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        found: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
+        names = {uid: name for name, uid in self.uids.items()}
+        for row in self.run(deliveries(self.store)):
+            found[names[row["job_uid"]], row["subscription_id"]].append((row["subscription_id"], row["sequence"]))
+        assert found == self.expected or {k: v for k, v in self.expected.items() if v} == found
+
+    @invariant()
+    def first_ends_come_in_order(self) -> None:
+        for (_, name), sequences in self.delivered_first.items():
+            firsts = list(dict.fromkeys(sequences))
+            assert name == "sub_none" or firsts == sorted(firsts)
+
+
+@pytest.mark.parametrize("database", ["sqlite"])
+def test_the_outbox_keeps_its_order_whatever_happens(database: str) -> None:
+    assert database == "sqlite"
+    run_state_machine_as_test(
+        OutboxMachine,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        ),
+    )
