@@ -10,7 +10,7 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import columns_of, json_list, listed, many, rows_of
+from relay.store.statements import at_once, columns_of, gather, gathered, json_list, listed, members, rows_of
 
 # A loose index scan: one seek for each subscription that has something pending, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -29,18 +29,28 @@ SELECT id,
    WHERE state = 'pending' AND subscription_id = pending.id AND priority = 2) AS manual
 FROM pending WHERE id IS NOT NULL
 """
-DUE_IDS = """
+DUE_IDS = gathered(
+    """
 SELECT id FROM deliveries
 WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = :priority AND due_at <= :now
 ORDER BY due_at LIMIT :count
+""",
+    "id",
+)
+TAKE = f"""
+UPDATE deliveries SET lease_token = t.token, due_at = t.until
+FROM {members("rows", "id", "token", "until")} AS t WHERE deliveries.id = t.id AND state = 'pending'
 """
-TAKE = "UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id = :id AND state = 'pending'"
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
 _OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence")
-WITH_EVENT = f"""
+_SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT)
+WITH_EVENT = gathered(
+    f"""
 SELECT {columns_of(DELIVERIES, *_OF_DELIVERY, alias="d")}, e.id AS event_id, {columns_of(EVENTS, *_OF_EVENT, alias="e")}
 FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.id IN {listed("ids")}
-"""
+""",
+    *("CAST(body AS TEXT)" if name == "body" else name for name in _SHOWN),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +102,7 @@ def take_due(
     for priority in dict.fromkeys(priorities):
         if len(ids) == len(leases):
             break
-        rows = rows_of(
+        rows = gather(
             connection,
             DUE_IDS,
             subscription_id=subscription_id,
@@ -100,14 +110,11 @@ def take_due(
             now=now,
             count=len(leases) - len(ids),
         )
-        ids.extend(row.id for row in rows)
-    many(
+        ids.extend(row[0] for row in rows)
+    at_once(
         connection,
         TAKE,
-        [
-            {"id": delivery_id, "token": lease.token, "until": lease.until}
-            for delivery_id, lease in zip(ids, leases, strict=False)
-        ],
+        [(delivery_id, lease.token, lease.until) for delivery_id, lease in zip(ids, leases, strict=False)],
     )
     return ids
 
@@ -116,29 +123,31 @@ def load_claimed(connection: Connection, ids: Sequence[str]) -> dict[str, Claime
     """Deliveries that were just taken, by id, with their events."""
     if not ids:
         return {}
-    return {row.id: _claimed(row) for row in rows_of(connection, WITH_EVENT, ids=json_list(ids))}
+    return {row[0]: _claimed(row) for row in gather(connection, WITH_EVENT, ids=json_list(ids))}
 
 
-def _claimed(row: Any) -> Claimed:
+def _claimed(row: Sequence[Any]) -> Claimed:
+    delivery_id, subscription_id, lease_token, due_at, attempt_count, made_count, created_at, event_id = row[:8]
+    type, source, subject, time, recorded_at, body, job_uid, sequence = row[8:]
     event = Event(
-        id=row.event_id,
-        source=row.source,
-        type=row.type,
-        subject=row.subject,
-        time=row.time,
-        recorded_at=row.recorded_at,
-        body=row.body,
-        sequence=row.sequence,
-        job_uid=row.job_uid,
+        id=event_id,
+        source=source,
+        type=type,
+        subject=subject,
+        time=time,
+        recorded_at=recorded_at,
+        body=body.encode(),
+        sequence=sequence,
+        job_uid=job_uid,
     )
     return Claimed(
-        id=row.id,
+        id=delivery_id,
         event=event,
-        subscription_id=row.subscription_id,
-        job_uid=row.job_uid,
-        lease_token=row.lease_token,
-        lease_until=row.due_at,
-        attempt_count=row.attempt_count,
-        made_count=row.made_count,
-        created_at=row.created_at,
+        subscription_id=subscription_id,
+        job_uid=job_uid,
+        lease_token=lease_token,
+        lease_until=due_at,
+        attempt_count=attempt_count,
+        made_count=made_count,
+        created_at=created_at,
     )

@@ -10,23 +10,29 @@ from relay.core.records import Lease, Mark, Marked
 from relay.store.claims import load_claimed, take_due
 from relay.store.outbox import Outbox
 from relay.store.rows import attempt_values
-from relay.store.statements import insert_into, json_list, listed, many, rows_of
+from relay.store.statements import at_once, gather, gathered, json_list, listed, many, members, rows_of
 from relay.store.tables import OPEN_DELIVERY, AttemptRow
 
 ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
 
-HELD = f"SELECT id, lease_token FROM deliveries WHERE id IN {listed('ids')} AND state = 'pending'"
-MARK = """
-UPDATE deliveries SET state = :state, due_at = :due_at, lease_token = NULL,
+HELD = gathered(
+    f"SELECT id, lease_token FROM deliveries WHERE id IN {listed('ids')} AND state = 'pending'", "id", "lease_token"
+)
+MARK = f"""
+UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
   priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
-  attempt_count = attempt_count + 1, made_count = made_count + 1, ended_at = :ended_at, reason = :reason
-WHERE id = :id
+  attempt_count = attempt_count + 1, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
+FROM {members("rows", "id", "state", "due_at", "ended_at", "reason")} AS m WHERE deliveries.id = m.id
 """
-INSERT_ATTEMPT = insert_into(
-    ATTEMPTS,
+_ATTEMPT = (
     *("id", "delivery_id", "number", "started_at", "duration_ms", "status_code", "error", "headers"),
     *("response_excerpt", "remote_ip", "decision"),
 )
+INSERT_ATTEMPT = f"""
+INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
+SELECT {", ".join("CAST(headers AS BLOB)" if name == "headers" else name for name in _ATTEMPT)}
+FROM {members("rows", *_ATTEMPT)}
+"""
 # Of each (job, subscription) the first delivery that has not ended, where it is blocked: one seek a pair, whatever else
 # its job has open.
 STRANDED = f"""
@@ -64,8 +70,8 @@ class Marker:
         """Ends attempts whose lease is still held: the attempt's row, the delivery's new state, the follower's
         promotion, what the subscription goes on with, and any events."""
         kept = _kept(connection, items)
-        many(connection, MARK, [_mark_values(mark) for mark in kept])
-        many(
+        at_once(connection, MARK, [_mark_values(mark) for mark in kept])
+        at_once(
             connection,
             INSERT_ATTEMPT,
             [attempt_values(mark.claimed.id, mark.attempt_id, mark.attempt) for mark in kept],
@@ -102,7 +108,7 @@ class Marker:
 def _kept(connection: Connection, items: Sequence[Mark]) -> list[Mark]:
     """The marks whose lease is still held; a second mark of one delivery in a group has lost its lease to the first."""
     ids = json_list([mark.claimed.id for mark in items])
-    held = {row.id: row.lease_token for row in rows_of(connection, HELD, ids=ids)}
+    held = dict(gather(connection, HELD, ids=ids))
     kept: list[Mark] = []
     for mark in items:
         if held.get(mark.claimed.id) == mark.claimed.lease_token:
@@ -134,10 +140,10 @@ def _go_on(connection: Connection, kept: Sequence[Mark], disabled: set[str]) -> 
         going = mark.take_due and mark.attempt_id not in taken and subscription_id not in disabled
         if going and mark.next_lease is not None:
             wanting.setdefault(subscription_id, []).append((mark, mark.next_lease))
-    for subscription_id, members in sorted(wanting.items()):
-        leases = [lease for _, lease in members]
-        ids = take_due(connection, subscription_id, leases, max(mark.now for mark, _ in members))
-        taken.update((mark.attempt_id, delivery_id) for (mark, _), delivery_id in zip(members, ids, strict=False))
+    for subscription_id, wishes in sorted(wanting.items()):
+        leases = [lease for _, lease in wishes]
+        ids = take_due(connection, subscription_id, leases, max(mark.now for mark, _ in wishes))
+        taken.update((mark.attempt_id, delivery_id) for (mark, _), delivery_id in zip(wishes, ids, strict=False))
     return taken
 
 
@@ -168,11 +174,6 @@ def _stranded(connection: Connection, pairs: Sequence[Pair]) -> list[tuple[str, 
     return [(row.id, (row.job_uid, row.subscription_id)) for row in rows]
 
 
-def _mark_values(mark: Mark) -> dict[str, Any]:
-    return {
-        "id": mark.claimed.id,
-        "state": mark.state,
-        "due_at": mark.now if mark.due_at is None else mark.due_at,
-        "ended_at": None if mark.state == "pending" else mark.now,
-        "reason": mark.reason,
-    }
+def _mark_values(mark: Mark) -> tuple[Any, ...]:
+    due_at = mark.now if mark.due_at is None else mark.due_at
+    return mark.claimed.id, mark.state, due_at, None if mark.state == "pending" else mark.now, mark.reason

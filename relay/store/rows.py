@@ -109,21 +109,26 @@ def event_from(row: Row[Any]) -> Event:
     )
 
 
-def attempt_values(delivery_id: str, attempt_id: str, attempt: Attempt) -> dict[str, Any]:
-    """The row of an attempt."""
-    return {
-        "id": attempt_id,
-        "delivery_id": delivery_id,
-        "number": attempt.number,
-        "started_at": attempt.started_at,
-        "duration_ms": attempt.duration_ms,
-        "status_code": attempt.status_code,
-        "error": attempt.error,
-        "headers": dumps([attempt.request_headers, attempt.response_headers]),
-        "response_excerpt": attempt.response_excerpt,
-        "remote_ip": attempt.remote_ip,
-        "decision": attempt.decision,
-    }
+def attempt_values(delivery_id: str, attempt_id: str, attempt: Attempt) -> tuple[Any, ...]:
+    """The row of an attempt, in the order of the table's columns."""
+    return (
+        attempt_id,
+        delivery_id,
+        attempt.number,
+        attempt.started_at,
+        attempt.duration_ms,
+        attempt.status_code,
+        _without_nul(attempt.error),
+        [attempt.request_headers, attempt.response_headers],
+        _without_nul(attempt.response_excerpt),
+        attempt.remote_ip,
+        attempt.decision,
+    )
+
+
+def _without_nul(text: str | None) -> str | None:
+    """PostgreSQL's text can not hold the character NUL, and SQLite's functions end at it."""
+    return None if text is None else text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def attempt_from(row: Row[Any]) -> Attempt:
