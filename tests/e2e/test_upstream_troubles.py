@@ -1,0 +1,322 @@
+"""Each trouble that an upstream can make, over a real connection: what the relay says of it, and no job is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay import poller
+from relay.clock import from_rfc3339
+from tests.e2e_world import KEY, MAX_INTERVAL_SECONDS, World, open_e2e_world
+from tests.schema_check import check_event
+
+JOBS_PATH = "/api/v1/outreach/jobs/"
+HOLD_SECONDS = 60.0
+SHORT_SECONDS = 0.1
+DOWN_NOTE = "revor/default is down since "
+UNAUTHORIZED_NOTE = "revor/default is unauthorized since "
+ALL_TYPES = [
+    *(f"ai.revor.job.{kind}" for kind in ("queued", "scheduled", "running", "retrying", "status_unknown")),
+    *(f"ai.revor.job.{kind}" for kind in ("succeeded", "failed", "cancelled", "not_found", "overdue")),
+    *(f"relay.source.{kind}" for kind in ("unauthorized", "down", "recovered")),
+]
+
+
+@pytest.fixture(autouse=True)
+async def _bounded() -> AsyncIterator[None]:
+    async with asyncio.timeout(30):
+        yield
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with open_e2e_world(tmp_path, timeout_seconds=SHORT_SECONDS) as world:
+        await world.subscribe(types=ALL_TYPES)
+        yield world
+        for request in world.received["/events"]:
+            check_event(request.body)
+
+
+async def ended_well(world: World, *job_ids: str) -> None:
+    """Each job's `succeeded` comes, once and last, with nothing before it missing."""
+    await world.until(lambda: all("succeeded" in world.kinds(job_id) for job_id in job_ids))
+    for job_id in job_ids:
+        events = [request.event for request in world.received["/events"] if request.event["subject"] == job_id]
+        assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+        assert world.kinds(job_id)[-1] == "succeeded"
+        assert world.kinds(job_id).count("succeeded") == 1
+        shown = await world.shown(job_id)
+        assert (shown["outcome"], shown["open"]) == ("succeeded", False)
+
+
+async def noted(world: World, job_id: str) -> dict[str, Any]:
+    """The job, once it shows an error."""
+
+    async def has_one() -> bool:
+        return (await world.shown(job_id))["last_error"] is not None
+
+    await world.until(has_one)
+    return await world.shown(job_id)
+
+
+TROUBLES = [
+    # the fault, what the looks count as, the job's last_error.code, a part of its message
+    ("500", {}, "unavailable", "internal_error", "internal_error"),
+    ("502", {}, "unavailable", "unavailable", "answered 502"),
+    ("503", {}, "unavailable", "task_unavailable", "task_unavailable"),
+    ("timeout", {"hold_seconds": HOLD_SECONDS}, "unavailable", "unavailable", "no complete answer within 0.1 s"),
+    ("slow_drip", {"hold_seconds": HOLD_SECONDS}, "unavailable", "unavailable", "no complete answer within 0.1 s"),
+    ("truncated", {}, "unavailable", "unavailable", "the answer broke off"),
+    ("malformed_json", {}, "malformed", "malformed", "200 application/json: not_json"),
+    ("wrong_content_type", {}, "malformed", "malformed", "200 text/html; charset=utf-8: not_json"),
+    ("oversized", {}, "oversized", "oversized", "larger than 1048576 bytes"),
+]
+
+
+@pytest.mark.parametrize(("kind", "how", "result", "code", "message"), TROUBLES, ids=[each[0] for each in TROUBLES])
+async def test_failing_looks(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    how: dict[str, float],
+    result: str,
+    code: str,
+    message: str,
+) -> None:
+    await world.fault(kind, path_prefix=JOBS_PATH, **how)
+    job_id = await world.job()
+    await world.until(lambda: world.looks(result) >= poller.DOWN_FAILURES)
+
+    shown = await noted(world, job_id)
+    assert shown["last_error"]["code"] == code
+    assert message in shown["last_error"]["message"]
+    assert (shown["open"], shown["status"]) == (True, None)
+    assert (await world.api.get(f"/v1/jobs/{job_id}/explain")).json()["reason"] in ("backing_off", "in_flight")
+    # Failures for less than a minute are no news.
+    assert world.metric("relay_source_up") == 1
+    assert await world.notes() == []
+    assert world.kinds() == []
+
+    monkeypatch.setattr(poller, "DOWN_SECONDS", 0.0)
+    await world.until(lambda: world.kinds() == ["relay.source.down"])
+    assert world.metric("relay_source_up") == 0
+    (note,) = await world.notes()
+    assert note.startswith(DOWN_NOTE)
+    data = world.received["/events"][-1].event["data"]
+    assert (data["source"], data["account"], data["code"], data["open_jobs"]) == ("revor", "default", code, 1)
+
+    await world.heal()
+    await ended_well(world, job_id)
+    await world.until(lambda: len(world.kinds()) == 2)
+    assert world.kinds() == ["relay.source.down", "relay.source.recovered"]
+    assert world.metric("relay_source_up") == 1
+    assert await world.notes() == []
+    assert world.looks("observed") >= 1
+
+
+async def test_looks_become_rarer_while_they_fail(world: World) -> None:
+    await world.fault("500", path_prefix=JOBS_PATH)
+    job_id = await world.job()
+    uid = (await world.shown(job_id))["uid"]
+    pauses: list[float] = []
+
+    def nearly_the_longest() -> bool:
+        planned = world.poller.planner.next_poll_at(uid)
+        if planned is not None and world.poller.last_completed_at is not None:
+            pauses.append(planned - world.poller.last_completed_at)
+        return bool(pauses) and pauses[-1] >= MAX_INTERVAL_SECONDS * 0.9
+
+    await world.until(nearly_the_longest)
+    assert pauses == sorted(pauses)
+    assert pauses[0] < MAX_INTERVAL_SECONDS / 4
+    assert pauses[-1] <= MAX_INTERVAL_SECONDS + 0.001
+    await world.heal()
+    await ended_well(world, job_id)
+
+
+async def test_a_slow_answer_in_time_is_an_answer(world: World) -> None:
+    await world.fault("slow_drip", path_prefix=JOBS_PATH, hold_seconds=SHORT_SECONDS / 4)
+    await ended_well(world, await world.job())
+    assert world.looks("unavailable") == 0
+
+
+async def test_too_many_requests(world: World) -> None:
+    await world.fault("429", count=1, path_prefix=JOBS_PATH, retry_after_seconds=1)
+    first = await world.job()
+    await world.until(lambda: world.looks("rate_limited") == 1)
+    assert (await noted(world, first))["last_error"]["code"] == "api_rate_limit_exceeded"
+    (account,) = (await world.api.get("/v1/sources")).json()["items"]
+    assert account["state"] == "ok"
+    stopped_until = world.poller.planner.stats(world.node._clock()).paused_until
+    assert stopped_until is not None
+    others = [await world.job() for _ in range(3)]
+    assert world.metric("relay_source_up") == 1
+    assert await world.notes() == []
+
+    await ended_well(world, first, *others)
+    assert world.kinds() == []
+    assert world.looks("rate_limited") == 1
+    looked_at = [(await world.shown(job_id))["last_polled_at"] for job_id in (first, *others)]
+    assert min(map(from_rfc3339, looked_at)) >= stopped_until - 0.01
+
+
+async def test_a_refused_key_is_read_again(tmp_path: Path) -> None:
+    key_file = tmp_path / "revor-key"
+    key_file.write_text("sk-revor-revoked-test\n")
+    async with open_e2e_world(tmp_path, api_key="sk-revor-revoked-test", api_key_file=key_file) as world:
+        await world.subscribe(types=ALL_TYPES)
+        job_id = await world.job()
+        await world.until(lambda: world.kinds() == ["relay.source.unauthorized"])
+        event = check_event(world.received["/events"][-1].body)
+        assert event["data"]["code"] == "api_key_revoked"
+
+        shown = await noted(world, job_id)
+        assert shown["last_error"]["code"] == "api_key_revoked"
+        assert shown["open"]
+        assert world.metric("relay_source_up") == 0
+        (note,) = await world.notes()
+        assert note.startswith(UNAUTHORIZED_NOTE)
+
+        # Paused: no look, whatever is asked for, and a probe with the same key changes nothing.
+        looks = world.looks("unauthorized")
+        assert world.poller.next_request_at() is None
+        assert (await world.api.post(f"/v1/jobs/{job_id}/refresh")).status_code == 202
+        await world.probe()
+        assert world.poller.next_request_at() is None
+        assert world.looks("unauthorized") == looks
+        assert world.kinds() == ["relay.source.unauthorized"]
+
+        key_file.write_text(f"{KEY}\n")
+        await world.probe()
+        await ended_well(world, job_id)
+        await world.until(lambda: len(world.kinds()) == 2)
+        assert world.kinds() == ["relay.source.unauthorized", "relay.source.recovered"]
+        assert world.metric("relay_source_up") == 1
+        assert await world.notes() == []
+        for request in world.received["/events"]:
+            check_event(request.body)
+            assert b"sk-revor" not in request.body
+
+
+async def test_a_key_revoked_on_the_way(world: World) -> None:
+    await ended_well(world, await world.job())
+    await world.fault("revoked_key")
+    job_id = await world.job()
+    await world.until(lambda: world.kinds() == ["relay.source.unauthorized"])
+    await world.probe()
+    assert world.poller.paused
+    await world.heal()
+    await world.probe()
+    await ended_well(world, job_id)
+    await world.until(lambda: len(world.kinds()) == 2)
+    assert world.kinds() == ["relay.source.unauthorized", "relay.source.recovered"]
+
+
+async def test_one_forbidden_job_is_no_trouble_of_the_key(world: World) -> None:
+    job_id = await world.job(run_seconds=60)
+    await world.fault("403", path_prefix=JOBS_PATH + job_id)
+    await world.until(lambda: world.looks("forbidden") >= 5)
+    await ended_well(world, await world.job())  # the others go on
+    shown = await noted(world, job_id)
+    assert shown["last_error"]["code"] == "permission_denied"
+    assert shown["open"]
+    assert world.kinds() == []
+    assert world.metric("relay_source_up") == 1
+    assert await world.notes() == []
+    await world.heal()
+    await ended_well(world, job_id)
+
+
+async def test_many_forbidden_jobs_are_trouble_of_the_key(world: World) -> None:
+    await world.fault("403", path_prefix=JOBS_PATH)
+    job_ids = [await world.job() for _ in range(poller.FORBIDDEN_JOBS)]
+    await world.until(lambda: world.kinds() == ["relay.source.unauthorized"])
+    assert world.metric("relay_source_up") == 0
+    (note,) = await world.notes()
+    assert note.startswith(UNAUTHORIZED_NOTE)
+    await world.heal()
+    await world.probe()
+    await ended_well(world, *job_ids)
+    await world.until(lambda: len(world.kinds()) == 2)
+    assert world.kinds() == ["relay.source.unauthorized", "relay.source.recovered"]
+
+
+async def test_a_job_that_is_missing_for_a_while(world: World) -> None:
+    await world.fault("404", path_prefix=JOBS_PATH)
+    job_id = await world.job()
+    await world.until(lambda: world.looks("not_found") > poller.NOT_FOUND_LOOKS)
+    shown = await noted(world, job_id)
+    assert shown["last_error"]["code"] == "external_api_job_not_found"
+    assert shown["open"]
+    assert world.kinds(job_id) == []
+    assert world.metric("relay_source_up") == 1
+    assert await world.notes() == []
+    await world.heal()
+    await ended_well(world, job_id)
+    assert world.kinds() == []
+
+
+async def test_a_job_that_stays_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller, "NOT_FOUND_SECONDS", 0.0)
+    await world.fault("404", path_prefix=JOBS_PATH)
+    job_id = await world.job()
+    await world.until(lambda: world.kinds(job_id) == ["not_found"])
+    assert world.looks("not_found") == poller.NOT_FOUND_LOOKS
+    shown = await world.shown(job_id)
+    assert (shown["outcome"], shown["open"]) == ("not_found", False)
+    assert shown["last_error"]["code"] == "external_api_job_not_found"
+    assert world.kinds() == []
+    assert world.metric("relay_source_up") == 1
+    await world.heal()
+    await ended_well(world, await world.job())
+    assert world.kinds(job_id) == ["not_found"]
+
+
+async def test_an_unknown_status_is_said_once(world: World) -> None:
+    await world.fault("unknown_status", path_prefix=JOBS_PATH)
+    job_id = await world.job()
+    await world.until(lambda: "status_unknown" in world.kinds(job_id) and world.looks("observed") >= 4)
+    shown = await world.shown(job_id)
+    assert (shown["status"], shown["open"], shown["last_error"]) == ("awaiting_approval", True, None)
+    await world.heal()
+    await ended_well(world, job_id)
+    assert world.kinds(job_id).count("status_unknown") == 1
+    (event,) = (each.event for each in world.received["/events"] if each.event["type"].endswith(".status_unknown"))
+    assert event["data"]["status"] == "awaiting_approval"
+    assert world.kinds() == []
+
+
+async def test_a_status_that_goes_back(world: World) -> None:
+    job_id = await world.job(run_seconds=200)  # a second
+    await world.until(lambda: "running" in world.kinds(job_id))
+    await world.fault("status_back", path_prefix=JOBS_PATH)
+    await world.until(lambda: "queued" in world.kinds(job_id)[world.kinds(job_id).index("running") :])
+    assert (await world.shown(job_id))["open"]
+    await world.heal()
+    await ended_well(world, job_id)
+    assert "running" in world.kinds(job_id)
+    assert world.kinds() == []
+    assert world.metric("relay_source_up") == 1
+
+
+async def test_every_second_answer_spoiled(world: World) -> None:
+    for kind in ("500", "malformed_json", "truncated", "404"):
+        await world.fault(kind, share=0.15, path_prefix=JOBS_PATH)
+    await ended_well(world, *[await world.job(metadata={"n": number}) for number in range(20)])
+    assert world.kinds() == []
+    assert world.metric("relay_open_jobs") == 0
+
+
+async def test_without_a_key(tmp_path: Path) -> None:
+    async with open_e2e_world(tmp_path, api_key=None) as world:
+        answer = await world.api.get("/readyz")
+        assert answer.status_code == 503
+        assert "revor/default has no API key: set REVOR_API_KEY" in answer.text
+        assert (await world.api.get("/livez")).status_code == 200
+        job_id = await world.job()  # jobs are taken all the same
+        assert (await world.shown(job_id))["open"]
+        assert world.poller.next_request_at() is None
+        assert world.metric("relay_source_up") == 0
+        assert world.metric("relay_looks_total") == 0
