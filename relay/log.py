@@ -150,8 +150,9 @@ def configure(*, dev: bool, level: str = "info", stream: TextIO | None = None) -
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    # It says twice for every fire what our own line says once.
-    logging.getLogger("apscheduler").setLevel(max(number, logging.WARNING))
+    # They say at length, for every fire and every start, what a line of our own says once.
+    for chatty in ("apscheduler", "alembic"):
+        logging.getLogger(chatty).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
 
 

@@ -29,6 +29,7 @@ WAITING_CLIENT_WEIGHT = 4.0
 MAX_DETECTIONS = 10
 MAX_LOOKS_IN_FLIGHT = 64
 LOAD_COUNT = 5_000
+KEPT_REQUEST_IDS = 10_000
 
 log = structlog.get_logger("relay.poller")
 
@@ -278,7 +279,6 @@ class Poller:
     def forget(self, uid: str) -> None:
         """Plans no more looks at it."""
         self.planner.forget(uid)
-        self.last_request_ids.pop(uid, None)
 
     def refresh(self, uid: str) -> None:
         """A look at it is wanted now."""
@@ -394,7 +394,10 @@ class Poller:
         self._metrics.looks.labels(self.settings.source, self.settings.account, look.kind).inc()
         self._metrics.look_seconds.labels(self.settings.source, self.settings.account).observe(look.duration_ms / 1000)
         if look.request_id is not None:
+            self.last_request_ids.pop(uid, None)
             self.last_request_ids[uid] = look.request_id
+            if len(self.last_request_ids) > KEPT_REQUEST_IDS:
+                del self.last_request_ids[next(iter(self.last_request_ids))]
         if look.kind == "observed" and look.observation is not None:
             kinds = await self._observed(job, look, look.observation)
             await self._well(now)

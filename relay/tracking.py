@@ -209,6 +209,10 @@ class Tracking:
         return poller
 
 
+def _looks(count: int) -> str:
+    return "The last look at it" if count == 1 else f"The last {count} looks at it"
+
+
 def _report(source: str, account: str, poller: Poller, now: float) -> SourceReport:
     stats = poller.planner.stats(now)
     return SourceReport(
@@ -250,7 +254,7 @@ def _why(job: Job, poller: Poller | None, plan: Plan | None, now: float) -> tupl
         "paused_until": "It is due, but the upstream asked us to send nothing for a while.",
         "lane_parked": f"It waits for its predecessor in the lane {job.channel or ''}; a safety look comes {when}.",
         "before_anchor": f"Nothing can happen to it before{anchor}; the next look comes {when}.",
-        "backing_off": f"The last {plan.failures} looks at it failed, so the next one comes {when}.",
+        "backing_off": f"{_looks(plan.failures)} failed, so the next one comes {when}.",
         "between_looks": f"It was looked at a short while ago and had not changed; the next look comes {when}.",
     }[plan.reason]
     return plan.reason, sentence
