@@ -1,5 +1,7 @@
 """The API as one ASGI application."""
 
+from collections.abc import Sequence
+
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,7 +20,7 @@ from relay.resources import schemas_dir
 def create_api(ports: Ports) -> Starlette:
     """The API over these ports. It opens and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
-    context = Context(ports=ports, schemas=schemas, openapi=openapi_json(ports.settings))
+    context = Context(ports=ports, schemas=schemas, openapi=openapi_json(ports.settings, ports.kinds.names))
     api = Starlette(
         routes=routes_of(context, OPERATIONS),
         middleware=[Middleware(Front, context=context)],
@@ -29,6 +31,6 @@ def create_api(ports: Ports) -> Starlette:
     return api
 
 
-def openapi_json(settings: ApiSettings) -> bytes:
+def openapi_json(settings: ApiSettings, kinds: Sequence[str]) -> bytes:
     """The description of the API under these settings."""
-    return orjson.dumps(document_of(OPERATIONS, settings))
+    return orjson.dumps(document_of(OPERATIONS, settings, kinds))

@@ -1,10 +1,35 @@
-"""Examples for the description; the tests hold them against the schemas."""
+"""Examples for the description, and the schemas of its headers; the tests hold both against what is true."""
 
 from typing import Any
 
+from relay.api.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
+from relay.api.stream import EVENT_ID_PATTERN
+from relay.core.events import Origin
+from relay.core.samples import sample_event
+
+_JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
+_JOB_UID = "job_01jvpq3m8n0000000000000001"
+_SUBSCRIPTION_ID = "sub_01jvpq3m8n0000000000000002"
+_EVENT_ID = "evt_01jvpq3m8n0000000000000003"
+_DELIVERY_ID = "dlv_01jvpq3m8n0000000000000004"
+_TIME = "2026-05-20T10:00:00.000Z"
+_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the one of the Standard Webhooks specification
+
+_EVENT = sample_event(
+    "ai.revor.job.failed",
+    event_id=_EVENT_ID,
+    now=1779271208.0,
+    origin=Origin(
+        source="https://revor.ai/api/v1/outreach/jobs",
+        type_prefix="ai.revor.job",
+        dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
+    ),
+    dataschema_base="http://127.0.0.1:8080",
+).document()
+
 _JOB = {
-    "uid": "job_01jvpq3m8n0000000000000001",
-    "id": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+    "uid": _JOB_UID,
+    "id": _JOB_ID,
     "source": "revor",
     "account": "default",
     "status": "scheduled",
@@ -12,16 +37,16 @@ _JOB = {
     "open": True,
     "sequence": 1,
     "metadata": {"deal": 42},
-    "tracked_at": "2026-05-20T10:00:00.000Z",
+    "tracked_at": _TIME,
     "last_polled_at": "2026-05-20T10:00:01.000Z",
     "next_poll_at": "2026-05-20T10:00:06.000Z",
     "closed_at": None,
     "poll_count": 1,
     "last_error": None,
-    "upstream": {"id": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70", "status": "scheduled"},
+    "upstream": {"id": _JOB_ID, "status": "scheduled"},
 }
 _SUBSCRIPTION = {
-    "id": "sub_01jvpq3m8n0000000000000002",
+    "id": _SUBSCRIPTION_ID,
     "sink": "https://receiver.example/hooks",
     "types": ["ai.revor.job.failed"],
     "source": None,
@@ -40,16 +65,58 @@ _SUBSCRIPTION = {
     "description": "The CRM",
     "state": "enabled",
     "disabled_reason": None,
-    "created_at": "2026-05-20T10:00:00.000Z",
+    "created_at": _TIME,
+}
+_ATTEMPT = {
+    "number": 1,
+    "started_at": _TIME,
+    "duration_ms": 84.2,
+    "status_code": 200,
+    "error": None,
+    "decision": "delivered",
+    "request_headers": {"webhook-id": _EVENT_ID, "webhook-signature": "[redacted]"},
+    "response_headers": {"content-type": "text/plain"},
+    "response_excerpt": "ok",
+    "remote_ip": "93.184.215.14",
+}
+_DELIVERY = {
+    "id": _DELIVERY_ID,
+    "event_id": _EVENT_ID,
+    "event_type": "ai.revor.job.failed",
+    "subscription_id": _SUBSCRIPTION_ID,
+    "job_uid": _JOB_UID,
+    "state": "delivered",
+    "attempt_count": 1,
+    "next_attempt_at": None,
+    "waiting_for": None,
+    "reason": None,
+    "created_at": _TIME,
+    "ended_at": _TIME,
+}
+_SOURCE = {
+    "source": "revor",
+    "account": "default",
+    "state": "ok",
+    "since": None,
+    "problem": None,
+    "open_jobs": 12,
+    "due_jobs": 1,
+    "limit": 120,
+    "remaining": 97,
+    "window_seconds": 60.0,
+    "own_requests_per_second": 0.4,
+    "others_requests_per_second": 0.1,
+    "paused_until": None,
+    "last_completed_at": _TIME,
 }
 
 BODIES: dict[str, dict[str, Any]] = {
-    "JobRegistration": {"id": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70", "metadata": {"deal": 42}},
-    "UpstreamAnswer": {"ok": True, "item": {"id": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70", "status": "scheduled"}},
+    "JobRegistration": {"id": _JOB_ID, "metadata": {"deal": 42}},
+    "UpstreamAnswer": {"ok": True, "item": {"id": _JOB_ID, "status": "scheduled"}},
     "JobBatch": {"jobs": [{"id": "job-1"}, {"id": "job-2", "metadata": {"deal": 43}}]},
     "SubscriptionCreate": {
         "sink": "https://receiver.example/hooks",
-        "config": {"retry_schedule": ["5s", "5m", "30m"]},
+        "config": {"retry_schedule": ["5s", "5m", 1800]},
         "description": "The CRM",
     },
     "SubscriptionReplace": {"sink": "https://receiver.example/hooks", "description": "The new CRM"},
@@ -60,26 +127,55 @@ BODIES: dict[str, dict[str, Any]] = {
 
 ANSWERS: dict[str, dict[str, Any]] = {
     "Job": _JOB,
-    "Page[Job]": {"items": [_JOB], "next_cursor": None},
+    "JobPage": {"items": [_JOB], "next_cursor": None},
     "BatchResult": {
         "created": 9998,
         "existing": 1,
         "rejected": [{"index": 7, "code": "missing", "detail": "/id: it is missing"}],
     },
-    "SubscriptionShape": _SUBSCRIPTION,
-    "Page[SubscriptionShape]": {"items": [_SUBSCRIPTION], "next_cursor": None},
+    "Explanation": {
+        "uid": _JOB_UID,
+        "id": _JOB_ID,
+        "status": "scheduled",
+        "open": True,
+        "reason": "before_anchor",
+        "sentence": "Nothing can happen to it before 2026-05-20T10:00:06.000Z; the next look comes then.",
+        "waiting_for": None,
+        "next_poll_at": "2026-05-20T10:00:06.000Z",
+        "not_before": "2026-05-20T10:00:06.000Z",
+        "last_polled_at": "2026-05-20T10:00:01.000Z",
+        "last_request_id": "req_8c1f",
+    },
+    "Subscription": _SUBSCRIPTION,
+    "SubscriptionPage": {"items": [_SUBSCRIPTION], "next_cursor": None},
+    "TestResult": {
+        "delivered": True,
+        "verdict": "delivered",
+        "reason": "200 OK",
+        "event": _EVENT,
+        "attempt": _ATTEMPT,
+    },
+    "Secret": {"secret": _SECRET},
+    "RotatedSecret": {"secret": _SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
+    "CloudEvent": _EVENT,
+    "EventPage": {"items": [_EVENT], "next_cursor": "MTI"},
+    "DeliveryPage": {"items": [_DELIVERY], "next_cursor": None},
+    "DeliveryWithAttempts": {**_DELIVERY, "attempts": [_ATTEMPT]},
+    "SourcePage": {"items": [_SOURCE], "next_cursor": None},
+    "Alive": {"status": "ok"},
+    "Ready": {"status": "ok", "problems": [], "notes": [], "checks": {"database": "ok"}},
 }
 
 PATHS = {
-    "Jobs": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
-    "Subscriptions": "sub_01jvpq3m8n0000000000000002",
-    "Events": "evt_01jvpq3m8n0000000000000003",
-    "Deliveries": "dlv_01jvpq3m8n0000000000000004",
+    "Jobs": _JOB_ID,
+    "Subscriptions": _SUBSCRIPTION_ID,
+    "Events": _EVENT_ID,
+    "Deliveries": _DELIVERY_ID,
     "System": "job-status.v1",
 }
 
 HEADER_SCHEMAS: dict[str, dict[str, Any]] = {
-    "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-    "Prefer": {"type": "string", "examples": ["wait=0"]},
-    "Last-Event-ID": {"type": "string", "pattern": "^evt_[0-9a-z]{26}$"},
+    "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": KEY_PATTERN},
+    "Prefer": {"type": "string", "examples": ["wait=1"]},
+    "Last-Event-ID": {"type": "string", "pattern": EVENT_ID_PATTERN},
 }

@@ -1,6 +1,7 @@
 """`Idempotency-Key`: a POST that is sent again gets the answer that it got, and nothing happens twice."""
 
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers
@@ -14,6 +15,9 @@ from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 HEADER = "Idempotency-Key"
 KEPT_SECONDS = 86_400.0
 MAX_KEY_CHARACTERS = 255
+KEY_PATTERN = "^[!-~](?:[ -~]{0,253}[!-~])?$"
+
+_KEY = re.compile(KEY_PATTERN)
 
 
 def key_of(headers: Headers) -> str | None:
@@ -22,7 +26,7 @@ def key_of(headers: Headers) -> str | None:
     if not given:
         return None
     key = given[0]
-    if len(given) > 1 or not 1 <= len(key) <= MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
+    if len(given) > 1 or not _KEY.fullmatch(key):
         detail = f"{HEADER} must be given once, as 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
         errors = [FieldError(pointer=HEADER, code="invalid_idempotency_key", detail=detail)]
         raise InvalidRequest(detail, code="invalid_idempotency_key", errors=errors)

@@ -112,6 +112,7 @@ async def job_events(call: Call) -> Response:
     job = await find_job(call)
     if stream.is_wanted(call.request.headers):
         return await stream.of_job(call, job)
+    stream.last_event_id(call.request.headers)  # a mistake is a mistake, whether a stream is asked for or not
     limit = call.query["limit"]
     after = params.decode_cursor(call.query["cursor"])
     found = await call.ports.events.of_job(job.uid, after_sequence=after, count=limit + 1)

@@ -40,6 +40,11 @@ def _seconds(value: object) -> object:
     return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
+def _whole(value: object) -> object:
+    # JSON has one kind of number: 4.0 is an integer there.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _signing_secret(value: str) -> str:
     try:
         parse_secret(value)
@@ -138,7 +143,12 @@ class JobBatch(Body):
 
     jobs: list[Any] = Field(
         max_length=MAX_BATCH_JOBS,
-        json_schema_extra={"items": {"$ref": "#/components/schemas/JobRegistration"}},
+        json_schema_extra={
+            "items": {
+                "description": "As the body of `POST /v1/jobs`; what is none is listed in `rejected`.",
+                "anyOf": [{"$ref": "#/components/schemas/JobRegistration"}, {}],
+            }
+        },
     )
 
 
@@ -167,7 +177,7 @@ class SubscriptionConfig(Body):
         default=None, max_length=MAX_RETRIES, description="The pauses between attempts."
     )
     rate_per_second: float | None = Field(default=None, gt=0, le=10_000)
-    concurrency: int | None = Field(default=None, ge=1, le=1_000)
+    concurrency: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_000)] | None = None
     secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
         default=None, description="Your own signing secret, `whsec_…`; one is made without it."
     )

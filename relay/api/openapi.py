@@ -28,13 +28,13 @@ all but the signing secret, and `jobs:write` may register, refresh, untrack and 
 `/v1` nor `/metrics` needs no token."""
 
 
-def document_of(operations: Sequence[Operation], settings: ApiSettings) -> dict[str, Any]:
+def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
     """The whole description; with the names of the configured sources, accounts and event types."""
     models = _models(operations)
     names, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     schemas = definitions.get("$defs", {})
     refs = {model: names[(model, "validation")] for model in models}
-    _fill_in_names(schemas, settings)
+    _fill_in_names(schemas, settings, kinds)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, refs, settings)
@@ -69,7 +69,7 @@ def _models(operations: Sequence[Operation]) -> list[type[BaseModel]]:
     return list(found)
 
 
-def _fill_in_names(schemas: dict[str, Any], settings: ApiSettings) -> None:
+def _fill_in_names(schemas: dict[str, Any], settings: ApiSettings, kinds: Sequence[str]) -> None:
     """What is only known from the settings: the names that the models check by hand."""
     types = list(known_types(origin.type_prefix for origin in settings.origins.values()))
     sources = sorted({*(origin.source for origin in settings.origins.values()), RELAY_SOURCE})
@@ -81,6 +81,7 @@ def _fill_in_names(schemas: dict[str, Any], settings: ApiSettings) -> None:
         properties = schemas[name]["properties"]
         properties["types"]["anyOf"][0]["items"]["enum"] = types
         properties["source"]["anyOf"][0]["enum"] = sources
+        schemas["SubscriptionConfig"]["properties"]["kind"]["anyOf"][0]["enum"] = list(kinds)
     schemas["TestRequest"]["properties"]["type"]["anyOf"][0]["enum"] = types
     for name, example in examples.BODIES.items():
         schemas[name]["examples"] = [example]

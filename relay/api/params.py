@@ -1,12 +1,14 @@
 """Query parameters: read strictly, since a misspelt filter that is ignored shows too much."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.requests import Request
 
+from relay.api.models import PRINTABLE
 from relay.api.operations import Parameter
 from relay.api.problems import did_you_mean, invalid_detail
 from relay.clock import from_rfc3339
@@ -15,11 +17,16 @@ from relay.errors import FieldError, InvalidRequest
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 MAX_TEXT = 256
+TEXT_PATTERN = f"^{PRINTABLE}{{1,{MAX_TEXT}}}$"
+CURSOR_PATTERN = "^[A-Za-z0-9_-]{1,200}$"
+
 _MAX_FIELDS = 50
+_TEXT = re.compile(TEXT_PATTERN)
+_CURSOR = re.compile(CURSOR_PATTERN)
 
 
 def _read_text(value: str) -> str:
-    if not value or len(value) > MAX_TEXT or not value.isprintable():
+    if _TEXT.fullmatch(value) is None:
         raise ValueError(f"1 to {MAX_TEXT} printable characters are expected")
     return value
 
@@ -45,14 +52,14 @@ def _read_limit(value: str) -> int:
 
 
 def _read_cursor(value: str) -> str:
-    if not 1 <= len(value) <= 200 or not value.isascii():
+    if _CURSOR.fullmatch(value) is None:
         raise ValueError("not one of ours; take it from next_cursor as it is")
     return value
 
 
 def text(name: str, description: str) -> Parameter:
     """A parameter that is compared exactly."""
-    schema = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
+    schema = {"type": "string", "pattern": TEXT_PATTERN}
     return Parameter(name=name, description=description, schema=schema, read=_read_text)
 
 
@@ -91,7 +98,7 @@ PAGE = (
     Parameter(
         name="cursor",
         description="The `next_cursor` of the page before.",
-        schema={"type": "string", "minLength": 1, "maxLength": 200},
+        schema={"type": "string", "pattern": CURSOR_PATTERN},
         read=_read_cursor,
     ),
 )
@@ -156,5 +163,6 @@ def decode_cursor(cursor: str | None) -> int:
         text = ""
     if not (text.startswith("n") and text[1:].isdigit() and len(text) <= 16):
         detail = "cursor: not one of this list's; take it from next_cursor as it is"
-        raise InvalidRequest(detail, errors=[FieldError(pointer="cursor", code="invalid_cursor", detail=detail)])
+        errors = [FieldError(pointer="cursor", code="invalid_cursor", detail=detail)]
+        raise InvalidRequest(detail, code="invalid_cursor", errors=errors)
     return int(text[1:])

@@ -19,7 +19,7 @@ EVENTS = (
             time("until", "Recorded before."),
             *PAGE,
         ),
-        answers={200: Answer(description="A page.", model=shapes.Page[shapes.CloudEvent], headers=NEXT)},
+        answers={200: Answer(description="A page.", model=shapes.EventPage, headers=NEXT)},
     ),
     Operation(
         id="streamEvents",
@@ -55,7 +55,7 @@ EVENTS = (
             text("event", "The event's id."),
             *PAGE,
         ),
-        answers={200: Answer(description="A page.", model=shapes.Page[shapes.DeliveryShape], headers=NEXT)},
+        answers={200: Answer(description="A page.", model=shapes.DeliveryPage, headers=NEXT)},
     ),
     Operation(
         id="getDelivery",
@@ -77,8 +77,6 @@ EVENTS = (
         body=models.Nothing,
         body_optional=True,
         answers={202: Answer(description="It is due now.", model=shapes.DeliveryWithAttempts)},
-        problems={
-            409: "It waits for an earlier event of its job, is being attempted just now, or its subscription is gone."
-        },
+        problems={409: "It waits for an earlier event of its job, is being attempted, or its subscription is gone."},
     ),
 )

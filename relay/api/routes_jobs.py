@@ -50,7 +50,7 @@ JOBS = (
         handler=jobs.list_jobs,
         scopes=READS_JOBS,
         query=(text("status", "The last upstream value."), boolean("open", "Still looked at, or not."), *_WHICH, *PAGE),
-        answers={200: Answer(description="A page.", model=shapes.Page[shapes.Job], headers=NEXT)},
+        answers={200: Answer(description="A page.", model=shapes.JobPage, headers=NEXT)},
     ),
     Operation(
         id="getJob",
@@ -127,7 +127,7 @@ JOBS = (
         answers={
             200: Answer(
                 description="A page, or a stream.",
-                model=shapes.Page[shapes.CloudEvent],
+                model=shapes.EventPage,
                 headers=NEXT,
                 also={STREAM.media_type: STREAM.description},
             ),

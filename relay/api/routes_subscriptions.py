@@ -4,7 +4,7 @@ from relay.api import models, shapes, subscriptions
 from relay.api.operations import ADMINS, LOCATION, NEXT, Answer, Operation
 from relay.api.params import PAGE, boolean
 
-_SUBSCRIPTION = Answer(description="The subscription.", model=shapes.SubscriptionShape)
+_SUBSCRIPTION = Answer(description="The subscription.", model=shapes.Subscription)
 
 SUBSCRIPTIONS = (
     Operation(
@@ -19,7 +19,7 @@ SUBSCRIPTIONS = (
         answers={
             201: Answer(
                 description="The subscription; `config.secret` is shown this once.",
-                model=shapes.SubscriptionShape,
+                model=shapes.Subscription,
                 headers=LOCATION,
             )
         },
@@ -32,7 +32,7 @@ SUBSCRIPTIONS = (
         summary="List subscriptions, newest first",
         handler=subscriptions.list_subscriptions,
         query=(boolean("callbacks", "Those that `callback_url`s made, too.", default=False), *PAGE),
-        answers={200: Answer(description="A page.", model=shapes.Page[shapes.SubscriptionShape], headers=NEXT)},
+        answers={200: Answer(description="A page.", model=shapes.SubscriptionPage, headers=NEXT)},
     ),
     Operation(
         id="getSubscription",
@@ -65,7 +65,7 @@ SUBSCRIPTIONS = (
         description="Its pending deliveries are cancelled.",
         handler=subscriptions.delete,
         scopes=ADMINS,
-        answers={200: Answer(description="The subscription as it was.", model=shapes.SubscriptionShape)},
+        answers={200: Answer(description="The subscription as it was.", model=shapes.Subscription)},
     ),
     Operation(
         id="testSubscription",

@@ -13,7 +13,7 @@ SYSTEM = (
         summary="How the polling of each account goes",
         handler=system.sources,
         query=PAGE,
-        answers={200: Answer(description="A page.", model=shapes.Page[shapes.SourceShape], headers=NEXT)},
+        answers={200: Answer(description="A page.", model=shapes.SourcePage, headers=NEXT)},
     ),
     Operation(
         id="getMetrics",

@@ -14,7 +14,7 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ErrorShape(Shape):
+class Mistake(Shape):
     """One mistake in a request."""
 
     pointer: str = Field(description="A JSON Pointer into the body, or a parameter's name.")
@@ -30,7 +30,7 @@ class Problem(Shape):
     status: int
     detail: str = Field(description="One sentence for a person.")
     code: str = Field(description="For programs; it never changes.")
-    errors: list[ErrorShape]
+    errors: list[Mistake]
     request_id: str = Field(default="", description="Only where the relay's log is needed to know more.")
 
 
@@ -119,14 +119,14 @@ class CloudEvent(BaseModel):
     data: dict[str, Any]
 
 
-class ProtocolSettingsShape(Shape):
+class ShownProtocolSettings(Shape):
     """How the sink gets its requests; credentials are redacted."""
 
     headers: dict[str, str]
     method: Literal["POST", "PUT", "PATCH"]
 
 
-class ConfigShape(Shape):
+class ShownConfig(Shape):
     """How events are rendered, ordered and retried."""
 
     kind: str
@@ -140,7 +140,7 @@ class ConfigShape(Shape):
     secret: str = Field(default="", description="Only in the answer to the request that made it.")
 
 
-class SubscriptionShape(Shape):
+class Subscription(Shape):
     """A subscription; its sink as it may be shown."""
 
     id: str
@@ -148,15 +148,15 @@ class SubscriptionShape(Shape):
     types: list[str] | None
     source: str | None
     protocol: Literal["HTTP"]
-    protocolsettings: ProtocolSettingsShape
-    config: ConfigShape
+    protocolsettings: ShownProtocolSettings
+    config: ShownConfig
     description: str | None
     state: Literal["enabled", "paused", "disabled", "pending"]
     disabled_reason: str | None
     created_at: Time
 
 
-class AttemptShape(Shape):
+class Attempt(Shape):
     """One attempt; headers are redacted."""
 
     number: int
@@ -180,7 +180,7 @@ class TestResult(Shape):
     verdict: Literal["delivered", "retry", "dead", "disable"]
     reason: str
     event: CloudEvent
-    attempt: AttemptShape
+    attempt: Attempt
 
 
 class Secret(Shape):
@@ -195,7 +195,7 @@ class RotatedSecret(Secret):
     old_secret_expires_at: Time
 
 
-class DeliveryShape(Shape):
+class Delivery(Shape):
     """An event on its way to a subscription."""
 
     id: str
@@ -212,13 +212,13 @@ class DeliveryShape(Shape):
     ended_at: Time | None
 
 
-class DeliveryWithAttempts(DeliveryShape):
+class DeliveryWithAttempts(Delivery):
     """A delivery with all its attempts."""
 
-    attempts: list[AttemptShape]
+    attempts: list[Attempt]
 
 
-class SourceShape(Shape):
+class Source(Shape):
     """How the polling of one account goes."""
 
     source: str
@@ -250,3 +250,23 @@ class Ready(Shape):
     problems: list[str]
     notes: list[str]
     checks: dict[str, str]
+
+
+class JobPage(Page[Job]):
+    """One page of jobs."""
+
+
+class SubscriptionPage(Page[Subscription]):
+    """One page of subscriptions."""
+
+
+class EventPage(Page[CloudEvent]):
+    """One page of events."""
+
+
+class DeliveryPage(Page[Delivery]):
+    """One page of deliveries."""
+
+
+class SourcePage(Page[Source]):
+    """One page of accounts."""

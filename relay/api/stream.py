@@ -4,6 +4,7 @@ A stream never skips: it reads the store from its place on, and the signals only
 begun before the first read. A purged job's stream ends.
 """
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ HEARTBEAT_SECONDS = 15.0
 SLICE_SECONDS = 1.0
 CHUNK = 200
 
+EVENT_ID_PATTERN = "^evt_[0-9a-z]{26}$"
+
+_EVENT_ID = re.compile(EVENT_ID_PATTERN)
 _CONNECTED = b": connected\n\n"
 _HEARTBEAT = b": still here\n\n"
 
@@ -42,7 +46,7 @@ def fragments(events: Sequence[Event]) -> tuple[Any, ...]:
 
 async def of_all(call: Call) -> Response:
     """`GET /v1/events/stream`."""
-    last_id = _last_event_id(call.request.headers)
+    last_id = last_event_id(call.request.headers)
     events = call.ports.events
     position = await events.newest_position() if last_id is None else await events.position_of(last_id) or 0
 
@@ -64,7 +68,7 @@ async def of_all(call: Call) -> Response:
 
 async def of_job(call: Call, job: Job) -> Response:
     """`GET /v1/jobs/{id}/events` as a stream: it ends when the job is closed and all is said."""
-    last_id = _last_event_id(call.request.headers)
+    last_id = last_event_id(call.request.headers)
     events, jobs = call.ports.events, call.ports.jobs
     last = None if last_id is None else await events.get(last_id)
     sequence = last.sequence or 0 if last is not None and last.job_uid == job.uid else 0
@@ -131,11 +135,12 @@ def _frame(event: Event) -> bytes:
     return b"id: " + event.id.encode() + b"\nevent: " + event.type.encode() + b"\ndata: " + event.body + b"\n\n"
 
 
-def _last_event_id(headers: Headers) -> str | None:
+def last_event_id(headers: Headers) -> str | None:
+    """The id of the event after which the caller would go on. Raises InvalidRequest for one that is none."""
     given = headers.get("last-event-id")
-    if not given:
+    if given is None:
         return None
-    if len(given) > 64 or not given.startswith("evt_") or not given[4:].isalnum():
+    if _EVENT_ID.fullmatch(given) is None:
         detail = f"Last-Event-ID: {given[:64]!r} is no id of an event: send the last `id` of the stream, or none"
         errors = [FieldError(pointer="Last-Event-ID", code="invalid_last_event_id", detail=detail)]
         raise InvalidRequest(detail, code="invalid_last_event_id", errors=errors)

@@ -1,4 +1,4 @@
-"""The API over a real store, called as from this machine."""
+"""The API over a real store, called as from this machine; every answer is held against the description."""
 
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +11,7 @@ import pytest
 from relay.api.app import create_api
 from relay.store import migrations
 from relay.store.store import open_store
+from tests.api_conformity import check_answer
 from tests.api_world import NOW, World
 from tests.store_kit import ReversingCipher
 
@@ -42,7 +43,8 @@ async def open_client(world: World) -> AsyncIterator[Callable[..., Client]]:
     def make(*, peer: str = "127.0.0.1", base_url: str = "http://127.0.0.1:8080", **settings: Any) -> Client:
         api = create_api(world.ports(**settings))
         transport = httpx2.ASGITransport(app=api, client=(peer, 5000), raise_app_exceptions=False)
-        clients.append(Client(transport=transport, base_url=base_url))
+        hooks = {"response": [check_answer]}
+        clients.append(Client(transport=transport, base_url=base_url, event_hooks=hooks))
         return clients[-1]
 
     yield make

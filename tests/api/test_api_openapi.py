@@ -1,0 +1,170 @@
+import re
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from relay.api import examples, models, shapes
+from relay.api.app import create_api
+from relay.api.catalogue import OPERATIONS
+from tests.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
+from tests.api_world import HOOK
+
+DOCUMENTED = {
+    (method.upper(), path): operation
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+}
+
+
+async def a_job(world, client):
+    await world.look(await world.job("a"), "queued")
+    return "a"
+
+
+async def a_subscription(world, client):
+    return (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
+
+
+async def a_delivery(world, client):
+    await a_subscription(world, client)
+    await a_job(world, client)
+    return (await client.get("/v1/deliveries")).json()["items"][0]["id"]
+
+
+async def an_event(world, client):
+    return (await world.look(await world.job("a"), "queued"))[0].id
+
+
+async def a_schema(world, client):
+    return "job-status.v1"
+
+
+CALLS = {
+    "registerJob": (None, {"id": "new"}, 201),
+    "registerJobs": (None, {"jobs": [{"id": "new"}, {}]}, 200),
+    "listJobs": (a_job, None, 200),
+    "getJob": (a_job, None, 200),
+    "untrackJob": (a_job, None, 200),
+    "refreshJob": (a_job, None, 202),
+    "explainJob": (a_job, None, 200),
+    "listJobEvents": (a_job, None, 200),
+    "createSubscription": (None, {"sink": HOOK}, 201),
+    "listSubscriptions": (a_subscription, None, 200),
+    "getSubscription": (a_subscription, None, 200),
+    "replaceSubscription": (a_subscription, {"sink": HOOK}, 200),
+    "deleteSubscription": (a_subscription, None, 200),
+    "testSubscription": (a_subscription, {"type": "ai.revor.job.failed"}, 200),
+    "pauseSubscription": (a_subscription, None, 200),
+    "resumeSubscription": (a_subscription, None, 200),
+    "rotateSecret": (a_subscription, {}, 200),
+    "getSigningSecret": (None, None, 200),
+    "listEvents": (an_event, None, 200),
+    "streamEvents": (None, None, 200),
+    "getEvent": (an_event, None, 200),
+    "listDeliveries": (a_delivery, None, 200),
+    "getDelivery": (a_delivery, None, 200),
+    "retryDelivery": (a_delivery, None, 202),
+    "listSources": (None, None, 200),
+    "getMetrics": (None, None, 200),
+    "getLiveness": (None, None, 200),
+    "getReadiness": (None, None, 200),
+    "getOpenApi": (None, None, 200),
+    "getSchema": (a_schema, None, 200),
+}
+
+
+@pytest.mark.parametrize(("key", "operation"), DOCUMENTED.items(), ids=lambda value: str(value)[:60])
+async def test_every_documented_operation_answers_as_documented(client, world, key, operation):
+    method, path = key
+    prepare, body, status = CALLS[operation["operationId"]]
+    id = "" if prepare is None else await prepare(world, client)
+    answer = await client.request(method, re.sub(r"\{\w+\}", id, path), json=body)  # the client checks the body
+    assert answer.status_code == status, answer.text
+
+
+def test_every_operation_has_a_call_and_an_id_of_its_own():
+    ids = [operation["operationId"] for operation in DOCUMENTED.values()]
+    assert sorted(ids) == sorted(CALLS)
+
+
+def test_every_route_is_documented_and_every_documented_path_has_a_route(world):
+    api = create_api(world.ports())
+    assert [route.path for route in api.routes] == list(DOCUMENT["paths"])
+    assert set(DOCUMENTED) == {(operation.method, operation.path) for operation in OPERATIONS}
+
+
+async def test_it_is_served_as_it_is_made(client):
+    assert (await client.get("/openapi.json")).json() == DOCUMENT
+
+
+def test_it_is_a_valid_description():
+    schemathesis = pytest.importorskip("schemathesis")
+    schema = schemathesis.openapi.from_dict(DOCUMENT)
+    schema.validate()
+    for component in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(component)
+
+
+def test_every_reference_leads_somewhere():
+    text = str(DOCUMENT)
+    for section, name in set(re.findall(r"#/components/(\w+)/([\w\[\]]+)", text)):
+        assert name in DOCUMENT["components"][section]
+
+
+def test_every_json_answer_and_body_has_an_example_that_is_valid():
+    for (method, path), operation in DOCUMENTED.items():
+        places = [("responses", status, "content") for status in operation["responses"]]
+        places += [("requestBody", "content")] if "requestBody" in operation else []
+        for place in places:
+            content = operation
+            for part in place:
+                content = content.get(part, {})
+            for media_type, media in content.items():
+                if media_type != "application/json" or path == "/openapi.json":
+                    continue
+                pointer = pointer_to("paths", path, method.lower(), *place, media_type, "schema")
+                assert "example" in media, (method, path, place)
+                assert not list(validator(pointer).iter_errors(media["example"])), (method, path, place)
+
+
+def test_the_examples_of_bodies_are_taken_by_their_models():
+    for name, example in examples.BODIES.items():
+        getattr(models, name).model_validate(example)
+        assert not list(validator(f"/components/schemas/{name}").iter_errors(example))
+    for name, example in examples.ANSWERS.items():
+        getattr(shapes, name).model_validate(example)
+
+
+def test_every_operation_says_all_that_it_can_go_wrong_with():
+    for operation in OPERATIONS:
+        documented = DOCUMENT["paths"][operation.path][operation.method.lower()]
+        statuses = set(documented["responses"])
+        assert {"422", "500", "508"} <= statuses
+        assert ("404" in statuses) == ("{" in operation.path)
+        assert ({"400", "413", "415"} <= statuses) == (operation.body is not None)
+        assert ({"401", "403"} <= statuses) == (operation.scopes is not None)
+        assert documented["summary"]
+        for code, answer in documented["responses"].items():
+            assert "X-Request-Id" in answer["headers"]
+            assert int(code) < 400 or list(answer["content"]) == (
+                ["application/json"] if code == "503" else ["application/problem+json"]
+            )
+
+
+def test_with_tokens_it_says_which_scopes_are_needed():
+    document = with_tokens()
+    assert document["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
+    for operation in OPERATIONS:
+        documented = document["paths"][operation.path][operation.method.lower()]
+        assert ("security" in documented) == (operation.scopes is not None)
+    assert document["paths"]["/v1/jobs"]["get"]["security"] == [{"bearer": ["admin", "jobs:write", "read"]}]
+    assert "security" not in DOCUMENT["paths"]["/v1/jobs"]["get"]
+
+
+def test_it_names_what_is_configured():
+    properties = DOCUMENT["components"]["schemas"]["JobRegistration"]["properties"]
+    assert (properties["source"]["enum"], properties["account"]["enum"]) == (["revor"], ["default", "second"])
+    types = DOCUMENT["components"]["schemas"]["SubscriptionCreate"]["properties"]["types"]["anyOf"][0]["items"]["enum"]
+    assert "ai.revor.job.failed" in types
+    assert "relay.test" in types
+    assert set(METHODS) >= {method for methods in DOCUMENT["paths"].values() for method in methods}
