@@ -194,7 +194,8 @@ class Sender:
         whole = False
         try:
             trail.status_code = response.status
-            trail.headers = tuple(islice(response.headers.items(), MAX_RESPONSE_HEADERS))
+            shown = islice(response.headers.items(), MAX_RESPONSE_HEADERS)
+            trail.headers = tuple((str(name), value) for name, value in shown)  # a name is multidict's own kind of str
             body = response.content
             while not (whole := body.at_eof()) and len(trail.excerpt) < MAX_BODY_BYTES:
                 trail.excerpt += await body.read(MAX_BODY_BYTES - len(trail.excerpt))

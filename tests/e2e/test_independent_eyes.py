@@ -1,0 +1,187 @@
+"""What a node sends, judged by programs that are not ours: other people's verifiers, parsers and models."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_http
+from cloudevents.core.formats.json import JSONFormat
+from slack_sdk.models.blocks import Block
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from relay.clock import from_rfc3339
+from tests.e2e_world import Received, World, open_e2e_world
+from tests.schema_check import check_event
+
+NPM_PACKAGES = ("standardwebhooks@1.1.1", "cloudevents@10.0.0")
+NPM_SECONDS = 45
+METADATA = {
+    "recipient_name": "Zoë “Z” O'Neil",
+    "note": 'naïve — 🎉 \u2028 </script> \\ "',
+    "deal": 42,
+    "deep": [{"a": None}],
+}
+LIVES: tuple[dict[str, Any], ...] = (
+    {"final": "succeeded"},
+    {"final": "failed", "error_code": "insufficient_credits", "channel": "email"},
+    {"final": "succeeded", "attempt_failures": 1, "retry_pause_seconds": 10, "channel": "whatsapp"},
+    {"final": "cancelled", "attempt_failures": None, "start_delay_seconds": 30},
+    {"final": "succeeded", "action": "outreach.linkedin.post_like", "skipped": True},
+)
+SCRIPT = """
+import { readFileSync } from "node:fs";
+import { Webhook } from "standardwebhooks";
+import { HTTP } from "cloudevents";
+
+const { secret, requests } = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const webhook = new Webhook(secret);
+const seen = [];
+for (const { headers, body } of requests) {
+  const raw = JSON.parse(body);  // the parser fills in an id and a time where there is none
+  if (typeof raw.id !== "string" || typeof raw.time !== "string") throw new Error("no id or no time: " + body);
+  const verified = webhook.verify(body, headers);
+  let forged = true;
+  try { webhook.verify(body + " ", headers); } catch { forged = false; }
+  if (forged) throw new Error("a changed body verifies");
+  const event = HTTP.toEvent({ headers, body });
+  event.validate();
+  if (JSON.stringify(event.data) !== JSON.stringify(raw.data)) throw new Error("other data: " + body);
+  if (JSON.stringify(verified) !== JSON.stringify(raw)) throw new Error("other event: " + body);
+  seen.push({ id: event.id, time: event.time, type: event.type, source: event.source, subject: event.subject,
+              sequence: event.sequence, specversion: event.specversion });
+}
+console.log(JSON.stringify(seen));
+"""
+
+
+@pytest.fixture(autouse=True)
+async def _bounded() -> AsyncIterator[None]:
+    async with asyncio.timeout(90):
+        yield
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with open_e2e_world(tmp_path) as world:
+        yield world
+
+
+async def captured(world: World) -> tuple[str, list[Received]]:
+    """The secret, and every request of a few jobs' whole lives and of the events about the relay."""
+    job_types = [f"ai.revor.job.{kind}" for kind in ("queued", "scheduled", "running", "retrying")]
+    ends = ("succeeded", "failed", "cancelled")
+    types = [*job_types, *(f"ai.revor.job.{kind}" for kind in ends), "relay.source.unauthorized"]
+    made = await world.subscribe(types=[*types, "relay.source.recovered"])
+    job_ids = [await world.job(metadata=METADATA, **life) for life in LIVES]
+    await world.until(lambda: all(world.kinds(job_id)[-1:] and world.kinds(job_id)[-1] in ends for job_id in job_ids))
+    await world.fault("revoked_key")
+    last = await world.job()
+    await world.until(lambda: "relay.source.unauthorized" in world.kinds())
+    await world.heal()
+    await world.probe()
+    await world.until(lambda: len(world.kinds()) == 2 and "succeeded" in world.kinds(last))
+    tested = await world.api.post(f"/v1/subscriptions/{made['id']}/test")
+    assert tested.status_code == 200, tested.text
+    assert tested.json()["attempt"]["response_headers"]["Content-Length"] == "2"
+    requests = world.received["/events"]
+    kinds = {request.event["type"].rpartition(".")[2] for request in requests}
+    assert kinds >= {"queued", "running", "retrying", "succeeded", "failed", "cancelled", "unauthorized", "recovered"}
+    return made["config"]["secret"], requests
+
+
+async def test_python_eyes(world: World) -> None:
+    secret, requests = await captured(world)
+    webhook, other = Webhook(secret), Webhook("whsec_" + "b3RoZXIh" * 4)
+    for request in requests:
+        assert webhook.verify(request.body, dict(request.headers)) == request.event
+        assert request.headers["webhook-id"] == request.event["id"]
+        with pytest.raises(WebhookVerificationError):
+            webhook.verify(request.body + b" ", dict(request.headers))
+        with pytest.raises(WebhookVerificationError):
+            other.verify(request.body, dict(request.headers))
+
+        document = check_event(request.body)
+        assert request.headers["content-type"].partition(";")[0] == "application/cloudevents+json"
+        parsed = from_http(HTTPMessage(headers=dict(request.headers), body=request.body), JSONFormat())
+        attributes = parsed.get_attributes()
+        assert (attributes["id"], attributes["type"]) == (document["id"], document["type"])
+        assert attributes["time"].timestamp() == from_rfc3339(document["time"])
+        assert parsed.get_data() == document["data"]
+    assert len({request.headers["webhook-id"] for request in requests}) == len(requests)
+    told = [request.event["data"]["metadata"] for request in requests if ".job." in request.event["type"]]
+    assert METADATA in told
+
+
+def npm_folder(tmp_path: Path) -> Path:
+    """A folder in which the packages are installed; skips the test where that is not possible here."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        pytest.skip("NOT VERIFIED WITH JAVASCRIPT: node and npm are needed, and are not both here")
+    folder = tmp_path / "javascript"
+    folder.mkdir()
+    (folder / "package.json").write_text('{"private": true, "type": "module"}')
+    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", *NPM_PACKAGES]
+    try:
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"NOT VERIFIED WITH JAVASCRIPT: npm install took longer than {NPM_SECONDS} s")
+    if ran.returncode != 0:
+        pytest.skip(f"NOT VERIFIED WITH JAVASCRIPT: npm install failed: {ran.stderr.strip()[:500]}")
+    return folder
+
+
+async def test_javascript_eyes(world: World, tmp_path: Path) -> None:
+    folder = await asyncio.to_thread(npm_folder, tmp_path)
+    secret, requests = await captured(world)
+    for request in requests:
+        raw = orjson.loads(request.body)
+        assert raw["id"]
+        assert raw["time"]
+    content = [{"headers": dict(request.headers), "body": request.body.decode()} for request in requests]
+    (folder / "requests.json").write_text(json.dumps({"secret": secret, "requests": content}), encoding="utf-8")
+    (folder / "look.mjs").write_text(SCRIPT, encoding="utf-8")
+    ran = await asyncio.to_thread(
+        subprocess.run, ["node", "look.mjs", "requests.json"], cwd=folder, capture_output=True, text=True, timeout=30
+    )
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout)
+    assert len(seen) == len(requests)
+    for event, request in zip(seen, requests, strict=True):
+        raw = request.event
+        assert {name: event.get(name) for name in ("id", "type", "source", "subject", "sequence", "specversion")} == {
+            name: raw.get(name) for name in ("id", "type", "source", "subject", "sequence", "specversion")
+        }
+        assert abs(from_rfc3339(event["time"]) - from_rfc3339(raw["time"])) < 0.001  # theirs has milliseconds
+
+
+async def test_slack_eyes(world: World) -> None:
+    await world.subscribe("/slack", types=["ai.revor.job.failed", "ai.revor.job.succeeded"], config={"kind": "slack"})
+    code = "connect_account_reconnect_required"
+    life = {"final": "failed", "error_code": code, "channel": "linkedin"}
+    await world.job(metadata={"recipient_name": "Alex"}, **life)
+    await world.until(lambda: len(world.received.get("/slack", [])) == 1)
+    await world.job(metadata={"recipient_name": "<!channel> & *Kim*"}, channel="email")
+    await world.until(lambda: len(world.received["/slack"]) == 2)
+    messages = [request.event for request in world.received["/slack"]]
+    for request, message in zip(world.received["/slack"], messages, strict=True):
+        assert request.headers["content-type"].startswith("application/json")
+        blocks = Block.parse_all(message["blocks"])
+        assert len(blocks) == len(message["blocks"]) <= 50
+        assert all(type(block) is not Block for block in blocks)  # each is of a type that they know
+        for block, raw in zip(blocks, message["blocks"], strict=True):
+            block.validate_json()
+            assert block.to_dict()["type"] == raw["type"]
+    first, second = (message["text"] for message in messages)
+    assert first == "LinkedIn outreach to Alex failed: the LinkedIn account needs reconnecting"
+    assert first in messages[0]["blocks"][0]["text"]["text"]
+    assert second.startswith("Email outreach to &lt;!channel&gt; &amp; ")
+    assert second.endswith(" was accepted")
+    await world.node.dispatcher.drain()  # an attempt's end is written after the sink has answered
+    deliveries = (await world.api.get("/v1/deliveries?state=delivered")).json()["items"]
+    assert len(deliveries) == 2
