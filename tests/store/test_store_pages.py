@@ -1,0 +1,200 @@
+"""Pages of lists: every row once, newest first, with every filter; cursors are ours or refused."""
+
+import base64
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.records import Page
+from relay.errors import InvalidRequest
+from relay.store.pages import decode_cursor, decode_moment, encode_cursor, moment_key
+from relay.store.store import Store
+from tests.store_kit import NOW, claim, deliveries, execute, look, mark_of, relay_event, subscription, track
+
+
+async def walk(page: Callable[..., Awaitable[Page[Any]]], limit: int, **filters: Any) -> list[Any]:
+    """All items of a list, page by page."""
+    items: list[Any] = []
+    cursor: str | None = None
+    for _ in range(100):
+        found = await page(limit=limit, cursor=cursor, **filters)
+        assert len(found.items) == limit or found.next_cursor is None
+        items += found.items
+        cursor = found.next_cursor
+        if cursor is None:
+            return items
+    raise AssertionError("the list does not end")
+
+
+@pytest.fixture
+async def full(store: Store) -> Store:
+    """Twelve jobs, some closed; two events each; three subscriptions and a callback; deliveries in every state."""
+    for name, fields in {
+        "sub_1": {},
+        "sub_2": {"types": ("ai.revor.job.failed",)},
+        "sub_3": {"types": ("relay.source.down",)},
+    }.items():
+        await store.subscriptions.create(subscription(name, **fields))
+    await store.subscriptions.callback_for("https://callback.example", "sub_4", NOW)
+    for nth in range(12):
+        account, source = ("other", "revor") if nth % 4 == 0 else ("default", "second" if nth % 5 == 0 else "revor")
+        uid = await track(store, f"job {nth}", tracked_at=NOW + nth, account=account, source=source)
+        last = "failed" if nth % 3 == 0 else "running"
+        outcome = "failed" if nth % 3 == 0 else None
+        await store.jobs.record(look(uid, 0, "queued", last, now=NOW + nth, outcome=outcome))
+    await store.events.record(relay_event(now=NOW + 6))
+    for nth, one in enumerate(await claim(store, "sub_1", now=NOW + 20)):
+        await store.deliveries.mark(mark_of(one, ("delivered", "dead", "pending")[nth % 3], now=NOW + 20))
+    await store.subscriptions.remove("sub_3", NOW + 20)
+    await store.subscriptions.create(subscription("sub_3"))
+    return store
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 12, 500])
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ({}, lambda job: True),
+        ({"status": "failed"}, lambda job: job.progress.status == "failed"),
+        ({"status": "none"}, lambda job: False),
+        ({"open": True}, lambda job: job.open),
+        ({"open": False}, lambda job: not job.open),
+        ({"account": "other"}, lambda job: job.account == "other"),
+        ({"source": "second"}, lambda job: job.source == "second"),
+        (
+            {"source": "revor", "account": "default", "open": True, "status": "running"},
+            lambda job: job.source == "revor" and job.account == "default" and job.open,
+        ),
+    ],
+)
+async def test_jobs(full: Store, limit: int, filters: dict[str, Any], wanted: Callable[[Any], bool]) -> None:
+    everything = await walk(full.jobs.page, 500)
+    assert len(everything) == 12
+    assert [job.uid for job in everything] == sorted((job.uid for job in everything), reverse=True)
+    assert await walk(full.jobs.page, limit, **filters) == [job for job in everything if wanted(job)]
+
+
+@pytest.mark.parametrize("limit", [1, 4, 25, 500])
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ({}, lambda event: True),
+        ({"type": "ai.revor.job.failed"}, lambda event: event.type == "ai.revor.job.failed"),
+        ({"since": NOW + 3}, lambda event: event.recorded_at >= NOW + 3),
+        ({"until": NOW + 3}, lambda event: event.recorded_at < NOW + 3),
+        ({"since": NOW + 3, "until": NOW + 3}, lambda event: False),
+        (
+            {"type": "ai.revor.job.queued", "since": NOW + 3, "until": NOW + 7},
+            lambda event: event.type == "ai.revor.job.queued" and NOW + 3 <= event.recorded_at < NOW + 7,
+        ),
+    ],
+)
+async def test_events(full: Store, limit: int, filters: dict[str, Any], wanted: Callable[[Any], bool]) -> None:
+    everything = await walk(full.events.page, 500)
+    assert len(everything) == 25
+    moments = [event.recorded_at for event in everything]
+    assert moments == sorted(moments, reverse=True)
+    assert await walk(full.events.page, limit, **filters) == [event for event in everything if wanted(event)]
+
+
+async def test_events_of_a_subject(full: Store) -> None:
+    (job,) = await full.jobs.find("job 4")
+    found = await walk(full.events.page, 1, subject=f"subject of {job.uid}")
+    assert [event.sequence for event in found] == [2, 1]
+
+
+async def test_events_of_one_moment_come_the_last_committed_first(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, *["running"] * 7))
+    assert [event.sequence for event in await walk(store.events.page, 2)] == [7, 6, 5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("limit", [1, 4, 500])
+@pytest.mark.parametrize("state", [None, "pending", "delivered", "dead", "cancelled"])
+async def test_deliveries(full: Store, limit: int, state: str | None) -> None:
+    await execute(full, "UPDATE deliveries SET state = 'cancelled' WHERE sequence = 2 AND subscription_id = 'sub_2'")
+    rows = await deliveries(full)
+    shown = {"blocked": "pending"}
+    wanted = {row["id"] for row in rows if state in (None, shown.get(row["state"], row["state"]))}
+    found = await walk(full.deliveries.page, limit, state=state)
+    assert [one.id for one in found] == sorted(wanted, reverse=True)
+    assert len(wanted) > 3
+    for name in ("sub_1", "sub_2", "sub_none"):
+        of_one = await walk(full.deliveries.page, limit, state=state, subscription_id=name)
+        assert of_one == [one for one in found if one.subscription_id == name]
+    event_id = rows[0]["event_id"]
+    of_event = await walk(full.deliveries.page, limit, state=state, event_id=event_id)
+    assert of_event == [one for one in found if one.event_id == event_id]
+
+
+async def test_subscriptions_without_callbacks_unless_asked_for(full: Store) -> None:
+    assert [one.id for one in await walk(full.subscriptions.page, 2)] == ["sub_3", "sub_2", "sub_1"]
+    with_callbacks = await walk(full.subscriptions.page, 2, callbacks=True)
+    assert [one.id for one in with_callbacks] == ["sub_4", "sub_3", "sub_2", "sub_1"]
+
+
+async def test_a_row_that_comes_while_one_walks_moves_nothing(store: Store) -> None:
+    for nth in range(4):
+        await track(store, f"job {nth}", tracked_at=NOW + nth)
+    first = await store.jobs.page(limit=2)
+    await track(store, "newer", tracked_at=NOW + 9)
+    second = await store.jobs.page(limit=2, cursor=first.next_cursor)
+    assert [job.external_id for job in (*first.items, *second.items)] == ["job 3", "job 2", "job 1", "job 0"]
+    assert second.next_cursor is None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "=", "zzzz", "é", "\ud800", "a" * 201, "am9iXw===", "null", "evt_1", "+/"])
+async def test_a_garbage_cursor_is_refused_by_every_list(store: Store, cursor: str) -> None:
+    for page in (store.jobs.page, store.events.page, store.deliveries.page, store.subscriptions.page):
+        with pytest.raises(InvalidRequest) as refused:
+            await page(limit=5, cursor=cursor)
+        assert refused.value.status == 422
+        assert [error.code for error in refused.value.errors] == ["invalid_cursor"]
+
+
+async def test_a_cursor_of_another_list_is_refused(full: Store) -> None:
+    pages = {
+        "jobs": full.jobs.page,
+        "events": full.events.page,
+        "deliveries": full.deliveries.page,
+        "subscriptions": full.subscriptions.page,
+    }
+    cursors = {name: (await page(limit=1)).next_cursor for name, page in pages.items()}
+    for name, cursor in cursors.items():
+        assert cursor is not None
+        for other, page in pages.items():
+            if other != name:
+                with pytest.raises(InvalidRequest):
+                    await page(limit=1, cursor=cursor)
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+def test_a_cursor_is_ours_or_refused(cursor: str) -> None:
+    for decode in (lambda text: decode_cursor(text, prefix="job_"), decode_moment):
+        try:
+            key = decode(cursor)
+        except InvalidRequest:
+            continue
+        if isinstance(key, tuple):
+            assert decode_moment(encode_cursor(moment_key(*key))) == key
+        else:
+            assert key is not None
+            assert key.startswith("job_")
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=100))
+def test_a_key_comes_back_from_its_cursor(key: str) -> None:
+    assert decode_cursor(encode_cursor("job_" + key), prefix="job_") == "job_" + key
+
+
+@given(st.floats(0, 1e11), st.integers(0, 2**59))
+def test_a_moment_comes_back_from_its_cursor_to_the_last_bit(time: float, position: int) -> None:
+    assert decode_moment(encode_cursor(moment_key(time, position))) == (time, position)
+
+
+def test_no_cursor_is_the_first_page() -> None:
+    assert decode_cursor(None) is None
+    assert decode_moment(None) is None

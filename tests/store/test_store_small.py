@@ -1,0 +1,89 @@
+"""Answers kept for Idempotency-Keys, the states of accounts, and ids."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from relay.core.records import AccountState, StoredAnswer
+from relay.errors import StoreError
+from relay.store.store import Store
+from tests.store_kit import NOW, relay_event, states, subscription, together
+
+DAY = 86_400.0
+
+
+async def begin(store: Store, key: str = "key", digest: str = "digest", now: float = NOW) -> StoredAnswer | None:
+    return await store.idempotency.begin(key, digest, now, now - DAY)
+
+
+async def test_a_new_key_begins(store: Store) -> None:
+    assert await begin(store) is None
+
+
+async def test_a_key_in_flight_is_known_with_its_body_and_no_answer(store: Store) -> None:
+    await begin(store, digest="first")
+    assert await begin(store, digest="second") == StoredAnswer(body_digest="first")
+
+
+@pytest.mark.parametrize("body", [b"", b'{"a":"\xc3\xa4"}', bytes(range(256))])
+async def test_an_answer_is_given_again_byte_for_byte(store: Store, body: bytes) -> None:
+    await begin(store)
+    headers = {"Location": "/v1/jobs/1", "Content-Type": "application/json"}
+    await store.idempotency.end("key", 201, body, headers)
+    for _ in range(2):
+        assert await begin(store) == StoredAnswer(body_digest="digest", status_code=201, body=body, headers=headers)
+
+
+async def test_of_two_requests_at_once_one_is_new(store: Store) -> None:
+    results = await together(store, begin(store), begin(store), begin(store, "other"))
+    assert results == [None, StoredAnswer(body_digest="digest"), None]
+
+
+async def test_a_request_that_came_to_nothing_may_come_again(store: Store) -> None:
+    await begin(store)
+    await store.idempotency.forget("key")
+    assert await begin(store) is None
+
+
+async def test_a_key_is_new_again_after_its_time(store: Store) -> None:
+    await begin(store, digest="old")
+    await store.idempotency.end("key", 201, b"old", {})
+    assert await begin(store, digest="new", now=NOW + DAY) is not None
+    assert await begin(store, digest="new", now=NOW + DAY + 1) is None
+    assert await begin(store, now=NOW + DAY + 1) == StoredAnswer(body_digest="new")
+
+
+async def test_a_crash_lets_what_was_in_flight_come_again_and_keeps_answers(
+    store: Store, open_again: Callable[..., Awaitable[Store]]
+) -> None:
+    await begin(store, "in flight")
+    await begin(store, "answered")
+    await store.idempotency.end("answered", 200, b"yes", {})
+    await store.close()
+    again = await open_again()
+    assert await begin(again, "in flight") is None
+    assert await begin(again, "answered") == StoredAnswer(body_digest="digest", status_code=200, body=b"yes")
+
+
+async def test_the_state_of_an_account_is_kept_with_the_event_that_says_so(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", types=("relay.source.unauthorized",)))
+    assert await store.accounts.all() == []
+    bad = AccountState(
+        source="revor", name="default", state="unauthorized", since=NOW, problem={"code": "401", "message": "no"}
+    )
+    await store.accounts.set(bad, relay_event("relay.source.unauthorized"))
+    other = AccountState(source="revor", name="other", state="down", since=NOW)
+    await store.accounts.set(other)
+    assert sorted(await store.accounts.all(), key=lambda one: one.name) == [bad, other]
+    well = AccountState(source="revor", name="default")
+    await store.accounts.set(well)
+    assert sorted(await store.accounts.all(), key=lambda one: one.name) == [well, other]
+    assert await states(store) == ["pending"]
+
+
+async def test_an_account_whose_event_fails_keeps_its_state(store: Store) -> None:
+    event = relay_event("relay.source.down")
+    await store.events.record(event)
+    with pytest.raises(StoreError):
+        await store.accounts.set(AccountState(source="revor", name="default", state="down", since=NOW), event)
+    assert await store.accounts.all() == []

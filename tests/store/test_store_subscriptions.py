@@ -1,0 +1,198 @@
+"""Subscriptions and their secrets; what can be a credential is never in the file."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from relay.core.subscription import SigningSecret, Subscription
+from relay.errors import RelayError, StoreError
+from relay.keys import Keyring, new_key
+from relay.store.store import Store
+from relay.store.subscriptions import CALLBACK_OWNER
+from tests.store_kit import NOW, counts, execute, lease, look, subscription, track
+
+FULL = Subscription(
+    id="sub_full",
+    sink="https://user:sink-password@hooks.example/T000/sink-token?key=sink-query",
+    kind="slack",
+    types=("ai.revor.job.failed", "relay.source.down"),
+    source="https://revor.ai/api/v1/outreach/jobs",
+    method="PUT",
+    headers=(("Authorization", "Bearer header-token"), ("X-Twice", "1"), ("X-Twice", "2")),
+    ordering="none",
+    timeout_seconds=7.5,
+    retry_schedule_seconds=(1.0, 2.5),
+    rate_per_second=0.5,
+    concurrency=3,
+    description="to the team",
+    options={"template": {"a": [1, None]}},
+    secrets=(SigningSecret(value="whsec_very-secret"),),
+    created_at=NOW,
+    start_at=NOW - 5,
+)
+
+
+async def test_a_subscription_comes_back_as_it_was_stored(store: Store) -> None:
+    await store.subscriptions.create(FULL)
+    assert await store.subscriptions.get("sub_full") == FULL
+    assert await store.subscriptions.all() == [FULL]
+    assert (await store.subscriptions.page(limit=5)).items == (replace(FULL, secrets=()),)
+
+
+async def test_defaults_come_back_as_well(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", types=None, retry_schedule_seconds=()))
+    await store.subscriptions.create(subscription("sub_2", types=()))
+    assert await store.subscriptions.all() == [
+        subscription("sub_1", types=None, retry_schedule_seconds=()),
+        subscription("sub_2", types=()),
+    ]
+
+
+async def test_an_id_can_be_taken_once(store: Store) -> None:
+    await store.subscriptions.create(FULL)
+    with pytest.raises(StoreError):
+        await store.subscriptions.create(replace(FULL, sink="https://other.example"))
+    assert await store.subscriptions.get("sub_full") == FULL
+    assert (await counts(store))["secrets"] == 1
+
+
+async def test_new_settings_leave_state_secrets_and_age_alone(store: Store) -> None:
+    await store.subscriptions.create(FULL)
+    await store.subscriptions.set_state("sub_full", "disabled", NOW + 1, "410 Gone")
+    await store.subscriptions.set_failing_since("sub_full", NOW)
+    new = subscription("sub_full", sink="https://new.example", created_at=NOW + 99, state="enabled", callback=True)
+    await store.subscriptions.replace(new)
+    found = await store.subscriptions.get("sub_full")
+    assert found == replace(
+        new,
+        state="disabled",
+        disabled_reason="410 Gone",
+        failing_since=NOW,
+        created_at=NOW,
+        start_at=NOW - 5,
+        secrets=FULL.secrets,
+        callback=False,
+    )
+
+
+async def test_states_and_their_reasons(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+
+    async def found() -> tuple[str, str | None, float | None]:
+        one = await store.subscriptions.get("sub_1")
+        assert one is not None
+        return one.state, one.disabled_reason, one.failing_since
+
+    await store.subscriptions.set_failing_since("sub_1", NOW)
+    assert await found() == ("enabled", None, NOW)
+    await store.subscriptions.set_state("sub_1", "disabled", NOW, "only failures")
+    assert await found() == ("disabled", "only failures", NOW)
+    await store.subscriptions.set_state("sub_1", "paused", NOW, "ignored")
+    assert await found() == ("paused", None, NOW)
+    await store.subscriptions.set_state("sub_1", "enabled", NOW)
+    assert await found() == ("enabled", None, None)
+
+
+async def test_a_rotated_secret_is_kept_for_a_while_behind_the_new_one(store: Store) -> None:
+    await store.subscriptions.create(FULL)
+    for nth in range(3):  # all in one moment: the current one is the one that does not expire
+        await store.subscriptions.add_secret("sub_full", f"whsec_{nth}", NOW, old_expire_at=NOW + nth)
+    current, *old = await store.subscriptions.secrets("sub_full")
+    assert current == SigningSecret(value="whsec_2")
+    assert {secret.value: secret.expires_at for secret in old} == {
+        **{"whsec_very-secret": NOW, "whsec_0": NOW + 1, "whsec_1": NOW + 2},
+    }
+
+
+async def test_old_secrets_come_newest_first(store: Store) -> None:
+    await store.subscriptions.create(FULL)
+    for nth in range(1, 4):
+        await store.subscriptions.add_secret("sub_full", f"whsec_{nth}", NOW + nth, old_expire_at=NOW + 99)
+    found = [secret.value for secret in await store.subscriptions.secrets("sub_full")]
+    assert found == ["whsec_3", "whsec_2", "whsec_1", "whsec_very-secret"]
+    stored = await store.subscriptions.get("sub_full")
+    assert stored is not None
+    assert [secret.value for secret in stored.secrets] == found
+    assert [secret.value for secret in (await store.subscriptions.all())[0].secrets] == found
+
+
+async def test_the_relays_own_secret_is_stored_like_any(store: Store) -> None:
+    assert await store.subscriptions.secrets(CALLBACK_OWNER) == ()
+    await store.subscriptions.add_secret(CALLBACK_OWNER, "whsec_default", NOW)
+    assert await store.subscriptions.secrets(CALLBACK_OWNER) == (SigningSecret(value="whsec_default"),)
+
+
+async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_deliveries(store: Store) -> None:
+    await store.subscriptions.create(FULL)
+    sub = await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
+    uid = await track(store, callback_subscription_id=sub)
+    (leased, *_) = await store.jobs.record(look(uid, 0, "failed", lease=lease("sub_full", sub)))
+    for name in ("sub_full", sub):
+        await store.subscriptions.remove(name, NOW + 1)
+    left = await counts(store)
+    assert (left["subscriptions"], left["secrets"], left["job_callbacks"], left["deliveries"]) == (0, 0, 0, 2)
+    shown = await store.deliveries.get(leased.id)
+    assert shown is not None
+    assert (shown.state, shown.ended_at, shown.reason) == ("cancelled", NOW + 1, "subscription_removed")
+    made_anew = await store.subscriptions.callback_for("https://callback.example", "sub_anew", NOW)
+    assert made_anew == "sub_anew"
+
+
+async def test_nothing_that_can_be_a_credential_is_in_the_file(
+    open_again: Callable[..., Awaitable[Store]],
+) -> None:
+    keyring = Keyring([new_key()])
+    store = await open_again(keyring)
+    await store.subscriptions.create(FULL)
+    await store.subscriptions.callback_for("https://callback.example/callback-token", "sub_1", NOW)
+    await store.subscriptions.add_secret(CALLBACK_OWNER, "whsec_callback-secret", NOW)
+    await store.subscriptions.add_secret("sub_full", "whsec_rotated", NOW, old_expire_at=NOW + 5)
+    await store.idempotency.begin("key", "digest", NOW, 0.0)
+    await store.idempotency.end("key", 201, b'{"secret": "whsec_answer"}', {"Location": "/v1/header-of-answer"})
+    assert await store.subscriptions.get("sub_full") is not None
+
+    words = (
+        *("sink-password", "sink-token", "sink-query", "hooks.example", "header-token", "X-Twice", "Authorization"),
+        *("very-secret", "callback-token", "callback.example", "callback-secret", "rotated", "whsec_"),
+        *("whsec_answer", "header-of-answer"),
+    )
+
+    def found() -> list[str]:
+        path = store.database.path
+        files = [one for one in path.parent.iterdir() if one.name.startswith(path.name)]
+        assert len(files) > 1
+        raw = b"".join(one.read_bytes() for one in files)
+        assert b"ai.revor.job.failed" in raw  # the right files, and readable ones
+        return [word for word in words if word.encode() in raw]
+
+    assert found() == []
+    await store.close()
+    assert found() == []
+    again = await open_again(keyring)
+    assert (await again.subscriptions.get("sub_full")) is not None
+
+
+async def test_another_key_opens_nothing(open_again: Callable[..., Awaitable[Store]]) -> None:
+    store = await open_again(Keyring([new_key()]))
+    await store.subscriptions.create(FULL)
+    await store.close()
+    again = await open_again(Keyring([new_key()]))
+    for call in (again.subscriptions.get("sub_full"), again.subscriptions.secrets("sub_full")):
+        with pytest.raises(RelayError) as refused:
+            await call
+        assert refused.value.code == "decrypt_failed"
+
+
+async def test_a_ciphertext_copied_to_another_row_does_not_open_there(
+    open_again: Callable[..., Awaitable[Store]],
+) -> None:
+    store = await open_again(Keyring([new_key()]))
+    await store.subscriptions.create(FULL)
+    await store.subscriptions.create(subscription("sub_1"))
+    await execute(
+        store,
+        "UPDATE subscriptions SET sealed = (SELECT sealed FROM subscriptions WHERE id = 'sub_full') WHERE id = 'sub_1'",
+    )
+    with pytest.raises(RelayError, match="another row"):
+        await store.subscriptions.get("sub_1")

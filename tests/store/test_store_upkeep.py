@@ -1,0 +1,214 @@
+"""Retention in small batches that always come to an end, and never take what is still owed."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from relay.errors import StaleSequence
+from relay.store.store import Store
+from relay.store.upkeep import BATCH, _delete_events, _delete_jobs, _each
+from tests.store_kit import (
+    NOW,
+    claim,
+    counts,
+    deliver_all,
+    job_event,
+    look,
+    mark_of,
+    registration,
+    relay_event,
+    rows,
+    subscription,
+    together,
+    track,
+)
+
+
+async def events_at(store: Store, *moments: float) -> list[str]:
+    """Jobs with one event each, recorded at these times."""
+    batch = [registration(f"job {n}", tracked_at=moment) for n, moment in enumerate(moments)]
+    await store.jobs.register_many(batch)
+    for one, moment in zip(batch, moments, strict=True):
+        await store.jobs.record(look(one.uid, 0, "succeeded", outcome="succeeded", now=moment))
+    return [one.uid for one in batch]
+
+
+async def sweep(store: Store, before: float, limit: int = 100) -> list[int]:
+    """All batches of one sweep over the events."""
+    batches: list[int] = []
+    after: float | None = 0.0
+    while after is not None:
+        assert len(batches) < limit, "this does not end"
+        deleted, after = await store.upkeep.delete_events(before, after)
+        batches.append(deleted)
+    return batches
+
+
+async def until_none(delete: Callable[[], Awaitable[int]], limit: int = 100) -> list[int]:
+    batches = [await delete()]
+    while batches[-1]:
+        assert len(batches) < limit, "this does not end"
+        batches.append(await delete())
+    return batches
+
+
+async def test_old_events_go_with_their_ended_deliveries_and_attempts(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await events_at(store, NOW, NOW + 1, NOW + 2)
+    await deliver_all(store, "sub_1", now=NOW + 3)
+    assert sum(await sweep(store, NOW + 2)) == 2
+    left = await counts(store)
+    assert (left["events"], left["deliveries"], left["attempts"], left["jobs"]) == (1, 1, 1, 3)
+
+
+async def test_an_event_with_a_pending_delivery_stays_until_it_ends(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.subscriptions.create(subscription("sub_2"))
+    await events_at(store, NOW, NOW + 1)
+    await deliver_all(store, "sub_1", now=NOW + 3)
+    (one,) = await claim(store, "sub_2", 1, now=NOW + 3)
+    await store.deliveries.mark(mark_of(one, now=NOW + 3))
+    assert sum(await sweep(store, NOW + 9)) == 1
+    assert [row["job_uid"] for row in await rows(store, "SELECT job_uid FROM events")] != [one.job_uid]
+    await deliver_all(store, "sub_2", now=NOW + 3)
+    assert sum(await sweep(store, NOW + 9)) == 1
+    assert (await counts(store))["attempts"] == 0
+
+
+async def test_a_blocked_follower_keeps_its_event(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued", "running"))
+    assert sum(await sweep(store, NOW + 9)) == 0
+    assert (await counts(store))["events"] == 2
+
+
+async def test_a_sweep_goes_in_batches_and_ends(store: Store) -> None:
+    await events_at(store, *(NOW + n / 1000 for n in range(2 * BATCH + 7)))
+    assert await sweep(store, NOW + 9) == [BATCH, BATCH, 7]
+    assert await sweep(store, NOW + 9) == [0]
+
+
+async def test_many_events_of_one_moment_go_all(store: Store) -> None:
+    await events_at(store, *[NOW] * (2 * BATCH + 7))
+    assert sum(await sweep(store, NOW + 1)) == 2 * BATCH + 7
+
+
+async def test_many_events_of_one_moment_that_are_owed_hold_nothing_up(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
+    await events_at(store, *[NOW] * (BATCH + 5))
+    uid = await track(store, "free")
+    await store.jobs.record(look(uid, 0, "queued"))
+    await store.events.record(relay_event(now=NOW + 1))
+    assert sum(await sweep(store, NOW + 2)) == 2
+    assert (await counts(store))["events"] == BATCH + 5
+
+
+async def test_an_event_that_is_asked_for_again_between_look_and_deletion_stays(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await events_at(store, NOW, NOW)
+    first, second = await deliver_all(store, "sub_1")
+    await store.deliveries.retry(first.id, NOW + 1)
+    deletion = store.database.write(_each(_delete_events), ([first.event.id, second.event.id],))
+    assert await together(store, deletion) == [1]
+    assert await store.deliveries.get(first.id) is not None
+    assert await store.deliveries.get(second.id) is None
+
+
+async def test_a_job_whose_events_went_goes_on_counting(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    await sweep(store, NOW + 9)
+    with pytest.raises(StaleSequence):
+        await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(look(uid, 1, "running"))
+    assert [event.sequence for event in await store.events.of_job(uid)] == [2]
+
+
+async def test_old_attempts_go_by_their_id(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await events_at(store, *[NOW] * (BATCH + 5))
+    old = await claim(store, "sub_1", BATCH + 4)
+    await together(
+        store, *(store.deliveries.mark(mark_of(one, attempt_id=f"att_1{n:06}")) for n, one in enumerate(old))
+    )
+    (new,) = await claim(store, "sub_1")
+    await store.deliveries.mark(mark_of(new, attempt_id="att_2"))
+    assert await until_none(lambda: store.upkeep.delete_attempts("att_2")) == [BATCH, 4, 0]
+    assert [row["id"] for row in await rows(store, "SELECT id FROM attempts")] == ["att_2"]
+
+
+async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    owed, *others = await events_at(store, NOW, *[NOW + 1] * (BATCH + 5))
+    for one in await claim(store, "sub_1", 1_000, now=NOW + 2):
+        if one.job_uid != owed:
+            await store.deliveries.mark(mark_of(one))
+    tracked = await track(store, "tracked")
+    assert await until_none(lambda: store.upkeep.delete_jobs(NOW + 1)) == [0]
+    assert await until_none(lambda: store.upkeep.delete_jobs(NOW + 2)) == [BATCH, 5, 0]
+    assert {row["uid"] for row in await rows(store, "SELECT uid FROM jobs")} == {owed, tracked}
+    assert len(others) == BATCH + 5
+
+
+async def test_many_owed_jobs_hold_the_others_not_up(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
+    await events_at(store, *[NOW] * (BATCH + 5))
+    free = await track(store, "free")
+    await store.jobs.untrack(free, NOW + 1)
+    assert await until_none(lambda: store.upkeep.delete_jobs(NOW + 2)) == [1, 0]
+    assert await store.jobs.get(free) is None
+
+
+async def test_a_job_that_is_taken_up_again_between_look_and_deletion_stays(store: Store) -> None:
+    sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
+    uid = await track(store, "a", callback_subscription_id=sub)
+    await store.jobs.untrack(uid, NOW)
+    again = store.jobs.register(registration("a"))
+    deletion = store.database.write(_each(_delete_jobs), ([uid], NOW + 5))
+    registered, deleted = await together(store, again, deletion)
+    assert (registered.resumed, deleted) == (True, 0)
+    assert (await counts(store))["job_callbacks"] == 1
+
+
+async def test_a_job_takes_its_callbacks_with_it(store: Store) -> None:
+    sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
+    uid = await track(store, "a", callback_subscription_id=sub)
+    await store.jobs.untrack(uid, NOW)
+    assert await store.upkeep.delete_jobs(NOW + 5) == 1
+    assert (await counts(store))["job_callbacks"] == 0
+    assert (await counts(store))["subscriptions"] == 1
+
+
+async def test_old_idempotency_keys_go(store: Store) -> None:
+    for nth in range(BATCH + 3):
+        await store.idempotency.begin(f"key {nth}", "digest", NOW if nth else NOW + 5, 0.0)
+    assert await until_none(lambda: store.upkeep.delete_idempotency_keys(NOW + 5)) == [BATCH, 2, 0]
+    assert await store.idempotency.begin("key 0", "digest", NOW + 9, 0.0) is not None
+
+
+async def test_secrets_go_once_they_have_expired(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.subscriptions.add_secret("sub_1", "whsec_a", NOW)
+    await store.subscriptions.add_secret("sub_1", "whsec_b", NOW, old_expire_at=NOW + 10)
+    assert await store.upkeep.delete_secrets(NOW + 10) == 0
+    assert await store.upkeep.delete_secrets(NOW + 11) == 1
+    assert [secret.value for secret in await store.subscriptions.secrets("sub_1")] == ["whsec_b"]
+
+
+async def test_several_sweeps_in_one_group_are_fine(store: Store) -> None:
+    await events_at(store, NOW, NOW, NOW)
+    results = await together(
+        store,
+        store.upkeep.delete_secrets(NOW),
+        store.upkeep.delete_idempotency_keys(NOW),
+        store.upkeep.delete_attempts("att_"),
+    )
+    assert results == [0, 0, 0]
+
+
+async def test_an_event_id_that_looks_like_json_is_deleted_like_any(store: Store) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, events=[replace(job_event(uid, 1), id='e"],["')]))
+    assert sum(await sweep(store, NOW + 1)) == 1
