@@ -28,6 +28,7 @@ from relay.metrics import Metrics
 LEASE_MARGIN_SECONDS = 30.0
 START_CONCURRENCY = 8
 IDLE_SCAN_SECONDS = 30.0
+RESCAN_SECONDS = 0.05
 EXCERPT_CHARACTERS = 1024
 SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "webhook-signature", "x-api-key", "x-api-token"}
@@ -265,7 +266,9 @@ class Dispatcher:
             else:
                 self._starved = True
         if claims:
-            await asyncio.gather(*claims)
+            # behind what was due may be what is due soon, which this look at the backlog has not seen: look again
+            started = sum(await asyncio.gather(*claims))
+            next_due = min(next_due, self._clock() + (0.0 if started else RESCAN_SECONDS))
         return max(0.0, next_due - self._clock())
 
     async def drain(self) -> None:
@@ -317,7 +320,7 @@ class Dispatcher:
         known.targets.add(subscription.id)
         known.in_flight += target.in_flight
 
-    async def _claim(self, target: _Target, priorities: tuple[int, ...], count: int, now: float) -> None:
+    async def _claim(self, target: _Target, priorities: tuple[int, ...], count: int, now: float) -> int:
         for _ in range(count):
             self._occupy(target)
         started = 0
@@ -332,6 +335,7 @@ class Dispatcher:
                 self._vacate(target)
         if started == count:
             self._starved = True  # there may be more than there were slots
+        return started
 
     def _lease(self, now: float, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
         self._leases += 1
