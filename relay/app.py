@@ -44,6 +44,7 @@ from subscribers import registry
 from subscribers.base import Context, Kind
 
 ROLES = ("api", "scheduler", "dispatcher")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 PROBE_SECONDS = 30.0
 UPKEEP_SECONDS = 60.0
 RETENTION_SECONDS = 300.0
@@ -372,6 +373,7 @@ class Node:
             delivering=self,
             node=self,
             kinds=kinds,
+            count_request=self._count_request,
         )
 
     def _upkeep(self) -> list[Upkeep]:
@@ -419,6 +421,10 @@ class Node:
 
     def _delivers(self) -> bool:
         return self._dispatching is not None and not self._dispatching.done()
+
+    def _count_request(self, method: str, status: int) -> None:
+        known = method if method in METHODS else "other"  # a stranger's words make no new time series
+        self.metrics_book.requests.labels(known, f"{status // 100}xx").inc()
 
     def _recorded(self, event: Event) -> None:
         self.metrics_book.events.labels(event.type).inc()

@@ -127,6 +127,9 @@ def _because(document: Document) -> str:
     meaning = without_addresses(_mapping(_data(document).get("hint")).get("meaning")).rstrip(".! ")
     if not meaning:
         return ""
+    channel = _pretty(one_line(document.get("channel"), _WORD_CHARACTERS))
+    if channel:
+        meaning = meaning.replace(f"The {channel} ", "The ", 1)  # the sentence begins with it already
     first = meaning.split()[0]
     proper = any(letter.isupper() for letter in first[1:]) or first.lower() in str(document.get("source")).lower()
     return f": {meaning if proper or first == 'I' else meaning[0].lower() + meaning[1:]}"

@@ -20,7 +20,7 @@ _EVENT = sample_event(
     event_id=_EVENT_ID,
     now=1779271208.0,
     origin=Origin(
-        source="https://revor.ai/api/v1/outreach/jobs",
+        source="https://upstream.example/api/jobs",
         type_prefix="ai.revor.job",
         dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
     ),

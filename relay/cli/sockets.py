@@ -33,6 +33,7 @@ def make_server(app: Any, *, shutdown_seconds: float) -> Server:
             http="httptools",
             ws="none",
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
         )
     )

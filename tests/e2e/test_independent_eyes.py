@@ -178,7 +178,7 @@ async def test_slack_eyes(world: World) -> None:
             block.validate_json()
             assert block.to_dict()["type"] == raw["type"]
     first, second = (message["text"] for message in messages)
-    assert first == "LinkedIn outreach to Alex failed: the LinkedIn account needs reconnecting"
+    assert first == "LinkedIn outreach to Alex failed: the account needs reconnecting"
     assert first in messages[0]["blocks"][0]["text"]["text"]
     assert second.startswith("Email outreach to &lt;!channel&gt; &amp; ")
     assert second.endswith(" was accepted")
