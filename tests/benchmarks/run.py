@@ -172,20 +172,32 @@ async def deliveries(count: int, in_flight: int = 64) -> dict[str, Any]:
     return {"name": "durable deliveries", "unit": "deliveries/s", "ours": ours, "baseline": bare, "bar": 0.35}
 
 
-async def _post_all(port: int, bodies: list[bytes], in_flight: int) -> float:
+CLIENT = """
+import asyncio, sys, time, aiohttp, uvloop
+async def main(url, in_flight, bodies):
     queue = iter(bodies)
-    url = f"http://127.0.0.1:{port}/v1/jobs"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=in_flight)) as session:
-
-        async def work() -> None:
+        async def work():
             for body in queue:
                 async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as response:
                     assert response.status in (200, 201), await response.text()
                     await response.read()
-
         start = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(in_flight)))
-        return len(bodies) / (time.perf_counter() - start)
+        print(len(bodies) / (time.perf_counter() - start))
+uvloop.run(main(sys.argv[1], int(sys.argv[2]), sys.stdin.buffer.read().splitlines()))
+"""
+
+
+async def _post_all(port: int, bodies: list[bytes], in_flight: int) -> float:
+    """Posts a second, by a client in a process of its own so that it costs the server nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CLIENT, f"http://127.0.0.1:{port}/v1/jobs", str(in_flight)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await process.communicate(b"\n".join(bodies))
+    return float(printed)
 
 
 @asynccontextmanager
