@@ -1,0 +1,525 @@
+"""No hot query reads more than it needs: every statement is explained, on statistics and without them.
+
+Two nets: a catalogue of the statements by name, and a listener that explains all that a run through every method of
+the store executes, so that a new one can not slip through. What may read a whole table, and why, is written down here.
+"""
+
+import inspect
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy import text
+from sqlalchemy.dialects import sqlite
+
+from relay.core.job import Progress
+from relay.core.records import AccountState, LookNote
+from relay.store import claims, deliveries, events, jobs, marks, outbox, registrations, subscriptions, upkeep
+from relay.store.store import Store
+from tests.store_kit import (
+    NOW,
+    attempt,
+    claim,
+    deliver_all,
+    execute,
+    lease,
+    look,
+    mark_of,
+    registration,
+    relay_event,
+    subscription,
+    together,
+    track,
+)
+
+HARMLESS_SCANS = re.compile(
+    r"SCAN (?:"
+    r"\w+ VIRTUAL TABLE INDEX \d+:"  # the members of a JSON list that came as a parameter
+    r"|CONSTANT ROW|\d+ CONSTANT ROWS?"
+    r"|pending"  # the recursion over subscriptions, one seek a step
+    r"|\(subquery-\d+\)"  # the rows that a subquery found, which is explained by itself
+    r")$"
+)
+ORDERED_WALK = re.compile(r"SCAN \w+ USING (?:COVERING )?INDEX \w+$")
+# A page whose filter is the condition of a partial index goes along that index: it holds no other rows.
+FILTERED_WALK = re.compile(
+    r"SCAN \w+ USING (?:COVERING )?INDEX "
+    r"(?:ix_jobs_(?:open|closed)_uid|ix_deliveries_(?:pending|dead|cancelled)|ix_subscriptions_listed)$"
+)
+
+
+def problems(plan: Iterable[str], *, page: bool = False, walks: bool = False, sorts: bool = False) -> list[str]:
+    """What is wrong with a plan. `page`: ends after so many rows in the order of an index; `walks`: a page without a
+    filter, which may go along any index; `sorts`: few rows, known beforehand, may be sorted."""
+    found = []
+    for step in plan:
+        if step.startswith("SCAN"):
+            walk = FILTERED_WALK if page and not walks else ORDERED_WALK
+            if not HARMLESS_SCANS.match(step) and not ((page or walks) and walk.match(step)):
+                found.append(step)
+        elif "USE TEMP B-TREE" in step and not sorts:
+            found.append(step)
+    return found
+
+
+def is_page(statement: str) -> bool:
+    """Whether a statement ends after some rows of an order."""
+    return "ORDER BY" in statement and "LIMIT" in statement
+
+
+@dataclass(frozen=True)
+class Case:
+    """One statement of the catalogue."""
+
+    name: str
+    statement: Any
+    walks: bool = False
+    sorts: bool = False
+
+
+def job_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "status": {"status": "running"},
+        "open": {"open": True},
+        "closed": {"open": False},
+        "source": {"source": "revor"},
+        "account": {"account": "default"},
+        "source and account": {"source": "revor", "account": "default"},
+        "all of them": {"status": "running", "open": True, "source": "revor", "account": "default"},
+        "status and closed": {"status": "failed", "open": False},
+    }
+    for name, given in filters.items():
+        for before in (None, "job_01"):
+            values = {"status": None, "open": None, "source": None, "account": None, **given}
+            made = jobs.page_statement(51, before, **values)
+            yield Case(f"jobs by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
+
+
+def event_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "type": {"type": "ai.revor.job.failed"},
+        "subject": {"subject": "a"},
+        "since": {"since": NOW},
+        "until": {"until": NOW},
+        "since and until": {"since": NOW, "until": NOW},
+        "type and since": {"type": "ai.revor.job.failed", "since": NOW},
+        "subject, type and until": {"subject": "a", "type": "ai.revor.job.failed", "until": NOW},
+    }
+    for name, given in filters.items():
+        for before in (None, (NOW, 5)):
+            values = {"type": None, "subject": None, "since": None, "until": None, **given}
+            made = events.page_statement(51, before, **values)
+            yield Case(f"events by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
+
+
+def delivery_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "pending": {"state": "pending"},
+        "dead": {"state": "dead"},
+        "cancelled": {"state": "cancelled"},
+        "subscription": {"subscription_id": "sub_1"},
+        "subscription and dead": {"subscription_id": "sub_1", "state": "dead"},
+        "subscription and pending": {"subscription_id": "sub_1", "state": "pending"},
+        "delivered": {"state": "delivered"},
+        "event": {"event_id": "evt_1"},
+    }
+    for name, given in filters.items():
+        for before in (None, "dlv_01"):
+            values = {"state": None, "subscription_id": None, "event_id": None, **given}
+            made = deliveries.page_statement(51, before, **values)
+            yield Case(
+                f"deliveries by {name}, {'first page' if before is None else 'cursor'}",
+                made,
+                # nearly all rows of the table are delivered: a page of them is a page of the table
+                walks=name in ("nothing", "delivered"),
+                # one row for each subscription at most
+                sorts=name == "event",
+            )
+
+
+CATALOGUE = (
+    Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
+    Case("claim: due ids", claims.DUE_IDS),
+    Case("claim: take", claims.TAKE),
+    Case("claim: with event", claims.WITH_EVENT),
+    Case("mark: held", marks.HELD),
+    Case("mark", marks.MARK),
+    Case("mark: attempt", marks.INSERT_ATTEMPT),
+    Case("mark: stranded followers", marks.STRANDED),
+    Case("mark: head", marks.HEAD),
+    Case("mark: promote", marks.PROMOTE),
+    Case("mark: disable", marks.DISABLE),
+    Case("release", deliveries.RELEASE),
+    Case("release all", deliveries.RELEASE_ALL),
+    Case("attempts of a delivery", deliveries.ATTEMPTS_OF_DELIVERY),
+    Case("outbox: open pairs", outbox.OPEN_OF_JOBS),
+    Case("outbox: callbacks", outbox.CALLBACKS_OF_JOBS),
+    Case("outbox: events", outbox.INSERT_EVENT),
+    Case("outbox: deliveries", outbox.INSERT_DELIVERY),
+    Case("register: existing by external id", registrations.BY_EXTERNAL_IDS),
+    Case("register: insert", registrations.INSERT_JOB),
+    Case("register: by uid", registrations.BY_UID),
+    Case("register: events of a job", registrations.EVENTS_OF_JOB),
+    Case("record: states", jobs.STATES),
+    Case("record: advance, seen", jobs.ADVANCE_SEEN),
+    Case("record: advance, unseen", jobs.ADVANCE_UNSEEN),
+    Case("note", jobs.NOTE),
+    Case("find", jobs.BY_EXTERNAL_ID),
+    Case("open after", jobs.OPEN_AFTER),
+    Case("past deadline", jobs.PAST_DEADLINE),
+    Case("stream: after a position", events.AFTER),
+    Case("stream: of a job", events.OF_JOB_AFTER),
+    Case("event by id", events.BY_ID),
+    Case("backfill: first position", subscriptions.FIRST_POSITION),
+    Case("remove: cancel", subscriptions.CANCEL_OPEN),
+    Case("remove: callback links", subscriptions.DELETE_CALLBACK_LINKS),
+    Case("strays", upkeep.OPEN_SLICE),
+    Case("retention: old events", upkeep.OLD_EVENTS),
+    Case("retention: still open", upkeep.STILL_OPEN),
+    Case("retention: attempts of events", upkeep.DELETE_ATTEMPTS_OF_EVENTS),
+    Case("retention: deliveries of events", upkeep.DELETE_DELIVERIES_OF_EVENTS),
+    Case("retention: events", upkeep.DELETE_EVENTS),
+    Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS),
+    Case("retention: old jobs", upkeep.OLD_JOBS),
+    Case("retention: jobs", upkeep.DELETE_JOBS),
+    Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
+    Case("retention: keys", upkeep.DELETE_OLD_KEYS),
+    Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
+    *job_pages(),
+    *event_pages(),
+    *delivery_pages(),
+)
+
+
+@dataclass
+class MayScan:
+    """What may read a whole table or sort in the run through every method; each has to be needed."""
+
+    pattern: str
+    reason: str
+    needed: bool = field(default=False)
+
+
+def exceptions() -> list[MayScan]:
+    return [
+        MayScan(r"FROM subscriptions$", "the book of subscriptions: once after each change of one"),
+        MayScan(r"FROM subscriptions ORDER BY .*id\n? LIMIT", "all subscriptions: at the start and after a change"),
+        MayScan(r"FROM subscriptions ORDER BY .* DESC\n? LIMIT", "a page with callbacks: the table in its order"),
+        MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
+        MayScan(r"FROM secrets\s+WHERE secrets.owner = \? ORDER BY", "the few secrets of one owner, sorted"),
+        MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
+        MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
+        MayScan(r"SELECT COUNT\(\*\) FROM deliveries", "number of open deliveries: a walk along their index"),
+        MayScan(r"DELETE FROM idempotency_keys WHERE idempotency_keys.status_code IS NULL", "at the start of a node"),
+        MayScan(r"FROM jobs ORDER BY jobs.uid DESC\n? LIMIT", "a page of jobs without a filter"),
+        MayScan(r"FROM events ORDER BY events.recorded_at DESC", "a page of events without a filter"),
+        MayScan(r"FROM events ORDER BY events.position DESC", "the newest position"),
+        MayScan(r"ON events.id = deliveries.event_id ORDER BY", "a page of deliveries without a filter"),
+    ]
+
+
+def compiled(statement: Any) -> str:
+    if isinstance(statement, str):
+        return statement
+    return str(statement.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}))
+
+
+def plan_of(connection: sqlite3.Connection, statement: str, parameters: Any = None) -> list[str]:
+    if parameters is None:
+        names = re.findall(r":([a-z_]+)", statement)
+        parameters = dict.fromkeys(names, "[]") if names else ["[]"] * statement.count("?")
+    rows = connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+    return [str(row[3]) for row in rows]
+
+
+async def fill(store: Store) -> None:
+    """Some rows of every kind, in every state."""
+    for name, fields in {"sub_1": {}, "sub_2": {"types": ("ai.revor.job.failed",)}}.items():
+        await store.subscriptions.create(subscription(name, **fields))
+    callback = await store.subscriptions.callback_for("https://callback.example", "sub_3", NOW)
+    await store.subscriptions.add_secret("sub_1", "whsec_1", NOW)
+    await store.subscriptions.add_secret("sub_1", "whsec_2", NOW, old_expire_at=NOW)
+    batch = [
+        registration(f"job {n}", callback_subscription_id=callback if n % 50 == 0 else None, tracked_at=NOW + n)
+        for n in range(400)
+    ]
+    await store.jobs.register_many(batch)
+    for start in range(0, 400, 100):
+        writes = []
+        for nth, one in enumerate(batch[start : start + 100]):
+            ended = nth % 2 == 0
+            kinds = ("queued", "running", "failed" if ended else "retrying")
+            writes.append(store.jobs.record(look(one.uid, 0, *kinds, outcome="failed" if ended else None)))
+        await together(store, *writes)
+    await deliver_all(store, "sub_2")
+    for nth, one in enumerate(await claim(store, "sub_1", 300)):
+        await store.deliveries.mark(mark_of(one, ("delivered", "dead", "pending")[nth % 3], due_at=NOW + 5))
+    await execute(store, "UPDATE deliveries SET state = 'cancelled' WHERE sequence = 3 AND id > 'dlv_01kg'")
+    # rows enough that reading a table whole is never the shortest way
+    number = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
+    for statement in (
+        "INSERT INTO job_callbacks SELECT 'job_' || i, 'sub_' || i % 700 FROM n",
+        f"INSERT INTO idempotency_keys SELECT 'key ' || i, 'digest', 200, x'00', {NOW} + i FROM n",
+    ):
+        head, _, tail = statement.partition(" SELECT ")
+        await execute(store, f"{head} {number} SELECT {tail}")
+    await together(store, *(store.subscriptions.add_secret(f"other {n}", "whsec_1", NOW) for n in range(2000)))
+    await execute(store, f"UPDATE secrets SET expires_at = {NOW} WHERE rowid % 7 = 0 AND owner <> 'sub_1'")
+
+
+@pytest.fixture
+async def filled(store: Store) -> Store:
+    await fill(store)
+    return store
+
+
+@pytest.fixture(params=["without statistics", "with statistics"])
+async def explaining(request: pytest.FixtureRequest, filled: Store) -> Any:
+    """A connection of its own to a filled database."""
+    if request.param == "with statistics":
+        await execute(filled, "ANALYZE")
+    with closing(sqlite3.connect(filled.database.path)) as connection:
+        yield connection
+
+
+def test_the_plan_of_every_hot_statement(explaining: sqlite3.Connection) -> None:
+    bad: dict[str, list[str]] = {}
+    for case in CATALOGUE:
+        sql = compiled(case.statement)
+        plan = plan_of(explaining, sql)
+        assert plan or "INSERT" in sql, case.name
+        found = problems(plan, page=is_page(sql), walks=case.walks, sorts=case.sorts)
+        if found:
+            bad[case.name] = plan
+    assert bad == {}
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SELECT id FROM deliveries WHERE reason = ?", "SCAN deliveries"),
+        ("SELECT id FROM deliveries WHERE state = 'delivered' ORDER BY ended_at", "SCAN deliveries"),
+        (
+            "SELECT id FROM deliveries WHERE subscription_id = ? AND state = 'pending' ORDER BY created_at LIMIT 5",
+            "USE TEMP B-TREE FOR ORDER BY",
+        ),
+        ("SELECT d.id FROM json_each(?) j JOIN deliveries d ON d.reason = j.value", "SCAN d"),
+        ("UPDATE jobs SET weight = 2 WHERE action = ?", "SCAN jobs"),
+        (
+            "SELECT uid FROM jobs WHERE metadata = ? ORDER BY uid LIMIT 5",
+            "SCAN jobs USING INDEX sqlite_autoindex_jobs_1",
+        ),
+        ("SELECT COUNT(*) FROM events", "SCAN events"),
+    ],
+)
+def test_a_bad_statement_is_caught(explaining: sqlite3.Connection, statement: str, expected: str) -> None:
+    found = problems(plan_of(explaining, statement), page=is_page(statement))
+    assert any(step.startswith(expected) for step in found), (found, expected)
+
+
+def test_a_walk_is_no_licence_for_a_plain_scan(explaining: sqlite3.Connection) -> None:
+    assert problems(plan_of(explaining, "SELECT * FROM jobs WHERE action = ?"), walks=True) == ["SCAN jobs"]
+    assert problems(plan_of(explaining, "SELECT uid FROM jobs ORDER BY uid DESC LIMIT 5"), walks=True) == []
+
+
+# --- all that is ever executed
+
+
+class Recorder:
+    """Every statement that an engine executes, with the parameters that it had first."""
+
+    def __init__(self, store: Store) -> None:
+        self.seen: dict[str, Any] = {}
+        engine = store.database._engine
+        assert engine is not None
+        sqlalchemy_event.listen(engine, "before_cursor_execute", self._note)
+
+    def _note(
+        self, connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        self.seen.setdefault(statement, parameters[0] if executemany else parameters)
+
+
+async def run_everything(store: Store) -> None:
+    """Calls every method of the store."""
+    uid = await track(store, "one")
+    sub = await store.subscriptions.callback_for("https://callback.example/2", "sub_9", NOW)
+    with_event = registration("two", callback_subscription_id=sub)
+    await store.jobs.register_many([with_event, registration("one", metadata={"a": 1}, callback_subscription_id=sub)])
+    await store.jobs.record(look(uid, 0, "queued", lease=lease("sub_1", sub)))
+    await store.jobs.record(look(uid, 1, "overdue", seen=None, progress=Progress(sequence=2, overdue=True)))
+    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 5, polled_at=NOW))
+    await store.jobs.register(registration("one", callback_subscription_id=sub))
+    await store.jobs.get(uid)
+    await store.jobs.find("one", "revor", "default")
+    await store.jobs.open_jobs("revor", "default")
+    await store.jobs.past_deadline(NOW + 1e9)
+    await store.jobs.open_counts()
+    for filters in ({}, {"status": "failed"}, {"open": True}, {"open": False}, {"account": "default"}, {"source": "x"}):
+        first = await store.jobs.page(limit=1, **filters)  # type: ignore[arg-type]
+        await store.jobs.page(limit=1, cursor=first.next_cursor, **filters)  # type: ignore[arg-type]
+
+    await store.events.record(relay_event())
+    (_, one), *_ = await store.events.after(0)
+    await store.events.get(one.id)
+    await store.events.position_of(one.id)
+    await store.events.newest_position()
+    await store.events.of_job(uid)
+    for filters in ({}, {"type": one.type}, {"subject": "a"}, {"since": NOW}, {"until": NOW + 1}):
+        found = await store.events.page(limit=1, **filters)  # type: ignore[arg-type]
+        await store.events.page(limit=1, cursor=found.next_cursor, **filters)  # type: ignore[arg-type]
+
+    await store.deliveries.backlog()
+    await store.deliveries.pending_count()
+    held = list(await claim(store, "sub_1", 5, now=NOW + 9))
+    await store.deliveries.release(held[:1], NOW)
+    going = {"next_lease": lease(), "take_due": True}
+    await store.deliveries.mark(mark_of(held[1], attempt=attempt(), **going))
+    await store.deliveries.mark(mark_of(held[2], "pending", due_at=NOW, disable="410", events=(relay_event(),)))
+    await store.deliveries.mark(mark_of(held[3], "dead"))
+    await store.deliveries.retry(held[3].id, NOW)
+    await store.deliveries.get(held[3].id)
+    await store.deliveries.claim_due("sub_1", (0, 1, 2), 3, NOW, lease())
+    blocked = (await store.deliveries.page(limit=500, state="pending", subscription_id="sub_1")).items
+    await store.deliveries.get(next(row for row in blocked if row.next_attempt_at is None).id)
+    await store.deliveries.release_all(NOW)
+    for filters in ({}, {"state": "pending"}, {"state": "dead"}, {"state": "cancelled"}, {"subscription_id": "sub_1"}):
+        listed = await store.deliveries.page(limit=1, **filters)  # type: ignore[arg-type]
+        await store.deliveries.page(limit=1, cursor=listed.next_cursor, **filters)  # type: ignore[arg-type]
+
+    await store.subscriptions.create(subscription("sub_5", start_at=NOW))
+    await store.subscriptions.replace(subscription("sub_5"))
+    await store.subscriptions.set_state("sub_5", "paused", NOW)
+    await store.subscriptions.set_failing_since("sub_5", NOW)
+    await store.subscriptions.add_secret("sub_5", "whsec_1", NOW, old_expire_at=NOW)
+    await store.subscriptions.secrets("sub_5")
+    await store.subscriptions.all()
+    await store.subscriptions.get("sub_5")
+    for callbacks in (False, True):
+        shown = await store.subscriptions.page(limit=1, callbacks=callbacks)
+        await store.subscriptions.page(limit=1, cursor=shown.next_cursor, callbacks=callbacks)
+    await store.subscriptions.remove("sub_5", NOW)
+
+    await store.idempotency.begin("key", "digest", NOW, 0.0)
+    await store.idempotency.begin("key", "digest", NOW + 5, NOW + 1)
+    await store.idempotency.end("key", 200, b"{}", {})
+    await store.idempotency.forget("key")
+    await store.idempotency.forget_unfinished()
+    await store.accounts.set(AccountState(source="revor", name="default"), relay_event())
+    await store.accounts.all()
+
+    await store.jobs.untrack(uid, NOW)
+    await store.jobs.register(registration("one"))
+    await store.jobs.purge(uid)
+    await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE id = (SELECT MAX(id) FROM deliveries)")
+    await store.upkeep.promote_strays(NOW)
+    await store.upkeep.promote_strays(NOW, ("job_01", "", -1))
+    await store.upkeep.delete_events(NOW + 1)
+    await store.upkeep.delete_attempts("att_z")
+    await store.upkeep.delete_jobs(NOW + 1)
+    await store.upkeep.delete_idempotency_keys(NOW)
+    await store.upkeep.delete_secrets(NOW + 1)
+
+
+PARTS = ("jobs", "events", "deliveries", "subscriptions", "idempotency", "accounts", "upkeep")
+
+
+def _noting(method: Any, label: str, called: set[str]) -> Any:
+    def noting(*values: Any, **named: Any) -> Any:
+        called.add(label)
+        return method(*values, **named)
+
+    return noting
+
+
+def note_calls(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set[str]]:
+    """All public methods that wait for something, and those of them that are called from now on."""
+    known: set[str] = set()
+    called: set[str] = set()
+    for part_name in PARTS:
+        part = type(getattr(store, part_name))
+        for name, method in inspect.getmembers(part, inspect.iscoroutinefunction):
+            if not name.startswith("_"):
+                known.add(f"{part_name}.{name}")
+
+                def noting(
+                    *values: Any, _method: Any = method, _label: str = f"{part_name}.{name}", **named: Any
+                ) -> Any:
+                    called.add(_label)
+                    return _method(*values, **named)
+
+                monkeypatch.setattr(part, name, noting)
+    return known, called
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+async def test_the_plan_of_everything_that_the_store_executes(
+    filled: Store, statistics: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if statistics:
+        await execute(filled, "ANALYZE")
+    known, called = note_calls(filled, monkeypatch)
+    recorder = Recorder(filled)
+    await run_everything(filled)
+    assert known - called == set(), "run_everything does not call these"
+    ours = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
+    test_own = ("UPDATE deliveries SET state = 'blocked' WHERE id = (SELECT MAX(id)",)
+    may_scan = exceptions()
+    bad: dict[str, list[str]] = {}
+    explained = 0
+    with closing(sqlite3.connect(filled.database.path)) as connection:
+        for statement, parameters in recorder.seen.items():
+            if not ours.match(statement) or statement.startswith(test_own):
+                continue
+            plan = plan_of(connection, statement, parameters)
+            explained += 1
+            if not problems(plan, page=is_page(statement)):
+                continue
+            excused = [one for one in may_scan if re.search(one.pattern, statement)]
+            for one in excused:
+                one.needed = True
+            if not excused:
+                bad[statement] = plan
+    assert bad == {}
+    assert explained > 80
+    if not statistics:
+        assert [one.pattern for one in may_scan if not one.needed] == []
+
+
+async def test_a_new_statement_that_scans_would_be_seen(filled: Store) -> None:
+    recorder = Recorder(filled)
+
+    def slow(connection: Any) -> None:
+        connection.execute(text("SELECT id FROM deliveries WHERE reason = :reason"), {"reason": "x"})
+
+    await filled.database.read(slow)
+    (statement,) = (one for one in recorder.seen if one.startswith("SELECT"))
+    with closing(sqlite3.connect(filled.database.path)) as connection:
+        assert problems(plan_of(connection, statement, recorder.seen[statement])) == ["SCAN deliveries"]
+    assert not any(re.search(one.pattern, statement) for one in exceptions())
+
+
+def test_every_index_serves_a_statement(explaining: sqlite3.Connection) -> None:
+    """An index that no plan of the catalogue names is paid for with every write, and for nothing."""
+    named = {
+        word
+        for case in CATALOGUE
+        for step in plan_of(explaining, compiled(case.statement))
+        for word in re.findall(r"USING (?:COVERING )?INDEX (\w+)", step)
+    }
+    made = [row[0] for row in explaining.execute("SELECT name FROM sqlite_master WHERE type = 'index'")]
+    elsewhere: Mapping[str, str] = {
+        "ix_secrets_owner": "the secrets of an owner",
+        "ix_subscriptions_listed": "a page of subscriptions",
+        "uq_subscriptions_callback": "the callback subscription of a URL",
+    }
+    unused = {name for name in made if name.startswith(("ix_", "uq_"))} - named - set(elsewhere)
+    assert unused == set()
