@@ -13,21 +13,18 @@ from relay.core.records import Page
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import NotFound
 from relay.ids import new_id
+from relay.store.cancellation import CANCEL_CHUNK, cancel, cancel_some
 from relay.store.database import SqliteDatabase
 from relay.store.outbox import EVENTS, INSERT_DELIVERY, SUBSCRIPTIONS, Outbox, delivery_values, open_pairs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import dumps, event_from, loads
 from relay.store.statements import many, rows_of
-from relay.store.tables import OPEN_DELIVERY, SecretRow
+from relay.store.tables import SecretRow
 
 SECRETS = SecretRow.__table__  # type: ignore[attr-defined]
 CALLBACK_OWNER = "callbacks"
 BACKFILL_CHUNK = 1_000
 FIRST_POSITION = "SELECT MIN(position) FROM events WHERE recorded_at >= :since"
-CANCEL_OPEN = f"""
-UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, reason = 'subscription_removed'
-WHERE subscription_id = :id AND {OPEN_DELIVERY}
-"""
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
 _NEWEST_SECRET = (SECRETS.c.expires_at.is_not(None), SECRETS.c.created_at.desc(), SECRETS.c.id.desc())
@@ -95,7 +92,9 @@ class SubscriptionStore:
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
     async def remove(self, subscription_id: str, now: float) -> None:
-        """Removes it; what was pending is cancelled. Raises NotFound."""
+        """Removes it; what was pending is cancelled, in pieces that do not hold up other writes. Raises NotFound."""
+        while await self._database.write(cancel_some, (subscription_id, now)) == CANCEL_CHUNK:
+            pass
         await self._database.write(self._remove, (subscription_id, now))
 
     def changed(self) -> None:
@@ -217,7 +216,8 @@ class SubscriptionStore:
                 results.append(_not_found(subscription_id))
                 continue
             connection.execute(delete(SECRETS).where(SECRETS.c.owner == subscription_id))
-            connection.exec_driver_sql(CANCEL_OPEN, {"id": subscription_id, "now": now})
+            while cancel(connection, subscription_id, now):
+                pass
             connection.exec_driver_sql(DELETE_CALLBACK_LINKS, {"id": subscription_id})
             results.append(None)
         self._outbox.book.changed()

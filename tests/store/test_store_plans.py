@@ -19,7 +19,18 @@ from sqlalchemy.dialects import sqlite
 
 from relay.core.job import Progress
 from relay.core.records import AccountState, LookNote
-from relay.store import claims, deliveries, events, jobs, marks, outbox, registrations, subscriptions, upkeep
+from relay.store import (
+    cancellation,
+    claims,
+    deliveries,
+    events,
+    jobs,
+    marks,
+    outbox,
+    registrations,
+    subscriptions,
+    upkeep,
+)
 from relay.store.store import Store
 from tests.store_kit import (
     NOW,
@@ -179,7 +190,9 @@ CATALOGUE = (
     Case("stream: of a job", events.OF_JOB_AFTER),
     Case("event by id", events.BY_ID),
     Case("backfill: first position", subscriptions.FIRST_POSITION),
-    Case("remove: cancel", subscriptions.CANCEL_OPEN),
+    Case("remove: heads", cancellation.HEADS_OF_SUBSCRIPTION),
+    Case("remove: cancel heads", cancellation.CANCEL_HEADS),
+    Case("remove: cancel followers", cancellation.CANCEL_FOLLOWERS),
     Case("remove: callback links", subscriptions.DELETE_CALLBACK_LINKS),
     Case("strays", upkeep.OPEN_SLICE),
     Case("retention: old events", upkeep.OLD_EVENTS),

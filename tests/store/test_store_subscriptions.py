@@ -8,9 +8,22 @@ import pytest
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import RelayError, StoreError
 from relay.keys import Keyring, new_key
+from relay.store.cancellation import CANCEL_CHUNK
 from relay.store.store import Store
 from relay.store.subscriptions import CALLBACK_OWNER
-from tests.store_kit import NOW, counts, execute, lease, look, subscription, track
+from tests.store_kit import (
+    NOW,
+    counts,
+    execute,
+    lease,
+    look,
+    registration,
+    relay_event,
+    states,
+    subscription,
+    together,
+    track,
+)
 
 FULL = Subscription(
     id="sub_full",
@@ -137,6 +150,21 @@ async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_del
     assert (shown.state, shown.ended_at, shown.reason) == ("cancelled", NOW + 1, "subscription_removed")
     made_anew = await store.subscriptions.callback_for("https://callback.example", "sub_anew", NOW)
     assert made_anew == "sub_anew"
+
+
+async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
+    for name in ("sub_1", "sub_2"):
+        await store.subscriptions.create(subscription(name, types=("ai.revor.job.queued", "relay.source.down")))
+    batch = [registration(f"job {n}") for n in range(CANCEL_CHUNK + 50)]
+    await store.jobs.register_many(batch)
+    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", "queued")) for one in batch[:450]))
+    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", "queued")) for one in batch[450:]))
+    await store.events.record(relay_event())
+    before = store.database.writer.commit_count
+    await store.subscriptions.remove("sub_1", NOW + 1)
+    assert store.database.writer.commit_count == before + 3
+    assert set(await states(store, "sub_1")) == {"cancelled"}
+    assert "cancelled" not in await states(store, "sub_2")
 
 
 async def test_nothing_that_can_be_a_credential_is_in_the_file(

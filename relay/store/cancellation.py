@@ -1,0 +1,35 @@
+"""What a removed subscription still had to get is cancelled, head by head: its ended deliveries are never read."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.engine import Connection
+
+from relay.store.statements import json_list, listed, rows_of
+from relay.store.tables import OPEN_DELIVERY
+
+HEADS_OF_SUBSCRIPTION = """
+SELECT id, job_uid FROM deliveries WHERE state = 'pending' AND subscription_id = :id LIMIT :count
+"""
+_CANCEL = """
+UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, reason = 'subscription_removed'"""
+CANCEL_HEADS = f"{_CANCEL} WHERE id IN {listed('ids')}"
+CANCEL_FOLLOWERS = f"""{_CANCEL}
+WHERE job_uid IN {listed("job_uids")} AND subscription_id = :id AND {OPEN_DELIVERY}
+"""
+CANCEL_CHUNK = 500
+
+
+def cancel_some(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[int]:
+    """A bounded part of the backlog of each subscription: how many heads there were (CANCEL_CHUNK: perhaps more)."""
+    return [cancel(connection, subscription_id, now) for subscription_id, now in items]
+
+
+def cancel(connection: Connection, subscription_id: str, now: float) -> int:
+    """Cancels some heads of a subscription with their followers. Returns how many heads there were."""
+    heads = rows_of(connection, HEADS_OF_SUBSCRIPTION, id=subscription_id, count=CANCEL_CHUNK).all()
+    if heads:
+        job_uids = sorted({row.job_uid for row in heads if row.job_uid is not None})
+        connection.exec_driver_sql(CANCEL_HEADS, {"ids": json_list([row.id for row in heads]), "now": now})
+        values = {"job_uids": json_list(job_uids), "id": subscription_id, "now": now}
+        connection.exec_driver_sql(CANCEL_FOLLOWERS, values)
+    return len(heads)
