@@ -209,7 +209,7 @@ class Dispatcher:
             target = self._targets.get(subscription_id)
             one = used.pop(subscription_id, None)
             if target is None:
-                self._in_flight -= 1
+                self._in_flight -= 1  # the subscription was removed meanwhile, and its deliveries with it
             elif one is None:
                 self._vacate(target)
             else:
@@ -383,13 +383,20 @@ class Dispatcher:
                 waiting.set_result(None)  # the slot changes hands
                 return
         target.in_flight -= 1
-        self._hosts[target.host].in_flight -= 1
         self._in_flight -= 1
+        if self._knows(target):
+            self._hosts[target.host].in_flight -= 1
         if self._starved:
             self._wake.set()
 
+    def _knows(self, target: _Target) -> bool:
+        """Whether its subscription is still there; what is in flight outlives one that was removed."""
+        return self._targets.get(target.subscription.id) is target
+
     async def _occupy_again(self, target: _Target) -> bool:
         """A slot for a delivery that is claimed already. False when none will come by itself."""
+        if not self._knows(target):
+            return False
         if self._free_slots(target) > 0:
             self._occupy(target)
             return True
@@ -529,7 +536,7 @@ class Dispatcher:
         )
 
     def _within_limits(self, target: _Target) -> bool:
-        if target.subscription.id not in self._targets or target.subscription.state != "enabled":
+        if not self._knows(target) or target.subscription.state != "enabled":
             return False
         rate = target.subscription.rate_per_second or target.kind.rate_per_second
         return rate is None and self._free_slots(target) > 0

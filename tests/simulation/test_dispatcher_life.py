@@ -269,3 +269,34 @@ async def test_a_crash_at_any_step_loses_nothing_and_makes_no_second_event(tmp_p
         assert await world.types() == ["queued", "running", "succeeded"]
         first_of_each = list(dict.fromkeys(sequences(world)))
         assert first_of_each == ["0000000001", "0000000002", "0000000003"]
+
+
+async def test_a_subscription_removed_while_its_sink_answers_leaves_no_slot_taken(tmp_path):
+    async with open_world(tmp_path) as world:
+        gate = asyncio.Event()
+        real = world.sink.send
+
+        async def slow(request, *, timeout_seconds):
+            await gate.wait()
+            return await real(request, timeout_seconds=timeout_seconds)
+
+        world.sink.send = slow
+        subscription = await world.subscribe(concurrency=2)
+        for name in "abcd":
+            await world.register(name, seen("queued"))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.run_once()
+        assert world.dispatcher._in_flight == 2
+        await world.store.subscriptions.remove(subscription.id, world.clock())
+        await world.dispatcher.run_once()
+        gate.set()
+        await world.dispatcher.drain()
+        assert world.dispatcher._in_flight == 0
+        assert await states(world) == ["cancelled"] * 4
+        world.sink.send = real
+        await world.subscribe()
+        await world.register("e", seen("queued"))
+        await world.run(3)
+        assert (await states(world))[-1] == "delivered"
