@@ -411,7 +411,12 @@ class Node:
                 every_seconds=DEADLINE_SECONDS,
                 run=lambda: upkeep.deadlines(self.store.jobs, self._poller_of, self._clock),
             ),
-            Upkeep(name="probes", every_seconds=PROBE_SECONDS, run=lambda: upkeep.probes(list(self.pollers.values()))),
+            Upkeep(
+                name="probes",
+                every_seconds=PROBE_SECONDS,
+                at_once=True,
+                run=lambda: upkeep.probes(list(self.pollers.values())),
+            ),
             Upkeep(name="measure", every_seconds=UPKEEP_SECONDS, run=measure),
             Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
         ]

@@ -31,11 +31,12 @@ class Pollable(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upkeep:
-    """A function that is called every so often."""
+    """A function that is called every so often; with `at_once` also as soon as the node has started."""
 
     name: str
     every_seconds: float
     run: Callable[[], Awaitable[Any]]
+    at_once: bool = False
 
 
 class _WhenPlanned(BaseTrigger):  # type: ignore[misc]
@@ -88,7 +89,9 @@ class Scheduler:
                 log.exception("upkeep_failed", upkeep=upkeep.name)
 
         name = f"upkeep:{upkeep.name}"
-        self._scheduler.add_job(run, IntervalTrigger(seconds=upkeep.every_seconds, timezone=UTC), id=name, name=name)
+        first = {"next_run_time": datetime.fromtimestamp(self._clock(), UTC)} if upkeep.at_once else {}
+        trigger = IntervalTrigger(seconds=upkeep.every_seconds, timezone=UTC)
+        self._scheduler.add_job(run, trigger, id=name, name=name, **first)
 
     def start(self) -> None:
         """Begins to fire."""

@@ -84,6 +84,18 @@ async def test_upkeep_runs_again_after_a_failure(scheduler):
         await ran.wait()
 
 
+async def test_upkeep_that_is_wanted_at_once_does_not_wait_for_its_interval(scheduler):
+    ran = asyncio.Event()
+
+    async def run() -> None:
+        ran.set()
+
+    scheduler.add_upkeep(Upkeep(name="x", every_seconds=3600.0, run=run, at_once=True))
+    scheduler.start()
+    async with asyncio.timeout(10):
+        await ran.wait()
+
+
 async def test_after_stop_nothing_fires(scheduler):
     pollable = Pollable()
     wake = scheduler.add_account("revor", "default", pollable)
