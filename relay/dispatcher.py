@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -526,7 +526,7 @@ class Dispatcher:
             state=state,
             now=now,
             attempt_id=new_id("att", now),
-            attempt=_decided(attempt, said),
+            attempt=replace(attempt, decision=said),
             due_at=due_at,
             reason=decision.reason,
             disable=disable,
@@ -614,21 +614,6 @@ class Dispatcher:
     def _notice(self, type: str, data: Mapping[str, object], now: float, subject: str) -> Event:
         dataschema = notices.dataschema_for(type, self.settings.dataschema_base)
         return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)
-
-
-def _decided(attempt: Attempt, decision: str) -> Attempt:
-    return Attempt(
-        number=attempt.number,
-        started_at=attempt.started_at,
-        duration_ms=attempt.duration_ms,
-        status_code=attempt.status_code,
-        error=attempt.error,
-        request_headers=attempt.request_headers,
-        response_headers=attempt.response_headers,
-        response_excerpt=attempt.response_excerpt,
-        remote_ip=attempt.remote_ip,
-        decision=decision,
-    )
 
 
 def _redacted(headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -2,8 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.job import Observation
@@ -78,26 +77,8 @@ class ScriptedSource:
 
     def _timed(self, look: ScriptedLook) -> ScriptedLook:
         now = self.clock()
-        seen = look.observation
-        if seen is not None:
-            seen = _at(seen, now)
-        return ScriptedLook(
-            kind=look.kind,
-            observation=seen,
-            status_code=look.status_code,
-            headers=look.headers,
-            error=look.error,
-            sent_at=now,
-            received_at=now,
-            duration_ms=look.duration_ms,
-            request_id=look.request_id,
-            detail=look.detail,
-        )
-
-
-def _at(seen: Observation, now: float) -> Observation:
-    values: dict[str, Any] = {name: getattr(seen, name) for name in seen.__dataclass_fields__}
-    return Observation(**{**values, "observed_at": now})
+        seen = None if look.observation is None else replace(look.observation, observed_at=now)
+        return replace(look, observation=seen, sent_at=now, received_at=now)
 
 
 class RecordingSink:
