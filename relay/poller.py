@@ -1,29 +1,26 @@
 """Looks at the jobs of one upstream account: fetch, detect, record. When to look is the planner's decision."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from relay.clock import Clock
-from relay.core import notices
-from relay.core.delivery import Claimed
-from relay.core.events import Event, Hint, Origin, from_transition, relay_event
-from relay.core.job import Job, Observation, Problem, Progress, Transition, detect, mark_not_found, mark_overdue
+from relay.core.events import Origin
+from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.records import AccountState, Lease, LookNote, LookRecord
+from relay.core.records import AccountState, LookNote
 from relay.errors import StaleSequence
-from relay.ids import new_id
+from relay.health import Accounts, Delivering, Health, Signals
+from relay.looks import Look, Upstream, problem_of
 from relay.metrics import Metrics
+from relay.recorder import Hints, Recorder
 
 NOT_FOUND_LOOKS = 5
 NOT_FOUND_SECONDS = 120.0
-DOWN_FAILURES = 5
-DOWN_SECONDS = 60.0
-FORBIDDEN_JOBS = 5
 STALLED_SECONDS = 60.0
 WAITING_CLIENT_WEIGHT = 4.0
 MAX_DETECTIONS = 10
@@ -34,84 +31,12 @@ KEPT_REQUEST_IDS = 10_000
 log = structlog.get_logger("relay.poller")
 
 
-class UpstreamError(Protocol):
-    """An upstream's own words about an error."""
-
-    @property
-    def code(self) -> str: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def request_id(self) -> str | None: ...
-
-
-class Look(Protocol):
-    """What came of one request to the upstream; see `relay.sources.client.Look`."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def observation(self) -> Observation | None: ...
-    @property
-    def status_code(self) -> int | None: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-    @property
-    def error(self) -> UpstreamError | None: ...
-    @property
-    def sent_at(self) -> float: ...
-    @property
-    def received_at(self) -> float: ...
-    @property
-    def duration_ms(self) -> float: ...
-    @property
-    def request_id(self) -> str | None: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class Upstream(Protocol):
-    """What reads jobs; it never raises but when it is cancelled."""
-
-    async def look(self, external_id: str, api_key: str) -> Look: ...
-    async def probe(self, api_key: str) -> Look: ...
-
-
 class Jobs(Protocol):
     """What the poller needs of the store's jobs."""
 
     async def get(self, uid: str) -> Job | None: ...
     async def open_jobs(self, source: str, account: str, *, after_uid: str = "", count: int = 5_000) -> list[Job]: ...
-    async def record(self, record: LookRecord) -> tuple[Claimed, ...]: ...
     async def note(self, note: LookNote) -> None: ...
-
-
-class Accounts(Protocol):
-    """What it needs of the store's accounts."""
-
-    async def set(self, state: AccountState, event: Event | None = None) -> None: ...
-
-
-class Reservation(Protocol):
-    """Delivery slots kept for what is about to be recorded."""
-
-    @property
-    def lease(self) -> Lease: ...
-
-
-class Delivering(Protocol):
-    """What it needs of the dispatcher."""
-
-    def reserve(self, events: Sequence[Event]) -> Any: ...
-    def settle(self, reservation: Any, claimed: Sequence[Claimed]) -> None: ...
-    def wake(self) -> None: ...
-
-
-class Signals(Protocol):
-    """Who is told what was recorded."""
-
-    def job_changed(self, uid: str) -> None: ...
-    def event_recorded(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,89 +49,7 @@ class AccountSettings:
     dataschema_base: str
     deadline_seconds: float
     read_key: Callable[[], str | None]
-    hint: Callable[[Problem | None, str, str | None], Hint | None]
-
-
-class Recorder:
-    """Writes what was detected, with its events, and hands fresh deliveries over. Shared by looks and upkeep."""
-
-    def __init__(
-        self,
-        *,
-        jobs: Jobs,
-        delivering: Delivering,
-        signals: Signals,
-        metrics: Metrics,
-        clock: Clock,
-        hint: Callable[[Problem | None, str, str | None], Hint | None],
-        origin: Origin,
-    ) -> None:
-        self._jobs = jobs
-        self._delivering = delivering
-        self._signals = signals
-        self._metrics = metrics
-        self._clock = clock
-        self._hint = hint
-        self._origin = origin
-
-    def events(self, job: Job, transitions: Sequence[Transition], seen: Observation | None) -> tuple[Event, ...]:
-        """The events of transitions of a job."""
-        channel = (seen.channel if seen is not None else None) or job.channel
-        problem = seen.problem if seen is not None else None
-        now = self._clock()
-        return tuple(
-            from_transition(
-                new_id("evt", now),
-                job,
-                transition,
-                self._origin,
-                seen=seen,
-                hint=self._hint(problem, transition.kind, channel),
-            )
-            for transition in transitions
-        )
-
-    async def record(
-        self,
-        job: Job,
-        transitions: Sequence[Transition],
-        progress: Progress,
-        *,
-        seen: Observation | None = None,
-        outcome: str | None = None,
-        last_error: Mapping[str, Any] | None = None,
-        deadline_at: float | None = None,
-    ) -> None:
-        """One transaction; durable when it returns. Raises StaleSequence."""
-        events = self.events(job, transitions, seen)
-        reservation = self._delivering.reserve(events)
-        claimed: tuple[Claimed, ...] = ()
-        try:
-            claimed = await self._jobs.record(
-                LookRecord(
-                    job_uid=job.uid,
-                    expected_sequence=job.progress.sequence,
-                    progress=progress,
-                    events=events,
-                    now=self._clock(),
-                    seen=seen,
-                    outcome=outcome,
-                    lease=None if reservation is None else reservation.lease,
-                    last_error=last_error,
-                    deadline_at=job.deadline_at if deadline_at is None else deadline_at,
-                )
-            )
-        finally:
-            self._delivering.settle(reservation, claimed)
-        self.told(job.uid, events)
-
-    def told(self, job_uid: str, events: Sequence[Event]) -> None:
-        """Wakes whoever waits for the job or its events."""
-        self._signals.job_changed(job_uid)
-        for event in events:
-            self._metrics.events.labels(event.type).inc()
-        if events:
-            self._signals.event_recorded()
+    hint: Hints
 
 
 class Poller:
@@ -230,23 +73,28 @@ class Poller:
         self.settings = settings
         self.recorder = recorder
         self.planner = Planner(planner_config)
-        self.state = AccountState(source=settings.source, name=settings.account)
+        self.health = Health(
+            settings.source,
+            settings.account,
+            accounts=accounts,
+            signals=signals,
+            delivering=delivering,
+            metrics=metrics,
+            clock=clock,
+            dataschema_base=settings.dataschema_base,
+            open_jobs=lambda: self.planner.stats(self._clock()).open_jobs,
+            changed=lambda: self.changed(),
+        )
         self.last_completed_at: float | None = None
         self.last_request_ids: dict[str, str] = {}
         self._upstream = upstream
         self._jobs = jobs
-        self._accounts = accounts
-        self._signals = signals
-        self._delivering = delivering
         self._metrics = metrics
         self._clock = clock
         self.changed = changed
         self._key = settings.read_key()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight: set[str] = set()
-        self._failures = 0
-        self._failing_since: float | None = None
-        self._forbidden: set[str] = set()
         self._due_since: float | None = None
         self._waiting: dict[str, int] = {}
         self._stopping = False
@@ -256,7 +104,7 @@ class Poller:
     async def load(self, state: AccountState | None = None) -> int:
         """Plans the open jobs that the store knows. Returns how many there are."""
         if state is not None:
-            self.state = state
+            self.health.state = state
         after, count = "", 0
         while jobs := await self._jobs.open_jobs(
             self.settings.source, self.settings.account, after_uid=after, count=LOAD_COUNT
@@ -318,7 +166,12 @@ class Poller:
     @property
     def paused(self) -> bool:
         """Whether the key is refused or missing: then nothing is looked at."""
-        return self._key is None or self.state.state == "unauthorized"
+        return self._key is None or self.health.key_refused
+
+    @property
+    def state(self) -> AccountState:
+        """How the polling goes."""
+        return self.health.state
 
     def next_request_at(self) -> float | None:
         """When to call `run_once()` next, in epoch seconds; None: not before something changes."""
@@ -400,7 +253,7 @@ class Poller:
                 del self.last_request_ids[next(iter(self.last_request_ids))]
         if look.kind == "observed" and look.observation is not None:
             kinds = await self._observed(job, look, look.observation)
-            await self._well(now)
+            await self.health.well(now)
         else:
             kinds = await self._failed(job, look, now)
         log.info(
@@ -451,20 +304,18 @@ class Poller:
 
     async def _failed(self, job: Job, look: Look, now: float) -> list[str]:
         self.planner.failed(job.uid, look.status_code, look.headers, now)
-        problem = _problem(look, now)
+        problem = problem_of(look, now)
         missing = look.kind in ("not_found", "forbidden")
         missing_count = job.missing_count + 1 if missing else 0
         missing_since = (job.missing_since or now) if missing else None
         if look.kind == "unauthorized":
-            await self._unauthorized(problem, now)
+            await self.health.unauthorized(problem, now)
         elif look.kind == "forbidden":
-            self._forbidden.add(job.uid)
-            if len(self._forbidden) >= FORBIDDEN_JOBS:
-                await self._unauthorized(problem, now)
+            await self.health.forbidden(job.uid, problem, now)
         elif look.kind == "not_found":
-            await self._well(now)
+            await self.health.well(now)
         elif look.kind != "rate_limited":
-            await self._trouble(problem, now)
+            await self.health.failed(problem, now)
         if missing_since is not None and missing_count >= NOT_FOUND_LOOKS and now - missing_since >= NOT_FOUND_SECONDS:
             transitions, progress = mark_not_found(job.progress, now)
             try:
@@ -495,95 +346,22 @@ class Poller:
             except StaleSequence:
                 return  # it moved on meanwhile: the next upkeep looks again
 
-    # --- how the account goes
-
-    async def _well(self, now: float) -> None:
-        self._failures, self._failing_since = 0, None
-        self._forbidden.clear()
-        if self.state.state != "ok":
-            await self._recover(now)
-
-    async def _trouble(self, problem: Mapping[str, Any], now: float) -> None:
-        self._failures += 1
-        self._failing_since = self._failing_since or now
-        if self.state.state == "ok" and self._failures >= DOWN_FAILURES and now - self._failing_since >= DOWN_SECONDS:
-            await self._set_state("down", problem, self._failing_since)
-
-    async def _unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
-        if self.state.state != "unauthorized":
-            await self._set_state("unauthorized", problem, now)
-            self.changed()
-
-    async def _recover(self, now: float) -> None:
-        before = self.state
-        self._failures, self._failing_since = 0, None
-        self._forbidden.clear()
-        self.state = replace(before, state="ok", since=now, problem=None)
-        event = self._notice("relay.source.recovered", before.problem or {}, before.since or now)
-        await self._accounts.set(self.state, event)
-        self._after_notice(event)
-        self.changed()
-
-    async def _set_state(self, state: str, problem: Mapping[str, Any], since: float) -> None:
-        self.state = replace(self.state, state=state, since=since, problem=dict(problem))
-        event = self._notice(f"relay.source.{state}", problem, since)
-        await self._accounts.set(self.state, event)
-        self._after_notice(event)
-
-    def _after_notice(self, event: Event) -> None:
-        log.warning(event.type, source=self.settings.source, account=self.settings.account, event_id=event.id)
-        self._metrics.events.labels(event.type).inc()
-        self._signals.event_recorded()
-        self._delivering.wake()
-
-    def _notice(self, type: str, problem: Mapping[str, Any], since: float) -> Event:
-        now = self._clock()
-        name = f"{self.settings.source}/{self.settings.account}"
-        reason = {
-            "relay.source.unauthorized": f"The upstream refuses the key of {name}: polling waits until it works again",
-            "relay.source.down": f"Looks at the jobs of {name} fail: they go on, more slowly",
-            "relay.source.recovered": f"Looks at the jobs of {name} work again",
-        }[type]
-        data = notices.source_trouble_data(
-            source=self.settings.source,
-            account=self.settings.account,
-            since=since,
-            reason=reason,
-            code=problem.get("code"),
-            message=problem.get("message"),
-            request_id=problem.get("request_id"),
-            open_jobs=self.planner.stats(now).open_jobs,
-        )
-        dataschema = notices.dataschema_for(type, self.settings.dataschema_base)
-        return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=name)
-
     async def probe(self) -> bool:
         """While the key is refused: reads it again and tries one cheap call. Returns whether polling goes on."""
-        if self.state.state != "unauthorized" and self._key is not None:
+        if not self.paused:
             return True
         self._key = self.settings.read_key()
         if self._key is None:
             return False
-        if self.state.state != "unauthorized":
+        if not self.health.key_refused:
             self.changed()
             return True
         look = await self._upstream.probe(self._key)
         log.info("probe", source=self.settings.source, account=self.settings.account, result=look.kind)
         if look.kind == "observed":
-            await self._recover(self._clock())
+            await self.health.recover(self._clock())
             return True
         return False
 
     def _plan(self, job: Job) -> None:
         self.planner.track(job.uid, job.item(), self._clock(), weight=job.weight, next_poll_at=job.next_poll_at)
-
-
-def _problem(look: Look, now: float) -> dict[str, Any]:
-    """A look's failure as a job's `last_error`."""
-    error = look.error
-    return {
-        "code": (error.code if error is not None else "") or look.kind,
-        "message": (error.message if error is not None else "") or look.detail or look.kind,
-        "request_id": look.request_id,
-        "at": now,
-    }

@@ -14,7 +14,8 @@ from relay.dispatcher import Dispatcher, DispatcherSettings
 from relay.ids import new_id
 from relay.keys import Keyring, new_key
 from relay.metrics import Metrics
-from relay.poller import AccountSettings, Poller, Recorder
+from relay.poller import AccountSettings, Poller
+from relay.recorder import Recorder
 from relay.signals import Signals
 from relay.store.store import Store, open_store
 from relay.testing import FakeClock, RecordingSink, ScriptedLook, ScriptedSource

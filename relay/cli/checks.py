@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relay.app import guard_policy
 from relay.cli.output import print_json, print_table
 from relay.clock import wall_clock
 from relay.config import AccountSettings, Settings, SourceSettings, load_settings, require_token_beyond_loopback
 from relay.core.netguard import refusal_of_url
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
 from relay.keys import default_state_dir, load_or_create_keyring
+from relay.room_settings import guard_policy
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import load_definition
 from relay.store import migrations

@@ -150,6 +150,8 @@ class _Service:
         """Takes over what may change while it runs; wrong settings are logged, and the old ones stay."""
         import structlog
 
+        from relay.reload import needs_restart, takes_over
+
         log = structlog.get_logger("relay.cli")
         if self.node is None:
             return
@@ -175,29 +177,6 @@ async def _finish(node: "Node") -> None:
 def with_port(settings: "Settings", port: int) -> "Settings":
     """The settings with the port that was bound, which port 0 leaves open."""
     return replace(settings, server=replace(settings.server, port=port))
-
-
-def takes_over(old: "Settings", new: "Settings") -> "Settings":
-    """The old settings with what a running node can take over of the new ones: keys, tokens, polling, delivery."""
-    sources = {}
-    for name, source in old.sources.items():
-        after = new.sources.get(name)
-        if after is not None:
-            accounts = {one: after.accounts.get(one, account) for one, account in source.accounts.items()}
-            source = replace(source, polling=after.polling, accounts=accounts)
-        sources[name] = source
-    return replace(old, auth=new.auth, delivery=new.delivery, sources=sources)
-
-
-def needs_restart(old: "Settings", new: "Settings") -> list[str]:
-    """The keys whose new values a running node does not take over, new and vanished sources and accounts too."""
-    from relay.config import changed_needs_restart
-
-    def places(settings: "Settings") -> set[str]:
-        sources = settings.sources.items()
-        return {f"sources.{name}.accounts.{account}" for name, source in sources for account in source.accounts}
-
-    return [*changed_needs_restart(old, new), *sorted(places(old) ^ places(new))]
 
 
 class _ProbesOnly:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay import poller
+from relay import health, poller
 from relay.clock import from_rfc3339
 from tests.e2e_world import KEY, MAX_INTERVAL_SECONDS, World, open_e2e_world
 from tests.schema_check import check_event
@@ -87,7 +87,7 @@ async def test_failing_looks(
 ) -> None:
     await world.fault(kind, path_prefix=JOBS_PATH, **how)
     job_id = await world.job()
-    await world.until(lambda: world.looks(result) >= poller.DOWN_FAILURES)
+    await world.until(lambda: world.looks(result) >= health.DOWN_FAILURES)
 
     shown = await noted(world, job_id)
     assert shown["last_error"]["code"] == code
@@ -99,7 +99,7 @@ async def test_failing_looks(
     assert await world.notes() == []
     assert world.kinds() == []
 
-    monkeypatch.setattr(poller, "DOWN_SECONDS", 0.0)
+    monkeypatch.setattr(health, "DOWN_SECONDS", 0.0)
     await world.until(lambda: world.kinds() == ["relay.source.down"])
     assert world.metric("relay_source_up") == 0
     (note,) = await world.notes()
@@ -231,7 +231,7 @@ async def test_one_forbidden_job_is_no_trouble_of_the_key(world: World) -> None:
 
 async def test_many_forbidden_jobs_are_trouble_of_the_key(world: World) -> None:
     await world.fault("403", path_prefix=JOBS_PATH)
-    job_ids = [await world.job() for _ in range(poller.FORBIDDEN_JOBS)]
+    job_ids = [await world.job() for _ in range(health.FORBIDDEN_JOBS)]
     await world.until(lambda: world.kinds() == ["relay.source.unauthorized"])
     assert world.metric("relay_source_up") == 0
     (note,) = await world.notes()

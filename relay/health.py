@@ -1,0 +1,147 @@
+"""How the polling of one account goes: ok, down, or unauthorized; each change is recorded with an event."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import structlog
+
+from relay.clock import Clock
+from relay.core import notices
+from relay.core.events import Event, relay_event
+from relay.core.records import AccountState
+from relay.ids import new_id
+from relay.metrics import Metrics
+
+DOWN_FAILURES = 5
+DOWN_SECONDS = 60.0
+FORBIDDEN_JOBS = 5
+
+log = structlog.get_logger("relay.health")
+
+
+class Accounts(Protocol):
+    """What is needed of the store's accounts."""
+
+    async def set(self, state: AccountState, event: Event | None = None) -> None: ...
+
+
+class Delivering(Protocol):
+    """What is needed of the dispatcher."""
+
+    def wake(self) -> None: ...
+
+
+class Signals(Protocol):
+    """Who is told what was recorded."""
+
+    def event_recorded(self) -> None: ...
+
+
+class Health:
+    """Concludes from the looks how the account goes, and records each change with an event.
+
+    `open_jobs` counts the jobs that wait for it; `changed` is called when polling is to pause or to go on.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        account: str,
+        *,
+        accounts: Accounts,
+        signals: Signals,
+        delivering: Delivering,
+        metrics: Metrics,
+        clock: Clock,
+        dataschema_base: str,
+        open_jobs: Callable[[], int],
+        changed: Callable[[], None],
+    ) -> None:
+        self.state = AccountState(source=source, name=account)
+        self._accounts = accounts
+        self._signals = signals
+        self._delivering = delivering
+        self._metrics = metrics
+        self._clock = clock
+        self._dataschema_base = dataschema_base
+        self._open_jobs = open_jobs
+        self._changed = changed
+        self._failures = 0
+        self._failing_since: float | None = None
+        self._forbidden: set[str] = set()
+
+    @property
+    def key_refused(self) -> bool:
+        """Whether the upstream refuses the key: then nothing is looked at."""
+        return self.state.state == "unauthorized"
+
+    async def well(self, now: float) -> None:
+        """The upstream answered as it should."""
+        self._failures, self._failing_since = 0, None
+        self._forbidden.clear()
+        if self.state.state != "ok":
+            await self.recover(now)
+
+    async def failed(self, problem: Mapping[str, Any], now: float) -> None:
+        """A look failed for no fault of its job: several of them for a while mean that the upstream is down."""
+        self._failures += 1
+        self._failing_since = self._failing_since or now
+        if self.state.state == "ok" and self._failures >= DOWN_FAILURES and now - self._failing_since >= DOWN_SECONDS:
+            await self._set_state("down", problem, self._failing_since)
+
+    async def forbidden(self, job_uid: str, problem: Mapping[str, Any], now: float) -> None:
+        """The key may not see this job: one such job is the job's own matter, many are the key's."""
+        self._forbidden.add(job_uid)
+        if len(self._forbidden) >= FORBIDDEN_JOBS:
+            await self.unauthorized(problem, now)
+
+    async def unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
+        """The upstream refuses the key."""
+        if not self.key_refused:
+            await self._set_state("unauthorized", problem, now)
+            self._changed()
+
+    async def recover(self, now: float) -> None:
+        """It works again."""
+        before = self.state
+        self._failures, self._failing_since = 0, None
+        self._forbidden.clear()
+        self.state = replace(before, state="ok", since=now, problem=None)
+        event = self._notice("relay.source.recovered", before.problem or {}, before.since or now)
+        await self._accounts.set(self.state, event)
+        self._after_notice(event)
+        self._changed()
+
+    async def _set_state(self, state: str, problem: Mapping[str, Any], since: float) -> None:
+        self.state = replace(self.state, state=state, since=since, problem=dict(problem))
+        event = self._notice(f"relay.source.{state}", problem, since)
+        await self._accounts.set(self.state, event)
+        self._after_notice(event)
+
+    def _after_notice(self, event: Event) -> None:
+        log.warning(event.type, source=self.state.source, account=self.state.name, event_id=event.id)
+        self._metrics.events.labels(event.type).inc()
+        self._signals.event_recorded()
+        self._delivering.wake()
+
+    def _notice(self, type: str, problem: Mapping[str, Any], since: float) -> Event:
+        now = self._clock()
+        name = f"{self.state.source}/{self.state.name}"
+        reason = {
+            "relay.source.unauthorized": f"The upstream refuses the key of {name}: polling waits until it works again",
+            "relay.source.down": f"Looks at the jobs of {name} fail: they go on, more slowly",
+            "relay.source.recovered": f"Looks at the jobs of {name} work again",
+        }[type]
+        data = notices.source_trouble_data(
+            source=self.state.source,
+            account=self.state.name,
+            since=since,
+            reason=reason,
+            code=problem.get("code"),
+            message=problem.get("message"),
+            request_id=problem.get("request_id"),
+            open_jobs=self._open_jobs(),
+        )
+        dataschema = notices.dataschema_for(type, self._dataschema_base)
+        return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=name)

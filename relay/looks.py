@@ -1,0 +1,60 @@
+"""One look at a job as the poller sees it: what the upstream answered, and what a failure is called afterwards."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from relay.core.job import Observation
+
+
+class UpstreamError(Protocol):
+    """An upstream's own words about an error."""
+
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def request_id(self) -> str | None: ...
+
+
+class Look(Protocol):
+    """What came of one request to the upstream; see `relay.sources.client.Look`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def observation(self) -> Observation | None: ...
+    @property
+    def status_code(self) -> int | None: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def error(self) -> UpstreamError | None: ...
+    @property
+    def sent_at(self) -> float: ...
+    @property
+    def received_at(self) -> float: ...
+    @property
+    def duration_ms(self) -> float: ...
+    @property
+    def request_id(self) -> str | None: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class Upstream(Protocol):
+    """What reads jobs; it never raises but when it is cancelled."""
+
+    async def look(self, external_id: str, api_key: str) -> Look: ...
+    async def probe(self, api_key: str) -> Look: ...
+
+
+def problem_of(look: Look, now: float) -> dict[str, Any]:
+    """A look's failure as a job's `last_error`."""
+    error = look.error
+    return {
+        "code": (error.code if error is not None else "") or look.kind,
+        "message": (error.message if error is not None else "") or look.detail or look.kind,
+        "request_id": look.request_id,
+        "at": now,
+    }

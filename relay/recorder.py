@@ -1,0 +1,124 @@
+"""Writes what was detected of a job, with its events, in one transaction. Shared by looks, upkeep and registrations."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from relay.clock import Clock
+from relay.core.delivery import Claimed
+from relay.core.events import Event, Hint, Origin, from_transition
+from relay.core.job import Job, Observation, Problem, Progress, Transition
+from relay.core.records import Lease, LookRecord
+from relay.ids import new_id
+from relay.metrics import Metrics
+
+Hints = Callable[[Problem | None, str, str | None], Hint | None]
+"""By problem, kind of transition and channel: what a person should know of it; None where nothing is wrong."""
+
+
+class Jobs(Protocol):
+    """What the recorder needs of the store's jobs."""
+
+    async def record(self, record: LookRecord) -> tuple[Claimed, ...]: ...
+
+
+class Reservation(Protocol):
+    """Delivery slots kept for what is about to be recorded."""
+
+    @property
+    def lease(self) -> Lease: ...
+
+
+class Delivering(Protocol):
+    """What it needs of the dispatcher."""
+
+    def reserve(self, events: Sequence[Event]) -> Reservation | None: ...
+    def settle(self, reservation: Any, claimed: Sequence[Claimed]) -> None: ...
+
+
+class Signals(Protocol):
+    """Who is told what was recorded."""
+
+    def job_changed(self, uid: str) -> None: ...
+    def event_recorded(self) -> None: ...
+
+
+class Recorder:
+    """Writes what was detected, with its events, and hands fresh deliveries over."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        delivering: Delivering,
+        signals: Signals,
+        metrics: Metrics,
+        clock: Clock,
+        hint: Hints,
+        origin: Origin,
+    ) -> None:
+        self._jobs = jobs
+        self._delivering = delivering
+        self._signals = signals
+        self._metrics = metrics
+        self._clock = clock
+        self._hint = hint
+        self._origin = origin
+
+    def events(self, job: Job, transitions: Sequence[Transition], seen: Observation | None) -> tuple[Event, ...]:
+        """The events of transitions of a job."""
+        channel = (seen.channel if seen is not None else None) or job.channel
+        problem = seen.problem if seen is not None else None
+        now = self._clock()
+        return tuple(
+            from_transition(
+                new_id("evt", now),
+                job,
+                transition,
+                self._origin,
+                seen=seen,
+                hint=self._hint(problem, transition.kind, channel),
+            )
+            for transition in transitions
+        )
+
+    async def record(
+        self,
+        job: Job,
+        transitions: Sequence[Transition],
+        progress: Progress,
+        *,
+        seen: Observation | None = None,
+        outcome: str | None = None,
+        last_error: Mapping[str, Any] | None = None,
+        deadline_at: float | None = None,
+    ) -> None:
+        """One transaction; durable when it returns. Raises StaleSequence."""
+        events = self.events(job, transitions, seen)
+        reservation = self._delivering.reserve(events)
+        claimed: tuple[Claimed, ...] = ()
+        try:
+            claimed = await self._jobs.record(
+                LookRecord(
+                    job_uid=job.uid,
+                    expected_sequence=job.progress.sequence,
+                    progress=progress,
+                    events=events,
+                    now=self._clock(),
+                    seen=seen,
+                    outcome=outcome,
+                    lease=None if reservation is None else reservation.lease,
+                    last_error=last_error,
+                    deadline_at=job.deadline_at if deadline_at is None else deadline_at,
+                )
+            )
+        finally:
+            self._delivering.settle(reservation, claimed)
+        self.told(job.uid, events)
+
+    def told(self, job_uid: str, events: Sequence[Event]) -> None:
+        """Wakes whoever waits for the job or its events."""
+        self._signals.job_changed(job_uid)
+        for event in events:
+            self._metrics.events.labels(event.type).inc()
+        if events:
+            self._signals.event_recorded()

@@ -1,0 +1,80 @@
+"""How often each piece of upkeep is done on a node."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from relay import upkeep
+from relay.clock import Clock
+from relay.config import RetentionSettings
+from relay.core.job import Job
+from relay.dispatcher import Dispatcher
+from relay.metrics import Metrics
+from relay.poller import Poller
+from relay.scheduler import Upkeep
+from relay.store.store import Store
+
+PROBE_SECONDS = 30.0
+UPKEEP_SECONDS = 60.0
+RETENTION_SECONDS = 300.0
+DEADLINE_SECONDS = 5.0
+STALL_SECONDS = 10.0
+
+log = structlog.get_logger("relay.timetable")
+
+
+def timetable(
+    *,
+    store: Store,
+    pollers: Mapping[tuple[str, str], Poller],
+    dispatcher: Dispatcher,
+    metrics: Metrics,
+    clock: Clock,
+    retention: RetentionSettings,
+) -> list[Upkeep]:
+    """All upkeep of one node."""
+
+    def poller_of(job: Job) -> Poller | None:
+        return pollers.get((job.source, job.account))
+
+    async def measure() -> None:
+        metrics.deliveries_pending.set(await store.deliveries.pending_count())
+
+    async def stalls() -> None:
+        now = clock()
+        for (source, account), poller in pollers.items():
+            if poller.stalled(now):
+                log.error("polling_stalled", source=source, account=account)
+
+    return [
+        Upkeep(
+            name="retention",
+            every_seconds=RETENTION_SECONDS,
+            run=lambda: upkeep.retention(
+                store.upkeep,
+                metrics,
+                clock,
+                events_days=retention.events_days,
+                attempts_days=retention.attempts_days,
+                jobs_days=retention.jobs_days,
+            ),
+        ),
+        Upkeep(
+            name="strays",
+            every_seconds=UPKEEP_SECONDS,
+            run=lambda: upkeep.strays(store.upkeep, clock, dispatcher.wake),
+        ),
+        Upkeep(
+            name="deadlines",
+            every_seconds=DEADLINE_SECONDS,
+            run=lambda: upkeep.deadlines(store.jobs, poller_of, clock),
+        ),
+        Upkeep(
+            name="probes",
+            every_seconds=PROBE_SECONDS,
+            at_once=True,
+            run=lambda: upkeep.probes(list(pollers.values())),
+        ),
+        Upkeep(name="measure", every_seconds=UPKEEP_SECONDS, run=measure),
+        Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
+    ]
