@@ -298,7 +298,12 @@ class Poller:
         else:
             polled_at = None if recorded else now
             await self._jobs.note(
-                LookNote(job_uid=job.uid, next_poll_at=self.planner.next_poll_at(job.uid), polled_at=polled_at)
+                LookNote(
+                    job_uid=job.uid,
+                    next_poll_at=self.planner.next_poll_at(job.uid),
+                    poll_step=self.planner.step(job.uid),
+                    polled_at=polled_at,
+                )
             )
         return [transition.kind for transition in recorded]
 
@@ -328,6 +333,7 @@ class Poller:
             LookNote(
                 job_uid=job.uid,
                 next_poll_at=self.planner.next_poll_at(job.uid),
+                poll_step=self.planner.step(job.uid),
                 polled_at=now,
                 failure_count=job.failure_count + 1,
                 missing_count=missing_count,
@@ -364,4 +370,11 @@ class Poller:
         return False
 
     def _plan(self, job: Job) -> None:
-        self.planner.track(job.uid, job.item(), self._clock(), weight=job.weight, next_poll_at=job.next_poll_at)
+        self.planner.track(
+            job.uid,
+            job.item(),
+            self._clock(),
+            weight=job.weight,
+            next_poll_at=job.next_poll_at,
+            step=job.poll_step,
+        )

@@ -62,6 +62,9 @@ class World:
             token="node",
             callback_secret=lambda: SECRET,
         )
+        self.poller = self._new_poller()
+
+    def _new_poller(self) -> Poller:
         settings = AccountSettings(
             source="revor",
             account="default",
@@ -72,26 +75,32 @@ class World:
             hint=_hint,
         )
         recorder = Recorder(
-            jobs=store.jobs,
+            jobs=self.store.jobs,
             delivering=self.dispatcher,
             signals=self.signals,
             metrics=self.metrics,
-            clock=clock,
+            clock=self.clock,
             hint=_hint,
             origin=ORIGIN,
         )
-        self.poller = Poller(
+        return Poller(
             settings,
             upstream=self.source,
-            jobs=store.jobs,
-            accounts=store.accounts,
+            jobs=self.store.jobs,
+            accounts=self.store.accounts,
             recorder=recorder,
             signals=self.signals,
             delivering=self.dispatcher,
             metrics=self.metrics,
-            clock=clock,
+            clock=self.clock,
             planner_config=PlannerConfig(max_requests_per_second=1000.0),
         )
+
+    async def restart_poller(self, away_seconds: float = 0.0) -> None:
+        """The poller is lost with all that it remembers, and one that knows only the database takes its place."""
+        self.clock.advance(away_seconds)
+        self.poller = self._new_poller()
+        await self.poller.load()
 
     async def subscribe(self, **settings: Any) -> Subscription:
         now = self.clock()

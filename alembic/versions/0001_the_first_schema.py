@@ -127,6 +127,7 @@ def upgrade() -> None:
     sa.Column('tracked_at', sa.Float(precision=53), nullable=False),
     sa.Column('last_polled_at', sa.Float(precision=53), nullable=True),
     sa.Column('next_poll_at', sa.Float(precision=53), nullable=True),
+    sa.Column('poll_step', sa.SmallInteger(), server_default='0', nullable=False),
     sa.Column('closed_at', sa.Float(precision=53), nullable=True),
     sa.Column('deadline_at', sa.Float(precision=53), nullable=True),
     sa.Column('poll_count', sa.Integer(), nullable=False),

@@ -121,7 +121,10 @@ class Transition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A tracked job as the rooms pass it on. Times are epoch seconds."""
+    """A tracked job as the rooms pass it on. Times are epoch seconds.
+
+    `next_poll_at` and `poll_step` are the planner's, kept so that a restart goes on with them.
+    """
 
     uid: str
     external_id: str
@@ -139,6 +142,7 @@ class Job:
     tracked_at: float = 0.0
     last_polled_at: float | None = None
     next_poll_at: float | None = None
+    poll_step: int = 0
     closed_at: float | None = None
     deadline_at: float | None = None
     poll_count: int = 0

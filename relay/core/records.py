@@ -71,10 +71,11 @@ class LookRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookNote:
-    """What a look that changed nothing leaves behind, and the plan for the next one."""
+    """What a look that changed nothing leaves behind, and the plan for the next one: its time and back-off step."""
 
     job_uid: str
     next_poll_at: float | None
+    poll_step: int = 0
     polled_at: float | None = None
     failure_count: int = 0
     missing_count: int = 0

@@ -22,7 +22,7 @@ BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id
 STATES = f"SELECT uid, sequence, closed_at FROM jobs WHERE uid IN {listed('uids')}"
 _PLANNED = (
     *("uid", "external_id", "status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
-    *("attempt_count", "next_poll_at", "weight"),
+    *("attempt_count", "next_poll_at", "poll_step", "weight"),
 )
 OPEN_AFTER = (
     select(*(JOBS.c[name] for name in _PLANNED))
@@ -53,15 +53,16 @@ def _set(*names: str) -> str:
 _ADVANCE = f"""
 UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")}, deadline_at = COALESCE(:deadline_at, deadline_at),
   next_poll_at = CASE WHEN :closed_at IS NULL THEN next_poll_at END"""
+# The step counts looks that found nothing new: this one did, and the note that follows plans the next.
 ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "last_error")}, last_polled_at = :now, poll_count = poll_count + 1,
-  failure_count = 0, missing_count = 0, missing_since = NULL
+  failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
 WHERE uid = :job_uid
 """
 ADVANCE_UNSEEN = f"""{_ADVANCE}, last_error = COALESCE(:last_error, last_error)
 WHERE uid = :job_uid
 """
 NOTE = f"""
-UPDATE jobs SET {_set("next_poll_at", "failure_count", "missing_count", "missing_since", "last_error")},
+UPDATE jobs SET {_set("next_poll_at", "poll_step", "failure_count", "missing_count", "missing_since", "last_error")},
   poll_count = poll_count + :looks, last_polled_at = COALESCE(:polled_at, last_polled_at)
 WHERE uid = :job_uid AND closed_at IS NULL
 """
@@ -195,6 +196,7 @@ def _note(connection: Connection, items: Sequence[LookNote]) -> Sequence[None]:
                 "polled_at": note.polled_at,
                 "looks": int(note.polled_at is not None),
                 "next_poll_at": note.next_poll_at,
+                "poll_step": note.poll_step,
                 "failure_count": note.failure_count,
                 "missing_count": note.missing_count,
                 "missing_since": note.missing_since,
@@ -262,11 +264,13 @@ def _planned(connection: Connection, parameters: dict[str, Any]) -> list[Job]:
             next_attempt_at=next_attempt_at,
             attempt_count=attempt_count,
             next_poll_at=next_poll_at,
+            poll_step=poll_step,
             weight=weight,
         )
         for uid, external_id, status, action, channel, scheduled_at, started_at, next_attempt_at, *(
             attempt_count,
             next_poll_at,
+            poll_step,
             weight,
         ) in connection.execute(OPEN_AFTER, parameters)
     ]

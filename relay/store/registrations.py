@@ -104,7 +104,7 @@ class Registrar:
         if resumed:
             changes |= {
                 **dict.fromkeys(("closed_at", "outcome", "missing_since", "next_poll_at")),
-                **dict.fromkeys(("overdue", "missing_count", "failure_count"), 0),
+                **dict.fromkeys(("overdue", "missing_count", "failure_count", "poll_step"), 0),
             }
         if registration.callback_subscription_id is not None:
             self._add_callback(connection, job.uid, registration.callback_subscription_id, registration.tracked_at)

@@ -48,6 +48,7 @@ def job_from(row: Row[Any], *, whole: bool = True) -> Job:
         tracked_at=row.tracked_at,
         last_polled_at=row.last_polled_at,
         next_poll_at=row.next_poll_at,
+        poll_step=row.poll_step,
         closed_at=row.closed_at,
         deadline_at=row.deadline_at,
         poll_count=row.poll_count,

@@ -6,7 +6,19 @@ blobs. Every partial index names the query that it serves.
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index, Integer, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -91,6 +103,7 @@ class JobRow(SQLModel, table=True):
     tracked_at: float = Field(sa_column=_seconds(nullable=False))
     last_polled_at: float | None = Field(default=None, sa_column=_seconds())
     next_poll_at: float | None = Field(default=None, sa_column=_seconds())
+    poll_step: int = Field(default=0, sa_column=Column(SmallInteger, nullable=False, server_default="0"))
     closed_at: float | None = Field(default=None, sa_column=_seconds())
     deadline_at: float | None = Field(default=None, sa_column=_seconds())
     poll_count: int = Field(default=0, sa_column=_count())

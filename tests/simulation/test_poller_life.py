@@ -1,6 +1,9 @@
 """The poller on a real database with a scripted upstream: one job's way, and every trouble on it."""
 
+import itertools
 from dataclasses import replace
+
+import pytest
 
 from relay.testing import ScriptedError, ScriptedLook
 from tests.schema_check import check_event
@@ -170,6 +173,51 @@ async def test_a_restart_goes_on_where_the_node_stopped_and_says_nothing_twice(t
         world.source.script("a", seen("running", started_at=1.0), seen("failed", started_at=1.0, finished_at=9.0))
         await world.run(200)
         assert await world.types() == ["running", "failed"]
+
+
+@pytest.mark.parametrize("away_seconds", [0.0, 600.0])
+async def test_a_restart_goes_on_with_the_back_off_where_it_was(tmp_path, away_seconds):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("running", started_at=1.0))
+        await world.run(200)
+        step, planned = world.poller.planner.step(uid), world.poller.planner.next_poll_at(uid)
+        looks = len(world.source.looked)
+        assert step >= 8
+        await world.restart_poller(away_seconds)
+        assert (world.poller.planner.step(uid), world.poller.planner.next_poll_at(uid)) == (step, planned)
+        await world.run(300)
+        times = [at for at, _ in world.source.looked]
+        pauses = [after - before for before, after in itertools.pairwise(times)]
+        assert times[looks] == pytest.approx(max(planned, world.clock() - 300), abs=1.0)
+        assert pauses[looks:] == sorted(pauses[looks:])
+        assert pauses[looks] > pauses[looks - 2]
+        assert world.poller.planner.step(uid) == step + len(pauses[looks:]) + 1
+
+
+async def test_a_restart_keeps_the_back_off_while_looks_fail(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("running", started_at=1.0))
+        await world.run(100)
+        step = world.poller.planner.step(uid)
+        looks = len(world.source.looked)
+        world.source.script("a", UNAVAILABLE)
+        while len(world.source.looked) == looks:
+            await world.step()
+        await world.restart_poller()
+        assert world.poller.planner.step(uid) == step > 0
+
+
+async def test_a_change_begins_the_back_off_anew_also_for_a_restart(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("running", started_at=1.0))
+        await world.run(100)
+        looks = len(world.source.looked)
+        world.source.script("a", seen("running", started_at=1.0, next_attempt_at=world.clock() + 500.0))
+        while len(world.source.looked) == looks:
+            await world.step()
+        assert (await world.store.jobs.get(uid)).poll_step == 0
+        await world.restart_poller()
+        assert world.poller.planner.step(uid) == 0
 
 
 async def test_a_write_between_look_and_record_is_seen_and_detected_again(tmp_path):

@@ -149,7 +149,13 @@ async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) ->
     uid = await track(store)
     error = {"code": "not_found", "message": "no such job"}
     note = LookNote(
-        job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, missing_count=3, missing_since=NOW - 5, last_error=error
+        job_uid=uid,
+        next_poll_at=NOW + 9,
+        poll_step=4,
+        polled_at=NOW,
+        missing_count=3,
+        missing_since=NOW - 5,
+        last_error=error,
     )
     await store.jobs.note(note)
     overdue = look(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True), deadline_at=None)
@@ -158,7 +164,7 @@ async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) ->
     assert job is not None
     assert job.progress.overdue
     assert (job.missing_count, job.missing_since, job.last_error) == (3, NOW - 5, error)
-    assert (job.poll_count, job.next_poll_at, job.deadline_at) == (1, NOW + 9, NOW + 604_800)
+    assert (job.poll_count, job.next_poll_at, job.poll_step, job.deadline_at) == (1, NOW + 9, 4, NOW + 604_800)
 
 
 async def test_a_look_that_saw_something_forgets_earlier_failures(store: Store) -> None:
@@ -181,6 +187,19 @@ async def test_a_note_without_a_look_counts_none(store: Store) -> None:
     job = await store.jobs.get(uid)
     assert job is not None
     assert (job.poll_count, job.last_polled_at, job.next_poll_at) == (0, None, NOW + 9)
+
+
+async def test_the_back_off_step_is_kept_with_the_plan_until_a_look_finds_something(store: Store) -> None:
+    uid = await track(store)
+    (job,) = await store.jobs.open_jobs("revor", "default")
+    assert (job.next_poll_at, job.poll_step) == (None, 0)
+    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9, poll_step=60, polled_at=NOW))
+    (job,) = await store.jobs.open_jobs("revor", "default")
+    assert (job.next_poll_at, job.poll_step) == (NOW + 9, 60)
+    assert (await store.jobs.find("a job"))[0].poll_step == 60
+    await store.jobs.record(look(uid, 0, "queued"))
+    (job,) = await store.jobs.open_jobs("revor", "default")
+    assert (job.next_poll_at, job.poll_step) == (NOW + 9, 0)
 
 
 async def test_a_note_about_a_job_that_closed_meanwhile_changes_nothing(store: Store) -> None:

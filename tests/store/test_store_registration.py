@@ -3,6 +3,7 @@
 import pytest
 
 from relay.core.job import Progress
+from relay.core.records import LookNote
 from relay.errors import Conflict
 from relay.store.store import Store
 from tests.store_kit import (
@@ -128,10 +129,12 @@ async def test_an_untracked_job_is_taken_up_again_and_its_sequence_goes_on(store
 
 async def test_a_job_that_was_not_found_is_taken_up_again_with_clean_counts(store: Store) -> None:
     uid = await track(store, "a")
+    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9, poll_step=7, failure_count=2, missing_count=3))
     await store.jobs.record(look(uid, 0, "not_found", outcome="not_found", seen=None))
     again = await store.jobs.register(registration("a", deadline_at=NOW + 77))
     assert again.resumed
     assert (again.job.missing_count, again.job.missing_since, again.job.failure_count) == (0, None, 0)
+    assert (again.job.next_poll_at, again.job.poll_step) == (None, 0)
     assert again.job.deadline_at == NOW + 77
     assert not again.job.progress.overdue
 
