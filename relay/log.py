@@ -156,6 +156,11 @@ def configure(*, dev: bool, level: str = "info", stream: TextIO | None = None) -
     logging.captureWarnings(True)
 
 
+def debugging() -> bool:
+    """Whether debug lines are written: for lines that come too often to be made in vain."""
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """A line that can not be written is dropped: the standard handler would print its arguments unredacted."""
 

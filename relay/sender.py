@@ -40,6 +40,8 @@ KEEP_ALIVE_SECONDS = 4.0
 
 USER_AGENT = f"revor-relay/{__version__}"
 
+_NO_CONTENT_TYPE = ("Content-Type",)  # aiohttp would make one up
+
 _SENDABLE_AS_WRITTEN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+", re.ASCII)
 
 
@@ -113,7 +115,6 @@ class Sender:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
-            skip_auto_headers=("Content-Type",),
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
         )
@@ -190,6 +191,7 @@ class Sender:
             headers=headers,
             allow_redirects=False,
             timeout=self._timeout(timeout_seconds),
+            skip_auto_headers=None if "Content-Type" in headers else _NO_CONTENT_TYPE,
         )
         whole = False
         try:

@@ -7,7 +7,6 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.job import Job
-from relay.ids import new_id
 from relay.metrics import Metrics
 
 DAY_SECONDS = 86_400.0
@@ -22,7 +21,7 @@ class Rows(Protocol):
     """What retention needs of the store."""
 
     async def delete_events(self, before: float, after: float = 0.0) -> tuple[int, float | None]: ...
-    async def delete_attempts(self, before_id: str) -> int: ...
+    async def delete_attempts(self, before: float) -> int: ...
     async def delete_jobs(self, before: float) -> int: ...
     async def delete_idempotency_keys(self, before: float) -> int: ...
     async def delete_secrets(self, now: float) -> int: ...
@@ -68,8 +67,7 @@ async def retention(
             break
         deleted, after = await rows.delete_events(now - events_days * DAY_SECONDS, after)
         count("events", deleted)
-    oldest_attempt = _first_id("att", now - attempts_days * DAY_SECONDS)
-    count("attempts", await _batches(lambda: rows.delete_attempts(oldest_attempt)))
+    count("attempts", await _batches(lambda: rows.delete_attempts(now - attempts_days * DAY_SECONDS)))
     count("jobs", await _batches(lambda: rows.delete_jobs(now - jobs_days * DAY_SECONDS)))
     count("idempotency_keys", await _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)))
     count("secrets", await rows.delete_secrets(now))
@@ -106,12 +104,6 @@ async def probes(accounts: Iterable[Account]) -> None:
     """Tries refused keys again, reading them anew."""
     for account in list(accounts):
         await account.probe()
-
-
-def _first_id(prefix: str, epoch_seconds: float) -> str:
-    """An id that sorts before every one made at this time or later, and after nearly all made before."""
-    made = new_id(prefix, max(epoch_seconds, 0.0))
-    return made[: len(prefix) + 11]
 
 
 async def _batches(delete: Callable[[], Any]) -> int:

@@ -101,7 +101,6 @@ def attempt(number: int = 1, **fields: Any) -> Attempt:
 
 def mark_of(claimed: Claimed, state: str = "delivered", *, now: float = NOW, **fields: Any) -> Mark:
     values: dict[str, Any] = {
-        "attempt_id": new_id("att", now),
         "attempt": attempt(claimed.made_count + 1, started_at=now),
     }
     return Mark(claimed=claimed, state=state, now=now, **{**values, **fields})

@@ -21,7 +21,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('source', 'name', name=op.f('pk_accounts'))
     )
     op.create_table('attempts',
-    sa.Column('id', sa.Text(), nullable=False),
+    sa.Column('position', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), autoincrement=True, nullable=False),
     sa.Column('delivery_id', sa.Text(), nullable=False),
     sa.Column('number', sa.Integer(), nullable=False),
     sa.Column('started_at', sa.Float(precision=53), nullable=False),
@@ -32,7 +32,7 @@ def upgrade() -> None:
     sa.Column('response_excerpt', sa.Text(), nullable=True),
     sa.Column('remote_ip', sa.Text(), nullable=True),
     sa.Column('decision', sa.Text(), nullable=True),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_attempts'))
+    sa.PrimaryKeyConstraint('position', name=op.f('pk_attempts'))
     )
     with op.batch_alter_table('attempts') as batch_op:
         batch_op.create_index('ix_attempts_delivery_id_number', ['delivery_id', 'number'], unique=False)

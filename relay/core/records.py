@@ -89,22 +89,19 @@ class Mark:
 
     state       delivered, dead or pending (again at `due_at`)
     disable     the reason to disable the subscription, with `events` that say so
-    next_lease  take the next delivery of this job and subscription under this lease
-    take_due    where there is none, take another one of the subscription that is due: fresh ones first, then retries,
-                then those asked for by hand
+    next_lease  go on with another delivery of the subscription, if there is one: the next of this job, else one that is
+                due; held under this lease or that of another mark in the same transaction. No other holds its token.
     """
 
     claimed: Claimed
     state: str
     now: float
-    attempt_id: str
     attempt: Attempt
     due_at: float | None = None
     reason: str | None = None
     disable: str | None = None
     events: tuple[Event, ...] = ()
     next_lease: Lease | None = None
-    take_due: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,7 +153,14 @@ def verify(
 
 
 def _signature(key: bytes, content: bytes) -> str:
-    return binascii.b2a_base64(hmac.digest(key, content, "sha256"), newline=False).decode()
+    keyed = _keyed(key).copy()
+    keyed.update(content)
+    return binascii.b2a_base64(keyed.digest(), newline=False).decode()
+
+
+@lru_cache(maxsize=4096)
+def _keyed(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod="sha256")
 
 
 def _judged_by_time(age_seconds: float, tolerance_seconds: float) -> Verification:

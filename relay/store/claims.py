@@ -10,7 +10,7 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import at_once, columns_of, gather, gathered, json_list, listed, members, rows_of
+from relay.store.statements import columns_of, gather, gathered, json_list, listed, rows_of
 
 # A loose index scan: one seek for each subscription that has something pending, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -29,25 +29,34 @@ SELECT id,
    WHERE state = 'pending' AND subscription_id = pending.id AND priority = 2) AS manual
 FROM pending WHERE id IS NOT NULL
 """
-DUE_IDS = gathered(
-    """
-SELECT id FROM deliveries
-WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = :priority AND due_at <= :now
-ORDER BY due_at LIMIT :count
-""",
-    "id",
+_DUE = """
+SELECT * FROM (
+  SELECT id, priority, due_at FROM deliveries
+  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority} AND due_at <= :now
+  ORDER BY due_at LIMIT :count
 )
+"""
+# What the lease holds already, a follower that was just promoted, counts.
 TAKE = f"""
-UPDATE deliveries SET lease_token = t.token, due_at = t.until
-FROM {members("rows", "id", "token", "until")} AS t WHERE deliveries.id = t.id AND state = 'pending'
+UPDATE deliveries SET lease_token = :token, due_at = :until
+WHERE id IN (
+  SELECT id FROM ({" UNION ALL ".join(_DUE.format(priority=priority) for priority in (0, 1, 2))}) AS due
+  WHERE priority IN {listed("priorities")}
+  ORDER BY priority, due_at
+  LIMIT (
+    SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
+    FROM deliveries WHERE lease_token = :token AND subscription_id = :subscription_id
+  )
+)
 """
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
 _OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence")
-_SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT)
+_SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
 WITH_EVENT = gathered(
     f"""
-SELECT {columns_of(DELIVERIES, *_OF_DELIVERY, alias="d")}, e.id AS event_id, {columns_of(EVENTS, *_OF_EVENT, alias="e")}
-FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.id IN {listed("ids")}
+SELECT {columns_of(DELIVERIES, *_OF_DELIVERY, "priority", alias="d")}, e.id AS event_id,
+  {columns_of(EVENTS, *_OF_EVENT, alias="e")}
+FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN {listed("tokens")}
 """,
     *("CAST(body AS TEXT)" if name == "body" else name for name in _SHOWN),
 )
@@ -81,54 +90,48 @@ def backlog(connection: Connection) -> list[Backlog]:
 
 
 def claim(connection: Connection, items: Sequence[ClaimRequest]) -> list[tuple[Claimed, ...]]:
-    """Takes due heads for each request, in the order of its priorities and then of their due time."""
-    taken = [
-        take_due(connection, item.subscription_id, [item.lease] * item.count, item.now, item.priorities)
-        for item in items
-    ]
-    found = load_claimed(connection, [delivery_id for ids in taken for delivery_id in ids])
-    return [tuple(found[delivery_id] for delivery_id in ids if delivery_id in found) for ids in taken]
+    """Takes due heads for each request: first attempts, then retries, then those asked for by hand; of each the ones
+    that are due the longest."""
+    for item in items:
+        take_due(connection, item.subscription_id, item.lease, item.count, item.now, item.priorities)
+    taken: dict[str, list[Claimed]] = {item.lease.token: [] for item in items}
+    for one in load_leased(connection, list(taken)):
+        taken[one.lease_token].append(one)
+    return [tuple(taken[item.lease.token]) for item in items]
 
 
 def take_due(
     connection: Connection,
     subscription_id: str,
-    leases: Sequence[Lease],
+    lease: Lease,
+    count: int,
     now: float,
     priorities: Iterable[int] = (0, 1, 2),
-) -> list[str]:
-    """Takes a due head of one subscription under each of `leases`, as far as there are any. Returns their ids."""
-    ids: list[str] = []
-    for priority in dict.fromkeys(priorities):
-        if len(ids) == len(leases):
-            break
-        rows = gather(
-            connection,
-            DUE_IDS,
-            subscription_id=subscription_id,
-            priority=priority,
-            now=now,
-            count=len(leases) - len(ids),
-        )
-        ids.extend(row[0] for row in rows)
-    at_once(
-        connection,
-        TAKE,
-        [(delivery_id, lease.token, lease.until) for delivery_id, lease in zip(ids, leases, strict=False)],
-    )
-    return ids
+) -> None:
+    """Takes due heads of one subscription until `lease` holds `count` of its deliveries or nothing more is due."""
+    values = {
+        "subscription_id": subscription_id,
+        "token": lease.token,
+        "until": lease.until,
+        "priorities": json_list(sorted(set(priorities))),
+        "now": now,
+        "count": count,
+    }
+    connection.exec_driver_sql(TAKE, values)
 
 
-def load_claimed(connection: Connection, ids: Sequence[str]) -> dict[str, Claimed]:
-    """Deliveries that were just taken, by id, with their events."""
-    if not ids:
-        return {}
-    return {row[0]: _claimed(row) for row in gather(connection, WITH_EVENT, ids=json_list(ids))}
+def load_leased(connection: Connection, tokens: Sequence[str]) -> list[Claimed]:
+    """The deliveries that are held under these leases, with their events: by priority, then the oldest first."""
+    if not tokens:
+        return []
+    rows = gather(connection, WITH_EVENT, tokens=json_list(tokens))
+    rows.sort(key=lambda row: (row[-1], row[0]))
+    return [_claimed(row) for row in rows]
 
 
 def _claimed(row: Sequence[Any]) -> Claimed:
     delivery_id, subscription_id, lease_token, due_at, attempt_count, made_count, created_at, event_id = row[:8]
-    type, source, subject, time, recorded_at, body, job_uid, sequence = row[8:]
+    type, source, subject, time, recorded_at, body, job_uid, sequence = row[8:16]
     event = Event(
         id=event_id,
         source=source,

@@ -1,20 +1,32 @@
 """Marks: the end of an attempt, what follows it, and the leases that go on from it; all in one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from relay.core.delivery import Claimed
 from relay.core.events import Event
-from relay.core.records import Lease, Mark, Marked
-from relay.store.claims import load_claimed, take_due
+from relay.core.records import Mark, Marked
+from relay.store.claims import load_leased, take_due
 from relay.store.outbox import Outbox
 from relay.store.rows import attempt_values
-from relay.store.statements import at_once, gather, gathered, json_list, listed, many, members, rows_of
+from relay.store.statements import at_once, gather, gathered, json_list, listed, members, rows_of
 from relay.store.tables import OPEN_DELIVERY, AttemptRow
 
 ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
 
+_ATTEMPT = (
+    *("delivery_id", "number", "started_at", "duration_ms", "status_code", "error", "headers"),
+    *("response_excerpt", "remote_ip", "decision"),
+)
+# Written only while the lease is held.
+INSERT_ATTEMPT = f"""
+INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
+SELECT {", ".join("CAST(m.headers AS BLOB)" if name == "headers" else f"m.{name}" for name in _ATTEMPT)}
+FROM {members("rows", "token", *_ATTEMPT)} AS m
+JOIN deliveries AS d ON d.id = m.delivery_id WHERE d.lease_token = m.token AND d.state = 'pending'
+"""
 HELD = gathered(
     f"SELECT id, lease_token FROM deliveries WHERE id IN {listed('ids')} AND state = 'pending'", "id", "lease_token"
 )
@@ -24,32 +36,23 @@ UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
   attempt_count = attempt_count + 1, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
 FROM {members("rows", "id", "state", "due_at", "ended_at", "reason")} AS m WHERE deliveries.id = m.id
 """
-_ATTEMPT = (
-    *("id", "delivery_id", "number", "started_at", "duration_ms", "status_code", "error", "headers"),
-    *("response_excerpt", "remote_ip", "decision"),
-)
-INSERT_ATTEMPT = f"""
-INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
-SELECT {", ".join("CAST(headers AS BLOB)" if name == "headers" else name for name in _ATTEMPT)}
-FROM {members("rows", *_ATTEMPT)}
-"""
 # Of each (job, subscription) the first delivery that has not ended, where it is blocked: one seek a pair, whatever else
 # its job has open.
-STRANDED = f"""
-SELECT d.id, d.job_uid, d.subscription_id FROM json_each(:pairs) AS pair JOIN deliveries d ON d.id = (
-  SELECT o.id FROM deliveries o
-  WHERE o.job_uid = json_extract(pair.value, '$[0]') AND o.subscription_id = json_extract(pair.value, '$[1]')
-    AND o.{OPEN_DELIVERY} AND o.priority < 2
-  ORDER BY o.sequence LIMIT 1
-) WHERE d.state = 'blocked'
+PROMOTE = f"""
+UPDATE deliveries SET state = 'pending', due_at = m.due_at, lease_token = m.token
+FROM (
+  SELECT due_at, token, (
+    SELECT o.id FROM deliveries AS o
+    WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.priority < 2
+    ORDER BY o.sequence LIMIT 1
+  ) AS id
+  FROM {members("rows", "job_uid", "subscription_id", "due_at", "token")} AS pair
+) AS m WHERE deliveries.id = m.id AND deliveries.state = 'blocked'
 """
 HEAD = f"""
 SELECT id FROM deliveries
 WHERE job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND priority < 2
 ORDER BY sequence LIMIT 1
-"""
-PROMOTE = """
-UPDATE deliveries SET state = 'pending', due_at = :due_at, lease_token = :token WHERE id = :id AND state = 'blocked'
 """
 DISABLE = """
 UPDATE subscriptions SET state = 'disabled', disabled_reason = :reason, disabled_at = :now
@@ -71,20 +74,13 @@ class Marker:
         promotion, what the subscription goes on with, and any events."""
         kept = _kept(connection, items)
         at_once(connection, MARK, [_mark_values(mark) for mark in kept])
-        at_once(
-            connection,
-            INSERT_ATTEMPT,
-            [attempt_values(mark.claimed.id, mark.attempt_id, mark.attempt) for mark in kept],
-        )
         disabled, events = self._disable(connection, kept)
         self._outbox.insert(connection, [(event, None) for event in events])
-        taken = _go_on(connection, kept, disabled)
-        found = load_claimed(connection, list(taken.values()))
-        ids = {id(mark) for mark in kept}
-        return [
-            Marked(kept=True, next=found.get(taken.get(mark.attempt_id, ""))) if id(mark) in ids else Marked(kept=False)
-            for mark in items
-        ]
+        wishes = _wishes(kept, disabled)
+        _promote(connection, [mark for mark in kept if mark.state != "pending"], wishes)
+        taken = _take_due(connection, wishes)
+        held = {id(mark) for mark in kept}
+        return [Marked(kept=id(mark) in held, next=taken.get(id(mark))) for mark in items]
 
     def _disable(self, connection: Connection, kept: Sequence[Mark]) -> tuple[set[str], list[Event]]:
         """Disables subscriptions. Returns their ids and the events of all marks: of several marks that disable one
@@ -106,15 +102,15 @@ class Marker:
 
 
 def _kept(connection: Connection, items: Sequence[Mark]) -> list[Mark]:
-    """The marks whose lease is still held; a second mark of one delivery in a group has lost its lease to the first."""
-    ids = json_list([mark.claimed.id for mark in items])
-    held = dict(gather(connection, HELD, ids=ids))
-    kept: list[Mark] = []
-    for mark in items:
-        if held.get(mark.claimed.id) == mark.claimed.lease_token:
-            del held[mark.claimed.id]
-            kept.append(mark)
-    return kept
+    """The marks whose lease is still held, their attempts written; a second mark under one lease has lost it to the
+    first."""
+    first = {(mark.claimed.id, mark.claimed.lease_token): mark for mark in reversed(items)}
+    marks = [mark for mark in items if first[mark.claimed.id, mark.claimed.lease_token] is mark]
+    rows = [(mark.claimed.lease_token, *attempt_values(mark.claimed.id, mark.attempt)) for mark in marks]
+    if at_once(connection, INSERT_ATTEMPT, rows) == len(marks):
+        return marks
+    held = {(row[0], row[1]) for row in gather(connection, HELD, ids=json_list([mark.claimed.id for mark in marks]))}
+    return [mark for mark in marks if (mark.claimed.id, mark.claimed.lease_token) in held]
 
 
 def head_of(connection: Connection, job_uid: str, subscription_id: str) -> str | None:
@@ -125,53 +121,45 @@ def head_of(connection: Connection, job_uid: str, subscription_id: str) -> str |
 
 def promote_strays(connection: Connection, pairs: Sequence[Pair], now: float) -> int:
     """Makes the first open delivery of each given (job, subscription) pending where it is blocked behind nothing."""
-    ids = [delivery_id for delivery_id, _ in _stranded(connection, pairs)]
-    many(connection, PROMOTE, [{"id": delivery_id, "due_at": now, "token": None} for delivery_id in ids])
-    return len(ids)
+    return at_once(connection, PROMOTE, [(*pair, now, None) for pair in pairs])
 
 
-def _go_on(connection: Connection, kept: Sequence[Mark], disabled: set[str]) -> dict[str, str]:
-    """Promotes followers, then takes what is due for the marks that want to go on; nothing is taken for `disabled`
-    subscriptions. Returns the ids of the deliveries taken, by the id of the mark's attempt."""
-    taken = _promote(connection, [mark for mark in kept if mark.state != "pending"], disabled)
-    wanting: dict[str, list[tuple[Mark, Lease]]] = {}
+def _wishes(kept: Sequence[Mark], disabled: set[str]) -> dict[str, list[Mark]]:
+    """The marks that want to go on, by subscription, none of `disabled` ones; all do it under the first one's lease."""
+    wishes: dict[str, list[Mark]] = {}
     for mark in kept:
-        subscription_id = mark.claimed.subscription_id
-        going = mark.take_due and mark.attempt_id not in taken and subscription_id not in disabled
-        if going and mark.next_lease is not None:
-            wanting.setdefault(subscription_id, []).append((mark, mark.next_lease))
-    for subscription_id, wishes in sorted(wanting.items()):
-        leases = [lease for _, lease in wishes]
-        ids = take_due(connection, subscription_id, leases, max(mark.now for mark, _ in wishes))
-        taken.update((mark.attempt_id, delivery_id) for (mark, _), delivery_id in zip(wishes, ids, strict=False))
-    return taken
+        if mark.next_lease is not None and mark.claimed.subscription_id not in disabled:
+            wishes.setdefault(mark.claimed.subscription_id, []).append(mark)
+    return wishes
 
 
-def _promote(connection: Connection, ended: Sequence[Mark], disabled: set[str]) -> dict[str, str]:
-    """Makes the next delivery of each (job, subscription) whose head has ended pending: due at once, or taken under
-    the mark's `next_lease`. Returns those taken, by the id of the mark's attempt."""
+def _promote(connection: Connection, ended: Sequence[Mark], wishes: Mapping[str, Sequence[Mark]]) -> None:
+    """Makes the next delivery of each (job, subscription) whose head has ended pending: due at once, or taken where
+    its mark wants to go on."""
     by_pair = {
         (mark.claimed.job_uid, mark.claimed.subscription_id): mark for mark in ended if mark.claimed.job_uid is not None
     }
-    taken: dict[str, str] = {}
-    promoted: list[dict[str, Any]] = []
-    for delivery_id, pair in _stranded(connection, [(str(job), subscription) for job, subscription in by_pair]):
-        mark = by_pair[pair]
-        lease = None if pair[1] in disabled else mark.next_lease
-        if lease is None:
-            promoted.append({"id": delivery_id, "due_at": mark.now, "token": None})
-        else:
-            promoted.append({"id": delivery_id, "due_at": lease.until, "token": lease.token})
-            taken[mark.attempt_id] = delivery_id
-    many(connection, PROMOTE, promoted)
+    rows: list[tuple[Any, ...]] = []
+    for pair, mark in by_pair.items():
+        going = wishes.get(pair[1]) if mark.next_lease is not None else None
+        lease = going[0].next_lease if going else None
+        rows.append((*pair, mark.now, None) if lease is None else (*pair, lease.until, lease.token))
+    at_once(connection, PROMOTE, rows)
+
+
+def _take_due(connection: Connection, wishes: Mapping[str, Sequence[Mark]]) -> dict[int, Claimed]:
+    """Adds to the promoted followers what else is due, one delivery a mark. Returns them by the `id()` of the mark."""
+    tokens: list[str] = []
+    for subscription_id, marks in sorted(wishes.items()):
+        lease = marks[0].next_lease
+        if lease is not None:
+            take_due(connection, subscription_id, lease, len(marks), max(mark.now for mark in marks))
+            tokens.append(lease.token)
+    taken: dict[int, Claimed] = {}
+    waiting = {subscription_id: iter(marks) for subscription_id, marks in wishes.items()}
+    for one in load_leased(connection, tokens):
+        taken[id(next(waiting[one.subscription_id]))] = one
     return taken
-
-
-def _stranded(connection: Connection, pairs: Sequence[Pair]) -> list[tuple[str, Pair]]:
-    if not pairs:
-        return []
-    rows = rows_of(connection, STRANDED, pairs=json_list(pairs))
-    return [(row.id, (row.job_uid, row.subscription_id)) for row in rows]
 
 
 def _mark_values(mark: Mark) -> tuple[Any, ...]:

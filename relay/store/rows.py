@@ -110,10 +110,9 @@ def event_from(row: Row[Any]) -> Event:
     )
 
 
-def attempt_values(delivery_id: str, attempt_id: str, attempt: Attempt) -> tuple[Any, ...]:
+def attempt_values(delivery_id: str, attempt: Attempt) -> tuple[Any, ...]:
     """The row of an attempt, in the order of the table's columns."""
     return (
-        attempt_id,
         delivery_id,
         attempt.number,
         attempt.started_at,

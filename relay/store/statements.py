@@ -54,10 +54,10 @@ def gather(connection: Connection, sql: str, **parameters: Any) -> list[list[Any
     return found
 
 
-def at_once(connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Runs a statement that reads `members('rows', …)`: one step of the driver, however many rows."""
-    if rows:
-        connection.exec_driver_sql(sql, {"rows": json_list(rows)})
+def at_once(connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Runs a statement that reads `members('rows', …)`: one step of the driver, however many rows. Returns how many
+    rows it changed."""
+    return connection.exec_driver_sql(sql, {"rows": json_list(rows)}).rowcount if rows else 0
 
 
 def many(connection: Connection, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:

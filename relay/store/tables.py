@@ -49,6 +49,10 @@ def _count() -> Any:
     return Column(Integer, nullable=False, default=0)
 
 
+def _position() -> Any:
+    return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+
+
 def _blob(*, nullable: bool = True) -> Any:
     return Column(LargeBinary, nullable=nullable)
 
@@ -129,10 +133,7 @@ class EventRow(SQLModel, table=True):
         {"sqlite_autoincrement": True},
     )
 
-    position: int | None = Field(
-        default=None,
-        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    )
+    position: int | None = Field(default=None, sa_column=_position())
     id: str = Field(sa_column=_text())
     job_uid: str | None = Field(default=None, sa_column=_text(nullable=True))
     sequence: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
@@ -238,12 +239,12 @@ class DeliveryRow(SQLModel, table=True):
 
 
 class AttemptRow(SQLModel, table=True):
-    """One try at a delivery; headers are redacted before they get here."""
+    """One try at a delivery; headers are redacted before they get here. `position` is the order of their commits."""
 
     __tablename__: ClassVar[str] = "attempts"
     __table_args__ = (Index("ix_attempts_delivery_id_number", "delivery_id", "number"),)
 
-    id: str = Field(sa_column=_text(primary_key=True))
+    position: int | None = Field(default=None, sa_column=_position())
     delivery_id: str = Field(sa_column=_text())
     number: int = Field(sa_column=Column(Integer, nullable=False))
     started_at: float = Field(sa_column=_seconds(nullable=False))

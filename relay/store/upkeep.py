@@ -32,8 +32,12 @@ DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event
 """
 DELETE_DELIVERIES_OF_EVENTS = f"DELETE FROM deliveries WHERE event_id IN {listed('ids')}"
 DELETE_EVENTS = f"DELETE FROM events WHERE id IN {listed('ids')}"
+# Attempts are committed in the order of time, all but a second or so: the first that is young enough ends it.
 DELETE_OLD_ATTEMPTS = f"""
-DELETE FROM attempts WHERE id IN (SELECT id FROM attempts WHERE id < :before_id ORDER BY id LIMIT {BATCH})
+DELETE FROM attempts WHERE position IN (
+  SELECT position FROM (SELECT position, started_at FROM attempts ORDER BY position LIMIT {BATCH}) AS oldest
+  WHERE started_at < :before
+)
 """
 DELETE_CALLBACKS_OF_GONE_JOBS = f"""
 DELETE FROM job_callbacks WHERE job_uid IN {listed("uids")} AND NOT EXISTS (
@@ -74,9 +78,9 @@ class UpkeepStore:
         count = await self._database.write(_each(_delete_events), ([row_id for row_id, _ in rows],))
         return count, rows[-1][1] if len(rows) == BATCH else None
 
-    async def delete_attempts(self, before_id: str) -> int:
-        """Deletes a batch of attempts whose (time-ordered) id is before this one."""
-        return await self._database.write(_each(_delete_attempts), (before_id,))
+    async def delete_attempts(self, before: float) -> int:
+        """Deletes a batch of attempts that were made before a time."""
+        return await self._database.write(_each(_delete_attempts), (before,))
 
     async def delete_jobs(self, before: float) -> int:
         """Deletes a batch of jobs that closed before a time and have no pending delivery."""
@@ -128,8 +132,8 @@ def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
     return connection.exec_driver_sql(DELETE_EVENTS, gone).rowcount
 
 
-def _delete_attempts(connection: Connection, before_id: str) -> int:
-    return connection.exec_driver_sql(DELETE_OLD_ATTEMPTS, {"before_id": before_id}).rowcount
+def _delete_attempts(connection: Connection, before: float) -> int:
+    return connection.exec_driver_sql(DELETE_OLD_ATTEMPTS, {"before": before}).rowcount
 
 
 def _old_jobs(connection: Connection, before: float) -> list[str]:

@@ -288,12 +288,12 @@ async def test_a_subscription_removed_while_its_sink_answers_leaves_no_slot_take
         await world.poller.run_once()
         await world.poller.drain()
         await world.dispatcher.run_once()
-        assert world.dispatcher._in_flight == 2
+        assert world.dispatcher.slots.in_flight == 2
         await world.store.subscriptions.remove(subscription.id, world.clock())
         await world.dispatcher.run_once()
         gate.set()
         await world.dispatcher.drain()
-        assert world.dispatcher._in_flight == 0
+        assert world.dispatcher.slots.in_flight == 0
         assert await states(world) == ["cancelled"] * 4
         world.sink.send = real
         await world.subscribe()

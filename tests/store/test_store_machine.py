@@ -133,10 +133,9 @@ class OutboxMachine(RuleBasedStateMachine):
         one=consumes(claimed),
         state=st.sampled_from(["delivered", "dead", "pending"]),
         goes_on=st.booleans(),
-        take_due=st.booleans(),
     )
-    def mark(self, one: Claimed, state: str, goes_on: bool, take_due: bool) -> Any:
-        marked = self.run(self.store.deliveries.mark(self._mark(one, state, goes_on, take_due)))
+    def mark(self, one: Claimed, state: str, goes_on: bool) -> Any:
+        marked = self.run(self.store.deliveries.mark(self._mark(one, state, goes_on)))
         self._note_end(one, state, marked.kept)
         return multiple(*([marked.next] if marked.next else []))
 
@@ -154,8 +153,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self, one: Claimed, other: Claimed, job: str, kind: str, leased: bool, order: list[int], state: str
     ) -> Any:
         writes = [
-            self.store.deliveries.mark(self._mark(one, state, leased, True)),
-            self.store.deliveries.mark(self._mark(other, "delivered", not leased, False)),
+            self.store.deliveries.mark(self._mark(one, state, leased)),
+            self.store.deliveries.mark(self._mark(other, "delivered", not leased)),
             self._record(job, [kind], leased),
         ]
         results = dict(zip(order, self.run(together(self.store, *(writes[nth] for nth in order))), strict=True))
@@ -199,10 +198,10 @@ class OutboxMachine(RuleBasedStateMachine):
         promoted, _ = self.run(self.store.upkeep.promote_strays(self.now))
         assert promoted == 0
 
-    def _mark(self, one: Claimed, state: str, goes_on: bool, take_due: bool) -> Any:
+    def _mark(self, one: Claimed, state: str, goes_on: bool) -> Any:
         going = lease(until=self.now + 45) if goes_on else None
         due_at = self.now + 3 if state == "pending" else None
-        return mark_of(one, state, now=self.now, due_at=due_at, next_lease=going, take_due=take_due)
+        return mark_of(one, state, now=self.now, due_at=due_at, next_lease=going)
 
     def _note_end(self, one: Claimed, state: str, kept: bool) -> None:
         if kept and state != "pending" and one.event.sequence is not None:

@@ -52,6 +52,7 @@ HARMLESS_SCANS = re.compile(
     r"SCAN (?:"
     r"\w+ VIRTUAL TABLE INDEX \d+:"  # the members of a JSON list that came as a parameter
     r"|CONSTANT ROW|\d+ CONSTANT ROWS?"
+    r"|due|oldest"  # the rows that a subquery found, which is explained by itself
     r"|pending"  # the recursion over subscriptions, one seek a step
     r"|\(subquery-\d+\)"  # the rows that a subquery found, which is explained by itself
     r")$"
@@ -91,6 +92,7 @@ class Case:
     statement: Any
     walks: bool = False
     sorts: bool = False
+    harmless: tuple[str, ...] = ()
 
 
 def job_pages() -> Iterator[Case]:
@@ -158,15 +160,13 @@ def delivery_pages() -> Iterator[Case]:
 
 CATALOGUE = (
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
-    Case("claim: due ids", claims.DUE_IDS),
-    Case("claim: take", claims.TAKE),
+    Case("claim: take", claims.TAKE, sorts=True),  # three times as many as are asked for, at most
     Case("claim: with event", claims.WITH_EVENT),
     Case("mark: held", marks.HELD),
     Case("mark", marks.MARK),
     Case("mark: attempt", marks.INSERT_ATTEMPT),
-    Case("mark: stranded followers", marks.STRANDED),
-    Case("mark: head", marks.HEAD),
     Case("mark: promote", marks.PROMOTE),
+    Case("mark: head", marks.HEAD),
     Case("mark: disable", marks.DISABLE),
     Case("release", deliveries.RELEASE),
     Case("release all", deliveries.RELEASE_ALL),
@@ -200,7 +200,7 @@ CATALOGUE = (
     Case("retention: attempts of events", upkeep.DELETE_ATTEMPTS_OF_EVENTS),
     Case("retention: deliveries of events", upkeep.DELETE_DELIVERIES_OF_EVENTS),
     Case("retention: events", upkeep.DELETE_EVENTS),
-    Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS),
+    Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS, harmless=("SCAN attempts",)),  # from the oldest on
     Case("retention: old jobs", upkeep.OLD_JOBS),
     Case("retention: jobs", upkeep.DELETE_JOBS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
@@ -223,6 +223,8 @@ class MayScan:
 
 def exceptions() -> list[MayScan]:
     return [
+        MayScan(r"DELETE FROM attempts WHERE position IN", "the oldest of them, along the table"),
+        MayScan(r"UPDATE deliveries SET lease_token = :token", "sorts what was found by index, see `claim: take`"),
         MayScan(r"FROM subscriptions$", "the book of subscriptions: once after each change of one"),
         MayScan(r"FROM subscriptions ORDER BY .*id\n? LIMIT", "all subscriptions: at the start and after a change"),
         MayScan(r"FROM subscriptions ORDER BY .* DESC\n? LIMIT", "a page with callbacks: the table in its order"),
@@ -309,7 +311,8 @@ def test_the_plan_of_every_hot_statement(explaining: sqlite3.Connection) -> None
         sql = compiled(case.statement)
         plan = plan_of(explaining, sql)
         assert plan or "INSERT" in sql, case.name
-        found = problems(plan, page=is_page(sql), walks=case.walks, sorts=case.sorts)
+        steps = [step for step in plan if step not in case.harmless]
+        found = problems(steps, page=is_page(sql), walks=case.walks, sorts=case.sorts)
         if found:
             bad[case.name] = plan
     assert bad == {}
@@ -394,8 +397,7 @@ async def run_everything(store: Store) -> None:
     await store.deliveries.pending_count()
     held = list(await claim(store, "sub_1", 5, now=NOW + 9))
     await store.deliveries.release(held[:1], NOW)
-    going = {"next_lease": lease(), "take_due": True}
-    await store.deliveries.mark(mark_of(held[1], attempt=attempt(), **going))
+    await store.deliveries.mark(mark_of(held[1], attempt=attempt(), next_lease=lease()))
     await store.deliveries.mark(mark_of(held[2], "pending", due_at=NOW, disable="410", events=(relay_event(),)))
     await store.deliveries.mark(mark_of(held[3], "dead"))
     await store.deliveries.retry(held[3].id, NOW)
@@ -436,7 +438,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.promote_strays(NOW)
     await store.upkeep.promote_strays(NOW, ("job_01", "", -1))
     await store.upkeep.delete_events(NOW + 1)
-    await store.upkeep.delete_attempts("att_z")
+    await store.upkeep.delete_attempts(NOW + 1)
     await store.upkeep.delete_jobs(NOW + 1)
     await store.upkeep.delete_idempotency_keys(NOW)
     await store.upkeep.delete_secrets(NOW + 1)

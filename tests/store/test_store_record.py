@@ -302,4 +302,4 @@ async def test_attempts_are_kept_word_for_word(store: Store) -> None:
     assert delivery is not None
     assert delivery.attempts == (replace(made, response_excerpt="nö \N{REPLACEMENT CHARACTER}"),)
     assert (delivery.state, delivery.next_attempt_at, delivery.attempt_count) == ("pending", NOW + 5, 1)
-    assert len(await rows(store, "SELECT id FROM attempts")) == 1
+    assert len(await rows(store, "SELECT delivery_id FROM attempts")) == 1

@@ -10,6 +10,7 @@ from relay.store.store import Store
 from relay.store.upkeep import BATCH, _delete_events, _delete_jobs, _each
 from tests.store_kit import (
     NOW,
+    attempt,
     claim,
     counts,
     deliver_all,
@@ -126,17 +127,15 @@ async def test_a_job_whose_events_went_goes_on_counting(store: Store) -> None:
     assert [event.sequence for event in await store.events.of_job(uid)] == [2]
 
 
-async def test_old_attempts_go_by_their_id(store: Store) -> None:
+async def test_old_attempts_go_in_batches_the_oldest_first(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await events_at(store, *[NOW] * (BATCH + 5))
     old = await claim(store, "sub_1", BATCH + 4)
-    await together(
-        store, *(store.deliveries.mark(mark_of(one, attempt_id=f"att_1{n:06}")) for n, one in enumerate(old))
-    )
+    await together(store, *(store.deliveries.mark(mark_of(one, attempt=attempt(started_at=NOW))) for one in old))
     (new,) = await claim(store, "sub_1")
-    await store.deliveries.mark(mark_of(new, attempt_id="att_2"))
-    assert await until_none(lambda: store.upkeep.delete_attempts("att_2")) == [BATCH, 4, 0]
-    assert [row["id"] for row in await rows(store, "SELECT id FROM attempts")] == ["att_2"]
+    await store.deliveries.mark(mark_of(new, attempt=attempt(started_at=NOW + 1)))
+    assert await until_none(lambda: store.upkeep.delete_attempts(NOW + 1)) == [BATCH, 4, 0]
+    assert [row["delivery_id"] for row in await rows(store, "SELECT delivery_id FROM attempts")] == [new.id]
 
 
 async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Store) -> None:
@@ -203,7 +202,7 @@ async def test_several_sweeps_in_one_group_are_fine(store: Store) -> None:
         store,
         store.upkeep.delete_secrets(NOW),
         store.upkeep.delete_idempotency_keys(NOW),
-        store.upkeep.delete_attempts("att_"),
+        store.upkeep.delete_attempts(NOW),
     )
     assert results == [0, 0, 0]
 

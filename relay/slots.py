@@ -1,0 +1,176 @@
+"""Which deliveries may be out at once: slots by subscription, by host and in all.
+
+A slot is taken from before a delivery is claimed until its answer is there. While the answer is being committed the
+slot is free for another delivery, at most as many as there are slots: what is claimed and not committed stays bounded.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.events import Event
+from relay.core.subscription import Subscription
+
+START_CONCURRENCY = 8
+
+
+class Kind(Protocol):
+    """What is needed of a subscription's kind."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def signed(self) -> bool: ...
+    @property
+    def rate_per_second(self) -> float | None: ...
+    def render(self, event: Event, subscription: Subscription) -> OutboundRequest: ...
+    def classify(self, response: Response, now: float) -> Outcome: ...
+    def redacted_url(self, url: str) -> str: ...
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """A subscription with what the node knows of its sink just now.
+
+    in_flight  slots taken: requests that are out, or about to be
+    marking    attempts that have ended and wait for their commit; their slots are free meanwhile
+    queue      deliveries taken over in such a commit that wait for a slot again
+    rate       sends a second at most, one at a time; None: as many as there are slots
+    known      whether its subscription is still there; what is in flight outlives one that was removed
+    """
+
+    subscription: Subscription
+    kind: Kind
+    host: "_Host"
+    shown_sink: str
+    limit: int
+    rate: float | None
+    known: bool = True
+    in_flight: int = 0
+    marking: int = 0
+    queue: deque[asyncio.Future[None]] = field(default_factory=deque)
+    paused_until: float = 0.0
+    next_send_at: float = 0.0
+    failing_since: float | None = None
+    waiting: bool = False
+
+    def may_send(self, now: float) -> bool:
+        """Whether the sink is to be sent anything now, slots apart."""
+        return self.subscription.state == "enabled" and self.paused_until <= now and self.next_send_at <= now
+
+
+@dataclass(slots=True, eq=False)
+class _Host:
+    in_flight: int = 0
+    targets: list[Target] = field(default_factory=list)
+
+
+class Slots:
+    """The targets of all subscriptions and who holds how many slots.
+
+    concurrency  in all
+    per_host     to one host (scheme, name and port); one subscription takes at most half while another one waits
+    """
+
+    def __init__(self, *, concurrency: int, per_host: int) -> None:
+        self.concurrency = concurrency
+        self.per_host = per_host
+        self.in_flight = 0
+        self._targets: dict[str, Target] = {}
+        self._hosts: dict[str, _Host] = {}
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self._targets.values())
+
+    def get(self, subscription_id: str) -> Target | None:
+        """The target of a subscription that is there."""
+        return self._targets.get(subscription_id)
+
+    def adopt(self, subscriptions: dict[str, tuple[Subscription, Kind]]) -> None:
+        """Takes these as all subscriptions that there are."""
+        for gone in self._targets.keys() - subscriptions.keys():
+            self._targets.pop(gone).known = False
+        self._hosts = {}
+        for subscription, kind in subscriptions.values():
+            self._adopt(subscription, kind)
+
+    def _adopt(self, subscription: Subscription, kind: Kind) -> None:
+        host = self._hosts.setdefault(_host_of(subscription.sink), _Host())
+        shown_sink = kind.redacted_url(subscription.sink)
+        limit = subscription.concurrency or START_CONCURRENCY
+        rate = subscription.rate_per_second or kind.rate_per_second
+        target = self._targets.get(subscription.id)
+        if target is None:
+            target = Target(subscription, kind, host, shown_sink, limit, rate)
+            target.failing_since = subscription.failing_since
+            self._targets[subscription.id] = target
+        elif subscription.state == "enabled" and target.subscription.state != "enabled":
+            target.failing_since = subscription.failing_since
+            target.paused_until = 0.0
+        target.subscription, target.kind, target.host, target.shown_sink = subscription, kind, host, shown_sink
+        target.limit, target.rate = limit, rate
+        host.targets.append(target)
+        host.in_flight += target.in_flight
+
+    def free(self, target: Target) -> int:
+        """How many more of its deliveries may be claimed."""
+        host = target.host
+        limit = min(target.limit, self.per_host) if target.rate is None else 1
+        if len(host.targets) > 1 and any(
+            (other.waiting or other.in_flight) and other is not target for other in host.targets
+        ):
+            limit = min(limit, max(1, self.per_host // 2))
+        return min(
+            limit - target.in_flight,
+            # what is claimed but not committed is bounded: a crash repeats no more than that
+            2 * limit - target.in_flight - target.marking - len(target.queue),
+            self.per_host - host.in_flight,
+            self.concurrency - self.in_flight,
+        )
+
+    def occupy(self, target: Target) -> None:
+        """Takes a slot."""
+        target.in_flight += 1
+        target.host.in_flight += 1
+        self.in_flight += 1
+
+    def vacate(self, target: Target) -> bool:
+        """Gives a slot back. False when a delivery that waited for it has it now."""
+        while target.queue:
+            waiting = target.queue.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return False
+        target.in_flight -= 1
+        target.host.in_flight -= 1
+        self.in_flight -= 1
+        return True
+
+    async def occupy_again(self, target: Target) -> bool:
+        """A slot for a delivery that is claimed already. False when none will come by itself."""
+        if not target.known:
+            return False
+        if self.free(target) > 0:
+            self.occupy(target)
+            return True
+        if target.in_flight == 0:
+            return False
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        target.queue.append(waiting)
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled():
+                self.vacate(target)
+            raise
+        return True
+
+
+def _host_of(sink: str) -> str:
+    """A host is scheme, name and port."""
+    parts = urlsplit(sink)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
