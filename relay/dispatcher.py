@@ -223,8 +223,8 @@ class Dispatcher:
             if free > 0:
                 priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
                 claims.append(self._claim(found, priorities, free, now))
-            else:
-                self._starved = True
+            elif not found.busy:
+                self._starved = True  # others have all the slots; whoever has some of its own goes on by itself
         if claims:
             # behind what was due may be what is due soon, which this look at the backlog has not seen: look again
             started = sum(await asyncio.gather(*claims))
@@ -271,8 +271,6 @@ class Dispatcher:
         finally:
             for _ in range(count - started):
                 self._vacate(target)
-        if started == count:
-            self._starved = True  # there may be more than there were slots
         return started
 
     def _lease(self, now: float, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
@@ -284,56 +282,63 @@ class Dispatcher:
         if self.slots.vacate(target) and self._starved:
             self._wake.set()
 
-    def _start(self, target: Target, claimed: Claimed) -> None:
-        task = asyncio.get_running_loop().create_task(self._work(target, claimed))
+    def _start(self, target: Target, claimed: Claimed, *, has_slot: bool = True) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(target, claimed, has_slot))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     # --- one slot's work
 
-    async def _work(self, target: Target, first: Claimed) -> None:
-        """Delivers one, and goes on with what the mark handed over, until there is nothing or the slot is wanted."""
+    async def _work(self, target: Target, claimed: Claimed, has_slot: bool) -> None:
+        """Delivers one, and goes on with what its mark took over, until there is nothing or the slot is wanted."""
         self._metrics.deliveries_in_flight.inc()
-        claimed: Claimed | None = first
         try:
-            while claimed is not None:
-                claimed = await self._deliver(target, claimed)
-                if claimed is not None and not await self.slots.occupy_again(target):
+            while True:
+                if not has_slot and not await self.slots.occupy_again(target):
                     await self._deliveries.release([claimed], self._clock())
                     self._wake.set()
                     break
+                following = await self._deliver(target, claimed)
+                if not following:
+                    break
+                claimed, has_slot = following[0], False
+                for other in following[1:]:
+                    self._start(target, other, has_slot=False)
         except Exception:
             log.exception("delivery_failed", subscription=target.subscription.id)
+            self._wake.set()
         finally:
             self._metrics.deliveries_in_flight.dec()
 
-    async def _deliver(self, target: Target, claimed: Claimed) -> Claimed | None:
-        """One attempt in a slot that is ours; the slot is free again when the answer is there. Returns the delivery to
-        go on with."""
+    async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
+        """One attempt in a slot that is ours; the slot is free again when the answer is there. Returns the deliveries
+        to go on with."""
         subscription = target.subscription
         try:
             now = self._clock()
             if claimed.lease_until - now < subscription.timeout_seconds:
                 log.warning("lease_too_old", delivery=claimed.id)
-                return None
+                self._wake.set()
+                return ()
             if target.rate is not None:
                 if target.next_send_at > now:
                     await self._deliveries.release([claimed], target.next_send_at)
-                    return None
+                    self._wake.set()
+                    return ()
                 target.next_send_at = now + 1.0 / target.rate
             headers, response, outcome = await self._exchange(subscription, target.kind, claimed.event)
         finally:
             self._vacate(target)
         mark = self._mark(target, claimed, headers, response, outcome)
-        target.marking += 1
+        target.marking += mark.next_count
         try:
             marked = await self._deliveries.mark(mark)
         finally:
-            target.marking -= 1
+            target.marking -= mark.next_count
         if mark.state != "delivered" or target.failing_since is not None or mark.events or debugging():
             await self._after(target, mark, marked, outcome)
-        if marked.next is None and self._starved:
-            self._wake.set()
+        if not marked.next and (target.waiting or mark.next_lease is None):
+            self._wake.set()  # nothing is due, or it may not go on: when is the next?
         return marked.next
 
     async def _exchange(
@@ -384,7 +389,7 @@ class Dispatcher:
         if disable is None and failing_seconds > 0 and failing_seconds >= self._settings.disable_after_seconds:
             disable, said = f"only failures for {int(failing_seconds)} s", said + "; subscription disabled"
         attempt = attempt_of(claimed.made_count + 1, headers, response, said)
-        goes_on = disable is None and not self._stopping and self._may_go_on(target, now)
+        free = self.slots.free(target) if disable is None and self._may_go_on(target, now) else 0
         return Mark(
             claimed=claimed,
             state=state,
@@ -394,11 +399,12 @@ class Dispatcher:
             reason=decision.reason,
             disable=disable,
             events=self._events(target, claimed, attempt, decision, disable, now) if state != "delivered" else (),
-            next_lease=self._lease(now, target.subscription.timeout_seconds) if goes_on else None,
+            next_lease=self._lease(now, target.subscription.timeout_seconds) if free > 0 else None,
+            next_count=2 if free > 1 else 1,
         )
 
     def _may_go_on(self, target: Target, now: float) -> bool:
-        return target.known and target.rate is None and target.may_send(now) and self.slots.free(target) > 0
+        return target.known and target.rate is None and not self._stopping and target.may_send(now)
 
     def _events(
         self,

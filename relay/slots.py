@@ -37,8 +37,8 @@ class Target:
     """A subscription with what the node knows of its sink just now.
 
     in_flight  slots taken: requests that are out, or about to be
-    marking    attempts that have ended and wait for their commit; their slots are free meanwhile
-    queue      deliveries taken over in such a commit that wait for a slot again
+    marking    what waits for a commit: attempts that have ended, or the deliveries to be taken over in their place
+    queue      deliveries taken over in such a commit that wait for a slot
     rate       sends a second at most, one at a time; None: as many as there are slots
     known      whether its subscription is still there; what is in flight outlives one that was removed
     """
@@ -57,6 +57,11 @@ class Target:
     next_send_at: float = 0.0
     failing_since: float | None = None
     waiting: bool = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether something of it is out or on its way back: what is due is taken over when that ends."""
+        return bool(self.in_flight or self.marking or self.queue)
 
     def may_send(self, now: float) -> bool:
         """Whether the sink is to be sent anything now, slots apart."""

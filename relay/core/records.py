@@ -89,8 +89,9 @@ class Mark:
 
     state       delivered, dead or pending (again at `due_at`)
     disable     the reason to disable the subscription, with `events` that say so
-    next_lease  go on with another delivery of the subscription, if there is one: the next of this job, else one that is
-                due; held under this lease or that of another mark in the same transaction. No other holds its token.
+    next_lease  go on with other deliveries of the subscription, if there are any: the next of this job, then what is
+                due; held under this lease or that of another mark in the same transaction. No other has its token.
+    next_count  with how many
     """
 
     claimed: Claimed
@@ -102,14 +103,15 @@ class Mark:
     disable: str | None = None
     events: tuple[Event, ...] = ()
     next_lease: Lease | None = None
+    next_count: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marked:
-    """`kept` is False when the lease was lost: somebody else decides now. `next` is the delivery taken, if asked."""
+    """`kept` is False when the lease was lost: somebody else decides now. `next`: the deliveries taken, if asked."""
 
     kept: bool
-    next: Claimed | None = None
+    next: tuple[Claimed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

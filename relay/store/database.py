@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 
 READER_COUNT = 4
 BUSY_TIMEOUT_MS = 5_000
-WAL_AUTOCHECKPOINT_PAGES = 4_000
+WAL_AUTOCHECKPOINT_PAGES = 10_000
 
 
 def sqlite_url(url: str) -> URL:

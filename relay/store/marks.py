@@ -1,6 +1,6 @@
 """Marks: the end of an attempt, what follows it, and the leases that go on from it; all in one transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -80,7 +80,7 @@ class Marker:
         _promote(connection, [mark for mark in kept if mark.state != "pending"], wishes)
         taken = _take_due(connection, wishes)
         held = {id(mark) for mark in kept}
-        return [Marked(kept=id(mark) in held, next=taken.get(id(mark))) for mark in items]
+        return [Marked(kept=id(mark) in held, next=tuple(taken.get(id(mark), ()))) for mark in items]
 
     def _disable(self, connection: Connection, kept: Sequence[Mark]) -> tuple[set[str], list[Event]]:
         """Disables subscriptions. Returns their ids and the events of all marks: of several marks that disable one
@@ -147,19 +147,25 @@ def _promote(connection: Connection, ended: Sequence[Mark], wishes: Mapping[str,
     at_once(connection, PROMOTE, rows)
 
 
-def _take_due(connection: Connection, wishes: Mapping[str, Sequence[Mark]]) -> dict[int, Claimed]:
-    """Adds to the promoted followers what else is due, one delivery a mark. Returns them by the `id()` of the mark."""
+def _take_due(connection: Connection, wishes: Mapping[str, Sequence[Mark]]) -> dict[int, list[Claimed]]:
+    """Adds to the promoted followers what else is due, as many as the marks want. Returns them by the mark's `id()`."""
     tokens: list[str] = []
     for subscription_id, marks in sorted(wishes.items()):
-        lease = marks[0].next_lease
+        lease, count = marks[0].next_lease, sum(mark.next_count for mark in marks)
         if lease is not None:
-            take_due(connection, subscription_id, lease, len(marks), max(mark.now for mark in marks))
+            take_due(connection, subscription_id, lease, count, max(mark.now for mark in marks))
             tokens.append(lease.token)
-    taken: dict[int, Claimed] = {}
-    waiting = {subscription_id: iter(marks) for subscription_id, marks in wishes.items()}
+    taken: dict[int, list[Claimed]] = {}
+    waiting = {subscription_id: _in_turns(marks) for subscription_id, marks in wishes.items()}
     for one in load_leased(connection, tokens):
-        taken[id(next(waiting[one.subscription_id]))] = one
+        taken.setdefault(id(next(waiting[one.subscription_id])), []).append(one)
     return taken
+
+
+def _in_turns(marks: Sequence[Mark]) -> Iterator[Mark]:
+    """Each mark once, then those that want a second one, and so on."""
+    for turn in range(max(mark.next_count for mark in marks)):
+        yield from (mark for mark in marks if mark.next_count > turn)
 
 
 def _mark_values(mark: Mark) -> tuple[Any, ...]:

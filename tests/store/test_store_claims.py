@@ -207,9 +207,9 @@ async def test_a_mark_goes_on_with_the_next_due_delivery_of_its_subscription(sto
     before = store.database.writer.commit_count
     marked = await store.deliveries.mark(mark_of(first, next_lease=lease(token="next")))
     assert store.database.writer.commit_count == before + 1
-    assert marked.next is not None
-    assert (marked.next.job_uid, marked.next.subscription_id, marked.next.lease_token) == (uids[1], "sub_1", "next")
-    assert (await store.deliveries.mark(mark_of(marked.next, next_lease=lease()))).next is None
+    (following,) = marked.next
+    assert (following.job_uid, following.subscription_id, following.lease_token) == (uids[1], "sub_1", "next")
+    assert (await store.deliveries.mark(mark_of(following, next_lease=lease()))).next == ()
 
 
 async def test_a_mark_goes_on_with_its_follower_first(store: Store) -> None:
@@ -217,8 +217,22 @@ async def test_a_mark_goes_on_with_its_follower_first(store: Store) -> None:
     await store.jobs.record(look(uid, 1, "running"))
     (first,) = await claim(store, "sub_1", 1)
     marked = await store.deliveries.mark(mark_of(first, next_lease=lease()))
-    assert marked.next is not None
-    assert (marked.next.job_uid, marked.next.event.sequence) == (uid, 2)
+    assert [(one.job_uid, one.event.sequence) for one in marked.next] == [(uid, 2)]
+
+
+async def test_a_mark_takes_as_many_as_it_asks_for_and_there_are(store: Store) -> None:
+    uids = await heads(store, *(NOW - n for n in range(6, 0, -1)), NOW + 9)
+    await store.jobs.record(look(uids[0], 1, "running"))
+    first, second = await claim(store, "sub_1", 2)
+    results = await together(
+        store,
+        store.deliveries.mark(mark_of(first, next_lease=lease(), next_count=3)),
+        store.deliveries.mark(mark_of(second, next_lease=lease())),
+    )
+    assert [len(result.next) for result in results] == [3, 1]
+    taken = {one.job_uid for result in results for one in result.next}
+    assert taken == {uids[0], uids[2], uids[3], uids[4]}
+    assert len(await claim(store, "sub_1")) == 1
 
 
 async def test_a_mark_that_will_be_tried_again_goes_on_too(store: Store) -> None:
@@ -226,15 +240,14 @@ async def test_a_mark_that_will_be_tried_again_goes_on_too(store: Store) -> None
     (first,) = await claim(store, "sub_1", 1)
     mark = mark_of(first, "pending", due_at=NOW + 5, next_lease=lease())
     marked = await store.deliveries.mark(mark)
-    assert marked.next is not None
-    assert marked.next.job_uid == uids[1]
+    assert [one.job_uid for one in marked.next] == [uids[1]]
 
 
 async def test_a_mark_goes_on_only_where_asked(store: Store) -> None:
     await heads(store, NOW - 3, NOW - 2)
     (first,) = await claim(store, "sub_1", 1)
     marked = await store.deliveries.mark(mark_of(first))
-    assert marked.next is None
+    assert marked.next == ()
     assert len(await claim(store, "sub_1")) == 1
 
 
@@ -245,8 +258,7 @@ async def test_marks_that_go_on_in_one_group_take_by_priority_and_never_the_same
     await store.deliveries.mark(mark_of(four, "pending", due_at=NOW - 8))  # a retry, due before the fresh ones
     marks = [mark_of(m, next_lease=lease()) for m in (one, two, three, other)]
     results = await together(store, *(store.deliveries.mark(mark) for mark in marks))
-    taken = [result.next for result in results]
-    assert all(taken)
+    taken = [one for result in results for one in result.next]
     assert len({next_one.id for next_one in taken}) == 4
     assert [next_one.subscription_id for next_one in taken] == ["sub_1", "sub_1", "sub_1", "sub_2"]
     assert [next_one.made_count for next_one in taken] == [0, 0, 1, 0]
@@ -259,7 +271,7 @@ async def test_a_mark_that_lost_its_lease_goes_on_with_nothing(store: Store) -> 
     assert again.id != first.id
     await claim(store, "sub_1", 1)
     marked = await store.deliveries.mark(mark_of(first, next_lease=lease()))
-    assert (marked.kept, marked.next) == (False, None)
+    assert (marked.kept, marked.next) == (False, ())
 
 
 async def test_nothing_is_taken_for_a_subscription_that_a_mark_of_the_same_group_disables(store: Store) -> None:
@@ -270,4 +282,4 @@ async def test_nothing_is_taken_for_a_subscription_that_a_mark_of_the_same_group
         store.deliveries.mark(mark_of(one, next_lease=lease())),
         store.deliveries.mark(mark_of(two, "pending", due_at=NOW, disable="410 Gone")),
     )
-    assert [result.next for result in results] == [None, None]
+    assert [result.next for result in results] == [(), ()]

@@ -105,10 +105,10 @@ async def test_a_follower_says_what_it_waits_for(store: Store) -> None:
 async def test_the_follower_can_be_taken_with_the_mark(store: Store) -> None:
     await three(store)
     marked = await store.deliveries.mark(mark_of(await head(store), next_lease=lease(token="next", until=NOW + 60)))
-    assert marked.next is not None
-    assert (marked.next.event.sequence, marked.next.lease_token, marked.next.lease_until) == (2, "next", NOW + 60)
+    (following,) = marked.next
+    assert (following.event.sequence, following.lease_token, following.lease_until) == (2, "next", NOW + 60)
     assert await claim(store, "sub_1") == ()
-    assert (await store.deliveries.mark(mark_of(marked.next))).kept
+    assert (await store.deliveries.mark(mark_of(following))).kept
     assert (await head(store)).event.sequence == 3
 
 

@@ -132,12 +132,12 @@ class OutboxMachine(RuleBasedStateMachine):
         target=claimed,
         one=consumes(claimed),
         state=st.sampled_from(["delivered", "dead", "pending"]),
-        goes_on=st.booleans(),
+        goes_on=st.integers(0, 3),
     )
-    def mark(self, one: Claimed, state: str, goes_on: bool) -> Any:
+    def mark(self, one: Claimed, state: str, goes_on: int) -> Any:
         marked = self.run(self.store.deliveries.mark(self._mark(one, state, goes_on)))
         self._note_end(one, state, marked.kept)
-        return multiple(*([marked.next] if marked.next else []))
+        return multiple(*marked.next)
 
     @rule(
         target=claimed,
@@ -161,7 +161,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert not any(isinstance(result, Exception) for result in results.values())
         self._note_end(one, state, results[0].kept)
         self._note_end(other, "delivered", results[1].kept)
-        return multiple(*(results[nth].next for nth in (0, 1) if results[nth].next), *results[2])
+        return multiple(*results[0].next, *results[1].next, *results[2])
 
     @rule(one=consumes(claimed))
     def release(self, one: Claimed) -> None:
@@ -198,10 +198,10 @@ class OutboxMachine(RuleBasedStateMachine):
         promoted, _ = self.run(self.store.upkeep.promote_strays(self.now))
         assert promoted == 0
 
-    def _mark(self, one: Claimed, state: str, goes_on: bool) -> Any:
+    def _mark(self, one: Claimed, state: str, goes_on: int) -> Any:
         going = lease(until=self.now + 45) if goes_on else None
         due_at = self.now + 3 if state == "pending" else None
-        return mark_of(one, state, now=self.now, due_at=due_at, next_lease=going)
+        return mark_of(one, state, now=self.now, due_at=due_at, next_lease=going, next_count=max(1, goes_on))
 
     def _note_end(self, one: Claimed, state: str, kept: bool) -> None:
         if kept and state != "pending" and one.event.sequence is not None:

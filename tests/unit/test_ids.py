@@ -1,0 +1,29 @@
+"""Ids, read back by the ULID library of others."""
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+from ulid import ULID
+
+from relay.ids import new_id
+
+TIMES = st.floats(min_value=0, max_value=datetime(9999, 1, 1, tzinfo=UTC).timestamp())
+
+
+@given(TIMES)
+def test_an_id_is_a_prefix_and_a_ulid_of_its_time(epoch_seconds: float) -> None:
+    prefix, _, ulid = new_id("evt", epoch_seconds).partition("_")
+    assert (prefix, ulid) == ("evt", ulid.lower())
+    assert ULID.from_str(ulid.upper()).milliseconds == int(epoch_seconds * 1000)
+
+
+@given(TIMES, TIMES)
+def test_ids_of_different_milliseconds_sort_by_time(one: float, other: float) -> None:
+    order = int(one * 1000) - int(other * 1000)
+    if order:
+        assert (new_id("dlv", one) < new_id("dlv", other)) == (order < 0)
+
+
+def test_ids_of_one_millisecond_differ() -> None:
+    assert len({new_id("job", 1.0) for _ in range(10_000)}) == 10_000
