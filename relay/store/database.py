@@ -225,8 +225,12 @@ class HolderLock:
                 f"the database {database} is held by the process with pid {holder}: stop that one first, "
                 "or give this one a database of its own with DATABASE_URL"
             ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+        except OSError as error:  # the disk is full
+            os.close(handle)
+            raise StoreError(f"cannot write the database's lock file {self.path}: {error.strerror}") from error
         self._file = handle
 
     def release(self) -> None:
