@@ -32,6 +32,7 @@ from relay.sender import Sender
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import load_definition
+from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import CALLBACK_OWNER
 from relay.timetable import timetable
@@ -67,6 +68,7 @@ class Node:
         self.node_id = secrets.token_hex(8)
         self.stopping = False
         self._clock = clock
+        self._probe = WriteProbe(store.database)
         self._roles = roles
         self._callback_secret = callback_secret
         self._definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
@@ -148,7 +150,7 @@ class Node:
         """Whether the node can do its work, in sentences."""
         running = {"api": True, "scheduler": self.scheduler.running, "dispatcher": self._delivers()}
         roles = {role: running[role] for role in self._roles}
-        return await condition.readiness(self.store, self.pollers, roles, self._clock())
+        return await condition.readiness(self.store, self._probe, self.pollers, roles, self._clock())
 
     def metrics(self) -> bytes:
         """Prometheus' text format."""
@@ -267,6 +269,7 @@ async def open_node(
     store = await open_store(settings.database.url, keyring, now=clock())
     try:
         callback_secret = settings.delivery.callback_secret or await _stored_callback_secret(store, clock())
+        await store.subscriptions.all()  # a key that is missing shows now, not when something is to be delivered
         async with Sender(guard_policy(settings), clock=clock) as sender:
             node = Node(
                 settings,

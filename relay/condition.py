@@ -6,18 +6,22 @@ from relay.api.ports import Readiness
 from relay.clock import optional_rfc3339
 from relay.metrics import Metrics
 from relay.poller import Poller
+from relay.store.probe import WriteProbe
 from relay.store.store import Store
 
 Pollers = Mapping[tuple[str, str], Poller]
 
 
-async def readiness(store: Store, pollers: Pollers, roles: Mapping[str, bool], now: float) -> Readiness:
+async def readiness(
+    store: Store, probe: WriteProbe, pollers: Pollers, roles: Mapping[str, bool], now: float
+) -> Readiness:
     """Whether the node can do its work, in sentences. `roles`: what it is to do, and whether it does."""
     problems: list[str] = []
     notes: list[str] = []
     checks: dict[str, str] = {}
     try:
         await store.events.newest_position()
+        await probe.check(now)
         checks["database"] = "ok"
     except Exception as error:
         checks["database"] = "failing"

@@ -7,7 +7,7 @@ whatever found no free slot. Nothing is claimed without a slot, so a slow sink h
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from relay.core.events import Event
 from relay.core.filters import matches
 from relay.core.records import Lease, Mark, Marked
 from relay.core.subscription import SigningSecret, Subscription
+from relay.errors import StoreError
 from relay.log import debugging
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
@@ -28,6 +29,8 @@ from relay.slots import Kind, Slots, Target
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
+AGAIN_SECONDS = 1.0
+"""The database refused: how long until it is asked again."""
 
 log = structlog.get_logger("relay.dispatcher")
 
@@ -189,9 +192,12 @@ class Dispatcher:
             self._wake.clear()
             try:
                 wait_seconds = await self.run_once()
+            except StoreError as error:
+                log.error("dispatch_failed", error=str(error))
+                wait_seconds = AGAIN_SECONDS
             except Exception:
                 log.exception("dispatch_failed")
-                wait_seconds = 1.0
+                wait_seconds = AGAIN_SECONDS
             if wait_seconds > 0:
                 try:
                     async with asyncio.timeout(wait_seconds):
@@ -304,6 +310,9 @@ class Dispatcher:
                 claimed, has_slot = following[0], False
                 for other in following[1:]:
                     self._start(target, other, has_slot=False)
+        except StoreError as error:
+            log.error("delivery_failed", subscription=target.subscription.id, error=str(error))
+            self._wake.set()
         except Exception:
             log.exception("delivery_failed", subscription=target.subscription.id)
             self._wake.set()
@@ -332,7 +341,7 @@ class Dispatcher:
         mark = self._mark(target, claimed, headers, response, outcome)
         target.marking += mark.next_count
         try:
-            marked = await self._deliveries.mark(mark)
+            marked = await self._write_down(mark)
         finally:
             target.marking -= mark.next_count
         if mark.state != "delivered" or target.failing_since is not None or mark.events or debugging():
@@ -340,6 +349,18 @@ class Dispatcher:
         if not marked.next and (target.waiting or mark.next_lease is None):
             self._wake.set()  # nothing is due, or it may not go on: when is the next?
         return marked.next
+
+    async def _write_down(self, mark: Mark) -> Marked:
+        """Again and again while the database refuses: the sink has answered, and what is not written is sent twice."""
+        while True:
+            try:
+                return await self._deliveries.mark(mark)
+            except StoreError as error:
+                if self._stopping:
+                    raise
+                log.error("mark_failed", delivery=mark.claimed.id, error=str(error))
+            mark = replace(mark, next_lease=None)  # it would have grown old
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _exchange(
         self, subscription: Subscription, kind: Kind, event: Event
@@ -464,10 +485,12 @@ class Dispatcher:
 
     async def _remember(self, target: Target, outcome: Outcome, now: float) -> None:
         """Since when a sink has only failed: written when that begins and when it ends, not at each attempt."""
-        if outcome.verdict == "delivered":
-            if target.failing_since is not None:
-                target.failing_since = None
-                await self._subscriptions.set_failing_since(target.subscription.id, None)
-        elif target.failing_since is None:
-            target.failing_since = now
-            await self._subscriptions.set_failing_since(target.subscription.id, now)
+        since = None if outcome.verdict == "delivered" else now
+        if (target.failing_since is None) is (since is None):
+            return
+        before, target.failing_since = target.failing_since, since
+        try:
+            await self._subscriptions.set_failing_since(target.subscription.id, since)
+        except StoreError as error:
+            target.failing_since = before  # the next attempt writes it
+            log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))

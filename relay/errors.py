@@ -11,7 +11,8 @@ RelayError
 │   ├── NotFound           404
 │   ├── Conflict           409
 │   ├── TooLarge           413
-│   └── TooMany            429
+│   ├── TooMany            429
+│   └── Unavailable        503: the database can not be read or written just now
 └── StoreError             the database can not do what we need
     ├── DatabaseHeld       another process holds this SQLite database
     ├── SchemaTooNew       the database was migrated by a newer program
@@ -140,10 +141,19 @@ class TooMany(RequestError):
     title = "Too many requests"
 
 
+class Unavailable(RequestError):
+    """The database can not be read or written just now."""
+
+    code = "store"
+    status = 503
+    title = "Database unavailable"
+
+
 class StoreError(RelayError):
     """The database can not do what we need."""
 
     code = "store"
+    exit_code = 2
 
 
 class DatabaseHeld(StoreError):

@@ -10,6 +10,7 @@ from relay.clock import Clock
 from relay.core import notices
 from relay.core.events import Event, relay_event
 from relay.core.records import AccountState
+from relay.errors import StoreError
 from relay.ids import new_id
 from relay.metrics import Metrics
 
@@ -107,19 +108,23 @@ class Health:
         before = self.state
         self._failures, self._failing_since = 0, None
         self._forbidden.clear()
-        self.state = replace(before, state="ok", since=now, problem=None)
         event = self._notice("relay.source.recovered", before.problem or {}, before.since or now)
-        await self._accounts.set(self.state, event)
-        self._after_notice(event)
+        await self._change(replace(before, state="ok", since=now, problem=None), event)
         self._changed()
 
     async def _set_state(self, state: str, problem: Mapping[str, Any], since: float) -> None:
-        self.state = replace(self.state, state=state, since=since, problem=dict(problem))
         event = self._notice(f"relay.source.{state}", problem, since)
-        await self._accounts.set(self.state, event)
-        self._after_notice(event)
+        await self._change(replace(self.state, state=state, since=since, problem=dict(problem)), event)
 
-    def _after_notice(self, event: Event) -> None:
+    async def _change(self, state: AccountState, event: Event) -> None:
+        """Takes the new state at once, so that looks which end meanwhile say nothing of their own; it is taken back
+        when it can not be written: the next look says it again, and no event is lost."""
+        before, self.state = self.state, state
+        try:
+            await self._accounts.set(state, event)
+        except StoreError:
+            self.state = before
+            raise
         log.warning(event.type, source=self.state.source, account=self.state.name, event_id=event.id)
         self._metrics.events.labels(event.type).inc()
         self._signals.event_recorded()

@@ -13,7 +13,7 @@ from relay.core.events import Origin
 from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.records import AccountState, LookNote
-from relay.errors import StaleSequence
+from relay.errors import StaleSequence, StoreError
 from relay.health import Accounts, Delivering, Health, Signals
 from relay.looks import Look, Upstream, problem_of
 from relay.metrics import Metrics
@@ -27,6 +27,7 @@ MAX_DETECTIONS = 10
 MAX_LOOKS_IN_FLIGHT = 64
 LOAD_COUNT = 5_000
 KEPT_REQUEST_IDS = 10_000
+OK = 200
 
 log = structlog.get_logger("relay.poller")
 
@@ -95,6 +96,7 @@ class Poller:
         self._key = settings.read_key()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight: set[str] = set()
+        self._unwritten: set[str] = set()
         self._due_since: float | None = None
         self._waiting: dict[str, int] = {}
         self._stopping = False
@@ -224,12 +226,24 @@ class Poller:
     async def _look_task(self, uid: str) -> None:
         try:
             await self.look(uid)
+            self._look_again()
+        except StoreError as error:
+            log.error("look_failed", job_uid=uid, error=str(error))
+            self._unwritten.add(uid)
+            self.planner.failed(uid, OK, {}, self._clock())  # the upstream has done nothing wrong
         except Exception:
             log.exception("look_failed", job_uid=uid)
             self.planner.failed(uid, None, {}, self._clock())
         finally:
             self._in_flight.discard(uid)
             self.changed()
+
+    def _look_again(self) -> None:
+        """The database takes writes: what it refused to write of other jobs is looked at once more."""
+        while self._unwritten:
+            uid = self._unwritten.pop()
+            if self.planner.next_poll_at(uid) is not None:  # it is tracked still, and not under way
+                self.refresh(uid)
 
     async def look(self, uid: str) -> None:
         """Looks at one job: fetches, detects, records, and tells the planner."""

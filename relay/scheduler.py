@@ -16,6 +16,7 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from relay.clock import Clock
+from relay.errors import StoreError
 
 IDLE_SECONDS = 30.0
 
@@ -85,6 +86,8 @@ class Scheduler:
         async def run() -> None:
             try:
                 await upkeep.run()
+            except StoreError as error:
+                log.error("upkeep_failed", upkeep=upkeep.name, error=str(error))
             except Exception:
                 log.exception("upkeep_failed", upkeep=upkeep.name)
 

@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.api.auth import identify, needs_identity, refuse_loop
 from relay.api.operations import Context
-from relay.api.problems import internal_error, problem_response
-from relay.errors import NotFound, RequestError
+from relay.api.problems import internal_error, problem_response, store_problem
+from relay.errors import NotFound, RequestError, StoreError
 from relay.ids import new_id
 
 log = structlog.get_logger()
@@ -55,6 +55,12 @@ class _Exchange:
             await problem_response(error)(scope, receive, self._answer)
         except ClientDisconnect:
             pass  # there is nobody to answer
+        except StoreError as error:
+            failed = True
+            log.error("api_request_failed", request_id=self._request_id, method=scope["method"], error=str(error))
+            if self._status:
+                raise
+            await problem_response(store_problem(error), request_id=self._request_id)(scope, receive, self._answer)
         except Exception:
             failed = True
             log.exception("api_request_failed", request_id=self._request_id, method=scope["method"])

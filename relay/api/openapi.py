@@ -171,7 +171,7 @@ def _problem(code: int, when: str) -> dict[str, Any]:
     headers: dict[str, Any] = dict(_REQUEST_ID)
     if code == 401:
         headers["WWW-Authenticate"] = {"description": "How to send a token.", "schema": {"type": "string"}}
-    if code == 429:
+    if code in (429, 503):
         headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "string"}}
     return {"description": when, "headers": headers, "content": {MEDIA_TYPE: {"schema": _PROBLEM_REF}}}
 
@@ -181,6 +181,7 @@ def _problems(operation: Operation) -> dict[int, str]:
     found = {
         422: "A parameter is unknown or wrong.",
         500: "The relay's log says why.",
+        503: "The database can not be read or written just now.",
         508: "The request was sent by this relay itself.",
     }
     if operation.scopes is not PUBLIC:
@@ -195,6 +196,8 @@ def _problems(operation: Operation) -> dict[int, str]:
         found[422] = "The body, a parameter or a header is wrong: `errors` say where and how."
     if operation.method == "POST":
         found[409] = "A request with this `Idempotency-Key` is still being worked on."
+    for code in operation.answers:
+        found.pop(code, None)
     for code, when in operation.problems.items():
         found[code] = f"{when} {found[code]}" if code == 409 and code in found else when
     return found

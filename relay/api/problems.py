@@ -9,10 +9,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.errors import FieldError, RequestError
+from relay.errors import Conflict, FieldError, RequestError, StaleSequence, StoreError, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:revor-relay:problem:"
+
+RETRY_AFTER = "5"
 
 _SHOWN_IN_DETAIL = 3
 _HTTP_ERRORS = {
@@ -34,6 +36,13 @@ def problem_response(error: RequestError, *, request_id: str | None = None) -> R
     if request_id is not None:
         document["request_id"] = request_id
     return Response(orjson.dumps(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers)
+
+
+def store_problem(error: StoreError) -> RequestError:
+    """What a request is told that the database refused: it may be sent again."""
+    if isinstance(error, StaleSequence):
+        return Conflict(f"{error}: try again", code=error.code)
+    return Unavailable(f"{error}: try again later", code=error.code, headers={"Retry-After": RETRY_AFTER})
 
 
 def internal_error(request_id: str) -> Response:
