@@ -1,104 +1,17 @@
 """The commands as processes: a sandbox, a relay on a free port, and what a person does with them."""
 
 import json
-import os
-import queue
 import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import aiohttp
 import pytest
 
-pytest.importorskip("relay.api.app")
-
-DEADLINE_SECONDS = 30.0
-
-
-class Process:
-    """A command that runs; its lines of stdout and stderr are read as they come."""
-
-    def __init__(self, arguments: list[str], folder: Path, **variables: str) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
-        environ.pop("DATABASE_URL", None)
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "relay", *arguments],
-            cwd=folder,
-            env={**environ, "PYTHONPATH": os.getcwd(), "XDG_STATE_HOME": str(folder / "state"), **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._queue: queue.Queue[str] = queue.Queue()
-        assert self.popen.stdout is not None
-        assert self.popen.stderr is not None
-        self._pipes = [self.popen.stdout, self.popen.stderr]
-        self._threads = [threading.Thread(target=self._read, args=(pipe,)) for pipe in self._pipes]
-        for thread in self._threads:
-            thread.start()
-
-    def _read(self, pipe: IO[str]) -> None:
-        for line in pipe:
-            self._queue.put(line.rstrip("\n"))
-
-    def until(self, pattern: str) -> str:
-        """The first group in the first line that matches, among those not looked at yet."""
-        ends_at = time.monotonic() + DEADLINE_SECONDS
-        while (left := ends_at - time.monotonic()) > 0:
-            try:
-                line = self._queue.get(timeout=left)
-            except queue.Empty:
-                break
-            self.lines.append(line)
-            found = re.search(pattern, line)
-            if found:
-                return found[1] if found.groups() else found[0]
-        raise AssertionError(f"{pattern} did not come: {self.lines}")
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        if self.popen.poll() is None:
-            self.popen.send_signal(number)
-        return self.close()
-
-    def close(self) -> int:
-        try:
-            code = self.popen.wait(DEADLINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            code = self.popen.wait()
-        for thread in self._threads:
-            thread.join()
-        for pipe in self._pipes:
-            pipe.close()
-        while not self._queue.empty():
-            self.lines.append(self._queue.get())
-        return code
-
-
-Start = Callable[..., Process]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Process] = []
-
-    def begin(*arguments: str, **variables: str) -> Process:
-        process = Process(list(arguments), tmp_path, **variables)
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        process.end()
+from tests.process_world import Start
 
 
 class World:
