@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from relay.core.records import Lease, LookRecord, Mark, Registration
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.claims import ClaimRequest
+from relay.store.database import SqliteDatabase
 from relay.store.store import Store
 
 NOW = 1_800_000_000.0
@@ -169,18 +171,48 @@ async def execute(store: Store, sql: str, **parameters: Any) -> None:
 
 async def together(store: Store, *writes: Awaitable[Any]) -> list[Any]:
     """Has all these writes share one group. Returns their results, or the errors that they raised."""
-    entered, gate = threading.Event(), threading.Event()
-
-    def holding(connection: Connection, items: Sequence[None]) -> list[None]:
-        entered.set()
-        assert gate.wait(30)
-        return [None] * len(items)
-
-    holder = asyncio.ensure_future(store.database.write(holding, None))
-    await asyncio.get_running_loop().run_in_executor(None, entered.wait, 30)
+    release = _hold_writer(store)
+    holder = asyncio.ensure_future(store.database.write(_nothing, None))
+    await asyncio.sleep(0)
+    await _until(lambda: store.database.writer.waiting_count == 0)
     tasks = [asyncio.ensure_future(write) for write in writes]
     await asyncio.sleep(0)  # one turn of the loop, in which each task gets as far as its future
     assert store.database.writer.waiting_count == len(tasks)
-    gate.set()
+    release()
     await holder
     return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _nothing(connection: Connection, items: Sequence[None]) -> list[None]:
+    return [None] * len(items)
+
+
+def _hold_writer(store: Store) -> Callable[[], None]:
+    """The next group waits at the beginning of its transaction until what is returned is called."""
+    database: Any = store.database
+    if isinstance(database, SqliteDatabase):
+        gate, begin = threading.Event(), database.begin
+
+        def held() -> Connection:
+            assert gate.wait(30)
+            return begin()
+
+        database.begin = held
+        return lambda: (gate.set(), setattr(database, "begin", begin))[0]
+    free, transaction = asyncio.Event(), database.writer._transaction
+
+    @asynccontextmanager
+    async def waiting() -> AsyncIterator[Any]:
+        async with asyncio.timeout(30):
+            await free.wait()
+        async with transaction() as run:
+            yield run
+
+    database.writer._transaction = waiting
+    return lambda: (free.set(), setattr(database.writer, "_transaction", transaction))[0]
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.001)

@@ -18,6 +18,8 @@ def upgrade() -> None:
     sa.Column('since', sa.Float(precision=53), nullable=True),
     sa.Column('problem', sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), 'postgresql'), nullable=True),
     sa.Column('key_ciphertext', sa.LargeBinary(), nullable=True),
+    sa.Column('holder', sa.Text(), nullable=True),
+    sa.Column('held_until', sa.Float(precision=53), nullable=True),
     sa.PrimaryKeyConstraint('source', 'name', name=op.f('pk_accounts'))
     )
     op.create_table('attempts',
@@ -184,8 +186,18 @@ def upgrade() -> None:
         batch_op.create_index('ix_subscriptions_listed', ['id'], unique=False, sqlite_where=sa.text('callback = 0'), postgresql_where=sa.text('callback = 0'))
         batch_op.create_index('uq_subscriptions_callback', ['sink_digest'], unique=True, sqlite_where=sa.text('callback = 1'), postgresql_where=sa.text('callback = 1'))
 
+    op.create_table('versions',
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('number', sa.Integer(), nullable=False),
+    sa.PrimaryKeyConstraint('name', name=op.f('pk_versions'))
+    )
+    if op.get_context().dialect.name == 'postgresql':
+        op.execute("ALTER TABLE events ADD COLUMN xid xid8 NOT NULL DEFAULT pg_current_xact_id()")
+        op.execute("CREATE INDEX ix_events_xid ON events (xid, position)")
+
 
 def downgrade() -> None:
+    op.drop_table('versions')
     with op.batch_alter_table('subscriptions') as batch_op:
         batch_op.drop_index('uq_subscriptions_callback', sqlite_where=sa.text('callback = 1'), postgresql_where=sa.text('callback = 1'))
         batch_op.drop_index('ix_subscriptions_listed', sqlite_where=sa.text('callback = 0'), postgresql_where=sa.text('callback = 0'))

@@ -3,28 +3,27 @@
 from collections.abc import Sequence
 
 from sqlalchemy import select
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from relay.core.events import Event
 from relay.core.records import AccountState
-from relay.store.database import SqliteDatabase
+from relay.store.database import Database
 from relay.store.outbox import Outbox
-from relay.store.rows import mapping_or_none
+from relay.store.rows import dumps, mapping_or_none
+from relay.store.statements import insert_into, run
 from relay.store.tables import AccountRow
 
 ACCOUNTS = AccountRow.__table__  # type: ignore[attr-defined]
-INSERT_ACCOUNT = sqlite.insert(ACCOUNTS)
-UPSERT_ACCOUNT = INSERT_ACCOUNT.on_conflict_do_update(
-    index_elements=["source", "name"],
-    set_={name: INSERT_ACCOUNT.excluded[name] for name in ("state", "since", "problem")},
-)
+UPSERT_ACCOUNT = f"""
+{insert_into(ACCOUNTS, "source", "name", "state", "since", "problem")}
+ON CONFLICT (source, name) DO UPDATE SET state = excluded.state, since = excluded.since, problem = excluded.problem
+"""
 
 
 class AccountStore:
     """Reads and writes of account states."""
 
-    def __init__(self, database: SqliteDatabase, outbox: Outbox) -> None:
+    def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._outbox = outbox
 
@@ -38,15 +37,15 @@ class AccountStore:
 
     def _set(self, connection: Connection, items: Sequence[tuple[AccountState, Event | None]]) -> Sequence[None]:
         for state, event in items:
-            connection.execute(
+            problem = mapping_or_none(state.problem)
+            run(
+                connection,
                 UPSERT_ACCOUNT,
-                {
-                    "source": state.source,
-                    "name": state.name,
-                    "state": state.state,
-                    "since": state.since,
-                    "problem": mapping_or_none(state.problem),
-                },
+                source=state.source,
+                name=state.name,
+                state=state.state,
+                since=state.since,
+                problem=None if problem is None else dumps(problem).decode(),
             )
             if event is not None:
                 self._outbox.insert(connection, [(event, None)])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.engine import Connection
 
-from relay.store.statements import json_list, listed, rows_of
+from relay.store.statements import json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
 HEADS_OF_SUBSCRIPTION = """
@@ -12,10 +12,14 @@ SELECT id, job_uid FROM deliveries WHERE state = 'pending' AND subscription_id =
 """
 _CANCEL = """
 UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, reason = 'subscription_removed'"""
-CANCEL_HEADS = f"{_CANCEL} WHERE id IN {listed('ids')}"
-CANCEL_FOLLOWERS = f"""{_CANCEL}
-WHERE job_uid IN {listed("job_uids")} AND subscription_id = :id AND {OPEN_DELIVERY}
+CANCEL_HEADS = sql(lambda words: f"{_CANCEL} WHERE id IN {words.listed('ids')}")
+CANCEL_FOLLOWERS = sql(
+    lambda words: (
+        f"""{_CANCEL}
+WHERE job_uid IN {words.listed("job_uids")} AND subscription_id = :id AND {OPEN_DELIVERY}
 """
+    )
+)
 CANCEL_CHUNK = 500
 
 
@@ -26,10 +30,9 @@ def cancel_some(connection: Connection, items: Sequence[tuple[str, float]]) -> S
 
 def cancel(connection: Connection, subscription_id: str, now: float) -> int:
     """Cancels some heads of a subscription with their followers. Returns how many heads there were."""
-    heads = rows_of(connection, HEADS_OF_SUBSCRIPTION, id=subscription_id, count=CANCEL_CHUNK).all()
+    heads = run(connection, HEADS_OF_SUBSCRIPTION, id=subscription_id, count=CANCEL_CHUNK).all()
     if heads:
         job_uids = sorted({row.job_uid for row in heads if row.job_uid is not None})
-        connection.exec_driver_sql(CANCEL_HEADS, {"ids": json_list([row.id for row in heads]), "now": now})
-        values = {"job_uids": json_list(job_uids), "id": subscription_id, "now": now}
-        connection.exec_driver_sql(CANCEL_FOLLOWERS, values)
+        run(connection, CANCEL_HEADS, ids=json_list([row.id for row in heads]), now=now)
+        run(connection, CANCEL_FOLLOWERS, job_uids=json_list(job_uids), id=subscription_id, now=now)
     return len(heads)

@@ -10,7 +10,7 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import columns_of, gather, gathered, json_list, listed, rows_of
+from relay.store.statements import columns_of, gather, gathered, json_list, run, sql
 
 # A loose index scan: one seek for each subscription that has something pending, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -33,15 +33,17 @@ _DUE = """
 SELECT * FROM (
   SELECT id, priority, due_at FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority} AND due_at <= :now
-  ORDER BY due_at LIMIT :count
-)
+  ORDER BY due_at LIMIT :count {skipping}
+) AS due_{priority}
 """
 # What the lease holds already, a follower that was just promoted, counts.
-TAKE = f"""
+TAKE = sql(
+    lambda words: (
+        f"""
 UPDATE deliveries SET lease_token = :token, due_at = :until
 WHERE id IN (
-  SELECT id FROM ({" UNION ALL ".join(_DUE.format(priority=priority) for priority in (0, 1, 2))}) AS due
-  WHERE priority IN {listed("priorities")}
+  SELECT id FROM ({" UNION ALL ".join(_DUE.format(priority=one, skipping=words.skipping) for one in (0, 1, 2))}) AS due
+  WHERE CAST(priority AS text) IN {words.listed("priorities")}
   ORDER BY priority, due_at
   LIMIT (
     SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
@@ -49,16 +51,20 @@ WHERE id IN (
   )
 )
 """
+    )
+)
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
 _OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence")
 _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
 WITH_EVENT = gathered(
-    f"""
+    lambda words: (
+        f"""
 SELECT {columns_of(DELIVERIES, *_OF_DELIVERY, "priority", alias="d")}, e.id AS event_id,
   {columns_of(EVENTS, *_OF_EVENT, alias="e")}
-FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN {listed("tokens")}
-""",
-    *("CAST(body AS TEXT)" if name == "body" else name for name in _SHOWN),
+FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN {words.listed("tokens")}
+"""
+    ),
+    lambda words: [words.as_text(name) if name == "body" else name for name in _SHOWN],
 )
 
 
@@ -85,7 +91,7 @@ def backlog(connection: Connection) -> list[Backlog]:
     """One entry for each subscription that has something pending."""
     return [
         Backlog(subscription_id=row.id, due_at=(row.fresh, row.retry, row.manual))
-        for row in rows_of(connection, PENDING_SUBSCRIPTIONS)
+        for row in run(connection, PENDING_SUBSCRIPTIONS)
     ]
 
 
@@ -113,11 +119,11 @@ def take_due(
         "subscription_id": subscription_id,
         "token": lease.token,
         "until": lease.until,
-        "priorities": json_list(sorted(set(priorities))),
+        "priorities": json_list([str(priority) for priority in sorted(set(priorities))]),
         "now": now,
         "count": count,
     }
-    connection.exec_driver_sql(TAKE, values)
+    run(connection, TAKE, **values)
 
 
 def load_leased(connection: Connection, tokens: Sequence[str]) -> list[Claimed]:

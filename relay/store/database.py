@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -19,7 +19,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from relay.errors import DatabaseHeld, SettingsError, StoreError
-from relay.store.writer import Batch, Writer, as_store_error
+from relay.store.groups import Batch, as_store_error
+from relay.store.writer import Writer
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -55,6 +56,19 @@ def lock_path(url: URL) -> Path:
     return path.with_name(path.name + ".lock")
 
 
+class Database(Protocol):
+    """What the parts of the store need of a database."""
+
+    @property
+    def writer(self) -> Any: ...
+    @property
+    def trouble(self) -> str | None: ...
+    def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None: ...
+    async def write(self, batch: Batch[Item, Result], item: Item) -> Result: ...
+    async def read(self, query: Callable[..., Result], *arguments: Any) -> Result: ...
+    async def close(self) -> None: ...
+
+
 class SqliteDatabase:
     """A SQLite file, held by this process alone.
 
@@ -74,6 +88,7 @@ class SqliteDatabase:
         self._after_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
         self.writer = Writer(self)
+        self.trouble: str | None = None
 
     def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None:
         """Has one of these called, in the writer's thread, at the end of every transaction."""

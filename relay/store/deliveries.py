@@ -10,7 +10,7 @@ from relay.core.delivery import Claimed, Delivery
 from relay.core.records import Lease, Mark, Marked, Page
 from relay.errors import Conflict, NotFound
 from relay.store.claims import Backlog, ClaimRequest, backlog, claim
-from relay.store.database import SqliteDatabase
+from relay.store.database import Database
 from relay.store.marks import ATTEMPTS, Marker, head_of
 from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
 from relay.store.pages import decode_cursor, page_of
@@ -33,7 +33,7 @@ ATTEMPTS_OF_DELIVERY = (
 class DeliveryStore:
     """Reads and writes of deliveries."""
 
-    def __init__(self, database: SqliteDatabase, outbox: Outbox) -> None:
+    def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._marker = Marker(outbox)
 

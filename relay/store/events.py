@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select, tuple_
+from sqlalchemy import bindparam, literal_column, select, text, tuple_
 from sqlalchemy.engine import Connection
 
 from relay.core.events import Event
 from relay.core.records import Page
-from relay.store.database import SqliteDatabase
+from relay.store.database import Database
 from relay.store.outbox import EVENTS, Outbox
 from relay.store.pages import decode_moment, moment_key, page_of
 from relay.store.rows import event_from
+from relay.store.statements import SQLITE, run
 
 AFTER = (
     select(EVENTS)
@@ -27,12 +28,24 @@ OF_JOB_AFTER = (
 )
 BY_ID = select(EVENTS).where(EVENTS.c.id == bindparam("id"))
 NEWEST = select(EVENTS.c.position).order_by(EVENTS.c.position.desc()).limit(1)
+# With PostgreSQL a position is the transaction's id and the row's own, see `tables.EVENT_TRANSACTIONS`.
+AFTER_XID = (
+    select(EVENTS, literal_column("CAST(events.xid AS text)").label("xid"))
+    .where(text("(xid, position) > (CAST(CAST(:xid AS text) AS xid8), CAST(:position AS bigint))"))
+    .where(text("xid < pg_snapshot_xmin(pg_current_snapshot())"))
+    .order_by(text("events.xid"), EVENTS.c.position)
+    .limit(bindparam("count"))
+)
+XID_OF = "SELECT CAST(xid AS text), position FROM events WHERE id = :id"
+NEWEST_XID = "SELECT CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text)"
+POSITION_BITS = 64
+LAST_POSITION = (1 << 63) - 1
 
 
 class EventStore:
     """Reads of events, and the recording of those that belong to no job."""
 
-    def __init__(self, database: SqliteDatabase, outbox: Outbox) -> None:
+    def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._outbox = outbox
 
@@ -84,15 +97,25 @@ def _get(connection: Connection, event_id: str) -> Event | None:
 
 
 def _position_of(connection: Connection, event_id: str) -> int | None:
+    if connection.dialect.name != SQLITE:
+        found: Any = run(connection, XID_OF, id=event_id).one_or_none()
+        return None if found is None else int(found[0]) << POSITION_BITS | found[1]
     row = connection.execute(BY_ID, {"id": event_id}).one_or_none()
     return None if row is None else int(row.position)
 
 
 def _newest(connection: Connection) -> int:
+    if connection.dialect.name != SQLITE:
+        return int(run(connection, NEWEST_XID).scalar_one()) - 1 << POSITION_BITS | LAST_POSITION
     return int(connection.execute(NEWEST).scalar_one_or_none() or 0)
 
 
 def _after(connection: Connection, position: int, count: int) -> list[tuple[int, Event]]:
+    if connection.dialect.name != SQLITE:
+        xid, place = position >> POSITION_BITS, position & LAST_POSITION
+        values = {"xid": str(xid), "position": place, "count": count}
+        found = connection.execute(AFTER_XID, values)
+        return [(int(row.xid) << POSITION_BITS | row.position, event_from(row)) for row in found]
     rows = connection.execute(AFTER, {"position": position, "count": count})
     return [(row.position, event_from(row)) for row in rows]
 

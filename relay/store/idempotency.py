@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.records import StoredAnswer
-from relay.store.database import SqliteDatabase
+from relay.store.database import Database
 from relay.store.rows import dumps, loads
 from relay.store.subscriptions import Cipher
 from relay.store.tables import IdempotencyRow
@@ -26,7 +26,7 @@ class _Answer:
 class IdempotencyStore:
     """Begins, ends and forgets idempotent requests. `id` is a digest of token, method, path and key."""
 
-    def __init__(self, database: SqliteDatabase, cipher: Cipher) -> None:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
         self._cipher = cipher
 

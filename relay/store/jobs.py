@@ -10,16 +10,20 @@ from relay.core.delivery import Claimed
 from relay.core.job import Job, Progress
 from relay.core.records import LookNote, LookRecord, Page, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
-from relay.store.database import SqliteDatabase
+from relay.store.database import Database
 from relay.store.marks import ATTEMPTS
 from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
 from relay.store.rows import dumps, job_from, observation_values, progress_values
-from relay.store.statements import json_list, listed, many, rows_of
+from relay.store.statements import json_list, many, run, sql
 
 BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id"))
-STATES = f"SELECT uid, sequence, closed_at FROM jobs WHERE uid IN {listed('uids')}"
+STATES = sql(
+    lambda words: (
+        f"SELECT uid, sequence, closed_at FROM jobs WHERE uid IN {words.listed('uids')} {words.locked('jobs')}"
+    )
+)
 _PLANNED = (
     *("uid", "external_id", "status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
     *("attempt_count", "next_poll_at", "poll_step", "weight"),
@@ -52,7 +56,7 @@ def _set(*names: str) -> str:
 
 _ADVANCE = f"""
 UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")}, deadline_at = COALESCE(:deadline_at, deadline_at),
-  next_poll_at = CASE WHEN :closed_at IS NULL THEN next_poll_at END"""
+  next_poll_at = CASE WHEN CAST(:closed_at AS double precision) IS NULL THEN next_poll_at END"""
 # The step counts looks that found nothing new: this one did, and the note that follows plans the next.
 ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "last_error")}, last_polled_at = :now, poll_count = poll_count + 1,
   failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
@@ -71,7 +75,7 @@ WHERE uid = :job_uid AND closed_at IS NULL
 class JobStore:
     """Reads and writes of jobs. Every write is durable when its call returns."""
 
-    def __init__(self, database: SqliteDatabase, outbox: Outbox) -> None:
+    def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._outbox = outbox
         self._registrar = Registrar(outbox)
@@ -146,7 +150,7 @@ class JobStore:
 
     def _record(self, connection: Connection, items: Sequence[LookRecord]) -> Sequence[tuple[Claimed, ...] | Exception]:
         uids = json_list([item.job_uid for item in items])
-        states = {row.uid: row for row in rows_of(connection, STATES, uids=uids)}
+        states = {row.uid: row for row in run(connection, STATES, uids=uids)}
         results: list[tuple[Claimed, ...] | Exception] = []
         kept: list[LookRecord] = []
         for item in items:

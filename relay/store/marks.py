@@ -9,36 +9,48 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Mark, Marked
 from relay.store.claims import load_leased, take_due
-from relay.store.outbox import Outbox
+from relay.store.outbox import Outbox, hold_jobs
 from relay.store.rows import attempt_values
-from relay.store.statements import at_once, gather, gathered, json_list, listed, members, rows_of
+from relay.store.statements import INTEGER, REAL, TEXT, at_once, gather, gathered, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY, AttemptRow
 
 ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
 
-_ATTEMPT = (
-    *("delivery_id", "number", "started_at", "duration_ms", "status_code", "error", "headers"),
-    *("response_excerpt", "remote_ip", "decision"),
-)
+_ATTEMPT = {
+    **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
+    **{"error": TEXT, "headers": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
+}
 # Written only while the lease is held.
-INSERT_ATTEMPT = f"""
+INSERT_ATTEMPT = sql(
+    lambda words: (
+        f"""
 INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
-SELECT {", ".join("CAST(m.headers AS BLOB)" if name == "headers" else f"m.{name}" for name in _ATTEMPT)}
-FROM {members("rows", "token", *_ATTEMPT)} AS m
-JOIN deliveries AS d ON d.id = m.delivery_id WHERE d.lease_token = m.token AND d.state = 'pending'
+SELECT {", ".join(words.as_bytes("m.headers") if name == "headers" else f"m.{name}" for name in _ATTEMPT)}
+FROM {words.members("rows", token=TEXT, **_ATTEMPT)} AS m
+JOIN deliveries AS d ON d.id = m.delivery_id WHERE d.lease_token = m.token AND d.state = 'pending' {words.locked("d")}
 """
-HELD = gathered(
-    f"SELECT id, lease_token FROM deliveries WHERE id IN {listed('ids')} AND state = 'pending'", "id", "lease_token"
+    )
 )
-MARK = f"""
+HELD = gathered(
+    lambda words: f"SELECT id, lease_token FROM deliveries WHERE id IN {words.listed('ids')} AND state = 'pending'",
+    lambda words: ("id", "lease_token"),
+)
+MARK = sql(
+    lambda words: (
+        f"""
 UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
   priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
   attempt_count = attempt_count + 1, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
-FROM {members("rows", "id", "state", "due_at", "ended_at", "reason")} AS m WHERE deliveries.id = m.id
+FROM {words.members("rows", id=TEXT, state=TEXT, due_at=REAL, ended_at=REAL, reason=TEXT)} AS m
+WHERE deliveries.id = m.id
 """
+    )
+)
 # Of each (job, subscription) the first delivery that has not ended, where it is blocked: one seek a pair, whatever else
 # its job has open.
-PROMOTE = f"""
+PROMOTE = sql(
+    lambda words: (
+        f"""
 UPDATE deliveries SET state = 'pending', due_at = m.due_at, lease_token = m.token
 FROM (
   SELECT due_at, token, (
@@ -46,9 +58,11 @@ FROM (
     WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.priority < 2
     ORDER BY o.sequence LIMIT 1
   ) AS id
-  FROM {members("rows", "job_uid", "subscription_id", "due_at", "token")} AS pair
+  FROM {words.members("rows", job_uid=TEXT, subscription_id=TEXT, due_at=REAL, token=TEXT)} AS pair
 ) AS m WHERE deliveries.id = m.id AND deliveries.state = 'blocked'
 """
+    )
+)
 HEAD = f"""
 SELECT id FROM deliveries
 WHERE job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND priority < 2
@@ -93,8 +107,8 @@ class Marker:
                 continue
             disabled.add(mark.claimed.subscription_id)
             values = {"id": mark.claimed.subscription_id, "reason": mark.disable, "now": mark.now}
-            if connection.exec_driver_sql(DISABLE, values).rowcount:
-                self._outbox.book.changed()
+            if run(connection, DISABLE, **values).rowcount:
+                self._outbox.book.changed(connection)
                 events += mark.events
             else:
                 events += [event for event in mark.events if event.type != DISABLED_EVENT]
@@ -115,12 +129,13 @@ def _kept(connection: Connection, items: Sequence[Mark]) -> list[Mark]:
 
 def head_of(connection: Connection, job_uid: str, subscription_id: str) -> str | None:
     """The delivery that the others of a job and subscription wait for."""
-    row = rows_of(connection, HEAD, job_uid=job_uid, subscription_id=subscription_id).one_or_none()
+    row = run(connection, HEAD, job_uid=job_uid, subscription_id=subscription_id).one_or_none()
     return None if row is None else str(row.id)
 
 
 def promote_strays(connection: Connection, pairs: Sequence[Pair], now: float) -> int:
     """Makes the first open delivery of each given (job, subscription) pending where it is blocked behind nothing."""
+    hold_jobs(connection, [job_uid for job_uid, _ in pairs])
     return at_once(connection, PROMOTE, [(*pair, now, None) for pair in pairs])
 
 
@@ -139,6 +154,7 @@ def _promote(connection: Connection, ended: Sequence[Mark], wishes: Mapping[str,
     by_pair = {
         (mark.claimed.job_uid, mark.claimed.subscription_id): mark for mark in ended if mark.claimed.job_uid is not None
     }
+    hold_jobs(connection, [job_uid for job_uid, _ in by_pair])
     rows: list[tuple[Any, ...]] = []
     for pair, mark in by_pair.items():
         going = wishes.get(pair[1]) if mark.next_lease is not None else None

@@ -1,19 +1,33 @@
 """Brings a database to this program's schema with Alembic, whose configuration is built here in code."""
 
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
+from relay.store import postgres
 from relay.store.database import HolderLock, lock_path, make_engine, sqlite_url
+from relay.store.postgres import is_postgres
+
+Result = TypeVar("Result")
+
+
+ADVISORY_LOCK = "SELECT pg_advisory_xact_lock(7212602)"
 
 
 def migrate(url: str) -> str:
-    """Brings the database to the newest schema and returns its revision. It must not be held by a running node.
+    """Brings the database to the newest schema and returns its revision. A SQLite file must not be held by a running
+    node.
 
-    Raises DatabaseHeld, SchemaTooNew, StoreError.
+    Raises DatabaseHeld, SchemaTooNew, StoreError, SettingsError.
     """
+    if is_postgres(url):
+        return upgrade(url)
     lock = HolderLock(lock_path(sqlite_url(url)))
     lock.acquire()
     try:
@@ -23,50 +37,74 @@ def migrate(url: str) -> str:
 
 
 def upgrade(url: str) -> str:
-    """Like `migrate`, for the process that holds the database already."""
-    engine = make_engine(sqlite_url(url))
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            current = current_revision(connection)
-            newest = newest_revision()
-            if current not in (None, newest) and current not in known_revisions():
-                raise SchemaTooNew(
-                    f"the database has schema {current}, which this program (schema {newest}) does not know: "
-                    "it was migrated by a newer revor-relay; install that version again"
-                )
-            if current != newest:
-                from alembic import command  # costs 0.3 s, which a start with the newest schema should not pay
-                from alembic.config import Config
-
-                config = Config()
-                config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-            connection.commit()
-            return newest
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot migrate the database {engine.url.database}: {_reason(error)}") from error
-    finally:
-        engine.dispose()
+    """Like `migrate`, for the process that holds the database already. Of several at once the first does it. Not to be
+    called in a running event loop."""
+    return _with_connection(url, _upgrade, "migrate")
 
 
 def check(url: str) -> None:
-    """Raises SchemaTooOld or SchemaTooNew unless the database has exactly this program's schema."""
-    engine = make_engine(sqlite_url(url))
-    try:
-        with engine.connect() as connection:
-            current = current_revision(connection)
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot read the database {engine.url.database}: {_reason(error)}") from error
-    finally:
-        engine.dispose()
+    """Raises SchemaTooOld or SchemaTooNew unless the database has exactly this program's schema. Not to be called in a
+    running event loop."""
+    current = _with_connection(url, current_revision, "read")
     newest = newest_revision()
     if current == newest:
         return
     if current is None or current in known_revisions():
-        raise SchemaTooOld(f"the database has schema {current}, this program needs {newest}: run `relay migrate`")
-    raise SchemaTooNew(f"the database has schema {current}, which this program (schema {newest}) does not know")
+        found = "no schema yet" if current is None else f"schema {current}"
+        raise SchemaTooOld(f"the database has {found}, this program needs {newest}: run `relay migrate`")
+    raise SchemaTooNew(_too_new(current))
+
+
+def _with_connection(url: str, work: Callable[[Connection], Result], what: str) -> Result:
+    if is_postgres(url):
+        return asyncio.run(_with_postgres(url, work, what))
+    engine = make_engine(sqlite_url(url))
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if work is _upgrade else "BEGIN")
+            result = work(connection)
+            connection.commit()
+            return result
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot {what} the database {engine.url.database}: {_reason(error)}") from error
+    finally:
+        engine.dispose()
+
+
+async def _with_postgres(url: str, work: Callable[[Connection], Result], what: str) -> Result:
+    engine = postgres.make_engine(postgres.postgres_url(url), pool_size=1)
+    try:
+        async with engine.begin() as connection:
+            if work is _upgrade:
+                await connection.execute(text(ADVISORY_LOCK))
+            return await connection.run_sync(work)
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        reason = postgres.reason_of(error)
+        raise StoreError(f"cannot {what} the database {postgres.shown(engine.url)}: {reason}") from error
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> str:
+    current, newest = current_revision(connection), newest_revision()
+    if current not in (None, newest) and current not in known_revisions():
+        raise SchemaTooNew(_too_new(current))
+    if current != newest:
+        from alembic import command  # costs 0.3 s, which a start with the newest schema should not pay
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return newest
+
+
+def _too_new(current: str | None) -> str:
+    return (
+        f"the database has schema {current}, which this program (schema {newest_revision()}) does not know: "
+        "it was migrated by a newer revor-relay; install that version again"
+    )
 
 
 def current_revision(connection: Connection) -> str | None:

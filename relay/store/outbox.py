@@ -16,7 +16,7 @@ from relay.core.filters import matches
 from relay.core.records import Lease
 from relay.core.subscription import Subscription
 from relay.ids import new_id
-from relay.store.statements import insert_into, json_list, listed, many, rows_of
+from relay.store.statements import SQLITE, insert_into, json_list, many, run, sql
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow, JobCallbackRow, SubscriptionRow
 
 EVENTS = EventRow.__table__  # type: ignore[attr-defined]
@@ -33,14 +33,31 @@ INSERT_EVENT = insert_into(EVENTS, *_EVENT)
 INSERT_DELIVERY = insert_into(
     DELIVERIES, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
 )
-CALLBACKS_OF_JOBS = f"SELECT job_uid, subscription_id FROM job_callbacks WHERE job_uid IN {listed('job_uids')}"
-OPEN_OF_JOBS = f"""
+CALLBACKS_OF_JOBS = sql(
+    lambda words: f"SELECT job_uid, subscription_id FROM job_callbacks WHERE job_uid IN {words.listed('job_uids')}"
+)
+OPEN_OF_JOBS = sql(
+    lambda words: (
+        f"""
 SELECT DISTINCT job_uid, subscription_id FROM deliveries
-WHERE job_uid IN {listed("job_uids")} AND {OPEN_DELIVERY} AND priority < 2
+WHERE job_uid IN {words.listed("job_uids")} AND {OPEN_DELIVERY} AND priority < 2
 """
+    )
+)
+# Whoever records an event of a job and whoever ends its head hold the job: else a follower could be left blocked.
+HOLD_JOBS = sql(lambda words: f"SELECT uid FROM jobs WHERE uid IN {words.listed('uids')} {words.locked('jobs')}")
 MATCHED_BY = select(
     SUBSCRIPTIONS.c.id, SUBSCRIPTIONS.c.types, SUBSCRIPTIONS.c.source, SUBSCRIPTIONS.c.callback, SUBSCRIPTIONS.c.config
 )
+
+# Advisory locks, held until the transaction ends: by many who match events, or by one who changes a subscription.
+USE_BOOK = "SELECT pg_advisory_xact_lock_shared(7212601)"
+CHANGE_BOOK = "SELECT pg_advisory_xact_lock(7212601)"
+VERSION = "SELECT number FROM versions WHERE name = 'subscriptions'"
+RAISE_VERSION = """
+INSERT INTO versions (name, number) VALUES ('subscriptions', 1)
+ON CONFLICT (name) DO UPDATE SET number = versions.number + 1
+"""
 
 MAX_CACHED_KINDS = 1_000
 
@@ -48,10 +65,14 @@ MAX_CACHED_KINDS = 1_000
 class SubscriptionBook:
     """What the outbox needs to know of each subscription, read once and kept until one of them changes.
 
-    Only the writer's thread uses it, but for `version`.
+    Other nodes change subscriptions too: with PostgreSQL each transaction that matches events first makes sure that
+    what is kept is still true, and no change can end before such a transaction has. Only the writer uses it, but for
+    `version`.
     """
 
     def __init__(self) -> None:
+        self._number: int | None = None
+        self._checked = False
         self._all: dict[str, Subscription] | None = None
         self._by_kind: dict[tuple[str, str, bool], tuple[Subscription, ...]] = {}
         self._has_callbacks = False
@@ -59,20 +80,25 @@ class SubscriptionBook:
         self.version = 0
         """Rises with every committed change: what is cached elsewhere is then read again."""
 
-    def changed(self) -> None:
+    def changed(self, connection: Connection) -> None:
         """The open transaction changes a subscription."""
+        if connection.dialect.name != SQLITE:
+            run(connection, CHANGE_BOOK)
+            run(connection, RAISE_VERSION)
+            self._number = None
         self._forget()
         self._changing = True
 
     def committed(self) -> None:
         """The open transaction is durable."""
+        self._checked = False
         if self._changing:
             self._changing = False
             self.version += 1
 
     def rolled_back(self) -> None:
         """The open transaction was undone, and with it perhaps what was read in it."""
-        self._changing = False
+        self._checked = self._changing = False
         self._forget()
 
     def _forget(self) -> None:
@@ -100,7 +126,19 @@ class SubscriptionBook:
             self._by_kind[key] = found
         return found
 
+    def _check(self, connection: Connection) -> None:
+        if self._checked or connection.dialect.name == SQLITE:
+            return
+        run(connection, USE_BOOK)
+        number = run(connection, VERSION).scalar_one_or_none() or 0
+        if number != self._number:
+            self._number = number
+            self._forget()
+            self._changing = True  # what others keep of subscriptions is old as well
+        self._checked = True
+
     def _load(self, connection: Connection) -> dict[str, Subscription]:
+        self._check(connection)
         if self._all is None:
             self._all = {
                 row.id: Subscription(
@@ -153,18 +191,24 @@ class Outbox:
         found: dict[str | None, list[Subscription]] = {}
         if not job_uids or not self.book.has_callbacks(connection):
             return found
-        for row in rows_of(connection, CALLBACKS_OF_JOBS, job_uids=json_list(job_uids)):
+        for row in run(connection, CALLBACKS_OF_JOBS, job_uids=json_list(job_uids)):
             subscription = self.book.get(connection, row.subscription_id)
             if subscription is not None:
                 found.setdefault(row.job_uid, []).append(subscription)
         return found
 
 
+def hold_jobs(connection: Connection, uids: Sequence[str]) -> None:
+    """Keeps other nodes from recording events of these jobs until the transaction ends."""
+    if uids and connection.dialect.name != SQLITE:
+        run(connection, HOLD_JOBS, uids=json_list(sorted(set(uids))))
+
+
 def open_pairs(connection: Connection, job_uids: Sequence[str]) -> set[tuple[str, str]]:
     """The (job, subscription) pairs that have a delivery which has not ended."""
     if not job_uids:
         return set()
-    rows = rows_of(connection, OPEN_OF_JOBS, job_uids=json_list(job_uids))
+    rows = run(connection, OPEN_OF_JOBS, job_uids=json_list(job_uids))
     return {(row.job_uid, row.subscription_id) for row in rows}
 
 

@@ -4,20 +4,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, select, text, update
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from relay.core.job import Job
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict
-from relay.store.outbox import CALLBACKS, EVENTS, INSERT_DELIVERY, Outbox, delivery_values, open_pairs
+from relay.store.outbox import CALLBACKS, EVENTS, INSERT_DELIVERY, Outbox, delivery_values, hold_jobs, open_pairs
 from relay.store.rows import dumps, event_from, job_from, observation_values, progress_values
-from relay.store.statements import insert_into, json_list, listed, many
+from relay.store.statements import SQLITE, insert_into, json_list, many, run, sql
 from relay.store.tables import JobRow
 
 JOBS = JobRow.__table__  # type: ignore[attr-defined]
 
-BY_EXTERNAL_IDS = select(JOBS).where(text(f"external_id IN {listed('external_ids')}"))
+_EXTERNAL_IDS = sql(lambda words: f"external_id IN {words.listed('external_ids')}")
+BY_EXTERNAL_IDS = {
+    SQLITE: select(JOBS).where(text(_EXTERNAL_IDS.sqlite)),
+    "postgresql": select(JOBS).where(_EXTERNAL_IDS.postgresql),
+}
 BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
 EVENTS_OF_JOB = select(EVENTS).where(EVENTS.c.job_uid == bindparam("job_uid")).order_by(EVENTS.c.sequence)
 INSERT_JOB = insert_into(
@@ -27,7 +30,7 @@ INSERT_JOB = insert_into(
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"weight": "1.0", "poll_count": "0", "failure_count": "0", "missing_count": "0"},
 )
-INSERT_CALLBACK = sqlite.insert(CALLBACKS).on_conflict_do_nothing()
+INSERT_CALLBACK = f"{insert_into(CALLBACKS, 'job_uid', 'subscription_id')} ON CONFLICT DO NOTHING"
 RESUMABLE = ("untracked", "not_found")
 
 Key = tuple[str, str, str]
@@ -68,8 +71,7 @@ class Registrar:
             for registration in new
             if registration.callback_subscription_id is not None
         ]
-        if links:
-            connection.execute(INSERT_CALLBACK, links)
+        many(connection, INSERT_CALLBACK, links)
         claimed = self._outbox.insert(
             connection, [(event, registration.lease) for registration in new for event in registration.events]
         )
@@ -117,8 +119,9 @@ class Registrar:
         """A new callback gets the job's events in order from the first."""
         link = {"job_uid": job_uid, "subscription_id": subscription_id}
         subscription = self._outbox.book.get(connection, subscription_id)
-        if connection.execute(INSERT_CALLBACK, link).rowcount == 0 or subscription is None:
+        if run(connection, INSERT_CALLBACK, **link).rowcount == 0 or subscription is None:
             return
+        hold_jobs(connection, [job_uid])
         events = [event_from(row) for row in connection.execute(EVENTS_OF_JOB, {"job_uid": job_uid}).all()]
         busy = open_pairs(connection, [job_uid])
         many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in events])
@@ -166,5 +169,5 @@ def _key(registration: Registration) -> Key:
 
 def _known(connection: Connection, registrations: Sequence[Registration]) -> dict[Key, Job]:
     external_ids = sorted({registration.external_id for registration in registrations})
-    rows = connection.execute(BY_EXTERNAL_IDS, {"external_ids": json_list(external_ids)})
+    rows = connection.execute(BY_EXTERNAL_IDS[connection.dialect.name], {"external_ids": json_list(external_ids)})
     return {(row.external_id, row.source, row.account): job_from(row) for row in rows}

@@ -1,16 +1,112 @@
-"""Statements of the hot paths: SQL made from the tables' own columns, run without any work per row.
+"""Statements of the hot paths, in the words of each database, run without any work per row.
 
-SQLAlchemy spends more on each row of an `executemany` than SQLite does; what runs thousands of times a second is
-therefore handed to the driver as it is. A list of ids is one JSON parameter, so a statement has one text (and is
-prepared once) however many ids there are.
+SQLAlchemy spends more on each row of an `executemany` than SQLite does, and its driver takes the interpreter's lock
+again for each: what runs thousands of times a second is therefore handed to the driver as it is. A list of ids is one
+JSON parameter, so a statement has one text (and is prepared once) however many ids there are.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
 
 import orjson
-from sqlalchemy import Table
+from sqlalchemy import Table, TextClause, text
 from sqlalchemy.engine import Connection, CursorResult
+
+SQLITE = "sqlite"
+TEXT, REAL, INTEGER = "text", "double precision", "bigint"
+
+
+class Words(Protocol):
+    """How a database says what the others say otherwise."""
+
+    def listed(self, parameter: str) -> str:
+        """A subquery with the members of a JSON list of texts."""
+
+    def members(self, parameter: str, **columns: str) -> str:
+        """A subquery with one row for each member of a JSON list of lists: its columns in order, with their types."""
+
+    def as_text(self, column: str) -> str:
+        """Bytes of UTF-8 as text."""
+
+    def as_bytes(self, column: str) -> str:
+        """Text as bytes of UTF-8."""
+
+    def locked(self, alias: str) -> str:
+        """The end of a SELECT that holds its rows, in the order of their keys, until the transaction ends."""
+
+    @property
+    def skipping(self) -> str:
+        """The end of a SELECT that holds its rows and passes over those that somebody else holds."""
+
+
+class _Sqlite:
+    """One writer: rows need no lock of their own."""
+
+    skipping = ""
+
+    def listed(self, parameter: str) -> str:
+        return f"(SELECT value FROM json_each(:{parameter}))"
+
+    def members(self, parameter: str, **columns: str) -> str:
+        shown = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(columns))
+        return f"(SELECT {shown} FROM json_each(:{parameter}))"
+
+    def as_text(self, column: str) -> str:
+        return f"CAST({column} AS TEXT)"
+
+    def as_bytes(self, column: str) -> str:
+        return f"CAST({column} AS BLOB)"
+
+    def locked(self, alias: str) -> str:
+        return ""
+
+
+class _Postgresql:
+    skipping = "FOR UPDATE SKIP LOCKED"
+
+    def listed(self, parameter: str) -> str:
+        return f"(SELECT jsonb_array_elements_text(CAST(:{parameter} AS jsonb)))"
+
+    def members(self, parameter: str, **columns: str) -> str:
+        shown = ", ".join(
+            f"CAST(member ->> {place} AS {kind}) AS {name}" for place, (name, kind) in enumerate(columns.items())
+        )
+        return f"(SELECT {shown} FROM jsonb_array_elements(CAST(:{parameter} AS jsonb)) AS member)"
+
+    def as_text(self, column: str) -> str:
+        return f"convert_from({column}, 'UTF8')"
+
+    def as_bytes(self, column: str) -> str:
+        return f"convert_to({column}, 'UTF8')"
+
+    def locked(self, alias: str) -> str:
+        key = {"jobs": "uid"}.get(alias, "id")
+        return f"ORDER BY {alias}.{key} FOR UPDATE OF {alias}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """One statement for each database."""
+
+    sqlite: str
+    postgresql: TextClause
+
+
+def sql(template: Callable[[Words], str]) -> Sql:
+    """The statement that `template` writes with the words of each database."""
+    return Sql(sqlite=template(_Sqlite()), postgresql=text(template(_Postgresql())))
+
+
+def gathered(template: Callable[[Words], str], columns: Callable[[Words], Sequence[str]]) -> Sql:
+    """For `gather`. With SQLite all rows are one JSON text: its driver takes the interpreter's lock again for each row
+    that it reads, and a busy event loop makes it wait for that."""
+    lite, postgresql = _Sqlite(), _Postgresql()
+    return Sql(
+        sqlite=f"SELECT json_group_array(json_array({', '.join(columns(lite))})) FROM ({template(lite)})",
+        postgresql=text(f"SELECT {', '.join(columns(postgresql))} FROM ({template(postgresql)}) AS found"),
+    )
 
 
 def insert_into(table: Table, *columns: str, constants: Mapping[str, str] | None = None) -> str:
@@ -31,41 +127,41 @@ def json_list(values: Sequence[Any]) -> str:
     return orjson.dumps(values).decode()
 
 
-def listed(parameter: str) -> str:
-    """A subquery with the members of a JSON list."""
-    return f"(SELECT value FROM json_each(:{parameter}))"
+def run(connection: Connection, statement: Sql | str, **parameters: Any) -> CursorResult[Any]:
+    """Runs a statement once. Rows come as the driver gives them: no column is decoded."""
+    return _execute(connection, statement, parameters)
 
 
-def members(parameter: str, *names: str) -> str:
-    """A subquery with one row for each member of a JSON list of lists, its columns named in order."""
-    columns = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(names))
-    return f"(SELECT {columns} FROM json_each(:{parameter}))"
+def gather(connection: Connection, statement: Sql, **parameters: Any) -> list[list[Any]]:
+    """What a `gathered` query finds. From SQLite, numbers have 15 digits: times are true to 10 microseconds."""
+    result = _execute(connection, statement, parameters)
+    if connection.dialect.name == SQLITE:
+        found: list[list[Any]] = orjson.loads(result.scalar_one())
+        return found
+    return [list(row) for row in result]
 
 
-def gathered(query: str, *columns: str) -> str:
-    """All rows of a query as one JSON text: the driver takes the interpreter's lock again for each row that it reads,
-    and a busy event loop makes it wait for that."""
-    return f"SELECT json_group_array(json_array({', '.join(columns)})) FROM ({query})"
-
-
-def gather(connection: Connection, sql: str, **parameters: Any) -> list[list[Any]]:
-    """What a `gathered` query finds. Numbers have 15 digits: times are true to 10 microseconds."""
-    found: list[list[Any]] = orjson.loads(connection.exec_driver_sql(sql, parameters).scalar_one())
-    return found
-
-
-def at_once(connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+def at_once(connection: Connection, statement: Sql, rows: Sequence[Sequence[Any]]) -> int:
     """Runs a statement that reads `members('rows', …)`: one step of the driver, however many rows. Returns how many
     rows it changed."""
-    return connection.exec_driver_sql(sql, {"rows": json_list(rows)}).rowcount if rows else 0
+    return _execute(connection, statement, {"rows": json_list(rows)}).rowcount if rows else 0
 
 
-def many(connection: Connection, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def many(connection: Connection, statement: Sql | str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Runs a statement once for each of `rows`; none is fine."""
     if rows:
-        connection.exec_driver_sql(sql, rows)
+        _execute(connection, statement, rows)
 
 
-def rows_of(connection: Connection, sql: str, **parameters: Any) -> CursorResult[Any]:
-    """The rows of a query, as the driver gives them: no column is decoded."""
-    return connection.exec_driver_sql(sql, parameters)
+def _execute(
+    connection: Connection, statement: Sql | str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+) -> CursorResult[Any]:
+    if connection.dialect.name == SQLITE:
+        words = statement if isinstance(statement, str) else statement.sqlite
+        return connection.exec_driver_sql(words, parameters)
+    return connection.execute(_parsed(statement) if isinstance(statement, str) else statement.postgresql, parameters)
+
+
+@lru_cache(maxsize=1_000)
+def _parsed(statement: str) -> TextClause:
+    return text(statement)

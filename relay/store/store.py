@@ -4,12 +4,13 @@ import asyncio
 
 from relay.store import migrations
 from relay.store.accounts import AccountStore
-from relay.store.database import SqliteDatabase
+from relay.store.database import Database, SqliteDatabase
 from relay.store.deliveries import DeliveryStore
 from relay.store.events import EventStore
 from relay.store.idempotency import IdempotencyStore
 from relay.store.jobs import JobStore
 from relay.store.outbox import Outbox, SubscriptionBook
+from relay.store.postgres import PostgresDatabase, is_postgres
 from relay.store.subscriptions import Cipher, SubscriptionStore
 from relay.store.upkeep import UpkeepStore
 
@@ -17,7 +18,7 @@ from relay.store.upkeep import UpkeepStore
 class Store:
     """An open database. Use `open_store`."""
 
-    def __init__(self, database: SqliteDatabase, cipher: Cipher) -> None:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
         self.database = database
         book = SubscriptionBook()
         database.on_end(commit=book.committed, rollback=book.rolled_back)
@@ -30,8 +31,8 @@ class Store:
         self.accounts = AccountStore(database, outbox)
         self.upkeep = UpkeepStore(database)
 
-    async def start(self, now: float) -> None:
-        """What the only node of a SQLite file may do at its start: free every lease that a crash left."""
+    async def free_what_a_crash_left(self, now: float) -> None:
+        """Every lease: for the only node that a SQLite file has, at its start."""
         await self.deliveries.release_all(now)
         await self.idempotency.forget_unfinished()
 
@@ -40,14 +41,21 @@ class Store:
         await self.database.close()
 
 
-async def open_store(url: str, cipher: Cipher, *, now: float) -> Store:
-    """Takes, migrates and opens a database. Raises DatabaseHeld, SchemaTooNew, StoreError."""
+async def open_store(url: str, cipher: Cipher, *, now: float, pool_size: int = 10, auto_migrate: bool = False) -> Store:
+    """Opens a database: takes and migrates a SQLite file; of PostgreSQL the schema must be there, unless
+    `auto_migrate`. Raises DatabaseHeld, SchemaTooOld, SchemaTooNew, StoreError, SettingsError."""
+    loop = asyncio.get_running_loop()
+    if is_postgres(url):
+        await loop.run_in_executor(None, migrations.upgrade if auto_migrate else migrations.check, url)
+        postgres = PostgresDatabase(url, pool_size=pool_size)
+        await postgres.open()
+        return Store(postgres, cipher)
     database = SqliteDatabase(url)
     database.open()
     try:
-        await asyncio.get_running_loop().run_in_executor(None, migrations.upgrade, url)
+        await loop.run_in_executor(None, migrations.upgrade, url)
         store = Store(database, cipher)
-        await store.start(now)
+        await store.free_what_a_crash_left(now)
     except BaseException:
         await database.close()
         raise

@@ -14,11 +14,11 @@ from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import NotFound
 from relay.ids import new_id
 from relay.store.cancellation import CANCEL_CHUNK, cancel, cancel_some
-from relay.store.database import SqliteDatabase
+from relay.store.database import Database
 from relay.store.outbox import EVENTS, INSERT_DELIVERY, SUBSCRIPTIONS, Outbox, delivery_values, open_pairs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import dumps, event_from, loads
-from relay.store.statements import many, rows_of
+from relay.store.statements import many, run
 from relay.store.tables import SecretRow
 
 SECRETS = SecretRow.__table__  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ class _Change:
 class SubscriptionStore:
     """Reads and writes of subscriptions."""
 
-    def __init__(self, database: SqliteDatabase, outbox: Outbox, cipher: Cipher) -> None:
+    def __init__(self, database: Database, outbox: Outbox, cipher: Cipher) -> None:
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
@@ -126,13 +126,13 @@ class SubscriptionStore:
             connection.execute(insert(SUBSCRIPTIONS), self._values(subscription))
             for secret in subscription.secrets:
                 self._insert_secret(connection, subscription.id, secret.value, subscription.created_at)
-            self._outbox.book.changed()
+            self._outbox.book.changed(connection)
             if subscription.start_at is not None:
                 self._backfill(connection, subscription)
         return [None] * len(items)
 
     def _backfill(self, connection: Connection, subscription: Subscription) -> None:
-        first = rows_of(connection, FIRST_POSITION, since=subscription.start_at).scalar_one()
+        first = run(connection, FIRST_POSITION, since=subscription.start_at).scalar_one()
         position = None if first is None else int(first) - 1
         while position is not None:
             rows = connection.execute(
@@ -161,7 +161,7 @@ class SubscriptionStore:
                 update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription.id).values(**values)
             ).rowcount
             results.append(None if changed else _not_found(subscription.id))
-        self._outbox.book.changed()
+        self._outbox.book.changed(connection)
         return results
 
     def _callback_for(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[str]:
@@ -172,7 +172,7 @@ class SubscriptionStore:
             ).scalar_one_or_none()
             if found is None:
                 connection.execute(insert(SUBSCRIPTIONS), self._values(made))
-                self._outbox.book.changed()
+                self._outbox.book.changed(connection)
                 found = made.id
             ids.append(found)
         return ids
@@ -192,7 +192,7 @@ class SubscriptionStore:
                 update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == change.id).values(**values)
             ).rowcount
             results.append(None if changed else _not_found(change.id))
-        self._outbox.book.changed()
+        self._outbox.book.changed(connection)
         return results
 
     def _add_secret(
@@ -206,7 +206,7 @@ class SubscriptionStore:
                     .values(expires_at=old_expire_at)
                 )
             self._insert_secret(connection, owner, value, now)
-        self._outbox.book.changed()
+        self._outbox.book.changed(connection)
         return [None] * len(items)
 
     def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
@@ -218,9 +218,9 @@ class SubscriptionStore:
             connection.execute(delete(SECRETS).where(SECRETS.c.owner == subscription_id))
             while cancel(connection, subscription_id, now):
                 pass
-            connection.exec_driver_sql(DELETE_CALLBACK_LINKS, {"id": subscription_id})
+            run(connection, DELETE_CALLBACK_LINKS, id=subscription_id)
             results.append(None)
-        self._outbox.book.changed()
+        self._outbox.book.changed(connection)
         return results
 
     def _insert_secret(self, connection: Connection, owner: str, value: str, now: float) -> None:

@@ -7,6 +7,7 @@ blobs. Every partial index names the query that it serves.
 from typing import Any, ClassVar
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Column,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.event import listen
 from sqlmodel import Field, SQLModel
 
 NAMING = {
@@ -258,7 +260,8 @@ class AttemptRow(SQLModel, table=True):
 
 
 class AccountRow(SQLModel, table=True):
-    """An upstream account: whether its polling goes well, since when, and a key that did not come from settings."""
+    """An upstream account: whether its polling goes well, since when, a key that did not come from settings, and the
+    node that polls it until when."""
 
     __tablename__: ClassVar[str] = "accounts"
 
@@ -268,6 +271,8 @@ class AccountRow(SQLModel, table=True):
     since: float | None = Field(default=None, sa_column=_seconds())
     problem: dict[str, Any] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
     key_ciphertext: bytes | None = Field(default=None, sa_column=_blob())
+    holder: str | None = Field(default=None, sa_column=_text(nullable=True))
+    held_until: float | None = Field(default=None, sa_column=_seconds())
 
 
 class JobCallbackRow(SQLModel, table=True):
@@ -292,3 +297,22 @@ class IdempotencyRow(SQLModel, table=True):
     status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
     ciphertext: bytes | None = Field(default=None, sa_column=_blob())
     created_at: float = Field(sa_column=_seconds(nullable=False))
+
+
+class VersionRow(SQLModel, table=True):
+    """A number that rises with every change of what nodes keep in memory: `subscriptions`."""
+
+    __tablename__: ClassVar[str] = "versions"
+
+    name: str = Field(sa_column=_text(primary_key=True))
+    number: int = Field(sa_column=_count())
+
+
+# Commits of several nodes end in another order than they began: a stream goes by the transaction that wrote an event,
+# and stops below the oldest one that is still open (PostgreSQL, "System Information Functions").
+EVENT_TRANSACTIONS = (
+    "ALTER TABLE events ADD COLUMN xid xid8 NOT NULL DEFAULT pg_current_xact_id()",
+    "CREATE INDEX ix_events_xid ON events (xid, position)",
+)
+for _statement in EVENT_TRANSACTIONS:
+    listen(EventRow.__table__, "after_create", DDL(_statement).execute_if(dialect="postgresql"))  # type: ignore[attr-defined]

@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from relay.store.database import SqliteDatabase
+from relay.store.database import Database
 from relay.store.marks import promote_strays
-from relay.store.statements import json_list, listed, rows_of
+from relay.store.statements import json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
 BATCH = 200
@@ -19,7 +19,9 @@ WHERE recorded_at >= :after AND recorded_at < :before AND NOT EXISTS (
 )
 ORDER BY recorded_at LIMIT {BATCH}
 """
-STILL_OPEN = f"SELECT event_id FROM deliveries WHERE event_id IN {listed('ids')} AND {OPEN_DELIVERY}"
+STILL_OPEN = sql(
+    lambda words: f"SELECT event_id FROM deliveries WHERE event_id IN {words.listed('ids')} AND {OPEN_DELIVERY}"
+)
 OLD_JOBS = f"""
 SELECT uid FROM jobs
 WHERE closed_at IS NOT NULL AND closed_at < :before AND NOT EXISTS (
@@ -27,11 +29,15 @@ WHERE closed_at IS NOT NULL AND closed_at < :before AND NOT EXISTS (
 )
 ORDER BY closed_at LIMIT {BATCH}
 """
-DELETE_ATTEMPTS_OF_EVENTS = f"""
-DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN {listed("ids")})
+DELETE_ATTEMPTS_OF_EVENTS = sql(
+    lambda words: (
+        f"""
+DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN {words.listed("ids")})
 """
-DELETE_DELIVERIES_OF_EVENTS = f"DELETE FROM deliveries WHERE event_id IN {listed('ids')}"
-DELETE_EVENTS = f"DELETE FROM events WHERE id IN {listed('ids')}"
+    )
+)
+DELETE_DELIVERIES_OF_EVENTS = sql(lambda words: f"DELETE FROM deliveries WHERE event_id IN {words.listed('ids')}")
+DELETE_EVENTS = sql(lambda words: f"DELETE FROM events WHERE id IN {words.listed('ids')}")
 # Attempts are committed in the order of time, all but a second or so: the first that is young enough ends it.
 DELETE_OLD_ATTEMPTS = f"""
 DELETE FROM attempts WHERE position IN (
@@ -39,16 +45,24 @@ DELETE FROM attempts WHERE position IN (
   WHERE started_at < :before
 )
 """
-DELETE_CALLBACKS_OF_GONE_JOBS = f"""
-DELETE FROM job_callbacks WHERE job_uid IN {listed("uids")} AND NOT EXISTS (
+DELETE_CALLBACKS_OF_GONE_JOBS = sql(
+    lambda words: (
+        f"""
+DELETE FROM job_callbacks WHERE job_uid IN {words.listed("uids")} AND NOT EXISTS (
   SELECT 1 FROM jobs WHERE uid = job_callbacks.job_uid
 )
 """
-DELETE_JOBS = f"""
-DELETE FROM jobs WHERE uid IN {listed("uids")} AND closed_at < :before AND NOT EXISTS (
+    )
+)
+DELETE_JOBS = sql(
+    lambda words: (
+        f"""
+DELETE FROM jobs WHERE uid IN {words.listed("uids")} AND closed_at < :before AND NOT EXISTS (
   SELECT 1 FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}
 )
 """
+    )
+)
 DELETE_OLD_KEYS = f"""
 DELETE FROM idempotency_keys WHERE id IN (
   SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {BATCH}
@@ -66,7 +80,7 @@ ORDER BY job_uid, subscription_id, sequence LIMIT 1000
 class UpkeepStore:
     """Each call does one small batch and says how much it did; nothing of it stalls the hot paths."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def delete_events(self, before: float, after: float = 0.0) -> tuple[int, float | None]:
@@ -121,44 +135,44 @@ _BATCHES: dict[Any, Callable[[Connection, Sequence[Any]], Sequence[Any]]] = {}
 
 
 def _old_events(connection: Connection, before: float, after: float) -> list[tuple[str, float]]:
-    return [(row.id, row.recorded_at) for row in rows_of(connection, OLD_EVENTS, before=before, after=after)]
+    return [(row.id, row.recorded_at) for row in run(connection, OLD_EVENTS, before=before, after=after)]
 
 
 def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
-    open_again = set(rows_of(connection, STILL_OPEN, ids=json_list(ids)).scalars())
+    open_again = set(run(connection, STILL_OPEN, ids=json_list(ids)).scalars())
     gone = {"ids": json_list([event_id for event_id in ids if event_id not in open_again])}
-    connection.exec_driver_sql(DELETE_ATTEMPTS_OF_EVENTS, gone)
-    connection.exec_driver_sql(DELETE_DELIVERIES_OF_EVENTS, gone)
-    return connection.exec_driver_sql(DELETE_EVENTS, gone).rowcount
+    run(connection, DELETE_ATTEMPTS_OF_EVENTS, **gone)
+    run(connection, DELETE_DELIVERIES_OF_EVENTS, **gone)
+    return run(connection, DELETE_EVENTS, **gone).rowcount
 
 
 def _delete_attempts(connection: Connection, before: float) -> int:
-    return connection.exec_driver_sql(DELETE_OLD_ATTEMPTS, {"before": before}).rowcount
+    return run(connection, DELETE_OLD_ATTEMPTS, before=before).rowcount
 
 
 def _old_jobs(connection: Connection, before: float) -> list[str]:
-    return list(rows_of(connection, OLD_JOBS, before=before).scalars())
+    return list(run(connection, OLD_JOBS, before=before).scalars())
 
 
 def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> int:
-    count = connection.exec_driver_sql(DELETE_JOBS, {"uids": json_list(uids), "before": before}).rowcount
-    connection.exec_driver_sql(DELETE_CALLBACKS_OF_GONE_JOBS, {"uids": json_list(uids)})
+    count = run(connection, DELETE_JOBS, uids=json_list(uids), before=before).rowcount
+    run(connection, DELETE_CALLBACKS_OF_GONE_JOBS, uids=json_list(uids))
     return count
 
 
 def _delete_keys(connection: Connection, before: float) -> int:
-    return connection.exec_driver_sql(DELETE_OLD_KEYS, {"before": before}).rowcount
+    return run(connection, DELETE_OLD_KEYS, before=before).rowcount
 
 
 def _delete_secrets(connection: Connection, now: float) -> int:
-    return connection.exec_driver_sql(DELETE_OLD_SECRETS, {"now": now}).rowcount
+    return run(connection, DELETE_OLD_SECRETS, now=now).rowcount
 
 
 def _strays(
     connection: Connection, after: tuple[str, str, int]
 ) -> tuple[list[tuple[str, str]], tuple[str, str, int] | None]:
     job_uid, subscription_id, sequence = after
-    rows = rows_of(connection, OPEN_SLICE, job_uid=job_uid, subscription_id=subscription_id, sequence=sequence).all()
+    rows = run(connection, OPEN_SLICE, job_uid=job_uid, subscription_id=subscription_id, sequence=sequence).all()
     seen = {(job_uid, subscription_id)}
     strays = []
     for row in rows:

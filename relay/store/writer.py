@@ -1,30 +1,29 @@
 """Group commit: everything that waits to be written shares one transaction, as soon as the one before has ended.
 
 There is no timer: a lone write is committed at once, and under load a group grows by itself to what came in during
-the last commit. A write is a *batch function* and one item; the writer hands each function all of its waiting items,
-so a hundred marks are one `executemany`, not a hundred statements.
+the last commit.
 """
 
 import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from relay.errors import StoreError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-Batch = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
-"""Does the work of all `items` in one transaction; returns a result for each, or the error that only it is to have."""
-
-MAX_GROUP_ITEMS = 500
-MAX_WAITING_ITEMS = 5_000
+from relay.store.groups import (
+    MAX_GROUP_ITEMS,
+    MAX_WAITING_ITEMS,
+    Batch,
+    Item,
+    Result,
+    Waiting,
+    as_store_error,
+    resolve,
+    run_group,
+)
 
 
 class Transactions(Protocol):
@@ -40,16 +39,6 @@ class Transactions(Protocol):
         """Undoes it. Never raises."""
 
 
-class _Waiting:
-    __slots__ = ("batch", "future", "item", "result")
-
-    def __init__(self, batch: Batch[Any, Any], item: Any, future: "asyncio.Future[Any]") -> None:
-        self.batch = batch
-        self.item = item
-        self.future = future
-        self.result: Any = None
-
-
 class Writer:
     """One thread that owns the writing connection.
 
@@ -61,7 +50,7 @@ class Writer:
     def __init__(self, transactions: Transactions, *, name: str = "store-writer") -> None:
         self._transactions = transactions
         self._condition = threading.Condition()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._places = asyncio.Semaphore(MAX_WAITING_ITEMS)
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -86,7 +75,7 @@ class Writer:
         store is closing. Cancelling the caller does not undo the write.
         """
         await self._places.acquire()
-        waiting = _Waiting(batch, item, asyncio.get_running_loop().create_future())
+        waiting = Waiting(batch, item, asyncio.get_running_loop().create_future())
         with self._condition:
             accepted = self._started and not self._closing
             if accepted:
@@ -117,7 +106,7 @@ class Writer:
             self._commit(group)
             self._resolve(group)
 
-    def _commit(self, group: list[_Waiting]) -> None:
+    def _commit(self, group: list[Waiting]) -> None:
         try:
             connection = self._transactions.begin()
         except Exception as error:  # one by one, each would wait just as long for the database and fail as well
@@ -133,15 +122,9 @@ class Writer:
             for waiting in group:
                 self._commit([waiting])
 
-    def _transact(self, connection: Connection, group: list[_Waiting]) -> None:
-        by_batch: dict[Batch[Any, Any], list[_Waiting]] = {}
-        for waiting in group:
-            by_batch.setdefault(waiting.batch, []).append(waiting)
+    def _transact(self, connection: Connection, group: list[Waiting]) -> None:
         try:
-            for batch, members in by_batch.items():
-                results = batch(connection, [member.item for member in members])
-                for member, result in zip(members, results, strict=True):
-                    member.result = result
+            run_group(connection, group)
             self._transactions.commit()
         except BaseException:
             self._transactions.rollback()
@@ -149,30 +132,15 @@ class Writer:
         self.commit_count += 1
         self.item_count += len(group)
 
-    def _resolve(self, group: list[_Waiting]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+    def _resolve(self, group: list[Waiting]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}
         for waiting in group:
             by_loop.setdefault(waiting.future.get_loop(), []).append(waiting)
         for loop, members in by_loop.items():
             with contextlib.suppress(RuntimeError):  # a loop that was closed meanwhile has nobody left who waits
                 loop.call_soon_threadsafe(self._set_results, members)
 
-    def _set_results(self, members: list[_Waiting]) -> None:
-        for waiting in members:
+    def _set_results(self, members: list[Waiting]) -> None:
+        for _ in members:
             self._places.release()
-            if waiting.future.done():
-                continue
-            if isinstance(waiting.result, Exception):
-                waiting.future.set_exception(waiting.result)
-            else:
-                waiting.future.set_result(waiting.result)
-
-
-def as_store_error(error: Exception) -> Exception:
-    """What callers see of a driver's error; any other stays what it is."""
-    if not isinstance(error, SQLAlchemyError):
-        return error
-    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-    made = StoreError(f"the database refused a write or a read: {reason}")
-    made.__cause__ = error
-    return made
+        resolve(members)

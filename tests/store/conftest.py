@@ -1,23 +1,44 @@
-"""One suite for every database: a fixture's parameter names the database, `sqlite` for now."""
+"""One suite for every database: a fixture's parameter names the database."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from relay.store import migrations
 from relay.store.database import url_of
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import Cipher
+from tests.postgres_server import shared_server
 from tests.store_kit import NOW, ReversingCipher
 
-DATABASES = ["sqlite"]
+DATABASES = ["sqlite", "postgresql"]
+TEMPLATE = "relay_template"
+_numbers = count(1)
+
+
+@lru_cache(maxsize=1)
+def postgres_template() -> str:
+    """The name of a database with the schema, made once a process."""
+    server = shared_server()
+    server.create_database(TEMPLATE)
+    migrations.upgrade(server.url(TEMPLATE))
+    return TEMPLATE
 
 
 @pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
-    assert request.param == "sqlite"
-    return url_of(tmp_path / "relay.db")
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database: a SQLite file yet to be made, or one of PostgreSQL with the schema."""
+    if request.param == "sqlite":
+        yield url_of(tmp_path / "relay.db")
+        return
+    server, name = shared_server(), f"test_{next(_numbers)}"
+    server.clone(postgres_template(), name)
+    yield server.url(name)
+    server.drop_database(name)
 
 
 @pytest.fixture
@@ -31,8 +52,7 @@ async def open_again(database_url: str) -> AsyncIterator[Callable[..., Awaitable
         return store
 
     yield open_one
-    for store in opened:
-        await store.close()
+    await asyncio.gather(*(store.close() for store in opened))
 
 
 @pytest.fixture

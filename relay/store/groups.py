@@ -1,0 +1,67 @@
+"""What group commit is made of, whichever database does it: batch functions, items that wait, and one transaction.
+
+A write is a *batch function* and one item; a batch function is handed all of its items of a group, so a hundred marks
+are a few statements, not hundreds.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from relay.errors import StoreError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Batch = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
+"""Does the work of all `items` in one transaction; returns a result for each, or the error that only it is to have."""
+
+MAX_GROUP_ITEMS = 500
+MAX_WAITING_ITEMS = 5_000
+
+
+class Waiting:
+    """An item that waits for its commit, and what came of it."""
+
+    __slots__ = ("batch", "future", "item", "result")
+
+    def __init__(self, batch: Batch[Any, Any], item: Any, future: "asyncio.Future[Any]") -> None:
+        self.batch = batch
+        self.item = item
+        self.future = future
+        self.result: Any = None
+
+
+def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
+    """Hands each batch function all of its items, in the open transaction, and notes their results."""
+    by_batch: dict[Batch[Any, Any], list[Waiting]] = {}
+    for waiting in group:
+        by_batch.setdefault(waiting.batch, []).append(waiting)
+    for batch, members in by_batch.items():
+        results = batch(connection, [member.item for member in members])
+        for member, result in zip(members, results, strict=True):
+            member.result = result
+
+
+def resolve(group: Sequence[Waiting]) -> None:
+    """Gives each caller its result or its error; to be called in the callers' loop."""
+    for waiting in group:
+        if waiting.future.done():
+            continue
+        if isinstance(waiting.result, Exception):
+            waiting.future.set_exception(waiting.result)
+        else:
+            waiting.future.set_result(waiting.result)
+
+
+def as_store_error(error: Exception) -> Exception:
+    """What callers see of a driver's error; any other stays what it is."""
+    if not isinstance(error, SQLAlchemyError):
+        return error
+    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+    made = StoreError(f"the database refused a write or a read: {reason}")
+    made.__cause__ = error
+    return made

@@ -1,0 +1,345 @@
+"""The database when it is PostgreSQL: shared by many nodes, reached over a network that can break.
+
+One connection of its own writes, with the same group commit as SQLite's thread; a pool reads. While the server can not
+be reached (or only as a read-only replica, or has no connection left) what waits to be written goes on waiting and is
+tried again; `trouble` says why. A commit whose answer was lost may be run twice: every batch function finds its own
+work done then (a sequence that has moved on, a lease that is gone, a job that is there).
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from relay.errors import SettingsError, StoreError
+from relay.store.groups import (
+    MAX_GROUP_ITEMS,
+    MAX_WAITING_ITEMS,
+    Batch,
+    Item,
+    Result,
+    Waiting,
+    as_store_error,
+    resolve,
+    run_group,
+)
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+STATEMENT_TIMEOUT_SECONDS = 30.0
+POOL_TIMEOUT_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
+FIRST_PAUSE_SECONDS = 0.05
+LAST_PAUSE_SECONDS = 1.0
+MAX_CONFLICTS = 5
+CHANNEL = "relay"
+NOTICES = "relay_notices"
+
+# SQLSTATE (PostgreSQL, appendix A): what another try may cure, at once or when the server is itself again.
+CONFLICTS = frozenset({"40001", "40P01", "55P03"})
+UNAVAILABLE = ("08", "53", "57P", "25006")
+
+log = structlog.get_logger("relay.store")
+
+
+def postgres_url(url: str) -> URL:
+    """The parsed URL, with the driver that we use. Raises SettingsError for anything else."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError("database.url is no database URL: write it like postgresql://user@host/relay") from error
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise SettingsError(f"database.url: {parsed.drivername} is not supported here")
+    return parsed.set(drivername="postgresql+asyncpg")
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a database URL is one of PostgreSQL."""
+    return url.partition("://")[0].partition("+")[0] in ("postgresql", "postgres")
+
+
+def notify(connection: Connection, notice: str) -> None:
+    """Has other nodes woken when the open transaction ends: `events`, `subscriptions`, `jobs source/account`."""
+    if connection.dialect.name == "postgresql":
+        connection.info.setdefault(NOTICES, set()).add(notice)
+
+
+class PostgresDatabase:
+    """The same face as `SqliteDatabase`: `write()` and `read()` take plain functions of a SQLAlchemy Connection."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.url = postgres_url(url)
+        self._pool_size = pool_size
+        self._engine: AsyncEngine | None = None
+        self._writing: AsyncEngine | None = None
+        self._after_commit: list[Callable[[], None]] = []
+        self._after_rollback: list[Callable[[], None]] = []
+        self.writer = AsyncWriter(self.transaction)
+
+    def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None:
+        """Has one of these called at the end of every transaction."""
+        self._after_commit.append(commit)
+        self._after_rollback.append(rollback)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written just now."""
+        return self.writer.trouble
+
+    # --- life
+
+    async def open(self) -> None:
+        """Connects and starts the writer. The schema must be there (see `migrations`). Raises StoreError."""
+        self._engine = make_engine(self.url, pool_size=self._pool_size)
+        self._writing = make_engine(self.url, pool_size=1)
+        try:
+            async with self._writing.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except Exception as error:
+            await self._dispose()
+            raise StoreError(f"cannot reach the database {shown(self.url)}: {reason_of(error)}") from error
+        self.writer.start()
+
+    async def close(self) -> None:
+        """Writes what waits and closes every connection."""
+        await self.writer.close()
+        await self._dispose()
+
+    async def _dispose(self) -> None:
+        for engine in (self._engine, self._writing):
+            if engine is not None:
+                await engine.dispose()
+        self._engine = self._writing = None
+
+    # --- for the rooms
+
+    async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
+        """See `AsyncWriter.write`."""
+        return await self.writer.write(batch, item)
+
+    async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:
+        """Runs `query(connection, *arguments)` on a reader; it sees every write that has returned."""
+        if self._engine is None:
+            raise StoreError("the database is not open")
+        try:
+            async with self._engine.connect() as connection:
+                await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                return await connection.run_sync(query, *arguments)
+        except PoolTimeout as error:
+            raise StoreError(
+                f"all {self._pool_size} connections to the database are in use: raise database.pool_size"
+            ) from error
+        except Exception as error:
+            raise as_ours(error) from error
+
+    # --- for the writer
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Callable[[Sequence[Waiting]], Any]]:
+        """A write transaction: what is yielded runs a group in it. It ends with the block."""
+        assert self._writing is not None
+        try:
+            async with self._writing.begin() as connection:
+
+                async def run(group: Sequence[Waiting]) -> None:
+                    await connection.run_sync(run_group, group)
+                    notices = connection.sync_connection.info.pop(NOTICES, None) if connection.sync_connection else None
+                    if notices:
+                        await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', :notice)"), _payload(notices))
+
+                yield run
+        except BaseException:
+            for call in self._after_rollback:
+                call()
+            raise
+        for call in self._after_commit:
+            call()
+
+
+class AsyncWriter:
+    """Group commit in a task: see `relay.store.writer`, whose promises it keeps.
+
+    transaction  opens a write transaction; runs a group in it
+    """
+
+    def __init__(self, transaction: Callable[[], Any]) -> None:
+        self._transaction = transaction
+        self._waiting: deque[Waiting] = deque()
+        self._places = asyncio.Semaphore(MAX_WAITING_ITEMS)
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._trouble_since = 0.0
+        self.trouble: str | None = None
+        self.commit_count = 0
+        self.item_count = 0
+
+    def start(self) -> None:
+        """Starts the task."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def waiting_count(self) -> int:
+        """How many items wait for the next group."""
+        return len(self._waiting)
+
+    async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
+        """Runs `batch` with `item` in the next group and returns its result once that is committed.
+
+        Raises what the batch function returned or raised for this item; StoreError when the database refuses it, can
+        not be reached for PATIENCE_SECONDS, or is closing. Cancelling the caller does not undo the write.
+        """
+        await self._places.acquire()
+        if self._task is None or self._closing:
+            self._places.release()
+            raise StoreError("the database is closing: nothing more is written")
+        waiting = Waiting(batch, item, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._wake.set()
+        result: Result = await waiting.future
+        return result
+
+    async def close(self) -> None:
+        """Writes what still waits, then ends the task."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP_ITEMS))]
+            await self._commit(group)
+            for _ in group:
+                self._places.release()
+            resolve(group)
+
+    async def _commit(self, group: list[Waiting]) -> None:
+        pause_seconds, conflicts = FIRST_PAUSE_SECONDS, 0
+        while True:
+            try:
+                async with self._transaction() as run:
+                    await run(group)
+            except Exception as error:
+                if is_conflict(error) and conflicts < MAX_CONFLICTS:
+                    conflicts += 1
+                elif is_unavailable(error):
+                    if not self._waits(error):
+                        break
+                    await asyncio.sleep(pause_seconds)
+                    pause_seconds = min(2 * pause_seconds, LAST_PAUSE_SECONDS)
+                elif len(group) == 1:
+                    group[0].result = as_ours(error)
+                    return
+                else:
+                    for waiting in group:
+                        await self._commit([waiting])
+                    return
+            else:
+                self._recovered()
+                self.commit_count += 1
+                self.item_count += len(group)
+                return
+        for waiting in group:
+            waiting.result = StoreError(f"the database can not be written: {self.trouble}")
+
+    def _waits(self, error: Exception) -> bool:
+        """Notes the trouble. Whether it is worth while to try again before giving the group up."""
+        now = time.monotonic()
+        if self.trouble is None:
+            self._trouble_since = now
+            log.warning("database_unavailable", error=reason_of(error))
+        self.trouble = reason_of(error)
+        return not self._closing and now - self._trouble_since < PATIENCE_SECONDS
+
+    def _recovered(self) -> None:
+        if self.trouble is not None:
+            log.info("database_available", after_seconds=round(time.monotonic() - self._trouble_since, 1))
+            self.trouble = None
+
+
+def make_engine(url: URL, *, pool_size: int) -> AsyncEngine:
+    """An engine with at most so many connections; every wait has its end. Raises SettingsError without the driver."""
+    if find_spec("asyncpg") is None:
+        raise SettingsError("PostgreSQL needs one package more: pip install 'revor-relay[postgres]'")
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        pool_pre_ping=False,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "command_timeout": STATEMENT_TIMEOUT_SECONDS,
+            "server_settings": {"application_name": "revor-relay", "jit": "off"},
+        },
+    )
+
+
+def sqlstate_of(error: BaseException | None) -> str:
+    """The SQLSTATE in an error or in what caused it; empty when there is none."""
+    while error is not None:
+        for candidate in (error, getattr(error, "orig", None)):
+            state = getattr(candidate, "sqlstate", None) or getattr(candidate, "pgcode", None)
+            if isinstance(state, str):
+                return state
+        error = error.__cause__
+    return ""
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether another transaction was in the way."""
+    return sqlstate_of(error) in CONFLICTS
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether the server, not the statement, is the reason."""
+    if isinstance(error, OSError | TimeoutError | PoolTimeout):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if sqlstate_of(error).startswith(UNAVAILABLE):
+        return True
+    return "asyncpg.exceptions._base.InterfaceError" in str(getattr(error, "orig", type(error)))
+
+
+def as_ours(error: Exception) -> Exception:
+    """What callers see of an error of the driver; any other stays what it is."""
+    if isinstance(error, SQLAlchemyError):
+        return as_store_error(error)
+    if is_unavailable(error):
+        made = StoreError(f"the database can not be reached: {reason_of(error)}")
+        made.__cause__ = error
+        return made
+    return error
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for a person."""
+    original = getattr(error, "orig", None) or error
+    lines = str(original).splitlines()
+    said = lines[0] if lines else type(original).__name__
+    return said.partition(">: ")[2] or said  # "<class 'asyncpg.…Error'>: what it says"
+
+
+def shown(url: URL) -> str:
+    """A database URL to show: no password."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=True)
+
+
+def _payload(notices: set[str]) -> dict[str, str]:
+    joined = "\n".join(sorted(notices))
+    return {"notice": joined if len(joined) < 7_000 else "all"}  # a notification holds 8,000 bytes
