@@ -20,7 +20,8 @@ from relay.core.events import Event
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
-from relay.keys import default_state_dir, load_or_create_keyring
+from relay.errors import SettingsError
+from relay.keys import default_state_dir, load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds
 from relay.metrics import Metrics
 from relay.poller import Poller
@@ -32,6 +33,7 @@ from relay.sender import Sender
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import load_definition
+from relay.store.postgres import is_postgres
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import CALLBACK_OWNER
@@ -39,6 +41,10 @@ from relay.timetable import timetable
 from relay.tracking import Tracking
 
 ROLES = ("api", "scheduler", "dispatcher")
+NO_KEY = (
+    "with PostgreSQL the key of the secrets in the database has to be given, since several nodes share it: set "
+    f"RELAY_ENCRYPTION_KEY to what this prints, and keep a copy: {python_line_that_makes_a_key()}"
+)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 log = structlog.get_logger("relay.app")
@@ -258,15 +264,26 @@ async def open_node(
     roles: tuple[str, ...] = ROLES,
     state_dir: Path | None = None,
     seed: int = 0,
+    auto_migrate: bool = False,
 ) -> AsyncIterator[Node]:
     """A started node; it is stopped, and the database let go, at the end.
 
-    `base_url` is where it is reached (scheme, address and port that were bound). Raises SettingsError, DatabaseHeld,
+    `base_url` is where it is reached (scheme, address and port that were bound). `auto_migrate` brings a PostgreSQL
+    database to the newest schema; a SQLite file always is. Raises SettingsError, DatabaseHeld, SchemaTooOld,
     SchemaTooNew, StoreError.
     """
     directory = state_dir or default_state_dir(os.environ if environ is None else environ)
+    if is_postgres(settings.database.url) and not settings.encryption.keys:
+        raise SettingsError(NO_KEY)
     keyring = load_or_create_keyring(settings.encryption.keys, state_dir=directory)
-    store = await open_store(settings.database.url, keyring, now=clock())
+    store = await open_store(
+        settings.database.url,
+        keyring,
+        now=clock(),
+        pool_size=settings.database.pool_size,
+        auto_migrate=auto_migrate,
+    )
+    clock = store.clock(clock)
     try:
         callback_secret = settings.delivery.callback_secret or await _stored_callback_secret(store, clock())
         await store.subscriptions.all()  # a key that is missing shows now, not when something is to be delivered

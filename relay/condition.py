@@ -23,6 +23,9 @@ async def readiness(
         await store.events.newest_position()
         await probe.check(now)
         checks["database"] = "ok"
+        if store.database.trouble is not None:
+            checks["database"] = "failing"
+            problems.append(f"database: nothing can be written: {store.database.trouble}")
     except Exception as error:
         checks["database"] = "failing"
         problems.append(f"database: {str(error).splitlines()[0]}")

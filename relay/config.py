@@ -42,10 +42,16 @@ def _host_problem(given: str) -> str | None:
 
 
 def _database_problem(given: str) -> str | None:
-    if given.startswith(("postgres:", "postgresql:", "postgresql+")):
-        return "is a PostgreSQL URL, which this version does not support yet: use sqlite:///relay.db"
+    if given.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
+        rest = given.partition("://")[2]
+        if not rest.partition("?")[0].rpartition("/")[2]:
+            return "must name a database, such as postgresql://relay@db.example/relay"
+        return None
     if not given.startswith("sqlite:///") or given == "sqlite:///" or "?" in given or "#" in given:
-        return "must be sqlite:/// and a path, such as sqlite:///relay.db (from here) or sqlite:////var/lib/relay.db"
+        return (
+            "must be sqlite:/// and a path, such as sqlite:///relay.db (from here) or sqlite:////var/lib/relay.db, "
+            "or postgresql://user:password@host/database"
+        )
     return None
 
 
@@ -67,12 +73,14 @@ class ServerSettings:
 class DatabaseSettings:
     # A database URL can hold a password, hence no repr and no quoting in messages.
     url: str = setting(
-        kinds.text("sqlite:/// and a path", _database_problem, secret=True),
+        kinds.text("sqlite:/// and a path, or postgresql://…", _database_problem, secret=True),
         "sqlite:///relay.db",
         "where the relay keeps everything",
         secret=True,
     )
-    pool_size: int = setting(kinds.integer(1, 1000), 10, "connections kept open")
+    pool_size: int = setting(
+        kinds.integer(1, 1000), 10, "connections of a node that read, with PostgreSQL; two more write and listen"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +114,8 @@ class EncryptionSettings:
     keys: tuple[str, ...] = setting(
         kinds.list_of(kinds.encryption_key, at_most=20),
         (),
-        "keys of the secrets in the database: the first encrypts, all decrypt; none: one is made and kept in a file",
+        "keys of the secrets in the database: the first encrypts, all decrypt; none: with SQLite one is made and kept "
+        "in a file, with PostgreSQL the relay does not start",
         secret=True,
         shown_default='["${RELAY_ENCRYPTION_KEY}"]',
     )

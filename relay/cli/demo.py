@@ -18,6 +18,12 @@ def demo(
     rate_limit: Annotated[
         str, typer.Option(metavar="N/SECONDS", help="Reads the upstream allows in so many seconds, at speed 1.")
     ] = "120/60",
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="postgresql://…: uses a new database of that server, dropped at the end."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The figures as one object on the last line.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Go on serving afterwards, until Ctrl-C.")] = False,
 ) -> None:
@@ -34,7 +40,7 @@ def demo(
     from relay.cli.demo_stage import Plan
 
     log.configure(dev=False, level="warning")
-    plan = Plan(jobs=jobs, speed=speed, seed=seed, rate_limit=limit)
+    plan = Plan(jobs=jobs, speed=speed, seed=seed, rate_limit=limit, database=database)
     try:
         report = run(plan, as_json=as_json, keep=keep)
     except KeyboardInterrupt:

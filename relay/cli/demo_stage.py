@@ -14,12 +14,17 @@ from relay.config import (
     LOOPBACK_NETWORKS,
     AccountSettings,
     DatabaseSettings,
+    EncryptionSettings,
     PollingSettings,
     SecuritySettings,
     ServerSettings,
     Settings,
     SourceSettings,
 )
+from relay.errors import UsageError
+from relay.keys import new_key
+from relay.store.database import url_of as sqlite_url_of
+from relay.store.postgres import is_postgres, scratch_database
 
 API_KEY = "sk-revor-demo"
 
@@ -32,6 +37,7 @@ class Plan:
     speed: float = 60.0
     seed: int = 0
     rate_limit: tuple[int, float] = (120, 60.0)
+    database: str | None = None
 
 
 class _Server(uvicorn.Server):
@@ -71,7 +77,7 @@ async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
         await serving
 
 
-def demo_settings(plan: Plan, *, directory: Path, sandbox_url: str, port: int) -> Settings:
+def demo_settings(plan: Plan, *, database: str, sandbox_url: str, port: int) -> Settings:
     """A node's settings for the demo: plain http within loopback, and the polling intervals divided by the speed."""
     defaults = PollingSettings()
     polling = PollingSettings(
@@ -83,8 +89,24 @@ def demo_settings(plan: Plan, *, directory: Path, sandbox_url: str, port: int) -
     )
     return Settings(
         server=ServerSettings(port=port, shutdown_seconds=5.0),
-        database=DatabaseSettings(url=f"sqlite:///{directory / 'relay.db'}"),
+        database=DatabaseSettings(url=database),
+        encryption=EncryptionSettings(keys=(new_key(),)),
         sources={source.name: source},
         security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
         dev=True,
     )
+
+
+@contextlib.asynccontextmanager
+async def stage_database(plan: Plan, directory: Path) -> AsyncIterator[str]:
+    """The URL of an empty database that is gone at the end: a file in `directory`, or a new one beside the PostgreSQL
+    database that the plan names, whose contents nobody touches."""
+    if plan.database is None:
+        yield sqlite_url_of(directory / "relay.db")
+        return
+    if not is_postgres(plan.database):
+        raise UsageError(
+            "--database is for PostgreSQL: postgresql://user@host/database; without it SQLite is used"
+        )
+    async with scratch_database(plan.database) as url:
+        yield url

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from relay.app import open_node
 from relay.cli.demo_report import FINAL_STATUSES, Book, Receipt, Report, due, make_report
-from relay.cli.demo_stage import API_KEY, Plan, demo_settings, listen, served, url_of
+from relay.cli.demo_stage import API_KEY, Plan, demo_settings, listen, served, stage_database, url_of
 from relay.clock import from_rfc3339, wall_clock
 from relay.config import PollingSettings
 from relay.errors import RelayError
@@ -141,13 +141,12 @@ async def open_story(plan: Plan) -> AsyncIterator[Story]:
             sandbox=sandbox.app(),
         )
         receiver = Starlette(routes=[Route("/events", story.receive, methods=["POST"])])
-        settings = demo_settings(
-            plan, directory=directory, sandbox_url=story.sandbox_url, port=at_relay.getsockname()[1]
-        )
+        database = await stack.enter_async_context(stage_database(plan, directory))
+        settings = demo_settings(plan, database=database, sandbox_url=story.sandbox_url, port=at_relay.getsockname()[1])
         await stack.enter_async_context(served(story.sandbox, at_sandbox))
         await stack.enter_async_context(served(receiver, at_receiver))
         node = await stack.enter_async_context(
-            open_node(settings, base_url=story.relay_url, state_dir=directory, seed=plan.seed)
+            open_node(settings, base_url=story.relay_url, state_dir=directory, seed=plan.seed, auto_migrate=True)
         )
         await stack.enter_async_context(served(node, at_relay))
         yield story

@@ -37,7 +37,6 @@ def serve(
     ] = False,
 ) -> None:
     """Run the relay: poll the tracked jobs, deliver their events, answer the API."""
-    del auto_migrate  # SQLite is brought to the newest schema at every start
     source = SettingsSource(path=settings_file(config), dev=dev, host=host, port=port)
     chosen = read_roles(roles)
     settings = source.load()
@@ -50,7 +49,7 @@ def serve(
     log.configure(dev=dev)
     listener = listening_socket(settings.server.host, settings.server.port)
     try:
-        uvloop.run(_Service(source, settings, listener, chosen).run())
+        uvloop.run(_Service(source, settings, listener, chosen, auto_migrate).run())
     finally:
         listener.close()
 
@@ -102,6 +101,7 @@ class _Service:
     settings: "Settings"
     listener: socket.socket
     roles: tuple[str, ...]
+    auto_migrate: bool
     node: "Node | None" = None
     server: "Server | None" = None
     asked_to_stop: bool = False
@@ -119,7 +119,7 @@ class _Service:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         bound = with_port(self.settings, self.listener.getsockname()[1])
         url = url_of(self.listener, bound.server.host)
-        async with open_node(bound, base_url=url, roles=self.roles) as node:
+        async with open_node(bound, base_url=url, roles=self.roles, auto_migrate=self.auto_migrate) as node:
             self.node = node
             app: Any = node if "api" in self.roles else _ProbesOnly(node)
             self.server = make_server(app, shutdown_seconds=bound.server.shutdown_seconds)

@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from relay.clock import Clock
 from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.store.groups import Batch, as_store_error
 from relay.store.writer import Writer
@@ -66,6 +67,7 @@ class Database(Protocol):
     def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None: ...
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result: ...
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result: ...
+    def clock(self, clock: Clock) -> Clock: ...
     async def close(self) -> None: ...
 
 
@@ -130,6 +132,10 @@ class SqliteDatabase:
         self._lock.release()
 
     # --- for the rooms
+
+    def clock(self, clock: Clock) -> Clock:
+        """The node's own: nobody else has a lease here."""
+        return clock
 
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """See `Writer.write`."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
+from secrets import token_hex
 from typing import Any
 
 import structlog
@@ -21,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from relay.clock import Clock, wall_clock
 from relay.errors import SettingsError, StoreError
 from relay.store.groups import (
     MAX_GROUP_ITEMS,
@@ -81,6 +83,7 @@ class PostgresDatabase:
         self._pool_size = pool_size
         self._engine: AsyncEngine | None = None
         self._writing: AsyncEngine | None = None
+        self._ahead_seconds = 0.0
         self._after_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
         self.writer = AsyncWriter(self.transaction)
@@ -102,8 +105,7 @@ class PostgresDatabase:
         self._engine = make_engine(self.url, pool_size=self._pool_size)
         self._writing = make_engine(self.url, pool_size=1)
         try:
-            async with self._writing.connect() as connection:
-                await connection.execute(text("SELECT 1"))
+            await self.compare_clocks(wall_clock)
         except Exception as error:
             await self._dispose()
             raise StoreError(f"cannot reach the database {shown(self.url)}: {reason_of(error)}") from error
@@ -121,6 +123,19 @@ class PostgresDatabase:
         self._engine = self._writing = None
 
     # --- for the rooms
+
+    def clock(self, clock: Clock) -> Clock:
+        """The database's, as far as it was ahead of `clock` when they were compared: leases of all nodes run by it."""
+        return lambda: clock() + self._ahead_seconds
+
+    async def compare_clocks(self, clock: Clock) -> None:
+        """Asks the server for the time; half of the way there and back is taken for the way back."""
+        assert self._writing is not None
+        async with self._writing.connect() as connection:
+            before = clock()
+            answer = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())::double precision"))
+            after = clock()
+        self._ahead_seconds = answer.scalar_one() - (before + after) / 2
 
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """See `AsyncWriter.write`."""
@@ -343,3 +358,27 @@ def shown(url: URL) -> str:
 def _payload(notices: set[str]) -> dict[str, str]:
     joined = "\n".join(sorted(notices))
     return {"notice": joined if len(joined) < 7_000 else "all"}  # a notification holds 8,000 bytes
+
+
+@asynccontextmanager
+async def scratch_database(url: str) -> AsyncIterator[str]:
+    """A new, empty database beside the one of `url`, dropped at the end. Raises StoreError when there can be none."""
+    beside = postgres_url(url)
+    name = f"relay_demo_{token_hex(6)}"
+    engine = make_engine(beside, pool_size=1)
+    try:
+        await _outside_a_transaction(engine, f"CREATE DATABASE {name}")
+        try:
+            yield beside.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+        finally:
+            await _outside_a_transaction(engine, f"DROP DATABASE {name} WITH (FORCE)")
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreError(f"no database can be made beside {shown(beside)}: {reason_of(error)}") from error
+    finally:
+        await engine.dispose()
+
+
+async def _outside_a_transaction(engine: AsyncEngine, statement: str) -> None:
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text(statement))

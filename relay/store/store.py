@@ -2,6 +2,7 @@
 
 import asyncio
 
+from relay.clock import Clock
 from relay.store import migrations
 from relay.store.accounts import AccountStore
 from relay.store.database import Database, SqliteDatabase
@@ -35,6 +36,10 @@ class Store:
         """Every lease: for the only node that a SQLite file has, at its start."""
         await self.deliveries.release_all(now)
         await self.idempotency.forget_unfinished()
+
+    def clock(self, clock: Clock) -> Clock:
+        """A node's clock, by which leases run: the database's where several nodes share it, else the given one."""
+        return self.database.clock(clock)
 
     async def close(self) -> None:
         """Writes what waits and lets the database go."""

@@ -315,4 +315,5 @@ EVENT_TRANSACTIONS = (
     "CREATE INDEX ix_events_xid ON events (xid, position)",
 )
 for _statement in EVENT_TRANSACTIONS:
-    listen(EventRow.__table__, "after_create", DDL(_statement).execute_if(dialect="postgresql"))  # type: ignore[attr-defined]
+    _after_create = DDL(_statement).execute_if(dialect="postgresql")  # type: ignore[no-untyped-call]
+    listen(EventRow.__table__, "after_create", _after_create)  # type: ignore[attr-defined]
