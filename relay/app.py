@@ -15,6 +15,7 @@ from relay import __version__, condition
 from relay.api.app import create_api
 from relay.api.ports import Ports, Readiness, Tested
 from relay.clock import Clock, wall_clock
+from relay.cluster import Cluster
 from relay.config import Settings, SourceSettings
 from relay.core.events import Event
 from relay.core.signing import new_secret
@@ -105,6 +106,17 @@ class Node:
             signals=self.signals,
             clock=clock,
         )
+        self._cluster: Cluster | None = None
+        if store.database.shared:
+            self._cluster = Cluster(
+                store=store,
+                pollers=self.pollers,
+                dispatcher=self.dispatcher,
+                signals=self.signals,
+                clock=clock,
+                node_id=self.node_id,
+                polls="scheduler" in roles,
+            )
         self._api = create_api(self._ports())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,12 +130,15 @@ class Node:
         states = {(state.source, state.name): state for state in await self.store.accounts.all()}
         if "scheduler" in self._roles:
             for key, poller in self.pollers.items():
-                await poller.load(states.get(key))
+                if poller.holds:
+                    await poller.load(states.get(key))
             for work in self._upkeep():
                 self.scheduler.add_upkeep(work)
             self.scheduler.start()
         if "dispatcher" in self._roles:
             self._dispatching = asyncio.get_running_loop().create_task(self.dispatcher.run())
+        if self._cluster is not None:
+            await self._cluster.start()
         log.info("started", url=self.base_url, roles=list(self._roles), version=__version__)
 
     async def stop(self) -> None:
@@ -135,6 +150,8 @@ class Node:
         await asyncio.gather(self.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in self.pollers.values()))
         if self._dispatching is not None:
             await self._dispatching
+        if self._cluster is not None:
+            await self._cluster.stop()
         self.scheduler.shutdown()
         for client in self._clients.values():
             await client.close()

@@ -100,8 +100,33 @@ class Poller:
         self._due_since: float | None = None
         self._waiting: dict[str, int] = {}
         self._stopping = False
+        self._planner_config = planner_config
+        self.holds = True
+        """Whether the account's polling is this node's; with SQLite it always is."""
 
     # --- life
+
+    def let_go(self) -> None:
+        """Another node polls the account now: what is planned here is forgotten."""
+        self.holds = False
+        self.planner = Planner(self._planner_config)
+        self.changed()
+
+    async def take_over(self, state: AccountState | None) -> None:
+        """The account's polling is this node's from now on."""
+        self.planner = Planner(self._planner_config)
+        await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
+        self.holds = True
+        self.changed()
+
+    async def find_new(self, after_uid: str) -> None:
+        """Plans jobs that other nodes registered after a time, given as the uid that one of then would have."""
+        jobs = await self._jobs.open_jobs(
+            self.settings.source, self.settings.account, after_uid=after_uid, count=LOAD_COUNT
+        )
+        for job in jobs:
+            if self.holds and self.planner.next_poll_at(job.uid) is None and job.uid not in self._in_flight:
+                self.track(job)
 
     async def load(self, state: AccountState | None = None) -> int:
         """Plans the open jobs that the store knows. Returns how many there are."""
@@ -122,7 +147,7 @@ class Poller:
 
     def track(self, job: Job) -> None:
         """Plans looks at a job that was just registered, or registered again."""
-        if job.open:
+        if job.open and self.holds:
             self._plan(job)
             self.changed()
 
@@ -154,6 +179,7 @@ class Poller:
 
     def configure(self, settings: AccountSettings, planner_config: PlannerConfig) -> None:
         """Takes over settings that were read again: keys and polling."""
+        self._planner_config = planner_config
         snapshot = self.planner.snapshot()
         self.planner = Planner.restore(planner_config, snapshot)
         self.settings = settings
@@ -167,8 +193,8 @@ class Poller:
 
     @property
     def paused(self) -> bool:
-        """Whether the key is refused or missing: then nothing is looked at."""
-        return self._key is None or self.health.key_refused
+        """Whether the key is refused or missing, or another node polls: then nothing is looked at."""
+        return self._key is None or self.health.key_refused or not self.holds
 
     @property
     def state(self) -> AccountState:
@@ -370,6 +396,8 @@ class Poller:
         """While the key is refused: reads it again and tries one cheap call. Returns whether polling goes on."""
         if not self.paused:
             return True
+        if not self.holds:
+            return False
         self._key = self.settings.read_key()
         if self._key is None:
             return False

@@ -1,5 +1,6 @@
 """Tracked jobs as the API sees them: registered, refreshed, explained, given up. Joins the store with the pollers."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,7 @@ class Tracking:
         self._clock = clock
         self._callbacks: dict[str, str] = {}
         self._callbacks_version = -1
+        self._asking: set[asyncio.Task[None]] = set()
 
     def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
         """The id and state in an upstream's own answer to a create; None when `body` is not one.
@@ -143,7 +145,11 @@ class Tracking:
         """Looks at an open job as soon as the budget allows. Raises Conflict for a closed one."""
         if not job.open:
             raise Conflict(f"job {job.external_id} is closed ({job.outcome}): it will not change", code="job_closed")
-        self._poller(job).refresh(job.uid)
+        poller = self._poller(job)
+        if poller.holds:
+            poller.refresh(job.uid)
+        else:
+            await self._store.jobs.ask_for_look(job)
 
     async def untrack(self, job: Job) -> Job:
         """Stops looking at it."""
@@ -170,6 +176,10 @@ class Tracking:
         if poller is None:
             yield
             return
+        if not poller.holds:
+            asking = asyncio.get_running_loop().create_task(self._store.jobs.ask_for_look(job))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
         with poller.hurry(job.uid):
             yield
 

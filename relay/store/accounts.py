@@ -18,6 +18,12 @@ UPSERT_ACCOUNT = f"""
 {insert_into(ACCOUNTS, "source", "name", "state", "since", "problem")}
 ON CONFLICT (source, name) DO UPDATE SET state = excluded.state, since = excluded.since, problem = excluded.problem
 """
+HOLD = f"""
+{insert_into(ACCOUNTS, "source", "name", "state", "holder", "held_until")}
+ON CONFLICT (source, name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
+WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.held_until <= :now
+"""
+LET_GO = "UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder = :holder"
 
 
 class AccountStore:
@@ -30,6 +36,14 @@ class AccountStore:
     async def set(self, state: AccountState, event: Event | None = None) -> None:
         """Writes how an account goes, with the event that says so."""
         await self._database.write(self._set, (state, event))
+
+    async def hold(self, source: str, name: str, holder: str, now: float, until: float) -> bool:
+        """Takes or keeps the polling of an account until a time. False while another node has it."""
+        return await self._database.write(_hold, (source, name, holder, now, until))
+
+    async def let_go(self, holder: str) -> None:
+        """Gives up the polling of every account that this node has: another may take it at once."""
+        await self._database.write(_let_go, holder)
 
     async def all(self) -> list[AccountState]:
         """Every account that was ever in trouble."""
@@ -50,6 +64,20 @@ class AccountStore:
             if event is not None:
                 self._outbox.insert(connection, [(event, None)])
         return [None] * len(items)
+
+
+def _hold(connection: Connection, items: Sequence[tuple[str, str, str, float, float]]) -> Sequence[bool]:
+    return [
+        run(connection, HOLD, source=source, name=name, state="ok", holder=holder, now=now, held_until=until).rowcount
+        > 0
+        for source, name, holder, now, until in items
+    ]
+
+
+def _let_go(connection: Connection, items: Sequence[str]) -> Sequence[None]:
+    for holder in items:
+        run(connection, LET_GO, holder=holder)
+    return [None] * len(items)
 
 
 def _all(connection: Connection) -> list[AccountState]:

@@ -67,7 +67,10 @@ class Database(Protocol):
     def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None: ...
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result: ...
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result: ...
+    @property
+    def shared(self) -> bool: ...
     def clock(self, clock: Clock) -> Clock: ...
+    async def listen(self, heard: Callable[[str], None]) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -132,6 +135,12 @@ class SqliteDatabase:
         self._lock.release()
 
     # --- for the rooms
+
+    shared = False
+    """Whether several nodes can have it open."""
+
+    async def listen(self, heard: Callable[[str], None]) -> None:
+        """There is nobody to be heard."""
 
     def clock(self, clock: Clock) -> Clock:
         """The node's own: nobody else has a lease here."""

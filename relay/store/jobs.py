@@ -12,6 +12,7 @@ from relay.core.records import LookNote, LookRecord, Page, Registered, Registrat
 from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import Database
 from relay.store.marks import ATTEMPTS
+from relay.store.notices import notify
 from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
@@ -100,6 +101,10 @@ class JobStore:
     async def note(self, note: LookNote) -> None:
         """Writes what a look that proved nothing leaves behind."""
         await self._database.write(_note, note)
+
+    async def ask_for_look(self, job: Job) -> None:
+        """Has the node that polls its account look at it soon, where that is another one."""
+        await self._database.write(_ask_for_look, job)
 
     async def untrack(self, uid: str, now: float) -> Job:
         """Closes an open job without an event; a closed one is left as it is. Raises NotFound."""
@@ -209,6 +214,12 @@ def _note(connection: Connection, items: Sequence[LookNote]) -> Sequence[None]:
             for note in items
         ],
     )
+    return [None] * len(items)
+
+
+def _ask_for_look(connection: Connection, items: Sequence[Job]) -> Sequence[None]:
+    for job in items:
+        notify(connection, f"look {job.source}/{job.account} {job.uid}")
     return [None] * len(items)
 
 

@@ -16,6 +16,7 @@ from relay.core.filters import matches
 from relay.core.records import Lease
 from relay.core.subscription import Subscription
 from relay.ids import new_id
+from relay.store.notices import notify
 from relay.store.statements import SQLITE, insert_into, json_list, many, run, sql
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow, JobCallbackRow, SubscriptionRow
 
@@ -85,6 +86,7 @@ class SubscriptionBook:
         if connection.dialect.name != SQLITE:
             run(connection, CHANGE_BOOK)
             run(connection, RAISE_VERSION)
+            notify(connection, "subscriptions")
             self._number = None
         self._forget()
         self._changing = True
@@ -169,6 +171,8 @@ class Outbox:
         if not entries:
             return {}
         many(connection, INSERT_EVENT, [event_values(event) for event, _ in entries])
+        for event, _ in entries:
+            notify(connection, f"event {event.job_uid or ''}")
         job_uids = sorted({event.job_uid for event, _ in entries if event.job_uid is not None})
         callbacks = self._callbacks(connection, job_uids)
         busy = open_pairs(connection, job_uids)

@@ -7,6 +7,7 @@ work done then (a sequence that has moved on, a lease that is gone, a job that i
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -35,6 +36,7 @@ from relay.store.groups import (
     resolve,
     run_group,
 )
+from relay.store.notices import ALL, taken
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
@@ -44,7 +46,8 @@ FIRST_PAUSE_SECONDS = 0.05
 LAST_PAUSE_SECONDS = 1.0
 MAX_CONFLICTS = 5
 CHANNEL = "relay"
-NOTICES = "relay_notices"
+NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :said)")
+LIVENESS_SECONDS = 10.0
 
 # SQLSTATE (PostgreSQL, appendix A): what another try may cure, at once or when the server is itself again.
 CONFLICTS = frozenset({"40001", "40P01", "55P03"})
@@ -69,17 +72,12 @@ def is_postgres(url: str) -> bool:
     return url.partition("://")[0].partition("+")[0] in ("postgresql", "postgres")
 
 
-def notify(connection: Connection, notice: str) -> None:
-    """Has other nodes woken when the open transaction ends: `events`, `subscriptions`, `jobs source/account`."""
-    if connection.dialect.name == "postgresql":
-        connection.info.setdefault(NOTICES, set()).add(notice)
-
-
 class PostgresDatabase:
     """The same face as `SqliteDatabase`: `write()` and `read()` take plain functions of a SQLAlchemy Connection."""
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.url = postgres_url(url)
+        self.name = token_hex(8)
         self._pool_size = pool_size
         self._engine: AsyncEngine | None = None
         self._writing: AsyncEngine | None = None
@@ -124,6 +122,9 @@ class PostgresDatabase:
 
     # --- for the rooms
 
+    shared = True
+    """Whether several nodes can have it open."""
+
     def clock(self, clock: Clock) -> Clock:
         """The database's, as far as it was ahead of `clock` when they were compared: leases of all nodes run by it."""
         return lambda: clock() + self._ahead_seconds
@@ -156,6 +157,34 @@ class PostgresDatabase:
         except Exception as error:
             raise as_ours(error) from error
 
+    async def listen(self, heard: Callable[[str], None]) -> None:
+        """Calls `heard` with each notice of the other nodes, until it is cancelled; with `all` after each connection,
+        since something may have been missed. Raises when the connection is lost or can not be made."""
+        import asyncpg
+
+        ended = asyncio.Event()
+        plain = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        connection = await asyncpg.connect(plain, timeout=CONNECT_TIMEOUT_SECONDS)
+
+        def received(_connection: Any, _pid: int, _channel: str, said: str) -> None:
+            sender, *notices = said.split("\n")
+            if sender != self.name:
+                for notice in notices:
+                    heard(notice)
+
+        try:
+            connection.add_termination_listener(lambda _connection: ended.set())
+            await connection.add_listener(CHANNEL, received)
+            heard(ALL)
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LIVENESS_SECONDS):
+                        await ended.wait()
+                await connection.execute("SELECT 1", timeout=CONNECT_TIMEOUT_SECONDS)
+                await self.compare_clocks(wall_clock)
+        finally:
+            connection.terminate()
+
     # --- for the writer
 
     @asynccontextmanager
@@ -167,9 +196,8 @@ class PostgresDatabase:
 
                 async def run(group: Sequence[Waiting]) -> None:
                     await connection.run_sync(run_group, group)
-                    notices = connection.sync_connection.info.pop(NOTICES, None) if connection.sync_connection else None
-                    if notices:
-                        await connection.execute(text(f"SELECT pg_notify('{CHANNEL}', :notice)"), _payload(notices))
+                    if said := await connection.run_sync(taken, self.name):
+                        await connection.execute(NOTIFY, {"said": said})
 
                 yield run
         except BaseException:
@@ -353,11 +381,6 @@ def reason_of(error: BaseException) -> str:
 def shown(url: URL) -> str:
     """A database URL to show: no password."""
     return url.set(drivername="postgresql").render_as_string(hide_password=True)
-
-
-def _payload(notices: set[str]) -> dict[str, str]:
-    joined = "\n".join(sorted(notices))
-    return {"notice": joined if len(joined) < 7_000 else "all"}  # a notification holds 8,000 bytes
 
 
 @asynccontextmanager

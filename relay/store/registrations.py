@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from relay.core.job import Job
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict
+from relay.store.notices import notify
 from relay.store.outbox import CALLBACKS, EVENTS, INSERT_DELIVERY, Outbox, delivery_values, hold_jobs, open_pairs
 from relay.store.rows import dumps, event_from, job_from, observation_values, progress_values
 from relay.store.statements import SQLITE, insert_into, json_list, many, run, sql
@@ -66,6 +67,8 @@ class Registrar:
 
     def _insert(self, connection: Connection, new: Sequence[Registration]) -> dict[Key, Registered]:
         many(connection, INSERT_JOB, [_job_values(registration) for registration in new])
+        for registration in new:
+            notify(connection, f"jobs {registration.source}/{registration.account}")
         links = [
             {"job_uid": registration.uid, "subscription_id": registration.callback_subscription_id}
             for registration in new
@@ -110,6 +113,8 @@ class Registrar:
             }
         if registration.callback_subscription_id is not None:
             self._add_callback(connection, job.uid, registration.callback_subscription_id, registration.tracked_at)
+        if resumed:
+            notify(connection, f"look {job.source}/{job.account} {job.uid}")
         if changes:
             connection.execute(update(JOBS).where(JOBS.c.uid == job.uid).values(**changes))
             job = job_from(connection.execute(BY_UID, {"uid": job.uid}).one())

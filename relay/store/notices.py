@@ -1,0 +1,28 @@
+"""What other nodes on the same database are told when a transaction ends: a wake-up, never the data itself.
+
+`event UID` (of a job, or nothing), `jobs SOURCE/ACCOUNT`, `look SOURCE/ACCOUNT UID`, `subscriptions`; `all` when there
+is too much to say, or when something may have been missed. With SQLite there are no others, and nothing is said.
+"""
+
+from sqlalchemy.engine import Connection
+
+from relay.store.statements import SQLITE
+
+ALL = "all"
+MAX_BYTES = 7_000  # PostgreSQL's NOTIFY takes 8,000
+_KEY = "relay_notices"
+
+
+def notify(connection: Connection, notice: str) -> None:
+    """Has others told when the open transaction is committed."""
+    if connection.dialect.name != SQLITE:
+        connection.info.setdefault(_KEY, set()).add(notice)
+
+
+def taken(connection: Connection, sender: str) -> str | None:
+    """What is to be said of the open transaction: the sender, then a line for each notice. None for nothing."""
+    notices = connection.info.pop(_KEY, None)
+    if not notices:
+        return None
+    lines = "\n".join(sorted(notices))
+    return f"{sender}\n{lines if len(lines.encode()) < MAX_BYTES else ALL}"
