@@ -44,7 +44,7 @@ def _host_problem(given: str) -> str | None:
 def _database_problem(given: str) -> str | None:
     if given.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
         rest = given.partition("://")[2]
-        if not rest.partition("?")[0].rpartition("/")[2]:
+        if not rest.partition("?")[0].partition("/")[2]:
             return "must name a database, such as postgresql://relay@db.example/relay"
         return None
     if not given.startswith("sqlite:///") or given == "sqlite:///" or "?" in given or "#" in given:

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 import typer
 from rich.console import Console
@@ -16,9 +17,11 @@ from typer.testing import CliRunner
 from relay.cli.demo import demo, parse_rate_limit
 from relay.cli.demo_live import picture, progress_line
 from relay.cli.demo_report import Receipt
-from relay.cli.demo_stage import Plan, demo_settings
+from relay.cli.demo_stage import Plan, demo_settings, stage_database
 from relay.cli.demo_story import Story, patience_seconds
+from relay.errors import StoreError, UsageError
 from relay.sandbox.server import Sandbox
+from tests.postgres_server import shared_server
 
 app = typer.Typer()
 app.command()(demo)
@@ -48,13 +51,36 @@ def test_a_rate_limit_is_requests_and_seconds() -> None:
     assert parse_rate_limit("1/0.5") == (1, 0.5)
 
 
-def test_the_settings_are_a_loopback_nodes_with_intervals_divided_by_the_speed(tmp_path: Path) -> None:
-    settings = demo_settings(Plan(speed=100), directory=tmp_path, sandbox_url="http://127.0.0.1:1", port=2)
+def test_the_settings_are_a_loopback_nodes_with_intervals_divided_by_the_speed() -> None:
+    settings = demo_settings(Plan(speed=100), database="sqlite:///x.db", sandbox_url="http://127.0.0.1:1", port=2)
     polling = settings.sources["revor"].polling
     assert (polling.min_interval_seconds, polling.max_interval_seconds) == (0.01, 9)
     assert settings.security.allow_http
     assert all(network.is_loopback for network in settings.security.allow_networks)
-    assert str(tmp_path) in settings.database.url
+    assert settings.database.url == "sqlite:///x.db"
+
+
+async def test_its_database_is_a_new_file_or_a_new_one_beside_that_of_postgresql(tmp_path: Path) -> None:
+    async with stage_database(Plan(), tmp_path) as url:
+        assert url == f"sqlite:///{tmp_path / 'relay.db'}"
+    with pytest.raises(UsageError, match="--database is for PostgreSQL"):
+        async with stage_database(Plan(database="sqlite:///x.db"), tmp_path):
+            pass
+    with pytest.raises(StoreError, match="no database can be made beside"):
+        async with stage_database(Plan(database="postgresql://hidden:hidden@127.0.0.1:1/x"), tmp_path):
+            pass
+
+
+async def test_a_database_of_postgresql_is_dropped_at_the_end(tmp_path: Path) -> None:
+    server = shared_server()
+    async with stage_database(Plan(database=server.url()), tmp_path) as url:
+        connection = await asyncpg.connect(url)
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.close()
+    assert name.startswith("relay_demo_")
+    connection = await asyncpg.connect(server.url())
+    assert await connection.fetchval("SELECT COUNT(*) FROM pg_database WHERE datname = $1", name) == 0
+    await connection.close()
 
 
 def test_patience_grows_with_what_the_limit_makes_wait() -> None:
