@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from relay.config import (
     LOOPBACK_NETWORKS,
     AccountSettings,
     DatabaseSettings,
+    EncryptionSettings,
     PollingSettings,
     SecuritySettings,
     ServerSettings,
     Settings,
     SourceSettings,
 )
+from relay.keys import new_key
 from relay.poller import Poller
 from relay.sandbox.server import Sandbox
 
@@ -59,6 +61,8 @@ class World:
     api: httpx2.AsyncClient
     sandbox: httpx2.AsyncClient
     receiver_url: str
+    settings: Settings
+    upstream: Any
     received: dict[str, list[Received]] = field(default_factory=dict)
 
     @property
@@ -134,8 +138,28 @@ class World:
 
 
 @contextlib.asynccontextmanager
+async def open_beside(world: World) -> AsyncIterator[World]:
+    """A second node on the same database, with the same upstream and receiver."""
+    async with open_node(world.settings, base_url=RELAY_URL) as node, client_of(node) as api:
+        for poller in node.pollers.values():
+            poller.changed = _both(poller.changed, node.signals.event_recorded)
+        yield replace(world, node=node, api=api)
+
+
+def client_of(app: Any) -> httpx2.AsyncClient:
+    """A client of an application in this process."""
+    transport = httpx2.ASGITransport(app=app, client=("127.0.0.1", 5000))
+    return httpx2.AsyncClient(transport=transport, base_url=RELAY_URL)
+
+
+@contextlib.asynccontextmanager
 async def open_e2e_world(
-    folder: Path, *, api_key: str | None = KEY, api_key_file: Path | None = None, timeout_seconds: float = 5.0
+    folder: Path,
+    *,
+    api_key: str | None = KEY,
+    api_key_file: Path | None = None,
+    timeout_seconds: float = 5.0,
+    database_url: str | None = None,
 ) -> AsyncIterator[World]:
     received: dict[str, list[Received]] = {}
     async with contextlib.AsyncExitStack() as stack:
@@ -152,7 +176,8 @@ async def open_e2e_world(
         )
         settings = Settings(
             server=ServerSettings(shutdown_seconds=5.0),
-            database=DatabaseSettings(url=f"sqlite:///{folder / 'relay.db'}"),
+            database=DatabaseSettings(url=database_url or f"sqlite:///{folder / 'relay.db'}", pool_size=4),
+            encryption=EncryptionSettings(keys=(new_key(),)),
             sources={source.name: source},
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
         )
@@ -170,15 +195,16 @@ async def open_e2e_world(
 
         receiver = Starlette(routes=[Route("/{path:path}", take, methods=["POST"])])
         await stack.enter_async_context(served(receiver, at_receiver))
-        api, sandbox = [
-            await stack.enter_async_context(
-                httpx2.AsyncClient(
-                    transport=httpx2.ASGITransport(app=app, client=("127.0.0.1", 5000)), base_url=RELAY_URL
-                )
-            )
-            for app in (node, upstream)
-        ]
-        yield World(node=node, api=api, sandbox=sandbox, receiver_url=url_of(at_receiver), received=received)
+        api, sandbox = [await stack.enter_async_context(client_of(app)) for app in (node, upstream)]
+        yield World(
+            node=node,
+            api=api,
+            sandbox=sandbox,
+            receiver_url=url_of(at_receiver),
+            settings=settings,
+            upstream=upstream,
+            received=received,
+        )
 
 
 def _both(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], None]:

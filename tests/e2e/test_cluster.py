@@ -1,0 +1,192 @@
+"""Nodes that share a PostgreSQL database: one polls an account, all answer and deliver, and any may die."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from relay import cluster
+from relay.store import migrations, postgres
+from tests.e2e_world import World, open_beside, open_e2e_world
+from tests.postgres_server import PostgresServer
+from tests.schema_check import check_event
+
+LONG = {"attempt_failures": 0, "start_delay_seconds": 60, "run_seconds": 60, "in_lane": False}
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of this file's own, since it is stopped and started."""
+    with PostgresServer(fsync=True) as server:
+        server.create_database("relay_cluster_template")
+        migrations.upgrade(server.url("relay_cluster_template"))
+        yield server
+
+
+@pytest.fixture
+def database_url(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"cluster_{abs(hash(request.node.name))}"
+    server.clone("relay_cluster_template", name)
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture(autouse=True)
+async def _quick(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    monkeypatch.setattr(cluster, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(cluster, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "SCAN_SECONDS", 0.2)
+    async with asyncio.timeout(60):
+        yield
+
+
+@pytest.fixture
+async def first(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
+    async with open_e2e_world(tmp_path, database_url=database_url) as world:
+        yield world
+        for request in world.received.get("/events", ()):
+            check_event(request.body)
+
+
+async def until(true: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Asks again and again: what is waited for happens on another node."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            answer = true()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.02)
+
+
+def ended(world: World, *job_ids: str) -> Callable[[], bool]:
+    return lambda: all("succeeded" in world.kinds(job_id) for job_id in job_ids)
+
+
+def once_and_in_order(world: World, *job_ids: str) -> None:
+    for job_id in job_ids:
+        events = [request.event for request in world.received["/events"] if request.event["subject"] == job_id]
+        assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+        assert world.kinds(job_id)[-1] == "succeeded"
+
+
+async def execute(url: str, statement: str) -> Any:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetch(statement)
+    finally:
+        await connection.close()
+
+
+async def test_one_node_polls_an_account_and_both_register_answer_and_deliver(first: World) -> None:
+    async with open_beside(first) as second:
+        assert (first.poller.holds, second.poller.holds) == (True, False)
+        await second.subscribe()
+        jobs = [await world.job() for world in (first, second) for _ in range(5)]
+        await until(ended(first, *jobs))
+        once_and_in_order(first, *jobs)
+        assert second.poller.last_completed_at is None
+        for world in (first, second):
+            assert {(await world.shown(job_id))["outcome"] for job_id in jobs} == {"succeeded"}
+            assert (await world.api.get("/readyz")).status_code == 200
+
+
+async def test_who_waits_on_one_node_hears_what_another_one_saw(first: World) -> None:
+    async with open_beside(first) as second:
+        job_id = await first.job(**LONG)
+        asking = asyncio.ensure_future(second.api.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"}))
+        answer = await asking
+        assert (answer.json()["status"], answer.json()["open"]) == ("succeeded", False)
+
+
+async def test_a_look_asked_for_on_one_node_is_made_by_the_other(first: World) -> None:
+    async with open_beside(first) as second:
+        job_id = await first.job(attempt_failures=0, start_delay_seconds=36_000, run_seconds=1, in_lane=False)
+        await until(lambda: first.looks("observed") >= 1)
+        seen = first.looks("observed")
+        assert (await second.api.post(f"/v1/jobs/{job_id}/refresh")).status_code == 202
+        await until(lambda: first.looks("observed") > seen)
+
+
+async def test_the_next_event_reaches_a_subscription_that_another_node_made(first: World) -> None:
+    async with open_beside(first) as second:
+        for turn in range(5):
+            made = await second.subscribe(path=f"/turn-{turn}")
+            job_id = await first.job()
+            await until(lambda turn=turn: bool(first.received.get(f"/turn-{turn}")))
+            assert first.received[f"/turn-{turn}"][0].event["subject"] == job_id
+            assert (await second.api.delete(f"/v1/subscriptions/{made['id']}")).status_code == 200
+
+
+async def test_an_account_goes_to_another_node_when_its_own_ends(first: World) -> None:
+    await first.subscribe()
+    async with open_beside(first) as second:
+        async with open_beside(first) as third:
+            job_id = await third.job(**LONG)
+            await first.node._cluster.stop()  # type: ignore[union-attr]
+            first.poller.let_go()
+            await until(lambda: second.poller.holds or third.poller.holds)
+        await until(lambda: second.poller.holds)
+        await until(ended(first, job_id))
+        once_and_in_order(first, job_id)
+
+
+async def test_an_account_goes_to_another_node_when_its_own_dies(first: World) -> None:
+    await first.subscribe()
+    async with open_beside(first) as second:
+        job_id = await second.job(**LONG)
+        for task in first.node._cluster._tasks:  # type: ignore[union-attr]
+            task.cancel()  # it renews no more and gives nothing up, like a process that was killed
+        await until(lambda: second.poller.holds)
+        await until(ended(first, job_id))
+        once_and_in_order(first, job_id)
+
+
+async def test_what_can_not_be_heard_is_found(first: World, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deaf(self: postgres.PostgresDatabase, heard: Callable[[str], None]) -> None:
+        raise OSError("no ears")
+
+    monkeypatch.setattr(postgres.PostgresDatabase, "listen", deaf)
+    await execute(database_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT 1'")
+    async with open_beside(first) as second:
+        await second.subscribe()
+        jobs = [await second.job() for _ in range(3)]
+        await until(ended(first, *jobs))
+        once_and_in_order(first, *jobs)
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_a_server_that_is_restarted_loses_nothing(first: World, server: PostgresServer, mode: str) -> None:
+    await first.subscribe()
+    async with open_beside(first) as second:
+        jobs = [await world.job(**LONG) for world in (first, second) for _ in range(5)]
+        server.stop(mode)  # type: ignore[arg-type]
+        job = asyncio.ensure_future(first.job(**LONG))  # waits for the database, as every write does
+        await until(_unready(first))
+        server.start()
+        jobs.append(await job)
+        await until(_ready(first))
+        await until(_ready(second))
+        await until(ended(first, *jobs))
+        once_and_in_order(first, *jobs)
+
+
+def _unready(world: World) -> Callable[[], Awaitable[bool]]:
+    async def asked() -> bool:
+        answer = await world.api.get("/readyz")
+        if answer.status_code == 200:
+            return False
+        assert "database" in answer.text
+        return True
+
+    return asked
+
+
+def _ready(world: World) -> Callable[[], Awaitable[bool]]:
+    async def asked() -> bool:
+        return (await world.api.get("/readyz")).status_code == 200
+
+    return asked
