@@ -46,7 +46,7 @@ def _subscription(
     body: SubscriptionCreate, config: SubscriptionConfig, context: Context, before: Subscription
 ) -> Subscription:
     settings, kinds = context.settings, context.ports.kinds
-    kind = config.kind or kinds.infer(body.sink)
+    kind = kinds.infer(body.sink) if config.kind is None else config.kind
     errors = _name_errors(body, kind, context)
     headers, header_errors = _headers(body, before)
     errors += header_errors

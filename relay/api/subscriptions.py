@@ -68,7 +68,8 @@ async def delete(call: Call) -> Response:
 async def test(call: Call) -> Response:
     """`POST /v1/subscriptions/{id}/test`: sent now, whatever the state; nothing is stored."""
     subscription = await _find(call)
-    wanted = validate(TestRequest, call.document).type or DEFAULT_TEST_TYPE
+    given = validate(TestRequest, call.document).type
+    wanted = DEFAULT_TEST_TYPE if given is None else given
     why = type_refusal(wanted, call.context)
     if why is not None:
         raise invalid([FieldError(pointer="/type", code="unknown_type", detail=why)])

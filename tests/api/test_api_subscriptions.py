@@ -271,6 +271,12 @@ async def test_a_test_sends_a_sample_whatever_the_state(client, world):
     assert (await client.get("/v1/events")).json()["items"] == []
     unknown = await client.post(f"{path}/test", json={"type": "job.faild"})
     assert "did you mean ai.revor.job.failed?" in unknown.json()["detail"]
+    assert (await client.post(f"{path}/test", json={"type": ""})).status_code == 422
+
+
+async def test_an_empty_kind_is_none(client):
+    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"kind": ""}})
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "unknown_kind")
 
 
 async def test_rotation_shows_the_new_secret_and_the_old_one_lives_on(client, world):
