@@ -206,7 +206,7 @@ def _value(name: str, value: Any, depth: int) -> Any:
     if kind is bool or kind is float or value is None:
         return value
     if kind is int:
-        return value if -(1 << 63) <= value < 1 << 63 else str(value)[:MAX_TEXT_CHARS]
+        return value if -(1 << 63) <= value < 1 << 63 else _stringified(value)[:MAX_TEXT_CHARS]
     if isinstance(value, Mapping):
         return _mapping(value, depth + 1) if depth + 1 < MAX_DEPTH else _TRUNCATED
     if isinstance(value, list | tuple | set | frozenset):

@@ -138,6 +138,10 @@ def test_keys_of_secrets_and_recipients(key: str) -> None:
     assert redact(None, "info", {key: None, "token": True}) == {key: None, "token": True}
 
 
+def test_a_number_too_long_to_be_written() -> None:
+    assert redact(None, "info", {"a": 10**5000, "b": 2**64}) == {"a": "<int>", "b": str(2**64)}
+
+
 def test_bounds() -> None:
     deep: dict[str, Any] = {"end": "hidden"}
     for _ in range(20):
