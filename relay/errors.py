@@ -30,6 +30,10 @@ class RelayError(Exception):
     code = "error"
     exit_code = 1
 
+    def __init__(self, problem: str) -> None:
+        # What somebody wrote stands in it: a line end or half a character there must not get any further.
+        super().__init__(problem if problem.isprintable() else "".join(c if c.isprintable() else " " for c in problem))
+
 
 class SettingsError(RelayError):
     """The settings are wrong."""

@@ -262,7 +262,8 @@ def _refusal(status: int, raw: bytes) -> ApiError:
     if not isinstance(problem, dict):
         return ApiError(f"answered {status}, which is no answer of a relay: check RELAY_URL", status=status)
     text = str(problem.get("detail") or problem.get("title") or f"answered {status}")
-    for error in problem.get("errors") or []:
+    errors = problem.get("errors")
+    for error in errors if isinstance(errors, list) else []:
         detail = error.get("detail") if isinstance(error, dict) else None
         if detail and str(detail) not in text:
             text += f"; {error.get('pointer', '')}: {detail}"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KEY_FILE = "revor.key"
 MAX_REQUEST_BYTES = 64 << 20
+MAX_RATE_LIMIT = 1_000_000_000
 _KEY_LINES = '    # accounts:\n    #   default: {api_key: "${REVOR_API_KEY}"}\n'
 
 
@@ -158,7 +159,7 @@ def read_rate_limit(text: str) -> tuple[int, float]:
         limit = int(count), float(seconds)
     except ValueError:
         limit = 0, 0.0
-    if limit[0] < 1 or not 0 < limit[1] < float("inf"):
+    if not 1 <= limit[0] <= MAX_RATE_LIMIT or not 0 < limit[1] < float("inf"):
         raise UsageError(f"--rate-limit {text!r:.40} is none: write requests/seconds, such as 120/60")
     return limit
 

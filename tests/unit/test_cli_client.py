@@ -100,6 +100,9 @@ def test_problems_become_one_line(stub: Stub) -> None:
         Api(stub.url, None).get("/v1/jobs")
     with pytest.raises(ApiError, match="answered 404"):
         Api(stub.url, None).get("/elsewhere")
+    stub.says("GET /v1/events", {"detail": "a\nb", "errors": 5}, status=422)
+    with pytest.raises(ApiError, match=r"^a b$"):
+        Api(stub.url, None).get("/v1/events")
     stub.answers["GET /page"] = [(200, "text/html", b"<html>")]
     with pytest.raises(RelayError, match="is no relay"):
         Api(stub.url, None).get("/page")

@@ -37,6 +37,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["serve", "--port", "70000"], 2, "--port"),
         (["sandbox", "--rate-limit", "3"], 2, "--rate-limit"),
         (["sandbox", "--rate-limit", "0/60"], 2, "--rate-limit"),
+        (["sandbox", "--rate-limit", f"{'9' * 400}/60"], 2, "--rate-limit"),
         (["sandbox", "--count-attempts", "middle"], 2, "start or end"),
         (["sandbox", "--speed", "0"], 2, "--speed"),
         (["sandbox", "--host", "0.0.0.0"], 2, "loopback only"),
