@@ -25,13 +25,14 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_LIST = 1000
 MAX_TEXT = 4096
 MAX_DURATION_SECONDS = 366 * 86400.0
+MAX_SHOWN = 60
 
 NAME = "a name of up to 64 letters, digits, dots, dashes and underscores"
 
 _NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d)\Z")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\\]")
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _API_SUFFIX = re.compile(r"/api/v[0-9]+\Z")
 _WHSEC = "whsec_"
 
@@ -198,12 +199,13 @@ def _read_network(value: Value) -> Network:
     data = value.data if value.raw is None else value.raw
     if isinstance(data, str):
         try:
+            given = ipaddress.ip_network(data, strict=False)
+        except ValueError:
+            raise wrong(value, network.name) from None
+        try:
             return ipaddress.ip_network(data)
-        except ValueError as error:
-            if "host bits" in str(error):
-                raise wrong(
-                    value, f"{network.name} without host bits, like {ipaddress.ip_network(data, False)}"
-                ) from None
+        except ValueError:
+            raise wrong(value, f"{network.name} without host bits, like {given}") from None
     raise wrong(value, network.name)
 
 
@@ -325,5 +327,7 @@ def _shown(data: object) -> str:
         return ", not a mapping"
     if isinstance(data, list):
         return ", not a list"
+    if isinstance(data, int) and data.bit_length() > 4 * MAX_SHOWN:  # Python writes no number of thousands of digits
+        return ", not a number of so many digits"
     shown = redact_text(json.dumps(data, ensure_ascii=False))
-    return f", not {shown if len(shown) <= 60 else shown[:57] + '…'}"
+    return f", not {shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 3] + '…'}"

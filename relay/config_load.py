@@ -24,6 +24,8 @@ PREFIX = "RELAY_"
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _QUOTED = re.compile(r"'([^']*)'")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_NO_TEXT = "is not UTF-8 text: half a character is in it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ def overlay_environment(tree: Value, environ: Mapping[str, str]) -> None:
         if rest == name or "__" not in rest.lstrip("_") or not environ[name]:
             continue
         keys = rest.lower().split("__")
-        if not all(keys):
+        if not all(keys) or len(keys) > MAX_DEPTH:
             raise SettingsError(
                 f"{name}: settings in variables are named RELAY_SECTION__KEY, such as RELAY_SERVER__PORT"
             )
@@ -133,9 +135,13 @@ def resolve(value: Value, environ: Mapping[str, str]) -> Value:
         return replace(value, data={key: resolve(child, environ) for key, child in data.items()})
     if isinstance(data, list):
         return replace(value, data=[resolve(child, environ) for child in data])
-    if not isinstance(data, str) or "${" not in data:
+    if not isinstance(data, str):
         return value
-    filled = _REFERENCE.sub(lambda match: _lookup(match, value, environ), data)
+    filled = _REFERENCE.sub(lambda match: _lookup(match, value, environ), data) if "${" in data else data
+    if not _is_text(filled):
+        raise value.error(_NO_TEXT)
+    if "${" not in data:
+        return value
     whole = _REFERENCE.fullmatch(data)
     reference = (whole and whole[2]) or ""
     return replace(
@@ -249,15 +255,22 @@ class _Unfold:
     def _scalar(self, node: yaml.Node, where: str, key: str) -> bool | int | float | str | None:
         try:
             data = self._scalars.construct_object(node, deep=True)
-        except (yaml.YAMLError, ValueError, ArithmeticError):
+        except Exception:  # PyYAML lets its own slips through: `!!int ""` is an IndexError, `!!bool x` a KeyError
             raise SettingsError(
                 f"{where}: {key} has a YAML tag or form that is not supported: use plain values"
             ) from None
+        if isinstance(data, str) and not _is_text(data):
+            raise SettingsError(f"{where}: {key} {_NO_TEXT}")
         if data is None or isinstance(data, bool | int | float | str):
             return data
         if isinstance(node.value, str) and node.tag == "tag:yaml.org,2002:timestamp":
             return node.value  # a date is text here: no setting is a time
         raise SettingsError(f"{where}: {key} has the YAML type {node.tag.rsplit(':', 1)[-1]}: use plain values")
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: escapes in YAML, and bytes in variables, make halves of surrogate pairs."""
+    return _HALF_CHARACTER.search(text) is None
 
 
 def _children(value: Value) -> dict[str, Value]:

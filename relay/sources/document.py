@@ -27,7 +27,7 @@ class Section:
         """The whole file. Raises SettingsError when it can not be read or is no mapping."""
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except Exception as error:  # PyYAML lets its own slips through: `!!int ""` is an IndexError
             raise SettingsError(f"{path.name}: can not be read: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
             raise SettingsError(f"{path.name}: expected a mapping of keys")

@@ -231,7 +231,7 @@ def test_a_wrong_definition_names_its_file_and_key(
         load_definition("revor", directory=tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"a: [", b"- a\n", b"\xff\xfe\xff", b""])
+@pytest.mark.parametrize("content", [b"a: [", b"- a\n", b"\xff\xfe\xff", b"", b"a: !!int ''", b"[" * 5000])
 def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "revor.yaml").write_bytes(content)
 
