@@ -36,6 +36,8 @@ async def readiness(
     for (source, account), poller in pollers.items():
         name = f"{source}/{account}"
         checks[f"source:{name}"] = poller.state.state if poller.has_key else "no_key"
+        if not poller.holds:
+            checks[f"source:{name}"] = "polled by another node"
         if not poller.has_key:
             variable = "REVOR_API_KEY" if account == "default" else f"sources.{source}.accounts.{account}.api_key"
             problems.append(f"{name} has no API key: set {variable}")

@@ -61,7 +61,9 @@ class Subscriptions(Protocol):
     @property
     def version(self) -> int: ...
     async def all(self) -> list[Subscription]: ...
-    async def set_failing_since(self, subscription_id: str, since: float | None) -> None: ...
+    async def set_sink_health(
+        self, subscription_id: str, *, failing_since: float | None, paused_until: float | None
+    ) -> None: ...
     def changed(self) -> None: ...
 
 
@@ -484,13 +486,21 @@ class Dispatcher:
             self._wake.set()
 
     async def _remember(self, target: Target, outcome: Outcome, now: float) -> None:
-        """Since when a sink has only failed: written when that begins and when it ends, not at each attempt."""
+        """Since when a sink has only failed, and the pause it asked for: written when they change, not at each
+        attempt, so that they outlive this process and reach the other nodes."""
         since = None if outcome.verdict == "delivered" else now
-        if (target.failing_since is None) is (since is None):
+        pause = target.paused_until if target.paused_until > now else 0.0
+        turned = (target.failing_since is None) is not (since is None)
+        if not turned and pause in (0.0, target.pause_written):
             return
-        before, target.failing_since = target.failing_since, since
+        before, written = target.failing_since, target.pause_written
+        if turned:
+            target.failing_since = since
+        target.pause_written = pause
         try:
-            await self._subscriptions.set_failing_since(target.subscription.id, since)
+            await self._subscriptions.set_sink_health(
+                target.subscription.id, failing_since=target.failing_since, paused_until=pause or None
+            )
         except StoreError as error:
-            target.failing_since = before  # the next attempt writes it
+            target.failing_since, target.pause_written = before, written  # the next attempt writes it
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))

@@ -54,6 +54,7 @@ class Target:
     marking: int = 0
     queue: deque[asyncio.Future[None]] = field(default_factory=deque)
     paused_until: float = 0.0
+    pause_written: float = 0.0
     next_send_at: float = 0.0
     failing_since: float | None = None
     waiting: bool = False
@@ -112,10 +113,13 @@ class Slots:
         if target is None:
             target = Target(subscription, kind, host, shown_sink, limit, rate)
             target.failing_since = subscription.failing_since
+            target.paused_until = target.pause_written = subscription.paused_until or 0.0
             self._targets[subscription.id] = target
         elif subscription.state == "enabled" and target.subscription.state != "enabled":
             target.failing_since = subscription.failing_since
             target.paused_until = 0.0
+        elif subscription.paused_until is not None:  # another node was told
+            target.paused_until = max(target.paused_until, subscription.paused_until)
         target.subscription, target.kind, target.host, target.shown_sink = subscription, kind, host, shown_sink
         target.limit, target.rate = limit, rate
         host.targets.append(target)

@@ -253,6 +253,8 @@ def _why(job: Job, poller: Poller | None, plan: Plan | None, now: float) -> tupl
         return "no_key", f"There is no API key for the account {job.account}: set one, and polling begins by itself."
     if poller.state.state == "unauthorized":
         return "unauthorized", "The upstream refuses the API key: polling waits, and goes on when the key works again."
+    if not poller.holds:
+        return "elsewhere", "Another node polls this account: ask it for the reason, or see next_poll_at of the job."
     if plan is None:
         return "not_planned", "The job is not planned on this node."
     when = "now" if plan.next_poll_at is None or plan.next_poll_at <= now else "at " + to_rfc3339(plan.next_poll_at)

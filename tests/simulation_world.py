@@ -51,17 +51,7 @@ class World:
         self.source = ScriptedSource(clock)
         self.signals = Signals()
         self.metrics = Metrics()
-        self.dispatcher = Dispatcher(
-            deliveries=store.deliveries,
-            subscriptions=store.subscriptions,
-            kinds=BoundKind,
-            transport=sink,
-            clock=clock,
-            settings=DispatcherSettings(jitter=0.0, dataschema_base="https://relay.test"),
-            metrics=self.metrics,
-            token="node",
-            callback_secret=lambda: SECRET,
-        )
+        self.dispatcher = self._new_dispatcher()
         self.poller = self._new_poller()
 
     def _new_poller(self) -> Poller:
@@ -95,6 +85,24 @@ class World:
             clock=self.clock,
             planner_config=PlannerConfig(max_requests_per_second=1000.0),
         )
+
+    def _new_dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            deliveries=self.store.deliveries,
+            subscriptions=self.store.subscriptions,
+            kinds=BoundKind,
+            transport=self.sink,
+            clock=self.clock,
+            settings=DispatcherSettings(jitter=0.0, dataschema_base="https://relay.test"),
+            metrics=self.metrics,
+            token="node",
+            callback_secret=lambda: SECRET,
+        )
+
+    async def restart(self) -> None:
+        """Poller and dispatcher are lost with all that they remember; new ones know only the database."""
+        self.dispatcher = self._new_dispatcher()
+        await self.restart_poller()
 
     async def restart_poller(self, away_seconds: float = 0.0) -> None:
         """The poller is lost with all that it remembers, and one that knows only the database takes its place."""

@@ -180,6 +180,7 @@ def upgrade() -> None:
     sa.Column('created_at', sa.Float(precision=53), nullable=False),
     sa.Column('start_at', sa.Float(precision=53), nullable=True),
     sa.Column('failing_since', sa.Float(precision=53), nullable=True),
+    sa.Column('paused_until', sa.Float(precision=53), nullable=True),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_subscriptions'))
     )
     with op.batch_alter_table('subscriptions') as batch_op:

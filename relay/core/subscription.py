@@ -48,3 +48,4 @@ class Subscription:
     created_at: float = 0.0
     start_at: float | None = None
     failing_since: float | None = None
+    paused_until: float | None = None

@@ -15,6 +15,7 @@ from relay.errors import NotFound
 from relay.ids import new_id
 from relay.store.cancellation import CANCEL_CHUNK, cancel, cancel_some
 from relay.store.database import Database
+from relay.store.notices import notify
 from relay.store.outbox import EVENTS, INSERT_DELIVERY, SUBSCRIPTIONS, Outbox, delivery_values, open_pairs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import dumps, event_from, loads
@@ -27,6 +28,7 @@ BACKFILL_CHUNK = 1_000
 FIRST_POSITION = "SELECT MIN(position) FROM events WHERE recorded_at >= :since"
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
+_OF_THE_SINK = ("failing_since", "paused_until")
 _NEWEST_SECRET = (SECRETS.c.expires_at.is_not(None), SECRETS.c.created_at.desc(), SECRETS.c.id.desc())
 
 
@@ -83,9 +85,11 @@ class SubscriptionStore:
         change = _Change(id=subscription_id, state=state, reason=reason, now=now)
         await self._database.write(self._set_state, change)
 
-    async def set_failing_since(self, subscription_id: str, since: float | None) -> None:
-        """Since when it has only failed; None when it did not."""
-        await self._database.write(_set_failing_since, (subscription_id, since))
+    async def set_sink_health(
+        self, subscription_id: str, *, failing_since: float | None, paused_until: float | None
+    ) -> None:
+        """Since when its sink has only failed (None: it did not), and until when it asked that nothing be sent."""
+        await self._database.write(_set_sink_health, (subscription_id, failing_since, paused_until))
 
     async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None:
         """A new signing secret of a subscription (or CALLBACK_OWNER); the ones before expire at `old_expire_at`."""
@@ -155,7 +159,7 @@ class SubscriptionStore:
         results: list[None | Exception] = []
         for subscription in items:
             values = self._values(subscription)
-            for name in ("id", "state", "disabled_reason", "created_at", "callback", "start_at", "failing_since"):
+            for name in (*_OF_THE_SINK, "id", "state", "disabled_reason", "created_at", "callback", "start_at"):
                 del values[name]
             changed = connection.execute(
                 update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription.id).values(**values)
@@ -187,7 +191,7 @@ class SubscriptionStore:
                 "disabled_at": change.now if disabled else None,
             }
             if change.state == "enabled":
-                values["failing_since"] = None
+                values |= dict.fromkeys(_OF_THE_SINK)
             changed = connection.execute(
                 update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == change.id).values(**values)
             ).rowcount
@@ -257,6 +261,7 @@ class SubscriptionStore:
             "created_at": subscription.created_at,
             "start_at": subscription.start_at,
             "failing_since": subscription.failing_since,
+            "paused_until": subscription.paused_until,
         }
 
     def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
@@ -284,6 +289,7 @@ class SubscriptionStore:
             created_at=row.created_at,
             start_at=row.start_at,
             failing_since=row.failing_since,
+            paused_until=row.paused_until,
         )
 
     def _secrets_of(self, connection: Connection, owner: str) -> tuple[SigningSecret, ...]:
@@ -320,10 +326,14 @@ def digest(sink: str) -> str:
     return hashlib.sha256(sink.encode()).hexdigest()
 
 
-def _set_failing_since(connection: Connection, items: Sequence[tuple[str, float | None]]) -> Sequence[None]:
-    for subscription_id, since in items:
+def _set_sink_health(connection: Connection, items: Sequence[tuple[str, float | None, float | None]]) -> Sequence[None]:
+    for subscription_id, failing_since, paused_until in items:
+        if paused_until is not None:
+            notify(connection, "subscriptions")
         connection.execute(
-            update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id).values(failing_since=since)
+            update(SUBSCRIPTIONS)
+            .where(SUBSCRIPTIONS.c.id == subscription_id)
+            .values(failing_since=failing_since, paused_until=paused_until)
         )
     return [None] * len(items)
 

@@ -179,6 +179,7 @@ class SubscriptionRow(SQLModel, table=True):
     created_at: float = Field(sa_column=_seconds(nullable=False))
     start_at: float | None = Field(default=None, sa_column=_seconds())
     failing_since: float | None = Field(default=None, sa_column=_seconds())
+    paused_until: float | None = Field(default=None, sa_column=_seconds())
 
 
 class SecretRow(SQLModel, table=True):

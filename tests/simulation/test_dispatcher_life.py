@@ -121,6 +121,22 @@ async def test_a_retry_after_pauses_the_whole_subscription(tmp_path):
         assert len(world.sink.requests) == 3
 
 
+async def test_a_pause_that_a_sink_asked_for_outlives_the_process(tmp_path):
+    async with open_world(tmp_path, 200) as world:
+        await world.subscribe()
+        world.sink.answers.clear()
+        limited = Response(started_at=0.0, duration_ms=1.0, status_code=429, headers=(("Retry-After", "120"),))
+        world.sink.answers.extend([limited, 200])
+        await world.register("a", seen("queued"))
+        await world.step()
+        await world.restart()
+        await world.register("b", seen("queued"))
+        await world.run(10)
+        assert len(world.sink.requests) == 1
+        await world.step(120)
+        assert len(world.sink.requests) == 3
+
+
 async def test_only_failures_for_long_enough_disable_it(tmp_path):
     async with open_world(tmp_path, 500) as world:
         subscription = await world.subscribe(retry_schedule_seconds=(100_000.0,) * 9)

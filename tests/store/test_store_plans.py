@@ -416,7 +416,7 @@ async def run_everything(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_5", start_at=NOW))
     await store.subscriptions.replace(subscription("sub_5"))
     await store.subscriptions.set_state("sub_5", "paused", NOW)
-    await store.subscriptions.set_failing_since("sub_5", NOW)
+    await store.subscriptions.set_sink_health("sub_5", failing_since=NOW, paused_until=None)
     await store.subscriptions.add_secret("sub_5", "whsec_1", NOW, old_expire_at=NOW)
     await store.subscriptions.secrets("sub_5")
     await store.subscriptions.all()

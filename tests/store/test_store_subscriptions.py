@@ -73,7 +73,7 @@ async def test_an_id_can_be_taken_once(store: Store) -> None:
 async def test_new_settings_leave_state_secrets_and_age_alone(store: Store) -> None:
     await store.subscriptions.create(FULL)
     await store.subscriptions.set_state("sub_full", "disabled", NOW + 1, "410 Gone")
-    await store.subscriptions.set_failing_since("sub_full", NOW)
+    await store.subscriptions.set_sink_health("sub_full", failing_since=NOW, paused_until=NOW + 60)
     new = subscription("sub_full", sink="https://new.example", created_at=NOW + 99, state="enabled", callback=True)
     await store.subscriptions.replace(new)
     found = await store.subscriptions.get("sub_full")
@@ -82,6 +82,7 @@ async def test_new_settings_leave_state_secrets_and_age_alone(store: Store) -> N
         state="disabled",
         disabled_reason="410 Gone",
         failing_since=NOW,
+        paused_until=NOW + 60,
         created_at=NOW,
         start_at=NOW - 5,
         secrets=FULL.secrets,
@@ -97,7 +98,7 @@ async def test_states_and_their_reasons(store: Store) -> None:
         assert one is not None
         return one.state, one.disabled_reason, one.failing_since
 
-    await store.subscriptions.set_failing_since("sub_1", NOW)
+    await store.subscriptions.set_sink_health("sub_1", failing_since=NOW, paused_until=NOW + 60)
     assert await found() == ("enabled", None, NOW)
     await store.subscriptions.set_state("sub_1", "disabled", NOW, "only failures")
     assert await found() == ("disabled", "only failures", NOW)
