@@ -2,6 +2,7 @@
 # make test   every check that a change has to pass
 # make lint   the quick part of it
 # make bench  the measurements
+# make soak   the long versions: 20,000 made-up requests, 2,500 inputs a parser, 500 kills
 # make clean  takes away what the others made
 #
 # Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
@@ -20,13 +21,18 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
+# What `make soak` makes up, how often it kills, and where the made-up begins: the same seed makes the same cases.
+SOAK_CASES ?= 20000
+SOAK_KILLS ?= 500
+SOAK_SEED ?= 20260520
+
 # The variables that would make a run here depend on whose shell it is.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 # A virtual environment knows the path that it was made at: a folder that was moved gets a new one.
 $(shell [ "$$(cat .venv/.made-at 2>/dev/null)" = "$$PWD" ] || rm -f $(READY))
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench soak clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -52,6 +58,14 @@ test: lint
 bench: $(READY)
 	@echo "==> benchmarks"
 	$(BIN)/python tests/benchmarks/run.py
+
+soak: $(READY)
+	@echo "==> fuzz: $(SOAK_CASES) requests to the API, and an eighth of that to each parser, from the seed $(SOAK_SEED)"
+	FUZZ_TEST_COUNT=$(SOAK_CASES) FUZZ_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -n auto --durations=10 \
+		--hypothesis-show-statistics tests/api/test_api_schemathesis.py tests/unit/test_fuzz_*.py
+	echo "==> kills: $(SOAK_KILLS) in each of the tests that kill"
+	KILL_TEST_COUNT=$(SOAK_KILLS) $(BIN)/python -m pytest -q -rP --durations=10 tests/e2e/test_kill*.py
+	echo "==> soaked: all held"
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* dist build

@@ -1,7 +1,16 @@
 """What all tests share."""
 
+import pytest
 from hypothesis import settings
 
 # The time that one example takes says more about the machine's load than about the code: tests run in parallel.
 settings.register_profile("relay", deadline=None, print_blob=True)
 settings.load_profile("relay")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many requests the fuzz tests made: the bound is in `tests/fuzz_kit.py`."""
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, ())]
+    made = [value for report in reports for name, value in report.user_properties if name == "fuzz_requests"]
+    if made:
+        terminalreporter.write_line(f"fuzz: {sum(made):,} requests over {len(made)} operations and ways to call them")

@@ -1,14 +1,18 @@
-"""A short, seeded run of schemathesis over a real server: whatever it makes up is answered as it is documented."""
+"""A seeded run of schemathesis over a real server: whatever it makes up is answered as it is documented."""
 
 import asyncio
+import math
+import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import pytest
 import schemathesis
 import uvicorn
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import Phase, given
+from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
@@ -18,11 +22,17 @@ from relay.core.netguard import GuardPolicy
 from relay.core.subscription import Subscription
 from relay.store.store import open_store
 from tests.api_conformity import DOCUMENT
-from tests.api_world import HOOK, NOW, FakeSignals, World
+from tests.api_world import HOOK, NOW, FakeNode, FakeSignals, World
+from tests.fuzz_kit import COUNT, seeded, with_note
+from tests.schema_check import check_event
 from tests.store_kit import ReversingCipher
 
-IDS = {"Jobs": "a", "Subscriptions": "sub_01jvpq3m8n0000000000000002"}
-ENDLESS = "streamEvents"
+IDS = {"Jobs": ["a"], "Subscriptions": ["sub_01jvpq3m8n0000000000000002"], "System": ["job-status.v1"]}
+GONE = {"Jobs": "gone", "Subscriptions": "sub_01jvpq3m8n0000000000000003"}
+"""What is there, and what may be deleted."""
+MEDIA_TYPES = st.sampled_from(
+    [None, "text/event-stream", "application/json", "text/event-stream;q=0.1, application/json"]
+)
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -31,21 +41,37 @@ CHECKS = [
     checks.response_schema_conformance,
     checks.negative_data_rejection,
 ]
-EXAMPLES = 8
+SILENT_WAITS = 40
+STREAMED = re.compile(rb"id: (?P<id>[^\n]+)\nevent: (?P<type>[^\n]+)\ndata: (?P<data>[^\n]+)")
+
+waits_left: ContextVar[int] = ContextVar("waits_left", default=SILENT_WAITS)
 
 
 class SilentSignals(FakeSignals):
-    """Every wait is over at once, and the node goes on."""
+    """Every wait is over at once, and the node goes on; a stream that has waited for a while is told to end."""
 
     @property
     def steps(self):
         async def silence() -> bool:
+            waits_left.set(waits_left.get() - 1)
             return False
 
         return [silence]
 
     @steps.setter
     def steps(self, _steps: object) -> None:
+        return
+
+
+class PatientNode(FakeNode):
+    """Stops for those requests only that would go on for ever."""
+
+    @property
+    def stopping(self) -> bool:
+        return waits_left.get() <= 0
+
+    @stopping.setter
+    def stopping(self, _stopping: bool) -> None:
         return
 
 
@@ -59,12 +85,14 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     async def serve() -> None:
         store = await open_store(url, ReversingCipher(), now=NOW)
-        world = World(store=store)
+        world = World(store=store, node=PatientNode())
         world.signals = SilentSignals(world)
-        await store.subscriptions.create(Subscription(id=IDS["Subscriptions"], sink=HOOK))
-        events = await world.look(await world.job(IDS["Jobs"]), "queued")
-        IDS["Events"] = events[0].id
-        IDS["Deliveries"] = (await store.deliveries.page(limit=1)).items[0].id
+        for id in (*IDS["Subscriptions"], GONE["Subscriptions"]):
+            await store.subscriptions.create(Subscription(id=id, sink=HOOK))
+        await world.job(GONE["Jobs"])
+        events = await world.look(await world.job(IDS["Jobs"][0]), "queued")
+        IDS["Events"] = [events[0].id]
+        IDS["Deliveries"] = [delivery.id for delivery in (await store.deliveries.page(limit=2)).items]
         api = create_api(world.ports(guard=GuardPolicy.development()))
         server = uvicorn.Server(uvicorn.Config(api, log_level="critical", ws="none", lifespan="off"))
         servers.append(server)
@@ -86,30 +114,55 @@ def cases():
     for found in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations():
         operation = found.ok()
         raw = operation.definition.raw
-        if raw["operationId"] == ENDLESS:
-            continue
-        yield pytest.param(operation, GenerationMode.POSITIVE, id=f"{raw['operationId']}-positive")
-        if "requestBody" in raw or any(parameter["in"] == "query" for parameter in raw.get("parameters", ())):
-            yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{raw['operationId']}-negative")
+        takes = {parameter["in"] for parameter in raw.get("parameters", ())} | {
+            "body" for _ in raw.get("requestBody", ())
+        }
+        yield operation, GenerationMode.POSITIVE, bool(takes)
+        if takes & {"body", "query"}:
+            yield operation, GenerationMode.NEGATIVE, True
+
+
+CASES = list(cases())
+SHARE = math.ceil(COUNT / sum(varied for _, _, varied in CASES))
+
+
+def check(case, answer):
+    """The answer is documented; of a stream each event is looked at here, since the document describes it as text."""
+    if answer.headers.get("content-type", [""])[0].startswith("text/event-stream"):
+        first, *frames, last = answer.content.split(b"\n\n")
+        assert (first, last) == (b": connected", b"")
+        for frame in frames:
+            found = STREAMED.fullmatch(frame)
+            assert found or frame == b": still here"
+            if found:
+                document = check_event(found["data"])
+                assert (found["id"].decode(), found["type"].decode()) == (document["id"], document["type"])
+        case.validate_response(answer, checks=[one for one in CHECKS if one is not checks.response_schema_conformance])
+    else:
+        case.validate_response(answer, checks=CHECKS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("operation", "mode"), list(cases()))
-def test_whatever_is_made_up_is_answered_as_documented(base_url, operation, mode):
-    tag = operation.definition.raw["tags"][0]
+@pytest.mark.parametrize(
+    ("operation", "mode", "varied"),
+    CASES,
+    ids=[f"{operation.definition.raw['operationId']}-{mode.value}" for operation, mode, _ in CASES],
+)
+def test_whatever_is_made_up_is_answered_as_documented(base_url, record_property, operation, mode, varied):
+    raw = operation.definition.raw
+    tag = raw["tags"][0]
+    sent = 0
 
-    @seed(20260520)
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def run(case):
-        if tag in IDS and "id" in case.path_parameters and case.method != "DELETE":
-            case.path_parameters["id"] = IDS[tag]
-        case.call_and_validate(base_url=base_url, checks=CHECKS, timeout=10)
+    @seeded(max_examples=SHARE if varied else 1, phases=[Phase.generate])
+    @given(case=operation.as_strategy(generation_mode=mode), known=st.integers(0, 3), accepted=MEDIA_TYPES)
+    def run(case, known, accepted):
+        nonlocal sent
+        if known and "id" in case.path_parameters:
+            there = [GONE[tag]] if case.method == "DELETE" else IDS[tag]
+            case.path_parameters["id"] = there[known % len(there)]
+        headers = {"Accept": accepted} if accepted and raw["operationId"] == "listJobEvents" else {}
+        with_note(lambda: check(case, case.call(base_url=base_url, headers=headers, timeout=30)))
+        sent += 1
 
     run()
+    record_property("fuzz_requests", sent)
