@@ -51,53 +51,73 @@ class Cluster:
         self._deaf = True
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._taking: dict[tuple[str, str], asyncio.Task[None]] = {}
         for poller in pollers.values():
             poller.holds = False
 
     async def start(self) -> None:
         """Takes the accounts that are free, and begins to listen."""
         await self._attempt(self.renew)
+        await asyncio.gather(*self._taking.values())
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._renewing()), loop.create_task(self._listening())]
         self._tasks.append(loop.create_task(self._scanning()))
 
     async def stop(self) -> None:
         """Ends its tasks and gives the accounts up."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._taking.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._polls:
             await self._attempt(lambda: self._store.accounts.let_go(self._node_id))
 
     # --- polling leases
 
     async def renew(self) -> None:
-        """Keeps what it polls, and takes what nobody does."""
+        """Keeps what it polls, and begins to take what nobody does. Raises TimeoutError when the database is slow."""
         if not self._polls:
             return
-        states = None
-        for (source, account), poller in self._pollers.items():
-            now = self._clock()
-            mine = await self._store.accounts.hold(source, account, self._node_id, now, now + LEASE_SECONDS)
-            if mine and not poller.holds:
-                if states is None:
-                    states = {(state.source, state.name): state for state in await self._store.accounts.all()}
-                await poller.take_over(states.get((source, account)))
-                log.info("polling_taken", source=source, account=account)
-            elif not mine and poller.holds:
-                poller.let_go()
-                log.warning("polling_lost", source=source, account=account)
+        now = self._clock()
+        async with asyncio.timeout(RENEW_SECONDS):
+            held = await asyncio.gather(
+                *(self._store.accounts.hold(*key, self._node_id, now, now + LEASE_SECONDS) for key in self._pollers)
+            )
+        for mine, (key, poller) in zip(held, self._pollers.items(), strict=True):
+            if mine and not poller.holds and key not in self._taking:
+                self._taking[key] = asyncio.get_running_loop().create_task(self._take(key))
+            elif not mine:
+                self._let_go(key)
+
+    async def _take(self, key: tuple[str, str]) -> None:
+        """In a task of its own: many open jobs take longer to load than a lease lasts."""
+        try:
+            states = {(state.source, state.name): state for state in await self._store.accounts.all()}
+            await self._pollers[key].take_over(states.get(key))
+            log.info("polling_taken", source=key[0], account=key[1])
+        except Exception as error:
+            log.warning("cluster_failed", error=str(error))
+        finally:
+            del self._taking[key]
+
+    def _let_go(self, key: tuple[str, str]) -> None:
+        taking, poller = self._taking.get(key), self._pollers[key]
+        if taking is not None:
+            taking.cancel()
+        if poller.holds:
+            poller.let_go()
+            log.warning("polling_lost", source=key[0], account=key[1])
 
     async def _renewing(self) -> None:
         renewed_at = self._clock()
         while True:
             await asyncio.sleep(RENEW_SECONDS)
+            began_at = self._clock()
             if await self._attempt(self.renew):
-                renewed_at = self._clock()
-            elif self._clock() - renewed_at >= LEASE_SECONDS:
-                for poller in self._pollers.values():  # another node may have them by now
-                    if poller.holds:
-                        poller.let_go()
+                renewed_at = began_at
+            elif self._clock() + 2 * RENEW_SECONDS - renewed_at >= LEASE_SECONDS:
+                for key in self._pollers:  # another node may have them before the next try has ended
+                    self._let_go(key)
 
     # --- what others wrote
 

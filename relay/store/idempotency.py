@@ -14,6 +14,8 @@ from relay.store.subscriptions import Cipher
 from relay.store.tables import IdempotencyRow
 
 KEYS = IdempotencyRow.__table__  # type: ignore[attr-defined]
+UNFINISHED_SECONDS = 300.0
+"""A request that takes longer was cut off by a crash: it may be sent again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,8 @@ class IdempotencyStore:
         results: list[StoredAnswer | None] = []
         for id, body_digest, now, oldest in items:
             row = connection.execute(select(KEYS).where(KEYS.c.id == id)).one_or_none()
-            if row is not None and row.created_at >= oldest:
+            cut_off = row is not None and row.status_code is None and now - row.created_at > UNFINISHED_SECONDS
+            if row is not None and row.created_at >= oldest and not cut_off:
                 results.append(self._answer(row))
                 continue
             if row is not None:

@@ -72,7 +72,7 @@ def _with_connection(url: str, work: Callable[[Connection], Result], what: str) 
 
 
 async def _with_postgres(url: str, work: Callable[[Connection], Result], what: str) -> Result:
-    engine = postgres.make_engine(postgres.postgres_url(url), pool_size=1)
+    engine = postgres.make_engine(postgres.postgres_url(url), pool_size=1, statement_seconds=None)
     try:
         async with engine.begin() as connection:
             if work is _upgrade:

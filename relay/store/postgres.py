@@ -131,8 +131,8 @@ class PostgresDatabase:
 
     async def compare_clocks(self, clock: Clock) -> None:
         """Asks the server for the time; half of the way there and back is taken for the way back."""
-        assert self._writing is not None
-        async with self._writing.connect() as connection:
+        assert self._engine is not None
+        async with self._engine.connect() as connection:
             before = clock()
             answer = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())::double precision"))
             after = clock()
@@ -144,18 +144,26 @@ class PostgresDatabase:
 
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:
         """Runs `query(connection, *arguments)` on a reader; it sees every write that has returned."""
-        if self._engine is None:
-            raise StoreError("the database is not open")
         try:
-            async with self._engine.connect() as connection:
-                await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-                return await connection.run_sync(query, *arguments)
+            try:
+                return await self._read(query, arguments)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            return await self._read(query, arguments)  # the connection was dead, and with it the whole pool: once more
         except PoolTimeout as error:
             raise StoreError(
                 f"all {self._pool_size} connections to the database are in use: raise database.pool_size"
             ) from error
         except Exception as error:
             raise as_ours(error) from error
+
+    async def _read(self, query: Callable[..., Result], arguments: Sequence[Any]) -> Result:
+        if self._engine is None:
+            raise StoreError("the database is not open")
+        async with self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            return await connection.run_sync(query, *arguments)
 
     async def listen(self, heard: Callable[[str], None]) -> None:
         """Calls `heard` with each notice of the other nodes, until it is cancelled; with `all` after each connection,
@@ -314,8 +322,13 @@ class AsyncWriter:
             self.trouble = None
 
 
-def make_engine(url: URL, *, pool_size: int) -> AsyncEngine:
-    """An engine with at most so many connections; every wait has its end. Raises SettingsError without the driver."""
+def make_engine(
+    url: URL, *, pool_size: int, statement_seconds: float | None = STATEMENT_TIMEOUT_SECONDS
+) -> AsyncEngine:
+    """An engine with at most so many connections; every wait ends, but that for a statement with None.
+
+    Raises SettingsError without the driver.
+    """
     if find_spec("asyncpg") is None:
         raise SettingsError("PostgreSQL needs one package more: pip install 'revor-relay[postgres]'")
     return create_async_engine(
@@ -326,7 +339,7 @@ def make_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         pool_pre_ping=False,
         connect_args={
             "timeout": CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": STATEMENT_TIMEOUT_SECONDS,
+            "command_timeout": statement_seconds,
             "server_settings": {"application_name": "revor-relay", "jit": "off"},
         },
     )
