@@ -1,0 +1,87 @@
+"""SIGKILL at random moments, while jobs are registered, looked at and delivered to a sink that answers 500 at times.
+
+Nothing may be lost, no transition may get a second event, the order has to hold, and only a delivery whose answer the
+relay had no time to write down may come twice. KILL_TEST_COUNT and KILL_TEST_SEED choose how often, and which moments.
+"""
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.kill_world import (
+    DATABASES,
+    DUPLICATE_SHARE,
+    KILL_COUNT,
+    SEED,
+    Report,
+    World,
+    check_the_promise,
+    open_world,
+    total,
+)
+
+KILLS_A_TEST = 50
+WORLDS = 12
+"""That are killed side by side in one test, each with a relay, a database, an upstream and a sink of its own."""
+TESTS = [min(KILLS_A_TEST, KILL_COUNT - first) for first in range(0, KILL_COUNT, KILLS_A_TEST)]
+SECONDS = 24.0
+"""In which all the kills of a test fall."""
+BURSTS_PER_SECOND = 0.7
+TRIES = 3
+"""How often the share of duplicates is measured before it is too large: it is the time from a request to the commit of
+its mark in relation to the time between two kills, so on a machine that has other work it is larger. Nothing else that
+is checked has a second try."""
+
+
+async def kill_and_start(world: World, rng: random.Random, count: int) -> None:
+    """At any moment, also while it starts."""
+    began = time.monotonic()
+    for moment in sorted(rng.uniform(0.0, SECONDS) for _ in range(count)):
+        await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
+        await world.relay.kill()
+        await world.relay.serve()
+
+
+async def one_world(folder: Path, database: str, seed: str, count: int) -> Report:
+    folder.mkdir()
+    async with open_world(folder, seed, database=database) as world:
+        await world.relay.serve()
+        await world.relay.ready(world.session)
+        await world.subscribe()
+        done = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(world.register_until(done, BURSTS_PER_SECOND))
+            await kill_and_start(world, random.Random(f"kills:{seed}"), count)
+            done.set()
+        return await check_the_promise(world)
+
+
+async def kills(folder: Path, database: str, seed: str, count: int) -> Report:
+    """So many kills, spread over the worlds."""
+    began = time.monotonic()
+    folder.mkdir()
+    async with asyncio.TaskGroup() as group:
+        worlds = [
+            group.create_task(one_world(folder / str(n), database, f"{seed}:{n}", (count + n) // WORLDS))
+            for n in range(WORLDS)
+        ]
+    report = total([world.result() for world in worlds])
+    print(f"{report}; {time.monotonic() - began:.1f} s")
+    assert report.kills == count
+    assert report.refused > 0
+    return report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(TESTS)))
+@pytest.mark.parametrize("database", DATABASES)
+async def test_kills_at_random_moments_lose_and_invent_nothing(tmp_path: Path, database: str, number: int) -> None:
+    print(f"KILL_TEST_SEED={SEED} test {number}")
+    shares: list[float] = []
+    while not shares or (shares[-1] > DUPLICATE_SHARE and len(shares) < TRIES):
+        report = await kills(tmp_path / str(len(shares)), database, f"{SEED}:{number}:{len(shares)}", TESTS[number])
+        shares.append(report.duplicates / report.events)
+    assert shares[-1] <= DUPLICATE_SHARE, shares

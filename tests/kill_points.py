@@ -1,0 +1,38 @@
+"""Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark.
+
+`tests/kill_runner.py` puts the stops in, `tests/e2e/test_kill_points.py` stops at each.
+"""
+
+from collections.abc import Mapping
+
+POINTS: Mapping[str, str] = {
+    "look.answered": "the upstream's answer is read; nothing is recorded",
+    "record.called": "the transition is detected and slots are reserved; its transaction has not begun",
+    "record.written": "state, events and deliveries are written; the transaction is not committed",
+    "record.committed": "the transaction is committed; the deliveries that it leased are not started",
+    "note.called": "the deliveries are started; when to look again is not written",
+    "claim.called": "something is due; its claim has not begun",
+    "claim.written": "the leases are written; the claim is not committed",
+    "claim.committed": "the claim is committed; nothing is started",
+    "send.called": "the request is rendered and signed; nothing is sent",
+    "send.sent": "the request is out; the answer is not read",
+    "send.answered": "the answer is read; what it means is not decided",
+    "mark.called": "it is decided; the mark's transaction has not begun",
+    "mark.written": "attempt, state and the follower's promotion are written; the transaction is not committed",
+    "mark.committed": "the mark is committed; what it took over is not started",
+    "register.called": "a registration is read; its transaction has not begun",
+    "register.written": "the job is written; the transaction is not committed",
+    "register.committed": "the job is committed; the caller has no answer",
+    "start.migrated": "the database is open; the leases of the crash before are still there",
+    "start.freed": "the leases are freed; nothing is planned",
+    "drain.begun": "it was told to end, with deliveries in flight; nothing is waited for",
+    "drain.answered": "while it ends, an answer came; it is not marked",
+    "drain.marked": "while it ends, a delivery was marked; the node is not closed",
+    "stop.closing": "nothing is in flight any more; the database is still open",
+}
+
+DRAIN = frozenset(point for point in POINTS if point.startswith(("drain.", "stop.")))
+"""These are passed only by a relay that is told to end."""
+
+ONCE = frozenset(point for point in POINTS if point.startswith(("start.", "drain.begun", "stop.")))
+"""These are passed once in a relay's life."""
