@@ -43,9 +43,13 @@ def _host_problem(given: str) -> str | None:
 
 def _database_problem(given: str) -> str | None:
     if given.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
-        rest = given.partition("://")[2]
-        if not rest.partition("?")[0].partition("/")[2]:
+        rest = given.partition("://")[2].partition("?")[0]
+        host, _, database = rest.rpartition("@")[2].partition("/")
+        if not database:
             return "must name a database, such as postgresql://relay@db.example/relay"
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+            return "must have a port from 1 to 65535, or none, such as postgresql://relay@db.example:5432/relay"
         return None
     if not given.startswith("sqlite:///") or given == "sqlite:///" or "?" in given or "#" in given:
         return (

@@ -1,26 +1,37 @@
 """What `relay check` looks at. Nothing is changed: no database is made or migrated, no message is sent."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from relay.app import NO_KEY
 from relay.cli.output import print_json, print_table
 from relay.clock import wall_clock
 from relay.config import AccountSettings, Settings, SourceSettings, load_settings, require_token_beyond_loopback
 from relay.core.netguard import refusal_of_url
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
 from relay.keys import default_state_dir, load_or_create_keyring
+from relay.log import redact_text
 from relay.room_settings import guard_policy
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import load_definition
 from relay.store import migrations
 from relay.store.database import HolderLock, lock_path, sqlite_url
+from relay.store.postgres import PostgresDatabase, is_postgres, postgres_url, shown
 from relay.store.store import open_store
-from relay.store.subscriptions import SubscriptionStore
+from relay.store.subscriptions import CALLBACK_OWNER, SubscriptionStore
 from subscribers import registry
 
 PAGE = 500
+ABOUT_THE_SERVER = text(
+    "SELECT current_setting('server_version'), pg_is_in_recovery(),"
+    " current_setting('default_transaction_read_only')::boolean, has_table_privilege('deliveries', 'INSERT')"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +51,12 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
     except RelayError as error:
         return [Finding(name="settings", state="problem", detail=str(error))]
     found = [Finding(name="settings", state="ok", detail=str(path or "no file: defaults and variables"))]
-    database = _database(settings)
-    found.append(database)
+    if is_postgres(settings.database.url):
+        database = await _postgres(settings)
+        found += [database, _encryption_key(settings)]
+    else:
+        database = _database(settings)
+        found.append(database)
     for source in settings.sources.values():
         found += [await _key(source, account) for account in source.accounts.values()]
     found += await _sinks(settings, environ, database)
@@ -85,6 +100,41 @@ def _database(settings: Settings) -> Finding:
     return Finding(name=name, state="ok", detail=f"{path}, schema {migrations.newest_revision()}")
 
 
+async def _postgres(settings: Settings) -> Finding:
+    name = "database"
+    try:
+        await asyncio.to_thread(migrations.check, settings.database.url)
+        database = PostgresDatabase(settings.database.url, pool_size=1)
+        await database.open()
+        try:
+            version, replica, read_only, writable = await database.read(_about_the_server)
+        finally:
+            await database.close()
+    except RelayError as error:  # the schema too: `relay serve` does not bring it up unless it is told to
+        return Finding(name=name, state="problem", detail=redact_text(str(error)))
+    where = redact_text(shown(postgres_url(settings.database.url)))
+    if replica or read_only:
+        why = "is a read-only replica" if replica else "is set to read-only (default_transaction_read_only)"
+        return Finding(name=name, state="problem", detail=f"{where} {why}: give the address of the one that is written")
+    if not writable:
+        detail = f"{where} can be read, not written, by this user: `relay migrate` and `relay serve` need the same user"
+        return Finding(name=name, state="problem", detail=detail)
+    schema = f"schema {migrations.newest_revision()}"
+    return Finding(name=name, state="ok", detail=f"{where}, PostgreSQL {version.partition(' ')[0]}, {schema}")
+
+
+def _about_the_server(connection: Connection) -> tuple[str, bool, bool, bool]:
+    version, replica, read_only, writable = connection.execute(ABOUT_THE_SERVER).one()
+    return version, replica, read_only, writable
+
+
+def _encryption_key(settings: Settings) -> Finding:
+    name = "encryption key"
+    if not settings.encryption.keys:
+        return Finding(name=name, state="problem", detail=NO_KEY)
+    return Finding(name=name, state="ok", detail=f"{len(settings.encryption.keys)} given")
+
+
 async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
     name = f"key {source.name}/{account.name}"
     if account.api_key is None:
@@ -117,12 +167,17 @@ async def _sinks(settings: Settings, environ: Mapping[str, str], database: Findi
     if database.state != "ok" or not database.detail.endswith(f"schema {migrations.newest_revision()}"):
         detail = "the database can not be read now: `relay subscriptions list` asks the node that has it"
         if database.state != "ok":
-            detail = "there is no database to read them from"
+            detail = "there is no database to read them from now"
         return [Finding(name="sinks", state="skipped", detail=detail)]
+    if is_postgres(settings.database.url) and not settings.encryption.keys:
+        return [Finding(name="sinks", state="skipped", detail="there is no key to read them with")]
     try:
         keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(environ))
-        store = await open_store(settings.database.url, keyring, now=wall_clock())
+        store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=1)
         try:
+            await store.subscriptions.all()  # with another key than theirs `relay serve` does not start
+            if settings.delivery.callback_secret is None:
+                await store.subscriptions.secrets(CALLBACK_OWNER)
             return await _judged(store.subscriptions, settings)
         finally:
             await store.close()

@@ -20,9 +20,7 @@ def demo(
     ] = "120/60",
     database: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL", help="postgresql://…: uses a new database of that server, dropped at the end."
-        ),
+        typer.Option(metavar="URL", help="postgresql://…: uses a new database of that server, dropped at the end."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The figures as one object on the last line.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Go on serving afterwards, until Ctrl-C.")] = False,

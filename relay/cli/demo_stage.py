@@ -105,8 +105,6 @@ async def stage_database(plan: Plan, directory: Path) -> AsyncIterator[str]:
         yield sqlite_url_of(directory / "relay.db")
         return
     if not is_postgres(plan.database):
-        raise UsageError(
-            "--database is for PostgreSQL: postgresql://user@host/database; without it SQLite is used"
-        )
+        raise UsageError("--database is for PostgreSQL: postgresql://user@host/database; without it SQLite is used")
     async with scratch_database(plan.database) as url:
         yield url

@@ -50,7 +50,7 @@ def init(
 
 
 def migrate(config: ConfigFile = None) -> None:
-    """Bring the database to the newest schema. No node may hold it meanwhile."""
+    """Bring the database to the newest schema. No node may hold a SQLite file meanwhile."""
     from relay.config import load_settings
     from relay.store import migrations
 

@@ -1,0 +1,131 @@
+"""`relay serve` and `relay migrate` with a PostgreSQL URL, as processes: what is said when something is missing."""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.keys import new_key, python_line_that_makes_a_key
+from relay.store.migrations import newest_revision
+from tests.postgres_server import shared_server
+from tests.process_world import Process, Start
+
+PASSWORD = "not-for-anybody"
+NOBODY_LISTENS = f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay"
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """An empty database, by its name."""
+    name = f"relay_cli_{secrets.token_hex(6)}"
+    shared_server().create_database(name)
+    yield name
+    shared_server().drop_database(name)
+
+
+def url_of(database: str, *, user: str = "postgres", password: str = PASSWORD) -> str:
+    """With a password, for which this server does not ask."""
+    return shared_server().url(database).replace("//postgres@", f"//{user}:{password}@")
+
+
+@pytest.fixture
+def here(start: Start, database: str) -> "Here":
+    return Here(start, database)
+
+
+class Here:
+    """Runs commands on the database."""
+
+    def __init__(self, start: Start, database: str) -> None:
+        self.start = start
+        self.database = database
+        self.variables = {
+            "DATABASE_URL": url_of(database),
+            "RELAY_ENCRYPTION_KEY": new_key(),
+            "REVOR_API_KEY": "sk-revor-default",
+            "REVOR_BASE_URL": "http://127.0.0.1:9",
+        }
+
+    def begin(self, *arguments: str, **variables: str) -> Process:
+        return self.start(*arguments, **{**self.variables, **variables})
+
+    def run(self, *arguments: str, **variables: str) -> tuple[int, list[str]]:
+        """Its exit code and lines, in which nobody finds the password or a traceback."""
+        process = self.begin(*arguments, **variables)
+        code = process.close()
+        said = "\n".join(process.lines)
+        assert PASSWORD not in said
+        assert "Traceback" not in said
+        assert "unexpected error" not in said
+        return code, process.lines
+
+    def refused(self, *arguments: str, **variables: str) -> str:
+        """The one line with which it ends at once."""
+        code, lines = self.run(*arguments, **variables)
+        assert (code, len(lines)) == (2, 1), lines
+        return lines[0]
+
+
+def without_the_driver(folder: Path) -> str:
+    """A PYTHONPATH with which `asyncpg` is not installed."""
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['asyncpg'] = None\n")
+    return f"{folder}{os.pathsep}{os.getcwd()}"
+
+
+SERVE = ("serve", "--port", "0")
+COMMANDS = (SERVE, ("migrate",))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_server_that_is_not_there(here: Here, command: tuple[str, ...]) -> None:
+    line = here.refused(*command, DATABASE_URL=NOBODY_LISTENS)
+    assert re.search(r"cannot (read|migrate) the database postgresql://\S+@127\.0\.0\.1:1/relay: ", line)
+
+
+def test_a_database_or_a_user_that_is_not_there(here: Here) -> None:
+    assert '"nowhere" does not exist' in here.refused("migrate", DATABASE_URL=url_of("nowhere"))
+    line = here.refused("migrate", DATABASE_URL=url_of(here.database, user="nobody_known"))
+    assert '"nobody_known" does not exist' in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_the_driver(here: Here, command: tuple[str, ...], tmp_path: Path) -> None:
+    line = here.refused(*command, PYTHONPATH=without_the_driver(tmp_path))
+    assert "pip install 'revor-relay[postgres]'" in line
+
+
+def test_serve_wants_a_key_and_says_how_to_make_one(here: Here, tmp_path: Path) -> None:
+    line = here.refused(*SERVE, "--auto-migrate", RELAY_ENCRYPTION_KEY="")
+    assert "RELAY_ENCRYPTION_KEY" in line
+    assert line.endswith(python_line_that_makes_a_key())
+    assert not (tmp_path / "state").exists()  # no key file either, of which another node would not know
+
+
+def test_serve_wants_the_schema(here: Here) -> None:
+    assert "no schema yet" in (line := here.refused(*SERVE))
+    assert line.endswith("run `relay migrate`")
+    assert here.run("migrate", RELAY_ENCRYPTION_KEY="") == (
+        0,
+        [f"the database has schema {newest_revision()}, the newest"],
+    )
+    node = here.begin(*SERVE)
+    node.until(r"serving (http://\S+)")
+    assert here.run("migrate")[0] == 0  # beside a node that runs
+    assert node.end() == 0
+
+
+def test_serve_with_auto_migrate_brings_the_schema_and_then_wants_that_key(here: Here) -> None:
+    node = here.begin(*SERVE, "--auto-migrate")
+    node.until(r"serving (http://\S+)")
+    assert node.end() == 0
+    assert "encryption.keys" in here.refused(*SERVE, RELAY_ENCRYPTION_KEY=new_key())
+
+
+def test_a_newer_schema_is_left_alone(here: Here) -> None:
+    here.run("migrate")
+    shared_server().execute("UPDATE alembic_version SET version_num = '9999'", here.database)
+    for command in COMMANDS:
+        assert "schema 9999" in here.refused(*command)
