@@ -191,20 +191,22 @@ class PostgresServer:
             self._folder = None
 
     def create_database(self, name: str) -> None:
-        self._execute(f"CREATE DATABASE {_quoted(name)}")
+        self.execute(f"CREATE DATABASE {_quoted(name)}")
 
     def clone(self, template: str, name: str) -> None:
         """A new database with all that another has, to which nobody may be connected at the time."""
         # A copy of the files: through the log, as by default, it takes longer when nothing waits for the disk.
-        self._execute(f"CREATE DATABASE {_quoted(name)} TEMPLATE {_quoted(template)} STRATEGY file_copy")
+        self.execute(f"CREATE DATABASE {_quoted(name)} TEMPLATE {_quoted(template)} STRATEGY file_copy")
 
     def drop_database(self, name: str) -> None:
         """Connections that are open to it are ended."""
-        self._execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
+        self.execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
 
-    def _execute(self, statement: str) -> None:
+    def execute(self, statement: str, database: str = SUPERUSER) -> None:
+        """Runs a statement on a connection of its own."""
+
         async def execute() -> None:
-            connection = await asyncpg.connect(self.url(), timeout=DEADLINE_SECONDS)
+            connection = await asyncpg.connect(self.url(database), timeout=DEADLINE_SECONDS)
             try:
                 await connection.execute(statement, timeout=DEADLINE_SECONDS)
             finally:

@@ -171,25 +171,39 @@ async def execute(store: Store, sql: str, **parameters: Any) -> None:
 
 async def together(store: Store, *writes: Awaitable[Any]) -> list[Any]:
     """Has all these writes share one group. Returns their results, or the errors that they raised."""
-    release = _hold_writer(store)
-    holder = asyncio.ensure_future(store.database.write(_nothing, None))
-    await asyncio.sleep(0)
-    await _until(lambda: store.database.writer.waiting_count == 0)
-    tasks = [asyncio.ensure_future(write) for write in writes]
-    await asyncio.sleep(0)  # one turn of the loop, in which each task gets as far as its future
-    assert store.database.writer.waiting_count == len(tasks)
-    release()
-    await holder
+    async with held_writer(store):
+        tasks = [asyncio.ensure_future(write) for write in writes]
+        await asyncio.sleep(0)  # one turn of the loop, in which each task gets as far as its future
+        assert store.database.writer.waiting_count == len(tasks)
     return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def held_writer(store: Store) -> AsyncIterator[None]:
+    """A group with nothing in it waits at the beginning of its transaction until the block ends."""
+    release = _hold(store.database)
+    try:
+        holder = asyncio.ensure_future(store.database.write(_nothing, None))
+        await asyncio.sleep(0)
+        await until(lambda: store.database.writer.waiting_count == 0)
+        yield
+    finally:
+        release()
+    await holder
+
+
+async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Waits for what has no event of its own."""
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 def _nothing(connection: Connection, items: Sequence[None]) -> list[None]:
     return [None] * len(items)
 
 
-def _hold_writer(store: Store) -> Callable[[], None]:
-    """The next group waits at the beginning of its transaction until what is returned is called."""
-    database: Any = store.database
+def _hold(database: Any) -> Callable[[], None]:
     if isinstance(database, SqliteDatabase):
         gate, begin = threading.Event(), database.begin
 
@@ -197,7 +211,7 @@ def _hold_writer(store: Store) -> Callable[[], None]:
             assert gate.wait(30)
             return begin()
 
-        database.begin = held
+        database.begin = held  # type: ignore[method-assign]
         return lambda: (gate.set(), setattr(database, "begin", begin))[0]
     free, transaction = asyncio.Event(), database.writer._transaction
 
@@ -210,9 +224,3 @@ def _hold_writer(store: Store) -> Callable[[], None]:
 
     database.writer._transaction = waiting
     return lambda: (free.set(), setattr(database.writer, "_transaction", transaction))[0]
-
-
-async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.001)

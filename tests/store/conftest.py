@@ -1,44 +1,24 @@
 """One suite for every database: a fixture's parameter names the database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from functools import lru_cache
-from itertools import count
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from relay.store import migrations
 from relay.store.database import url_of
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import Cipher
-from tests.postgres_server import shared_server
+from tests.store_databases import emptied_postgres
 from tests.store_kit import NOW, ReversingCipher
 
 DATABASES = ["sqlite", "postgresql"]
-TEMPLATE = "relay_template"
-_numbers = count(1)
-
-
-@lru_cache(maxsize=1)
-def postgres_template() -> str:
-    """The name of a database with the schema, made once a process."""
-    server = shared_server()
-    server.create_database(TEMPLATE)
-    migrations.upgrade(server.url(TEMPLATE))
-    return TEMPLATE
 
 
 @pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database: a SQLite file yet to be made, or one of PostgreSQL with the schema."""
-    if request.param == "sqlite":
-        yield url_of(tmp_path / "relay.db")
-        return
-    server, name = shared_server(), f"test_{next(_numbers)}"
-    server.clone(postgres_template(), name)
-    yield server.url(name)
-    server.drop_database(name)
+    return url_of(tmp_path / "relay.db") if request.param == "sqlite" else emptied_postgres()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from hypothesis.stateful import (
 
 from relay.core.delivery import Claimed
 from relay.errors import Conflict
+from relay.store.database import url_of
 from relay.store.store import Store, open_store
+from tests.store_databases import emptied_postgres
 from tests.store_kit import (
     NOW,
     ReversingCipher,
@@ -56,8 +59,9 @@ CALLBACK = "sub_callback"
 
 
 class OutboxMachine(RuleBasedStateMachine):
-    """One store on a file of its own, stepped through on a loop of its own."""
+    """One store on a database of its own, stepped through on a loop of its own."""
 
+    new_database: Callable[[Path], str]
     claimed: Bundle[Claimed] = Bundle("claimed")
 
     def __init__(self) -> None:
@@ -76,9 +80,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @initialize()
     def opened(self) -> None:
-        self.store: Store = self.run(
-            open_store(f"sqlite:///{self.folder / 'relay.db'}", ReversingCipher(), now=self.now)
-        )
+        self.store: Store = self.run(open_store(type(self).new_database(self.folder), ReversingCipher(), now=self.now))
         for name, fields in SUBSCRIPTIONS.items():
             self.run(self.store.subscriptions.create(subscription(name, **fields)))
         self.run(self.store.subscriptions.callback_for("https://callback.example", CALLBACK, self.now))
@@ -240,11 +242,22 @@ class OutboxMachine(RuleBasedStateMachine):
             assert name == "sub_none" or firsts == sorted(firsts)
 
 
-@pytest.mark.parametrize("database", ["sqlite"])
-def test_the_outbox_keeps_its_order_whatever_happens(database: str) -> None:
-    assert database == "sqlite"
+class SqliteMachine(OutboxMachine):
+    """On a file of its own."""
+
+    new_database = staticmethod(lambda folder: url_of(folder / "relay.db"))
+
+
+class PostgresMachine(OutboxMachine):
+    """On a database that was emptied."""
+
+    new_database = staticmethod(lambda _folder: emptied_postgres())
+
+
+@pytest.mark.parametrize("machine", [SqliteMachine, PostgresMachine])
+def test_the_outbox_keeps_its_order_whatever_happens(machine: type[OutboxMachine]) -> None:
     run_state_machine_as_test(
-        OutboxMachine,
+        machine,
         settings=settings(
             max_examples=60,
             stateful_step_count=40,

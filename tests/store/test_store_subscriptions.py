@@ -1,14 +1,16 @@
-"""Subscriptions and their secrets; what can be a credential is never in the file."""
+"""Subscriptions and their secrets; what can be a credential is never stored as it is."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+from sqlmodel import SQLModel
 
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import RelayError, StoreError
 from relay.keys import Keyring, new_key
 from relay.store.cancellation import CANCEL_CHUNK
+from relay.store.database import SqliteDatabase
 from relay.store.store import Store
 from relay.store.subscriptions import CALLBACK_OWNER
 from tests.store_kit import (
@@ -19,6 +21,7 @@ from tests.store_kit import (
     look,
     registration,
     relay_event,
+    rows,
     states,
     subscription,
     together,
@@ -168,7 +171,21 @@ async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
     assert "cancelled" not in await states(store, "sub_2")
 
 
-async def test_nothing_that_can_be_a_credential_is_in_the_file(
+async def stored_bytes(store: Store) -> bytes:
+    """All that the database keeps, as it keeps it: every row, and SQLite's files whole."""
+    found: list[bytes] = []
+    for table in SQLModel.metadata.tables:
+        for row in await rows(store, f"SELECT * FROM {table}"):
+            found += [value if isinstance(value, bytes) else str(value).encode() for value in row.values()]
+    if isinstance(store.database, SqliteDatabase):
+        path = store.database.path
+        files = [one for one in path.parent.iterdir() if one.name.startswith(path.name)]
+        assert len(files) > 1
+        found += [one.read_bytes() for one in files]
+    return b"\n".join(found)
+
+
+async def test_nothing_that_can_be_a_credential_is_stored_as_it_is(
     open_again: Callable[..., Awaitable[Store]],
 ) -> None:
     keyring = Keyring([new_key()])
@@ -187,18 +204,15 @@ async def test_nothing_that_can_be_a_credential_is_in_the_file(
         *("whsec_answer", "header-of-answer"),
     )
 
-    def found() -> list[str]:
-        path = store.database.path
-        files = [one for one in path.parent.iterdir() if one.name.startswith(path.name)]
-        assert len(files) > 1
-        raw = b"".join(one.read_bytes() for one in files)
-        assert b"ai.revor.job.failed" in raw  # the right files, and readable ones
+    async def found(store: Store) -> list[str]:
+        raw = await stored_bytes(store)
+        assert b"ai.revor.job.failed" in raw  # the right place, and a readable one
         return [word for word in words if word.encode() in raw]
 
-    assert found() == []
+    assert await found(store) == []
     await store.close()
-    assert found() == []
     again = await open_again(keyring)
+    assert await found(again) == []
     assert (await again.subscriptions.get("sub_full")) is not None
 
 

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from relay.store import (
     subscriptions,
     upkeep,
 )
+from relay.store.database import url_of
 from relay.store.statements import Sql
 from relay.store.store import Store
 from tests.store_kit import (
@@ -291,6 +293,12 @@ async def fill(store: Store) -> None:
         await execute(store, f"{head} {number} SELECT {tail}")
     await together(store, *(store.subscriptions.add_secret(f"other {n}", "whsec_1", NOW) for n in range(2000)))
     await execute(store, f"UPDATE secrets SET expires_at = {NOW} WHERE rowid % 7 = 0 AND owner <> 'sub_1'")
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """A SQLite file: for PostgreSQL's plans see `test_postgres_plans`."""
+    return url_of(tmp_path / "relay.db")
 
 
 @pytest.fixture

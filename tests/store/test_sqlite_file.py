@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -37,6 +37,12 @@ asyncio.run(main())
 """
 
 
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """A SQLite file: what is tested here no other database has."""
+    return url_of(tmp_path / "relay.db")
+
+
 @contextmanager
 def other_process(url: str) -> Iterator["subprocess.Popen[str]"]:
     """Another process that holds the database until it is killed."""
@@ -56,15 +62,6 @@ def other_process(url: str) -> Iterator["subprocess.Popen[str]"]:
         process.wait(30)
         if process.stdout is not None:
             process.stdout.close()
-
-
-async def test_what_was_written_is_there_after_a_restart(
-    store: Store, open_again: Callable[..., Awaitable[Store]]
-) -> None:
-    uid = await track(store)
-    job = await store.jobs.get(uid)
-    await store.close()
-    assert await (await open_again()).jobs.get(uid) == job
 
 
 async def test_a_second_handle_is_refused_with_the_pid(store: Store, database_url: str) -> None:

@@ -1,0 +1,46 @@
+"""The start of the only node that a SQLite file has: nobody else can have what a crash left."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from relay.core.records import StoredAnswer
+from relay.store.database import url_of
+from relay.store.store import Store
+from tests.store_kit import NOW, claim, look, mark_of, subscription, track
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """A SQLite file: what is tested here no other database has."""
+    return url_of(tmp_path / "relay.db")
+
+
+async def test_the_start_of_a_node_frees_every_lease(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    for name in ("a", "b"):
+        await store.jobs.record(look(await track(store, name), 0, "queued"))
+    old = await claim(store, "sub_1")
+    await store.close()
+    again = await open_again(now=NOW + 1)
+    assert await again.deliveries.release_all(NOW + 1) == 0
+    assert len(await claim(again, "sub_1", now=NOW + 1)) == 2
+    assert not (await again.deliveries.mark(mark_of(old[0]))).kept
+
+
+async def test_a_crash_lets_what_was_in_flight_come_again_and_keeps_answers(
+    store: Store, open_again: Callable[..., Awaitable[Store]]
+) -> None:
+    async def begin(store: Store, key: str) -> StoredAnswer | None:
+        return await store.idempotency.begin(key, "digest", NOW, NOW - DAY)
+
+    await begin(store, "in flight")
+    await begin(store, "answered")
+    await store.idempotency.end("answered", 200, b"yes", {})
+    await store.close()
+    again = await open_again()
+    assert await begin(again, "in flight") is None
+    assert await begin(again, "answered") == StoredAnswer(body_digest="digest", status_code=200, body=b"yes")
