@@ -157,6 +157,12 @@ class Node:
             await client.close()
         log.info("stopped")
 
+    def cut_off(self) -> None:
+        """What is in flight ends now: for whoever does not want to wait for `stop`."""
+        self.dispatcher.cut_off()
+        for poller in self.pollers.values():
+            poller.cut_off()
+
     def reload(self, settings: Settings) -> None:
         """Takes over what SIGHUP may change: upstream keys, tokens, polling and delivery."""
         self.settings = settings
@@ -166,6 +172,7 @@ class Node:
             self._callback_secret = settings.delivery.callback_secret
         self._api = create_api(self._ports())
         self.dispatcher.wake()
+        self.scheduler.upkeep_now("probes")  # a key that was refused may be another one now
 
     # --- what the API asks (relay.api.ports.NodeState and Delivering)
 

@@ -244,6 +244,11 @@ class Dispatcher:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
+    def cut_off(self) -> None:
+        """Ends what is in flight, whatever time `stop` gave it."""
+        for task in list(self._tasks):
+            task.cancel()
+
     async def stop(self, timeout_seconds: float) -> None:
         """Claims nothing more and finishes what is in flight within the time; what remains keeps its lease until that
         runs out, since nobody knows whether it arrived."""

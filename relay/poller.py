@@ -237,6 +237,11 @@ class Poller:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
+    def cut_off(self) -> None:
+        """Ends what is in flight, whatever time `stop` gave it."""
+        for task in list(self._tasks):
+            task.cancel()
+
     async def stop(self, timeout_seconds: float) -> None:
         """Starts no more looks, and lets those under way end within the time."""
         self._stopping = True

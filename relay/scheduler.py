@@ -19,6 +19,9 @@ from relay.clock import Clock
 from relay.errors import StoreError
 
 IDLE_SECONDS = 30.0
+BEAT_SECONDS = 1.0
+STEP_SECONDS = 2.0
+"""The clock was set when it and the loop's own time differ by more, from one beat to the next."""
 
 log = structlog.get_logger("relay.scheduler")
 
@@ -70,7 +73,9 @@ class Scheduler:
         self._pollables: dict[str, Pollable] = {}
         self._next_at: dict[str, float] = {}
         self._firing: set[str] = set()
+        self._upkeep: set[str] = set()
         self._running = False
+        self._beat: asyncio.TimerHandle | None = None
 
     def add_account(self, source: str, account: str, pollable: Pollable) -> Callable[[], None]:
         """One job `poll:{source}:{account}`. Returns what to call when its next request may be sooner."""
@@ -95,6 +100,13 @@ class Scheduler:
         first = {"next_run_time": datetime.fromtimestamp(self._clock(), UTC)} if upkeep.at_once else {}
         trigger = IntervalTrigger(seconds=upkeep.every_seconds, timezone=UTC)
         self._scheduler.add_job(run, trigger, id=name, name=name, **first)
+        self._upkeep.add(name)
+
+    def upkeep_now(self, name: str) -> None:
+        """Calls one timed function now, not when its time comes."""
+        if self._running:
+            now = datetime.fromtimestamp(self._clock(), UTC)
+            self._scheduler.modify_job(f"upkeep:{name}", next_run_time=now)
 
     def start(self) -> None:
         """Begins to fire."""
@@ -102,12 +114,15 @@ class Scheduler:
         self._running = True
         for name in self._pollables:
             self._pull_forward(name)
+        self._watch_clock(self._clock() - asyncio.get_running_loop().time())
 
     def stop(self) -> None:
         """Fires nothing more. What was started goes on: its owner ends it."""
         if self._running:
             self._running = False
             self._scheduler.pause()
+            if self._beat is not None:
+                self._beat.cancel()
 
     def shutdown(self) -> None:
         """Lets APScheduler go, when everything it started has ended."""
@@ -118,6 +133,20 @@ class Scheduler:
     def running(self) -> bool:
         """Whether it fires."""
         return self._running
+
+    def _watch_clock(self, offset: float) -> None:
+        """Plans everything anew when the clock was set: what was planned for an hour that is gone would wait for it."""
+        loop = asyncio.get_running_loop()
+        before, offset = offset, self._clock() - loop.time()
+        if abs(offset - before) > STEP_SECONDS:
+            log.warning("clock_was_set", seconds=round(offset - before, 1))
+            self._next_at.clear()
+            for name in self._pollables:
+                self._pull_forward(name)
+            for name in self._upkeep:
+                self.upkeep_now(name.removeprefix("upkeep:"))
+        if self._running:
+            self._beat = loop.call_later(BEAT_SECONDS, self._watch_clock, offset)
 
     async def _fire(self, name: str) -> None:
         self._next_at.pop(name, None)

@@ -138,6 +138,8 @@ class _Service:
         if self.asked_to_stop:
             if self.server is not None:
                 self.server.force_exit = True
+            if self.node is not None:
+                self.node.cut_off()
             return
         self.asked_to_stop = True
         if self.node is None or self.server is None:

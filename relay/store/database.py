@@ -160,9 +160,12 @@ class SqliteDatabase:
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None or connection.closed:
             assert self._engine is not None
-            connection = self._engine.connect()
-            connection.exec_driver_sql("PRAGMA query_only=ON")
-            connection.commit()
+            try:
+                connection = self._engine.connect()
+                connection.exec_driver_sql("PRAGMA query_only=ON")
+                connection.commit()
+            except SQLAlchemyError as error:  # no file descriptor is left, say
+                raise as_store_error(error) from error
             self._local.connection = connection
             self._reader_connections.append(connection)
         try:
