@@ -6,11 +6,12 @@ anyway. What others write is heard at once by NOTIFY, and found by a scan when t
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from relay.clock import Clock
+from relay.core.job import Job
 from relay.dispatcher import Dispatcher
 from relay.ids import new_id
 from relay.poller import Poller
@@ -21,7 +22,10 @@ from relay.store.store import Store
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 SCAN_SECONDS = 1.0
-LATE_COMMIT_SECONDS = 10.0
+UNHEARD_SECONDS = 5.0
+LATE_COMMIT_SECONDS = 15.0
+RECONCILE_SECONDS = 60.0
+SCAN_COUNT = 5_000
 
 log = structlog.get_logger("relay.cluster")
 
@@ -47,7 +51,8 @@ class Cluster:
         self._clock = clock
         self._node_id = node_id
         self._polls = polls
-        self._new_jobs: set[tuple[str, str]] = set()
+        self._new_jobs = True
+        self._scanned_at = 0.0
         self._deaf = True
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -61,7 +66,7 @@ class Cluster:
         await asyncio.gather(*self._taking.values())
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._renewing()), loop.create_task(self._listening())]
-        self._tasks.append(loop.create_task(self._scanning()))
+        self._tasks += [loop.create_task(self._scanning()), loop.create_task(self._reconciling())]
 
     async def stop(self) -> None:
         """Ends its tasks and gives the accounts up."""
@@ -127,7 +132,7 @@ class Cluster:
         if what == ALL:
             self._store.subscriptions.changed()
             self._signals.wake_all()
-            self._new_jobs.update(self._pollers)
+            self._new_jobs = True
             self._deaf = False
         elif what == "event":
             self._signals.job_changed(rest)
@@ -144,21 +149,41 @@ class Cluster:
                 if uid:
                     poller.refresh(uid)
                 else:
-                    self._new_jobs.add((source, name))
+                    self._new_jobs = True
         self._wake.set()
 
     async def scan(self) -> None:
-        """Finds what was registered elsewhere; while nothing can be heard, wakes everybody who waits for anything."""
+        """Finds what was registered elsewhere, if there was or should be a notice; while nothing can be heard, wakes
+        everybody who waits for anything."""
         if self._deaf:
             self._store.subscriptions.changed()
             self._signals.wake_all()
             self._dispatcher.wake()
-            self._new_jobs.update(self._pollers)
-        since = new_id("job", self._clock() - LATE_COMMIT_SECONDS)
-        while self._new_jobs:
-            poller = self._pollers[self._new_jobs.pop()]
-            if poller.holds:
-                await poller.find_new(since)
+        now = self._clock()
+        if not (self._deaf or self._new_jobs or now - self._scanned_at >= UNHEARD_SECONDS):
+            return
+        after, self._new_jobs, self._scanned_at = new_id("job", now - LATE_COMMIT_SECONDS), False, now
+        while jobs := await self._store.jobs.opened_since(after, SCAN_COUNT):
+            self._find(jobs)
+            after = jobs[-1].uid
+
+    async def reconcile(self) -> None:
+        """Where the database has more open jobs of an account than are planned here, finds the others: they were taken
+        up again elsewhere, and the notice of it was lost."""
+        counts = await self._store.jobs.open_counts()
+        for (source, account), poller in self._pollers.items():
+            if not poller.holds or counts.get((source, account), 0) <= poller.planner.stats(self._clock()).open_jobs:
+                continue
+            after = ""
+            while jobs := await self._store.jobs.open_jobs(source, account, after_uid=after, count=SCAN_COUNT):
+                self._find(jobs)
+                after = jobs[-1].uid
+
+    def _find(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            poller = self._pollers.get((job.source, job.account))
+            if poller is not None:
+                poller.find(job)
 
     async def _scanning(self) -> None:
         while True:
@@ -168,6 +193,11 @@ class Cluster:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SCAN_SECONDS):
                     await self._wake.wait()
+
+    async def _reconciling(self) -> None:
+        while True:
+            await asyncio.sleep(RECONCILE_SECONDS)
+            await self._attempt(self.reconcile)
 
     async def _listening(self) -> None:
         while True:

@@ -119,14 +119,10 @@ class Poller:
         self.holds = True
         self.changed()
 
-    async def find_new(self, after_uid: str) -> None:
-        """Plans jobs that other nodes registered after a time, given as the uid that one of then would have."""
-        jobs = await self._jobs.open_jobs(
-            self.settings.source, self.settings.account, after_uid=after_uid, count=LOAD_COUNT
-        )
-        for job in jobs:
-            if self.holds and self.planner.next_poll_at(job.uid) is None and job.uid not in self._in_flight:
-                self.track(job)
+    def find(self, job: Job) -> None:
+        """An open job in the database: planned, unless it is."""
+        if self.holds and self.planner.next_poll_at(job.uid) is None and job.uid not in self._in_flight:
+            self.track(job)
 
     async def load(self, state: AccountState | None = None) -> int:
         """Plans the open jobs that the store knows. Returns how many there are."""

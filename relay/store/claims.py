@@ -10,7 +10,7 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import columns_of, gather, gathered, json_list, run, sql
+from relay.store.statements import Words, columns_of, gather, gathered, json_list, run, sql
 
 # A loose index scan: one seek for each subscription that has something pending, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -36,13 +36,19 @@ SELECT * FROM (
   ORDER BY due_at LIMIT :count {skipping}
 ) AS due_{priority}
 """
-# What the lease holds already, a follower that was just promoted, counts.
+
+
+def _due(words: Words) -> str:
+    return " UNION ALL ".join(_DUE.format(priority=priority, skipping=words.skipping) for priority in (0, 1, 2))
+
+
+# What the lease holds already, a follower that was just promoted, counts. What is due is found once, whatever plan is
+# made of the rest: each time, other rows would be held.
 TAKE = sql(
     lambda words: (
         f"""
-UPDATE deliveries SET lease_token = :token, due_at = :until
-WHERE id IN (
-  SELECT id FROM ({" UNION ALL ".join(_DUE.format(priority=one, skipping=words.skipping) for one in (0, 1, 2))}) AS due
+WITH due AS MATERIALIZED (
+  SELECT id FROM ({_due(words)}) AS found
   WHERE CAST(priority AS text) IN {words.listed("priorities")}
   ORDER BY priority, due_at
   LIMIT (
@@ -50,6 +56,7 @@ WHERE id IN (
     FROM deliveries WHERE lease_token = :token AND subscription_id = :subscription_id
   )
 )
+UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT id FROM due)
 """
     )
 )

@@ -13,7 +13,7 @@ from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import Database
 from relay.store.marks import ATTEMPTS
 from relay.store.notices import notify
-from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox
+from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox, hold_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
 from relay.store.rows import dumps, job_from, observation_values, progress_values
@@ -32,6 +32,13 @@ _PLANNED = (
 OPEN_AFTER = (
     select(*(JOBS.c[name] for name in _PLANNED))
     .where(JOBS.c.source == bindparam("source"), JOBS.c.account == bindparam("account"))
+    .where(JOBS.c.uid > bindparam("after_uid"))
+    .where(text("closed_at IS NULL"))
+    .order_by(JOBS.c.uid)
+    .limit(bindparam("count"))
+)
+OPENED_SINCE = (
+    select(JOBS.c.source, JOBS.c.account, *(JOBS.c[name] for name in _PLANNED))
     .where(JOBS.c.uid > bindparam("after_uid"))
     .where(text("closed_at IS NULL"))
     .order_by(JOBS.c.uid)
@@ -129,6 +136,11 @@ class JobStore:
         parameters = {"source": source, "account": account, "after_uid": after_uid, "count": count}
         return await self._database.read(_planned, parameters)
 
+    async def opened_since(self, after_uid: str, count: int = 5_000) -> list[Job]:
+        """The open jobs of all accounts that were registered after another one, with no more of each than a planner
+        reads."""
+        return await self._database.read(_opened_since, {"after_uid": after_uid, "count": count})
+
     async def past_deadline(self, now: float, count: int = 500) -> list[Job]:
         """Open jobs whose deadline has passed and that were not called overdue yet."""
         return await self._database.read(_many, PAST_DEADLINE, {"now": now, "count": count})
@@ -211,7 +223,7 @@ def _note(connection: Connection, items: Sequence[LookNote]) -> Sequence[None]:
                 "missing_since": note.missing_since,
                 "last_error": _json_text(note.last_error),
             }
-            for note in items
+            for note in sorted(items, key=lambda note: note.job_uid)
         ],
     )
     return [None] * len(items)
@@ -239,6 +251,7 @@ def _untrack(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequ
 def _purge(connection: Connection, items: Sequence[str]) -> Sequence[Job | Exception]:
     results: list[Job | Exception] = []
     for uid in items:
+        hold_jobs(connection, [uid])  # or another node could record an event that stays behind
         row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
         if row is None:
             results.append(NotFound(f"there is no job {uid}"))
@@ -265,30 +278,45 @@ def _many(connection: Connection, statement: Any, parameters: dict[str, Any]) ->
 
 def _planned(connection: Connection, parameters: dict[str, Any]) -> list[Job]:
     source, account = parameters["source"], parameters["account"]
-    return [
-        Job(
-            uid=uid,
-            external_id=external_id,
-            source=source,
-            account=account,
-            progress=Progress(status=status),
-            action=action,
-            channel=channel,
-            scheduled_at=scheduled_at,
-            started_at=started_at,
-            next_attempt_at=next_attempt_at,
-            attempt_count=attempt_count,
-            next_poll_at=next_poll_at,
-            poll_step=poll_step,
-            weight=weight,
-        )
-        for uid, external_id, status, action, channel, scheduled_at, started_at, next_attempt_at, *(
-            attempt_count,
-            next_poll_at,
-            poll_step,
-            weight,
-        ) in connection.execute(OPEN_AFTER, parameters)
-    ]
+    return [_planned_job(source, account, *row) for row in connection.execute(OPEN_AFTER, parameters)]
+
+
+def _opened_since(connection: Connection, parameters: dict[str, Any]) -> list[Job]:
+    return [_planned_job(*row) for row in connection.execute(OPENED_SINCE, parameters)]
+
+
+def _planned_job(
+    source: str,
+    account: str,
+    uid: str,
+    external_id: str,
+    status: str | None,
+    action: str | None,
+    channel: str | None,
+    scheduled_at: float | None,
+    started_at: float | None,
+    next_attempt_at: float | None,
+    attempt_count: int,
+    next_poll_at: float | None,
+    poll_step: int,
+    weight: float,
+) -> Job:
+    return Job(
+        uid=uid,
+        external_id=external_id,
+        source=source,
+        account=account,
+        progress=Progress(status=status),
+        action=action,
+        channel=channel,
+        scheduled_at=scheduled_at,
+        started_at=started_at,
+        next_attempt_at=next_attempt_at,
+        attempt_count=attempt_count,
+        next_poll_at=next_poll_at,
+        poll_step=poll_step,
+        weight=weight,
+    )
 
 
 def _find(connection: Connection, external_id: str, source: str | None, account: str | None) -> list[Job]:

@@ -4,6 +4,8 @@
 is too much to say, or when something may have been missed. With SQLite there are no others, and nothing is said.
 """
 
+from collections.abc import Iterable
+
 from sqlalchemy.engine import Connection
 
 from relay.store.statements import SQLITE
@@ -19,10 +21,13 @@ def notify(connection: Connection, notice: str) -> None:
         connection.info.setdefault(_KEY, set()).add(notice)
 
 
-def taken(connection: Connection, sender: str) -> str | None:
-    """What is to be said of the open transaction: the sender, then a line for each notice. None for nothing."""
-    notices = connection.info.pop(_KEY, None)
-    if not notices:
-        return None
+def taken(connection: Connection) -> set[str]:
+    """What is to be said of the open transaction."""
+    notices: set[str] = connection.info.pop(_KEY, set())
+    return notices
+
+
+def payload(sender: str, notices: Iterable[str]) -> str:
+    """The sender, then a line for each notice."""
     lines = "\n".join(sorted(notices))
     return f"{sender}\n{lines if len(lines.encode()) < MAX_BYTES else ALL}"

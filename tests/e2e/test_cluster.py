@@ -40,6 +40,8 @@ async def _quick(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     monkeypatch.setattr(cluster, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(cluster, "RENEW_SECONDS", 0.2)
     monkeypatch.setattr(cluster, "SCAN_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "UNHEARD_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "RECONCILE_SECONDS", 0.2)
     async with asyncio.timeout(60):
         yield
 
@@ -156,6 +158,23 @@ async def test_what_can_not_be_heard_is_found(first: World, database_url: str, m
         jobs = [await second.job() for _ in range(3)]
         await until(ended(first, *jobs))
         once_and_in_order(first, *jobs)
+
+
+async def test_what_nobody_said_is_found_all_the_same(first: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def mute(self: postgres.PostgresDatabase) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(postgres.PostgresDatabase, "_say", mute)
+    async with open_beside(first) as second:
+        await second.subscribe()
+        job_id = await second.job(attempt_failures=0, start_delay_seconds=36_000, run_seconds=1, in_lane=False)
+        await until(lambda: first.looks("observed") >= 1)
+        assert (await second.api.delete(f"/v1/jobs/{job_id}")).status_code == 200
+        await until(lambda: first.poller.planner.stats(first.node._clock()).open_jobs == 0)
+        seen = first.looks("observed")
+        monkeypatch.setattr(cluster, "LATE_COMMIT_SECONDS", 0.0)  # as if it had been registered long ago
+        assert (await second.api.post("/v1/jobs", json={"id": job_id})).status_code == 200
+        await until(lambda: first.looks("observed") > seen)
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
