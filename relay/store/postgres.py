@@ -2,15 +2,15 @@
 
 One connection of its own writes, with the same group commit as SQLite's thread; a pool reads. While the server can not
 be reached (or only as a read-only replica, or has no connection left) what waits to be written goes on waiting and is
-tried again; `trouble` says why. A commit whose answer was lost may be run twice: every batch function finds its own
-work done then (a sequence that has moved on, a lease that is gone, a job that is there).
+tried again; `trouble` says why. Where the answer to a commit was lost, the server is asked how that ended: nothing is
+written twice.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from secrets import token_hex
@@ -36,7 +36,7 @@ from relay.store.groups import (
     resolve,
     run_group,
 )
-from relay.store.notices import ALL, taken
+from relay.store.notices import ALL, payload, taken
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
@@ -48,9 +48,13 @@ MAX_CONFLICTS = 5
 CHANNEL = "relay"
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :said)")
 LIVENESS_SECONDS = 10.0
+TRANSACTION = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
+END_OF = text("SELECT pg_xact_status(CAST(CAST(:transaction AS text) AS xid8))")
+UNKNOWN_TRANSACTION = "22023"  # a replica that has not heard of it took over
 
 # SQLSTATE (PostgreSQL, appendix A): what another try may cure, at once or when the server is itself again.
-CONFLICTS = frozenset({"40001", "40P01", "55P03"})
+# A key that is there already (23505): another node was quicker, and the next try finds what it wrote.
+CONFLICTS = frozenset({"40001", "40P01", "55P03", "23505"})
 UNAVAILABLE = ("08", "53", "57P", "25006")
 
 log = structlog.get_logger("relay.store")
@@ -82,9 +86,12 @@ class PostgresDatabase:
         self._engine: AsyncEngine | None = None
         self._writing: AsyncEngine | None = None
         self._ahead_seconds = 0.0
+        self._unsaid: set[str] = set()
+        self._something_to_say = asyncio.Event()
+        self._saying: asyncio.Task[None] | None = None
         self._after_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
-        self.writer = AsyncWriter(self.transaction)
+        self.writer = AsyncWriter(self.transaction, self.was_committed)
 
     def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None:
         """Has one of these called at the end of every transaction."""
@@ -108,10 +115,14 @@ class PostgresDatabase:
             await self._dispose()
             raise StoreError(f"cannot reach the database {shown(self.url)}: {reason_of(error)}") from error
         self.writer.start()
+        self._saying = asyncio.get_running_loop().create_task(self._say())
 
     async def close(self) -> None:
         """Writes what waits and closes every connection."""
         await self.writer.close()
+        if self._saying is not None:
+            self._saying.cancel()
+            await asyncio.wait([self._saying])
         await self._dispose()
 
     async def _dispose(self) -> None:
@@ -199,13 +210,15 @@ class PostgresDatabase:
     async def transaction(self) -> AsyncIterator[Callable[[Sequence[Waiting]], Any]]:
         """A write transaction: what is yielded runs a group in it. It ends with the block."""
         assert self._writing is not None
+        notices: set[str] = set()
         try:
             async with self._writing.begin() as connection:
 
-                async def run(group: Sequence[Waiting]) -> None:
+                async def run(group: Sequence[Waiting]) -> str | None:
                     await connection.run_sync(run_group, group)
-                    if said := await connection.run_sync(taken, self.name):
-                        await connection.execute(NOTIFY, {"said": said})
+                    notices.update(await connection.run_sync(taken))
+                    transaction: str | None = (await connection.execute(TRANSACTION)).scalar_one()
+                    return transaction
 
                 yield run
         except BaseException:
@@ -214,16 +227,53 @@ class PostgresDatabase:
             raise
         for call in self._after_commit:
             call()
+        if notices:
+            self._unsaid |= notices
+            self._something_to_say.set()
+
+    async def _say(self) -> None:
+        """Tells the other nodes, outside of the transactions that write: commits that notify wait for each other, all
+        over the server. What is lost here is found by a scan."""
+        while True:
+            await self._something_to_say.wait()
+            self._something_to_say.clear()
+            notices, self._unsaid = self._unsaid, set()
+            try:
+                assert self._engine is not None
+                async with self._engine.begin() as connection:
+                    await connection.execute(NOTIFY, {"said": payload(self.name, notices)})
+            except Exception as error:
+                log.warning("others_not_told", notices=len(notices), error=reason_of(error))
+                self._unsaid.add(ALL)
+                self._something_to_say.set()
+                await asyncio.sleep(LAST_PAUSE_SECONDS)
+
+    async def was_committed(self, transaction: str) -> bool:
+        """Whether a transaction was committed whose end we did not hear of; where it goes on, its end is waited for."""
+        assert self._writing is not None
+        try:
+            async with self._writing.connect() as connection, asyncio.timeout(STATEMENT_TIMEOUT_SECONDS):
+                while True:
+                    end = (await connection.execute(END_OF, {"transaction": transaction})).scalar_one()
+                    if end != "in progress":
+                        return bool(end == "committed")
+                    await asyncio.sleep(FIRST_PAUSE_SECONDS)
+        except DBAPIError as error:
+            if sqlstate_of(error) == UNKNOWN_TRANSACTION:
+                return False
+            raise
 
 
 class AsyncWriter:
     """Group commit in a task: see `relay.store.writer`, whose promises it keeps.
 
-    transaction  opens a write transaction; runs a group in it
+    transaction    opens a write transaction; runs a group in it and returns its id (None: nothing was written)
+    was_committed  tells of an id whether that transaction was committed
     """
 
-    def __init__(self, transaction: Callable[[], Any]) -> None:
+    def __init__(self, transaction: Callable[[], Any], was_committed: Callable[[str], Awaitable[bool]]) -> None:
         self._transaction = transaction
+        self._was_committed = was_committed
         self._waiting: deque[Waiting] = deque()
         self._places = asyncio.Semaphore(MAX_WAITING_ITEMS)
         self._wake = asyncio.Event()
@@ -280,12 +330,16 @@ class AsyncWriter:
 
     async def _commit(self, group: list[Waiting]) -> None:
         pause_seconds, conflicts = FIRST_PAUSE_SECONDS, 0
+        transaction: str | None = None  # whose end is not known
         while True:
             try:
-                async with self._transaction() as run:
-                    await run(group)
+                if transaction is None or not await self._was_committed(transaction):
+                    transaction = None
+                    async with self._transaction() as run:
+                        transaction = await run(group)
             except Exception as error:
                 if is_conflict(error) and conflicts < MAX_CONFLICTS:
+                    transaction = None
                     conflicts += 1
                 elif is_unavailable(error):
                     if not self._waits(error):
