@@ -268,7 +268,8 @@ def _refusal(status: int, raw: bytes) -> ApiError:
         if detail and str(detail) not in text:
             text += f"; {error.get('pointer', '')}: {detail}"
     if status == 401:
-        text += " (set RELAY_TOKEN to a token of auth.tokens)"
+        # in front: what follows `Authorization:` is redacted wherever it is printed
+        text = f"set RELAY_TOKEN to a token of auth.tokens: {text}"
     return ApiError(text, status=status)
 
 
