@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from relay.app import Node, open_node
 from relay.cli.demo_stage import listen, served, url_of
+from relay.clock import Clock, wall_clock
 from relay.config import (
     LOOPBACK_NETWORKS,
     AccountSettings,
@@ -160,11 +161,13 @@ async def open_e2e_world(
     api_key_file: Path | None = None,
     timeout_seconds: float = 5.0,
     database_url: str | None = None,
+    upstream_clock: Clock = wall_clock,
+    encryption_key: str | None = None,
 ) -> AsyncIterator[World]:
     received: dict[str, list[Received]] = {}
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
-        upstream = Sandbox(seed=1, speed=SPEED, rate_limit=None).app()
+        upstream = Sandbox(seed=1, speed=SPEED, rate_limit=None).app(clock=upstream_clock)
         await stack.enter_async_context(served(upstream, at_sandbox))
         account = AccountSettings(api_key=api_key, api_key_file=None if api_key_file is None else str(api_key_file))
         source = SourceSettings(
@@ -177,7 +180,7 @@ async def open_e2e_world(
         settings = Settings(
             server=ServerSettings(shutdown_seconds=5.0),
             database=DatabaseSettings(url=database_url or f"sqlite:///{folder / 'relay.db'}", pool_size=4),
-            encryption=EncryptionSettings(keys=(new_key(),)),
+            encryption=EncryptionSettings(keys=(encryption_key or new_key(),)),
             sources={source.name: source},
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
         )

@@ -84,6 +84,10 @@ class RelayWorld:
         assert self.relay is not None
         self.relay.popen.send_signal(number)
 
+    def hang_up(self) -> None:
+        """SIGHUP: the settings are to be read again."""
+        self.send(signal.SIGHUP)
+
     async def ended(self) -> int:
         """Waits for the end of the process: its exit code."""
         assert self.relay is not None
@@ -103,7 +107,7 @@ class RelayWorld:
 
     async def run(self, *arguments: str, **variables: str) -> tuple[int, list[str]]:
         """Runs another command to its end."""
-        process = self.start(*arguments, RELAY_URL=self.url, **variables)
+        process = self.start(*arguments, **{"RELAY_URL": self.url, **variables})
         return await asyncio.to_thread(process.close), process.lines
 
     @property
@@ -189,7 +193,8 @@ class RelayWorld:
         for job_id in job_ids:
             events = {event["sequence"]: event["id"] for event in self.received if event.get("subject") == job_id}
             ids = {event["id"] for event in self.received if event.get("subject") == job_id}
-            assert [int(sequence) for sequence in events] == list(range(1, len(events) + 1))
+            numbers = [int(sequence) for sequence in events]
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
             assert len(ids) == len(events)
             assert Counter(self.kinds(job_id))[last] == 1
 

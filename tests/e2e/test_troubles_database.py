@@ -23,12 +23,6 @@ LIMIT_BYTES = 16_384
 Disk = tuple[Path, Callable[[RelayWorld], None], Callable[[RelayWorld], None]]
 
 
-@pytest.fixture(autouse=True)
-async def _bounded() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
-        yield
-
-
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
     async with open_relay_world(tmp_path) as world:

@@ -1,0 +1,58 @@
+"""The machine's clock is set forward and back while a real node works: it goes on, and nothing is lost."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+import time_machine
+
+from relay.keys import new_key
+from tests.e2e_world import World, open_e2e_world
+
+HOUR_SECONDS = 3_600.0
+
+
+@pytest.mark.parametrize("seconds", [HOUR_SECONDS, -HOUR_SECONDS], ids=["forward", "back"])
+async def test_a_clock_that_is_set(tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: float) -> None:
+    ahead = time.time() - time.monotonic()
+    async with asyncio.timeout(30), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
+        await world.subscribe()
+        before = [await world.job(run_seconds=400) for _ in range(2)]  # two seconds
+        await world.until(lambda: all("running" in world.kinds(job_id) for job_id in before))
+        looks = world.looks("observed")
+        with time_machine.travel(time.time() + seconds, tick=True):
+            await until_it_looks_again(world, looks)
+            after = [await world.job(run_seconds=100) for _ in range(2)]
+            await world.until(lambda: all("succeeded" in world.kinds(job_id) for job_id in (*before, *after)))
+            ended = [await world.shown(job_id) for job_id in (*before, *after)]
+        assert [job["outcome"] for job in ended] == ["succeeded"] * 4
+        for job_id in (*before, *after):
+            events = [request.event for request in world.received["/events"] if request.event["subject"] == job_id]
+            assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+            assert len({event["id"] for event in events}) == len(events)
+        assert "polling_stalled" not in capsys.readouterr().out
+
+
+async def until_it_looks_again(world: World, looks: float) -> None:
+    """Nobody asks anything of the node meanwhile: it has to find out by itself."""
+    latest = time.monotonic() + 10
+    while world.looks("observed") <= looks:
+        assert time.monotonic() < latest, "it does not look any more"
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("seconds", [HOUR_SECONDS, -HOUR_SECONDS], ids=["forward", "back"])
+async def test_a_clock_that_was_set_while_it_was_down(tmp_path: Path, seconds: float) -> None:
+    key = new_key()
+    async with open_e2e_world(tmp_path, encryption_key=key) as world:
+        await world.subscribe()
+        job_id = await world.job()
+        await world.until(lambda: "succeeded" in world.kinds(job_id))
+    with time_machine.travel(time.time() + seconds, tick=True):
+        async with open_e2e_world(tmp_path, encryption_key=key) as world:
+            await world.subscribe("/again")
+            await world.sandbox.post("/_sandbox/jobs", json={"account": "test"})  # has the first one's id
+            job_id = await world.job()
+            await world.until(lambda: len(world.received.get("/again", [])) == 2)
+            assert (await world.shown(job_id))["outcome"] == "succeeded"

@@ -1,0 +1,182 @@
+"""Settings, key files and commands that are wrong: one line that says where and how to mend it, and exit code 2."""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.process_world import Start
+from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
+
+SOMEBODY_ELSE = 12_345
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
+    async with open_relay_world(tmp_path) as world:
+        yield world
+
+
+WRONG = {
+    # relay.yaml, where it is said to be wrong, and how
+    "unknown key": ("delivery:\n  per_hsot: 8\n", "relay.yaml:2: unknown key delivery.per_hsot", "did you mean"),
+    "bad YAML": ("server: {port: 8080\nauth: [\n", "relay.yaml:", "not YAML"),
+    "wrong value": ("server:\n  port: many\n", "relay.yaml:2: server.port", "many"),
+    "variable": ("auth:\n  tokens: [{name: a, token: '${UNSET}'}]\n", "relay.yaml:2:", "UNSET, which is not set"),
+    "secret file": ("encryption: {keys: ['${file:/nowhere/key}']}\n", "/nowhere/key, which", "does not exist"),
+    "open to all": ("server: {host: 0.0.0.0}\n", "server.host", "token"),
+    "itself": ("server: {port: 18080}\nsources: {revor: {base_url: 'http://127.0.0.1:18080'}}\n", "base_url", "relay"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_settings(start: Start, tmp_path: Path, what: str) -> None:
+    text, where, hint = WRONG[what]
+    (tmp_path / "relay.yaml").write_text(text)
+    process = start("serve")
+    assert process.close() == 2
+    (line,) = process.lines
+    assert where in line
+    assert hint in line
+    assert not list(tmp_path.glob("relay.db*"))  # nothing was begun
+
+
+def test_settings_that_can_not_be_read(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "relay.yaml"
+    file.write_text(SETTINGS)
+    file.chmod(0o000)
+    process = start("serve", limits="UNPRIVILEGED")
+    assert process.close() == 2
+    assert process.lines == [
+        "relay: relay.yaml: the settings file can not be read (Permission denied): give another with --config, "
+        "or write one with `relay init`"
+    ]
+    process = start("serve", "--config", "elsewhere.yaml")
+    assert process.close() == 2
+    assert "elsewhere.yaml: the settings file can not be read (No such file or directory)" in process.lines[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="ONLY ROOT CAN GIVE A FILE TO SOMEBODY ELSE")
+def test_settings_and_key_of_another_owner(start: Start, tmp_path: Path) -> None:
+    file, key = tmp_path / "relay.yaml", tmp_path / "state" / "revor-relay" / "key"
+    file.write_text("")
+    os.chown(file, SOMEBODY_ELSE, SOMEBODY_ELSE)
+    file.chmod(0o600)
+    process = start("serve", "--port", "0", limits="UNPRIVILEGED")
+    assert process.close() == 2
+    assert "relay.yaml: the settings file can not be read (Permission denied)" in process.lines[0]
+    file.chmod(0o644)
+    key.parent.mkdir(parents=True)
+    key.write_text("what it holds can not be read")
+    os.chown(key, SOMEBODY_ELSE, SOMEBODY_ELSE)
+    key.chmod(0o600)
+    process = start("serve", "--port", "0", limits="UNPRIVILEGED")
+    assert process.close() == 2
+    assert f"{key}: the key file can not be made or read (Permission denied)" in process.lines[0]
+
+
+async def test_a_key_file_that_others_may_read(world: RelayWorld, tmp_path: Path) -> None:
+    key = tmp_path / "state" / "revor-relay" / "key"
+    await world.serve()
+    assert await world.end() == 0
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    key.chmod(0o644)
+    line = await world.refused()
+    assert f"{key}: others may read the key file (0644): chmod 600 '{key}'" in line
+    key.chmod(0o600)
+    await world.serve()
+
+
+async def test_a_key_file_that_is_lost_or_spoiled(world: RelayWorld, tmp_path: Path) -> None:
+    key = tmp_path / "state" / "revor-relay" / "key"
+    await world.serve()
+    made = await world.subscribe()
+    assert await world.end() == 0
+    copy = key.read_bytes()
+
+    key.write_text("half a k")
+    line = await world.refused()
+    assert f"{key}: the key file does not hold 32 bytes as URL-safe base64: bring back a copy of it" in line
+    assert "half a k" not in line
+    key.unlink()
+    line = await world.refused()
+    assert "bring back the key file" in line
+
+    key.write_bytes(copy)
+    key.chmod(0o600)
+    await world.serve()
+    await world.until_delivered([await world.job()])
+    assert (await world.get(f"/v1/subscriptions/{made['id']}"))["state"] == "enabled"
+
+
+async def test_no_place_for_a_key_file(world: RelayWorld, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o555)
+    line = await world.refused(limits="UNPRIVILEGED")
+    assert "key: the key file can not be made or read (Permission denied): give RELAY_ENCRYPTION_KEY instead" in line
+    assert not list(tmp_path.glob("relay.db*"))
+
+
+async def test_bad_settings_at_sighup_change_nothing(world: RelayWorld, tmp_path: Path) -> None:
+    await world.serve()
+    await world.subscribe()
+    for text, said in (
+        ("delivery: {per_host: many}\n", "per_host"),
+        ("delivery: [", "not YAML"),
+        ("delivry: {}\n", "delivery"),
+    ):
+        world.settings(text)
+        world.hang_up()
+        assert said in await world.said(r'(.*"event":"settings_refused".*)')
+    (tmp_path / "relay.yaml").unlink()  # it was there at the start
+    world.hang_up()
+    assert "can not be read" in await world.said(r'(.*"event":"settings_refused".*)')
+    await world.until_delivered([await world.job()])
+    world.settings(more="retention: {jobs_days: 7}\n")
+    world.hang_up()
+    await world.said("retention.jobs_days.*settings_need_a_restart")
+    await world.until_ready()
+    assert await world.end() == 0
+
+
+def test_data_files_that_are_missing(start: Start, tmp_path: Path) -> None:
+    for package in ("relay", "subscribers"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "_*s"))
+    process = start("migrate", PYTHONPATH=str(tmp_path))
+    assert process.close() == 1
+    (line,) = process.lines
+    assert "install again with `pip install --force-reinstall revor-relay`" in line
+
+
+async def test_commands_that_go_wrong(world: RelayWorld, tmp_path: Path) -> None:
+    nobody = {"RELAY_URL": "http://127.0.0.1:9"}
+    code, lines = await world.run("jobs", "list", **nobody)
+    assert (code, len(lines)) == (1, 1)
+    assert "start one with `relay serve`, or set RELAY_URL" in lines[0]
+    world.settings(
+        more="auth: {tokens: [{name: ops, token: 'rl_a-token-of-at-least-32-characters', scopes: [admin]}]}\n"
+    )
+    await world.serve()
+    code, lines = await world.run("jobs", "list")
+    assert (code, len(lines)) == (1, 1)
+    assert "RELAY_TOKEN" in lines[0]
+    token = {"RELAY_TOKEN": "rl_a-token-of-at-least-32-characters"}
+    code, lines = await world.run("jobs", "show", "nobody", **token)
+    assert (code, len(lines)) == (1, 1)
+    assert "nobody" in lines[0]
+    code, lines = await world.run("jobs", "list", "--limt", "3", **token)
+    assert (code, len(lines)) == (2, 1)
+    assert "relay jobs list --help" in lines[0]
+    assert (await world.run("jobs", "list", **token))[0] == 0
+
+
+def test_a_demo_that_stops(start: Start) -> None:
+    process = start("demo", "--jobs", "100", "--speed", "600", "--json", limits="RLIMIT_FSIZE=700000")  # a full disk
+    assert process.close() == 1
+    assert re.match(r"relay: POST http://127\.0\.0\.1:\d+/v1/jobs answered 503: .*disk I/O error", process.lines[-1])
+    assert not any("Traceback" in line for line in process.lines)

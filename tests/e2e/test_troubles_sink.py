@@ -1,0 +1,298 @@
+"""Each trouble that a sink can make, over real connections: what an attempt says, what is kept, how it is mended."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
+    async with open_relay_world(tmp_path) as world:
+        yield world
+
+
+async def attempts(world: RelayWorld, subscription: str, state: str) -> list[dict[str, Any]]:
+    """The attempts of a delivery to the subscription, once there is one in this state that has some."""
+    found: list[dict[str, Any]] = []
+
+    async def has_some() -> bool:
+        items = (await world.get(f"/v1/deliveries?subscription={subscription}&state={state}"))["items"]
+        for item in items:
+            found.extend((await world.get(f"/v1/deliveries/{item['id']}"))["attempts"])
+        return bool(found)
+
+    await world.until(has_some, f"no {state} delivery with an attempt")
+    return found
+
+
+async def state_of(world: RelayWorld, subscription: str) -> dict[str, Any]:
+    shown: dict[str, Any] = await world.get(f"/v1/subscriptions/{subscription}")
+    return shown
+
+
+async def disabled(world: RelayWorld, subscription: str) -> bool:
+    return bool((await state_of(world, subscription))["state"] == "disabled")
+
+
+async def test_bad_statuses_are_tried_again(world: RelayWorld) -> None:
+    refused: dict[str, int] = {}
+
+    async def once(request: Request) -> Response:
+        path = request.url.path
+        refused[path] = refused.get(path, 0) + 1
+        status = int(path.rpartition("/")[2])
+        headers = {"location": "/elsewhere"} if status == 302 else {}
+        return PlainTextResponse("no such hook", status if refused[path] == 1 else 200, headers)
+
+    world.answering = once
+    await world.serve()
+    made = {
+        status: await world.subscribe("ai.revor.job.succeeded", sink=f"{world.sink_url}/{status}")
+        for status in (302, 404, 500)
+    }
+    await world.job()
+    for status, subscription in made.items():
+        first, second = await attempts(world, subscription["id"], "delivered")
+        assert (first["status_code"], second["status_code"]) == (status, 200)
+        assert "no such hook" in first["response_excerpt"]
+    assert all(count == 2 for count in refused.values())
+    assert not any("elsewhere" in path for path in refused)
+
+
+async def test_gone_disables(world: RelayWorld) -> None:
+    status = 410
+
+    async def gone(_request: Request) -> Response:
+        return PlainTextResponse("gone", status)
+
+    world.answering = gone
+    await world.serve()
+    made = await world.subscribe("ai.revor.job.running", "ai.revor.job.succeeded")
+    job_id = await world.job()
+    await world.until(lambda: disabled(world, made["id"]))
+    later = await world.job()
+    (event,) = (await world.get("/v1/events?type=relay.subscription.disabled"))["items"]
+    assert made["id"] in str(event["data"])
+    assert world.received == []
+    status = 200
+    code, lines = await world.run("subscriptions", "resume", made["id"])
+    assert code == 0, lines
+    await world.until_delivered([job_id, later])  # what was held, and what was recorded meanwhile
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_pauses(world: RelayWorld, status: int) -> None:
+    came: list[float] = []
+
+    async def busy(_request: Request) -> Response:
+        came.append(time.monotonic())
+        return PlainTextResponse("later", status if len(came) == 1 else 200, {"retry-after": "2"})
+
+    world.answering = busy
+    await world.serve()
+    made = await world.subscribe("ai.revor.job.running", "ai.revor.job.succeeded")
+    job_ids = [await world.job()]
+    tried = await attempts(world, made["id"], "pending")
+    assert tried[0]["status_code"] == status
+    job_ids += [await world.job() for _ in range(2)]  # these wait as well
+    pending = (await world.get(f"/v1/deliveries?subscription={made['id']}&state=pending"))["items"]
+    assert any(one["next_attempt_at"] is not None for one in pending)
+    await world.until_delivered(job_ids)
+    assert came[1] - came[0] >= 1.99
+    assert (await state_of(world, made["id"]))["state"] == "enabled"
+
+
+async def test_only_failures_for_long_disable(world: RelayWorld) -> None:
+    world.settings(SETTINGS.replace("delivery:\n", "delivery:\n  disable_after_seconds: 1\n"))
+    healthy = False
+
+    async def ill(_request: Request) -> Response:
+        return PlainTextResponse("", 200 if healthy else 500)
+
+    world.answering = ill
+    await world.serve()
+    made = await world.subscribe("ai.revor.job.running", "ai.revor.job.succeeded")
+    job_id = await world.job()
+    await world.until(lambda: disabled(world, made["id"]))
+    assert (await state_of(world, made["id"]))["disabled_reason"]
+    later = await world.job()
+    assert (await world.get("/v1/events?type=relay.subscription.disabled"))["items"]
+    healthy = True
+    assert (await world.run("subscriptions", "resume", made["id"]))[0] == 0
+    await world.until_delivered([job_id, later])
+
+
+async def test_a_schedule_that_is_exhausted(world: RelayWorld) -> None:
+    world.settings(SETTINGS.replace("[0.1s, 0.2s, 0.5s, 1s, 1s, 1s, 2s, 2s, 2s, 2s]", "[0.1s]"))
+    bad = ""
+
+    async def choosy(request: Request) -> Response:
+        return PlainTextResponse("", 500 if (await request.json())["subject"] == bad else 200)
+
+    world.answering = choosy
+    await world.serve()
+    made = await world.subscribe("ai.revor.job.succeeded")
+    bad = await world.upstream_job()
+    assert (await world.call("POST", "/v1/jobs", {"id": bad}))[0] == 201
+    tried = await attempts(world, made["id"], "dead")
+    assert [one["number"] for one in tried] == [1, 2]
+    await world.until_delivered([await world.job()])  # the others go on
+    assert (await world.get("/v1/events?type=relay.delivery.expired"))["items"]
+    code, lines = await world.run("deliveries", "list", "--state", "dead", "--json")
+    assert code == 0, lines
+    (dead,) = (await world.get("/v1/deliveries?state=dead"))["items"]
+    assert dead["id"] in lines[0]
+    job_id, bad = bad, ""
+    assert (await world.run("deliveries", "retry", dead["id"]))[0] == 0
+    await world.until_delivered([job_id])
+
+
+async def test_a_receiver_that_does_not_verify(world: RelayWorld, tmp_path: Path) -> None:
+    kept: list[bytes] = []
+
+    async def strict(request: Request) -> Response:
+        head = b"".join(b"%s: %s\r\n" % pair for pair in request.headers.raw)
+        kept.append(b"POST /hook HTTP/1.1\r\n" + head + b"\r\n" + await request.body())
+        return PlainTextResponse("bad signature", 400)
+
+    world.answering = strict
+    await world.serve()
+    made = await world.subscribe("ai.revor.job.succeeded")
+    await world.job()
+    tried = await attempts(world, made["id"], "pending")
+    assert "bad signature" in tried[0]["response_excerpt"]
+    request = tmp_path / "request.txt"
+    request.write_bytes(kept[0])
+    code, lines = await world.run("verify", "--secret", made["config"]["secret"], str(request))
+    assert code == 0, lines
+    code, lines = await world.run("verify", "--secret", "whsec_" + "A" * 32, str(request))
+    assert code == 1
+    assert any("secret" in line for line in lines), lines
+    request.write_bytes(kept[0].replace(b'"specversion"', b' "specversion"'))
+    code, lines = await world.run("verify", "--secret", made["config"]["secret"], str(request))
+    assert code == 1
+
+
+async def test_a_sink_that_is_not_allowed(world: RelayWorld) -> None:
+    await world.serve()
+    made = await world.subscribe("ai.revor.job.succeeded")
+    assert await world.end() == 0
+    world.settings(SETTINGS.partition("security:")[0])
+    await world.serve()
+    status, problem = await world.call("POST", "/v1/subscriptions", {"sink": world.sink_url})
+    assert (status, problem["code"]) == (422, "sink_refused")
+    assert "security.allow_" in problem["detail"]
+    job_id = await world.job()  # one that was allowed once is judged again at every attempt
+    tried = await attempts(world, made["id"], "pending")
+    assert tried[0]["error"].startswith("refused: ")
+    assert "security.allow_" in tried[0]["error"]
+    assert world.received == []
+    assert await world.end() == 0
+    world.settings()
+    await world.serve()
+    await world.until_delivered([job_id])
+
+
+@contextlib.asynccontextmanager
+async def peer(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """Something that listens: its host and port."""
+    server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def _hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+    writer.close()
+
+
+async def _babbles(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+    writer.write(b"220 mail.example.com ESMTP\r\n\r\n")
+    writer.close()
+
+
+async def _is_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+    writer.close()
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A certificate that nobody vouches for."""
+    names = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt", "-subj", "/CN=localhost", "-days", "1"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *names]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    return context
+
+
+async def test_the_words_of_an_attempt(world: RelayWorld, tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            nobody = f"127.0.0.1:{free.getsockname()[1]}"
+        silent, rude, foreign = [
+            await stack.enter_async_context(peer(talk)) for talk in (_is_silent, _hangs_up, _babbles)
+        ]
+        unvouched = await stack.enter_async_context(peer(_babbles, self_signed(tmp_path)))
+        sinks = {
+            "timeout": f"http://{silent}/",
+            "tls": f"https://{unvouched}/",
+            "dns": "https://nowhere.invalid/",
+            "connect": f"http://{nobody}/",
+            "refused": "https://10.1.2.3/",
+            "read": f"http://{rude}/",
+            "protocol": f"http://{foreign}/",
+        }
+        await world.serve()
+        made = {}
+        for word, sink in sinks.items():
+            body = {"sink": sink, "config": {"timeout_seconds": 1}, "types": ["ai.revor.job.succeeded"]}
+            status, made[word] = await world.call("POST", "/v1/subscriptions", body)
+            if word == "refused":
+                assert (status, made.pop(word)["code"]) == (422, "sink_refused")
+            else:
+                assert status == 201, made[word]
+        healthy = await world.subscribe("ai.revor.job.succeeded")
+        job_id = await world.job()
+        await world.until_delivered([job_id])  # none of the others is in its way
+        for word, subscription in made.items():
+            tried = await attempts(world, subscription["id"], "pending")
+            assert tried[0]["error"].partition(":")[0] == word, tried[0]
+            assert tried[0]["status_code"] is None
+        assert len(await attempts(world, healthy["id"], "delivered")) == 1
+
+
+async def test_an_attempt_that_a_shutdown_cuts_off(world: RelayWorld) -> None:
+    world.settings(more="server: {shutdown_seconds: 1}\n")
+    async with peer(_is_silent) as silent:
+        await world.serve()
+        made = await world.subscribe("ai.revor.job.succeeded", sink=f"http://{silent}/")
+        await world.job()
+
+        async def is_out() -> bool:
+            return "relay_deliveries_in_flight 1.0" in str((await world.call("GET", "/metrics"))[1])
+
+        await world.until(is_out)
+        assert await world.end() == 0
+    world.settings()
+    await world.serve()  # nobody is there now: the next attempt comes at once, and says so
+    tried = await attempts(world, made["id"], "pending")
+    assert tried[-1]["error"].partition(":")[0] == "connect"
