@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shlex
 import threading
 import time
 import urllib.error
@@ -16,17 +17,22 @@ from typing import Any, get_args
 import pytest
 
 import relay.cli
+from relay.app import NO_KEY
+from relay.cluster import LEASE_SECONDS, RENEW_SECONDS
 from relay.config import VARIABLES, describe
 from relay.core.events import RELAY_EVENTS, job_event_types
 from relay.core.planner.views import Reason as LookReason
 from relay.core.signing import Reason as VerifyReason
 from relay.core.signing import new_secret, sign
+from relay.dispatcher import LEASE_MARGIN_SECONDS
 from relay.errors import RelayError
 from relay.metrics import Metrics
 from relay.sources.client import LookKind
+from relay.store.postgres import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+DOCUMENTS = sorted((ROOT / "README.md", *DOCS.glob("*.md")))
 CODE = sorted(path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*.py"))
 OF_THE_SANDBOX = ROOT / "relay" / "sandbox"  # speaks the upstream's codes, not ours
 ON_REAL_GROUND = (ROOT / "tests" / "e2e", ROOT / "tests" / "packaging")
@@ -55,6 +61,8 @@ def test_every_setting_with_its_default() -> None:
         assert row is not None, f"docs/settings.md does not have {doc.key}"
         default = "needed" if doc.default == "(needed)" else f"`{doc.default}`"
         assert default in row, f"docs/settings.md has another default of {doc.key}"
+        assert f"| {doc.type} |" in row, f"docs/settings.md has another kind of {doc.key}"
+        assert f"| {doc.meaning} |" in row, f"docs/settings.md has another meaning of {doc.key}"
         assert row.rstrip().endswith("| yes |") is doc.reloaded, f"docs/settings.md is wrong about SIGHUP and {doc.key}"
     settings = {f"`{doc.key}`" for doc in describe()}
     documented = {name for name in rows if "." in name.strip("`") and not name.startswith("`RELAY_")}
@@ -101,7 +109,8 @@ def test_every_endpoint() -> None:
         assert {int(found) for found in re.findall(r"\d{3}", rows[operation])} == set(answers), operation
 
 
-def test_every_command() -> None:
+def commands_with_options() -> dict[str, list[str]]:
+    """Every command that is not hidden, such as `relay jobs add`."""
     from typer.main import get_command
 
     def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
@@ -113,13 +122,58 @@ def test_every_command() -> None:
             if not child.hidden:
                 yield from walk(child, (*words, name))
 
-    commands = dict(walk(get_command(relay.cli.app), ("relay",)))
+    return dict(walk(get_command(relay.cli.app), ("relay",)))
+
+
+def test_every_command() -> None:
+    commands = commands_with_options()
     text = (DOCS / "commands.md").read_text(encoding="utf-8")
     rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `relay ")}
     assert set(commands) == set(rows)
     for command, options in commands.items():
         missing = [option for option in options if not re.search(rf"`{option}[` ]", rows[command])]
         assert missing == [], f"docs/commands.md does not have these of {command}"
+
+
+def typed(text: str) -> Iterator[str]:
+    """The commands of ours in a document: those after a prompt, and those in `backticks`."""
+    blocks = "\n".join(re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
+    lines = re.findall(r"^\$ (.+)$", blocks, flags=re.MULTILINE)
+    lines += re.findall(r"`(relay [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        while words and "=" in words[0]:
+            del words[0]  # a variable for this command
+        if words and Path(words[0]).name == "relay":
+            yield shlex.join(["relay", *words[1:]])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_is_typed_is_there(document: Path) -> None:
+    commands = commands_with_options()
+    groups = {command.rpartition(" ")[0] for command in commands}
+    for line in typed(document.read_text(encoding="utf-8")):
+        words = shlex.split(line)
+        known = [command for command in commands if words[: len(command.split())] == command.split()]
+        options = [word.partition("=")[0] for word in words if word.startswith("--")]
+        if known:
+            assert set(options) - {*commands[known[0]], "--help"} == set(), f"{document.name}: {line}"
+        else:  # `relay --version`, `relay COMMAND --help`, or a whole group
+            assert set(options) <= {"--help", "--version"}, f"{document.name}: {line}"
+            rest = [word for word in words[1:] if not word.startswith("--") and not word.isupper()]
+            assert not rest or " ".join(words) in groups, f"{document.name}: there is no {line}"
+
+
+def test_what_is_said_of_postgresql() -> None:
+    text = (DOCS / "postgresql.md").read_text(encoding="utf-8")
+    assert f"relay: {NO_KEY}\n" in text
+    assert f"after at most {LEASE_SECONDS + RENEW_SECONDS:g} s (a lease of {LEASE_SECONDS:g} s" in text
+    assert f"another takes them within {RENEW_SECONDS:g} s" in text
+    assert f"`delivery.timeout_seconds` + {LEASE_MARGIN_SECONDS:g} s" in text
+    assert f"Writes wait up to {PATIENCE_SECONDS:g} s" in text
+    documented = set(re.findall(r"`((?:database|delivery|encryption|server)\.[a-z_]+)`", text))
+    assert documented
+    assert documented <= {doc.key for doc in describe()}
 
 
 def test_every_metric() -> None:
