@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from relay import config_kinds as kinds
 from relay.config_kinds import Kind, Network
@@ -21,6 +22,8 @@ MIN_EXPOSED_TOKEN_CHARS = 16
 DEFAULT_SOURCE = "revor"
 DEFAULT_ACCOUNT = "default"
 REVOR_BASE_URL = "https://revor.ai"
+URL_PARAMETERS = ("host", "port", "user", "password", "passfile")
+"""Of a PostgreSQL URL: those that both of the driver's ways to connect understand."""
 LOOPBACK_NETWORKS: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 VARIABLES = {
@@ -43,13 +46,16 @@ def _host_problem(given: str) -> str | None:
 
 def _database_problem(given: str) -> str | None:
     if given.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
-        rest = given.partition("://")[2].partition("?")[0]
+        rest, _, query = given.partition("://")[2].partition("?")
         host, _, database = rest.rpartition("@")[2].partition("/")
         if not database:
             return "must name a database, such as postgresql://relay@db.example/relay"
         port = host.rpartition("]")[2].partition(":")[2]
         if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
             return "must have a port from 1 to 65535, or none, such as postgresql://relay@db.example:5432/relay"
+        if any(name not in URL_PARAMETERS for name, _ in parse_qsl(query, keep_blank_values=True)):
+            known = ", ".join(URL_PARAMETERS)
+            return f"takes no parameters but {known}; TLS is set with the variables PGSSLMODE and PGSSLROOTCERT"
         return None
     if not given.startswith("sqlite:///") or given == "sqlite:///" or "?" in given or "#" in given:
         return (

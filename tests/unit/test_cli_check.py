@@ -105,9 +105,10 @@ def test_a_file_that_is_no_database(upstream: dict[str, str], capsys: pytest.Cap
     assert checked(capsys, 2)["database"]["state"] == "problem"
 
 
-async def _subscribe(sink: str) -> None:
+async def _subscribe(sink: str, *, secret: bool = False) -> None:
     import os
 
+    from relay.core.signing import new_secret
     from relay.core.subscription import Subscription
     from relay.keys import default_state_dir, load_or_create_keyring
     from relay.store.store import open_store
@@ -117,6 +118,8 @@ async def _subscribe(sink: str) -> None:
     )
     try:
         await store.subscriptions.create(Subscription(id="sub_00000000000000000000000001", sink=sink, created_at=1.0))
+        if secret:
+            await store.subscriptions.add_secret("sub_00000000000000000000000001", new_secret(bytes(32)), 1.0)
     finally:
         await store.close()
 
@@ -128,3 +131,18 @@ def test_a_sink_that_the_guard_refuses(upstream: dict[str, str], capsys: pytest.
     found = checked(capsys, 2)["sink sub_00000000000000000000000001"]
     assert found["state"] == "problem"
     assert "hidden" not in found["detail"]
+
+
+def test_a_key_that_is_not_the_databases(
+    upstream: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import asyncio
+
+    from relay.keys import new_key
+
+    asyncio.run(_subscribe("https://receiver.example/hook", secret=True))
+    assert checked(capsys, 0)["sinks"]["state"] == "ok"
+    monkeypatch.setenv("RELAY_ENCRYPTION_KEY", new_key())
+    found = checked(capsys, 2)["sinks"]
+    assert found["state"] == "problem"
+    assert "encryption.keys" in found["detail"]

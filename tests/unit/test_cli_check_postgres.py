@@ -166,3 +166,11 @@ def test_a_port_that_is_none(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1:{port}/relay")
     assert "port from 1 to 65535" in Checks(capsys, 2).detail("settings", "problem")
+
+
+@pytest.mark.parametrize("parameters", ["sslmode=require", "ssl=require", "nonsense=", f"host=/tmp&{PASSWORD}=1"])
+def test_parameters_that_the_driver_does_not_take(
+    parameters: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1/relay?{parameters}")
+    assert "PGSSLMODE" in Checks(capsys, 2).detail("settings", "problem")
