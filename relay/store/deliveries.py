@@ -108,7 +108,9 @@ class DeliveryStore:
 
 
 def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, float]]]) -> Sequence[None]:
-    rows = [{"id": one, "token": token, "now": now} for item in items for one, token, now in item]
+    rows = [
+        {"id": one, "token": token, "now": now} for one, token, now in sorted(row for item in items for row in item)
+    ]
     many(connection, RELEASE, rows)
     return [None] * len(items)
 
@@ -122,14 +124,17 @@ def _retry(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequen
 
 
 def _retry_one(connection: Connection, delivery_id: str, now: float) -> None | Exception:
-    row = connection.execute(select(DELIVERIES).where(DELIVERIES.c.id == delivery_id)).one_or_none()
+    # Held, as another node could take it under a lease meanwhile.
+    row = connection.execute(select(DELIVERIES).where(DELIVERIES.c.id == delivery_id).with_for_update()).one_or_none()
     if row is None:
         return NotFound(f"there is no delivery {delivery_id}")
     if row.state == "blocked":
         return Conflict(f"delivery {delivery_id} waits for an earlier event of its job", code="delivery_waits")
     if row.lease_token is not None and row.due_at > now:
         return Conflict(f"delivery {delivery_id} is being attempted just now", code="delivery_in_flight")
-    known = connection.execute(select(SUBSCRIPTIONS.c.id).where(SUBSCRIPTIONS.c.id == row.subscription_id))
+    known = connection.execute(
+        select(SUBSCRIPTIONS.c.id).where(SUBSCRIPTIONS.c.id == row.subscription_id).with_for_update(read=True)
+    )
     if known.one_or_none() is None:
         return Conflict(f"the subscription of delivery {delivery_id} was removed", code="subscription_removed")
     values: dict[str, Any] = {"due_at": now, "lease_token": None}

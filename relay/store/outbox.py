@@ -101,6 +101,7 @@ class SubscriptionBook:
     def rolled_back(self) -> None:
         """The open transaction was undone, and with it perhaps what was read in it."""
         self._checked = self._changing = False
+        self._number = None  # else a change of another node that was found in it would not be told
         self._forget()
 
     def _forget(self) -> None:

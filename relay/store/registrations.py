@@ -20,7 +20,8 @@ JOBS = JobRow.__table__  # type: ignore[attr-defined]
 _EXTERNAL_IDS = sql(lambda words: f"external_id IN {words.listed('external_ids')}")
 BY_EXTERNAL_IDS = {
     SQLITE: select(JOBS).where(text(_EXTERNAL_IDS.sqlite)),
-    "postgresql": select(JOBS).where(_EXTERNAL_IDS.postgresql),
+    # held: what is found is what is changed; in the order of keys, as everywhere
+    "postgresql": select(JOBS).where(_EXTERNAL_IDS.postgresql).order_by(JOBS.c.uid).with_for_update(),
 }
 BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
 EVENTS_OF_JOB = select(EVENTS).where(EVENTS.c.job_uid == bindparam("job_uid")).order_by(EVENTS.c.sequence)
@@ -66,7 +67,8 @@ class Registrar:
             )
 
     def _insert(self, connection: Connection, new: Sequence[Registration]) -> dict[Key, Registered]:
-        many(connection, INSERT_JOB, [_job_values(registration) for registration in new])
+        # In the order of their keys: two nodes that register the same jobs would wait for each other.
+        many(connection, INSERT_JOB, [_job_values(registration) for registration in sorted(new, key=_key)])
         for registration in new:
             notify(connection, f"jobs {registration.source}/{registration.account}")
         links = [

@@ -214,6 +214,7 @@ class SubscriptionStore:
         return [None] * len(items)
 
     def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
+        self._outbox.book.changed(connection)  # first: nobody adds a delivery of it after the cancellation
         results: list[None | Exception] = []
         for subscription_id, now in items:
             if not connection.execute(delete(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).rowcount:
@@ -224,7 +225,6 @@ class SubscriptionStore:
                 pass
             run(connection, DELETE_CALLBACK_LINKS, id=subscription_id)
             results.append(None)
-        self._outbox.book.changed(connection)
         return results
 
     def _insert_secret(self, connection: Connection, owner: str, value: str, now: float) -> None:

@@ -1,0 +1,508 @@
+"""Two nodes on one PostgreSQL database: what one does is true for the other at once, and neither is ever in the way."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from relay.core.records import AccountState, LookNote, StoredAnswer
+from relay.errors import NotFound, StaleSequence, StoreError
+from relay.store.store import Store
+from tests.store_databases import emptied_postgres
+from tests.store_kit import (
+    NOW,
+    claim,
+    counts,
+    deliver_all,
+    deliveries,
+    held_writer,
+    look,
+    mark_of,
+    registration,
+    relay_event,
+    rows,
+    states,
+    subscription,
+    together,
+    track,
+    until,
+)
+
+ROUNDS = 25
+
+
+@pytest.fixture
+def database_url() -> str:
+    """PostgreSQL: no other database is shared by nodes."""
+    return emptied_postgres()
+
+
+@pytest.fixture
+async def other(store: Store, open_again: Callable[..., Awaitable[Store]]) -> Store:
+    """A second node on the database of `store`."""
+    return await open_again()
+
+
+class Open:
+    """A transaction that is held open by a group of a store's writer."""
+
+    def __init__(self, writes: Sequence["asyncio.Future[Any]"], end: Callable[[], None]) -> None:
+        self.writes = writes
+        self._end = end
+
+    async def commit(self) -> list[Any]:
+        self._end()
+        return await asyncio.gather(*self.writes, return_exceptions=True)
+
+
+@asynccontextmanager
+async def uncommitted(store: Store, *writes: Awaitable[Any]) -> AsyncIterator[Open]:
+    """These writes were run by the database, and are not committed before the block or `commit` ends that."""
+    done, end = asyncio.Event(), asyncio.Event()
+    writer: Any = store.database.writer
+    transaction = writer._transaction
+
+    @asynccontextmanager
+    async def stopping() -> AsyncIterator[Any]:
+        async with transaction() as run:
+            yield run
+            done.set()
+            async with asyncio.timeout(30):
+                await end.wait()
+
+    writer._transaction = stopping
+    tasks = [asyncio.ensure_future(write) for write in writes]
+    try:
+        async with asyncio.timeout(30):
+            await done.wait()
+        writer._transaction = transaction
+        yield Open(tasks, end.set)
+    finally:
+        writer._transaction = transaction
+        end.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def blocked(store: Store, count: int = 1) -> None:
+    """Waits until so many backends of the database wait for a lock."""
+    query = "SELECT COUNT(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(30):
+        while (await rows(store, query))[0]["n"] < count:  # noqa: ASYNC110 - the database tells nobody
+            await asyncio.sleep(0.002)
+
+
+# --- claims and marks
+
+
+async def test_a_node_that_starts_leaves_the_leases_and_requests_of_others_alone(
+    store: Store, open_again: Callable[..., Awaitable[Store]]
+) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued"))
+    (one,) = await claim(store, "sub_1")
+    assert await store.idempotency.begin("key", "digest", NOW, 0.0) is None
+    other = await open_again()
+    assert await claim(other, "sub_1") == ()
+    assert await other.idempotency.begin("key", "digest", NOW, 0.0) == StoredAnswer(body_digest="digest")
+    assert (await store.deliveries.mark(mark_of(one))).kept
+
+
+async def test_claims_at_the_same_time_never_take_the_same_delivery(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    batch = [registration(f"job {n}") for n in range(300)]
+    await store.jobs.register_many(batch)
+    await asyncio.gather(*(store.jobs.record(look(one.uid, 0, "queued")) for one in batch))
+    taken = await asyncio.gather(*(claim((store, other)[nth % 2], "sub_1", 7) for nth in range(60)))
+    ids = [one.id for part in taken for one in part]
+    assert len(ids) == len(set(ids))
+    assert all(len(part) <= 7 for part in taken)
+    rest = [one.id for node in (store, other) for one in await claim(node, "sub_1", 500)]
+    assert len(ids) + len(rest) == 300 == len({*ids, *rest})
+
+
+async def test_a_claim_passes_over_what_another_is_taking(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    for nth in range(4):
+        await store.jobs.record(look(await track(store, f"job {nth}"), 0, "queued"))
+    async with uncommitted(store, claim(store, "sub_1", 2)) as first:
+        async with asyncio.timeout(10):
+            second = await claim(other, "sub_1", 2)
+        (mine,) = await first.commit()
+    assert len(mine) == 2
+    assert not {one.id for one in mine} & {one.id for one in second}
+
+
+async def test_a_mark_under_a_lease_that_another_node_has_taken_over_is_refused(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued", "running"))
+    (late,) = await claim(store, "sub_1", now=NOW)
+    assert await claim(other, "sub_1", now=NOW + 44) == ()
+    (again,) = await claim(other, "sub_1", now=NOW + 46)
+    assert again.id == late.id
+    assert not (await store.deliveries.mark(mark_of(late, "dead", now=NOW + 47))).kept
+    await store.deliveries.release([late], NOW + 47)
+    assert (await other.deliveries.mark(mark_of(again, now=NOW + 48))).kept
+    assert await states(store) == ["delivered", "pending"]
+    assert (await counts(store))["attempts"] == 1
+
+
+async def test_of_two_marks_of_one_delivery_at_once_one_is_kept(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    for nth in range(ROUNDS):
+        await store.jobs.record(look(await track(store, f"job {nth}"), 0, "queued"))
+        (one,) = await claim(store, "sub_1")
+        marked = await asyncio.gather(*(node.deliveries.mark(mark_of(one)) for node in (store, other)))
+        assert sorted(mark.kept for mark in marked) == [False, True]
+    assert (await counts(store))["attempts"] == ROUNDS
+
+
+async def test_a_delivery_that_is_just_taken_is_not_asked_for_again_by_hand(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued"))
+    (row,) = await deliveries(store)
+    async with uncommitted(store, claim(store, "sub_1")) as taking:
+        retry = asyncio.ensure_future(other.deliveries.retry(row["id"], NOW))
+        await blocked(store)
+        ((one,),) = await taking.commit()
+        with pytest.raises(Exception, match="being attempted"):
+            await retry
+    assert (await store.deliveries.mark(mark_of(one))).kept
+
+
+# --- order
+
+
+@pytest.mark.parametrize("first", ["record", "mark"])
+async def test_a_follower_recorded_while_its_head_ends_is_never_stranded(
+    store: Store, other: Store, first: str
+) -> None:
+    """Each waits for the other's commit, and then sees what it wrote."""
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    for nth in range(ROUNDS):
+        if nth == 0:
+            await store.jobs.record(look(uid, 0, "queued"))
+        (head,) = await claim(store, "sub_1")
+        record, mark = other.jobs.record(look(uid, nth + 1, "running")), store.deliveries.mark(mark_of(head))
+        begins, follows = ((other, record), mark) if first == "record" else ((store, mark), record)
+        async with uncommitted(*begins) as open_one:
+            task = asyncio.ensure_future(follows)
+            await blocked(store)
+            assert not any(isinstance(result, Exception) for result in await open_one.commit())
+            await task
+        assert await states(store) == ["delivered"] * (nth + 1) + ["pending"]
+    assert await store.upkeep.promote_strays(NOW) == (0, (uid, "sub_1", ROUNDS + 1))
+
+
+async def test_followers_are_never_stranded_however_it_happens(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uids = [await track(store, f"job {n}") for n in range(4)]
+
+    async def record(uid: str) -> None:
+        for nth in range(ROUNDS):
+            await other.jobs.record(look(uid, nth, "running"))
+
+    async def deliver() -> list[Any]:
+        done: list[Any] = []
+        while len(done) < ROUNDS * len(uids):
+            done += await deliver_all(store, "sub_1")
+            await asyncio.sleep(0)
+        return done
+
+    async with asyncio.timeout(60):
+        done, *_ = await asyncio.gather(deliver(), *(record(uid) for uid in uids))
+    for uid in uids:
+        assert [one.event.sequence for one in done if one.job_uid == uid] == list(range(1, ROUNDS + 1))
+    assert set(await states(store)) == {"delivered"}
+
+
+# --- subscriptions
+
+
+async def test_a_new_subscription_is_matched_by_the_next_event_on_another_node(store: Store, other: Store) -> None:
+    uid = await track(other)
+    for nth in range(ROUNDS):
+        await store.subscriptions.create(subscription(f"sub_{nth}"))
+        await other.jobs.record(look(uid, nth, "running"))
+    found = await deliveries(store)
+    for nth in range(ROUNDS):
+        assert {row["subscription_id"] for row in found if row["sequence"] == nth + 1} == {
+            f"sub_{earlier}" for earlier in range(nth + 1)
+        }
+
+
+async def test_a_change_on_one_node_is_told_on_the_other(store: Store, other: Store) -> None:
+    await other.events.record(relay_event())
+    version = other.subscriptions.version
+    await store.subscriptions.create(subscription("sub_1"))
+    await other.events.record(relay_event())
+    assert other.subscriptions.version > version
+
+
+async def test_a_change_that_was_found_in_a_write_which_failed_is_told_all_the_same(store: Store, other: Store) -> None:
+    event = relay_event()
+    await other.events.record(event)
+    version = other.subscriptions.version
+    await store.subscriptions.create(subscription("sub_1"))
+    with pytest.raises(Exception, match="uq_events_id"):
+        await other.accounts.set(AccountState(source="revor", name="default"), event)
+    await other.events.record(relay_event())
+    assert other.subscriptions.version > version
+
+
+async def test_a_subscription_and_an_event_at_once_make_one_delivery_or_none(store: Store, other: Store) -> None:
+    """With `start_at` the past is delivered too: so there is exactly one, whoever was first."""
+    uid = await track(store)
+    for nth in range(ROUNDS):
+        made = subscription(f"sub_{nth}", start_at=NOW - 1)
+        order: list[Awaitable[Any]] = [
+            store.subscriptions.create(made),
+            other.jobs.record(look(uid, nth, "running")),
+        ]
+        await asyncio.gather(*(order if nth % 2 else reversed(order)))
+    found = [(row["subscription_id"], row["sequence"]) for row in await deliveries(store)]
+    assert len(found) == len(set(found)) == ROUNDS * ROUNDS
+
+
+async def test_an_event_recorded_while_its_subscription_is_removed_leaves_nothing_to_send(
+    store: Store, other: Store
+) -> None:
+    uid = await track(store)
+    for nth in range(5):
+        await store.subscriptions.create(subscription(f"sub_{nth}"))
+        async with uncommitted(other, other.jobs.record(look(uid, nth, "running"))) as recording:
+            removal = asyncio.ensure_future(store.subscriptions.remove(f"sub_{nth}", NOW))
+            await blocked(store)
+            await recording.commit()
+            await removal
+        await other.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 1))
+    assert await states(store) == ["cancelled"] * 5
+
+
+async def test_a_callback_url_has_one_subscription_however_many_ask(store: Store, other: Store) -> None:
+    for nth in range(ROUNDS):
+        url = f"https://callback.example/{nth}"
+        ids = await asyncio.gather(
+            store.subscriptions.callback_for(url, f"sub_{nth}_one", NOW),
+            other.subscriptions.callback_for(url, f"sub_{nth}_two", NOW),
+        )
+        assert len(set(ids)) == 1
+    assert (await counts(store))["subscriptions"] == ROUNDS
+
+
+async def test_a_callback_added_while_events_are_recorded_gets_each_of_them_once(store: Store, other: Store) -> None:
+    callback = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
+    for nth in range(ROUNDS):
+        uid = await track(store, f"job {nth}")
+        await store.jobs.record(look(uid, 0, "queued"))
+        again = registration(f"job {nth}", callback_subscription_id=callback)
+        await asyncio.gather(
+            store.jobs.register(again), other.jobs.register(again), other.jobs.record(look(uid, 1, "running"))
+        )
+        found = [row for row in await deliveries(store) if row["job_uid"] == uid]
+        assert [(row["sequence"], row["state"]) for row in found] == [(1, "pending"), (2, "blocked")]
+
+
+# --- jobs
+
+
+async def test_registrations_of_the_same_jobs_at_once_make_one_of_each(store: Store, other: Store) -> None:
+    for nth in range(ROUNDS):
+        names = [f"job {nth} {n}" for n in range(10)]
+        mine = [registration(name) for name in names]
+        others = [registration(name) for name in reversed(names)]
+        first, second = await asyncio.gather(store.jobs.register_many(mine), other.jobs.register_many(others))
+        by_name = {one.job.external_id: one for one in second}
+        for one in first:
+            assert by_name[one.job.external_id].job.uid == one.job.uid
+            assert one.created != by_name[one.job.external_id].created
+    assert (await counts(store))["jobs"] == 10 * ROUNDS
+
+
+async def test_a_lone_registration_that_comes_second_finds_the_job(store: Store, other: Store) -> None:
+    async with uncommitted(store, store.jobs.register(registration("a job"))) as first:
+        second = asyncio.ensure_future(other.jobs.register(registration("a job", metadata={"a": 1})))
+        await blocked(store)
+        (made,) = await first.commit()
+        found = await second
+    assert (made.created, found.created, found.job.metadata) == (True, False, {"a": 1})
+    assert found.job.uid == made.job.uid
+
+
+async def test_of_two_records_of_one_sequence_one_is_stale(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    for nth in range(ROUNDS):
+        results = await asyncio.gather(
+            *(node.jobs.record(look(uid, nth, "running")) for node in (store, other)), return_exceptions=True
+        )
+        assert sorted(type(result) for result in results if isinstance(result, Exception)) == [StaleSequence]
+    assert [event.sequence for event in await store.events.of_job(uid)] == list(range(1, ROUNDS + 1))
+    assert len(await deliveries(store)) == ROUNDS
+
+
+async def test_a_job_that_is_purged_while_an_event_is_recorded_leaves_nothing(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    async with uncommitted(other, other.jobs.record(look(uid, 0, "running"))) as recording:
+        purge = asyncio.ensure_future(store.jobs.purge(uid))
+        await blocked(store)
+        await recording.commit()
+        await purge
+    found = await counts(store)
+    assert (found["jobs"], found["events"], found["deliveries"]) == (0, 0, 0)
+    with pytest.raises(NotFound):
+        await other.jobs.purge(uid)
+
+
+async def test_opposite_orders_do_not_stop_each_other(store: Store, other: Store) -> None:
+    """Groups of each node touch the same jobs, in opposite orders and in every way."""
+    await store.subscriptions.create(subscription("sub_1"))
+    names = [f"job {n}" for n in range(20)]
+    uids = {one.job.external_id: one.job.uid for one in await store.jobs.register_many([*map(registration, names)])}
+
+    def everything(node: Store, order: Sequence[str], sequence: int) -> list[Awaitable[Any]]:
+        return [
+            *(node.jobs.note(LookNote(job_uid=uids[name], next_poll_at=NOW + sequence)) for name in order),
+            *(node.jobs.register(registration(name, metadata={"n": sequence})) for name in order),
+            *(node.jobs.record(look(uids[name], sequence, "running")) for name in order),
+            *(claim(node, "sub_1", 5) for _ in range(3)),
+        ]
+
+    for sequence in range(4):
+        async with asyncio.timeout(60):
+            results = await asyncio.gather(
+                *everything(store, names, sequence),
+                *everything(other, names[::-1], sequence),
+                return_exceptions=True,
+            )
+        failed = [result for result in results if isinstance(result, Exception)]
+        assert {type(error) for error in failed} <= {StaleSequence}
+        assert len(failed) == len(names)
+    assert (await counts(store))["events"] == 4 * len(names)
+
+
+async def test_a_deadlock_is_tried_again(store: Store, other: Store) -> None:
+    uids = [await track(store, f"job {n}") for n in range(2)]
+    waiting = [asyncio.Event(), asyncio.Event()]
+    update = text("UPDATE jobs SET weight = weight + 1 WHERE uid = :uid")
+    tries: list[int] = []
+
+    def opposite(connection: Connection, items: Sequence[int]) -> list[None]:
+        for own in items:
+            tries.append(own)
+            connection.execute(update, {"uid": uids[own]})
+            waiting[own].set()
+            while not waiting[1 - own].is_set():
+                connection.execute(text("SELECT pg_sleep(0.002)"))
+            connection.execute(update, {"uid": uids[1 - own]})
+        return [None] * len(items)
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(store.database.write(opposite, 0), other.database.write(opposite, 1))
+    assert len(tries) > 2
+    assert {row["weight"] for row in await rows(store, "SELECT weight FROM jobs")} == {3.0}
+
+
+async def test_a_key_that_stays_taken_is_said_to_the_caller_and_to_no_other(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    results = await together(
+        store, store.subscriptions.create(subscription("sub_1")), store.jobs.register(registration("a job"))
+    )
+    assert isinstance(results[0], StoreError)
+    assert "duplicate key" in str(results[0])
+    assert results[1].created
+
+
+# --- the stream
+
+
+async def test_a_stream_stops_below_an_event_that_is_not_committed_yet(store: Store, other: Store) -> None:
+    beginning = await store.events.newest_position()
+    before, early, late = (relay_event(subject=name) for name in ("before", "early", "late"))
+    await store.events.record(before)
+    async with uncommitted(store, store.events.record(early)) as open_one:
+        await other.events.record(late)
+        shown = await other.events.after(beginning)
+        assert [event.subject for _, event in shown] == ["before"]
+        newest = await other.events.newest_position()
+        assert newest < (await other.events.position_of(late.id) or 0)
+        await open_one.commit()
+    rest = await other.events.after(shown[-1][0])
+    assert [event.subject for _, event in rest] == ["early", "late"]
+    assert [event.subject for _, event in await other.events.after(newest)] == ["early", "late"]
+
+
+async def test_a_stream_of_many_nodes_skips_nothing_and_repeats_nothing(store: Store, other: Store) -> None:
+    position = await store.events.newest_position()
+    writing = True
+    seen: list[str] = []
+
+    async def write(node: Store, name: str) -> None:
+        for nth in range(60):
+            await asyncio.gather(*(node.events.record(relay_event(subject=f"{name} {nth} {n}")) for n in range(3)))
+
+    async def read(node: Store) -> None:
+        nonlocal position
+        while True:
+            last = not writing
+            found = await node.events.after(position, 7)
+            seen.extend(str(event.subject) for _, event in found)
+            positions = [position, *(one for one, _ in found)]
+            assert positions == sorted(set(positions))
+            position = positions[-1]
+            if last and not found:
+                return
+
+    reading = asyncio.ensure_future(read(store))
+    async with asyncio.timeout(60):
+        await asyncio.gather(write(store, "a"), write(other, "b"))
+        writing = False
+        await reading
+    assert len(seen) == len(set(seen)) == 360
+
+
+# --- requests and accounts
+
+
+async def test_of_a_request_that_both_nodes_begin_at_once_one_is_new(store: Store, other: Store) -> None:
+    for nth in range(ROUNDS):
+        answers = await asyncio.gather(
+            *(node.idempotency.begin(f"key {nth}", "digest", NOW, 0.0) for node in (store, other))
+        )
+        assert answers.count(None) == 1
+        assert answers.count(StoredAnswer(body_digest="digest")) == 1
+    for nth in range(ROUNDS):  # and so when the keys have grown old
+        answers = await asyncio.gather(
+            *(node.idempotency.begin(f"key {nth}", "new", NOW + 9, NOW + 1) for node in (store, other))
+        )
+        assert answers.count(None) == 1
+
+
+async def test_an_account_is_polled_by_one_node_at_a_time(store: Store, other: Store) -> None:
+    for nth in range(ROUNDS):
+        held = await asyncio.gather(
+            *(
+                node.accounts.hold("revor", f"account {nth}", name, NOW, NOW + 15)
+                for name, node in (("one", store), ("two", other))
+            )
+        )
+        assert sorted(held) == [False, True]
+    assert not await other.accounts.hold("revor", "account 0", "three", NOW + 14, NOW + 29)
+    assert await other.accounts.hold("revor", "account 0", "three", NOW + 15, NOW + 30)
+    await other.accounts.let_go("three")
+    assert await store.accounts.hold("revor", "account 0", "one", NOW + 16, NOW + 31)
+
+
+async def test_a_group_that_waits_holds_up_no_other_node(store: Store, other: Store) -> None:
+    async with held_writer(store):
+        task = asyncio.ensure_future(store.jobs.register(registration("held")))
+        async with asyncio.timeout(10):
+            await track(other, "free")
+        await until(lambda: store.database.writer.waiting_count == 1)
+        assert not task.done()
+    assert (await task).created
