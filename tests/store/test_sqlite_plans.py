@@ -55,7 +55,7 @@ HARMLESS_SCANS = re.compile(
     r"SCAN (?:"
     r"\w+ VIRTUAL TABLE INDEX \d+:"  # the members of a JSON list that came as a parameter
     r"|CONSTANT ROW|\d+ CONSTANT ROWS?"
-    r"|due(?:_\d)?|oldest"  # the rows that a subquery found, which is explained by itself
+    r"|due(?:_\d)?|found|oldest"  # the rows that a subquery found, which is explained by itself
     r"|pending"  # the recursion over subscriptions, one seek a step
     r"|\(subquery-\d+\)"  # the rows that a subquery found, which is explained by itself
     r")$"
@@ -188,6 +188,7 @@ CATALOGUE = (
     Case("note", jobs.NOTE),
     Case("find", jobs.BY_EXTERNAL_ID),
     Case("open after", jobs.OPEN_AFTER),
+    Case("opened since", jobs.OPENED_SINCE),
     Case("past deadline", jobs.PAST_DEADLINE),
     Case("stream: after a position", events.AFTER),
     Case("stream: of a job", events.OF_JOB_AFTER),
@@ -234,6 +235,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
         MayScan(r"FROM secrets\s+WHERE secrets.owner = \? ORDER BY", "the few secrets of one owner, sorted"),
         MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
+        MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
         MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
         MayScan(r"SELECT COUNT\(\*\) FROM deliveries", "number of open deliveries: a walk along their index"),
         MayScan(r"DELETE FROM idempotency_keys WHERE idempotency_keys.status_code IS NULL", "at the start of a node"),
@@ -388,6 +390,8 @@ async def run_everything(store: Store) -> None:
     await store.jobs.get(uid)
     await store.jobs.find("one", "revor", "default")
     await store.jobs.open_jobs("revor", "default")
+    await store.jobs.ask_for_look((await store.jobs.find("one"))[0])
+    await store.jobs.opened_since("job_01")
     await store.jobs.past_deadline(NOW + 1e9)
     await store.jobs.open_counts()
     for filters in ({}, {"status": "failed"}, {"open": True}, {"open": False}, {"account": "default"}, {"source": "x"}):
@@ -441,6 +445,8 @@ async def run_everything(store: Store) -> None:
     await store.idempotency.forget_unfinished()
     await store.accounts.set(AccountState(source="revor", name="default"), relay_event())
     await store.accounts.all()
+    assert await store.accounts.hold("revor", "default", "node 1", NOW, NOW + 15)
+    await store.accounts.let_go("node 1")
 
     await store.jobs.untrack(uid, NOW)
     await store.jobs.register(registration("one"))
