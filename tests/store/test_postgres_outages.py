@@ -1,0 +1,408 @@
+"""A server that goes away: what waits is written when it is back, nothing acknowledged is lost, nothing comes twice."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from relay.core.records import StoredAnswer
+from relay.errors import StaleSequence, StoreError
+from relay.store import migrations, postgres
+from relay.store.probe import WriteProbe
+from relay.store.store import Store, open_store
+from tests.postgres_server import PostgresServer
+from tests.store_kit import (
+    NOW,
+    ReversingCipher,
+    claim,
+    counts,
+    look,
+    mark_of,
+    registration,
+    relay_event,
+    rows,
+    states,
+    subscription,
+    track,
+    until,
+)
+
+MAX_CONNECTIONS = 12
+POOL_SIZE = 3
+KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'revor-relay'"
+ALL_TYPES = ("ai.revor.job.queued", "ai.revor.job.running", "relay.source.down")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of our own: it is stopped, killed and filled."""
+    with PostgresServer(max_connections=MAX_CONNECTIONS) as made:
+        made.create_database("template")
+        migrations.upgrade(made.url("template"))
+        yield made
+
+
+@pytest.fixture
+def url(server: PostgresServer) -> Iterator[str]:
+    """A new database of it, whatever the test before left."""
+    if server.pid is None:
+        server.start()
+    server.execute("ALTER SYSTEM RESET ALL")
+    server.execute("SELECT pg_reload_conf()")
+    server.clone("template", "relay")
+    yield server.url("relay")
+    if server.pid is None:
+        server.start()
+    server.drop_database("relay")
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    made = await open_store(url, ReversingCipher(), now=NOW, pool_size=POOL_SIZE)
+    yield made
+    await made.close()
+
+
+async def aside(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs what blocks in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+
+
+class Traffic:
+    """Jobs that are looked at one after the other, and relay events, while things go wrong."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.acknowledged: dict[str, int] = {}
+        self.events: list[str] = []
+        self.refused = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ending = False
+
+    async def start(self, count: int = 8) -> None:
+        for nth in range(count):
+            uid = await track(self.store, f"job {nth}")
+            self.acknowledged[uid] = 0
+            self._tasks.append(asyncio.ensure_future(self._look(uid)))
+        self._tasks.append(asyncio.ensure_future(self._say()))
+
+    async def _look(self, uid: str) -> None:
+        sequence = 0
+        while not self._ending:
+            try:
+                await self.store.jobs.record(look(uid, sequence, "running"))
+            except StaleSequence:  # it was written, whatever was said of it
+                pytest.fail(f"{uid} is past {sequence}, and nobody was told")
+            except StoreError:
+                self.refused += 1
+                continue
+            sequence += 1
+            self.acknowledged[uid] = sequence
+
+    async def _say(self) -> None:
+        while not self._ending:
+            event = relay_event()
+            with contextlib.suppress(StoreError):
+                await self.store.events.record(event)
+                self.events.append(event.id)
+
+    async def goes_on(self, writes: int = 40) -> None:
+        """Waits until so many more writes were acknowledged."""
+        before = self.total
+        await until(lambda: self.total >= before + writes or any(task.done() for task in self._tasks), 60)
+
+    @property
+    def total(self) -> int:
+        return sum(self.acknowledged.values()) + len(self.events)
+
+    async def end(self) -> None:
+        """Stops, and compares what was acknowledged with what is there."""
+        self._ending = True
+        await asyncio.gather(*self._tasks)
+        found = await rows(
+            self.store,
+            "SELECT j.uid, j.sequence, COUNT(e.id) AS events, MAX(e.sequence) AS last FROM jobs j "
+            "LEFT JOIN events e ON e.job_uid = j.uid GROUP BY j.uid",
+        )
+        assert {row["uid"]: row["sequence"] for row in found} == self.acknowledged
+        assert all(row["events"] == row["sequence"] == (row["last"] or 0) for row in found)
+        said = await rows(self.store, "SELECT id FROM events WHERE job_uid IS NULL ORDER BY position")
+        assert [row["id"] for row in said] == self.events
+        deliveries = await rows(self.store, "SELECT COUNT(*) AS n FROM deliveries")
+        assert deliveries[0]["n"] == self.total
+        assert self.store.database.trouble is None
+
+
+@asynccontextmanager
+async def traffic(store: Store) -> AsyncIterator[Traffic]:
+    """Writes that go on during the block; at its end all that was acknowledged is there once, and nothing else."""
+    await store.subscriptions.create(subscription("sub_1", types=ALL_TYPES))
+    made = Traffic(store)
+    await made.start()
+    await made.goes_on()
+    yield made
+    await made.goes_on()
+    await made.end()
+
+
+async def test_connections_that_are_killed_cost_nobody_a_write(server: PostgresServer, store: Store) -> None:
+    async with traffic(store) as running:
+        for _ in range(6):
+            await aside(server.execute, KILL)
+            await running.goes_on(15)
+    assert running.refused == 0
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate", "kill"])
+async def test_a_restart_in_the_middle_of_writes_costs_nobody_a_write(
+    server: PostgresServer, store: Store, mode: Any
+) -> None:
+    async with traffic(store) as running:
+        if mode == "kill":
+            await aside(server.kill)
+            await aside(server.start)
+        else:
+            await aside(server.restart, mode)
+        await running.goes_on()
+    assert running.refused == 0
+
+
+async def test_writes_wait_while_the_server_is_away_and_the_reason_is_said(
+    server: PostgresServer, store: Store
+) -> None:
+    uid = await track(store)
+    await aside(server.stop)
+    task = asyncio.ensure_future(store.jobs.record(look(uid, 0, "running")))
+    await until(lambda: store.database.trouble is not None)
+    assert store.database.trouble
+    assert "\n" not in store.database.trouble
+    with pytest.raises(StoreError, match="can not be reached"):
+        await store.jobs.get(uid)
+    assert not task.done()
+    await aside(server.start)
+    await task
+    assert store.database.trouble is None
+    assert [event.sequence for event in await store.events.of_job(uid)] == [1]
+
+
+async def test_patience_ends_and_the_next_write_does_not_wait_again(
+    server: PostgresServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 0.2)
+    await aside(server.stop)
+    for _ in range(3):
+        async with asyncio.timeout(10):
+            with pytest.raises(StoreError, match="can not be written") as refused:
+                await store.jobs.register(registration("a job"))
+        assert "\n" not in str(refused.value)
+    assert store.database.trouble is not None
+    probe = WriteProbe(store.database)
+    with pytest.raises(StoreError):
+        await probe.check(NOW)
+    await aside(server.start)
+    await probe.check(NOW + 2)
+    assert store.database.trouble is None
+    assert (await track(store)).startswith("job_")
+
+
+async def test_closing_does_not_wait_for_a_server_that_is_away(server: PostgresServer, url: str) -> None:
+    store = await open_store(url, ReversingCipher(), now=NOW)
+    await aside(server.stop)
+    task = asyncio.ensure_future(store.jobs.register(registration("a job")))
+    await until(lambda: store.database.trouble is not None)
+    async with asyncio.timeout(10):
+        await store.close()
+    with pytest.raises(StoreError):
+        await task
+
+
+async def test_a_server_that_is_away_at_the_start_is_one_line(server: PostgresServer, url: str) -> None:
+    await aside(server.stop)
+    with pytest.raises(StoreError, match="cannot read the database") as refused:
+        await open_store(url, ReversingCipher(), now=NOW)
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_replica_is_read_and_waited_for(server: PostgresServer, store: Store) -> None:
+    """As after a failover to a server that has not been promoted yet: it takes reads and no writes."""
+    uid = await track(store)
+    await aside(server.execute, "ALTER DATABASE relay SET default_transaction_read_only = on")
+    await aside(server.execute, KILL)
+    task = asyncio.ensure_future(store.jobs.record(look(uid, 0, "running")))
+    await until(lambda: "read-only" in (store.database.trouble or ""))
+    found = await store.jobs.get(uid)
+    assert found is not None
+    assert not task.done()
+    await aside(server.execute, "ALTER DATABASE relay RESET default_transaction_read_only")
+    await aside(server.execute, KILL)
+    await task
+    assert store.database.trouble is None
+    assert [event.sequence for event in await store.events.of_job(uid)] == [1]
+
+
+async def test_a_server_without_a_connection_left_is_waited_for(server: PostgresServer, store: Store) -> None:
+    uid = await track(store)
+    others: list[Any] = []
+    await aside(server.execute, KILL)
+    try:
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                others.append(await asyncpg.connect(server.url("relay")))
+        task = asyncio.ensure_future(store.jobs.record(look(uid, 0, "running")))
+        await until(lambda: "too many" in (store.database.trouble or ""))
+        assert not task.done()
+    finally:
+        for other in others:
+            await other.close()
+    await task
+    assert store.database.trouble is None
+
+
+async def test_a_pool_that_is_all_in_use_is_waited_for_then_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = True
+
+    def busy(connection: Connection) -> None:
+        while going:
+            connection.execute(text("SELECT pg_sleep(0.01)"))
+
+    readers = [asyncio.ensure_future(store.database.read(busy)) for _ in range(POOL_SIZE)]
+    await until(lambda: store.database._engine.pool.checkedout() == POOL_SIZE)  # type: ignore[attr-defined]
+    waiting = asyncio.ensure_future(store.jobs.open_counts())
+    uid = await track(store)  # writes have a connection of their own
+    store.database._engine.pool._timeout = 0.1  # type: ignore[attr-defined]
+    with pytest.raises(StoreError, match=r"all 3 connections .* raise database\.pool_size"):
+        await store.jobs.get(uid)
+    assert not waiting.done()
+    going = False
+    await asyncio.gather(*readers)
+    assert await waiting == {("revor", "default"): 1}
+    assert await store.jobs.get(uid) is not None
+
+
+async def test_the_first_read_after_a_lost_connection_is_answered(server: PostgresServer, store: Store) -> None:
+    uid = await track(store)
+    for _ in range(3):
+        await asyncio.gather(*(store.jobs.get(uid) for _ in range(POOL_SIZE)))
+        await aside(server.execute, KILL)
+        found = await asyncio.gather(*(store.jobs.get(uid) for _ in range(POOL_SIZE)))
+        assert [job and job.uid for job in found] == [uid] * POOL_SIZE
+
+
+# --- a commit whose answer is lost
+
+
+@asynccontextmanager
+async def lost_answer(store: Store, *, committed: bool) -> AsyncIterator[None]:
+    """The connection breaks at the next COMMIT, after the server has done it or before; the server tells nobody."""
+    database: Any = store.database
+    transaction = database.writer._transaction
+    once = [True]
+
+    @asynccontextmanager
+    async def breaking() -> AsyncIterator[Any]:
+        if not once:
+            async with transaction() as run:
+                yield run
+            return
+        once.clear()
+        error = DBAPIError("COMMIT", {}, ConnectionError("connection was lost"), connection_invalidated=True)
+        with contextlib.suppress(_Undone):
+            async with transaction() as run:
+                yield run
+                if not committed:
+                    raise _Undone
+        if committed:  # for the node it is no different from one that was undone
+            for call in database._after_rollback:
+                call()
+        raise error
+
+    database.writer._transaction = breaking
+    yield
+    database.writer._transaction = transaction
+    assert not once
+
+
+class _Undone(Exception):
+    pass
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_each_kind_of_write_happens_once_though_its_answer_is_lost(store: Store, committed: bool) -> None:
+    def lost() -> Any:
+        return lost_answer(store, committed=committed)
+
+    async with lost():
+        await store.subscriptions.create(subscription("sub_1", types=ALL_TYPES))
+    version = store.subscriptions.version
+    async with lost():
+        registered = await store.jobs.register(registration("a job"))
+    assert registered.created
+    uid = registered.job.uid
+    async with lost():
+        await store.jobs.record(look(uid, 0, "queued", "running"))
+    async with lost():
+        (one,) = await claim(store, "sub_1")
+    async with lost():
+        assert (await store.deliveries.mark(mark_of(one))).kept
+    async with lost():
+        await store.events.record(relay_event())
+    async with lost():
+        await store.subscriptions.add_secret("sub_1", "whsec_1", NOW)
+    async with lost():
+        assert await store.idempotency.begin("key", "digest", NOW, 0.0) is None
+    assert await store.idempotency.begin("key", "digest", NOW, 0.0) == StoredAnswer(body_digest="digest")
+    found = await counts(store)
+    assert {name: found[name] for name in ("jobs", "events", "deliveries", "attempts", "secrets")} == {
+        **{"jobs": 1, "events": 3, "deliveries": 3, "attempts": 1, "secrets": 1}
+    }
+    assert sorted(await states(store)) == ["delivered", "pending", "pending"]
+    await store.events.record(relay_event())
+    assert store.subscriptions.version > version
+    assert store.database.trouble is None
+
+
+async def test_a_transaction_that_still_ends_is_waited_for(server: PostgresServer, store: Store) -> None:
+    other = await asyncpg.connect(server.url("relay"))
+    try:
+        ended = other.transaction()
+        await ended.start()
+        number = await other.fetchval("SELECT CAST(pg_current_xact_id() AS text)")
+        task = asyncio.ensure_future(store.database.was_committed(number))  # type: ignore[attr-defined]
+        undone = await asyncpg.connect(server.url("relay"))
+        await asyncio.wait([task], timeout=0.2)
+        assert not task.done()
+        await ended.commit()
+        assert await task
+        rollback = undone.transaction()
+        await rollback.start()
+        number = await undone.fetchval("SELECT CAST(pg_current_xact_id() AS text)")
+        await rollback.rollback()
+        await undone.close()
+        assert not await store.database.was_committed(number)  # type: ignore[attr-defined]
+        assert not await store.database.was_committed(str(int(number) + 1_000_000))  # type: ignore[attr-defined]
+    finally:
+        await other.close()
+
+
+async def test_a_bad_item_fails_alone_also_when_the_connection_was_lost_before(
+    server: PostgresServer, store: Store
+) -> None:
+    def refuse(connection: Connection, items: Sequence[int]) -> list[int]:
+        connection.execute(text("SELECT 1 / CAST(:number AS integer)"), [{"number": min(items)}])
+        return list(items)
+
+    await aside(server.execute, KILL)
+    writes: list[Awaitable[Any]] = [store.database.write(refuse, number) for number in (2, 0, 1)]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert (results[0], results[2]) == (2, 1)
+    assert isinstance(results[1], StoreError)
+    assert "division by zero" in str(results[1])
