@@ -213,6 +213,6 @@ class Cluster:
         try:
             await work()  # type: ignore[misc]
         except Exception as error:
-            log.warning("cluster_failed", error=str(error))
+            log.warning("cluster_failed", error=str(error) or type(error).__name__)
             return False
         return True

@@ -22,7 +22,7 @@ MIN_EXPOSED_TOKEN_CHARS = 16
 DEFAULT_SOURCE = "revor"
 DEFAULT_ACCOUNT = "default"
 REVOR_BASE_URL = "https://revor.ai"
-URL_PARAMETERS = ("host", "port", "user", "password", "passfile")
+URL_PARAMETERS = ("host", "port", "user", "password", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey")
 """Of a PostgreSQL URL: those that both of the driver's ways to connect understand."""
 LOOPBACK_NETWORKS: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
@@ -55,7 +55,7 @@ def _database_problem(given: str) -> str | None:
             return "must have a port from 1 to 65535, or none, such as postgresql://relay@db.example:5432/relay"
         if any(name not in URL_PARAMETERS for name, _ in parse_qsl(query, keep_blank_values=True)):
             known = ", ".join(URL_PARAMETERS)
-            return f"takes no parameters but {known}; TLS is set with the variables PGSSLMODE and PGSSLROOTCERT"
+            return f"takes no parameters but {known}"
         return None
     if not given.startswith("sqlite:///") or given == "sqlite:///" or "?" in given or "#" in given:
         return (

@@ -35,7 +35,7 @@ def sqlite_url(url: str) -> URL:
     """The parsed URL of a SQLite file. Raises SettingsError for anything else."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise SettingsError("database.url is no database URL: write it like sqlite:///relay.db") from error
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise SettingsError(

@@ -80,7 +80,9 @@ async def _with_postgres(url: str, work: Callable[[Connection], Result], what: s
             return await connection.run_sync(work)
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         reason = postgres.reason_of(error)
-        raise StoreError(f"cannot {what} the database {postgres.shown(engine.url)}: {reason}") from error
+        raise StoreError(
+            f"cannot {what} the database {postgres.shown(postgres.postgres_url(url))}: {reason}"
+        ) from error
     finally:
         await engine.dispose()
 

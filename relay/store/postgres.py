@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from secrets import token_hex
 from typing import Any
@@ -64,7 +65,7 @@ def postgres_url(url: str) -> URL:
     """The parsed URL, with the driver that we use. Raises SettingsError for anything else."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise SettingsError("database.url is no database URL: write it like postgresql://user@host/relay") from error
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise SettingsError(f"database.url: {parsed.drivername} is not supported here")
@@ -179,11 +180,8 @@ class PostgresDatabase:
     async def listen(self, heard: Callable[[str], None]) -> None:
         """Calls `heard` with each notice of the other nodes, until it is cancelled; with `all` after each connection,
         since something may have been missed. Raises when the connection is lost or can not be made."""
-        import asyncpg
-
         ended = asyncio.Event()
-        plain = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = await asyncpg.connect(plain, timeout=CONNECT_TIMEOUT_SECONDS)
+        connection = await connect(self.url)
 
         def received(_connection: Any, _pid: int, _channel: str, said: str) -> None:
             sender, *notices = said.split("\n")
@@ -386,16 +384,24 @@ def make_engine(
     if find_spec("asyncpg") is None:
         raise SettingsError("PostgreSQL needs one package more: pip install 'revor-relay[postgres]'")
     return create_async_engine(
-        url,
+        "postgresql+asyncpg://",
+        async_creator=partial(connect, url, statement_seconds),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        pool_pre_ping=False,
-        connect_args={
-            "timeout": CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": statement_seconds,
-            "server_settings": {"application_name": "revor-relay", "jit": "off"},
-        },
+    )
+
+
+async def connect(url: URL, statement_seconds: float | None = STATEMENT_TIMEOUT_SECONDS) -> Any:
+    """A connection of the driver's own; what the URL's parameters mean (`sslmode` and so on) is libpq's business, which
+    the driver knows and SQLAlchemy does not."""
+    import asyncpg
+
+    return await asyncpg.connect(
+        url.set(drivername="postgresql").render_as_string(hide_password=False),
+        timeout=CONNECT_TIMEOUT_SECONDS,
+        command_timeout=statement_seconds,
+        server_settings={"application_name": "revor-relay", "jit": "off"},
     )
 
 

@@ -1,5 +1,6 @@
 """Whether the database takes writes just now: asked by /readyz, which a reader alone could not tell."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ from sqlalchemy.engine import Connection
 from relay.errors import StoreError
 
 KEPT_SECONDS = 1.0
+PATIENCE_SECONDS = 2.0
 
 
 class Database(Protocol):
@@ -29,8 +31,11 @@ class WriteProbe:
         if self._asked_at is None or not 0 <= now - self._asked_at < KEPT_SECONDS:
             self._asked_at = now
             try:
-                await self._database.write(_touch, None)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self._database.write(_touch, None)
                 self._failure = None
+            except TimeoutError:
+                self._failure = StoreError(f"the database has not taken a write for {PATIENCE_SECONDS:g} s")
             except StoreError as error:
                 self._failure = error
         if self._failure is not None:
@@ -43,5 +48,7 @@ def _touch(connection: Connection, items: Sequence[None]) -> Sequence[None]:
         version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         connection.exec_driver_sql(f"PRAGMA user_version = {(int(version) + 1) % (1 << 31)}")
     else:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+        read_only = connection.exec_driver_sql("SELECT current_setting('transaction_read_only')").scalar_one()
+        if read_only == "on":
+            raise StoreError("the database can only be read: it is a replica, or was made read-only")
     return [None] * len(items)

@@ -13,9 +13,11 @@ import pytest
 from relay.cli import run
 from relay.clock import wall_clock
 from relay.core.signing import new_secret
+from relay.errors import StoreError
 from relay.keys import Keyring, new_key, python_line_that_makes_a_key
 from relay.sources.client import Look, UpstreamClient
 from relay.store.migrations import known_revisions, newest_revision
+from relay.store.postgres import PostgresDatabase
 from relay.store.store import open_store
 from relay.store.subscriptions import CALLBACK_OWNER
 from tests.postgres_server import shared_server
@@ -168,9 +170,23 @@ def test_a_port_that_is_none(
     assert "port from 1 to 65535" in Checks(capsys, 2).detail("settings", "problem")
 
 
-@pytest.mark.parametrize("parameters", ["sslmode=require", "ssl=require", "nonsense=", f"host=/tmp&{PASSWORD}=1"])
+@pytest.mark.parametrize("parameters", ["ssl=require", "nonsense=", f"host=/tmp&{PASSWORD}=1"])
 def test_parameters_that_the_driver_does_not_take(
     parameters: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1/relay?{parameters}")
-    assert "PGSSLMODE" in Checks(capsys, 2).detail("settings", "problem")
+    assert "takes no parameters but host" in Checks(capsys, 2).detail("settings", "problem")
+
+
+@pytest.mark.parametrize("mode", ["disable", "prefer"])
+async def test_sslmode_means_what_it_means_to_psql(mode: str) -> None:
+    database = PostgresDatabase(f"{shared_server().url()}&sslmode={mode}")
+    await database.open()
+    await database.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the driver leaves the socket open
+async def test_a_server_without_tls_is_refused_where_tls_is_demanded() -> None:
+    database = PostgresDatabase(f"{shared_server().url()}&sslmode=require")
+    with pytest.raises(StoreError, match=r"cannot reach the database .* SSL"):
+        await database.open()
