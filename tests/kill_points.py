@@ -34,5 +34,8 @@ POINTS: Mapping[str, str] = {
 DRAIN = frozenset(point for point in POINTS if point.startswith(("drain.", "stop.")))
 """These are passed only by a relay that is told to end."""
 
+SQLITE = frozenset(point for point in POINTS if point.startswith("start."))
+"""Passed with SQLite only: where nodes share a database, leases of a crash expire by themselves."""
+
 ONCE = frozenset(point for point in POINTS if point.startswith(("start.", "drain.begun", "stop.")))
 """These are passed once in a relay's life."""

@@ -37,6 +37,7 @@ IMPORTED = (
     ),
     *("relay.sandbox.server", "alembic.command", "alembic.config", "uvloop", "uvicorn", "uvicorn.lifespan.off"),
     *("uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
+    *("asyncpg", "relay.cluster", "relay.store.postgres", "sqlalchemy.dialects.postgresql.asyncpg"),
 )
 POLL_SECONDS = 0.002
 CRASHED = 70
