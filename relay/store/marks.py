@@ -20,14 +20,16 @@ _ATTEMPT = {
     **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
     **{"error": TEXT, "headers": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
 }
-# Written only while the lease is held.
+# Written only while the lease is held. SQLite takes the tables of a CROSS JOIN in this order: all that is leased is not
+# gone through for each row.
 INSERT_ATTEMPT = sql(
     lambda words: (
         f"""
 INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
 SELECT {", ".join(words.as_bytes("m.headers") if name == "headers" else f"m.{name}" for name in _ATTEMPT)}
 FROM {words.members("rows", token=TEXT, **_ATTEMPT)} AS m
-JOIN deliveries AS d ON d.id = m.delivery_id WHERE d.lease_token = m.token AND d.state = 'pending' {words.locked("d")}
+CROSS JOIN deliveries AS d
+WHERE d.id = m.delivery_id AND d.lease_token = m.token AND d.state = 'pending' {words.locked("d")}
 """
     )
 )

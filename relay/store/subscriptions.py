@@ -25,7 +25,8 @@ from relay.store.tables import SecretRow
 SECRETS = SecretRow.__table__  # type: ignore[attr-defined]
 CALLBACK_OWNER = "callbacks"
 BACKFILL_CHUNK = 1_000
-FIRST_POSITION = "SELECT MIN(position) FROM events WHERE recorded_at >= :since"
+# The sum is there for PostgreSQL, which else looks for the first position from the oldest event on.
+FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
 _OF_THE_SINK = ("failing_since", "paused_until")

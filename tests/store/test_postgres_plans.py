@@ -1,0 +1,211 @@
+"""No hot query of PostgreSQL reads more than it needs, with few rows or many: every statement of the catalogue is
+explained, with values and as the plan that a prepared statement ends up with."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as Asyncpg
+from sqlalchemy.engine import Connection
+
+from relay.store import outbox
+from relay.store.postgres import SEEKS
+from relay.store.statements import Sql
+from relay.store.store import Store, open_store
+from tests.postgres_server import shared_server
+from tests.store_catalogue import CATALOGUE, Case, filling
+from tests.store_databases import TEMPLATE, postgres_url
+from tests.store_kit import NOW, ReversingCipher
+
+LARGE = ("jobs", "events", "deliveries", "attempts", "idempotency_keys", "job_callbacks", "secrets")
+SORTED_ROWS = 5_000
+"""May be sorted: what a statement is bounded to, as far as the planner can tell."""
+WALKED_ROWS = 100
+"""May be all that an index holds: as many as a list of ids is taken to have."""
+WITH_CONDITION = re.compile(r"ix_jobs_(?:open|closed)\w*$|ix_deliveries_(?:pending|dead|cancelled|lease)$")
+TYPES: Mapping[str, Any] = {
+    **{
+        "now": NOW,
+        "until": NOW,
+        "before": NOW,
+        "after": NOW - 1,
+        "since": NOW + 200_000,
+        "due_at": NOW,
+        "deadline_at": NOW,
+    },
+    **{"count": 50, "sequence": 1, "position": 1, "xid": "1", "poll_step": 1},
+    **{"job_uid": "job_10000501", "subscription_id": "sub_5", "id": "dlv_10000501", "uid": "job_10000501"},
+    **{"token": "lease 1", "external_id": "external 5", "source": "revor", "account": "default", "after_uid": "job_1"},
+}
+LISTS = ("ids", "uids", "job_uids", "tokens", "external_ids", "rows", "priorities")
+MORE = (
+    Case("hold jobs", outbox.HOLD_JOBS),
+    Case("version of the subscriptions", outbox.VERSION),
+)
+
+
+@dataclass
+class Plan:
+    """A node of a plan, with what is above it."""
+
+    node: dict[str, Any]
+    above: tuple[str, ...] = field(default=())
+
+    def __iter__(self) -> Iterator["Plan"]:
+        yield self
+        for child in self.node.get("Plans", ()):
+            yield from Plan(child, (*self.above, str(self.node["Node Type"])))
+
+    def __str__(self) -> str:
+        keys = ("Node Type", "Relation Name", "Index Name", "Index Cond", "Filter", "Plan Rows")
+        return " | ".join(str(self.node[key]) for key in keys if key in self.node)
+
+
+def problems(plan: Plan, case: Case, count: int) -> list[str]:
+    """What is wrong with a plan, where the large tables have `count` rows."""
+    return [str(node) for node in plan if _is_bad(node, case, count)]
+
+
+def _is_bad(plan: Plan, case: Case, count: int) -> bool:
+    node = plan.node
+    kind, table = node["Node Type"], node.get("Relation Name")
+    if kind == "Seq Scan":
+        return table in LARGE
+    if kind in ("Sort", "Incremental Sort"):
+        return bool(max(child["Plan Rows"] for child in node["Plans"]) > SORTED_ROWS)
+    if kind not in ("Index Scan", "Index Only Scan") or table not in LARGE or "Index Cond" in node:
+        return False
+    # Along the whole index: when it holds next to nothing, or for a page, to which (nearly) all rows belong.
+    if node["Plan Rows"] <= WALKED_ROWS and WITH_CONDITION.match(node["Index Name"]):
+        return False
+    if "Limit" not in plan.above or "Sort" in plan.above:
+        return True
+    of_the_page = case.walks or WITH_CONDITION.match(node["Index Name"]) or node["Plan Rows"] > 0.9 * count
+    return "Filter" in node and not of_the_page
+
+
+def statement_of(case: Case) -> tuple[str, list[Any]]:
+    """A statement of the catalogue as the driver gets it, with values."""
+    statement = case.statement if case.postgresql is None else case.postgresql
+    if isinstance(statement, Sql):
+        statement = statement.postgresql
+    elif isinstance(statement, str):
+        statement = text(statement)
+    compiled = statement.compile(dialect=Asyncpg(), compile_kwargs={"render_postcompile": True})
+    values = [_value(name, compiled.params[name]) for name in compiled.positiontup or ()]
+    return str(compiled), values
+
+
+def _value(name: str, given: Any) -> Any:
+    if given is not None:
+        return given
+    return "[]" if name in LISTS else TYPES.get(name)
+
+
+def explained(connection: Connection, case: Case, *, generic: bool) -> Plan:
+    """The plan for these values, or for any."""
+    statement, values = statement_of(case)
+    if generic:
+        connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+    else:
+        connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_custom_plan")
+    numbers = sorted({int(number) for number in re.findall(r"\$(\d+)", statement)})
+    connection.exec_driver_sql(f"PREPARE explained AS {statement}")
+    try:
+        literals = ", ".join(_literal(values[number - 1]) for number in numbers)
+        call = f"explained({literals})" if numbers else "explained"
+        found = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) EXECUTE {call}").scalar_one()
+    finally:
+        connection.exec_driver_sql("DEALLOCATE explained")
+    return Plan(found[0]["Plan"])
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int | float) else "'" + str(value).replace("'", "''") + "'"
+
+
+@pytest.fixture(scope="module", params=[1_000, 300_000])
+def filled_url(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """A database with so many rows in each large table, and statistics of them."""
+    postgres_url()
+    server, name = shared_server(), f"plans_{request.param}"
+    server.clone(TEMPLATE, name)
+    tables = ("jobs", "events", "deliveries", "attempts")
+    for statement in (
+        *(f"ALTER TABLE {table} SET UNLOGGED" for table in tables),  # half of the time
+        *filling(request.param, empty_bytes="'\\x7b7d'::bytea"),
+        "VACUUM ANALYZE",
+    ):
+        server.execute(statement, name)
+    yield server.url(name), request.param
+    server.drop_database(name)
+
+
+@pytest.fixture
+async def filled(filled_url: tuple[str, int]) -> Any:
+    url, count = filled_url
+    store: Store = await open_store(url, ReversingCipher(), now=NOW)
+    yield store, count
+    await store.close()
+
+
+async def test_the_plan_of_every_hot_statement(filled: tuple[Store, int]) -> None:
+    store, count = filled
+
+    def explain_all(connection: Connection) -> dict[str, list[str]]:
+        bad: dict[str, list[str]] = {}
+        for case in (*CATALOGUE, *MORE):
+            for generic in (False, True):
+                plan = explained(connection, case, generic=generic)
+                if problems(plan, case, count):
+                    bad[f"{case.name}, {'generic' if generic else 'custom'}"] = [
+                        f"{'  ' * len(node.above)}{node}" for node in plan
+                    ]
+        return bad
+
+    bad = await store.database.read(explain_all)
+    assert bad == {}, "\n".join(f"{name}:\n  " + "\n  ".join(plan) for name, plan in bad.items())
+
+
+BAD = {
+    "SELECT id FROM deliveries WHERE reason = 'x'": "Seq Scan",
+    "SELECT id FROM deliveries WHERE state = 'delivered' ORDER BY ended_at LIMIT 5": "Seq Scan",
+    "SELECT uid FROM jobs WHERE action = 'x' ORDER BY uid LIMIT 5": "Scan",
+    "SELECT uid FROM jobs ORDER BY tracked_at": "Sort",
+    "SELECT COUNT(*) FROM events": "Scan",
+    "SELECT state FROM deliveries ORDER BY id": "Index Scan",
+    "SELECT MIN(position) FROM events WHERE recorded_at >= :since": "pk_events",
+}
+
+
+async def test_a_bad_statement_is_caught(filled: tuple[Store, int]) -> None:
+    store, count = filled
+
+    def explain(connection: Connection) -> dict[str, list[str]]:
+        cases = [Case(statement, statement) for statement in BAD]
+        return {case.name: problems(explained(connection, case, generic=False), case, count) for case in cases}
+
+    found = await store.database.read(explain)
+    if count < SORTED_ROWS:  # few rows may be sorted, and there is no event since then to walk to
+        del found["SELECT uid FROM jobs ORDER BY tracked_at"]
+        del found["SELECT MIN(position) FROM events WHERE recorded_at >= :since"]
+    missed = {name for name, plans in found.items() if not any(BAD[name] in one for one in plans)}
+    assert missed == set()
+
+
+async def test_every_connection_prefers_to_seek(filled: tuple[Store, int]) -> None:
+    store, _ = filled
+
+    def shown(connection: Connection) -> dict[str, str]:
+        return {name: str(connection.exec_driver_sql(f"SHOW {name}").scalar_one()) for name in SEEKS}
+
+    def shown_to_writer(connection: Connection, items: Sequence[None]) -> list[dict[str, str]]:
+        return [shown(connection) for _ in items]
+
+    assert await store.database.read(shown) == SEEKS
+    assert await store.database.write(shown_to_writer, None) == SEEKS
