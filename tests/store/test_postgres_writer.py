@@ -1,0 +1,181 @@
+"""The task that writes to PostgreSQL: groups have a limit, results find their callers, a bad item fails alone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from relay.errors import RelayError, StoreError
+from relay.store import postgres
+from relay.store.groups import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, run_group
+from relay.store.postgres import AsyncWriter
+from tests.store_kit import until
+
+
+class FakeTransactions:
+    """Counts; waits until it is let go; fails at the end of a transaction as told."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.free = asyncio.Event()
+        self.free.set()
+        self.errors: list[Exception] = []
+        self.ends: dict[str, bool] = {}
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        await self.free.wait()
+        self.log.append("begin")
+
+        async def run(group: Sequence[Waiting]) -> str:
+            connection: Any = None
+            run_group(connection, group)
+            return str(len(self.log))
+
+        try:
+            yield run
+            if self.errors:
+                raise self.errors.pop(0)
+        except BaseException:
+            self.log.append("rollback")
+            raise
+        self.log.append("commit")
+
+    async def was_committed(self, transaction: str) -> bool:
+        self.log.append(f"end of {transaction}?")
+        return self.ends.get(transaction, False)
+
+
+def echo(connection: Connection, items: Sequence[Any]) -> list[Any]:
+    return list(items)
+
+
+def refuse_negative(connection: Connection, items: Sequence[int]) -> list[int]:
+    if any(item < 0 for item in items):
+        raise ValueError("negative")
+    return list(items)
+
+
+def with_state(sqlstate: str, *, lost: bool = False) -> DBAPIError:
+    cause = Exception(f"said by the server: {sqlstate}")
+    cause.sqlstate = sqlstate  # type: ignore[attr-defined]
+    return DBAPIError("COMMIT", {}, cause, connection_invalidated=lost)
+
+
+@pytest.fixture
+async def transactions() -> FakeTransactions:
+    return FakeTransactions()
+
+
+@pytest.fixture
+async def writer(transactions: FakeTransactions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncWriter]:
+    monkeypatch.setattr(postgres, "FIRST_PAUSE_SECONDS", 0.001)
+    made = AsyncWriter(transactions.transaction, transactions.was_committed)
+    made.start()
+    yield made
+    await made.close()
+
+
+async def held(writer: AsyncWriter, transactions: FakeTransactions) -> "asyncio.Future[Any]":
+    """A write that waits in its transaction until `transactions.free` is set."""
+    transactions.free.clear()
+    task = asyncio.ensure_future(writer.write(echo, None))
+    await asyncio.sleep(0)
+    await until(lambda: writer.waiting_count == 0)
+    return task
+
+
+async def test_a_group_has_a_limit(writer: AsyncWriter, transactions: FakeTransactions) -> None:
+    holder = await held(writer, transactions)
+    writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_GROUP_ITEMS + 1)]
+    await asyncio.sleep(0)
+    transactions.free.set()
+    await holder
+    assert await asyncio.gather(*writes) == list(range(MAX_GROUP_ITEMS + 1))
+    assert writer.commit_count == 3
+    assert transactions.log == ["begin", "commit"] * 3
+
+
+async def test_no_more_than_the_limit_ever_wait(writer: AsyncWriter, transactions: FakeTransactions) -> None:
+    holder = await held(writer, transactions)
+    writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_WAITING_ITEMS + 50)]
+    await asyncio.sleep(0)
+    assert writer.waiting_count == MAX_WAITING_ITEMS - 1  # the one in the transaction has a place as well
+    for write in writes[:100]:
+        write.cancel()
+    await asyncio.wait(writes[:100])
+    assert writer.waiting_count == MAX_WAITING_ITEMS - 1  # what was cancelled is written all the same
+    transactions.free.set()
+    await holder
+    assert await asyncio.gather(*writes[100:]) == list(range(100, MAX_WAITING_ITEMS + 50))
+
+
+async def test_results_come_to_their_own_callers(writer: AsyncWriter, transactions: FakeTransactions) -> None:
+    def doubled(connection: Connection, items: Sequence[int]) -> list[int | Exception]:
+        return [item * 2 if item != 3 else RelayError("three") for item in items]
+
+    writes = [writer.write(doubled if nth % 2 else echo, nth) for nth in range(6)]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [str(result) for result in results] == ["0", "2", "2", "three", "4", "10"]
+    assert writer.commit_count == 1
+
+
+async def test_a_bad_item_fails_alone_and_the_others_are_committed(
+    writer: AsyncWriter, transactions: FakeTransactions
+) -> None:
+    results = await asyncio.gather(*(writer.write(refuse_negative, n) for n in (1, -2, 3)), return_exceptions=True)
+    assert [repr(result) for result in results] == ["1", "ValueError('negative')", "3"]
+    assert transactions.log == [
+        *("begin", "rollback"),
+        *("begin", "commit", "begin", "rollback", "begin", "commit"),
+    ]
+
+
+@pytest.mark.parametrize("sqlstate", sorted(postgres.CONFLICTS))
+async def test_a_conflict_is_tried_again_at_once(
+    writer: AsyncWriter, transactions: FakeTransactions, sqlstate: str
+) -> None:
+    transactions.errors = [with_state(sqlstate)] * 2
+    assert await writer.write(echo, 1) == 1
+    assert transactions.log == [*("begin", "rollback") * 2, "begin", "commit"]
+    assert writer.trouble is None
+
+
+async def test_a_conflict_that_does_not_end_is_given_up(writer: AsyncWriter, transactions: FakeTransactions) -> None:
+    transactions.errors = [with_state("40P01")] * (postgres.MAX_CONFLICTS + 1)
+    with pytest.raises(StoreError, match="40P01"):
+        await writer.write(echo, 1)
+    assert transactions.log.count("begin") == postgres.MAX_CONFLICTS + 1
+    assert await writer.write(echo, 2) == 2
+
+
+@pytest.mark.parametrize("sqlstate", ["08006", "53300", "57P01", "57P03", "25006"])
+async def test_a_server_that_does_not_take_it_is_waited_for(
+    writer: AsyncWriter, transactions: FakeTransactions, sqlstate: str
+) -> None:
+    transactions.errors = [with_state(sqlstate)] * 3
+    assert await writer.write(echo, 1) == 1
+    assert transactions.log.count("begin") == 4
+    assert writer.trouble is None
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_what_was_committed_without_an_answer_is_not_run_again(
+    writer: AsyncWriter, transactions: FakeTransactions, committed: bool
+) -> None:
+    transactions.ends = {"1": committed}
+    transactions.errors = [with_state("", lost=True)]
+    assert await writer.write(echo, 1) == 1
+    again = [] if committed else ["begin", "commit"]
+    assert transactions.log == ["begin", "rollback", "end of 1?", *again]
+
+
+async def test_a_writer_that_was_never_started_refuses(transactions: FakeTransactions) -> None:
+    writer = AsyncWriter(transactions.transaction, transactions.was_committed)
+    with pytest.raises(StoreError):
+        await writer.write(echo, 1)
+    await writer.close()
