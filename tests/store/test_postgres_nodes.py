@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from relay.core.records import AccountState, LookNote, StoredAnswer
+from relay.core.records import LookNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence, StoreError
 from relay.store.store import Store
 from tests.store_databases import emptied_postgres
@@ -244,12 +244,16 @@ async def test_a_change_on_one_node_is_told_on_the_other(store: Store, other: St
 
 
 async def test_a_change_that_was_found_in_a_write_which_failed_is_told_all_the_same(store: Store, other: Store) -> None:
-    event = relay_event()
-    await other.events.record(event)
+    await other.events.record(relay_event())
     version = other.subscriptions.version
     await store.subscriptions.create(subscription("sub_1"))
-    with pytest.raises(Exception, match="uq_events_id"):
-        await other.accounts.set(AccountState(source="revor", name="default"), event)
+
+    def match_and_fail(connection: Connection, items: Sequence[None]) -> list[None]:
+        assert other.events._outbox.book.get(connection, "sub_1") is not None
+        raise RuntimeError("after it was found")
+
+    with pytest.raises(RuntimeError, match="after it was found"):
+        await other.database.write(match_and_fail, None)
     await other.events.record(relay_event())
     assert other.subscriptions.version > version
 
