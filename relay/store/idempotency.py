@@ -62,7 +62,8 @@ class IdempotencyStore:
                 results.append(self._answer(row))
                 continue
             if row is not None:
-                connection.execute(delete(KEYS).where(KEYS.c.id == id))
+                # not the one that another node has begun meanwhile
+                connection.execute(delete(KEYS).where(KEYS.c.id == id, KEYS.c.created_at < oldest))
             connection.execute(insert(KEYS), {"id": id, "body_digest": body_digest, "created_at": now})
             results.append(None)
         return results
