@@ -52,7 +52,7 @@ lint: $(READY)
 test: lint
 	@echo "==> pytest, and every branch of relay/core"
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
 	echo "==> all checks passed"
 
 bench: $(READY)

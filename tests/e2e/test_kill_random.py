@@ -51,6 +51,8 @@ async def kill_and_start(world: World, rng: random.Random, count: int, seconds: 
 async def one_world(folder: Path, database: str, seed: str, count: int, seconds: float) -> Report:
     folder.mkdir()
     async with open_world(folder, seed, database=database) as world:
+        if database == "postgresql":  # on a busy machine a commit takes seconds, and must not outlast a lease
+            world.relay.constants["relay.dispatcher:LEASE_MARGIN_SECONDS"] = 4.0
         await world.relay.serve()
         await world.relay.ready(world.session)
         await world.subscribe()
