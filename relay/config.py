@@ -214,7 +214,7 @@ class DeliverySettings:
     jitter: float = setting(
         kinds.number("from 0 to 1", lambda given: 0 <= given <= 1),
         0.2,
-        "random share by which a pause may grow",
+        "share by which a pause is made longer or shorter at random",
         reloaded=True,
     )
     disable_after_seconds: float = setting(
