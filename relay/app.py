@@ -34,7 +34,7 @@ from relay.sender import Sender
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import load_definition
-from relay.store.postgres import is_postgres
+from relay.store.postgres_engine import is_postgres
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import CALLBACK_OWNER

@@ -22,7 +22,8 @@ from relay.sources.client import UpstreamClient
 from relay.sources.definition import load_definition
 from relay.store import migrations
 from relay.store.database import HolderLock, lock_path, sqlite_url
-from relay.store.postgres import PostgresDatabase, is_postgres, postgres_url, shown
+from relay.store.postgres import PostgresDatabase
+from relay.store.postgres_engine import is_postgres, postgres_url, shown
 from relay.store.store import open_store
 from relay.store.subscriptions import CALLBACK_OWNER, SubscriptionStore
 from subscribers import registry

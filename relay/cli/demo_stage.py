@@ -24,7 +24,7 @@ from relay.config import (
 from relay.errors import UsageError
 from relay.keys import new_key
 from relay.store.database import url_of as sqlite_url_of
-from relay.store.postgres import is_postgres, scratch_database
+from relay.store.postgres_engine import is_postgres, scratch_database
 
 API_KEY = "sk-revor-demo"
 

@@ -10,9 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
-from relay.store import postgres
+from relay.store import postgres_engine as postgres
 from relay.store.database import HolderLock, lock_path, make_engine, sqlite_url
-from relay.store.postgres import is_postgres
+from relay.store.postgres_engine import is_postgres
 
 Result = TypeVar("Result")
 

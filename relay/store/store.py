@@ -11,7 +11,8 @@ from relay.store.events import EventStore
 from relay.store.idempotency import IdempotencyStore
 from relay.store.jobs import JobStore
 from relay.store.outbox import Outbox, SubscriptionBook
-from relay.store.postgres import PostgresDatabase, is_postgres
+from relay.store.postgres import PostgresDatabase
+from relay.store.postgres_engine import is_postgres
 from relay.store.subscriptions import Cipher, SubscriptionStore
 from relay.store.upkeep import UpkeepStore
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from relay.core.records import StoredAnswer
 from relay.errors import StaleSequence, StoreError
-from relay.store import migrations, postgres
+from relay.store import migrations, postgres_writer
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
 from tests.postgres_server import PostgresServer
@@ -195,7 +195,7 @@ async def test_writes_wait_while_the_server_is_away_and_the_reason_is_said(
 async def test_patience_ends_and_the_next_write_does_not_wait_again(
     server: PostgresServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(postgres_writer, "PATIENCE_SECONDS", 0.2)
     await aside(server.stop)
     for _ in range(3):
         async with asyncio.timeout(10):

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as Asyncpg
 from sqlalchemy.engine import Connection
 
 from relay.store import outbox
-from relay.store.postgres import SEEKS
+from relay.store.postgres_engine import SEEKS
 from relay.store.statements import Sql
 from relay.store.store import Store, open_store
 from tests.postgres_server import shared_server

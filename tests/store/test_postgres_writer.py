@@ -10,9 +10,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from relay.errors import RelayError, StoreError
-from relay.store import postgres
+from relay.store import postgres_engine, postgres_writer
 from relay.store.groups import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, run_group
-from relay.store.postgres import AsyncWriter
+from relay.store.postgres_writer import AsyncWriter
 from tests.store_kit import until
 
 
@@ -73,7 +73,7 @@ async def transactions() -> FakeTransactions:
 
 @pytest.fixture
 async def writer(transactions: FakeTransactions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncWriter]:
-    monkeypatch.setattr(postgres, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(postgres_writer, "FIRST_PAUSE_SECONDS", 0.001)
     made = AsyncWriter(transactions.transaction, transactions.was_committed)
     made.start()
     yield made
@@ -135,7 +135,7 @@ async def test_a_bad_item_fails_alone_and_the_others_are_committed(
     ]
 
 
-@pytest.mark.parametrize("sqlstate", sorted(postgres.CONFLICTS))
+@pytest.mark.parametrize("sqlstate", sorted(postgres_engine.CONFLICTS))
 async def test_a_conflict_is_tried_again_at_once(
     writer: AsyncWriter, transactions: FakeTransactions, sqlstate: str
 ) -> None:
@@ -146,10 +146,10 @@ async def test_a_conflict_is_tried_again_at_once(
 
 
 async def test_a_conflict_that_does_not_end_is_given_up(writer: AsyncWriter, transactions: FakeTransactions) -> None:
-    transactions.errors = [with_state("40P01")] * (postgres.MAX_CONFLICTS + 1)
+    transactions.errors = [with_state("40P01")] * (postgres_writer.MAX_CONFLICTS + 1)
     with pytest.raises(StoreError, match="40P01"):
         await writer.write(echo, 1)
-    assert transactions.log.count("begin") == postgres.MAX_CONFLICTS + 1
+    assert transactions.log.count("begin") == postgres_writer.MAX_CONFLICTS + 1
     assert await writer.write(echo, 2) == 2
 
 

@@ -22,7 +22,7 @@ from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld
 from relay.store import migrations
 from relay.store.database import url_of
-from relay.store.postgres import is_postgres
+from relay.store.postgres_engine import is_postgres
 from relay.store.store import open_store
 from tests.postgres_server import shared_server
 from tests.store_kit import NOW, ReversingCipher, track

@@ -28,7 +28,7 @@ from relay.dispatcher import LEASE_MARGIN_SECONDS
 from relay.errors import RelayError
 from relay.metrics import Metrics
 from relay.sources.client import LookKind
-from relay.store.postgres import PATIENCE_SECONDS
+from relay.store.postgres_writer import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
