@@ -1,7 +1,13 @@
 """What all tests share."""
 
+import signal
+
 import pytest
 from hypothesis import settings
+
+# A shell starts what runs in the background with Ctrl-C ignored, and the programs that we start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The time that one example takes says more about the machine's load than about the code: tests run in parallel.
 settings.register_profile("relay", deadline=None, print_blob=True)

@@ -62,7 +62,10 @@ def test_kept_until_interrupted(environ: dict[str, str], tmp_path: Path, sign: s
             lines.append(line)
         assert any("http://127.0.0.1:" in line for line in lines)
         running.send_signal(sign)
-        _, errors = running.communicate(timeout=30)
+        try:
+            _, errors = running.communicate(timeout=30)
+        finally:
+            running.kill()  # or the end of this block would wait for it
     assert running.returncode == 0
     assert errors == ""
     assert list(tmp_path.iterdir()) == []
@@ -75,7 +78,10 @@ def test_interrupted_on_the_way(environ: dict[str, str], tmp_path: Path, sign: s
         assert running.stdout is not None
         assert running.stdout.readline().startswith("0/3")
         running.send_signal(sign)
-        _, errors = running.communicate(timeout=30)
+        try:
+            _, errors = running.communicate(timeout=30)
+        finally:
+            running.kill()  # or the end of this block would wait for it
     assert running.returncode == 130
     assert errors == "interrupted\n"
     assert list(tmp_path.iterdir()) == []
