@@ -27,7 +27,10 @@ STATES = ("dispatched", *ALWAYS_SHOWN, "overdue", "not_found", "status_unknown")
 def run(plan: Plan, *, as_json: bool, keep: bool) -> Report:
     """One demo from its beginning to its end. Raises RelayError, and KeyboardInterrupt on Ctrl-C or SIGTERM."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(plan, as_json=as_json, keep=keep))
+        try:
+            return runner.run(_run(plan, as_json=as_json, keep=keep))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
 
 
 async def _run(plan: Plan, *, as_json: bool, keep: bool) -> Report:
@@ -48,9 +51,10 @@ async def _run(plan: Plan, *, as_json: bool, keep: bool) -> Report:
 
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does, so that its folder goes."""
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    """SIGTERM ends the demo as Ctrl-C does, so that its folder goes; also where a shell had Ctrl-C ignored."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         yield
     finally:

@@ -49,10 +49,22 @@ def test_for_people(environ: dict[str, str]) -> None:
     assert "polling every 5 s takes" in last
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_kept_until_interrupted(environ: dict[str, str], tmp_path: Path, sign: signal.Signals) -> None:
+IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+"""As a shell starts it that has no terminal: Ctrl-C is ignored."""
+
+
+@pytest.mark.parametrize(
+    ("before", "sign"), [([], signal.SIGINT), ([], signal.SIGTERM), (IN_THE_BACKGROUND, signal.SIGTERM)]
+)
+def test_kept_until_interrupted(
+    environ: dict[str, str], tmp_path: Path, before: list[str], sign: signal.Signals
+) -> None:
     with subprocess.Popen(
-        [*COMMAND, "--jobs", "3", "--keep"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*before, *COMMAND, "--jobs", "3", "--keep"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as running:
         assert running.stdout is not None
         lines: list[str] = []
