@@ -25,6 +25,7 @@ from relay.errors import StoreError
 from relay.log import debugging
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
+from relay.tasks import Tasks
 
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
@@ -125,7 +126,7 @@ class Dispatcher:
         self._random = random.Random(seed)  # noqa: S311 - jitter, not secrets
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
         self._version = -1
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._wake = asyncio.Event()
         self._stopping = False
         self._leases = 0
@@ -241,25 +242,18 @@ class Dispatcher:
 
     async def drain(self) -> None:
         """Waits until nothing is in flight: for tests and for a clean end."""
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await self._tasks.drain()
 
     def cut_off(self) -> None:
         """Ends what is in flight, whatever time `stop` gave it."""
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
 
     async def stop(self, timeout_seconds: float) -> None:
         """Claims nothing more and finishes what is in flight within the time; what remains keeps its lease until that
         runs out, since nobody knows whether it arrived."""
         self._stopping = True
         self._wake.set()
-        if self._tasks:
-            _, late = await asyncio.wait(list(self._tasks), timeout=timeout_seconds)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        await self._tasks.finish(timeout_seconds)
 
     # --- claiming
 
@@ -296,9 +290,7 @@ class Dispatcher:
             self._wake.set()
 
     def _start(self, target: Target, claimed: Claimed, *, has_slot: bool = True) -> None:
-        task = asyncio.get_running_loop().create_task(self._work(target, claimed, has_slot))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._work(target, claimed, has_slot))
 
     # --- one slot's work
 

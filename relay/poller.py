@@ -18,6 +18,7 @@ from relay.health import Accounts, Delivering, Health, Signals
 from relay.looks import Look, Upstream, problem_of
 from relay.metrics import Metrics
 from relay.recorder import Hints, Recorder
+from relay.tasks import Tasks
 
 NOT_FOUND_LOOKS = 5
 NOT_FOUND_SECONDS = 120.0
@@ -94,7 +95,7 @@ class Poller:
         self._clock = clock
         self.changed = changed
         self._key = settings.read_key()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._in_flight: set[str] = set()
         self._unwritten: set[str] = set()
         self._due_since: float | None = None
@@ -222,31 +223,22 @@ class Poller:
             if uid is None:
                 break
             self._in_flight.add(uid)
-            task = asyncio.get_running_loop().create_task(self._look_task(uid))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._look_task(uid))
             started = True
         return started
 
     async def drain(self) -> None:
         """Waits until no look is under way."""
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await self._tasks.drain()
 
     def cut_off(self) -> None:
         """Ends what is in flight, whatever time `stop` gave it."""
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
 
     async def stop(self, timeout_seconds: float) -> None:
         """Starts no more looks, and lets those under way end within the time."""
         self._stopping = True
-        if self._tasks:
-            _, late = await asyncio.wait(list(self._tasks), timeout=timeout_seconds)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        await self._tasks.finish(timeout_seconds)
 
     # --- one look
 

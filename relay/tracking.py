@@ -1,6 +1,5 @@
 """Tracked jobs as the API sees them: registered, refreshed, explained, given up. Joins the store with the pollers."""
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from relay.signals import Signals
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import registered as read_registered
 from relay.store.store import Store
+from relay.tasks import Tasks
 
 
 class Tracking:
@@ -42,7 +42,7 @@ class Tracking:
         self._clock = clock
         self._callbacks: dict[str, str] = {}
         self._callbacks_version = -1
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking = Tasks()
 
     def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
         """The id and state in an upstream's own answer to a create; None when `body` is not one.
@@ -177,9 +177,7 @@ class Tracking:
             yield
             return
         if not poller.holds:
-            asking = asyncio.get_running_loop().create_task(self._store.jobs.ask_for_look(job))
-            self._asking.add(asking)
-            asking.add_done_callback(self._asking.discard)
+            self._asking.start(self._store.jobs.ask_for_look(job))
         with poller.hurry(job.uid):
             yield
 

@@ -151,12 +151,7 @@ def _get(connection: Connection, delivery_id: str) -> Delivery | None:
     row = connection.execute(_SHOWN.where(DELIVERIES.c.id == delivery_id)).one_or_none()
     if row is None:
         return None
-    attempts = connection.execute(
-        select(ATTEMPTS)
-        .where(ATTEMPTS.c.delivery_id == delivery_id)
-        .order_by(ATTEMPTS.c.number)
-        .limit(MAX_SHOWN_ATTEMPTS)
-    )
+    attempts = connection.execute(ATTEMPTS_OF_DELIVERY, {"delivery_id": delivery_id})
     waiting_for = None
     if row.state == "blocked":
         waiting_for = head_of(connection, row.job_uid, row.subscription_id)

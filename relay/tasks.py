@@ -1,0 +1,39 @@
+"""Tasks that go on by themselves after whoever started them has gone on, until all are asked to end."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Tasks:
+    """asyncio keeps no hold of a task; this does, until it has ended."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begins one."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def drain(self) -> None:
+        """Waits until none is left."""
+        while self._running:
+            await asyncio.wait(list(self._running))
+
+    def cancel(self) -> None:
+        """Asks all to end now."""
+        for task in list(self._running):
+            task.cancel()
+
+    async def finish(self, timeout_seconds: float) -> None:
+        """Lets all end within the time, and cancels the rest."""
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=timeout_seconds)
+        while self._running:  # one that ends may have started another
+            self.cancel()
+            await asyncio.wait(list(self._running))
