@@ -94,7 +94,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         IDS["Events"] = [events[0].id]
         IDS["Deliveries"] = [delivery.id for delivery in (await store.deliveries.page(limit=2)).items]
         api = create_api(world.ports(guard=GuardPolicy.development()))
-        server = uvicorn.Server(uvicorn.Config(api, log_level="critical", ws="none", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none", lifespan="off"))
         servers.append(server)
         ready.set()
         await server.serve(sockets=[listener])
