@@ -10,6 +10,7 @@ from relay.cli.output import Json, Limit, print_fields, print_json, print_table,
 app = typer.Typer(help="See what was sent to whom, and send it again.", no_args_is_help=True)
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_…).")]
+COLUMNS = ("id", "event_type", "state", "attempt_count", "next_attempt_at", "reason")
 ATTEMPT_COLUMNS = ("number", "started_at", "duration_ms", "status_code", "error", "remote_ip")
 
 
@@ -27,10 +28,8 @@ def list_deliveries(
     if json:
         print_json(found)
         return
-    names = list(found[0]) if found else []
-    columns = [name for name in names if name not in ("attempts", "request", "response")]
-    rows = [[delivery.get(name) for name in columns] for delivery in found]
-    print_table(columns, rows, empty="no deliveries")
+    rows = [[delivery.get(column) for column in COLUMNS] for delivery in found]
+    print_table(COLUMNS, rows, empty="no deliveries")
 
 
 @app.command()

@@ -179,6 +179,17 @@ def test_listen_goes_on_when_nothing_listens_there(stub: Stub, capsys: pytest.Ca
     assert "not forwarded to localhost:9" in err
 
 
+def test_deliveries_are_listed_with_what_fits_on_a_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"id": "dlv_1", "event_type": "a.job.failed", "state": "dead", "attempt_count": 10, "reason": "http_503"}
+    stub.says("GET /v1/deliveries", {"items": [{**found, "job_uid": "job_1"}], "next_cursor": None})
+    assert run(["deliveries", "list"]) == 0
+    shown = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert shown == [
+        ["ID", "EVENT_TYPE", "STATE", "ATTEMPT_COUNT", "NEXT_ATTEMPT_AT", "REASON"],
+        ["dlv_1", "a.job.failed", "dead", "10", "-", "http_503"],
+    ]
+
+
 def test_a_line_can_not_command_the_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/events", {"items": [event(1, subject="\x1b[2Jx")], "next_cursor": None})
     assert run(["events", "list"]) == 0
