@@ -30,9 +30,6 @@ TESTS = [min(KILLS_A_TEST, KILL_COUNT - first) for first in range(0, KILL_COUNT,
 SECONDS = 24.0
 """In which all the kills of a test fall, at the first try."""
 BURSTS_PER_SECOND = 0.7
-SHARE_HELD = frozenset({"sqlite"})
-"""Where the share of duplicates is held to its limit. With PostgreSQL what a crash left is sent in one burst when its
-leases run out, so that the next kill hits more: what one kill repeats is bounded there, and the share printed."""
 TRIES = 3
 """How often the share of duplicates is measured before it is too large, each time with twice the time between kills: it
 is the time from a request to the commit of its mark in relation to the time between two kills, so on a machine that has
@@ -86,9 +83,8 @@ async def kills(folder: Path, database: str, seed: str, count: int, seconds: flo
 async def test_kills_at_random_moments_lose_and_invent_nothing(tmp_path: Path, database: str, number: int) -> None:
     print(f"KILL_TEST_SEED={SEED} test {number}")
     shares: list[float] = []
-    tries = TRIES if database in SHARE_HELD else 1
-    while not shares or (shares[-1] > DUPLICATE_SHARE and len(shares) < tries):
+    while not shares or (shares[-1] > DUPLICATE_SHARE and len(shares) < TRIES):
         seed, seconds = f"{SEED}:{number}:{len(shares)}", SECONDS * 2 ** len(shares)
         report = await kills(tmp_path / str(len(shares)), database, seed, TESTS[number], seconds)
         shares.append(report.duplicates / report.events)
-    assert database not in SHARE_HELD or shares[-1] <= DUPLICATE_SHARE, shares
+    assert shares[-1] <= DUPLICATE_SHARE, shares
