@@ -14,7 +14,7 @@ from relay.core.planner.items import read_item, read_time
 from relay.core.planner.jobs import PARKED, UNSEEN, Job
 from relay.core.planner.roster import Roster
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
-from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Reason, Stats
+from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
 
 DEFAULT_SPACING_SECONDS = 60.0
 BANKED_WINDOWS = 0.5
@@ -182,6 +182,10 @@ class Planner:
         """How many looks at the job have found nothing new since its anchor: what `track` takes as `step`."""
         job = self._roster.jobs.get(job_id)
         return 0 if job is None else job.step
+
+    def purpose(self, job_id: str) -> Purpose:
+        """What the look at the job that is under way is for."""
+        return "expected"
 
     def explain(self, job_id: str, now: float) -> Explanation | None:
         """Why the job is not looked at right now, and when it will be; None where it is not tracked."""
