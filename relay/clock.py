@@ -30,6 +30,23 @@ def optional_rfc3339(epoch_seconds: float | None) -> str | None:
     return None if epoch_seconds is None else to_rfc3339(epoch_seconds)
 
 
+def short_time(epoch_seconds: float, now: float) -> str:
+    """A moment for a person: `10:00:06 UTC`, with the date where that is not today's."""
+    text, today = to_rfc3339(epoch_seconds), to_rfc3339(now)
+    date = "" if text[:10] == today[:10] else f"{text[:10]} "
+    return f"{date}{text[11:19]} UTC"
+
+
+def in_words(seconds: float) -> str:
+    """A duration for a person: `1.2 s`, `42 s`, `5 min`, `3 h`, `4 days`."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0.1):.1f}".removesuffix(".0") + " s"
+    for unit, size, up_to in (("s", 1, 119.5), ("min", 60, 119.5), ("h", 3600, 47.5)):
+        if seconds / size < up_to:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"
+
+
 def from_rfc3339(text: str) -> float:
     """The epoch seconds of an RFC 3339 time. Raises ValueError when it is none, or has no zone."""
     moment = datetime.fromisoformat(text)

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from relay.api.ports import Explanation, SourceReport, TrackRequest
-from relay.clock import Clock, to_rfc3339
+from relay.clock import Clock
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress, Transition, detect
 from relay.core.planner.views import Explanation as Plan
 from relay.core.records import Registered, Registration
+from relay.core.sentences import sentence
 from relay.dispatcher import Dispatcher
 from relay.errors import Conflict, InvalidRequest, RequestError
 from relay.ids import new_id
@@ -186,16 +187,17 @@ class Tracking:
         poller = self._pollers.get((job.source, job.account))
         now = self._clock()
         plan = None if poller is None else poller.planner.explain(job.uid, now)
-        reason, sentence = _why(job, poller, plan, now)
+        reason, words = _why(job, poller, plan, now)
         request_id = None if poller is None else poller.last_request_ids.get(job.uid)
         if request_id is None and job.last_error is not None:
             request_id = job.last_error.get("request_id")
         planned = job.open and plan is not None
         return Explanation(
             reason=reason,
-            sentence=sentence,
+            sentence=words,
             next_poll_at=plan.next_poll_at if planned and plan is not None else None,
             not_before=plan.not_before if planned and plan is not None else None,
+            expected_delay_seconds=plan.expected_delay_seconds if planned and plan is not None else None,
             waiting_for=None if plan is None else plan.waiting_for_job_id,
             last_polled_at=job.last_polled_at,
             last_request_id=request_id,
@@ -217,8 +219,12 @@ class Tracking:
         return poller
 
 
-def _looks(count: int) -> str:
-    return "The last look at it" if count == 1 else f"The last {count} looks at it"
+def _state(poller: Poller) -> str:
+    if not poller.has_key:
+        return "no_key"
+    if poller.state.state == "ok" and not poller.holds:
+        return "elsewhere"
+    return poller.state.state
 
 
 def _report(source: str, account: str, poller: Poller, now: float) -> SourceReport:
@@ -226,7 +232,7 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
     return SourceReport(
         source=source,
         account=account,
-        state=poller.state.state if poller.has_key else "no_key",
+        state=_state(poller),
         since=poller.state.since,
         problem=poller.state.problem,
         open_jobs=stats.open_jobs,
@@ -236,6 +242,10 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
         window_seconds=stats.window_seconds,
         own_requests_per_second=stats.requests_per_second,
         others_requests_per_second=stats.others_requests_per_second,
+        price_seconds=stats.price_seconds if poller.holds else None,
+        expected_detection_delay_seconds=stats.expected_delay_seconds,
+        expected_detection_delay_at_double_budget_seconds=stats.expected_delay_at_double_seconds,
+        expected_detection_delay_at_half_budget_seconds=stats.expected_delay_at_half_seconds,
         paused_until=stats.paused_until,
         last_completed_at=poller.last_completed_at,
     )
@@ -255,16 +265,4 @@ def _why(job: Job, poller: Poller | None, plan: Plan | None, now: float) -> tupl
         return "elsewhere", "Another node polls this account: ask it for the reason, or see next_poll_at of the job."
     if plan is None:
         return "not_planned", "The job is not planned on this node."
-    when = "now" if plan.next_poll_at is None or plan.next_poll_at <= now else "at " + to_rfc3339(plan.next_poll_at)
-    anchor = "" if plan.anchor_at is None else " " + to_rfc3339(plan.anchor_at)
-    sentence = {
-        "in_flight": "A request for it is under way just now.",
-        "due": "It is looked at now.",
-        "budget": "It is due, but the request budget is spent for the moment, or others were due before it.",
-        "paused_until": "It is due, but the upstream asked us to send nothing for a while.",
-        "lane_parked": f"It waits for its predecessor in the lane {job.channel or ''}; a safety look comes {when}.",
-        "before_anchor": f"Nothing can happen to it before{anchor}; the next look comes {when}.",
-        "backing_off": f"{_looks(plan.failures)} failed, so the next one comes {when}.",
-        "between_looks": f"It was looked at a short while ago and had not changed; the next look comes {when}.",
-    }[plan.reason]
-    return plan.reason, sentence
+    return plan.reason, sentence(job, plan, now)

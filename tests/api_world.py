@@ -163,6 +163,7 @@ class FakeTracking:
             sentence="It was looked at a short while ago and had not changed.",
             next_poll_at=self.world.now + 5,
             not_before=None,
+            expected_delay_seconds=1.2,
             waiting_for=None,
             last_polled_at=None,
             last_request_id="req_1",
@@ -183,6 +184,10 @@ class FakeTracking:
                 window_seconds=60.0,
                 own_requests_per_second=0.5,
                 others_requests_per_second=None,
+                price_seconds=0.8,
+                expected_detection_delay_seconds=1.2,
+                expected_detection_delay_at_double_budget_seconds=0.6,
+                expected_detection_delay_at_half_budget_seconds=None,
                 paused_until=None,
                 last_completed_at=self.world.now,
             )

@@ -106,6 +106,10 @@ _SOURCE = {
     "window_seconds": 60.0,
     "own_requests_per_second": 0.4,
     "others_requests_per_second": 0.1,
+    "price_seconds": 0.8,
+    "expected_detection_delay_seconds": 1.2,
+    "expected_detection_delay_at_double_budget_seconds": 0.6,
+    "expected_detection_delay_at_half_budget_seconds": 2.9,
     "paused_until": None,
     "last_completed_at": _TIME,
 }
@@ -139,10 +143,13 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "status": "scheduled",
         "open": True,
         "reason": "before_anchor",
-        "sentence": "Nothing can happen to it before 2026-05-20T10:00:06.000Z; the next look comes then.",
+        "sentence": "Nothing can happen to it before 10:00:00 UTC; the next look comes in 5 s, at 10:00:06 UTC, when "
+        "it is likely to have ended: looking earlier would take requests from jobs that need them more. Its end is "
+        "known about 1.2 s after it happens.",
         "waiting_for": None,
         "next_poll_at": "2026-05-20T10:00:06.000Z",
         "not_before": "2026-05-20T10:00:06.000Z",
+        "expected_delay_seconds": 1.2,
         "last_polled_at": "2026-05-20T10:00:01.000Z",
         "last_request_id": "req_8c1f",
     },

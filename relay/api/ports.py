@@ -67,6 +67,7 @@ class Explanation:
     sentence: str
     next_poll_at: float | None
     not_before: float | None
+    expected_delay_seconds: float | None
     waiting_for: str | None
     last_polled_at: float | None
     last_request_id: str | None
@@ -88,6 +89,10 @@ class SourceReport:
     window_seconds: float | None
     own_requests_per_second: float | None
     others_requests_per_second: float | None
+    price_seconds: float | None
+    expected_detection_delay_seconds: float | None
+    expected_detection_delay_at_double_budget_seconds: float | None
+    expected_detection_delay_at_half_budget_seconds: float | None
     paused_until: float | None
     last_completed_at: float | None
 

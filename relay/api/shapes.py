@@ -98,7 +98,10 @@ class Explanation(Shape):
     sentence: str
     waiting_for: str | None
     next_poll_at: Time | None
-    not_before: Time | None
+    not_before: Time | None = Field(description="The earliest moment at which the budget lets that look go out.")
+    expected_delay_seconds: float | None = Field(
+        description="How long after its end the end is known, on average; null where that can not be said."
+    )
     last_polled_at: Time | None
     last_request_id: str | None
 
@@ -223,7 +226,7 @@ class Source(Shape):
 
     source: str
     account: str
-    state: str
+    state: str = Field(description="ok, down, unauthorized, no_key, or elsewhere: another node polls it.")
     since: Time | None
     problem: LastError | None
     open_jobs: int
@@ -233,6 +236,18 @@ class Source(Shape):
     window_seconds: float | None
     own_requests_per_second: float | None
     others_requests_per_second: float | None
+    price_seconds: float | None = Field(
+        description="How many seconds of delay a request has to save to be sent; null where another node polls."
+    )
+    expected_detection_delay_seconds: float | None = Field(
+        description="From a job's end to the look that sees it, on average; null while there is nothing to judge by."
+    )
+    expected_detection_delay_at_double_budget_seconds: float | None = Field(
+        description="The same, had the request budget been double."
+    )
+    expected_detection_delay_at_half_budget_seconds: float | None = Field(
+        description="The same, had the request budget been half."
+    )
     paused_until: Time | None
     last_completed_at: Time | None
 

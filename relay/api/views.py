@@ -59,6 +59,7 @@ def explanation_view(job: Job, explanation: Explanation) -> dict[str, Any]:
         "waiting_for": explanation.waiting_for,
         "next_poll_at": optional_rfc3339(explanation.next_poll_at),
         "not_before": optional_rfc3339(explanation.not_before),
+        "expected_delay_seconds": explanation.expected_delay_seconds,
         "last_polled_at": optional_rfc3339(explanation.last_polled_at),
         "last_request_id": explanation.last_request_id,
     }
@@ -180,6 +181,10 @@ def report_view(report: SourceReport) -> dict[str, Any]:
         "window_seconds": report.window_seconds,
         "own_requests_per_second": report.own_requests_per_second,
         "others_requests_per_second": report.others_requests_per_second,
+        "price_seconds": report.price_seconds,
+        "expected_detection_delay_seconds": report.expected_detection_delay_seconds,
+        "expected_detection_delay_at_double_budget_seconds": report.expected_detection_delay_at_double_budget_seconds,
+        "expected_detection_delay_at_half_budget_seconds": report.expected_detection_delay_at_half_budget_seconds,
         "paused_until": optional_rfc3339(report.paused_until),
         "last_completed_at": optional_rfc3339(report.last_completed_at),
     }

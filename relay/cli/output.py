@@ -1,6 +1,8 @@
 """What the commands print: JSON, tables, and signs of life where a person is watching."""
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -20,6 +22,12 @@ def print_json(value: Any) -> None:
 def say(text: str) -> None:
     """One line for a person on stdout."""
     typer.echo(clean(text))
+
+
+def say_at_length(text: str) -> None:
+    """Sentences for a person on stdout: on a terminal broken between words, elsewhere on one line."""
+    text = clean(text)
+    typer.echo(textwrap.fill(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
 
 
 def note(text: str) -> None:

@@ -196,6 +196,7 @@ async def test_explain_says_it_in_words_and_fields(client, world):
     answer = (await client.get("/v1/jobs/a/explain")).json()
     assert answer["reason"] == "between_looks"
     assert answer["next_poll_at"] == "2027-01-15T08:00:05.000Z"
+    assert answer["expected_delay_seconds"] == 1.2
     assert answer["last_request_id"] == "req_1"
 
 

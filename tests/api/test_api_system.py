@@ -19,6 +19,10 @@ async def test_sources_are_listed_and_paged(client):
             "window_seconds": 60.0,
             "own_requests_per_second": 0.5,
             "others_requests_per_second": None,
+            "price_seconds": 0.8,
+            "expected_detection_delay_seconds": 1.2,
+            "expected_detection_delay_at_double_budget_seconds": 0.6,
+            "expected_detection_delay_at_half_budget_seconds": None,
             "paused_until": None,
             "last_completed_at": "2027-01-15T08:00:00.000Z",
         }

@@ -24,7 +24,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["frob"], 2, "No such command 'frob'"),
         (["jobs", "import"], 2, "No such command 'import'"),
-        (["sources"], 2, "No such command"),
+        (["sources", "revor"], 2, "unexpected extra argument"),
         (["tokens"], 2, "No such command"),
         (["jobs", "add"], 2, "Missing argument"),
         (["jobs", "add", "a", "--metadata", "[1]"], 2, "--metadata is no JSON object"),
@@ -114,7 +114,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     listed = re.findall(r"^  ([a-z-]+)  ", out.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("demo", "serve", "init", "migrate", "check", "sandbox", "signing-secret", "listen", "verify"),
+        *("demo", "serve", "init", "migrate", "check", "sandbox", "sources", "signing-secret", "listen", "verify"),
         *("jobs", "subscriptions", "events", "deliveries"),
     ]
     assert run(["--version"]) == 0

@@ -182,6 +182,13 @@ def test_every_metric() -> None:
         assert name in quoted("metrics.md")
 
 
+def test_every_field_of_an_account() -> None:
+    from relay.api.shapes import Source
+
+    (row,) = re.findall(r"^An account: `(.+)`\.$", (DOCS / "http-api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert row.split(", ") == list(Source.model_fields)
+
+
 def error_codes() -> set[str]:
     """The codes of all error classes, and those given where one is raised."""
     for package in ("relay", "subscribers"):

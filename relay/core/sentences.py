@@ -1,0 +1,79 @@
+"""Why a job is looked at when it is, in sentences: what is waited for, when the next look is, and why not earlier."""
+
+import math
+
+from relay.clock import in_words, short_time
+from relay.core.job import KNOWN_STATUSES, Job
+from relay.core.planner.views import Explanation
+
+NEARLY_SECONDS = 1.0
+OTHERS_NEED_THEM = "looking earlier would take requests from jobs that need them more"
+
+
+def sentence(job: Job, plan: Explanation, now: float) -> str:
+    """What the planner says of an open job, for a tired person."""
+    said = [_waiting(job, plan, now)]
+    planned, possible = plan.next_poll_at, plan.not_before
+    if planned is not None and possible is not None and now < planned < possible - NEARLY_SECONDS:
+        until = short_time(possible, now)
+        said.append(f"Nothing is sent before {until}, though: the budget is spent, or the upstream wants a pause.")
+    delay = plan.expected_delay_seconds
+    if delay is not None and math.isfinite(delay):
+        said.append(f"Its end is known about {in_words(delay)} after it happens.")
+    return " ".join(said)
+
+
+def _waiting(job: Job, plan: Explanation, now: float) -> str:
+    when = _when(plan.next_poll_at, now)
+    match plan.reason:
+        case "in_flight":
+            return "A request for it is under way: the answer decides when the next look comes."
+        case "due":
+            return "Its look is due and goes out now."
+        case "budget":
+            if plan.not_before is None or plan.not_before <= now:
+                return "Its look is due, and goes out as soon as those are out that were due before it."
+            earliest = _when(plan.not_before, now)
+            return f"Its look is due, but the request budget is spent for the moment: it goes out {earliest}, or later."
+        case "paused_until":
+            earliest = _when(plan.not_before, now)
+            return f"Its look is due, but the upstream asked us to send nothing for a while: it goes out {earliest}."
+        case "lane_parked":
+            return _parked(job, plan, when)
+        case "before_anchor":
+            return _anchored(plan, when, now)
+        case "backing_off":
+            looks = "The last look at it" if plan.failures <= 1 else f"The last {plan.failures} looks at it"
+            return f"{looks} failed; the next one comes {when}: an earlier one would likely fail too."
+    return f"{_last_look(job, now)}; the next look comes {when}: {OTHERS_NEED_THEM}."
+
+
+def _parked(job: Job, plan: Explanation, when: str) -> str:
+    ahead = plan.waiting_for_job_id
+    lane = "its lane" if job.channel is None else f"the lane {job.channel}"
+    before = f"the job ahead of it in {lane}" if ahead is None else f"{ahead}, the job ahead of it in {lane},"
+    return f"It can not start before {before} has; the next look comes {when}, in case it was moved or cancelled."
+
+
+def _anchored(plan: Explanation, when: str, now: float) -> str:
+    anchor, next_at = plan.anchor_at, plan.next_poll_at
+    if anchor is None or next_at is None:
+        return f"Nothing can happen to it yet; the next look comes {when}."
+    nothing = f"Nothing can happen to it before {short_time(anchor, now)}"
+    if next_at < anchor - NEARLY_SECONDS:
+        return f"{nothing}, unless it is moved or cancelled; the next look comes {when}, in case it was."
+    if next_at > anchor + NEARLY_SECONDS:
+        return f"{nothing}; the next look comes {when}, when it is likely to have ended: {OTHERS_NEED_THEM}."
+    return f"{nothing}; the next look comes {when}: an earlier one would find nothing."
+
+
+def _last_look(job: Job, now: float) -> str:
+    if job.progress.status is None:
+        return "Nothing is known of it yet"
+    if job.last_polled_at is None or job.progress.status not in KNOWN_STATUSES:
+        return "It was looked at a short while ago"
+    return f"At {short_time(job.last_polled_at, now)} it was {job.progress.status}"
+
+
+def _when(at: float | None, now: float) -> str:
+    return "now" if at is None or at <= now else f"in {in_words(at - now)}, at {short_time(at, now)}"

@@ -1,0 +1,161 @@
+"""`relay sources`: a table that fits a narrow terminal, and what to make of it."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from relay.cli import run
+from relay.cli.sources import judgement
+
+ACCOUNT = {
+    "source": "revor",
+    "account": "default",
+    "state": "ok",
+    "since": None,
+    "problem": None,
+    "open_jobs": 12_345,
+    "due_jobs": 1,
+    "limit": 120,
+    "remaining": 97,
+    "window_seconds": 60.0,
+    "own_requests_per_second": 1.6,
+    "others_requests_per_second": 0.1,
+    "price_seconds": 0.8,
+    "expected_detection_delay_seconds": 1.2,
+    "expected_detection_delay_at_double_budget_seconds": 0.6,
+    "expected_detection_delay_at_half_budget_seconds": 290.0,
+    "paused_until": None,
+    "last_completed_at": None,
+}
+UNKNOWN = {
+    name: None
+    for name in ACCOUNT
+    if name.startswith(("expected", "price", "limit", "remaining", "window")) or name.endswith("per_second")
+}
+
+
+class Terminal(io.StringIO):
+    """A stdout that a person watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def accounts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The accounts that the relay will list."""
+    listed: list[dict[str, Any]] = [dict(ACCOUNT)]
+
+    class Client:
+        def items(self, path: str, query: Mapping[str, Any], limit: int) -> list[Any]:
+            assert path == "/v1/sources"
+            return listed[:limit]
+
+    monkeypatch.setattr("relay.cli.sources.api", Client)
+    return listed
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str, columns: int = 80) -> list[str]:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "dumb")
+    assert run(["sources", *arguments]) == 0
+    return shown.getvalue().splitlines()
+
+
+def test_a_narrow_terminal_shows_the_table_whole(
+    accounts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts.append({**ACCOUNT, **UNKNOWN, "account": "second", "state": "unauthorized", "open_jobs": 0})
+    lines = on_terminal(monkeypatch)
+    assert [line.split() for line in lines[:3]] == [
+        ["ACCOUNT", "STATE", "OPEN", "OURS/LIMIT", "OTHERS", "DELAY", "HALF", "DOUBLE"],
+        ["revor/default", "ok", "12345", "96/120", "6", "1.2", "s", "5", "min", "0.6", "s"],
+        ["revor/second", "unauthorized", "0", "-/-", "-", "-", "-", "-"],
+    ]
+    assert max(len(line) for line in lines) <= 80
+    text = " ".join(lines)
+    assert "OURS is what we may send of the upstream's LIMIT" in text
+    assert "revor/default: a job's end is known about 1.2 s after it happens. Double the budget" in text
+    assert "revor/second: the upstream refuses the API key" in text
+
+
+def test_long_names_and_large_numbers_are_folded_and_not_cut(
+    accounts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "an-account-with-a-name-as-long-as-a-team-can-make-it"
+    accounts[0] |= {"account": name, "limit": 1_000_000, "own_requests_per_second": 99_999.0, "open_jobs": 1_000_000}
+    lines = on_terminal(monkeypatch)
+    assert max(len(line) for line in lines) <= 80
+    table = lines[: lines.index("")]
+    assert "".join(line.split(" ")[0] for line in table[1:]) == f"revor/{name}"
+    assert "…" not in "".join(lines)
+
+
+def test_elsewhere_it_is_lines_with_tabs_and_a_sentence(
+    accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    accounts[0] |= {"limit": 10, "window_seconds": 3600.0, "own_requests_per_second": 0.002}
+    assert run(["sources"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split("\t") == ["revor/default", "ok", "12345", "0.12/0.17", "6", "1.2 s", "5 min", "0.6 s"]
+    assert lines[-1].startswith("revor/default: a job's end is known")
+    assert len(lines) == 6
+
+
+def test_json_is_all_and_alone(accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sources", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == accounts
+
+
+def test_no_accounts_is_said(accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    accounts.clear()
+    assert run(["sources"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "no accounts: add one to the settings\n")
+
+
+def test_a_name_can_not_command_the_terminal(
+    accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    accounts[0]["account"] = "\x1b[2Jx"
+    assert run(["sources"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_no_relay_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:9")
+    assert run(["sources"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "`relay serve`" in err
+
+
+def delays(now: float, double: float | None, half: float | None) -> dict[str, Any]:
+    return {
+        "expected_detection_delay_seconds": now,
+        "expected_detection_delay_at_double_budget_seconds": double,
+        "expected_detection_delay_at_half_budget_seconds": half,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"state": "no_key"}, "it has no API key"),
+        ({"state": "down"}, "the upstream fails"),
+        ({"state": "elsewhere"}, "another node polls it"),
+        ({"open_jobs": 0}, "no job is open"),
+        (UNKNOWN, "too little to judge by"),
+        (delays(1.2, None, None), "a job's end is known about 1.2 s after it happens."),
+        (delays(1.2, 0.6, 2.9), "Double the budget would make that 0.6 s, half of it 2.9 s."),
+        (delays(0.3, 0.25, 0.9), "A bigger budget would hardly change that; half of it would make it 0.9 s."),
+        (delays(100.0, 95.0, 105.0), "A bigger budget would hardly change that, and neither would half of it."),
+    ],
+)
+def test_what_to_make_of_it(changes: dict[str, Any], expected: str) -> None:
+    assert expected in judgement({**ACCOUNT, **changes})

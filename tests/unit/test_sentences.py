@@ -1,0 +1,117 @@
+"""What `explain` says in words: for every reason what is waited for, when the next look is, and why not earlier."""
+
+from typing import Any, get_args
+
+import pytest
+
+from relay.clock import from_rfc3339, in_words, short_time
+from relay.core.job import Job, Progress
+from relay.core.planner.views import Explanation, Reason
+from relay.core.sentences import OTHERS_NEED_THEM, sentence
+
+NOW = from_rfc3339("2026-05-20T09:59:00Z")
+TEN = from_rfc3339("2026-05-20T10:00:00Z")
+
+
+def said(reason: Reason, job: dict[str, Any] | None = None, **changes: Any) -> str:
+    values: dict[str, Any] = {"anchor_at": None, "next_poll_at": TEN, "not_before": TEN, "waiting_for_job_id": None}
+    plan = Explanation(reason=reason, **{**values, "step": 0, "failures": 0, **changes})
+    known = {"uid": "job_2", "external_id": "a", "source": "revor", "account": "default", **(job or {})}
+    return sentence(Job(**known), plan, NOW)
+
+
+def test_before_its_anchor_a_job_is_looked_at_when_it_has_likely_ended() -> None:
+    assert said(
+        "before_anchor", anchor_at=TEN, next_poll_at=TEN + 6, not_before=TEN + 6, expected_delay_seconds=1.2
+    ) == (
+        "Nothing can happen to it before 10:00:00 UTC; the next look comes in 66 s, at 10:00:06 UTC, when it is likely "
+        "to have ended: looking earlier would take requests from jobs that need them more. "
+        "Its end is known about 1.2 s after it happens."
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "job", "changes", "expected"),
+    [
+        ("in_flight", {}, {"next_poll_at": None, "not_before": None}, "the answer decides when the next look comes."),
+        ("due", {}, {"next_poll_at": NOW, "not_before": NOW}, "Its look is due and goes out now."),
+        ("budget", {}, {"next_poll_at": NOW - 1, "not_before": NOW}, "as soon as those are out that were due before"),
+        ("budget", {}, {"next_poll_at": NOW, "not_before": None}, "as soon as those are out that were due before"),
+        ("budget", {}, {"next_poll_at": NOW, "not_before": NOW + 3}, "goes out in 3 s, at 09:59:03 UTC, or later."),
+        ("paused_until", {}, {"next_poll_at": NOW}, "send nothing for a while: it goes out in 60 s, at 10:00:00 UTC."),
+        ("lane_parked", {}, {}, "It can not start before the job ahead of it in its lane has; the next look comes in"),
+        (
+            "lane_parked",
+            {"channel": "email"},
+            {"waiting_for_job_id": "job_1"},
+            "It can not start before job_1, the job ahead of it in the lane email, has; the next look comes in 60 s, "
+            "at 10:00:00 UTC, in case it was moved or cancelled.",
+        ),
+        ("before_anchor", {}, {}, "Nothing can happen to it yet; the next look comes in 60 s, at 10:00:00 UTC."),
+        ("before_anchor", {}, {"anchor_at": TEN}, "in 60 s, at 10:00:00 UTC: an earlier one would find nothing."),
+        (
+            "before_anchor",
+            {},
+            {"anchor_at": TEN + 86_400},
+            "Nothing can happen to it before 2026-05-21 10:00:00 UTC, unless it is moved or cancelled; the next look "
+            "comes in 60 s, at 10:00:00 UTC, in case it was.",
+        ),
+        ("backing_off", {}, {"failures": 1}, "The last look at it failed; the next one comes in 60 s, at 10:00:00"),
+        ("backing_off", {}, {"failures": 3}, "The last 3 looks at it failed; the next one comes in 60 s"),
+        (
+            "between_looks",
+            {},
+            {},
+            f"Nothing is known of it yet; the next look comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}",
+        ),
+        (
+            "between_looks",
+            {"progress": Progress(status="running"), "last_polled_at": NOW - 5},
+            {},
+            f"At 09:58:55 UTC it was running; the next look comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}.",
+        ),
+        ("between_looks", {"progress": Progress(status="running")}, {}, "It was looked at a short while ago; the"),
+        (
+            "between_looks",
+            {"progress": Progress(status="\x1b odd"), "last_polled_at": NOW},
+            {},
+            "It was looked at a short while ago; the next look",
+        ),
+    ],
+)
+def test_every_reason_has_its_sentence(reason: Reason, job: dict[str, Any], changes: Any, expected: str) -> None:
+    text = said(reason, job, **changes)
+    assert expected in text
+    assert text.endswith(".")
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+def test_no_reason_is_left_without_words(reason: Reason) -> None:
+    assert said(reason).endswith(".")
+    assert "Its end is known about 2 s after it happens." in said(reason, expected_delay_seconds=2.0)
+    assert "known about" not in said(reason, expected_delay_seconds=float("inf"))
+
+
+def test_what_holds_a_planned_look_back_is_said() -> None:
+    held = said("between_looks", not_before=TEN + 60)
+    assert held.endswith(
+        "Nothing is sent before 10:01:00 UTC, though: the budget is spent, or the upstream wants a pause."
+    )
+    assert "Nothing is sent" not in said("between_looks", not_before=TEN + 0.5)
+    assert "Nothing is sent" not in said("between_looks", not_before=None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        *((-1, "0.1 s"), (0, "0.1 s"), (0.26, "0.3 s"), (1, "1 s"), (1.24, "1.2 s"), (9.96, "10 s"), (119, "119 s")),
+        *((120, "2 min"), (7_100, "118 min"), (7_200, "2 h"), (47 * 3600, "47 h"), (48 * 3600, "2 days")),
+    ],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+def test_a_moment_of_another_day_has_its_date() -> None:
+    assert short_time(TEN + 6.9, NOW) == "10:00:06 UTC"
+    assert short_time(NOW - 86_400, NOW) == "2026-05-19 09:59:00 UTC"
