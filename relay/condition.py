@@ -55,6 +55,14 @@ def measured(metrics: Metrics, store: Store, pollers: Pollers, now: float) -> by
         stats = poller.planner.stats(now)
         metrics.open_jobs.labels(source, account).set(stats.open_jobs)
         metrics.due_jobs.labels(source, account).set(stats.due_jobs)
+        if poller.holds:
+            metrics.price_seconds.labels(source, account).set(stats.price_seconds)
+        else:
+            metrics.price_seconds.remove(source, account)
+        if stats.expected_delay_seconds is not None:
+            metrics.expected_detection_delay_seconds.labels(source, account).set(stats.expected_delay_seconds)
+        else:
+            metrics.expected_detection_delay_seconds.remove(source, account)
         metrics.source_up.labels(source, account).set(float(poller.state.state == "ok" and poller.has_key))
         metrics.polling_stalled.labels(source, account).set(float(poller.stalled(now)))
     metrics.commits.set(store.database.writer.commit_count)

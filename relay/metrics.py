@@ -1,9 +1,14 @@
 """What the node counts and measures, for Prometheus. One registry a node, so that tests can have several."""
 
+import re
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 DELAY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
+MAX_CLASSES = 50
+OTHER = "other"
+_CLASS = re.compile(r"[A-Za-z0-9_.:-]{1,40}(/[A-Za-z0-9_.:-]{1,40})?")
 
 
 class Metrics:
@@ -11,18 +16,40 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._classes = {OTHER}
         account = ("source", "account")
         self.looks = Counter(
-            "relay_looks", "Looks at jobs by what came of them", (*account, "result"), registry=self.registry
+            "relay_looks",
+            "Looks at jobs by what came of them and what they were for",
+            (*account, "result", "purpose"),
+            registry=self.registry,
+        )
+        self.looks_wasted = Counter(
+            "relay_looks_wasted",
+            "Looks that succeeded and found nothing new",
+            (*account, "purpose"),
+            registry=self.registry,
         )
         self.look_seconds = Histogram(
             "relay_look_seconds", "How long a look takes", account, buckets=LATENCY_BUCKETS, registry=self.registry
         )
         self.detection_delay_seconds = Histogram(
             "relay_detection_delay_seconds",
-            "From a job's end upstream to the moment the relay knew",
-            account,
+            "From a job's end upstream to the moment the relay knew, by action and channel",
+            (*account, "class"),
             buckets=DELAY_BUCKETS,
+            registry=self.registry,
+        )
+        self.expected_detection_delay_seconds = Gauge(
+            "relay_expected_detection_delay_seconds",
+            "The mean of that delay as the planner expects it; missing while there is nothing to judge by",
+            account,
+            registry=self.registry,
+        )
+        self.price_seconds = Gauge(
+            "relay_price_seconds",
+            "How many seconds of delay a request has to save to be sent; missing while another node polls",
+            account,
             registry=self.registry,
         )
         self.events = Counter("relay_events", "Events recorded by type", ("type",), registry=self.registry)
@@ -61,6 +88,17 @@ class Metrics:
         self.requests = Counter(
             "relay_http_requests", "Requests to our API by status class", ("method", "status"), registry=self.registry
         )
+
+    def class_of(self, action: str | None, channel: str | None) -> str:
+        """The label `class` of a job, `action/channel`; at most MAX_CLASSES different ones, `other` for the rest."""
+        name = f"{action}/{channel}" if channel else action or ""
+        if not action or not _CLASS.fullmatch(name):
+            return OTHER
+        if name not in self._classes:
+            if len(self._classes) >= MAX_CLASSES:
+                return OTHER
+            self._classes.add(name)
+        return name
 
     def render(self) -> bytes:
         """Prometheus' text format."""

@@ -12,6 +12,7 @@ from relay.clock import Clock
 from relay.core.events import Origin
 from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner.views import Purpose
 from relay.core.records import AccountState, LookNote
 from relay.errors import StaleSequence, StoreError
 from relay.health import Accounts, Delivering, Health, Signals
@@ -274,10 +275,11 @@ class Poller:
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
+        purpose = self.planner.purpose(uid)
         look = await self._upstream.look(job.external_id, key)
         now = self._clock()
         self.last_completed_at = now
-        self._metrics.looks.labels(self.settings.source, self.settings.account, look.kind).inc()
+        self._metrics.looks.labels(self.settings.source, self.settings.account, look.kind, purpose).inc()
         self._metrics.look_seconds.labels(self.settings.source, self.settings.account).observe(look.duration_ms / 1000)
         if look.request_id is not None:
             self.last_request_ids.pop(uid, None)
@@ -285,7 +287,7 @@ class Poller:
             if len(self.last_request_ids) > KEPT_REQUEST_IDS:
                 del self.last_request_ids[next(iter(self.last_request_ids))]
         if look.kind == "observed" and look.observation is not None:
-            kinds = await self._observed(job, look, look.observation)
+            kinds = await self._observed(job, look, look.observation, purpose)
             await self.health.well(now)
         else:
             kinds = await self._failed(job, look, now)
@@ -303,11 +305,12 @@ class Poller:
             next_poll_at=self.planner.next_poll_at(uid),
         )
 
-    async def _observed(self, job: Job, look: Look, seen: Observation) -> list[str]:
+    async def _observed(self, job: Job, look: Look, seen: Observation, purpose: Purpose) -> list[str]:
         recorded: Sequence[Transition] = ()
         for _ in range(MAX_DETECTIONS):
             transitions, progress = detect(job.progress, seen)
             if not transitions and progress == job.progress and seen.upstream == job.upstream:
+                self._metrics.looks_wasted.labels(job.source, job.account, purpose).inc()
                 break
             outcome = progress.status if seen.terminal else None
             try:
@@ -327,7 +330,8 @@ class Poller:
             self.forget(job.uid)
             if seen.finished_at is not None:
                 delay = max(0.0, now - max(seen.finished_at, job.tracked_at))
-                self._metrics.detection_delay_seconds.labels(job.source, job.account).observe(delay)
+                label = self._metrics.class_of(seen.action or job.action, seen.channel or job.channel)
+                self._metrics.detection_delay_seconds.labels(job.source, job.account, label).observe(delay)
         else:
             polled_at = None if recorded else now
             await self._jobs.note(

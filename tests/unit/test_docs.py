@@ -21,6 +21,7 @@ from relay.app import NO_KEY
 from relay.cluster import LEASE_SECONDS, RENEW_SECONDS
 from relay.config import VARIABLES, describe
 from relay.core.events import RELAY_EVENTS, job_event_types
+from relay.core.planner.views import Purpose
 from relay.core.planner.views import Reason as LookReason
 from relay.core.signing import Reason as VerifyReason
 from relay.core.signing import new_secret, sign
@@ -180,6 +181,10 @@ def test_every_metric() -> None:
     for metric in Metrics().registry.collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         assert name in quoted("metrics.md")
+
+
+def test_every_purpose_of_a_look() -> None:
+    assert set(get_args(Purpose)) <= quoted("metrics.md")
 
 
 def test_every_field_of_an_account() -> None:
