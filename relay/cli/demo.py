@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,10 @@ def demo(
         str | None,
         typer.Option(metavar="URL", help="postgresql://…: uses a new database of that server, dropped at the end."),
     ] = None,
+    compare: Annotated[
+        Literal["naive"] | None,
+        typer.Option(help="Run the same world once more with a plain 5 s poller; takes twice as long."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The figures as one object on the last line.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Go on serving afterwards, until Ctrl-C.")] = False,
 ) -> None:
@@ -40,7 +44,7 @@ def demo(
     log.configure(dev=False, level="warning")
     plan = Plan(jobs=jobs, speed=speed, seed=seed, rate_limit=limit, database=database)
     try:
-        report = run(plan, as_json=as_json, keep=keep)
+        report = run(plan, compare=compare is not None, as_json=as_json, keep=keep)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None

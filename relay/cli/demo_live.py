@@ -15,38 +15,61 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from relay.cli.demo_report import Report
+from relay.cli.demo_naive import Rerun, length_seconds, open_rerun, run_again
+from relay.cli.demo_report import NAIVE_INTERVAL_SECONDS, Naive, Report, compared
 from relay.cli.demo_stage import Plan
-from relay.cli.demo_story import Story, open_story, tell
+from relay.cli.demo_story import Story, open_story, patience_seconds, tell
 
 LINE_SECONDS = 2.0
 ALWAYS_SHOWN = ("queued", "scheduled", "running", "retrying", "succeeded", "failed", "cancelled")
 STATES = ("dispatched", *ALWAYS_SHOWN, "overdue", "not_found", "status_unknown")
 
 
-def run(plan: Plan, *, as_json: bool, keep: bool) -> Report:
+def run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Report:
     """One demo from its beginning to its end. Raises RelayError, and KeyboardInterrupt on Ctrl-C or SIGTERM."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_run(plan, as_json=as_json, keep=keep))
+            return runner.run(_run(plan, compare=compare, as_json=as_json, keep=keep))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
 
-async def _run(plan: Plan, *, as_json: bool, keep: bool) -> Report:
+async def _run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Report:
     """One demo. With `as_json` only the figures go to stdout: what is for people goes to stderr."""
     console = Console(stderr=as_json, highlight=False)
     with _terminated_like_interrupted():
         async with open_story(plan) as story:
-            with _shown(story, console) as progress:
+            with _shown(console, lambda: picture(story), lambda: progress_line(story), story.is_over) as progress:
                 report = await tell(story, progress)
             style = "bold green" if report.ok else "bold red"
             console.print(Text(report.headline(), style=style), soft_wrap=True)
+            figures = report.shown()
+            if compare:
+                naive = await _compare(story, report, console)
+                figures["naive"] = naive.shown()
             if as_json:
-                typer.echo(orjson.dumps(report.shown()).decode())
+                typer.echo(orjson.dumps(figures).decode())
             if keep:
                 await _serve_on(story, console)
             return report
+
+
+async def _compare(story: Story, report: Report, console: Console) -> Naive:
+    """The same world once more with the naive poller, and both side by side."""
+    about_seconds = length_seconds(story.truths())
+    console.print(
+        f"The same world once more, with a plain poller that looks every {NAIVE_INTERVAL_SECONDS:g} s: about "
+        f"{about_seconds:.0f} s, at most {about_seconds + patience_seconds(story.plan):.0f} s.",
+        soft_wrap=True,
+    )
+    async with open_rerun(story.plan) as rerun:
+        with _shown(
+            console, lambda: rerun_picture(rerun), lambda: rerun_line(rerun), lambda: rerun.is_done
+        ) as progress:
+            naive = await run_again(rerun, story, progress)
+    console.print(side_by_side(report, naive))
+    console.print(Text(compared(report, naive), style="bold"), soft_wrap=True)
+    return naive
 
 
 @contextlib.contextmanager
@@ -79,26 +102,27 @@ async def _serve_on(story: Story, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _shown(story: Story, console: Console) -> Iterator[Callable[[], None]]:
-    """A live table on a terminal, a line every few seconds elsewhere. Gives what to call when something changed."""
+def _shown(
+    console: Console, draw: Callable[[], RenderableType], describe: Callable[[], str], is_over: Callable[[], bool]
+) -> Iterator[Callable[[], None]]:
+    """What `draw` gives, live, on a terminal; elsewhere the line of `describe` every few seconds, and when it is over.
+
+    Gives what to call when something changed.
+    """
     if console.is_terminal:
-        with Live(picture(story), console=console, auto_refresh=False) as live:
-            yield lambda: live.update(picture(story), refresh=True)
+        with Live(draw(), console=console, auto_refresh=False) as live:
+            yield lambda: live.update(draw(), refresh=True)
         return
     said: list[tuple[float, str]] = []
 
     def say() -> None:
         now = time.monotonic()
-        line = progress_line(story)
-        if not said or (line != said[-1][1] and (now - said[-1][0] >= LINE_SECONDS or _is_done(story))):
+        line = describe()
+        if not said or (line != said[-1][1] and (now - said[-1][0] >= LINE_SECONDS or is_over())):
             said[:] = [(now, line)]
             console.print(line, soft_wrap=True)
 
     yield say
-
-
-def _is_done(story: Story) -> bool:
-    return story.elapsed_seconds > 0
 
 
 def progress_line(story: Story) -> str:
@@ -123,3 +147,30 @@ def picture(story: Story) -> RenderableType:
     table.add_row("events delivered", str(story.book.events_delivered))
     table.add_row("upstream requests", str(story.upstream_requests))
     return Group(title, table, ProgressBar(total=story.plan.jobs, completed=story.finished, width=48))
+
+
+def rerun_line(rerun: Rerun) -> str:
+    """How far the naive poller is, in one plain line."""
+    return f"{rerun.ends_seen}/{rerun.plan.jobs} ends seen, {rerun.upstream_requests} upstream requests"
+
+
+def rerun_picture(rerun: Rerun) -> RenderableType:
+    """How far the naive poller is: its line and a bar."""
+    return Group(Text(rerun_line(rerun)), ProgressBar(total=rerun.plan.jobs, completed=rerun.ends_seen, width=48))
+
+
+def side_by_side(report: Report, naive: Naive) -> Table:
+    """The relay's figures and the naive poller's, as a table."""
+    table = Table()
+    table.add_column("")
+    for name in ("relay", f"every {NAIVE_INTERVAL_SECONDS:g} s"):
+        table.add_column(name, justify="right", min_width=9)
+    relays, naives = report.detection_delay_seconds, naive.detection_delay_seconds
+    for name, ours, theirs in (
+        ("end seen after, mean", relays.mean, naives.mean),
+        ("end seen after, p50", relays.p50, naives.p50),
+        ("end seen after, p95", relays.p95, naives.p95),
+    ):
+        table.add_row(name, *("-" if seconds is None else f"{seconds:.1f} s" for seconds in (ours, theirs)))
+    table.add_row("upstream requests", str(report.upstream_requests), str(naive.upstream_requests))
+    return table

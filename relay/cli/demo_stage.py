@@ -23,6 +23,7 @@ from relay.config import (
 )
 from relay.errors import UsageError
 from relay.keys import new_key
+from relay.sandbox.server import Sandbox
 from relay.store.database import url_of as sqlite_url_of
 from relay.store.postgres_engine import is_postgres, scratch_database
 
@@ -38,6 +39,11 @@ class Plan:
     seed: int = 0
     rate_limit: tuple[int, float] = (120, 60.0)
     database: str | None = None
+
+
+def sandbox_of(plan: Plan) -> Sandbox:
+    """The stand-in upstream of the plan. Its limit counts reads of jobs only."""
+    return Sandbox(seed=plan.seed, speed=plan.speed, rate_limit=plan.rate_limit, limit_reads_only=True)
 
 
 class _Server(uvicorn.Server):

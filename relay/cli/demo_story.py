@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from starlette.routing import Route
 
 from relay.app import open_node
 from relay.cli.demo_report import FINAL_STATUSES, Book, Receipt, Report, due, make_report
-from relay.cli.demo_stage import API_KEY, Plan, demo_settings, listen, served, stage_database, url_of
+from relay.cli.demo_stage import API_KEY, Plan, demo_settings, listen, sandbox_of, served, stage_database, url_of
 from relay.clock import from_rfc3339, wall_clock
 from relay.config import PollingSettings
 from relay.errors import RelayError
 from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
-from relay.sandbox.server import Sandbox
 from relay.sandbox.world import World
 
 SINK_CONCURRENCY = 32
@@ -46,6 +45,18 @@ class DemoError(RelayError):
     code = "demo_failed"
 
 
+def truths_of(sandbox: Starlette, job_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The whole life of each of the sandbox's jobs."""
+    world: World = sandbox.state.world
+    now = wall_clock()
+    return [world.truth(job, now) for job in map(world.job, job_ids) if job is not None]
+
+
+def last_end_of(truths: Iterable[Mapping[str, Any]]) -> float:
+    """When the last of the jobs truly ends, in epoch seconds."""
+    return max((truth["transitions"][-1]["at_epoch_seconds"] for truth in truths), default=0.0)
+
+
 @dataclass(kw_only=True)
 class Story:
     """A demo under way: its addresses and what has happened so far."""
@@ -62,22 +73,18 @@ class Story:
     verifier: Webhook | None = None
 
     @property
-    def world(self) -> World:
-        """The sandbox's world, which knows the true times."""
-        world: World = self.sandbox.state.world
-        return world
-
-    @property
     def upstream_requests(self) -> int:
         """Reads of jobs so far, refused ones too."""
         reads: int = self.sandbox.state.tally.job_reads
         return reads
 
+    def is_over(self) -> bool:
+        """Whether its end has come, or its time was up."""
+        return self.elapsed_seconds > 0
+
     def truths(self) -> list[dict[str, Any]]:
         """The whole life of every dispatched job."""
-        now = wall_clock()
-        jobs = (self.world.job(job_id) for job_id in self.job_ids)
-        return [self.world.truth(job, now) for job in jobs if job is not None]
+        return truths_of(self.sandbox, self.job_ids)
 
     def states(self) -> dict[str, int]:
         """How many jobs are in each state, as the receiver knows them; those without an event are `dispatched`."""
@@ -132,13 +139,12 @@ async def open_story(plan: Plan) -> AsyncIterator[Story]:
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
         at_sandbox, at_relay, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(3))
-        sandbox = Sandbox(seed=plan.seed, speed=plan.speed, rate_limit=plan.rate_limit, limit_reads_only=True)
         story = Story(
             plan=plan,
             sandbox_url=url_of(at_sandbox),
             relay_url=url_of(at_relay),
             receiver_url=f"{url_of(at_receiver)}/events",
-            sandbox=sandbox.app(),
+            sandbox=sandbox_of(plan).app(),
         )
         receiver = Starlette(routes=[Route("/events", story.receive, methods=["POST"])])
         database = await stack.enter_async_context(stage_database(plan, directory))
@@ -157,20 +163,16 @@ async def tell(story: Story, progress: Callable[[], None] = lambda: None) -> Rep
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         story.began_at = time.monotonic()
-        subscription = await _post(
+        subscription = await post(
             session,
             f"{story.relay_url}/v1/subscriptions",
             {"sink": story.receiver_url, "config": {"concurrency": SINK_CONCURRENCY}, "description": "the demo"},
         )
         story.verifier = Webhook(subscription["config"]["secret"])
-        watching = asyncio.get_running_loop().create_task(_every_little_while(progress))
-        try:
+        async with ticking(progress):
             await asyncio.sleep(WARM_UP_SECONDS)
             await _dispatch(story, session)
             await _wait(story)
-        finally:
-            watching.cancel()
-            await asyncio.wait([watching])
     story.elapsed_seconds = time.monotonic() - story.began_at
     await asyncio.sleep(SETTLE_SECONDS)  # what comes twice or too late comes now
     progress()
@@ -183,12 +185,12 @@ async def _dispatch(story: Story, session: aiohttp.ClientSession) -> None:
 
     async def register(answer: Mapping[str, Any]) -> None:
         async with slots:
-            await _post(session, f"{story.relay_url}/v1/jobs", answer)
+            await post(session, f"{story.relay_url}/v1/jobs", answer)
 
     try:
         async with asyncio.TaskGroup() as group:
             for index in range(story.plan.jobs):
-                answer = await _post(
+                answer = await post(
                     session, f"{story.sandbox_url}{DISPATCH_PATH}", dispatch_body(index), api_key=API_KEY
                 )
                 story.job_ids.append(answer["item"]["id"])
@@ -200,8 +202,7 @@ async def _dispatch(story: Story, session: aiohttp.ClientSession) -> None:
 async def _wait(story: Story) -> None:
     """Until each job's owed events have come; at most until a while after the last true end."""
     truths = {truth["id"]: truth for truth in story.truths()}
-    last_end = max((truth["transitions"][-1]["at_epoch_seconds"] for truth in truths.values()), default=0.0)
-    latest = last_end + patience_seconds(story.plan)
+    latest = last_end_of(truths.values()) + patience_seconds(story.plan)
     while truths and wall_clock() < latest:
         await asyncio.sleep(CHECK_SECONDS)
         for job_id in [job_id for job_id, truth in truths.items() if not due(truth, story.book.of(job_id)).missing]:
@@ -216,9 +217,10 @@ def patience_seconds(plan: Plan) -> float:
     return PATIENCE_SECONDS + (PATIENCE_INTERVALS * polling.max_interval_seconds + by_limit) / plan.speed
 
 
-async def _post(
+async def post(
     session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, api_key: str | None = None
 ) -> dict[str, Any]:
+    """The answer's object. Raises DemoError."""
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
@@ -231,6 +233,17 @@ async def _post(
         raise DemoError(f"POST {url} failed: {error or type(error).__name__}") from None
     answer: dict[str, Any] = orjson.loads(raw)
     return answer
+
+
+@contextlib.asynccontextmanager
+async def ticking(progress: Callable[[], None]) -> AsyncIterator[None]:
+    """While inside, `progress` is called every little while."""
+    watching = asyncio.get_running_loop().create_task(_every_little_while(progress))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
 
 
 async def _every_little_while(progress: Callable[[], None]) -> None:

@@ -49,6 +49,30 @@ def test_for_people(environ: dict[str, str]) -> None:
     assert "polling every 5 s takes" in last
 
 
+def test_beside_a_plain_poller(environ: dict[str, str], tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [*COMMAND, "--jobs", "6", "--compare", "naive", "--json"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (line,) = ran.stdout.splitlines()
+    figures = json.loads(line)
+    assert list(figures) == [*FIGURES, "naive"]
+    naive = figures["naive"]
+    assert list(naive) == ["detection_delay_seconds", "upstream_requests"]
+    assert list(naive["detection_delay_seconds"]) == ["mean", "p50", "p95"]
+    assert naive["detection_delay_seconds"]["p95"] >= naive["detection_delay_seconds"]["p50"] > 0
+    assert naive["upstream_requests"] > figures["upstream_requests"]
+    assert "The same world once more, with a plain poller that looks every 5 s" in ran.stderr
+    assert "6/6 ends seen" in ran.stderr
+    assert "│ upstream requests" in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("The relay saw ends after ")
+    assert list(tmp_path.iterdir()) == []
+
+
 IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
 """As a shell starts it that has no terminal: Ctrl-C is ignored."""
 

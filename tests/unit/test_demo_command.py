@@ -40,6 +40,7 @@ app.command()(demo)
         ["--rate-limit", "1/0"],
         ["--rate-limit", "1/nan"],
         ["--rate-limit", "x/60"],
+        ["--compare", "clever"],
     ],
 )
 def test_what_is_out_of_bounds_is_refused_with_2(arguments: list[str]) -> None:
