@@ -141,16 +141,23 @@ class Cluster:
         elif what == "subscriptions":
             self._store.subscriptions.changed()
             self._dispatcher.wake()
-        elif what in ("jobs", "look"):
-            account, _, uid = rest.partition(" ")
-            source, _, name = account.partition("/")
-            poller = self._pollers.get((source, name))
-            if poller is not None and poller.holds:
-                if uid:
-                    poller.refresh(uid)
-                else:
-                    self._new_jobs = True
+        elif what in ("jobs", "look", "weight"):
+            self._heard_of_jobs(what, rest)
         self._wake.set()
+
+    def _heard_of_jobs(self, what: str, rest: str) -> None:
+        account, _, rest = rest.partition(" ")
+        uid, _, weight = rest.partition(" ")
+        source, _, name = account.partition("/")
+        poller = self._pollers.get((source, name))
+        if poller is None or not poller.holds:
+            return
+        if what == "look":
+            poller.refresh(uid)
+        elif what == "weight":
+            poller.weigh(uid, float(weight))
+        else:
+            self._new_jobs = True
 
     async def scan(self) -> None:
         """Finds what was registered elsewhere, if there was or should be a notice; while nothing can be heard, wakes

@@ -10,7 +10,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.events import Origin
-from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
+from relay.core.job import NORMAL_WEIGHT, Job, Observation, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.views import Purpose
 from relay.core.records import AccountState, LookNote
@@ -25,6 +25,7 @@ NOT_FOUND_LOOKS = 5
 NOT_FOUND_SECONDS = 120.0
 STALLED_SECONDS = 60.0
 WAITING_CLIENT_WEIGHT = 4.0
+"""How many times its own weight a job has while a client waits for it."""
 MAX_DETECTIONS = 10
 MAX_LOOKS_IN_FLIGHT = 64
 LOAD_COUNT = 5_000
@@ -101,6 +102,7 @@ class Poller:
         self._unwritten: set[str] = set()
         self._due_since: float | None = None
         self._waiting: dict[str, int] = {}
+        self._weights: dict[str, float] = {}  # of the planned jobs whose own weight is not the normal one
         self._stopping = False
         self._planner_config = planner_config
         self.holds = True
@@ -111,11 +113,13 @@ class Poller:
     def let_go(self) -> None:
         """Another node polls the account now: what is planned here is forgotten."""
         self.holds = False
+        self._weights.clear()
         self.planner = Planner(self._planner_config)
         self.changed()
 
     async def take_over(self, state: AccountState | None) -> None:
         """The account's polling is this node's from now on."""
+        self._weights.clear()
         self.planner = Planner(self._planner_config)
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
@@ -123,7 +127,7 @@ class Poller:
 
     def find(self, job: Job) -> None:
         """An open job in the database: planned, unless it is."""
-        if self.holds and self.planner.next_poll_at(job.uid) is None and job.uid not in self._in_flight:
+        if not self._plans(job.uid):
             self.track(job)
 
     async def load(self, state: AccountState | None = None) -> int:
@@ -144,27 +148,38 @@ class Poller:
         return count
 
     def track(self, job: Job) -> None:
-        """Plans looks at a job that was just registered, or registered again."""
-        if job.open and self.holds:
+        """Plans looks at a job that was just registered; of one that is planned already, only the weight can be new."""
+        if not job.open or not self.holds:
+            return
+        if self._plans(job.uid):
+            self.weigh(job.uid, job.weight)
+        else:
             self._plan(job)
+            self.changed()
+
+    def weigh(self, uid: str, weight: float) -> None:
+        """The weight of a planned job is another one now."""
+        if self._plans(uid) and weight != self._own_weight(uid):
+            self._remember_weight(uid, weight)
+            self.planner.set_weight(uid, self._weight(uid), self._clock())
             self.changed()
 
     def forget(self, uid: str) -> None:
         """Plans no more looks at it."""
+        self._weights.pop(uid, None)
         self.planner.forget(uid)
 
     def refresh(self, uid: str) -> None:
         """A look at it is wanted now."""
         now = self._clock()
-        weight = WAITING_CLIENT_WEIGHT if uid in self._waiting else 1.0
-        self.planner.track(uid, None, now, weight=weight, next_poll_at=now)
+        self.planner.track(uid, None, now, weight=self._weight(uid), next_poll_at=now)
         self.changed()
 
     @contextmanager
     def hurry(self, uid: str) -> Iterator[None]:
         """While inside, a client waits for the job: it weighs more."""
         self._waiting[uid] = self._waiting.get(uid, 0) + 1
-        self.planner.set_weight(uid, WAITING_CLIENT_WEIGHT, self._clock())
+        self.planner.set_weight(uid, self._weight(uid), self._clock())
         self.changed()
         try:
             yield
@@ -173,7 +188,7 @@ class Poller:
             if left:
                 self._waiting[uid] = left
             else:
-                self.planner.set_weight(uid, 1.0, self._clock())
+                self.planner.set_weight(uid, self._weight(uid), self._clock())
 
     def configure(self, settings: AccountSettings, planner_config: PlannerConfig) -> None:
         """Takes over settings that were read again: keys and polling."""
@@ -267,10 +282,13 @@ class Poller:
 
     async def look(self, uid: str) -> None:
         """Looks at one job: fetches, detects, records, and tells the planner."""
+        weight = self._own_weight(uid)
         job = await self._jobs.get(uid)
         if job is None or not job.open:
             self.forget(uid)
             return
+        if weight == self._own_weight(uid):  # else it was changed during the read, which may have missed that
+            self.weigh(uid, job.weight)
         key = self._key
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
@@ -408,12 +426,29 @@ class Poller:
             return True
         return False
 
+    def _plans(self, uid: str) -> bool:
+        return uid in self._in_flight or self.planner.next_poll_at(uid) is not None
+
+    def _own_weight(self, uid: str) -> float:
+        return self._weights.get(uid, NORMAL_WEIGHT)
+
+    def _weight(self, uid: str) -> float:
+        own = self._own_weight(uid)
+        return own * WAITING_CLIENT_WEIGHT if uid in self._waiting else own
+
+    def _remember_weight(self, uid: str, weight: float) -> None:
+        if weight == NORMAL_WEIGHT:
+            self._weights.pop(uid, None)
+        else:
+            self._weights[uid] = weight
+
     def _plan(self, job: Job) -> None:
+        self._remember_weight(job.uid, job.weight)
         self.planner.track(
             job.uid,
             job.item(),
             self._clock(),
-            weight=job.weight,
+            weight=self._weight(job.uid),
             next_poll_at=job.next_poll_at,
             step=job.poll_step,
         )

@@ -7,7 +7,7 @@ from typing import Any
 from relay.api.ports import Explanation, SourceReport, TrackRequest
 from relay.clock import Clock
 from relay.core.events import Event
-from relay.core.job import Job, Observation, Progress, Transition, detect
+from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, Progress, Transition, detect
 from relay.core.planner.views import Explanation as Plan
 from relay.core.records import Registered, Registration
 from relay.core.sentences import sentence
@@ -124,6 +124,7 @@ class Tracking:
             tracked_at=now,
             deadline_at=starts + seconds,
             deadline_given=request.deadline_seconds is not None,
+            weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
             metadata=request.metadata,
             callback_subscription_id=callback,
             seen=seen,

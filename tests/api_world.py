@@ -18,7 +18,7 @@ from relay.api.ports import (
 )
 from relay.core.delivery import Attempt, Outcome
 from relay.core.events import Event, Origin, from_transition
-from relay.core.job import Job, Observation, detect
+from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
 from relay.core.records import LookRecord, Registered, Registration
 from relay.core.signing import new_secret
@@ -139,6 +139,7 @@ class FakeTracking:
             account=request.account,
             tracked_at=now,
             deadline_at=now + (request.deadline_seconds or 604_800.0),
+            weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
             metadata=request.metadata,
             callback_subscription_id=callback,
         )

@@ -115,7 +115,9 @@ class World:
         values = {"id": new_id("sub", now), "sink": "https://sink.test/", "created_at": now, **settings}
         return await self.store.subscriptions.create(Subscription(secrets=(SigningSecret(value=SECRET),), **values))
 
-    async def register(self, external_id: str, *looks: ScriptedLook, callback: str | None = None) -> str:
+    async def register(
+        self, external_id: str, *looks: ScriptedLook, callback: str | None = None, weight: float | None = None
+    ) -> str:
         now = self.clock()
         if looks:
             self.source.script(external_id, *looks)
@@ -128,6 +130,7 @@ class World:
                 tracked_at=now,
                 deadline_at=now + 3600.0,
                 callback_subscription_id=callback,
+                weight=weight,
             )
         )
         self.poller.track(registered.job)

@@ -37,6 +37,7 @@ _JOB = {
     "open": True,
     "sequence": 1,
     "metadata": {"deal": 42},
+    "priority": "normal",
     "tracked_at": _TIME,
     "last_polled_at": "2026-05-20T10:00:01.000Z",
     "next_poll_at": "2026-05-20T10:00:06.000Z",
@@ -117,7 +118,7 @@ _SOURCE = {
 BODIES: dict[str, dict[str, Any]] = {
     "JobRegistration": {"id": _JOB_ID, "metadata": {"deal": 42}},
     "UpstreamAnswer": {"ok": True, "item": {"id": _JOB_ID, "status": "scheduled"}},
-    "JobBatch": {"jobs": [{"id": "job-1"}, {"id": "job-2", "metadata": {"deal": 43}}]},
+    "JobBatch": {"jobs": [{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]},
     "SubscriptionCreate": {
         "sink": "https://receiver.example/hooks",
         "config": {"retry_schedule": ["5s", "5m", 1800]},

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from relay.clock import from_rfc3339
+from relay.core.job import Priority
 from relay.core.signing import parse_secret
 
 MAX_ID_CHARACTERS = 200
@@ -106,6 +107,11 @@ class JobRegistration(Body):
     metadata: dict[str, Any] | None = Field(
         default=None, description="Yours: it comes back in every event of the job. At most 16 KiB as JSON."
     )
+    priority: Priority | None = Field(
+        default=None,
+        description="How much its delay counts where the request budget is short: `low` a quarter of `normal`, `high` "
+        "four times as much. Without it a new job is `normal`, and a job that is tracked already keeps its own.",
+    )
     deadline_seconds: float | None = Field(
         default=None,
         gt=0,
@@ -123,7 +129,8 @@ class UpstreamItem(BaseModel):
 
 
 class UpstreamAnswer(Body):
-    """The upstream's own answer to a create, as it came; what else a registration takes may stand beside it."""
+    """The upstream's own answer to a create, as it came; what else a registration takes may stand beside it, but for a
+    priority."""
 
     model_config = ConfigDict(
         extra="allow", json_schema_extra={"additionalProperties": True, "not": {"required": ["id"]}}

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from relay.clock import Clock
 from relay.core.delivery import Attempt, Delivery, Outcome
 from relay.core.events import Event, Origin
-from relay.core.job import Job, Observation
+from relay.core.job import Job, Observation, Priority
 from relay.core.netguard import GuardPolicy
 from relay.core.records import Page, Registered, StoredAnswer
 from relay.core.subscription import SigningSecret, Subscription
@@ -48,7 +48,10 @@ class ApiSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackRequest:
-    """A job to be tracked, checked. `seen`: what the upstream's own answer, given as the body, says of it."""
+    """A job to be tracked, checked. `seen`: what the upstream's own answer, given as the body, says of it.
+
+    Without a `priority` a job that is tracked already keeps its own.
+    """
 
     external_id: str
     source: str
@@ -56,6 +59,7 @@ class TrackRequest:
     callback_url: str | None = None
     metadata: Mapping[str, Any] | None = None
     deadline_seconds: float | None = None
+    priority: Priority | None = None
     seen: Observation | None = None
 
 

@@ -16,11 +16,12 @@ from relay.api.models import (
 from relay.api.ports import ApiSettings, Tracking, TrackRequest
 from relay.api.problems import did_you_mean
 from relay.api.validation import invalid, validate
-from relay.core.job import Observation
+from relay.core.job import PRIORITY_WEIGHTS, Observation, Priority
 from relay.core.netguard import refusal_of_url
 from relay.errors import FieldError, InvalidRequest, SinkRefused
 
 _FIELDS = frozenset(JobRegistration.model_fields)
+_BESIDE_ANSWER = _FIELDS - {"priority"}  # an upstream may well have one of its own
 _SOURCE: str = JobRegistration.model_fields["source"].default
 _ACCOUNT: str = JobRegistration.model_fields["account"].default
 
@@ -52,11 +53,14 @@ def _quick(document: dict[str, Any], settings: ApiSettings) -> TrackRequest | No
     if type(source) is not str or type(account) is not str or account not in settings.accounts.get(source, ()):
         return None
     metadata, deadline, callback = get("metadata"), get("deadline_seconds"), get("callback_url")
+    priority: Priority | None = get("priority")
     if metadata is not None and (type(metadata) is not dict or len(orjson.dumps(metadata)) > MAX_METADATA_BYTES):
         return None
     if deadline is not None and (
         (type(deadline) is not float and type(deadline) is not int) or not 0 < deadline <= MAX_DEADLINE_SECONDS
     ):
+        return None
+    if priority is not None and (type(priority) is not str or priority not in PRIORITY_WEIGHTS):
         return None
     if callback is not None and (type(callback) is not str or url_refusal(callback, settings.guard) is not None):
         return None
@@ -67,6 +71,7 @@ def _quick(document: dict[str, Any], settings: ApiSettings) -> TrackRequest | No
         callback_url=callback,
         metadata=metadata,
         deadline_seconds=deadline,
+        priority=priority,
     )
 
 
@@ -85,7 +90,7 @@ def _from_upstream(document: dict[str, Any], settings: ApiSettings, tracking: Tr
     if is_printable_id(external_id) is None:
         detail = f"the job's id must be 1 to {MAX_ID_CHARACTERS} printable characters"
         raise invalid([FieldError(pointer="", code="invalid_text", detail=detail)])
-    ours = {name: value for name, value in document.items() if name in _FIELDS}
+    ours = {name: value for name, value in document.items() if name in _BESIDE_ANSWER}
     return _thorough({**ours, "id": external_id}, settings, seen)
 
 
@@ -106,6 +111,7 @@ def _thorough(document: Any, settings: ApiSettings, seen: Observation | None) ->
         callback_url=job.callback_url,
         metadata=job.metadata,
         deadline_seconds=job.deadline_seconds,
+        priority=job.priority,
         seen=seen,
     )
 

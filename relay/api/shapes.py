@@ -4,6 +4,8 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from relay.core.job import Priority
+
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Item = TypeVar("Item")
 
@@ -55,6 +57,7 @@ class Job(Shape):
     open: bool = Field(description="Whether the relay still looks at it.")
     sequence: int = Field(description="How many events it has had.")
     metadata: dict[str, Any]
+    priority: Priority
     tracked_at: Time
     last_polled_at: Time | None
     next_poll_at: Time | None

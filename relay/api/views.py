@@ -27,6 +27,7 @@ def job_view(job: Job) -> dict[str, Any]:
         "open": job.closed_at is None,
         "sequence": job.progress.sequence,
         "metadata": job.metadata,
+        "priority": job.priority,
         "tracked_at": to_rfc3339(job.tracked_at),
         "last_polled_at": optional_rfc3339(job.last_polled_at),
         "next_poll_at": optional_rfc3339(job.next_poll_at) if job.closed_at is None else None,

@@ -28,6 +28,7 @@ def add(
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of upstream jobs.")],
     callback: Annotated[str | None, typer.Option(help="URL that gets the events of these jobs.")] = None,
     metadata: Annotated[str | None, typer.Option(help="JSON object that comes back with every event.")] = None,
+    priority: Annotated[str | None, typer.Option(help="How much its delay counts: low, normal or high.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which it is reported overdue.")] = None,
     source: Source = None,
     account: Account = None,
@@ -37,6 +38,7 @@ def add(
     extra = {
         "callback_url": callback,
         "metadata": _metadata(metadata),
+        "priority": priority,
         "deadline_seconds": deadline,
         "source": source,
         "account": account,

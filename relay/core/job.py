@@ -13,6 +13,11 @@ WAITING = frozenset({"queued", "scheduled"})
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 KNOWN_STATUSES = WAITING | TERMINAL | {"running"}
 
+Priority = Literal["low", "normal", "high"]
+PRIORITY_WEIGHTS: Mapping[Priority, float] = {"low": 0.25, "normal": 1.0, "high": 4.0}
+"""How much a second of a job's delay counts."""
+NORMAL_WEIGHT = PRIORITY_WEIGHTS["normal"]
+
 JOB_EVENTS = (
     *("queued", "scheduled", "running", "succeeded", "failed", "cancelled"),
     *("retrying", "overdue", "not_found", "status_unknown"),
@@ -149,7 +154,7 @@ class Job:
     failure_count: int = 0
     missing_count: int = 0
     missing_since: float | None = None
-    weight: float = 1.0
+    weight: float = NORMAL_WEIGHT
     last_error: Mapping[str, Any] | None = None
     upstream: Mapping[str, Any] | None = None
 
@@ -157,6 +162,13 @@ class Job:
     def open(self) -> bool:
         """Whether the relay still looks at it."""
         return self.closed_at is None
+
+    @property
+    def priority(self) -> Priority:
+        """Its weight in words."""
+        if self.weight == NORMAL_WEIGHT:
+            return "normal"
+        return "high" if self.weight > NORMAL_WEIGHT else "low"
 
     def item(self) -> dict[str, Any] | None:
         """What the planner reads; None before the first observation."""

@@ -22,7 +22,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """A job to be tracked. `events` are what its own registration body proves (with `seen` and `progress`)."""
+    """A job to be tracked. `events` are what its own registration body proves (with `seen` and `progress`).
+
+    Where `weight` is None, a new job has the normal one, and one that is known keeps its own.
+    """
 
     uid: str
     external_id: str
@@ -37,6 +40,7 @@ class Registration:
     events: tuple[Event, ...] = ()
     lease: Lease | None = None
     deadline_given: bool = False
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

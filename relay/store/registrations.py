@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
-from relay.core.job import Job
+from relay.core.job import NORMAL_WEIGHT, Job
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict
 from relay.store.notices import notify
@@ -27,10 +27,10 @@ BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
 EVENTS_OF_JOB = select(EVENTS).where(EVENTS.c.job_uid == bindparam("job_uid")).order_by(EVENTS.c.sequence)
 INSERT_JOB = insert_into(
     JOBS,
-    *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "metadata"),
+    *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "metadata", "weight"),
     *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
-    constants={"weight": "1.0", "poll_count": "0", "failure_count": "0", "missing_count": "0"},
+    constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
 )
 INSERT_CALLBACK = f"{insert_into(CALLBACKS, 'job_uid', 'subscription_id')} ON CONFLICT DO NOTHING"
 RESUMABLE = ("untracked", "not_found")
@@ -108,6 +108,9 @@ class Registrar:
             changes["metadata"] = dumps(registration.metadata)
         if registration.deadline_given or resumed:
             changes["deadline_at"] = registration.deadline_at
+        if registration.weight is not None and registration.weight != job.weight:
+            changes["weight"] = registration.weight
+            notify(connection, f"weight {job.source}/{job.account} {job.uid} {registration.weight}")
         if resumed:
             changes |= {
                 **dict.fromkeys(("closed_at", "outcome", "missing_since", "next_poll_at")),
@@ -152,6 +155,7 @@ def job_of(registration: Registration) -> Job:
         attempt_count=seen.attempt_count if seen else 0,
         tracked_at=registration.tracked_at,
         deadline_at=registration.deadline_at,
+        weight=_weight(registration),
         upstream=seen.upstream if seen else None,
     )
 
@@ -165,9 +169,14 @@ def _job_values(registration: Registration) -> dict[str, Any]:
         "tracked_at": registration.tracked_at,
         "deadline_at": registration.deadline_at,
         "metadata": dumps(registration.metadata or {}),
+        "weight": _weight(registration),
         **progress_values(registration.progress),
         **observation_values(registration.seen),
     }
+
+
+def _weight(registration: Registration) -> float:
+    return NORMAL_WEIGHT if registration.weight is None else registration.weight
 
 
 def _key(registration: Registration) -> Key:

@@ -7,7 +7,7 @@ from relay.errors import Conflict
 from tests.api_world import HOOK, NOW
 
 FIELDS = [
-    *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "tracked_at"),
+    *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "priority", "tracked_at"),
     *("last_polled_at", "next_poll_at", "closed_at", "poll_count", "last_error", "upstream"),
 ]
 
@@ -28,6 +28,7 @@ async def test_registers_a_job_and_says_where_it_is(client, world):
         "open": True,
         "sequence": 0,
         "metadata": {"deal": 42},
+        "priority": "normal",
         "tracked_at": "2027-01-15T08:00:00.000Z",
         "last_polled_at": None,
         "next_poll_at": None,
@@ -46,6 +47,31 @@ async def test_a_job_that_is_tracked_already_is_200_and_keeps_its_metadata(clien
     assert "location" not in again.headers
     changed = await client.post("/v1/jobs", json={"id": "a", "metadata": {"deal": 43}})
     assert (changed.status_code, changed.json()["metadata"]) == (200, {"deal": 43})
+
+
+async def test_a_priority_is_kept_unless_sent(client):
+    first = await client.post("/v1/jobs", json={"id": "a", "priority": "high"})
+    assert (first.status_code, first.json()["priority"]) == (201, "high")
+    for body, shown in (({}, "high"), ({"priority": None}, "high"), ({"priority": "low"}, "low"), ({}, "low")):
+        again = await client.post("/v1/jobs", json={"id": "a", **body})
+        assert (again.status_code, again.json()["priority"]) == (200, shown)
+    await client.delete("/v1/jobs/a")
+    assert (await client.post("/v1/jobs", json={"id": "a"})).json()["priority"] == "low"
+    batch = [
+        {"id": "a", "priority": "normal"},
+        {"id": "b"},
+        {"id": "c", "priority": "high"},
+        {"id": "b", "priority": "low"},
+    ]
+    await client.post("/v1/jobs/batch", json={"jobs": batch})
+    jobs = (await client.get("/v1/jobs")).json()["items"]
+    assert {job["id"]: job["priority"] for job in jobs} == {"a": "normal", "b": "low", "c": "high"}
+
+
+async def test_an_upstreams_answer_may_have_a_priority_of_its_own(client):
+    body = {"ok": True, "item": {"id": "job-9", "status": "scheduled"}, "priority": 3}
+    answer = await client.post("/v1/jobs", json=body)
+    assert (answer.status_code, answer.json()["priority"]) == (201, "normal")
 
 
 async def test_everything_that_a_registration_takes_reaches_the_tracking(client, world):
@@ -102,7 +128,7 @@ async def test_a_batch_counts_and_names_what_it_rejects(client, world):
         {"id": ""},
         7,
         {"id": "x"},
-        {"id": "b", "priority": "high"},
+        {"id": "b", "urgency": "high"},
         {"id": "c"},
     ]
     answer = await client.post("/v1/jobs/batch", json={"jobs": jobs})

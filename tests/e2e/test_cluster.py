@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import asyncpg
 import pytest
@@ -111,6 +112,16 @@ async def test_a_look_asked_for_on_one_node_is_made_by_the_other(first: World) -
         seen = first.looks("observed")
         assert (await second.api.post(f"/v1/jobs/{job_id}/refresh")).status_code == 202
         await until(lambda: first.looks("observed") > seen)
+
+
+async def test_a_priority_given_on_one_node_reaches_the_other(first: World) -> None:
+    async with open_beside(first) as second:
+        job_id = await first.job(**LONG)
+        uid = (await first.shown(job_id))["uid"]
+        first.poller.weigh = heard = Mock()  # type: ignore[method-assign]
+        answer = await second.api.post("/v1/jobs", json={"id": job_id, "priority": "high"})
+        assert (answer.status_code, answer.json()["priority"]) == (200, "high")
+        await until(lambda: call(uid, 4.0) in heard.mock_calls)
 
 
 async def test_the_next_event_reaches_a_subscription_that_another_node_made(first: World) -> None:

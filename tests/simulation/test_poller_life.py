@@ -1,10 +1,12 @@
 """The poller on a real database with a scripted upstream: one job's way, and every trouble on it."""
 
+import inspect
 import itertools
 from dataclasses import replace
 
 import pytest
 
+from relay.core.planner import Planner
 from relay.testing import ScriptedError, ScriptedLook
 from tests.schema_check import check_event
 from tests.simulation_world import open_world, seen
@@ -248,13 +250,114 @@ async def test_looks_that_are_due_but_never_complete_raise_the_alarm(tmp_path):
         assert not world.poller.stalled(world.clock())
 
 
-async def test_a_waiting_client_weighs_more_only_while_it_waits(tmp_path):
+@pytest.fixture
+def weights(monkeypatch):
+    """The weight of each job that the planner was told last."""
+    told = {}
+
+    def spied(name):
+        method = getattr(Planner, name)
+        signature = inspect.signature(method)
+
+        def spy(*values, **named):
+            given = signature.bind(*values, **named).arguments
+            told[given["job_id"]] = given.get("weight", 1.0)
+            return method(*values, **named)
+
+        return spy
+
+    for name in ("track", "set_weight"):
+        monkeypatch.setattr(Planner, name, spied(name))
+    return told
+
+
+@pytest.mark.parametrize("own", [0.25, 1.0, 4.0])
+async def test_a_waiting_client_weighs_more_only_while_it_waits(tmp_path, own, weights):
     async with open_world(tmp_path) as world:
-        uid = await world.register("a", seen("queued"))
+        uid = await world.register("a", seen("queued"), weight=own)
+        assert weights[uid] == own
         await world.step()
         with world.poller.hurry(uid), world.poller.hurry(uid):
-            pass
+            assert weights[uid] == 4 * own
+            world.poller.refresh(uid)
+            assert weights[uid] == 4 * own
+            await world.step()
+            assert weights[uid] == 4 * own
         assert world.poller._waiting == {}
+        assert weights[uid] == own
         world.poller.refresh(uid)
+        assert weights[uid] == own
         assert world.poller.next_request_at() <= world.clock() + 1.0
         assert replace(world.poller.state) == world.poller.state
+
+
+async def test_another_weight_brings_the_next_look_forward_at_once(tmp_path, weights):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("running", started_at=1.0))
+        await world.run(200)
+        planned = world.poller.planner.next_poll_at(uid)
+        assert await world.register("a", weight=4.0) == uid
+        assert weights[uid] == 4.0
+        assert world.poller.planner.next_poll_at(uid) < planned
+        with world.poller.hurry(uid):
+            await world.register("a", weight=0.25)
+            assert weights[uid] == 1.0
+        assert weights[uid] == 0.25
+
+
+async def test_registering_again_leaves_the_plan_alone(tmp_path, weights):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("running", started_at=1.0), weight=4.0)
+        await world.run(50)
+        world.poller.refresh(uid)
+        await world.register("a")
+        assert (world.poller.planner.next_poll_at(uid), weights[uid]) == (world.clock(), 4.0)
+
+
+async def test_a_restart_and_another_nodes_plan_go_on_with_each_jobs_weight(tmp_path, weights):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"), weight=4.0)
+        await world.restart_poller()
+        assert weights[uid] == 4.0
+        world.poller.let_go()
+        assert world.poller._weights == {}
+        with world.poller.hurry(uid):  # it waits while the account comes back
+            await world.poller.take_over(None)
+            assert weights[uid] == 16.0
+        world.poller.refresh(uid)
+        assert weights[uid] == 4.0
+
+
+async def test_a_weight_that_another_node_wrote_is_known_by_the_next_look(tmp_path, weights):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"))
+        world.poller.weigh(uid, 0.25)  # as by a notice
+        assert weights[uid] == 0.25
+        world.poller.refresh(uid)
+        await world.step()
+        assert (weights[uid], world.poller._weights) == (1.0, {})
+        world.poller.weigh("job_of_nobody", 4.0)
+        assert world.poller._weights == {}
+
+
+async def test_a_weight_that_changes_during_the_read_of_a_look_stays(tmp_path, weights):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"))
+        read = world.store.jobs.get
+
+        async def slow(uid):
+            job = await read(uid)
+            world.poller.weigh(uid, 4.0)
+            return job
+
+        world.store.jobs.get = slow
+        await world.step()
+        assert weights[uid] == 4.0
+
+
+async def test_weights_of_jobs_that_ended_are_not_kept(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.register("a", seen("succeeded", finished_at=1.0), weight=4.0)
+        await world.register("b", weight=0.25)
+        await world.run(500)
+        assert world.poller._weights == {}

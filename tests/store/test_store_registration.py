@@ -71,6 +71,30 @@ async def test_a_deadline_is_moved_only_when_given(store: Store) -> None:
     assert moved.job.deadline_at == NOW + 1
 
 
+async def test_a_weight_is_kept_unless_sent(store: Store) -> None:
+    assert (await store.jobs.register(registration("a"))).job.weight == 1.0
+    heavy = registration("b", weight=4.0)
+    assert (await store.jobs.register(heavy)).job == await store.jobs.get(heavy.uid)
+    for given, kept in ((None, 4.0), (0.25, 0.25), (None, 0.25), (1.0, 1.0), (1.0, 1.0)):
+        assert (await store.jobs.register(registration("b", weight=given))).job.weight == kept
+    weights = {job.external_id: job.weight for job in await store.jobs.open_jobs("revor", "default")}
+    assert weights == {"a": 1.0, "b": 1.0}
+
+
+async def test_a_job_that_is_taken_up_again_keeps_its_weight_unless_another_is_sent(store: Store) -> None:
+    uid = await track(store, "a", weight=4.0)
+    for given, kept in ((None, 4.0), (0.25, 0.25)):
+        await store.jobs.untrack(uid, NOW + 1)
+        again = await store.jobs.register(registration("a", tracked_at=NOW + 2, weight=given))
+        assert (again.resumed, again.job.weight) == (True, kept)
+
+
+async def test_duplicates_inside_one_batch_leave_the_weight_that_came_last(store: Store) -> None:
+    batch = [registration("a", weight=weight) for weight in (4.0, None, 0.25, None)]
+    results = await store.jobs.register_many(batch)
+    assert [result.job.weight for result in results] == [4.0, 4.0, 0.25, 0.25]
+
+
 async def test_a_batch_answers_for_each_of_its_registrations_in_order(store: Store) -> None:
     await track(store, "old")
     batch = [registration(name) for name in ("new", "old", "newer")]

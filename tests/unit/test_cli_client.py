@@ -113,6 +113,13 @@ def test_a_token_that_no_header_can_carry() -> None:
         Api("http://x", "a\nb")
 
 
+def test_a_priority_is_sent_only_where_it_is_given(stub: Stub) -> None:
+    stub.says("POST /v1/jobs", {"id": "a", "uid": "job_1", "status": None}, status=201)
+    assert run(["jobs", "add", "a", "--priority", "high"]) == 0
+    assert run(["jobs", "add", "a"]) == 0
+    assert [json.loads(body) for _, _, body in stub.seen] == [{"id": "a", "priority": "high"}, {"id": "a"}]
+
+
 def test_types_may_be_short() -> None:
     assert full_types("failed, relay.test") == ["ai.revor.job.failed", "relay.test"]
     assert full_types(None) is None

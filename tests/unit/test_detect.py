@@ -478,3 +478,10 @@ def test_noise_never_breaks_a_life(case: tuple[Life, list[float]], noises: list[
     assert {transition.kind for transition in said} <= set(JOB_EVENTS)
     assert said[-1].kind == life.end.status
     assert [t.kind for t in said].count("retrying") == progress.retry_count
+
+
+@pytest.mark.parametrize(
+    ("weight", "priority"), [(0.25, "low"), (0.9, "low"), (1.0, "normal"), (1.1, "high"), (4.0, "high")]
+)
+def test_a_weight_in_words(weight: float, priority: str) -> None:
+    assert Job(uid="u", external_id="e", source="s", account="a", weight=weight).priority == priority
