@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.store import (
+    accounts,
     cancellation,
     claims,
     deliveries,
     events,
     jobs,
+    learned,
     marks,
     outbox,
     registrations,
@@ -153,6 +155,11 @@ CATALOGUE = (
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
     Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
+    Case("learned: save", learned.SAVE),
+    Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node
+    Case("account: keep plan", accounts.KEEP_PLAN),
+    Case("account: keep plan, held", accounts.KEEP_PLAN_HELD),
+    Case("account: plan", accounts.PLAN),
     *job_pages(),
     *event_pages(),
     *delivery_pages(),
@@ -211,6 +218,11 @@ SELECT {_key("job")}, 'sub_' || i % 1900 FROM n""",
         f"""
 INSERT INTO idempotency_keys (id, body_digest, status_code, ciphertext, created_at) {_rows(max(4_000, count // 10))}
 SELECT 'key ' || i, 'digest', 200, {empty_bytes}, {NOW} + i FROM n""",
+        f"""
+INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
+SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",
+        f"""
+INSERT INTO accounts (source, name, state) {_rows(2_000)} SELECT 'revor', 'account ' || i, 'ok' FROM n""",
     ]
 
 

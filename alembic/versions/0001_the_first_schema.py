@@ -20,6 +20,7 @@ def upgrade() -> None:
     sa.Column('key_ciphertext', sa.LargeBinary(), nullable=True),
     sa.Column('holder', sa.Text(), nullable=True),
     sa.Column('held_until', sa.Float(precision=53), nullable=True),
+    sa.Column('plan', sa.Text(), nullable=True),
     sa.PrimaryKeyConstraint('source', 'name', name=op.f('pk_accounts'))
     )
     op.create_table('attempts',
@@ -87,6 +88,14 @@ def upgrade() -> None:
         batch_op.create_index('ix_events_subject', ['subject', 'recorded_at', 'position'], unique=False)
         batch_op.create_index('ix_events_type', ['type', 'recorded_at', 'position'], unique=False)
 
+    op.create_table('hazards',
+    sa.Column('source', sa.Text(), nullable=False),
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('event_count', sa.Float(precision=53), nullable=False),
+    sa.Column('values_json', sa.Text(), nullable=False),
+    sa.Column('updated_at', sa.Float(precision=53), nullable=False),
+    sa.PrimaryKeyConstraint('source', 'name', name=op.f('pk_hazards'))
+    )
     op.create_table('idempotency_keys',
     sa.Column('id', sa.Text(), nullable=False),
     sa.Column('body_digest', sa.Text(), nullable=False),
@@ -228,6 +237,7 @@ def downgrade() -> None:
         batch_op.drop_index('ix_idempotency_keys_created_at')
 
     op.drop_table('idempotency_keys')
+    op.drop_table('hazards')
     with op.batch_alter_table('events') as batch_op:
         batch_op.drop_index('ix_events_type')
         batch_op.drop_index('ix_events_subject')

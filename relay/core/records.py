@@ -138,6 +138,16 @@ class AccountState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What was learned of one class of a source's jobs, from `event_count` events; `values` is JSON text."""
+
+    source: str
+    name: str
+    event_count: float
+    values: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
     """An answer kept for an Idempotency-Key; `status_code` is None while the first request is in flight."""
 

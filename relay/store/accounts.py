@@ -1,7 +1,9 @@
-"""Upstream accounts: whether their polling goes well."""
+"""Upstream accounts: whether their polling goes well, who polls them, and what their planners keep over a restart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import orjson
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
@@ -10,7 +12,7 @@ from relay.core.records import AccountState
 from relay.store.database import Database
 from relay.store.outbox import Outbox
 from relay.store.rows import dumps, mapping_or_none
-from relay.store.statements import insert_into, run
+from relay.store.statements import SQLITE, insert_into, run
 from relay.store.tables import AccountRow
 
 ACCOUNTS = AccountRow.__table__  # type: ignore[attr-defined]
@@ -23,6 +25,13 @@ HOLD = f"""
 ON CONFLICT (source, name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
 WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.held_until <= :now
 """
+STATES = select(*(ACCOUNTS.c[name] for name in ("source", "name", "state", "since", "problem")))
+PLAN = "SELECT plan FROM accounts WHERE source = :source AND name = :name"
+KEEP_PLAN = f"""
+{insert_into(ACCOUNTS, "source", "name", "plan", constants={"state": "'ok'"})}
+ON CONFLICT (source, name) DO UPDATE SET plan = excluded.plan
+"""
+KEEP_PLAN_HELD = "UPDATE accounts SET plan = :plan WHERE source = :source AND name = :name AND holder = :holder"
 LET_GO = "UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder = :holder"
 
 
@@ -44,6 +53,15 @@ class AccountStore:
     async def let_go(self, holder: str) -> None:
         """Gives up the polling of every account that this node has: another may take it at once."""
         await self._database.write(_let_go, holder)
+
+    async def save_plan(self, source: str, name: str, plan: Mapping[str, Any], holder: str | None) -> bool:
+        """Writes what an account's planner keeps over a restart. Of several nodes only the holder may: False where it
+        is held by another."""
+        return await self._database.write(_save_plan, (source, name, dumps(plan).decode(), holder))
+
+    async def plan(self, source: str, name: str) -> Mapping[str, Any] | None:
+        """What an account's planner kept; None where there is nothing that can be read."""
+        return await self._database.read(_plan, source, name)
 
     async def all(self) -> list[AccountState]:
         """Every account that was ever in trouble."""
@@ -80,8 +98,30 @@ def _let_go(connection: Connection, items: Sequence[str]) -> Sequence[None]:
     return [None] * len(items)
 
 
+def _save_plan(connection: Connection, items: Sequence[tuple[str, str, str, str | None]]) -> Sequence[bool]:
+    results = [False] * len(items)
+    for place in sorted(range(len(items)), key=lambda place: items[place][:2]):  # rows are locked in key order
+        source, name, plan, holder = items[place]
+        values = {"source": source, "name": name, "plan": plan}
+        if holder is None or connection.dialect.name == SQLITE:
+            result = run(connection, KEEP_PLAN, **values)
+        else:
+            result = run(connection, KEEP_PLAN_HELD, **values, holder=holder)
+        results[place] = result.rowcount > 0
+    return results
+
+
+def _plan(connection: Connection, source: str, name: str) -> dict[str, Any] | None:
+    found = run(connection, PLAN, source=source, name=name).scalar_one_or_none()
+    try:
+        plan = None if found is None else orjson.loads(found)
+    except orjson.JSONDecodeError:
+        return None
+    return plan if isinstance(plan, dict) else None
+
+
 def _all(connection: Connection) -> list[AccountState]:
     return [
         AccountState(source=row.source, name=row.name, state=row.state, since=row.since, problem=row.problem)
-        for row in connection.execute(select(ACCOUNTS))
+        for row in connection.execute(STATES)
     ]

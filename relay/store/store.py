@@ -10,6 +10,7 @@ from relay.store.deliveries import DeliveryStore
 from relay.store.events import EventStore
 from relay.store.idempotency import IdempotencyStore
 from relay.store.jobs import JobStore
+from relay.store.learned import LearnedStore
 from relay.store.outbox import Outbox, SubscriptionBook
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres
@@ -31,6 +32,7 @@ class Store:
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
         self.idempotency = IdempotencyStore(database, cipher)
         self.accounts = AccountStore(database, outbox)
+        self.learned = LearnedStore(database)
         self.upkeep = UpkeepStore(database)
 
     async def free_what_a_crash_left(self, now: float) -> None:

@@ -261,8 +261,8 @@ class AttemptRow(SQLModel, table=True):
 
 
 class AccountRow(SQLModel, table=True):
-    """An upstream account: whether its polling goes well, since when, a key that did not come from settings, and the
-    node that polls it until when."""
+    """An upstream account: whether its polling goes well, since when, a key that did not come from settings, the node
+    that polls it until when, and what its planner keeps over a restart besides its jobs (JSON)."""
 
     __tablename__: ClassVar[str] = "accounts"
 
@@ -274,6 +274,19 @@ class AccountRow(SQLModel, table=True):
     key_ciphertext: bytes | None = Field(default=None, sa_column=_blob())
     holder: str | None = Field(default=None, sa_column=_text(nullable=True))
     held_until: float | None = Field(default=None, sa_column=_seconds())
+    plan: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class HazardRow(SQLModel, table=True):
+    """What was learned of one class of a source's jobs, from how many events."""
+
+    __tablename__: ClassVar[str] = "hazards"
+
+    source: str = Field(sa_column=_text(primary_key=True))
+    name: str = Field(sa_column=_text(primary_key=True))
+    event_count: float = Field(sa_column=_seconds(nullable=False))
+    values_json: str = Field(sa_column=_text())
+    updated_at: float = Field(sa_column=_seconds(nullable=False))
 
 
 class JobCallbackRow(SQLModel, table=True):

@@ -20,7 +20,17 @@ from tests.store_catalogue import CATALOGUE, Case, filling
 from tests.store_databases import TEMPLATE, postgres_url
 from tests.store_kit import NOW, ReversingCipher
 
-LARGE = ("jobs", "events", "deliveries", "attempts", "idempotency_keys", "job_callbacks", "secrets")
+LARGE = (
+    "jobs",
+    "events",
+    "deliveries",
+    "attempts",
+    "idempotency_keys",
+    "job_callbacks",
+    "secrets",
+    "hazards",
+    "accounts",
+)
 SORTED_ROWS = 5_000
 """May be sorted: what a statement is bounded to, as far as the planner can tell."""
 WALKED_ROWS = 100

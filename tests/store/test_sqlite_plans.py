@@ -20,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 
 from relay.core.job import Progress
-from relay.core.records import AccountState, LookNote
+from relay.core.records import AccountState, Learned, LookNote
 from relay.store.database import url_of
 from relay.store.statements import Sql
 from relay.store.store import Store
@@ -88,6 +88,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM subscriptions$", "the book of subscriptions: once after each change of one"),
         MayScan(r"FROM subscriptions ORDER BY .*id\n? LIMIT", "all subscriptions: at the start and after a change"),
         MayScan(r"FROM subscriptions ORDER BY .* DESC\n? LIMIT", "a page with callbacks: the table in its order"),
+        MayScan(r"FROM hazards\s+WHERE source = :source ORDER BY", "what was learned of one source, sorted"),
         MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
         MayScan(r"FROM secrets\s+WHERE secrets.owner = \? ORDER BY", "the few secrets of one owner, sorted"),
         MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
@@ -146,6 +147,7 @@ async def fill(store: Store) -> None:
     for statement in (
         "INSERT INTO job_callbacks SELECT 'job_' || i, 'sub_' || i % 700 FROM n",
         f"INSERT INTO idempotency_keys SELECT 'key ' || i, 'digest', 200, x'00', {NOW} + i FROM n",
+        f"INSERT INTO hazards SELECT 'revor', 'class ' || i, i, '{{}}', {NOW} FROM n",
     ):
         head, _, tail = statement.partition(" SELECT ")
         await execute(store, f"{head} {number} SELECT {tail}")
@@ -317,7 +319,12 @@ async def run_everything(store: Store) -> None:
     await store.accounts.set(AccountState(source="revor", name="default"), relay_event())
     await store.accounts.all()
     assert await store.accounts.hold("revor", "default", "node 1", NOW, NOW + 15)
+    for holder in (None, "node 1"):
+        assert await store.accounts.save_plan("revor", "default", {"price": 1.0}, holder)
+    await store.accounts.plan("revor", "default")
     await store.accounts.let_go("node 1")
+    await store.learned.save([Learned(source="revor", name="a", event_count=1.0, values="{}")], NOW)
+    await store.learned.load("revor")
 
     await store.jobs.untrack(uid, NOW)
     await store.jobs.register(registration("one"))
@@ -332,7 +339,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_secrets(NOW + 1)
 
 
-PARTS = ("jobs", "events", "deliveries", "subscriptions", "idempotency", "accounts", "upkeep")
+PARTS = ("jobs", "events", "deliveries", "subscriptions", "idempotency", "accounts", "learned", "upkeep")
 
 
 def _noting(method: Any, label: str, called: set[str]) -> Any:

@@ -1,0 +1,90 @@
+"""What was learned of the jobs of each source: one row for each class of them, shared by all nodes."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy.engine import Connection
+
+from relay.core.records import Learned
+from relay.store.database import Database
+from relay.store.statements import REAL, TEXT, at_once, columns_of, run, sql
+from relay.store.tables import HazardRow
+
+MAX_LOADED_ROWS = 10_000
+MAX_NAME_CHARACTERS = 200
+SAVED_AT_ONCE = 500
+
+HAZARDS = HazardRow.__table__  # type: ignore[attr-defined]
+_COLUMNS = ("source", "name", "event_count", "values_json", "updated_at")
+_KINDS = (TEXT, TEXT, REAL, TEXT, REAL)
+# Of two nodes, the one that has seen more is right.
+SAVE = sql(
+    lambda words: (
+        f"""
+INSERT INTO hazards ({", ".join(_COLUMNS)})
+SELECT {columns_of(HAZARDS, *_COLUMNS, alias="found")}
+FROM {words.members("rows", **dict(zip(_COLUMNS, _KINDS, strict=True)))} AS found WHERE true
+ON CONFLICT (source, name) DO UPDATE
+SET event_count = excluded.event_count, values_json = excluded.values_json, updated_at = excluded.updated_at
+WHERE excluded.event_count >= hazards.event_count
+"""
+    )
+)
+LOAD = f"""
+SELECT {columns_of(HAZARDS, "name", "event_count", "values_json")} FROM hazards
+WHERE source = :source ORDER BY event_count DESC, name LIMIT {MAX_LOADED_ROWS}
+"""
+
+
+class LearnedStore:
+    """Reads and writes of what was learned."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def save(self, rows: Sequence[Learned], now: float) -> None:
+        """Writes each row, unless there is one of more events. One that can not be kept is passed over: a name of more
+        than 200 characters, or what is no text for a database."""
+        kept = [row for row in rows if _can_be_kept(row)]
+        for first in range(0, len(kept), SAVED_AT_ONCE):
+            await self._database.write(_save, (kept[first : first + SAVED_AT_ONCE], now))
+
+    async def load(self, source: str) -> list[Learned]:
+        """The rows of a source, those of most events first, 10,000 at most."""
+        return await self._database.read(_load, source)
+
+
+def _can_be_kept(row: Learned) -> bool:
+    words = (row.source, row.name, row.values)
+    if len(row.name) > MAX_NAME_CHARACTERS or not math.isfinite(row.event_count) or any("\0" in one for one in words):
+        return False
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def _save(connection: Connection, items: Sequence[tuple[Iterable[Learned], float]]) -> Sequence[None]:
+    newest: dict[tuple[str, str], tuple[Learned, float]] = {}  # a statement may change a row once
+    for rows, now in items:
+        for row in rows:
+            key = (row.source, row.name)
+            if key not in newest or row.event_count >= newest[key][0].event_count:
+                newest[key] = (row, now)
+    at_once(
+        connection,
+        SAVE,
+        [
+            (*key, row.event_count, row.values, now)
+            for key, (row, now) in sorted(newest.items(), key=lambda one: one[0])
+        ],
+    )
+    return [None] * len(items)
+
+
+def _load(connection: Connection, source: str) -> list[Learned]:
+    return [
+        Learned(source=source, name=row.name, event_count=row.event_count, values=row.values_json)
+        for row in run(connection, LOAD, source=source)
+    ]
