@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from relay import __version__, condition
+from relay import __version__, condition, upkeep
 from relay.api.app import create_api
 from relay.api.ports import Ports, Readiness, Tested
 from relay.clock import Clock, wall_clock
@@ -24,6 +24,7 @@ from relay.dispatcher import Dispatcher
 from relay.errors import SettingsError
 from relay.keys import default_state_dir, load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds
+from relay.learning import AccountMemory, NoLearner, SourceMemory
 from relay.metrics import Metrics
 from relay.poller import Poller
 from relay.recorder import Recorder
@@ -46,6 +47,7 @@ NO_KEY = (
     "with PostgreSQL the key of the secrets in the database has to be given, since several nodes share it: set "
     f"RELAY_ENCRYPTION_KEY to what this prints, and keep a copy: {python_line_that_makes_a_key()}"
 )
+KEEP_SECONDS = 5.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 log = structlog.get_logger("relay.app")
@@ -81,6 +83,7 @@ class Node:
         self._definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
         self._rooms = RoomSettings(settings=settings, base_url=self.base_url, definitions=self._definitions, seed=seed)
         self._clients: dict[str, UpstreamClient] = {}
+        self._memories: dict[str, SourceMemory] = {}
         self._dispatching: asyncio.Task[None] | None = None
         self.scheduler = Scheduler(clock)
         self.dispatcher = Dispatcher(
@@ -150,6 +153,7 @@ class Node:
         await asyncio.gather(self.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in self.pollers.values()))
         if self._dispatching is not None:
             await self._dispatching
+        await self._keep_what_was_learned()
         if self._cluster is not None:
             await self._cluster.stop()
         self.scheduler.shutdown()
@@ -211,6 +215,8 @@ class Node:
             node_id=self.node_id,
         )
         self._clients[source.name] = client
+        memory = SourceMemory(source.name, NoLearner(), rows=self.store.learned, clock=self._clock)
+        self._memories[source.name] = memory
         for account in source.accounts.values():
             settings = self._rooms.of_account(source, account)
             recorder = Recorder(
@@ -233,6 +239,14 @@ class Node:
                 metrics=self.metrics_book,
                 clock=self._clock,
                 planner_config=self._rooms.of_planner(source),
+                memory=AccountMemory(
+                    source.name,
+                    account.name,
+                    shared=memory,
+                    plans=self.store.accounts,
+                    clock=self._clock,
+                    holder=self.node_id if self.store.database.shared else None,
+                ),
             )
             self.pollers[(source.name, account.name)] = poller
             if "scheduler" in self._roles:
@@ -260,11 +274,22 @@ class Node:
         return timetable(
             store=self.store,
             pollers=self.pollers,
+            memories=self._memories.values(),
             dispatcher=self.dispatcher,
             metrics=self.metrics_book,
             clock=self._clock,
             retention=self.settings.retention,
         )
+
+    async def _keep_what_was_learned(self) -> None:
+        """While the accounts are still this node's. A database that does not take it must not keep the node."""
+        if "scheduler" not in self._roles:
+            return
+        try:
+            async with asyncio.timeout(KEEP_SECONDS):
+                await upkeep.learned(self._memories.values(), self.pollers.values())
+        except Exception as error:
+            log.warning("learned_not_kept", error=str(error) or type(error).__name__)
 
     def _delivers(self) -> bool:
         return self._dispatching is not None and not self._dispatching.done()

@@ -16,6 +16,7 @@ from relay.core.planner.views import Purpose
 from relay.core.records import AccountState, LookNote
 from relay.errors import StaleSequence, StoreError
 from relay.health import Accounts, Delivering, Health, Signals
+from relay.learning import AccountMemory
 from relay.looks import Look, Upstream, problem_of
 from relay.metrics import Metrics
 from relay.recorder import Hints, Recorder
@@ -72,6 +73,7 @@ class Poller:
         metrics: Metrics,
         clock: Clock,
         planner_config: PlannerConfig,
+        memory: AccountMemory | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
@@ -93,6 +95,7 @@ class Poller:
         self.last_request_ids: dict[str, str] = {}
         self._upstream = upstream
         self._jobs = jobs
+        self._memory = memory
         self._metrics = metrics
         self._clock = clock
         self.changed = changed
@@ -131,9 +134,11 @@ class Poller:
             self.track(job)
 
     async def load(self, state: AccountState | None = None) -> int:
-        """Plans the open jobs that the store knows. Returns how many there are."""
+        """Plans the open jobs that the store knows, with what was learned before. Returns how many there are."""
         if state is not None:
             self.health.state = state
+        if self._memory is not None:
+            await self._memory.recall(self.planner)
         after, count = "", 0
         while jobs := await self._jobs.open_jobs(
             self.settings.source, self.settings.account, after_uid=after, count=LOAD_COUNT
@@ -146,6 +151,11 @@ class Poller:
                     await asyncio.sleep(0)  # a hundred thousand jobs must not hold up the API
             after = jobs[-1].uid
         return count
+
+    async def keep(self) -> None:
+        """Writes down what the planner keeps over a restart besides its jobs, where it changed."""
+        if self._memory is not None and self.holds:
+            await self._memory.keep(self.planner)
 
     def track(self, job: Job) -> None:
         """Plans looks at a job that was just registered; of one that is planned already, only the weight can be new."""

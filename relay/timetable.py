@@ -1,6 +1,6 @@
 """How often each piece of upkeep is done on a node."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 
@@ -27,6 +27,7 @@ def timetable(
     *,
     store: Store,
     pollers: Mapping[tuple[str, str], Poller],
+    memories: Collection[upkeep.Memory],
     dispatcher: Dispatcher,
     metrics: Metrics,
     clock: Clock,
@@ -74,6 +75,11 @@ def timetable(
             every_seconds=PROBE_SECONDS,
             at_once=True,
             run=lambda: upkeep.probes(list(pollers.values())),
+        ),
+        Upkeep(
+            name="learned",
+            every_seconds=UPKEEP_SECONDS,
+            run=lambda: upkeep.learned(memories, list(pollers.values())),
         ),
         Upkeep(name="measure", every_seconds=UPKEEP_SECONDS, run=measure),
         Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),

@@ -1,5 +1,6 @@
 """What has to be done from time to time: functions that scheduler.py times. Each does little and can be cut off."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -45,7 +46,14 @@ class Account(Protocol):
 
     async def overdue(self, job: Job) -> None: ...
     async def probe(self) -> bool: ...
+    async def keep(self) -> None: ...
     def stalled(self, now: float) -> bool: ...
+
+
+class Memory(Protocol):
+    """What was learned of one source."""
+
+    async def save(self) -> None: ...
 
 
 async def retention(
@@ -104,6 +112,15 @@ async def probes(accounts: Iterable[Account]) -> None:
     """Tries refused keys again, reading them anew."""
     for account in list(accounts):
         await account.probe()
+
+
+async def learned(memories: Iterable[Memory], accounts: Iterable[Account]) -> None:
+    """Writes down what was learned of the sources and what the accounts' planners keep over a restart, where it
+    changed. What fails keeps nothing else from being written, and is raised then."""
+    saves = [*(memory.save() for memory in memories), *(account.keep() for account in accounts)]
+    for result in await asyncio.gather(*saves, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def _batches(delete: Callable[[], Any]) -> int:

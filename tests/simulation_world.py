@@ -13,6 +13,7 @@ from relay.core.subscription import SigningSecret, Subscription
 from relay.dispatcher import Dispatcher, DispatcherSettings
 from relay.ids import new_id
 from relay.keys import Keyring, new_key
+from relay.learning import AccountMemory, Learner, NoLearner, SourceMemory
 from relay.metrics import Metrics
 from relay.poller import AccountSettings, Poller
 from relay.recorder import Recorder
@@ -52,6 +53,7 @@ class World:
         self.signals = Signals()
         self.metrics = Metrics()
         self.dispatcher = self._new_dispatcher()
+        self.learner: Learner = NoLearner()
         self.poller = self._new_poller()
 
     def _new_poller(self) -> Poller:
@@ -73,6 +75,7 @@ class World:
             hint=_hint,
             origin=ORIGIN,
         )
+        self.memory = SourceMemory("revor", self.learner, rows=self.store.learned, clock=self.clock)
         return Poller(
             settings,
             upstream=self.source,
@@ -84,6 +87,7 @@ class World:
             metrics=self.metrics,
             clock=self.clock,
             planner_config=PlannerConfig(max_requests_per_second=1000.0),
+            memory=AccountMemory("revor", "default", shared=self.memory, plans=self.store.accounts, clock=self.clock),
         )
 
     def _new_dispatcher(self) -> Dispatcher:
@@ -104,9 +108,10 @@ class World:
         self.dispatcher = self._new_dispatcher()
         await self.restart_poller()
 
-    async def restart_poller(self, away_seconds: float = 0.0) -> None:
+    async def restart_poller(self, away_seconds: float = 0.0, learner: Learner | None = None) -> None:
         """The poller is lost with all that it remembers, and one that knows only the database takes its place."""
         self.clock.advance(away_seconds)
+        self.learner = learner or NoLearner()
         self.poller = self._new_poller()
         await self.poller.load()
 

@@ -232,6 +232,13 @@ class Planner:
             **state.dump_roster(self._roster),
         }
 
+    def plan(self) -> dict[str, Any]:
+        """What is worth keeping over a restart besides the jobs, as plain values that JSON can hold."""
+        return {}
+
+    def resume(self, plan: Mapping[str, Any], now: float) -> None:
+        """Goes on with what `plan` gave; what can not be read is ignored."""
+
     @classmethod
     def restore(cls, config: PlannerConfig, snapshot: Mapping[str, Any]) -> Planner:
         """A planner that decides as the one did that gave the snapshot; requests that were out count as not sent.

@@ -1,0 +1,244 @@
+"""What planners know besides their jobs, through restarts, lost leases and a database that takes nothing."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from relay import upkeep
+from relay.core.planner import Planner, PlannerConfig
+from relay.core.records import Learned
+from relay.errors import StoreError
+from relay.learning import FRESH_SECONDS, AccountMemory, NoLearner, SourceMemory
+from relay.poller import Poller
+from tests.simulation_world import open_world, seen
+
+
+@dataclass
+class FakeLearner:
+    """Counts by class; says what changed, and remembers what it was given back."""
+
+    known: dict[str, tuple[float, str]] = field(default_factory=dict)
+    given: list[tuple[str, str]] = field(default_factory=list)
+    new: set[str] = field(default_factory=set)
+
+    def see(self, name: str, event_count: float, values: str) -> None:
+        self.known[name] = (event_count, values)
+        self.new.add(name)
+
+    def changed(self) -> list[tuple[str, float, str]]:
+        names, self.new = sorted(self.new), set()
+        return [(name, *self.known[name]) for name in names]
+
+    def learn(self, name: str, values: str) -> None:
+        self.given.append((name, values))
+
+
+@dataclass
+class Plans:
+    """What planners say that they keep, and what they were told to go on with, in order with the jobs tracked."""
+
+    plan: dict[str, object] = field(default_factory=dict)
+    told: list[object] = field(default_factory=list)
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    made = Plans()
+    track = Planner.track
+
+    def tracked(self, job_id, *values, **named):
+        made.told.append(job_id)
+        track(self, job_id, *values, **named)
+
+    monkeypatch.setattr(Planner, "plan", lambda self: dict(made.plan))
+    monkeypatch.setattr(Planner, "resume", lambda self, plan, now: made.told.append((dict(plan), now)))
+    monkeypatch.setattr(Planner, "track", tracked)
+    return made
+
+
+def of_source(*rows: tuple[str, float, str]) -> list[Learned]:
+    return [Learned(source="revor", name=name, event_count=count, values=values) for name, count, values in rows]
+
+
+async def keep(world) -> None:
+    await upkeep.learned([world.memory], [world.poller])
+
+
+async def test_a_restart_goes_on_with_what_was_learned_and_with_the_plan(tmp_path, plans):
+    async with open_world(tmp_path) as world:
+        learner = FakeLearner()
+        await world.restart_poller(learner=learner)
+        uid = await world.register("a", seen("queued"))
+        learner.see("dispatch", 3.0, '{"mean": 4}')
+        plans.plan = {"price": 0.5}
+        await keep(world)
+        plans.told.clear()
+        again = FakeLearner()
+        await world.restart_poller(100.0, learner=again)
+        assert again.given == [("dispatch", '{"mean": 4}')]
+        assert plans.told == [({"price": 0.5}, world.clock()), uid]  # before any job is planned
+
+
+async def test_only_what_changed_is_written(tmp_path, plans):
+    async with open_world(tmp_path) as world:
+        learner = FakeLearner()
+        await world.restart_poller(learner=learner)
+        await keep(world)
+        before = world.store.database.writer.item_count
+        await keep(world)
+        assert world.store.database.writer.item_count == before
+        learner.see("dispatch", 3.0, "{}")
+        plans.plan = {"price": 0.5}
+        await keep(world)
+        assert world.store.database.writer.item_count == before + 2
+        await keep(world)
+        assert world.store.database.writer.item_count == before + 2
+        await world.restart_poller(learner=FakeLearner())
+        await keep(world)
+        assert world.store.database.writer.item_count == before + 2
+
+
+async def test_what_the_database_does_not_take_is_written_the_next_time(tmp_path, plans, monkeypatch):
+    async with open_world(tmp_path) as world:
+        learner = FakeLearner()
+        await world.restart_poller(learner=learner)
+        save = world.store.learned.save
+
+        async def full(rows, now):
+            raise StoreError("the disk is full")
+
+        monkeypatch.setattr(world.store.learned, "save", full)
+        learner.see("a", 1.0, "1")
+        learner.see("b", 1.0, "1")
+        plans.plan = {"price": 0.5}
+        with pytest.raises(StoreError):
+            await keep(world)
+        assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}  # it is not held up by that
+        learner.see("a", 2.0, "2")
+        monkeypatch.setattr(world.store.learned, "save", save)
+        await keep(world)
+        assert await world.store.learned.load("revor") == of_source(("a", 2.0, "2"), ("b", 1.0, "1"))
+        assert world.memory._unsaved == {}
+
+
+async def test_what_changes_during_a_write_is_written_after_it(tmp_path, monkeypatch):
+    async with open_world(tmp_path) as world:
+        learner = FakeLearner()
+        memory = SourceMemory("revor", learner, rows=world.store.learned, clock=world.clock)
+        save = world.store.learned.save
+
+        async def slow(rows, now):
+            await save(rows, now)
+            learner.see("a", 2.0, "2")
+
+        learner.see("a", 1.0, "1")
+        monkeypatch.setattr(world.store.learned, "save", slow)
+        await memory.save()
+        monkeypatch.setattr(world.store.learned, "save", save)
+        await memory.save()
+        assert await world.store.learned.load("revor") == of_source(("a", 2.0, "2"))
+
+
+async def test_a_planner_that_was_given_no_plan_overwrites_none(tmp_path, plans):
+    async with open_world(tmp_path) as world:
+        await world.store.accounts.save_plan("revor", "default", {"price": 0.5}, None)
+        plans.plan = {"price": 9.0}
+        await world.poller.keep()  # it has loaded nothing
+        assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}
+        await world.poller.load()
+        world.poller.let_go()
+        await world.poller.keep()  # it is another node's
+        assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}
+        await world.poller.take_over(None)
+        await world.poller.keep()
+        assert await world.store.accounts.plan("revor", "default") == {"price": 9.0}
+
+
+async def test_a_plan_that_another_node_refuses_is_tried_again(plans):
+    class Held:
+        def __init__(self):
+            self.saved, self.mine = [], False
+
+        async def plan(self, source, name):
+            return None
+
+        async def save_plan(self, source, name, plan, holder):
+            self.saved.append((source, name, plan, holder))
+            return self.mine
+
+    held = Held()
+    shared = SourceMemory("revor", NoLearner(), rows=Empty(), clock=lambda: 1.0)
+    memory = AccountMemory("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder="node 1")
+    planner = Planner(PlannerConfig())
+    await memory.recall(planner)
+    assert plans.told == []
+    plans.plan = {"price": 1.0}
+    await memory.keep(planner)
+    held.mine = True
+    await memory.keep(planner)
+    await memory.keep(planner)
+    assert held.saved == [("revor", "default", {"price": 1.0}, "node 1")] * 2
+
+
+class Empty:
+    """The rows of a database that counts how often it is read; `during` is called in the middle of that."""
+
+    def __init__(self, *rows: Learned) -> None:
+        self.rows = list(rows)
+        self.reads = 0
+        self.saved: list[Learned] = []
+        self.during = lambda: None
+
+    async def save(self, rows, now):
+        self.saved += rows
+
+    async def load(self, source):
+        self.reads += 1
+        await asyncio.sleep(0)
+        self.during()
+        return self.rows
+
+
+async def test_many_accounts_that_start_together_read_their_source_once(tmp_path):
+    async with open_world(tmp_path) as world:
+        rows = Empty()
+        memory = SourceMemory("revor", FakeLearner(), rows=rows, clock=world.clock)
+        await asyncio.gather(*(memory.load() for _ in range(10)))
+        world.clock.advance(FRESH_SECONDS - 1)
+        await memory.load()
+        assert rows.reads == 1
+        world.clock.advance(1)
+        await memory.load()
+        assert rows.reads == 2
+        world.clock.advance(-1000)  # the clock was set back
+        await memory.load()
+        assert rows.reads == 3
+
+
+async def test_what_is_learned_meanwhile_is_not_undone_by_a_load():
+    rows = Empty(*of_source(("a", 5.0, "old"), ("b", 5.0, "theirs"), ("c", 5.0, "theirs")))
+    learner = FakeLearner()
+    memory = SourceMemory("revor", learner, rows=rows, clock=lambda: 1.0)
+    learner.see("b", 6.0, "ours")
+    rows.during = lambda: learner.see("a", 6.0, "newer")
+    await memory.load()
+    assert rows.saved == of_source(("b", 6.0, "ours"))  # before the read, which then has what is right of it
+    assert learner.given == [("b", "theirs"), ("c", "theirs")]
+    await memory.save()
+    assert rows.saved[1:] == of_source(("a", 6.0, "newer"))
+
+
+async def test_a_planner_takes_its_own_plan_and_no_learner_takes_anything():
+    planner = Planner(PlannerConfig())
+    planner.resume(planner.plan(), 1.0)
+    NoLearner().learn("a", "{}")
+    assert NoLearner().changed() == []
+
+
+async def test_a_poller_without_a_memory_keeps_nothing(tmp_path, monkeypatch):
+    async with open_world(tmp_path) as world:
+        monkeypatch.setattr(world.poller, "_memory", None)
+        assert await world.poller.load() == 0
+        await Poller.keep(world.poller)
+        assert await world.store.accounts.plan("revor", "default") is None
