@@ -1,8 +1,8 @@
 """Detection delay against requests spent: the relay's planner, the usual ways to poll, and the bound.
 
-`python tests/benchmarks/polling.py [--jobs N] [--seeds 3] [--k 4] [--only workload] [--out DIR] [--fast]` runs eight
-workloads, prints a table and writes polling.json, polling.md and polling.svg. Progress goes to the standard error
-stream, a line a run. With few jobs the figures are worse and say less: the runs' length then nears the world's span.
+`python tests/benchmarks/polling.py [--jobs N] [--seeds 3] [--k 4] [--only workload] [--out DIR] [--span arrivals]
+[--fast]` runs eight workloads, prints a table and writes polling.json, polling.md and polling.svg. Progress goes to
+the standard error stream, a line a run. With few jobs the figures are worse: a run's length then nears the span.
 """
 
 import argparse
@@ -17,15 +17,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from polling_baselines import BASELINES, best_hinted_backoff
+from polling_baselines import BASELINES, LaneBackoff, best_hinted_backoff
 from polling_figure import Panel, figure
 from polling_workloads import NAMES, World, make
 from polling_world import SharedLimit, simulate
 
 from relay.core.planner import Planner, PlannerConfig
 
-RELAY, BEST, BOUND = "relay", "best back-off + hints", "bound"
-WAYS = (RELAY, *BASELINES, BEST)
+RELAY, BEST, BEST_LANES, BOUND = "relay", "best back-off + hints", "best + lane order", "bound"
+WAYS = (RELAY, *BASELINES, BEST, BEST_LANES)
+NO_HINT = "lanesU-nohint"
 FIGURE_K = (1.25, 2.0, 4.0, 8.0)
 FIGURE_WORKLOADS = ("lanes60", "bimodal", "heavy", "mix")
 FIGURE_WAYS = (RELAY, "fixed 30 s", "google", BEST, BOUND)
@@ -43,6 +44,7 @@ class Run:
     k: float
     seed: int
     jobs: int
+    arrivals: bool
     shared: bool = False
 
 
@@ -55,7 +57,7 @@ def perform(run: Run) -> dict[str, Any]:
     """Runs it, in whatever process. Returns the outcome as plain values, the run's own among them."""
     begun = time.perf_counter()
     world = make(run.workload, run.seed, run.jobs)
-    rate = world.requests_per_second(run.k)
+    rate = world.requests_per_second(run.k, arrivals=run.arrivals)
     scale: float | None = None
     if run.shared:
         limit = SharedLimit(round(SHARED_HEADROOM * rate * 60), seed=run.seed, starts_at=world.jobs[0].created_at)
@@ -65,6 +67,8 @@ def perform(run: Run) -> dict[str, Any]:
         outcome = simulate(world, _planner(rate, run.seed), seed=run.seed)
     elif run.way == BEST:
         outcome, scale = best_hinted_backoff(world, rate, run.seed)
+    elif run.way == BEST_LANES:
+        outcome, scale = best_hinted_backoff(world, rate, run.seed, LaneBackoff)
     else:
         outcome = simulate(world, BASELINES[run.way](rate, run.seed), seed=run.seed)
     lowest = bound(world, outcome.requests_per_job) if run.way == RELAY else None
@@ -99,22 +103,23 @@ def perform_all(runs: list[Run], workers: int) -> list[dict[str, Any]]:
     return [future.result() for future in futures]
 
 
-def plan(workloads: list[str], k: float, seeds: int, jobs: int, fast: bool) -> list[Run]:
+def plan(workloads: list[str], k: float, seeds: int, jobs: int, arrivals: bool, fast: bool) -> list[Run]:
     """The table's runs, those with another client on the key, and the figure's; the longest first."""
     every = [
-        Run(workload=workload, way=way, k=k, seed=seed, jobs=jobs)
+        Run(workload=workload, way=way, k=k, seed=seed, jobs=jobs, arrivals=arrivals)
         for workload in workloads
         for way in sorted(WAYS, key=lambda way: way not in (BEST, RELAY))
+        if way != BEST_LANES or workload == NO_HINT
         for seed in range(1, seeds + 1)
     ]
     every += [
-        Run(workload=workload, way=RELAY, k=k, seed=1, jobs=jobs, shared=True)
+        Run(workload=workload, way=RELAY, k=k, seed=1, jobs=jobs, arrivals=arrivals, shared=True)
         for workload in workloads
         if workload == "mix" or len(workloads) == 1
     ]
     if not fast:
         every += [
-            Run(workload=workload, way=way, k=other, seed=1, jobs=jobs)
+            Run(workload=workload, way=way, k=other, seed=1, jobs=jobs, arrivals=arrivals)
             for workload in workloads
             if workload in FIGURE_WORKLOADS
             for other in FIGURE_K
@@ -210,21 +215,26 @@ def main() -> int:
     parser.add_argument("--k", type=float, default=4.0, help="requests a job that the limit allows")
     parser.add_argument("--only", choices=NAMES, help="one workload")
     parser.add_argument("--out", type=Path, default=Path("."), help="where the three files go")
+    spans = "over which k requests a job are spread: to the last true end, or to the last job's creation"
+    parser.add_argument("--span", choices=("ends", "arrivals"), default="ends", help=spans)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--fast", action="store_true", help="fewer jobs, one seed, and no figure")
     options = parser.parse_args()
     jobs = options.jobs or (2_000 if options.fast else 10_000)
     seeds = options.seeds or (1 if options.fast else 3)
     workloads = [options.only] if options.only else list(NAMES)
-    results = perform_all(plan(workloads, options.k, seeds, jobs, options.fast), options.workers)
+    results = perform_all(
+        plan(workloads, options.k, seeds, jobs, options.span == "arrivals", options.fast), options.workers
+    )
     tables = [rows for rows in (table(results, options.k), shared_rows(results)) if rows]
     print("\n\n".join(text(rows) for rows in tables))
     options.out.mkdir(parents=True, exist_ok=True)
-    settings = {"jobs": jobs, "seeds": seeds, "k": options.k}
+    settings = {"jobs": jobs, "seeds": seeds, "k": options.k, "span": options.span}
     (options.out / "polling.json").write_text(json.dumps({**settings, "runs": results}, indent=1) + "\n")
     heading = (
         f"Mean delay in seconds from a job's end to our knowing it, the worst of {seeds} seeds, and in brackets the "
-        f"requests a job that were sent; {jobs:,} jobs a workload, {options.k:g} requests a job allowed.\n\n"
+        f"requests a job that were sent; {jobs:,} jobs a workload, {options.k:g} requests a job allowed "
+        f"over the span to the last {'end' if options.span == 'ends' else 'creation'}.\n\n"
     )
     (options.out / "polling.md").write_text(heading + "\n".join(markdown(rows) for rows in tables))
     if not options.fast:

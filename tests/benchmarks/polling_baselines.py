@@ -15,24 +15,23 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from polling_workloads import World
+from polling_workloads import UNEVEN_MIN_SPACING_SECONDS, World
 from polling_world import WINDOW_SECONDS, Outcome, simulate
 
 BANKED_SECONDS = 0.5 * WINDOW_SECONDS
 """What the limiter saves up while nothing is sent: half a window, as much as the relay's own."""
-SCALES = tuple(2.0 ** (step / 2) for step in range(-8, 9))
+SCALES = tuple(2.0 ** (step / 2) for step in range(-6, 11))
+"""From a first wait of an eighth of a second: below the time that a request takes it is no back-off any more."""
 REFINEMENTS = (2.0**-0.25, 2.0**0.25)
 
 
 class Pending:
     """What a baseline knows of one job."""
 
-    __slots__ = ("lane", "running", "spacing", "status", "step", "waits")
+    __slots__ = ("lane", "status", "step")
 
-    def __init__(self, lane: str, spacing: float) -> None:
-        self.lane, self.spacing = lane, spacing
-        self.status, self.step = "", 0
-        self.running = self.waits = False
+    def __init__(self, lane: str, status: str) -> None:
+        self.lane, self.status, self.step = lane, status, 0
 
 
 class Queue:
@@ -57,8 +56,7 @@ class Queue:
         """Takes in a job."""
         if self._conforms_at == -math.inf:
             self._conforms_at = now + self._interval
-        job = self.jobs[job_id] = Pending(lane or "", min_interval_seconds or 0.0)
-        job.status = "" if item is None else str(item["status"])
+        job = self.jobs[job_id] = Pending(lane or "", "" if item is None else str(item["status"]))
         self.push(job_id, self.first_due(job_id, job, item or {}, now))
 
     def next_request_at(self, now: float) -> float | None:
@@ -77,19 +75,17 @@ class Queue:
     ) -> None:
         """Plans the next look, or forgets a job that has ended."""
         known = item or {}
-        job = self.jobs[job_id]
         if known.get("status") == "succeeded":
-            self.ended(job_id, job, now)
             del self.jobs[job_id]
-            return
-        self.push(job_id, self.next_due(job_id, job, known, now))
+        else:
+            self.push(job_id, self.next_due(job_id, self.jobs[job_id], known, now))
 
     def failed(self, job_id: str, status_code: int | None, headers: Mapping[str, str], now: float) -> None:
         """Waits as long as it is told."""
         self.push(job_id, now + float(headers.get("Retry-After", 1.0)))
 
     def push(self, job_id: str, due: float) -> None:
-        """Plans a look; never for infinity."""
+        """Plans a look; none for infinity."""
         if due < math.inf:
             self._pushed += 1
             heapq.heappush(self._due, (due, self._pushed, job_id))
@@ -101,9 +97,6 @@ class Queue:
     def next_due(self, job_id: str, job: Pending, item: Mapping[str, Any], now: float) -> float:
         """When a job is looked at again that had not ended."""
         raise NotImplementedError
-
-    def ended(self, job_id: str, job: Pending, now: float) -> None:
-        """A look saw a job's end."""
 
 
 class Fixed(Queue):
@@ -164,6 +157,32 @@ class HintedBackoff(Queue):
         return item["next_attempt_at"] or item["scheduled_at"] or 0.0
 
 
+class LaneBackoff(HintedBackoff):
+    """The same, and a lane's job without `scheduled_at` is not looked at before its predecessor was seen to have
+    started and the lane's least spacing, known in hindsight, has passed since."""
+
+    def __init__(self, requests_per_second: float, scale: float) -> None:
+        super().__init__(requests_per_second, scale)
+        self._last: dict[str, str] = {}
+        self._next: dict[str, str] = {}
+
+    def first_due(self, job_id: str, job: Pending, item: Mapping[str, Any], now: float) -> float:
+        if job.lane and item["scheduled_at"] is None:
+            previous = self._last.get(job.lane)
+            self._last[job.lane] = job_id
+            if previous is not None:
+                self._next[previous] = job_id
+                return math.inf
+        return super().first_due(job_id, job, item, now)
+
+    def observed(
+        self, job_id: str, item: Mapping[str, Any] | None, headers: Mapping[str, str], sent_at: float, now: float
+    ) -> None:
+        if item and item["started_at"] is not None and (follows := self._next.pop(job_id, None)) is not None:
+            self.push(follows, max(now, item["started_at"] + UNEVEN_MIN_SPACING_SECONDS) + self._initial)
+        super().observed(job_id, item, headers, sent_at, now)
+
+
 BASELINES: dict[str, Callable[[float, int], Queue]] = {
     "fixed 5 s": lambda rate, seed: Fixed(rate, 5.0),
     "fixed 30 s": lambda rate, seed: Fixed(rate, 30.0),
@@ -172,15 +191,17 @@ BASELINES: dict[str, Callable[[float, int], Queue]] = {
 }
 
 
-def best_hinted_backoff(world: World, requests_per_second: float, seed: int) -> tuple[Outcome, float]:
-    """The scale that did best in hindsight, and what it did."""
+def best_hinted_backoff(
+    world: World, requests_per_second: float, seed: int, kind: type[HintedBackoff] = HintedBackoff
+) -> tuple[Outcome, float]:
+    """What the scale did that is best in hindsight, and that scale."""
     tried: dict[float, Outcome] = {}
 
     def run(scale: float) -> float:
         if scale not in tried:
-            tried[scale] = simulate(world, HintedBackoff(requests_per_second, scale), seed=seed)
+            tried[scale] = simulate(world, kind(requests_per_second, scale), seed=seed)
         return tried[scale].mean_delay_seconds
 
     best = min(SCALES, key=run)
-    best = min((best, *(best * factor for factor in REFINEMENTS)), key=run)
+    best = min((best, *(max(best * factor, SCALES[0]) for factor in REFINEMENTS)), key=run)
     return tried[best], best

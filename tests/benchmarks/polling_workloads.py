@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 EPOCH = 1_800_000_000.0
+START_WAIT = (1.0, 0.5)
+"""LN parameters of the seconds from the moment at which a job may start to its start."""
 LANE_JOBS = 10
 LANE_CLASS = ("outreach.dispatch", "linkedin")
 CHANNELS = 3
-"""Lanes begin in this many channels alike: 334 lanes in each of them make 10,020 jobs."""
+"""Lanes begin in so many channels at once: 334 times three lanes of ten jobs make 10,020."""
 LANE_SPAN_SECONDS = 4 * 3600.0
 MIX_SPAN_SECONDS = 2 * 3600.0
-MIX_JOBS = 10_500
-"""What the mix counts in all: 100 lanes60 and 50 lanesU in each of the channels, and four times 1,500 jobs."""
+USUAL_JOBS = 10_000
+"""The mix then counts 10,500: 100 and 50 times three lanes, and four times 1,500 jobs."""
 LANE_GAP_SECONDS = 0.2
 RELAY_MIN_INTERVAL_SECONDS = 60.0
 FAILING_SHARE = 0.35
@@ -69,9 +71,7 @@ class SimulatedJob:
         if not count and self.scheduled_at is not None and at < self.scheduled_at:
             status = "scheduled"
         return {
-            "status": status,
-            "action": self.action,
-            "channel": self.channel,
+            **{"status": status, "action": self.action, "channel": self.channel},
             "scheduled_at": self.scheduled_at,
             "started_at": started_at,
             "finished_at": finished_at,
@@ -92,14 +92,13 @@ class World:
         """When the last job ends."""
         return max(job.finished_at for job in self.jobs)
 
-    @property
-    def span_seconds(self) -> float:
-        """From the first creation to the last end."""
-        return self.ends_at - self.jobs[0].created_at
+    def requests_per_second(self, requests_per_job: float, *, arrivals: bool = False) -> float:
+        """The limit that allows so many requests a job over the span from the first creation to the last end.
 
-    def requests_per_second(self, requests_per_job: float) -> float:
-        """The limit that allows so many requests a job over the world's span."""
-        return requests_per_job * len(self.jobs) / self.span_seconds
+        With `arrivals` the span ends at the last creation, before the tail of long runs.
+        """
+        ends_at = self.jobs[-1].created_at if arrivals else self.ends_at
+        return requests_per_job * len(self.jobs) / (ends_at - self.jobs[0].created_at)
 
 
 def lognormal(rng: random.Random, median: float, sigma: float) -> float:
@@ -107,24 +106,19 @@ def lognormal(rng: random.Random, median: float, sigma: float) -> float:
     return median * math.exp(sigma * rng.gauss(0.0, 1.0))
 
 
-def start_wait(rng: random.Random) -> float:
-    """Seconds from the moment at which a job may start until it does."""
-    return lognormal(rng, 1.0, 0.5)
-
-
 def lanes(rng: random.Random, name: str, count: int, span: float, spacing: Draw, hints: bool) -> Iterator[SimulatedJob]:
-    """`count` lanes of ten jobs each, created together when their lane begins."""
+    """At each of `count` moments a lane of ten jobs in each of the channels; all of its jobs are created then."""
     for number in range(count):
-        created = scheduled = EPOCH + rng.uniform(0.0, span)
-        end = -math.inf
-        for place in range(LANE_JOBS):
-            if place:
+        created = EPOCH + rng.uniform(0.0, span)
+        for channel in range(CHANNELS):
+            lane = f"{name}-{number}-{channel}"
+            scheduled, end = created, -math.inf
+            for place in range(LANE_JOBS):
+                start = max(scheduled + lognormal(rng, *START_WAIT), end + LANE_GAP_SECONDS)
+                end = start + lognormal(rng, 7.0, 0.6)
+                hint = scheduled if hints else None
+                yield SimulatedJob(f"{lane}-{place}", lane, *LANE_CLASS, created, hint, ((start, end),))
                 scheduled += spacing(rng)
-            start = max(scheduled + start_wait(rng), end + LANE_GAP_SECONDS)
-            end = start + lognormal(rng, 7.0, 0.6)
-            lane = f"{name}-{number}"
-            hint = scheduled if hints else None
-            yield SimulatedJob(f"{lane}-{place}", lane, *LANE_CLASS, created, hint, ((start, end),))
 
 
 def arrivals(rng: random.Random, count: int, per_second: float) -> Iterator[float]:
@@ -136,8 +130,7 @@ def single(
     name: str, number: int, created: float, attempts: list[tuple[float, float]], retries: Iterable[float] = ()
 ) -> SimulatedJob:
     """A job without a lane or a hint, of its workload's own class."""
-    lives = (created, None, tuple(attempts), tuple(retries))
-    return SimulatedJob(f"{name}-{number}", "", name, name, *lives)
+    return SimulatedJob(f"{name}-{number}", "", name, name, created, None, tuple(attempts), tuple(retries))
 
 
 def plain(
@@ -146,7 +139,7 @@ def plain(
     """Jobs that come one by one, wait a little, and run once. The span is that of the arrivals."""
     middle = EPOCH + count / per_second / 2
     for number, created in zip(range(count), arrivals(rng, count, per_second), strict=False):
-        start = created + start_wait(rng)
+        start = created + lognormal(rng, *START_WAIT)
         yield single(name, number, created, [(start, start + run(rng, start >= middle))])
 
 
@@ -157,7 +150,7 @@ def retrying(rng: random.Random, name: str, count: int, per_second: float) -> It
         retries: list[float] = []
         anchor = created
         for pause in (*PAUSES_SECONDS, None):
-            start = anchor + start_wait(rng)
+            start = anchor + lognormal(rng, *START_WAIT)
             end = start + lognormal(rng, 7.0, 0.6)
             attempts.append((start, end))
             if pause is None or rng.random() >= FAILING_SHARE:
@@ -167,15 +160,13 @@ def retrying(rng: random.Random, name: str, count: int, per_second: float) -> It
         yield single(name, number, created, attempts, retries)
 
 
-def make(name: str, seed: int, jobs: int = 10_000) -> World:
+def make(name: str, seed: int, jobs: int = USUAL_JOBS) -> World:
     """The workload of that name (one of NAMES) with about so many jobs: lanes are whole."""
     rng = random.Random(f"{name.removesuffix('-nohint')} {seed}")
-    count = CHANNELS * math.ceil(jobs / (LANE_JOBS * CHANNELS))
-    span = LANE_SPAN_SECONDS
     if name == "mix":
-        found = list(_mix(rng, jobs / MIX_JOBS))
+        found = list(_mix(rng, jobs / USUAL_JOBS))
     elif name in LANES:
-        found = list(lanes(rng, name, count, span, *LANES[name]))
+        found = list(lanes(rng, name, math.ceil(jobs / (LANE_JOBS * CHANNELS)), LANE_SPAN_SECONDS, *LANES[name]))
     elif name == "retry":
         found = list(retrying(rng, name, jobs, 1.0))
     else:
@@ -185,8 +176,8 @@ def make(name: str, seed: int, jobs: int = 10_000) -> World:
 
 def _mix(rng: random.Random, scale: float) -> Iterator[SimulatedJob]:
     span = MIX_SPAN_SECONDS
-    yield from lanes(rng, "lanes60", round(100 * CHANNELS * scale), span, *LANES["lanes60"])
-    yield from lanes(rng, "lanesU", round(50 * CHANNELS * scale), span, *LANES["lanesU"])
+    yield from lanes(rng, "lanes60", round(100 * scale), span, *LANES["lanes60"])
+    yield from lanes(rng, "lanesU", round(50 * scale), span, *LANES["lanesU"])
     each = round(1_500 * scale)
     for name, run in RUNS.items():
         yield from plain(rng, name, each, each / span, run)
@@ -199,6 +190,7 @@ LANES: dict[str, tuple[Draw, bool]] = {
     "lanesU-nohint": (lambda rng: rng.uniform(180.0, 360.0), False),
 }
 """Seconds between the scheduled moments of a lane's jobs, and whether these are told."""
+UNEVEN_MIN_SPACING_SECONDS = 180.0
 RUNS: dict[str, Callable[[random.Random, bool], float]] = {
     "heavy": lambda rng, late: lognormal(rng, 20.0, 1.5),
     "bimodal": lambda rng, late: lognormal(rng, 10.0, 0.1) if rng.random() < 0.8 else lognormal(rng, 900.0, 0.1),

@@ -137,7 +137,7 @@ def simulate(world: World, looker: Looker, *, seed: int, limit: SharedLimit | No
     created = iter(world.jobs)
     coming: SimulatedJob | None = next(created)
     ends_at = world.ends_at
-    gives_up_at = ends_at + max(HORIZON_SECONDS, world.span_seconds)
+    gives_up_at = ends_at + max(HORIZON_SECONDS, ends_at - world.jobs[0].created_at)
     # Responses that are out: arrival, number, job, sending, status code and headers if they are known by now.
     out: list[tuple[float, int, str, float]] = []
     arriving: list[tuple[float, int, str]] = []
