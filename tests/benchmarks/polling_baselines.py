@@ -115,7 +115,10 @@ class Fixed(Queue):
 
 
 class GoogleDefault(Queue):
-    """google-api-core's default polling: at once, then after random parts of 1 s, 1.5 s, … 20 s."""
+    """google-api-core's default polling: at once, then after random parts of 1 s, 1.5 s, … 20 s.
+
+    Without `jitter` after the whole of them, as its settings are often read.
+    """
 
     initial_seconds, multiplier, maximum_seconds = 1.0, 1.5, 20.0
 
@@ -187,6 +190,7 @@ BASELINES: dict[str, Callable[[float, int], Queue]] = {
     "fixed 5 s": lambda rate, seed: Fixed(rate, 5.0),
     "fixed 30 s": lambda rate, seed: Fixed(rate, 30.0),
     "google": lambda rate, seed: GoogleDefault(rate, seed),
+    "google no jitter": lambda rate, seed: GoogleDefault(rate, seed, jitter=False),
     "aws ecs": lambda rate, seed: Fixed(rate, 6.0, at_once=True),
 }
 
