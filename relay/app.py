@@ -18,13 +18,14 @@ from relay.clock import Clock, wall_clock
 from relay.cluster import Cluster
 from relay.config import Settings, SourceSettings
 from relay.core.events import Event
+from relay.core.planner import book_for
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
 from relay.errors import SettingsError
 from relay.keys import default_state_dir, load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds
-from relay.learning import AccountMemory, NoLearner, SourceMemory
+from relay.learning import AccountMemory, SourceMemory
 from relay.metrics import Metrics
 from relay.poller import Poller
 from relay.recorder import Recorder
@@ -215,7 +216,8 @@ class Node:
             node_id=self.node_id,
         )
         self._clients[source.name] = client
-        memory = SourceMemory(source.name, NoLearner(), rows=self.store.learned, clock=self._clock)
+        book = book_for(self._rooms.of_planner(source))
+        memory = SourceMemory(source.name, book, rows=self.store.learned, clock=self._clock)
         self._memories[source.name] = memory
         for account in source.accounts.values():
             settings = self._rooms.of_account(source, account)
@@ -239,6 +241,7 @@ class Node:
                 metrics=self.metrics_book,
                 clock=self._clock,
                 planner_config=self._rooms.of_planner(source),
+                book=book,
                 memory=AccountMemory(
                     source.name,
                     account.name,

@@ -51,17 +51,6 @@ class Plans(Protocol):
     async def plan(self, source: str, name: str) -> Mapping[str, Any] | None: ...
 
 
-class NoLearner:
-    """Learns nothing."""
-
-    def changed(self) -> list[tuple[str, float, str]]:
-        """Never anything."""
-        return []
-
-    def learn(self, name: str, values: str) -> None:
-        """Ignored."""
-
-
 class SourceMemory:
     """What was learned of one source, between its learner and the database."""
 

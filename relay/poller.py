@@ -11,7 +11,7 @@ import structlog
 from relay.clock import Clock
 from relay.core.events import Origin
 from relay.core.job import NORMAL_WEIGHT, Job, Observation, Transition, detect, mark_not_found, mark_overdue
-from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner import Book, Planner, PlannerConfig
 from relay.core.planner.views import Purpose
 from relay.core.records import AccountState, LookNote
 from relay.errors import StaleSequence, StoreError
@@ -74,11 +74,13 @@ class Poller:
         clock: Clock,
         planner_config: PlannerConfig,
         memory: AccountMemory | None = None,
+        book: Book | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.recorder = recorder
-        self.planner = Planner(planner_config)
+        self._book = book
+        self.planner = Planner(planner_config, book)
         self.health = Health(
             settings.source,
             settings.account,
@@ -117,13 +119,13 @@ class Poller:
         """Another node polls the account now: what is planned here is forgotten."""
         self.holds = False
         self._weights.clear()
-        self.planner = Planner(self._planner_config)
+        self.planner = Planner(self._planner_config, self._book)
         self.changed()
 
     async def take_over(self, state: AccountState | None) -> None:
         """The account's polling is this node's from now on."""
         self._weights.clear()
-        self.planner = Planner(self._planner_config)
+        self.planner = Planner(self._planner_config, self._book)
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
         self.changed()
@@ -204,7 +206,7 @@ class Poller:
         """Takes over settings that were read again: keys and polling."""
         self._planner_config = planner_config
         snapshot = self.planner.snapshot()
-        self.planner = Planner.restore(planner_config, snapshot)
+        self.planner = Planner.restore(planner_config, snapshot, self._book)
         self.settings = settings
         self._key = settings.read_key()
         self.changed()
@@ -461,4 +463,5 @@ class Poller:
             weight=self._weight(job.uid),
             next_poll_at=job.next_poll_at,
             step=job.poll_step,
+            seen_at=job.tracked_at if job.last_polled_at is None else job.last_polled_at,
         )

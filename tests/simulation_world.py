@@ -13,7 +13,7 @@ from relay.core.subscription import SigningSecret, Subscription
 from relay.dispatcher import Dispatcher, DispatcherSettings
 from relay.ids import new_id
 from relay.keys import Keyring, new_key
-from relay.learning import AccountMemory, Learner, NoLearner, SourceMemory
+from relay.learning import AccountMemory, Learner, SourceMemory
 from relay.metrics import Metrics
 from relay.poller import AccountSettings, Poller
 from relay.recorder import Recorder
@@ -29,6 +29,17 @@ ORIGIN = Origin(
     type_prefix="test.job",
     dataschema="https://relay.test/schemas/job-status.v1.json",
 )
+
+
+class NoLearner:
+    """Learns nothing."""
+
+    def changed(self) -> list[tuple[str, float, str]]:
+        """Never anything."""
+        return []
+
+    def learn(self, name: str, values: str) -> None:
+        """Ignored."""
 
 
 class BoundKind:

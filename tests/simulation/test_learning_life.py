@@ -9,9 +9,9 @@ from relay import upkeep
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.records import Learned
 from relay.errors import StoreError
-from relay.learning import FRESH_SECONDS, AccountMemory, NoLearner, SourceMemory
+from relay.learning import FRESH_SECONDS, AccountMemory, SourceMemory
 from relay.poller import Poller
-from tests.simulation_world import open_world, seen
+from tests.simulation_world import NoLearner, open_world, seen
 
 
 @dataclass

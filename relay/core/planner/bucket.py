@@ -44,6 +44,10 @@ class Bucket:
         """When the next request may go; a moment of the past means now."""
         return self._arrival
 
+    def full_at(self) -> float:
+        """When no more can be saved up: a request that is not sent by then is lost."""
+        return self._arrival + self._bank_seconds
+
     def take(self, now: float) -> bool:
         """Takes one request if one may go now."""
         if self._rate == 0 or self._arrival > now + SLACK_SECONDS:

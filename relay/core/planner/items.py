@@ -15,16 +15,18 @@ class Reading(NamedTuple):
     terminal: bool = False
     running: bool = False
     channel: str = ""
+    action: str = ""
     scheduled_at: float | None = None
     started_at: float | None = None
+    finished_at: float | None = None
     next_attempt_at: float | None = None
 
     def shifted(self, seconds: float) -> "Reading":
         """The same with every time that much later."""
         if seconds == 0:
             return self
-        times = (None if at is None else at + seconds for at in self[4:])
-        return Reading(*self[:4], *times)
+        times = (None if at is None else at + seconds for at in self[5:])
+        return Reading(*self[:5], *times)
 
 
 UNKNOWN = Reading(known=False)
@@ -47,14 +49,16 @@ def read_item(item: object) -> Reading:
     if not isinstance(item, Mapping):
         return UNKNOWN
     fields: Mapping[str, Any] = item
-    status, channel = fields.get("status"), fields.get("channel")
+    status, channel, action = fields.get("status"), fields.get("channel"), fields.get("action")
     known = isinstance(status, str)
     return Reading(
         known=True,
         terminal=known and status in TERMINAL,
         running=status == "running",
         channel=channel if isinstance(channel, str) else "",
+        action=action if isinstance(action, str) else "",
         scheduled_at=read_time(fields.get("scheduled_at")),
         started_at=read_time(fields.get("started_at")),
+        finished_at=read_time(fields.get("finished_at")),
         next_attempt_at=read_time(fields.get("next_attempt_at")),
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from relay.core.planner.classes import JobClass
     from relay.core.planner.lanes import Lane
 
 UNSEEN = 0
@@ -17,22 +18,37 @@ PARKED = 2
 RUNNING = 3
 """It was seen running."""
 
+FIXED = 1_000
+"""The rung of a plan that was not made at a price, and so is not made again when the price rises."""
+ASKED = 1_001
+"""The rung of a look that somebody asked for."""
+
 
 class Job:
     """What is kept of a job. Times are seconds of the planner's time. There may be a million: every field counts."""
 
     __slots__ = (
-        *("anchor", "due", "failures", "id", "joins", "lane", "next", "phase"),
-        *("pos", "previous", "spacing", "started", "step", "weight"),
+        *("anchor", "demand", "due", "failures", "id", "joins", "kind", "lane", "learned", "next", "phase"),
+        *("pos", "previous", "rung", "seen", "spacing", "started", "step", "weight"),
     )
 
-    def __init__(self, job_id: str, spacing: float) -> None:
+    def __init__(self, job_id: str, spacing: float, seen: float) -> None:
         self.id = job_id
+        self.seen = seen
+        """Until when its state is known: the last look, or when it was registered."""
         self.due = 0.0
         """When it is to be looked at next; while a request for it is out, when that was sent."""
         self.pos = -1
         self.anchor = 0.0
         self.phase = UNSEEN
+        self.kind = 0
+        """What its anchor is, of the kinds in `classes`."""
+        self.learned: JobClass | None = None
+        """What was learned of its class."""
+        self.rung = FIXED
+        """The rung of the price at which its next look was planned."""
+        self.demand = 0.0
+        """Root of the price over the time to its next look, when that was planned: its share of what is asked for."""
         self.step = 0
         self.failures = 0
         self.weight = 1.0

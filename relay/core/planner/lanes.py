@@ -7,7 +7,6 @@ lane that turns out to run in another order is unparked as a whole.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from relay.core.planner.jobs import PARKED, WAITING, Job
@@ -16,16 +15,18 @@ MAX_IDLE_LANES = 1_000
 """Empty lanes whose last start and spacing are remembered; the longest empty one goes first."""
 IN_ORDER_STARTS = 5
 """So many starts in order make up for one out of order: until then a lane parks no new job."""
-GAPS_REMEMBERED = 8
-"""The shortest of the last so many to twice as many gaps between starts counts as the lane's spacing."""
-GAPS_NEEDED = 4
-GAP_CAUTION = 0.95
+GAPS_REMEMBERED = 5
+GAPS_NEEDED = 3
+RHYTHM_SPREAD = 0.08
+RHYTHM_UNITS = 4.0
+"""Gaps between starts that differ by no more than this many units, or this share, are a rhythm."""
+RHYTHM_EARLY_UNITS = 2.0
 
 
 class Lane:
     """The open jobs of one lane in the order in which they were tracked, and what its starts have taught."""
 
-    __slots__ = ("_gaps", "_low", "_low_before", "cursor", "disorder", "head", "last_start", "name", "tail")
+    __slots__ = ("_gaps", "cursor", "disorder", "head", "last_start", "name", "tail")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -35,9 +36,7 @@ class Lane:
         """The next job to be unparked, while the lane is."""
         self.disorder = 0
         self.last_start: float | None = None
-        self._gaps = 0
-        self._low = math.inf
-        self._low_before = math.inf
+        self._gaps: list[float] = []
 
     def __iter__(self) -> Iterator[Job]:
         job = self.head
@@ -72,19 +71,30 @@ class Lane:
             return after
         return None
 
-    def spacing(self, job: Job) -> float:
-        """Seconds from a start to this job's: its own interval, or what the lane has kept so far if that is more."""
-        learned = min(self._low, self._low_before) * GAP_CAUTION if self._gaps >= GAPS_NEEDED else 0.0
-        return max(job.spacing, learned)
+    def rhythm(self, unit: float) -> float | None:
+        """The shortest of the lane's last gaps between starts, where these are alike; else None."""
+        gaps = self._gaps
+        if len(gaps) < GAPS_NEEDED:
+            return None
+        shortest = min(gaps)
+        return shortest if max(gaps) - shortest <= max(RHYTHM_UNITS * unit, RHYTHM_SPREAD * shortest) else None
 
     def must_park(self, job: Job) -> bool:
         """Whether the job, of which no time is known, waits for a predecessor that has not started."""
         return self.disorder == 0 and job.previous is not None and job.previous.started is None
 
-    def anchor(self, job: Job) -> float | None:
-        """The earliest start of a job that need not park, after its predecessor's or the lane's last; None: unknown."""
+    def anchor(self, job: Job, unit: float) -> tuple[float | None, bool]:
+        """The earliest start of a job that need not park, after its predecessor's or the lane's last; None: unknown.
+
+        And whether the lane's rhythm tells it, or only the job's own least interval.
+        """
         before = self.last_start if job.previous is None else job.previous.started
-        return None if before is None else before + self.spacing(job)
+        if before is None:
+            return None, False
+        rhythm = self.rhythm(unit)
+        if rhythm is not None and rhythm - RHYTHM_EARLY_UNITS * unit > job.spacing:
+            return before + rhythm - RHYTHM_EARLY_UNITS * unit, True
+        return before + job.spacing, False
 
     def started(self, job: Job, at: float) -> bool:
         """A job of this lane was seen to have started, for the first time; returns whether that broke the order."""
@@ -105,29 +115,20 @@ class Lane:
             self.last_start = at
         elif at > last:
             self.last_start = at
-            self._low = min(self._low, at - last)
-            self._gaps += 1
-            if self._gaps % GAPS_REMEMBERED == 0:
-                self._low_before, self._low = self._low, math.inf
+            self._gaps = [*self._gaps[1 - GAPS_REMEMBERED :], at - last]
 
     def unpark(self) -> None:
         """From now on the lane's order is not believed: its jobs are unparked from the head on, a few at a time."""
         self.disorder = IN_ORDER_STARTS
         self.cursor = self.head
 
-    def learned(self) -> tuple[float | None, int, int, float | None, float | None]:
+    def learned(self) -> tuple[float | None, int, list[float]]:
         """What `relearn` needs, as plain values."""
-        low = None if self._low == math.inf else self._low
-        before = None if self._low_before == math.inf else self._low_before
-        return (self.last_start, self.disorder, self._gaps, low, before)
+        return (self.last_start, self.disorder, self._gaps)
 
-    def relearn(
-        self, last_start: float | None, disorder: int, gaps: int, low: float | None, low_before: float | None
-    ) -> None:
+    def relearn(self, last_start: float | None, disorder: int, gaps: list[float]) -> None:
         """Takes back what `learned` gave."""
-        self.last_start, self.disorder, self._gaps = last_start, disorder, gaps
-        self._low = math.inf if low is None else low
-        self._low_before = math.inf if low_before is None else low_before
+        self.last_start, self.disorder, self._gaps = last_start, disorder, list(gaps)
 
 
 class Lanes:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from relay.core.planner import state
 from relay.core.planner.bucket import Bucket
 from relay.core.planner.budget import Budget
+from relay.core.planner.classes import Book
 from relay.core.planner.config import PlannerConfig
+from relay.core.planner.forecast import Forecast
 from relay.core.planner.headers import HeaderReader
 from relay.core.planner.items import read_item, read_time
-from relay.core.planner.jobs import PARKED, UNSEEN, Job
+from relay.core.planner.jobs import ASKED, PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.price import Price
 from relay.core.planner.roster import Roster
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
@@ -21,6 +25,9 @@ BANKED_WINDOWS = 0.5
 TOO_MANY_REQUESTS = 429
 NOT_FOUND = 404
 SERVER_ERRORS = 500
+PLANNED_AGAIN_AT_ONCE = 32
+"""Looks that one `take` plans again because requests have become dearer."""
+BACKLOG_COUNTED = 1_000
 
 
 class Planner:
@@ -34,14 +41,21 @@ class Planner:
     tell the outcome by `observed` or `failed`. A job taken is not offered again before that.
     """
 
-    def __init__(self, config: PlannerConfig) -> None:
+    def __init__(self, config: PlannerConfig, book: Book | None = None) -> None:
+        """`book`: what is learned of the source's jobs, shared by its accounts' planners; None: one of its own."""
         self._config = config
+        self._unit = unit_of(config)
+        self._own_book = book is None
+        self._book = Book(self._unit) if book is None else book
+        self._price = Price(self._unit)
         self._headers = HeaderReader(config.headers)
         self._timeline = Timeline()
-        self._roster = Roster(config)
+        self._forecast = Forecast(self._book, self._price)
+        self._roster = Roster(config, self._book, self._price, self._forecast)
         self._budget = Budget(config)
         self._bucket = Bucket()
         self._closed_until: float | None = None
+        self._purposes: dict[str, Purpose] = {}
 
     def track(
         self,
@@ -54,6 +68,7 @@ class Planner:
         *,
         next_poll_at: float | None = None,
         step: int = 0,
+        seen_at: float | None = None,
     ) -> None:
         """Begins to plan looks at a job; `item` is what is known of it, None for nothing.
 
@@ -61,8 +76,9 @@ class Planner:
         its predecessor's start to its own: a minute by default, and less by as much as our shortest interval is below a
         second, which only a world that runs faster has use for. Jobs of a lane are to be tracked in the order in which
         they were created.
-        `next_poll_at` and `step` carry on a plan that was kept elsewhere. For a job that is tracked already only
-        `weight` and, where given, `next_poll_at` are taken over: that is how a look is asked for at once.
+        `next_poll_at`, `step` and `seen_at` (when the item was seen) carry on a plan that was kept elsewhere. For a job
+        that is tracked already only `weight` and, where given, `next_poll_at` are taken over: that is how a look is
+        asked for at once.
         """
         t = self._refresh(now)
         if min_interval_seconds is None:
@@ -70,6 +86,7 @@ class Planner:
         planned = read_time(next_poll_at)
         if planned is not None:
             planned = self._timeline.inner(planned)
+        seen = read_time(seen_at)
         job = self._roster.jobs.get(job_id)
         if job is None:
             self._roster.add(
@@ -81,11 +98,12 @@ class Planner:
                 spacing_seconds=min_interval_seconds,
                 planned=planned,
                 step=step,
+                seen=t if seen is None else min(self._timeline.inner(seen), t),
             )
         else:
             self._roster.weigh(job, weight, t)
             if planned is not None and not job.in_flight:
-                self._roster.postpone(job, planned, t)
+                self._roster.ask(job, planned, t)
         self._roster.unpark_some(t)
 
     def next_request_at(self, now: float) -> float | None:
@@ -95,13 +113,15 @@ class Planner:
         """
         t = self._refresh(now)
         self._roster.unpark_some(t)
+        if not self._book.work():
+            self._forecast.work(t)
         first = self._roster.agenda.first()
         if first is None:
             return None
         opens = self._closed_until
         if opens is None:
             opens = min(self._bucket.opens_at(), self._budget.changes_at())
-        at = max(first.due, opens)
+        at = max(min(first.due, self._ahead_at(first)), opens)
         # A clock that runs a little behind what it showed before must not make callers wait for what `take` gives now.
         return now if at <= t + SLACK_SECONDS else self._timeline.clock(at)
 
@@ -110,12 +130,28 @@ class Planner:
         t = self._refresh(now)
         self._roster.unpark_some(t)
         first = self._roster.agenda.first()
-        if first is None or first.due > t + SLACK_SECONDS or self._closed_until is not None or not self._bucket.take(t):
+        for _ in range(PLANNED_AGAIN_AT_ONCE):
+            if first is None or first.due > t + SLACK_SECONDS or not self._roster.stale(first):
+                break
+            # Its look was planned when requests were cheaper: others may need this one more.
+            self._roster.plan_again(first, t)
+            first = self._roster.agenda.first()
+        if first is None or self._closed_until is not None:
             return None
+        ahead = first.due > t + SLACK_SECONDS
+        if (ahead and self._ahead_at(first) > t + SLACK_SECONDS) or not self._bucket.take(t):
+            return None
+        self._purposes[first.id] = _purpose(first, t, ahead=ahead)
         self._roster.agenda.remove(first)
         first.due = t
         self._budget.sent()
         return first.id
+
+    def _ahead_at(self, job: Job) -> float:
+        """From when on a look at the job may come before its time, because a request would be lost otherwise."""
+        if not self._price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
+            return math.inf
+        return max(self._bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
 
     def observed(
         self, job_id: str, item: Mapping[str, Any] | None, headers: Mapping[str, str], sent_at: float, now: float
@@ -132,6 +168,9 @@ class Planner:
         self._budget.answered(self._headers.read(headers, now), ours=job.in_flight, sent_at=sent, now=t)
         self._budget.succeeded()
         reading = read_item(item).shifted(self._timeline.offset)
+        self._purposes.pop(job_id, None)
+        if reading.terminal and reading.finished_at is not None and job.seen <= reading.finished_at <= t:
+            self._forecast.ended(t - reading.finished_at)
         self._roster.observe(job, reading, t, sent)
         self._roster.unpark_some(t)
         self._refresh(now)
@@ -146,6 +185,7 @@ class Planner:
         if job is None:
             return
         t = self._timeline.at(now)
+        self._purposes.pop(job_id, None)
         told = self._headers.read(headers, now)
         self._budget.answered(told, ours=job.in_flight, sent_at=job.due if job.in_flight else t, now=t)
         if status_code == TOO_MANY_REQUESTS:
@@ -171,6 +211,7 @@ class Planner:
         if job is not None:
             if job.in_flight:
                 self._budget.dropped()
+                self._purposes.pop(job_id, None)
             self._roster.remove(job, self._timeline.last or 0.0)
 
     def next_poll_at(self, job_id: str) -> float | None:
@@ -185,7 +226,7 @@ class Planner:
 
     def purpose(self, job_id: str) -> Purpose:
         """What the look at the job that is under way is for."""
-        return "expected"
+        return self._purposes.get(job_id, "expected")
 
     def explain(self, job_id: str, now: float) -> Explanation | None:
         """Why the job is not looked at right now, and when it will be; None where it is not tracked."""
@@ -204,6 +245,7 @@ class Planner:
             waiting_for_job_id=job.previous.id if parked and job.previous is not None else None,
             step=job.step,
             failures=job.failures,
+            expected_delay_seconds=self._roster.expected_delay(job),
         )
 
     def stats(self, now: float) -> Stats:
@@ -211,6 +253,8 @@ class Planner:
         t = self._refresh(now)
         meter = min(self._budget.known(), key=lambda known: known.rate, default=None)
         stopped = self._budget.stopped_until(t)
+        demand = self._roster.demand / math.sqrt(self._price.value) / self._unit
+        expected = self._forecast.expected(min(demand / self._bucket.rate, 1.0))
         return Stats(
             open_jobs=len(self._roster.jobs),
             due_jobs=self._roster.agenda.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
@@ -221,6 +265,10 @@ class Planner:
             requests_per_second=self._bucket.rate,
             others_requests_per_second=0.0 if meter is None else meter.others_rate,
             paused_until=None if stopped is None else self._timeline.clock(stopped),
+            price_seconds=self._price.value * self._unit,
+            expected_delay_seconds=expected[0],
+            expected_delay_at_double_seconds=expected[1],
+            expected_delay_at_half_seconds=expected[2],
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -229,18 +277,43 @@ class Planner:
             "version": state.VERSION,
             "offset_seconds": self._timeline.offset,
             "budget": state.dump_budget(self._budget),
+            "price": self._price.dump(),
+            "classes": state.dump_book(self._book) if self._own_book else [],
             **state.dump_roster(self._roster),
         }
 
     def plan(self) -> dict[str, Any]:
         """What is worth keeping over a restart besides the jobs, as plain values that JSON can hold."""
-        return {}
+        return {
+            "version": state.VERSION,
+            "unit": self._unit,
+            "price": self._price.dump(),
+            "offset_seconds": self._timeline.offset,
+            "budget": state.dump_budget(self._budget),
+            "lanes": state.dump_lanes(self._roster),
+        }
 
     def resume(self, plan: Mapping[str, Any], now: float) -> None:
-        """Goes on with what `plan` gave; what can not be read is ignored."""
+        """Goes on with what `plan` gave, before any job is tracked; what can not be read is ignored.
+
+        The bucket starts empty, so that nothing bursts, however long ago the plan was made.
+        """
+        try:
+            if plan["version"] != state.VERSION or plan["unit"] != self._unit:
+                return
+            offset = float(plan["offset_seconds"])
+            if not math.isfinite(offset):
+                return
+            self._price.load(*plan["price"])
+            state.load_budget(self._budget, plan["budget"])
+            state.load_lanes(self._roster, plan["lanes"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return
+        self._timeline.offset = offset
+        self._refresh(now)
 
     @classmethod
-    def restore(cls, config: PlannerConfig, snapshot: Mapping[str, Any]) -> Planner:
+    def restore(cls, config: PlannerConfig, snapshot: Mapping[str, Any], book: Book | None = None) -> Planner:
         """A planner that decides as the one did that gave the snapshot; requests that were out count as not sent.
 
         Its bucket starts empty, so that nothing bursts. A snapshot whose `jobs` were left out restores the budget and
@@ -249,9 +322,12 @@ class Planner:
         """
         if snapshot.get("version") != state.VERSION:
             raise ValueError(f"a snapshot of version {state.VERSION} is needed, not {snapshot.get('version')!r}")
-        planner = cls(config)
+        planner = cls(config, book)
         planner._timeline.offset = snapshot["offset_seconds"]
         state.load_budget(planner._budget, snapshot["budget"])
+        planner._price.load(*snapshot["price"])
+        if planner._own_book:
+            state.load_book(planner._book, snapshot["classes"])
         state.load_roster(planner._roster, snapshot)
         return planner
 
@@ -268,6 +344,15 @@ class Planner:
         if closed is None and self._closed_until is not None:
             self._bucket.drain(t)
         self._closed_until = closed
+        if self._price.due(t):
+            overdue = self._roster.agenda.due(t - self._unit, BACKLOG_COUNTED)
+            self._price.step(
+                t,
+                demand=self._roster.demand,
+                backlog=overdue,
+                open_jobs=len(self._roster.jobs),
+                rate=self._bucket.rate * self._unit,
+            )
         return t
 
     def _reason(self, job: Job, now: float, opens: float) -> Reason:
@@ -282,3 +367,25 @@ class Planner:
         if job.phase == PARKED:
             return "lane_parked"
         return "before_anchor" if job.anchor > now else "between_looks"
+
+
+def unit_of(config: PlannerConfig) -> float:
+    """The shortest time that counts, in seconds: a second, or the shortest interval in a world that runs faster."""
+    return min(1.0, config.min_interval_seconds)
+
+
+def book_for(config: PlannerConfig) -> Book:
+    """An empty book for the planners of a source with these settings."""
+    return Book(unit_of(config))
+
+
+def _purpose(job: Job, now: float, *, ahead: bool) -> Purpose:
+    if job.failures:
+        return "again"
+    if job.rung == ASKED:
+        return "asked"
+    if job.phase == UNSEEN:
+        return "first"
+    if ahead:
+        return "ahead"
+    return "safety" if job.phase == PARKED or job.anchor > now else "expected"

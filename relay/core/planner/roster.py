@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from relay.core.planner import backoff
+from relay.core.planner import backoff, lessons
+from relay.core.planner.classes import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED, Book
 from relay.core.planner.config import PlannerConfig
+from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import Reading
-from relay.core.planner.jobs import PARKED, RUNNING, WAITING, Agenda, Job
+from relay.core.planner.jobs import ASKED, FIXED, PARKED, RUNNING, UNSEEN, WAITING, Agenda, Job
 from relay.core.planner.lanes import Lane, Lanes
+from relay.core.planner.price import Price
 
 UNPARKED_AT_ONCE = 32
 """Jobs of a broken lane that one call unparks: a lane can be longer than one call may take."""
@@ -28,14 +31,19 @@ MAX_SPACING_SECONDS = 86_400.0
 class Roster:
     """All open jobs of an account, in their lanes and on the agenda. A job in flight is on no agenda."""
 
-    __slots__ = ("_config", "agenda", "jobs", "lanes", "unparking")
+    __slots__ = ("_config", "_forecast", "agenda", "book", "demand", "jobs", "lanes", "price", "unparking")
 
-    def __init__(self, config: PlannerConfig) -> None:
+    def __init__(self, config: PlannerConfig, book: Book, price: Price, forecast: Forecast) -> None:
         self._config = config
+        self.book = book
+        self.price = price
+        self._forecast = forecast
         self.jobs: dict[str, Job] = {}
         self.agenda = Agenda()
         self.lanes = Lanes()
         self.unparking: deque[Lane] = deque()
+        self.demand = 0.0
+        """The sum of the jobs' demands."""
 
     def add(
         self,
@@ -48,25 +56,35 @@ class Roster:
         spacing_seconds: float,
         planned: float | None,
         step: int,
+        seen: float,
     ) -> None:
-        """Takes in a job that is not in yet; `planned` and `step` carry on a plan that was made before."""
+        """Takes in a job that is not in yet; `planned`, `step` and `seen` carry on a plan that was made before."""
         spacing = spacing_seconds if 0 <= spacing_seconds <= MAX_SPACING_SECONDS else 0.0
-        job = self.jobs[job_id] = Job(job_id, spacing)
+        job = self.jobs[job_id] = Job(job_id, spacing, min(seen, now))
         job.weight = _weight(weight, 1.0)
         job.joins = lane is None
         if lane:
             self.lanes.open(lane).append(job)
-        job.anchor = due = now
+        job.anchor = now
         # Also an end that was heard of is looked at: only what a look of our own brings comes to `observe`.
-        if reading.known and not reading.terminal:
-            self._settle(job, reading, now, now)
+        known = reading.known and not reading.terminal
+        if known:
+            self._settle(job, reading, now, min(seen, now))
             job.step = min(max(step, 0), backoff.MAX_STEP)
-            due = self._next_look(job, now)
-        self.agenda.put(job, due if planned is None else self._bounded(planned, now))
+        if planned is not None:
+            self._fix(job, planned, now)
+        elif known:
+            self._plan(job, now)
+        else:
+            self._fix(job, now, now)
 
     def observe(self, job: Job, reading: Reading, now: float, seen_at: float) -> None:
         """A look at the job brought `reading`, the state as of `seen_at`."""
         job.failures = 0
+        if reading.known:
+            if job.learned is None:
+                job.learned = self.book.of(reading.action, reading.channel)
+            lessons.learn(self.book, job, reading, seen_at)
         if reading.terminal:
             if reading.started_at is not None:
                 self._mark_started(job, min(reading.started_at, now), now)
@@ -76,11 +94,12 @@ class Roster:
         if reading.known:
             self._settle(job, reading, now, seen_at)
             self._wait_in_lane(job, now, was_parked=before[0] == PARKED)
+        job.seen = max(job.seen, seen_at)
         if before != (job.phase, job.anchor):
             job.step = 0
         elif now > job.anchor:
             job.step = min(job.step + 1, backoff.MAX_STEP)
-        self.agenda.put(job, self._next_look(job, now))
+        self._plan(job, now)
 
     def fail(self, job: Job, now: float, *, missing: bool, not_before: float) -> None:
         """A look at the job failed; `missing` says that the upstream does not know the job."""
@@ -92,11 +111,25 @@ class Roster:
                 self._leave_lane(job, now)
         elif job.phase == PARKED or job.anchor > now:
             due = max(due, self._next_look(job, now))
-        self.postpone(job, max(due, not_before), now)
+        self._fix(job, max(due, not_before), now)
 
     def postpone(self, job: Job, due: float, now: float) -> None:
         """Plans the job's look for `due`, or for as far ahead as any look may be."""
-        self.agenda.put(job, self._bounded(due, now))
+        self._fix(job, due, now)
+
+    def ask(self, job: Job, due: float, now: float) -> None:
+        """Somebody asks for a look at `due`."""
+        self._fix(job, due, now)
+        job.rung = ASKED
+
+    def stale(self, job: Job) -> bool:
+        """Whether its look was planned at a lower price than now."""
+        return job.rung < self.price.rung(job.weight)
+
+    def plan_again(self, job: Job, now: float) -> None:
+        """Plans its look at the price of now: not sooner than it was."""
+        due = job.due
+        self._plan(job, now, not_before=due)
 
     def weigh(self, job: Job, weight: float, now: float) -> None:
         """Sets the job's weight; a higher one brings its next look forward, but not before its anchor."""
@@ -104,12 +137,13 @@ class Roster:
         if job.weight > before and job.failures == 0 and not job.in_flight and job.phase in (WAITING, RUNNING):
             due = self._next_look(job, now)
             if due < job.due:
-                self.agenda.put(job, due)
+                self._plan(job, now)
 
     def remove(self, job: Job, now: float) -> None:
         """Lets the job go, and its successor follow."""
         del self.jobs[job.id]
         self.agenda.remove(job)
+        self._ask_for(job, 0.0)
         self._leave_lane(job, now)
 
     def unpark_some(self, now: float) -> None:
@@ -126,8 +160,12 @@ class Roster:
             if job.phase == PARKED:
                 self._release(job, now, now)
 
+    # --- what a job waits for
+
     def _settle(self, job: Job, reading: Reading, now: float, seen_at: float) -> None:
         """Finds what an open job waits for: its phase, and the anchor before which nothing can happen to it."""
+        if job.learned is None or (reading.action, reading.channel) != job.learned.key:
+            job.learned = self.book.of(reading.action, reading.channel)
         if job.joins and reading.channel:
             self.lanes.open(reading.channel).append(job)
             job.joins = False
@@ -139,32 +177,50 @@ class Roster:
             started = job.anchor if job.phase in (WAITING, RUNNING) and job.anchor <= seen_at else seen_at
         if started is not None:
             self._mark_started(job, started, now)
+        new = job.phase in (UNSEEN, PARKED)
         if retry is not None and (retry > now or not reading.running):
-            job.phase, job.anchor = WAITING, retry
+            self._wait(job, RETRY, retry)
         elif started is not None:
-            job.phase, job.anchor = RUNNING, started if retry is None else max(started, retry)
+            job.phase, job.kind = RUNNING, RUN
+            job.anchor = started if retry is None else max(started, retry)
         elif scheduled is not None:
             self._reschedule(job, scheduled)
         elif job.phase == RUNNING:
-            job.phase, job.anchor = WAITING, now
+            self._wait(job, NEW, now)
         elif job.phase != WAITING:
             self._wait_or_park(job, now)
+        if new and job.phase != PARKED:
+            self._forecast.began(job.learned, job.kind)
+
+    def _wait(self, job: Job, kind: int, anchor: float) -> None:
+        job.phase, job.kind, job.anchor = WAITING, kind, anchor
 
     def _reschedule(self, job: Job, scheduled: float) -> None:
         lane, after = job.lane, job.next
+        if job.phase == WAITING and job.kind == LANE and scheduled <= job.anchor:
+            return  # its time has passed: it waits for its lane
         moved = job.phase == WAITING and scheduled > job.anchor + job.spacing
         if moved and lane is not None and after is not None and after.phase == PARKED:
             # Those behind it may well overtake a job that was moved away.
             self._unpark(lane)
-        job.phase, job.anchor = WAITING, scheduled
+        self._wait(job, SCHEDULED, scheduled)
 
     def _wait_or_park(self, job: Job, now: float) -> None:
         lane = job.lane
-        if lane is not None and lane.must_park(job):
+        if lane is None:
+            self._wait(job, NEW, min(now, max(job.seen, 0.0)))
+        elif lane.must_park(job):
             job.phase = PARKED
-            return
-        anchor = None if lane is None else lane.anchor(job)
-        job.phase, job.anchor = WAITING, now if anchor is None else anchor
+        else:
+            self._wait_for_lane(job, lane, now)
+
+    def _wait_for_lane(self, job: Job, lane: Lane, now: float) -> None:
+        """Nothing is before it in its lane but what has started."""
+        anchor, by_rhythm = lane.anchor(job, self.book.unit)
+        if anchor is None or (anchor <= now and job.previous is None):
+            self._wait(job, HEAD, now)
+        else:
+            self._wait(job, RHYTHM if by_rhythm else LANE, anchor)
 
     def _wait_in_lane(self, job: Job, now: float, *, was_parked: bool) -> None:
         """A job whose time has passed without its start is late because its lane is: its predecessor tells when."""
@@ -172,7 +228,9 @@ class Roster:
         if lane is None or lane.disorder or job.started is not None or job.phase != WAITING or now <= job.anchor:
             return
         if before is None or before.phase == RUNNING:
-            job.anchor = max(job.anchor, lane.anchor(job) or 0.0)
+            anchor, by_rhythm = lane.anchor(job, self.book.unit)
+            if anchor is not None and anchor > now:
+                self._wait(job, RHYTHM if by_rhythm else LANE, anchor)
         elif before.started is None:
             # One that can not start for long is not what this job waits for: jobs of two lanes are mixed here.
             if before.anchor <= now + job.spacing:
@@ -187,13 +245,21 @@ class Roster:
         if lane.started(job, started):
             self._unpark(lane)
         elif job.next is not None and job.next.phase == PARKED:
-            self._release(job.next, lane.anchor(job.next), now)
+            self._release_next(job.next, lane, now)
 
-    def _release(self, job: Job, anchor: float | None, now: float) -> None:
-        job.phase, job.step = WAITING, 0
-        job.anchor = now if anchor is None else anchor
+    def _release_next(self, job: Job, lane: Lane, now: float) -> None:
+        job.step = 0
+        self._wait_for_lane(job, lane, now)
+        if job.learned is not None:
+            self._forecast.began(job.learned, job.kind)
         if not job.in_flight:
-            self.agenda.put(job, self._next_look(job, now))
+            self._plan(job, now)
+
+    def _release(self, job: Job, anchor: float, now: float) -> None:
+        job.step = 0
+        self._wait(job, HEAD, anchor)
+        if not job.in_flight:
+            self._plan(job, now)
 
     def _unpark(self, lane: Lane) -> None:
         if lane.cursor is None and lane not in self.unparking:
@@ -207,21 +273,51 @@ class Roster:
             return
         follower = lane.remove(job)
         if job.phase == PARKED:
-            job.phase, job.anchor = WAITING, now
+            self._wait(job, HEAD, now)
         if follower is not None:
-            self._release(follower, lane.anchor(follower), now)
+            self._release_next(follower, lane, now)
         self.lanes.close_if_empty(lane)
 
-    def _next_look(self, job: Job, now: float) -> float:
-        chance = backoff.spread(self._config.seed, job.id, job.step)
-        if job.phase == PARKED:
-            return backoff.safety_look(self._config, now=now, chance=chance)
-        return backoff.next_look(
-            self._config, anchor=job.anchor, now=now, step=job.step, weight=job.weight, chance=chance
-        )
+    # --- when it is looked at
 
-    def _bounded(self, due: float, now: float) -> float:
-        return min(max(due, 0.0), now + self._config.max_interval_seconds)
+    def expected_delay(self, job: Job) -> float | None:
+        """Seconds from the job's end until it is known, on average as things stand; None where that can not be said."""
+        if job.phase not in (WAITING, RUNNING) or job.learned is None:
+            return None
+        table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
+        return table.at(table.delay, max(job.seen - job.anchor, 0.0) / self.book.unit) * self.book.unit
+
+    def _next_look(self, job: Job, now: float) -> float:
+        """When to look at it next, at the price of now. Never later than a longest interval after its last look."""
+        config = self._config
+        chance = backoff.spread(config.seed, job.id, job.step)
+        wait = backoff.safety_look(config, now=0.0, chance=chance) * self.price.patience()
+        latest = max(job.seen + wait, now)
+        if job.phase == PARKED or job.learned is None:
+            return latest
+        unit = self.book.unit
+        table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
+        due = job.anchor + table.next_look(max(job.seen - job.anchor, 0.0) / unit) * unit
+        return min(max(due, job.seen + config.min_interval_seconds, now), latest)
+
+    def _plan(self, job: Job, now: float, *, not_before: float = 0.0) -> None:
+        due = max(self._next_look(job, now), not_before)
+        job.rung = self.price.rung(job.weight)
+        interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
+        self._ask_for(job, math.sqrt(self.price.value) / interval)
+        self.agenda.put(job, due)
+
+    def _fix(self, job: Job, due: float, now: float) -> None:
+        """Plans a look for a moment that no price decides."""
+        due = min(max(due, 0.0), now + self._config.max_interval_seconds)
+        job.rung = FIXED
+        interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
+        self._ask_for(job, math.sqrt(self.price.value) / interval)
+        self.agenda.put(job, due)
+
+    def _ask_for(self, job: Job, demand: float) -> None:
+        self.demand = max(self.demand + demand - job.demand, 0.0)
+        job.demand = demand
 
 
 def _weight(weight: float, otherwise: float) -> float:

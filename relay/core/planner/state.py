@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from relay.core.planner.budget import Budget
+from relay.core.planner.classes import Book, Edition, JobClass, dump_class, key_of, load_class, name_of
 from relay.core.planner.jobs import Job
-from relay.core.planner.lanes import Lane
+from relay.core.planner.lanes import GAPS_REMEMBERED, Lane
 from relay.core.planner.meter import Meter
 from relay.core.planner.roster import Roster
 
-VERSION = 1
+VERSION = 2
+MAX_LANES_KEPT = 100
 
 
 def dump_roster(roster: Roster) -> dict[str, Any]:
@@ -27,9 +30,12 @@ def dump_roster(roster: Roster) -> dict[str, Any]:
 def load_roster(roster: Roster, saved: Mapping[str, Any]) -> None:
     """Fills an empty roster."""
     for row in saved.get("jobs", ()):
-        job_id, spacing, lane, due, *rest = row
-        job = roster.jobs[job_id] = Job(job_id, spacing)
-        job.anchor, job.phase, job.step, job.failures, job.weight, job.started, job.joins = rest
+        job_id, seen, spacing, lane, due, learned, demand, *rest = row
+        job = roster.jobs[job_id] = Job(job_id, spacing, seen)
+        job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, job.weight, job.started, job.joins = rest
+        job.learned = None if learned is None else roster.book.of(*learned)
+        job.demand = demand
+        roster.demand += demand
         if lane is not None:
             roster.lanes.open(lane).append(job)
         roster.agenda.put(job, due)
@@ -40,6 +46,21 @@ def load_roster(roster: Roster, saved: Mapping[str, Any]) -> None:
             lane.unpark()
             roster.unparking.append(lane)
         roster.lanes.close_if_empty(lane)
+
+
+def dump_book(book: Book) -> list[Any]:
+    """What was learned of each class, and the edition that plans are made from."""
+    return [_dump_class(each, root=each is book.root) for each in (book.root, *book)]
+
+
+def load_book(book: Book, saved: Any) -> None:
+    """Fills an empty book."""
+    for name, learned, rates in saved:
+        key = key_of(name)
+        of = book.root if key is None else book.of(*key)
+        load_class(of, learned)
+        of.edition = Edition([tuple(each) for each in rates])
+        book.look_at(of)
 
 
 def dump_budget(budget: Budget) -> dict[str, Any]:
@@ -53,22 +74,59 @@ def dump_budget(budget: Budget) -> dict[str, Any]:
 
 
 def load_budget(budget: Budget, saved: Mapping[str, Any]) -> None:
-    """Takes over what a budget knew; a lower cap than then is kept."""
-    budget.paused_until = saved["paused_until"]
-    for meter, values in ((budget.key, saved["key"]), (budget.account, saved["account"])):
+    """Takes over what a budget knew; a lower cap than then is kept. Raises ValueError and such for anything else."""
+    paused_until, rate = saved["paused_until"], _finite(saved["trial_requests_per_second"])
+    meters = [
+        {name: type(getattr(meter, name))(_finite(saved[key][name])) for name in Meter.KEPT} if saved[key] else {}
+        for key, meter in (("key", budget.key), ("account", budget.account))
+    ]
+    if rate <= 0 or any(each and min(each["limit"], each["window_seconds"], each["rate"]) <= 0 for each in meters):
+        raise ValueError("rates and windows are above 0")
+    budget.paused_until = None if paused_until is None else _finite(paused_until)
+    for meter, values in zip((budget.key, budget.account), meters, strict=True):
         for name, value in values.items():
             setattr(meter, name, value)
-    budget.trial.rate = min(saved["trial_requests_per_second"], budget.trial.cap)
+    budget.trial.rate = min(rate, budget.trial.cap)
+
+
+def dump_lanes(roster: Roster) -> list[Any]:
+    """What was learned of the lanes, the last used last, within a limit."""
+    return [[lane.name, *lane.learned()] for lane in roster.lanes][-MAX_LANES_KEPT:]
+
+
+def load_lanes(roster: Roster, saved: Any) -> None:
+    """Takes back what `dump_lanes` gave. Raises ValueError and the like for anything else."""
+    for name, last_start, _, gaps in saved:
+        if not isinstance(name, str):
+            raise ValueError("a lane is named by text")
+        found = [_finite(gap) for gap in gaps][:GAPS_REMEMBERED]
+        lane = roster.lanes.open(name)
+        if lane.last_start is None:
+            lane.relearn(None if last_start is None else _finite(last_start), 0, found)
+        roster.lanes.close_if_empty(lane)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"not a finite number: {value!r}")
+    return number
 
 
 def _dump_job(job: Job) -> list[Any]:
     lane = None if job.lane is None else job.lane.name
-    kept = (job.anchor, job.phase, job.step, job.failures, job.weight, job.started, job.joins)
-    return [job.id, job.spacing, lane, job.due, *kept]
+    learned = None if job.learned is None else list(job.learned.key)
+    kept = (job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, job.weight, job.started, job.joins)
+    return [job.id, job.seen, job.spacing, lane, job.due, learned, job.demand, *kept]
 
 
 def _dump_lane(lane: Lane) -> list[Any]:
     return [lane.name, lane.cursor is not None, *lane.learned()]
+
+
+def _dump_class(of: JobClass, *, root: bool) -> list[Any]:
+    rates = [list(of.edition.rates(kind)) for kind in range(len(of.hazards))]
+    return [name_of(of.key, root=root), dump_class(of), rates]
 
 
 def _dump_meter(meter: Meter) -> dict[str, Any]:

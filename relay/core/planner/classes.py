@@ -1,0 +1,255 @@
+"""What was learned of a source's jobs, by class: the jobs of one action and channel, whatever their account.
+
+Each class has the hazard of its runs, and for each kind of anchor the hazard of the start after it. Plans are made from
+an edition of them: hazards as they were at one moment, and the tables computed from those. A new edition is computed a
+table at a time, between decisions, and replaces the old one when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+
+from relay.core.planner.hazard import Hazard, lomax
+from relay.core.planner.inspection import Table, run_table, wait_table
+from relay.core.planner.price import price_of
+
+SCHEDULED, LANE, RHYTHM, HEAD, NEW, RETRY, RUN = range(7)
+KINDS = ("scheduled", "lane", "rhythm", "head", "new", "retry", "run")
+_SCALES = (2.0, 60.0, 4.0, 10.0, 4.0, 2.0, 10.0)
+"""The order of magnitude of the time from each kind of anchor to the start, and of a run, before any was seen."""
+PRIORS = tuple(lomax(scale) for scale in _SCALES)
+LEAN_EVENTS = 50
+"""A class with fewer events leans on what is known of all classes together."""
+GREW = 0.25
+LEAST_EVENTS = 2
+LOOKS_A_REFIT = 200
+MAX_CLASSES = 1_000
+MAX_NAME = 200
+MAX_TABLES = 256
+OTHER = ("", "")
+
+
+class Edition:
+    """The hazards of one class as they were at one moment, and the tables made from them."""
+
+    __slots__ = ("_rates", "tables", "used")
+
+    def __init__(self, rates: list[tuple[float, ...]]) -> None:
+        self._rates = rates
+        self.tables: dict[tuple[int, int], Table] = {}
+        self.used: set[tuple[int, int]] = set()
+        """The tables that plans were made from."""
+
+    def rates(self, kind: int) -> tuple[float, ...]:
+        """The hazard of one kind, in each bin."""
+        return self._rates[kind]
+
+    def table(self, kind: int, rung: int) -> Table:
+        """The policy for one kind at a rung of prices, made where it is not there yet."""
+        self.used.add((kind, rung))
+        return self.tables.get((kind, rung)) or self.make(kind, rung)
+
+    def make(self, kind: int, rung: int) -> Table:
+        """Computes a table where it is not there yet."""
+        found = self.tables.get((kind, rung))
+        if found is None:
+            if len(self.tables) >= MAX_TABLES:
+                self.used.discard(oldest := next(iter(self.tables)))
+                del self.tables[oldest]
+            if kind == RUN:
+                found = run_table(self._rates[RUN], price_of(rung))
+            else:
+                found = wait_table(self._rates[kind], self._rates[RUN], self.make(RUN, rung), price_of(rung))
+            self.tables[kind, rung] = found
+        return found
+
+
+class JobClass:
+    """What was learned of the jobs of one class, and the edition that plans are made from."""
+
+    __slots__ = ("draft", "edition", "hazards", "key", "parent", "queued", "unsaved")
+
+    def __init__(self, key: tuple[str, str], parent: JobClass | None) -> None:
+        self.key = key
+        self.parent = parent
+        self.hazards: list[Hazard | None] = [None] * len(KINDS)
+        self.edition: Edition = Edition(
+            list(PRIORS) if parent is None else [parent.edition.rates(kind) for kind in range(7)]
+        )
+        self.draft: tuple[Edition, list[tuple[int, int]]] | None = None
+        self.queued = False
+        self.unsaved = False
+
+    def hazard(self, kind: int) -> Hazard:
+        """The hazard of one kind."""
+        found = self.hazards[kind]
+        if found is None:
+            found = self.hazards[kind] = Hazard()
+        return found
+
+    def fitted(self) -> list[tuple[float, ...]]:
+        """The hazards as they are now."""
+        return [
+            (PRIORS[kind] if self.parent is None else self.parent.edition.rates(kind))
+            if hazard is None
+            else hazard.rates(self._prior(kind, hazard))
+            for kind, hazard in enumerate(self.hazards)
+        ]
+
+    def _prior(self, kind: int, hazard: Hazard) -> tuple[float, ...]:
+        if self.parent is None or hazard.count >= LEAN_EVENTS:
+            return PRIORS[kind]
+        return self.parent.edition.rates(kind)
+
+    def grew(self, hazard: Hazard) -> bool:
+        """Whether a hazard has learned enough since its last edition for a new one."""
+        enough = max(LEAST_EVENTS, GREW * (hazard.effective_count - hazard.since))
+        idle_looks = max(LOOKS_A_REFIT, 2 * hazard.effective_count)
+        return hazard.since >= enough or hazard.looks_since - hazard.since >= idle_looks
+
+
+class Book:
+    """All classes of one source. Ages that it is told are seconds; `unit` is the shortest time that counts."""
+
+    def __init__(self, unit: float) -> None:
+        self.unit = unit
+        self.root = JobClass(OTHER, None)
+        self._classes: dict[tuple[str, str], JobClass] = {}
+        self._grown: deque[JobClass] = deque()
+
+    def __iter__(self) -> Iterator[JobClass]:
+        return iter(self._classes.values())
+
+    def of(self, action: str, channel: str) -> JobClass:
+        """The class of an action and a channel."""
+        key = (action[:MAX_NAME], channel[:MAX_NAME])
+        found = self._classes.get(key)
+        if found is None:
+            if len(self._classes) >= MAX_CLASSES:
+                key = OTHER
+            found = self._classes.setdefault(key, JobClass(key, self.root))
+        return found
+
+    def survived(self, of: JobClass, kind: int, since: float, age: float) -> None:
+        """Nothing happened between two ages, in seconds."""
+        if age <= since:
+            return
+        since, age = max(since, 0.0) / self.unit, age / self.unit
+        for each in (of, self.root):
+            hazard = each.hazard(kind)
+            hazard.survived(since, age)
+            self._learned(each, hazard)
+
+    def happened(self, of: JobClass, kind: int, since: float, age: float) -> None:
+        """It happened at an age and had not at another, in seconds."""
+        age = max(age, 0.0) / self.unit
+        since = min(max(since, 0.0) / self.unit, age)
+        for each in (of, self.root):
+            hazard = each.hazard(kind)
+            hazard.happened(since, age)
+            self._learned(each, hazard)
+
+    def happened_between(self, of: JobClass, kind: int, since: float, age: float) -> None:
+        """It happened at some age between two, in seconds."""
+        age = max(age, 0.0) / self.unit
+        since = min(max(since, 0.0) / self.unit, age)
+        for each in (of, self.root):
+            hazard = each.hazard(kind)
+            hazard.happened_between(since, age, each.edition.rates(kind))
+            self._learned(each, hazard)
+
+    def work(self) -> bool:
+        """Does one piece of what is to be done between decisions; returns whether there was any.
+
+        A class that has learned much gets a new edition: first its hazards, then one table a call.
+        """
+        if not self._grown:
+            return False
+        first = self._grown[0]
+        if first.draft is None:
+            first.draft = Edition(first.fitted()), sorted(first.edition.used, key=lambda each: -each[0])
+            return True
+        edition, wanted = first.draft
+        if wanted:
+            edition.make(*wanted.pop(0))
+            return True
+        first.edition, first.draft = edition, None
+        first.queued = False
+        self._grown.popleft()
+        return True
+
+    def look_at(self, of: JobClass) -> None:
+        """Gives the class a new edition when it has learned enough for one."""
+        for hazard in of.hazards:
+            if hazard is not None:
+                self._learned(of, hazard)
+
+    def _learned(self, of: JobClass, hazard: Hazard) -> None:
+        of.unsaved = True
+        if not of.queued and of.grew(hazard):
+            of.queued = True
+            self._grown.append(of)
+
+    # --- kept over a restart
+
+    def changed(self) -> list[tuple[str, float, str]]:
+        """Name, number of events and values (JSON) of each class that has learned since the last call."""
+        found = []
+        for each in (self.root, *self._classes.values()):
+            if each.unsaved:
+                each.unsaved = False
+                count = sum(hazard.count for hazard in each.hazards if hazard is not None)
+                found.append(
+                    (
+                        name_of(each.key, root=each is self.root),
+                        count,
+                        json.dumps({"unit": self.unit, "hazards": dump_class(each)}),
+                    )
+                )
+        return found
+
+    def learn(self, name: str, values: str) -> None:
+        """Takes back what `changed` gave; what can not be read is left out."""
+        try:
+            saved = json.loads(values)
+            key = key_of(name)
+            if saved["unit"] != self.unit:
+                return
+            of = self.root if key is None else self.of(*key)
+            load_class(of, saved["hazards"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return
+        of.edition = Edition(of.fitted())
+
+
+def name_of(key: tuple[str, str], *, root: bool) -> str:
+    """A class's name as text."""
+    return "*" if root else json.dumps(key, ensure_ascii=False, separators=(",", ":"))
+
+
+def key_of(name: str) -> tuple[str, str] | None:
+    """The class that a name stands for; None: that of all together. Raises ValueError for what is no name."""
+    if name == "*":
+        return None
+    action, channel = json.loads(name)
+    if not isinstance(action, str) or not isinstance(channel, str):
+        raise ValueError("a class is named by its action and channel")
+    return action, channel
+
+
+def dump_class(of: JobClass) -> dict[str, list[object]]:
+    """What the class learned, as plain values."""
+    return {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(of.hazards) if hazard is not None}
+
+
+def load_class(of: JobClass, saved: dict[str, list[object]]) -> None:
+    """Takes back what `dump_class` gave. Raises ValueError and the like for anything else."""
+    found = []
+    for name, values in saved.items():
+        hazard = Hazard()
+        hazard.load(values)
+        found.append((KINDS.index(name), hazard))
+    for kind, hazard in found:
+        of.hazards[kind] = hazard

@@ -1,0 +1,114 @@
+"""How late a job's end will be known: as it was of late, and what other budgets would make of it.
+
+What is stated is the mean of the delays that were measured; only before there are enough of them it is what the tables
+expect. Other budgets are judged by the tables: how the delay changes when the price is such that all jobs together ask
+for so many looks more or fewer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from relay.core.planner.classes import Book, JobClass
+from relay.core.planner.price import Price
+
+MEMORY_ENDS = 400
+MEASURED_ENDS = 20
+MEMORY_STARTS = 1 / 400
+MAX_KINDS = 64
+JUDGED_KINDS = 4
+"""The most frequent kinds of jobs, by which other budgets are judged."""
+RUNGS = 4
+"""Two octaves of price: about twice as many looks, or half."""
+EVERY_UNITS = 60.0
+
+
+class Forecast:
+    """One account's. Delays are seconds."""
+
+    __slots__ = ("_at", "_book", "_elastic", "_kinds", "_mean", "_price", "_scale", "_wanted", "ends")
+
+    def __init__(self, book: Book, price: Price) -> None:
+        self._book = book
+        self._price = price
+        self.ends = 0
+        """Ends whose delay was measured."""
+        self._mean = 0.0
+        self._scale = 1.0
+        self._kinds: dict[tuple[JobClass, int], float] = {}
+        self._wanted: list[tuple[JobClass, int, int]] = []
+        self._elastic: tuple[float, float] | None = None
+        self._at = -math.inf
+
+    def began(self, of: JobClass, kind: int) -> None:
+        """A job waits for its start, or was found running: one more of its kind."""
+        key = (of, kind)
+        self._scale *= 1 + MEMORY_STARTS
+        if key not in self._kinds and len(self._kinds) >= MAX_KINDS:
+            del self._kinds[min(self._kinds, key=self._kinds.__getitem__)]
+        self._kinds[key] = self._kinds.get(key, 0.0) + self._scale
+        if self._scale > 1e100:
+            self._kinds = {each: count / self._scale for each, count in self._kinds.items()}
+            self._scale = 1.0
+
+    def ended(self, delay: float) -> None:
+        """A job's end was seen so long after it happened."""
+        self.ends += 1
+        self._mean += (delay - self._mean) / min(self.ends, MEMORY_ENDS)
+
+    def work(self, now: float) -> bool:
+        """Does one piece of the judgement of other budgets, if it is time for one."""
+        if self._wanted:
+            of, kind, rung = self._wanted.pop()
+            of.edition.make(kind, rung)
+            if not self._wanted:
+                self._judge()
+            return True
+        if now - self._at < EVERY_UNITS * self._book.unit or not self._kinds:
+            return False
+        self._at = now
+        rung = self._price.rung(1.0)
+        self._wanted = [(of, kind, rung + step) for of, kind in self._frequent() for step in (-RUNGS, 0, RUNGS)]
+        return True
+
+    def expected(self, use: float) -> tuple[float | None, float | None, float | None]:
+        """Seconds with this budget, with double and with half of it; `use` is the share of it that is asked for."""
+        here = self._mean if self.ends >= MEASURED_ENDS else self._modelled()
+        if here is None or self._elastic is None:
+            return here, None, None
+        more, fewer = self._elastic
+        double = 2.0 if self._price.above_floor else 1.0
+        half = min(0.5 / use, 1.0) if use > 0 else 1.0
+        return here, here * double**more, here * half**fewer
+
+    def _frequent(self) -> list[tuple[JobClass, int]]:
+        return sorted(self._kinds, key=self._kinds.__getitem__, reverse=True)[:JUDGED_KINDS]
+
+    def _modelled(self) -> float | None:
+        found = self._mix(self._price.rung(1.0))
+        return None if found is None else found[1] * self._book.unit
+
+    def _mix(self, rung: int) -> tuple[float, float] | None:
+        """Looks and delay of a job, on average over the frequent kinds; None where a table is not there."""
+        looks = delay = total = 0.0
+        for of, kind in self._frequent():
+            table = of.edition.tables.get((kind, rung))
+            if table is None:
+                return None
+            count = self._kinds[of, kind]
+            looks += count * table.looks[0]
+            delay += count * table.delay[0]
+            total += count
+        return None if total == 0 else (looks / total, delay / total)
+
+    def _judge(self) -> None:
+        rung = self._price.rung(1.0)
+        here, dearer, cheaper = self._mix(rung), self._mix(rung + RUNGS), self._mix(rung - RUNGS)
+        if here is not None and dearer is not None and cheaper is not None:
+            self._elastic = (_power(here, cheaper), _power(here, dearer))
+
+
+def _power(here: tuple[float, float], there: tuple[float, float]) -> float:
+    """The power of the number of looks with which the delay goes: about -1."""
+    looks = math.log(there[0] / here[0])
+    return min(math.log(there[1] / here[1]) / looks, 0.0) if abs(looks) > 1e-6 else 0.0

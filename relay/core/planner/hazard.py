@@ -1,0 +1,183 @@
+"""Learned hazards: how likely an event is to come in the next second, given how long it has not come.
+
+Time is cut into bins whose width grows with age, and in each the hazard is the number of events over the time at risk
+(the occurrence/exposure rate; for constant hazards within bins it is the maximum of the likelihood, also when lives are
+cut off on either side: Andersen, Borgan, Gill and Keiding, Statistical Models Based on Counting Processes, 1993). So a
+look that finds nothing teaches as well: time at risk without an event. Ages are in units of the book's shortest time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+RATIO = 1.1
+FIRST_EDGES = (0.0, 0.25, 0.5, 0.75)
+_LOG_RATIO = math.log(RATIO)
+EDGES: tuple[float, ...] = (*FIRST_EDGES, *(RATIO**power for power in range(122)))
+"""The bins' edges: quarters up to 1, then each a tenth further than the one before, up to 1e5."""
+BINS = len(EDGES) - 1
+WIDTHS: tuple[float, ...] = tuple(b - a for a, b in pairwise(EDGES))
+MEMORY_EVENTS = 400
+"""What is older than so many events counts less than 1/e."""
+GROWTH = 1 / (1 - 1 / MEMORY_EVENTS)
+RESCALE_ABOVE = 1e100
+PSEUDO_JOBS = 3.0
+MAX_PASSES = 12
+PASSES_EVENTS = 40.0
+
+
+def bin_of(age: float) -> int:
+    """The bin in which an age lies; the last one for all beyond."""
+    if age < 1.0:
+        return int(age * 4) if age > 0 else 0
+    return min(4 + int(math.log(age) / _LOG_RATIO), BINS - 1)
+
+
+def lomax(scale: float) -> tuple[float, ...]:
+    """The hazard of a Lomax law of shape 1, in each bin: nothing is known but the order of magnitude of `scale`."""
+    return tuple(
+        (1 / (scale + a) - 1 / (scale + b)) * scale / (scale * math.log((scale + b) / (scale + a)))
+        for a, b in pairwise(EDGES)
+    )
+
+
+def _pseudo(prior: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Events and time at risk of the pseudo-jobs, in each bin, if they lived by `prior`."""
+    events, exposure = [], []
+    alive = PSEUDO_JOBS
+    for rate, width in zip(prior, WIDTHS, strict=True):
+        gone = -alive * math.expm1(-rate * width)
+        events.append(gone)
+        exposure.append(gone / rate)
+        alive -= gone
+    return events, exposure
+
+
+def _smooth(values: list[float], passes: int) -> list[float]:
+    for _ in range(passes):
+        padded = [values[0], *values, values[-1]]
+        values = [0.25 * a + 0.5 * b + 0.25 * c for a, b, c in zip(padded, padded[1:], padded[2:], strict=False)]
+    return values
+
+
+class Hazard:
+    """The events of one kind and the time at risk of them. What is older counts less with each new event."""
+
+    __slots__ = ("_cover", "_events", "_exposure", "_weight", "count", "looks_since", "since")
+
+    def __init__(self) -> None:
+        self.count = 0.0
+        """Events ever seen."""
+        self.since = 0
+        """Events since `rates` was asked for last."""
+        self.looks_since = 0
+        self._weight = 1.0
+        self._events = [0.0] * BINS
+        self._exposure = [0.0] * BINS
+        """Time at risk in bins that were passed in part."""
+        self._cover = [0.0] * (BINS + 1)
+        """Where whole bins begin (+) and end (-) to be at risk: one number at each end instead of one a bin."""
+
+    @property
+    def effective_count(self) -> float:
+        """Events that still count."""
+        return min(self.count, float(MEMORY_EVENTS))
+
+    def survived(self, since: float, age: float) -> None:
+        """Nothing happened between two ages."""
+        if age <= since:
+            return
+        weight = self._weight
+        first, last = bin_of(since), bin_of(age)
+        self.looks_since += 1
+        if first == last:
+            self._exposure[first] += weight * (min(age, EDGES[-1]) - min(since, EDGES[-1]))
+            return
+        self._exposure[first] += weight * (EDGES[first + 1] - since)
+        self._exposure[last] += weight * (min(age, EDGES[-1]) - EDGES[last])
+        if first + 1 < last:
+            self._cover[first + 1] += weight
+            self._cover[last] -= weight
+
+    def happened(self, since: float, age: float) -> None:
+        """It happened at `age`, and had not at `since`."""
+        self._weight *= GROWTH
+        if self._weight > RESCALE_ABOVE:
+            self._rescale()
+        self.survived(since, age)
+        self._events[bin_of(age)] += self._weight
+        self.count += 1
+        self.since += 1
+
+    def happened_between(self, since: float, age: float, rates: Sequence[float]) -> None:
+        """It happened at some age between the two: spread as `rates` make it likely, as step E of the EM algorithm."""
+        if age <= since:
+            self.happened(since, since)
+            return
+        self._weight *= GROWTH
+        if self._weight > RESCALE_ABOVE:
+            self._rescale()
+        first, last = bin_of(since), bin_of(age)
+        alive, parts = 1.0, []
+        for at in range(first, last + 1):
+            a, b = max(since, EDGES[at]), min(age, EDGES[at + 1]) if at < BINS - 1 else age
+            gone = -alive * math.expm1(-rates[at] * max(b - a, 0.0))
+            # Of those that end here, half the bin; of those that end later, all of it.
+            parts.append((at, gone, b - a))
+            alive -= gone
+        total = sum(gone for _, gone, _ in parts)
+        left = 1.0
+        for at, gone, width in parts:
+            share = gone / total if total > 0 else 1 / len(parts)
+            left -= share
+            self._events[at] += self._weight * share
+            self._exposure[at] += self._weight * width * max(left + share / 2, 0.0)
+        self.count += 1
+        self.since += 1
+
+    def rates(self, prior: Sequence[float]) -> tuple[float, ...]:
+        """The hazard in each bin, always above 0: what was seen, leaning on pseudo-jobs that live by `prior`."""
+        self.since = self.looks_since = 0
+        passes = 1
+        if self.count > 0:
+            passes = max(1, min(MAX_PASSES, round(PASSES_EVENTS / math.sqrt(self.effective_count))))
+        whole, exposure = 0.0, []
+        for at, width in enumerate(WIDTHS):
+            whole += self._cover[at]
+            exposure.append(max(self._exposure[at] + max(whole, 0.0) * width, 0.0))
+        prior_events, prior_exposure = _pseudo(prior)
+        events = _smooth(self._events, passes)
+        exposure = _smooth(exposure, passes)
+        weight = self._weight
+        return tuple(
+            (seen / weight + seen0) / (risk / weight + risk0)
+            for seen, seen0, risk, risk0 in zip(events, prior_events, exposure, prior_exposure, strict=True)
+        )
+
+    def _rescale(self) -> None:
+        factor = 1 / self._weight
+        for values in (self._events, self._exposure, self._cover):
+            values[:] = [value * factor for value in values]
+        self._weight = 1.0
+
+    def dump(self) -> list[Any]:
+        """As plain values."""
+        return [self.count, self.since, self.looks_since, self._weight, self._events, self._exposure, self._cover]
+
+    def load(self, values: Sequence[Any]) -> None:
+        """Takes back what `dump` gave. Raises ValueError for anything else."""
+        count, since, looks_since, weight, *lists = values
+        numbers = [float(number) for number in (count, since, looks_since, weight)]
+        lists = [[float(value) for value in each] for each in lists]
+        if [len(each) for each in lists] != [BINS, BINS, BINS + 1]:
+            raise ValueError("these are not the bins of this version")
+        if not all(map(math.isfinite, (*numbers, *lists[0], *lists[1], *lists[2]))) or numbers[3] <= 0:
+            raise ValueError("what was learned has to be finite numbers")
+        if min(numbers) < 0 or min(lists[0]) < 0 or min(lists[1]) < 0:
+            raise ValueError("counts and times at risk are not negative")
+        self.count, self._weight = numbers[0], numbers[3]
+        self.since, self.looks_since = int(numbers[1]), int(numbers[2])
+        self._events, self._exposure, self._cover = lists

@@ -1,0 +1,195 @@
+"""When to look next: the inspection policy that costs least, by backward dynamic programming over ages.
+
+A look costs `price`; until a look finds it, an event that has happened costs one a unit of time (Barlow and Proschan,
+Mathematical Theory of Reliability, 1965, chapter 4.3: optimum inspection). Where looks come closer than a bin of the
+hazard is wide, the hazard is constant between them and the closed form holds; elsewhere the next look is at the bin's
+edge of least cost, refined by the parabola through its neighbours. All ages are in the hazard's units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from relay.core.planner.hazard import BINS, EDGES, WIDTHS, bin_of
+
+START_WEIGHT = 0.02
+"""What a unit of time costs in which a job has started and nobody knows."""
+MIDDLES: tuple[float, ...] = tuple(a + width / 2 for a, width in zip(EDGES, WIDTHS, strict=False))
+_SINCE = [
+    [(at := bin_of(edge - middle), (edge - middle - EDGES[at]) / WIDTHS[at]) for edge in EDGES[place + 1 :]]
+    for place, middle in enumerate(MIDDLES)
+]
+"""For each bin and each edge after it, where the time from the bin's middle to the edge lies: its bin, how far in."""
+NEVER = 1e-12
+JUMP_BINS = 3
+
+
+class Table:
+    """For each edge: the least cost of what is to come, the next look, and its looks and delay on average."""
+
+    __slots__ = ("cost", "delay", "last", "looks", "next", "step")
+
+    def __init__(self) -> None:
+        self.cost = [0.0] * (BINS + 1)
+        self.next = [0.0] * (BINS + 1)
+        self.looks = [0.0] * (BINS + 1)
+        self.delay = [0.0] * (BINS + 1)
+        self.step: list[float] = [0.0] * (BINS + 1)
+        """The time to the next look where the closed form holds, else 0."""
+
+    def next_look(self, age: float) -> float:
+        """The age at which to look next at what had not happened at `age`."""
+        if age >= EDGES[BINS]:
+            return age + self.step[BINS]
+        at = bin_of(age)
+        if self.step[at] > 0:
+            return age + self.step[at]
+        here, there = self.next[at], self.next[at + 1]
+        share = (age - EDGES[at]) / WIDTHS[at]
+        if there > here + JUMP_BINS * WIDTHS[min(bin_of(here), BINS - 1)]:
+            found = there if share > 0.5 else here
+        else:
+            found = here + (there - here) * share
+        return max(found, age)
+
+    def at(self, values: Sequence[float], age: float) -> float:
+        """One of the table's columns at any age."""
+        if age >= EDGES[BINS]:
+            return values[BINS]
+        at = bin_of(age)
+        return values[at] + (values[at + 1] - values[at]) * (age - EDGES[at]) / WIDTHS[at]
+
+
+def _constant(rate: float, price: float) -> tuple[float, float, float, float]:
+    """Time between looks at a constant hazard, and the cost, looks and delay until the event is found."""
+    rate = max(rate, NEVER)
+    interval = math.sqrt(2 * price / rate)
+    interval /= 1 + rate * interval / 6
+    found = -math.expm1(-rate * interval)
+    delay = interval - found / rate
+    return interval, (price + delay) / found, 1 / found, delay / found
+
+
+def _refined(costs: list[float], first: int, best: int) -> float:
+    """Where the parabola through the costs at the best edge and beside it is least. `costs[k]` is edge first + k."""
+    k = best - first
+    if k == 0 or k + 1 >= len(costs):
+        return EDGES[best]
+    a, b, c = EDGES[best - 1], EDGES[best], EDGES[best + 1]
+    fa, fb, fc = costs[k - 1], costs[k], costs[k + 1]
+    below = (b - a) * (fb - fc) - (b - c) * (fb - fa)
+    if below == 0:
+        return b
+    found = b - 0.5 * ((b - a) ** 2 * (fb - fc) - (b - c) ** 2 * (fb - fa)) / below
+    return min(max(found, a), c)
+
+
+def run_table(rates: Sequence[float], price: float) -> Table:
+    """The policy for a job that runs; age counts from its start, the event is its end."""
+    table = Table()
+    cost, looks, delay = table.cost, table.looks, table.delay
+    kept = [math.exp(-rate * width) for rate, width in zip(rates, WIDTHS, strict=True)]
+    spent = [(1 - each) / max(rate, NEVER) for each, rate in zip(kept, rates, strict=True)]
+    table.step[BINS], cost[BINS], looks[BINS], delay[BINS] = _constant(rates[BINS - 1], price)
+    table.next[BINS] = EDGES[BINS] + table.step[BINS]
+    for i in range(BINS - 1, -1, -1):
+        interval, cost_here, looks_here, delay_here = _constant(rates[i], price)
+        best, best_j, best_alive, best_late = math.inf, i + 1, 1.0, 0.0
+        alive, late, costs = 1.0, 0.0, []
+        for j in range(i, BINS):
+            late += WIDTHS[j] - alive * spent[j]
+            alive *= kept[j]
+            total = price + late + alive * cost[j + 1]
+            costs.append(total)
+            if total < best:
+                best, best_j, best_alive, best_late = total, j + 1, alive, late
+            if price + late > best:
+                break
+        if interval < WIDTHS[i]:
+            closed = cost_here * (1 - kept[i]) + kept[i] * cost[i + 1]
+            if closed < best:
+                cost[i] = closed
+                looks[i] = looks_here * (1 - kept[i]) + kept[i] * looks[i + 1]
+                delay[i] = delay_here * (1 - kept[i]) + kept[i] * delay[i + 1]
+                table.step[i] = interval
+                table.next[i] = EDGES[i] + interval
+                continue
+        cost[i] = best
+        looks[i] = 1 + best_alive * looks[best_j]
+        delay[i] = best_late + best_alive * delay[best_j]
+        table.next[i] = _refined(costs, i + 1, best_j)
+    return table
+
+
+def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, price: float) -> Table:
+    """The policy for a job that waits; age counts from its anchor, the event is its start, and what counts its end.
+
+    A look may find it waiting, running since some moment, or ended: what that costs is that of `run` from there.
+    """
+    table = Table()
+    cost, looks, delay = table.cost, table.looks, table.delay
+    ahead = _ahead(run_rates, run)
+    kept = [math.exp(-rate * width) for rate, width in zip(rates, WIDTHS, strict=True)]
+    step, cost_end, looks_end, delay_end = _constant(rates[BINS - 1], price)
+    table.step[BINS], table.next[BINS] = step, EDGES[BINS] + step
+    cost[BINS], looks[BINS], delay[BINS] = cost_end + run.cost[0], looks_end + run.looks[0], delay_end + run.delay[0]
+    total, total_looks, total_delay = ahead
+    reach = BINS
+    # Of what starts in bin k, per job that waits at the edge i: the sum over i <= k < j of share * cost from there on.
+    sums = [0.0] * (BINS + 1)
+    # A look at a run is worth most `wait` after its start; before that its cost may go up and down again.
+    wait = run.next[0]
+    for i in range(BINS - 1, -1, -1):
+        q = kept[i]
+        best, best_j, alive, costs = math.inf, i + 1, 1.0, []
+        settled = EDGES[i + 1] + 2 * wait
+        for j, (at, part) in enumerate(_SINCE[i][: reach - i], i + 1):
+            alive *= kept[j - 1]
+            here = total[at]
+            started = (1 - q) * (here + (total[at + 1] - here) * part)
+            if j > i + 1:
+                started += q * sums[j]
+            sums[j] = started
+            found = price + started + alive * cost[j]
+            costs.append(found)
+            if found < best:
+                best, best_j = found, j
+            if price + started > best and EDGES[j] > settled:
+                reach = j
+                break
+        interval, cost_here, looks_here, delay_here = _constant(rates[i], price)
+        if interval + wait < WIDTHS[i]:
+            closed = (cost_here + run.cost[0]) * (1 - q) + q * cost[i + 1]
+            if closed < best:
+                table.step[i], table.next[i] = interval + wait, EDGES[i] + interval + wait
+                cost[i] = closed
+                looks[i] = (looks_here + run.looks[0]) * (1 - q) + q * looks[i + 1]
+                delay[i] = (delay_here + run.delay[0]) * (1 - q) + q * delay[i + 1]
+                continue
+        cost[i] = best
+        table.next[i] = _refined(costs, i + 1, best_j)
+        share, n, d = 1.0, 1.0, 0.0
+        for k in range(i, best_j):
+            begun = share * (1 - kept[k])
+            at, part = _SINCE[k][best_j - k - 1]
+            n += begun * (total_looks[at] + (total_looks[at + 1] - total_looks[at]) * part)
+            d += begun * (total_delay[at] + (total_delay[at + 1] - total_delay[at]) * part)
+            share *= kept[k]
+        looks[i] = n + share * looks[best_j]
+        delay[i] = d + share * delay[best_j]
+    return table
+
+
+def _ahead(rates: Sequence[float], run: Table) -> tuple[list[float], list[float], list[float]]:
+    """For a run whose first look comes at each edge: its cost, looks and delay, that first look not counted."""
+    alive, late = 1.0, 0.0
+    total, looks, delay = [run.cost[0]], [run.looks[0]], [run.delay[0]]
+    for at, (rate, width) in enumerate(zip(rates, WIDTHS, strict=True)):
+        kept = math.exp(-rate * width)
+        late += width - alive * (1 - kept) / max(rate, NEVER)
+        alive *= kept
+        total.append(late + START_WEIGHT * EDGES[at + 1] + alive * run.cost[at + 1])
+        looks.append(alive * run.looks[at + 1])
+        delay.append(late + alive * run.delay[at + 1])
+    return total, looks, delay

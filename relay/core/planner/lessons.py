@@ -1,0 +1,58 @@
+"""What one look teaches: time at risk that passed without an event counts as much as the events themselves.
+
+Learned is only from what happened since the job's state was known last: jobs that had ended before anybody looked
+would make runs seem short.
+"""
+
+from __future__ import annotations
+
+from relay.core.planner.classes import RETRY, RUN, Book
+from relay.core.planner.items import Reading
+from relay.core.planner.jobs import RUNNING, UNSEEN, WAITING, Job
+
+
+def learn(book: Book, job: Job, reading: Reading, seen_at: float) -> None:
+    """Teaches `book` what a look at the job found, before the job takes it over. Times are seconds."""
+    of = job.learned
+    if of is None or seen_at <= job.seen:
+        return
+    started = reading.started_at
+    if started is not None and started > seen_at:
+        started = seen_at
+    waits_again = reading.next_attempt_at is not None and not reading.running and not reading.terminal
+    if job.phase == WAITING:
+        since = job.seen - job.anchor
+        begun = started is not None and (job.kind != RETRY or started >= job.anchor)
+        if begun and started is not None:
+            book.happened(of, job.kind, since, started - job.anchor)
+            _learn_run(book, job, reading, started, max(job.seen, started), seen_at, waits_again=waits_again)
+        elif reading.running:
+            book.happened_between(of, job.kind, since, seen_at - job.anchor)
+        elif not reading.terminal and not (waits_again and reading.next_attempt_at != job.anchor):
+            book.survived(of, job.kind, since, seen_at - job.anchor)
+    elif job.phase == RUNNING:
+        if started is not None and started > job.anchor + book.unit:
+            # Another run than the one that was seen last: that one ended somewhere between.
+            book.happened_between(of, RUN, job.seen - job.anchor, started - job.anchor)
+            _learn_run(book, job, reading, started, started, seen_at, waits_again=waits_again)
+        else:
+            _learn_run(book, job, reading, job.anchor, job.seen, seen_at, waits_again=waits_again)
+    elif job.phase == UNSEEN and started is not None:
+        _learn_run(book, job, reading, started, max(job.seen, started), seen_at, waits_again=waits_again)
+
+
+def _learn_run(
+    book: Book, job: Job, reading: Reading, started: float, since: float, seen_at: float, *, waits_again: bool
+) -> None:
+    of = job.learned
+    assert of is not None
+    if reading.terminal:
+        finished = reading.finished_at
+        if finished is None:
+            book.happened_between(of, RUN, since - started, seen_at - started)
+        elif finished >= since:
+            book.happened(of, RUN, since - started, min(finished, seen_at) - started)
+    elif waits_again and reading.next_attempt_at is not None:
+        book.happened_between(of, RUN, since - started, max(min(reading.next_attempt_at, seen_at), since) - started)
+    else:
+        book.survived(of, RUN, since - started, seen_at - started)

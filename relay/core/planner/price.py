@@ -1,0 +1,85 @@
+"""The price of a request: how many seconds of delay it has to save, so that all jobs together ask for just the budget.
+
+Looks at a hazard h come every sqrt(2 price / h) seconds, so what is asked for falls with the root of the price. The
+controller feeds that demand forward and adds what is overdue: one on the backlog alone swings for ever.
+"""
+
+from __future__ import annotations
+
+import math
+
+FLOOR = 0.05
+CEILING = 1e5
+INITIAL = 1.0
+GAIN = 0.03
+FIRST_GAIN = 0.3
+SETTLING_STEPS = 10.0
+"""The gain falls from FIRST_GAIN to GAIN in about so many steps."""
+TARGET = 0.97
+"""The share of the budget that the plan fills."""
+MAX_STEPS = 64
+PATIENT_ABOVE = 0.1
+MAX_PATIENCE = 4.0
+BACKLOG_SECONDS = 10.0
+RUNGS_PER_OCTAVE = 2
+
+
+class Price:
+    """One account's price. `unit` is the shortest time that counts, in seconds: the price moves once in each."""
+
+    __slots__ = ("_at", "_steps", "unit", "value")
+
+    def __init__(self, unit: float) -> None:
+        self.unit = unit
+        self.value = INITIAL
+        """In units."""
+        self._at: float | None = None
+        self._steps = 0
+
+    @property
+    def above_floor(self) -> bool:
+        """Whether more looks than the budget has room for are worth something."""
+        return self.value > FLOOR * 1.01
+
+    def patience(self) -> float:
+        """How many times longer than usual a job of which nothing is expected waits for a look: more where requests are
+        scarce."""
+        return min(max(math.sqrt(self.value / PATIENT_ABOVE), 1.0), MAX_PATIENCE)
+
+    def rung(self, weight: float) -> int:
+        """The step of the ladder of prices that a job of this weight is planned at."""
+        return round(RUNGS_PER_OCTAVE * math.log2(self.value / weight))
+
+    def due(self, now: float) -> bool:
+        """Whether it is time for a step."""
+        return self._at is None or now - self._at >= self.unit
+
+    def step(self, now: float, *, demand: float, backlog: float, open_jobs: int, rate: float) -> None:
+        """Moves the price. `demand`: the sum of root(price at planning) / interval over the open jobs, in units;
+        `backlog`: looks overdue; `rate`: requests a unit of time that the budget allows."""
+        passed = 1 if self._at is None else min(int((now - self._at) / self.unit), MAX_STEPS)
+        self._at = now
+        if open_jobs == 0:
+            return
+        drain = max(BACKLOG_SECONDS, 0.1 * open_jobs / rate)
+        for _ in range(passed):
+            ratio = (demand / math.sqrt(self.value) + backlog / drain) / (TARGET * rate)
+            push = min(max(2 * math.log(ratio), -1.0), 1.0) if ratio > 0 else -1.0
+            gain = max(GAIN, FIRST_GAIN / (1 + self._steps / SETTLING_STEPS))
+            self._steps += 1
+            self.value = min(max(self.value * math.exp(gain * push), FLOOR), CEILING)
+
+    def dump(self) -> list[float]:
+        """As plain values."""
+        return [self.value, self._steps]
+
+    def load(self, value: float, steps: float) -> None:
+        """Takes back what `dump` gave; what makes no sense is left."""
+        if math.isfinite(value) and value > 0 and steps >= 0:
+            self.value = min(max(value, FLOOR), CEILING)
+            self._steps = int(min(steps, 1e9))
+
+
+def price_of(rung: int) -> float:
+    """The price in the middle of a rung, in units."""
+    return float(2 ** (rung / RUNGS_PER_OCTAVE))
