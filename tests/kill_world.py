@@ -584,7 +584,8 @@ async def check_the_promise(world: World) -> Report:
     report = judged(world, truths)
     await check_the_relays_own_books(world)
     assert world.sink.unverified == []
-    assert set(truths) == set(world.job_ids) == world.registered
+    assert set(truths) ^ set(world.job_ids) == set(), "made upstream, and not by the test, or the other way round"
+    assert set(world.job_ids) ^ world.registered == set(), "made, and not registered, or the other way round"
     assert (report.lost, report.out_of_order) == (0, 0)
     assert report.most_duplicates_a_kill <= UNMARKED
     assert await world.relay.ended(0) is None, f"it ended by itself:\n{world.relay.log_tail()}"

@@ -30,7 +30,7 @@ TESTS = [min(KILLS_A_TEST, KILL_COUNT - first) for first in range(0, KILL_COUNT,
 SECONDS = 24.0
 """In which all the kills of a test fall, at the first try."""
 BURSTS_PER_SECOND = 0.7
-TRIES = 3
+TRIES = 4
 """How often the share of duplicates is measured before it is too large, each time with twice the time between kills: it
 is the time from a request to the commit of its mark in relation to the time between two kills, so on a machine that has
 other work it is larger. Nothing else that is checked has a second try."""
@@ -49,7 +49,7 @@ async def one_world(folder: Path, database: str, seed: str, count: int, seconds:
     folder.mkdir()
     async with open_world(folder, seed, database=database) as world:
         if database == "postgresql":  # on a busy machine a commit takes seconds, and must not outlast a lease
-            world.relay.constants["relay.dispatcher:LEASE_MARGIN_SECONDS"] = 4.0
+            world.relay.constants["relay.dispatcher:LEASE_MARGIN_SECONDS"] = 8.0
         await world.relay.serve()
         await world.relay.ready(world.session)
         await world.subscribe()

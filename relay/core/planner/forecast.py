@@ -81,6 +81,11 @@ class Forecast:
         half = min(0.5 / use, 1.0) if use > 0 else 1.0
         return here, here * double**more, here * half**fewer
 
+    def looks(self) -> float | None:
+        """How many looks a job takes on average at the price of now; None where that is not known."""
+        found = self._mix(self._price.rung(1.0))
+        return None if found is None else found[0]
+
     def _frequent(self) -> list[tuple[JobClass, int]]:
         return sorted(self._kinds, key=self._kinds.__getitem__, reverse=True)[:JUDGED_KINDS]
 

@@ -352,6 +352,7 @@ class Planner:
                 backlog=overdue,
                 open_jobs=len(self._roster.jobs),
                 rate=self._bucket.rate * self._unit,
+                looks=self._forecast.looks(),
             )
         return t
 

@@ -17,6 +17,8 @@ SETTLING_STEPS = 10.0
 """The gain falls from FIRST_GAIN to GAIN in about so many steps."""
 TARGET = 0.97
 """The share of the budget that the plan fills."""
+FEWEST_LOOKS = 1.1
+"""Where a job takes no more looks than this, a higher price saves none: it would only come down too late."""
 MAX_STEPS = 64
 PATIENT_ABOVE = 0.1
 MAX_PATIENCE = 4.0
@@ -54,9 +56,12 @@ class Price:
         """Whether it is time for a step."""
         return self._at is None or now - self._at >= self.unit
 
-    def step(self, now: float, *, demand: float, backlog: float, open_jobs: int, rate: float) -> None:
+    def step(
+        self, now: float, *, demand: float, backlog: float, open_jobs: int, rate: float, looks: float | None = None
+    ) -> None:
         """Moves the price. `demand`: the sum of root(price at planning) / interval over the open jobs, in units;
-        `backlog`: looks overdue; `rate`: requests a unit of time that the budget allows."""
+        `backlog`: looks overdue; `rate`: requests a unit of time that the budget allows; `looks`: how many a job takes
+        on average at this price, None where that is not known."""
         passed = 1 if self._at is None else min(int((now - self._at) / self.unit), MAX_STEPS)
         self._at = now
         if open_jobs == 0:
@@ -65,6 +70,8 @@ class Price:
         for _ in range(passed):
             ratio = (demand / math.sqrt(self.value) + backlog / drain) / (TARGET * rate)
             push = min(max(2 * math.log(ratio), -1.0), 1.0) if ratio > 0 else -1.0
+            if push > 0 and looks is not None and looks < FEWEST_LOOKS:
+                return
             gain = max(GAIN, FIRST_GAIN / (1 + self._steps / SETTLING_STEPS))
             self._steps += 1
             self.value = min(max(self.value * math.exp(gain * push), FLOOR), CEILING)
