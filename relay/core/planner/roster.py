@@ -26,6 +26,8 @@ LATE_LOOKS = 2
 MIN_WEIGHT = 1e-3
 MAX_WEIGHT = 1e6
 MAX_SPACING_SECONDS = 86_400.0
+MANY_DEMANDS = 256
+DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 
 
 class Roster:
@@ -316,6 +318,8 @@ class Roster:
         self.agenda.put(job, due)
 
     def _ask_for(self, job: Job, demand: float) -> None:
+        if demand > 0:  # to a twelfth, so that a million jobs share a few numbers
+            demand = DEMANDS[min(max(round(8 * math.log2(demand)) + MANY_DEMANDS, 0), 2 * MANY_DEMANDS)]
         self.demand = max(self.demand + demand - job.demand, 0.0)
         job.demand = demand
 
