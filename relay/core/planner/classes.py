@@ -8,8 +8,10 @@ table at a time, between decisions, and replaces the old one when it is complete
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 from relay.core.planner.hazard import Hazard, lomax
 from relay.core.planner.inspection import Table, run_table, wait_table
@@ -25,6 +27,9 @@ LEAN_EVENTS = 50
 GREW = 0.25
 LEAST_EVENTS = 2
 LOOKS_A_REFIT = 200
+PSEUDO_CHANGES = 0.01
+PSEUDO_WAITED = 1e5
+MEMORY_CHANGES = 100
 MAX_CLASSES = 1_000
 MAX_NAME = 200
 MAX_TABLES = 256
@@ -69,7 +74,7 @@ class Edition:
 class JobClass:
     """What was learned of the jobs of one class, and the edition that plans are made from."""
 
-    __slots__ = ("draft", "edition", "hazards", "key", "parent", "queued", "unsaved")
+    __slots__ = ("changes", "draft", "edition", "hazards", "key", "parent", "queued", "unsaved", "waited")
 
     def __init__(self, key: tuple[str, str], parent: JobClass | None) -> None:
         self.key = key
@@ -81,6 +86,15 @@ class JobClass:
         self.draft: tuple[Edition, list[tuple[int, int]]] | None = None
         self.queued = False
         self.unsaved = False
+        self.changes = 0.0
+        """Jobs that were cancelled, or moved forward, while they waited."""
+        self.waited = 0.0
+        """Time in which that could have happened."""
+
+    @property
+    def change_rate(self) -> float:
+        """How often a waiting job is cancelled or moved, per unit of time."""
+        return (self.changes + PSEUDO_CHANGES) / (self.waited + PSEUDO_WAITED)
 
     def hazard(self, kind: int) -> Hazard:
         """The hazard of one kind."""
@@ -151,6 +165,15 @@ class Book:
             hazard.happened(since, age)
             self._learned(each, hazard)
 
+    def waited(self, of: JobClass, seconds: float, *, changed: bool) -> None:
+        """A job waited so long since its last look, and was cancelled or moved forward in that time, or not."""
+        of.waited += max(seconds, 0.0) / self.unit
+        of.unsaved = True
+        if changed:
+            kept = 1 - 1 / MEMORY_CHANGES
+            of.changes = of.changes * kept + 1
+            of.waited *= kept
+
     def happened_between(self, of: JobClass, kind: int, since: float, age: float) -> None:
         """It happened at some age between two, in seconds."""
         age = max(age, 0.0) / self.unit
@@ -205,7 +228,7 @@ class Book:
                     (
                         name_of(each.key, root=each is self.root),
                         count,
-                        json.dumps({"unit": self.unit, "hazards": dump_class(each)}),
+                        json.dumps({"unit": self.unit, **dump_class(each)}),
                     )
                 )
         return found
@@ -218,7 +241,7 @@ class Book:
             if saved["unit"] != self.unit:
                 return
             of = self.root if key is None else self.of(*key)
-            load_class(of, saved["hazards"])
+            load_class(of, saved)
         except (ValueError, TypeError, KeyError, AttributeError):
             return
         of.edition = Edition(of.fitted())
@@ -239,17 +262,22 @@ def key_of(name: str) -> tuple[str, str] | None:
     return action, channel
 
 
-def dump_class(of: JobClass) -> dict[str, list[object]]:
+def dump_class(of: JobClass) -> dict[str, Any]:
     """What the class learned, as plain values."""
-    return {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(of.hazards) if hazard is not None}
+    hazards = {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(of.hazards) if hazard is not None}
+    return {"hazards": hazards, "changes": of.changes, "waited": of.waited}
 
 
-def load_class(of: JobClass, saved: dict[str, list[object]]) -> None:
+def load_class(of: JobClass, saved: dict[str, Any]) -> None:
     """Takes back what `dump_class` gave. Raises ValueError and the like for anything else."""
     found = []
-    for name, values in saved.items():
+    changes, waited = float(saved["changes"]), float(saved["waited"])
+    if not (0 <= changes < math.inf and 0 <= waited < math.inf):
+        raise ValueError("counts and times at risk are not negative")
+    for name, values in saved["hazards"].items():
         hazard = Hazard()
         hazard.load(values)
         found.append((KINDS.index(name), hazard))
+    of.changes, of.waited = changes, waited
     for kind, hazard in found:
         of.hazards[kind] = hazard

@@ -28,7 +28,7 @@ class Job:
     """What is kept of a job. Times are seconds of the planner's time. There may be a million: every field counts."""
 
     __slots__ = (
-        *("anchor", "demand", "due", "failures", "id", "joins", "kind", "lane", "learned", "next", "phase"),
+        *("anchor", "check", "demand", "due", "failures", "id", "joins", "kind", "lane", "learned", "next", "phase"),
         *("pos", "previous", "rung", "seen", "spacing", "started", "step", "weight"),
     )
 
@@ -45,6 +45,8 @@ class Job:
         """What its anchor is, of the kinds in `classes`."""
         self.learned: JobClass | None = None
         """What was learned of its class."""
+        self.check = False
+        """Whether nothing is expected of its next look: it only makes sure, and lets others go first."""
         self.rung = FIXED
         """The rung of the price at which its next look was planned."""
         self.demand = 0.0

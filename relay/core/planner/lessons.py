@@ -6,9 +6,9 @@ would make runs seem short.
 
 from __future__ import annotations
 
-from relay.core.planner.classes import RETRY, RUN, Book
+from relay.core.planner.classes import RETRY, RUN, SCHEDULED, Book
 from relay.core.planner.items import Reading
-from relay.core.planner.jobs import RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
 
 
 def learn(book: Book, job: Job, reading: Reading, seen_at: float) -> None:
@@ -20,6 +20,11 @@ def learn(book: Book, job: Job, reading: Reading, seen_at: float) -> None:
     if started is not None and started > seen_at:
         started = seen_at
     waits_again = reading.next_attempt_at is not None and not reading.running and not reading.terminal
+    if started is None and job.phase in (WAITING, PARKED):
+        scheduled = reading.scheduled_at
+        moved = job.kind == SCHEDULED and scheduled is not None and scheduled < job.anchor
+        until = seen_at if reading.finished_at is None else min(max(reading.finished_at, job.seen), seen_at)
+        book.waited(of, until - job.seen, changed=reading.terminal or moved)
     if job.phase == WAITING:
         since = job.seen - job.anchor
         begun = started is not None and (job.kind != RETRY or started >= job.anchor)

@@ -15,7 +15,7 @@ from relay.core.planner.forecast import Forecast
 from relay.core.planner.headers import HeaderReader
 from relay.core.planner.items import read_item, read_time
 from relay.core.planner.jobs import ASKED, PARKED, RUNNING, UNSEEN, WAITING, Job
-from relay.core.planner.price import Price
+from relay.core.planner.price import MAX_PATIENCE, Price
 from relay.core.planner.roster import Roster
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
@@ -115,13 +115,13 @@ class Planner:
         self._roster.unpark_some(t)
         if not self._book.work():
             self._forecast.work(t)
-        first = self._roster.agenda.first()
+        first = self._roster.first(t)
         if first is None:
             return None
         opens = self._closed_until
         if opens is None:
             opens = min(self._bucket.opens_at(), self._budget.changes_at())
-        at = max(min(first.due, self._ahead_at(first)), opens)
+        at = max(min(first.due, self._ahead_at()), opens)
         # A clock that runs a little behind what it showed before must not make callers wait for what `take` gives now.
         return now if at <= t + SLACK_SECONDS else self._timeline.clock(at)
 
@@ -129,27 +129,32 @@ class Planner:
         """The job to look at now; takes one request. None where none is due, or the budget has no request for it."""
         t = self._refresh(now)
         self._roster.unpark_some(t)
-        first = self._roster.agenda.first()
+        first = self._roster.first(t)
         for _ in range(PLANNED_AGAIN_AT_ONCE):
             if first is None or first.due > t + SLACK_SECONDS or not self._roster.stale(first):
                 break
             # Its look was planned when requests were cheaper: others may need this one more.
             self._roster.plan_again(first, t)
-            first = self._roster.agenda.first()
+            first = self._roster.first(t)
         if first is None or self._closed_until is not None:
             return None
         ahead = first.due > t + SLACK_SECONDS
-        if (ahead and self._ahead_at(first) > t + SLACK_SECONDS) or not self._bucket.take(t):
+        if ahead:
+            if self._ahead_at() > t + SLACK_SECONDS:
+                return None
+            first = self._roster.agenda.first() or first
+        if not self._bucket.take(t):
             return None
         self._purposes[first.id] = _purpose(first, t, ahead=ahead)
-        self._roster.agenda.remove(first)
+        self._roster.take_off(first)
         first.due = t
         self._budget.sent()
         return first.id
 
-    def _ahead_at(self, job: Job) -> float:
-        """From when on a look at the job may come before its time, because a request would be lost otherwise."""
-        if not self._price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
+    def _ahead_at(self) -> float:
+        """From when on a look may come before its time, because a request would be lost otherwise."""
+        job = self._roster.agenda.first()
+        if job is None or not self._price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
             return math.inf
         return max(self._bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
 
@@ -257,7 +262,7 @@ class Planner:
         expected = self._forecast.expected(min(demand / self._bucket.rate, 1.0))
         return Stats(
             open_jobs=len(self._roster.jobs),
-            due_jobs=self._roster.agenda.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
+            due_jobs=self._roster.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
             in_flight=self._budget.in_flight,
             limit=None if meter is None else meter.limit,
             remaining=None if meter is None else max(meter.remaining, 0.0),
@@ -334,8 +339,8 @@ class Planner:
     def _refresh(self, now: float) -> float:
         """Brings budget and bucket up to `now`, which it returns in the planner's time."""
         t = self._timeline.at(now)
-        first = self._roster.agenda.first()
-        furthest = self._config.max_interval_seconds
+        first = self._roster.first(t)
+        furthest = self._config.max_interval_seconds * MAX_PATIENCE
         if first is not None and first.due > t + furthest + SLACK_SECONDS:
             # No look is planned so far ahead: the clock was set back while the program was away.
             t = self._timeline.skip(first.due - t - furthest)
@@ -345,7 +350,7 @@ class Planner:
             self._bucket.drain(t)
         self._closed_until = closed
         if self._price.due(t):
-            overdue = self._roster.agenda.due(t - self._unit, BACKLOG_COUNTED)
+            overdue = self._roster.due(t - self._unit, BACKLOG_COUNTED)
             self._price.step(
                 t,
                 demand=self._roster.demand,
@@ -362,7 +367,7 @@ class Planner:
         if job.due <= now + SLACK_SECONDS:
             if self._budget.stopped_until(now) is not None:
                 return "paused_until"
-            return "due" if job is self._roster.agenda.first() and opens <= now + SLACK_SECONDS else "budget"
+            return "due" if job is self._roster.first(now) and opens <= now + SLACK_SECONDS else "budget"
         if job.failures:
             return "backing_off"
         if job.phase == PARKED:
@@ -389,4 +394,4 @@ def _purpose(job: Job, now: float, *, ahead: bool) -> Purpose:
         return "first"
     if ahead:
         return "ahead"
-    return "safety" if job.phase == PARKED or job.anchor > now else "expected"
+    return "safety" if job.check else "expected"

@@ -9,13 +9,14 @@ import math
 from collections import deque
 
 from relay.core.planner import backoff, lessons
-from relay.core.planner.classes import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED, Book
+from relay.core.planner.classes import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED, Book, JobClass
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import Reading
 from relay.core.planner.jobs import ASKED, FIXED, PARKED, RUNNING, UNSEEN, WAITING, Agenda, Job
 from relay.core.planner.lanes import Lane, Lanes
 from relay.core.planner.price import Price
+from relay.core.planner.timeline import SLACK_SECONDS
 
 UNPARKED_AT_ONCE = 32
 """Jobs of a broken lane that one call unparks: a lane can be longer than one call may take."""
@@ -26,6 +27,10 @@ LATE_LOOKS = 2
 MIN_WEIGHT = 1e-3
 MAX_WEIGHT = 1e6
 MAX_SPACING_SECONDS = 86_400.0
+CHECK_BEFORE = 1.5
+"""A look in between is worth it where the next one is further away than so many times the time after which it is."""
+LATE_CHECK = 0.1
+"""A check that has waited for this share of the longest interval lets nobody go first any more."""
 MANY_DEMANDS = 256
 DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 
@@ -33,7 +38,7 @@ DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 class Roster:
     """All open jobs of an account, in their lanes and on the agenda. A job in flight is on no agenda."""
 
-    __slots__ = ("_config", "_forecast", "agenda", "book", "demand", "jobs", "lanes", "price", "unparking")
+    __slots__ = ("_config", "_forecast", "agenda", "book", "checks", "demand", "jobs", "lanes", "price", "unparking")
 
     def __init__(self, config: PlannerConfig, book: Book, price: Price, forecast: Forecast) -> None:
         self._config = config
@@ -42,6 +47,8 @@ class Roster:
         self._forecast = forecast
         self.jobs: dict[str, Job] = {}
         self.agenda = Agenda()
+        self.checks = Agenda()
+        """Looks of which nothing is expected."""
         self.lanes = Lanes()
         self.unparking: deque[Lane] = deque()
         self.demand = 0.0
@@ -123,6 +130,25 @@ class Roster:
         """Somebody asks for a look at `due`."""
         self._fix(job, due, now)
         job.rung = ASKED
+        self._put(job, job.due, check=False)
+
+    def first(self, now: float) -> Job | None:
+        """The job to be looked at first: what is expected goes before checks, unless these have waited for long."""
+        expected, check = self.agenda.first(), self.checks.first()
+        if expected is None or check is None:
+            return expected or check
+        late = check.due + LATE_CHECK * self._config.max_interval_seconds <= now
+        if check.due < expected.due and (late or expected.due > now + SLACK_SECONDS):
+            return check
+        return expected
+
+    def due(self, now: float, at_most: int) -> int:
+        """How many looks are due, counted up to `at_most` of each kind."""
+        return self.agenda.due(now, at_most) + self.checks.due(now, at_most)
+
+    def take_off(self, job: Job) -> None:
+        """The job is on no agenda any more."""
+        (self.checks if job.check else self.agenda).remove(job)
 
     def stale(self, job: Job) -> bool:
         """Whether its look was planned at a lower price than now."""
@@ -144,7 +170,7 @@ class Roster:
     def remove(self, job: Job, now: float) -> None:
         """Lets the job go, and its successor follow."""
         del self.jobs[job.id]
-        self.agenda.remove(job)
+        self.take_off(job)
         self._ask_for(job, 0.0)
         self._leave_lane(job, now)
 
@@ -294,20 +320,30 @@ class Roster:
         config = self._config
         chance = backoff.spread(config.seed, job.id, job.step)
         wait = backoff.safety_look(config, now=0.0, chance=chance) * self.price.patience()
-        latest = max(job.seen + wait, now)
-        if job.phase == PARKED or job.learned is None:
-            return latest
-        unit = self.book.unit
-        table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
+        learned, unit = job.learned, self.book.unit
+        if learned is None:
+            return max(job.seen + wait, now)
+        if job.phase == PARKED:
+            return max(job.seen + min(wait, self._worth_a_check(job, learned)), now)
+        table = learned.edition.table(job.kind, self.price.rung(job.weight))
         due = job.anchor + table.next_look(max(job.seen - job.anchor, 0.0) / unit) * unit
-        return min(max(due, job.seen + config.min_interval_seconds, now), latest)
+        if job.anchor > job.seen:
+            check = self._worth_a_check(job, learned)
+            if due - job.seen > check * CHECK_BEFORE:
+                wait = min(wait, check)
+        return min(max(due, job.seen + config.min_interval_seconds, now), max(job.seen + wait, now))
+
+    def _worth_a_check(self, job: Job, learned: JobClass) -> float:
+        """Seconds after which it is worth a request to see whether a job of which nothing is expected was cancelled."""
+        unit = self.book.unit
+        return max(math.sqrt(2 * self.price.value / job.weight / learned.change_rate), 1.0) * unit
 
     def _plan(self, job: Job, now: float, *, not_before: float = 0.0) -> None:
         due = max(self._next_look(job, now), not_before)
         job.rung = self.price.rung(job.weight)
         interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
         self._ask_for(job, math.sqrt(self.price.value) / interval)
-        self.agenda.put(job, due)
+        self._put(job, due, check=job.phase == PARKED or (job.phase == WAITING and due < job.anchor))
 
     def _fix(self, job: Job, due: float, now: float) -> None:
         """Plans a look for a moment that no price decides."""
@@ -315,7 +351,13 @@ class Roster:
         job.rung = FIXED
         interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
         self._ask_for(job, math.sqrt(self.price.value) / interval)
-        self.agenda.put(job, due)
+        self._put(job, due, check=job.phase == PARKED or (job.phase == WAITING and due < job.anchor))
+
+    def _put(self, job: Job, due: float, *, check: bool) -> None:
+        if check != job.check:
+            self.take_off(job)
+            job.check = check
+        (self.checks if check else self.agenda).put(job, due)
 
     def _ask_for(self, job: Job, demand: float) -> None:
         if demand > 0:  # to a twelfth, so that a million jobs share a few numbers

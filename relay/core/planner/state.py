@@ -32,13 +32,14 @@ def load_roster(roster: Roster, saved: Mapping[str, Any]) -> None:
     for row in saved.get("jobs", ()):
         job_id, seen, spacing, lane, due, learned, demand, *rest = row
         job = roster.jobs[job_id] = Job(job_id, spacing, seen)
-        job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, job.weight, job.started, job.joins = rest
+        job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, *rest = rest
+        job.weight, job.started, job.joins, job.check = rest
         job.learned = None if learned is None else roster.book.of(*learned)
         job.demand = demand
         roster.demand += demand
         if lane is not None:
             roster.lanes.open(lane).append(job)
-        roster.agenda.put(job, due)
+        (roster.checks if job.check else roster.agenda).put(job, due)
     for name, unparking, *learned in saved.get("lanes", ()):
         lane = roster.lanes.open(name)
         lane.relearn(*learned)
@@ -116,8 +117,9 @@ def _finite(value: Any) -> float:
 def _dump_job(job: Job) -> list[Any]:
     lane = None if job.lane is None else job.lane.name
     learned = None if job.learned is None else list(job.learned.key)
-    kept = (job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, job.weight, job.started, job.joins)
-    return [job.id, job.seen, job.spacing, lane, job.due, learned, job.demand, *kept]
+    plan = (job.anchor, job.phase, job.kind, job.rung, job.step, job.failures)
+    rest = (job.weight, job.started, job.joins, job.check)
+    return [job.id, job.seen, job.spacing, lane, job.due, learned, job.demand, *plan, *rest]
 
 
 def _dump_lane(lane: Lane) -> list[Any]:
