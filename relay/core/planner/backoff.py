@@ -7,7 +7,7 @@ from relay.core.planner.config import PlannerConfig
 
 FAILURE_GROWTH = 2.0
 MAX_STEP = 60
-SAFETY_SPREAD = 0.1
+SAFETY_SPREAD = 0.3
 SPREAD = 0.05
 
 

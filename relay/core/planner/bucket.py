@@ -44,6 +44,14 @@ class Bucket:
         """When the next request may go; a moment of the past means now."""
         return self._arrival
 
+    def most(self) -> float:
+        """Requests that can be saved up."""
+        return self._bank_seconds * self._rate
+
+    def saved(self, now: float) -> float:
+        """Requests that could go out at once."""
+        return max(min(now - self._arrival, self._bank_seconds), 0.0) * self._rate
+
     def full_at(self) -> float:
         """When no more can be saved up: a request that is not sent by then is lost."""
         return self._arrival + self._bank_seconds

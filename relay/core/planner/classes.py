@@ -93,8 +93,9 @@ class JobClass:
 
     @property
     def change_rate(self) -> float:
-        """How often a waiting job is cancelled or moved, per unit of time."""
-        return (self.changes + PSEUDO_CHANGES) / (self.waited + PSEUDO_WAITED)
+        """How often a waiting job is cancelled or moved, per unit of time; it leans on all classes together."""
+        before = PSEUDO_CHANGES / PSEUDO_WAITED if self.parent is None else self.parent.change_rate
+        return (self.changes + before * PSEUDO_WAITED) / (self.waited + PSEUDO_WAITED)
 
     def hazard(self, kind: int) -> Hazard:
         """The hazard of one kind."""
@@ -167,12 +168,13 @@ class Book:
 
     def waited(self, of: JobClass, seconds: float, *, changed: bool) -> None:
         """A job waited so long since its last look, and was cancelled or moved forward in that time, or not."""
-        of.waited += max(seconds, 0.0) / self.unit
-        of.unsaved = True
-        if changed:
-            kept = 1 - 1 / MEMORY_CHANGES
-            of.changes = of.changes * kept + 1
-            of.waited *= kept
+        for each in (of, self.root):
+            each.waited += max(seconds, 0.0) / self.unit
+            each.unsaved = True
+            if changed:
+                kept = 1 - 1 / MEMORY_CHANGES
+                each.changes = each.changes * kept + 1
+                each.waited *= kept
 
     def happened_between(self, of: JobClass, kind: int, since: float, age: float) -> None:
         """It happened at some age between two, in seconds."""

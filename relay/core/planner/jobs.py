@@ -18,6 +18,9 @@ PARKED = 2
 RUNNING = 3
 """It was seen running."""
 
+EXPECTED, FIRST, CHECK = 0, 1, 2
+"""What a look is for: something has probably happened; nothing is known yet; it only makes sure that nothing has."""
+
 FIXED = 1_000
 """The rung of a plan that was not made at a price, and so is not made again when the price rises."""
 ASKED = 1_001
@@ -28,8 +31,8 @@ class Job:
     """What is kept of a job. Times are seconds of the planner's time. There may be a million: every field counts."""
 
     __slots__ = (
-        *("anchor", "check", "demand", "due", "failures", "id", "joins", "kind", "lane", "learned", "next", "phase"),
-        *("pos", "previous", "rung", "seen", "spacing", "started", "step", "weight"),
+        *("anchor", "demand", "due", "failures", "id", "joins", "kind", "lane", "learned", "next", "phase"),
+        *("pos", "previous", "queue", "rung", "seen", "spacing", "started", "step", "weight"),
     )
 
     def __init__(self, job_id: str, spacing: float, seen: float) -> None:
@@ -45,8 +48,8 @@ class Job:
         """What its anchor is, of the kinds in `classes`."""
         self.learned: JobClass | None = None
         """What was learned of its class."""
-        self.check = False
-        """Whether nothing is expected of its next look: it only makes sure, and lets others go first."""
+        self.queue = FIRST
+        """What its next look is for."""
         self.rung = FIXED
         """The rung of the price at which its next look was planned."""
         self.demand = 0.0

@@ -14,7 +14,7 @@ from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.headers import HeaderReader
 from relay.core.planner.items import read_item, read_time
-from relay.core.planner.jobs import ASKED, PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, PARKED, RUNNING, UNSEEN, WAITING, Job
 from relay.core.planner.price import MAX_PATIENCE, Price
 from relay.core.planner.roster import Roster
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
@@ -28,6 +28,8 @@ SERVER_ERRORS = 500
 PLANNED_AGAIN_AT_ONCE = 32
 """Looks that one `take` plans again because requests have become dearer."""
 BACKLOG_COUNTED = 1_000
+SAVED_SHARE = 0.5
+"""The share of what the bucket holds that is kept for bursts; what is saved beyond it makes requests cheaper."""
 
 
 class Planner:
@@ -115,7 +117,7 @@ class Planner:
         self._roster.unpark_some(t)
         if not self._book.work():
             self._forecast.work(t)
-        first = self._roster.first(t)
+        first = self._roster.queues.first(t)
         if first is None:
             return None
         opens = self._closed_until
@@ -129,31 +131,33 @@ class Planner:
         """The job to look at now; takes one request. None where none is due, or the budget has no request for it."""
         t = self._refresh(now)
         self._roster.unpark_some(t)
-        first = self._roster.first(t)
+        first = self._roster.queues.first(t)
         for _ in range(PLANNED_AGAIN_AT_ONCE):
             if first is None or first.due > t + SLACK_SECONDS or not self._roster.stale(first):
                 break
             # Its look was planned when requests were cheaper: others may need this one more.
             self._roster.plan_again(first, t)
-            first = self._roster.first(t)
+            first = self._roster.queues.first(t)
         if first is None or self._closed_until is not None:
             return None
         ahead = first.due > t + SLACK_SECONDS
         if ahead:
             if self._ahead_at() > t + SLACK_SECONDS:
                 return None
-            first = self._roster.agenda.first() or first
+            first = self._roster.queues.next_expected() or first
         if not self._bucket.take(t):
             return None
+        if first.queue != EXPECTED:
+            self._price.other_look()
         self._purposes[first.id] = _purpose(first, t, ahead=ahead)
-        self._roster.take_off(first)
+        self._roster.queues.taken(first)
         first.due = t
         self._budget.sent()
         return first.id
 
     def _ahead_at(self) -> float:
         """From when on a look may come before its time, because a request would be lost otherwise."""
-        job = self._roster.agenda.first()
+        job = self._roster.queues.next_expected()
         if job is None or not self._price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
             return math.inf
         return max(self._bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
@@ -262,7 +266,7 @@ class Planner:
         expected = self._forecast.expected(min(demand / self._bucket.rate, 1.0))
         return Stats(
             open_jobs=len(self._roster.jobs),
-            due_jobs=self._roster.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
+            due_jobs=self._roster.queues.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
             in_flight=self._budget.in_flight,
             limit=None if meter is None else meter.limit,
             remaining=None if meter is None else max(meter.remaining, 0.0),
@@ -339,7 +343,7 @@ class Planner:
     def _refresh(self, now: float) -> float:
         """Brings budget and bucket up to `now`, which it returns in the planner's time."""
         t = self._timeline.at(now)
-        first = self._roster.first(t)
+        first = self._roster.queues.first(t)
         furthest = self._config.max_interval_seconds * MAX_PATIENCE
         if first is not None and first.due > t + furthest + SLACK_SECONDS:
             # No look is planned so far ahead: the clock was set back while the program was away.
@@ -350,11 +354,11 @@ class Planner:
             self._bucket.drain(t)
         self._closed_until = closed
         if self._price.due(t):
-            overdue = self._roster.due(t - self._unit, BACKLOG_COUNTED)
+            overdue = self._roster.queues.overdue(t - self._unit, BACKLOG_COUNTED)
             self._price.step(
                 t,
                 demand=self._roster.demand,
-                backlog=overdue,
+                backlog=overdue - max(self._bucket.saved(t) - SAVED_SHARE * self._bucket.most(), 0.0),
                 open_jobs=len(self._roster.jobs),
                 rate=self._bucket.rate * self._unit,
                 looks=self._forecast.looks(),
@@ -367,7 +371,7 @@ class Planner:
         if job.due <= now + SLACK_SECONDS:
             if self._budget.stopped_until(now) is not None:
                 return "paused_until"
-            return "due" if job is self._roster.first(now) and opens <= now + SLACK_SECONDS else "budget"
+            return "due" if job is self._roster.queues.first(now) and opens <= now + SLACK_SECONDS else "budget"
         if job.failures:
             return "backing_off"
         if job.phase == PARKED:
@@ -394,4 +398,4 @@ def _purpose(job: Job, now: float, *, ahead: bool) -> Purpose:
         return "first"
     if ahead:
         return "ahead"
-    return "safety" if job.check else "expected"
+    return "safety" if job.queue == CHECK else "expected"

@@ -21,15 +21,18 @@ FEWEST_LOOKS = 1.1
 """Where a job takes no more looks than this, a higher price saves none: it would only come down too late."""
 MAX_STEPS = 64
 PATIENT_ABOVE = 0.1
-MAX_PATIENCE = 4.0
+MAX_PATIENCE = 5.0
 BACKLOG_SECONDS = 10.0
+OTHERS_MEMORY = 60.0
+"""Steps over which looks that no price decides are counted; they are taken off the budget."""
+LEAST_SHARE = 0.2
 RUNGS_PER_OCTAVE = 2
 
 
 class Price:
     """One account's price. `unit` is the shortest time that counts, in seconds: the price moves once in each."""
 
-    __slots__ = ("_at", "_steps", "unit", "value")
+    __slots__ = ("_at", "_others", "_others_rate", "_steps", "unit", "value")
 
     def __init__(self, unit: float) -> None:
         self.unit = unit
@@ -37,6 +40,8 @@ class Price:
         """In units."""
         self._at: float | None = None
         self._steps = 0
+        self._others = 0
+        self._others_rate = 0.0
 
     @property
     def above_floor(self) -> bool:
@@ -56,16 +61,24 @@ class Price:
         """Whether it is time for a step."""
         return self._at is None or now - self._at >= self.unit
 
+    def other_look(self) -> None:
+        """A look goes out that no price decided: a first one, a check, one that was asked for."""
+        self._others += 1
+
     def step(
         self, now: float, *, demand: float, backlog: float, open_jobs: int, rate: float, looks: float | None = None
     ) -> None:
         """Moves the price. `demand`: the sum of root(price at planning) / interval over the open jobs, in units;
-        `backlog`: looks overdue; `rate`: requests a unit of time that the budget allows; `looks`: how many a job takes
+        `backlog`: looks overdue, or where it is negative, requests saved up that nobody asks for; `rate`: requests a unit of time that the budget allows; `looks`: how many a job takes
         on average at this price, None where that is not known."""
         passed = 1 if self._at is None else min(int((now - self._at) / self.unit), MAX_STEPS)
         self._at = now
+        kept = math.exp(-passed / OTHERS_MEMORY)
+        self._others_rate = self._others_rate * kept + self._others * (1 - kept) / passed
+        self._others = 0
         if open_jobs == 0:
             return
+        rate = max(rate - self._others_rate, LEAST_SHARE * rate)
         drain = max(BACKLOG_SECONDS, 0.1 * open_jobs / rate)
         for _ in range(passed):
             ratio = (demand / math.sqrt(self.value) + backlog / drain) / (TARGET * rate)

@@ -13,10 +13,10 @@ from relay.core.planner.classes import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHE
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import Reading
-from relay.core.planner.jobs import ASKED, FIXED, PARKED, RUNNING, UNSEEN, WAITING, Agenda, Job
+from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, FIRST, FIXED, PARKED, RUNNING, UNSEEN, WAITING, Job
 from relay.core.planner.lanes import Lane, Lanes
 from relay.core.planner.price import Price
-from relay.core.planner.timeline import SLACK_SECONDS
+from relay.core.planner.queues import Queues
 
 UNPARKED_AT_ONCE = 32
 """Jobs of a broken lane that one call unparks: a lane can be longer than one call may take."""
@@ -29,8 +29,9 @@ MAX_WEIGHT = 1e6
 MAX_SPACING_SECONDS = 86_400.0
 CHECK_BEFORE = 1.5
 """A look in between is worth it where the next one is further away than so many times the time after which it is."""
-LATE_CHECK = 0.1
-"""A check that has waited for this share of the longest interval lets nobody go first any more."""
+PATIENT = 1.05
+LATE_CHECK = 0.2
+"""A check may be late by this share of the longest interval before it takes its turn among others."""
 MANY_DEMANDS = 256
 DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 
@@ -38,7 +39,7 @@ DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 class Roster:
     """All open jobs of an account, in their lanes and on the agenda. A job in flight is on no agenda."""
 
-    __slots__ = ("_config", "_forecast", "agenda", "book", "checks", "demand", "jobs", "lanes", "price", "unparking")
+    __slots__ = ("_config", "_forecast", "book", "demand", "jobs", "lanes", "price", "queues", "unparking")
 
     def __init__(self, config: PlannerConfig, book: Book, price: Price, forecast: Forecast) -> None:
         self._config = config
@@ -46,9 +47,7 @@ class Roster:
         self.price = price
         self._forecast = forecast
         self.jobs: dict[str, Job] = {}
-        self.agenda = Agenda()
-        self.checks = Agenda()
-        """Looks of which nothing is expected."""
+        self.queues = Queues(LATE_CHECK * config.max_interval_seconds)
         self.lanes = Lanes()
         self.unparking: deque[Lane] = deque()
         self.demand = 0.0
@@ -130,34 +129,20 @@ class Roster:
         """Somebody asks for a look at `due`."""
         self._fix(job, due, now)
         job.rung = ASKED
-        self._put(job, job.due, check=False)
-
-    def first(self, now: float) -> Job | None:
-        """The job to be looked at first: what is expected goes before checks, unless these have waited for long."""
-        expected, check = self.agenda.first(), self.checks.first()
-        if expected is None or check is None:
-            return expected or check
-        late = check.due + LATE_CHECK * self._config.max_interval_seconds <= now
-        if check.due < expected.due and (late or expected.due > now + SLACK_SECONDS):
-            return check
-        return expected
-
-    def due(self, now: float, at_most: int) -> int:
-        """How many looks are due, counted up to `at_most` of each kind."""
-        return self.agenda.due(now, at_most) + self.checks.due(now, at_most)
-
-    def take_off(self, job: Job) -> None:
-        """The job is on no agenda any more."""
-        (self.checks if job.check else self.agenda).remove(job)
+        self.queues.put(job, job.due, EXPECTED)
 
     def stale(self, job: Job) -> bool:
-        """Whether its look was planned at a lower price than now."""
+        """Whether its look was planned when requests were cheaper, or is only a check and they are scarce."""
+        if job.queue == CHECK and job.rung < FIXED and self.price.patience() > PATIENT:
+            return True
         return job.rung < self.price.rung(job.weight)
 
     def plan_again(self, job: Job, now: float) -> None:
         """Plans its look at the price of now: not sooner than it was."""
         due = job.due
-        self._plan(job, now, not_before=due)
+        self._plan(job, now, not_before=due, patience=self.price.patience())
+        if job.due <= now:
+            job.rung = FIXED  # it has waited long enough
 
     def weigh(self, job: Job, weight: float, now: float) -> None:
         """Sets the job's weight; a higher one brings its next look forward, but not before its anchor."""
@@ -170,7 +155,7 @@ class Roster:
     def remove(self, job: Job, now: float) -> None:
         """Lets the job go, and its successor follow."""
         del self.jobs[job.id]
-        self.take_off(job)
+        self.queues.take_off(job)
         self._ask_for(job, 0.0)
         self._leave_lane(job, now)
 
@@ -261,7 +246,7 @@ class Roster:
                 self._wait(job, RHYTHM if by_rhythm else LANE, anchor)
         elif before.started is None:
             # One that can not start for long is not what this job waits for: jobs of two lanes are mixed here.
-            if before.anchor <= now + job.spacing:
+            if job.step >= 1 and before.anchor <= now + job.spacing:
                 job.phase = PARKED
         elif was_parked or job.step >= LATE_LOOKS:
             job.phase = PARKED
@@ -315,11 +300,11 @@ class Roster:
         table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
         return table.at(table.delay, max(job.seen - job.anchor, 0.0) / self.book.unit) * self.book.unit
 
-    def _next_look(self, job: Job, now: float) -> float:
-        """When to look at it next, at the price of now. Never later than a longest interval after its last look."""
+    def _next_look(self, job: Job, now: float, patience: float = 1.0) -> float:
+        """When to look at it next, at the price of now: at most `patience` longest intervals after its last look."""
         config = self._config
         chance = backoff.spread(config.seed, job.id, job.step)
-        wait = backoff.safety_look(config, now=0.0, chance=chance) * self.price.patience()
+        wait = backoff.safety_look(config, now=0.0, chance=chance) * patience
         learned, unit = job.learned, self.book.unit
         if learned is None:
             return max(job.seen + wait, now)
@@ -327,37 +312,42 @@ class Roster:
             return max(job.seen + min(wait, self._worth_a_check(job, learned)), now)
         table = learned.edition.table(job.kind, self.price.rung(job.weight))
         due = job.anchor + table.next_look(max(job.seen - job.anchor, 0.0) / unit) * unit
+        due = max(due, job.seen + config.min_interval_seconds, now)
         if job.anchor > job.seen:
             check = self._worth_a_check(job, learned)
             if due - job.seen > check * CHECK_BEFORE:
                 wait = min(wait, check)
-        return min(max(due, job.seen + config.min_interval_seconds, now), max(job.seen + wait, now))
+            # A check that came late would only hold up the look that is expected soon after it.
+            if due <= job.seen + wait + LATE_CHECK * config.max_interval_seconds:
+                return due
+        return min(due, max(job.seen + wait, now))
 
     def _worth_a_check(self, job: Job, learned: JobClass) -> float:
         """Seconds after which it is worth a request to see whether a job of which nothing is expected was cancelled."""
         unit = self.book.unit
         return max(math.sqrt(2 * self.price.value / job.weight / learned.change_rate), 1.0) * unit
 
-    def _plan(self, job: Job, now: float, *, not_before: float = 0.0) -> None:
-        due = max(self._next_look(job, now), not_before)
+    def _plan(self, job: Job, now: float, *, not_before: float = 0.0, patience: float = 1.0) -> None:
+        due = max(self._next_look(job, now, patience), not_before)
         job.rung = self.price.rung(job.weight)
-        interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
-        self._ask_for(job, math.sqrt(self.price.value) / interval)
-        self._put(job, due, check=job.phase == PARKED or (job.phase == WAITING and due < job.anchor))
+        self._put(job, due, now)
 
     def _fix(self, job: Job, due: float, now: float) -> None:
         """Plans a look for a moment that no price decides."""
-        due = min(max(due, 0.0), now + self._config.max_interval_seconds)
         job.rung = FIXED
-        interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
-        self._ask_for(job, math.sqrt(self.price.value) / interval)
-        self._put(job, due, check=job.phase == PARKED or (job.phase == WAITING and due < job.anchor))
+        self._put(job, min(max(due, 0.0), now + self._config.max_interval_seconds), now)
 
-    def _put(self, job: Job, due: float, *, check: bool) -> None:
-        if check != job.check:
-            self.take_off(job)
-            job.check = check
-        (self.checks if check else self.agenda).put(job, due)
+    def _put(self, job: Job, due: float, now: float) -> None:
+        """Puts the look where it belongs, and counts what it asks for."""
+        queue = EXPECTED
+        if job.phase == UNSEEN:
+            queue = FIRST
+        elif job.phase == PARKED or (job.phase == WAITING and due < job.anchor):
+            queue = CHECK
+        interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
+        # Most checks are never made, for something happens before: those that are made are counted as they go out.
+        self._ask_for(job, math.sqrt(self.price.value) / interval if queue == EXPECTED else 0.0)
+        self.queues.put(job, due, queue)
 
     def _ask_for(self, job: Job, demand: float) -> None:
         if demand > 0:  # to a twelfth, so that a million jobs share a few numbers

@@ -33,13 +33,13 @@ def load_roster(roster: Roster, saved: Mapping[str, Any]) -> None:
         job_id, seen, spacing, lane, due, learned, demand, *rest = row
         job = roster.jobs[job_id] = Job(job_id, spacing, seen)
         job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, *rest = rest
-        job.weight, job.started, job.joins, job.check = rest
+        job.weight, job.started, job.joins, job.queue = rest
         job.learned = None if learned is None else roster.book.of(*learned)
         job.demand = demand
         roster.demand += demand
         if lane is not None:
             roster.lanes.open(lane).append(job)
-        (roster.checks if job.check else roster.agenda).put(job, due)
+        roster.queues.put(job, due, job.queue)
     for name, unparking, *learned in saved.get("lanes", ()):
         lane = roster.lanes.open(name)
         lane.relearn(*learned)
@@ -118,7 +118,7 @@ def _dump_job(job: Job) -> list[Any]:
     lane = None if job.lane is None else job.lane.name
     learned = None if job.learned is None else list(job.learned.key)
     plan = (job.anchor, job.phase, job.kind, job.rung, job.step, job.failures)
-    rest = (job.weight, job.started, job.joins, job.check)
+    rest = (job.weight, job.started, job.joins, job.queue)
     return [job.id, job.seen, job.spacing, lane, job.due, learned, job.demand, *plan, *rest]
 
 
