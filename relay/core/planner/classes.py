@@ -219,7 +219,7 @@ class Book:
                 return
             of = self.root if key is None else self.of(*key)
             load_class(of, saved["hazards"])
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return
         of.edition = Edition(of.fitted())
 
