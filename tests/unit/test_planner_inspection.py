@@ -114,10 +114,21 @@ class Lives:
         )
 
 
+def cost_from(lives: Lives, table: Table, age: float) -> float:
+    """What the table's policy costs from any age on. Where it looks more than once a bin, an event is found at the same
+    cost anywhere in it, so that the next edge's cost counts by the share that lives to it."""
+    at = bin_of(age)
+    if table.step[at] == 0:
+        return table.at(table.cost, age)
+    kept = math.exp(-lives.law[at] * WIDTHS[at])
+    found = (table.cost[at] - kept * table.cost[at + 1]) / (1 - kept)
+    return found + (table.cost[at + 1] - found) * math.exp(-lives.law[at] * (EDGES[at + 1] - age))
+
+
 def cost_of_run_look(lives: Lives, table: Table, price: float, since: float, age: float) -> float:
     """A look at `age` at what ran at `since`, and then as the table says."""
     alive = lives.alive(age) / lives.alive(since)
-    return price + lives.late(since, age) + alive * table.at(table.cost, age)
+    return price + lives.late(since, age) + alive * cost_from(lives, table, age)
 
 
 class Started:
@@ -129,7 +140,7 @@ class Started:
         self._cost = [run.cost[0]]
         for a, b in pairwise(self._at):
             late += (b - a) * (1 - (runs.alive(a) + 4 * runs.alive((a + b) / 2) + runs.alive(b)) / 6)
-            self._cost.append(late + START_WEIGHT * b + runs.alive(b) * run.at(run.cost, b))
+            self._cost.append(late + START_WEIGHT * b + runs.alive(b) * cost_from(runs, run, b))
 
     def cost(self, since_start: float) -> float:
         if since_start < 0.1:
@@ -143,7 +154,7 @@ class Started:
 def cost_of_wait_look(waits: Lives, started: Started, table: Table, price: float, since: float, age: float) -> float:
     """A look at `age` at what waited at `since`, and then as the tables say."""
     at_start = waits.alive(since)
-    found = price + waits.alive(age) / at_start * table.at(table.cost, age)
+    found = price + waits.alive(age) / at_start * cost_from(waits, table, age)
     for a, b in waits.steps(since, age):
         found += (waits.alive(a) - waits.alive(b)) / at_start * started.cost(age - (a + b) / 2)
     return found
