@@ -294,7 +294,7 @@ NARROW_BIAS = 0.06
 """The same where lives are so alike that most end within two bins: smoothing lets some more end beside these."""
 SPREAD = 0.1
 """Of the same, in any one book of 400 events."""
-BOOKS = 5
+BOOKS = 4
 
 
 @cache

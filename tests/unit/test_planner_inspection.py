@@ -19,7 +19,7 @@ FROM = [EDGES[bin_of(age)] for age in (0.0, 0.5, 1.0, 5.0, 12.0, 40.0, 250.0, 1_
 """Ages from which looks are tried, and how far ahead."""
 SELDOM = 1e-4
 """Ages that fewer reach are left out: there bins are far wider than the law's own times."""
-AHEAD = [0.25 * 1.5**power for power in range(25)]
+AHEAD = [0.25 * 1.7**power for power in range(19)]
 
 prices = st.floats(math.log(0.05), math.log(100.0)).map(math.exp)
 groups = st.lists(st.tuples(st.floats(-1.0, 9.0), st.floats(0.0, 1.5), st.integers(1, 60)), min_size=1, max_size=4)
@@ -246,7 +246,7 @@ def look_until(table: Table, event: float, age: float) -> tuple[int, float]:
             return looks, age - event
 
 
-JOBS = 1_200
+JOBS = 1_000
 LOOKS, DELAY, COST = 0.08, 0.1, 0.035
 """Looks and delay can be had for one another near the least cost: they differ more from what is foretold than that."""
 
