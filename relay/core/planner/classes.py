@@ -244,7 +244,7 @@ class Book:
                 return
             of = self.root if key is None else self.of(*key)
             load_class(of, saved)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return
         of.edition = Edition(of.fitted())
 

@@ -21,6 +21,8 @@ JUDGED_KINDS = 4
 RUNGS = 4
 """Two octaves of price: about twice as many looks, or half."""
 EVERY_UNITS = 60.0
+STEEPEST = -4.0
+"""Where a job is hardly looked at twice, far dearer looks become hardly fewer: no sensible power is found there."""
 
 
 class Forecast:
@@ -116,4 +118,4 @@ class Forecast:
 def _power(here: tuple[float, float], there: tuple[float, float]) -> float:
     """The power of the number of looks with which the delay goes: about -1."""
     looks = math.log(there[0] / here[0])
-    return min(math.log(there[1] / here[1]) / looks, 0.0) if abs(looks) > 1e-6 else 0.0
+    return max(min(math.log(there[1] / here[1]) / looks, 0.0), STEEPEST) if abs(looks) > 1e-6 else 0.0

@@ -9,13 +9,13 @@ look that finds nothing teaches as well: time at risk without an event. Ages are
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 RATIO = 1.1
 FIRST_EDGES = (0.0, 0.25, 0.5, 0.75)
-_LOG_RATIO = math.log(RATIO)
 EDGES: tuple[float, ...] = (*FIRST_EDGES, *(RATIO**power for power in range(122)))
 """The bins' edges: quarters up to 1, then each a tenth further than the one before, up to 1e5."""
 BINS = len(EDGES) - 1
@@ -24,16 +24,20 @@ MEMORY_EVENTS = 400
 """What is older than so many events counts less than 1/e."""
 GROWTH = 1 / (1 - 1 / MEMORY_EVENTS)
 RESCALE_ABOVE = 1e100
+LARGEST = 1e30
+"""Far more time at risk than there can be: above it sums could become infinite."""
 PSEUDO_JOBS = 3.0
+TRACE = 1e-6
+"""So many of the pseudo-jobs live for ever: where a prior lets none live on, it is still the prior that is leant on."""
 MAX_PASSES = 12
 PASSES_EVENTS = 40.0
 
 
 def bin_of(age: float) -> int:
-    """The bin in which an age lies; the last one for all beyond."""
+    """The bin in which an age lies; the last one for all beyond. Compared alone: a logarithm errs beside an edge."""
     if age < 1.0:
         return int(age * 4) if age > 0 else 0
-    return min(4 + int(math.log(age) / _LOG_RATIO), BINS - 1)
+    return min(bisect_right(EDGES, age), BINS) - 1
 
 
 def lomax(scale: float) -> tuple[float, ...]:
@@ -52,7 +56,7 @@ def _pseudo(prior: Sequence[float]) -> tuple[list[float], list[float]]:
         gone = -alive * math.expm1(-rate * width)
         events.append(gone)
         exposure.append(gone / rate)
-        alive -= gone
+        alive = max(alive - gone, TRACE)
     return events, exposure
 
 
@@ -170,14 +174,21 @@ class Hazard:
     def load(self, values: Sequence[Any]) -> None:
         """Takes back what `dump` gave. Raises ValueError for anything else."""
         count, since, looks_since, weight, *lists = values
-        numbers = [float(number) for number in (count, since, looks_since, weight)]
-        lists = [[float(value) for value in each] for each in lists]
+        try:
+            numbers = [float(number) for number in (count, since, looks_since, weight)]
+            lists = [[float(value) for value in each] for each in lists]
+        except OverflowError as error:
+            raise ValueError("what was learned has to be finite numbers") from error
         if [len(each) for each in lists] != [BINS, BINS, BINS + 1]:
             raise ValueError("these are not the bins of this version")
-        if not all(map(math.isfinite, (*numbers, *lists[0], *lists[1], *lists[2]))) or numbers[3] <= 0:
+        if not all(map(math.isfinite, (*numbers, *lists[0], *lists[1], *lists[2]))):
             raise ValueError("what was learned has to be finite numbers")
         if min(numbers) < 0 or min(lists[0]) < 0 or min(lists[1]) < 0:
             raise ValueError("counts and times at risk are not negative")
+        if not 1 <= numbers[3] <= RESCALE_ABOVE or sum(lists[0]) > (MEMORY_EVENTS + 1) * numbers[3]:
+            raise ValueError("no more events count than the memory holds")
+        if max(map(abs, (*lists[1], *lists[2]))) > LARGEST * numbers[3]:
+            raise ValueError("nobody can have looked for so long")
         self.count, self._weight = numbers[0], numbers[3]
         self.since, self.looks_since = int(numbers[1]), int(numbers[2])
         self._events, self._exposure, self._cover = lists

@@ -9,7 +9,9 @@ edge of least cost, refined by the parabola through its neighbours. All ages are
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 from relay.core.planner.hazard import BINS, EDGES, WIDTHS, bin_of
 
@@ -72,15 +74,16 @@ def _constant(rate: float, price: float) -> tuple[float, float, float, float]:
 
 
 def _refined(costs: list[float], first: int, best: int) -> float:
-    """Where the parabola through the costs at the best edge and beside it is least. `costs[k]` is edge first + k."""
+    """Where the parabola through the costs at the best edge and beside it is least. `costs[k]` is edge first + k.
+
+    The best edge is the first of its cost, so the parabola opens upwards.
+    """
     k = best - first
     if k == 0 or k + 1 >= len(costs):
         return EDGES[best]
     a, b, c = EDGES[best - 1], EDGES[best], EDGES[best + 1]
     fa, fb, fc = costs[k - 1], costs[k], costs[k + 1]
     below = (b - a) * (fb - fc) - (b - c) * (fb - fa)
-    if below == 0:
-        return b
     found = b - 0.5 * ((b - a) ** 2 * (fb - fc) - (b - c) ** 2 * (fb - fa)) / below
     return min(max(found, a), c)
 
@@ -131,9 +134,9 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
     cost, looks, delay = table.cost, table.looks, table.delay
     ahead = _ahead(run_rates, run)
     kept = [math.exp(-rate * width) for rate, width in zip(rates, WIDTHS, strict=True)]
-    step, cost_end, looks_end, delay_end = _constant(rates[BINS - 1], price)
-    table.step[BINS], table.next[BINS] = step, EDGES[BINS] + step
-    cost[BINS], looks[BINS], delay[BINS] = cost_end + run.cost[0], looks_end + run.looks[0], delay_end + run.delay[0]
+    steady = _Steady(ahead)
+    table.step[BINS], cost[BINS], looks[BINS], delay[BINS] = steady.of(rates[BINS - 1], price)
+    table.next[BINS] = EDGES[BINS] + table.step[BINS]
     total, total_looks, total_delay = ahead
     reach = BINS
     # Of what starts in bin k, per job that waits at the edge i: the sum over i <= k < j of share * cost from there on.
@@ -158,14 +161,14 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
             if price + started > best and EDGES[j] > settled:
                 reach = j
                 break
-        interval, cost_here, looks_here, delay_here = _constant(rates[i], price)
-        if interval + wait < WIDTHS[i]:
-            closed = (cost_here + run.cost[0]) * (1 - q) + q * cost[i + 1]
+        step, cost_here, looks_here, delay_here = steady.of(rates[i], price)
+        if step < WIDTHS[i]:
+            closed = cost_here * (1 - q) + q * cost[i + 1]
             if closed < best:
-                table.step[i], table.next[i] = interval + wait, EDGES[i] + interval + wait
+                table.step[i], table.next[i] = step, EDGES[i] + step
                 cost[i] = closed
-                looks[i] = (looks_here + run.looks[0]) * (1 - q) + q * looks[i + 1]
-                delay[i] = (delay_here + run.delay[0]) * (1 - q) + q * delay[i + 1]
+                looks[i] = looks_here * (1 - q) + q * looks[i + 1]
+                delay[i] = delay_here * (1 - q) + q * delay[i + 1]
                 continue
         cost[i] = best
         table.next[i] = _refined(costs, i + 1, best_j)
@@ -179,6 +182,43 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
         looks[i] = n + share * looks[best_j]
         delay[i] = d + share * delay[best_j]
     return table
+
+
+class _Steady:
+    """Looks at a wait with a constant hazard, a step apart: the start may have come at any moment since the last."""
+
+    __slots__ = ("_gain", "_means")
+
+    def __init__(self, ahead: tuple[list[float], list[float], list[float]]) -> None:
+        # On average over the looks that come up to each edge after a start: the cost, looks and delay from there on.
+        self._means = [_running_means(values) for values in ahead]
+        # What a longer step adds to that cost, times the step squared: where it reaches price / rate, the step is best.
+        gain, least = [], 0.0
+        for total, mean, edge in zip(ahead[0], self._means[0], EDGES, strict=True):
+            least = max(least, (total - mean) * edge)
+            gain.append(least)
+        self._gain = gain
+
+    def of(self, rate: float, price: float) -> tuple[float, float, float, float]:
+        """The time between looks, and the cost, looks and delay until the end is found."""
+        rate = max(rate, NEVER)
+        wanted = price / rate
+        at = min(bisect_left(self._gain, wanted), BINS)
+        below, above = self._gain[at - 1], self._gain[at]
+        part = min((wanted - below) / (above - below), 1.0) if above > below else 1.0
+        step = EDGES[at - 1] + WIDTHS[at - 1] * part
+        looks = -1 / math.expm1(-rate * step)
+        cost, later_looks, delay = (values[at - 1] + (values[at] - values[at - 1]) * part for values in self._means)
+        return step, price * looks + cost, looks + later_looks, delay
+
+
+def _running_means(values: Sequence[float]) -> list[float]:
+    """The mean from 0 to each edge of what goes straight from value to value."""
+    area, means = 0.0, [values[0]]
+    for (a, b), width, edge in zip(pairwise(values), WIDTHS, EDGES[1:], strict=False):
+        area += (a + b) / 2 * width
+        means.append(area / edge)
+    return means
 
 
 def _ahead(rates: Sequence[float], run: Table) -> tuple[list[float], list[float], list[float]]:

@@ -1,0 +1,279 @@
+"""The forecast: the delay that was measured, and what other budgets would make of it."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core.planner.classes import LANE, NEW, RUN, Book, JobClass
+from relay.core.planner.forecast import (
+    EVERY_UNITS,
+    JUDGED_KINDS,
+    MAX_KINDS,
+    MEASURED_ENDS,
+    MEMORY_ENDS,
+    RUNGS,
+    Forecast,
+)
+from relay.core.planner.inspection import Table
+from relay.core.planner.price import CEILING, FLOOR, Price
+
+NOW = 1_779_271_200.0
+
+
+def work_off(forecast: Forecast, now: float) -> int:
+    pieces = 0
+    while forecast.work(now):
+        pieces += 1
+        assert pieces < 1_000
+    return pieces
+
+
+def measured(forecast: Forecast, *delays: float) -> None:
+    for delay in delays:
+        forecast.ended(delay)
+
+
+def make(unit: float = 1.0, price: float = 1.0) -> tuple[Forecast, Book, Price]:
+    book, made = Book(unit), Price(unit)
+    made.load(price, 0)
+    return Forecast(book, made), book, made
+
+
+def table(looks: float, delay: float) -> Table:
+    found = Table()
+    found.looks[0], found.delay[0] = looks, delay
+    return found
+
+
+def tables(of: JobClass, kind: int, rung: int, *, cheaper: Table, here: Table, dearer: Table) -> None:
+    of.edition.tables |= {(kind, rung - RUNGS): cheaper, (kind, rung): here, (kind, rung + RUNGS): dearer}
+
+
+# --- this budget
+
+
+def test_of_nothing_nothing_is_foretold() -> None:
+    forecast, _, _ = make()
+    assert forecast.expected(0.5) == (None, None, None)
+    assert not forecast.work(NOW)
+
+
+def test_what_is_stated_is_the_mean_of_what_was_measured() -> None:
+    forecast, book, _ = make()
+    forecast.began(book.of("a", ""), NEW)
+    work_off(forecast, NOW)
+    delays = [float(each % 7) for each in range(200)]
+    measured(forecast, *delays)
+    assert forecast.ends == 200
+    assert forecast.expected(0.9)[0] == pytest.approx(sum(delays) / len(delays))
+
+
+def test_old_delays_are_forgotten() -> None:
+    forecast, _, _ = make()
+    measured(forecast, *[10.0] * 1_000, *[2.0] * MEMORY_ENDS)
+    here, *others = forecast.expected(0.9)
+    assert here == pytest.approx(2 + 8 / math.e, rel=0.01)
+    assert others == [None, None]
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.1])
+def test_before_enough_was_measured_the_tables_say_what_to_expect(unit: float) -> None:
+    forecast, book, price = make(unit)
+    of = book.of("a", "")
+    forecast.began(of, NEW)
+    measured(forecast, *[99.0] * (MEASURED_ENDS - 1))
+    assert forecast.expected(0.9)[0] is None
+    work_off(forecast, NOW)
+    expected = of.edition.table(NEW, price.rung(1.0)).delay[0] * unit
+    assert forecast.expected(0.9)[0] == pytest.approx(expected)
+    measured(forecast, 99.0)
+    assert forecast.expected(0.9)[0] == pytest.approx(99.0)
+
+
+def test_kinds_count_by_how_often_they_came_of_late() -> None:
+    forecast, book, price = make()
+    rung = price.rung(1.0)
+    for name, delay in (("a", 1.0), ("b", 9.0)):
+        tables(
+            book.of(name, ""), NEW, rung, cheaper=table(4, delay / 2), here=table(2, delay), dearer=table(1, delay * 2)
+        )
+    for _ in range(100):
+        forecast.began(book.of("a", ""), NEW)
+    for _ in range(300):
+        forecast.began(book.of("b", ""), NEW)
+    work_off(forecast, NOW)
+    assert forecast.expected(1.0)[0] == pytest.approx(7.0, abs=0.7)
+    for _ in range(2_000):
+        forecast.began(book.of("a", ""), NEW)
+    assert forecast.expected(1.0)[0] == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_count_goes_on_for_ever() -> None:
+    forecast, book, _ = make()
+    for _ in range(100_000):  # far more than a float has room for without being scaled back
+        forecast.began(book.of("a", ""), NEW)
+    forecast.began(book.of("b", ""), RUN)
+    work_off(forecast, NOW)
+    here = book.of("a", "").edition.table(NEW, 0).delay[0]
+    assert forecast.expected(1.0)[0] == pytest.approx(here, rel=0.02)
+
+
+def test_only_so_many_kinds_are_counted_and_the_rarest_goes() -> None:
+    forecast, book, _ = make()
+    often = book.of("often", "")
+    for _ in range(5):
+        forecast.began(often, NEW)
+    for number in range(2 * MAX_KINDS):
+        forecast.began(book.of(str(number), ""), NEW)
+    # One judgement sees what there is to do, and makes three rungs of the most frequent kinds.
+    assert work_off(forecast, NOW) == 1 + 3 * JUDGED_KINDS
+    assert len(often.edition.tables) == 6  # each with the run's
+
+
+# --- other budgets
+
+
+@pytest.mark.parametrize(("price", "most"), [(0.2, 3.0), (1.0, 4.0), (30.0, 10.0)])
+def test_double_the_budget_halves_the_delay_or_so(price: float, most: float) -> None:
+    """With half of it the delay doubles, and more so the nearer to one look a job it is already."""
+    forecast, book, _ = make(price=price)
+    of = book.of("a", "")
+    rng = random.Random(1)
+    for _ in range(200):
+        book.happened(of, RUN, 0.0, rng.lognormvariate(3.0, 1.0))
+        book.happened(of, NEW, 0.0, rng.lognormvariate(0.0, 0.5))
+        forecast.began(of, NEW)
+    while book.work():
+        pass
+    work_off(forecast, NOW)
+    measured(forecast, *[5.0] * 50)
+    here, double, half = forecast.expected(1.0)
+    assert here == pytest.approx(5.0)
+    assert double is not None
+    assert half is not None
+    assert 1.0 < double < 4.0
+    assert 6.5 < half < 5.0 * most
+
+
+groups = st.lists(st.tuples(st.floats(-1.0, 7.0), st.floats(0.0, 1.5), st.integers(1, 40)), max_size=3)
+
+
+@settings(max_examples=15)
+@given(
+    starts=groups,
+    runs=groups,
+    kind=st.sampled_from([NEW, LANE]),
+    price=st.floats(FLOOR, 200.0),
+    use=st.floats(0, 1),
+    delays=st.lists(st.floats(0, 1e4), max_size=30),
+)
+def test_double_the_budget_is_never_later_and_half_never_sooner(
+    starts: list[tuple[float, float, int]],
+    runs: list[tuple[float, float, int]],
+    kind: int,
+    price: float,
+    use: float,
+    delays: list[float],
+) -> None:
+    forecast, book, _ = make(price=price)
+    of, rng = book.of("a", ""), random.Random(2)
+    for which, found in ((kind, starts), (RUN, runs)):
+        for middle, spread, count in found:
+            for _ in range(count):
+                book.happened(of, which, 0.0, rng.lognormvariate(middle, spread))
+    while book.work():
+        pass
+    forecast.began(of, kind)
+    work_off(forecast, NOW)
+    measured(forecast, *delays)
+    here, double, half = forecast.expected(use)
+    assert here is not None
+    assert double is not None
+    assert half is not None
+    assert 0 <= double <= here <= half < math.inf
+
+
+def judged(price: float, cheaper: Table, here: Table, dearer: Table) -> Forecast:
+    forecast, book, made = make(price=price)
+    tables(book.of("a", ""), NEW, made.rung(1.0), cheaper=cheaper, here=here, dearer=dearer)
+    forecast.began(book.of("a", ""), NEW)
+    work_off(forecast, NOW)
+    measured(forecast, *[8.0] * MEASURED_ENDS)
+    return forecast
+
+
+def test_the_delay_goes_with_a_power_of_the_looks() -> None:
+    forecast = judged(1.0, cheaper=table(8, 1.0), here=table(4, 4.0), dearer=table(2, 8.0))
+    assert forecast.expected(1.0) == pytest.approx((8.0, 2.0, 16.0))
+
+
+def test_at_the_floor_more_requests_would_be_of_no_use() -> None:
+    forecast = judged(FLOOR, cheaper=table(8, 1.0), here=table(4, 4.0), dearer=table(2, 8.0))
+    assert forecast.expected(1.0) == pytest.approx((8.0, 8.0, 16.0))
+
+
+@pytest.mark.parametrize(("use", "half"), [(0.0, 8.0), (0.2, 8.0), (0.5, 8.0), (0.8, 12.8), (1.0, 16.0)])
+def test_half_of_a_budget_is_felt_only_where_more_than_half_is_used(use: float, half: float) -> None:
+    forecast = judged(FLOOR, cheaper=table(8, 1.0), here=table(4, 4.0), dearer=table(2, 8.0))
+    assert forecast.expected(use)[2] == pytest.approx(half)
+
+
+def test_where_looks_can_not_become_fewer_the_budget_makes_no_difference() -> None:
+    same = table(1.0, 4.0)
+    forecast = judged(CEILING, cheaper=same, here=same, dearer=table(1.0, 5.0))
+    assert forecast.expected(1.0) == pytest.approx((8.0, 8.0, 8.0))
+
+
+@pytest.mark.parametrize("looks", [1.5, 1.1, 1.01, 1.0001, 1.000003])
+def test_where_looks_can_hardly_become_fewer_the_forecast_stays_within_bounds(looks: float) -> None:
+    forecast = judged(100.0, cheaper=table(looks + 0.00001, 1.0), here=table(looks, 4.0), dearer=table(1.0, 8.0))
+    here, double, half = forecast.expected(1.0)
+    assert here is not None
+    assert double is not None
+    assert half is not None
+    assert here / 16 <= double < here < half <= here * 16
+
+
+def test_a_table_that_errs_does_not_turn_the_forecast_around() -> None:
+    forecast = judged(1.0, cheaper=table(8, 5.0), here=table(4, 4.0), dearer=table(2, 3.0))
+    assert forecast.expected(1.0) == pytest.approx((8.0, 8.0, 8.0))
+
+
+# --- work between decisions
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.1])
+def test_other_budgets_are_judged_a_table_at_a_time_and_not_too_often(unit: float) -> None:
+    forecast, book, price = make(unit)
+    of = book.of("a", "")
+    forecast.began(of, NEW)
+    assert forecast.work(NOW)  # it sees what there is to do, and does none of it yet
+    assert of.edition.tables == {}
+    made = 0
+    while forecast.work(NOW):
+        assert len(of.edition.tables) - made <= 2  # a wait's table, and its run's
+        made = len(of.edition.tables)
+    assert made == 6
+    assert (NEW, price.rung(1.0) + RUNGS) in of.edition.tables
+    assert of.edition.used == set()  # no plan was made from them
+    assert work_off(forecast, NOW + 0.9 * EVERY_UNITS * unit) == 0
+    assert work_off(forecast, NOW + 1.1 * EVERY_UNITS * unit) == 4
+
+
+def test_a_judgement_that_a_new_edition_came_between_is_left_for_the_next() -> None:
+    forecast, book, _ = make()
+    of = book.of("a", "")
+    forecast.began(of, NEW)
+    forecast.work(NOW)
+    assert forecast.work(NOW)
+    for _ in range(10):
+        book.happened(of, NEW, 0.0, 5.0)
+    while book.work():
+        pass
+    work_off(forecast, NOW)
+    assert forecast.expected(1.0)[1:] == (None, None)
+    work_off(forecast, NOW + 2 * EVERY_UNITS)
+    assert None not in forecast.expected(1.0)

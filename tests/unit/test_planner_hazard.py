@@ -1,0 +1,493 @@
+"""Hazards learned from looks: positive, soon forgotten, and unbiased however lives are cut off."""
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.planner.hazard import (
+    BINS,
+    EDGES,
+    GROWTH,
+    MEMORY_EVENTS,
+    PSEUDO_JOBS,
+    RESCALE_ABOVE,
+    WIDTHS,
+    Hazard,
+    bin_of,
+    lomax,
+)
+
+FLAT = (0.1,) * BINS
+PRIOR = lomax(10.0)
+Law = Callable[[random.Random], float]
+
+ages = st.floats(0, 2e5) | st.sampled_from(EDGES) | st.floats(0, 30)
+floats_a_bin = st.lists(st.floats(1e-6, 5.0), min_size=8, max_size=8).map(lambda few: (few * BINS)[:BINS])
+looks = st.tuples(st.sampled_from(["survived", "happened", "between"]), ages, ages)
+
+
+def teach(hazard: Hazard, found: Sequence[tuple[str, float, float]]) -> None:
+    for what, a, b in found:
+        since, age = min(a, b), max(a, b)
+        if what == "survived":
+            hazard.survived(since, age)
+        elif what == "happened":
+            hazard.happened(since, age)
+        else:
+            hazard.happened_between(since, age, FLAT)
+
+
+def alive_at(rates: Sequence[float], age: float) -> float:
+    """The share that lives to an age, by these hazards."""
+    return math.exp(
+        -sum(rate * min(max(age - a, 0.0), b - a) for rate, (a, b) in zip(rates, pairwise(EDGES), strict=True))
+    )
+
+
+def median_of(rates: Sequence[float]) -> float:
+    low, high = 0.0, EDGES[-1]
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if alive_at(rates, middle) > 0.5 else (low, middle)
+    return low
+
+
+def seen(hazard: Hazard) -> tuple[list[float], list[float]]:
+    """Events and time at risk in each bin, what is new counting 1."""
+    _, _, _, weight, events, exposure, cover = hazard.dump()
+    whole, risk = 0.0, []
+    for at, width in enumerate(WIDTHS):
+        whole += cover[at]
+        risk.append((exposure[at] + whole * width) / weight)
+    return [each / weight for each in events], risk
+
+
+def lognormal(median: float, sigma: float) -> Law:
+    return lambda rng: rng.lognormvariate(math.log(median), sigma)
+
+
+def bimodal(rng: random.Random) -> float:
+    return rng.lognormvariate(math.log(10.0), 0.1) if rng.random() < 0.8 else rng.lognormvariate(math.log(900.0), 0.1)
+
+
+def live(law: Law, rng: random.Random, *, enters: bool, leaves: float | None) -> Iterator[tuple[float, float, float]]:
+    """Looks at one life: since when, until when, and when it ends. It may be known late, and be lost before its end."""
+    life = law(rng)
+    age = rng.uniform(0.0, 10.0) if enters else 0.0
+    gone = math.inf if leaves is None else rng.expovariate(1 / leaves)
+    while age < life and age < gone:
+        found = min(age + 0.3 + 0.5 * age * rng.random(), gone)
+        yield age, found, life
+        age = found
+
+
+def learn_exactly(
+    law: Law, seed: int, events: int, *, enters: bool = False, leaves: float | None = None, into: Hazard | None = None
+) -> Hazard:
+    """Of lives whose end is told exactly by the look that finds it."""
+    rng, hazard = random.Random(seed), into or Hazard()
+    enough = hazard.count + events
+    while hazard.count < enough:
+        for since, age, life in live(law, rng, enters=enters, leaves=leaves):
+            if life <= age:
+                hazard.happened(since, life)
+            else:
+                hazard.survived(since, age)
+    return hazard
+
+
+def learn_between(
+    law: Law, seed: int, events: int, *, enters: bool = False, leaves: float | None = None, into: Hazard | None = None
+) -> Hazard:
+    """Of lives of which is only known between which looks they ended."""
+    rng, hazard = random.Random(seed), into or Hazard()
+    rates, fitted, enough = hazard.rates(PRIOR), hazard.count, hazard.count + events
+    while hazard.count < enough:
+        if hazard.count >= fitted + 40:
+            rates, fitted = hazard.rates(PRIOR), hazard.count
+        for since, age, life in live(law, rng, enters=enters, leaves=leaves):
+            if life <= age:
+                hazard.happened_between(since, age, rates)
+            else:
+                hazard.survived(since, age)
+    return hazard
+
+
+# --- the bins
+
+
+def test_bins_are_contiguous_and_grow_by_a_tenth() -> None:
+    assert EDGES[0] == 0
+    assert EDGES[-1] > 1e5
+    assert len(WIDTHS) == BINS == len(EDGES) - 1
+    assert all(a < b for a, b in pairwise(EDGES))
+    assert all(b / a == pytest.approx(1.1) for a, b in pairwise(EDGES) if a >= 1)
+
+
+def test_an_edge_and_its_neighbours_are_in_the_right_bins() -> None:
+    """Else time at risk is now and then a little below 0, and what was learned would be refused after a restart."""
+    for at, edge in enumerate(EDGES):
+        assert bin_of(edge) == min(at, BINS - 1)
+        assert bin_of(math.nextafter(edge, math.inf)) == min(at, BINS - 1)
+        assert bin_of(math.nextafter(edge, -math.inf)) == max(at - 1, 0)
+
+
+@given(ages)
+def test_an_age_is_in_its_bin(age: float) -> None:
+    at = bin_of(age)
+    assert 0 <= at < BINS
+    assert EDGES[at] <= age
+    assert age < EDGES[at + 1] or at == BINS - 1
+
+
+def test_ages_before_the_first_edge_and_after_the_last_have_a_bin() -> None:
+    assert bin_of(-1.0) == 0
+    assert bin_of(1e12) == BINS - 1
+
+
+# --- the prior
+
+
+@given(st.floats(2.0, 1000))
+def test_the_prior_lives_by_its_law(scale: float) -> None:
+    rates = lomax(scale)
+    assert all(a > b > 0 for a, b in pairwise(rates))
+    for age in (0.5 * scale, scale, 5 * scale, 30 * scale):
+        assert alive_at(rates, age) == pytest.approx(scale / (scale + age), rel=0.03)
+
+
+@given(floats_a_bin)
+def test_what_has_learned_nothing_is_its_prior(prior: list[float]) -> None:
+    assert Hazard().rates(prior) == pytest.approx(prior)
+
+
+def test_a_prior_weighs_a_few_jobs() -> None:
+    hazard = Hazard()
+    for _ in range(3):
+        hazard.happened(0.0, 30.0)
+    few = median_of(hazard.rates(lomax(1.0)))
+    for _ in range(300):
+        hazard.happened(0.0, 30.0)
+    assert 1.0 < few < 25.0
+    assert median_of(hazard.rates(lomax(1.0))) == pytest.approx(30.0, rel=0.1)
+    assert PSEUDO_JOBS < 5
+
+
+# --- what looks teach
+
+
+@given(st.lists(looks, max_size=40))
+def test_hazards_are_positive_and_finite_whatever_was_seen(found: list[tuple[str, float, float]]) -> None:
+    hazard = Hazard()
+    teach(hazard, found)
+    rates = hazard.rates(PRIOR)
+    assert len(rates) == BINS
+    assert all(0 < rate < math.inf for rate in rates)
+    assert hazard.since == hazard.looks_since == 0
+
+
+@given(st.lists(st.tuples(ages, ages), max_size=30))
+def test_every_moment_at_risk_is_counted_once_and_in_its_bin(found: list[tuple[float, float]]) -> None:
+    hazard, expected = Hazard(), [0.0] * BINS
+    for a, b in found:
+        hazard.survived(a, b)
+        for at in range(BINS):
+            expected[at] += max(min(b, EDGES[at + 1]) - max(a, EDGES[at]), 0.0)
+    events, risk = seen(hazard)
+    assert not any(events)
+    assert risk == pytest.approx(expected, abs=1e-6)
+    assert hazard.looks_since == sum(b > a for a, b in found)
+    assert hazard.count == hazard.since == 0
+
+
+@given(since=ages, age=ages)
+def test_an_event_counts_once_and_in_its_bin(since: float, age: float) -> None:
+    since, age = min(since, age), max(since, age)
+    hazard = Hazard()
+    hazard.happened(since, age)
+    events, risk = seen(hazard)
+    assert hazard.count == hazard.since == 1
+    assert events[bin_of(age)] == pytest.approx(1)
+    assert sum(events) == pytest.approx(1)
+    assert sum(risk) == pytest.approx(min(age, EDGES[-1]) - min(since, EDGES[-1]), abs=1e-6)
+
+
+@given(since=ages, age=ages, rates=floats_a_bin)
+def test_an_event_somewhere_between_counts_once_and_there(since: float, age: float, rates: list[float]) -> None:
+    since, age = min(since, age), max(since, age)
+    hazard = Hazard()
+    hazard.happened_between(since, age, rates)
+    events, risk = seen(hazard)
+    assert hazard.count == hazard.since == 1
+    assert sum(events) == pytest.approx(1)
+    assert all(each >= 0 for each in (*events, *risk))
+    assert not any(events[: bin_of(since)])
+    assert not any(events[bin_of(age) + 1 :])
+    assert sum(risk) <= (age - since) * (1 + 1e-9)
+
+
+def test_an_event_between_is_spread_as_the_hazards_make_it_likely() -> None:
+    rates = [0.05] * BINS
+    rates[bin_of(5.0)] = 2.0
+    hazard = Hazard()
+    hazard.happened_between(2.0, 9.0, rates)
+    events, risk = seen(hazard)
+    ended, alive = [], 1.0
+    for rate, (a, b) in zip(rates, pairwise(EDGES), strict=True):
+        gone = alive * -math.expm1(-rate * max(min(9.0, b) - max(2.0, a), 0.0))
+        ended.append(gone)
+        alive -= gone
+    ended = [gone / (1 - alive) for gone in ended]
+    assert events == pytest.approx(ended)
+    assert max(range(BINS), key=events.__getitem__) == bin_of(5.0)
+    middles = [(max(a, 2.0) + min(b, 9.0)) / 2 for a, b in pairwise(EDGES)]
+    assert sum(risk) == pytest.approx(sum(share * (at - 2.0) for share, at in zip(ended, middles, strict=True)))
+
+
+def test_an_event_between_one_moment_and_itself_was_then() -> None:
+    between, exact = Hazard(), Hazard()
+    between.happened_between(7.0, 7.0, FLAT)
+    exact.happened(7.0, 7.0)
+    assert between.dump() == exact.dump()
+
+
+def test_no_time_passed_teaches_nothing() -> None:
+    hazard = Hazard()
+    hazard.survived(5.0, 5.0)
+    hazard.survived(5.0, 4.0)
+    assert hazard.dump() == Hazard().dump()
+
+
+@given(st.lists(looks, max_size=30))
+def test_looks_at_a_life_teach_what_one_look_at_its_end_does(found: list[tuple[str, float, float]]) -> None:
+    """However many looks a wait is cut into: time at risk adds up."""
+    often, once = Hazard(), Hazard()
+    for _, a, b in found:
+        since, age = min(a, b), max(a, b)
+        middle = (since + age) / 2
+        often.survived(since, middle)
+        often.survived(middle, age)
+        once.survived(since, age)
+    assert seen(often)[1] == pytest.approx(seen(once)[1], abs=1e-6)
+
+
+# --- nearness to the truth
+
+
+LAWS: dict[str, tuple[Law, list[float]]] = {
+    "lognormal": (lognormal(7.0, 0.6), [4.0, 7.0, 10.0, 16.0]),
+    "heavy": (lognormal(20.0, 1.5), [3.0, 8.0, 20.0, 60.0, 200.0]),
+    "constant": (lambda rng: rng.expovariate(0.05), [5.0, 14.0, 30.0, 60.0]),
+    "bimodal": (bimodal, [6.5, 14.5, 100.0, 700.0]),
+}
+BIAS = 0.04
+"""Of the share that is still alive at an age, on average: what smoothing and the pseudo-jobs make of it."""
+NARROW_BIAS = 0.06
+"""The same where lives are so alike that most end within two bins: smoothing lets some more end beside these."""
+SPREAD = 0.1
+"""Of the same, in any one book of 400 events."""
+BOOKS = 4
+
+
+@cache
+def shares_alive(name: str) -> list[float]:
+    law, at = LAWS[name]
+    rng = random.Random(99)
+    lives = [law(rng) for _ in range(20_000)]
+    return [sum(life > age for life in lives) / len(lives) for age in at]
+
+
+@pytest.mark.parametrize("learn", [learn_exactly, learn_between])
+@pytest.mark.parametrize("cut", ["whole", "known late", "lost early", "both"])
+@pytest.mark.parametrize("name", LAWS)
+def test_what_looks_teach_is_the_true_law(learn: Callable[..., Hazard], cut: str, name: str) -> None:
+    """Lives that are cut off, on either side, do not bend it; nor does it when ends are known only to the look."""
+    law, at = LAWS[name]
+    leaves = (1000.0 if name == "bimodal" else 30.0) if cut in ("lost early", "both") else None
+    learned = [
+        learn(law, seed, MEMORY_EVENTS, enters=cut in ("known late", "both"), leaves=leaves).rates(PRIOR)
+        for seed in range(BOOKS)
+    ]
+    for age, truth in zip(at, shares_alive(name), strict=True):
+        shares = [alive_at(rates, age) for rates in learned]
+        assert sum(shares) / BOOKS == pytest.approx(truth, abs=NARROW_BIAS if name == "bimodal" else BIAS)
+        assert all(share == pytest.approx(truth, abs=SPREAD) for share in shares)
+
+
+def test_ends_alone_would_make_lives_seem_short() -> None:
+    """The fault that time at risk avoids: of lives that are lost early only the short ones are seen to end."""
+    law, rng = lognormal(20.0, 1.5), random.Random(1)
+    hazard, ended = Hazard(), []
+    while hazard.count < MEMORY_EVENTS:
+        for since, age, life in live(law, rng, enters=False, leaves=30.0):
+            if life <= age:
+                hazard.happened(since, life)
+                ended.append(life)
+            else:
+                hazard.survived(since, age)
+    assert sum(life > 20.0 for life in ended) / len(ended) < 0.5 - 4 * BIAS
+    assert alive_at(hazard.rates(PRIOR), 20.0) == pytest.approx(0.5, abs=BIAS)
+
+
+def test_time_at_risk_without_an_event_lowers_a_hazard() -> None:
+    hazard = learn_exactly(lognormal(7.0, 0.6), 1, 100)
+    before = hazard.rates(PRIOR)
+    for _ in range(100):
+        hazard.survived(5.0, 9.0)
+    after = hazard.rates(PRIOR)
+    assert after[bin_of(7.0)] < 0.7 * before[bin_of(7.0)]
+    assert after[bin_of(40.0)] == pytest.approx(before[bin_of(40.0)])
+
+
+# --- forgetting
+
+
+@pytest.mark.parametrize("learn", [learn_exactly, learn_between])
+@pytest.mark.parametrize(("before", "after"), [(7.0, 21.0), (21.0, 7.0)])
+def test_a_change_of_the_law_is_followed_within_a_few_hundred_events(
+    learn: Callable[..., Hazard], before: float, after: float
+) -> None:
+    hazard = Hazard()
+    way: dict[float, float] = {}
+    for events in (1_600, 200, 200, 400):
+        law = lognormal(after if way else before, 0.8)
+        learn(law, len(way), events, into=hazard)
+        way[hazard.count - 1_600] = math.log(median_of(hazard.rates(PRIOR)) / before) / math.log(after / before)
+    assert abs(way[0]) < 0.1
+    assert way[200] > 0.25
+    assert way[400] > 0.5
+    assert 0.75 < way[800] < 1.1
+
+
+def test_what_counts_is_never_more_than_the_memory() -> None:
+    hazard = Hazard()
+    for _ in range(5_000):
+        hazard.happened(0.0, 5.0)
+    events, risk = seen(hazard)
+    assert hazard.count == 5_000
+    assert hazard.effective_count == MEMORY_EVENTS
+    assert sum(events) == pytest.approx(MEMORY_EVENTS, rel=1e-3)
+    assert sum(risk) == pytest.approx(5.0 * MEMORY_EVENTS, rel=1e-3)
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_weights_that_grow_large_are_scaled_back(between: bool) -> None:
+    hazard = learn_exactly(lognormal(7.0, 0.6), 1, 50)
+    count, since, looks_since, weight, *lists = hazard.dump()
+    factor = RESCALE_ABOVE / weight
+    hazard.load([count, since, looks_since, RESCALE_ABOVE, *([v * factor for v in each] for each in lists)])
+    twin = learn_exactly(lognormal(7.0, 0.6), 1, 50)
+    for each in (hazard, twin):
+        if between:
+            each.happened_between(3.0, 9.0, FLAT)
+        else:
+            each.happened(3.0, 9.0)
+    assert hazard.dump()[3] == 1.0
+    assert twin.dump()[3] == pytest.approx(GROWTH**51)
+    assert hazard.rates(PRIOR) == pytest.approx(twin.rates(PRIOR))
+
+
+# --- priors that are another hazard's rates
+
+
+def test_a_prior_by_which_none_lives_on_can_be_leant_on() -> None:
+    """Where all starts come at once, the hazard there is so high that not even the pseudo-jobs live past it."""
+    at_once = Hazard()
+    for _ in range(300):
+        at_once.happened(0.0, 0.0)
+    prior = at_once.rates(PRIOR)
+    young = Hazard()
+    young.happened(0.0, 0.0)
+    rates = young.rates(prior)
+    assert all(0 < rate < math.inf for rate in rates)
+    assert rates[-1] == pytest.approx(prior[-1])
+
+
+# --- kept over a restart
+
+
+@given(st.lists(looks, max_size=30), st.lists(looks, max_size=5))
+def test_what_was_learned_comes_back_as_it_was(
+    found: list[tuple[str, float, float]], later: list[tuple[str, float, float]]
+) -> None:
+    hazard, back = Hazard(), Hazard()
+    teach(hazard, found)
+    back.load(json.loads(json.dumps(hazard.dump())))
+    assert back.dump() == hazard.dump()
+    for each in (hazard, back):
+        teach(each, later)
+    assert back.rates(PRIOR) == hazard.rates(PRIOR)
+
+
+GOOD = json.dumps(learn_exactly(lognormal(7.0, 0.6), 1, 5).dump())
+
+
+def spoiled(place: int, value: Any, at: int | None = None) -> list[Any]:
+    values: list[Any] = json.loads(GOOD)
+    if at is None:
+        values[place] = value
+    else:
+        values[place][at] = value
+    return values
+
+
+NONSENSE = [
+    [],
+    [1, 2, 3],
+    spoiled(0, -1),
+    spoiled(0, math.nan),
+    spoiled(1, -1),
+    spoiled(1, math.inf),
+    spoiled(2, -1),
+    spoiled(3, 0.0),
+    spoiled(3, -1.0),
+    spoiled(3, 1e-300),
+    spoiled(3, 1e300),
+    spoiled(3, 10**400),
+    spoiled(4, []),
+    spoiled(4, [0.0] * (BINS + 1)),
+    spoiled(4, -1e-3, 7),
+    spoiled(4, math.nan, 7),
+    spoiled(4, 1e300, 7),
+    spoiled(4, 10**400, 7),
+    spoiled(4, "much", 7),
+    spoiled(5, -1e-3, 7),
+    spoiled(5, math.inf, 7),
+    spoiled(5, 1e300, 7),
+    spoiled(6, math.inf, 7),
+    spoiled(6, 1e300, 7),
+    spoiled(6, -1e300, 7),
+    spoiled(6, [0.0] * BINS),
+]
+
+
+@pytest.mark.parametrize("values", NONSENSE)
+def test_what_can_not_have_been_learned_is_refused_and_nothing_is_taken_over(values: list[Any]) -> None:
+    hazard = learn_exactly(lognormal(7.0, 0.6), 2, 5)
+    before = json.dumps(hazard.dump())
+    with pytest.raises(ValueError):  # noqa: PT011
+        hazard.load(values)
+    assert json.dumps(hazard.dump()) == before
+
+
+@given(
+    place=st.integers(0, 6),
+    at=st.integers(0, BINS - 1),
+    value=st.floats() | st.integers() | st.none() | st.text() | st.lists(st.floats()),
+)
+def test_what_is_taken_over_gives_hazards_that_are_positive_and_finite(place: int, at: int, value: Any) -> None:
+    hazard = Hazard()
+    try:
+        hazard.load(spoiled(place, value, at if place > 3 else None))
+    except (ValueError, TypeError):
+        return
+    hazard.happened(3.0, 4.0)
+    assert all(0 < rate < math.inf for rate in hazard.rates(PRIOR))

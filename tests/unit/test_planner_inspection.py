@@ -1,0 +1,401 @@
+"""The inspection programme: no fixed look is better than the one it plans, and it foretells its own looks and delay."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core.planner.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
+from relay.core.planner.inspection import JUMP_BINS, START_WEIGHT, Table, run_table, wait_table
+
+Rates = tuple[float, ...]
+PRICES = [0.05, 0.3, 1.0, 5.0, 20.0, 100.0]
+FROM = [EDGES[bin_of(age)] for age in (0.0, 0.5, 1.0, 5.0, 12.0, 40.0, 250.0, 1_500.0)]
+"""Ages from which looks are tried, and how far ahead."""
+SELDOM = 1e-4
+"""Ages that fewer reach are left out: there bins are far wider than the law's own times."""
+AHEAD = [0.25 * 1.7**power for power in range(19)]
+
+prices = st.floats(math.log(0.05), math.log(100.0)).map(math.exp)
+groups = st.lists(st.tuples(st.floats(-1.0, 9.0), st.floats(0.0, 1.5), st.integers(1, 60)), min_size=1, max_size=4)
+
+
+def learn(found: list[tuple[float, float, int]]) -> Rates:
+    """Of groups of lives: the logarithm of the median, its spread, and how many."""
+    rng, hazard = random.Random(7), Hazard()
+    for middle, spread, count in found:
+        for _ in range(count):
+            hazard.happened(0.0, rng.lognormvariate(middle, spread))
+    return hazard.rates(lomax(10.0))
+
+
+learned = groups.map(learn)
+"""Hazards as they may be learned: with as many modes, as narrow and as far apart as hypothesis likes."""
+
+
+def living(alive: Callable[[float], float]) -> Rates:
+    """The hazard in each bin of a law of which the share alive at an age is given."""
+    found: list[float] = []
+    for a, b in pairwise(EDGES):
+        known = alive(b) > 1e-12
+        found.append(max(math.log(alive(a) / alive(b)) / (b - a), 1e-9) if known else found[-1])
+    return tuple(found)
+
+
+def lognormal(median: float, sigma: float) -> Callable[[float], float]:
+    return lambda age: 1.0 if age <= 0 else 0.5 * math.erfc(math.log(age / median) / sigma / math.sqrt(2))
+
+
+def bimodal(age: float) -> float:
+    return 0.8 * lognormal(10.0, 0.1)(age) + 0.2 * lognormal(900.0, 0.1)(age)
+
+
+LAWS: dict[str, Rates] = {
+    "lognormal": living(lognormal(7.0, 0.6)),
+    "heavy": living(lognormal(20.0, 1.5)),
+    "bimodal": living(bimodal),
+    "prompt": (2.0,) * BINS,
+    "constant": (0.05,) * BINS,
+    "rare": (0.001,) * BINS,
+    "unknown": lomax(10.0),
+}
+WAITS = [
+    ("lognormal", "lognormal"),
+    ("lognormal", "bimodal"),
+    ("unknown", "lognormal"),
+    ("unknown", "bimodal"),
+    ("constant", "constant"),
+    ("prompt", "bimodal"),
+    ("rare", "lognormal"),
+    ("rare", "heavy"),
+    ("rare", "bimodal"),
+    ("bimodal", "heavy"),
+    ("heavy", "rare"),
+]
+
+
+# --- what a fixed look costs, by brute force
+
+
+class Lives:
+    """One law, integrated in small steps."""
+
+    def __init__(self, law: Rates) -> None:
+        self.law = law
+        self.gone = [0.0]
+        for rate, width in zip(law, WIDTHS, strict=True):
+            self.gone.append(self.gone[-1] + rate * width)
+
+    def alive(self, age: float) -> float:
+        """The share that lives to an age."""
+        at = bin_of(age)
+        return math.exp(-self.gone[at] - self.law[at] * (age - EDGES[at]))
+
+    def steps(self, since: float, age: float) -> list[tuple[float, float]]:
+        """From one age to another: steps within a bin and never longer than a twentieth of the way."""
+        found, longest = [since], (age - since) / 20
+        while found[-1] < age - 1e-9:
+            here = found[-1]
+            edge = next(each for each in EDGES[bin_of(here + 1e-9) :] if each > here + 1e-9)
+            found.append(min(here + longest, edge, age))
+        return list(pairwise(found))
+
+    def late(self, since: float, age: float) -> float:
+        """How long ago the event is on average, 0 where it has not been, at `age`, if it had not been at `since`."""
+        at_start = self.alive(since)
+        return sum(
+            (b - a) * (1 - (self.alive(a) + 4 * self.alive((a + b) / 2) + self.alive(b)) / 6 / at_start)
+            for a, b in self.steps(since, age)
+        )
+
+
+def cost_from(lives: Lives, table: Table, age: float) -> float:
+    """What the table's policy costs from any age on. Where it looks more than once a bin, an event is found at the same
+    cost anywhere in it, so that the next edge's cost counts by the share that lives to it."""
+    at = bin_of(age)
+    if table.step[at] == 0:
+        return table.at(table.cost, age)
+    kept = math.exp(-lives.law[at] * WIDTHS[at])
+    found = (table.cost[at] - kept * table.cost[at + 1]) / (1 - kept)
+    return found + (table.cost[at + 1] - found) * math.exp(-lives.law[at] * (EDGES[at + 1] - age))
+
+
+def cost_of_run_look(lives: Lives, table: Table, price: float, since: float, age: float) -> float:
+    """A look at `age` at what ran at `since`, and then as the table says."""
+    alive = lives.alive(age) / lives.alive(since)
+    return price + lives.late(since, age) + alive * cost_from(lives, table, age)
+
+
+class Started:
+    """What a job costs that is looked at so long after its start: worked out once on a fine grid."""
+
+    def __init__(self, runs: Lives, run: Table) -> None:
+        self._at = [0.0, *(0.1 * 1.03**power for power in range(440))]
+        late = 0.0
+        self._cost = [run.cost[0]]
+        for a, b in pairwise(self._at):
+            late += (b - a) * (1 - (runs.alive(a) + 4 * runs.alive((a + b) / 2) + runs.alive(b)) / 6)
+            self._cost.append(late + START_WEIGHT * b + runs.alive(b) * cost_from(runs, run, b))
+
+    def cost(self, since_start: float) -> float:
+        if since_start < 0.1:
+            at, share = 0, since_start / 0.1
+        else:
+            at = 1 + int(math.log(since_start / 0.1) / math.log(1.03))
+            share = (since_start - self._at[at]) / (self._at[at + 1] - self._at[at])
+        return self._cost[at] + (self._cost[at + 1] - self._cost[at]) * share
+
+
+def cost_of_wait_look(waits: Lives, started: Started, table: Table, price: float, since: float, age: float) -> float:
+    """A look at `age` at what waited at `since`, and then as the tables say."""
+    at_start = waits.alive(since)
+    found = price + waits.alive(age) / at_start * cost_from(waits, table, age)
+    for a, b in waits.steps(since, age):
+        found += (waits.alive(a) - waits.alive(b)) / at_start * started.cost(age - (a + b) / 2)
+    return found
+
+
+def no_look_is_better(
+    cost: Callable[[float, float], float], table: Table, lives: Lives, *, planned: float, own: float
+) -> None:
+    """Than the planned one: neither by what the table says of that, nor by what that really costs."""
+    for since in FROM:
+        if lives.alive(since) < SELDOM:
+            continue
+        looked = cost(since, table.next_look(since))
+        assert looked == pytest.approx(table.at(table.cost, since), rel=own)
+        for ahead in AHEAD:
+            if since + ahead < EDGES[-1]:
+                found = cost(since, since + ahead)
+                assert table.at(table.cost, since) <= found * (1 + planned), (since, ahead)
+                assert looked <= found * (1 + planned), (since, ahead)
+
+
+def check_run(law: Rates, price: float, *, planned: float, own: float) -> None:
+    lives, table = Lives(law), run_table(law, price)
+    no_look_is_better(
+        lambda since, age: cost_of_run_look(lives, table, price, since, age), table, lives, planned=planned, own=own
+    )
+
+
+def check_wait(law: Rates, run_law: Rates, price: float, *, planned: float, own: float) -> None:
+    run = run_table(run_law, price)
+    waits, table, started = Lives(law), wait_table(law, run_law, run, price), Started(Lives(run_law), run)
+    no_look_is_better(
+        lambda since, age: cost_of_wait_look(waits, started, table, price, since, age),
+        table,
+        waits,
+        planned=planned,
+        own=own,
+    )
+
+
+@pytest.mark.parametrize("price", PRICES)
+@pytest.mark.parametrize("law", LAWS)
+def test_no_fixed_look_at_a_run_is_better_than_the_planned_one(law: str, price: float) -> None:
+    check_run(LAWS[law], price, planned=0.035, own=0.025)
+
+
+@settings(max_examples=25)
+@given(law=learned, price=prices)
+def test_no_fixed_look_at_any_run_is_better(law: Rates, price: float) -> None:
+    check_run(law, price, planned=0.05, own=0.04)
+
+
+@pytest.mark.parametrize("price", [0.05, 1.0, 20.0, 100.0])
+@pytest.mark.parametrize(("law", "run_law"), WAITS)
+def test_no_fixed_look_at_a_wait_is_better_than_the_planned_one(law: str, run_law: str, price: float) -> None:
+    check_wait(LAWS[law], LAWS[run_law], price, planned=0.035, own=0.025)
+
+
+@settings(max_examples=15)
+@given(law=learned, run_law=learned, price=prices)
+def test_no_fixed_look_at_any_wait_is_better(law: Rates, run_law: Rates, price: float) -> None:
+    check_wait(law, run_law, price, planned=0.05, own=0.04)
+
+
+# --- what the tables foretell, by simulation
+
+
+def draw(law: Rates, rng: random.Random) -> list[float]:
+    """As many lives as there are jobs, in any order: one from each equal part of the law, so that few of them do."""
+    found, at, gone = [], 0, 0.0
+    for part in range(JOBS):
+        left = -math.log1p(-(part + rng.random()) / JOBS)
+        while at < BINS - 1 and left > gone + law[at] * WIDTHS[at]:
+            gone += law[at] * WIDTHS[at]
+            at += 1
+        found.append(EDGES[at] + (left - gone) / law[at])
+    rng.shuffle(found)
+    return found
+
+
+def look_until(table: Table, event: float, age: float) -> tuple[int, float]:
+    """How many looks it takes from an age on until one finds the event, and how late that one is."""
+    looks = 0
+    while True:
+        planned = table.next_look(age)
+        assert planned > age
+        age, looks = planned, looks + 1
+        if age >= event:
+            return looks, age - event
+
+
+JOBS = 1_000
+LOOKS, DELAY, COST = 0.08, 0.1, 0.035
+"""Looks and delay can be had for one another near the least cost: they differ more from what is foretold than that."""
+
+
+@pytest.mark.parametrize("price", PRICES)
+@pytest.mark.parametrize("law", LAWS)
+def test_a_run_takes_the_looks_and_the_delay_that_its_table_says(law: str, price: float) -> None:
+    rng, table = random.Random(11), run_table(LAWS[law], price)
+    found = [look_until(table, end, 0.0) for end in draw(LAWS[law], rng)]
+    looks, delay = sum(n for n, _ in found) / JOBS, sum(late for _, late in found) / JOBS
+    assert looks == pytest.approx(table.looks[0], rel=LOOKS)
+    assert delay == pytest.approx(table.delay[0], rel=DELAY)
+    assert price * looks + delay == pytest.approx(table.cost[0], rel=COST)
+
+
+@pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
+@pytest.mark.parametrize(("law", "run_law"), WAITS)
+def test_a_wait_takes_the_looks_and_the_delay_that_its_table_says(law: str, run_law: str, price: float) -> None:
+    rng, run = random.Random(13), run_table(LAWS[run_law], price)
+    table = wait_table(LAWS[law], LAWS[run_law], run, price)
+    looks = delay = unseen = 0.0
+    for start, length in zip(draw(LAWS[law], rng), draw(LAWS[run_law], rng), strict=True):
+        n, late = look_until(table, start, 0.0)
+        looks += n
+        unseen += late
+        if late < length:
+            n, late = look_until(run, length, late)
+            looks += n
+            delay += late
+        else:
+            delay += late - length
+    looks, delay, unseen = looks / JOBS, delay / JOBS, unseen / JOBS
+    cost = price * looks + delay + START_WEIGHT * unseen
+    assert looks == pytest.approx(table.looks[0], rel=LOOKS)
+    assert delay == pytest.approx(table.delay[0], rel=DELAY)
+    assert cost == pytest.approx(table.cost[0], rel=COST)
+
+
+# --- theory
+
+
+@cache
+def best_at_constant(rate: float, price: float) -> tuple[float, float]:
+    """The best time between looks at a constant hazard h, and its cost: exp(h x) - h x - 1 = price h."""
+    low, high = 0.0, 50.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if math.expm1(middle) - middle < price * rate else (low, middle)
+    return low / rate, (price + low / rate) / -math.expm1(-low) - 1 / rate
+
+
+@pytest.mark.parametrize("price", PRICES)
+@pytest.mark.parametrize("rate", [1e-3, 0.01, 0.05, 0.3, 2.0])
+def test_at_a_constant_hazard_looks_come_as_theory_says(rate: float, price: float) -> None:
+    table = run_table((rate,) * BINS, price)
+    interval, cost = best_at_constant(rate, price)
+    assert table.step[BINS] == pytest.approx(interval, rel=0.03 if price * rate < 1 else 0.25)
+    assert table.cost[BINS] == pytest.approx(cost, rel=0.005)
+    for at in range(0, BINS, 7):
+        assert cost * 0.999 <= table.cost[at] <= cost * 1.05
+        if table.step[at]:
+            assert table.step[at] == pytest.approx(interval, rel=0.03 if price * rate < 1 else 0.25)
+    assert table.next_look(2e5) == 2e5 + table.step[BINS]
+    assert table.at(table.cost, 2e5) == table.cost[BINS]
+
+
+def test_a_hazard_of_almost_nothing_is_looked_at_almost_never() -> None:
+    table = run_table((1e-15,) * BINS, 1.0)
+    assert table.next_look(0.0) > 5e4
+    assert all(math.isfinite(value) for column in (table.cost, table.looks, table.delay) for value in column)
+
+
+@pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
+@pytest.mark.parametrize("run_law", ["lognormal", "constant", "prompt"])
+def test_far_out_a_wait_with_a_constant_hazard_is_looked_at_in_the_best_steps(run_law: str, price: float) -> None:
+    """The start may have come at any moment since the last look: by brute force over the steps."""
+    rate, run = 0.001, run_table(LAWS[run_law], price)
+    table, started = wait_table((rate,) * BINS, LAWS[run_law], run, price), Started(Lives(LAWS[run_law]), run)
+
+    def cost(step: float) -> float:
+        parts = [step * (k + 0.5) / 200 for k in range(200)]
+        found = sum(math.exp(-rate * at) * started.cost(step - at) for at in parts) * rate * step / 200
+        return (price + found) / -math.expm1(-rate * step)
+
+    best = min(cost(1.0 * 1.05**power) for power in range(150))
+    assert cost(table.step[BINS]) == pytest.approx(best, rel=0.01)
+    assert table.cost[BINS] == pytest.approx(best, rel=0.02)
+
+
+# --- what holds of any table
+
+
+@settings(max_examples=20)
+@given(law=learned, price=prices)
+def test_a_run_costs_its_looks_and_its_delay(law: Rates, price: float) -> None:
+    table = run_table(law, price)
+    for cost, looks, delay in zip(table.cost, table.looks, table.delay, strict=True):
+        assert looks >= 1
+        assert delay > 0
+        assert cost == pytest.approx(price * looks + delay, rel=1e-6)
+
+
+@settings(max_examples=15)
+@given(law=learned, run_law=learned, price=prices)
+def test_a_wait_costs_its_looks_and_its_delay_and_the_time_that_its_start_is_not_seen(
+    law: Rates, run_law: Rates, price: float
+) -> None:
+    table = wait_table(law, run_law, run_table(run_law, price), price)
+    for cost, looks, delay in zip(table.cost, table.looks, table.delay, strict=True):
+        assert looks >= 1
+        assert delay > 0
+        assert price * looks + delay <= cost * (1 + 1e-6)
+
+
+@settings(max_examples=15)
+@given(law=learned, price=prices, ratio=st.floats(1.5, 20))
+def test_a_dearer_look_comes_later(law: Rates, price: float, ratio: float) -> None:
+    cheap, dear = run_table(law, price), run_table(law, price * ratio)
+    assert dear.cost[0] > cheap.cost[0]
+    assert dear.looks[0] <= cheap.looks[0] * (1 + 1e-9)
+    assert dear.delay[0] >= cheap.delay[0] * (1 - 1e-9)
+
+
+@settings(max_examples=20)
+@given(law=learned, run_law=learned, price=prices, ages=st.lists(st.floats(0, 2e5), max_size=30))
+def test_the_next_look_always_comes_later(law: Rates, run_law: Rates, price: float, ages: list[float]) -> None:
+    run = run_table(law, price)
+    for table in (run, wait_table(run_law, law, run, price)):
+        for age in (*ages, *EDGES):
+            assert age < table.next_look(age) < math.inf
+
+
+def test_between_two_edges_with_looks_far_apart_the_nearer_one_is_followed() -> None:
+    """Half way between a look at the first mode and one at the second there is no event to be found."""
+    table = Table()
+    at = bin_of(11.0)
+    table.next[at], table.next[at + 1] = 13.0, 800.0
+    middle = (EDGES[at] + EDGES[at + 1]) / 2
+    assert table.next_look(middle - 0.1) == 13.0
+    assert table.next_look(middle + 0.1) == 800.0
+    table.next[at + 1] = 13.0 + JUMP_BINS
+    assert table.next_look(middle) == pytest.approx(13.0 + JUMP_BINS / 2)
+    assert table.at(table.next, middle) == pytest.approx(13.0 + JUMP_BINS / 2)
+
+
+def test_a_table_is_a_pure_function_of_its_hazards_and_price() -> None:
+    def made() -> list[Sequence[float]]:
+        run = run_table(LAWS["heavy"], 2.0)
+        wait = wait_table(LAWS["unknown"], LAWS["heavy"], run, 2.0)
+        return [column for each in (run, wait) for column in (each.cost, each.next, each.looks, each.delay, each.step)]
+
+    assert made() == made()

@@ -1,0 +1,237 @@
+"""What one look teaches: what happened since the state was last known, and for how long nothing did."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.planner.classes import NEW, RETRY, RUN, SCHEDULED, Book, JobClass
+from relay.core.planner.items import Reading
+from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.lessons import learn
+
+NOW = 1_779_271_200.0
+
+
+class Told(Book):
+    """A book that also keeps what it was told, ages as they are: what, of which kind, since when, at what age."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+        self.lessons: list[tuple[str, int, float, float]] = []
+
+    def survived(self, of: JobClass, kind: int, since: float, age: float) -> None:
+        super().survived(of, kind, since, age)
+        self.lessons.append(("survived", kind, since, age))
+
+    def happened(self, of: JobClass, kind: int, since: float, age: float) -> None:
+        super().happened(of, kind, since, age)
+        self.lessons.append(("happened", kind, since, age))
+
+    def happened_between(self, of: JobClass, kind: int, since: float, age: float) -> None:
+        super().happened_between(of, kind, since, age)
+        self.lessons.append(("between", kind, since, age))
+
+
+def job_of(book: Book, phase: int, *, anchor: float, seen: float, kind: int = SCHEDULED) -> Job:
+    job = Job("a", 60.0, NOW + seen)
+    job.phase, job.kind, job.anchor, job.learned = phase, kind, NOW + anchor, book.of("send", "email")
+    return job
+
+
+def reading(status: str, **times: float) -> Reading:
+    """An item; its times count from NOW."""
+    return Reading(
+        known=True,
+        terminal=status == "succeeded",
+        running=status == "running",
+        **{name: NOW + at for name, at in times.items()},  # type: ignore[arg-type]
+    )
+
+
+def taught(
+    phase: int, found: Reading, *, at: float, anchor: float = 0.0, seen: float = 0.0, kind: int = SCHEDULED
+) -> list[tuple[str, int, float, float]]:
+    book = Told()
+    learn(book, job_of(book, phase, anchor=anchor, seen=seen, kind=kind), found, NOW + at)
+    return book.lessons
+
+
+# --- jobs that wait
+
+
+def test_a_job_that_still_waits_was_at_risk_since_the_last_look() -> None:
+    assert taught(WAITING, reading("queued"), at=9, anchor=2, seen=5) == [("survived", SCHEDULED, 3, 7)]
+
+
+def test_before_its_anchor_a_job_is_at_no_risk() -> None:
+    book = Told()
+    job = job_of(book, WAITING, anchor=100.0, seen=5.0)
+    learn(book, job, reading("queued"), NOW + 50)
+    learn(book, job, reading("queued"), NOW + 103)
+    _, _, _, _, _, risk, _ = book.of("send", "email").hazard(SCHEDULED).dump()
+    assert book.lessons == [("survived", SCHEDULED, -95, -50), ("survived", SCHEDULED, -95, 3)]
+    assert risk[0] == pytest.approx(0.25)
+    assert book.of("send", "email").hazard(SCHEDULED).count == 0
+
+
+def test_a_start_is_learned_and_the_run_until_now() -> None:
+    found = reading("running", started_at=7)
+    assert taught(WAITING, found, at=9, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("survived", RUN, 0, 2)]
+
+
+def test_a_start_and_an_end_since_the_last_look_are_both_learned() -> None:
+    found = reading("succeeded", started_at=7, finished_at=12)
+    assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("happened", RUN, 0, 5)]
+
+
+def test_a_run_that_began_before_the_last_look_is_learned_from_there_on() -> None:
+    found = reading("running", started_at=4)
+    assert taught(WAITING, found, at=9, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 2), ("survived", RUN, 1, 5)]
+
+
+def test_a_start_of_unknown_time_was_between_the_looks() -> None:
+    assert taught(WAITING, reading("running"), at=9, anchor=2, seen=5) == [("between", SCHEDULED, 3, 7)]
+
+
+def test_a_start_in_the_future_is_taken_for_now() -> None:
+    found = reading("running", started_at=1e6)
+    assert taught(WAITING, found, at=9, seen=5) == [("happened", SCHEDULED, 5, 9), ("survived", RUN, 0, 0)]
+
+
+def test_an_end_without_a_start_teaches_nothing() -> None:
+    assert taught(WAITING, reading("succeeded", finished_at=7), at=9, seen=5) == []
+
+
+def test_an_attempt_that_failed_between_two_looks_teaches_its_start_and_about_when_it_ended() -> None:
+    found = reading("queued", started_at=7, next_attempt_at=60)
+    assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("between", RUN, 0, 13)]
+    found = reading("queued", started_at=7, next_attempt_at=11)
+    assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("between", RUN, 0, 4)]
+
+
+def test_a_retry_that_was_put_off_without_a_start_teaches_nothing() -> None:
+    found = reading("queued", next_attempt_at=60)
+    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == []
+
+
+def test_a_retry_that_still_waits_was_at_risk() -> None:
+    found = reading("queued", next_attempt_at=10)
+    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == [("survived", RETRY, -5, 10)]
+
+
+def test_the_start_of_an_attempt_before_is_not_taken_for_that_of_the_retry() -> None:
+    found = reading("queued", started_at=3, next_attempt_at=10)
+    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == [("survived", RETRY, -5, 10)]
+    found = reading("running", started_at=3)
+    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == [("between", RETRY, -5, 10)]
+    found = reading("running", started_at=14)
+    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == [
+        ("happened", RETRY, -5, 4),
+        ("survived", RUN, 0, 6),
+    ]
+
+
+# --- jobs that run
+
+
+def test_a_job_that_still_runs_was_at_risk_since_the_last_look() -> None:
+    assert taught(RUNNING, reading("running", started_at=0), at=9, seen=5) == [("survived", RUN, 5, 9)]
+    assert taught(RUNNING, reading("running"), at=9, seen=5) == [("survived", RUN, 5, 9)]
+
+
+def test_an_end_is_learned_with_the_time_at_risk_before_it() -> None:
+    assert taught(RUNNING, reading("succeeded", started_at=0, finished_at=8), at=9, seen=5) == [("happened", RUN, 5, 8)]
+
+
+def test_an_end_of_unknown_time_was_between_the_looks() -> None:
+    assert taught(RUNNING, reading("succeeded"), at=9, seen=5) == [("between", RUN, 5, 9)]
+
+
+def test_an_end_in_the_future_is_taken_for_now() -> None:
+    assert taught(RUNNING, reading("succeeded", finished_at=1e6), at=9, seen=5) == [("happened", RUN, 5, 9)]
+
+
+def test_an_end_before_a_look_that_saw_it_run_is_not_believed() -> None:
+    assert taught(RUNNING, reading("succeeded", finished_at=3), at=9, seen=5) == []
+
+
+def test_an_attempt_that_failed_ended_before_its_retry_is_due() -> None:
+    assert taught(RUNNING, reading("queued", next_attempt_at=7), at=9, seen=5) == [("between", RUN, 5, 7)]
+    assert taught(RUNNING, reading("queued", next_attempt_at=70), at=9, seen=5) == [("between", RUN, 5, 9)]
+    assert taught(RUNNING, reading("queued", next_attempt_at=2), at=9, seen=5) == [("between", RUN, 5, 5)]
+
+
+def test_another_run_than_the_one_last_seen_teaches_the_end_of_that_one_too() -> None:
+    found = reading("running", started_at=30)
+    assert taught(RUNNING, found, at=33, seen=5) == [("between", RUN, 5, 30), ("survived", RUN, 0, 3)]
+    found = reading("succeeded", started_at=30, finished_at=32)
+    assert taught(RUNNING, found, at=33, seen=5) == [("between", RUN, 5, 30), ("happened", RUN, 0, 2)]
+
+
+def test_a_start_that_differs_by_less_than_the_shortest_time_is_the_same() -> None:
+    assert taught(RUNNING, reading("running", started_at=0.9), at=9, seen=5) == [("survived", RUN, 5, 9)]
+
+
+# --- jobs that were not known
+
+
+def test_of_a_job_never_seen_only_what_came_after_its_registration_is_learned() -> None:
+    """One that had ended before anybody looked would make runs seem short, and one that was long under way long."""
+    assert taught(UNSEEN, reading("running", started_at=-20), at=9, seen=5) == [("survived", RUN, 25, 29)]
+    found = reading("succeeded", started_at=-20, finished_at=7)
+    assert taught(UNSEEN, found, at=9, seen=5) == [("happened", RUN, 25, 27)]
+    assert taught(UNSEEN, reading("succeeded", started_at=-20, finished_at=-2), at=9, seen=5) == []
+    assert taught(UNSEEN, reading("succeeded", started_at=6, finished_at=7), at=9, seen=5) == [("happened", RUN, 0, 1)]
+
+
+def test_of_a_job_never_seen_that_has_not_started_nothing_is_learned() -> None:
+    assert taught(UNSEEN, reading("queued"), at=9, seen=5) == []
+
+
+def test_a_parked_job_teaches_nothing() -> None:
+    assert taught(PARKED, reading("running", started_at=7), at=9, seen=5) == []
+
+
+# --- looks that tell nothing new
+
+
+@pytest.mark.parametrize("phase", [UNSEEN, WAITING, PARKED, RUNNING])
+@pytest.mark.parametrize("at", [5, 4, -100])
+def test_a_state_that_was_known_already_is_not_learned_again(phase: int, at: float) -> None:
+    assert taught(phase, reading("succeeded", started_at=1, finished_at=2), at=at, seen=5) == []
+
+
+def test_a_job_whose_class_is_not_known_teaches_nothing() -> None:
+    book = Told()
+    job = job_of(book, WAITING, anchor=0.0, seen=0.0)
+    job.learned = None
+    learn(book, job, reading("running", started_at=7), NOW + 9)
+    assert book.lessons == []
+
+
+times = st.none() | st.floats(-100, 200)
+
+
+@given(
+    phase=st.sampled_from([UNSEEN, WAITING, PARKED, RUNNING]),
+    kind=st.sampled_from([SCHEDULED, NEW, RETRY]),
+    anchor=st.floats(-50, 150),
+    seen=st.floats(-50, 100),
+    at=st.floats(-50, 150),
+    status=st.sampled_from(["queued", "running", "succeeded"]),
+    found=st.fixed_dictionaries(dict.fromkeys(("scheduled_at", "started_at", "finished_at", "next_attempt_at"), times)),
+)
+def test_no_look_teaches_more_time_than_has_passed_nor_more_than_an_end_and_a_start(
+    phase: int, kind: int, anchor: float, seen: float, at: float, status: str, found: dict[str, Any]
+) -> None:
+    book = Told()
+    job = job_of(book, phase, anchor=anchor, seen=seen, kind=kind)
+    known = {name: value for name, value in found.items() if value is not None}
+    learn(book, job, reading(status, **known), NOW + at)
+    assert len(book.lessons) <= 2
+    lived = sum(max(age - since, 0.0) for _, _, since, age in book.lessons)
+    assert lived <= max(at - seen, 0.0) + 1e-6
+    assert all(age <= max(at - anchor, at - known.get("started_at", at), 0.0) + 1e-6 for *_, age in book.lessons)
+    assert (job.seen, job.phase, job.anchor) == (NOW + seen, phase, NOW + anchor)

@@ -1,0 +1,256 @@
+"""The price of a look: it settles where all jobs together ask for just the budget, and stays there."""
+
+import json
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.planner.price import (
+    CEILING,
+    FLOOR,
+    INITIAL,
+    MAX_PATIENCE,
+    MAX_STEPS,
+    TARGET,
+    Price,
+    price_of,
+)
+
+NOW = 1_779_271_200.0
+SETTLED = 0.15
+SETTLES_SECONDS = 150
+"""After looks have become fewer or requests more by four, which moves the price by 16: at a gain of 0.03 a second that
+alone takes 92."""
+DRAINS_SECONDS = 300
+"""After the opposite, when what has become overdue meanwhile is made up for too."""
+
+
+class World:
+    """Jobs that ask for `demand / root(price)` looks a second; what the budget has no room for is overdue."""
+
+    def __init__(self, price: Price, *, demand: float, rate: float, open_jobs: int = 100) -> None:
+        self.price, self.demand, self.rate, self.open_jobs = price, demand, rate, open_jobs
+        self.backlog, self.now = 0.0, NOW
+
+    @property
+    def balance(self) -> float:
+        """The price at which the jobs ask for just the share of the budget that is planned."""
+        return min(max((self.demand / (TARGET * self.rate)) ** 2, FLOOR), CEILING)
+
+    def run(self, seconds: int) -> list[float]:
+        """The price over its balance, each second."""
+        found = []
+        for _ in range(seconds):
+            self.now += 1.0
+            asked = self.demand / math.sqrt(self.price.value) * (1 - self.backlog / self.open_jobs)
+            self.backlog = max(self.backlog + asked - self.rate, 0.0)
+            assert self.price.due(self.now)
+            self.price.step(
+                self.now, demand=self.demand, backlog=self.backlog, open_jobs=self.open_jobs, rate=self.rate
+            )
+            assert FLOOR <= self.price.value <= CEILING
+            found.append(self.price.value / self.balance)
+        return found
+
+
+def settles_after(ratios: list[float]) -> int:
+    """From which second on the price stays within the tolerance."""
+    outside = [at for at, ratio in enumerate(ratios) if abs(ratio - 1) > SETTLED]
+    return outside[-1] + 1 if outside else 0
+
+
+def turns(ratios: list[float]) -> int:
+    """How often a price that swings farther than the tolerance changes direction across its balance."""
+    sides = [ratio > 1 for ratio in ratios if abs(ratio - 1) > SETTLED]
+    return sum(a != b for a, b in pairwise(sides))
+
+
+# --- settling
+
+
+@pytest.mark.parametrize("balance", [0.2, 1.0, 5.0, 40.0, 1_000.0])
+@pytest.mark.parametrize("rate", [0.5, 5.0, 50.0])
+def test_a_new_price_finds_its_balance(balance: float, rate: float) -> None:
+    world = World(Price(1.0), demand=math.sqrt(balance) * rate * TARGET, rate=rate)
+    ratios = world.run(900)
+    distance = abs(math.log(balance / INITIAL))
+    assert settles_after(ratios) <= 60 + distance / 0.03 * 2
+    assert turns(ratios) <= 1
+
+
+@pytest.mark.parametrize("factor", [4.0, 2.0, 0.5, 0.25])
+@pytest.mark.parametrize("balance", [1.0, 5.0, 40.0, 1_000.0])
+@pytest.mark.parametrize("what", ["demand", "rate"])
+def test_after_a_step_of_the_load_the_price_settles_and_does_not_swing(
+    what: str, balance: float, factor: float
+) -> None:
+    world = World(Price(1.0), demand=math.sqrt(balance) * 5.0, rate=5.0)
+    world.run(600)
+    if what == "demand":
+        world.demand *= factor
+    else:
+        world.rate *= factor
+    ratios = world.run(900)
+    dearer = (factor > 1) == (what == "demand")
+    assert settles_after(ratios) <= (DRAINS_SECONDS if dearer else SETTLES_SECONDS)
+    assert turns(ratios) <= (1 if dearer else 0)
+    assert ratios[-1] == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("open_jobs", [20, 100, 1_000])
+def test_a_load_that_steps_back_and_forth_leaves_no_swing_behind(open_jobs: int) -> None:
+    world = World(Price(1.0), demand=20.0, rate=5.0, open_jobs=open_jobs)
+    for factor in (4.0, 0.25, 4.0, 0.25):
+        world.demand *= factor
+        world.run(60)
+    assert turns(world.run(600)) <= 1
+    assert all(ratio == pytest.approx(1, abs=0.02) for ratio in world.run(100))
+
+
+def test_what_is_overdue_makes_looks_dearer_until_it_is_made_up_for() -> None:
+    calm, behind = World(Price(1.0), demand=5.0, rate=5.0), World(Price(1.0), demand=5.0, rate=5.0)
+    for world in (calm, behind):
+        world.run(300)
+    behind.backlog = 50.0
+    assert behind.run(20)[-1] > calm.run(20)[-1] * 1.1
+    behind.run(600)
+    assert behind.price.value == pytest.approx(behind.balance, rel=0.02)
+    assert behind.backlog == 0
+
+
+# --- bounds
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.floats(0, 1e9), st.integers(0, 10**6), st.floats(1e-6, 1e6), st.floats(0, 1e4)), max_size=60
+    )
+)
+def test_the_price_keeps_its_bounds_whatever_is_asked_for(steps: list[tuple[float, int, float, float]]) -> None:
+    price, now = Price(1.0), NOW
+    for demand, open_jobs, rate, pause in steps:
+        now += pause
+        before = price.value
+        price.step(now, demand=demand, backlog=open_jobs / 2, open_jobs=open_jobs, rate=rate)
+        assert FLOOR <= price.value <= CEILING
+        if open_jobs == 0:
+            assert price.value == before
+
+
+def test_nothing_asked_for_makes_looks_as_cheap_as_they_get() -> None:
+    world = World(Price(1.0), demand=0.0, rate=5.0)
+    world.run(400)
+    assert world.price.value == FLOOR
+    assert not world.price.above_floor
+
+
+def test_more_than_any_budget_makes_looks_as_dear_as_they_get() -> None:
+    world = World(Price(1.0), demand=1e9, rate=1.0)
+    world.run(700)
+    assert world.price.value == CEILING
+    assert world.price.above_floor
+
+
+def test_without_open_jobs_the_price_stays_and_no_time_is_made_up_for() -> None:
+    price, other = Price(1.0), Price(1.0)
+    for each, pause in ((price, 3_000.0), (other, 1.0)):
+        each.step(NOW, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
+        before = each.value
+        each.step(NOW + pause, demand=9.0, backlog=0, open_jobs=0, rate=1.0)
+        assert each.value == before
+        each.step(NOW + pause + 1, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
+    assert price.value == other.value
+
+
+# --- time
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.1])
+def test_the_price_moves_once_in_each_unit(unit: float) -> None:
+    price = Price(unit)
+    assert price.due(NOW)
+    price.step(NOW, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
+    assert not price.due(NOW + 0.9 * unit)
+    assert price.due(NOW + 1.01 * unit)
+
+
+def test_steps_that_were_missed_are_made_up_for_up_to_a_limit() -> None:
+    late, prompt, very_late = Price(1.0), Price(1.0), Price(1.0)
+    for each in (late, prompt, very_late):
+        each.step(NOW, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
+    for second in range(1, 31):
+        prompt.step(NOW + second, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
+    late.step(NOW + 30, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
+    assert late.value == prompt.value
+    before = very_late.dump()[1]
+    very_late.step(NOW + 1e6, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
+    assert very_late.dump()[1] - before == MAX_STEPS
+
+
+# --- what is read off it
+
+
+@given(st.integers(-8, 33))
+def test_a_price_in_the_middle_of_a_rung_is_on_it(rung: int) -> None:
+    price = Price(1.0)
+    price.load(price_of(rung), 0)
+    assert price.rung(1.0) == rung
+
+
+@given(value=st.floats(FLOOR, CEILING), weight=st.floats(1e-3, 1e6))
+def test_a_jobs_rung_is_near_its_share_of_the_price(value: float, weight: float) -> None:
+    price = Price(1.0)
+    price.load(value, 0)
+    assert abs(math.log2(price_of(price.rung(weight)) / (value / weight))) <= 0.25 + 1e-9
+    assert price.rung(2 * weight) < price.rung(weight)
+
+
+def test_patience_grows_with_the_price_within_bounds() -> None:
+    price, found = Price(1.0), []
+    for value in (FLOOR, 0.2, 0.5, 1.0, 10.0, CEILING):
+        price.load(value, 0)
+        found.append(price.patience())
+    assert found == sorted(found)
+    assert found[0] == 1.0
+    assert 1.0 < found[1] < found[2] < MAX_PATIENCE
+    assert found[-1] == MAX_PATIENCE
+
+
+def test_a_new_price_is_the_usual_one() -> None:
+    assert Price(1.0).value == INITIAL
+    assert Price(1.0).above_floor
+
+
+# --- kept over a restart
+
+
+@given(steps=st.integers(0, 50))
+def test_a_price_comes_back_and_goes_on_as_it_was(steps: int) -> None:
+    world, back = World(Price(1.0), demand=30.0, rate=2.0), Price(1.0)
+    world.run(steps)
+    back.load(*json.loads(json.dumps(world.price.dump())))
+    assert back.dump() == world.price.dump()
+    other = World(back, demand=30.0, rate=2.0)
+    other.backlog, other.now = world.backlog, world.now
+    assert other.run(5) == world.run(5)
+
+
+@pytest.mark.parametrize(
+    ("value", "steps"),
+    [(math.nan, 1), (math.inf, 1), (-math.inf, 1), (0.0, 1), (-2.0, 1), (2.0, -1), (2.0, math.nan)],
+)
+def test_a_price_that_makes_no_sense_is_left(value: float, steps: float) -> None:
+    price = Price(1.0)
+    price.load(value, steps)
+    assert price.dump() == Price(1.0).dump()
+
+
+def test_a_price_beyond_the_bounds_is_brought_within_them() -> None:
+    price = Price(1.0)
+    price.load(1e-9, math.inf)
+    assert price.value == FLOOR
+    price.load(1e30, 7.9)
+    assert price.dump() == [CEILING, 7]
