@@ -96,12 +96,12 @@ class Forecast:
         return None if found is None else found[1] * self._book.unit
 
     def _mix(self, rung: int) -> tuple[float, float] | None:
-        """Looks and delay of a job, on average over the frequent kinds; None where a table is not there."""
+        """Looks and delay of a job, on average over those frequent kinds whose tables are there; None: there are none."""
         looks = delay = total = 0.0
         for of, kind in self._frequent():
             table = of.edition.tables.get((kind, rung))
             if table is None:
-                return None
+                continue
             count = self._kinds[of, kind]
             looks += count * table.looks[0]
             delay += count * table.delay[0]

@@ -345,8 +345,10 @@ class Roster:
         elif job.phase == PARKED or (job.phase == WAITING and due < job.anchor):
             queue = CHECK
         interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
-        # Most checks are never made, for something happens before: those that are made are counted as they go out.
-        self._ask_for(job, math.sqrt(self.price.value) / interval if queue == EXPECTED else 0.0)
+        # Most checks are never made, for something happens before: those that are made are counted as they go out. What
+        # is due already is counted as overdue.
+        counts = queue == EXPECTED and due > now
+        self._ask_for(job, math.sqrt(self.price.value) / interval if counts else 0.0)
         self.queues.put(job, due, queue)
 
     def _ask_for(self, job: Job, demand: float) -> None:
