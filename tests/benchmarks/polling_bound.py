@@ -47,7 +47,6 @@ MOST_RUNS = 9
 SLOPE = -0.4
 """The power of the price with which requests go, roughly, before two runs tell."""
 WIDEST_STEP = 4.0
-FIRST_PRICE_SECONDS = 1.0
 
 
 # --- the true laws
@@ -230,8 +229,12 @@ def bound(world: World, requests_per_job: float, seed: int, near: float | None =
     """
     if near is None:
         rough = make(world.name, seed, min(ROUGH_JOBS, len(world.jobs)))
-        near = _search(rough, requests_per_job, seed, FIRST_PRICE_SECONDS, ROUGH_TOLERANCE).price_seconds
+        near = _search(rough, requests_per_job, seed, _guess(requests_per_job), ROUGH_TOLERANCE).price_seconds
     return _search(world, requests_per_job, seed, near, TOLERANCE)
+
+
+def _guess(requests_per_job: float) -> float:
+    return (4.0 / requests_per_job) ** 3
 
 
 def _search(world: World, requests_per_job: float, seed: int, price: float, tolerance: float) -> Bound:
