@@ -43,7 +43,7 @@ LATE = " late"
 TOLERANCE = 0.01
 ROUGH_TOLERANCE = 0.04
 ROUGH_JOBS = 1_500
-MOST_RUNS = 9
+MOST_RUNS = 6
 SLOPE = -0.4
 """The power of the price with which requests go, roughly, before two runs tell."""
 WIDEST_STEP = 4.0
