@@ -37,6 +37,8 @@ QUANTILES = 60
 LEAST_RATE, MOST_RATE = 1e-9, 1e3
 GONE = 1e-250
 """A survival function below this says nothing any more: the hazard stays what it was."""
+NEVER_CHANGED = 1e30
+"""So long jobs waited without one being cancelled or moved: in the workloads none is."""
 LATE = " late"
 """Marks the class of the jobs of a drifting workload that begin after the change."""
 
@@ -150,6 +152,7 @@ class TrueBook(Book):
         if found is None:
             found = self._planted[action, channel] = JobClass((action, channel), None)
             found.edition = self._edition(list(_rates(action, self._uneven)))
+            found.waited = NEVER_CHANGED
         return found
 
     def survived(self, of: JobClass, kind: int, since: float, age: float) -> None:
@@ -159,6 +162,9 @@ class TrueBook(Book):
         pass
 
     def happened_between(self, of: JobClass, kind: int, since: float, age: float) -> None:
+        pass
+
+    def waited(self, of: JobClass, seconds: float, *, changed: bool) -> None:
         pass
 
 
