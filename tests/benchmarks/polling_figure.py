@@ -49,7 +49,7 @@ def _style(count: int) -> str:
         for colours in (STROKES, DARK_STROKES)
     )
     dashes = "".join(f".s{i}{{stroke-dasharray:{DASHES[i % 5]}}}" for i in range(count) if DASHES[i % 5])
-    return f"{STYLE_HEAD}{light}{dashes}@media(prefers-color-scheme:dark){{{DARK_HEAD}{dark}}}"
+    return f"{STYLE_HEAD}{light}{dashes}.s0{{stroke-width:3}}@media(prefers-color-scheme:dark){{{DARK_HEAD}{dark}}}"
 
 
 def _panel(panel: Panel, names: list[str]) -> str:
@@ -80,7 +80,8 @@ def _panel(panel: Panel, names: list[str]) -> str:
     )
     turned = f'transform="translate(13 {TOP + inner_height / 2:.0f}) rotate(-90)"'
     parts.append(f'<text class="small" text-anchor="middle" {turned}>mean delay, s</text>')
-    for name, line in panel.lines.items():
+    # What comes first is drawn last, and is on top where lines meet.
+    for name, line in reversed(panel.lines.items()):
         index = names.index(name)
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line)
         parts.append(f'<polyline class="line s{index}" points="{path}"/>')
@@ -96,8 +97,8 @@ def _decades(values: list[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 within each power of ten; only 1 where that were too many."""
-    steps = (1.0,) if high - low > 2.5 else (1.0, 2.0, 5.0)
+    """1, 2, 5 within each power of ten; 1 and 3, or only 1, where that were too many."""
+    steps = (1.0, 2.0, 5.0) if high - low <= 2.5 else (1.0, 3.0) if high - low <= 4.5 else (1.0,)
     found = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
     return [tick for tick in found if low <= math.log10(tick) <= high]
 

@@ -36,7 +36,8 @@ class SimulatedJob:
     """One job and its true life: `attempts` are the (start, end) of its runs, `retries` the announced starts between.
 
     `scheduled_at` is what the upstream tells, None for nothing; `lane` is "" for none; `min_interval_seconds` is what
-    the relay would assume between the starts of a lane's jobs.
+    the relay would assume between the starts of a lane's jobs; `late` says that it starts in the second half of the
+    arrivals' span.
     """
 
     id: str
@@ -48,6 +49,7 @@ class SimulatedJob:
     attempts: tuple[tuple[float, float], ...]
     retries: tuple[float, ...] = ()
     min_interval_seconds: float = RELAY_MIN_INTERVAL_SECONDS
+    late: bool = False
 
     @property
     def finished_at(self) -> float:
@@ -82,23 +84,27 @@ class SimulatedJob:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A workload's jobs in the order of their creation."""
+    """A workload's jobs in the order of their creation. `span_seconds`: that of the arrivals, None: to the last one."""
 
     name: str
     jobs: tuple[SimulatedJob, ...]
+    span_seconds: float | None = None
 
     @property
     def ends_at(self) -> float:
         """When the last job ends."""
         return max(job.finished_at for job in self.jobs)
 
-    def requests_per_second(self, requests_per_job: float, *, arrivals: bool = False) -> float:
-        """The limit that allows so many requests a job over the span from the first creation to the last end.
-
-        With `arrivals` the span ends at the last creation, before the tail of long runs.
-        """
-        ends_at = self.jobs[-1].created_at if arrivals else self.ends_at
-        return requests_per_job * len(self.jobs) / (ends_at - self.jobs[0].created_at)
+    def requests_per_second(self, requests_per_job: float, *, arrivals: bool = True) -> float:
+        """The limit that allows so many requests a job over the span of the arrivals; without `arrivals` over that from
+        the first creation to the last end, which the tail of long runs makes longer."""
+        if not arrivals:
+            span = self.ends_at - self.jobs[0].created_at
+        elif self.span_seconds is not None:
+            span = self.span_seconds
+        else:
+            span = self.jobs[-1].created_at - self.jobs[0].created_at
+        return requests_per_job * len(self.jobs) / span
 
 
 def lognormal(rng: random.Random, median: float, sigma: float) -> float:
@@ -127,10 +133,16 @@ def arrivals(rng: random.Random, count: int, per_second: float) -> Iterator[floa
 
 
 def single(
-    name: str, number: int, created: float, attempts: list[tuple[float, float]], retries: Iterable[float] = ()
+    name: str,
+    number: int,
+    created: float,
+    attempts: list[tuple[float, float]],
+    retries: Iterable[float] = (),
+    *,
+    late: bool = False,
 ) -> SimulatedJob:
     """A job without a lane or a hint, of its workload's own class."""
-    return SimulatedJob(f"{name}-{number}", "", name, name, created, None, tuple(attempts), tuple(retries))
+    return SimulatedJob(f"{name}-{number}", "", name, name, created, None, tuple(attempts), tuple(retries), late=late)
 
 
 def plain(
@@ -140,7 +152,8 @@ def plain(
     middle = EPOCH + count / per_second / 2
     for number, created in zip(range(count), arrivals(rng, count, per_second), strict=False):
         start = created + lognormal(rng, *START_WAIT)
-        yield single(name, number, created, [(start, start + run(rng, start >= middle))])
+        late = start >= middle
+        yield single(name, number, created, [(start, start + run(rng, late))], late=late)
 
 
 def retrying(rng: random.Random, name: str, count: int, per_second: float) -> Iterator[SimulatedJob]:
@@ -163,15 +176,18 @@ def retrying(rng: random.Random, name: str, count: int, per_second: float) -> It
 def make(name: str, seed: int, jobs: int = USUAL_JOBS) -> World:
     """The workload of that name (one of NAMES) with about so many jobs: lanes are whole."""
     rng = random.Random(f"{name.removesuffix('-nohint')} {seed}")
+    span = None
     if name == "mix":
+        span = MIX_SPAN_SECONDS
         found = list(_mix(rng, jobs / USUAL_JOBS))
     elif name in LANES:
+        span = LANE_SPAN_SECONDS
         found = list(lanes(rng, name, math.ceil(jobs / (LANE_JOBS * CHANNELS)), LANE_SPAN_SECONDS, *LANES[name]))
     elif name == "retry":
         found = list(retrying(rng, name, jobs, 1.0))
     else:
         found = list(plain(rng, name, jobs, 1.0, RUNS[name]))
-    return World(name, tuple(sorted(found, key=lambda job: job.created_at)))
+    return World(name, tuple(sorted(found, key=lambda job: job.created_at)), span)
 
 
 def _mix(rng: random.Random, scale: float) -> Iterator[SimulatedJob]:

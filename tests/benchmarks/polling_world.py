@@ -67,6 +67,7 @@ class Outcome:
     p99_delay_seconds: float
     first_jobs_mean_delay_seconds: float
     action_mean_delays_seconds: dict[str, float] = field(default_factory=dict)
+    weight_mean_delays_seconds: dict[str, float] = field(default_factory=dict)
     rejected: int = 0
     others_requests: int = 0
     others_rejected: int = 0
@@ -129,9 +130,16 @@ class SharedLimit:
         return True
 
 
-def simulate(world: World, looker: Looker, *, seed: int, limit: SharedLimit | None = None) -> Outcome:
+def simulate(
+    world: World,
+    looker: Looker,
+    *,
+    seed: int,
+    limit: SharedLimit | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Outcome:
     """Runs a planner until it has seen every job's end, or until long after the last. With `limit` the upstream rejects
-    and tells by headers; without, nothing does."""
+    and tells by headers; without, nothing does. `weights` are the jobs' by their ids, 1 for all where left out."""
     took = random.Random(seed).uniform
     by_id = {job.id: job for job in world.jobs}
     created = iter(world.jobs)
@@ -172,7 +180,8 @@ def simulate(world: World, looker: Looker, *, seed: int, limit: SharedLimit | No
         now = max(now, then)
         while coming is not None and coming.created_at <= now:
             item = coming.item_at(now)
-            looker.track(coming.id, item, now, 1.0, coming.lane, coming.min_interval_seconds)
+            weight = 1.0 if weights is None else weights[coming.id]
+            looker.track(coming.id, item, now, weight, coming.lane, coming.min_interval_seconds)
             coming = next(created, None)
         while out and out[0][0] <= now:
             arrived, number, job_id, sent_at = heapq.heappop(out)
@@ -184,16 +193,24 @@ def simulate(world: World, looker: Looker, *, seed: int, limit: SharedLimit | No
             looker.observed(job_id, job.item_at(seen_at), headers, sent_at, now)
             if seen_at >= job.finished_at and job_id not in delays:
                 delays[job_id] = now - job.finished_at
-    return _outcome(world, delays, requests, gives_up_at, limit)
+    return _outcome(world, delays, requests, gives_up_at, limit, weights or {})
 
 
 def _outcome(
-    world: World, delays: dict[str, float], requests: int, gave_up_at: float, limit: SharedLimit | None
+    world: World,
+    delays: dict[str, float],
+    requests: int,
+    gave_up_at: float,
+    limit: SharedLimit | None,
+    weights: Mapping[str, float],
 ) -> Outcome:
     in_order = [delays.get(job.id, gave_up_at - job.finished_at) for job in world.jobs]
     by_action: dict[str, list[float]] = {}
+    by_weight: dict[str, list[float]] = {}
     for job, delay in zip(world.jobs, in_order, strict=True):
         by_action.setdefault(job.action, []).append(delay)
+        if weights:
+            by_weight.setdefault(f"{weights[job.id]:g}", []).append(delay)
     ordered = sorted(in_order)
 
     def quantile(share: float) -> float:
@@ -209,6 +226,7 @@ def _outcome(
         p99_delay_seconds=quantile(0.99),
         first_jobs_mean_delay_seconds=mean(in_order[:FIRST_JOBS]),
         action_mean_delays_seconds={action: mean(found) for action, found in by_action.items()},
+        weight_mean_delays_seconds={weight: mean(found) for weight, found in by_weight.items()},
         rejected=0 if limit is None else limit.rejected,
         others_requests=0 if limit is None else limit.others_requests,
         others_rejected=0 if limit is None else limit.others_rejected,

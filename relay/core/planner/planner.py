@@ -43,13 +43,14 @@ class Planner:
     tell the outcome by `observed` or `failed`. A job taken is not offered again before that.
     """
 
-    def __init__(self, config: PlannerConfig, book: Book | None = None) -> None:
-        """`book`: what is learned of the source's jobs, shared by its accounts' planners; None: one of its own."""
+    def __init__(self, config: PlannerConfig, book: Book | None = None, price: Price | None = None) -> None:
+        """`book`: what is learned of the source's jobs, shared by its accounts' planners; None: one of its own.
+        `price`: another one than that which keeps the budget, for measuring."""
         self._config = config
         self._unit = unit_of(config)
         self._own_book = book is None
         self._book = Book(self._unit) if book is None else book
-        self._price = Price(self._unit)
+        self._price = Price(self._unit) if price is None else price
         self._headers = HeaderReader(config.headers)
         self._timeline = Timeline()
         self._forecast = Forecast(self._book, self._price)
