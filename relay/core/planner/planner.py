@@ -15,7 +15,7 @@ from relay.core.planner.forecast import Forecast
 from relay.core.planner.headers import HeaderReader
 from relay.core.planner.items import read_item, read_time
 from relay.core.planner.jobs import ASKED, PARKED, RUNNING, UNSEEN, WAITING, Job
-from relay.core.planner.price import Price
+from relay.core.planner.price import MAX_PATIENCE, Price
 from relay.core.planner.roster import Roster
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
@@ -335,7 +335,7 @@ class Planner:
         """Brings budget and bucket up to `now`, which it returns in the planner's time."""
         t = self._timeline.at(now)
         first = self._roster.agenda.first()
-        furthest = self._config.max_interval_seconds
+        furthest = self._config.max_interval_seconds * MAX_PATIENCE
         if first is not None and first.due > t + furthest + SLACK_SECONDS:
             # No look is planned so far ahead: the clock was set back while the program was away.
             t = self._timeline.skip(first.due - t - furthest)
