@@ -278,6 +278,7 @@ class Planner:
             "offset_seconds": self._timeline.offset,
             "budget": state.dump_budget(self._budget),
             "price": self._price.dump(),
+            "priced_at": self._price.at,
             "classes": state.dump_book(self._book) if self._own_book else [],
             **state.dump_roster(self._roster),
         }
@@ -326,6 +327,7 @@ class Planner:
         planner._timeline.offset = snapshot["offset_seconds"]
         state.load_budget(planner._budget, snapshot["budget"])
         planner._price.load(*snapshot["price"])
+        planner._price.at = snapshot["priced_at"]
         if planner._own_book:
             state.load_book(planner._book, snapshot["classes"])
         state.load_roster(planner._roster, snapshot)

@@ -27,13 +27,14 @@ RUNGS_PER_OCTAVE = 2
 class Price:
     """One account's price. `unit` is the shortest time that counts, in seconds: the price moves once in each."""
 
-    __slots__ = ("_at", "_steps", "unit", "value")
+    __slots__ = ("_steps", "at", "unit", "value")
 
     def __init__(self, unit: float) -> None:
         self.unit = unit
         self.value = INITIAL
         """In units."""
-        self._at: float | None = None
+        self.at: float | None = None
+        """When it moved last."""
         self._steps = 0
 
     @property
@@ -52,13 +53,13 @@ class Price:
 
     def due(self, now: float) -> bool:
         """Whether it is time for a step."""
-        return self._at is None or now - self._at >= self.unit
+        return self.at is None or not 0 <= now - self.at < self.unit
 
     def step(self, now: float, *, demand: float, backlog: float, open_jobs: int, rate: float) -> None:
         """Moves the price. `demand`: the sum of root(price at planning) / interval over the open jobs, in units;
         `backlog`: looks overdue; `rate`: requests a unit of time that the budget allows."""
-        passed = 1 if self._at is None else min(int((now - self._at) / self.unit), MAX_STEPS)
-        self._at = now
+        passed = 1 if self.at is None else min(max(int((now - self.at) / self.unit), 1), MAX_STEPS)
+        self.at = now
         if open_jobs == 0:
             return
         drain = max(BACKLOG_SECONDS, 0.1 * open_jobs / rate)

@@ -49,7 +49,7 @@ def load_roster(roster: Roster, saved: Mapping[str, Any]) -> None:
 
 
 def dump_book(book: Book) -> list[Any]:
-    """What was learned of each class, and the edition that plans are made from."""
+    """What was learned of each class, and the edition that plans are made from, or will be as soon as it is ready."""
     return [_dump_class(each, root=each is book.root) for each in (book.root, *book)]
 
 
@@ -125,7 +125,8 @@ def _dump_lane(lane: Lane) -> list[Any]:
 
 
 def _dump_class(of: JobClass, *, root: bool) -> list[Any]:
-    rates = [list(of.edition.rates(kind)) for kind in range(len(of.hazards))]
+    edition = of.edition if of.draft is None else of.draft[0]
+    rates = [list(edition.rates(kind)) for kind in range(len(of.hazards))]
     return [name_of(of.key, root=root), dump_class(of), rates]
 
 
