@@ -7,6 +7,7 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, Lanes
+from relay.core.planner.price import MAX_PATIENCE
 from relay.core.planner.roster import LATE_LOOKS, UNPARKED_AT_ONCE
 
 NOW = 1_779_271_200.0
@@ -50,7 +51,7 @@ def test_a_job_without_a_time_waits_for_its_predecessor(planner: Planner) -> Non
     assert explanation.waiting_for_job_id == "b"
     assert explanation.anchor_at is None
     assert explanation.next_poll_at is not None
-    assert NOW + 800 < explanation.next_poll_at <= NOW + 900
+    assert NOW + 0.9 * 900 < explanation.next_poll_at <= NOW + 900 * MAX_PATIENCE
 
 
 def test_a_start_gives_the_successor_its_anchor(planner: Planner) -> None:
