@@ -200,7 +200,11 @@ class Planner:
         self._refresh(now)
 
     def set_weight(self, job_id: str, weight: float, now: float) -> None:
-        """How much a second of this job's delay counts, 1 being usual; a higher one brings its next look forward."""
+        """How much a second of this job's delay counts, 1 being usual; a higher one brings its next look forward.
+
+        None starves a job: however low its weight and however dear requests become, its next look is due MAX_PATIENCE
+        longest intervals after the last one, and then waits for no more than one look at each other open job.
+        """
         job = self._roster.jobs.get(job_id)
         if job is not None:
             self._roster.weigh(job, weight, self._timeline.at(now))

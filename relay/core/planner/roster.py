@@ -127,9 +127,12 @@ class Roster:
         return job.rung < self.price.rung(job.weight)
 
     def plan_again(self, job: Job, now: float) -> None:
-        """Plans its look at the price of now: not sooner than it was."""
-        due = job.due
-        self._plan(job, now, not_before=due)
+        """Plans its look at the price of now: not sooner than it was, and not later than it may be at any price.
+
+        Where that moment has passed it stays so, before the looks that were due later: whoever went to the end of the
+        queue at each price could wait for ever.
+        """
+        self._put(job, self._next_look(job, job.due), now)
 
     def weigh(self, job: Job, weight: float, now: float) -> None:
         """Sets the job's weight; a higher one brings its next look forward, but not before its anchor."""
@@ -300,8 +303,10 @@ class Roster:
         due = job.anchor + table.next_look(max(job.seen - job.anchor, 0.0) / unit) * unit
         return min(max(due, job.seen + config.min_interval_seconds, now), latest)
 
-    def _plan(self, job: Job, now: float, *, not_before: float = 0.0) -> None:
-        due = max(self._next_look(job, now), not_before)
+    def _plan(self, job: Job, now: float) -> None:
+        self._put(job, self._next_look(job, now), now)
+
+    def _put(self, job: Job, due: float, now: float) -> None:
         job.rung = self.price.rung(job.weight)
         interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
         self._ask_for(job, math.sqrt(self.price.value) / interval)
