@@ -27,6 +27,10 @@ RESCALE_ABOVE = 1e100
 PSEUDO_JOBS = 3.0
 MAX_PASSES = 12
 PASSES_EVENTS = 40.0
+LEAST_ALIVE = 1e-9
+"""So many pseudo-jobs reach any age: where nothing was seen either, what they live by is what is known."""
+LEAST_RATE = 1e-12
+MOST_RATE = 1e6
 
 
 def bin_of(age: float) -> int:
@@ -52,7 +56,7 @@ def _pseudo(prior: Sequence[float]) -> tuple[list[float], list[float]]:
         gone = -alive * math.expm1(-rate * width)
         events.append(gone)
         exposure.append(gone / rate)
-        alive -= gone
+        alive = max(alive - gone, LEAST_ALIVE)
     return events, exposure
 
 
@@ -114,6 +118,7 @@ class Hazard:
 
     def happened_between(self, since: float, age: float, rates: Sequence[float]) -> None:
         """It happened at some age between the two: spread as `rates` make it likely, as step E of the EM algorithm."""
+        since, age = min(since, EDGES[-1]), min(age, EDGES[-1])
         if age <= since:
             self.happened(since, since)
             return
@@ -123,7 +128,7 @@ class Hazard:
         first, last = bin_of(since), bin_of(age)
         alive, parts = 1.0, []
         for at in range(first, last + 1):
-            a, b = max(since, EDGES[at]), min(age, EDGES[at + 1]) if at < BINS - 1 else age
+            a, b = max(since, EDGES[at]), min(age, EDGES[at + 1])
             gone = -alive * math.expm1(-rates[at] * max(b - a, 0.0))
             # Of those that end here, half the bin; of those that end later, all of it.
             parts.append((at, gone, b - a))
@@ -153,7 +158,7 @@ class Hazard:
         exposure = _smooth(exposure, passes)
         weight = self._weight
         return tuple(
-            (seen / weight + seen0) / (risk / weight + risk0)
+            min(max((seen / weight + seen0) / (risk / weight + risk0), LEAST_RATE), MOST_RATE)
             for seen, seen0, risk, risk0 in zip(events, prior_events, exposure, prior_exposure, strict=True)
         )
 
