@@ -10,7 +10,8 @@ operations = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.inte
 
 @given(operations)
 def test_it_gives_jobs_in_the_order_of_their_looks(ops: list[tuple[int, int | None]]) -> None:
-    agenda, jobs, expected = Agenda(), [Job(f"j{number:02}", 60.0, 0.0) for number in range(13)], {}
+    agenda, jobs = Agenda(), [Job(f"j{number:02}", 60.0, 0.0) for number in range(13)]
+    expected: dict[str, float] = {}
     for number, due in ops:
         if due is None:
             agenda.remove(jobs[number])

@@ -321,7 +321,7 @@ def test_a_raise_that_would_look_later_changes_nothing() -> None:
 item_times = st.one_of(
     st.none(), st.floats(NOW - 500, NOW + 2000), st.just("nonsense"), st.just("2026-05-20T10:05:00Z")
 )
-items = st.one_of(
+items: st.SearchStrategy[Any] = st.one_of(
     st.none(),
     st.just([]),
     st.fixed_dictionaries(
