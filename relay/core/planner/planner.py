@@ -281,6 +281,7 @@ class Planner:
             "version": state.VERSION,
             "offset_seconds": self._timeline.offset,
             "budget": state.dump_budget(self._budget),
+            "moment": state.dump_moment(self._budget),
             "price": self._price.dump(),
             "priced_at": self._price.at,
             "classes": state.dump_book(self._book) if self._own_book else [],
@@ -330,6 +331,7 @@ class Planner:
         planner = cls(config, book)
         planner._timeline.offset = snapshot["offset_seconds"]
         state.load_budget(planner._budget, snapshot["budget"])
+        state.load_moment(planner._budget, snapshot["moment"])
         planner._price.load(*snapshot["price"])
         planner._price.at = snapshot["priced_at"]
         if planner._own_book:

@@ -89,6 +89,16 @@ def load_budget(budget: Budget, saved: Mapping[str, Any]) -> None:
     budget.trial.rate = min(rate, budget.trial.cap)
 
 
+def dump_moment(budget: Budget) -> list[Any]:
+    """What only matters to a planner that goes on at once: errors in a row, and how far the trial's step is."""
+    return [budget.errors, budget.trial.since, budget.trial.sent]
+
+
+def load_moment(budget: Budget, saved: Any) -> None:
+    """Takes over what `dump_moment` gave."""
+    budget.errors, budget.trial.since, budget.trial.sent = saved
+
+
 def dump_lanes(roster: Roster) -> list[Any]:
     """What was learned of the lanes, the last used last, within a limit."""
     return [[lane.name, *lane.learned()] for lane in roster.lanes][-MAX_LANES_KEPT:]
