@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner import Planner, PlannerConfig, book_for
 from relay.core.planner.price import MAX_PATIENCE
 from relay.core.planner.views import Explanation
 
@@ -530,3 +530,52 @@ def test_moments_that_are_no_numbers_are_survived() -> None:
     assert planner.next_request_at(NOW) is not None
     planner.track("other", None, NOW, min_interval_seconds=math.nan, weight=math.inf, next_poll_at=math.nan)
     assert next_take(planner, NOW)[0] in ("job", "other")
+
+
+def test_each_look_has_a_purpose() -> None:
+    planner, now = planner_of(max_requests_per_second=1000), NOW
+
+    def looked_at(item: dict[str, Any] | None = None) -> str:
+        nonlocal now
+        job_id, now = next_take(planner, now)
+        purpose = planner.purpose(job_id)
+        if item is None:
+            planner.failed(job_id, 503, {}, now)
+        else:
+            planner.observed(job_id, item, {}, now, now)
+        return purpose
+
+    planner.track("job", None, now)
+    assert planner.purpose("job") == "expected", "where no look is under way"
+    later = {**QUEUED, "scheduled_at": now + 10_000}
+    assert looked_at(later) == "first"
+    assert looked_at(later) == "safety"
+    planner.track("job", None, now, next_poll_at=now)
+    assert looked_at() == "asked"
+    assert looked_at({**QUEUED, "status": "running", "started_at": now}) == "again"
+    planner._price.load(1.0, 1_000)
+    now += 60
+    found = {looked_at({**QUEUED, "status": "running", "started_at": now}) for _ in range(20)}
+    assert "expected" in found
+
+
+def test_a_look_that_would_be_lost_comes_ahead_of_its_time() -> None:
+    planner = planner_of(max_requests_per_second=0.1)
+    running = {**QUEUED, "status": "running", "started_at": NOW - 1_000}
+    planner.track("job", running, NOW, lane="")
+    planner._price.load(1_000.0, 1_000)
+    planner.observed("job", running, {}, NOW + 1, NOW + 1)
+    planned = planner.next_poll_at("job") or 0
+    assert planned > NOW + 100
+    assert next_take(planner, NOW + 1)[1] < planned, "as soon as no more can be saved up"
+    assert planner.purpose("job") == "ahead"
+
+
+def test_a_planner_that_shares_its_book_restores_without_it() -> None:
+    book = book_for(CONFIG)
+    planner = Planner(CONFIG, book)
+    planner.track("job", QUEUED, NOW, lane="")
+    snapshot = planner.snapshot()
+    assert snapshot["classes"] == []
+    restored = Planner.restore(CONFIG, snapshot, book)
+    assert restored.next_poll_at("job") == planner.next_poll_at("job")

@@ -253,8 +253,8 @@ class Roster:
     def _release_next(self, job: Job, lane: Lane, now: float) -> None:
         job.step = 0
         self._wait_for_lane(job, lane, now)
-        if job.learned is not None:
-            self._forecast.began(job.learned, job.kind)
+        assert job.learned is not None, "only a job that was read is ever parked"
+        self._forecast.began(job.learned, job.kind)
         if not job.in_flight:
             self._plan(job, now)
 
