@@ -58,7 +58,8 @@ async def test_the_delay_is_kept_by_class(tmp_path):
         await world.register("a", seen("succeeded", finished_at=at, **ENDED))
         await world.register("b", seen("failed", finished_at=at, action="research.contacts"))
         await world.register("c", seen("failed", finished_at=at))
-        await world.register("d", seen("queued", **ENDED), seen("cancelled", finished_at=at))
+        begun = {**ENDED, "started_at": None}
+        await world.register("d", seen("queued", **begun), seen("cancelled", finished_at=at, **begun))
         await world.run(100)
         assert measured(world, "relay_detection_delay_seconds_count") == {
             ("outreach.dispatch/email",): 2,

@@ -10,7 +10,8 @@ operations = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.inte
 
 @given(operations)
 def test_it_gives_jobs_in_the_order_of_their_looks(ops: list[tuple[int, int | None]]) -> None:
-    agenda, jobs, expected = Agenda(), [Job(f"j{number:02}", 60.0) for number in range(13)], {}
+    agenda, jobs = Agenda(), [Job(f"j{number:02}", 60.0, 0.0) for number in range(13)]
+    expected: dict[str, float] = {}
     for number, due in ops:
         if due is None:
             agenda.remove(jobs[number])
@@ -31,6 +32,6 @@ def test_it_gives_jobs_in_the_order_of_their_looks(ops: list[tuple[int, int | No
 def test_counting_stops_at_its_limit() -> None:
     agenda = Agenda()
     for number in range(50):
-        agenda.put(Job(str(number), 60.0), float(number))
+        agenda.put(Job(str(number), 60.0, 0.0), float(number))
     assert agenda.due(100.0, 7) == 7
     assert agenda.due(10.0, 100) == 11

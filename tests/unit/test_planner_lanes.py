@@ -7,6 +7,7 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, Lanes
+from relay.core.planner.price import MAX_PATIENCE
 from relay.core.planner.roster import LATE_LOOKS, UNPARKED_AT_ONCE
 
 NOW = 1_779_271_200.0
@@ -50,7 +51,7 @@ def test_a_job_without_a_time_waits_for_its_predecessor(planner: Planner) -> Non
     assert explanation.waiting_for_job_id == "b"
     assert explanation.anchor_at is None
     assert explanation.next_poll_at is not None
-    assert NOW + 800 < explanation.next_poll_at <= NOW + 900
+    assert NOW + 0.9 * 900 < explanation.next_poll_at <= NOW + 900 * MAX_PATIENCE
 
 
 def test_a_start_gives_the_successor_its_anchor(planner: Planner) -> None:
@@ -328,3 +329,23 @@ def test_a_job_that_passes_its_predecessors_retry_breaks_the_order(planner: Plan
     for look in range(LATE_LOOKS + 2):
         see(planner, "c", NOW + 50 + 2 * look, scheduled_at=NOW + 32)
     assert list(reasons(planner, NOW + 60, "c")) == ["between_looks"]
+
+
+def test_a_job_whose_look_is_out_is_unparked_like_the_others(planner: Planner) -> None:
+    queue(planner, "a", "b", "c")
+    planner.track("b", None, NOW, next_poll_at=0.0)
+    assert planner.take(NOW + 1) == "b"
+    planner.observed("c", {**QUEUED, "status": "running", "started_at": NOW}, {}, NOW + 1, NOW + 1)
+    assert list(reasons(planner, NOW + 1, "a", "b")) == ["between_looks", "in_flight"]
+    planner.failed("b", 503, {}, NOW + 2)
+    assert list(reasons(planner, NOW + 2, "b")) == ["backing_off"]
+    assert anchor(planner, "b", NOW + 2) == NOW + 1
+
+
+def test_a_job_past_its_time_goes_on_waiting_for_its_lane(planner: Planner) -> None:
+    queue(planner, "a", scheduled_at=NOW + 1)
+    see(planner, "a", NOW + 10, status="running", started_at=NOW + 9, scheduled_at=NOW + 1)
+    queue(planner, "b", now=NOW + 11, scheduled_at=NOW + 12)
+    for look in (20, 30):
+        see(planner, "b", NOW + look, scheduled_at=NOW + 12)
+        assert anchor(planner, "b", NOW + look + 2) == NOW + 69

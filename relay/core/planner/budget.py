@@ -59,11 +59,12 @@ class Trial:
 class Budget:
     """The requests that may be sent. All times are seconds of the planner's time."""
 
-    __slots__ = ("_cap", "_errors", "account", "in_flight", "key", "paused_until", "trial")
+    __slots__ = ("_cap", "account", "errors", "in_flight", "key", "paused_until", "trial")
 
     def __init__(self, config: PlannerConfig) -> None:
         self._cap = math.inf if config.max_requests_per_second is None else config.max_requests_per_second
-        self._errors = 0
+        self.errors = 0
+        """Server or network errors in a row."""
         self.key = Meter(config.reserve)
         self.account = Meter(config.reserve)
         self.trial = Trial(config.max_requests_per_second)
@@ -87,8 +88,8 @@ class Budget:
             rate = min(rate, meter.rate)
         if not known:
             rate = self.trial.at(now)
-        if self._errors > ERRORS_IN_A_ROW:
-            slow = rate * 0.5 ** min(self._errors - ERRORS_IN_A_ROW, MAX_HALVINGS)
+        if self.errors > ERRORS_IN_A_ROW:
+            slow = rate * 0.5 ** min(self.errors - ERRORS_IN_A_ROW, MAX_HALVINGS)
             rate = max(slow, min(rate, 1 / SLOWEST_PROBE_SECONDS))
         return rate
 
@@ -140,15 +141,15 @@ class Budget:
 
     def succeeded(self) -> None:
         """The upstream works."""
-        self._errors = 0
+        self.errors = 0
 
     def erred(self) -> None:
         """The upstream, or the way to it, does not work."""
-        self._errors += 1
+        self.errors += 1
 
     def rejected(self, reading: LimitReading, now: float) -> float:
         """A request was turned away as one too many: nothing is sent until the returned moment."""
-        self._errors = 0
+        self.errors = 0
         if reading.retry_after_seconds is None:
             until = max((meter.ends_at() for meter in self.known()), default=now + DEFAULT_WINDOW_SECONDS)
         else:

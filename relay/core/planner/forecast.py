@@ -96,7 +96,7 @@ class Forecast:
         return None if found is None else found[1] * self._book.unit
 
     def _mix(self, rung: int) -> tuple[float, float] | None:
-        """Looks and delay of a job, on average over those frequent kinds whose tables are there; None: there are none."""
+        """Looks and delay of a job, on average over the frequent kinds whose tables are there; None: there are none."""
         looks = delay = total = 0.0
         for of, kind in self._frequent():
             table = of.edition.tables.get((kind, rung))

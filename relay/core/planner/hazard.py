@@ -31,6 +31,8 @@ TRACE = 1e-6
 """So many of the pseudo-jobs live for ever: where a prior lets none live on, it is still the prior that is leant on."""
 MAX_PASSES = 12
 PASSES_EVENTS = 40.0
+LEAST_RATE = 1e-12
+MOST_RATE = 1e6
 
 
 def bin_of(age: float) -> int:
@@ -118,6 +120,7 @@ class Hazard:
 
     def happened_between(self, since: float, age: float, rates: Sequence[float]) -> None:
         """It happened at some age between the two: spread as `rates` make it likely, as step E of the EM algorithm."""
+        since, age = min(since, EDGES[-1]), min(age, EDGES[-1])
         if age <= since:
             self.happened(since, since)
             return
@@ -127,7 +130,7 @@ class Hazard:
         first, last = bin_of(since), bin_of(age)
         alive, parts = 1.0, []
         for at in range(first, last + 1):
-            a, b = max(since, EDGES[at]), min(age, EDGES[at + 1]) if at < BINS - 1 else age
+            a, b = max(since, EDGES[at]), min(age, EDGES[at + 1])
             gone = -alive * math.expm1(-rates[at] * max(b - a, 0.0))
             # Of those that end here, half the bin; of those that end later, all of it.
             parts.append((at, gone, b - a))
@@ -157,7 +160,7 @@ class Hazard:
         exposure = _smooth(exposure, passes)
         weight = self._weight
         return tuple(
-            (seen / weight + seen0) / (risk / weight + risk0)
+            min(max((seen / weight + seen0) / (risk / weight + risk0), LEAST_RATE), MOST_RATE)
             for seen, seen0, risk, risk0 in zip(events, prior_events, exposure, prior_exposure, strict=True)
         )
 

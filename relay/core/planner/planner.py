@@ -210,7 +210,11 @@ class Planner:
         self._refresh(now)
 
     def set_weight(self, job_id: str, weight: float, now: float) -> None:
-        """How much a second of this job's delay counts, 1 being usual; a higher one brings its next look forward."""
+        """How much a second of this job's delay counts, 1 being usual; a higher one brings its next look forward.
+
+        None starves a job: however low its weight and however dear requests become, its next look is due MAX_PATIENCE
+        longest intervals after the last one, and then waits for no more than one look at each other open job.
+        """
         job = self._roster.jobs.get(job_id)
         if job is not None:
             self._roster.weigh(job, weight, self._timeline.at(now))
@@ -287,7 +291,9 @@ class Planner:
             "version": state.VERSION,
             "offset_seconds": self._timeline.offset,
             "budget": state.dump_budget(self._budget),
+            "moment": state.dump_moment(self._budget),
             "price": self._price.dump(),
+            "priced_at": self._price.at,
             "classes": state.dump_book(self._book) if self._own_book else [],
             **state.dump_roster(self._roster),
         }
@@ -335,7 +341,9 @@ class Planner:
         planner = cls(config, book)
         planner._timeline.offset = snapshot["offset_seconds"]
         state.load_budget(planner._budget, snapshot["budget"])
+        state.load_moment(planner._budget, snapshot["moment"])
         planner._price.load(*snapshot["price"])
+        planner._price.at = snapshot["priced_at"]
         if planner._own_book:
             state.load_book(planner._book, snapshot["classes"])
         state.load_roster(planner._roster, snapshot)

@@ -32,13 +32,14 @@ RUNGS_PER_OCTAVE = 2
 class Price:
     """One account's price. `unit` is the shortest time that counts, in seconds: the price moves once in each."""
 
-    __slots__ = ("_at", "_others", "_others_rate", "_steps", "unit", "value")
+    __slots__ = ("_others", "_others_rate", "_steps", "at", "unit", "value")
 
     def __init__(self, unit: float) -> None:
         self.unit = unit
         self.value = INITIAL
         """In units."""
-        self._at: float | None = None
+        self.at: float | None = None
+        """When it moved last."""
         self._steps = 0
         self._others = 0
         self._others_rate = 0.0
@@ -59,7 +60,7 @@ class Price:
 
     def due(self, now: float) -> bool:
         """Whether it is time for a step."""
-        return self._at is None or now - self._at >= self.unit
+        return self.at is None or not 0 <= now - self.at < self.unit
 
     def other_look(self) -> None:
         """A look goes out that no price decided: a first one, a check, one that was asked for."""
@@ -69,10 +70,11 @@ class Price:
         self, now: float, *, demand: float, backlog: float, open_jobs: int, rate: float, looks: float | None = None
     ) -> None:
         """Moves the price. `demand`: the sum of root(price at planning) / interval over the open jobs, in units;
-        `backlog`: looks overdue, or where it is negative, requests saved up that nobody asks for; `rate`: requests a unit of time that the budget allows; `looks`: how many a job takes
-        on average at this price, None where that is not known."""
-        passed = 1 if self._at is None else min(int((now - self._at) / self.unit), MAX_STEPS)
-        self._at = now
+        `backlog`: looks overdue, or where it is negative, requests saved up that nobody asks for; `rate`: requests a
+        unit of time that the budget allows; `looks`: how many a job takes on average at this price, None where that is
+        not known."""
+        passed = 1 if self.at is None else min(max(int((now - self.at) / self.unit), 1), MAX_STEPS)
+        self.at = now
         kept = math.exp(-passed / OTHERS_MEMORY)
         self._others_rate = self._others_rate * kept + self._others * (1 - kept) / passed
         self._others = 0

@@ -138,11 +138,14 @@ class Roster:
         return job.rung < self.price.rung(job.weight)
 
     def plan_again(self, job: Job, now: float) -> None:
-        """Plans its look at the price of now: not sooner than it was."""
-        due = job.due
-        self._plan(job, now, not_before=due, patience=self.price.patience())
-        if job.due <= now:
-            job.rung = FIXED  # it has waited long enough
+        """Plans its look at the price of now: not sooner than it was, and not later than it may be at any price.
+
+        Where that moment has passed it stays so, before the looks that were due later: whoever went to the end of the
+        queue at each price could wait for ever.
+        """
+        due = self._next_look(job, job.due)
+        job.rung = self.price.rung(job.weight) if due > now else FIXED
+        self._put(job, due, now)
 
     def weigh(self, job: Job, weight: float, now: float) -> None:
         """Sets the job's weight; a higher one brings its next look forward, but not before its anchor."""
@@ -263,8 +266,8 @@ class Roster:
     def _release_next(self, job: Job, lane: Lane, now: float) -> None:
         job.step = 0
         self._wait_for_lane(job, lane, now)
-        if job.learned is not None:
-            self._forecast.began(job.learned, job.kind)
+        assert job.learned is not None, "only a job that was read is ever parked"
+        self._forecast.began(job.learned, job.kind)
         if not job.in_flight:
             self._plan(job, now)
 
@@ -300,11 +303,16 @@ class Roster:
         table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
         return table.at(table.delay, max(job.seen - job.anchor, 0.0) / self.book.unit) * self.book.unit
 
-    def _next_look(self, job: Job, now: float, patience: float = 1.0) -> float:
-        """When to look at it next, at the price of now: at most `patience` longest intervals after its last look."""
+    def _next_look(self, job: Job, now: float) -> float:
+        """When to look at it next, at the price of now: at most a longest interval after its last look.
+
+        Once that is over, where nothing is expected of it, and requests are scarce, up to MAX_PATIENCE of them.
+        """
         config = self._config
         chance = backoff.spread(config.seed, job.id, job.step)
-        wait = backoff.safety_look(config, now=0.0, chance=chance) * patience
+        wait = backoff.safety_look(config, now=0.0, chance=chance)
+        if job.seen + wait <= now:
+            wait *= self.price.patience()
         learned, unit = job.learned, self.book.unit
         if learned is None:
             return max(job.seen + wait, now)
@@ -327,8 +335,8 @@ class Roster:
         unit = self.book.unit
         return max(math.sqrt(2 * self.price.value / job.weight / learned.change_rate), 1.0) * unit
 
-    def _plan(self, job: Job, now: float, *, not_before: float = 0.0, patience: float = 1.0) -> None:
-        due = max(self._next_look(job, now, patience), not_before)
+    def _plan(self, job: Job, now: float) -> None:
+        due = self._next_look(job, now)
         job.rung = self.price.rung(job.weight)
         self._put(job, due, now)
 

@@ -50,7 +50,7 @@ def load_roster(roster: Roster, saved: Mapping[str, Any]) -> None:
 
 
 def dump_book(book: Book) -> list[Any]:
-    """What was learned of each class, and the edition that plans are made from."""
+    """What was learned of each class, and the edition that plans are made from, or will be as soon as it is ready."""
     return [_dump_class(each, root=each is book.root) for each in (book.root, *book)]
 
 
@@ -90,6 +90,16 @@ def load_budget(budget: Budget, saved: Mapping[str, Any]) -> None:
     budget.trial.rate = min(rate, budget.trial.cap)
 
 
+def dump_moment(budget: Budget) -> list[Any]:
+    """What only matters to a planner that goes on at once: errors in a row, and how far the trial's step is."""
+    return [budget.errors, budget.trial.since, budget.trial.sent]
+
+
+def load_moment(budget: Budget, saved: Any) -> None:
+    """Takes over what `dump_moment` gave."""
+    budget.errors, budget.trial.since, budget.trial.sent = saved
+
+
 def dump_lanes(roster: Roster) -> list[Any]:
     """What was learned of the lanes, the last used last, within a limit."""
     return [[lane.name, *lane.learned()] for lane in roster.lanes][-MAX_LANES_KEPT:]
@@ -127,7 +137,8 @@ def _dump_lane(lane: Lane) -> list[Any]:
 
 
 def _dump_class(of: JobClass, *, root: bool) -> list[Any]:
-    rates = [list(of.edition.rates(kind)) for kind in range(len(of.hazards))]
+    edition = of.edition if of.draft is None else of.draft[0]
+    rates = [list(edition.rates(kind)) for kind in range(len(of.hazards))]
     return [name_of(of.key, root=root), dump_class(of), rates]
 
 
