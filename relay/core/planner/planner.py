@@ -28,7 +28,7 @@ SERVER_ERRORS = 500
 PLANNED_AGAIN_AT_ONCE = 32
 """Looks that one `take` plans again because requests have become dearer."""
 BACKLOG_COUNTED = 1_000
-SAVED_SHARE = 0.5
+SAVED_SHARE = 0.65
 """The share of what the bucket holds that is kept for bursts; what is saved beyond it makes requests cheaper."""
 
 

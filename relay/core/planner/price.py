@@ -17,7 +17,10 @@ SETTLING_STEPS = 10.0
 """The gain falls from FIRST_GAIN to GAIN in about so many steps."""
 TARGET = 0.97
 """The share of the budget that the plan fills."""
-FEWEST_LOOKS = 1.1
+PROMPT_STEPS = 10.0
+"""Where it takes the budget longer than so many steps to look at all jobs once, the price moves as much slower: what it
+did last shows only when the jobs come up again."""
+FEWEST_LOOKS = 1.2
 """Where a job takes no more looks than this, a higher price saves none: it would only come down too late."""
 MAX_STEPS = 64
 PATIENT_ABOVE = 0.1
@@ -81,13 +84,14 @@ class Price:
         if open_jobs == 0:
             return
         rate = max(rate - self._others_rate, LEAST_SHARE * rate)
+        lag = min(PROMPT_STEPS * rate / open_jobs, 1.0)
         drain = max(BACKLOG_SECONDS, 0.1 * open_jobs / rate)
         for _ in range(passed):
             ratio = (demand / math.sqrt(self.value) + backlog / drain) / (TARGET * rate)
             push = min(max(2 * math.log(ratio), -1.0), 1.0) if ratio > 0 else -1.0
             if push > 0 and looks is not None and looks < FEWEST_LOOKS:
                 return
-            gain = max(GAIN, FIRST_GAIN / (1 + self._steps / SETTLING_STEPS))
+            gain = max(GAIN * lag, FIRST_GAIN / (1 + self._steps / SETTLING_STEPS))
             self._steps += 1
             self.value = min(max(self.value * math.exp(gain * push), FLOOR), CEILING)
 
