@@ -5,6 +5,12 @@ import math
 from relay.core.planner.timeline import SLACK_SECONDS
 
 DEFAULT_WINDOW_SECONDS = 60.0
+SOON = 1 / 60
+LATELY = 0.25
+NEARLY_SPENT = 0.05
+MOST_EARLY = 8
+"""Shares of a window, and how often: a window that was spent, and is said to be so still just after it should have
+ended, has not ended yet."""
 VANISHED_WINDOWS = 2.0
 """A count that responses have not told for so many windows is no longer believed."""
 
@@ -17,7 +23,7 @@ class Meter:
     """
 
     __slots__ = (
-        *("_base", "_lowest", "_others", "_own", "_probed", "_rated_at", "_reserve", "_since"),
+        *("_base", "_early", "_lowest", "_others", "_own", "_probed", "_rated_at", "_reserve", "_since"),
         *("limit", "others_rate", "rate", "remaining", "seen_at", "started_at", "window_seconds"),
     )
 
@@ -36,6 +42,8 @@ class Meter:
         """Requests a second that others send."""
         self.rate = 0.0
         """Requests a second that we may send."""
+        self._early = 0
+        """How often this window was believed to have begun before it had."""
         self._base = 0.0
         self._lowest = -1.0
         self._own = 0
@@ -104,6 +112,12 @@ class Meter:
             self._begin(self.remaining, now)
             return
         remaining = min(remaining, limit)
+        if self._began_early(remaining, in_flight, now):
+            # Our clock was a little ahead: the window before this one has not ended yet, but will soon.
+            self._early += 1
+            self.started_at = now - self.window_seconds * (1 - SOON)
+        elif remaining > self._lowest:
+            self._early = 0
         self._rate_others(self._used_by_others(remaining, ours, in_flight, sent_at, now), now)
         self.seen_at = now
         self._begin(remaining - in_flight, now)
@@ -113,6 +127,13 @@ class Meter:
         if self.known and now < ends_at <= now + self.window_seconds:
             self.started_at = ends_at - self.window_seconds
             self._begin(self.remaining, now)
+
+    def _began_early(self, remaining: float, in_flight: int, now: float) -> bool:
+        """Whether a response from just after the window should have begun still tells of the one before."""
+        lately = now - self.started_at < LATELY * self.window_seconds
+        as_before = self._lowest >= 0 and remaining <= self._lowest + in_flight + 1
+        spent = remaining - self._reserved() < NEARLY_SPENT * self.limit
+        return lately and as_before and spent and self._early < MOST_EARLY
 
     def _meet(self, limit: float, now: float) -> None:
         if not self.known:

@@ -83,7 +83,7 @@ class Planner:
         that is tracked already only `weight` and, where given, `next_poll_at` are taken over: that is how a look is
         asked for at once.
         """
-        t = self._timeline.at(now)
+        t = self._timeline.at(now) if self._bucket.rate else self._refresh(now)
         if min_interval_seconds is None:
             min_interval_seconds = DEFAULT_SPACING_SECONDS * min(1.0, self._config.min_interval_seconds)
         planned = read_time(next_poll_at)
