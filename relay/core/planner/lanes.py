@@ -9,18 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relay.core.planner.classes import SCHEDULED
 from relay.core.planner.jobs import PARKED, WAITING, Job
 
 MAX_IDLE_LANES = 1_000
 """Empty lanes whose last start and spacing are remembered; the longest empty one goes first."""
 IN_ORDER_STARTS = 5
 """So many starts in order make up for one out of order: until then a lane parks no new job."""
+MAX_PASSED = 64
+"""So many jobs of a lane one that joins late may pass."""
 GAPS_REMEMBERED = 5
 GAPS_NEEDED = 3
 RHYTHM_SPREAD = 0.08
 RHYTHM_UNITS = 4.0
 """Gaps between starts that differ by no more than this many units, or this share, are a rhythm."""
 RHYTHM_EARLY_UNITS = 2.0
+
+
+def _comes_after(job: Job, scheduled_at: float) -> bool:
+    return job.phase == WAITING and job.kind == SCHEDULED and job.anchor > scheduled_at
 
 
 class Lane:
@@ -44,14 +51,22 @@ class Lane:
             yield job
             job = job.next
 
-    def append(self, job: Job) -> None:
-        """The job joins at the end."""
-        job.lane, job.previous = self, self.tail
-        if self.tail is None:
+    def append(self, job: Job, scheduled_at: float | None = None) -> None:
+        """The job joins at the end, or before those there that are scheduled for later."""
+        before, passed = self.tail, 0
+        if scheduled_at is not None:
+            while before is not None and passed < MAX_PASSED and _comes_after(before, scheduled_at):
+                before, passed = before.previous, passed + 1
+        after = self.head if before is None else before.next
+        job.lane, job.previous, job.next = self, before, after
+        if before is None:
             self.head = job
         else:
-            self.tail.next = job
-        self.tail = job
+            before.next = job
+        if after is None:
+            self.tail = job
+        else:
+            after.previous = job
 
     def remove(self, job: Job) -> Job | None:
         """The job leaves; returns the parked successor that has nothing to wait for now, if there is one."""

@@ -72,7 +72,7 @@ class Roster:
         job.weight = _weight(weight, 1.0)
         job.joins = lane is None
         if lane:
-            self.lanes.open(lane).append(job)
+            self.lanes.open(lane).append(job, reading.scheduled_at)
         job.anchor = now
         # Also an end that was heard of is looked at: only what a look of our own brings comes to `observe`.
         known = reading.known and not reading.terminal
@@ -183,7 +183,7 @@ class Roster:
         if job.learned is None or (reading.action, reading.channel) != job.learned.key:
             job.learned = self.book.of(reading.action, reading.channel)
         if job.joins and reading.channel:
-            self.lanes.open(reading.channel).append(job)
+            self.lanes.open(reading.channel).append(job, reading.scheduled_at)
             job.joins = False
         started, retry, scheduled = reading.started_at, reading.next_attempt_at, reading.scheduled_at
         if started is not None:
