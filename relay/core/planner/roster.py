@@ -249,7 +249,7 @@ class Roster:
                 self._wait(job, RHYTHM if by_rhythm else LANE, anchor)
         elif before.started is None:
             # One that can not start for long is not what this job waits for: jobs of two lanes are mixed here.
-            if job.step >= 1 and before.anchor <= now + job.spacing:
+            if (was_parked or job.step >= 1) and before.anchor <= now + job.spacing:
                 job.phase = PARKED
         elif was_parked or job.step >= LATE_LOOKS:
             job.phase = PARKED
