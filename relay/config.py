@@ -163,7 +163,13 @@ class PollingSettings:
         reloaded=True,
     )
     min_interval_seconds: float = setting(_seconds, 1.0, "shortest time between two looks at a job", reloaded=True)
-    max_interval_seconds: float = setting(_seconds, 900.0, "longest time between two looks at a job", reloaded=True)
+    max_interval_seconds: float = setting(
+        _seconds,
+        900.0,
+        "longest time between two looks at a job; up to five times as long for one of which nothing is expected, while "
+        "requests are scarce",
+        reloaded=True,
+    )
     deadline_seconds: float = setting(_seconds, 604800.0, "when an open job is reported overdue", reloaded=True)
 
     def check(self, value: Value) -> None:

@@ -382,6 +382,13 @@ async def memory() -> list[dict[str, Any]]:
     ]
 
 
+async def planner() -> list[dict[str, Any]]:
+    """A decision of the planner, its memory, and the loading of a million jobs: see planner_speed.py."""
+    from planner_speed import measure
+
+    return measure()
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     return {
@@ -401,6 +408,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("registrations", lambda: registrations(int(10_000 * scale))),
         ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
         ("memory", memory),
+        ("planner", planner),
     ]
     for name, bench in plan:
         if only is None or only in name:
@@ -432,7 +440,7 @@ def show(results: list[dict[str, Any]]) -> bool:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="deliveries, registrations, batches or memory")
+    parser.add_argument("--only", help="deliveries, registrations, batches, memory or planner")
     parser.add_argument("--scale", type=float, default=1.0, help="how much work, 1 being usual")
     options = parser.parse_args()
     import structlog
