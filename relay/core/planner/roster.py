@@ -31,6 +31,8 @@ CHECK_BEFORE = 1.5
 """A look in between is worth it where the next one is further away than so many times the time after which it is."""
 PATIENT = 1.05
 LATE_CHECK = 0.2
+"""No check is made where a look is expected within this share of the longest interval after it."""
+LATE_TURN = 0.02
 """A check may be late by this share of the longest interval before it takes its turn among others."""
 MANY_DEMANDS = 256
 DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
@@ -47,7 +49,7 @@ class Roster:
         self.price = price
         self._forecast = forecast
         self.jobs: dict[str, Job] = {}
-        self.queues = Queues(LATE_CHECK * config.max_interval_seconds)
+        self.queues = Queues(LATE_TURN * config.max_interval_seconds)
         self.lanes = Lanes()
         self.unparking: deque[Lane] = deque()
         self.demand = 0.0
