@@ -9,14 +9,14 @@ import math
 from collections import deque
 
 from relay.core.planner import backoff, lessons
-from relay.core.planner.classes import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED, Book, JobClass
+from relay.core.planner.classes import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED, Book
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import Reading
-from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, FIRST, FIXED, PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
 from relay.core.planner.lanes import Lane, Lanes
+from relay.core.planner.plans import Plans
 from relay.core.planner.price import Price
-from relay.core.planner.queues import Queues
 
 UNPARKED_AT_ONCE = 32
 """Jobs of a broken lane that one call unparks: a lane can be longer than one call may take."""
@@ -27,33 +27,19 @@ LATE_LOOKS = 2
 MIN_WEIGHT = 1e-3
 MAX_WEIGHT = 1e6
 MAX_SPACING_SECONDS = 86_400.0
-CHECK_BEFORE = 1.5
-"""A look in between is worth it where the next one is further away than so many times the time after which it is."""
-PATIENT = 1.05
-LATE_CHECK = 0.2
-"""No check is made where a look is expected within this share of the longest interval after it."""
-LATE_TURN = 0.02
-"""A check may be late by this share of the longest interval before it takes its turn among others."""
-MANY_DEMANDS = 256
-DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 
 
-class Roster:
-    """All open jobs of an account, in their lanes and on the agenda. A job in flight is on no agenda."""
+class Roster(Plans):
+    """All open jobs of an account, in their lanes, with the plan of each."""
 
-    __slots__ = ("_config", "_forecast", "book", "demand", "jobs", "lanes", "price", "queues", "unparking")
+    __slots__ = ("_forecast", "jobs", "lanes", "unparking")
 
     def __init__(self, config: PlannerConfig, book: Book, price: Price, forecast: Forecast) -> None:
-        self._config = config
-        self.book = book
-        self.price = price
+        super().__init__(config, book, price)
         self._forecast = forecast
         self.jobs: dict[str, Job] = {}
-        self.queues = Queues(LATE_TURN * config.max_interval_seconds)
         self.lanes = Lanes()
         self.unparking: deque[Lane] = deque()
-        self.demand = 0.0
-        """The sum of the jobs' demands."""
 
     def add(
         self,
@@ -82,11 +68,11 @@ class Roster:
             self._settle(job, reading, now, min(seen, now))
             job.step = min(max(step, 0), backoff.MAX_STEP)
         if planned is not None:
-            self._fix(job, planned, now)
+            self.fix(job, planned, now)
         elif known:
-            self._plan(job, now)
+            self.plan(job, now)
         else:
-            self._fix(job, now, now)
+            self.fix(job, now, now)
 
     def observe(self, job: Job, reading: Reading, now: float, seen_at: float) -> None:
         """A look at the job brought `reading`, the state as of `seen_at`."""
@@ -109,7 +95,7 @@ class Roster:
             job.step = 0
         elif now > job.anchor:
             job.step = min(job.step + 1, backoff.MAX_STEP)
-        self._plan(job, now)
+        self.plan(job, now)
 
     def fail(self, job: Job, now: float, *, missing: bool, not_before: float) -> None:
         """A look at the job failed; `missing` says that the upstream does not know the job."""
@@ -120,48 +106,22 @@ class Roster:
             if job.failures >= LOST_AFTER_FAILURES:
                 self._leave_lane(job, now)
         elif job.phase == PARKED or job.anchor > now:
-            due = max(due, self._next_look(job, now))
-        self._fix(job, max(due, not_before), now)
-
-    def postpone(self, job: Job, due: float, now: float) -> None:
-        """Plans the job's look for `due`, or for as far ahead as any look may be."""
-        self._fix(job, due, now)
-
-    def ask(self, job: Job, due: float, now: float) -> None:
-        """Somebody asks for a look at `due`."""
-        self._fix(job, due, now)
-        job.rung = ASKED
-        self.queues.put(job, job.due, EXPECTED)
-
-    def stale(self, job: Job) -> bool:
-        """Whether its look was planned when requests were cheaper, or is only a check and they are scarce."""
-        if job.queue == CHECK and job.rung < FIXED and self.price.patience() > PATIENT:
-            return True
-        return job.rung < self.price.rung(job.weight)
-
-    def plan_again(self, job: Job, now: float) -> None:
-        """Plans its look at the price of now: not sooner than it was, and not later than it may be at any price.
-
-        Where that moment has passed it stays so, before the looks that were due later: whoever went to the end of the
-        queue at each price could wait for ever.
-        """
-        due = self._next_look(job, job.due)
-        job.rung = self.price.rung(job.weight) if due > now else FIXED
-        self._put(job, due, now)
+            due = max(due, self.next_look(job, now))
+        self.fix(job, max(due, not_before), now)
 
     def weigh(self, job: Job, weight: float, now: float) -> None:
         """Sets the job's weight; a higher one brings its next look forward, but not before its anchor."""
         before, job.weight = job.weight, _weight(weight, job.weight)
         if job.weight > before and job.failures == 0 and not job.in_flight and job.phase in (WAITING, RUNNING):
-            due = self._next_look(job, now)
+            due = self.next_look(job, now)
             if due < job.due:
-                self._plan(job, now)
+                self.plan(job, now)
 
     def remove(self, job: Job, now: float) -> None:
         """Lets the job go, and its successor follow."""
         del self.jobs[job.id]
         self.queues.take_off(job)
-        self._ask_for(job, 0.0)
+        self.ask_for(job, 0.0)
         self._leave_lane(job, now)
 
     def unpark_some(self, now: float) -> None:
@@ -271,13 +231,13 @@ class Roster:
         assert job.learned is not None, "only a job that was read is ever parked"
         self._forecast.began(job.learned, job.kind)
         if not job.in_flight:
-            self._plan(job, now)
+            self.plan(job, now)
 
     def _release(self, job: Job, anchor: float, now: float) -> None:
         job.step = 0
         self._wait(job, HEAD, anchor)
         if not job.in_flight:
-            self._plan(job, now)
+            self.plan(job, now)
 
     def _unpark(self, lane: Lane) -> None:
         if lane.cursor is None and lane not in self.unparking:
@@ -295,77 +255,6 @@ class Roster:
         if follower is not None:
             self._release_next(follower, lane, now)
         self.lanes.close_if_empty(lane)
-
-    # --- when it is looked at
-
-    def expected_delay(self, job: Job) -> float | None:
-        """Seconds from the job's end until it is known, on average as things stand; None where that can not be said."""
-        if job.phase not in (WAITING, RUNNING) or job.learned is None:
-            return None
-        table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
-        return table.at(table.delay, max(job.seen - job.anchor, 0.0) / self.book.unit) * self.book.unit
-
-    def _next_look(self, job: Job, now: float) -> float:
-        """When to look at it next, at the price of now: at most a longest interval after its last look.
-
-        Once that is over, where nothing is expected of it, and requests are scarce, up to MAX_PATIENCE of them.
-        """
-        config = self._config
-        chance = backoff.spread(config.seed, job.id, job.step)
-        wait = backoff.safety_look(config, now=0.0, chance=chance)
-        if job.seen + wait <= now:
-            wait *= self.price.patience()
-        learned, unit = job.learned, self.book.unit
-        if learned is None:
-            return max(job.seen + wait, now)
-        if job.phase == PARKED:
-            return max(job.seen + min(wait, self._worth_a_check(job, learned)), now)
-        table = learned.edition.table(job.kind, self.price.rung(job.weight))
-        due = job.anchor + table.next_look(max(job.seen - job.anchor, 0.0) / unit) * unit
-        due = max(due, job.seen + config.min_interval_seconds, now)
-        if job.anchor > job.seen:
-            check = self._worth_a_check(job, learned)
-            if due - job.seen > check * CHECK_BEFORE:
-                wait = min(wait, check)
-            # A check that came late would only hold up the look that is expected soon after it.
-            if due <= job.seen + wait + LATE_CHECK * config.max_interval_seconds:
-                return due
-        return min(due, max(job.seen + wait, now))
-
-    def _worth_a_check(self, job: Job, learned: JobClass) -> float:
-        """Seconds after which it is worth a request to see whether a job of which nothing is expected was cancelled."""
-        unit = self.book.unit
-        return max(math.sqrt(2 * self.price.value / job.weight / learned.change_rate), 1.0) * unit
-
-    def _plan(self, job: Job, now: float) -> None:
-        due = self._next_look(job, now)
-        job.rung = self.price.rung(job.weight)
-        self._put(job, due, now)
-
-    def _fix(self, job: Job, due: float, now: float) -> None:
-        """Plans a look for a moment that no price decides."""
-        job.rung = FIXED
-        self._put(job, min(max(due, 0.0), now + self._config.max_interval_seconds), now)
-
-    def _put(self, job: Job, due: float, now: float) -> None:
-        """Puts the look where it belongs, and counts what it asks for."""
-        queue = EXPECTED
-        if job.phase == UNSEEN:
-            queue = FIRST
-        elif job.phase == PARKED or (job.phase == WAITING and due < job.anchor):
-            queue = CHECK
-        interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
-        # Most checks are never made, for something happens before: those that are made are counted as they go out. What
-        # is due already is counted as overdue.
-        counts = queue == EXPECTED and due > now
-        self._ask_for(job, math.sqrt(self.price.value) / interval if counts else 0.0)
-        self.queues.put(job, due, queue)
-
-    def _ask_for(self, job: Job, demand: float) -> None:
-        if demand > 0:  # to a twelfth, so that a million jobs share a few numbers
-            demand = DEMANDS[min(max(round(8 * math.log2(demand)) + MANY_DEMANDS, 0), 2 * MANY_DEMANDS)]
-        self.demand = max(self.demand + demand - job.demand, 0.0)
-        job.demand = demand
 
 
 def _weight(weight: float, otherwise: float) -> float:

@@ -1,0 +1,136 @@
+"""When a job is looked at: its next look at the price of now, and the queue in which that waits.
+
+All times are seconds of the planner's time.
+"""
+
+from __future__ import annotations
+
+import math
+
+from relay.core.planner import backoff
+from relay.core.planner.classes import Book, JobClass
+from relay.core.planner.config import PlannerConfig
+from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, FIRST, FIXED, PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.price import Price
+from relay.core.planner.queues import Queues
+
+CHECK_BEFORE = 1.5
+"""A look in between is worth it where the next one is further away than so many times the time after which it is."""
+PATIENT = 1.05
+LATE_CHECK = 0.2
+"""No check is made where a look is expected within this share of the longest interval after it."""
+LATE_TURN = 0.02
+"""A check may be late by this share of the longest interval before it takes its turn among others."""
+MANY_DEMANDS = 256
+DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
+
+
+class Plans:
+    """The planned looks, and what all of them together ask for."""
+
+    __slots__ = ("_config", "book", "demand", "price", "queues")
+
+    def __init__(self, config: PlannerConfig, book: Book, price: Price) -> None:
+        self._config = config
+        self.book = book
+        self.price = price
+        self.queues = Queues(LATE_TURN * config.max_interval_seconds)
+        self.demand = 0.0
+        """The sum of the jobs' demands."""
+
+    def postpone(self, job: Job, due: float, now: float) -> None:
+        """Plans the job's look for `due`, or for as far ahead as any look may be."""
+        self.fix(job, due, now)
+
+    def ask(self, job: Job, due: float, now: float) -> None:
+        """Somebody asks for a look at `due`."""
+        self.fix(job, due, now)
+        job.rung = ASKED
+        self.queues.put(job, job.due, EXPECTED)
+
+    def stale(self, job: Job) -> bool:
+        """Whether its look was planned when requests were cheaper, or is only a check and they are scarce."""
+        if job.queue == CHECK and job.rung < FIXED and self.price.patience() > PATIENT:
+            return True
+        return job.rung < self.price.rung(job.weight)
+
+    def plan_again(self, job: Job, now: float) -> None:
+        """Plans its look at the price of now: not sooner than it was, and not later than it may be at any price.
+
+        Where that moment has passed it stays so, before the looks that were due later: whoever went to the end of the
+        queue at each price could wait for ever.
+        """
+        due = self.next_look(job, job.due)
+        job.rung = self.price.rung(job.weight) if due > now else FIXED
+        self._put(job, due, now)
+
+    def expected_delay(self, job: Job) -> float | None:
+        """Seconds from the job's end until it is known, on average as things stand; None where that can not be said."""
+        if job.phase not in (WAITING, RUNNING) or job.learned is None:
+            return None
+        table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
+        return table.at(table.delay, max(job.seen - job.anchor, 0.0) / self.book.unit) * self.book.unit
+
+    def next_look(self, job: Job, now: float) -> float:
+        """When to look at it next, at the price of now: at most a longest interval after its last look.
+
+        Once that is over, where nothing is expected of it, and requests are scarce, up to MAX_PATIENCE of them.
+        """
+        config = self._config
+        chance = backoff.spread(config.seed, job.id, job.step)
+        wait = backoff.safety_look(config, now=0.0, chance=chance)
+        if job.seen + wait <= now:
+            wait *= self.price.patience()
+        learned, unit = job.learned, self.book.unit
+        if learned is None:
+            return max(job.seen + wait, now)
+        if job.phase == PARKED:
+            return max(job.seen + min(wait, self._worth_a_check(job, learned)), now)
+        table = learned.edition.table(job.kind, self.price.rung(job.weight))
+        due = job.anchor + table.next_look(max(job.seen - job.anchor, 0.0) / unit) * unit
+        due = max(due, job.seen + config.min_interval_seconds, now)
+        if job.anchor > job.seen:
+            check = self._worth_a_check(job, learned)
+            if due - job.seen > check * CHECK_BEFORE:
+                wait = min(wait, check)
+            # A check that came late would only hold up the look that is expected soon after it.
+            if due <= job.seen + wait + LATE_CHECK * config.max_interval_seconds:
+                return due
+        return min(due, max(job.seen + wait, now))
+
+    def _worth_a_check(self, job: Job, learned: JobClass) -> float:
+        """Seconds after which it is worth a request to see whether a job of which nothing is expected was cancelled."""
+        unit = self.book.unit
+        return max(math.sqrt(2 * self.price.value / job.weight / learned.change_rate), 1.0) * unit
+
+    def plan(self, job: Job, now: float) -> None:
+        """Plans its next look at the price of now."""
+        due = self.next_look(job, now)
+        job.rung = self.price.rung(job.weight)
+        self._put(job, due, now)
+
+    def fix(self, job: Job, due: float, now: float) -> None:
+        """Plans a look for a moment that no price decides."""
+        job.rung = FIXED
+        self._put(job, min(max(due, 0.0), now + self._config.max_interval_seconds), now)
+
+    def _put(self, job: Job, due: float, now: float) -> None:
+        """Puts the look where it belongs, and counts what it asks for."""
+        queue = EXPECTED
+        if job.phase == UNSEEN:
+            queue = FIRST
+        elif job.phase == PARKED or (job.phase == WAITING and due < job.anchor):
+            queue = CHECK
+        interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
+        # Most checks are never made, for something happens before: those that are made are counted as they go out. What
+        # is due already is counted as overdue.
+        counts = queue == EXPECTED and due > now
+        self.ask_for(job, math.sqrt(self.price.value) / interval if counts else 0.0)
+        self.queues.put(job, due, queue)
+
+    def ask_for(self, job: Job, demand: float) -> None:
+        """Counts what its plan asks for."""
+        if demand > 0:  # to a twelfth, so that a million jobs share a few numbers
+            demand = DEMANDS[min(max(round(8 * math.log2(demand)) + MANY_DEMANDS, 0), 2 * MANY_DEMANDS)]
+        self.demand = max(self.demand + demand - job.demand, 0.0)
+        job.demand = demand
