@@ -100,7 +100,7 @@ class Price:
         return [self.value, self._steps]
 
     def dump_moment(self) -> list[float | None]:
-        """What only matters to a price that goes on at once: when it moved last, and the looks that it did not decide."""
+        """What only matters to a price that goes on at once: when it moved last, and looks that it did not decide."""
         return [self.at, self._others, self._others_rate]
 
     def load_moment(self, at: float | None, others: int, others_rate: float) -> None:
