@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner.bucket import Bucket
@@ -19,6 +19,7 @@ def bucket_of(rate: float, bank_seconds: float, now: float = NOW) -> Bucket:
     return bucket
 
 
+@settings(max_examples=40)
 @given(rate=st.floats(0.05, 50), bank=st.floats(0, 60), steps=st.lists(pauses, min_size=1, max_size=60))
 def test_no_window_ever_holds_more_than_its_rate_and_the_bank(rate: float, bank: float, steps: list[float]) -> None:
     bucket, now, taken = bucket_of(rate, bank), NOW, []
