@@ -7,7 +7,7 @@ import pytest
 from relay.core.planner.budget import Budget
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.headers import SILENT, LimitReading
-from relay.core.planner.meter import Meter
+from relay.core.planner.meter import MOST_EARLY, Meter
 
 NOW = 1_779_271_200.0
 
@@ -270,3 +270,55 @@ def test_what_nobody_waits_for_is_not_in_flight() -> None:
     budget.dropped()
     assert budget.in_flight == 0
     assert budget.changes_at() == math.inf
+
+
+# --- a window that is said to have begun, and has not
+
+
+def spent_meter() -> Meter:
+    """Of a hundred requests one is left, and the window should end at NOW + 60."""
+    meter = Meter(0.0)
+    for used in range(100):
+        at = NOW + used * 0.6
+        meter.read(100, 99 - used, 60, ours=True, in_flight=0, sent_at=at, now=at)
+    meter.spend()
+    meter.roll(NOW + 60, 0)
+    assert meter.ends_at() == NOW + 120
+    return meter
+
+
+def test_a_window_that_is_still_spent_where_the_next_should_have_begun_ends_soon() -> None:
+    meter = spent_meter()
+    meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=NOW + 60.1, now=NOW + 60.2)
+    assert meter.ends_at() == pytest.approx(NOW + 61.2)
+    meter.roll(NOW + 61.2, 0)
+    assert meter.left() == pytest.approx(100, abs=1)
+    meter.read(100, 99, 60, ours=True, in_flight=0, sent_at=NOW + 61.3, now=NOW + 61.4)
+    assert meter.ends_at() > NOW + 120
+
+
+def test_a_window_is_waited_for_so_often_only() -> None:
+    meter, now = spent_meter(), NOW + 60.1
+    for _ in range(MOST_EARLY):
+        meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=now - 0.1, now=now)
+        assert meter.ends_at() == pytest.approx(now + 1)
+        now += 1.1
+        meter.roll(now, 0)
+    meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=now - 0.1, now=now)
+    assert meter.ends_at() > now + 50, "the others have used it up"
+
+
+def test_a_window_that_others_have_just_used_up_has_begun() -> None:
+    meter = spent_meter()
+    meter.read(100, 99, 60, ours=True, in_flight=0, sent_at=NOW + 60.1, now=NOW + 60.2)
+    ends_at = meter.ends_at()
+    meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=NOW + 65, now=NOW + 65.1)
+    assert meter.ends_at() == ends_at
+
+
+def test_a_window_of_which_much_is_left_has_begun() -> None:
+    meter = Meter(0.0)
+    meter.read(100, 50, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
+    meter.roll(NOW + 60, 0)
+    meter.read(100, 49, 60, ours=True, in_flight=0, sent_at=NOW + 60.1, now=NOW + 60.2)
+    assert meter.ends_at() == NOW + 120

@@ -18,9 +18,12 @@ from relay.core.planner.classes import (
     MAX_CLASSES,
     MAX_NAME,
     MAX_TABLES,
+    MEMORY_CHANGES,
     NEW,
     OTHER,
     PRIORS,
+    PSEUDO_CHANGES,
+    PSEUDO_WAITED,
     RUN,
     SCHEDULED,
     Book,
@@ -48,7 +51,7 @@ def teach(book: Book, of: JobClass, kind: int, events: int, median: float = 7.0,
 
 def what_counts(of: JobClass) -> dict[str, list[object]]:
     """All but how much was learned since the last edition."""
-    return {kind: [values[0], *values[3:]] for kind, values in dump_class(of).items()}
+    return {kind: [values[0], *values[3:]] for kind, values in dump_class(of)["hazards"].items()}
 
 
 def work_off(book: Book) -> int:
@@ -351,6 +354,40 @@ def test_what_was_learned_comes_back(found: list[tuple[str, int, float]]) -> Non
         assert twin.edition.rates(RUN) == twin.fitted()[RUN]
 
 
+def test_waiting_jobs_are_seldom_cancelled_where_nothing_is_known() -> None:
+    book = Book(1.0)
+    rate = PSEUDO_CHANGES / PSEUDO_WAITED
+    assert book.of("a", "").change_rate == pytest.approx(rate)
+    book.waited(book.of("a", ""), PSEUDO_WAITED, changed=False)
+    assert book.of("a", "").change_rate == pytest.approx(rate / 4), "it leans on all together, which waited too"
+
+
+def test_cancellations_are_counted_by_the_time_in_which_there_could_have_been_some() -> None:
+    book = Book(0.5)
+    of, other = book.of("a", ""), book.of("b", "")
+    before = of.change_rate
+    for _ in range(50):
+        book.waited(of, 1_000.0, changed=True)
+        book.waited(of, 1_000.0, changed=False)
+    assert of.change_rate == pytest.approx(1 / 4_000, rel=0.2), "one in two thousand seconds, and two units a second"
+    assert before < other.change_rate, "what is seen of one class is likelier in another"
+    assert book.root.changes == of.changes
+    assert of.unsaved
+    for _ in range(2_000):
+        book.waited(of, 10.0, changed=True)
+    assert of.changes == pytest.approx(MEMORY_CHANGES, rel=0.01)
+    book.waited(of, -5.0, changed=False)
+    assert of.change_rate <= 1 / 20
+
+
+def test_cancellations_come_back() -> None:
+    book, back = Book(1.0), Book(1.0)
+    book.waited(book.of("a", ""), 70.0, changed=True)
+    for name, _, values in book.changed():
+        back.learn(name, values)
+    assert back.of("a", "").change_rate == book.of("a", "").change_rate
+
+
 def test_another_unit_is_another_book() -> None:
     book, back = Book(1.0), Book(0.5)
     teach(book, book.of("a", ""), RUN, 5)
@@ -382,7 +419,7 @@ def test_no_text_makes_a_book_fail(name: str, values: str) -> None:
     book = Book(1.0)
     book.learn(name, values)
     book.learn("*", values)
-    book.learn(name, json.dumps({"unit": 1.0, "hazards": values}))
+    book.learn(name, json.dumps({**GOOD, "hazards": values}))
     assert [book.root.edition.rates(kind) for kind in range(len(KINDS))] == list(PRIORS)
 
 
@@ -391,7 +428,7 @@ def test_no_spoiled_hazard_makes_a_book_fail(place: int, value: Any, kind: str) 
     saved = [*GOOD["hazards"]["run"]]
     saved[place] = value
     book = Book(1.0)
-    book.learn("*", json.dumps({"unit": 1.0, "hazards": {kind: saved}}))
+    book.learn("*", json.dumps({**GOOD, "hazards": {kind: saved}}))
     for rates in book.root.fitted():
         assert all(0 < rate < math.inf for rate in rates)
 
@@ -401,15 +438,19 @@ def test_no_spoiled_hazard_makes_a_book_fail(place: int, value: Any, kind: str) 
     [
         ("*", "[" * 100_000),
         ("[" * 100_000, json.dumps(GOOD)),
-        ("*", json.dumps({"unit": 1.0, "hazards": {"run": [10**400, *GOOD["hazards"]["run"][1:]]}})),
-        ("*", json.dumps({"unit": 10**400, "hazards": GOOD["hazards"]})),
+        ("*", json.dumps({**GOOD, "hazards": {"run": [10**400, *GOOD["hazards"]["run"][1:]]}})),
+        ("*", json.dumps({**GOOD, "unit": 10**400})),
         ("*", '{"unit": 1.0, "hazards": {"run": [' + "1" * 5_000 + "]}}"),
         ("*", "null"),
         ("*", "[]"),
         ("*", "{}"),
-        ("*", json.dumps({"unit": 1.0, "hazards": None})),
-        ("*", json.dumps({"unit": 1.0, "hazards": {"run": None}})),
-        ("*", json.dumps({"unit": 1.0, "hazards": {"walk": GOOD["hazards"]["run"]}})),
+        ("*", json.dumps({**GOOD, "changes": -1})),
+        ("*", json.dumps({**GOOD, "waited": math.inf})),
+        ("*", json.dumps({**GOOD, "waited": math.nan})),
+        ("*", json.dumps({**GOOD, "changes": None})),
+        ("*", json.dumps({**GOOD, "hazards": None})),
+        ("*", json.dumps({**GOOD, "hazards": {"run": None}})),
+        ("*", json.dumps({**GOOD, "hazards": {"walk": GOOD["hazards"]["run"]}})),
         ("[1, 2]", json.dumps(GOOD)),
         ("null", json.dumps(GOOD)),
         ("", json.dumps(GOOD)),
@@ -426,9 +467,11 @@ def test_what_can_not_be_read_is_left_out(name: str, values: str) -> None:
 
 def test_a_class_of_which_one_kind_can_not_be_read_keeps_what_it_had() -> None:
     of, run = JobClass(("a", ""), None), GOOD["hazards"]["run"]
+    counts = {"changes": 2.0, "waited": 50.0}
     with pytest.raises(ValueError, match="not in tuple"):
-        load_class(of, {"run": run, "walk": run})
+        load_class(of, {"hazards": {"run": run, "walk": run}, **counts})
     assert of.hazards == [None] * len(KINDS)
-    load_class(of, {"run": run})
-    assert dump_class(of) == {"run": run}
+    assert (of.changes, of.waited) == (0.0, 0.0)
+    load_class(of, {"hazards": {"run": run}, **counts})
+    assert dump_class(of) == {"hazards": {"run": run}, **counts}
     assert len(of.fitted()[RUN]) == BINS

@@ -160,7 +160,7 @@ def test_tracking_again_brings_a_look_forward_and_changes_nothing_else() -> None
     planner = planner_of()
     planner.track("job", {**QUEUED, "scheduled_at": NOW + 3600}, NOW)
     planner.track("job", None, NOW + 1, weight=2.0)
-    assert 0.9 * 900 <= (planner.next_poll_at("job") or 0) - NOW <= 900 * MAX_PATIENCE
+    assert 0.7 * 900 <= (planner.next_poll_at("job") or 0) - NOW <= 900 * MAX_PATIENCE
     planner.track("job", None, NOW + 1, next_poll_at=NOW + 1)
     assert planner.next_poll_at("job") == NOW + 1
     assert planner.take(NOW + 2) == "job"
@@ -224,6 +224,7 @@ def test_errors_in_a_row_slow_the_account_down() -> None:
     assert planner.stats(NOW + 2).requests_per_second == 20
 
 
+@settings(max_examples=30)
 @given(retry_after=st.floats(0.1, 3000), jobs=st.integers(1, 5))
 def test_429_stops_everything_until_retry_after(retry_after: float, jobs: int) -> None:
     planner = Planner(CONFIG)
@@ -354,7 +355,7 @@ moves = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(steps, moves), max_size=60))
 def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[float, Any]]) -> None:
     """Whatever happens before, clocks set back and nonsense included: nothing raises, stalls or is given out twice."""
@@ -403,7 +404,7 @@ def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[flo
     assert now - began <= 4000 + 300 * MAX_PATIENCE + 2 * 60 + 5 * len(tracked)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(anchors=st.lists(st.floats(1, 5000), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_no_look_comes_before_a_future_anchor_but_the_first_and_safety_looks(anchors: list[float], seed: int) -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=20, max_interval_seconds=300, seed=seed))
@@ -416,7 +417,7 @@ def test_no_look_comes_before_a_future_anchor_but_the_first_and_safety_looks(anc
     while len(ended) < len(due_at):
         job_id, now = next_take(planner, now)
         if now < due_at[job_id] and job_id in looked:
-            assert now - looked[job_id] >= 0.9 * 300 - 1
+            assert now - looked[job_id] >= 0.7 * 300 - 1
         looked[job_id] = now
         done = now > due_at[job_id] + 10
         item = {"status": "succeeded" if done else "scheduled", "channel": "email", "scheduled_at": due_at[job_id]}
@@ -440,7 +441,7 @@ def world(planner: Planner, now: float, rounds: int, seed: int) -> list[str]:
     return order
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 1000), before=st.integers(0, 30))
 def test_a_restored_planner_decides_the_same(seed: int, before: int) -> None:
     config = PlannerConfig(max_requests_per_second=1000, seed=seed)

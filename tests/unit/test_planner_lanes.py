@@ -1,12 +1,15 @@
 """Lanes: who waits for whom, what a start releases, and what happens when the order was another."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, Lanes
+from relay.core.planner.classes import SCHEDULED
+from relay.core.planner.jobs import PARKED, WAITING, Job
+from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, MAX_PASSED, Lane, Lanes
 from relay.core.planner.price import MAX_PATIENCE
 from relay.core.planner.roster import LATE_LOOKS, UNPARKED_AT_ONCE
 
@@ -51,7 +54,7 @@ def test_a_job_without_a_time_waits_for_its_predecessor(planner: Planner) -> Non
     assert explanation.waiting_for_job_id == "b"
     assert explanation.anchor_at is None
     assert explanation.next_poll_at is not None
-    assert NOW + 0.9 * 900 < explanation.next_poll_at <= NOW + 900 * MAX_PATIENCE
+    assert NOW + 0.7 * 900 <= explanation.next_poll_at <= NOW + 900 * MAX_PATIENCE
 
 
 def test_a_start_gives_the_successor_its_anchor(planner: Planner) -> None:
@@ -282,16 +285,21 @@ def test_a_job_past_its_time_waits_for_a_predecessor_that_has_not_started(planne
     queue(planner, "a", scheduled_at=NOW + 1)
     queue(planner, "b", scheduled_at=NOW + 61)
     see(planner, "b", NOW + 67, scheduled_at=NOW + 61)
-    assert list(reasons(planner, NOW + 68, "b")) == ["lane_parked"]
-    see(planner, "a", NOW + 69, status="running", started_at=NOW + 68, scheduled_at=NOW + 1)
-    assert anchor(planner, "b", NOW + 71) == NOW + 128
+    assert list(reasons(planner, NOW + 68, "b")) == ["between_looks"], "it may start at any moment: one more look"
+    see(planner, "b", NOW + 69, scheduled_at=NOW + 61)
+    assert list(reasons(planner, NOW + 70, "b")) == ["lane_parked"]
+    see(planner, "b", NOW + 71, scheduled_at=NOW + 61)
+    assert list(reasons(planner, NOW + 72, "b")) == ["lane_parked"], "it was parked before that look"
+    see(planner, "a", NOW + 73, status="running", started_at=NOW + 72, scheduled_at=NOW + 1)
+    assert anchor(planner, "b", NOW + 75) == NOW + 132
 
 
 def test_a_job_past_its_time_does_not_wait_for_one_that_comes_much_later(planner: Planner) -> None:
     queue(planner, "a", scheduled_at=NOW + 3600)
     queue(planner, "b", scheduled_at=NOW + 1)
-    see(planner, "b", NOW + 7, scheduled_at=NOW + 1)
-    assert list(reasons(planner, NOW + 8, "b")) == ["between_looks"]
+    for look in (7, 9, 11):
+        see(planner, "b", NOW + look, scheduled_at=NOW + 1)
+        assert list(reasons(planner, NOW + look + 1, "b")) == ["between_looks"]
 
 
 def test_a_job_past_its_time_counts_from_the_last_start(planner: Planner) -> None:
@@ -349,3 +357,43 @@ def test_a_job_past_its_time_goes_on_waiting_for_its_lane(planner: Planner) -> N
     for look in (20, 30):
         see(planner, "b", NOW + look, scheduled_at=NOW + 12)
         assert anchor(planner, "b", NOW + look + 2) == NOW + 69
+
+
+def lane_of(*scheduled: float | None) -> Lane:
+    """A lane that jobs join one after another, each said to be scheduled for its moment."""
+    lane = Lane("email")
+    for number, at in enumerate(scheduled):
+        job = Job(f"j{number}", 60.0, NOW)
+        lane.append(job, at)
+        job.phase = PARKED if at is None else WAITING
+        job.kind, job.anchor = SCHEDULED, at or 0.0
+    return lane
+
+
+def order(lane: Lane) -> list[str]:
+    forward = list(lane)
+    assert all(after.previous is before and before.next is after for before, after in pairwise(forward))
+    assert (forward[0], forward[-1]) == (lane.head, lane.tail)
+    return [job.id for job in forward]
+
+
+def test_a_job_joins_its_lane_before_those_that_are_scheduled_for_later() -> None:
+    assert order(lane_of(10.0, 30.0, 20.0, 5.0, 20.0)) == ["j3", "j0", "j2", "j4", "j1"]
+
+
+def test_a_job_passes_none_without_a_time_of_its_own() -> None:
+    assert order(lane_of(30.0, None, 10.0)) == ["j0", "j1", "j2"]
+    assert order(lane_of(30.0, None)) == ["j0", "j1"], "nor does one without a time pass anybody"
+
+
+def test_a_job_passes_so_many_only() -> None:
+    lane = lane_of(*[1_000.0] * (MAX_PASSED + 5), 1.0)
+    assert order(lane)[5] == f"j{MAX_PASSED + 5}"
+
+
+def test_a_job_that_starts_after_one_that_joined_before_it_keeps_the_lane_in_order(planner: Planner) -> None:
+    queue(planner, "late", scheduled_at=NOW + 500)
+    queue(planner, "soon", scheduled_at=NOW + 5)
+    see(planner, "soon", NOW + 7, status="running", started_at=NOW + 6, scheduled_at=NOW + 5)
+    queue(planner, "next", now=NOW + 10)
+    assert list(reasons(planner, NOW + 10, "late", "next")) == ["before_anchor", "lane_parked"]

@@ -44,7 +44,8 @@ def reading(status: str, **times: float) -> Reading:
     """An item; its times count from NOW."""
     return Reading(
         known=True,
-        terminal=status == "succeeded",
+        terminal=status in ("succeeded", "cancelled"),
+        cancelled=status == "cancelled",
         running=status == "running",
         **{name: NOW + at for name, at in times.items()},  # type: ignore[arg-type]
     )
@@ -235,3 +236,40 @@ def test_no_look_teaches_more_time_than_has_passed_nor_more_than_an_end_and_a_st
     assert lived <= max(at - seen, 0.0) + 1e-6
     assert all(age <= max(at - anchor, at - known.get("started_at", at), 0.0) + 1e-6 for *_, age in book.lessons)
     assert (job.seen, job.phase, job.anchor) == (NOW + seen, phase, NOW + anchor)
+
+
+# --- cancellations of jobs that wait
+
+
+@pytest.mark.parametrize(
+    ("found", "changes"),
+    [
+        (reading("queued"), 0),
+        (reading("cancelled"), 1),
+        (reading("cancelled", finished_at=70), 1),
+        (reading("succeeded"), 0),
+        (reading("succeeded", finished_at=70), 0),
+        (reading("succeeded", finished_at=30), 1),
+        (reading("scheduled", scheduled_at=40), 1),
+        (reading("scheduled", scheduled_at=90), 0),
+    ],
+)
+def test_a_cancellation_or_an_earlier_time_is_a_change_and_an_end_of_a_run_is_none(
+    found: Reading, changes: int
+) -> None:
+    book = Told()
+    job = job_of(book, WAITING, anchor=50.0, seen=20.0)
+    learn(book, job, found, NOW + 80)
+    of = book.of("send", "email")
+    assert of.changes == book.root.changes == changes
+    waited = 60 if found.finished_at is None else found.finished_at - NOW - 20
+    assert of.waited == pytest.approx(waited * (0.99 if changes else 1))
+
+
+@pytest.mark.parametrize(
+    ("phase", "found"), [(RUNNING, reading("cancelled")), (WAITING, reading("running", started_at=30))]
+)
+def test_a_job_that_has_started_waits_no_more(phase: int, found: Reading) -> None:
+    book = Told()
+    learn(book, job_of(book, phase, anchor=25.0, seen=20.0), found, NOW + 80)
+    assert book.of("send", "email").waited == 0

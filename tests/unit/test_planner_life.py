@@ -397,7 +397,7 @@ lane_moves = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.floats(0, 100), lane_moves), max_size=60))
 def test_nobody_stays_parked_without_a_predecessor_that_has_not_started(run: list[tuple[float, Any]]) -> None:
     """Whatever is observed, in whatever order."""

@@ -81,7 +81,7 @@ lives = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(lives, st.integers(0, 99), st.sampled_from([0, 60, 600]), st.sampled_from([0.5, 5.0, None]))
 def test_a_restored_planner_takes_the_same_jobs_at_the_same_moments(
     life: list[tuple[str, int, bool]], seed: int, limit: int, rate: float | None

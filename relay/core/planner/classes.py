@@ -39,17 +39,24 @@ OTHER = ("", "")
 class Edition:
     """The hazards of one class as they were at one moment, and the tables made from them."""
 
-    __slots__ = ("_rates", "tables", "used")
+    __slots__ = ("_rates", "once", "tables", "used")
 
     def __init__(self, rates: list[tuple[float, ...]]) -> None:
         self._rates = rates
         self.tables: dict[tuple[int, int], Table] = {}
         self.used: set[tuple[int, int]] = set()
         """The tables that plans were made from."""
+        self.once: set[tuple[int, int]] = set()
+        """The tables that there were before a restart."""
 
     def rates(self, kind: int) -> tuple[float, ...]:
         """The hazard of one kind, in each bin."""
         return self._rates[kind]
+
+    def made(self, kind: int, rung: int) -> Table | None:
+        """A table that was made, if it was: before a restart counts."""
+        found = self.tables.get((kind, rung))
+        return self.make(kind, rung) if found is None and (kind, rung) in self.once else found
 
     def table(self, kind: int, rung: int) -> Table:
         """The policy for one kind at a rung of prices, made where it is not there yet."""

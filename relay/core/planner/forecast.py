@@ -8,6 +8,7 @@ for so many looks more or fewer.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from relay.core.planner.classes import Book, JobClass
 from relay.core.planner.price import Price
@@ -58,6 +59,16 @@ class Forecast:
         self.ends += 1
         self._mean += (delay - self._mean) / min(self.ends, MEMORY_ENDS)
 
+    def dump(self) -> list[Any]:
+        """As plain values."""
+        kinds = [[*of.key, kind, count] for (of, kind), count in self._kinds.items()]
+        return [self.ends, self._mean, self._scale, kinds]
+
+    def load(self, ends: int, mean: float, scale: float, kinds: list[Any]) -> None:
+        """Takes back what `dump` gave."""
+        self.ends, self._mean, self._scale = ends, mean, scale
+        self._kinds = {(self._book.of(action, channel), kind): count for action, channel, kind, count in kinds}
+
     def work(self, now: float) -> bool:
         """Does one piece of the judgement of other budgets, if it is time for one."""
         if self._wanted:
@@ -99,7 +110,7 @@ class Forecast:
         """Looks and delay of a job, on average over the frequent kinds whose tables are there; None: there are none."""
         looks = delay = total = 0.0
         for of, kind in self._frequent():
-            table = of.edition.tables.get((kind, rung))
+            table = of.edition.made(kind, rung)
             if table is None:
                 continue
             count = self._kinds[of, kind]

@@ -14,6 +14,7 @@ class Reading(NamedTuple):
     known: bool
     terminal: bool = False
     running: bool = False
+    cancelled: bool = False
     channel: str = ""
     action: str = ""
     scheduled_at: float | None = None
@@ -25,8 +26,8 @@ class Reading(NamedTuple):
         """The same with every time that much later."""
         if seconds == 0:
             return self
-        times = (None if at is None else at + seconds for at in self[5:])
-        return Reading(*self[:5], *times)
+        times = (None if at is None else at + seconds for at in self[6:])
+        return Reading(*self[:6], *times)
 
 
 UNKNOWN = Reading(known=False)
@@ -55,6 +56,7 @@ def read_item(item: object) -> Reading:
         known=True,
         terminal=known and status in TERMINAL,
         running=status == "running",
+        cancelled=status == "cancelled",
         channel=channel if isinstance(channel, str) else "",
         action=action if isinstance(action, str) else "",
         scheduled_at=read_time(fields.get("scheduled_at")),

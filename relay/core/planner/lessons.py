@@ -24,7 +24,9 @@ def learn(book: Book, job: Job, reading: Reading, seen_at: float) -> None:
         scheduled = reading.scheduled_at
         moved = job.kind == SCHEDULED and scheduled is not None and scheduled < job.anchor
         until = seen_at if reading.finished_at is None else min(max(reading.finished_at, job.seen), seen_at)
-        book.waited(of, until - job.seen, changed=reading.terminal or moved)
+        # Where no start is told, what else has ended after it could start has run in between.
+        ended = reading.cancelled or (reading.terminal and until < job.anchor)
+        book.waited(of, until - job.seen, changed=ended or moved)
     if job.phase == WAITING:
         since = job.seen - job.anchor
         begun = started is not None and (job.kind != RETRY or started >= job.anchor)

@@ -132,8 +132,10 @@ class Meter:
         """Whether a response from just after the window should have begun still tells of the one before."""
         lately = now - self.started_at < LATELY * self.window_seconds
         as_before = self._lowest >= 0 and remaining <= self._lowest + in_flight + 1
-        spent = remaining - self._reserved() < NEARLY_SPENT * self.limit
-        return lately and as_before and spent and self._early < MOST_EARLY
+        spent = self._reserved() + NEARLY_SPENT * self.limit
+        # Where this window was told not to be spent it has begun, and others have used it up since.
+        untold = self.seen_at < self.started_at or self._lowest < spent
+        return lately and as_before and remaining < spent and untold and self._early < MOST_EARLY
 
     def _meet(self, limit: float, now: float) -> None:
         if not self.known:

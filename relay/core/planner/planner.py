@@ -293,7 +293,8 @@ class Planner:
             "budget": state.dump_budget(self._budget),
             "moment": state.dump_moment(self._budget),
             "price": self._price.dump(),
-            "priced_at": self._price.at,
+            "priced": self._price.dump_moment(),
+            "forecast": self._forecast.dump(),
             "classes": state.dump_book(self._book) if self._own_book else [],
             **state.dump_roster(self._roster),
         }
@@ -343,9 +344,10 @@ class Planner:
         state.load_budget(planner._budget, snapshot["budget"])
         state.load_moment(planner._budget, snapshot["moment"])
         planner._price.load(*snapshot["price"])
-        planner._price.at = snapshot["priced_at"]
+        planner._price.load_moment(*snapshot["priced"])
         if planner._own_book:
             state.load_book(planner._book, snapshot["classes"])
+        planner._forecast.load(*snapshot["forecast"])
         state.load_roster(planner._roster, snapshot)
         return planner
 

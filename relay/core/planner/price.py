@@ -99,6 +99,14 @@ class Price:
         """As plain values."""
         return [self.value, self._steps]
 
+    def dump_moment(self) -> list[float | None]:
+        """What only matters to a price that goes on at once: when it moved last, and looks that it did not decide."""
+        return [self.at, self._others, self._others_rate]
+
+    def load_moment(self, at: float | None, others: int, others_rate: float) -> None:
+        """Takes back what `dump_moment` gave."""
+        self.at, self._others, self._others_rate = at, others, others_rate
+
     def load(self, value: float, steps: float) -> None:
         """Takes back what `dump` gave; what makes no sense is left."""
         if math.isfinite(value) and value > 0 and steps >= 0:

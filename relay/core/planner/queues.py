@@ -14,12 +14,13 @@ from relay.core.planner.timeline import SLACK_SECONDS
 class Queues:
     """All planned looks. `late_seconds`: what a check waits at most for its turn among others."""
 
-    __slots__ = ("_agendas", "_late_seconds", "_others_turn")
+    __slots__ = ("_agendas", "_late_seconds", "others_turn")
 
     def __init__(self, late_seconds: float) -> None:
         self._agendas = (Agenda(), Agenda(), Agenda())
         self._late_seconds = late_seconds
-        self._others_turn = False
+        self.others_turn = False
+        """Whether the next turn is that of first looks and late checks."""
 
     def put(self, job: Job, due: float, queue: int) -> None:
         """Plans the job's look for `due`, wherever it stood before."""
@@ -35,7 +36,7 @@ class Queues:
     def taken(self, job: Job) -> None:
         """The job's look goes out."""
         self.take_off(job)
-        self._others_turn = job.queue == EXPECTED
+        self.others_turn = job.queue == EXPECTED
 
     def next_expected(self) -> Job | None:
         """The job whose expected look comes first."""
@@ -49,7 +50,7 @@ class Queues:
         due = {job.queue: job for job in jobs if job.due <= now + SLACK_SECONDS}
         if not due:
             return min(jobs, key=_order)
-        if not self._others_turn:
+        if not self.others_turn:
             order = (EXPECTED, FIRST, CHECK)
         elif CHECK in due and due[CHECK].due + self._late_seconds <= now:
             order = (FIRST, CHECK, EXPECTED)

@@ -24,11 +24,13 @@ def dump_roster(roster: Roster) -> dict[str, Any]:
     return {
         "jobs": [_dump_job(job) for job in (*laned, *alone)],
         "lanes": [_dump_lane(lane) for lane in roster.lanes],
+        "others_turn": roster.queues.others_turn,
     }
 
 
 def load_roster(roster: Roster, saved: Mapping[str, Any]) -> None:
     """Fills an empty roster."""
+    roster.queues.others_turn = bool(saved.get("others_turn"))
     for row in saved.get("jobs", ()):
         job_id, seen, spacing, lane, due, learned, demand, *rest = row
         job = roster.jobs[job_id] = Job(job_id, spacing, seen)
@@ -56,11 +58,12 @@ def dump_book(book: Book) -> list[Any]:
 
 def load_book(book: Book, saved: Any) -> None:
     """Fills an empty book."""
-    for name, learned, rates in saved:
+    for name, learned, rates, tables in saved:
         key = key_of(name)
         of = book.root if key is None else book.of(*key)
         load_class(of, learned)
         of.edition = Edition([tuple(each) for each in rates])
+        of.edition.once = {(kind, rung) for kind, rung in tables}
         book.look_at(of)
 
 
@@ -139,7 +142,8 @@ def _dump_lane(lane: Lane) -> list[Any]:
 def _dump_class(of: JobClass, *, root: bool) -> list[Any]:
     edition = of.edition if of.draft is None else of.draft[0]
     rates = [list(edition.rates(kind)) for kind in range(len(of.hazards))]
-    return [name_of(of.key, root=root), dump_class(of), rates]
+    tables = sorted({*edition.tables, *edition.once})
+    return [name_of(of.key, root=root), dump_class(of), rates, [list(each) for each in tables]]
 
 
 def _dump_meter(meter: Meter) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""The three queues of looks: which goes first, whose turn it is, and that nobody waits for ever."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core.planner.jobs import CHECK, EXPECTED, FIRST, Job
+from relay.core.planner.queues import Queues
+
+LATE = 60.0
+NOW = 1_000.0
+NAMES = {EXPECTED: "e", FIRST: "f", CHECK: "c"}
+
+
+def queues_of(*looks: tuple[int, float]) -> Queues:
+    """Looks by queue and moment; a job's id is the letter of its queue and its number in it."""
+    queues, made = Queues(LATE), {EXPECTED: 0, FIRST: 0, CHECK: 0}
+    for queue, due in looks:
+        queues.put(Job(f"{NAMES[queue]}{made[queue]}", 60.0, 0.0), due, queue)
+        made[queue] += 1
+    return queues
+
+
+def taken(queues: Queues, now: float, at_most: int = 100) -> list[str]:
+    """The jobs that are due, in the order in which they go."""
+    found: list[str] = []
+    while len(found) < at_most and (job := queues.first(now)) is not None and job.due <= now:
+        queues.taken(job)
+        found.append(job.id)
+    return found
+
+
+def test_where_nothing_is_planned_nothing_is_first() -> None:
+    assert Queues(LATE).first(NOW) is None
+    assert Queues(LATE).next_expected() is None
+
+
+@pytest.mark.parametrize("queue", [EXPECTED, FIRST, CHECK])
+def test_a_queue_alone_goes_by_time(queue: int) -> None:
+    looks = queues_of((queue, NOW - 1), (queue, NOW - 3), (queue, NOW - 2))
+    letter = NAMES[queue]
+    assert taken(looks, NOW) == [f"{letter}1", f"{letter}2", f"{letter}0"]
+
+
+def test_where_nothing_is_due_the_next_is_what_comes_first() -> None:
+    queues = queues_of((EXPECTED, NOW + 9), (FIRST, NOW + 8), (CHECK, NOW + 7))
+    first = queues.first(NOW)
+    assert first is not None
+    assert first.id == "c0"
+    assert queues.next_expected() is not None
+
+
+def test_equal_moments_are_settled_by_the_id() -> None:
+    first = queues_of((FIRST, NOW + 9), (EXPECTED, NOW + 9)).first(NOW)
+    assert first is not None
+    assert first.id == "e0"
+
+
+def test_what_is_expected_and_first_looks_take_turns_and_checks_what_is_left() -> None:
+    queues = queues_of(*[(queue, NOW - 1) for queue in (EXPECTED, EXPECTED, EXPECTED, FIRST, FIRST, CHECK, CHECK)])
+    assert taken(queues, NOW) == ["e0", "f0", "e1", "f1", "e2", "c0", "c1"]
+
+
+def test_first_looks_have_the_turns_that_nothing_expected_takes() -> None:
+    queues = queues_of((FIRST, NOW - 1), (CHECK, NOW - 9), (FIRST, NOW - 1))
+    assert taken(queues, NOW) == ["f0", "f1", "c0"]
+
+
+def test_a_late_check_has_each_second_turn() -> None:
+    queues = queues_of(
+        *[(EXPECTED, NOW - 1)] * 3, (CHECK, NOW - LATE), (CHECK, NOW - LATE - 1), (CHECK, NOW - LATE + 1)
+    )
+    assert taken(queues, NOW) == ["e0", "c1", "e1", "c0", "e2", "c2"]
+
+
+def test_first_looks_go_before_late_checks() -> None:
+    queues = queues_of((EXPECTED, NOW), (EXPECTED, NOW), (FIRST, NOW), (CHECK, NOW - LATE))
+    assert taken(queues, NOW) == ["e0", "f0", "e1", "c0"]
+
+
+def test_a_job_is_in_one_queue_only() -> None:
+    queues, job = Queues(LATE), Job("a", 60.0, 0.0)
+    for queue in (FIRST, EXPECTED, CHECK, CHECK, EXPECTED):
+        queues.put(job, NOW, queue)
+        assert job.queue == queue
+        assert queues.due(NOW, 10) == 1
+    queues.take_off(job)
+    queues.take_off(job)
+    assert job.in_flight
+    assert queues.first(NOW) is None
+
+
+def test_overdue_are_expected_looks_and_checks_that_are_late() -> None:
+    queues = queues_of(*[(EXPECTED, NOW)] * 3, *[(FIRST, NOW)] * 5, (CHECK, NOW), *[(CHECK, NOW - LATE)] * 4)
+    assert queues.due(NOW, 100) == 13
+    assert queues.overdue(NOW, 100) == 7
+    assert queues.overdue(NOW, 2) == 4
+    assert queues.overdue(NOW - 1, 100) == 0
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from([EXPECTED, FIRST, CHECK]),
+    st.lists(st.sampled_from([EXPECTED, FIRST]), min_size=400, max_size=400),
+)
+def test_nobody_waits_for_ever(queue: int, others: list[int]) -> None:
+    """However many looks come in each second, each due from then on, one that waits has its turn."""
+    queues, job = Queues(LATE), Job("waits", 60.0, 0.0)
+    queues.put(job, NOW, queue)
+    for number, other in enumerate(others):
+        now = NOW + number
+        queues.put(Job(f"j{number}", 60.0, 0.0), now, other)
+        # first looks have their turn before a late check: these must not be all there is of them
+        found = queues.first(now)
+        assert found is not None
+        queues.taken(found)
+        if found is job:
+            break
+    assert job.in_flight
+    assert now <= NOW + 2 * LATE + 2 * len(others) / 4
+
+
+def test_a_thousand_first_looks_hold_up_nothing_that_is_expected() -> None:
+    queues = queues_of(*[(FIRST, NOW - 9)] * 1_000, *[(EXPECTED, NOW)] * 20)
+    found = taken(queues, NOW, 60)
+    expected = [turn for turn, job_id in enumerate(found) if job_id.startswith("e")]
+    assert len(expected) == 20
+    assert all(after - before == 2 for before, after in pairwise(expected))
