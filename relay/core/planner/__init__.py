@@ -2,6 +2,7 @@
 
 from relay.core.planner.classes import Book
 from relay.core.planner.config import PlannerConfig
-from relay.core.planner.planner import Planner, book_for
+from relay.core.planner.pacing import book_for
+from relay.core.planner.planner import Planner
 
 __all__ = ["Book", "Planner", "PlannerConfig", "book_for"]

@@ -135,7 +135,8 @@ class Lane:
     def unpark(self) -> None:
         """From now on the lane's order is not believed: its jobs are unparked from the head on, a few at a time."""
         self.disorder = IN_ORDER_STARTS
-        self.cursor = self.head
+        if self.cursor is None:  # one that goes through the lane already finds all: meanwhile nobody parks
+            self.cursor = self.head
 
     def learned(self) -> tuple[float | None, int, list[float]]:
         """What `relearn` needs, as plain values."""

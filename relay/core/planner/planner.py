@@ -6,33 +6,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from relay.core.planner import state
-from relay.core.planner.bucket import Bucket
-from relay.core.planner.budget import Budget
-from relay.core.planner.classes import Book
-from relay.core.planner.config import PlannerConfig
-from relay.core.planner.forecast import Forecast
-from relay.core.planner.headers import HeaderReader
 from relay.core.planner.items import read_item, read_time
 from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, PARKED, RUNNING, UNSEEN, WAITING, Job
-from relay.core.planner.price import MAX_PATIENCE, Price
-from relay.core.planner.roster import Roster
-from relay.core.planner.timeline import SLACK_SECONDS, Timeline
+from relay.core.planner.pacing import Pacing
+from relay.core.planner.timeline import SLACK_SECONDS
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
 
 DEFAULT_SPACING_SECONDS = 60.0
-BANKED_WINDOWS = 0.5
 TOO_MANY_REQUESTS = 429
 NOT_FOUND = 404
 SERVER_ERRORS = 500
 PLANNED_AGAIN_AT_ONCE = 32
 """Looks that one `take` plans again because requests have become dearer."""
-BACKLOG_COUNTED = 1_000
-SAVED_SHARE = 0.65
-"""The share of what the bucket holds that is kept for bursts; what is saved beyond it makes requests cheaper."""
 
 
-class Planner:
+class Planner(Pacing):
     """Plans the looks at all open jobs of one account. Pure: the caller brings the time and does the looking.
 
     Items are mappings in the relay's own field names: `status`, `channel`, `scheduled_at`, `started_at`,
@@ -42,23 +30,6 @@ class Planner:
     Use: ask `next_request_at`; when that moment has come, `take` until it returns None, look at each job taken, and
     tell the outcome by `observed` or `failed`. A job taken is not offered again before that.
     """
-
-    def __init__(self, config: PlannerConfig, book: Book | None = None, price: Price | None = None) -> None:
-        """`book`: what is learned of the source's jobs, shared by its accounts' planners; None: one of its own.
-        `price`: another one than that which keeps the budget, for measuring."""
-        self._config = config
-        self._unit = unit_of(config)
-        self._own_book = book is None
-        self._book = Book(self._unit) if book is None else book
-        self._price = Price(self._unit) if price is None else price
-        self._headers = HeaderReader(config.headers)
-        self._timeline = Timeline()
-        self._forecast = Forecast(self._book, self._price)
-        self._roster = Roster(config, self._book, self._price, self._forecast)
-        self._budget = Budget(config)
-        self._bucket = Bucket()
-        self._closed_until: float | None = None
-        self._purposes: dict[str, Purpose] = {}
 
     def track(
         self,
@@ -285,97 +256,6 @@ class Planner:
             expected_delay_at_half_seconds=expected[2],
         )
 
-    def snapshot(self) -> dict[str, Any]:
-        """Everything that `restore` needs, as plain values that JSON can hold."""
-        return {
-            "version": state.VERSION,
-            "offset_seconds": self._timeline.offset,
-            "budget": state.dump_budget(self._budget),
-            "moment": state.dump_moment(self._budget),
-            "price": self._price.dump(),
-            "priced": self._price.dump_moment(),
-            "forecast": self._forecast.dump(),
-            "classes": state.dump_book(self._book) if self._own_book else [],
-            **state.dump_roster(self._roster),
-        }
-
-    def plan(self) -> dict[str, Any]:
-        """What is worth keeping over a restart besides the jobs, as plain values that JSON can hold."""
-        return {
-            "version": state.VERSION,
-            "unit": self._unit,
-            "price": self._price.dump(),
-            "offset_seconds": self._timeline.offset,
-            "budget": state.dump_budget(self._budget),
-            "lanes": state.dump_lanes(self._roster),
-        }
-
-    def resume(self, plan: Mapping[str, Any], now: float) -> None:
-        """Goes on with what `plan` gave, before any job is tracked; what can not be read is ignored.
-
-        The bucket starts empty, so that nothing bursts, however long ago the plan was made.
-        """
-        try:
-            if plan["version"] != state.VERSION or plan["unit"] != self._unit:
-                return
-            offset = float(plan["offset_seconds"])
-            if not math.isfinite(offset):
-                return
-            self._price.load(*plan["price"])
-            state.load_budget(self._budget, plan["budget"])
-            state.load_lanes(self._roster, plan["lanes"])
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return
-        self._timeline.offset = offset
-        self._refresh(now)
-
-    @classmethod
-    def restore(cls, config: PlannerConfig, snapshot: Mapping[str, Any], book: Book | None = None) -> Planner:
-        """A planner that decides as the one did that gave the snapshot; requests that were out count as not sent.
-
-        Its bucket starts empty, so that nothing bursts. A snapshot whose `jobs` were left out restores the budget and
-        what was learned of the lanes, for a caller that tracks the jobs again itself. Raises ValueError for a snapshot
-        of another version.
-        """
-        if snapshot.get("version") != state.VERSION:
-            raise ValueError(f"a snapshot of version {state.VERSION} is needed, not {snapshot.get('version')!r}")
-        planner = cls(config, book)
-        planner._timeline.offset = snapshot["offset_seconds"]
-        state.load_budget(planner._budget, snapshot["budget"])
-        state.load_moment(planner._budget, snapshot["moment"])
-        planner._price.load(*snapshot["price"])
-        planner._price.load_moment(*snapshot["priced"])
-        if planner._own_book:
-            state.load_book(planner._book, snapshot["classes"])
-        planner._forecast.load(*snapshot["forecast"])
-        state.load_roster(planner._roster, snapshot)
-        return planner
-
-    def _refresh(self, now: float) -> float:
-        """Brings budget and bucket up to `now`, which it returns in the planner's time."""
-        t = self._timeline.at(now)
-        first = self._roster.queues.first(t)
-        furthest = self._config.max_interval_seconds * MAX_PATIENCE
-        if first is not None and first.due > t + furthest + SLACK_SECONDS:
-            # No look is planned so far ahead: the clock was set back while the program was away.
-            t = self._timeline.skip(first.due - t - furthest)
-        self._bucket.set_rate(self._budget.rate(t), BANKED_WINDOWS * self._budget.window_seconds(), t)
-        closed = self._budget.closed_until(t)
-        if closed is None and self._closed_until is not None:
-            self._bucket.drain(t)
-        self._closed_until = closed
-        if self._price.due(t):
-            overdue = self._roster.queues.overdue(t - self._unit, BACKLOG_COUNTED)
-            self._price.step(
-                t,
-                demand=self._roster.demand,
-                backlog=overdue - max(self._bucket.saved(t) - SAVED_SHARE * self._bucket.most(), 0.0),
-                open_jobs=len(self._roster.jobs),
-                rate=self._bucket.rate * self._unit,
-                looks=self._forecast.looks(),
-            )
-        return t
-
     def _reason(self, job: Job, now: float, opens: float) -> Reason:
         if job.in_flight:
             return "in_flight"
@@ -388,16 +268,6 @@ class Planner:
         if job.phase == PARKED:
             return "lane_parked"
         return "before_anchor" if job.anchor > now else "between_looks"
-
-
-def unit_of(config: PlannerConfig) -> float:
-    """The shortest time that counts, in seconds: a second, or the shortest interval in a world that runs faster."""
-    return min(1.0, config.min_interval_seconds)
-
-
-def book_for(config: PlannerConfig) -> Book:
-    """An empty book for the planners of a source with these settings."""
-    return Book(unit_of(config))
 
 
 def _purpose(job: Job, now: float, *, ahead: bool) -> Purpose:
