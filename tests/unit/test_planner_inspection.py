@@ -201,7 +201,7 @@ def test_no_fixed_look_at_a_run_is_better_than_the_planned_one(law: str, price: 
     check_run(LAWS[law], price, planned=0.035, own=0.025)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, derandomize=True)
 @given(law=learned, price=prices)
 def test_no_fixed_look_at_any_run_is_better(law: Rates, price: float) -> None:
     check_run(law, price, planned=0.05, own=0.04)
@@ -213,7 +213,7 @@ def test_no_fixed_look_at_a_wait_is_better_than_the_planned_one(law: str, run_la
     check_wait(LAWS[law], LAWS[run_law], price, planned=0.035, own=0.025)
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, derandomize=True)
 @given(law=learned, run_law=learned, price=prices)
 def test_no_fixed_look_at_any_wait_is_better(law: Rates, run_law: Rates, price: float) -> None:
     check_wait(law, run_law, price, planned=0.05, own=0.04)
@@ -339,7 +339,7 @@ def test_far_out_a_wait_with_a_constant_hazard_is_looked_at_in_the_best_steps(ru
 # --- what holds of any table
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, derandomize=True)
 @given(law=learned, price=prices)
 def test_a_run_costs_its_looks_and_its_delay(law: Rates, price: float) -> None:
     table = run_table(law, price)
@@ -349,7 +349,7 @@ def test_a_run_costs_its_looks_and_its_delay(law: Rates, price: float) -> None:
         assert cost == pytest.approx(price * looks + delay, rel=1e-6)
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, derandomize=True)
 @given(law=learned, run_law=learned, price=prices)
 def test_a_wait_costs_its_looks_and_its_delay_and_the_time_that_its_start_is_not_seen(
     law: Rates, run_law: Rates, price: float
@@ -361,7 +361,7 @@ def test_a_wait_costs_its_looks_and_its_delay_and_the_time_that_its_start_is_not
         assert price * looks + delay <= cost * (1 + 1e-6)
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, derandomize=True)
 @given(law=learned, price=prices, ratio=st.floats(1.5, 20))
 def test_a_dearer_look_comes_later(law: Rates, price: float, ratio: float) -> None:
     cheap, dear = run_table(law, price), run_table(law, price * ratio)
@@ -370,7 +370,7 @@ def test_a_dearer_look_comes_later(law: Rates, price: float, ratio: float) -> No
     assert dear.delay[0] >= cheap.delay[0] * (1 - 1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, derandomize=True)
 @given(law=learned, run_law=learned, price=prices, ages=st.lists(st.floats(0, 2e5), max_size=30))
 def test_the_next_look_always_comes_later(law: Rates, run_law: Rates, price: float, ages: list[float]) -> None:
     run = run_table(law, price)
