@@ -75,9 +75,14 @@ def test_a_late_check_has_each_second_turn() -> None:
     assert taken(queues, NOW) == ["e0", "c1", "e1", "c0", "e2", "c2"]
 
 
-def test_first_looks_go_before_late_checks() -> None:
+def test_first_looks_and_late_checks_have_their_turn_in_the_order_of_their_times() -> None:
     queues = queues_of((EXPECTED, NOW), (EXPECTED, NOW), (FIRST, NOW), (CHECK, NOW - LATE))
-    assert taken(queues, NOW) == ["e0", "f0", "e1", "c0"]
+    assert taken(queues, NOW) == ["e0", "c0", "e1", "f0"]
+
+
+def test_a_late_check_has_its_turn_however_many_first_looks_come() -> None:
+    queues = queues_of(*[(FIRST, NOW - 1)] * 5, (CHECK, NOW - LATE - 2))
+    assert taken(queues, NOW)[0] == "c0"
 
 
 def test_a_job_is_in_one_queue_only() -> None:

@@ -1,8 +1,8 @@
 """The looks that are planned, in three queues by what they are for, and which of them goes first.
 
 What is expected goes first, since something has probably happened. Every second turn belongs to first looks at jobs of
-which nothing is known, and to checks that have waited for long: a thousand jobs registered at once hold up nobody, and
-nobody waits for ever. Other checks, of which nothing is expected, take the turns that are left.
+which nothing is known and to checks that have waited for long, in the order of their times: a thousand jobs registered
+at once hold up nobody, and nobody waits for ever. Other checks take the turns that are left.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Queues:
         due = {job.queue: job for job in jobs if job.due <= now + SLACK_SECONDS}
         if not due:
             return min(jobs, key=_order)
-        if not self.others_turn:
-            order = (EXPECTED, FIRST, CHECK)
-        elif CHECK in due and due[CHECK].due + self._late_seconds <= now:
-            order = (FIRST, CHECK, EXPECTED)
-        else:
-            order = (FIRST, EXPECTED, CHECK)
-        return next(due[queue] for queue in order if queue in due)
+        if self.others_turn or EXPECTED not in due:
+            check = due.get(CHECK)
+            late = check if check is not None and check.due + self._late_seconds <= now else None
+            waiting = [job for job in (due.get(FIRST), late) if job is not None]
+            if waiting:
+                return min(waiting, key=_order)
+        return due[EXPECTED] if EXPECTED in due else due[CHECK]
 
     def due(self, now: float, at_most: int) -> int:
         """How many looks are due, counted up to `at_most` of each kind."""
