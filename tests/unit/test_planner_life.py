@@ -32,23 +32,15 @@ def told(limit: float, remaining: float, window: float = 60.0) -> dict[str, str]
     }
 
 
-def takes(planner: Planner, now: float, until: float) -> list[tuple[float, str]]:
-    """All that is taken from `now` on before `until`, at the moments that the planner names; nothing is answered."""
-    found: list[tuple[float, str]] = []
-    while True:
-        at = planner.next_request_at(now)
-        if at is None or at >= until:
-            return found
-        if at > now:
-            now = max(at, now + 1e-6)
-        elif (job_id := planner.take(now)) is not None:
-            found.append((now, job_id))
-
-
 def serve(
-    planner: Planner, now: float, until: float, items: Mapping[str, Mapping[str, Any]], headers: Mapping[str, str] = {}
+    planner: Planner,
+    now: float,
+    until: float,
+    items: Mapping[str, Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] = {},
 ) -> list[tuple[float, str]]:
-    """The same, and each look is answered at once, by the job's item with the moment's headers."""
+    """All that is taken from `now` on before `until`, at the moments that the planner names. Each look is answered at
+    once by the job's item with the moment's headers; without items none is."""
     found: list[tuple[float, str]] = []
     while True:
         at = planner.next_request_at(now)
@@ -58,7 +50,8 @@ def serve(
             now = max(at, now + 1e-6)
         elif (job_id := planner.take(now)) is not None:
             found.append((now, job_id))
-            planner.observed(job_id, items[job_id], headers, now, now)
+            if items is not None:
+                planner.observed(job_id, items[job_id], headers, now, now)
 
 
 def explained(planner: Planner, job_id: str, now: float) -> str:
@@ -132,7 +125,7 @@ def test_downtime_never_leads_to_a_burst(away: float, rate: float) -> None:
     again.resume(json.loads(json.dumps(planner.plan())), back)
     for number in range(1_000):
         again.track(f"j{number}", RUNNING, back, next_poll_at=now - 10.0, step=3, seen_at=now - 60.0)
-    taken = takes(again, back, back + 60)
+    taken = serve(again, back, back + 60)
     assert len(taken) <= rate * 60 + 1
     assert len(taken) >= rate * 60 - 2
 
@@ -145,7 +138,7 @@ def test_downtime_never_leads_to_a_burst_where_the_limit_alone_says_how_fast() -
     again.resume(planner.plan(), NOW + 7200)
     for number in range(1_000):
         again.track(f"j{number}", RUNNING, NOW + 7200, next_poll_at=NOW)
-    assert len(takes(again, NOW + 7200, NOW + 7260)) <= 0.7 * 120 + 1
+    assert len(serve(again, NOW + 7200, NOW + 7260)) <= 0.7 * 120 + 1
 
 
 PLAN = Planner(PlannerConfig()).plan()
@@ -173,7 +166,7 @@ def test_a_plan_that_can_not_be_read_is_left_alone(plan: dict[str, Any]) -> None
     planner = Planner(PlannerConfig())
     planner.resume(plan, NOW)
     planner.track("job", None, NOW)
-    [(at, job_id)] = takes(planner, NOW, NOW + 2)
+    [(at, job_id)] = serve(planner, NOW, NOW + 2)
     assert at == pytest.approx(NOW + 0.2)
     assert job_id == "job"
 
@@ -338,7 +331,7 @@ def test_a_job_that_contradicts_itself_is_still_looked_at(story: list[dict[str, 
         assert planned is not None
         assert now <= planned <= now + MAX_PATIENCE * 300
     assert finite(planner._book)
-    assert "job" in {job_id for _, job_id in takes(planner, now, now + MAX_PATIENCE * 300 + 1)}
+    assert "job" in {job_id for _, job_id in serve(planner, now, now + MAX_PATIENCE * 300 + 1)}
 
 
 odd_times = st.one_of(st.none(), st.floats(NOW - 2000, NOW + 2000), st.sampled_from([0.0, 1.0, NOW, 4e9, 1e11]))

@@ -16,10 +16,9 @@ def spread(seed: int, job_id: str, step: int) -> float:
     return zlib.crc32(f"{seed}:{job_id}:{step}".encode("utf-8", "surrogatepass")) / 2**32
 
 
-def safety_look(config: PlannerConfig, *, now: float, chance: float) -> float:
-    """When to look at a job of which nothing is expected, in case it was moved or cancelled."""
-    wait = config.max_interval_seconds * (1 - SAFETY_SPREAD * chance)
-    return now + max(wait, config.min_interval_seconds)
+def safety_wait(config: PlannerConfig, *, chance: float) -> float:
+    """Seconds after which a job of which nothing is expected is looked at, in case it was moved or cancelled."""
+    return max(config.max_interval_seconds * (1 - SAFETY_SPREAD * chance), config.min_interval_seconds)
 
 
 def after_failure(config: PlannerConfig, *, now: float, failures: int, chance: float) -> float:

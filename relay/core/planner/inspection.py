@@ -30,7 +30,7 @@ JUMP_BINS = 3
 class Table:
     """For each edge: the least cost of what is to come, the next look, and its looks and delay on average."""
 
-    __slots__ = ("cost", "delay", "last", "looks", "next", "step")
+    __slots__ = ("cost", "delay", "looks", "next", "step")
 
     def __init__(self) -> None:
         self.cost = [0.0] * (BINS + 1)

@@ -77,7 +77,7 @@ class Planner(Pacing):
         else:
             self._roster.weigh(job, weight, t)
             if planned is not None and not job.in_flight:
-                self._roster.ask(job, planned, t)
+                self._roster.fix(job, planned, t, asked=True)
         self._roster.unpark_some(t)
 
     def next_request_at(self, now: float) -> float | None:
@@ -170,7 +170,7 @@ class Planner(Pacing):
         told = self._headers.read(headers, now)
         self._budget.answered(told, ours=job.in_flight, sent_at=job.due if job.in_flight else t, now=t)
         if status_code == TOO_MANY_REQUESTS:
-            self._roster.postpone(job, self._budget.rejected(told, t), t)
+            self._roster.fix(job, self._budget.rejected(told, t), t)
         else:
             if status_code is None or status_code >= SERVER_ERRORS:
                 self._budget.erred()

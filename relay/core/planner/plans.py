@@ -38,16 +38,6 @@ class Plans:
         self.demand = 0.0
         """The sum of the jobs' demands."""
 
-    def postpone(self, job: Job, due: float, now: float) -> None:
-        """Plans the job's look for `due`, or for as far ahead as any look may be."""
-        self.fix(job, due, now)
-
-    def ask(self, job: Job, due: float, now: float) -> None:
-        """Somebody asks for a look at `due`."""
-        self.fix(job, due, now)
-        job.rung = ASKED
-        self.queues.put(job, job.due, EXPECTED)
-
     def stale(self, job: Job) -> bool:
         """Whether its look was planned when requests were cheaper, or is only a check and they are scarce."""
         if job.queue == CHECK and job.rung < FIXED and self.price.patience() > PATIENT:
@@ -78,7 +68,7 @@ class Plans:
         """
         config = self._config
         chance = backoff.spread(config.seed, job.id, job.step)
-        wait = backoff.safety_look(config, now=0.0, chance=chance)
+        wait = backoff.safety_wait(config, chance=chance)
         if job.seen + wait <= now:
             wait *= self.price.patience()
         learned, unit = job.learned, self.book.unit
@@ -109,18 +99,19 @@ class Plans:
         job.rung = self.price.rung(job.weight)
         self._put(job, due, now)
 
-    def fix(self, job: Job, due: float, now: float) -> None:
-        """Plans a look for a moment that no price decides."""
-        job.rung = FIXED
+    def fix(self, job: Job, due: float, now: float, *, asked: bool = False) -> None:
+        """Plans a look for a moment that no price decides, at most a longest interval ahead; `asked`: by somebody."""
+        job.rung = ASKED if asked else FIXED
         self._put(job, min(max(due, 0.0), now + self._config.max_interval_seconds), now)
 
     def _put(self, job: Job, due: float, now: float) -> None:
         """Puts the look where it belongs, and counts what it asks for."""
         queue = EXPECTED
-        if job.phase == UNSEEN:
-            queue = FIRST
-        elif job.phase == PARKED or (job.phase == WAITING and due < job.anchor):
-            queue = CHECK
+        if job.rung != ASKED:
+            if job.phase == UNSEEN:
+                queue = FIRST
+            elif job.phase == PARKED or (job.phase == WAITING and due < job.anchor):
+                queue = CHECK
         interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
         # Most checks are never made, for something happens before: those that are made are counted as they go out. What
         # is due already is counted as overdue.
