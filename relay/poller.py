@@ -10,7 +10,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.events import Origin
-from relay.core.job import NORMAL_WEIGHT, Job, Observation, Transition, detect, mark_not_found, mark_overdue
+from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner import Book, Planner, PlannerConfig
 from relay.core.planner.views import Purpose
 from relay.core.records import AccountState, LookNote
@@ -21,12 +21,11 @@ from relay.looks import Look, Upstream, problem_of
 from relay.metrics import Metrics
 from relay.recorder import Hints, Recorder
 from relay.tasks import Tasks
+from relay.weights import Weights
 
 NOT_FOUND_LOOKS = 5
 NOT_FOUND_SECONDS = 120.0
 STALLED_SECONDS = 60.0
-WAITING_CLIENT_WEIGHT = 4.0
-"""How many times its own weight a job has while a client waits for it."""
 MAX_DETECTIONS = 10
 MAX_LOOKS_IN_FLIGHT = 64
 LOAD_COUNT = 5_000
@@ -106,8 +105,7 @@ class Poller:
         self._in_flight: set[str] = set()
         self._unwritten: set[str] = set()
         self._due_since: float | None = None
-        self._waiting: dict[str, int] = {}
-        self._weights: dict[str, float] = {}  # of the planned jobs whose own weight is not the normal one
+        self._weights = Weights()
         self._stopping = False
         self._planner_config = planner_config
         self.holds = True
@@ -118,13 +116,13 @@ class Poller:
     def let_go(self) -> None:
         """Another node polls the account now: what is planned here is forgotten."""
         self.holds = False
-        self._weights.clear()
+        self._weights.forget_all()
         self.planner = Planner(self._planner_config, self._book)
         self.changed()
 
     async def take_over(self, state: AccountState | None) -> None:
         """The account's polling is this node's from now on."""
-        self._weights.clear()
+        self._weights.forget_all()
         self.planner = Planner(self._planner_config, self._book)
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
@@ -171,36 +169,33 @@ class Poller:
 
     def weigh(self, uid: str, weight: float) -> None:
         """The weight of a planned job is another one now."""
-        if self._plans(uid) and weight != self._own_weight(uid):
-            self._remember_weight(uid, weight)
-            self.planner.set_weight(uid, self._weight(uid), self._clock())
+        if self._plans(uid) and weight != self._weights.own(uid):
+            self._weights.remember(uid, weight)
+            self.planner.set_weight(uid, self._weights.of(uid), self._clock())
             self.changed()
 
     def forget(self, uid: str) -> None:
         """Plans no more looks at it."""
-        self._weights.pop(uid, None)
+        self._weights.forget(uid)
         self.planner.forget(uid)
 
     def refresh(self, uid: str) -> None:
         """A look at it is wanted now."""
         now = self._clock()
-        self.planner.track(uid, None, now, weight=self._weight(uid), next_poll_at=now)
+        self.planner.track(uid, None, now, weight=self._weights.of(uid), next_poll_at=now)
         self.changed()
 
     @contextmanager
     def hurry(self, uid: str) -> Iterator[None]:
         """While inside, a client waits for the job: it weighs more."""
-        self._waiting[uid] = self._waiting.get(uid, 0) + 1
-        self.planner.set_weight(uid, self._weight(uid), self._clock())
+        self._weights.wait(uid)
+        self.planner.set_weight(uid, self._weights.of(uid), self._clock())
         self.changed()
         try:
             yield
         finally:
-            left = self._waiting.pop(uid) - 1
-            if left:
-                self._waiting[uid] = left
-            else:
-                self.planner.set_weight(uid, self._weight(uid), self._clock())
+            self._weights.leave(uid)
+            self.planner.set_weight(uid, self._weights.of(uid), self._clock())
 
     def configure(self, settings: AccountSettings, planner_config: PlannerConfig) -> None:
         """Takes over settings that were read again: keys and polling."""
@@ -240,8 +235,13 @@ class Poller:
             return False
         if self._due_since is None:
             self._due_since = now
-        since = max(self._due_since, self.last_completed_at or 0.0)
+        last = self.last_completed_at
+        since = self._due_since if last is None or last > now else max(self._due_since, last)
         return now - since >= STALLED_SECONDS
+
+    def clock_was_set(self) -> None:
+        """What was waited by the clock before says nothing now."""
+        self._due_since = None
 
     async def run_once(self) -> bool:
         """Starts the looks that are due now. Returns whether there were any."""
@@ -294,12 +294,12 @@ class Poller:
 
     async def look(self, uid: str) -> None:
         """Looks at one job: fetches, detects, records, and tells the planner."""
-        weight = self._own_weight(uid)
+        weight = self._weights.own(uid)
         job = await self._jobs.get(uid)
         if job is None or not job.open:
             self.forget(uid)
             return
-        if weight == self._own_weight(uid):  # else it was changed during the read, which may have missed that
+        if weight == self._weights.own(uid):  # else it was changed during the read, which may have missed that
             self.weigh(uid, job.weight)
         key = self._key
         if key is None:
@@ -441,26 +441,13 @@ class Poller:
     def _plans(self, uid: str) -> bool:
         return uid in self._in_flight or self.planner.next_poll_at(uid) is not None
 
-    def _own_weight(self, uid: str) -> float:
-        return self._weights.get(uid, NORMAL_WEIGHT)
-
-    def _weight(self, uid: str) -> float:
-        own = self._own_weight(uid)
-        return own * WAITING_CLIENT_WEIGHT if uid in self._waiting else own
-
-    def _remember_weight(self, uid: str, weight: float) -> None:
-        if weight == NORMAL_WEIGHT:
-            self._weights.pop(uid, None)
-        else:
-            self._weights[uid] = weight
-
     def _plan(self, job: Job) -> None:
-        self._remember_weight(job.uid, job.weight)
+        self._weights.remember(job.uid, job.weight)
         self.planner.track(
             job.uid,
             job.item(),
             self._clock(),
-            weight=self._weight(job.uid),
+            weight=self._weights.of(job.uid),
             next_poll_at=job.next_poll_at,
             step=job.poll_step,
             seen_at=job.tracked_at if job.last_polled_at is None else job.last_polled_at,
