@@ -33,6 +33,7 @@ LIVES: tuple[dict[str, Any], ...] = (
     {"final": "succeeded", "attempt_failures": 1, "retry_pause_seconds": 10, "channel": "whatsapp"},
     {"final": "cancelled", "attempt_failures": None, "start_delay_seconds": 30},
     {"final": "succeeded", "action": "outreach.linkedin.post_like", "skipped": True},
+    {"final": "succeeded", "start_delay_seconds": 120},  # queued for so long that it is seen so on a busy machine too
 )
 SCRIPT = """
 import { readFileSync } from "node:fs";
