@@ -26,9 +26,6 @@ SOAK_CASES ?= 20000
 SOAK_KILLS ?= 500
 SOAK_SEED ?= 20260520
 
-# Tests wait for a good part of their time, for processes and for leases: one more than there are processors.
-WORKERS := $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 )))
-
 # The variables that would make a run here depend on whose shell it is.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
@@ -55,7 +52,7 @@ lint: $(READY)
 test: lint
 	@echo "==> pytest, and every branch of relay/core"
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
 	echo "==> all checks passed"
 
 bench: $(READY)
