@@ -26,6 +26,9 @@ SOAK_CASES ?= 20000
 SOAK_KILLS ?= 500
 SOAK_SEED ?= 20260520
 
+# One worker a processor; a file's tests stay together, since they share its databases.
+AT_ONCE := -q -n auto --dist loadfile --no-loadscope-reorder
+
 # The variables that would make a run here depend on whose shell it is.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
@@ -50,9 +53,11 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	@echo "==> pytest, and every branch of relay/core"
+	@echo "==> pytest: the units, and with them every branch of relay/core"
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+	$(BIN)/python -m pytest $(AT_ONCE) tests/unit --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+	echo "==> pytest: all others"
+	$(BIN)/python -m pytest $(AT_ONCE) --ignore=tests/unit
 	echo "==> all checks passed"
 
 bench: $(READY)

@@ -587,7 +587,7 @@ async def check_the_promise(world: World) -> Report:
     assert set(truths) ^ set(world.job_ids) == set(), "made upstream, and not by the test, or the other way round"
     assert set(world.job_ids) ^ world.registered == set(), "made, and not registered, or the other way round"
     assert (report.lost, report.out_of_order) == (0, 0)
-    assert report.most_duplicates_a_kill <= UNMARKED
+    assert report.most_duplicates_a_kill <= UNMARKED, str(report)
     assert await world.relay.ended(0) is None, f"it ended by itself:\n{world.relay.log_tail()}"
     return report
 
