@@ -12,6 +12,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from relay import __version__, condition, upkeep
+from relay.answers import Answers
 from relay.api.app import create_api
 from relay.api.ports import Ports, Readiness, Tested
 from relay.clock import Clock, wall_clock
@@ -22,6 +23,7 @@ from relay.core.planner import book_for
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
+from relay.dropin import Gateway
 from relay.errors import SettingsError
 from relay.keys import default_state_dir, load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds
@@ -36,6 +38,7 @@ from relay.sender import Sender
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import load_definition
+from relay.sources.passage import Passage
 from relay.store.postgres_engine import is_postgres
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
@@ -84,6 +87,8 @@ class Node:
         self._definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
         self._rooms = RoomSettings(settings=settings, base_url=self.base_url, definitions=self._definitions, seed=seed)
         self._clients: dict[str, UpstreamClient] = {}
+        self._passages: dict[str, Passage] = {}
+        self._answers = Answers()
         self._memories: dict[str, SourceMemory] = {}
         self._dispatching: asyncio.Task[None] | None = None
         self.scheduler = Scheduler(clock)
@@ -109,7 +114,23 @@ class Node:
             dispatcher=self.dispatcher,
             signals=self.signals,
             clock=clock,
+            let_go=lambda job: self._answers.drop((job.source, job.account, job.external_id)),
         )
+        self.dropin = Gateway(
+            store=store,
+            pollers=self.pollers,
+            definitions=self._definitions,
+            passages=self._passages,
+            clients=self._clients,
+            tracking=self.tracking,
+            answers=self._answers,
+            signals=self.signals,
+            metrics=self.metrics_book,
+            node=self,
+            clock=clock,
+        )
+        for poller in self.pollers.values():
+            poller.looked = self.dropin.looked
         self._cluster: Cluster | None = None
         if store.database.shared:
             self._cluster = Cluster(
@@ -152,6 +173,7 @@ class Node:
         self.scheduler.stop()
         seconds = self.settings.server.shutdown_seconds
         await asyncio.gather(self.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in self.pollers.values()))
+        await self.dropin.stop(seconds)
         if self._dispatching is not None:
             await self._dispatching
         await self._keep_what_was_learned()
@@ -160,6 +182,8 @@ class Node:
         self.scheduler.shutdown()
         for client in self._clients.values():
             await client.close()
+        for passage in self._passages.values():
+            await passage.close()
         log.info("stopped")
 
     def cut_off(self) -> None:
@@ -216,6 +240,8 @@ class Node:
             node_id=self.node_id,
         )
         self._clients[source.name] = client
+        root = definition.root(source.base_url)
+        self._passages[source.name] = Passage(root, clock=self._clock, node_id=self.node_id)
         book = book_for(self._rooms.of_planner(source))
         memory = SourceMemory(source.name, book, rows=self.store.learned, clock=self._clock)
         self._memories[source.name] = memory
@@ -269,6 +295,7 @@ class Node:
             signals=self.signals,
             delivering=self,
             node=self,
+            dropin=self.dropin,
             kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
             count_request=self._count_request,
         )

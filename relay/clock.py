@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from email.utils import formatdate
+from functools import lru_cache
 
 Clock = Callable[[], float]
 """Returns now, in epoch seconds (UTC)."""
@@ -23,6 +25,16 @@ def to_rfc3339(epoch_seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds, the upstream's own precision: `2026-05-20T10:00:08.000Z`."""
     moment = datetime.fromtimestamp(round(epoch_seconds, 3), UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def http_date(epoch_seconds: float) -> str:
+    """The text of a `Date` header (RFC 9110 section 5.6.7), such as `Wed, 20 May 2026 10:00:08 GMT`."""
+    return _http_date(int(epoch_seconds))
+
+
+@lru_cache(maxsize=16)
+def _http_date(epoch_seconds: int) -> str:
+    return formatdate(epoch_seconds, usegmt=True)
 
 
 def optional_rfc3339(epoch_seconds: float | None) -> str | None:

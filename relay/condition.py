@@ -22,6 +22,9 @@ async def readiness(
     try:
         await store.events.newest_position()
         await probe.check(now)
+        unknown = await store.intents.count_unknown(now)
+        if unknown:
+            notes.append(f"whether {unknown} create(s) were carried out is unknown: see GET /v1/intents")
         checks["database"] = "ok"
         if store.database.trouble is not None:
             checks["database"] = "failing"

@@ -201,6 +201,18 @@ class SourceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    enabled: bool = setting(
+        kinds.boolean, True, "pass requests to /api/v1/ and /api/v2/ on to the upstream, and track the jobs they make"
+    )
+    adopt_unknown_keys: bool = setting(
+        kinds.boolean,
+        False,
+        "a create with a key that no account has makes an account of it",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverySettings:
     concurrency: int = setting(kinds.integer(1, 100_000), 256, "deliveries in flight at most", reloaded=True)
     per_host: int = setting(kinds.integer(1, 100_000), 64, "of them to one host at most", reloaded=True)
@@ -262,6 +274,7 @@ class Settings:
     auth: AuthSettings = section(AuthSettings)
     encryption: EncryptionSettings = section(EncryptionSettings)
     sources: Mapping[str, SourceSettings] = sections(SourceSettings, DEFAULT_SOURCE)
+    proxy: ProxySettings = section(ProxySettings)
     delivery: DeliverySettings = section(DeliverySettings)
     security: SecuritySettings = section(SecuritySettings)
     retention: RetentionSettings = section(RetentionSettings)

@@ -13,6 +13,9 @@ RelayError
 │   ├── TooLarge           413
 │   ├── TooMany            429
 │   └── Unavailable        503: the database can not be read or written just now
+├── PassageError           a caller's own request could not be passed on to the upstream
+│   ├── NotSent            nothing of it went out
+│   └── NoAnswer           it went out, and no whole answer came: nobody knows what became of it
 └── StoreError             the database can not do what we need
     ├── DatabaseHeld       another process holds this SQLite database
     ├── SchemaTooNew       the database was migrated by a newer program
@@ -151,6 +154,24 @@ class Unavailable(RequestError):
     code = "store"
     status = 503
     title = "Database unavailable"
+
+
+class PassageError(RelayError):
+    """A caller's own request could not be passed on to the upstream."""
+
+    code = "upstream_no_answer"
+
+
+class NotSent(PassageError):
+    """Nothing of the request went out."""
+
+    code = "upstream_unreachable"
+
+
+class NoAnswer(PassageError):
+    """The request went out, and no whole answer came: nobody knows what became of it."""
+
+    code = "outcome_unknown"
 
 
 class StoreError(RelayError):

@@ -85,6 +85,15 @@ class Metrics:
         self.deleted = Counter(
             "relay_retention_deleted", "Rows that retention deleted", ("what",), registry=self.registry
         )
+        self.passed = Counter(
+            "relay_passed_requests",
+            "Requests to the upstream's own paths, by what they are and how they were answered",
+            ("kind", "cache", "status"),
+            registry=self.registry,
+        )
+        self.intents_unknown = Gauge(
+            "relay_intents_unknown", "Creates whose fate is unknown, at the last upkeep", registry=self.registry
+        )
         self.requests = Counter(
             "relay_http_requests", "Requests to our API by status class", ("method", "status"), registry=self.registry
         )

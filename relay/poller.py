@@ -1,7 +1,7 @@
 """Looks at the jobs of one upstream account: fetch, detect, record. When to look is the planner's decision."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -75,6 +75,7 @@ class Poller:
         memory: AccountMemory | None = None,
         book: Book | None = None,
         changed: Callable[[], None] = lambda: None,
+        looked: Callable[[Job, Look], None] = lambda job, look: None,
     ) -> None:
         self.settings = settings
         self.recorder = recorder
@@ -100,6 +101,7 @@ class Poller:
         self._metrics = metrics
         self._clock = clock
         self.changed = changed
+        self.looked = looked
         self._key = settings.read_key()
         self._tasks = Tasks()
         self._in_flight: set[str] = set()
@@ -207,6 +209,16 @@ class Poller:
         self.changed()
 
     @property
+    def key(self) -> str | None:
+        """The API key to poll with."""
+        return self._key
+
+    @property
+    def paused_by_key(self) -> bool:
+        """Whether the key is missing or refused."""
+        return self._key is None or self.health.key_refused
+
+    @property
     def has_key(self) -> bool:
         """Whether there is an API key to poll with."""
         return self._key is not None
@@ -214,7 +226,7 @@ class Poller:
     @property
     def paused(self) -> bool:
         """Whether the key is refused or missing, or another node polls: then nothing is looked at."""
-        return self._key is None or self.health.key_refused or not self.holds
+        return self.paused_by_key or not self.holds
 
     @property
     def state(self) -> AccountState:
@@ -305,9 +317,49 @@ class Poller:
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
-        purpose = self.planner.purpose(uid)
-        look = await self._upstream.look(job.external_id, key)
-        now = self._clock()
+        await self._take_in(job, await self._upstream.look(job.external_id, key))
+
+    # --- reads of callers that came through the relay
+
+    def lend(self, uid: str) -> bool:
+        """A caller's own read of the job goes out now and counts as a look: its answer goes to `returned`.
+
+        False where a look is under way already, or the job is not planned here.
+        """
+        if not self.holds or self._stopping or uid in self._in_flight or not self.planner.lend(uid, self._clock()):
+            return False
+        self._in_flight.add(uid)
+        return True
+
+    async def returned(self, uid: str, look: Look | None) -> None:
+        """What came of a read that was lent; None: nobody knows, so it is looked at again. Raises nothing."""
+        try:
+            job = None if look is None else await self._jobs.get(uid)
+            if look is not None and job is not None and job.open:
+                await self._take_in(job, look)
+                return
+            self.planner.failed(uid, OK, {}, self._clock())
+            if look is not None:
+                self.forget(uid)
+        except StoreError as error:
+            log.error("look_failed", job_uid=uid, error=str(error))
+            self._unwritten.add(uid)
+            self.planner.failed(uid, OK, {}, self._clock())
+        finally:
+            self._in_flight.discard(uid)
+            self.changed()
+
+    def passed(self, status_code: int | None, headers: Mapping[str, str], sent_at: float) -> None:
+        """A caller's own request on this account's key was answered so: both spend the same limit."""
+        if self.holds:
+            self.planner.passed(status_code, headers, sent_at, self._clock())
+
+    def is_fresh(self, uid: str, now: float) -> bool:
+        """Whether the planner would gain nothing by looking at the job now."""
+        return self.holds and self.planner.is_fresh(uid, now)
+
+    async def _take_in(self, job: Job, look: Look) -> None:
+        uid, purpose, now = job.uid, self.planner.purpose(job.uid), self._clock()
         self.last_completed_at = now
         self._metrics.looks.labels(self.settings.source, self.settings.account, look.kind, purpose).inc()
         self._metrics.look_seconds.labels(self.settings.source, self.settings.account).observe(look.duration_ms / 1000)
@@ -318,6 +370,7 @@ class Poller:
                 del self.last_request_ids[next(iter(self.last_request_ids))]
         if look.kind == "observed" and look.observation is not None:
             kinds = await self._observed(job, look, look.observation, purpose)
+            self.looked(job, look)
             await self.health.well(now)
         else:
             kinds = await self._failed(job, look, now)
@@ -438,6 +491,11 @@ class Poller:
             return True
         return False
 
+    @property
+    def _unit(self) -> float:
+        """How much slower the upstream is than its own times say: 1 but in a world that runs faster."""
+        return min(1.0, self._planner_config.min_interval_seconds)
+
     def _plans(self, uid: str) -> bool:
         return uid in self._in_flight or self.planner.next_poll_at(uid) is not None
 
@@ -448,6 +506,7 @@ class Poller:
             job.item(),
             self._clock(),
             weight=self._weights.of(job.uid),
+            min_interval_seconds=None if job.spacing_seconds is None else job.spacing_seconds * self._unit,
             next_poll_at=job.next_poll_at,
             step=job.poll_step,
             seen_at=job.tracked_at if job.last_polled_at is None else job.last_polled_at,

@@ -97,8 +97,14 @@ class RoomSettings:
             default_retry_schedule_seconds=settings.delivery.retry_schedule,
             version=__version__,
             node_id=node_id,
+            passed_paths=self._passed_paths(),
             dev=settings.dev,
         )
+
+    def _passed_paths(self) -> tuple[str, ...]:
+        if not self.settings.proxy.enabled:
+            return ()
+        return tuple(sorted({path for definition in self.definitions.values() for path in definition.passed}))
 
 
 def guard_policy(settings: Settings) -> GuardPolicy:

@@ -40,6 +40,7 @@ def timetable(
 
     async def measure() -> None:
         metrics.deliveries_pending.set(await store.deliveries.pending_count())
+        metrics.intents_unknown.set(await store.intents.count_unknown(clock()))
 
     async def stalls() -> None:
         now = clock()

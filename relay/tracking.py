@@ -1,6 +1,6 @@
 """Tracked jobs as the API sees them: registered, refreshed, explained, given up. Joins the store with the pollers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,10 @@ class Tracking:
         dispatcher: Dispatcher,
         signals: Signals,
         clock: Clock,
+        let_go: Callable[[Job], None] = lambda job: None,
     ) -> None:
+        """`let_go` is told which job is not tracked any more."""
+        self._told_let_go = let_go
         self._store = store
         self._pollers = pollers
         self._definitions = definitions
@@ -130,6 +133,8 @@ class Tracking:
             seen=seen,
             progress=progress,
             events=events,
+            spacing_seconds=request.spacing_seconds,
+            intent=request.intent,
         )
 
     async def _callback(self, url: str, now: float) -> str:
@@ -169,6 +174,7 @@ class Tracking:
         poller = self._pollers.get((job.source, job.account))
         if poller is not None:
             poller.forget(job.uid)
+        self._told_let_go(job)
         self._signals.job_changed(job.uid)
 
     @contextmanager

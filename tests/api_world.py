@@ -1,10 +1,13 @@
 """A world for the tests of the API: a real store on SQLite, and small stand-ins for what would reach out of it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import orjson
+
+from relay.api.dropin import Body, Cache, Extra, Passing, Reply, Speaker
 from relay.api.ports import (
     ApiSettings,
     Explanation,
@@ -20,7 +23,8 @@ from relay.core.delivery import Attempt, Outcome
 from relay.core.events import Event, Origin, from_transition
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
-from relay.core.records import LookRecord, Registered, Registration
+from relay.core.passing import Header
+from relay.core.records import Intent, LookRecord, Page, Registered, Registration
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.errors import RequestError
@@ -243,6 +247,68 @@ class FakeNode:
         return self.secret
 
 
+class FakeReply:
+    """A whole answer."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.headers: list[Header] = [(b"content-type", b"application/json")]
+        self.cache: Cache = "pass"
+        self.age_seconds: int | None = None
+        self.whole: bytes | None = body
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        yield self.whole or b""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class FakeDropIn:
+    """An upstream that says yes to whatever is passed on, and knows no key of ours."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.passed: list[Passing] = []
+
+    def whose(self, key: str | None) -> Speaker:
+        return Speaker(source="revor", account=None, key=key)
+
+    def standing(self) -> Speaker | None:
+        return Speaker(source="revor", account="default", key="the account's own")
+
+    def with_its_key(self, headers: Sequence[Header], speaker: Speaker) -> list[Header]:
+        return [(b"authorization", f"Bearer {speaker.key}".encode())]
+
+    def is_create(self, speaker: Speaker, method: str, path: str) -> bool:
+        return False
+
+    def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
+        return None
+
+    async def create(self, passing: Passing, body: Body, extra: Extra) -> FakeReply:
+        return await self.pass_on(passing, None)
+
+    async def read(self, passing: Passing, external_id: str, *, fresh: bool, wait_seconds: float) -> FakeReply:
+        return await self.pass_on(passing, None)
+
+    async def pass_on(self, passing: Passing, body: AsyncIterable[bytes] | None) -> FakeReply:
+        self.passed.append(passing)
+        return FakeReply(200, b'{"ok":true}')
+
+    def problem(self, speaker: Speaker, status: int, code: str, message: str, request_id: str) -> FakeReply:
+        return FakeReply(status, orjson.dumps({"ok": False, "error": {"code": code, "message": message}}))
+
+    def answered(self, kind: str, reply: Reply) -> None:
+        """Nobody counts here."""
+
+    async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
+        return await self.world.store.intents.page(limit=limit, cursor=cursor, now=self.world.now)
+
+    async def dismiss(self, intent_id: str) -> Intent | None:
+        return await self.world.store.intents.dismiss(intent_id, self.world.now)
+
+
 KINDS = Kinds(
     names=tuple(kinds()),
     infer=infer_kind,
@@ -265,6 +331,7 @@ class World:
     def __post_init__(self) -> None:
         self.tracking = FakeTracking(self)
         self.signals = FakeSignals(self)
+        self.dropin = FakeDropIn(self)
 
     def ports(self, **settings: Any) -> Ports:
         """What the API is given, with these settings changed."""
@@ -281,6 +348,7 @@ class World:
             delivering=self.delivering,
             node=self.node,
             kinds=KINDS,
+            dropin=self.dropin,
             count_request=lambda method, status_code: self.requests.append((method, status_code)),
         )
 

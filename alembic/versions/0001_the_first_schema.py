@@ -107,6 +107,22 @@ def upgrade() -> None:
     with op.batch_alter_table('idempotency_keys') as batch_op:
         batch_op.create_index('ix_idempotency_keys_created_at', ['created_at'], unique=False)
 
+    op.create_table('intents',
+    sa.Column('id', sa.Text(), nullable=False),
+    sa.Column('source', sa.Text(), nullable=False),
+    sa.Column('account', sa.Text(), nullable=False),
+    sa.Column('path', sa.Text(), nullable=False),
+    sa.Column('body_digest', sa.Text(), nullable=False),
+    sa.Column('idempotency_key', sa.Text(), nullable=True),
+    sa.Column('created_at', sa.Float(precision=53), nullable=False),
+    sa.Column('reason', sa.Text(), nullable=True),
+    sa.Column('status_code', sa.Integer(), nullable=True),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_intents'))
+    )
+    with op.batch_alter_table('intents') as batch_op:
+        batch_op.create_index('ix_intents_created_at', ['created_at'], unique=False)
+        batch_op.create_index('ix_intents_key', ['source', 'account', 'path', 'idempotency_key'], unique=False, sqlite_where=sa.text('idempotency_key IS NOT NULL'), postgresql_where=sa.text('idempotency_key IS NOT NULL'))
+
     op.create_table('job_callbacks',
     sa.Column('job_uid', sa.Text(), nullable=False),
     sa.Column('subscription_id', sa.Text(), nullable=False),
@@ -134,6 +150,7 @@ def upgrade() -> None:
     sa.Column('started_at', sa.Float(precision=53), nullable=True),
     sa.Column('next_attempt_at', sa.Float(precision=53), nullable=True),
     sa.Column('attempt_count', sa.Integer(), nullable=False),
+    sa.Column('spacing_seconds', sa.Float(precision=53), nullable=True),
     sa.Column('weight', sa.Float(precision=53), nullable=False),
     sa.Column('tracked_at', sa.Float(precision=53), nullable=False),
     sa.Column('last_polled_at', sa.Float(precision=53), nullable=True),
@@ -233,6 +250,11 @@ def downgrade() -> None:
         batch_op.drop_index('ix_job_callbacks_subscription_id')
 
     op.drop_table('job_callbacks')
+    with op.batch_alter_table('intents') as batch_op:
+        batch_op.drop_index('ix_intents_key', sqlite_where=sa.text('idempotency_key IS NOT NULL'), postgresql_where=sa.text('idempotency_key IS NOT NULL'))
+        batch_op.drop_index('ix_intents_created_at')
+
+    op.drop_table('intents')
     with op.batch_alter_table('idempotency_keys') as batch_op:
         batch_op.drop_index('ix_idempotency_keys_created_at')
 

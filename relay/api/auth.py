@@ -64,6 +64,12 @@ def identify(scope: Scope, headers: Headers, settings: ApiSettings) -> Identity:
     """The caller. Raises Unauthorized or Forbidden."""
     if settings.tokens:
         return _bearer(headers, settings.tokens)
+    require_local(scope, headers, settings)
+    return LOCAL
+
+
+def require_local(scope: Scope, headers: Headers, settings: ApiSettings) -> None:
+    """Raises Forbidden unless the caller is on this machine, and no web page from elsewhere sends it."""
     client = scope.get("client")
     if client is None or not _is_loopback(client[0]) or any(name in headers for name in _PROXY_HEADERS):
         detail = "no token is configured, so only callers on this machine are let in: set auth.tokens to open the API"
@@ -76,7 +82,15 @@ def identify(scope: Scope, headers: Headers, settings: ApiSettings) -> Identity:
     if not all(_is_ours(_host_of(origin), public_host) for origin in headers.getlist("origin")):
         detail = "the request comes from a web page elsewhere (Origin), and no token is configured"
         raise Forbidden(detail, code="origin_not_allowed")
-    return LOCAL
+
+
+def is_local(scope: Scope, headers: Headers, settings: ApiSettings) -> bool:
+    """Whether the caller is on this machine, and no web page from elsewhere sends it."""
+    try:
+        require_local(scope, headers, settings)
+    except Forbidden:
+        return False
+    return True
 
 
 def _bearer(headers: Headers, tokens: Iterable[Token]) -> Identity:
@@ -86,14 +100,20 @@ def _bearer(headers: Headers, tokens: Iterable[Token]) -> Identity:
     scheme, _, value = given.partition(" ")
     if scheme.lower() != "bearer" or not value.strip():
         raise _unauthorized("the Authorization header holds no token: send Authorization: Bearer <token>")
-    digest = _digest(value.strip())
+    found = find_token(value.strip(), tokens)
+    if found is None:
+        raise _unauthorized("the token is not one of ours", error="invalid_token")
+    return found
+
+
+def find_token(value: str, tokens: Iterable[Token]) -> Identity | None:
+    """Whose token this is; None where it is none of ours."""
+    digest = _digest(value)
     found: Token | None = None
     for token in tokens:  # all of them, so that the time taken tells nothing
         if hmac.compare_digest(digest, _digest(token.value)):
             found = token
-    if found is None:
-        raise _unauthorized("the token is not one of ours", error="invalid_token")
-    return Identity(name=found.name, scopes=found.scopes)
+    return None if found is None else Identity(name=found.name, scopes=found.scopes)
 
 
 def _digest(value: str) -> bytes:

@@ -1,8 +1,9 @@
 """Every operation of the API: routes, checks and documentation are all made from this list."""
 
 from relay.api.routes_events import EVENTS
+from relay.api.routes_intents import INTENTS
 from relay.api.routes_jobs import JOBS
 from relay.api.routes_subscriptions import SUBSCRIPTIONS
 from relay.api.routes_system import SYSTEM
 
-OPERATIONS = (*JOBS, *SUBSCRIPTIONS, *EVENTS, *SYSTEM)
+OPERATIONS = (*JOBS, *SUBSCRIPTIONS, *EVENTS, *INTENTS, *SYSTEM)

@@ -12,6 +12,7 @@ _JOB_UID = "job_01jvpq3m8n0000000000000001"
 _SUBSCRIPTION_ID = "sub_01jvpq3m8n0000000000000002"
 _EVENT_ID = "evt_01jvpq3m8n0000000000000003"
 _DELIVERY_ID = "dlv_01jvpq3m8n0000000000000004"
+_INTENT_ID = "int_01jvpq3m8n0000000000000005"
 _TIME = "2026-05-20T10:00:00.000Z"
 _SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the one of the Standard Webhooks specification
 
@@ -94,6 +95,17 @@ _DELIVERY = {
     "created_at": _TIME,
     "ended_at": _TIME,
 }
+_INTENT = {
+    "id": _INTENT_ID,
+    "source": "revor",
+    "account": "default",
+    "path": "/api/messages",
+    "body_digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "idempotency_key": "deal-42-invite",
+    "sent_at": _TIME,
+    "reason": "no_answer",
+    "status_code": None,
+}
 _SOURCE = {
     "source": "revor",
     "account": "default",
@@ -169,12 +181,15 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "EventPage": {"items": [_EVENT], "next_cursor": "MTI"},
     "DeliveryPage": {"items": [_DELIVERY], "next_cursor": None},
     "DeliveryWithAttempts": {**_DELIVERY, "attempts": [_ATTEMPT]},
+    "Intent": _INTENT,
+    "IntentPage": {"items": [_INTENT], "next_cursor": None},
     "SourcePage": {"items": [_SOURCE], "next_cursor": None},
     "Alive": {"status": "ok"},
     "Ready": {"status": "ok", "problems": [], "notes": [], "checks": {"database": "ok"}},
 }
 
 PATHS = {
+    "Intents": _INTENT_ID,
     "Jobs": _JOB_ID,
     "Subscriptions": _SUBSCRIPTION_ID,
     "Events": _EVENT_ID,

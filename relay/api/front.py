@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from relay.api.auth import identify, needs_identity, refuse_loop
 from relay.api.operations import Context
 from relay.api.problems import internal_error, problem_response, store_problem
+from relay.api.proxy import Proxy
+from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError
 from relay.ids import new_id
 
@@ -24,27 +26,33 @@ class Front:
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app = app
         self._context = context
+        self._proxy = Proxy(context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, self._context, scope, send).run(receive)
+        if scope["path"].startswith(self._context.ports.settings.passed_paths):
+            await _Exchange(self._proxy, self._context, scope, send, unchanged=True).run(receive)
+        else:
+            await _Exchange(self._app, self._context, scope, send).run(receive)
 
 
 class _Exchange:
     """One request and its answer."""
 
-    __slots__ = ("_app", "_began", "_context", "_request_id", "_scope", "_send", "_status")
+    __slots__ = ("_app", "_began", "_context", "_request_id", "_scope", "_send", "_status", "_unchanged")
 
-    def __init__(self, app: ASGIApp, context: Context, scope: Scope, send: Send) -> None:
+    def __init__(self, app: ASGIApp, context: Context, scope: Scope, send: Send, *, unchanged: bool = False) -> None:
+        """`unchanged`: what passes is the upstream's, and so are its headers and its paths."""
         self._app = app
         self._context = context
         self._scope = scope
         self._send = send
         self._status = 0
         self._began = time.perf_counter()
-        self._request_id = new_id("req", context.ports.clock())
+        self._unchanged = unchanged
+        self._request_id = scope["relay.request_id"] = new_id("req", context.ports.clock())
 
     async def run(self, receive: Receive) -> None:
         scope, failed = self._scope, False
@@ -74,6 +82,8 @@ class _Exchange:
         headers = Headers(scope=self._scope)
         settings = self._context.ports.settings
         refuse_loop(headers, settings.node_id)
+        if self._unchanged:
+            return
         if needs_identity(self._scope["path"]):
             self._scope["relay.identity"] = identify(self._scope, headers, settings)
         if b"%2f" in self._scope.get("raw_path", b"").lower():
@@ -84,12 +94,14 @@ class _Exchange:
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            message["headers"] = [
-                *message["headers"],
-                (b"x-request-id", self._request_id.encode()),
-                (b"x-content-type-options", b"nosniff"),
-                (b"cache-control", b"no-store"),
-            ]
+            if not self._unchanged:
+                message["headers"] = [
+                    *message["headers"],
+                    (b"date", http_date(self._context.ports.clock()).encode()),
+                    (b"x-request-id", self._request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"cache-control", b"no-store"),
+                ]
         elif self._scope["method"] == "HEAD":
             if message.get("more_body", False):
                 return

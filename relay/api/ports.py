@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from relay.api.dropin import DropIn
 from relay.clock import Clock
 from relay.core.delivery import Attempt, Delivery, Outcome
 from relay.core.events import Event, Origin
 from relay.core.job import Job, Observation, Priority
 from relay.core.netguard import GuardPolicy
-from relay.core.records import Page, Registered, StoredAnswer
+from relay.core.records import Intent, Page, Registered, StoredAnswer
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import RequestError
 
@@ -29,7 +30,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """What of the settings concerns the API. `accounts`: the account names of each source."""
+    """What of the settings concerns the API. `accounts`: the account names of each source; `passed_paths`: what the
+    paths begin with that are passed on to an upstream."""
 
     host: str
     port: int
@@ -43,6 +45,7 @@ class ApiSettings:
     default_retry_schedule_seconds: tuple[float, ...]
     version: str
     node_id: str
+    passed_paths: tuple[str, ...] = ()
     dev: bool = False
 
 
@@ -50,7 +53,8 @@ class ApiSettings:
 class TrackRequest:
     """A job to be tracked, checked. `seen`: what the upstream's own answer, given as the body, says of it.
 
-    Without a `priority` a job that is tracked already keeps its own.
+    Without a `priority` a job that is tracked already keeps its own. `spacing_seconds` and `intent` come from a
+    create that went through the relay: the least time to its predecessor in the lane, and what its fate settles.
     """
 
     external_id: str
@@ -61,6 +65,8 @@ class TrackRequest:
     deadline_seconds: float | None = None
     priority: Priority | None = None
     seen: Observation | None = None
+    spacing_seconds: float | None = None
+    intent: Intent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,4 +308,5 @@ class Ports:
     delivering: Delivering
     node: NodeState
     kinds: Kinds
+    dropin: DropIn
     count_request: Callable[[str, int], None] = _count_nothing

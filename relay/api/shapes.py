@@ -224,6 +224,23 @@ class DeliveryWithAttempts(Delivery):
     attempts: list[Attempt]
 
 
+class Intent(Shape):
+    """A create that came through the relay and whose fate is unknown."""
+
+    id: str
+    source: str
+    account: str
+    path: str
+    body_digest: str = Field(description="`sha256:` and the digest of the body that was sent, in hex.")
+    idempotency_key: str | None = Field(description="The caller's own; repeating the request with it is safe.")
+    sent_at: Time
+    reason: Literal["no_answer", "server_error", "unreadable", "cut_off"] = Field(
+        description="no_answer: none came; server_error: one that proves nothing; unreadable: a success that names no "
+        "job; cut_off: the relay ended before one came."
+    )
+    status_code: int | None = Field(description="Of the answer, where one came.")
+
+
 class Source(Shape):
     """How the polling of one account goes."""
 
@@ -288,3 +305,7 @@ class DeliveryPage(Page[Delivery]):
 
 class SourcePage(Page[Source]):
     """One page of accounts."""
+
+
+class IntentPage(Page[Intent]):
+    """One page of creates whose fate is unknown."""

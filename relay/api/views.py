@@ -8,6 +8,7 @@ from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.delivery import Attempt, Delivery
 from relay.core.events import Event
 from relay.core.job import Job
+from relay.core.records import Intent
 from relay.core.subscription import Subscription
 from relay.log import redact_text
 
@@ -45,6 +46,21 @@ def _last_error(error: Mapping[str, Any]) -> dict[str, Any]:
         "message": redact_text(str(error.get("message") or "")),
         "request_id": error.get("request_id"),
         "at": to_rfc3339(at) if isinstance(at, int | float) else at,
+    }
+
+
+def intent_view(intent: Intent) -> dict[str, Any]:
+    """A create whose fate is unknown."""
+    return {
+        "id": intent.id,
+        "source": intent.source,
+        "account": intent.account,
+        "path": intent.path,
+        "body_digest": f"sha256:{intent.body_digest}",
+        "idempotency_key": intent.idempotency_key,
+        "sent_at": to_rfc3339(intent.created_at),
+        "reason": intent.reason,
+        "status_code": intent.status_code,
     }
 
 

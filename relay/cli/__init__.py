@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from relay.cli.deliveries import app as deliveries_app
 from relay.cli.demo import demo as demo_command
 from relay.cli.events import app as events_app
+from relay.cli.intents import app as intents_app
 from relay.cli.jobs import app as jobs_app
 from relay.cli.listen import listen as listen_command
 from relay.cli.local import check, init, migrate, sandbox, verify
@@ -40,6 +41,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(subscriptions_app, name="subscriptions")
 app.add_typer(events_app, name="events")
 app.add_typer(deliveries_app, name="deliveries")
+app.add_typer(intents_app, name="intents")
 app.command("sources")(sources_command)
 app.command("signing-secret")(signing_secret)
 app.command("listen")(listen_command)

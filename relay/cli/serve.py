@@ -122,7 +122,7 @@ class _Service:
         async with open_node(bound, base_url=url, roles=self.roles, auto_migrate=self.auto_migrate) as node:
             self.node = node
             app: Any = node if "api" in self.roles else _ProbesOnly(node)
-            self.server = make_server(app, shutdown_seconds=bound.server.shutdown_seconds)
+            self.server = make_server(app, shutdown_seconds=bound.server.shutdown_seconds, dates=False)
             if self.asked_to_stop:
                 return
             if self.source.dev:

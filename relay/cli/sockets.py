@@ -21,8 +21,11 @@ class Server(uvicorn.Server):
         yield
 
 
-def make_server(app: Any, *, shutdown_seconds: float) -> Server:
-    """A server for `app` that waits that long for requests in flight when it is told to end."""
+def make_server(app: Any, *, shutdown_seconds: float, dates: bool = True) -> Server:
+    """A server for `app` that waits that long for requests in flight when it is told to end.
+
+    `dates`: every answer gets a `Date`; else `app` sees to that itself, since what it passes on has one already.
+    """
     return Server(
         uvicorn.Config(
             app,
@@ -33,6 +36,7 @@ def make_server(app: Any, *, shutdown_seconds: float) -> Server:
             http="httptools",
             ws="none",
             server_header=False,
+            date_header=dates,
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
         )

@@ -128,7 +128,8 @@ class Transition:
 class Job:
     """A tracked job as the rooms pass it on. Times are epoch seconds.
 
-    `next_poll_at` and `poll_step` are the planner's, kept so that a restart goes on with them.
+    `next_poll_at` and `poll_step` are the planner's, kept so that a restart goes on with them. `spacing_seconds` is the
+    least time from its predecessor's start in the lane to its own, where the create said one.
     """
 
     uid: str
@@ -155,6 +156,7 @@ class Job:
     missing_count: int = 0
     missing_since: float | None = None
     weight: float = NORMAL_WEIGHT
+    spacing_seconds: float | None = None
     last_error: Mapping[str, Any] | None = None
     upstream: Mapping[str, Any] | None = None
 

@@ -21,10 +21,34 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A create that a caller sends through the relay. `created_at` is just before it goes out, epoch seconds.
+
+    body_digest      SHA-256 of the body, in hex
+    idempotency_key  the caller's own; None where the request has none
+    reason           why nobody knows what came of it: no_answer, server_error, unreadable, cut_off;
+                     None while it is in flight
+    status_code      of the answer that did not tell, where there was one
+    """
+
+    id: str
+    source: str
+    account: str
+    path: str
+    body_digest: str
+    idempotency_key: str | None = None
+    created_at: float
+    reason: str | None = None
+    status_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
     """A job to be tracked. `events` are what its own registration body proves (with `seen` and `progress`).
 
-    Where `weight` is None, a new job has the normal one, and one that is known keeps its own.
+    Where `weight` is None, a new job has the normal one, and one that is known keeps its own. `intent` is the create
+    that made the job: its fate is known in the same transaction, and that of earlier ones with its Idempotency-Key.
+    `spacing_seconds`: the least time to its predecessor in the lane, None where nobody said.
     """
 
     uid: str
@@ -41,6 +65,8 @@ class Registration:
     lease: Lease | None = None
     deadline_given: bool = False
     weight: float | None = None
+    spacing_seconds: float | None = None
+    intent: Intent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,27 @@ class UpstreamClient:
         """The source's cheap call: `observed` when the key works. Raises nothing but CancelledError."""
         return await self._get(self._definition.probe_url(self._base_url), api_key, None)
 
+    def read(
+        self,
+        external_id: str,
+        *,
+        status_code: int,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        api_key: str,
+        sent_at: float,
+    ) -> Look:
+        """The answer to a caller's own read of a job, as a look. `body` is None where it could not be read."""
+        now = self._clock()
+        look = Look(kind="unavailable", sent_at=sent_at, received_at=now, duration_ms=round((now - sent_at) * 1000, 1))
+        answer = _Answer(
+            status_code=status_code,
+            headers=_bounded_headers(headers, api_key),
+            body=body or b"",
+            complete=body is not None,
+        )
+        return self._judge(look, answer, external_id, api_key)
+
     async def close(self) -> None:
         """Ends all connections."""
         session, self._session = self._session, None

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+import orjson
 
 from relay.core.events import Hint, Origin, job_event_types
 from relay.core.job import KNOWN_STATUSES, TERMINAL, Problem
@@ -106,6 +108,9 @@ class SourceDefinition:
     """One upstream API.
 
     base_path  a base URL may end with it; `root` takes it off
+    passed     what the paths begin with that go through the drop-in proxy
+    creates    paths whose POST makes a job of this source
+    spacing_field  in a create's body: the least seconds between the job's start and its predecessor's in the channel
     statuses   the upstream's status word -> the relay's own (a member of KNOWN_STATUSES)
     terminal   those of the upstream's words that are an end
     """
@@ -119,6 +124,9 @@ class SourceDefinition:
     auth_format: str
     job_path: str
     probe_path: str
+    passed: frozenset[str]
+    creates: frozenset[str]
+    spacing_field: str
     statuses: Mapping[str, str]
     terminal: frozenset[str]
     envelope: Envelope
@@ -164,6 +172,12 @@ class SourceDefinition:
             segment = segment.replace(".", "%2E")  # a bare dot segment would be resolved away by URL libraries
         return self.root(base_url) + self.job_path.replace("{id}", segment)
 
+    def job_id_of(self, path: str) -> str | None:
+        """The id of the job that is read at this path, as it is written there; None for another path."""
+        before, _, after = self.job_path.partition("{id}")
+        id = path[len(before) : len(path) - len(after)]
+        return id if path.startswith(before) and path.endswith(after) and id and "/" not in id else None
+
     def probe_url(self, base_url: str) -> str:
         """Where one cheap call shows whether a key works."""
         return self.root(base_url) + self.probe_path
@@ -171,6 +185,17 @@ class SourceDefinition:
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """The header that carries the key."""
         return {self.auth_header: self.auth_format.replace("{api_key}", api_key)}
+
+    def answer_body(self, item: Mapping[str, Any], request_id: str) -> bytes:
+        """The answer to a read of a job, in the upstream's own shape."""
+        names = self.envelope
+        return orjson.dumps({names.ok: True, names.request_id: request_id, names.item: item})
+
+    def error_body(self, code: str, message: str, request_id: str) -> bytes:
+        """An error in the upstream's own shape."""
+        names, inner = self.envelope, self.error
+        error = {inner.code: code, inner.message: message, inner.request_id: request_id}
+        return orjson.dumps({names.ok: False, names.error: error})
 
     def hint_for(self, problem: Problem | None, kind: str, *, channel: str | None = None) -> Hint | None:
         """What a person should know of an event of `kind` (a member of JOB_EVENTS); None where nothing is wrong.
@@ -197,7 +222,7 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         raise SettingsError(f"sources: there is no preset {preset!r}: {', '.join(known) or 'none is there'}")
     top = Section.load(directory / f"{preset}.yaml")
     events, auth, calls = top.section("events"), top.section("auth"), top.section("calls")
-    result = top.section("result")
+    result, request = top.section("result"), top.section("request")
     statuses = _statuses(top.section("statuses"))
     definition = SourceDefinition(
         name=top.text("name", pattern=preset, expected=f"the preset's own name, {preset}"),
@@ -209,6 +234,9 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         auth_format=auth.text("format", pattern=r"[ -~]*\{api_key\}[ -~]*", expected="text with {api_key} in it"),
         job_path=calls.text("job", pattern=r"/[!-~]*\{id\}[!-~]*", expected="a path with {id} in it"),
         probe_path=calls.text("probe", pattern=_PATH, expected="a path that begins with /"),
+        passed=_paths(top, "passed"),
+        creates=_paths(top, "creates"),
+        spacing_field=request.text("spacing_seconds", pattern=r"[^\s.]+", expected="a name"),
         statuses=MappingProxyType(statuses),
         terminal=_terminal(top, statuses),
         envelope=Envelope(**_names(top.section("envelope"), Envelope)),
@@ -220,9 +248,16 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         headers=HeaderNames(**{k: v.lower() for k, v in _names(top.section("headers"), HeaderNames, _HEADER).items()}),
         hints=load_hints(directory / f"{preset}.hints.yaml"),
     )
-    for section in (events, auth, calls, result, top):
+    for section in (events, auth, calls, result, request, top):
         section.finish()
     return definition
+
+
+def _paths(top: Section, name: str) -> frozenset[str]:
+    paths = top.texts(name)
+    if not all(re.fullmatch(_PATH, path) for path in paths):
+        raise top.error(name, "expected paths that begin with /")
+    return frozenset(paths)
 
 
 def _statuses(section: Section) -> dict[str, str]:

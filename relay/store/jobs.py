@@ -27,7 +27,7 @@ STATES = sql(
 )
 _PLANNED = (
     *("uid", "external_id", "status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
-    *("attempt_count", "next_poll_at", "poll_step", "weight"),
+    *("attempt_count", "next_poll_at", "poll_step", "weight", "spacing_seconds"),
 )
 OPEN_AFTER = (
     select(*(JOBS.c[name] for name in _PLANNED))
@@ -300,6 +300,7 @@ def _planned_job(
     next_poll_at: float | None,
     poll_step: int,
     weight: float,
+    spacing_seconds: float | None,
 ) -> Job:
     return Job(
         uid=uid,
@@ -316,6 +317,7 @@ def _planned_job(
         next_poll_at=next_poll_at,
         poll_step=poll_step,
         weight=weight,
+        spacing_seconds=spacing_seconds,
     )
 
 

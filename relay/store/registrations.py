@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from relay.core.job import NORMAL_WEIGHT, Job
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict
+from relay.store.intents import settle
 from relay.store.notices import notify
 from relay.store.outbox import CALLBACKS, EVENTS, INSERT_DELIVERY, Outbox, delivery_values, hold_jobs, open_pairs
 from relay.store.rows import dumps, event_from, job_from, observation_values, progress_values
@@ -28,6 +29,7 @@ EVENTS_OF_JOB = select(EVENTS).where(EVENTS.c.job_uid == bindparam("job_uid")).o
 INSERT_JOB = insert_into(
     JOBS,
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "metadata", "weight"),
+    "spacing_seconds",
     *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
@@ -56,6 +58,7 @@ class Registrar:
             if _key(registration) not in known:
                 new.setdefault(_key(registration), registration)
         made = self._insert(connection, list(new.values()))
+        settle(connection, [one.intent for one in registrations if one.intent is not None])
         return [[self._one(connection, registration, known, made) for registration in item] for item in items]
 
     def _check_callback(self, connection: Connection, registration: Registration) -> None:
@@ -156,6 +159,7 @@ def job_of(registration: Registration) -> Job:
         tracked_at=registration.tracked_at,
         deadline_at=registration.deadline_at,
         weight=_weight(registration),
+        spacing_seconds=registration.spacing_seconds,
         upstream=seen.upstream if seen else None,
     )
 
@@ -170,6 +174,7 @@ def _job_values(registration: Registration) -> dict[str, Any]:
         "deadline_at": registration.deadline_at,
         "metadata": dumps(registration.metadata or {}),
         "weight": _weight(registration),
+        "spacing_seconds": registration.spacing_seconds,
         **progress_values(registration.progress),
         **observation_values(registration.seen),
     }

@@ -56,6 +56,7 @@ def job_from(row: Row[Any], *, whole: bool = True) -> Job:
         missing_count=row.missing_count,
         missing_since=row.missing_since,
         weight=row.weight,
+        spacing_seconds=row.spacing_seconds,
         last_error=row.last_error if whole else None,
         upstream=loads(row.upstream) if whole else None,
     )

@@ -9,6 +9,7 @@ from relay.store.database import Database, SqliteDatabase
 from relay.store.deliveries import DeliveryStore
 from relay.store.events import EventStore
 from relay.store.idempotency import IdempotencyStore
+from relay.store.intents import IntentStore
 from relay.store.jobs import JobStore
 from relay.store.learned import LearnedStore
 from relay.store.outbox import Outbox, SubscriptionBook
@@ -31,14 +32,16 @@ class Store:
         self.deliveries = DeliveryStore(database, outbox)
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
         self.idempotency = IdempotencyStore(database, cipher)
+        self.intents = IntentStore(database)
         self.accounts = AccountStore(database, outbox)
         self.learned = LearnedStore(database)
         self.upkeep = UpkeepStore(database)
 
     async def free_what_a_crash_left(self, now: float) -> None:
-        """Every lease: for the only node that a SQLite file has, at its start."""
+        """Every lease, and whatever was in flight: for the only node that a SQLite file has, at its start."""
         await self.deliveries.release_all(now)
         await self.idempotency.forget_unfinished()
+        await self.intents.all_cut_off()
 
     def clock(self, clock: Clock) -> Clock:
         """A node's clock, by which leases run: the database's where several nodes share it, else the given one."""

@@ -105,6 +105,7 @@ class JobRow(SQLModel, table=True):
     started_at: float | None = Field(default=None, sa_column=_seconds())
     next_attempt_at: float | None = Field(default=None, sa_column=_seconds())
     attempt_count: int = Field(default=0, sa_column=_count())
+    spacing_seconds: float | None = Field(default=None, sa_column=_seconds())
     weight: float = Field(default=1.0, sa_column=Column(Float(53), nullable=False, default=1.0))
     tracked_at: float = Field(sa_column=_seconds(nullable=False))
     last_polled_at: float | None = Field(default=None, sa_column=_seconds())
@@ -311,6 +312,31 @@ class IdempotencyRow(SQLModel, table=True):
     status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
     ciphertext: bytes | None = Field(default=None, sa_column=_blob())
     created_at: float = Field(sa_column=_seconds(nullable=False))
+
+
+class IntentRow(SQLModel, table=True):
+    """A create that a caller sends through the relay: written before it goes out, gone once its fate is known.
+
+    reason  why the fate is unknown; NULL while the request is in flight
+    """
+
+    __tablename__: ClassVar[str] = "intents"
+    __table_args__ = (
+        # a repeat settles what was sent before with the same Idempotency-Key
+        _partial("ix_intents_key", "source", "account", "path", "idempotency_key", where="idempotency_key IS NOT NULL"),
+        # their number, and retention
+        Index("ix_intents_created_at", "created_at"),
+    )
+
+    id: str = Field(sa_column=_text(primary_key=True))
+    source: str = Field(sa_column=_text())
+    account: str = Field(sa_column=_text())
+    path: str = Field(sa_column=_text())
+    body_digest: str = Field(sa_column=_text())
+    idempotency_key: str | None = Field(default=None, sa_column=_text(nullable=True))
+    created_at: float = Field(sa_column=_seconds(nullable=False))
+    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
 
 
 class VersionRow(SQLModel, table=True):

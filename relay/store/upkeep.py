@@ -68,6 +68,11 @@ DELETE FROM idempotency_keys WHERE id IN (
   SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {BATCH}
 )
 """
+DELETE_OLD_INTENTS = f"""
+DELETE FROM intents WHERE id IN (
+  SELECT id FROM intents WHERE created_at < :before ORDER BY created_at LIMIT {BATCH}
+)
+"""
 DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
 OPEN_SLICE = f"""
 SELECT job_uid, subscription_id, sequence, state FROM deliveries
@@ -106,6 +111,10 @@ class UpkeepStore:
     async def delete_idempotency_keys(self, before: float) -> int:
         """Deletes a batch of answers kept since before a time."""
         return await self._database.write(_each(_delete_keys), (before,))
+
+    async def delete_intents(self, before: float) -> int:
+        """Deletes a batch of creates from before a time whose fate nobody ever knew."""
+        return await self._database.write(_each(_delete_intents), (before,))
 
     async def delete_secrets(self, now: float) -> int:
         """Deletes signing secrets that were rotated away and have expired."""
@@ -162,6 +171,10 @@ def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> 
 
 def _delete_keys(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_KEYS, before=before).rowcount
+
+
+def _delete_intents(connection: Connection, before: float) -> int:
+    return run(connection, DELETE_OLD_INTENTS, before=before).rowcount
 
 
 def _delete_secrets(connection: Connection, now: float) -> int:

@@ -28,7 +28,7 @@ ALLOWED = {
     "crm": {
         operation.id
         for operation in OPERATIONS
-        if operation.scopes is PUBLIC or (operation.path.startswith("/v1/jobs"))
+        if operation.scopes is PUBLIC or operation.path.startswith(("/v1/jobs", "/v1/intents"))
     },
 }
 

@@ -6,6 +6,7 @@ from jsonschema import Draft202012Validator
 from relay.api import examples, models, shapes
 from relay.api.app import create_api
 from relay.api.catalogue import OPERATIONS
+from relay.core.records import Intent
 from tests.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
 from tests.api_world import HOOK
 
@@ -29,6 +30,15 @@ async def a_delivery(world, client):
     await a_subscription(world, client)
     await a_job(world, client)
     return (await client.get("/v1/deliveries")).json()["items"][0]["id"]
+
+
+async def an_intent(world, client):
+    intent = Intent(
+        id="int_1", source="revor", account="default", path="/x", body_digest="0" * 64, created_at=world.now
+    )
+    await world.store.intents.begin(intent)
+    await world.store.intents.unknown(intent.id, "no_answer")
+    return intent.id
 
 
 async def an_event(world, client):
@@ -64,6 +74,8 @@ CALLS = {
     "listDeliveries": (a_delivery, None, 200),
     "getDelivery": (a_delivery, None, 200),
     "retryDelivery": (a_delivery, None, 202),
+    "listIntents": (an_intent, None, 200),
+    "dismissIntent": (an_intent, None, 200),
     "listSources": (None, None, 200),
     "getMetrics": (None, None, 200),
     "getLiveness": (None, None, 200),

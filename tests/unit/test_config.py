@@ -72,7 +72,7 @@ def test_the_shipped_file_is_the_defaults_and_names_every_setting() -> None:
     text = path.read_text()
     for doc in describe():
         assert f"{doc.key.rpartition('.')[2]}:" in text, doc.key
-    for later in ("proxy", "subscriptions"):
+    for later in ("subscriptions",):
         assert later not in text
 
 

@@ -29,7 +29,7 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
     [
         ("server:\n  prot: 1", "relay.yaml:2: unknown key server.prot: did you mean server.port? Known here: host,"),
         ("port: 1", "relay.yaml:1: unknown key port: did you mean server.port?"),
-        ("\n\nproxy: {enabled: true}", "relay.yaml:3: unknown key proxy: did you mean "),
+        ("\n\nproxy: {enabled: 1}", "relay.yaml:3: proxy.enabled"),
         ("subscriptions: []", "relay.yaml:1: unknown key subscriptions: did you mean "),
         ("sources: {revor: {poling: {}}}", "did you mean sources.revor.polling?"),
         ("sources:\n revor:\n  accounts:\n   a:\n    apikey: x", "yaml:5: unknown key sources.revor.accounts.a.apikey"),
@@ -149,7 +149,7 @@ def test_a_secret_file_that_holds_none(tmp_path: Path, content: bytes) -> None:
     ("name", "given", "message"),
     [
         ("RELAY_SERVER__PROT", "1", "RELAY_SERVER__PROT: unknown key server.prot: did you mean server.port?"),
-        ("RELAY_PROXY__ENABLED", "1", "RELAY_PROXY__ENABLED: unknown key proxy"),
+        ("RELAY_PROXY__ENABLE", "1", "RELAY_PROXY__ENABLE: unknown key proxy.enable"),
         ("RELAY_SERVER__PORT", "x", 'RELAY_SERVER__PORT: server.port must be a whole number from 0 to 65535, not "x"'),
         ("RELAY_SERVER__PORT", "{", "RELAY_SERVER__PORT: server.port is neither YAML nor JSON"),
         ("RELAY_SERVER____PORT", "1", "settings in variables are named RELAY_SECTION__KEY"),

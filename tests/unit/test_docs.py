@@ -213,6 +213,7 @@ def error_codes() -> set[str]:
 
 def test_every_error_code() -> None:
     documented = quoted("http-api.md") | quoted("troubles.md")
+    documented |= {code.removeprefix("relay_") for code in quoted("drop-in.md")}
     assert error_codes() - documented == set()
 
 

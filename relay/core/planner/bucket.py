@@ -63,6 +63,11 @@ class Bucket:
         self._arrival = max(self._arrival, now - self._bank_seconds) + 1 / self._rate
         return True
 
+    def owe(self, now: float) -> None:
+        """One request went out unasked: the next ones wait for it, but never longer than the bucket takes to fill."""
+        arrival = max(self._arrival, now - self._bank_seconds) + 1 / self._rate
+        self._arrival = max(self._arrival, min(arrival, now + self._bank_seconds))
+
     def drain(self, now: float) -> None:
         """Forgets what was saved up: after a stop nothing may burst."""
         self._arrival = max(self._arrival, now)

@@ -13,11 +13,13 @@ from relay.core.planner.classes import Book
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.headers import HeaderReader
+from relay.core.planner.jobs import UNSEEN
 from relay.core.planner.price import MAX_PATIENCE, Price
 from relay.core.planner.roster import Roster
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
 from relay.core.planner.views import Purpose
 
+TOO_MANY_REQUESTS = 429
 BANKED_WINDOWS = 0.5
 BACKLOG_COUNTED = 1_000
 SAVED_SHARE = 0.65
@@ -43,6 +45,44 @@ class Pacing:
         self._bucket = Bucket()
         self._closed_until: float | None = None
         self._purposes: dict[str, Purpose] = {}
+
+    def lend(self, job_id: str, now: float) -> bool:
+        """A request that somebody else sends on this key looks at the job: it counts as taken, whatever is due.
+
+        False where the job is not tracked or a look at it is under way. Tell the outcome by `observed` or `failed`.
+        """
+        job = self._roster.jobs.get(job_id)
+        if job is None or job.in_flight:
+            return False
+        t = self._refresh(now)
+        self._bucket.owe(t)
+        self._purposes[job_id] = "passed"
+        self._roster.queues.take_off(job)
+        job.due = t
+        self._budget.sent()
+        return True
+
+    def is_fresh(self, job_id: str, now: float) -> bool:
+        """Whether what the last look at the job showed is as good as a look now: the next one is planned for later."""
+        job = self._roster.jobs.get(job_id)
+        if job is None or job.in_flight or job.failures or job.phase == UNSEEN:
+            return False
+        return job.due > self._timeline.at(now) + SLACK_SECONDS
+
+    def passed(self, status_code: int | None, headers: Mapping[str, str], sent_at: float, now: float) -> None:
+        """Somebody else's request on this key, sent at `sent_at`, was answered so; None where it was not.
+
+        Where the headers tell the limit they show that it was spent; elsewhere ours wait for it.
+        """
+        t = self._refresh(now)
+        told = self._headers.read(headers, now)
+        sent = min(t, self._timeline.inner(sent_at))
+        self._budget.answered(told, ours=False, sent_at=sent, now=t)
+        if status_code == TOO_MANY_REQUESTS:
+            self._budget.rejected(told, t)
+        if not self._budget.known():
+            self._bucket.owe(t)
+        self._refresh(now)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that `restore` needs, as plain values that JSON can hold."""

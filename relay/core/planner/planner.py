@@ -8,12 +8,11 @@ from typing import Any
 
 from relay.core.planner.items import read_item, read_time
 from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, PARKED, RUNNING, UNSEEN, WAITING, Job
-from relay.core.planner.pacing import Pacing
+from relay.core.planner.pacing import TOO_MANY_REQUESTS, Pacing
 from relay.core.planner.timeline import SLACK_SECONDS
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
 
 DEFAULT_SPACING_SECONDS = 60.0
-TOO_MANY_REQUESTS = 429
 NOT_FOUND = 404
 SERVER_ERRORS = 500
 PLANNED_AGAIN_AT_ONCE = 32

@@ -19,7 +19,7 @@ Reason = Literal[
 """
 
 
-Purpose = Literal["first", "expected", "ahead", "safety", "asked", "again"]
+Purpose = Literal["first", "expected", "ahead", "safety", "asked", "again", "passed"]
 """What a look is for.
 
 - `first`: nothing is known of the job yet
@@ -28,6 +28,7 @@ Purpose = Literal["first", "expected", "ahead", "safety", "asked", "again"]
 - `safety`: nothing is expected; it may have been moved or cancelled
 - `asked`: somebody asked for it, or a client waits
 - `again`: the look before failed
+- `passed`: a caller's own read, which came through the relay
 """
 
 

@@ -1,0 +1,320 @@
+"""The drop-in proxy: every path of the upstream's own API, answered as the upstream does.
+
+Order of a request: whose key it has -> a read of a tracked job, a create, or anything else -> the answer, with
+`Relay-Cache` (and `Age`) added. Errors of our own have the upstream's shape.
+"""
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import IO, Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from relay.api import auth
+from relay.api.dropin import Body, Extra, Passing, Reply, Speaker
+from relay.api.models import MAX_METADATA_BYTES
+from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
+from relay.api.registration import url_refusal
+from relay.api.waiting import preferred_seconds
+from relay.core.passing import CACHE_HEADER, CALLBACK_HEADER, METADATA_HEADER, Header, headers_to_pass, key_of
+from relay.errors import InvalidRequest, NoAnswer, RequestError, TooLarge, Unauthorized
+
+MEMORY_BYTES = 1 << 20
+"""Of a create's body; more of it waits in a file."""
+MAX_CREATE_BYTES = 1 << 30
+PART_BYTES = 64 * 1024
+LEAVING_SECONDS = 0.05
+"""How long after its beginning a request is watched for its caller leaving: most are over by then."""
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Proxy:
+    """An ASGI application for the paths of the upstream's API."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, or ends the connection where an answer that has begun can not be ended."""
+        try:
+            reply = await self._reply(scope, receive)
+        except RequestError as error:
+            reply = self._problem(scope, error)
+        if reply is not None:
+            self._context.ports.dropin.answered(scope.get("relay.operation", "other"), reply)
+            await _answer(reply, scope, receive, send)
+
+    async def _reply(self, scope: Scope, receive: Receive) -> Reply | None:
+        dropin = self._context.ports.dropin
+        speaker, headers = self._speaker(scope)
+        method, path = scope["method"], scope["raw_path"].decode("ascii")
+        passing = Passing(
+            speaker=speaker,
+            method=method,
+            path=path,
+            query=scope["query_string"].decode("latin-1"),
+            headers=headers,
+            request_id=scope["relay.request_id"],
+        )
+        external_id = dropin.job_read(speaker, method, path, passing.query)
+        if external_id is not None:
+            scope["relay.operation"] = "read"
+            fresh, wait_seconds = _asked(scope)
+            if not wait_seconds:
+                return await _unless_left(dropin.read(passing, external_id, fresh=fresh, wait_seconds=0), receive)
+            with self._context.waits.held():
+                work = dropin.read(passing, external_id, fresh=fresh, wait_seconds=wait_seconds)
+                return await _unless_left(work, receive)
+        if dropin.is_create(speaker, method, path):
+            scope["relay.operation"] = "create"
+            extra = _extra(scope["headers"], self._context)
+            with await _spooled(receive) as spool:
+                # Whoever leaves now does not end it: what is sent has to be known, and its job tracked.
+                return await dropin.create(passing, spool.body(), extra)
+        stream = _Upload(receive) if _has_body(scope["headers"]) else None
+        return await _unless_left(dropin.pass_on(passing, stream), receive, stream)
+
+    def _speaker(self, scope: Scope) -> tuple[Speaker, Sequence[Header]]:
+        """Whose account the call speaks for, and its headers as they go on. Raises RequestError."""
+        dropin, settings = self._context.ports.dropin, self._context.ports.settings
+        raw: list[Header] = scope["headers"]
+        key = key_of(raw)
+        speaker = dropin.whose(key)
+        headers = headers_to_pass(raw)
+        if speaker.account is not None:
+            return speaker, headers
+        identity = None if key is None else auth.find_token(key, settings.tokens)
+        if identity is not None:
+            scope["relay.identity"] = identity
+            identity.require(READS_JOBS if scope["method"] in _SAFE else WRITES_JOBS)
+            standing = dropin.standing()
+            if standing is None:
+                raise Unauthorized(
+                    "a relay token stands for the one account that has a key, or for the account `default`: there is "
+                    "none such, so send the account's own key",
+                    code="no_account_to_stand_for",
+                )
+            return standing, dropin.with_its_key(headers, standing)
+        if auth.is_local(scope, Headers(raw=raw), settings):
+            return speaker, headers
+        raise Unauthorized(
+            "the key is neither that of a configured account nor a token of this relay", code="key_unknown"
+        )
+
+    def _problem(self, scope: Scope, error: RequestError) -> Reply:
+        dropin = self._context.ports.dropin
+        code = f"relay_{error.code}"
+        reply = dropin.problem(dropin.whose(None), error.status, code, str(error), scope["relay.request_id"])
+        added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
+        reply.headers = [*reply.headers, *added]
+        return reply
+
+
+def _asked(scope: Scope) -> tuple[bool, float]:
+    """Whether the caller wants an answer of the upstream's own, and how long it would wait for the job's end."""
+    fresh, prefers = False, False
+    for name, value in scope["headers"]:
+        if name == b"cache-control" and (b"no-cache" in value.lower() or b"no-store" in value.lower()):
+            fresh = True
+        prefers = prefers or name == b"prefer"
+    return fresh, float(preferred_seconds(Headers(scope=scope)) or 0) if prefers else 0.0
+
+
+def _extra(headers: Sequence[Header], context: Context) -> Extra:
+    """What the create's own headers attach. Raises InvalidRequest (400): nothing was sent then."""
+    metadata, callback = None, None
+    for name, value in headers:
+        if name == METADATA_HEADER:
+            metadata = _metadata(value)
+        elif name == CALLBACK_HEADER:
+            callback = value.decode("latin-1")
+            refusal = url_refusal(callback, context.ports.settings.guard)
+            if refusal is not None:
+                raise _bad("Relay-Callback", refusal)
+    return Extra(metadata=metadata, callback_url=callback)
+
+
+def _metadata(value: bytes) -> dict[str, Any]:
+    if len(value) > MAX_METADATA_BYTES:
+        raise _bad("Relay-Metadata", f"it is longer than {MAX_METADATA_BYTES} bytes")
+    try:
+        metadata = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        raise _bad("Relay-Metadata", "it is not JSON") from None
+    if not isinstance(metadata, dict):
+        raise _bad("Relay-Metadata", "it is not a JSON object")
+    return metadata
+
+
+def _bad(header: str, why: str) -> InvalidRequest:
+    code = header.lower().replace("relay-", "invalid_")
+    return InvalidRequest(f"{header}: {why}. Nothing was sent", code=code, status=400)
+
+
+def _has_body(headers: Sequence[Header]) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0") for name, value in headers
+    )
+
+
+# --- bodies
+
+
+class _Upload:
+    """A request's body as it comes; `ended` once all of it has come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            more = message.get("more_body", False)
+            self.ended = not more
+            if message.get("body"):
+                yield message["body"]
+            if not more:
+                return
+
+
+class _Spool:
+    """A whole body with its digest: in memory while it is small, in a file where it is not."""
+
+    def __init__(self, file: IO[bytes], start: bytes, digest: str, size_bytes: int) -> None:
+        self._file = file
+        self._start = start
+        self._digest = digest
+        self._size_bytes = size_bytes
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+    def body(self) -> Body:
+        """What a create is given."""
+        return Body(digest=self._digest, size_bytes=self._size_bytes, parts=self, start=self._start)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._file.seek(0)
+        while part := self._file.read(PART_BYTES):
+            yield part
+
+
+async def _spooled(receive: Receive) -> _Spool:
+    """The whole body of a request. Raises TooLarge, ClientDisconnect."""
+    file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (its owner closes it)
+    digest, size = hashlib.sha256(), 0
+    try:
+        async for part in _Upload(receive):
+            size += len(part)
+            if size > MAX_CREATE_BYTES:
+                raise TooLarge(f"a create is larger than {MAX_CREATE_BYTES:,} bytes. Nothing was sent")
+            digest.update(part)
+            file.write(part)
+        file.seek(0)
+        return _Spool(file, file.read(MEMORY_BYTES), digest.hexdigest(), size)
+    except BaseException:
+        file.close()
+        raise
+
+
+# --- callers that leave
+
+
+async def _unless_left(work: Awaitable[Reply], receive: Receive, upload: _Upload | None = None) -> Reply | None:
+    """The reply; None where the caller left before there was one: then the work was cancelled."""
+    watch = _Watch(receive, upload)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not watch.left:
+            raise
+        return None
+    except NoAnswer:
+        if upload is not None and not upload.ended:
+            return None  # the caller left while it sent
+        raise
+    finally:
+        watch.end()
+
+
+class _Watch:
+    """Cancels the current task when the caller leaves while it waits."""
+
+    def __init__(self, receive: Receive, upload: _Upload | None) -> None:
+        self.left = False
+        self._receive = receive
+        self._upload = upload
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(LEAVING_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        if self._upload is not None and not self._upload.ended:
+            self._timer = self._loop.call_later(LEAVING_SECONDS, self._begin)  # the upload notices by itself
+        else:
+            self._watching = self._loop.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+
+# --- answers
+
+
+async def _answer(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [*reply.headers, (CACHE_HEADER, reply.cache.encode())]
+    if reply.age_seconds is not None:
+        headers = [*(header for header in headers if header[0].lower() != b"age"), (b"age", b"%d" % reply.age_seconds)]
+    try:
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        if reply.whole is not None:
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.whole})
+            return
+        watch = _Watch(receive, None)
+        try:
+            async for part in reply.parts():
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except asyncio.CancelledError:
+            if not watch.left:
+                raise
+            return
+        except NoAnswer:
+            # What was begun can not be ended: the caller has to see that, as it would have without us.
+            _cut(receive)
+            return
+        finally:
+            watch.end()
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        reply.close()
+
+
+def _cut(receive: Receive) -> None:
+    """Ends the connection without a word more. ASGI has no message for that; the server's transport is at hand."""
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is None:
+        raise NoAnswer("the upstream's answer broke off")
+    transport.close()

@@ -1,0 +1,103 @@
+"""Passing requests on: which headers go along, whose key a request has, what an answer says of a create's fate. Pure.
+
+Headers are pairs of bytes as they came, names lower-cased. Sources: RFC 9110 sections 7.6 (what a proxy passes on) and
+12.5.3 (Accept-Encoding).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+Header = tuple[bytes, bytes]
+Fate = Literal["made", "refused", "unknown"]
+"""Of a create: something was made, nothing was made, or nobody can tell."""
+
+METADATA_HEADER = b"relay-metadata"
+CALLBACK_HEADER = b"relay-callback"
+CACHE_HEADER = b"relay-cache"
+
+HOP_BY_HOP = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+    }
+)
+_NEVER_PASSED_ON = HOP_BY_HOP | {b"host", b"expect", METADATA_HEADER, CALLBACK_HEADER}
+_READABLE_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "identity"})
+_MAX_NAMED_HEADERS = 100
+
+
+def headers_to_pass(headers: Iterable[Header]) -> list[Header]:
+    """A request's headers as they go on: without what concerns this connection, and without those meant for us."""
+    return [header for header in _end_to_end(headers) if header[0] not in _NEVER_PASSED_ON]
+
+
+def headers_to_return(headers: Iterable[Header]) -> list[Header]:
+    """An answer's headers as they go back."""
+    return [header for header in _end_to_end(headers) if header[0].lower() not in HOP_BY_HOP]
+
+
+def _end_to_end(headers: Iterable[Header]) -> Sequence[Header]:
+    """Without the headers that `Connection` names: they are of one connection only."""
+    headers = headers if isinstance(headers, list | tuple) else list(headers)
+    named: set[bytes] = set()
+    for name, value in headers:
+        if name.lower() == b"connection":
+            named.update(word.strip().lower() for word in value.split(b",", _MAX_NAMED_HEADERS))
+    named -= {b"", b"close", b"keep-alive"}
+    return [header for header in headers if header[0].lower() not in named] if named else headers
+
+
+def readable_only(headers: Sequence[Header]) -> list[Header]:
+    """The headers with an `Accept-Encoding` that names only what we can read: an answer that we have to understand."""
+    kept: list[Header] = []
+    for name, value in headers:
+        if name == b"accept-encoding":
+            words = [word.strip() for word in value.decode("latin-1").split(",")]
+            value = ", ".join(word for word in words if _coding(word) in _READABLE_CODINGS).encode("latin-1")
+            value = value or b"identity"
+        kept.append((name, value))
+    return kept
+
+
+def _coding(word: str) -> str:
+    return word.partition(";")[0].strip().lower()
+
+
+def key_of(headers: Iterable[Header]) -> str | None:
+    """The key that a request brings: as the upstream reads it, `Authorization: Bearer` before `x-api-key`."""
+    bearer = api_key = None
+    for name, value in headers:
+        if name == b"authorization" and bearer is None:
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            bearer = token.strip() if scheme.lower() == "bearer" else None
+        elif name == b"x-api-key" and api_key is None:
+            api_key = value.decode("latin-1").strip()
+    return bearer or api_key or None
+
+
+def with_key(headers: Iterable[Header], auth_header: str, auth_value: str) -> list[Header]:
+    """The headers with another key in the place of the caller's own."""
+    kept = [header for header in headers if header[0] not in (b"authorization", b"x-api-key")]
+    return [*kept, (auth_header.lower().encode("ascii"), auth_value.encode("latin-1"))]
+
+
+def fate_of(status_code: int, *, says_nothing_done: bool) -> Fate:
+    """What an answer to a create proves. `says_nothing_done`: its error code says that the call was not carried out.
+
+    A server error without such a code proves nothing: what stands before the upstream may have given up on a request
+    that was carried out all the same.
+    """
+    if 200 <= status_code < 300:
+        return "made"
+    if status_code >= 500 and not says_nothing_done:
+        return "unknown"
+    return "refused"
+
+
+def header_text(header: Header) -> tuple[str, str]:
+    """A header as text that is sent as the same bytes. Raises ValueError where no such text exists."""
+    try:
+        return header[0].decode("ascii"), header[1].decode("utf-8")
+    except UnicodeDecodeError:
+        name = header[0].decode("ascii", "replace")[:100]
+        raise ValueError(f"the header {name} is neither ASCII nor UTF-8, and can not be passed on unchanged") from None
