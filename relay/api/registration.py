@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -13,11 +13,11 @@ from relay.api.models import (
     JobRegistration,
     is_printable_id,
 )
-from relay.api.ports import ApiSettings, Tracking, TrackRequest
+from relay.api.ports import TrackRequest
 from relay.api.problems import did_you_mean
 from relay.api.validation import invalid, validate
 from relay.core.job import PRIORITY_WEIGHTS, Observation, Priority
-from relay.core.netguard import refusal_of_url
+from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.errors import FieldError, InvalidRequest, SinkRefused
 
 _FIELDS = frozenset(JobRegistration.model_fields)
@@ -29,7 +29,23 @@ url_refusal = lru_cache(maxsize=4096)(refusal_of_url)
 """`refusal_of_url`, remembered: the jobs of one caller mostly share a callback."""
 
 
-def read_registration(document: Any, settings: ApiSettings, tracking: Tracking) -> TrackRequest:
+class Rules(Protocol):
+    """What of the settings concerns a registration: the account names of each source, and where callbacks may go."""
+
+    @property
+    def accounts(self) -> Mapping[str, tuple[str, ...]]: ...
+
+    @property
+    def guard(self) -> GuardPolicy: ...
+
+
+class Answers(Protocol):
+    """What reads an upstream's own answer to a create; see `Tracking`."""
+
+    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None: ...
+
+
+def read_registration(document: Any, settings: Rules, tracking: Answers) -> TrackRequest:
     """The job to track that a body asks for. Raises InvalidRequest, or SinkRefused for its callback."""
     if type(document) is dict:
         quick = _quick(document, settings)
@@ -42,7 +58,7 @@ def read_registration(document: Any, settings: ApiSettings, tracking: Tracking) 
     return _thorough(document, settings, None)
 
 
-def _quick(document: dict[str, Any], settings: ApiSettings) -> TrackRequest | None:
+def _quick(document: dict[str, Any], settings: Rules) -> TrackRequest | None:
     """The request where everything is right, None where anything is not: the path of nearly all registrations."""
     if not document.keys() <= _FIELDS:
         return None
@@ -75,7 +91,7 @@ def _quick(document: dict[str, Any], settings: ApiSettings) -> TrackRequest | No
     )
 
 
-def _from_upstream(document: dict[str, Any], settings: ApiSettings, tracking: Tracking) -> TrackRequest | None:
+def _from_upstream(document: dict[str, Any], settings: Rules, tracking: Answers) -> TrackRequest | None:
     """The request where the body is the upstream's own answer to a create; our fields may stand beside it."""
     source = document.get("source", _SOURCE)
     if type(source) is not str or source not in settings.accounts:
@@ -94,7 +110,7 @@ def _from_upstream(document: dict[str, Any], settings: ApiSettings, tracking: Tr
     return _thorough({**ours, "id": external_id}, settings, seen)
 
 
-def _thorough(document: Any, settings: ApiSettings, seen: Observation | None) -> TrackRequest:
+def _thorough(document: Any, settings: Rules, seen: Observation | None) -> TrackRequest:
     job = validate(JobRegistration, document)
     errors = account_errors(job.source, job.account, settings.accounts)
     if job.metadata is not None and len(orjson.dumps(job.metadata)) > MAX_METADATA_BYTES:
@@ -128,7 +144,7 @@ def account_errors(source: str, account: str, accounts: Mapping[str, tuple[str, 
     return []
 
 
-def check_sink(url: str, settings: ApiSettings, pointer: str) -> None:
+def check_sink(url: str, settings: Rules, pointer: str) -> None:
     """Raises SinkRefused where the egress guard forbids this URL."""
     why = url_refusal(url, settings.guard)
     if why is not None:

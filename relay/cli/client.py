@@ -28,13 +28,15 @@ JOB_EVENTS = (
 
 
 class ApiError(RelayError):
-    """The relay refused a request."""
+    """The relay refused a request; `problem` is its own code for why, `retry_after` the header as it came."""
 
     code = "api"
 
-    def __init__(self, detail: str, *, status: int) -> None:
+    def __init__(self, detail: str, *, status: int, problem: str | None = None, retry_after: str | None = None) -> None:
         super().__init__(detail)
         self.status = status
+        self.problem = problem
+        self.retry_after = retry_after
 
 
 class Unreachable(RelayError):
@@ -106,7 +108,7 @@ class Api:
         finally:
             connection.close()
         if response.status >= 300:
-            raise _refusal(response.status, raw)
+            raise _refusal(response.status, raw, response.headers.get("Retry-After"))
         return Answer(status=response.status, document=_document(raw, self.url))
 
     def items(self, path: str, query: Mapping[str, Any], limit: int) -> list[Any]:
@@ -254,13 +256,14 @@ def _document(raw: bytes, url: str) -> Any:
         raise RelayError(f"what answers at {url} is no relay: set RELAY_URL to the relay's address") from None
 
 
-def _refusal(status: int, raw: bytes) -> ApiError:
+def _refusal(status: int, raw: bytes, retry_after: str | None = None) -> ApiError:
     try:
         problem = orjson.loads(raw)
     except orjson.JSONDecodeError:
         problem = None
     if not isinstance(problem, dict):
-        return ApiError(f"answered {status}, which is no answer of a relay: check RELAY_URL", status=status)
+        text = f"answered {status}, which is no answer of a relay: check RELAY_URL"
+        return ApiError(text, status=status, retry_after=retry_after)
     text = str(problem.get("detail") or problem.get("title") or f"answered {status}")
     errors = problem.get("errors")
     for error in errors if isinstance(errors, list) else []:
@@ -270,7 +273,11 @@ def _refusal(status: int, raw: bytes) -> ApiError:
     if status == 401:
         # in front: what follows `Authorization:` is redacted wherever it is printed
         text = f"set RELAY_TOKEN to a token of auth.tokens: {text}"
-    return ApiError(text, status=status)
+    return ApiError(text, status=status, problem=_word(problem.get("code")), retry_after=retry_after)
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _server_events(response: http.client.HTTPResponse) -> Iterator[ServerEvent]:

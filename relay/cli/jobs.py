@@ -1,7 +1,8 @@
 """`relay jobs`: the tracked jobs."""
 
 import time
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -10,11 +11,15 @@ from relay.cli.client import Api, api, segment
 from relay.cli.output import Json, Limit, note, print_fields, print_json, print_table, say, working
 from relay.errors import UsageError
 
+if TYPE_CHECKING:
+    from relay.cli.import_lines import Format
+
 WAIT_SECONDS = 60
 GRACE_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
 MAX_EVENTS = 1000
 COLUMNS = ("id", "status", "outcome", "open", "sequence", "last_polled_at", "next_poll_at")
+FORMATS: dict[str, "Format | None"] = {"auto": None, "csv": "csv", "jsonl": "jsonl", "answers": "answers"}
 
 app = typer.Typer(help="Track upstream jobs and see how they go.", no_args_is_help=True)
 
@@ -56,6 +61,37 @@ def add(
         job = answer.document
         known = "tracked" if answer.status == 201 else "already tracked"
         say(f"{job['id']} is {known} as {job['uid']} (status: {job['status'] or 'not seen yet'})")
+
+
+@app.command("import")
+def import_jobs(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Standard input without, or with -.")] = None,
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="auto, csv, jsonl or answers.")] = "auto",
+    callback_url: Annotated[str | None, typer.Option(help="For jobs without one: URL that gets the events.")] = None,
+    metadata: Annotated[str | None, typer.Option(help="For jobs without any: JSON object, back in each event.")] = None,
+    source: Annotated[str | None, typer.Option(help="For jobs that name none: the source.")] = None,
+    account: Annotated[str | None, typer.Option(help="For jobs that name none: the account.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line and send nothing.")] = False,
+    rejects: Annotated[Path | None, typer.Option(help="File for what is rejected, to be mended and imported.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an import of this file was cut off.")] = False,
+    json: Json = False,
+) -> None:
+    """Track the jobs of a CSV, JSON lines or a paste of upstream answers. Exit code 1: some were rejected."""
+    from relay.cli.import_run import Plan, run
+
+    if format not in FORMATS:
+        raise UsageError(f"--format {format!r:.40} is not known: it takes {', '.join(FORMATS)}")
+    given = {"callback_url": callback_url, "metadata": _metadata(metadata), "source": source, "account": account}
+    plan = Plan(
+        file=None if file is None or str(file) == "-" else file,
+        format=FORMATS[format],
+        defaults={name: value for name, value in given.items() if value is not None},
+        dry_run=dry_run,
+        rejects=rejects,
+        resume=resume,
+        json=json,
+    )
+    raise typer.Exit(0 if run(plan, api()) else 1)
 
 
 @app.command("list")

@@ -23,7 +23,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "code", "text"),
     [
         (["frob"], 2, "No such command 'frob'"),
-        (["jobs", "import"], 2, "No such command 'import'"),
+        (["jobs", "import", "nope.csv"], 2, "nope.csv can not be read"),
         (["sources", "revor"], 2, "unexpected extra argument"),
         (["tokens"], 2, "No such command"),
         (["jobs", "add"], 2, "Missing argument"),

@@ -1,0 +1,80 @@
+"""A dry run's target: the checks that the relay makes of a registration, made here. Nothing is sent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from relay.api.registration import read_registration, rejection
+from relay.cli.client import Api, ApiError, Unreachable
+from relay.cli.import_lines import Fault
+from relay.cli.import_send import Body, Result
+from relay.cli.output import note
+from relay.core.job import Observation
+from relay.core.netguard import GuardPolicy
+from relay.errors import InvalidRequest
+from relay.sources.definition import load_definition
+from relay.sources.mapping import registered
+
+MAX_ACCOUNTS = 100_000
+# Which addresses are permitted is for the relay to say; here only what is no URL that it could permit is refused.
+ANYWHERE = GuardPolicy(allow_http=True, allow_networks=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))
+
+Accounts = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    accounts: Accounts
+    guard: GuardPolicy = ANYWHERE
+
+
+class _Answers:
+    """Reads answers of the upstream as the shipped definition describes them."""
+
+    def __init__(self) -> None:
+        self._definition = load_definition("revor")
+
+    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
+        found = registered(self._definition, body, now=0.0)
+        return None if found is None else (found.external_id, None)
+
+
+class Check:
+    """Takes registrations and says what the relay would say. Without `accounts` any names will do."""
+
+    def __init__(self, accounts: Accounts | None) -> None:
+        self._accounts = accounts
+        self._answers = _Answers()
+
+    def register(self, bodies: Sequence[Body]) -> Result:
+        """Counts as created what would be registered; whether it is tracked already nobody is asked."""
+        faults = {index: fault for index, body in enumerate(bodies) if (fault := self._fault(body)) is not None}
+        return Result(created=len(bodies) - len(faults), faults=faults)
+
+    def _fault(self, body: Body) -> Fault | None:
+        rules = _Rules(accounts=self._accounts if self._accounts is not None else _named_in(body))
+        try:
+            read_registration(dict(body), rules, self._answers)
+        except InvalidRequest as error:
+            found = rejection(0, error)
+            return Fault(code=found["code"], detail=found["detail"])
+        return None
+
+
+def known_accounts(api: Api) -> Accounts | None:
+    """The accounts of the relay, by source; None, with a remark, where it does not tell."""
+    try:
+        found = api.items("/v1/sources", {}, MAX_ACCOUNTS)
+    except (Unreachable, ApiError) as error:
+        note(f"relay: the names of sources and accounts are not checked: {error}")
+        return None
+    accounts: dict[str, tuple[str, ...]] = {}
+    for one in found:
+        accounts[one["source"]] = (*accounts.get(one["source"], ()), one["account"])
+    return accounts
+
+
+def _named_in(body: Body) -> Accounts:
+    source, account = body.get("source", "revor"), body.get("account", "default")
+    return {source: (account,)} if isinstance(source, str) and isinstance(account, str) else {}

@@ -1,0 +1,138 @@
+"""What an import tells: how far it is, what became of the lines, and the refused ones in a file to be mended."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from relay.cli.import_lines import Entry, Fault, Format
+from relay.cli.import_state import Step
+from relay.cli.output import clean, note, print_table, say
+from relay.errors import UsageError
+
+MAX_SHOWN = 20
+MAX_LISTED = 10_000
+MAX_REASON_CHARACTERS = 500
+
+
+@dataclass(slots=True)
+class Report:
+    """The sums of an import. Of the refused entries the first are kept; all are counted."""
+
+    dry_run: bool
+    rejects: Path | None
+    created: int = 0
+    existing: int = 0
+    rejected: int = 0
+    entries: int = 0
+    line: int = 0
+    passed_over: int = 0
+    listed: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """What one more batch brought."""
+        self.created += step.created
+        self.existing += step.existing
+        self.rejected += len(step.refused)
+        self.entries += step.entries
+        self.line = step.line
+        room = MAX_LISTED - len(self.listed)
+        self.listed += [asdict(one) for one in step.refused[:room]]
+
+    def document(self, *, complete: bool) -> dict[str, Any]:
+        """For programs. `rejected` has the first of the refused entries, `rejected_count` says how many there are."""
+        return {
+            "complete": complete,
+            "dry_run": self.dry_run,
+            "entries": self.entries,
+            "accepted": self.created + self.existing,
+            "created": 0 if self.dry_run else self.created,
+            "existing": self.existing,
+            "rejected_count": self.rejected,
+            "rejected": self.listed,
+            "lines_passed_over": self.passed_over,
+        }
+
+    def show(self) -> None:
+        """For people."""
+        if self.rejected:
+            rows = [(one["line"], one["id"], one["detail"]) for one in self.listed[:MAX_SHOWN]]
+            print_table(("line", "id", "reason"), rows, empty="")
+            if self.rejected > MAX_SHOWN:
+                say(f"and {self.rejected - MAX_SHOWN:,} more" + ("" if self.rejects else ": --rejects FILE keeps all"))
+        if self.dry_run:
+            say(f"dry run: {self.created:,} would be registered, {self.rejected:,} rejected; nothing was sent")
+        else:
+            say(f"{self.created:,} created, {self.existing:,} already tracked, {self.rejected:,} rejected")
+        if self.rejected and self.rejects is not None:
+            say(f"{self.rejects} has what was rejected: mend it there, and import that file")
+        if self.passed_over:
+            note(f"relay: {self.passed_over:,} lines of other text were passed over")
+
+
+class Rejects:
+    """The file of refused entries: each as it came, below a remark with its line and the reason."""
+
+    def __init__(self, path: Path, format: Format) -> None:
+        """Raises UsageError where it can not be written."""
+        self._path = path
+        self._format = format
+        try:
+            self._stream: BinaryIO = path.open("ab")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def begin(self, kept_bytes: int) -> None:
+        """Takes away what is behind `kept_bytes`: of an earlier import, or of a batch that was not completed."""
+        self._stream.truncate(kept_bytes)
+
+    def size_bytes(self) -> int:
+        """How long it is."""
+        return self._stream.seek(0, 2)
+
+    def write(self, refused: list[tuple[Entry, Fault]]) -> int:
+        """Adds them. Returns how long the file is then. Raises UsageError where that is impossible."""
+        pieces = [_piece(entry, fault) for entry, fault in refused]
+        try:
+            if refused and self.size_bytes() == 0:
+                pieces.insert(0, f"# format: {self._format}\n{refused[0][0].head}")
+            self._stream.write("".join(pieces).encode("utf-8", "surrogateescape"))
+            self._stream.flush()
+            return self.size_bytes()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Ends it."""
+        self._stream.close()
+
+    def _unwritable(self, error: OSError) -> UsageError:
+        return UsageError(f"{self._path} can not be written: {error.strerror}")
+
+
+@contextmanager
+def watched(total_bytes: int | None, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere. Gives what to call with the entries done and the bytes read."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda entries, bytes_read: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("importing"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[entries]:,} done"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("importing", total=total_bytes, entries=0)
+        yield lambda entries, bytes_read: progress.update(task, completed=bytes_read, entries=entries)
+
+
+def _piece(entry: Entry, fault: Fault) -> str:
+    end = "" if entry.text.endswith("\n") else "\n"
+    return f"# line {entry.line}: {clean(fault.detail)[:MAX_REASON_CHARACTERS]}\n{entry.text}{end}"

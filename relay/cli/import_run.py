@@ -1,0 +1,219 @@
+"""One import from its beginning to its end: read, registered in batches, kept where it is, reported."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from relay.cli.client import Api
+from relay.cli.import_check import Check, known_accounts
+from relay.cli.import_lines import Entry, Fault, Format
+from relay.cli.import_report import Rejects, Report, watched
+from relay.cli.import_send import Relay, Result, Target
+from relay.cli.import_source import Source, open_input, size_bytes
+from relay.cli.import_state import SUFFIX, Refused, State, Step
+from relay.cli.output import note, print_json
+from relay.errors import RelayError, UsageError
+
+BATCH_ENTRIES = 2_000
+BATCH_CHARACTERS = 800_000
+
+
+class ImportStopped(RelayError):
+    """The import did not come to its end; what is done stays done."""
+
+    code = "import_stopped"
+
+    def __init__(self, problem: str, *, exit_code: int) -> None:
+        super().__init__(problem)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the command line asks for. `defaults`: fields for the entries that have none."""
+
+    file: Path | None = None
+    format: Format | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    dry_run: bool = False
+    rejects: Path | None = None
+    resume: bool = False
+    json: bool = False
+
+    @property
+    def name(self) -> str:
+        """What is read, in words."""
+        return "standard input" if self.file is None else str(self.file)
+
+    def check(self) -> None:
+        """Raises UsageError for options that do not go together."""
+        if self.resume and self.file is None:
+            raise UsageError("--resume needs a file: what was read from standard input is gone; import it again")
+        if self.resume and self.dry_run:
+            raise UsageError("--resume and --dry-run do not go together: a dry run leaves nothing to go on with")
+        for name, value in self.defaults.items():
+            if isinstance(value, str) and not value.isprintable():
+                raise UsageError(f"--{name.replace('_', '-')} has characters that can not be printed: type it again")
+        if self.file is not None and self.rejects is not None:
+            with contextlib.suppress(OSError):
+                if self.file.samefile(self.rejects):
+                    raise UsageError("--rejects is the very file that is imported: name another one")
+
+
+class Import:
+    """An import at work."""
+
+    def __init__(self, plan: Plan, api: Api, files: contextlib.ExitStack) -> None:
+        """`files` closes what is opened. Raises UsageError where the input can not be read, or ours not written."""
+        self._plan = plan
+        self._files = files
+        self._before: list[Step] = []
+        self._has_begun = False
+        self.report = Report(dry_run=plan.dry_run, rejects=plan.rejects)
+        self._open()
+        self._rejects = None if plan.rejects is None else Rejects(plan.rejects, self._source.format)
+        self._state = None
+        if plan.file is not None and not plan.dry_run:
+            self._state = State(Path(f"{plan.file}{SUFFIX}"), self._about(api.url))
+        for file in (self._rejects, self._state):
+            if file is not None:
+                files.callback(file.close)
+        self._target: Target = Check(known_accounts(api)) if plan.dry_run else Relay(api)
+
+    def _open(self) -> None:
+        self._stream = open_input(self._plan.file)
+        if self._plan.file is not None:
+            self._files.callback(self._stream.close)
+        self._source = Source(self._stream, self._plan.name, self._plan.format)
+        self._entries = self._source.entries()
+
+    def _about(self, url: str) -> dict[str, Any]:
+        rejects = None if self._plan.rejects is None else ascii(str(self._plan.rejects))  # a name may be no UTF-8
+        return {"url": url, "format": self._source.format, "defaults": self._plan.defaults, "rejects": rejects}
+
+    def run(self) -> None:
+        """Raises what ends it early; `report` says then how far it came."""
+        self._before = self._go_on() if self._plan.resume else []
+        for step in self._before:
+            self.report.add(step)
+        with watched(size_bytes(self._stream), quiet=self._plan.json) as progress:
+            for batch in _batches(self._entries):
+                step = self._register(batch)
+                self.report.add(step)
+                if self._state is not None:
+                    self._state.add(step)
+                progress(self.report.entries, self._source.bytes_read)
+        self._begin_files()
+        self.report.passed_over = self._source.passed_over
+        if self._state is not None:
+            self._state.remove()
+
+    def _go_on(self) -> list[Step]:
+        """What an earlier run has done, and the input read up to there; nothing where it does not fit any more."""
+        steps = self._state.steps() if self._state is not None else None
+        if not steps:
+            note(f"relay: no import like this of {self._plan.name} was cut off: starting at its first line")
+            return []
+        done = sum(step.entries for step in steps)
+        read = sum(1 for _ in islice(self._entries, done))
+        is_same = read == done and self._source.digest() == steps[-1].digest
+        if is_same and (self._rejects is None or self._rejects.size_bytes() >= steps[-1].rejects_bytes):
+            return steps
+        note(f"relay: {self._plan.name} or its file of rejects has changed since: starting at its first line")
+        self._open()
+        return []
+
+    def _register(self, batch: list[Entry]) -> Step:
+        bodies = [self._with_defaults(entry.body) for entry in batch if entry.body is not None]
+        result = self._target.register(bodies) if bodies else Result()
+        self._begin_files()
+        refused = list(_refused(batch, result))
+        length = 0 if self._rejects is None else self._rejects.write(refused)
+        return Step(
+            entries=len(batch),
+            line=batch[-1].line,
+            created=result.created,
+            existing=result.existing,
+            digest=self._source.digest(),
+            rejects_bytes=length,
+            refused=[
+                Refused(line=entry.line, id=entry.id, code=fault.code, detail=fault.detail) for entry, fault in refused
+            ],
+        )
+
+    def _begin_files(self) -> None:
+        """Only when a batch is through: a run that finds no relay leaves what an earlier one wrote."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        if self._rejects is not None:
+            self._rejects.begin(self._before[-1].rejects_bytes if self._before else 0)
+        if self._state is not None:
+            self._state.begin(self._before)
+
+    def _with_defaults(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        missing = {name: value for name, value in self._plan.defaults.items() if body.get(name) is None}
+        return {**body, **missing}
+
+
+def run(plan: Plan, api: Api) -> bool:
+    """Imports, and says what became of it: whether all entries were taken. Raises RelayError."""
+    plan.check()
+    with contextlib.ExitStack() as files:
+        work = Import(plan, api, files)
+        try:
+            work.run()
+        except (RelayError, KeyboardInterrupt) as error:
+            if work.report.entries == 0:
+                raise
+            _show(plan, work.report, complete=False)
+            stopped = f"stopped behind line {work.report.line:,} ({_how_to_go_on(plan)})"
+            if isinstance(error, RelayError):
+                raise ImportStopped(f"{stopped}: {error}", exit_code=error.exit_code) from error
+            note(f"relay: {stopped}")
+            raise
+    _show(plan, work.report, complete=True)
+    return work.report.rejected == 0
+
+
+def _show(plan: Plan, report: Report, *, complete: bool) -> None:
+    if plan.json:
+        print_json(report.document(complete=complete))
+    else:
+        report.show()
+
+
+def _how_to_go_on(plan: Plan) -> str:
+    if plan.dry_run:
+        return "nothing was sent"
+    if plan.file is None:
+        return "import all of it again: what is tracked already stays as it is"
+    return "the same command with --resume goes on there"
+
+
+def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """Not one entry more is read than the batch has, so that the digest is that of the batch's end."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        batch.append(entry)
+        size += len(entry.text)
+        if len(batch) == BATCH_ENTRIES or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _refused(batch: list[Entry], result: Result) -> Iterator[tuple[Entry, Fault]]:
+    place = 0
+    for entry in batch:
+        if entry.body is None:
+            yield entry, entry.fault or Fault(code="no_job", detail="there is no job in it")
+            continue
+        if place in result.faults:
+            yield entry, result.faults[place]
+        place += 1

@@ -1,0 +1,398 @@
+"""`relay jobs import` against a whole node on a real socket: what is read is what is tracked."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay import cli
+from relay.cli import client, import_run, import_send
+from relay.cli.client import Api, Unreachable
+from relay.cli.demo_stage import listen, served, url_of
+from tests.e2e_world import World, open_e2e_world
+from tests.relay_world import open_relay_world
+
+LINES = int(os.environ.get("IMPORT_TEST_COUNT") or 20_000)  # 100,000 take ten seconds
+SAMPLES = Path(__file__).resolve().parents[1] / "fixtures" / "revor-samples.json"
+HOOK = "https://receiver.example/hook"
+
+
+@dataclass
+class Importer:
+    """Runs the command against the node and tells what it said."""
+
+    world: World
+    url: str
+    folder: Path
+    capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+    code: int = -1
+    err: str = ""
+
+    async def __call__(self, *arguments: str | Path, stdin: bytes | None = None) -> str:
+        """Its stdout; `code` and `err` are kept."""
+        self.capsys.readouterr()
+        if stdin is not None:
+            self.monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        command = ["jobs", "import", *map(str, arguments)]
+        self.code = await asyncio.to_thread(cli.run, command)
+        out, self.err = self.capsys.readouterr()
+        return out
+
+    async def json(self, *arguments: str | Path, stdin: bytes | None = None) -> dict[str, Any]:
+        """The object that it prints with --json."""
+        (line,) = (await self(*arguments, "--json", stdin=stdin)).splitlines()
+        document: dict[str, Any] = json.loads(line)
+        return document
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    async def tracked(self) -> dict[str, dict[str, Any]]:
+        """All jobs of the node by their ids."""
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            query = {"limit": "500"} | ({"cursor": cursor} if cursor else {})
+            page = (await self.world.api.get("/v1/jobs", params=query)).json()
+            found += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                assert len({job["id"] for job in found}) == len(found)
+                return {job["id"]: job for job in found}
+
+
+@pytest.fixture
+async def importer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> AsyncIterator[Importer]:
+    (tmp_path / "node").mkdir()
+    # Without a key nothing is looked at, and what the node logs would stand between the lines of the command.
+    with capture_logs(), contextlib.closing(listen()) as listener:
+        async with open_e2e_world(tmp_path / "node", api_key=None) as world, served(world.node, listener):
+            monkeypatch.setenv("RELAY_URL", url_of(listener))
+            monkeypatch.delenv("RELAY_TOKEN", raising=False)
+            yield Importer(world, url_of(listener), tmp_path, capsys, monkeypatch)
+
+
+class Cut:
+    """Stands between the command and the relay, and breaks what `raises` says at the n-th batch, before or after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, raises: BaseException, *, after: bool = False) -> None:
+        self.batches: list[int] = []
+        send = Api.send
+
+        def cut(api: Api, method: str, path: str, **options: Any) -> Any:
+            if path != import_send.PATH:
+                return send(api, method, path, **options)
+            self.batches.append(len(options["body"]["jobs"]))
+            answer = send(api, method, path, **options) if len(self.batches) != at or after else None
+            if len(self.batches) == at:
+                raise raises
+            return answer
+
+        monkeypatch.setattr(client.Api, "send", cut)
+
+
+def state_of(file: Path) -> Path:
+    return file.with_name(file.name + ".import-state")
+
+
+def numbered(count: int, *, first: int = 0) -> str:
+    rows = (f'job-{number},"{{""deal"": {number}}}",high' for number in range(first, first + count))
+    return "id,metadata,priority\n" + "\n".join(rows) + "\n"
+
+
+def table(out: str) -> list[list[str]]:
+    return [line.split("\t") for line in out.splitlines() if "\t" in line]
+
+
+async def test_very_many_lines_in_one_go(importer: Importer) -> None:
+    file = importer.write("jobs.csv", numbered(LINES))
+    found = await importer.json(file)
+    assert importer.code == 0
+    assert (found["entries"], found["created"], found["existing"], found["rejected_count"]) == (LINES, LINES, 0, 0)
+    assert importer.err == ""  # no bar where nobody looks
+    assert not state_of(file).exists()
+    for number in (0, LINES // 2, LINES - 1):
+        job = await importer.world.shown(f"job-{number}")
+        assert (job["metadata"], job["priority"]) == ({"deal": number}, "high")
+
+
+async def test_an_import_that_is_interrupted_goes_on_with_resume(
+    importer: Importer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
+    rows = numbered(95).splitlines(keepends=True)
+    rows[13] = "job-12,no metadata,high\n"
+    file, rejects = importer.write("jobs.csv", "".join(rows)), importer.folder / "rejects.csv"
+    with monkeypatch.context() as patch:
+        cut = Cut(patch, 4, KeyboardInterrupt())
+        out = await importer(file, "--rejects", rejects)
+    assert importer.code == 130
+    assert "29 created, 0 already tracked, 1 rejected" in out
+    assert importer.err == "relay: stopped behind line 31 (the same command with --resume goes on there)\n"
+    assert state_of(file).exists()
+    rejects.write_bytes(rejects.read_bytes() + b"half a li")  # as a crash would leave it
+
+    with monkeypatch.context() as patch:
+        cut = Cut(patch, 0, KeyboardInterrupt())
+        found = await importer.json(file, "--rejects", rejects, "--resume")
+    assert cut.batches == [10] * 6 + [5]
+    assert importer.code == 1
+    assert (found["complete"], found["entries"], found["created"], found["existing"]) == (True, 95, 94, 0)
+    assert [(one["line"], one["id"]) for one in found["rejected"]] == [(14, "job-12")]
+    assert rejects.read_text().count("# line ") == 1
+    assert "half a li" not in rejects.read_text()
+    assert len(await importer.tracked()) == 94
+    assert not state_of(file).exists()
+    again = await importer.json(file)
+    assert (again["created"], again["existing"]) == (0, 94)
+
+
+async def test_a_lost_connection_is_told_with_how_to_go_on(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
+    monkeypatch.setattr(import_send, "PATIENCE_SECONDS", 0.0)
+    file = importer.write("ids", "".join(f"job-{number}\n" for number in range(30)))
+    with monkeypatch.context() as patch:
+        Cut(patch, 2, Unreachable("no relay at all"), after=True)  # it has them, and its answer was lost
+        found = await importer.json(file)
+    assert (importer.code, found["complete"], found["created"]) == (1, False, 10)
+    assert importer.err == (
+        "relay: stopped behind line 10 (the same command with --resume goes on there): no relay at all\n"
+    )
+    found = await importer.json(file, "--resume")
+    assert (importer.code, found["created"], found["existing"]) == (0, 20, 10)
+
+
+@pytest.mark.parametrize("change", ["input", "options", "rejects", "state"])
+async def test_what_has_changed_is_imported_from_its_beginning(
+    importer: Importer, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
+    file, rejects = importer.write("jobs.csv", "id\n" + "".join(f"job-{n}\n" for n in range(30))), importer.folder / "r"
+    with monkeypatch.context() as patch:
+        Cut(patch, 3, KeyboardInterrupt())
+        await importer(file, "--rejects", rejects)
+    assert importer.code == 130
+    more: list[str] = []
+    if change == "input":
+        file.write_text(file.read_text().replace("job-3\n", "job-three\n"))
+    elif change == "options":
+        more = ["--metadata", '{"deal": 1}']
+    elif change == "rejects":
+        lines = state_of(file).read_text().replace('"rejects_bytes":0', '"rejects_bytes":7')
+        state_of(file).write_text(lines)
+    else:
+        state_of(file).write_text("no state\n")
+    found = await importer.json(file, "--rejects", rejects, "--resume", *more)
+    assert "starting at its first line" in importer.err
+    assert (found["entries"], found["rejected_count"]) == (30, 0)
+    assert ("job-three" in await importer.tracked()) is (change == "input")
+
+
+async def test_what_is_behind_a_torn_line_of_the_state_is_done_again(
+    importer: Importer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
+    file = importer.write("jobs.csv", "id\n" + "".join(f"job-{number}\n" for number in range(30)))
+    with monkeypatch.context() as patch:
+        Cut(patch, 3, KeyboardInterrupt())
+        await importer(file)
+    state_of(file).write_bytes(state_of(file).read_bytes()[:-20])
+    found = await importer.json(file, "--resume")
+    assert importer.err == ""
+    assert (found["entries"], found["created"], found["existing"]) == (30, 20, 10)
+
+
+WRONG = {
+    # the row, what is said of it, and the row mended
+    "ok-1,default,,,": ("", ""),
+    "bad\x07id,default,,,": ("printable", "good-id,default,,,"),
+    ",default,,,": ("id: it is missing", "was-empty,default,,,"),
+    "far,nobody,,,": ("no account 'nobody'", "far,default,,,"),
+    "hook,default,ftp://example.com,,": ("scheme 'ftp'", f"hook,default,{HOOK},,"),
+    "prio,default,,urgent,": ("'urgent' is unknown", "prio,default,,low,"),
+    "late,default,,,soon": ("a number is expected", "late,default,,,60"),
+    "later,default,,,-1": ("greater than 0", "later,default,,,1"),
+    '"open,default,,,': ("a quote is not closed", "open,default,,,"),
+    "ok-2,default,,,": ("", ""),
+    "more,default,,,,,": ("it has 7 cells", "more,default,,,"),
+    "caf\udce9,default,,,": ("not UTF-8", "café,default,,,"),
+}
+
+
+async def test_the_file_of_rejects_is_mended_and_imported(importer: Importer) -> None:
+    head = "id,account,callback_url,priority,deadline_seconds\n"
+    given = (head + "".join(f"{row}\n" for row in WRONG)).encode("utf-8", "surrogateescape")
+    file, rejects = importer.write("jobs.csv", given), importer.folder / "rejects.csv"
+    out = await importer(file, "--rejects", rejects)
+    assert importer.code == 1
+    assert "2 created, 0 already tracked, 10 rejected" in out
+    wrong = {row: said for row, (said, mended) in WRONG.items() if mended}
+    shown = table(out)[1:]
+    assert [int(line) for line, _, _ in shown] == [list(WRONG).index(row) + 2 for row in wrong]
+    assert all(said in reason for said, (_, _, reason) in zip(wrong.values(), shown, strict=True))
+    kept = rejects.read_bytes().decode("utf-8", "surrogateescape")
+    assert kept.startswith(f"# format: csv\n{head}# line 3: ")
+    assert [line for line in kept.splitlines() if not line.startswith("# ")] == [head.strip(), *wrong]
+
+    # As it is, all of it is rejected once more, and for the same reasons.
+    again = await importer(rejects)
+    assert importer.code == 1
+    assert [reason for _, _, reason in table(again)[1:]] == [reason for _, _, reason in shown]
+
+    for row, (_, mended) in WRONG.items():
+        if mended:
+            kept = kept.replace(f"\n{row}\n", f"\n{mended}\n")
+    rejects.write_text(kept)
+    found = await importer.json(rejects)
+    assert (importer.code, found["created"], found["rejected"]) == (0, 10, [])
+    assert set(await importer.tracked()) == {"ok-1", "ok-2"} | {
+        mended.partition(",")[0] for _, mended in WRONG.values() if mended
+    }
+
+
+async def test_json_lines_with_an_answer_and_bare_ids(importer: Importer) -> None:
+    samples = json.loads(SAMPLES.read_text())
+    answer = samples["create_response"]["body"]
+    lines = [
+        json.dumps({"id": "a", "metadata": {"deal": 1}, "priority": "low"}),
+        json.dumps(answer),
+        "",
+        json.dumps("b"),
+        json.dumps(samples["error_envelope"]["body"]),
+        json.dumps({"id": "c", "sourse": "revor"}),
+        json.dumps({"id": "d", "metadata": json.loads("[" * 61 + "]" * 61)}),
+        json.dumps({"id": "e", "metadata": {"deep": json.loads("[" * 62 + "]" * 62)}}),
+        "{broken",
+        "5",
+    ]
+    file, rejects = importer.write("jobs.jsonl", "\n".join(lines)), importer.folder / "rejects"
+    found = await importer.json(file, "--metadata", '{"from": "file"}', "--rejects", rejects)
+    assert importer.code == 1
+    tracked = await importer.tracked()
+    assert {id: job["metadata"] for id, job in tracked.items()} == {
+        "a": {"deal": 1},
+        answer["item"]["id"]: {"from": "file"},
+        "b": {"from": "file"},
+    }
+    assert tracked[answer["item"]["id"]]["status"] == "queued"  # the answer tells, so nobody has to look
+    codes = [(one["line"], one["id"], one["code"]) for one in found["rejected"]]
+    assert codes == [
+        (5, None, "invalid_answer"),
+        (6, "c", "unknown_field"),
+        (7, "d", "wrong_type"),
+        (8, "e", "too_deep"),
+        (9, None, "not_json"),
+        (10, None, "wrong_type"),
+    ]
+    assert "did you mean source?" in found["rejected"][1]["detail"]
+    again = await importer.json(rejects)
+    assert [one["code"] for one in again["rejected"]] == [code for _, _, code in codes]
+
+
+async def test_a_paste_of_answers(importer: Importer) -> None:
+    samples = json.loads(SAMPLES.read_text())
+    answers = {name: samples[name]["body"] for name in ("create_response", "job_succeeded", "job_failed")}
+    for name, answer in answers.items():
+        answer["item"]["id"] = name
+    paste = "\r\n".join(
+        (
+            "$ curl -i -d '" + json.dumps(samples["create_dispatch_request_email"]["body"]) + "' https://…",
+            "HTTP/2 202",
+            'report-to: {"group":"cf-nel","max_age":604800}',
+            "{ [5 bytes data]",
+            "",
+            json.dumps(answers["create_response"], indent=2) + json.dumps(answers["job_succeeded"]),
+            "2026-05-20T10:00:00Z INFO answer=" + json.dumps(answers["job_failed"]),
+            json.dumps([samples["v2_job_already_done_at_create"]["body"], "id-1", {"id": "id-2"}], indent=1),
+            json.dumps(samples["error_envelope"]["body"]),
+        )
+    )
+    found = await importer.json(stdin=b"\xef\xbb\xbf" + paste.encode())
+    assert importer.code == 1
+    assert set(await importer.tracked()) == {*answers, "job-contacts", "id-1", "id-2"}
+    assert [(one["code"], "api_key_invalid" in one["detail"]) for one in found["rejected"]] == [
+        ("invalid_answer", True)
+    ]
+    assert found["lines_passed_over"] == 5
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+async def test_standard_input_with_and_without_a_mark(importer: Importer, end: str, mark: bytes) -> None:
+    text = f"id;Priority;metadata.deal{end}a;high;007{end}{end}b;;{end}"
+    out = await importer("-", stdin=mark + text.encode())
+    assert (importer.code, out) == (0, "2 created, 0 already tracked, 0 rejected\n")
+    tracked = await importer.tracked()
+    assert (tracked["a"]["priority"], tracked["a"]["metadata"]) == ("high", {"deal": "007"})
+    assert (tracked["b"]["priority"], tracked["b"]["metadata"]) == ("normal", {})
+    out = await importer(stdin=mark + f"a{end}c{end}".encode())  # a plain list
+    assert (importer.code, out) == (0, "1 created, 1 already tracked, 0 rejected\n")
+
+
+async def test_defaults_are_for_what_has_none(importer: Importer) -> None:
+    rows = f'id,callback_url,metadata\na,,\nb,{HOOK}/own,\nc,,"{{}}"\n'.encode()
+    more = ("--source", "revor", "--account", "default", "--callback-url", HOOK, "--metadata", '{"deal": 1}')
+    assert (await importer.json(*more, stdin=rows))["created"] == 3
+    tracked = await importer.tracked()
+    assert [tracked[id]["metadata"] for id in "abc"] == [{"deal": 1}, {"deal": 1}, {}]
+    hooks = (await importer.world.api.get("/v1/subscriptions?callbacks=true")).json()["items"]
+    assert len(hooks) == 2
+    await importer("--account", "nobody", stdin=b"d\n")
+    assert importer.code == 1
+
+
+async def test_a_dry_run_says_what_the_relay_would_say_and_writes_nothing(importer: Importer) -> None:
+    given = ("id,account,callback_url,priority,deadline_seconds\n" + "".join(f"{row}\n" for row in WRONG)).encode(
+        "utf-8", "surrogateescape"
+    )
+    file, rejects, dry_rejects = importer.write("jobs.csv", given), importer.folder / "wet", importer.folder / "dry"
+    dry = await importer.json(file, "--dry-run", "--rejects", dry_rejects)
+    assert (importer.code, importer.err) == (1, "")
+    assert (dry["dry_run"], dry["created"], dry["accepted"]) == (True, 0, 2)
+    assert await importer.tracked() == {}
+    assert not state_of(file).exists()
+    wet = await importer.json(file, "--rejects", rejects)
+    assert dry["rejected"] == wet["rejected"]
+    assert dry_rejects.read_bytes() == rejects.read_bytes()
+    out = await importer("--dry-run", stdin=b"a\n")
+    assert (importer.code, out) == (0, "dry run: 1 would be registered, 0 rejected; nothing was sent\n")
+
+
+async def test_a_relay_that_is_killed_on_the_way_is_waited_for(tmp_path: Path) -> None:
+    ids = [f"job-{number:06}" for number in range(14_000)]
+    pipe = tmp_path / "jobs"
+    os.mkfifo(pipe)
+    async with open_relay_world(tmp_path) as relay:
+        await relay.serve()
+        port = relay.url.rpartition(":")[2]
+        command = relay.start("jobs", "import", str(pipe), RELAY_URL=relay.url)
+        with await asyncio.to_thread(pipe.open, "w") as stream:
+            half = len(ids) // 2
+            await asyncio.to_thread(stream.writelines, (f"{id}\n" for id in ids[:half]))
+            stream.flush()
+            await relay.until(lambda: state_of(pipe).exists() and b"digest" in state_of(pipe).read_bytes())
+            assert await relay.end(signal.SIGKILL) == -signal.SIGKILL
+            writing = asyncio.create_task(asyncio.to_thread(stream.writelines, (f"{id}\n" for id in ids[half:])))
+            await asyncio.to_thread(command.until, "trying again in")
+            await relay.serve("--port", port)
+            await writing
+        assert await asyncio.to_thread(command.close) == 0
+        created, existing = map(int, re.findall(r"([\d,]+) (?:created|already)", command.lines[-1].replace(",", "")))
+        assert created + existing == len(ids)  # a batch whose answer was lost counts as tracked already
+        (account,) = (await relay.get("/v1/sources"))["items"]
+        assert account["open_jobs"] == len(ids)
