@@ -389,6 +389,13 @@ async def planner() -> list[dict[str, Any]]:
     return measure()
 
 
+async def dropin(scale: float) -> list[dict[str, Any]]:
+    """The drop-in proxy beside direct calls to the same upstream: see dropin.py."""
+    from dropin import measure
+
+    return await asyncio.to_thread(measure, scale)
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     return {
@@ -409,6 +416,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
         ("memory", memory),
         ("planner", planner),
+        ("dropin", lambda: dropin(scale)),
     ]
     for name, bench in plan:
         if only is None or only in name:
@@ -440,7 +448,7 @@ def show(results: list[dict[str, Any]]) -> bool:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="deliveries, registrations, batches, memory or planner")
+    parser.add_argument("--only", help="deliveries, registrations, batches, memory, planner or dropin")
     parser.add_argument("--scale", type=float, default=1.0, help="how much work, 1 being usual")
     options = parser.parse_args()
     import structlog
