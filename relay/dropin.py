@@ -217,14 +217,14 @@ class Gateway:
         if wait_seconds and not kept.ended:
             kept = await self._end_of(place, kept, poller, wait_seconds) or kept
         now = self._clock()
-        if kept.body is not None and not poller.paused_by_key and (kept.ended or poller.is_fresh(kept.uid, now)):
+        if kept.body is not None and not poller.paused_by_key and (kept.ended or _is_fresh(kept, poller, now)):
             age_seconds = max(0, int(now - kept.looked_at))
             return self._own(200, kept.body, cache="hit", age_seconds=age_seconds)
         return await self._miss(passing, external_id, kept.uid, poller, cache="miss", lend=not wait_seconds)
 
     async def _kept(self, place: JobKey, poller: Poller) -> Kept | None:
         kept = self._answers.get(place)
-        if kept is not None and (kept.ended or poller.holds):
+        if kept is not None and (kept.ended or (poller.holds and kept.term == poller.term)):
             return kept
         source, account, external_id = place
         found = await self._store.jobs.find(external_id, source, account)
@@ -244,7 +244,14 @@ class Gateway:
         if item is not None and looked_at is not None:
             request_id = poller.last_request_ids.get(job.uid) or new_id("req", looked_at)
             body = self._definitions[job.source].answer_body(item, request_id)
-        return Kept(uid=job.uid, body=body, looked_at=looked_at or 0.0, ended=closed and status in TERMINAL)
+        return Kept(
+            uid=job.uid,
+            body=body,
+            looked_at=looked_at or 0.0,
+            ended=closed and status in TERMINAL,
+            term=poller.term,
+            due_at=None if job.failure_count else job.next_poll_at,
+        )
 
     def looked(self, job: Job, look: Look) -> None:
         """A look of ours, or one that was lent, showed the job."""
@@ -516,6 +523,12 @@ class _Lent:
             self._over = True
             self._timer.cancel()
             self._tasks.start(self._poller.returned(self._uid, look))
+
+
+def _is_fresh(kept: Kept, poller: Poller, now: float) -> bool:
+    if poller.holds:
+        return poller.is_fresh(kept.uid, now)
+    return kept.due_at is not None and kept.due_at > now
 
 
 def _object(body: bytes) -> Mapping[str, Any]:
