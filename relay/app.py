@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -83,6 +84,7 @@ class Node:
         self.bound_url = base_url
         self.store = store
         self.metrics_book = Metrics()
+        self._counter = lru_cache(self.metrics_book.requests.labels)
         self.signals = Signals()
         self.node_id = secrets.token_hex(8)
         self.stopping = False
@@ -367,7 +369,7 @@ class Node:
 
     def _count_request(self, method: str, status: int) -> None:
         known = method if method in METHODS else "other"  # a stranger's words make no new time series
-        self.metrics_book.requests.labels(known, f"{status // 100}xx").inc()
+        self._counter(known, f"{status // 100}xx").inc()
 
     def _recorded(self, event: Event) -> None:
         self.metrics_book.events.labels(event.type).inc()

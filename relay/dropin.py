@@ -9,6 +9,7 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -51,6 +52,8 @@ MOST_SPACING_SECONDS = 86_400.0
 REGISTER_TRIES = 3
 AGAIN_SECONDS = 1.0
 MAX_UNRECORDED = 1_000
+KEYS_KNOWN = 256
+"""Digests of keys that are kept: programs come again and again with the same."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_TYPE = (b"content-type", b"application/json")
 
@@ -139,7 +142,7 @@ class Gateway:
         self._tracking = tracking
         self._answers = answers
         self._signals = signals
-        self._passed = metrics.passed
+        self._counter = lru_cache(metrics.passed.labels)
         self._node = node
         self._clock = clock
         self._speakers: dict[bytes, Speaker] = {}
@@ -155,7 +158,7 @@ class Gateway:
     def whose(self, key: str | None) -> Speaker:
         """Whom a request with this key speaks for."""
         if key is not None:
-            digest = hashlib.sha256(key.encode()).digest()
+            digest = _digest(key)
             found = self._speakers.get(digest) or self._learn_keys().get(digest)
             if found is not None and found.account is not None:
                 now = self._pollers[(found.source, found.account)].key
@@ -165,7 +168,7 @@ class Gateway:
 
     def _learn_keys(self) -> dict[bytes, Speaker]:
         self._speakers = {
-            hashlib.sha256(poller.key.encode()).digest(): Speaker(source=source, account=account, key=poller.key)
+            _digest(poller.key): Speaker(source=source, account=account, key=poller.key)
             for (source, account), poller in reversed(list(self._pollers.items()))
             if poller.key is not None
         }
@@ -216,15 +219,32 @@ class Gateway:
             return await self._miss(passing, external_id, kept.uid, poller, cache="pass", lend=not wait_seconds)
         if wait_seconds and not kept.ended:
             kept = await self._end_of(place, kept, poller, wait_seconds) or kept
-        now = self._clock()
-        if kept.body is not None and not poller.paused_by_key and (kept.ended or _is_fresh(kept, poller, now)):
-            age_seconds = max(0, int(now - kept.looked_at))
-            return self._own(200, kept.body, cache="hit", age_seconds=age_seconds)
+        hit = self._hit(kept, poller)
+        if hit is not None:
+            return hit
         return await self._miss(passing, external_id, kept.uid, poller, cache="miss", lend=not wait_seconds)
 
-    async def _kept(self, place: JobKey, poller: Poller) -> Kept | None:
+    def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> Reply | None:
+        """The answer where memory has it: most reads need no more, and nothing of them has to be waited for."""
+        place = (speaker.source, speaker.account or "", external_id)
+        poller = self._pollers[place[:2]]
+        kept = self._remembered(place, poller)
+        return None if kept is None or (ended and not kept.ended) else self._hit(kept, poller)
+
+    def _hit(self, kept: Kept, poller: Poller) -> Whole | None:
+        now = self._clock()
+        if kept.body is None or poller.paused_by_key or not (kept.ended or _is_fresh(kept, poller, now)):
+            return None
+        return self._own(200, kept.body, cache="hit", age_seconds=max(0, int(now - kept.looked_at)))
+
+    def _remembered(self, place: JobKey, poller: Poller) -> Kept | None:
         kept = self._answers.get(place)
-        if kept is not None and (kept.ended or (poller.holds and kept.term == poller.term)):
+        holds = kept is not None and (kept.ended or (poller.holds and kept.term == poller.term))
+        return kept if holds else None
+
+    async def _kept(self, place: JobKey, poller: Poller) -> Kept | None:
+        kept = self._remembered(place, poller)
+        if kept is not None:
             return kept
         source, account, external_id = place
         found = await self._store.jobs.find(external_id, source, account)
@@ -490,7 +510,7 @@ class Gateway:
 
     def answered(self, kind: str, reply: Reply) -> None:
         """For the metrics."""
-        self._passed.labels(kind, reply.cache, f"{reply.status // 100}xx").inc()
+        self._counter(kind, reply.cache, f"{reply.status // 100}xx").inc()
 
     # --- what was left open
 
@@ -529,6 +549,11 @@ def _is_fresh(kept: Kept, poller: Poller, now: float) -> bool:
     if poller.holds:
         return poller.is_fresh(kept.uid, now)
     return kept.due_at is not None and kept.due_at > now
+
+
+@lru_cache(maxsize=KEYS_KNOWN)
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
 
 
 def _object(body: bytes) -> Mapping[str, Any]:

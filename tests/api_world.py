@@ -288,6 +288,9 @@ class FakeDropIn:
     def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
         return None
 
+    def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> FakeReply | None:
+        return None
+
     async def create(self, passing: Passing, body: Body, extra: Extra) -> FakeReply:
         return await self.pass_on(passing, None)
 

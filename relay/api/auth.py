@@ -7,7 +7,7 @@ What came through a proxy came from somewhere else, however near the proxy is.
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -51,9 +51,9 @@ def needs_identity(path: str) -> bool:
     return path == "/v1" or path.startswith("/v1/") or path == "/metrics"
 
 
-def refuse_loop(headers: Headers, node_id: str) -> None:
+def refuse_loop(headers: Sequence[tuple[bytes, bytes]], node_id: str) -> None:
     """Raises a 508 for a request of our own that came back to us."""
-    if headers.get("relay-node") == node_id:
+    if (b"relay-node", node_id.encode()) in headers:
         detail = "this request was sent by this relay itself: an upstream or a sink points back at it"
         error = RequestError(detail, code="loop_detected", status=508)
         error.title = "Loop detected"

@@ -88,6 +88,10 @@ class DropIn(Protocol):
     def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
         """The id of the job that the request reads; None where it is another request."""
 
+    def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> Reply | None:
+        """The answer to the read of a job where memory has one that is as good as the upstream's; None where it may be
+        found elsewhere. With `ended` only that of a job that has ended."""
+
     async def create(self, passing: Passing, body: Body, extra: Extra) -> Reply:
         """Sends a create once, and tracks the job that it makes. Raises Unavailable where it was not sent."""
 

@@ -1,5 +1,6 @@
 """What every request passes first and every answer last: its id, the caller's identity, errors, the log line."""
 
+import logging
 import time
 
 import structlog
@@ -9,11 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.api.auth import identify, needs_identity, refuse_loop
 from relay.api.operations import Context
-from relay.api.problems import internal_error, problem_response, store_problem
+from relay.api.problems import internal_error, problem_response, request_id_of, store_problem
 from relay.api.proxy import Proxy
 from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError
-from relay.ids import new_id
 
 log = structlog.get_logger()
 
@@ -26,24 +26,29 @@ class Front:
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app = app
         self._context = context
+        self._passed_paths = context.ports.settings.passed_paths
         self._proxy = Proxy(context)
+        self._tells_all = bool(log.bind().is_enabled_for(logging.DEBUG))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"].startswith(self._context.ports.settings.passed_paths):
-            await _Exchange(self._proxy, self._context, scope, send, unchanged=True).run(receive)
+        if scope["path"].startswith(self._passed_paths):
+            exchange = _Exchange(self._proxy, self._context, scope, send, self._tells_all, unchanged=True)
         else:
-            await _Exchange(self._app, self._context, scope, send).run(receive)
+            exchange = _Exchange(self._app, self._context, scope, send, self._tells_all)
+        await exchange.run(receive)
 
 
 class _Exchange:
     """One request and its answer."""
 
-    __slots__ = ("_app", "_began", "_context", "_request_id", "_scope", "_send", "_status", "_unchanged")
+    __slots__ = ("_app", "_began", "_context", "_scope", "_send", "_status", "_tells_all", "_unchanged")
 
-    def __init__(self, app: ASGIApp, context: Context, scope: Scope, send: Send, *, unchanged: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, context: Context, scope: Scope, send: Send, tells_all: bool, *, unchanged: bool = False
+    ) -> None:
         """`unchanged`: what passes is the upstream's, and so are its headers and its paths."""
         self._app = app
         self._context = context
@@ -51,8 +56,12 @@ class _Exchange:
         self._send = send
         self._status = 0
         self._began = time.perf_counter()
+        self._tells_all = tells_all
         self._unchanged = unchanged
-        self._request_id = scope["relay.request_id"] = new_id("req", context.ports.clock())
+
+    @property
+    def _request_id(self) -> str:
+        return request_id_of(self._scope, self._context.ports.clock)
 
     async def run(self, receive: Receive) -> None:
         scope, failed = self._scope, False
@@ -79,11 +88,11 @@ class _Exchange:
             self._write_log(failed)
 
     def _admit(self) -> None:
-        headers = Headers(scope=self._scope)
         settings = self._context.ports.settings
-        refuse_loop(headers, settings.node_id)
+        refuse_loop(self._scope["headers"], settings.node_id)
         if self._unchanged:
             return
+        headers = Headers(scope=self._scope)
         if needs_identity(self._scope["path"]):
             self._scope["relay.identity"] = identify(self._scope, headers, settings)
         if b"%2f" in self._scope.get("raw_path", b"").lower():
@@ -110,7 +119,10 @@ class _Exchange:
 
     def _write_log(self, failed: bool) -> None:
         self._context.ports.count_request(self._scope["method"], self._status)
-        write = log.info if self._status >= 400 or failed else log.debug
+        quiet = self._status < 400 and not failed
+        if quiet and not self._tells_all:
+            return  # before it is made up: it costs more than the rest of an answer from memory
+        write = log.debug if quiet else log.info
         identity = self._scope.get("relay.identity")
         client = self._scope.get("client")
         write(

@@ -8,8 +8,11 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
+from relay.clock import Clock
 from relay.errors import Conflict, FieldError, RequestError, StaleSequence, StoreError, Unavailable
+from relay.ids import new_id
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:revor-relay:problem:"
@@ -36,6 +39,14 @@ def problem_response(error: RequestError, *, request_id: str | None = None) -> R
     if request_id is not None:
         document["request_id"] = request_id
     return Response(orjson.dumps(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers)
+
+
+def request_id_of(scope: Scope, clock: Clock) -> str:
+    """The request's id, made when it is asked for first: what is answered from memory needs none."""
+    found: str | None = scope.get("relay.request_id")
+    if found is None:
+        found = scope["relay.request_id"] = new_id("req", clock())
+    return found
 
 
 def store_problem(error: StoreError) -> RequestError:

@@ -19,6 +19,7 @@ from relay.api import auth
 from relay.api.dropin import Body, Extra, Passing, Reply, Speaker
 from relay.api.models import MAX_METADATA_BYTES
 from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
+from relay.api.problems import request_id_of
 from relay.api.registration import url_refusal
 from relay.api.waiting import preferred_seconds
 from relay.core.passing import CACHE_HEADER, CALLBACK_HEADER, METADATA_HEADER, Header, headers_to_pass, key_of
@@ -54,18 +55,24 @@ class Proxy:
         dropin = self._context.ports.dropin
         speaker, headers = self._speaker(scope)
         method, path = scope["method"], scope["raw_path"].decode("ascii")
+        query = scope["query_string"].decode("latin-1")
+        external_id = dropin.job_read(speaker, method, path, query)
+        fresh, wait_seconds = False, 0.0
+        if external_id is not None:
+            scope["relay.operation"] = "read"
+            fresh, wait_seconds = _asked(scope)
+            known = None if fresh else dropin.known(speaker, external_id, ended=wait_seconds > 0)
+            if known is not None:
+                return known
         passing = Passing(
             speaker=speaker,
             method=method,
             path=path,
-            query=scope["query_string"].decode("latin-1"),
-            headers=headers,
-            request_id=scope["relay.request_id"],
+            query=query,
+            headers=headers_to_pass(headers),
+            request_id=request_id_of(scope, self._context.ports.clock),
         )
-        external_id = dropin.job_read(speaker, method, path, passing.query)
         if external_id is not None:
-            scope["relay.operation"] = "read"
-            fresh, wait_seconds = _asked(scope)
             if not wait_seconds:
                 return await _unless_left(dropin.read(passing, external_id, fresh=fresh, wait_seconds=0), receive)
             with self._context.waits.held():
@@ -81,14 +88,13 @@ class Proxy:
         return await _unless_left(dropin.pass_on(passing, stream), receive, stream)
 
     def _speaker(self, scope: Scope) -> tuple[Speaker, Sequence[Header]]:
-        """Whose account the call speaks for, and its headers as they go on. Raises RequestError."""
+        """Whose account the call speaks for, and its headers with that account's key. Raises RequestError."""
         dropin, settings = self._context.ports.dropin, self._context.ports.settings
         raw: list[Header] = scope["headers"]
         key = key_of(raw)
         speaker = dropin.whose(key)
-        headers = headers_to_pass(raw)
         if speaker.account is not None:
-            return speaker, headers
+            return speaker, raw
         identity = None if key is None else auth.find_token(key, settings.tokens)
         if identity is not None:
             scope["relay.identity"] = identity
@@ -100,17 +106,17 @@ class Proxy:
                     "none such, so send the account's own key",
                     code="no_account_to_stand_for",
                 )
-            return standing, dropin.with_its_key(headers, standing)
+            return standing, dropin.with_its_key(raw, standing)
         if (key is not None and dropin.adopts) or auth.is_local(scope, Headers(raw=raw), settings):
-            return speaker, headers
+            return speaker, raw
         raise Unauthorized(
             "the key is neither that of a configured account nor a token of this relay", code="key_unknown"
         )
 
     def _problem(self, scope: Scope, error: RequestError) -> Reply:
         dropin = self._context.ports.dropin
-        code = f"relay_{error.code}"
-        reply = dropin.problem(dropin.whose(None), error.status, code, str(error), scope["relay.request_id"])
+        code, request_id = f"relay_{error.code}", request_id_of(scope, self._context.ports.clock)
+        reply = dropin.problem(dropin.whose(None), error.status, code, str(error), request_id)
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
         reply.headers = [*reply.headers, *added]
         return reply
@@ -287,7 +293,7 @@ class _Watch:
 async def _answer(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
     headers = [*reply.headers, (CACHE_HEADER, reply.cache.encode())]
     if reply.age_seconds is not None:
-        headers = [*(header for header in headers if header[0].lower() != b"age"), (b"age", b"%d" % reply.age_seconds)]
+        headers.append((b"age", b"%d" % reply.age_seconds))  # only an answer of our own has one, and no other Age
     try:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if reply.whole is not None:

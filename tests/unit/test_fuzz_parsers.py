@@ -108,7 +108,7 @@ def test_headers_of_a_request(headers: list[tuple[bytes, bytes]], peer: tuple[st
     assert last_id is None or last_id.startswith("evt_")
     assert stream.is_wanted(given) in (True, False)
     value_or_refusal(lambda: limits.check_media_type(given))
-    value_or_refusal(lambda: auth.refuse_loop(given, "node-1"))
+    value_or_refusal(lambda: auth.refuse_loop(headers, "node-1"))
     settings = WITH_TOKENS if tokens else SETTINGS
     who = value_or_refusal(lambda: auth.identify({"client": peer}, given, settings))
     assert who is None or who.scopes
