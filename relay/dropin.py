@@ -468,7 +468,11 @@ class Gateway:
         except (NotSent, NoAnswer) as error:
             return self._unreachable(passing, error)
         self._note(passing.speaker, answer)
-        return Streamed(answer, "pass")
+        body_at_hand = answer.at_hand()
+        if body_at_hand is None:
+            return Streamed(answer, "pass")
+        answer.close()
+        return Whole(status=answer.status, headers=answer.headers, whole=body_at_hand)
 
     async def _send(self, passing: Passing, body: bytes | AsyncIterable[bytes] | None) -> PassedAnswer:
         target = f"{passing.path}?{passing.query}" if passing.query else passing.path

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import aiohttp
 from multidict import CIMultiDict
@@ -20,6 +21,9 @@ SILENCE_SECONDS = 300.0
 KEEP_ALIVE_SECONDS = 4.0
 MAX_CONNECTIONS = 8_192
 MAX_HEADER_BYTES = 64 * 1024
+MAX_KEPT_URLS = 1_000
+MAX_KEPT_URL_CHARACTERS = 500
+"""To take a URL apart costs as much as to send it, and programs that poll come again with the same."""
 
 _OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp would make them up
 
@@ -42,6 +46,11 @@ class PassedAnswer:
         self.headers = headers_to_return(response.raw_headers)
         self.sent_at = sent_at
         self._response = response
+
+    def at_hand(self) -> bytes | None:
+        """The whole body where all of it came with the head; None where more is to come. Not to be asked twice."""
+        content = self._response.content
+        return content.read_nowait() if content.is_eof() and content.exception() is None else None
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body in the parts that come. Raises NoAnswer when it breaks off."""
@@ -80,6 +89,7 @@ class Passage:
         self._clock = clock
         self._node = (NODE_HEADER, node_id)
         self._session: aiohttp.ClientSession | None = None
+        self._kept_url = lru_cache(MAX_KEPT_URLS)(self._url)
 
     async def send(self, request: PassedRequest) -> PassedAnswer:
         """Sends once. Raises NotSent where nothing went out, NoAnswer where nobody knows what became of it.
@@ -93,11 +103,12 @@ class Passage:
         except ValueError as error:
             raise NotSent(str(error)) from None
         headers.add(*self._node)
+        url_of = self._kept_url if len(request.target) <= MAX_KEPT_URL_CHARACTERS else self._url
         sent_at = self._clock()
         try:
             response = await session.request(
                 request.method,
-                URL(self._root + request.target, encoded=True),
+                url_of(request.target),
                 headers=headers,
                 data=request.body if isinstance(request.body, bytes | None) else _Once(request.body),
                 skip_auto_headers=_OURS,
@@ -114,6 +125,9 @@ class Passage:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    def _url(self, target: str) -> URL:
+        return URL(self._root + target, encoded=True)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
