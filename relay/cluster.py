@@ -112,6 +112,7 @@ class Cluster:
             taking.cancel()
         if poller.holds:
             poller.let_go()
+            self._signals.wake_all()  # whoever waits for a job is not told any more, and has to look by himself
             log.warning("polling_lost", source=key[0], account=key[1])
 
     async def _renewing(self) -> None:

@@ -1,10 +1,14 @@
 """What is set once for a process that serves: how the interpreter works, not what the relay does."""
 
+import contextlib
 import gc
+import resource
 import sys
 
 SWITCH_INTERVAL_SECONDS = 0.0005
 COLLECTED_AFTER = (50_000, 20, 100)
+OPEN_FILES = 65_536
+"""Each client that waits holds one, and each request that is passed on two; most systems start a process with 1,024."""
 
 
 def settle() -> None:
@@ -18,3 +22,12 @@ def settle() -> None:
     gc.freeze()
     gc.set_threshold(*COLLECTED_AFTER)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+
+
+def allow_connections() -> None:
+    """Raises the limit on open files as far as the process may by itself, where it is low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # a system may have a lower one that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -177,6 +177,11 @@ class Tracking:
         self._told_let_go(job)
         self._signals.job_changed(job.uid)
 
+    def polls(self, job: Job) -> bool:
+        """Whether this node polls the job's account: whatever is seen of the job is signalled here then."""
+        poller = self._pollers.get((job.source, job.account))
+        return poller is not None and poller.holds
+
     @contextmanager
     def hurry(self, job: Job) -> Iterator[None]:
         """While inside, a client waits for this job: it weighs more."""

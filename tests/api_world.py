@@ -112,6 +112,7 @@ class FakeTracking:
         self.world = world
         self.refreshed: list[str] = []
         self.hurried: list[str] = []
+        self.polling = True
         self.chunks: list[int] = []
         self.refusals: dict[str, RequestError] = {}
 
@@ -156,6 +157,9 @@ class FakeTracking:
 
     async def purge(self, job: Job) -> Job:
         return await self.world.store.jobs.purge(job.uid)
+
+    def polls(self, job: Job) -> bool:
+        return self.polling
 
     @contextmanager
     def hurry(self, job: Job) -> Iterator[None]:

@@ -142,6 +142,9 @@ class Tracking(Protocol):
     async def purge(self, job: Job) -> Job:
         """Erases it."""
 
+    def polls(self, job: Job) -> bool:
+        """Whether this node polls the job's account: whatever is seen of the job is signalled here then."""
+
     def hurry(self, job: Job) -> AbstractContextManager[None]:
         """While inside, a client waits for this job: it weighs more."""
 

@@ -9,8 +9,10 @@ from relay.api.operations import Call
 from relay.core.job import TERMINAL, Job
 
 MAX_WAIT_SECONDS = 300
-SLICE_SECONDS = 1.0
-"""How long one wait takes at most: a node that stops keeps nobody longer."""
+SLICE_SECONDS = 15.0
+"""How often the job is read again although nobody said that it changed. What changes it tells those who wait."""
+ELSEWHERE_SLICE_SECONDS = 1.0
+"""The same where another node polls the account, whose word may get lost."""
 
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
 
@@ -48,6 +50,6 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
             left = min(ends_at - loop.time(), seconds - waited_seconds)
             if is_reached(job, until_running=until_running) or left <= 0 or ports.node.stopping:
                 return job
-            turn = min(left, SLICE_SECONDS)
+            turn = min(left, SLICE_SECONDS if ports.tracking.polls(job) else ELSEWHERE_SLICE_SECONDS)
             if not await watch.wait(turn):
                 waited_seconds += turn

@@ -111,7 +111,7 @@ class _Service:
         """Until it is told to stop."""
         from relay.app import open_node
         from relay.cli.sockets import make_server, url_of
-        from relay.process import settle
+        from relay.process import allow_connections, settle
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,6 +129,7 @@ class _Service:
                 _print_examples(url, await node.callback_secret())
             else:
                 note(f"relay: serving {url}")
+            allow_connections()
             settle()
             await self.server.serve(sockets=[self.listener])
             await asyncio.gather(*self.ending)

@@ -113,5 +113,15 @@ async def test_the_number_of_waits_is_bounded(world, open_client):
     assert (await client.get("/v1/jobs/a")).status_code == 200
 
 
-def test_no_turn_is_longer_than_a_node_may_take_to_stop():
-    assert waiting.SLICE_SECONDS <= 1
+@pytest.mark.parametrize(("polling", "longest"), [(True, waiting.SLICE_SECONDS), (False, 1)])
+async def test_a_job_is_read_again_every_second_only_where_another_node_polls(client, world, polling, longest):
+    await world.job("a")
+    world.tracking.polling = polling
+
+    async def silence():
+        return False
+
+    world.signals.steps = [silence] * 40
+    await client.get("/v1/jobs/a", headers={"Prefer": "wait=20"})
+    assert sum(world.signals.waits) == pytest.approx(20, abs=0.5)
+    assert max(world.signals.waits) == longest
