@@ -111,7 +111,6 @@ class Passage:
                 url_of(request.target),
                 headers=headers,
                 data=request.body if isinstance(request.body, bytes | None) else _Once(request.body),
-                skip_auto_headers=_OURS,
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, ValueError) as error:
@@ -134,6 +133,7 @@ class Passage:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=_OURS,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS),
                 trust_env=False,
                 auto_decompress=False,
