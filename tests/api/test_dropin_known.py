@@ -1,0 +1,55 @@
+"""Reads that memory can answer: when it is asked, and that nothing else is then."""
+
+import pytest
+
+from relay.api.app import create_api
+from relay.api.dropin import Speaker
+from tests.api_world import FakeDropIn, FakeReply
+
+PATH = "/api/v1/outreach/jobs/a"
+OPEN, ENDED = b'{"open":true}', b'{"open":false}'
+
+
+@pytest.fixture
+def dropin(monkeypatch):
+    """What memory has of the job, and what was asked of it."""
+    memory: dict[str, bytes | None] = {"any": None, "ended": None}
+
+    def known(self, speaker, external_id, *, ended):
+        assert (speaker.account, external_id) == ("default", "a")
+        body = memory["ended" if ended else "any"]
+        return None if body is None else FakeReply(200, body)
+
+    monkeypatch.setattr(FakeDropIn, "whose", lambda self, key: Speaker(source="revor", account="default", key=key))
+    monkeypatch.setattr(FakeDropIn, "job_read", lambda self, speaker, method, path, query: "a")
+    monkeypatch.setattr(FakeDropIn, "known", known)
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("memory", "headers", "answered"),
+    [
+        ({}, {}, b'{"ok":true}'),
+        ({"any": OPEN}, {}, OPEN),
+        ({"any": OPEN}, {"Prefer": "wait=5"}, b'{"ok":true}'),
+        ({"any": ENDED, "ended": ENDED}, {"Prefer": "wait=5"}, ENDED),
+        ({"any": ENDED, "ended": ENDED}, {"Cache-Control": "no-cache"}, b'{"ok":true}'),
+        ({"any": ENDED, "ended": ENDED}, {"Cache-Control": "max-age=0, no-store"}, b'{"ok":true}'),
+    ],
+)
+async def test_memory_answers_where_it_may(open_client, dropin, memory, headers, answered):
+    dropin.update(memory)
+    client = open_client(passed_paths=("/api/v1/",))
+    client.event_hooks = {}  # what passes is the upstream's, and has none of our headers
+    answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", **headers})
+    assert (answer.status_code, answer.content) == (200, answered)
+
+
+async def test_a_job_that_has_ended_is_answered_however_many_wait(world, open_client, dropin):
+    dropin.update(any=ENDED, ended=ENDED)
+    client = open_client()
+    client.event_hooks = {}
+    client._transport.app = api = create_api(world.ports(passed_paths=("/api/v1/",)))
+    api.state.context.waits.most = 0
+    answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", "Prefer": "wait=5"})
+    assert answer.content == ENDED
