@@ -293,14 +293,15 @@ class Gateway:
         if passing.speaker.account is None:
             log.warning("untracked_create", path=passing.path, request_id=passing.request_id, hint="its key is unknown")
             return await self.pass_on(passing, body.parts)
+        now = self._clock()
         intent = Intent(
-            id=new_id("int", self._clock()),
+            id=new_id("int", now),
             source=passing.speaker.source,
             account=passing.speaker.account,
             path=passing.path,
             body_digest=body.digest,
             idempotency_key=_text_of(passing.headers, b"idempotency-key"),
-            created_at=self._clock(),
+            created_at=now,
         )
         try:
             await self._store.intents.begin(intent)
