@@ -112,6 +112,8 @@ class Poller:
         self._planner_config = planner_config
         self.holds = True
         """Whether the account's polling is this node's; with SQLite it always is."""
+        self.term = 0
+        """How often it has become so: what was known in an earlier term may be old."""
 
     # --- life
 
@@ -128,6 +130,7 @@ class Poller:
         self.planner = Planner(self._planner_config, self._book)
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
+        self.term += 1
         self.changed()
 
     def find(self, job: Job) -> None:
@@ -356,7 +359,7 @@ class Poller:
 
     def is_fresh(self, uid: str, now: float) -> bool:
         """Whether the planner would gain nothing by looking at the job now."""
-        return self.holds and self.planner.is_fresh(uid, now)
+        return self.planner.is_fresh(uid, now)
 
     async def _take_in(self, job: Job, look: Look) -> None:
         uid, purpose, now = job.uid, self.planner.purpose(job.uid), self._clock()

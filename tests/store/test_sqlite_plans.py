@@ -94,6 +94,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
         MayScan(r"FROM secrets\s+WHERE secrets.owner = \? ORDER BY", "the few secrets of one owner, sorted"),
         MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
+        MayScan(r"FROM accounts WHERE accounts.key_ciphertext IS NOT NULL", "the adopted ones of the few accounts"),
         MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
         MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
         MayScan(r"SELECT COUNT\(\*\) FROM deliveries", "number of open deliveries: a walk along their index"),
@@ -339,6 +340,8 @@ async def run_everything(store: Store) -> None:
     for holder in (None, "node 1"):
         assert await store.accounts.save_plan("revor", "default", {"price": 1.0}, holder)
     await store.accounts.plan("revor", "default")
+    await store.accounts.adopt("revor", "key-1", "its key")
+    await store.accounts.adopted()
     await store.accounts.let_go("node 1")
     await store.learned.save([Learned(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
