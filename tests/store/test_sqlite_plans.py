@@ -94,7 +94,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
         MayScan(r"FROM secrets\s+WHERE secrets.owner = \? ORDER BY", "the few secrets of one owner, sorted"),
         MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
-        MayScan(r"FROM accounts WHERE accounts.key_ciphertext IS NOT NULL", "the adopted ones of the few accounts"),
+        MayScan(r"FROM accounts\s+WHERE accounts.key_ciphertext IS NOT NULL", "the adopted ones of the few accounts"),
         MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
         MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
         MayScan(r"SELECT COUNT\(\*\) FROM deliveries", "number of open deliveries: a walk along their index"),
