@@ -27,7 +27,7 @@ from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
 from relay.dropin import Gateway
-from relay.errors import SettingsError
+from relay.errors import SettingsError, StoreError
 from relay.keys import default_state_dir, load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds
 from relay.learning import AccountMemory, SourceMemory
@@ -55,6 +55,8 @@ NO_KEY = (
     f"RELAY_ENCRYPTION_KEY to what this prints, and keep a copy: {python_line_that_makes_a_key()}"
 )
 KEEP_SECONDS = 5.0
+LOAD_PATIENCE_SECONDS = 1.0
+LOAD_AGAIN_SECONDS = 1.0
 ADOPTED_SECONDS = 5.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
@@ -101,6 +103,7 @@ class Node:
         self._adopted = dict(adopted)
         self._memories: dict[str, SourceMemory] = {}
         self._dispatching: asyncio.Task[None] | None = None
+        self._loading: list[asyncio.Task[None]] = []
         self.scheduler = Scheduler(clock)
         self.dispatcher = Dispatcher(
             deliveries=store.deliveries,
@@ -163,9 +166,12 @@ class Node:
         """Plans the open jobs and begins to poll and to deliver."""
         states = {(state.source, state.name): state for state in await self.store.accounts.all()}
         if "scheduler" in self._roles:
-            for key, poller in self.pollers.items():
-                if poller.holds:
-                    await poller.load(states.get(key))
+            held = {key: poller for key, poller in self.pollers.items() if poller.holds}
+            for key, poller in held.items():
+                await poller.recall(states.get(key))
+            self._loading = [asyncio.get_running_loop().create_task(self._load(poller)) for poller in held.values()]
+            if self._loading:  # few jobs are there at once; the API need not wait for a million
+                await asyncio.wait(self._loading, timeout=LOAD_PATIENCE_SECONDS)
             for work in self._upkeep():
                 self.scheduler.add_upkeep(work)
             self.scheduler.start()
@@ -175,11 +181,27 @@ class Node:
             await self._cluster.start()
         log.info("started", url=self.base_url, roles=list(self._roles), version=__version__)
 
+    async def loaded(self) -> None:
+        """Waits until all open jobs are planned."""
+        await asyncio.gather(*self._loading, return_exceptions=True)
+
+    async def _load(self, poller: Poller) -> None:
+        while not self.stopping:
+            try:
+                await poller.load_jobs()
+            except StoreError as error:
+                log.error("jobs_not_loaded", error=str(error), hint="it is tried again")
+                await asyncio.sleep(LOAD_AGAIN_SECONDS)
+            else:
+                return
+
     async def stop(self) -> None:
         """Claims nothing more and finishes what is in flight within `server.shutdown_seconds`."""
         self.stopping = True
         self.signals.wake_all()
         self.scheduler.stop()
+        for loading in self._loading:
+            loading.cancel()
         seconds = self.settings.server.shutdown_seconds
         await asyncio.gather(self.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in self.pollers.values()))
         await self.dropin.stop(seconds)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from relay.clock import Clock
-from relay.core.job import Job
+from relay.core.job import PlannedJob
 from relay.dispatcher import Dispatcher
 from relay.ids import new_id
 from relay.poller import Poller
@@ -188,7 +188,7 @@ class Cluster:
                 self._find(jobs)
                 after = jobs[-1].uid
 
-    def _find(self, jobs: Sequence[Job]) -> None:
+    def _find(self, jobs: Sequence[PlannedJob]) -> None:
         for job in jobs:
             poller = self._pollers.get((job.source, job.account))
             if poller is not None:

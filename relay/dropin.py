@@ -10,7 +10,7 @@ import hmac
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
 import orjson
@@ -56,6 +56,8 @@ KEYS_KNOWN = 256
 """Digests of keys that are kept: programs come again and again with the same."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_TYPE = (b"content-type", b"application/json")
+
+Value = TypeVar("Value")
 
 log = structlog.get_logger("relay.dropin")
 
@@ -303,7 +305,7 @@ class Gateway:
             except (NotSent, NoAnswer) as error:
                 return self._unreachable(passing, error)
             try:
-                body, is_whole = await answer.read(MAX_ANSWER_BYTES)
+                body, is_whole = await self._until_the_end(answer.read(MAX_ANSWER_BYTES))
             except NoAnswer as error:
                 answer.close()
                 return self._unreachable(passing, error)
@@ -336,14 +338,15 @@ class Gateway:
         if passing.speaker.account is None:
             log.warning("untracked_create", path=passing.path, request_id=passing.request_id, hint="its key is unknown")
             return await self.pass_on(passing, body.parts)
+        now = self._clock()
         intent = Intent(
-            id=new_id("int", self._clock()),
+            id=new_id("int", now),
             source=passing.speaker.source,
             account=passing.speaker.account,
             path=passing.path,
             body_digest=body.digest,
             idempotency_key=_text_of(passing.headers, b"idempotency-key"),
-            created_at=self._clock(),
+            created_at=now,
         )
         try:
             await self._store.intents.begin(intent)
@@ -359,7 +362,7 @@ class Gateway:
         try:
             async with asyncio.timeout(CREATE_SECONDS):
                 answer = await self._send(passing, body.start if len(body.start) == body.size_bytes else body.parts)
-                content, is_whole = await answer.read(MAX_ANSWER_BYTES)
+                content, is_whole = await self._until_the_end(answer.read(MAX_ANSWER_BYTES))
         except NotSent as error:
             await self._settle(intent, None)
             return self._unreachable(passing, error)
@@ -477,7 +480,17 @@ class Gateway:
     async def _send(self, passing: Passing, body: bytes | AsyncIterable[bytes] | None) -> PassedAnswer:
         target = f"{passing.path}?{passing.query}" if passing.query else passing.path
         request = PassedRequest(method=passing.method, target=target, headers=passing.headers, body=body)
-        return await self._passages[passing.speaker.source].send(request)
+        return await self._until_the_end(self._passages[passing.speaker.source].send(request))
+
+    async def _until_the_end(self, waiting: Awaitable[Value]) -> Value:
+        """Waits for the upstream. Where the relay ends first, that is no answer: the caller is to be told so, and of a
+        create the intent."""
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if not self._node.stopping:
+                raise
+            raise NoAnswer("no answer before the relay was told to end") from None
 
     def _note(self, speaker: Speaker, answer: PassedAnswer) -> None:
         """It was sent on the account's key: the planner's budget has to know."""

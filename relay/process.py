@@ -31,3 +31,9 @@ def allow_connections() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):  # a system may have a lower one that it does not tell
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def keep() -> None:
+    """What was loaded since lasts as well. Without a collection, which would hold up everything for a second where a
+    million jobs were loaded."""
+    gc.freeze()

@@ -39,21 +39,26 @@ class PassedRequest:
 
 
 class PassedAnswer:
-    """An answer whose head has come. Read `body` once, or `read` it whole; `close` in any case."""
+    """An answer whose head has come. Its body comes once: what `read` leaves is for `body`. `close` in any case."""
 
     def __init__(self, response: aiohttp.ClientResponse, sent_at: float) -> None:
         self.status = response.status
         self.headers = headers_to_return(response.raw_headers)
         self.sent_at = sent_at
         self._response = response
+        # One for all readers: an iterator that is left before its end is closed by its collection, and the answer too.
+        self._parts = self._coming()
 
     def at_hand(self) -> bytes | None:
         """The whole body where all of it came with the head; None where more is to come. Not to be asked twice."""
         content = self._response.content
         return content.read_nowait() if content.is_eof() and content.exception() is None else None
 
-    async def body(self) -> AsyncIterator[bytes]:
+    def body(self) -> AsyncIterator[bytes]:
         """The body in the parts that come. Raises NoAnswer when it breaks off."""
+        return self._parts
+
+    async def _coming(self) -> AsyncIterator[bytes]:
         try:
             async for part in self._response.content.iter_any():
                 yield part
@@ -68,7 +73,7 @@ class PassedAnswer:
         """As much of the body as is there, and whether that is all of it: the rest is for `body`."""
         parts: list[bytes] = []
         size = 0
-        async for part in self.body():
+        async for part in self._parts:
             parts.append(part)
             size += len(part)
             if size > max_bytes:
