@@ -176,7 +176,7 @@ class Gateway:
 
     def is_create(self, speaker: Speaker, method: str, path: str) -> bool:
         """Whether the request makes a job."""
-        return method == "POST" and path in self._definitions[speaker.source].creates
+        return method == "POST" and unquote(path) in self._definitions[speaker.source].creates
 
     def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
         """The id of the job that the request reads; None where it is another request, or nobody's we know."""

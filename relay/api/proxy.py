@@ -62,8 +62,9 @@ class Proxy:
             headers=headers,
             request_id=scope["relay.request_id"],
         )
+        has_body = _has_body(scope["headers"])
         external_id = dropin.job_read(speaker, method, path, passing.query)
-        if external_id is not None:
+        if external_id is not None and not has_body:
             scope["relay.operation"] = "read"
             fresh, wait_seconds = _asked(scope)
             if not wait_seconds:
@@ -77,8 +78,8 @@ class Proxy:
             with await _spooled(receive) as spool:
                 # Whoever leaves now does not end it: what is sent has to be known, and its job tracked.
                 return await dropin.create(passing, spool.body(), extra)
-        stream = _Upload(receive) if _has_body(scope["headers"]) else None
-        return await _unless_left(dropin.pass_on(passing, stream), receive, stream)
+        upload = scope["relay.upload"] = _Upload(receive) if has_body else None
+        return await _unless_left(dropin.pass_on(passing, upload), receive, upload)
 
     def _speaker(self, scope: Scope) -> tuple[Speaker, Sequence[Header]]:
         """Whose account the call speaks for, and its headers as they go on. Raises RequestError."""
@@ -293,7 +294,7 @@ async def _answer(reply: Reply, scope: Scope, receive: Receive, send: Send) -> N
         if reply.whole is not None:
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.whole})
             return
-        watch = _Watch(receive, None)
+        watch = _Watch(receive, scope.get("relay.upload"))  # an answer may begin before all of the request has come
         try:
             async for part in reply.parts():
                 await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -24,6 +24,7 @@ HOP_BY_HOP = frozenset(
 _NEVER_PASSED_ON = HOP_BY_HOP | {b"host", b"expect", METADATA_HEADER, CALLBACK_HEADER}
 _READABLE_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 _MAX_NAMED_HEADERS = 100
+_NEVER_WITH_BODY = (204, 304)
 
 
 def headers_to_pass(headers: Iterable[Header]) -> list[Header]:
@@ -31,9 +32,10 @@ def headers_to_pass(headers: Iterable[Header]) -> list[Header]:
     return [header for header in _end_to_end(headers) if header[0] not in _NEVER_PASSED_ON]
 
 
-def headers_to_return(headers: Iterable[Header]) -> list[Header]:
-    """An answer's headers as they go back."""
-    return [header for header in _end_to_end(headers) if header[0].lower() not in HOP_BY_HOP]
+def headers_to_return(headers: Iterable[Header], status_code: int) -> list[Header]:
+    """An answer's headers as they go back. One that never has a body may tell a length: a server would wait for it."""
+    left_out = HOP_BY_HOP | {b"content-length"} if status_code in _NEVER_WITH_BODY else HOP_BY_HOP
+    return [header for header in _end_to_end(headers) if header[0].lower() not in left_out]
 
 
 def _end_to_end(headers: Iterable[Header]) -> Sequence[Header]:

@@ -20,6 +20,7 @@ SILENCE_SECONDS = 300.0
 KEEP_ALIVE_SECONDS = 4.0
 MAX_CONNECTIONS = 8_192
 MAX_HEADER_BYTES = 64 * 1024
+MAX_STATUS = 599
 
 _OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp would make them up
 
@@ -39,15 +40,19 @@ class PassedAnswer:
 
     def __init__(self, response: aiohttp.ClientResponse, sent_at: float) -> None:
         self.status = response.status
-        self.headers = headers_to_return(response.raw_headers)
+        self.headers = headers_to_return(response.raw_headers, response.status)
         self.sent_at = sent_at
         self._response = response
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body in the parts that come. Raises NoAnswer when it breaks off."""
+        while part := await self._part():
+            yield part
+
+    async def _part(self) -> bytes:
+        """The next part of the body; nothing once it has ended."""
         try:
-            async for part in self._response.content.iter_any():
-                yield part
+            return await self._response.content.readany()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self._response.close()
             raise NoAnswer(_cause(error, "the answer broke off")) from error
@@ -59,7 +64,7 @@ class PassedAnswer:
         """As much of the body as is there, and whether that is all of it: the rest is for `body`."""
         parts: list[bytes] = []
         size = 0
-        async for part in self.body():
+        while part := await self._part():
             parts.append(part)
             size += len(part)
             if size > max_bytes:
@@ -78,7 +83,7 @@ class Passage:
         """`root`: scheme, address and port that paths are added to. `node_id` goes out in NODE_HEADER."""
         self._root = root
         self._clock = clock
-        self._node = (NODE_HEADER, node_id)
+        self._node = (NODE_HEADER.lower(), node_id)  # as callers' own are written: aiohttp would put it in their place
         self._session: aiohttp.ClientSession | None = None
 
     async def send(self, request: PassedRequest) -> PassedAnswer:
@@ -107,6 +112,9 @@ class Passage:
             raise NotSent(_cause(error, "no connection")) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise NoAnswer(_cause(error, "no answer")) from error
+        if not 200 <= response.status <= MAX_STATUS:
+            response.close()
+            raise NoAnswer(f"no answer: {response.status} is no status of one")
         return PassedAnswer(response, sent_at)
 
     async def close(self) -> None:
