@@ -163,7 +163,9 @@ async def open_e2e_world(
     database_url: str | None = None,
     upstream_clock: Clock = wall_clock,
     encryption_key: str | None = None,
+    base_url: str | None = None,
 ) -> AsyncIterator[World]:
+    """`base_url`: another upstream than the sandbox."""
     received: dict[str, list[Received]] = {}
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
@@ -171,7 +173,7 @@ async def open_e2e_world(
         await stack.enter_async_context(served(upstream, at_sandbox))
         account = AccountSettings(api_key=api_key, api_key_file=None if api_key_file is None else str(api_key_file))
         source = SourceSettings(
-            base_url=url_of(at_sandbox),
+            base_url=base_url or url_of(at_sandbox),
             accounts={"default": account},
             polling=PollingSettings(
                 min_interval_seconds=0.01, max_interval_seconds=MAX_INTERVAL_SECONDS, max_requests_per_second=200.0
