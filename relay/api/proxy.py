@@ -134,7 +134,7 @@ def _extra(headers: Sequence[Header], context: Context) -> Extra:
         if name == METADATA_HEADER:
             metadata = _metadata(value)
         elif name == CALLBACK_HEADER:
-            callback = value.decode("latin-1")
+            callback = value.decode(errors="surrogateescape")
             refusal = url_refusal(callback, context.ports.settings.guard)
             if refusal is not None:
                 raise _bad("Relay-Callback", refusal)

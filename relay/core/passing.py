@@ -1,7 +1,7 @@
 """Passing requests on: which headers go along, whose key a request has, what an answer says of a create's fate. Pure.
 
 Headers are pairs of bytes as they came, names lower-cased. Sources: RFC 9110 sections 7.6 (what a proxy passes on) and
-12.5.3 (Accept-Encoding).
+12.5.3 (Accept-Encoding), RFC 7240 (Prefer).
 """
 
 from collections.abc import Iterable, Sequence
@@ -57,6 +57,19 @@ def readable_only(headers: Sequence[Header]) -> list[Header]:
             words = [word.strip() for word in value.decode("latin-1").split(",")]
             value = ", ".join(word for word in words if _coding(word) in _READABLE_CODINGS).encode("latin-1")
             value = value or b"identity"
+        kept.append((name, value))
+    return kept
+
+
+def without_wait(headers: Iterable[Header]) -> list[Header]:
+    """The headers without `Prefer: wait`, of what has been waited for already; other preferences stay."""
+    kept: list[Header] = []
+    for name, value in headers:
+        if name == b"prefer":
+            words = [word.strip() for word in value.split(b",")]
+            value = b", ".join(word for word in words if word.partition(b"=")[0].strip().lower() != b"wait")
+            if not value:
+                continue
         kept.append((name, value))
     return kept
 
