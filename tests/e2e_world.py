@@ -176,6 +176,7 @@ async def open_e2e_world(
     polling: PollingSettings = POLLING,
     clock: Clock = wall_clock,
     roles: tuple[str, ...] = ROLES,
+    speed: float = SPEED,
 ) -> AsyncIterator[World]:
     """`base_url`: another upstream than the sandbox. `accounts`: their keys, in the place of the one of `api_key`.
 
@@ -184,7 +185,7 @@ async def open_e2e_world(
     received: dict[str, list[Received]] = {}
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
-        upstream = Sandbox(seed=1, speed=SPEED, rate_limit=None).app(clock=upstream_clock)
+        upstream = Sandbox(seed=1, speed=speed, rate_limit=None).app(clock=upstream_clock)
         await stack.enter_async_context(served(upstream, at_sandbox))
         account = AccountSettings(api_key=api_key, api_key_file=None if api_key_file is None else str(api_key_file))
         of_keys = {name: AccountSettings(name=name, api_key=key) for name, key in (accounts or {}).items()}
