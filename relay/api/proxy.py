@@ -54,6 +54,8 @@ class Proxy:
         dropin = self._context.ports.dropin
         speaker, headers = self._speaker(scope)
         method, path = scope["method"], scope["raw_path"].decode("ascii")
+        if method == "CONNECT":
+            raise InvalidRequest("CONNECT asks for a tunnel: it is not passed on", code="no_tunnels", status=400)
         passing = Passing(
             speaker=speaker,
             method=method,

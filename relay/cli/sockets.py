@@ -35,12 +35,12 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Remembers the head of a request that offers another protocol, without the offer."""
         self._offering = None
-        if not self.parser.should_upgrade():
+        headers = [header for header in self.headers if header[0] != b"upgrade"]
+        if len(headers) == len(self.headers) or not self.parser.should_upgrade():
             super().on_headers_complete()
             return
-        version = self.parser.get_http_version().encode()
-        headers = (b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
-        self._offering = b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, b"".join(headers))
+        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self._offering = b"\r\n".join([line, *(b"%s: %s" % header for header in headers), b"", b""])
 
     def on_message_complete(self) -> None:
         """The end of a request; of one that offers another protocol it is not."""
@@ -55,7 +55,9 @@ class _Protocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade as offer:
-            head, self._offering = self._offering or b"", None
+            head, self._offering = self._offering, None
+            if head is None:
+                return  # CONNECT, which nobody answers as it would have it
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             self.data_received(head + data[offer.args[0] :])

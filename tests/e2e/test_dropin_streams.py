@@ -262,6 +262,15 @@ async def test_a_body_beside_an_offer_of_another_protocol_arrives(upstream: Stub
         assert not [name for name, _ in sent.headers if name in (b"upgrade", b"http2-settings", b"connection")]
 
 
+async def test_nobody_tunnels(place: Place, upstream: Stub) -> None:
+    for headers in ([], [("Connection", "Upgrade"), ("Upgrade", "websocket")]):
+        for target in ("upstream.example:443", "/api/v1/x"):
+            async with Client(place.url) as caller:
+                got = await caller.exchange(request("CONNECT", target, [*AUTH, *headers]))
+                assert 400 <= got.status < 600
+    assert upstream.received == []
+
+
 async def test_requests_sent_one_after_another_without_waiting(upstream: Stub, caller: Client) -> None:
     paths = [new_path() for _ in range(5)]
     caller.writer.write(b"".join(request("POST", path, AUTH, path.encode()) for path in paths))
