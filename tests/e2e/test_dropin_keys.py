@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import orjson
 import pytest
 
+from relay.clock import wall_clock
 from relay.config import AuthSettings, TokenSettings
 from tests.dropin_requests import ACCOUNTS, DISPATCH, DISPATCHES, JOBS
 from tests.e2e_world import AT_ONCE, World, client_of, open_e2e_world
 from tests.relay_world import RelayWorld, open_relay_world
+from tests.wire import Call, open_stub
+from tests.wire import answer as said
 
 ACME, BETA, STRANGER = "sk-revor-acme-0123456789", "sk-revor-beta-0123456789", "sk-revor-stranger-0123456789"
 ADMIN, READER, CRM = "rl_admin_0123456789abcdef", "rl_reader_0123456789abcdef", "rl_crm_0123456789abcdef"
@@ -125,32 +129,44 @@ async def test_a_key_is_told_from_one_that_only_begins_alike(world: World) -> No
             assert await shown(world, answer.json()["item"]["id"]) is None
 
 
-async def test_two_accounts_at_once_each_with_its_own_jobs_lanes_and_polling(world: World) -> None:
-    await world.subscribe()
-    made: dict[str, list[str]] = {"acme": [], "beta": []}
+async def test_two_accounts_at_once_each_with_its_own_jobs_and_polling(world: World) -> None:
+    made: dict[str, set[str]] = {"acme": set(), "beta": set()}
     for _ in range(3):
         for account, key in TWO.items():
-            answer = await create(world, bearer(key))
-            made[account].append(answer.json()["item"]["id"])
-    for account, job_ids in made.items():
-        for job_id in job_ids:
-            job = await shown(world, job_id)
-            assert job is not None
-            assert job["account"] == account
-        planned = world.node.pollers[("revor", account)].planner
-        assert planned.stats(0.0).open_jobs == len(job_ids)
+            made[account].add((await create(world, bearer(key))).json()["item"]["id"])
 
     async def all_ended() -> bool:
-        jobs = [await shown(world, job_id) for job_ids in made.values() for job_id in job_ids]
-        return all(job is not None and not job["open"] for job in jobs)
+        return (await world.api.get("/v1/jobs?open=true")).json()["items"] == []
 
     await world.until(all_ended)
-    accounts = {
-        request.event["subject"]: request.event["account"]
-        for request in world.received["/events"]
-        if request.event["type"].startswith("ai.revor.job.")
-    }
-    assert accounts == {job_id: account for account, job_ids in made.items() for job_id in job_ids}
+    events = (await world.api.get("/v1/events?limit=500")).json()["items"]
+    for account, job_ids in made.items():
+        jobs = (await world.api.get(f"/v1/jobs?account={account}")).json()["items"]
+        assert {job["id"] for job in jobs} == job_ids
+        assert {event["subject"] for event in events if event.get("account") == account} == job_ids
+        assert world.metric("relay_looks_total", account=account, result="observed") >= len(job_ids)
+
+
+async def test_two_accounts_at_once_each_with_its_own_lanes(tmp_path: Path) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        job_id = (call.request.one("x-name") or b"").decode()
+        item = {"id": job_id, "status": "queued", "channel": "email"}
+        await call.send(said(202, [], orjson.dumps({"ok": True, "item": item})))
+
+    async with (
+        open_stub(make) as upstream,
+        open_e2e_world(tmp_path, accounts=TWO, base_url=upstream.url, roles=("api",)) as world,
+    ):
+        for number in (1, 2):
+            for account, key in TWO.items():
+                assert (await create(world, {**bearer(key), "X-Name": f"{account}-{number}"})).status_code == 202
+        for account in TWO:
+            planner = world.node.pollers[("revor", account)].planner
+            first, second = [(await shown(world, f"{account}-{number}") or {})["uid"] for number in (1, 2)]
+            plans = [planner.explain(uid, wall_clock()) for uid in (first, second)]
+            assert [plan.waiting_for_job_id for plan in plans if plan is not None] == [None, first]
+            assert planner.stats(wall_clock()).open_jobs == 2
 
 
 async def test_two_accounts_at_once_each_with_its_own_budget(world: World) -> None:
