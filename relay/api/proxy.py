@@ -170,16 +170,18 @@ def _has_body(headers: Sequence[Header]) -> bool:
 
 
 class _Upload:
-    """A request's body as it comes; `ended` once all of it has come."""
+    """A request's body as it comes; `ended` once all of it has come, `left` where the caller went away before."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.ended = False
+        self.left = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
+                self.left = True
                 raise ClientDisconnect
             more = message.get("more_body", False)
             self.ended = not more
@@ -239,17 +241,17 @@ async def _unless_left(work: Awaitable[Reply], receive: Receive, upload: _Upload
     """The reply; None where the caller left before there was one: then the work was cancelled."""
     watch = _Watch(receive, upload)
     try:
-        return await work
+        reply = await work
     except asyncio.CancelledError:
         if not watch.left:
             raise
         return None
-    except NoAnswer:
-        if upload is not None and not upload.ended:
-            return None  # the caller left while it sent
-        raise
     finally:
         watch.end()
+    if upload is not None and upload.left:
+        reply.close()
+        return None
+    return reply
 
 
 class _Watch:

@@ -35,8 +35,10 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Remembers the head of a request that offers another protocol, without the offer."""
         self._offering = None
-        headers = [header for header in self.headers if header[0] != b"upgrade"]
-        if len(headers) == len(self.headers) or not self.parser.should_upgrade():
+        headers = self.headers
+        if self.parser.should_upgrade():
+            headers = [header for header in headers if header[0] != b"upgrade"]
+        if len(headers) == len(self.headers):
             super().on_headers_complete()
             return
         line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())

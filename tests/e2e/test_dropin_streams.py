@@ -591,7 +591,12 @@ async def test_a_caller_who_leaves_cancels_an_upload(upstream: Stub, place: Plac
             broken.set()
             raise
 
+    async def failures() -> list[bytes]:
+        lines = (await ask(place, "/metrics")).body.splitlines()
+        return [line for line in lines if line.startswith(b"relay_passed_requests_total") and b'"5xx"' in line]
+
     upstream.handler = take
+    before = await failures()
     for framing in (("Content-Length", "1000000"), ("Transfer-Encoding", "chunked")):
         async with Client(place.url) as caller:
             caller.writer.write(request("PUT", new_path(), [*AUTH, framing]) + chunk_of(b"the first part"))
@@ -599,6 +604,7 @@ async def test_a_caller_who_leaves_cancels_an_upload(upstream: Stub, place: Plac
         await broken.wait()
         came.clear()
         broken.clear()
+    assert await failures() == before  # nothing has failed: nobody is there to be told so
 
 
 async def test_a_caller_who_leaves_does_not_cancel_a_create(upstream: Stub, place: Place) -> None:
