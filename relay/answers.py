@@ -15,13 +15,16 @@ Key = tuple[str, str, str]
 class Kept:
     """One job's answer. `body` is None where there is none to give; `looked_at` is in epoch seconds.
 
-    `ended`: the job has ended, and its answer will not change any more.
+    `ended`: the job has ended, and its answer will not change any more. Else it holds within one `term` of this node's
+    polling of the account, and elsewhere until `due_at`, when the node that polls looks again.
     """
 
     uid: str
     body: bytes | None = field(repr=False)
     looked_at: float
     ended: bool
+    term: int = 0
+    due_at: float | None = None
 
 
 class Answers:

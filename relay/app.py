@@ -7,24 +7,26 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from relay import __version__, condition, upkeep
+from relay.adoption import Adopted, name_of, with_adopted
 from relay.answers import Answers
 from relay.api.app import create_api
 from relay.api.ports import Ports, Readiness, Tested
 from relay.clock import Clock, wall_clock
 from relay.cluster import Cluster
-from relay.config import Settings, SourceSettings
+from relay.config import AccountSettings, Settings, SourceSettings
 from relay.core.events import Event
-from relay.core.planner import book_for
+from relay.core.planner import Book, book_for
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
 from relay.dropin import Gateway
-from relay.errors import SettingsError
+from relay.errors import SettingsError, StoreError
 from relay.keys import default_state_dir, load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds
 from relay.learning import AccountMemory, SourceMemory
@@ -52,6 +54,9 @@ NO_KEY = (
     f"RELAY_ENCRYPTION_KEY to what this prints, and keep a copy: {python_line_that_makes_a_key()}"
 )
 KEEP_SECONDS = 5.0
+LOAD_PATIENCE_SECONDS = 1.0
+LOAD_AGAIN_SECONDS = 1.0
+ADOPTED_SECONDS = 5.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 log = structlog.get_logger("relay.app")
@@ -71,7 +76,10 @@ class Node:
         clock: Clock = wall_clock,
         roles: tuple[str, ...] = ROLES,
         seed: int = 0,
+        adopted: Adopted = MappingProxyType({}),
     ) -> None:
+        """`adopted`: accounts beside those of the settings."""
+        settings = with_adopted(settings, adopted)
         self.settings = settings
         self.base_url = (settings.server.public_url or base_url).rstrip("/")
         self.bound_url = base_url
@@ -89,8 +97,11 @@ class Node:
         self._clients: dict[str, UpstreamClient] = {}
         self._passages: dict[str, Passage] = {}
         self._answers = Answers()
+        self._books: dict[str, Book] = {}
+        self._adopted = dict(adopted)
         self._memories: dict[str, SourceMemory] = {}
         self._dispatching: asyncio.Task[None] | None = None
+        self._loading: list[asyncio.Task[None]] = []
         self.scheduler = Scheduler(clock)
         self.dispatcher = Dispatcher(
             deliveries=store.deliveries,
@@ -128,9 +139,8 @@ class Node:
             metrics=self.metrics_book,
             node=self,
             clock=clock,
+            adopt=self._adopt if settings.proxy.adopt_unknown_keys else None,
         )
-        for poller in self.pollers.values():
-            poller.looked = self.dropin.looked
         self._cluster: Cluster | None = None
         if store.database.shared:
             self._cluster = Cluster(
@@ -154,9 +164,12 @@ class Node:
         """Plans the open jobs and begins to poll and to deliver."""
         states = {(state.source, state.name): state for state in await self.store.accounts.all()}
         if "scheduler" in self._roles:
-            for key, poller in self.pollers.items():
-                if poller.holds:
-                    await poller.load(states.get(key))
+            held = {key: poller for key, poller in self.pollers.items() if poller.holds}
+            for key, poller in held.items():
+                await poller.recall(states.get(key))
+            self._loading = [asyncio.get_running_loop().create_task(self._load(poller)) for poller in held.values()]
+            if self._loading:  # few jobs are there at once; the API need not wait for a million
+                await asyncio.wait(self._loading, timeout=LOAD_PATIENCE_SECONDS)
             for work in self._upkeep():
                 self.scheduler.add_upkeep(work)
             self.scheduler.start()
@@ -166,11 +179,27 @@ class Node:
             await self._cluster.start()
         log.info("started", url=self.base_url, roles=list(self._roles), version=__version__)
 
+    async def loaded(self) -> None:
+        """Waits until all open jobs are planned."""
+        await asyncio.gather(*self._loading, return_exceptions=True)
+
+    async def _load(self, poller: Poller) -> None:
+        while not self.stopping:
+            try:
+                await poller.load_jobs()
+            except StoreError as error:
+                log.error("jobs_not_loaded", error=str(error), hint="it is tried again")
+                await asyncio.sleep(LOAD_AGAIN_SECONDS)
+            else:
+                return
+
     async def stop(self) -> None:
         """Claims nothing more and finishes what is in flight within `server.shutdown_seconds`."""
         self.stopping = True
         self.signals.wake_all()
         self.scheduler.stop()
+        for loading in self._loading:
+            loading.cancel()
         seconds = self.settings.server.shutdown_seconds
         await asyncio.gather(self.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in self.pollers.values()))
         await self.dropin.stop(seconds)
@@ -194,8 +223,7 @@ class Node:
 
     def reload(self, settings: Settings) -> None:
         """Takes over what SIGHUP may change: upstream keys, tokens, polling and delivery."""
-        self.settings = settings
-        self._rooms = replace(self._rooms, settings=settings)
+        self._set_settings(settings)
         reconfigure(self._rooms, self.dispatcher, self.pollers)
         if settings.delivery.callback_secret is not None:
             self._callback_secret = settings.delivery.callback_secret
@@ -245,41 +273,69 @@ class Node:
         book = book_for(self._rooms.of_planner(source))
         memory = SourceMemory(source.name, book, rows=self.store.learned, clock=self._clock)
         self._memories[source.name] = memory
+        self._books[source.name] = book
         for account in source.accounts.values():
-            settings = self._rooms.of_account(source, account)
-            recorder = Recorder(
-                jobs=self.store.jobs,
-                delivering=self.dispatcher,
-                signals=self.signals,
-                metrics=self.metrics_book,
+            self._add_account(source, account)
+
+    def _add_account(self, source: SourceSettings, account: AccountSettings) -> Poller:
+        settings = self._rooms.of_account(source, account)
+        recorder = Recorder(
+            jobs=self.store.jobs,
+            delivering=self.dispatcher,
+            signals=self.signals,
+            metrics=self.metrics_book,
+            clock=self._clock,
+            hint=settings.hint,
+            origin=settings.origin,
+        )
+        poller = Poller(
+            settings,
+            upstream=self._clients[source.name],
+            jobs=self.store.jobs,
+            accounts=self.store.accounts,
+            recorder=recorder,
+            signals=self.signals,
+            delivering=self.dispatcher,
+            metrics=self.metrics_book,
+            clock=self._clock,
+            planner_config=self._rooms.of_planner(source),
+            book=self._books[source.name],
+            memory=AccountMemory(
+                source.name,
+                account.name,
+                shared=self._memories[source.name],
+                plans=self.store.accounts,
                 clock=self._clock,
-                hint=settings.hint,
-                origin=settings.origin,
-            )
-            poller = Poller(
-                settings,
-                upstream=client,
-                jobs=self.store.jobs,
-                accounts=self.store.accounts,
-                recorder=recorder,
-                signals=self.signals,
-                delivering=self.dispatcher,
-                metrics=self.metrics_book,
-                clock=self._clock,
-                planner_config=self._rooms.of_planner(source),
-                book=book,
-                memory=AccountMemory(
-                    source.name,
-                    account.name,
-                    shared=memory,
-                    plans=self.store.accounts,
-                    clock=self._clock,
-                    holder=self.node_id if self.store.database.shared else None,
-                ),
-            )
-            self.pollers[(source.name, account.name)] = poller
-            if "scheduler" in self._roles:
-                poller.changed = self.scheduler.add_account(source.name, account.name, poller)
+                holder=self.node_id if self.store.database.shared else None,
+            ),
+            looked=lambda job, look: self.dropin.looked(job, look),
+        )
+        poller.holds = not self.store.database.shared  # else by a lease, which is still to be taken
+        self.pollers[(source.name, account.name)] = poller
+        if "scheduler" in self._roles:
+            poller.changed = self.scheduler.add_account(source.name, account.name, poller)
+        return poller
+
+    async def _adopt(self, source: str, api_key: str) -> None:
+        """Makes an account of a caller's key, which the upstream has taken."""
+        place = (source, name_of(api_key))
+        if place not in self.pollers:
+            await self.store.accounts.adopt(*place, api_key)
+            self._take_in({place: api_key})
+
+    def _take_in(self, adopted: Adopted) -> None:
+        new = {place: key for place, key in adopted.items() if place not in self.pollers}
+        if new:
+            self._adopted |= new
+            self._set_settings(self.settings)
+            for source, name in new:
+                self._add_account(self.settings.sources[source], self.settings.sources[source].accounts[name])
+                log.info("account_adopted", source=source, account=name)
+            self._api = create_api(self._ports())
+
+    def _set_settings(self, settings: Settings) -> None:
+        self.settings = with_adopted(settings, self._adopted)
+        self._rooms = replace(self._rooms, settings=self.settings)
 
     def _ports(self) -> Ports:
         api = self._rooms.of_api(self.node_id)
@@ -301,7 +357,7 @@ class Node:
         )
 
     def _upkeep(self) -> list[Upkeep]:
-        return timetable(
+        works = timetable(
             store=self.store,
             pollers=self.pollers,
             memories=self._memories.values(),
@@ -310,6 +366,13 @@ class Node:
             clock=self._clock,
             retention=self.settings.retention,
         )
+        if self.store.database.shared and self.dropin.adopts:
+            works.append(Upkeep(name="adopted", every_seconds=ADOPTED_SECONDS, run=self._find_adopted))
+        return works
+
+    async def _find_adopted(self) -> None:
+        """Accounts that another node has adopted."""
+        self._take_in(await adopted_accounts(self.store))
 
     async def _keep_what_was_learned(self) -> None:
         """While the accounts are still this node's. A database that does not take it must not keep the node."""
@@ -367,6 +430,7 @@ async def open_node(
         callback_secret = settings.delivery.callback_secret or await _stored_callback_secret(store, clock())
         await store.subscriptions.all()  # a key that is missing shows now, not when something is to be delivered
         async with Sender(guard_policy(settings), clock=clock) as sender:
+            adopted = await adopted_accounts(store)
             node = Node(
                 settings,
                 store=store,
@@ -376,6 +440,7 @@ async def open_node(
                 clock=clock,
                 roles=roles,
                 seed=seed,
+                adopted=adopted,
             )
             await node.start()
             try:
@@ -384,6 +449,11 @@ async def open_node(
                 await node.stop()
     finally:
         await store.close()
+
+
+async def adopted_accounts(store: Store) -> Adopted:
+    """The accounts beside those of the settings."""
+    return {(source, name): key for source, name, key in await store.accounts.adopted()}
 
 
 async def _stored_callback_secret(store: Store, now: float) -> str:

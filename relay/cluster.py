@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from relay.clock import Clock
-from relay.core.job import Job
+from relay.core.job import PlannedJob
 from relay.dispatcher import Dispatcher
 from relay.ids import new_id
 from relay.poller import Poller
@@ -84,12 +84,13 @@ class Cluster:
         if not self._polls:
             return
         now = self._clock()
+        keys = list(self._pollers)  # one may be adopted meanwhile
         async with asyncio.timeout(RENEW_SECONDS):
             held = await asyncio.gather(
-                *(self._store.accounts.hold(*key, self._node_id, now, now + LEASE_SECONDS) for key in self._pollers)
+                *(self._store.accounts.hold(*key, self._node_id, now, now + LEASE_SECONDS) for key in keys)
             )
-        for mine, (key, poller) in zip(held, self._pollers.items(), strict=True):
-            if mine and not poller.holds and key not in self._taking:
+        for mine, key in zip(held, keys, strict=True):
+            if mine and not self._pollers[key].holds and key not in self._taking:
                 self._taking[key] = asyncio.get_running_loop().create_task(self._take(key))
             elif not mine:
                 self._let_go(key)
@@ -186,7 +187,7 @@ class Cluster:
                 self._find(jobs)
                 after = jobs[-1].uid
 
-    def _find(self, jobs: Sequence[Job]) -> None:
+    def _find(self, jobs: Sequence[PlannedJob]) -> None:
         for job in jobs:
             poller = self._pollers.get((job.source, job.account))
             if poller is not None:

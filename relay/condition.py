@@ -47,6 +47,8 @@ async def readiness(
         elif poller.state.state != "ok":
             since = optional_rfc3339(poller.state.since)
             notes.append(f"{name} is {poller.state.state} since {since}: see GET /v1/sources")
+        if poller.loading:
+            notes.append(f"{name}: its open jobs are still being read from the database")
         if "scheduler" in roles and poller.stalled(now):
             notes.append(f"{name}: looks are due and none has completed for a minute")
     return Readiness(problems=tuple(problems), notes=tuple(notes), checks=checks)

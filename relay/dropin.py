@@ -7,14 +7,15 @@ answered. Whatever ends it in between leaves the intent, which says that nobody 
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
 import orjson
 import structlog
 
+from relay.adoption import MAX_ADOPTED, name_of
 from relay.answers import Answers, Kept
 from relay.answers import Key as JobKey
 from relay.api.dropin import Body, Cache, Extra, Passing, Reply, Speaker
@@ -53,7 +54,13 @@ MAX_UNRECORDED = 1_000
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_TYPE = (b"content-type", b"application/json")
 
+Value = TypeVar("Value")
+
 log = structlog.get_logger("relay.dropin")
+
+
+Adopt = Callable[[str, str], Awaitable[None]]
+"""By source and key."""
 
 
 class Stopping(Protocol):
@@ -122,7 +129,10 @@ class Gateway:
         metrics: Metrics,
         node: Stopping,
         clock: Clock,
+        adopt: Adopt | None = None,
     ) -> None:
+        """`adopt` makes an account of a caller's key; None where that is not wanted."""
+        self._adopt = adopt
         self._store = store
         self._pollers = pollers
         self._definitions = definitions
@@ -136,6 +146,11 @@ class Gateway:
         self._clock = clock
         self._speakers: dict[bytes, Speaker] = {}
         self._tasks = Tasks()
+
+    @property
+    def adopts(self) -> bool:
+        """Whether a create with an unknown key makes an account of it."""
+        return self._adopt is not None
 
     # --- whose call it is
 
@@ -206,14 +221,14 @@ class Gateway:
             if not kept.ended:
                 kept = await self._end_of(place, kept, poller, wait_seconds) or kept
         now = self._clock()
-        if kept.body is not None and not poller.paused_by_key and (kept.ended or poller.is_fresh(kept.uid, now)):
+        if kept.body is not None and not poller.paused_by_key and (kept.ended or _is_fresh(kept, poller, now)):
             age_seconds = max(0, int(now - kept.looked_at))
             return self._own(200, kept.body, cache="hit", age_seconds=age_seconds)
         return await self._miss(passing, external_id, kept.uid, poller, cache="miss")
 
     async def _kept(self, place: JobKey, poller: Poller) -> Kept | None:
         kept = self._answers.get(place)
-        if kept is not None and (kept.ended or poller.holds):
+        if kept is not None and (kept.ended or (poller.holds and kept.term == poller.term)):
             return kept
         source, account, external_id = place
         found = await self._store.jobs.find(external_id, source, account)
@@ -233,7 +248,14 @@ class Gateway:
         if item is not None and looked_at is not None:
             request_id = poller.last_request_ids.get(job.uid) or new_id("req", looked_at)
             body = self._definitions[job.source].answer_body(item, request_id)
-        return Kept(uid=job.uid, body=body, looked_at=looked_at or 0.0, ended=closed and status in TERMINAL)
+        return Kept(
+            uid=job.uid,
+            body=body,
+            looked_at=looked_at or 0.0,
+            ended=closed and status in TERMINAL,
+            term=poller.term,
+            due_at=None if job.failure_count else job.next_poll_at,
+        )
 
     def looked(self, job: Job, look: Look) -> None:
         """A look of ours, or one that was lent, showed the job."""
@@ -265,7 +287,7 @@ class Gateway:
             except (NotSent, NoAnswer) as error:
                 return self._unreachable(passing, error)
             try:
-                body, is_whole = await answer.read(MAX_ANSWER_BYTES)
+                body, is_whole = await self._until_the_end(answer.read(MAX_ANSWER_BYTES))
             except NoAnswer as error:
                 answer.close()
                 return self._unreachable(passing, error)
@@ -292,17 +314,21 @@ class Gateway:
 
     async def create(self, passing: Passing, body: Body, extra: Extra) -> Reply:
         """Sends a create once, and tracks the job that it makes."""
+        speaker = passing.speaker
+        if speaker.account is None and speaker.key and self.adopts and len(self._pollers) < MAX_ADOPTED:
+            passing = replace(passing, speaker=replace(speaker, account=name_of(speaker.key)))
         if passing.speaker.account is None:
             log.warning("untracked_create", path=passing.path, request_id=passing.request_id, hint="its key is unknown")
             return await self.pass_on(passing, body.parts)
+        now = self._clock()
         intent = Intent(
-            id=new_id("int", self._clock()),
+            id=new_id("int", now),
             source=passing.speaker.source,
             account=passing.speaker.account,
             path=passing.path,
             body_digest=body.digest,
             idempotency_key=_text_of(passing.headers, b"idempotency-key"),
-            created_at=self._clock(),
+            created_at=now,
         )
         try:
             await self._store.intents.begin(intent)
@@ -318,7 +344,7 @@ class Gateway:
         try:
             async with asyncio.timeout(CREATE_SECONDS):
                 answer = await self._send(passing, body.start if len(body.start) == body.size_bytes else body.parts)
-                content, is_whole = await answer.read(MAX_ANSWER_BYTES)
+                content, is_whole = await self._until_the_end(answer.read(MAX_ANSWER_BYTES))
         except NotSent as error:
             await self._settle(intent, None)
             return self._unreachable(passing, error)
@@ -353,6 +379,7 @@ class Gateway:
                 await self._settle(intent, "unreadable", answer.status)
                 return
             await self._track(
+                passing.speaker.key,
                 TrackRequest(
                     external_id=found[0],
                     source=intent.source,
@@ -362,29 +389,31 @@ class Gateway:
                     seen=found[1],
                     spacing_seconds=_spacing(definition, body),
                     intent=intent,
-                )
+                ),
             )
 
-    async def _track(self, request: TrackRequest) -> None:
+    async def _track(self, api_key: str | None, request: TrackRequest) -> None:
         """Registers the job; where the database does not take it now, it is tried until it does."""
         try:
-            await self._register(request)
+            await self._register(request, api_key)
         except StoreError as error:
             log.error("job_not_recorded", job=request.external_id, intent=_id_of(request), error=str(error))
             if len(self._tasks) < MAX_UNRECORDED:
-                self._tasks.start(self._track_later(request))
+                self._tasks.start(self._track_later(api_key, request))
 
-    async def _track_later(self, request: TrackRequest) -> None:
+    async def _track_later(self, api_key: str | None, request: TrackRequest) -> None:
         while not self._node.stopping:
             await asyncio.sleep(AGAIN_SECONDS)
             try:
-                await self._register(request)
+                await self._register(request, api_key)
             except StoreError:
                 continue
             log.info("job_recorded_late", job=request.external_id, intent=_id_of(request))
             return
 
-    async def _register(self, request: TrackRequest) -> None:
+    async def _register(self, request: TrackRequest, api_key: str | None) -> None:
+        if self._adopt is not None and api_key is not None and (request.source, request.account) not in self._pollers:
+            await self._adopt(request.source, api_key)
         for _ in range(REGISTER_TRIES):  # a callback's subscription may be removed just now
             try:
                 result = (await self._tracking.register((request,)))[0]
@@ -429,12 +458,24 @@ class Gateway:
     async def _send(self, passing: Passing, body: bytes | AsyncIterable[bytes] | None) -> PassedAnswer:
         target = f"{passing.path}?{passing.query}" if passing.query else passing.path
         request = PassedRequest(method=passing.method, target=target, headers=passing.headers, body=body)
-        return await self._passages[passing.speaker.source].send(request)
+        return await self._until_the_end(self._passages[passing.speaker.source].send(request))
+
+    async def _until_the_end(self, waiting: Awaitable[Value]) -> Value:
+        """Waits for the upstream. Where the relay ends first, that is no answer: the caller is to be told so, and of a
+        create the intent."""
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if not self._node.stopping:
+                raise
+            raise NoAnswer("no answer before the relay was told to end") from None
 
     def _note(self, speaker: Speaker, answer: PassedAnswer) -> None:
         """It was sent on the account's key: the planner's budget has to know."""
         if speaker.account is not None:
-            poller = self._pollers[(speaker.source, speaker.account)]
+            poller = self._pollers.get((speaker.source, speaker.account))
+            if poller is None:
+                return  # an account that is still to be adopted
             poller.passed(answer.status, _texts(answer.headers), answer.sent_at)
 
     def problem(self, speaker: Speaker, status: int, code: str, message: str, request_id: str) -> Whole:
@@ -497,6 +538,12 @@ class _Lent:
             self._over = True
             self._timer.cancel()
             self._tasks.start(self._poller.returned(self._uid, look))
+
+
+def _is_fresh(kept: Kept, poller: Poller, now: float) -> bool:
+    if poller.holds:
+        return poller.is_fresh(kept.uid, now)
+    return kept.due_at is not None and kept.due_at > now
 
 
 def _object(body: bytes) -> Mapping[str, Any]:

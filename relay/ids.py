@@ -16,3 +16,9 @@ def new_id(prefix: str, epoch_seconds: float) -> str:
     milliseconds sort by time."""
     bits = int(epoch_seconds * 1000) << 80 | _random.getrandbits(80)
     return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in _SHIFTS])
+
+
+def least_id(prefix: str, epoch_seconds: float) -> str:
+    """Ids that were made before this time are less, all others are not: for ranges of ids."""
+    bits = max(0, int(epoch_seconds * 1000)) << 80
+    return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in _SHIFTS])

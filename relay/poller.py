@@ -10,7 +10,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.events import Origin
-from relay.core.job import Job, Observation, Transition, detect, mark_not_found, mark_overdue
+from relay.core.job import Job, Observation, PlannedJob, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner import Book, Planner, PlannerConfig
 from relay.core.planner.views import Purpose
 from relay.core.records import AccountState, LookNote
@@ -29,6 +29,7 @@ STALLED_SECONDS = 60.0
 MAX_DETECTIONS = 10
 MAX_LOOKS_IN_FLIGHT = 64
 LOAD_COUNT = 5_000
+PLANNED_AT_ONCE = 200
 KEPT_REQUEST_IDS = 10_000
 OK = 200
 
@@ -39,7 +40,9 @@ class Jobs(Protocol):
     """What the poller needs of the store's jobs."""
 
     async def get(self, uid: str) -> Job | None: ...
-    async def open_jobs(self, source: str, account: str, *, after_uid: str = "", count: int = 5_000) -> list[Job]: ...
+    async def open_jobs(
+        self, source: str, account: str, *, after_uid: str = "", count: int = 5_000
+    ) -> list[PlannedJob]: ...
     async def note(self, note: LookNote) -> None: ...
 
 
@@ -110,8 +113,12 @@ class Poller:
         self._weights = Weights()
         self._stopping = False
         self._planner_config = planner_config
+        self.loading = False
+        """Whether open jobs are still read from the store."""
         self.holds = True
         """Whether the account's polling is this node's; with SQLite it always is."""
+        self.term = 0
+        """How often it has become so: what was known in an earlier term may be old."""
 
     # --- life
 
@@ -128,38 +135,52 @@ class Poller:
         self.planner = Planner(self._planner_config, self._book)
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
+        self.term += 1
         self.changed()
 
-    def find(self, job: Job) -> None:
+    def find(self, job: Job | PlannedJob) -> None:
         """An open job in the database: planned, unless it is."""
         if not self._plans(job.uid):
             self.track(job)
 
     async def load(self, state: AccountState | None = None) -> int:
         """Plans the open jobs that the store knows, with what was learned before. Returns how many there are."""
+        await self.recall(state)
+        return await self.load_jobs()
+
+    async def recall(self, state: AccountState | None) -> None:
+        """Goes on with what was learned before, and with how the account was; before any job is planned."""
         if state is not None:
             self.health.state = state
         if self._memory is not None:
             await self._memory.recall(self.planner)
-        after, count = "", 0
-        while jobs := await self._jobs.open_jobs(
-            self.settings.source, self.settings.account, after_uid=after, count=LOAD_COUNT
-        ):
-            for job in jobs:
-                self._plan(job)
-                await_point = count % 1000 == 999
-                count += 1
-                if await_point:
-                    await asyncio.sleep(0)  # a hundred thousand jobs must not hold up the API
-            after = jobs[-1].uid
+
+    async def load_jobs(self) -> int:
+        """Plans the open jobs that the store knows; others may be registered meanwhile. Returns how many there are."""
+        self.loading = True
+        count, reading = 0, self._read_after("")
+        while jobs := await reading:
+            reading = self._read_after(jobs[-1].uid)  # while these are planned the next ones are read
+            for number, job in enumerate(jobs):
+                if not self._plans(job.uid):  # it may have been registered meanwhile
+                    self._plan(job)
+                if number % PLANNED_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a million jobs must not hold up the API
+            count += len(jobs)
+        self.loading = False
+        self.changed()
         return count
+
+    def _read_after(self, uid: str) -> asyncio.Task[list[PlannedJob]]:
+        place = (self.settings.source, self.settings.account)
+        return asyncio.get_running_loop().create_task(self._jobs.open_jobs(*place, after_uid=uid, count=LOAD_COUNT))
 
     async def keep(self) -> None:
         """Writes down what the planner keeps over a restart besides its jobs, where it changed."""
         if self._memory is not None and self.holds:
             await self._memory.keep(self.planner)
 
-    def track(self, job: Job) -> None:
+    def track(self, job: Job | PlannedJob) -> None:
         """Plans looks at a job that was just registered; of one that is planned already, only the weight can be new."""
         if not job.open or not self.holds:
             return
@@ -356,7 +377,7 @@ class Poller:
 
     def is_fresh(self, uid: str, now: float) -> bool:
         """Whether the planner would gain nothing by looking at the job now."""
-        return self.holds and self.planner.is_fresh(uid, now)
+        return self.planner.is_fresh(uid, now)
 
     async def _take_in(self, job: Job, look: Look) -> None:
         uid, purpose, now = job.uid, self.planner.purpose(job.uid), self._clock()
@@ -499,7 +520,7 @@ class Poller:
     def _plans(self, uid: str) -> bool:
         return uid in self._in_flight or self.planner.next_poll_at(uid) is not None
 
-    def _plan(self, job: Job) -> None:
+    def _plan(self, job: Job | PlannedJob) -> None:
         self._weights.remember(job.uid, job.weight)
         self.planner.track(
             job.uid,
@@ -509,5 +530,5 @@ class Poller:
             min_interval_seconds=None if job.spacing_seconds is None else job.spacing_seconds * self._unit,
             next_poll_at=job.next_poll_at,
             step=job.poll_step,
-            seen_at=job.tracked_at if job.last_polled_at is None else job.last_polled_at,
+            seen_at=job.seen_at,
         )

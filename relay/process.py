@@ -18,3 +18,9 @@ def settle() -> None:
     gc.freeze()
     gc.set_threshold(*COLLECTED_AFTER)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+
+
+def keep() -> None:
+    """What was loaded since lasts as well. Without a collection, which would hold up everything for a second where a
+    million jobs were loaded."""
+    gc.freeze()

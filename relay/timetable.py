@@ -82,6 +82,6 @@ def timetable(
             every_seconds=UPKEEP_SECONDS,
             run=lambda: upkeep.learned(memories, list(pollers.values())),
         ),
-        Upkeep(name="measure", every_seconds=UPKEEP_SECONDS, run=measure),
+        Upkeep(name="measure", every_seconds=UPKEEP_SECONDS, at_once=True, run=measure),
         Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
     ]

@@ -271,6 +271,8 @@ class FakeDropIn:
         self.world = world
         self.passed: list[Passing] = []
 
+    adopts = False
+
     def whose(self, key: str | None) -> Speaker:
         return Speaker(source="revor", account=None, key=key)
 

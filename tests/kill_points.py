@@ -1,6 +1,8 @@
-"""Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark.
+"""Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark, or of a
+create that a caller sends through it.
 
-`tests/kill_runner.py` puts the stops in, `tests/e2e/test_kill_points.py` stops at each.
+`tests/kill_runner.py` puts the stops in; `test_kill_points.py` and `test_kill_create_points.py` in `tests/e2e/` stop at
+each.
 """
 
 from collections.abc import Mapping
@@ -39,3 +41,16 @@ SQLITE = frozenset(point for point in POINTS if point.startswith("start."))
 
 ONCE = frozenset(point for point in POINTS if point.startswith(("start.", "drain.begun", "stop.")))
 """These are passed once in a relay's life."""
+
+CREATE_POINTS: Mapping[str, str] = {
+    "create.called": "the create is read; its intent's transaction has not begun",
+    "intent.written": "the intent is written; the transaction is not committed",
+    "intent.committed": "the intent is committed; nothing is sent",
+    "create.sent": "the create is out; the answer is not read",
+    "create.answered": "the answer is read; nothing is recorded",
+    "register.called": "what it means is decided; the registration's transaction has not begun",
+    "register.written": "the job and the end of the intent are written; the transaction is not committed",
+    "register.committed": "the transaction is committed; the job is not planned",
+    "create.recorded": "the job is planned; the caller has no answer",
+}
+"""A create passes all of these, in this order."""

@@ -42,7 +42,7 @@ IMPORTED = (
 POLL_SECONDS = 0.002
 CRASHED = 70
 SENT_SECONDS = 0.03
-"""In this time the sink has read a request, and may have answered: nobody reads the answer."""
+"""In this time the other side has read a request, and may have answered: nobody reads the answer."""
 
 
 class Children:
@@ -173,10 +173,15 @@ class Stop:
 
     def put_in(self) -> None:
         """Wraps the calls between which the points lie."""
+        from aiohttp import ClientResponse
+
         from relay import sender
         from relay.dispatcher import Dispatcher
+        from relay.dropin import Gateway
         from relay.sources.client import UpstreamClient
+        from relay.sources.passage import Passage
         from relay.store.deliveries import DeliveryStore
+        from relay.store.intents import IntentStore
         from relay.store.jobs import JobStore
         from relay.store.store import Store
 
@@ -189,9 +194,13 @@ class Stop:
         self._around(DeliveryStore, "mark", after="drain.marked", draining=True)
         self._around(sender.Sender, "send", "send.called", "send.answered")
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
+        self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
+        self._around(Passage, "send", operation="create.sent")
+        self._around(Gateway, "_take_in", "create.answered", "create.recorded")
         self._around(Store, "free_what_a_crash_left", "start.migrated", "start.freed")
         self._around(Store, "close", before="stop.closing")
-        self._when_sent(sender._TrackedResponse)
+        self._when_sent(sender._TrackedResponse, "send.sent")
+        self._when_sent(ClientResponse, "create.sent", operation="create.sent")
         self._when_told_to_end(Dispatcher)
         self._before_commits(Store)
 
@@ -222,11 +231,11 @@ class Stop:
 
         setattr(owner, name, wrapped)
 
-    def _when_sent(self, response: type) -> None:
+    def _when_sent(self, response: type, point: str, *, operation: str = "") -> None:
         original = response.start  # type: ignore[attr-defined]
 
         async def start(this: Any, connection: Any) -> Any:
-            if self._is_last("send.sent"):
+            if self._operation.get() == operation and self._is_last(point):
                 await asyncio.sleep(SENT_SECONDS)
                 _kill_myself()
             return await original(this, connection)

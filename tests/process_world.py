@@ -34,14 +34,23 @@ class Process:
     """A command that runs; its lines of stdout and stderr are read as they come.
 
     `limits`: `RLIMIT_NOFILE=64` and the like, soft limits; `UNPRIVILEGED`: file permissions hold for root too.
+    `program`: another one than `relay`, such as a shell in which `relay` is called.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, *, limits: str = "", **variables: str) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        *,
+        limits: str = "",
+        program: Sequence[str] | None = None,
+        **variables: str,
+    ) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
         environ.pop("DATABASE_URL", None)
         how = ["-c", UNDER_LIMITS, limits] if limits else ["-m", "relay"]
         self.popen = subprocess.Popen(
-            [sys.executable, *how, *arguments],
+            [*(program or [sys.executable, *how]), *arguments],
             cwd=folder,
             env={**environ, "PYTHONPATH": os.getcwd(), "XDG_STATE_HOME": str(folder / "state"), **variables},
             stdin=subprocess.DEVNULL,
@@ -113,8 +122,8 @@ def processes(folder: Path) -> Iterator[Start]:
     """What starts commands in a folder; all of them are ended at the end."""
     started: list[Process] = []
 
-    def begin(*arguments: str, limits: str = "", **variables: str) -> Process:
-        process = Process(arguments, folder, limits=limits, **variables)
+    def begin(*arguments: str, limits: str = "", program: Sequence[str] | None = None, **variables: str) -> Process:
+        process = Process(arguments, folder, limits=limits, program=program, **variables)
         started.append(process)
         return process
 

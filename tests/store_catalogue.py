@@ -10,6 +10,7 @@ from relay.store import (
     claims,
     deliveries,
     events,
+    intents,
     jobs,
     learned,
     marks,
@@ -102,6 +103,13 @@ def delivery_pages() -> Iterator[Case]:
             )
 
 
+def intent_pages() -> Iterator[Case]:
+    for name, unknown in (("later", intents.NEW_UNKNOWN), ("earlier", intents.OLD_UNKNOWN)):
+        for before in (None, "int_10000700"):
+            made = intents.page_statement(unknown, before)
+            yield Case(f"intents, the {name} ones, {'first page' if before is None else 'cursor'}", made)
+
+
 CATALOGUE = (
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
     Case("claim: take", claims.TAKE, sorts=True),  # three times as many as are asked for, at most
@@ -154,12 +162,20 @@ CATALOGUE = (
     Case("retention: jobs", upkeep.DELETE_JOBS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
+    Case("retention: intents", upkeep.DELETE_OLD_INTENTS),
     Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
+    Case("intent: begin", intents.BEGIN),
+    Case("intent: end", intents.END),
+    Case("intent: settle", intents.SETTLE),
+    Case("intent: unknown", intents.UNKNOWN),
+    Case("intent: dismiss", intents.DISMISS),
+    Case("intents: count", intents.COUNT_UNKNOWN),
     Case("learned: save", learned.SAVE),
     Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node
     Case("account: keep plan", accounts.KEEP_PLAN),
     Case("account: keep plan, held", accounts.KEEP_PLAN_HELD),
     Case("account: plan", accounts.PLAN),
+    *intent_pages(),
     *job_pages(),
     *event_pages(),
     *delivery_pages(),
@@ -218,6 +234,11 @@ SELECT {_key("job")}, 'sub_' || i % 1900 FROM n""",
         f"""
 INSERT INTO idempotency_keys (id, body_digest, status_code, ciphertext, created_at) {_rows(max(4_000, count // 10))}
 SELECT 'key ' || i, 'digest', 200, {empty_bytes}, {NOW} + i FROM n""",
+        # the first 500 were sent long ago; of the others a twentieth is unknown, and all the rest in flight
+        f"""
+INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, created_at, reason) {_rows(count)}
+SELECT {_key("int")}, 'revor', 'default', '/api/v1/outreach/dispatches', 'digest ' || i,
+  CASE WHEN i % 3 = 0 THEN 'key ' || i / 30 END, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END FROM n""",
         f"""
 INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
 SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Attempt, Claimed
 from relay.core.events import Event
 from relay.core.job import Observation, Progress
-from relay.core.records import Lease, LookRecord, Mark, Registration
+from relay.core.records import Intent, Lease, LookRecord, Mark, Registration
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.claims import ClaimRequest
@@ -48,6 +48,18 @@ def registration(external_id: str, **fields: Any) -> Registration:
         "deadline_at": now + 604_800.0,
     }
     return Registration(external_id=external_id, tracked_at=now, **{**values, **fields})
+
+
+def intent(sent_at: float = NOW, **fields: Any) -> Intent:
+    """A create that is about to be sent."""
+    values: dict[str, Any] = {
+        "id": new_id("int", sent_at),
+        "source": "revor",
+        "account": "default",
+        "path": "/api/v1/outreach/dispatches",
+        "body_digest": "digest",
+    }
+    return Intent(created_at=sent_at, **{**values, **fields})
 
 
 def job_event(job_uid: str, sequence: int, kind: str = "running", *, now: float = NOW, **fields: Any) -> Event:

@@ -120,8 +120,8 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_intents'))
     )
     with op.batch_alter_table('intents') as batch_op:
-        batch_op.create_index('ix_intents_created_at', ['created_at'], unique=False)
-        batch_op.create_index('ix_intents_key', ['source', 'account', 'path', 'idempotency_key'], unique=False, sqlite_where=sa.text('idempotency_key IS NOT NULL'), postgresql_where=sa.text('idempotency_key IS NOT NULL'))
+        batch_op.create_index('ix_intents_repeat', ['source', 'account', 'path', 'body_digest'], unique=False, sqlite_where=sa.text('idempotency_key IS NOT NULL'), postgresql_where=sa.text('idempotency_key IS NOT NULL'))
+        batch_op.create_index('ix_intents_unknown', ['id'], unique=False, sqlite_where=sa.text('reason IS NOT NULL'), postgresql_where=sa.text('reason IS NOT NULL'))
 
     op.create_table('job_callbacks',
     sa.Column('job_uid', sa.Text(), nullable=False),
@@ -251,8 +251,8 @@ def downgrade() -> None:
 
     op.drop_table('job_callbacks')
     with op.batch_alter_table('intents') as batch_op:
-        batch_op.drop_index('ix_intents_key', sqlite_where=sa.text('idempotency_key IS NOT NULL'), postgresql_where=sa.text('idempotency_key IS NOT NULL'))
-        batch_op.drop_index('ix_intents_created_at')
+        batch_op.drop_index('ix_intents_unknown', sqlite_where=sa.text('reason IS NOT NULL'), postgresql_where=sa.text('reason IS NOT NULL'))
+        batch_op.drop_index('ix_intents_repeat', sqlite_where=sa.text('idempotency_key IS NOT NULL'), postgresql_where=sa.text('idempotency_key IS NOT NULL'))
 
     op.drop_table('intents')
     with op.batch_alter_table('idempotency_keys') as batch_op:

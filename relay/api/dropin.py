@@ -69,6 +69,10 @@ class Reply(Protocol):
 class DropIn(Protocol):
     """The drop-in proxy but for its HTTP."""
 
+    @property
+    def adopts(self) -> bool:
+        """Whether a create with an unknown key makes an account of it."""
+
     def whose(self, key: str | None) -> Speaker:
         """Whom a request with this key speaks for."""
 

@@ -104,7 +104,7 @@ class Proxy:
                     code="no_account_to_stand_for",
                 )
             return standing, dropin.with_its_key(headers, standing)
-        if auth.is_local(scope, Headers(raw=raw), settings):
+        if (key is not None and dropin.adopts) or auth.is_local(scope, Headers(raw=raw), settings):
             return speaker, headers
         raise Unauthorized(
             "the key is neither that of a configured account nor a token of this relay", code="key_unknown"

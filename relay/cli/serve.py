@@ -130,6 +130,7 @@ class _Service:
             else:
                 note(f"relay: serving {url}")
             settle()
+            self.ending.append(loop.create_task(_keep_loaded(node)))
             await self.server.serve(sockets=[self.listener])
             await asyncio.gather(*self.ending)
 
@@ -176,6 +177,13 @@ async def _finish(node: "Node") -> None:
     """Ends the node's own work while the server ends its requests: both have the same time."""
     seconds = node.settings.server.shutdown_seconds
     await asyncio.gather(node.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in node.pollers.values()))
+
+
+async def _keep_loaded(node: "Node") -> None:
+    from relay.process import keep
+
+    await node.loaded()
+    keep()
 
 
 def with_port(settings: "Settings", port: int) -> "Settings":

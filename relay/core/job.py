@@ -6,7 +6,7 @@ happened since, in which order. It never invents one: what no item proves is not
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Status = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
 WAITING = frozenset({"queued", "scheduled"})
@@ -124,6 +124,39 @@ class Transition:
     inferred: bool = False
 
 
+class PlannedJob(NamedTuple):
+    """Of an open job no more than a planner reads: a million of them are loaded when a node starts."""
+
+    source: str
+    account: str
+    uid: str
+    status: str | None
+    action: str | None
+    channel: str | None
+    scheduled_at: float | None
+    started_at: float | None
+    next_attempt_at: float | None
+    attempt_count: int
+    next_poll_at: float | None
+    poll_step: int
+    weight: float
+    spacing_seconds: float | None
+
+    @property
+    def open(self) -> bool:
+        """It is."""
+        return True
+
+    @property
+    def seen_at(self) -> float:
+        """When its item was seen is not read: long ago."""
+        return 0.0
+
+    def item(self) -> dict[str, Any] | None:
+        """What the planner reads; None before the first observation."""
+        return None if self.status is None else _item(self.status, self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A tracked job as the rooms pass it on. Times are epoch seconds.
@@ -174,18 +207,25 @@ class Job:
 
     def item(self) -> dict[str, Any] | None:
         """What the planner reads; None before the first observation."""
-        if self.progress.status is None:
-            return None
-        return {
-            "status": self.progress.status,
-            "action": self.action,
-            "channel": self.channel,
-            "scheduled_at": self.scheduled_at,
-            "started_at": self.started_at,
-            "finished_at": None,
-            "next_attempt_at": self.next_attempt_at,
-            "attempt_count": self.attempt_count,
-        }
+        return None if self.progress.status is None else _item(self.progress.status, self)
+
+    @property
+    def seen_at(self) -> float:
+        """When its item was seen last."""
+        return self.tracked_at if self.last_polled_at is None else self.last_polled_at
+
+
+def _item(status: str, job: PlannedJob | Job) -> dict[str, Any]:
+    return {
+        "status": status,
+        "action": job.action,
+        "channel": job.channel,
+        "scheduled_at": job.scheduled_at,
+        "started_at": job.started_at,
+        "finished_at": None,
+        "next_attempt_at": job.next_attempt_at,
+        "attempt_count": job.attempt_count,
+    }
 
 
 def proven_failed_attempts(observation: Observation) -> int:

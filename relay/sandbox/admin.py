@@ -1,7 +1,8 @@
 """The sandbox's own calls under /_sandbox: no key, no limit, no faults. For a loopback address only.
 
 - `GET /_sandbox`: seed, speed, the time, how many jobs.
-- `GET /_sandbox/jobs[?after=<index>&limit=<n>]`: the true life of every job; `next_after` is null on the last page.
+- `GET /_sandbox/jobs[?after=<index>&limit=<n>]`: the true life of every job, and the digest of the body that made it;
+  `next_after` is null on the last page.
 - `GET /_sandbox/jobs/{id}`: one job's.
 - `POST /_sandbox/jobs`: makes jobs whose fate is told instead of drawn.
 - `GET | POST | DELETE /_sandbox/faults`, `DELETE /_sandbox/faults/{id}`: the fault book.

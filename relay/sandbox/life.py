@@ -47,7 +47,8 @@ class Ways:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One job with its whole life. `created_at`, `scheduled_at`: epoch seconds."""
+    """One job with its whole life. `created_at`, `scheduled_at`: epoch seconds. `body_digest`: SHA-256 of the body that
+    made it, in hex; None where it was made under /_sandbox."""
 
     index: int
     id: str
@@ -59,6 +60,7 @@ class Job:
     scheduled_at: float | None
     fate: Fate
     steps: tuple[Step, ...]
+    body_digest: str | None = None
 
     @property
     def ended_at(self) -> float:
@@ -167,6 +169,7 @@ def truth(job: Job, now: float) -> dict[str, Any]:
         "action": job.action,
         "created_at": to_rfc3339(job.created_at),
         "created_at_epoch_seconds": job.created_at,
+        "body_digest": None if job.body_digest is None else f"sha256:{job.body_digest}",
         "finished": job.ended_at <= now,
         "failed_attempts": len(job.fate.failures),
         "final_item": step_item(job, job.steps[-1]),

@@ -261,16 +261,16 @@ class Upstream:
             raise Refused(400, "invalid_request", "the body is not JSON") from None
         name = request.headers.get("idempotency-key", "")
         if not name:
-            return self._make(_PARSERS[request.kind](body), caller, now)
+            return self._make(_PARSERS[request.kind](body), request, caller, now)
         place = {"api_key": caller.key, "path": request.path, "name": name, "body": body}
         original = self._originals.find(**place)
         if original is not None:
             return original
-        answer = self._make(_PARSERS[request.kind](body), caller, now)
+        answer = self._make(_PARSERS[request.kind](body), request, caller, now)
         self._originals.keep(answer, **place)
         return answer
 
-    def _make(self, order: Order, caller: Caller, now: float) -> Answer:
+    def _make(self, order: Order, request: _Request, caller: Caller, now: float) -> Answer:
         try:
             job = self.world.create(
                 account=caller.account,
@@ -279,6 +279,7 @@ class Upstream:
                 connect_account_id=order.connect_account_id,
                 interval_seconds=order.interval_seconds,
                 now=now,
+                body_digest=sha256(request.body).hexdigest(),
             )
         except WorldFull:
             raise Refused(503, "task_unavailable") from None

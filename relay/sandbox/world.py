@@ -76,6 +76,7 @@ class World:
         connect_account_id: str = "connect_account_xxx",
         interval_seconds: float = DEFAULT_INTERVAL_SECONDS,
         script: Script | None = None,
+        body_digest: str | None = None,
     ) -> Job:
         """A new job with its whole life. `interval_seconds` (at speed 1) below 60 is taken as 60.
 
@@ -101,6 +102,7 @@ class World:
             scheduled_at=scheduled_at if script.show_scheduled_at else None,
             fate=fate,
             steps=lay_out(fate, self.ways, created_at=created_at, scheduled_at=scheduled_at, start_at=start_at),
+            body_digest=body_digest,
         )
         lane.scheduled_at = scheduled_at
         if job.first_started_at is not None:  # a cancelled job holds nobody up

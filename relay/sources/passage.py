@@ -36,23 +36,24 @@ class PassedRequest:
 
 
 class PassedAnswer:
-    """An answer whose head has come. Read `body` once, or `read` it whole; `close` in any case."""
+    """An answer whose head has come. Its body comes once: what `read` leaves is for `body`. `close` in any case."""
 
     def __init__(self, response: aiohttp.ClientResponse, sent_at: float) -> None:
         self.status = response.status
         self.headers = headers_to_return(response.raw_headers, response.status)
         self.sent_at = sent_at
         self._response = response
+        # One for all readers: an iterator that is left before its end is closed by its collection, and the answer too.
+        self._parts = self._coming()
 
-    async def body(self) -> AsyncIterator[bytes]:
+    def body(self) -> AsyncIterator[bytes]:
         """The body in the parts that come. Raises NoAnswer when it breaks off."""
-        while part := await self._part():
-            yield part
+        return self._parts
 
-    async def _part(self) -> bytes:
-        """The next part of the body; nothing once it has ended."""
+    async def _coming(self) -> AsyncIterator[bytes]:
         try:
-            return await self._response.content.readany()
+            async for part in self._response.content.iter_any():
+                yield part
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self._response.close()
             raise NoAnswer(_cause(error, "the answer broke off")) from error
@@ -64,7 +65,7 @@ class PassedAnswer:
         """As much of the body as is there, and whether that is all of it: the rest is for `body`."""
         parts: list[bytes] = []
         size = 0
-        while part := await self._part():
+        async for part in self._parts:
             parts.append(part)
             size += len(part)
             if size > max_bytes:

@@ -13,6 +13,7 @@ from relay.store.database import Database
 from relay.store.outbox import Outbox
 from relay.store.rows import dumps, mapping_or_none
 from relay.store.statements import SQLITE, insert_into, run
+from relay.store.subscriptions import Cipher
 from relay.store.tables import AccountRow
 
 ACCOUNTS = AccountRow.__table__  # type: ignore[attr-defined]
@@ -32,15 +33,25 @@ KEEP_PLAN = f"""
 ON CONFLICT (source, name) DO UPDATE SET plan = excluded.plan
 """
 KEEP_PLAN_HELD = "UPDATE accounts SET plan = :plan WHERE source = :source AND name = :name AND holder = :holder"
+ADOPT = f"""
+{insert_into(ACCOUNTS, "source", "name", "key_ciphertext", constants={"state": "'ok'"})}
+ON CONFLICT (source, name) DO UPDATE SET key_ciphertext = excluded.key_ciphertext
+"""
+ADOPTED = (
+    select(*(ACCOUNTS.c[name] for name in ("source", "name", "key_ciphertext")))
+    .where(ACCOUNTS.c.key_ciphertext.is_not(None))
+    .order_by(ACCOUNTS.c.source, ACCOUNTS.c.name)
+)
 LET_GO = "UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder = :holder"
 
 
 class AccountStore:
     """Reads and writes of account states."""
 
-    def __init__(self, database: Database, outbox: Outbox) -> None:
+    def __init__(self, database: Database, outbox: Outbox, cipher: Cipher) -> None:
         self._database = database
         self._outbox = outbox
+        self._cipher = cipher
 
     async def set(self, state: AccountState, event: Event | None = None) -> None:
         """Writes how an account goes, with the event that says so."""
@@ -67,6 +78,19 @@ class AccountStore:
         """Every account that was ever in trouble."""
         return await self._database.read(_all)
 
+    async def adopt(self, source: str, name: str, api_key: str) -> None:
+        """Keeps the key of an account that the settings do not have, encrypted."""
+        sealed = self._cipher.encrypt(api_key.encode(), context=f"{source}/{name}")
+        await self._database.write(_adopt, (source, name, sealed))
+
+    async def adopted(self) -> list[tuple[str, str, str]]:
+        """Source, name and key of every account that was adopted."""
+        rows = await self._database.read(_adopted)
+        return [
+            (source, name, self._cipher.decrypt(sealed, context=f"{source}/{name}").decode())
+            for source, name, sealed in rows
+        ]
+
     def _set(self, connection: Connection, items: Sequence[tuple[AccountState, Event | None]]) -> Sequence[None]:
         for state, event in items:
             problem = mapping_or_none(state.problem)
@@ -82,6 +106,16 @@ class AccountStore:
             if event is not None:
                 self._outbox.insert(connection, [(event, None)])
         return [None] * len(items)
+
+
+def _adopt(connection: Connection, items: Sequence[tuple[str, str, bytes]]) -> Sequence[None]:
+    for source, name, sealed in sorted(items):
+        run(connection, ADOPT, source=source, name=name, key_ciphertext=sealed)
+    return [None] * len(items)
+
+
+def _adopted(connection: Connection) -> list[tuple[str, str, bytes]]:
+    return [(row.source, row.name, row.key_ciphertext) for row in connection.execute(ADOPTED)]
 
 
 def _hold(connection: Connection, items: Sequence[tuple[str, str, str, float, float]]) -> Sequence[bool]:

@@ -1,12 +1,17 @@
-"""Creates in flight through the relay, and those whose fate is unknown. A row is gone once its fate is known."""
+"""Creates in flight through the relay, and those whose fate is unknown. A row is gone once its fate is known.
+
+An id begins with the time at which its create was sent. So what is unknown is two ranges of ids: all that were sent too
+long ago to be in flight, and of the later ones those with a reason. Both are read by index, however many are in flight.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.records import Intent, Page
+from relay.ids import least_id
 from relay.store.database import Database
 from relay.store.pages import decode_cursor, page_of
 from relay.store.statements import insert_into, many, run
@@ -20,19 +25,19 @@ IN_FLIGHT_SECONDS = 600.0
 BEGIN = insert_into(INTENTS, "id", "source", "account", "path", "body_digest", "idempotency_key", "created_at")
 END = "DELETE FROM intents WHERE id = :id"
 SETTLE = """
-DELETE FROM intents WHERE source = :source AND account = :account AND path = :path
-  AND idempotency_key = :idempotency_key AND body_digest = :body_digest AND created_at <= :created_at
+DELETE FROM intents WHERE source = :source AND account = :account AND path = :path AND body_digest = :body_digest
+  AND idempotency_key = :idempotency_key AND created_at <= :created_at
 """
-DISMISS = "DELETE FROM intents WHERE id = :id AND (reason IS NOT NULL OR created_at < :in_flight_since) RETURNING *"
+DISMISS = "DELETE FROM intents WHERE id = :id AND (reason IS NOT NULL OR id < :in_flight_since) RETURNING *"
 UNKNOWN = "UPDATE intents SET reason = :reason, status_code = :status_code WHERE id = :id"
 ALL_CUT_OFF = f"UPDATE intents SET reason = '{CUT_OFF}' WHERE reason IS NULL"
-COUNT_UNKNOWN = "SELECT COUNT(*) FROM intents WHERE reason IS NOT NULL OR created_at < :in_flight_since"
-NEWEST = (
-    select(INTENTS)
-    .where(text("(reason IS NOT NULL OR created_at < :in_flight_since)"))
-    .order_by(INTENTS.c.id.desc())
-    .limit(bindparam("count"))
-)
+COUNT_UNKNOWN = """
+SELECT (SELECT COUNT(*) FROM intents WHERE reason IS NOT NULL AND id >= :in_flight_since)
+  + (SELECT COUNT(*) FROM intents WHERE id < :in_flight_since)
+"""
+NEWEST = select(INTENTS).order_by(INTENTS.c.id.desc()).limit(bindparam("count"))
+NEW_UNKNOWN = NEWEST.where(INTENTS.c.reason.is_not(None), INTENTS.c.id >= bindparam("in_flight_since"))
+OLD_UNKNOWN = NEWEST.where(INTENTS.c.id < bindparam("in_flight_since"))
 
 
 class IntentStore:
@@ -51,7 +56,7 @@ class IntentStore:
 
     async def dismiss(self, id: str, now: float) -> Intent | None:
         """Takes one whose fate is unknown off the list. None where there is no such."""
-        return await self._database.write(_dismiss, (id, now - IN_FLIGHT_SECONDS))
+        return await self._database.write(_dismiss, (id, _in_flight_since(now)))
 
     async def unknown(self, id: str, reason: str, status_code: int | None = None) -> None:
         """Nobody knows what came of it, and why."""
@@ -63,12 +68,12 @@ class IntentStore:
 
     async def count_unknown(self, now: float) -> int:
         """How many there are whose fate is unknown."""
-        return await self._database.read(_count_unknown, now - IN_FLIGHT_SECONDS)
+        return await self._database.read(_count_unknown, _in_flight_since(now))
 
     async def page(self, *, limit: int, cursor: str | None = None, now: float) -> Page[Intent]:
         """Those whose fate is unknown, newest first."""
         before = decode_cursor(cursor, prefix="int_")
-        return await self._database.read(_page, limit, before, now - IN_FLIGHT_SECONDS)
+        return await self._database.read(_page, limit, before, _in_flight_since(now))
 
 
 def settle(connection: Connection, intents: Sequence[Intent]) -> None:
@@ -115,7 +120,7 @@ def _end(connection: Connection, items: Sequence[str]) -> Sequence[None]:
     return [None] * len(items)
 
 
-def _dismiss(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[Intent | None]:
+def _dismiss(connection: Connection, items: Sequence[tuple[str, str]]) -> Sequence[Intent | None]:
     found = []
     for id, in_flight_since in items:
         row = run(connection, DISMISS, id=id, in_flight_since=in_flight_since).one_or_none()
@@ -134,14 +139,27 @@ def _all_cut_off(connection: Connection, items: Sequence[None]) -> Sequence[None
     return [None] * len(items)
 
 
-def _count_unknown(connection: Connection, in_flight_since: float) -> int:
+def _count_unknown(connection: Connection, in_flight_since: str) -> int:
     return int(run(connection, COUNT_UNKNOWN, in_flight_since=in_flight_since).scalar_one())
 
 
-def _page(connection: Connection, limit: int, before: str | None, in_flight_since: float) -> Page[Intent]:
-    statement = NEWEST if before is None else NEWEST.where(INTENTS.c.id < before)
-    rows = connection.execute(statement, {"count": limit + 1, "in_flight_since": in_flight_since}).all()
+def _page(connection: Connection, limit: int, before: str | None, in_flight_since: str) -> Page[Intent]:
+    rows: list[Row[Any]] = []
+    for unknown in (NEW_UNKNOWN, OLD_UNKNOWN):
+        if len(rows) <= limit:
+            values = {"count": limit + 1 - len(rows), "in_flight_since": in_flight_since}
+            rows += connection.execute(page_statement(unknown, before), values).all()
     return page_of(rows, limit, _intent_from, lambda row: row.id)
+
+
+def page_statement(unknown: Select[Any], before: str | None) -> Select[Any]:
+    """One of the two ranges, newest first, from a cursor on."""
+    return unknown if before is None else unknown.where(INTENTS.c.id < before)
+
+
+def _in_flight_since(now: float) -> str:
+    """What was sent before this id can not be in flight any more."""
+    return least_id("int", now - IN_FLIGHT_SECONDS)
 
 
 def _intent_from(row: Row[Any]) -> Intent:

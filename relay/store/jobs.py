@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, delete, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
-from relay.core.job import Job, Progress
+from relay.core.job import Job, PlannedJob
 from relay.core.records import LookNote, LookRecord, Page, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import Database
@@ -17,7 +17,7 @@ from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox, hold_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
 from relay.store.rows import dumps, job_from, observation_values, progress_values
-from relay.store.statements import json_list, many, run, sql
+from relay.store.statements import Sql, gather, gathered, json_list, many, run, sql
 
 BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id"))
 STATES = sql(
@@ -25,25 +25,23 @@ STATES = sql(
         f"SELECT uid, sequence, closed_at FROM jobs WHERE uid IN {words.listed('uids')} {words.locked('jobs')}"
     )
 )
-_PLANNED = (
-    *("uid", "external_id", "status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
-    *("attempt_count", "next_poll_at", "poll_step", "weight", "spacing_seconds"),
-)
-OPEN_AFTER = (
-    select(*(JOBS.c[name] for name in _PLANNED))
-    .where(JOBS.c.source == bindparam("source"), JOBS.c.account == bindparam("account"))
-    .where(JOBS.c.uid > bindparam("after_uid"))
-    .where(text("closed_at IS NULL"))
-    .order_by(JOBS.c.uid)
-    .limit(bindparam("count"))
-)
-OPENED_SINCE = (
-    select(JOBS.c.source, JOBS.c.account, *(JOBS.c[name] for name in _PLANNED))
-    .where(JOBS.c.uid > bindparam("after_uid"))
-    .where(text("closed_at IS NULL"))
-    .order_by(JOBS.c.uid)
-    .limit(bindparam("count"))
-)
+
+
+def _planned(where: str) -> Sql:
+    """Open jobs, the oldest first, with what a planner reads of them."""
+    return gathered(
+        lambda words: (
+            f"""
+SELECT {", ".join(PlannedJob._fields)} FROM jobs
+WHERE {where} AND uid > :after_uid AND closed_at IS NULL ORDER BY uid LIMIT :count
+"""
+        ),
+        lambda words: PlannedJob._fields,
+    )
+
+
+OPEN_AFTER = _planned("source = :source AND account = :account")
+OPENED_SINCE = _planned("1 = 1")
 PAST_DEADLINE = (
     select(JOBS)
     .where(text("closed_at IS NULL AND overdue = 0"))
@@ -131,15 +129,17 @@ class JobStore:
         """By the upstream's id: more than one when several accounts have it."""
         return await self._database.read(_find, external_id, source, account)
 
-    async def open_jobs(self, source: str, account: str, *, after_uid: str = "", count: int = 5_000) -> list[Job]:
+    async def open_jobs(
+        self, source: str, account: str, *, after_uid: str = "", count: int = 5_000
+    ) -> list[PlannedJob]:
         """The open jobs of an account, oldest first, with no more of each than a planner reads."""
         parameters = {"source": source, "account": account, "after_uid": after_uid, "count": count}
-        return await self._database.read(_planned, parameters)
+        return await self._database.read(_open_jobs, OPEN_AFTER, parameters)
 
-    async def opened_since(self, after_uid: str, count: int = 5_000) -> list[Job]:
+    async def opened_since(self, after_uid: str, count: int = 5_000) -> list[PlannedJob]:
         """The open jobs of all accounts that were registered after another one, with no more of each than a planner
         reads."""
-        return await self._database.read(_opened_since, {"after_uid": after_uid, "count": count})
+        return await self._database.read(_open_jobs, OPENED_SINCE, {"after_uid": after_uid, "count": count})
 
     async def past_deadline(self, now: float, count: int = 500) -> list[Job]:
         """Open jobs whose deadline has passed and that were not called overdue yet."""
@@ -276,49 +276,8 @@ def _many(connection: Connection, statement: Any, parameters: dict[str, Any]) ->
     return [job_from(row) for row in connection.execute(statement, parameters)]
 
 
-def _planned(connection: Connection, parameters: dict[str, Any]) -> list[Job]:
-    source, account = parameters["source"], parameters["account"]
-    return [_planned_job(source, account, *row) for row in connection.execute(OPEN_AFTER, parameters)]
-
-
-def _opened_since(connection: Connection, parameters: dict[str, Any]) -> list[Job]:
-    return [_planned_job(*row) for row in connection.execute(OPENED_SINCE, parameters)]
-
-
-def _planned_job(
-    source: str,
-    account: str,
-    uid: str,
-    external_id: str,
-    status: str | None,
-    action: str | None,
-    channel: str | None,
-    scheduled_at: float | None,
-    started_at: float | None,
-    next_attempt_at: float | None,
-    attempt_count: int,
-    next_poll_at: float | None,
-    poll_step: int,
-    weight: float,
-    spacing_seconds: float | None,
-) -> Job:
-    return Job(
-        uid=uid,
-        external_id=external_id,
-        source=source,
-        account=account,
-        progress=Progress(status=status),
-        action=action,
-        channel=channel,
-        scheduled_at=scheduled_at,
-        started_at=started_at,
-        next_attempt_at=next_attempt_at,
-        attempt_count=attempt_count,
-        next_poll_at=next_poll_at,
-        poll_step=poll_step,
-        weight=weight,
-        spacing_seconds=spacing_seconds,
-    )
+def _open_jobs(connection: Connection, statement: Sql, parameters: dict[str, Any]) -> list[PlannedJob]:
+    return [PlannedJob._make(row) for row in gather(connection, statement, **parameters)]
 
 
 def _find(connection: Connection, external_id: str, source: str | None, account: str | None) -> list[Job]:

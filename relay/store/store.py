@@ -33,7 +33,7 @@ class Store:
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
         self.idempotency = IdempotencyStore(database, cipher)
         self.intents = IntentStore(database)
-        self.accounts = AccountStore(database, outbox)
+        self.accounts = AccountStore(database, outbox, cipher)
         self.learned = LearnedStore(database)
         self.upkeep = UpkeepStore(database)
 

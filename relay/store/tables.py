@@ -317,15 +317,17 @@ class IdempotencyRow(SQLModel, table=True):
 class IntentRow(SQLModel, table=True):
     """A create that a caller sends through the relay: written before it goes out, gone once its fate is known.
 
+    id      begins with the time of `created_at`: what was sent before a time is a range of ids
     reason  why the fate is unknown; NULL while the request is in flight
     """
 
     __tablename__: ClassVar[str] = "intents"
     __table_args__ = (
-        # a repeat settles what was sent before with the same Idempotency-Key
-        _partial("ix_intents_key", "source", "account", "path", "idempotency_key", where="idempotency_key IS NOT NULL"),
-        # their number, and retention
-        Index("ix_intents_created_at", "created_at"),
+        # a repeat settles what was sent before with the same Idempotency-Key and body; by the body, since a key may be
+        # longer than an index of PostgreSQL takes (2,704 bytes)
+        _partial("ix_intents_repeat", "source", "account", "path", "body_digest", where="idempotency_key IS NOT NULL"),
+        # pages and the number of those whose fate is unknown, past all that are in flight
+        _partial("ix_intents_unknown", "id", where="reason IS NOT NULL"),
     )
 
     id: str = Field(sa_column=_text(primary_key=True))

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from relay.ids import least_id
 from relay.store.database import Database
 from relay.store.marks import promote_strays
 from relay.store.statements import json_list, run, sql
@@ -70,7 +71,7 @@ DELETE FROM idempotency_keys WHERE id IN (
 """
 DELETE_OLD_INTENTS = f"""
 DELETE FROM intents WHERE id IN (
-  SELECT id FROM intents WHERE created_at < :before ORDER BY created_at LIMIT {BATCH}
+  SELECT id FROM intents WHERE id < :before ORDER BY id LIMIT {BATCH}
 )
 """
 DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
@@ -174,7 +175,7 @@ def _delete_keys(connection: Connection, before: float) -> int:
 
 
 def _delete_intents(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_INTENTS, before=before).rowcount
+    return run(connection, DELETE_OLD_INTENTS, before=least_id("int", before)).rowcount
 
 
 def _delete_secrets(connection: Connection, now: float) -> int:

@@ -113,12 +113,10 @@ def _of(results: Results, workload: str, k: float) -> Iterator[Bar]:
         yield from bar(name, relay, lambda r: r["first_jobs_mean_delay_seconds"] / first[r["seed"]], OF_KNOWN_FIRST)
         name = "mean / with known distributions"
         yield from bar(name, relay, lambda r: delay(r) / under_limit[r["seed"]], None, INFORMATION)
-    yield from bar(
-        f"k = {SCARCE_K:g}: weight {HEAVY_WEIGHT:g} / weight 1",
-        each(RELAY, SCARCE_K, weighted=True),
-        lambda r: r["weight_mean_delays_seconds"][f"{HEAVY_WEIGHT:g}"] / r["weight_mean_delays_seconds"]["1"],
-        OF_WEIGHT_1,
-    )
+    weights = f"weight {HEAVY_WEIGHT:g} / weight 1"
+    yield from bar(weights, each(RELAY, k, weighted=True), _heavy_of_normal, OF_WEIGHT_1)
+    name = f"k = {SCARCE_K:g}: {weights}"
+    yield from bar(name, each(RELAY, SCARCE_K, weighted=True), _heavy_of_normal, None, INFORMATION)
     shared = each(RELAY, k, shared=True)
     yield from bar("another client: our 429s", shared, lambda r: r["rejected"] / r["requests"], OUR_REJECTIONS)
     yield from bar(
@@ -136,3 +134,8 @@ def bar_rows(found: list[Bar]) -> list[list[str]]:
         name = f"{bar.kind}: {bar.name}" if bar.kind == BEYOND else bar.name
         rows.append([name, bar.workload, f"{bar.figure:.3g}", "" if bar.limit is None else f"{bar.limit:g}", met])
     return rows
+
+
+def _heavy_of_normal(result: dict[str, Any]) -> float:
+    delays: dict[str, float] = result["weight_mean_delays_seconds"]
+    return delays[f"{HEAVY_WEIGHT:g}"] / delays["1"]

@@ -132,6 +132,7 @@ def plan(workloads: list[str], k: float, seeds: int, jobs: int, *, arrivals: boo
                         add(workload, way, SCARCE_K, seed, bounds=relay and seed == 1)
             if bars:
                 add(workload, KNOWN, k, seed)
+                add(workload, RELAY, k, seed, weighted=True)
                 add(workload, RELAY, SCARCE_K, seed, weighted=True)
             if workload in SHARED_WORKLOADS or len(workloads) == 1:
                 add(workload, RELAY, k, seed, shared=True)

@@ -1,11 +1,13 @@
 """One suite for every database: a fixture's parameter names the database."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from relay.store import migrations
 from relay.store.database import url_of
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import Cipher
@@ -15,10 +17,20 @@ from tests.store_kit import NOW, ReversingCipher
 DATABASES = ["sqlite", "postgresql"]
 
 
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the schema, to copy: making one takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "relay.db"
+    migrations.upgrade(url_of(path))
+    return path
+
+
 @pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database: a SQLite file yet to be made, or one of PostgreSQL with the schema."""
-    return url_of(tmp_path / "relay.db") if request.param == "sqlite" else emptied_postgres()
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, empty_file: Path) -> str:
+    """A database with the schema and nothing else."""
+    if request.param != "sqlite":
+        return emptied_postgres()
+    return url_of(Path(shutil.copy(empty_file, tmp_path / "relay.db")))
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ LARGE = (
     "deliveries",
     "attempts",
     "idempotency_keys",
+    "intents",
     "job_callbacks",
     "secrets",
     "hazards",
@@ -48,6 +49,8 @@ TYPES: Mapping[str, Any] = {
     },
     **{"count": 50, "sequence": 1, "position": 1, "xid": "1", "poll_step": 1},
     **{"job_uid": "job_10000501", "subscription_id": "sub_5", "id": "dlv_10000501", "uid": "job_10000501"},
+    **{"in_flight_since": "int_10000500", "idempotency_key": "key 5", "path": "/api/v1/outreach/dispatches"},
+    **{"body_digest": "digest 150", "created_at": NOW + 200_000, "reason": "no_answer", "status_code": 500},
     **{"token": "lease 1", "external_id": "external 5", "source": "revor", "account": "default", "after_uid": "job_1"},
 }
 LISTS = ("ids", "uids", "job_uids", "tokens", "external_ids", "rows", "priorities")

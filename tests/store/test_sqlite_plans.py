@@ -22,6 +22,7 @@ from sqlalchemy.dialects import sqlite
 from relay.core.job import Progress
 from relay.core.records import AccountState, Learned, LookNote
 from relay.store.database import url_of
+from relay.store.intents import IN_FLIGHT_SECONDS
 from relay.store.statements import Sql
 from relay.store.store import Store
 from tests.store_catalogue import CATALOGUE, filling, is_page
@@ -31,6 +32,7 @@ from tests.store_kit import (
     claim,
     deliver_all,
     execute,
+    intent,
     lease,
     look,
     mark_of,
@@ -92,10 +94,12 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
         MayScan(r"FROM secrets\s+WHERE secrets.owner = \? ORDER BY", "the few secrets of one owner, sorted"),
         MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
+        MayScan(r"FROM accounts\s+WHERE accounts.key_ciphertext IS NOT NULL", "the adopted ones of the few accounts"),
         MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
         MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
         MayScan(r"SELECT COUNT\(\*\) FROM deliveries", "number of open deliveries: a walk along their index"),
         MayScan(r"DELETE FROM idempotency_keys WHERE idempotency_keys.status_code IS NULL", "at the start of a node"),
+        MayScan(r"UPDATE intents SET reason = 'cut_off'", "at the start of a node"),
         MayScan(r"FROM jobs ORDER BY jobs.uid DESC\n? LIMIT", "a page of jobs without a filter"),
         MayScan(r"FROM events ORDER BY events.recorded_at DESC", "a page of events without a filter"),
         MayScan(r"FROM events ORDER BY events.position DESC", "the newest position"),
@@ -147,6 +151,8 @@ async def fill(store: Store) -> None:
     for statement in (
         "INSERT INTO job_callbacks SELECT 'job_' || i, 'sub_' || i % 700 FROM n",
         f"INSERT INTO idempotency_keys SELECT 'key ' || i, 'digest', 200, x'00', {NOW} + i FROM n",
+        "INSERT INTO intents SELECT 'int_' || (10000000 + i), 'revor', 'default', '/dispatches', 'digest ' || i, "
+        f"'key ' || i, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END, NULL FROM n",
         f"INSERT INTO hazards SELECT 'revor', 'class ' || i, i, '{{}}', {NOW} FROM n",
     ):
         head, _, tail = statement.partition(" SELECT ")
@@ -316,12 +322,26 @@ async def run_everything(store: Store) -> None:
     await store.idempotency.end("key", 200, b"{}", {})
     await store.idempotency.forget("key")
     await store.idempotency.forget_unfinished()
+    now = NOW + 2 * IN_FLIGHT_SECONDS
+    first, second, third = (intent(sent_at=NOW + n, idempotency_key="key") for n in range(3))
+    for one in (first, second, third):
+        await store.intents.begin(one)
+    await store.intents.unknown(first.id, "server_error", 502)
+    shown = await store.intents.page(limit=1, now=NOW)
+    await store.intents.page(limit=1, cursor=shown.next_cursor, now=now)
+    assert await store.intents.count_unknown(now) > 1
+    await store.intents.all_cut_off()
+    await store.intents.dismiss(second.id, now)
+    await store.intents.end(third.id)
+    await store.jobs.register(registration("made by a create", intent=intent(idempotency_key="key")))
     await store.accounts.set(AccountState(source="revor", name="default"), relay_event())
     await store.accounts.all()
     assert await store.accounts.hold("revor", "default", "node 1", NOW, NOW + 15)
     for holder in (None, "node 1"):
         assert await store.accounts.save_plan("revor", "default", {"price": 1.0}, holder)
     await store.accounts.plan("revor", "default")
+    await store.accounts.adopt("revor", "key-1", "its key")
+    await store.accounts.adopted()
     await store.accounts.let_go("node 1")
     await store.learned.save([Learned(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
@@ -336,10 +356,11 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_attempts(NOW + 1)
     await store.upkeep.delete_jobs(NOW + 1)
     await store.upkeep.delete_idempotency_keys(NOW)
+    await store.upkeep.delete_intents(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
 
 
-PARTS = ("jobs", "events", "deliveries", "subscriptions", "idempotency", "accounts", "learned", "upkeep")
+PARTS = ("jobs", "events", "deliveries", "subscriptions", "idempotency", "intents", "accounts", "learned", "upkeep")
 
 
 def _noting(method: Any, label: str, called: set[str]) -> Any:

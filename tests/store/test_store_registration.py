@@ -72,13 +72,14 @@ async def test_a_deadline_is_moved_only_when_given(store: Store) -> None:
 
 
 async def test_a_weight_is_kept_unless_sent(store: Store) -> None:
-    assert (await store.jobs.register(registration("a"))).job.weight == 1.0
+    light = registration("a")
+    assert (await store.jobs.register(light)).job.weight == 1.0
     heavy = registration("b", weight=4.0)
     assert (await store.jobs.register(heavy)).job == await store.jobs.get(heavy.uid)
     for given, kept in ((None, 4.0), (0.25, 0.25), (None, 0.25), (1.0, 1.0), (1.0, 1.0)):
         assert (await store.jobs.register(registration("b", weight=given))).job.weight == kept
-    weights = {job.external_id: job.weight for job in await store.jobs.open_jobs("revor", "default")}
-    assert weights == {"a": 1.0, "b": 1.0}
+    weights = {job.uid: job.weight for job in await store.jobs.open_jobs("revor", "default")}
+    assert weights == {light.uid: 1.0, heavy.uid: 1.0}
 
 
 async def test_a_job_that_is_taken_up_again_keeps_its_weight_unless_another_is_sent(store: Store) -> None:

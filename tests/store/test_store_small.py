@@ -7,7 +7,7 @@ import pytest
 from relay.core.records import AccountState, StoredAnswer
 from relay.errors import StoreError
 from relay.store.store import Store
-from tests.store_kit import NOW, relay_event, states, subscription, together, track
+from tests.store_kit import NOW, relay_event, rows, states, subscription, together, track
 
 DAY = 86_400.0
 
@@ -93,3 +93,21 @@ async def test_an_account_whose_event_fails_keeps_its_state(store: Store) -> Non
     with pytest.raises(StoreError):
         await store.accounts.set(AccountState(source="revor", name="default", state="down", since=NOW), event)
     assert await store.accounts.all() == []
+
+
+async def test_an_adopted_account_keeps_its_key_encrypted_and_its_state(store: Store) -> None:
+    state = AccountState(source="revor", name="key-1", state="down", since=NOW)
+    await store.accounts.set(state)
+    await store.accounts.adopt("revor", "key-1", "the first key")
+    await together(
+        store, store.accounts.adopt("revor", "key-2", "a key"), store.accounts.adopt("revor", "key-1", "\xe4")
+    )
+    assert await store.accounts.adopted() == [("revor", "key-1", "\xe4"), ("revor", "key-2", "a key")]
+    assert state in await store.accounts.all()
+    for row in await rows(store, "SELECT key_ciphertext FROM accounts WHERE name = 'key-2'"):
+        assert b"a key" not in row["key_ciphertext"]
+
+
+async def test_an_account_of_the_settings_is_not_adopted(store: Store) -> None:
+    await store.accounts.set(AccountState(source="revor", name="default"))
+    assert await store.accounts.adopted() == []

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ulid import ULID
 
-from relay.ids import new_id
+from relay.ids import least_id, new_id
 
 TIMES = st.floats(min_value=0, max_value=datetime(9999, 1, 1, tzinfo=UTC).timestamp())
 
@@ -27,3 +27,12 @@ def test_ids_of_different_milliseconds_sort_by_time(one: float, other: float) ->
 
 def test_ids_of_one_millisecond_differ() -> None:
     assert len({new_id("job", 1.0) for _ in range(10_000)}) == 10_000
+
+
+@given(TIMES, TIMES)
+def test_the_least_id_of_a_time_parts_what_was_made_before_it_from_the_rest(one: float, other: float) -> None:
+    assert (new_id("int", one) < least_id("int", other)) == (int(one * 1000) < int(other * 1000))
+
+
+def test_before_the_first_id_there_is_none() -> None:
+    assert least_id("int", -1.0) == least_id("int", 0.0) <= new_id("int", 0.0)

@@ -1,0 +1,81 @@
+"""`proxy.adopt_unknown_keys`: a caller's own key becomes an account, once the upstream has taken a create with it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
+
+ADOPTING = SETTINGS + "proxy: {adopt_unknown_keys: true}\n"
+OTHER_KEY = "sk-revor-other-their0secret"
+ORDER = {
+    "account_id": "connect_account_email",
+    "channel": "email",
+    "action": "outreach",
+    "recipient": {"address": "alex@example.com"},
+    "content": {"text": "Hello"},
+}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
+    async with open_relay_world(tmp_path) as made:
+        yield made
+
+
+async def create(world: RelayWorld, key: str) -> tuple[int, Any]:
+    headers = {"Authorization": f"Bearer {key}", "Relay-Callback": world.sink_url}
+    url = f"{world.url}/api/v1/outreach/dispatches"
+    async with world.session.post(url, json=ORDER, headers=headers) as response:
+        return response.status, await response.json()
+
+
+async def accounts(world: RelayWorld) -> list[str]:
+    return [source["account"] for source in (await world.get("/v1/sources"))["items"]]
+
+
+async def test_a_key_that_the_upstream_takes_becomes_an_account_that_outlives_a_restart(world: RelayWorld) -> None:
+    world.settings(ADOPTING)
+    await world.serve()
+    status, answer = await create(world, OTHER_KEY)
+    assert status == 202, answer
+    job_id = answer["item"]["id"]
+    await world.until_delivered([job_id])
+    job = await world.get(f"/v1/jobs/{job_id}")
+    name = job["account"]
+    assert name.startswith("key-")
+    assert await accounts(world) == ["default", name]
+    assert (await world.get("/v1/intents"))["items"] == []
+
+    assert await world.end() == 0
+    assert world.logged("account_adopted") == [{**world.logged("account_adopted")[0], "account": name}]
+    assert OTHER_KEY not in "\n".join(world.lines)
+    assert OTHER_KEY.encode() not in b"".join(path.read_bytes() for path in world.folder.glob("relay.db*"))
+
+    await world.serve()
+    assert await accounts(world) == ["default", name]
+    status, answer = await create(world, OTHER_KEY)
+    assert status == 202, answer
+    await world.until_delivered([answer["item"]["id"]])
+    assert await accounts(world) == ["default", name]
+
+
+async def test_a_key_that_the_upstream_refuses_does_not(world: RelayWorld) -> None:
+    world.settings(ADOPTING)
+    await world.serve()
+    status, answer = await create(world, "sk-revor-revoked-x")
+    assert (status, answer["error"]["code"]) == (401, "api_key_revoked")
+    assert await accounts(world) == ["default"]
+    assert (await world.get("/v1/intents"))["items"] == []
+
+
+async def test_without_the_setting_nothing_is_tracked_for_an_unknown_key(world: RelayWorld) -> None:
+    await world.serve()
+    status, answer = await create(world, OTHER_KEY)
+    assert status == 202, answer
+    assert await accounts(world) == ["default"]
+    assert (await world.call("GET", f"/v1/jobs/{answer['item']['id']}"))[0] == 404
+    assert await world.end() == 0
+    assert len(world.logged("untracked_create")) == 1

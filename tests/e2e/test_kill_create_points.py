@@ -1,0 +1,51 @@
+"""The relay stopped between each two steps of a create, from the moment that it is read until its caller has an answer.
+
+A first create goes through; the second stops the relay at the point. After a start the books say what is true: whether
+the upstream made a job, and whether the relay tracks it, suspects it, or knows that there is none. Then the caller
+repeats with its Idempotency-Key, and there is one job and nothing left to suspect.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.create_world import check_the_ledgers, open_create_world, settled_books
+from tests.kill_points import CREATE_POINTS
+from tests.kill_world import DATABASES, SEED
+
+STOP_SECONDS = 25.0
+NOT_MADE = {"create.called", "intent.written", "intent.committed"}
+"""So far nothing has been sent."""
+UNWRITTEN = {"create.called", "intent.written"}
+"""So far nobody can know that there was a create."""
+RECORDED = {"register.committed", "create.recorded"}
+"""The job and the end of the intent are one transaction, and here it is committed."""
+
+
+@pytest.mark.parametrize("database", DATABASES)
+@pytest.mark.parametrize("point", CREATE_POINTS)
+async def test_a_stop_at_any_point_of_a_create_leaves_the_truth(tmp_path: Path, database: str, point: str) -> None:
+    async with open_create_world(tmp_path, f"{SEED}:{point}", database) as callers:
+        world = callers.world
+        await world.relay.serve(stop=(point, 2))
+        await world.relay.ready(world.session)
+        first, order = callers.new_order(keyed=False), callers.new_order(keyed=True)
+        assert await callers.send(first) == "answer"
+        assert await callers.send(order) == "nothing"
+        await world.relay.killed_itself(STOP_SECONDS)
+
+        await world.relay.serve()
+        await world.relay.ready(world.session)
+        is_made, is_unknown = point not in NOT_MADE, point not in UNWRITTEN | RECORDED
+        books = await settled_books(callers, made=1 + is_made, unknown=int(is_unknown))
+        made = {job_id for job_id, digest in books.made.items() if digest == order.digest}
+        assert len(made) == is_made
+        assert set(books.tracked) - {first.job_id} == (made if point in RECORDED else set())
+        assert books.unknown == ({order.digest} if is_unknown else set())
+        for intent in books.intents:
+            assert (intent["idempotency_key"], intent["reason"]) == (order.key, "cut_off")
+
+        await callers.place(order)
+        assert made in (set(), {order.job_id})
+        report = await check_the_ledgers(callers)
+        assert (report.jobs, report.told, report.unknown) == (2, 2, 0)

@@ -1,0 +1,85 @@
+"""A node that starts with more open jobs than can be read at once: it answers meanwhile, and nothing is forgotten."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from relay.app import Node, open_node
+from relay.errors import StoreError
+from relay.store.jobs import JobStore
+from tests.e2e_world import RELAY_URL, open_e2e_world
+
+
+async def notes_of(node: Node) -> list[str]:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=node), base_url=RELAY_URL) as api:
+        answer = await api.get("/readyz")
+        assert answer.status_code == 200, answer.text
+        notes: list[str] = answer.json()["notes"]
+        return notes
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.app.LOAD_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("relay.app.LOAD_AGAIN_SECONDS", 0.0)
+
+
+@pytest.fixture
+async def left(tmp_path: Path) -> Any:
+    """The settings of a node that ended with one open job."""
+    async with open_e2e_world(tmp_path) as world:
+        await world.job(final="succeeded", run_seconds=80_000)
+        return world.settings
+
+
+async def test_it_answers_while_open_jobs_are_read_and_says_so(
+    left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, go_on = JobStore.open_jobs, asyncio.Event()
+
+    async def slowly(self: JobStore, *place: str, **page: Any) -> Any:
+        await go_on.wait()
+        return await read(self, *place, **page)
+
+    monkeypatch.setattr(JobStore, "open_jobs", slowly)
+    async with open_node(left, base_url=RELAY_URL, state_dir=tmp_path) as node:
+        (poller,) = node.pollers.values()
+        assert any("still being read" in note for note in await notes_of(node))
+        assert poller.planner.stats(0).open_jobs == 0
+        go_on.set()
+        await node.loaded()
+        assert poller.planner.stats(0).open_jobs == 1
+        assert not any("still being read" in note for note in await notes_of(node))
+
+
+async def test_a_database_that_fails_meanwhile_is_read_again(
+    left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read, failures = JobStore.open_jobs, [StoreError("the disk is away"), StoreError("the disk is away")]
+
+    async def with_failures(self: JobStore, *place: str, **page: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await read(self, *place, **page)
+
+    monkeypatch.setattr(JobStore, "open_jobs", with_failures)
+    async with open_node(left, base_url=RELAY_URL, state_dir=tmp_path) as node:
+        await node.loaded()
+        (poller,) = node.pollers.values()
+        assert poller.planner.stats(0).open_jobs == 1
+    assert capsys.readouterr().out.count("jobs_not_loaded") == 2
+
+
+async def test_a_node_that_is_told_to_end_meanwhile_ends(
+    left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(self: JobStore, *place: str, **page: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(JobStore, "open_jobs", never)
+    async with open_node(left, base_url=RELAY_URL, state_dir=tmp_path) as node:
+        assert node.scheduler.running
+    assert not node.scheduler.running

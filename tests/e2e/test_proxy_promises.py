@@ -1,0 +1,162 @@
+"""What docs/why.md says of the drop-in proxy: each mechanism at work in a whole node, over a socket to the upstream."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.clock import wall_clock
+from relay.sources.passage import PassedAnswer, PassedRequest
+from relay.store.intents import IN_FLIGHT_SECONDS
+from tests.e2e_world import KEY, World, open_e2e_world
+
+DISPATCHES = "/api/v1/outreach/dispatches"
+MESSAGE = {
+    "account_id": "connect_account_xxx",
+    "channel": "email",
+    "action": "outreach",
+    "recipient": {"address": "ada@example.com"},
+    "content": {"text": "Hello"},
+}
+REFUSE = "CREATE TRIGGER refuse BEFORE DELETE ON intents BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+
+
+class Passed:
+    """The requests that are passed on to the upstream, and how many intents stood written down when each was."""
+
+    def __init__(self, world: World) -> None:
+        self.requests: list[PassedRequest] = []
+        self.intents: list[int] = []
+        passage = world.node._passages["revor"]
+        self._send = passage.send
+        self._store = world.node.store
+        passage.send = self.send  # type: ignore[method-assign]
+
+    async def send(self, request: PassedRequest) -> PassedAnswer:
+        self.requests.append(request)
+        self.intents.append(await self.written_down())
+        return await self._send(request)
+
+    async def written_down(self) -> int:
+        """Those of creates that are under way too: they look as those that were cut off will look later."""
+        page = await self._store.intents.page(limit=10, now=wall_clock() + IN_FLIGHT_SECONDS + 1)
+        return len(page.items)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Of the last request."""
+        return dict(self.requests[-1].headers).get(name)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with asyncio.timeout(60), open_e2e_world(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def passed(world: World) -> Passed:
+    return Passed(world)
+
+
+async def call(world: World, method: str, path: str, json: Any = None, **headers: str) -> Any:
+    """A call of a program that knows nothing of the relay."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    named["Authorization"] = f"Bearer {KEY}"
+    return await world.api.request(method, path, json=json, headers=named)
+
+
+async def read(world: World, passed: Passed, job_id: str, **headers: str) -> str:
+    """How a read of the job is answered: from the relay's state it never reaches the upstream, else it does, once."""
+    before = len(passed.requests)
+    answer = await call(world, "GET", f"/api/v1/outreach/jobs/{job_id}", **headers)
+    assert (answer.status_code, answer.json()["item"]["id"]) == (200, job_id)
+    cache: str = answer.headers["relay-cache"]
+    assert len(passed.requests) - before == (0 if cache == "hit" else 1)
+    assert ("age" in answer.headers) is (cache == "hit")
+    return cache
+
+
+async def unknown(world: World) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = (await world.api.get("/v1/intents")).json()["items"]
+    return items
+
+
+async def test_a_create_is_written_down_before_it_is_sent(world: World, passed: Passed) -> None:
+    answer = await call(world, "POST", DISPATCHES, MESSAGE)
+    assert answer.status_code == 202, answer.text
+    assert passed.intents == [1]
+    assert await passed.written_down() == 0
+    assert (await world.shown(answer.json()["item"]["id"]))["open"] is True
+
+
+async def test_a_create_without_an_answer_is_not_sent_again(world: World, passed: Passed) -> None:
+    await world.fault("timeout", hold_seconds=0.1)
+    answer = await call(world, "POST", DISPATCHES, MESSAGE, Idempotency_Key="k-1")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "relay_outcome_unknown")
+    counts = (await world.sandbox.get("/_sandbox/requests")).json()
+    assert counts["total"] == len(passed.requests) == 1
+    (intent,) = await unknown(world)
+    assert (intent["reason"], intent["idempotency_key"]) == ("no_answer", "k-1")
+
+    await world.heal()  # the caller knows what it wants, and says it again
+    answer = await call(world, "POST", DISPATCHES, MESSAGE, Idempotency_Key="k-1")
+    assert answer.status_code == 202, answer.text
+    assert await unknown(world) == []
+    assert await passed.written_down() == 0
+    assert (await world.shown(answer.json()["item"]["id"]))["id"] == answer.json()["item"]["id"]
+
+
+async def test_the_job_and_the_end_of_its_intent_are_one_transaction(
+    world: World, passed: Passed, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as database:
+        database.execute(REFUSE)
+        answer = await call(world, "POST", DISPATCHES, MESSAGE)
+        assert answer.status_code == 202, answer.text
+        job_id = answer.json()["item"]["id"]
+        assert (await world.api.get(f"/v1/jobs/{job_id}")).status_code == 404  # not without the end of its intent
+        assert await passed.written_down() == 1
+        database.execute("DROP TRIGGER refuse")
+    await world.until(lambda: tracked(world, job_id))  # it is tried until the database takes it
+    assert await passed.written_down() == 0
+
+
+async def test_a_read_is_served_from_state_only_while_a_look_would_show_nothing(world: World, passed: Passed) -> None:
+    ended, later = await world.job(), await world.job(start_delay_seconds=86_400)
+    await world.until(lambda: closed(world, ended))
+    await world.until(lambda: looked_at(world, later))
+    world.node.scheduler.stop()  # from here on only callers look
+
+    seen = await read(world, passed, later)
+    for other in ("hit", "miss", "hit"):  # good for a while; then a look is due, a caller's own; then good again
+        while seen != other:
+            seen = await read(world, passed, later)
+    assert await read(world, passed, later, Cache_Control="no-cache") == "pass"
+    for _ in range(3):
+        assert await read(world, passed, ended) == "hit"
+    assert await read(world, passed, ended, Cache_Control="no-cache") == "pass"
+
+
+async def closed(world: World, job_id: str) -> bool:
+    return not (await world.shown(job_id))["open"]
+
+
+async def tracked(world: World, job_id: str) -> bool:
+    return (await world.api.get(f"/v1/jobs/{job_id}")).status_code == 200
+
+
+async def looked_at(world: World, job_id: str) -> bool:
+    return (await world.shown(job_id))["last_polled_at"] is not None
+
+
+async def test_only_codings_that_the_relay_reads_are_asked_for(world: World, passed: Passed) -> None:
+    answer = await call(world, "POST", DISPATCHES, MESSAGE, Accept_Encoding="br, zstd, gzip;q=0.5")
+    assert answer.status_code == 202, answer.text
+    assert passed.header(b"accept-encoding") == b"gzip;q=0.5"
+    await world.shown(answer.json()["item"]["id"])  # it was understood
+    await call(world, "GET", "/api/v1/connect/accounts", Accept_Encoding="br, zstd, gzip;q=0.5")
+    assert passed.header(b"accept-encoding") == b"br, zstd, gzip;q=0.5"

@@ -1,0 +1,430 @@
+"""What can go wrong with a create that goes through the relay: real connections of a real node, and what a person sees.
+
+In each case the question is the same: was it carried out? The relay says what it knows, and lists what nobody knows.
+"""
+
+import asyncio
+import contextlib
+import json
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from relay.dropin import MAX_ANSWER_BYTES
+from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from tests.create_world import open_create_world
+from tests.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
+
+LIMIT_BYTES = 16_384
+"""Less than the database and its log have already: nothing can be written to them any more."""
+HASTY = "server: {shutdown_seconds: 1}\n"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
+    async with open_relay_world(tmp_path) as world:
+        yield world
+
+
+def body_of(number: int = 0) -> bytes:
+    return orjson.dumps(dispatch_body(number))
+
+
+async def send(world: RelayWorld, number: int = 0, key: str | None = None) -> tuple[int, Any]:
+    """A create through the relay: status, and the answer's JSON, or its bytes where it is none."""
+    headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
+    if key is not None:
+        headers["Idempotency-Key"] = key
+    url = f"{world.url}{DISPATCH_PATH}"
+    async with world.session.post(url, data=body_of(number), headers=headers) as response:
+        content = await response.read()
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return response.status, orjson.loads(content)
+        return response.status, content
+
+
+async def fault(world: RelayWorld, kind: str, **fields: Any) -> None:
+    """The next create goes wrong so; looks do not."""
+    body = {"kind": kind, "count": 1, "method": "POST", **fields}
+    status, answer = await world.call("POST", "/_sandbox/faults", body, url=world.sandbox_url)
+    assert status == 201, answer
+
+
+async def made(world: RelayWorld) -> list[str]:
+    """The jobs that the upstream has made."""
+    status, document = await world.call("GET", "/_sandbox/jobs", url=world.sandbox_url)
+    assert status == 200
+    return [job["id"] for job in document["jobs"]]
+
+
+async def received(world: RelayWorld) -> int:
+    """How many creates have come to the upstream."""
+    _, document = await world.call("GET", "/_sandbox/requests", url=world.sandbox_url)
+    return int(document["by_kind"].get("POST dispatch", 0))
+
+
+async def tracked(world: RelayWorld) -> list[str]:
+    return [job["id"] for job in (await world.get("/v1/jobs"))["items"]]
+
+
+async def suspects(world: RelayWorld, reason: str, number: int = 0, **fields: Any) -> dict[str, Any]:
+    """The one create whose fate is unknown, as the API, /readyz and the command line show it."""
+    (intent,) = (await world.get("/v1/intents"))["items"]
+    wanted = {
+        "account": "default",
+        "body_digest": f"sha256:{sha256(body_of(number)).hexdigest()}",
+        "idempotency_key": None,
+        "path": DISPATCH_PATH,
+        "reason": reason,
+        "source": "revor",
+        "status_code": None,
+        **fields,
+    }
+    assert {name: intent[name] for name in wanted} == wanted
+    status, document = await world.call("GET", "/readyz")
+    assert status == 200
+    assert "whether 1 create(s) were carried out is unknown: see GET /v1/intents" in document["notes"]
+    code, lines = await world.run("intents", "list", "--json")
+    assert code == 0
+    assert json.loads("\n".join(lines)) == [intent]
+    found: dict[str, Any] = intent
+    return found
+
+
+async def suspects_none(world: RelayWorld) -> None:
+    assert (await world.get("/v1/intents"))["items"] == []
+    status, document = await world.call("GET", "/readyz")
+    assert (status, document["notes"]) == (200, [])
+    code, lines = await world.run("intents", "list")
+    assert (code, lines) == (0, ["none: what came of every create is known"])
+
+
+async def until_measured(world: RelayWorld, unknown: int) -> None:
+    """Until the metric is that number."""
+
+    async def is_measured() -> bool:
+        return f"relay_intents_unknown {float(unknown)}\n" in await world.get("/metrics")
+
+    await world.until(is_measured, f"relay_intents_unknown does not become {unknown}")
+
+
+@dataclass(kw_only=True)
+class Between:
+    """Stands between the relay and the upstream. While `holding`, what the upstream answers is held back until
+    `go_on`."""
+
+    url: str
+    holding: bool = False
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    """An answer is being held."""
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@contextlib.asynccontextmanager
+async def between(world: RelayWorld, at: socket.socket | None = None) -> AsyncIterator[Between]:
+    """Serves at a free port, or at a socket that was bound before."""
+    there_port = int(world.sandbox_url.rpartition(":")[2])
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                if is_answer and found.holding:
+                    found.came.set()
+                    await found.go_on.wait()
+                writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", there_port)
+        await asyncio.gather(copy(reader, back, False), copy(there, writer, True))
+
+    listener = at or socket.create_server(("127.0.0.1", 0))
+    server = await asyncio.start_server(connected, sock=listener)
+    found = Between(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+    try:
+        yield found
+    finally:
+        found.go_on.set()
+        server.close()
+
+
+# --- nothing was sent
+
+
+async def test_nobody_is_there_when_a_create_comes(world: RelayWorld) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        await world.serve(REVOR_BASE_URL=f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        status, document = await send(world)
+        assert (status, document["ok"], document["error"]["code"]) == (502, False, "relay_upstream_unreachable")
+        assert "Nothing was sent" in document["error"]["message"]
+        await suspects_none(world)
+        async with between(world, nobody):
+            status, document = await send(world)  # so it is safe to send it again, also without a key
+            assert status == 202
+            assert await made(world) == await tracked(world) == [document["item"]["id"]]
+            await suspects_none(world)
+
+
+async def test_a_database_that_can_not_be_written_when_a_create_comes(world: RelayWorld) -> None:
+    relay = await world.serve()
+    told = [(await send(world))[1]["item"]["id"]]
+    relay.limit(resource.RLIMIT_FSIZE, LIMIT_BYTES)
+    for number in range(1, 50):  # there may be room for a few
+        status, document = await send(world, number)
+        if status != 202:
+            break
+        told.append(document["item"]["id"])
+    assert (status, document["error"]["code"]) == (503, "relay_database_unavailable")
+    assert "Nothing was sent" in document["error"]["message"]
+    assert await received(world) == len(told)
+    assert (await world.call("GET", "/readyz"))[0] == 503
+
+    relay.limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
+    await world.until_ready()
+    status, document = await send(world, number)
+    assert status == 202
+    told.append(document["item"]["id"])
+    assert sorted(await made(world)) == sorted(await tracked(world)) == sorted(told)
+    await suspects_none(world)
+
+
+# --- it was sent, and nobody knows what came of it
+
+
+@pytest.mark.parametrize("kind", ["timeout", "truncated"])
+async def test_an_upstream_that_breaks_off_after_it_got_a_create(world: RelayWorld, kind: str) -> None:
+    await world.serve()
+    await fault(world, kind, hold_seconds=0)
+    status, document = await send(world, key="one")
+    assert (status, document["ok"], document["error"]["code"]) == (502, False, "relay_outcome_unknown")
+    assert await received(world) == 1  # never sent twice by us
+    intent = await suspects(world, "no_answer", idempotency_key="one")
+    assert intent["id"] in document["error"]["message"]
+    assert await tracked(world) == []
+
+    await world.end()
+    await world.serve()  # it is still there after a restart
+    await until_measured(world, 1)
+    assert await suspects(world, "no_answer", idempotency_key="one") == intent
+
+    status, document = await send(world, key="one")  # the upstream answers with the original
+    assert status == 202
+    assert await made(world) == await tracked(world) == [document["item"]["id"]]
+    await suspects_none(world)
+
+
+async def test_a_create_of_unknown_fate_without_a_key(world: RelayWorld) -> None:
+    await world.serve()
+    await fault(world, "timeout", hold_seconds=0, after_effect=False)
+    status, document = await send(world)
+    assert (status, document["error"]["code"]) == (502, "relay_outcome_unknown")
+    intent = await suspects(world, "no_answer")
+    assert await made(world) == []  # which a person finds out by looking
+    code, lines = await world.run("intents", "dismiss", intent["id"])
+    assert (code, lines) == (0, [f"{intent['id']} is off the list"])
+    await suspects_none(world)
+    code, lines = await world.run("intents", "dismiss", intent["id"])
+    assert (code, lines) == (1, [f"relay: there is no create '{intent['id']}' whose fate is unknown"])
+
+
+async def test_an_upstream_that_never_answers_a_create(tmp_path: Path) -> None:
+    async with open_create_world(tmp_path, "never answers", "sqlite") as callers:
+        world, session = callers.world, callers.world.session
+        world.relay.constants["relay.sources.passage:SILENCE_SECONDS"] = 0.2  # in place of five minutes
+        await world.relay.serve()
+        await world.relay.ready(session)
+        silence = {"kind": "timeout", "count": 1, "method": "POST", "hold_seconds": 60}
+        async with session.post(f"{world.sandbox_url}/_sandbox/faults", json=silence) as response:
+            assert response.status == 201
+        headers = {"Authorization": f"Bearer {API_KEY}", "Idempotency-Key": "one"}
+        url = f"{world.relay.url}{DISPATCH_PATH}"
+        async with session.post(url, data=body_of(), headers=headers) as response:
+            assert response.status == 502
+            assert (await response.json())["error"]["code"] == "relay_outcome_unknown"
+        (intent,) = (await world.get("/v1/intents"))["items"]
+        assert (intent["reason"], intent["idempotency_key"]) == ("no_answer", "one")
+        async with session.post(url, data=body_of(), headers=headers) as response:
+            assert response.status == 202
+            job_id = (await response.json())["item"]["id"]
+        assert list(await world.truths()) == [job_id]
+        assert (await world.get("/v1/intents"))["items"] == []
+
+
+@pytest.mark.parametrize(("kind", "status_code"), [("500", 500), ("502", 502)])
+@pytest.mark.parametrize("is_made", [True, False], ids=["carried out", "not carried out"])
+async def test_a_create_that_is_answered_with_a_server_error(
+    world: RelayWorld, kind: str, status_code: int, is_made: bool
+) -> None:
+    await world.serve()
+    await fault(world, kind, after_effect=is_made)
+    status, document = await send(world, key="one")
+    assert status == status_code  # as the upstream said it
+    assert document["error"]["code"] == "internal_error" if kind == "500" else document.startswith(b"<html>")
+    assert len(await made(world)) == is_made  # nobody could tell from the answer
+    await suspects(world, "server_error", idempotency_key="one", status_code=status_code)
+
+    status, document = await send(world, key="one")
+    assert status == 202
+    assert await made(world) == await tracked(world) == [document["item"]["id"]]
+    await suspects_none(world)
+
+
+async def test_a_create_that_the_upstream_says_it_did_not_carry_out(world: RelayWorld) -> None:
+    await world.serve()
+    for kind, status_code, code in (("503", 503, "task_unavailable"), ("429", 429, "api_rate_limit_exceeded")):
+        await fault(world, kind)
+        status, document = await send(world)
+        assert (status, document["error"]["code"]) == (status_code, code)
+        await suspects_none(world)
+    assert await made(world) == await tracked(world) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "looks_like"),
+    [
+        ("malformed_json", lambda answer: answer.endswith(b",,")),
+        ("wrong_content_type", lambda answer: answer.startswith(b"<!doctype html>")),
+        ("oversized", lambda answer: len(answer["padding"]) > MAX_ANSWER_BYTES),
+    ],
+)
+async def test_an_answer_to_a_create_that_can_not_be_read(
+    world: RelayWorld, kind: str, looks_like: Callable[[Any], bool]
+) -> None:
+    await world.serve()
+    await fault(world, kind)
+    status, answer = await send(world, key="one")
+    assert status == 202
+    assert looks_like(answer), answer  # as the upstream said it, to the last byte
+    await suspects(world, "unreadable", idempotency_key="one", status_code=202)
+    assert await tracked(world) == []
+
+    status, document = await send(world, key="one")
+    assert status == 202
+    assert await made(world) == await tracked(world) == [document["item"]["id"]]
+    await suspects_none(world)
+
+
+# --- it was sent, and something else went wrong
+
+
+async def test_a_database_that_takes_no_more_writes_while_a_create_is_out(world: RelayWorld) -> None:
+    async with between(world) as upstream:
+        relay = await world.serve(REVOR_BASE_URL=upstream.url)
+        upstream.holding = True
+        answer = asyncio.create_task(send(world))
+        await upstream.came.wait()
+        relay.limit(resource.RLIMIT_FSIZE, LIMIT_BYTES)
+        upstream.go_on.set()
+        status, document = await answer
+        assert status == 202  # whoever sent it has to know
+        await world.said('"job_not_recorded"')
+        assert await made(world) == [document["item"]["id"]]
+
+        relay.limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
+        await world.said('"job_recorded_late"')
+        assert await tracked(world) == [document["item"]["id"]]
+        await world.until_ready()
+        await suspects_none(world)
+
+
+async def test_a_relay_that_is_killed_in_the_middle_of_a_create(world: RelayWorld) -> None:
+    async with between(world) as upstream:
+        await world.serve(REVOR_BASE_URL=upstream.url)
+        upstream.holding = True
+        answer = asyncio.create_task(send(world, key="one"))
+        await upstream.came.wait()
+        assert (await world.get("/v1/intents"))["items"] == []  # it is in flight
+        await world.end(signal.SIGKILL)
+        with pytest.raises(aiohttp.ClientError):
+            await answer
+        upstream.holding = False
+        upstream.go_on.set()
+
+        await world.serve(REVOR_BASE_URL=upstream.url)
+        await suspects(world, "cut_off", idempotency_key="one")
+        await until_measured(world, 1)
+        status, document = await send(world, key="one")
+        assert status == 202
+        assert await made(world) == await tracked(world) == [document["item"]["id"]]
+        await suspects_none(world)
+
+
+async def test_a_relay_that_is_told_to_end_in_the_middle_of_a_create(world: RelayWorld) -> None:
+    async with between(world) as upstream:
+        await world.serve(REVOR_BASE_URL=upstream.url)
+        upstream.holding = True
+        answer = asyncio.create_task(send(world))
+        await upstream.came.wait()
+        world.send(signal.SIGTERM)
+        await world.until(lambda: _refuses(world), "it does not end")
+        upstream.holding = False
+        upstream.go_on.set()
+        status, document = await answer  # it is finished first
+        assert status == 202
+        assert await world.ended() == 0
+        await world.serve(REVOR_BASE_URL=upstream.url)
+        assert await made(world) == await tracked(world) == [document["item"]["id"]]
+        await suspects_none(world)
+
+
+async def test_a_create_that_does_not_end_before_the_relay_does(world: RelayWorld) -> None:
+    async with between(world) as upstream:
+        world.settings(SETTINGS, more=HASTY)
+        await world.serve(REVOR_BASE_URL=upstream.url)
+        upstream.holding = True
+        reading = asyncio.create_task(world.call("GET", "/api/v1/connect/accounts"))
+        await upstream.came.wait()
+        upstream.came.clear()
+        creating = asyncio.create_task(send(world, key="one"))
+        await upstream.came.wait()
+        assert await world.end() == 0
+        status, document = await reading
+        assert (status, document["error"]["code"]) == (502, "relay_upstream_no_answer")
+        status, document = await creating
+        assert (status, document["error"]["code"]) == (502, "relay_outcome_unknown")
+        assert [line for line in world.lines if "Traceback" in line] == []
+        upstream.holding = False
+        upstream.go_on.set()
+        await world.serve(REVOR_BASE_URL=upstream.url)
+        intent = await suspects(world, "no_answer", idempotency_key="one")
+        assert intent["id"] in document["error"]["message"]
+        assert (await send(world, key="one"))[0] == 202
+        assert len(await made(world)) == 1
+        await suspects_none(world)
+
+
+async def test_a_caller_that_leaves_in_the_middle_of_a_create(world: RelayWorld) -> None:
+    async with between(world) as upstream:
+        await world.serve(REVOR_BASE_URL=upstream.url)
+        upstream.holding = True
+        answer = asyncio.create_task(send(world))
+        await upstream.came.wait()
+        answer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answer
+        upstream.holding = False
+        upstream.go_on.set()
+
+        async def is_tracked() -> bool:
+            return await tracked(world) == await made(world) != []
+
+        await world.until(is_tracked, "the job that it made is not tracked")
+        await suspects_none(world)
+
+
+def _refuses(world: RelayWorld) -> bool:
+    """Whether it takes no more connections."""
+    host, _, port = world.url.rpartition("/")[2].partition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
+        return False
+    return True

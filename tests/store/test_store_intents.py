@@ -1,0 +1,335 @@
+"""Creates in flight and those whose fate is unknown: begun, ended, listed, settled by a repeat, cut off, forgotten."""
+
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from relay.core.records import Intent
+from relay.errors import Conflict, InvalidRequest
+from relay.store.intents import CUT_OFF, IN_FLIGHT_SECONDS
+from relay.store.pages import encode_cursor
+from relay.store.store import Store
+from relay.store.upkeep import BATCH
+from tests.store_kit import NOW, counts, intent, registration, rows, together, track
+
+LATER = NOW + 60.0
+"""When a repeat is answered: what was sent at NOW may still be in flight."""
+
+
+async def begun(store: Store, *intents: Intent) -> None:
+    """They were written down and sent."""
+    for one in intents:
+        await store.intents.begin(one)
+
+
+async def unknown(store: Store, *intents: Intent, reason: str = "no_answer") -> None:
+    """They were sent, and nobody knows what came of them."""
+    await begun(store, *intents)
+    for one in intents:
+        await store.intents.unknown(one.id, reason)
+
+
+async def left(store: Store) -> set[str]:
+    """The ids of all that the table holds, in flight or not."""
+    return {row["id"] for row in await rows(store, "SELECT id FROM intents")}
+
+
+async def listed(store: Store, now: float = LATER) -> list[Intent]:
+    return list((await store.intents.page(limit=500, now=now)).items)
+
+
+# --- one create's way
+
+
+async def test_a_create_in_flight_is_written_down_and_not_listed(store: Store) -> None:
+    one = intent(idempotency_key="key")
+    await begun(store, one)
+    assert await left(store) == {one.id}
+    assert await listed(store) == []
+    assert await store.intents.count_unknown(LATER) == 0
+
+
+async def test_one_whose_fate_is_known_is_gone(store: Store) -> None:
+    one, other = intent(), intent()
+    await begun(store, one, other)
+    await store.intents.end(one.id)
+    assert await left(store) == {other.id}
+
+
+async def test_to_end_one_that_is_gone_is_fine(store: Store) -> None:
+    await store.intents.end(intent().id)
+    await store.intents.unknown(intent().id, "no_answer")
+    assert await left(store) == set()
+
+
+@pytest.mark.parametrize("key", [None, "key", "k" * 255, "\u00e9\u00ff"])
+@pytest.mark.parametrize(("reason", "status_code"), [("no_answer", None), ("server_error", 502), ("unreadable", 202)])
+async def test_one_whose_fate_is_unknown_is_listed_as_it_was_with_the_reason(
+    store: Store, key: str | None, reason: str, status_code: int | None
+) -> None:
+    one = intent(idempotency_key=key, body_digest="0f" * 32)
+    await begun(store, one)
+    await store.intents.unknown(one.id, reason, status_code)
+    assert await listed(store) == [replace(one, reason=reason, status_code=status_code)]
+    assert await store.intents.count_unknown(LATER) == 1
+
+
+async def test_a_key_may_be_longer_than_an_index_takes(store: Store) -> None:
+    key = "".join(sha256(str(n).encode()).hexdigest() for n in range(900))  # nothing that a database could compress
+    one, repeat = intent(idempotency_key=key), intent(LATER, idempotency_key=key)
+    await unknown(store, one)
+    assert [each.idempotency_key for each in await listed(store)] == [key]
+    await begun(store, repeat)
+    await store.jobs.register(registration("made", intent=repeat))
+    assert await left(store) == set()
+
+
+async def test_writes_of_many_creates_share_a_commit(store: Store) -> None:
+    many = [intent() for _ in range(20)]
+    await together(store, *(store.intents.begin(one) for one in many))
+    await together(
+        store,
+        *(store.intents.end(one.id) for one in many[:10]),
+        *(store.intents.unknown(one.id, "no_answer") for one in many[10:15]),
+    )
+    assert {one.id for one in await listed(store)} == {one.id for one in many[10:15]}
+    assert len(await left(store)) == 10
+
+
+# --- in flight for too long
+
+
+async def test_one_in_flight_for_longer_than_any_node_waits_was_cut_off(store: Store) -> None:
+    one = intent()
+    await begun(store, one)
+    assert await listed(store, NOW + IN_FLIGHT_SECONDS) == []
+    assert await store.intents.count_unknown(NOW + IN_FLIGHT_SECONDS) == 0
+    too_late = NOW + IN_FLIGHT_SECONDS + 1
+    assert await listed(store, too_late) == [replace(one, reason=CUT_OFF)]
+    assert await store.intents.count_unknown(too_late) == 1
+
+
+async def test_an_answer_that_comes_late_all_the_same_ends_it(store: Store) -> None:
+    one = intent()
+    await begun(store, one)
+    await store.intents.end(one.id)
+    assert await listed(store, NOW + 2 * IN_FLIGHT_SECONDS) == []
+
+
+async def test_at_the_start_of_the_only_node_all_in_flight_were_cut_off(store: Store) -> None:
+    in_flight, known = intent(), intent()
+    await begun(store, in_flight)
+    await unknown(store, known, reason="server_error")
+    await store.intents.all_cut_off()
+    assert {one.id: one.reason for one in await listed(store)} == {in_flight.id: CUT_OFF, known.id: "server_error"}
+
+
+async def test_what_a_crash_left_is_freed_with_it(store: Store) -> None:
+    one = intent()
+    await begun(store, one)
+    await store.free_what_a_crash_left(LATER)
+    assert await listed(store) == [replace(one, reason=CUT_OFF)]
+
+
+# --- pages
+
+
+async def of_every_kind(store: Store) -> list[str]:
+    """Thirty, each third in flight, from long ago until now. The ids of those that are unknown LATER, newest first."""
+    sent = [intent(NOW - 2 * IN_FLIGHT_SECONDS + n * 45.0) for n in range(30)]
+    await begun(store, *sent)
+    for nth, one in enumerate(sent):
+        if nth % 3:
+            await store.intents.unknown(one.id, "no_answer")
+    old = LATER - IN_FLIGHT_SECONDS
+    wanted = [one.id for nth, one in enumerate(sent) if nth % 3 or one.created_at < old]
+    assert 0 < sum(one.created_at < old for one in sent) < 30
+    return wanted[::-1]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 24, 25, 500])
+async def test_pages_have_each_unknown_one_once_newest_first(store: Store, limit: int) -> None:
+    wanted = await of_every_kind(store)
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await store.intents.page(limit=limit, cursor=cursor, now=LATER)
+        assert len(page.items) == limit or page.next_cursor is None
+        found += [one.id for one in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert found == wanted
+    assert await store.intents.count_unknown(LATER) == len(wanted)
+
+
+async def test_a_page_goes_on_below_a_row_that_is_gone_meanwhile(store: Store) -> None:
+    wanted = await of_every_kind(store)
+    first = await store.intents.page(limit=5, now=LATER)
+    await store.intents.end(wanted[4])
+    await unknown(store, intent(LATER))  # a new one belongs to pages that were read before
+    rest = await store.intents.page(limit=500, cursor=first.next_cursor, now=LATER)
+    assert [one.id for one in rest.items] == wanted[5:]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", encode_cursor("job_01"), encode_cursor("01jv")])
+async def test_a_cursor_of_another_list_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await store.intents.page(limit=5, cursor=cursor, now=LATER)
+    assert refused.value.code == "invalid_cursor"
+
+
+# --- off the list
+
+
+async def test_one_that_somebody_looked_into_is_taken_off_the_list(store: Store) -> None:
+    one, other = intent(idempotency_key="key"), intent()
+    await unknown(store, one, other)
+    assert await store.intents.dismiss(one.id, LATER) == replace(one, reason="no_answer")
+    assert await left(store) == {other.id}
+    assert await store.intents.dismiss(one.id, LATER) is None
+
+
+async def test_one_in_flight_is_not_taken_off_until_it_is_listed(store: Store) -> None:
+    one = intent()
+    await begun(store, one)
+    assert await store.intents.dismiss(one.id, NOW + IN_FLIGHT_SECONDS) is None
+    assert await left(store) == {one.id}
+    assert await store.intents.dismiss(one.id, NOW + IN_FLIGHT_SECONDS + 1) == replace(one, reason=CUT_OFF)
+    assert await left(store) == set()
+
+
+async def test_retention_deletes_those_that_nobody_took_care_of(store: Store) -> None:
+    old, old_in_flight, young = intent(NOW - 2), intent(NOW - 1), intent(NOW)
+    await unknown(store, old, young)
+    await begun(store, old_in_flight)
+    assert await store.upkeep.delete_intents(NOW) == 2
+    assert await left(store) == {young.id}
+    assert await store.upkeep.delete_intents(NOW) == 0
+
+
+async def test_retention_goes_in_batches_from_the_oldest_on(store: Store) -> None:
+    many = [intent(NOW + n) for n in range(BATCH + 3)]
+    await together(store, *(store.intents.begin(one) for one in many))
+    assert await store.upkeep.delete_intents(NOW + len(many)) == BATCH
+    assert await left(store) == {one.id for one in many[BATCH:]}
+    assert await store.upkeep.delete_intents(NOW + len(many)) == 3
+
+
+# --- a job that is registered ends the intent of the create that made it
+
+
+async def test_the_job_and_the_end_of_its_intent_are_one(store: Store) -> None:
+    one, other = intent(), intent()
+    await begun(store, one, other)
+    assert (await store.jobs.register(registration("made", intent=one))).created
+    assert await left(store) == {other.id}
+
+
+async def test_the_intent_ends_also_when_the_job_is_tracked_already(store: Store) -> None:
+    await track(store, "made")
+    one = intent()
+    await begun(store, one)
+    assert not (await store.jobs.register(registration("made", intent=one))).created
+    assert await left(store) == set()
+
+
+async def test_the_intent_ends_also_when_the_job_is_tracked_again(store: Store) -> None:
+    uid = await track(store, "made")
+    await store.jobs.untrack(uid, NOW)
+    one = intent()
+    await begun(store, one)
+    assert (await store.jobs.register(registration("made", intent=one))).resumed
+    assert await left(store) == set()
+
+
+async def test_each_of_a_batch_ends_its_own(store: Store) -> None:
+    made = [intent() for _ in range(5)]
+    await begun(store, *made)
+    batch = [registration(f"job {n}", intent=one) for n, one in enumerate(made[:4])]
+    await store.jobs.register_many([*batch, registration("without a create")])
+    assert await left(store) == {made[4].id}
+
+
+async def test_registrations_of_one_group_each_end_their_own(store: Store) -> None:
+    made = [intent() for _ in range(5)]
+    await begun(store, *made)
+    await together(
+        store, *(store.jobs.register(registration(f"job {n}", intent=one)) for n, one in enumerate(made[:4]))
+    )
+    assert await left(store) == {made[4].id}
+
+
+async def test_a_registration_that_fails_keeps_the_intent(store: Store) -> None:
+    one = intent(idempotency_key="key")
+    await unknown(store, one)
+    repeat = intent(LATER, idempotency_key="key")
+    await begun(store, repeat)
+    with pytest.raises(Conflict):
+        await store.jobs.register(registration("made", intent=repeat, callback_subscription_id="sub_gone"))
+    assert await left(store) == {one.id, repeat.id}
+    assert (await counts(store))["jobs"] == 0
+
+
+async def test_a_registration_that_fails_keeps_the_intent_and_others_of_its_group_end_theirs(store: Store) -> None:
+    bad, good = intent(), intent()
+    await begun(store, bad, good)
+    refused, made = await together(
+        store,
+        store.jobs.register(registration("bad", intent=bad, callback_subscription_id="sub_gone")),
+        store.jobs.register(registration("good", intent=good)),
+    )
+    assert isinstance(refused, Conflict)
+    assert made.created
+    assert await left(store) == {bad.id}
+
+
+# --- a repeat with the same Idempotency-Key tells the fate of what was sent before
+
+
+async def test_a_repeat_that_is_answered_settles_what_was_sent_before_it(store: Store) -> None:
+    before = [intent(NOW + n, idempotency_key="key") for n in range(3)]
+    await unknown(store, *before[:2])
+    await begun(store, before[2])  # the caller gave up on it, and it is in flight all the same
+    repeat = intent(LATER, idempotency_key="key")
+    await begun(store, repeat)
+    await store.jobs.register(registration("made", intent=repeat))
+    assert await left(store) == set()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"idempotency_key": "another"},
+        {"idempotency_key": None},
+        {"body_digest": "another"},
+        {"account": "another"},
+        {"source": "another"},
+        {"path": "/api/v1/outreach/linkedin/post-likes"},
+        {"sent_at": LATER + 1},
+    ],
+    ids=lambda other: next(iter(other)) + (" (none)" if None in other.values() else ""),
+)
+async def test_a_repeat_settles_nothing_else(store: Store, other: dict[str, object]) -> None:
+    stays = intent(**{"sent_at": NOW, "idempotency_key": "key", **other})  # type: ignore[arg-type]
+    repeat = intent(LATER, idempotency_key="key")
+    await unknown(store, stays)
+    await begun(store, repeat)
+    await store.jobs.register(registration("made", intent=repeat))
+    assert await left(store) == {stays.id}
+
+
+async def test_a_create_without_a_key_settles_nothing_but_itself(store: Store) -> None:
+    before, repeat = intent(), intent(LATER)
+    await unknown(store, before)
+    await begun(store, repeat)
+    await store.jobs.register(registration("made", intent=repeat))
+    assert await left(store) == {before.id}
+
+
+async def test_of_two_repeats_in_one_batch_each_settles_what_was_before_it(store: Store) -> None:
+    first, second = intent(NOW, idempotency_key="key"), intent(NOW + 1, idempotency_key="key")
+    await begun(store, first, second)
+    await store.jobs.register_many([registration("made", intent=second), registration("made", intent=first)])
+    assert await left(store) == set()
