@@ -53,7 +53,7 @@ def needs_identity(path: str) -> bool:
 
 def refuse_loop(headers: Headers, node_id: str) -> None:
     """Raises a 508 for a request of our own that came back to us."""
-    if headers.get("relay-node") == node_id:
+    if node_id in headers.getlist("relay-node"):
         detail = "this request was sent by this relay itself: an upstream or a sink points back at it"
         error = RequestError(detail, code="loop_detected", status=508)
         error.title = "Loop detected"
