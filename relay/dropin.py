@@ -23,7 +23,7 @@ from relay.api.dropin import Body, Cache, Extra, Passing, Reply, Speaker
 from relay.api.ports import TrackRequest
 from relay.clock import Clock, http_date
 from relay.core.job import TERMINAL, Job
-from relay.core.passing import Header, fate_of, readable_only, with_key
+from relay.core.passing import Header, fate_of, readable_only, with_key, without_wait
 from relay.core.records import Intent, Page
 from relay.errors import Conflict, NoAnswer, NotSent, RelayError, RequestError, StoreError
 from relay.ids import new_id
@@ -194,7 +194,7 @@ class Gateway:
 
     def is_create(self, speaker: Speaker, method: str, path: str) -> bool:
         """Whether the request makes a job."""
-        return method == "POST" and path in self._definitions[speaker.source].creates
+        return method == "POST" and unquote(path) in self._definitions[speaker.source].creates
 
     def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
         """The id of the job that the request reads; None where it is another request, or nobody's we know."""
@@ -219,12 +219,14 @@ class Gateway:
             return await self.pass_on(passing, None)
         if fresh:
             return await self._miss(passing, external_id, kept.uid, poller, cache="pass", lend=not wait_seconds)
-        if wait_seconds and not kept.ended:
-            kept = await self._end_of(place, kept, poller, wait_seconds) or kept
+        if wait_seconds:
+            passing = replace(passing, headers=without_wait(passing.headers))
+            if not kept.ended:
+                kept = await self._end_of(place, kept, poller, wait_seconds) or kept
         hit = self._hit(kept, poller)
         if hit is not None:
             return hit
-        return await self._miss(passing, external_id, kept.uid, poller, cache="miss", lend=not wait_seconds)
+        return await self._miss(passing, external_id, kept.uid, poller, cache="miss")
 
     def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> Reply | None:
         """The answer where memory has it: most reads need no more, and nothing of them has to be waited for."""
@@ -250,7 +252,7 @@ class Gateway:
             return kept
         source, account, external_id = place
         found = await self._store.jobs.find(external_id, source, account)
-        if not found:
+        if not found or found[0].outcome == "untracked":
             return None
         kept = self._answer_of(found[0], poller)
         self._answers.put(place, kept)
@@ -293,9 +295,9 @@ class Gateway:
                 await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.holds else ELSEWHERE_SLICE_SECONDS))
 
     async def _miss(
-        self, passing: Passing, external_id: str, uid: str, poller: Poller, *, cache: Cache, lend: bool
+        self, passing: Passing, external_id: str, uid: str, poller: Poller, *, cache: Cache, lend: bool = True
     ) -> Reply:
-        """Asks the upstream; its answer counts as a look where none is under way."""
+        """Asks the upstream; its answer counts as a look where none is under way and it may `lend` one."""
         lent = _Lent(poller, uid, self._tasks) if lend and poller.lend(uid) else None
         look: Look | None = None
         try:

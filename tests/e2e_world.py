@@ -1,7 +1,7 @@
 """A whole node in this process: the sandbox and a receiver on real sockets, the relay's API as an application."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from relay.app import Node, open_node
+from relay.app import ROLES, Node, open_node
 from relay.cli.demo_stage import listen, served, url_of
 from relay.clock import Clock, wall_clock
 from relay.config import (
     LOOPBACK_NETWORKS,
     AccountSettings,
+    AuthSettings,
     DatabaseSettings,
     EncryptionSettings,
     PollingSettings,
@@ -27,6 +28,7 @@ from relay.config import (
     ServerSettings,
     Settings,
     SourceSettings,
+    TokenSettings,
 )
 from relay.keys import new_key
 from relay.poller import Poller
@@ -37,6 +39,9 @@ RELAY_URL = "http://127.0.0.1:8080"
 SPEED = 200.0
 MAX_INTERVAL_SECONDS = 0.5
 PATIENCE_SECONDS = 15.0
+POLLING = PollingSettings(
+    min_interval_seconds=0.01, max_interval_seconds=MAX_INTERVAL_SECONDS, max_requests_per_second=200.0
+)
 AT_ONCE = {"attempt_failures": 0, "start_delay_seconds": 0, "run_seconds": 0, "in_lane": False}
 """A sandbox job that has ended, at the upstream, as soon as it is made."""
 
@@ -68,7 +73,9 @@ class World:
 
     @property
     def poller(self) -> Poller:
-        return self.node.pollers[("revor", "default")]
+        """The only account's."""
+        (poller,) = self.node.pollers.values()
+        return poller
 
     async def fault(self, kind: str, **body: Any) -> None:
         """From now on until `heal`, or as the body says, requests to the upstream go wrong."""
@@ -163,28 +170,39 @@ async def open_e2e_world(
     database_url: str | None = None,
     upstream_clock: Clock = wall_clock,
     encryption_key: str | None = None,
+    base_url: str | None = None,
+    accounts: Mapping[str, str | None] | None = None,
+    tokens: Sequence[TokenSettings] = (),
+    polling: PollingSettings = POLLING,
+    clock: Clock = wall_clock,
+    roles: tuple[str, ...] = ROLES,
+    speed: float = SPEED,
 ) -> AsyncIterator[World]:
+    """`base_url`: another upstream than the sandbox. `accounts`: their keys, in the place of the one of `api_key`.
+
+    Without the role `scheduler` nothing is looked at but by who asks; `clock` is the node's.
+    """
     received: dict[str, list[Received]] = {}
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
-        upstream = Sandbox(seed=1, speed=SPEED, rate_limit=None).app(clock=upstream_clock)
+        upstream = Sandbox(seed=1, speed=speed, rate_limit=None).app(clock=upstream_clock)
         await stack.enter_async_context(served(upstream, at_sandbox))
         account = AccountSettings(api_key=api_key, api_key_file=None if api_key_file is None else str(api_key_file))
+        of_keys = {name: AccountSettings(name=name, api_key=key) for name, key in (accounts or {}).items()}
         source = SourceSettings(
-            base_url=url_of(at_sandbox),
-            accounts={"default": account},
-            polling=PollingSettings(
-                min_interval_seconds=0.01, max_interval_seconds=MAX_INTERVAL_SECONDS, max_requests_per_second=200.0
-            ),
+            base_url=base_url or url_of(at_sandbox), accounts=of_keys or {"default": account}, polling=polling
         )
         settings = Settings(
             server=ServerSettings(shutdown_seconds=5.0),
             database=DatabaseSettings(url=database_url or f"sqlite:///{folder / 'relay.db'}", pool_size=4),
+            auth=AuthSettings(tokens=tuple(tokens)),
             encryption=EncryptionSettings(keys=(encryption_key or new_key(),)),
             sources={source.name: source},
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
         )
-        node = await stack.enter_async_context(open_node(settings, base_url=RELAY_URL, state_dir=folder))
+        node = await stack.enter_async_context(
+            open_node(settings, base_url=RELAY_URL, state_dir=folder, clock=clock, roles=roles)
+        )
         for client in node._clients.values():
             client._timeout_seconds = timeout_seconds
         for poller in node.pollers.values():

@@ -200,11 +200,11 @@ class RelayWorld:
 
 
 @contextlib.asynccontextmanager
-async def open_relay_world(folder: Path) -> AsyncIterator[RelayWorld]:
+async def open_relay_world(folder: Path, *, speed: float = SPEED) -> AsyncIterator[RelayWorld]:
     """A sandbox and a sink that serve, and nothing started yet."""
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_sink = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
-        await stack.enter_async_context(served(Sandbox(seed=1, speed=SPEED, rate_limit=None).app(), at_sandbox))
+        await stack.enter_async_context(served(Sandbox(seed=1, speed=speed, rate_limit=None).app(), at_sandbox))
         timeout = aiohttp.ClientTimeout(total=15)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         world = RelayWorld(

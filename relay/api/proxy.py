@@ -55,8 +55,11 @@ class Proxy:
         dropin = self._context.ports.dropin
         speaker, headers = self._speaker(scope)
         method, path = scope["method"], scope["raw_path"].decode("ascii")
+        if method == "CONNECT":
+            raise InvalidRequest("CONNECT asks for a tunnel: it is not passed on", code="no_tunnels", status=400)
         query = scope["query_string"].decode("latin-1")
-        external_id = dropin.job_read(speaker, method, path, query)
+        has_body = _has_body(scope["headers"])
+        external_id = None if has_body else dropin.job_read(speaker, method, path, query)
         fresh, wait_seconds = False, 0.0
         if external_id is not None:
             scope["relay.operation"] = "read"
@@ -84,8 +87,8 @@ class Proxy:
             with await _spooled(receive) as spool:
                 # Whoever leaves now does not end it: what is sent has to be known, and its job tracked.
                 return await dropin.create(passing, spool.body(), extra)
-        stream = _Upload(receive) if _has_body(scope["headers"]) else None
-        return await _unless_left(dropin.pass_on(passing, stream), receive, stream)
+        upload = scope["relay.upload"] = _Upload(receive) if has_body else None
+        return await _unless_left(dropin.pass_on(passing, upload), receive, upload)
 
     def _speaker(self, scope: Scope) -> tuple[Speaker, Sequence[Header]]:
         """Whose account the call speaks for, and its headers with that account's key. Raises RequestError."""
@@ -139,7 +142,7 @@ def _extra(headers: Sequence[Header], context: Context) -> Extra:
         if name == METADATA_HEADER:
             metadata = _metadata(value)
         elif name == CALLBACK_HEADER:
-            callback = value.decode("latin-1")
+            callback = value.decode(errors="surrogateescape")
             refusal = url_refusal(callback, context.ports.settings.guard)
             if refusal is not None:
                 raise _bad("Relay-Callback", refusal)
@@ -173,16 +176,18 @@ def _has_body(headers: Sequence[Header]) -> bool:
 
 
 class _Upload:
-    """A request's body as it comes; `ended` once all of it has come."""
+    """A request's body as it comes; `ended` once all of it has come, `left` where the caller went away before."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.ended = False
+        self.left = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
+                self.left = True
                 raise ClientDisconnect
             more = message.get("more_body", False)
             self.ended = not more
@@ -242,17 +247,17 @@ async def _unless_left(work: Awaitable[Reply], receive: Receive, upload: _Upload
     """The reply; None where the caller left before there was one: then the work was cancelled."""
     watch = _Watch(receive, upload)
     try:
-        return await work
+        reply = await work
     except asyncio.CancelledError:
         if not watch.left:
             raise
         return None
-    except NoAnswer:
-        if upload is not None and not upload.ended:
-            return None  # the caller left while it sent
-        raise
     finally:
         watch.end()
+    if upload is not None and upload.left:
+        reply.close()
+        return None
+    return reply
 
 
 class _Watch:
@@ -299,7 +304,7 @@ async def _answer(reply: Reply, scope: Scope, receive: Receive, send: Send) -> N
         if reply.whole is not None:
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.whole})
             return
-        watch = _Watch(receive, None)
+        watch = _Watch(receive, scope.get("relay.upload"))  # an answer may begin before all of the request has come
         try:
             async for part in reply.parts():
                 await send({"type": "http.response.body", "body": part, "more_body": True})

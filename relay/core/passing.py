@@ -1,7 +1,7 @@
 """Passing requests on: which headers go along, whose key a request has, what an answer says of a create's fate. Pure.
 
 Headers are pairs of bytes as they came, names lower-cased. Sources: RFC 9110 sections 7.6 (what a proxy passes on) and
-12.5.3 (Accept-Encoding).
+12.5.3 (Accept-Encoding), RFC 7240 (Prefer).
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +24,7 @@ HOP_BY_HOP = frozenset(
 _NEVER_PASSED_ON = HOP_BY_HOP | {b"host", b"expect", METADATA_HEADER, CALLBACK_HEADER}
 _READABLE_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 _MAX_NAMED_HEADERS = 100
+_NEVER_WITH_BODY = (204, 304)
 
 
 def headers_to_pass(headers: Iterable[Header]) -> list[Header]:
@@ -31,9 +32,10 @@ def headers_to_pass(headers: Iterable[Header]) -> list[Header]:
     return [header for header in _end_to_end(headers) if header[0] not in _NEVER_PASSED_ON]
 
 
-def headers_to_return(headers: Iterable[Header]) -> list[Header]:
-    """An answer's headers as they go back."""
-    return [header for header in _end_to_end(headers) if header[0].lower() not in HOP_BY_HOP]
+def headers_to_return(headers: Iterable[Header], status_code: int) -> list[Header]:
+    """An answer's headers as they go back. One that never has a body may tell a length: a server would wait for it."""
+    left_out = HOP_BY_HOP | {b"content-length"} if status_code in _NEVER_WITH_BODY else HOP_BY_HOP
+    return [header for header in _end_to_end(headers) if header[0].lower() not in left_out]
 
 
 def _end_to_end(headers: Iterable[Header]) -> Sequence[Header]:
@@ -55,6 +57,19 @@ def readable_only(headers: Sequence[Header]) -> list[Header]:
             words = [word.strip() for word in value.decode("latin-1").split(",")]
             value = ", ".join(word for word in words if _coding(word) in _READABLE_CODINGS).encode("latin-1")
             value = value or b"identity"
+        kept.append((name, value))
+    return kept
+
+
+def without_wait(headers: Iterable[Header]) -> list[Header]:
+    """The headers without `Prefer: wait`, of what has been waited for already; other preferences stay."""
+    kept: list[Header] = []
+    for name, value in headers:
+        if name == b"prefer":
+            words = [word.strip() for word in value.split(b",")]
+            value = b", ".join(word for word in words if word.partition(b"=")[0].strip().lower() != b"wait")
+            if not value:
+                continue
         kept.append((name, value))
     return kept
 

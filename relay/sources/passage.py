@@ -24,6 +24,7 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_KEPT_URLS = 1_000
 MAX_KEPT_URL_CHARACTERS = 500
 """To take a URL apart costs as much as to send it, and programs that poll come again with the same."""
+MAX_STATUS = 599
 
 _OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp would make them up
 
@@ -43,7 +44,7 @@ class PassedAnswer:
 
     def __init__(self, response: aiohttp.ClientResponse, sent_at: float) -> None:
         self.status = response.status
-        self.headers = headers_to_return(response.raw_headers)
+        self.headers = headers_to_return(response.raw_headers, response.status)
         self.sent_at = sent_at
         self._response = response
         # One for all readers: an iterator that is left before its end is closed by its collection, and the answer too.
@@ -92,7 +93,7 @@ class Passage:
         """`root`: scheme, address and port that paths are added to. `node_id` goes out in NODE_HEADER."""
         self._root = root
         self._clock = clock
-        self._node = (NODE_HEADER, node_id)
+        self._node = (NODE_HEADER.lower(), node_id)  # as callers' own are written: aiohttp would put it in their place
         self._session: aiohttp.ClientSession | None = None
         self._kept_url = lru_cache(MAX_KEPT_URLS)(self._url)
 
@@ -122,6 +123,9 @@ class Passage:
             raise NotSent(_cause(error, "no connection")) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise NoAnswer(_cause(error, "no answer")) from error
+        if not 200 <= response.status <= MAX_STATUS:
+            response.close()
+            raise NoAnswer(f"no answer: {response.status} is no status of one")
         return PassedAnswer(response, sent_at)
 
     async def close(self) -> None:

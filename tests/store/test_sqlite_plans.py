@@ -5,10 +5,12 @@ run through every method of the store executes, so that a new one can not slip t
 why, is written down here.
 """
 
+import asyncio
 import inspect
 import re
+import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +26,11 @@ from relay.core.records import AccountState, Learned, LookNote
 from relay.store.database import url_of
 from relay.store.intents import IN_FLIGHT_SECONDS
 from relay.store.statements import Sql
-from relay.store.store import Store
+from relay.store.store import Store, open_store
 from tests.store_catalogue import CATALOGUE, filling, is_page
 from tests.store_kit import (
     NOW,
+    ReversingCipher,
     attempt,
     claim,
     deliver_all,
@@ -167,10 +170,24 @@ def database_url(tmp_path: Path) -> str:
     return url_of(tmp_path / "relay.db")
 
 
+@pytest.fixture(scope="module")
+def filled_file(tmp_path_factory: pytest.TempPathFactory, empty_file: Path) -> Path:
+    """A filled database to copy: to fill one takes seconds."""
+    path = Path(shutil.copy(empty_file, tmp_path_factory.mktemp("filled") / "relay.db"))
+
+    async def make() -> None:
+        store = await open_store(url_of(path), ReversingCipher(), now=NOW)
+        await fill(store)
+        await store.close()
+
+    asyncio.run(make())
+    return path
+
+
 @pytest.fixture
-async def filled(store: Store) -> Store:
-    await fill(store)
-    return store
+async def filled(filled_file: Path, tmp_path: Path, open_again: Callable[[], Awaitable[Store]]) -> Store:
+    shutil.copy(filled_file, tmp_path / "relay.db")
+    return await open_again()
 
 
 @pytest.fixture(params=["without statistics", "with statistics"])

@@ -1,0 +1,420 @@
+"""Whose account a call through the drop-in proxy speaks for: its own key, a token of ours, or an unknown key."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from relay.clock import wall_clock
+from relay.config import AuthSettings, TokenSettings
+from tests.dropin_requests import ACCOUNTS, DISPATCH, DISPATCHES, JOBS
+from tests.e2e_world import AT_ONCE, World, client_of, open_e2e_world
+from tests.relay_world import RelayWorld, open_relay_world
+from tests.wire import Call, open_stub
+from tests.wire import answer as said
+
+ACME, BETA, STRANGER = "sk-revor-acme-0123456789", "sk-revor-beta-0123456789", "sk-revor-stranger-0123456789"
+ADMIN, READER, CRM = "rl_admin_0123456789abcdef", "rl_reader_0123456789abcdef", "rl_crm_0123456789abcdef"
+TOKENS = (
+    TokenSettings(name="ops", token=ADMIN, scopes=("admin",)),
+    TokenSettings(name="viewer", token=READER, scopes=("read",)),
+    TokenSettings(name="crm", token=CRM, scopes=("jobs:write",)),
+)
+TWO = {"acme": ACME, "beta": BETA}
+FROM_ELSEWHERE = {"X-Forwarded-For": "203.0.113.5"}
+
+
+@pytest.fixture(autouse=True)
+async def _bounded() -> AsyncIterator[None]:
+    async with asyncio.timeout(60):
+        yield
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """Two accounts, and nobody needs a token."""
+    async with open_e2e_world(tmp_path, accounts=TWO) as world:
+        yield world
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[World]:
+    """One account, and tokens."""
+    async with open_e2e_world(tmp_path, accounts={"acme": ACME}, tokens=TOKENS) as world:
+        yield world
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def create(world: World, headers: Mapping[str, str]) -> httpx2.Response:
+    return await world.api.post(DISPATCHES, json=DISPATCH, headers=dict(headers))
+
+
+async def read(world: World, job_id: str, headers: Mapping[str, str]) -> httpx2.Response:
+    return await world.api.get(JOBS + job_id, headers=dict(headers))
+
+
+async def shown(world: World, job_id: str, **headers: str) -> dict[str, Any] | None:
+    """The job as the relay's own API shows it; None where it is not tracked."""
+    answer = await world.api.get(f"/v1/jobs/{job_id}", headers=headers)
+    assert answer.status_code in (200, 404), answer.text
+    return answer.json() if answer.status_code == 200 else None
+
+
+async def truth(world: World, job_id: str) -> dict[str, Any]:
+    """What the upstream itself knows of the job."""
+    answer = await world.sandbox.get(f"/_sandbox/jobs/{job_id}")
+    assert answer.status_code == 200, answer.text
+    job: dict[str, Any] = answer.json()["job"]
+    return job
+
+
+async def arrived(world: World) -> int:
+    """How many requests the upstream got."""
+    total: int = (await world.sandbox.get("/_sandbox/requests")).json()["total"]
+    return total
+
+
+def code_of(answer: httpx2.Response) -> str:
+    """The code of an error in the upstream's own shape."""
+    document = answer.json()
+    assert document.keys() == {"ok", "error"}
+    assert document["ok"] is False
+    assert document["error"].keys() == {"code", "message", "request_id"}
+    return str(document["error"]["code"])
+
+
+# --- the key of an account
+
+
+OWN_KEY = (
+    {"Authorization": f"Bearer {ACME}"},
+    {"authorization": f"bearer  {ACME}"},
+    {"x-api-key": ACME},
+    {"X-API-Key": ACME, "Authorization": "Basic eDp5"},
+    {"Authorization": f"Bearer {ACME}", "x-api-key": BETA},
+    {"Authorization": "Bearer ", "x-api-key": ACME},
+)
+
+
+async def test_the_callers_own_key_is_passed_on_and_its_job_tracked(world: World) -> None:
+    for headers in OWN_KEY:
+        made = await create(world, headers)
+        assert made.status_code == 202, (headers, made.text)
+        job_id = made.json()["item"]["id"]
+        job = await shown(world, job_id)
+        assert job is not None, headers
+        assert job["account"] == (await truth(world, job_id))["account"] == "acme", headers
+
+
+async def test_the_callers_own_key_needs_no_token_wherever_it_comes_from(guarded: World) -> None:
+    answer = await create(guarded, {**bearer(ACME), **FROM_ELSEWHERE, "Origin": "https://elsewhere.example"})
+    assert answer.status_code == 202, answer.text
+    assert await shown(guarded, answer.json()["item"]["id"], **bearer(ADMIN)) is not None
+
+
+async def test_a_key_is_told_from_one_that_only_begins_alike(world: World) -> None:
+    for key in (ACME[:-1], f"{ACME}0", ACME.upper(), f" {ACME} x"):
+        answer = await create(world, {"x-api-key": key})
+        if answer.status_code == 202:
+            assert await shown(world, answer.json()["item"]["id"]) is None
+
+
+async def test_two_accounts_at_once_each_with_its_own_jobs_and_polling(world: World) -> None:
+    made: dict[str, set[str]] = {"acme": set(), "beta": set()}
+    for _ in range(3):
+        for account, key in TWO.items():
+            made[account].add((await create(world, bearer(key))).json()["item"]["id"])
+
+    async def all_ended() -> bool:
+        return (await world.api.get("/v1/jobs?open=true")).json()["items"] == []
+
+    await world.until(all_ended)
+    events = (await world.api.get("/v1/events?limit=500")).json()["items"]
+    for account, job_ids in made.items():
+        jobs = (await world.api.get(f"/v1/jobs?account={account}")).json()["items"]
+        assert {job["id"] for job in jobs} == job_ids
+        assert {event["subject"] for event in events if event.get("account") == account} == job_ids
+        assert world.metric("relay_looks_total", account=account, result="observed") >= len(job_ids)
+
+
+async def test_two_accounts_at_once_each_with_its_own_lanes(tmp_path: Path) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        job_id = (call.request.one("x-name") or b"").decode()
+        item = {"id": job_id, "status": "queued", "channel": "email"}
+        await call.send(said(202, [], orjson.dumps({"ok": True, "item": item})))
+
+    async with (
+        open_stub(make) as upstream,
+        open_e2e_world(tmp_path, accounts=TWO, base_url=upstream.url, roles=("api",)) as world,
+    ):
+        for number in (1, 2):
+            for account, key in TWO.items():
+                assert (await create(world, {**bearer(key), "X-Name": f"{account}-{number}"})).status_code == 202
+        for account in TWO:
+            planner = world.node.pollers[("revor", account)].planner
+            first, second = [(await shown(world, f"{account}-{number}") or {})["uid"] for number in (1, 2)]
+            plans = [planner.explain(uid, wall_clock()) for uid in (first, second)]
+            assert [plan.waiting_for_job_id for plan in plans if plan is not None] == [None, first]
+            assert planner.stats(wall_clock()).open_jobs == 2
+
+
+async def test_two_accounts_at_once_each_with_its_own_budget(world: World) -> None:
+    await world.fault("429", account="acme", retry_after_seconds=600)
+    ids = {}
+    for account in TWO:
+        body = {"account": account, "final": "succeeded", **AT_ONCE}
+        (item,) = (await world.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
+        ids[account] = item["id"]
+        answer = await world.api.post("/v1/jobs", json={"id": item["id"], "account": account})
+        assert answer.status_code == 201, answer.text
+
+    async def beta_ended() -> bool:
+        job = await shown(world, ids["beta"])
+        return job is not None and not job["open"]
+
+    async def acme_waits() -> bool:
+        sources = (await world.api.get("/v1/sources")).json()["items"]
+        paused = {source["account"]: source["paused_until"] for source in sources}
+        assert paused["beta"] is None
+        return paused["acme"] is not None
+
+    await world.until(acme_waits)
+    await world.until(beta_ended)
+    job = await shown(world, ids["acme"])
+    assert job is not None
+    assert job["open"]
+
+
+async def test_what_a_caller_is_refused_pauses_its_own_account_only(world: World) -> None:
+    await world.fault("429", account="beta", retry_after_seconds=600)
+    assert (await world.api.get(ACCOUNTS, headers=bearer(BETA))).status_code == 429
+    sources = (await world.api.get("/v1/sources")).json()["items"]
+    assert {source["account"]: source["paused_until"] is not None for source in sources} == {
+        "acme": False,
+        "beta": True,
+    }
+
+
+async def test_a_key_never_sees_the_job_of_another(world: World) -> None:
+    body = {"account": "acme", "final": "succeeded", **AT_ONCE}
+    (item,) = (await world.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
+    await world.api.post("/v1/jobs", json={"id": item["id"], "account": "acme"})
+
+    async def ended() -> bool:
+        job = await shown(world, item["id"])
+        return job is not None and not job["open"]
+
+    await world.until(ended)
+    own = await read(world, item["id"], bearer(ACME))
+    assert (own.status_code, own.headers["relay-cache"]) == (200, "hit")
+    for key in (BETA, STRANGER, f"{BETA}x"):
+        other = await read(world, item["id"], bearer(key))
+        assert (other.status_code, other.headers["relay-cache"]) == (404, "pass")
+        assert code_of(other) == "external_api_job_not_found"
+    both = await read(world, item["id"], {**bearer(BETA), "x-api-key": ACME})
+    assert both.status_code == 404  # with both the first counts, as upstream
+
+
+# --- tokens of ours
+
+
+@pytest.mark.parametrize("form", ["Authorization", "x-api-key"])
+async def test_a_token_stands_for_the_only_account(guarded: World, form: str) -> None:
+    for token, status in ((ADMIN, 202), (CRM, 202), (READER, 403)):
+        headers = {form: f"Bearer {token}" if form == "Authorization" else token, **FROM_ELSEWHERE}
+        before = await arrived(guarded)
+        answer = await create(guarded, headers)
+        assert answer.status_code == status, answer.text
+        if status == 403:
+            assert code_of(answer) == "relay_scope_missing"
+            assert await arrived(guarded) == before
+            continue
+        job_id = answer.json()["item"]["id"]
+        job = await shown(guarded, job_id, **bearer(ADMIN))
+        assert job is not None
+        assert job["account"] == (await truth(guarded, job_id))["account"] == "acme"
+        for reader in (READER, CRM, ADMIN):
+            assert (await read(guarded, job_id, bearer(reader))).status_code == 200
+
+
+async def test_a_token_with_both_headers_stands_for_the_account_all_the_same(guarded: World) -> None:
+    answer = await create(guarded, {**bearer(CRM), "x-api-key": STRANGER})
+    assert (await truth(guarded, answer.json()["item"]["id"]))["account"] == "acme"
+
+
+async def test_a_token_stands_for_the_account_named_default_among_several(tmp_path: Path) -> None:
+    accounts = {"default": ACME, "beta": BETA}
+    async with open_e2e_world(tmp_path, accounts=accounts, tokens=TOKENS) as world:
+        answer = await create(world, bearer(CRM))
+        assert answer.status_code == 202
+        job = await shown(world, answer.json()["item"]["id"], **bearer(ADMIN))
+        assert job is not None
+        assert job["account"] == "default"
+
+
+@pytest.mark.parametrize("accounts", [TWO, {"acme": None}, {"default": None, "acme": ACME, "beta": BETA}])
+async def test_a_token_with_no_account_to_stand_for(tmp_path: Path, accounts: dict[str, str | None]) -> None:
+    async with open_e2e_world(tmp_path, accounts=accounts, tokens=TOKENS) as world:
+        answer = await create(world, bearer(ADMIN))
+        assert (answer.status_code, code_of(answer)) == (401, "relay_no_account_to_stand_for")
+        assert "jobs" in (await world.sandbox.get("/_sandbox/jobs")).json()
+        assert (await world.sandbox.get("/_sandbox/jobs")).json()["jobs"] == []
+
+
+async def test_a_token_stands_for_the_one_account_that_has_a_key(tmp_path: Path) -> None:
+    async with open_e2e_world(tmp_path, accounts={"default": None, "beta": BETA}, tokens=TOKENS) as world:
+        answer = await create(world, bearer(CRM))
+        assert (await truth(world, answer.json()["item"]["id"]))["account"] == "beta"
+
+
+# --- keys that nobody knows
+
+
+async def test_an_unknown_key_on_this_machine_is_passed_on_untracked(world: World) -> None:
+    for headers in (bearer(STRANGER), {"x-api-key": STRANGER}):
+        answer = await create(world, headers)
+        assert (answer.status_code, answer.headers["relay-cache"]) == (202, "pass")
+        job_id = answer.json()["item"]["id"]
+        assert (await truth(world, job_id))["account"] == "stranger"
+        assert await shown(world, job_id) is None
+        assert (await read(world, job_id, headers)).json()["item"]["id"] == job_id
+    assert (await world.api.get("/v1/intents")).json()["items"] == []
+
+
+async def test_without_a_key_the_upstream_says_what_it_thinks_of_that(world: World) -> None:
+    answer = await world.api.get(ACCOUNTS)
+    assert (answer.status_code, code_of(answer)) == (401, "api_key_missing")
+
+
+ELSEWHERE = (
+    {"X-Forwarded-For": "203.0.113.5"},
+    {"Forwarded": "for=203.0.113.5"},
+    {"X-Real-IP": "203.0.113.5"},
+    {"Host": "rebound.example"},
+    {"Origin": "https://elsewhere.example"},
+    {"Origin": "null"},
+)
+
+
+async def test_an_unknown_key_from_elsewhere_is_refused(guarded: World) -> None:
+    before = await arrived(guarded)
+    for elsewhere in ELSEWHERE:
+        for key in (bearer(STRANGER), {"x-api-key": STRANGER}, {}):
+            headers = {**elsewhere, **key}
+            for answer in (await create(guarded, headers), await guarded.api.get(ACCOUNTS, headers=headers)):
+                assert (answer.status_code, code_of(answer)) == (401, "relay_key_unknown"), headers
+                assert answer.headers["content-type"] == "application/json"
+    assert await arrived(guarded) == before
+
+
+async def test_an_unknown_key_from_another_address_is_refused(guarded: World) -> None:
+    transport = httpx2.ASGITransport(app=guarded.node, client=("203.0.113.5", 5000))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as caller:
+        assert (await caller.get(ACCOUNTS, headers=bearer(STRANGER))).status_code == 401
+        assert (await caller.get(ACCOUNTS, headers=bearer(ACME))).status_code == 200
+        assert (await caller.get(ACCOUNTS, headers=bearer(READER))).status_code == 200
+
+
+# --- keys that change
+
+
+async def test_a_key_that_was_replaced_is_not_served_from_state_any_more(world: World) -> None:
+    body = {"account": "acme", "final": "succeeded", **AT_ONCE}
+    (item,) = (await world.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
+    await world.api.post("/v1/jobs", json={"id": item["id"], "account": "acme"})
+
+    async def ended() -> bool:
+        job = await shown(world, item["id"])
+        return job is not None and not job["open"]
+
+    await world.until(ended)
+    assert (await read(world, item["id"], bearer(ACME))).headers["relay-cache"] == "hit"
+    renewed = "sk-revor-acme-renewed"
+    (source,) = world.settings.sources.values()
+    account = replace(source.accounts["acme"], api_key=renewed)
+    source = replace(source, accounts={**source.accounts, "acme": account})
+    world.node.reload(replace(world.settings, sources={source.name: source}))
+    async with client_of(world.node) as api:
+        assert (await api.get(JOBS + item["id"], headers=bearer(ACME))).headers["relay-cache"] == "pass"
+        assert (await api.get(JOBS + item["id"], headers=bearer(renewed))).headers["relay-cache"] == "hit"
+
+
+async def test_a_token_that_was_taken_away_stands_for_nobody(guarded: World) -> None:
+    assert (await read(guarded, "x", {**bearer(CRM), **FROM_ELSEWHERE})).status_code == 404
+    guarded.node.reload(replace(guarded.settings, auth=AuthSettings(tokens=TOKENS[:2])))
+    answer = await read(guarded, "x", {**bearer(CRM), **FROM_ELSEWHERE})
+    assert (answer.status_code, code_of(answer)) == (401, "relay_key_unknown")
+
+
+# --- a whole relay
+
+SETTINGS = """\
+auth:
+  tokens:
+    - {{name: crm, token: {crm}, scopes: ["jobs:write"]}}
+    - {{name: ops, token: {admin}, scopes: [admin]}}
+sources:
+  revor:
+    polling: {{min_interval_seconds: 0.02, max_interval_seconds: 0.5, max_requests_per_second: 200}}
+    accounts:
+      acme: {{api_key: {acme}}}
+      beta: {{api_key: {beta}}}
+"""
+
+
+@pytest.fixture
+async def process(tmp_path: Path) -> AsyncIterator[RelayWorld]:
+    async with open_relay_world(tmp_path) as world:
+        yield world
+
+
+async def test_keys_are_never_in_the_log_and_sighup_changes_them(process: RelayWorld) -> None:
+    renewed = "sk-revor-acme-renewed-0123456789"
+    process.settings(SETTINGS.format(crm=CRM, admin=ADMIN, acme=ACME, beta=BETA))
+    await process.serve()  # with the key of a third account, `default`, from the environment: tokens stand for that one
+
+    async def call(method: str, path: str, key: str, **more: str) -> tuple[int, str | None, Any]:
+        headers = {"Authorization": f"Bearer {key}", **more}
+        body = DISPATCH if method == "POST" else None
+        async with process.session.request(method, process.url + path, json=body, headers=headers) as response:
+            return response.status, response.headers.get("Relay-Cache"), await response.json()
+
+    ended = await process.upstream_job(account="acme")
+    async with process.session.post(
+        f"{process.url}/v1/jobs", json={"id": ended, "account": "acme"}, headers={"Authorization": f"Bearer {ADMIN}"}
+    ) as response:
+        assert response.status == 201
+    keys = (ACME, BETA, STRANGER, CRM, ADMIN)
+    for key in keys:
+        status, _, made = await call("POST", DISPATCHES, key)
+        assert status == 202
+        await call("GET", JOBS + made["item"]["id"], key)
+        await call("GET", f"{ACCOUNTS}?key={key}", key)
+        await call("GET", "/api/v2/nothing", key, **{"x-api-key": key, "X-Forwarded-For": "203.0.113.5"})
+        await call("POST", DISPATCHES, key, **{"Relay-Metadata": "{"})
+        await call("DELETE", "/api/v1/nothing", key)
+
+    async def is_hit(key: str = ACME) -> bool:
+        return (await call("GET", JOBS + ended, key))[1] == "hit"
+
+    await process.until(is_hit)
+    process.settings(SETTINGS.format(crm=CRM, admin=ADMIN, acme=renewed, beta=BETA))
+    process.hang_up()
+    await process.said("settings_read_again")
+    assert not await is_hit()
+    assert await is_hit(renewed)
+    assert await process.end() == 0
+    log = "\n".join(process.lines)
+    assert "untracked_create" in log
+    assert not [key for key in (*keys, renewed) if key in log]
+    assert not re.search(r"sk-revor-|rl_\w+_0123", log)

@@ -1,0 +1,536 @@
+"""Reads of tracked jobs through the drop-in proxy: answered from state where that is as good, else counted as looks.
+
+Nothing here is looked at by the relay itself: the node has no scheduler, and time stands still until a test moves it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from relay.config import PollingSettings
+from relay.core.job import Job
+from relay.testing import FakeClock
+from tests.dropin_requests import DISPATCH, DISPATCHES, JOBS
+from tests.e2e_world import KEY, World, open_e2e_world
+from tests.wire import Call, Stub, answer, open_stub
+
+AUTH = {"Authorization": f"Bearer {KEY}"}
+NO_CACHE = {"Cache-Control": "no-cache"}
+ROLES = ("api", "dispatcher")
+YEAR_SECONDS = 365 * 86_400
+
+
+@pytest.fixture(autouse=True)
+async def _bounded() -> AsyncIterator[None]:
+    async with asyncio.timeout(60):
+        yield
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The node's and the upstream's."""
+    return FakeClock()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, clock: FakeClock) -> AsyncIterator[World]:
+    """Over a sandbox."""
+    async with open_e2e_world(
+        tmp_path, clock=clock, upstream_clock=clock, roles=ROLES, speed=1.0, polling=PollingSettings()
+    ) as world:
+        yield world
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Stub]:
+    async with open_stub() as stub:
+        yield stub
+
+
+@pytest.fixture
+async def over_stub(tmp_path: Path, clock: FakeClock, upstream: Stub) -> AsyncIterator[World]:
+    """Over a raw upstream."""
+    async with open_e2e_world(
+        tmp_path, clock=clock, roles=ROLES, polling=PollingSettings(), base_url=upstream.url
+    ) as world:
+        yield world
+
+
+async def read(world: World, job_id: str, **headers: str) -> httpx2.Response:
+    return await world.api.get(JOBS + job_id, headers={**AUTH, **{k.replace("_", "-"): v for k, v in headers.items()}})
+
+
+async def cache_of(world: World, job_id: str, **headers: str) -> str:
+    """How a read was answered; when it counted as a look, that has been recorded."""
+    answered = await read(world, job_id, **headers)
+    assert answered.status_code == 200, answered.text
+    await at_rest(world)
+    return str(answered.headers["relay-cache"])
+
+
+async def at_rest(world: World) -> None:
+    """Waits for what is recorded behind an answer."""
+    await world.node.dropin._tasks.drain()
+
+
+async def reads_upstream(world: World) -> int:
+    """How many reads of jobs the upstream got."""
+    count: int = (await world.sandbox.get("/_sandbox/requests")).json()["job_reads"]
+    return count
+
+
+async def job_of(world: World, job_id: str) -> Job:
+    """The job as it is stored."""
+    (job,) = await world.node.store.jobs.find(job_id)
+    return job
+
+
+async def kinds(world: World, job_id: str) -> list[str]:
+    """The kinds of the events recorded about a job."""
+    events = (await world.api.get(f"/v1/jobs/{job_id}/events")).json()["items"]
+    return [event["type"].rpartition(".")[2] for event in events]
+
+
+async def running(world: World, clock: FakeClock, *, seconds: float = 60) -> str:
+    """A tracked job that runs from now on, and was seen to."""
+    job_id = await world.job(run_seconds=seconds)
+    assert await cache_of(world, job_id) == "miss"
+    assert (await job_of(world, job_id)).progress.status == "running"
+    return job_id
+
+
+# --- hit, miss and pass
+
+
+async def test_a_job_that_nobody_has_looked_at_is_asked_for(world: World) -> None:
+    job_id = await world.job(run_seconds=60)
+    answered = await read(world, job_id)
+    assert (answered.headers["relay-cache"], "age" in answered.headers) == ("miss", False)
+
+
+async def test_what_was_just_seen_is_served_with_its_age(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    before = await reads_upstream(world)
+    for age in (0, 1):
+        answered = await read(world, job_id)
+        assert (answered.headers["relay-cache"], answered.headers["age"]) == ("hit", str(age))
+        clock.advance(1)
+        if not world.poller.is_fresh((await job_of(world, job_id)).uid, clock()):
+            break
+    assert await reads_upstream(world) == before
+
+
+async def test_when_the_planner_would_look_the_upstream_is_asked(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock, seconds=600)
+    for _ in range(5):
+        due_at = (await job_of(world, job_id)).next_poll_at
+        assert due_at is not None
+        assert due_at > clock()
+        clock.advance((due_at - clock()) / 2)
+        assert await cache_of(world, job_id) == "hit"
+        clock.advance(due_at - clock())
+        assert await cache_of(world, job_id) == "miss"
+
+
+async def test_no_cache_asks_the_upstream(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    before = await reads_upstream(world)
+    for count, value in enumerate(("no-cache", "No-Cache", "max-age=0, no-cache", "no-store"), 1):
+        assert await cache_of(world, job_id, Cache_Control=value) == "pass"
+        assert await reads_upstream(world) == before + count
+        assert await cache_of(world, job_id, Cache_Control="max-age=5") == "hit"
+
+
+async def test_after_the_end_it_is_always_a_hit(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    clock.advance(61)
+    assert await cache_of(world, job_id) == "miss"
+    before = await reads_upstream(world)
+    for _ in range(3):
+        answered = await read(world, job_id)
+        assert (answered.headers["relay-cache"], answered.json()["item"]["status"]) == ("hit", "succeeded")
+        clock.advance(YEAR_SECONDS)
+    assert int(answered.headers["age"]) == 2 * YEAR_SECONDS
+    world.node._answers.clear()
+    assert await cache_of(world, job_id) == "hit"  # from the database, where memory has lost it
+    assert await reads_upstream(world) == before
+
+
+async def test_the_id_in_the_path_may_be_encoded(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    assert await cache_of(world, "".join(f"%{ord(letter):02X}" for letter in job_id)) == "hit"
+
+
+async def test_only_the_plain_read_is_answered_from_state(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    for method, path in (("HEAD", job_id), ("GET", f"{job_id}?verbose=1"), ("GET", f"{job_id}/logs")):
+        answered = await world.api.request(method, JOBS + path, headers=AUTH)
+        assert answered.headers["relay-cache"] == "pass"
+
+
+async def test_a_job_that_is_not_tracked_is_passed_on(world: World) -> None:
+    body = {"account": "test", "final": "succeeded"}
+    (item,) = (await world.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
+    answered = await read(world, item["id"])
+    assert (answered.status_code, answered.headers["relay-cache"]) == (200, "pass")
+    answered = await read(world, "no-such-job")
+    assert (answered.status_code, answered.headers["relay-cache"]) == (404, "pass")
+
+
+# --- what is served is what the upstream said
+
+ODD_ITEM = (
+    b'{"id":"odd","status":"running","started_at":"2026-05-20T10:00:01.000Z","result":null,"error":null,'
+    b'"zeta":1,"alpha":[1,2.5,-0.25,true,false,null,"",[],{}],"big":18446744073709551615,"small":-9223372036854775808,'
+    b'"text":"Zo\xc3\xab \xe7\x8e\x8b \xf0\x9f\x9a\x80 \\"quoted\\" \\\\ \\u0000\\u001f / <&>",'
+    b'"deep":{"a":{"b":{"c":[{"d":[]}]}}}}'
+)
+
+
+async def test_an_item_is_served_as_the_upstream_wrote_it(over_stub: World, upstream: Stub) -> None:
+    async def say(call: Call) -> None:
+        await call.send(answer(200, [], b'{"ok":true,"request_id":"req_of_upstream","item":' + ODD_ITEM + b"}"))
+
+    upstream.handler = say
+    assert (await over_stub.api.post("/v1/jobs", json={"id": "odd"})).status_code == 201
+    assert await cache_of(over_stub, "odd") == "miss"
+    answered = await read(over_stub, "odd")
+    assert answered.headers["relay-cache"] == "hit"
+    assert answered.content == b'{"ok":true,"request_id":"req_of_upstream","item":' + ODD_ITEM + b"}"
+    assert answered.headers["content-length"] == str(len(answered.content))
+    assert answered.headers["content-type"] == "application/json"
+    over_stub.node._answers.clear()
+    again = await read(over_stub, "odd")
+    assert again.headers["relay-cache"] == "hit"
+    assert again.content == answered.content
+
+
+async def test_each_status_is_served_as_the_upstream_said_it(world: World, clock: FakeClock) -> None:
+    job_id = await world.job(start_delay_seconds=30, run_seconds=30, attempt_failures=1, retry_pause_seconds=30)
+    seen = set()
+    for _ in range(200):
+        told = await world.sandbox.get(JOBS + job_id, headers=AUTH)
+        answered = await read(world, job_id, **NO_CACHE)
+        await at_rest(world)
+        served = await read(world, job_id)
+        assert answered.json()["item"] == told.json()["item"]
+        if served.headers["relay-cache"] == "hit":
+            assert served.json()["item"] == told.json()["item"]
+            item = orjson.dumps(told.json()["item"])
+            assert item in served.content
+            seen.add(told.json()["item"]["status"])
+        if told.json()["item"]["status"] == "succeeded":
+            break
+        clock.advance(5)
+    assert seen >= {"queued", "running", "succeeded"} or seen >= {"scheduled", "running", "succeeded"}
+
+
+# --- passed reads are looks
+
+
+async def test_what_a_passed_read_shows_is_recorded(world: World, clock: FakeClock) -> None:
+    await world.subscribe()
+    job_id = await running(world, clock)
+    polls = (await world.shown(job_id))["poll_count"]
+    clock.advance(61)
+    assert await cache_of(world, job_id, **NO_CACHE) == "pass"
+    shown = await world.shown(job_id)
+    assert (shown["outcome"], shown["open"], shown["poll_count"]) == ("succeeded", False, polls + 1)
+    assert await kinds(world, job_id) == ["running", "succeeded"]
+    await world.until(lambda: "succeeded" in world.kinds(job_id))  # and delivered
+    assert world.metric("relay_looks_total", purpose="passed") == world.metric("relay_looks_total") == 2
+    assert world.metric("relay_passed_requests_total", kind="read", cache="pass") == 1
+
+
+async def test_a_passed_read_is_the_look_that_was_planned(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock, seconds=600)
+    due_at = (await job_of(world, job_id)).next_poll_at
+    assert due_at is not None
+    clock.advance(due_at - clock())
+    assert await cache_of(world, job_id) == "miss"
+    later = (await job_of(world, job_id)).next_poll_at
+    assert later is not None
+    assert later > clock()
+    assert not await world.poller.run_once()  # there is nothing left to look at
+
+
+async def test_while_a_caller_reads_nobody_else_looks(over_stub: World, upstream: Stub) -> None:
+    go_on = asyncio.Event()
+
+    async def hold(call: Call) -> None:
+        await go_on.wait()
+        await call.send(answer(200, [], b'{"ok":true,"request_id":"req_1","item":' + ODD_ITEM + b"}"))
+
+    upstream.handler = hold
+    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
+    first, second = (asyncio.create_task(read(over_stub, "odd")) for _ in range(2))
+    await upstream.until(lambda: len(upstream.received) == 2)
+    assert not await over_stub.poller.run_once()  # although the job was never seen
+    go_on.set()
+    assert {(await each).headers["relay-cache"] for each in (first, second)} == {"miss"}
+    await at_rest(over_stub)
+    assert (await over_stub.shown("odd"))["poll_count"] == 1
+    assert await kinds(over_stub, "odd") == ["running"]
+    assert len(upstream.received) == 2
+
+
+async def test_a_read_that_fails_counts_as_a_look_that_failed(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    await world.fault("500", count=1)
+    answered = await read(world, job_id, **NO_CACHE)
+    assert answered.status_code == 500
+    assert answered.json()["error"]["code"] == "internal_error"
+    await at_rest(world)
+    error = (await world.shown(job_id))["last_error"]
+    assert error["request_id"] == answered.json()["error"]["request_id"]
+    assert await cache_of(world, job_id) == "miss"  # what was seen before is not good enough now
+
+
+async def test_a_read_whose_answer_nobody_understands_leaves_the_job_to_be_looked_at(
+    over_stub: World, upstream: Stub, clock: FakeClock
+) -> None:
+    async def break_off(call: Call) -> None:
+        await call.send(answer(200, [("Content-Length", "100")], None) + b"{")
+        call.cut()
+
+    upstream.handler = break_off
+    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
+    answered = await read(over_stub, "odd")
+    assert (answered.status_code, answered.json()["error"]["code"]) == (502, "relay_upstream_no_answer")
+    await at_rest(over_stub)
+    job = await job_of(over_stub, "odd")
+    assert job.open
+    assert over_stub.poller.planner.next_poll_at(job.uid) is not None
+
+
+async def test_what_callers_spend_of_the_limit_is_known(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        limits = [("X-RateLimit-Limit", "120"), ("X-RateLimit-Remaining", "7"), ("X-RateLimit-Window-Ms", "60000")]
+        await call.send(answer(200, limits, b"{}"))
+
+    upstream.handler = say
+    await over_stub.api.get("/api/v2/credits", headers=AUTH)
+    (source,) = (await over_stub.api.get("/v1/sources")).json()["items"]
+    assert (source["limit"], source["remaining"]) == (120, 7)
+
+
+# --- waiting
+
+
+async def test_a_caller_who_waits_is_answered_at_the_end(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    before = await reads_upstream(world)
+    waiting = [asyncio.create_task(read(world, job_id, Prefer="wait=60")) for _ in range(3)]
+    uid = (await job_of(world, job_id)).uid
+    await world.until(lambda: len(world.node.signals._watches.get(uid, ())) == 3)
+    assert not any(each.done() for each in waiting)
+    clock.advance(61)
+    assert await cache_of(world, job_id, **NO_CACHE) == "pass"
+    for each in waiting:
+        answered = await each
+        assert (answered.headers["relay-cache"], answered.json()["item"]["status"]) == ("hit", "succeeded")
+    assert await reads_upstream(world) == before + 1
+
+
+async def test_who_waits_for_a_job_that_has_ended_does_not_wait(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    clock.advance(61)
+    await cache_of(world, job_id)
+    assert await cache_of(world, job_id, Prefer="wait=300") == "hit"
+
+
+async def test_after_its_time_a_wait_is_answered_as_things_are(over_stub: World, upstream: Stub) -> None:
+    async def say(call: Call) -> None:
+        await call.send(answer(200, [], b'{"ok":true,"request_id":"req_1","item":' + ODD_ITEM + b"}"))
+
+    upstream.handler = say
+    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
+    answered = await read(over_stub, "odd", Prefer="wait=1")
+    assert (answered.headers["relay-cache"], answered.json()["item"]["status"]) == ("miss", "running")
+    (asked,) = upstream.received
+    assert asked.all("prefer") == []  # it was waited here: the upstream need not do it once more
+    await at_rest(over_stub)
+    answered = await read(over_stub, "odd", Prefer="wait=1")
+    assert answered.headers["relay-cache"] == "hit"
+
+
+async def test_a_wait_for_what_is_not_tracked_is_the_upstreams(over_stub: World, upstream: Stub) -> None:
+    for path in (f"{JOBS}stranger", "/api/v2/jobs/j_1"):
+        answered = await over_stub.api.get(path, headers={**AUTH, "Prefer": "wait=20"})
+        assert answered.headers["relay-cache"] == "pass"
+        assert upstream.received[-1].all("prefer") == [b"wait=20"]
+
+
+async def test_a_wait_that_asks_for_the_upstreams_own_answer_is_the_upstreams(over_stub: World, upstream: Stub) -> None:
+    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
+    await read(over_stub, "odd", Prefer="wait=20", **NO_CACHE)
+    assert upstream.received[-1].all("prefer") == [b"wait=20"]
+
+
+# --- what is not served
+
+
+async def test_a_purged_job_is_not_served(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    assert await cache_of(world, job_id) == "hit"
+    assert (await world.api.delete(f"/v1/jobs/{job_id}?purge=true")).status_code == 200
+    assert await cache_of(world, job_id) == "pass"
+
+
+async def test_an_untracked_job_is_not_served(world: World, clock: FakeClock) -> None:
+    job_id = await running(world, clock)
+    assert (await world.api.delete(f"/v1/jobs/{job_id}")).status_code == 200
+    polls = (await world.shown(job_id))["poll_count"]
+    clock.advance(61)
+    for _ in range(2):
+        answered = await read(world, job_id)
+        assert answered.headers["relay-cache"] == "pass"
+        assert answered.json()["item"]["status"] == "succeeded"
+    await at_rest(world)
+    assert (await world.shown(job_id))["poll_count"] == polls
+    assert await kinds(world, job_id) == ["running"]
+
+
+async def test_nothing_is_served_while_the_upstream_refuses_the_key(world: World, clock: FakeClock) -> None:
+    ended, open_job = await running(world, clock), await running(world, clock, seconds=600)
+    clock.advance(61)
+    await cache_of(world, ended)
+    await cache_of(world, open_job)
+    assert await cache_of(world, open_job) == "hit"
+    await world.fault("revoked_key")
+    answered = await read(world, open_job, **NO_CACHE)
+    assert (answered.status_code, answered.json()["error"]["code"]) == (401, "api_key_revoked")
+    await at_rest(world)
+    for job_id in (ended, open_job):
+        answered = await read(world, job_id)
+        assert (answered.status_code, answered.json()["error"]["code"]) == (401, "api_key_revoked")
+        await at_rest(world)
+    await world.heal()
+    await world.probe()
+    assert await cache_of(world, ended) == "hit"
+
+
+# --- what a create brings along
+
+
+def made(job_id: str, **item: Any) -> bytes:
+    document = {"id": job_id, "status": "queued", "action": "outreach.dispatch", "channel": "email", **item}
+    return answer(202, [("Content-Type", "application/json")], orjson.dumps({"ok": True, "item": document}))
+
+
+async def create(world: World, body: Any = DISPATCH, **headers: str | bytes) -> httpx2.Response:
+    given = {**AUTH, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    pairs = [(name, value if isinstance(value, bytes) else value.encode()) for name, value in given.items()]
+    return await world.api.post(DISPATCHES, json=body, headers=[(name.encode(), value) for name, value in pairs])
+
+
+async def test_metadata_and_a_callback_attach_and_are_not_passed_on(
+    over_stub: World, upstream: Stub, clock: FakeClock
+) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(made("with-more"))
+
+    upstream.handler = make
+    metadata = {"deal": 42, "name": "Zoë 王"}
+    callback = f"{over_stub.receiver_url}/hooks/with-more"
+    answered = await create(
+        over_stub, Relay_Metadata=orjson.dumps(metadata), Relay_Callback=callback, Idempotency_Key="k1", X_Other="y"
+    )
+    assert answered.status_code == 202
+    (sent,) = upstream.received
+    assert not [name for name, _ in sent.headers if name in (b"relay-metadata", b"relay-callback")]
+    assert (sent.one("idempotency-key"), sent.one("x-other")) == (b"k1", b"y")
+    assert (await over_stub.shown("with-more"))["metadata"] == metadata
+    await over_stub.until(lambda: bool(over_stub.received.get("/hooks/with-more")))
+    (event,) = [request.event for request in over_stub.received["/hooks/with-more"]]
+    assert (event["subject"], event["data"]["metadata"]) == ("with-more", metadata)
+
+
+BAD_METADATA: tuple[str | bytes, ...] = (
+    *("{", "", "[1]", "42", '"text"', b'{"a":"\xff"}', '{"a":"' + "x" * 16_384 + '"}', '{"a":1}{"b":2}'),
+)
+BAD_CALLBACKS: tuple[str | bytes, ...] = (
+    *("", "crm.example/hooks", "ftp://crm.example/hooks", "http://10.0.0.1/hooks", "https://user:secret@crm.example/"),
+    *(b"https://crm.example/\xff", "https://crm.example/a b", "https://crm.example/#x"),
+)
+
+
+async def test_what_can_not_be_attached_is_refused_before_anything_is_sent(over_stub: World, upstream: Stub) -> None:
+    for header, values in (("Relay_Metadata", BAD_METADATA), ("Relay_Callback", BAD_CALLBACKS)):
+        for value in values:
+            answered = await create(over_stub, **{header: value})
+            error = answered.json()["error"]
+            assert (answered.status_code, error["code"]) == (400, f"relay_invalid_{header[6:].lower()}"), value
+            assert "Nothing was sent" in error["message"]
+    assert upstream.received == []
+    assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
+
+
+async def test_the_relays_own_headers_are_not_passed_on_with_other_requests(over_stub: World, upstream: Stub) -> None:
+    headers = {**AUTH, "Relay-Metadata": "{", "Relay-Callback": "x"}
+    assert (await over_stub.api.get("/api/v2/credits", headers=headers)).status_code == 200
+    assert not [
+        name for name, _ in upstream.received[-1].headers if name.startswith(b"relay-") and name != b"relay-node"
+    ]
+
+
+async def test_a_create_that_is_scheduled_is_not_looked_at_before(
+    over_stub: World, upstream: Stub, clock: FakeClock
+) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        said = made("planned", scheduled_at="2027-01-15T08:10:00.000Z", status="scheduled")
+        await call.send(said if call.request.method == "POST" else said.replace(b" 202 ", b" 200 "))
+
+    upstream.handler = make
+    await create(over_stub)
+    job = await job_of(over_stub, "planned")
+    assert (job.progress.status, job.channel, job.action) == ("scheduled", "email", "outreach.dispatch")
+    plan = over_stub.poller.planner.explain(job.uid, clock())
+    assert plan is not None
+    scheduled_at = 1_800_000_600.0
+    assert plan.anchor_at == pytest.approx(scheduled_at, abs=1.0)
+    assert plan.next_poll_at is not None
+    assert plan.next_poll_at >= scheduled_at
+    assert not await over_stub.poller.run_once()
+    assert await cache_of(over_stub, "planned") == "miss"  # the answer to a create is not one to a read
+    assert await cache_of(over_stub, "planned") == "hit"
+    assert len(upstream.received) == 2
+
+
+async def test_creates_of_a_channel_wait_in_its_lane(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        name = call.request.one("x-name")
+        assert name is not None
+        await call.send(made(name.decode(), channel=name.decode().partition("-")[0]))
+
+    upstream.handler = make
+    for name in ("email-1", "email-2", "linkedin-1"):
+        await create(over_stub, X_Name=name)
+    uids = {name: (await job_of(over_stub, name)).uid for name in ("email-1", "email-2", "linkedin-1")}
+    plans = {name: over_stub.poller.planner.explain(uid, clock()) for name, uid in uids.items()}
+    waits_for = {name: plan.waiting_for_job_id for name, plan in plans.items() if plan is not None}
+    assert waits_for == {"email-1": None, "email-2": uids["email-1"], "linkedin-1": None}
+
+
+async def test_the_interval_of_a_create_becomes_the_jobs_spacing(over_stub: World, upstream: Stub) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(made(f"spaced-{len(upstream.received)}"))
+
+    upstream.handler = make
+    for interval, spacing in (
+        *((240, 240.0), (60.5, 60.5), (1, 60.0), (10**9, 86_400.0)),
+        *((None, None), ("240", None), (True, None), ([], None)),
+    ):
+        answered = await create(over_stub, {**DISPATCH, "min_channel_task_interval_seconds": interval})
+        job = await job_of(over_stub, answered.json()["item"]["id"])
+        assert job.spacing_seconds == spacing, interval

@@ -1,0 +1,834 @@
+"""Bytes in both directions through `relay serve`, on raw sockets: nothing is held back, made up, lost or sent twice."""
+
+import asyncio
+import contextlib
+import gzip
+import itertools
+import socket
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+import relay.dropin
+import relay.sources.passage
+from relay.cli.sockets import make_server
+from tests.e2e_world import open_e2e_world
+from tests.process_world import processes
+from tests.wire import Answer, Call, Client, Stub, answer, body_parts, listening, open_stub, request
+
+KEY = "sk-revor-test"
+AUTH = [("Authorization", f"Bearer {KEY}")]
+JSON = [("Content-Type", "application/json")]
+DISPATCHES = "/api/v1/outreach/dispatches"
+JOBS = "/api/v1/outreach/jobs/"
+POLLING = "sources: {revor: {polling: {min_interval_seconds: 800, max_interval_seconds: 900}}}\n"
+MEBIBYTE = 1 << 20
+PART = bytes(range(256)) * 256
+MANY_PARTS = 1600
+"""100 MiB."""
+SMALL_BUFFER_BYTES = 64 * 1024
+MOST_UNDER_WAY_BYTES = 40 * MEBIBYTE
+"""What sockets between two processes may hold, and the relay; the kernel alone may take ten of these at each."""
+LOOK_AGAIN_SECONDS = 0.02
+STUCK_SECONDS = 0.3
+"""Nothing could be written for so long: a slow machine makes this test weaker, and never fail."""
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A relay, and the port at which it looks for its upstream."""
+
+    url: str
+    port: int
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("relay")
+    (folder / "relay.yaml").write_text(POLLING)
+    with socket.socket() as reserved, processes(folder) as start:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an upstream may listen there beside it
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        process = start("serve", "--port", "0", REVOR_BASE_URL=f"http://127.0.0.1:{port}", REVOR_API_KEY=KEY)
+        yield Place(url=process.until(r"serving (http://\S+)"), port=port)
+        assert process.end() == 0
+        assert not [line for line in process.lines if "exception" in line or "Traceback" in line]
+
+
+@pytest.fixture
+async def upstream(place: Place) -> AsyncIterator[Stub]:
+    async with open_stub(port=place.port) as stub:
+        yield stub
+
+
+@pytest.fixture
+async def caller(place: Place) -> AsyncIterator[Client]:
+    async with Client(place.url) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+async def _bounded() -> AsyncIterator[None]:
+    async with asyncio.timeout(60):
+        yield
+
+
+def new_path() -> str:
+    return f"/api/v1/things/{next(_numbers)}"
+
+
+def new_create(*, body: bytes = b"{}", headers: Sequence[tuple[str, str]] = ()) -> tuple[str, bytes]:
+    """A create, and the target that no other has."""
+    target = f"{DISPATCHES}?n={next(_numbers)}"
+    return target, request("POST", target, [*AUTH, *JSON, *headers], body)
+
+
+def made(job_id: str) -> bytes:
+    """What an upstream says of a job that it has made. It is not due before long, so nobody looks at it."""
+    item = {"id": job_id, "status": "queued", "channel": "email", "scheduled_at": "2096-01-01T00:00:00.000Z"}
+    return orjson.dumps({"ok": True, "request_id": "req_1", "item": item})
+
+
+async def ask(place: Place, path: str) -> Answer:
+    """A question to the relay's own API."""
+    async with Client(place.url) as client:
+        return await client.exchange(request("GET", path))
+
+
+async def until(true: Callable[[], Any]) -> None:
+    """Asks again and again, within the test's time."""
+    while True:
+        if await true():
+            return
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+
+async def until_tracked(place: Place, job_id: str) -> None:
+    async def tracked() -> bool:
+        return (await ask(place, f"/v1/jobs/{job_id}")).status == 200
+
+    await until(tracked)
+
+
+async def intents_of(place: Place, key: str) -> list[dict[str, Any]]:
+    """The creates of unknown fate that had this Idempotency-Key."""
+    items = (await ask(place, "/v1/intents?limit=500")).json["items"]
+    return [item for item in items if item["idempotency_key"] == key]
+
+
+# --- what a caller sends
+
+
+async def test_a_caller_that_expects_100_continue_gets_it_from_the_relay(upstream: Stub, caller: Client) -> None:
+    path = new_path()
+    caller.writer.write(request("PUT", path, [*AUTH, ("Expect", "100-continue"), ("Content-Length", "5")]))
+    assert (await caller.head()).words[1] == b"100"
+    caller.writer.write(b"hello")
+    assert (await caller.answer()).status == 200
+    (got,) = upstream.of(path)
+    assert (bytes(got.body), got.all("expect")) == (b"hello", [])
+
+
+async def test_a_create_that_expects_100_continue_is_sent_once(upstream: Stub, caller: Client) -> None:
+    target, raw = new_create(headers=[("Expect", "100-continue")])
+    caller.writer.write(raw.removesuffix(b"{}"))
+    assert (await caller.head()).words[1] == b"100"
+    caller.writer.write(b"{}")
+    assert (await caller.answer()).status == 200
+    assert [bytes(got.body) for got in upstream.of(target)] == [b"{}"]
+
+
+async def test_chunks_go_on_as_they_come(upstream: Stub, caller: Client) -> None:
+    path = new_path()
+    came: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def take(call: Call) -> None:
+        async for part in body_parts(call.reader, call.request):
+            came.put_nowait(part)
+        await call.send(answer(200, [], b"taken"))
+
+    upstream.handler = take
+    caller.writer.write(request("POST", path, [*AUTH, ("Transfer-Encoding", "chunked")]))
+    for part in (b"one", b"two", b"three"):
+        caller.writer.write(chunk_of(part))
+        assert await came.get() == part  # before the next one is sent
+    caller.writer.write(b"0\r\n\r\n")
+    assert (await caller.answer()).body == b"taken"
+    assert upstream.of(path)[0].chunked
+
+
+async def test_an_answer_may_begin_before_the_request_has_ended(upstream: Stub, caller: Client) -> None:
+    async def repeat(call: Call) -> None:
+        await call.send(answer(200, [("Transfer-Encoding", "chunked")], None))
+        async for part in body_parts(call.reader, call.request):
+            await call.send(chunk_of(part))
+        await call.send(b"0\r\n\r\n")
+
+    upstream.handler = repeat
+    caller.writer.write(request("POST", new_path(), [*AUTH, ("Transfer-Encoding", "chunked")]) + chunk_of(b"part 0"))
+    parts = body_parts(caller.reader, await caller.head())
+    for number in range(1, 100):
+        assert await anext(parts) == b"part %d" % (number - 1)
+        caller.writer.write(chunk_of(b"part %d" % number))
+    caller.writer.write(b"0\r\n\r\n")
+    assert [part async for part in parts] == [b"part 99"]
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["no answer yet", "answer begun"])
+async def test_an_upload_waits_for_an_upstream_that_does_not_read(place: Place, begun: bool) -> None:
+    path, go_on = new_path(), asyncio.Event()
+    digest = sha256()
+    head = answer(200, [("Content-Length", "5")], None)
+
+    async def take_later(call: Call) -> None:
+        if begun:
+            await call.send(head)
+        await go_on.wait()
+        async for part in body_parts(call.reader, call.request):
+            digest.update(part)
+        await call.send(b"taken" if begun else head + b"taken")
+
+    with contextlib.closing(listening(place.port, buffer_bytes=SMALL_BUFFER_BYTES)) as listener:
+        async with open_stub(take_later, listener=listener) as upstream, Client(place.url) as caller:
+            caller.writer.transport.set_write_buffer_limits(SMALL_BUFFER_BYTES)
+            caller.writer.write(request("PUT", path, [*AUTH, ("Transfer-Encoding", "chunked")]))
+            accepted = await written_until_stuck(caller.writer)
+            assert upstream.of(path)
+            assert accepted < MOST_UNDER_WAY_BYTES
+            go_on.set()
+            for _ in range(MANY_PARTS - accepted // len(PART)):
+                caller.writer.write(chunk_of(PART))
+                await caller.writer.drain()
+            caller.writer.write(b"0\r\n\r\n")
+            assert (await caller.answer()).body == b"taken"
+    assert digest.digest() == sha256(PART * MANY_PARTS).digest()
+
+
+async def written_until_stuck(writer: asyncio.StreamWriter) -> int:
+    """Writes parts, each a chunk, until nobody takes them any more: how many bytes were written."""
+    written = 0
+    with contextlib.suppress(TimeoutError):
+        while written < MANY_PARTS * len(PART):
+            writer.write(chunk_of(PART))
+            written += len(PART)
+            async with asyncio.timeout(STUCK_SECONDS):
+                await writer.drain()
+    return written
+
+
+def chunk_of(part: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(part), part)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_large_body_of_a_create_arrives_byte_for_byte(
+    place: Place, upstream: Stub, caller: Client, chunked: bool
+) -> None:
+    job_id, body = f"large-{next(_numbers)}", orjson.dumps({"content": {"html": "é" * 2 * MEBIBYTE}})
+    parts = [body[at : at + 70_001] for at in range(0, len(body), 70_001)]
+
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(answer(202, JSON, made(job_id)))
+
+    upstream.handler = make
+    target = f"{DISPATCHES}?n={next(_numbers)}"
+    framed = {"chunks": parts} if chunked else {"body": body}
+    got = await caller.exchange(request("POST", target, [*AUTH, *JSON], **framed))  # type: ignore[arg-type]
+    assert (got.status, got.body) == (202, made(job_id))
+    (sent,) = upstream.of(target)
+    assert bytes(sent.body) == body
+    await until_tracked(place, job_id)
+
+
+async def test_a_body_beside_an_offer_of_another_protocol_arrives(upstream: Stub, caller: Client) -> None:
+    """As Java's client sends it over plain http."""
+    offer = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAoAAA")]
+    for body in (b"first", b"x" * 3 * MEBIBYTE, None, b"last"):
+        path = new_path()
+        got = await caller.exchange(request("POST" if body else "GET", path, [*AUTH, *offer], body))
+        assert got.status == 200
+        (sent,) = upstream.of(path)
+        assert bytes(sent.body) == (body or b"")
+        assert not [name for name, _ in sent.headers if name in (b"upgrade", b"http2-settings", b"connection")]
+
+
+async def test_nobody_tunnels(place: Place, upstream: Stub) -> None:
+    for headers in ([], [("Connection", "Upgrade"), ("Upgrade", "websocket")]):
+        for target in ("upstream.example:443", "/api/v1/x"):
+            async with Client(place.url) as caller:
+                got = await caller.exchange(request("CONNECT", target, [*AUTH, *headers]))
+                assert 400 <= got.status < 600
+    assert upstream.received == []
+
+
+async def test_requests_sent_one_after_another_without_waiting(upstream: Stub, caller: Client) -> None:
+    paths = [new_path() for _ in range(5)]
+    caller.writer.write(b"".join(request("POST", path, AUTH, path.encode()) for path in paths))
+    for path in paths:
+        assert (await caller.answer()).status == 200
+        assert [bytes(got.body) for got in upstream.of(path)] == [path.encode()]
+
+
+async def test_a_read_of_a_job_with_a_body_goes_on_with_it(upstream: Stub, caller: Client, place: Place) -> None:
+    job_id = f"with-body-{next(_numbers)}"
+
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(answer(202, JSON, made(job_id)))
+
+    upstream.handler = make
+    await caller.exchange(new_create()[1])
+    for framed in ({"body": b"hello"}, {"chunks": [b"hel", b"lo"]}):
+        await caller.exchange(request("GET", JOBS + job_id, AUTH, **framed))  # type: ignore[arg-type]
+        assert bytes(upstream.received[-1].body) == b"hello"
+
+
+async def test_the_target_in_each_of_its_forms(upstream: Stub, caller: Client) -> None:
+    for target, wanted in (
+        ("http://127.0.0.1:1/api/v1/a%2Fb?c=d", b"/api/v1/a%2Fb?c=d"),
+        ("/api/v1/x?y#z", b"/api/v1/x?y"),  # a fragment is never sent, by whoever keeps to the rules
+        ("/api/v1/x?", b"/api/v1/x"),  # docs/drop-in.md
+        ("/api/v1/x??", b"/api/v1/x??"),
+        ("/api%2Fv1/%2e%2e/x", b"/api%2Fv1/%2e%2e/x"),
+    ):
+        assert (await caller.exchange(request("GET", target, AUTH))).status == 200
+        assert upstream.received[-1].target == wanted
+
+
+async def test_an_old_caller(upstream: Stub, caller: Client) -> None:
+    got = await caller.exchange(f"GET /api/v1/x HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode())
+    assert (got.status, got.body, got.one("connection")) == (200, b'{"ok":true}', b"close")
+
+
+async def test_a_header_that_is_neither_ascii_nor_utf_8_is_refused(upstream: Stub, caller: Client) -> None:
+    for raw in (
+        request("GET", "/api/v1/x", [*AUTH, ("X-Latin", b"caf\xe9")]),
+        request("POST", DISPATCHES, [*AUTH, ("X-Latin", b"caf\xe9")], b"{}"),
+    ):
+        got = await caller.exchange(raw)
+        assert (got.status, got.code) == (502, "relay_upstream_unreachable")
+        message = got.json["error"]["message"]
+        assert "x-latin" in message
+        assert "Nothing was sent" in message
+    assert upstream.received == []
+
+
+async def test_a_create_is_one_however_its_path_is_written(place: Place, upstream: Stub, caller: Client) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(answer(202, [], made(f"written-{next(_numbers)}")))
+
+    upstream.handler = make
+    for target in (DISPATCHES, f"{DISPATCHES}?a=b", DISPATCHES.replace("s", "%73"), DISPATCHES.replace("o", "%6F")):
+        job_id = (await caller.exchange(request("POST", target, AUTH, b"{}"))).json["item"]["id"]
+        assert (await ask(place, f"/v1/jobs/{job_id}")).status == 200, target
+
+
+async def test_a_chain_of_relays_and_a_circle(upstream: Stub, caller: Client) -> None:
+    await caller.exchange(request("GET", "/api/v1/x", [*AUTH, ("Relay-Node", "another")]))
+    first, own = upstream.received[-1].all("relay-node")
+    assert first == b"another"
+    for names in ((own,), (b"another", own), (own, b"another")):
+        got = await caller.exchange(request("GET", "/api/v1/x", [*AUTH, *(("Relay-Node", name) for name in names)]))
+        assert got.status == 508
+    assert len(upstream.received) == 1
+
+
+# --- what an upstream answers
+
+
+async def test_a_download_waits_for_a_caller_that_does_not_read(upstream: Stub, place: Place) -> None:
+    sent, stuck = 0, asyncio.Event()
+
+    async def give(call: Call) -> None:
+        nonlocal sent
+        call.writer.transport.set_write_buffer_limits(SMALL_BUFFER_BYTES)
+        await call.send(answer(200, [("Content-Length", str(MANY_PARTS * len(PART)))], None))
+        while sent < MANY_PARTS * len(PART):
+            call.writer.write(PART)
+            sent += len(PART)
+            try:
+                async with asyncio.timeout(None if stuck.is_set() else STUCK_SECONDS):
+                    await call.writer.drain()
+            except TimeoutError:
+                stuck.set()
+                await call.writer.drain()
+        stuck.set()
+
+    upstream.handler = give
+    async with Client(place.url) as caller:
+        caller.writer.write(request("GET", new_path(), AUTH))
+        await stuck.wait()
+        assert sent < MOST_UNDER_WAY_BYTES
+        head, digest = await caller.head(), sha256()
+        async for part in body_parts(caller.reader, head):
+            digest.update(part)
+    assert digest.digest() == sha256(PART * MANY_PARTS).digest()
+
+
+async def test_an_answer_goes_on_as_it_comes(upstream: Stub, caller: Client) -> None:
+    more = asyncio.Event()
+
+    async def drip(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")], None))
+        for number in range(3):
+            await call.send(chunk_of(b"event %d" % number))
+            await more.wait()
+            more.clear()
+        await call.send(b"0\r\n\r\n")
+
+    upstream.handler = drip
+    caller.writer.write(request("GET", new_path(), AUTH))
+    parts = body_parts(caller.reader, await caller.head())
+    for number in range(3):
+        assert await anext(parts) == b"event %d" % number
+        more.set()  # only now is the next one sent
+    assert [part async for part in parts] == []
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(b'{"ok":true}', mtime=0)),
+        ("br", b"\x8b\x05\x80{}\x03"),
+        ("zstd", b"\x28\xb5\x2f\xfd broken"),
+        ("gzip", b"not gzip at all"),
+        ("gzip, br", b"\x00\x01"),
+    ],
+)
+async def test_a_compressed_answer_is_not_touched(upstream: Stub, caller: Client, coding: str, body: bytes) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, [*JSON, ("Content-Encoding", coding)], body))
+
+    upstream.handler = say
+    got = await caller.exchange(request("GET", new_path(), [*AUTH, ("Accept-Encoding", "zstd, br, gzip")]))
+    assert (got.body, got.all("content-encoding"), got.length) == (body, [coding.encode()], len(body))
+    assert upstream.received[-1].all("accept-encoding") == [b"zstd, br, gzip"]
+
+
+@pytest.mark.parametrize(
+    ("coding", "squeeze"),
+    [
+        ("gzip", lambda body: gzip.compress(body, mtime=0)),
+        ("x-gzip", lambda body: gzip.compress(body, mtime=0)),
+        ("deflate", zlib.compress),
+        ("deflate", lambda body: zlib.compress(body)[2:-4]),
+        ("identity", lambda body: body),
+    ],
+)
+async def test_a_compressed_answer_to_a_create_is_passed_on_and_understood(
+    place: Place, upstream: Stub, caller: Client, coding: str, squeeze: Callable[[bytes], bytes]
+) -> None:
+    job_id = f"squeezed-{next(_numbers)}"
+    body = squeeze(made(job_id))
+
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(answer(202, [*JSON, ("Content-Encoding", coding)], body))
+
+    upstream.handler = say
+    target, raw = new_create(headers=[("Accept-Encoding", "br;q=1, gzip;q=0.5, deflate, zstd")])
+    got = await caller.exchange(raw)
+    assert (got.status, got.body, got.all("content-encoding")) == (202, body, [coding.encode()])
+    assert upstream.of(target)[0].all("accept-encoding") == [b"gzip;q=0.5, deflate"]
+    await until_tracked(place, job_id)
+
+
+async def test_1xx_are_passed_over(place: Place, upstream: Stub, caller: Client) -> None:
+    job_id = f"interim-{next(_numbers)}"
+
+    async def say(call: Call) -> None:
+        await call.body()
+        for line in (b"100 Continue", b"102 Processing", b"103 Early Hints\r\nLink: </x.css>; rel=preload"):
+            await call.send(b"HTTP/1.1 %s\r\n\r\n" % line)
+        await call.send(answer(202, JSON, made(job_id)))
+
+    upstream.handler = say
+    target, raw = new_create()
+    got = await caller.exchange(raw)
+    assert (got.status, got.interim, got.body) == (202, (), made(job_id))
+    assert len(upstream.of(target)) == 1
+    await until_tracked(place, job_id)
+    got = await caller.exchange(request("GET", new_path(), AUTH))
+    assert (got.status, got.interim) == (202, ())
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("creates", [False, True])
+async def test_a_redirect_is_passed_on_and_not_followed(
+    upstream: Stub, caller: Client, status: int, creates: bool
+) -> None:
+    elsewhere = new_path()
+
+    async def redirect(call: Call) -> None:
+        await call.body()
+        await call.send(answer(status, [("Location", elsewhere)], b"over there"))
+
+    upstream.handler = redirect
+    raw = new_create()[1] if creates else request("GET", new_path(), AUTH)
+    got = await caller.exchange(raw)
+    assert (got.status, got.one("location"), got.body) == (status, elsewhere.encode(), b"over there")
+    assert upstream.of(elsewhere) == []
+    assert len(upstream.received) == 1
+
+
+async def test_cookies_are_the_callers_own(upstream: Stub, caller: Client) -> None:
+    async def set_cookies(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, [("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2; HttpOnly")], b"ok"))
+
+    upstream.handler = set_cookies
+    got = await caller.exchange(request("GET", new_path(), AUTH))
+    assert got.all("set-cookie") == [b"a=1; Path=/", b"b=2; HttpOnly"]
+    await caller.exchange(request("GET", new_path(), AUTH))
+    assert upstream.received[-1].all("cookie") == []  # nobody but the caller remembers them
+    await caller.exchange(request("GET", new_path(), [*AUTH, ("Cookie", 'a=1; b="2"; c')]))
+    assert upstream.received[-1].all("cookie") == [b'a=1; b="2"; c']
+
+
+async def test_an_answer_to_a_create_too_large_to_be_understood_is_passed_on(
+    place: Place, upstream: Stub, caller: Client
+) -> None:
+    key = f"large-answer-{next(_numbers)}"
+    body = made(key)[:-1] + b',"padding":"' + b"x" * 3 * MEBIBYTE + b'"}'
+
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(answer(202, JSON, body))
+
+    upstream.handler = say
+    got = await caller.exchange(new_create(headers=[("Idempotency-Key", key)])[1])
+    assert (got.status, got.complete, got.body == body) == (202, True, True)
+    (intent,) = await intents_of(place, key)
+    assert (intent["reason"], intent["status_code"]) == ("unreadable", 202)
+
+
+async def test_an_answer_that_comes_before_the_body_was_read_is_passed_on(upstream: Stub, caller: Client) -> None:
+    async def refuse(call: Call) -> None:
+        await call.send(answer(413, [("Connection", "close")], b"too large"))
+        await call.left()  # it reads on, so that the connection is not reset
+
+    upstream.handler = refuse
+    caller.writer.write(request("PUT", new_path(), [*AUTH, ("Content-Length", str(MANY_PARTS * len(PART)))]))
+    caller.writer.write(PART * 100)
+    got = await caller.answer()
+    assert (got.status, got.body) == (413, b"too large")
+
+
+# --- callers who leave
+
+
+async def test_a_caller_who_leaves_cancels_a_read(upstream: Stub, place: Place) -> None:
+    path, left = new_path(), asyncio.Event()
+
+    async def hold(call: Call) -> None:
+        await call.left()
+        left.set()
+
+    upstream.handler = hold
+    async with Client(place.url) as caller:
+        caller.writer.write(request("GET", path, AUTH))
+        await upstream.until(lambda: bool(upstream.of(path)))
+    await left.wait()
+
+
+async def test_a_caller_who_leaves_cancels_the_read_of_a_job(upstream: Stub, place: Place, caller: Client) -> None:
+    job_id, left = f"left-{next(_numbers)}", asyncio.Event()
+
+    async def hold(call: Call) -> None:
+        await call.body()
+        if call.request.method == "POST":
+            await call.send(answer(202, JSON, made(job_id)))
+            return
+        await call.left()
+        left.set()
+
+    upstream.handler = hold
+    await caller.exchange(new_create()[1])
+    async with Client(place.url) as leaving:
+        leaving.writer.write(request("GET", JOBS + job_id, [*AUTH, ("Cache-Control", "no-cache")]))
+        await upstream.until(lambda: bool(upstream.of(JOBS + job_id)))
+    await left.wait()
+
+
+async def test_a_caller_who_leaves_cancels_a_download(upstream: Stub, place: Place) -> None:
+    left = asyncio.Event()
+
+    async def give(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, [("Content-Length", "1000000000")], None) + PART)
+        await call.left()
+        left.set()
+
+    upstream.handler = give
+    async with Client(place.url) as caller:
+        caller.writer.write(request("GET", new_path(), AUTH))
+        head = await caller.head()
+        assert await anext(body_parts(caller.reader, head))
+    await left.wait()
+
+
+async def test_a_caller_who_leaves_cancels_an_upload(upstream: Stub, place: Place) -> None:
+    came, broken = asyncio.Event(), asyncio.Event()
+
+    async def take(call: Call) -> None:
+        try:
+            async for _ in body_parts(call.reader, call.request):
+                came.set()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            broken.set()
+            raise
+
+    async def failures() -> list[bytes]:
+        lines = (await ask(place, "/metrics")).body.splitlines()
+        return [line for line in lines if line.startswith(b"relay_passed_requests_total") and b'"5xx"' in line]
+
+    upstream.handler = take
+    before = await failures()
+    for framing in (("Content-Length", "1000000"), ("Transfer-Encoding", "chunked")):
+        async with Client(place.url) as caller:
+            caller.writer.write(request("PUT", new_path(), [*AUTH, framing]) + chunk_of(b"the first part"))
+            await came.wait()
+        await broken.wait()
+        came.clear()
+        broken.clear()
+    assert await failures() == before  # nothing has failed: nobody is there to be told so
+
+
+async def test_a_caller_who_leaves_does_not_cancel_a_create(upstream: Stub, place: Place) -> None:
+    job_id, path, cancelled = f"alone-{next(_numbers)}", new_path(), asyncio.Event()
+
+    async def make(call: Call) -> None:
+        await call.body()
+        if call.request.method == "GET":
+            await call.left()
+            cancelled.set()
+            return
+        await cancelled.wait()
+        await call.send(answer(202, JSON, made(job_id)))
+
+    upstream.handler = make
+    target, raw = new_create(headers=[("Relay-Metadata", '{"deal":42}')])
+    async with Client(place.url) as caller, Client(place.url) as reader:
+        caller.writer.write(raw)
+        await upstream.until(lambda: bool(upstream.of(target)))
+        reader.writer.write(request("GET", path, AUTH))
+        await upstream.until(lambda: bool(upstream.of(path)))
+        await caller.leave()
+    await cancelled.wait()  # the reader, who left later: by now the relay has noticed both
+    await until_tracked(place, job_id)
+    assert (await ask(place, f"/v1/jobs/{job_id}")).json["metadata"] == {"deal": 42}
+    assert len(upstream.of(target)) == 1
+
+
+async def test_a_create_whose_caller_leaves_before_its_end_is_not_sent(upstream: Stub, place: Place) -> None:
+    key = f"half-{next(_numbers)}"
+    target, raw = new_create(body=b"x" * 100, headers=[("Idempotency-Key", key)])
+    async with Client(place.url) as caller:
+        caller.writer.write(raw[:-1])
+        await caller.writer.drain()
+    async with Client(place.url) as caller:
+        await caller.exchange(request("GET", new_path(), AUTH))
+    assert upstream.of(target) == []
+    assert await intents_of(place, key) == []
+
+
+# --- upstreams that break off
+
+HALF = answer(200, [*JSON, ("Content-Length", "1000")], None) + b'{"ok":true,'
+HALF_CHUNKED = answer(200, [*JSON, ("Transfer-Encoding", "chunked")], None) + b'ff\r\n{"ok":true,'
+NO_LAST_CHUNK = answer(200, [*JSON, ("Transfer-Encoding", "chunked")], None) + chunk_of(b'{"ok":true}')
+
+
+@pytest.mark.parametrize("half", [HALF, HALF_CHUNKED, NO_LAST_CHUNK], ids=["length", "chunk", "last chunk"])
+async def test_an_answer_that_breaks_off_is_seen_to(upstream: Stub, caller: Client, half: bytes) -> None:
+    async def break_off(call: Call) -> None:
+        await call.body()
+        await call.send(half)
+        call.cut()
+
+    upstream.handler = break_off
+    got = await caller.exchange(request("GET", new_path(), AUTH))
+    assert (got.status, got.complete) == (200, False)
+    assert got.body.startswith(b'{"ok":true')
+
+
+async def test_an_answer_that_breaks_off_late_is_seen_to(upstream: Stub, caller: Client) -> None:
+    async def break_off(call: Call) -> None:
+        await call.send(answer(200, [("Content-Length", str(100 * len(PART)))], None) + PART * 99)
+        call.cut()
+
+    upstream.handler = break_off
+    got = await caller.exchange(request("GET", new_path(), AUTH))
+    assert (got.status, got.complete, len(got.body)) == (200, False, 99 * len(PART))
+
+
+@pytest.mark.parametrize("half", [HALF, HALF_CHUNKED, HALF[:30], b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 999 ?\r\n\r\n"])
+async def test_a_create_whose_answer_breaks_off_has_an_unknown_fate(
+    place: Place, upstream: Stub, caller: Client, half: bytes
+) -> None:
+    async def break_off(call: Call) -> None:
+        await call.body()
+        await call.send(half)
+        call.cut()
+
+    upstream.handler = break_off
+    key = f"broken-{next(_numbers)}"
+    target, raw = new_create(headers=[("Idempotency-Key", key)])
+    got = await caller.exchange(raw)
+    assert (got.status, got.code, got.complete) == (502, "relay_outcome_unknown", True)
+    (intent,) = await intents_of(place, key)
+    assert intent["id"] in got.json["error"]["message"]
+    assert intent["reason"] == "no_answer"
+    assert len(upstream.of(target)) == 1
+
+
+async def test_an_upstream_that_is_not_there(place: Place, caller: Client) -> None:
+    key = f"nobody-{next(_numbers)}"
+    create = new_create(headers=[("Idempotency-Key", key)])[1]
+    for raw in (request("GET", new_path(), AUTH), request("POST", new_path(), AUTH, b"x" * 100), create):
+        got = await caller.exchange(raw)
+        assert (got.status, got.code) == (502, "relay_upstream_unreachable")
+        assert "Nothing was sent" in got.json["error"]["message"]
+        assert (got.one("content-type"), got.one("relay-cache")) == (b"application/json", b"pass")
+    assert await intents_of(place, key) == []  # it is known that nothing was made
+
+
+async def test_an_upstream_that_accepts_and_closes(place: Place, upstream: Stub, caller: Client) -> None:
+    async def close(call: Call) -> None:
+        call.cut()
+
+    upstream.handler = close
+    key = f"closed-{next(_numbers)}"
+    for method, headers, target, code in (
+        ("GET", [], new_path(), "relay_upstream_no_answer"),
+        ("OPTIONS", [], new_path(), "relay_upstream_no_answer"),
+        ("POST", [], new_path(), "relay_outcome_unknown"),
+        ("PATCH", [], new_path(), "relay_outcome_unknown"),
+        ("POST", [("Idempotency-Key", key)], DISPATCHES, "relay_outcome_unknown"),
+    ):
+        got = await caller.exchange(request(method, target, [*AUTH, *headers], None if method == "GET" else b"{}"))
+        assert (got.status, got.code) == (502, code), method
+    assert [intent["reason"] for intent in await intents_of(place, key)] == ["no_answer"]
+
+
+# --- never sent twice
+
+
+async def close_at_once(call: Call) -> None:
+    call.cut()
+
+
+async def close_after_the_body(call: Call) -> None:
+    await call.body()
+    call.cut()
+
+
+async def reset(call: Call) -> None:
+    await call.body()
+    call.writer.transport.abort()
+
+
+async def close_after_100(call: Call) -> None:
+    await call.body()
+    await call.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    call.cut()
+
+
+async def close_within_the_head(call: Call) -> None:
+    await call.body()
+    await call.send(b"HTTP/1.1 202 Acc")
+    call.cut()
+
+
+async def answer_503(call: Call) -> None:
+    await call.body()
+    await call.send(answer(503, [("Retry-After", "0"), ("Connection", "close")], b"{}"))
+    call.cut()
+
+
+async def answer_408(call: Call) -> None:
+    await call.body()
+    await call.send(answer(408, [("Connection", "close")], b""))
+    call.cut()
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept connection", "new connection"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        *(close_at_once, close_after_the_body, reset, close_after_100),
+        *(close_within_the_head, answer_503, answer_408),
+    ],
+)
+async def test_a_create_is_sent_once_whatever_happens(
+    upstream: Stub, caller: Client, ending: Callable[[Call], Any], kept: bool
+) -> None:
+    target, raw = new_create(headers=[("Idempotency-Key", f"once-{next(_numbers)}")])
+    path = new_path()
+    if kept:
+        await caller.exchange(request("GET", path, AUTH))
+    upstream.handler = ending
+    got = await caller.exchange(raw)
+    assert got.status in (502, 503, 408)
+    (sent,) = upstream.of(target)
+    assert not kept or sent.connection == upstream.of(path)[0].connection
+    await caller.exchange(request("OPTIONS", new_path(), AUTH))  # whatever would still be sent comes before this
+    assert len(upstream.of(target)) == 1
+
+
+async def test_a_read_that_meets_the_end_of_a_kept_connection_is_sent_again(upstream: Stub, caller: Client) -> None:
+    path, seen = new_path(), 0
+
+    async def close_first(call: Call) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            call.cut()
+        else:
+            await call.send(answer(200, [], b"here"))
+
+    await caller.exchange(request("GET", new_path(), AUTH))
+    upstream.handler = close_first
+    assert (await caller.exchange(request("GET", path, AUTH))).body == b"here"
+    assert len(upstream.of(path)) == 2
+
+
+# --- upstreams that never answer
+
+
+async def test_an_upstream_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay.sources.passage, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(relay.dropin, "CREATE_SECONDS", 0.2)
+
+    async def say_nothing(call: Call) -> None:
+        await call.body()
+        await call.left()
+
+    async with open_stub(say_nothing) as upstream, open_e2e_world(tmp_path, base_url=upstream.url) as world:
+        server = make_server(world.node, shutdown_seconds=1, dates=False)
+        with contextlib.closing(listening()) as listener:
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            async with Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as caller:
+                got = await caller.exchange(request("GET", new_path(), AUTH))
+                assert (got.status, got.code) == (502, "relay_upstream_no_answer")
+                target, raw = new_create(headers=[("Idempotency-Key", "never")])
+                got = await caller.exchange(raw)
+                assert (got.status, got.code) == (502, "relay_outcome_unknown")
+                assert len(upstream.of(target)) == 1
+                intents = (await caller.exchange(request("GET", "/v1/intents"))).json["items"]
+                assert [(intent["idempotency_key"], intent["reason"]) for intent in intents] == [("never", "no_answer")]
+            server.should_exit = True
+            await serving

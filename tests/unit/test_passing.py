@@ -1,0 +1,250 @@
+"""What goes along with a request that is passed on, whose key it brings, and what an answer to a create proves."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.passing import (
+    HOP_BY_HOP,
+    Header,
+    fate_of,
+    header_text,
+    headers_to_pass,
+    headers_to_return,
+    key_of,
+    readable_only,
+    with_key,
+    without_wait,
+)
+
+TOKEN = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12).map(str.encode)
+VALUE = st.binary(max_size=30).filter(lambda value: b"\r" not in value and b"\n" not in value)
+NAME = st.one_of(TOKEN, st.sampled_from(sorted(HOP_BY_HOP)), st.sampled_from([b"host", b"expect", b"content-length"]))
+HEADERS = st.lists(st.tuples(NAME, VALUE), max_size=12)
+NOT_FOR_THE_NEXT = HOP_BY_HOP | {b"host", b"expect", b"relay-metadata", b"relay-callback"}
+
+
+def is_within(kept: Sequence[Header], headers: Sequence[Header]) -> bool:
+    """Whether `kept` is `headers` without some of them, in the same order."""
+    rest = iter(headers)
+    return all(header in rest for header in kept)
+
+
+# --- which headers go on
+
+
+@pytest.mark.parametrize("name", sorted(NOT_FOR_THE_NEXT))
+def test_what_concerns_one_connection_or_us_does_not_go_on(name: bytes) -> None:
+    assert headers_to_pass([(name, b"x"), (b"accept", b"*/*")]) == [(b"accept", b"*/*")]
+
+
+@pytest.mark.parametrize("name", sorted(HOP_BY_HOP))
+def test_what_concerns_one_connection_does_not_go_back(name: bytes) -> None:
+    kept = (b"Content-Type", b"text/plain")
+    assert headers_to_return([(name, b"x"), kept, (name.title(), b"y")], 200) == [kept]
+
+
+def test_an_answer_may_have_headers_that_a_request_may_not() -> None:
+    headers = [(b"host", b"x"), (b"expect", b"y"), (b"Relay-Metadata", b"z")]
+    assert headers_to_return(headers, 200) == headers
+
+
+@pytest.mark.parametrize("status_code", [204, 304])
+def test_an_answer_that_never_has_a_body_tells_no_length(status_code: int) -> None:
+    headers = [(b"ETag", b'"x"'), (b"Content-Length", b"1234")]
+    assert headers_to_return(headers, status_code) == headers[:1]
+    for other in (200, 205, 301, 404):
+        assert headers_to_return(headers, other) == headers
+
+
+def test_a_connection_names_what_is_only_for_it() -> None:
+    headers = [
+        (b"connection", b"close, X-Hop ,x-two,, keep-alive"),
+        (b"x-hop", b"1"),
+        (b"x-two", b"2"),
+        (b"x-three", b"3"),
+        (b"connection", b"X-Four"),
+        (b"x-four", b"4"),
+    ]
+    assert headers_to_pass(headers) == [(b"x-three", b"3")]
+    assert headers_to_return([(b"Connection", b"ETag"), (b"etag", b"x"), (b"ETAG", b"y"), (b"Via", b"z")], 200) == [
+        (b"Via", b"z")
+    ]
+
+
+def test_the_usual_words_of_a_connection_are_no_headers() -> None:
+    headers = [(b"connection", b"close, keep-alive"), (b"close", b"1"), (b"accept", b"*/*")]
+    assert headers_to_pass(headers) == headers[1:]
+
+
+@given(HEADERS)
+def test_the_rest_goes_on_as_it_came_and_in_its_order(headers: list[Header]) -> None:
+    kept = headers_to_pass(headers)
+    assert is_within(kept, headers)
+    assert not NOT_FOR_THE_NEXT & {name for name, _ in kept}
+    if b"connection" not in {name for name, _ in headers}:
+        assert kept == [header for header in headers if header[0] not in NOT_FOR_THE_NEXT]
+
+
+@given(HEADERS, st.lists(TOKEN, max_size=5))
+def test_what_a_connection_names_goes_neither_on_nor_back(headers: list[Header], named: list[bytes]) -> None:
+    headers = [*headers, (b"connection", b" , ".join(word.upper() for word in named))]
+    only_here = {*named} - {b"close", b"keep-alive"}
+    for kept in (headers_to_pass(iter(headers)), headers_to_return(iter(headers), 200)):
+        assert is_within(kept, headers)
+        assert not only_here & {name for name, _ in kept}
+
+
+@given(HEADERS)
+def test_passing_on_twice_changes_nothing_more(headers: list[Header]) -> None:
+    assert headers_to_pass(headers_to_pass(headers)) == headers_to_pass(headers)
+
+
+def test_a_connection_that_names_thousands_costs_nothing() -> None:
+    headers = [(b"connection", b",".join(b"x-%d" % number for number in range(100_000))), (b"x-99", b"1")]
+    assert headers_to_pass(headers) == []
+
+
+# --- which codings an answer may have that has to be read
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (b"gzip", b"gzip"),
+        (b"gzip, deflate, br, zstd", b"gzip, deflate"),
+        (b"br", b"identity"),
+        (b"", b"identity"),
+        (b"*", b"identity"),
+        (b"*;q=0", b"identity"),
+        (b"br;q=1.0, gzip;q=0.8, *;q=0.1", b"gzip;q=0.8"),
+        (b"GZIP ; q=0 ,Deflate", b"GZIP ; q=0, Deflate"),
+        (b"x-gzip,identity;q=0.5", b"x-gzip, identity;q=0.5"),
+        (b"\xff, gzip", b"gzip"),
+    ],
+)
+def test_accept_encoding_names_what_we_can_read(value: bytes, wanted: bytes) -> None:
+    headers = [(b"accept", b"br"), (b"accept-encoding", value)]
+    assert readable_only(headers) == [(b"accept", b"br"), (b"accept-encoding", wanted)]
+
+
+def test_without_accept_encoding_none_is_made_up() -> None:
+    assert readable_only([(b"accept", b"*/*")]) == [(b"accept", b"*/*")]
+
+
+@given(st.lists(st.sampled_from(["gzip", "br", "zstd", "deflate", "*", "identity", "GZip;q=0.5", "", " x-gzip "])))
+def test_no_coding_is_made_up(words: list[str]) -> None:
+    ((_, value),) = readable_only([(b"accept-encoding", ",".join(words).encode())])
+    given_words = {word.strip() for word in words}
+    left = {word.strip() for word in value.decode().split(",")}
+    assert left <= given_words or left == {"identity"}
+    assert not {word.partition(";")[0].lower() for word in left} & {"br", "zstd", "*", ""}
+
+
+# --- what was waited for already
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([b"wait=20"], []),
+        ([b"Wait = 20"], []),
+        ([b"wait"], []),
+        ([b"respond-async, wait=20, return=minimal"], [b"respond-async, return=minimal"]),
+        ([b"wait=1", b"return=minimal", b"wait=2"], [b"return=minimal"]),
+        ([b"awaiting=1"], [b"awaiting=1"]),
+        ([b""], []),
+        ([], []),
+    ],
+)
+def test_a_wait_is_taken_out_of_what_is_preferred(values: list[bytes], wanted: list[bytes]) -> None:
+    headers = [(b"accept", b"wait=20"), *((b"prefer", value) for value in values)]
+    assert without_wait(headers) == [(b"accept", b"wait=20"), *((b"prefer", value) for value in wanted)]
+
+
+# --- whose key it is
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ([], None),
+        ([(b"accept", b"Bearer k")], None),
+        ([(b"authorization", b"Bearer k1")], "k1"),
+        ([(b"authorization", b"bearer   k1  ")], "k1"),
+        ([(b"authorization", b"BEARER k1 k2")], "k1 k2"),
+        ([(b"authorization", b"Bearer")], None),
+        ([(b"authorization", b"Bearer ")], None),
+        ([(b"authorization", b"Basic eDp5")], None),
+        ([(b"authorization", b"")], None),
+        ([(b"x-api-key", b" k2 ")], "k2"),
+        ([(b"x-api-key", b"")], None),
+        ([(b"x-api-key", b"k2"), (b"authorization", b"Bearer k1")], "k1"),
+        ([(b"authorization", b"Bearer  "), (b"x-api-key", b"k2")], "k2"),
+        ([(b"authorization", b"Basic eDp5"), (b"x-api-key", b"k2")], "k2"),
+        ([(b"authorization", b"Bearer k1"), (b"authorization", b"Bearer k3")], "k1"),
+        ([(b"x-api-key", b"k2"), (b"x-api-key", b"k3")], "k2"),
+        ([(b"authorization", b"Bearer k\xe9")], "ké"),
+    ],
+)
+def test_the_key_is_read_as_the_upstream_reads_it(headers: list[Header], key: str | None) -> None:
+    assert key_of(headers) == key
+
+
+def test_another_key_takes_the_place_of_both() -> None:
+    headers = [(b"authorization", b"Bearer a"), (b"accept", b"*/*"), (b"x-api-key", b"b"), (b"authorization", b"c")]
+    assert with_key(headers, "Authorization", "Bearer z") == [(b"accept", b"*/*"), (b"authorization", b"Bearer z")]
+    assert with_key([], "X-API-Key", "z") == [(b"x-api-key", b"z")]
+
+
+@given(HEADERS, st.text("abc-", min_size=1))
+def test_the_key_that_was_put_in_is_the_one_that_is_read(headers: list[Header], key: str) -> None:
+    assert key_of(with_key(headers, "Authorization", f"Bearer {key}")) == key
+    assert key_of(with_key(headers, "x-api-key", key)) == key
+
+
+# --- what became of a create
+
+
+@pytest.mark.parametrize("status_code", [200, 201, 202, 299])
+def test_a_success_made_something(status_code: int) -> None:
+    assert fate_of(status_code, says_nothing_done=False) == "made"
+    assert fate_of(status_code, says_nothing_done=True) == "made"
+
+
+@pytest.mark.parametrize("status_code", [300, 301, 307, 400, 401, 403, 404, 408, 409, 422, 429, 499])
+def test_a_refusal_made_nothing(status_code: int) -> None:
+    assert fate_of(status_code, says_nothing_done=False) == "refused"
+
+
+@pytest.mark.parametrize("status_code", [500, 502, 503, 504, 520, 599])
+def test_a_server_error_proves_nothing_unless_it_says_so(status_code: int) -> None:
+    assert fate_of(status_code, says_nothing_done=False) == "unknown"
+    assert fate_of(status_code, says_nothing_done=True) == "refused"
+
+
+# --- headers as text
+
+
+def test_a_header_as_text_is_sent_as_the_same_bytes() -> None:
+    assert header_text((b"x-name", "Zoë 王".encode())) == ("x-name", "Zoë 王")
+    assert header_text((b"x-empty", b"")) == ("x-empty", "")
+
+
+@pytest.mark.parametrize("header", [(b"x-latin", b"caf\xe9"), (b"x-\xc3\xab", b"ok"), (b"x" * 1000, b"\xff")])
+def test_a_header_without_such_a_text_is_named(header: Header) -> None:
+    with pytest.raises(ValueError, match="neither ASCII nor UTF-8") as caught:
+        header_text(header)
+    assert header[0].decode("ascii", "replace")[:100] in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@given(TOKEN, VALUE)
+def test_whatever_has_a_text_keeps_its_bytes(name: bytes, value: bytes) -> None:
+    try:
+        text = header_text((name, value))
+    except ValueError:
+        return
+    assert (text[0].encode(), text[1].encode()) == (name, value)
