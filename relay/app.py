@@ -26,7 +26,7 @@ from relay.core.planner import Book, book_for
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
-from relay.dropin import Gateway
+from relay.dropin.gateway import Gateway
 from relay.errors import SettingsError, StoreError
 from relay.keys import default_state_dir, load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds

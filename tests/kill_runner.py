@@ -177,7 +177,7 @@ class Stop:
 
         from relay import sender
         from relay.dispatcher import Dispatcher
-        from relay.dropin import Gateway
+        from relay.dropin.creates import Creates
         from relay.sources.client import UpstreamClient
         from relay.sources.passage import Passage
         from relay.store.deliveries import DeliveryStore
@@ -196,7 +196,7 @@ class Stop:
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
         self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
         self._around(Passage, "send", operation="create.sent")
-        self._around(Gateway, "_take_in", "create.answered", "create.recorded")
+        self._around(Creates, "_take_in", "create.answered", "create.recorded")
         self._around(Store, "free_what_a_crash_left", "start.migrated", "start.freed")
         self._around(Store, "close", before="stop.closing")
         self._when_sent(sender._TrackedResponse, "send.sent")

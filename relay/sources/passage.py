@@ -19,6 +19,8 @@ SILENCE_SECONDS = 300.0
 """How long an upstream may say nothing while we wait for it, and between two parts of an answer."""
 # Under the 5 s after which many servers close an idle connection: what crosses that close may or may not have arrived.
 KEEP_ALIVE_SECONDS = 4.0
+MAX_ANSWER_BYTES = 1 << 20
+"""Of an answer that we have to understand; a longer one is passed on and not understood."""
 MAX_CONNECTIONS = 8_192
 MAX_HEADER_BYTES = 64 * 1024
 MAX_KEPT_URLS = 1_000

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
-import relay.dropin
+import relay.dropin.creates
 import relay.sources.passage
 from relay.cli.sockets import make_server
 from tests.e2e_world import open_e2e_world
@@ -811,7 +811,7 @@ async def test_a_read_that_meets_the_end_of_a_kept_connection_is_sent_again(upst
 
 async def test_an_upstream_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay.sources.passage, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(relay.dropin, "CREATE_SECONDS", 0.2)
+    monkeypatch.setattr(relay.dropin.creates, "CREATE_SECONDS", 0.2)
 
     async def say_nothing(call: Call) -> None:
         await call.body()

@@ -19,8 +19,8 @@ import aiohttp
 import orjson
 import pytest
 
-from relay.dropin import MAX_ANSWER_BYTES
 from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from relay.sources.passage import MAX_ANSWER_BYTES
 from tests.create_world import open_create_world
 from tests.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
 
