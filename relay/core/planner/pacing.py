@@ -74,7 +74,7 @@ class Pacing:
 
         Where the headers tell the limit they show that it was spent; elsewhere ours wait for it.
         """
-        t = self._refresh(now)
+        t = self._timeline.at(now) if self._bucket.rate else self._refresh(now)
         told = self._headers.read(headers, now)
         sent = min(t, self._timeline.inner(sent_at))
         self._budget.answered(told, ours=False, sent_at=sent, now=t)
@@ -82,7 +82,6 @@ class Pacing:
             self._budget.rejected(told, t)
         if not self._budget.known():
             self._bucket.owe(t)
-        self._refresh(now)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that `restore` needs, as plain values that JSON can hold."""
