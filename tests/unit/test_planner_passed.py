@@ -149,7 +149,7 @@ def test_without_headers_ours_wait_for_what_passes() -> None:
 def test_however_much_passes_we_are_not_starved() -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=1))
     planner.track("job", None, NOW)
-    for _ in range(100_000):
+    for _ in range(2_000):
         planner.passed(None, {}, NOW, NOW)
     at = planner.next_request_at(NOW)
     assert at is not None
