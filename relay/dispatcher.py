@@ -341,10 +341,10 @@ class Dispatcher:
         target.marking += mark.next_count
         try:
             marked = await self._write_down(mark)
+            if mark.state != "delivered" or target.failing_since is not None or mark.events or debugging():
+                await self._after(target, mark, marked, outcome)
         finally:
-            target.marking -= mark.next_count
-        if mark.state != "delivered" or target.failing_since is not None or mark.events or debugging():
-            await self._after(target, mark, marked, outcome)
+            target.marking -= mark.next_count  # what it took over is counted until it waits for a slot
         if not marked.next and (target.waiting or mark.next_lease is None):
             self._wake.set()  # nothing is due, or it may not go on: when is the next?
         return marked.next

@@ -25,10 +25,15 @@ from tests.api_conformity import DOCUMENT
 from tests.api_world import HOOK, NOW, FakeNode, FakeSignals, World
 from tests.fuzz_kit import COUNT, seeded, with_note
 from tests.schema_check import check_event
-from tests.store_kit import ReversingCipher
+from tests.store_kit import ReversingCipher, intent
 
 IDS = {"Jobs": ["a"], "Subscriptions": ["sub_01jvpq3m8n0000000000000002"], "System": ["job-status.v1"]}
-GONE = {"Jobs": "gone", "Subscriptions": "sub_01jvpq3m8n0000000000000003"}
+IDS["Intents"] = ["int_01jvpq3m8n0000000000000005"]
+GONE = {
+    "Jobs": "gone",
+    "Subscriptions": "sub_01jvpq3m8n0000000000000003",
+    "Intents": "int_01jvpq3m8n0000000000000006",
+}
 """What is there, and what may be deleted."""
 MEDIA_TYPES = st.sampled_from(
     [None, "text/event-stream", "application/json", "text/event-stream;q=0.1, application/json"]
@@ -89,6 +94,9 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         world.signals = SilentSignals(world)
         for id in (*IDS["Subscriptions"], GONE["Subscriptions"]):
             await store.subscriptions.create(Subscription(id=id, sink=HOOK))
+        for id in (*IDS["Intents"], GONE["Intents"]):
+            await store.intents.begin(intent(id=id))
+            await store.intents.unknown(id, "no_answer")
         await world.job(GONE["Jobs"])
         events = await world.look(await world.job(IDS["Jobs"][0]), "queued")
         IDS["Events"] = [events[0].id]
