@@ -348,6 +348,7 @@ class Node:
             events=self.store.events,
             deliveries=self.store.deliveries,
             subscriptions=self.store.subscriptions,
+            replays=self.store.replays,
             idempotency=self.store.idempotency,
             tracking=self.tracking,
             signals=self.signals,
@@ -367,6 +368,7 @@ class Node:
             metrics=self.metrics_book,
             clock=self._clock,
             retention=self.settings.retention,
+            node_id=self.node_id,
         )
         if self.store.database.shared and self.dropin.adopts:
             works.append(Upkeep(name="adopted", every_seconds=ADOPTED_SECONDS, run=self._find_adopted))

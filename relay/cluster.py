@@ -143,6 +143,8 @@ class Cluster:
         elif what == "subscriptions":
             self._store.subscriptions.changed()
             self._dispatcher.wake()
+        elif what == "deliveries":
+            self._dispatcher.wake()
         elif what in ("jobs", "look", "weight"):
             self._heard_of_jobs(what, rest)
         self._wake.set()

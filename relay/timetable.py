@@ -11,6 +11,7 @@ from relay.core.job import Job
 from relay.dispatcher import Dispatcher
 from relay.metrics import Metrics
 from relay.poller import Poller
+from relay.replays import Replayer
 from relay.scheduler import Upkeep
 from relay.store.store import Store
 
@@ -19,6 +20,7 @@ UPKEEP_SECONDS = 60.0
 RETENTION_SECONDS = 300.0
 DEADLINE_SECONDS = 5.0
 STALL_SECONDS = 10.0
+REPLAY_SECONDS = 1.0
 
 log = structlog.get_logger("relay.timetable")
 
@@ -32,11 +34,14 @@ def timetable(
     metrics: Metrics,
     clock: Clock,
     retention: RetentionSettings,
+    node_id: str,
 ) -> list[Upkeep]:
     """All upkeep of one node."""
 
     def poller_of(job: Job) -> Poller | None:
         return pollers.get((job.source, job.account))
+
+    replayer = Replayer(store.replays, clock=clock, holder=node_id, wake=dispatcher.wake)
 
     async def measure() -> None:
         metrics.deliveries_pending.set(await store.deliveries.pending_count())
@@ -82,6 +87,7 @@ def timetable(
             every_seconds=UPKEEP_SECONDS,
             run=lambda: upkeep.learned(memories, list(pollers.values())),
         ),
+        Upkeep(name="replays", every_seconds=REPLAY_SECONDS, at_once=True, run=replayer.run_once),
         Upkeep(name="measure", every_seconds=UPKEEP_SECONDS, at_once=True, run=measure),
         Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
     ]

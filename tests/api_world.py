@@ -351,6 +351,7 @@ class World:
             events=self.store.events,
             deliveries=self.store.deliveries,
             subscriptions=self.store.subscriptions,
+            replays=self.store.replays,
             idempotency=self.store.idempotency,
             tracking=self.tracking,
             signals=self.signals,

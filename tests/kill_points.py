@@ -1,8 +1,8 @@
-"""Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark, or of a
-create that a caller sends through it.
+"""Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark, of a
+create that a caller sends through it, or of a replay.
 
-`tests/kill_runner.py` puts the stops in; `test_kill_points.py` and `test_kill_create_points.py` in `tests/e2e/` stop at
-each.
+`tests/kill_runner.py` puts the stops in; `test_kill_points.py`, `test_kill_create_points.py` and
+`test_kill_replay_points.py` in `tests/e2e/` stop at each.
 """
 
 from collections.abc import Mapping
@@ -54,3 +54,10 @@ CREATE_POINTS: Mapping[str, str] = {
     "create.recorded": "the job is planned; the caller has no answer",
 }
 """A create passes all of these, in this order."""
+
+REPLAY_POINTS: Mapping[str, str] = {
+    "replay.called": "there is something to send again; the step's transaction has not begun",
+    "replay.written": "deliveries are on their way and counted; the transaction is not committed",
+    "replay.committed": "the step is committed; nobody was woken",
+}
+"""Each step of a replay passes all of these, in this order."""

@@ -183,6 +183,7 @@ class Stop:
         from relay.store.deliveries import DeliveryStore
         from relay.store.intents import IntentStore
         from relay.store.jobs import JobStore
+        from relay.store.replays import ReplayStore
         from relay.store.store import Store
 
         self._around(UpstreamClient, "look", after="look.answered")
@@ -195,6 +196,7 @@ class Stop:
         self._around(sender.Sender, "send", "send.called", "send.answered")
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
         self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
+        self._around(ReplayStore, "advance", "replay.called", "replay.committed", "replay.written")
         self._around(Passage, "send", operation="create.sent")
         self._around(Creates, "_take_in", "create.answered", "create.recorded")
         self._around(Store, "free_what_a_crash_left", "start.migrated", "start.freed")

@@ -16,6 +16,7 @@ from relay.store import (
     marks,
     outbox,
     registrations,
+    replay_statements,
     subscriptions,
     upkeep,
 )
@@ -110,6 +111,8 @@ def intent_pages() -> Iterator[Case]:
             yield Case(f"intents, the {name} ones, {'first page' if before is None else 'cursor'}", made)
 
 
+RUNNING_REPLAYS = ("SCAN replays USING INDEX ix_replays_running",)  # a hundred at most
+
 CATALOGUE = (
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
     Case("claim: take", claims.TAKE, sorts=True),  # three times as many as are asked for, at most
@@ -118,12 +121,15 @@ CATALOGUE = (
     Case("mark", marks.MARK),
     Case("mark: attempt", marks.INSERT_ATTEMPT),
     Case("mark: promote", marks.PROMOTE),
+    Case("mark: promote, by hand", marks.PROMOTE_BY_HAND),
     Case("mark: head", marks.HEAD),
+    Case("mark: head, by hand", marks.HEAD_BY_HAND),
     Case("mark: disable", marks.DISABLE),
     Case("release", deliveries.RELEASE),
     Case("release all", deliveries.RELEASE_ALL),
     Case("attempts of a delivery", deliveries.ATTEMPTS_OF_DELIVERY),
     Case("outbox: open pairs", outbox.OPEN_OF_JOBS),
+    Case("outbox: open pairs, by hand", outbox.OPEN_BY_HAND_OF_JOBS),
     Case("outbox: callbacks", outbox.CALLBACKS_OF_JOBS),
     Case("outbox: events", outbox.INSERT_EVENT),
     Case("outbox: deliveries", outbox.INSERT_DELIVERY),
@@ -151,6 +157,25 @@ CATALOGUE = (
     Case("remove: cancel heads", cancellation.CANCEL_HEADS),
     Case("remove: cancel followers", cancellation.CANCEL_FOLLOWERS),
     Case("remove: callback links", subscriptions.DELETE_CALLBACK_LINKS),
+    Case("replay: end of a slice", replay_statements.END_OF_SLICE),
+    Case("replay: count events", replay_statements.COUNT_EVENTS),
+    Case("replay: count deliveries", replay_statements.COUNT_DELIVERIES),
+    Case("replay: slice", replay_statements.SLICE),
+    Case("replay: deliveries of events", replay_statements.DELIVERIES_OF),
+    Case("replay: reopen", replay_statements.REOPEN),
+    Case("replay: add", replay_statements.ADD),
+    Case("replay: join what is open", replay_statements.JOIN_OPEN),
+    Case("replay: survey", replay_statements.SURVEY),
+    Case("replay: harvest", replay_statements.HARVEST),
+    Case("replay: hold", replay_statements.HOLD),
+    Case("replay: keep", replay_statements.KEEP),
+    Case("replay: end", replay_statements.END),
+    Case("replay: free all", replay_statements.FREE_ALL, harmless=RUNNING_REPLAYS),
+    Case("replay: running", replay_statements.RUNNING),
+    Case("replay: number of running", replay_statements.RUNNING_COUNT, harmless=RUNNING_REPLAYS),
+    Case("replay: pairs to return", replay_statements.PAIRS_TO_RETURN, sorts=True),  # as many as are on their way
+    Case("replay: return unsent", replay_statements.RETURN_UNSENT),
+    Case("replay: let go", replay_statements.LET_GO),
     Case("strays", upkeep.OPEN_SLICE),
     Case("retention: old events", upkeep.OLD_EVENTS),
     Case("retention: still open", upkeep.STILL_OPEN),
@@ -162,6 +187,7 @@ CATALOGUE = (
     Case("retention: jobs", upkeep.DELETE_JOBS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
+    Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),
     Case("retention: intents", upkeep.DELETE_OLD_INTENTS),
     Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
     Case("intent: begin", intents.BEGIN),
@@ -209,13 +235,20 @@ SELECT {_key("evt")}, CASE WHEN i % 500 = 0 THEN NULL ELSE {_key("job")} END,
 FROM n""",
         f"""
 INSERT INTO deliveries (id, event_id, subscription_id, job_uid, sequence, state, priority, due_at, attempt_count,
-  made_count, lease_token, created_at, ended_at) {every}
+  made_count, lease_token, created_at, ended_at, replay) {every}
 SELECT {_key("dlv")}, {_key("evt")}, 'sub_' || (i / 100) % {SUBSCRIPTION_COUNT},
   CASE WHEN i % 100 BETWEEN 1 AND 10 THEN {_key("job", "(i - i % 100)")} ELSE {_key("job")} END, 1 + i % 100,
   CASE WHEN i % 100 = 1 THEN 'pending' WHEN i % 100 BETWEEN 2 AND 10 THEN 'blocked' WHEN i % 100 = 11 THEN 'dead'
     WHEN i % 100 = 12 THEN 'cancelled' ELSE 'delivered' END,
   CASE WHEN i % 300 = 1 THEN 1 ELSE 0 END, {NOW} + i, 1, 1, CASE WHEN i % 1000 = 1 THEN 'lease ' || i % 20 END,
-  {NOW} + i, CASE WHEN i % 100 BETWEEN 1 AND 10 THEN NULL ELSE {NOW} + i END
+  {NOW} + i, CASE WHEN i % 100 BETWEEN 1 AND 10 THEN NULL ELSE {NOW} + i END,
+  CASE WHEN i % 1000 IN (21, 22) THEN 'rpl_' || i % 7 END
+FROM n""",
+        f"""
+INSERT INTO replays (id, subscription_id, state, since, until, which, position, last_position, matched, passed, queued,
+  delivered, dead, created_at, ended_at) {_rows(4_000)}
+SELECT 'rpl_' || i, 'sub_' || i % 20, CASE WHEN i < 8 THEN 'running' ELSE 'done' END, {NOW}, {NOW}, 'all', 1, 9, 9, 0,
+  0, 0, 0, {NOW}, CASE WHEN i < 8 THEN NULL ELSE {NOW} + i END
 FROM n""",
         f"""
 INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code) {every}

@@ -55,6 +55,8 @@ def upgrade() -> None:
     sa.Column('created_at', sa.Float(precision=53), nullable=False),
     sa.Column('ended_at', sa.Float(precision=53), nullable=True),
     sa.Column('reason', sa.Text(), nullable=True),
+    sa.Column('replay', sa.Text(), nullable=True),
+    sa.Column('was', sa.Text(), nullable=True),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_deliveries')),
     sa.UniqueConstraint('event_id', 'subscription_id', name=op.f('uq_deliveries_event_id_subscription_id'))
     )
@@ -65,6 +67,7 @@ def upgrade() -> None:
         batch_op.create_index('ix_deliveries_lease', ['lease_token'], unique=False, sqlite_where=sa.text('lease_token IS NOT NULL'), postgresql_where=sa.text('lease_token IS NOT NULL'))
         batch_op.create_index('ix_deliveries_open', ['job_uid', 'subscription_id', 'sequence'], unique=False, sqlite_where=sa.text("state IN ('pending', 'blocked')"), postgresql_where=sa.text("state IN ('pending', 'blocked')"))
         batch_op.create_index('ix_deliveries_pending', ['id'], unique=False, sqlite_where=sa.text("state IN ('pending', 'blocked')"), postgresql_where=sa.text("state IN ('pending', 'blocked')"))
+        batch_op.create_index('ix_deliveries_replay', ['replay'], unique=False, sqlite_where=sa.text('replay IS NOT NULL'), postgresql_where=sa.text('replay IS NOT NULL'))
         batch_op.create_index('ix_deliveries_subscription_id_id', ['subscription_id', 'id'], unique=False)
 
     op.create_table('events',
@@ -178,6 +181,32 @@ def upgrade() -> None:
         batch_op.create_index('ix_jobs_source_uid', ['source', 'uid'], unique=False)
         batch_op.create_index('ix_jobs_status_uid', ['status', 'uid'], unique=False)
 
+    op.create_table('replays',
+    sa.Column('id', sa.Text(), nullable=False),
+    sa.Column('subscription_id', sa.Text(), nullable=True),
+    sa.Column('state', sa.Text(), nullable=False),
+    sa.Column('since', sa.Float(precision=53), nullable=False),
+    sa.Column('until', sa.Float(precision=53), nullable=False),
+    sa.Column('types', sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), 'postgresql'), nullable=True),
+    sa.Column('which', sa.Text(), nullable=False),
+    sa.Column('reason', sa.Text(), nullable=True),
+    sa.Column('position', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('last_position', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('matched', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('passed', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('queued', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('delivered', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('dead', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
+    sa.Column('holder', sa.Text(), nullable=True),
+    sa.Column('held_until', sa.Float(precision=53), nullable=True),
+    sa.Column('created_at', sa.Float(precision=53), nullable=False),
+    sa.Column('ended_at', sa.Float(precision=53), nullable=True),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_replays'))
+    )
+    with op.batch_alter_table('replays') as batch_op:
+        batch_op.create_index('ix_replays_ended_at', ['ended_at'], unique=False, sqlite_where=sa.text('ended_at IS NOT NULL'), postgresql_where=sa.text('ended_at IS NOT NULL'))
+        batch_op.create_index('ix_replays_running', ['id'], unique=False, sqlite_where=sa.text("state = 'running'"), postgresql_where=sa.text("state = 'running'"))
+
     op.create_table('secrets',
     sa.Column('id', sa.Text(), nullable=False),
     sa.Column('owner', sa.Text(), nullable=False),
@@ -235,6 +264,11 @@ def downgrade() -> None:
         batch_op.drop_index('ix_secrets_expires_at', sqlite_where=sa.text('expires_at IS NOT NULL'), postgresql_where=sa.text('expires_at IS NOT NULL'))
 
     op.drop_table('secrets')
+    with op.batch_alter_table('replays') as batch_op:
+        batch_op.drop_index('ix_replays_running', sqlite_where=sa.text("state = 'running'"), postgresql_where=sa.text("state = 'running'"))
+        batch_op.drop_index('ix_replays_ended_at', sqlite_where=sa.text('ended_at IS NOT NULL'), postgresql_where=sa.text('ended_at IS NOT NULL'))
+
+    op.drop_table('replays')
     with op.batch_alter_table('jobs') as batch_op:
         batch_op.drop_index('ix_jobs_status_uid')
         batch_op.drop_index('ix_jobs_source_uid')
@@ -268,6 +302,7 @@ def downgrade() -> None:
     op.drop_table('events')
     with op.batch_alter_table('deliveries') as batch_op:
         batch_op.drop_index('ix_deliveries_subscription_id_id')
+        batch_op.drop_index('ix_deliveries_replay', sqlite_where=sa.text('replay IS NOT NULL'), postgresql_where=sa.text('replay IS NOT NULL'))
         batch_op.drop_index('ix_deliveries_pending', sqlite_where=sa.text("state IN ('pending', 'blocked')"), postgresql_where=sa.text("state IN ('pending', 'blocked')"))
         batch_op.drop_index('ix_deliveries_open', sqlite_where=sa.text("state IN ('pending', 'blocked')"), postgresql_where=sa.text("state IN ('pending', 'blocked')"))
         batch_op.drop_index('ix_deliveries_lease', sqlite_where=sa.text('lease_token IS NOT NULL'), postgresql_where=sa.text('lease_token IS NOT NULL'))

@@ -3,7 +3,8 @@
 from relay.api.routes_events import EVENTS
 from relay.api.routes_intents import INTENTS
 from relay.api.routes_jobs import JOBS
+from relay.api.routes_replays import REPLAYS
 from relay.api.routes_subscriptions import SUBSCRIPTIONS
 from relay.api.routes_system import SYSTEM
 
-OPERATIONS = (*JOBS, *SUBSCRIPTIONS, *EVENTS, *INTENTS, *SYSTEM)
+OPERATIONS = (*JOBS, *SUBSCRIPTIONS, *REPLAYS, *EVENTS, *INTENTS, *SYSTEM)

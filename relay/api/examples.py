@@ -13,6 +13,7 @@ _SUBSCRIPTION_ID = "sub_01jvpq3m8n0000000000000002"
 _EVENT_ID = "evt_01jvpq3m8n0000000000000003"
 _DELIVERY_ID = "dlv_01jvpq3m8n0000000000000004"
 _INTENT_ID = "int_01jvpq3m8n0000000000000005"
+_REPLAY_ID = "rpl_01jvpq3m8n0000000000000006"
 _TIME = "2026-05-20T10:00:00.000Z"
 _SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the one of the Standard Webhooks specification
 
@@ -95,6 +96,23 @@ _DELIVERY = {
     "created_at": _TIME,
     "ended_at": _TIME,
 }
+_REPLAY = {
+    "id": _REPLAY_ID,
+    "subscription_id": _SUBSCRIPTION_ID,
+    "state": "running",
+    "matched": 12840,
+    "queued": 1000,
+    "delivered": 612,
+    "dead": 0,
+    "left": 12228,
+    "since": "2026-05-19T00:00:00.000Z",
+    "until": "2026-05-20T00:00:00.000Z",
+    "types": None,
+    "only": "undelivered",
+    "reason": None,
+    "created_at": _TIME,
+    "ended_at": None,
+}
 _INTENT = {
     "id": _INTENT_ID,
     "source": "revor",
@@ -139,6 +157,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "SubscriptionReplace": {"sink": "https://receiver.example/hooks", "description": "The new CRM"},
     "TestRequest": {"type": "relay.test"},
     "SecretRotation": {"overlap_seconds": 86400},
+    "ReplayCreate": {"since": "2026-05-19T00:00:00Z", "until": "2026-05-20T00:00:00Z", "only": "undelivered"},
+    "DeliveriesRetry": {"filter": {"subscription": _SUBSCRIPTION_ID, "reason": "http_500"}},
     "Nothing": {},
 }
 
@@ -181,6 +201,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "EventPage": {"items": [_EVENT], "next_cursor": "MTI"},
     "DeliveryPage": {"items": [_DELIVERY], "next_cursor": None},
     "DeliveryWithAttempts": {**_DELIVERY, "attempts": [_ATTEMPT]},
+    "ReplayStarted": {"replay_id": _REPLAY_ID, "matched": 12840},
+    "Replay": _REPLAY,
     "Intent": _INTENT,
     "IntentPage": {"items": [_INTENT], "next_cursor": None},
     "SourcePage": {"items": [_SOURCE], "next_cursor": None},
@@ -194,6 +216,7 @@ PATHS = {
     "Subscriptions": _SUBSCRIPTION_ID,
     "Events": _EVENT_ID,
     "Deliveries": _DELIVERY_ID,
+    "Replays": _REPLAY_ID,
     "System": "job-status.v1",
 }
 

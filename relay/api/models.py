@@ -69,6 +69,15 @@ def _start(value: str) -> str:
     return value
 
 
+def _moment(value: str) -> str:
+    try:
+        from_rfc3339(value)
+    except ValueError:
+        raise PydanticCustomError("invalid_time", "an RFC 3339 time such as 2026-05-20T10:00:08Z is expected") from None
+    return value
+
+
+Moment = Annotated[str, AfterValidator(_moment), Field(json_schema_extra={"format": "date-time"})]
 Duration = Annotated[
     float,
     BeforeValidator(_seconds),
@@ -229,3 +238,33 @@ class SecretRotation(Body):
     """How long the old secret signs too."""
 
     overlap_seconds: float = Field(default=86_400, ge=0, le=MAX_OVERLAP_SECONDS)
+
+
+class ReplayCreate(Body):
+    """Which events are to be sent again."""
+
+    since: Moment = Field(description="Recorded then or later.")
+    until: Moment | None = Field(default=None, description="Recorded before; now, at the latest and without it.")
+    types: list[str] | None = Field(
+        default=None, min_length=1, max_length=MAX_TYPES, description="Only these types; all it gets without it."
+    )
+    only: Literal["undelivered", "all"] = Field(
+        default="undelivered", description="`all`: also what was delivered. Receivers know it by its id."
+    )
+
+
+class DeliveryFilter(Body):
+    """Deliveries that all this is true of."""
+
+    subscription: str | None = Field(default=None, pattern=ID_PATTERN, description="To this subscription.")
+    state: Literal["dead", "cancelled", "delivered"] = Field(default="dead", description="How they ended.")
+    type: str | None = Field(default=None, description="Of events of this type.")
+    since: Moment | None = Field(default=None, description="Of events recorded then or later.")
+    until: Moment | None = Field(default=None, description="Of events recorded before.")
+    reason: str | None = Field(default=None, pattern=ID_PATTERN, description="Their `reason`, exactly.")
+
+
+class DeliveriesRetry(Body):
+    """Which deliveries are to be sent again."""
+
+    filter: DeliveryFilter

@@ -82,6 +82,8 @@ def _fill_in_names(schemas: dict[str, Any], settings: ApiSettings, kinds: Sequen
         properties["types"]["anyOf"][0]["items"]["enum"] = types
         properties["source"]["anyOf"][0]["enum"] = sources
         schemas["SubscriptionConfig"]["properties"]["kind"]["anyOf"][0]["enum"] = list(kinds)
+    schemas["ReplayCreate"]["properties"]["types"]["anyOf"][0]["items"]["enum"] = types
+    schemas["DeliveryFilter"]["properties"]["type"]["anyOf"][0]["enum"] = types
     schemas["TestRequest"]["properties"]["type"]["anyOf"][0]["enum"] = types
     for name, example in examples.BODIES.items():
         schemas[name]["examples"] = [example]

@@ -15,6 +15,7 @@ from relay.core.events import Event, Origin
 from relay.core.job import Job, Observation, Priority
 from relay.core.netguard import GuardPolicy
 from relay.core.records import Intent, Page, Registered, StoredAnswer
+from relay.core.replay import Replay, ReplayRequest
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import RequestError
 
@@ -265,6 +266,14 @@ class Subscriptions(Protocol):
     async def page(self, *, limit: int, cursor: str | None = None, callbacks: bool = False) -> Page[Subscription]: ...
 
 
+class Replays(Protocol):
+    """The store's replays."""
+
+    async def create(self, request: ReplayRequest) -> Replay: ...
+    async def get(self, replay_id: str) -> Replay | None: ...
+    async def stop(self, replay_id: str, now: float) -> Replay: ...
+
+
 class Idempotency(Protocol):
     """The store's kept answers."""
 
@@ -305,6 +314,7 @@ class Ports:
     events: Events
     deliveries: Deliveries
     subscriptions: Subscriptions
+    replays: Replays
     idempotency: Idempotency
     tracking: Tracking
     signals: Signals

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from relay.core.job import Priority
+from relay.core.replay import Only, ReplayState
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Item = TypeVar("Item")
@@ -222,6 +223,33 @@ class DeliveryWithAttempts(Delivery):
     """A delivery with all its attempts."""
 
     attempts: list[Attempt]
+
+
+class ReplayStarted(Shape):
+    """Events are being sent again."""
+
+    replay_id: str
+    matched: int = Field(description="How many there are to send.")
+
+
+class Replay(Shape):
+    """How far a replay is."""
+
+    id: str
+    subscription_id: str | None = Field(description="null: of all subscriptions.")
+    state: ReplayState
+    matched: int = Field(description="How many there were to send when it began.")
+    queued: int = Field(description="How many of them are on their way, or were.")
+    delivered: int
+    dead: int
+    left: int = Field(description="How many have not ended.")
+    since: Time
+    until: Time
+    types: list[str] | None
+    only: Only = Field(description="undelivered, all, or how the deliveries had ended.")
+    reason: str | None = Field(description="Only deliveries that had ended for this reason.")
+    created_at: Time
+    ended_at: Time | None
 
 
 class Intent(Shape):

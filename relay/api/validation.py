@@ -31,7 +31,7 @@ _CODES = {
     "finite_number": "out_of_range",
     "string_pattern_mismatch": "invalid_text",
 }
-_OWN_CODES = frozenset({"invalid_duration", "invalid_secret", "invalid_start", "too_large"})
+_OWN_CODES = frozenset({"invalid_duration", "invalid_secret", "invalid_start", "invalid_time", "too_large"})
 _HIDDEN = ("secret", "headers", "sink", "callback_url", "metadata")
 
 

@@ -9,6 +9,7 @@ from relay.core.delivery import Attempt, Delivery
 from relay.core.events import Event
 from relay.core.job import Job
 from relay.core.records import Intent
+from relay.core.replay import Replay
 from relay.core.subscription import Subscription
 from relay.log import redact_text
 
@@ -145,6 +146,27 @@ def delivery_view(delivery: Delivery) -> dict[str, Any]:
         "reason": delivery.reason,
         "created_at": to_rfc3339(delivery.created_at),
         "ended_at": optional_rfc3339(delivery.ended_at),
+    }
+
+
+def replay_view(replay: Replay) -> dict[str, Any]:
+    """How far a replay is."""
+    return {
+        "id": replay.id,
+        "subscription_id": replay.subscription_id,
+        "state": replay.state,
+        "matched": replay.matched,
+        "queued": replay.queued,
+        "delivered": replay.delivered,
+        "dead": replay.dead,
+        "left": replay.left,
+        "since": to_rfc3339(replay.since),
+        "until": to_rfc3339(replay.until),
+        "types": None if replay.types is None else list(replay.types),
+        "only": replay.only,
+        "reason": replay.reason,
+        "created_at": to_rfc3339(replay.created_at),
+        "ended_at": optional_rfc3339(replay.ended_at),
     }
 
 

@@ -15,6 +15,7 @@ from relay.cli.intents import app as intents_app
 from relay.cli.jobs import app as jobs_app
 from relay.cli.listen import listen as listen_command
 from relay.cli.local import check, init, migrate, sandbox, verify
+from relay.cli.replays import app as replays_app
 from relay.cli.serve import serve as serve_command
 from relay.cli.sources import sources as sources_command
 from relay.cli.subscriptions import app as subscriptions_app
@@ -41,6 +42,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(subscriptions_app, name="subscriptions")
 app.add_typer(events_app, name="events")
 app.add_typer(deliveries_app, name="deliveries")
+app.add_typer(replays_app, name="replays")
 app.add_typer(intents_app, name="intents")
 app.command("sources")(sources_command)
 app.command("signing-secret")(signing_secret)

@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
-from relay.cli.client import api, segment
+from relay.cli.client import api, full_types, segment
 from relay.cli.output import Json, Limit, print_fields, print_json, print_table, say
+from relay.cli.replays import COUNT_TIMEOUT_SECONDS, SINCE_HELP, Wait, follow_up, moment
+from relay.errors import UsageError
 
 app = typer.Typer(help="See what was sent to whom, and send it again.", no_args_is_help=True)
 
@@ -46,7 +48,34 @@ def show(id: DeliveryId, json: Json = False) -> None:
 
 
 @app.command()
-def retry(id: DeliveryId, json: Json = False) -> None:
-    """Send it again with a fresh schedule."""
+def retry(
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One delivery's id (dlv_…).")] = None,
+    state: Annotated[str | None, typer.Option(help="All that are dead, cancelled or delivered.")] = None,
+    subscription: Annotated[str | None, typer.Option(help="Only those to this subscription (sub_…).")] = None,
+    type: Annotated[str | None, typer.Option(help="Only those of this event type, such as failed.")] = None,
+    since: Annotated[str | None, typer.Option(help=SINCE_HELP)] = None,
+    until: Annotated[str | None, typer.Option(help="Only of events recorded before.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those that ended for this reason, such as http_500.")] = None,
+    wait: Wait = False,
+    json: Json = False,
+) -> None:
+    """Send it again with a fresh schedule: one by its id, or all that the options name."""
+    named = full_types(type)
+    given = {
+        "state": state,
+        "subscription": subscription,
+        "type": named[0] if named else None,
+        "since": moment(since),
+        "until": moment(until),
+        "reason": reason,
+    }
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if (id is None) is not bool(wanted):
+        raise UsageError("name one delivery by its id, or several by options such as --state dead, and not both")
+    if id is None:
+        body = {"filter": wanted}
+        started = api().send("POST", "/v1/deliveries/retry", body=body, timeout=COUNT_TIMEOUT_SECONDS)
+        follow_up(started.document, wait=wait, json=json)
+        return
     answer = api().post(f"/v1/deliveries/{segment(id)}/retry")
     print_json(answer) if json else say(f"{id} is pending again")

@@ -6,6 +6,7 @@ import typer
 
 from relay.cli.client import api, full_types, segment
 from relay.cli.output import Json, Limit, note, print_fields, print_json, print_table, say, working
+from relay.cli.replays import COUNT_TIMEOUT_SECONDS, SINCE_HELP, Wait, follow_up, moment
 from relay.errors import RelayError
 
 app = typer.Typer(help="Say who gets which events.", no_args_is_help=True)
@@ -107,6 +108,23 @@ def rotate_secret(
         return
     secret = answer.get("secret") or (answer.get("config") or {}).get("secret")
     say(f"new signing secret, shown this once: {secret}")
+
+
+@app.command()
+def replay(
+    id: SubscriptionId,
+    since: Annotated[str, typer.Option(help=SINCE_HELP)],
+    until: Annotated[str | None, typer.Option(help="Only of events recorded before; now without it.")] = None,
+    types: Annotated[str | None, typer.Option(help="Only these event types, such as failed,overdue.")] = None,
+    only: Annotated[str, typer.Option(help="undelivered, or all: also what was delivered.")] = "undelivered",
+    wait: Wait = False,
+    json: Json = False,
+) -> None:
+    """Send a range of events again, in order within a job and behind new ones."""
+    body = {"since": moment(since), "until": moment(until), "types": full_types(types), "only": only}
+    given = {name: value for name, value in body.items() if value is not None}
+    answer = api().send("POST", f"/v1/subscriptions/{segment(id)}/replay", body=given, timeout=COUNT_TIMEOUT_SECONDS)
+    follow_up(answer.document, wait=wait, json=json)
 
 
 @app.command()

@@ -79,6 +79,7 @@ class Claimed:
 
     attempt_count  attempts made so far in the present schedule (a manual retry starts a fresh one)
     made_count     attempts made in all
+    priority       0 a first attempt, 1 a retry, 2 asked for by hand
     """
 
     id: str
@@ -89,6 +90,7 @@ class Claimed:
     lease_until: float
     attempt_count: int = 0
     made_count: int = 0
+    priority: int = 0
     created_at: float = 0.0
 
 

@@ -144,7 +144,7 @@ def load_leased(connection: Connection, tokens: Sequence[str]) -> list[Claimed]:
 
 def _claimed(row: Sequence[Any]) -> Claimed:
     delivery_id, subscription_id, lease_token, due_at, attempt_count, made_count, created_at, event_id = row[:8]
-    type, source, subject, time, recorded_at, body, job_uid, sequence = row[8:16]
+    type, source, subject, time, recorded_at, body, job_uid, sequence, priority = row[8:]
     event = Event(
         id=event_id,
         source=source,
@@ -165,5 +165,6 @@ def _claimed(row: Sequence[Any]) -> Claimed:
         lease_until=due_at,
         attempt_count=attempt_count,
         made_count=made_count,
+        priority=priority,
         created_at=created_at,
     )

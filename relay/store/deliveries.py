@@ -12,6 +12,7 @@ from relay.errors import Conflict, NotFound
 from relay.store.claims import Backlog, ClaimRequest, backlog, claim
 from relay.store.database import Database
 from relay.store.marks import ATTEMPTS, Marker, head_of
+from relay.store.notices import notify
 from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import attempt_from, delivery_from
@@ -141,6 +142,7 @@ def _retry_one(connection: Connection, delivery_id: str, now: float) -> None | E
     if row.state != "pending":
         values |= {"state": "pending", "priority": 2, "attempt_count": 0, "ended_at": None, "reason": None}
     connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(**values))
+    notify(connection, "deliveries")
     return None
 
 
@@ -154,7 +156,8 @@ def _get(connection: Connection, delivery_id: str) -> Delivery | None:
     attempts = connection.execute(ATTEMPTS_OF_DELIVERY, {"delivery_id": delivery_id})
     waiting_for = None
     if row.state == "blocked":
-        waiting_for = head_of(connection, row.job_uid, row.subscription_id)
+        waiting_for = head_of(connection, row.job_uid, row.subscription_id, by_hand=row.priority == 2)
+        waiting_for = None if waiting_for == delivery_id else waiting_for
     return delivery_from(row, waiting_for=waiting_for, attempts=tuple(attempt_from(attempt) for attempt in attempts))
 
 

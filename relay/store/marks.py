@@ -1,6 +1,6 @@
 """Marks: the end of an attempt, what follows it, and the leases that go on from it; all in one transaction."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -11,7 +11,7 @@ from relay.core.records import Mark, Marked
 from relay.store.claims import load_leased, take_due
 from relay.store.outbox import Outbox, hold_jobs
 from relay.store.rows import attempt_values
-from relay.store.statements import INTEGER, REAL, TEXT, at_once, gather, gathered, json_list, run, sql
+from relay.store.statements import INTEGER, REAL, TEXT, Sql, at_once, gather, gathered, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY, AttemptRow
 
 ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
@@ -48,28 +48,38 @@ WHERE deliveries.id = m.id
 """
     )
 )
-# Of each (job, subscription) the first delivery that has not ended, where it is blocked: one seek a pair, whatever else
-# its job has open.
-PROMOTE = sql(
-    lambda words: (
-        f"""
+FRESH, BY_HAND = "priority < 2", "priority = 2"
+
+
+def _promotion(chain: str) -> Sql:
+    """Of each (job, subscription) the first delivery that has not ended, where it is blocked: one seek a pair, whatever
+    else its job has open. `chain`: of those that go by themselves, or of those that were asked for by hand."""
+    return sql(
+        lambda words: (
+            f"""
 UPDATE deliveries SET state = 'pending', due_at = m.due_at, lease_token = m.token
 FROM (
   SELECT due_at, token, (
     SELECT o.id FROM deliveries AS o
-    WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.priority < 2
+    WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.{chain}
     ORDER BY o.sequence LIMIT 1
   ) AS id
   FROM {words.members("rows", job_uid=TEXT, subscription_id=TEXT, due_at=REAL, token=TEXT)} AS pair
 ) AS m WHERE deliveries.id = m.id AND deliveries.state = 'blocked'
 """
+        )
     )
-)
-HEAD = f"""
+
+
+PROMOTE, PROMOTE_BY_HAND = _promotion(FRESH), _promotion(BY_HAND)
+HEAD, HEAD_BY_HAND = (
+    f"""
 SELECT id FROM deliveries
-WHERE job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND priority < 2
+WHERE job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND {chain}
 ORDER BY sequence LIMIT 1
 """
+    for chain in (FRESH, BY_HAND)
+)
 DISABLE = """
 UPDATE subscriptions SET state = 'disabled', disabled_reason = :reason, disabled_at = :now
 WHERE id = :id AND state <> 'disabled'
@@ -129,16 +139,26 @@ def _kept(connection: Connection, items: Sequence[Mark]) -> list[Mark]:
     return [mark for mark in marks if (mark.claimed.id, mark.claimed.lease_token) in held]
 
 
-def head_of(connection: Connection, job_uid: str, subscription_id: str) -> str | None:
+def head_of(connection: Connection, job_uid: str, subscription_id: str, *, by_hand: bool) -> str | None:
     """The delivery that the others of a job and subscription wait for."""
-    row = run(connection, HEAD, job_uid=job_uid, subscription_id=subscription_id).one_or_none()
+    statement = HEAD_BY_HAND if by_hand else HEAD
+    row = run(connection, statement, job_uid=job_uid, subscription_id=subscription_id).first()
     return None if row is None else str(row.id)
 
 
-def promote_strays(connection: Connection, pairs: Sequence[Pair], now: float) -> int:
-    """Makes the first open delivery of each given (job, subscription) pending where it is blocked behind nothing."""
-    hold_jobs(connection, [job_uid for job_uid, _ in pairs])
-    return at_once(connection, PROMOTE, [(*pair, now, None) for pair in pairs])
+def promote_strays(connection: Connection, pairs: Sequence[Pair], by_hand: Sequence[Pair], now: float) -> int:
+    """Makes the first open delivery of each given (job, subscription) pending where it is blocked behind nothing;
+    `by_hand`: of those that were asked for by hand."""
+    hold_jobs(connection, [job_uid for job_uid, _ in (*pairs, *by_hand)])
+    return at_once(connection, PROMOTE, [(*pair, now, None) for pair in pairs]) + promote_by_hand(
+        connection, by_hand, now
+    )
+
+
+def promote_by_hand(connection: Connection, pairs: Iterable[Pair], now: float) -> int:
+    """The same for those that were asked for by hand, once the jobs are held: due at once, and taken by nobody yet,
+    since what is fresh goes before."""
+    return at_once(connection, PROMOTE_BY_HAND, [(*pair, now, None) for pair in pairs])
 
 
 def _wishes(kept: Sequence[Mark], disabled: set[str]) -> dict[str, list[Mark]]:
@@ -153,16 +173,24 @@ def _wishes(kept: Sequence[Mark], disabled: set[str]) -> dict[str, list[Mark]]:
 def _promote(connection: Connection, ended: Sequence[Mark], wishes: Mapping[str, Sequence[Mark]]) -> None:
     """Makes the next delivery of each (job, subscription) whose head has ended pending: due at once, or taken where
     its mark wants to go on."""
-    by_pair = {
-        (mark.claimed.job_uid, mark.claimed.subscription_id): mark for mark in ended if mark.claimed.job_uid is not None
-    }
-    hold_jobs(connection, [job_uid for job_uid, _ in by_pair])
+    by_pair: dict[Pair, Mark] = {}
+    by_hand: dict[Pair, float] = {}
+    for mark in ended:
+        if mark.claimed.job_uid is not None:
+            pair = (mark.claimed.job_uid, mark.claimed.subscription_id)
+            if mark.claimed.priority < 2:
+                by_pair[pair] = mark
+            else:
+                by_hand[pair] = mark.now
+    hold_jobs(connection, [job_uid for job_uid, _ in (*by_pair, *by_hand)])
     rows: list[tuple[Any, ...]] = []
     for pair, mark in by_pair.items():
         going = wishes.get(pair[1]) if mark.next_lease is not None else None
         lease = going[0].next_lease if going else None
         rows.append((*pair, mark.now, None) if lease is None else (*pair, lease.until, lease.token))
     at_once(connection, PROMOTE, rows)
+    if by_hand:
+        promote_by_hand(connection, by_hand, max(by_hand.values()))
 
 
 def _take_due(connection: Connection, wishes: Mapping[str, Sequence[Mark]]) -> dict[int, list[Claimed]]:

@@ -1,7 +1,8 @@
 """What other nodes on the same database are told when a transaction ends: a wake-up, never the data itself.
 
 `event UID` (of a job, or nothing), `jobs SOURCE/ACCOUNT`, `look SOURCE/ACCOUNT UID`, `weight SOURCE/ACCOUNT UID NUMBER`
-(a look learns it too), `subscriptions`; `all` when there is too much to say, or when something may have been missed.
+(a look learns it too), `subscriptions`, `deliveries` (some are due that no event made); `all` when there is too much
+to say, or when something may have been missed.
 With SQLite there are no others, and nothing is said.
 """
 

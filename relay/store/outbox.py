@@ -37,18 +37,22 @@ INSERT_DELIVERY = insert_into(
 CALLBACKS_OF_JOBS = sql(
     lambda words: f"SELECT job_uid, subscription_id FROM job_callbacks WHERE job_uid IN {words.listed('job_uids')}"
 )
-OPEN_OF_JOBS = sql(
-    lambda words: (
-        f"""
+OPEN_OF_JOBS, OPEN_BY_HAND_OF_JOBS = (
+    sql(
+        lambda words, chain=chain: (  # type: ignore[misc]
+            f"""
 SELECT DISTINCT job_uid, subscription_id FROM deliveries
-WHERE job_uid IN {words.listed("job_uids")} AND {OPEN_DELIVERY} AND priority < 2
+WHERE job_uid IN {words.listed("job_uids")} AND {OPEN_DELIVERY} AND {chain}
 """
+        )
     )
+    for chain in ("priority < 2", "priority = 2")
 )
 # Whoever records an event of a job and whoever ends its head hold the job: else a follower could be left blocked.
 HOLD_JOBS = sql(lambda words: f"SELECT uid FROM jobs WHERE uid IN {words.listed('uids')} {words.locked('jobs')}")
 MATCHED_BY = select(
-    SUBSCRIPTIONS.c.id, SUBSCRIPTIONS.c.types, SUBSCRIPTIONS.c.source, SUBSCRIPTIONS.c.callback, SUBSCRIPTIONS.c.config
+    *(SUBSCRIPTIONS.c.id, SUBSCRIPTIONS.c.types, SUBSCRIPTIONS.c.source, SUBSCRIPTIONS.c.state),
+    *(SUBSCRIPTIONS.c.callback, SUBSCRIPTIONS.c.config),
 )
 
 # Advisory locks, held until the transaction ends: by many who match events, or by one who changes a subscription.
@@ -143,20 +147,23 @@ class SubscriptionBook:
     def _load(self, connection: Connection) -> dict[str, Subscription]:
         self._check(connection)
         if self._all is None:
-            self._all = {
-                row.id: Subscription(
-                    id=row.id,
-                    sink="",
-                    types=None if row.types is None else tuple(row.types),
-                    source=row.source,
-                    callback=bool(row.callback),
-                    ordering=row.config.get("ordering", "job"),
-                )
-                for row in connection.execute(MATCHED_BY)
-            }
+            self._all = {row.id: what_it_matches(row) for row in connection.execute(MATCHED_BY)}
             self._by_kind.clear()
             self._has_callbacks = any(subscription.callback for subscription in self._all.values())
         return self._all
+
+
+def what_it_matches(row: Any) -> Subscription:
+    """A subscription without its sink, from a row of `MATCHED_BY`."""
+    return Subscription(
+        id=row.id,
+        sink="",
+        types=None if row.types is None else tuple(row.types),
+        source=row.source,
+        state=row.state,
+        callback=bool(row.callback),
+        ordering=row.config.get("ordering", "job"),
+    )
 
 
 class Outbox:
@@ -209,11 +216,12 @@ def hold_jobs(connection: Connection, uids: Sequence[str]) -> None:
         run(connection, HOLD_JOBS, uids=json_list(sorted(set(uids))))
 
 
-def open_pairs(connection: Connection, job_uids: Sequence[str]) -> set[tuple[str, str]]:
-    """The (job, subscription) pairs that have a delivery which has not ended."""
+def open_pairs(connection: Connection, job_uids: Sequence[str], *, by_hand: bool = False) -> set[tuple[str, str]]:
+    """The (job, subscription) pairs that have a delivery which has not ended; `by_hand`: one that was asked for."""
     if not job_uids:
         return set()
-    rows = run(connection, OPEN_OF_JOBS, job_uids=json_list(job_uids))
+    statement = OPEN_BY_HAND_OF_JOBS if by_hand else OPEN_OF_JOBS
+    rows = run(connection, statement, job_uids=json_list(job_uids))
     return {(row.job_uid, row.subscription_id) for row in rows}
 
 

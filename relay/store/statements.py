@@ -36,6 +36,9 @@ class Words(Protocol):
     def locked(self, alias: str) -> str:
         """The end of a SELECT that holds its rows, in the order of their keys, until the transaction ends."""
 
+    def kept(self, alias: str) -> str:
+        """The end of a SELECT whose rows nobody deletes until the transaction ends."""
+
     @property
     def skipping(self) -> str:
         """The end of a SELECT that holds its rows and passes over those that somebody else holds."""
@@ -62,6 +65,9 @@ class _Sqlite:
     def locked(self, alias: str) -> str:
         return ""
 
+    def kept(self, alias: str) -> str:
+        return ""
+
 
 class _Postgresql:
     skipping = "FOR UPDATE SKIP LOCKED"
@@ -84,6 +90,9 @@ class _Postgresql:
     def locked(self, alias: str) -> str:
         key = {"jobs": "uid"}.get(alias, "id")
         return f"ORDER BY {alias}.{key} FOR UPDATE OF {alias}"
+
+    def kept(self, alias: str) -> str:
+        return f"FOR KEY SHARE OF {alias}"
 
 
 @dataclass(frozen=True, slots=True)

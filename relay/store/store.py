@@ -15,6 +15,7 @@ from relay.store.learned import LearnedStore
 from relay.store.outbox import Outbox, SubscriptionBook
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres
+from relay.store.replays import ReplayStore
 from relay.store.subscriptions import Cipher, SubscriptionStore
 from relay.store.upkeep import UpkeepStore
 
@@ -30,6 +31,7 @@ class Store:
         self.jobs = JobStore(database, outbox)
         self.events = EventStore(database, outbox)
         self.deliveries = DeliveryStore(database, outbox)
+        self.replays = ReplayStore(database, outbox)
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
         self.idempotency = IdempotencyStore(database, cipher)
         self.intents = IntentStore(database)
@@ -40,6 +42,7 @@ class Store:
     async def free_what_a_crash_left(self, now: float) -> None:
         """Every lease, and whatever was in flight: for the only node that a SQLite file has, at its start."""
         await self.deliveries.release_all(now)
+        await self.replays.free_all()
         await self.idempotency.forget_unfinished()
         await self.intents.all_cut_off()
 

@@ -51,6 +51,10 @@ def _count() -> Any:
     return Column(Integer, nullable=False, default=0)
 
 
+def _large_count() -> Any:
+    return Column(BigInteger().with_variant(Integer, "sqlite"), nullable=False, default=0)
+
+
 def _position() -> Any:
     return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
 
@@ -204,8 +208,10 @@ class DeliveryRow(SQLModel, table=True):
     """One event on its way to one subscription.
 
     state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled
-    priority  0 first attempts, 1 retries, 2 asked for by hand
+    priority  0 first attempts, 1 retries, 2 asked for by hand: those have heads and followers of their own
     due_at    when it may be claimed: at the next attempt, or when the lease of its holder runs out
+    replay    the replay that counts how it ends; NULL again when that is counted
+    was       the state that the replay found it in
     """
 
     __tablename__: ClassVar[str] = "deliveries"
@@ -224,6 +230,8 @@ class DeliveryRow(SQLModel, table=True):
         _partial("ix_deliveries_pending", "id", where=OPEN_DELIVERY),
         # list pages with subscription=
         Index("ix_deliveries_subscription_id_id", "subscription_id", "id"),
+        # replays: what each has on its way, and what of it has ended since its last step
+        _partial("ix_deliveries_replay", "replay", where="replay IS NOT NULL"),
     )
 
     id: str = Field(sa_column=_text(primary_key=True))
@@ -240,6 +248,8 @@ class DeliveryRow(SQLModel, table=True):
     created_at: float = Field(sa_column=_seconds(nullable=False))
     ended_at: float | None = Field(default=None, sa_column=_seconds())
     reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    replay: str | None = Field(default=None, sa_column=_text(nullable=True))
+    was: str | None = Field(default=None, sa_column=_text(nullable=True))
 
 
 class AttemptRow(SQLModel, table=True):
@@ -339,6 +349,46 @@ class IntentRow(SQLModel, table=True):
     created_at: float = Field(sa_column=_seconds(nullable=False))
     reason: str | None = Field(default=None, sa_column=_text(nullable=True))
     status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
+
+
+class ReplayRow(SQLModel, table=True):
+    """Events that are sent again, and how far that has come.
+
+    position       the last event that was dealt with, of those up to `last_position`
+    which          see `ReplayRequest.only`
+    matched        what there was to send at the beginning
+    passed         how much of it was dealt with; `queued` of it are on their way or have ended
+    delivered, dead  how those ended that are counted
+    holder         the node that goes on with it until `held_until`
+    """
+
+    __tablename__: ClassVar[str] = "replays"
+    __table_args__ = (
+        # the ones to go on with
+        _partial("ix_replays_running", "id", where="state = 'running'"),
+        # retention
+        _partial("ix_replays_ended_at", "ended_at", where="ended_at IS NOT NULL"),
+    )
+
+    id: str = Field(sa_column=_text(primary_key=True))
+    subscription_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    state: str = Field(sa_column=_text())
+    since: float = Field(sa_column=_seconds(nullable=False))
+    until: float = Field(sa_column=_seconds(nullable=False))
+    types: list[str] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
+    which: str = Field(sa_column=_text())
+    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    position: int = Field(sa_column=_large_count())
+    last_position: int = Field(sa_column=_large_count())
+    matched: int = Field(sa_column=_large_count())
+    passed: int = Field(default=0, sa_column=_large_count())
+    queued: int = Field(default=0, sa_column=_large_count())
+    delivered: int = Field(default=0, sa_column=_large_count())
+    dead: int = Field(default=0, sa_column=_large_count())
+    holder: str | None = Field(default=None, sa_column=_text(nullable=True))
+    held_until: float | None = Field(default=None, sa_column=_seconds())
+    created_at: float = Field(sa_column=_seconds(nullable=False))
+    ended_at: float | None = Field(default=None, sa_column=_seconds())
 
 
 class VersionRow(SQLModel, table=True):

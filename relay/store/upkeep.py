@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 from relay.ids import least_id
 from relay.store.database import Database
 from relay.store.marks import promote_strays
-from relay.store.statements import json_list, run, sql
+from relay.store.statements import SQLITE, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
 BATCH = 200
@@ -20,6 +20,7 @@ WHERE recorded_at >= :after AND recorded_at < :before AND NOT EXISTS (
 )
 ORDER BY recorded_at LIMIT {BATCH}
 """
+HOLD_EVENTS = sql(lambda words: f"SELECT id FROM events e WHERE id IN {words.listed('ids')} {words.locked('e')}")
 STILL_OPEN = sql(
     lambda words: f"SELECT event_id FROM deliveries WHERE event_id IN {words.listed('ids')} AND {OPEN_DELIVERY}"
 )
@@ -75,12 +76,17 @@ DELETE FROM intents WHERE id IN (
 )
 """
 DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
+DELETE_OLD_REPLAYS = f"""
+DELETE FROM replays WHERE id IN (
+  SELECT id FROM replays WHERE ended_at IS NOT NULL AND ended_at < :before ORDER BY ended_at LIMIT {BATCH}
+)
+"""
 OPEN_SLICE = f"""
-SELECT job_uid, subscription_id, sequence, state FROM deliveries
-WHERE {OPEN_DELIVERY} AND priority < 2
-  AND (job_uid, subscription_id, sequence) > (:job_uid, :subscription_id, :sequence)
+SELECT job_uid, subscription_id, sequence, state, priority FROM deliveries
+WHERE {OPEN_DELIVERY} AND (job_uid, subscription_id, sequence) > (:job_uid, :subscription_id, :sequence)
 ORDER BY job_uid, subscription_id, sequence LIMIT 1000
 """
+Pair = tuple[str, str]
 
 
 class UpkeepStore:
@@ -117,6 +123,10 @@ class UpkeepStore:
         """Deletes a batch of creates from before a time whose fate nobody ever knew."""
         return await self._database.write(_each(_delete_intents), (before,))
 
+    async def delete_replays(self, before: float) -> int:
+        """Deletes a batch of replays that ended before a time."""
+        return await self._database.write(_each(_delete_replays), (before,))
+
     async def delete_secrets(self, now: float) -> int:
         """Deletes signing secrets that were rotated away and have expired."""
         return await self._database.write(_each(_delete_secrets), (now,))
@@ -124,10 +134,10 @@ class UpkeepStore:
     async def promote_strays(self, now: float, after: tuple[str, str, int] = ("", "", -1)) -> tuple[int, Any]:
         """Looks at a slice of the open deliveries for followers that nothing is in front of, and promotes them.
         Returns how many, and from where to go on (None: the end)."""
-        strays, next_after = await self._database.read(_strays, after)
-        if not strays:
+        strays, by_hand, next_after = await self._database.read(_strays, after)
+        if not strays and not by_hand:
             return 0, next_after
-        return await self._database.write(_each(promote_strays), (strays, now)), next_after
+        return await self._database.write(_each(promote_strays), (strays, by_hand, now)), next_after
 
 
 def _each(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]], Sequence[Any]]:
@@ -149,6 +159,8 @@ def _old_events(connection: Connection, before: float, after: float) -> list[tup
 
 
 def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
+    if connection.dialect.name != SQLITE:
+        run(connection, HOLD_EVENTS, ids=json_list(ids))  # or a replay could send one again meanwhile
     open_again = set(run(connection, STILL_OPEN, ids=json_list(ids)).scalars())
     gone = {"ids": json_list([event_id for event_id in ids if event_id not in open_again])}
     run(connection, DELETE_ATTEMPTS_OF_EVENTS, **gone)
@@ -178,21 +190,33 @@ def _delete_intents(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_INTENTS, before=least_id("int", before)).rowcount
 
 
+def _delete_replays(connection: Connection, before: float) -> int:
+    return run(connection, DELETE_OLD_REPLAYS, before=before).rowcount
+
+
 def _delete_secrets(connection: Connection, now: float) -> int:
     return run(connection, DELETE_OLD_SECRETS, now=now).rowcount
 
 
 def _strays(
     connection: Connection, after: tuple[str, str, int]
-) -> tuple[list[tuple[str, str]], tuple[str, str, int] | None]:
+) -> tuple[list[Pair], list[Pair], tuple[str, str, int] | None]:
+    """The pairs whose first delivery is blocked, those of which all that were asked for by hand are, and the end of
+    the slice. Of a pair that began before it, nothing is said."""
     job_uid, subscription_id, sequence = after
     rows = run(connection, OPEN_SLICE, job_uid=job_uid, subscription_id=subscription_id, sequence=sequence).all()
-    seen = {(job_uid, subscription_id)}
-    strays = []
+    begun = (job_uid, subscription_id)
+    first: dict[Pair, str] = {}
+    pending_by_hand: dict[Pair, bool] = {}
     for row in rows:
         pair = (row.job_uid, row.subscription_id)
-        if pair not in seen and row.state == "blocked":
-            strays.append(pair)
-        seen.add(pair)
+        if pair == begun:
+            continue
+        if row.priority < 2:
+            first.setdefault(pair, row.state)
+        else:
+            pending_by_hand[pair] = pending_by_hand.get(pair, False) or row.state == "pending"
+    strays = [pair for pair, state in first.items() if state == "blocked"]
+    by_hand = [pair for pair, pending in pending_by_hand.items() if not pending]
     last = rows[-1] if rows else None
-    return strays, None if last is None else (last.job_uid, last.subscription_id, last.sequence)
+    return strays, by_hand, None if last is None else (last.job_uid, last.subscription_id, last.sequence)

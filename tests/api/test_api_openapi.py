@@ -9,6 +9,7 @@ from relay.api.catalogue import OPERATIONS
 from relay.core.records import Intent
 from tests.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
 from tests.api_world import HOOK
+from tests.store_kit import claim, mark_of
 
 DOCUMENTED = {
     (method.upper(), path): operation
@@ -39,6 +40,21 @@ async def an_intent(world, client):
     await world.store.intents.begin(intent)
     await world.store.intents.unknown(intent.id, "no_answer")
     return intent.id
+
+
+async def a_replay(world, client):
+    await a_dead_delivery(world, client)
+    filter = {"filter": {"since": "2020-01-01T00:00:00Z"}}
+    return (await client.post("/v1/deliveries/retry", json=filter)).json()["replay_id"]
+
+
+async def a_dead_delivery(world, client):
+    id = await a_subscription(world, client)
+    await a_job(world, client)
+    world.now += 1
+    (one,) = await claim(world.store, id, now=world.now)
+    await world.store.deliveries.mark(mark_of(one, "dead", now=world.now, reason="http_500"))
+    return id
 
 
 async def an_event(world, client):
@@ -74,6 +90,10 @@ CALLS = {
     "listDeliveries": (a_delivery, None, 200),
     "getDelivery": (a_delivery, None, 200),
     "retryDelivery": (a_delivery, None, 202),
+    "replaySubscription": (a_dead_delivery, {"since": "2020-01-01T00:00:00Z", "types": ["ai.revor.job.queued"]}, 202),
+    "retryDeliveries": (None, {"filter": {}}, 202),
+    "getReplay": (a_replay, None, 200),
+    "stopReplay": (a_replay, None, 200),
     "listIntents": (an_intent, None, 200),
     "dismissIntent": (an_intent, None, 200),
     "listSources": (None, None, 200),

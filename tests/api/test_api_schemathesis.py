@@ -19,6 +19,7 @@ from schemathesis.specs.openapi import checks
 
 from relay.api.app import create_api
 from relay.core.netguard import GuardPolicy
+from relay.core.replay import ReplayRequest
 from relay.core.subscription import Subscription
 from relay.store.store import open_store
 from tests.api_conformity import DOCUMENT
@@ -28,11 +29,12 @@ from tests.schema_check import check_event
 from tests.store_kit import ReversingCipher, intent
 
 IDS = {"Jobs": ["a"], "Subscriptions": ["sub_01jvpq3m8n0000000000000002"], "System": ["job-status.v1"]}
-IDS["Intents"] = ["int_01jvpq3m8n0000000000000005"]
+IDS |= {"Intents": ["int_01jvpq3m8n0000000000000005"], "Replays": ["rpl_01jvpq3m8n0000000000000006"]}
 GONE = {
     "Jobs": "gone",
     "Subscriptions": "sub_01jvpq3m8n0000000000000003",
     "Intents": "int_01jvpq3m8n0000000000000006",
+    "Replays": "rpl_01jvpq3m8n0000000000000007",
 }
 """What is there, and what may be deleted."""
 MEDIA_TYPES = st.sampled_from(
@@ -101,6 +103,9 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         events = await world.look(await world.job(IDS["Jobs"][0]), "queued")
         IDS["Events"] = [events[0].id]
         IDS["Deliveries"] = [delivery.id for delivery in (await store.deliveries.page(limit=2)).items]
+        for id in (*IDS["Replays"], GONE["Replays"]):
+            values = {"since": 0.0, "until": NOW + 1, "now": NOW, "subscription_id": IDS["Subscriptions"][0]}
+            await store.replays.create(ReplayRequest(id=id, **values))
         api = create_api(world.ports(guard=GuardPolicy.development()))
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none", lifespan="off"))
         servers.append(server)

@@ -23,6 +23,7 @@ from sqlalchemy.dialects import sqlite
 
 from relay.core.job import Progress
 from relay.core.records import AccountState, Learned, LookNote
+from relay.core.replay import ReplayRequest
 from relay.store.database import url_of
 from relay.store.intents import IN_FLIGHT_SECONDS
 from relay.store.statements import Sql
@@ -50,7 +51,7 @@ HARMLESS_SCANS = re.compile(
     r"SCAN (?:"
     r"\w+ VIRTUAL TABLE INDEX \d+:"  # the members of a JSON list that came as a parameter
     r"|CONSTANT ROW|\d+ CONSTANT ROWS?"
-    r"|due(?:_\d)?|found|oldest"  # the rows that a subquery found, which is explained by itself
+    r"|due(?:_\d)?|found|oldest|counted"  # the rows that a subquery found, which is explained by itself
     r"|pending"  # the recursion over subscriptions, one seek a step
     r"|\(subquery-\d+\)"  # the rows that a subquery found, which is explained by itself
     r")$"
@@ -59,7 +60,7 @@ ORDERED_WALK = re.compile(r"SCAN \w+ USING (?:COVERING )?INDEX \w+$")
 # A page whose filter is the condition of a partial index goes along that index: it holds no other rows.
 FILTERED_WALK = re.compile(
     r"SCAN \w+ USING (?:COVERING )?INDEX "
-    r"(?:ix_jobs_(?:open|closed)_uid|ix_deliveries_(?:pending|dead|cancelled)|ix_subscriptions_listed)$"
+    r"(?:ix_jobs_(?:open|closed)_uid|ix_deliveries_(?:pending|dead|cancelled)|ix_replays_running|ix_subscriptions_listed)$"
 )
 
 
@@ -101,6 +102,9 @@ def exceptions() -> list[MayScan]:
         MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
         MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
         MayScan(r"SELECT COUNT\(\*\) FROM deliveries", "number of open deliveries: a walk along their index"),
+        MayScan(r"UPDATE replays SET holder = NULL", "those that are running, at the start of a node"),
+        MayScan(r"SELECT COUNT\(\*\) FROM replays", "how many are running: a hundred at most"),
+        MayScan(r"SELECT DISTINCT job_uid, subscription_id FROM deliveries WHERE replay", "what is on its way, sorted"),
         MayScan(r"DELETE FROM idempotency_keys WHERE idempotency_keys.status_code IS NULL", "at the start of a node"),
         MayScan(r"UPDATE intents SET reason = 'cut_off'", "at the start of a node"),
         MayScan(r"FROM jobs ORDER BY jobs.uid DESC\n? LIMIT", "a page of jobs without a filter"),
@@ -334,6 +338,30 @@ async def run_everything(store: Store) -> None:
         await store.subscriptions.page(limit=1, cursor=shown.next_cursor, callbacks=callbacks)
     await store.subscriptions.remove("sub_5", NOW)
 
+    for only, subscription_id, reason in (("all", "sub_1", None), ("dead", None, "x"), ("undelivered", sub, None)):
+        wanted = ReplayRequest(
+            id=f"rpl_{only}",
+            subscription_id=subscription_id,
+            only=only,
+            reason=reason,
+            since=NOW - 1e6,
+            until=NOW + 1e6,
+            now=NOW,
+        )
+        await store.replays.create(wanted)
+        await store.replays.due("node 1", NOW)
+        await store.replays.advance(wanted.id, "node 1", NOW)
+        await store.replays.get(wanted.id)
+    by_hand = await claim(store, "sub_1", 5, priorities=(2,), now=NOW + 9)
+    await store.deliveries.mark(mark_of(by_hand[0], now=NOW + 9))
+    blocked = (await store.deliveries.page(limit=500, state="pending", subscription_id="sub_1")).items
+    for waiting in blocked:
+        if waiting.next_attempt_at is None:
+            await store.deliveries.get(waiting.id)
+    await store.replays.free_all()
+    await store.replays.advance("rpl_all", "node 2", NOW)
+    await store.replays.stop("rpl_all", NOW)
+
     await store.idempotency.begin("key", "digest", NOW, 0.0)
     await store.idempotency.begin("key", "digest", NOW + 5, NOW + 1)
     await store.idempotency.end("key", 200, b"{}", {})
@@ -373,11 +401,15 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_attempts(NOW + 1)
     await store.upkeep.delete_jobs(NOW + 1)
     await store.upkeep.delete_idempotency_keys(NOW)
+    await store.upkeep.delete_replays(NOW + 1)
     await store.upkeep.delete_intents(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
 
 
-PARTS = ("jobs", "events", "deliveries", "subscriptions", "idempotency", "intents", "accounts", "learned", "upkeep")
+PARTS = (
+    *("jobs", "events", "deliveries", "replays", "subscriptions", "idempotency", "intents", "accounts", "learned"),
+    "upkeep",
+)
 
 
 def _noting(method: Any, label: str, called: set[str]) -> Any:

@@ -1,8 +1,8 @@
-"""The outbox against a model, by random walks: record, claim, mark, retry, remove and release in any order and in
-shared groups. After each step three things hold:
+"""The outbox against a model, by random walks: record, claim, mark, retry, replay, remove and release in any order and
+in shared groups. After each step these things hold:
 
 - of a (job, subscription) at most one delivery is pending that nobody asked for by hand, and it is the first open one;
-- no delivery is blocked without such a one before it;
+- no delivery is blocked without such a one before it, or, of those that were asked for by hand, without another one;
 - each event has exactly one delivery for each subscription that it matched when it was recorded.
 """
 
@@ -30,7 +30,10 @@ from hypothesis.stateful import (
 )
 
 from relay.core.delivery import Claimed
+from relay.core.replay import Only, ReplayRequest
 from relay.errors import Conflict
+from relay.ids import new_id
+from relay.store import replay_steps
 from relay.store.database import url_of
 from relay.store.store import Store, open_store
 from tests.store_databases import emptied_postgres
@@ -63,6 +66,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     new_database: Callable[[Path], str]
     claimed: Bundle[Claimed] = Bundle("claimed")
+    replays: Bundle[str] = Bundle("replays")
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,6 +188,35 @@ class OutboxMachine(RuleBasedStateMachine):
                 leased = row["lease_token"] is not None and row["due_at"] > self.now
                 assert row["state"] == "blocked" or leased or row["subscription_id"] not in (*self.alive, CALLBACK)
 
+    @rule(
+        target=replays,
+        name=st.sampled_from([*SUBSCRIPTIONS, CALLBACK, None]),
+        everything=st.booleans(),
+    )
+    def replay(self, name: str | None, everything: bool) -> Any:
+        if name is not None and name not in (*self.alive, CALLBACK):
+            return multiple()
+        only: Only = ("all" if everything else "undelivered") if name else ("delivered" if everything else "dead")
+        values: dict[str, Any] = {"since": 0.0, "until": self.now + 1, "now": self.now}
+        request = ReplayRequest(id=new_id("rpl", self.now), subscription_id=name, only=only, **values)
+        self.run(self.store.replays.create(request))
+        return request.id
+
+    @rule(id=replays, times=st.integers(1, 3))
+    def go_on_with_a_replay(self, id: str, times: int) -> None:
+        for _ in range(times):
+            self.run(self.store.replays.advance(id, "node", self.now))
+
+    @rule(id=consumes(replays))
+    def stop_a_replay(self, id: str) -> None:
+        assert self.run(self.store.replays.stop(id, self.now)).state != "running"
+
+    @rule(id=replays)
+    def what_a_replay_says_adds_up(self, id: str) -> None:
+        found = self.run(self.store.replays.get(id))
+        assert found.left <= found.matched
+        assert found.delivered + found.dead <= found.queued
+
     @rule(seconds=st.sampled_from([1.0, 46.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -216,9 +249,12 @@ class OutboxMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         pairs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        by_hand: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.run(deliveries(self.store)):
-            if row["state"] in ("pending", "blocked") and row["priority"] < 2:
-                pairs[row["job_uid"], row["subscription_id"]].append(row)
+            if row["state"] in ("pending", "blocked"):
+                chain = pairs if row["priority"] < 2 else by_hand
+                chain[row["job_uid"], row["subscription_id"]].append(row)
+        assert all(any(row["state"] == "pending" for row in rows) for rows in by_hand.values()), by_hand
         for (_, name), rows in pairs.items():
             if name == "sub_none":
                 assert {row["state"] for row in rows} == {"pending"}
@@ -255,7 +291,11 @@ class PostgresMachine(OutboxMachine):
 
 
 @pytest.mark.parametrize("machine", [SqliteMachine, PostgresMachine])
-def test_the_outbox_keeps_its_order_whatever_happens(machine: type[OutboxMachine]) -> None:
+def test_the_outbox_keeps_its_order_whatever_happens(
+    machine: type[OutboxMachine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_steps, "SLICE", 3)
+    monkeypatch.setattr(replay_steps, "SLICE_OF_ALL", 2)
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -115,7 +115,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     listed = re.findall(r"^  ([a-z-]+)  ", out.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
         *("demo", "serve", "init", "migrate", "check", "sandbox", "sources", "signing-secret", "listen", "verify"),
-        *("jobs", "subscriptions", "events", "deliveries", "intents"),
+        *("jobs", "subscriptions", "events", "deliveries", "replays", "intents"),
     ]
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("relay ")

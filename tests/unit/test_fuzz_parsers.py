@@ -129,7 +129,7 @@ class Tracking(FakeTracking):
         return None if found is None else (found.external_id, found.observation)
 
 
-ROOMS = ("jobs", "events", "deliveries", "subscriptions", "idempotency")
+ROOMS = ("jobs", "events", "deliveries", "subscriptions", "replays", "idempotency")
 WORLD = World(store=SimpleNamespace(**dict.fromkeys(ROOMS)))  # type: ignore[arg-type] (nothing is asked of it)
 CONTEXT = Context(ports=WORLD.ports())
 MODELS = sorted({model for one in OPERATIONS for model in (one.body, *one.also_bodies) if model}, key=str)

@@ -1,0 +1,253 @@
+"""Replays: events sent again, a bounded number at a time, in order within a job and behind whatever is fresh.
+
+Each step of a replay is one transaction: the deliveries that it puts on their way, and how far it has come. A crash
+undoes both or neither, and another node takes it up when its lease has run out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection, Row
+
+from relay.core.replay import Replay, ReplayRequest, ReplayStep
+from relay.core.subscription import Subscription
+from relay.errors import Conflict, NotFound
+from relay.store import replay_statements as sql
+from relay.store.database import Database
+from relay.store.marks import promote_by_hand
+from relay.store.outbox import MATCHED_BY, SUBSCRIPTIONS, Outbox, hold_jobs, what_it_matches
+from relay.store.replay_steps import ended, feed, scope_of
+from relay.store.statements import run
+from relay.store.tables import ReplayRow
+
+REPLAYS = ReplayRow.__table__  # type: ignore[attr-defined]
+LEASE_SECONDS = 10.0
+COUNT_SLICE = 5_000
+MAX_UNTRIED = 1_000
+MAX_OPEN = 4_000
+"""Of one replay's deliveries: so many that were not tried yet, so many in all with those that wait for a retry."""
+
+
+class ReplayStore:
+    """Reads and writes of replays."""
+
+    def __init__(self, database: Database, outbox: Outbox) -> None:
+        self._database = database
+        self._outbox = outbox
+
+    async def create(self, request: ReplayRequest) -> Replay:
+        """Counts what there is to send, slice by slice, and has it sent. Raises NotFound for the subscription, and
+        Conflict when too many are running."""
+        scope = await self._database.read(_scope, request)
+        matched, first, last = 0, 0, 0
+        after = (request.since, -1)
+        while True:
+            upto, count, low, high = await self._database.read(_count_slice, request, scope, after)
+            if count:
+                matched, first, last = matched + count, min(first or low, low), max(last, high)
+            if upto is None:
+                break
+            after = upto
+        values = {
+            **{"id": request.id, "subscription_id": request.subscription_id, "since": request.since},
+            **{"until": request.until, "types": None if request.types is None else list(request.types)},
+            **{"which": request.only, "reason": request.reason, "created_at": request.now},
+            **{"state": "running" if matched else "done", "ended_at": None if matched else request.now},
+            **{"position": first - 1 if matched else 0, "last_position": last, "matched": matched},
+        }
+        await self._database.write(_insert, values)
+        found = await self.get(request.id)
+        if found is None:
+            raise _not_found(request.id)
+        return found
+
+    async def get(self, replay_id: str) -> Replay | None:
+        """One, as it stands now."""
+        return await self._database.read(_get, replay_id)
+
+    async def stop(self, replay_id: str, now: float) -> Replay:
+        """Ends one: what it had not sent is as it was before. One that has ended stays as it is. Raises NotFound."""
+        await self._database.write(_stop, (replay_id, now))
+        found = await self.get(replay_id)
+        if found is None:
+            raise _not_found(replay_id)
+        return found
+
+    async def free_all(self) -> None:
+        """Nobody holds any: for the start of the only node that a SQLite file has."""
+        await self._database.write(_free_all, None)
+
+    async def due(self, holder: str, now: float) -> list[str]:
+        """The running ones that no other node holds and that have something to do just now."""
+        return await self._database.read(_due, holder, now)
+
+    async def advance(self, replay_id: str, holder: str, now: float) -> ReplayStep:
+        """One step of one, if `holder` may take it: counts what has ended, and puts more on its way."""
+        return await self._database.write(self._advance, (replay_id, holder, now))
+
+    def _advance(self, connection: Connection, items: Sequence[tuple[str, str, float]]) -> Sequence[ReplayStep]:
+        return [self._step(connection, *item) for item in items]
+
+    def _step(self, connection: Connection, replay_id: str, holder: str, now: float) -> ReplayStep:
+        taken = {"id": replay_id, "holder": holder, "now": now, "until": now + LEASE_SECONDS}
+        if not run(connection, sql.HOLD, **taken).rowcount:
+            return ReplayStep()
+        row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one()
+        delivered, dead = _harvest(connection, replay_id)
+        counts = {"position": row.position, "passed": 0, "queued": 0, "delivered": delivered, "dead": dead}
+        subscription = None
+        if row.subscription_id is not None:
+            subscription = self._outbox.book.get(connection, row.subscription_id)
+            if subscription is None:
+                run(connection, sql.KEEP, id=replay_id, **counts)
+                _end(connection, replay_id, "stopped", now)
+                return ReplayStep(ended=True)
+        survey = _survey(connection, replay_id)
+        if _has_room(survey) and row.position < row.last_position and _sends(subscription):
+            scope = scope_of(row, subscription)
+            fed = feed(connection, row, scope, self._outbox.book, now)
+            counts |= {"position": fed.position, "passed": fed.passed, "queued": fed.queued}
+        run(connection, sql.KEEP, id=replay_id, **counts)
+        if counts["position"] >= row.last_position and survey.total + counts["queued"] == 0:
+            _end(connection, replay_id, "done", now)
+            return ReplayStep(ended=True)
+        more = row.position < counts["position"] < row.last_position
+        return ReplayStep(queued=counts["queued"], more=more)
+
+
+def _scope(connection: Connection, request: ReplayRequest) -> dict[str, Any]:
+    if not request.adds or request.subscription_id is None:
+        return scope_of(request, None)
+    found = connection.execute(MATCHED_BY.where(SUBSCRIPTIONS.c.id == request.subscription_id)).one_or_none()
+    if found is None:
+        detail = f"there is no subscription {request.subscription_id}"
+        raise NotFound(detail, code="subscription_not_found")
+    return scope_of(request, what_it_matches(found))
+
+
+def _count_slice(
+    connection: Connection, request: ReplayRequest, scope: dict[str, Any], after: tuple[float, int]
+) -> tuple[tuple[float, int] | None, int, int, int]:
+    """Where the slice ends (None: with the range), how many of it are to be sent, and their first and last place."""
+    place = {"after": after[0], "position": after[1]}
+    end = run(connection, sql.END_OF_SLICE, until=request.until, count=COUNT_SLICE - 1, **place).one_or_none()
+    upto, last = (request.until, -1) if end is None else (end.recorded_at, end.position)
+    within = {**scope, **place, "upto": upto, "last": last}
+    if request.adds:
+        counted = run(connection, sql.COUNT_EVENTS, **within, again=int(request.only == "all")).one()
+    else:
+        reason = request.reason or ""
+        counted = run(connection, sql.COUNT_DELIVERIES, **within, state=request.only, reason=reason).one()
+    return None if end is None else (upto, last), int(counted.matched), counted.first or 0, counted.last or 0
+
+
+def _insert(connection: Connection, items: Sequence[dict[str, Any]]) -> Sequence[None | Exception]:
+    running = run(connection, sql.RUNNING_COUNT).scalar_one()
+    results: list[None | Exception] = []
+    for values in items:
+        if values["state"] == "running" and running >= sql.MAX_RUNNING:
+            detail = f"{sql.MAX_RUNNING} replays are running: wait for one of them, or stop it"
+            results.append(Conflict(detail, code="too_many_replays"))
+            continue
+        running += values["state"] == "running"
+        connection.execute(insert(REPLAYS), values)
+        results.append(None)
+    return results
+
+
+def _get(connection: Connection, replay_id: str) -> Replay | None:
+    row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one_or_none()
+    if row is None:
+        return None
+    survey = _survey(connection, replay_id)
+    ahead = max(0, row.matched - row.passed) if row.position < row.last_position or row.state == "stopped" else 0
+    return Replay(
+        id=row.id,
+        subscription_id=row.subscription_id,
+        state=row.state,
+        since=row.since,
+        until=row.until,
+        types=None if row.types is None else tuple(row.types),
+        only=row.which,
+        reason=row.reason,
+        matched=row.matched,
+        queued=row.queued,
+        delivered=row.delivered + survey.delivered,
+        dead=row.dead + survey.dead,
+        left=0 if row.state == "done" else ahead + survey.open,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _stop(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None]:
+    for replay_id, now in items:
+        if not run(connection, sql.END, id=replay_id, state="stopped", now=now).rowcount:
+            continue
+        row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one()
+        delivered, dead = _harvest(connection, replay_id)
+        pairs = [
+            (pair.job_uid, pair.subscription_id) for pair in run(connection, sql.PAIRS_TO_RETURN, replay=replay_id)
+        ]
+        hold_jobs(connection, [job_uid for job_uid, _ in pairs])
+        returned = run(connection, sql.RETURN_UNSENT, replay=replay_id, now=now).rowcount
+        promote_by_hand(connection, pairs, now)
+        run(connection, sql.LET_GO, replay=replay_id)
+        counts = {"delivered": delivered, "dead": dead, "passed": -returned, "queued": -returned}
+        run(connection, sql.KEEP, id=replay_id, position=row.position, **counts)
+    return [None] * len(items)
+
+
+def _free_all(connection: Connection, items: Sequence[None]) -> Sequence[None]:
+    run(connection, sql.FREE_ALL)
+    return [None] * len(items)
+
+
+def _due(connection: Connection, holder: str, now: float) -> list[str]:
+    found = []
+    for row in run(connection, sql.RUNNING, holder=holder, now=now).all():
+        survey = _survey(connection, row.id)
+        unsent = row.position < row.last_position
+        sends = row.subscription_id is None or row.subscription_state == "enabled"
+        gone = row.subscription_id is not None and row.subscription_state is None
+        if (
+            survey.open < survey.total
+            or gone
+            or (unsent and sends and _has_room(survey))
+            or not (unsent or survey.total)
+        ):
+            found.append(row.id)
+    return found
+
+
+def _survey(connection: Connection, replay_id: str) -> Row[Any]:
+    """What it has on its way, and what of that has ended and is not counted yet."""
+    return run(connection, sql.SURVEY, replay=replay_id).one()
+
+
+def _has_room(survey: Row[Any]) -> bool:
+    return bool(survey.untried < MAX_UNTRIED and survey.open < MAX_OPEN)
+
+
+def _sends(subscription: Subscription | None) -> bool:
+    return subscription is None or subscription.state == "enabled"
+
+
+def _harvest(connection: Connection, replay_id: str) -> tuple[int, int]:
+    """Takes what has ended off the list. Returns how much of it was delivered, and how much is dead."""
+    delivered = dead = 0
+    while True:
+        states = ended(connection, replay_id)
+        delivered, dead = delivered + states.count("delivered"), dead + states.count("dead")
+        if len(states) < sql.HARVEST_COUNT:
+            return delivered, dead
+
+
+def _end(connection: Connection, replay_id: str, state: str, now: float) -> None:
+    run(connection, sql.LET_GO, replay=replay_id)
+    run(connection, sql.END, id=replay_id, state=state, now=now)
+
+
+def _not_found(replay_id: str) -> NotFound:
+    return NotFound(f"there is no replay {replay_id[:200]!r}", code="replay_not_found")

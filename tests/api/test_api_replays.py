@@ -1,0 +1,180 @@
+"""Replays over HTTP: what they take, what they refuse, and what they show."""
+
+import pytest
+
+from tests.api_world import HOOK, SLACK
+from tests.store_kit import claim, deliver_all, mark_of
+
+SINCE = "2027-01-15T07:00:00Z"
+
+
+async def dead(world, client, count=2, **body):
+    """A subscription all of whose deliveries are dead."""
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK, **body})).json()
+    for name in range(count):
+        await world.look(await world.job(f"{made['id']} {name}"), "queued")
+    world.now += 1
+    for one in await claim(world.store, made["id"], now=world.now):
+        await world.store.deliveries.mark(mark_of(one, "dead", now=world.now, reason="http_500"))
+    return made["id"]
+
+
+async def test_a_replay_from_its_beginning_to_its_end(client, world):
+    id = await dead(world, client)
+    answer = await client.post(f"/v1/subscriptions/{id}/replay", json={"since": SINCE})
+    started = answer.json()
+    assert (answer.status_code, started["matched"]) == (202, 2)
+    assert answer.headers["location"] == f"/v1/replays/{started['replay_id']}"
+    path = answer.headers["location"]
+    assert (await client.get(path)).json() == {
+        "id": started["replay_id"],
+        "subscription_id": id,
+        "state": "running",
+        "matched": 2,
+        "queued": 0,
+        "delivered": 0,
+        "dead": 0,
+        "left": 2,
+        "since": "2027-01-15T07:00:00.000Z",
+        "until": "2027-01-15T08:00:01.000Z",
+        "types": None,
+        "only": "undelivered",
+        "reason": None,
+        "created_at": "2027-01-15T08:00:01.000Z",
+        "ended_at": None,
+    }
+    await world.store.replays.advance(started["replay_id"], "node", world.now)
+    await deliver_all(world.store, id, now=world.now)
+    shown = (await client.get(path)).json()
+    assert (shown["state"], shown["queued"], shown["delivered"], shown["left"]) == ("running", 2, 2, 0)
+    await world.store.replays.advance(started["replay_id"], "node", world.now)
+    ended = (await client.get(path)).json()
+    assert (ended["state"], ended["ended_at"]) == ("done", "2027-01-15T08:00:01.000Z")
+    assert (await client.delete(path)).json() == ended
+    nothing = (await client.post(f"/v1/subscriptions/{id}/replay", json={"since": SINCE})).json()
+    assert nothing["matched"] == 0
+    again = {"since": SINCE, "only": "all", "types": ["ai.revor.job.queued", "ai.revor.job.queued"]}
+    again["until"] = "2027-01-15T08:00:00.500Z"
+    everything = (await client.post(f"/v1/subscriptions/{id}/replay", json=again)).json()
+    assert everything["matched"] == 2
+    shown = (await client.get(f"/v1/replays/{everything['replay_id']}")).json()
+    assert (shown["types"], shown["only"], shown["until"]) == (
+        ["ai.revor.job.queued"],
+        "all",
+        "2027-01-15T08:00:00.500Z",
+    )
+
+
+async def test_a_replay_is_stopped(client, world):
+    id = await dead(world, client)
+    started = (await client.post(f"/v1/subscriptions/{id}/replay", json={"since": SINCE})).json()
+    await world.store.replays.advance(started["replay_id"], "node", world.now)
+    stopped = await client.delete(f"/v1/replays/{started['replay_id']}")
+    assert (stopped.status_code, stopped.json()["state"], stopped.json()["left"]) == (200, "stopped", 2)
+    states = [one["state"] for one in (await client.get("/v1/deliveries?state=dead")).json()["items"]]
+    assert states == ["dead", "dead"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code", "words"),
+    [
+        ({}, "/since", "missing", ""),
+        ({"since": "yesterday"}, "/since", "invalid_time", "2026-05-20T10:00:08Z"),
+        ({"since": 5}, "/since", "wrong_type", ""),
+        ({"since": "2027-01-15T09:00:00Z"}, "/since", "out_of_range", "past"),
+        ({"since": SINCE, "until": "2027-01-15T06:00:00Z"}, "/until", "out_of_range", "after since"),
+        ({"since": SINCE, "until": "soon"}, "/until", "invalid_time", ""),
+        ({"since": SINCE, "only": "delivered"}, "/only", "unknown_value", "undelivered"),
+        ({"since": SINCE, "type": ["x"]}, "/type", "unknown_field", "did you mean types?"),
+        ({"since": SINCE, "types": []}, "/types", "too_short", ""),
+        ({"since": SINCE, "types": ["ai.revor.job.faild"]}, "/types/0", "unknown_type", "did you mean"),
+        ({"since": SINCE, "types": ["relay.test"]}, "/types/0", "unknown_type", "does not get"),
+    ],
+)
+async def test_a_replay_that_is_wrong(client, world, body, pointer, code, words):
+    id = await dead(world, client)
+    answer = await client.post(f"/v1/subscriptions/{id}/replay", json=body)
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == (pointer, code)
+    assert words in error["detail"]
+
+
+async def test_the_types_of_a_replay_are_among_those_that_it_gets(client, world):
+    id = await dead(world, client, sink=SLACK)
+    path = f"/v1/subscriptions/{id}/replay"
+    assert (await client.post(path, json={"since": SINCE, "types": ["ai.revor.job.failed"]})).status_code == 202
+    assert (await client.post(path, json={"since": SINCE, "types": ["ai.revor.job.queued"]})).status_code == 422
+
+
+async def test_a_callback_is_replayed(client, world):
+    await world.look(await world.job("a", callback_url=HOOK), "queued")
+    (callback,) = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
+    world.now += 1
+    (one,) = await claim(world.store, callback["id"], now=world.now)
+    await world.store.deliveries.mark(mark_of(one, "dead", now=world.now))
+    path = f"/v1/subscriptions/{callback['id']}/replay"
+    for types, status in (["ai.revor.job.queued"], 202), (["relay.source.down"], 422):
+        answer = await client.post(path, json={"since": SINCE, "types": types})
+        assert answer.status_code == status
+        assert answer.json().get("matched") == (1 if status == 202 else None)
+
+
+async def test_a_retry_of_many(client, world):
+    first = await dead(world, client)
+    second = await dead(world, client, count=3)
+    for filter, matched in (
+        ({}, 5 + 3),  # the first one gets the events of the second one's jobs, and these are not dead
+        ({"subscription": first}, 2),
+        ({"subscription": second, "reason": "http_500"}, 3),
+        ({"reason": "timeout"}, 0),
+        ({"state": "delivered"}, 0),
+        ({"type": "ai.revor.job.failed"}, 0),
+        ({"since": "2027-01-15T08:00:00.500Z"}, 3),
+        ({"until": "2027-01-15T08:00:00.500Z"}, 2),
+    ):
+        answer = await client.post("/v1/deliveries/retry", json={"filter": filter})
+        assert answer.status_code == 202
+        if filter:
+            assert answer.json()["matched"] == matched, filter
+    shown = (await client.get(answer.headers["location"])).json()
+    assert (shown["subscription_id"], shown["only"], shown["since"]) == (None, "dead", "1970-01-01T00:00:00.000Z")
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ({}, "/filter", "missing"),
+        ({"filter": {"stat": "dead"}}, "/filter/stat", "unknown_field"),
+        ({"filter": {"state": "pending"}}, "/filter/state", "unknown_value"),
+        ({"filter": {"type": "failed"}}, "/filter/type", "unknown_type"),
+        ({"filter": {"since": "x"}}, "/filter/since", "invalid_time"),
+        ({"filter": {"since": SINCE, "until": SINCE}}, "/filter/until", "out_of_range"),
+        ({"filter": {"subscription": "\0"}}, "/filter/subscription", "invalid_text"),
+        ({"filter": {}, "limit": 5}, "/limit", "unknown_field"),
+    ],
+)
+async def test_a_retry_of_many_that_is_wrong(client, body, pointer, code):
+    answer = await client.post("/v1/deliveries/retry", json=body)
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == (pointer, code)
+
+
+async def test_what_is_not_there(client):
+    for method, path, code in (
+        ("POST", "/v1/subscriptions/sub_x/replay", "subscription_not_found"),
+        ("GET", "/v1/replays/rpl_x", "replay_not_found"),
+        ("DELETE", "/v1/replays/rpl_x", "replay_not_found"),
+    ):
+        answer = await client.request(method, path, json={"since": SINCE} if method == "POST" else None)
+        assert (answer.status_code, answer.json()["code"]) == (404, code)
+
+
+async def test_too_many_at_once(client, world, monkeypatch):
+    monkeypatch.setattr("relay.store.replay_statements.MAX_RUNNING", 1)
+    id = await dead(world, client)
+    path = f"/v1/subscriptions/{id}/replay"
+    assert (await client.post(path, json={"since": SINCE})).status_code == 202
+    refused = await client.post(path, json={"since": SINCE})
+    assert (refused.status_code, refused.json()["code"]) == (409, "too_many_replays")

@@ -1,0 +1,63 @@
+"""The relay stopped between each two steps of a replay: of events from before the subscription, to a sink that refuses
+some. It is stopped at an early step and at a later one; then all is held to the promise."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.kill_points import REPLAY_POINTS
+from tests.kill_world import DATABASES, SEED, World, check_the_promise, open_world
+
+JOBS = 16
+SLICE = 5
+LATER = 3
+STOP_SECONDS = 25.0
+CONSTANTS = {
+    "relay.store.replay_steps:SLICE": SLICE,
+    "relay.store.replays:MAX_UNTRIED": SLICE,
+    "relay.store.replays:LEASE_SECONDS": 0.5,
+    "relay.timetable:REPLAY_SECONDS": 0.05,
+}
+
+
+async def recorded(world: World) -> None:
+    """Jobs whose events nobody was told of."""
+    jobs = [await world.new_job() for _ in range(JOBS)]
+    await asyncio.gather(*(world.register(job) for job in jobs))
+    async with asyncio.timeout(STOP_SECONDS):
+        while (await world.get("/v1/jobs?open=true"))["items"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("database", DATABASES)
+@pytest.mark.parametrize("point", REPLAY_POINTS)
+async def test_a_stop_at_any_point_of_a_replay_breaks_nothing(tmp_path: Path, database: str, point: str) -> None:
+    async with open_world(tmp_path, f"{SEED}:{point}", database=database) as world:
+        world.relay.constants |= CONSTANTS
+        await world.relay.serve()
+        await world.relay.ready(world.session)
+        await recorded(world)
+        await world.subscribe()
+        (subscription,) = (await world.get("/v1/subscriptions"))["items"]
+        assert world.sink.arrivals == []
+        await world.relay.kill()
+
+        await world.relay.serve(stop=(point, 1))
+        await world.relay.ready(world.session)
+        path = f"{world.relay.url}/v1/subscriptions/{subscription['id']}/replay"
+        with contextlib.suppress(aiohttp.ClientError):  # it is committed before the first step, whoever hears of it
+            async with world.session.post(path, json={"since": "2020-01-01T00:00:00Z"}) as response:
+                assert response.status == 202
+                assert (await response.json())["matched"] > JOBS
+        await world.relay.killed_itself(STOP_SECONDS)
+        await world.relay.serve(stop=(point, LATER))
+        await world.relay.killed_itself(STOP_SECONDS)
+
+        await world.relay.serve()
+        report = await check_the_promise(world)
+        print(report)
+        assert report.kills == 3
+        assert report.jobs == JOBS

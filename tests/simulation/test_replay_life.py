@@ -1,0 +1,127 @@
+"""A replay on a real database, with the dispatcher and a recording sink: its rate, its bounds, a sink that fails."""
+
+from collections.abc import Sequence
+
+from relay.core.delivery import Response
+from relay.core.replay import Replay, ReplayRequest, ReplayStep
+from relay.ids import new_id
+from relay.replays import MAX_STEPS, Replayer
+from relay.store.replays import MAX_UNTRIED
+from relay.timetable import REPLAY_SECONDS
+from tests.simulation_world import World, open_world, seen
+from tests.store_kit import rows
+
+PER_SECOND = 50
+"""What a replay reaches at least, where the sink keeps up."""
+
+
+def replayer_of(world: World) -> Replayer:
+    return Replayer(world.store.replays, clock=world.clock, holder="node", wake=world.dispatcher.wake)
+
+
+async def replay(world: World, subscription_id: str) -> Replay:
+    now = world.clock()
+    values = {"since": 0.0, "until": now + 1, "now": now}
+    return await world.store.replays.create(
+        ReplayRequest(id=new_id("rpl", now), subscription_id=subscription_id, **values)
+    )
+
+
+async def jobs(world: World, count: int) -> None:
+    for number in range(count):
+        await world.register(f"job {number}", seen("queued"), seen("running"), seen("succeeded"))
+    await world.run(40)
+
+
+async def test_at_least_fifty_a_second_where_the_sink_keeps_up(tmp_path):
+    async with open_world(tmp_path) as world:
+        await jobs(world, 100)
+        subscription = await world.subscribe()
+        made = await replay(world, subscription.id)
+        assert made.matched == 300
+        replayer = replayer_of(world)
+        for second in range(1, 100):
+            world.clock.advance(REPLAY_SECONDS)
+            await replayer.run_once()
+            await world.deliver()
+            found = await world.store.replays.get(made.id)
+            if found.state == "done":
+                break
+            assert found.delivered >= min(made.matched, PER_SECOND * second * REPLAY_SECONDS)
+        assert (found.state, found.delivered, found.left) == ("done", 300, 0)
+        assert len(world.sink.requests) == 300
+        assert not await replayer.run_once()
+
+
+async def test_what_a_failing_sink_has_not_taken_is_dead_and_the_next_replay_sends_it(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        subscription = await world.subscribe(retry_schedule_seconds=(1.0,))
+        await jobs(world, 2)
+        await world.run(10)
+        made = await replay(world, subscription.id)
+        replayer = replayer_of(world)
+        for answer in (500, 200):
+            world.sink.answers[0] = answer
+            for _ in range(20):
+                await replayer.run_once()
+                await world.step()
+            found = await world.store.replays.get(made.id)
+            assert (found.state, found.delivered, found.dead) == ("done", *((0, 6) if answer == 500 else (6, 0)))
+            made = await replay(world, subscription.id)
+        assert made.matched == 0
+
+
+async def test_new_events_come_first_while_a_slow_replay_runs(tmp_path):
+    async with open_world(tmp_path) as world:
+        await jobs(world, 20)
+        subscription = await world.subscribe(rate_per_second=1.0)
+        made = await replay(world, subscription.id)
+        replayer = replayer_of(world)
+        await replayer.run_once()
+        await world.step()
+        await world.register("fresh", seen("queued"))
+        before = len(world.sink.requests)
+        await world.run(4)
+        fresh = (await world.store.jobs.find("fresh"))[0].uid
+        sent = [dict(request.headers)["webhook-id"] for request in world.sink.requests[before:]]
+        (event,) = await world.store.events.of_job(fresh)
+        assert event.id in sent[:2]
+        found = await world.store.replays.get(made.id)
+        assert (found.state, found.left > 40) == ("running", True)
+
+
+class Rows:
+    """A replay that never ends."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    async def due(self, holder: str, now: float) -> Sequence[str]:
+        return ["rpl_1"]
+
+    async def advance(self, replay_id: str, holder: str, now: float) -> ReplayStep:
+        self.steps += 1
+        return ReplayStep(queued=1, more=True)
+
+
+async def test_one_replay_does_not_keep_the_others_from_their_turn():
+    rows_, woken = Rows(), list[bool]()
+    replayer = Replayer(rows_, clock=lambda: 0.0, holder="node", wake=lambda: woken.append(True))
+    assert await replayer.run_once()
+    assert (rows_.steps, len(woken)) == (MAX_STEPS, MAX_STEPS)
+
+
+async def test_a_sink_that_does_not_answer_leaves_the_rest_where_it_is(tmp_path):
+    async with open_world(tmp_path) as world:
+        await jobs(world, 1)
+        subscription = await world.subscribe(retry_schedule_seconds=(3600.0,))
+        world.sink.answers[0] = Response(started_at=0.0, duration_ms=1.0, error="timeout")
+        made = await replay(world, subscription.id)
+        replayer = replayer_of(world)
+        for _ in range(5):
+            await replayer.run_once()
+            await world.step()
+        found = await world.store.replays.get(made.id)
+        assert (found.state, found.queued, found.left) == ("running", 3, 3)
+        open_rows = await rows(world.store, "SELECT state FROM deliveries WHERE ended_at IS NULL")
+        assert len(open_rows) == 3 < MAX_UNTRIED

@@ -1,0 +1,545 @@
+"""Replays: what they send again, in which order, how many at once, and what a crash, a stop or a removal leaves."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from relay.core.replay import Replay, ReplayRequest
+from relay.errors import Conflict, NotFound
+from relay.ids import new_id
+from relay.store import replay_steps, replays
+from relay.store.store import Store
+from tests.store_kit import (
+    NOW,
+    claim,
+    deliver_all,
+    deliveries,
+    execute,
+    lease,
+    look,
+    mark_of,
+    registration,
+    relay_event,
+    rows,
+    states,
+    subscription,
+    together,
+    track,
+)
+
+KINDS = ("queued", "running", "failed")
+
+
+async def job(store: Store, name: str = "a job", *kinds: str, now: float = NOW) -> str:
+    uid = await track(store, name)
+    await store.jobs.record(look(uid, 0, *(kinds or KINDS), now=now))
+    return uid
+
+
+async def kill_all(store: Store, subscription_id: str = "sub_1", *, now: float = NOW, reason: str = "http_500") -> int:
+    """Every delivery of a subscription that has not ended becomes dead."""
+    count = 0
+    while claimed := await claim(store, subscription_id, now=now):
+        for one in claimed:
+            assert (await store.deliveries.mark(mark_of(one, "dead", now=now, reason=reason))).kept
+            count += 1
+    return count
+
+
+async def replay(store: Store, subscription_id: str | None = "sub_1", **fields: Any) -> Replay:
+    values: dict[str, Any] = {"since": NOW - 1000, "until": NOW + 1000, "now": NOW}
+    values |= fields
+    return await store.replays.create(ReplayRequest(id=new_id("rpl", NOW), subscription_id=subscription_id, **values))
+
+
+async def advance(store: Store, replay_id: str, now: float = NOW, holder: str = "node 1") -> None:
+    """All that can be done of it just now."""
+    while (await store.replays.advance(replay_id, holder, now)).more:
+        pass
+
+
+async def finish(store: Store, replay_id: str, *subscription_ids: str, now: float = NOW) -> list[tuple[str, int]]:
+    """Takes it to its end with sinks that take everything. Returns the jobs and sequences that they got."""
+    got: list[tuple[str, int]] = []
+    for _ in range(1_000):
+        await advance(store, replay_id, now)
+        for name in subscription_ids or ("sub_1",):
+            got += [(str(one.job_uid), one.event.sequence or 0) for one in await deliver_all(store, name, now=now)]
+        found = await store.replays.get(replay_id)
+        assert found is not None
+        if found.state != "running":
+            return got
+    raise AssertionError("it does not end")
+
+
+@pytest.fixture(autouse=True)
+async def _subscription(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+
+
+async def test_it_sends_what_was_not_delivered_once_and_in_order(store: Store) -> None:
+    uids = [await job(store, f"job {n}") for n in range(3)]
+    delivered = await job(store, "delivered")
+    (head,) = [one for one in await claim(store, "sub_1") if one.job_uid == delivered]
+    await store.deliveries.mark(mark_of(head))
+    await store.deliveries.release_all(NOW)
+    await kill_all(store)
+    made = await replay(store)
+    assert (made.state, made.matched, made.queued, made.left) == ("running", 11, 0, 11)
+    got = await finish(store, made.id)
+    assert {uid: [sequence for one, sequence in got if one == uid] for uid in {*uids, delivered}} == {
+        **{uid: [1, 2, 3] for uid in uids},
+        delivered: [2, 3],
+    }
+    ended = await store.replays.get(made.id)
+    assert ended is not None
+    assert (ended.state, ended.queued, ended.delivered, ended.dead, ended.left) == ("done", 11, 11, 0, 0)
+    assert ended.ended_at == NOW
+    assert set(await states(store)) == {"delivered"}
+    assert all(row["replay"] is None and row["was"] is None for row in await deliveries(store))
+    assert await store.replays.due("node 1", NOW) == []
+
+
+async def test_the_same_row_goes_again_with_a_fresh_schedule_and_its_attempts(store: Store) -> None:
+    await job(store, "a job", "failed")
+    (first,) = await claim(store, "sub_1")
+    await store.deliveries.mark(mark_of(first, "pending", due_at=NOW))
+    (second,) = await claim(store, "sub_1")
+    await store.deliveries.mark(mark_of(second, "dead", reason="http_500"))
+    made = await replay(store)
+    await advance(store, made.id)
+    (again,) = await claim(store, "sub_1")
+    assert (again.id, again.attempt_count, again.made_count, again.priority) == (first.id, 0, 2, 2)
+    await store.deliveries.mark(mark_of(again))
+    shown = await store.deliveries.get(first.id)
+    assert shown is not None
+    assert [attempt.number for attempt in shown.attempts] == [1, 2, 3]
+
+
+async def test_events_from_before_the_subscription_get_a_delivery(store: Store) -> None:
+    uid = await job(store)
+    await store.events.record(relay_event())
+    await store.subscriptions.create(subscription("sub_late"))
+    assert await states(store, "sub_late") == []
+    made = await replay(store, "sub_late")
+    assert made.matched == 3
+    assert await finish(store, made.id, "sub_late") == [(uid, 1), (uid, 2), (uid, 3)]
+    assert await states(store, "sub_late") == ["delivered"] * 3
+    again = await replay(store, "sub_late")
+    assert (again.state, again.matched, again.ended_at) == ("done", 0, NOW)
+
+
+async def test_an_event_of_no_job_is_sent_again(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_relay", types=("relay.source.down",)))
+    await store.events.record(relay_event())
+    await kill_all(store, "sub_relay")
+    made = await replay(store, "sub_relay")
+    await finish(store, made.id, "sub_relay")
+    assert await states(store, "sub_relay") == ["delivered"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "matched"),
+    [
+        ({"types": ("ai.revor.job.failed",)}, 4),
+        ({"since": NOW + 1}, 9),
+        ({"since": NOW + 1, "until": NOW + 3}, 6),
+        ({"until": NOW}, 0),
+        ({"since": NOW + 2, "until": NOW + 2}, 0),
+        ({"only": "all"}, 12),
+    ],
+)
+async def test_which_events_it_is_for(store: Store, fields: dict[str, Any], matched: int) -> None:
+    for nth in range(4):
+        await job(store, f"job {nth}", now=NOW + nth)
+    if fields.get("only") == "all":
+        await deliver_all(store, "sub_1", now=NOW + 9)
+        assert (await replay(store)).matched == 0
+    else:
+        await kill_all(store, now=NOW + 9)
+    made = await replay(store, **fields)
+    assert made.matched == matched
+    assert len(await finish(store, made.id, now=NOW + 9) if matched else []) == matched
+
+
+async def test_a_subscription_gets_only_what_it_is_for(store: Store) -> None:
+    await job(store)
+    await store.subscriptions.create(subscription("sub_failed", types=("ai.revor.job.failed",)))
+    await store.subscriptions.create(subscription("sub_other", source="https://other.example"))
+    assert (await replay(store, "sub_failed")).matched == 1
+    assert (await replay(store, "sub_other")).matched == 0
+
+
+async def test_a_callback_gets_the_events_of_its_jobs(store: Store) -> None:
+    callback = await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
+    mine = await track(store, "mine", callback_subscription_id=callback)
+    await job(store, "another")
+    await store.jobs.record(look(mine, 0, *KINDS))
+    await kill_all(store, callback)
+    made = await replay(store, callback)
+    assert made.matched == 3
+    assert await finish(store, made.id, callback) == [(mine, 1), (mine, 2), (mine, 3)]
+
+
+async def test_what_is_fresh_goes_before_what_is_sent_again(store: Store) -> None:
+    old = await job(store, "old")
+    await kill_all(store)
+    made = await replay(store)
+    await advance(store, made.id)
+    fresh = await job(store, "fresh", now=NOW + 5)
+    await store.jobs.record(look(old, 3, "running", now=NOW + 5))
+    first, second, third = await claim(store, "sub_1", now=NOW + 5)
+    assert {(one.job_uid, one.event.sequence) for one in (first, second)} == {(fresh, 1), (old, 4)}
+    assert (third.job_uid, third.event.sequence, third.priority) == (old, 1, 2)
+    marked = await store.deliveries.mark(mark_of(third, now=NOW + 5, next_lease=lease()))
+    assert [one.event.sequence for one in marked.next] == [2]
+    await store.jobs.record(look(fresh, 3, "running", now=NOW + 5))
+    other = await job(store, "other", "queued", now=NOW + 5)
+    marked = await store.deliveries.mark(mark_of(marked.next[0], now=NOW + 5, next_lease=lease()))
+    assert [(one.job_uid, one.priority) for one in marked.next] == [(other, 0)]  # not its own follower
+
+
+async def test_a_follower_waits_for_the_one_before_whatever_becomes_of_it(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    made = await replay(store)
+    await advance(store, made.id)
+    assert await states(store) == ["pending", "blocked", "blocked"]
+    (one,) = await claim(store, "sub_1")
+    await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 5))
+    assert await claim(store, "sub_1") == ()
+    ids = [row["id"] for row in await deliveries(store)]
+    shown = await store.deliveries.get(ids[2])
+    assert shown is not None
+    assert shown.waiting_for == ids[0]
+    (one,) = await claim(store, "sub_1", now=NOW + 5)
+    await store.deliveries.mark(mark_of(one, "dead", now=NOW + 5))
+    assert await states(store) == ["dead", "pending", "blocked"]
+    await finish(store, made.id, now=NOW + 5)
+    found = await store.replays.get(made.id)
+    assert found is not None
+    assert (found.state, found.delivered, found.dead, found.left) == ("done", 2, 1, 0)
+
+
+async def test_without_an_order_all_go_at_once(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_none", ordering="none"))
+    await job(store)
+    await kill_all(store, "sub_none")
+    made = await replay(store, "sub_none")
+    await advance(store, made.id)
+    assert await states(store, "sub_none") == ["pending"] * 3
+
+
+async def test_what_is_on_its_way_stays_in_its_place_and_comes_now(store: Store) -> None:
+    uid = await job(store)
+    (head,) = await claim(store, "sub_1")
+    await store.deliveries.mark(mark_of(head, "pending", due_at=NOW + 500))
+    made = await replay(store)
+    assert made.matched == 3
+    await advance(store, made.id)
+    found = await store.replays.get(made.id)
+    assert found is not None
+    assert (found.queued, found.left) == (3, 3)
+    (again,) = await claim(store, "sub_1")
+    assert (again.id, again.priority, again.attempt_count, again.made_count) == (head.id, 1, 0, 1)
+    await store.deliveries.mark(mark_of(again))
+    assert [sequence for _, sequence in await finish(store, made.id)] == [2, 3]
+    found = await store.replays.get(made.id)
+    assert found is not None
+    assert (found.state, found.delivered) == ("done", 3)
+    assert [row["priority"] for row in await deliveries(store) if row["job_uid"] == uid] == [1, 1, 1]
+
+
+async def test_what_somebody_holds_is_let_be(store: Store) -> None:
+    await job(store, "a job", "failed")
+    (held,) = await claim(store, "sub_1")
+    made = await replay(store)
+    await advance(store, made.id)
+    assert await claim(store, "sub_1") == ()
+    assert (await store.deliveries.mark(mark_of(held))).kept
+    await finish(store, made.id)
+    assert await states(store) == ["delivered"]
+
+
+async def test_of_one_replay_a_bounded_number_is_on_its_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "MAX_UNTRIED", 10)
+    monkeypatch.setattr(replays, "MAX_OPEN", 25)
+    monkeypatch.setattr(replay_steps, "SLICE", 5)
+    batch = [registration(f"job {n}") for n in range(60)]
+    await store.jobs.register_many(batch)
+    await together(store, *(store.jobs.record(look(one.uid, 0, "failed")) for one in batch))
+    await kill_all(store)
+    made = await replay(store)
+    await advance(store, made.id)
+    assert (await states(store)).count("pending") == 10
+    assert await store.replays.due("node 1", NOW) == []
+    for one in await claim(store, "sub_1"):  # a retry each: others get their turn, up to the second bound
+        await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 500))
+    assert await store.replays.due("node 1", NOW) == [made.id]
+    await advance(store, made.id)
+    assert (await states(store)).count("pending") == 20
+    for one in await claim(store, "sub_1"):
+        await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 500))
+    await advance(store, made.id)
+    assert (await states(store)).count("pending") == 25
+    assert len(await finish(store, made.id, now=NOW + 500)) == 60
+    assert set(await states(store)) == {"delivered"}
+
+
+async def test_a_long_replay_is_in_order_over_its_slices(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_steps, "SLICE", 2)
+    monkeypatch.setattr(replays, "MAX_UNTRIED", 2)
+    monkeypatch.setattr(replays, "COUNT_SLICE", 3)
+    uids = [await track(store, f"job {n}") for n in range(3)]
+    for sequence in range(5):
+        for uid in uids:
+            await store.jobs.record(look(uid, sequence, "running", now=NOW - sequence))  # a clock that runs backwards
+    await kill_all(store)
+    made = await replay(store)
+    assert made.matched == 15
+    got = await finish(store, made.id)
+    assert {uid: [sequence for one, sequence in got if one == uid] for uid in uids} == {
+        uid: [1, 2, 3, 4, 5] for uid in uids
+    }
+
+
+async def test_a_crash_between_any_two_steps_repeats_nothing(
+    store: Store, open_again: Callable[..., Awaitable[Store]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_steps, "SLICE", 2)
+    uids = [await job(store, f"job {n}") for n in range(4)]
+    await kill_all(store)
+    made = await replay(store)
+    got: list[tuple[str, int]] = []
+    now = NOW
+    while True:
+        await store.replays.advance(made.id, f"node {now}", now)
+        if claimed := await claim(store, "sub_1", now=now):
+            await store.deliveries.mark(mark_of(claimed[0], now=now))
+            got.append((str(claimed[0].job_uid), claimed[0].event.sequence or 0))
+        await store.close()  # whatever else it held and knew is gone
+        now += 60
+        store = await open_again(now=now)
+        found = await store.replays.get(made.id)
+        assert found is not None
+        if found.state == "done":
+            break
+    assert {uid: [sequence for one, sequence in got if one == uid] for uid in uids} == {uid: [1, 2, 3] for uid in uids}
+    assert (found.matched, found.queued, found.delivered) == (12, 12, 12)
+
+
+async def test_a_step_that_fails_leaves_nothing_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await job(store)
+    await kill_all(store)
+    made = await replay(store)
+    before = await deliveries(store)
+
+    def breaks(*_: Any, **__: Any) -> None:
+        raise RuntimeError("between the deliveries and the bookkeeping")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replay_steps, "notify", breaks)
+        with pytest.raises(RuntimeError):
+            await store.replays.advance(made.id, "node 1", NOW)
+    assert await deliveries(store) == before
+    assert await store.replays.get(made.id) == made
+    assert len(await finish(store, made.id)) == 3
+
+
+async def test_one_node_at_a_time_goes_on_with_it(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    made = await replay(store)
+    first, second = await together(
+        store,
+        store.replays.advance(made.id, "node 1", NOW),
+        store.replays.advance(made.id, "node 2", NOW),
+    )
+    assert (first.queued, second.queued) == (3, 0)
+    await deliver_all(store, "sub_1")
+    assert await store.replays.due("node 2", NOW) == []
+    assert await store.replays.due("node 1", NOW) == [made.id]
+    later = NOW + replays.LEASE_SECONDS
+    assert await store.replays.due("node 2", later) == [made.id]
+    assert (await store.replays.advance(made.id, "node 2", later)).ended
+    assert not (await store.replays.advance(made.id, "node 1", later)).ended
+
+
+async def test_a_stop_leaves_what_was_not_sent_as_it_was(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    delivered = await job(store, "delivered", "failed")
+    await deliver_all(store, "sub_1")
+    await store.subscriptions.create(subscription("sub_late"))
+    made, late = await replay(store, only="all"), await replay(store, "sub_late")
+    for one in (made, late):
+        await advance(store, one.id)
+    (flying,) = await claim(store, "sub_1", 1)
+    stopped = await store.replays.stop(made.id, NOW + 1)
+    assert (stopped.state, stopped.ended_at, stopped.matched, stopped.queued, stopped.left) == (
+        *("stopped", NOW + 1, 4),
+        *(1, 3),
+    )
+    assert await store.replays.stop(made.id, NOW + 2) == stopped
+    assert not (await store.replays.advance(made.id, "node 1", NOW + 2)).queued
+    assert (await store.deliveries.mark(mark_of(flying))).kept
+    left = {row["sequence"]: row for row in await deliveries(store, "sub_1") if row["job_uid"] != delivered}
+    whole = await deliveries(store, "sub_1")
+    assert {row["state"] for row in whole} <= {"dead", "delivered"}
+    assert [row["state"] for row in whole if row["job_uid"] == delivered] == ["delivered"]
+    assert {left[sequence]["reason"] for sequence in (2, 3)} == {"replay_stopped"}
+    await store.replays.stop(late.id, NOW + 1)
+    assert await states(store, "sub_late") == ["cancelled"] * 4
+    again = await replay(store, "sub_late")
+    assert len(await finish(store, again.id, "sub_late")) == 4
+
+
+async def test_a_stop_lets_others_of_the_chain_go_on(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    first = await replay(store, types=("ai.revor.job.queued",))
+    second = await replay(store)
+    await advance(store, first.id)
+    await advance(store, second.id)
+    assert await states(store) == ["pending", "blocked", "blocked"]
+    await store.replays.stop(first.id, NOW)
+    assert await states(store) == ["dead", "pending", "blocked"]
+    assert len(await finish(store, second.id)) == 2
+
+
+async def test_a_paused_subscription_is_waited_for(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    await store.subscriptions.set_state("sub_1", "paused", NOW)
+    made = await replay(store)
+    assert await store.replays.due("node 1", NOW) == []
+    assert not (await store.replays.advance(made.id, "node 1", NOW)).queued
+    assert await states(store) == ["dead"] * 3
+    await store.subscriptions.set_state("sub_1", "enabled", NOW)
+    assert await store.replays.due("node 1", NOW) == [made.id]
+    assert len(await finish(store, made.id)) == 3
+
+
+async def test_a_removed_subscription_ends_it(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    made = await replay(store)
+    await advance(store, made.id)
+    await store.subscriptions.remove("sub_1", NOW)
+    assert await states(store) == ["cancelled"] * 3
+    assert await store.replays.due("node 1", NOW) == [made.id]
+    assert (await store.replays.advance(made.id, "node 1", NOW)).ended
+    found = await store.replays.get(made.id)
+    assert found is not None
+    assert (found.state, found.ended_at) == ("stopped", NOW)
+    assert all(row["replay"] is None for row in await deliveries(store))
+
+
+async def test_what_is_not_there(store: Store) -> None:
+    with pytest.raises(NotFound) as missing:
+        await replay(store, "sub_none")
+    assert missing.value.code == "subscription_not_found"
+    with pytest.raises(NotFound) as missing:
+        await store.replays.stop("rpl_none", NOW)
+    assert missing.value.code == "replay_not_found"
+    assert await store.replays.get("rpl_none") is None
+
+
+async def test_so_many_may_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await job(store)
+    await kill_all(store)
+    monkeypatch.setattr(replays.sql, "MAX_RUNNING", 2)
+    first, _ = await replay(store), await replay(store)
+    with pytest.raises(Conflict) as refused:
+        await replay(store)
+    assert refused.value.code == "too_many_replays"
+    assert (await replay(store, until=NOW)).state == "done"
+    await store.replays.stop(first.id, NOW)
+    assert (await replay(store)).state == "running"
+
+
+async def test_two_replays_at_once_send_each_event_once(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    first, second = await replay(store), await replay(store)
+    await advance(store, first.id)
+    await advance(store, second.id)
+    assert len(await finish(store, first.id)) == 3
+    assert await finish(store, second.id) == []
+
+
+# --- over the deliveries that are there
+
+
+async def test_a_retry_of_many_is_of_those_that_match(store: Store) -> None:
+    for name in ("sub_2", "sub_3"):
+        await store.subscriptions.create(subscription(name))
+    await job(store)
+    await kill_all(store, "sub_1", reason="http_500")
+    await kill_all(store, "sub_2", reason="timeout")
+    assert (await replay(store, None, only="dead")).matched == 6
+    assert (await replay(store, "sub_2", only="dead")).matched == 3
+    assert (await replay(store, None, only="dead", types=("ai.revor.job.failed",))).matched == 2
+    assert (await replay(store, None, only="dead", since=NOW + 1)).matched == 0
+    assert (await replay(store, None, only="delivered")).matched == 0
+    made = await replay(store, None, only="dead", reason="timeout")
+    assert made.matched == 3
+    await advance(store, made.id)
+    assert await states(store, "sub_2") == ["pending", "blocked", "blocked"]
+    assert await states(store, "sub_1") == ["dead"] * 3
+    await finish(store, made.id, "sub_2")
+    assert await states(store, "sub_2") == ["delivered"] * 3
+    assert await states(store, "sub_3") == ["pending", "blocked", "blocked"]
+
+
+async def test_a_retry_of_many_passes_over_removed_subscriptions(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_2"))
+    await job(store)
+    await kill_all(store, "sub_1")
+    await kill_all(store, "sub_2")
+    await store.subscriptions.remove("sub_2", NOW)
+    made = await replay(store, None, only="dead")
+    await finish(store, made.id)
+    found = await store.replays.get(made.id)
+    assert found is not None
+    assert (found.state, found.matched, found.queued, found.left) == ("done", 6, 3, 0)
+
+
+async def test_a_single_retry_keeps_working_beside_a_replay(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    ids = [row["id"] for row in await deliveries(store)]
+    await store.deliveries.retry(ids[2], NOW)
+    made = await replay(store)
+    await advance(store, made.id)
+    assert await states(store) == ["blocked", "blocked", "pending"]  # both wait for what was asked for before
+    assert await store.upkeep.promote_strays(NOW) == (0, ((await deliveries(store))[2]["job_uid"], "sub_1", 3))
+    shown = await store.deliveries.get(ids[0])
+    assert shown is not None
+    assert shown.waiting_for is None
+    with pytest.raises(Conflict):
+        await store.deliveries.retry(ids[0], NOW)
+    assert [sequence for _, sequence in await finish(store, made.id)] == [3, 1, 2]
+
+
+async def test_a_stray_of_a_replay_is_brought_home(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    made = await replay(store)
+    await advance(store, made.id)
+    await execute(store, "UPDATE deliveries SET state = 'dead', replay = NULL WHERE sequence = 1")
+    assert (await store.upkeep.promote_strays(NOW))[0] == 1
+    assert await states(store) == ["dead", "pending", "blocked"]
+    assert len(await finish(store, made.id)) == 2
+
+
+async def test_old_replays_are_deleted_once_they_have_ended(store: Store) -> None:
+    await job(store)
+    await kill_all(store)
+    running, done = await replay(store), await replay(store, until=NOW)
+    assert await store.upkeep.delete_replays(NOW) == 0
+    assert await store.upkeep.delete_replays(NOW + 1) == 1
+    assert await store.replays.get(done.id) is None
+    assert await store.replays.get(running.id) is not None
+    assert len(await rows(store, "SELECT id FROM replays")) == 1

@@ -1,0 +1,27 @@
+"""What a replay sends, by how a delivery has ended."""
+
+from typing import get_args
+
+import pytest
+
+from relay.core.replay import SENDS, Only, ReplayRequest
+
+
+@pytest.mark.parametrize(
+    ("only", "sends", "adds"),
+    [
+        ("undelivered", {None, "dead", "cancelled"}, True),
+        ("all", {None, "dead", "cancelled", "delivered"}, True),
+        ("dead", {"dead"}, False),
+        ("cancelled", {"cancelled"}, False),
+        ("delivered", {"delivered"}, False),
+    ],
+)
+def test_what_is_sent_and_whether_deliveries_are_made(only: Only, sends: set[str | None], adds: bool) -> None:
+    request = ReplayRequest(id="rpl_1", subscription_id="sub_1", since=0.0, until=1.0, now=1.0, only=only)
+    assert SENDS[only] == sends
+    assert request.adds is adds
+
+
+def test_nothing_that_can_be_asked_for_is_left_out() -> None:
+    assert set(SENDS) == set(get_args(Only))
