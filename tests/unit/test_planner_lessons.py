@@ -195,6 +195,13 @@ def test_a_parked_job_teaches_nothing() -> None:
     assert taught(PARKED, reading("running", started_at=7), at=9, seen=5) == []
 
 
+def test_a_run_whose_start_is_corrected_to_before_the_last_look_has_not_ended_for_that() -> None:
+    assert taught(RUNNING, reading("running", started_at=2), at=4, seen=3) == [("survived", RUN, 1, 2)]
+    assert taught(RUNNING, reading("succeeded", started_at=2, finished_at=3.5), at=4, seen=3) == [
+        ("happened", RUN, 1, 1.5)
+    ]
+
+
 # --- looks that tell nothing new
 
 

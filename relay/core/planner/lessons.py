@@ -39,9 +39,10 @@ def learn(book: Book, job: Job, reading: Reading, seen_at: float) -> None:
             book.survived(of, job.kind, since, seen_at - job.anchor)
     elif job.phase == RUNNING:
         if started is not None and started > job.anchor + book.unit:
-            # Another run than the one that was seen last: that one ended somewhere between.
-            book.happened_between(of, RUN, job.seen - job.anchor, started - job.anchor)
-            _learn_run(book, job, reading, started, started, seen_at, waits_again=waits_again)
+            if started > job.seen:
+                # Another run than the one that was seen last: that one ended somewhere between.
+                book.happened_between(of, RUN, job.seen - job.anchor, started - job.anchor)
+            _learn_run(book, job, reading, started, max(job.seen, started), seen_at, waits_again=waits_again)
         else:
             _learn_run(book, job, reading, job.anchor, job.seen, seen_at, waits_again=waits_again)
     elif job.phase == UNSEEN and started is not None:
