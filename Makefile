@@ -26,8 +26,10 @@ SOAK_CASES ?= 20000
 SOAK_KILLS ?= 500
 SOAK_SEED ?= 20260520
 
-# One worker a processor; a file's tests stay together, since they share its databases.
-AT_ONCE := -q -n auto --dist loadfile --no-loadscope-reorder
+# A file's tests stay together, since they share its databases. Units compute: one worker a processor. The others wait
+# for processes and databases most of the time: two.
+AT_ONCE := -q --dist loadfile --no-loadscope-reorder
+TWO_A_PROCESSOR := $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 # The variables that would make a run here depend on whose shell it is.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -55,9 +57,9 @@ lint: $(READY)
 test: lint
 	@echo "==> pytest: the units, and with them every branch of relay/core"
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest $(AT_ONCE) tests/unit --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+	$(BIN)/python -m pytest $(AT_ONCE) -n auto tests/unit --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
 	echo "==> pytest: all others"
-	$(BIN)/python -m pytest $(AT_ONCE) --ignore=tests/unit
+	$(BIN)/python -m pytest $(AT_ONCE) -n $(TWO_A_PROCESSOR) --ignore=tests/unit
 	echo "==> all checks passed"
 
 bench: $(READY)

@@ -41,10 +41,14 @@ def serve(
     chosen = read_roles(roles)
     settings = source.load()
 
-    import uvloop
+    from relay.process import without_collection
 
-    from relay import log
-    from relay.cli.sockets import listening_socket
+    with without_collection():
+        import uvloop
+
+        import relay.app  # noqa: F401 (what `run` needs)
+        from relay import log
+        from relay.cli.sockets import listening_socket
 
     log.configure(dev=dev)
     listener = listening_socket(settings.server.host, settings.server.port)
