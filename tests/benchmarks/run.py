@@ -343,6 +343,7 @@ async def main(folder):
     settings = replace(settings, sources={"revor": source})
     begun = time.perf_counter()
     async with open_node(settings, base_url="http://127.0.0.1:1", state_dir=Path(folder)) as node:
+        await node.loaded()
         ready = time.perf_counter() - begun
         assert node.tracking.reports()[0].open_jobs == 100_000, node.tracking.reports()
         rss = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
