@@ -12,7 +12,7 @@ from relay.cli.output import Json, Limit, note, print_fields, print_json, print_
 from relay.errors import UsageError
 
 if TYPE_CHECKING:
-    from relay.cli.import_lines import Format
+    from relay.cli.importing.lines import Format
 
 WAIT_SECONDS = 60
 GRACE_SECONDS = 15.0
@@ -77,7 +77,7 @@ def import_jobs(
     json: Json = False,
 ) -> None:
     """Track the jobs of a CSV, JSON lines or a paste of upstream answers. Exit code 1: some were rejected."""
-    from relay.cli.import_run import Plan, run
+    from relay.cli.importing.run import Plan, run
 
     if format not in FORMATS:
         raise UsageError(f"--format {format!r:.40} is not known: it takes {', '.join(FORMATS)}")

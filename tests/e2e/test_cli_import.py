@@ -16,9 +16,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import cli
-from relay.cli import client, import_run, import_send
+from relay.cli import client
 from relay.cli.client import Api, Unreachable
 from relay.cli.demo_stage import listen, served, url_of
+from relay.cli.importing import run as import_run
+from relay.cli.importing import send as import_send
 from tests.e2e_world import World, open_e2e_world
 from tests.relay_world import open_relay_world
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from relay.cli import import_run, import_send, run
+from relay.cli import run
 from relay.cli.client import Answer, Api, ApiError, Unreachable, _refusal
-from relay.cli.import_lines import Fault
-from relay.cli.import_send import PATIENCE_SECONDS, Relay
+from relay.cli.importing import run as import_run
+from relay.cli.importing import send as import_send
+from relay.cli.importing.lines import Fault
+from relay.cli.importing.send import PATIENCE_SECONDS, Relay
 from relay.errors import RelayError
 
 NOBODY = "http://127.0.0.1:9"
@@ -175,7 +177,7 @@ def test_batches_are_bounded_by_size_too(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_first_rejected_are_shown_and_the_rest_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("relay.cli.import_report.MAX_LISTED", 25)
+    monkeypatch.setattr("relay.cli.importing.report.MAX_LISTED", 25)
     file = tmp_path / "jobs.csv"
     file.write_text("id,metadata\n" + "".join(f"job-{n}\x1b,x\n" for n in range(30)))
     assert not import_run.run(import_run.Plan(file=file), Scripted())

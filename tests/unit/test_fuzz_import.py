@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from relay.cli.import_lines import REMARK, Entry, Fault
-from relay.cli.import_report import _piece
-from relay.cli.import_source import Source
+from relay.cli.importing.lines import REMARK, Entry, Fault
+from relay.cli.importing.report import _piece
+from relay.cli.importing.source import Source
 from relay.errors import UsageError
 from tests.fuzz_kit import JSON_TOKENS, JSON_VALUES, TEXTS, fuzzed, mutated, value_or_refusal, whole, written
 

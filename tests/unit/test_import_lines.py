@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from relay.cli.import_answers import answers
-from relay.cli.import_lines import MAX_LINE_BYTES, Entry, Line, csv_rows, infer, json_lines
-from relay.cli.import_source import Source
+from relay.cli.importing.answers import answers
+from relay.cli.importing.lines import MAX_LINE_BYTES, Entry, Line, csv_rows, infer, json_lines
+from relay.cli.importing.source import Source
 from relay.errors import UsageError
 
 
@@ -200,7 +200,7 @@ def test_what_is_no_text(raw: bytes) -> None:
 
 
 def test_a_paste_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.cli.import_source.MAX_PASTE_BYTES", 1 << 20)
+    monkeypatch.setattr("relay.cli.importing.source.MAX_PASTE_BYTES", 1 << 20)
     with pytest.raises(UsageError, match="standard input is larger than the 1 MiB"):
         list(Source(io.BytesIO(b"[" + b" " * (1 << 20)), "standard input").entries())
 

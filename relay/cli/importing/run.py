@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from relay.cli.client import Api
-from relay.cli.import_check import Check, known_accounts
-from relay.cli.import_lines import Entry, Fault, Format
-from relay.cli.import_report import Rejects, Report, watched
-from relay.cli.import_send import Relay, Result, Target
-from relay.cli.import_source import Source, open_input, size_bytes
-from relay.cli.import_state import SUFFIX, Refused, State, Step
+from relay.cli.importing.check import Check, known_accounts
+from relay.cli.importing.lines import Entry, Fault, Format
+from relay.cli.importing.report import Rejects, Report, watched
+from relay.cli.importing.send import Relay, Result, Target
+from relay.cli.importing.source import Source, open_input, size_bytes
+from relay.cli.importing.state import SUFFIX, Refused, State, Step
 from relay.cli.output import note, print_json
 from relay.errors import RelayError, UsageError
 

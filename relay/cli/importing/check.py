@@ -7,8 +7,8 @@ from typing import Any
 
 from relay.api.registration import read_registration, rejection
 from relay.cli.client import Api, ApiError, Unreachable
-from relay.cli.import_lines import Fault
-from relay.cli.import_send import Body, Result
+from relay.cli.importing.lines import Fault
+from relay.cli.importing.send import Body, Result
 from relay.cli.output import note
 from relay.core.job import Observation
 from relay.core.netguard import GuardPolicy

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from relay.cli.client import Api, ApiError, Unreachable
-from relay.cli.import_lines import Fault
+from relay.cli.importing.lines import Fault
 from relay.cli.output import note
 from relay.core.retry import parse_retry_after
 from relay.errors import RelayError

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from relay.cli.import_lines import Entry, Fault, Format
-from relay.cli.import_state import Step
+from relay.cli.importing.lines import Entry, Fault, Format
+from relay.cli.importing.state import Step
 from relay.cli.output import clean, note, print_table, say
 from relay.errors import UsageError
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from relay.cli.import_lines import REMARK, Entry, Fault, json_entry
+from relay.cli.importing.lines import REMARK, Entry, Fault, json_entry
 
 # `{ [5 bytes data]` is curl's, `[2026-05-20]` a log's: a document's brace has a name behind it, an array's a value.
 _BEGIN = re.compile(r'\{(?=\s*["}])|^[ \t]*\[(?=\s*["{\[\]])', re.MULTILINE)

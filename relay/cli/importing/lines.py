@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
 from relay.api.limits import parse_json
-from relay.cli.import_header import METADATA, Header, header_of
+from relay.cli.importing.header import METADATA, Header, header_of
 from relay.errors import InvalidRequest
 
 Format = Literal["csv", "jsonl", "answers"]

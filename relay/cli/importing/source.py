@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from relay.cli.import_answers import answers
-from relay.cli.import_lines import MAX_LINE_BYTES, Entry, Format, Line, csv_rows, infer, json_lines
+from relay.cli.importing.answers import answers
+from relay.cli.importing.lines import MAX_LINE_BYTES, Entry, Format, Line, csv_rows, infer, json_lines
 from relay.cli.output import note
 from relay.errors import UsageError
 
