@@ -33,12 +33,11 @@ class Passing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """A whole body: `parts` gives it again each time."""
+    """A create's body: `whole` where it is small, `parts` in any case, each time from the beginning."""
 
     digest: str
-    size_bytes: int
     parts: AsyncIterable[bytes]
-    start: bytes = field(repr=False)
+    whole: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import IO, Any
+from typing import Any
 
 import orjson
 from starlette.datastructures import Headers
@@ -22,7 +22,15 @@ from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
 from relay.api.problems import request_id_of
 from relay.api.registration import url_refusal
 from relay.api.waiting import preferred_seconds
-from relay.core.passing import CACHE_HEADER, CALLBACK_HEADER, METADATA_HEADER, Header, headers_to_pass, key_of
+from relay.core.passing import (
+    CACHE_HEADER,
+    CALLBACK_HEADER,
+    METADATA_HEADER,
+    SAFE_METHODS,
+    Header,
+    headers_to_pass,
+    key_of,
+)
 from relay.errors import InvalidRequest, NoAnswer, RequestError, TooLarge, Unauthorized
 
 MEMORY_BYTES = 1 << 20
@@ -31,8 +39,6 @@ MAX_CREATE_BYTES = 1 << 30
 PART_BYTES = 64 * 1024
 LEAVING_SECONDS = 0.05
 """How long after its beginning a request is watched for its caller leaving: most are over by then."""
-
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Proxy:
@@ -84,9 +90,10 @@ class Proxy:
         if dropin.is_create(speaker, method, path):
             scope["relay.operation"] = "create"
             extra = _extra(scope["headers"], self._context)
-            with await _spooled(receive) as spool:
+            with _Spool() as spool:
+                body = await spool.take_in(_Upload(receive))
                 # Whoever leaves now does not end it: what is sent has to be known, and its job tracked.
-                return await dropin.create(passing, spool.body(), extra)
+                return await dropin.create(passing, body, extra)
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
         return await _unless_left(dropin.pass_on(passing, upload), receive, upload)
 
@@ -101,7 +108,7 @@ class Proxy:
         identity = None if key is None else auth.find_token(key, settings.tokens)
         if identity is not None:
             scope["relay.identity"] = identity
-            identity.require(READS_JOBS if scope["method"] in _SAFE else WRITES_JOBS)
+            identity.require(READS_JOBS if scope["method"] in SAFE_METHODS else WRITES_JOBS)
             standing = dropin.standing()
             if standing is None:
                 raise Unauthorized(
@@ -198,13 +205,12 @@ class _Upload:
 
 
 class _Spool:
-    """A whole body with its digest: in memory while it is small, in a file where it is not."""
+    """A create's body with its digest: in memory while it is small, in a file where it is not."""
 
-    def __init__(self, file: IO[bytes], start: bytes, digest: str, size_bytes: int) -> None:
-        self._file = file
-        self._start = start
-        self._digest = digest
-        self._size_bytes = size_bytes
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (closed at the end of `with`)
+        self._digest = hashlib.sha256()
+        self._size_bytes = 0
 
     def __enter__(self) -> "_Spool":
         return self
@@ -212,32 +218,24 @@ class _Spool:
     def __exit__(self, *_exception: object) -> None:
         self._file.close()
 
-    def body(self) -> Body:
-        """What a create is given."""
-        return Body(digest=self._digest, size_bytes=self._size_bytes, parts=self, start=self._start)
+    async def take_in(self, upload: _Upload) -> Body:
+        """All of it. Raises TooLarge, ClientDisconnect."""
+        async for part in upload:
+            self._size_bytes += len(part)
+            if self._size_bytes > MAX_CREATE_BYTES:
+                raise TooLarge(f"a create is larger than {MAX_CREATE_BYTES:,} bytes. Nothing was sent")
+            self._digest.update(part)
+            self._file.write(part)
+        whole = None
+        if self._size_bytes <= MEMORY_BYTES:
+            self._file.seek(0)
+            whole = self._file.read()
+        return Body(digest=self._digest.hexdigest(), parts=self, whole=whole)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self._file.seek(0)
         while part := self._file.read(PART_BYTES):
             yield part
-
-
-async def _spooled(receive: Receive) -> _Spool:
-    """The whole body of a request. Raises TooLarge, ClientDisconnect."""
-    file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (its owner closes it)
-    digest, size = hashlib.sha256(), 0
-    try:
-        async for part in _Upload(receive):
-            size += len(part)
-            if size > MAX_CREATE_BYTES:
-                raise TooLarge(f"a create is larger than {MAX_CREATE_BYTES:,} bytes. Nothing was sent")
-            digest.update(part)
-            file.write(part)
-        file.seek(0)
-        return _Spool(file, file.read(MEMORY_BYTES), digest.hexdigest(), size)
-    except BaseException:
-        file.close()
-        raise
 
 
 # --- callers that leave

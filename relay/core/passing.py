@@ -11,6 +11,9 @@ Header = tuple[bytes, bytes]
 Fate = Literal["made", "refused", "unknown"]
 """Of a create: something was made, nothing was made, or nobody can tell."""
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""They only read (RFC 9110 section 9.2.1)."""
+
 METADATA_HEADER = b"relay-metadata"
 CALLBACK_HEADER = b"relay-callback"
 CACHE_HEADER = b"relay-cache"

@@ -17,6 +17,7 @@ from relay.api.dropin import Body, Extra, Passing, Reply
 from relay.api.ports import TrackRequest
 from relay.clock import Clock
 from relay.core.passing import Header, fate_of, readable_only
+from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.records import Intent
 from relay.dropin.forwarding import Definitions, Forwarding, Pollers, Stopping, Streamed, Whole
 from relay.errors import Conflict, NoAnswer, NotSent, RequestError, StoreError
@@ -29,7 +30,6 @@ from relay.tracking import Tracking
 
 CREATE_SECONDS = 330.0
 """How long a create is waited for at most."""
-LEAST_SPACING_SECONDS = 60.0
 MOST_SPACING_SECONDS = 86_400.0
 REGISTER_TRIES = 3
 AGAIN_SECONDS = 1.0
@@ -106,9 +106,7 @@ class Creates:
         passing = replace(passing, headers=readable_only(passing.headers))
         try:
             async with asyncio.timeout(CREATE_SECONDS):
-                answer = await self._forwarding.send(
-                    passing, body.start if len(body.start) == body.size_bytes else body.parts
-                )
+                answer = await self._forwarding.send(passing, body.parts if body.whole is None else body.whole)
                 content, is_whole = await self._forwarding.until_the_end(answer.read(MAX_ANSWER_BYTES))
         except NotSent as error:
             await self._settle(intent, None)
@@ -220,10 +218,10 @@ def _object(body: bytes) -> Mapping[str, Any]:
 
 def _spacing(definition: SourceDefinition, body: Body) -> float | None:
     """The least seconds to its predecessor that the create asks for; None where it says nothing of the kind."""
-    value = _object(body.start).get(definition.spacing_field) if len(body.start) == body.size_bytes else None
+    value = _object(body.whole or b"").get(definition.spacing_field)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return min(max(float(value), LEAST_SPACING_SECONDS), MOST_SPACING_SECONDS)
+    return min(max(float(value), DEFAULT_SPACING_SECONDS), MOST_SPACING_SECONDS)
 
 
 def _text_of(headers: Sequence[Header], name: bytes) -> str | None:

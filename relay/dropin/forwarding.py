@@ -9,14 +9,13 @@ import structlog
 
 from relay.api.dropin import Cache, Passing, Reply, Speaker
 from relay.clock import Clock, http_date
-from relay.core.passing import Header
+from relay.core.passing import SAFE_METHODS, Header
 from relay.core.records import Intent
 from relay.errors import NoAnswer, NotSent, RelayError
 from relay.poller import Poller
 from relay.sources.definition import SourceDefinition
 from relay.sources.passage import Passage, PassedAnswer, PassedRequest
 
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_TYPE = (b"content-type", b"application/json")
 
 Value = TypeVar("Value")
@@ -145,7 +144,7 @@ class Forwarding:
         """What a caller is told whose request got no answer, or was not sent."""
         if isinstance(error, NotSent):
             code, says = "relay_upstream_unreachable", f"{error}. Nothing was sent: it is safe to send it again"
-        elif passing.method in SAFE:
+        elif passing.method in SAFE_METHODS:
             code, says = "relay_upstream_no_answer", f"{error}. It only reads: it is safe to send it again"
         else:
             listed = "" if intent is None else f", listed as {intent.id} at /v1/intents"
