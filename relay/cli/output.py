@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+MAX_KEPT_ID_WIDTH = 40
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to list at most.")]
 
@@ -58,8 +60,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.upper(), overflow="fold")
+    for place, column in enumerate(columns):
+        # An id is copied into the next command: it stays on one line, whatever has to give way for it.
+        kept = min(max(len(row[place]) for row in cells), MAX_KEPT_ID_WIDTH) if column == "id" else None
+        table.add_column(column.upper(), overflow="fold", min_width=kept)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
