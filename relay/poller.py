@@ -159,16 +159,19 @@ class Poller:
         """Plans the open jobs that the store knows; others may be registered meanwhile. Returns how many there are."""
         self.loading = True
         count, reading = 0, self._read_after("")
-        while jobs := await reading:
-            reading = self._read_after(jobs[-1].uid)  # while these are planned the next ones are read
-            for number, job in enumerate(jobs):
-                if not self._plans(job.uid):  # it may have been registered meanwhile
-                    self._plan(job)
-                if number % PLANNED_AT_ONCE == 0:
-                    await asyncio.sleep(0)  # a million jobs must not hold up the API
-            count += len(jobs)
-        self.loading = False
-        self.changed()
+        try:
+            while jobs := await reading:
+                reading = self._read_after(jobs[-1].uid)  # while these are planned the next ones are read
+                for number, job in enumerate(jobs):
+                    if not self._plans(job.uid):  # it may have been registered meanwhile
+                        self._plan(job)
+                    if number % PLANNED_AT_ONCE == 0:
+                        await asyncio.sleep(0)  # a million jobs must not hold up the API
+                count += len(jobs)
+        finally:
+            reading.cancel()
+            self.loading = False
+            self.changed()
         return count
 
     def _read_after(self, uid: str) -> asyncio.Task[list[PlannedJob]]:
@@ -308,15 +311,18 @@ class Poller:
             await self.look(uid)
             self._look_again()
         except StoreError as error:
-            log.error("look_failed", job_uid=uid, error=str(error))
-            self._unwritten.add(uid)
-            self.planner.failed(uid, OK, {}, self._clock())  # the upstream has done nothing wrong
+            self._not_written(uid, error)
         except Exception:
             log.exception("look_failed", job_uid=uid)
             self.planner.failed(uid, None, {}, self._clock())
         finally:
             self._in_flight.discard(uid)
             self.changed()
+
+    def _not_written(self, uid: str, error: StoreError) -> None:
+        log.error("look_failed", job_uid=uid, error=str(error))
+        self._unwritten.add(uid)
+        self.planner.failed(uid, OK, {}, self._clock())  # the upstream has done nothing wrong
 
     def _look_again(self) -> None:
         """The database takes writes: what it refused to write of other jobs is looked at once more."""
@@ -363,9 +369,7 @@ class Poller:
             if look is not None:
                 self.forget(uid)
         except StoreError as error:
-            log.error("look_failed", job_uid=uid, error=str(error))
-            self._unwritten.add(uid)
-            self.planner.failed(uid, OK, {}, self._clock())
+            self._not_written(uid, error)
         finally:
             self._in_flight.discard(uid)
             self.changed()

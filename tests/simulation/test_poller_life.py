@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from relay.core.planner import Planner
+from relay.errors import StoreError
 from relay.testing import ScriptedError, ScriptedLook
 from tests.schema_check import check_event
 from tests.simulation_world import open_world, seen
@@ -402,3 +403,15 @@ async def test_a_job_that_is_registered_while_others_are_loaded_is_planned_once(
         assert not world.poller.loading
         assert world.poller.planner.stats(world.clock()).open_jobs == 4
         assert world.poller.planner.next_poll_at(fresh[0]) is not None
+
+
+async def test_a_load_that_is_broken_off_is_not_under_way_any_more(tmp_path):
+    async with open_world(tmp_path) as world:
+
+        async def away(*place, after_uid, count):
+            raise StoreError("the disk is away")
+
+        world.poller._jobs.open_jobs = away
+        with pytest.raises(StoreError):
+            await world.poller.load_jobs()
+        assert not world.poller.loading
