@@ -24,7 +24,7 @@ async def readiness(
         await probe.check(now)
         unknown = await store.intents.count_unknown(now)
         if unknown:
-            notes.append(f"whether {unknown} create(s) were carried out is unknown: see GET /v1/intents")
+            notes.append(f"what came of {unknown} create{'s' if unknown > 1 else ''} is unknown: see GET /v1/intents")
         checks["database"] = "ok"
         if store.database.trouble is not None:
             checks["database"] = "failing"

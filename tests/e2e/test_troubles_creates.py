@@ -92,7 +92,7 @@ async def suspects(world: RelayWorld, reason: str, number: int = 0, **fields: An
     assert {name: intent[name] for name in wanted} == wanted
     status, document = await world.call("GET", "/readyz")
     assert status == 200
-    assert "whether 1 create(s) were carried out is unknown: see GET /v1/intents" in document["notes"]
+    assert "what came of 1 create is unknown: see GET /v1/intents" in document["notes"]
     code, lines = await world.run("intents", "list", "--json")
     assert code == 0
     assert json.loads("\n".join(lines)) == [intent]
