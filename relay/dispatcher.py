@@ -129,6 +129,7 @@ class Dispatcher:
         self._tasks = Tasks()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._ended = False
         self._leases = 0
         self._starved = False
 
@@ -250,10 +251,11 @@ class Dispatcher:
 
     async def stop(self, timeout_seconds: float) -> None:
         """Claims nothing more and finishes what is in flight within the time; what remains keeps its lease until that
-        runs out, since nobody knows whether it arrived."""
+        runs out, since nobody knows whether it arrived. What comes to be claimed only then is given back unsent."""
         self._stopping = True
         self._wake.set()
         await self._tasks.finish(timeout_seconds)
+        self._ended = True
 
     # --- claiming
 
@@ -299,7 +301,10 @@ class Dispatcher:
         self._metrics.deliveries_in_flight.inc()
         try:
             while True:
-                if not has_slot and not await self.slots.occupy_again(target):
+                if self._ended and has_slot:  # claimed or recorded while it ended: nobody would wait for an answer
+                    self._vacate(target)
+                    has_slot = False
+                if self._ended or not (has_slot or await self.slots.occupy_again(target)):
                     await self._deliveries.release([claimed], self._clock())
                     self._wake.set()
                     break

@@ -32,8 +32,10 @@ class Tasks:
 
     async def finish(self, timeout_seconds: float) -> None:
         """Lets all end within the time, and cancels the rest."""
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=timeout_seconds)
-        while self._running:  # one that ends may have started another
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + timeout_seconds
+        while self._running and (left := ends_at - loop.time()) > 0:  # one that ends may have started another
+            await asyncio.wait(list(self._running), timeout=left)
+        while self._running:
             self.cancel()
             await asyncio.wait(list(self._running))

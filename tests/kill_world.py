@@ -645,7 +645,8 @@ def duplicates_by_kill(world: World) -> tuple[Counter[int], int]:
                 n for n, (at, ended) in kills if last.came_at <= ended + NOTICE_SECONDS and at <= arrival.came_at
             ]
             after = arrival.came_at - last.came_at
-            assert between, f"{arrival.event_id} came again without a crash, {after:.2f} s after {last}"
+            lives = [f"{at - last.came_at:+.2f} to {ended - last.came_at:+.2f} s" for at, ended in world.relay.kills]
+            assert between, f"{arrival.event_id} came again without a crash, {after:.2f} s after {last}; killed {lives}"
             found[between[0]] += 1
         if not arrival.refused:
             had[arrival.event_id] = arrival

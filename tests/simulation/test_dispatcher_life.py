@@ -10,6 +10,7 @@ from standardwebhooks import Webhook
 from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
 from tests.simulation_world import SECRET, open_world, seen
+from tests.store_kit import rows
 
 
 def life(*statuses: str):
@@ -253,6 +254,31 @@ async def test_what_is_in_flight_at_the_end_is_finished(tmp_path):
         await world.dispatcher.run_once()
         await world.dispatcher.stop(5.0)
         assert await states(world) == ["delivered"]
+
+
+async def test_what_is_recorded_only_after_the_end_is_given_back_unsent(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        await world.register("a", seen("queued"))
+        world.clock.advance(1)
+        await world.dispatcher.run_once()
+        record, leases = world.store.jobs.record, []
+
+        async def while_it_ends(one):
+            claimed = await record(one)
+            leases.extend(claimed)
+            await world.dispatcher.stop(5.0)
+            return claimed
+
+        world.store.jobs.record = while_it_ends
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.drain()
+        assert len(leases) == 1
+        assert world.sink.requests == []
+        assert await states(world) == ["pending"]
+        assert world.dispatcher.slots.in_flight == 0
+        assert await rows(world.store, "SELECT id FROM deliveries WHERE lease_token IS NOT NULL") == []
 
 
 @pytest.mark.parametrize("crash", ["before_send", "after_send", "after_mark"])
