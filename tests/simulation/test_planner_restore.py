@@ -4,15 +4,11 @@ import json
 import random
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.bucket import Bucket
-
-pytestmark = pytest.mark.no_cover
-"""Thousands of looks: what they run through is covered elsewhere, and counting it would take longer than the tests."""
 
 NOW = 1_779_271_200.0
 CHANNELS = ("email", "linkedin", "")

@@ -18,9 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from polling_workloads import SimulatedJob, World, make
 from polling_world import Looker, Outcome, SharedLimit, simulate
 
-pytestmark = pytest.mark.no_cover
-"""Thousands of looks: what they run through is covered elsewhere, and counting it would take longer than the tests."""
-
 BEGINNING = 1_800_000_000.0
 CHANNELS = ("linkedin", "email", "whatsapp")
 LIMIT = 60

@@ -21,9 +21,6 @@ from polling_baselines import GoogleDefault, HintedBackoff
 from polling_workloads import EPOCH, LANE_SPAN_SECONDS, MIX_SPAN_SECONDS, SimulatedJob, World, make
 from polling_world import Outcome, SharedLimit, simulate
 
-pytestmark = pytest.mark.no_cover
-"""Thousands of looks: what they run through is covered elsewhere, and counting it would take longer than the tests."""
-
 TIMES = ("scheduled_at", "started_at", "finished_at", "next_attempt_at")
 
 

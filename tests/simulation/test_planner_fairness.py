@@ -21,9 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from polling_workloads import World, make
 from polling_world import simulate
 
-pytestmark = pytest.mark.no_cover
-"""Thousands of looks: what they run through is covered elsewhere, and counting it would take longer than the tests."""
-
 NOW = 1_779_271_200.0
 RUNNING = {"status": "running", "action": "a", "channel": "c", "started_at": NOW}
 LONGEST = 300.0
