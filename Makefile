@@ -26,8 +26,8 @@ SOAK_CASES ?= 20000
 SOAK_KILLS ?= 500
 SOAK_SEED ?= 20260520
 
-# A file's tests stay together, since they share its databases. Units compute: one worker a processor. The others wait
-# for processes and databases most of the time: two.
+# A file's tests stay together, since they share its databases. Units and simulations compute: one worker a processor.
+# The others wait for processes and databases most of the time: two.
 AT_ONCE := -q --dist loadfile --no-loadscope-reorder
 TWO_A_PROCESSOR := $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
@@ -58,8 +58,10 @@ test: lint
 	@echo "==> pytest: the units, and with them every branch of relay/core"
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest $(AT_ONCE) -n auto tests/unit --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+	echo "==> pytest: simulations, and whatever a parser may be given"
+	$(BIN)/python -m pytest $(AT_ONCE) -n auto tests/simulation tests/fuzz
 	echo "==> pytest: all others"
-	$(BIN)/python -m pytest $(AT_ONCE) -n $(TWO_A_PROCESSOR) --ignore=tests/unit
+	$(BIN)/python -m pytest $(AT_ONCE) -n $(TWO_A_PROCESSOR) --ignore=tests/unit --ignore=tests/simulation --ignore=tests/fuzz
 	echo "==> all checks passed"
 
 bench: $(READY)

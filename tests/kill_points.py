@@ -1,7 +1,7 @@
 """Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark, of a
 create that a caller sends through it, or of a replay.
 
-`tests/kill_runner.py` puts the stops in; `test_kill_points.py`, `test_kill_create_points.py` and
+`tests/kill_stops.py` puts the stops in; `test_kill_points.py`, `test_kill_create_points.py` and
 `test_kill_replay_points.py` in `tests/e2e/` stop at each.
 """
 

@@ -1,21 +1,17 @@
 """A relay that is killed, an upstream and a sink that are not, and what is checked when all is quiet again.
 
-The upstream (`relay sandbox`) and the relay (`relay serve`) are processes of their own, forked by `kill_runner`; the
+The upstream (`relay sandbox`) and the relay (`relay serve`) are processes of their own, forked by `fork_server`; the
 sink and whoever registers jobs live in the test's process.
 """
 
 import asyncio
-import atexit
 import contextlib
 import functools
-import json
 import os
 import random
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -33,6 +29,7 @@ from relay.keys import new_key
 from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
 from relay.store import migrations
 from relay.store.database import url_of as sqlite_url_of
+from tests.forks import Forked
 from tests.postgres_server import PostgresServer
 
 SEED = int(os.environ.get("KILL_TEST_SEED", "20260520"))
@@ -111,106 +108,6 @@ delivery:
 """
 
 
-class Runner:
-    """The process that forks the others (see `kill_runner`): one for each process of tests."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._names = 0
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("kill_runner.py"))],
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        atexit.register(self.close)
-
-    async def ask(self, **order: Any) -> Any:
-        return await asyncio.to_thread(self.ask_now, **order)
-
-    def ask_now(self, **order: Any) -> Any:
-        """Carries out an order, in the calling thread."""
-        with self._lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        assert answer, "the runner has ended"
-        return json.loads(answer)
-
-    def new_name(self, kind: str) -> str:
-        self._names += 1
-        return f"{kind}-{self._names}"
-
-    def close(self) -> None:
-        """Kills what it still runs."""
-        self._process.communicate()
-
-
-@functools.cache
-def runner() -> Runner:
-    return Runner()
-
-
-class Forked:
-    """A command of the relay as a process that can be killed and started again."""
-
-    def __init__(self, kind: str, folder: Path, environ: Mapping[str, str] | None = None) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
-        self.environ = {**clean, "XDG_STATE_HOME": str(folder), **(environ or {})}
-        self.folder = folder
-        self.log = folder / f"{kind}.log"
-        self.name = runner().new_name(kind)
-        self.running = False
-
-    async def start(
-        self,
-        *arguments: str,
-        stop: tuple[str, int] | None = None,
-        constants: Mapping[str, float] | None = None,
-    ) -> None:
-        await runner().ask(
-            start=self.name,
-            arguments=arguments,
-            environ=self.environ,
-            folder=str(self.folder),
-            log=str(self.log),
-            stop=stop,
-            constants=dict(constants or {}),
-        )
-        self.running = True
-
-    async def signal(self, number: int) -> None:
-        await runner().ask(signal=self.name, number=int(number))
-
-    async def ended(self, seconds: float) -> int | None:
-        """Waits for its end so long. Its exit code, negative for a signal; None when it is still there."""
-        latest = time.monotonic() + seconds
-        while True:
-            code: int | None = await runner().ask(wait=self.name, seconds=min(seconds, 0.05))
-            if code is not None:
-                self.running = False
-                return code
-            if time.monotonic() > latest:
-                return None
-
-    async def kill(self) -> None:
-        """SIGKILL, at once. It must have lived until then: a relay that ends by itself has failed."""
-        await self.signal(signal.SIGKILL)
-        code = await self.ended(10)
-        assert code == -signal.SIGKILL, f"it ended by itself ({code}):\n{self.log_tail()}"
-
-    def close(self) -> None:
-        if self.running:
-            self.running = False
-            runner().ask_now(signal=self.name, number=int(signal.SIGKILL))
-            runner().ask_now(wait=self.name, seconds=10)
-
-    def log_tail(self) -> str:
-        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
-
-
 class Relay(Forked):
     """`relay serve` on one port and one database."""
 
@@ -244,7 +141,7 @@ class Relay(Forked):
         self.kills.append((began_at, time.monotonic()))
 
     async def thaw(self) -> None:
-        """Lets it go on after the runner's `freeze`."""
+        """Lets it go on after the fork server's `freeze`."""
         await self.signal(signal.SIGCONT)
 
     async def killed_itself(self, seconds: float) -> None:

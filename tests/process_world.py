@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from tests.forks import ForkedPopen
+
 DEADLINE_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 0.2
 UNDER_LIMITS = """\
@@ -35,6 +37,8 @@ class Process:
 
     `limits`: `RLIMIT_NOFILE=64` and the like, soft limits; `UNPRIVILEGED`: file permissions hold for root too.
     `program`: another one than `relay`, such as a shell in which `relay` is called.
+
+    Without one, without limits and without variables for Python itself, it is forked by `fork_server`.
     """
 
     def __init__(
@@ -48,21 +52,29 @@ class Process:
     ) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
         environ.pop("DATABASE_URL", None)
-        how = ["-c", UNDER_LIMITS, limits] if limits else ["-m", "relay"]
-        self.popen = subprocess.Popen(
-            [*(program or [sys.executable, *how]), *arguments],
-            cwd=folder,
-            env={**environ, "PYTHONPATH": os.getcwd(), "XDG_STATE_HOME": str(folder / "state"), **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        environ |= {"PYTHONPATH": os.getcwd(), "XDG_STATE_HOME": str(folder / "state"), **variables}
+        self.popen: subprocess.Popen[bytes] | ForkedPopen
+        reading, writing = zip(os.pipe(), os.pipe(), strict=True)
+        try:
+            if program or limits or any(name.startswith("PYTHON") for name in variables):
+                how = ["-c", UNDER_LIMITS, limits] if limits else ["-m", "relay"]
+                self.popen = subprocess.Popen(
+                    [*(program or [sys.executable, *how]), *arguments],
+                    cwd=folder,
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=writing[0],
+                    stderr=writing[1],
+                )
+            else:
+                stdout, stderr = (f"/proc/{os.getpid()}/fd/{number}" for number in writing)
+                self.popen = ForkedPopen(arguments, folder, environ, stdout=stdout, stderr=stderr)
+        finally:
+            for number in writing:
+                os.close(number)
         self.lines: list[str] = []
         self._queue: queue.Queue[str] = queue.Queue()
-        assert self.popen.stdout is not None
-        assert self.popen.stderr is not None
-        self._pipes = [self.popen.stdout, self.popen.stderr]
+        self._pipes = [os.fdopen(number, encoding="utf-8") for number in reading]
         self._threads = [threading.Thread(target=self._read, args=(pipe,)) for pipe in self._pipes]
         for thread in self._threads:
             thread.start()

@@ -1,17 +1,29 @@
 """The commands as processes: a sandbox, a relay on a free port, and what a person does with them."""
 
+import functools
 import json
 import re
 import signal
 import socket
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.process_world import Start
+from tests.process_world import Start, processes
+
+AS_TYPED = (sys.executable, "-m", "relay")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts it as a shell does, imports and all."""
+    with processes(tmp_path) as begin:
+        yield functools.partial(begin, program=AS_TYPED)
 
 
 class World:

@@ -30,7 +30,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_world import KILL_COUNT, SEED, Relay, World, check_the_promise, open_world, runner
+from tests.forks import fork_server
+from tests.kill_world import KILL_COUNT, SEED, Relay, World, check_the_promise, open_world
 from tests.wal_file import Wal, read_wal
 
 CUTS = max(1, KILL_COUNT // 4)
@@ -69,7 +70,7 @@ async def frozen(world: World) -> Files:
     """The files of this moment; the relay stays frozen."""
     registered = frozenset(world.registered)
     arrived = frozenset((one.subject, one.sequence, one.event_id) for one in world.sink.arrivals)
-    assert await runner().ask(freeze=world.relay.name), world.relay.log_tail()
+    assert await fork_server().ask(freeze=world.relay.name), world.relay.log_tail()
     main, log, _ = files_of(world.relay.folder)
     content = log.read_bytes() if log.exists() else b""
     return Files(main=main.read_bytes(), log=content, registered=registered, arrived=arrived)
