@@ -84,11 +84,13 @@ async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
 
 
 def demo_settings(plan: Plan, *, database: str, sandbox_url: str, port: int) -> Settings:
-    """A node's settings for the demo: plain http within loopback, and the polling intervals divided by the speed."""
+    """A node's settings for the demo: plain http within loopback, the polling intervals divided by the speed, and the
+    whole limit, since nobody else uses the key: the plain poller that it is compared with has the whole limit too."""
     defaults = PollingSettings()
     polling = PollingSettings(
         min_interval_seconds=defaults.min_interval_seconds / plan.speed,
         max_interval_seconds=defaults.max_interval_seconds / plan.speed,
+        reserve=0.0,
     )
     source = SourceSettings(
         base_url=sandbox_url, accounts={"default": AccountSettings(api_key=API_KEY)}, polling=polling
