@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import orjson
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Router
 
 from relay.api.catalogue import OPERATIONS
 from relay.api.front import Front
@@ -17,18 +17,14 @@ from relay.api.resource import routes_of
 from relay.resources import schemas_dir
 
 
-def create_api(ports: Ports) -> Starlette:
+def create_api(ports: Ports) -> Front:
     """The API over these ports. It opens and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
     context = Context(ports=ports, schemas=schemas, openapi=openapi_json(ports.settings, ports.kinds.names))
-    api = Starlette(
-        routes=routes_of(context, OPERATIONS),
-        middleware=[Middleware(Front, context=context)],
-        exception_handlers={HTTPException: on_http_exception},
-    )
-    api.router.redirect_slashes = False  # a path with a slash at its end is another path
-    api.state.context = context
-    return api
+    # A path with a slash at its end is another path.
+    router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
+    # Not `Starlette`: what it would add, an answer to any other exception, is the front's to give.
+    return Front(ExceptionMiddleware(router, handlers={HTTPException: on_http_exception}), context)
 
 
 def openapi_json(settings: ApiSettings, kinds: Sequence[str]) -> bytes:

@@ -24,8 +24,8 @@ class Front:
     """The outermost layer; no exception leaves it unless an answer has begun."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
+        self.context = context
         self._app = app
-        self._context = context
         self._passed_paths = context.ports.settings.passed_paths
         self._proxy = Proxy(context)
         self._tells_all = bool(log.bind().is_enabled_for(logging.DEBUG))
@@ -35,9 +35,10 @@ class Front:
             await self._app(scope, receive, send)
             return
         if scope["path"].startswith(self._passed_paths):
-            exchange = _Exchange(self._proxy, self._context, scope, send, self._tells_all, unchanged=True)
+            exchange = _Exchange(self._proxy, self.context, scope, send, self._tells_all, unchanged=True)
         else:
-            exchange = _Exchange(self._app, self._context, scope, send, self._tells_all)
+            scope["app"] = self  # with one, starlette's routes raise what they refuse, and it becomes a problem+json
+            exchange = _Exchange(self._app, self.context, scope, send, self._tells_all)
         await exchange.run(receive)
 
 

@@ -64,12 +64,13 @@ class Proxy:
         if method == "CONNECT":
             raise InvalidRequest("CONNECT asks for a tunnel: it is not passed on", code="no_tunnels", status=400)
         query = scope["query_string"].decode("latin-1")
-        has_body = _has_body(scope["headers"])
+        has_body, fresh, prefers = _traits(scope["headers"])
         external_id = None if has_body else dropin.job_read(speaker, method, path, query)
-        fresh, wait_seconds = False, 0.0
+        wait_seconds = 0.0
         if external_id is not None:
             scope["relay.operation"] = "read"
-            fresh, wait_seconds = _asked(scope)
+            if prefers:
+                wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0)
             known = None if fresh else dropin.known(speaker, external_id, ended=wait_seconds > 0)
             if known is not None:
                 return known
@@ -132,14 +133,19 @@ class Proxy:
         return reply
 
 
-def _asked(scope: Scope) -> tuple[bool, float]:
-    """Whether the caller wants an answer of the upstream's own, and how long it would wait for the job's end."""
-    fresh, prefers = False, False
-    for name, value in scope["headers"]:
-        if name == b"cache-control" and (b"no-cache" in value.lower() or b"no-store" in value.lower()):
-            fresh = True
-        prefers = prefers or name == b"prefer"
-    return fresh, float(preferred_seconds(Headers(scope=scope)) or 0) if prefers else 0.0
+def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
+    """Whether a request has a body, wants an answer of the upstream's own, and has a preference (RFC 7240)."""
+    has_body = fresh = prefers = False
+    for name, value in headers:
+        if name == b"content-length":
+            has_body = has_body or value.strip() != b"0"
+        elif name == b"transfer-encoding":
+            has_body = True
+        elif name == b"cache-control":
+            fresh = fresh or b"no-cache" in value.lower() or b"no-store" in value.lower()
+        elif name == b"prefer":
+            prefers = True
+    return has_body, fresh, prefers
 
 
 def _extra(headers: Sequence[Header], context: Context) -> Extra:
@@ -171,12 +177,6 @@ def _metadata(value: bytes) -> dict[str, Any]:
 def _bad(header: str, why: str) -> InvalidRequest:
     code = header.lower().replace("relay-", "invalid_")
     return InvalidRequest(f"{header}: {why}. Nothing was sent", code=code, status=400)
-
-
-def _has_body(headers: Sequence[Header]) -> bool:
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0") for name, value in headers
-    )
 
 
 # --- bodies

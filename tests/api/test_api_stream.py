@@ -189,7 +189,7 @@ def scope_of(path):
 
 async def test_the_number_of_streams_is_bounded_and_a_client_that_goes_gives_its_place_back(client, world):
     api = create_api(world.ports())
-    slots = api.state.context.streams
+    slots = api.context.streams
     slots.most = 1
     waiting, gone = asyncio.Event(), asyncio.Event()
 
