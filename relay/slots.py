@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from relay.core.concurrency import Concurrency
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
-
-START_CONCURRENCY = 8
 
 
 class Kind(Protocol):
@@ -39,6 +38,7 @@ class Target:
     in_flight  slots taken: requests that are out, or about to be
     marking    what waits for a commit: attempts that have ended, or the deliveries to be taken over in their place
     queue      deliveries taken over in such a commit that wait for a slot
+    concurrency  how many slots it has use for, by what became of its attempts
     rate       sends a second at most, one at a time; None: as many as there are slots
     known      whether its subscription is still there; what is in flight outlives one that was removed
     """
@@ -47,7 +47,7 @@ class Target:
     kind: Kind
     host: "_Host"
     shown_sink: str
-    limit: int
+    concurrency: Concurrency
     rate: float | None
     known: bool = True
     in_flight: int = 0
@@ -67,6 +67,13 @@ class Target:
     def may_send(self, now: float) -> bool:
         """Whether the sink is to be sent anything now, slots apart."""
         return self.subscription.state == "enabled" and self.paused_until <= now and self.next_send_at <= now
+
+    def answered(self, response: Response, outcome: Outcome, *, in_flight: int, limit: int) -> None:
+        """What became of an attempt that went out as one of `in_flight`, of `limit` at most then."""
+        if outcome.verdict == "delivered":
+            self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, limit=limit)
+        elif response.error == "timeout":
+            self.concurrency.timed_out()
 
 
 @dataclass(slots=True, eq=False)
@@ -107,11 +114,11 @@ class Slots:
     def _adopt(self, subscription: Subscription, kind: Kind) -> None:
         host = self._hosts.setdefault(_host_of(subscription.sink), _Host())
         shown_sink = kind.redacted_url(subscription.sink)
-        limit = subscription.concurrency or START_CONCURRENCY
+        ceiling = subscription.concurrency or self.per_host
         rate = subscription.rate_per_second or kind.rate_per_second
         target = self._targets.get(subscription.id)
         if target is None:
-            target = Target(subscription, kind, host, shown_sink, limit, rate)
+            target = Target(subscription, kind, host, shown_sink, Concurrency(ceiling=ceiling), rate)
             target.failing_since = subscription.failing_since
             target.paused_until = target.pause_written = subscription.paused_until or 0.0
             self._targets[subscription.id] = target
@@ -121,14 +128,14 @@ class Slots:
         elif subscription.paused_until is not None:  # another node was told
             target.paused_until = max(target.paused_until, subscription.paused_until)
         target.subscription, target.kind, target.host, target.shown_sink = subscription, kind, host, shown_sink
-        target.limit, target.rate = limit, rate
+        target.concurrency.ceiling, target.rate = ceiling, rate
         host.targets.append(target)
         host.in_flight += target.in_flight
 
     def free(self, target: Target) -> int:
         """How many more of its deliveries may be claimed."""
         host = target.host
-        limit = min(target.limit, self.per_host) if target.rate is None else 1
+        limit = min(target.concurrency.limit, self.per_host) if target.rate is None else 1
         if len(host.targets) > 1 and any(
             (other.waiting or other.in_flight) and other is not target for other in host.targets
         ):

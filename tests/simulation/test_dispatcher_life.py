@@ -211,6 +211,54 @@ async def test_a_slow_sink_takes_no_more_than_its_slots(tmp_path):
         assert await world.store.deliveries.pending_count() == 0
 
 
+async def at_once(world, answer: Response, *, rounds: int, count: int, **settings) -> list[int]:
+    """How many requests were out at once in each round of a sink that lets all of them wait, then gives one answer."""
+    waiting: list[asyncio.Future[Response]] = []
+
+    async def slow(request, *, timeout_seconds):
+        waiting.append(asyncio.get_running_loop().create_future())
+        return await waiting[-1]
+
+    async def settled():
+        """Until all that has a slot waits at the sink, and nothing more is claimed."""
+        for _ in range(3):
+            await world.dispatcher.run_once()
+            while any(target.marking or target.in_flight != len(waiting) for target in world.dispatcher.slots):
+                await asyncio.to_thread(lambda: None)
+
+    world.sink.send = slow
+    await world.subscribe(ordering="none", retry_schedule_seconds=(0.0,) * 50, **settings)
+    for name in range(count):
+        await world.register(f"job{name}", seen("queued"))
+    world.clock.advance(1)
+    await world.poller.run_once()
+    await world.poller.drain()
+    found = []
+    for _ in range(rounds):
+        world.clock.advance(1)
+        await settled()
+        found.append(len(waiting))
+        for one in waiting:
+            one.set_result(answer)
+        waiting.clear()
+    world.dispatcher.cut_off()
+    return found
+
+
+async def test_a_slow_sink_that_keeps_up_gets_more_at_once_up_to_its_ceiling(tmp_path):
+    async with open_world(tmp_path) as world:
+        answer = Response(started_at=0.0, duration_ms=5_000.0, status_code=200)
+        assert await at_once(world, answer, rounds=4, count=90, concurrency=20) == [8, 16, 20, 20]
+
+
+async def test_a_sink_that_lets_all_time_out_is_left_with_one_slot(tmp_path):
+    async with open_world(tmp_path) as world:
+        answer = Response(started_at=0.0, duration_ms=5_000.0, error="timeout")
+        found = await at_once(world, answer, rounds=4, count=40)
+        assert found[0] == 8
+        assert found[1:] == [1, 1, 1]
+
+
 async def test_a_rate_is_kept(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe(rate_per_second=0.5)
