@@ -397,6 +397,13 @@ async def dropin(scale: float) -> list[dict[str, Any]]:
     return await asyncio.to_thread(measure, scale)
 
 
+async def isolation(scale: float) -> list[dict[str, Any]]:
+    """Healthy sinks beside dead and slow ones: see isolation.py."""
+    from isolation import measure
+
+    return await measure(scale)
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     return {
@@ -413,6 +420,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     plan: list[tuple[str, Any]] = [
         ("deliveries", lambda: deliveries(int(20_000 * scale))),
+        ("isolation", lambda: isolation(scale)),
         ("registrations", lambda: registrations(int(10_000 * scale))),
         ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
         ("memory", memory),
@@ -449,7 +457,7 @@ def show(results: list[dict[str, Any]]) -> bool:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="deliveries, registrations, batches, memory, planner or dropin")
+    parser.add_argument("--only", help="deliveries, isolation, registrations, batches, memory, planner or dropin")
     parser.add_argument("--scale", type=float, default=1.0, help="how much work, 1 being usual")
     options = parser.parse_args()
     import structlog

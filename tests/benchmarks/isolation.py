@@ -1,0 +1,263 @@
+"""Healthy sinks beside ill ones: 94 of 100 answer at once, the others are dead, slow, dripping, rude, refuse for an hour
+or answer with 10 MB. Each round is measured twice in one run, with the ill ones paused and with all of them enabled:
+
+burst  a backlog for all: deliveries a second to the healthy ones, until each of them has all of it
+paced  a few looks a second: the time from the commit of an event to its arrival at each healthy sink
+
+`python isolation.py` prints what came of it; `run.py` has it in its table.
+"""
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from relay.core.signing import ID_HEADER
+from relay.core.subscription import SigningSecret, Subscription
+from relay.ids import new_id
+from relay.process import settle
+
+HEALTHY = 94
+ILL = ("dead", "slow", "dripping", "resetting", "busy", "huge")
+SLOW_SECONDS = 5.0
+TIMEOUT_SECONDS = 10.0
+BURST_LOOKS = 60
+PACED_LOOKS = 60
+PACED_SECONDS = 0.2
+LATEST_SECONDS = 120.0
+
+
+class Sinks:
+    """A hundred listeners of one process; `arrived` has when each healthy one got which event."""
+
+    def __init__(self) -> None:
+        self.arrived: dict[str, dict[str, float]] = {}
+        self.requests: dict[str, int] = {}
+
+    async def serve(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection to the sink of that name."""
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+                await reader.readexactly(int(fields[b"content-length"]))
+                self.requests[name] = self.requests.get(name, 0) + 1
+                if name not in ILL:
+                    self.arrived[name][fields[ID_HEADER.encode()].decode()] = time.time()
+                    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+                elif not await self._ill(name, writer):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _ill(self, name: str, writer: asyncio.StreamWriter) -> bool:
+        """Answers as this one does. False where that ends the connection."""
+        if name == "dead":
+            await asyncio.sleep(3600)
+        elif name == "slow":
+            await asyncio.sleep(SLOW_SECONDS)
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        elif name == "dripping":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3600\r\n\r\n")
+            for _ in range(3600):
+                writer.write(b".")
+                await writer.drain()
+                await asyncio.sleep(1)
+        elif name == "resetting":
+            writer.transport.abort()
+            return False
+        elif name == "busy":
+            writer.write(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n")
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n")
+            for _ in range(100):
+                writer.write(b"x" * 100_000)
+                await writer.drain()
+        return True
+
+
+async def sinks_main() -> None:
+    """The process of the sinks: a line with their ports, then at each line of input one with what arrived since."""
+    sinks, loop = Sinks(), asyncio.get_running_loop()
+    ports: dict[str, int] = {}
+    for name in [*(f"healthy-{number}" for number in range(HEALTHY)), *ILL]:
+        sinks.arrived[name] = {}
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str = name) -> None:
+            await sinks.serve(name, reader, writer)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
+        ports[name] = server.sockets[0].getsockname()[1]
+    print(json.dumps(ports), flush=True)
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        found = {name: events for name, events in sinks.arrived.items() if name not in ILL}
+        print(json.dumps({"arrived": found, "requests": sinks.requests}), flush=True)
+        sinks.arrived = {name: {} for name in sinks.arrived}
+        sinks.requests = {}
+
+
+class World:
+    """A node, its hundred subscriptions, and the process of their sinks."""
+
+    def __init__(self, opened: Any, process: asyncio.subprocess.Process) -> None:
+        self.opened = opened
+        self.ids: dict[str, str] = {}
+        self._process = process
+        self._jobs = 0
+
+    async def subscribe(self) -> None:
+        """To all sinks; the ill ones are paused."""
+        now = time.time()
+        assert self._process.stdout is not None
+        ports: dict[str, int] = json.loads(await self._process.stdout.readline())
+        for name, port in ports.items():
+            subscription = Subscription(
+                id=new_id("sub", now),
+                sink=f"http://127.0.0.1:{port}/hook",
+                state="paused" if name in ILL else "enabled",
+                created_at=now,
+                timeout_seconds=TIMEOUT_SECONDS,
+                secrets=(SigningSecret(value="whsec_" + "c2VjcmV0" * 4),),
+            )
+            self.ids[name] = subscription.id
+            await self.opened.store.subscriptions.create(subscription)
+        self.opened.wake()
+
+    async def set_ill(self, state: str) -> None:
+        """Enables or pauses them; what waits for them is cancelled when they are paused."""
+        for name in ILL:
+            await self.opened.store.subscriptions.set_state(self.ids[name], state, time.time())
+        self.opened.wake()
+
+    async def look(self) -> dict[str, float]:
+        """One look with three events, recorded now: when, by event."""
+        from run import job_with_events
+
+        self._jobs += 1
+        registration, record = job_with_events(self._jobs, time.time())
+        await self.opened.store.jobs.register_many([registration])
+        await self.opened.store.jobs.record(record)
+        self.opened.wake()
+        return dict.fromkeys((event.id for event in record.events), time.time())
+
+    async def arrived(self) -> dict[str, Any]:
+        """What came to the sinks since the last call."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        found: dict[str, Any] = json.loads(await self._process.stdout.readline())
+        return found
+
+    async def all_of(self, events: dict[str, float]) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+        """When each healthy sink got each of these events, once all have all; and the requests by sink."""
+        times: dict[str, dict[str, float]] = {}
+        requests: dict[str, int] = {}
+        ends_at = time.monotonic() + LATEST_SECONDS
+        while sum(len(each.keys() & events.keys()) for each in times.values()) < HEALTHY * len(events):
+            if time.monotonic() > ends_at:
+                raise RuntimeError("the healthy sinks did not get all")
+            await asyncio.sleep(0.05)
+            found = await self.arrived()
+            for name, each in found["arrived"].items():
+                times.setdefault(name, {}).update(each)
+            for name, count in found["requests"].items():
+                requests[name] = requests.get(name, 0) + count
+        return times, requests
+
+
+@asynccontextmanager
+async def open_world(folder: Path) -> AsyncIterator[World]:
+    """A node over a database in that folder."""
+    from run import node
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(Path(__file__).resolve()), "sinks"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=1 << 26,
+    )
+    try:
+        async with node(folder) as opened:
+            world = World(opened, process)
+            await world.subscribe()
+            settle()
+            yield world
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def burst(world: World, looks: int) -> tuple[float, dict[str, int]]:
+    """Deliveries a second to the healthy sinks while all work through a backlog; and the requests by sink."""
+    begun = time.time()
+    events: dict[str, float] = {}
+    for _ in range(looks):
+        events |= await world.look()
+    times, requests = await world.all_of(events)
+    last = max(max(each.values()) for each in times.values())
+    return HEALTHY * len(events) / (last - begun), requests
+
+
+async def paced(world: World, looks: int) -> float:
+    """The 99th percentile of the seconds from an event's commit to its arrival at a healthy sink."""
+    events: dict[str, float] = {}
+    next_at = time.monotonic()
+    for _ in range(looks):
+        await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+        next_at += PACED_SECONDS
+        events |= await world.look()
+    times, _ = await world.all_of(events)
+    late = [at - events[id] for each in times.values() for id, at in each.items() if id in events]
+    return statistics.quantiles(late, n=100)[98]
+
+
+async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
+    """Rows of the table of run.py."""
+    looks = max(10, int(BURST_LOOKS * scale))
+    rates: dict[str, list[float]] = {"alone": [], "beside": []}
+    lates: dict[str, list[float]] = {"alone": [], "beside": []}
+    seen: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_world(Path(folder)) as world:
+            await burst(world, 10)  # connections are open, and what is built at the first use is there
+            for _ in range(3):
+                for way, state in (("alone", "paused"), ("beside", "enabled")):
+                    await world.set_ill(state)
+                    rate, requests = await burst(world, looks)
+                    rates[way].append(rate)
+                    lates[way].append(await paced(world, max(10, int(PACED_LOOKS * scale))))
+                    if way == "beside":
+                        seen = {name: seen.get(name, 0) + requests.get(name, 0) for name in ILL}
+    if not all(seen[name] for name in ILL):
+        raise RuntimeError(f"an ill sink was not tried: {seen}")
+    return [
+        {
+            **{"name": "94 healthy sinks beside 6 ill: rate", "unit": f"deliveries/s (ill got {seen})", "bar": 0.90},
+            **{"ours": statistics.median(rates["beside"]), "baseline": statistics.median(rates["alone"])},
+        },
+        {
+            **{"name": "94 healthy sinks beside 6 ill: p99", "unit": "ms, the other way round", "bar": 0.5},
+            **{"ours": 1e3 * statistics.median(lates["alone"]), "baseline": 1e3 * statistics.median(lates["beside"])},
+        },
+    ]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["sinks"]:
+        uvloop.run(sinks_main())
+    else:
+        import structlog
+
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+        for row in uvloop.run(measure()):
+            print(row)
