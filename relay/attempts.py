@@ -1,23 +1,35 @@
 """An attempt as it is recorded and shown, and the events that its end can cause. No I/O."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from urllib.parse import unquote_plus
 
 from relay.core import notices
 from relay.core.delivery import Attempt, Claimed, Response
 from relay.core.events import Event, relay_event
 from relay.ids import new_id
-from relay.log import redact_text
+from relay.log import REDACTED, is_credential, redact_text
 
 EXCERPT_CHARACTERS = 1024
-SECRET_HEADERS = frozenset(
-    {"authorization", "proxy-authorization", "cookie", "set-cookie", "webhook-signature", "x-api-key", "x-api-token"}
-)
+READ_BYTES = 4 * EXCERPT_CHARACTERS
+"""More than is shown, so that a secret that straddles the cut is recognised."""
+MIN_SECRET_CHARACTERS = 8
+"""What is shorter stands in too many texts by chance to be taken out of them."""
 
 Headers = Sequence[tuple[str, str]]
 
 
-def attempt_of(number: int, headers: Headers, response: Response, decision: str | None = None) -> Attempt:
-    """What is kept of one try: `headers` are those that were sent. No secret stays in it."""
+def attempt_of(
+    number: int,
+    headers: Headers,
+    response: Response,
+    *,
+    secrets: Sequence[str] = (),
+    decision: str | None = None,
+    next_attempt_at: float | None = None,
+) -> Attempt:
+    """What is kept of one try: `headers` are those that were sent. No secret stays in it, none of `secrets` either."""
+    excerpt, is_hex = _excerpt(response, secrets) if response.excerpt else (None, False)
     return Attempt(
         number=number,
         started_at=response.started_at,
@@ -25,11 +37,30 @@ def attempt_of(number: int, headers: Headers, response: Response, decision: str 
         status_code=response.status_code,
         error=_error_text(response),
         request_headers=_redacted(headers),
-        response_headers=_redacted(response.headers),
-        response_excerpt=_excerpt(response.excerpt),
+        response_headers=_without(secrets, _redacted(response.headers)) if secrets else _redacted(response.headers),
+        response_excerpt=excerpt,
+        excerpt_is_hex=is_hex,
         remote_ip=response.remote_ip,
+        timings=response.timings,
         decision=decision,
+        next_attempt_at=next_attempt_at,
     )
+
+
+@lru_cache(maxsize=4096)
+def secrets_of(sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """What a sink may say back to us and nobody is to see: what of its URL is not shown (the query; of some the path),
+    and the credentials among its own headers. The longest first."""
+    found = {value for name, value in headers if is_credential(name)}
+    found |= {word for value in found for word in value.split()}  # `Bearer …`
+    address, _, query = sink.partition("?")
+    path = "/" + address.partition("://")[2].partition("/")[2].rstrip("/")
+    if query:
+        found |= {query, *(pair.partition("=")[2] or pair for pair in query.split("&"))}
+    if path not in shown_sink:
+        found |= {path, path.rpartition("/")[2]}
+    found |= {unquote_plus(value) for value in found}
+    return tuple(sorted((one for one in found if len(one) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
 
 
 def expired_event(
@@ -67,15 +98,32 @@ def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dat
 
 
 def _redacted(headers: Headers) -> tuple[tuple[str, str], ...]:
-    return tuple([(name, "[redacted]" if name.lower() in SECRET_HEADERS else value) for name, value in headers])
+    return tuple([(name, REDACTED if is_credential(name) else value) for name, value in headers])
 
 
-def _excerpt(body: bytes) -> str | None:
-    if not body:
-        return None
-    return redact_text(body[: EXCERPT_CHARACTERS * 4].decode("utf-8", "replace"))[:EXCERPT_CHARACTERS].replace(
-        "\0", "�"
-    )
+def _without(secrets: Sequence[str], headers: Headers) -> tuple[tuple[str, str], ...]:
+    return tuple([(name, _blotted(value, secrets)) for name, value in headers])
+
+
+def _blotted(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return text
+
+
+def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
+    """How the body begins: as text, or in hex (True) where it is no UTF-8."""
+    body = response.excerpt
+    part = body[:READ_BYTES]
+    try:
+        text = part.decode()
+    except UnicodeDecodeError as error:
+        cut = error.reason == "unexpected end of data" and (len(body) > len(part) or response.error is not None)
+        if not cut:
+            shown = redact_text(_blotted(part.decode("latin-1"), secrets))
+            return shown[: EXCERPT_CHARACTERS // 2].encode("latin-1").hex(), True
+        text = part[: error.start].decode()
+    return redact_text(_blotted(text, secrets))[:EXCERPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"), False
 
 
 def _error_text(response: Response) -> str | None:

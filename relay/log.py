@@ -72,6 +72,7 @@ _SECRET_KEYS = frozenset(
      "signatures", "private_key", "encryption_key", "credentials", "sinkcredential", "recipient", "recipients",
      "recipient_name", "address", "email", "mail", "phone", "profile_url", "account_identifier")
 )  # fmt: skip
+_CREDENTIAL_WORDS = ("auth", "token", "key", "secret", "cookie", "passw", "signature", "credential")
 _SECRET_ENDS = (
     "_authorization", "_cookie", "_token", "_secret", "_password", "_api_key", "_apikey", "_signature", "_private_key",
     "_encryption_key", "_email", "_phone", "_address",
@@ -88,6 +89,13 @@ def redact_text(text: str) -> str:
             break
         text = redacted
     return text
+
+
+@functools.lru_cache(maxsize=2048)
+def is_credential(header_name: str) -> bool:
+    """Whether a header's name says that its value is a credential."""
+    lower = header_name.lower()
+    return any(word in lower for word in _CREDENTIAL_WORDS)
 
 
 def redact_url(url: str) -> str:
