@@ -1,20 +1,16 @@
 """An attempt as it is recorded and shown, and the events that its end can cause. No I/O."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from urllib.parse import unquote_plus
 
 from relay.core import notices
 from relay.core.delivery import Attempt, Claimed, Response
 from relay.core.events import Event, relay_event
 from relay.ids import new_id
-from relay.log import REDACTED, is_credential, redact_text
+from relay.log import REDACTED, is_credential, redact_text, without
 
 EXCERPT_CHARACTERS = 1024
 READ_BYTES = 4 * EXCERPT_CHARACTERS
 """More than is shown, so that a secret that straddles the cut is recognised."""
-MIN_SECRET_CHARACTERS = 8
-"""What is shorter stands in too many texts by chance to be taken out of them."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -45,22 +41,6 @@ def attempt_of(
         decision=decision,
         next_attempt_at=next_attempt_at,
     )
-
-
-@lru_cache(maxsize=4096)
-def secrets_of(sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """What a sink may say back to us and nobody is to see: what of its URL is not shown (the query; of some the path),
-    and the credentials among its own headers. The longest first."""
-    found = {value for name, value in headers if is_credential(name)}
-    found |= {word for value in found for word in value.split()}  # `Bearer …`
-    address, _, query = sink.partition("?")
-    path = "/" + address.partition("://")[2].partition("/")[2].rstrip("/")
-    if query:
-        found |= {query, *(pair.partition("=")[2] or pair for pair in query.split("&"))}
-    if path not in shown_sink:
-        found |= {path, path.rpartition("/")[2]}
-    found |= {unquote_plus(value) for value in found}
-    return tuple(sorted((one for one in found if len(one) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
 
 
 def expired_event(
@@ -102,28 +82,22 @@ def _redacted(headers: Headers) -> tuple[tuple[str, str], ...]:
 
 
 def _without(secrets: Sequence[str], headers: Headers) -> tuple[tuple[str, str], ...]:
-    return tuple([(name, _blotted(value, secrets)) for name, value in headers])
-
-
-def _blotted(text: str, secrets: Sequence[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, REDACTED)
-    return text
+    return tuple([(name, without(value, secrets)) for name, value in headers])
 
 
 def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
     """How the body begins: as text, or in hex (True) where it is no UTF-8."""
-    body = response.excerpt
-    part = body[:READ_BYTES]
+    part = response.excerpt[:READ_BYTES]
+    cut = len(response.excerpt) > READ_BYTES
     try:
         text = part.decode()
     except UnicodeDecodeError as error:
-        cut = error.reason == "unexpected end of data" and (len(body) > len(part) or response.error is not None)
-        if not cut:
-            shown = redact_text(_blotted(part.decode("latin-1"), secrets))
+        if error.reason != "unexpected end of data" or not (cut or response.error):
+            shown = redact_text(without(part.decode("latin-1"), secrets, cut=cut))
             return shown[: EXCERPT_CHARACTERS // 2].encode("latin-1").hex(), True
         text = part[: error.start].decode()
-    return redact_text(_blotted(text, secrets))[:EXCERPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"), False
+    shown = redact_text(without(text, secrets, cut=cut))[:EXCERPT_CHARACTERS]
+    return shown.replace("\0", "\N{REPLACEMENT CHARACTER}"), False
 
 
 def _error_text(response: Response) -> str | None:

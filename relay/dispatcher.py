@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from relay.attempts import Headers, attempt_of, disabled_event, expired_event, secrets_of
+from relay.attempts import Headers, attempt_of, disabled_event, expired_event
 from relay.clock import Clock
 from relay.core import retry, signing
 from relay.core.delivery import Attempt, Claimed, OutboundRequest, Outcome, Response
@@ -22,7 +22,7 @@ from relay.core.filters import matches
 from relay.core.records import Lease, Mark, Marked
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import StoreError
-from relay.log import debugging
+from relay.log import debugging, secrets_of
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
 from relay.tasks import Tasks

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.attempts import EXCERPT_CHARACTERS, MIN_SECRET_CHARACTERS, READ_BYTES, attempt_of, secrets_of
+from relay.attempts import EXCERPT_CHARACTERS, READ_BYTES, attempt_of
 from relay.core.delivery import Attempt, Response, Timings
+from relay.log import MIN_SECRET_CHARACTERS, secrets_of
 
 SECRET = "Zq7fKp2mXw9dLr4v"
 words = st.text(st.characters(categories=["Lu", "Ll", "Nd"], max_codepoint=127), min_size=12, max_size=40)
@@ -41,6 +42,15 @@ def test_a_character_that_is_cut_in_two_makes_no_binary_body() -> None:
     long = b"a" * (READ_BYTES - 1) + "é".encode()
     assert kept(long).response_excerpt == "a" * EXCERPT_CHARACTERS
     assert kept(b"ab\xc3", error="read").response_excerpt == "ab", "the connection broke off there"
+
+
+def test_a_secret_that_the_cut_goes_through_is_not_begun() -> None:
+    for between in (b" ", b"\xff"):
+        attempt = kept((SECRET.encode() * 3 + between) * 100, SECRET * 3)
+        shown = attempt.response_excerpt or ""
+        shown = bytes.fromhex(shown).decode("latin-1") if attempt.excerpt_is_hex else shown
+        assert "[redacted]" in shown
+        assert SECRET[:4] not in shown
 
 
 def test_a_binary_body_hides_what_a_text_would() -> None:
@@ -78,8 +88,8 @@ def test_what_a_sink_may_say_back() -> None:
     }
     assert list(found) == sorted(found, key=len, reverse=True), "a part is taken out after the whole"
     assert all(len(each) >= MIN_SECRET_CHARACTERS for each in found)
-    hook = secrets_of(f"https://hooks.example/services/T0/{SECRET}", "https://hooks.example/…", ())
-    assert set(hook) == {f"/services/T0/{SECRET}", SECRET}
+    hook = secrets_of(f"https://hooks.example/hooks/T0/{SECRET}/", "https://hooks.example/…", ())
+    assert set(hook) == {f"/hooks/T0/{SECRET}", SECRET}
     assert secrets_of("https://sink.example", "https://sink.example", ()) == ()
     assert secrets_of("https://sink.example/a?", "https://sink.example/a", ()) == ()
 
