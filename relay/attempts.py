@@ -6,18 +6,26 @@ from relay.core import notices
 from relay.core.delivery import Attempt, Claimed, Response
 from relay.core.events import Event, relay_event
 from relay.ids import new_id
-from relay.log import redact_text
+from relay.log import REDACTED, is_credential, redact_text, without
 
 EXCERPT_CHARACTERS = 1024
-SECRET_HEADERS = frozenset(
-    {"authorization", "proxy-authorization", "cookie", "set-cookie", "webhook-signature", "x-api-key", "x-api-token"}
-)
+READ_BYTES = 4 * EXCERPT_CHARACTERS
+"""More than is shown, so that a secret that straddles the cut is recognised."""
 
 Headers = Sequence[tuple[str, str]]
 
 
-def attempt_of(number: int, headers: Headers, response: Response, decision: str | None = None) -> Attempt:
-    """What is kept of one try: `headers` are those that were sent. No secret stays in it."""
+def attempt_of(
+    number: int,
+    headers: Headers,
+    response: Response,
+    *,
+    secrets: Sequence[str] = (),
+    decision: str | None = None,
+    next_attempt_at: float | None = None,
+) -> Attempt:
+    """What is kept of one try: `headers` are those that were sent. No secret stays in it, none of `secrets` either."""
+    excerpt, is_hex = _excerpt(response, secrets) if response.excerpt else (None, False)
     return Attempt(
         number=number,
         started_at=response.started_at,
@@ -25,10 +33,13 @@ def attempt_of(number: int, headers: Headers, response: Response, decision: str 
         status_code=response.status_code,
         error=_error_text(response),
         request_headers=_redacted(headers),
-        response_headers=_redacted(response.headers),
-        response_excerpt=_excerpt(response.excerpt),
+        response_headers=_without(secrets, _redacted(response.headers)) if secrets else _redacted(response.headers),
+        response_excerpt=excerpt,
+        excerpt_is_hex=is_hex,
         remote_ip=response.remote_ip,
+        timings=response.timings,
         decision=decision,
+        next_attempt_at=next_attempt_at,
     )
 
 
@@ -67,15 +78,26 @@ def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dat
 
 
 def _redacted(headers: Headers) -> tuple[tuple[str, str], ...]:
-    return tuple([(name, "[redacted]" if name.lower() in SECRET_HEADERS else value) for name, value in headers])
+    return tuple([(name, REDACTED if is_credential(name) else value) for name, value in headers])
 
 
-def _excerpt(body: bytes) -> str | None:
-    if not body:
-        return None
-    return redact_text(body[: EXCERPT_CHARACTERS * 4].decode("utf-8", "replace"))[:EXCERPT_CHARACTERS].replace(
-        "\0", "�"
-    )
+def _without(secrets: Sequence[str], headers: Headers) -> tuple[tuple[str, str], ...]:
+    return tuple([(name, without(value, secrets)) for name, value in headers])
+
+
+def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
+    """How the body begins: as text, or in hex (True) where it is no UTF-8."""
+    part = response.excerpt[:READ_BYTES]
+    cut = len(response.excerpt) > READ_BYTES
+    try:
+        text = part.decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data" or not (cut or response.error):
+            shown = redact_text(without(part.decode("latin-1"), secrets, cut=cut))
+            return shown[: EXCERPT_CHARACTERS // 2].encode("latin-1").hex(), True
+        text = part[: error.start].decode()
+    shown = redact_text(without(text, secrets, cut=cut))[:EXCERPT_CHARACTERS]
+    return shown.replace("\0", "\N{REPLACEMENT CHARACTER}"), False
 
 
 def _error_text(response: Response) -> str | None:

@@ -22,7 +22,7 @@ from relay.core.filters import matches
 from relay.core.records import Lease, Mark, Marked
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import StoreError
-from relay.log import debugging
+from relay.log import debugging, secrets_of
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
 from relay.tasks import Tasks
@@ -185,8 +185,10 @@ class Dispatcher:
 
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         """Sends one event now; nothing is stored and no limit applies."""
-        headers, response, outcome = await self._exchange(subscription, self._kinds(subscription.kind), event)
-        return attempt_of(1, headers, response), outcome
+        kind = self._kinds(subscription.kind)
+        headers, response, outcome = await self._exchange(subscription, kind, event)
+        secrets = secrets_of(subscription.sink, kind.redacted_url(subscription.sink), subscription.headers)
+        return attempt_of(1, headers, response, secrets=secrets), outcome
 
     # --- the loop
 
@@ -391,10 +393,12 @@ class Dispatcher:
 
     def _mark(self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome) -> Mark:
         now = self._clock()
+        subscription, attempt_count = target.subscription, claimed.attempt_count + 1
+        schedule = subscription.retry_schedule_seconds
         decision = retry.decide(
             outcome,
-            attempt_count=claimed.attempt_count + 1,
-            schedule_seconds=target.subscription.retry_schedule_seconds,
+            attempt_count=attempt_count,
+            schedule_seconds=schedule,
             jitter=self._settings.jitter,
             random_value=self._random.random(),
             now=now,
@@ -402,20 +406,35 @@ class Dispatcher:
         state, due_at, disable = "pending", None, None
         match decision:
             case retry.Done():
-                state = said = "delivered"
+                state = "delivered"
             case retry.Retry():
-                due_at, said = decision.at, f"again in {decision.at - now:.1f} s"
+                due_at = decision.at
                 target.paused_until = max(target.paused_until, decision.pause_until or 0.0)
             case retry.Dead():
-                state, said = "dead", "given up: " + ("schedule exhausted" if decision.exhausted else "sink refused it")
+                state = "dead"
                 target.paused_until = max(target.paused_until, decision.pause_until or 0.0)
             case retry.Disable():
-                disable, said = decision.reason, "subscription disabled"
+                disable = decision.reason
         since = target.failing_since
         failing_seconds = now - since if since is not None and state != "delivered" else 0.0
+        failed_long = None
         if disable is None and failing_seconds > 0 and failing_seconds >= self._settings.disable_after_seconds:
-            disable, said = f"only failures for {int(failing_seconds)} s", said + "; subscription disabled"
-        attempt = attempt_of(claimed.made_count + 1, headers, response, said)
+            disable, failed_long = f"only failures for {int(failing_seconds)} s", failing_seconds
+        said = retry.sentence(
+            decision,
+            attempt_count=attempt_count,
+            schedule_seconds=schedule,
+            now=now,
+            failing_seconds=failed_long,
+        )
+        attempt = attempt_of(
+            claimed.made_count + 1,
+            headers,
+            response,
+            secrets=secrets_of(subscription.sink, target.shown_sink, subscription.headers),
+            decision=said,
+            next_attempt_at=due_at if disable is None else None,
+        )
         free = self.slots.free(target) if disable is None and self._may_go_on(target, now) else 0
         return Mark(
             claimed=claimed,

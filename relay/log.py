@@ -9,9 +9,9 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, TextIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import orjson
 import structlog
@@ -23,6 +23,8 @@ MAX_DEPTH = 6
 MAX_TEXT_CHARS = 4096
 MAX_ITEMS = 50
 MAX_PASSES = 5
+MIN_SECRET_CHARACTERS = 8
+"""What is shorter stands in too many texts by chance to be taken out of them."""
 
 _TRUNCATED = "…[truncated]"
 _MARGIN_CHARS = 512  # read beyond the cut, so that a secret that straddles it is recognised
@@ -72,6 +74,7 @@ _SECRET_KEYS = frozenset(
      "signatures", "private_key", "encryption_key", "credentials", "sinkcredential", "recipient", "recipients",
      "recipient_name", "address", "email", "mail", "phone", "profile_url", "account_identifier")
 )  # fmt: skip
+_CREDENTIAL_WORDS = ("auth", "token", "key", "secret", "cookie", "passw", "signature", "credential")
 _SECRET_ENDS = (
     "_authorization", "_cookie", "_token", "_secret", "_password", "_api_key", "_apikey", "_signature", "_private_key",
     "_encryption_key", "_email", "_phone", "_address",
@@ -90,6 +93,13 @@ def redact_text(text: str) -> str:
     return text
 
 
+@functools.lru_cache(maxsize=2048)
+def is_credential(header_name: str) -> bool:
+    """Whether a header's name says that its value is a credential."""
+    lower = header_name.lower()
+    return any(word in lower for word in _CREDENTIAL_WORDS)
+
+
 def redact_url(url: str) -> str:
     """A URL to show: no user name or password, no query or fragment, no path where the path is the credential."""
     try:
@@ -101,6 +111,30 @@ def redact_url(url: str) -> str:
     host = parts.netloc.rpartition("@")[2]
     query = f"?{REDACTED}" if parts.query else ""
     return redact_text(f"{parts.scheme}://{host}{parts.path}") + query
+
+
+@functools.lru_cache(maxsize=4096)
+def secrets_of(sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """What a sink may say back to us and nobody is to see: what of its URL is not shown (the query; of some the path),
+    and the credentials among its own headers. The longest first."""
+    found = {value for name, value in headers if is_credential(name)}
+    found |= {word for value in found for word in value.split()}  # `Bearer …`
+    address, _, query = sink.partition("?")
+    path = "/" + address.partition("://")[2].partition("/")[2].rstrip("/")
+    if query:
+        found |= {query, *(pair.partition("=")[2] or pair for pair in query.split("&"))}
+    if path not in shown_sink:
+        found |= {path, *path.split("/")}
+    found |= {unquote_plus(value) for value in found}
+    return tuple(sorted((one for one in found if len(one) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
+
+
+def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:
+    """The text with these taken out; the longest has to be the first. `cut`: the text went on, so what may be the
+    beginning of one at its end goes too."""
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return text[: 1 - len(secrets[0])] if cut and secrets else text
 
 
 def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:

@@ -19,7 +19,7 @@ from relay.api.ports import (
     Token,
     TrackRequest,
 )
-from relay.core.delivery import Attempt, Outcome
+from relay.core.delivery import Attempt, Outcome, Timings
 from relay.core.events import Event, Origin, from_transition
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
@@ -222,7 +222,7 @@ class FakeDelivering:
             response_headers=(("set-cookie", "a=b"), ("server", "nginx")),
             response_excerpt="ok",
             remote_ip="192.0.2.1",
-            decision="delivered",
+            timings=Timings(first_byte_ms=11.0),
         )
         return Tested(attempt=attempt, outcome=Outcome(verdict="delivered", reason="200 OK"))
 

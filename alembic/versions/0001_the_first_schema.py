@@ -31,7 +31,7 @@ def upgrade() -> None:
     sa.Column('duration_ms', sa.Float(precision=53), nullable=False),
     sa.Column('status_code', sa.Integer(), nullable=True),
     sa.Column('error', sa.Text(), nullable=True),
-    sa.Column('headers', sa.LargeBinary(), nullable=True),
+    sa.Column('details', sa.LargeBinary(), nullable=True),
     sa.Column('response_excerpt', sa.Text(), nullable=True),
     sa.Column('remote_ip', sa.Text(), nullable=True),
     sa.Column('decision', sa.Text(), nullable=True),

@@ -76,10 +76,13 @@ _ATTEMPT = {
     "duration_ms": 84.2,
     "status_code": 200,
     "error": None,
-    "decision": "delivered",
+    "timings": {"dns_ms": 2.1, "connect_ms": 18.4, "tls_ms": 21.3, "first_byte_ms": 42.0},
+    "decision": "HTTP 200: delivered",
+    "next_attempt_at": None,
     "request_headers": {"webhook-id": _EVENT_ID, "webhook-signature": "[redacted]"},
     "response_headers": {"content-type": "text/plain"},
     "response_excerpt": "ok",
+    "response_excerpt_encoding": "text",
     "remote_ip": "93.184.215.14",
 }
 _DELIVERY = {

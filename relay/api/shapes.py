@@ -163,19 +163,32 @@ class Subscription(Shape):
     created_at: Time
 
 
+class Timings(Shape):
+    """Where the time of an attempt went. null: there was no such part, as on a connection that was open already; a part
+    that broke off counts until then."""
+
+    dns_ms: float | None = Field(description="The look-up of the host name; null also where it had just been made.")
+    connect_ms: float | None = Field(description="TCP, over all addresses that were dialled.")
+    tls_ms: float | None = Field(description="The TLS handshake.")
+    first_byte_ms: float | None = Field(description="From the request to the head of the answer.")
+
+
 class Attempt(Shape):
     """One attempt; headers are redacted."""
 
     number: int
     started_at: Time
-    duration_ms: float
+    duration_ms: float = Field(description="In all, to the end of the answer's body.")
     status_code: int | None
     error: str | None
-    decision: str | None
+    timings: Timings
+    decision: str | None = Field(description="What followed and why, in a sentence; null for a test.")
+    next_attempt_at: Time | None = Field(description="When the next attempt was planned then; null where none was.")
     request_headers: dict[str, str]
     response_headers: dict[str, str]
-    response_excerpt: str | None
-    remote_ip: str | None
+    response_excerpt: str | None = Field(description="How the answer's body begins; secrets are redacted.")
+    response_excerpt_encoding: Literal["text", "hex"] | None = Field(description="hex: the body is no UTF-8.")
+    remote_ip: str | None = Field(description="The address that was dialled, also where it did not answer.")
 
 
 class TestResult(Shape):

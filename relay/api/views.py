@@ -11,10 +11,9 @@ from relay.core.job import Job
 from relay.core.records import Intent
 from relay.core.replay import Replay
 from relay.core.subscription import Subscription
-from relay.log import redact_text
+from relay.log import is_credential, redact_text
 
 REDACTED = "[redacted]"
-_CREDENTIAL_WORDS = ("auth", "token", "key", "secret", "cookie", "passw", "signature", "credential")
 
 
 def job_view(job: Job) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def start_view(start_at: float | None) -> str:
 
 def header_view(name: str, value: str) -> str:
     """A custom header's value, unless its name or its look says that it is a credential."""
-    if any(word in name.lower() for word in _CREDENTIAL_WORDS) or redact_text(value) != value:
+    if is_credential(name) or redact_text(value) != value:
         return REDACTED
     return value
 
@@ -178,12 +177,21 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
         "duration_ms": attempt.duration_ms,
         "status_code": attempt.status_code,
         "error": attempt.error,
+        "timings": attempt.timings._asdict(),
         "decision": attempt.decision,
+        "next_attempt_at": optional_rfc3339(attempt.next_attempt_at),
         "request_headers": _headers_view(attempt.request_headers),
         "response_headers": _headers_view(attempt.response_headers),
         "response_excerpt": attempt.response_excerpt,
+        "response_excerpt_encoding": _excerpt_encoding(attempt),
         "remote_ip": attempt.remote_ip,
     }
+
+
+def _excerpt_encoding(attempt: Attempt) -> str | None:
+    if attempt.response_excerpt is None:
+        return None
+    return "hex" if attempt.excerpt_is_hex else "text"
 
 
 def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:

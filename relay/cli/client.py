@@ -78,6 +78,15 @@ class Api:
         """The document at `path`."""
         return self.send("GET", path, query=query, **options).document
 
+    def get_if_there(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        """The document at `path`, None where there is none."""
+        try:
+            return self.get(path, query)
+        except ApiError as error:
+            if error.status == 404 and error.problem is not None:
+                return None
+            raise
+
     def post(self, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
         """The answer's document."""
         return self.send("POST", path, query=query, body={} if body is None else body).document
@@ -91,8 +100,10 @@ class Api:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT_SECONDS,
+        accepted: int = 0,
     ) -> Answer:
-        """One request. Raises ApiError for an answer that is an error, Unreachable when there is none."""
+        """One request. Raises ApiError for an answer that is an error, unless it has the status `accepted`, and
+        Unreachable when there is none."""
         sent = {**self._headers, **(headers or {})}
         data = None
         if body is not None:
@@ -107,7 +118,7 @@ class Api:
             raise self._unreachable(error) from error
         finally:
             connection.close()
-        if response.status >= 300:
+        if response.status >= 300 and response.status != accepted:
             raise _refusal(response.status, raw, response.headers.get("Retry-After"))
         return Answer(status=response.status, document=_document(raw, self.url))
 

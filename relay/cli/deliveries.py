@@ -1,19 +1,20 @@
 """`relay deliveries`: what was sent to whom."""
 
+import time
 from typing import Annotated
 
 import typer
 
 from relay.cli.client import api, full_types, segment
-from relay.cli.output import Json, Limit, print_fields, print_json, print_table, say
+from relay.cli.output import Json, Limit, print_json, print_table, say, terminal_width
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, SINCE_HELP, Wait, follow_up, moment
+from relay.cli.story import story
 from relay.errors import UsageError
 
 app = typer.Typer(help="See what was sent to whom, and send it again.", no_args_is_help=True)
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_…).")]
 COLUMNS = ("id", "event_type", "state", "attempt_count", "next_attempt_at", "reason")
-ATTEMPT_COLUMNS = ("number", "started_at", "duration_ms", "status_code", "error", "remote_ip")
 
 
 @app.command("list")
@@ -36,15 +37,16 @@ def list_deliveries(
 
 @app.command()
 def show(id: DeliveryId, json: Json = False) -> None:
-    """Show one delivery with its attempts."""
-    found = api().get(f"/v1/deliveries/{segment(id)}")
+    """Tell what became of one delivery: each attempt, where its time went, what was decided, what to do."""
+    client = api()
+    found = client.get(f"/v1/deliveries/{segment(id)}")
     if json:
         print_json(found)
         return
-    attempts = found.pop("attempts", None) or []
-    print_fields(found)
-    rows = [[attempt.get(column) for column in ATTEMPT_COLUMNS] for attempt in attempts]
-    print_table(ATTEMPT_COLUMNS, rows, empty="no attempts yet")
+    event = client.get_if_there(f"/v1/events/{segment(found['event_id'])}")
+    subscription = client.get_if_there(f"/v1/subscriptions/{segment(found['subscription_id'])}")
+    for line in story(found, event, subscription, now=time.time(), width=terminal_width()):
+        typer.echo(line)
 
 
 @app.command()

@@ -26,10 +26,15 @@ def say(text: str) -> None:
     typer.echo(clean(text))
 
 
+def terminal_width() -> int | None:
+    """How wide the terminal is that shows stdout; None where none does, and lines are best left whole."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def say_at_length(text: str) -> None:
     """Sentences for a person on stdout: on a terminal broken between words, elsewhere on one line."""
-    text = clean(text)
-    typer.echo(textwrap.fill(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
+    text, width = clean(text), terminal_width()
+    typer.echo(text if width is None else textwrap.fill(text, width))
 
 
 def note(text: str) -> None:

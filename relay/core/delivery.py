@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from relay.core.events import Event
 
@@ -17,6 +17,25 @@ class OutboundRequest:
     method: str = "POST"
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes = field(default=b"", repr=False)
+
+
+class Timings(NamedTuple):
+    """Where the time of a request went, in milliseconds. None: there was no such part; a connection that was open
+    already has none of the first three. A part that broke off counts until then.
+
+    dns_ms         the look-up of the host name, where it was not known from a moment before
+    connect_ms     TCP, over all addresses that were dialled
+    tls_ms         the handshake, until the request was on its way
+    first_byte_ms  from there to the head of the answer
+    """
+
+    dns_ms: float | None = None
+    connect_ms: float | None = None
+    tls_ms: float | None = None
+    first_byte_ms: float | None = None
+
+
+NO_TIMINGS = Timings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +55,7 @@ class Response:
     error: str | None = None
     detail: str | None = None
     remote_ip: str | None = None
+    timings: Timings = NO_TIMINGS
 
     def header(self, name: str) -> str | None:
         """The first header of that name, in any case."""
@@ -59,7 +79,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try, as it is recorded and shown."""
+    """One try, as it is recorded and shown.
+
+    response_excerpt  text, or hex where the body is no UTF-8 (`excerpt_is_hex`)
+    remote_ip         the address that was dialled, also where it did not answer
+    decision          what followed and why, in a sentence
+    next_attempt_at   when the next try was planned, None where none was
+    """
 
     number: int
     started_at: float
@@ -69,8 +95,11 @@ class Attempt:
     request_headers: tuple[tuple[str, str], ...] = ()
     response_headers: tuple[tuple[str, str], ...] = ()
     response_excerpt: str | None = None
+    excerpt_is_hex: bool = False
     remote_ip: str | None = None
+    timings: Timings = NO_TIMINGS
     decision: str | None = None
+    next_attempt_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from relay.clock import in_words
 from relay.core.delivery import Outcome, Response
 
 MAX_RETRY_AFTER_SECONDS = 86400.0
@@ -83,6 +84,38 @@ def decide(
     spread = 1.0 + jitter * (2.0 * random_value - 1.0)
     pause_seconds = schedule_seconds[max(attempt_count, 1) - 1] * spread
     return Retry(at=now + max(pause_seconds, floor_seconds), reason=outcome.reason, pause_until=pause_until)
+
+
+def sentence(
+    decision: Decision,
+    *,
+    attempt_count: int,
+    schedule_seconds: Sequence[float],
+    now: float,
+    failing_seconds: float | None = None,
+) -> str:
+    """What was decided and why, for a person. Arguments as in `decide`.
+
+    failing_seconds  the subscription is disabled as well, since its sink has only failed for so long
+    """
+    reason = decision.reason
+    why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason
+    if isinstance(decision, Done):
+        return f"{why}: delivered"
+    why = f"{why} (attempt {attempt_count} of {max(attempt_count, len(schedule_seconds) + 1)})"
+    disabled = "" if failing_seconds is None else f"only failures for {in_words(failing_seconds)}, so the subscription "
+    if isinstance(decision, Dead):
+        gone = "no attempt is left" if decision.exhausted else "the sink will never take this event"
+        return f"{why}: given up, {gone}" + (f"; {disabled}is disabled" if disabled else "")
+    if isinstance(decision, Disable):
+        disabled = "the sink wants no more, so its subscription "
+    if disabled:
+        return f"{why}: {disabled}is disabled; this event waits"
+    assert isinstance(decision, Retry)
+    asked = decision.pause_until is not None and decision.at <= decision.pause_until
+    return f"{why}: tried again in {in_words(decision.at - now)}" + (
+        ", the pause that the sink asked for" if asked else ""
+    )
 
 
 def parse_retry_after(value: str | None, *, now: float, received_date: str | None = None) -> float | None:

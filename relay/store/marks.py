@@ -18,7 +18,7 @@ ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
 
 _ATTEMPT = {
     **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
-    **{"error": TEXT, "headers": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
+    **{"error": TEXT, "details": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
 }
 # Written only while the lease is held. SQLite takes the tables of a CROSS JOIN in this order: all that is leased is not
 # gone through for each row.
@@ -26,7 +26,7 @@ INSERT_ATTEMPT = sql(
     lambda words: (
         f"""
 INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
-SELECT {", ".join(words.as_bytes("m.headers") if name == "headers" else f"m.{name}" for name in _ATTEMPT)}
+SELECT {", ".join(words.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
 FROM {words.members("rows", token=TEXT, **_ATTEMPT)} AS m
 CROSS JOIN deliveries AS d
 WHERE d.id = m.delivery_id AND d.lease_token = m.token AND d.state = 'pending' {words.locked("d")}

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from sqlalchemy.engine import Row
 
-from relay.core.delivery import Attempt, Delivery
+from relay.core.delivery import Attempt, Delivery, Timings
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
 
@@ -120,7 +120,13 @@ def attempt_values(delivery_id: str, attempt: Attempt) -> tuple[Any, ...]:
         attempt.duration_ms,
         attempt.status_code,
         _without_nul(attempt.error),
-        [attempt.request_headers, attempt.response_headers],
+        [
+            attempt.request_headers,
+            attempt.response_headers,
+            list(attempt.timings),
+            attempt.next_attempt_at,
+            attempt.excerpt_is_hex,
+        ],
         _without_nul(attempt.response_excerpt),
         attempt.remote_ip,
         attempt.decision,
@@ -134,7 +140,7 @@ def _without_nul(text: str | None) -> str | None:
 
 def attempt_from(row: Row[Any]) -> Attempt:
     """An attempt."""
-    request_headers, response_headers = loads(row.headers) or ([], [])
+    request_headers, response_headers, timings, next_attempt_at, excerpt_is_hex = loads(row.details) or _NO_DETAILS
     return Attempt(
         number=row.number,
         started_at=row.started_at,
@@ -144,9 +150,15 @@ def attempt_from(row: Row[Any]) -> Attempt:
         request_headers=tuple((name, value) for name, value in request_headers),
         response_headers=tuple((name, value) for name, value in response_headers),
         response_excerpt=row.response_excerpt,
+        excerpt_is_hex=excerpt_is_hex,
         remote_ip=row.remote_ip,
+        timings=Timings(*timings),
         decision=row.decision,
+        next_attempt_at=next_attempt_at,
     )
+
+
+_NO_DETAILS: tuple[Any, ...] = ([], [], [None] * 4, None, False)
 
 
 def delivery_from(row: Row[Any], *, waiting_for: str | None = None, attempts: tuple[Attempt, ...] = ()) -> Delivery:

@@ -253,7 +253,11 @@ class DeliveryRow(SQLModel, table=True):
 
 
 class AttemptRow(SQLModel, table=True):
-    """One try at a delivery; headers are redacted before they get here. `position` is the order of their commits."""
+    """One try at a delivery; secrets are redacted before they get here. `position` is the order of their commits.
+
+    details  what is only shown, as one JSON list: the headers sent and got, the timings, when the next try was planned,
+             and whether the excerpt is hex
+    """
 
     __tablename__: ClassVar[str] = "attempts"
     __table_args__ = (Index("ix_attempts_delivery_id_number", "delivery_id", "number"),)
@@ -265,7 +269,7 @@ class AttemptRow(SQLModel, table=True):
     duration_ms: float = Field(sa_column=_seconds(nullable=False))
     status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
     error: str | None = Field(default=None, sa_column=_text(nullable=True))
-    headers: bytes | None = Field(default=None, sa_column=_blob())
+    details: bytes | None = Field(default=None, sa_column=_blob())
     response_excerpt: str | None = Field(default=None, sa_column=_text(nullable=True))
     remote_ip: str | None = Field(default=None, sa_column=_text(nullable=True))
     decision: str | None = Field(default=None, sa_column=_text(nullable=True))

@@ -22,6 +22,11 @@ async def states(world) -> list[str]:
     return [delivery.state for delivery in reversed(page.items)]
 
 
+async def attempts(world):
+    """Those of the newest delivery."""
+    return (await world.store.deliveries.get((await world.store.deliveries.page(limit=1)).items[0].id)).attempts
+
+
 def sequences(world) -> list[str]:
 
     return [orjson.loads(request.body).get("sequence") for request in world.sink.requests]
@@ -54,6 +59,50 @@ async def test_a_failed_delivery_is_tried_again_as_scheduled_and_then_arrives(tm
         assert [attempt.status_code for attempt in delivery.attempts] == [500, 503, 200]
         assert [attempt.number for attempt in delivery.attempts] == [1, 2, 3]
         assert len({dict(request.headers)["webhook-id"] for request in world.sink.requests}) == 1
+
+
+async def test_each_attempt_says_what_was_decided_and_why_and_when_the_next_one_is(tmp_path):
+    async with open_world(tmp_path, 500, 503, 200) as world:
+        await world.subscribe(retry_schedule_seconds=(5.0, 60.0))
+        await world.register("a", seen("queued"))
+        await world.run(70)
+        first, second, third = await attempts(world)
+        assert [attempt.decision for attempt in (first, second, third)] == [
+            "HTTP 500 (attempt 1 of 3): tried again in 5 s",
+            "HTTP 503 (attempt 2 of 3): tried again in 60 s",
+            "HTTP 200: delivered",
+        ]
+        assert first.next_attempt_at == pytest.approx(first.started_at + 5)
+        assert second.next_attempt_at == pytest.approx(second.started_at + 60)
+        assert third.next_attempt_at is None
+
+
+async def test_an_attempt_after_which_the_subscription_is_disabled_plans_no_other(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await world.subscribe(retry_schedule_seconds=(100_000.0,) * 9)
+        await world.register("a", seen("queued"))
+        await world.step()
+        await world.run(5, 100_001)
+        last = (await attempts(world))[-1]
+        assert last.decision == (
+            "HTTP 500 (attempt 6 of 10): only failures for 6 days, so the subscription is disabled; this event waits"
+        )
+        assert last.next_attempt_at is None
+
+
+async def test_what_a_sink_says_back_of_its_own_url_is_not_kept(tmp_path):
+    async with open_world(tmp_path) as world:
+        sink = "https://sink.test/hook?code=hush-hush-hush"
+        subscription = await world.subscribe(sink=sink, headers=(("X-Own-Token", "whisper-whisper"),))
+        echo = Response(started_at=0.0, duration_ms=1.0, status_code=404, excerpt=f"no {sink} whisper-whisper".encode())
+        world.sink.answers.clear()
+        world.sink.answers.append(echo)
+        await world.register("a", seen("queued"))
+        await world.step()
+        tested, _ = await world.dispatcher.test(subscription, (await world.store.events.after(0))[0][1])
+        for attempt in (*await attempts(world), tested):
+            assert attempt.response_excerpt == "no https://sink.test/hook?[redacted] [redacted]"
+            assert dict(attempt.request_headers)["X-Own-Token"] == "[redacted]"
 
 
 async def test_after_the_last_attempt_it_is_dead_and_an_event_says_so(tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from relay.core.delivery import Timings
 from relay.core.job import Progress
 from relay.core.records import LookNote
 from relay.errors import NotFound, StaleSequence, StoreError
@@ -303,7 +304,10 @@ async def test_attempts_are_kept_word_for_word(store: Store) -> None:
         response_headers=(("set-cookie", "[redacted]"), ("set-cookie", "[redacted]")),
         response_excerpt="nö \x00",  # no database's text holds a NUL: it is shown as U+FFFD
         remote_ip="192.0.2.1",
-        decision="again in 5 s",
+        decision="HTTP 503 (attempt 1 of 2): tried again in 5 s",
+        timings=Timings(dns_ms=2.5, connect_ms=10.0, first_byte_ms=0.412),
+        excerpt_is_hex=True,
+        next_attempt_at=NOW + 5.125,
     )
     await store.deliveries.mark(mark_of(one, "pending", attempt=made, due_at=NOW + 5))
     delivery = await store.deliveries.get(one.id)

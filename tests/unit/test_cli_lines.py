@@ -25,6 +25,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["frob"], 2, "No such command 'frob'"),
         (["jobs", "import", "nope.csv"], 2, "nope.csv can not be read"),
         (["sources", "revor"], 2, "unexpected extra argument"),
+        (["support"], 2, "Missing argument"),
         (["tokens"], 2, "No such command"),
         (["jobs", "add"], 2, "Missing argument"),
         (["jobs", "add", "a", "--metadata", "[1]"], 2, "--metadata is no JSON object"),
@@ -114,7 +115,8 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     listed = re.findall(r"^  ([a-z-]+)  ", out.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("demo", "serve", "init", "migrate", "check", "sandbox", "sources", "signing-secret", "listen", "verify"),
+        *("demo", "serve", "init", "migrate", "check", "sandbox", "sources", "support"),
+        *("signing-secret", "listen", "verify"),
         *("jobs", "subscriptions", "events", "deliveries", "replays", "intents"),
     ]
     assert run(["--version"]) == 0

@@ -194,6 +194,14 @@ def test_every_field_of_an_account() -> None:
     assert row.split(", ") == list(Source.model_fields)
 
 
+def test_every_field_of_an_attempt() -> None:
+    from relay.api.shapes import Attempt, Timings
+
+    (row,) = re.findall(r"^An attempt: `(.+?)`\.", (DOCS / "http-api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert row.split(", ") == list(Attempt.model_fields)
+    assert set(Timings.model_fields) <= quoted("http-api.md")
+
+
 def error_codes() -> set[str]:
     """The codes of all error classes, and those given where one is raised."""
     for package in ("relay", "subscribers"):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.delivery import Outcome, Response
-from relay.core.retry import Dead, Decision, Disable, Done, Retry, decide, http_outcome, parse_retry_after
+from relay.core.retry import Dead, Decision, Disable, Done, Retry, decide, http_outcome, parse_retry_after, sentence
 from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS
 
 NOW = 1_700_000_000.0
@@ -59,6 +59,57 @@ def test_other_verdicts_end_it() -> None:
     assert after(Outcome(verdict="delivered", reason="http_200"), 1) == Done(reason="http_200")
     assert after(Outcome(verdict="dead", reason="http_400"), 1) == Dead(reason="http_400")
     assert after(Outcome(verdict="disable", reason="http_410"), 1) == Disable(reason="http_410")
+
+
+@pytest.mark.parametrize(
+    ("decision", "said"),
+    [
+        (Done(reason="http_204"), "HTTP 204: delivered"),
+        (Done(reason="ok"), "ok: delivered"),
+        (Retry(at=NOW + 12, reason="http_503"), "HTTP 503 (attempt 3 of 10): tried again in 12 s"),
+        (Retry(at=NOW + 7200, reason="timeout"), "timeout (attempt 3 of 10): tried again in 2 h"),
+        (
+            Retry(at=NOW + 120, reason="http_429", pause_until=NOW + 120),
+            "HTTP 429 (attempt 3 of 10): tried again in 2 min, the pause that the sink asked for",
+        ),
+        (
+            Retry(at=NOW + 1800, reason="http_429", pause_until=NOW + 120),
+            "HTTP 429 (attempt 3 of 10): tried again in 30 min",
+        ),
+        (
+            Dead(reason="http_400: invalid_payload"),
+            "HTTP 400: invalid_payload (attempt 3 of 10): given up, the sink will never take this event",
+        ),
+        (
+            Disable(reason="http_410"),
+            "HTTP 410 (attempt 3 of 10): the sink wants no more, so its subscription is disabled; this event waits",
+        ),
+    ],
+)
+def test_a_decision_is_said_in_a_sentence(decision: Decision, said: str) -> None:
+    assert sentence(decision, attempt_count=3, schedule_seconds=DEFAULT_RETRY_SCHEDULE_SECONDS, now=NOW) == said
+
+
+def test_the_sentence_of_a_schedule_that_is_used_up() -> None:
+    exhausted = Dead(reason="connect", exhausted=True)
+    assert sentence(exhausted, attempt_count=2, schedule_seconds=(5.0,), now=NOW) == (
+        "connect (attempt 2 of 2): given up, no attempt is left"
+    )
+    shortened = sentence(exhausted, attempt_count=4, schedule_seconds=(), now=NOW)
+    assert shortened.startswith("connect (attempt 4 of 4)"), "the schedule may be a shorter one by now"
+
+
+def test_the_sentence_of_a_sink_that_has_only_failed() -> None:
+    retry, dead = Retry(at=NOW + 5, reason="http_500"), Dead(reason="http_500", exhausted=True)
+    said = [
+        sentence(each, attempt_count=2, schedule_seconds=(5.0,), now=NOW, failing_seconds=432_000.0)
+        for each in (retry, dead)
+    ]
+    assert said == [
+        "HTTP 500 (attempt 2 of 2): only failures for 5 days, so the subscription is disabled; this event waits",
+        "HTTP 500 (attempt 2 of 2): given up, no attempt is left; "
+        "only failures for 5 days, so the subscription is disabled",
+    ]
 
 
 @given(schedules, st.integers(1, 60), st.floats(0, 1), fractions, st.none() | st.floats())

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import ipaddress
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -82,12 +83,14 @@ async def peer(handler: Handler | bytes = OK, *, tls: ssl.SSLContext | None = No
 class StubResolver(AbstractResolver):
     """Answers every name with the addresses it was told last."""
 
-    def __init__(self, *addresses: str) -> None:
+    def __init__(self, *addresses: str, delay_seconds: float = 0.0) -> None:
         self.addresses = addresses
         self.asked: list[str] = []
+        self.delay_seconds = delay_seconds
 
     async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
         self.asked.append(host)
+        await asyncio.sleep(self.delay_seconds)
         if not self.addresses:
             raise OSError(None, "no such name")
         return [
@@ -486,6 +489,108 @@ async def test_only_cancellation_is_raised() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_the_first_request_of_a_connection_says_where_its_time_went(tmp_path: Path) -> None:
+    path, context = self_signed(tmp_path)
+    trusted = ssl.create_default_context(cafile=path)
+
+    async def thinking(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.03)
+        writer.write(OK)
+
+    async with peer(thinking, tls=context) as sink:
+        by_name = sink.url(scheme="https", host="sink.example.com")
+        resolver = StubResolver("127.0.0.1", delay_seconds=0.02)
+        async with Sender(DEVELOPMENT, clock=time.time, tls=trusted, resolver=resolver) as sender:
+            wrong_name = await sender.send(OutboundRequest(url=by_name), timeout_seconds=5)
+            by_address = OutboundRequest(url=sink.url(scheme="https"))
+            first = await sender.send(by_address, timeout_seconds=5)
+            second = await sender.send(by_address, timeout_seconds=5)
+    failed = wrong_name.timings
+    assert wrong_name.error == "tls"
+    assert failed.dns_ms is not None
+    assert failed.dns_ms >= 19
+    assert failed.connect_ms is not None
+    assert failed.tls_ms is not None
+    assert failed.tls_ms > 0, "it broke off in the handshake, which counts until then"
+    assert failed.first_byte_ms is None
+    assert sum(filter(None, failed)) <= wrong_name.duration_ms
+
+    assert first.status_code == 200
+    assert first.timings.dns_ms is None, "an address is not looked up"
+    assert first.timings.connect_ms is not None
+    assert first.timings.tls_ms is not None
+    assert first.timings.first_byte_ms is not None
+    assert first.timings.first_byte_ms >= 29
+    assert sum(filter(None, first.timings)) <= first.duration_ms
+
+    assert (sink.connections, second.status_code) == (1, 200), "of the failed handshake the sink knows nothing"
+    assert second.timings[:3] == (None, None, None), "the connection was there already"
+    assert second.timings.first_byte_ms is not None
+    assert second.duration_ms >= second.timings.first_byte_ms >= 29
+
+
+async def test_a_connection_without_tls_has_no_time_of_it() -> None:
+    async with peer() as sink:
+        response = await send(sink.url())
+    assert response.timings.connect_ms is not None
+    assert response.timings.tls_ms is None
+
+
+async def test_what_was_not_done_in_time_counts_until_the_deadline(tmp_path: Path) -> None:
+    async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        return
+
+    async with peer(silent) as sink:
+        unanswered = await send(sink.url(), timeout_seconds=0.05)
+    slow = StubResolver("127.0.0.1", delay_seconds=60)
+    unresolved = await send("http://sink.example.com/", timeout_seconds=0.05, resolver=slow)
+    no_handshake = socket.create_server(("127.0.0.1", 0))
+    with no_handshake:
+        url = f"https://127.0.0.1:{no_handshake.getsockname()[1]}/"
+        in_tls = await send(url, timeout_seconds=0.05)
+    late = [unanswered.timings.first_byte_ms, unresolved.timings.dns_ms, in_tls.timings.tls_ms]
+    assert [response.error for response in (unanswered, unresolved, in_tls)] == ["timeout"] * 3
+    assert all(part is not None and part >= 40 for part in late), late
+    assert unresolved.timings[1:] == (None, None, None)
+    assert in_tls.timings.connect_ms is not None
+    assert (unresolved.remote_ip, in_tls.remote_ip) == (None, "127.0.0.1")
+
+
+async def test_the_address_is_the_one_that_was_dialled_last() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    refused = await send(f"http://sink.example.com:{port}/", resolver=StubResolver("127.0.0.1", "127.0.0.2"))
+    assert (refused.error, refused.remote_ip) == ("connect", "127.0.0.2")
+    assert refused.timings.connect_ms is not None
+    assert refused.timings.first_byte_ms is None
+    async with peer() as sink:
+        found = StubResolver("127.0.0.2", "127.0.0.1")
+        reached = await send(f"http://sink.example.com:{sink.port}/", resolver=found)
+    assert (reached.status_code, reached.remote_ip) == (200, "127.0.0.1")
+
+
+async def test_a_pooled_connection_that_is_gone_is_not_the_one_that_was_dialled() -> None:
+    """A PUT goes out a second time on a new connection: only that one counts."""
+    server: list[asyncio.AbstractServer] = []
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK.replace(b"ok", b"no"))
+        await reader.readuntil(b"\r\n\r\n")
+        server[0].close()  # nobody takes the second connection
+        writer.close()
+
+    server.append(await asyncio.start_server(once, "127.0.0.1", 0))
+    port = server[0].sockets[0].getsockname()[1]
+    async with Sender(DEVELOPMENT, clock=time.time) as sender:
+        request = OutboundRequest(url=f"http://127.0.0.1:{port}/", method="PUT")
+        assert (await sender.send(request, timeout_seconds=5)).status_code == 200
+        lost = await sender.send(request, timeout_seconds=5)
+    assert (lost.error, lost.status_code) == ("connect", None)
+    assert lost.timings.first_byte_ms is None
+    assert lost.timings.connect_ms is not None
 
 
 async def test_details_hold_no_part_of_the_path(tmp_path: Path) -> None:

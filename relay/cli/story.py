@@ -1,0 +1,231 @@
+"""What became of a delivery, told to a person: from the API's documents to lines of text."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from relay.cli.output import clean
+from relay.clock import from_rfc3339, in_words, short_time
+
+Document = Mapping[str, Any]
+
+FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 10
+"""Of many attempts these are told; those between were like them."""
+MAX_EXCERPT_CHARACTERS = 400
+LABEL_WIDTH = 6
+PARTS = (("dns_ms", "DNS"), ("connect_ms", "connect"), ("tls_ms", "TLS"), ("first_byte_ms", "first byte"))
+WHAT_IS_BEHIND = {
+    "dns": "the host name of the sink does not resolve: is it right, and does DNS work where the relay runs?",
+    "connect": "nobody takes connections there: does the receiver run, and does a firewall stand between?",
+    "unreachable": "no connection comes about: is the host up, and does a firewall swallow what is sent to it?",
+    "tls": "the sink's certificate does not verify, and that can not be turned off: renew it, or send its whole chain.",
+    "timeout": "the sink is too slow: let it answer 2xx first and work afterwards, or raise config.timeout_seconds.",
+    "refused": "the relay itself may not send there: the error names the rule, and the setting that allows it.",
+    "read": "the connection broke off: the log of the sink, or of a proxy before it, knows why.",
+    "protocol": "what answers there speaks no HTTP that can be read: is it the right port?",
+    "cancelled": "the relay was ending at that moment; nothing is to be done.",
+    "3xx": "the sink has moved, and redirects are not followed: put its new URL into the subscription.",
+    "401": "the sink does not trust the request: `relay verify` says whether a captured one verifies.",
+    "404": "nothing takes these requests there: is the URL of the sink right?",
+    "410": "the sink says that it is gone for good. Once it is back: resume the subscription.",
+    "413": "the event is too large for the sink, or for a proxy before it.",
+    "429": "the sink gets more than it bears; the relay waits for as long as it asks.",
+    "4xx": "the sink refuses this request: what it answered may say why, its own log does.",
+    "5xx": "the sink fails, and its own log knows why.",
+}
+_LIKE = {"403": "401", "405": "404"}
+
+
+def story(
+    delivery: Document, event: Document | None, subscription: Document | None, *, now: float, width: int | None = None
+) -> list[str]:
+    """The lines of `relay deliveries show`. `event` and `subscription` are None where they are gone; without a `width`
+    no line is broken."""
+    attempts: Sequence[Document] = delivery.get("attempts") or ()
+    lines = wrapped(f"{delivery['id']} {_state(delivery, subscription, now)}.", width)
+    lines.append("")
+    lines += _labelled("What", " ".join(_about_event(delivery, event)), width)
+    lines += _labelled("To", _about_sink(delivery, subscription), width)
+    lines.append("")
+    if attempts:
+        lines += [*attempt_lines(attempts, width=width), ""]
+    behind = _behind(attempts[-1]) if attempts and delivery["state"] != "delivered" else None
+    if behind is not None:
+        lines += _labelled("Why", behind, width)
+    lines += _labelled("Next", _next(delivery, subscription, now), width)
+    for place, (does, command) in enumerate(_commands(delivery, subscription)):
+        # never broken: it is copied
+        lines.append(f"{'' if place else 'Do':<{LABEL_WIDTH}}{f'{does}:':<17}{command}")
+    return lines
+
+
+def attempt_lines(attempts: Sequence[Document], *, width: int | None = None) -> list[str]:
+    """Each attempt: when, how long, where the time went, what came back, what was decided."""
+    lines: list[str] = []
+    left_out = len(attempts) - FIRST_ATTEMPTS - LAST_ATTEMPTS
+    told: Document | None = None
+    for place, attempt in enumerate(attempts):
+        if left_out > 0 and FIRST_ATTEMPTS <= place < FIRST_ATTEMPTS + left_out:
+            if place == FIRST_ATTEMPTS:
+                lines += _labelled("", f"… {left_out} more: --json has all of them …", width)
+            continue
+        lines += _labelled(f"#{attempt['number']}", _headline(attempt), width)
+        for line in _details(attempt, told):
+            lines += _labelled("", line, width)
+        told = attempt
+    return lines
+
+
+def _headline(attempt: Document) -> str:
+    status, address, begun = attempt.get("status_code"), attempt.get("remote_ip"), attempt["started_at"]
+    came = attempt.get("error") if status is None else f"HTTP {status}"
+    where = f", {'to' if status is None else 'from'} {address}" if address else ""
+    return f"{begun[:10]} {begun[11:23]} UTC: {came} after {duration(attempt['duration_ms'])}{where}"
+
+
+def _details(attempt: Document, before: Document | None) -> Iterator[str]:
+    parts = time_parts(attempt)
+    if parts:
+        yield f"time: {parts}"
+    excerpt = attempt.get("response_excerpt")
+    if excerpt:
+        cut = excerpt[:MAX_EXCERPT_CHARACTERS] + ("…" if len(excerpt) > MAX_EXCERPT_CHARACTERS else "")
+        shown = f"(hex) {cut}" if attempt.get("response_excerpt_encoding") == "hex" else f"“{' '.join(cut.split())}”"
+        same = before is not None and before.get("response_excerpt") == excerpt
+        yield "answer: the same" if same else f"answer: {shown}"
+    if attempt.get("decision"):
+        planned = attempt.get("next_attempt_at")
+        begun = from_rfc3339(attempt["started_at"])
+        yield f"→ {attempt['decision']}" + (f", at {short_time(from_rfc3339(planned), begun)}" if planned else "")
+
+
+def time_parts(attempt: Document) -> str:
+    """Where the time of an attempt went, in words; empty where nothing was measured."""
+    timings = attempt.get("timings") or {}
+    parts = [(label, timings[name]) for name, label in PARTS if timings.get(name) is not None]
+    if not parts:
+        return ""
+    rest = attempt["duration_ms"] - sum(took for _, took in parts)
+    said = [f"{label} {duration(took)}" for label, took in parts]
+    if rest >= 1:
+        said.append(f"rest {duration(rest)}")
+    reused = timings.get("connect_ms") is None and timings.get("first_byte_ms") is not None
+    return ", ".join(said) + (" (the connection was open already)" if reused else "")
+
+
+def duration(milliseconds: float) -> str:
+    """A short time for a person: `0.4 ms`, `84 ms`, `1.2 s`."""
+    if milliseconds < 9.95:
+        return f"{max(milliseconds, 0.1):.1f} ms"
+    return f"{milliseconds:.0f} ms" if milliseconds < 999.5 else in_words(milliseconds / 1000)
+
+
+def moment(text: str) -> str:
+    """A time of the API for a person: `2026-05-20 10:00:08 UTC`."""
+    return f"{text[:10]} {text[11:19]} UTC"
+
+
+def _state(delivery: Document, subscription: Document | None, now: float) -> str:
+    state, count = delivery["state"], delivery["attempt_count"]
+    reason = str(delivery.get("reason") or "").replace("http_", "HTTP ")
+    age = in_words(now - from_rfc3339(delivery["created_at"]))
+    tries = "1 attempt" if count == 1 else f"{count} attempts"
+    ended = f" at {moment(delivery['ended_at'])}" if delivery.get("ended_at") else ""
+    if state == "delivered":
+        return f"was delivered{ended}, after {tries}"
+    if state == "dead":
+        return f"was given up{ended}, after {tries}" + (f": {reason}" if reason else "")
+    if state == "cancelled":
+        return f"was cancelled{ended}, after {tries}" + (f": {reason}" if reason else "")
+    if delivery.get("waiting_for"):
+        return f"has waited for {age}, for an earlier event of its job"
+    if subscription is not None and subscription["state"] != "enabled":
+        return f"has waited for {age}: its subscription is {subscription['state']}"
+    return f"is {age} old and not delivered yet: {tries} failed" if count else f"is {age} old and not delivered yet"
+
+
+def _about_event(delivery: Document, event: Document | None) -> Iterator[str]:
+    yield f"{delivery['event_type']},"
+    if event is None:
+        yield f"event {delivery['event_id']}, which was deleted meanwhile"
+        return
+    sequence = str(event.get("sequence") or "").lstrip("0")
+    if sequence:
+        yield f"event {sequence} of job {event.get('subject')},"
+    yield f"at {moment(event['time'])}: {delivery['event_id']}"
+
+
+def _about_sink(delivery: Document, subscription: Document | None) -> str:
+    if subscription is None:
+        return f"subscription {delivery['subscription_id']}, which was removed meanwhile"
+    reason = subscription.get("disabled_reason")
+    state = subscription["state"] + (f": {reason}" if reason else "")
+    return f"{subscription['sink']} ({subscription['config']['kind']}, {state}): {subscription['id']}"
+
+
+def _behind(attempt: Document) -> str | None:
+    """What most likely is behind a failed attempt."""
+    status = attempt.get("status_code")
+    if status is None:
+        word = str(attempt.get("error") or "").partition(":")[0]
+        timings = attempt.get("timings") or {}
+        if word == "timeout" and timings.get("first_byte_ms") is None:
+            word = "unreachable" if timings.get("connect_ms") is not None else "dns"
+        return WHAT_IS_BEHIND.get(word)
+    word = _LIKE.get(str(status), str(status))
+    return WHAT_IS_BEHIND.get(word) or WHAT_IS_BEHIND.get(f"{status // 100}xx")
+
+
+def _next(delivery: Document, subscription: Document | None, now: float) -> str:
+    if delivery["state"] == "delivered":
+        return "nothing: the sink has taken it."
+    if delivery["state"] != "pending":
+        return "nothing, unless you send it again; later events of the job have gone on without it."
+    if subscription is not None and subscription["state"] != "enabled":
+        return f"nothing, while the subscription is {subscription['state']}: it is kept, and sent when you resume."
+    if delivery.get("waiting_for"):
+        return f"it is sent when {delivery['waiting_for']} has ended, since events of one job go in order."
+    if delivery.get("next_attempt_at") is None:
+        return "it is sent as soon as there is room."
+    attempts = delivery.get("attempts") or ()
+    planned = attempts[-1].get("next_attempt_at") if attempts else delivery["created_at"]
+    due = from_rfc3339(delivery["next_attempt_at"])
+    number = delivery["attempt_count"] + 1
+    if due <= now:
+        return f"attempt {number} is due now."
+    if planned is not None and from_rfc3339(planned) <= now:
+        return f"attempt {number} is being made just now, or within {in_words(due - now)}."
+    return f"attempt {number} in {in_words(due - now)}, at {moment(delivery['next_attempt_at'])}."
+
+
+def _commands(delivery: Document, subscription: Document | None) -> Iterator[tuple[str, str]]:
+    """What one can do, and the command that does it."""
+    id, sink, state, failed = (delivery[name] for name in ("id", "subscription_id", "state", "attempt_count"))
+    if subscription is None:
+        pass  # there is nowhere to send it to
+    elif state == "pending" and subscription["state"] in ("paused", "disabled"):
+        yield "send what waits", f"relay subscriptions resume {sink}"
+    elif state == "pending" and delivery.get("waiting_for"):
+        yield "see that one", f"relay deliveries show {delivery['waiting_for']}"
+    elif state == "pending" and failed:
+        yield "try it now", f"relay deliveries retry {id}"
+    elif state != "pending":
+        yield "send it again", f"relay deliveries retry {id}"
+    if subscription is not None and failed and state in ("pending", "dead"):
+        yield "send a sample", f"relay subscriptions test {sink}"
+    if subscription is not None and state == "dead":
+        yield "all dead ones", f"relay deliveries retry --state dead --subscription {sink}"
+    yield "for a ticket", f"relay support {id}"
+
+
+def wrapped(text: str, width: int | None, *, first: str = "", later: str = "") -> list[str]:
+    """A text broken between words, behind `first` and then `later`; ids and URLs are never broken."""
+    text = clean(text)
+    if width is None:
+        return [first + text]
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=later, **options)
+
+
+def _labelled(label: str, text: str, width: int | None) -> list[str]:
+    return wrapped(text, width, first=f"{label:<{LABEL_WIDTH}}", later=" " * LABEL_WIDTH)

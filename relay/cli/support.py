@@ -1,0 +1,343 @@
+"""`relay support`: one text for a ticket about a job, an event, a delivery or a subscription."""
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from relay import __version__
+from relay.cli.client import Api, ApiError, Unreachable, api, segment
+from relay.cli.output import clean, working
+from relay.cli.story import attempt_lines
+from relay.clock import to_rfc3339, wall_clock
+from relay.errors import RelayError, UsageError
+
+MAX_CHARACTERS = 60_000
+"""What the ticket systems take in one comment."""
+MAX_LINE_CHARACTERS = 2_000
+EXCERPT_CHARACTERS = 1_000
+"""An excerpt that is as long may have been cut by the relay."""
+MAX_READ_EVENTS, MAX_EVENTS = 1000, 100
+"""So many of a job are read, from the first; the last of them are shown."""
+MAX_DELIVERIES = 30
+MAX_OF_A_STATE = 10
+MAX_ACCOUNTS = 20
+
+# Of the upstream's item and of a sink's answer only this: the rest may name people, or hold a credential.
+ITEM_FIELDS = (
+    *("status", "action", "channel", "attempt_count"),
+    *("scheduled_at", "started_at", "finished_at", "next_attempt_at"),
+)
+ANSWER_HEADERS = ("server", "via", "content-type", "retry-after", "x-request-id", "cf-ray")
+
+Document = Mapping[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Case:
+    """What the relay knows around one id, as its API tells it. `unknown` says what it would not tell, and why."""
+
+    about: str
+    node_version: str | None = None
+    readiness: Document | None = None
+    sources: list[Document] = field(default_factory=list)
+    job: Document | None = None
+    explanation: Document | None = None
+    events: list[Document] = field(default_factory=list)
+    deliveries: list[Document] = field(default_factory=list)
+    subscriptions: list[Document] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def support(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Of a job, an event, a delivery or a subscription.")],
+) -> None:
+    """Write one text for a ticket: what the relay knows about it, without secrets, recipients and metadata."""
+    with working("reading"):
+        case = gather(api(), id)
+    for line in report(case, now=wall_clock()):
+        typer.echo(line)
+
+
+def gather(client: Api, id: str) -> Case:
+    """What there is about the id. Raises UsageError where there is nothing of that id."""
+    reader = _Reader(client, id)
+    reader.read()
+    return reader.case
+
+
+class _Reader:
+    """Reads what belongs together, and goes on where a part of it can not be read."""
+
+    def __init__(self, client: Api, id: str) -> None:
+        self._client = client
+        self._id = id
+        self.case = Case(about=id)
+
+    def read(self) -> None:
+        case = self.case
+        kind, found = self._find()
+        case.about = f"{kind} {self._id}"
+        job_id: str | None = None
+        query: dict[str, Any] = {}
+        event_ids: list[str] = []
+        if kind == "delivery":
+            case.deliveries = [found]
+            event_ids, job_id = [found["event_id"]], found["job_uid"]
+        elif kind == "event":
+            case.events = [found]
+            event_ids = [found["id"]]
+            if found.get("partitionkey"):  # an event about the relay has no job
+                job_id, query = found.get("subject"), {"account": found.get("account")}
+        elif kind == "subscription":
+            case.subscriptions = [found]
+            for state in ("dead", "pending", None):
+                page = {"subscription": found["id"], "state": state}
+                self._add_deliveries(self._items("/v1/deliveries", page, MAX_OF_A_STATE))
+        else:
+            case.job = found
+        if job_id is not None:
+            case.job = self._get("the job", f"/v1/jobs/{segment(job_id)}", query)
+        if case.job is not None:
+            path = f"/v1/jobs/{segment(case.job['uid'])}"
+            case.explanation = self._get("the explanation", f"{path}/explain")
+            case.events = self._items(f"{path}/events", {}, MAX_READ_EVENTS)[-MAX_EVENTS:] or case.events
+        if kind == "delivery" and not case.events:
+            event = self._get("the event", f"/v1/events/{segment(found['event_id'])}")
+            case.events = [] if event is None else [event]
+        if kind == "job":
+            event_ids = [event["id"] for event in reversed(case.events)]
+        for event_id in event_ids:
+            if kind != "delivery" and len(case.deliveries) < MAX_DELIVERIES:
+                self._add_deliveries(self._items("/v1/deliveries", {"event": event_id}, MAX_DELIVERIES))
+        self._add_subscriptions()
+        self._add_node()
+
+    def _find(self) -> tuple[str, Document]:
+        kinds = {"dlv_": "delivery", "evt_": "event", "sub_": "subscription"}
+        kind = kinds.get(self._id[:4])
+        found = None
+        if kind is not None:
+            where = {"delivery": "deliveries", "event": "events", "subscription": "subscriptions"}[kind]
+            found = self._client.get_if_there(f"/v1/{where}/{segment(self._id)}")
+        if found is None:  # an upstream may call its jobs anything
+            kind = "job"
+            try:
+                found = self._client.get_if_there(f"/v1/jobs/{segment(self._id)}")
+            except ApiError as error:
+                if error.problem != "ambiguous_job":
+                    raise
+                raise UsageError(f"several accounts have a job {self._id!r:.210}: give its uid (job_…)") from None
+        if found is None or kind is None:
+            raise UsageError(f"there is no job, event, delivery or subscription {self._id!r:.210}")
+        return kind, found
+
+    def _add_deliveries(self, found: Sequence[Document]) -> None:
+        known = {delivery["id"] for delivery in self.case.deliveries}
+        for one in found:
+            if one["id"] in known or len(self.case.deliveries) >= MAX_DELIVERIES:
+                continue
+            whole = self._get("a delivery", f"/v1/deliveries/{segment(one['id'])}")
+            self.case.deliveries.append(one if whole is None else whole)
+
+    def _add_subscriptions(self) -> None:
+        known = {subscription["id"] for subscription in self.case.subscriptions}
+        for id in dict.fromkeys(delivery["subscription_id"] for delivery in self.case.deliveries):
+            if id not in known:
+                found = self._get("a subscription", f"/v1/subscriptions/{segment(id)}")
+                if found is not None:
+                    self.case.subscriptions.append(found)
+
+    def _add_node(self) -> None:
+        document = self._get("the version", "/openapi.json")
+        self.case.node_version = None if document is None else (document.get("info") or {}).get("version")
+        self.case.readiness = self._get("/readyz", "/readyz", accepted=503)
+        job = self.case.job
+        for account in self._items("/v1/sources", {}, 1000):
+            if job is None or (account["source"], account["account"]) == (job["source"], job["account"]):
+                self.case.sources.append(account)
+
+    def _get(self, what: str, path: str, query: Mapping[str, Any] | None = None, *, accepted: int = 0) -> Any:
+        try:
+            return self._client.send("GET", path, query=query, accepted=accepted).document
+        except Unreachable:
+            raise
+        except RelayError as error:
+            self.case.unknown.append(f"{what}: {error}")
+            return None
+
+    def _items(self, path: str, query: Mapping[str, Any], limit: int) -> list[Any]:
+        try:
+            return self._client.items(path, query, limit)
+        except Unreachable:
+            raise
+        except RelayError as error:
+            self.case.unknown.append(f"{path}: {error}")
+            return []
+
+
+def report(case: Case, *, now: float) -> list[str]:
+    """The lines of the text, without secrets (a sink's path may be one), recipients and metadata; at most
+    `MAX_CHARACTERS`."""
+    from relay.log import redact_text, secrets_of, without
+
+    paths = (secrets_of(str(found["sink"]).removesuffix("?…"), "", ()) for found in case.subscriptions)
+    hidden = sorted({path for found in paths for path in found}, key=len, reverse=True)
+    lines: list[str] = []
+    length = 0
+    written = list(_lines(case, hidden, now))
+    for place, line in enumerate(written):
+        shown = redact_text(without(clean(line), hidden))[:MAX_LINE_CHARACTERS]
+        length += len(shown) + 1
+        if length > MAX_CHARACTERS - 100:
+            lines.append(f"… cut off here: {len(written) - place} lines more")
+            break
+        lines.append(shown)
+    return lines
+
+
+def _lines(case: Case, hidden: Sequence[str], now: float) -> Iterator[str]:
+    yield f"revor-relay, about {case.about}, at {to_rfc3339(now)}"
+    yield "Left out: secrets, what may be one in a sink's path, recipients, metadata. Read it before you paste it."
+    yield ""
+    yield "VERSIONS"
+    yield f"node {case.node_version or 'unknown'}, command {__version__}, Python {platform.python_version()}"
+    yield f"the command runs on {platform.system()} {platform.release()} {platform.machine()}"
+    yield ""
+    yield from _node(case.readiness)
+    for account in case.sources[:MAX_ACCOUNTS]:
+        yield from _source(account)
+    if len(case.sources) > MAX_ACCOUNTS:
+        yield f"… {len(case.sources) - MAX_ACCOUNTS} accounts more"
+    yield ""
+    if case.job is not None:
+        yield from _job(case.job, case.explanation)
+    if case.events:
+        yield f"EVENTS ({len(case.events)}{', the last ones' if len(case.events) >= MAX_EVENTS else ''})"
+        for event in case.events:
+            yield _event(event)
+        yield ""
+    for subscription in case.subscriptions:
+        yield from _subscription(subscription)
+    if case.deliveries:
+        yield f"DELIVERIES ({len(case.deliveries)}{' or more' if len(case.deliveries) >= MAX_DELIVERIES else ''})"
+        for delivery in case.deliveries:
+            yield from _delivery(delivery, hidden)
+        yield ""
+    for unknown in case.unknown:
+        yield f"not read: {unknown}"
+
+
+def _node(readiness: Document | None) -> Iterator[str]:
+    yield "NODE"
+    if readiness is None:
+        yield "/readyz: unknown"
+        return
+    yield f"/readyz: {readiness['status']}"
+    yield from (f"problem: {problem}" for problem in readiness["problems"])
+    yield from (f"note: {one}" for one in readiness["notes"])
+    yield "checks: " + ", ".join(f"{name} {state}" for name, state in readiness["checks"].items())
+
+
+def _source(account: Document) -> Iterator[str]:
+    yield f"source {account['source']}/{account['account']}: " + _facts(
+        account, "state", "since", "open_jobs", "due_jobs", "limit", "remaining", "window_seconds", "paused_until"
+    )
+    yield "  " + _facts(
+        account,
+        *("own_requests_per_second", "others_requests_per_second", "price_seconds"),
+        *("expected_detection_delay_seconds", "last_completed_at"),
+    )
+    if account.get("problem"):
+        yield "  problem: " + _facts(account["problem"], "code", "message", "request_id", "at")
+
+
+def _job(job: Document, explanation: Document | None) -> Iterator[str]:
+    yield f"JOB {job['uid']}"
+    yield _facts(job, "id", "source", "account", "priority")
+    yield _facts(job, "status", "outcome", "open", "sequence", "poll_count")
+    yield _facts(job, "tracked_at", "last_polled_at", "next_poll_at", "closed_at")
+    item = job.get("upstream") or {}
+    error = item.get("error")
+    seen = {name: item[name] for name in ITEM_FIELDS if isinstance(item.get(name), str | int | float)}
+    if isinstance(error, dict) and isinstance(error.get("code"), str):
+        seen["error"] = error["code"]
+    yield "upstream: " + (_facts(seen, *seen) or "nothing")
+    if job.get("last_error"):
+        yield "last error: " + _facts(job["last_error"], "code", "message", "request_id", "at")
+    if explanation is not None:
+        yield f"explained: {explanation['sentence']}"
+        yield _facts(explanation, "reason", "waiting_for", "not_before", "expected_delay_seconds", "last_request_id")
+    yield ""
+
+
+def _event(event: Document) -> str:
+    data = event.get("data") if isinstance(event.get("data"), dict) else {}
+    assert isinstance(data, dict)
+    parts = [str(event.get("sequence") or "").lstrip("0") or "-", event["time"], event["type"], event["id"]]
+    if event.get("status"):
+        parts.append(f"({event.get('previousstatus') or 'nothing'} → {event['status']})")
+    parts.append(_facts(data, "detected_at", "inferred", "request_id"))
+    return "  ".join(part for part in parts if part)
+
+
+def _subscription(subscription: Document) -> Iterator[str]:
+    config = subscription["config"]
+    settings = subscription.get("protocolsettings") or {}
+    yield f"SUBSCRIPTION {subscription['id']}"
+    yield f"sink: {_host(subscription['sink'])}, {settings.get('method', 'POST')}, {config['kind']}"
+    yield _facts(subscription, "state", "disabled_reason", "created_at", "source")
+    yield f"types: {', '.join(subscription.get('types') or ['all of jobs'])}"
+    yield _facts(config, "ordering", "start", "timeout_seconds", "rate_per_second", "concurrency", "content_mode")
+    yield f"retry_schedule: {' '.join(f'{pause:g}' for pause in config['retry_schedule']) or 'none'}"
+    if settings.get("headers"):
+        yield f"own headers: {', '.join(settings['headers'])} (values left out)"
+    yield ""
+
+
+def _host(sink: str) -> str:
+    parts = urlsplit(sink)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
+
+
+def _delivery(delivery: Document, hidden: Sequence[str]) -> Iterator[str]:
+    yield f"{delivery['id']}: {delivery['event_id']} ({delivery['event_type']}) to {delivery['subscription_id']}"
+    yield "  " + _facts(
+        delivery,
+        *("state", "reason", "attempt_count", "waiting_for", "next_attempt_at", "created_at", "ended_at"),
+    )
+    attempts = [_without_paths(attempt, hidden) for attempt in delivery.get("attempts") or ()]
+    yield from (f"  {line}" for line in attempt_lines(attempts))
+    if attempts:
+        headers = {name.lower(): value for name, value in attempts[-1].get("response_headers", {}).items()}
+        known = _facts(headers, *(name for name in ANSWER_HEADERS if headers.get(name)))
+        if known:
+            yield f"  last answer's headers: {known}"
+
+
+def _without_paths(attempt: Document, hidden: Sequence[str]) -> Document:
+    """The attempt, with an excerpt that names no path: where it was cut, and in hex too."""
+    from relay.log import without
+
+    excerpt = attempt.get("response_excerpt")
+    if not excerpt or not hidden:
+        return attempt
+    cut = len(excerpt) >= EXCERPT_CHARACTERS
+    if attempt.get("response_excerpt_encoding") == "hex":
+        text = bytes.fromhex(excerpt).decode("latin-1")
+        excerpt = without(text, hidden, cut=cut).encode("latin-1").hex()
+    else:
+        excerpt = without(excerpt, hidden, cut=cut)
+    return {**attempt, "response_excerpt": excerpt}
+
+
+def _facts(document: Document, *names: str) -> str:
+    """`name: value` of what is there."""
+    return ", ".join(
+        f"{name}: {f'{value:.4g}' if isinstance(value, float) else clean(value)}"
+        for name in names
+        if (value := document.get(name)) is not None
+    )

@@ -1,0 +1,136 @@
+"""What is kept of attempts and how it is told, by a relay process and sinks on real sockets: times, story, support."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from tests.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
+from tests.unit.test_sender import OK, peer, self_signed
+
+QUERY_SECRET = "planted-query-7Hq2xZ"
+HEADER_SECRET = "planted-header-9Kd4wY"
+PATH_SECRET = "planted-path-5Tn8vR"
+METADATA_SECRET = "planted-metadata-3Lm6uQ"
+TOKEN = "rl_planted-token-1Bp5sW-and-some-more-characters-so-that-it-is-long"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
+    async with open_relay_world(tmp_path) as world:
+        yield world
+
+
+async def ended(world: RelayWorld, subscription: str, count: int, state: str = "delivered") -> list[dict[str, Any]]:
+    """The deliveries of a subscription, oldest first, once so many are in this state."""
+    found: list[dict[str, Any]] = []
+
+    async def all_ended() -> bool:
+        found[:] = (await world.get(f"/v1/deliveries?subscription={subscription}&state={state}"))["items"]
+        return len(found) >= count
+
+    await world.until(all_ended, f"no {count} {state} deliveries")
+    return [await world.get(f"/v1/deliveries/{one['id']}") for one in reversed(found)]
+
+
+async def test_the_times_of_a_first_and_of_a_later_request_over_tls(world: RelayWorld, tmp_path: Path) -> None:
+    path, context = self_signed(tmp_path)
+    async with peer(OK, tls=context) as sink:
+        await world.serve(SSL_CERT_FILE=str(path))
+        url = sink.url("/hook", scheme="https")
+        subscription = await world.subscribe("ai.revor.job.running", "ai.revor.job.succeeded", sink=url)
+        await world.job()
+        tried = [one["attempts"][0] for one in await ended(world, subscription["id"], 2)]
+        first, second = sorted(tried, key=lambda attempt: str(attempt["started_at"]))
+    for attempt in (first, second):
+        assert (attempt["status_code"], attempt["remote_ip"]) == (200, "127.0.0.1")
+        assert (attempt["response_excerpt"], attempt["response_excerpt_encoding"]) == ("ok", "text")
+        assert (attempt["decision"], attempt["next_attempt_at"]) == ("HTTP 200: delivered", None)
+        assert sum(took or 0 for took in attempt["timings"].values()) <= attempt["duration_ms"]
+        assert attempt["timings"]["first_byte_ms"] > 0
+        assert attempt["timings"]["dns_ms"] is None
+    assert first["timings"]["connect_ms"] > 0
+    assert first["timings"]["tls_ms"] > 0
+    assert (second["timings"]["connect_ms"], second["timings"]["tls_ms"]) == (None, None)
+
+
+async def test_the_story_of_a_delivery_that_was_tried_twice(world: RelayWorld) -> None:
+    came: list[str] = []
+
+    async def once(_request: Request) -> Response:
+        came.append("")
+        return PlainTextResponse("restarting", 503 if len(came) == 1 else 200)
+
+    world.answering = once
+    await world.serve()
+    subscription = await world.subscribe("ai.revor.job.succeeded")
+    job_id = await world.job()
+    (delivery,) = await ended(world, subscription["id"], 1)
+    first, second = delivery["attempts"]
+    assert first["next_attempt_at"] is not None
+    assert first["started_at"] < first["next_attempt_at"] <= second["started_at"]
+    code, lines = await world.run("deliveries", "show", delivery["id"])
+    told = "\n".join(lines)
+    assert code == 0
+    assert lines[0].startswith(f"{delivery['id']} was delivered at ")
+    assert f"of job {job_id}" in told
+    assert "→ HTTP 503 (attempt 1 of 11): tried again in " in told
+    assert told.count("“restarting”") == 1
+    assert "answer: the same" in told
+    assert "(the connection was open already)" in told
+    assert "→ HTTP 200: delivered" in told
+    code, lines = await world.run("deliveries", "show", delivery["id"], "--json")
+    assert (code, json.loads(lines[0])) == (0, await world.get(f"/v1/deliveries/{delivery['id']}"))
+
+
+async def test_a_support_text_has_the_whole_story_and_no_secret(world: RelayWorld) -> None:
+    async def echo(request: Request) -> Response:
+        body = f"{request.url} {dict(request.headers)} key {API_KEY}".encode()
+        if request.url.path.endswith("binary"):
+            body = b"\xff\xfe" + body
+        return Response(body, 500, {"x-echo": str(request.url), "x-request-id": "req-of-the-sink"})
+
+    world.answering = echo
+    world.settings(SETTINGS.replace("[0.1s, 0.2s, 0.5s, 1s, 1s, 1s, 2s, 2s, 2s, 2s]", "[0.1s]"))
+    await world.serve(RELAY_AUTH__TOKENS=json.dumps([{"name": "ops", "token": TOKEN, "scopes": ["admin"]}]))
+    world.session.headers["Authorization"] = f"Bearer {TOKEN}"
+    made = [
+        await world.subscribe(
+            "ai.revor.job.succeeded",
+            sink=f"{world.sink_url}/{PATH_SECRET}/{end}?code={QUERY_SECRET}",
+            protocolsettings={"headers": {"X-Own-Token": HEADER_SECRET}},
+        )
+        for end in ("text", "binary")
+    ]
+    job_id = await world.upstream_job()
+    status, job = await world.call("POST", "/v1/jobs", {"id": job_id, "metadata": {"deal": METADATA_SECRET}})
+    assert status == 201
+    dead = [(await ended(world, one["id"], 1, "dead"))[0] for one in made]
+    planted = [QUERY_SECRET, HEADER_SECRET, PATH_SECRET, METADATA_SECRET, TOKEN, API_KEY]
+    planted += [one["config"]["secret"].removeprefix("whsec_") for one in made]
+    ids = [job_id, job["uid"], dead[0]["event_id"], dead[0]["id"], dead[1]["id"], made[0]["id"]]
+    for id in ids:
+        code, lines = await world.run("support", id, RELAY_TOKEN=TOKEN)
+        text = "\n".join(lines)
+        assert code == 0, text
+        assert id in lines[0]
+        for secret in planted:
+            assert secret not in text, (secret, text)
+            assert secret.encode().hex() not in text, (secret, text)
+        for what in (
+            *("/readyz: ok", "source revor/default: state: ok", "ai.revor.job.succeeded", "state: dead"),
+            *("HTTP 500 (attempt 2 of 2): given up, no attempt is left", "sink: http://127.0.0.1:"),
+            *("x-request-id: req-of-the-sink", "own headers: X-Own-Token"),
+        ):
+            assert what in text, (what, text)
+    for shown in dead:
+        code, lines = await world.run("deliveries", "show", shown["id"], RELAY_TOKEN=TOKEN)
+        assert code == 0
+        for secret in set(planted) - {PATH_SECRET}:  # the path of a webhook is shown where its settings are
+            assert secret not in "\n".join(lines)
+    code, lines = await world.run("support", "dlv_nobody", RELAY_TOKEN=TOKEN)
+    assert (code, lines) == (2, ["relay: there is no job, event, delivery or subscription 'dlv_nobody'"])
