@@ -34,7 +34,7 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_RESPONSE_HEADERS = 100
 MAX_HEADER_BYTES = 8190
 MAX_ADDRESSES = 8  # of one name; a hostile DNS answer may hold thousands
-DNS_CACHE_SECONDS = 10
+DNS_CACHE_SECONDS = 0  # the system's resolver knows how long an address holds; who asks at once shares one answer
 DNS_THREADS = 32
 # Just under the 5 s after which Node and others close an idle connection: a request that crosses that close is lost.
 KEEP_ALIVE_SECONDS = 4.0

@@ -18,6 +18,8 @@ from tests.forks import ForkedPopen
 
 DEADLINE_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 0.2
+READ_AT_IMPORT = ("PYTHON", "SSL_")
+"""Variables for Python itself, and those by which aiohttp trusts certificates."""
 UNDER_LIMITS = """\
 import ctypes, os, resource, sys
 for limit in sys.argv[1].split():
@@ -38,7 +40,7 @@ class Process:
     `limits`: `RLIMIT_NOFILE=64` and the like, soft limits; `UNPRIVILEGED`: file permissions hold for root too.
     `program`: another one than `relay`, such as a shell in which `relay` is called.
 
-    Without one, without limits and without variables for Python itself, it is forked by `fork_server`.
+    Without one, without limits and without variables that imports read, it is forked by `fork_server`.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Process:
         self.popen: subprocess.Popen[bytes] | ForkedPopen
         reading, writing = zip(os.pipe(), os.pipe(), strict=True)
         try:
-            if program or limits or any(name.startswith("PYTHON") for name in variables):
+            if program or limits or any(name.startswith(READ_AT_IMPORT) for name in variables):
                 how = ["-c", UNDER_LIMITS, limits] if limits else ["-m", "relay"]
                 self.popen = subprocess.Popen(
                     [*(program or [sys.executable, *how]), *arguments],

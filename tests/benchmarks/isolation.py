@@ -1,5 +1,5 @@
-"""Healthy sinks beside ill ones: 94 of 100 answer at once, the others are dead, slow, dripping, rude, refuse for an hour
-or answer with 10 MB. Each round is measured twice in one run, with the ill ones paused and with all of them enabled:
+"""Healthy sinks beside ill ones: 94 of 100 answer at once; the others are dead, slow, dripping, resetting, busy for an
+hour, or answer with 10 MB. Each is measured twice in a round, with the ill ones paused and with all of them enabled:
 
 burst  a backlog for all: deliveries a second to the healthy ones, until each of them has all of it
 paced  a few looks a second: the time from the commit of an event to its arrival at each healthy sink
@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

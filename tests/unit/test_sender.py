@@ -229,10 +229,25 @@ async def test_rebinding_between_two_requests_fails() -> None:
         request = OutboundRequest(url=sink.url(host="sink.example.com"))
         assert (await sender.send(request, timeout_seconds=5)).status_code == 200
         resolver.addresses = ("127.0.0.2",)
-        assert sender._session is not None
-        sender._session.connector.clear_dns_cache()  # type: ignore[union-attr]
         assert (await sender.send(request, timeout_seconds=5)).error == "refused"
     assert sink.connections == 1
+
+
+async def test_an_address_holds_no_longer_than_the_systems_resolver_says() -> None:
+    resolver = StubResolver("127.0.0.1")
+    close = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    async with peer(close) as sink, Sender(DEVELOPMENT, clock=time.time, resolver=resolver) as sender:
+        request = OutboundRequest(url=sink.url(host="sink.example.com"))
+        together = await asyncio.gather(*(sender.send(request, timeout_seconds=5) for _ in range(5)))
+        assert [response.status_code for response in together] == [200] * 5
+        assert len(resolver.asked) == 1, "who asks at once shares one answer"
+        await sender.send(request, timeout_seconds=5)
+        assert len(resolver.asked) == 2
+    async with peer() as sink, Sender(DEVELOPMENT, clock=time.time, resolver=resolver) as sender:
+        request = OutboundRequest(url=sink.url(host="sink.example.com"))
+        for _ in range(3):
+            await sender.send(request, timeout_seconds=5)
+        assert len(resolver.asked) == 3, "a connection that is open asks nobody"
 
 
 async def test_plain_http_to_a_name_holds_only_inside_the_allowed_networks() -> None:
