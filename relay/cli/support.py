@@ -236,10 +236,10 @@ def _node(readiness: Document | None) -> Iterator[str]:
     if readiness is None:
         yield "/readyz: unknown"
         return
-    yield f"/readyz: {readiness['status']}"
-    yield from (f"problem: {problem}" for problem in readiness["problems"])
-    yield from (f"note: {one}" for one in readiness["notes"])
-    yield "checks: " + ", ".join(f"{name} {state}" for name, state in readiness["checks"].items())
+    yield f"/readyz: {readiness.get('status')}"  # what stands before the relay may answer in its place
+    yield from (f"problem: {problem}" for problem in readiness.get("problems") or ())
+    yield from (f"note: {one}" for one in readiness.get("notes") or ())
+    yield "checks: " + ", ".join(f"{name} {state}" for name, state in (readiness.get("checks") or {}).items())
 
 
 def _source(account: Document) -> Iterator[str]:

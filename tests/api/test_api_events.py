@@ -1,7 +1,10 @@
 import orjson
 import pytest
 
+from relay.api.shapes import DeliveryWithAttempts
+from relay.core.delivery import Timings
 from tests.api_world import HOOK
+from tests.store_kit import attempt, claim, mark_of
 
 
 async def subscribe(client, **body):
@@ -88,6 +91,67 @@ async def test_a_delivery_shows_what_it_waits_for(client, world):
     assert (shown["job_uid"], shown["event_type"]) == (job.uid, "ai.revor.job.failed")
     refused = await client.post(f"/v1/deliveries/{second['id']}/retry")
     assert (refused.status_code, refused.json()["code"]) == (409, "delivery_waits")
+
+
+async def test_a_delivery_shows_its_attempts(client, world):
+    id = await subscribe(client)
+    await world.look(await world.job("a"), "failed")
+    timings = [Timings(dns_ms=2.5, connect_ms=10.0, tls_ms=21.25, first_byte_ms=40.0), Timings()]
+    tried = [
+        attempt(
+            1,
+            started_at=world.now,
+            status_code=503,
+            timings=timings[0],
+            decision="HTTP 503 (attempt 1 of 3): tried again in 5 s",
+            next_attempt_at=world.now + 5,
+            request_headers=(("webhook-id", "evt_1"),),
+            response_headers=(("retry-after", "5"),),
+            response_excerpt="ff00",
+            excerpt_is_hex=True,
+            remote_ip="192.0.2.1",
+        ),
+        attempt(2, started_at=world.now + 5, status_code=None, error="dns: it does not resolve", timings=timings[1]),
+    ]
+    for made in tried:
+        world.now += 5
+        (one,) = await claim(world.store, id, now=world.now)
+        await world.store.deliveries.mark(mark_of(one, "pending", attempt=made, due_at=world.now))
+    (listed,) = (await client.get("/v1/deliveries")).json()["items"]
+    shown = (await client.get(f"/v1/deliveries/{listed['id']}")).json()
+    DeliveryWithAttempts.model_validate(shown)
+    assert shown["attempts"] == [
+        {
+            "number": 1,
+            "started_at": "2027-01-15T08:00:00.000Z",
+            "duration_ms": 12.5,
+            "status_code": 503,
+            "error": None,
+            "timings": {"dns_ms": 2.5, "connect_ms": 10.0, "tls_ms": 21.25, "first_byte_ms": 40.0},
+            "decision": "HTTP 503 (attempt 1 of 3): tried again in 5 s",
+            "next_attempt_at": "2027-01-15T08:00:05.000Z",
+            "request_headers": {"webhook-id": "evt_1"},
+            "response_headers": {"retry-after": "5"},
+            "response_excerpt": "ff00",
+            "response_excerpt_encoding": "hex",
+            "remote_ip": "192.0.2.1",
+        },
+        {
+            "number": 2,
+            "started_at": "2027-01-15T08:00:05.000Z",
+            "duration_ms": 12.5,
+            "status_code": None,
+            "error": "dns: it does not resolve",
+            "timings": {"dns_ms": None, "connect_ms": None, "tls_ms": None, "first_byte_ms": None},
+            "decision": None,
+            "next_attempt_at": None,
+            "request_headers": {},
+            "response_headers": {},
+            "response_excerpt": None,
+            "response_excerpt_encoding": None,
+            "remote_ip": None,
+        },
+    ]
 
 
 async def test_a_delivery_is_retried(client, world):

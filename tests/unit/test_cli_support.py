@@ -224,6 +224,25 @@ def test_a_text_can_not_command_a_terminal() -> None:
     assert all(line.isprintable() for line in report(broken, now=NOW))
 
 
+@pytest.mark.parametrize("encoding", ["text", "hex"])
+def test_no_path_begins_where_an_answer_was_cut(encoding: str) -> None:
+    path = "/hooks/Zq7fKp2mXw9dLr4vZq7fKp2mXw9dLr4vZq7fKp2mXw9dLr4v"
+    said = path * 100
+    said = said[:1024] if encoding == "text" else said.encode().hex()[:1024]
+    shown = attempt(response_excerpt=said, response_excerpt_encoding=encoding)
+    found = subscription(f"https://receiver.example{path}")
+    text = "\n".join(report(case(subscriptions=[found], deliveries=[delivery(shown)]), now=NOW))
+    assert "[redacted]" in text or b"[redacted]".hex() in text
+    assert path[:16] not in text
+    assert path[:16].encode().hex() not in text
+
+
+def test_keys_tokens_and_recipients_are_taken_out_of_any_text() -> None:
+    leaks = "Bearer Zq7fKp2mXw9dLr4v; sk-revor-Zq7fKp2mXw9dLr4v; whsec_Zq7fKp2mXw9dLr4v; zq7fkp2mxw9dlr4v@example.com"
+    planted = case(deliveries=[delivery(attempt(response_excerpt=leaks, error=leaks))], unknown=[f"the job: {leaks}"])
+    assert "zq7fkp2mxw9dlr4v" not in "\n".join(report(planted, now=NOW)).lower()
+
+
 @given(secrets, st.integers(0, 1100))
 def test_what_was_planted_never_stands_in_the_text(secret: str, before: int) -> None:
     """Wherever the API might hold something that is nobody's business."""

@@ -586,6 +586,38 @@ async def test_the_address_is_the_one_that_was_dialled_last() -> None:
     assert (reached.status_code, reached.remote_ip) == (200, "127.0.0.1")
 
 
+async def test_the_time_of_an_address_that_does_not_answer_counts_as_connecting() -> None:
+    async with peer() as sink:
+        with socket.create_server(("127.0.0.2", sink.port), backlog=0) as full:
+            waiting = [
+                socket.socket() for _ in range(4)
+            ]  # nobody accepts them: what comes after is not answered at all
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(full.getsockname())
+            found = StubResolver("127.0.0.2", "127.0.0.1")
+            url = f"http://sink.example.com:{sink.port}/"
+            response = await send(url, resolver=found, connect_timeout_seconds=0.05)
+            for one in waiting:
+                one.close()
+    assert (response.status_code, response.remote_ip) == (200, "127.0.0.1")
+    assert response.timings.connect_ms is not None
+    assert response.timings.connect_ms >= 40
+
+
+async def test_a_slow_body_is_no_slow_first_byte() -> None:
+    async def slow_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK[:-2])
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        writer.write(b"ok")
+
+    async with peer(slow_body) as sink:
+        response = await send(sink.url())
+    assert response.timings.first_byte_ms is not None
+    assert response.duration_ms - response.timings.first_byte_ms >= 150
+
+
 async def test_a_pooled_connection_that_is_gone_is_not_the_one_that_was_dialled() -> None:
     """A PUT goes out a second time on a new connection: only that one counts."""
     server: list[asyncio.AbstractServer] = []
