@@ -68,6 +68,12 @@ _SUBSCRIPTION = {
     "description": "The CRM",
     "state": "enabled",
     "disabled_reason": None,
+    "state_since": _TIME,
+    "state_reason": None,
+    "failing_since": None,
+    "failing_reason": None,
+    "paused_until": None,
+    "next_probe_at": None,
     "created_at": _TIME,
 }
 _ATTEMPT = {

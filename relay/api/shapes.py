@@ -160,6 +160,12 @@ class Subscription(Shape):
     description: str | None
     state: Literal["enabled", "paused", "disabled", "pending"]
     disabled_reason: str | None
+    state_since: Time
+    state_reason: str | None
+    failing_since: Time | None
+    failing_reason: str | None
+    paused_until: Time | None
+    next_probe_at: Time | None
     created_at: Time
 
 

@@ -113,6 +113,12 @@ def subscription_view(
         "description": subscription.description,
         "state": subscription.state,
         "disabled_reason": subscription.disabled_reason,
+        "state_since": to_rfc3339(subscription.state_since or subscription.created_at),
+        "state_reason": subscription.state_reason,
+        "failing_since": optional_rfc3339(subscription.failing_since),
+        "failing_reason": subscription.failing_reason,
+        "paused_until": optional_rfc3339(subscription.paused_until),
+        "next_probe_at": optional_rfc3339(subscription.probe_at),
         "created_at": to_rfc3339(subscription.created_at),
     }
 

@@ -80,6 +80,7 @@ class Claimed:
     attempt_count  attempts made so far in the present schedule (a manual retry starts a fresh one)
     made_count     attempts made in all
     priority       0 a first attempt, 1 a retry, 2 asked for by hand
+    probe          tried although its subscription is disabled, to see whether the sink is there again
     """
 
     id: str
@@ -92,6 +93,7 @@ class Claimed:
     made_count: int = 0
     priority: int = 0
     created_at: float = 0.0
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,6 +119,8 @@ class Mark:
 
     state       delivered, dead or pending (again at `due_at`)
     disable     the reason to disable the subscription, with `events` that say so
+    probe_at    when a subscription that is disabled by this, or still, is tried again; None: only `resume` helps.
+                A probe that is delivered enables it, with `events` that say so
     next_lease  go on with other deliveries of the subscription, if there are any: the next of this job, then what is
                 due; held under this lease or that of another mark in the same transaction. No other has its token.
     next_count  with how many
@@ -131,6 +133,7 @@ class Mark:
     due_at: float | None = None
     reason: str | None = None
     disable: str | None = None
+    probe_at: float | None = None
     events: tuple[Event, ...] = ()
     next_lease: Lease | None = None
     next_count: int = 1
@@ -142,6 +145,15 @@ class Marked:
 
     kept: bool
     next: tuple[Claimed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What became of the wish to try a disabled subscription: the delivery to try, unless it was somebody else's turn
+    or none is free; and when the next turn is (None: it is not to be tried any more)."""
+
+    claimed: Claimed | None
+    next_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

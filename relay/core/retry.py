@@ -1,5 +1,6 @@
 """When a delivery is tried again, and when no more: pure decisions over an attempt's outcome."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,12 @@ from email.utils import parsedate_to_datetime
 from relay.core.delivery import Outcome, Response
 
 MAX_RETRY_AFTER_SECONDS = 86400.0
+
+FIRST_PROBE_SECONDS = 60.0
+MAX_PROBE_SECONDS = 3600.0
+DRAIN_PER_SECOND = 50.0
+DRAIN_DOUBLE_SECONDS = 10.0
+DRAIN_SECONDS = 60.0
 
 _SECONDS = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?)", re.ASCII)
 
@@ -83,6 +90,25 @@ def decide(
     spread = 1.0 + jitter * (2.0 * random_value - 1.0)
     pause_seconds = schedule_seconds[max(attempt_count, 1) - 1] * spread
     return Retry(at=now + max(pause_seconds, floor_seconds), reason=outcome.reason, pause_until=pause_until)
+
+
+def next_probe_at(
+    *, since: float, now: float, disable_after_seconds: float, jitter: float, random_value: float
+) -> float:
+    """When a subscription that is disabled since then is tried again (epoch seconds, as all times here): after a minute
+    (sooner where failures disable it sooner), then at pauses that double, up to an hour. `jitter`, `random_value`: as
+    in `decide`."""
+    least = min(FIRST_PROBE_SECONDS, disable_after_seconds)
+    pause_seconds = min(max(now - since, least), MAX_PROBE_SECONDS)
+    return now + pause_seconds * (1.0 + jitter * (2.0 * random_value - 1.0))
+
+
+def drain_per_second(elapsed_seconds: float) -> float | None:
+    """How much goes out to a subscription that was enabled again so long ago after it was disabled: 50 a second, and
+    double that every 10 seconds; None, no bound but its slots, after a minute."""
+    if elapsed_seconds >= DRAIN_SECONDS:
+        return None
+    return DRAIN_PER_SECOND * math.exp2(max(elapsed_seconds, 0.0) / DRAIN_DOUBLE_SECONDS)
 
 
 def parse_retry_after(value: str | None, *, now: float, received_date: str | None = None) -> float | None:
