@@ -9,6 +9,7 @@ from relay.store import (
     cancellation,
     claims,
     deliveries,
+    delivery_groups,
     events,
     intents,
     jobs,
@@ -102,6 +103,29 @@ def delivery_pages() -> Iterator[Case]:
                 # one row for each subscription at most
                 sorts=name == "event",
             )
+
+
+def groups_of_deliveries() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "pending": {"state": "pending"},
+        "dead": {"state": "dead"},
+        "cancelled": {"state": "cancelled"},
+        "delivered": {"state": "delivered"},
+        "subscription": {"subscription_id": "sub_1"},
+        "subscription and dead": {"subscription_id": "sub_1", "state": "dead"},
+        "subscription and pending": {"subscription_id": "sub_1", "state": "pending"},
+        "event": {"event_id": "evt_1"},
+    }
+    for name, given in filters.items():
+        values = {"state": None, "subscription_id": None, "event_id": None, **given}
+        walks = name in ("nothing", "delivered")
+        for columns in (("reason",), ("reason", "subscription_id", "day")):
+            made = delivery_groups.groups_statement(columns, **values)
+            # as many rows as are gone through, in whatever order: they are found along an index
+            yield Case(f"groups of deliveries by {name}, {len(columns)}", made, walks=walks, sorts=True)
+        counted = delivery_groups.scanned_statement(**values)
+        yield Case(f"groups of deliveries by {name}: how many", counted, walks=walks)
 
 
 def intent_pages() -> Iterator[Case]:
@@ -214,6 +238,7 @@ CATALOGUE = (
     *job_pages(),
     *event_pages(),
     *delivery_pages(),
+    *groups_of_deliveries(),
 )
 
 # --- as many rows as wished, the same in every database

@@ -205,7 +205,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "RotatedSecret": {"secret": _SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
     "CloudEvent": _EVENT,
     "EventPage": {"items": [_EVENT], "next_cursor": "MTI"},
-    "DeliveryPage": {"items": [_DELIVERY], "next_cursor": None},
+    "DeliveryListing": {"items": [_DELIVERY], "next_cursor": None},
     "DeliveryWithAttempts": {**_DELIVERY, "attempts": [_ATTEMPT]},
     "ReplayStarted": {"replay_id": _REPLAY_ID, "matched": 12840},
     "Replay": _REPLAY,

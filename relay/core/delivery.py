@@ -97,6 +97,20 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryGroup:
+    """Deliveries that have something in common: None where they need not. `day` begins at this time (UTC), and is that
+    of their making, as `oldest_at` and `newest_at` are; `example_id` is the newest one's."""
+
+    reason: str | None
+    subscription_id: str | None
+    day: float | None
+    count: int
+    oldest_at: float
+    newest_at: float
+    example_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """A delivery as the API shows it."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from relay.core.delivery import Attempt, Claimed
+from relay.core.delivery import Attempt, Claimed, DeliveryGroup
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
 
@@ -162,6 +162,17 @@ class Page(Generic[Value]):
 
     items: tuple[Value, ...]
     next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """The largest groups of the newest deliveries, of which `scanned` were gone through. `truncated`: there are older
+    ones that were not; `more`: there are smaller groups that are not shown."""
+
+    items: tuple[DeliveryGroup, ...]
+    scanned: int
+    truncated: bool
+    more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

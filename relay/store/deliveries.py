@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed, Delivery
-from relay.core.records import Lease, Mark, Marked, Page, Probe
+from relay.core.records import Groups, Lease, Mark, Marked, Page, Probe
 from relay.errors import Conflict, NotFound
 from relay.store.claims import (
     FORWARD_CHUNK,
@@ -20,6 +20,7 @@ from relay.store.claims import (
     claim_probe,
 )
 from relay.store.database import Database
+from relay.store.delivery_groups import grouped
 from relay.store.marks import ATTEMPTS, Marker, head_of
 from relay.store.notices import notify
 from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
@@ -122,6 +123,19 @@ class DeliveryStore:
         return await self._database.read(
             _page, limit, decode_cursor(cursor, prefix="dlv_"), state, subscription_id, event_id
         )
+
+    async def groups(
+        self,
+        columns: Sequence[str],
+        *,
+        limit: int,
+        state: str | None = None,
+        subscription_id: str | None = None,
+        event_id: str | None = None,
+    ) -> Groups:
+        """How many there are with the same `reason`, `subscription_id` and `day`, or those of them that are named: of
+        the newest, as many as can be gone through."""
+        return await self._database.read(grouped, columns, limit, state, subscription_id, event_id)
 
     async def pending_count(self) -> int:
         """How many have not ended."""

@@ -195,6 +195,11 @@ async def test_a_schedule_that_is_exhausted(world: RelayWorld) -> None:
     assert code == 0, lines
     (dead,) = (await world.get("/v1/deliveries?state=dead"))["items"]
     assert dead["id"] in lines[0]
+    code, lines = await world.run("deliveries", "list", "--state", "dead", "--group-by", "reason,sink,day")
+    assert code == 0, lines
+    count, reason, subscription = lines[1].split("\t")[:3]
+    assert (count, reason, subscription) == ("1", "http_500", made["id"])
+    assert dead["id"] in lines[1]
     job_id, bad = bad, ""
     assert (await world.run("deliveries", "retry", dead["id"]))[0] == 0
     await world.until_delivered([job_id])

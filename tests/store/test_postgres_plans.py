@@ -101,7 +101,10 @@ def _is_bad(plan: Plan, case: Case, count: int) -> bool:
     # Along the whole index: when it holds next to nothing, or for a page, to which (nearly) all rows belong.
     if node["Plan Rows"] <= WALKED_ROWS and WITH_CONDITION.match(node["Index Name"]):
         return False
-    if "Limit" not in plan.above or "Sort" in plan.above:
+    if "Limit" not in plan.above:
+        return True
+    under_limit = plan.above[len(plan.above) - plan.above[::-1].index("Limit") :]
+    if "Sort" in under_limit:
         return True
     of_the_page = case.walks or WITH_CONDITION.match(node["Index Name"]) or node["Plan Rows"] > 0.9 * count
     return "Filter" in node and not of_the_page

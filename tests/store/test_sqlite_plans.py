@@ -114,6 +114,8 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM events ORDER BY events.recorded_at DESC", "a page of events without a filter"),
         MayScan(r"FROM events ORDER BY events.position DESC", "the newest position"),
         MayScan(r"ON events.id = deliveries.event_id ORDER BY", "a page of deliveries without a filter"),
+        MayScan(r"COUNT\(\*\) AS number, MIN\(created_at\)", "groups of the newest deliveries, so many at most"),
+        MayScan(r"FROM \(SELECT id FROM deliveries ORDER BY id DESC LIMIT", "how many there are of those, at most"),
     ]
 
 
@@ -336,6 +338,9 @@ async def run_everything(store: Store) -> None:
     for filters in ({}, {"state": "pending"}, {"state": "dead"}, {"state": "cancelled"}, {"subscription_id": "sub_1"}):
         listed = await store.deliveries.page(limit=1, **filters)  # type: ignore[arg-type]
         await store.deliveries.page(limit=1, cursor=listed.next_cursor, **filters)  # type: ignore[arg-type]
+
+    for chosen in ({}, {"state": "dead"}, {"state": "pending"}, {"subscription_id": "sub_1"}, {"event_id": one.id}):
+        await store.deliveries.groups(["reason", "day"], limit=5, **chosen)  # type: ignore[arg-type]
 
     await store.subscriptions.create(subscription("sub_5", start_at=NOW))
     await store.subscriptions.replace(subscription("sub_5"), NOW)
