@@ -72,6 +72,14 @@ def disabled_event(
     return _notice("relay.subscription.disabled", data, now, subscription_id, dataschema_base)
 
 
+def recovered_event(
+    subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, dataschema_base: str
+) -> Event:
+    """Says that a disabled subscription is enabled again; `since`: its sink had only failed from then on."""
+    data = notices.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
+    return _notice("relay.subscription.recovered", data, now, subscription_id, dataschema_base)
+
+
 def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dataschema_base: str) -> Event:
     dataschema = notices.dataschema_for(type, dataschema_base)
     return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)

@@ -13,13 +13,13 @@ from typing import Protocol
 
 import structlog
 
-from relay.attempts import Headers, attempt_of, disabled_event, expired_event
+from relay.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
 from relay.clock import Clock
 from relay.core import retry, signing
 from relay.core.delivery import Attempt, Claimed, OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.filters import matches
-from relay.core.records import Lease, Mark, Marked
+from relay.core.records import Lease, Mark, Marked, Probe
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import StoreError
 from relay.log import debugging, secrets_of
@@ -30,6 +30,8 @@ from relay.tasks import Tasks
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
+FORWARD_SECONDS = 3600.0
+"""A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
 AGAIN_SECONDS = 1.0
 """The database refused: how long until it is asked again."""
 
@@ -52,6 +54,8 @@ class Deliveries(Protocol):
     async def claim_due(
         self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
     ) -> tuple[Claimed, ...]: ...
+    async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
+    async def bring_forward(self, subscription_id: str, now: float) -> bool: ...
     async def mark(self, mark: Mark) -> Marked: ...
     async def release(self, claimed: Sequence[Claimed], now: float) -> None: ...
 
@@ -63,7 +67,12 @@ class Subscriptions(Protocol):
     def version(self) -> int: ...
     async def all(self) -> list[Subscription]: ...
     async def set_sink_health(
-        self, subscription_id: str, *, failing_since: float | None, paused_until: float | None
+        self,
+        subscription_id: str,
+        *,
+        failing_since: float | None,
+        paused_until: float | None,
+        failing_reason: str | None = None,
     ) -> None: ...
     def changed(self) -> None: ...
 
@@ -165,6 +174,7 @@ class Dispatcher:
             )
             if wanted and target.may_send(now) and self.slots.free(target) > 0:
                 self.slots.occupy(target)
+                target.paced(1, now)
                 taken.append(target)
         if not taken:
             return None
@@ -224,15 +234,24 @@ class Dispatcher:
         self._starved = False
         for entry in backlog:
             found = self.slots.get(entry.subscription_id)
-            if found is None or found.subscription.state != "enabled":
+            if found is None or found.subscription.state not in ("enabled", "disabled"):
                 continue
-            due = [at for at in entry.due_at if at is not None]
-            earliest = max(min(due), found.paused_until, found.next_send_at)
+            probing = found.subscription.state == "disabled"
+            if probing:
+                if found.probe_at is None or found.busy:
+                    continue
+                earliest = found.probe_at
+            else:
+                self._forward(found, now)
+                due = [at for at in entry.due_at if at is not None]
+                earliest = max(min(due), found.paused_until, found.next_send_at)
             if earliest > now:
                 next_due = min(next_due, earliest)
                 continue
-            free = self.slots.free(found)
-            if free > 0:
+            free = self.slots.free(found, now)
+            if free > 0 and probing:
+                claims.append(self._probe(found, now))
+            elif free > 0:
                 priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
                 claims.append(self._claim(found, priorities, free, now))
             elif not found.busy:
@@ -276,6 +295,7 @@ class Dispatcher:
         try:
             lease = self._lease(now, target.subscription.timeout_seconds)
             claimed = await self._deliveries.claim_due(target.subscription.id, priorities, count, now, lease)
+            target.paced(len(claimed), now)
             for one in claimed:
                 self._start(target, one)
                 started += 1
@@ -283,6 +303,38 @@ class Dispatcher:
             for _ in range(count - started):
                 self._vacate(target)
         return started
+
+    async def _probe(self, target: Target, now: float) -> int:
+        """Tries a disabled subscription with its oldest delivery, if that is this node's turn."""
+        self.slots.occupy(target)
+        claimed = None
+        try:
+            lease = self._lease(now, target.subscription.timeout_seconds)
+            probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
+            target.probe_at, claimed = probe.next_at, probe.claimed
+            if claimed is not None:
+                self._start(target, claimed)
+        finally:
+            if claimed is None:
+                self._vacate(target)
+        return 0 if claimed is None else 1
+
+    def _forward(self, target: Target, now: float) -> None:
+        """Once in a drain: what waits for a later attempt, since the sink had failed, is due."""
+        since = target.subscription.drain_since
+        if since is not None and since != target.forwarded:
+            target.forwarded = since
+            if now - since < FORWARD_SECONDS:
+                self._tasks.start(self._bring_forward(target))
+
+    async def _bring_forward(self, target: Target) -> None:
+        try:
+            while await self._deliveries.bring_forward(target.subscription.id, self._clock()) and not self._stopping:
+                pass
+        except StoreError as error:
+            target.forwarded = None
+            log.error("forward_failed", subscription=target.subscription.id, error=str(error))
+        self._wake.set()
 
     def _lease(self, now: float, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
         self._leases += 1
@@ -393,8 +445,9 @@ class Dispatcher:
 
     def _mark(self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome) -> Mark:
         now = self._clock()
-        subscription, attempt_count = target.subscription, claimed.attempt_count + 1
-        schedule = subscription.retry_schedule_seconds
+        subscription, probe = target.subscription, claimed.probe
+        attempt_count = 1 if probe else claimed.attempt_count + 1
+        schedule = (0.0,) if probe else subscription.retry_schedule_seconds
         decision = retry.decide(
             outcome,
             attempt_count=attempt_count,
@@ -407,6 +460,8 @@ class Dispatcher:
         match decision:
             case retry.Done():
                 state = "delivered"
+            case retry.Retry() if probe:
+                due_at = claimed.created_at
             case retry.Retry():
                 due_at = decision.at
                 target.paused_until = max(target.paused_until, decision.pause_until or 0.0)
@@ -416,7 +471,7 @@ class Dispatcher:
             case retry.Disable():
                 disable = decision.reason
         since = target.failing_since
-        failing_seconds = now - since if since is not None and state != "delivered" else 0.0
+        failing_seconds = now - since if since is not None and state != "delivered" and not probe else 0.0
         failed_long = None
         if disable is None and failing_seconds > 0 and failing_seconds >= self._settings.disable_after_seconds:
             disable, failed_long = f"only failures for {int(failing_seconds)} s", failing_seconds
@@ -426,6 +481,7 @@ class Dispatcher:
             schedule_seconds=schedule,
             now=now,
             failing_seconds=failed_long,
+            probe=probe,
         )
         attempt = attempt_of(
             claimed.made_count + 1,
@@ -433,7 +489,7 @@ class Dispatcher:
             response,
             secrets=secrets_of(subscription.sink, target.shown_sink, subscription.headers),
             decision=said,
-            next_attempt_at=due_at if disable is None else None,
+            next_attempt_at=due_at if disable is None and not probe else None,
         )
         free = self.slots.free(target) if disable is None and self._may_go_on(target, now) else 0
         return Mark(
@@ -444,13 +500,32 @@ class Dispatcher:
             due_at=due_at,
             reason=decision.reason,
             disable=disable,
-            events=self._events(target, claimed, attempt, decision, disable, now) if state != "delivered" else (),
+            probe_at=self._probe_at(target, decision, now) if probe or disable is not None else None,
+            events=self._events(target, claimed, attempt, decision, disable, now)
+            if probe or state != "delivered"
+            else (),
             next_lease=self._lease(now, target.subscription.timeout_seconds) if free > 0 else None,
             next_count=2 if free > 1 else 1,
         )
 
+    def _probe_at(self, target: Target, decision: retry.Decision, now: float) -> float | None:
+        """When a subscription that is disabled, now or still, is tried again; None for one that is gone."""
+        if isinstance(decision, retry.Disable):
+            return None
+        disabled_at = target.subscription.state_since if target.subscription.state == "disabled" else None
+        at = retry.next_probe_at(
+            since=now if disabled_at is None else disabled_at,
+            now=now,
+            disable_after_seconds=self._settings.disable_after_seconds,
+            jitter=self._settings.jitter,
+            random_value=self._random.random(),
+        )
+        asked_for = None if isinstance(decision, retry.Done) else decision.pause_until
+        return max(at, asked_for or 0.0)
+
     def _may_go_on(self, target: Target, now: float) -> bool:
-        return target.known and target.rate is None and not self._stopping and target.may_send(now)
+        one_by_one = target.rate is not None or target.drain_per_second(now) is not None
+        return target.known and not one_by_one and not self._stopping and target.may_send(now)
 
     def _events(
         self,
@@ -468,25 +543,20 @@ class Dispatcher:
             events.append(
                 expired_event(claimed, attempt, reason=reason, exhausted=exhausted, now=now, dataschema_base=base)
             )
+        about, since = (target.subscription.id, target.shown_sink), target.failing_since
         if disable is not None and target.subscription.state == "enabled":
-            since = target.failing_since
-            events.append(
-                disabled_event(
-                    target.subscription.id,
-                    target.shown_sink,
-                    reason=disable,
-                    since=since,
-                    now=now,
-                    dataschema_base=base,
-                )
-            )
+            events.append(disabled_event(*about, reason=disable, since=since, now=now, dataschema_base=base))
+        if claimed.probe and isinstance(decision, retry.Done):
+            events.append(recovered_event(*about, reason=decision.reason, since=since, now=now, dataschema_base=base))
         return tuple(event for event in events if event is not None)
 
     async def _after(self, target: Target, mark: Mark, marked: Marked, outcome: Outcome) -> None:
         """What others have to know of an attempt, once it is committed."""
         for event in mark.events if marked.kept else ():
             self._recorded(event)
-        if mark.disable is not None:
+        if mark.claimed.probe and marked.kept:
+            target.probe_at = mark.probe_at
+        if mark.disable is not None or (mark.claimed.probe and mark.state == "delivered"):
             self._subscriptions.changed()
         await self._remember(target, outcome, mark.now)
         attempt = mark.attempt
@@ -522,7 +592,10 @@ class Dispatcher:
         target.pause_written = pause
         try:
             await self._subscriptions.set_sink_health(
-                target.subscription.id, failing_since=target.failing_since, paused_until=pause or None
+                target.subscription.id,
+                failing_since=target.failing_since,
+                failing_reason=None if since is None else outcome.reason,
+                paused_until=pause or None,
             )
         except StoreError as error:
             target.failing_since, target.pause_written = before, written  # the next attempt writes it

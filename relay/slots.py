@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from relay.core import retry
 from relay.core.concurrency import Concurrency
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
+
+DRAIN_BATCH_SECONDS = 0.1
+"""What a drain sends at once is what it may send in this time."""
 
 
 class Kind(Protocol):
@@ -41,6 +45,7 @@ class Target:
     concurrency  how many slots it has use for, by what became of its attempts
     rate       sends a second at most, one at a time; None: as many as there are slots
     known      whether its subscription is still there; what is in flight outlives one that was removed
+    forwarded  the drain whose waiting retries this node has had be due
     """
 
     subscription: Subscription
@@ -57,6 +62,8 @@ class Target:
     pause_written: float = 0.0
     next_send_at: float = 0.0
     failing_since: float | None = None
+    probe_at: float | None = None
+    forwarded: float | None = None
     waiting: bool = False
 
     @property
@@ -74,6 +81,17 @@ class Target:
             self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, limit=limit)
         elif response.error == "timeout":
             self.concurrency.timed_out()
+
+    def drain_per_second(self, now: float) -> float | None:
+        """How much may go out while it drains; None where it does not, or one at a time does already."""
+        since = self.subscription.drain_since
+        return None if since is None or self.rate is not None else retry.drain_per_second(now - since)
+
+    def paced(self, count: int, now: float) -> None:
+        """So many go out now: while it drains, the next ones have their time."""
+        rate = self.drain_per_second(now)
+        if rate is not None and count:
+            self.next_send_at = max(self.next_send_at, now + count / rate)
 
 
 @dataclass(slots=True, eq=False)
@@ -122,25 +140,32 @@ class Slots:
             target.failing_since = subscription.failing_since
             target.paused_until = target.pause_written = subscription.paused_until or 0.0
             self._targets[subscription.id] = target
-        elif subscription.state == "enabled" and target.subscription.state != "enabled":
+        elif (
+            subscription.state == "enabled" and target.subscription.state != "enabled"
+        ) or subscription.reached_by != target.subscription.reached_by:
             target.failing_since = subscription.failing_since
-            target.paused_until = 0.0
+            target.paused_until = target.pause_written = subscription.paused_until or 0.0
         elif subscription.paused_until is not None:  # another node was told
             target.paused_until = max(target.paused_until, subscription.paused_until)
+        if subscription.state == "disabled":  # perhaps by another node, which saw it fail
+            target.failing_since = subscription.failing_since
+        target.probe_at = subscription.probe_at
         target.subscription, target.kind, target.host, target.shown_sink = subscription, kind, host, shown_sink
         target.concurrency.ceiling, target.rate = ceiling, rate
         host.targets.append(target)
         host.in_flight += target.in_flight
 
-    def free(self, target: Target) -> int:
-        """How many more of its deliveries may be claimed."""
+    def free(self, target: Target, now: float | None = None) -> int:
+        """How many more of its deliveries may be claimed; `now`: so many at once as a drain allows."""
         host = target.host
         limit = min(target.concurrency.limit, self.per_host) if target.rate is None else 1
         if len(host.targets) > 1 and any(
             (other.waiting or other.in_flight) and other is not target for other in host.targets
         ):
             limit = min(limit, max(1, self.per_host // 2))
+        rate = None if now is None else target.drain_per_second(now)
         return min(
+            self.concurrency if rate is None else max(1, int(rate * DRAIN_BATCH_SECONDS)),
             limit - target.in_flight,
             # what is claimed but not committed is bounded: a crash repeats no more than that
             2 * limit - target.in_flight - target.marking - len(target.queue),

@@ -176,7 +176,7 @@ def _source_recovered(data: Document, context: Context) -> str:
 
 
 def _disabled(data: Document, _: Context) -> str:
-    return f"Subscription {_subscription(data)} was disabled{_why(data)}. Its events are kept until it is resumed"
+    return f"Subscription {_subscription(data)} was disabled{_why(data)}. Its events are kept until it is enabled again"
 
 
 def _recovered(data: Document, _: Context) -> str:

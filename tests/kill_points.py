@@ -1,8 +1,8 @@
 """Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark, of a
-create that a caller sends through it, or of a replay.
+create that a caller sends through it, of a replay, or of the recovery of a subscription.
 
-`tests/kill_stops.py` puts the stops in; `test_kill_points.py`, `test_kill_create_points.py` and
-`test_kill_replay_points.py` in `tests/e2e/` stop at each.
+`tests/kill_stops.py` puts the stops in; `test_kill_points.py`, `test_kill_create_points.py`,
+`test_kill_replay_points.py` and `test_kill_probe_points.py` in `tests/e2e/` stop at each.
 """
 
 from collections.abc import Mapping
@@ -61,3 +61,21 @@ REPLAY_POINTS: Mapping[str, str] = {
     "replay.committed": "the step is committed; nobody was woken",
 }
 """Each step of a replay passes all of these, in this order."""
+
+PROBE_POINTS: Mapping[str, str] = {
+    "probe.called": "it is time to try the disabled subscription; the turn's transaction has not begun",
+    "probe.written": "the turn and the lease are written; the transaction is not committed",
+    "probe.committed": "the turn is committed; nothing is sent",
+    "send.called": "the request is rendered and signed; nothing is sent",
+    "send.sent": "the request is out; the answer is not read",
+    "send.answered": "the sink took it; nothing is decided",
+    "mark.called": "it has recovered; the transaction that says so has not begun",
+    "mark.written": "the attempt, the subscription's new state and its event are written, and not committed",
+    "mark.committed": "the recovery is committed; what waits is not brought forward",
+    "forward.written": "what waits for a later attempt is due; the transaction is not committed",
+    "forward.committed": "that is committed; nobody was woken",
+}
+"""The recovery of a subscription passes all of these, in this order."""
+
+RECOVERED = frozenset({"mark.committed", "forward.written", "forward.committed"})
+"""At these it has recovered: it does so no second time."""

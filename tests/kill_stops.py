@@ -51,6 +51,8 @@ class Stop:
         self._around(JobStore, "note", before="note.called")
         self._around(JobStore, "register", "register.called", "register.committed", "register.written")
         self._around(DeliveryStore, "claim_due", "claim.called", "claim.committed", "claim.written")
+        self._around(DeliveryStore, "claim_probe", "probe.called", "probe.committed", "probe.written")
+        self._around(DeliveryStore, "bring_forward", after="forward.committed", operation="forward.written")
         self._around(DeliveryStore, "mark", "mark.called", "mark.committed", "mark.written")
         self._around(DeliveryStore, "mark", after="drain.marked", draining=True)
         self._around(sender.Sender, "send", "send.called", "send.answered")

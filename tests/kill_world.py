@@ -196,9 +196,10 @@ class Arrival:
 
 @dataclass(kw_only=True)
 class Sink:
-    """Checks signatures, answers 500 about one time in seven, is slow at times, and remembers every request."""
+    """Checks signatures, answers 500 to a share of the requests, is slow at times, and remembers every request."""
 
     rng: random.Random
+    refused_share: float = 1 / 7
     slow_share: float = 0.04
     slow_seconds: tuple[float, float] = (0.01, 0.06)
     verifier: Webhook | None = None
@@ -237,7 +238,7 @@ class Sink:
         if gone.done():
             self.cut += 1
             return
-        if self.rng.random() < 1 / 7:
+        if self.rng.random() < self.refused_share:
             self.refused += 1
             arrival.refused = True
             await _answer(send, 500)

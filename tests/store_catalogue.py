@@ -9,6 +9,7 @@ from relay.store import (
     cancellation,
     claims,
     deliveries,
+    delivery_groups,
     events,
     intents,
     jobs,
@@ -104,6 +105,29 @@ def delivery_pages() -> Iterator[Case]:
             )
 
 
+def groups_of_deliveries() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "pending": {"state": "pending"},
+        "dead": {"state": "dead"},
+        "cancelled": {"state": "cancelled"},
+        "delivered": {"state": "delivered"},
+        "subscription": {"subscription_id": "sub_1"},
+        "subscription and dead": {"subscription_id": "sub_1", "state": "dead"},
+        "subscription and pending": {"subscription_id": "sub_1", "state": "pending"},
+        "event": {"event_id": "evt_1"},
+    }
+    for name, given in filters.items():
+        values = {"state": None, "subscription_id": None, "event_id": None, **given}
+        walks = name in ("nothing", "delivered")
+        for columns in (("reason",), ("reason", "subscription_id", "day")):
+            made = delivery_groups.groups_statement(columns, **values)
+            # as many rows as are gone through, in whatever order: they are found along an index
+            yield Case(f"groups of deliveries by {name}, {len(columns)}", made, walks=walks, sorts=True)
+        counted = delivery_groups.scanned_statement(**values)
+        yield Case(f"groups of deliveries by {name}: how many", counted, walks=walks)
+
+
 def intent_pages() -> Iterator[Case]:
     for name, unknown in (("later", intents.NEW_UNKNOWN), ("earlier", intents.OLD_UNKNOWN)):
         for before in (None, "int_10000700"):
@@ -117,6 +141,10 @@ CATALOGUE = (
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
     Case("claim: take", claims.TAKE, sorts=True),  # three times as many as are asked for, at most
     Case("claim: with event", claims.WITH_EVENT),
+    Case("probe: turn", claims.PROBE_TURN),
+    Case("probe: next turn", claims.PROBE_AT),
+    Case("probe: take the oldest", claims.TAKE_OLDEST, sorts=True),  # three hundred at most
+    Case("drain: bring forward", claims.BRING_FORWARD),
     Case("mark: held", marks.HELD),
     Case("mark", marks.MARK),
     Case("mark: attempt", marks.INSERT_ATTEMPT),
@@ -125,6 +153,8 @@ CATALOGUE = (
     Case("mark: head", marks.HEAD),
     Case("mark: head, by hand", marks.HEAD_BY_HAND),
     Case("mark: disable", marks.DISABLE),
+    Case("mark: stay disabled", marks.STAY_DISABLED),
+    Case("mark: recover", marks.RECOVER),
     Case("release", deliveries.RELEASE),
     Case("release all", deliveries.RELEASE_ALL),
     Case("attempts of a delivery", deliveries.ATTEMPTS_OF_DELIVERY),
@@ -153,6 +183,9 @@ CATALOGUE = (
     Case("stream: of a job", events.OF_JOB_AFTER),
     Case("event by id", events.BY_ID),
     Case("backfill: first position", subscriptions.FIRST_POSITION),
+    Case("subscription: state", subscriptions.SET_STATE),
+    Case("subscription: forget failures", subscriptions.FORGET_FAILURES),
+    Case("subscription: probe now", subscriptions.PROBE_NOW),
     Case("remove: heads", cancellation.HEADS_OF_SUBSCRIPTION),
     Case("remove: cancel heads", cancellation.CANCEL_HEADS),
     Case("remove: cancel followers", cancellation.CANCEL_FOLLOWERS),
@@ -205,6 +238,7 @@ CATALOGUE = (
     *job_pages(),
     *event_pages(),
     *delivery_pages(),
+    *groups_of_deliveries(),
 )
 
 # --- as many rows as wished, the same in every database

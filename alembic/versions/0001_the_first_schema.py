@@ -227,15 +227,18 @@ def upgrade() -> None:
     sa.Column('types', sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), 'postgresql'), nullable=True),
     sa.Column('source', sa.Text(), nullable=True),
     sa.Column('state', sa.Text(), nullable=False),
-    sa.Column('disabled_reason', sa.Text(), nullable=True),
-    sa.Column('disabled_at', sa.Float(precision=53), nullable=True),
+    sa.Column('state_since', sa.Float(precision=53), nullable=True),
+    sa.Column('state_reason', sa.Text(), nullable=True),
     sa.Column('callback', sa.Integer(), nullable=False),
     sa.Column('config', sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), 'postgresql'), nullable=False),
     sa.Column('description', sa.Text(), nullable=True),
     sa.Column('created_at', sa.Float(precision=53), nullable=False),
     sa.Column('start_at', sa.Float(precision=53), nullable=True),
     sa.Column('failing_since', sa.Float(precision=53), nullable=True),
+    sa.Column('failing_reason', sa.Text(), nullable=True),
     sa.Column('paused_until', sa.Float(precision=53), nullable=True),
+    sa.Column('probe_at', sa.Float(precision=53), nullable=True),
+    sa.Column('drain_since', sa.Float(precision=53), nullable=True),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_subscriptions'))
     )
     with op.batch_alter_table('subscriptions') as batch_op:

@@ -1,22 +1,52 @@
 """`/v1/deliveries`: each event on its way to each subscription, with every attempt."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from starlette.responses import Response
 
 from relay.api.operations import Call
 from relay.api.resource import json_response, page_response
-from relay.api.views import attempt_view, delivery_view
+from relay.api.views import attempt_view, delivery_group_view, delivery_view
 from relay.core.delivery import Delivery
 from relay.core.records import Page
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict, FieldError, InvalidRequest, NotFound
+
+GROUPED_BY: Mapping[str, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
+"""By the words of `group_by`, what deliveries of a group have in common."""
 
 
 async def list_deliveries(call: Call) -> Response:
-    """`GET /v1/deliveries`: newest first."""
+    """`GET /v1/deliveries`: newest first, or counted in groups."""
     query = dict(call.query)
     query["subscription_id"], query["event_id"] = query.pop("subscription"), query.pop("event")
+    if group_by := query.pop("group_by"):
+        return await _groups(call, group_by, query)
     page = await call.ports.deliveries.page(**query)
     shown = tuple(delivery_view(one) for one in page.items)
     return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
+
+
+async def _groups(call: Call, group_by: Sequence[str], query: dict[str, Any]) -> Response:
+    if query.pop("cursor") is not None:
+        detail = "cursor: groups have no pages; `limit` says how many of them there are at most"
+        errors = [FieldError(pointer="cursor", code="invalid_cursor", detail=detail)]
+        raise InvalidRequest(detail, code="invalid_cursor", errors=errors)
+    found = await call.ports.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
+    sinks: dict[str, str] = {}
+    for id in {group.subscription_id for group in found.items if group.subscription_id is not None}:
+        subscription = await call.ports.subscriptions.get(id)
+        if subscription is not None:
+            sinks[id] = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
+    return json_response(
+        {
+            "items": [delivery_group_view(group, sinks.get(group.subscription_id or "")) for group in found.items],
+            "next_cursor": None,
+            "group_by": list(group_by),
+            "scanned": found.scanned,
+            "truncated": found.truncated or found.more,
+        }
+    )
 
 
 async def get(call: Call) -> Response:

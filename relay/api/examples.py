@@ -68,6 +68,12 @@ _SUBSCRIPTION = {
     "description": "The CRM",
     "state": "enabled",
     "disabled_reason": None,
+    "state_since": _TIME,
+    "state_reason": None,
+    "failing_since": None,
+    "failing_reason": None,
+    "paused_until": None,
+    "next_probe_at": None,
     "created_at": _TIME,
 }
 _ATTEMPT = {
@@ -202,7 +208,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "RotatedSecret": {"secret": _SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
     "CloudEvent": _EVENT,
     "EventPage": {"items": [_EVENT], "next_cursor": "MTI"},
-    "DeliveryPage": {"items": [_DELIVERY], "next_cursor": None},
+    "DeliveryListing": {"items": [_DELIVERY], "next_cursor": None},
     "DeliveryWithAttempts": {**_DELIVERY, "attempts": [_ATTEMPT]},
     "ReplayStarted": {"replay_id": _REPLAY_ID, "matched": 12840},
     "Replay": _REPLAY,

@@ -223,6 +223,12 @@ class SubscriptionReplace(SubscriptionCreate):
     id: Any = Field(default=None, description="Passed over.")
     state: Any = Field(default=None, description="Passed over.")
     disabled_reason: Any = Field(default=None, description="Passed over.")
+    state_since: Any = Field(default=None, description="Passed over.")
+    state_reason: Any = Field(default=None, description="Passed over.")
+    failing_since: Any = Field(default=None, description="Passed over.")
+    failing_reason: Any = Field(default=None, description="Passed over.")
+    paused_until: Any = Field(default=None, description="Passed over.")
+    next_probe_at: Any = Field(default=None, description="Passed over.")
     created_at: Any = Field(default=None, description="Passed over.")
 
 

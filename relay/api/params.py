@@ -87,6 +87,23 @@ def choice(name: str, description: str, *choices: str) -> Parameter:
     return Parameter(name=name, description=description, schema={"type": "string", "enum": list(choices)}, read=read)
 
 
+def choices(name: str, description: str, *words: str) -> Parameter:
+    """Some of a few words, with commas between; read as a tuple in their order here, each once."""
+    one = "|".join(words)
+    schema = {"type": "string", "pattern": f"^({one})(,({one})){{0,{len(words) - 1}}}$"}
+
+    def read(value: str) -> tuple[str, ...]:
+        given = value.split(",")
+        if len(given) > len(words):
+            raise ValueError(f"at most {len(words)} words are expected")
+        for word in given:
+            if word not in words:
+                raise ValueError(f"{word[:40]!r} is unknown{did_you_mean(word, words)}")
+        return tuple(word for word in words if word in given)
+
+    return Parameter(name=name, description=description, schema=schema, read=read, default=())
+
+
 PAGE = (
     Parameter(
         name="limit",

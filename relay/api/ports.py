@@ -14,7 +14,7 @@ from relay.core.delivery import Attempt, Delivery, Outcome
 from relay.core.events import Event, Origin
 from relay.core.job import Job, Observation, Priority
 from relay.core.netguard import GuardPolicy
-from relay.core.records import Intent, Page, Registered, StoredAnswer
+from relay.core.records import Groups, Intent, Page, Registered, StoredAnswer
 from relay.core.replay import Replay, ReplayRequest
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import RequestError
@@ -251,13 +251,22 @@ class Deliveries(Protocol):
         subscription_id: str | None = None,
         event_id: str | None = None,
     ) -> Page[Delivery]: ...
+    async def groups(
+        self,
+        columns: Sequence[str],
+        *,
+        limit: int,
+        state: str | None = None,
+        subscription_id: str | None = None,
+        event_id: str | None = None,
+    ) -> Groups: ...
 
 
 class Subscriptions(Protocol):
     """The store's subscriptions."""
 
     async def create(self, subscription: Subscription) -> Subscription: ...
-    async def replace(self, subscription: Subscription) -> None: ...
+    async def replace(self, subscription: Subscription, now: float) -> None: ...
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None: ...
     async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None: ...
     async def remove(self, subscription_id: str, now: float) -> None: ...

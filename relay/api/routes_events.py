@@ -2,7 +2,7 @@
 
 from relay.api import deliveries, events, models, shapes
 from relay.api.operations import ADMINS, LAST_EVENT_ID, NEXT, STREAM, Answer, Operation
-from relay.api.params import PAGE, choice, text, time
+from relay.api.params import PAGE, choice, choices, text, time
 
 EVENTS = (
     Operation(
@@ -47,15 +47,18 @@ EVENTS = (
         method="GET",
         path="/v1/deliveries",
         tag="Deliveries",
-        summary="List deliveries, newest first",
+        summary="List deliveries, newest first, or count them in groups",
         handler=deliveries.list_deliveries,
         query=(
             choice("state", "How it stands.", "pending", "delivered", "dead", "cancelled"),
             text("subscription", "The subscription's id."),
             text("event", "The event's id."),
+            choices("group_by", "How many have these in common, the largest groups first.", *deliveries.GROUPED_BY),
             *PAGE,
         ),
-        answers={200: Answer(description="A page.", model=shapes.DeliveryPage, headers=NEXT)},
+        answers={
+            200: Answer(description="A page, or with `group_by` groups.", model=shapes.DeliveryListing, headers=NEXT)
+        },
     ),
     Operation(
         id="getDelivery",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from relay.core.job import Priority
 from relay.core.replay import Only, ReplayState
@@ -160,6 +160,12 @@ class Subscription(Shape):
     description: str | None
     state: Literal["enabled", "paused", "disabled", "pending"]
     disabled_reason: str | None
+    state_since: Time
+    state_reason: str | None
+    failing_since: Time | None
+    failing_reason: str | None
+    paused_until: Time | None
+    next_probe_at: Time | None
     created_at: Time
 
 
@@ -342,6 +348,31 @@ class EventPage(Page[CloudEvent]):
 
 class DeliveryPage(Page[Delivery]):
     """One page of deliveries."""
+
+
+class DeliveryGroup(Shape):
+    """Deliveries that have something in common: null where they need not. Times are those of their making."""
+
+    reason: str | None
+    subscription_id: str | None
+    sink: str | None = Field(description="As it may be shown; null where its subscription is gone, too.")
+    day: str | None = Field(description="A day of UTC, such as 2026-05-20.")
+    count: int
+    oldest_at: Time
+    newest_at: Time
+    example_id: str = Field(description="The newest one of them.")
+
+
+class DeliveryGroups(Page[DeliveryGroup]):
+    """The largest groups of the newest deliveries."""
+
+    group_by: list[Literal["reason", "sink", "day"]]
+    scanned: int = Field(description="How many deliveries were gone through: the newest.")
+    truncated: bool = Field(description="Whether there are older ones that were not, or more groups than these.")
+
+
+class DeliveryListing(RootModel[DeliveryPage | DeliveryGroups]):
+    """Deliveries, or their groups."""
 
 
 class SourcePage(Page[Source]):

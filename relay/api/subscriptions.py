@@ -52,7 +52,7 @@ async def put(call: Call) -> Response:
     """`PUT /v1/subscriptions/{id}`."""
     before = await _find(call)
     _refuse_callback(before, "its settings are the relay's own")
-    await call.ports.subscriptions.replace(read_replace(call.document, call.context, before))
+    await call.ports.subscriptions.replace(read_replace(call.document, call.context, before), call.ports.clock())
     call.ports.delivering.wake()
     return _shown(call, await _find(call))
 
@@ -132,7 +132,8 @@ async def _find(call: Call) -> Subscription:
 
 
 async def _set_state(call: Call, subscription: Subscription, state: str) -> Response:
-    await call.ports.subscriptions.set_state(subscription.id, state, call.ports.clock())
+    reason = "paused by hand" if state == "paused" else "resumed by hand"
+    await call.ports.subscriptions.set_state(subscription.id, state, call.ports.clock(), reason)
     call.ports.delivering.wake()
     return _shown(call, await _find(call))
 

@@ -13,7 +13,12 @@ from relay.errors import FieldError, InvalidRequest
 
 Model = TypeVar("Model", bound=BaseModel)
 
-READ_ONLY = frozenset({"id", "uid", "state", "disabled_reason", "created_at"})
+READ_ONLY = frozenset(
+    {
+        *("id", "uid", "state", "disabled_reason", "state_since", "state_reason", "created_at"),
+        *("failing_since", "failing_reason", "paused_until", "next_probe_at"),
+    }
+)
 MAX_ERRORS = 20
 
 _CODES = {

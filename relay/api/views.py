@@ -5,7 +5,7 @@ from typing import Any
 
 from relay.api.ports import Explanation, SourceReport, Tested
 from relay.clock import optional_rfc3339, to_rfc3339
-from relay.core.delivery import Attempt, Delivery
+from relay.core.delivery import Attempt, Delivery, DeliveryGroup
 from relay.core.events import Event
 from relay.core.job import Job
 from relay.core.records import Intent
@@ -112,6 +112,12 @@ def subscription_view(
         "description": subscription.description,
         "state": subscription.state,
         "disabled_reason": subscription.disabled_reason,
+        "state_since": to_rfc3339(subscription.state_since or subscription.created_at),
+        "state_reason": subscription.state_reason,
+        "failing_since": optional_rfc3339(subscription.failing_since),
+        "failing_reason": subscription.failing_reason,
+        "paused_until": optional_rfc3339(subscription.paused_until),
+        "next_probe_at": optional_rfc3339(subscription.probe_at),
         "created_at": to_rfc3339(subscription.created_at),
     }
 
@@ -145,6 +151,20 @@ def delivery_view(delivery: Delivery) -> dict[str, Any]:
         "reason": delivery.reason,
         "created_at": to_rfc3339(delivery.created_at),
         "ended_at": optional_rfc3339(delivery.ended_at),
+    }
+
+
+def delivery_group_view(group: DeliveryGroup, sink: str | None) -> dict[str, Any]:
+    """Deliveries that have something in common; `sink` as it may be shown, None where its subscription is gone."""
+    return {
+        "reason": group.reason,
+        "subscription_id": group.subscription_id,
+        "sink": sink,
+        "day": None if group.day is None else to_rfc3339(group.day)[:10],
+        "count": group.count,
+        "oldest_at": to_rfc3339(group.oldest_at),
+        "newest_at": to_rfc3339(group.newest_at),
+        "example_id": group.example_id,
     }
 
 

@@ -199,7 +199,10 @@ async def _judged(subscriptions: SubscriptionStore, settings: Settings) -> list[
             if refusal is not None:
                 found.append(Finding(name=f"sink {one.id}", state="problem", detail=f"{shown}: {refusal}"))
             elif one.state == "disabled":
-                reason = f"{shown} is disabled ({one.disabled_reason}): mend it, then `relay subscriptions resume`"
+                mend = "mend it, then `relay subscriptions resume`"
+                if one.probe_at is not None:
+                    mend = "once it answers again it is enabled by itself, or by `relay subscriptions resume` now"
+                reason = f"{shown} is disabled ({one.disabled_reason}): {mend}"
                 found.append(Finding(name=f"sink {one.id}", state="problem", detail=reason))
         cursor = page.next_cursor
         if cursor is None:

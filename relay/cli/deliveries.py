@@ -1,12 +1,12 @@
 """`relay deliveries`: what was sent to whom."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from relay.cli.client import api, full_types, segment
-from relay.cli.output import Json, Limit, print_json, print_table, say, terminal_width
+from relay.cli.output import Json, Limit, note, print_json, print_table, say, terminal_width
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, SINCE_HELP, Wait, follow_up, moment
 from relay.cli.story import story
 from relay.errors import UsageError
@@ -15,6 +15,8 @@ app = typer.Typer(help="See what was sent to whom, and send it again.", no_args_
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_…).")]
 COLUMNS = ("id", "event_type", "state", "attempt_count", "next_attempt_at", "reason")
+GROUP_COLUMNS = {"reason": ("reason",), "sink": ("subscription_id", "sink"), "day": ("day",)}
+MAX_GROUPS = 500
 
 
 @app.command("list")
@@ -22,17 +24,32 @@ def list_deliveries(
     state: Annotated[str | None, typer.Option(help="pending, delivered, dead or cancelled.")] = None,
     subscription: Annotated[str | None, typer.Option(help="Only those to this subscription (sub_…).")] = None,
     event: Annotated[str | None, typer.Option(help="Only those of this event (evt_…).")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Count them by reason, sink or day, or several: sink,day.")
+    ] = None,
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
-    """List deliveries, newest first."""
+    """List deliveries, newest first, or count them in groups, the largest first."""
     query = {"state": state, "subscription": subscription, "event": event}
+    if group_by is not None:
+        groups = api().get("/v1/deliveries", {**query, "group_by": group_by, "limit": min(limit, MAX_GROUPS)})
+        print_json(groups) if json else _print_groups(groups)
+        return
     found = api().items("/v1/deliveries", query, limit)
     if json:
         print_json(found)
         return
     rows = [[delivery.get(column) for column in COLUMNS] for delivery in found]
     print_table(COLUMNS, rows, empty="no deliveries")
+
+
+def _print_groups(groups: Any) -> None:
+    columns = [column for word in groups["group_by"] for column in GROUP_COLUMNS[word]]
+    shown = ["count", *columns, "oldest_at", "newest_at", "example_id"]
+    print_table(shown, [[group.get(column) for column in shown] for group in groups["items"]], empty="no deliveries")
+    if groups["truncated"]:
+        note(f"relay: the largest {len(groups['items'])} groups of the newest {groups['scanned']} deliveries; not all")
 
 
 @app.command()

@@ -55,16 +55,16 @@ def list_subscriptions(
         print_json(found)
         return
     rows = [
-        [one["id"], one.get("state"), (one.get("config") or {}).get("kind"), one.get("sink"), _types(one.get("types"))]
+        [one["id"], *standing(one), (one.get("config") or {}).get("kind"), one.get("sink"), _types(one.get("types"))]
         for one in found
     ]
     empty = "no subscriptions: make one with `relay subscriptions add URL`"
-    print_table(("id", "state", "kind", "sink", "types"), rows, empty=empty)
+    print_table(("id", "state", "since", "why", "kind", "sink", "types"), rows, empty=empty)
 
 
 @app.command()
 def show(id: SubscriptionId, json: Json = False) -> None:
-    """Show one subscription."""
+    """Show one subscription: how it stands, since when and why, and its settings."""
     found = api().get(f"/v1/subscriptions/{segment(id)}")
     print_json(found) if json else print_fields(found)
 
@@ -138,6 +138,17 @@ def signing_secret(json: Json = False) -> None:
     """Print the secret that signs what goes to callback URLs and `relay listen --forward-to`."""
     answer = api().get("/v1/signing-secret")
     print_json(answer) if json else typer.echo(answer["secret"])
+
+
+def standing(subscription: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
+    """How a subscription stands, since when and why. One that is enabled can be failing, or paused by its sink."""
+    state = subscription.get("state")
+    if state == "enabled" and subscription.get("failing_since") is not None:
+        return "failing", subscription["failing_since"], subscription.get("failing_reason")
+    why, probe = subscription.get("state_reason"), subscription.get("next_probe_at")
+    if probe is not None:
+        why = f"{why}; tried again at {probe}"
+    return state, subscription.get("state_since"), why
 
 
 def expectation(kind: str, types: list[str] | None, *, named: bool) -> str:

@@ -109,6 +109,7 @@ class Claimed:
     attempt_count  attempts made so far in the present schedule (a manual retry starts a fresh one)
     made_count     attempts made in all
     priority       0 a first attempt, 1 a retry, 2 asked for by hand
+    probe          tried although its subscription is disabled, to see whether the sink is there again
     """
 
     id: str
@@ -121,6 +122,21 @@ class Claimed:
     made_count: int = 0
     priority: int = 0
     created_at: float = 0.0
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryGroup:
+    """Deliveries that have something in common: None where they need not. `day` begins at this time (UTC), and is that
+    of their making, as `oldest_at` and `newest_at` are; `example_id` is the newest one's."""
+
+    reason: str | None
+    subscription_id: str | None
+    day: float | None
+    count: int
+    oldest_at: float
+    newest_at: float
+    example_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

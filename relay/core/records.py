@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from relay.core.delivery import Attempt, Claimed
+from relay.core.delivery import Attempt, Claimed, DeliveryGroup
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
 
@@ -119,6 +119,8 @@ class Mark:
 
     state       delivered, dead or pending (again at `due_at`)
     disable     the reason to disable the subscription, with `events` that say so
+    probe_at    when a subscription that is disabled by this, or still, is tried again; None: only `resume` helps.
+                A probe that is delivered enables it, with `events` that say so
     next_lease  go on with other deliveries of the subscription, if there are any: the next of this job, then what is
                 due; held under this lease or that of another mark in the same transaction. No other has its token.
     next_count  with how many
@@ -131,6 +133,7 @@ class Mark:
     due_at: float | None = None
     reason: str | None = None
     disable: str | None = None
+    probe_at: float | None = None
     events: tuple[Event, ...] = ()
     next_lease: Lease | None = None
     next_count: int = 1
@@ -145,11 +148,31 @@ class Marked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What became of the wish to try a disabled subscription: the delivery to try, unless it was somebody else's turn
+    or none is free; and when the next turn is (None: it is not to be tried any more)."""
+
+    claimed: Claimed | None
+    next_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[Value]):
     """One page of a list, with the cursor of the next one."""
 
     items: tuple[Value, ...]
     next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """The largest groups of the newest deliveries, of which `scanned` were gone through. `truncated`: there are older
+    ones that were not; `more`: there are smaller groups that are not shown."""
+
+    items: tuple[DeliveryGroup, ...]
+    scanned: int
+    truncated: bool
+    more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

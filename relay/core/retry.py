@@ -1,5 +1,6 @@
 """When a delivery is tried again, and when no more: pure decisions over an attempt's outcome."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,12 @@ from relay.clock import in_words
 from relay.core.delivery import Outcome, Response
 
 MAX_RETRY_AFTER_SECONDS = 86400.0
+
+FIRST_PROBE_SECONDS = 60.0
+MAX_PROBE_SECONDS = 3600.0
+DRAIN_PER_SECOND = 50.0
+DRAIN_DOUBLE_SECONDS = 10.0
+DRAIN_SECONDS = 60.0
 
 _SECONDS = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?)", re.ASCII)
 
@@ -93,15 +100,19 @@ def sentence(
     schedule_seconds: Sequence[float],
     now: float,
     failing_seconds: float | None = None,
+    probe: bool = False,
 ) -> str:
     """What was decided and why, for a person. Arguments as in `decide`.
 
     failing_seconds  the subscription is disabled as well, since its sink has only failed for so long
+    probe            it was disabled, and this attempt was to show whether its sink works again
     """
     reason = decision.reason
     why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason
     if isinstance(decision, Done):
-        return f"{why}: delivered"
+        return f"{why}: delivered" + (", so the subscription is enabled again" if probe else "")
+    if probe and isinstance(decision, Retry):
+        return f"{why}: the subscription stays disabled; this event waits"
     why = f"{why} (attempt {attempt_count} of {max(attempt_count, len(schedule_seconds) + 1)})"
     disabled = "" if failing_seconds is None else f"only failures for {in_words(failing_seconds)}, so the subscription "
     if isinstance(decision, Dead):
@@ -116,6 +127,25 @@ def sentence(
     return f"{why}: tried again in {in_words(decision.at - now)}" + (
         ", the pause that the sink asked for" if asked else ""
     )
+
+
+def next_probe_at(
+    *, since: float, now: float, disable_after_seconds: float, jitter: float, random_value: float
+) -> float:
+    """When a subscription that is disabled since then is tried again (epoch seconds, as all times here): after a minute
+    (sooner where failures disable it sooner), then at pauses that double, up to an hour. `jitter`, `random_value`: as
+    in `decide`."""
+    least = min(FIRST_PROBE_SECONDS, disable_after_seconds)
+    pause_seconds = min(max(now - since, least), MAX_PROBE_SECONDS)
+    return now + pause_seconds * (1.0 + jitter * (2.0 * random_value - 1.0))
+
+
+def drain_per_second(elapsed_seconds: float) -> float | None:
+    """How much goes out to a subscription that was enabled again so long ago after it was disabled: 50 a second, and
+    double that every 10 seconds; None, no bound but its slots, after a minute."""
+    if elapsed_seconds >= DRAIN_SECONDS:
+        return None
+    return DRAIN_PER_SECOND * math.exp2(max(elapsed_seconds, 0.0) / DRAIN_DOUBLE_SECONDS)
 
 
 def parse_retry_after(value: str | None, *, now: float, received_date: str | None = None) -> float | None:

@@ -25,6 +25,11 @@ class Subscription:
     source    a CloudEvents source, matched exactly; None = any
     callback  made by a job's `callback_url`: gets only the events of the jobs that named it
     ordering  "job": an event waits for the earlier ones of its job; "none": it does not
+
+    How it stands: in `state` since `state_since` (None: since it was made) for `state_reason`; its sink has only failed
+    since `failing_since`, at first for `failing_reason`, and asked that nothing be sent before `paused_until`.
+    probe_at     disabled, and its oldest event is tried then; None where only `resume` enables it again
+    drain_since  when it was enabled again after it was disabled: what had waited goes out slowly at first
     """
 
     id: str
@@ -33,7 +38,8 @@ class Subscription:
     types: tuple[str, ...] | None = None
     source: str | None = None
     state: State = "enabled"
-    disabled_reason: str | None = None
+    state_since: float | None = None
+    state_reason: str | None = None
     callback: bool = False
     method: str = "POST"
     headers: tuple[tuple[str, str], ...] = ()
@@ -48,4 +54,17 @@ class Subscription:
     created_at: float = 0.0
     start_at: float | None = None
     failing_since: float | None = None
+    failing_reason: str | None = None
     paused_until: float | None = None
+    probe_at: float | None = None
+    drain_since: float | None = None
+
+    @property
+    def reached_by(self) -> tuple[object, ...]:
+        """What decides how its sink answers: the URL, and what is sent beside the event."""
+        return self.sink, self.method, self.headers
+
+    @property
+    def disabled_reason(self) -> str | None:
+        """Why it is disabled; None where it is not."""
+        return self.state_reason if self.state == "disabled" else None

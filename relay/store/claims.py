@@ -1,14 +1,14 @@
 """Claims: due heads taken under a lease, with all that it takes to send them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
 from relay.core.events import Event
-from relay.core.records import Lease
+from relay.core.records import Lease, Probe
 from relay.store.outbox import DELIVERIES, EVENTS
 from relay.store.statements import Words, columns_of, gather, gathered, json_list, run, sql
 
@@ -57,6 +57,51 @@ WITH due AS MATERIALIZED (
   )
 )
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT id FROM due)
+"""
+    )
+)
+# One node has the turn until its lease has run out, whether it lives or not.
+PROBE_TURN = """
+UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled' AND probe_at <= :now
+"""
+PROBE_AT = "SELECT probe_at FROM subscriptions WHERE id = :id AND state = 'disabled'"
+PROBE_CANDIDATES = 100
+_WAITING = """
+SELECT * FROM (
+  SELECT id FROM deliveries
+  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority}
+    AND (lease_token IS NULL OR due_at <= :now)
+  ORDER BY due_at LIMIT {candidates} {skipping}
+) AS due_{priority}
+"""
+
+
+def _waiting(words: Words) -> str:
+    return " UNION ALL ".join(
+        _WAITING.format(priority=priority, candidates=PROBE_CANDIDATES, skipping=words.skipping)
+        for priority in (0, 1, 2)
+    )
+
+
+# The oldest of those that were to be tried next, whenever that is: ids are in the order of time.
+TAKE_OLDEST = sql(
+    lambda words: (
+        f"""
+WITH due AS MATERIALIZED (SELECT id FROM ({_waiting(words)}) AS found ORDER BY id LIMIT 1)
+UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT id FROM due)
+"""
+    )
+)
+FORWARD_CHUNK = 1_000
+BRING_FORWARD = sql(
+    lambda words: (
+        f"""
+UPDATE deliveries SET due_at = created_at WHERE id IN (
+  SELECT id FROM deliveries
+  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority IN (1, 2) AND due_at > :now
+    AND lease_token IS NULL
+  LIMIT {FORWARD_CHUNK} {words.skipping}
+)
 """
     )
 )
@@ -131,6 +176,38 @@ def take_due(
         "count": count,
     }
     run(connection, TAKE, **values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRequest:
+    """Try a disabled subscription with its oldest delivery, under a lease, if it is time for that at `now`."""
+
+    subscription_id: str
+    now: float
+    lease: Lease
+
+
+def claim_probe(connection: Connection, items: Sequence[ProbeRequest]) -> list[Probe]:
+    """Takes the turn and the delivery for each request."""
+    return [_claim_probe(connection, item) for item in items]
+
+
+def _claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
+    values = {"now": item.now, "until": item.lease.until}
+    if not run(connection, PROBE_TURN, id=item.subscription_id, **values).rowcount:
+        return Probe(claimed=None, next_at=run(connection, PROBE_AT, id=item.subscription_id).scalar_one_or_none())
+    token = item.lease.token
+    run(connection, TAKE_OLDEST, subscription_id=item.subscription_id, token=token, **values)
+    found = load_leased(connection, [token])
+    return Probe(claimed=replace(found[0], probe=True) if found else None, next_at=item.lease.until)
+
+
+def bring_forward(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
+    """Has a chunk of what waits for a later attempt be due, the oldest first. Returns how many, for each."""
+    return [
+        run(connection, BRING_FORWARD, subscription_id=subscription_id, now=now).rowcount
+        for subscription_id, now in items
+    ]
 
 
 def load_leased(connection: Connection, tokens: Sequence[str]) -> list[Claimed]:

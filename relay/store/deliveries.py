@@ -7,10 +7,20 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed, Delivery
-from relay.core.records import Lease, Mark, Marked, Page
+from relay.core.records import Groups, Lease, Mark, Marked, Page, Probe
 from relay.errors import Conflict, NotFound
-from relay.store.claims import Backlog, ClaimRequest, backlog, claim
+from relay.store.claims import (
+    FORWARD_CHUNK,
+    Backlog,
+    ClaimRequest,
+    ProbeRequest,
+    backlog,
+    bring_forward,
+    claim,
+    claim_probe,
+)
 from relay.store.database import Database
+from relay.store.delivery_groups import grouped
 from relay.store.marks import ATTEMPTS, Marker, head_of
 from relay.store.notices import notify
 from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
@@ -53,6 +63,17 @@ class DeliveryStore:
                 subscription_id=subscription_id, priorities=tuple(priorities), count=count, now=now, lease=lease
             )
         )
+
+    async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe:
+        """Takes the oldest delivery of a disabled subscription, if it is time to try it again: one node's turn."""
+        return await self._database.write(
+            claim_probe, ProbeRequest(subscription_id=subscription_id, now=now, lease=lease)
+        )
+
+    async def bring_forward(self, subscription_id: str, now: float) -> bool:
+        """Has what waits for a later attempt be due, in pieces that do not hold up other writes. Returns whether more
+        of it may be left."""
+        return await self._database.write(bring_forward, (subscription_id, now)) == FORWARD_CHUNK
 
     async def mark(self, mark: Mark) -> Marked:
         """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, at once."""
@@ -102,6 +123,19 @@ class DeliveryStore:
         return await self._database.read(
             _page, limit, decode_cursor(cursor, prefix="dlv_"), state, subscription_id, event_id
         )
+
+    async def groups(
+        self,
+        columns: Sequence[str],
+        *,
+        limit: int,
+        state: str | None = None,
+        subscription_id: str | None = None,
+        event_id: str | None = None,
+    ) -> Groups:
+        """How many there are with the same `reason`, `subscription_id` and `day`, or those of them that are named: of
+        the newest, as many as can be gone through."""
+        return await self._database.read(grouped, columns, limit, state, subscription_id, event_id)
 
     async def pending_count(self) -> int:
         """How many have not ended."""

@@ -42,8 +42,8 @@ MARK = sql(
         f"""
 UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
   priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
-  attempt_count = attempt_count + 1, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
-FROM {words.members("rows", id=TEXT, state=TEXT, due_at=REAL, ended_at=REAL, reason=TEXT)} AS m
+  attempt_count = attempt_count + m.counted, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
+FROM {words.members("rows", id=TEXT, state=TEXT, due_at=REAL, ended_at=REAL, reason=TEXT, counted=INTEGER)} AS m
 WHERE deliveries.id = m.id
 """
     )
@@ -81,10 +81,21 @@ ORDER BY sequence LIMIT 1
     for chain in (FRESH, BY_HAND)
 )
 DISABLE = """
-UPDATE subscriptions SET state = 'disabled', disabled_reason = :reason, disabled_at = :now
+UPDATE subscriptions SET state = 'disabled', state_reason = :reason, state_since = :now, probe_at = :probe_at
 WHERE id = :id AND state <> 'disabled'
 """
+# Of a probe, while nobody else has enabled it, and no sink has said that it is gone.
+STAY_DISABLED = """
+UPDATE subscriptions SET probe_at = :probe_at, state_reason = COALESCE(:reason, state_reason)
+WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
+"""
+RECOVER = """
+UPDATE subscriptions SET state = 'enabled', state_reason = 'recovered', state_since = :now, probe_at = NULL,
+  drain_since = :now, failing_since = NULL, failing_reason = NULL, paused_until = NULL
+WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
+"""
 DISABLED_EVENT = "relay.subscription.disabled"
+RECOVERED_EVENT = "relay.subscription.recovered"
 
 Pair = tuple[str, str]
 
@@ -100,7 +111,7 @@ class Marker:
         promotion, what the subscription goes on with, and any events."""
         kept = _kept(connection, items)
         at_once(connection, MARK, [_mark_values(mark) for mark in kept])
-        disabled, events = self._disable(connection, kept)
+        disabled, events = self._turn(connection, kept)
         self._outbox.insert(connection, [(event, None) for event in events])
         wishes = _wishes(kept, disabled)
         _promote(connection, [mark for mark in kept if mark.state != "pending"], wishes)
@@ -108,22 +119,29 @@ class Marker:
         held = {id(mark) for mark in kept}
         return [Marked(kept=id(mark) in held, next=tuple(taken.get(id(mark), ()))) for mark in items]
 
-    def _disable(self, connection: Connection, kept: Sequence[Mark]) -> tuple[set[str], list[Event]]:
-        """Disables subscriptions. Returns their ids and the events of all marks: of several marks that disable one
-        subscription only the first says so."""
+    def _turn(self, connection: Connection, kept: Sequence[Mark]) -> tuple[set[str], list[Event]]:
+        """Disables subscriptions, and enables those whose probe was delivered. Returns the ids of the disabled ones and
+        the events of all marks: of several marks that would turn one subscription only the first says so."""
         disabled: set[str] = set()
         events: list[Event] = []
         for mark in kept:
-            if mark.disable is None:
+            probe = mark.claimed.probe
+            if mark.disable is None and not probe:
                 events += mark.events
                 continue
-            disabled.add(mark.claimed.subscription_id)
-            values = {"id": mark.claimed.subscription_id, "reason": mark.disable, "now": mark.now}
-            if run(connection, DISABLE, **values).rowcount:
+            values = {"id": mark.claimed.subscription_id, "now": mark.now}
+            if probe and mark.state == "delivered":
+                turned = run(connection, RECOVER, **values).rowcount
+            else:
+                disabled.add(mark.claimed.subscription_id)
+                statement = STAY_DISABLED if probe else DISABLE
+                values |= {"reason": mark.disable, "probe_at": mark.probe_at}
+                turned = run(connection, statement, **values).rowcount and not probe
+            if turned:
                 self._outbox.book.changed(connection)
                 events += mark.events
             else:
-                events += [event for event in mark.events if event.type != DISABLED_EVENT]
+                events += [event for event in mark.events if event.type not in (DISABLED_EVENT, RECOVERED_EVENT)]
         return disabled, events
 
 
@@ -216,4 +234,6 @@ def _in_turns(marks: Sequence[Mark]) -> Iterator[Mark]:
 
 def _mark_values(mark: Mark) -> tuple[Any, ...]:
     due_at = mark.now if mark.due_at is None else mark.due_at
-    return mark.claimed.id, mark.state, due_at, None if mark.state == "pending" else mark.now, mark.reason
+    ended_at = None if mark.state == "pending" else mark.now
+    counted = 0 if mark.claimed.probe and mark.state == "pending" else 1  # what is held loses nothing of its schedule
+    return mark.claimed.id, mark.state, due_at, ended_at, mark.reason, counted

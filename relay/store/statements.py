@@ -33,6 +33,9 @@ class Words(Protocol):
     def as_bytes(self, column: str) -> str:
         """Text as bytes of UTF-8."""
 
+    def days(self, column: str) -> str:
+        """A time in epoch seconds as whole days since then."""
+
     def locked(self, alias: str) -> str:
         """The end of a SELECT that holds its rows, in the order of their keys, until the transaction ends."""
 
@@ -62,6 +65,9 @@ class _Sqlite:
     def as_bytes(self, column: str) -> str:
         return f"CAST({column} AS BLOB)"
 
+    def days(self, column: str) -> str:
+        return f"CAST({column} / 86400 AS INTEGER)"
+
     def locked(self, alias: str) -> str:
         return ""
 
@@ -86,6 +92,9 @@ class _Postgresql:
 
     def as_bytes(self, column: str) -> str:
         return f"convert_to({column}, 'UTF8')"
+
+    def days(self, column: str) -> str:
+        return f"CAST(FLOOR({column} / 86400) AS bigint)"
 
     def locked(self, alias: str) -> str:
         key = {"jobs": "uid"}.get(alias, "id")

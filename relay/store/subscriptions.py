@@ -29,7 +29,21 @@ BACKFILL_CHUNK = 1_000
 FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
-_OF_THE_SINK = ("failing_since", "paused_until")
+_OF_THE_SINK = ("failing_since", "failing_reason", "paused_until")
+_OF_ITS_LIFE = (
+    *_OF_THE_SINK,
+    *("id", "state", "state_since", "state_reason", "probe_at", "drain_since", "created_at", "callback", "start_at"),
+)
+SET_STATE = """
+UPDATE subscriptions SET
+  state_since = CASE WHEN state = :state THEN state_since ELSE :now END,
+  state_reason = CASE WHEN state = :state THEN state_reason ELSE :reason END,
+  drain_since = CASE WHEN state = 'disabled' AND :state = 'enabled' THEN :now ELSE drain_since END,
+  probe_at = NULL, state = :state
+WHERE id = :id
+"""
+FORGET_FAILURES = f"UPDATE subscriptions SET {', '.join(f'{name} = NULL' for name in _OF_THE_SINK)} WHERE id = :id"
+PROBE_NOW = "UPDATE subscriptions SET probe_at = :now WHERE id = :id AND probe_at IS NOT NULL"
 _NEWEST_SECRET = (SECRETS.c.expires_at.is_not(None), SECRETS.c.created_at.desc(), SECRETS.c.id.desc())
 
 
@@ -72,9 +86,10 @@ class SubscriptionStore:
         await self._database.write(self._create, subscription)
         return subscription
 
-    async def replace(self, subscription: Subscription) -> None:
-        """Stores new settings of one that is there; its state and secrets stay. Raises NotFound."""
-        await self._database.write(self._replace, subscription)
+    async def replace(self, subscription: Subscription, now: float) -> None:
+        """Stores new settings of one that is there; its state and secrets stay. Where the sink, its method or headers
+        are new, what the old ones answered counts no more, and what waits is tried soon. Raises NotFound."""
+        await self._database.write(self._replace, (subscription, now))
 
     async def callback_for(self, sink: str, subscription_id: str, now: float, secret: str | None = None) -> str:
         """The id of the one callback subscription of this URL, made (as `subscription_id`) where there is none."""
@@ -82,18 +97,26 @@ class SubscriptionStore:
         return await self._database.write(self._callback_for, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
-        """Enables, pauses or disables. Raises NotFound."""
+        """Enables, pauses or disables (until it is enabled: nothing is tried). Raises NotFound."""
         change = _Change(id=subscription_id, state=state, reason=reason, now=now)
         await self._database.write(self._set_state, change)
 
     async def set_sink_health(
-        self, subscription_id: str, *, failing_since: float | None, paused_until: float | None
+        self,
+        subscription_id: str,
+        *,
+        failing_since: float | None,
+        paused_until: float | None,
+        failing_reason: str | None = None,
     ) -> None:
-        """Since when its sink has only failed (None: it did not), and until when it asked that nothing be sent."""
-        await self._database.write(_set_sink_health, (subscription_id, failing_since, paused_until))
+        """Since when its sink has only failed (None: it did not) and why at first, and until when it asked that nothing
+        be sent."""
+        health = (subscription_id, failing_since, failing_reason, paused_until)
+        await self._database.write(_set_sink_health, health)
 
     async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None:
-        """A new signing secret of a subscription (or CALLBACK_OWNER); the ones before expire at `old_expire_at`."""
+        """A new signing secret of a subscription (or CALLBACK_OWNER); the ones before expire at `old_expire_at`. One
+        that is disabled and probed is tried with it at once."""
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
     async def remove(self, subscription_id: str, now: float) -> None:
@@ -156,16 +179,23 @@ class SubscriptionStore:
             now = subscription.created_at
             many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in wanted])
 
-    def _replace(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[None | Exception]:
+    def _replace(
+        self, connection: Connection, items: Sequence[tuple[Subscription, float]]
+    ) -> Sequence[None | Exception]:
         results: list[None | Exception] = []
-        for subscription in items:
+        for subscription, now in items:
+            of_it = SUBSCRIPTIONS.c.id == subscription.id
+            row = connection.execute(select(SUBSCRIPTIONS).where(of_it).with_for_update()).one_or_none()
+            if row is None:
+                results.append(_not_found(subscription.id))
+                continue
             values = self._values(subscription)
-            for name in (*_OF_THE_SINK, "id", "state", "disabled_reason", "created_at", "callback", "start_at"):
+            for name in _OF_ITS_LIFE:
                 del values[name]
-            changed = connection.execute(
-                update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription.id).values(**values)
-            ).rowcount
-            results.append(None if changed else _not_found(subscription.id))
+            if subscription.reached_by != self._from_row(row, ()).reached_by:
+                values |= _tried_anew(row, now)
+            connection.execute(update(SUBSCRIPTIONS).where(of_it).values(**values))
+            results.append(None)
         self._outbox.book.changed(connection)
         return results
 
@@ -185,17 +215,10 @@ class SubscriptionStore:
     def _set_state(self, connection: Connection, items: Sequence[_Change]) -> Sequence[None | Exception]:
         results: list[None | Exception] = []
         for change in items:
-            disabled = change.state == "disabled"
-            values: dict[str, Any] = {
-                "state": change.state,
-                "disabled_reason": change.reason if disabled else None,
-                "disabled_at": change.now if disabled else None,
-            }
+            values = {"id": change.id, "state": change.state, "reason": change.reason, "now": change.now}
+            changed = run(connection, SET_STATE, **values).rowcount
             if change.state == "enabled":
-                values |= dict.fromkeys(_OF_THE_SINK)
-            changed = connection.execute(
-                update(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == change.id).values(**values)
-            ).rowcount
+                run(connection, FORGET_FAILURES, id=change.id)
             results.append(None if changed else _not_found(change.id))
         self._outbox.book.changed(connection)
         return results
@@ -211,6 +234,7 @@ class SubscriptionStore:
                     .values(expires_at=old_expire_at)
                 )
             self._insert_secret(connection, owner, value, now)
+            run(connection, PROBE_NOW, id=owner, now=now)
         self._outbox.book.changed(connection)
         return [None] * len(items)
 
@@ -247,7 +271,8 @@ class SubscriptionStore:
             "types": None if subscription.types is None else list(subscription.types),
             "source": subscription.source,
             "state": subscription.state,
-            "disabled_reason": subscription.disabled_reason,
+            "state_since": subscription.state_since,
+            "state_reason": subscription.state_reason,
             "callback": int(subscription.callback),
             "config": {
                 "method": subscription.method,
@@ -262,7 +287,10 @@ class SubscriptionStore:
             "created_at": subscription.created_at,
             "start_at": subscription.start_at,
             "failing_since": subscription.failing_since,
+            "failing_reason": subscription.failing_reason,
             "paused_until": subscription.paused_until,
+            "probe_at": subscription.probe_at,
+            "drain_since": subscription.drain_since,
         }
 
     def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
@@ -275,7 +303,8 @@ class SubscriptionStore:
             types=None if row.types is None else tuple(row.types),
             source=row.source,
             state=row.state,
-            disabled_reason=row.disabled_reason,
+            state_since=row.state_since,
+            state_reason=row.state_reason,
             callback=bool(row.callback),
             method=config["method"],
             headers=tuple((name, value) for name, value in sealed["headers"]),
@@ -290,7 +319,10 @@ class SubscriptionStore:
             created_at=row.created_at,
             start_at=row.start_at,
             failing_since=row.failing_since,
+            failing_reason=row.failing_reason,
             paused_until=row.paused_until,
+            probe_at=row.probe_at,
+            drain_since=row.drain_since,
         )
 
     def _secrets_of(self, connection: Connection, owner: str) -> tuple[SigningSecret, ...]:
@@ -327,14 +359,24 @@ def digest(sink: str) -> str:
     return hashlib.sha256(sink.encode()).hexdigest()
 
 
-def _set_sink_health(connection: Connection, items: Sequence[tuple[str, float | None, float | None]]) -> Sequence[None]:
-    for subscription_id, failing_since, paused_until in items:
+def _tried_anew(row: Row[Any], now: float) -> dict[str, Any]:
+    """What changes where the sink is reached in another way from `now` on. One that said it was gone stays disabled."""
+    if row.state == "disabled":
+        return {} if row.probe_at is None else {"probe_at": now}
+    forgotten = dict.fromkeys(_OF_THE_SINK)
+    return forgotten if row.failing_since is None else {**forgotten, "drain_since": now}
+
+
+def _set_sink_health(
+    connection: Connection, items: Sequence[tuple[str, float | None, str | None, float | None]]
+) -> Sequence[None]:
+    for subscription_id, failing_since, failing_reason, paused_until in items:
         if paused_until is not None:
             notify(connection, "subscriptions")
         connection.execute(
             update(SUBSCRIPTIONS)
             .where(SUBSCRIPTIONS.c.id == subscription_id)
-            .values(failing_since=failing_since, paused_until=paused_until)
+            .values(failing_since=failing_since, failing_reason=failing_reason, paused_until=paused_until)
         )
     return [None] * len(items)
 

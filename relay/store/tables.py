@@ -176,15 +176,18 @@ class SubscriptionRow(SQLModel, table=True):
     types: list[str] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
     source: str | None = Field(default=None, sa_column=_text(nullable=True))
     state: str = Field(default="enabled", sa_column=_text())
-    disabled_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
-    disabled_at: float | None = Field(default=None, sa_column=_seconds())
+    state_since: float | None = Field(default=None, sa_column=_seconds())
+    state_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
     callback: int = Field(default=0, sa_column=_count())
     config: dict[str, Any] = Field(default_factory=dict, sa_column=Column(_json(), nullable=False))
     description: str | None = Field(default=None, sa_column=_text(nullable=True))
     created_at: float = Field(sa_column=_seconds(nullable=False))
     start_at: float | None = Field(default=None, sa_column=_seconds())
     failing_since: float | None = Field(default=None, sa_column=_seconds())
+    failing_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
     paused_until: float | None = Field(default=None, sa_column=_seconds())
+    probe_at: float | None = Field(default=None, sa_column=_seconds())
+    drain_since: float | None = Field(default=None, sa_column=_seconds())
 
 
 class SecretRow(SQLModel, table=True):

@@ -78,6 +78,46 @@ async def test_deliveries_are_listed_and_filtered(client, world):
     assert len((await client.get(f"/v1/deliveries?limit=2&cursor={page['next_cursor']}")).json()["items"]) == 1
 
 
+async def test_what_did_not_arrive_is_counted_in_groups(client, world):
+    subscription = await subscribe(client)
+    other = await subscribe(client, types=["ai.revor.job.failed"])
+    for nth in range(3):
+        await world.look(await world.job(f"job-{nth}"), "failed")
+    for claimed, reason in zip(await claim(world.store, subscription, now=world.now), ("a", "a", "b"), strict=True):
+        await world.store.deliveries.mark(mark_of(claimed, "dead", now=world.now, reason=reason))
+    (mine,) = (await client.get("/v1/deliveries?state=dead&group_by=sink")).json()["items"]
+    assert mine.pop("example_id").startswith("dlv_")
+    assert mine == {
+        "reason": None,
+        "subscription_id": subscription,
+        "sink": (await client.get(f"/v1/subscriptions/{subscription}")).json()["sink"],
+        "day": None,
+        "count": 3,
+        "oldest_at": "2027-01-15T08:00:00.000Z",
+        "newest_at": "2027-01-15T08:00:00.000Z",
+    }
+    answer = (await client.get("/v1/deliveries?state=dead&group_by=day,reason")).json()
+    assert [(one["day"], one["reason"], one["count"]) for one in answer.pop("items")] == [
+        ("2027-01-15", "a", 2),
+        ("2027-01-15", "b", 1),
+    ]
+    assert answer == {"next_cursor": None, "group_by": ["reason", "day"], "scanned": 3, "truncated": False}
+    assert (await client.get("/v1/deliveries?state=dead&group_by=reason&limit=1")).json()["truncated"]
+    assert (await client.get(f"/v1/deliveries?group_by=sink&subscription={other}")).json()["items"][0]["count"] == 3
+    await client.delete(f"/v1/subscriptions/{other}")
+    (gone,) = (await client.get("/v1/deliveries?state=cancelled&group_by=sink")).json()["items"]
+    assert (gone["subscription_id"], gone["sink"], gone["count"]) == (other, None, 3)
+
+
+async def test_groups_have_no_pages(client, world):
+    await subscribe(client)
+    for name in ("a", "b"):
+        await world.look(await world.job(name), "failed")
+    cursor = (await client.get("/v1/deliveries?limit=1")).json()["next_cursor"]
+    answer = await client.get(f"/v1/deliveries?group_by=reason&cursor={cursor}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_cursor")
+
+
 async def test_a_delivery_shows_what_it_waits_for(client, world):
     await subscribe(client)
     job = await world.job("a")
@@ -214,6 +254,10 @@ async def test_a_bad_page_is_refused_in_every_list(client, world, path, query, c
         ("/v1/events?until=1e9", "until"),
         ("/v1/deliveries?state=blocked", "state"),
         ("/v1/deliveries?state=deliverd", "state"),
+        ("/v1/deliveries?group_by=", "group_by"),
+        ("/v1/deliveries?group_by=reason,", "group_by"),
+        ("/v1/deliveries?group_by=reasons", "group_by"),
+        ("/v1/deliveries?group_by=day,day,day,day", "group_by"),
         ("/v1/subscriptions?callbacks=1", "callbacks"),
         ("/v1/jobs/a?until=walking", "until"),
     ],

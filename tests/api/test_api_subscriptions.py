@@ -38,6 +38,12 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
         "description": "the CRM",
         "state": "enabled",
         "disabled_reason": None,
+        "state_since": "2027-01-15T08:00:00.000Z",
+        "state_reason": None,
+        "failing_since": None,
+        "failing_reason": None,
+        "paused_until": None,
+        "next_probe_at": None,
         "created_at": "2027-01-15T08:00:00.000Z",
     }
     assert (await client.get(answer.headers["location"])).json() == made

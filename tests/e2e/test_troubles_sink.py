@@ -136,6 +136,45 @@ async def test_only_failures_for_long_disable(world: RelayWorld) -> None:
     await world.until_delivered([job_id, later])
 
 
+async def test_a_sink_that_is_there_again(world: RelayWorld) -> None:
+    world.settings(SETTINGS.replace("delivery:\n", "delivery:\n  disable_after_seconds: 1\n"))
+    healthy = False
+
+    async def ill(request: Request) -> Response:
+        return PlainTextResponse("", 200 if healthy or request.url.path == "/other" else 500)
+
+    world.answering = ill
+    await world.serve()
+    made = await world.subscribe("ai.revor.job.running", "ai.revor.job.succeeded")
+    told = world.sink_url.replace("/hook", "/other")
+    await world.subscribe("relay.subscription.disabled", "relay.subscription.recovered", sink=told)
+    job_ids = [await world.job() for _ in range(5)]
+    await world.until(lambda: disabled(world, made["id"]))
+    shown = await state_of(world, made["id"])
+    assert shown["next_probe_at"] > shown["state_since"]
+    assert (shown["failing_reason"], shown["state_reason"]) == ("http_500", shown["disabled_reason"])
+    code, lines = await world.run("subscriptions", "list")
+    assert code == 0, lines
+    (line,) = (line for line in lines if line.startswith(made["id"]))
+    assert line.split("\t")[1:3] == ["disabled", shown["state_since"]]
+    assert "only failures for" in line
+    job_ids.append(await world.job())  # recorded, and waiting
+    healthy = True
+    await world.until_delivered(job_ids)
+    shown = await state_of(world, made["id"])
+    assert (shown["state"], shown["state_reason"], shown["disabled_reason"]) == ("enabled", "recovered", None)
+    assert (shown["failing_since"], shown["next_probe_at"]) == (None, None)
+    code, lines = await world.run("subscriptions", "show", made["id"])
+    assert code == 0, lines
+    assert any(line.split() == ["state_reason", "recovered"] for line in lines)
+    (event,) = (await world.get("/v1/events?type=relay.subscription.recovered"))["items"]
+    assert event["data"]["subscription"] == made["id"]
+    assert event["data"]["since"] is not None
+    await world.until(lambda: any(one["type"] == "relay.subscription.recovered" for one in world.received))
+    turns = [one["type"].rpartition(".")[2] for one in world.received if one["source"] == "/relay"]
+    assert turns == ["disabled", "recovered"]
+
+
 async def test_a_schedule_that_is_exhausted(world: RelayWorld) -> None:
     world.settings(SETTINGS.replace("[0.1s, 0.2s, 0.5s, 1s, 1s, 1s, 2s, 2s, 2s, 2s]", "[0.1s]"))
     bad = ""
@@ -156,6 +195,11 @@ async def test_a_schedule_that_is_exhausted(world: RelayWorld) -> None:
     assert code == 0, lines
     (dead,) = (await world.get("/v1/deliveries?state=dead"))["items"]
     assert dead["id"] in lines[0]
+    code, lines = await world.run("deliveries", "list", "--state", "dead", "--group-by", "reason,sink,day")
+    assert code == 0, lines
+    count, reason, subscription = lines[1].split("\t")[:3]
+    assert (count, reason, subscription) == ("1", "http_500", made["id"])
+    assert dead["id"] in lines[1]
     job_id, bad = bad, ""
     assert (await world.run("deliveries", "retry", dead["id"]))[0] == 0
     await world.until_delivered([job_id])

@@ -20,6 +20,7 @@ from tests.store_kit import (
     deliver_all,
     deliveries,
     held_writer,
+    lease,
     look,
     mark_of,
     registration,
@@ -510,3 +511,42 @@ async def test_a_group_that_waits_holds_up_no_other_node(store: Store, other: St
         await until(lambda: store.database.writer.waiting_count == 1)
         assert not task.done()
     assert (await task).created
+
+
+async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_it(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    batch = [registration(f"job {nth}") for nth in range(4)]
+    await store.jobs.register_many(batch)
+    await together(store, *(store.jobs.record(look(one.uid, 0, "queued")) for one in batch))
+    (first,) = await claim(store, "sub_1", 1)
+    await store.deliveries.mark(mark_of(first, "pending", due_at=NOW, disable="only failures", probe_at=NOW))
+    for turn in range(ROUNDS):
+        now = NOW + 100 * turn
+        leases = lease(until=now + 45), lease(until=now + 45)
+        nodes = (store, other)
+        found = await asyncio.gather(
+            *(node.deliveries.claim_probe("sub_1", now, held) for node, held in zip(nodes, leases, strict=True))
+        )
+        (probe,) = (one.claimed for one in found if one.claimed is not None)
+        assert {one.next_at for one in found} == {now + 45}
+        await store.deliveries.mark(mark_of(probe, "pending", now=now, due_at=now, probe_at=now + 100))
+    # both try it, one after the other's lease has run out, and both answers come
+    now = NOW + 100 * ROUNDS
+    probes = [
+        (await node.deliveries.claim_probe("sub_1", now + 50 * nth, lease(until=now + 50 * nth + 45))).claimed
+        for nth, node in enumerate((store, other))
+    ]
+    marks = [
+        mark_of(probe, now=now + 60, events=(relay_event("relay.subscription.recovered", now=now + 60),))
+        for probe in probes
+        if probe is not None
+    ]
+    assert len(marks) == 2
+    marked = await asyncio.gather(
+        *(node.deliveries.mark(mark) for node, mark in zip((store, other), marks, strict=True))
+    )
+    assert [one.kept for one in marked] == [False, True]
+    types = [event.type for _, event in await other.events.after(0)]
+    assert types.count("relay.subscription.recovered") == 1
+    enabled = [await node.subscriptions.get("sub_1") for node in (store, other)]
+    assert [(one.state, one.state_reason) for one in enabled if one is not None] == [("enabled", "recovered")] * 2

@@ -57,7 +57,7 @@ TYPES: Mapping[str, Any] = {
     **{"in_flight_since": "int_10000500", "idempotency_key": "key 5", "path": "/api/v1/outreach/dispatches"},
     **{"body_digest": "digest 150", "created_at": NOW + 200_000, "reason": "no_answer", "status_code": 500},
     **{"dead": 1, "token": "lease 1", "external_id": "external 5", "source": "revor", "account": "default"},
-    **{"after_uid": "job_1"},
+    **{"after_uid": "job_1", "probe_at": NOW},
 }
 LISTS = ("ids", "uids", "job_uids", "tokens", "external_ids", "rows", "priorities", "types", "event_ids")
 MORE = (
@@ -101,7 +101,10 @@ def _is_bad(plan: Plan, case: Case, count: int) -> bool:
     # Along the whole index: when it holds next to nothing, or for a page, to which (nearly) all rows belong.
     if node["Plan Rows"] <= WALKED_ROWS and WITH_CONDITION.match(node["Index Name"]):
         return False
-    if "Limit" not in plan.above or "Sort" in plan.above:
+    if "Limit" not in plan.above:
+        return True
+    under_limit = plan.above[len(plan.above) - plan.above[::-1].index("Limit") :]
+    if "Sort" in under_limit:
         return True
     of_the_page = case.walks or WITH_CONDITION.match(node["Index Name"]) or node["Plan Rows"] > 0.9 * count
     return "Filter" in node and not of_the_page

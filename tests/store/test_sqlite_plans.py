@@ -90,7 +90,10 @@ class MayScan:
 def exceptions() -> list[MayScan]:
     return [
         MayScan(r"DELETE FROM attempts WHERE position IN", "the oldest of them, along the table"),
-        MayScan(r"UPDATE deliveries SET lease_token = :token", "sorts what was found by index, see `claim: take`"),
+        MayScan(
+            r"UPDATE deliveries SET lease_token = :token",
+            "sorts what was found by index, see `claim: take` and `probe: take the oldest`",
+        ),
         MayScan(r"FROM subscriptions$", "the book of subscriptions: once after each change of one"),
         MayScan(r"FROM subscriptions ORDER BY .*id\n? LIMIT", "all subscriptions: at the start and after a change"),
         MayScan(r"FROM subscriptions ORDER BY .* DESC\n? LIMIT", "a page with callbacks: the table in its order"),
@@ -111,6 +114,8 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM events ORDER BY events.recorded_at DESC", "a page of events without a filter"),
         MayScan(r"FROM events ORDER BY events.position DESC", "the newest position"),
         MayScan(r"ON events.id = deliveries.event_id ORDER BY", "a page of deliveries without a filter"),
+        MayScan(r"COUNT\(\*\) AS number, MIN\(created_at\)", "groups of the newest deliveries, so many at most"),
+        MayScan(r"FROM \(SELECT id FROM deliveries ORDER BY id DESC LIMIT", "how many there are of those, at most"),
     ]
 
 
@@ -134,6 +139,8 @@ async def fill(store: Store) -> None:
     """Some rows of every kind, in every state."""
     for name, fields in {"sub_1": {}, "sub_2": {"types": ("ai.revor.job.failed",)}}.items():
         await store.subscriptions.create(subscription(name, **fields))
+    for n in range(20):  # of fewer, going through all is the shortest way
+        await store.subscriptions.create(subscription(f"sub_of_nothing_{n}", types=()))
     callback = await store.subscriptions.callback_for("https://callback.example", "sub_3", NOW)
     await store.subscriptions.add_secret("sub_1", "whsec_1", NOW)
     await store.subscriptions.add_secret("sub_1", "whsec_2", NOW, old_expire_at=NOW)
@@ -315,6 +322,13 @@ async def run_everything(store: Store) -> None:
     await store.deliveries.mark(mark_of(held[1], attempt=attempt(), next_lease=lease()))
     await store.deliveries.mark(mark_of(held[2], "pending", due_at=NOW, disable="410", events=(relay_event(),)))
     await store.deliveries.mark(mark_of(held[3], "dead"))
+    await execute(store, "UPDATE subscriptions SET probe_at = 0 WHERE id = 'sub_1'")
+    for state in ("pending", "delivered"):
+        probe = (await store.deliveries.claim_probe("sub_1", NOW, lease(until=NOW))).claimed
+        assert probe is not None
+        await store.deliveries.mark(mark_of(probe, state, due_at=NOW, probe_at=NOW))
+    await store.deliveries.claim_probe("sub_1", NOW, lease())
+    await store.deliveries.bring_forward("sub_1", NOW - 9)
     await store.deliveries.retry(held[3].id, NOW)
     await store.deliveries.get(held[3].id)
     await store.deliveries.claim_due("sub_1", (0, 1, 2), 3, NOW, lease())
@@ -325,8 +339,11 @@ async def run_everything(store: Store) -> None:
         listed = await store.deliveries.page(limit=1, **filters)  # type: ignore[arg-type]
         await store.deliveries.page(limit=1, cursor=listed.next_cursor, **filters)  # type: ignore[arg-type]
 
+    for chosen in ({}, {"state": "dead"}, {"state": "pending"}, {"subscription_id": "sub_1"}, {"event_id": one.id}):
+        await store.deliveries.groups(["reason", "day"], limit=5, **chosen)  # type: ignore[arg-type]
+
     await store.subscriptions.create(subscription("sub_5", start_at=NOW))
-    await store.subscriptions.replace(subscription("sub_5"))
+    await store.subscriptions.replace(subscription("sub_5"), NOW)
     await store.subscriptions.set_state("sub_5", "paused", NOW)
     await store.subscriptions.set_sink_health("sub_5", failing_since=NOW, paused_until=None)
     await store.subscriptions.add_secret("sub_5", "whsec_1", NOW, old_expire_at=NOW)

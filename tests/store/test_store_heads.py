@@ -208,7 +208,7 @@ async def test_an_insert_and_the_end_of_the_head_in_one_group_strand_nobody(stor
 
 async def test_a_change_to_no_ordering_lets_fresh_ones_pass_and_the_blocked_follow(store: Store) -> None:
     uid = await three(store)
-    await store.subscriptions.replace(subscription("sub_1", ordering="none"))
+    await store.subscriptions.replace(subscription("sub_1", ordering="none"), NOW)
     await store.jobs.record(look(uid, 3, "retrying"))
     assert await states(store) == ["pending", "blocked", "blocked", "pending"]
     assert sorted(one.event.sequence for one in await deliver_all(store, "sub_1")) == [1, 2, 3, 4]

@@ -77,7 +77,7 @@ async def test_a_change_of_types_counts_for_the_next_event(store: Store) -> None
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.failed",)))
     uid = await track(store)
     await store.jobs.record(look(uid, 0, "queued"))
-    await store.subscriptions.replace(subscription("sub_1"))
+    await store.subscriptions.replace(subscription("sub_1"), NOW)
     await store.jobs.record(look(uid, 1, "running"))
     await store.subscriptions.remove("sub_1", NOW)
     await store.jobs.record(look(uid, 2, "succeeded"))
@@ -111,7 +111,7 @@ async def test_the_version_rises_with_each_committed_change_and_only_then(store:
         await store.subscriptions.create(subscription("sub_1"))
     assert not rose()
     for change in (
-        store.subscriptions.replace(subscription("sub_1", description="other")),
+        store.subscriptions.replace(subscription("sub_1", description="other"), NOW),
         store.subscriptions.set_state("sub_1", "paused", NOW),
         store.subscriptions.add_secret("sub_1", "whsec_b", NOW),
         store.subscriptions.callback_for("https://callback.example", "sub_2", NOW),

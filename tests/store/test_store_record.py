@@ -250,7 +250,7 @@ async def test_what_does_not_exist_is_not_found(store: Store) -> None:
         store.deliveries.retry("dlv_none", NOW),
         store.subscriptions.remove("sub_none", NOW),
         store.subscriptions.set_state("sub_none", "paused", NOW),
-        store.subscriptions.replace(subscription("sub_none")),
+        store.subscriptions.replace(subscription("sub_none"), NOW),
     ):
         with pytest.raises(NotFound):
             await call

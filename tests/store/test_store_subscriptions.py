@@ -78,12 +78,13 @@ async def test_new_settings_leave_state_secrets_and_age_alone(store: Store) -> N
     await store.subscriptions.set_state("sub_full", "disabled", NOW + 1, "410 Gone")
     await store.subscriptions.set_sink_health("sub_full", failing_since=NOW, paused_until=NOW + 60)
     new = subscription("sub_full", sink="https://new.example", created_at=NOW + 99, state="enabled", callback=True)
-    await store.subscriptions.replace(new)
+    await store.subscriptions.replace(new, NOW + 2)
     found = await store.subscriptions.get("sub_full")
     assert found == replace(
         new,
         state="disabled",
-        disabled_reason="410 Gone",
+        state_since=NOW + 1,
+        state_reason="410 Gone",
         failing_since=NOW,
         paused_until=NOW + 60,
         created_at=NOW,

@@ -197,6 +197,51 @@ def test_deliveries_are_listed_with_what_fits_on_a_line(stub: Stub, capsys: pyte
     ]
 
 
+def test_deliveries_are_counted_in_groups(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    group = {"subscription_id": None, "sink": None, "day": None, "oldest_at": "A", "newest_at": "B"}
+    items = [
+        {**group, "reason": "http_503", "count": 7, "example_id": "dlv_7"},
+        {**group, "reason": None, "count": 2, "example_id": "dlv_2"},
+    ]
+    answer = {"items": items, "next_cursor": None, "group_by": ["reason"], "scanned": 50000, "truncated": True}
+    stub.says("GET /v1/deliveries", answer)
+    assert run(["deliveries", "list", "--state", "dead", "--group-by", "reason", "--limit", "9000"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split("\t") for line in out.splitlines()] == [
+        ["COUNT", "REASON", "OLDEST_AT", "NEWEST_AT", "EXAMPLE_ID"],
+        ["7", "http_503", "A", "B", "dlv_7"],
+        ["2", "-", "A", "B", "dlv_2"],
+    ]
+    assert "the largest 2 groups of the newest 50000 deliveries; not all" in err
+    stub.says("GET /v1/deliveries", answer)
+    assert run(["deliveries", "list", "--group-by", "reason", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == answer
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"state": "enabled"}, ["enabled", "A", "-"]),
+        ({"state": "paused", "state_reason": "paused by hand"}, ["paused", "A", "paused by hand"]),
+        ({"state": "enabled", "failing_since": "B", "failing_reason": "http_500"}, ["failing", "B", "http_500"]),
+        ({"state": "disabled", "state_reason": "http_410", "failing_since": "B"}, ["disabled", "A", "http_410"]),
+        (
+            {"state": "disabled", "state_reason": "only failures for 9 s", "next_probe_at": "C"},
+            ["disabled", "A", "only failures for 9 s; tried again at C"],
+        ),
+    ],
+)
+def test_a_list_says_how_each_subscription_stands_since_when_and_why(
+    stub: Stub, capsys: pytest.CaptureFixture[str], fields: dict[str, str], expected: list[str]
+) -> None:
+    found = {"id": "sub_1", "sink": "https://s", "types": None, "config": {"kind": "webhook"}, "state_since": "A"}
+    stub.says("GET /v1/subscriptions", {"items": [{**found, **fields}], "next_cursor": None})
+    assert run(["subscriptions", "list"]) == 0
+    head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert head == ["ID", "STATE", "SINCE", "WHY", "KIND", "SINK", "TYPES"]
+    assert line == ["sub_1", *expected, "webhook", "https://s", "all job events"]
+
+
 def test_a_line_can_not_command_the_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/events", {"items": [event(1, subject="\x1b[2Jx")], "next_cursor": None})
     assert run(["events", "list"]) == 0

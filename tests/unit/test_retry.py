@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.delivery import Outcome, Response
-from relay.core.retry import Dead, Decision, Disable, Done, Retry, decide, http_outcome, parse_retry_after, sentence
+from relay.core.retry import (
+    Dead,
+    Decision,
+    Disable,
+    Done,
+    Retry,
+    decide,
+    drain_per_second,
+    http_outcome,
+    next_probe_at,
+    parse_retry_after,
+    sentence,
+)
 from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS
 
 NOW = 1_700_000_000.0
@@ -88,6 +100,15 @@ def test_other_verdicts_end_it() -> None:
 )
 def test_a_decision_is_said_in_a_sentence(decision: Decision, said: str) -> None:
     assert sentence(decision, attempt_count=3, schedule_seconds=DEFAULT_RETRY_SCHEDULE_SECONDS, now=NOW) == said
+
+
+def test_a_probe_says_what_it_showed() -> None:
+    arrived = sentence(Done(reason="http_200"), attempt_count=1, schedule_seconds=(0.0,), now=NOW, probe=True)
+    assert arrived == "HTTP 200: delivered, so the subscription is enabled again"
+    failed = Retry(at=NOW, reason="http_503", pause_until=None)
+    assert sentence(failed, attempt_count=1, schedule_seconds=(0.0,), now=NOW, probe=True) == (
+        "HTTP 503: the subscription stays disabled; this event waits"
+    )
 
 
 def test_the_sentence_of_a_schedule_that_is_used_up() -> None:
@@ -246,3 +267,31 @@ def test_no_answer_is_tried_again(error: str) -> None:
 
 def test_neither_answer_nor_error() -> None:
     assert http_outcome(Response(started_at=NOW, duration_ms=1.0), NOW) == Outcome(verdict="retry", reason="no_answer")
+
+
+def probes(count: int, *, disable_after_seconds: float = 5 * DAY_SECONDS) -> list[float]:
+    """How long after it was disabled a subscription is probed, where each probe fails at once."""
+    at, times = NOW, []
+    for _ in range(count):
+        at = next_probe_at(since=NOW, now=at, disable_after_seconds=disable_after_seconds, jitter=0.2, random_value=0.5)
+        times.append(at - NOW)
+    return times
+
+
+def test_probes_begin_after_a_minute_and_come_ever_later_up_to_an_hour() -> None:
+    assert probes(10) == [60, 120, 240, 480, 960, 1920, 3840, 7440, 11040, 14640]
+
+
+def test_where_failures_disable_sooner_probes_begin_sooner() -> None:
+    assert probes(4, disable_after_seconds=1.0) == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(("random_value", "pause_seconds"), [(0.0, 48.0), (0.5, 60.0), (0.75, 66.0)])
+def test_probes_of_what_failed_together_are_spread(random_value: float, pause_seconds: float) -> None:
+    at = next_probe_at(since=NOW, now=NOW, disable_after_seconds=1e6, jitter=0.2, random_value=random_value)
+    assert at - NOW == pytest.approx(pause_seconds)
+
+
+def test_a_drain_is_slow_at_first_doubles_and_ends() -> None:
+    assert [drain_per_second(seconds) for seconds in (-1.0, 0.0, 10.0, 20.0, 50.0)] == [50, 50, 100, 200, 1600]
+    assert drain_per_second(60.0) is None

@@ -217,7 +217,7 @@ def trouble(**changes: Any) -> dict[str, Any]:
             "relay.subscription.disabled",
             subscription_data(subscription_id="sub_2", sink=SINK, reason="http_410", since=None),
             "Subscription sub_2 to https://hooks.slack.com/… was disabled: http_410. Its events are kept until it is "
-            "resumed",
+            "enabled again",
         ),
         (
             "relay.subscription.recovered",

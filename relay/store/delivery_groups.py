@@ -1,0 +1,95 @@
+"""Deliveries counted in groups: of the newest ones, as many as can be gone through at any size of the table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from relay.core.delivery import DeliveryGroup
+from relay.core.records import Groups
+from relay.store.statements import Sql, run, sql
+from relay.store.tables import OPEN_DELIVERY
+
+SCANNED = 50_000
+DAY_SECONDS = 86_400
+
+# By one index each, the newest first; what else is asked for is looked at row by row.
+_OF_STATE: Mapping[str, str] = {
+    "pending": OPEN_DELIVERY,
+    **{state: f"state = '{state}'" for state in ("delivered", "dead", "cancelled")},
+}
+_OF_SUBSCRIPTION = "subscription_id = :subscription_id"
+_COLUMNS = ("reason", "subscription_id", "day")
+
+
+def _conditions(state: str | None, subscription_id: str | None, event_id: str | None) -> tuple[str, list[str]]:
+    """Of which rows the newest are gone through, and which of them count."""
+    of_state = [] if state is None else [_OF_STATE[state]]
+    of_subscription = [] if subscription_id is None else [_OF_SUBSCRIPTION]
+    if event_id is not None:
+        return "WHERE event_id = :event_id", of_subscription + of_state
+    if state in ("dead", "cancelled"):  # few of all, and perhaps long ago
+        return f"WHERE {_OF_STATE[state]} ORDER BY id DESC", of_subscription
+    if subscription_id is not None:
+        return f"WHERE {_OF_SUBSCRIPTION} ORDER BY id DESC", of_state
+    if state == "pending":
+        return f"WHERE {OPEN_DELIVERY} ORDER BY id DESC", []
+    return "ORDER BY id DESC", of_state
+
+
+def groups_statement(
+    columns: Sequence[str], state: str | None, subscription_id: str | None, event_id: str | None
+) -> Sql:
+    """The groups by these of `_COLUMNS`, the largest first."""
+    newest, wanted = _conditions(state, subscription_id, event_id)
+    shown = ", ".join(columns)
+    return sql(
+        lambda words: (
+            f"""
+SELECT {shown}, COUNT(*) AS number, MIN(created_at) AS oldest_at, MAX(created_at) AS newest_at, MAX(id) AS example_id
+FROM (
+  SELECT id, state, subscription_id, reason, created_at, {words.days("created_at")} AS day FROM deliveries
+  {newest} LIMIT {SCANNED}
+) AS found
+WHERE {" AND ".join(wanted) or "1 = 1"}
+GROUP BY {shown} ORDER BY COUNT(*) DESC, {shown} LIMIT :count
+"""
+        )
+    )
+
+
+def scanned_statement(state: str | None, subscription_id: str | None, event_id: str | None) -> str:
+    """How many are gone through; one more than are, where there are more."""
+    newest, _ = _conditions(state, subscription_id, event_id)
+    return f"SELECT COUNT(*) FROM (SELECT id FROM deliveries {newest} LIMIT {SCANNED + 1}) AS found"
+
+
+def grouped(
+    connection: Connection,
+    columns: Sequence[str],
+    limit: int,
+    state: str | None,
+    subscription_id: str | None,
+    event_id: str | None,
+) -> Groups:
+    """The largest `limit` groups."""
+    chosen = [name for name in _COLUMNS if name in columns]
+    given = {"subscription_id": subscription_id, "event_id": event_id}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    found = run(connection, groups_statement(chosen, state, subscription_id, event_id), count=limit + 1, **values).all()
+    counting = scanned_statement(state, subscription_id, event_id)
+    named = {name: value for name, value in values.items() if f":{name}" in counting}
+    scanned = run(connection, counting, **named).scalar_one()
+    items = tuple(
+        DeliveryGroup(
+            reason=row.reason if "reason" in chosen else None,
+            subscription_id=row.subscription_id if "subscription_id" in chosen else None,
+            day=row.day * DAY_SECONDS if "day" in chosen else None,
+            count=row.number,
+            oldest_at=row.oldest_at,
+            newest_at=row.newest_at,
+            example_id=row.example_id,
+        )
+        for row in found[:limit]
+    )
+    return Groups(items=items, scanned=min(scanned, SCANNED), truncated=scanned > SCANNED, more=len(found) > limit)

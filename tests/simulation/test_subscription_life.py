@@ -1,0 +1,336 @@
+"""A subscription's life with a fake clock: its sink fails, it is disabled, tried again at a slow pace, enabled by the
+first success, and what had waited goes out at a bounded rate."""
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from relay.core.delivery import Response
+from relay.core.subscription import Subscription
+from relay.dispatcher import Dispatcher
+from tests.simulation_world import World, open_world, seen
+from tests.store_kit import rows
+
+HOUR = 3_600.0
+DAY = 24 * HOUR
+RECOVERED, DISABLED = "relay.subscription.recovered", "relay.subscription.disabled"
+
+
+async def disable(world: World, *, jobs: int = 1, **settings: Any) -> Subscription:
+    """A subscription whose sink has failed for five days, with `jobs` jobs; its sink goes on failing."""
+    made = await world.subscribe(**{"retry_schedule_seconds": (DAY,) * 20, **settings})
+    for nth in range(jobs):
+        await world.register(f"job {nth}", seen("queued"))
+    for _ in range(6):
+        await world.step(DAY + 1)
+    found = await standing(world, made)
+    assert found.state == "disabled"
+    world.sink.requests.clear()
+    return found
+
+
+async def standing(world: World, subscription: Subscription) -> Subscription:
+    found = await world.store.subscriptions.get(subscription.id)
+    assert found is not None
+    return found
+
+
+async def sent_at(world: World, seconds: int, dispatchers: tuple[Dispatcher, ...] = ()) -> list[float]:
+    """How long from now each request goes out in so many seconds; looked at every twenty."""
+    began, times = world.clock(), []
+    for _ in range(seconds // 20):
+        before = len(world.sink.requests)
+        world.clock.advance(20)
+        for dispatcher in dispatchers or (world.dispatcher,):
+            await dispatcher.run_once()
+        for dispatcher in dispatchers or (world.dispatcher,):
+            await dispatcher.drain()
+        times += [world.clock() - began] * (len(world.sink.requests) - before)
+    return times
+
+
+def subjects(world: World) -> list[str]:
+    return [orjson.loads(request.body)["subject"] for request in world.sink.requests]
+
+
+async def test_it_fails_is_disabled_is_tried_and_recovers(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        made = await disable(world, jobs=3)
+        assert made.disabled_reason is not None
+        assert made.disabled_reason.startswith("only failures for")
+        assert made.failing_since is not None
+        assert made.failing_reason == "http_500"
+        await world.register("later", seen("queued"), seen("running"))
+        await world.step(20)
+        await world.step(20)
+        assert world.sink.requests == []  # recorded, and waiting
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        await world.step(20)
+        assert subjects(world)[0] in ("job 0", "job 1", "job 2")  # not the one that came later
+        assert len(world.sink.requests) <= 2  # and the first one of the drain
+        found = await standing(world, made)
+        assert (found.state, found.state_reason, found.state_since) == ("enabled", "recovered", world.clock())
+        await world.run(20, 0.1)
+        assert {one.state for one in (await world.store.deliveries.page(limit=50)).items} == {"delivered"}
+        assert Counter(await world.types())[RECOVERED] == 1
+        assert Counter(subjects(world)) == {"job 0": 1, "job 1": 1, "job 2": 1, "later": 2}
+        assert [
+            orjson.loads(request.body)["type"] for request in world.sink.requests if b'"later"' in request.body
+        ] == [
+            "test.job.queued",
+            "test.job.running",
+        ]
+
+
+async def test_the_event_says_what_it_recovered_from(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        made = await disable(world)
+        world.sink.answers.extend([200])
+        world.sink.answers.popleft()
+        await world.step(60)
+        (event,) = [event for _, event in await world.store.events.after(0) if event.type == RECOVERED]
+        assert made.failing_since is not None
+        data = event.document()["data"]
+        assert (data["subscription"], data["reason"]) == (made.id, "http_200")
+        assert data["since"] == orjson.loads(await disabled_body(world))["data"]["since"]
+
+
+async def disabled_body(world: World) -> bytes:
+    return next(event.body for _, event in await world.store.events.after(0) if event.type == DISABLED)
+
+
+async def test_probes_are_one_event_each_at_a_pace_that_slows_down_to_one_an_hour(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await disable(world, jobs=5)
+        times = await sent_at(world, 4 * 3600)
+        assert times[:6] == [60, 120, 240, 480, 960, 1920]
+        assert {later - before for before, later in itertools.pairwise(times[6:])} == {HOUR}
+        assert len(set(subjects(world))) == 1
+
+
+async def test_no_probe_uses_up_the_schedule(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await disable(world, retry_schedule_seconds=(DAY,) * 6)
+        assert len(await sent_at(world, 20 * 3600)) > 20
+        assert [one.state for one in (await world.store.deliveries.page(limit=5)).items] == ["pending"]
+        (row,) = await rows(world.store, "SELECT attempt_count, made_count FROM deliveries")
+        assert row["attempt_count"] == 6
+        assert row["made_count"] > 26
+
+
+async def test_a_restart_goes_on_with_the_pace(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await disable(world)
+        assert await sent_at(world, 500) == [60, 120, 240, 480]
+        await world.restart()
+        assert await sent_at(world, 440) == []
+        assert await sent_at(world, 40) == [20.0]
+
+
+async def test_several_nodes_probe_no_more_often_than_one(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await disable(world, jobs=9)
+        nodes = (world.dispatcher, world._new_dispatcher(), world._new_dispatcher())
+        for number, node in enumerate(nodes):
+            node._token = f"node {number}"
+        assert await sent_at(world, 1000, nodes) == [60, 120, 240, 480, 960]
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        await sent_at(world, 1500, nodes)
+        assert Counter(await world.types())[RECOVERED] == 1
+        assert max(Counter(subjects(world)[5:]).values()) == 1
+
+
+async def test_a_sink_that_is_gone_is_never_tried_but_by_hand(tmp_path):
+    async with open_world(tmp_path, 410, 200) as world:
+        made = await world.subscribe()
+        await world.register("a", seen("queued"))
+        await world.step()
+        assert (await standing(world, made)).probe_at is None
+        assert len(world.sink.requests) == 1
+        assert await sent_at(world, 7 * 3600) == []
+        await world.store.subscriptions.set_state(made.id, "enabled", world.clock())
+        await world.step()
+        assert len(world.sink.requests) == 2
+        assert RECOVERED not in await world.types()  # whoever resumes it knows
+
+
+async def test_a_probe_that_finds_the_sink_gone_is_the_last(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        made = await disable(world)
+        world.sink.answers.clear()
+        world.sink.answers.append(410)
+        assert await sent_at(world, 7 * 3600) == [60]
+        found = await standing(world, made)
+        assert (found.state, found.disabled_reason, found.probe_at) == ("disabled", "http_410", None)
+
+
+async def test_a_probe_obeys_retry_after(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await disable(world)
+        world.sink.answers.clear()
+        busy = Response(started_at=0.0, duration_ms=1.0, status_code=503, headers=(("Retry-After", "600"),))
+        world.sink.answers.extend([busy, 200])
+        assert (await sent_at(world, 900))[:2] == [60, 660]
+
+
+async def test_an_event_that_the_sink_refuses_for_good_is_dead_and_the_next_one_is_tried(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        types = ("test.job.queued",)
+        made = await disable(world, jobs=2, kind="slack", types=types, rate_per_second=1.0)
+        world.sink.answers.clear()
+        world.sink.answers.extend([400, Response(started_at=0.0, duration_ms=1.0, status_code=200, excerpt=b"ok")])
+        assert len(await sent_at(world, 60)) == 1
+        assert (await standing(world, made)).state == "disabled"
+        assert len(await sent_at(world, 100)) == 1
+        assert (await standing(world, made)).state == "enabled"
+        states = Counter(one.state for one in (await world.store.deliveries.page(limit=5)).items)
+        assert states == {"dead": 1, "delivered": 1}
+
+
+async def test_what_waits_for_a_later_attempt_goes_out_when_it_has_recovered(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        made = await disable(world, jobs=8)
+        due = await rows(world.store, "SELECT due_at FROM deliveries WHERE due_at > :now", now=world.clock() + HOUR)
+        assert len(due) > 5  # their schedule says tomorrow
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        await world.step(60)
+        assert (await standing(world, made)).state == "enabled"
+        await world.run(10, 0.2)
+        assert sorted(subjects(world)) == [f"job {nth}" for nth in range(8)]
+
+
+async def test_a_restart_in_a_drain_still_has_what_waits_be_due(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await disable(world, jobs=8)
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        world.clock.advance(60)
+        await world.dispatcher.run_once()
+        await world.dispatcher.drain()
+        assert len(world.sink.requests) == 1
+        await world.restart()
+        await world.run(10, 0.2)
+        assert sorted(subjects(world)) == [f"job {nth}" for nth in range(8)]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_what_waited_goes_out_at_a_bounded_rate_that_grows(tmp_path, by_hand):
+    async with open_world(tmp_path, 500) as world:
+        made = await disable(world, jobs=300, concurrency=64)
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        if by_hand:
+            await world.store.subscriptions.set_state(made.id, "enabled", world.clock())
+        else:
+            await world.step(60)
+        began, sent = world.clock(), [len(world.sink.requests)]
+        while len(world.sink.requests) < 300:
+            await world.step(0.1)
+            sent.append(len(world.sink.requests))
+            assert world.clock() < began + 30
+        assert sent[10] <= 65  # 50 in the first second
+        assert sent[10] >= 40
+        assert max(later - before for before, later in itertools.pairwise(sent)) <= 12
+        assert len(set(subjects(world))) == 300
+
+
+async def test_a_drain_holds_up_nobody_else(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await disable(world, jobs=200)
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        other = await world.subscribe(types=("test.job.running",), sink="https://other.test/")
+        await world.step(60)
+        for nth in range(10):
+            await world.register(f"fresh {nth}", seen("running"))
+            await world.step(0.1)
+            at_the_other = [one for one in world.sink.requests if one.url == "https://other.test/"]
+            assert len(at_the_other) == nth + 1
+        assert len(world.sink.requests) < 100
+        assert (await standing(world, other)).state == "enabled"
+
+
+async def test_after_a_minute_only_its_slots_bound_it(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await disable(world)
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        await world.step(60)
+        await world.step(61)
+        for nth in range(60):
+            await world.register(f"fresh {nth}", seen("queued"))
+        before = len(world.sink.requests)
+        await world.step(1)
+        assert len(world.sink.requests) - before == 60
+
+
+async def test_with_a_new_sink_it_is_tried_at_once(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        made = await disable(world, jobs=2)
+        assert await sent_at(world, 500) == [60, 120, 240, 480]
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        await world.store.subscriptions.replace(replace(made, sink="https://new.test/"), world.clock())
+        await world.step(1)
+        assert world.sink.requests[-1].url == "https://new.test/"
+        assert (await standing(world, made)).state == "enabled"
+
+
+async def test_a_new_sink_does_not_answer_for_the_old_one(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        made = await world.subscribe(retry_schedule_seconds=(4 * DAY, 2 * DAY, DAY, DAY))
+        await world.register("a", seen("queued"))
+        await world.step()
+        await world.step(4 * DAY)
+        assert len(world.sink.requests) == 2
+        await world.store.subscriptions.replace(replace(made, sink="https://new.test/"), world.clock())
+        await world.run(5)
+        assert world.sink.requests[-1].url == "https://new.test/"  # the retry did not wait for its two days
+        await world.step(2 * DAY)
+        found = await standing(world, made)
+        assert found.state == "enabled"  # six days of failures, and two of them its own
+        assert found.failing_since is not None
+        assert found.failing_since > world.clock() - 3 * DAY
+
+
+@pytest.mark.parametrize("crash", ["before_send", "after_send", "after_mark"])
+async def test_a_crash_at_any_step_of_a_probe_makes_one_recovery(tmp_path, crash):
+    async with open_world(tmp_path, 500) as world:
+        made = await disable(world, jobs=3)
+        world.sink.answers.clear()
+        world.sink.answers.append(200)
+        real_send, real_mark = world.sink.send, world.store.deliveries.mark
+
+        async def send(request, *, timeout_seconds):
+            if crash == "before_send":
+                raise RuntimeError("crash")
+            answer = await real_send(request, timeout_seconds=timeout_seconds)
+            if crash == "after_send":
+                raise RuntimeError("crash")
+            return answer
+
+        async def mark(one):
+            done = await real_mark(one)
+            if crash == "after_mark":
+                raise RuntimeError("crash")
+            return done
+
+        world.sink.send, world.store.deliveries.mark = send, mark
+        world.clock.advance(60)
+        await world.dispatcher.run_once()
+        await world.dispatcher.drain()
+        world.sink.send, world.store.deliveries.mark = real_send, real_mark
+        await world.store.deliveries.release_all(world.clock())
+        await world.restart()
+        await world.run(60)
+        assert (await standing(world, made)).state_reason == "recovered"
+        assert Counter(await world.types())[RECOVERED] == 1
+        assert {one.state for one in (await world.store.deliveries.page(limit=9)).items} == {"delivered"}
+        assert len(set(subjects(world))) == 3

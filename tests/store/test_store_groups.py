@@ -1,0 +1,133 @@
+"""Deliveries counted in groups, of the newest as many as can be gone through."""
+
+from typing import Any
+
+import pytest
+
+from relay.core.records import Groups
+from relay.store import delivery_groups
+from relay.store.store import Store
+from tests.store_kit import NOW, deliveries, execute, look, registration, subscription, together
+
+DAY = 86_400.0
+MIDNIGHT = NOW - NOW % DAY
+ALL = ("reason", "subscription_id", "day")
+
+
+async def undelivered(store: Store, count: int = 6) -> None:
+    """`count` jobs with an event each to two subscriptions, one a day: to the first they are dead for two reasons, to
+    the second pending."""
+    for name in ("sub_1", "sub_2"):
+        await store.subscriptions.create(subscription(name))
+    batch = [registration(f"job {nth}") for nth in range(count)]
+    await store.jobs.register_many(batch)
+    await together(
+        store,
+        *(store.jobs.record(look(one.uid, 0, "queued", now=MIDNIGHT + nth * DAY / 2)) for nth, one in enumerate(batch)),
+    )
+    await execute(store, "UPDATE deliveries SET state = 'dead', reason = 'http_500' WHERE subscription_id = 'sub_1'")
+    first = "SELECT MIN(id) FROM deliveries WHERE subscription_id = 'sub_1'"
+    await execute(store, f"UPDATE deliveries SET reason = 'timeout' WHERE id IN ({first})")
+
+
+def shown(groups: Groups) -> list[tuple[Any, ...]]:
+    return [(one.reason, one.subscription_id, one.day, one.count) for one in groups.items]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (("reason",), [("http_500", None, None, 5), ("timeout", None, None, 1)]),
+        (("subscription_id",), [(None, "sub_1", None, 6)]),
+        (("day",), [(None, None, MIDNIGHT + day * DAY, 2) for day in range(3)]),
+        (
+            ("day", "reason"),
+            [
+                ("http_500", None, MIDNIGHT + DAY, 2),
+                ("http_500", None, MIDNIGHT + 2 * DAY, 2),
+                ("http_500", None, MIDNIGHT, 1),
+                ("timeout", None, MIDNIGHT, 1),
+            ],
+        ),
+    ],
+)
+async def test_what_is_dead_in_groups_the_largest_first(
+    store: Store, columns: tuple[str, ...], expected: list[Any]
+) -> None:
+    await undelivered(store)
+    groups = await store.deliveries.groups(columns, limit=50, state="dead")
+    assert shown(groups) == expected
+    assert (groups.scanned, groups.truncated, groups.more) == (6, False, False)
+
+
+async def test_a_group_names_its_oldest_its_newest_and_an_example(store: Store) -> None:
+    await undelivered(store)
+    (group,) = (await store.deliveries.groups(["subscription_id"], limit=5, state="dead")).items
+    mine = [row for row in await deliveries(store) if row["subscription_id"] == "sub_1"]
+    assert group.oldest_at == min(row["created_at"] for row in mine)
+    assert group.newest_at == max(row["created_at"] for row in mine)
+    assert group.example_id == max(row["id"] for row in mine)
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, {"sub_1": 6, "sub_2": 6}),
+        ({"state": "pending"}, {"sub_2": 6}),
+        ({"state": "delivered"}, {}),
+        ({"state": "cancelled"}, {}),
+        ({"subscription_id": "sub_2"}, {"sub_2": 6}),
+        ({"subscription_id": "sub_2", "state": "dead"}, {}),
+        ({"subscription_id": "sub_1", "state": "dead"}, {"sub_1": 6}),
+        ({"subscription_id": "sub_1", "state": "pending"}, {}),
+        ({"subscription_id": "sub_none"}, {}),
+    ],
+)
+async def test_only_what_is_asked_for_is_counted(
+    store: Store, filters: dict[str, str], expected: dict[str, int]
+) -> None:
+    await undelivered(store)
+    groups = await store.deliveries.groups(["subscription_id"], limit=50, **filters)
+    assert {one.subscription_id: one.count for one in groups.items} == expected
+
+
+async def test_of_an_event_its_deliveries_are_counted(store: Store) -> None:
+    await undelivered(store)
+    event_id = (await deliveries(store))[0]["event_id"]
+    for filters, count in (({}, 2), ({"state": "dead"}, 1), ({"subscription_id": "sub_2"}, 1)):
+        groups = await store.deliveries.groups(ALL, limit=50, event_id=event_id, **filters)
+        assert sum(one.count for one in groups.items) == count
+
+
+async def test_followers_count_as_pending(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    one = registration("a job")
+    await store.jobs.register(one)
+    await store.jobs.record(look(one.uid, 0, "queued", "running", "succeeded"))
+    (group,) = (await store.deliveries.groups(["reason"], limit=5, state="pending")).items
+    assert (group.reason, group.count) == (None, 3)
+
+
+@pytest.mark.parametrize("filters", [{}, {"state": "dead"}, {"subscription_id": "sub_1"}])
+async def test_of_more_than_can_be_gone_through_the_newest_are_counted(
+    store: Store, filters: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_groups, "SCANNED", 4)
+    await undelivered(store)
+    groups = await store.deliveries.groups(["day"], limit=50, **filters)
+    assert (groups.scanned, groups.truncated) == (4, True)
+    assert sum(one.count for one in groups.items) == 4
+    assert MIDNIGHT not in {one.day for one in groups.items}
+
+
+async def test_as_many_as_can_be_gone_through_are_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_groups, "SCANNED", 6)
+    await undelivered(store)
+    groups = await store.deliveries.groups(["day"], limit=50, state="dead")
+    assert (groups.scanned, groups.truncated) == (6, False)
+
+
+async def test_no_more_groups_than_asked_for(store: Store) -> None:
+    await undelivered(store)
+    groups = await store.deliveries.groups(["day"], limit=2, state="dead")
+    assert (len(groups.items), groups.more, groups.truncated) == (2, True, False)

@@ -1,0 +1,296 @@
+"""A subscription's life in the store: disabled, tried with its oldest delivery, enabled again, each with its since and
+why; by one node; of two see `test_postgres_nodes`."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.core.delivery import Claimed
+from relay.core.records import Mark
+from relay.core.subscription import Subscription
+from relay.store.claims import FORWARD_CHUNK, PROBE_CANDIDATES
+from relay.store.store import Store
+from tests.store_kit import (
+    NOW,
+    claim,
+    execute,
+    lease,
+    look,
+    mark_of,
+    registration,
+    relay_event,
+    rows,
+    states,
+    subscription,
+    together,
+)
+
+MINUTE = NOW + 60.0
+
+
+async def disable(store: Store, *due: float, probe_at: float | None = MINUTE) -> list[str]:
+    """A disabled subscription with one event of a job for each of these times, the first one's attempt failed. Returns
+    the jobs."""
+    await store.subscriptions.create(subscription("sub_1"))
+    batch = [registration(f"job {nth}") for nth, _ in enumerate(due)]
+    await store.jobs.register_many(batch)
+    for one, moment in zip(batch, due, strict=True):
+        await store.jobs.record(look(one.uid, 0, "queued", now=moment))
+    (first,) = await claim(store, "sub_1", 1)
+    await store.deliveries.mark(
+        mark_of(first, "pending", due_at=NOW + 86_400, disable="only failures", probe_at=probe_at)
+    )
+    return [one.uid for one in batch]
+
+
+async def probed(store: Store, now: float = MINUTE) -> Claimed:
+    found = (await store.deliveries.claim_probe("sub_1", now, lease(until=now + 45))).claimed
+    assert found is not None
+    return found
+
+
+def recovery(probe: Claimed, now: float = MINUTE) -> Mark:
+    return mark_of(probe, now=now, events=(relay_event("relay.subscription.recovered", now=now),))
+
+
+async def the_one(store: Store) -> Subscription:
+    found = await store.subscriptions.get("sub_1")
+    assert found is not None
+    return found
+
+
+async def recoveries(store: Store) -> int:
+    return [event.type for _, event in await store.events.after(0)].count("relay.subscription.recovered")
+
+
+async def test_a_probe_is_the_oldest_delivery_although_it_waits_for_a_later_attempt(store: Store) -> None:
+    uids = await disable(store, NOW - 3, NOW - 2, NOW)
+    probe = await probed(store)
+    assert (probe.job_uid, probe.probe, probe.made_count) == (uids[0], True, 1)
+
+
+async def test_there_is_no_probe_before_its_time_and_one_in_its_time(store: Store) -> None:
+    await disable(store, NOW - 3, NOW - 2)
+    early = await store.deliveries.claim_probe("sub_1", MINUTE - 1, lease())
+    assert (early.claimed, early.next_at) == (None, MINUTE)
+    first, second = await together(
+        store,
+        store.deliveries.claim_probe("sub_1", MINUTE, lease(until=MINUTE + 45)),
+        store.deliveries.claim_probe("sub_1", MINUTE, lease(until=MINUTE + 50)),
+    )
+    assert first.claimed is not None
+    assert (second.claimed, second.next_at) == (None, MINUTE + 45)
+
+
+async def test_a_turn_that_a_crash_cut_off_comes_again_when_its_lease_is_over(store: Store) -> None:
+    uids = await disable(store, NOW - 3, NOW - 2)
+    first = await probed(store)
+    assert (await store.deliveries.claim_probe("sub_1", MINUTE + 44, lease())).claimed is None
+    again = await probed(store, MINUTE + 45)
+    assert (again.id, again.job_uid) == (first.id, uids[0])
+    assert not (await store.deliveries.mark(recovery(first))).kept
+    assert (await the_one(store)).state == "disabled"
+
+
+async def test_a_probe_that_fails_changes_nothing_but_the_next_turn(store: Store) -> None:
+    await disable(store, NOW - 3, NOW - 2)
+    before = await the_one(store)
+    probe = await probed(store)
+    version = store.subscriptions.version
+    mark = mark_of(probe, "pending", now=MINUTE, due_at=NOW - 3, probe_at=MINUTE + 120)
+    assert (await store.deliveries.mark(mark)).kept
+    assert store.subscriptions.version == version
+    assert await the_one(store) == replace(before, probe_at=MINUTE + 120)
+    (row,) = await rows(store, "SELECT * FROM deliveries WHERE id = :id", id=probe.id)
+    assert (row["state"], row["attempt_count"], row["made_count"], row["due_at"]) == ("pending", 1, 2, NOW - 3)
+
+
+async def test_a_sink_that_a_probe_finds_gone_is_not_tried_again(store: Store) -> None:
+    await disable(store, NOW)
+    probe = await probed(store)
+    events = (relay_event("relay.subscription.disabled"),)
+    await store.deliveries.mark(mark_of(probe, "pending", now=MINUTE, due_at=NOW, disable="http_410", events=events))
+    found = await the_one(store)
+    assert (found.state, found.state_since, found.disabled_reason) == ("disabled", NOW, "http_410")
+    assert found.probe_at is None
+    assert (await store.deliveries.claim_probe("sub_1", NOW + 1e9, lease())).next_at is None
+    types = [event.type for _, event in await store.events.after(0)]
+    assert "relay.subscription.disabled" not in types
+
+
+async def test_a_probe_that_arrives_enables_it_and_says_so_in_one_transaction(store: Store) -> None:
+    uids = await disable(store, NOW - 3, NOW - 2)
+    await store.subscriptions.set_sink_health(
+        "sub_1", failing_since=NOW - 9, failing_reason="http_500", paused_until=NOW + 3_600
+    )
+    probe = await probed(store)
+    before = store.database.writer.commit_count, store.subscriptions.version
+    assert (await store.deliveries.mark(recovery(probe))).kept
+    assert store.database.writer.commit_count == before[0] + 1
+    assert store.subscriptions.version > before[1]
+    found = await the_one(store)
+    assert (found.state, found.state_since, found.state_reason) == ("enabled", MINUTE, "recovered")
+    assert (found.failing_since, found.failing_reason, found.paused_until) == (None, None, None)
+    assert (found.probe_at, found.drain_since) == (None, MINUTE)
+    assert await recoveries(store) == 1
+    assert [one.job_uid for one in await claim(store, "sub_1")] == [uids[1]]
+
+
+async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await disable(store, NOW)
+    probe = await probed(store)
+
+    def crash(*_: Any) -> None:
+        raise RuntimeError("crash")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("relay.store.marks._promote", crash)
+        with pytest.raises(RuntimeError):
+            await store.deliveries.mark(recovery(probe))
+    assert (await the_one(store)).state == "disabled"
+    assert await recoveries(store) == 0
+    assert (await store.deliveries.mark(recovery(probe))).kept
+    assert (await the_one(store)).state == "enabled"
+    assert await recoveries(store) == 1
+
+
+@pytest.mark.parametrize("meanwhile", ["resumed", "paused", "gone"])
+async def test_a_probe_arrives_and_nobody_waited_for_it(store: Store, meanwhile: str) -> None:
+    await disable(store, NOW - 1)
+    probe = await probed(store)
+    if meanwhile == "resumed":
+        await store.subscriptions.set_state("sub_1", "enabled", MINUTE, "resumed by hand")
+    elif meanwhile == "paused":
+        await store.subscriptions.set_state("sub_1", "paused", MINUTE, "paused by hand")
+    else:
+        await store.subscriptions.set_state("sub_1", "disabled", MINUTE, "http_410")
+    before = await the_one(store)
+    assert (await store.deliveries.mark(recovery(probe, MINUTE + 1))).kept
+    assert await the_one(store) == before
+    assert await states(store) == ["delivered"]
+    assert await recoveries(store) == 0
+
+
+async def test_two_probes_of_one_group_recover_once(store: Store) -> None:
+    await disable(store, NOW - 3, NOW - 2)
+    first = await probed(store)
+    await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
+    second = await probed(store)
+    assert first.id != second.id
+    await together(store, *(store.deliveries.mark(recovery(one)) for one in (first, second)))
+    assert await recoveries(store) == 1
+    assert await states(store) == ["delivered"] * 2
+
+
+async def test_what_was_asked_for_by_hand_and_what_is_fresh_is_probed_too(store: Store) -> None:
+    await disable(store, NOW - 3)
+    delivered = await probed(store)
+    await store.deliveries.mark(recovery(delivered))
+    await store.subscriptions.set_state("sub_1", "disabled", MINUTE, "only failures")
+    await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
+    await store.deliveries.retry(delivered.id, MINUTE)
+    uid = registration("fresh").uid
+    await store.jobs.register(registration("fresh", uid=uid))
+    await store.jobs.record(look(uid, 0, "queued", now=NOW - 2))
+    assert (await probed(store)).id == delivered.id
+    await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
+    assert (await probed(store)).job_uid == uid
+
+
+async def test_a_disabled_subscription_with_nothing_to_try_waits(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.subscriptions.set_state("sub_1", "disabled", NOW, "only failures")
+    await execute(store, "UPDATE subscriptions SET probe_at = :now", now=NOW)
+    found = await store.deliveries.claim_probe("sub_1", NOW, lease(until=NOW + 45))
+    assert (found.claimed, found.next_at) == (None, NOW + 45)
+
+
+async def test_waiting_retries_come_forward_in_pieces_in_the_order_of_their_age(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    count = FORWARD_CHUNK + 5
+    batch = [registration(f"job {nth}") for nth in range(count)]
+    await store.jobs.register_many(batch)
+    moments = {one.uid: NOW - count + nth for nth, one in enumerate(batch)}
+    await together(store, *(store.jobs.record(look(uid, 0, "queued", now=now)) for uid, now in moments.items()))
+    await execute(store, "UPDATE deliveries SET priority = 1, due_at = :later", later=NOW + 9_000)
+    held = await claim(store, "sub_1", 1, now=NOW + 9_000)
+    assert await store.deliveries.bring_forward("sub_1", NOW)
+    assert not await store.deliveries.bring_forward("sub_1", NOW)
+    taken = await claim(store, "sub_1", count)
+    oldest = sorted((uid for uid in moments if uid != held[0].job_uid), key=lambda uid: moments[uid])
+    assert [one.job_uid for one in taken] == oldest
+
+
+async def test_among_very_many_the_oldest_of_those_to_be_tried_next_is_taken(store: Store) -> None:
+    await disable(store, *(NOW - nth for nth in range(PROBE_CANDIDATES + 20)))
+    await execute(store, "UPDATE deliveries SET priority = 1")
+    assert (await probed(store)).probe
+
+
+async def test_each_state_says_since_when_and_why(store: Store) -> None:
+    await disable(store, NOW)
+
+    async def standing() -> tuple[str, float | None, str | None, float | None, float | None]:
+        one = await the_one(store)
+        return one.state, one.state_since, one.state_reason, one.probe_at, one.drain_since
+
+    assert await standing() == ("disabled", NOW, "only failures", MINUTE, None)
+    await store.subscriptions.set_state("sub_1", "enabled", NOW + 5, "resumed by hand")
+    assert await standing() == ("enabled", NOW + 5, "resumed by hand", None, NOW + 5)
+    await store.subscriptions.set_state("sub_1", "enabled", NOW + 6, "resumed again")
+    assert await standing() == ("enabled", NOW + 5, "resumed by hand", None, NOW + 5)
+    await store.subscriptions.set_state("sub_1", "paused", NOW + 7, "paused by hand")
+    assert await standing() == ("paused", NOW + 7, "paused by hand", None, NOW + 5)
+    await store.subscriptions.set_state("sub_1", "enabled", NOW + 8, "resumed by hand")
+    assert await standing() == ("enabled", NOW + 8, "resumed by hand", None, NOW + 5)
+
+
+@pytest.mark.parametrize("change", ["sink", "headers", "method", "secret"])
+async def test_with_new_credentials_a_disabled_one_is_tried_at_once(store: Store, change: str) -> None:
+    await disable(store, NOW)
+    before = await the_one(store)
+    values: dict[str, Any] = {
+        "sink": "https://new.example/hook",
+        "headers": (("Authorization", "Bearer new"),),
+        "method": "PUT",
+    }
+    if change == "secret":
+        await store.subscriptions.add_secret("sub_1", "whsec_new", NOW + 5, old_expire_at=NOW + 9)
+    else:
+        await store.subscriptions.replace(replace(before, **{change: values[change]}), NOW + 5)
+    found = await the_one(store)
+    assert (found.state, found.state_since, found.probe_at) == ("disabled", NOW, NOW + 5)
+
+
+@pytest.mark.parametrize("change", ["sink", "secret"])
+async def test_one_that_is_gone_waits_for_resume_whatever_changes(store: Store, change: str) -> None:
+    await disable(store, NOW, probe_at=None)
+    if change == "secret":
+        await store.subscriptions.add_secret("sub_1", "whsec_new", NOW + 5)
+    else:
+        await store.subscriptions.replace(replace(await the_one(store), sink="https://new.example"), NOW + 5)
+    found = await the_one(store)
+    assert (found.state, found.probe_at) == ("disabled", None)
+
+
+async def test_a_new_sink_has_not_failed_and_asked_for_no_pause(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.subscriptions.set_sink_health(
+        "sub_1", failing_since=NOW, failing_reason="timeout", paused_until=NOW + 60
+    )
+    failing = await the_one(store)
+    assert (failing.failing_since, failing.failing_reason) == (NOW, "timeout")
+    await store.subscriptions.replace(replace(failing, description="the same sink"), NOW + 5)
+    assert await the_one(store) == replace(failing, description="the same sink")
+    await store.subscriptions.replace(replace(failing, sink="https://new.example/hook"), NOW + 5)
+    found = await the_one(store)
+    assert (found.failing_since, found.failing_reason, found.paused_until) == (None, None, None)
+    assert found.drain_since == NOW + 5  # what waits for a retry is tried at once
+
+
+async def test_a_new_sink_of_one_that_did_not_fail_changes_nothing_else(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    before = await the_one(store)
+    await store.subscriptions.replace(replace(before, sink="https://new.example/hook"), NOW + 5)
+    assert await the_one(store) == replace(before, sink="https://new.example/hook")
