@@ -33,6 +33,7 @@ from relay.core.records import LookRecord, Registration
 from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
+from relay.keys import new_key
 from relay.process import settle
 from relay.store.database import make_engine, sqlite_url
 
@@ -79,8 +80,8 @@ def sink_process() -> Any:
 
 
 @asynccontextmanager
-async def node(folder: Path, url: str = "http://127.0.0.1:1") -> AsyncIterator[Any]:
-    """A node with its database in `folder`, loopback sinks allowed, no polling."""
+async def node(folder: Path, url: str = "http://127.0.0.1:1", *, database_url: str | None = None) -> AsyncIterator[Any]:
+    """A node with its database in `folder` or at that URL, loopback sinks allowed, no polling."""
     from ipaddress import ip_network
 
     from relay.app import open_node
@@ -88,11 +89,13 @@ async def node(folder: Path, url: str = "http://127.0.0.1:1") -> AsyncIterator[A
     settings = Settings()
     settings = replace(
         settings,
-        database=replace(settings.database, url=f"sqlite:///{folder}/bench.db"),
+        database=replace(settings.database, url=database_url or f"sqlite:///{folder}/bench.db"),
+        encryption=replace(settings.encryption, keys=(new_key(),)),
         security=replace(settings.security, allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)),
         delivery=replace(settings.delivery, per_host=256),
     )
-    async with open_node(settings, base_url=url, state_dir=folder, roles=("api", "dispatcher")) as opened:
+    roles = ("api", "dispatcher")
+    async with open_node(settings, base_url=url, state_dir=folder, roles=roles, auto_migrate=True) as opened:
         yield opened
 
 
@@ -142,11 +145,29 @@ async def bare_client(url: str, bodies: list[bytes], in_flight: int) -> float:
         return len(bodies) / (time.perf_counter() - start)
 
 
-async def deliveries(count: int, in_flight: int = 64, rounds: int = 4) -> dict[str, Any]:
+async def deliveries(count: int, in_flight: int = 64, rounds: int = 4) -> list[dict[str, Any]]:
+    """Durable deliveries on both databases: see `delivered`."""
+    found = [await delivered("SQLite", None, 0.60, count, in_flight, rounds)]
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tests.postgres_server import PostgresServer
+
+    server = PostgresServer(fsync=True)
+    server.start()
+    try:
+        server.create_database("bench")
+        found.append(await delivered("PostgreSQL", server.url("bench"), 0.55, count, in_flight, rounds))
+    finally:
+        server.close()
+    return found
+
+
+async def delivered(
+    name: str, database_url: str | None, bar: float, count: int, in_flight: int, rounds: int
+) -> dict[str, Any]:
     """Durable deliveries, attempt rows and order included, in turns with the bare client."""
     bare_seconds, our_seconds, total = 0.0, 0.0, 0
     with sink_process() as url, tempfile.TemporaryDirectory() as folder:
-        async with node(Path(folder)) as opened:
+        async with node(Path(folder), database_url=database_url) as opened:
             now = time.time()
             subscription = Subscription(
                 id=new_id("sub", now),
@@ -173,8 +194,44 @@ async def deliveries(count: int, in_flight: int = 64, rounds: int = 4) -> dict[s
                 our_seconds += time.perf_counter() - begun
                 await opened.store.subscriptions.set_state(subscription.id, "paused", time.time())
     return {
-        **{"name": "durable deliveries", "unit": "deliveries/s", "bar": 0.35},
+        **{"name": f"durable deliveries, {name}", "unit": "deliveries/s", "bar": bar},
         **{"ours": total / our_seconds, "baseline": total / bare_seconds},
+    }
+
+
+async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
+    """One event to a thousand subscriptions beside a thousand events to one: deliveries a second."""
+    events, rates = max(3, int(12 * scale)), []
+    with sink_process() as url:
+        for count, each in ((1, events * subscriptions), (subscriptions, events)):
+            with tempfile.TemporaryDirectory() as folder:
+                async with node(Path(folder)) as opened:
+                    now = time.time()
+                    for _ in range(count):
+                        await opened.store.subscriptions.create(
+                            Subscription(
+                                id=new_id("sub", now),
+                                sink=url,
+                                state="enabled",
+                                created_at=now,
+                                secrets=(SigningSecret(value=SECRET),),
+                            )
+                        )
+                    settle()
+                    begun = time.perf_counter()
+                    pairs = [job_with_events(index, now) for index in range(max(1, each // 3))]
+                    for start in range(0, len(pairs), 500):
+                        chunk = pairs[start : start + 500]
+                        await opened.store.jobs.register_many([registration for registration, _ in chunk])
+                        await asyncio.gather(*(opened.store.jobs.record(record) for _, record in chunk))
+                    opened.wake()
+                    while await opened.store.deliveries.pending_count():  # noqa: ASYNC110 - it has no event
+                        await asyncio.sleep(0.02)
+                    total = opened.metrics_book.attempts.labels("webhook", "delivered")._value.get()
+                    rates.append(total / (time.perf_counter() - begun))
+    return {
+        **{"name": "one event to 1,000 subscriptions", "unit": "deliveries/s, beside 1,000 events to one"},
+        **{"bar": 1 / 1.3, "ours": rates[1], "baseline": rates[0]},
     }
 
 
@@ -397,6 +454,13 @@ async def dropin(scale: float) -> list[dict[str, Any]]:
     return await asyncio.to_thread(measure, scale)
 
 
+async def flat() -> list[dict[str, Any]]:
+    """Claims and marks beside ever more blocked deliveries: see flat.py."""
+    from flat import measure
+
+    return await measure()
+
+
 async def isolation(scale: float) -> list[dict[str, Any]]:
     """Healthy sinks beside dead and slow ones: see isolation.py."""
     from isolation import measure
@@ -420,7 +484,9 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     plan: list[tuple[str, Any]] = [
         ("deliveries", lambda: deliveries(int(20_000 * scale))),
+        ("fanout", lambda: fanout(scale)),
         ("isolation", lambda: isolation(scale)),
+        ("flat", flat),
         ("registrations", lambda: registrations(int(10_000 * scale))),
         ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
         ("memory", memory),
@@ -457,7 +523,9 @@ def show(results: list[dict[str, Any]]) -> bool:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="deliveries, isolation, registrations, batches, memory, planner or dropin")
+    parser.add_argument(
+        "--only", help="deliveries, fanout, isolation, flat, registrations, batches, memory, planner or dropin"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="how much work, 1 being usual")
     options = parser.parse_args()
     import structlog
