@@ -20,7 +20,6 @@ from typing import Any, Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType, Connection
 from multidict import CIMultiDict
 from yarl import URL
@@ -85,7 +84,7 @@ class _Trail:
         if self.looked_up_at is not None:
             dns_ms = _ms(self.looked_up_at, self.resolved_at or ended_at)
         if self.dialled_at is not None:
-            connect_ms = _ms(self.dialled_at, self.connected_at or ended_at)
+            connect_ms = _ms(self.dialled_at, self.connected_at or sent_at or ended_at)
         if self.connected_at is not None and self.scheme == "https":
             tls_ms = _ms(self.connected_at, sent_at or ended_at)
         return Timings(dns_ms, connect_ms, tls_ms, answer_ms)
@@ -291,17 +290,21 @@ class _TrackedResponse(aiohttp.ClientResponse):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes when a TCP connection stands: that is when its protocol is made, and TLS begins only then."""
+    """Notes when a TCP connection stands: that is when its protocol is made, and TLS begins only then.
+
+    aiohttp tells nobody of that moment. Should a later one have no `_factory`, TLS is a part of connecting.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        make_protocol = self._factory
+        make_protocol: Any = getattr(self, "_factory", None)
 
-        def noting() -> ResponseHandler:
+        def noting() -> Any:
             _trail.get().connected_at = time.perf_counter()
             return make_protocol()
 
-        self._factory = noting  # type: ignore[assignment]
+        if make_protocol is not None:
+            self._factory = noting  # type: ignore[assignment]
 
 
 class _TimedResolver(AbstractResolver):
