@@ -30,6 +30,8 @@ from relay.tasks import Tasks
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
+COMPARE_SECONDS = 60.0
+"""How often a node asks which sinks have failed, or taken something, at another."""
 FORWARD_SECONDS = 3600.0
 """A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
 AGAIN_SECONDS = 1.0
@@ -66,6 +68,7 @@ class Subscriptions(Protocol):
     @property
     def version(self) -> int: ...
     async def all(self) -> list[Subscription]: ...
+    async def failing(self) -> dict[str, float]: ...
     async def set_sink_health(
         self,
         subscription_id: str,
@@ -135,6 +138,7 @@ class Dispatcher:
         self._random = random.Random(seed)  # noqa: S311 - jitter, not secrets
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
         self._version = -1
+        self._compare_at = 0.0
         self._tasks = Tasks()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -225,6 +229,9 @@ class Dispatcher:
         """Claims and starts whatever is due and has a free slot. Returns how long nothing more is due, in seconds."""
         await self._refresh()
         now = self._clock()
+        if now >= self._compare_at:
+            self._compare_at = now + COMPARE_SECONDS
+            await self._compare()
         next_due = now + IDLE_SCAN_SECONDS
         backlog = await self._deliveries.backlog()
         waiting = {entry.subscription_id for entry in backlog}
@@ -287,6 +294,14 @@ class Dispatcher:
         found = await self._subscriptions.all()
         self.slots.adopt({one.id: (one, self._kinds(one.kind)) for one in found})
         self._version = version
+
+    async def _compare(self) -> None:
+        """Of several nodes each sees some of the attempts: a sink has only failed while it has at none arrived."""
+        failing = await self._subscriptions.failing()
+        for target in self.slots:
+            since = failing.get(target.subscription.id)
+            if (since is None) is not (target.failing_since is None):
+                target.failing_since = since
 
     async def _claim(self, target: Target, priorities: tuple[int, ...], count: int, now: float) -> int:
         for _ in range(count):

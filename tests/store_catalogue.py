@@ -186,6 +186,7 @@ CATALOGUE = (
     Case("subscription: state", subscriptions.SET_STATE),
     Case("subscription: forget failures", subscriptions.FORGET_FAILURES),
     Case("subscription: probe now", subscriptions.PROBE_NOW),
+    Case("subscription: failing", subscriptions.FAILING),
     Case("remove: heads", cancellation.HEADS_OF_SUBSCRIPTION),
     Case("remove: cancel heads", cancellation.CANCEL_HEADS),
     Case("remove: cancel followers", cancellation.CANCEL_FOLLOWERS),
@@ -270,18 +271,18 @@ FROM n""",
         f"""
 INSERT INTO deliveries (id, event_id, subscription_id, job_uid, sequence, state, priority, due_at, attempt_count,
   made_count, lease_token, created_at, ended_at, replay) {every}
-SELECT {_key("dlv")}, {_key("evt")}, 'sub_' || (i / 100) % {SUBSCRIPTION_COUNT},
+SELECT {_key("dlv")}, {_key("evt")}, 'sub_' || ((i / 100) % {SUBSCRIPTION_COUNT}),
   CASE WHEN i % 100 BETWEEN 1 AND 10 THEN {_key("job", "(i - i % 100)")} ELSE {_key("job")} END, 1 + i % 100,
   CASE WHEN i % 100 = 1 THEN 'pending' WHEN i % 100 BETWEEN 2 AND 10 THEN 'blocked' WHEN i % 100 = 11 THEN 'dead'
     WHEN i % 100 = 12 THEN 'cancelled' ELSE 'delivered' END,
-  CASE WHEN i % 300 = 1 THEN 1 ELSE 0 END, {NOW} + i, 1, 1, CASE WHEN i % 1000 = 1 THEN 'lease ' || i % 20 END,
+  CASE WHEN i % 300 = 1 THEN 1 ELSE 0 END, {NOW} + i, 1, 1, CASE WHEN i % 1000 = 1 THEN 'lease ' || (i % 20) END,
   {NOW} + i, CASE WHEN i % 100 BETWEEN 1 AND 10 THEN NULL ELSE {NOW} + i END,
-  CASE WHEN i % 1000 IN (21, 22) THEN 'rpl_' || i % 7 END
+  CASE WHEN i % 1000 IN (21, 22) THEN 'rpl_' || (i % 7) END
 FROM n""",
         f"""
 INSERT INTO replays (id, subscription_id, state, since, until, which, position, last_position, matched, passed, queued,
   delivered, dead, created_at, ended_at) {_rows(4_000)}
-SELECT 'rpl_' || i, 'sub_' || i % 20, CASE WHEN i < 8 THEN 'running' ELSE 'done' END, {NOW}, {NOW}, 'all', 1, 9, 9, 0,
+SELECT 'rpl_' || i, 'sub_' || (i % 20), CASE WHEN i < 8 THEN 'running' ELSE 'done' END, {NOW}, {NOW}, 'all', 1, 9, 9, 0,
   0, 0, 0, {NOW}, CASE WHEN i < 8 THEN NULL ELSE {NOW} + i END
 FROM n""",
         f"""
@@ -294,10 +295,10 @@ SELECT 'sub_' || i, 'webhook', 'digest ' || i, {empty_bytes}, 'enabled', CASE WH
 FROM n""",
         f"""
 INSERT INTO secrets (id, owner, ciphertext, created_at, expires_at) {_rows(4_000)}
-SELECT {_key("sec")}, 'sub_' || i % 2000, {empty_bytes}, {NOW}, CASE WHEN i % 7 = 0 THEN {NOW} END FROM n""",
+SELECT {_key("sec")}, 'sub_' || (i % 2000), {empty_bytes}, {NOW}, CASE WHEN i % 7 = 0 THEN {NOW} END FROM n""",
         f"""
 INSERT INTO job_callbacks (job_uid, subscription_id) {_rows(max(4_000, count // 10))}
-SELECT {_key("job")}, 'sub_' || i % 1900 FROM n""",
+SELECT {_key("job")}, 'sub_' || (i % 1900) FROM n""",
         f"""
 INSERT INTO idempotency_keys (id, body_digest, status_code, ciphertext, created_at) {_rows(max(4_000, count // 10))}
 SELECT 'key ' || i, 'digest', 200, {empty_bytes}, {NOW} + i FROM n""",
@@ -305,7 +306,7 @@ SELECT 'key ' || i, 'digest', 200, {empty_bytes}, {NOW} + i FROM n""",
         f"""
 INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, created_at, reason) {_rows(count)}
 SELECT {_key("int")}, 'revor', 'default', '/api/v1/outreach/dispatches', 'digest ' || i,
-  CASE WHEN i % 3 = 0 THEN 'key ' || i / 30 END, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END FROM n""",
+  CASE WHEN i % 3 = 0 THEN 'key ' || (i / 30) END, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END FROM n""",
         f"""
 INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
 SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",

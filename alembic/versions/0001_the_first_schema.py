@@ -242,6 +242,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_subscriptions'))
     )
     with op.batch_alter_table('subscriptions') as batch_op:
+        batch_op.create_index('ix_subscriptions_failing', ['failing_since'], unique=False, sqlite_where=sa.text('failing_since IS NOT NULL'), postgresql_where=sa.text('failing_since IS NOT NULL'))
         batch_op.create_index('ix_subscriptions_listed', ['id'], unique=False, sqlite_where=sa.text('callback = 0'), postgresql_where=sa.text('callback = 0'))
         batch_op.create_index('uq_subscriptions_callback', ['sink_digest'], unique=True, sqlite_where=sa.text('callback = 1'), postgresql_where=sa.text('callback = 1'))
 
@@ -259,6 +260,7 @@ def downgrade() -> None:
     op.drop_table('versions')
     with op.batch_alter_table('subscriptions') as batch_op:
         batch_op.drop_index('uq_subscriptions_callback', sqlite_where=sa.text('callback = 1'), postgresql_where=sa.text('callback = 1'))
+        batch_op.drop_index('ix_subscriptions_failing', sqlite_where=sa.text('failing_since IS NOT NULL'), postgresql_where=sa.text('failing_since IS NOT NULL'))
         batch_op.drop_index('ix_subscriptions_listed', sqlite_where=sa.text('callback = 0'), postgresql_where=sa.text('callback = 0'))
 
     op.drop_table('subscriptions')

@@ -29,6 +29,10 @@ BACKFILL_CHUNK = 1_000
 FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
+FAILING = f"""
+SELECT id, failing_since FROM subscriptions WHERE failing_since IS NOT NULL
+ORDER BY failing_since LIMIT {MAX_SUBSCRIPTIONS}
+"""
 _OF_THE_SINK = ("failing_since", "failing_reason", "paused_until")
 _OF_ITS_LIFE = (
     *_OF_THE_SINK,
@@ -138,6 +142,10 @@ class SubscriptionStore:
     async def get(self, subscription_id: str) -> Subscription | None:
         """One, with its secrets."""
         return await self._database.read(self._get, subscription_id)
+
+    async def failing(self) -> dict[str, float]:
+        """Since when the sinks have only failed that do, by subscription."""
+        return await self._database.read(_failing)
 
     async def page(self, *, limit: int, cursor: str | None = None, callbacks: bool = False) -> Page[Subscription]:
         """Newest first; callbacks only where asked for."""
@@ -357,6 +365,10 @@ class SubscriptionStore:
 def digest(sink: str) -> str:
     """What a sink is looked up by."""
     return hashlib.sha256(sink.encode()).hexdigest()
+
+
+def _failing(connection: Connection) -> dict[str, float]:
+    return {row.id: row.failing_since for row in run(connection, FAILING)}
 
 
 def _tried_anew(row: Row[Any], now: float) -> dict[str, Any]:

@@ -167,6 +167,8 @@ class SubscriptionRow(SQLModel, table=True):
         ),
         # list pages without callbacks
         _partial("ix_subscriptions_listed", "id", where="callback = 0"),
+        # whose sinks fail, as the nodes tell each other
+        _partial("ix_subscriptions_failing", "failing_since", where="failing_since IS NOT NULL"),
     )
 
     id: str = Field(sa_column=_text(primary_key=True))

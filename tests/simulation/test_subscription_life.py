@@ -334,3 +334,31 @@ async def test_a_crash_at_any_step_of_a_probe_makes_one_recovery(tmp_path, crash
         assert Counter(await world.types())[RECOVERED] == 1
         assert {one.state for one in (await world.store.deliveries.page(limit=9)).items} == {"delivered"}
         assert len(set(subjects(world))) == 3
+
+
+async def test_what_arrives_by_one_node_counts_for_all(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        made = await world.subscribe(retry_schedule_seconds=(1.0,) + (DAY,) * 9)
+        other = world._new_dispatcher()
+        other._token = "other"
+        await world.register("a", seen("queued"))
+        await world.step()  # fails here
+        await other.run_once()
+        assert (await standing(world, made)).failing_since is not None
+        world.sink.answers.append(200)
+        world.sink.answers.popleft()
+        world.clock.advance(61)  # the other hears of it, and delivers what failed here
+        await other.run_once()
+        await other.drain()
+        assert len(world.sink.requests) == 2
+        assert (await standing(world, made)).failing_since is None
+        await world.dispatcher.run_once()
+        world.clock.advance(6 * DAY)
+        world.sink.answers.append(500)
+        world.sink.answers.popleft()
+        await world.register("b", seen("queued"))
+        await world.step()
+        found = await standing(world, made)
+        assert len(world.sink.requests) == 3
+        assert found.state == "enabled"  # six days after its last failure here, and it had worked in between
+        assert found.failing_since == world.clock()

@@ -60,7 +60,8 @@ ORDERED_WALK = re.compile(r"SCAN \w+ USING (?:COVERING )?INDEX \w+$")
 # A page whose filter is the condition of a partial index goes along that index: it holds no other rows.
 FILTERED_WALK = re.compile(
     r"SCAN \w+ USING (?:COVERING )?INDEX "
-    r"(?:ix_jobs_(?:open|closed)_uid|ix_deliveries_(?:pending|dead|cancelled)|ix_replays_running|ix_subscriptions_listed)$"
+    r"(?:ix_jobs_(?:open|closed)_uid|ix_deliveries_(?:pending|dead|cancelled)|ix_replays_running|ix_subscriptions_listed|"
+    r"ix_subscriptions_failing)$"
 )
 
 
@@ -346,6 +347,7 @@ async def run_everything(store: Store) -> None:
     await store.subscriptions.replace(subscription("sub_5"), NOW)
     await store.subscriptions.set_state("sub_5", "paused", NOW)
     await store.subscriptions.set_sink_health("sub_5", failing_since=NOW, paused_until=None)
+    await store.subscriptions.failing()
     await store.subscriptions.add_secret("sub_5", "whsec_1", NOW, old_expire_at=NOW)
     await store.subscriptions.secrets("sub_5")
     await store.subscriptions.all()

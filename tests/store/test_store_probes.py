@@ -289,6 +289,15 @@ async def test_a_new_sink_has_not_failed_and_asked_for_no_pause(store: Store) ->
     assert found.drain_since == NOW + 5  # what waits for a retry is tried at once
 
 
+async def test_whose_sinks_fail(store: Store) -> None:
+    for name in ("sub_1", "sub_2", "sub_3"):
+        await store.subscriptions.create(subscription(name))
+    assert await store.subscriptions.failing() == {}
+    for name, since in (("sub_1", NOW), ("sub_3", NOW + 1)):
+        await store.subscriptions.set_sink_health(name, failing_since=since, paused_until=None)
+    assert await store.subscriptions.failing() == {"sub_1": NOW, "sub_3": NOW + 1}
+
+
 async def test_a_new_sink_of_one_that_did_not_fail_changes_nothing_else(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     before = await the_one(store)
