@@ -20,6 +20,7 @@ from tests.typed import blocks, prompts, section, shell_path, with_places
 
 JOBS = 30
 HELD = 4
+CONCURRENCY = 8
 SHORT = "  retry_schedule: [0.05s, 0.05s]"
 SAID = "sub_01jvpq3m8n0000000000000002"
 
@@ -48,7 +49,7 @@ async def outage(world: RelayWorld) -> tuple[str, dict[str, list[str]]]:
         return PlainTextResponse("down", 500)
 
     world.answering = down
-    subscription_id = str((await world.subscribe())["id"])
+    subscription_id = str((await world.subscribe(config={"concurrency": CONCURRENCY}))["id"])
     jobs = [await world.job() for _ in range(JOBS)]
     events: dict[str, list[str]] = {}
     for job_id in jobs:
@@ -123,7 +124,7 @@ async def test_a_replay_that_is_killed_goes_on_while_new_events_come(world: Rela
     assert came(world, events) == events
     counts = Counter(event["id"] for event in world.received)
     # in flight when it was killed: taken by the sink, and nobody had written that down
-    assert sum(count - 1 for count in counts.values()) <= 8
+    assert sum(count - 1 for count in counts.values()) <= 2 * CONCURRENCY
     assert max(counts.values()) <= 2
 
 
