@@ -1,9 +1,9 @@
 """How many deliveries of one subscription may be out at once: as many as its sink has use for.
 
 Each time-out takes away the slot that it held, so a dead sink is left with one. Each success while all slots are in use
-adds to them as long as answers come about as soon as they do alone: where they come later, more at once would only wait
-in a longer line. The first is the additive increase of TCP (Chiu and Jain 1989), the second its delay-based form, Vegas
-(Brakmo and Peterson 1995).
+adds to them as long as answers come about as soon as they do alone; where they come later, more at once would only wait
+in a longer line, and what was added goes again. The first is the additive increase of TCP (Chiu and Jain 1989), the
+second its delay-based form, Vegas (Brakmo and Peterson 1995).
 """
 
 import math
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 START = 8
 QUEUEING = 2.0
 """An answer that takes so many times longer than one alone has stood in a line."""
+DRIFT = 1.1
 
 
 @dataclass(slots=True)
@@ -21,7 +22,8 @@ class Concurrency:
     ceiling: int
     _window: float = START
     _alone_seconds: float = math.inf
-    _has_timed_out: bool = False
+    _doubles: bool = True
+    """A round adds as many as there are, until the first time-out or line; from then on one."""
 
     @property
     def limit(self) -> int:
@@ -31,12 +33,17 @@ class Concurrency:
     def succeeded(self, duration_seconds: float, *, in_flight: int, limit: int) -> None:
         """An answer came after that time to a request that went out as one of `in_flight`, of `limit` at most then."""
         if in_flight == 1 or duration_seconds < self._alone_seconds:
-            self._alone_seconds = duration_seconds
-        if in_flight >= limit and duration_seconds <= QUEUEING * self._alone_seconds:
-            # Before the first time-out by one for each success, which doubles it a round, then by one a round.
-            self._window = min(self._window + (1 / self._window if self._has_timed_out else 1), self.ceiling)
+            # Upward only slowly: what took long may have waited for us, not for the sink.
+            self._alone_seconds = min(duration_seconds, DRIFT * self._alone_seconds)
+        if in_flight < limit:
+            return
+        if duration_seconds <= QUEUEING * self._alone_seconds:
+            self._window = min(self._window + (1 if self._doubles else 1 / self._window), self.ceiling)
+        else:
+            self._doubles = False
+            self._window = max(self._window - 1 / self._window, min(self._window, START))
 
     def timed_out(self) -> None:
         """No answer came in time."""
-        self._has_timed_out = True
+        self._doubles = False
         self._window = max(min(self._window, self.ceiling) - 1, 1)

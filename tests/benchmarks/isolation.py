@@ -4,6 +4,8 @@ hour, or answer with 10 MB. Each is measured twice in a round, with the ill ones
 burst  a backlog for all: deliveries a second to the healthy ones, until each of them has all of it
 paced  a few looks a second: the time from the commit of an event to its arrival at each healthy sink
 
+And one sink that was down: what it missed is sent while new events come, whose time is beside that of an idle relay.
+
 `python isolation.py` prints what came of it; `run.py` has it in its table.
 """
 
@@ -33,6 +35,10 @@ BURST_LOOKS = 60
 PACED_LOOKS = 60
 PACED_SECONDS = 0.2
 LATEST_SECONDS = 120.0
+MISSED_JOBS = 8_000
+OUTAGE_SECONDS = 5.0
+FRESH_LOOKS = 200
+FRESH_SECONDS = 0.05
 
 
 class Sinks:
@@ -41,6 +47,7 @@ class Sinks:
     def __init__(self) -> None:
         self.arrived: dict[str, dict[str, float]] = {}
         self.requests: dict[str, int] = {}
+        self.down = False
 
     async def serve(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection to the sink of that name."""
@@ -49,7 +56,9 @@ class Sinks:
                 fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
                 await reader.readexactly(int(fields[b"content-length"]))
                 self.requests[name] = self.requests.get(name, 0) + 1
-                if name not in ILL:
+                if self.down:
+                    writer.write(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+                elif name not in ILL:
                     self.arrived[name][fields[ID_HEADER.encode()].decode()] = time.time()
                     writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
                 elif not await self._ill(name, writer):
@@ -86,7 +95,8 @@ class Sinks:
 
 
 async def sinks_main() -> None:
-    """The process of the sinks: a line with their ports, then at each line of input one with what arrived since."""
+    """The process of the sinks: a line with their ports, then at each line of input (`down` or `up`: how the healthy
+    ones are from now on) one with what arrived since."""
     sinks, loop = Sinks(), asyncio.get_running_loop()
     ports: dict[str, int] = {}
     for name in [*(f"healthy-{number}" for number in range(HEALTHY)), *ILL]:
@@ -98,7 +108,8 @@ async def sinks_main() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
         ports[name] = server.sockets[0].getsockname()[1]
     print(json.dumps(ports), flush=True)
-    while await loop.run_in_executor(None, sys.stdin.readline):
+    while word := await loop.run_in_executor(None, sys.stdin.readline):
+        sinks.down = word.strip() == "down" if word.strip() else sinks.down
         found = {name: events for name, events in sinks.arrived.items() if name not in ILL}
         print(json.dumps({"arrived": found, "requests": sinks.requests}), flush=True)
         sinks.arrived = {name: {} for name in sinks.arrived}
@@ -114,18 +125,21 @@ class World:
         self._process = process
         self._jobs = 0
 
-    async def subscribe(self) -> None:
-        """To all sinks; the ill ones are paused."""
+    async def subscribe(self, only: str | None = None) -> None:
+        """To all sinks, or to one; the ill ones are paused."""
         now = time.time()
         assert self._process.stdout is not None
         ports: dict[str, int] = json.loads(await self._process.stdout.readline())
         for name, port in ports.items():
+            if only not in (None, name):
+                continue
             subscription = Subscription(
                 id=new_id("sub", now),
                 sink=f"http://127.0.0.1:{port}/hook",
                 state="paused" if name in ILL else "enabled",
                 created_at=now,
                 timeout_seconds=TIMEOUT_SECONDS,
+                retry_schedule_seconds=(OUTAGE_SECONDS,) * 8,
                 secrets=(SigningSecret(value="whsec_" + "c2VjcmV0" * 4),),
             )
             self.ids[name] = subscription.id
@@ -149,20 +163,22 @@ class World:
         self.opened.wake()
         return dict.fromkeys((event.id for event in record.events), time.time())
 
-    async def arrived(self) -> dict[str, Any]:
-        """What came to the sinks since the last call."""
+    async def arrived(self, word: str = "") -> dict[str, Any]:
+        """What came to the sinks since the last call; `down`, `up`: how they are from now on."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(b"\n")
+        self._process.stdin.write(word.encode() + b"\n")
         found: dict[str, Any] = json.loads(await self._process.stdout.readline())
         return found
 
-    async def all_of(self, events: dict[str, float]) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-        """When each healthy sink got each of these events, once all have all; and the requests by sink."""
+    async def all_of(
+        self, events: dict[str, float], sinks: int = HEALTHY
+    ) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+        """When each of so many sinks got each of these events, once all have all; and the requests by sink."""
         times: dict[str, dict[str, float]] = {}
         requests: dict[str, int] = {}
         ends_at = time.monotonic() + LATEST_SECONDS
-        while sum(len(each.keys() & events.keys()) for each in times.values()) < HEALTHY * len(events):
+        while sum(len(each.keys() & events.keys()) for each in times.values()) < sinks * len(events):
             if time.monotonic() > ends_at:
                 raise RuntimeError("the healthy sinks did not get all")
             await asyncio.sleep(0.05)
@@ -175,8 +191,8 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(folder: Path) -> AsyncIterator[World]:
-    """A node over a database in that folder."""
+async def open_world(folder: Path, only: str | None = None) -> AsyncIterator[World]:
+    """A node over a database in that folder, with subscriptions of all sinks or of one."""
     from run import node
 
     process = await asyncio.create_subprocess_exec(
@@ -188,7 +204,7 @@ async def open_world(folder: Path) -> AsyncIterator[World]:
     try:
         async with node(folder) as opened:
             world = World(opened, process)
-            await world.subscribe()
+            await world.subscribe(only)
             settle()
             yield world
     finally:
@@ -207,15 +223,15 @@ async def burst(world: World, looks: int) -> tuple[float, dict[str, int]]:
     return HEALTHY * len(events) / (last - begun), requests
 
 
-async def paced(world: World, looks: int) -> float:
+async def paced(world: World, looks: int, seconds: float = PACED_SECONDS, sinks: int = HEALTHY) -> float:
     """The 99th percentile of the seconds from an event's commit to its arrival at a healthy sink."""
     events: dict[str, float] = {}
     next_at = time.monotonic()
     for _ in range(looks):
         await asyncio.sleep(max(0.0, next_at - time.monotonic()))
-        next_at += PACED_SECONDS
+        next_at += seconds
         events |= await world.look()
-    times, _ = await world.all_of(events)
+    times, _ = await world.all_of(events, sinks)
     late = [at - events[id] for each in times.values() for id, at in each.items() if id in events]
     return statistics.quantiles(late, n=100)[98]
 
@@ -240,6 +256,7 @@ async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
     if not all(seen[name] for name in ILL):
         raise RuntimeError(f"an ill sink was not tried: {seen}")
     return [
+        await drain(scale),
         {
             **{"name": "94 healthy sinks beside 6 ill: rate", "unit": f"deliveries/s (ill got {seen})", "bar": 0.90},
             **{"ours": statistics.median(rates["beside"]), "baseline": statistics.median(rates["alone"])},
@@ -249,6 +266,40 @@ async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
             **{"ours": 1e3 * statistics.median(lates["alone"]), "baseline": 1e3 * statistics.median(lates["beside"])},
         },
     ]
+
+
+async def drain(scale: float = 1.0) -> dict[str, Any]:
+    """A row of the table of run.py: fresh events beside what a sink missed while it was down."""
+    from run import job_with_events
+
+    missed = int(MISSED_JOBS * scale)
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_world(Path(folder), "healthy-0") as world:
+            await paced(world, 20, FRESH_SECONDS, 1)
+            idle = await paced(world, int(FRESH_LOOKS * scale), FRESH_SECONDS, 1)
+            await world.arrived("down")
+            pairs = [job_with_events(10**6 + number, time.time()) for number in range(missed)]
+            for start in range(0, missed, 500):
+                chunk = pairs[start : start + 500]
+                await world.opened.store.jobs.register_many([registration for registration, _ in chunk])
+                await asyncio.gather(*(world.opened.store.jobs.record(record) for _, record in chunk))
+                world.opened.wake()
+            await asyncio.sleep(OUTAGE_SECONDS)
+            await world.arrived("up")
+            before = await world.opened.store.deliveries.pending_count()
+            fresh = await paced(world, int(FRESH_LOOKS * scale), FRESH_SECONDS, 1)
+            left = await world.opened.store.deliveries.pending_count()
+            if not left < before:
+                raise RuntimeError(f"of {before} that were missed {left} are left: nothing was drained")
+            ends_at = time.monotonic() + LATEST_SECONDS
+            while await world.opened.store.deliveries.pending_count():
+                if time.monotonic() > ends_at:
+                    raise RuntimeError("the backlog does not drain")
+                await asyncio.sleep(0.1)
+    return {
+        **{"name": "fresh events beside a backlog: p99", "unit": f"ms, the other way round ({before} missed)"},
+        **{"bar": 1 / 3, "ours": 1e3 * idle, "baseline": 1e3 * fresh},
+    }
 
 
 if __name__ == "__main__":

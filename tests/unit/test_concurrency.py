@@ -34,6 +34,15 @@ def test_a_sink_whose_answers_stand_in_a_line_gets_no_more():
     assert filled(concurrency, 0.021, 1_000) == START
 
 
+def test_what_was_added_goes_again_when_a_line_forms_but_not_what_it_began_with():
+    concurrency = Concurrency(ceiling=64)
+    assert filled(concurrency, 0.010, 20) == START + 20
+    assert filled(concurrency, 0.021, START + 20) == START + 18
+    assert filled(concurrency, 0.021, 1_000) == START
+    assert filled(concurrency, 0.010, START) == START, "by one a round from now on"
+    assert filled(concurrency, 0.010, START) == START + 1
+
+
 def test_slots_that_were_not_in_use_are_no_reason_for_more():
     concurrency = Concurrency(ceiling=64)
     for _ in range(1_000):
@@ -41,11 +50,14 @@ def test_slots_that_were_not_in_use_are_no_reason_for_more():
     assert concurrency.limit == START
 
 
-def test_a_sink_that_has_become_slower_is_measured_anew_when_one_is_out_alone():
+def test_a_sink_that_has_become_slower_is_measured_anew_by_what_is_out_alone():
     concurrency = Concurrency(ceiling=64)
     concurrency.succeeded(0.010, in_flight=1, limit=START)
     concurrency.succeeded(5.0, in_flight=1, limit=START)
-    assert filled(concurrency, 5.0, 1_000) == 64
+    assert filled(concurrency, 5.0, 1_000) == START, "one that was slow proves nothing"
+    for _ in range(100):
+        concurrency.succeeded(5.0, in_flight=1, limit=START)
+    assert filled(concurrency, 5.0, 3_000) == 64
 
 
 def test_a_dead_sink_is_left_with_one_after_as_many_time_outs_as_it_had_slots():
