@@ -69,6 +69,20 @@ class Metrics:
         self.deliveries_pending = Gauge(
             "relay_deliveries_pending", "Deliveries that have not ended, at the last upkeep", registry=self.registry
         )
+        self.deliveries_held = Gauge(
+            "relay_deliveries_held",
+            "Of them, those whose subscription is failing, paused or disabled",
+            ("by",),
+            registry=self.registry,
+        )
+        self.oldest_pending_seconds = Gauge(
+            "relay_oldest_pending_seconds",
+            "Age of the oldest of them that is not held by paused or disabled: alarm on it",
+            registry=self.registry,
+        )
+        self.database_bytes = Gauge(
+            "relay_database_bytes", "What the database takes on the disk, at the last upkeep", registry=self.registry
+        )
         self.open_jobs = Gauge("relay_open_jobs", "Jobs that are looked at", account, registry=self.registry)
         self.due_jobs = Gauge("relay_due_jobs", "Jobs whose look is due", account, registry=self.registry)
         self.source_up = Gauge(

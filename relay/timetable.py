@@ -17,7 +17,6 @@ from relay.store.store import Store
 
 PROBE_SECONDS = 30.0
 UPKEEP_SECONDS = 60.0
-RETENTION_SECONDS = 300.0
 DEADLINE_SECONDS = 5.0
 STALL_SECONDS = 10.0
 REPLAY_SECONDS = 1.0
@@ -43,10 +42,6 @@ def timetable(
 
     replayer = Replayer(store.replays, clock=clock, holder=node_id, wake=dispatcher.wake)
 
-    async def measure() -> None:
-        metrics.deliveries_pending.set(await store.deliveries.pending_count())
-        metrics.intents_unknown.set(await store.intents.count_unknown(clock()))
-
     async def stalls() -> None:
         now = clock()
         for (source, account), poller in pollers.items():
@@ -56,20 +51,20 @@ def timetable(
     return [
         Upkeep(
             name="retention",
-            every_seconds=RETENTION_SECONDS,
-            run=lambda: upkeep.retention(
+            every_seconds=UPKEEP_SECONDS,
+            run=upkeep.Retention(
                 store.upkeep,
                 metrics,
                 clock,
                 events_days=retention.events_days,
                 attempts_days=retention.attempts_days,
                 jobs_days=retention.jobs_days,
-            ),
+            ).run_once,
         ),
         Upkeep(
             name="strays",
             every_seconds=UPKEEP_SECONDS,
-            run=lambda: upkeep.strays(store.upkeep, clock, dispatcher.wake),
+            run=upkeep.Strays(store.upkeep, clock, dispatcher.wake).run_once,
         ),
         Upkeep(
             name="deadlines",
@@ -88,6 +83,11 @@ def timetable(
             run=lambda: upkeep.learned(memories, list(pollers.values())),
         ),
         Upkeep(name="replays", every_seconds=REPLAY_SECONDS, at_once=True, run=replayer.run_once),
-        Upkeep(name="measure", every_seconds=UPKEEP_SECONDS, at_once=True, run=measure),
+        Upkeep(
+            name="measure",
+            every_seconds=UPKEEP_SECONDS,
+            at_once=True,
+            run=lambda: upkeep.measure(store.database, store.deliveries, store.intents, metrics, clock),
+        ),
         Upkeep(name="stalls", every_seconds=STALL_SECONDS, run=stalls),
     ]

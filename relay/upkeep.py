@@ -1,18 +1,20 @@
 """What has to be done from time to time: functions that scheduler.py times. Each does little and can be cut off."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import structlog
 
 from relay.clock import Clock
 from relay.core.job import Job
+from relay.core.records import Pending
 from relay.metrics import Metrics
 
 DAY_SECONDS = 86_400.0
 IDEMPOTENCY_SECONDS = 86_400.0
-MAX_BATCHES = 50
+MAX_BATCHES = 100
+"""Of each kind of row in one call: 20,000 events and jobs, 50,000 attempts."""
 DEADLINE_COUNT = 200
 
 log = structlog.get_logger("relay.upkeep")
@@ -21,14 +23,15 @@ log = structlog.get_logger("relay.upkeep")
 class Rows(Protocol):
     """What retention needs of the store."""
 
-    async def delete_events(self, before: float, after: float = 0.0) -> tuple[int, float | None]: ...
+    async def delete_events(self, before: float, after: Any = ...) -> tuple[int, Any]: ...
     async def delete_attempts(self, before: float) -> int: ...
-    async def delete_jobs(self, before: float) -> int: ...
+    async def delete_jobs(self, before: float, after: Any = ...) -> tuple[int, Any]: ...
     async def delete_idempotency_keys(self, before: float) -> int: ...
     async def delete_intents(self, before: float) -> int: ...
     async def delete_replays(self, before: float) -> int: ...
     async def delete_secrets(self, now: float) -> int: ...
-    async def promote_strays(self, now: float, after: Any = ("", "", -1)) -> tuple[int, Any]: ...
+    async def give_back(self) -> int: ...
+    async def promote_strays(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
 
 
 class Jobs(Protocol):
@@ -40,7 +43,19 @@ class Jobs(Protocol):
 class Deliveries(Protocol):
     """What the gauges need of the store."""
 
-    async def pending_count(self) -> int: ...
+    async def pending(self) -> Pending: ...
+
+
+class Intents(Protocol):
+    """The same, of creates."""
+
+    async def count_unknown(self, now: float) -> int: ...
+
+
+class Sized(Protocol):
+    """The same, of the database itself."""
+
+    async def size_bytes(self) -> int: ...
 
 
 class Account(Protocol):
@@ -58,48 +73,62 @@ class Memory(Protocol):
     async def save(self) -> None: ...
 
 
-async def retention(
-    rows: Rows, metrics: Metrics, clock: Clock, *, events_days: int, attempts_days: int, jobs_days: int
-) -> int:
-    """Deletes what is older than it is to be kept, a bounded number of small batches. Returns how many rows went."""
-    now = clock()
-    total = 0
+class Retention:
+    """Deletes what is older than it is to be kept. A call does a bounded number of small batches; the next goes on
+    where that ended, so what is owed and has to stay is not gone through again and again."""
 
-    def count(what: str, deleted: int) -> None:
-        nonlocal total
-        total += deleted
-        if deleted:
-            metrics.deleted.labels(what).inc(deleted)
+    def __init__(
+        self, rows: Rows, metrics: Metrics, clock: Clock, *, events_days: int, attempts_days: int, jobs_days: int
+    ) -> None:
+        self._rows = rows
+        self._metrics = metrics
+        self._clock = clock
+        self._events_seconds = events_days * DAY_SECONDS
+        self._attempts_seconds = attempts_days * DAY_SECONDS
+        self._jobs_seconds = jobs_days * DAY_SECONDS
+        self._event: Any = None
+        self._job: Any = None
 
-    after: float | None = 0.0
-    for _ in range(MAX_BATCHES):
-        if after is None:
-            break
-        deleted, after = await rows.delete_events(now - events_days * DAY_SECONDS, after)
-        count("events", deleted)
-    count("attempts", await _batches(lambda: rows.delete_attempts(now - attempts_days * DAY_SECONDS)))
-    count("jobs", await _batches(lambda: rows.delete_jobs(now - jobs_days * DAY_SECONDS)))
-    count("intents", await _batches(lambda: rows.delete_intents(now - jobs_days * DAY_SECONDS)))
-    count("replays", await _batches(lambda: rows.delete_replays(now - jobs_days * DAY_SECONDS)))
-    count("idempotency_keys", await _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)))
-    count("secrets", await rows.delete_secrets(now))
-    if total:
-        log.info("retention", deleted=total)
-    return total
+    async def run_once(self) -> int:
+        """Returns how many rows went."""
+        now, rows = self._clock(), self._rows
+        attempts, jobs = now - self._attempts_seconds, now - self._jobs_seconds
+        deleted = {"attempts": await _batches(lambda: rows.delete_attempts(attempts))}
+        deleted["events"], self._event = await _sweep(
+            lambda *after: rows.delete_events(now - self._events_seconds, *after), self._event
+        )
+        deleted["jobs"], self._job = await _sweep(lambda *after: rows.delete_jobs(jobs, *after), self._job)
+        deleted["intents"] = await _batches(lambda: rows.delete_intents(jobs))
+        deleted["replays"] = await _batches(lambda: rows.delete_replays(jobs))
+        deleted["idempotency_keys"] = await _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS))
+        deleted["secrets"] = await rows.delete_secrets(now)
+        for what, count in deleted.items():
+            if count:
+                self._metrics.deleted.labels(what).inc(count)
+        await _batches(rows.give_back)
+        total = sum(deleted.values())
+        if total:
+            log.info("retention", deleted=total)
+        return total
 
 
-async def strays(rows: Rows, clock: Clock, wake: Callable[[], None]) -> int:
+class Strays:
     """Brings home followers that nothing is in front of. There should be none: each one is logged."""
-    total, after = 0, ("", "", -1)
-    for _ in range(MAX_BATCHES):
-        promoted, after = await rows.promote_strays(clock(), after)
-        total += promoted
-        if after is None:
-            break
-    if total:
-        log.error("strays_promoted", count=total)
-        wake()
-    return total
+
+    def __init__(self, rows: Rows, clock: Clock, wake: Callable[[], None]) -> None:
+        self._rows = rows
+        self._clock = clock
+        self._wake = wake
+        self._pair: Any = None
+
+    async def run_once(self) -> int:
+        """Goes over a bounded part of what is pending; the next call goes on there. Returns how many there were."""
+        now = self._clock()
+        total, self._pair = await _sweep(lambda *after: self._rows.promote_strays(now, *after), self._pair)
+        if total:
+            log.error("strays_promoted", count=total)
+            self._wake()
+        return total
 
 
 async def deadlines(jobs: Jobs, account_of: Callable[[Job], Account | None], clock: Clock) -> int:
@@ -110,6 +139,17 @@ async def deadlines(jobs: Jobs, account_of: Callable[[Job], Account | None], clo
         if account is not None:
             await account.overdue(job)
     return len(late)
+
+
+async def measure(database: Sized, deliveries: Deliveries, intents: Intents, metrics: Metrics, clock: Clock) -> None:
+    """Sets the gauges that the database has to be asked for."""
+    pending, now = await deliveries.pending(), clock()
+    metrics.deliveries_pending.set(pending.count)
+    for by, count in pending.held.items():
+        metrics.deliveries_held.labels(by).set(count)
+    metrics.oldest_pending_seconds.set(0.0 if pending.oldest_at is None else max(0.0, now - pending.oldest_at))
+    metrics.intents_unknown.set(await intents.count_unknown(now))
+    metrics.database_bytes.set(await database.size_bytes())
 
 
 async def probes(accounts: Iterable[Account]) -> None:
@@ -127,11 +167,22 @@ async def learned(memories: Iterable[Memory], accounts: Iterable[Account]) -> No
             raise result
 
 
-async def _batches(delete: Callable[[], Any]) -> int:
+async def _batches(delete: Callable[[], Awaitable[int]]) -> int:
     total = 0
     for _ in range(MAX_BATCHES):
-        deleted: int = await delete()
+        deleted = await delete()
         total += deleted
         if not deleted:
             break
     return total
+
+
+async def _sweep(step: Callable[..., Awaitable[tuple[int, Any]]], after: Any) -> tuple[int, Any]:
+    """Goes on from a place (None: the beginning). Returns how much was done, and from where to go on next time."""
+    total = 0
+    for _ in range(MAX_BATCHES):
+        done, after = await (step() if after is None else step(after))
+        total += done
+        if after is None:
+            break
+    return total, after

@@ -136,7 +136,6 @@ def intent_pages() -> Iterator[Case]:
 
 
 RUNNING_REPLAYS = ("SCAN replays USING INDEX ix_replays_running",)  # a hundred at most
-
 CATALOGUE = (
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
     Case("claim: take", claims.TAKE, sorts=True),  # three times as many as are asked for, at most
@@ -158,6 +157,8 @@ CATALOGUE = (
     Case("release", deliveries.RELEASE),
     Case("release all", deliveries.RELEASE_ALL),
     Case("attempts of a delivery", deliveries.ATTEMPTS_OF_DELIVERY),
+    Case("measure: pending", deliveries.PENDING),
+    Case("measure: oldest pending", deliveries.OLDEST_PENDING),
     Case("outbox: open pairs", outbox.OPEN_OF_JOBS),
     Case("outbox: open pairs, by hand", outbox.OPEN_BY_HAND_OF_JOBS),
     Case("outbox: callbacks", outbox.CALLBACKS_OF_JOBS),
@@ -212,9 +213,9 @@ CATALOGUE = (
     Case("replay: let go", replay_statements.LET_GO),
     Case("strays", upkeep.OPEN_SLICE),
     Case("retention: old events", upkeep.OLD_EVENTS),
-    Case("retention: still open", upkeep.STILL_OPEN),
-    Case("retention: attempts of events", upkeep.DELETE_ATTEMPTS_OF_EVENTS),
-    Case("retention: deliveries of events", upkeep.DELETE_DELIVERIES_OF_EVENTS),
+    Case("retention: deliveries of events", upkeep.HOLD_DELIVERIES),
+    Case("retention: attempts of deliveries", upkeep.DELETE_ATTEMPTS_OF_DELIVERIES),
+    Case("retention: deliveries", upkeep.DELETE_DELIVERIES),
     Case("retention: events", upkeep.DELETE_EVENTS),
     Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS, harmless=("SCAN attempts",)),  # from the oldest on
     Case("retention: old jobs", upkeep.OLD_JOBS),

@@ -173,7 +173,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('jobs') as batch_op:
         batch_op.create_index('ix_jobs_account_uid', ['account', 'uid'], unique=False)
-        batch_op.create_index('ix_jobs_closed', ['closed_at'], unique=False, sqlite_where=sa.text('closed_at IS NOT NULL'), postgresql_where=sa.text('closed_at IS NOT NULL'))
+        batch_op.create_index('ix_jobs_closed', ['closed_at', 'uid'], unique=False, sqlite_where=sa.text('closed_at IS NOT NULL'), postgresql_where=sa.text('closed_at IS NOT NULL'))
         batch_op.create_index('ix_jobs_closed_uid', ['uid'], unique=False, sqlite_where=sa.text('closed_at IS NOT NULL'), postgresql_where=sa.text('closed_at IS NOT NULL'))
         batch_op.create_index('ix_jobs_deadline', ['deadline_at'], unique=False, sqlite_where=sa.text('closed_at IS NULL AND overdue = 0'), postgresql_where=sa.text('closed_at IS NULL AND overdue = 0'))
         batch_op.create_index('ix_jobs_open', ['source', 'account', 'uid'], unique=False, sqlite_where=sa.text('closed_at IS NULL'), postgresql_where=sa.text('closed_at IS NULL'))

@@ -140,6 +140,16 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """What has not been delivered yet: how much, how much of it is held up by what (failing, paused, disabled), and
+    when the oldest of what is not paused or disabled was recorded."""
+
+    count: int
+    held: Mapping[str, int]
+    oldest_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Marked:
     """`kept` is False when the lease was lost: somebody else decides now. `next`: the deliveries taken, if asked."""
 

@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +31,10 @@ Item = TypeVar("Item")
 READER_COUNT = 4
 BUSY_TIMEOUT_MS = 5_000
 WAL_AUTOCHECKPOINT_PAGES = 10_000
+WAL_BYTES = 64 * 1024 * 1024
+"""From here on the log is emptied, for which readers are waited for."""
+WAL_PATIENCE_MS = 100
+WAL_AGAIN_SECONDS = 1.0
 
 
 def sqlite_url(url: str) -> URL:
@@ -67,6 +73,7 @@ class Database(Protocol):
     def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None: ...
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result: ...
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result: ...
+    async def size_bytes(self) -> int: ...
     @property
     def shared(self) -> bool: ...
     def clock(self, clock: Clock) -> Clock: ...
@@ -92,6 +99,7 @@ class SqliteDatabase:
         self._local = threading.local()
         self._after_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
+        self._empty_log_at = 0.0
         self.writer = Writer(self)
         self.trouble: str | None = None
 
@@ -177,6 +185,10 @@ class SqliteDatabase:
             with contextlib.suppress(SQLAlchemyError):
                 connection.rollback()
 
+    async def size_bytes(self) -> int:
+        """What it takes on the disk, its log included."""
+        return sum(_size(f"{self.path}{end}") for end in ("", "-wal", "-shm"))
+
     # --- for the writer's thread
 
     def begin(self) -> Connection:
@@ -197,6 +209,23 @@ class SqliteDatabase:
         self._connection.commit()
         for call in self._after_commit:
             call()
+        if _size(f"{self.path}-wal") > WAL_BYTES and time.monotonic() >= self._empty_log_at:
+            self._empty_log()
+
+    def _empty_log(self) -> None:
+        """A log begins anew by itself only when nobody reads, which may never be (SQLite, "Write-Ahead Logging",
+        "checkpoint starvation"): here the readers of just now are waited for, a moment, and later again if need be."""
+        assert self._connection is not None
+        self._empty_log_at = time.monotonic() + WAL_AGAIN_SECONDS
+        with contextlib.suppress(sqlite3.Error):  # what was committed must not seem to have failed
+            cursor = self._connection.connection.cursor()
+            (patience_ms,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+            cursor.execute(f"PRAGMA busy_timeout={WAL_PATIENCE_MS}").fetchall()
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={patience_ms}").fetchall()
+                cursor.close()
 
     def rollback(self) -> None:
         """Undoes the open transaction."""
@@ -217,11 +246,14 @@ def make_engine(url: URL) -> Engine:
     def _configure(dbapi_connection: Any, _record: Any) -> None:
         dbapi_connection.isolation_level = None  # we send BEGIN IMMEDIATE ourselves
         cursor = dbapi_connection.cursor()
+        if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:  # only before the first page; see `upkeep.give_back`
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
             f"busy_timeout={BUSY_TIMEOUT_MS}",
             f"wal_autocheckpoint={WAL_AUTOCHECKPOINT_PAGES}",
+            f"journal_size_limit={WAL_BYTES}",
             "foreign_keys=OFF",
             "temp_store=MEMORY",
             "cache_size=-32768",
@@ -272,6 +304,13 @@ class HolderLock:
             os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = None
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # it is not there
+        return 0
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed, Delivery
-from relay.core.records import Groups, Lease, Mark, Marked, Page, Probe
+from relay.core.records import Groups, Lease, Mark, Marked, Page, Pending, Probe
 from relay.errors import Conflict, NotFound
 from relay.store.claims import (
     FORWARD_CHUNK,
@@ -26,12 +26,40 @@ from relay.store.notices import notify
 from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import attempt_from, delivery_from
-from relay.store.statements import many
+from relay.store.statements import Words, json_list, many, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
 RELEASE_ALL = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE lease_token IS NOT NULL")
-PENDING_COUNT = text(f"SELECT COUNT(*) FROM deliveries WHERE {OPEN_DELIVERY}")
+COUNTED = 1_000_000
+"""Of what is pending at most so many are counted: a second's work."""
+HELD_UP = """
+SELECT id, CASE WHEN state = 'enabled' THEN 'failing' ELSE state END AS held_by FROM subscriptions
+WHERE state <> 'enabled' OR failing_since IS NOT NULL
+"""
+HELD_BY = ("failing", "paused", "disabled")
+
+
+def _held(words: Words, by: str) -> str:
+    return f"COALESCE(SUM(CASE WHEN subscription_id IN {words.listed(by)} THEN 1 ELSE 0 END), 0) AS {by}"
+
+
+PENDING = sql(
+    lambda words: (
+        f"""
+SELECT COUNT(*) AS pending, {", ".join(_held(words, by) for by in HELD_BY)}
+FROM (SELECT subscription_id FROM deliveries WHERE {OPEN_DELIVERY} ORDER BY id LIMIT {COUNTED}) AS counted
+"""
+    )
+)
+OLDEST_PENDING = sql(
+    lambda words: (
+        f"""
+SELECT created_at FROM deliveries
+WHERE {OPEN_DELIVERY} AND priority < 2 AND subscription_id NOT IN {words.listed("ids")} ORDER BY id LIMIT 1
+"""
+    )
+)
 MAX_SHOWN_ATTEMPTS = 500
 ATTEMPTS_OF_DELIVERY = (
     select(ATTEMPTS)
@@ -138,8 +166,12 @@ class DeliveryStore:
         return await self._database.read(grouped, columns, limit, state, subscription_id, event_id)
 
     async def pending_count(self) -> int:
-        """How many have not ended."""
-        return await self._database.read(_pending_count)
+        """How many have not ended; at most COUNTED."""
+        return (await self.pending()).count
+
+    async def pending(self) -> Pending:
+        """What has not ended. Costs as much as that many rows, and those that are held and older than the oldest."""
+        return await self._database.read(_pending)
 
 
 def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, float]]]) -> Sequence[None]:
@@ -228,5 +260,15 @@ def _page(
     return page_of(rows, limit, delivery_from, lambda row: row.id)
 
 
-def _pending_count(connection: Connection) -> int:
-    return int(connection.execute(PENDING_COUNT).scalar_one())
+def _pending(connection: Connection) -> Pending:
+    ids: dict[str, list[str]] = {by: [] for by in HELD_BY}
+    for row in run(connection, HELD_UP):
+        ids[row.held_by].append(row.id)
+    found = run(connection, PENDING, **{by: json_list(held) for by, held in ids.items()}).one()
+    stopped = json_list([*ids["paused"], *ids["disabled"]])
+    oldest = run(connection, OLDEST_PENDING, ids=stopped).first()
+    return Pending(
+        count=int(found.pending),
+        held={by: int(getattr(found, by)) for by in HELD_BY},
+        oldest_at=None if oldest is None else oldest.created_at,
+    )

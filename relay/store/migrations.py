@@ -22,7 +22,7 @@ ADVISORY_LOCK = "SELECT pg_advisory_xact_lock(7212602)"
 
 def migrate(url: str) -> str:
     """Brings the database to the newest schema and returns its revision. A SQLite file must not be held by a running
-    node.
+    node; one that was made before it could become smaller is written anew, for which the disk needs as much room again.
 
     Raises DatabaseHeld, SchemaTooNew, StoreError, SettingsError.
     """
@@ -31,7 +31,9 @@ def migrate(url: str) -> str:
     lock = HolderLock(lock_path(sqlite_url(url)))
     lock.acquire()
     try:
-        return upgrade(url)
+        revision = upgrade(url)
+        _let_shrink(url)
+        return revision
     finally:
         lock.release()
 
@@ -40,6 +42,19 @@ def upgrade(url: str) -> str:
     """Like `migrate`, for the process that holds the database already. Of several at once the first does it. Not to be
     called in a running event loop."""
     return _with_connection(url, _upgrade, "migrate")
+
+
+def _let_shrink(url: str) -> None:
+    engine = make_engine(sqlite_url(url))
+    try:
+        with engine.connect() as connection:
+            if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == 0:
+                connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
+                connection.exec_driver_sql("VACUUM")
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot write the database {engine.url.database} anew: {_reason(error)}") from error
+    finally:
+        engine.dispose()
 
 
 def check(url: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import text
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -147,6 +148,14 @@ class PostgresDatabase:
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             return await connection.run_sync(query, *arguments)
+
+    async def size_bytes(self) -> int:
+        """What it takes on the server's disk, without the server's own log."""
+
+        def query(connection: Connection) -> int:
+            return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
+
+        return await self.read(query)
 
     async def listen(self, heard: Callable[[str], None]) -> None:
         """Calls `heard` with each notice of the other nodes, until it is cancelled; with `all` after each connection,

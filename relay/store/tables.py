@@ -82,7 +82,7 @@ class JobRow(SQLModel, table=True):
         # upkeep: the deadlines that have passed
         _partial("ix_jobs_deadline", "deadline_at", where="closed_at IS NULL AND overdue = 0"),
         # retention: the jobs that closed before a time
-        _partial("ix_jobs_closed", "closed_at", where="closed_at IS NOT NULL"),
+        _partial("ix_jobs_closed", "closed_at", "uid", where="closed_at IS NOT NULL"),
         # list pages with status=
         Index("ix_jobs_status_uid", "status", "uid"),
         # list pages with account=, and with source= and account=

@@ -1,6 +1,6 @@
 """What the database needs from time to time: retention in small batches, and strays brought home."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -8,42 +8,51 @@ from sqlalchemy.engine import Connection
 from relay.ids import least_id
 from relay.store.database import Database
 from relay.store.marks import promote_strays
-from relay.store.statements import SQLITE, json_list, run, sql
+from relay.store.statements import SQLITE, gather, gathered, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
-BATCH = 200
+SLICE = 200
+"""Events, or jobs, that are looked at at once."""
+MAX_ROWS = 500
+"""That one transaction deletes; those of one event go together, however many they are."""
+ONE_NODE = "SELECT pg_try_advisory_xact_lock(7212603)"
+GIVEN_BACK_PAGES = 200
+"""By one transaction."""
+KEPT_FREE = 10
+"""A tenth of the file may be free: what was deleted today is written over tomorrow."""
+FIRST_EVENT = (0.0, 0)
+FIRST_JOB = (0.0, "")
+FIRST_PAIR = ("", "", -1)
+"""Where a sweep begins: before the time and the key of any row."""
 
 OLD_EVENTS = f"""
-SELECT id, recorded_at FROM events
-WHERE recorded_at >= :after AND recorded_at < :before AND NOT EXISTS (
-  SELECT 1 FROM deliveries WHERE event_id = events.id AND {OPEN_DELIVERY}
-)
-ORDER BY recorded_at LIMIT {BATCH}
+SELECT id, recorded_at, position, (
+  SELECT COALESCE(SUM(1 + made_count), 0) FROM deliveries WHERE event_id = events.id
+) AS row_count, (
+  SELECT COALESCE(MAX(CASE WHEN {OPEN_DELIVERY} THEN 1 ELSE 0 END), 0) FROM deliveries WHERE event_id = events.id
+) AS owed
+FROM events WHERE recorded_at < :before AND (recorded_at, position) > (:after, :position)
+ORDER BY recorded_at, position LIMIT {SLICE}
 """
 HOLD_EVENTS = sql(lambda words: f"SELECT id FROM events e WHERE id IN {words.listed('ids')} {words.locked('e')}")
-STILL_OPEN = sql(
-    lambda words: f"SELECT event_id FROM deliveries WHERE event_id IN {words.listed('ids')} AND {OPEN_DELIVERY}"
+HOLD_DELIVERIES = gathered(
+    lambda words: (
+        f"SELECT id, event_id, state FROM deliveries d WHERE event_id IN {words.listed('ids')} {words.locked('d')}"
+    ),
+    lambda words: ("id", "event_id", "state"),
 )
 OLD_JOBS = f"""
-SELECT uid FROM jobs
-WHERE closed_at IS NOT NULL AND closed_at < :before AND NOT EXISTS (
-  SELECT 1 FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}
-)
-ORDER BY closed_at LIMIT {BATCH}
+SELECT uid, closed_at, (SELECT COUNT(*) FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}) AS owed
+FROM jobs WHERE closed_at IS NOT NULL AND closed_at < :before AND (closed_at, uid) > (:after, :uid)
+ORDER BY closed_at, uid LIMIT {SLICE}
 """
-DELETE_ATTEMPTS_OF_EVENTS = sql(
-    lambda words: (
-        f"""
-DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN {words.listed("ids")})
-"""
-    )
-)
-DELETE_DELIVERIES_OF_EVENTS = sql(lambda words: f"DELETE FROM deliveries WHERE event_id IN {words.listed('ids')}")
+DELETE_ATTEMPTS_OF_DELIVERIES = sql(lambda words: f"DELETE FROM attempts WHERE delivery_id IN {words.listed('ids')}")
+DELETE_DELIVERIES = sql(lambda words: f"DELETE FROM deliveries WHERE id IN {words.listed('ids')}")
 DELETE_EVENTS = sql(lambda words: f"DELETE FROM events WHERE id IN {words.listed('ids')}")
 # Attempts are committed in the order of time, all but a second or so: the first that is young enough ends it.
 DELETE_OLD_ATTEMPTS = f"""
 DELETE FROM attempts WHERE position IN (
-  SELECT position FROM (SELECT position, started_at FROM attempts ORDER BY position LIMIT {BATCH}) AS oldest
+  SELECT position FROM (SELECT position, started_at FROM attempts ORDER BY position LIMIT {MAX_ROWS}) AS oldest
   WHERE started_at < :before
 )
 """
@@ -67,18 +76,18 @@ DELETE FROM jobs WHERE uid IN {words.listed("uids")} AND closed_at < :before AND
 )
 DELETE_OLD_KEYS = f"""
 DELETE FROM idempotency_keys WHERE id IN (
-  SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {BATCH}
+  SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {MAX_ROWS}
 )
 """
 DELETE_OLD_INTENTS = f"""
 DELETE FROM intents WHERE id IN (
-  SELECT id FROM intents WHERE id < :before ORDER BY id LIMIT {BATCH}
+  SELECT id FROM intents WHERE id < :before ORDER BY id LIMIT {MAX_ROWS}
 )
 """
 DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
 DELETE_OLD_REPLAYS = f"""
 DELETE FROM replays WHERE id IN (
-  SELECT id FROM replays WHERE ended_at IS NOT NULL AND ended_at < :before ORDER BY ended_at LIMIT {BATCH}
+  SELECT id FROM replays WHERE ended_at IS NOT NULL AND ended_at < :before ORDER BY ended_at LIMIT {MAX_ROWS}
 )
 """
 OPEN_SLICE = f"""
@@ -87,33 +96,41 @@ WHERE {OPEN_DELIVERY} AND (job_uid, subscription_id, sequence) > (:job_uid, :sub
 ORDER BY job_uid, subscription_id, sequence LIMIT 1000
 """
 Pair = tuple[str, str]
+Place = tuple[float, int]
+"""The time and the position of an event."""
+JobPlace = tuple[float, str]
+"""The time at which a job closed, and its uid."""
+StrayPlace = tuple[str, str, int]
 
 
 class UpkeepStore:
-    """Each call does one small batch and says how much it did; nothing of it stalls the hot paths."""
+    """Each call does a little, in transactions of at most MAX_ROWS, and says how much; nothing of it stalls the hot
+    paths. Of several nodes that share a database one does it at a time, the others then do nothing."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def delete_events(self, before: float, after: float = 0.0) -> tuple[int, float | None]:
-        """Deletes a batch of events recorded before a time, with their ended deliveries and attempts; those with a
-        delivery still pending stay. Returns how many went, and from where to go on (None: nothing older is left)."""
+    async def delete_events(self, before: float, after: Place = FIRST_EVENT) -> tuple[int, Place | None]:
+        """Looks at the next SLICE events that were recorded before a time and deletes them with their deliveries and
+        attempts; those with a delivery still pending stay. Returns how many went, and from where to go on (None:
+        nothing older is left)."""
         rows = await self._database.read(_old_events, before, after)
-        if not rows:
-            return 0, None
-        count = await self._database.write(_each(_delete_events), ([row_id for row_id, _ in rows],))
-        return count, rows[-1][1] if len(rows) == BATCH else None
+        count = 0
+        for ids in _in_transactions((row_id, 1 + row_count) for row_id, _, row_count, owed in rows if not owed):
+            count += await self._database.write(_each(_delete_events), (ids,))
+        return count, rows[-1][1] if len(rows) == SLICE else None
 
     async def delete_attempts(self, before: float) -> int:
         """Deletes a batch of attempts that were made before a time."""
         return await self._database.write(_each(_delete_attempts), (before,))
 
-    async def delete_jobs(self, before: float) -> int:
-        """Deletes a batch of jobs that closed before a time and have no pending delivery."""
-        uids = await self._database.read(_old_jobs, before)
-        if not uids:
-            return 0
-        return await self._database.write(_each(_delete_jobs), (uids, before))
+    async def delete_jobs(self, before: float, after: JobPlace = FIRST_JOB) -> tuple[int, JobPlace | None]:
+        """Looks at the next SLICE jobs that closed before a time and deletes those that have no pending delivery.
+        Returns how many went, and from where to go on (None: nothing older is left)."""
+        rows = await self._database.read(_old_jobs, before, after)
+        uids = [uid for uid, _, owed in rows if not owed]
+        count = await self._database.write(_each(_delete_jobs), (uids, before)) if uids else 0
+        return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
 
     async def delete_idempotency_keys(self, before: float) -> int:
         """Deletes a batch of answers kept since before a time."""
@@ -131,7 +148,14 @@ class UpkeepStore:
         """Deletes signing secrets that were rotated away and have expired."""
         return await self._database.write(_each(_delete_secrets), (now,))
 
-    async def promote_strays(self, now: float, after: tuple[str, str, int] = ("", "", -1)) -> tuple[int, Any]:
+    async def give_back(self) -> int:
+        """SQLite: gives free pages back to the disk, at most GIVEN_BACK_PAGES, while more than the KEPT_FREE-th part of
+        the file is free. Returns how many. PostgreSQL does so by itself (autovacuum), as far as it does."""
+        if self._database.shared or not await self._database.read(_pages_to_give_back):
+            return 0
+        return await self._database.write(_each(_give_back), ())
+
+    async def promote_strays(self, now: float, after: StrayPlace = FIRST_PAIR) -> tuple[int, StrayPlace | None]:
         """Looks at a slice of the open deliveries for followers that nothing is in front of, and promotes them.
         Returns how many, and from where to go on (None: the end)."""
         strays, by_hand, next_after = await self._database.read(_strays, after)
@@ -145,6 +169,8 @@ def _each(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]], Sequ
     if batch is None:
 
         def batch(connection: Connection, items: Sequence[Any]) -> Sequence[Any]:
+            if connection.dialect.name != SQLITE and not connection.exec_driver_sql(ONE_NODE).scalar_one():
+                return [0] * len(items)
             return [one(connection, *item) for item in items]
 
         _BATCHES[one] = batch
@@ -154,26 +180,44 @@ def _each(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]], Sequ
 _BATCHES: dict[Any, Callable[[Connection, Sequence[Any]], Sequence[Any]]] = {}
 
 
-def _old_events(connection: Connection, before: float, after: float) -> list[tuple[str, float]]:
-    return [(row.id, row.recorded_at) for row in run(connection, OLD_EVENTS, before=before, after=after)]
+def _in_transactions(sizes: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    """Ids, each with the rows that go with it, in groups of at most MAX_ROWS rows or of one id."""
+    group: list[str] = []
+    total = 0
+    for row_id, size in sizes:
+        if group and total + size > MAX_ROWS:
+            yield group
+            group, total = [], 0
+        group.append(row_id)
+        total += size
+    if group:
+        yield group
+
+
+def _old_events(connection: Connection, before: float, after: Place) -> list[tuple[str, Place, int, int]]:
+    rows = run(connection, OLD_EVENTS, before=before, after=after[0], position=after[1])
+    return [(row.id, (row.recorded_at, row.position), int(row.row_count), row.owed) for row in rows]
 
 
 def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
     if connection.dialect.name != SQLITE:
         run(connection, HOLD_EVENTS, ids=json_list(ids))  # or a replay could send one again meanwhile
-    open_again = set(run(connection, STILL_OPEN, ids=json_list(ids)).scalars())
-    gone = {"ids": json_list([event_id for event_id in ids if event_id not in open_again])}
-    run(connection, DELETE_ATTEMPTS_OF_EVENTS, **gone)
-    run(connection, DELETE_DELIVERIES_OF_EVENTS, **gone)
-    return run(connection, DELETE_EVENTS, **gone).rowcount
+    found = gather(connection, HOLD_DELIVERIES, ids=json_list(ids))  # and so could a retry
+    open_again = {event_id for _, event_id, state in found if state in ("pending", "blocked")}
+    deliveries = json_list([row_id for row_id, event_id, _ in found if event_id not in open_again])
+    run(connection, DELETE_ATTEMPTS_OF_DELIVERIES, ids=deliveries)
+    run(connection, DELETE_DELIVERIES, ids=deliveries)
+    gone = json_list([event_id for event_id in ids if event_id not in open_again])
+    return run(connection, DELETE_EVENTS, ids=gone).rowcount
 
 
 def _delete_attempts(connection: Connection, before: float) -> int:
     return run(connection, DELETE_OLD_ATTEMPTS, before=before).rowcount
 
 
-def _old_jobs(connection: Connection, before: float) -> list[str]:
-    return list(run(connection, OLD_JOBS, before=before).scalars())
+def _old_jobs(connection: Connection, before: float, after: JobPlace) -> list[tuple[str, float, int]]:
+    rows = run(connection, OLD_JOBS, before=before, after=after[0], uid=after[1])
+    return [(row.uid, row.closed_at, row.owed) for row in rows]
 
 
 def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> int:
@@ -196,6 +240,20 @@ def _delete_replays(connection: Connection, before: float) -> int:
 
 def _delete_secrets(connection: Connection, now: float) -> int:
     return run(connection, DELETE_OLD_SECRETS, now=now).rowcount
+
+
+def _pages_to_give_back(connection: Connection) -> int:
+    free, total = (connection.exec_driver_sql(f"PRAGMA {name}_count").scalar_one() for name in ("freelist", "page"))
+    return min(GIVEN_BACK_PAGES, max(0, int(free) - int(total) // KEPT_FREE))
+
+
+def _give_back(connection: Connection) -> int:
+    before = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    cursor = connection.connection.cursor()
+    for _ in range(_pages_to_give_back(connection)):
+        cursor.execute("PRAGMA incremental_vacuum(1)")  # Python's driver ends it after its first step, whatever it says
+    cursor.close()
+    return int(before) - int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
 
 
 def _strays(

@@ -468,6 +468,13 @@ async def isolation(scale: float) -> list[dict[str, Any]]:
     return await measure(scale)
 
 
+async def retention(scale: float) -> list[dict[str, Any]]:
+    """Sixty days of events with retention: see retention.py, which also has the full scale."""
+    from retention import measure
+
+    return await asyncio.to_thread(measure, scale)
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     return {
@@ -492,6 +499,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("memory", memory),
         ("planner", planner),
         ("dropin", lambda: dropin(scale)),
+        ("retention", lambda: retention(scale)),
     ]
     for name, bench in plan:
         if only is None or only in name:
@@ -523,9 +531,7 @@ def show(results: list[dict[str, Any]]) -> bool:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--only", help="deliveries, fanout, isolation, flat, registrations, batches, memory, planner or dropin"
-    )
+    parser.add_argument("--only", help="the name of one, such as deliveries, isolation, planner or dropin")
     parser.add_argument("--scale", type=float, default=1.0, help="how much work, 1 being usual")
     options = parser.parse_args()
     import structlog

@@ -550,3 +550,30 @@ async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_i
     assert types.count("relay.subscription.recovered") == 1
     enabled = [await node.subscriptions.get("sub_1") for node in (store, other)]
     assert [(one.state, one.state_reason) for one in enabled if one is not None] == [("enabled", "recovered")] * 2
+
+
+# --- retention
+
+
+async def test_one_node_deletes_at_a_time_and_no_other_waits_for_it(store: Store, other: Store) -> None:
+    for nth in range(2):
+        uid = await track(store, f"job {nth}")
+        await store.jobs.record(look(uid, 0, "succeeded", outcome="succeeded"))
+    async with uncommitted(store, store.upkeep.delete_events(NOW + 1)) as deleting:
+        assert await other.upkeep.delete_events(NOW + 1) == (0, None)
+        assert await deleting.commit() == [(2, None)]
+    assert (await counts(other))["events"] == 0
+
+
+async def test_what_is_asked_for_by_hand_while_it_would_be_deleted_stays(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "succeeded", outcome="succeeded"))
+    (one,) = await deliver_all(store, "sub_1")
+    async with uncommitted(store, store.deliveries.retry(one.id, NOW + 1)) as asking:
+        deletion = asyncio.ensure_future(other.upkeep.delete_events(NOW + 9))
+        await blocked(store)
+        (again,) = await asking.commit()
+        assert again.id == one.id
+        assert await deletion == (0, None)
+    assert await states(store) == ["pending"]
+    assert (await counts(store))["attempts"] == 1

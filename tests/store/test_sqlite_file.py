@@ -9,19 +9,24 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relay.errors import DatabaseHeld, SettingsError, StoreError
+from relay.metrics import Metrics
 from relay.store import migrations
 from relay.store.database import SqliteDatabase, lock_path, sqlite_url, url_of
 from relay.store.store import Store, open_store
-from tests.store_kit import NOW, ReversingCipher, deliver_all, look, registration, rows, subscription, track
+from relay.upkeep import DAY_SECONDS, Retention
+from tests.store_kit import NOW, ReversingCipher, deliver_all, execute, look, registration, rows, subscription, track
 
 ROOT = Path(__file__).parents[2]
+PAGE_BYTES = 4096
 HOLDER = """
 import asyncio, sys
 from tests.store_kit import ReversingCipher, registration
@@ -246,3 +251,144 @@ async def test_a_file_that_is_no_database_is_one_line_and_is_let_go(tmp_path: Pa
         assert "\n" not in str(refused.value)
     with pytest.raises(StoreError, match="not a database"):
         migrations.check(f"sqlite:///{path}")
+
+
+# --- how large it becomes
+
+
+async def ended(store: Store, count: int) -> None:
+    """Jobs that ended, with one event each."""
+    batch = [registration(f"job {n}") for n in range(count)]
+    await store.jobs.register_many(batch)
+    await asyncio.gather(*(store.jobs.record(look(one.uid, 0, "succeeded", outcome="succeeded")) for one in batch))
+
+
+async def pages(store: Store) -> tuple[int, int]:
+    """Those of the file, and those of them that are free."""
+    found = await rows(store, "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count")
+    return found[0]["page_count"], found[0]["freelist_count"]
+
+
+async def test_what_was_deleted_is_given_back_in_steps_but_for_a_tenth(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.store.upkeep.GIVEN_BACK_PAGES", 20)
+    await ended(store, 1_000)
+    before, _ = await pages(store)
+    assert await store.upkeep.give_back() == 0
+    await execute(store, "DELETE FROM events")
+    await execute(store, "DELETE FROM jobs")
+    _, free = await pages(store)
+    assert free > before / 2
+    steps = []
+    while given := await store.upkeep.give_back():
+        steps.append(given)
+    assert max(steps) == steps[0] == 20
+    total, kept = await pages(store)
+    assert total == before - sum(steps) < before / 2
+    assert 0 < kept <= total / 10
+    assert await rows(store, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+    await store.close()
+    assert store.database.path.stat().st_size == total * PAGE_BYTES
+
+
+async def test_retention_makes_the_file_smaller_when_less_is_kept(store: Store) -> None:
+    await ended(store, 1_000)
+    before, _ = await pages(store)
+    at = NOW + 31 * DAY_SECONDS
+    retention = Retention(store.upkeep, Metrics(), lambda: at, events_days=30, attempts_days=14, jobs_days=30)
+    assert await retention.run_once() == 2_000
+    after, free = await pages(store)
+    assert after < before / 2
+    assert free <= after / 10
+
+
+async def test_readers_without_a_gap_do_not_make_the_log_grow_without_end(
+    monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
+) -> None:
+    """One reader goes on until the next has begun: a log never begins anew by itself while that is so."""
+    monkeypatch.setattr("relay.store.database.WAL_AUTOCHECKPOINT_PAGES", 10)
+    monkeypatch.setattr("relay.store.database.WAL_BYTES", 100 * PAGE_BYTES)
+    monkeypatch.setattr("relay.store.database.WAL_AGAIN_SECONDS", 0.0)
+    store = await open_again()
+    log = store.database.path.with_name("relay.db-wal")
+    monkeypatch.setattr("relay.store.database.WAL_PATIENCE_MS", 5_000)
+    begun: dict[int, threading.Event] = {}
+    ended_at: list[int] = []
+
+    def reading(connection: Any, nth: int) -> None:
+        connection.exec_driver_sql("SELECT COUNT(*) FROM jobs").scalar_one()
+        begun.setdefault(nth, threading.Event()).set()
+        assert ended_at or begun.setdefault(nth + 1, threading.Event()).wait(30)
+
+    async def read_on(nth: int) -> None:
+        while not ended_at:
+            await store.database.read(reading, nth)
+            nth += 2
+
+    readers = [asyncio.ensure_future(read_on(nth)) for nth in (0, 1)]
+    largest = written = 0
+    try:
+        for nth in range(150):
+            await track(store, f"job {nth}", metadata={"much": "x" * 8 * PAGE_BYTES})
+            size = log.stat().st_size
+            largest, written = max(largest, size), written + 9 * PAGE_BYTES
+    finally:
+        ended_at.append(1)
+        for one in list(begun.values()):
+            one.set()
+        await asyncio.gather(*readers)
+    assert written > 1_000 * PAGE_BYTES
+    assert largest < 300 * PAGE_BYTES, f"{largest / PAGE_BYTES:.0f} pages"
+
+
+async def test_a_file_from_before_can_shrink_once_it_was_migrated_by_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("CREATE TABLE something (a)")
+    url = url_of(path)
+    for migrated, mode in ((migrations.upgrade, 0), (migrations.migrate, 2), (migrations.migrate, 2)):
+        await asyncio.to_thread(migrated, url)
+        with closing(sqlite3.connect(path)) as now:
+            assert now.execute("PRAGMA auto_vacuum").fetchone() == (mode,)
+    store = await open_store(url, ReversingCipher(), now=NOW)
+    await track(store)
+    assert await store.upkeep.give_back() == 0
+    await store.close()
+
+
+async def test_a_file_that_can_not_shrink_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("CREATE TABLE something (a)")
+    store = await open_store(url_of(path), ReversingCipher(), now=NOW)
+    await ended(store, 300)
+    await execute(store, "DELETE FROM events")
+    await execute(store, "DELETE FROM jobs")
+    assert await store.upkeep.give_back() == 0
+    await store.close()
+
+
+async def test_a_log_that_can_not_be_emptied_makes_no_write_fail(
+    monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
+) -> None:
+    """A reader of another program that does not end, a shell say: the log grows, and each write is done once."""
+    monkeypatch.setattr("relay.store.database.WAL_BYTES", 10 * PAGE_BYTES)
+    monkeypatch.setattr("relay.store.database.WAL_PATIENCE_MS", 1)
+    monkeypatch.setattr("relay.store.database.WAL_AGAIN_SECONDS", 0.0)
+    store = await open_again()
+    await ended(store, 10)
+    with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT COUNT(*) FROM jobs").fetchall()
+        for nth in range(10, 20):
+            await track(store, f"job {nth}")
+        assert store.database.path.with_name("relay.db-wal").stat().st_size > 10 * PAGE_BYTES
+    await track(store, "the last")
+    assert store.database.path.with_name("relay.db-wal").stat().st_size == 0
+    assert (await rows(store, "SELECT COUNT(*) AS n FROM jobs"))[0]["n"] == 21
+    assert await store.database.write(lambda connection, items: [_patience(connection)] * len(items), None) == 5_000
+
+
+def _patience(connection: Any) -> Any:
+    return connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()

@@ -105,7 +105,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"FROM accounts\s+WHERE accounts.key_ciphertext IS NOT NULL", "the adopted ones of the few accounts"),
         MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
         MayScan(r"SELECT source, account, COUNT\(\*\)", "numbers of open jobs: a walk along their index"),
-        MayScan(r"SELECT COUNT\(\*\) FROM deliveries", "number of open deliveries: a walk along their index"),
+        MayScan(r"SELECT id, CASE WHEN state = 'enabled'", "the subscriptions that are held up, once a minute"),
         MayScan(r"UPDATE replays SET holder = NULL", "those that are running, at the start of a node"),
         MayScan(r"SELECT COUNT\(\*\) FROM replays", "how many are running: a hundred at most"),
         MayScan(r"SELECT DISTINCT job_uid, subscription_id FROM deliveries WHERE replay", "what is on its way, sorted"),
@@ -317,6 +317,7 @@ async def run_everything(store: Store) -> None:
         await store.events.page(limit=1, cursor=found.next_cursor, **filters)  # type: ignore[arg-type]
 
     await store.deliveries.backlog()
+    await store.deliveries.pending()
     await store.deliveries.pending_count()
     held = list(await claim(store, "sub_1", 5, now=NOW + 9))
     await store.deliveries.release(held[:1], NOW)
@@ -423,6 +424,7 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_replays(NOW + 1)
     await store.upkeep.delete_intents(NOW + 1)
     await store.upkeep.delete_secrets(NOW + 1)
+    await store.upkeep.give_back()
 
 
 PARTS = (

@@ -7,7 +7,7 @@ import pytest
 
 from relay.errors import StaleSequence
 from relay.store.store import Store
-from relay.store.upkeep import BATCH, _delete_events, _delete_jobs, _each
+from relay.store.upkeep import FIRST_EVENT, FIRST_JOB, MAX_ROWS, SLICE, _delete_events, _delete_jobs, _each
 from tests.store_kit import (
     NOW,
     attempt,
@@ -36,14 +36,25 @@ async def events_at(store: Store, *moments: float) -> list[str]:
 
 
 async def sweep(store: Store, before: float, limit: int = 100) -> list[int]:
-    """All batches of one sweep over the events."""
-    batches: list[int] = []
-    after: float | None = 0.0
+    """All slices of one sweep over the events."""
+    slices: list[int] = []
+    after: tuple[float, int] | None = FIRST_EVENT
     while after is not None:
-        assert len(batches) < limit, "this does not end"
+        assert len(slices) < limit, "this does not end"
         deleted, after = await store.upkeep.delete_events(before, after)
-        batches.append(deleted)
-    return batches
+        slices.append(deleted)
+    return slices
+
+
+async def sweep_jobs(store: Store, before: float, limit: int = 100) -> list[int]:
+    """All slices of one sweep over the jobs."""
+    slices: list[int] = []
+    after: tuple[float, str] | None = FIRST_JOB
+    while after is not None:
+        assert len(slices) < limit, "this does not end"
+        deleted, after = await store.upkeep.delete_jobs(before, after)
+        slices.append(deleted)
+    return slices
 
 
 async def until_none(delete: Callable[[], Awaitable[int]], limit: int = 100) -> list[int]:
@@ -85,25 +96,25 @@ async def test_a_blocked_follower_keeps_its_event(store: Store) -> None:
     assert (await counts(store))["events"] == 2
 
 
-async def test_a_sweep_goes_in_batches_and_ends(store: Store) -> None:
-    await events_at(store, *(NOW + n / 1000 for n in range(2 * BATCH + 7)))
-    assert await sweep(store, NOW + 9) == [BATCH, BATCH, 7]
+async def test_a_sweep_goes_in_slices_and_ends(store: Store) -> None:
+    await events_at(store, *(NOW + n / 1000 for n in range(2 * SLICE + 7)))
+    assert await sweep(store, NOW + 9) == [SLICE, SLICE, 7]
     assert await sweep(store, NOW + 9) == [0]
 
 
 async def test_many_events_of_one_moment_go_all(store: Store) -> None:
-    await events_at(store, *[NOW] * (2 * BATCH + 7))
-    assert sum(await sweep(store, NOW + 1)) == 2 * BATCH + 7
+    await events_at(store, *[NOW] * (2 * SLICE + 7))
+    assert sum(await sweep(store, NOW + 1)) == 2 * SLICE + 7
 
 
 async def test_many_events_of_one_moment_that_are_owed_hold_nothing_up(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
-    await events_at(store, *[NOW] * (BATCH + 5))
+    await events_at(store, *[NOW] * (SLICE + 5))
     uid = await track(store, "free")
     await store.jobs.record(look(uid, 0, "queued"))
     await store.events.record(relay_event(now=NOW + 1))
     assert sum(await sweep(store, NOW + 2)) == 2
-    assert (await counts(store))["events"] == BATCH + 5
+    assert (await counts(store))["events"] == SLICE + 5
 
 
 async def test_an_event_that_is_asked_for_again_between_look_and_deletion_stays(store: Store) -> None:
@@ -129,34 +140,34 @@ async def test_a_job_whose_events_went_goes_on_counting(store: Store) -> None:
 
 async def test_old_attempts_go_in_batches_the_oldest_first(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await events_at(store, *[NOW] * (BATCH + 5))
-    old = await claim(store, "sub_1", BATCH + 4)
+    await events_at(store, *[NOW] * (MAX_ROWS + 5))
+    old = await claim(store, "sub_1", MAX_ROWS + 4)
     await together(store, *(store.deliveries.mark(mark_of(one, attempt=attempt(started_at=NOW))) for one in old))
     (new,) = await claim(store, "sub_1")
     await store.deliveries.mark(mark_of(new, attempt=attempt(started_at=NOW + 1)))
-    assert await until_none(lambda: store.upkeep.delete_attempts(NOW + 1)) == [BATCH, 4, 0]
+    assert await until_none(lambda: store.upkeep.delete_attempts(NOW + 1)) == [MAX_ROWS, 4, 0]
     assert [row["delivery_id"] for row in await rows(store, "SELECT delivery_id FROM attempts")] == [new.id]
 
 
 async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    owed, *others = await events_at(store, NOW, *[NOW + 1] * (BATCH + 5))
+    owed, *others = await events_at(store, NOW, *[NOW + 1] * (SLICE + 5))
     for one in await claim(store, "sub_1", 1_000, now=NOW + 2):
         if one.job_uid != owed:
             await store.deliveries.mark(mark_of(one))
     tracked = await track(store, "tracked")
-    assert await until_none(lambda: store.upkeep.delete_jobs(NOW + 1)) == [0]
-    assert await until_none(lambda: store.upkeep.delete_jobs(NOW + 2)) == [BATCH, 5, 0]
+    assert await sweep_jobs(store, NOW + 1) == [0]
+    assert await sweep_jobs(store, NOW + 2) == [SLICE - 1, 6]
     assert {row["uid"] for row in await rows(store, "SELECT uid FROM jobs")} == {owed, tracked}
-    assert len(others) == BATCH + 5
+    assert len(others) == SLICE + 5
 
 
 async def test_many_owed_jobs_hold_the_others_not_up(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
-    await events_at(store, *[NOW] * (BATCH + 5))
+    await events_at(store, *[NOW] * (SLICE + 5))
     free = await track(store, "free")
     await store.jobs.untrack(free, NOW + 1)
-    assert await until_none(lambda: store.upkeep.delete_jobs(NOW + 2)) == [1, 0]
+    assert await sweep_jobs(store, NOW + 2) == [0, 1]
     assert await store.jobs.get(free) is None
 
 
@@ -175,15 +186,15 @@ async def test_a_job_takes_its_callbacks_with_it(store: Store) -> None:
     sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
     uid = await track(store, "a", callback_subscription_id=sub)
     await store.jobs.untrack(uid, NOW)
-    assert await store.upkeep.delete_jobs(NOW + 5) == 1
+    assert await sweep_jobs(store, NOW + 5) == [1]
     assert (await counts(store))["job_callbacks"] == 0
     assert (await counts(store))["subscriptions"] == 1
 
 
 async def test_old_idempotency_keys_go(store: Store) -> None:
-    for nth in range(BATCH + 3):
+    for nth in range(MAX_ROWS + 3):
         await store.idempotency.begin(f"key {nth}", "digest", NOW if nth else NOW + 5, 0.0)
-    assert await until_none(lambda: store.upkeep.delete_idempotency_keys(NOW + 5)) == [BATCH, 2, 0]
+    assert await until_none(lambda: store.upkeep.delete_idempotency_keys(NOW + 5)) == [MAX_ROWS, 2, 0]
     assert await store.idempotency.begin("key 0", "digest", NOW + 9, 0.0) is not None
 
 

@@ -1,0 +1,97 @@
+"""The gauges that the database is asked for: what is pending, what holds it up, how old it is, how large all is."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from relay import upkeep
+from relay.core.records import Pending
+from relay.metrics import Metrics
+from relay.store import deliveries
+from relay.store.store import Store
+from tests.store_kit import NOW, claim, deliver_all, look, mark_of, subscription, track
+
+
+async def subscribe(store: Store, *names: str) -> None:
+    for name in names:
+        await store.subscriptions.create(subscription(name))
+
+
+async def test_nothing_is_pending_in_an_empty_store(store: Store) -> None:
+    assert await store.deliveries.pending() == Pending(
+        count=0, held={"failing": 0, "paused": 0, "disabled": 0}, oldest_at=None
+    )
+
+
+async def test_what_is_pending_is_told_by_what_holds_it_up(store: Store) -> None:
+    await subscribe(store, "sub_1", "sub_2", "sub_3", "sub_4")
+    await store.jobs.record(look(await track(store), 0, "queued", "running"))
+    await store.subscriptions.set_state("sub_1", "paused", NOW)
+    await store.subscriptions.set_state("sub_2", "disabled", NOW)
+    await store.subscriptions.set_sink_health("sub_3", failing_since=NOW, paused_until=None)
+    expected = Pending(count=8, held={"paused": 2, "disabled": 2, "failing": 2}, oldest_at=NOW)
+    assert await store.deliveries.pending() == expected
+
+
+async def test_the_oldest_pending_is_none_that_waits_for_somebody_to_act(store: Store) -> None:
+    """Nor one that was asked for by hand, which may be of last month."""
+    await subscribe(store, "sub_1", "sub_2", "sub_3")
+    for nth in range(3):
+        uid = await track(store, f"job {nth}", tracked_at=NOW + nth)
+        await store.jobs.record(look(uid, 0, "queued", now=NOW + nth))
+    await store.subscriptions.set_state("sub_1", "paused", NOW)
+    (oldest,) = await claim(store, "sub_2", 1, now=NOW + 9)
+    await store.deliveries.mark(mark_of(oldest, "dead", now=NOW + 9))
+    await deliver_all(store, "sub_3", now=NOW + 9)
+    assert (await store.deliveries.pending()).oldest_at == NOW + 1
+    await store.deliveries.retry(oldest.id, NOW + 10)
+    assert (await store.deliveries.pending()).oldest_at == NOW + 1
+
+
+async def test_no_more_is_counted_than_a_second_allows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert deliveries.COUNTED == 1_000_000
+    cut = replace(
+        deliveries.PENDING,
+        sqlite=deliveries.PENDING.sqlite.replace("LIMIT 1000000", "LIMIT 3"),
+        postgresql=text(deliveries.PENDING.postgresql.text.replace("LIMIT 1000000", "LIMIT 3")),
+    )
+    monkeypatch.setattr(deliveries, "PENDING", cut)
+    await subscribe(store, "sub_1")
+    await store.jobs.record(look(await track(store), 0, "queued", "running", "retrying", "running"))
+    assert await store.deliveries.pending_count() == 3
+
+
+async def test_the_database_says_how_large_it_is(store: Store) -> None:
+    before = await store.database.size_bytes()
+    assert before > 100_000
+    await track(store, metadata={"much": "x" * 1_000_000})
+    if store.database.shared:  # a megabyte of one letter is compressed
+        assert await store.database.size_bytes() >= before
+    else:
+        assert await store.database.size_bytes() > before + 1_000_000
+
+
+async def test_the_gauges(store: Store) -> None:
+    await subscribe(store, "sub_1", "sub_2")
+    await store.jobs.record(look(await track(store), 0, "queued", "running"))
+    await store.subscriptions.set_state("sub_1", "disabled", NOW)
+    metrics = Metrics()
+
+    async def measured() -> dict[str, float | None]:
+        await upkeep.measure(store.database, store.deliveries, store.intents, metrics, lambda: NOW + 60)
+        value = metrics.registry.get_sample_value
+        return {
+            "pending": value("relay_deliveries_pending"),
+            **{by: value("relay_deliveries_held", {"by": by}) for by in ("failing", "paused", "disabled")},
+            "oldest": value("relay_oldest_pending_seconds"),
+            "unknown": value("relay_intents_unknown"),
+        }
+
+    held = {"failing": 0.0, "paused": 0.0, "disabled": 2.0}
+    assert await measured() == {"pending": 4.0, **held, "oldest": 60.0, "unknown": 0.0}
+    assert metrics.registry.get_sample_value("relay_database_bytes") == await store.database.size_bytes()
+    await deliver_all(store, "sub_2")
+    await store.subscriptions.set_state("sub_1", "enabled", NOW)
+    await deliver_all(store, "sub_1")
+    assert await measured() == {"pending": 0.0, **held, "disabled": 0.0, "oldest": 0.0, "unknown": 0.0}

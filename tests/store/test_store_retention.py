@@ -1,0 +1,222 @@
+"""Retention and the search for strays as a node does them: bounded, going on where they were, and enough."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import event as sqlalchemy_event
+
+from relay import upkeep
+from relay.config import RetentionSettings
+from relay.metrics import Metrics
+from relay.store.store import Store
+from relay.store.upkeep import MAX_ROWS, SLICE
+from relay.timetable import UPKEEP_SECONDS
+from relay.upkeep import DAY_SECONDS, Retention, Strays
+from tests.postgres_server import shared_server
+from tests.store_databases import POSTGRES_DATABASE
+from tests.store_days import Day, days
+from tests.store_kit import (
+    NOW,
+    counts,
+    deliver_all,
+    deliveries,
+    execute,
+    intent,
+    look,
+    registration,
+    subscription,
+    together,
+    track,
+)
+
+LATER = NOW + 31 * DAY_SECONDS
+
+
+def retention_of(store: Store, now: float = LATER, metrics: Metrics | None = None, **days: int) -> Retention:
+    values = {"events_days": 30, "attempts_days": 14, "jobs_days": 30, **days}
+    return Retention(store.upkeep, metrics or Metrics(), lambda: now, **values)
+
+
+async def ended(store: Store, count: int, now: float = NOW, prefix: str = "job") -> None:
+    """Jobs that ended, with one event each."""
+    batch = [registration(f"{prefix} {n}", tracked_at=now) for n in range(count)]
+    await store.jobs.register_many(batch)
+    await together(
+        store, *(store.jobs.record(look(one.uid, 0, "succeeded", outcome="succeeded", now=now)) for one in batch)
+    )
+
+
+@dataclass
+class Deletions:
+    """How many rows each transaction deleted, of the tables that retention is about."""
+
+    transactions: list[int] = field(default_factory=list)
+    _open: int = 0
+
+    def executed(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.lstrip().startswith("DELETE"):
+            self._open += max(0, cursor.rowcount)
+
+    def committed(self, connection: Any) -> None:
+        if self._open:
+            self.transactions.append(self._open)
+        self._open = 0
+
+
+@contextmanager
+def deletions(store: Store) -> Iterator[Deletions]:
+    """Counts what the writer deletes."""
+    database: Any = store.database
+    engine = database._writing.sync_engine if database.shared else database._engine
+    found = Deletions()
+    sqlalchemy_event.listen(engine, "after_cursor_execute", found.executed)
+    sqlalchemy_event.listen(engine, "commit", found.committed)
+    yield found
+    sqlalchemy_event.remove(engine, "after_cursor_execute", found.executed)
+    sqlalchemy_event.remove(engine, "commit", found.committed)
+
+
+async def test_everything_that_is_too_old_goes_and_is_counted(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await ended(store, 3)
+    await deliver_all(store, "sub_1")
+    await ended(store, 2, LATER, "new")
+    await deliver_all(store, "sub_1", now=LATER)
+    await store.intents.begin(intent())
+    await store.idempotency.begin("key", "digest", NOW, 0.0)
+    metrics = Metrics()
+    assert await retention_of(store, metrics=metrics).run_once() == 3 * 3 + 2
+    left = await counts(store)
+    assert [left[name] for name in ("jobs", "events", "deliveries", "attempts")] == [2, 2, 2, 2]
+    gone = {
+        name: metrics.registry.get_sample_value("relay_retention_deleted_total", {"what": name})
+        for name in ("jobs", "events", "attempts", "intents", "idempotency_keys")
+    }
+    assert gone == {"jobs": 3, "events": 3, "attempts": 3, "intents": 1, "idempotency_keys": 1}
+
+
+async def test_attempts_go_before_their_events(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await ended(store, 3)
+    await deliver_all(store, "sub_1")
+    await retention_of(store, NOW + 15 * DAY_SECONDS).run_once()
+    left = await counts(store)
+    assert [left[name] for name in ("jobs", "events", "deliveries", "attempts")] == [3, 3, 3, 0]
+
+
+async def test_no_transaction_deletes_more_than_so_many_rows(store: Store) -> None:
+    for nth in range(6):
+        await store.subscriptions.create(subscription(f"sub_{nth}"))
+    await ended(store, SLICE + 50)
+    for nth in range(6):
+        await deliver_all(store, f"sub_{nth}")
+    with deletions(store) as found:
+        await retention_of(store, attempts_days=36_500).run_once()  # with attempts: 13 rows an event, and the job
+    assert sum(found.transactions) == 14 * (SLICE + 50)
+    assert max(found.transactions) <= MAX_ROWS
+    assert (await counts(store))["events"] == 0
+
+
+async def test_the_deliveries_of_one_event_go_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them gone, a replay would send to those subscriptions again."""
+    monkeypatch.setattr("relay.store.upkeep.MAX_ROWS", 5)
+    for nth in range(6):
+        await store.subscriptions.create(subscription(f"sub_{nth}"))
+    await ended(store, 2)
+    for nth in range(6):
+        await deliver_all(store, f"sub_{nth}")
+    with deletions(store) as found:
+        await retention_of(store, attempts_days=36_500, jobs_days=36_500).run_once()
+    assert found.transactions == [13, 13]
+
+
+async def test_a_call_is_bounded_and_the_next_goes_on_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is owed by the hundred thousand, to a subscription that is disabled say, holds nothing up."""
+    monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
+    await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
+    await ended(store, 2 * SLICE)
+    uid = await track(store, "free", tracked_at=NOW + 1)
+    await store.jobs.record(look(uid, 0, "failed", outcome="failed", now=NOW + 1))
+    retention = retention_of(store)
+    assert [await retention.run_once() for _ in range(3)] == [0, 0, 2]
+    await deliver_all(store, "sub_1", now=NOW + 2)
+    assert [await retention.run_once() for _ in range(4)] == [4 * SLICE, 2 * SLICE, 0, 0]  # all attempts at once
+    left = await counts(store)
+    assert (left["events"], left["jobs"], left["attempts"]) == (0, 0, 0)
+
+
+def test_the_default_cadence_is_enough_for_many_times_100_000_events_a_day() -> None:
+    calls = DAY_SECONDS / UPKEEP_SECONDS
+    assert calls * upkeep.MAX_BATCHES * SLICE > 20 * 100_000
+    assert calls * upkeep.MAX_BATCHES * MAX_ROWS > 20 * 5 * 100_000
+
+
+async def test_strays_are_logged_and_the_dispatcher_is_woken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    woken: list[bool] = []
+    search = Strays(store.upkeep, lambda: NOW, lambda: woken.append(True))
+    assert await search.run_once() == 0
+    assert woken == []
+    await execute(store, "UPDATE deliveries SET state = 'blocked'")
+    assert sum([await search.run_once() for _ in range(2)]) == 1
+    assert woken == [True]
+    assert [row["state"] for row in await deliveries(store)] == ["pending"]
+
+
+async def test_all_that_is_pending_is_searched_for_strays_a_part_a_call(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
+    monkeypatch.setattr("relay.store.upkeep.OPEN_SLICE", upkeep_slice_of(10))
+    await store.subscriptions.create(subscription("sub_1"))
+    await ended(store, 25)
+    last = (await deliveries(store))[-1]["id"]
+    await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE id = :id", id=last)
+    search = Strays(store.upkeep, lambda: NOW, lambda: None)
+    assert [await search.run_once() for _ in range(3)] == [0, 0, 1]
+
+
+def upkeep_slice_of(count: int) -> str:
+    from relay.store.upkeep import OPEN_SLICE
+
+    assert "LIMIT 1000" in OPEN_SLICE
+    return OPEN_SLICE.replace("LIMIT 1000", f"LIMIT {count}")
+
+
+SMALL_LOG_PAGES = 100
+
+
+@pytest.fixture
+def a_small_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's log, which may be as large as ten thousand events, is kept small."""
+    monkeypatch.setattr("relay.store.database.WAL_AUTOCHECKPOINT_PAGES", SMALL_LOG_PAGES)
+
+
+async def sixty_days(store: Store, settings: RetentionSettings | None) -> list[Day]:
+    """With PostgreSQL, what autovacuum does every minute is done at the end of each day."""
+    found: list[Day] = []
+    async for day in days(store, 60, 120, settings=settings, steps_a_day=1):
+        found.append(day)
+        if store.database.shared:
+            shared_server().execute("VACUUM jobs, events, deliveries, attempts", POSTGRES_DATABASE)
+    return found
+
+
+@pytest.mark.usefixtures("a_small_log")
+async def test_sixty_days_show_a_plateau(open_again: Callable[..., Awaitable[Store]]) -> None:
+    found = await sixty_days(await open_again(), RetentionSettings())
+    assert found[59].events == found[39].events == 30 * 120 + 120
+    assert found[59].size_bytes <= 1.1 * found[39].size_bytes
+
+
+@pytest.mark.usefixtures("a_small_log")
+async def test_without_retention_they_would_not(open_again: Callable[..., Awaitable[Store]]) -> None:
+    found = await sixty_days(await open_again(), None)
+    assert found[59].events == 60 * 120
+    assert found[59].size_bytes > 1.1 * found[39].size_bytes
