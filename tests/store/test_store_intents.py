@@ -10,7 +10,7 @@ from relay.errors import Conflict, InvalidRequest
 from relay.store.intents import CUT_OFF, IN_FLIGHT_SECONDS
 from relay.store.pages import encode_cursor
 from relay.store.store import Store
-from relay.store.upkeep import BATCH
+from relay.store.upkeep import MAX_ROWS
 from tests.store_kit import NOW, counts, intent, registration, rows, together, track
 
 LATER = NOW + 60.0
@@ -210,10 +210,10 @@ async def test_retention_deletes_those_that_nobody_took_care_of(store: Store) ->
 
 
 async def test_retention_goes_in_batches_from_the_oldest_on(store: Store) -> None:
-    many = [intent(NOW + n) for n in range(BATCH + 3)]
+    many = [intent(NOW + n) for n in range(MAX_ROWS + 3)]
     await together(store, *(store.intents.begin(one) for one in many))
-    assert await store.upkeep.delete_intents(NOW + len(many)) == BATCH
-    assert await left(store) == {one.id for one in many[BATCH:]}
+    assert await store.upkeep.delete_intents(NOW + len(many)) == MAX_ROWS
+    assert await left(store) == {one.id for one in many[MAX_ROWS:]}
     assert await store.upkeep.delete_intents(NOW + len(many)) == 3
 
 
