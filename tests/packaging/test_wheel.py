@@ -43,9 +43,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel and what it asks for, nothing else."""
     venv = tmp_path_factory.mktemp("plain install") / "venv"
-    run(sys.executable, "-m", "venv", venv)
+    run(sys.executable, "-m", "venv", "--without-pip", venv)
     lock = ROOT / "tests" / "requirements.lock"
-    pip = (venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
+    pip = (sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "--disable-pip-version-check")
     run(*pip, "install", "--quiet", "--no-compile", "-c", lock, wheel)
     return venv
 
