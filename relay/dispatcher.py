@@ -13,9 +13,10 @@ from typing import Protocol
 
 import structlog
 
-from relay.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
+from relay.attempts import Headers, attempt_of
 from relay.clock import Clock
-from relay.core import retry, signing
+from relay.conclusions import Tried, conclude
+from relay.core import signing
 from relay.core.delivery import Attempt, Claimed, OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.filters import matches
@@ -460,110 +461,31 @@ class Dispatcher:
 
     def _mark(self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome) -> Mark:
         now = self._clock()
-        subscription, probe = target.subscription, claimed.probe
-        attempt_count = 1 if probe else claimed.attempt_count + 1
-        schedule = (0.0,) if probe else subscription.retry_schedule_seconds
-        decision = retry.decide(
-            outcome,
-            attempt_count=attempt_count,
-            schedule_seconds=schedule,
+        free = self.slots.free(target) if self._may_go_on(target, now) else 0
+        mark, pause_until = conclude(
+            Tried(
+                claimed=claimed,
+                subscription=target.subscription,
+                shown_sink=target.shown_sink,
+                failing_since=target.failing_since,
+                headers=headers,
+                response=response,
+                outcome=outcome,
+            ),
+            now,
             jitter=self._settings.jitter,
-            random_value=self._random.random(),
-            now=now,
-        )
-        state, due_at, disable = "pending", None, None
-        match decision:
-            case retry.Done():
-                state = "delivered"
-            case retry.Retry() if probe:
-                due_at = claimed.created_at
-            case retry.Retry():
-                due_at = decision.at
-                target.paused_until = max(target.paused_until, decision.pause_until or 0.0)
-            case retry.Dead():
-                state = "dead"
-                target.paused_until = max(target.paused_until, decision.pause_until or 0.0)
-            case retry.Disable():
-                disable = decision.reason
-        since = target.failing_since
-        failing_seconds = now - since if since is not None and state != "delivered" and not probe else 0.0
-        failed_long = None
-        if disable is None and failing_seconds > 0 and failing_seconds >= self._settings.disable_after_seconds:
-            disable, failed_long = f"only failures for {int(failing_seconds)} s", failing_seconds
-        said = retry.sentence(
-            decision,
-            attempt_count=attempt_count,
-            schedule_seconds=schedule,
-            now=now,
-            failing_seconds=failed_long,
-            probe=probe,
-        )
-        attempt = attempt_of(
-            claimed.made_count + 1,
-            headers,
-            response,
-            secrets=secrets_of(subscription.sink, target.shown_sink, subscription.headers),
-            decision=said,
-            next_attempt_at=due_at if disable is None and not probe else None,
-        )
-        free = self.slots.free(target) if disable is None and self._may_go_on(target, now) else 0
-        return Mark(
-            claimed=claimed,
-            state=state,
-            now=now,
-            attempt=attempt,
-            due_at=due_at,
-            reason=decision.reason,
-            disable=disable,
-            probe_at=self._probe_at(target, decision, now) if probe or disable is not None else None,
-            events=self._events(target, claimed, attempt, decision, disable, now)
-            if probe or state != "delivered"
-            else (),
+            chance=self._random.random,
+            disable_after_seconds=self._settings.disable_after_seconds,
+            dataschema_base=self._settings.dataschema_base,
             next_lease=self._lease(now, target.subscription.timeout_seconds) if free > 0 else None,
             next_count=2 if free > 1 else 1,
         )
-
-    def _probe_at(self, target: Target, decision: retry.Decision, now: float) -> float | None:
-        """When a subscription that is disabled, now or still, is tried again; None for one that is gone."""
-        if isinstance(decision, retry.Disable):
-            return None
-        disabled_at = target.subscription.state_since if target.subscription.state == "disabled" else None
-        at = retry.next_probe_at(
-            since=now if disabled_at is None else disabled_at,
-            now=now,
-            disable_after_seconds=self._settings.disable_after_seconds,
-            jitter=self._settings.jitter,
-            random_value=self._random.random(),
-        )
-        asked_for = None if isinstance(decision, retry.Done) else decision.pause_until
-        return max(at, asked_for or 0.0)
+        target.paused_until = max(target.paused_until, pause_until)
+        return mark
 
     def _may_go_on(self, target: Target, now: float) -> bool:
         one_by_one = target.rate is not None or target.drain_per_second(now) is not None
         return target.known and not one_by_one and not self._stopping and target.may_send(now)
-
-    def _events(
-        self,
-        target: Target,
-        claimed: Claimed,
-        attempt: Attempt,
-        decision: retry.Decision,
-        disable: str | None,
-        now: float,
-    ) -> tuple[Event, ...]:
-        base = self._settings.dataschema_base
-        events: list[Event | None] = []
-        if isinstance(decision, retry.Dead):
-            exhausted, reason = decision.exhausted, decision.reason
-            events.append(
-                expired_event(claimed, attempt, reason=reason, exhausted=exhausted, now=now, dataschema_base=base)
-            )
-        about, since = (target.subscription.id, target.shown_sink), target.failing_since
-        if disable is not None and target.subscription.state == "enabled":
-            events.append(disabled_event(*about, reason=disable, since=since, now=now, dataschema_base=base))
-        if claimed.probe and isinstance(decision, retry.Done):
-            events.append(recovered_event(*about, reason=decision.reason, since=since, now=now, dataschema_base=base))
-        return tuple(event for event in events if event is not None)
 
     async def _after(self, target: Target, mark: Mark, marked: Marked, outcome: Outcome) -> None:
         """What others have to know of an attempt, once it is committed."""
