@@ -26,11 +26,10 @@ SOAK_CASES ?= 20000
 SOAK_KILLS ?= 500
 SOAK_SEED ?= 20260520
 
-# A file's tests stay together, since they share its databases. Units and simulations compute: one worker a processor.
-# The others wait for processes and databases a good part of the time: three for two. With more, the kills at random
-# moments find deliveries that wait for a processor, repeat too many of them, and are measured again for minutes.
+# A file's tests stay together, since they share its databases. Units compute: one worker a processor. The others wait
+# for processes and databases a good part of the time: two.
 AT_ONCE := -q --dist loadfile --no-loadscope-reorder
-THREE_FOR_TWO := $$($(BIN)/python -c 'import os; print(3 * (os.cpu_count() or 1) // 2)')
+TWO_A_PROCESSOR := $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 # The variables that would make a run here depend on whose shell it is.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -55,14 +54,18 @@ lint: $(READY)
 	echo "==> import-linter: which room may call which"
 	$(BIN)/lint-imports
 
-test: lint
-	@echo "==> pytest: the units, and with them every branch of relay/core"
-	rm -f .coverage .coverage.*
+# The quick part runs beside the units, which leave it a processor at the start.
+test: $(READY)
+	@rm -f .coverage .coverage.*
+	$(MAKE) lint > .lint.log 2>&1 & lint=$$!
+	trap 'kill $$lint 2> /dev/null || true' EXIT
+	echo "==> pytest: the units, and with them every branch of relay/core"
 	$(BIN)/python -m pytest $(AT_ONCE) -n auto tests/unit --cov=relay/core --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
-	echo "==> pytest: simulations, and whatever a parser may be given"
-	$(BIN)/python -m pytest $(AT_ONCE) -n auto tests/simulation tests/fuzz
+	wait $$lint || { cat .lint.log; exit 1; }
+	trap - EXIT
+	cat .lint.log
 	echo "==> pytest: all others"
-	$(BIN)/python -m pytest $(AT_ONCE) -n $(THREE_FOR_TWO) --ignore=tests/unit --ignore=tests/simulation --ignore=tests/fuzz
+	$(BIN)/python -m pytest $(AT_ONCE) -n $(TWO_A_PROCESSOR) --ignore=tests/unit
 	echo "==> all checks passed"
 
 bench: $(READY)
@@ -78,7 +81,7 @@ soak: $(READY)
 	echo "==> soaked: all held"
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* dist build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build
 
 $(READY): tests/requirements.lock pyproject.toml
 	@if ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then
@@ -92,7 +95,7 @@ $(READY): tests/requirements.lock pyproject.toml
 		exit 1
 	fi
 	echo "==> installing the packages that tests/requirements.lock pins"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r tests/requirements.lock
 	echo "==> installing revor-relay from this folder"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	echo "$$PWD" > .venv/.made-at
