@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import signal
 
 import pytest
@@ -8,6 +9,15 @@ from hypothesis import settings
 # A shell starts what runs in the background with Ctrl-C ignored, and the programs that we start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What is imported and collected lasts: the garbage collector need not go through it, now or during the tests.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 # The time that one example takes says more about the machine's load than about the code: tests run in parallel.
 settings.register_profile("relay", deadline=None, print_blob=True)
