@@ -12,6 +12,8 @@ from dataclasses import dataclass
 START = 8
 QUEUEING = 2.0
 """An answer that takes so many times longer than one alone has stood in a line."""
+PROMPT_SECONDS = 0.01
+"""An answer that comes within this time has not: what it waited for is us."""
 DRIFT = 1.1
 
 
@@ -37,7 +39,7 @@ class Concurrency:
             self._alone_seconds = min(duration_seconds, DRIFT * self._alone_seconds)
         if in_flight < limit:
             return
-        if duration_seconds <= QUEUEING * self._alone_seconds:
+        if duration_seconds <= max(QUEUEING * self._alone_seconds, PROMPT_SECONDS):
             self._window = min(self._window + (1 if self._doubles else 1 / self._window), self.ceiling)
         else:
             self._doubles = False

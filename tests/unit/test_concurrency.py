@@ -30,17 +30,24 @@ def test_a_sink_that_answers_as_soon_as_ever_gets_more_up_to_the_ceiling():
 
 def test_a_sink_whose_answers_stand_in_a_line_gets_no_more():
     concurrency = Concurrency(ceiling=64)
-    concurrency.succeeded(0.010, in_flight=1, limit=START)
-    assert filled(concurrency, 0.021, 1_000) == START
+    concurrency.succeeded(0.1, in_flight=1, limit=START)
+    assert filled(concurrency, 0.21, 1_000) == START
 
 
 def test_what_was_added_goes_again_when_a_line_forms_but_not_what_it_began_with():
     concurrency = Concurrency(ceiling=64)
-    assert filled(concurrency, 0.010, 20) == START + 20
-    assert filled(concurrency, 0.021, START + 20) == START + 18
-    assert filled(concurrency, 0.021, 1_000) == START
-    assert filled(concurrency, 0.010, START) == START, "by one a round from now on"
-    assert filled(concurrency, 0.010, START) == START + 1
+    assert filled(concurrency, 0.1, 20) == START + 20
+    assert filled(concurrency, 0.21, START + 20) == START + 18
+    assert filled(concurrency, 0.21, 1_000) == START
+    assert filled(concurrency, 0.1, START) == START, "by one a round from now on"
+    assert filled(concurrency, 0.1, START) == START + 1
+
+
+def test_a_prompt_answer_has_stood_in_no_line():
+    concurrency = Concurrency(ceiling=64)
+    concurrency.succeeded(0.001, in_flight=1, limit=START)
+    assert filled(concurrency, 0.01, 1_000) == 64
+    assert filled(concurrency, 0.011, 64) < 64
 
 
 def test_slots_that_were_not_in_use_are_no_reason_for_more():
@@ -52,7 +59,7 @@ def test_slots_that_were_not_in_use_are_no_reason_for_more():
 
 def test_a_sink_that_has_become_slower_is_measured_anew_by_what_is_out_alone():
     concurrency = Concurrency(ceiling=64)
-    concurrency.succeeded(0.010, in_flight=1, limit=START)
+    concurrency.succeeded(0.1, in_flight=1, limit=START)
     concurrency.succeeded(5.0, in_flight=1, limit=START)
     assert filled(concurrency, 5.0, 1_000) == START, "one that was slow proves nothing"
     for _ in range(100):
