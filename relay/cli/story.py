@@ -182,7 +182,12 @@ def _next(delivery: Document, subscription: Document | None, now: float) -> str:
     if delivery["state"] != "pending":
         return "nothing, unless you send it again; later events of the job have gone on without it."
     if subscription is not None and subscription["state"] != "enabled":
-        return f"nothing, while the subscription is {subscription['state']}: it is kept, and sent when you resume."
+        until = f"nothing, while the subscription is {subscription['state']}: it is kept, and sent when"
+        probe = subscription.get("next_probe_at")
+        if probe is None:
+            return f"{until} you resume."
+        tried = f"at {moment(probe)}" if from_rfc3339(probe) > now else "now"
+        return f"{until} its sink takes the oldest event that waits, which is tried again {tried}, or you resume."
     if delivery.get("waiting_for"):
         return f"it is sent when {delivery['waiting_for']} has ended, since events of one job go in order."
     if delivery.get("next_attempt_at") is None:

@@ -289,7 +289,8 @@ def _subscription(subscription: Document) -> Iterator[str]:
     settings = subscription.get("protocolsettings") or {}
     yield f"SUBSCRIPTION {subscription['id']}"
     yield f"sink: {_host(subscription['sink'])}, {settings.get('method', 'POST')}, {config['kind']}"
-    yield _facts(subscription, "state", "disabled_reason", "created_at", "source")
+    yield _facts(subscription, "state", "state_since", "state_reason", "created_at", "source")
+    yield _facts(subscription, "failing_since", "failing_reason", "paused_until", "next_probe_at")
     yield f"types: {', '.join(subscription.get('types') or ['all of jobs'])}"
     yield _facts(config, "ordering", "start", "timeout_seconds", "rate_per_second", "concurrency", "content_mode")
     yield f"retry_schedule: {' '.join(f'{pause:g}' for pause in config['retry_schedule']) or 'none'}"

@@ -60,13 +60,14 @@ def delivery(*attempts: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**made, **changes}
 
 
-def subscription(state: str = "enabled", reason: str | None = None) -> dict[str, Any]:
+def subscription(state: str = "enabled", reason: str | None = None, next_probe_at: str | None = None) -> dict[str, Any]:
     sink = "https://receiver.example/hooks/relay?…"
     return {
         "id": SUBSCRIPTION,
         "sink": sink,
         "state": state,
         "disabled_reason": reason,
+        "next_probe_at": next_probe_at,
         "config": {"kind": "webhook"},
     }
 
@@ -161,6 +162,22 @@ def test_of_many_attempts_the_first_and_the_last_are_told() -> None:
             subscription("disabled", "http_410"),
             "has waited for 5 min: its subscription is disabled.",
             "nothing, while the subscription is disabled: it is kept, and sent when you resume.",
+            f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
+        ),
+        (
+            delivery(attempt(status_code=500)),
+            subscription("disabled", "only failures for 432000 s", "2026-05-20T10:30:00.000Z"),
+            "has waited for 5 min: its subscription is disabled.",
+            "nothing, while the subscription is disabled: it is kept, and sent when its sink takes the oldest event "
+            "that waits, which is tried again at 2026-05-20 10:30:00 UTC, or you resume.",
+            f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
+        ),
+        (
+            delivery(attempt(status_code=500)),
+            subscription("disabled", "only failures for 432000 s", "2026-05-20T10:00:09.000Z"),
+            "has waited for 5 min: its subscription is disabled.",
+            "nothing, while the subscription is disabled: it is kept, and sent when its sink takes the oldest event "
+            "that waits, which is tried again now, or you resume.",
             f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
         ),
         (

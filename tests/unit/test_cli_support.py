@@ -93,6 +93,12 @@ def subscription(sink: str = "https://receiver.example/hooks/relay?…", **chang
         "description": None,
         "state": "disabled",
         "disabled_reason": "http_410",
+        "state_since": "2026-05-20T09:00:00.000Z",
+        "state_reason": "http_410",
+        "failing_since": "2026-05-20T08:00:00.000Z",
+        "failing_reason": "http_500",
+        "paused_until": None,
+        "next_probe_at": None,
         "created_at": "2026-05-19T10:00:00.000Z",
     }
     return {**made, **changes}
@@ -142,7 +148,9 @@ def test_everything_around_an_id_is_in_the_text(id: str, stub: Stub, capsys: pyt
         *("error: reconnect_required", "last error: code: unavailable", "explained: The job is closed"),
         *("EVENTS (1)", "(running → failed)", "request_id: req_7", "DELIVERIES (1)", f"{DELIVERY}: {EVENT}"),
         *(f"SUBSCRIPTION {SUBSCRIPTION}", "sink: https://receiver.example/…, POST, webhook"),
-        *("state: disabled, disabled_reason: http_410", "retry_schedule: 5 300", "own headers: X-Own-Token"),
+        "state: disabled, state_since: 2026-05-20T09:00:00.000Z, state_reason: http_410",
+        "failing_since: 2026-05-20T08:00:00.000Z, failing_reason: http_500",
+        *("retry_schedule: 5 300", "own headers: X-Own-Token"),
         *("time: DNS 2.1 ms, connect 18 ms", "→ HTTP 503 (attempt 1 of 10): tried again in 5 s"),
     ):
         assert what in out, (what, out)
