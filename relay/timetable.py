@@ -52,14 +52,7 @@ def timetable(
         Upkeep(
             name="retention",
             every_seconds=UPKEEP_SECONDS,
-            run=upkeep.Retention(
-                store.upkeep,
-                metrics,
-                clock,
-                events_days=retention.events_days,
-                attempts_days=retention.attempts_days,
-                jobs_days=retention.jobs_days,
-            ).run_once,
+            run=upkeep.Retention(store.upkeep, metrics, clock, retention).run_once,
         ),
         Upkeep(
             name="strays",

@@ -73,19 +73,28 @@ class Memory(Protocol):
     async def save(self) -> None: ...
 
 
+class Kept(Protocol):
+    """How long rows are kept: docs/settings.md, `retention`."""
+
+    @property
+    def events_days(self) -> int: ...
+    @property
+    def attempts_days(self) -> int: ...
+    @property
+    def jobs_days(self) -> int: ...
+
+
 class Retention:
     """Deletes what is older than it is to be kept. A call does a bounded number of small batches; the next goes on
     where that ended, so what is owed and has to stay is not gone through again and again."""
 
-    def __init__(
-        self, rows: Rows, metrics: Metrics, clock: Clock, *, events_days: int, attempts_days: int, jobs_days: int
-    ) -> None:
+    def __init__(self, rows: Rows, metrics: Metrics, clock: Clock, kept: Kept) -> None:
         self._rows = rows
         self._metrics = metrics
         self._clock = clock
-        self._events_seconds = events_days * DAY_SECONDS
-        self._attempts_seconds = attempts_days * DAY_SECONDS
-        self._jobs_seconds = jobs_days * DAY_SECONDS
+        self._events_seconds = kept.events_days * DAY_SECONDS
+        self._attempts_seconds = kept.attempts_days * DAY_SECONDS
+        self._jobs_seconds = kept.jobs_days * DAY_SECONDS
         self._event: Any = None
         self._job: Any = None
 

@@ -1,7 +1,7 @@
 """A small relay on a real database with a fake clock, upstream and sink: what the simulation tests stand on."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,32 @@ class World:
     async def types(self) -> list[str]:
         """The last words of every event's type, oldest first."""
         return [event.type.removeprefix("test.job.") for _, event in await self.store.events.after(0)]
+
+
+@contextmanager
+def crashing(world: World, step: str) -> Iterator[None]:
+    """Each delivery ends at this step as if the process had: `before_send`, `after_send` or `after_mark`."""
+    real_send, real_mark = world.sink.send, world.store.deliveries.mark
+
+    async def send(request: Any, *, timeout_seconds: float) -> Any:
+        if step == "before_send":
+            raise RuntimeError("crash")
+        answer = await real_send(request, timeout_seconds=timeout_seconds)
+        if step == "after_send":
+            raise RuntimeError("crash")
+        return answer
+
+    async def mark(one: Any) -> Any:
+        done = await real_mark(one)
+        if step == "after_mark":
+            raise RuntimeError("crash")
+        return done
+
+    world.sink.send, world.store.deliveries.mark = send, mark  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        world.sink.send, world.store.deliveries.mark = real_send, real_mark  # type: ignore[method-assign]
 
 
 def seen(status: str, **values: Any) -> ScriptedLook:

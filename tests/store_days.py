@@ -58,14 +58,7 @@ async def days(
     now = BEGIN
     retention = None
     if settings is not None:
-        retention = Retention(
-            store.upkeep,
-            Metrics(),
-            lambda: now,
-            events_days=settings.events_days,
-            attempts_days=settings.attempts_days,
-            jobs_days=settings.jobs_days,
-        )
+        retention = Retention(store.upkeep, Metrics(), lambda: now, settings)
     jobs_a_day = events_a_day // EVENTS_A_JOB
     made = 0
     for number in range(1, count + 1):

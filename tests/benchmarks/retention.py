@@ -88,15 +88,7 @@ async def stall(url: str, events: int) -> dict[str, float]:
             await execute(store, statement.replace("{body}", body), count=events, at=BEGIN - OLD)
         await execute(store, "ANALYZE")
         alone = await _latencies(store, asyncio.create_task(asyncio.sleep(5)))
-        kept = RetentionSettings()
-        retention = Retention(
-            store.upkeep,
-            Metrics(),
-            lambda: BEGIN,
-            events_days=kept.events_days,
-            attempts_days=kept.attempts_days,
-            jobs_days=kept.jobs_days,
-        )
+        retention = Retention(store.upkeep, Metrics(), lambda: BEGIN, RetentionSettings())
 
         async def delete() -> int:
             total = 0

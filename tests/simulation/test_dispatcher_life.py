@@ -9,7 +9,7 @@ from standardwebhooks import Webhook
 
 from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
-from tests.simulation_world import SECRET, open_world, seen
+from tests.simulation_world import SECRET, crashing, open_world, seen
 from tests.store_kit import rows
 
 
@@ -382,26 +382,9 @@ async def test_what_is_recorded_only_after_the_end_is_given_back_unsent(tmp_path
 async def test_a_crash_at_any_step_loses_nothing_and_makes_no_second_event(tmp_path, crash):
     async with open_world(tmp_path) as world:
         await world.subscribe()
-        real_send, real_mark = world.sink.send, world.store.deliveries.mark
-
-        async def send(request, *, timeout_seconds):
-            if crash == "before_send":
-                raise RuntimeError("crash")
-            answer = await real_send(request, timeout_seconds=timeout_seconds)
-            if crash == "after_send":
-                raise RuntimeError("crash")
-            return answer
-
-        async def mark(one):
-            done = await real_mark(one)
-            if crash == "after_mark":
-                raise RuntimeError("crash")
-            return done
-
-        world.sink.send, world.store.deliveries.mark = send, mark
-        await world.register("a", *life("queued", "running", "succeeded"))
-        await world.run(30)
-        world.sink.send, world.store.deliveries.mark = real_send, real_mark
+        with crashing(world, crash):
+            await world.register("a", *life("queued", "running", "succeeded"))
+            await world.run(30)
         await world.store.deliveries.release_all(world.clock())
         await world.run(3)
         assert await states(world) == ["delivered"] * 3

@@ -12,7 +12,7 @@ import pytest
 from relay.core.delivery import Response
 from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
-from tests.simulation_world import World, open_world, seen
+from tests.simulation_world import World, crashing, open_world, seen
 from tests.store_kit import rows
 
 HOUR = 3_600.0
@@ -306,27 +306,10 @@ async def test_a_crash_at_any_step_of_a_probe_makes_one_recovery(tmp_path, crash
         made = await disable(world, jobs=3)
         world.sink.answers.clear()
         world.sink.answers.append(200)
-        real_send, real_mark = world.sink.send, world.store.deliveries.mark
-
-        async def send(request, *, timeout_seconds):
-            if crash == "before_send":
-                raise RuntimeError("crash")
-            answer = await real_send(request, timeout_seconds=timeout_seconds)
-            if crash == "after_send":
-                raise RuntimeError("crash")
-            return answer
-
-        async def mark(one):
-            done = await real_mark(one)
-            if crash == "after_mark":
-                raise RuntimeError("crash")
-            return done
-
-        world.sink.send, world.store.deliveries.mark = send, mark
-        world.clock.advance(60)
-        await world.dispatcher.run_once()
-        await world.dispatcher.drain()
-        world.sink.send, world.store.deliveries.mark = real_send, real_mark
+        with crashing(world, crash):
+            world.clock.advance(60)
+            await world.dispatcher.run_once()
+            await world.dispatcher.drain()
         await world.store.deliveries.release_all(world.clock())
         await world.restart()
         await world.run(60)

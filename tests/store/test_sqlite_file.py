@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from relay.config import RetentionSettings
 from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.metrics import Metrics
 from relay.store import migrations
@@ -296,7 +297,7 @@ async def test_retention_makes_the_file_smaller_when_less_is_kept(store: Store) 
     await ended(store, 1_000)
     before, _ = await pages(store)
     at = NOW + 31 * DAY_SECONDS
-    retention = Retention(store.upkeep, Metrics(), lambda: at, events_days=30, attempts_days=14, jobs_days=30)
+    retention = Retention(store.upkeep, Metrics(), lambda: at, RetentionSettings())
     assert await retention.run_once() == 2_000
     after, free = await pages(store)
     assert after < before / 2

@@ -36,8 +36,7 @@ LATER = NOW + 31 * DAY_SECONDS
 
 
 def retention_of(store: Store, now: float = LATER, metrics: Metrics | None = None, **days: int) -> Retention:
-    values = {"events_days": 30, "attempts_days": 14, "jobs_days": 30, **days}
-    return Retention(store.upkeep, metrics or Metrics(), lambda: now, **values)
+    return Retention(store.upkeep, metrics or Metrics(), lambda: now, RetentionSettings(**days))
 
 
 async def ended(store: Store, count: int, now: float = NOW, prefix: str = "job") -> None:
