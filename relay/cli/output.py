@@ -1,5 +1,6 @@
 """What the commands print: JSON, tables, and signs of life where a person is watching."""
 
+import re
 import shutil
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+_TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{3}Z")
 MAX_KEPT_ID_WIDTH = 40
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
@@ -51,7 +53,8 @@ def clean(value: Any) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
-    """A table on a terminal, lines of tab-separated values elsewhere; `empty` is said when there are no rows."""
+    """A table on a terminal, with times to the second (UTC); lines of tab-separated values elsewhere, as the API has
+    them. `empty` is said when there are no rows."""
     if not rows:
         note(empty)
         return
@@ -65,10 +68,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    cells = [[_TIME.sub(r"\1 \2", cell) for cell in row] for row in cells]
     for place, column in enumerate(columns):
-        # An id is copied into the next command: it stays on one line, whatever has to give way for it.
-        kept = min(max(len(row[place]) for row in cells), MAX_KEPT_ID_WIDTH) if column == "id" else None
-        table.add_column(column.upper(), overflow="fold", min_width=kept)
+        # An id is copied into the next command: it stays on one line, and the others give way for it.
+        is_id = column in ("id", "example_id") and max(len(row[place]) for row in cells) <= MAX_KEPT_ID_WIDTH
+        table.add_column(column.upper(), overflow="fold", no_wrap=is_id)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
