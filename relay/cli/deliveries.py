@@ -15,7 +15,7 @@ app = typer.Typer(help="See what was sent to whom, and send it again.", no_args_
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_…).")]
 COLUMNS = ("id", "event_type", "state", "attempt_count", "next_attempt_at", "reason")
-GROUP_COLUMNS = {"reason": ("reason",), "sink": ("sink",), "day": ("day",)}
+GROUP_COLUMNS = {"reason": ("reason",), "sink": ("subscription_id", "sink"), "day": ("day",)}
 MAX_GROUPS = 500
 
 
