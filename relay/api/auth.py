@@ -23,6 +23,8 @@ ADMIN = "admin"
 READ = "read"
 JOBS_WRITE = "jobs:write"
 
+NODE_HEADER = b"relay-node"
+"""Names the relay that sent a request."""
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 _CHALLENGE = 'Bearer realm="revor-relay"'
 
@@ -53,7 +55,7 @@ def needs_identity(path: str) -> bool:
 
 def refuse_loop(headers: Sequence[tuple[bytes, bytes]], node_id: str) -> None:
     """Raises a 508 for a request of our own that came back to us."""
-    if (b"relay-node", node_id.encode()) in headers:
+    if (NODE_HEADER, node_id.encode()) in headers:
         detail = "this request was sent by this relay itself: an upstream or a sink points back at it"
         error = RequestError(detail, code="loop_detected", status=508)
         error.title = "Loop detected"

