@@ -432,7 +432,9 @@ async def open_node(
     clock = store.clock(clock)
     try:
         callback_secret = settings.delivery.callback_secret or await _stored_callback_secret(store, clock())
-        await store.subscriptions.all()  # a key that is missing shows now, not when something is to be delivered
+        # A key that is missing shows now, not when something is to be delivered.
+        await store.subscriptions.all()
+        await store.subscriptions.page(limit=1, callbacks=True)
         async with Sender(guard_policy(settings), clock=clock) as sender:
             adopted = await adopted_accounts(store)
             node = Node(

@@ -69,6 +69,7 @@ class Subscriptions(Protocol):
     @property
     def version(self) -> int: ...
     async def all(self) -> list[Subscription]: ...
+    async def some(self, ids: Sequence[str]) -> list[Subscription]: ...
     async def failing(self) -> dict[str, float]: ...
     async def set_sink_health(
         self,
@@ -235,14 +236,16 @@ class Dispatcher:
             await self._compare()
         next_due = now + IDLE_SCAN_SECONDS
         backlog = await self._deliveries.backlog()
-        waiting = {entry.subscription_id for entry in backlog}
-        for target in self.slots:
-            target.waiting = target.subscription.id in waiting
+        self._starved = not await self._meet(backlog, now)
+        self.slots.note_waiting({entry.subscription_id for entry in backlog})
         claims = []
-        self._starved = False
         for entry in backlog:
             found = self.slots.get(entry.subscription_id)
-            if found is None or found.subscription.state not in ("enabled", "disabled"):
+            if found is None:
+                if _due_at(entry) > now:
+                    next_due = min(next_due, _due_at(entry))
+                continue
+            if found.subscription.state not in ("enabled", "disabled"):
                 continue
             probing = found.subscription.state == "disabled"
             if probing:
@@ -251,8 +254,7 @@ class Dispatcher:
                 earliest = found.probe_at
             else:
                 self._forward(found, now)
-                due = [at for at in entry.due_at if at is not None]
-                earliest = max(min(due), found.paused_until, found.next_send_at)
+                earliest = max(_due_at(entry), found.paused_until, found.next_send_at)
             if earliest > now:
                 next_due = min(next_due, earliest)
                 continue
@@ -292,9 +294,19 @@ class Dispatcher:
         version = self._subscriptions.version
         if version == self._version:
             return
-        found = await self._subscriptions.all()
+        callbacks = [target.subscription.id for target in self.slots if target.subscription.callback]
+        found = [*await self._subscriptions.all(), *(await self._subscriptions.some(callbacks) if callbacks else ())]
         self.slots.adopt({one.id: (one, self._kinds(one.kind)) for one in found})
         self._version = version
+
+    async def _meet(self, backlog: Sequence[Backlog], now: float) -> bool:
+        """Reads the callbacks that have something due, no more of them than have room. Returns whether all have."""
+        strangers = [entry.subscription_id for entry in backlog if _due_at(entry) <= now]
+        strangers = [one for one in strangers if self.slots.get(one) is None]
+        met = strangers[: max(0, self.slots.concurrency - self.slots.in_flight)]
+        for one in await self._subscriptions.some(met) if met else ():
+            self.slots.join(one, self._kinds(one.kind))
+        return len(met) == len(strangers)
 
     async def _compare(self) -> None:
         """Of several nodes each sees some of the attempts: a sink has only failed while it has at none arrived."""
@@ -537,3 +549,7 @@ class Dispatcher:
         except StoreError as error:
             target.failing_since, target.pause_written = before, written  # the next attempt writes it
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
+
+
+def _due_at(entry: Backlog) -> float:
+    return min(at for at in entry.due_at if at is not None)

@@ -6,7 +6,7 @@ slot is free for another delivery, at most as many as there are slots: what is c
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -96,8 +96,9 @@ class Target:
 
 @dataclass(slots=True, eq=False)
 class _Host:
+    name: str
     in_flight: int = 0
-    targets: list[Target] = field(default_factory=list)
+    targets: set[Target] = field(default_factory=set)
 
 
 class Slots:
@@ -129,8 +130,26 @@ class Slots:
         for subscription, kind in subscriptions.values():
             self._adopt(subscription, kind)
 
+    def join(self, subscription: Subscription, kind: Kind) -> None:
+        """One more: a callback that has something to send."""
+        if subscription.id not in self._targets:
+            self._adopt(subscription, kind)
+
+    def note_waiting(self, ids: Set[str]) -> None:
+        """These have something pending. A callback that has not, and nothing out, is let go of: there may be as many
+        as jobs."""
+        for subscription_id, target in list(self._targets.items()):
+            target.waiting = subscription_id in ids
+            if target.subscription.callback and not target.waiting and not target.busy:
+                del self._targets[subscription_id]
+                target.known = False
+                target.host.targets.discard(target)
+                if not target.host.targets and not target.host.in_flight:
+                    self._hosts.pop(target.host.name, None)
+
     def _adopt(self, subscription: Subscription, kind: Kind) -> None:
-        host = self._hosts.setdefault(_host_of(subscription.sink), _Host())
+        name = _host_of(subscription.sink)
+        host = self._hosts.setdefault(name, _Host(name))
         shown_sink = kind.redacted_url(subscription.sink)
         ceiling = subscription.concurrency or self.per_host
         rate = subscription.rate_per_second or kind.rate_per_second
@@ -152,7 +171,7 @@ class Slots:
         target.probe_at = subscription.probe_at
         target.subscription, target.kind, target.host, target.shown_sink = subscription, kind, host, shown_sink
         target.concurrency.ceiling, target.rate = ceiling, rate
-        host.targets.append(target)
+        host.targets.add(target)
         host.in_flight += target.in_flight
 
     def free(self, target: Target, now: float | None = None) -> int:

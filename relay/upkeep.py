@@ -26,6 +26,7 @@ class Rows(Protocol):
     async def delete_events(self, before: float, after: Any = ...) -> tuple[int, Any]: ...
     async def delete_attempts(self, before: float) -> int: ...
     async def delete_jobs(self, before: float, after: Any = ...) -> tuple[int, Any]: ...
+    async def delete_callbacks(self, before: float, after: Any = ...) -> tuple[int, Any]: ...
     async def delete_idempotency_keys(self, before: float) -> int: ...
     async def delete_intents(self, before: float) -> int: ...
     async def delete_replays(self, before: float) -> int: ...
@@ -97,6 +98,7 @@ class Retention:
         self._jobs_seconds = kept.jobs_days * DAY_SECONDS
         self._event: Any = None
         self._job: Any = None
+        self._callback: Any = None
 
     async def run_once(self) -> int:
         """Returns how many rows went."""
@@ -107,6 +109,9 @@ class Retention:
             lambda *after: rows.delete_events(now - self._events_seconds, *after), self._event
         )
         deleted["jobs"], self._job = await _sweep(lambda *after: rows.delete_jobs(jobs, *after), self._job)
+        deleted["callbacks"], self._callback = await _sweep(
+            lambda *after: rows.delete_callbacks(jobs, *after), self._callback
+        )
         deleted["intents"] = await _batches(lambda: rows.delete_intents(jobs))
         deleted["replays"] = await _batches(lambda: rows.delete_replays(jobs))
         deleted["idempotency_keys"] = await _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS))

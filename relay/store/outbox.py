@@ -7,7 +7,7 @@ followers are `blocked` until the head has ended (see `deliveries.mark`).
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
@@ -64,11 +64,23 @@ INSERT INTO versions (name, number) VALUES ('subscriptions', 1)
 ON CONFLICT (name) DO UPDATE SET number = versions.number + 1
 """
 
-MAX_CACHED_KINDS = 1_000
+# Once there was one it is never taken back: a node that knows of it need not be told again.
+ANY_CALLBACK = """
+SELECT EXISTS (SELECT 1 FROM versions WHERE name = 'callbacks')
+  OR EXISTS (SELECT 1 FROM subscriptions WHERE callback = 1)
+"""
+NOTE_CALLBACK = "INSERT INTO versions (name, number) VALUES ('callbacks', 1) ON CONFLICT (name) DO NOTHING"
+READ_AT_ONCE = 1_000
+"""Subscriptions by their ids: a statement has only so many parameters."""
+MAX_CACHED = 1_000
+"""Kinds of events, and callbacks, of which it is kept what they match and what they are."""
 
 
 class SubscriptionBook:
     """What the outbox needs to know of each subscription, read once and kept until one of them changes.
+
+    Those that a callback URL made match no event by themselves, and there may be as many of them as jobs: of these it
+    is only known whether there are any, and each is read when a job that names it has an event.
 
     Other nodes change subscriptions too: with PostgreSQL each transaction that matches events first makes sure that
     what is kept is still true, and no change can end before such a transaction has. Only the writer uses it, but for
@@ -80,6 +92,7 @@ class SubscriptionBook:
         self._checked = False
         self._all: dict[str, Subscription] | None = None
         self._by_kind: dict[tuple[str, str, bool], tuple[Subscription, ...]] = {}
+        self._callbacks: dict[str, Subscription] = {}
         self._has_callbacks = False
         self._changing = False
         self.version = 0
@@ -111,10 +124,33 @@ class SubscriptionBook:
     def _forget(self) -> None:
         self._all = None
         self._by_kind.clear()
+        self._callbacks.clear()
 
     def get(self, connection: Connection, subscription_id: str) -> Subscription | None:
         """One of them by id."""
-        return self._load(connection).get(subscription_id)
+        return self.several(connection, (subscription_id,)).get(subscription_id)
+
+    def several(self, connection: Connection, ids: Iterable[str]) -> dict[str, Subscription]:
+        """Those of these ids that are there, callbacks or not."""
+        known = self._load(connection)
+        found = {one: known.get(one) or self._callbacks.get(one) for one in ids}
+        unknown = sorted(one for one, subscription in found.items() if subscription is None)
+        if unknown and self._has_callbacks:
+            read: dict[str, Subscription] = {}
+            for start in range(0, len(unknown), READ_AT_ONCE):
+                chosen = SUBSCRIPTIONS.c.id.in_(unknown[start : start + READ_AT_ONCE])
+                read |= {row.id: what_it_matches(row) for row in connection.execute(MATCHED_BY.where(chosen))}
+            if len(self._callbacks) + len(read) > MAX_CACHED:
+                self._callbacks.clear()
+            self._callbacks.update(read)
+            found.update(read)
+        return {one: subscription for one, subscription in found.items() if subscription is not None}
+
+    def callback_made(self, connection: Connection) -> None:
+        """The open transaction makes a callback: only the first one changes what is known anywhere."""
+        if self._all is None or not self._has_callbacks:
+            self.changed(connection)
+            run(connection, NOTE_CALLBACK)
 
     def has_callbacks(self, connection: Connection) -> bool:
         """Whether any callback exists."""
@@ -128,7 +164,7 @@ class SubscriptionBook:
         found = self._by_kind.get(key)
         if found is None:
             found = tuple(s for s in known.values() if matches(s, event.type, event.source, job_event=key[2]))
-            if len(self._by_kind) >= MAX_CACHED_KINDS:
+            if len(self._by_kind) >= MAX_CACHED:
                 self._by_kind.clear()
             self._by_kind[key] = found
         return found
@@ -147,9 +183,11 @@ class SubscriptionBook:
     def _load(self, connection: Connection) -> dict[str, Subscription]:
         self._check(connection)
         if self._all is None:
-            self._all = {row.id: what_it_matches(row) for row in connection.execute(MATCHED_BY)}
+            listed = connection.execute(MATCHED_BY.where(text("callback = 0")))
+            self._all = {row.id: what_it_matches(row) for row in listed}
             self._by_kind.clear()
-            self._has_callbacks = any(subscription.callback for subscription in self._all.values())
+            self._callbacks.clear()
+            self._has_callbacks = bool(run(connection, ANY_CALLBACK).scalar_one())
         return self._all
 
 
@@ -203,10 +241,11 @@ class Outbox:
         found: dict[str | None, list[Subscription]] = {}
         if not job_uids or not self.book.has_callbacks(connection):
             return found
-        for row in run(connection, CALLBACKS_OF_JOBS, job_uids=json_list(job_uids)):
-            subscription = self.book.get(connection, row.subscription_id)
-            if subscription is not None:
-                found.setdefault(row.job_uid, []).append(subscription)
+        links = run(connection, CALLBACKS_OF_JOBS, job_uids=json_list(job_uids)).all()
+        known = self.book.several(connection, {row.subscription_id for row in links})
+        for row in links:
+            if row.subscription_id in known:
+                found.setdefault(row.job_uid, []).append(known[row.subscription_id])
         return found
 
 

@@ -53,21 +53,23 @@ class Registrar:
         registrations = [registration for item in items for registration in item]
         known = _known(connection, registrations)
         new: dict[Key, Registration] = {}
+        self._check_callbacks(connection, registrations)
         for registration in registrations:
-            self._check_callback(connection, registration)
             if _key(registration) not in known:
                 new.setdefault(_key(registration), registration)
         made = self._insert(connection, list(new.values()))
         settle(connection, [one.intent for one in registrations if one.intent is not None])
         return [[self._one(connection, registration, known, made) for registration in item] for item in items]
 
-    def _check_callback(self, connection: Connection, registration: Registration) -> None:
-        subscription_id = registration.callback_subscription_id
-        if subscription_id is not None and self._outbox.book.get(connection, subscription_id) is None:
-            raise Conflict(
-                f"the callback of job {registration.external_id} was removed meanwhile: register it again",
-                code="callback_removed",
-            )
+    def _check_callbacks(self, connection: Connection, registrations: Sequence[Registration]) -> None:
+        with_one = [one for one in registrations if one.callback_subscription_id is not None]
+        known = self._outbox.book.several(connection, {one.callback_subscription_id or "" for one in with_one})
+        for registration in with_one:
+            if registration.callback_subscription_id not in known:
+                raise Conflict(
+                    f"the callback of job {registration.external_id} was removed meanwhile: register it again",
+                    code="callback_removed",
+                )
 
     def _insert(self, connection: Connection, new: Sequence[Registration]) -> dict[Key, Registered]:
         # In the order of their keys: two nodes that register the same jobs would wait for each other.

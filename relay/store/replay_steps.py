@@ -114,10 +114,11 @@ def _values(
     """The rows to be changed and to be added: the first of a job and subscription that has none on its way that was
     asked for by hand is pending, the others wait for it."""
     busy = open_pairs(connection, sorted({one.event[2] for one in wanted if one.event[2] is not None}), by_hand=True)
+    known = book.several(connection, {one.subscription_id for one in wanted})
     reopened: list[tuple[Any, ...]] = []
     added: list[dict[str, Any]] = []
     for one in wanted:
-        subscription = book.get(connection, one.subscription_id)
+        subscription = known.get(one.subscription_id)
         if subscription is None:  # removed: there is nowhere to send it to
             continue
         _, event_id, job_uid, sequence, _ = one.event

@@ -37,7 +37,7 @@ class Store:
         self.intents = IntentStore(database)
         self.accounts = AccountStore(database, outbox, cipher)
         self.learned = LearnedStore(database)
-        self.upkeep = UpkeepStore(database)
+        self.upkeep = UpkeepStore(database, book)
 
     async def free_what_a_crash_left(self, now: float) -> None:
         """Every lease, and whatever was in flight: for the only node that a SQLite file has, at its start."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.filters import matches
@@ -16,7 +16,15 @@ from relay.ids import new_id
 from relay.store.cancellation import CANCEL_CHUNK, cancel, cancel_some
 from relay.store.database import Database
 from relay.store.notices import notify
-from relay.store.outbox import EVENTS, INSERT_DELIVERY, SUBSCRIPTIONS, Outbox, delivery_values, open_pairs
+from relay.store.outbox import (
+    EVENTS,
+    INSERT_DELIVERY,
+    READ_AT_ONCE,
+    SUBSCRIPTIONS,
+    Outbox,
+    delivery_values,
+    open_pairs,
+)
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import dumps, event_from, loads
 from relay.store.statements import many, run
@@ -136,8 +144,12 @@ class SubscriptionStore:
     # --- reads
 
     async def all(self) -> list[Subscription]:
-        """Every one, callbacks too, with its secrets."""
+        """Every one, with its secrets; none of those that callback URLs made, which may be as many as jobs."""
         return await self._database.read(self._all)
+
+    async def some(self, ids: Sequence[str]) -> list[Subscription]:
+        """Those of these ids that are there, callbacks or not, with their secrets."""
+        return await self._database.read(self._some, ids)
 
     async def get(self, subscription_id: str) -> Subscription | None:
         """One, with its secrets."""
@@ -214,8 +226,8 @@ class SubscriptionStore:
                 select(SUBSCRIPTIONS.c.id).where(text("callback = 1"), SUBSCRIPTIONS.c.sink_digest == digest(made.sink))
             ).scalar_one_or_none()
             if found is None:
+                self._outbox.book.callback_made(connection)
                 connection.execute(insert(SUBSCRIPTIONS), self._values(made))
-                self._outbox.book.changed(connection)
                 found = made.id
             ids.append(found)
         return ids
@@ -342,11 +354,22 @@ class SubscriptionStore:
         return SigningSecret(value=value, expires_at=row.expires_at)
 
     def _all(self, connection: Connection) -> list[Subscription]:
+        listed = select(SUBSCRIPTIONS).where(text("callback = 0")).order_by(SUBSCRIPTIONS.c.id).limit(MAX_SUBSCRIPTIONS)
+        return self._with_secrets(connection, listed, select(SECRETS))
+
+    def _some(self, connection: Connection, ids: Sequence[str]) -> list[Subscription]:
+        found: list[Subscription] = []
+        for start in range(0, len(ids), READ_AT_ONCE):
+            part = ids[start : start + READ_AT_ONCE]
+            chosen = select(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id.in_(part)).order_by(SUBSCRIPTIONS.c.id)
+            found += self._with_secrets(connection, chosen, select(SECRETS).where(SECRETS.c.owner.in_(part)))
+        return found
+
+    def _with_secrets(self, connection: Connection, which: Select[Any], of_them: Select[Any]) -> list[Subscription]:
         secrets: dict[str, list[SigningSecret]] = {}
-        for row in connection.execute(select(SECRETS).order_by(*_NEWEST_SECRET)):
+        for row in connection.execute(of_them.order_by(*_NEWEST_SECRET)):
             secrets.setdefault(row.owner, []).append(self._secret(row))
-        rows = connection.execute(select(SUBSCRIPTIONS).order_by(SUBSCRIPTIONS.c.id).limit(MAX_SUBSCRIPTIONS))
-        return [self._from_row(row, tuple(secrets.get(row.id, ()))) for row in rows]
+        return [self._from_row(row, tuple(secrets.get(row.id, ()))) for row in connection.execute(which)]
 
     def _get(self, connection: Connection, subscription_id: str) -> Subscription | None:
         row = connection.execute(select(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).one_or_none()

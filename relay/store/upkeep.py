@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 from relay.ids import least_id
 from relay.store.database import Database
 from relay.store.marks import promote_strays
+from relay.store.outbox import SubscriptionBook
 from relay.store.statements import SQLITE, gather, gathered, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
@@ -74,6 +75,15 @@ DELETE FROM jobs WHERE uid IN {words.listed("uids")} AND closed_at < :before AND
 """
     )
 )
+_NEEDED = """
+EXISTS (SELECT 1 FROM job_callbacks WHERE subscription_id = subscriptions.id)
+OR EXISTS (SELECT 1 FROM deliveries WHERE subscription_id = subscriptions.id AND state = 'pending')
+"""
+OLD_CALLBACKS = f"""
+SELECT id, CASE WHEN {_NEEDED} THEN 1 ELSE 0 END AS needed
+FROM subscriptions WHERE callback = 1 AND id > :after AND id < :before ORDER BY id LIMIT {SLICE}
+"""
+DELETE_CALLBACKS = sql(lambda words: f"DELETE FROM subscriptions WHERE id IN {words.listed('ids')} AND NOT ({_NEEDED})")
 DELETE_OLD_KEYS = f"""
 DELETE FROM idempotency_keys WHERE id IN (
   SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {MAX_ROWS}
@@ -107,8 +117,9 @@ class UpkeepStore:
     """Each call does a little, in transactions of at most MAX_ROWS, and says how much; nothing of it stalls the hot
     paths. Of several nodes that share a database one does it at a time, the others then do nothing."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, book: SubscriptionBook) -> None:
         self._database = database
+        self._book = book
 
     async def delete_events(self, before: float, after: Place = FIRST_EVENT) -> tuple[int, Place | None]:
         """Looks at the next SLICE events that were recorded before a time and deletes them with their deliveries and
@@ -131,6 +142,15 @@ class UpkeepStore:
         uids = [uid for uid, _, owed in rows if not owed]
         count = await self._database.write(_each(_delete_jobs), (uids, before)) if uids else 0
         return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
+
+    async def delete_callbacks(self, before: float, after: str = "") -> tuple[int, str | None]:
+        """Looks at the next SLICE subscriptions that callback URLs made before a time and deletes those that no job
+        names any more and that have nothing pending. Returns how many went, and from where to go on (None: nothing
+        older is left)."""
+        rows = await self._database.read(_old_callbacks, before, after)
+        ids = [row_id for row_id, needed in rows if not needed]
+        count = await self._database.write(_each(_delete_callbacks), (self._book, ids)) if ids else 0
+        return count, rows[-1][0] if len(rows) == SLICE else None
 
     async def delete_idempotency_keys(self, before: float) -> int:
         """Deletes a batch of answers kept since before a time."""
@@ -224,6 +244,16 @@ def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> 
     count = run(connection, DELETE_JOBS, uids=json_list(uids), before=before).rowcount
     run(connection, DELETE_CALLBACKS_OF_GONE_JOBS, uids=json_list(uids))
     return count
+
+
+def _old_callbacks(connection: Connection, before: float, after: str) -> list[tuple[str, int]]:
+    rows = run(connection, OLD_CALLBACKS, before=least_id("sub", before), after=after)
+    return [(row.id, row.needed) for row in rows]
+
+
+def _delete_callbacks(connection: Connection, book: SubscriptionBook, ids: Sequence[str]) -> int:
+    book.changed(connection)  # first: nobody tracks a job with one of them after it was looked at
+    return run(connection, DELETE_CALLBACKS, ids=json_list(ids)).rowcount
 
 
 def _delete_keys(connection: Connection, before: float) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -229,6 +230,58 @@ async def test_a_callback_gets_only_its_own_jobs_signed_with_the_default_secret(
         await world.run(5)
         assert len(world.sink.requests) == 1
         assert dict(world.sink.requests[0].headers)[SIGNATURE_HEADER].startswith("v1,")
+
+
+async def test_ever_new_callbacks_all_get_theirs_and_are_let_go_of(tmp_path):
+    """As many callback URLs as jobs: none is kept in memory when it has nothing to get."""
+    async with open_world(tmp_path) as world:
+        world.dispatcher.settings = replace(world.dispatcher.settings, concurrency=4, per_host=3)
+        subscription = await world.subscribe()
+        for nth in range(30):
+            url = f"https://{'one' if nth % 2 else nth}.test/{nth}"
+            callback = await world.store.subscriptions.callback_for(url, f"sub_{nth}", world.clock())
+            await world.register(f"job{nth}", *life("queued", "running", "succeeded"), callback=callback)
+        await world.run(40)
+        assert await world.store.deliveries.pending_count() == 0
+        assert len(world.sink.requests) == 30 * 3 * 2
+        own = [request.url for request in world.sink.requests if request.url != subscription.sink]
+        assert {url: own.count(url) for url in own} == {
+            f"https://{'one' if nth % 2 else nth}.test/{nth}": 3 for nth in range(30)
+        }
+        await world.dispatcher.run_once()
+        assert [target.subscription.id for target in world.dispatcher.slots] == [subscription.id]
+        assert list(world.dispatcher.slots._hosts) == ["https://sink.test"]
+
+
+async def test_a_callback_that_fails_is_tried_again_and_one_that_is_paused_waits(tmp_path):
+    async with open_world(tmp_path, 500, 200) as world:
+        for nth in range(2):
+            callback = await world.store.subscriptions.callback_for(
+                f"https://cb.test/{nth}", f"sub_{nth}", world.clock()
+            )
+            await world.register(f"job{nth}", seen("queued"), callback=callback)
+        await world.store.subscriptions.set_state("sub_1", "paused", world.clock())
+        await world.run(3)
+        assert [request.url for request in world.sink.requests] == ["https://cb.test/0"]
+        await world.run(3, 10.0)
+        assert [request.url for request in world.sink.requests] == ["https://cb.test/0"] * 2
+        await world.restart()
+        await world.store.subscriptions.set_state("sub_1", "enabled", world.clock())
+        await world.run(2)
+        assert world.sink.requests[-1].url == "https://cb.test/1"
+        assert await states(world) == ["delivered"] * 2
+
+
+async def test_a_callback_that_is_removed_meanwhile_gets_nothing_more(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        callback = await world.store.subscriptions.callback_for("https://cb.test/", "sub_cb", world.clock())
+        await world.register("a", *life("queued", "running"), callback=callback)
+        await world.run(2)
+        sent = len(world.sink.requests)
+        await world.store.subscriptions.remove(callback, world.clock())
+        await world.run(5, 60.0)
+        assert len(world.sink.requests) == sent
+        assert list(world.dispatcher.slots) == []
 
 
 async def test_a_slow_sink_takes_no_more_than_its_slots(tmp_path):

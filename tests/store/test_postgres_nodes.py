@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from relay.core.records import LookNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence, StoreError
+from relay.ids import new_id
 from relay.store.store import Store
 from tests.store_databases import emptied_postgres
 from tests.store_kit import (
@@ -242,6 +243,19 @@ async def test_a_change_on_one_node_is_told_on_the_other(store: Store, other: St
     await store.subscriptions.create(subscription("sub_1"))
     await other.events.record(relay_event())
     assert other.subscriptions.version > version
+
+
+async def test_a_callback_that_one_node_makes_gets_what_another_records(store: Store, other: Store) -> None:
+    await other.events.record(relay_event())
+    for nth, node in enumerate((store, store, other, store)):
+        callback = await node.subscriptions.callback_for(f"https://callback.example/{nth}", new_id("sub", NOW), NOW)
+        uid = await track(node, f"job {nth}", callback_subscription_id=callback)
+        recorder = other if node is store else store
+        await recorder.jobs.record(look(uid, 0, "queued"))
+        assert [row["subscription_id"] for row in await deliveries(store) if row["job_uid"] == uid] == [callback]
+        await node.jobs.purge(uid)
+        assert await other.upkeep.delete_callbacks(NOW + 1) == (1, None)
+        await recorder.events.record(relay_event())  # which now knows that there is none
 
 
 async def test_a_change_that_was_found_in_a_write_which_failed_is_told_all_the_same(store: Store, other: Store) -> None:

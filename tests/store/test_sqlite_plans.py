@@ -95,12 +95,14 @@ def exceptions() -> list[MayScan]:
             r"UPDATE deliveries SET lease_token = :token",
             "sorts what was found by index, see `claim: take` and `probe: take the oldest`",
         ),
-        MayScan(r"FROM subscriptions$", "the book of subscriptions: once after each change of one"),
-        MayScan(r"FROM subscriptions ORDER BY .*id\n? LIMIT", "all subscriptions: at the start and after a change"),
+        MayScan(r"FROM subscriptions\s+WHERE callback = 0$", "the book, without callbacks: once after each change"),
+        MayScan(r"^\s*SELECT EXISTS \(SELECT 1 FROM versions", "whether there is any callback: the first row that is"),
         MayScan(r"FROM subscriptions ORDER BY .* DESC\n? LIMIT", "a page with callbacks: the table in its order"),
         MayScan(r"FROM hazards\s+WHERE source = :source ORDER BY", "what was learned of one source, sorted"),
         MayScan(r"FROM secrets ORDER BY", "all secrets: with all subscriptions"),
-        MayScan(r"FROM secrets\s+WHERE secrets.owner = \? ORDER BY", "the few secrets of one owner, sorted"),
+        MayScan(
+            r"FROM secrets\s+WHERE secrets.owner (?:= \?|IN \(.*\)) ORDER BY", "the few secrets of some owners, sorted"
+        ),
         MayScan(r"FROM accounts$", "all accounts: one row for each that was ever in trouble"),
         MayScan(r"FROM accounts\s+WHERE accounts.key_ciphertext IS NOT NULL", "the adopted ones of the few accounts"),
         MayScan(r"UPDATE accounts SET holder = NULL", "the few accounts, when a node ends"),
@@ -352,6 +354,7 @@ async def run_everything(store: Store) -> None:
     await store.subscriptions.add_secret("sub_5", "whsec_1", NOW, old_expire_at=NOW)
     await store.subscriptions.secrets("sub_5")
     await store.subscriptions.all()
+    await store.subscriptions.some(["sub_1", "sub_5"])
     await store.subscriptions.get("sub_5")
     for callbacks in (False, True):
         shown = await store.subscriptions.page(limit=1, callbacks=callbacks)
@@ -420,6 +423,8 @@ async def run_everything(store: Store) -> None:
     await store.upkeep.delete_events(NOW + 1)
     await store.upkeep.delete_attempts(NOW + 1)
     await store.upkeep.delete_jobs(NOW + 1)
+    await store.upkeep.delete_callbacks(NOW + 1)
+    await store.upkeep.delete_callbacks(NOW + 1, "sub_01")
     await store.upkeep.delete_idempotency_keys(NOW)
     await store.upkeep.delete_replays(NOW + 1)
     await store.upkeep.delete_intents(NOW + 1)

@@ -3,6 +3,7 @@
 import pytest
 
 from relay.errors import StoreError
+from relay.store.outbox import MAX_CACHED
 from relay.store.store import Store
 from tests.store_kit import (
     NOW,
@@ -116,13 +117,34 @@ async def test_the_version_rises_with_each_committed_change_and_only_then(store:
         store.subscriptions.add_secret("sub_1", "whsec_b", NOW),
         store.subscriptions.callback_for("https://callback.example", "sub_2", NOW),
         store.subscriptions.remove("sub_1", NOW),
+        store.subscriptions.remove("sub_2", NOW),
     ):
         await change
         assert rose()
-    await store.subscriptions.callback_for("https://callback.example", "sub_3", NOW)
-    assert not rose()
     store.subscriptions.changed()
     assert rose()
+
+
+async def test_callbacks_are_read_when_they_are_needed_and_cost_nobody_else_anything(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_listed", types=()))
+    await store.subscriptions.callback_for("https://callback.example/first", "sub_first", NOW)
+    uids = {}
+    await store.jobs.record(look(await track(store, "warm"), 0, "queued"))
+    version = store.subscriptions.version
+    for nth in range(MAX_CACHED + 5):
+        name = f"sub_{nth}"
+        assert await store.subscriptions.callback_for(f"https://callback.example/{nth}", name, NOW) == name
+        if nth % 100 == 0:
+            uids[name] = await track(store, name, callback_subscription_id=name)
+    assert await store.subscriptions.callback_for("https://callback.example/7", "sub_other", NOW) == "sub_7"
+    assert store.subscriptions.version == version, "what is kept of the others need not be read again"
+    for uid in uids.values():
+        await store.jobs.record(look(uid, 0, "queued"))
+    assert await targets(store) == sorted(uids)
+    assert [one.id for one in await store.subscriptions.all()] == ["sub_listed"]
+    some = await store.subscriptions.some(["sub_7", "sub_listed", "sub_none", "sub_first"])
+    assert [(one.id, one.callback) for one in some] == [("sub_7", True), ("sub_first", True), ("sub_listed", False)]
+    assert len(await store.subscriptions.some([f"sub_{nth}" for nth in range(MAX_CACHED + 9)])) == MAX_CACHED + 5
 
 
 async def test_the_lease_of_a_record_takes_only_heads_of_the_subscriptions_it_names(store: Store) -> None:

@@ -5,9 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from relay.errors import StaleSequence
+from relay.errors import Conflict, StaleSequence
+from relay.ids import new_id
 from relay.store.store import Store
-from relay.store.upkeep import FIRST_EVENT, FIRST_JOB, MAX_ROWS, SLICE, _delete_events, _delete_jobs, _each
+from relay.store.upkeep import (
+    FIRST_EVENT,
+    FIRST_JOB,
+    MAX_ROWS,
+    SLICE,
+    _delete_callbacks,
+    _delete_events,
+    _delete_jobs,
+    _each,
+)
 from tests.store_kit import (
     NOW,
     attempt,
@@ -189,6 +199,49 @@ async def test_a_job_takes_its_callbacks_with_it(store: Store) -> None:
     assert await sweep_jobs(store, NOW + 5) == [1]
     assert (await counts(store))["job_callbacks"] == 0
     assert (await counts(store))["subscriptions"] == 1
+
+
+async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
+    made = {}
+    for name in ("gone", "named", "pending", "young"):
+        made[name] = new_id("sub", NOW if name != "young" else NOW + 9)
+        await store.subscriptions.callback_for(f"https://callback.example/{name}", made[name], NOW)
+    await store.subscriptions.create(subscription(new_id("sub", NOW), types=()))
+    gone, owing = [await track(store, name, callback_subscription_id=made[name]) for name in ("gone", "pending")]
+    await track(store, "open", callback_subscription_id=made["named"])
+    for uid in (gone, owing):
+        await store.jobs.record(look(uid, 0, "queued"))
+        await store.jobs.untrack(uid, NOW)
+    (sent,) = await claim(store, made["gone"], 5, now=NOW)
+    await store.deliveries.mark(mark_of(sent, "delivered", now=NOW))
+    assert await sweep_jobs(store, NOW + 5) == [1]
+    assert await store.upkeep.delete_callbacks(NOW + 5) == (1, None)
+    left = await store.subscriptions.page(limit=9, callbacks=True)
+    assert {one.id for one in left.items if one.callback} == {made["named"], made["pending"], made["young"]}
+    assert len(left.items) == 4
+    with pytest.raises(Conflict, match="removed meanwhile"):
+        await track(store, "late", callback_subscription_id=made["gone"])
+    again = await store.subscriptions.callback_for("https://callback.example/gone", new_id("sub", NOW), NOW)
+    assert again != made["gone"]
+
+
+async def test_many_callbacks_are_gone_through_a_slice_at_a_time(store: Store) -> None:
+    for nth in range(SLICE + 3):
+        await store.subscriptions.callback_for(f"https://callback.example/{nth}", new_id("sub", NOW + nth / 1e3), NOW)
+    kept = (await store.subscriptions.page(limit=1, callbacks=True)).items[0].id
+    await track(store, "open", callback_subscription_id=kept)
+    count, after = await store.upkeep.delete_callbacks(NOW + 5)
+    assert (count, after is not None) == (SLICE, True)
+    assert await store.upkeep.delete_callbacks(NOW + 5, after) == (2, None)
+
+
+async def test_a_callback_that_is_named_again_between_look_and_deletion_stays(store: Store) -> None:
+    sub = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)
+    named = store.jobs.register(registration("a", callback_subscription_id=sub))
+    deletion = store.database.write(_each(_delete_callbacks), (store.upkeep._book, [sub]))
+    _, deleted = await together(store, named, deletion)
+    assert deleted == 0
+    assert (await counts(store))["job_callbacks"] == 1
 
 
 async def test_old_idempotency_keys_go(store: Store) -> None:
