@@ -421,9 +421,9 @@ class Dispatcher:
                     self._wake.set()
                     return ()
                 target.next_send_at = now + 1.0 / target.rate
-            in_flight, limit = target.in_flight, target.concurrency.limit
+            in_flight, fills = target.in_flight, target.fills - target.full
             headers, response, outcome = await self._exchange(subscription, target.kind, claimed.event)
-            target.answered(response, outcome, in_flight=in_flight, limit=limit)
+            target.answered(response, outcome, in_flight=in_flight, fills=fills)
         finally:
             self._vacate(target)
         mark = self._mark(target, claimed, headers, response, outcome)

@@ -40,6 +40,7 @@ class Target:
     """A subscription with what the node knows of its sink just now.
 
     in_flight  slots taken: requests that are out, or about to be
+    fills      how often a slot was taken that was the last one
     marking    what waits for a commit: attempts that have ended, or the deliveries to be taken over in their place
     queue      deliveries taken over in such a commit that wait for a slot
     concurrency  how many slots it has use for, by what became of its attempts
@@ -56,6 +57,7 @@ class Target:
     rate: float | None
     known: bool = True
     in_flight: int = 0
+    fills: int = 0
     marking: int = 0
     queue: deque[asyncio.Future[None]] = field(default_factory=deque)
     paused_until: float = 0.0
@@ -75,10 +77,18 @@ class Target:
         """Whether the sink is to be sent anything now, slots apart."""
         return self.subscription.state == "enabled" and self.paused_until <= now and self.next_send_at <= now
 
-    def answered(self, response: Response, outcome: Outcome, *, in_flight: int, limit: int) -> None:
-        """What became of an attempt that went out as one of `in_flight`, of `limit` at most then."""
+    @property
+    def full(self) -> bool:
+        """Whether its own limit is what keeps more of it from going out."""
+        limit = self.concurrency.limit
+        return self.in_flight >= limit or self.in_flight + self.marking + len(self.queue) >= 2 * limit
+
+    def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
+        """What became of an attempt that went out as one of `in_flight`, when its slots had been all in use `fills`
+        times."""
         if outcome.verdict == "delivered":
-            self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, limit=limit)
+            full = self.fills > fills or self.full
+            self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, full=full)
         elif response.error == "timeout":
             self.concurrency.timed_out()
 
@@ -195,6 +205,7 @@ class Slots:
     def occupy(self, target: Target) -> None:
         """Takes a slot."""
         target.in_flight += 1
+        target.fills += target.full
         target.host.in_flight += 1
         self.in_flight += 1
 

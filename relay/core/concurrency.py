@@ -1,9 +1,9 @@
 """How many deliveries of one subscription may be out at once: as many as its sink has use for.
 
-Each time-out takes away the slot that it held, so a dead sink is left with one. Each success while all slots are in use
-adds to them as long as answers come about as soon as they do alone; where they come later, more at once would only wait
-in a longer line, and what was added goes again. The first is the additive increase of TCP (Chiu and Jain 1989), the
-second its delay-based form, Vegas (Brakmo and Peterson 1995).
+Each time-out takes away the slot that it held, so a dead sink is left with one. Each success while all slots were in
+use adds to them as long as answers come about as soon as they do alone; where they come later, more at once would only
+wait in a longer line, and what was added goes again. The first is the additive increase of TCP (Chiu and Jain 1989),
+the second its delay-based form, Vegas (Brakmo and Peterson 1995).
 """
 
 import math
@@ -32,12 +32,13 @@ class Concurrency:
         """How many may be out now: from 1 to the ceiling."""
         return max(1, min(int(self._window), self.ceiling))
 
-    def succeeded(self, duration_seconds: float, *, in_flight: int, limit: int) -> None:
-        """An answer came after that time to a request that went out as one of `in_flight`, of `limit` at most then."""
+    def succeeded(self, duration_seconds: float, *, in_flight: int, full: bool) -> None:
+        """An answer came after that time to a request that went out as one of `in_flight`. `full`: at some moment
+        until then all slots were in use, so that more of them would have been (RFC 7661 for TCP)."""
         if in_flight == 1 or duration_seconds < self._alone_seconds:
             # Upward only slowly: what took long may have waited for us, not for the sink.
             self._alone_seconds = min(duration_seconds, DRIFT * self._alone_seconds)
-        if in_flight < limit:
+        if not full:
             return
         if duration_seconds <= max(QUEUEING * self._alone_seconds, PROMPT_SECONDS):
             self._window = min(self._window + (1 if self._doubles else 1 / self._window), self.ceiling)

@@ -321,12 +321,17 @@ async def at_once(world, answer: Response, *, rounds: int, count: int, **setting
         waiting.append(asyncio.get_running_loop().create_future())
         return await waiting[-1]
 
+    def under_way() -> bool:
+        queued = sum(len(target.queue) for target in world.dispatcher.slots)
+        return len(world.dispatcher._tasks) != len(waiting) + queued
+
     async def settled():
         """Until all that has a slot waits at the sink, and nothing more is claimed."""
-        for _ in range(3):
-            await world.dispatcher.run_once()
-            while any(target.marking or target.in_flight != len(waiting) for target in world.dispatcher.slots):
+        while True:
+            while under_way():
                 await asyncio.to_thread(lambda: None)
+            if await world.dispatcher.run_once() > 0 and not under_way():
+                return
 
     world.sink.send = slow
     await world.subscribe(ordering="none", retry_schedule_seconds=(0.0,) * 50, **settings)

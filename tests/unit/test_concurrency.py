@@ -13,7 +13,7 @@ SECONDS = st.floats(0, 100, allow_nan=False)
 def filled(concurrency: Concurrency, seconds: float, count: int) -> int:
     """So many answers, each after that time, with all slots in use."""
     for _ in range(count):
-        concurrency.succeeded(seconds, in_flight=concurrency.limit, limit=concurrency.limit)
+        concurrency.succeeded(seconds, in_flight=concurrency.limit, full=True)
     return concurrency.limit
 
 
@@ -30,7 +30,7 @@ def test_a_sink_that_answers_as_soon_as_ever_gets_more_up_to_the_ceiling():
 
 def test_a_sink_whose_answers_stand_in_a_line_gets_no_more():
     concurrency = Concurrency(ceiling=64)
-    concurrency.succeeded(0.1, in_flight=1, limit=START)
+    concurrency.succeeded(0.1, in_flight=1, full=False)
     assert filled(concurrency, 0.21, 1_000) == START
 
 
@@ -45,7 +45,7 @@ def test_what_was_added_goes_again_when_a_line_forms_but_not_what_it_began_with(
 
 def test_a_prompt_answer_has_stood_in_no_line():
     concurrency = Concurrency(ceiling=64)
-    concurrency.succeeded(0.001, in_flight=1, limit=START)
+    concurrency.succeeded(0.001, in_flight=1, full=False)
     assert filled(concurrency, 0.01, 1_000) == 64
     assert filled(concurrency, 0.011, 64) < 64
 
@@ -53,17 +53,17 @@ def test_a_prompt_answer_has_stood_in_no_line():
 def test_slots_that_were_not_in_use_are_no_reason_for_more():
     concurrency = Concurrency(ceiling=64)
     for _ in range(1_000):
-        concurrency.succeeded(5.0, in_flight=START - 1, limit=START)
+        concurrency.succeeded(5.0, in_flight=START - 1, full=False)
     assert concurrency.limit == START
 
 
 def test_a_sink_that_has_become_slower_is_measured_anew_by_what_is_out_alone():
     concurrency = Concurrency(ceiling=64)
-    concurrency.succeeded(0.1, in_flight=1, limit=START)
-    concurrency.succeeded(5.0, in_flight=1, limit=START)
+    concurrency.succeeded(0.1, in_flight=1, full=False)
+    concurrency.succeeded(5.0, in_flight=1, full=False)
     assert filled(concurrency, 5.0, 1_000) == START, "one that was slow proves nothing"
     for _ in range(100):
-        concurrency.succeeded(5.0, in_flight=1, limit=START)
+        concurrency.succeeded(5.0, in_flight=1, full=False)
     assert filled(concurrency, 5.0, 3_000) == 64
 
 
@@ -98,14 +98,14 @@ def test_where_each_tenth_times_out_it_settles_instead_of_falling_to_one():
         if n % 10 == 0:
             concurrency.timed_out()
         else:
-            concurrency.succeeded(5.0, in_flight=concurrency.limit, limit=concurrency.limit)
+            concurrency.succeeded(5.0, in_flight=concurrency.limit, full=True)
         limits.append(concurrency.limit)
     assert 5 <= sum(limits[1_000:]) / len(limits[1_000:]) <= 12
 
 
 @given(
     st.integers(1, 1_000),
-    st.lists(st.one_of(st.none(), st.tuples(SECONDS, st.integers(1, 1_000), st.integers(1, 1_000))), max_size=200),
+    st.lists(st.one_of(st.none(), st.tuples(SECONDS, st.integers(1, 1_000), st.booleans())), max_size=200),
 )
 def test_whatever_happens_at_least_one_may_be_out_and_never_more_than_the_ceiling(ceiling, outcomes):
     concurrency = Concurrency(ceiling=ceiling)
@@ -113,5 +113,5 @@ def test_whatever_happens_at_least_one_may_be_out_and_never_more_than_the_ceilin
         if outcome is None:
             concurrency.timed_out()
         else:
-            concurrency.succeeded(outcome[0], in_flight=outcome[1], limit=outcome[2])
+            concurrency.succeeded(outcome[0], in_flight=outcome[1], full=outcome[2])
         assert 1 <= concurrency.limit <= ceiling
