@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,28 @@ def stub(kind: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def relay(
-    upstream_port: int, *, least: float = 1.0, most: float = 900.0, rate: float = 5.0
+    upstream_port: int,
+    *,
+    least: float = 1.0,
+    most: float = 900.0,
+    rate: float = 5.0,
+    environ: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[tuple[int, int]]:
-    """`relay serve` in front of it: its port and its process id."""
+    """`relay serve` in front of it, with these variables and options besides: its port and its process id."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "relay.yaml").write_text(SETTINGS.format(port=upstream_port, least=least, most=most, rate=rate))
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
         written = Path(folder) / "stderr"
         with written.open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "relay", "serve", "--port", "0"],
+                [sys.executable, "-m", "relay", "serve", "--port", "0", *options],
                 cwd=folder,
-                env={**environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder, "REVOR_API_KEY": KEY},
+                env={
+                    **own,
+                    **{"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder, "REVOR_API_KEY": KEY},
+                    **(environ or {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
             )

@@ -80,7 +80,14 @@ def sink_process() -> Any:
 
 
 @asynccontextmanager
-async def node(folder: Path, url: str = "http://127.0.0.1:1", *, database_url: str | None = None) -> AsyncIterator[Any]:
+async def node(
+    folder: Path,
+    url: str = "http://127.0.0.1:1",
+    *,
+    database_url: str | None = None,
+    key: str | None = None,
+    roles: tuple[str, ...] = ("api", "dispatcher"),
+) -> AsyncIterator[Any]:
     """A node with its database in `folder` or at that URL, loopback sinks allowed, no polling."""
     from ipaddress import ip_network
 
@@ -90,11 +97,10 @@ async def node(folder: Path, url: str = "http://127.0.0.1:1", *, database_url: s
     settings = replace(
         settings,
         database=replace(settings.database, url=database_url or f"sqlite:///{folder}/bench.db"),
-        encryption=replace(settings.encryption, keys=(new_key(),)),
+        encryption=replace(settings.encryption, keys=(key or new_key(),)),
         security=replace(settings.security, allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)),
         delivery=replace(settings.delivery, per_host=256),
     )
-    roles = ("api", "dispatcher")
     async with open_node(settings, base_url=url, state_dir=folder, roles=roles, auto_migrate=True) as opened:
         yield opened
 
@@ -181,7 +187,7 @@ async def delivered(
             settle()  # as `relay serve` does; the bare client has the same
             delivered = opened.metrics_book.attempts.labels("webhook", "delivered")
             for turn in range(rounds):
-                bodies = await _owe(opened, count // rounds, turn)
+                bodies = await owe(opened, count // rounds, turn)
                 total += len(bodies)
                 bare_seconds += len(bodies) / await bare_client(url, bodies, in_flight)
                 begun = time.perf_counter()
@@ -235,7 +241,7 @@ async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
     }
 
 
-async def _owe(opened: Any, count: int, turn: int) -> list[bytes]:
+async def owe(opened: Any, count: int, turn: int) -> list[bytes]:
     """Records about `count` events that wait for their delivery. Returns their bodies."""
     now = time.time()
     pairs = [job_with_events(turn * count + index, now) for index in range(count // 2)]
@@ -461,6 +467,20 @@ async def flat() -> list[dict[str, Any]]:
     return await measure()
 
 
+async def two_nodes(scale: float) -> dict[str, Any]:
+    """Two processes that deliver from one PostgreSQL database: see two_nodes.py."""
+    from two_nodes import measure
+
+    return await measure(int(20_000 * scale))
+
+
+async def latency(scale: float) -> list[dict[str, Any]]:
+    """From the upstream's answer to the POST at the sink: see latency.py."""
+    from latency import measure
+
+    return await asyncio.to_thread(measure, scale)
+
+
 async def isolation(scale: float) -> list[dict[str, Any]]:
     """Healthy sinks beside dead and slow ones: see isolation.py."""
     from isolation import measure
@@ -491,6 +511,8 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     plan: list[tuple[str, Any]] = [
         ("deliveries", lambda: deliveries(int(20_000 * scale))),
+        ("two processes", lambda: two_nodes(scale)),
+        ("latency", lambda: latency(scale)),
         ("fanout", lambda: fanout(scale)),
         ("isolation", lambda: isolation(scale)),
         ("flat", flat),

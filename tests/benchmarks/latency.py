@@ -1,0 +1,193 @@
+"""From the upstream's answer that shows a job's end to the POST at the sink: `relay serve` on SQLite, the upstream and
+the sink are processes of their own that note the time of the one clock of the machine.
+
+light      ten jobs a second end at moments of their own; all open ones are looked at again and again
+sustained  many jobs that have ended are registered at once: ends a second that reach the sink. Each takes one look,
+           one commit, one POST, one mark
+at 80 %    the same with looks paced at 0.8 of that rate
+
+Between the answer and the POST is a commit, so what the disk takes for one is told beside: TMPDIR chooses the disk.
+`python latency.py` prints what came of it; `run.py` has it in its table.
+"""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import orjson
+from dropin_world import HERE, ROOT, cpu_seconds, relay
+
+SINKS_ALLOWED = {"RELAY_SECURITY__ALLOW_HTTP": "true", "RELAY_SECURITY__ALLOW_NETWORKS": '["127.0.0.0/8"]'}
+ENDED_TYPE = "ai.revor.job.succeeded"
+LIGHT_RATE = 10
+LIGHT_LOOKS = 100
+LIGHT_SECONDS = 40.0
+SETTLED_SECONDS = 6.0
+"""From the registration to the first end: by then all jobs have been looked at once."""
+UNBOUNDED_LOOKS = 10_000
+SUSTAINED_JOBS = 6_000
+LOAD = 0.8
+LOAD_SECONDS = 20.0
+WARM_SHARE = 0.1
+"""What came first is left out: connections are opened, and what is built at the first use is built."""
+BATCH = 5_000
+SYNCED_COUNT = 300
+LATEST_SECONDS = 120.0
+
+
+class End:
+    """The upstream or the sink: see latency_ends.py."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self._process = process
+        self.port = port
+
+    def ask(self, word: str) -> Any:
+        """The answer to a line."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+        return orjson.loads(self._process.stdout.readline())
+
+
+@contextlib.contextmanager
+def end(kind: str) -> Iterator[End]:
+    """`upstream` or `sink` of latency_ends.py."""
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "latency_ends.py"), kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    try:
+        yield End(process, int(process.stdout.readline()))
+    finally:
+        try:
+            process.communicate("", timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def call(port: int, path: str, body: Any = None) -> Any:
+    """The relay's answer to a POST."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", orjson.dumps(body or {}), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answered:
+        return orjson.loads(answered.read())
+
+
+def ended(count: int) -> list[str]:
+    """The ids of jobs that have ended."""
+    return [f"0-{number}" for number in range(count)]
+
+
+def ending(count: int) -> list[str]:
+    """The ids of jobs that end one after the other, soon."""
+    first = time.time() + SETTLED_SECONDS
+    return [f"{first + number / LIGHT_RATE:.3f}-{number}" for number in range(count)]
+
+
+def lates(count: int, made: Callable[[int], list[str]], looks: float) -> dict[str, Any]:
+    """Registers so many jobs with a relay that may send so many requests a second, until the sink has all their ends:
+    each one's seconds from the answer to the POST, ends a second, looks an end, processor time a second."""
+    with (
+        end("upstream") as upstream,
+        end("sink") as sink,
+        relay(upstream.port, least=1.0, rate=looks, environ=SINKS_ALLOWED) as (port, pid),
+    ):
+        subscription = {"sink": f"http://127.0.0.1:{sink.port}/hook", "types": [ENDED_TYPE]}
+        call(port, "/v1/subscriptions", subscription)
+        begun, cpu, ids = time.monotonic(), cpu_seconds(pid), made(count)
+        for start in range(0, count, BATCH):
+            tracked = call(port, "/v1/jobs/batch", {"jobs": [{"id": id} for id in ids[start : start + BATCH]]})
+            assert not tracked["rejected"], tracked
+        while sink.ask("count") < count:
+            if time.monotonic() - begun > LATEST_SECONDS:
+                raise RuntimeError(f"the sink got {sink.ask('count')} of {count}")
+            time.sleep(0.1)
+        cpu = (cpu_seconds(pid) - cpu) / (time.monotonic() - begun)
+        seen, came = upstream.ask("take"), sink.ask("take")
+    arrived: dict[str, float] = {}
+    for at, _, _, subject in came:
+        arrived.setdefault(subject, at)
+    shown = sorted(seen["shown"].items(), key=lambda pair: pair[1])
+    shown = shown[int(WARM_SHARE * len(shown)) :]
+    times = sorted(arrived.values())
+    tenth = len(times) // 10
+    return {
+        "late": [arrived[id] - at for id, at in shown],
+        "rate": (len(times) - 2 * tenth) / (times[-tenth - 1] - times[tenth]),
+        "looks": seen["reads"] / count,
+        "cpu": cpu,
+    }
+
+
+def others() -> float:
+    """How many processors other work uses just now."""
+
+    def read() -> tuple[float, float]:
+        fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]
+
+    before, idle_before = read()
+    time.sleep(1.0)
+    after, idle_after = read()
+    return (os.cpu_count() or 1) * (1.0 - (idle_after - idle_before) / (after - before))
+
+
+def synced() -> list[float]:
+    """Seconds that the disk takes to make 8 KB of a growing file durable, as a commit does."""
+    found = []
+    with tempfile.TemporaryFile(buffering=0) as file:
+        for _ in range(SYNCED_COUNT):
+            file.write(bytes(8192))
+            begun = time.perf_counter()
+            os.fdatasync(file.fileno())
+            found.append(time.perf_counter() - begun)
+            time.sleep(0.005)
+    return found
+
+
+def rows(name: str, found: dict[str, Any], bars: tuple[float, float]) -> list[dict[str, Any]]:
+    """The middle and the 99th percentile of what was late, for the table of run.py."""
+    cuts = statistics.quantiles(found["late"], n=100)
+    told = f"{found['rate']:.0f} ends/s, {found['looks']:.1f} looks each, {100 * found['cpu']:.0f} % of a processor"
+    return [
+        {
+            **{"name": f"answer to POST, {name}: p{which}", "unit": f"ms ({told})"},
+            **{"ours": 1e3 * cuts[which - 1], "at_most": bar},
+        }
+        for which, bar in zip((50, 99), bars, strict=True)
+    ]
+
+
+def measure(scale: float = 1.0) -> list[dict[str, Any]]:
+    """Rows of the table of run.py."""
+    disk = statistics.quantiles(synced(), n=100)
+    said = f"the disk syncs in {1e3 * disk[49]:.1f} ms, p99 {1e3 * disk[98]:.1f} ms"
+    print(f"{said}; other work uses {others():.1f} processors", file=sys.stderr)
+    light = lates(max(50, int(LIGHT_RATE * LIGHT_SECONDS * scale)), ending, LIGHT_LOOKS)
+    most = lates(max(1_000, int(SUSTAINED_JOBS * scale)), ended, UNBOUNDED_LOOKS)
+    print(f"sustained: {most['rate']:.0f} ends a second, {100 * most['cpu']:.0f} % of a processor", file=sys.stderr)
+    rate = LOAD * most["rate"]
+    load = lates(max(500, int(rate * LOAD_SECONDS * scale)), ended, rate)
+    return [*rows("light load", light, (2.0, 15.0)), *rows("80 % load", load, (10.0, 40.0))]
+
+
+if __name__ == "__main__":
+    for row in measure(float(sys.argv[1]) if sys.argv[1:] else 1.0):
+        print(row)
