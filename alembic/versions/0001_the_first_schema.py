@@ -66,7 +66,7 @@ def upgrade() -> None:
         batch_op.create_index('ix_deliveries_due', ['subscription_id', 'priority', 'due_at'], unique=False, sqlite_where=sa.text("state = 'pending'"), postgresql_where=sa.text("state = 'pending'"))
         batch_op.create_index('ix_deliveries_lease', ['lease_token'], unique=False, sqlite_where=sa.text('lease_token IS NOT NULL'), postgresql_where=sa.text('lease_token IS NOT NULL'))
         batch_op.create_index('ix_deliveries_open', ['job_uid', 'subscription_id', 'sequence'], unique=False, sqlite_where=sa.text("state IN ('pending', 'blocked')"), postgresql_where=sa.text("state IN ('pending', 'blocked')"))
-        batch_op.create_index('ix_deliveries_pending', ['id'], unique=False, sqlite_where=sa.text("state IN ('pending', 'blocked')"), postgresql_where=sa.text("state IN ('pending', 'blocked')"))
+        batch_op.create_index('ix_deliveries_pending', ['id'], unique=False, sqlite_where=sa.text("state IN ('pending', 'blocked') AND created_at >= 0"), postgresql_where=sa.text("state IN ('pending', 'blocked') AND created_at >= 0"))
         batch_op.create_index('ix_deliveries_replay', ['replay'], unique=False, sqlite_where=sa.text('replay IS NOT NULL'), postgresql_where=sa.text('replay IS NOT NULL'))
         batch_op.create_index('ix_deliveries_subscription_id_id', ['subscription_id', 'id'], unique=False)
 
@@ -308,7 +308,7 @@ def downgrade() -> None:
     with op.batch_alter_table('deliveries') as batch_op:
         batch_op.drop_index('ix_deliveries_subscription_id_id')
         batch_op.drop_index('ix_deliveries_replay', sqlite_where=sa.text('replay IS NOT NULL'), postgresql_where=sa.text('replay IS NOT NULL'))
-        batch_op.drop_index('ix_deliveries_pending', sqlite_where=sa.text("state IN ('pending', 'blocked')"), postgresql_where=sa.text("state IN ('pending', 'blocked')"))
+        batch_op.drop_index('ix_deliveries_pending', sqlite_where=sa.text("state IN ('pending', 'blocked') AND created_at >= 0"), postgresql_where=sa.text("state IN ('pending', 'blocked') AND created_at >= 0"))
         batch_op.drop_index('ix_deliveries_open', sqlite_where=sa.text("state IN ('pending', 'blocked')"), postgresql_where=sa.text("state IN ('pending', 'blocked')"))
         batch_op.drop_index('ix_deliveries_lease', sqlite_where=sa.text('lease_token IS NOT NULL'), postgresql_where=sa.text('lease_token IS NOT NULL'))
         batch_op.drop_index('ix_deliveries_due', sqlite_where=sa.text("state = 'pending'"), postgresql_where=sa.text("state = 'pending'"))

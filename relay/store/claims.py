@@ -53,7 +53,7 @@ WITH due AS MATERIALIZED (
   ORDER BY priority, due_at
   LIMIT (
     SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
-    FROM deliveries WHERE lease_token = :token AND subscription_id = :subscription_id
+    FROM deliveries WHERE lease_token = :token
   )
 )
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT id FROM due)

@@ -27,7 +27,7 @@ from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import attempt_from, delivery_from
 from relay.store.statements import Words, json_list, many, run, sql
-from relay.store.tables import OPEN_DELIVERY
+from relay.store.tables import LISTED_DELIVERY
 
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
 RELEASE_ALL = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE lease_token IS NOT NULL")
@@ -48,7 +48,7 @@ PENDING = sql(
     lambda words: (
         f"""
 SELECT COUNT(*) AS pending, {", ".join(_held(words, by) for by in HELD_BY)}
-FROM (SELECT subscription_id FROM deliveries WHERE {OPEN_DELIVERY} ORDER BY id LIMIT {COUNTED}) AS counted
+FROM (SELECT subscription_id FROM deliveries WHERE {LISTED_DELIVERY} ORDER BY id LIMIT {COUNTED}) AS counted
 """
     )
 )
@@ -56,7 +56,7 @@ OLDEST_PENDING = sql(
     lambda words: (
         f"""
 SELECT created_at FROM deliveries
-WHERE {OPEN_DELIVERY} AND priority < 2 AND subscription_id NOT IN {words.listed("ids")} ORDER BY id LIMIT 1
+WHERE {LISTED_DELIVERY} AND priority < 2 AND subscription_id NOT IN {words.listed("ids")} ORDER BY id LIMIT 1
 """
     )
 )
@@ -235,7 +235,7 @@ def page_statement(
     if before is not None:
         statement = statement.where(DELIVERIES.c.id < before)
     if state == "pending":
-        statement = statement.where(text(f"deliveries.{OPEN_DELIVERY}"))
+        statement = statement.where(text(f"deliveries.{LISTED_DELIVERY}"))
     elif state is not None:
         statement = statement.where(text(f"deliveries.state = '{_STATES[state]}'"))
     if subscription_id is not None:

@@ -8,14 +8,14 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import DeliveryGroup
 from relay.core.records import Groups
 from relay.store.statements import Sql, run, sql
-from relay.store.tables import OPEN_DELIVERY
+from relay.store.tables import LISTED_DELIVERY
 
 SCANNED = 50_000
 DAY_SECONDS = 86_400
 
 # By one index each, the newest first; what else is asked for is looked at row by row.
 _OF_STATE: Mapping[str, str] = {
-    "pending": OPEN_DELIVERY,
+    "pending": LISTED_DELIVERY,
     **{state: f"state = '{state}'" for state in ("delivered", "dead", "cancelled")},
 }
 _OF_SUBSCRIPTION = "subscription_id = :subscription_id"
@@ -33,7 +33,7 @@ def _conditions(state: str | None, subscription_id: str | None, event_id: str | 
     if subscription_id is not None:
         return f"WHERE {_OF_SUBSCRIPTION} ORDER BY id DESC", of_state
     if state == "pending":
-        return f"WHERE {OPEN_DELIVERY} ORDER BY id DESC", []
+        return f"WHERE {LISTED_DELIVERY} ORDER BY id DESC", []
     return "ORDER BY id DESC", of_state
 
 

@@ -20,7 +20,8 @@ _ATTEMPT = {
     **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
     **{"error": TEXT, "details": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
 }
-# Written only while the lease is held. SQLite takes the tables of a CROSS JOIN in this order: all that is leased is not
+# Written only while the lease is held, which only one that is pending has: PostgreSQL would go through all that are if
+# it was told so. SQLite takes the tables of a CROSS JOIN in this order: all that is leased is not
 # gone through for each row.
 INSERT_ATTEMPT = sql(
     lambda words: (
@@ -29,12 +30,12 @@ INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEM
 SELECT {", ".join(words.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
 FROM {words.members("rows", token=TEXT, **_ATTEMPT)} AS m
 CROSS JOIN deliveries AS d
-WHERE d.id = m.delivery_id AND d.lease_token = m.token AND d.state = 'pending' {words.locked("d")}
+WHERE d.id = m.delivery_id AND d.lease_token = m.token {words.locked("d")}
 """
     )
 )
 HELD = gathered(
-    lambda words: f"SELECT id, lease_token FROM deliveries WHERE id IN {words.listed('ids')} AND state = 'pending'",
+    lambda words: f"SELECT id, lease_token FROM deliveries WHERE id IN {words.listed('ids')}",
     lambda words: ("id", "lease_token"),
 )
 MARK = sql(
@@ -53,7 +54,8 @@ FRESH, BY_HAND = "priority < 2", "priority = 2"
 
 def _promotion(chain: str) -> Sql:
     """Of each (job, subscription) the first delivery that has not ended, where it is blocked: one seek a pair, whatever
-    else its job has open. `chain`: of those that go by themselves, or of those that were asked for by hand."""
+    else its job has open. `chain`: of those that go by themselves, or of those that were asked for by hand. The empty
+    text keeps PostgreSQL from going through all that are blocked where it thinks that there are none."""
     return sql(
         lambda words: (
             f"""
@@ -65,7 +67,7 @@ FROM (
     ORDER BY o.sequence LIMIT 1
   ) AS id
   FROM {words.members("rows", job_uid=TEXT, subscription_id=TEXT, due_at=REAL, token=TEXT)} AS pair
-) AS m WHERE deliveries.id = m.id AND deliveries.state = 'blocked'
+) AS m WHERE deliveries.id = m.id AND deliveries.state || '' = 'blocked'
 """
         )
     )

@@ -17,7 +17,7 @@ from relay.core.records import Lease
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.notices import notify
-from relay.store.statements import SQLITE, insert_into, json_list, many, run, sql
+from relay.store.statements import SQLITE, Sql, insert_into, json_list, many, run, sql
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow, JobCallbackRow, SubscriptionRow
 
 EVENTS = EventRow.__table__  # type: ignore[attr-defined]
@@ -37,17 +37,23 @@ INSERT_DELIVERY = insert_into(
 CALLBACKS_OF_JOBS = sql(
     lambda words: f"SELECT job_uid, subscription_id FROM job_callbacks WHERE job_uid IN {words.listed('job_uids')}"
 )
-OPEN_OF_JOBS, OPEN_BY_HAND_OF_JOBS = (
-    sql(
-        lambda words, chain=chain: (  # type: ignore[misc]
+
+
+def _open_pairs(chain: str) -> Sql:
+    """With PostgreSQL one seek a job, whatever it thinks of the table: OFFSET keeps it from turning the join around."""
+    of_one = f"SELECT job_uid, subscription_id FROM deliveries WHERE {OPEN_DELIVERY} AND {chain} AND job_uid"
+    return sql(
+        lambda words: of_one.replace("SELECT", "SELECT DISTINCT", 1) + f" IN {words.listed('job_uids')}",
+        lambda words: (
             f"""
-SELECT DISTINCT job_uid, subscription_id FROM deliveries
-WHERE job_uid IN {words.listed("job_uids")} AND {OPEN_DELIVERY} AND {chain}
+SELECT DISTINCT found.job_uid, found.subscription_id FROM {words.listed("job_uids")} AS wanted(uid)
+CROSS JOIN LATERAL ({of_one} = wanted.uid OFFSET 0) AS found
 """
-        )
+        ),
     )
-    for chain in ("priority < 2", "priority = 2")
-)
+
+
+OPEN_OF_JOBS, OPEN_BY_HAND_OF_JOBS = _open_pairs("priority < 2"), _open_pairs("priority = 2")
 # Whoever records an event of a job and whoever ends its head hold the job: else a follower could be left blocked.
 HOLD_JOBS = sql(lambda words: f"SELECT uid FROM jobs WHERE uid IN {words.listed('uids')} {words.locked('jobs')}")
 MATCHED_BY = select(

@@ -22,7 +22,7 @@ POOL_TIMEOUT_SECONDS = 5.0
 # Every statement of ours takes some rows by index. Where the statistics are of yesterday's few rows, a plan that reads
 # a table, or all that is open, to join it with a short list would cost a thousand times as much today.
 SEEKS = {
-    **{"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off"},
+    **{"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off", "enable_bitmapscan": "off"},
     **{"random_page_cost": "1.1", "jit": "off"},
 }
 

@@ -112,9 +112,9 @@ class Sql:
     postgresql: TextClause
 
 
-def sql(template: Callable[[Words], str]) -> Sql:
-    """The statement that `template` writes with the words of each database."""
-    return Sql(sqlite=template(_Sqlite()), postgresql=text(template(_Postgresql())))
+def sql(template: Callable[[Words], str], postgresql: Callable[[Words], str] | None = None) -> Sql:
+    """The statement that `template` writes with the words of each database; PostgreSQL may need another one."""
+    return Sql(sqlite=template(_Sqlite()), postgresql=text((postgresql or template)(_Postgresql())))
 
 
 def gathered(template: Callable[[Words], str], columns: Callable[[Words], Sequence[str]]) -> Sql:

@@ -263,6 +263,62 @@ async def test_a_replay_seeks_each_delivery_though_nothing_is_known_of_the_table
     assert {name for found in names.values() for name in found if not SMALL_LOOKS.match(name)} == set()
 
 
+@pytest.fixture(params=["nothing", "of yesterday"])
+def surprised_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database in which all at once many deliveries are open, and it knows nothing of that: either nothing at all, or
+    that yesterday there were a few, all delivered."""
+    postgres_url()
+    server, name = shared_server(), f"plans_{request.param.replace(' ', '_')}"
+    server.clone(TEMPLATE, name)
+    server.execute("ALTER TABLE deliveries SET (autovacuum_enabled = false)", name)
+    server.execute(_deliveries("'delivered'", "NULL", 1, 50), name)
+    if request.param == "of yesterday":
+        server.execute("ANALYZE", name)
+    leased = "CASE WHEN i % 200 = 0 THEN 'lease ' || (i / 400) END"
+    server.execute(_deliveries("CASE i % 2 WHEN 0 THEN 'pending' ELSE 'delivered' END", leased, 51, 20_000), name)
+    yield server.url(name)
+    server.drop_database(name)
+
+
+def _deliveries(state: str, token: str, first: int, last: int) -> str:
+    return f"""
+INSERT INTO deliveries (id, event_id, subscription_id, job_uid, sequence, state, lease_token, priority, due_at,
+  attempt_count, made_count, created_at)
+SELECT 'dlv_' || i, 'evt_' || i, 'sub_5', 'job_' || i, 1, {state}, {token}, 0, {NOW}, 1, 1, {NOW}
+FROM generate_series({first}, {last}) AS i"""
+
+
+async def test_what_each_delivery_runs_seeks_when_suddenly_many_are_open(surprised_url: str) -> None:
+    """Until the server counts anew, a minute or so, it would go through all that are open for each of them."""
+    store = await open_store(surprised_url, ReversingCipher(), now=NOW)
+    hot = ("claim", "mark", "probe", "drain", "release", "outbox")
+
+    def walks(connection: Connection) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for case in CATALOGUE:
+            if case.name.partition(":")[0] in hot:
+                for generic in (False, True):
+                    bad = [str(plan) for plan in explained(connection, case, generic=generic) if _walks(plan)]
+                    if bad:
+                        found[f"{case.name}, {'generic' if generic else 'custom'}"] = bad
+        return found
+
+    found = await store.database.read(walks)
+    await store.close()
+    assert found == {}
+
+
+def _walks(plan: Plan) -> bool:
+    """Along an index from its beginning, other than to its first entry; or along one that holds all that there ever
+    was of a subscription."""
+    node = plan.node
+    if node.get("Relation Name") != "deliveries" or "Scan" not in node["Node Type"]:
+        return False
+    if node.get("Index Name") == "ix_deliveries_subscription_id_id":
+        return True
+    return "Index Cond" not in node and plan.above[-1:] != ("Limit",)
+
+
 async def test_every_connection_prefers_to_seek(filled: tuple[Store, int]) -> None:
     store, _ = filled
 
