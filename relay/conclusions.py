@@ -1,7 +1,6 @@
 """What follows from an attempt: its record, the delivery's new state, and what is said of its subscription. No I/O."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from relay.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
 from relay.core import retry
@@ -9,10 +8,11 @@ from relay.core.delivery import Attempt, Claimed, Outcome, Response
 from relay.core.events import Event
 from relay.core.records import Lease, Mark
 from relay.core.subscription import Subscription
+from relay.core.values import value_class
 from relay.log import secrets_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Tried:
     """One attempt as it went. `headers` are those that were sent; `failing_since`: nothing has arrived since then."""
 

@@ -35,6 +35,9 @@ COMPARE_SECONDS = 60.0
 """How often a node asks which sinks have failed, or taken something, at another."""
 FORWARD_SECONDS = 3600.0
 """A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
+AHEAD_MS = 1000.0
+"""A sink that answers within this time has further deliveries claimed before it has slots for them: their leases do not
+grow old until then."""
 AGAIN_SECONDS = 1.0
 """The database refused: how long until it is asked again."""
 
@@ -383,10 +386,13 @@ class Dispatcher:
         self._metrics.deliveries_in_flight.inc()
         try:
             while True:
-                if self._ended and has_slot:  # claimed or recorded while it ended: nobody would wait for an answer
+                unsent = self._ended  # claimed or recorded while it ended: nobody would wait for an answer
+                if not (has_slot or unsent):
+                    has_slot = await self.slots.occupy_again(target)
+                    unsent = not target.may_send(self._clock())  # the sink asked for a pause meanwhile
+                if has_slot and unsent:
                     self._vacate(target)
-                    has_slot = False
-                if self._ended or not (has_slot or await self.slots.occupy_again(target)):
+                if unsent or not has_slot:
                     await self._deliveries.release([claimed], self._clock())
                     self._wake.set()
                     break
@@ -413,6 +419,7 @@ class Dispatcher:
             now = self._clock()
             if claimed.lease_until - now < subscription.timeout_seconds:
                 log.warning("lease_too_old", delivery=claimed.id)
+                await self._deliveries.release([claimed], now)
                 self._wake.set()
                 return ()
             if target.rate is not None:
@@ -473,7 +480,8 @@ class Dispatcher:
 
     def _mark(self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome) -> Mark:
         now = self._clock()
-        free = self.slots.free(target) if self._may_go_on(target, now) else 0
+        prompt = outcome.verdict == "delivered" and response.duration_ms <= AHEAD_MS
+        free = self.slots.free(target, ahead=prompt) if self._may_go_on(target, now) else 0
         mark, pause_until = conclude(
             Tried(
                 claimed=claimed,

@@ -42,7 +42,7 @@ class Target:
     in_flight  slots taken: requests that are out, or about to be
     fills      how often a slot was taken that was the last one
     marking    what waits for a commit: attempts that have ended, or the deliveries to be taken over in their place
-    queue      deliveries taken over in such a commit that wait for a slot
+    queue      deliveries taken over in such a commit that wait for one of its slots
     concurrency  how many slots it has use for, by what became of its attempts
     rate       sends a second at most, one at a time; None: as many as there are slots
     known      whether its subscription is still there; what is in flight outlives one that was removed
@@ -184,21 +184,21 @@ class Slots:
         host.targets.add(target)
         host.in_flight += target.in_flight
 
-    def free(self, target: Target, now: float | None = None) -> int:
-        """How many more of its deliveries may be claimed; `now`: so many at once as a drain allows."""
+    def free(self, target: Target, now: float | None = None, *, ahead: bool = False) -> int:
+        """How many more of its deliveries may be claimed; `now`: so many at once as a drain allows; `ahead`: where
+        nobody else wants slots, also those that will wait for one of its own."""
         host = target.host
         limit = min(target.concurrency.limit, self.per_host) if target.rate is None else 1
         if len(host.targets) > 1 and any(
             (other.waiting or other.in_flight) and other is not target for other in host.targets
         ):
-            limit = min(limit, max(1, self.per_host // 2))
+            limit, ahead = min(limit, max(1, self.per_host // 2)), False
         rate = None if now is None else target.drain_per_second(now)
         return min(
             self.concurrency if rate is None else max(1, int(rate * DRAIN_BATCH_SECONDS)),
-            limit - target.in_flight,
+            limit if ahead else min(limit - target.in_flight, self.per_host - host.in_flight),
             # what is claimed but not committed is bounded: a crash repeats no more than that
             2 * limit - target.in_flight - target.marking - len(target.queue),
-            self.per_host - host.in_flight,
             self.concurrency - self.in_flight,
         )
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from relay.core.events import Event
+from relay.core.values import value_class
 
 DeliveryState = Literal["pending", "delivered", "dead", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class OutboundRequest:
     """One HTTP request to a sink, ready to send."""
 
@@ -38,7 +39,7 @@ class Timings(NamedTuple):
 NO_TIMINGS = Timings()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Response:
     """What came of a request: a status code, or `error` when none came.
 
@@ -63,7 +64,7 @@ class Response:
         return next((value for key, value in self.headers if key.lower() == wanted), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The verdict of a subscription's kind on a response.
 
@@ -77,7 +78,7 @@ class Outcome:
     retry_after_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try, as it is recorded and shown.
 
@@ -102,7 +103,7 @@ class Attempt:
     next_attempt_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Claimed:
     """A delivery that this node holds by lease, with all that it takes to send it.
 

@@ -18,6 +18,7 @@ from cloudevents.core.v1.event import CloudEvent
 
 from relay.clock import to_rfc3339
 from relay.core.job import JOB_EVENTS, Job, Observation, Transition
+from relay.core.values import value_class
 
 CONTENT_TYPE = "application/cloudevents+json"
 MAX_EVENT_BYTES = 65_536
@@ -54,7 +55,7 @@ class Origin:
     dataschema: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Event:
     """A CloudEvent. `body` is its one rendering: these bytes are stored, signed and sent. `time` in epoch seconds."""
 

@@ -7,11 +7,12 @@ from typing import Any, Generic, TypeVar
 from relay.core.delivery import Attempt, Claimed, DeliveryGroup
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
+from relay.core.values import value_class
 
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Lease:
     """Deliveries to these subscriptions are held by `token` until `until`, from the moment they are written."""
 
@@ -113,7 +114,7 @@ class LookNote:
     last_error: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Mark:
     """The end of one attempt: written only while the lease is still ours.
 
@@ -149,7 +150,7 @@ class Pending:
     oldest_at: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Marked:
     """`kept` is False when the lease was lost: somebody else decides now. `next`: the deliveries taken, if asked."""
 

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 from relay.clock import in_words
 from relay.core.delivery import Outcome, Response
+from relay.core.values import value_class
 
 MAX_RETRY_AFTER_SECONDS = 86400.0
 
@@ -21,7 +22,7 @@ DRAIN_SECONDS = 60.0
 _SECONDS = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Done:
     """The event has arrived."""
 

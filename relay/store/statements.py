@@ -57,7 +57,8 @@ class _Sqlite:
 
     def members(self, parameter: str, **columns: str) -> str:
         shown = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(columns))
-        return f"(SELECT {shown} FROM json_each(:{parameter}))"
+        # json_each writes a member anew each time its value is read: once, not for each column
+        return f"(WITH member AS MATERIALIZED (SELECT value FROM json_each(:{parameter})) SELECT {shown} FROM member)"
 
     def as_text(self, column: str) -> str:
         return f"CAST({column} AS TEXT)"

@@ -172,6 +172,46 @@ async def test_a_retry_after_pauses_the_whole_subscription(tmp_path):
         assert len(world.sink.requests) == 3
 
 
+async def test_what_waits_for_a_slot_when_the_sink_asks_for_a_pause_waits_for_its_end(tmp_path):
+    async with open_world(tmp_path) as world:
+        fine = Response(started_at=0.0, duration_ms=1.0, status_code=200)
+        limited = Response(started_at=0.0, duration_ms=1.0, status_code=429, headers=(("Retry-After", "120"),))
+        waiting: list[asyncio.Future[Response]] = []
+        send = world.sink.send
+
+        async def slow(request, *, timeout_seconds):
+            await send(request, timeout_seconds=timeout_seconds)
+            waiting.append(asyncio.get_running_loop().create_future())
+            return await waiting[-1]
+
+        async def answer(*answers: Response):
+            async with asyncio.timeout(10):
+                while len(waiting) < len(answers) or any(target.marking for target in world.dispatcher.slots):
+                    await asyncio.to_thread(lambda: None)
+            for one, given in zip(waiting, answers, strict=True):
+                one.set_result(given)
+            waiting.clear()
+
+        world.sink.send = slow
+        await world.subscribe(concurrency=2)
+        for name in range(10):
+            await world.register(f"job{name}", seen("queued"))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.run_once()
+        await answer(fine, fine)
+        await answer(limited, fine)
+        async with asyncio.timeout(10):
+            await world.dispatcher.drain()
+        assert len(world.sink.requests) == 4
+        assert world.dispatcher.slots.in_flight == 0
+        world.sink.send = send
+        await world.run(5, 30)
+        assert set(await states(world)) == {"delivered"}
+        assert len(world.sink.requests) == 11
+
+
 async def test_a_pause_that_a_sink_asked_for_outlives_the_process(tmp_path):
     async with open_world(tmp_path, 200) as world:
         await world.subscribe()

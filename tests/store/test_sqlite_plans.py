@@ -51,7 +51,7 @@ HARMLESS_SCANS = re.compile(
     r"SCAN (?:"
     r"\w+ VIRTUAL TABLE INDEX \d+:"  # the members of a JSON list that came as a parameter
     r"|CONSTANT ROW|\d+ CONSTANT ROWS?"
-    r"|due(?:_\d)?|found|oldest|counted"  # the rows that a subquery found, which is explained by itself
+    r"|member|due(?:_\d)?|found|oldest|counted"  # the rows that a subquery found, which is explained by itself
     r"|pending"  # the recursion over subscriptions, one seek a step
     r"|\(subquery-\d+\)"  # the rows that a subquery found, which is explained by itself
     r")$"
