@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner.bucket import Bucket
@@ -19,6 +19,11 @@ def bucket_of(rate: float, bank_seconds: float, now: float = NOW) -> Bucket:
     return bucket
 
 
+def rounded(count: int, rate: float) -> float:
+    """The requests that so many additions to a time may give or take, each off by half of the last bit at most."""
+    return count * rate * math.ulp(NOW) / 2
+
+
 @settings(max_examples=40)
 @given(rate=st.floats(0.05, 50), bank=st.floats(0, 60), steps=st.lists(pauses, min_size=1, max_size=60))
 def test_no_window_ever_holds_more_than_its_rate_and_the_bank(rate: float, bank: float, steps: list[float]) -> None:
@@ -30,15 +35,17 @@ def test_no_window_ever_holds_more_than_its_rate_and_the_bank(rate: float, bank:
     for first, start in enumerate(taken):
         for last in range(first, len(taken)):
             window = taken[last] - start
-            assert last - first + 1 <= rate * window + rate * bank + 1 + 1e-3
+            count = last - first + 1
+            assert count <= rate * window + rate * bank + 1 + 1e-3 + rounded(count, rate)
 
 
+@example(rate=49.50996970166913, bank=60.0, seconds=37.99227573277545)
 @given(rate=st.floats(0.05, 50), bank=st.floats(0, 60), seconds=st.floats(0, 100))
 def test_a_new_bucket_is_empty(rate: float, bank: float, seconds: float) -> None:
     bucket, taken = bucket_of(rate, bank), 0
     while bucket.take(NOW + seconds):
         taken += 1
-    assert taken <= rate * (seconds + SLACK_SECONDS) + 1e-3
+    assert taken <= rate * (seconds + SLACK_SECONDS) + 1e-3 + rounded(taken, rate)
 
 
 def test_a_bucket_without_a_rate_gives_nothing() -> None:
