@@ -1,7 +1,8 @@
 """Deliveries on their way out: claim, render, sign, send, decide, record.
 
 What a look has just recorded comes here in memory, already leased; the scan of the table is for recovery, retries and
-whatever found no free slot. Nothing is claimed without a slot, so a slow sink holds up only its own.
+whatever found no free slot. Nothing is claimed without a slot, or soon one of its own sink's, so a slow sink holds up
+only its own.
 """
 
 import asyncio
@@ -38,6 +39,7 @@ FORWARD_SECONDS = 3600.0
 AHEAD_MS = 1000.0
 """A sink that answers within this time has further deliveries claimed before it has slots for them: their leases do not
 grow old until then."""
+MET_AT_ONCE = 1_000
 AGAIN_SECONDS = 1.0
 """The database refused: how long until it is asked again."""
 
@@ -143,6 +145,7 @@ class Dispatcher:
         self._random = random.Random(seed)  # noqa: S311 - jitter, not secrets
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
         self._version = -1
+        self._gone: set[str] = set()
         self._compare_at = 0.0
         self._tasks = Tasks()
         self._wake = asyncio.Event()
@@ -239,9 +242,11 @@ class Dispatcher:
             await self._compare()
         next_due = now + IDLE_SCAN_SECONDS
         backlog = await self._deliveries.backlog()
-        self._starved = not await self._meet(backlog, now)
+        self._starved = False
+        if not await self._meet(backlog, now):
+            next_due = now
         self.slots.note_waiting({entry.subscription_id for entry in backlog})
-        claims = []
+        due: list[tuple[Target, Backlog]] = []
         for entry in backlog:
             found = self.slots.get(entry.subscription_id)
             if found is None:
@@ -260,11 +265,18 @@ class Dispatcher:
                 earliest = max(_due_at(entry), found.paused_until, found.next_send_at)
             if earliest > now:
                 next_due = min(next_due, earliest)
-                continue
-            free = self.slots.free(found, now)
-            if free > 0 and probing:
+            else:
+                due.append((found, entry))
+        claims = []
+        share = max(1, (self.slots.concurrency - self.slots.in_flight) // max(1, len(due)))
+        for found, entry in due:
+            free = min(share, self.slots.free(found, now))
+            if free > 0 and found.subscription.state == "disabled":
+                self.slots.occupy(found)
                 claims.append(self._probe(found, now))
             elif free > 0:
+                for _ in range(free):  # now: the next one has what is left
+                    self.slots.occupy(found)
                 priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
                 claims.append(self._claim(found, priorities, free, now))
             elif not found.busy:
@@ -285,7 +297,8 @@ class Dispatcher:
 
     async def stop(self, timeout_seconds: float) -> None:
         """Claims nothing more and finishes what is in flight within the time; what remains keeps its lease until that
-        runs out, since nobody knows whether it arrived. What comes to be claimed only then is given back unsent."""
+        runs out, since nobody knows whether it arrived, or it still waited for a slot. What comes to be claimed only
+        then is given back unsent."""
         self._stopping = True
         self._wake.set()
         await self._tasks.finish(timeout_seconds)
@@ -300,15 +313,17 @@ class Dispatcher:
         callbacks = [target.subscription.id for target in self.slots if target.subscription.callback]
         found = [*await self._subscriptions.all(), *(await self._subscriptions.some(callbacks) if callbacks else ())]
         self.slots.adopt({one.id: (one, self._kinds(one.kind)) for one in found})
+        self._gone.clear()
         self._version = version
 
     async def _meet(self, backlog: Sequence[Backlog], now: float) -> bool:
-        """Reads the callbacks that have something due, no more of them than have room. Returns whether all have."""
-        strangers = [entry.subscription_id for entry in backlog if _due_at(entry) <= now]
-        strangers = [one for one in strangers if self.slots.get(one) is None]
-        met = strangers[: max(0, self.slots.concurrency - self.slots.in_flight)]
+        """Reads callbacks that have something due, so many at a time. Returns whether all of them are known now."""
+        due = [entry.subscription_id for entry in backlog if _due_at(entry) <= now]
+        strangers = [one for one in due if self.slots.get(one) is None and one not in self._gone]
+        met = strangers[:MET_AT_ONCE]
         for one in await self._subscriptions.some(met) if met else ():
             self.slots.join(one, self._kinds(one.kind))
+        self._gone.update(one for one in met if self.slots.get(one) is None)
         return len(met) == len(strangers)
 
     async def _compare(self) -> None:
@@ -320,8 +335,7 @@ class Dispatcher:
                 target.failing_since = since
 
     async def _claim(self, target: Target, priorities: tuple[int, ...], count: int, now: float) -> int:
-        for _ in range(count):
-            self.slots.occupy(target)
+        """Starts what is due in the slots that were taken for it, and gives the others back."""
         started = 0
         try:
             lease = self._lease(now, target.subscription.timeout_seconds)
@@ -336,8 +350,8 @@ class Dispatcher:
         return started
 
     async def _probe(self, target: Target, now: float) -> int:
-        """Tries a disabled subscription with its oldest delivery, if that is this node's turn."""
-        self.slots.occupy(target)
+        """Tries a disabled subscription with its oldest delivery, if that is this node's turn, in a slot that was taken
+        for it."""
         claimed = None
         try:
             lease = self._lease(now, target.subscription.timeout_seconds)
@@ -389,7 +403,8 @@ class Dispatcher:
                 unsent = self._ended  # claimed or recorded while it ended: nobody would wait for an answer
                 if not (has_slot or unsent):
                     has_slot = await self.slots.occupy_again(target)
-                    unsent = not target.may_send(self._clock())  # the sink asked for a pause meanwhile
+                    # meanwhile the sink asked for a pause, or its subscription was removed
+                    unsent = not (target.known and target.may_send(self._clock()))
                 if has_slot and unsent:
                     self._vacate(target)
                 if unsent or not has_slot:

@@ -186,7 +186,7 @@ class Slots:
 
     def free(self, target: Target, now: float | None = None, *, ahead: bool = False) -> int:
         """How many more of its deliveries may be claimed; `now`: so many at once as a drain allows; `ahead`: where
-        nobody else wants slots, also those that will wait for one of its own."""
+        nobody else of its host wants slots, also those that will wait for one of its own."""
         host = target.host
         limit = min(target.concurrency.limit, self.per_host) if target.rate is None else 1
         if len(host.targets) > 1 and any(

@@ -77,7 +77,11 @@ class Tracking:
                 callback = await self._callback(request.callback_url, now)
             registrations.append((index, self._registration(request, poller, callback, now)))
         if registrations:
-            await self._write(registrations, results)
+            try:
+                await self._write(registrations, results)
+            except Conflict:
+                self._callbacks.clear()  # another node may have removed one
+                raise
         return [result for result in results if result is not None]
 
     async def _write(
@@ -141,11 +145,12 @@ class Tracking:
         version = self._store.subscriptions.version
         if version != self._callbacks_version or len(self._callbacks) > 10_000:
             self._callbacks.clear()
+            self._callbacks_version = version
         found = self._callbacks.get(url)
         if found is None:
             found = await self._store.subscriptions.callback_for(url, new_id("sub", now), now)
-            self._callbacks_version = self._store.subscriptions.version
-            self._callbacks[url] = found
+            if self._callbacks_version == version:
+                self._callbacks[url] = found
         return found
 
     async def refresh(self, job: Job) -> None:

@@ -153,7 +153,7 @@ class SubscriptionBook:
         return {one: subscription for one, subscription in found.items() if subscription is not None}
 
     def callback_made(self, connection: Connection) -> None:
-        """The open transaction makes a callback: only the first one changes what is known anywhere."""
+        """The open transaction makes a callback: only where none was known before, others have to be told."""
         if self._all is None or not self._has_callbacks:
             self.changed(connection)
             run(connection, NOTE_CALLBACK)
@@ -194,6 +194,8 @@ class SubscriptionBook:
             self._by_kind.clear()
             self._callbacks.clear()
             self._has_callbacks = bool(run(connection, ANY_CALLBACK).scalar_one())
+            if self._has_callbacks:
+                run(connection, NOTE_CALLBACK)
         return self._all
 
 

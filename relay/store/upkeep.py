@@ -83,6 +83,9 @@ OLD_CALLBACKS = f"""
 SELECT id, CASE WHEN {_NEEDED} THEN 1 ELSE 0 END AS needed
 FROM subscriptions WHERE callback = 1 AND id > :after AND id < :before ORDER BY id LIMIT {SLICE}
 """
+HOLD_CALLBACKS = sql(
+    lambda words: f"SELECT id FROM subscriptions s WHERE id IN {words.listed('ids')} {words.locked('s')}"
+)
 DELETE_CALLBACKS = sql(lambda words: f"DELETE FROM subscriptions WHERE id IN {words.listed('ids')} AND NOT ({_NEEDED})")
 DELETE_OLD_KEYS = f"""
 DELETE FROM idempotency_keys WHERE id IN (
@@ -253,6 +256,8 @@ def _old_callbacks(connection: Connection, before: float, after: str) -> list[tu
 
 def _delete_callbacks(connection: Connection, book: SubscriptionBook, ids: Sequence[str]) -> int:
     book.changed(connection)  # first: nobody tracks a job with one of them after it was looked at
+    if connection.dialect.name != SQLITE:
+        run(connection, HOLD_CALLBACKS, ids=json_list(ids))  # or a retry could make something of one pending meanwhile
     return run(connection, DELETE_CALLBACKS, ids=json_list(ids)).rowcount
 
 

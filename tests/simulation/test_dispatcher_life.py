@@ -8,6 +8,7 @@ import orjson
 import pytest
 from standardwebhooks import Webhook
 
+from relay import dispatcher
 from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
 from tests.simulation_world import SECRET, crashing, open_world, seen
@@ -172,44 +173,119 @@ async def test_a_retry_after_pauses_the_whole_subscription(tmp_path):
         assert len(world.sink.requests) == 3
 
 
+class SlowSink:
+    """Requests wait until they are answered."""
+
+    def __init__(self, world) -> None:
+        self.world = world
+        self.waiting: list[asyncio.Future[Response]] = []
+        self.send, world.sink.send = world.sink.send, self.slow
+
+    async def slow(self, request, *, timeout_seconds):
+        await self.send(request, timeout_seconds=timeout_seconds)
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return await self.waiting[-1]
+
+    async def answer(self, *answers: Response):
+        """Once so many wait and nothing is being committed."""
+        async with asyncio.timeout(10):
+            while len(self.waiting) < len(answers) or any(target.marking for target in self.world.dispatcher.slots):
+                await asyncio.to_thread(lambda: None)
+        for one, given in zip(self.waiting, answers, strict=True):
+            one.set_result(given)
+        self.waiting.clear()
+
+
+FINE = Response(started_at=0.0, duration_ms=1.0, status_code=200)
+
+
+async def begun(world, count: int) -> None:
+    """So many jobs have an event each, and what has a slot is on its way."""
+    for name in range(count):
+        await world.register(f"job{name}", seen("queued"))
+    world.clock.advance(1)
+    await world.poller.run_once()
+    await world.poller.drain()
+    await world.dispatcher.run_once()
+
+
 async def test_what_waits_for_a_slot_when_the_sink_asks_for_a_pause_waits_for_its_end(tmp_path):
     async with open_world(tmp_path) as world:
-        fine = Response(started_at=0.0, duration_ms=1.0, status_code=200)
         limited = Response(started_at=0.0, duration_ms=1.0, status_code=429, headers=(("Retry-After", "120"),))
-        waiting: list[asyncio.Future[Response]] = []
-        send = world.sink.send
-
-        async def slow(request, *, timeout_seconds):
-            await send(request, timeout_seconds=timeout_seconds)
-            waiting.append(asyncio.get_running_loop().create_future())
-            return await waiting[-1]
-
-        async def answer(*answers: Response):
-            async with asyncio.timeout(10):
-                while len(waiting) < len(answers) or any(target.marking for target in world.dispatcher.slots):
-                    await asyncio.to_thread(lambda: None)
-            for one, given in zip(waiting, answers, strict=True):
-                one.set_result(given)
-            waiting.clear()
-
-        world.sink.send = slow
+        sink = SlowSink(world)
         await world.subscribe(concurrency=2)
-        for name in range(10):
-            await world.register(f"job{name}", seen("queued"))
-        world.clock.advance(1)
-        await world.poller.run_once()
-        await world.poller.drain()
-        await world.dispatcher.run_once()
-        await answer(fine, fine)
-        await answer(limited, fine)
+        await begun(world, 10)
+        await sink.answer(FINE, FINE)
+        await sink.answer(limited, FINE)
         async with asyncio.timeout(10):
             await world.dispatcher.drain()
         assert len(world.sink.requests) == 4
         assert world.dispatcher.slots.in_flight == 0
-        world.sink.send = send
+        world.sink.send = sink.send
         await world.run(5, 30)
         assert set(await states(world)) == {"delivered"}
         assert len(world.sink.requests) == 11
+
+
+async def test_what_waits_for_a_slot_when_its_subscription_is_removed_is_not_sent(tmp_path):
+    async with open_world(tmp_path) as world:
+        sink = SlowSink(world)
+        subscription = await world.subscribe(concurrency=2)
+        await begun(world, 10)
+        await sink.answer(FINE, FINE)
+        async with asyncio.timeout(10):
+            while len(sink.waiting) < 2 or not any(target.queue for target in world.dispatcher.slots):
+                await asyncio.to_thread(lambda: None)
+        await world.store.subscriptions.remove(subscription.id, world.clock())
+        await world.dispatcher.run_once()
+        assert list(world.dispatcher.slots) == []
+        await sink.answer(FINE, FINE)
+        async with asyncio.timeout(10):
+            await world.dispatcher.drain()
+        assert len(world.sink.requests) == 4
+        assert world.dispatcher.slots.in_flight == 0
+
+
+async def test_many_sinks_together_take_no_more_than_their_host_and_all_have(tmp_path):
+    async with open_world(tmp_path) as world:
+        world.dispatcher.settings = replace(world.dispatcher.settings, concurrency=10, per_host=4)
+        sink = SlowSink(world)
+        for nth in range(30):
+            await world.subscribe(sink=f"https://{'one' if nth % 2 else nth}.test/{nth}", ordering="none")
+        await begun(world, 3)
+        assert world.dispatcher.slots.in_flight == 10
+        assert sum("one.test" in request.url for request in world.sink.requests) <= 4
+        most = 0
+        for _ in range(40):
+            async with asyncio.timeout(10):
+                while len(sink.waiting) < world.dispatcher.slots.in_flight or any(
+                    target.marking for target in world.dispatcher.slots
+                ):
+                    await asyncio.to_thread(lambda: None)
+            most = max(most, len(sink.waiting))
+            for one in sink.waiting:
+                one.set_result(FINE)
+            sink.waiting.clear()
+            await asyncio.sleep(0)
+            await world.dispatcher.run_once()
+        assert most == 10
+        assert await world.store.deliveries.pending_count() == 0
+
+
+async def test_callbacks_that_can_get_nothing_hold_up_none_that_can(tmp_path, monkeypatch):
+    """More of them than are read at once, and older."""
+    monkeypatch.setattr(dispatcher, "MET_AT_ONCE", 5)
+    async with open_world(tmp_path) as world:
+        for nth in range(23):
+            callback = await world.store.subscriptions.callback_for(
+                f"https://cb.test/{nth}", f"sub_{nth:02}", world.clock()
+            )
+            if nth < 22:
+                await world.store.subscriptions.set_state(callback, "paused", world.clock())
+            await world.register(f"job{nth}", seen("queued"), callback=callback)
+        await world.step()
+        assert [request.url for request in world.sink.requests] == ["https://cb.test/22"]
+        assert len(list(world.dispatcher.slots)) == 22
 
 
 async def test_a_pause_that_a_sink_asked_for_outlives_the_process(tmp_path):
