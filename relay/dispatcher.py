@@ -40,6 +40,7 @@ AHEAD_MS = 1000.0
 """A sink that answers within this time has further deliveries claimed before it has slots for them: their leases do not
 grow old until then."""
 MET_AT_ONCE = 1_000
+"""Callbacks that one scan reads at most."""
 AGAIN_SECONDS = 1.0
 """The database refused: how long until it is asked again."""
 
