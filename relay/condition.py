@@ -70,6 +70,6 @@ def measured(metrics: Metrics, store: Store, pollers: Pollers, now: float) -> by
             metrics.expected_detection_delay_seconds.remove(source, account)
         metrics.source_up.labels(source, account).set(float(poller.state.state == "ok" and poller.has_key))
         metrics.polling_stalled.labels(source, account).set(float(poller.stalled(now)))
-    metrics.commits.set(store.database.writer.commit_count)
-    metrics.writes.set(store.database.writer.item_count)
+    metrics.commits.set(store.database.commit_count)
+    metrics.writes.set(store.database.item_count)
     return metrics.render()

@@ -89,7 +89,7 @@ class DatabaseSettings:
         secret=True,
     )
     pool_size: int = setting(
-        kinds.integer(1, 1000), 10, "connections of a node that read, with PostgreSQL; two more write and listen"
+        kinds.integer(1, 1000), 10, "connections of a node that read, with PostgreSQL; three more write and listen"
     )
 
 

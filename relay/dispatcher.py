@@ -263,7 +263,7 @@ class Dispatcher:
                 earliest = found.probe_at
             else:
                 self._forward(found, now)
-                earliest = max(_due_at(entry), found.paused_until, found.next_send_at)
+                earliest = max(_due_at(entry), found.not_before)
             if earliest > now:
                 next_due = min(next_due, earliest)
             else:
@@ -517,6 +517,8 @@ class Dispatcher:
             next_count=2 if free > 1 else 1,
         )
         target.paused_until = max(target.paused_until, pause_until)
+        if mark.disable is not None:
+            target.held_until = now + AGAIN_SECONDS
         return mark
 
     def _may_go_on(self, target: Target, now: float) -> bool:

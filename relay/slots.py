@@ -45,6 +45,7 @@ class Target:
     queue      deliveries taken over in such a commit that wait for one of its slots
     concurrency  how many slots it has use for, by what became of its attempts
     rate       sends a second at most, one at a time; None: as many as there are slots
+    held_until  it is being disabled: nothing of it begins until everybody knows
     known      whether its subscription is still there; what is in flight outlives one that was removed
     forwarded  the drain whose waiting retries this node has had be due
     """
@@ -62,6 +63,7 @@ class Target:
     queue: deque[asyncio.Future[None]] = field(default_factory=deque)
     paused_until: float = 0.0
     pause_written: float = 0.0
+    held_until: float = 0.0
     next_send_at: float = 0.0
     failing_since: float | None = None
     probe_at: float | None = None
@@ -75,7 +77,12 @@ class Target:
 
     def may_send(self, now: float) -> bool:
         """Whether the sink is to be sent anything now, slots apart."""
-        return self.subscription.state == "enabled" and self.paused_until <= now and self.next_send_at <= now
+        return self.subscription.state == "enabled" and self.not_before <= now
+
+    @property
+    def not_before(self) -> float:
+        """When it may be sent anything again, as far as that is known."""
+        return max(self.paused_until, self.held_until, self.next_send_at)
 
     @property
     def full(self) -> bool:
@@ -176,6 +183,8 @@ class Slots:
             target.paused_until = target.pause_written = subscription.paused_until or 0.0
         elif subscription.paused_until is not None:  # another node was told
             target.paused_until = max(target.paused_until, subscription.paused_until)
+        if subscription.state_since != target.subscription.state_since:
+            target.held_until = 0.0
         if subscription.state == "disabled":  # perhaps by another node, which saw it fail
             target.failing_since = subscription.failing_since
         target.probe_at = subscription.probe_at

@@ -145,6 +145,10 @@ CATALOGUE = (
     Case("probe: take the oldest", claims.TAKE_OLDEST, sorts=True),  # three hundred at most
     Case("drain: bring forward", claims.BRING_FORWARD),
     Case("mark: held", marks.HELD),
+    Case("mark: made before", marks.MADE),
+    Case("mark: count held", marks.COUNT_HELD),
+    Case("mark: write attempt", marks.WRITE_ATTEMPT),
+    Case("mark: wishes", marks.WISHES),
     Case("mark", marks.MARK),
     Case("mark: attempt", marks.INSERT_ATTEMPT),
     Case("mark: promote", marks.PROMOTE),

@@ -19,6 +19,7 @@ from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.claims import ClaimRequest
 from relay.store.database import SqliteDatabase
+from relay.store.postgres import PostgresDatabase
 from relay.store.store import Store
 
 NOW = 1_800_000_000.0
@@ -186,22 +187,29 @@ async def together(store: Store, *writes: Awaitable[Any]) -> list[Any]:
     async with held_writer(store):
         tasks = [asyncio.ensure_future(write) for write in writes]
         await asyncio.sleep(0)  # one turn of the loop, in which each task gets as far as its future
-        assert store.database.writer.waiting_count == len(tasks)
+        assert sum(writer.waiting_count for writer in _writers(store)) == len(tasks)
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
 async def held_writer(store: Store) -> AsyncIterator[None]:
     """A group with nothing in it waits at the beginning of its transaction until the block ends."""
-    release = _hold(store.database)
+    database, writers = store.database, _writers(store)
+    release = _hold(database)
     try:
-        holder = asyncio.ensure_future(store.database.write(_nothing, None))
+        holders = [asyncio.ensure_future(writer.write(_nothing, None)) for writer in writers]
         await asyncio.sleep(0)
-        await until(lambda: store.database.writer.waiting_count == 0)
+        await until(lambda: not any(writer.waiting_count for writer in writers))
         yield
     finally:
         release()
-    await holder
+    await asyncio.gather(*holders)
+
+
+def _writers(store: Store) -> list[Any]:
+    """What collects groups: with PostgreSQL, single statements go beside the others."""
+    database = store.database
+    return [database.writer, database.caller] if isinstance(database, PostgresDatabase) else [database.writer]
 
 
 async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -225,14 +233,24 @@ def _hold(database: Any) -> Callable[[], None]:
 
         database.begin = held  # type: ignore[method-assign]
         return lambda: (gate.set(), setattr(database, "begin", begin))[0]
-    free, transaction = asyncio.Event(), database.writer._transaction
+    free = asyncio.Event()
+    before = {writer: writer._transaction for writer in (database.writer, database.caller)}
 
-    @asynccontextmanager
-    async def waiting() -> AsyncIterator[Any]:
-        async with asyncio.timeout(30):
-            await free.wait()
-        async with transaction() as run:
-            yield run
+    def holding(transaction: Callable[[], Any]) -> Callable[[], Any]:
+        @asynccontextmanager
+        async def waiting() -> AsyncIterator[Any]:
+            async with asyncio.timeout(30):
+                await free.wait()
+            async with transaction() as run:
+                yield run
 
-    database.writer._transaction = waiting
-    return lambda: (free.set(), setattr(database.writer, "_transaction", transaction))[0]
+        return waiting
+
+    def release() -> None:
+        free.set()
+        for writer, transaction in before.items():
+            writer._transaction = transaction
+
+    for writer, transaction in before.items():
+        writer._transaction = holding(transaction)
+    return release

@@ -139,6 +139,11 @@ class Mark:
     next_lease: Lease | None = None
     next_count: int = 1
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it turns no subscription and has no events."""
+        return self.disable is None and not self.events and not self.claimed.probe
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:

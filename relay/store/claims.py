@@ -47,16 +47,18 @@ def _due(words: Words) -> str:
 TAKE = sql(
     lambda words: (
         f"""
-WITH due AS MATERIALIZED (
-  SELECT id FROM ({_due(words)}) AS found
-  WHERE CAST(priority AS text) IN {words.listed("priorities")}
-  ORDER BY priority, due_at
-  LIMIT (
-    SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
-    FROM deliveries WHERE lease_token = :token
+UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
+  WITH due AS MATERIALIZED (
+    SELECT id FROM ({_due(words)}) AS found
+    WHERE CAST(priority AS text) IN {words.listed("priorities")}
+    ORDER BY priority, due_at
+    LIMIT (
+      SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
+      FROM deliveries WHERE lease_token = :token
+    )
   )
+  SELECT id FROM due
 )
-UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT id FROM due)
 """
     )
 )
@@ -151,23 +153,19 @@ def claim(connection: Connection, items: Sequence[ClaimRequest]) -> list[tuple[C
     """Takes due heads for each request: first attempts, then retries, then those asked for by hand; of each the ones
     that are due the longest."""
     for item in items:
-        take_due(connection, item.subscription_id, item.lease, item.count, item.now, item.priorities)
+        run(connection, TAKE, **due_values(item.subscription_id, item.lease, item.count, item.now, item.priorities))
     taken: dict[str, list[Claimed]] = {item.lease.token: [] for item in items}
     for one in load_leased(connection, list(taken)):
         taken[one.lease_token].append(one)
     return [tuple(taken[item.lease.token]) for item in items]
 
 
-def take_due(
-    connection: Connection,
-    subscription_id: str,
-    lease: Lease,
-    count: int,
-    now: float,
-    priorities: Iterable[int] = (0, 1, 2),
-) -> None:
-    """Takes due heads of one subscription until `lease` holds `count` of its deliveries or nothing more is due."""
-    values = {
+def due_values(
+    subscription_id: str, lease: Lease, count: int, now: float, priorities: Iterable[int] = (0, 1, 2)
+) -> dict[str, Any]:
+    """The parameters of TAKE, which takes due heads of one subscription until `lease` holds `count` of its deliveries
+    or nothing more is due."""
+    return {
         "subscription_id": subscription_id,
         "token": lease.token,
         "until": lease.until,
@@ -175,7 +173,6 @@ def take_due(
         "now": now,
         "count": count,
     }
-    run(connection, TAKE, **values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,11 +209,12 @@ def bring_forward(connection: Connection, items: Sequence[tuple[str, float]]) ->
 
 def load_leased(connection: Connection, tokens: Sequence[str]) -> list[Claimed]:
     """The deliveries that are held under these leases, with their events: by priority, then the oldest first."""
-    if not tokens:
-        return []
-    rows = gather(connection, WITH_EVENT, tokens=json_list(tokens))
-    rows.sort(key=lambda row: (row[-1], row[0]))
-    return [_claimed(row) for row in rows]
+    return leased_of(gather(connection, WITH_EVENT, tokens=json_list(tokens))) if tokens else []
+
+
+def leased_of(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
+    """The same from what `WITH_EVENT` found."""
+    return [_claimed(row) for row in sorted(rows, key=lambda row: (row[-1], row[0]))]
 
 
 def _claimed(row: Sequence[Any]) -> Claimed:

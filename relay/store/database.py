@@ -67,11 +67,14 @@ class Database(Protocol):
     """What the parts of the store need of a database."""
 
     @property
-    def writer(self) -> Any: ...
+    def commit_count(self) -> int: ...
+    @property
+    def item_count(self) -> int: ...
     @property
     def trouble(self) -> str | None: ...
     def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None: ...
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result: ...
+    async def call(self, batch: Batch[Item, Result | None], item: Item) -> Result | None: ...
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result: ...
     async def size_bytes(self) -> int: ...
     @property
@@ -144,6 +147,16 @@ class SqliteDatabase:
 
     # --- for the rooms
 
+    @property
+    def commit_count(self) -> int:
+        """How many transactions have written something, or would have."""
+        return self.writer.commit_count
+
+    @property
+    def item_count(self) -> int:
+        """How many writes those were."""
+        return self.writer.item_count
+
     shared = False
     """Whether several nodes can have it open."""
 
@@ -157,6 +170,10 @@ class SqliteDatabase:
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """See `Writer.write`."""
         return await self.writer.write(batch, item)
+
+    async def call(self, batch: Batch[Item, Result | None], item: Item) -> Result | None:
+        """There are no programs."""
+        return None
 
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:
         """Runs `query(connection, *arguments)` on a reader; it sees every write that has returned."""

@@ -21,7 +21,7 @@ from relay.store.claims import (
 )
 from relay.store.database import Database
 from relay.store.delivery_groups import grouped
-from relay.store.marks import ATTEMPTS, Marker, head_of
+from relay.store.marks import ATTEMPTS, Marker, head_of, mark_at_once
 from relay.store.notices import notify
 from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
 from relay.store.pages import decode_cursor, page_of
@@ -105,6 +105,10 @@ class DeliveryStore:
 
     async def mark(self, mark: Mark) -> Marked:
         """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, at once."""
+        if mark.is_plain:
+            marked = await self._database.call(mark_at_once, mark)
+            if marked is not None:
+                return marked
         return await self._database.write(self._marker.mark, mark)
 
     async def release(self, claimed: Sequence[Claimed], now: float) -> None:

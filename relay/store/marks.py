@@ -1,6 +1,7 @@
 """Marks: the end of an attempt, what follows it, and the leases that go on from it; all in one transaction."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -8,8 +9,9 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Mark, Marked
-from relay.store.claims import load_leased, take_due
-from relay.store.outbox import Outbox, hold_jobs
+from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
+from relay.store.outbox import HOLD_JOBS, Outbox, hold_jobs
+from relay.store.programs import Each, Hold, Program, Run
 from relay.store.rows import attempt_values
 from relay.store.statements import INTEGER, REAL, TEXT, Sql, at_once, gather, gathered, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY, AttemptRow
@@ -34,9 +36,34 @@ WHERE d.id = m.delivery_id AND d.lease_token = m.token {words.locked("d")}
 """
     )
 )
+# The same where all of them are known to be held.
+WRITE_ATTEMPT = sql(
+    lambda words: (
+        f"""
+INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
+SELECT {", ".join(words.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
+FROM {words.members("rows", token=TEXT, **_ATTEMPT)} AS m
+"""
+    )
+)
 HELD = gathered(
     lambda words: f"SELECT id, lease_token FROM deliveries WHERE id IN {words.listed('ids')}",
     lambda words: ("id", "lease_token"),
+)
+MADE = gathered(
+    lambda words: f"SELECT delivery_id, number, started_at FROM attempts WHERE delivery_id IN {words.listed('ids')}",
+    lambda words: ("delivery_id", "number", "started_at"),
+)
+_MARK = {"id": TEXT, "token": TEXT, "state": TEXT, "due_at": REAL, "ended_at": REAL, "reason": TEXT, "counted": INTEGER}
+COUNT_HELD = sql(
+    lambda words: (
+        f"""
+SELECT COUNT(*) FROM (
+  SELECT d.id FROM {words.members("marks", **_MARK)} AS m CROSS JOIN deliveries AS d
+  WHERE d.id = m.id AND d.lease_token = m.token {words.locked("d")}
+) AS held
+"""
+    )
 )
 MARK = sql(
     lambda words: (
@@ -44,7 +71,7 @@ MARK = sql(
 UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
   priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
   attempt_count = attempt_count + m.counted, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
-FROM {words.members("rows", id=TEXT, state=TEXT, due_at=REAL, ended_at=REAL, reason=TEXT, counted=INTEGER)} AS m
+FROM {words.members("rows", **_MARK)} AS m
 WHERE deliveries.id = m.id
 """
     )
@@ -99,7 +126,51 @@ WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
 DISABLED_EVENT = "relay.subscription.disabled"
 RECOVERED_EVENT = "relay.subscription.recovered"
 
+_WISH = {
+    **{"subscription_id": TEXT, "token": TEXT, "until": REAL},
+    **{"priorities": TEXT, "count": INTEGER, "now": REAL},
+}
+WISHES = sql(lambda words: f"SELECT {', '.join(_WISH)} FROM {words.members('wishes', **_WISH)} AS m")
+END_ATTEMPTS = Program(
+    "end_attempts",
+    parameters={
+        **{"count": INTEGER, "attempts": TEXT, "marks": TEXT, "uids": TEXT, "pairs": TEXT, "by_hand": TEXT},
+        **{"wishes": TEXT, "tokens": TEXT},
+    },
+    counted=COUNT_HELD,
+    steps=(
+        Run(WRITE_ATTEMPT, "attempts"),
+        Run(MARK, "marks"),
+        Hold(HOLD_JOBS),
+        Run(PROMOTE, "pairs"),
+        Run(PROMOTE_BY_HAND, "by_hand"),
+        Each(TAKE, WISHES),
+    ),
+    result=WITH_EVENT,
+)
+"""What the end of attempts is as a rule: nobody else has the leases, and no subscription is turned."""
+
 Pair = tuple[str, str]
+
+
+def mark_at_once(connection: Connection, items: Sequence[Mark]) -> list[Marked | None]:
+    """The batch function of plain marks: what `Marker.mark` does, in one call. All None, and nothing done, where a
+    lease is not held any more or there can be no such call."""
+    marks = _first(items)
+    wishes = _wishes(marks, set())
+    follow_up = _follow_up(marks, wishes)
+    rows = END_ATTEMPTS.run(
+        connection,
+        count=len(marks),
+        attempts=json_list([_attempt_values(mark) for mark in marks]),
+        marks=json_list([_mark_values(mark) for mark in marks]),
+        uids=json_list(follow_up.job_uids),
+        pairs=json_list(follow_up.pairs),
+        by_hand=json_list(follow_up.by_hand),
+        wishes=json_list([[take[name] for name in _WISH] for take in follow_up.takes]),
+        tokens=json_list(follow_up.tokens),
+    )
+    return [None] * len(items) if rows is None else [*_marked(items, marks, wishes, leased_of(rows))]
 
 
 class Marker:
@@ -111,15 +182,21 @@ class Marker:
     def mark(self, connection: Connection, items: Sequence[Mark]) -> list[Marked]:
         """Ends attempts whose lease is still held: the attempt's row, the delivery's new state, the follower's
         promotion, what the subscription goes on with, and any events."""
-        kept = _kept(connection, items)
-        at_once(connection, MARK, [_mark_values(mark) for mark in kept])
-        disabled, events = self._turn(connection, kept)
+        first = _first(items)
+        marks = _kept(connection, first)
+        made = _made_before(connection, first, marks)
+        at_once(connection, MARK, [_mark_values(mark) for mark in marks])
+        disabled, events = self._turn(connection, marks)
         self._outbox.insert(connection, [(event, None) for event in events])
-        wishes = _wishes(kept, disabled)
-        _promote(connection, [mark for mark in kept if mark.state != "pending"], wishes)
-        taken = _take_due(connection, wishes)
-        held = {id(mark) for mark in kept}
-        return [Marked(kept=id(mark) in held, next=tuple(taken.get(id(mark), ()))) for mark in items]
+        wishes = _wishes(marks, disabled)
+        follow_up = _follow_up(marks, wishes)
+        hold_jobs(connection, follow_up.job_uids)
+        at_once(connection, PROMOTE, follow_up.pairs)
+        at_once(connection, PROMOTE_BY_HAND, follow_up.by_hand)
+        for take in follow_up.takes:
+            run(connection, TAKE, **take)
+        marked = _marked(items, marks, wishes, load_leased(connection, follow_up.tokens))
+        return [made.get(id(mark), one) for mark, one in zip(items, marked, strict=True)]
 
     def _turn(self, connection: Connection, kept: Sequence[Mark]) -> tuple[set[str], list[Event]]:
         """Disables subscriptions, and enables those whose probe was delivered. Returns the ids of the disabled ones and
@@ -147,16 +224,32 @@ class Marker:
         return disabled, events
 
 
-def _kept(connection: Connection, items: Sequence[Mark]) -> list[Mark]:
-    """The marks whose lease is still held, their attempts written; a second mark under one lease has lost it to the
-    first."""
-    first = {(mark.claimed.id, mark.claimed.lease_token): mark for mark in reversed(items)}
-    marks = [mark for mark in items if first[mark.claimed.id, mark.claimed.lease_token] is mark]
-    rows = [(mark.claimed.lease_token, *attempt_values(mark.claimed.id, mark.attempt)) for mark in marks]
-    if at_once(connection, INSERT_ATTEMPT, rows) == len(marks):
-        return marks
+def _kept(connection: Connection, marks: Sequence[Mark]) -> list[Mark]:
+    """The marks whose lease is still held, their attempts written."""
+    if at_once(connection, INSERT_ATTEMPT, [_attempt_values(mark) for mark in marks]) == len(marks):
+        return list(marks)
     held = {(row[0], row[1]) for row in gather(connection, HELD, ids=json_list([mark.claimed.id for mark in marks]))}
     return [mark for mark in marks if (mark.claimed.id, mark.claimed.lease_token) in held]
+
+
+def _made_before(connection: Connection, marks: Sequence[Mark], kept: Sequence[Mark]) -> dict[int, Marked]:
+    """What came of those that a call has written already whose answer was lost, by their `id()`: what each call takes
+    for a subscription is leased by one of its marks."""
+    held = {id(mark) for mark in kept}
+    others = [mark for mark in marks if id(mark) not in held]
+    if not others:
+        return {}
+    rows = gather(connection, MADE, ids=json_list([mark.claimed.id for mark in others]))
+    made = {(delivery_id, number, started_at) for delivery_id, number, started_at in rows}
+    written = [mark for mark in others if (mark.claimed.id, mark.attempt.number, mark.attempt.started_at) in made]
+    leased = load_leased(connection, [mark.next_lease.token for mark in written if mark.next_lease is not None])
+    return {
+        id(mark): Marked(
+            kept=True,
+            next=tuple(one for one in leased if mark.next_lease and one.lease_token == mark.next_lease.token),
+        )
+        for mark in written
+    }
 
 
 def head_of(connection: Connection, job_uid: str, subscription_id: str, *, by_hand: bool) -> str | None:
@@ -190,42 +283,63 @@ def _wishes(kept: Sequence[Mark], disabled: set[str]) -> dict[str, list[Mark]]:
     return wishes
 
 
-def _promote(connection: Connection, ended: Sequence[Mark], wishes: Mapping[str, Sequence[Mark]]) -> None:
-    """Makes the next delivery of each (job, subscription) whose head has ended pending: due at once, or taken where
-    its mark wants to go on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FollowUp:
+    """What comes after marks: of each (job, subscription) whose head has ended the next delivery becomes pending, due
+    at once or taken where its mark wants to go on; then what else is due is taken, as much as the marks want."""
+
+    pairs: list[tuple[Any, ...]]
+    by_hand: list[tuple[Any, ...]]
+    takes: list[dict[str, Any]]
+
+    @property
+    def job_uids(self) -> list[str]:
+        return sorted({row[0] for row in (*self.pairs, *self.by_hand)})
+
+    @property
+    def tokens(self) -> list[str]:
+        return [take["token"] for take in self.takes]
+
+
+def _follow_up(marks: Sequence[Mark], wishes: Mapping[str, Sequence[Mark]]) -> _FollowUp:
     by_pair: dict[Pair, Mark] = {}
     by_hand: dict[Pair, float] = {}
-    for mark in ended:
-        if mark.claimed.job_uid is not None:
+    for mark in marks:
+        if mark.state != "pending" and mark.claimed.job_uid is not None:
             pair = (mark.claimed.job_uid, mark.claimed.subscription_id)
             if mark.claimed.priority < 2:
                 by_pair[pair] = mark
             else:
                 by_hand[pair] = mark.now
-    hold_jobs(connection, [job_uid for job_uid, _ in (*by_pair, *by_hand)])
-    rows: list[tuple[Any, ...]] = []
+    pairs: list[tuple[Any, ...]] = []
     for pair, mark in by_pair.items():
         going = wishes.get(pair[1]) if mark.next_lease is not None else None
         lease = going[0].next_lease if going else None
-        rows.append((*pair, mark.now, None) if lease is None else (*pair, lease.until, lease.token))
-    at_once(connection, PROMOTE, rows)
-    if by_hand:
-        promote_by_hand(connection, by_hand, max(by_hand.values()))
+        pairs.append((*pair, mark.now, None) if lease is None else (*pair, lease.until, lease.token))
+    takes = [
+        due_values(subscription_id, lease, sum(mark.next_count for mark in marks), max(mark.now for mark in marks))
+        for subscription_id, marks in sorted(wishes.items())
+        if (lease := marks[0].next_lease) is not None
+    ]
+    return _FollowUp(pairs=pairs, by_hand=[(*pair, now, None) for pair, now in by_hand.items()], takes=takes)
 
 
-def _take_due(connection: Connection, wishes: Mapping[str, Sequence[Mark]]) -> dict[int, list[Claimed]]:
-    """Adds to the promoted followers what else is due, as many as the marks want. Returns them by the mark's `id()`."""
-    tokens: list[str] = []
-    for subscription_id, marks in sorted(wishes.items()):
-        lease, count = marks[0].next_lease, sum(mark.next_count for mark in marks)
-        if lease is not None:
-            take_due(connection, subscription_id, lease, count, max(mark.now for mark in marks))
-            tokens.append(lease.token)
+def _first(items: Sequence[Mark]) -> list[Mark]:
+    """Without those that have lost their lease to another mark under it."""
+    first = {(mark.claimed.id, mark.claimed.lease_token): mark for mark in reversed(items)}
+    return [mark for mark in items if first[mark.claimed.id, mark.claimed.lease_token] is mark]
+
+
+def _marked(
+    items: Sequence[Mark], kept: Sequence[Mark], wishes: Mapping[str, Sequence[Mark]], leased: Iterable[Claimed]
+) -> list[Marked]:
+    """What came of each, with what was taken for those that want to go on."""
     taken: dict[int, list[Claimed]] = {}
     waiting = {subscription_id: _in_turns(marks) for subscription_id, marks in wishes.items()}
-    for one in load_leased(connection, tokens):
+    for one in leased:
         taken.setdefault(id(next(waiting[one.subscription_id])), []).append(one)
-    return taken
+    held = {id(mark) for mark in kept}
+    return [Marked(kept=id(mark) in held, next=tuple(taken.get(id(mark), ()))) for mark in items]
 
 
 def _in_turns(marks: Sequence[Mark]) -> Iterator[Mark]:
@@ -234,8 +348,13 @@ def _in_turns(marks: Sequence[Mark]) -> Iterator[Mark]:
         yield from (mark for mark in marks if mark.next_count > turn)
 
 
+def _attempt_values(mark: Mark) -> tuple[Any, ...]:
+    return mark.claimed.lease_token, *attempt_values(mark.claimed.id, mark.attempt)
+
+
 def _mark_values(mark: Mark) -> tuple[Any, ...]:
+    claimed = mark.claimed
     due_at = mark.now if mark.due_at is None else mark.due_at
     ended_at = None if mark.state == "pending" else mark.now
-    counted = 0 if mark.claimed.probe and mark.state == "pending" else 1  # what is held loses nothing of its schedule
-    return mark.claimed.id, mark.state, due_at, ended_at, mark.reason, counted
+    counted = 0 if claimed.probe and mark.state == "pending" else 1  # what is held loses nothing of its schedule
+    return claimed.id, claimed.lease_token, mark.state, due_at, ended_at, mark.reason, counted

@@ -1,9 +1,9 @@
 """The database when it is PostgreSQL: shared by many nodes, reached over a network that can break.
 
-One connection of its own writes, with the same group commit as SQLite's thread; a pool reads. While the server can not
-be reached (or only as a read-only replica, or has no connection left) what waits to be written goes on waiting and is
-tried again; `trouble` says why. Where the answer to a commit was lost, the server is asked how that ended: nothing is
-written twice.
+One connection of its own writes, with the same group commit as SQLite's thread; another one runs what is a single
+statement, beside it; a pool reads. While the server can not be reached (or only as a read-only replica, or has no
+connection left) what waits to be written goes on waiting and is tried again; `trouble` says why. Where the answer to a
+commit was lost, the server is asked how that ended: nothing is written twice.
 """
 
 import asyncio
@@ -36,6 +36,7 @@ from relay.store.postgres_engine import (
     sqlstate_of,
 )
 from relay.store.postgres_writer import AsyncWriter
+from relay.store.programs import Program, define
 
 CHANNEL = "relay"
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :said)")
@@ -52,12 +53,14 @@ log = structlog.get_logger("relay.store")
 class PostgresDatabase:
     """The same face as `SqliteDatabase`: `write()` and `read()` take plain functions of a SQLAlchemy Connection."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, programs: Sequence[Program] = (), *, pool_size: int = 10) -> None:
         self.url = postgres_url(url)
         self.name = token_hex(8)
+        self._programs = programs
         self._pool_size = pool_size
         self._engine: AsyncEngine | None = None
         self._writing: AsyncEngine | None = None
+        self._calling: AsyncEngine | None = None
         self._ahead_seconds = 0.0
         self._unsaid: set[str] = set()
         self._something_to_say = asyncio.Event()
@@ -65,6 +68,7 @@ class PostgresDatabase:
         self._after_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
         self.writer = AsyncWriter(self.transaction, self.was_committed)
+        self.caller = AsyncWriter(self.single_statement, self.was_committed)
 
     def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None:
         """Has one of these called at the end of every transaction."""
@@ -74,7 +78,7 @@ class PostgresDatabase:
     @property
     def trouble(self) -> str | None:
         """Why nothing can be written just now."""
-        return self.writer.trouble
+        return self.writer.trouble or self.caller.trouble
 
     # --- life
 
@@ -82,16 +86,20 @@ class PostgresDatabase:
         """Connects and starts the writer. The schema must be there (see `migrations`). Raises StoreError."""
         self._engine = make_engine(self.url, pool_size=self._pool_size)
         self._writing = make_engine(self.url, pool_size=1)
+        self._calling = make_engine(self.url, pool_size=1)
+        define(self._calling, self._programs)
         try:
             await self.compare_clocks(wall_clock)
         except Exception as error:
             await self._dispose()
             raise StoreError(f"cannot reach the database {shown(self.url)}: {reason_of(error)}") from error
         self.writer.start()
+        self.caller.start()
         self._saying = asyncio.get_running_loop().create_task(self._say())
 
     async def close(self) -> None:
         """Writes what waits and closes every connection."""
+        await self.caller.close()  # what it does not do goes to the writer
         await self.writer.close()
         if self._saying is not None:
             self._saying.cancel()
@@ -99,12 +107,22 @@ class PostgresDatabase:
         await self._dispose()
 
     async def _dispose(self) -> None:
-        for engine in (self._engine, self._writing):
+        for engine in (self._engine, self._writing, self._calling):
             if engine is not None:
                 await engine.dispose()
-        self._engine = self._writing = None
+        self._engine = self._writing = self._calling = None
 
     # --- for the rooms
+
+    @property
+    def commit_count(self) -> int:
+        """How many transactions have written something, or would have."""
+        return self.writer.commit_count + self.caller.commit_count
+
+    @property
+    def item_count(self) -> int:
+        """How many writes those were."""
+        return self.writer.item_count + self.caller.item_count
 
     shared = True
     """Whether several nodes can have it open."""
@@ -125,6 +143,11 @@ class PostgresDatabase:
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """See `AsyncWriter.write`."""
         return await self.writer.write(batch, item)
+
+    async def call(self, batch: Batch[Item, Result | None], item: Item) -> Result | None:
+        """`write` for a batch function that is one call of a program: that is a transaction by itself, with no round
+        trips for its beginning and end, and other writes go on meanwhile."""
+        return await self.caller.write(batch, item)
 
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:
         """Runs `query(connection, *arguments)` on a reader; it sees every write that has returned."""
@@ -208,6 +231,19 @@ class PostgresDatabase:
         if notices:
             self._unsaid |= notices
             self._something_to_say.set()
+
+    @asynccontextmanager
+    async def single_statement(self) -> AsyncIterator[Callable[[Sequence[Waiting]], Any]]:
+        """What is yielded runs a group that is one statement. Where its answer is lost it is run again: it has to find
+        by itself what it has done already."""
+        assert self._calling is not None
+        async with self._calling.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+            async def run(group: Sequence[Waiting]) -> None:
+                await connection.run_sync(run_group, group)
+
+            yield run
 
     async def _say(self) -> None:
         """Tells the other nodes, outside of the transactions that write: commits that notify wait for each other, all

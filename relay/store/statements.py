@@ -119,12 +119,13 @@ def sql(template: Callable[[Words], str], postgresql: Callable[[Words], str] | N
 
 
 def gathered(template: Callable[[Words], str], columns: Callable[[Words], Sequence[str]]) -> Sql:
-    """For `gather`. With SQLite all rows are one JSON text: its driver takes the interpreter's lock again for each row
-    that it reads, and a busy event loop makes it wait for that."""
+    """For `gather`: all rows are one JSON text. SQLite's driver takes the interpreter's lock again for each row that it
+    reads, and a busy event loop makes it wait for that."""
     lite, postgresql = _Sqlite(), _Postgresql()
+    array = f"COALESCE(json_agg(json_build_array({', '.join(columns(postgresql))})), '[]')"
     return Sql(
         sqlite=f"SELECT json_group_array(json_array({', '.join(columns(lite))})) FROM ({template(lite)})",
-        postgresql=text(f"SELECT {', '.join(columns(postgresql))} FROM ({template(postgresql)}) AS found"),
+        postgresql=text(f"SELECT CAST({array} AS text) FROM ({template(postgresql)}) AS found"),
     )
 
 
@@ -153,11 +154,8 @@ def run(connection: Connection, statement: Sql | str, **parameters: Any) -> Curs
 
 def gather(connection: Connection, statement: Sql, **parameters: Any) -> list[list[Any]]:
     """What a `gathered` query finds. From SQLite, numbers have 15 digits: times are true to 10 microseconds."""
-    result = _execute(connection, statement, parameters)
-    if connection.dialect.name == SQLITE:
-        found: list[list[Any]] = orjson.loads(result.scalar_one())
-        return found
-    return [list(row) for row in result]
+    found: list[list[Any]] = orjson.loads(_execute(connection, statement, parameters).scalar_one())
+    return found
 
 
 def at_once(connection: Connection, statement: Sql, rows: Sequence[Sequence[Any]]) -> int:

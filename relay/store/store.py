@@ -12,12 +12,15 @@ from relay.store.idempotency import IdempotencyStore
 from relay.store.intents import IntentStore
 from relay.store.jobs import JobStore
 from relay.store.learned import LearnedStore
+from relay.store.marks import END_ATTEMPTS
 from relay.store.outbox import Outbox, SubscriptionBook
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres
 from relay.store.replays import ReplayStore
 from relay.store.subscriptions import Cipher, SubscriptionStore
 from relay.store.upkeep import UpkeepStore
+
+PROGRAMS = (END_ATTEMPTS,)
 
 
 class Store:
@@ -61,7 +64,7 @@ async def open_store(url: str, cipher: Cipher, *, now: float, pool_size: int = 1
     loop = asyncio.get_running_loop()
     if is_postgres(url):
         await loop.run_in_executor(None, migrations.upgrade if auto_migrate else migrations.check, url)
-        postgres = PostgresDatabase(url, pool_size=pool_size)
+        postgres = PostgresDatabase(url, PROGRAMS, pool_size=pool_size)
         await postgres.open()
         return Store(postgres, cipher)
     database = SqliteDatabase(url)

@@ -85,18 +85,18 @@ async def test_only_what_changed_is_written(tmp_path, plans):
         learner = FakeLearner()
         await world.restart_poller(learner=learner)
         await keep(world)
-        before = world.store.database.writer.item_count
+        before = world.store.database.item_count
         await keep(world)
-        assert world.store.database.writer.item_count == before
+        assert world.store.database.item_count == before
         learner.see("dispatch", 3.0, "{}")
         plans.plan = {"price": 0.5}
         await keep(world)
-        assert world.store.database.writer.item_count == before + 2
+        assert world.store.database.item_count == before + 2
         await keep(world)
-        assert world.store.database.writer.item_count == before + 2
+        assert world.store.database.item_count == before + 2
         await world.restart_poller(learner=FakeLearner())
         await keep(world)
-        assert world.store.database.writer.item_count == before + 2
+        assert world.store.database.item_count == before + 2
 
 
 async def test_what_the_database_does_not_take_is_written_the_next_time(tmp_path, plans, monkeypatch):

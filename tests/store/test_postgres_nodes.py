@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from relay.core.records import LookNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence, StoreError
 from relay.ids import new_id
+from relay.store.groups import run_group
 from relay.store.store import Store
 from tests.store_databases import emptied_postgres
 from tests.store_kit import (
@@ -65,26 +66,39 @@ class Open:
 async def uncommitted(store: Store, *writes: Awaitable[Any]) -> AsyncIterator[Open]:
     """These writes were run by the database, and are not committed before the block or `commit` ends that."""
     done, end = asyncio.Event(), asyncio.Event()
-    writer: Any = store.database.writer
-    transaction = writer._transaction
+    database: Any = store.database
+    before = {writer: writer._transaction for writer in (database.writer, database.caller)}
 
     @asynccontextmanager
-    async def stopping() -> AsyncIterator[Any]:
-        async with transaction() as run:
-            yield run
-            done.set()
-            async with asyncio.timeout(30):
-                await end.wait()
+    async def single_statement() -> AsyncIterator[Any]:
+        async with database._calling.begin() as connection:
+            yield lambda group: connection.run_sync(run_group, group)
 
-    writer._transaction = stopping
+    def stopping(transaction: Callable[[], Any]) -> Callable[[], Any]:
+        @asynccontextmanager
+        async def stopped() -> AsyncIterator[Any]:
+            async with transaction() as run:
+                yield run
+                done.set()
+                async with asyncio.timeout(30):
+                    await end.wait()
+
+        return stopped
+
+    def as_before() -> None:
+        for writer, transaction in before.items():
+            writer._transaction = transaction
+
+    database.writer._transaction = stopping(database.writer._transaction)
+    database.caller._transaction = stopping(single_statement)
     tasks = [asyncio.ensure_future(write) for write in writes]
     try:
         async with asyncio.timeout(30):
             await done.wait()
-        writer._transaction = transaction
+        as_before()
         yield Open(tasks, end.set)
     finally:
-        writer._transaction = transaction
+        as_before()
         end.set()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -157,7 +171,9 @@ async def test_of_two_marks_of_one_delivery_at_once_one_is_kept(store: Store, ot
     for nth in range(ROUNDS):
         await store.jobs.record(look(await track(store, f"job {nth}"), 0, "queued"))
         (one,) = await claim(store, "sub_1")
-        marked = await asyncio.gather(*(node.deliveries.mark(mark_of(one)) for node in (store, other)))
+        marks = mark_of(one), mark_of(one, now=NOW + 1)
+        nodes = zip((store, other), marks, strict=True)
+        marked = await asyncio.gather(*(node.deliveries.mark(mark) for node, mark in nodes))
         assert sorted(mark.kept for mark in marked) == [False, True]
     assert (await counts(store))["attempts"] == ROUNDS
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from relay.core.records import StoredAnswer
 from relay.errors import StaleSequence, StoreError
 from relay.store import migrations, postgres_writer
+from relay.store.groups import run_group
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
 from tests.postgres_server import PostgresServer
@@ -23,6 +24,7 @@ from tests.store_kit import (
     ReversingCipher,
     claim,
     counts,
+    lease,
     look,
     mark_of,
     registration,
@@ -30,6 +32,7 @@ from tests.store_kit import (
     rows,
     states,
     subscription,
+    together,
     track,
     until,
 )
@@ -304,30 +307,40 @@ async def test_the_first_read_after_a_lost_connection_is_answered(server: Postgr
 async def lost_answer(store: Store, *, committed: bool) -> AsyncIterator[None]:
     """The connection breaks at the next COMMIT, after the server has done it or before; the server tells nobody."""
     database: Any = store.database
-    transaction = database.writer._transaction
+    before = {writer: writer._transaction for writer in (database.writer, database.caller)}
     once = [True]
+    error = DBAPIError("COMMIT", {}, ConnectionError("connection was lost"), connection_invalidated=True)
+
+    def breaking(transaction: Callable[[], Any]) -> Callable[[], Any]:
+        @asynccontextmanager
+        async def broken() -> AsyncIterator[Any]:
+            if not once:
+                async with transaction() as run:
+                    yield run
+                return
+            once.clear()
+            with contextlib.suppress(_Undone):
+                async with transaction() as run:
+                    yield run
+                    if not committed:
+                        raise _Undone
+            if committed:  # for the node it is no different from one that was undone
+                for call in database._after_rollback:
+                    call()
+            raise error
+
+        return broken
 
     @asynccontextmanager
-    async def breaking() -> AsyncIterator[Any]:
-        if not once:
-            async with transaction() as run:
-                yield run
-            return
-        once.clear()
-        error = DBAPIError("COMMIT", {}, ConnectionError("connection was lost"), connection_invalidated=True)
-        with contextlib.suppress(_Undone):
-            async with transaction() as run:
-                yield run
-                if not committed:
-                    raise _Undone
-        if committed:  # for the node it is no different from one that was undone
-            for call in database._after_rollback:
-                call()
-        raise error
+    async def single_statement() -> AsyncIterator[Any]:
+        async with database._calling.begin() as connection:  # so that it can be undone
+            yield lambda group: connection.run_sync(run_group, group)
 
-    database.writer._transaction = breaking
+    database.writer._transaction = breaking(database.writer._transaction)
+    database.caller._transaction = breaking(database.caller._transaction if committed else single_statement)
     yield
-    database.writer._transaction = transaction
+    for writer, transaction in before.items():
+        writer._transaction = transaction
     assert not once
 
 
@@ -368,6 +381,25 @@ async def test_each_kind_of_write_happens_once_though_its_answer_is_lost(store: 
     await store.events.record(relay_event())
     assert store.subscriptions.version > version
     assert store.database.trouble is None
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_what_marks_took_is_gone_on_with_though_their_answer_is_lost(store: Store, committed: bool) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    batch = [registration(f"job {nth}") for nth in range(6)]
+    await store.jobs.register_many(batch)
+    await together(store, *(store.jobs.record(look(one.uid, 0, "queued")) for one in batch))
+    one, two = await claim(store, "sub_1", 2)
+    async with lost_answer(store, committed=committed):
+        results = await asyncio.gather(
+            store.deliveries.mark(mark_of(one, next_lease=lease(token="next of one"), next_count=2)),
+            store.deliveries.mark(mark_of(two, next_lease=lease(token="next of two"))),
+        )
+    assert [result.kept for result in results] == [True, True]
+    taken = [claimed.id for result in results for claimed in result.next]
+    assert len(set(taken)) == len(taken) == 3
+    assert (await counts(store))["attempts"] == 2
+    assert not (await store.deliveries.mark(mark_of(one, now=NOW + 1))).kept  # another attempt: its lease is gone
 
 
 async def test_a_transaction_that_still_ends_is_waited_for(server: PostgresServer, store: Store) -> None:

@@ -125,9 +125,9 @@ async def test_a_probe_that_arrives_enables_it_and_says_so_in_one_transaction(st
         "sub_1", failing_since=NOW - 9, failing_reason="http_500", paused_until=NOW + 3_600
     )
     probe = await probed(store)
-    before = store.database.writer.commit_count, store.subscriptions.version
+    before = store.database.commit_count, store.subscriptions.version
     assert (await store.deliveries.mark(recovery(probe))).kept
-    assert store.database.writer.commit_count == before[0] + 1
+    assert store.database.commit_count == before[0] + 1
     assert store.subscriptions.version > before[1]
     found = await the_one(store)
     assert (found.state, found.state_since, found.state_reason) == ("enabled", MINUTE, "recovered")
@@ -145,7 +145,7 @@ async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypat
         raise RuntimeError("crash")
 
     with monkeypatch.context() as broken:
-        broken.setattr("relay.store.marks._promote", crash)
+        broken.setattr("relay.store.marks._follow_up", crash)
         with pytest.raises(RuntimeError):
             await store.deliveries.mark(recovery(probe))
     assert (await the_one(store)).state == "disabled"

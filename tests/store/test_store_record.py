@@ -34,10 +34,10 @@ from tests.store_kit import (
 async def test_state_events_and_deliveries_are_there_together(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
-    before = store.database.writer.commit_count
+    before = store.database.commit_count
     record = look(uid, 0, "queued", "running", seen=seen("running", started_at=NOW - 1, upstream={"status": "running"}))
     await store.jobs.record(record)
-    assert store.database.writer.commit_count == before + 1
+    assert store.database.commit_count == before + 1
     job = await store.jobs.get(uid)
     assert job is not None
     assert job.progress == record.progress

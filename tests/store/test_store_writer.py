@@ -30,10 +30,10 @@ from tests.store_kit import (
 
 
 async def test_a_write_alone_is_committed_at_once(store: Store) -> None:
-    before = store.database.writer.commit_count
+    before = store.database.commit_count
     for nth in range(5):
         await track(store, f"job {nth}")
-    assert store.database.writer.commit_count == before + 5
+    assert store.database.commit_count == before + 5
 
 
 async def test_five_hundred_concurrent_writes_need_far_fewer_commits(store: Store) -> None:
@@ -75,7 +75,7 @@ class Commits:
 async def commits(store: Store) -> Commits:
     """This is one more itself."""
     await store.database.write(flush, None)
-    groups, items = store.database.writer.commit_count, store.database.writer.item_count
+    groups, items = store.database.commit_count, store.database.item_count
     if isinstance(store.database, SqliteDatabase):
         return Commits(groups, items, groups)  # it counts none
     ((seen,),) = await aside(store, "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")

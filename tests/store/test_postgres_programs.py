@@ -1,0 +1,62 @@
+"""What PostgreSQL runs in one call: its steps are statements of the catalogue, it goes beside other writes, and without
+it the same is done statement by statement."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from secrets import token_hex
+
+import pytest
+
+from relay.store import outbox
+from relay.store.postgres import PostgresDatabase
+from relay.store.store import PROGRAMS, Store, open_store
+from tests.postgres_server import SUPERUSER, shared_server
+from tests.store_catalogue import CATALOGUE
+from tests.store_databases import TEMPLATE, postgres_url
+from tests.store_kit import NOW, ReversingCipher, claim, lease, look, mark_of, registration, subscription, together
+
+
+def test_every_statement_of_a_program_has_its_plan_looked_at() -> None:
+    looked_at = [*(case.statement for case in CATALOGUE), outbox.HOLD_JOBS]  # which only PostgreSQL runs
+    for program in PROGRAMS:
+        assert [statement for statement in program.statements if statement not in looked_at] == []
+
+
+@pytest.fixture(params=["allowed", "revoked"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """Of a role that may make something temporary, or not."""
+    postgres_url()
+    server, name = shared_server(), f"programs_{request.param}_{token_hex(4)}"
+    server.clone(TEMPLATE, name)
+    if request.param == "revoked":
+        server.execute(f'REVOKE TEMP ON DATABASE "{name}" FROM PUBLIC', name)
+    server.execute(f"CREATE ROLE {name} LOGIN", name)
+    server.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}", name)
+    server.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {name}", name)
+    opened = await open_store(server.url(name).replace(f"//{SUPERUSER}@", f"//{name}@"), ReversingCipher(), now=NOW)
+    yield opened
+    await opened.close()
+    server.drop_database(name)
+    server.execute(f"DROP ROLE {name}")
+
+
+async def test_marks_do_the_same_with_it_and_without(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    batch = [registration(f"job {nth}") for nth in range(5)]
+    await store.jobs.register_many(batch)
+    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", "running")) for one in batch))
+    one, two = await claim(store, "sub_1", 2)
+    database = store.database
+    assert isinstance(database, PostgresDatabase)
+    before = database.writer.commit_count
+    first, second = await asyncio.gather(
+        store.deliveries.mark(mark_of(one, next_lease=lease(token="one"), next_count=2)),
+        store.deliveries.mark(mark_of(two, "dead", next_lease=lease(token="two"), reason="http_400")),
+    )
+    assert (first.kept, second.kept) == (True, True)
+    taken = [*first.next, *second.next]
+    assert {(claimed.job_uid, claimed.event.sequence) for claimed in taken} == {
+        *((one.job_uid, 2), (two.job_uid, 2), (batch[2].uid, 1))
+    }
+    assert {claimed.lease_token for claimed in taken} == {"one"}
+    assert database.writer.commit_count - before == (1 if "revoked" in str(database.url.database) else 0)
