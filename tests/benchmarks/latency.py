@@ -1,7 +1,7 @@
 """From the upstream's answer that shows a job's end to the POST at the sink: `relay serve` on SQLite, the upstream and
 the sink are processes of their own that note the time of the one clock of the machine.
 
-light      ten jobs a second end at moments of their own; all open ones are looked at again and again
+light      ten jobs a second start and end at moments of their own; all open ones are looked at again and again
 sustained  many jobs that have ended are registered at once: ends a second that reach the sink. Each takes one look,
            one commit, one POST, one mark
 at 80 %    the same with looks paced at 0.8 of that rate

@@ -3,8 +3,9 @@
 `python latency_ends.py upstream|sink` prints its port. It answers each line of input with one of JSON: `count`, how
 many it has noted; `take`, all of them, which it then forgets. It ends when its input does.
 
-upstream  answers reads of jobs at once. The id of a job begins with the epoch second from which on it has succeeded.
-          Notes when it wrote the first answer that says so: {id: time}, and how many reads there were
+upstream  answers reads of jobs at once. The id of a job begins with the epoch second from which on it has succeeded;
+          it started 5 to 30 s before. Notes when it wrote the first answer that says so: {id: time}, and how many
+          reads there were
 sink      answers 204 at once. Notes when each request had come: [time, id of the event, its type, its subject]
 
 Both write with asyncio's own loop: what is written goes out at once, not at the end of a turn of the loop.
@@ -13,6 +14,7 @@ Both write with asyncio's own loop: what is written goes out at once, not at the
 import asyncio
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -20,12 +22,18 @@ from typing import Any
 import orjson
 from dropin_stub import ACCOUNTS, ENDED, ITEM, JOBS, answer, envelope
 
+LEAST_RUN_SECONDS, MORE_RUN_SECONDS = 5.0, 25.0
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 def written(at: float) -> str:
     """The time as the upstream writes it."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def started_at(id: str, ends_at: float, now: float) -> float:
+    """Each job of a moment of its own: those that started together would be looked at together."""
+    return min(now, ends_at - LEAST_RUN_SECONDS - MORE_RUN_SECONDS * (zlib.crc32(id.encode()) % 1000) / 1000)
 
 
 class End(asyncio.Protocol):
@@ -59,7 +67,6 @@ class Upstream:
     def __init__(self) -> None:
         self.shown: dict[str, float] = {}
         self.reads = 0
-        self._started_at = written(time.time())
 
     def reply(self, target: bytes, _body: bytes) -> bytes:
         """The answer to a GET."""
@@ -69,7 +76,12 @@ class Upstream:
         id, now = target[len(JOBS) :].decode(), time.time()
         ends_at = float(id.partition("-")[0])
         ended = ends_at <= now
-        item: dict[str, Any] = {**ITEM, "id": id, "status": "running", "started_at": self._started_at}
+        item: dict[str, Any] = {
+            **ITEM,
+            "id": id,
+            "status": "running",
+            "started_at": written(started_at(id, ends_at, now)),
+        }
         if not ends_at:  # the first look shows its end: without a start that is one transition, as for one seen before
             item |= {"started_at": None, "attempt_count": 0}
         if ended:
