@@ -14,6 +14,7 @@ from relay.errors import NotFound, StaleSequence, StoreError
 from relay.ids import new_id
 from relay.store.groups import run_group
 from relay.store.store import Store
+from relay.store.upkeep import FIRST_JOB
 from tests.store_databases import emptied_postgres
 from tests.store_kit import (
     NOW,
@@ -607,3 +608,21 @@ async def test_what_is_asked_for_by_hand_while_it_would_be_deleted_stays(store: 
         assert await deletion == (0, None)
     assert await states(store) == ["pending"]
     assert (await counts(store))["attempts"] == 1
+
+
+async def test_the_callback_of_what_is_asked_for_by_hand_while_it_would_be_deleted_stays(
+    store: Store, other: Store
+) -> None:
+    made = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)
+    uid = await track(store, callback_subscription_id=made)
+    await store.jobs.record(look(uid, 0, "queued"))
+    (one,) = await deliver_all(store, made)
+    await store.jobs.untrack(uid, NOW)
+    assert await store.upkeep.delete_jobs(NOW + 5, FIRST_JOB) == (1, None)
+    async with uncommitted(store, store.deliveries.retry(one.id, NOW + 1)) as asking:
+        deletion = asyncio.ensure_future(other.upkeep.delete_callbacks(NOW + 9))
+        await blocked(store)
+        (again,) = await asking.commit()
+        assert again.state == "pending"
+        assert await deletion == (0, None)
+    assert await other.subscriptions.get(made) is not None

@@ -1,0 +1,67 @@
+"""Callback URLs of jobs that are registered: whose subscription is known is not asked for again, and none that went
+meanwhile is believed to be there."""
+
+import asyncio
+from typing import Any
+
+from relay.api.ports import TrackRequest
+from tests.simulation.test_tracking_reports import tracking_of
+from tests.simulation_world import open_world
+
+
+class Asked:
+    """Notes what is asked for, and lets it wait."""
+
+    def __init__(self, subscriptions: Any) -> None:
+        self.urls: list[str] = []
+        self.free = asyncio.Event()
+        self._callback_for = subscriptions.callback_for
+        subscriptions.callback_for = self
+
+    async def __call__(self, url: str, new_id: str, now: float) -> str:
+        self.urls.append(url)
+        found: str = await self._callback_for(url, new_id, now)
+        await self.free.wait()
+        return found
+
+
+def request(name: str, url: str = "https://callback.example/one") -> TrackRequest:
+    return TrackRequest(external_id=name, source="revor", account="default", callback_url=url)
+
+
+async def asked_for(asked: Asked, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(asked.urls) < count:
+            await asyncio.to_thread(lambda: None)
+
+
+async def test_a_url_is_asked_for_once_until_a_subscription_changes(tmp_path):
+    async with open_world(tmp_path) as world:
+        tracking, asked = tracking_of(world), Asked(world.store.subscriptions)
+        asked.free.set()
+        await tracking.register([request("first", "https://callback.example/first")])  # that there are any is a change
+        await tracking.register([request("a")])
+        before = len(asked.urls)
+        await tracking.register([request("b"), request("c")])
+        await tracking.register([request("d")])
+        assert len(asked.urls) == before
+        await world.subscribe()
+        await tracking.register([request("e")])
+        assert len(asked.urls) == before + 1
+
+
+async def test_what_was_found_before_a_subscription_changed_is_not_kept(tmp_path):
+    async with open_world(tmp_path) as world:
+        tracking, asked = tracking_of(world), Asked(world.store.subscriptions)
+        asked.free.set()
+        await tracking.register([request("first", "https://callback.example/first")])
+        asked.free.clear()
+        early = asyncio.ensure_future(tracking.register([request("a")]))
+        await asked_for(asked, 2)
+        await world.subscribe()  # it might as well have been the removal of what was found
+        late = asyncio.ensure_future(tracking.register([request("b", "https://callback.example/two")]))
+        await asked_for(asked, 3)
+        asked.free.set()
+        await asyncio.gather(early, late)
+        await tracking.register([request("c")])
+        assert len(asked.urls) == 4
