@@ -51,17 +51,20 @@ async def test_a_url_is_asked_for_once_until_a_subscription_changes(tmp_path):
 
 
 async def test_what_was_found_before_a_subscription_changed_is_not_kept(tmp_path):
+    one, two = "https://callback.example/one", "https://callback.example/two"
     async with open_world(tmp_path) as world:
         tracking, asked = tracking_of(world), Asked(world.store.subscriptions)
         asked.free.set()
-        await tracking.register([request("first", "https://callback.example/first")])
+        await tracking.register([request("a", one), request("b", two)])
+        await world.subscribe()
         asked.free.clear()
-        early = asyncio.ensure_future(tracking.register([request("a")]))
-        await asked_for(asked, 2)
+        asked.urls.clear()
+        early = asyncio.ensure_future(tracking.register([request("c", one)]))
+        await asked_for(asked, 1)
         await world.subscribe()  # it might as well have been the removal of what was found
-        late = asyncio.ensure_future(tracking.register([request("b", "https://callback.example/two")]))
-        await asked_for(asked, 3)
+        late = asyncio.ensure_future(tracking.register([request("d", two)]))
+        await asked_for(asked, 2)
         asked.free.set()
         await asyncio.gather(early, late)
-        await tracking.register([request("c")])
-        assert len(asked.urls) == 4
+        await tracking.register([request("e", one), request("f", two)])
+        assert asked.urls == [one, two, one]
