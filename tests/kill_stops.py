@@ -130,15 +130,26 @@ class Stop:
                     batch = self._stopping(batch)
                 return await write(batch, item)
 
-            this.database.write = wrapped
+            call = this.database.call
+
+            async def wrapped_call(batch: Any, item: Any) -> Any:
+                if self._operation.get() == self._point:
+                    batch = self._stopping(batch, in_call=True)
+                return await call(batch, item)
+
+            this.database.write, this.database.call = wrapped, wrapped_call
 
         store.__init__ = make  # type: ignore[misc]
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 - one for each function, so that their items share a call
-    def _stopping(self, batch: Callable[..., Any]) -> Callable[..., Any]:
+    def _stopping(self, batch: Callable[..., Any], *, in_call: bool = False) -> Callable[..., Any]:
         def stopping(connection: Any, items: Any) -> Any:
+            if in_call:  # a transaction by itself: it would be committed
+                connection.exec_driver_sql("BEGIN")
             result = batch(connection, items)
             self.at(self._point)
+            if in_call:
+                connection.exec_driver_sql("COMMIT")
             return result
 
         return stopping
