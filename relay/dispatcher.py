@@ -1,4 +1,4 @@
-"""Deliveries on their way out: claim, render, sign, send, decide, record.
+"""Which deliveries go out, and when: what is due is scanned, claimed and given a slot.
 
 What a look has just recorded comes here in memory, already leased; the scan of the table is for recovery, retries and
 whatever found no free slot. Nothing is claimed without a slot, or soon one of its own sink's, so a slow sink holds up
@@ -8,23 +8,21 @@ only its own.
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
-from relay.attempts import Headers, attempt_of
+from relay.attempts import attempt_of
 from relay.clock import Clock
-from relay.conclusions import Tried, conclude
-from relay.core import signing
-from relay.core.delivery import Attempt, Claimed, OutboundRequest, Outcome, Response
+from relay.core.delivery import Attempt, Claimed, Outcome
 from relay.core.events import Event
 from relay.core.filters import matches
-from relay.core.records import Lease, Mark, Marked, Probe
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.records import Lease, Probe
+from relay.core.subscription import Subscription
+from relay.deliverer import AGAIN_SECONDS, ClaimedDeliveries, Deliverer, InFlight, SinkHealth, Transport
 from relay.errors import StoreError
-from relay.log import debugging, secrets_of
+from relay.log import secrets_of
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
 from relay.tasks import Tasks
@@ -36,13 +34,8 @@ COMPARE_SECONDS = 60.0
 """How often a node asks which sinks have failed, or taken something, at another."""
 FORWARD_SECONDS = 3600.0
 """A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
-AHEAD_MS = 1000.0
-"""A sink that answers within this time has further deliveries claimed before it has slots for them: their leases do not
-grow old until then."""
 MET_AT_ONCE = 1_000
 """Callbacks that one scan reads at most."""
-AGAIN_SECONDS = 1.0
-"""The database refused: how long until it is asked again."""
 
 log = structlog.get_logger("relay.dispatcher")
 
@@ -56,7 +49,7 @@ class Backlog(Protocol):
     def due_at(self) -> tuple[float | None, ...]: ...
 
 
-class Deliveries(Protocol):
+class Deliveries(ClaimedDeliveries, Protocol):
     """What the dispatcher needs of the store's deliveries."""
 
     async def backlog(self) -> Sequence[Backlog]: ...
@@ -65,11 +58,9 @@ class Deliveries(Protocol):
     ) -> tuple[Claimed, ...]: ...
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
     async def bring_forward(self, subscription_id: str, now: float) -> bool: ...
-    async def mark(self, mark: Mark) -> Marked: ...
-    async def release(self, claimed: Sequence[Claimed], now: float) -> None: ...
 
 
-class Subscriptions(Protocol):
+class Subscriptions(SinkHealth, Protocol):
     """What it needs of the store's subscriptions. `version` rises with each change."""
 
     @property
@@ -77,21 +68,6 @@ class Subscriptions(Protocol):
     async def all(self) -> list[Subscription]: ...
     async def some(self, ids: Sequence[str]) -> list[Subscription]: ...
     async def failing(self) -> dict[str, float]: ...
-    async def set_sink_health(
-        self,
-        subscription_id: str,
-        *,
-        failing_since: float | None,
-        paused_until: float | None,
-        failing_reason: str | None = None,
-    ) -> None: ...
-    def changed(self) -> None: ...
-
-
-class Transport(Protocol):
-    """What sends a request; it never raises but when it is cancelled."""
-
-    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,26 +110,30 @@ class Dispatcher:
         self._deliveries = deliveries
         self._subscriptions = subscriptions
         self._kinds = kinds
-        self._transport = transport
         self._clock = clock
         self._settings = settings
-        self._metrics = metrics
-        self._attempts_of = lru_cache(maxsize=64)(metrics.attempts.labels)
-        self._seconds_of = lru_cache(maxsize=64)(metrics.attempt_seconds.labels)
         self._token = token
-        self._callback_secret = callback_secret
-        self._recorded = recorded
-        self._random = random.Random(seed)  # noqa: S311 - jitter, not secrets
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
         self._version = -1
         self._gone: set[str] = set()
         self._compare_at = 0.0
         self._tasks = Tasks()
         self._wake = asyncio.Event()
-        self._stopping = False
-        self._ended = False
         self._leases = 0
-        self._starved = False
+        self._in_flight = InFlight(slots=self.slots, tasks=self._tasks, wake=self._wake.set)
+        self._deliverer = Deliverer(
+            self._in_flight,
+            deliveries=deliveries,
+            subscriptions=subscriptions,
+            transport=transport,
+            clock=clock,
+            settings=lambda: self._settings,
+            metrics=metrics,
+            lease=self._lease,
+            callback_secret=callback_secret,
+            recorded=recorded,
+            chance=random.Random(seed).random,  # noqa: S311 - jitter, not secrets
+        )
 
     @property
     def settings(self) -> DispatcherSettings:
@@ -176,7 +156,7 @@ class Dispatcher:
 
         Subscriptions made by a callback URL are not known here; theirs are claimed by the scan.
         """
-        if self._stopping or not events or self._version != self._subscriptions.version:
+        if self._in_flight.stopping or not events or self._version != self._subscriptions.version:
             return None
         now = self._clock()
         taken: list[Target] = []
@@ -201,15 +181,15 @@ class Dispatcher:
         for target in reservation.targets if reservation is not None else ():
             one = used.get(target.subscription.id)
             if one is None or not target.known:  # removed meanwhile, and its deliveries with it
-                self._vacate(target)
+                self._in_flight.vacate(target)
             else:
-                self._start(target, one)
+                self._deliverer.start(target, one)
         self._wake.set()
 
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         """Sends one event now; nothing is stored and no limit applies."""
         kind = self._kinds(subscription.kind)
-        headers, response, outcome = await self._exchange(subscription, kind, event)
+        headers, response, outcome = await self._deliverer.exchange(subscription, kind, event)
         secrets = secrets_of(subscription.sink, kind.redacted_url(subscription.sink), subscription.headers)
         return attempt_of(1, headers, response, secrets=secrets), outcome
 
@@ -217,7 +197,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Repeats `run_once()` until `stop()`."""
-        while not self._stopping:
+        while not self._in_flight.stopping:
             self._wake.clear()
             try:
                 wait_seconds = await self.run_once()
@@ -243,7 +223,7 @@ class Dispatcher:
             await self._compare()
         next_due = now + IDLE_SCAN_SECONDS
         backlog = await self._deliveries.backlog()
-        self._starved = False
+        self._in_flight.starved = False
         if not await self._meet(backlog, now):
             next_due = now
         self.slots.note_waiting({entry.subscription_id for entry in backlog})
@@ -281,7 +261,8 @@ class Dispatcher:
                 priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
                 claims.append(self._claim(found, priorities, free, now))
             elif not found.busy:
-                self._starved = True  # others have all the slots; whoever has some of its own goes on by itself
+                # others have all the slots; whoever has some of its own goes on by itself
+                self._in_flight.starved = True
         if claims:
             # behind what was due may be what is due soon, which this look at the backlog has not seen: look again
             started = sum(await asyncio.gather(*claims))
@@ -300,10 +281,10 @@ class Dispatcher:
         """Claims nothing more and finishes what is in flight within the time; what remains keeps its lease until that
         runs out, since nobody knows whether it arrived, or it still waited for a slot. What comes to be claimed only
         then is given back unsent."""
-        self._stopping = True
+        self._in_flight.stopping = True
         self._wake.set()
         await self._tasks.finish(timeout_seconds)
-        self._ended = True
+        self._in_flight.ended = True
 
     # --- claiming
 
@@ -343,11 +324,11 @@ class Dispatcher:
             claimed = await self._deliveries.claim_due(target.subscription.id, priorities, count, now, lease)
             target.paced(len(claimed), now)
             for one in claimed:
-                self._start(target, one)
+                self._deliverer.start(target, one)
                 started += 1
         finally:
             for _ in range(count - started):
-                self._vacate(target)
+                self._in_flight.vacate(target)
         return started
 
     async def _probe(self, target: Target, now: float) -> int:
@@ -359,10 +340,10 @@ class Dispatcher:
             probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
             target.probe_at, claimed = probe.next_at, probe.claimed
             if claimed is not None:
-                self._start(target, claimed)
+                self._deliverer.start(target, claimed)
         finally:
             if claimed is None:
-                self._vacate(target)
+                self._in_flight.vacate(target)
         return 0 if claimed is None else 1
 
     def _forward(self, target: Target, now: float) -> None:
@@ -374,207 +355,19 @@ class Dispatcher:
                 self._tasks.start(self._bring_forward(target))
 
     async def _bring_forward(self, target: Target) -> None:
+        subscription_id = target.subscription.id
         try:
-            while await self._deliveries.bring_forward(target.subscription.id, self._clock()) and not self._stopping:
+            while await self._deliveries.bring_forward(subscription_id, self._clock()) and not self._in_flight.stopping:
                 pass
         except StoreError as error:
             target.forwarded = None
-            log.error("forward_failed", subscription=target.subscription.id, error=str(error))
+            log.error("forward_failed", subscription=subscription_id, error=str(error))
         self._wake.set()
 
     def _lease(self, now: float, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
         self._leases += 1
         until = now + timeout_seconds + LEASE_MARGIN_SECONDS
         return Lease(token=f"{self._token}.{self._leases}", until=until, subscription_ids=subscription_ids)
-
-    def _vacate(self, target: Target) -> None:
-        if self.slots.vacate(target) and self._starved:
-            self._wake.set()
-
-    def _start(self, target: Target, claimed: Claimed, *, has_slot: bool = True) -> None:
-        self._tasks.start(self._work(target, claimed, has_slot))
-
-    # --- one slot's work
-
-    async def _work(self, target: Target, claimed: Claimed, has_slot: bool) -> None:
-        """Delivers one, and goes on with what its mark took over, until there is nothing or the slot is wanted."""
-        self._metrics.deliveries_in_flight.inc()
-        try:
-            while True:
-                unsent = self._ended  # claimed or recorded while it ended: nobody would wait for an answer
-                if not (has_slot or unsent):
-                    has_slot = await self.slots.occupy_again(target)
-                    # meanwhile the sink asked for a pause, or its subscription was removed
-                    unsent = not (target.known and target.may_send(self._clock()))
-                if has_slot and unsent:
-                    self._vacate(target)
-                if unsent or not has_slot:
-                    await self._deliveries.release([claimed], self._clock())
-                    self._wake.set()
-                    break
-                following = await self._deliver(target, claimed)
-                if not following:
-                    break
-                claimed, has_slot = following[0], False
-                for other in following[1:]:
-                    self._start(target, other, has_slot=False)
-        except StoreError as error:
-            log.error("delivery_failed", subscription=target.subscription.id, error=str(error))
-            self._wake.set()
-        except Exception:
-            log.exception("delivery_failed", subscription=target.subscription.id)
-            self._wake.set()
-        finally:
-            self._metrics.deliveries_in_flight.dec()
-
-    async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
-        """One attempt in a slot that is ours; the slot is free again when the answer is there. Returns the deliveries
-        to go on with."""
-        subscription = target.subscription
-        try:
-            now = self._clock()
-            if claimed.lease_until - now < subscription.timeout_seconds:
-                log.warning("lease_too_old", delivery=claimed.id)
-                await self._deliveries.release([claimed], now)
-                self._wake.set()
-                return ()
-            if target.rate is not None:
-                if target.next_send_at > now:
-                    await self._deliveries.release([claimed], target.next_send_at)
-                    self._wake.set()
-                    return ()
-                target.next_send_at = now + 1.0 / target.rate
-            in_flight, fills = target.in_flight, target.fills - target.full
-            headers, response, outcome = await self._exchange(subscription, target.kind, claimed.event)
-            target.answered(response, outcome, in_flight=in_flight, fills=fills)
-        finally:
-            self._vacate(target)
-        mark = self._mark(target, claimed, headers, response, outcome)
-        target.marking += mark.next_count
-        try:
-            marked = await self._write_down(mark)
-            if mark.state != "delivered" or target.failing_since is not None or mark.events or debugging():
-                await self._after(target, mark, marked, outcome)
-        finally:
-            target.marking -= mark.next_count  # what it took over is counted until it waits for a slot
-        if not marked.next and (target.waiting or mark.next_lease is None):
-            self._wake.set()  # nothing is due, or it may not go on: when is the next?
-        return marked.next
-
-    async def _write_down(self, mark: Mark) -> Marked:
-        """Again and again while the database refuses: the sink has answered, and what is not written is sent twice."""
-        while True:
-            try:
-                return await self._deliveries.mark(mark)
-            except StoreError as error:
-                if self._stopping:
-                    raise
-                log.error("mark_failed", delivery=mark.claimed.id, error=str(error))
-            mark = replace(mark, next_lease=None)  # it would have grown old
-            await asyncio.sleep(AGAIN_SECONDS)
-
-    async def _exchange(
-        self, subscription: Subscription, kind: Kind, event: Event
-    ) -> tuple[Headers, Response, Outcome]:
-        """Renders, signs, sends and judges the answer. Returns the headers that were sent, too."""
-        request = kind.render(event, subscription)
-        if kind.signed:
-            secrets = subscription.secrets
-            if subscription.callback:
-                secrets = (SigningSecret(value=self._callback_secret()),)
-            signature = signing.signature_headers(secrets, message_id=event.id, now=self._clock(), body=request.body)
-            request = OutboundRequest(
-                url=request.url, method=request.method, headers=request.headers + signature, body=request.body
-            )
-        response = await self._transport.send(request, timeout_seconds=subscription.timeout_seconds)
-        outcome = kind.classify(response, self._clock())
-        self._attempts_of(kind.name, outcome.verdict).inc()
-        self._seconds_of(kind.name).observe(response.duration_ms / 1000)
-        return request.headers, response, outcome
-
-    # --- what follows from an attempt
-
-    def _mark(self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome) -> Mark:
-        now = self._clock()
-        prompt = outcome.verdict == "delivered" and response.duration_ms <= AHEAD_MS
-        free = self.slots.free(target, ahead=prompt) if self._may_go_on(target, now) else 0
-        mark, pause_until = conclude(
-            Tried(
-                claimed=claimed,
-                subscription=target.subscription,
-                shown_sink=target.shown_sink,
-                failing_since=target.failing_since,
-                headers=headers,
-                response=response,
-                outcome=outcome,
-            ),
-            now,
-            jitter=self._settings.jitter,
-            chance=self._random.random,
-            disable_after_seconds=self._settings.disable_after_seconds,
-            dataschema_base=self._settings.dataschema_base,
-            next_lease=self._lease(now, target.subscription.timeout_seconds) if free > 0 else None,
-            next_count=2 if free > 1 else 1,
-        )
-        target.paused_until = max(target.paused_until, pause_until)
-        if mark.disable is not None:
-            target.held_until = now + AGAIN_SECONDS
-        return mark
-
-    def _may_go_on(self, target: Target, now: float) -> bool:
-        one_by_one = target.rate is not None or target.drain_per_second(now) is not None
-        return target.known and not one_by_one and not self._stopping and target.may_send(now)
-
-    async def _after(self, target: Target, mark: Mark, marked: Marked, outcome: Outcome) -> None:
-        """What others have to know of an attempt, once it is committed."""
-        for event in mark.events if marked.kept else ():
-            self._recorded(event)
-        if mark.claimed.probe and marked.kept:
-            target.probe_at = mark.probe_at
-        if mark.disable is not None or (mark.claimed.probe and mark.state == "delivered"):
-            self._subscriptions.changed()
-        await self._remember(target, outcome, mark.now)
-        attempt = mark.attempt
-        (log.debug if mark.state == "delivered" else log.info)(
-            "attempt",
-            delivery=mark.claimed.id,
-            event_id=mark.claimed.event.id,
-            subscription=target.subscription.id,
-            job_uid=mark.claimed.job_uid,
-            number=attempt.number,
-            sink=target.shown_sink,
-            status_code=attempt.status_code,
-            error=attempt.error,
-            duration_ms=round(attempt.duration_ms, 1),
-            state=mark.state,
-            decision=attempt.decision,
-            kept=marked.kept,
-        )
-        if mark.state == "pending" or mark.disable is not None:
-            self._wake.set()
-
-    async def _remember(self, target: Target, outcome: Outcome, now: float) -> None:
-        """Since when a sink has only failed, and the pause it asked for: written when they change, not at each
-        attempt, so that they outlive this process and reach the other nodes."""
-        since = None if outcome.verdict == "delivered" else now
-        pause = target.paused_until if target.paused_until > now else 0.0
-        turned = (target.failing_since is None) is not (since is None)
-        if not turned and pause in (0.0, target.pause_written):
-            return
-        before, written = target.failing_since, target.pause_written
-        if turned:
-            target.failing_since = since
-        target.pause_written = pause
-        try:
-            await self._subscriptions.set_sink_health(
-                target.subscription.id,
-                failing_since=target.failing_since,
-                failing_reason=None if since is None else outcome.reason,
-                paused_until=pause or None,
-            )
-        except StoreError as error:
-            target.failing_since, target.pause_written = before, written  # the next attempt writes it
-            log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
 
 
 def _due_at(entry: Backlog) -> float:
