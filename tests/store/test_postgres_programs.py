@@ -2,7 +2,7 @@
 it the same is done statement by statement."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from secrets import token_hex
 
 import pytest
@@ -23,8 +23,8 @@ def test_every_statement_of_a_program_has_its_plan_looked_at() -> None:
 
 
 @pytest.fixture(params=["allowed", "revoked"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """Of a role that may make something temporary, or not."""
+def role_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database as a role that may make something temporary there, or not."""
     postgres_url()
     server, name = shared_server(), f"programs_{request.param}_{token_hex(4)}"
     server.clone(TEMPLATE, name)
@@ -33,11 +33,17 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     server.execute(f"CREATE ROLE {name} LOGIN", name)
     server.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}", name)
     server.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {name}", name)
-    opened = await open_store(server.url(name).replace(f"//{SUPERUSER}@", f"//{name}@"), ReversingCipher(), now=NOW)
-    yield opened
-    await opened.close()
+    yield server.url(name).replace(f"//{SUPERUSER}@", f"//{name}@")
     server.drop_database(name)
     server.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+async def store(role_url: str) -> AsyncIterator[Store]:
+    """Opened by that role."""
+    opened = await open_store(role_url, ReversingCipher(), now=NOW)
+    yield opened
+    await opened.close()
 
 
 async def test_marks_do_the_same_with_it_and_without(store: Store) -> None:
