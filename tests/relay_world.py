@@ -187,6 +187,14 @@ class RelayWorld:
 
         await self.until(ready, "it does not become ready")
 
+    async def until_not_ready(self) -> None:
+        """Until /readyz is 503."""
+
+        async def not_ready() -> bool:
+            return (await self.call("GET", "/readyz"))[0] == 503
+
+        await self.until(not_ready, "it stays ready")
+
     async def until_delivered(self, job_ids: Sequence[str], last: str = "succeeded") -> None:
         """Until each job's last event has come; its events are in order, without a gap and each of one id."""
         await self.until(lambda: all(last in self.kinds(each) for each in job_ids), "not all of them come")
