@@ -172,7 +172,7 @@ class SqliteDatabase:
         return await self.writer.write(batch, item)
 
     async def call(self, batch: Batch[Item, Result | None], item: Item) -> Result | None:
-        """There are no programs."""
+        """There are no procedures."""
         return None
 
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:

@@ -11,9 +11,9 @@ from relay.core.events import Event
 from relay.core.records import Mark, Marked
 from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
 from relay.store.outbox import HOLD_JOBS, Outbox, hold_jobs
-from relay.store.programs import Each, Hold, Program, Run
+from relay.store.procedures import Each, Hold, Procedure, Run
 from relay.store.rows import attempt_values
-from relay.store.statements import INTEGER, REAL, TEXT, Sql, at_once, gather, gathered, json_list, run, sql
+from relay.store.statements import INTEGER, REAL, TEXT, Sql, Words, at_once, gather, gathered, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY, AttemptRow
 
 ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
@@ -22,27 +22,25 @@ _ATTEMPT = {
     **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
     **{"error": TEXT, "details": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
 }
+
+
+def _attempts(words: Words) -> str:
+    return f"""
+INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
+SELECT {", ".join(words.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
+FROM {words.members("rows", token=TEXT, **_ATTEMPT)} AS m
+"""
+
+
+WRITE_ATTEMPT = sql(_attempts)
 # Written only while the lease is held, which only one that is pending has: PostgreSQL would go through all that are if
 # it was told so. SQLite takes the tables of a CROSS JOIN in this order: all that is leased is not
 # gone through for each row.
 INSERT_ATTEMPT = sql(
     lambda words: (
-        f"""
-INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
-SELECT {", ".join(words.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
-FROM {words.members("rows", token=TEXT, **_ATTEMPT)} AS m
+        f"""{_attempts(words)}
 CROSS JOIN deliveries AS d
 WHERE d.id = m.delivery_id AND d.lease_token = m.token {words.locked("d")}
-"""
-    )
-)
-# The same where all of them are known to be held.
-WRITE_ATTEMPT = sql(
-    lambda words: (
-        f"""
-INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
-SELECT {", ".join(words.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
-FROM {words.members("rows", token=TEXT, **_ATTEMPT)} AS m
 """
     )
 )
@@ -131,7 +129,7 @@ _WISH = {
     **{"priorities": TEXT, "count": INTEGER, "now": REAL},
 }
 WISHES = sql(lambda words: f"SELECT {', '.join(_WISH)} FROM {words.members('wishes', **_WISH)} AS m")
-END_ATTEMPTS = Program(
+END_ATTEMPTS = Procedure(
     "end_attempts",
     parameters={
         **{"count": INTEGER, "attempts": TEXT, "marks": TEXT, "uids": TEXT, "pairs": TEXT, "by_hand": TEXT},

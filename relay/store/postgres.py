@@ -36,7 +36,7 @@ from relay.store.postgres_engine import (
     sqlstate_of,
 )
 from relay.store.postgres_writer import AsyncWriter
-from relay.store.programs import Program, define
+from relay.store.procedures import Procedure, define
 
 CHANNEL = "relay"
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :said)")
@@ -53,10 +53,10 @@ log = structlog.get_logger("relay.store")
 class PostgresDatabase:
     """The same face as `SqliteDatabase`: `write()` and `read()` take plain functions of a SQLAlchemy Connection."""
 
-    def __init__(self, url: str, programs: Sequence[Program] = (), *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, procedures: Sequence[Procedure] = (), *, pool_size: int = 10) -> None:
         self.url = postgres_url(url)
         self.name = token_hex(8)
-        self._programs = programs
+        self._procedures = procedures
         self._pool_size = pool_size
         self._engine: AsyncEngine | None = None
         self._writing: AsyncEngine | None = None
@@ -87,7 +87,7 @@ class PostgresDatabase:
         self._engine = make_engine(self.url, pool_size=self._pool_size)
         self._writing = make_engine(self.url, pool_size=1)
         self._calling = make_engine(self.url, pool_size=1)
-        define(self._calling, self._programs)
+        define(self._calling, self._procedures)
         try:
             await self.compare_clocks(wall_clock)
         except Exception as error:
@@ -145,7 +145,7 @@ class PostgresDatabase:
         return await self.writer.write(batch, item)
 
     async def call(self, batch: Batch[Item, Result | None], item: Item) -> Result | None:
-        """`write` for a batch function that is one call of a program: that is a transaction by itself, with no round
+        """`write` for a batch function that is one call of a procedure: that is a transaction by itself, with no round
         trips for its beginning and end, and other writes go on meanwhile."""
         return await self.caller.write(batch, item)
 

@@ -20,7 +20,7 @@ from relay.store.replays import ReplayStore
 from relay.store.subscriptions import Cipher, SubscriptionStore
 from relay.store.upkeep import UpkeepStore
 
-PROGRAMS = (END_ATTEMPTS,)
+PROCEDURES = (END_ATTEMPTS,)
 
 
 class Store:
@@ -64,7 +64,7 @@ async def open_store(url: str, cipher: Cipher, *, now: float, pool_size: int = 1
     loop = asyncio.get_running_loop()
     if is_postgres(url):
         await loop.run_in_executor(None, migrations.upgrade if auto_migrate else migrations.check, url)
-        postgres = PostgresDatabase(url, PROGRAMS, pool_size=pool_size)
+        postgres = PostgresDatabase(url, PROCEDURES, pool_size=pool_size)
         await postgres.open()
         return Store(postgres, cipher)
     database = SqliteDatabase(url)

@@ -209,19 +209,23 @@ async def begun(world, count: int) -> None:
     await world.dispatcher.run_once()
 
 
+async def refused(world, answer: Response) -> None:
+    """Of two deliveries that are out one is answered so, while others wait for their slots: none of these is sent."""
+    sink = SlowSink(world)
+    await begun(world, 10)
+    await sink.answer(FINE, FINE)
+    await sink.answer(answer, FINE)
+    async with asyncio.timeout(10):
+        await world.dispatcher.drain()
+    assert len(world.sink.requests) == 4
+    assert world.dispatcher.slots.in_flight == 0
+    world.sink.send = sink.send
+
+
 async def test_what_waits_for_a_slot_when_the_sink_asks_for_a_pause_waits_for_its_end(tmp_path):
     async with open_world(tmp_path) as world:
-        limited = Response(started_at=0.0, duration_ms=1.0, status_code=429, headers=(("Retry-After", "120"),))
-        sink = SlowSink(world)
         await world.subscribe(concurrency=2)
-        await begun(world, 10)
-        await sink.answer(FINE, FINE)
-        await sink.answer(limited, FINE)
-        async with asyncio.timeout(10):
-            await world.dispatcher.drain()
-        assert len(world.sink.requests) == 4
-        assert world.dispatcher.slots.in_flight == 0
-        world.sink.send = sink.send
+        await refused(world, replace(FINE, status_code=429, headers=(("Retry-After", "120"),)))
         await world.run(5, 30)
         assert set(await states(world)) == {"delivered"}
         assert len(world.sink.requests) == 11
@@ -229,17 +233,8 @@ async def test_what_waits_for_a_slot_when_the_sink_asks_for_a_pause_waits_for_it
 
 async def test_what_waits_for_a_slot_when_the_sink_wants_no_more_is_not_sent_before_the_subscription_resumes(tmp_path):
     async with open_world(tmp_path) as world:
-        gone = Response(started_at=0.0, duration_ms=1.0, status_code=410)
-        sink = SlowSink(world)
         subscription = await world.subscribe(concurrency=2)
-        await begun(world, 10)
-        await sink.answer(FINE, FINE)
-        await sink.answer(gone, FINE)
-        async with asyncio.timeout(10):
-            await world.dispatcher.drain()
-        assert len(world.sink.requests) == 4
-        assert world.dispatcher.slots.in_flight == 0
-        world.sink.send = sink.send
+        await refused(world, replace(FINE, status_code=410))
         await world.run(5, 30)
         assert len(world.sink.requests) == 4
         await world.store.subscriptions.set_state(subscription.id, "enabled", world.clock())

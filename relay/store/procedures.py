@@ -1,10 +1,10 @@
 """Several statements that PostgreSQL runs in one call.
 
-A round trip costs the network, and a turn of the event loop: more than most statements cost the server. A program is
-made of statements whose order no answer changes. It becomes a temporary function of a connection, so nothing of it is
-in the schema, and it is always that of this version. What it does, its statements do one by one as well; that is what
-its user falls back to. (SQLite has no round trips. The same as a temporary trigger gained nothing that could be told
-from noise.)
+A round trip costs the network, and a turn of the event loop: more than most statements cost the server. A procedure is
+made of statements whose order no answer changes. It is stored as a temporary function of a connection, so nothing of it
+is in the schema, and it is always that of this version. What it does, its statements do one by one as well; that is
+what its user falls back to. (SQLite has no round trips. The same as a temporary trigger gained nothing that could be
+told from noise.)
 """
 
 import re
@@ -20,13 +20,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from relay.store.statements import Sql
 
 MAY_DEFINE = "SELECT has_database_privilege(current_database(), 'TEMP')"
-DEFINED = "programs"
+DEFINED = "procedures"
 _PARAMETER = re.compile(r":([a-z_]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A statement. `rows`: the parameter of the program that has its rows."""
+    """A statement. `rows`: the parameter of the procedure that has its rows."""
 
     statement: Sql
     rows: str = "rows"
@@ -47,7 +47,7 @@ class Each:
     query: Sql
 
 
-class Program:
+class Procedure:
     """Statements with parameters in common.
 
     name        of the function
@@ -67,11 +67,9 @@ class Program:
         result: Sql,
     ) -> None:
         self.name = name
-        self.statements = (
-            counted,
-            *(step.query if isinstance(step, Hold) else step.statement for step in steps),
-            result,
-        )
+        queries = (step.query for step in steps if isinstance(step, Hold | Each))
+        statements = (step.statement for step in steps if isinstance(step, Run | Each))
+        self.statements = (counted, *queries, *statements, result)
         self._parameters = parameters
         self._counted = counted
         self._steps = steps
@@ -79,7 +77,7 @@ class Program:
         self._call = text(f"SELECT pg_temp.{name}({', '.join(f':{parameter}' for parameter in parameters)})")
 
     def run(self, connection: Connection, **parameters: Any) -> list[list[Any]] | None:
-        """Its result; None where nothing was done, since the count was another or this connection knows no programs."""
+        """Its result; None where nothing was done: the count was another, or this connection has no procedures."""
         if not connection.info.get(DEFINED):
             return None
         found = connection.execute(self._call, parameters).scalar_one()
@@ -109,21 +107,21 @@ class Program:
         lines = ";\n".join(body)
         return (
             f"CREATE OR REPLACE FUNCTION pg_temp.{self.name}({', '.join(self._parameters.values())}) RETURNS text "
-            f"LANGUAGE plpgsql AS $program$ DECLARE one record; BEGIN\n{lines};\nEND $program$"
+            f"LANGUAGE plpgsql AS $procedure$ DECLARE one record; BEGIN\n{lines};\nEND $procedure$"
         )
 
 
-def define(engine: AsyncEngine, programs: Sequence[Program]) -> None:
+def define(engine: AsyncEngine, procedures: Sequence[Procedure]) -> None:
     """Has every connection that the engine makes from now on know these, where it may make something temporary."""
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, record: Any) -> None:
-        record.info[DEFINED] = connection.run_async(lambda driver: _define(driver, programs))
+        record.info[DEFINED] = connection.run_async(lambda driver: _define(driver, procedures))
 
 
-async def _define(connection: Any, programs: Sequence[Program]) -> bool:
+async def _define(connection: Any, procedures: Sequence[Procedure]) -> bool:
     allowed: bool = await connection.fetchval(MAY_DEFINE)
     if allowed:
-        for program in programs:
-            await connection.execute(program.definition())
+        for procedure in procedures:
+            await connection.execute(procedure.definition())
     return allowed

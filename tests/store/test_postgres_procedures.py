@@ -9,24 +9,24 @@ import pytest
 
 from relay.store import outbox
 from relay.store.postgres import PostgresDatabase
-from relay.store.store import PROGRAMS, Store, open_store
+from relay.store.store import PROCEDURES, Store, open_store
 from tests.postgres_server import SUPERUSER, shared_server
 from tests.store_catalogue import CATALOGUE
 from tests.store_databases import TEMPLATE, postgres_url
 from tests.store_kit import NOW, ReversingCipher, claim, lease, look, mark_of, registration, subscription, together
 
 
-def test_every_statement_of_a_program_has_its_plan_looked_at() -> None:
+def test_every_statement_of_a_procedure_has_its_plan_looked_at() -> None:
     looked_at = [*(case.statement for case in CATALOGUE), outbox.HOLD_JOBS]  # which only PostgreSQL runs
-    for program in PROGRAMS:
-        assert [statement for statement in program.statements if statement not in looked_at] == []
+    for procedure in PROCEDURES:
+        assert [statement for statement in procedure.statements if statement not in looked_at] == []
 
 
 @pytest.fixture(params=["allowed", "revoked"])
 def role_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database as a role that may make something temporary there, or not."""
     postgres_url()
-    server, name = shared_server(), f"programs_{request.param}_{token_hex(4)}"
+    server, name = shared_server(), f"procedures_{request.param}_{token_hex(4)}"
     server.clone(TEMPLATE, name)
     if request.param == "revoked":
         server.execute(f'REVOKE TEMP ON DATABASE "{name}" FROM PUBLIC', name)
