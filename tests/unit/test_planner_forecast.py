@@ -1,5 +1,6 @@
 """The forecast: the delay that was measured, and what other budgets would make of it."""
 
+import json
 import math
 import random
 
@@ -277,3 +278,32 @@ def test_a_judgement_that_a_new_edition_came_between_is_left_for_the_next() -> N
     assert forecast.expected(1.0)[1:] == (None, None)
     work_off(forecast, NOW + 2 * EVERY_UNITS)
     assert None not in forecast.expected(1.0)
+
+
+# --- kept over a restart
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 5, 100])
+def test_it_goes_on_with_its_judgement_where_it_was(pieces: int) -> None:
+    forecast, book, price = make()
+    for kind in (NEW, LANE):
+        forecast.began(book.of("a", ""), kind)
+    measured(forecast, 1.0, 2.0)
+    for _ in range(pieces):
+        forecast.work(NOW)
+    dumped = json.loads(json.dumps(forecast.dump()))
+    restored = Forecast(book, price)
+    restored.load(*dumped)
+    assert restored.dump() == dumped
+    assert work_off(restored, NOW) == work_off(forecast, NOW)
+    assert restored.dump() == forecast.dump()
+    assert restored.expected(0.5) == forecast.expected(0.5)
+
+
+def test_what_earlier_versions_kept_is_taken_over() -> None:
+    forecast, book, price = make()
+    forecast.began(book.of("a", ""), NEW)
+    measured(forecast, 3.0)
+    restored = Forecast(book, price)
+    restored.load(*forecast.dump()[:4])
+    assert restored.dump() == forecast.dump()

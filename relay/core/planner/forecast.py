@@ -62,11 +62,20 @@ class Forecast:
     def dump(self) -> list[Any]:
         """As plain values."""
         kinds = [[*of.key, kind, count] for (of, kind), count in self._kinds.items()]
-        return [self.ends, self._mean, self._scale, kinds]
+        wanted = [[*of.key, kind, rung] for of, kind, rung in self._wanted]
+        elastic = None if self._elastic is None else list(self._elastic)
+        judging = [self._at if math.isfinite(self._at) else None, wanted, elastic]
+        return [self.ends, self._mean, self._scale, kinds, judging]
 
-    def load(self, ends: int, mean: float, scale: float, kinds: list[Any]) -> None:
-        """Takes back what `dump` gave."""
+    def load(self, ends: int, mean: float, scale: float, kinds: list[Any], judging: list[Any] | None = None) -> None:
+        """Takes back what `dump` gave; `judging`, which earlier versions did not tell: how far the judgement of other
+        budgets was."""
         self.ends, self._mean, self._scale = ends, mean, scale
+        if judging is not None:
+            at, wanted, elastic = judging
+            self._at = -math.inf if at is None else at
+            self._wanted = [(self._book.of(action, channel), kind, rung) for action, channel, kind, rung in wanted]
+            self._elastic = None if elastic is None else (elastic[0], elastic[1])
         self._kinds = {(self._book.of(action, channel), kind): count for action, channel, kind, count in kinds}
 
     def work(self, now: float) -> bool:

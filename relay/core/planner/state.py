@@ -58,12 +58,13 @@ def dump_book(book: Book) -> list[Any]:
 
 def load_book(book: Book, saved: Any) -> None:
     """Fills an empty book."""
-    for name, learned, rates, tables in saved:
+    for name, learned, rates, tables, *used in saved:
         key = key_of(name)
         of = book.root if key is None else book.of(*key)
         load_class(of, learned)
         of.edition = Edition([tuple(each) for each in rates])
         of.edition.once = {(kind, rung) for kind, rung in tables}
+        of.edition.used = {(kind, rung) for kind, rung in (used[0] if used else ())}
         book.look_at(of)
 
 
@@ -143,7 +144,9 @@ def _dump_class(of: JobClass, *, root: bool) -> list[Any]:
     edition = of.edition if of.draft is None else of.draft[0]
     rates = [list(edition.rates(kind)) for kind in range(len(of.hazards))]
     tables = sorted({*edition.tables, *edition.once})
-    return [name_of(of.key, root=root), dump_class(of), rates, [list(each) for each in tables]]
+    # How many tables the next edition is made of decides after how many calls it is there.
+    kept = [[list(each) for each in some] for some in (tables, sorted(edition.used))]
+    return [name_of(of.key, root=root), dump_class(of), rates, *kept]
 
 
 def _dump_meter(meter: Meter) -> dict[str, Any]:
