@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ from relay.core.planner.classes import (
     load_class,
     name_of,
 )
-from relay.core.planner.hazard import BINS, MEMORY_EVENTS, bin_of
+from relay.core.planner.hazard import BINS, CURIOSITY, CURIOUS_EVENTS, MEMORY_EVENTS, bin_of, curious
 from relay.core.planner.inspection import Table, run_table, wait_table
 from relay.core.planner.price import price_of
 
@@ -43,10 +44,10 @@ def columns(table: Table) -> list[list[float]]:
     return [table.cost, table.next, table.looks, table.delay, table.step]
 
 
-def teach(book: Book, of: JobClass, kind: int, events: int, median: float = 7.0, seed: int = 1) -> None:
-    rng = random.Random(seed)
+def teach(book: Book, of: JobClass, kind: int, events: int, median: float = 7.0, sigma: float = 0.6) -> None:
+    rng = random.Random(1)
     for _ in range(events):
-        book.happened(of, kind, 0.0, rng.lognormvariate(math.log(median), 0.6))
+        book.happened(of, kind, 0.0, rng.lognormvariate(math.log(median), sigma))
 
 
 def what_counts(of: JobClass) -> dict[str, list[object]]:
@@ -176,16 +177,16 @@ def test_all_classes_together_learn_what_each_does() -> None:
 
 def test_a_class_of_which_little_is_known_leans_on_all_together() -> None:
     book = Book(1.0)
-    teach(book, book.of("a", ""), RUN, 300, median=100.0)
+    teach(book, book.of("a", ""), NEW, 300, median=100.0)
     work_off(book)
-    known = book.root.edition.rates(RUN)
+    known = book.root.edition.rates(NEW)
     young = book.of("b", "")
-    assert young.edition.rates(RUN) == known
+    assert young.edition.rates(NEW) == known
     assert young.fitted() == [book.root.edition.rates(kind) for kind in range(len(KINDS))]
-    teach(book, young, RUN, 1, median=100.0)
-    assert young.fitted()[RUN][bin_of(1000.0)] == pytest.approx(known[bin_of(1000.0)])
-    teach(book, young, RUN, LEAN_EVENTS, median=100.0)
-    assert young.fitted()[RUN][bin_of(5e4)] == pytest.approx(PRIORS[RUN][bin_of(5e4)])
+    teach(book, young, NEW, 1, median=100.0)
+    assert young.fitted()[NEW][bin_of(1000.0)] == pytest.approx(known[bin_of(1000.0)])
+    teach(book, young, NEW, LEAN_EVENTS, median=100.0)
+    assert young.fitted()[NEW][bin_of(5e4)] == pytest.approx(PRIORS[NEW][bin_of(5e4)])
 
 
 def test_before_anything_was_seen_a_class_lives_by_the_usual_laws() -> None:
@@ -193,6 +194,33 @@ def test_before_anything_was_seen_a_class_lives_by_the_usual_laws() -> None:
     assert [book.root.edition.rates(kind) for kind in range(len(KINDS))] == list(PRIORS)
     assert book.root.fitted() == list(PRIORS)
     assert book.of("a", "").fitted() == list(PRIORS)
+
+
+def test_curiosity_comes_with_the_ends_that_were_seen_and_goes_with_the_jobs_that_got_past() -> None:
+    prior, nobody, many = PRIORS[RUN], [0.0] * BINS, [100.0] * BINS
+    tiny = tuple(rate / 1e6 for rate in prior)
+    assert curious(tiny, prior, nobody, 0.0) == tiny
+    assert curious(tiny, prior, many, 1e6) == pytest.approx(tiny)
+    half = curious(tiny, prior, nobody, CURIOUS_EVENTS)
+    assert half == pytest.approx([CURIOSITY / 2 * rate for rate in prior])
+    assert curious(half, prior, [1.0] * BINS, CURIOUS_EVENTS) == half, "what was learned is never less"
+
+
+def test_where_few_runs_got_the_next_ones_are_looked_at_often() -> None:
+    """Nothing but looks shows that no run ends between 20 and 300 s, and those before the first long one ends serve
+    all that come after it."""
+    book = Book(1.0)
+    of = book.of("a", "")
+    teach(book, of, RUN, 200, median=10.0, sigma=0.1)
+    work_off(book)
+    gaps = {}
+    for got_past in range(40):
+        edition = Edition(of.fitted())
+        gaps[got_past] = edition.table(RUN, 2).next_look(300.0) - 300.0
+        book.survived(of, RUN, 0.0, 400.0)
+    assert gaps[0] < 12, "a look each 4 % of the age"
+    assert gaps[39] > 5 * gaps[0], "it is known to be a valley"
+    assert all(later >= 0.99 * sooner for sooner, later in pairwise(gaps.values()))
 
 
 def test_starts_that_all_come_at_once_leave_a_class_that_can_be_planned() -> None:
@@ -275,8 +303,8 @@ def test_a_class_is_made_again_when_it_grew_by_a_share() -> None:
         work_off(book)
         if of.edition is not last:
             editions, last = editions + 1, of.edition
-    # About log(400) / log(1.25) while it grows, and one each quarter of the memory from then on.
-    assert 35 <= editions <= 55
+    # About log(800) / log(1.25) while it grows, and one each quarter of the memory from then on.
+    assert 25 <= editions <= 45
     hazard = of.hazard(RUN)
     assert hazard.effective_count == MEMORY_EVENTS
 

@@ -352,19 +352,19 @@ def test_time_at_risk_without_an_event_lowers_a_hazard() -> None:
 
 @pytest.mark.parametrize("learn", [learn_exactly, learn_between])
 @pytest.mark.parametrize(("before", "after"), [(7.0, 21.0), (21.0, 7.0)])
-def test_a_change_of_the_law_is_followed_within_a_few_hundred_events(
+def test_a_change_of_the_law_is_followed_as_the_memory_fades(
     learn: Callable[..., Hazard], before: float, after: float
 ) -> None:
     hazard = Hazard()
-    way: dict[float, float] = {}
-    for events in (1_600, 200, 200, 400):
+    way: list[float] = []
+    for memories in (4.0, 0.5, 0.5, 1.0):
         law = lognormal(after if way else before, 0.8)
-        learn(law, len(way), events, into=hazard)
-        way[hazard.count - 1_600] = math.log(median_of(hazard.rates(PRIOR)) / before) / math.log(after / before)
+        learn(law, len(way), round(memories * MEMORY_EVENTS), into=hazard)
+        way.append(math.log(median_of(hazard.rates(PRIOR)) / before) / math.log(after / before))
     assert abs(way[0]) < 0.1
-    assert way[200] > 0.25
-    assert way[400] > 0.5
-    assert 0.75 < way[800] < 1.1
+    assert way[1] > 0.25
+    assert way[2] > 0.5
+    assert 0.75 < way[3] < 1.1
 
 
 def test_what_counts_is_never_more_than_the_memory() -> None:
@@ -374,8 +374,8 @@ def test_what_counts_is_never_more_than_the_memory() -> None:
     events, risk = seen(hazard)
     assert hazard.count == 5_000
     assert hazard.effective_count == MEMORY_EVENTS
-    assert sum(events) == pytest.approx(MEMORY_EVENTS, rel=1e-3)
-    assert sum(risk) == pytest.approx(5.0 * MEMORY_EVENTS, rel=1e-3)
+    assert sum(events) == pytest.approx(MEMORY_EVENTS, rel=3e-3)
+    assert sum(risk) == pytest.approx(5.0 * MEMORY_EVENTS, rel=3e-3)
 
 
 @pytest.mark.parametrize("between", [False, True])

@@ -336,7 +336,7 @@ def test_a_job_that_passes_its_predecessors_retry_breaks_the_order(planner: Plan
     see(planner, "b", NOW + 40, status="running", started_at=NOW + 39, scheduled_at=NOW + 11)
     for look in range(LATE_LOOKS + 2):
         see(planner, "c", NOW + 50 + 2 * look, scheduled_at=NOW + 32)
-    assert list(reasons(planner, NOW + 60, "c")) == ["between_looks"]
+    assert list(reasons(planner, NOW + 57, "c")) == ["between_looks"]
 
 
 def test_a_job_whose_look_is_out_is_unparked_like_the_others(planner: Planner) -> None:

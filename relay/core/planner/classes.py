@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from relay.core.planner.hazard import Hazard, lomax
+from relay.core.planner.hazard import Hazard, curious, lomax
 from relay.core.planner.inspection import Table, run_table, wait_table
 from relay.core.planner.price import price_of
 
@@ -87,9 +87,7 @@ class JobClass:
         self.key = key
         self.parent = parent
         self.hazards: list[Hazard | None] = [None] * len(KINDS)
-        self.edition: Edition = Edition(
-            list(PRIORS) if parent is None else [parent.edition.rates(kind) for kind in range(7)]
-        )
+        self.edition: Edition = Edition(self.fitted())
         self.draft: tuple[Edition, list[tuple[int, int]]] | None = None
         self.queued = False
         self.unsaved = False
@@ -112,13 +110,17 @@ class JobClass:
         return found
 
     def fitted(self) -> list[tuple[float, ...]]:
-        """The hazards as they are now."""
-        return [
+        """The hazards to plan by as they are now; curious at ages that few runs of the class have got past."""
+        found = [
             (PRIORS[kind] if self.parent is None else self.parent.edition.rates(kind))
             if hazard is None
             else hazard.rates(self._prior(kind, hazard))
             for kind, hazard in enumerate(self.hazards)
         ]
+        run = self.hazards[RUN]
+        if self.parent is not None and run is not None:
+            found[RUN] = curious(found[RUN], PRIORS[RUN], run.passed(), run.count)
+        return found
 
     def _prior(self, kind: int, hazard: Hazard) -> tuple[float, ...]:
         if self.parent is None or hazard.count >= LEAN_EVENTS:

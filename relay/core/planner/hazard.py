@@ -20,7 +20,7 @@ EDGES: tuple[float, ...] = (*FIRST_EDGES, *(RATIO**power for power in range(122)
 """The bins' edges: quarters up to 1, then each a tenth further than the one before, up to 1e5."""
 BINS = len(EDGES) - 1
 WIDTHS: tuple[float, ...] = tuple(b - a for a, b in pairwise(EDGES))
-MEMORY_EVENTS = 400
+MEMORY_EVENTS = 800
 """What is older than so many events counts less than 1/e."""
 GROWTH = 1 / (1 - 1 / MEMORY_EVENTS)
 RESCALE_ABOVE = 1e100
@@ -31,6 +31,12 @@ TRACE = 1e-6
 """So many of the pseudo-jobs live for ever: where a prior lets none live on, it is still the prior that is leant on."""
 MAX_PASSES = 12
 PASSES_EVENTS = 40.0
+CURIOSITY = 12.0
+"""So many times the prior's is the hazard that counts at ages which no job has got past yet, once many have ended."""
+CURIOUS_EVENTS = 30.0
+"""After so many ends curiosity is half of that: the first jobs of all teach enough by being looked at as usual."""
+PIONEERS = 4.0
+"""With so many jobs that got past, curiosity is less by a factor of e."""
 LEAST_RATE = 1e-12
 MOST_RATE = 1e6
 
@@ -47,6 +53,20 @@ def lomax(scale: float) -> tuple[float, ...]:
     return tuple(
         (1 / (scale + a) - 1 / (scale + b)) * scale / (scale * math.log((scale + b) / (scale + a)))
         for a, b in pairwise(EDGES)
+    )
+
+
+def curious(rates: Sequence[float], prior: Sequence[float], passed: Sequence[float], count: float) -> tuple[float, ...]:
+    """The hazard to plan by: at ages that few have got past at least a multiple of the prior's.
+
+    What the first jobs there show serves all that follow, so a look at them is worth more than its own job's delay; and
+    they alone would make an age seem safe in which they merely were not looked at. `passed` and `count` are those of
+    the `Hazard`.
+    """
+    most = CURIOSITY * count / (count + CURIOUS_EVENTS)
+    return tuple(
+        max(rate, most * before * math.exp(-jobs / PIONEERS))
+        for rate, before, jobs in zip(rates, prior, passed, strict=True)
     )
 
 
@@ -151,18 +171,25 @@ class Hazard:
         passes = 1
         if self.count > 0:
             passes = max(1, min(MAX_PASSES, round(PASSES_EVENTS / math.sqrt(self.effective_count))))
-        whole, exposure = 0.0, []
-        for at, width in enumerate(WIDTHS):
-            whole += self._cover[at]
-            exposure.append(max(self._exposure[at] + max(whole, 0.0) * width, 0.0))
         prior_events, prior_exposure = _pseudo(prior)
         events = _smooth(self._events, passes)
-        exposure = _smooth(exposure, passes)
+        exposure = _smooth(self._at_risk(), passes)
         weight = self._weight
         return tuple(
             min(max((seen / weight + seen0) / (risk / weight + risk0), LEAST_RATE), MOST_RATE)
             for seen, seen0, risk, risk0 in zip(events, prior_events, exposure, prior_exposure, strict=True)
         )
+
+    def passed(self) -> list[float]:
+        """How many jobs, of those that still count, have been at risk in each bin; parts of a bin as parts of a job."""
+        return [risk / width / self._weight for risk, width in zip(self._at_risk(), WIDTHS, strict=True)]
+
+    def _at_risk(self) -> list[float]:
+        whole, exposure = 0.0, []
+        for at, width in enumerate(WIDTHS):
+            whole += self._cover[at]
+            exposure.append(max(self._exposure[at] + max(whole, 0.0) * width, 0.0))
+        return exposure
 
     def _rescale(self) -> None:
         factor = 1 / self._weight
