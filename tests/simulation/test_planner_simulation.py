@@ -18,6 +18,8 @@ from relay.core.planner import Planner, PlannerConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from polling_baselines import GoogleDefault, HintedBackoff
+from polling_bound import known
+from polling_runs import HEAVY_WEIGHT
 from polling_workloads import EPOCH, LANE_SPAN_SECONDS, MIX_SPAN_SECONDS, SimulatedJob, World, make
 from polling_world import Outcome, SharedLimit, simulate
 
@@ -61,6 +63,24 @@ def test_four_requests_a_job_are_enough(workload: str, mean_delay_seconds: float
     assert outcome.mean_delay_seconds <= 1.25 * mean_delay_seconds
     assert outcome.mean_delay_seconds <= of_googles_delay * googles.mean_delay_seconds
     assert workload in ("heavy", "drift") or outcome.p99_delay_seconds <= 0.8 * googles.p99_delay_seconds
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_first_jobs_of_a_class_are_known_nearly_as_soon_as_if_its_law_were(seed: int) -> None:
+    """A fifth of them run for 900 s, and when the first get there nothing is known of 900 s: looks at them teach."""
+    world = make("bimodal", seed, 1_500)
+    rate = allowed(world, 4.0)
+    first = run(world, rate, seed).first_jobs_mean_delay_seconds
+    assert first <= 2.5 * known(world, rate, seed).first_jobs_mean_delay_seconds
+
+
+@pytest.mark.parametrize("workload", ["lanes60", "lanesU", "mix"])
+def test_a_job_that_weighs_four_times_as_much_is_known_sooner(workload: str) -> None:
+    world = make(workload, 1, 1_500)
+    weights = {job.id: (1.0, HEAVY_WEIGHT)[number % 2] for number, job in enumerate(world.jobs)}
+    planner = Planner(PlannerConfig(max_requests_per_second=allowed(world, 4.0), seed=1))
+    delays = simulate(world, planner, seed=1, weights=weights).weight_mean_delays_seconds
+    assert delays[f"{HEAVY_WEIGHT:g}"] <= 0.65 * delays["1"]
 
 
 @pytest.mark.parametrize("workload", ["lanes60", "retry", "heavy"])

@@ -64,6 +64,22 @@ def test_a_check_that_is_due_is_put_off_where_requests_are_scarce() -> None:
     assert due(planner) <= NOW + MAX_PATIENCE * LONGEST, "it is put off no further"
 
 
+def test_a_check_is_put_off_no_further_than_it_is_worth() -> None:
+    """Where a waiting job was cancelled now and then, a check is worth a request sooner."""
+    waits = []
+    for price in (0.06, 0.5, 2.0, 1e4):
+        planner = planner_of(price)
+        cancellations_seen(planner, 50, 1e6)
+        planner.track("job", LATER, NOW, lane="")
+        job, first = planner._roster.jobs["job"], due(planner)
+        planner._roster.plan_again(job, first + 1)
+        waits.append((due(planner) - NOW) / (first - NOW))
+    assert waits == sorted(waits)
+    assert waits[0] == 1.0
+    assert 1.0 < waits[1] < waits[2] < MAX_PATIENCE
+    assert waits[3] == pytest.approx(MAX_PATIENCE)
+
+
 def test_a_check_is_not_put_off_where_requests_are_cheap() -> None:
     planner = planner_of(price=0.05)
     planner.track("job", LATER, NOW, lane="")

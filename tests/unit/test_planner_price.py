@@ -14,7 +14,6 @@ from relay.core.planner.price import (
     FLOOR,
     INITIAL,
     LEAST_SHARE,
-    MAX_PATIENCE,
     MAX_STEPS,
     PROMPT_STEPS,
     TARGET,
@@ -270,17 +269,6 @@ def test_a_jobs_rung_is_near_its_share_of_the_price(value: float, weight: float)
     price.load(value, 0)
     assert abs(math.log2(price_of(price.rung(weight)) / (value / weight))) <= 0.25 + 1e-9
     assert price.rung(2 * weight) < price.rung(weight)
-
-
-def test_patience_grows_with_the_price_within_bounds() -> None:
-    price, found = Price(1.0), []
-    for value in (FLOOR, 0.2, 0.5, 1.0, 10.0, CEILING):
-        price.load(value, 0)
-        found.append(price.patience())
-    assert found == sorted(found)
-    assert found[0] == 1.0
-    assert 1.0 < found[1] < found[2] < MAX_PATIENCE
-    assert found[-1] == MAX_PATIENCE
 
 
 def test_a_new_price_is_the_usual_one() -> None:

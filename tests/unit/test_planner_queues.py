@@ -6,17 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner.jobs import CHECK, EXPECTED, FIRST, Job
+from relay.core.planner.jobs import CHECK, EXPECTED, FIRST, URGENT, Job
 from relay.core.planner.queues import Queues
 
 LATE = 60.0
+HEAD_START = 2.0
 NOW = 1_000.0
-NAMES = {EXPECTED: "e", FIRST: "f", CHECK: "c"}
+NAMES = {EXPECTED: "e", FIRST: "f", CHECK: "c", URGENT: "u"}
 
 
 def queues_of(*looks: tuple[int, float]) -> Queues:
     """Looks by queue and moment; a job's id is the letter of its queue and its number in it."""
-    queues, made = Queues(LATE), {EXPECTED: 0, FIRST: 0, CHECK: 0}
+    queues, made = Queues(LATE, HEAD_START), dict.fromkeys(NAMES, 0)
     for queue, due in looks:
         queues.put(Job(f"{NAMES[queue]}{made[queue]}", 60.0, 0.0), due, queue)
         made[queue] += 1
@@ -33,11 +34,11 @@ def taken(queues: Queues, now: float, at_most: int = 100) -> list[str]:
 
 
 def test_where_nothing_is_planned_nothing_is_first() -> None:
-    assert Queues(LATE).first(NOW) is None
-    assert Queues(LATE).next_expected() is None
+    assert Queues(LATE, HEAD_START).first(NOW) is None
+    assert Queues(LATE, HEAD_START).next_expected() is None
 
 
-@pytest.mark.parametrize("queue", [EXPECTED, FIRST, CHECK])
+@pytest.mark.parametrize("queue", [EXPECTED, FIRST, CHECK, URGENT])
 def test_a_queue_alone_goes_by_time(queue: int) -> None:
     looks = queues_of((queue, NOW - 1), (queue, NOW - 3), (queue, NOW - 2))
     letter = NAMES[queue]
@@ -63,6 +64,29 @@ def test_what_is_expected_and_first_looks_take_turns_and_checks_what_is_left() -
     assert taken(queues, NOW) == ["e0", "f0", "e1", "f1", "e2", "c0", "c1"]
 
 
+def test_an_urgent_look_goes_before_those_that_came_due_a_little_earlier() -> None:
+    queues = queues_of(
+        (EXPECTED, NOW - 1.9), (EXPECTED, NOW - 2.1), (EXPECTED, NOW - 5), (URGENT, NOW), (URGENT, NOW + 1)
+    )
+    assert taken(queues, NOW) == ["e2", "e1", "u0", "e0"]
+    first = queues.next_expected()
+    assert first is not None
+    assert first.id == "u1"
+
+
+def test_an_urgent_look_is_not_made_before_its_time() -> None:
+    queues = queues_of((EXPECTED, NOW + 1), (URGENT, NOW + 2))
+    first = queues.first(NOW)
+    assert first is not None
+    assert first.id == "e0"
+    assert taken(queues, NOW + 1) == ["e0"]
+
+
+def test_urgent_looks_take_their_turns_with_first_looks_like_others() -> None:
+    queues = queues_of((URGENT, NOW), (URGENT, NOW), (EXPECTED, NOW), (FIRST, NOW), (FIRST, NOW))
+    assert taken(queues, NOW) == ["u0", "f0", "u1", "f1", "e0"]
+
+
 def test_first_looks_have_the_turns_that_nothing_expected_takes() -> None:
     queues = queues_of((FIRST, NOW - 1), (CHECK, NOW - 9), (FIRST, NOW - 1))
     assert taken(queues, NOW) == ["f0", "f1", "c0"]
@@ -86,8 +110,8 @@ def test_a_late_check_has_its_turn_however_many_first_looks_come() -> None:
 
 
 def test_a_job_is_in_one_queue_only() -> None:
-    queues, job = Queues(LATE), Job("a", 60.0, 0.0)
-    for queue in (FIRST, EXPECTED, CHECK, CHECK, EXPECTED):
+    queues, job = Queues(LATE, HEAD_START), Job("a", 60.0, 0.0)
+    for queue in (FIRST, EXPECTED, CHECK, CHECK, URGENT, EXPECTED):
         queues.put(job, NOW, queue)
         assert job.queue == queue
         assert queues.due(NOW, 10) == 1
@@ -99,20 +123,21 @@ def test_a_job_is_in_one_queue_only() -> None:
 
 def test_overdue_are_expected_looks_and_checks_that_are_late() -> None:
     queues = queues_of(*[(EXPECTED, NOW)] * 3, *[(FIRST, NOW)] * 5, (CHECK, NOW), *[(CHECK, NOW - LATE)] * 4)
-    assert queues.due(NOW, 100) == 13
-    assert queues.overdue(NOW, 100) == 7
-    assert queues.overdue(NOW, 2) == 4
+    queues.put(Job("u", 60.0, 0.0), NOW, URGENT)
+    assert queues.due(NOW, 100) == 14
+    assert queues.overdue(NOW, 100) == 8
+    assert queues.overdue(NOW, 2) == 5
     assert queues.overdue(NOW - 1, 100) == 0
 
 
 @settings(max_examples=30)
 @given(
-    st.sampled_from([EXPECTED, FIRST, CHECK]),
-    st.lists(st.sampled_from([EXPECTED, FIRST]), min_size=400, max_size=400),
+    st.sampled_from([EXPECTED, FIRST, CHECK, URGENT]),
+    st.lists(st.sampled_from([EXPECTED, FIRST, URGENT]), min_size=400, max_size=400),
 )
 def test_nobody_waits_for_ever(queue: int, others: list[int]) -> None:
     """However many looks come in each second, each due from then on, one that waits has its turn."""
-    queues, job = Queues(LATE), Job("waits", 60.0, 0.0)
+    queues, job = Queues(LATE, HEAD_START), Job("waits", 60.0, 0.0)
     queues.put(job, NOW, queue)
     for number, other in enumerate(others):
         now = NOW + number

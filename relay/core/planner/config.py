@@ -28,7 +28,7 @@ class PlannerConfig:
     - `max_requests_per_second`: a cap; None leaves it to the headers, or to trial where the upstream sends none.
     - `reserve`: the share of the upstream's limit (0 to below 1) that is left to other programs on the account.
     - `min_interval_seconds`, `max_interval_seconds`: the shortest and the longest time between two looks at a job
-      (the longest up to MAX_PATIENCE times for one of which nothing is expected, while requests are scarce).
+      (the longest up to MAX_PATIENCE times for one of which nothing is expected and a look is not worth a request).
     - `seed`: spreads looks that would otherwise fall together; the same seed decides the same.
     - `headers`: where responses tell about the rate limit.
     """

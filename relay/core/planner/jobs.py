@@ -18,8 +18,9 @@ PARKED = 2
 RUNNING = 3
 """It was seen running."""
 
-EXPECTED, FIRST, CHECK = 0, 1, 2
-"""What a look is for: something has probably happened; nothing is known yet; it only makes sure that nothing has."""
+EXPECTED, FIRST, CHECK, URGENT = range(4)
+"""What a look is for: something has probably happened; nothing is known yet; it only makes sure that nothing has;
+something has probably happened to a job that weighs more than usual."""
 
 FIXED = 1_000
 """The rung of a plan that was not made at a price, and so is not made again when the price rises."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.core.planner.items import read_item, read_time
-from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.jobs import ASKED, CHECK, PARKED, RUNNING, UNSEEN, WAITING, Job
 from relay.core.planner.pacing import TOO_MANY_REQUESTS, Pacing
+from relay.core.planner.queues import LIKELY
 from relay.core.planner.timeline import SLACK_SECONDS
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
 
@@ -118,7 +119,7 @@ class Planner(Pacing):
             first = self._roster.queues.next_expected() or first
         if not self._bucket.take(t):
             return None
-        if first.queue != EXPECTED:
+        if first.queue not in LIKELY:
             self._price.other_look()
         self._purposes[first.id] = _purpose(first, t, ahead=ahead)
         self._roster.queues.taken(first)
@@ -183,7 +184,8 @@ class Planner(Pacing):
         """How much a second of this job's delay counts, 1 being usual; a higher one brings its next look forward.
 
         None starves a job: however low its weight and however dear requests become, its next look is due MAX_PATIENCE
-        longest intervals after the last one, and then waits for no more than one look at each other open job.
+        longest intervals after the last one, and then waits for no more than one look at each other open job, and for
+        HEAD_START_REQUESTS at heavier ones.
         """
         job = self._roster.jobs.get(job_id)
         if job is not None:

@@ -10,9 +10,9 @@ import math
 from relay.core.planner import backoff
 from relay.core.planner.classes import Book, JobClass
 from relay.core.planner.config import PlannerConfig
-from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, FIRST, FIXED, PARKED, RUNNING, UNSEEN, WAITING, Job
-from relay.core.planner.price import Price
-from relay.core.planner.queues import Queues
+from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, FIRST, FIXED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, Job
+from relay.core.planner.price import MAX_PATIENCE, Price
+from relay.core.planner.queues import LIKELY, Queues
 
 CHECK_BEFORE = 1.5
 """A look in between is worth it where the next one is further away than so many times the time after which it is."""
@@ -40,7 +40,7 @@ class Plans:
 
     def stale(self, job: Job) -> bool:
         """Whether its look was planned when requests were cheaper, or is only a check and they are scarce."""
-        if job.queue == CHECK and job.rung < FIXED and self.price.patience() > PATIENT:
+        if job.queue == CHECK and job.rung < FIXED and self._patience(job) > PATIENT:
             return True
         return job.rung < self.price.rung(job.weight)
 
@@ -64,13 +64,13 @@ class Plans:
     def next_look(self, job: Job, now: float) -> float:
         """When to look at it next, at the price of now: at most a longest interval after its last look.
 
-        Once that is over, where nothing is expected of it, and requests are scarce, up to MAX_PATIENCE of them.
+        Once that is over, where nothing is expected of it, and a look is not worth a request, up to MAX_PATIENCE.
         """
         config = self._config
         chance = backoff.spread(config.seed, job.id, job.step)
         wait = backoff.safety_wait(config, chance=chance)
         if job.seen + wait <= now:
-            wait *= self.price.patience()
+            wait *= self._patience(job)
         learned, unit = job.learned, self.book.unit
         if learned is None:
             return max(job.seen + wait, now)
@@ -87,6 +87,14 @@ class Plans:
             if due <= job.seen + wait + LATE_CHECK * config.max_interval_seconds:
                 return due
         return min(due, max(job.seen + wait, now))
+
+    def _patience(self, job: Job) -> float:
+        """How many longest intervals it may wait for a look of which nothing is expected: more than one where requests
+        are scarce, and jobs like it are so seldom cancelled or moved that the look is not worth one."""
+        if not self.price.above_floor:
+            return 1.0
+        worth = self._worth_a_check(job, job.learned or self.book.root)
+        return min(max(worth / self._config.max_interval_seconds, 1.0), MAX_PATIENCE)
 
     def _worth_a_check(self, job: Job, learned: JobClass) -> float:
         """Seconds after which it is worth a request to see whether a job of which nothing is expected was cancelled."""
@@ -106,7 +114,7 @@ class Plans:
 
     def _put(self, job: Job, due: float, now: float) -> None:
         """Puts the look where it belongs, and counts what it asks for."""
-        queue = EXPECTED
+        queue = URGENT if job.weight > 1 else EXPECTED
         if job.rung != ASKED:
             if job.phase == UNSEEN:
                 queue = FIRST
@@ -115,7 +123,7 @@ class Plans:
         interval = max(due - now, self._config.min_interval_seconds) / self.book.unit
         # Most checks are never made, for something happens before: those that are made are counted as they go out. What
         # is due already is counted as overdue.
-        counts = queue == EXPECTED and due > now
+        counts = queue in LIKELY and due > now
         self.ask_for(job, math.sqrt(self.price.value) / interval if counts else 0.0)
         self.queues.put(job, due, queue)
 

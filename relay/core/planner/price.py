@@ -23,8 +23,8 @@ did last shows only when the jobs come up again."""
 FEWEST_LOOKS = 1.2
 """Where a job takes no more looks than this, a higher price saves none: it would only come down too late."""
 MAX_STEPS = 64
-PATIENT_ABOVE = 0.1
 MAX_PATIENCE = 5.0
+"""A look of which nothing is expected comes after so many longest intervals at the latest."""
 BACKLOG_SECONDS = 10.0
 OTHERS_MEMORY = 60.0
 """Steps over which looks that no price decides are counted; they are taken off the budget."""
@@ -51,11 +51,6 @@ class Price:
     def above_floor(self) -> bool:
         """Whether more looks than the budget has room for are worth something."""
         return self.value > FLOOR * 1.01
-
-    def patience(self) -> float:
-        """How many times longer than usual a job of which nothing is expected waits for a look: more where requests are
-        scarce."""
-        return min(max(math.sqrt(self.value / PATIENT_ABOVE), 1.0), MAX_PATIENCE)
 
     def rung(self, weight: float) -> int:
         """The step of the ladder of prices that a job of this weight is planned at."""
