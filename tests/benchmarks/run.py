@@ -505,6 +505,13 @@ async def retention(scale: float) -> list[dict[str, Any]]:
     return await asyncio.to_thread(measure, scale)
 
 
+async def replay(scale: float) -> dict[str, Any]:
+    """A replay of a million events, drained whole: see replay.py."""
+    from replay import measure
+
+    return await measure(int(1_000_000 * scale))
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     return {
@@ -531,6 +538,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("memory", memory),
         ("planner", planner),
         ("dropin", lambda: dropin(scale)),
+        ("replay", lambda: replay(scale)),
         ("retention", lambda: retention(scale)),
     ]
     for name, bench in plan:
