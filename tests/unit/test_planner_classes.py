@@ -198,12 +198,22 @@ def test_before_anything_was_seen_a_class_lives_by_the_usual_laws() -> None:
 
 def test_curiosity_comes_with_the_ends_that_were_seen_and_goes_with_the_jobs_that_got_past() -> None:
     prior, nobody, many = PRIORS[RUN], [0.0] * BINS, [100.0] * BINS
-    tiny = tuple(rate / 1e6 for rate in prior)
-    assert curious(tiny, prior, nobody, 0.0) == tiny
-    assert curious(tiny, prior, many, 1e6) == pytest.approx(tiny)
-    half = curious(tiny, prior, nobody, CURIOUS_EVENTS)
+    assert max(curious(prior, nobody, 0.0)) == 0
+    assert max(curious(prior, many, 1e6)) < 1e-9
+    half = curious(prior, nobody, CURIOUS_EVENTS)
     assert half == pytest.approx([CURIOSITY / 2 * rate for rate in prior])
-    assert curious(half, prior, [1.0] * BINS, CURIOUS_EVENTS) == half, "what was learned is never less"
+    assert all(fewer < more for fewer, more in zip(curious(prior, [1.0] * BINS, CURIOUS_EVENTS), half, strict=True))
+
+
+def test_what_was_learned_is_never_taken_for_less_and_dear_requests_leave_no_room_for_curiosity() -> None:
+    learned = list(PRIORS)
+    usual, eager = Edition(learned), Edition(learned, tuple(CURIOSITY * rate for rate in PRIORS[RUN]))
+    idle = Edition(learned, tuple(rate / 2 for rate in PRIORS[RUN]))
+    for kind in (RUN, NEW):
+        assert columns(idle.table(kind, 0)) == columns(usual.table(kind, 0))
+    cheap, dear = 0, 24  # a price of 1 and of 4096
+    assert eager.table(RUN, cheap).next_look(300.0) - 300.0 < 0.5 * (usual.table(RUN, cheap).next_look(300.0) - 300.0)
+    assert columns(eager.table(RUN, dear)) == columns(usual.table(RUN, dear))
 
 
 def test_where_few_runs_got_the_next_ones_are_looked_at_often() -> None:
@@ -215,7 +225,7 @@ def test_where_few_runs_got_the_next_ones_are_looked_at_often() -> None:
     work_off(book)
     gaps = {}
     for got_past in range(40):
-        edition = Edition(of.fitted())
+        edition = of.made()
         gaps[got_past] = edition.table(RUN, 2).next_look(300.0) - 300.0
         book.survived(of, RUN, 0.0, 400.0)
     assert gaps[0] < 12, "a look each 4 % of the age"

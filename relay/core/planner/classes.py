@@ -25,6 +25,9 @@ PRIORS = tuple(lomax(scale) for scale in _SCALES)
 LEAN_EVENTS = 50
 """A class with fewer events leans on what is known of all classes together."""
 GREW = 0.25
+CURIOUS_BELOW = 4.0
+"""Curiosity fades as a request becomes dearer than so many units: looks that teach are not worth what they keep from
+jobs that have probably ended."""
 LEAST_EVENTS = 2
 LOOKS_A_REFIT = 200
 PSEUDO_CHANGES = 0.01
@@ -39,10 +42,12 @@ OTHER = ("", "")
 class Edition:
     """The hazards of one class as they were at one moment, and the tables made from them."""
 
-    __slots__ = ("_rates", "once", "tables", "used")
+    __slots__ = ("_rates", "curious", "once", "tables", "used")
 
-    def __init__(self, rates: list[tuple[float, ...]]) -> None:
+    def __init__(self, rates: list[tuple[float, ...]], curious: tuple[float, ...] = ()) -> None:
+        """`curious`: what the hazard of a run is taken for at least while requests are cheap; empty: for itself."""
         self._rates = rates
+        self.curious = curious
         self.tables: dict[tuple[int, int], Table] = {}
         self.used: set[tuple[int, int]] = set()
         """The tables that plans were made from."""
@@ -70,12 +75,20 @@ class Edition:
             if len(self.tables) >= MAX_TABLES:
                 self.used.discard(oldest := next(iter(self.tables)))
                 del self.tables[oldest]
+            price = price_of(rung)
+            run_rates = self._run_rates(price)
             if kind == RUN:
-                found = run_table(self._rates[RUN], price_of(rung))
+                found = run_table(run_rates, price)
             else:
-                found = wait_table(self._rates[kind], self._rates[RUN], self.make(RUN, rung), price_of(rung))
+                found = wait_table(self._rates[kind], run_rates, self.make(RUN, rung), price)
             self.tables[kind, rung] = found
         return found
+
+    def _run_rates(self, price: float) -> tuple[float, ...]:
+        if not self.curious:
+            return self._rates[RUN]
+        share = min((CURIOUS_BELOW / price) ** 2, 1.0)
+        return tuple(max(rate, share * least) for rate, least in zip(self._rates[RUN], self.curious, strict=True))
 
 
 class JobClass:
@@ -87,7 +100,7 @@ class JobClass:
         self.key = key
         self.parent = parent
         self.hazards: list[Hazard | None] = [None] * len(KINDS)
-        self.edition: Edition = Edition(self.fitted())
+        self.edition = self.made()
         self.draft: tuple[Edition, list[tuple[int, int]]] | None = None
         self.queued = False
         self.unsaved = False
@@ -110,17 +123,20 @@ class JobClass:
         return found
 
     def fitted(self) -> list[tuple[float, ...]]:
-        """The hazards to plan by as they are now; curious at ages that few runs of the class have got past."""
-        found = [
+        """The hazards as they are now."""
+        return [
             (PRIORS[kind] if self.parent is None else self.parent.edition.rates(kind))
             if hazard is None
             else hazard.rates(self._prior(kind, hazard))
             for kind, hazard in enumerate(self.hazards)
         ]
+
+    def made(self) -> Edition:
+        """An edition of what is known now, without tables yet."""
         run = self.hazards[RUN]
-        if self.parent is not None and run is not None:
-            found[RUN] = curious(found[RUN], PRIORS[RUN], run.passed(), run.count)
-        return found
+        if self.parent is None or run is None:
+            return Edition(self.fitted())
+        return Edition(self.fitted(), curious(PRIORS[RUN], run.passed(), run.count))
 
     def _prior(self, kind: int, hazard: Hazard) -> tuple[float, ...]:
         if self.parent is None or hazard.count >= LEAN_EVENTS:
@@ -203,7 +219,7 @@ class Book:
             return False
         first = self._grown[0]
         if first.draft is None:
-            first.draft = Edition(first.fitted()), sorted(first.edition.used, key=lambda each: -each[0])
+            first.draft = first.made(), sorted(first.edition.used, key=lambda each: -each[0])
             return True
         edition, wanted = first.draft
         if wanted:
@@ -255,7 +271,7 @@ class Book:
             load_class(of, saved)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return
-        of.edition = Edition(of.fitted())
+        of.edition = of.made()
 
 
 def name_of(key: tuple[str, str], *, root: bool) -> str:

@@ -32,7 +32,7 @@ TRACE = 1e-6
 MAX_PASSES = 12
 PASSES_EVENTS = 40.0
 CURIOSITY = 12.0
-"""So many times the prior's is the hazard that counts at ages which no job has got past yet, once many have ended."""
+"""For so many times the prior's the hazard is taken at ages that no job has got past yet, once many have ended."""
 CURIOUS_EVENTS = 30.0
 """After so many ends curiosity is half of that: the first jobs of all teach enough by being looked at as usual."""
 PIONEERS = 4.0
@@ -56,18 +56,15 @@ def lomax(scale: float) -> tuple[float, ...]:
     )
 
 
-def curious(rates: Sequence[float], prior: Sequence[float], passed: Sequence[float], count: float) -> tuple[float, ...]:
-    """The hazard to plan by: at ages that few have got past at least a multiple of the prior's.
+def curious(prior: Sequence[float], passed: Sequence[float], count: float) -> tuple[float, ...]:
+    """What a hazard is taken for at least where requests are cheap: more than the prior at ages that few got past.
 
     What the first jobs there show serves all that follow, so a look at them is worth more than its own job's delay; and
     they alone would make an age seem safe in which they merely were not looked at. `passed` and `count` are those of
     the `Hazard`.
     """
     most = CURIOSITY * count / (count + CURIOUS_EVENTS)
-    return tuple(
-        max(rate, most * before * math.exp(-jobs / PIONEERS))
-        for rate, before, jobs in zip(rates, prior, passed, strict=True)
-    )
+    return tuple(most * before * math.exp(-jobs / PIONEERS) for before, jobs in zip(prior, passed, strict=True))
 
 
 def _pseudo(prior: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -58,13 +58,14 @@ def dump_book(book: Book) -> list[Any]:
 
 def load_book(book: Book, saved: Any) -> None:
     """Fills an empty book."""
-    for name, learned, rates, tables, *used in saved:
+    for name, learned, rates, tables, *more in saved:
         key = key_of(name)
         of = book.root if key is None else book.of(*key)
         load_class(of, learned)
-        of.edition = Edition([tuple(each) for each in rates])
+        used, curious = more or ((), ())
+        of.edition = Edition([tuple(each) for each in rates], tuple(curious))
         of.edition.once = {(kind, rung) for kind, rung in tables}
-        of.edition.used = {(kind, rung) for kind, rung in (used[0] if used else ())}
+        of.edition.used = {(kind, rung) for kind, rung in used}
         book.look_at(of)
 
 
@@ -146,7 +147,7 @@ def _dump_class(of: JobClass, *, root: bool) -> list[Any]:
     tables = sorted({*edition.tables, *edition.once})
     # How many tables the next edition is made of decides after how many calls it is there.
     kept = [[list(each) for each in some] for some in (tables, sorted(edition.used))]
-    return [name_of(of.key, root=root), dump_class(of), rates, *kept]
+    return [name_of(of.key, root=root), dump_class(of), rates, *kept, list(edition.curious)]
 
 
 def _dump_meter(meter: Meter) -> dict[str, Any]:
