@@ -25,7 +25,7 @@ PRIORS = tuple(lomax(scale) for scale in _SCALES)
 LEAN_EVENTS = 50
 """A class with fewer events leans on what is known of all classes together."""
 GREW = 0.25
-CURIOUS_BELOW = 4.0
+CURIOUS_BELOW = 8.0
 """Curiosity fades as a request becomes dearer than so many units: looks that teach are not worth what they keep from
 jobs that have probably ended."""
 LEAST_EVENTS = 2
