@@ -13,7 +13,8 @@ from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.jobs import PARKED, Agenda, Job
 from relay.core.planner.pacing import BACKLOG_COUNTED
 from relay.core.planner.planner import PLANNED_AGAIN_AT_ONCE
-from relay.core.planner.price import FLOOR, MAX_PATIENCE
+from relay.core.planner.plans import MAX_PATIENCE
+from relay.core.planner.price import FLOOR
 from relay.core.planner.roster import UNPARKED_AT_ONCE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))

@@ -6,7 +6,7 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.jobs import CHECK, EXPECTED
-from relay.core.planner.price import MAX_PATIENCE
+from relay.core.planner.plans import MAX_PATIENCE
 
 NOW = 1_779_271_200.0
 LONGEST = 900.0

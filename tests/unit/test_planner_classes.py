@@ -35,7 +35,7 @@ from relay.core.planner.classes import (
     load_class,
     name_of,
 )
-from relay.core.planner.hazard import BINS, CURIOSITY, CURIOUS_EVENTS, MEMORY_EVENTS, bin_of, curious
+from relay.core.planner.hazard import BINS, EXPLORATION, EXPLORATION_EVENTS, MEMORY_EVENTS, bin_of, exploration
 from relay.core.planner.inspection import Table, run_table, wait_table
 from relay.core.planner.price import price_of
 
@@ -196,18 +196,20 @@ def test_before_anything_was_seen_a_class_lives_by_the_usual_laws() -> None:
     assert book.of("a", "").fitted() == list(PRIORS)
 
 
-def test_curiosity_comes_with_the_ends_that_were_seen_and_goes_with_the_jobs_that_got_past() -> None:
+def test_exploration_comes_with_the_ends_that_were_seen_and_goes_with_the_jobs_that_got_past() -> None:
     prior, nobody, many = PRIORS[RUN], [0.0] * BINS, [100.0] * BINS
-    assert max(curious(prior, nobody, 0.0)) == 0
-    assert max(curious(prior, many, 1e6)) < 1e-9
-    half = curious(prior, nobody, CURIOUS_EVENTS)
-    assert half == pytest.approx([CURIOSITY / 2 * rate for rate in prior])
-    assert all(fewer < more for fewer, more in zip(curious(prior, [1.0] * BINS, CURIOUS_EVENTS), half, strict=True))
+    assert max(exploration(prior, nobody, 0.0)) == 0
+    assert max(exploration(prior, many, 1e6)) < 1e-9
+    half = exploration(prior, nobody, EXPLORATION_EVENTS)
+    assert half == pytest.approx([EXPLORATION / 2 * rate for rate in prior])
+    assert all(
+        fewer < more for fewer, more in zip(exploration(prior, [1.0] * BINS, EXPLORATION_EVENTS), half, strict=True)
+    )
 
 
-def test_what_was_learned_is_never_taken_for_less_and_dear_requests_leave_no_room_for_curiosity() -> None:
+def test_what_was_learned_is_never_taken_for_less_and_dear_requests_leave_no_room_for_exploration() -> None:
     learned = list(PRIORS)
-    usual, eager = Edition(learned), Edition(learned, tuple(CURIOSITY * rate for rate in PRIORS[RUN]))
+    usual, eager = Edition(learned), Edition(learned, tuple(EXPLORATION * rate for rate in PRIORS[RUN]))
     idle = Edition(learned, tuple(rate / 2 for rate in PRIORS[RUN]))
     for kind in (RUN, NEW):
         assert columns(idle.table(kind, 0)) == columns(usual.table(kind, 0))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig, book_for
-from relay.core.planner.price import MAX_PATIENCE
+from relay.core.planner.plans import MAX_PATIENCE
 from relay.core.planner.views import Explanation
 
 NOW = 1_779_271_200.0

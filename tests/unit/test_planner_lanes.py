@@ -10,7 +10,7 @@ from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.classes import SCHEDULED
 from relay.core.planner.jobs import PARKED, WAITING, Job
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, MAX_PASSED, Lane, Lanes
-from relay.core.planner.price import MAX_PATIENCE
+from relay.core.planner.plans import MAX_PATIENCE
 from relay.core.planner.roster import LATE_LOOKS, UNPARKED_AT_ONCE
 
 NOW = 1_779_271_200.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.core.planner import Book, Planner, PlannerConfig, book_for
 from relay.core.planner.hazard import Hazard, lomax
 from relay.core.planner.jobs import PARKED
-from relay.core.planner.price import MAX_PATIENCE
+from relay.core.planner.plans import MAX_PATIENCE
 from relay.core.planner.roster import UNPARKED_AT_ONCE
 
 NOW = 1_779_271_200.0

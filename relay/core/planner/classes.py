@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from relay.core.planner.hazard import Hazard, curious, lomax
+from relay.core.planner.hazard import Hazard, exploration, lomax
 from relay.core.planner.inspection import Table, run_table, wait_table
 from relay.core.planner.price import price_of
 
@@ -25,11 +25,11 @@ PRIORS = tuple(lomax(scale) for scale in _SCALES)
 LEAN_EVENTS = 50
 """A class with fewer events leans on what is known of all classes together."""
 GREW = 0.25
-CURIOUS_BELOW = 8.0
-"""Curiosity fades as a request becomes dearer than so many units: looks that teach are not worth what they keep from
-jobs that have probably ended."""
 LEAST_EVENTS = 2
 LOOKS_A_REFIT = 200
+EXPLORATION_PRICE = 8.0
+"""Exploration fades as a request becomes dearer than so many units: looks that teach are not worth what they keep from
+jobs that have probably ended."""
 PSEUDO_CHANGES = 0.01
 PSEUDO_WAITED = 1e5
 MEMORY_CHANGES = 100
@@ -42,12 +42,12 @@ OTHER = ("", "")
 class Edition:
     """The hazards of one class as they were at one moment, and the tables made from them."""
 
-    __slots__ = ("_rates", "curious", "once", "tables", "used")
+    __slots__ = ("_rates", "exploration", "once", "tables", "used")
 
-    def __init__(self, rates: list[tuple[float, ...]], curious: tuple[float, ...] = ()) -> None:
-        """`curious`: what the hazard of a run is taken for at least while requests are cheap; empty: for itself."""
+    def __init__(self, rates: list[tuple[float, ...]], exploration: tuple[float, ...] = ()) -> None:
+        """`exploration`: what the hazard of a run is taken for at least while requests are cheap; empty: for itself."""
         self._rates = rates
-        self.curious = curious
+        self.exploration = exploration
         self.tables: dict[tuple[int, int], Table] = {}
         self.used: set[tuple[int, int]] = set()
         """The tables that plans were made from."""
@@ -85,10 +85,10 @@ class Edition:
         return found
 
     def _run_rates(self, price: float) -> tuple[float, ...]:
-        if not self.curious:
+        if not self.exploration:
             return self._rates[RUN]
-        share = min((CURIOUS_BELOW / price) ** 2, 1.0)
-        return tuple(max(rate, share * least) for rate, least in zip(self._rates[RUN], self.curious, strict=True))
+        share = min((EXPLORATION_PRICE / price) ** 2, 1.0)
+        return tuple(max(rate, share * least) for rate, least in zip(self._rates[RUN], self.exploration, strict=True))
 
 
 class JobClass:
@@ -136,7 +136,7 @@ class JobClass:
         run = self.hazards[RUN]
         if self.parent is None or run is None:
             return Edition(self.fitted())
-        return Edition(self.fitted(), curious(PRIORS[RUN], run.passed(), run.count))
+        return Edition(self.fitted(), exploration(PRIORS[RUN], run.passed(), run.count))
 
     def _prior(self, kind: int, hazard: Hazard) -> tuple[float, ...]:
         if self.parent is None or hazard.count >= LEAN_EVENTS:

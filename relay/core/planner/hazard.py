@@ -31,12 +31,12 @@ TRACE = 1e-6
 """So many of the pseudo-jobs live for ever: where a prior lets none live on, it is still the prior that is leant on."""
 MAX_PASSES = 12
 PASSES_EVENTS = 40.0
-CURIOSITY = 12.0
+EXPLORATION = 12.0
 """For so many times the prior's the hazard is taken at ages that no job has got past yet, once many have ended."""
-CURIOUS_EVENTS = 30.0
-"""After so many ends curiosity is half of that: the first jobs of all teach enough by being looked at as usual."""
-PIONEERS = 4.0
-"""With so many jobs that got past, curiosity is less by a factor of e."""
+EXPLORATION_EVENTS = 30.0
+"""After so many ends it is half of that: the first jobs of all teach enough by being looked at as usual."""
+EXPLORED_JOBS = 4.0
+"""With so many jobs that got past, it is less by a factor of e."""
 LEAST_RATE = 1e-12
 MOST_RATE = 1e6
 
@@ -56,15 +56,16 @@ def lomax(scale: float) -> tuple[float, ...]:
     )
 
 
-def curious(prior: Sequence[float], passed: Sequence[float], count: float) -> tuple[float, ...]:
+def exploration(prior: Sequence[float], passed: Sequence[float], count: float) -> tuple[float, ...]:
     """What a hazard is taken for at least where requests are cheap: more than the prior at ages that few got past.
 
-    What the first jobs there show serves all that follow, so a look at them is worth more than its own job's delay; and
-    they alone would make an age seem safe in which they merely were not looked at. `passed` and `count` are those of
-    the `Hazard`.
+    Optimism where little is known, as in Auer, Cesa-Bianchi and Fischer, Finite-time Analysis of the Multiarmed Bandit
+    Problem, 2002: what the first jobs there show serves all that follow, so a look at them is worth more than its own
+    job's delay; and they alone would make an age seem safe in which they merely were not looked at. `passed` and
+    `count` are those of the `Hazard`.
     """
-    most = CURIOSITY * count / (count + CURIOUS_EVENTS)
-    return tuple(most * before * math.exp(-jobs / PIONEERS) for before, jobs in zip(prior, passed, strict=True))
+    most = EXPLORATION * count / (count + EXPLORATION_EVENTS)
+    return tuple(most * before * math.exp(-jobs / EXPLORED_JOBS) for before, jobs in zip(prior, passed, strict=True))
 
 
 def _pseudo(prior: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -14,7 +14,8 @@ from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.headers import HeaderReader
 from relay.core.planner.jobs import UNSEEN
-from relay.core.planner.price import MAX_PATIENCE, Price
+from relay.core.planner.plans import MAX_PATIENCE
+from relay.core.planner.price import Price
 from relay.core.planner.roster import Roster
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
 from relay.core.planner.views import Purpose

@@ -11,11 +11,13 @@ from relay.core.planner import backoff
 from relay.core.planner.classes import Book, JobClass
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.jobs import ASKED, CHECK, EXPECTED, FIRST, FIXED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, Job
-from relay.core.planner.price import MAX_PATIENCE, Price
+from relay.core.planner.price import Price
 from relay.core.planner.queues import LIKELY, Queues
 
 CHECK_BEFORE = 1.5
 """A look in between is worth it where the next one is further away than so many times the time after which it is."""
+MAX_PATIENCE = 5.0
+"""A look of which nothing is expected comes after so many longest intervals at the latest."""
 PATIENT = 1.05
 LATE_CHECK = 0.2
 """No check is made where a look is expected within this share of the longest interval after it."""

@@ -23,8 +23,6 @@ did last shows only when the jobs come up again."""
 FEWEST_LOOKS = 1.2
 """Where a job takes no more looks than this, a higher price saves none: it would only come down too late."""
 MAX_STEPS = 64
-MAX_PATIENCE = 5.0
-"""A look of which nothing is expected comes after so many longest intervals at the latest."""
 BACKLOG_SECONDS = 10.0
 OTHERS_MEMORY = 60.0
 """Steps over which looks that no price decides are counted; they are taken off the budget."""

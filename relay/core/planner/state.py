@@ -62,8 +62,8 @@ def load_book(book: Book, saved: Any) -> None:
         key = key_of(name)
         of = book.root if key is None else book.of(*key)
         load_class(of, learned)
-        used, curious = more or ((), ())
-        of.edition = Edition([tuple(each) for each in rates], tuple(curious))
+        used, exploration = more or ((), ())
+        of.edition = Edition([tuple(each) for each in rates], tuple(exploration))
         of.edition.once = {(kind, rung) for kind, rung in tables}
         of.edition.used = {(kind, rung) for kind, rung in used}
         book.look_at(of)
@@ -147,7 +147,7 @@ def _dump_class(of: JobClass, *, root: bool) -> list[Any]:
     tables = sorted({*edition.tables, *edition.once})
     # How many tables the next edition is made of decides after how many calls it is there.
     kept = [[list(each) for each in some] for some in (tables, sorted(edition.used))]
-    return [name_of(of.key, root=root), dump_class(of), rates, *kept, list(edition.curious)]
+    return [name_of(of.key, root=root), dump_class(of), rates, *kept, list(edition.exploration)]
 
 
 def _dump_meter(meter: Meter) -> dict[str, Any]:
