@@ -189,6 +189,29 @@ def test_a_price_that_makes_no_sense_is_left(price: list[float]) -> None:
     assert planner.stats(NOW).price_seconds == Planner(PlannerConfig()).stats(NOW).price_seconds
 
 
+def test_the_price_rises_as_fast_after_a_restore_as_it_would_have() -> None:
+    """Where little is saved up, it depends on how many jobs are at risk."""
+    config = PlannerConfig(max_requests_per_second=2.0)
+    planner, now = Planner(config), NOW
+    items: dict[str, dict[str, Any]] = {}
+    for number in range(900):
+        items[f"w{number}"] = {**QUEUED, "scheduled_at": NOW + 50_000}
+    for number in range(200):
+        items[f"r{number}"] = {**RUNNING, "started_at": NOW}
+    for job_id, item in items.items():
+        planner.track(job_id, item, now, lane="")
+    serve(planner, now, now := now + 300.0, items)
+    first = Planner.restore(config, planner.snapshot())  # with an empty bucket, as each that was restored
+    for number in range(300):
+        first.track(f"n{number}", {**RUNNING, "started_at": now}, now, lane="")
+    second = Planner.restore(config, json.loads(json.dumps(first.snapshot())))
+    for passed in range(1, 11):
+        for each in (first, second):
+            each.next_request_at(now + passed)
+    assert planner.stats(now).price_seconds < first.stats(now + 10).price_seconds
+    assert second.stats(now + 10).price_seconds == first.stats(now + 10).price_seconds
+
+
 def test_what_was_learned_of_lanes_goes_on_over_a_restart() -> None:
     planner = planner_of()
     planner.track("a", QUEUED, NOW)

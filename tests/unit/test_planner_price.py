@@ -12,6 +12,7 @@ from relay.core.planner.price import (
     CEILING,
     FEWEST_LOOKS,
     FLOOR,
+    GAIN,
     INITIAL,
     LEAST_SHARE,
     MAX_STEPS,
@@ -149,6 +150,26 @@ def test_a_price_that_saves_no_looks_does_not_rise_but_may_fall() -> None:
     assert moved(Price(1.0), demand=50.0, looks=FEWEST_LOOKS - 0.01) == 1.0
     assert moved(Price(1.0), demand=50.0, looks=FEWEST_LOOKS) > 1.1
     assert moved(Price(1.0), demand=1.0, looks=1.0) < 0.9
+
+
+def settled() -> Price:
+    """A price past its first steps, at which it moves by no more than GAIN."""
+    price = Price(1.0)
+    price.load(price.value, 1e6)
+    return price
+
+
+def test_where_little_is_saved_up_the_price_rises_as_fast_as_the_jobs_at_risk_can_show() -> None:
+    many = {"demand": 50.0, "open_jobs": 5_000}
+    waiting, few, all_ = (moved(settled(), **many, **more) for more in ({}, {"at_risk": 10}, {"at_risk": 5_000}))
+    assert few == pytest.approx(math.exp(GAIN))
+    assert 1 < waiting == all_ < 1.001
+    assert moved(settled(), **many, at_risk=0) == few
+
+
+def test_the_price_falls_no_faster_for_few_jobs_at_risk() -> None:
+    little = {"demand": 0.1, "open_jobs": 5_000}
+    assert moved(settled(), **little, at_risk=10) == moved(settled(), **little) < 1
 
 
 def test_looks_that_no_price_decides_are_taken_off_the_budget() -> None:

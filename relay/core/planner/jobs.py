@@ -32,7 +32,7 @@ class Job:
     """What is kept of a job. Times are seconds of the planner's time. There may be a million: every field counts."""
 
     __slots__ = (
-        *("anchor", "demand", "due", "failures", "id", "joins", "kind", "lane", "learned", "next", "phase"),
+        *("anchor", "at_risk", "demand", "due", "failures", "id", "joins", "kind", "lane", "learned", "next", "phase"),
         *("pos", "previous", "queue", "rung", "seen", "spacing", "started", "step", "weight"),
     )
 
@@ -55,6 +55,8 @@ class Job:
         """The rung of the price at which its next look was planned."""
         self.demand = 0.0
         """Root of the price over the time to its next look, when that was planned: its share of what is asked for."""
+        self.at_risk = False
+        """Whether its anchor had passed when its next look was planned: something can happen to it at any moment."""
         self.step = 0
         self.failures = 0
         self.weight = 1.0

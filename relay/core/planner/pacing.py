@@ -27,6 +27,8 @@ HEAD_START_REQUESTS = 8.0
 """A look at a job that weighs more than usual goes before those that came due so many requests' time sooner."""
 SAVED_SHARE = 0.65
 """The share of what the bucket holds that is kept for bursts; what is saved beyond it makes requests cheaper."""
+SPENT_SHARE = 0.3
+"""Where less than this share of it is left the price may rise as fast as that can show."""
 
 
 class Pacing:
@@ -168,11 +170,13 @@ class Pacing:
         self._closed_until = closed
         if self._price.due(t):
             overdue = self._roster.queues.overdue(t - self._unit, BACKLOG_COUNTED)
+            saved, most = self._bucket.saved(t), self._bucket.most()
             self._price.step(
                 t,
                 demand=self._roster.demand,
-                backlog=overdue - max(self._bucket.saved(t) - SAVED_SHARE * self._bucket.most(), 0.0),
+                backlog=overdue - max(saved - SAVED_SHARE * most, 0.0),
                 open_jobs=len(self._roster.jobs),
+                at_risk=self._roster.at_risk if saved < SPENT_SHARE * most else None,
                 rate=self._bucket.rate * self._unit,
                 looks=self._forecast.looks(),
             )

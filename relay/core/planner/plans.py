@@ -30,7 +30,7 @@ DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 class Plans:
     """The planned looks, and what all of them together ask for."""
 
-    __slots__ = ("_config", "book", "demand", "price", "queues")
+    __slots__ = ("_config", "at_risk", "book", "demand", "price", "queues")
 
     def __init__(self, config: PlannerConfig, book: Book, price: Price) -> None:
         self._config = config
@@ -39,6 +39,8 @@ class Plans:
         self.queues = Queues(LATE_TURN * config.max_interval_seconds)
         self.demand = 0.0
         """The sum of the jobs' demands."""
+        self.at_risk = 0
+        """How many jobs were at risk when they were planned last."""
 
     def stale(self, job: Job) -> bool:
         """Whether its look was planned when requests were cheaper, or is only a check and they are scarce."""
@@ -127,7 +129,13 @@ class Plans:
         # is due already is counted as overdue.
         counts = queue in LIKELY and due > now
         self.ask_for(job, math.sqrt(self.price.value) / interval if counts else 0.0)
+        self.expose(job, queue in LIKELY and job.anchor <= now)
         self.queues.put(job, due, queue)
+
+    def expose(self, job: Job, at_risk: bool) -> None:
+        """Counts it among the jobs at risk, or not."""
+        self.at_risk += at_risk - job.at_risk
+        job.at_risk = at_risk
 
     def ask_for(self, job: Job, demand: float) -> None:
         """Counts what its plan asks for."""

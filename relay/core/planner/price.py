@@ -19,7 +19,7 @@ TARGET = 0.97
 """The share of the budget that the plan fills."""
 PROMPT_STEPS = 10.0
 """Where it takes the budget longer than so many steps to look at all jobs once, the price moves as much slower: what it
-did last shows only when the jobs come up again."""
+did last shows only when the jobs come up again. A rise puts off the looks at jobs at risk, and so shows sooner."""
 FEWEST_LOOKS = 1.2
 """Where a job takes no more looks than this, a higher price saves none: it would only come down too late."""
 MAX_STEPS = 64
@@ -63,12 +63,21 @@ class Price:
         self._others += 1
 
     def step(
-        self, now: float, *, demand: float, backlog: float, open_jobs: int, rate: float, looks: float | None = None
+        self,
+        now: float,
+        *,
+        demand: float,
+        backlog: float,
+        open_jobs: int,
+        rate: float,
+        at_risk: int | None = None,
+        looks: float | None = None,
     ) -> None:
         """Moves the price. `demand`: the sum of root(price at planning) / interval over the open jobs, in units;
         `backlog`: looks overdue, or where it is negative, requests saved up that nobody asks for; `rate`: requests a
-        unit of time that the budget allows; `looks`: how many a job takes on average at this price, None where that is
-        not known."""
+        unit of time that the budget allows; `at_risk`: to how many of the jobs something can happen at any moment, None
+        where enough is saved up to wait and see; `looks`: how many looks a job takes on average at this price, None
+        where that is not known."""
         passed = 1 if self.at is None else min(max(int((now - self.at) / self.unit), 1), MAX_STEPS)
         self.at = now
         kept = math.exp(-passed / OTHERS_MEMORY)
@@ -77,14 +86,15 @@ class Price:
         if open_jobs == 0:
             return
         rate = max(rate - self._others_rate, LEAST_SHARE * rate)
-        lag = min(PROMPT_STEPS * rate / open_jobs, 1.0)
+        falls = min(PROMPT_STEPS * rate / open_jobs, 1.0)
+        rises = falls if at_risk is None else min(PROMPT_STEPS * rate / max(at_risk, 1), 1.0)
         drain = max(BACKLOG_SECONDS, 0.1 * open_jobs / rate)
         for _ in range(passed):
             ratio = (demand / math.sqrt(self.value) + backlog / drain) / (TARGET * rate)
             push = min(max(2 * math.log(ratio), -1.0), 1.0) if ratio > 0 else -1.0
             if push > 0 and looks is not None and looks < FEWEST_LOOKS:
                 return
-            gain = max(GAIN * lag, FIRST_GAIN / (1 + self._steps / SETTLING_STEPS))
+            gain = max(GAIN * (rises if push > 0 else falls), FIRST_GAIN / (1 + self._steps / SETTLING_STEPS))
             self._steps += 1
             self.value = min(max(self.value * math.exp(gain * push), FLOOR), CEILING)
 

@@ -122,6 +122,7 @@ class Roster(Plans):
         del self.jobs[job.id]
         self.queues.take_off(job)
         self.ask_for(job, 0.0)
+        self.expose(job, False)
         self._leave_lane(job, now)
 
     def unpark_some(self, now: float) -> None:

@@ -35,7 +35,8 @@ def load_roster(roster: Roster, saved: Mapping[str, Any]) -> None:
         job_id, seen, spacing, lane, due, learned, demand, *rest = row
         job = roster.jobs[job_id] = Job(job_id, spacing, seen)
         job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, *rest = rest
-        job.weight, job.started, job.joins, job.queue = rest
+        job.weight, job.started, job.joins, job.queue, *rest = rest
+        roster.expose(job, bool(rest and rest[0]))
         job.learned = None if learned is None else roster.book.of(*learned)
         job.demand = demand
         roster.demand += demand
@@ -133,7 +134,7 @@ def _dump_job(job: Job) -> list[Any]:
     lane = None if job.lane is None else job.lane.name
     learned = None if job.learned is None else list(job.learned.key)
     plan = (job.anchor, job.phase, job.kind, job.rung, job.step, job.failures)
-    rest = (job.weight, job.started, job.joins, job.queue)
+    rest = (job.weight, job.started, job.joins, job.queue, job.at_risk)
     return [job.id, job.seen, job.spacing, lane, job.due, learned, job.demand, *plan, *rest]
 
 
