@@ -35,11 +35,12 @@ def conclude(
     dataschema_base: str,
     next_lease: Lease | None,
     next_count: int,
+    next_late: bool,
 ) -> tuple[Mark, float]:
     """The mark, and until when the sink asked that nothing at all is sent to it (0: it did not).
 
-    `chance`: a number from 0 to 1 at each call. `next_lease`, `next_count`: what the subscription would go on with,
-    unless this disables it or lets it pause.
+    `chance`: a number from 0 to 1 at each call. `next_lease`, `next_count`, `next_late`: what the subscription would
+    go on with, unless this disables it or lets it pause.
     """
     claimed, subscription, probe = tried.claimed, tried.subscription, tried.claimed.probe
     attempt_count = 1 if probe else claimed.attempt_count + 1
@@ -103,6 +104,7 @@ def conclude(
         events=events,
         next_lease=next_lease if disable is None and pause_until <= now else None,
         next_count=next_count,
+        next_late=next_late,
     )
     return mark, pause_until
 

@@ -4,6 +4,7 @@ A slot's work goes on with the deliveries that its marks take over, in the same 
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -162,8 +163,10 @@ class Deliverer:
     async def _work(self, target: Target, claimed: Claimed, *, has_slot: bool) -> None:
         """Delivers one, and goes on with what its mark took over, until there is nothing or the slot is wanted."""
         self._metrics.deliveries_in_flight.inc()
+        late = False
         try:
             while True:
+                late = self._began(target, claimed)
                 unsent = self._in_flight.ended  # claimed or recorded while it ended: nobody would wait for an answer
                 if not (has_slot or unsent):
                     has_slot = await self._slots.occupy_again(target)
@@ -176,6 +179,9 @@ class Deliverer:
                     self._wake()
                     break
                 following = await self._deliver(target, claimed)
+                if late:
+                    self._slots.late_ended(target)
+                    late = False
                 if not following:
                     break
                 claimed, has_slot = following[0], False
@@ -188,7 +194,17 @@ class Deliverer:
             log.exception("delivery_failed", subscription=target.subscription.id)
             self._wake()
         finally:
+            if late:
+                self._slots.late_ended(target)
             self._metrics.deliveries_in_flight.dec()
+
+    def _began(self, target: Target, claimed: Claimed) -> bool:
+        """Notes what is on its way; returns whether that is late: not a first attempt."""
+        if not claimed.priority:
+            self._slots.fresh_at = self._clock()
+            return False
+        self._slots.late_began(target)
+        return True
 
     async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
         """One attempt in a slot that is ours; the slot is free again when the answer is there. Returns the deliveries
@@ -242,6 +258,8 @@ class Deliverer:
         now, settings = self._clock(), self._settings()
         prompt = outcome.verdict == "delivered" and response.duration_ms <= AHEAD_MS
         free = self._slots.free(target, ahead=prompt) if self._may_go_on(target, now) else 0
+        limit = self._slots.late_limit(target, now)
+        late = limit == math.inf or (claimed.priority > 0 and target.late <= limit)
         mark, pause_until = conclude(
             Tried(
                 claimed=claimed,
@@ -258,7 +276,8 @@ class Deliverer:
             disable_after_seconds=settings.disable_after_seconds,
             dataschema_base=settings.dataschema_base,
             next_lease=self._lease(now, target.subscription.timeout_seconds) if free > 0 else None,
-            next_count=2 if free > 1 else 1,
+            next_count=2 if free > 1 and (limit == math.inf or not late) else 1,
+            next_late=late,
         )
         target.paused_until = max(target.paused_until, pause_until)
         if mark.disable is not None:

@@ -6,6 +6,7 @@ only its own.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,8 @@ class Dispatcher:
                 matches(target.subscription, event.type, event.source, job_event=event.job_uid is not None)
                 for event in events
             )
+            if wanted:
+                self.slots.fresh_at = now
             if wanted and target.may_send(now) and self.slots.free(target) > 0:
                 self.slots.occupy(target)
                 target.paced(1, now)
@@ -256,10 +259,17 @@ class Dispatcher:
                 self.slots.occupy(found)
                 claims.append(self._probe(found, now))
             elif free > 0:
+                priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
+                limit = self.slots.late_limit(found, now)
+                if limit < math.inf:  # what is fresh first, and of what is late only so much
+                    if 0 in priorities:
+                        priorities = (0,)
+                    else:
+                        free = min(free, int(limit) - found.late)
                 for _ in range(free):  # now: the next one has what is left
                     self.slots.occupy(found)
-                priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
-                claims.append(self._claim(found, priorities, free, now))
+                if free > 0:
+                    claims.append(self._claim(found, priorities, free, now))
             elif not found.busy:
                 # others have all the slots; whoever has some of its own goes on by itself
                 self._in_flight.starved = True

@@ -5,6 +5,7 @@ slot is free for another delivery, at most as many as there are slots: what is c
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
@@ -12,13 +13,20 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from relay.core import retry
-from relay.core.concurrency import Concurrency
+from relay.core.concurrency import PROMPT_SECONDS, Concurrency
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
 
 DRAIN_BATCH_SECONDS = 0.1
 """What a drain sends at once is what it may send in this time."""
+
+
+LATE_SLOTS = 8
+"""What is late, retries and what was asked for by hand, has so many slots of prompt sinks while fresh events come: with
+more of it the turns of the event loop and the commits would be what a fresh one waits for."""
+FRESH_SECONDS = 10.0
+"""So long after the last one they count as coming."""
 
 
 class Kind(Protocol):
@@ -41,6 +49,7 @@ class Target:
 
     in_flight  slots taken: requests that are out, or about to be
     fills      how often a slot was taken that was the last one
+    late       deliveries on their way out, or being committed, that are not first attempts
     marking    what waits for a commit: attempts that have ended, or the deliveries to be taken over in their place
     queue      deliveries taken over in such a commit that wait for one of its slots
     concurrency  how many slots it has use for, by what became of its attempts
@@ -60,6 +69,7 @@ class Target:
     in_flight: int = 0
     fills: int = 0
     marking: int = 0
+    late: int = 0
     queue: deque[asyncio.Future[None]] = field(default_factory=deque)
     paused_until: float = 0.0
     pause_written: float = 0.0
@@ -129,6 +139,9 @@ class Slots:
         self.concurrency = concurrency
         self.per_host = per_host
         self.in_flight = 0
+        self.fresh_at = -math.inf
+        """When a fresh event came last."""
+        self._late_targets = 0
         self._targets: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
 
@@ -210,6 +223,24 @@ class Slots:
             2 * limit - target.in_flight - target.marking - len(target.queue),
             self.concurrency - self.in_flight,
         )
+
+    def late_limit(self, target: Target, now: float) -> float:
+        """How many of its deliveries that are not first attempts may be on their way: while fresh ones come a share of
+        LATE_SLOTS, the more of them the longer its sink takes by itself."""
+        if now - self.fresh_at > FRESH_SECONDS:
+            return math.inf
+        others = self._late_targets - (target.late > 0)
+        return max(1.0, LATE_SLOTS * (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) / (1 + others))
+
+    def late_began(self, target: Target) -> None:
+        """One that is not a first attempt is on its way."""
+        target.late += 1
+        self._late_targets += target.late == 1
+
+    def late_ended(self, target: Target) -> None:
+        """It is committed, or was given back."""
+        target.late -= 1
+        self._late_targets -= target.late == 0
 
     def occupy(self, target: Target) -> None:
         """Takes a slot."""

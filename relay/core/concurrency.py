@@ -32,6 +32,11 @@ class Concurrency:
         """How many may be out now: from 1 to the ceiling."""
         return max(1, min(int(self._window), self.ceiling))
 
+    @property
+    def alone_seconds(self) -> float:
+        """How long the sink takes for one request by itself; inf where it has answered none."""
+        return self._alone_seconds
+
     def succeeded(self, duration_seconds: float, *, in_flight: int, full: bool) -> None:
         """An answer came after that time to a request that went out as one of `in_flight`. `full`: at some moment
         until then all slots were in use, so that more of them would have been (RFC 7661 for TCP)."""

@@ -125,6 +125,7 @@ class Mark:
     next_lease  go on with other deliveries of the subscription, if there are any: the next of this job, then what is
                 due; held under this lease or that of another mark in the same transaction. No other has its token.
     next_count  with how many
+    next_late   also with retries and what was asked for by hand, not only with first attempts
     """
 
     claimed: Claimed
@@ -138,6 +139,7 @@ class Mark:
     events: tuple[Event, ...] = ()
     next_lease: Lease | None = None
     next_count: int = 1
+    next_late: bool = True
 
     @property
     def is_plain(self) -> bool:

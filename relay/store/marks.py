@@ -149,6 +149,7 @@ END_ATTEMPTS = Procedure(
 """What the end of attempts is as a rule: nobody else has the leases, and no subscription is turned."""
 
 Pair = tuple[str, str]
+Wish = tuple[str, bool]
 
 
 def mark_at_once(connection: Connection, items: Sequence[Mark]) -> list[Marked | None]:
@@ -272,12 +273,13 @@ def promote_by_hand(connection: Connection, pairs: Iterable[Pair], now: float) -
     return at_once(connection, PROMOTE_BY_HAND, [(*pair, now, None) for pair in pairs])
 
 
-def _wishes(kept: Sequence[Mark], disabled: set[str]) -> dict[str, list[Mark]]:
-    """The marks that want to go on, by subscription, none of `disabled` ones; all do it under the first one's lease."""
-    wishes: dict[str, list[Mark]] = {}
+def _wishes(kept: Sequence[Mark], disabled: set[str]) -> dict[Wish, list[Mark]]:
+    """The marks that want to go on, by subscription, none of `disabled` ones, and by whether also with what is late;
+    all of a kind do it under the first one's lease."""
+    wishes: dict[Wish, list[Mark]] = {}
     for mark in kept:
         if mark.next_lease is not None and mark.claimed.subscription_id not in disabled:
-            wishes.setdefault(mark.claimed.subscription_id, []).append(mark)
+            wishes.setdefault((mark.claimed.subscription_id, mark.next_late), []).append(mark)
     return wishes
 
 
@@ -299,7 +301,7 @@ class _FollowUp:
         return [take["token"] for take in self.takes]
 
 
-def _follow_up(marks: Sequence[Mark], wishes: Mapping[str, Sequence[Mark]]) -> _FollowUp:
+def _follow_up(marks: Sequence[Mark], wishes: Mapping[Wish, Sequence[Mark]]) -> _FollowUp:
     by_pair: dict[Pair, Mark] = {}
     by_hand: dict[Pair, float] = {}
     for mark in marks:
@@ -311,12 +313,18 @@ def _follow_up(marks: Sequence[Mark], wishes: Mapping[str, Sequence[Mark]]) -> _
                 by_hand[pair] = mark.now
     pairs: list[tuple[Any, ...]] = []
     for pair, mark in by_pair.items():
-        going = wishes.get(pair[1]) if mark.next_lease is not None else None
+        going = wishes.get((pair[1], mark.next_late)) if mark.next_lease is not None else None
         lease = going[0].next_lease if going else None
         pairs.append((*pair, mark.now, None) if lease is None else (*pair, lease.until, lease.token))
     takes = [
-        due_values(subscription_id, lease, sum(mark.next_count for mark in marks), max(mark.now for mark in marks))
-        for subscription_id, marks in sorted(wishes.items())
+        due_values(
+            subscription_id,
+            lease,
+            sum(mark.next_count for mark in marks),
+            max(mark.now for mark in marks),
+            (0, 1, 2) if late else (0,),
+        )
+        for (subscription_id, late), marks in sorted(wishes.items())
         if (lease := marks[0].next_lease) is not None
     ]
     return _FollowUp(pairs=pairs, by_hand=[(*pair, now, None) for pair, now in by_hand.items()], takes=takes)
@@ -329,13 +337,13 @@ def _first(items: Sequence[Mark]) -> list[Mark]:
 
 
 def _marked(
-    items: Sequence[Mark], kept: Sequence[Mark], wishes: Mapping[str, Sequence[Mark]], leased: Iterable[Claimed]
+    items: Sequence[Mark], kept: Sequence[Mark], wishes: Mapping[Wish, Sequence[Mark]], leased: Iterable[Claimed]
 ) -> list[Marked]:
     """What came of each, with what was taken for those that want to go on."""
     taken: dict[int, list[Claimed]] = {}
-    waiting = {subscription_id: _in_turns(marks) for subscription_id, marks in wishes.items()}
+    waiting = {marks[0].next_lease.token: _in_turns(marks) for marks in wishes.values() if marks[0].next_lease}
     for one in leased:
-        taken.setdefault(id(next(waiting[one.subscription_id])), []).append(one)
+        taken.setdefault(id(next(waiting[one.lease_token])), []).append(one)
     held = {id(mark) for mark in kept}
     return [Marked(kept=id(mark) in held, next=tuple(taken.get(id(mark), ()))) for mark in items]
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from collections import deque
 from dataclasses import replace
 
 import orjson
 import pytest
 from standardwebhooks import Webhook
 
-from relay import dispatcher
+from relay import dispatcher, slots
 from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
 from tests.simulation_world import SECRET, crashing, open_world, seen
@@ -496,6 +497,45 @@ async def test_a_sink_that_lets_all_time_out_is_left_with_one_slot(tmp_path):
         found = await at_once(world, answer, rounds=4, count=40)
         assert found[0] == 8
         assert found[1:] == [1, 1, 1]
+
+
+async def test_while_fresh_events_come_what_is_late_has_few_slots_and_otherwise_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(slots, "LATE_SLOTS", 2)
+    async with open_world(tmp_path) as world:
+        await world.subscribe(concurrency=8, retry_schedule_seconds=(20.0,) * 3)
+        world.sink.answers = deque((200, 500))  # one shows how soon the sink answers, the others are to be tried again
+        await world.register("first", seen("queued"))
+        await world.step()
+        for name in range(30):
+            await world.register(f"job{name}", seen("queued"))
+        await world.step()
+        sink = SlowSink(world)
+
+        async def out(count: int) -> list[str]:
+            """The subjects of what is out, once that is so many, and no more comes."""
+            async with asyncio.timeout(10):
+                while len(sink.waiting) < count or any(target.marking for target in world.dispatcher.slots):
+                    await world.dispatcher.run_once()
+                    await asyncio.to_thread(lambda: None)
+            for _ in range(20):
+                await world.dispatcher.run_once()
+                await asyncio.to_thread(lambda: None)
+            assert len(sink.waiting) == count
+            return [orjson.loads(request.body)["subject"] for request in world.sink.requests[-count:]]
+
+        world.clock.advance(21)
+        assert len(await out(8)) == 8, "nothing fresh came for long: as many as there are slots"
+        await world.register("fresh", seen("queued"))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await sink.answer(*[FINE] * 8)
+        subjects = await out(3)
+        assert "fresh" in subjects[0], "it is the next, and beside it there is room for two"
+        world.clock.advance(slots.FRESH_SECONDS + 1)
+        await sink.answer(*[FINE] * 3)
+        assert len(await out(8)) == 8
+        world.dispatcher.cut_off()
 
 
 async def test_a_rate_is_kept(tmp_path):

@@ -248,6 +248,19 @@ async def test_a_mark_goes_on_only_where_asked(store: Store) -> None:
     assert len(await claim(store, "sub_1")) == 1
 
 
+async def test_a_mark_may_go_on_with_first_attempts_alone(store: Store) -> None:
+    uids = await heads(store, *(NOW - n for n in range(9, 4, -1)))
+    one, two, three = await claim(store, "sub_1", 3)
+    await store.deliveries.mark(mark_of(three, "pending", due_at=NOW - 8))  # a retry
+    fresh, late = await together(
+        store,
+        store.deliveries.mark(mark_of(one, next_lease=lease(token="fresh"), next_count=3, next_late=False)),
+        store.deliveries.mark(mark_of(two, next_lease=lease(token="late"))),
+    )
+    assert [(taken.job_uid, taken.lease_token) for taken in fresh.next] == [(uids[3], "fresh"), (uids[4], "fresh")]
+    assert [(taken.job_uid, taken.lease_token, taken.priority) for taken in late.next] == [(uids[2], "late", 1)]
+
+
 async def test_marks_that_go_on_in_one_group_take_by_priority_and_never_the_same(store: Store) -> None:
     await heads(store, *(NOW - n for n in range(10, 4, -1)))
     one, two, three, four = await claim(store, "sub_1", 4)

@@ -239,7 +239,8 @@ class OutboxMachine(RuleBasedStateMachine):
     def _mark(self, one: Claimed, state: str, goes_on: int) -> Any:
         going = lease(until=self.now + 45) if goes_on else None
         due_at = self.now + 3 if state == "pending" else None
-        return mark_of(one, state, now=self.now, due_at=due_at, next_lease=going, next_count=max(1, goes_on))
+        goes: dict[str, Any] = {"next_lease": going, "next_count": max(1, goes_on), "next_late": goes_on != 2}
+        return mark_of(one, state, now=self.now, due_at=due_at, **goes)
 
     def _note_end(self, one: Claimed, state: str, kept: bool) -> None:
         if kept and state != "pending" and one.event.sequence is not None:

@@ -1,0 +1,68 @@
+"""How many deliveries that are not first attempts may be on their way while fresh events come."""
+
+import math
+from typing import Any, cast
+
+import pytest
+
+from relay.core.concurrency import PROMPT_SECONDS
+from relay.core.subscription import Subscription
+from relay.slots import FRESH_SECONDS, LATE_SLOTS, Kind, Slots, Target
+
+NOW = 1_779_271_200.0
+
+
+class PlainKind:
+    name, signed, rate_per_second = "http", True, None
+
+    @staticmethod
+    def redacted_url(url: str) -> str:
+        return url
+
+
+def slots_of(*names: str, alone_seconds: float) -> tuple[Slots, list[Target]]:
+    """Slots with a target a name, whose sink has answered one request in that time; a fresh event came at NOW."""
+    slots = Slots(concurrency=256, per_host=64)
+    targets = []
+    for name in names:
+        subscription = Subscription(id=name, sink=f"https://{name}.test/", created_at=NOW, secrets=())
+        slots.join(subscription, cast(Kind, PlainKind()))
+        target = slots.get(name)
+        assert target is not None
+        target.concurrency.succeeded(alone_seconds, in_flight=1, full=False)
+        targets.append(target)
+    slots.fresh_at = NOW
+    return slots, targets
+
+
+def test_what_is_late_has_few_slots_only_while_fresh_events_come() -> None:
+    slots, (target,) = slots_of("one", alone_seconds=0.0)
+    assert slots.late_limit(target, NOW) == LATE_SLOTS
+    assert slots.late_limit(target, NOW + FRESH_SECONDS) == LATE_SLOTS
+    assert slots.late_limit(target, NOW + FRESH_SECONDS + 1e-3) == math.inf
+
+
+def test_a_sink_that_takes_longer_keeps_us_as_busy_with_more() -> None:
+    slots, (target,) = slots_of("one", alone_seconds=9 * PROMPT_SECONDS)
+    assert slots.late_limit(target, NOW) == pytest.approx(10 * LATE_SLOTS)
+
+
+def test_a_sink_that_never_answered_is_kept_by_its_own_slots_alone() -> None:
+    slots, (target,) = slots_of("one", alone_seconds=math.inf)
+    assert slots.late_limit(target, NOW) == math.inf
+
+
+def test_sinks_share_them_and_each_has_one() -> None:
+    slots, targets = slots_of(*(f"s{number}" for number in range(3 * LATE_SLOTS)), alone_seconds=0.0)
+    one, two, *others = targets
+    for target in (one, one, two):
+        slots.late_began(target)
+    limits: list[Any] = [slots.late_limit(target, NOW) for target in (one, two, others[0])]
+    assert limits == [LATE_SLOTS / 2, LATE_SLOTS / 2, LATE_SLOTS / 3]
+    slots.late_ended(one)
+    assert slots.late_limit(two, NOW) == LATE_SLOTS / 2, "one is still on its way"
+    slots.late_ended(one)
+    assert slots.late_limit(two, NOW) == LATE_SLOTS
+    for target in targets:
+        slots.late_began(target)
+    assert slots.late_limit(one, NOW) == 1
