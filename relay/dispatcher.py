@@ -59,6 +59,7 @@ class Deliveries(ClaimedDeliveries, Protocol):
     ) -> tuple[Claimed, ...]: ...
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
     async def bring_forward(self, subscription_id: str, now: float) -> bool: ...
+    async def put_behind(self, subscription_id: str, now: float) -> None: ...
 
 
 class Subscriptions(SinkHealth, Protocol):
@@ -336,6 +337,9 @@ class Dispatcher:
             for one in claimed:
                 self._deliverer.start(target, one)
                 started += 1
+            if target.fails_often and 0 in priorities:
+                # what has waited for a sink that was down is not fresh any more when that is up again
+                await self._deliveries.put_behind(target.subscription.id, now)
         finally:
             for _ in range(count - started):
                 self._in_flight.vacate(target)

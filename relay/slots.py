@@ -18,8 +18,12 @@ from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
 
-DRAIN_BATCH_SECONDS = 0.1
-"""What a drain sends at once is what it may send in this time."""
+BATCH_SECONDS = 0.1
+"""What a drain, or one whose sink fails again and again, sends at once is what it may send in this time."""
+FAILED_OFTEN = 100
+FAILING_PER_SECOND = 20.0
+"""A sink that has failed so often in a row is tried so often a second until it takes something: what else is meant for
+it would fail too, and cost those whose sinks are well."""
 
 
 LATE_SLOTS = 8
@@ -56,6 +60,7 @@ class Target:
     rate       sends a second at most, one at a time; None: as many as there are slots
     held_until  it is being disabled: nothing of it begins until everybody knows
     known      whether its subscription is still there; what is in flight outlives one that was removed
+    failures   attempts in a row that did not arrive
     forwarded  the drain whose waiting retries this node has had be due
     """
 
@@ -76,6 +81,7 @@ class Target:
     held_until: float = 0.0
     next_send_at: float = 0.0
     failing_since: float | None = None
+    failures: int = 0
     probe_at: float | None = None
     forwarded: float | None = None
     waiting: bool = False
@@ -103,20 +109,30 @@ class Target:
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
         """What became of an attempt that went out as one of `in_flight`, when its slots had been all in use `fills`
         times."""
+        self.failures = 0 if outcome.verdict == "delivered" else self.failures + 1
         if outcome.verdict == "delivered":
             full = self.fills > fills or self.full
             self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, full=full)
         elif response.error == "timeout":
             self.concurrency.timed_out()
 
-    def drain_per_second(self, now: float) -> float | None:
-        """How much may go out while it drains; None where it does not, or one at a time does already."""
+    @property
+    def fails_often(self) -> bool:
+        """Whether its sink has failed so often in a row that it is only tried now and then."""
+        return self.failures >= FAILED_OFTEN
+
+    def per_second(self, now: float) -> float | None:
+        """How much may go out while it drains, or fails again and again; None where it does neither, or one at a time
+        goes out already."""
+        if self.rate is not None:
+            return None
         since = self.subscription.drain_since
-        return None if since is None or self.rate is not None else retry.drain_per_second(now - since)
+        drain = None if since is None else retry.drain_per_second(now - since)
+        return min(drain or FAILING_PER_SECOND, FAILING_PER_SECOND) if self.fails_often else drain
 
     def paced(self, count: int, now: float) -> None:
-        """So many go out now: while it drains, the next ones have their time."""
-        rate = self.drain_per_second(now)
+        """So many go out now: the next ones have their time, where not all may go at once."""
+        rate = self.per_second(now)
         if rate is not None and count:
             self.next_send_at = max(self.next_send_at, now + count / rate)
 
@@ -192,6 +208,7 @@ class Slots:
         elif (
             subscription.state == "enabled" and target.subscription.state != "enabled"
         ) or subscription.reached_by != target.subscription.reached_by:
+            target.failures = 0
             target.failing_since = subscription.failing_since
             target.paused_until = target.pause_written = subscription.paused_until or 0.0
         elif subscription.paused_until is not None:  # another node was told
@@ -207,17 +224,17 @@ class Slots:
         host.in_flight += target.in_flight
 
     def free(self, target: Target, now: float | None = None, *, ahead: bool = False) -> int:
-        """How many more of its deliveries may be claimed; `now`: so many at once as a drain allows; `ahead`: where
-        nobody else of its host wants slots, also those that will wait for one of its own."""
+        """How many more of its deliveries may be claimed; `now`: so many at once as a drain, or its failures, allow;
+        `ahead`: where nobody else of its host wants slots, also those that will wait for one of its own."""
         host = target.host
         limit = min(target.concurrency.limit, self.per_host) if target.rate is None else 1
         if len(host.targets) > 1 and any(
             (other.waiting or other.in_flight) and other is not target for other in host.targets
         ):
             limit, ahead = min(limit, max(1, self.per_host // 2)), False
-        rate = None if now is None else target.drain_per_second(now)
+        rate = None if now is None else target.per_second(now)
         return min(
-            self.concurrency if rate is None else max(1, int(rate * DRAIN_BATCH_SECONDS)),
+            self.concurrency if rate is None else max(1, int(rate * BATCH_SECONDS)),
             limit if ahead else min(limit - target.in_flight, self.per_host - host.in_flight),
             # what is claimed but not committed is bounded: a crash repeats no more than that
             2 * limit - target.in_flight - target.marking - len(target.queue),

@@ -144,6 +144,7 @@ CATALOGUE = (
     Case("probe: next turn", claims.PROBE_AT),
     Case("probe: take the oldest", claims.TAKE_OLDEST, sorts=True),  # three hundred at most
     Case("drain: bring forward", claims.BRING_FORWARD),
+    Case("failing often: put behind", claims.PUT_BEHIND),
     Case("mark: held", marks.HELD),
     Case("mark: made before", marks.MADE),
     Case("mark: count held", marks.COUNT_HELD),

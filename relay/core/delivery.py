@@ -109,7 +109,7 @@ class Claimed:
 
     attempt_count  attempts made so far in the present schedule (a manual retry starts a fresh one)
     made_count     attempts made in all
-    priority       0 a first attempt, 1 a retry, 2 asked for by hand
+    priority       0 a first attempt, 1 a retry or one that waited for a sink that failed, 2 asked for by hand
     probe          tried although its subscription is disabled, to see whether the sink is there again
     """
 

@@ -107,6 +107,18 @@ UPDATE deliveries SET due_at = created_at WHERE id IN (
 """
     )
 )
+PUT_BEHIND = sql(
+    lambda words: (
+        f"""
+UPDATE deliveries SET priority = 1 WHERE id IN (
+  SELECT id FROM deliveries
+  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = 0 AND due_at <= :now
+    AND lease_token IS NULL
+  LIMIT {FORWARD_CHUNK} {words.skipping}
+)
+"""
+    )
+)
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
 _OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence")
 _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
@@ -204,6 +216,13 @@ def bring_forward(connection: Connection, items: Sequence[tuple[str, float]]) ->
     return [
         run(connection, BRING_FORWARD, subscription_id=subscription_id, now=now).rowcount
         for subscription_id, now in items
+    ]
+
+
+def put_behind(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
+    """Has a chunk of the first attempts that are due count as late. Returns how many, for each."""
+    return [
+        run(connection, PUT_BEHIND, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
     ]
 
 

@@ -18,6 +18,7 @@ from relay.store.claims import (
     bring_forward,
     claim,
     claim_probe,
+    put_behind,
 )
 from relay.store.database import Database
 from relay.store.delivery_groups import grouped
@@ -102,6 +103,11 @@ class DeliveryStore:
         """Has what waits for a later attempt be due, in pieces that do not hold up other writes. Returns whether more
         of it may be left."""
         return await self._database.write(bring_forward, (subscription_id, now)) == FORWARD_CHUNK
+
+    async def put_behind(self, subscription_id: str, now: float) -> None:
+        """Has first attempts that are due, and wait since the sink has failed, go behind those that come later, as
+        retries do; some of them, in a piece that does not hold up other writes."""
+        await self._database.write(put_behind, (subscription_id, now))
 
     async def mark(self, mark: Mark) -> Marked:
         """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, at once."""

@@ -216,7 +216,8 @@ class DeliveryRow(SQLModel, table=True):
     """One event on its way to one subscription.
 
     state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled
-    priority  0 first attempts, 1 retries, 2 asked for by hand: those have heads and followers of their own
+    priority  0 first attempts, 1 retries and what waited for a sink that failed again and again, 2 asked for by hand:
+              those have heads and followers of their own
     due_at    when it may be claimed: at the next attempt, or when the lease of its holder runs out
     replay    the replay that counts how it ends; NULL again when that is counted
     was       the state that the replay found it in

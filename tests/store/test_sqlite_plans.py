@@ -333,6 +333,7 @@ async def run_everything(store: Store) -> None:
         await store.deliveries.mark(mark_of(probe, state, due_at=NOW, probe_at=NOW))
     await store.deliveries.claim_probe("sub_1", NOW, lease())
     await store.deliveries.bring_forward("sub_1", NOW - 9)
+    await store.deliveries.put_behind("sub_1", NOW)
     await store.deliveries.retry(held[3].id, NOW)
     await store.deliveries.get(held[3].id)
     await store.deliveries.claim_due("sub_1", (0, 1, 2), 3, NOW, lease())

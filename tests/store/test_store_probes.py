@@ -222,6 +222,31 @@ async def test_waiting_retries_come_forward_in_pieces_in_the_order_of_their_age(
     assert [one.job_uid for one in taken] == oldest
 
 
+async def test_first_attempts_that_are_due_are_put_behind_in_pieces_and_keep_their_order(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.subscriptions.create(subscription("sub_2"))
+    count = FORWARD_CHUNK + 5
+    batch = [registration(f"job {nth}") for nth in range(count)]
+    await store.jobs.register_many(batch)
+    moments = {one.uid: NOW - count + nth for nth, one in enumerate(batch)}
+    await together(store, *(store.jobs.record(look(uid, 0, "queued", now=now)) for uid, now in moments.items()))
+    held = await claim(store, "sub_1", 1)
+    await execute(store, "UPDATE deliveries SET due_at = :later WHERE job_uid = :uid", later=NOW + 9, uid=batch[-1].uid)
+
+    async def fresh() -> list[str]:
+        found = await rows(store, "SELECT job_uid FROM deliveries WHERE subscription_id = 'sub_1' AND priority = 0")
+        return sorted(row["job_uid"] for row in found)
+
+    await store.deliveries.put_behind("sub_1", NOW)
+    assert len(await fresh()) == count - FORWARD_CHUNK
+    await store.deliveries.put_behind("sub_1", NOW)
+    assert await fresh() == sorted([str(held[0].job_uid), batch[-1].uid]), "one is on its way, one not due"
+    assert len(await rows(store, "SELECT id FROM deliveries WHERE subscription_id = 'sub_2' AND priority = 0")) == count
+    kept = await fresh()
+    oldest = sorted((uid for uid in moments if uid not in kept), key=lambda uid: moments[uid])
+    assert [one.job_uid for one in await claim(store, "sub_1", count)] == oldest
+
+
 async def test_among_very_many_the_oldest_of_those_to_be_tried_next_is_taken(store: Store) -> None:
     await disable(store, *(NOW - nth for nth in range(PROBE_CANDIDATES + 20)))
     await execute(store, "UPDATE deliveries SET priority = 1")
