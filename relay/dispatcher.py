@@ -35,6 +35,8 @@ COMPARE_SECONDS = 60.0
 """How often a node asks which sinks have failed, or taken something, at another."""
 FORWARD_SECONDS = 3600.0
 """A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
+FRESH_WAIT_SECONDS = 1.0
+"""What has waited so long for a sink that fails again and again goes behind what comes later."""
 MET_AT_ONCE = 1_000
 """Callbacks that one scan reads at most."""
 
@@ -339,7 +341,7 @@ class Dispatcher:
                 started += 1
             if target.fails_often and 0 in priorities:
                 # what has waited for a sink that was down is not fresh any more when that is up again
-                await self._deliveries.put_behind(target.subscription.id, now)
+                await self._deliveries.put_behind(target.subscription.id, now - FRESH_WAIT_SECONDS)
         finally:
             for _ in range(count - started):
                 self._in_flight.vacate(target)

@@ -4,7 +4,8 @@ hour, or answer with 10 MB. Each is measured twice in a round, with the ill ones
 burst  a backlog for all: deliveries a second to the healthy ones, until each of them has all of it
 paced  a few looks a second: the time from the commit of an event to its arrival at each healthy sink
 
-And one sink that was down: what it missed is sent while new events come, whose time is beside that of an idle relay.
+And one sink that was down: once it has taken something, what it missed is sent while new events come, whose time is
+beside that of an idle relay.
 
 `python isolation.py` prints what came of it; `run.py` has it in its table.
 """
@@ -287,6 +288,8 @@ async def drain(scale: float = 1.0) -> dict[str, Any]:
             await asyncio.sleep(OUTAGE_SECONDS)
             await world.arrived("up")
             before = await world.opened.store.deliveries.pending_count()
+            while await world.opened.store.deliveries.pending_count() == before:
+                await asyncio.sleep(0.01)  # a sink that failed again and again is tried now and then
             fresh = await paced(world, int(FRESH_LOOKS * scale), FRESH_SECONDS, 1)
             left = await world.opened.store.deliveries.pending_count()
             if not left < before:

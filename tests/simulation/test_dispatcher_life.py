@@ -543,21 +543,21 @@ async def test_a_sink_that_fails_again_and_again_is_tried_now_and_then_until_it_
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=4, retry_schedule_seconds=(3600.0,) * 3)
         world.sink.answers = deque((500,))
-        for name in range(60):
+        for name in range(90):
             await world.register(f"job{name}", seen("queued"))
         await world.step()
         tried = len(world.sink.requests)
         assert 10 <= tried <= 10 + 3 * 4, "what was claimed when it had failed ten times comes besides"
-        for _ in range(10):
+        for _ in range(15):
             await world.step(0.1)
-        assert len(world.sink.requests) - tried <= slots.FAILING_PER_SECOND
+        assert len(world.sink.requests) - tried <= 1.5 * slots.FAILING_PER_SECOND
         world.sink.answers = deque((200,))
         tried = len(world.sink.requests)
         await world.register("fresh", seen("queued"))
-        await world.run(2, 0.1)
+        await world.run(4, 0.05)
         subjects = [orjson.loads(request.body)["subject"] for request in world.sink.requests[tried:]]
         assert any("fresh" in subject for subject in subjects[:4]), "what waited for the sink is not fresh any more"
-        assert len(subjects) == len(set(subjects)) == 61 - tried, "all that was not tried yet, at once"
+        assert len(subjects) == len(set(subjects)) == 91 - tried, "all that was not tried yet, at once"
         world.clock.advance(3601)
         await world.deliver()
         assert set(await states(world)) == {"delivered"}
