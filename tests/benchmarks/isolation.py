@@ -288,8 +288,11 @@ async def drain(scale: float = 1.0) -> dict[str, Any]:
             await asyncio.sleep(OUTAGE_SECONDS)
             await world.arrived("up")
             before = await world.opened.store.deliveries.pending_count()
-            while await world.opened.store.deliveries.pending_count() == before:
-                await asyncio.sleep(0.01)  # a sink that failed again and again is tried now and then
+            ends_at = time.monotonic() + OUTAGE_SECONDS
+            while await world.opened.store.deliveries.pending_count() == before:  # it is tried only now and then
+                if time.monotonic() > ends_at:
+                    raise RuntimeError("nothing of what was missed arrives")
+                await asyncio.sleep(0.01)
             fresh = await paced(world, int(FRESH_LOOKS * scale), FRESH_SECONDS, 1)
             left = await world.opened.store.deliveries.pending_count()
             if not left < before:
