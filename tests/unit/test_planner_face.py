@@ -294,6 +294,21 @@ def test_a_window_with_nothing_left_for_us_closes_the_account_until_it_ends() ->
     assert next_take(planner, now + 30)[1] == pytest.approx(now + 60)
 
 
+def test_a_job_that_becomes_heavier_when_it_is_overdue_goes_before_those_that_are_not() -> None:
+    """Somebody begins to wait for a job whose look is overdue, since requests are short."""
+    planner, now = Planner(PlannerConfig(max_requests_per_second=0.5)), NOW
+    running = {"status": "running", "started_at": NOW, "action": "outreach.dispatch", "channel": "email"}
+    for number in range(200):
+        planner.track(f"j{number:03}", running, now, lane="")
+    left = {f"j{number:03}" for number in range(200)}
+    for _ in range(20):
+        job_id, now = next_take(planner, now)
+        planner.observed(job_id, {**running, "status": "succeeded"}, {}, now, now)
+        left.remove(job_id)
+    planner.set_weight(max(left), 4, now)
+    assert next_take(planner, now)[0] == max(left)
+
+
 def test_weight_brings_looks_forward_but_never_before_the_anchor() -> None:
     planner = planner_of()
     planner.track("running", {**QUEUED, "status": "running", "started_at": NOW - 100}, NOW, step=9, lane="")

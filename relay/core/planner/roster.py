@@ -13,7 +13,7 @@ from relay.core.planner.classes import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHE
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import Reading
-from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
+from relay.core.planner.jobs import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, Job
 from relay.core.planner.lanes import Lane, Lanes
 from relay.core.planner.plans import Plans
 from relay.core.planner.price import Price
@@ -110,12 +110,15 @@ class Roster(Plans):
         self.fix(job, max(due, not_before), now)
 
     def weigh(self, job: Job, weight: float, now: float) -> None:
-        """Sets the job's weight; a higher one brings its next look forward, but not before its anchor."""
+        """Sets the job's weight; a higher one brings its next look forward, but not before its anchor. One that is
+        overdue has the head start of urgent looks."""
         before, job.weight = job.weight, _weight(weight, job.weight)
         if job.weight > before and job.failures == 0 and not job.in_flight and job.phase in (WAITING, RUNNING):
             due = self.next_look(job, now)
             if due < job.due:
                 self.plan(job, now)
+            elif job.queue == EXPECTED and job.weight > 1:
+                self.queues.put(job, job.due, URGENT)
 
     def remove(self, job: Job, now: float) -> None:
         """Lets the job go, and its successor follow."""
