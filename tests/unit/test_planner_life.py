@@ -212,6 +212,37 @@ def test_the_price_rises_as_fast_after_a_restore_as_it_would_have() -> None:
     assert second.stats(now + 10).price_seconds == first.stats(now + 10).price_seconds
 
 
+def test_the_price_rises_slowly_where_checks_are_what_is_late() -> None:
+    """A higher price puts off checks only when they come up again. With 600 waiting jobs and a request each five
+    seconds it would rise to double of what the few jobs at risk need, and these be seen two or three times as late."""
+    planner = Planner(PlannerConfig(max_requests_per_second=0.2, seed=1))
+    now, starts_at, number, ends, late = NOW, NOW + 50, 0, {}, []
+    waiting = {**QUEUED, "scheduled_at": NOW + 60_000}
+    for nth in range(600):
+        planner.track(f"w{nth}", waiting, now, lane="")
+    while now < NOW + 15_000:
+        at = planner.next_request_at(now)
+        assert at is not None
+        if starts_at <= at:
+            now, starts_at, number = max(now, starts_at), starts_at + 50, number + 1
+            ends[f"r{number}"] = now + 200
+            planner.track(f"r{number}", {**RUNNING, "started_at": now}, now, lane="")
+            continue
+        now = max(now, at + 1e-6)
+        job_id = planner.take(now)
+        if job_id is None:
+            now += 1e-3
+        elif job_id not in ends:
+            planner.observed(job_id, waiting, {}, now, now)
+        elif ends[job_id] > now:
+            planner.observed(job_id, {**RUNNING, "started_at": ends[job_id] - 200}, {}, now, now)
+        else:
+            late.append(now - ends.pop(job_id))
+            planner.observed(job_id, {**QUEUED, "status": "succeeded"}, {}, now, now)
+    assert sum(late[80:]) / len(late[80:]) < 10
+    assert planner.stats(now).price_seconds < 15
+
+
 def test_what_was_learned_of_lanes_goes_on_over_a_restart() -> None:
     planner = planner_of()
     planner.track("a", QUEUED, NOW)

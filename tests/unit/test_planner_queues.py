@@ -121,13 +121,13 @@ def test_a_job_is_in_one_queue_only() -> None:
     assert queues.first(NOW) is None
 
 
-def test_overdue_are_expected_looks_and_checks_that_are_late() -> None:
+def test_overdue_are_expected_looks_and_beside_them_checks_that_are_late() -> None:
     queues = queues_of(*[(EXPECTED, NOW)] * 3, *[(FIRST, NOW)] * 5, (CHECK, NOW), *[(CHECK, NOW - LATE)] * 4)
     queues.put(Job("u", 60.0, 0.0), NOW, URGENT)
     assert queues.due(NOW, 100) == 14
-    assert queues.overdue(NOW, 100) == 8
-    assert queues.overdue(NOW, 2) == 5
-    assert queues.overdue(NOW - 1, 100) == 0
+    assert (queues.overdue(NOW, 100), queues.late_checks(NOW, 100)) == (4, 4)
+    assert (queues.overdue(NOW, 2), queues.late_checks(NOW, 2)) == (3, 2)
+    assert (queues.overdue(NOW - 1, 100), queues.late_checks(NOW - 1, 100)) == (0, 0)
 
 
 @settings(max_examples=30)

@@ -170,13 +170,15 @@ class Pacing:
         self._closed_until = closed
         if self._price.due(t):
             overdue = self._roster.queues.overdue(t - self._unit, BACKLOG_COUNTED)
+            late_checks = self._roster.queues.late_checks(t - self._unit, BACKLOG_COUNTED)
             saved, most = self._bucket.saved(t), self._bucket.most()
             self._price.step(
                 t,
                 demand=self._roster.demand,
-                backlog=overdue - max(saved - SAVED_SHARE * most, 0.0),
+                backlog=overdue + late_checks - max(saved - SAVED_SHARE * most, 0.0),
                 open_jobs=len(self._roster.jobs),
-                at_risk=self._roster.at_risk if saved < SPENT_SHARE * most else None,
+                # Late checks are of jobs that nothing is expected of: a dearer request puts these off only later.
+                at_risk=self._roster.at_risk if saved < SPENT_SHARE * most and not late_checks else None,
                 rate=self._bucket.rate * self._unit,
                 looks=self._forecast.looks(),
             )

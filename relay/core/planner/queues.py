@@ -78,9 +78,12 @@ class Queues:
         return sum(agenda.due(now, at_most) for agenda in self._agendas)
 
     def overdue(self, now: float, at_most: int) -> int:
-        """How many expected looks are due, and checks that have waited for long; each counted up to `at_most`."""
-        late = self._agendas[CHECK].due(now - self._late_seconds, at_most)
-        return sum(self._agendas[queue].due(now, at_most) for queue in LIKELY) + late
+        """How many expected looks are due, counted up to `at_most` of each kind."""
+        return sum(self._agendas[queue].due(now, at_most) for queue in LIKELY)
+
+    def late_checks(self, now: float, at_most: int) -> int:
+        """How many checks have waited for long, counted up to `at_most`."""
+        return self._agendas[CHECK].due(now - self._late_seconds, at_most)
 
 
 def _order(job: Job) -> tuple[float, str]:
