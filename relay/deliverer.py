@@ -286,6 +286,7 @@ class Deliverer:
 
     def _may_go_on(self, target: Target, now: float) -> bool:
         one_by_one = target.rate is not None or target.per_second(now) is not None
+        one_by_one = one_by_one or target.recovered  # by the scan, which puts what waits behind
         return target.known and not one_by_one and not self._in_flight.stopping and target.may_send(now)
 
     async def _after(self, target: Target, mark: Mark, marked: Marked, outcome: Outcome) -> None:

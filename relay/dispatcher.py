@@ -37,6 +37,8 @@ FORWARD_SECONDS = 3600.0
 """A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
 FRESH_WAIT_SECONDS = 1.0
 """What has waited so long for a sink that fails again and again goes behind what comes later."""
+PUT_BEHIND_PIECES = 5
+"""One claim waits for so many pieces of that at most."""
 MET_AT_ONCE = 1_000
 """Callbacks that one scan reads at most."""
 
@@ -61,7 +63,7 @@ class Deliveries(ClaimedDeliveries, Protocol):
     ) -> tuple[Claimed, ...]: ...
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
     async def bring_forward(self, subscription_id: str, now: float) -> bool: ...
-    async def put_behind(self, subscription_id: str, now: float) -> None: ...
+    async def put_behind(self, subscription_id: str, now: float) -> bool: ...
 
 
 class Subscriptions(SinkHealth, Protocol):
@@ -333,15 +335,18 @@ class Dispatcher:
         """Starts what is due in the slots that were taken for it, and gives the others back."""
         started = 0
         try:
+            if 0 in priorities and (target.down or target.recovered):
+                # what has waited for a sink that was down is not fresh any more when that is up again
+                for _ in range(PUT_BEHIND_PIECES):
+                    if not await self._deliveries.put_behind(target.subscription.id, now - FRESH_WAIT_SECONDS):
+                        break
+            target.recovered = False
             lease = self._lease(now, target.subscription.timeout_seconds)
             claimed = await self._deliveries.claim_due(target.subscription.id, priorities, count, now, lease)
             target.paced(len(claimed), now)
             for one in claimed:
                 self._deliverer.start(target, one)
                 started += 1
-            if target.fails_often and 0 in priorities:
-                # what has waited for a sink that was down is not fresh any more when that is up again
-                await self._deliveries.put_behind(target.subscription.id, now - FRESH_WAIT_SECONDS)
         finally:
             for _ in range(count - started):
                 self._in_flight.vacate(target)

@@ -20,6 +20,8 @@ from relay.core.subscription import Subscription
 
 BATCH_SECONDS = 0.1
 """What a drain, or one whose sink fails again and again, sends at once is what it may send in this time."""
+FAILED = 10
+"""A sink that has failed so often in a row, the last times by time-outs, is down."""
 FAILED_OFTEN = 100
 FAILING_PER_SECOND = 20.0
 """A sink that has failed so often in a row is tried so often a second until it takes something: what else is meant for
@@ -54,6 +56,7 @@ class Target:
     in_flight  slots taken: requests that are out, or about to be
     fills      how often a slot was taken that was the last one
     late       deliveries on their way out, or being committed, that are not first attempts
+    late_load  how busy these keep us, beside those of a prompt sink: 0 to 1
     marking    what waits for a commit: attempts that have ended, or the deliveries to be taken over in their place
     queue      deliveries taken over in such a commit that wait for one of its slots
     concurrency  how many slots it has use for, by what became of its attempts
@@ -61,6 +64,7 @@ class Target:
     held_until  it is being disabled: nothing of it begins until everybody knows
     known      whether its subscription is still there; what is in flight outlives one that was removed
     failures   attempts in a row that did not arrive
+    recovered  it has just taken something after it had been down: what waits is put behind by the next claim
     forwarded  the drain whose waiting retries this node has had be due
     """
 
@@ -75,6 +79,7 @@ class Target:
     fills: int = 0
     marking: int = 0
     late: int = 0
+    late_load: float = 0.0
     queue: deque[asyncio.Future[None]] = field(default_factory=deque)
     paused_until: float = 0.0
     pause_written: float = 0.0
@@ -82,6 +87,7 @@ class Target:
     next_send_at: float = 0.0
     failing_since: float | None = None
     failures: int = 0
+    recovered: bool = False
     probe_at: float | None = None
     forwarded: float | None = None
     waiting: bool = False
@@ -109,6 +115,7 @@ class Target:
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
         """What became of an attempt that went out as one of `in_flight`, when its slots had been all in use `fills`
         times."""
+        self.recovered |= outcome.verdict == "delivered" and self.down
         self.failures = 0 if outcome.verdict == "delivered" else self.failures + 1
         if outcome.verdict == "delivered":
             full = self.fills > fills or self.full
@@ -120,6 +127,11 @@ class Target:
     def fails_often(self) -> bool:
         """Whether its sink has failed so often in a row that it is only tried now and then."""
         return self.failures >= FAILED_OFTEN
+
+    @property
+    def down(self) -> bool:
+        """Whether what waits for it waits because of the sink: that is not fresh any more when the sink is back."""
+        return self.fails_often or (self.failures >= FAILED and self.concurrency.limit == 1)
 
     def per_second(self, now: float) -> float | None:
         """How much may go out while it drains, or fails again and again; None where it does neither, or one at a time
@@ -157,7 +169,7 @@ class Slots:
         self.in_flight = 0
         self.fresh_at = -math.inf
         """When a fresh event came last."""
-        self._late_targets = 0
+        self._late_load = 0.0
         self._targets: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
 
@@ -186,6 +198,7 @@ class Slots:
         as jobs."""
         for subscription_id, target in list(self._targets.items()):
             target.waiting = subscription_id in ids
+            target.recovered &= target.waiting
             if target.subscription.callback and not target.waiting and not target.busy:
                 del self._targets[subscription_id]
                 target.known = False
@@ -244,20 +257,27 @@ class Slots:
     def late_limit(self, target: Target, now: float) -> float:
         """How many of its deliveries that are not first attempts may be on their way: while fresh ones come a share of
         LATE_SLOTS, the more of them the longer its sink takes by itself."""
-        if now - self.fresh_at > FRESH_SECONDS:
+        if not 0 <= now - self.fresh_at <= FRESH_SECONDS:  # the clock may have been set back
             return math.inf
-        others = self._late_targets - (target.late > 0)
+        others = max(self._late_load - target.late_load, 0.0)
         return max(1.0, LATE_SLOTS * (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) / (1 + others))
 
     def late_began(self, target: Target) -> None:
         """One that is not a first attempt is on its way."""
         target.late += 1
-        self._late_targets += target.late == 1
+        self._weigh_late(target)
 
     def late_ended(self, target: Target) -> None:
         """It is committed, or was given back."""
         target.late -= 1
-        self._late_targets -= target.late == 0
+        self._weigh_late(target)
+
+    def _weigh_late(self, target: Target) -> None:
+        """A sink that fails, or takes long by itself, hardly keeps us busy: it takes no share of the others."""
+        before = target.late_load
+        busy = target.late > 0 and not target.failures
+        target.late_load = 1 / (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) if busy else 0.0
+        self._late_load += target.late_load - before
 
     def occupy(self, target: Target) -> None:
         """Takes a slot."""

@@ -33,13 +33,18 @@ _DUE = """
 SELECT * FROM (
   SELECT id, priority, due_at FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority} AND due_at <= :now
+    AND '{priority}' IN {priorities}
   ORDER BY due_at LIMIT :count {skipping}
 ) AS due_{priority}
 """
 
 
 def _due(words: Words) -> str:
-    return " UNION ALL ".join(_DUE.format(priority=priority, skipping=words.skipping) for priority in (0, 1, 2))
+    """What is due of the priorities that are asked for; of no other one a row is held."""
+    listed = words.listed("priorities")
+    return " UNION ALL ".join(
+        _DUE.format(priority=priority, priorities=listed, skipping=words.skipping) for priority in (0, 1, 2)
+    )
 
 
 # What the lease holds already, a follower that was just promoted, counts. What is due is found once, whatever plan is
@@ -50,7 +55,6 @@ TAKE = sql(
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   WITH due AS MATERIALIZED (
     SELECT id FROM ({_due(words)}) AS found
-    WHERE CAST(priority AS text) IN {words.listed("priorities")}
     ORDER BY priority, due_at
     LIMIT (
       SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END

@@ -104,10 +104,10 @@ class DeliveryStore:
         of it may be left."""
         return await self._database.write(bring_forward, (subscription_id, now)) == FORWARD_CHUNK
 
-    async def put_behind(self, subscription_id: str, now: float) -> None:
-        """Has first attempts that are due, and wait since the sink has failed, go behind those that come later, as
-        retries do; some of them, in a piece that does not hold up other writes."""
-        await self._database.write(put_behind, (subscription_id, now))
+    async def put_behind(self, subscription_id: str, now: float) -> bool:
+        """Has first attempts that were due by then, and wait since the sink has failed, go behind those that come
+        later, as retries do; in pieces that do not hold up other writes. Returns whether more of them may be left."""
+        return await self._database.write(put_behind, (subscription_id, now)) == FORWARD_CHUNK
 
     async def mark(self, mark: Mark) -> Marked:
         """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, at once."""

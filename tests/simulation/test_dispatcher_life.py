@@ -563,6 +563,29 @@ async def test_a_sink_that_fails_again_and_again_is_tried_now_and_then_until_it_
         assert set(await states(world)) == {"delivered"}
 
 
+async def test_what_waited_for_a_sink_that_let_all_time_out_is_behind_what_is_new(tmp_path, monkeypatch):
+    monkeypatch.setattr(slots, "FAILED", 3)
+    async with open_world(tmp_path) as world:
+        await world.subscribe(concurrency=1, retry_schedule_seconds=(3600.0,) * 3)
+        sink = SlowSink(world)
+        await begun(world, 12)
+        for _ in range(3):
+            world.clock.advance(15)
+            await sink.answer(replace(FINE, status_code=None, error="timeout"))
+            await world.dispatcher.run_once()
+        await world.register("fresh", seen("queued"))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await sink.answer(FINE)
+        async with asyncio.timeout(10):
+            while not sink.waiting:
+                await world.dispatcher.run_once()
+                await asyncio.to_thread(lambda: None)
+        assert "fresh" in orjson.loads(world.sink.requests[-1].body)["subject"]
+        world.dispatcher.cut_off()
+
+
 async def test_a_rate_is_kept(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe(rate_per_second=0.5)

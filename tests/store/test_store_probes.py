@@ -237,9 +237,9 @@ async def test_first_attempts_that_are_due_are_put_behind_in_pieces_and_keep_the
         found = await rows(store, "SELECT job_uid FROM deliveries WHERE subscription_id = 'sub_1' AND priority = 0")
         return sorted(row["job_uid"] for row in found)
 
-    await store.deliveries.put_behind("sub_1", NOW)
+    assert await store.deliveries.put_behind("sub_1", NOW)
     assert len(await fresh()) == count - FORWARD_CHUNK
-    await store.deliveries.put_behind("sub_1", NOW)
+    assert not await store.deliveries.put_behind("sub_1", NOW)
     assert await fresh() == sorted([str(held[0].job_uid), batch[-1].uid]), "one is on its way, one not due"
     assert len(await rows(store, "SELECT id FROM deliveries WHERE subscription_id = 'sub_2' AND priority = 0")) == count
     kept = await fresh()

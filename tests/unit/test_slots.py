@@ -66,3 +66,20 @@ def test_sinks_share_them_and_each_has_one() -> None:
     for target in targets:
         slots.late_began(target)
     assert slots.late_limit(one, NOW) == 1
+
+
+def test_a_sink_that_fails_or_takes_long_takes_no_share_of_the_others() -> None:
+    slots, (prompt, failing, slow) = slots_of("prompt", "failing", "slow", alone_seconds=0.0)
+    failing.failures = 1
+    slow.concurrency._alone_seconds = 99 * PROMPT_SECONDS
+    for target in (prompt, failing, slow):
+        slots.late_began(target)
+    assert slots.late_limit(prompt, NOW) == pytest.approx(LATE_SLOTS / 1.01)
+    for target in (prompt, failing, slow):
+        slots.late_ended(target)
+    assert slots.late_limit(prompt, NOW) == LATE_SLOTS
+
+
+def test_a_clock_that_was_set_back_does_not_keep_what_is_late_waiting() -> None:
+    slots, (target,) = slots_of("one", alone_seconds=0.0)
+    assert slots.late_limit(target, NOW - 3_600) == math.inf
