@@ -163,27 +163,8 @@ class Deliverer:
     async def _work(self, target: Target, claimed: Claimed, *, has_slot: bool) -> None:
         """Delivers one, and goes on with what its mark took over, until there is nothing or the slot is wanted."""
         self._metrics.deliveries_in_flight.inc()
-        late = False
         try:
-            while True:
-                late = self._began(target, claimed)
-                unsent = self._in_flight.ended  # claimed or recorded while it ended: nobody would wait for an answer
-                if not (has_slot or unsent):
-                    has_slot = await self._slots.occupy_again(target)
-                    # meanwhile the sink asked for a pause, or its subscription was removed
-                    unsent = not (target.known and target.may_send(self._clock()))
-                if has_slot and unsent:
-                    self._in_flight.vacate(target)
-                if unsent or not has_slot:
-                    await self._deliveries.release([claimed], self._clock())
-                    self._wake()
-                    break
-                following = await self._deliver(target, claimed)
-                if late:
-                    self._slots.late_ended(target)
-                    late = False
-                if not following:
-                    break
+            while following := await self._one(target, claimed, has_slot=has_slot):
                 claimed, has_slot = following[0], False
                 for other in following[1:]:
                     self._tasks.start(self._work(target, other, has_slot=False))
@@ -194,17 +175,31 @@ class Deliverer:
             log.exception("delivery_failed", subscription=target.subscription.id)
             self._wake()
         finally:
-            if late:
-                self._slots.late_ended(target)
             self._metrics.deliveries_in_flight.dec()
 
-    def _began(self, target: Target, claimed: Claimed) -> bool:
-        """Notes what is on its way; returns whether that is late: not a first attempt."""
-        if not claimed.priority:
+    async def _one(self, target: Target, claimed: Claimed, *, has_slot: bool) -> tuple[Claimed, ...]:
+        """Delivers one, or gives it back unsent. Returns the deliveries to go on with."""
+        late = claimed.priority > 0
+        if late:
+            self._slots.late_began(target)
+        else:
             self._slots.fresh_at = self._clock()
-            return False
-        self._slots.late_began(target)
-        return True
+        try:
+            unsent = self._in_flight.ended  # claimed or recorded while it ended: nobody would wait for an answer
+            if not (has_slot or unsent):
+                has_slot = await self._slots.occupy_again(target)
+                # meanwhile the sink asked for a pause, or its subscription was removed
+                unsent = not (target.known and target.may_send(self._clock()))
+            if has_slot and unsent:
+                self._in_flight.vacate(target)
+            if unsent or not has_slot:
+                await self._deliveries.release([claimed], self._clock())
+                self._wake()
+                return ()
+            return await self._deliver(target, claimed)
+        finally:
+            if late:
+                self._slots.late_ended(target)
 
     async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
         """One attempt in a slot that is ours; the slot is free again when the answer is there. Returns the deliveries
@@ -285,9 +280,9 @@ class Deliverer:
         return mark
 
     def _may_go_on(self, target: Target, now: float) -> bool:
-        one_by_one = target.rate is not None or target.per_second(now) is not None
-        one_by_one = one_by_one or target.recovered  # by the scan, which puts what waits behind
-        return target.known and not one_by_one and not self._in_flight.stopping and target.may_send(now)
+        # A sink that is back: the scan puts behind what had waited for it.
+        by_scan = target.recovered or target.rate is not None or target.per_second(now) is not None
+        return target.known and not by_scan and not self._in_flight.stopping and target.may_send(now)
 
     async def _after(self, target: Target, mark: Mark, marked: Marked, outcome: Outcome) -> None:
         """What others have to know of an attempt, once it is committed."""

@@ -10,7 +10,7 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import Words, columns_of, gather, gathered, json_list, run, sql
+from relay.store.statements import Sql, Words, columns_of, gather, gathered, json_list, run, sql
 
 # A loose index scan: one seek for each subscription that has something pending, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -217,16 +217,17 @@ def _claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
 
 def bring_forward(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
     """Has a chunk of what waits for a later attempt be due, the oldest first. Returns how many, for each."""
-    return [
-        run(connection, BRING_FORWARD, subscription_id=subscription_id, now=now).rowcount
-        for subscription_id, now in items
-    ]
+    return _moved(connection, BRING_FORWARD, items)
 
 
 def put_behind(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
     """Has a chunk of the first attempts that are due count as late. Returns how many, for each."""
+    return _moved(connection, PUT_BEHIND, items)
+
+
+def _moved(connection: Connection, statement: Sql, items: Sequence[tuple[str, float]]) -> list[int]:
     return [
-        run(connection, PUT_BEHIND, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
+        run(connection, statement, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
     ]
 
 
