@@ -21,7 +21,8 @@ from polling_workloads import LANE_CLASS, RELAY_MIN_INTERVAL_SECONDS, START_WAIT
 from polling_world import Outcome, simulate
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.classes import KINDS, LANE, RHYTHM, RUN, Book, Edition, JobClass
+from relay.core.planner.classes import Book, JobClass
+from relay.core.planner.edition import KINDS, LANE, RHYTHM, RUN, Edition
 from relay.core.planner.hazard import EDGES
 from relay.core.planner.inspection import Table, run_table, wait_table
 from relay.core.planner.lanes import RHYTHM_EARLY_UNITS

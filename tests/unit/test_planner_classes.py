@@ -12,29 +12,24 @@ from hypothesis import strategies as st
 
 from relay.core.planner import classes
 from relay.core.planner.classes import (
-    KINDS,
     LEAN_EVENTS,
     LEAST_EVENTS,
     LOOKS_A_REFIT,
     MAX_CLASSES,
     MAX_NAME,
-    MAX_TABLES,
     MEMORY_CHANGES,
-    NEW,
     OTHER,
     PRIORS,
     PSEUDO_CHANGES,
     PSEUDO_WAITED,
-    RUN,
-    SCHEDULED,
     Book,
-    Edition,
     JobClass,
     dump_class,
     key_of,
     load_class,
     name_of,
 )
+from relay.core.planner.edition import KINDS, MAX_TABLES, NEW, RUN, SCHEDULED, Edition
 from relay.core.planner.hazard import BINS, EXPLORATION, EXPLORATION_EVENTS, MEMORY_EVENTS, bin_of, exploration
 from relay.core.planner.inspection import Table, run_table, wait_table
 from relay.core.planner.price import price_of
@@ -88,8 +83,8 @@ def test_only_tables_that_plans_were_made_from_count_as_used() -> None:
 
 def test_an_edition_keeps_a_limited_number_of_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     made = run_table(PRIORS[RUN], 1.0)
-    monkeypatch.setattr(classes, "run_table", lambda rates, price: made)
-    monkeypatch.setattr(classes, "wait_table", lambda rates, run_rates, run, price: made)
+    monkeypatch.setattr("relay.core.planner.edition.run_table", lambda rates, price: made)
+    monkeypatch.setattr("relay.core.planner.edition.wait_table", lambda rates, run_rates, run, price: made)
     edition = Edition(list(PRIORS))
     for rung in range(MAX_TABLES):
         edition.table(NEW, rung)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner.classes import LANE, NEW, RUN, Book, JobClass
+from relay.core.planner.classes import Book, JobClass
+from relay.core.planner.edition import LANE, NEW, RUN
 from relay.core.planner.forecast import (
     EVERY_UNITS,
     JUDGED_KINDS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.classes import SCHEDULED
+from relay.core.planner.edition import SCHEDULED
 from relay.core.planner.jobs import PARKED, WAITING, Job
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, MAX_PASSED, Lane, Lanes
 from relay.core.planner.plans import MAX_PATIENCE

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.classes import NEW, RETRY, RUN, SCHEDULED, Book, JobClass
+from relay.core.planner.classes import Book, JobClass
+from relay.core.planner.edition import NEW, RETRY, RUN, SCHEDULED
 from relay.core.planner.items import Reading
 from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
 from relay.core.planner.lessons import learn

@@ -13,12 +13,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from relay.core.planner.edition import KINDS, RUN, Edition
 from relay.core.planner.hazard import Hazard, exploration, lomax
-from relay.core.planner.inspection import Table, run_table, wait_table
-from relay.core.planner.price import price_of
 
-SCHEDULED, LANE, RHYTHM, HEAD, NEW, RETRY, RUN = range(7)
-KINDS = ("scheduled", "lane", "rhythm", "head", "new", "retry", "run")
 _SCALES = (2.0, 60.0, 4.0, 10.0, 4.0, 2.0, 10.0)
 """The order of magnitude of the time from each kind of anchor to the start, and of a run, before any was seen."""
 PRIORS = tuple(lomax(scale) for scale in _SCALES)
@@ -27,68 +24,12 @@ LEAN_EVENTS = 50
 GREW = 0.25
 LEAST_EVENTS = 2
 LOOKS_A_REFIT = 200
-EXPLORATION_PRICE = 8.0
-"""Exploration fades as a request becomes dearer than so many units: looks that teach are not worth what they keep from
-jobs that have probably ended."""
 PSEUDO_CHANGES = 0.01
 PSEUDO_WAITED = 1e5
 MEMORY_CHANGES = 100
 MAX_CLASSES = 1_000
 MAX_NAME = 200
-MAX_TABLES = 256
 OTHER = ("", "")
-
-
-class Edition:
-    """The hazards of one class as they were at one moment, and the tables made from them."""
-
-    __slots__ = ("_rates", "exploration", "once", "tables", "used")
-
-    def __init__(self, rates: list[tuple[float, ...]], exploration: tuple[float, ...] = ()) -> None:
-        """`exploration`: what the hazard of a run is taken for at least while requests are cheap; empty: for itself."""
-        self._rates = rates
-        self.exploration = exploration
-        self.tables: dict[tuple[int, int], Table] = {}
-        self.used: set[tuple[int, int]] = set()
-        """The tables that plans were made from."""
-        self.once: set[tuple[int, int]] = set()
-        """The tables that there were before a restart."""
-
-    def rates(self, kind: int) -> tuple[float, ...]:
-        """The hazard of one kind, in each bin."""
-        return self._rates[kind]
-
-    def made(self, kind: int, rung: int) -> Table | None:
-        """A table that was made, if it was: before a restart counts."""
-        found = self.tables.get((kind, rung))
-        return self.make(kind, rung) if found is None and (kind, rung) in self.once else found
-
-    def table(self, kind: int, rung: int) -> Table:
-        """The policy for one kind at a rung of prices, made where it is not there yet."""
-        self.used.add((kind, rung))
-        return self.tables.get((kind, rung)) or self.make(kind, rung)
-
-    def make(self, kind: int, rung: int) -> Table:
-        """Computes a table where it is not there yet."""
-        found = self.tables.get((kind, rung))
-        if found is None:
-            if len(self.tables) >= MAX_TABLES:
-                self.used.discard(oldest := next(iter(self.tables)))
-                del self.tables[oldest]
-            price = price_of(rung)
-            run_rates = self._run_rates(price)
-            if kind == RUN:
-                found = run_table(run_rates, price)
-            else:
-                found = wait_table(self._rates[kind], run_rates, self.make(RUN, rung), price)
-            self.tables[kind, rung] = found
-        return found
-
-    def _run_rates(self, price: float) -> tuple[float, ...]:
-        if not self.exploration:
-            return self._rates[RUN]
-        share = min((EXPLORATION_PRICE / price) ** 2, 1.0)
-        return tuple(max(rate, share * least) for rate, least in zip(self._rates[RUN], self.exploration, strict=True))
 
 
 class JobClass:

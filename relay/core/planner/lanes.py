@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.core.planner.classes import SCHEDULED
+from relay.core.planner.edition import SCHEDULED
 from relay.core.planner.jobs import PARKED, WAITING, Job
 
 MAX_IDLE_LANES = 1_000

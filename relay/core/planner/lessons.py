@@ -6,7 +6,8 @@ would make runs seem short.
 
 from __future__ import annotations
 
-from relay.core.planner.classes import RETRY, RUN, SCHEDULED, Book
+from relay.core.planner.classes import Book
+from relay.core.planner.edition import RETRY, RUN, SCHEDULED
 from relay.core.planner.items import Reading
 from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
 

@@ -9,8 +9,9 @@ import math
 from collections import deque
 
 from relay.core.planner import backoff, lessons
-from relay.core.planner.classes import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED, Book
+from relay.core.planner.classes import Book
 from relay.core.planner.config import PlannerConfig
+from relay.core.planner.edition import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import Reading
 from relay.core.planner.jobs import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, Job

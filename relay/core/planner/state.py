@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.core.planner.budget import Budget
-from relay.core.planner.classes import Book, Edition, JobClass, dump_class, key_of, load_class, name_of
+from relay.core.planner.classes import Book, JobClass, dump_class, key_of, load_class, name_of
+from relay.core.planner.edition import Edition
 from relay.core.planner.jobs import Job
 from relay.core.planner.lanes import GAPS_REMEMBERED, Lane
 from relay.core.planner.meter import Meter
