@@ -63,14 +63,22 @@ class PassedAnswer:
 
     async def _coming(self) -> AsyncIterator[bytes]:
         try:
-            async for part in self._response.content.iter_any():
-                yield part
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            self._response.close()
-            raise NoAnswer(_cause(error, "the answer broke off")) from error
+            try:
+                async for part in self._response.content.iter_any():
+                    yield part
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                if left := self._left_behind():
+                    yield left
+                raise NoAnswer(_cause(error, "the answer broke off")) from error
         except BaseException:
             self._response.close()
             raise
+
+    def _left_behind(self) -> bytes:
+        """What came before the answer broke off and was not read yet: aiohttp gives only the error from then on."""
+        content = self._response.content
+        content.set_exception(None)  # type: ignore[arg-type]  # there is no other way to ask for it
+        return content.read_nowait()
 
     async def read(self, max_bytes: int) -> tuple[bytes, bool]:
         """As much of the body as is there, and whether that is all of it: the rest is for `body`."""

@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import aiohttp
 import pytest
 
 from relay.errors import NoAnswer
@@ -74,3 +75,15 @@ async def test_an_answer_that_breaks_off_is_none(answering: Callable[[int], Answ
     assert (len(begun) > 1000, is_whole) == (True, False)
     with pytest.raises(NoAnswer):
         _ = [part async for part in answer.body()]
+
+
+async def test_what_came_before_an_answer_broke_off_is_passed_on(answering: Callable[[int], Answering]) -> None:
+    answer = await answering(1000)()
+    content = answer._response.content
+    if content.exception() is None:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await asyncio.wait_for(content.wait_eof(), 10)
+    parts = answer.body()
+    assert await anext(parts) == BODY[:1000]
+    with pytest.raises(NoAnswer):
+        await anext(parts)
