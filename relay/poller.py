@@ -1,6 +1,7 @@
 """Looks at the jobs of one upstream account: fetch, detect, record. When to look is the planner's decision."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Poller:
         book: Book | None = None,
         changed: Callable[[], None] = lambda: None,
         looked: Callable[[Job, Look], None] = lambda job, look: None,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.recorder = recorder
@@ -103,13 +105,14 @@ class Poller:
         self._memory = memory
         self._metrics = metrics
         self._clock = clock
+        self._steady = steady
         self.changed = changed
         self.looked = looked
         self._key = settings.read_key()
         self._tasks = Tasks()
         self._in_flight: set[str] = set()
         self._unwritten: set[str] = set()
-        self._due_since: float | None = None
+        self._waits_since: float | None = None
         self._weights = Weights()
         self._stopping = False
         self._planner_config = planner_config
@@ -265,19 +268,11 @@ class Poller:
 
     def stalled(self, now: float) -> bool:
         """Whether looks are due, and none has completed for a minute: something is wrong that nobody would see."""
-        due = self.planner.stats(now).due_jobs > 0 and self.has_key
-        if not due:
-            self._due_since = None
-            return False
-        if self._due_since is None:
-            self._due_since = now
-        last = self.last_completed_at
-        since = self._due_since if last is None or last > now else max(self._due_since, last)
-        return now - since >= STALLED_SECONDS
-
-    def clock_was_set(self) -> None:
-        """What was waited by the clock before says nothing now."""
-        self._due_since = None
+        if self.planner.stats(now).due_jobs == 0 or not self.has_key:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = self._steady()
+        return self._waits_since is not None and self._steady() - self._waits_since >= STALLED_SECONDS
 
     async def run_once(self) -> bool:
         """Starts the looks that are due now. Returns whether there were any."""
@@ -386,6 +381,7 @@ class Poller:
     async def _take_in(self, job: Job, look: Look) -> None:
         uid, purpose, now = job.uid, self.planner.purpose(job.uid), self._clock()
         self.last_completed_at = now
+        self._waits_since = None
         self._metrics.looks.labels(self.settings.source, self.settings.account, look.kind, purpose).inc()
         self._metrics.look_seconds.labels(self.settings.source, self.settings.account).observe(look.duration_ms / 1000)
         if look.request_id is not None:

@@ -30,7 +30,6 @@ class Pollable(Protocol):
     """One account's polling."""
 
     def next_request_at(self) -> float | None: ...
-    def clock_was_set(self) -> None: ...
     async def run_once(self) -> bool: ...
 
 
@@ -142,8 +141,7 @@ class Scheduler:
         if abs(offset - before) > STEP_SECONDS:
             log.warning("clock_was_set", seconds=round(offset - before, 1))
             self._next_at.clear()
-            for name, pollable in self._pollables.items():
-                pollable.clock_was_set()
+            for name in self._pollables:
                 self._pull_forward(name)
             for name in self._upkeep:
                 self.upkeep_now(name.removeprefix("upkeep:"))

@@ -59,6 +59,7 @@ class World:
 
     def __init__(self, store: Store, clock: FakeClock, sink: RecordingSink, key: str | None = "key") -> None:
         self.store, self.clock, self.sink = store, clock, sink
+        self.steady = FakeClock(0.0)
         self.key = key
         self.source = ScriptedSource(clock)
         self.signals = Signals()
@@ -99,6 +100,7 @@ class World:
             clock=self.clock,
             planner_config=PlannerConfig(max_requests_per_second=1000.0),
             memory=AccountMemory("revor", "default", shared=self.memory, plans=self.store.accounts, clock=self.clock),
+            steady=self.steady,
         )
 
     def _new_dispatcher(self) -> Dispatcher:

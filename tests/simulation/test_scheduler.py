@@ -20,9 +20,6 @@ class Pollable:
     def next_request_at(self) -> float | None:
         return self.at
 
-    def clock_was_set(self) -> None:
-        self.at = None
-
     async def run_once(self) -> bool:
         self.runs += 1
         self.at = None
