@@ -21,17 +21,16 @@ from typing import Any, Self
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType, Connection
-from multidict import CIMultiDict
 from yarl import URL
 
 from relay import __version__
 from relay.clock import Clock
 from relay.core.delivery import OutboundRequest, Response, Timings
 from relay.core.netguard import GuardPolicy, refusal_of_address, refusal_of_url
+from relay.exchange import Exchanges, Garbled, Header, Route
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_RESPONSE_HEADERS = 100
-MAX_HEADER_BYTES = 8190
 MAX_ADDRESSES = 8  # of one name; a hostile DNS answer may hold thousands
 DNS_CACHE_SECONDS = 0  # the system's resolver knows how long an address holds; who asks at once shares one answer
 DNS_THREADS = 32
@@ -40,7 +39,7 @@ KEEP_ALIVE_SECONDS = 4.0
 
 USER_AGENT = f"revor-relay/{__version__}"
 
-_NO_CONTENT_TYPE = ("Content-Type",)  # aiohttp would make one up
+_OURS = (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", USER_AGENT))
 
 _SENDABLE_AS_WRITTEN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+", re.ASCII)
 
@@ -73,6 +72,13 @@ class _Trail:
     connected_at: float | None = None
     sent_at: float | None = None
     answered_at: float | None = None
+
+    def sends(self, connection: Connection) -> None:
+        """There is a connection, and the request goes out on it."""
+        self.sent_at = time.perf_counter()
+        transport = connection.transport
+        peer = None if transport is None else transport.get_extra_info("peername")
+        self.peer_ip = peer[0] if peer else None
 
     def timings(self, ended_at: float) -> Timings:
         """A part that has no end broke off at `ended_at`."""
@@ -128,9 +134,8 @@ class Sender:
         self._tls = tls
         self._own_resolver = _Resolver()
         self._resolver = resolver or self._own_resolver
-        self._session: aiohttp.ClientSession | None = None
-        self._target = lru_cache(maxsize=4096)(self._judged)
-        self._timeout = lru_cache(maxsize=256)(self._limits)
+        self._exchanges: Exchanges | None = None
+        self._route = lru_cache(maxsize=4096)(self._judged)
 
     async def __aenter__(self) -> Self:
         connector = _Connector(
@@ -142,22 +147,14 @@ class Sender:
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             socket_factory=self._open_socket,
         )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            response_class=_TrackedResponse,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-        )
+        self._exchanges = Exchanges(connector, connect_timeout_seconds=self._connect_timeout_seconds)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._exchanges is not None:
+            await self._exchanges.close()
         await self._own_resolver.close()
 
     @property
@@ -176,20 +173,21 @@ class Sender:
         """
         started_at = self._clock()
         start = time.perf_counter()
-        target, refusal = self._target(request.url)
-        trail = _Trail(scheme="" if target is None else target.scheme)
+        route, refusal = self._route(request.url)
+        trail = _Trail(scheme="" if route is None else route.url.scheme)
         error: str | None = None
         detail: str | None = None
-        if target is None:
+        if route is None:
             error, detail = "refused", refusal
-        elif self._session is None or self._session.closed:
+        elif self._exchanges is None or self._exchanges.closed:
             error, detail = "cancelled", _CLOSED
         else:
             token = _trail.set(trail)
             try:
-                await self._exchange(self._session, request, target, trail, timeout_seconds)
+                async with asyncio.timeout(timeout_seconds):
+                    await self._exchange(self._exchanges, request, route, trail)
             except Exception as exception:
-                if self._session.closed:
+                if self._exchanges.closed:
                     error, detail = "cancelled", _CLOSED
                 else:
                     error, detail = _named(exception, trail, timeout_seconds)
@@ -208,37 +206,18 @@ class Sender:
             timings=trail.timings(end),
         )
 
-    async def _exchange(
-        self,
-        session: aiohttp.ClientSession,
-        request: OutboundRequest,
-        target: URL,
-        trail: _Trail,
-        timeout_seconds: float,
-    ) -> None:
-        headers = CIMultiDict(request.headers)
-        headers["Accept-Encoding"] = "identity"
-        headers.setdefault("User-Agent", USER_AGENT)
-        response = await session.request(
-            request.method,
-            target,
-            data=request.body or None,
-            headers=headers,
-            allow_redirects=False,
-            timeout=self._timeout(timeout_seconds),
-            skip_auto_headers=None if "Content-Type" in headers else _NO_CONTENT_TYPE,
-        )
-        whole = False
+    async def _exchange(self, exchanges: Exchanges, request: OutboundRequest, route: Route, trail: _Trail) -> None:
+        answer = await exchanges.begin(route, request.method, _headers(request), request.body, trail.sends)
         try:
-            trail.status_code = response.status
-            shown = islice(response.headers.items(), MAX_RESPONSE_HEADERS)
+            trail.answered_at = time.perf_counter()
+            trail.status_code = answer.status
+            shown = islice(answer.headers.items(), MAX_RESPONSE_HEADERS)
             trail.headers = tuple((str(name), value) for name, value in shown)  # a name is multidict's own kind of str
-            body = response.content
-            while not (whole := body.at_eof()) and len(trail.excerpt) < MAX_BODY_BYTES:
+            body = answer.content
+            while not body.at_eof() and len(trail.excerpt) < MAX_BODY_BYTES:
                 trail.excerpt += await body.read(MAX_BODY_BYTES - len(trail.excerpt))
         finally:
-            if not whole:
-                response.close()
+            answer.close()
 
     def _open_socket(self, address_info: AddrInfoType) -> socket.socket:
         """Called by aiohttp for each address it is about to dial, also when the URL holds a literal one."""
@@ -255,38 +234,15 @@ class Sender:
         trail.connected_at = trail.sent_at = trail.peer_ip = None  # of an address, or a pooled connection, that failed
         return socket.socket(family=family, type=kind, proto=protocol)
 
-    def _judged(self, url: str) -> tuple[URL | None, str | None]:
-        """The URL to request, or why not. Sent as written where possible: some sinks sign the exact text of theirs."""
+    def _judged(self, url: str) -> tuple[Route | None, str | None]:
+        """Where to send to, or why not. Sent as written where possible: some sinks sign the exact text of theirs."""
         refusal = refusal_of_url(url, self._policy)
         if refusal is not None:
             return None, refusal
         try:
-            return URL(url, encoded=_SENDABLE_AS_WRITTEN.fullmatch(url) is not None), None
+            return Route.to(URL(url, encoded=_SENDABLE_AS_WRITTEN.fullmatch(url) is not None)), None
         except ValueError:
             return None, "not a valid URL"
-
-    def _limits(self, timeout_seconds: float) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(
-            total=max(timeout_seconds, 0.001),  # 0 would mean no deadline at all
-            sock_connect=self._connect_timeout_seconds,
-            ceil_threshold=float("inf"),  # aiohttp would round deadlines up to whole seconds
-        )
-
-
-class _TrackedResponse(aiohttp.ClientResponse):
-    """Notes the peer while the connection is still at hand: a short answer gives it back before it is returned. And
-    when the request was sent, and when the head of its answer came."""
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        trail = _trail.get()
-        trail.sent_at = time.perf_counter()
-        transport = connection.transport
-        if transport is not None:
-            peer = transport.get_extra_info("peername")
-            trail.peer_ip = peer[0] if peer else None
-        await super().start(connection)
-        trail.answered_at = time.perf_counter()
-        return self
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -352,6 +308,14 @@ class _Resolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+def _headers(request: OutboundRequest) -> list[Header]:
+    """All that goes out with a request but Host and Content-Length."""
+    headers = [header for header in request.headers if header[0].lower() != "accept-encoding"]
+    names = {name.lower() for name, _ in headers}
+    headers += [header for header in _OURS if header[0].lower() not in names]
+    return headers
+
+
 def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple[str, str]:
     """The error's word and a line about it. aiohttp's own messages hold the URL, so none of them is passed on."""
     match exception:
@@ -374,7 +338,7 @@ def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple
         case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | OSError():
             where = "before an answer came" if trail.status_code is None else f"inside the answer {trail.status_code}"
             return "read", f"the connection broke off {where}"
-        case aiohttp.ClientResponseError():
+        case Garbled():
             return "protocol", "the answer is not valid HTTP, or its headers are too long"
         case _:
             return "protocol", f"the request can not be sent, or the answer not be read ({type(exception).__name__})"

@@ -1,0 +1,164 @@
+"""One HTTP/1.1 exchange: a request written on a connection of aiohttp's pool, and the answer that its parser reads.
+
+aiohttp's session takes three quarters of what a small POST costs it, for cookies, redirects, proxies, authentication
+and a task that writes the body: we have none of these. What is hard is aiohttp's here too: the pool, name look-up, TLS
+and the parser (docs/performance.md has the figures).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+MAX_HEADER_BYTES = 8190
+MAX_HEADERS = 128
+BUFFER_BYTES = 64 * 1024
+"""Of an answer that came and is not read yet; twice as much may be there."""
+
+# RFC 9110 section 9.2.2. They may be sent again where the connection broke off before an answer; others never.
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_OFTEN_EMPTY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})  # these say nothing of a body that they have not
+
+Header = tuple[str, str]
+
+
+class Garbled(Exception):
+    """What came is no HTTP, or has too long or too many headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where requests to one URL go. `place` tells aiohttp's pool which connections are of use."""
+
+    url: URL
+    target: str
+    host: str
+    place: aiohttp.ClientRequest = field(repr=False)
+
+    @classmethod
+    def to(cls, url: URL) -> "Route":
+        """Inside a running loop. Raises ValueError where the URL has no host."""
+        place = aiohttp.ClientRequest("GET", url)
+        return cls(url, url.raw_path_qs, place.headers["Host"], place)
+
+
+class Answer:
+    """An answer whose head has come. `close` in any case."""
+
+    __slots__ = ("_connection", "content", "headers", "status")
+
+    def __init__(
+        self, status: int, headers: CIMultiDictProxy[str], content: aiohttp.StreamReader, connection: Connection
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.content = content
+        self._connection = connection
+
+    def close(self) -> None:
+        """Gives the connection back where both sides have said all, else ends it."""
+        transport = self._connection.transport
+        if self.content.at_eof() and transport is not None and not transport.get_write_buffer_size():
+            self._connection.release()  # which ends it where the other side wants that
+        else:
+            _end(self._connection)
+
+
+class Exchanges:
+    """The exchanges over one pool of connections."""
+
+    def __init__(self, connector: aiohttp.TCPConnector, *, connect_timeout_seconds: float) -> None:
+        self._connector = connector
+        self._limits = aiohttp.ClientTimeout(
+            sock_connect=connect_timeout_seconds,
+            ceil_threshold=float("inf"),  # aiohttp would round deadlines up to whole seconds
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no requests any more."""
+        return self._connector.closed
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        await self._connector.close()
+
+    async def begin(
+        self,
+        route: Route,
+        method: str,
+        headers: Iterable[Header],
+        body: bytes,
+        connected: Callable[[Connection], None] = lambda connection: None,
+    ) -> Answer:
+        """Sends a request and waits for the head of its answer, however long that takes.
+
+        headers    without Host and Content-Length, which are added
+        connected  called when there is a connection, new or pooled, before the request is written on it
+
+        Raises ValueError where a header can not be sent, Garbled, aiohttp's ClientError or an OSError. A request of a
+        method that may be repeated is, once, where the connection breaks off before an answer.
+        """
+        raw = _head(route, method, headers, len(body)) + body
+        try:
+            return await self._begin(route, method, raw, connected)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+            if method not in _REPEATABLE:
+                raise
+        return await self._begin(route, method, raw, connected)
+
+    async def _begin(self, route: Route, method: str, raw: bytes, connected: Callable[[Connection], None]) -> Answer:
+        connection = await self._connector.connect(route.place, traces=[], timeout=self._limits)
+        try:
+            connected(connection)
+            protocol, transport = connection.protocol, connection.transport
+            if protocol is None or transport is None:
+                raise aiohttp.ServerDisconnectedError
+            protocol.set_response_params(
+                skip_payload=method == "HEAD",
+                read_until_eof=True,
+                read_bufsize=BUFFER_BYTES,
+                auto_decompress=False,
+                max_line_size=MAX_HEADER_BYTES,
+                max_field_size=MAX_HEADER_BYTES,
+                max_headers=MAX_HEADERS,
+            )
+            transport.write(raw)
+            message, content = await protocol.read()
+            while message.code < 200 and message.code != 101:  # what comes before the answer
+                message, content = await protocol.read()
+            return Answer(message.code, message.headers, content, connection)
+        except HttpProcessingError as error:
+            _end(connection)
+            raise Garbled(type(error).__name__) from error
+        except BaseException:
+            _end(connection)
+            raise
+
+
+def _end(connection: Connection) -> None:
+    """Closes it; what was not sent yet is not: the other side may never take it."""
+    transport = connection.transport
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()
+    connection.close()
+
+
+def _head(route: Route, method: str, headers: Iterable[Header], size_bytes: int) -> bytes:
+    """A request's head. Raises ValueError where a header would be more than one line."""
+    lines = [f"{method} {route.target} HTTP/1.1", f"Host: {route.host}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if size_bytes or method not in _OFTEN_EMPTY:
+        lines.append(f"Content-Length: {size_bytes}")
+    lines += ["", ""]
+    text = "\r\n".join(lines)
+    breaks = len(lines) - 1
+    if text.count("\r") != breaks or text.count("\n") != breaks or "\0" in text:
+        raise ValueError("a header holds a line break or a NUL")
+    return text.encode()
