@@ -6,7 +6,7 @@ import resource
 import sys
 from collections.abc import Iterator
 
-SWITCH_INTERVAL_SECONDS = 0.0005
+SWITCH_INTERVAL_SECONDS = 0.001
 COLLECTED_AFTER = (50_000, 20, 100)
 OPEN_FILES = 65_536
 """Each client that waits holds one, and each request that is passed on two; most systems start a process with 1,024."""

@@ -1,7 +1,7 @@
 """Which deliveries may be out at once: slots by subscription, by host and in all.
 
 A slot is taken from before a delivery is claimed until its answer is there. While the answer is being committed the
-slot is free for another delivery, at most as many as there are slots: what is claimed and not committed stays bounded.
+slot is free for another delivery: what is claimed and not committed is bounded by CLAIMED_PER_SLOT.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
 
+CLAIMED_PER_SLOT = 4
+"""So many deliveries may be claimed and not committed, for each slot: a crash repeats no more than that."""
 BATCH_SECONDS = 0.1
 """What a drain, or one whose sink fails again and again, sends at once is what it may send in this time."""
 FAILED = 10
@@ -110,7 +112,7 @@ class Target:
     def full(self) -> bool:
         """Whether its own limit is what keeps more of it from going out."""
         limit = self.concurrency.limit
-        return self.in_flight >= limit or self.in_flight + self.marking + len(self.queue) >= 2 * limit
+        return self.in_flight >= limit or self.in_flight + self.marking + len(self.queue) >= CLAIMED_PER_SLOT * limit
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
         """What became of an attempt that went out as one of `in_flight`, when its slots had been all in use `fills`
@@ -249,8 +251,7 @@ class Slots:
         return min(
             self.concurrency if rate is None else max(1, int(rate * BATCH_SECONDS)),
             limit if ahead else min(limit - target.in_flight, self.per_host - host.in_flight),
-            # what is claimed but not committed is bounded: a crash repeats no more than that
-            2 * limit - target.in_flight - target.marking - len(target.queue),
+            CLAIMED_PER_SLOT * limit - target.in_flight - target.marking - len(target.queue),
             self.concurrency - self.in_flight,
         )
 
