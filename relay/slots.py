@@ -118,6 +118,8 @@ class Target:
         """What became of an attempt that went out as one of `in_flight`, when its slots had been all in use `fills`
         times."""
         self.recovered |= outcome.verdict == "delivered" and self.down
+        if outcome.verdict == "delivered" and self.fails_often and self.rate is None:
+            self.next_send_at = 0.0  # until when it was not to be tried
         self.failures = 0 if outcome.verdict == "delivered" else self.failures + 1
         if outcome.verdict == "delivered":
             full = self.fills > fills or self.full

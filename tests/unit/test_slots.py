@@ -1,4 +1,5 @@
-"""How many deliveries that are not first attempts may be on their way while fresh events come."""
+"""How many deliveries that are not first attempts may be on their way while fresh events come, and when a sink that
+failed again and again is sent more."""
 
 import math
 from typing import Any, cast
@@ -6,8 +7,9 @@ from typing import Any, cast
 import pytest
 
 from relay.core.concurrency import PROMPT_SECONDS
+from relay.core.delivery import Outcome, Response
 from relay.core.subscription import Subscription
-from relay.slots import FRESH_SECONDS, LATE_SLOTS, Kind, Slots, Target
+from relay.slots import FAILED_OFTEN, FAILING_PER_SECOND, FRESH_SECONDS, LATE_SLOTS, Kind, Slots, Target
 
 NOW = 1_779_271_200.0
 
@@ -83,3 +85,24 @@ def test_a_sink_that_fails_or_takes_long_takes_no_share_of_the_others() -> None:
 def test_a_clock_that_was_set_back_does_not_keep_what_is_late_waiting() -> None:
     slots, (target,) = slots_of("one", alone_seconds=0.0)
     assert slots.late_limit(target, NOW - 3_600) == math.inf
+
+
+def test_a_sink_that_takes_something_after_all_waits_for_its_next_try_no_longer() -> None:
+    _, (target,) = slots_of("one", alone_seconds=0.0)
+    failed = Response(started_at=NOW, duration_ms=1.0, status_code=500)
+    for _ in range(FAILED_OFTEN):
+        target.answered(failed, Outcome(verdict="retry", reason="HTTP 500"), in_flight=1, fills=0)
+    target.paced(2, NOW)
+    assert not target.may_send(NOW)
+    assert target.not_before == pytest.approx(NOW + 2 / FAILING_PER_SECOND)
+    taken = Response(started_at=NOW, duration_ms=1.0, status_code=204)
+    target.answered(taken, Outcome(verdict="delivered", reason="HTTP 204"), in_flight=1, fills=0)
+    assert target.may_send(NOW)
+
+
+def test_a_rate_of_its_own_holds_whatever_a_sink_takes() -> None:
+    _, (target,) = slots_of("one", alone_seconds=0.0)
+    target.rate, target.failures, target.next_send_at = 1.0, FAILED_OFTEN, NOW + 1
+    taken = Response(started_at=NOW, duration_ms=1.0, status_code=204)
+    target.answered(taken, Outcome(verdict="delivered", reason="HTTP 204"), in_flight=1, fills=0)
+    assert not target.may_send(NOW)
