@@ -181,6 +181,7 @@ CATALOGUE = (
     Case("record: advance, seen", jobs.ADVANCE_SEEN),
     Case("record: advance, unseen", jobs.ADVANCE_UNSEEN),
     Case("note", jobs.NOTE),
+    Case("get: by uid", jobs.BY_UIDS["sqlite"], postgresql=jobs.BY_UIDS["postgresql"]),
     Case("find", jobs.BY_EXTERNAL_ID),
     Case("open after", jobs.OPEN_AFTER),
     Case("opened since", jobs.OPENED_SINCE),

@@ -11,14 +11,17 @@ from relay.core.job import Job, PlannedJob
 from relay.core.records import LookNote, LookRecord, Page, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import Database
+from relay.store.lookup import Lookup
 from relay.store.marks import ATTEMPTS
 from relay.store.notices import notify
 from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox, hold_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
 from relay.store.rows import dumps, job_from, observation_values, progress_values
-from relay.store.statements import Sql, gather, gathered, json_list, many, run, sql
+from relay.store.statements import SQLITE, Sql, gather, gathered, json_list, many, run, sql
 
+_UIDS = sql(lambda words: f"uid IN {words.listed('uids')}")
+BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
 BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id"))
 STATES = sql(
     lambda words: (
@@ -85,6 +88,7 @@ class JobStore:
         self._database = database
         self._outbox = outbox
         self._registrar = Registrar(outbox)
+        self._by_uid = Lookup(database, _by_uids)
 
     # --- writes
 
@@ -123,7 +127,7 @@ class JobStore:
 
     async def get(self, uid: str) -> Job | None:
         """By the relay's own id."""
-        return await self._database.read(_one, BY_UID, {"uid": uid})
+        return await self._by_uid.get(uid)
 
     async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]:
         """By the upstream's id: more than one when several accounts have it."""
@@ -267,9 +271,9 @@ def _purge(connection: Connection, items: Sequence[str]) -> Sequence[Job | Excep
     return results
 
 
-def _one(connection: Connection, statement: Any, parameters: dict[str, Any]) -> Job | None:
-    row = connection.execute(statement, parameters).one_or_none()
-    return None if row is None else job_from(row)
+def _by_uids(connection: Connection, uids: Sequence[str]) -> dict[str, Job]:
+    rows = connection.execute(BY_UIDS[connection.dialect.name], {"uids": json_list(uids)})
+    return {row.uid: job_from(row) for row in rows}
 
 
 def _many(connection: Connection, statement: Any, parameters: dict[str, Any]) -> list[Job]:

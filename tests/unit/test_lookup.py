@@ -1,0 +1,129 @@
+"""Rows that are asked for one by one are read together, and nobody waits for longer than for two reads."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from relay.errors import StoreError
+from relay.store.lookup import MAX_KEYS, Lookup
+
+
+class HeldDatabase:
+    """Each read waits until it is let go; it finds the keys that are in `rows`."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, str] = {}
+        self.reads: list[list[str]] = []
+        self.held: list[asyncio.Future[None]] = []
+
+    async def read(self, query: Any, keys: list[str]) -> dict[str, str]:
+        self.reads.append(keys)
+        self.held.append(asyncio.get_running_loop().create_future())
+        await self.held[-1]
+        return query(self.rows, keys)  # type: ignore[no-any-return]
+
+    async def let_go(self, error: Exception | None = None) -> None:
+        """Ends the read that is under way."""
+        held = self.held.pop()
+        held.set_exception(error) if error is not None else held.set_result(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def found(rows: dict[str, str], keys: list[str]) -> dict[str, str]:
+    return {key: rows[key] for key in keys if key in rows}
+
+
+@pytest.fixture
+def database() -> HeldDatabase:
+    return HeldDatabase()
+
+
+@pytest.fixture
+def lookup(database: HeldDatabase) -> Lookup[str]:
+    return Lookup(cast(Any, database), cast(Any, found))
+
+
+async def asked(lookup: Lookup[str], *keys: str) -> list["asyncio.Task[str | None]"]:
+    tasks = [asyncio.create_task(lookup.get(key)) for key in keys]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_what_is_asked_for_during_a_read_is_read_together_in_the_next(
+    lookup: Lookup[str], database: HeldDatabase
+) -> None:
+    database.rows = {"a": "1", "b": "2", "c": "3"}
+    first = await asked(lookup, "a")
+    others = await asked(lookup, "b", "c", "nobody", "b")
+    assert database.reads == [["a"]]
+    await database.let_go()
+    assert [task.result() for task in first] == ["1"]
+    assert database.reads == [["a"], ["b", "c", "nobody", "b"]]
+    await database.let_go()
+    assert [task.result() for task in others] == ["2", "3", None, "2"]
+
+
+async def test_it_sees_what_was_written_before_it_was_asked(lookup: Lookup[str], database: HeldDatabase) -> None:
+    early = await asked(lookup, "a")
+    database.rows["a"] = "written while a read was under way"
+    late = await asked(lookup, "a")
+    await database.let_go()
+    await database.let_go()
+    assert [task.result() for task in late] == ["written while a read was under way"]
+    assert early[0].done()
+
+
+async def test_one_after_the_other_each_is_read_at_once(lookup: Lookup[str], database: HeldDatabase) -> None:
+    async def ask() -> None:
+        for number in range(3):  # the next one comes in the turn in which the one before ends
+            await lookup.get(str(number))
+
+    asking = asyncio.create_task(ask())
+    for _ in range(3):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await database.let_go()
+    await asyncio.wait_for(asking, 10)
+    assert database.reads == [["0"], ["1"], ["2"]]
+
+
+async def test_a_caller_who_goes_takes_nobody_along(lookup: Lookup[str], database: HeldDatabase) -> None:
+    database.rows = {"a": "1", "b": "2"}
+    (first,) = await asked(lookup, "a")
+    (gone, second) = await asked(lookup, "a", "b")
+    first.cancel()
+    gone.cancel()
+    await asyncio.sleep(0)
+    await database.let_go()
+    await database.let_go()
+    assert second.result() == "2"
+    assert first.cancelled()
+    assert gone.cancelled()
+
+
+async def test_an_error_is_that_of_all_who_asked_and_of_nobody_else(
+    lookup: Lookup[str], database: HeldDatabase
+) -> None:
+    database.rows = {"c": "3"}
+    broken = await asked(lookup, "a")
+    others = await asked(lookup, "b", "c")
+    await database.let_go()
+    await database.let_go(StoreError("the disk is gone"))
+    assert broken[0].result() is None
+    for task in others:
+        with pytest.raises(StoreError, match="the disk is gone"):
+            task.result()
+    (again,) = await asked(lookup, "c")
+    await database.let_go()
+    assert again.result() == "3"
+
+
+async def test_a_read_is_bounded(lookup: Lookup[str], database: HeldDatabase) -> None:
+    tasks = await asked(lookup, *(str(number) for number in range(MAX_KEYS + 1)))
+    for _ in range(2):
+        await database.let_go()
+    assert [len(keys) for keys in database.reads] == [MAX_KEYS, 1]
+    assert all(task.done() for task in tasks)
