@@ -427,6 +427,7 @@ class Poller:
                 job = again
                 continue
             recorded = transitions
+            await asyncio.sleep(0)  # what is owed for it goes out first
             break
         now = self._clock()
         self.planner.observed(job.uid, seen.item(), look.headers, look.sent_at, now)
