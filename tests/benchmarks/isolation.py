@@ -1,5 +1,5 @@
 """Healthy sinks beside ill ones: 94 of 100 answer at once; the others are dead, slow, dripping, resetting, busy for an
-hour, or answer with 10 MB. Each is measured twice in a round, with the ill ones paused and with all of them enabled:
+hour, or answer with 10 MB. Each is measured twice in a round, without subscriptions of the ill ones and with them:
 
 burst  a backlog for all: deliveries a second to the healthy ones, until each of them has all of it
 paced  a few looks a second: the time from the commit of an event to its arrival at each healthy sink
@@ -79,6 +79,8 @@ class Sinks:
         elif name == "dripping":
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3600\r\n\r\n")
             for _ in range(3600):
+                if writer.is_closing():
+                    return False
                 writer.write(b".")
                 await writer.drain()
                 await asyncio.sleep(1)
@@ -123,35 +125,41 @@ class World:
     def __init__(self, opened: Any, process: asyncio.subprocess.Process) -> None:
         self.opened = opened
         self.ids: dict[str, str] = {}
+        self._ports: dict[str, int] = {}
         self._process = process
         self._jobs = 0
 
     async def subscribe(self, only: str | None = None) -> None:
-        """To all sinks, or to one; the ill ones are paused."""
-        now = time.time()
+        """To all healthy sinks, or to one."""
         assert self._process.stdout is not None
-        ports: dict[str, int] = json.loads(await self._process.stdout.readline())
-        for name, port in ports.items():
-            if only not in (None, name):
-                continue
-            subscription = Subscription(
-                id=new_id("sub", now),
-                sink=f"http://127.0.0.1:{port}/hook",
-                state="paused" if name in ILL else "enabled",
-                created_at=now,
-                timeout_seconds=TIMEOUT_SECONDS,
-                retry_schedule_seconds=(OUTAGE_SECONDS,) * 8,
-                secrets=(SigningSecret(value="whsec_" + "c2VjcmV0" * 4),),
-            )
-            self.ids[name] = subscription.id
-            await self.opened.store.subscriptions.create(subscription)
+        self._ports = json.loads(await self._process.stdout.readline())
+        for name in self._ports:
+            if name not in ILL and only in (None, name):
+                await self._subscribe(name)
         self.opened.wake()
 
-    async def set_ill(self, state: str) -> None:
-        """Enables or pauses them; what waits for them is cancelled when they are paused."""
+    async def set_ill(self, there: bool) -> None:
+        """Subscribes to the ill sinks, or removes their subscriptions with all that waits for them."""
         for name in ILL:
-            await self.opened.store.subscriptions.set_state(self.ids[name], state, time.time())
+            if there:
+                await self._subscribe(name)
+            elif name in self.ids:
+                await self.opened.store.subscriptions.remove(self.ids.pop(name), time.time())
         self.opened.wake()
+
+    async def _subscribe(self, name: str) -> None:
+        now = time.time()
+        subscription = Subscription(
+            id=new_id("sub", now),
+            sink=f"http://127.0.0.1:{self._ports[name]}/hook",
+            state="enabled",
+            created_at=now,
+            timeout_seconds=TIMEOUT_SECONDS,
+            retry_schedule_seconds=(OUTAGE_SECONDS,) * 8,
+            secrets=(SigningSecret(value="whsec_" + "c2VjcmV0" * 4),),
+        )
+        self.ids[name] = subscription.id
+        await self.opened.store.subscriptions.create(subscription)
 
     async def look(self) -> dict[str, float]:
         """One look with three events, recorded now: when, by event."""
@@ -247,8 +255,8 @@ async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
         async with open_world(Path(folder)) as world:
             await burst(world, 10)  # connections are open, and what is built at the first use is there
             for _ in range(3):
-                for way, state in (("alone", "paused"), ("beside", "enabled")):
-                    await world.set_ill(state)
+                for way in ("alone", "beside"):
+                    await world.set_ill(way == "beside")
                     rate, requests = await burst(world, looks)
                     rates[way].append(rate)
                     lates[way].append(await paced(world, max(10, int(PACED_LOOKS * scale))))
