@@ -109,12 +109,15 @@ class Exchanges:
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-            if method not in _REPEATABLE:
+            if method not in _REPEATABLE or self.closed:
                 raise
         return await self._begin(route, method, raw, connected)
 
     async def _begin(self, route: Route, method: str, raw: bytes, connected: Callable[[Connection], None]) -> Answer:
         connection = await self._connector.connect(route.place, traces=[], timeout=self._limits)
+        while len(connection.protocol or ()):  # somebody answered what nobody asked: it is no answer to this
+            connection.close()
+            connection = await self._connector.connect(route.place, traces=[], timeout=self._limits)
         try:
             connected(connection)
             protocol, transport = connection.protocol, connection.transport
@@ -131,7 +134,7 @@ class Exchanges:
             )
             transport.write(raw)
             message, content = await protocol.read()
-            while message.code < 200 and message.code != 101:  # what comes before the answer
+            while 100 <= message.code < 200 and message.code != 101:  # what comes before the answer
                 message, content = await protocol.read()
             return Answer(message.code, message.headers, content, connection)
         except HttpProcessingError as error:
@@ -143,7 +146,7 @@ class Exchanges:
 
 
 def _end(connection: Connection) -> None:
-    """Closes it; what was not sent yet is not: the other side may never take it."""
+    """Closes it; what was not sent yet is not: the other side may never take it. (TLS tells of nothing unsent.)"""
     transport = connection.transport
     if transport is not None and transport.get_write_buffer_size():
         transport.abort()

@@ -157,6 +157,26 @@ async def test_a_connection_is_used_again() -> None:
     assert stub.connections == 1
 
 
+async def test_an_answer_that_nobody_asked_for_is_none_to_the_next_request() -> None:
+    async def say_twice(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, [], call.request.target))
+        if call.request.target == b"/first":
+            await asked.wait()
+            await call.send(answer(200, [], b"somebody else's"))
+
+    asked = asyncio.Event()
+    async with open_stub(say_twice) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url + "/first") == (200, b"/first")
+        ((kept, _),) = next(iter(exchanges._connector._conns.values()))
+        asked.set()
+        async with asyncio.timeout(10):
+            while not len(kept):  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+        assert await ask(exchanges, stub.url + "/second") == (200, b"/second")
+    assert stub.connections == 2
+
+
 async def say_more(call: Call) -> None:
     """An answer, and what nobody has asked for."""
     await call.body()
