@@ -11,6 +11,7 @@ from starlette.responses import Response
 from relay.api.auth import JOBS_WRITE, READ, Identity
 from relay.api.limits import MAX_BODY_BYTES, MAX_STREAMS, MAX_WAITS, Slots
 from relay.api.ports import ApiSettings, Ports
+from relay.errors import NotFound
 
 PUBLIC = None
 READS = frozenset({READ})
@@ -62,8 +63,10 @@ class Call:
 
     @property
     def id(self) -> str:
-        """The `{id}` of the path."""
+        """The `{id}` of the path. Raises NotFound for one that no database can hold."""
         value: str = self.request.path_params["id"]
+        if "\0" in value:
+            raise NotFound("no id holds a NUL")
         return value
 
 

@@ -127,7 +127,7 @@ class JobStore:
 
     async def get(self, uid: str) -> Job | None:
         """By the relay's own id."""
-        return await self._by_uid.get(uid)
+        return None if "\0" in uid else await self._by_uid.get(uid)  # PostgreSQL refuses one, for all who read with it
 
     async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]:
         """By the upstream's id: more than one when several accounts have it."""

@@ -10,12 +10,16 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.engine import Connection
 
+from relay.errors import StoreError
 from relay.store.database import Database
 from relay.tasks import Tasks
 
 MAX_KEYS = 500
+PATIENCE_SECONDS = 1.0
+"""A read that takes longer is not waited for by the next."""
 
 Value = TypeVar("Value")
+Asked = tuple[str, asyncio.Future[Value | None]]
 
 
 class Lookup(Generic[Value]):
@@ -24,7 +28,7 @@ class Lookup(Generic[Value]):
     def __init__(self, database: Database, query: Callable[[Connection, Sequence[str]], Mapping[str, Value]]) -> None:
         self._database = database
         self._query = query
-        self._waiting: list[tuple[str, asyncio.Future[Value | None]]] = []
+        self._waiting: list[Asked[Value]] = []
         self._tasks = Tasks()
         self._reading = False
 
@@ -41,14 +45,19 @@ class Lookup(Generic[Value]):
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:MAX_KEYS], self._waiting[MAX_KEYS:]
-                await self._answer(group)
+                answering = self._tasks.start(self._answer(group))
+                await asyncio.wait([answering], timeout=PATIENCE_SECONDS)  # a dead connection holds up its own group
         finally:
             self._reading = False
 
-    async def _answer(self, group: Sequence[tuple[str, asyncio.Future[Value | None]]]) -> None:
+    async def _answer(self, group: Sequence[Asked[Value]]) -> None:
         try:
             found = await self._database.read(self._query, [key for key, _ in group])
         except Exception as error:
+            if len(group) > 1 and not isinstance(error, StoreError):  # one row that can not be understood, say
+                for one in group:
+                    await self._answer([one])
+                return
             for _, future in group:
                 if not future.done():
                     future.set_exception(error)

@@ -72,6 +72,12 @@ async def test_what_is_not_there_is_a_problem_of_404(client, path):
     assert answer.json()["status"] == 404
 
 
+@pytest.mark.parametrize("path", ["jobs/%00", "jobs/job_%00", "events/%00", "deliveries/%00", "subscriptions/%00"])
+async def test_an_id_that_postgresql_can_not_hold_reaches_no_database(client, path):
+    answer = await client.get(f"/v1/{path}")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "no id holds a NUL")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [

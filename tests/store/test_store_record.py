@@ -1,5 +1,6 @@
 """What a look changes: state, events and deliveries in one transaction, and nothing of a stale or broken one."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -315,3 +316,10 @@ async def test_attempts_are_kept_word_for_word(store: Store) -> None:
     assert delivery.attempts == (replace(made, response_excerpt="nö \N{REPLACEMENT CHARACTER}"),)
     assert (delivery.state, delivery.next_attempt_at, delivery.attempt_count) == ("pending", NOW + 5, 1)
     assert len(await rows(store, "SELECT delivery_id FROM attempts")) == 1
+
+
+async def test_jobs_asked_for_at_once_are_each_ones_own(store: Store) -> None:
+    uids = [await track(store, f"ext-{number}") for number in range(20)]
+    asked = [*uids, "job_nobody", "job_\0", "job_ü", uids[0]]
+    found = await asyncio.gather(*(store.jobs.get(uid) for uid in asked))
+    assert [None if job is None else job.uid for job in found] == [*uids, None, None, None, uids[0]]

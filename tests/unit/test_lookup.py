@@ -27,8 +27,13 @@ class HeldDatabase:
         """Ends the read that is under way."""
         held = self.held.pop()
         held.set_exception(error) if error is not None else held.set_result(None)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await turns()
+
+
+async def turns() -> None:
+    """All that can happen by itself has happened."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 def found(rows: dict[str, str], keys: list[str]) -> dict[str, str]:
@@ -47,8 +52,7 @@ def lookup(database: HeldDatabase) -> Lookup[str]:
 
 async def asked(lookup: Lookup[str], *keys: str) -> list["asyncio.Task[str | None]"]:
     tasks = [asyncio.create_task(lookup.get(key)) for key in keys]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await turns()
     return tasks
 
 
@@ -83,8 +87,7 @@ async def test_one_after_the_other_each_is_read_at_once(lookup: Lookup[str], dat
 
     asking = asyncio.create_task(ask())
     for _ in range(3):
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await turns()
         await database.let_go()
     await asyncio.wait_for(asking, 10)
     assert database.reads == [["0"], ["1"], ["2"]]
@@ -119,6 +122,39 @@ async def test_an_error_is_that_of_all_who_asked_and_of_nobody_else(
     (again,) = await asked(lookup, "c")
     await database.let_go()
     assert again.result() == "3"
+
+
+async def test_what_can_not_be_read_of_one_fails_nobody_else(lookup: Lookup[str], database: HeldDatabase) -> None:
+    def fragile(rows: dict[str, str], keys: list[str]) -> dict[str, str]:
+        if "bad" in keys:
+            raise ValueError("this row has no sense")
+        return found(rows, keys)
+
+    lookup._query = cast(Any, fragile)
+    database.rows = {"a": "1", "b": "2"}
+    good, bad, other = await asked(lookup, "a", "bad", "b")
+    for _ in range(4):
+        await database.let_go()
+    assert [good.result(), other.result()] == ["1", "2"]
+    with pytest.raises(ValueError, match="no sense"):
+        bad.result()
+
+
+async def test_a_read_that_hangs_holds_up_its_own_group_alone(
+    lookup: Lookup[str], database: HeldDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.store.lookup.PATIENCE_SECONDS", 0.001)
+    database.rows = {"a": "1", "b": "2"}
+    (hangs,) = await asked(lookup, "a")
+    (other,) = await asked(lookup, "b")
+    async with asyncio.timeout(10):
+        while len(database.held) < 2:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+    await database.let_go()
+    assert other.result() == "2"
+    assert not hangs.done()
+    await database.let_go()
+    assert hangs.result() == "1"
 
 
 async def test_a_read_is_bounded(lookup: Lookup[str], database: HeldDatabase) -> None:
