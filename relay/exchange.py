@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -133,9 +134,7 @@ class Exchanges:
                 max_headers=MAX_HEADERS,
             )
             transport.write(raw)
-            message, content = await protocol.read()
-            while 100 <= message.code < 200 and message.code != 101:  # what comes before the answer
-                message, content = await protocol.read()
+            message, content = await _answer(protocol)
             return Answer(message.code, message.headers, content, connection)
         except HttpProcessingError as error:
             _end(connection)
@@ -143,6 +142,14 @@ class Exchanges:
         except BaseException:
             _end(connection)
             raise
+
+
+async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+    """Head and body of the answer; what comes before it is passed over."""
+    message, content = await protocol.read()
+    while 100 <= message.code < 200 and message.code != 101:
+        message, content = await protocol.read()
+    return message, content
 
 
 def _end(connection: Connection) -> None:

@@ -35,7 +35,7 @@ class Stop:
         """Wraps the calls between which the points lie."""
         from aiohttp import ClientResponse
 
-        from relay import sender
+        from relay import exchange, sender
         from relay.dispatcher import Dispatcher
         from relay.dropin.creates import Creates
         from relay.sources.client import UpstreamClient
@@ -63,8 +63,8 @@ class Stop:
         self._around(Creates, "_take_in", "create.answered", "create.recorded")
         self._around(Store, "free_what_a_crash_left", "start.migrated", "start.freed")
         self._around(Store, "close", before="stop.closing")
-        self._when_sent(sender._TrackedResponse, "send.sent")
-        self._when_sent(ClientResponse, "create.sent", operation="create.sent")
+        self._when_sent(exchange, "_answer", "send.sent")
+        self._when_sent(ClientResponse, "start", "create.sent", operation="create.sent")
         self._when_told_to_end(Dispatcher)
         self._before_commits(Store)
 
@@ -95,16 +95,17 @@ class Stop:
 
         setattr(owner, name, wrapped)
 
-    def _when_sent(self, response: type, point: str, *, operation: str = "") -> None:
-        original = response.start  # type: ignore[attr-defined]
+    def _when_sent(self, owner: Any, name: str, point: str, *, operation: str = "") -> None:
+        """`name`: what waits for an answer."""
+        original = getattr(owner, name)
 
-        async def start(this: Any, connection: Any) -> Any:
+        async def wait(*arguments: Any) -> Any:
             if self._operation.get() == operation and self._is_last(point):
                 await asyncio.sleep(SENT_SECONDS)
                 _kill_myself()
-            return await original(this, connection)
+            return await original(*arguments)
 
-        response.start = start  # type: ignore[attr-defined]
+        setattr(owner, name, wait)
 
     def _when_told_to_end(self, dispatcher: type) -> None:
         original = dispatcher.stop  # type: ignore[attr-defined]
