@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from relay.exchange import Answer, Exchanges, Garbled, Route, _head
-from tests.wire import Call, Stub, answer, body_parts, open_stub
+from tests.wire import Call, Handler, answer, body_parts, open_stub
 
 BODY = b"x" * 100
 
@@ -194,8 +194,8 @@ async def say_upgraded(call: Call) -> None:
 
 
 @pytest.mark.parametrize("say", [say_more, say_close, say_upgraded])
-async def test_a_connection_in_doubt_is_not_used_again(say: object) -> None:
-    async with open_stub(say) as stub, opened() as exchanges:  # type: ignore[arg-type]
+async def test_a_connection_in_doubt_is_not_used_again(say: Handler) -> None:
+    async with open_stub(say) as stub, opened() as exchanges:
         for _ in range(2):
             got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
             got.close()
@@ -234,37 +234,25 @@ async def test_an_answer_before_all_was_sent_ends_the_connection_and_the_request
     assert stub.connections == 1
 
 
-async def close_after_one(call: Call) -> None:
-    """Answers the first request of a connection, and breaks off at the next one."""
-    await call.body()
-    if sum(1 for other in stub_of(call) if other.connection == call.request.connection) == 1:
-        await call.send(answer(200, [], b"ok"))
-    else:
-        call.cut()
-
-
-_stubs: list[Stub] = []
-
-
-def stub_of(call: Call) -> list[object]:
-    return list(next(stub for stub in _stubs if call.request in stub.received).received)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("method", "times"), [("POST", 1), ("PATCH", 1), ("GET", 2), ("PUT", 2), ("DELETE", 2), ("OPTIONS", 2)]
 )
 async def test_only_what_may_be_repeated_is_sent_again_when_a_kept_connection_breaks(method: str, times: int) -> None:
-    async with open_stub(close_after_one) as stub, opened() as exchanges:
-        _stubs.append(stub)
-        try:
+    async def close_after_one(call: Call) -> None:
+        await call.body()
+        if [each.connection for each in stub.received].count(call.request.connection) == 1:
+            await call.send(answer(200, [], b"ok"))
+        else:
+            call.cut()
+
+    async with open_stub() as stub, opened() as exchanges:
+        stub.handler = close_after_one
+        assert (await ask(exchanges, stub.url, method))[0] == 200
+        if times == 1:
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await ask(exchanges, stub.url, method)
+        else:
             assert (await ask(exchanges, stub.url, method))[0] == 200
-            if times == 1:
-                with pytest.raises(aiohttp.ServerDisconnectedError):
-                    await ask(exchanges, stub.url, method)
-            else:
-                assert (await ask(exchanges, stub.url, method))[0] == 200
-        finally:
-            _stubs.remove(stub)
     assert len(stub.received) == 1 + times
 
 
