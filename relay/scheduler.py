@@ -19,6 +19,9 @@ from relay.clock import Clock
 from relay.errors import StoreError
 
 IDLE_SECONDS = 30.0
+TOGETHER_SECONDS = 0.02
+"""Looks that fall due within this time of the last start begin together at its end: what they share, turns of the loop
+and commits, costs a busy node more than the looks do."""
 BEAT_SECONDS = 1.0
 STEP_SECONDS = 2.0
 """The clock was set when it and the loop's own time differ by more, from one beat to the next."""
@@ -72,6 +75,7 @@ class Scheduler:
         )
         self._pollables: dict[str, Pollable] = {}
         self._next_at: dict[str, float] = {}
+        self._fired_at: dict[str, float] = {}
         self._firing: set[str] = set()
         self._upkeep: set[str] = set()
         self._running = False
@@ -141,6 +145,7 @@ class Scheduler:
         if abs(offset - before) > STEP_SECONDS:
             log.warning("clock_was_set", seconds=round(offset - before, 1))
             self._next_at.clear()
+            self._fired_at.clear()
             for name in self._pollables:
                 self._pull_forward(name)
             for name in self._upkeep:
@@ -150,6 +155,7 @@ class Scheduler:
 
     async def _fire(self, name: str) -> None:
         self._next_at.pop(name, None)
+        self._fired_at[name] = self._clock()
         self._firing.add(name)
         try:
             await self._pollables[name].run_once()
@@ -169,7 +175,7 @@ class Scheduler:
             return
         at = self._pollables[name].next_request_at()
         latest = self._clock() + IDLE_SECONDS
-        wanted = latest if at is None else min(at, latest)
+        wanted = latest if at is None else min(max(at, self._fired_at.get(name, at) + TOGETHER_SECONDS), latest)
         planned = self._next_at.get(name)
         if planned is not None and planned <= wanted and planned > self._clock():
             return

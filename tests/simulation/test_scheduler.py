@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 
-from relay.scheduler import Scheduler, Upkeep
+from relay.scheduler import TOGETHER_SECONDS, Scheduler, Upkeep
 
 
 class Pollable:
@@ -54,6 +55,24 @@ async def test_a_registration_pulls_the_next_run_forward(scheduler, caplog):
         await fired(pollable)
     assert pollable.runs >= 20
     assert "maximum number of running instances" not in caplog.text
+
+
+async def test_looks_that_are_due_soon_after_others_have_begun_begin_together(scheduler):
+    begun = []
+
+    class Noting(Pollable):
+        async def run_once(self) -> bool:
+            begun.append(time.time())
+            return await super().run_once()
+
+    pollable = Noting()
+    wake = scheduler.add_account("revor", "default", pollable)
+    scheduler.start()
+    for _ in range(10):
+        pollable.at = time.time()
+        wake()
+        await fired(pollable)
+    assert all(later - earlier >= TOGETHER_SECONDS for earlier, later in pairwise(begun))
 
 
 async def test_a_failing_run_does_not_end_the_polling(scheduler):
