@@ -137,9 +137,9 @@ class Deliverer:
         self._recorded = recorded
         self._chance = chance
 
-    def start(self, target: Target, claimed: Claimed) -> None:
-        """Delivers one in a slot that was taken for it."""
-        self._tasks.start(self._work(target, claimed, has_slot=True))
+    def start(self, target: Target, claimed: Claimed, *, has_slot: bool = True) -> None:
+        """Delivers one in a slot that was taken for it, or else when there is one."""
+        self._tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(self, subscription: Subscription, kind: Kind, event: Event) -> tuple[Headers, Response, Outcome]:
         """Renders, signs, sends and judges the answer. Returns the headers that were sent, too."""

@@ -19,7 +19,7 @@ from relay.clock import Clock
 from relay.core.delivery import Attempt, Claimed, Outcome
 from relay.core.events import Event
 from relay.core.filters import matches
-from relay.core.records import Lease, Probe
+from relay.core.records import Lease, Probe, Recorded
 from relay.core.subscription import Subscription
 from relay.deliverer import AGAIN_SECONDS, ClaimedDeliveries, Deliverer, InFlight, SinkHealth, Transport
 from relay.errors import StoreError
@@ -183,16 +183,17 @@ class Dispatcher:
         ids = frozenset(target.subscription.id for target in taken)
         return Reservation(lease=self._lease(now, longest, ids), targets=tuple(taken))
 
-    def settle(self, reservation: Reservation | None, claimed: Sequence[Claimed]) -> None:
+    def settle(self, reservation: Reservation | None, recorded: Recorded) -> None:
         """Starts what was leased with a reservation and frees the slots that were not used. Call it in any case."""
-        used = {one.subscription_id: one for one in claimed}
         for target in reservation.targets if reservation is not None else ():
-            one = used.get(target.subscription.id)
-            if one is None or not target.known:  # removed meanwhile, and its deliveries with it
+            leased = [one for one in recorded.claimed if one.subscription_id == target.subscription.id]
+            if not leased or not target.known:  # removed meanwhile, and its deliveries with it
                 self._in_flight.vacate(target)
-            else:
-                self._deliverer.start(target, one)
-        self._wake.set()
+                continue
+            for nth, one in enumerate(leased):  # several only where order is of no matter
+                self._deliverer.start(target, one, has_slot=nth == 0)
+        if recorded.due:
+            self._wake.set()
 
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         """Sends one event now; nothing is stored and no limit applies."""

@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from relay.clock import Clock
-from relay.core.delivery import Claimed
 from relay.core.events import Event, Hint, Origin, from_transition
 from relay.core.job import Job, Observation, Problem, Progress, Transition
-from relay.core.records import Lease, LookRecord
+from relay.core.records import Lease, LookRecord, Recorded
 from relay.ids import new_id
 from relay.metrics import Metrics
 
@@ -18,7 +17,7 @@ Hints = Callable[[Problem | None, str, str | None], Hint | None]
 class Jobs(Protocol):
     """What the recorder needs of the store's jobs."""
 
-    async def record(self, record: LookRecord) -> tuple[Claimed, ...]: ...
+    async def record(self, record: LookRecord) -> Recorded: ...
 
 
 class Reservation(Protocol):
@@ -32,7 +31,7 @@ class Delivering(Protocol):
     """What it needs of the dispatcher."""
 
     def reserve(self, events: Sequence[Event]) -> Reservation | None: ...
-    def settle(self, reservation: Any, claimed: Sequence[Claimed]) -> None: ...
+    def settle(self, reservation: Any, recorded: Recorded) -> None: ...
 
 
 class Signals(Protocol):
@@ -95,9 +94,9 @@ class Recorder:
         """One transaction; durable when it returns. Raises StaleSequence."""
         events = self.events(job, transitions, seen)
         reservation = self._delivering.reserve(events)
-        claimed: tuple[Claimed, ...] = ()
+        recorded = Recorded(due=True)  # where it fails nobody knows what was written
         try:
-            claimed = await self._jobs.record(
+            recorded = await self._jobs.record(
                 LookRecord(
                     job_uid=job.uid,
                     expected_sequence=job.progress.sequence,
@@ -112,7 +111,7 @@ class Recorder:
                 )
             )
         finally:
-            self._delivering.settle(reservation, claimed)
+            self._delivering.settle(reservation, recorded)
         self.told(job.uid, events)
 
     def told(self, job_uid: str, events: Sequence[Event]) -> None:

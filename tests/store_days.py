@@ -81,7 +81,7 @@ async def _live(store: Store, numbers: range, now: float) -> None:
     pairs = [_job(number, now) for number in numbers]
     await store.jobs.register_many([registration for registration, _ in pairs])
     taken = await asyncio.gather(*(store.jobs.record(record) for _, record in pairs))
-    waiting = [one for several in taken for one in several]
+    waiting = [one for recorded in taken for one in recorded.claimed]
     while waiting:
         marked = await asyncio.gather(
             *(

@@ -100,6 +100,14 @@ class LookRecord:
     deadline_at: float | None = None
 
 
+@value_class(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """Of events that were written: the deliveries that their lease took, and whether others of theirs are due."""
+
+    claimed: tuple[Claimed, ...] = ()
+    due: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookNote:
     """What a look that changed nothing leaves behind, and the plan for the next one: its time and back-off step."""

@@ -6,9 +6,8 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select, text, update
 from sqlalchemy.engine import Connection
 
-from relay.core.delivery import Claimed
 from relay.core.job import Job, PlannedJob
-from relay.core.records import LookNote, LookRecord, Page, Registered, Registration
+from relay.core.records import LookNote, LookRecord, Page, Recorded, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import Database
 from relay.store.lookup import Lookup
@@ -100,8 +99,8 @@ class JobStore:
         """Tracks many in one transaction; one result for each, in order."""
         return await self._database.write(self._registrar.register, tuple(registrations))
 
-    async def record(self, record: LookRecord) -> tuple[Claimed, ...]:
-        """Writes what a look proved. Returns the deliveries that the record's lease took.
+    async def record(self, record: LookRecord) -> Recorded:
+        """Writes what a look proved. Returns what came of its events.
 
         Raises StaleSequence when the job moved on or closed meanwhile: load it again and detect again.
         """
@@ -169,10 +168,10 @@ class JobStore:
 
     # --- batches
 
-    def _record(self, connection: Connection, items: Sequence[LookRecord]) -> Sequence[tuple[Claimed, ...] | Exception]:
+    def _record(self, connection: Connection, items: Sequence[LookRecord]) -> Sequence[Recorded | Exception]:
         uids = json_list([item.job_uid for item in items])
         states = {row.uid: row for row in run(connection, STATES, uids=uids)}
-        results: list[tuple[Claimed, ...] | Exception] = []
+        results: list[Recorded | Exception] = []
         kept: list[LookRecord] = []
         for item in items:
             row = states.pop(item.job_uid, None)  # popped: a second record of this job in one group is stale
@@ -180,16 +179,20 @@ class JobStore:
                 results.append(StaleSequence(f"job {item.job_uid} is no longer at sequence {item.expected_sequence}"))
             else:
                 kept.append(item)
-                results.append(())
+                results.append(Recorded())
         many(connection, ADVANCE_SEEN, [_seen_values(item) for item in kept if item.seen is not None])
         many(connection, ADVANCE_UNSEEN, [_advance_values(item) for item in kept if item.seen is None])
-        claimed = self._outbox.insert(connection, [(event, item.lease) for item in kept for event in item.events])
-        if not claimed:
-            return results
+        made = self._outbox.insert(connection, [(event, item.lease) for item in kept for event in item.events])
         return [
-            result if isinstance(result, Exception) else tuple(c for e in item.events for c in claimed.get(e.id, ()))
+            result if isinstance(result, Exception) else _in_all([made[e.id] for e in item.events if e.id in made])
             for item, result in zip(items, results, strict=True)
         ]
+
+
+def _in_all(recorded: Sequence[Recorded]) -> Recorded:
+    return Recorded(
+        claimed=tuple(one for event in recorded for one in event.claimed), due=any(event.due for event in recorded)
+    )
 
 
 def _advance_values(item: LookRecord) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.filters import matches
-from relay.core.records import Lease
+from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.notices import notify
@@ -218,10 +218,8 @@ class Outbox:
     def __init__(self, book: SubscriptionBook) -> None:
         self.book = book
 
-    def insert(
-        self, connection: Connection, entries: Sequence[tuple[Event, Lease | None]]
-    ) -> dict[str, tuple[Claimed, ...]]:
-        """Writes the events in the order given. Returns, by event id, the deliveries that were leased at once."""
+    def insert(self, connection: Connection, entries: Sequence[tuple[Event, Lease | None]]) -> dict[str, Recorded]:
+        """Writes the events in the order given. Returns, by event id, what came of those that have deliveries."""
         if not entries:
             return {}
         many(connection, INSERT_EVENT, [event_values(event) for event, _ in entries])
@@ -231,19 +229,22 @@ class Outbox:
         callbacks = self._callbacks(connection, job_uids)
         busy = open_pairs(connection, job_uids)
         rows: list[dict[str, Any]] = []
-        claimed: dict[str, tuple[Claimed, ...]] = {}
+        recorded: dict[str, Recorded] = {}
         for event, lease in entries:
             targets: Iterable[Subscription] = self.book.matching(connection, event)
             if event.job_uid in callbacks:
                 targets = (*targets, *callbacks[event.job_uid])
-            for subscription in targets:
-                row = delivery_values(event, subscription, busy, lease)
-                rows.append(row)
-                if lease is not None and row["lease_token"] is not None:
-                    taken = claimed_from(row, event, lease)
-                    claimed[event.id] = (*claimed.get(event.id, ()), taken)
+            made = [delivery_values(event, subscription, busy, lease) for subscription in targets]
+            if made:
+                rows += made
+                recorded[event.id] = Recorded(
+                    claimed=tuple(
+                        claimed_from(row, event, lease) for row in made if lease is not None and row["lease_token"]
+                    ),
+                    due=any(row["state"] == "pending" and row["lease_token"] is None for row in made),
+                )
         many(connection, INSERT_DELIVERY, rows)
-        return claimed
+        return recorded
 
     def _callbacks(self, connection: Connection, job_uids: Sequence[str]) -> dict[str | None, list[Subscription]]:
         found: dict[str | None, list[Subscription]] = {}

@@ -82,14 +82,14 @@ class Registrar:
             if registration.callback_subscription_id is not None
         ]
         many(connection, INSERT_CALLBACK, links)
-        claimed = self._outbox.insert(
+        made = self._outbox.insert(
             connection, [(event, registration.lease) for registration in new for event in registration.events]
         )
         return {
             _key(registration): Registered(
                 job=job_of(registration),
                 created=True,
-                claimed=tuple(one for event in registration.events for one in claimed.get(event.id, ())),
+                claimed=tuple(one for e in registration.events if e.id in made for one in made[e.id].claimed),
             )
             for registration in new
         }

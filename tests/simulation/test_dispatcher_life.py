@@ -12,6 +12,7 @@ from standardwebhooks import Webhook
 from relay import dispatcher, slots
 from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
+from relay.errors import StoreError
 from tests.simulation_world import SECRET, crashing, open_world, seen
 from tests.store_kit import rows
 
@@ -659,6 +660,62 @@ async def test_what_is_in_flight_at_the_end_is_finished(tmp_path):
         assert await states(world) == ["delivered"]
 
 
+async def test_of_what_a_look_leased_nothing_has_to_be_looked_for(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        await world.register("a", *life("queued", "running", "succeeded"))
+        await world.dispatcher.run_once()
+        world.dispatcher._wake.clear()
+        for _ in range(3):
+            world.clock.advance(60)
+            await world.poller.run_once()
+            await world.poller.drain()
+            await world.dispatcher.drain()
+        assert len(world.sink.requests) == 3
+        assert not world.dispatcher._wake.is_set()
+
+
+@pytest.mark.parametrize("why", ["a callback", "no free slot", "a new subscription", "the write's answer is lost"])
+async def test_what_a_look_could_not_lease_is_looked_for(tmp_path, why):
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        await world.dispatcher.run_once()
+        callback = "sub_callback" if why == "a callback" else None
+        if callback:
+            await world.store.subscriptions.callback_for("https://callback.test/", callback, world.clock())
+        elif why == "no free slot":
+            world.dispatcher.slots.concurrency = 0
+        elif why == "a new subscription":
+            await world.subscribe(sink="https://other.test/")
+        else:
+            record = world.store.jobs.record
+
+            async def lost(one):
+                await record(one)
+                raise StoreError("the connection is gone")
+
+            world.store.jobs.record = lost
+        await world.register("a", seen("queued"), callback=callback)
+        world.dispatcher._wake.clear()
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        assert world.dispatcher._wake.is_set()
+
+
+async def test_what_one_look_saw_goes_out_at_once_where_order_is_of_no_matter(tmp_path):
+    async with open_world(tmp_path) as world:
+        await world.subscribe(ordering="none")
+        await world.register("a", seen("succeeded", attempt_count=1, started_at=world.clock() - 1))
+        await world.dispatcher.run_once()
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.drain()
+        assert len(world.sink.requests) == len(await world.types()) > 1
+        assert set(await states(world)) == {"delivered"}
+
+
 async def test_what_is_recorded_only_after_the_end_is_given_back_unsent(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe()
@@ -669,7 +726,7 @@ async def test_what_is_recorded_only_after_the_end_is_given_back_unsent(tmp_path
 
         async def while_it_ends(one):
             claimed = await record(one)
-            leases.extend(claimed)
+            leases.extend(claimed.claimed)
             await world.dispatcher.stop(5.0)
             return claimed
 

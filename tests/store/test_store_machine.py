@@ -123,7 +123,7 @@ class OutboxMachine(RuleBasedStateMachine):
         leased=st.booleans(),
     )
     def record(self, job: str, kinds: list[str], leased: bool) -> Any:
-        return multiple(*self.run(self._record(job, kinds, leased)))
+        return multiple(*self.run(self._record(job, kinds, leased)).claimed)
 
     @rule(job=st.sampled_from(JOBS))
     def add_callback(self, job: str) -> None:
@@ -170,7 +170,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert not any(isinstance(result, Exception) for result in results.values())
         self._note_end(one, state, results[0].kept)
         self._note_end(other, "delivered", results[1].kept)
-        return multiple(*results[0].next, *results[1].next, *results[2])
+        return multiple(*results[0].next, *results[1].next, *results[2].claimed)
 
     @rule(one=consumes(claimed))
     def release(self, one: Claimed) -> None:

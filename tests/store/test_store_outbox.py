@@ -2,6 +2,7 @@
 
 import pytest
 
+from relay.core.records import Recorded
 from relay.errors import StoreError
 from relay.store.outbox import MAX_CACHED
 from relay.store.store import Store
@@ -28,7 +29,7 @@ async def targets(store: Store) -> list[str]:
 
 async def test_an_event_without_subscriptions_is_recorded(store: Store) -> None:
     uid = await track(store)
-    assert await store.jobs.record(look(uid, 0, "queued", lease=lease("sub_1"))) == ()
+    assert await store.jobs.record(look(uid, 0, "queued", lease=lease("sub_1"))) == Recorded()
     assert (await counts(store))["events"] == 1
     assert (await counts(store))["deliveries"] == 0
 
@@ -152,8 +153,9 @@ async def test_the_lease_of_a_record_takes_only_heads_of_the_subscriptions_it_na
         await store.subscriptions.create(subscription(name))
     uid = await track(store)
     taken = await store.jobs.record(look(uid, 0, "queued", "running", lease=lease("sub_1", "sub_2", token="mine")))
-    assert sorted((one.subscription_id, one.event.sequence) for one in taken) == [("sub_1", 1), ("sub_2", 1)]
-    assert {(one.lease_token, one.lease_until) for one in taken} == {("mine", NOW + 45)}
+    assert sorted((one.subscription_id, one.event.sequence) for one in taken.claimed) == [("sub_1", 1), ("sub_2", 1)]
+    assert {(one.lease_token, one.lease_until) for one in taken.claimed} == {("mine", NOW + 45)}
+    assert taken.due, "that of sub_3 is"
     found = {(row["subscription_id"], row["sequence"]): row for row in await deliveries(store)}
     assert found["sub_1", 1]["due_at"] == NOW + 45
     assert found["sub_3", 1]["lease_token"] is None
@@ -166,23 +168,26 @@ async def test_nothing_is_leased_behind_an_open_delivery(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     await store.jobs.record(look(uid, 0, "queued"))
-    assert await store.jobs.record(look(uid, 1, "running", lease=lease("sub_1"))) == ()
+    assert await store.jobs.record(look(uid, 1, "running", lease=lease("sub_1"))) == Recorded()
     await deliver_all(store, "sub_1")
-    assert len(await store.jobs.record(look(uid, 2, "succeeded", lease=lease("sub_1")))) == 1
+    taken = await store.jobs.record(look(uid, 2, "succeeded", lease=lease("sub_1")))
+    assert (len(taken.claimed), taken.due) == (1, False)
+    assert (await store.jobs.record(look(await track(store, "other"), 0, "queued"))).due
 
 
 async def test_without_ordering_every_delivery_is_a_head(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", ordering="none"))
     uid = await track(store)
     taken = await store.jobs.record(look(uid, 0, "queued", "running", lease=lease("sub_1")))
-    assert [one.event.sequence for one in taken] == [1, 2]
+    assert [one.event.sequence for one in taken.claimed] == [1, 2]
     await store.jobs.record(look(uid, 2, "succeeded"))
     assert await states(store) == ["pending"] * 3
 
 
 async def test_a_claimed_delivery_is_the_same_however_it_was_claimed(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    (fresh,) = await store.jobs.record(look(await track(store), 0, "queued", lease=lease("sub_1", token="mine")))
+    recorded = await store.jobs.record(look(await track(store), 0, "queued", lease=lease("sub_1", token="mine")))
+    (fresh,) = recorded.claimed
     await store.deliveries.release([fresh], NOW)
     (again,) = await claim(store, "sub_1", lease=lease(token="mine"))
     assert again == fresh

@@ -145,7 +145,7 @@ async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_del
     await store.subscriptions.create(FULL)
     sub = await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
     uid = await track(store, callback_subscription_id=sub)
-    (leased, *_) = await store.jobs.record(look(uid, 0, "failed", lease=lease("sub_full", sub)))
+    (leased, *_) = (await store.jobs.record(look(uid, 0, "failed", lease=lease("sub_full", sub)))).claimed
     for name in ("sub_full", sub):
         await store.subscriptions.remove(name, NOW + 1)
     left = await counts(store)
