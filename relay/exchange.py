@@ -6,7 +6,7 @@ and the parser (docs/performance.md has the figures).
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -46,6 +46,10 @@ class Route:
         place = aiohttp.ClientRequest("GET", url)
         return cls(url, url.raw_path_qs, place.headers["Host"], place)
 
+    def at(self, url: URL) -> "Route":
+        """To another URL of the same scheme, host and port."""
+        return replace(self, url=url, target=url.raw_path_qs)
+
 
 class Answer:
     """An answer whose head has come. `close` in any case."""
@@ -70,10 +74,14 @@ class Answer:
 
 
 class Exchanges:
-    """The exchanges over one pool of connections."""
+    """The exchanges over one pool of connections. `decompress`: whether bodies come as they were before they were
+    compressed."""
 
-    def __init__(self, connector: aiohttp.TCPConnector, *, connect_timeout_seconds: float) -> None:
+    def __init__(
+        self, connector: aiohttp.TCPConnector, *, connect_timeout_seconds: float, decompress: bool = False
+    ) -> None:
         self._connector = connector
+        self._decompress = decompress
         self._limits = aiohttp.ClientTimeout(
             sock_connect=connect_timeout_seconds,
             ceil_threshold=float("inf"),  # aiohttp would round deadlines up to whole seconds
@@ -128,7 +136,7 @@ class Exchanges:
                 skip_payload=method == "HEAD",
                 read_until_eof=True,
                 read_bufsize=BUFFER_BYTES,
-                auto_decompress=False,
+                auto_decompress=self._decompress,
                 max_line_size=MAX_HEADER_BYTES,
                 max_field_size=MAX_HEADER_BYTES,
                 max_headers=MAX_HEADERS,

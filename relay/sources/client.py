@@ -14,6 +14,7 @@ from yarl import URL
 
 from relay.clock import Clock
 from relay.core.job import Observation
+from relay.exchange import Exchanges, Route
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import Malformed, UpstreamError, observe, read_error
 
@@ -97,7 +98,8 @@ class UpstreamClient:
         self._headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
         if node_id:
             self._headers[NODE_HEADER] = node_id
-        self._session: aiohttp.ClientSession | None = None
+        self._exchanges: Exchanges | None = None
+        self._base: Route | None = None
 
     async def look(self, external_id: str, api_key: str) -> Look:
         """Reads one job. Raises nothing but CancelledError."""
@@ -130,9 +132,9 @@ class UpstreamClient:
 
     async def close(self) -> None:
         """Ends all connections."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        exchanges, self._exchanges = self._exchanges, None
+        if exchanges is not None:
+            await exchanges.close()
 
     async def _get(self, url: str, api_key: str, external_id: str | None) -> Look:
         sent_at, began = self._clock(), time.perf_counter()
@@ -154,36 +156,34 @@ class UpstreamClient:
         return replace(look, received_at=self._clock(), duration_ms=round(duration_ms, 1))
 
     async def _fetch(self, url: str, api_key: str) -> _Answer:
-        session = self._open()
-        response = await session.get(
-            URL(url, encoded=True),
-            headers={**self._headers, **self._definition.auth_headers(api_key)},
-            allow_redirects=False,
-        )
+        headers = {**self._headers, **self._definition.auth_headers(api_key)}
+        answer = await self._open().begin(self._route(url), "GET", headers.items(), b"")
         try:
             body = bytearray()
-            async for chunk in response.content.iter_any():
+            while len(body) <= MAX_BODY_BYTES and (chunk := await answer.content.readany()):
                 body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    break
             return _Answer(
-                status_code=response.status,
-                headers=_bounded_headers(response.headers, api_key),
+                status_code=answer.status,
+                headers=_bounded_headers(answer.headers, api_key),
                 body=bytes(body[:MAX_BODY_BYTES]),
                 complete=len(body) <= MAX_BODY_BYTES,
             )
         finally:
-            response.close()  # a body read to its end has given its connection back already
+            answer.close()
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=30),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),  # `_get` has the deadline
-                trust_env=False,
+    def _route(self, url: str) -> Route:
+        if self._base is None:
+            self._base = Route.to(URL(self._base_url))
+        return self._base.at(URL(url, encoded=True))
+
+    def _open(self) -> Exchanges:
+        if self._exchanges is None:
+            self._exchanges = Exchanges(
+                aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=30),
+                connect_timeout_seconds=self._timeout_seconds,
+                decompress=True,  # we ask for none, but some do it all the same
             )
-        return self._session
+        return self._exchanges
 
     def _judge(self, look: Look, answer: _Answer, external_id: str | None, api_key: str) -> Look:
         header_request_id = answer.headers.get(self._definition.headers.request_id)
