@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease, Probe
+from relay.store.groups import quick
 from relay.store.outbox import DELIVERIES, EVENTS
 from relay.store.statements import Sql, Words, columns_of, gather, gathered, json_list, run, sql
 
@@ -165,6 +166,7 @@ def backlog(connection: Connection) -> list[Backlog]:
     ]
 
 
+@quick
 def claim(connection: Connection, items: Sequence[ClaimRequest]) -> list[tuple[Claimed, ...]]:
     """Takes due heads for each request: first attempts, then retries, then those asked for by hand; of each the ones
     that are due the longest."""

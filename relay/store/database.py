@@ -30,6 +30,7 @@ Item = TypeVar("Item")
 
 READER_COUNT = 4
 BUSY_TIMEOUT_MS = 5_000
+BUSY_AGAIN_SECONDS = 0.01
 WAL_AUTOCHECKPOINT_PAGES = 10_000
 WAL_BYTES = 64 * 1024 * 1024
 """From here on the log is emptied, for which readers are waited for."""
@@ -76,6 +77,7 @@ class Database(Protocol):
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result: ...
     async def call(self, batch: Batch[Item, Result | None], item: Item) -> Result | None: ...
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result: ...
+    def glance(self, query: Callable[..., Result], *arguments: Any) -> Result | None: ...
     async def size_bytes(self) -> int: ...
     @property
     def shared(self) -> bool: ...
@@ -99,6 +101,7 @@ class SqliteDatabase:
         self._connection: Connection | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._reader_connections: list[Connection] = []
+        self._glancing: Connection | None = None
         self._local = threading.local()
         self._after_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
@@ -135,6 +138,7 @@ class SqliteDatabase:
         for connection in self._reader_connections:
             connection.close()
         self._reader_connections.clear()
+        self._glancing = None
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):
                 self._connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -181,18 +185,37 @@ class SqliteDatabase:
             raise StoreError("the database is not open")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query, arguments)
 
+    def glance(self, query: Callable[..., Result], *arguments: Any) -> Result | None:
+        """The same for a query of one statement that reads a few rows by their keys, in the caller's thread: that is
+        sooner done than a thread begins. None where it has to wait."""
+        if self._readers is None:
+            return None
+        try:
+            if self._glancing is None:
+                self._glancing = self._reader(patience_ms=0)
+            try:
+                return query(self._glancing, *arguments)
+            finally:
+                self._glancing.rollback()
+        except (SQLAlchemyError, StoreError):  # `read` says why
+            return None
+
+    def _reader(self, patience_ms: int = BUSY_TIMEOUT_MS) -> Connection:
+        assert self._engine is not None
+        try:
+            connection = self._engine.connect()
+            for pragma in ("query_only=ON", f"busy_timeout={patience_ms}"):
+                connection.exec_driver_sql(f"PRAGMA {pragma}")
+            connection.commit()
+        except SQLAlchemyError as error:  # no file descriptor is left, say
+            raise as_store_error(error) from error
+        self._reader_connections.append(connection)
+        return connection
+
     def _read(self, query: Callable[..., Result], arguments: Sequence[Any]) -> Result:
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None or connection.closed:
-            assert self._engine is not None
-            try:
-                connection = self._engine.connect()
-                connection.exec_driver_sql("PRAGMA query_only=ON")
-                connection.commit()
-            except SQLAlchemyError as error:  # no file descriptor is left, say
-                raise as_store_error(error) from error
-            self._local.connection = connection
-            self._reader_connections.append(connection)
+            connection = self._local.connection = self._reader()
         try:
             connection.exec_driver_sql("BEGIN")  # all statements of one query see the same moment
             return query(connection, *arguments)
@@ -206,19 +229,26 @@ class SqliteDatabase:
         """What it takes on the disk, its log included."""
         return sum(_size(f"{self.path}{end}") for end in ("", "-wal", "-shm"))
 
-    # --- for the writer's thread
+    # --- for the writer
 
-    def begin(self) -> Connection:
-        """Opens a write transaction on the one writing connection. Raises StoreError."""
-        try:
-            if self._connection is None:
-                assert self._engine is not None
-                self._connection = self._engine.connect()
-            self._connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except SQLAlchemyError as error:
-            self.rollback()
-            raise as_store_error(error) from error
-        return self._connection
+    def begin(self, *, patient: bool = True) -> Connection:
+        """Opens a write transaction on the one writing connection. Raises StoreError; where another program writes
+        just now only after BUSY_TIMEOUT_MS, unless not `patient`."""
+        ends_at = time.monotonic() + (BUSY_TIMEOUT_MS / 1000 if patient else 0.0)
+        while True:
+            try:
+                if self._connection is None:
+                    assert self._engine is not None
+                    self._connection = self._engine.connect()
+                    self._connection.exec_driver_sql("PRAGMA busy_timeout=0")  # the event loop must not wait
+                self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except SQLAlchemyError as error:
+                self.rollback()
+                if not _is_busy(error) or time.monotonic() >= ends_at:
+                    raise as_store_error(error) from error
+                time.sleep(BUSY_AGAIN_SECONDS)
+            else:
+                return self._connection
 
     def commit(self) -> None:
         """Makes the open transaction durable."""
@@ -328,6 +358,10 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:  # it is not there
         return 0
+
+
+def _is_busy(error: SQLAlchemyError) -> bool:
+    return getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
 
 
 def _reason(error: SQLAlchemyError) -> str:

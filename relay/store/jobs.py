@@ -10,6 +10,7 @@ from relay.core.job import Job, PlannedJob
 from relay.core.records import LookNote, LookRecord, Page, Recorded, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import Database
+from relay.store.groups import quick
 from relay.store.lookup import Lookup
 from relay.store.marks import ATTEMPTS
 from relay.store.notices import notify
@@ -168,6 +169,7 @@ class JobStore:
 
     # --- batches
 
+    @quick
     def _record(self, connection: Connection, items: Sequence[LookRecord]) -> Sequence[Recorded | Exception]:
         uids = json_list([item.job_uid for item in items])
         states = {row.uid: row for row in run(connection, STATES, uids=uids)}
@@ -214,6 +216,7 @@ def _json_text(value: Any) -> str | None:
     return None if value is None else dumps(value).decode()
 
 
+@quick
 def _note(connection: Connection, items: Sequence[LookNote]) -> Sequence[None]:
     many(
         connection,

@@ -10,6 +10,7 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Mark, Marked
 from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
+from relay.store.groups import quick
 from relay.store.outbox import HOLD_JOBS, Outbox, hold_jobs
 from relay.store.procedures import Each, Hold, Procedure, Run
 from relay.store.rows import attempt_values
@@ -178,6 +179,7 @@ class Marker:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
+    @quick
     def mark(self, connection: Connection, items: Sequence[Mark]) -> list[Marked]:
         """Ends attempts whose lease is still held: the attempt's row, the delivery's new state, the follower's
         promotion, what the subscription goes on with, and any events."""

@@ -149,6 +149,10 @@ class PostgresDatabase:
         trips for its beginning and end, and other writes go on meanwhile."""
         return await self.caller.write(batch, item)
 
+    def glance(self, query: Callable[..., Result], *arguments: Any) -> Result | None:
+        """The server is always waited for."""
+        return None
+
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:
         """Runs `query(connection, *arguments)` on a reader; it sees every write that has returned."""
         try:

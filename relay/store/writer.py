@@ -1,11 +1,11 @@
 """Group commit: everything that waits to be written shares one transaction, as soon as the one before has ended.
 
 There is no timer: a lone write is committed at once, and under load a group grows by itself to what came in during
-the last commit.
+the last commit. A small group's statements run in the event loop, and only its commit, which waits for the disk, in
+the thread: there, each step of the driver would wait for the interpreter. Those of a large one take longer than that.
 """
 
 import asyncio
-import contextlib
 import threading
 from collections import deque
 from typing import Protocol
@@ -20,17 +20,20 @@ from relay.store.groups import (
     Item,
     Result,
     Waiting,
+    are_quick,
     as_store_error,
     resolve,
     run_group,
 )
 
+SMALL_GROUP_ITEMS = 16
+
 
 class Transactions(Protocol):
-    """What the writer thread needs of a database."""
+    """What the writer needs of a database."""
 
-    def begin(self) -> Connection:
-        """Opens a write transaction. Raises StoreError when the database does not let us."""
+    def begin(self, *, patient: bool = True) -> Connection:
+        """Opens a write transaction, if need be only when another program lets us. Raises StoreError."""
 
     def commit(self) -> None:
         """Makes it durable."""
@@ -40,7 +43,7 @@ class Transactions(Protocol):
 
 
 class Writer:
-    """One thread that owns the writing connection.
+    """Who has the turn has the writing connection: the thread, or the loop for the statements of a small group.
 
     `write()` returns after the commit that made its item durable; reads that begin later see it. When a group fails,
     each of its items is run again in a transaction of its own, so one bad item fails alone. At most MAX_WAITING_ITEMS
@@ -55,6 +58,12 @@ class Writer:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._started = False
+        self._taken = False
+        """Whether somebody has the turn."""
+        self._invited: asyncio.AbstractEventLoop | None = None
+        """The loop that is to take the next turn, as it will do as soon as it comes to it."""
+        self._handed: tuple[list[Waiting], bool] | None = None
+        """A group that the loop leaves to the thread, with the turn, and whether its statements have run."""
         self.commit_count = 0
         self.item_count = 0
 
@@ -75,12 +84,17 @@ class Writer:
         store is closing. Cancelling the caller does not undo the write.
         """
         await self._places.acquire()
-        waiting = Waiting(batch, item, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = Waiting(batch, item, loop.create_future())
         with self._condition:
             accepted = self._started and not self._closing
             if accepted:
                 self._waiting.append(waiting)
-                self._condition.notify()
+                if self._invited is not None and self._invited.is_closed():
+                    self._invited = None
+                if not (self._taken or self._invited):
+                    self._invited = loop
+                    loop.call_soon(self._take_turn)
         if not accepted:
             self._places.release()
             raise StoreError("the database is closing: nothing more is written")
@@ -91,20 +105,85 @@ class Writer:
         """Writes what still waits, then ends the thread."""
         with self._condition:
             self._closing = True
+            self._invited = None
             self._condition.notify()
         if self._started:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
+    # --- in the loop
+
+    def _take_turn(self) -> None:
+        """Runs the statements of what waits, if that is a small group."""
+        with self._condition:
+            self._invited = None
+            if self._taken or not self._waiting:
+                return
+            if not self._is_small():
+                self._condition.notify()
+                return
+            self._taken = True
+            group = self._group()
+        executed = self._execute(group)
+        with self._condition:
+            self._handed = (group, executed)
+            self._condition.notify()
+
+    def _execute(self, group: list[Waiting]) -> bool:
+        """False where something is in the way: the thread finds out whose fault it is."""
+        try:
+            connection = self._transactions.begin(patient=False)
+        except Exception:
+            return False
+        try:
+            run_group(connection, group)
+        except Exception:
+            self._transactions.rollback()
+            return False
+        return True
+
+    def _is_small(self) -> bool:
+        return len(self._waiting) <= SMALL_GROUP_ITEMS and are_quick(self._waiting) and not self._closing
+
+    def _group(self) -> list[Waiting]:
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP_ITEMS))]
+
+    # --- in the thread
+
     def _run(self) -> None:
         while True:
             with self._condition:
-                while not self._waiting and not self._closing:
+                while not (self._handed or self._may_begin() or self._has_ended()):
                     self._condition.wait()
-                if not self._waiting:
+                if self._has_ended():
                     return
-                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP_ITEMS))]
-            self._commit(group)
+                if self._handed:
+                    (group, executed), self._handed = self._handed, None
+                else:
+                    self._taken = True
+                    group, executed = self._group(), False
+            if not (executed and self._end(group)):
+                self._commit(group)
+            with self._condition:
+                self._taken = False
+                if self._waiting and self._is_small():
+                    self._invited = group[-1].future.get_loop()
             self._resolve(group)
+
+    def _may_begin(self) -> bool:
+        return bool(self._waiting) and not (self._taken or self._invited)
+
+    def _has_ended(self) -> bool:
+        return self._closing and not (self._waiting or self._taken)
+
+    def _end(self, group: list[Waiting]) -> bool:
+        """Commits what the loop has executed. False where that failed: then each is tried again."""
+        try:
+            self._transactions.commit()
+        except BaseException:
+            self._transactions.rollback()
+            return False
+        self._count(group)
+        return True
 
     def _commit(self, group: list[Waiting]) -> None:
         try:
@@ -129,6 +208,9 @@ class Writer:
         except BaseException:
             self._transactions.rollback()
             raise
+        self._count(group)
+
+    def _count(self, group: list[Waiting]) -> None:
         self.commit_count += 1
         self.item_count += len(group)
 
@@ -137,10 +219,15 @@ class Writer:
         for waiting in group:
             by_loop.setdefault(waiting.future.get_loop(), []).append(waiting)
         for loop, members in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # a loop that was closed meanwhile has nobody left who waits
+            try:
                 loop.call_soon_threadsafe(self._set_results, members)
+            except RuntimeError:  # a loop that was closed meanwhile has nobody left who waits
+                with self._condition:
+                    self._invited = None
 
     def _set_results(self, members: list[Waiting]) -> None:
         for _ in members:
             self._places.release()
         resolve(members)
+        if self._invited is not None:
+            self._take_turn()

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from relay.config import RetentionSettings
+from relay.core.records import LookNote
 from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.metrics import Metrics
 from relay.store import migrations
@@ -170,7 +171,7 @@ async def test_a_file_that_somebody_else_writes_to_is_waited_for_then_refused(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await track(store)
-    await store.database.write(lambda connection, items: [_short_wait(connection)] * len(items), None)
+    monkeypatch.setattr("relay.store.database.BUSY_TIMEOUT_MS", 1)
     with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         results = await asyncio.gather(
@@ -181,8 +182,19 @@ async def test_a_file_that_somebody_else_writes_to_is_waited_for_then_refused(
     await track(store, "afterwards")
 
 
-def _short_wait(connection: object) -> None:
-    connection.exec_driver_sql("PRAGMA busy_timeout=1")  # type: ignore[attr-defined]
+async def test_nobody_but_the_write_waits_for_another_program(store: Store) -> None:
+    uid = await track(store)
+    with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        write = asyncio.ensure_future(store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 5)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not write.done(), "and this loop has gone on all the while"
+        other.execute("ROLLBACK")
+    await write
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert job.next_poll_at == NOW + 5
 
 
 @pytest.mark.parametrize(
@@ -388,8 +400,23 @@ async def test_a_log_that_can_not_be_emptied_makes_no_write_fail(
     await track(store, "the last")
     assert store.database.path.with_name("relay.db-wal").stat().st_size == 0
     assert (await rows(store, "SELECT COUNT(*) AS n FROM jobs"))[0]["n"] == 21
-    assert await store.database.write(lambda connection, items: [_patience(connection)] * len(items), None) == 5_000
+    assert await store.database.write(lambda connection, items: [_patience(connection)] * len(items), None) == 0
 
 
 def _patience(connection: Any) -> Any:
     return connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+
+
+async def test_a_job_is_read_without_a_thread_while_the_file_lets_us(store: Store) -> None:
+    uid = await track(store)
+    read = store.database.read
+    store.database.read = None  # type: ignore[assignment]
+    assert await store.jobs.get(uid) is not None
+    store.database.read = read  # type: ignore[method-assign]
+    assert isinstance(store.database, SqliteDatabase)
+    assert store.database.glance(_no_such_table) is None
+    assert await store.jobs.get(uid) is not None
+
+
+def _no_such_table(connection: Any) -> Any:
+    return connection.exec_driver_sql("SELECT * FROM nothing")

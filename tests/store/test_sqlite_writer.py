@@ -1,6 +1,7 @@
 """The thread that writes to SQLite: groups have a limit, results find their callers, a bad item fails alone."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from relay.errors import RelayError, StoreError
-from relay.store.writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Writer
+from relay.store.groups import quick
+from relay.store.writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Writer
 
 
 class FakeTransactions:
@@ -21,7 +23,7 @@ class FakeTransactions:
         self.begin_error: Exception | None = None
         self.commit_error: Exception | None = None
 
-    def begin(self) -> Any:
+    def begin(self, *, patient: bool = True) -> Any:
         if self.begin_error is not None:
             self.log.append("begin failed")
             raise self.begin_error
@@ -46,6 +48,17 @@ def refuse_negative(connection: Connection, items: Sequence[int]) -> list[int]:
     if any(item < 0 for item in items):
         raise ValueError("negative")
     return list(items)
+
+
+@quick
+def where(connection: Connection, items: Sequence[Any]) -> list[str]:
+    """The thread that each item is written in."""
+    return [threading.current_thread().name] * len(items)
+
+
+@quick
+def quick_refuse_negative(connection: Connection, items: Sequence[int]) -> list[int]:
+    return refuse_negative(connection, items)
 
 
 class Gate:
@@ -192,3 +205,97 @@ def test_a_loop_that_ended_before_its_write_does_not_stop_the_writer(transaction
         await writer.close()
 
     asyncio.run(goes_on())
+
+
+async def test_the_statements_of_a_small_group_run_in_the_loop_and_its_commit_in_the_thread(
+    writer: Writer, transactions: FakeTransactions
+) -> None:
+    here, commits = threading.current_thread().name, []
+    commit = transactions.commit
+
+    def noting() -> None:
+        commits.append(threading.current_thread().name)
+        commit()
+
+    transactions.commit = noting  # type: ignore[method-assign]
+    assert (
+        await asyncio.gather(*(writer.write(where, n) for n in range(SMALL_GROUP_ITEMS))) == [here] * SMALL_GROUP_ITEMS
+    )
+    assert commits == ["store-writer"]
+    assert (writer.commit_count, writer.item_count) == (1, SMALL_GROUP_ITEMS)
+    assert await writer.write(where, 1) == here
+
+
+async def test_a_large_group_is_the_threads_and_so_is_one_with_a_write_that_may_take_long(writer: Writer) -> None:
+    found = await asyncio.gather(*(writer.write(where, n) for n in range(SMALL_GROUP_ITEMS + 1)))
+    assert set(found) == {"store-writer"}
+    found = await asyncio.gather(writer.write(where, 1), writer.write(echo, 2))
+    assert found == ["store-writer", 2]
+    assert writer.commit_count == 2
+
+
+async def test_what_comes_during_a_commit_goes_on_where_it_is_small_enough(writer: Writer) -> None:
+    for count, thread in ((3, threading.current_thread().name), (SMALL_GROUP_ITEMS + 1, "store-writer")):
+        gate = Gate()
+        held = await gate.hold(writer)
+        before = writer.commit_count
+        writes = [asyncio.ensure_future(writer.write(where, n)) for n in range(count)]
+        await asyncio.sleep(0)
+        gate.opened.set()
+        assert set(await asyncio.gather(*writes)) == {thread}
+        await held
+        assert writer.commit_count == before + 2
+
+
+async def test_a_bad_item_of_a_small_group_fails_alone(writer: Writer, transactions: FakeTransactions) -> None:
+    results = await asyncio.gather(
+        *(writer.write(quick_refuse_negative, n) for n in (1, -2, 3)), return_exceptions=True
+    )
+    assert results[0] == 1
+    assert isinstance(results[1], ValueError)
+    assert results[2] == 3
+    assert (writer.commit_count, writer.item_count) == (2, 2)
+    assert await writer.write(quick_refuse_negative, 4) == 4
+
+
+async def test_a_small_group_whose_commit_fails_is_tried_again_item_by_item(
+    writer: Writer, transactions: FakeTransactions
+) -> None:
+    transactions.commit_error = OperationalError("COMMIT", None, Exception("disk I/O error"))
+    assert await asyncio.gather(*(writer.write(quick_refuse_negative, n) for n in (1, 2))) == [1, 2]
+    assert transactions.log == ["begin", "rollback", "begin", "commit"]
+
+
+async def test_a_small_group_fails_with_the_error_of_a_database_that_can_not_be_written(
+    writer: Writer, transactions: FakeTransactions
+) -> None:
+    transactions.begin_error = StoreError("the database is locked")
+    results = await asyncio.gather(*(writer.write(where, n) for n in range(3)), return_exceptions=True)
+    assert all(isinstance(result, StoreError) for result in results)
+    transactions.begin_error = None
+    assert await writer.write(where, 4) == threading.current_thread().name
+
+
+@pytest.mark.parametrize("then", ["write", "close"])
+def test_a_loop_that_ended_before_its_turn_does_not_stop_the_writer(transactions: FakeTransactions, then: str) -> None:
+    writer = Writer(transactions)
+    writer.start()
+
+    async def leaves() -> None:
+        asyncio.ensure_future(writer.write(where, None))  # noqa: RUF006 - abandoned on purpose
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().stop()
+
+    loop = asyncio.new_event_loop()
+    with contextlib.suppress(RuntimeError):
+        loop.run_until_complete(leaves())
+    assert writer.waiting_count == 1
+    loop.close()
+
+    async def goes_on() -> None:
+        if then == "write":
+            await writer.write(where, 1)
+        await writer.close()
+
+    asyncio.run(goes_on())
+    assert writer.item_count == (2 if then == "write" else 1)

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from relay.errors import StoreError
-from relay.store.lookup import MAX_KEYS, Lookup
+from relay.store.lookup import FEW_KEYS, MAX_KEYS, Lookup
 
 
 class HeldDatabase:
@@ -16,6 +16,13 @@ class HeldDatabase:
         self.rows: dict[str, str] = {}
         self.reads: list[list[str]] = []
         self.held: list[asyncio.Future[None]] = []
+        self.glances: list[list[str]] | None = None
+
+    def glance(self, query: Any, keys: list[str]) -> dict[str, str] | None:
+        if self.glances is None:
+            return None
+        self.glances.append(keys)
+        return query(self.rows, keys)  # type: ignore[no-any-return]
 
     async def read(self, query: Any, keys: list[str]) -> dict[str, str]:
         self.reads.append(keys)
@@ -163,3 +170,33 @@ async def test_a_read_is_bounded(lookup: Lookup[str], database: HeldDatabase) ->
         await database.let_go()
     assert [len(keys) for keys in database.reads] == [MAX_KEYS, 1]
     assert all(task.done() for task in tasks)
+
+
+async def test_a_few_that_are_asked_for_at_once_are_read_without_waiting_where_the_database_can(
+    lookup: Lookup[str], database: HeldDatabase
+) -> None:
+    database.rows, database.glances = {"a": "A", "b": "B"}, []
+    assert await asyncio.gather(*(lookup.get(key) for key in "abc")) == ["A", "B", None]
+    assert database.glances == [["a", "b", "c"]]
+    assert database.reads == []
+
+
+async def test_many_are_read_by_somebody_else(lookup: Lookup[str], database: HeldDatabase) -> None:
+    database.glances = []
+    tasks = await asked(lookup, *(f"key {nth}" for nth in range(FEW_KEYS + 1)))
+    assert [len(keys) for keys in database.reads] == [FEW_KEYS + 1]
+    await database.let_go()
+    assert await asyncio.gather(*tasks) == [None] * (FEW_KEYS + 1)
+    assert database.glances == []
+
+
+async def test_what_can_not_be_understood_at_a_glance_is_read(database: HeldDatabase) -> None:
+    def failing(rows: dict[str, str], keys: list[str]) -> dict[str, str]:
+        raise ValueError("a row of another time")
+
+    database.glances = []
+    tasks = await asked(Lookup(cast(Any, database), cast(Any, failing)), "a")
+    assert (database.glances, database.reads) == ([["a"]], [["a"]])
+    await database.let_go()
+    with pytest.raises(ValueError, match="another time"):
+        await tasks[0]
