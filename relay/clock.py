@@ -24,7 +24,7 @@ def wall_clock() -> float:
 def to_rfc3339(epoch_seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds, the upstream's own precision: `2026-05-20T10:00:08.000Z`."""
     moment = datetime.fromtimestamp(round(epoch_seconds, 3), UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def http_date(epoch_seconds: float) -> str:

@@ -19,7 +19,7 @@ from relay.clock import Clock
 from relay.errors import StoreError
 
 IDLE_SECONDS = 30.0
-TOGETHER_SECONDS = 0.02
+TOGETHER_SECONDS = 0.01
 """Looks that fall due within this time of the last start begin together at its end: what they share, turns of the loop
 and commits, costs a busy node more than the looks do."""
 BEAT_SECONDS = 1.0
@@ -173,11 +173,14 @@ class Scheduler:
     def _pull_forward(self, name: str) -> None:
         if not self._running or name in self._firing:
             return
+        now, planned = self._clock(), self._next_at.get(name)
+        earliest = self._fired_at.get(name, now - TOGETHER_SECONDS) + TOGETHER_SECONDS
+        if planned is not None and now < planned <= earliest:
+            return
         at = self._pollables[name].next_request_at()
-        latest = self._clock() + IDLE_SECONDS
-        wanted = latest if at is None else min(max(at, self._fired_at.get(name, at) + TOGETHER_SECONDS), latest)
-        planned = self._next_at.get(name)
-        if planned is not None and planned <= wanted and planned > self._clock():
+        latest = now + IDLE_SECONDS
+        wanted = latest if at is None else min(max(at, earliest), latest)
+        if planned is not None and now < planned <= wanted:
             return
         self._next_at[name] = wanted
         self._scheduler.modify_job(name, next_run_time=datetime.fromtimestamp(wanted, UTC))
