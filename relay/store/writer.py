@@ -26,7 +26,7 @@ from relay.store.groups import (
     run_group,
 )
 
-SMALL_GROUP_ITEMS = 16
+SMALL_GROUP_ITEMS = 32
 
 
 class Transactions(Protocol):
