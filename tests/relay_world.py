@@ -213,8 +213,10 @@ async def open_relay_world(folder: Path, *, speed: float = SPEED) -> AsyncIterat
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_sink = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
         await stack.enter_async_context(served(Sandbox(seed=1, speed=speed, rate_limit=None).app(), at_sandbox))
+        # A kept connection may be closed by its server just as it is used again: each request has one of its own.
+        connector = aiohttp.TCPConnector(force_close=True)
         timeout = aiohttp.ClientTimeout(total=15)
-        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, timeout=timeout))
         world = RelayWorld(
             folder=folder,
             start=stack.enter_context(processes(folder)),
