@@ -26,7 +26,7 @@ from relay.store.groups import (
     run_group,
 )
 
-SMALL_GROUP_ITEMS = 32
+SMALL_GROUP_ITEMS = 48
 
 
 class Transactions(Protocol):
@@ -62,6 +62,8 @@ class Writer:
         """Whether somebody has the turn."""
         self._invited: asyncio.AbstractEventLoop | None = None
         """The loop that is to take the next turn, as it will do as soon as it comes to it."""
+        self._for_thread = False
+        """Whether what waits is the thread's to take: a group that is not small."""
         self._handed: tuple[list[Waiting], bool] | None = None
         """A group that the loop leaves to the thread, with the turn, and whether its statements have run."""
         self.commit_count = 0
@@ -92,7 +94,7 @@ class Writer:
                 self._waiting.append(waiting)
                 if self._invited is not None and self._invited.is_closed():
                     self._invited = None
-                if not (self._taken or self._invited):
+                if not (self._taken or self._invited or self._for_thread):
                     self._invited = loop
                     loop.call_soon(self._take_turn)
         if not accepted:
@@ -119,6 +121,7 @@ class Writer:
             if self._taken or not self._waiting:
                 return
             if not self._is_small():
+                self._for_thread = True
                 self._condition.notify()
                 return
             self._taken = True
@@ -159,18 +162,19 @@ class Writer:
                 if self._handed:
                     (group, executed), self._handed = self._handed, None
                 else:
-                    self._taken = True
+                    self._taken, self._for_thread = True, False
                     group, executed = self._group(), False
             if not (executed and self._end(group)):
                 self._commit(group)
             with self._condition:
                 self._taken = False
-                if self._waiting and self._is_small():
-                    self._invited = group[-1].future.get_loop()
+                if self._waiting:
+                    self._for_thread = not self._is_small()
+                    self._invited = None if self._for_thread else group[-1].future.get_loop()
             self._resolve(group)
 
     def _may_begin(self) -> bool:
-        return bool(self._waiting) and not (self._taken or self._invited)
+        return bool(self._waiting) and not self._taken and (self._for_thread or not self._invited)
 
     def _has_ended(self) -> bool:
         return self._closing and not (self._waiting or self._taken)

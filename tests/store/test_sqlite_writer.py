@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -299,3 +300,14 @@ def test_a_loop_that_ended_before_its_turn_does_not_stop_the_writer(transactions
 
     asyncio.run(goes_on())
     assert writer.item_count == (2 if then == "write" else 1)
+
+
+async def test_a_write_that_is_the_threads_is_done_though_others_come_in_every_turn_of_the_loop(writer: Writer) -> None:
+    long, others = asyncio.ensure_future(writer.write(echo, 1)), []
+    while not long.done():
+        assert len(others) < MAX_WAITING_ITEMS - 1, "nobody began"
+        others.append(asyncio.ensure_future(writer.write(where, None)))
+        await asyncio.sleep(0)
+        time.sleep(0.001)  # noqa: ASYNC251 - as long as a turn takes that does something
+    assert await long == 1
+    await asyncio.gather(*others)
