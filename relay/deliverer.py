@@ -309,7 +309,7 @@ class Deliverer:
             decision=attempt.decision,
             kept=marked.kept,
         )
-        if mark.state == "pending" or mark.disable is not None:
+        if mark.state == "pending" or mark.disable is not None or mark.events:
             self._wake()
 
     async def _remember(self, target: Target, outcome: Outcome, now: float) -> None:

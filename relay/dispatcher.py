@@ -185,14 +185,16 @@ class Dispatcher:
 
     def settle(self, reservation: Reservation | None, recorded: Recorded) -> None:
         """Starts what was leased with a reservation and frees the slots that were not used. Call it in any case."""
+        due = recorded.due
         for target in reservation.targets if reservation is not None else ():
             leased = [one for one in recorded.claimed if one.subscription_id == target.subscription.id]
             if not leased or not target.known:  # removed meanwhile, and its deliveries with it
                 self._in_flight.vacate(target)
+                due |= target.waiting  # a scan may have passed it over: all its slots were taken
                 continue
             for nth, one in enumerate(leased):  # several only where order is of no matter
                 self._deliverer.start(target, one, has_slot=nth == 0)
-        if recorded.due:
+        if due:
             self._wake.set()
 
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:

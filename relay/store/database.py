@@ -361,7 +361,8 @@ def _size(path: str) -> int:
 
 
 def _is_busy(error: SQLAlchemyError) -> bool:
-    return getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_BUSY  # of which there are several kinds
 
 
 def _reason(error: SQLAlchemyError) -> str:

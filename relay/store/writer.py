@@ -126,10 +126,13 @@ class Writer:
                 return
             self._taken = True
             group = self._group()
-        executed = self._execute(group)
-        with self._condition:
-            self._handed = (group, executed)
-            self._condition.notify()
+        executed = False
+        try:
+            executed = self._execute(group)
+        finally:
+            with self._condition:
+                self._handed = (group, executed)
+                self._condition.notify()
 
     def _execute(self, group: list[Waiting]) -> bool:
         """False where something is in the way: the thread finds out whose fault it is."""
@@ -142,6 +145,9 @@ class Writer:
         except Exception:
             self._transactions.rollback()
             return False
+        except BaseException:  # somebody is in a hurry to end the program
+            self._transactions.rollback()
+            raise
         return True
 
     def _is_small(self) -> bool:

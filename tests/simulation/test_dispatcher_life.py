@@ -703,6 +703,45 @@ async def test_what_a_look_could_not_lease_is_looked_for(tmp_path, why):
         assert world.dispatcher._wake.is_set()
 
 
+async def test_what_a_scan_passed_over_for_a_slot_that_was_kept_in_vain_is_looked_for_again(tmp_path):
+    async with open_world(tmp_path, 500, 200) as world:
+        await world.subscribe(concurrency=1, retry_schedule_seconds=(60.0,))
+        await world.register("a", *life("queued", "running"))
+        await world.step()
+        record = world.store.jobs.record
+
+        async def with_a_scan(one):
+            recorded = await record(one)
+            world.dispatcher._wake.clear()
+            await world.dispatcher.run_once()
+            return recorded
+
+        world.store.jobs.record = with_a_scan
+        world.clock.advance(61)
+        await world.poller.run_once()
+        await world.poller.drain()
+        assert len(world.sink.requests) == 1
+        assert world.dispatcher._wake.is_set()
+        await world.deliver()
+        assert await states(world) == ["delivered", "delivered"]
+
+
+async def test_an_event_that_a_deliverys_end_caused_is_looked_for(tmp_path):
+    async with open_world(tmp_path, 500, 200) as world:
+        await world.subscribe(retry_schedule_seconds=())
+        await world.subscribe(sink="https://other.test/", types=("relay.delivery.expired",))
+        await world.dispatcher.run_once()
+        await world.register("a", seen("queued"))
+        world.dispatcher._wake.clear()
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.drain()
+        assert world.dispatcher._wake.is_set()
+        await world.deliver()
+        assert sorted(await states(world)) == ["dead", "delivered"]
+
+
 async def test_what_one_look_saw_goes_out_at_once_where_order_is_of_no_matter(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe(ordering="none")

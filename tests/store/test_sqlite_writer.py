@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from relay.errors import RelayError, StoreError
-from relay.store.groups import quick
+from relay.store.groups import Waiting, quick
 from relay.store.writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Writer
 
 
@@ -275,6 +275,24 @@ async def test_a_small_group_fails_with_the_error_of_a_database_that_can_not_be_
     assert all(isinstance(result, StoreError) for result in results)
     transactions.begin_error = None
     assert await writer.write(where, 4) == threading.current_thread().name
+
+
+async def test_who_is_interrupted_in_a_small_group_does_not_keep_the_turn(
+    writer: Writer, transactions: FakeTransactions
+) -> None:
+    interrupts = [KeyboardInterrupt()]
+
+    @quick
+    def interrupted(connection: Connection, items: Sequence[Any]) -> list[Any]:
+        if interrupts:
+            raise interrupts.pop()
+        return list(items)
+
+    writer._waiting.append(Waiting(interrupted, 1, asyncio.get_running_loop().create_future()))
+    with pytest.raises(KeyboardInterrupt):
+        writer._take_turn()
+    assert await writer.write(where, None) == threading.current_thread().name
+    assert transactions.log[:4] == ["begin", "rollback", "begin", "commit"]
 
 
 @pytest.mark.parametrize("then", ["write", "close"])
