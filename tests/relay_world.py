@@ -123,8 +123,10 @@ class RelayWorld:
     # --- the API
 
     async def call(self, method: str, path: str, document: Any = None, *, url: str = "") -> tuple[int, Any]:
-        """One request to the relay: status, and the answer's JSON, or its text where it is none."""
-        async with self.session.request(method, (url or self.url) + path, json=document) as response:
+        """One request to the relay, or to `url`: status, and the answer's JSON, or its text where it is none."""
+        # The sandbox closes a kept connection after five seconds, perhaps just as it is used again.
+        headers = {"Connection": "close"} if url else None
+        async with self.session.request(method, (url or self.url) + path, json=document, headers=headers) as response:
             text = await response.text()
             return response.status, json.loads(text) if "json" in response.content_type else text
 
@@ -213,10 +215,8 @@ async def open_relay_world(folder: Path, *, speed: float = SPEED) -> AsyncIterat
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_sink = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
         await stack.enter_async_context(served(Sandbox(seed=1, speed=speed, rate_limit=None).app(), at_sandbox))
-        # A kept connection may be closed by its server just as it is used again: each request has one of its own.
-        connector = aiohttp.TCPConnector(force_close=True)
         timeout = aiohttp.ClientTimeout(total=15)
-        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, timeout=timeout))
+        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         world = RelayWorld(
             folder=folder,
             start=stack.enter_context(processes(folder)),
