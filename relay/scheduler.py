@@ -21,7 +21,7 @@ from relay.errors import StoreError
 IDLE_SECONDS = 30.0
 TOGETHER_SECONDS = 0.01
 """Looks that fall due within this time of the last start begin together at its end: what they share, turns of the loop
-and commits, costs a busy node more than the looks do."""
+and commits, costs a busy node as much as the looks do."""
 BEAT_SECONDS = 1.0
 STEP_SECONDS = 2.0
 """The clock was set when it and the loop's own time differ by more, from one beat to the next."""

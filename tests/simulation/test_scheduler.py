@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -44,6 +45,13 @@ async def fired(pollable: Pollable) -> None:
     pollable.ran.clear()
 
 
+async def run_again(pollable: Pollable, wake: Callable[[], None]) -> None:
+    """Wants a run now, and waits for it."""
+    pollable.at = time.time()
+    wake()
+    await fired(pollable)
+
+
 async def test_a_registration_pulls_the_next_run_forward(scheduler, caplog):
     pollable = Pollable()
     wake = scheduler.add_account("revor", "default", pollable)
@@ -69,9 +77,7 @@ async def test_looks_that_are_due_soon_after_others_have_begun_begin_together(sc
     wake = scheduler.add_account("revor", "default", pollable)
     scheduler.start()
     for _ in range(10):
-        pollable.at = time.time()
-        wake()
-        await fired(pollable)
+        await run_again(pollable, wake)
     assert all(later - earlier >= TOGETHER_SECONDS for earlier, later in pairwise(begun))
 
 
@@ -81,9 +87,7 @@ async def test_a_failing_run_does_not_end_the_polling(scheduler):
     wake = scheduler.add_account("revor", "default", pollable)
     scheduler.start()
     for _ in range(3):
-        pollable.at = time.time()
-        wake()
-        await fired(pollable)
+        await run_again(pollable, wake)
 
 
 async def test_upkeep_runs_again_after_a_failure(scheduler):
