@@ -27,6 +27,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from relay.cli.demo_stage import listen, served, url_of
 from relay.keys import new_key
 from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from relay.slots import CLAIMED_PER_SLOT
 from relay.store import migrations
 from relay.store.database import url_of as sqlite_url_of
 from tests.forks import Forked
@@ -87,7 +88,7 @@ DATABASES: Mapping[str, Database] = {
 SPEED = 200.0
 MAX_BURST = 8
 CONCURRENCY = 8
-UNMARKED = 2 * CONCURRENCY
+UNMARKED = CLAIMED_PER_SLOT * CONCURRENCY
 """Deliveries of one sink that are out or wait for their commit, at most: what one crash may repeat."""
 DUPLICATE_SHARE = 0.01
 NOTICE_SECONDS = 0.1
