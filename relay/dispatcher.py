@@ -21,6 +21,7 @@ from relay.core.events import Event
 from relay.core.filters import matches
 from relay.core.records import Lease, Probe, Recorded
 from relay.core.subscription import Subscription
+from relay.core.values import value_class
 from relay.deliverer import AGAIN_SECONDS, ClaimedDeliveries, Deliverer, InFlight, SinkHealth, Transport
 from relay.errors import StoreError
 from relay.log import secrets_of
@@ -87,7 +88,7 @@ class DispatcherSettings:
     dataschema_base: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """Slots kept for deliveries that are about to be written. Give it back with `settle`."""
 

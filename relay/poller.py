@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -104,6 +105,9 @@ class Poller:
         self._jobs = jobs
         self._memory = memory
         self._metrics = metrics
+        self._looks_of = lru_cache(maxsize=64)(metrics.looks.labels)
+        self._seconds_of = lru_cache(maxsize=64)(metrics.look_seconds.labels)
+        self._delays_of = lru_cache(maxsize=64)(metrics.detection_delay_seconds.labels)
         self._clock = clock
         self._steady = steady
         self.changed = changed
@@ -382,8 +386,8 @@ class Poller:
         uid, purpose, now = job.uid, self.planner.purpose(job.uid), self._clock()
         self.last_completed_at = now
         self._waits_since = None
-        self._metrics.looks.labels(self.settings.source, self.settings.account, look.kind, purpose).inc()
-        self._metrics.look_seconds.labels(self.settings.source, self.settings.account).observe(look.duration_ms / 1000)
+        self._looks_of(self.settings.source, self.settings.account, look.kind, purpose).inc()
+        self._seconds_of(self.settings.source, self.settings.account).observe(look.duration_ms / 1000)
         if look.request_id is not None:
             self.last_request_ids.pop(uid, None)
             self.last_request_ids[uid] = look.request_id
@@ -436,7 +440,7 @@ class Poller:
             if seen.finished_at is not None:
                 delay = max(0.0, now - max(seen.finished_at, job.tracked_at))
                 label = self._metrics.class_of(seen.action or job.action, seen.channel or job.channel)
-                self._metrics.detection_delay_seconds.labels(job.source, job.account, label).observe(delay)
+                self._delays_of(job.source, job.account, label).observe(delay)
         else:
             polled_at = None if recorded else now
             await self._jobs.note(

@@ -1,6 +1,7 @@
 """Writes what was detected of a job, with its events, in one transaction. Shared by looks, upkeep and registrations."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from relay.clock import Clock
@@ -58,7 +59,7 @@ class Recorder:
         self._jobs = jobs
         self._delivering = delivering
         self._signals = signals
-        self._metrics = metrics
+        self._events_of = lru_cache(maxsize=64)(metrics.events.labels)
         self._clock = clock
         self._hint = hint
         self._origin = origin
@@ -118,6 +119,6 @@ class Recorder:
         """Wakes whoever waits for the job or its events."""
         self._signals.job_changed(job_uid)
         for event in events:
-            self._metrics.events.labels(event.type).inc()
+            self._events_of(event.type).inc()
         if events:
             self._signals.event_recorded()

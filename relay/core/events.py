@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
@@ -204,7 +204,7 @@ def render(
 
 def check_attribute(name: str, value: object) -> None:
     """Raises ValueError when a context attribute's name or value is not allowed by CloudEvents 1.0.2 §3.1."""
-    if not _NAME.fullmatch(name):
+    if not _is_name(name):
         raise ValueError(f"attribute name {name!r}: 1 to 20 characters of a-z and 0-9")
     if isinstance(value, bool):
         return
@@ -216,6 +216,11 @@ def check_attribute(name: str, value: object) -> None:
         raise ValueError(f"attribute {name}: {type(value).__name__} is no attribute type")
     if not value or _CONTROL.search(value):
         raise ValueError(f"attribute {name}: empty, or has a control character")
+
+
+@lru_cache(maxsize=256)
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 def _attribute_text(value: object) -> str:

@@ -5,8 +5,10 @@ happened since, in which order. It never invents one: what no item proves is not
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal, NamedTuple
+
+from relay.core.values import value_class
 
 Status = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
 WAITING = frozenset({"queued", "scheduled"})
@@ -28,7 +30,7 @@ MAX_COUNTED_RETRIES = 100
 """An item that claims more failed attempts than this proves no further ones: a limit on what one look can emit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Why a job ended badly, as the upstream says it."""
 
@@ -37,7 +39,7 @@ class Problem:
     retryable: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Observation:
     """One look at a job, in the relay's own words. Times are epoch seconds.
 
@@ -84,7 +86,7 @@ class Observation:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Progress:
     """What is known of a job's life: all that `detect()` needs to remember between two looks.
 
@@ -111,7 +113,7 @@ class Progress:
         return self.status if self.phase == "status_unknown" else self.phase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Transition:
     """One thing that happened to a job. `kind` is a member of JOB_EVENTS; `sequence` counts from 1 within the job."""
 
@@ -157,7 +159,7 @@ class PlannedJob(NamedTuple):
         return None if self.status is None else _item(self.status, self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Job:
     """A tracked job as the rooms pass it on. Times are epoch seconds.
 

@@ -80,7 +80,7 @@ class Registered:
     claimed: tuple[Claimed, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class LookRecord:
     """What a look changes: the job's new state, its events and their deliveries, all in one transaction.
 
@@ -108,7 +108,7 @@ class Recorded:
     due: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class LookNote:
     """What a look that changed nothing leaves behind, and the plan for the next one: its time and back-off step."""
 

@@ -4,9 +4,9 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import aiohttp
 import orjson
@@ -14,6 +14,7 @@ from yarl import URL
 
 from relay.clock import Clock
 from relay.core.job import Observation
+from relay.core.values import value_class
 from relay.exchange import Exchanges, Route
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import Malformed, UpstreamError, observe, read_error
@@ -44,7 +45,7 @@ _LOOP_DETECTED = 508
 _MIN_KEY_CHARACTERS = 8  # anything shorter is no secret, and taking it out would garble the text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Look:
     """What came of one request. Times are epoch seconds by the relay's clock.
 
@@ -69,7 +70,7 @@ class Look:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class _Answer:
     status_code: int
     headers: Mapping[str, str]
@@ -121,14 +122,14 @@ class UpstreamClient:
     ) -> Look:
         """The answer to a caller's own read of a job, as a look. `body` is None where it could not be read."""
         now = self._clock()
-        look = Look(kind="unavailable", sent_at=sent_at, received_at=now, duration_ms=round((now - sent_at) * 1000, 1))
         answer = _Answer(
             status_code=status_code,
             headers=_bounded_headers(headers, api_key),
             body=body or b"",
             complete=body is not None,
         )
-        return self._judge(look, answer, external_id, api_key)
+        times = {"sent_at": sent_at, "received_at": now, "duration_ms": round((now - sent_at) * 1000, 1)}
+        return self._judge(answer, external_id, api_key, times)
 
     async def close(self) -> None:
         """Ends all connections."""
@@ -138,22 +139,25 @@ class UpstreamClient:
 
     async def _get(self, url: str, api_key: str, external_id: str | None) -> Look:
         sent_at, began = self._clock(), time.perf_counter()
-        look = Look(kind="unavailable", sent_at=sent_at, received_at=sent_at, duration_ms=0.0)
+        kind: LookKind = "unavailable"
+        answer, detail = None, ""
         if not _KEY.fullmatch(api_key):
-            return replace(look, kind="unauthorized", detail="the API key is empty or no header can carry it")
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                answer = await self._fetch(url, api_key)
-        except TimeoutError:
-            look = replace(look, detail=f"no complete answer within {self._timeout_seconds:g} s")
-        except aiohttp.ClientPayloadError as error:
-            look = replace(look, detail=_line("the answer broke off", error, api_key))
-        except Exception as error:  # whatever a connection can do to us, the job is looked at again
-            look = replace(look, detail=_line("no answer", error, api_key))
+            kind, detail = "unauthorized", "the API key is empty or no header can carry it"
         else:
-            look = self._judge(replace(look, received_at=self._clock()), answer, external_id, api_key)
-        duration_ms = (time.perf_counter() - began) * 1000
-        return replace(look, received_at=self._clock(), duration_ms=round(duration_ms, 1))
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    answer = await self._fetch(url, api_key)
+            except TimeoutError:
+                detail = f"no complete answer within {self._timeout_seconds:g} s"
+            except aiohttp.ClientPayloadError as error:
+                detail = _line("the answer broke off", error, api_key)
+            except Exception as error:  # whatever a connection can do to us, the job is looked at again
+                detail = _line("no answer", error, api_key)
+        duration_ms = round((time.perf_counter() - began) * 1000, 1)
+        times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
+        if answer is None:
+            return Look(kind=kind, detail=detail, **times)
+        return self._judge(answer, external_id, api_key, times)
 
     async def _fetch(self, url: str, api_key: str) -> _Answer:
         headers = {**self._headers, **self._definition.auth_headers(api_key)}
@@ -185,11 +189,15 @@ class UpstreamClient:
             )
         return self._exchanges
 
-    def _judge(self, look: Look, answer: _Answer, external_id: str | None, api_key: str) -> Look:
+    def _judge(self, answer: _Answer, external_id: str | None, api_key: str, times: Mapping[str, Any]) -> Look:
         header_request_id = answer.headers.get(self._definition.headers.request_id)
-        look = replace(look, status_code=answer.status_code, headers=answer.headers, request_id=header_request_id)
+
+        def look(kind: LookKind, **said: Any) -> Look:
+            status = {"status_code": answer.status_code, "headers": answer.headers}
+            return Look(kind=kind, **{"request_id": header_request_id, **status, **times, **said})
+
         if not answer.complete:
-            return replace(look, kind="oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
+            return look("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
         if 200 <= answer.status_code < 300:
             seen = (
                 _read_probe(self._definition, answer.body)
@@ -197,22 +205,21 @@ class UpstreamClient:
                 else observe(
                     self._definition,
                     answer.body,
-                    now=look.received_at,
+                    now=times["received_at"],
                     request_id_header=header_request_id,
                     external_id=external_id,
                 )
             )
             if isinstance(seen, Observation):
-                return replace(look, kind="observed", observation=seen, request_id=seen.request_id)
+                return look("observed", observation=seen, request_id=seen.request_id)
             if seen is None:
-                return replace(look, kind="observed")
+                return look("observed")
             if seen.reason != "refused":
                 media_type = answer.headers.get("content-type", "no content type")
-                return replace(look, kind="malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
+                return look("malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
         error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), api_key).encode())
-        return replace(
-            look,
-            kind=self._kind_of_error(answer.status_code, error.code),
+        return look(
+            self._kind_of_error(answer.status_code, error.code),
             error=error if error != UpstreamError() else None,
             request_id=error.request_id or header_request_id,
             detail=" ".join(filter(None, (f"answered {answer.status_code}", error.code, error.message)))[

@@ -215,8 +215,10 @@ def _id_text(value: object) -> str | None:
 def _request_id(value: object) -> str | None:
     if not isinstance(value, str):
         return None
-    printable = "".join(character for character in value[:1000] if character.isprintable())
-    return printable[:MAX_REQUEST_ID_CHARACTERS].strip() or None
+    value = value[:1000]
+    if not value.isprintable():
+        value = "".join(character for character in value if character.isprintable())
+    return value[:MAX_REQUEST_ID_CHARACTERS].strip() or None
 
 
 def _storable(item: Mapping[str, Any]) -> dict[str, Any]:
