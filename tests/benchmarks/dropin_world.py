@@ -53,9 +53,11 @@ def relay(
     rate: float = 5.0,
     environ: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
+    folder: str | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """`relay serve` in front of it, with these variables and options besides: its port and its process id."""
-    with tempfile.TemporaryDirectory() as folder:
+    """`relay serve` in front of it, with these variables and options besides: its port and its process id. `folder`:
+    where its database is and stays; None: one of its own."""
+    with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "relay.yaml").write_text(SETTINGS.format(port=upstream_port, least=least, most=most, rate=rate))
         own = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
         written = Path(folder) / "stderr"
