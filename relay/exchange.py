@@ -7,6 +7,7 @@ and the parser (docs/performance.md has the figures).
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -14,6 +15,8 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from multidict import CIMultiDictProxy
 from yarl import URL
+
+from relay.deadlines import Deadline, Deadlines
 
 MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 128
@@ -86,6 +89,7 @@ class Exchanges:
             sock_connect=connect_timeout_seconds,
             ceil_threshold=float("inf"),  # aiohttp would round deadlines up to whole seconds
         )
+        self._deadlines = lru_cache(maxsize=1024)(Deadlines)
 
     @property
     def closed(self) -> bool:
@@ -95,6 +99,10 @@ class Exchanges:
     async def close(self) -> None:
         """Ends all connections."""
         await self._connector.close()
+
+    def within(self, seconds: float) -> Deadline:
+        """`with` this, an exchange that takes longer ends with TimeoutError."""
+        return self._deadlines(seconds).begin()
 
     async def begin(
         self,

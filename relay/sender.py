@@ -184,7 +184,7 @@ class Sender:
         else:
             token = _trail.set(trail)
             try:
-                async with asyncio.timeout(timeout_seconds):
+                with self._exchanges.within(timeout_seconds):
                     await self._exchange(self._exchanges, request, route, trail)
             except Exception as exception:
                 if self._exchanges.closed:

@@ -1,6 +1,5 @@
 """Looks at jobs: one GET, bounded in time and size, and a verdict on whatever comes back."""
 
-import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -145,7 +144,7 @@ class UpstreamClient:
             kind, detail = "unauthorized", "the API key is empty or no header can carry it"
         else:
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                with self._open().within(self._timeout_seconds):
                     answer = await self._fetch(url, api_key)
             except TimeoutError:
                 detail = f"no complete answer within {self._timeout_seconds:g} s"
