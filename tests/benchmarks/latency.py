@@ -67,7 +67,7 @@ class End:
 
 @contextlib.contextmanager
 def end(kind: str) -> Iterator[End]:
-    """`upstream` or `sink` of latency_ends.py."""
+    """`upstream`, `sink` or `throughput` of latency_ends.py."""
     process = subprocess.Popen(
         [sys.executable, str(HERE / "latency_ends.py"), kind],
         stdin=subprocess.PIPE,
