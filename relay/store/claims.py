@@ -11,7 +11,7 @@ from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.groups import quick
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import Sql, Words, columns_of, gather, gathered, json_list, run, sql
+from relay.store.statements import Sql, Words, columns_of, gather, gathered, json_list, many, run, sql
 
 # A loose index scan: one seek for each subscription that has something pending, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -170,8 +170,8 @@ def backlog(connection: Connection) -> list[Backlog]:
 def claim(connection: Connection, items: Sequence[ClaimRequest]) -> list[tuple[Claimed, ...]]:
     """Takes due heads for each request: first attempts, then retries, then those asked for by hand; of each the ones
     that are due the longest."""
-    for item in items:
-        run(connection, TAKE, **due_values(item.subscription_id, item.lease, item.count, item.now, item.priorities))
+    wanted = [due_values(item.subscription_id, item.lease, item.count, item.now, item.priorities) for item in items]
+    many(connection, TAKE, wanted)
     taken: dict[str, list[Claimed]] = {item.lease.token: [] for item in items}
     for one in load_leased(connection, list(taken)):
         taken[one.lease_token].append(one)

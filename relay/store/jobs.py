@@ -18,7 +18,7 @@ from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox, hold_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
 from relay.store.rows import dumps, job_from, observation_values, progress_values
-from relay.store.statements import SQLITE, Sql, gather, gathered, json_list, many, run, sql
+from relay.store.statements import SQLITE, Sql, gather, gathered, json_list, many, query, sql
 
 _UIDS = sql(lambda words: f"uid IN {words.listed('uids')}")
 BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
@@ -172,12 +172,12 @@ class JobStore:
     @quick
     def _record(self, connection: Connection, items: Sequence[LookRecord]) -> Sequence[Recorded | Exception]:
         uids = json_list([item.job_uid for item in items])
-        states = {row.uid: row for row in run(connection, STATES, uids=uids)}
+        states = {uid: state for uid, *state in query(connection, STATES, uids=uids)}
         results: list[Recorded | Exception] = []
         kept: list[LookRecord] = []
         for item in items:
-            row = states.pop(item.job_uid, None)  # popped: a second record of this job in one group is stale
-            if row is None or row.closed_at is not None or row.sequence != item.expected_sequence:
+            state = states.pop(item.job_uid, None)  # popped: a second record of this job in one group is stale
+            if state != [item.expected_sequence, None]:
                 results.append(StaleSequence(f"job {item.job_uid} is no longer at sequence {item.expected_sequence}"))
             else:
                 kept.append(item)

@@ -14,7 +14,7 @@ from relay.store.groups import quick
 from relay.store.outbox import HOLD_JOBS, Outbox, hold_jobs
 from relay.store.procedures import Each, Hold, Procedure, Run
 from relay.store.rows import attempt_values
-from relay.store.statements import INTEGER, REAL, TEXT, Sql, Words, at_once, gather, gathered, json_list, run, sql
+from relay.store.statements import INTEGER, REAL, TEXT, Sql, Words, at_once, gather, gathered, json_list, many, run, sql
 from relay.store.tables import OPEN_DELIVERY, AttemptRow
 
 ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
@@ -194,8 +194,7 @@ class Marker:
         hold_jobs(connection, follow_up.job_uids)
         at_once(connection, PROMOTE, follow_up.pairs)
         at_once(connection, PROMOTE_BY_HAND, follow_up.by_hand)
-        for take in follow_up.takes:
-            run(connection, TAKE, **take)
+        many(connection, TAKE, follow_up.takes)
         marked = _marked(items, marks, wishes, load_leased(connection, follow_up.tokens))
         return [made.get(id(mark), one) for mark, one in zip(items, marked, strict=True)]
 

@@ -17,7 +17,7 @@ from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.notices import notify
-from relay.store.statements import SQLITE, Sql, insert_into, json_list, many, run, sql
+from relay.store.statements import SQLITE, Sql, insert_into, json_list, many, query, run, sql
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow, JobCallbackRow, SubscriptionRow
 
 EVENTS = EventRow.__table__  # type: ignore[attr-defined]
@@ -228,7 +228,7 @@ class Outbox:
         job_uids = sorted({event.job_uid for event, _ in entries if event.job_uid is not None})
         callbacks = self._callbacks(connection, job_uids)
         busy = open_pairs(connection, job_uids)
-        rows: list[dict[str, Any]] = []
+        deliveries: list[dict[str, Any]] = []
         recorded: dict[str, Recorded] = {}
         for event, lease in entries:
             targets: Iterable[Subscription] = self.book.matching(connection, event)
@@ -236,14 +236,14 @@ class Outbox:
                 targets = (*targets, *callbacks[event.job_uid])
             made = [delivery_values(event, subscription, busy, lease) for subscription in targets]
             if made:
-                rows += made
+                deliveries += made
                 recorded[event.id] = Recorded(
                     claimed=tuple(
                         claimed_from(row, event, lease) for row in made if lease is not None and row["lease_token"]
                     ),
                     due=any(row["state"] == "pending" and row["lease_token"] is None for row in made),
                 )
-        many(connection, INSERT_DELIVERY, rows)
+        many(connection, INSERT_DELIVERY, deliveries)
         return recorded
 
     def _callbacks(self, connection: Connection, job_uids: Sequence[str]) -> dict[str | None, list[Subscription]]:
@@ -269,8 +269,8 @@ def open_pairs(connection: Connection, job_uids: Sequence[str], *, by_hand: bool
     if not job_uids:
         return set()
     statement = OPEN_BY_HAND_OF_JOBS if by_hand else OPEN_OF_JOBS
-    rows = run(connection, statement, job_uids=json_list(job_uids))
-    return {(row.job_uid, row.subscription_id) for row in rows}
+    found = query(connection, statement, job_uids=json_list(job_uids))
+    return {(job_uid, subscription_id) for job_uid, subscription_id in found}
 
 
 def event_values(event: Event) -> dict[str, Any]:

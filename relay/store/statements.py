@@ -1,10 +1,12 @@
 """Statements of the hot paths, in the words of each database, run without any work per row.
 
 SQLAlchemy spends more on each row of an `executemany` than SQLite does, and its driver takes the interpreter's lock
-again for each: what runs thousands of times a second is therefore handed to the driver as it is. A list of ids is one
-JSON parameter, so a statement has one text (and is prepared once) however many ids there are.
+again for each: what runs thousands of times a second is therefore handed to the driver as it is, in a transaction of
+SQLAlchemy's. A list of ids is one JSON parameter, so a statement has one text (and is prepared once) however many ids
+there are.
 """
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +15,7 @@ from typing import Any, Protocol
 import orjson
 from sqlalchemy import Table, TextClause, text
 from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.exc import DBAPIError
 
 SQLITE = "sqlite"
 TEXT, REAL, INTEGER = "text", "double precision", "bigint"
@@ -149,34 +152,68 @@ def json_list(values: Sequence[Any]) -> str:
 
 def run(connection: Connection, statement: Sql | str, **parameters: Any) -> CursorResult[Any]:
     """Runs a statement once. Rows come as the driver gives them: no column is decoded."""
-    return _execute(connection, statement, parameters)
+    if connection.dialect.name == SQLITE:
+        return connection.exec_driver_sql(_lite(statement), parameters)
+    return connection.execute(_postgresql(statement), parameters)
+
+
+def query(connection: Connection, statement: Sql, **parameters: Any) -> Sequence[Sequence[Any]]:
+    """What a query finds, its columns by their places; past SQLAlchemy, as all that follow."""
+    if connection.dialect.name == SQLITE:
+        return _driven(connection, statement, parameters).fetchall()
+    return connection.execute(statement.postgresql, parameters).all()
 
 
 def gather(connection: Connection, statement: Sql, **parameters: Any) -> list[list[Any]]:
     """What a `gathered` query finds. From SQLite, numbers have 15 digits: times are true to 10 microseconds."""
-    found: list[list[Any]] = orjson.loads(_execute(connection, statement, parameters).scalar_one())
+    ((text,),) = query(connection, statement, **parameters)
+    found: list[list[Any]] = orjson.loads(text)
     return found
 
 
 def at_once(connection: Connection, statement: Sql, rows: Sequence[Sequence[Any]]) -> int:
     """Runs a statement that reads `members('rows', …)`: one step of the driver, however many rows. Returns how many
     rows it changed."""
-    return _execute(connection, statement, {"rows": json_list(rows)}).rowcount if rows else 0
+    if not rows:
+        return 0
+    parameters = {"rows": json_list(rows)}
+    if connection.dialect.name == SQLITE:
+        return _driven(connection, statement, parameters).rowcount
+    return connection.execute(statement.postgresql, parameters).rowcount
 
 
 def many(connection: Connection, statement: Sql | str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Runs a statement once for each of `rows`; none is fine."""
-    if rows:
-        _execute(connection, statement, rows)
-
-
-def _execute(
-    connection: Connection, statement: Sql | str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]
-) -> CursorResult[Any]:
+    if not rows:
+        return
     if connection.dialect.name == SQLITE:
-        words = statement if isinstance(statement, str) else statement.sqlite
-        return connection.exec_driver_sql(words, parameters)
-    return connection.execute(_parsed(statement) if isinstance(statement, str) else statement.postgresql, parameters)
+        _driven(connection, statement, rows)
+    else:
+        connection.execute(_postgresql(statement), rows)
+
+
+def _driven(
+    connection: Connection, statement: Sql | str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+) -> sqlite3.Cursor:
+    """SQLAlchemy's own part costs as much as the statement, and several times that where the processor's caches have
+    seen other things meanwhile."""
+    driver: Any = connection.connection.dbapi_connection
+    words = _lite(statement)
+    try:
+        cursor: sqlite3.Cursor = driver.cursor()
+        if isinstance(parameters, Mapping):
+            return cursor.execute(words, parameters)
+        return cursor.executemany(words, parameters)
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(words, None, error, sqlite3.Error, dialect=connection.dialect) from error
+
+
+def _lite(statement: Sql | str) -> str:
+    return statement if isinstance(statement, str) else statement.sqlite
+
+
+def _postgresql(statement: Sql | str) -> TextClause:
+    return _parsed(statement) if isinstance(statement, str) else statement.postgresql
 
 
 @lru_cache(maxsize=1_000)

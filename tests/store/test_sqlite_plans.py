@@ -20,10 +20,12 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import Connection
 
 from relay.core.job import Progress
 from relay.core.records import AccountState, Learned, LookNote
 from relay.core.replay import ReplayRequest
+from relay.store import statements
 from relay.store.database import url_of
 from relay.store.intents import IN_FLIGHT_SECONDS
 from relay.store.statements import Sql
@@ -273,13 +275,21 @@ def test_a_walk_is_no_licence_for_a_plain_scan(explaining: sqlite3.Connection) -
 
 
 class Recorder:
-    """Every statement that an engine executes, with the parameters that it had first."""
+    """Every statement that an engine executes, or hands to its driver, with the parameters that it had first."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: dict[str, Any] = {}
         engine = store.database._engine
         assert engine is not None
         sqlalchemy_event.listen(engine, "before_cursor_execute", self._note)
+        driven = statements._driven
+
+        def noting(connection: Connection, statement: Sql | str, parameters: Any) -> sqlite3.Cursor:
+            first = parameters if isinstance(parameters, dict) else parameters[0]
+            self.seen.setdefault(statements._lite(statement), first)
+            return driven(connection, statement, parameters)
+
+        monkeypatch.setattr(statements, "_driven", noting)
 
     def _note(
         self, connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
@@ -474,7 +484,7 @@ async def test_the_plan_of_everything_that_the_store_executes(
     if statistics:
         await execute(filled, "ANALYZE")
     known, called = note_calls(filled, monkeypatch)
-    recorder = Recorder(filled)
+    recorder = Recorder(filled, monkeypatch)
     await run_everything(filled)
     assert known - called == set(), "run_everything does not call these"
     ours = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
@@ -501,11 +511,18 @@ async def test_the_plan_of_everything_that_the_store_executes(
         assert [one.pattern for one in may_scan if not one.needed] == []
 
 
-async def test_a_new_statement_that_scans_would_be_seen(filled: Store) -> None:
-    recorder = Recorder(filled)
+@pytest.mark.parametrize("past_sqlalchemy", [False, True])
+async def test_a_new_statement_that_scans_would_be_seen(
+    filled: Store, past_sqlalchemy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(filled, monkeypatch)
 
     def slow(connection: Any) -> None:
-        connection.execute(text("SELECT id FROM deliveries WHERE reason = :reason"), {"reason": "x"})
+        scan = "SELECT id FROM deliveries WHERE reason = :reason"
+        if past_sqlalchemy:
+            statements.query(connection, statements.sql(lambda words: scan), reason="x")
+        else:
+            connection.execute(text(scan), {"reason": "x"})
 
     await filled.database.read(slow)
     (statement,) = (one for one in recorder.seen if one.startswith("SELECT"))
