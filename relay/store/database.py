@@ -22,7 +22,8 @@ from sqlalchemy.pool import NullPool
 
 from relay.clock import Clock
 from relay.errors import DatabaseHeld, SettingsError, StoreError
-from relay.store.groups import Batch, as_store_error
+from relay.store.groups import REFUSALS, Batch, as_store_error
+from relay.store.statements import driver_of
 from relay.store.writer import Writer
 
 Result = TypeVar("Result")
@@ -197,7 +198,7 @@ class SqliteDatabase:
                 return query(self._glancing, *arguments)
             finally:
                 self._glancing.rollback()
-        except (SQLAlchemyError, StoreError):  # `read` says why
+        except (*REFUSALS, StoreError):  # `read` says why
             return None
 
     def _reader(self, patience_ms: int = BUSY_TIMEOUT_MS) -> Connection:
@@ -219,7 +220,7 @@ class SqliteDatabase:
         try:
             connection.exec_driver_sql("BEGIN")  # all statements of one query see the same moment
             return query(connection, *arguments)
-        except SQLAlchemyError as error:
+        except REFUSALS as error:
             raise as_store_error(error) from error
         finally:
             with contextlib.suppress(SQLAlchemyError):
@@ -240,9 +241,10 @@ class SqliteDatabase:
                 if self._connection is None:
                     assert self._engine is not None
                     self._connection = self._engine.connect()
-                    self._connection.exec_driver_sql("PRAGMA busy_timeout=0")  # the event loop must not wait
-                self._connection.exec_driver_sql("BEGIN IMMEDIATE")
-            except SQLAlchemyError as error:
+                    # the event loop must not wait
+                    driver_of(self._connection).execute("PRAGMA busy_timeout=0").close()
+                driver_of(self._connection).execute("BEGIN IMMEDIATE")
+            except REFUSALS as error:
                 self.rollback()
                 if not _is_busy(error) or time.monotonic() >= ends_at:
                     raise as_store_error(error) from error
@@ -253,7 +255,8 @@ class SqliteDatabase:
     def commit(self) -> None:
         """Makes the open transaction durable."""
         assert self._connection is not None
-        self._connection.commit()
+        driver_of(self._connection).commit()
+        self._connection.commit()  # SQLAlchemy's own part of it, where something went through SQLAlchemy
         for call in self._after_commit:
             call()
         if _size(f"{self.path}-wal") > WAL_BYTES and time.monotonic() >= self._empty_log_at:
@@ -276,8 +279,9 @@ class SqliteDatabase:
 
     def rollback(self) -> None:
         """Undoes the open transaction."""
-        with contextlib.suppress(SQLAlchemyError):
+        with contextlib.suppress(*REFUSALS):
             if self._connection is not None:
+                driver_of(self._connection).rollback()
                 self._connection.rollback()
         for call in self._after_rollback:
             call()
@@ -360,8 +364,8 @@ def _size(path: str) -> int:
         return 0
 
 
-def _is_busy(error: SQLAlchemyError) -> bool:
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+def _is_busy(error: Exception) -> bool:
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0)
     return code & 0xFF == sqlite3.SQLITE_BUSY  # of which there are several kinds
 
 

@@ -5,6 +5,7 @@ are a few statements, not hundreds.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ Batch = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
 """Does the work of all `items` in one transaction; returns a result for each, or the error that only it is to have."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+REFUSALS = (SQLAlchemyError, sqlite3.Error)
+"""What says that a database refuses something: SQLite's driver is asked without SQLAlchemy, too."""
 
 MAX_GROUP_ITEMS = 500
 MAX_WAITING_ITEMS = 5_000
@@ -72,7 +76,7 @@ def resolve(group: Sequence[Waiting]) -> None:
 
 def as_store_error(error: Exception) -> Exception:
     """What callers see of a driver's error; any other stays what it is."""
-    if not isinstance(error, SQLAlchemyError):
+    if not isinstance(error, REFUSALS):
         return error
     reason = str(getattr(error, "orig", None) or error).splitlines()[0]
     made = StoreError(f"the database refused a write or a read: {reason}")

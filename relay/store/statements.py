@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import orjson
 from sqlalchemy import Table, TextClause, text
 from sqlalchemy.engine import Connection, CursorResult
-from sqlalchemy.exc import DBAPIError
 
 SQLITE = "sqlite"
 TEXT, REAL, INTEGER = "text", "double precision", "bigint"
@@ -196,16 +195,18 @@ def _driven(
     connection: Connection, statement: Sql | str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]
 ) -> sqlite3.Cursor:
     """SQLAlchemy's own part costs as much as the statement, and several times that where the processor's caches have
-    seen other things meanwhile."""
-    driver: Any = connection.connection.dbapi_connection
-    words = _lite(statement)
-    try:
-        cursor: sqlite3.Cursor = driver.cursor()
-        if isinstance(parameters, Mapping):
-            return cursor.execute(words, parameters)
-        return cursor.executemany(words, parameters)
-    except sqlite3.Error as error:
-        raise DBAPIError.instance(words, None, error, sqlite3.Error, dialect=connection.dialect) from error
+    seen other things meanwhile. Raises sqlite3.Error."""
+    cursor = driver_of(connection).cursor()
+    if isinstance(parameters, Mapping):
+        return cursor.execute(_lite(statement), parameters)
+    return cursor.executemany(_lite(statement), parameters)
+
+
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """What SQLAlchemy's connection to SQLite is one to."""
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
 
 
 def _lite(statement: Sql | str) -> str:
