@@ -224,22 +224,24 @@ class Deliverer:
         finally:
             self._in_flight.vacate(target)
         mark = self._mark(target, claimed, headers, response, outcome)
-        target.marking += mark.next_count
+        next_count = mark.next_count
+        target.marking += next_count
         try:
-            marked = await self._write_down(mark)
+            mark, marked = await self._write_down(mark)
             if mark.state != "delivered" or target.failing_since is not None or mark.events or debugging():
                 await self._after(target, mark, marked, outcome)
         finally:
-            target.marking -= mark.next_count  # what it took over is counted until it waits for a slot
+            target.marking -= next_count  # what it took over is counted until it waits for a slot
         if not marked.next and (target.waiting or mark.next_lease is None):
             self._wake()  # nothing is due, or it may not go on: when is the next?
         return marked.next
 
-    async def _write_down(self, mark: Mark) -> Marked:
-        """Again and again while the database refuses: the sink has answered, and what is not written is sent twice."""
+    async def _write_down(self, mark: Mark) -> tuple[Mark, Marked]:
+        """Again and again while the database refuses: the sink has answered, and what is not written is sent twice.
+        Returns the mark as it was written: after a refusal it goes on with nothing."""
         while True:
             try:
-                return await self._deliveries.mark(mark)
+                return mark, await self._deliveries.mark(mark)
             except StoreError as error:
                 if self._in_flight.stopping:
                     raise

@@ -726,6 +726,34 @@ async def test_what_a_scan_passed_over_for_a_slot_that_was_kept_in_vain_is_looke
         assert await states(world) == ["delivered", "delivered"]
 
 
+async def test_what_follows_on_a_delivery_whose_end_was_refused_at_first_is_looked_for(tmp_path, monkeypatch):
+    """The next one of the job is due as soon as the database takes writes again, and nobody has taken it."""
+    monkeypatch.setattr("relay.deliverer.AGAIN_SECONDS", 0.0)
+    async with open_world(tmp_path) as world:
+        await world.subscribe()
+        await world.dispatcher.run_once()
+        mark, refused = world.store.deliveries.mark, []
+
+        async def full(one):
+            if not refused:
+                refused.append(one)
+                raise StoreError("the disk is full")
+            return await mark(one)
+
+        world.store.deliveries.mark = full
+        await world.register("a", seen("succeeded", attempt_count=1, started_at=world.clock() - 1))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        world.dispatcher._wake.clear()
+        await world.dispatcher.drain()
+        assert refused
+        assert await states(world) == ["delivered", "pending"]
+        assert world.dispatcher._wake.is_set()
+        await world.deliver()
+        assert await states(world) == ["delivered", "delivered"]
+
+
 async def test_an_event_that_a_deliverys_end_caused_is_looked_for(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         await world.subscribe(retry_schedule_seconds=())
