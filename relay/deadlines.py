@@ -4,8 +4,12 @@
 """
 
 import asyncio
+import itertools
 from types import TracebackType
 from typing import Self
+
+LEAST_SECONDS = 0.001
+"""Between two looks at what has passed: uvloop counts in milliseconds, and would call for less at once."""
 
 
 class Deadlines:
@@ -36,13 +40,15 @@ class Deadlines:
 
     def _pass(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = None
-        while self._open:
-            deadline = next(iter(self._open))
-            if deadline.ends_at > loop.time():
-                self._timer = loop.call_at(deadline.ends_at, self._pass)
-                return
+        now = loop.time()
+        passed = list(itertools.takewhile(lambda deadline: deadline.ends_at <= now, self._open))
+        for deadline in passed:
             del self._open[deadline]
+        following = next(iter(self._open), None)
+        self._timer = None
+        if following is not None:
+            self._timer = loop.call_at(max(following.ends_at, now + LEAST_SECONDS), self._pass)
+        for deadline in passed:
             deadline.cancel()
 
 

@@ -255,8 +255,10 @@ class SqliteDatabase:
     def commit(self) -> None:
         """Makes the open transaction durable."""
         assert self._connection is not None
-        driver_of(self._connection).commit()
-        self._connection.commit()  # SQLAlchemy's own part of it, where something went through SQLAlchemy
+        if self._connection.in_transaction():  # something went through SQLAlchemy
+            self._connection.commit()
+        else:
+            driver_of(self._connection).commit()
         for call in self._after_commit:
             call()
         if _size(f"{self.path}-wal") > WAL_BYTES and time.monotonic() >= self._empty_log_at:
@@ -279,10 +281,15 @@ class SqliteDatabase:
 
     def rollback(self) -> None:
         """Undoes the open transaction."""
-        with contextlib.suppress(*REFUSALS):
-            if self._connection is not None:
-                driver_of(self._connection).rollback()
-                self._connection.rollback()
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(*REFUSALS):
+                connection.rollback()
+            if connection.invalidated:  # SQLAlchemy was interrupted: the next transaction has one of its own
+                self._connection = None
+            else:
+                with contextlib.suppress(*REFUSALS):
+                    driver_of(connection).rollback()
         for call in self._after_rollback:
             call()
 

@@ -18,7 +18,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Batch = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
-"""Does the work of all `items` in one transaction; returns a result for each, or the error that only it is to have."""
+"""Does the work of all `items` in one transaction; returns a result for each, or the error that only it is to have.
+What the database refuses it lets through: the transaction may be over by then."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

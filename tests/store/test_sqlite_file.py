@@ -1,6 +1,7 @@
 """The file: one holder at a time, whatever happens to it; what was committed is there."""
 
 import asyncio
+import gc
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event as sqlalchemy_event
 
 from relay.config import RetentionSettings
 from relay.core.records import LookNote
@@ -420,3 +422,35 @@ async def test_a_job_is_read_without_a_thread_while_the_file_lets_us(store: Stor
 
 def _no_such_table(connection: Any) -> Any:
     return connection.exec_driver_sql("SELECT * FROM nothing")
+
+
+async def test_what_is_interrupted_inside_a_statement_is_no_obstacle_to_the_next(tmp_path: Path) -> None:
+    """SQLAlchemy gives a connection up then, in the middle of its transaction."""
+    database = SqliteDatabase(url_of(tmp_path / "relay.db"))
+    database.open()
+    connection = database.begin()
+    connection.exec_driver_sql("CREATE TABLE things (name TEXT)")
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted_in(connection)
+    database.rollback()
+    gc.collect()  # the cursor, which keeps the lock until it goes with the traceback
+    for nth in range(2):
+        connection = database.begin(patient=False)
+        assert _patience(connection) == 0
+        connection.exec_driver_sql(f"CREATE TABLE things_{nth} (name TEXT)")
+        database.commit()
+    await database.close()
+    with closing(sqlite3.connect(tmp_path / "relay.db")) as other:
+        tables = [name for (name,) in other.execute("SELECT name FROM sqlite_master")]
+    assert tables == ["things_0", "things_1"]
+
+
+def _interrupted_in(connection: Any) -> None:
+    def interrupt(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    sqlalchemy_event.listen(connection, "after_cursor_execute", interrupt)
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    finally:
+        sqlalchemy_event.remove(connection, "after_cursor_execute", interrupt)
