@@ -431,6 +431,7 @@ class Poller:
                 job = again
                 continue
             recorded = transitions
+            self.looked(job, look)  # those whom the record has woken ask at once
             await asyncio.sleep(0)  # what is owed for it goes out first
             break
         now = self._clock()

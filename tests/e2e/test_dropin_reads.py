@@ -323,10 +323,13 @@ async def test_what_callers_spend_of_the_limit_is_known(over_stub: World, upstre
 # --- waiting
 
 
-async def test_a_caller_who_waits_is_answered_at_the_end(world: World, clock: FakeClock) -> None:
+async def test_a_caller_who_waits_is_answered_at_the_end(
+    world: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.dropin.reads.WAIT_SLICE_SECONDS", 3600.0)  # nothing but the signal wakes them
     job_id = await running(world, clock)
     before = await reads_upstream(world)
-    waiting = [asyncio.create_task(read(world, job_id, Prefer="wait=60")) for _ in range(3)]
+    waiting = [asyncio.create_task(read(world, job_id, Prefer="wait=300")) for _ in range(3)]
     uid = (await job_of(world, job_id)).uid
     await world.until(lambda: len(world.node.signals._watches.get(uid, ())) == 3)
     assert not any(each.done() for each in waiting)
