@@ -103,7 +103,8 @@ def is_unavailable(error: Exception) -> bool:
         return True
     if sqlstate_of(error).startswith(UNAVAILABLE):
         return True
-    return "asyncpg.exceptions._base.InterfaceError" in str(getattr(error, "orig", type(error)))
+    told = str(getattr(error, "orig", type(error)))  # one that is gone in the middle of something is misused, it says
+    return any(f"asyncpg.exceptions._base.{name}" in told for name in ("InterfaceError", "InternalClientError"))
 
 
 def as_ours(error: Exception) -> Exception:

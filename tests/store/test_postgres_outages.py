@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from relay.core.records import StoredAnswer
 from relay.errors import StaleSequence, StoreError
-from relay.store import migrations, postgres_writer
+from relay.store import migrations, postgres_writer, procedures
 from relay.store.groups import run_group
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
@@ -438,3 +438,26 @@ async def test_a_bad_item_fails_alone_also_when_the_connection_was_lost_before(
     assert (results[0], results[2]) == (2, 1)
     assert isinstance(results[1], StoreError)
     assert "division by zero" in str(results[1])
+
+
+@pytest.mark.parametrize("error", [asyncpg.InterfaceError("x"), asyncpg.InternalClientError("cannot switch to state")])
+async def test_a_connection_that_is_lost_while_it_is_set_up_costs_nobody_a_write(
+    server: PostgresServer, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The server goes down while it is asked what the new connection may do: the driver says it was misused."""
+    define, lost = procedures._define, []
+
+    async def breaking(connection: Any, known: Any) -> bool:
+        if not lost:
+            lost.append(connection)
+            raise error
+        return await define(connection, known)
+
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    (claimed,) = await claim(store, "sub_1", 1)
+    monkeypatch.setattr(procedures, "_define", breaking)
+    await aside(server.execute, KILL)
+    assert (await store.deliveries.mark(mark_of(claimed))).kept
+    assert lost
