@@ -192,8 +192,8 @@ class UpstreamClient:
         header_request_id = answer.headers.get(self._definition.headers.request_id)
 
         def look(kind: LookKind, **said: Any) -> Look:
-            status = {"status_code": answer.status_code, "headers": answer.headers}
-            return Look(kind=kind, **{"request_id": header_request_id, **status, **times, **said})
+            said.setdefault("request_id", header_request_id)
+            return Look(kind=kind, status_code=answer.status_code, headers=answer.headers, **times, **said)
 
         if not answer.complete:
             return look("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")

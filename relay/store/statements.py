@@ -1,9 +1,9 @@
 """Statements of the hot paths, in the words of each database, run without any work per row.
 
 SQLAlchemy spends more on each row of an `executemany` than SQLite does, and its driver takes the interpreter's lock
-again for each: what runs thousands of times a second is therefore handed to the driver as it is, in a transaction of
-SQLAlchemy's. A list of ids is one JSON parameter, so a statement has one text (and is prepared once) however many ids
-there are.
+again for each: what runs thousands of times a second is therefore handed to the driver as it is, in the transaction of
+what goes through SQLAlchemy. A list of ids is one JSON parameter, so a statement has one text (and is prepared once)
+however many ids there are.
 """
 
 import sqlite3
@@ -158,9 +158,7 @@ def run(connection: Connection, statement: Sql | str, **parameters: Any) -> Curs
 
 def query(connection: Connection, statement: Sql, **parameters: Any) -> Sequence[Sequence[Any]]:
     """What a query finds, its columns by their places; past SQLAlchemy, as all that follow."""
-    if connection.dialect.name == SQLITE:
-        return _driven(connection, statement, parameters).fetchall()
-    return connection.execute(statement.postgresql, parameters).all()
+    return _execute(connection, statement, parameters).fetchall()
 
 
 def gather(connection: Connection, statement: Sql, **parameters: Any) -> list[list[Any]]:
@@ -173,22 +171,21 @@ def gather(connection: Connection, statement: Sql, **parameters: Any) -> list[li
 def at_once(connection: Connection, statement: Sql, rows: Sequence[Sequence[Any]]) -> int:
     """Runs a statement that reads `members('rows', …)`: one step of the driver, however many rows. Returns how many
     rows it changed."""
-    if not rows:
-        return 0
-    parameters = {"rows": json_list(rows)}
-    if connection.dialect.name == SQLITE:
-        return _driven(connection, statement, parameters).rowcount
-    return connection.execute(statement.postgresql, parameters).rowcount
+    return _execute(connection, statement, {"rows": json_list(rows)}).rowcount if rows else 0
 
 
 def many(connection: Connection, statement: Sql | str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Runs a statement once for each of `rows`; none is fine."""
-    if not rows:
-        return
+    if rows:
+        _execute(connection, statement, rows)
+
+
+def _execute(
+    connection: Connection, statement: Sql | str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+) -> sqlite3.Cursor | CursorResult[Any]:
     if connection.dialect.name == SQLITE:
-        _driven(connection, statement, rows)
-    else:
-        connection.execute(_postgresql(statement), rows)
+        return _driven(connection, statement, parameters)
+    return connection.execute(_postgresql(statement), parameters)
 
 
 def _driven(
