@@ -1,51 +1,44 @@
-"""Looks at the jobs of one upstream account: fetch, detect, record. When to look is the planner's decision."""
+"""Looks at the jobs of one upstream account. When is the planner's decision; what comes of it is for `intake.py`."""
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import structlog
 
 from relay.clock import Clock
 from relay.core.events import Origin
-from relay.core.job import Job, Observation, PlannedJob, Transition, detect, mark_not_found, mark_overdue
+from relay.core.job import Job, PlannedJob
 from relay.core.planner import Book, Planner, PlannerConfig
-from relay.core.planner.views import Purpose
-from relay.core.records import AccountState, LookNote
-from relay.errors import StaleSequence, StoreError
+from relay.core.records import AccountState
+from relay.errors import StoreError
 from relay.health import Accounts, Delivering, Health, Signals
+from relay.intake import Intake, KnownJobs
 from relay.learning import AccountMemory
-from relay.looks import Look, Upstream, problem_of
+from relay.looks import Look, Upstream
 from relay.metrics import Metrics
 from relay.recorder import Hints, Recorder
 from relay.tasks import Tasks
 from relay.weights import Weights
 
-NOT_FOUND_LOOKS = 5
-NOT_FOUND_SECONDS = 120.0
 STALLED_SECONDS = 60.0
-MAX_DETECTIONS = 10
 MAX_LOOKS_IN_FLIGHT = 64
 LOAD_COUNT = 5_000
 PLANNED_AT_ONCE = 200
-KEPT_REQUEST_IDS = 10_000
 OK = 200
 
 log = structlog.get_logger("relay.poller")
 
 
-class Jobs(Protocol):
+class Jobs(KnownJobs, Protocol):
     """What the poller needs of the store's jobs."""
 
-    async def get(self, uid: str) -> Job | None: ...
     async def open_jobs(
         self, source: str, account: str, *, after_uid: str = "", count: int = 5_000
     ) -> list[PlannedJob]: ...
-    async def note(self, note: LookNote) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,19 +92,23 @@ class Poller:
             open_jobs=lambda: self.planner.stats(self._clock()).open_jobs,
             changed=lambda: self.changed(),
         )
-        self.last_completed_at: float | None = None
-        self.last_request_ids: dict[str, str] = {}
         self._upstream = upstream
         self._jobs = jobs
         self._memory = memory
-        self._metrics = metrics
-        self._looks_of = lru_cache(maxsize=64)(metrics.looks.labels)
-        self._seconds_of = lru_cache(maxsize=64)(metrics.look_seconds.labels)
-        self._delays_of = lru_cache(maxsize=64)(metrics.detection_delay_seconds.labels)
         self._clock = clock
         self._steady = steady
         self.changed = changed
-        self.looked = looked
+        self._intake = Intake(
+            settings.source,
+            settings.account,
+            agenda=self,
+            jobs=jobs,
+            recorder=recorder,
+            health=self.health,
+            metrics=metrics,
+            clock=clock,
+            looked=looked,
+        )
         self._key = settings.read_key()
         self._tasks = Tasks()
         self._in_flight: set[str] = set()
@@ -264,6 +261,16 @@ class Poller:
         """How the polling goes."""
         return self.health.state
 
+    @property
+    def last_completed_at(self) -> float | None:
+        """When a look was last answered, in epoch seconds."""
+        return self._intake.last_completed_at
+
+    @property
+    def last_request_ids(self) -> Mapping[str, str]:
+        """The upstream's request id of the last look at each job, of the last ten thousand."""
+        return self._intake.last_request_ids
+
     def next_request_at(self) -> float | None:
         """When to call `run_once()` next, in epoch seconds; None: not before something changes."""
         if self.paused or self._stopping or len(self._in_flight) >= MAX_LOOKS_IN_FLIGHT:
@@ -345,6 +352,10 @@ class Poller:
             return
         await self._take_in(job, await self._upstream.look(job.external_id, key))
 
+    async def _take_in(self, job: Job, look: Look) -> None:
+        self._waits_since = None
+        await self._intake.take_in(job, look)
+
     # --- reads of callers that came through the relay
 
     def lend(self, uid: str) -> bool:
@@ -382,122 +393,9 @@ class Poller:
         """Whether the planner would gain nothing by looking at the job now."""
         return self.planner.is_fresh(uid, now)
 
-    async def _take_in(self, job: Job, look: Look) -> None:
-        uid, purpose, now = job.uid, self.planner.purpose(job.uid), self._clock()
-        self.last_completed_at = now
-        self._waits_since = None
-        self._looks_of(self.settings.source, self.settings.account, look.kind, purpose).inc()
-        self._seconds_of(self.settings.source, self.settings.account).observe(look.duration_ms / 1000)
-        if look.request_id is not None:
-            self.last_request_ids.pop(uid, None)
-            self.last_request_ids[uid] = look.request_id
-            if len(self.last_request_ids) > KEPT_REQUEST_IDS:
-                del self.last_request_ids[next(iter(self.last_request_ids))]
-        if look.kind == "observed" and look.observation is not None:
-            kinds = await self._observed(job, look, look.observation, purpose)
-            self.looked(job, look)
-            await self.health.well(now)
-        else:
-            kinds = await self._failed(job, look, now)
-        log.info(
-            "look",
-            job_uid=uid,
-            job=job.external_id,
-            source=job.source,
-            account=job.account,
-            result=look.kind,
-            status_code=look.status_code,
-            request_id=look.request_id,
-            duration_ms=round(look.duration_ms, 1),
-            transitions=kinds,
-            next_poll_at=self.planner.next_poll_at(uid),
-        )
-
-    async def _observed(self, job: Job, look: Look, seen: Observation, purpose: Purpose) -> list[str]:
-        recorded: Sequence[Transition] = ()
-        for _ in range(MAX_DETECTIONS):
-            transitions, progress = detect(job.progress, seen)
-            if not transitions and progress == job.progress and seen.upstream == job.upstream:
-                self._metrics.looks_wasted.labels(job.source, job.account, purpose).inc()
-                break
-            outcome = progress.status if seen.terminal else None
-            try:
-                await self.recorder.record(job, transitions, progress, seen=seen, outcome=outcome)
-            except StaleSequence:
-                again = await self._jobs.get(job.uid)
-                if again is None or not again.open:
-                    self.forget(job.uid)
-                    return []
-                job = again
-                continue
-            recorded = transitions
-            self.looked(job, look)  # those whom the record has woken ask at once
-            await asyncio.sleep(0)  # what is owed for it goes out first
-            break
-        now = self._clock()
-        self.planner.observed(job.uid, seen.item(), look.headers, look.sent_at, now)
-        if seen.terminal:
-            self.forget(job.uid)
-            if seen.finished_at is not None:
-                delay = max(0.0, now - max(seen.finished_at, job.tracked_at))
-                label = self._metrics.class_of(seen.action or job.action, seen.channel or job.channel)
-                self._delays_of(job.source, job.account, label).observe(delay)
-        else:
-            polled_at = None if recorded else now
-            await self._jobs.note(
-                LookNote(
-                    job_uid=job.uid,
-                    next_poll_at=self.planner.next_poll_at(job.uid),
-                    poll_step=self.planner.step(job.uid),
-                    polled_at=polled_at,
-                )
-            )
-        return [transition.kind for transition in recorded]
-
-    async def _failed(self, job: Job, look: Look, now: float) -> list[str]:
-        self.planner.failed(job.uid, look.status_code, look.headers, now)
-        problem = problem_of(look, now)
-        missing = look.kind in ("not_found", "forbidden")
-        missing_count = job.missing_count + 1 if missing else 0
-        missing_since = (job.missing_since or now) if missing else None
-        if look.kind == "unauthorized":
-            await self.health.unauthorized(problem, now)
-        elif look.kind == "forbidden":
-            await self.health.forbidden(job.uid, problem, now)
-        elif look.kind == "not_found":
-            await self.health.well(now)
-        elif look.kind != "rate_limited":
-            await self.health.failed(problem, now)
-        if missing_since is not None and missing_count >= NOT_FOUND_LOOKS and now - missing_since >= NOT_FOUND_SECONDS:
-            transitions, progress = mark_not_found(job.progress, now)
-            try:
-                await self.recorder.record(job, transitions, progress, outcome="not_found", last_error=problem)
-            except StaleSequence:
-                return []
-            self.forget(job.uid)
-            return ["not_found"]
-        await self._jobs.note(
-            LookNote(
-                job_uid=job.uid,
-                next_poll_at=self.planner.next_poll_at(job.uid),
-                poll_step=self.planner.step(job.uid),
-                polled_at=now,
-                failure_count=job.failure_count + 1,
-                missing_count=missing_count,
-                missing_since=missing_since,
-                last_error=problem,
-            )
-        )
-        return []
-
     async def overdue(self, job: Job) -> None:
         """Says once that a job has not ended by its deadline; it is looked at on."""
-        transitions, progress = mark_overdue(job.progress, self._clock())
-        if transitions:
-            try:
-                await self.recorder.record(job, transitions, progress, last_error=job.last_error)
-            except StaleSequence:
-                return  # it moved on meanwhile: the next upkeep looks again
+        await self._intake.overdue(job)
 
     async def probe(self) -> bool:
         """While the key is refused: reads it again and tries one cheap call. Returns whether polling goes on."""

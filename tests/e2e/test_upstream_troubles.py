@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay import health, poller
+from relay import health, intake
 from relay.clock import from_rfc3339
 from tests.e2e_world import KEY, MAX_INTERVAL_SECONDS, World, open_e2e_world
 from tests.schema_check import check_event
@@ -246,7 +246,7 @@ async def test_many_forbidden_jobs_are_trouble_of_the_key(world: World) -> None:
 async def test_a_job_that_is_missing_for_a_while(world: World) -> None:
     await world.fault("404", path_prefix=JOBS_PATH)
     job_id = await world.job()
-    await world.until(lambda: world.looks("not_found") > poller.NOT_FOUND_LOOKS)
+    await world.until(lambda: world.looks("not_found") > intake.NOT_FOUND_LOOKS)
     shown = await noted(world, job_id)
     assert shown["last_error"]["code"] == "external_api_job_not_found"
     assert shown["open"]
@@ -259,11 +259,11 @@ async def test_a_job_that_is_missing_for_a_while(world: World) -> None:
 
 
 async def test_a_job_that_stays_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poller, "NOT_FOUND_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "NOT_FOUND_SECONDS", 0.0)
     await world.fault("404", path_prefix=JOBS_PATH)
     job_id = await world.job()
     await world.until(lambda: world.kinds(job_id) == ["not_found"])
-    assert world.looks("not_found") == poller.NOT_FOUND_LOOKS
+    assert world.looks("not_found") == intake.NOT_FOUND_LOOKS
     shown = await world.shown(job_id)
     assert (shown["outcome"], shown["open"]) == ("not_found", False)
     assert shown["last_error"]["code"] == "external_api_job_not_found"
