@@ -10,8 +10,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from relay.process import settle  # noqa: E402
 from relay.store import migrations  # noqa: E402
 from relay.store.database import url_of  # noqa: E402
-from relay.store.store import open_store  # noqa: E402
+from relay.store.store import Store, open_store  # noqa: E402
 from tests.postgres_server import PostgresServer  # noqa: E402
 from tests.store_kit import NOW, ReversingCipher, claim, execute, mark_of, subscription  # noqa: E402
 
@@ -85,50 +85,57 @@ def databases(kind: str) -> Iterator[Callable[[str], str]]:
         server.close()
 
 
-async def costs(url: str, kind: str, blocked: int) -> tuple[float, float]:
-    """Median seconds of a claim of 20 and of their marks."""
-    store = await open_store(url, ReversingCipher(), now=NOW)
-    try:
-        for id in ("sub_dead", "sub_live"):
-            await store.subscriptions.create(subscription(id))
-        for statement in filling(blocked, "x'7b7d'" if kind == "sqlite" else "'\\x7b7d'::bytea"):
-            await execute(store, statement)
-        await execute(store, "ANALYZE")
+async def fill(store: Store, kind: str, blocked: int) -> None:
+    """So many blocked deliveries, and what the other subscription takes."""
+    for id in ("sub_dead", "sub_live"):
+        await store.subscriptions.create(subscription(id))
+    for statement in filling(blocked, "x'7b7d'" if kind == "sqlite" else "'\\x7b7d'::bytea"):
+        await execute(store, statement)
+    await execute(store, "ANALYZE")
+
+
+async def step(store: Store) -> tuple[float, float]:
+    """Seconds of a claim of 20 and of their marks."""
+    begun = time.perf_counter()
+    claimed = await claim(store, "sub_live", AT_ONCE)
+    between = time.perf_counter()
+    assert len(claimed) == AT_ONCE
+    kept = await asyncio.gather(*(store.deliveries.mark(mark_of(one)) for one in claimed))
+    ended = time.perf_counter()
+    assert all(one.kept for one in kept)
+    return between - begun, ended - between
+
+
+async def costs(urls: Sequence[str], kind: str, sizes: Sequence[int]) -> list[tuple[float, ...]]:
+    """Median seconds of a claim of 20 and of their marks in each database, in turns: the machine is slower at one
+    moment than at the next."""
+    async with AsyncExitStack() as opened:
+        stores = []
+        for url, size in zip(urls, sizes, strict=True):
+            stores.append(await open_store(url, ReversingCipher(), now=NOW))
+            opened.push_async_callback(stores[-1].close)
+            await fill(stores[-1], kind, size)
         settle()
-        claims, marks = [], []
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            claimed = await claim(store, "sub_live", AT_ONCE)
-            between = time.perf_counter()
-            assert len(claimed) == AT_ONCE
-            kept = await asyncio.gather(*(store.deliveries.mark(mark_of(one)) for one in claimed))
-            marks.append(time.perf_counter() - between)
-            claims.append(between - begun)
-            assert all(one.kept for one in kept)
-        return statistics.median(claims), statistics.median(marks)
-    finally:
-        await store.close()
+        steps = [[await step(store) for store in stores] for _ in range(ROUNDS)]
+    return [
+        tuple(statistics.median(times) for times in zip(*of_one, strict=True)) for of_one in zip(*steps, strict=True)
+    ]
 
 
 async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
     """Rows of the table of run.py: how many times more each costs with ten times the rows, at most."""
     found = []
+    sizes = [int(size * scale) for size in SIZES]
     for kind in ("sqlite", "postgresql"):
         with databases(kind) as make:
             urls = [await asyncio.to_thread(make, f"flat{size}") for size in SIZES]
-            steps = [await costs(url, kind, int(size * scale)) for url, size in zip(urls, SIZES, strict=True)]
-        for name, series in (("claim", [step[0] for step in steps]), ("mark", [step[1] for step in steps])):
+            medians = await costs(urls, kind, sizes)
+        for name, series in zip(("claim", "mark"), zip(*medians, strict=True), strict=True):
             shown = " / ".join(f"{seconds * 1e6 / AT_ONCE:.0f}" for seconds in series)
+            told = f"times a tenfold: {shown} us each"
             worst = max(after / before for before, after in itertools.pairwise(series))
-            found.append(
-                {
-                    **{
-                        "name": f"{name} beside 10k/100k/1M blocked, {kind}",
-                        "unit": f"times a tenfold: {shown} us each",
-                    },
-                    **{"ours": worst, "at_most": 1.3},
-                }
-            )
+            name = f"{name} beside 10k/100k/1M blocked, {kind}"
+            found.append({"name": name, "unit": told, "ours": worst, "at_most": 1.3})
     return found
 
 
