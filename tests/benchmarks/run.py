@@ -179,35 +179,48 @@ async def delivered(
     bare_seconds, our_seconds, total = 0.0, 0.0, 0
     with sink_process() as url, tempfile.TemporaryDirectory() as folder:
         async with node(Path(folder), database_url=database_url) as opened:
-            now = time.time()
-            subscription = Subscription(
-                id=new_id("sub", now),
-                sink=url,
-                state="paused",
-                concurrency=in_flight,
-                created_at=now,
-                secrets=(SigningSecret(value=SECRET),),
-            )
-            await opened.store.subscriptions.create(subscription)
+            subscription_id = await subscribed(opened, url, in_flight)
             settle()  # as `relay serve` does; the bare client has the same
-            delivered = opened.metrics_book.attempts.labels("webhook", "delivered")
             for turn in range(rounds):
                 bodies = await owe(opened, count // rounds, turn)
                 total += len(bodies)
                 bare_seconds += len(bodies) / await bare_client(url, bodies, in_flight)
-                begun = time.perf_counter()
-                await opened.store.subscriptions.set_state(subscription.id, "enabled", time.time())
-                opened.wake()
-                while delivered._value.get() < total:  # noqa: ASYNC110 - it has no event
-                    await asyncio.sleep(0.02)
-                while await opened.store.deliveries.pending_count():  # noqa: ASYNC110 - nor has this
-                    await asyncio.sleep(0.005)
-                our_seconds += time.perf_counter() - begun
-                await opened.store.subscriptions.set_state(subscription.id, "paused", time.time())
+                our_seconds += await drained(opened, subscription_id)
     return {
         **{"name": f"durable deliveries, {name}", "unit": "deliveries/s", "bar": bar},
         **{"ours": total / our_seconds, "baseline": total / bare_seconds},
     }
+
+
+async def subscribed(opened: Any, url: str, in_flight: int) -> str:
+    """Makes a subscription that is paused. Returns its id."""
+    now = time.time()
+    subscription = Subscription(
+        id=new_id("sub", now),
+        sink=url,
+        state="paused",
+        concurrency=in_flight,
+        created_at=now,
+        secrets=(SigningSecret(value=SECRET),),
+    )
+    await opened.store.subscriptions.create(subscription)
+    return subscription.id
+
+
+async def drained(opened: Any, subscription_id: str) -> float:
+    """Enables the subscription until nothing is owed any more. Returns how many seconds that takes."""
+    delivered = opened.metrics_book.attempts.labels("webhook", "delivered")
+    total = delivered._value.get() + await opened.store.deliveries.pending_count()
+    begun = time.perf_counter()
+    await opened.store.subscriptions.set_state(subscription_id, "enabled", time.time())
+    opened.wake()
+    while delivered._value.get() < total:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.02)
+    while await opened.store.deliveries.pending_count():  # noqa: ASYNC110 - nor has this
+        await asyncio.sleep(0.005)
+    seconds = time.perf_counter() - begun
+    await opened.store.subscriptions.set_state(subscription_id, "paused", time.time())
+    return seconds
 
 
 async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
@@ -477,6 +490,13 @@ async def flat() -> list[dict[str, Any]]:
     return await measure()
 
 
+async def many_events(scale: float) -> list[dict[str, Any]]:
+    """Deliveries and retention beside ten million events: see many.py."""
+    from many import measure
+
+    return await measure(int(10_000_000 * scale))
+
+
 async def two_nodes(scale: float) -> dict[str, Any]:
     """Two processes that deliver from one PostgreSQL database: see two_nodes.py."""
     from two_nodes import measure
@@ -539,6 +559,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
         ("planner", planner),
         ("dropin", lambda: dropin(scale)),
         ("replay", lambda: replay(scale)),
+        ("many events", lambda: many_events(scale)),
         ("retention", lambda: retention(scale)),
     ]
     for name, bench in plan:
