@@ -25,8 +25,6 @@ import orjson
 from dropin_world import cpu_seconds, relay
 from latency import SINKS_ALLOWED, End, end
 
-from relay.core.subscription import SigningSecret, Subscription
-from relay.ids import new_id
 from relay.keys import new_key
 from relay.process import settle
 
@@ -83,7 +81,7 @@ async def drained(opened: Any, subscription_id: str, sink: End, bodies: list[byt
 
 async def measure(count: int, in_flight: int = 64, rounds: int = ROUNDS) -> dict[str, Any]:
     """A row of the table of run.py; what one of the nodes alone does, in one round before, is told in it."""
-    from run import SECRET, bare_client, node, owe
+    from run import bare_client, node, owe, subscribed
 
     from tests.postgres_server import PostgresServer
 
@@ -97,16 +95,7 @@ async def measure(count: int, in_flight: int = 64, rounds: int = ROUNDS) -> dict
         url, hook = server.url("bench"), f"http://127.0.0.1:{sink.port}/hook"
         environ = {**SINKS_ALLOWED, "DATABASE_URL": url, "RELAY_ENCRYPTION_KEY": key, "RELAY_DELIVERY__PER_HOST": "256"}
         async with node(Path(folder), database_url=url, key=key, roles=("api",)) as opened:
-            now = time.time()
-            subscription = Subscription(
-                id=new_id("sub", now),
-                sink=hook,
-                state="paused",
-                concurrency=in_flight,
-                created_at=now,
-                secrets=(SigningSecret(value=SECRET),),
-            )
-            await opened.store.subscriptions.create(subscription)
+            subscription_id = await subscribed(opened, hook, in_flight)
             settle()
             with contextlib.ExitStack() as nodes:
                 pids: list[int] = []
@@ -122,7 +111,7 @@ async def measure(count: int, in_flight: int = 64, rounds: int = ROUNDS) -> dict
                         bare_seconds += len(bodies) / await bare_client(hook, bodies, in_flight)
                         await asyncio.to_thread(sink.ask, "take")
                     used = [cpu_seconds(pid) for pid in pids]
-                    await drained(opened, subscription.id, sink, bodies, both if turn else alone)
+                    await drained(opened, subscription_id, sink, bodies, both if turn else alone)
                     used = [cpu_seconds(pid) - before for pid, before in zip(pids, used, strict=True)]
                     (both if turn else alone).used(used)
                     if not turn:
