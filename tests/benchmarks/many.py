@@ -110,7 +110,6 @@ async def beside(kind: str, count: int) -> list[dict[str, Any]]:
     """The rows of one database."""
     from run import node, sink_process, subscribed
 
-    numbers = range(ROUNDS)
     with databases(kind) as make, sink_process() as url, tempfile.TemporaryDirectory() as folder:
         async with contextlib.AsyncExitStack() as nodes:
             opened: dict[str, Any] = {}
@@ -122,7 +121,7 @@ async def beside(kind: str, count: int) -> list[dict[str, Any]]:
             ids = {name: await subscribed(one, url, IN_FLIGHT) for name, one in opened.items()}
             settle()
             totals = {name: [0, 0.0] for name in opened}
-            for number in numbers:
+            for number in range(ROUNDS):
                 for name, one in opened.items():
                     delivered, seconds = await turn(one, ids[name], number)
                     if number:  # the first one warms
@@ -173,6 +172,10 @@ async def while_retention_deletes(opened: Any, subscription_id: str) -> tuple[fl
             done, took = await turn(opened, subscription_id, number)
         delivered, seconds = delivered + done, seconds + took
     deleting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await deleting  # what it has failed with ends the run
+    if not rows.deleted:
+        raise RuntimeError("retention deleted nothing")
     return rows.deleted / (time.perf_counter() - begun), delivered / seconds, pauses.longest_seconds
 
 
