@@ -573,7 +573,7 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
 def show(results: list[dict[str, Any]]) -> bool:
     """Prints the table and the JSON. Returns whether every bar is met."""
     good = True
-    print(f"{'benchmark':38} {'ours':>10} {'baseline':>10} {'ratio':>7} {'bar':>8}")
+    print(f"{'benchmark':48} {'ours':>10} {'baseline':>10} {'ratio':>7} {'bar':>8}")
     for result in results:
         if "bar" in result:
             result["ratio"] = result["ours"] / result["baseline"]
@@ -584,7 +584,7 @@ def show(results: list[dict[str, Any]]) -> bool:
             numbers = f"{result['ours']:10.1f} {'':10} {'':7} {result['at_most']:8.0f}"
         result["met"] = met
         good = good and met
-        print(f"{result['name']:38} {numbers} {result['unit']}{'' if met else '   NOT MET'}")
+        print(f"{result['name']:48} {numbers} {result['unit']}{'' if met else '   NOT MET'}")
     print(json.dumps({"machine": machine(), "results": results}))
     return good
 
