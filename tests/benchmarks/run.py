@@ -581,7 +581,7 @@ def show(results: list[dict[str, Any]]) -> bool:
             numbers = f"{result['ours']:10.0f} {result['baseline']:10.0f} {result['ratio']:7.2f} {result['bar']:8.2f}"
         else:
             met = result["ours"] <= result["at_most"]
-            numbers = f"{result['ours']:10.1f} {'':10} {'':7} {result['at_most']:8.0f}"
+            numbers = f"{result['ours']:10.1f} {'':10} {'':7} {result['at_most']:8.4g}"
         result["met"] = met
         good = good and met
         print(f"{result['name']:48} {numbers} {result['unit']}{'' if met else '   NOT MET'}")
