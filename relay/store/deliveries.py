@@ -214,7 +214,7 @@ def _retry_one(connection: Connection, delivery_id: str, now: float) -> None | E
     )
     if known.one_or_none() is None:
         return Conflict(f"the subscription of delivery {delivery_id} was removed", code="subscription_removed")
-    values: dict[str, Any] = {"due_at": now, "lease_token": None}
+    values: dict[str, Any] = {"due_at": now, "lease_token": None, "was": None}  # no stop of a replay takes it back
     if row.state != "pending":
         values |= {"state": "pending", "priority": 2, "attempt_count": 0, "ended_at": None, "reason": None}
     connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(**values))

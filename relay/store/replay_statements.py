@@ -112,7 +112,7 @@ WHERE deliveries.id = m.id AND deliveries.{ENDED}
 ADD = insert_into(
     DELIVERIES,
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state", "due_at", "created_at", "replay"),
-    constants={"priority": "2", "attempt_count": "0", "made_count": "0"},
+    constants={"priority": "2", "attempt_count": "0", "made_count": "0", "was": "'cancelled'"},
 )
 # What is on its way by itself stays in its place and is counted; its retry comes now, with a fresh schedule. What
 # somebody holds is let be: whoever ends it wants its job, which is held here.
@@ -159,11 +159,12 @@ WHERE r.state = 'running' AND (r.holder IS NULL OR r.holder = :holder OR r.held_
 ORDER BY r.id LIMIT {MAX_RUNNING}
 """
 RUNNING_COUNT = "SELECT COUNT(*) FROM replays WHERE state = 'running'"
-# What a replay that was stopped had not sent is what it was; what is in flight ends by itself.
-_RETURNED = "replay = :replay AND ended_at IS NULL AND priority = 2 AND lease_token IS NULL"
+# A stopped replay returns only what it reopened or added (`was`) and has not sent: what it joined goes on without it,
+# and what is in flight ends by itself.
+_RETURNED = "replay = :replay AND was IS NOT NULL AND ended_at IS NULL AND lease_token IS NULL"
 PAIRS_TO_RETURN = f"SELECT DISTINCT job_uid, subscription_id FROM deliveries WHERE {_RETURNED} AND job_uid IS NOT NULL"
 RETURN_UNSENT = f"""
-UPDATE deliveries SET state = COALESCE(was, 'cancelled'), ended_at = :now,
+UPDATE deliveries SET state = was, ended_at = :now,
   reason = CASE WHEN was = 'delivered' THEN NULL ELSE 'replay_stopped' END
 WHERE {_RETURNED}
 """

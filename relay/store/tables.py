@@ -220,7 +220,7 @@ class DeliveryRow(SQLModel, table=True):
               those have heads and followers of their own
     due_at    when it may be claimed: at the next attempt, or when the lease of its holder runs out
     replay    the replay that counts how it ends; NULL again when that is counted
-    was       the state that the replay found it in
+    was       the state that a stop of the replay returns it to; NULL where it was on its way without the replay
     """
 
     __tablename__: ClassVar[str] = "deliveries"

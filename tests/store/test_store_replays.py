@@ -395,6 +395,40 @@ async def test_a_stop_leaves_what_was_not_sent_as_it_was(store: Store) -> None:
     assert len(await finish(store, again.id, "sub_late")) == 4
 
 
+@pytest.mark.parametrize("when", ["before the replay", "on its way", "sent and not counted yet"])
+async def test_stopping_a_replay_keeps_what_was_retried_by_hand(store: Store, when: str) -> None:
+    await job(store)
+    await kill_all(store)
+    first = (await deliveries(store))[0]["id"]
+    if when == "before the replay":
+        await store.deliveries.retry(first, NOW)
+    made = await replay(store)
+    await advance(store, made.id)
+    if when == "sent and not counted yet":
+        (sent,) = await claim(store, "sub_1")
+        await store.deliveries.mark(mark_of(sent, "dead", reason="http_500"))
+    if when != "before the replay":
+        await store.deliveries.retry(first, NOW)
+    await store.replays.stop(made.id, NOW)
+    assert await states(store) == ["pending", "dead", "dead"]
+    assert [one.id for one in await deliver_all(store, "sub_1")] == [first]
+    assert all(row["replay"] is None and row["was"] is None for row in await deliveries(store))
+
+
+async def test_stopping_a_replay_keeps_what_an_earlier_stopped_one_had_in_flight(store: Store) -> None:
+    await job(store, "a job", "failed")
+    await kill_all(store)
+    first = await replay(store)
+    await advance(store, first.id)
+    (flying,) = await claim(store, "sub_1")
+    await store.replays.stop(first.id, NOW)
+    await store.deliveries.mark(mark_of(flying, "pending", due_at=NOW))
+    second = await replay(store)
+    await advance(store, second.id)
+    await store.replays.stop(second.id, NOW)
+    assert await states(store) == ["pending"]
+
+
 async def test_a_stop_lets_others_of_the_chain_go_on(store: Store) -> None:
     await job(store)
     await kill_all(store)
