@@ -48,9 +48,13 @@ class Identity:
 LOCAL = Identity(name="loopback", scopes=frozenset({ADMIN}))
 
 
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+OPEN_PREFIXES = ("/schemas/", "/.well-known/")
+
+
 def needs_identity(path: str) -> bool:
-    """Whether nobody may see this path without a token (or from elsewhere, where there are no tokens)."""
-    return path == "/v1" or path.startswith("/v1/") or path == "/metrics"
+    """Whether the caller of this path has to be known. Every path that is not listed as open is closed."""
+    return path not in OPEN_PATHS and not path.startswith(OPEN_PREFIXES)
 
 
 def refuse_loop(headers: Sequence[tuple[bytes, bytes]], node_id: str) -> None:

@@ -1,6 +1,7 @@
 """What every request passes first and every answer last: its id, the caller's identity, errors, the log line."""
 
 import logging
+import re
 import time
 
 import structlog
@@ -13,10 +14,11 @@ from relay.api.operations import Context
 from relay.api.problems import internal_error, problem_response, request_id_of, store_problem
 from relay.api.proxy import Proxy
 from relay.clock import http_date
-from relay.errors import NotFound, RequestError, StoreError
+from relay.errors import InvalidRequest, NotFound, RequestError, StoreError
 
 log = structlog.get_logger()
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _EMPTY_BODY = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -98,6 +100,9 @@ class _Exchange:
         refuse_loop(self._scope["headers"], settings.node_id)
         if self._unchanged:
             return
+        if _CONTROL.search(self._scope["path"]):
+            detail = "the path has a control character"
+            raise InvalidRequest(detail, code="invalid_path", status=400)
         headers = Headers(scope=self._scope)
         if needs_identity(self._scope["path"]):
             self._scope["relay.identity"] = identify(self._scope, headers, settings)

@@ -122,7 +122,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
             "description": "The job's uid, or its id upstream; an id with a `/` needs the uid."
             if operation.tag == "Jobs"
             else "Its id.",
-            "schema": {"type": "string", "minLength": 1},
+            "schema": {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"},
             **_example(examples.PATHS, operation.tag),
         }
         for name in _BY_PATH_ID.findall(operation.path)
@@ -191,8 +191,9 @@ def _problems(operation: Operation) -> dict[int, str]:
         found[403] = "The token's scopes do not reach this far; without tokens: the caller is not on this machine."
     if "{" in operation.path:
         found[404] = "There is no such thing."
+        found[400] = "The path has a control character."
     if operation.body is not None:
-        found[400] = "The body is not JSON in UTF-8, or nested too deep."
+        found[400] = "The body is not JSON in UTF-8, or nested too deep; or the path has a control character."
         found[413] = f"The body is larger than {operation.max_body_bytes >> 20} MiB."
         found[415] = "The body is not `application/json`."
         found[422] = "The body, a parameter or a header is wrong: `errors` say where and how."

@@ -16,6 +16,7 @@ from relay.api.models import Nothing
 from relay.api.operations import Call, Context, Operation
 from relay.api.validation import validate
 from relay.core.records import Page
+from relay.errors import Unauthorized
 
 
 class Resource:
@@ -38,7 +39,9 @@ class Resource:
     async def _answer(self, operation: Operation, request: Request) -> Response:
         scope = request.scope
         identity: Identity | None = scope.get("relay.identity")
-        if operation.scopes is not None and identity is not None:
+        if operation.scopes is not None:
+            if identity is None:
+                raise Unauthorized("a token is needed")  # the front has asked for one: this is a second lock
             identity.require(operation.scopes)
         scope["relay.operation"] = operation.id
         query = params.read_query(scope["query_string"], operation.query)

@@ -77,6 +77,52 @@ async def test_the_scheme_s_case_does_not_matter_and_the_address_neither(open_cl
     assert answer.status_code == 200
 
 
+CONTROLS = ("%00", "%0a", "%0A", "%0d%0a", "%09", "%1f", "%7f", "%c2%80", "%C2%85", "%c2%9f")
+
+
+@pytest.mark.parametrize("tokens", [(), TOKENS])
+async def test_a_control_character_in_a_path_is_refused(open_client, tokens):
+    client = open_client(tokens=tokens, peer="203.0.113.9", base_url="https://relay.example.com")
+    for operation in OPERATIONS:
+        path = path_of(operation)
+        for written in (*(path + control for control in CONTROLS), f"/%0a{path}"):
+            answer = await client.request(operation.method, written)
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_path"), written
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/",
+            "/metrics/",
+            "/metrics/x",
+            "/Metrics",
+            "/metrics%20",
+            "/metrics%c2%a0",
+            "//metrics",
+            "/metrics;x",
+            "/%2e",
+        ),
+        *("/v2", "/v1x", "/V1/jobs", "//v1/jobs", "/nothing", "/livez/", "/livez/x", "/livezx", "/readyz%20"),
+        *("/openapi.json/x", "/schemas", "/schemasx", "/.well-known", "/ui", "/api/v3/x", "/livez/../v1/jobs"),
+    ],
+)
+async def test_a_path_that_is_not_listed_as_open_is_closed(open_client, path):
+    client = open_client(tokens=TOKENS)
+    answer = await client.request("GET", path)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    assert (await open_client(peer="203.0.113.9").request("GET", path)).status_code == 403
+
+
+async def test_a_route_that_the_front_took_for_open_answers_nobody(open_client, monkeypatch):
+    monkeypatch.setattr("relay.api.front.needs_identity", lambda path: False)
+    client = open_client(tokens=TOKENS)
+    for operation in OPERATIONS:
+        answer = await client.request(operation.method, path_of(operation))
+        assert (answer.status_code == 401) == (operation.scopes is not PUBLIC), operation.id
+
+
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/schemas/job-status.v1.json"])
 @pytest.mark.parametrize("tokens", [(), TOKENS])
 async def test_what_is_open_to_everybody(open_client, path, tokens):
