@@ -1,23 +1,34 @@
-"""`Idempotency-Key`: a POST that is sent again gets the answer that it got, and nothing happens twice."""
+"""`Idempotency-Key`: a POST that is sent again gets the answer that it got, and nothing happens twice.
 
+A request holds its key by a lease that it renews. One that was cut off, by a crash or by a database that took no
+answer, lets the lease run out: the same request is then run again.
+"""
+
+import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from secrets import token_hex
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from relay.api.operations import Call
 from relay.api.problems import problem_response
 from relay.core.records import StoredAnswer
-from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
+from relay.errors import Conflict, FieldError, InvalidRequest, RequestError, StoreError
 
 HEADER = "Idempotency-Key"
 KEPT_SECONDS = 86_400.0
+RENEW_SECONDS = 3.0
 MAX_KEY_CHARACTERS = 255
 KEY_PATTERN = "^[!-~](?:[ -~]{0,253}[!-~])?$"
 
 _KEY = re.compile(KEY_PATTERN)
+
+log = structlog.get_logger("relay.api")
 
 
 def key_of(headers: Headers) -> str | None:
@@ -41,24 +52,59 @@ async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> 
     caller = call.identity.name if call.identity is not None else ""
     id = _digest(caller, scope["method"], scope["path"], key)
     body_digest = _digest(scope["query_string"].decode("latin-1"), hashlib.sha256(call.body).hexdigest())
+    holder = token_hex(8)
     now = call.ports.clock()
-    kept = await store.begin(id, body_digest, now, now - KEPT_SECONDS)
+    kept = await store.begin(id, body_digest, holder, now, now - KEPT_SECONDS)
     if kept is not None:
         return _replayed(kept, body_digest)
-    try:
+    async with _held(call, id, holder):
         try:
-            response = await run()
-        except RequestError as error:
-            response = problem_response(error)
+            try:
+                response = await run()
+            except RequestError as error:
+                response = problem_response(error)
+        except BaseException:
+            await _forget(call, id, holder)
+            raise
         if response.status_code >= 500:
-            await store.forget(id)
-            return response
-        headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-        await store.end(id, response.status_code, bytes(response.body), headers)
-    except BaseException:
-        await store.forget(id)
-        raise
-    return response
+            await _forget(call, id, holder)
+        else:
+            await _keep(call, id, holder, response)
+        return response
+
+
+@asynccontextmanager
+async def _held(call: Call, id: str, holder: str) -> AsyncIterator[None]:
+    """While inside, the key stays this request's, however long it takes."""
+    renewing = asyncio.get_running_loop().create_task(_renewing(call, id, holder))
+    try:
+        yield
+    finally:
+        renewing.cancel()
+
+
+async def _renewing(call: Call, id: str, holder: str) -> None:
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        try:
+            await call.ports.idempotency.renew(id, holder, call.ports.clock())
+        except StoreError as error:
+            log.warning("idempotency_key_not_renewed", error=str(error))
+
+
+async def _keep(call: Call, id: str, holder: str, response: Response) -> None:
+    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+    try:
+        await call.ports.idempotency.end(id, holder, response.status_code, bytes(response.body), headers)
+    except StoreError as error:  # the work is done, and the caller learns what came of it
+        log.warning("idempotent_answer_not_kept", error=str(error))
+
+
+async def _forget(call: Call, id: str, holder: str) -> None:
+    try:
+        await call.ports.idempotency.forget(id, holder)
+    except StoreError as error:  # the key is free when its lease runs out
+        log.warning("idempotency_key_not_freed", error=str(error))
 
 
 def _replayed(kept: StoredAnswer, body_digest: str) -> Response:

@@ -1,71 +1,85 @@
 """Answers kept for an Idempotency-Key, encrypted: they can hold a secret that is shown only once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import select
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.records import StoredAnswer
 from relay.store.database import Database
 from relay.store.rows import dumps, loads
+from relay.store.statements import run
 from relay.store.subscriptions import Cipher
 from relay.store.tables import IdempotencyRow
 
 KEYS = IdempotencyRow.__table__  # type: ignore[attr-defined]
-UNFINISHED_SECONDS = 300.0
-"""A request that takes longer was cut off by a crash: it may be sent again."""
+LEASE_SECONDS = 10.0
+"""How long a request holds its key without renewing it. A request that a crash cut off may then be sent again."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    id: str
-    status_code: int
-    ciphertext: bytes
+# One statement, so that of two nodes only one takes a key. Another body waits until the key has expired: the request
+# that was cut off may have done its work.
+TAKE = """
+INSERT INTO idempotency_keys (id, body_digest, created_at, holder, held_until)
+VALUES (:id, :body_digest, :now, :holder, :held_until)
+ON CONFLICT (id) DO UPDATE SET body_digest = excluded.body_digest, status_code = NULL, ciphertext = NULL,
+  created_at = excluded.created_at, holder = excluded.holder, held_until = excluded.held_until
+WHERE idempotency_keys.created_at < :oldest OR (
+  idempotency_keys.status_code IS NULL AND COALESCE(idempotency_keys.held_until, 0) <= :now
+  AND idempotency_keys.body_digest = excluded.body_digest
+)
+RETURNING id
+"""
+RENEW = """
+UPDATE idempotency_keys SET held_until = :held_until WHERE id = :id AND holder = :holder AND status_code IS NULL
+"""
+END = """
+UPDATE idempotency_keys SET status_code = :status_code, ciphertext = :ciphertext, held_until = NULL
+WHERE id = :id AND holder = :holder AND status_code IS NULL
+"""
+FORGET = "DELETE FROM idempotency_keys WHERE id = :id AND holder = :holder AND status_code IS NULL"
+FREE_ALL = "UPDATE idempotency_keys SET held_until = NULL WHERE status_code IS NULL"
 
 
 class IdempotencyStore:
-    """Begins, ends and forgets idempotent requests. `id` is a digest of token, method, path and key."""
+    """Begins, ends and forgets idempotent requests. `id` is a digest of token, method, path and key; `holder` names one
+    request, which holds the key until it ends. A holder that lost its key to a later one changes nothing."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
         self._cipher = cipher
 
-    async def begin(self, id: str, body_digest: str, now: float, oldest: float) -> StoredAnswer | None:
-        """Starts a request. Returns None when it is new (or the one before is from before `oldest`), else what was
-        kept of the one before."""
-        return await self._database.write(self._begin, (id, body_digest, now, oldest))
+    async def begin(self, id: str, body_digest: str, holder: str, now: float, oldest: float) -> StoredAnswer | None:
+        """Takes the key for LEASE_SECONDS. Returns None when it is free: never used, used before `oldest`, or held by a
+        request with this body that was cut off. Else returns what is kept of the request before."""
+        values = {"id": id, "body_digest": body_digest, "holder": holder, "now": now, "oldest": oldest}
+        return await self._database.write(self._begin, {**values, "held_until": now + LEASE_SECONDS})
 
-    async def end(self, id: str, status_code: int, body: bytes, headers: Mapping[str, str]) -> None:
+    async def renew(self, id: str, holder: str, now: float) -> None:
+        """Holds the key for another LEASE_SECONDS: the request goes on."""
+        await self._database.write(_renew, {"id": id, "holder": holder, "held_until": now + LEASE_SECONDS})
+
+    async def end(self, id: str, holder: str, status_code: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Keeps the answer."""
         sealed = dumps({"body": body.decode("latin-1"), "headers": dict(headers)})  # latin-1: any bytes survive it
         ciphertext = self._cipher.encrypt(sealed, context=id)
-        await self._database.write(_end, _Answer(id=id, status_code=status_code, ciphertext=ciphertext))
+        values = {"id": id, "holder": holder, "status_code": status_code, "ciphertext": ciphertext}
+        await self._database.write(_end, values)
 
-    async def forget(self, id: str) -> None:
+    async def forget(self, id: str, holder: str) -> None:
         """The request came to nothing: it may be sent again."""
-        await self._database.write(_forget, id)
+        await self._database.write(_forget, {"id": id, "holder": holder})
 
-    async def forget_unfinished(self) -> None:
-        """For the start of the only node: a request that a crash cut off may be sent again."""
-        await self._database.write(_forget_unfinished, None)
+    async def free_all(self) -> None:
+        """For the start of the only node: requests that a crash cut off may be sent again."""
+        await self._database.write(_free_all, None)
 
-    def _begin(
-        self, connection: Connection, items: Sequence[tuple[str, str, float, float]]
-    ) -> Sequence[StoredAnswer | None]:
-        results: list[StoredAnswer | None] = []
-        for id, body_digest, now, oldest in items:
-            row = connection.execute(select(KEYS).where(KEYS.c.id == id)).one_or_none()
-            cut_off = row is not None and row.status_code is None and now - row.created_at > UNFINISHED_SECONDS
-            if row is not None and row.created_at >= oldest and not cut_off:
-                results.append(self._answer(row))
-                continue
-            if row is not None:
-                # not the one that another node has begun meanwhile
-                connection.execute(delete(KEYS).where(KEYS.c.id == id, KEYS.c.created_at < oldest))
-            connection.execute(insert(KEYS), {"id": id, "body_digest": body_digest, "created_at": now})
-            results.append(None)
+    def _begin(self, connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[StoredAnswer | None]:
+        results: list[StoredAnswer | None] = [None] * len(items)
+        # In the order of their keys, and of one key the first that came: nodes that take the same ones never deadlock.
+        for place, item in sorted(enumerate(items), key=lambda one: (one[1]["id"], one[0])):
+            if run(connection, TAKE, **item).one_or_none() is None:
+                results[place] = self._answer(connection.execute(select(KEYS).where(KEYS.c.id == item["id"])).one())
         return results
 
     def _answer(self, row: Row[Any]) -> StoredAnswer:
@@ -80,19 +94,24 @@ class IdempotencyStore:
         )
 
 
-def _end(connection: Connection, items: Sequence[_Answer]) -> Sequence[None]:
-    for answer in items:
-        values: dict[str, Any] = {"status_code": answer.status_code, "ciphertext": answer.ciphertext}
-        connection.execute(update(KEYS).where(KEYS.c.id == answer.id).values(**values))
+def _renew(connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
+    return _each(connection, RENEW, items)
+
+
+def _end(connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
+    return _each(connection, END, items)
+
+
+def _forget(connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
+    return _each(connection, FORGET, items)
+
+
+def _each(connection: Connection, statement: str, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
+    for item in sorted(items, key=lambda item: str(item["id"])):
+        run(connection, statement, **item)
     return [None] * len(items)
 
 
-def _forget(connection: Connection, items: Sequence[str]) -> Sequence[None]:
-    for id in items:
-        connection.execute(delete(KEYS).where(KEYS.c.id == id))
-    return [None] * len(items)
-
-
-def _forget_unfinished(connection: Connection, items: Sequence[None]) -> Sequence[None]:
-    connection.execute(delete(KEYS).where(KEYS.c.status_code.is_(None)))
+def _free_all(connection: Connection, items: Sequence[None]) -> Sequence[None]:
+    run(connection, FREE_ALL)
     return [None] * len(items)

@@ -46,7 +46,7 @@ class Store:
         """Every lease, and whatever was in flight: for the only node that a SQLite file has, at its start."""
         await self.deliveries.release_all(now)
         await self.replays.free_all()
-        await self.idempotency.forget_unfinished()
+        await self.idempotency.free_all()
         await self.intents.all_cut_off()
 
     def clock(self, clock: Clock) -> Clock:

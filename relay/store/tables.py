@@ -325,7 +325,10 @@ class JobCallbackRow(SQLModel, table=True):
 
 
 class IdempotencyRow(SQLModel, table=True):
-    """An answer to be given again: `id` is the digest of token, method, path and key."""
+    """An answer to be given again: `id` is the digest of token, method, path and key.
+
+    holder  the request that holds the key until `held_until` while there is no answer (`status_code` is NULL)
+    """
 
     __tablename__: ClassVar[str] = "idempotency_keys"
     __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
@@ -335,6 +338,8 @@ class IdempotencyRow(SQLModel, table=True):
     status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
     ciphertext: bytes | None = Field(default=None, sa_column=_blob())
     created_at: float = Field(sa_column=_seconds(nullable=False))
+    holder: str | None = Field(default=None, sa_column=_text(nullable=True))
+    held_until: float | None = Field(default=None, sa_column=_seconds())
 
 
 class IntentRow(SQLModel, table=True):

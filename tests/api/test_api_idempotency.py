@@ -2,8 +2,12 @@ import asyncio
 
 import pytest
 
+from relay.api import idempotency
 from relay.api.idempotency import KEPT_SECONDS
+from relay.errors import StoreError
+from relay.store.idempotency import LEASE_SECONDS
 from tests.api_world import HOOK, TOKENS
+from tests.store_kit import until
 
 KEY = {"Idempotency-Key": "order-66"}
 
@@ -115,3 +119,86 @@ async def test_kept_answers_are_encrypted(client, world, tmp_path):
     written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert made["id"].encode() in written
     assert made["config"]["secret"].encode() not in written
+
+
+async def refuse(*_arguments):
+    raise StoreError("the database can not be reached")
+
+
+async def test_the_key_of_a_request_that_a_crash_cut_off_works_again_soon(client, world):
+    entered = asyncio.Event()
+
+    async def never(requests):
+        entered.set()
+        await asyncio.Event().wait()
+
+    register, world.tracking.register = world.tracking.register, never
+    cut_off = asyncio.create_task(client.post("/v1/jobs", json={"id": "a"}, headers=KEY))
+    await entered.wait()
+    world.store.idempotency.forget = refuse  # a process that is killed frees nothing
+    cut_off.cancel()
+    await asyncio.wait([cut_off])
+    del world.store.idempotency.forget
+    world.tracking.register = register
+    again = await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_in_flight")
+    world.now += LEASE_SECONDS
+    other = await client.post("/v1/jobs", json={"id": "b"}, headers=KEY)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+    first, second = [await client.post("/v1/jobs", json={"id": "a"}, headers=KEY) for _ in range(2)]
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert second.headers["idempotency-replayed"] == "true"
+
+
+async def test_a_request_whose_answer_can_not_be_kept_is_answered_all_the_same(client, world):
+    world.store.idempotency.end = refuse
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 201
+    del world.store.idempotency.end
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 409
+    world.now += LEASE_SECONDS
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 200
+
+
+async def test_a_failure_whose_key_can_not_be_freed_is_still_that_failure(client, world):
+    world.store.idempotency.forget = refuse
+
+    async def broken(requests):
+        raise RuntimeError("the disk is full of secrets")
+
+    register, world.tracking.register = world.tracking.register, broken
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 500
+    world.tracking.register = register
+    world.now += LEASE_SECONDS
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 201
+
+
+async def test_a_request_that_takes_long_keeps_its_key(client, world, monkeypatch):
+    monkeypatch.setattr(idempotency, "RENEW_SECONDS", 0.001)
+    renew, renewals, failures = world.store.idempotency.renew, [], [StoreError("not now")]
+
+    async def counted(*arguments):
+        if failures:
+            raise failures.pop()
+        await renew(*arguments)
+        renewals.append(arguments)
+
+    world.store.idempotency.renew = counted
+    go_on = asyncio.Event()
+    register = world.tracking.register
+
+    async def slow(requests):
+        await go_on.wait()
+        return await register(requests)
+
+    world.tracking.register = slow
+    first = asyncio.create_task(client.post("/v1/jobs", json={"id": "a"}, headers=KEY))
+    for _ in range(3):
+        world.now += LEASE_SECONDS - 1
+        renewals.clear()
+        await until(lambda: len(renewals) > 1)
+        assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 409
+    go_on.set()
+    assert (await first).status_code == 201
+    count = len(renewals)
+    assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).headers["idempotency-replayed"] == "true"
+    assert len(renewals) == count

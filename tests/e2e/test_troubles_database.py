@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from relay.keys import new_key
+from relay.store.migrations import newest_revision
 from tests.relay_world import RelayWorld, open_relay_world
 
 LIMIT_BYTES = 16_384
@@ -187,7 +188,7 @@ async def test_a_schema_that_is_newer_than_the_program(world: RelayWorld, tmp_pa
     code, lines = await world.run("check", REVOR_API_KEY="sk-revor-test", REVOR_BASE_URL=world.sandbox_url)
     assert code == 2
     assert any("9999" in line for line in lines)
-    _write(tmp_path / "relay.db", "UPDATE alembic_version SET version_num = '0001'")
+    _write(tmp_path / "relay.db", f"UPDATE alembic_version SET version_num = '{newest_revision()}'")
     await world.serve()
     assert (await world.get(f"/v1/jobs/{job_id}"))["id"] == job_id
 

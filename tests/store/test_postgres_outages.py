@@ -371,8 +371,8 @@ async def test_each_kind_of_write_happens_once_though_its_answer_is_lost(store: 
     async with lost():
         await store.subscriptions.add_secret("sub_1", "whsec_1", NOW)
     async with lost():
-        assert await store.idempotency.begin("key", "digest", NOW, 0.0) is None
-    assert await store.idempotency.begin("key", "digest", NOW, 0.0) == StoredAnswer(body_digest="digest")
+        assert await store.idempotency.begin("key", "digest", "holder", NOW, 0.0) is None
+    assert await store.idempotency.begin("key", "digest", "holder", NOW, 0.0) == StoredAnswer(body_digest="digest")
     found = await counts(store)
     assert {name: found[name] for name in ("jobs", "events", "deliveries", "attempts", "secrets")} == {
         **{"jobs": 1, "events": 3, "deliveries": 3, "attempts": 1, "secrets": 1}

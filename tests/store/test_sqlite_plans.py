@@ -113,7 +113,7 @@ def exceptions() -> list[MayScan]:
         MayScan(r"UPDATE replays SET holder = NULL", "those that are running, at the start of a node"),
         MayScan(r"SELECT COUNT\(\*\) FROM replays", "how many are running: a hundred at most"),
         MayScan(r"SELECT DISTINCT job_uid, subscription_id FROM deliveries WHERE replay", "what is on its way, sorted"),
-        MayScan(r"DELETE FROM idempotency_keys WHERE idempotency_keys.status_code IS NULL", "at the start of a node"),
+        MayScan(r"UPDATE idempotency_keys SET held_until = NULL", "at the start of a node"),
         MayScan(r"UPDATE intents SET reason = 'cut_off'", "at the start of a node"),
         MayScan(r"FROM jobs ORDER BY jobs.uid DESC\n? LIMIT", "a page of jobs without a filter"),
         MayScan(r"FROM events ORDER BY events.recorded_at DESC", "a page of events without a filter"),
@@ -169,7 +169,7 @@ async def fill(store: Store) -> None:
     number = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
     for statement in (
         "INSERT INTO job_callbacks SELECT 'job_' || i, 'sub_' || i % 700 FROM n",
-        f"INSERT INTO idempotency_keys SELECT 'key ' || i, 'digest', 200, x'00', {NOW} + i FROM n",
+        f"INSERT INTO idempotency_keys SELECT 'key ' || i, 'digest', 200, x'00', {NOW} + i, NULL, NULL FROM n",
         "INSERT INTO intents SELECT 'int_' || (10000000 + i), 'revor', 'default', '/dispatches', 'digest ' || i, "
         f"'key ' || i, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END, NULL FROM n",
         f"INSERT INTO hazards SELECT 'revor', 'class ' || i, i, '{{}}', {NOW} FROM n",
@@ -396,11 +396,12 @@ async def run_everything(store: Store) -> None:
     await store.replays.advance("rpl_all", "node 2", NOW)
     await store.replays.stop("rpl_all", NOW)
 
-    await store.idempotency.begin("key", "digest", NOW, 0.0)
-    await store.idempotency.begin("key", "digest", NOW + 5, NOW + 1)
-    await store.idempotency.end("key", 200, b"{}", {})
-    await store.idempotency.forget("key")
-    await store.idempotency.forget_unfinished()
+    await store.idempotency.begin("key", "digest", "holder", NOW, 0.0)
+    await store.idempotency.begin("key", "digest", "holder", NOW + 5, NOW + 1)
+    await store.idempotency.renew("key", "holder", NOW)
+    await store.idempotency.end("key", "holder", 200, b"{}", {})
+    await store.idempotency.forget("key", "holder")
+    await store.idempotency.free_all()
     now = NOW + 2 * IN_FLIGHT_SECONDS
     first, second, third = (intent(sent_at=NOW + n, idempotency_key="key") for n in range(3))
     for one in (first, second, third):

@@ -35,11 +35,11 @@ async def test_a_crash_lets_what_was_in_flight_come_again_and_keeps_answers(
     store: Store, open_again: Callable[..., Awaitable[Store]]
 ) -> None:
     async def begin(store: Store, key: str) -> StoredAnswer | None:
-        return await store.idempotency.begin(key, "digest", NOW, NOW - DAY)
+        return await store.idempotency.begin(key, "digest", "holder", NOW, NOW - DAY)
 
     await begin(store, "in flight")
     await begin(store, "answered")
-    await store.idempotency.end("answered", 200, b"yes", {})
+    await store.idempotency.end("answered", "holder", 200, b"yes", {})
     await store.close()
     again = await open_again()
     assert await begin(again, "in flight") is None

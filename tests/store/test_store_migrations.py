@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
@@ -19,6 +21,7 @@ from sqlmodel import SQLModel
 
 import relay.store.tables  # noqa: F401 - fills the metadata
 from relay import resources
+from relay.core.records import StoredAnswer
 from relay.errors import SchemaTooNew, SchemaTooOld
 from relay.store import migrations
 from relay.store.database import url_of
@@ -184,6 +187,39 @@ def test_migrating_twice_changes_nothing(migrated: str) -> None:
     migrations.check(migrated)
 
 
+async def test_answers_kept_by_the_first_schema_are_replayed_and_requests_that_it_left_open_are_free(
+    database_url: str,
+) -> None:
+    answer = ReversingCipher().encrypt(b'{"body": "yes", "headers": {}}', context="answered").hex()
+    blob = f"decode('{answer}', 'hex')" if is_postgres(database_url) else f"x'{answer}'"
+    insert = "INSERT INTO idempotency_keys (id, body_digest, status_code, ciphertext, created_at) VALUES"
+    await asyncio.to_thread(to_first_schema, database_url)
+    await asyncio.to_thread(
+        change,
+        database_url,
+        f"{insert} ('answered', 'digest', 201, {blob}, {NOW})",
+        f"{insert} ('open', 'digest', NULL, NULL, {NOW})",
+    )
+    store = await open_store(database_url, ReversingCipher(), now=NOW, auto_migrate=True)
+    try:
+        answered, opened = [await store.idempotency.begin(id, "digest", "h", NOW, 0.0) for id in ("answered", "open")]
+    finally:
+        await store.close()
+    assert (answered, opened) == (StoredAnswer(body_digest="digest", status_code=201, body=b"yes"), None)
+
+
+def to_first_schema(url: str) -> None:
+    """A new database as the first migration made it."""
+
+    def upgrade(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    on(url, upgrade)
+
+
 def test_a_database_without_a_schema_is_too_old(database_url: str) -> None:
     with pytest.raises(SchemaTooOld, match=r"no schema yet.*run `relay migrate`") as refused:
         migrations.check(database_url)
@@ -191,8 +227,9 @@ def test_a_database_without_a_schema_is_too_old(database_url: str) -> None:
 
 
 def test_an_older_schema_is_named(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "known_revisions", lambda: ("0001", "0002"))
-    with pytest.raises(SchemaTooOld, match="has schema 0001, this program needs 0002: run `relay migrate`"):
+    newest = migrations.newest_revision()
+    monkeypatch.setattr(migrations, "known_revisions", lambda: (newest, "9000"))
+    with pytest.raises(SchemaTooOld, match=f"has schema {newest}, this program needs 9000: run `relay migrate`"):
         migrations.check(migrated)
 
 
@@ -270,7 +307,9 @@ def test_migrations_are_found_on_any_path(tmp_path: Path, name: str, monkeypatch
     path = tmp_path / name / "relay.db"
     migrations.migrate(url_of(path))
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (
+            migrations.newest_revision(),
+        )
 
 
 def test_migrations_are_numbered_by_their_files() -> None:

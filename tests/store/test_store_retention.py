@@ -85,7 +85,7 @@ async def test_everything_that_is_too_old_goes_and_is_counted(store: Store) -> N
     await ended(store, 2, LATER, "new")
     await deliver_all(store, "sub_1", now=LATER)
     await store.intents.begin(intent())
-    await store.idempotency.begin("key", "digest", NOW, 0.0)
+    await store.idempotency.begin("key", "digest", "holder", NOW, 0.0)
     metrics = Metrics()
     assert await retention_of(store, metrics=metrics).run_once() == 3 * 3 + 2
     left = await counts(store)

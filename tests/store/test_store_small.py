@@ -6,14 +6,17 @@ import pytest
 
 from relay.core.records import AccountState, StoredAnswer
 from relay.errors import StoreError
+from relay.store.idempotency import LEASE_SECONDS
 from relay.store.store import Store
 from tests.store_kit import NOW, relay_event, rows, states, subscription, together, track
 
 DAY = 86_400.0
 
 
-async def begin(store: Store, key: str = "key", digest: str = "digest", now: float = NOW) -> StoredAnswer | None:
-    return await store.idempotency.begin(key, digest, now, now - DAY)
+async def begin(
+    store: Store, key: str = "key", digest: str = "digest", now: float = NOW, *, holder: str = "holder"
+) -> StoredAnswer | None:
+    return await store.idempotency.begin(key, digest, holder, now, now - DAY)
 
 
 async def test_a_new_key_begins(store: Store) -> None:
@@ -29,7 +32,7 @@ async def test_a_key_in_flight_is_known_with_its_body_and_no_answer(store: Store
 async def test_an_answer_is_given_again_byte_for_byte(store: Store, body: bytes) -> None:
     await begin(store)
     headers = {"Location": "/v1/jobs/1", "Content-Type": "application/json"}
-    await store.idempotency.end("key", 201, body, headers)
+    await store.idempotency.end("key", "holder", 201, body, headers)
     for _ in range(2):
         assert await begin(store) == StoredAnswer(body_digest="digest", status_code=201, body=body, headers=headers)
 
@@ -41,16 +44,62 @@ async def test_of_two_requests_at_once_one_is_new(store: Store) -> None:
 
 async def test_a_request_that_came_to_nothing_may_come_again(store: Store) -> None:
     await begin(store)
-    await store.idempotency.forget("key")
+    await store.idempotency.forget("key", "holder")
     assert await begin(store) is None
 
 
 async def test_a_key_is_new_again_after_its_time(store: Store) -> None:
     await begin(store, digest="old")
-    await store.idempotency.end("key", 201, b"old", {})
+    await store.idempotency.end("key", "holder", 201, b"old", {})
     assert await begin(store, digest="new", now=NOW + DAY) is not None
     assert await begin(store, digest="new", now=NOW + DAY + 1) is None
     assert await begin(store, now=NOW + DAY + 1) == StoredAnswer(body_digest="new")
+
+
+@pytest.mark.parametrize(
+    ("digest", "seconds", "expected"),
+    [
+        ("digest", LEASE_SECONDS - 0.1, StoredAnswer(body_digest="digest")),
+        ("digest", LEASE_SECONDS, None),
+        ("digest", DAY, None),
+        ("another body", LEASE_SECONDS, StoredAnswer(body_digest="digest")),
+        ("another body", DAY, StoredAnswer(body_digest="digest")),
+        ("another body", DAY + 1, None),
+    ],
+)
+async def test_the_key_of_a_request_that_was_cut_off_is_free_for_the_same_body_when_its_lease_ends(
+    store: Store, digest: str, seconds: float, expected: StoredAnswer | None
+) -> None:
+    await begin(store)
+    assert await begin(store, digest=digest, now=NOW + seconds, holder="later") == expected
+
+
+async def test_a_request_that_renews_its_lease_keeps_its_key(store: Store) -> None:
+    await begin(store)
+    await store.idempotency.renew("key", "holder", NOW + 9)
+    assert await begin(store, now=NOW + 18, holder="later") == StoredAnswer(body_digest="digest")
+    assert await begin(store, now=NOW + 19, holder="later") is None
+
+
+async def test_a_request_that_lost_its_key_changes_nothing_of_the_later_one(store: Store) -> None:
+    await begin(store)
+    assert await begin(store, now=NOW + LEASE_SECONDS, holder="later") is None
+    await store.idempotency.renew("key", "holder", NOW + 1_000)
+    await store.idempotency.end("key", "holder", 201, b"old", {})
+    await store.idempotency.forget("key", "holder")
+    again = NOW + LEASE_SECONDS + 1
+    assert await begin(store, now=again) == StoredAnswer(body_digest="digest")
+    await store.idempotency.end("key", "later", 201, b"new", {})
+    for late in ("holder", "later"):  # an answer that is kept stays as it is
+        await store.idempotency.renew("key", late, again)
+        await store.idempotency.forget("key", late)
+    assert await begin(store, now=again) == StoredAnswer(body_digest="digest", status_code=201, body=b"new")
+
+
+async def test_of_many_that_take_the_key_of_a_request_that_was_cut_off_one_gets_it(store: Store) -> None:
+    await begin(store)
+    takes = [begin(store, now=NOW + LEASE_SECONDS, holder=f"later {nth}") for nth in range(5)]
+    assert (await together(store, *takes, begin(store, "a key before it"))).count(None) == 2
 
 
 async def test_what_was_written_is_there_after_a_restart(
@@ -64,7 +113,7 @@ async def test_what_was_written_is_there_after_a_restart(
 
 async def test_a_restart_keeps_answers(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
     await begin(store, "answered")
-    await store.idempotency.end("answered", 200, b"yes", {})
+    await store.idempotency.end("answered", "holder", 200, b"yes", {})
     await store.close()
     assert await begin(await open_again(), "answered") == StoredAnswer(
         body_digest="digest", status_code=200, body=b"yes"

@@ -195,8 +195,10 @@ async def test_nothing_that_can_be_a_credential_is_stored_as_it_is(
     await store.subscriptions.callback_for("https://callback.example/callback-token", "sub_1", NOW)
     await store.subscriptions.add_secret(CALLBACK_OWNER, "whsec_callback-secret", NOW)
     await store.subscriptions.add_secret("sub_full", "whsec_rotated", NOW, old_expire_at=NOW + 5)
-    await store.idempotency.begin("key", "digest", NOW, 0.0)
-    await store.idempotency.end("key", 201, b'{"secret": "whsec_answer"}', {"Location": "/v1/header-of-answer"})
+    await store.idempotency.begin("key", "digest", "holder", NOW, 0.0)
+    await store.idempotency.end(
+        "key", "holder", 201, b'{"secret": "whsec_answer"}', {"Location": "/v1/header-of-answer"}
+    )
     assert await store.subscriptions.get("sub_full") is not None
 
     words = (

@@ -246,9 +246,9 @@ async def test_a_callback_that_is_named_again_between_look_and_deletion_stays(st
 
 async def test_old_idempotency_keys_go(store: Store) -> None:
     for nth in range(MAX_ROWS + 3):
-        await store.idempotency.begin(f"key {nth}", "digest", NOW if nth else NOW + 5, 0.0)
+        await store.idempotency.begin(f"key {nth}", "digest", "holder", NOW if nth else NOW + 5, 0.0)
     assert await until_none(lambda: store.upkeep.delete_idempotency_keys(NOW + 5)) == [MAX_ROWS, 2, 0]
-    assert await store.idempotency.begin("key 0", "digest", NOW + 9, 0.0) is not None
+    assert await store.idempotency.begin("key 0", "digest", "holder", NOW + 9, 0.0) is not None
 
 
 async def test_secrets_go_once_they_have_expired(store: Store) -> None:

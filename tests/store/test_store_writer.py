@@ -190,6 +190,6 @@ async def test_writes_of_different_kinds_share_a_group(store: Store) -> None:
         store.jobs.record(look(uid, 0, "queued")),
         store.jobs.register(registration("other")),
         store.subscriptions.create(subscription("sub_1")),
-        store.idempotency.forget("none"),
+        store.idempotency.forget("none", "holder"),
     )
     assert store.database.writer.commit_count == before + 2  # the one that held the thread, then one for all
