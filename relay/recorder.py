@@ -65,7 +65,7 @@ class Recorder:
         self._origin = origin
 
     def events(self, job: Job, transitions: Sequence[Transition], seen: Observation | None) -> tuple[Event, ...]:
-        """The events of transitions of a job."""
+        """The events of transitions of a job. What is inferred gets no hint: the item's error is of a later attempt."""
         channel = (seen.channel if seen is not None else None) or job.channel
         problem = seen.problem if seen is not None else None
         now = self._clock()
@@ -76,7 +76,7 @@ class Recorder:
                 transition,
                 self._origin,
                 seen=seen,
-                hint=self._hint(problem, transition.kind, channel),
+                hint=None if transition.inferred else self._hint(problem, transition.kind, channel),
             )
             for transition in transitions
         )

@@ -48,14 +48,14 @@ def sentence(event: Event, context: Context) -> str:
 
 
 def advice(event: Event) -> tuple[tuple[str, str], ...]:
-    """Who can mend it and whether doing it again is safe, as (label, text); empty where nothing is known of it."""
+    """How to fix it, who can, and what sending it again does, as (label, text); empty where nothing is known of it."""
     hint = _mapping(_data(event.document()).get("hint"))
-    found = []
-    if who := without_addresses(hint.get("who")):
-        found.append(("Who can mend it", who))
-    if isinstance(hint.get("retry_safe"), bool):
-        found.append(("Trying again", "is safe" if hint["retry_safe"] else "is not safe: it could happen twice"))
-    return tuple(found)
+    found = [
+        ("How to fix it", without_addresses(hint.get("fix"))),
+        ("Who can fix it", without_addresses(hint.get("who"))),
+        ("Sending it again", _repeat(hint.get("repeat"), job_event_kind(event.type))),
+    ]
+    return tuple((label, text) for label, text in found if text)
 
 
 def facts(event: Event, context: Context) -> tuple[tuple[str, str], ...]:
@@ -135,6 +135,22 @@ def _because(document: Document) -> str:
     return f": {meaning if proper or first == 'I' else meaning[0].lower() + meaning[1:]}"
 
 
+def _repeat(repeat: object, kind: str | None) -> str:
+    if kind == "retrying":
+        return "is not needed: it is tried again by itself"
+    if kind in _OPEN and repeat == "may_send_twice":
+        return "could reach the person twice: the job is still open"
+    return _REPEAT.get(repeat, "") if isinstance(repeat, str) and kind is not None else ""
+
+
+_OPEN = ("overdue", "status_unknown")
+_REPEAT: Mapping[str, str] = {
+    "safe": "is safe once that is done: nothing was sent",
+    "useless": "fails again until that is done",
+    "may_send_twice": "could reach the person twice: check first whether it was sent",
+}
+
+
 def _retrying(document: Document, what: str) -> str:
     again = "was tried again" if _data(document).get("inferred") is True else "will be tried again"
     return f"{what} failed an attempt and {again}{_because(document)}"
@@ -142,7 +158,7 @@ def _retrying(document: Document, what: str) -> str:
 
 def _status_unknown(document: Document, what: str) -> str:
     status = without_addresses(document.get("status"))
-    return f"{what} has a status that the relay does not know: “{status}”. It goes on looking"
+    return f"{what} has a status that the relay does not know: “{status}”. The relay goes on polling"
 
 
 _JOB_SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
@@ -153,7 +169,7 @@ _JOB_SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
     "failed": lambda document, what: f"{what} failed{_because(document)}",
     "cancelled": lambda document, what: f"{what} was cancelled{_because(document)}",
     "retrying": _retrying,
-    "overdue": lambda _, what: f"{what} has not ended by its deadline: the relay goes on looking, less often",
+    "overdue": lambda _, what: f"{what} has not ended by its deadline: the relay goes on polling, less often",
     "not_found": lambda _, what: f"{what} was not found: the upstream does not know it, so its end will not be seen",
     "status_unknown": _status_unknown,
 }

@@ -212,7 +212,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
-    return Hint(meaning=problem.code, retry_safe=False, who="nobody") if problem is not None else None
+    return Hint(meaning=problem.code, fix="Wait", who="Revor", repeat="safe") if problem is not None else None
 
 
 @asynccontextmanager

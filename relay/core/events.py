@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from cloudevents.core.exceptions import CloudEventValidationError
@@ -37,13 +37,27 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\ufff
 _KEPT_TEXT_BYTES = 1536
 
 
+Repeat = Literal["safe", "useless", "may_send_twice"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """What an upstream error means for a person, whether doing it again is safe, and who can mend it."""
+    """What an upstream error means for a person, and what to do about it.
+
+    fix     what removes the cause
+    who     who can do that
+    repeat  what sending the create again does. safe: it reaches no one twice, since nothing was sent; useless: it fails
+            again until the cause is removed; may_send_twice: it may have been sent already, or may still be
+    """
 
     meaning: str
-    retry_safe: bool
+    fix: str
     who: str
+    repeat: Repeat
+
+    def document(self) -> dict[str, str]:
+        """The hint as events carry it."""
+        return {"meaning": self.meaning, "fix": self.fix, "who": self.who, "repeat": self.repeat}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +119,7 @@ def from_transition(
         "metadata": dict(job.metadata),
     }
     if hint is not None:
-        data["hint"] = {"meaning": hint.meaning, "retry_safe": hint.retry_safe, "who": hint.who}
+        data["hint"] = hint.document()
     extensions = {
         "sequence": f"{transition.sequence:010d}",
         "account": job.account,

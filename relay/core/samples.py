@@ -15,7 +15,7 @@ _JOB_UID = "job_01jvpq0000000000000000000a"
 _SUBSCRIPTION_ID = "sub_01jvpq0000000000000000000b"
 _DELIVERY_ID = "dlv_01jvpq0000000000000000000c"
 _METADATA = {"recipient_name": "Alex", "sample": True}
-_HINT = Hint(meaning="The account needs reconnecting", retry_safe=False, who="account owner")
+_HINT = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
 
 
 class _Step(NamedTuple):

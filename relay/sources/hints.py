@@ -4,13 +4,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from relay.core.events import Hint
+from relay.core.events import Hint, Repeat
 from relay.core.job import Problem
 from relay.sources.document import Section
 
-RETRY_SAFE = frozenset({"never", "when_retryable", "always"})
-WHO = frozenset({"account owner", "administrator", "developer", "nobody"})
+WHO = frozenset({"account owner", "administrator", "developer", "Revor"})
+
+RepeatRule = Repeat | Literal["as_retryable"]
+_RULES: Mapping[str, RepeatRule] = {
+    "safe": "safe",
+    "useless": "useless",
+    "may_send_twice": "may_send_twice",
+    "as_retryable": "as_retryable",
+}
 KINDS_WITH_A_PROBLEM = frozenset({"failed", "cancelled", "retrying"})
 
 _MAX_NAME_CHARACTERS = 64
@@ -19,18 +27,30 @@ _PLACEHOLDER = re.compile(r"\{(.*?)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HintTemplate:
-    """A hint before it is known which channel, code and `retryable` it is about."""
+    """A hint before it is known which channel, code and `retryable` it is about.
+
+    `repeat` is the hint's own, or `as_retryable`: nothing was sent, so the upstream's `retryable` decides.
+    """
 
     meaning: str
-    retry_safe: str
+    fix: str
     who: str
+    repeat: RepeatRule
 
-    def fill(self, *, channel: str, code: str, retryable: bool | None) -> Hint:
-        """The hint for one error. `channel` is already the channel's name for people."""
+    def fill(self, *, channel: str, code: str, retryable: bool | None, kind: str) -> Hint:
+        """The hint for one event of `kind`. `channel` is already the channel's name for people."""
         words = {"channel": channel, "code": _short(code) or "an error"}
-        meaning = _PLACEHOLDER.sub(lambda match: words[match[1]], self.meaning)
-        safe = self.retry_safe == "always" or (self.retry_safe == "when_retryable" and retryable is True)
-        return Hint(meaning=meaning, retry_safe=safe, who=self.who)
+        meaning, fix = (_PLACEHOLDER.sub(lambda match: words[match[1]], text) for text in (self.meaning, self.fix))
+        return Hint(meaning=meaning, fix=fix, who=self.who, repeat=self._repeat(retryable, kind))
+
+    def _repeat(self, retryable: bool | None, kind: str) -> Repeat:
+        if kind == "retrying":  # the upstream sends it itself
+            return "may_send_twice"
+        if self.repeat == "as_retryable":
+            return "may_send_twice" if retryable is None else "safe" if retryable else "useless"
+        if self.repeat == "useless" and retryable:  # the item says otherwise: do not contradict it
+            return "may_send_twice"
+        return self.repeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +78,7 @@ class Hints:
             template = self.no_reason
         else:
             return None
-        return template.fill(channel=self._channel_name(channel), code=code, retryable=retryable)
+        return template.fill(channel=self._channel_name(channel), code=code, retryable=retryable, kind=kind)
 
     def _of_code(self, code: str, retryable: bool | None) -> HintTemplate:
         if code in self.codes:
@@ -105,12 +125,14 @@ def _templates(section: Section) -> dict[str, HintTemplate]:
 def _template(section: Section) -> HintTemplate:
     template = HintTemplate(
         meaning=section.text("meaning"),
-        retry_safe=section.choice("retry_safe", RETRY_SAFE),
+        fix=section.text("fix"),
         who=section.choice("who", WHO),
+        repeat=_RULES[section.choice("repeat", _RULES)],
     )
-    for name in _PLACEHOLDER.findall(template.meaning):
-        if name not in ("channel", "code"):
-            raise section.error("meaning", f"{{{name}}} is no placeholder: {{channel}} and {{code}} are")
+    for key, text in (("meaning", template.meaning), ("fix", template.fix)):
+        for name in _PLACEHOLDER.findall(text):
+            if name not in ("channel", "code"):
+                raise section.error(key, f"{{{name}}} is no placeholder: {{channel}} and {{code}} are")
     section.finish()
     return template
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ from slack_sdk.models.blocks import Block
 
 from relay import log
 from relay.core.delivery import Response
-from relay.core.events import Event, Hint, Origin, from_transition, relay_event
+from relay.core.events import Event, Hint, Origin, Repeat, from_transition, relay_event
 from relay.core.filters import known_types
 from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
@@ -34,7 +34,7 @@ NAMES = sorted(
             "data"
         ]
     }
-    | {"meaning", "who", "retry_safe", "recipient_name", "name", "last_error", "sink", "attempts", "open_jobs"}
+    | {"meaning", "fix", "who", "repeat", "recipient_name", "name", "last_error", "sink", "attempts", "open_jobs"}
 )
 PIECES = st.one_of(
     TEXTS,
@@ -99,7 +99,7 @@ def printable(text: str) -> str:
     kind=st.sampled_from(JOB_EVENTS),
     words=st.fixed_dictionaries(dict.fromkeys(("id", "account", "channel", "action", "code", "message"), SENT)),
     metadata=st.dictionaries(st.sampled_from(["recipient_name", "name", "deal"]), SENT | JSON_VALUES),
-    hint=st.none() | st.builds(Hint, meaning=SENT, retry_safe=st.booleans(), who=SENT),
+    hint=st.none() | st.builds(Hint, meaning=SENT, fix=SENT, who=SENT, repeat=st.sampled_from(get_args(Repeat))),
     context=CONTEXTS,
     item=st.dictionaries(SENT, JSON_VALUES, max_size=3),
 )

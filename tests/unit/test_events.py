@@ -81,7 +81,12 @@ def read(event: Event) -> dict[str, Any]:
 
 
 def test_a_job_event_is_as_the_contract_shows_it() -> None:
-    hint = Hint(meaning="The LinkedIn account needs reconnecting", retry_safe=False, who="account owner")
+    hint = Hint(
+        meaning="The LinkedIn account needs reconnecting",
+        fix="Reconnect it in Revor",
+        who="account owner",
+        repeat="safe",
+    )
 
     event = from_transition("evt_1", JOB, FAILED, ORIGIN, seen=SEEN, hint=hint)
 
@@ -110,7 +115,12 @@ def test_a_job_event_is_as_the_contract_shows_it() -> None:
             "inferred": False,
             "request_id": "req_1",
             "metadata": {"deal": 42},
-            "hint": {"meaning": "The LinkedIn account needs reconnecting", "retry_safe": False, "who": "account owner"},
+            "hint": {
+                "meaning": "The LinkedIn account needs reconnecting",
+                "fix": "Reconnect it in Revor",
+                "who": "account owner",
+                "repeat": "safe",
+            },
         },
     }
     assert (event.sequence, event.job_uid, event.recorded_at) == (3, "job_01", AT + 1.25)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from relay.core.events import Hint, Repeat
 from relay.core.job import JOB_EVENTS, KNOWN_STATUSES, TERMINAL, Problem
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
@@ -116,41 +117,68 @@ def test_the_channel_s_name(channel: str | None, name: str) -> None:
     hint = REVOR.hint_for(problem, "failed", channel=channel)
 
     assert hint is not None
-    assert (hint.meaning, hint.retry_safe, hint.who) == (
-        f"The {name} account needs reconnecting",
-        False,
-        "account owner",
+    assert hint == Hint(
+        meaning=f"The {name} account needs reconnecting",
+        fix="Reconnect it in Revor",
+        who="account owner",
+        repeat="safe",
     )
 
 
 @pytest.mark.parametrize(
-    ("code", "retryable", "safe"),
+    ("code", "if_retryable", "if_final", "if_unsaid"),
     [
-        ("external_api_worker_unavailable", True, True),
-        ("external_api_worker_unavailable", False, False),
-        ("external_api_worker_unavailable", None, False),
-        ("external_api_retry_enqueue_failed", True, False),
-        ("external_api_billing_retryable", True, False),
-        ("connect_account_reconnect_required", True, False),
-        ("task_unavailable", None, True),
-        ("never_heard_of", True, False),
+        # of jobs
+        ("connect_account_reconnect_required", "safe", "safe", "safe"),
+        ("insufficient_credits", "safe", "safe", "safe"),
+        ("external_api_worker_unavailable", "safe", "useless", "may_send_twice"),
+        ("external_api_retry_enqueue_failed", "may_send_twice", "may_send_twice", "may_send_twice"),
+        ("external_api_billing_retryable", "safe", "useless", "may_send_twice"),
+        # of requests
+        ("invalid_request", "may_send_twice", "useless", "useless"),
+        ("idempotency_conflict", "may_send_twice", "useless", "useless"),
+        ("permission_denied", "may_send_twice", "useless", "useless"),
+        ("membership_tier_insufficient", "may_send_twice", "useless", "useless"),
+        ("external_api_job_not_found", "may_send_twice", "may_send_twice", "may_send_twice"),
+        ("task_unavailable", "safe", "safe", "safe"),
+        ("api_rate_limit_exceeded", "safe", "safe", "safe"),
+        # of patterns, and of none of these
+        ("x_job_concurrency_limit_exceeded", "safe", "safe", "safe"),
+        ("channel_conflict", "may_send_twice", "useless", "useless"),
+        ("never_heard_of", "may_send_twice", "useless", "may_send_twice"),
     ],
 )
-def test_a_retry_is_safe_only_where_nothing_was_sent(code: str, retryable: bool | None, safe: bool) -> None:
-    hint = REVOR.hint_for(Problem(code=code, message="", retryable=retryable), "failed")
+def test_what_sending_again_does_agrees_with_the_item(
+    code: str, if_retryable: Repeat, if_final: Repeat, if_unsaid: Repeat
+) -> None:
+    expected: dict[bool | None, Repeat] = {True: if_retryable, False: if_final, None: if_unsaid}
+    for retryable, repeat in expected.items():
+        problem = Problem(code=code, message="", retryable=retryable)
+        for kind in ("failed", "cancelled"):
+            hint = REVOR.hint_for(problem, kind)
+            assert hint is not None
+            assert hint.repeat == repeat, (retryable, kind)
 
-    assert hint is not None
-    assert hint.retry_safe is safe
+
+@pytest.mark.parametrize("retryable", [True, False, None])
+@pytest.mark.parametrize("code", [*REVOR.hints.codes, *REVOR.hints.patterns, "never_heard_of"])
+def test_a_hint_never_contradicts_its_item(code: str, retryable: bool | None) -> None:
+    problem = Problem(code=code, message="", retryable=retryable)
+    failed, retrying = REVOR.hint_for(problem, "failed"), REVOR.hint_for(problem, "retrying")
+
+    assert failed is not None
+    assert retrying is not None
+    assert not (retryable and failed.repeat == "useless"), "the upstream says that trying again may help"
+    assert retrying.repeat == "may_send_twice", "the upstream is about to send it itself"
+    for text in (failed.meaning, failed.fix):
+        assert not re.search(r"try|tried|again|retr|repeat|safe|twice", text, re.IGNORECASE), "that is for `repeat`"
 
 
-def test_an_unknown_code_is_told_by_what_the_upstream_says_of_it() -> None:
-    hints = [
-        REVOR.hint_for(Problem(code="odd\n", message="", retryable=said), "failed") for said in (True, False, None)
-    ]
-
-    meanings = [hint.meaning for hint in hints if hint is not None]
-    assert len(set(meanings)) == 3
-    assert all(meaning.startswith("Revor reports odd") for meaning in meanings)
+def test_an_unknown_code_is_named() -> None:
+    for said in (True, False, None):
+        hint = REVOR.hint_for(Problem(code="odd\n", message="", retryable=said), "failed")
+        assert hint is not None
+        assert hint.meaning == "Revor reports odd"
 
 
 def test_only_what_went_wrong_has_a_hint() -> None:
@@ -205,9 +233,11 @@ MISSING = object()
         ("revor.hints.yaml", "general.unsaid", MISSING, "revor.hints.yaml: general.unsaid: is missing"),
         ("revor.hints.yaml", "general.other", {}, "revor.hints.yaml: general.other: is not known here"),
         ("revor.hints.yaml", "channels", {}, 'revor.hints.yaml: channels."": is missing'),
-        ("revor.hints.yaml", "kinds.overdue.retry_safe", True, "kinds.overdue.retry_safe: expected one of always"),
-        ("revor.hints.yaml", "kinds.overdue.who", "Bob", "kinds.overdue.who: expected one of account owner"),
+        ("revor.hints.yaml", "kinds.overdue.repeat", True, "kinds.overdue.repeat: expected one of as_retryable"),
+        ("revor.hints.yaml", "kinds.overdue.who", "Bob", "kinds.overdue.who: expected one of Revor, account owner"),
         ("revor.hints.yaml", "kinds.overdue.meaning", "{x}", "kinds.overdue.meaning: {x} is no placeholder"),
+        ("revor.hints.yaml", "kinds.overdue.fix", "{x}", "kinds.overdue.fix: {x} is no placeholder"),
+        ("revor.hints.yaml", "kinds.overdue.fix", MISSING, "kinds.overdue.fix: is missing"),
         ("revor.hints.yaml", "kinds.overdue.why", "x", "revor.hints.yaml: kinds.overdue.why: is not known here"),
     ],
 )

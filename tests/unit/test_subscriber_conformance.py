@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import Event, Hint, Origin, from_transition, relay_event
+from relay.core.events import Event, Hint, Origin, Repeat, from_transition, relay_event
 from relay.core.filters import known_types
 from relay.core.job import JOB_EVENTS, Job, Observation, Transition
 from relay.core.samples import sample_event
@@ -236,8 +236,9 @@ def test_no_recipient_is_shown_but_the_name_that_the_user_gave(kind: Kind, job_k
         },
         hint=Hint(
             meaning="alex@example.com, +1 415 555 2671, (415) 555-2671, https://linkedin.com/in/alex do not answer",
-            retry_safe=True,
+            fix="Write to alex@example.com",
             who="alex@example.com",
+            repeat="safe",
         ),
     )
     request = kind.render(event, subscription_of(kind), CONTEXT)
@@ -289,7 +290,13 @@ attribute_texts = st.fixed_dictionaries(
     job_kind=st.sampled_from(JOB_EVENTS),
     texts=attribute_texts,
     name=hostile.map(sendable),
-    hint=st.builds(Hint, meaning=hostile.map(sendable), retry_safe=st.booleans(), who=hostile.map(sendable)),
+    hint=st.builds(
+        Hint,
+        meaning=hostile.map(sendable),
+        fix=hostile.map(sendable),
+        who=hostile.map(sendable),
+        repeat=st.sampled_from(get_args(Repeat)),
+    ),
 )
 def test_no_text_of_a_job_breaks_the_message(
     kind: Kind, job_kind: str, texts: dict[str, str], name: str, hint: Hint

@@ -22,7 +22,7 @@ KIND = registry.kind_named("slack")
 ORIGIN = Origin(
     source="https://revor.ai/api/v1/outreach/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json"
 )
-RECONNECT = Hint(meaning="The account needs reconnecting", retry_safe=False, who="account owner")
+RECONNECT = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
 
 
 def job_event(
@@ -85,7 +85,7 @@ ALEX = {"recipient_name": "Alex"}
         ),
         (
             "overdue",
-            "LinkedIn outreach to Alex has not ended by its deadline: the relay goes on looking, less often",
+            "LinkedIn outreach to Alex has not ended by its deadline: the relay goes on polling, less often",
         ),
         (
             "not_found",
@@ -98,7 +98,9 @@ def test_each_job_event_is_one_sentence(kind: str, sentence: str) -> None:
 
 
 def test_an_unknown_status_is_named() -> None:
-    sentence = "LinkedIn outreach to Alex has a status that the relay does not know: “paused”. It goes on looking"
+    sentence = (
+        "LinkedIn outreach to Alex has a status that the relay does not know: “paused”. The relay goes on polling"
+    )
     assert text(job_event("status_unknown", status="paused", metadata=ALEX)) == sentence
 
 
@@ -158,7 +160,7 @@ def test_what_it_is_about(changes: dict[str, Any], what: str) -> None:
     ],
 )
 def test_the_hint_ends_the_sentence(meaning: str, because: str) -> None:
-    event = job_event(metadata=ALEX, hint=Hint(meaning=meaning, retry_safe=True, who=""))
+    event = job_event(metadata=ALEX, hint=Hint(meaning=meaning, fix="", who="", repeat="safe"))
     assert text(event) == f"LinkedIn outreach to Alex failed{because}"
 
 
@@ -173,8 +175,9 @@ def test_the_blocks_say_what_to_do_and_how_to_find_it() -> None:
     assert (section["type"], footer["type"]) == ("section", "context")
     assert section["text"]["text"] == payload["text"]
     assert [field["text"] for field in section["fields"]] == [
-        "*Who can mend it*\naccount owner",
-        "*Trying again*\nis not safe: it could happen twice",
+        "*How to fix it*\nReconnect it",
+        "*Who can fix it*\naccount owner",
+        "*Sending it again*\nis safe once that is done: nothing was sent",
     ]
     assert [element["text"] for element in footer["elements"]] == [
         "Job 3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
@@ -183,8 +186,6 @@ def test_the_blocks_say_what_to_do_and_how_to_find_it() -> None:
         "Sequence 1",
         "Event evt_1",
     ]
-    safe = message(job_event(hint=Hint(meaning="x", retry_safe=True, who="you")))
-    assert safe["blocks"][0]["fields"][1]["text"] == "*Trying again*\nis safe"
 
 
 def trouble(**changes: Any) -> dict[str, Any]:
@@ -313,7 +314,7 @@ def test_the_longest_message_fits() -> None:
         channel="&" * 256,
         action="&" * 256,
         metadata={"name": "&" * 256},
-        hint=Hint(meaning="&" * 5000, retry_safe=True, who="&" * 5000),
+        hint=Hint(meaning="&" * 5000, fix="&" * 5000, who="&" * 5000, repeat="safe"),
     )
     section = message(event)["blocks"][0]
     assert 2990 < len(section["text"]["text"]) <= 3000
