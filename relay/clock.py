@@ -21,6 +21,35 @@ def wall_clock() -> float:
     return time.time()
 
 
+_STEADY_ID = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS counts sleep in the second one
+
+
+def steady_clock() -> float:
+    """Seconds since some moment in the past. Goes on while the machine sleeps; setting the machine's clock does not
+    move it."""
+    return time.clock_gettime(_STEADY_ID)
+
+
+class FollowedClock:
+    """Another machine's clock, kept between readings by our steady clock: setting our own clock does not move it."""
+
+    def __init__(self, steady: Clock = steady_clock) -> None:
+        self._steady = steady
+        self._ahead_seconds: float | None = None
+
+    def now(self) -> float:
+        """Now by the other clock, in epoch seconds. Call `read` first."""
+        assert self._ahead_seconds is not None
+        return self._steady() + self._ahead_seconds
+
+    def read(self, told: float, before: float, after: float) -> None:
+        """The other clock showed `told` between two moments of the steady clock. What is known already is kept as far
+        as it is possible by this reading, so a slow answer moves nothing."""
+        least, most = told - after, told - before
+        known = (least + most) / 2 if self._ahead_seconds is None else self._ahead_seconds
+        self._ahead_seconds = min(max(known, least), most)
+
+
 def to_rfc3339(epoch_seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds, the upstream's own precision: `2026-05-20T10:00:08.000Z`."""
     moment = datetime.fromtimestamp(round(epoch_seconds, 3), UTC)

@@ -6,7 +6,7 @@ An account's job has no interval: it runs when its planner says, and is pulled f
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import structlog
@@ -15,7 +15,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from relay.clock import Clock
+from relay.clock import Clock, wall_clock
 from relay.errors import StoreError
 
 IDLE_SECONDS = 30.0
@@ -53,14 +53,13 @@ class _WhenPlanned(BaseTrigger):  # type: ignore[misc]
     the planner: what the planner would say then is what is being done already.
     """
 
-    def __init__(self, clock: Clock, submitted: Callable[[], None]) -> None:
-        self._clock = clock
+    def __init__(self, submitted: Callable[[], None]) -> None:
         self._submitted = submitted
 
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
         if previous is not None:
             self._submitted()
-        return datetime.fromtimestamp(max(self._clock(), now.timestamp()) + IDLE_SECONDS, UTC)
+        return now + timedelta(seconds=IDLE_SECONDS)
 
 
 class Scheduler:
@@ -85,7 +84,7 @@ class Scheduler:
         """One job `poll:{source}:{account}`. Returns what to call when its next request may be sooner."""
         name = f"poll:{source}:{account}"
         self._pollables[name] = pollable
-        trigger = _WhenPlanned(self._clock, lambda: self._firing.add(name))
+        trigger = _WhenPlanned(lambda: self._firing.add(name))
         self._scheduler.add_job(self._fire, trigger, args=[name], id=name, name=name)
         return lambda: self._pull_forward(name)
 
@@ -101,7 +100,7 @@ class Scheduler:
                 log.exception("upkeep_failed", upkeep=upkeep.name)
 
         name = f"upkeep:{upkeep.name}"
-        first = {"next_run_time": datetime.fromtimestamp(self._clock(), UTC)} if upkeep.at_once else {}
+        first = {"next_run_time": datetime.now(UTC)} if upkeep.at_once else {}
         trigger = IntervalTrigger(seconds=upkeep.every_seconds, timezone=UTC)
         self._scheduler.add_job(run, trigger, id=name, name=name, **first)
         self._upkeep.add(name)
@@ -109,8 +108,7 @@ class Scheduler:
     def upkeep_now(self, name: str) -> None:
         """Calls one timed function now, not when its time comes."""
         if self._running:
-            now = datetime.fromtimestamp(self._clock(), UTC)
-            self._scheduler.modify_job(f"upkeep:{name}", next_run_time=now)
+            self._scheduler.modify_job(f"upkeep:{name}", next_run_time=datetime.now(UTC))
 
     def start(self) -> None:
         """Begins to fire."""
@@ -118,7 +116,7 @@ class Scheduler:
         self._running = True
         for name in self._pollables:
             self._pull_forward(name)
-        self._watch_clock(self._clock() - asyncio.get_running_loop().time())
+        self._watch_clocks(self._offsets())
 
     def stop(self) -> None:
         """Fires nothing more. What was started goes on: its owner ends it."""
@@ -138,12 +136,17 @@ class Scheduler:
         """Whether it fires."""
         return self._running
 
-    def _watch_clock(self, offset: float) -> None:
-        """Plans everything anew when the clock was set: what was planned for an hour that is gone would wait for it."""
-        loop = asyncio.get_running_loop()
-        before, offset = offset, self._clock() - loop.time()
-        if abs(offset - before) > STEP_SECONDS:
-            log.warning("clock_was_set", seconds=round(offset - before, 1))
+    def _offsets(self) -> tuple[float, float]:
+        """How far our clock, and the machine's, which APScheduler reads, are ahead of the loop's own time."""
+        elapsed = asyncio.get_running_loop().time()
+        return self._clock() - elapsed, wall_clock() - elapsed
+
+    def _watch_clocks(self, before: tuple[float, float]) -> None:
+        """Plans everything anew when a clock was set: what was planned for an hour that is gone would wait for it."""
+        offsets = self._offsets()
+        step = max((now - then for now, then in zip(offsets, before, strict=True)), key=abs)
+        if abs(step) > STEP_SECONDS:
+            log.warning("clock_was_set", seconds=round(step, 1))
             self._next_at.clear()
             self._fired_at.clear()
             for name in self._pollables:
@@ -151,7 +154,7 @@ class Scheduler:
             for name in self._upkeep:
                 self.upkeep_now(name.removeprefix("upkeep:"))
         if self._running:
-            self._beat = loop.call_later(BEAT_SECONDS, self._watch_clock, offset)
+            self._beat = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._watch_clocks, offsets)
 
     async def _fire(self, name: str) -> None:
         self._next_at.pop(name, None)
@@ -183,4 +186,5 @@ class Scheduler:
         if planned is not None and now < planned <= wanted:
             return
         self._next_at[name] = wanted
-        self._scheduler.modify_job(name, next_run_time=datetime.fromtimestamp(wanted, UTC))
+        # APScheduler reads the machine's clock, which may differ from ours: a database's, with several nodes.
+        self._scheduler.modify_job(name, next_run_time=datetime.fromtimestamp(wall_clock() + wanted - now, UTC))

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from relay.clock import Clock, wall_clock
+from relay.clock import Clock, FollowedClock, steady_clock
 from relay.errors import StoreError
 from relay.store.groups import Batch, Item, Result, Waiting, run_group
 from relay.store.notices import ALL, payload, taken
@@ -40,6 +40,7 @@ from relay.store.procedures import Procedure, define
 
 CHANNEL = "relay"
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :said)")
+NOW = text("SELECT extract(epoch FROM clock_timestamp())::double precision")
 LIVENESS_SECONDS = 10.0
 UNTOLD_PAUSE_SECONDS = 1.0
 TRANSACTION = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
@@ -61,7 +62,7 @@ class PostgresDatabase:
         self._engine: AsyncEngine | None = None
         self._writing: AsyncEngine | None = None
         self._calling: AsyncEngine | None = None
-        self._ahead_seconds = 0.0
+        self._time = FollowedClock()
         self._unsaid: set[str] = set()
         self._something_to_say = asyncio.Event()
         self._saying: asyncio.Task[None] | None = None
@@ -89,7 +90,7 @@ class PostgresDatabase:
         self._calling = make_engine(self.url, pool_size=1)
         define(self._calling, self._procedures)
         try:
-            await self.compare_clocks(wall_clock)
+            await self.read_clock()
         except Exception as error:
             await self._dispose()
             raise StoreError(f"cannot reach the database {shown(self.url)}: {reason_of(error)}") from error
@@ -128,17 +129,18 @@ class PostgresDatabase:
     """Whether several nodes can have it open."""
 
     def clock(self, clock: Clock) -> Clock:
-        """The database's, as far as it was ahead of `clock` when they were compared: leases of all nodes run by it."""
-        return lambda: clock() + self._ahead_seconds
+        """The server's, by which the leases of all nodes run. `clock`, a node's own, may be set at any time: it is not
+        read."""
+        return self._time.now
 
-    async def compare_clocks(self, clock: Clock) -> None:
-        """Asks the server for the time; half of the way there and back is taken for the way back."""
+    async def read_clock(self) -> None:
+        """Asks the server for the time."""
         assert self._engine is not None
         async with self._engine.connect() as connection:
-            before = clock()
-            answer = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())::double precision"))
-            after = clock()
-        self._ahead_seconds = answer.scalar_one() - (before + after) / 2
+            before = steady_clock()
+            answer = await connection.execute(NOW)
+            after = steady_clock()
+        self._time.read(answer.scalar_one(), before, after)
 
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """See `AsyncWriter.write`."""
@@ -205,7 +207,7 @@ class PostgresDatabase:
                     async with asyncio.timeout(LIVENESS_SECONDS):
                         await ended.wait()
                 await connection.execute("SELECT 1", timeout=CONNECT_TIMEOUT_SECONDS)
-                await self.compare_clocks(wall_clock)
+                await self.read_clock()
         finally:
             connection.terminate()
 

@@ -1,6 +1,7 @@
 """Nodes that share a PostgreSQL database: one polls an account, all answer and deliver, and any may die."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from unittest.mock import Mock, call
 
 import asyncpg
 import pytest
+import time_machine
 
 from relay import cluster
 from relay.store import migrations, postgres
@@ -186,6 +188,27 @@ async def test_what_nobody_said_is_found_all_the_same(first: World, monkeypatch:
         monkeypatch.setattr(cluster, "LATE_COMMIT_SECONDS", 0.0)  # as if it had been registered long ago
         assert (await second.api.post("/v1/jobs", json={"id": job_id})).status_code == 200
         await until(lambda: first.looks("observed") > seen)
+
+
+@pytest.mark.parametrize("seconds", [60.0, -60.0])
+async def test_nodes_whose_clocks_are_set_keep_their_leases_and_go_on(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(cluster, "LEASE_SECONDS", 10.0)
+    monkeypatch.setattr(cluster, "RENEW_SECONDS", 3.0)
+    ahead = time.time() - time.monotonic()
+    async with (
+        open_e2e_world(tmp_path, database_url=database_url, upstream_clock=lambda: ahead + time.monotonic()) as first,
+        open_beside(first) as second,
+    ):
+        await first.subscribe()
+        before = [await second.job(**LONG) for _ in range(3)]
+        with time_machine.travel(time.time() + seconds, tick=True):
+            after = [await second.job(**LONG) for _ in range(3)]
+            await until(ended(first, *before, *after))
+            assert (first.poller.holds, second.poller.holds) == (True, False)
+        once_and_in_order(first, *before, *after)
+        assert (first.poller.term, second.poller.term) == (1, 0)
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

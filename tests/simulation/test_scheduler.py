@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+import time_machine
 
 from relay.scheduler import TOGETHER_SECONDS, Scheduler, Upkeep
 
@@ -15,6 +16,7 @@ class Pollable:
 
     def __init__(self) -> None:
         self.at: float | None = None
+        self.planned_at = 0.0
         self.runs = 0
         self.ran = asyncio.Event()
         self.fails = False
@@ -24,7 +26,7 @@ class Pollable:
 
     async def run_once(self) -> bool:
         self.runs += 1
-        self.at = None
+        self.planned_at, self.at = self.at or 0.0, None
         self.ran.set()
         if self.fails:
             raise RuntimeError("as told")
@@ -63,6 +65,40 @@ async def test_a_registration_pulls_the_next_run_forward(scheduler, caplog):
         await fired(pollable)
     assert pollable.runs >= 20
     assert "maximum number of running instances" not in caplog.text
+
+
+@pytest.mark.parametrize("ahead_seconds", [60.0, -60.0])
+async def test_a_poll_is_in_time_where_the_machines_clock_differs_from_ours(ahead_seconds):
+    """With PostgreSQL ours is the database's."""
+    scheduler, pollable = Scheduler(lambda: time.time() + ahead_seconds), Pollable()
+    wake = scheduler.add_account("revor", "default", pollable)
+    scheduler.start()
+    try:
+        for _ in range(3):
+            pollable.at = time.time() + ahead_seconds + 0.05
+            before = pollable.runs
+            wake()
+            await fired(pollable)
+            assert pollable.runs == before + 1
+            assert time.time() + ahead_seconds >= pollable.planned_at
+    finally:
+        scheduler.stop()
+        scheduler.shutdown()
+
+
+@pytest.mark.parametrize("seconds", [60.0, -60.0])
+async def test_a_poll_is_in_time_after_the_machines_clock_was_set_and_ours_was_not(seconds):
+    ahead = time.time() - time.monotonic()
+    scheduler, pollable = Scheduler(lambda: ahead + time.monotonic()), Pollable()
+    scheduler.add_account("revor", "default", pollable)
+    pollable.at = ahead + time.monotonic() + 0.1
+    scheduler.start()
+    try:
+        with time_machine.travel(time.time() + seconds, tick=True):
+            await fired(pollable)
+    finally:
+        scheduler.stop()
+        scheduler.shutdown()
 
 
 async def test_looks_that_are_due_soon_after_others_have_begun_begin_together(scheduler):

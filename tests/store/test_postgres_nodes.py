@@ -1,14 +1,17 @@
 """Two nodes on one PostgreSQL database: what one does is true for the other at once, and neither is ever in the way."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import time_machine
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from relay.clock import wall_clock
 from relay.core.records import LookNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence, StoreError
 from relay.ids import new_id
@@ -532,6 +535,31 @@ async def test_an_account_is_polled_by_one_node_at_a_time(store: Store, other: S
     assert await other.accounts.hold("revor", "account 0", "three", NOW + 15, NOW + 30)
     await other.accounts.let_go("three")
     assert await store.accounts.hold("revor", "account 0", "one", NOW + 16, NOW + 31)
+
+
+@pytest.mark.parametrize("seconds", [60.0, -60.0])
+async def test_a_node_whose_clock_is_set_takes_nothing_of_others_and_loses_nothing_of_its_own(
+    store: Store, other: Store, seconds: float
+) -> None:
+    clock, set_clock = store.clock(wall_clock), other.clock(wall_clock)
+    await store.subscriptions.create(subscription("sub_1"))
+    batch = [registration(f"job {nth}") for nth in range(2)]
+    await store.jobs.register_many(batch)
+    await asyncio.gather(*(store.jobs.record(look(one.uid, 0, "queued")) for one in batch))
+
+    since = clock() - NOW
+
+    async def take(node: Store, name: str, now: float, account: str) -> tuple[int, bool]:
+        """How many deliveries, and whether the polling of an account."""
+        now -= since
+        taken = await node.deliveries.claim_due("sub_1", (0, 1, 2), 1, now, lease(until=now + 45))
+        return len(taken), await node.accounts.hold("revor", account, name, now, now + 10)
+
+    assert await take(store, "one", clock(), "a") == (1, True)
+    with time_machine.travel(time.time() + seconds, tick=True):
+        assert await take(other, "two", set_clock(), "b") == (1, True)  # what is free
+        assert await take(other, "two", set_clock(), "a") == (0, False)
+    assert await take(store, "one", clock(), "b") == (0, False)
 
 
 async def test_a_group_that_waits_holds_up_no_other_node(store: Store, other: Store) -> None:

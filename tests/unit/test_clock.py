@@ -1,0 +1,49 @@
+"""Clocks: another machine's clock, followed between readings, whatever is done to our own."""
+
+import time
+
+import pytest
+import time_machine
+
+from relay.clock import FollowedClock, steady_clock
+
+
+class Steady:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("seconds", [60.0, -60.0])
+def test_a_followed_clock_is_not_moved_by_setting_the_machines_clock(seconds: float) -> None:
+    followed = FollowedClock()
+    moment = steady_clock()
+    followed.read(5_000.0, moment, moment)
+    with time_machine.travel(time.time() + seconds, tick=True):
+        assert followed.now() == pytest.approx(5_000.0, abs=5.0)
+
+
+@pytest.mark.parametrize(
+    ("told", "before", "after", "ahead"),
+    [
+        (1_102.0, 100.0, 104.0, 1_000.0),  # what is known is possible: a slow answer moves nothing
+        (1_104.0, 100.0, 104.0, 1_000.0),
+        (1_105.0, 100.0, 104.0, 1_001.0),  # by no more than it has to
+        (1_099.0, 100.0, 104.0, 999.0),
+        (1_160.0, 100.0, 100.0, 1_060.0),  # the other clock was set
+        (1_040.0, 100.0, 100.0, 940.0),
+    ],
+)
+def test_a_later_reading_moves_a_followed_clock_no_further_than_it_proves(
+    told: float, before: float, after: float, ahead: float
+) -> None:
+    steady = Steady()
+    followed = FollowedClock(steady)
+    followed.read(1_100.0, 99.0, 101.0)
+    assert followed.now() == 1_100.0
+    followed.read(told, before, after)
+    assert followed.now() == 100.0 + ahead
+    steady.now += 7.0
+    assert followed.now() == 107.0 + ahead
