@@ -372,9 +372,10 @@ class Dispatcher:
         return 0 if claimed is None else 1
 
     def _forward(self, target: Target, now: float) -> None:
-        """Once in a drain: what waits for a later attempt, since the sink had failed, is due."""
-        since = target.subscription.drain_since
-        if since is not None and since != target.forwarded:
+        """Once in a drain and after each resumption: what waits for a later attempt, since the sink had failed, is
+        due."""
+        since = max(target.subscription.drain_since or 0.0, target.subscription.enabled_since or 0.0)
+        if since and since != target.forwarded:
             target.forwarded = since
             if now - since < FORWARD_SECONDS:
                 self._tasks.start(self._bring_forward(target))

@@ -67,7 +67,7 @@ class Target:
     known      whether its subscription is still there; what is in flight outlives one that was removed
     failures   attempts in a row that did not arrive
     recovered  it has just taken something after it had been down: what waits is put behind by the next claim
-    forwarded  the drain whose waiting retries this node has had be due
+    forwarded  when the drain or resumption began whose waiting retries this node has had be due
     """
 
     subscription: Subscription
@@ -223,8 +223,9 @@ class Slots:
             target.paused_until = target.pause_written = subscription.paused_until or 0.0
             self._targets[subscription.id] = target
         elif (
-            subscription.state == "enabled" and target.subscription.state != "enabled"
-        ) or subscription.reached_by != target.subscription.reached_by:
+            subscription.enabled_since != target.subscription.enabled_since
+            or subscription.reached_by != target.subscription.reached_by
+        ):
             target.failures = 0
             target.failing_since = subscription.failing_since
             target.paused_until = target.pause_written = subscription.paused_until or 0.0

@@ -65,6 +65,11 @@ class Subscription:
         return self.sink, self.method, self.headers
 
     @property
+    def enabled_since(self) -> float | None:
+        """When it was enabled or resumed last, 0 where it has been enabled since it was made; None while it is not."""
+        return (self.state_since or 0.0) if self.state == "enabled" else None
+
+    @property
     def disabled_reason(self) -> str | None:
         """Why it is disabled; None where it is not."""
         return self.state_reason if self.state == "disabled" else None

@@ -46,10 +46,11 @@ _OF_ITS_LIFE = (
     *_OF_THE_SINK,
     *("id", "state", "state_since", "state_reason", "probe_at", "drain_since", "created_at", "callback", "start_at"),
 )
+# Resuming one that is enabled counts as a change of state: that is how every node drops what it knew of the sink.
 SET_STATE = """
 UPDATE subscriptions SET
-  state_since = CASE WHEN state = :state THEN state_since ELSE :now END,
-  state_reason = CASE WHEN state = :state THEN state_reason ELSE :reason END,
+  state_since = CASE WHEN state = :state AND state <> 'enabled' THEN state_since ELSE :now END,
+  state_reason = CASE WHEN state = :state AND state <> 'enabled' THEN state_reason ELSE :reason END,
   drain_since = CASE WHEN state = 'disabled' AND :state = 'enabled' THEN :now ELSE drain_since END,
   probe_at = NULL, state = :state
 WHERE id = :id

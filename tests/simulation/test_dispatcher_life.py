@@ -348,6 +348,34 @@ async def test_a_pause_that_a_sink_asked_for_outlives_the_process(tmp_path):
         assert len(world.sink.requests) == 3
 
 
+@pytest.mark.parametrize("sends", [0, 1], ids=["the node that was told to wait", "another node"])
+@pytest.mark.parametrize("paused", [False, True], ids=["enabled", "paused"])
+async def test_resume_sends_at_once_what_a_retry_after_holds_on_every_node(tmp_path, sends, paused):
+    async with open_world(tmp_path, 200) as world:
+        made = await world.subscribe()
+        world.sink.answers.clear()
+        limited = Response(started_at=0.0, duration_ms=1.0, status_code=429, headers=(("Retry-After", "7200"),))
+        world.sink.answers.extend([limited, 200])
+        nodes = (world.dispatcher, world._new_dispatcher())
+        await world.register("a", seen("queued"))
+        await world.step()
+        await world.register("b", seen("queued"))
+        await world.run(2)
+        for node in nodes:
+            await node.run_once()
+            await node.drain()
+            assert [target.paused_until > world.clock() for target in node.slots] == [True]
+        assert len(world.sink.requests) == 1
+        if paused:
+            await world.store.subscriptions.set_state(made.id, "paused", world.clock())
+            await world.step()
+        await world.store.subscriptions.set_state(made.id, "enabled", world.clock(), "resumed by hand")
+        world.dispatcher = nodes[sends]
+        await world.deliver()
+        assert len(world.sink.requests) == 3
+        assert set(await states(world)) == {"delivered"}
+
+
 async def test_only_failures_for_long_enough_disable_it(tmp_path):
     async with open_world(tmp_path, 500) as world:
         subscription = await world.subscribe(retry_schedule_seconds=(100_000.0,) * 9)

@@ -264,8 +264,9 @@ async def test_each_state_says_since_when_and_why(store: Store) -> None:
     await store.subscriptions.set_state("sub_1", "enabled", NOW + 5, "resumed by hand")
     assert await standing() == ("enabled", NOW + 5, "resumed by hand", None, NOW + 5)
     await store.subscriptions.set_state("sub_1", "enabled", NOW + 6, "resumed again")
-    assert await standing() == ("enabled", NOW + 5, "resumed by hand", None, NOW + 5)
-    await store.subscriptions.set_state("sub_1", "paused", NOW + 7, "paused by hand")
+    assert await standing() == ("enabled", NOW + 6, "resumed again", None, NOW + 5)
+    for nth in (7, 8):
+        await store.subscriptions.set_state("sub_1", "paused", NOW + nth, "paused by hand")
     assert await standing() == ("paused", NOW + 7, "paused by hand", None, NOW + 5)
     await store.subscriptions.set_state("sub_1", "enabled", NOW + 8, "resumed by hand")
     assert await standing() == ("enabled", NOW + 8, "resumed by hand", None, NOW + 5)
