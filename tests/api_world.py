@@ -394,3 +394,21 @@ class World:
             )
         )
         return list(events)
+
+
+def scope_of(path: str, headers: Sequence[Header] = ()) -> dict[str, Any]:
+    """An ASGI scope, for what no client can do: read a stream as it comes, or go away at a certain moment."""
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:8080"), *headers],
+        "client": ("127.0.0.1", 5000),
+        "server": ("127.0.0.1", 8080),
+        "scheme": "http",
+        "root_path": "",
+        "http_version": "1.1",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }

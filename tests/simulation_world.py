@@ -172,7 +172,7 @@ class World:
 
     async def types(self) -> list[str]:
         """The last words of every event's type, oldest first."""
-        return [event.type.removeprefix("test.job.") for _, event in await self.store.events.after(0)]
+        return [event.type.removeprefix("test.job.") for _, event in (await self.store.events.tail(0)).events]
 
 
 @contextmanager

@@ -187,6 +187,7 @@ CATALOGUE = (
     Case("opened since", jobs.OPENED_SINCE),
     Case("past deadline", jobs.PAST_DEADLINE),
     Case("stream: after a position", events.AFTER, postgresql=events.AFTER_XID),
+    Case("stream: is a later event hidden", events.AFTER, postgresql=events.HIDDEN_AFTER_XID),
     Case("stream: of a job", events.OF_JOB_AFTER),
     Case("event by id", events.BY_ID),
     Case("backfill: first position", subscriptions.FIRST_POSITION),

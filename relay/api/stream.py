@@ -1,7 +1,8 @@
 """Events as server-sent events: `id` is the event's own, so that a client goes on where it was cut off.
 
 A stream never skips: it reads the store from its place on, and the signals only say when to read again. The watch is
-begun before the first read. A purged job's stream ends.
+begun before the first read. A signal may get lost, so each heartbeat reads again too; and while an event is committed
+but hidden (see `Tail`), it is read again after ever longer pauses. A purged job's stream ends.
 """
 
 import re
@@ -23,6 +24,8 @@ from relay.errors import FieldError, InvalidRequest
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0
 SLICE_SECONDS = 1.0
+HIDDEN_SECONDS = 0.05
+"""The first pause while an event is hidden; the later ones double, up to SLICE_SECONDS."""
 CHUNK = 200
 
 EVENT_ID_PATTERN = "^evt_[0-9a-z]{26}$"
@@ -52,16 +55,19 @@ async def of_all(call: Call) -> Response:
 
     async def frames() -> AsyncGenerator[bytes, None]:
         yield _CONNECTED
-        at = position
+        at, pause_seconds = position, HIDDEN_SECONDS
         with call.ports.signals.watch_events() as watch:
+            rest = _Rest(call, watch)
             while not call.ports.node.stopping:
-                found = await events.after(at, CHUNK)
-                if found:
-                    at = found[-1][0]
-                    yield b"".join(_frame(event) for _, event in found)
-                if len(found) < CHUNK:
-                    async for beat in _rest(call, watch):
+                tail = await events.tail(at, CHUNK)
+                if tail.events:
+                    at, pause_seconds = tail.events[-1][0], HIDDEN_SECONDS
+                    yield b"".join(_frame(event) for _, event in tail.events)
+                    rest.spoke()
+                if len(tail.events) < CHUNK:
+                    async for beat in rest.until_signal(pause_seconds if tail.hidden else HEARTBEAT_SECONDS):
                         yield beat
+                    pause_seconds = min(2 * pause_seconds, SLICE_SECONDS) if tail.hidden else HIDDEN_SECONDS
 
     return _response(call, frames())
 
@@ -79,6 +85,7 @@ async def of_job(call: Call, job: Job) -> Response:
         yield _CONNECTED
         at = sequence
         with call.ports.signals.watch_job(job.uid) as watch:
+            rest = _Rest(call, watch)
             while not call.ports.node.stopping:
                 # The job first: all events of one that is closed are there to be read.
                 now = await jobs.get(job.uid)
@@ -86,25 +93,40 @@ async def of_job(call: Call, job: Job) -> Response:
                 if found:
                     at = found[-1].sequence or at
                     yield b"".join(_frame(event) for event in found)
+                    rest.spoke()
                 if len(found) < CHUNK:
                     if now is None or not now.open:
                         return
-                    async for beat in _rest(call, watch):
+                    async for beat in rest.until_signal(HEARTBEAT_SECONDS):
                         yield beat
 
     return _response(call, frames())
 
 
-async def _rest(call: Call, watch: Watch) -> AsyncIterator[bytes]:
-    """Waits for a signal in short turns, since a node that stops must not wait; a heartbeat now and then."""
-    silent_seconds = 0.0
-    while not call.ports.node.stopping:
-        if await watch.wait(SLICE_SECONDS):
-            return
-        silent_seconds += SLICE_SECONDS
-        if silent_seconds >= HEARTBEAT_SECONDS:
-            silent_seconds = 0.0
-            yield _HEARTBEAT
+class _Rest:
+    """What a stream does between two reads: it waits, with a heartbeat after each HEARTBEAT_SECONDS of silence."""
+
+    def __init__(self, call: Call, watch: Watch) -> None:
+        self._node = call.ports.node
+        self._watch = watch
+        self._silent_seconds = 0.0
+
+    def spoke(self) -> None:
+        """Something was sent."""
+        self._silent_seconds = 0.0
+
+    async def until_signal(self, timeout_seconds: float) -> AsyncIterator[bytes]:
+        """Ends at a signal or after the time; in short turns, since a node that stops must not wait."""
+        left = timeout_seconds
+        while left > 0 and not self._node.stopping:
+            turn = min(left, SLICE_SECONDS)
+            if await self._watch.wait(turn):
+                return
+            left -= turn
+            self._silent_seconds += turn
+            if self._silent_seconds >= HEARTBEAT_SECONDS:
+                self._silent_seconds = 0.0
+                yield _HEARTBEAT
 
 
 def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:

@@ -1,6 +1,6 @@
 """What the rooms hand to the store and get back from it. All values; times are epoch seconds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -220,6 +220,15 @@ class Learned:
     name: str
     event_count: float
     values: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """The events after a position, each with its own. `hidden`: later ones are committed, and come when a transaction
+    that began before them has ended; nothing announces that."""
+
+    events: Sequence[tuple[int, Event]]
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, literal_column, select, text, tuple_
 from sqlalchemy.engine import Connection
 
 from relay.core.events import Event
-from relay.core.records import Page
+from relay.core.records import Page, Tail
 from relay.store.database import Database
 from relay.store.outbox import EVENTS, Outbox
 from relay.store.pages import decode_moment, moment_key, page_of
@@ -36,6 +36,13 @@ AFTER_XID = (
     .order_by(text("events.xid"), EVENTS.c.position)
     .limit(bindparam("count"))
 )
+# An older transaction that is still open hides these, whether it writes events or not.
+HIDDEN_AFTER_XID = """
+SELECT EXISTS (
+  SELECT 1 FROM events WHERE (xid, position) > (CAST(CAST(:xid AS text) AS xid8), CAST(:position AS bigint))
+    AND xid >= pg_snapshot_xmin(pg_current_snapshot())
+)
+"""
 XID_OF = "SELECT CAST(xid AS text), position FROM events WHERE id = :id"
 NEWEST_XID = "SELECT CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text)"
 POSITION_BITS = 64
@@ -65,9 +72,9 @@ class EventStore:
         """The position of the newest event, 0 when there is none."""
         return await self._database.read(_newest)
 
-    async def after(self, position: int, count: int = 500) -> list[tuple[int, Event]]:
-        """The events committed after a position, in order, with theirs."""
-        return await self._database.read(_after, position, count)
+    async def tail(self, position: int, count: int = 500) -> Tail:
+        """The events committed after a position, in order."""
+        return await self._database.read(_tail, position, count)
 
     async def of_job(self, job_uid: str, *, after_sequence: int = 0, count: int = 500) -> list[Event]:
         """A job's events, in order."""
@@ -110,14 +117,15 @@ def _newest(connection: Connection) -> int:
     return int(connection.execute(NEWEST).scalar_one_or_none() or 0)
 
 
-def _after(connection: Connection, position: int, count: int) -> list[tuple[int, Event]]:
+def _tail(connection: Connection, position: int, count: int) -> Tail:
     if connection.dialect.name != SQLITE:
         xid, place = position >> POSITION_BITS, position & LAST_POSITION
-        values = {"xid": str(xid), "position": place, "count": count}
-        found = connection.execute(AFTER_XID, values)
-        return [(int(row.xid) << POSITION_BITS | row.position, event_from(row)) for row in found]
+        found = connection.execute(AFTER_XID, {"xid": str(xid), "position": place, "count": count})
+        events = [(int(row.xid) << POSITION_BITS | row.position, event_from(row)) for row in found]
+        hidden = len(events) < count and run(connection, HIDDEN_AFTER_XID, xid=str(xid), position=place).scalar_one()
+        return Tail(events=events, hidden=bool(hidden))
     rows = connection.execute(AFTER, {"position": position, "count": count})
-    return [(row.position, event_from(row)) for row in rows]
+    return Tail(events=[(row.position, event_from(row)) for row in rows])
 
 
 def _of_job(connection: Connection, job_uid: str, sequence: int, count: int) -> list[Event]:

@@ -6,6 +6,7 @@ from starlette.requests import ClientDisconnect
 
 from relay.api import stream
 from relay.api.app import create_api
+from tests.api_world import scope_of
 
 SSE = {"Accept": "text/event-stream"}
 
@@ -168,23 +169,6 @@ async def test_head_of_a_stream_is_its_headers(client, world):
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert world.signals.watched == []
-
-
-def scope_of(path):
-    return {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [(b"host", b"127.0.0.1:8080")],
-        "client": ("127.0.0.1", 5000),
-        "server": ("127.0.0.1", 8080),
-        "scheme": "http",
-        "root_path": "",
-        "http_version": "1.1",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }
 
 
 async def test_the_number_of_streams_is_bounded_and_a_client_that_goes_gives_its_place_back(client, world):

@@ -103,7 +103,7 @@ async def test_what_a_sink_says_back_of_its_own_url_is_not_kept(tmp_path):
         world.sink.answers.append(echo)
         await world.register("a", seen("queued"))
         await world.step()
-        tested, _ = await world.dispatcher.test(subscription, (await world.store.events.after(0))[0][1])
+        tested, _ = await world.dispatcher.test(subscription, (await world.store.events.tail(0)).events[0][1])
         for attempt in (*await attempts(world), tested):
             assert attempt.response_excerpt == "no https://sink.test/hook?[redacted] [redacted]"
             assert dict(attempt.request_headers)["X-Own-Token"] == "[redacted]"

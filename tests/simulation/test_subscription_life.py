@@ -93,7 +93,7 @@ async def test_the_event_says_what_it_recovered_from(tmp_path):
         world.sink.answers.extend([200])
         world.sink.answers.popleft()
         await world.step(60)
-        (event,) = [event for _, event in await world.store.events.after(0) if event.type == RECOVERED]
+        (event,) = [event for _, event in (await world.store.events.tail(0)).events if event.type == RECOVERED]
         assert made.failing_since is not None
         data = event.document()["data"]
         assert (data["subscription"], data["reason"]) == (made.id, "http_200")
@@ -101,7 +101,7 @@ async def test_the_event_says_what_it_recovered_from(tmp_path):
 
 
 async def disabled_body(world: World) -> bytes:
-    return next(event.body for _, event in await world.store.events.after(0) if event.type == DISABLED)
+    return next(event.body for _, event in (await world.store.events.tail(0)).events if event.type == DISABLED)
 
 
 async def test_probes_are_one_event_each_at_a_pace_that_slows_down_to_one_an_hour(tmp_path):

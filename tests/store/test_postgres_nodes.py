@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 import time_machine
 from sqlalchemy import text
@@ -466,14 +467,46 @@ async def test_a_stream_stops_below_an_event_that_is_not_committed_yet(store: St
     await store.events.record(before)
     async with uncommitted(store, store.events.record(early)) as open_one:
         await other.events.record(late)
-        shown = await other.events.after(beginning)
+        shown = (await other.events.tail(beginning)).events
         assert [event.subject for _, event in shown] == ["before"]
         newest = await other.events.newest_position()
         assert newest < (await other.events.position_of(late.id) or 0)
         await open_one.commit()
-    rest = await other.events.after(shown[-1][0])
+    rest = (await other.events.tail(shown[-1][0])).events
     assert [event.subject for _, event in rest] == ["early", "late"]
-    assert [event.subject for _, event in await other.events.after(newest)] == ["early", "late"]
+    assert [event.subject for _, event in (await other.events.tail(newest)).events] == ["early", "late"]
+
+
+@asynccontextmanager
+async def foreign_transaction(store: Store) -> AsyncIterator[None]:
+    """A transaction of another program that has written something elsewhere and is open inside."""
+    database: Any = store.database
+    connection = await asyncpg.connect(database.url.set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        async with connection.transaction():
+            await connection.fetch("SELECT pg_current_xact_id()")
+            yield
+    finally:
+        await connection.close()
+
+
+async def test_a_stream_is_told_that_an_open_transaction_hides_later_events(store: Store) -> None:
+    beginning = await store.events.newest_position()
+    shown, hidden = relay_event(subject="shown"), relay_event(subject="hidden")
+    await store.events.record(shown)
+    async with foreign_transaction(store):
+        before = await store.events.tail(beginning)
+        await store.events.record(hidden)
+        during = await store.events.tail(beginning)
+        resumed = await store.events.tail(during.events[-1][0])
+    after = await store.events.tail(during.events[-1][0])
+    assert [(one.hidden, [event.id for _, event in one.events]) for one in (before, during, resumed, after)] == [
+        (False, [shown.id]),
+        (True, [shown.id]),
+        (True, []),
+        (False, [hidden.id]),
+    ]
+    assert (await store.events.tail(after.events[-1][0])).hidden is False
 
 
 async def test_a_stream_of_many_nodes_skips_nothing_and_repeats_nothing(store: Store, other: Store) -> None:
@@ -489,7 +522,7 @@ async def test_a_stream_of_many_nodes_skips_nothing_and_repeats_nothing(store: S
         nonlocal position
         while True:
             last = not writing
-            found = await node.events.after(position, 7)
+            found = (await node.events.tail(position, 7)).events
             seen.extend(str(event.subject) for _, event in found)
             positions = [position, *(one for one, _ in found)]
             assert positions == sorted(set(positions))
@@ -605,7 +638,7 @@ async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_i
         *(node.deliveries.mark(mark) for node, mark in zip((store, other), marks, strict=True))
     )
     assert [one.kept for one in marked] == [False, True]
-    types = [event.type for _, event in await other.events.after(0)]
+    types = [event.type for _, event in (await other.events.tail(0)).events]
     assert types.count("relay.subscription.recovered") == 1
     enabled = [await node.subscriptions.get("sub_1") for node in (store, other)]
     assert [(one.state, one.state_reason) for one in enabled if one is not None] == [("enabled", "recovered")] * 2

@@ -319,7 +319,7 @@ async def run_everything(store: Store) -> None:
         await store.jobs.page(limit=1, cursor=first.next_cursor, **filters)  # type: ignore[arg-type]
 
     await store.events.record(relay_event())
-    (_, one), *_ = await store.events.after(0)
+    (_, one), *_ = (await store.events.tail(0)).events
     await store.events.get(one.id)
     await store.events.position_of(one.id)
     await store.events.newest_position()

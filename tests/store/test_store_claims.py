@@ -187,7 +187,7 @@ async def test_a_mark_that_disables_says_so_once_whoever_comes_second(store: Sto
     disabled = await store.subscriptions.get("sub_1")
     assert disabled is not None
     assert (disabled.state, disabled.disabled_reason) == ("disabled", "410 Gone")
-    types = [event.type for _, event in await store.events.after(0)]
+    types = [event.type for _, event in (await store.events.tail(0)).events]
     assert types.count("relay.subscription.disabled") == 1
     assert types.count("relay.delivery.expired") == 3
     assert await states(store, "sub_relay") == ["pending"]

@@ -61,7 +61,7 @@ async def the_one(store: Store) -> Subscription:
 
 
 async def recoveries(store: Store) -> int:
-    return [event.type for _, event in await store.events.after(0)].count("relay.subscription.recovered")
+    return [event.type for _, event in (await store.events.tail(0)).events].count("relay.subscription.recovered")
 
 
 async def test_a_probe_is_the_oldest_delivery_although_it_waits_for_a_later_attempt(store: Store) -> None:
@@ -115,7 +115,7 @@ async def test_a_sink_that_a_probe_finds_gone_is_not_tried_again(store: Store) -
     assert (found.state, found.state_since, found.disabled_reason) == ("disabled", NOW, "http_410")
     assert found.probe_at is None
     assert (await store.deliveries.claim_probe("sub_1", NOW + 1e9, lease())).next_at is None
-    types = [event.type for _, event in await store.events.after(0)]
+    types = [event.type for _, event in (await store.events.tail(0)).events]
     assert "relay.subscription.disabled" not in types
 
 

@@ -259,23 +259,23 @@ async def test_what_does_not_exist_is_not_found(store: Store) -> None:
 
 async def test_events_stream_in_the_order_of_their_commits(store: Store) -> None:
     beginning = await store.events.newest_position()
-    assert await store.events.after(beginning) == await store.events.after(0) == []
+    assert (await store.events.tail(beginning)).events == (await store.events.tail(0)).events == []
     uids = [await track(store, f"job {n}") for n in range(10)]
     await together(store, *(store.jobs.record(look(uid, 0, "queued", "running")) for uid in uids))
     await store.events.record(relay_event())
-    positions = [position for position, _ in await store.events.after(beginning)]
+    positions = [position for position, _ in (await store.events.tail(beginning)).events]
     assert positions == sorted(set(positions))
     assert len(positions) == 21
-    assert [position for position, _ in await store.events.after(0)] == positions
+    assert [position for position, _ in (await store.events.tail(0)).events] == positions
     newest = await store.events.newest_position()
     assert newest >= positions[-1]
-    assert await store.events.after(newest) == []
+    assert (await store.events.tail(newest)).events == []
     half = positions[10]
-    middle = (await store.events.after(half, 1))[0]
+    middle = (await store.events.tail(half, 1)).events[0]
     assert middle[0] == positions[11]
     assert await store.events.position_of(middle[1].id) == positions[11]
     assert await store.events.get(middle[1].id) == middle[1]
-    assert await store.events.after(positions[-1]) == []
+    assert (await store.events.tail(positions[-1])).events == []
 
 
 async def test_positions_are_never_used_twice(store: Store) -> None:
