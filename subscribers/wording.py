@@ -135,6 +135,14 @@ def _because(document: Document) -> str:
     return f": {meaning if proper or first == 'I' else meaning[0].lower() + meaning[1:]}"
 
 
+def _succeeded(document: Document, what: str) -> str:
+    status = document.get("resultstatus")
+    if status != "skipped":
+        return f"{what} was accepted"
+    action = str(document.get("action")).rpartition(".")[2]
+    return f"{what} found no fitting post, nothing was liked" if action == "post_like" else f"{what} had nothing to do"
+
+
 def _repeat(repeat: object, kind: str | None) -> str:
     if kind == "retrying":
         return "is not needed: it is tried again by itself"
@@ -165,7 +173,7 @@ _JOB_SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
     "queued": lambda _, what: f"{what} is queued",
     "scheduled": lambda _, what: f"{what} is scheduled",
     "running": lambda _, what: f"{what} is running",
-    "succeeded": lambda _, what: f"{what} was accepted",
+    "succeeded": _succeeded,
     "failed": lambda document, what: f"{what} failed{_because(document)}",
     "cancelled": lambda document, what: f"{what} was cancelled{_because(document)}",
     "retrying": _retrying,

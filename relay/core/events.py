@@ -127,6 +127,7 @@ def from_transition(
         "action": (seen.action if seen is not None else None) or job.action,
         "status": transition.status,
         "previousstatus": transition.previous_status,
+        "resultstatus": seen.result_status if seen is not None and transition.kind == "succeeded" else None,
     }
     event_type = f"{origin.type_prefix}.{transition.kind}"
     body_of = partial(

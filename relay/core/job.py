@@ -43,7 +43,8 @@ class Problem:
 class Observation:
     """One look at a job, in the relay's own words. Times are epoch seconds.
 
-    `status` is one of KNOWN_STATUSES, or the upstream's own word where it is none of them.
+    `status` is one of KNOWN_STATUSES, or the upstream's own word where it is none of them. `result_status` is how a job
+    ended well, a lower-case token such as `accepted` or `skipped`.
     `upstream` is the item exactly as it came, `read_fields` the names of its fields that the relay reads (`a.b`: the
     field b of the object a).
     """
@@ -58,6 +59,7 @@ class Observation:
     next_attempt_at: float | None = None
     attempt_count: int = 0
     problem: Problem | None = None
+    result_status: str | None = None
     upstream: Mapping[str, Any] = field(default_factory=dict)
     read_fields: tuple[str, ...] = ()
     request_id: str | None = None

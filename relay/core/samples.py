@@ -87,10 +87,12 @@ def _job_sample(
         finished_at=finished_at,
         next_attempt_at=None if step.next_attempt_in_seconds is None else now + step.next_attempt_in_seconds,
         attempt_count=step.attempt_count,
+        result_status="accepted" if kind == "succeeded" else None,
         request_id="req_sample",
     )
     error = {"code": "sample_error", "message": "This is a sample", "retryable": False} if step.explained else None
-    item = {"id": SAMPLE_JOB_ID, **_with_text_times(seen.item()), "error": error}
+    result = None if seen.result_status is None else {"status": seen.result_status, "channel": channel}
+    item = {"id": SAMPLE_JOB_ID, **_with_text_times(seen.item()), "result": result, "error": error}
     job = Job(
         uid=_JOB_UID,
         external_id=SAMPLE_JOB_ID,

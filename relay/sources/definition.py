@@ -64,9 +64,11 @@ class ProblemFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFields:
-    """Where an item says how its job ended well: the object `field` in it, and the names inside that are shown."""
+    """Where an item says how its job ended well: the object `field` in it, the name of the status inside, and the names
+    inside that are shown."""
 
     field: str
+    status: str
     fields: tuple[str, ...]
 
 
@@ -242,7 +244,11 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         envelope=Envelope(**_names(top.section("envelope"), Envelope)),
         item=ItemFields(**_names(top.section("item"), ItemFields)),
         problem=ProblemFields(**_names(top.section("problem"), ProblemFields)),
-        result=ResultFields(field=result.text("field"), fields=result.texts("fields")),
+        result=ResultFields(
+            field=result.text("field"),
+            status=result.text("status", pattern=r"[^\s.]+", expected="a name"),
+            fields=result.texts("fields"),
+        ),
         error=ErrorFields(**_names(top.section("error"), ErrorFields)),
         codes=_codes(top.section("codes")),
         headers=HeaderNames(**{k: v.lower() for k, v in _names(top.section("headers"), HeaderNames, _HEADER).items()}),

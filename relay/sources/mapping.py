@@ -29,6 +29,7 @@ _LEVELS_ABOVE_AN_ITEM = 8
 """Deeper than any document of ours wraps an item: what still serialises inside so many levels does so everywhere."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -113,6 +114,7 @@ def observe_item(
         next_attempt_at=_time(item.get(names.next_attempt_at)),
         attempt_count=_count(item.get(names.attempt_count)),
         problem=_problem(definition, item.get(definition.problem.field)),
+        result_status=_result_status(definition, item.get(definition.result.field)),
         upstream=_storable(item),
         read_fields=definition.read_fields,
         request_id=_request_id(request_id),
@@ -179,6 +181,11 @@ def _problem(definition: SourceDefinition, value: object) -> Problem | None:
         message=_text(value.get(names.message), _MAX_MESSAGE_CHARACTERS) or code,
         retryable=retryable if isinstance(retryable, bool) else None,
     )
+
+
+def _result_status(definition: SourceDefinition, value: object) -> str | None:
+    status = value.get(definition.result.status) if isinstance(value, dict) else None
+    return status.lower() if isinstance(status, str) and _TOKEN.fullmatch(status) else None
 
 
 def _text(value: object, max_characters: int) -> str:

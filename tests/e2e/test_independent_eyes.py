@@ -169,6 +169,8 @@ async def test_slack_eyes(world: World) -> None:
     await world.until(lambda: len(world.received.get("/slack", [])) == 1)
     await world.job(metadata={"recipient_name": "<!channel> & *Kim*"}, channel="email")
     await world.until(lambda: len(world.received["/slack"]) == 2)
+    await world.job(action="outreach.linkedin.post_like", final="succeeded", skipped=True)
+    await world.until(lambda: len(world.received["/slack"]) == 3)
     messages = [request.event for request in world.received["/slack"]]
     for request, message in zip(world.received["/slack"], messages, strict=True):
         assert request.headers["content-type"].startswith("application/json")
@@ -178,11 +180,13 @@ async def test_slack_eyes(world: World) -> None:
         for block, raw in zip(blocks, message["blocks"], strict=True):
             block.validate_json()
             assert block.to_dict()["type"] == raw["type"]
-    first, second = (message["text"] for message in messages)
+    first, second, third = (message["text"] for message in messages)
     assert first == "LinkedIn outreach to Alex failed: the account needs reconnecting"
     assert first in messages[0]["blocks"][0]["text"]["text"]
     assert second.startswith("Email outreach to &lt;!channel&gt; &amp; ")
     assert second.endswith(" was accepted")
+    assert third.startswith("LinkedIn post like ")
+    assert third.endswith(" found no fitting post, nothing was liked")
     await world.node.dispatcher.drain()  # an attempt's end is written after the sink has answered
     deliveries = (await world.api.get("/v1/deliveries?state=delivered")).json()["items"]
-    assert len(deliveries) == 2
+    assert len(deliveries) == 3

@@ -127,6 +127,19 @@ def test_a_job_event_is_as_the_contract_shows_it() -> None:
     assert CONTENT_TYPE == "application/cloudevents+json"
 
 
+@pytest.mark.parametrize("kind", JOB_EVENTS)
+def test_only_an_event_of_success_carries_the_result_s_status(kind: str) -> None:
+    seen = replace(SEEN, result_status="skipped")
+    document = read(from_transition("evt_1", JOB, replace(FAILED, kind=kind), ORIGIN, seen=seen))
+    assert document.get("resultstatus") == ("skipped" if kind == "succeeded" else None)
+
+
+def test_without_a_result_s_status_there_is_no_attribute() -> None:
+    transition = replace(FAILED, kind="succeeded", status="succeeded")
+    assert "resultstatus" not in read(from_transition("evt_1", JOB, transition, ORIGIN, seen=SEEN))
+    assert "resultstatus" not in read(from_transition("evt_1", JOB, transition, ORIGIN))
+
+
 def test_the_body_is_no_part_of_the_repr() -> None:
     assert "specversion" not in repr(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=SEEN))
 

@@ -111,6 +111,7 @@ JOB_CHANGES: dict[str, Change] = {
     "metadata as a list": lambda event: event["data"].update(metadata=[]),
     "no metadata": lambda event: event["data"].pop("metadata"),
     "no request id": lambda event: event["data"].pop("request_id"),
+    "a result of a failed job": lambda event: event.update(resultstatus="skipped"),
     "half a hint": lambda event: event["data"]["hint"].pop("who"),
     "a hint without a fix": lambda event: event["data"]["hint"].pop("fix"),
     "a hint that may or may not be safe": lambda event: event["data"]["hint"].update(repeat="perhaps"),

@@ -229,6 +229,7 @@ MISSING = object()
         ("revor.yaml", "item.scheduled_at", "a.b", "revor.yaml: item.scheduled_at: expected a name"),
         ("revor.yaml", "codes.not_found", [1], "revor.yaml: codes.not_found: expected a list of text"),
         ("revor.yaml", "codes.other", [], "revor.yaml: codes.other: is not known here"),
+        ("revor.yaml", "result.status", MISSING, "revor.yaml: result.status: is missing"),
         ("revor.yaml", "extra", 1, "revor.yaml: extra: is not known here"),
         ("revor.hints.yaml", "general.unsaid", MISSING, "revor.hints.yaml: general.unsaid: is missing"),
         ("revor.hints.yaml", "general.other", {}, "revor.hints.yaml: general.other: is not known here"),

@@ -37,6 +37,36 @@ def seen(item: dict[str, Any], **options: Any) -> Observation:
     return observation
 
 
+@pytest.mark.parametrize(
+    ("result", "status"),
+    [
+        ({"status": "accepted"}, "accepted"),
+        ({"status": "skipped"}, "skipped"),
+        ({"status": "Skipped"}, "skipped"),
+        ({"status": "x" * 64}, "x" * 64),
+        ({}, None),
+        (None, None),
+        ("accepted", None),
+        (["accepted"], None),
+        ({"status": None}, None),
+        ({"status": 1}, None),
+        ({"status": {"status": "skipped"}}, None),
+        ({"status": ""}, None),
+        ({"status": " accepted"}, None),
+        ({"status": "accepted\n"}, None),
+        ({"status": "a\x00b"}, None),
+        ({"status": "-accepted"}, None),
+        ({"status": "gr\u00fcn"}, None),
+        ({"status": "\u212aelvin"}, None),
+        ({"status": "\ud83d"}, None),
+        ({"status": "<!channel>"}, None),
+        ({"status": "x" * 65}, None),
+    ],
+)
+def test_the_result_s_status_is_a_token_or_nothing(result: object, status: str | None) -> None:
+    assert seen({"id": "x", "status": "succeeded", "result": result}).result_status == status
+
+
 # The documented answers --------------------------------------------------------------------------------------------
 
 
@@ -52,6 +82,7 @@ def test_a_job_that_succeeded() -> None:
         started_at=from_rfc3339("2026-05-20T10:00:01Z"),
         finished_at=from_rfc3339("2026-05-20T10:00:08Z"),
         attempt_count=1,
+        result_status="accepted",
         upstream=body["item"],
         read_fields=REVOR.read_fields,
         request_id="req_xxx",

@@ -37,10 +37,16 @@ def job_event(
     inferred: bool = False,
     account: str = "default",
     upstream: dict[str, Any] | None = None,
+    result_status: str | None = None,
 ) -> Event:
     job = Job(uid="job_1", external_id=job_id, source="revor", account=account, metadata=metadata or {})
     seen = Observation(
-        status=status or kind, observed_at=NOW, channel=channel, action=action, upstream=upstream or {"id": job_id}
+        status=status or kind,
+        observed_at=NOW,
+        channel=channel,
+        action=action,
+        upstream=upstream or {"id": job_id},
+        result_status=result_status,
     )
     transition = Transition(
         kind=kind,
@@ -102,6 +108,22 @@ def test_an_unknown_status_is_named() -> None:
         "LinkedIn outreach to Alex has a status that the relay does not know: “paused”. The relay goes on polling"
     )
     assert text(job_event("status_unknown", status="paused", metadata=ALEX)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("result_status", "action", "sentence"),
+    [
+        ("skipped", "outreach.linkedin.post_like", "LinkedIn post like found no fitting post, nothing was liked"),
+        ("skipped", "outreach.dispatch", "LinkedIn outreach had nothing to do"),
+        ("skipped", None, "LinkedIn job had nothing to do"),
+        ("accepted", "outreach.linkedin.post_like", "LinkedIn post like was accepted"),
+        ("else", "outreach.linkedin.post_like", "LinkedIn post like was accepted"),
+        (None, "outreach.linkedin.post_like", "LinkedIn post like was accepted"),
+    ],
+)
+def test_a_success_that_did_nothing_says_so(result_status: str | None, action: str | None, sentence: str) -> None:
+    event = job_event("succeeded", action=action, result_status=result_status)
+    assert text(event).replace(" (job 3f2a9c1e…)", "") == sentence
 
 
 def test_a_retry_that_is_over_reads_so() -> None:
