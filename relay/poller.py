@@ -113,6 +113,10 @@ class Poller:
         self._tasks = Tasks()
         self._in_flight: set[str] = set()
         self._unwritten: set[str] = set()
+        self._lent_due: dict[str, float] = {}
+        """When each lent poll had been due."""
+        self._own_next: set[str] = set()
+        """Jobs whose lent poll showed nothing: the next one is our own, so that callers cannot keep us from polling."""
         self._waits_since: float | None = None
         self._weights = Weights()
         self._stopping = False
@@ -206,6 +210,7 @@ class Poller:
 
     def forget(self, uid: str) -> None:
         """Plans no more looks at it."""
+        self._own_next.discard(uid)
         self._weights.forget(uid)
         self.planner.forget(uid)
 
@@ -339,6 +344,7 @@ class Poller:
 
     async def look(self, uid: str) -> None:
         """Looks at one job: fetches, detects, records, and tells the planner."""
+        self._own_next.discard(uid)
         weight = self._weights.own(uid)
         job = await self._jobs.get(uid)
         if job is None or not job.open:
@@ -361,23 +367,38 @@ class Poller:
     def lend(self, uid: str) -> bool:
         """A caller's own read of the job goes out now and counts as a look: its answer goes to `returned`.
 
-        False where a look is under way already, or the job is not planned here.
+        False where a look is under way already, the job is not planned here, or the next poll has to be our own.
         """
-        if not self.holds or self._stopping or uid in self._in_flight or not self.planner.lend(uid, self._clock()):
+        due = self.planner.next_poll_at(uid)
+        if due is None or not self.holds or self._stopping or uid in self._in_flight or uid in self._own_next:
+            return False
+        if not self.planner.lend(uid, self._clock()):
             return False
         self._in_flight.add(uid)
+        self._lent_due[uid] = due
         return True
 
     async def returned(self, uid: str, look: Look | None) -> None:
-        """What came of a read that was lent; None: nobody knows, so it is looked at again. Raises nothing."""
+        """What came of a read that was lent; None: nobody knows. Raises nothing.
+
+        It counts only where it shows the job. Whatever else came of it concerns the caller's request; what it means
+        for the job and the account is for a poll of our own to say.
+        """
+        due = self._lent_due.pop(uid, self._clock())
         try:
-            job = None if look is None else await self._jobs.get(uid)
-            if look is not None and job is not None and job.open:
+            if look is None or look.kind != "observed":
+                self._own_next.add(uid)
+                now = self._clock()
+                status_code, headers = (None, {}) if look is None else (look.status_code, look.headers)
+                sent_at = now if look is None else look.sent_at
+                self.planner.take_back(uid, due, status_code, headers, sent_at, now)
+                return
+            job = await self._jobs.get(uid)
+            if job is not None and job.open:
                 await self._take_in(job, look)
                 return
             self.planner.failed(uid, OK, {}, self._clock())
-            if look is not None:
-                self.forget(uid)
+            self.forget(uid)
         except StoreError as error:
             self._not_written(uid, error)
         finally:

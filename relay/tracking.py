@@ -8,11 +8,12 @@ from relay.api.ports import Explanation, SourceReport, TrackRequest
 from relay.clock import Clock
 from relay.core.events import Event
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, Progress, Transition, detect
+from relay.core.passing import leads_elsewhere
 from relay.core.planner.views import Explanation as Plan
 from relay.core.records import Registered, Registration
 from relay.core.sentences import sentence
 from relay.dispatcher import Dispatcher
-from relay.errors import Conflict, InvalidRequest, RequestError
+from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.ids import new_id
 from relay.poller import Poller
 from relay.signals import Signals
@@ -71,6 +72,11 @@ class Tracking:
             poller = self._pollers.get((request.source, request.account))
             if poller is None:
                 results[index] = InvalidRequest(f"there is no account {request.account} of a source {request.source}")
+                continue
+            if leads_elsewhere(request.external_id):
+                detail = "the id has a segment . or .., so that a poll could reach another path of the upstream"
+                errors = [FieldError(pointer="/id", code="invalid_id", detail=detail)]
+                results[index] = InvalidRequest(f"/id: {detail}", errors=errors)
                 continue
             callback = None
             if request.callback_url is not None:

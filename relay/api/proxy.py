@@ -26,10 +26,12 @@ from relay.core.passing import (
     CACHE_HEADER,
     CALLBACK_HEADER,
     METADATA_HEADER,
+    OVERRIDE_HEADERS,
     SAFE_METHODS,
     Header,
     headers_to_pass,
     key_of,
+    path_refusal,
 )
 from relay.errors import InvalidRequest, NoAnswer, RequestError, TooLarge, Unauthorized
 
@@ -81,10 +83,9 @@ class Proxy:
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply | None:
         dropin = self._context.ports.dropin
+        self._refuse(scope)
         speaker, headers = self._speaker(scope)
         method, path = scope["method"], scope["raw_path"].decode("ascii")
-        if method == "CONNECT":
-            raise InvalidRequest("CONNECT asks for a tunnel: it is not passed on", code="no_tunnels", status=400)
         query = scope["query_string"].decode("latin-1")
         has_body, fresh, prefers = _traits(scope["headers"])
         external_id = None if has_body else dropin.job_read(speaker, method, path, query)
@@ -101,7 +102,7 @@ class Proxy:
             method=method,
             path=path,
             query=query,
-            headers=headers_to_pass(headers),
+            headers=headers,
             request_id=request_id_of(scope, self._context.ports.clock),
         )
         if external_id is not None:
@@ -120,14 +121,39 @@ class Proxy:
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
         return await _unless_left(dropin.pass_on(passing, upload), receive, upload)
 
+    def _refuse(self, scope: Scope) -> None:
+        """Raises InvalidRequest for what the key is never used for: it would reach past the paths that are passed."""
+        method = scope["method"]
+        if method == "CONNECT":
+            raise InvalidRequest("CONNECT asks for a tunnel: it is not passed on", code="no_tunnels", status=400)
+        if method == "TRACE":
+            raise InvalidRequest(
+                "TRACE repeats a request with its key: it is not passed on", code="method_not_allowed", status=405
+            )
+        refusal = path_refusal(scope["raw_path"], self._context.ports.settings.passed_paths)
+        if refusal is not None:
+            raise InvalidRequest(f"{refusal}. Nothing was sent", code="invalid_path", status=400)
+        overriding = next((name for name, _ in scope["headers"] if name in OVERRIDE_HEADERS), None)
+        if overriding is not None:
+            raise InvalidRequest(
+                f"the header {overriding.decode()} asks for another method or path than the request line: send that "
+                "request itself. Nothing was sent",
+                code="override_header",
+                status=400,
+            )
+
     def _speaker(self, scope: Scope) -> tuple[Speaker, Sequence[Header]]:
-        """Whose account the call speaks for, and its headers with that account's key. Raises RequestError."""
+        """Whose account the call speaks for, and the headers that go on, with that account's key. Raises RequestError.
+
+        The caller's own `Connection` is obeyed before the key is put in: it cannot take it out again.
+        """
         dropin, settings = self._context.ports.dropin, self._context.ports.settings
         raw: list[Header] = scope["headers"]
+        passed = headers_to_pass(raw)
         key = key_of(raw)
         speaker = dropin.whose(key)
         if speaker.account is not None:
-            return speaker, raw
+            return speaker, passed
         identity = None if key is None else auth.find_token(key, settings.tokens)
         if identity is not None:
             scope["relay.identity"] = identity
@@ -139,9 +165,9 @@ class Proxy:
                     "none such, so send the account's own key",
                     code="no_account_to_stand_for",
                 )
-            return standing, dropin.with_its_key(raw, standing)
+            return standing, dropin.with_its_key(passed, standing)
         if (key is not None and dropin.adopts) or auth.is_local(scope, Headers(raw=raw), settings):
-            return speaker, raw
+            return speaker, passed
         raise Unauthorized(
             "the key is neither that of a configured account nor a token of this relay", code="key_unknown"
         )

@@ -4,8 +4,10 @@ Headers are pairs of bytes as they came, names lower-cased. Sources: RFC 9110 se
 12.5.3 (Accept-Encoding), RFC 7240 (Prefer).
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
+from urllib.parse import unquote_to_bytes
 
 Header = tuple[bytes, bytes]
 Fate = Literal["made", "refused", "unknown"]
@@ -25,6 +27,26 @@ HOP_BY_HOP = frozenset(
     }
 )
 _NEVER_PASSED_ON = HOP_BY_HOP | {b"host", b"expect", METADATA_HEADER, CALLBACK_HEADER}
+_NEVER_OF_ONE_CONNECTION = frozenset(
+    {
+        *(b"authorization", b"x-api-key", b"idempotency-key", b"content-type", b"content-encoding", b"content-length"),
+        *(b"", b"close", b"keep-alive"),
+    }
+)
+"""`Connection` cannot remove these: without them the request would be another one, or repeat a create."""
+OVERRIDE_HEADERS = frozenset(
+    {b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url"}
+)
+"""Some servers take the method or the path from these. The relay judges a request by its first line."""
+_OF_A_POLL = frozenset(
+    {
+        *(b"authorization", b"x-api-key", b"accept", b"accept-encoding", b"accept-language", b"user-agent", b"dnt"),
+        *(b"cache-control", b"pragma", b"content-type", b"content-length", b"origin", b"referer", b"priority"),
+        *(b"traceparent", b"tracestate", b"x-request-id", b"via", b"forwarded", b"x-real-ip", b"relay-node"),
+    }
+)
+_OF_A_POLL_PREFIXES = (b"x-forwarded-", b"sec-fetch-", b"sec-ch-ua")
+_TAKES_JSON = re.compile(rb"(?:^|,)\s*(?:\*/\*|application/(?:\*|json))\s*(?:[;,]|$)", re.IGNORECASE)
 _READABLE_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 _MAX_NAMED_HEADERS = 100
 _NEVER_WITH_BODY = (204, 304)
@@ -42,13 +64,13 @@ def headers_to_return(headers: Iterable[Header], status_code: int) -> list[Heade
 
 
 def _end_to_end(headers: Iterable[Header]) -> Sequence[Header]:
-    """Without the headers that `Connection` names: they are of one connection only."""
+    """The headers without those that `Connection` names: they are of one connection only."""
     headers = headers if isinstance(headers, list | tuple) else list(headers)
     named: set[bytes] = set()
     for name, value in headers:
         if name.lower() == b"connection":
             named.update(word.strip().lower() for word in value.split(b",", _MAX_NAMED_HEADERS))
-    named -= {b"", b"close", b"keep-alive"}
+    named -= _NEVER_OF_ONE_CONNECTION
     return [header for header in headers if header[0].lower() not in named] if named else headers
 
 
@@ -77,6 +99,21 @@ def without_wait(headers: Iterable[Header]) -> list[Header]:
     return kept
 
 
+def counts_as_poll(headers: Sequence[Header]) -> bool:
+    """Whether the answer to a read of a job with these headers is the one that a poll of our own would get.
+
+    A condition, a range, a cookie, a second key or a header that the relay does not know can change the answer.
+    """
+    names = [name for name, _ in headers]
+    if len(set(names)) < len(names) or (b"authorization" in names and b"x-api-key" in names):
+        return False
+    return all(
+        (name in _OF_A_POLL or name.startswith(_OF_A_POLL_PREFIXES))
+        and (name != b"accept" or _TAKES_JSON.search(value) is not None)
+        for name, value in headers
+    )
+
+
 def _coding(word: str) -> str:
     return word.partition(";")[0].strip().lower()
 
@@ -94,8 +131,8 @@ def key_of(headers: Iterable[Header]) -> str | None:
 
 
 def with_key(headers: Iterable[Header], auth_header: str, auth_value: str) -> list[Header]:
-    """The headers with another key in the place of the caller's own."""
-    kept = [header for header in headers if header[0] not in (b"authorization", b"x-api-key")]
+    """The headers with another key in the place of the caller's own, and without cookies, which can be a key too."""
+    kept = [header for header in headers if header[0] not in (b"authorization", b"x-api-key", b"cookie")]
     return [*kept, (auth_header.lower().encode("ascii"), auth_value.encode("latin-1"))]
 
 
@@ -110,6 +147,49 @@ def fate_of(status_code: int, *, says_nothing_done: bool) -> Fate:
     if status_code >= 500 and not says_nothing_done:
         return "unknown"
     return "refused"
+
+
+_MAX_DECODINGS = 4
+_WORTH_A_LOOK = re.compile(rb"[\x00-\x1f\x7f-\xff\\%]|/\.")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]|\xc2[\x80-\x9f]")
+_DISGUISE = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|%u00(?:2e|2f|5c)", re.IGNORECASE)
+"""UTF-8 that is longer than it need be, and `%u002e`: the old ways to hide a dot or a slash."""
+_DOT_SEGMENT = re.compile(rb"(?:^|[/\\])\.{1,2}(?:[/\\;?#]|$)")
+
+
+def path_refusal(path: bytes, prefixes: Collection[str]) -> str | None:
+    """Why a path, as it is written in a request, may not be sent with an account's key; None where it may.
+
+    It has to begin with one of `prefixes`, and to stay below it for every server: however often that decodes it, and
+    whatever it takes for a dot segment or a separator.
+    """
+    if not path.startswith(tuple(prefix.encode() for prefix in prefixes)):
+        return f"the path does not begin with {' or '.join(sorted(prefixes))}"
+    if _WORTH_A_LOOK.search(path) is None:
+        return None
+    for _ in range(_MAX_DECODINGS):
+        if _CONTROL.search(path):
+            return "the path has a control character"
+        if b"\\" in path or _DISGUISE.search(path):
+            return "the path has a backslash, or a dot or slash in a disguise"
+        if _DOT_SEGMENT.search(path):
+            return "the path has a dot segment (. or ..)"
+        decoded = unquote_to_bytes(path)
+        if decoded == path:
+            return None
+        path = decoded
+    return f"the path is percent-encoded more than {_MAX_DECODINGS - 1} times"
+
+
+def leads_elsewhere(external_id: str) -> bool:
+    """Whether a job's id, as a segment of a path, could lead a server that decodes it to another path."""
+    text = external_id.encode(errors="replace")
+    while not (_DOT_SEGMENT.search(text) or _DISGUISE.search(text)):
+        decoded = unquote_to_bytes(text)
+        if decoded == text:
+            return False
+        text = decoded
+    return True
 
 
 def header_text(header: Header) -> tuple[str, str]:

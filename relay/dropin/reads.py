@@ -12,7 +12,7 @@ from relay.answers import Key as JobKey
 from relay.api.dropin import Cache, Passing, Reply, Speaker
 from relay.clock import Clock
 from relay.core.job import TERMINAL, Job
-from relay.core.passing import readable_only, without_wait
+from relay.core.passing import counts_as_poll, readable_only, without_wait
 from relay.dropin.forwarding import Definitions, Forwarding, Pollers, Stopping, Streamed, Whole, texts
 from relay.errors import NoAnswer, NotSent, StoreError
 from relay.ids import new_id
@@ -157,7 +157,8 @@ class Reads:
     async def _miss(
         self, passing: Passing, external_id: str, uid: str, poller: Poller, *, cache: Cache, lend: bool = True
     ) -> Reply:
-        """Asks the upstream; its answer counts as a look where none is under way and it may `lend` one."""
+        """Asks the upstream; its answer counts as a look where none is under way and the request is as plain as one."""
+        lend = lend and counts_as_poll(passing.headers)
         lent = _Lent(poller, uid, self.lent) if lend and poller.lend(uid) else None
         look: Look | None = None
         try:

@@ -247,6 +247,30 @@ async def test_a_token_stands_for_the_only_account(guarded: World, form: str) ->
             assert (await read(guarded, job_id, bearer(reader))).status_code == 200
 
 
+@pytest.mark.parametrize("form", ["Authorization", "x-api-key"])
+async def test_a_connection_header_cannot_take_the_account_s_key_out(guarded: World, form: str) -> None:
+    job_id = (await create(guarded, bearer(CRM))).json()["item"]["id"]
+    for token in (READER, CRM):
+        headers = {form: f"Bearer {token}" if form == "Authorization" else token, "Cache-Control": "no-cache"}
+        for named in ("close, authorization", "Authorization, x-api-key", "keep-alive,authorization,cookie,host"):
+            answer = await read(guarded, job_id, {**headers, "Connection": named})
+            assert answer.status_code == 200, (named, answer.text)
+    assert guarded.poller.state.state == "ok"
+
+
+async def test_a_token_s_caller_brings_no_cookies(tmp_path: Path) -> None:
+    async with (
+        open_stub() as upstream,
+        open_e2e_world(
+            tmp_path, accounts={"acme": ACME}, tokens=TOKENS, base_url=upstream.url, roles=("api",)
+        ) as world,
+    ):
+        for key, cookies in ((READER, []), (ACME, [b"session=1"])):
+            await world.api.get("/api/v1/x", headers={**bearer(key), "Cookie": "session=1"})
+            assert upstream.received[-1].all("cookie") == cookies
+            assert upstream.received[-1].one("authorization") == f"Bearer {ACME}".encode()
+
+
 async def test_a_token_with_both_headers_stands_for_the_account_all_the_same(guarded: World) -> None:
     answer = await create(guarded, {**bearer(CRM), "x-api-key": STRANGER})
     assert (await truth(guarded, answer.json()["item"]["id"]))["account"] == "acme"

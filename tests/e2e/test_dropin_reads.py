@@ -4,6 +4,7 @@ Nothing here is looked at by the relay itself: the node has no scheduler, and ti
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import httpx2
 import orjson
 import pytest
 
+from relay import __version__
 from relay.config import PollingSettings
 from relay.core.job import Job
 from relay.testing import FakeClock
@@ -279,16 +281,105 @@ async def test_while_a_caller_reads_nobody_else_looks(over_stub: World, upstream
     assert len(upstream.received) == 2
 
 
-async def test_a_read_that_fails_counts_as_a_look_that_failed(world: World, clock: FakeClock) -> None:
-    job_id = await running(world, clock)
-    await world.fault("500", count=1)
-    answered = await read(world, job_id, **NO_CACHE)
-    assert answered.status_code == 500
-    assert answered.json()["error"]["code"] == "internal_error"
-    await at_rest(world)
-    error = (await world.shown(job_id))["last_error"]
-    assert error["request_id"] == answered.json()["error"]["request_id"]
-    assert await cache_of(world, job_id) == "miss"  # what was seen before is not good enough now
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *({name: value} for name in ("If-None-Match", "If-Match") for value in ("*", '"x"')),
+        *({name: "Wed, 20 May 2026 10:00:00 GMT"} for name in ("If-Modified-Since", "If-Unmodified-Since")),
+        *({"Range": "bytes=0-3"}, {"Accept": "text/html"}, {"Accept": ""}, {"Expect": "100-continue"}),
+        *({"Cookie": "session=other"}, {"X-Version": "2"}, {"x-api-key": "sk-revor-other"}),
+        *({"Connection": name} for name in ("close, authorization", "x-api-key", "accept, user-agent, host")),
+    ],
+)
+async def test_what_a_caller_asks_for_never_judges_the_account(
+    over_stub: World, upstream: Stub, clock: FakeClock, headers: dict[str, str]
+) -> None:
+    """The upstream refuses everything that is not as plain as our own polls, as some would."""
+
+    refusals = itertools.cycle([(401, b"api_key_missing"), (500, b"internal_error")])
+
+    async def say(call: Call) -> None:
+        names = {name.decode() for name, _ in call.request.headers}
+        plain = "authorization" in names and not names & {"x-api-key", "x-version", "cookie", "range"}
+        plain = plain and not [name for name in names if name.startswith("if-")]
+        plain = plain and call.request.one("accept") in (b"application/json", b"*/*")
+        status_code, code = next(refusals)
+        refused = answer(status_code, [], b'{"ok":false,"error":{"code":"%s"}}' % code)
+        await call.send(answer(200, [], b'{"ok":true,"request_id":"r","item":' + ODD_ITEM + b"}") if plain else refused)
+
+    upstream.handler = say
+    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
+    for _ in range(16):
+        await read(over_stub, "odd", **NO_CACHE, **headers)
+        await at_rest(over_stub)
+        clock.advance(30)
+        await over_stub.poller.run_once()
+        await over_stub.poller.drain()
+    assert over_stub.poller.state.state == "ok"
+    assert (await over_stub.api.get("/v1/events?type=relay.source.down")).json()["items"] == []
+    assert (await over_stub.shown("odd"))["last_error"] is None
+    assert await kinds(over_stub, "odd") == ["running"]
+
+
+@pytest.mark.parametrize("status_code", [400, 401, 403, 404, 410, 429, 500, 503])
+async def test_a_plain_read_that_is_refused_leaves_the_judgement_to_our_own_poll(
+    over_stub: World, upstream: Stub, clock: FakeClock, status_code: int
+) -> None:
+    async def say(call: Call) -> None:
+        await call.send(answer(200, [], b'{"ok":true,"request_id":"r","item":' + ODD_ITEM + b"}"))
+
+    async def refuse(call: Call) -> None:
+        await call.send(answer(status_code, [("Retry-After", "1")], b'{"ok":false,"error":{"code":"x"}}'))
+
+    upstream.handler = say
+    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
+    assert await cache_of(over_stub, "odd") == "miss"
+    planned = (await over_stub.shown("odd"))["next_poll_at"]
+    upstream.handler = refuse
+    for _ in range(10):
+        assert (await read(over_stub, "odd", **NO_CACHE)).status_code == status_code
+        await at_rest(over_stub)
+        clock.advance(10)
+    shown = await over_stub.shown("odd")
+    assert (shown["last_error"], shown["next_poll_at"], shown["poll_count"]) == (None, planned, 1)
+    assert over_stub.poller.state.state == "ok"
+    upstream.handler = say
+    clock.advance(900)
+    before = len(upstream.received)
+    assert await over_stub.poller.run_once()  # our own, with our own headers
+    await over_stub.poller.drain()
+    assert upstream.received[before].one("user-agent") == b"revor-relay/" + __version__.encode()
+    assert (await over_stub.shown("odd"))["poll_count"] == 2
+
+
+async def test_a_caller_who_breaks_off_its_reads_does_not_keep_the_relay_from_polling(
+    over_stub: World, upstream: Stub, clock: FakeClock
+) -> None:
+    go_on = asyncio.Event()
+
+    async def hold(call: Call) -> None:
+        if b"revor-relay" in (call.request.one("user-agent") or b""):
+            await call.send(answer(200, [], b'{"ok":true,"request_id":"r","item":' + ODD_ITEM + b"}"))
+        else:
+            await go_on.wait()
+            call.cut()
+
+    upstream.handler = hold
+    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
+    go_on.set()
+    for _ in range(5):
+        assert (await read(over_stub, "odd")).status_code == 502
+        await at_rest(over_stub)
+    go_on.clear()
+    clock.advance(60)
+    before = len(upstream.received)
+    reading = asyncio.create_task(read(over_stub, "odd"))  # always one under way
+    await upstream.until(lambda: len(upstream.received) > before)
+    assert await over_stub.poller.run_once()
+    await over_stub.poller.drain()
+    go_on.set()
+    await reading
+    assert (await over_stub.shown("odd"))["status"] == "running"
 
 
 async def test_a_read_whose_answer_nobody_understands_leaves_the_job_to_be_looked_at(
@@ -410,6 +501,11 @@ async def test_nothing_is_served_while_the_upstream_refuses_the_key(world: World
     answered = await read(world, open_job, **NO_CACHE)
     assert (answered.status_code, answered.json()["error"]["code"]) == (401, "api_key_revoked")
     await at_rest(world)
+    assert not world.poller.paused_by_key
+    clock.advance(900)
+    assert await world.poller.run_once()  # our own poll finds out
+    await world.poller.drain()
+    assert world.poller.paused_by_key
     for job_id in (ended, open_job):
         answered = await read(world, job_id)
         assert (answered.status_code, answered.json()["error"]["code"]) == (401, "api_key_revoked")

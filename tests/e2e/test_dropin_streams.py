@@ -42,6 +42,19 @@ LOOK_AGAIN_SECONDS = 0.02
 STUCK_SECONDS = 0.3
 """Nothing could be written for so long: a slow machine makes this test weaker, and never fail."""
 
+REACHES_PAST = (
+    *("/api/v1/..", "/api/v1/../../admin", "/api/v1/./x", "/api/v1/%2e%2e/%2e%2e/admin", "/api/v1/..%2f..%2fadmin"),
+    *("/api/v1/x/%2E./y", "/api/v2/..;/..;/admin", "/api/v1/..;a=b/x", "/api/v1/..\\x", "/api/v1/%5c..%5cadmin"),
+    *("/api/v1/%252e%252e%252fadmin", "/api/v1/%25252e%25252e/x", "/api/v1/%c0%ae%c0%ae/x", "/api/v1/%u002e%u002e/x"),
+    *("/api%2Fv1/x", "/api/%76%31/x", "/api/v1/x%00", "/api/v1/x%0d%0aHost:%20x", "/api/v1/x%250ay"),
+    *(JOBS + "%2e%2e/dispatches", JOBS + "..%2fdispatches", DISPATCHES + "/../jobs/x", DISPATCHES + "%2f.."),
+    "http://127.0.0.1/api/v1/../../admin",
+)
+OVERRIDES = (
+    *(("X-HTTP-Method-Override", "POST"), ("X-HTTP-Method", "DELETE"), ("x-method-override", "PUT")),
+    *(("X-Original-URL", "/admin"), ("X-Rewrite-URL", "/admin")),
+)
+
 _numbers = itertools.count()
 
 
@@ -274,6 +287,33 @@ async def test_nobody_tunnels(place: Place, upstream: Stub) -> None:
     assert upstream.received == []
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_path_that_could_lead_past_the_prefix_is_never_sent(
+    upstream: Stub, caller: Client, method: str
+) -> None:
+    for target in REACHES_PAST:
+        got = await caller.exchange(request(method, target, AUTH, None if method == "GET" else b"{}"))
+        assert (got.status, got.code) == (400, "relay_invalid_path"), target
+        assert "Nothing was sent" in got.json["error"]["message"]
+    assert upstream.received == []
+
+
+async def test_trace_is_never_sent(upstream: Stub, caller: Client) -> None:
+    for target in ("/api/v1/x", JOBS + "x", DISPATCHES):
+        got = await caller.exchange(request("TRACE", target, AUTH))
+        assert (got.status, got.code) == (405, "relay_method_not_allowed")
+    assert upstream.received == []
+
+
+async def test_a_header_that_asks_for_another_method_or_path_is_never_sent(upstream: Stub, caller: Client) -> None:
+    for header in OVERRIDES:
+        for target in ("/api/v1/x", JOBS + "x"):
+            got = await caller.exchange(request("GET", target, [*AUTH, header]))
+            assert (got.status, got.code) == (400, "relay_override_header"), header
+            assert "Nothing was sent" in got.json["error"]["message"]
+    assert upstream.received == []
+
+
 async def test_requests_sent_one_after_another_without_waiting(upstream: Stub, caller: Client) -> None:
     paths = [new_path() for _ in range(5)]
     caller.writer.write(b"".join(request("POST", path, AUTH, path.encode()) for path in paths))
@@ -302,7 +342,7 @@ async def test_the_target_in_each_of_its_forms(upstream: Stub, caller: Client) -
         ("/api/v1/x?y#z", b"/api/v1/x?y"),  # a fragment is never sent, by whoever keeps to the rules
         ("/api/v1/x?", b"/api/v1/x"),  # docs/drop-in.md
         ("/api/v1/x??", b"/api/v1/x??"),
-        ("/api%2Fv1/%2e%2e/x", b"/api%2Fv1/%2e%2e/x"),
+        ("/api/v1/%2e%2e%2e/..x/x..;y", b"/api/v1/%2e%2e%2e/..x/x..;y"),
     ):
         assert (await caller.exchange(request("GET", target, AUTH))).status == 200
         assert upstream.received[-1].target == wanted

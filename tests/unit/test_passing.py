@@ -1,6 +1,7 @@
 """What goes along with a request that is passed on, whose key it brings, and what an answer to a create proves."""
 
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -9,11 +10,14 @@ from hypothesis import strategies as st
 from relay.core.passing import (
     HOP_BY_HOP,
     Header,
+    counts_as_poll,
     fate_of,
     header_text,
     headers_to_pass,
     headers_to_return,
     key_of,
+    leads_elsewhere,
+    path_refusal,
     readable_only,
     with_key,
     without_wait,
@@ -248,3 +252,137 @@ def test_whatever_has_a_text_keeps_its_bytes(name: bytes, value: bytes) -> None:
     except ValueError:
         return
     assert (text[0].encode(), text[1].encode()) == (name, value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"Authorization", b"x-api-key", b"Idempotency-Key", b"Content-Type", b"content-encoding", b"content-length"],
+)
+def test_a_connection_never_names_what_makes_the_request(name: bytes) -> None:
+    kept = (name.lower(), b"x")
+    assert headers_to_pass([(b"connection", b"close, " + name), kept, (b"x-hop", b"1")]) == [kept, (b"x-hop", b"1")]
+
+
+def test_another_key_comes_without_the_caller_s_cookies() -> None:
+    headers = [(b"cookie", b"session=1"), (b"authorization", b"Bearer rl_x"), (b"accept", b"*/*"), (b"cookie", b"b=2")]
+    assert with_key(headers, "Authorization", "Bearer k") == [(b"accept", b"*/*"), (b"authorization", b"Bearer k")]
+
+
+# --- reads that count as polls
+
+PLAIN: tuple[Sequence[Header], ...] = (
+    [],
+    [(b"authorization", b"Bearer k"), (b"accept", b"*/*"), (b"user-agent", b"curl/8"), (b"accept-encoding", b"br")],
+    [(b"x-api-key", b"k"), (b"accept", b"application/json, text/plain, */*"), (b"accept-language", b"*")],
+    [(b"accept", b"text/html , Application/JSON;q=0.5"), (b"sec-fetch-mode", b"cors"), (b"cache-control", b"no-cache")],
+    [(b"accept", b"application/*"), (b"x-forwarded-for", b"10.0.0.1"), (b"via", b"1.1 proxy"), (b"traceparent", b"0")],
+)
+NOT_PLAIN: tuple[Sequence[Header], ...] = (
+    *([(name, b"*")] for name in (b"if-none-match", b"if-match", b"if-modified-since", b"if-unmodified-since")),
+    *([(name, b"x")] for name in (b"if-range", b"range", b"cookie", b"expect", b"prefer", b"x-version", b"a-im")),
+    *([(b"accept", value)] for value in (b"", b"text/html", b"application/jsonx", b"application/vnd.v0+json")),
+    [(b"authorization", b"Bearer k"), (b"x-api-key", b"k")],
+    [(b"authorization", b"Bearer k"), (b"authorization", b"Bearer other")],
+    [(b"accept", b"*/*"), (b"accept", b"text/html")],
+)
+
+
+@pytest.mark.parametrize("headers", PLAIN)
+def test_a_plain_read_counts_as_a_poll(headers: Sequence[Header]) -> None:
+    assert counts_as_poll(headers)
+
+
+@pytest.mark.parametrize("headers", NOT_PLAIN)
+def test_a_read_whose_answer_may_be_another_one_does_not(headers: Sequence[Header]) -> None:
+    assert not counts_as_poll(headers)
+    assert not counts_as_poll([(b"user-agent", b"x"), *headers])
+
+
+# --- paths
+
+PREFIXES = ("/api/v1/", "/api/v2/")
+INSIDE = (
+    *("/api/v1/", "/api/v2/credits", "/api/v1/outreach/jobs/0f9c-4e_1~", "/api/v1/a%2Fb", "/api/v1/a%252Fb"),
+    *("/api/v1//x//", "/api/v1/x..", "/api/v1/..x", "/api/v1/...", "/api/v1/.x", "/api/v1/a.b/c..d", "/api/v1/x;y=.."),
+    *(
+        "/api/v1/%2e%2e%2e",
+        "/api/v1/50%",
+        "/api/v1/%zz",
+        "/api/v1/%",
+        "/api/v1/%C3%A9",
+        "/api/v1/%E7%8E%8B",
+        "/api/v1/%ff",
+    ),
+    *("/api/v1/%25", "/api/v1/%2525", "/api/v1/a+b%20c", "/api/v1/!$&'()*,=~:@"),
+)
+OUTSIDE = (
+    *("/", "/v1/jobs", "/api/v3/x", "/api/v1", "/api%2Fv1/x", "/api/%76%31/x", "//api/v1/x", "/API/v1/x"),
+    *("/api/v1/..", "/api/v1/.", "/api/v1/./x", "/api/v1/../../admin", "/api/v1/a/../b", "/api/v1/x/..", "/api/v1/x/."),
+    *("/api/v1/%2e%2e/x", "/api/v1/%2E%2e/x", "/api/v1/.%2e/x", "/api/v1/%2e", "/api/v1/%2e/x", "/api/v1/..%2fx"),
+    *(
+        "/api/v1/..%2F..%2Fadmin",
+        "/api/v1/x%2f..%2f..",
+        "/api/v1/%252e%252e/x",
+        "/api/v1/..%252fx",
+        "/api/v1/%25252e%25252e",
+    ),
+    *("/api/v1/..;/x", "/api/v1/..;a=b/x", "/api/v1/..%3b/x", "/api/v1/%2e%2e%3B/x", "/api/v1/.;/x", "/api/v1/..%3fx"),
+    *("/api/v1/..%23", "/api/v1/x\\y", "/api/v1/..\\x", "/api/v1/%5c..%5cx", "/api/v1/x%5Cy", "/api/v1/x%255cy"),
+    *("/api/v1/%c0%ae%c0%ae/x", "/api/v1/x%c0%afy", "/api/v1/%e0%80%ae/x", "/api/v1/%f0%80%80%ae/", "/api/v1/%C1%9c"),
+    *(
+        "/api/v1/%u002e%u002E/x",
+        "/api/v1/x%u002fy",
+        "/api/v1/x%U005Cy",
+        "/api/v1/x%00",
+        "/api/v1/%0a",
+        "/api/v1/x%0d%0ay",
+    ),
+    *(
+        "/api/v1/%7f",
+        "/api/v1/%1f",
+        "/api/v1/%c2%85",
+        "/api/v1/%250a",
+        "/api/v1/%2500",
+        "/api/v1/%25252525",
+        "/api/v1/%2525252e",
+    ),
+)
+
+
+@pytest.mark.parametrize("path", INSIDE)
+def test_a_path_below_a_prefix_may_be_sent(path: str) -> None:
+    assert path_refusal(path.encode(), PREFIXES) is None
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_path_that_a_server_may_read_as_another_one_may_not(path: str) -> None:
+    assert path_refusal(path.encode(), PREFIXES) is not None
+
+
+@given(st.text("./\\%25eEfFcC;u0ax", max_size=14))
+def test_whatever_decoding_shows_stays_below_the_prefix(rest: str) -> None:
+    path = f"/api/v1/{rest}"
+    if path_refusal(path.encode(), PREFIXES) is not None:
+        return
+    for _ in range(6):
+        segments = [segment.partition(";")[0] for segment in path.replace("\\", "/").split("/")]
+        assert not {".", ".."} & set(segments), (rest, path)
+        path = unquote(path)
+
+
+@pytest.mark.parametrize(
+    "external_id", ["7d9f3c52-1f0e", "a/b", "50%", "%", "a.b", "...", "x..", "é 日", "a\\b", "%2e%2e%2e", "%25"]
+)
+def test_an_id_is_a_segment(external_id: str) -> None:
+    assert not leads_elsewhere(external_id)
+
+
+@pytest.mark.parametrize(
+    "external_id",
+    [
+        *(".", "..", "../../admin", "a/../b", "a/..", "..\\x", "a\\..\\b", "..;/x", "%2e%2e", "%252e%252e/x", "..%2fx"),
+        *("%c0%ae%c0%ae", "%u002e%u002e", "%25252525252e", "..?x", "../\ud800"),
+    ],
+)
+def test_an_id_that_could_lead_to_another_path_is_found(external_id: str) -> None:
+    assert leads_elsewhere(external_id)

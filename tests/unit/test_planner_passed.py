@@ -45,13 +45,41 @@ def test_an_end_that_a_lent_look_shows_forgets_the_job() -> None:
     assert planner.explain("job", NOW + 3) is None
 
 
-@pytest.mark.parametrize("status_code", [None, 404, 429, 500])
-def test_a_lent_look_that_failed_is_made_again(status_code: int | None) -> None:
+@pytest.mark.parametrize("status_code", [None, 401, 404, 500])
+@pytest.mark.parametrize("headers", [{}, HEADERS])
+def test_a_lent_look_that_showed_nothing_is_due_as_before(status_code: int | None, headers: dict[str, str]) -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
-    planner.lend("job", NOW + 2)
-    planner.failed("job", status_code, {}, NOW + 2.1)
-    assert next_take(planner, NOW + 2.1)[0] == "job"
+    due = planner.next_poll_at("job")
+    assert due is not None
+    for number in range(20):
+        at = NOW + 0.2 + number / 100
+        assert planner.lend("job", at)
+        planner.take_back("job", due, status_code, headers, at, at + 0.01)
+        assert planner.next_poll_at("job") == pytest.approx(due)
+        assert planner.purpose("job") != "passed"
+    assert planner.is_fresh("job", NOW + 0.5) == (due > NOW + 0.5 + SLACK_SECONDS)
+    assert next_take(planner, due)[0] == "job"
+
+
+def test_a_lent_look_that_was_one_too_many_stops_all_of_ours() -> None:
+    planner = planner_of()
+    seen(planner, "job", NOW)
+    due = planner.next_poll_at("job")
+    assert due is not None
+    assert planner.lend("job", NOW + 2)
+    planner.take_back("job", due, 429, {"Retry-After": "30"}, NOW + 2, NOW + 2.1)
+    assert planner.take(NOW + 31) is None
+    assert next_take(planner, NOW + 31)[1] >= NOW + 32
+
+
+def test_what_is_not_lent_is_not_taken_back() -> None:
+    planner = planner_of()
+    planner.take_back("job", NOW, 200, {}, NOW, NOW)
+    seen(planner, "job", NOW)
+    due = planner.next_poll_at("job")
+    planner.take_back("job", NOW + 1, 200, {}, NOW, NOW + 1)
+    assert planner.next_poll_at("job") == due
 
 
 def test_what_is_under_way_or_unknown_is_not_lent() -> None:

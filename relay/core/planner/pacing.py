@@ -54,7 +54,7 @@ class Pacing:
     def lend(self, job_id: str, now: float) -> bool:
         """A request that somebody else sends on this key looks at the job: it counts as taken, whatever is due.
 
-        False where the job is not tracked or a look at it is under way. Tell the outcome by `observed` or `failed`.
+        False where the job is not tracked or a look at it is under way. Tell the outcome by `observed` or `take_back`.
         """
         job = self._roster.jobs.get(job_id)
         if job is None or job.in_flight:
@@ -66,6 +66,26 @@ class Pacing:
         job.due = t
         self._budget.sent()
         return True
+
+    def take_back(
+        self, job_id: str, due: float, status_code: int | None, headers: Mapping[str, str], sent_at: float, now: float
+    ) -> None:
+        """A request that was lent did not show the job: its poll is due at `due` again, as before it was lent.
+
+        Its answer (None: there was none) says nothing about the job or the upstream's health, only about the limit.
+        """
+        job = self._roster.jobs.get(job_id)
+        if job is None or not job.in_flight:
+            return
+        t = self._timeline.at(now)
+        self._purposes.pop(job_id, None)
+        told = self._headers.read(headers, now)
+        sent = min(t, self._timeline.inner(sent_at))
+        self._budget.answered(told, ours=True, sent_at=sent, now=t)
+        if status_code == TOO_MANY_REQUESTS:
+            self._budget.rejected(told, t)
+        self._roster.put_back(job, self._timeline.inner(due), t)
+        self._refresh(now)
 
     def is_fresh(self, job_id: str, now: float) -> bool:
         """Whether what the last look at the job showed is as good as a look now: the next one is planned for later."""

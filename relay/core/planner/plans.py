@@ -116,6 +116,10 @@ class Plans:
         job.rung = ASKED if asked else FIXED
         self._put(job, min(max(due, 0.0), now + self._config.max_interval_seconds), now)
 
+    def put_back(self, job: Job, due: float, now: float) -> None:
+        """Plans the look again that was planned for `due` and was not made."""
+        self._put(job, due, now)
+
     def _put(self, job: Job, due: float, now: float) -> None:
         """Puts the look where it belongs, and counts what it asks for."""
         queue = URGENT if job.weight > 1 else EXPECTED
