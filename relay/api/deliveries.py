@@ -1,6 +1,6 @@
 """`/v1/deliveries`: each event on its way to each subscription, with every attempt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -23,7 +23,8 @@ async def list_deliveries(call: Call) -> Response:
     if group_by := query.pop("group_by"):
         return await _groups(call, group_by, query)
     page = await call.ports.deliveries.page(**query)
-    shown = tuple(delivery_view(one) for one in page.items)
+    sinks = await _sinks(call, (one.subscription_id for one in page.items))
+    shown = tuple(delivery_view(one, sinks.get(one.subscription_id)) for one in page.items)
     return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
 
 
@@ -33,11 +34,7 @@ async def _groups(call: Call, group_by: Sequence[str], query: dict[str, Any]) ->
         errors = [FieldError(pointer="cursor", code="invalid_cursor", detail=detail)]
         raise InvalidRequest(detail, code="invalid_cursor", errors=errors)
     found = await call.ports.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
-    sinks: dict[str, str] = {}
-    for id in {group.subscription_id for group in found.items if group.subscription_id is not None}:
-        subscription = await call.ports.subscriptions.get(id)
-        if subscription is not None:
-            sinks[id] = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
+    sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
     return json_response(
         {
             "items": [delivery_group_view(group, sinks.get(group.subscription_id or "")) for group in found.items],
@@ -49,9 +46,19 @@ async def _groups(call: Call, group_by: Sequence[str], query: dict[str, Any]) ->
     )
 
 
+async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
+    """By subscription, its sink as it may be shown; without those that are gone."""
+    sinks: dict[str, str] = {}
+    for id in set(ids):
+        subscription = await call.ports.subscriptions.get(id)
+        if subscription is not None:
+            sinks[id] = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
+    return sinks
+
+
 async def get(call: Call) -> Response:
     """`GET /v1/deliveries/{id}`."""
-    return _shown(await _find(call))
+    return await _shown(call, await _find(call))
 
 
 async def retry(call: Call) -> Response:
@@ -62,7 +69,7 @@ async def retry(call: Call) -> Response:
         raise Conflict(detail, code="subscription_removed")
     delivery = await call.ports.deliveries.retry(call.id, call.ports.clock())
     call.ports.delivering.wake()
-    return _shown(delivery, 202)
+    return await _shown(call, delivery, 202)
 
 
 async def _find(call: Call) -> Delivery:
@@ -72,6 +79,8 @@ async def _find(call: Call) -> Delivery:
     return delivery
 
 
-def _shown(delivery: Delivery, status_code: int = 200) -> Response:
+async def _shown(call: Call, delivery: Delivery, status_code: int = 200) -> Response:
+    sinks = await _sinks(call, [delivery.subscription_id])
+    view = delivery_view(delivery, sinks.get(delivery.subscription_id))
     attempts = [attempt_view(attempt) for attempt in delivery.attempts]
-    return json_response({**delivery_view(delivery), "attempts": attempts}, status_code)
+    return json_response({**view, "attempts": attempts}, status_code)

@@ -7,11 +7,12 @@ from starlette.responses import Response
 from relay.api import params, stream, waiting
 from relay.api.models import MAX_BATCH_JOBS, JobBatch
 from relay.api.operations import Call
+from relay.api.problems import did_you_mean
 from relay.api.registration import read_registration, rejection
 from relay.api.resource import json_response, page_response
 from relay.api.validation import validate
 from relay.api.views import explanation_view, job_view
-from relay.core.job import Job
+from relay.core.job import KNOWN_STATUSES, Job
 from relay.core.records import Page
 from relay.errors import Conflict, FieldError, InvalidRequest, NotFound, RequestError
 
@@ -69,6 +70,12 @@ async def _register_chunk(
 async def list_jobs(call: Call) -> Response:
     """`GET /v1/jobs`."""
     page = await call.ports.jobs.page(**call.query)
+    status = call.query["status"]
+    if status is not None and not page.items and status not in KNOWN_STATUSES:
+        # An upstream's own word is kept as it came, so one that no job has is taken for a misspelling.
+        detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
+        errors = [FieldError(pointer="status", code="unknown_value", detail=detail)]
+        raise InvalidRequest(detail, code="invalid_parameter", errors=errors)
     return page_response(
         call.request, Page(items=tuple(job_view(job) for job in page.items), next_cursor=page.next_cursor)
     )

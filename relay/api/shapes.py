@@ -227,7 +227,9 @@ class Delivery(Shape):
     id: str
     event_id: str
     event_type: str
+    subject: str | None = Field(description="The event's subject: of job events the job's id upstream.")
     subscription_id: str
+    sink: str | None = Field(description="The sink as it may be shown; null where the subscription is gone.")
     job_uid: str | None
     state: Literal["pending", "delivered", "dead", "cancelled"]
     attempt_count: int

@@ -136,13 +136,15 @@ def header_view(name: str, value: str) -> str:
     return value
 
 
-def delivery_view(delivery: Delivery) -> dict[str, Any]:
-    """A delivery, as lists show it."""
+def delivery_view(delivery: Delivery, sink: str | None) -> dict[str, Any]:
+    """A delivery, as lists show it; `sink` as it may be shown, None where its subscription is gone."""
     return {
         "id": delivery.id,
         "event_id": delivery.event_id,
         "event_type": delivery.event_type,
+        "subject": delivery.subject,
         "subscription_id": delivery.subscription_id,
+        "sink": sink,
         "job_uid": delivery.job_uid,
         "state": delivery.state,
         "attempt_count": delivery.attempt_count,

@@ -3,11 +3,13 @@
 import difflib
 import http.client
 import os
+import re
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import orjson
 
@@ -275,16 +277,41 @@ def _refusal(status: int, raw: bytes, retry_after: str | None = None) -> ApiErro
     if not isinstance(problem, dict):
         text = f"answered {status}, which is no answer of a relay: check RELAY_URL"
         return ApiError(text, status=status, retry_after=retry_after)
-    text = str(problem.get("detail") or problem.get("title") or f"answered {status}")
     errors = problem.get("errors")
-    for error in errors if isinstance(errors, list) else []:
-        detail = error.get("detail") if isinstance(error, dict) else None
-        if detail and str(detail) not in text:
-            text += f"; {error.get('pointer', '')}: {detail}"
+    said = [_field_error(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    text = "; ".join(filter(None, said)) or str(problem.get("detail") or problem.get("title") or f"answered {status}")
+    text = in_cli_words(text)
     if status == 401:
         # in front: what follows `Authorization:` is redacted wherever it is printed
         text = f"set RELAY_TOKEN to a token of auth.tokens: {text}"
     return ApiError(text, status=status, problem=_word(problem.get("code")), retry_after=retry_after)
+
+
+def _field_error(error: Mapping[str, Any]) -> str:
+    """A field's mistake, with its place behind it: `secret: …` in front would be redacted as a secret's value."""
+    detail, pointer = str(error.get("detail") or ""), str(error.get("pointer") or "")
+    place = pointer.strip("/").replace("/", ".")
+    return f"{detail} (in {place})" if detail and place else detail
+
+
+_QUERY = re.compile(r"\?(?=\w+=)[^\s,:;]+")
+_COMMANDS = {
+    "GET /v1/signing-secret": "`relay signing-secret`",
+    "POST …/rotate-secret": "`relay subscriptions rotate-secret`",
+    "GET /v1/sources": "`relay sources`",
+    "GET /v1/intents": "`relay intents list`",
+}
+
+
+def in_cli_words(text: str) -> str:
+    """A message of the API in the words of the command line: `?account=acme` becomes `--account acme`."""
+    for request, command in _COMMANDS.items():
+        text = text.replace(request, command)
+    return _QUERY.sub(lambda query: _options(query[0]), text)
+
+
+def _options(query: str) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in parse_qsl(query[1:]))
 
 
 def _word(value: Any) -> str | None:

@@ -14,7 +14,8 @@ from relay.errors import UsageError
 app = typer.Typer(help="See what was sent to whom, and send it again.", no_args_is_help=True)
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_…).")]
-COLUMNS = ("id", "event_type", "state", "attempt_count", "next_attempt_at", "reason")
+COLUMNS = ("id", "type", "job", "sink", "state", "next", "reason")
+FIELDS = ("id", "event_type", "subject", "sink", "state", "next_attempt_at", "reason")
 GROUP_COLUMNS = {"reason": ("reason",), "sink": ("subscription_id", "sink"), "day": ("day",)}
 MAX_GROUPS = 500
 
@@ -40,7 +41,7 @@ def list_deliveries(
     if json:
         print_json(found)
         return
-    rows = [[delivery.get(column) for column in COLUMNS] for delivery in found]
+    rows = [[delivery.get(field) for field in FIELDS] for delivery in found]
     print_table(COLUMNS, rows, empty="no deliveries")
 
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from relay.cli.client import Follower, ServerEvent, api, full_types
+from relay.cli.client import Follower, ServerEvent, api, full_types, segment
 from relay.cli.output import Json, Limit, print_json, print_table, say
+from relay.cli.replays import SINCE_HELP, moment
 
 COLUMNS = ("time", "type", "subject", "sequence", "id")
 
@@ -17,20 +18,34 @@ app = typer.Typer(help="See what happened.", no_args_is_help=True)
 def list_events(
     type: Annotated[str | None, typer.Option(help="Only this type, such as failed.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only those of this job id.")] = None,
-    since: Annotated[str | None, typer.Option(help="Not before this time, such as 2026-05-20T10:00:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(help="Before this time.")] = None,
+    since: Annotated[str | None, typer.Option(help=SINCE_HELP)] = None,
+    until: Annotated[str | None, typer.Option(help="Only events recorded before: a time or an age.")] = None,
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
-    """List events."""
+    """List events, newest first."""
     named = full_types(type)
-    query = {"type": named[0] if named else None, "subject": subject, "since": since, "until": until}
+    query = {"type": named[0] if named else None, "subject": subject, "since": moment(since), "until": moment(until)}
     found = api().items("/v1/events", query, limit)
     if json:
         print_json(found)
         return
     rows = [[event.get(column) for column in COLUMNS] for event in found]
     print_table(COLUMNS, rows, empty="no events yet: track a job with `relay jobs add ID`")
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The event's id (evt_…).")],
+    json: Json = False,
+) -> None:
+    """Show one event: a sentence and its JSON. With --json the bytes that were signed and sent."""
+    event = api().get(f"/v1/events/{segment(id)}")
+    if json:
+        print_json(event)
+        return
+    say(one_line(event))
+    typer.echo(orjson.dumps(event, option=orjson.OPT_INDENT_2).decode())
 
 
 @app.command()

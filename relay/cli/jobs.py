@@ -18,7 +18,7 @@ WAIT_SECONDS = 60
 GRACE_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
 MAX_EVENTS = 1000
-COLUMNS = ("id", "status", "outcome", "open", "sequence", "last_polled_at", "next_poll_at")
+COLUMNS = ("id", "channel", "account", "status", "tracked", "next", "error")
 FORMATS: dict[str, "Format | None"] = {"auto": None, "csv": "csv", "jsonl": "jsonl", "answers": "answers"}
 
 app = typer.Typer(help="Track upstream jobs and see how they go.", no_args_is_help=True)
@@ -109,8 +109,16 @@ def list_jobs(
     if json:
         print_json(jobs)
         return
-    rows = [[job.get(column) for column in COLUMNS] for job in jobs]
-    print_table(COLUMNS, rows, empty="no jobs: track one with `relay jobs add ID`")
+    print_table(COLUMNS, [_row(job) for job in jobs], empty="no jobs: track one with `relay jobs add ID`")
+
+
+def _row(job: dict[str, Any]) -> list[Any]:
+    """A job as the list shows it; its error is the upstream's word, else that of the last poll."""
+    upstream = job.get("upstream") or {}
+    error = upstream.get("error") or job.get("last_error") or {}
+    status = job["outcome"] if job["outcome"] in ("not_found", "untracked") else job["status"]
+    times = [job["tracked_at"], job["next_poll_at"]]
+    return [job["id"], upstream.get("channel"), job["account"], status, *times, error.get("code")]
 
 
 @app.command()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from relay.sandbox.server import Sandbox
 
 KEY_FILE = "revor.key"
+SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 (a name)
+"""The receivers in the README read it too."""
 MAX_REQUEST_BYTES = 64 << 20
 MAX_RATE_LIMIT = 1_000_000_000
 _KEY_LINES = '    # accounts:\n    #   default: {api_key: "${REVOR_API_KEY}"}\n'
@@ -107,7 +109,10 @@ def sandbox(
 
 
 def verify(
-    secret: Annotated[str, typer.Option(help="The signing secret, whsec_….")],
+    secret: Annotated[
+        str | None,
+        typer.Option(help=f"The signing secret, whsec_…; without it {SECRET_VARIABLE}, or a prompt on a terminal."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="The raw request; standard input without.")
     ] = None,
@@ -118,12 +123,12 @@ def verify(
     """Say whether a raw HTTP request verifies, and if not, why. Exit code 0: it does; 1: it does not."""
     from relay.core import signing
 
-    raw = _read_request(file)
-    headers, body = parse_request(raw)
+    signing_secret = _signing_secret(secret, file)
+    headers, body = parse_request(_read_request(file))
     try:
-        result = signing.verify(secret, headers, body, now=_read_time(now), tolerance_seconds=tolerance)
+        result = signing.verify(signing_secret, headers, body, now=_read_time(now), tolerance_seconds=tolerance)
     except ValueError as error:
-        raise UsageError(f"--secret: {error}") from error
+        raise UsageError(f"the signing secret does not fit: {error}") from error
     if json:
         print_json({"ok": result.ok, "reason": result.reason, "detail": result.detail})
     elif result.ok:
@@ -172,6 +177,17 @@ def _body(headers: dict[str, str], rest: bytes) -> bytes:
         if extra in (b"\n", b"\r\n"):
             return rest[: int(length)]
     return rest
+
+
+def _signing_secret(given: str | None, file: Path | None) -> str:
+    """The secret of --secret, of the environment, or of a prompt: a command line is seen by every user of a machine."""
+    secret = given or os.environ.get(SECRET_VARIABLE)
+    if secret:
+        return secret
+    if file is None or not _is_terminal():
+        raise UsageError(f"no signing secret is given: set {SECRET_VARIABLE}, or use --secret")
+    prompted: str = typer.prompt("Signing secret (whsec_…)", hide_input=True)
+    return prompted.strip()
 
 
 def _read_request(file: Path | None) -> bytes:

@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -11,8 +12,14 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from relay.clock import from_rfc3339, in_words
+
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{3}Z")
+_JOB_TYPE = re.compile(r"\bai\.revor\.job\.(?=[a-z_]+\b)")
 MAX_KEPT_ID_WIDTH = 40
+CUT_CHARACTERS = {"job": 9, "sink": 16}
+"""Columns of long values that only help to recognise a row: on a narrow terminal cut to so many characters."""
+COLUMN_GAP = 2
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to list at most.")]
@@ -52,9 +59,12 @@ def clean(value: Any) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
-    """A table on a terminal, with times to the second (UTC); lines of tab-separated values elsewhere, as the API has
-    them. `empty` is said when there are no rows."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str, now: float | None = None) -> None:
+    """Prints a table on a terminal, and lines of tab-separated values elsewhere.
+
+    On a terminal a time is told from `now` (`3 min ago`) and an event type by its last word (`failed`). Elsewhere both
+    are as the API has them, for scripts. `empty` is said when there are no rows.
+    """
     if not rows:
         note(empty)
         return
@@ -67,15 +77,35 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    cells = [[_TIME.sub(r"\1 \2", cell) for cell in row] for row in cells]
+    width, at = shutil.get_terminal_size().columns, time.time() if now is None else now
+    cells = [[_for_a_person(cell, at) for cell in row] for row in cells]
+    widths = [max(len(row[place]) for row in ([*columns], *cells)) for place in range(len(columns))]
+    if sum(widths) + COLUMN_GAP * (len(columns) - 1) > width:
+        most = [CUT_CHARACTERS.get(column) for column in columns]
+        cells = [list(map(_cut, row, most)) for row in cells]
+    table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
     for place, column in enumerate(columns):
         # An id is copied into the next command: it stays on one line, and the others give way for it.
         is_id = column in ("id", "example_id") and max(len(row[place]) for row in cells) <= MAX_KEPT_ID_WIDTH
         table.add_column(column.upper(), overflow="fold", no_wrap=is_id)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    Console(width=width, height=1).print(table)
+
+
+def _for_a_person(cell: str, now: float) -> str:
+    if _TIME.fullmatch(cell):
+        return relative(from_rfc3339(cell), now)
+    return _JOB_TYPE.sub("", _TIME.sub(r"\1 \2", cell)).removeprefix("https://")
+
+
+def _cut(cell: str, most: int | None) -> str:
+    return cell if most is None or len(cell) <= most else f"{cell[: most - 1]}…"
+
+
+def relative(at: float, now: float) -> str:
+    """A time as seen from now: `3 min ago`, `in 5 s`."""
+    return f"{in_words(now - at)} ago" if at <= now else f"in {in_words(at - now)}"
 
 
 def print_fields(value: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ app = typer.Typer(help="See how far a replay is, and stop it.", no_args_is_help=
 
 ReplayId = Annotated[str, typer.Argument(metavar="ID", help="The replay's id (rpl_…).")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when it has ended. Exit code 1 when not all was delivered.")]
-SINCE_HELP = "Only of events recorded then or later: a time, or so long ago (1d, 6h, 30m)."
+SINCE_HELP = "Only events recorded since then: a time (2026-05-20T10:00:00Z) or an age (1d, 6h, 30m)."
 COUNT_TIMEOUT_SECONDS = 300.0
 """What there is to send is counted before the answer: of many millions of events that takes a while."""
 LOOK_SECONDS = 0.5
@@ -54,7 +54,9 @@ def moment(text: str | None, now: float | None = None) -> str | None:
             return to_rfc3339((at - timedelta(**{_UNITS[unit]: int(number)})).timestamp())
         from_rfc3339(text)
     except (ValueError, OverflowError):
-        raise UsageError(f"{text!r:.40} is no time: write it like 2026-05-20T10:00:08Z, or 1d for a day ago") from None
+        raise UsageError(
+            f"Invalid time {text!r:.40}. Use an ISO 8601 time such as 2026-05-20T10:00:08Z, or an age such as 1d."
+        ) from None
     return text
 
 

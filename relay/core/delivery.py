@@ -147,6 +147,7 @@ class Delivery:
     id: str
     event_id: str
     event_type: str
+    subject: str | None
     subscription_id: str
     job_uid: str | None
     state: DeliveryState

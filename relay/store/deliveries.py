@@ -222,7 +222,7 @@ def _retry_one(connection: Connection, delivery_id: str, now: float) -> None | E
     return None
 
 
-_SHOWN = select(DELIVERIES, EVENTS.c.type).join(EVENTS, EVENTS.c.id == DELIVERIES.c.event_id)
+_SHOWN = select(DELIVERIES, EVENTS.c.type, EVENTS.c.subject).join(EVENTS, EVENTS.c.id == DELIVERIES.c.event_id)
 
 
 def _get(connection: Connection, delivery_id: str) -> Delivery | None:

@@ -168,6 +168,7 @@ def delivery_from(row: Row[Any], *, waiting_for: str | None = None, attempts: tu
         id=row.id,
         event_id=row.event_id,
         event_type=row.type,
+        subject=row.subject,
         subscription_id=row.subscription_id,
         job_uid=row.job_uid,
         state="pending" if open_ else row.state,

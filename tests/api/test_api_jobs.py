@@ -274,3 +274,10 @@ async def test_a_job_s_events_are_in_order_and_paged(client, world):
     rest = (await client.get(f"/v1/jobs/a/events?limit=3&cursor={page['next_cursor']}")).json()
     assert [event["status"] for event in rest["items"]] == ["succeeded"]
     assert rest["next_cursor"] is None
+
+
+async def test_status_that_no_job_can_have_is_refused_with_the_nearest(client) -> None:
+    answer = await client.get("/v1/jobs?status=suceeded")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert "did you mean succeeded?" in answer.json()["detail"]
+    assert (await client.get("/v1/jobs?status=succeeded")).status_code == 200

@@ -10,7 +10,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from relay.cli import run
-from relay.cli.client import Api, ApiError, Follower, Unreachable, full_types
+from relay.cli.client import Api, ApiError, Follower, Unreachable, full_types, in_cli_words
 from relay.errors import RelayError, UsageError
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
@@ -93,7 +93,7 @@ def test_it_reads_page_by_page_and_sends_its_token(stub: Stub) -> None:
 def test_problems_become_one_line(stub: Stub) -> None:
     problem = {"detail": "the body is wrong", "errors": [{"pointer": "/id", "code": "x", "detail": "is empty"}]}
     stub.says("POST /v1/jobs", problem, status=422)
-    with pytest.raises(ApiError, match=r"the body is wrong; /id: is empty"):
+    with pytest.raises(ApiError, match=r"^is empty \(in id\)$"):
         Api(stub.url, None).post("/v1/jobs")
     stub.says("GET /v1/jobs", {"title": "Unauthorized"}, status=401)
     with pytest.raises(ApiError, match="RELAY_TOKEN"):
@@ -187,13 +187,13 @@ def test_listen_goes_on_when_nothing_listens_there(stub: Stub, capsys: pytest.Ca
 
 
 def test_deliveries_are_listed_with_what_fits_on_a_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {"id": "dlv_1", "event_type": "a.job.failed", "state": "dead", "attempt_count": 10, "reason": "http_503"}
-    stub.says("GET /v1/deliveries", {"items": [{**found, "job_uid": "job_1"}], "next_cursor": None})
+    found = {"id": "dlv_1", "event_type": "a.job.failed", "subject": "7", "state": "dead", "reason": "http_503"}
+    stub.says("GET /v1/deliveries", {"items": [{**found, "sink": "https://a.example/"}], "next_cursor": None})
     assert run(["deliveries", "list"]) == 0
     shown = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert shown == [
-        ["ID", "EVENT_TYPE", "STATE", "ATTEMPT_COUNT", "NEXT_ATTEMPT_AT", "REASON"],
-        ["dlv_1", "a.job.failed", "dead", "10", "-", "http_503"],
+        ["ID", "TYPE", "JOB", "SINK", "STATE", "NEXT", "REASON"],
+        ["dlv_1", "a.job.failed", "7", "https://a.example/", "dead", "-", "http_503"],
     ]
 
 
@@ -292,3 +292,42 @@ def test_adding_a_subscription_says_what_will_arrive(stub: Stub, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["test"]["delivered"] is True
     sent = json.loads([body for what, _, body in stub.seen if what == "POST /v1/subscriptions"][1])
     assert sent == {"sink": "https://example.com/x", "types": ["ai.revor.job.failed", "ai.revor.job.overdue"]}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "2 accounts have a job 'a': choose one by ?source=revor&account=acme, ?source=revor&account=b",
+            "2 accounts have a job 'a': choose one by --source revor --account acme, --source revor --account b",
+        ),
+        ("see GET /v1/signing-secret", "see `relay signing-secret`"),
+        ("is it there?", "is it there?"),
+        ("did you mean failed?; known are a", "did you mean failed?; known are a"),
+    ],
+)
+def test_messages_of_the_api_are_told_in_the_words_of_the_command_line(said: str, shown: str) -> None:
+    assert in_cli_words(said) == shown
+
+
+def test_words_behind_secret_are_not_taken_for_one(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    detail = "it is too short: a secret has 24 to 64 bytes"
+    problem = {"detail": f"/config/secret: {detail}", "errors": [{"pointer": "/config/secret", "detail": detail}]}
+    stub.says("GET /v1/jobs", problem, status=422)
+    assert run(["jobs", "list"]) == 1
+    assert capsys.readouterr().err == f"relay: {detail} (in config.secret)\n"
+
+
+def test_an_event_is_shown_as_a_sentence_and_its_json(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"id": "evt_1", "type": "ai.revor.job.failed", "subject": "7", "data": {}}
+    stub.says("GET /v1/events/evt_1", event)
+    assert run(["events", "show", "evt_1"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.strip() == "ai.revor.job.failed 7"
+    assert json.loads("\n".join(rest)) == event
+
+
+def test_events_may_be_listed_since_an_age(stub: Stub) -> None:
+    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    assert run(["events", "list", "--since", "1d"]) == 0
+    assert "since=20" in stub.seen[0][1] or "since=20" in str(stub.seen[0])

@@ -49,3 +49,75 @@ def test_no_column_vanishes_and_a_time_breaks_between_day_and_hour(monkeypatch: 
 def test_elsewhere_times_are_as_the_api_has_them(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(COLUMNS, [ROW], empty="none")
     assert "2026-11-25T23:32:35.584Z" in capsys.readouterr().out
+
+
+NOW = 1_764_116_015.0
+TABLES = {
+    "jobs": (
+        ("id", "channel", "account", "status", "tracked", "next", "error"),
+        (
+            "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+            "linkedin",
+            "default",
+            "failed",
+            "2025-11-26T00:12:30.000Z",
+            None,
+            "connect_account_reconnect_required",
+        ),
+    ),
+    "deliveries": (
+        ("id", "type", "job", "sink", "state", "next", "reason"),
+        (
+            "dlv_01m8agvk3zph7995dmd4868kza",
+            "ai.revor.job.succeeded",
+            "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+            "https://crm.example.com/hooks/relay",
+            "pending",
+            "2025-11-26T00:13:40.000Z",
+            "http_503",
+        ),
+    ),
+    "events": (
+        ("time", "type", "subject", "sequence", "id"),
+        (
+            "2025-11-26T00:12:30.000Z",
+            "ai.revor.job.failed",
+            "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+            3,
+            "evt_01m8agvk3zph7995dmd4868kza",
+        ),
+    ),
+}
+SHOWN = {
+    "jobs": ["linkedin", "default", "failed", "65 s ago", "connect_accou"],
+    "deliveries": ["succeeded", "3f2a9c1e…", "crm.example.com…", "pending", "in 5 s", "http_503"],
+    "events": ["65 s ago", "failed", "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70", "3"],
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_fit_a_hundred_columns_with_short_types_and_relative_times(
+    monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "100")
+    columns, row = TABLES[table]
+    print_table(columns, [row], empty="none", now=NOW)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [column.upper() in lines[0] for column in columns] == [True] * len(columns)
+    for cell in SHOWN[table]:
+        assert cell in lines[1], lines[1]
+
+
+def test_long_values_stay_whole_where_the_terminal_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "200")
+    columns, row = TABLES["deliveries"]
+    print_table(columns, [row], empty="none", now=NOW)
+    assert "crm.example.com/hooks/relay" in shown.getvalue()
+    assert str(row[2]) in shown.getvalue()

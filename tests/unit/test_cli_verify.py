@@ -92,3 +92,30 @@ def test_a_secret_that_is_none_is_not_repeated(tmp_path: Path, capsys: pytest.Ca
     err = capsys.readouterr().err
     assert "whsec_" in err
     assert "hunter2" not in err
+
+
+def test_secret_may_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "request.txt").write_bytes(request())
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
+    assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 0
+    monkeypatch.setenv("WEBHOOK_SECRET", OTHER)
+    assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 1
+
+
+def test_missing_secret_is_asked_for_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "request.txt").write_bytes(request())
+    monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
+    assert run(["verify", str(tmp_path / "request.txt")]) == 2
+    assert "set WEBHOOK_SECRET" in capsys.readouterr().err
+
+
+def test_secret_is_prompted_for_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "request.txt").write_bytes(request())
+    monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
+    monkeypatch.setattr("relay.cli.local._is_terminal", lambda: True)
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: f" {SECRET}\n")
+    assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 0
