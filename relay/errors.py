@@ -20,7 +20,7 @@ RelayError
     ├── DatabaseHeld       another process holds this SQLite database
     ├── SchemaTooNew       the database was migrated by a newer program
     ├── SchemaTooOld       the database has to be migrated first
-    └── StaleSequence      somebody else advanced this job: load it again and detect again
+    └── StaleSequence      another write advanced or polled this job: load it again
 """
 
 from collections.abc import Sequence

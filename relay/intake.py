@@ -39,6 +39,7 @@ class Agenda(Protocol):
     @property
     def planner(self) -> Planner: ...
     def forget(self, uid: str) -> None: ...
+    def poll_again(self, uid: str) -> None: ...
 
 
 class Intake:
@@ -77,7 +78,11 @@ class Intake:
         self._looked = looked
 
     async def take_in(self, job: Job, look: Look) -> None:
-        """Compares what a look has found with what was known, records what is new, and plans the next look."""
+        """Compares what a look has found with what was known, records what is new, and plans the next look.
+
+        `job` is what was known when the look went out. Where another poll of it was recorded since, this one may be
+        older: it is dropped, and the job is polled again.
+        """
         uid, purpose, now = job.uid, self._agenda.planner.purpose(job.uid), self._clock()
         self.last_completed_at = now
         self._looks_of(self._source, self._account, look.kind, purpose).inc()
@@ -88,8 +93,10 @@ class Intake:
             if len(self.last_request_ids) > KEPT_REQUEST_IDS:
                 del self.last_request_ids[next(iter(self.last_request_ids))]
         if look.kind == "observed" and look.observation is not None:
-            kinds = await self._observed(job, look, look.observation, purpose)
-            self._looked(job, look)
+            observed = await self._observed(job, look, look.observation, purpose)
+            if observed is not None:
+                self._looked(job, look)
+            kinds = observed or []
             await self._health.well(now)
         else:
             kinds = await self._failed(job, look, now)
@@ -107,7 +114,9 @@ class Intake:
             next_poll_at=self._agenda.planner.next_poll_at(uid),
         )
 
-    async def _observed(self, job: Job, look: Look, seen: Observation, purpose: Purpose) -> list[str]:
+    async def _observed(self, job: Job, look: Look, seen: Observation, purpose: Purpose) -> list[str] | None:
+        """The kinds of what was recorded; None where the look was dropped."""
+        poll_count = job.poll_count
         recorded: Sequence[Transition] = ()
         for _ in range(MAX_DETECTIONS):
             transitions, progress = detect(job.progress, seen)
@@ -116,15 +125,20 @@ class Intake:
                 break
             outcome = progress.status if seen.terminal else None
             try:
-                await self._recorder.record(job, transitions, progress, seen=seen, outcome=outcome)
+                await self._recorder.record(
+                    job, transitions, progress, seen=seen, poll_count=poll_count, outcome=outcome
+                )
             except StaleSequence:
                 again = await self._jobs.get(job.uid)
                 if again is None or not again.open:
                     self._agenda.forget(job.uid)
-                    return []
+                    return None
+                if again.poll_count != poll_count:
+                    self._drop(again, look)
+                    return None
                 job = again
                 continue
-            recorded = transitions
+            recorded, poll_count = transitions, poll_count + 1
             self._looked(job, look)  # those whom the record has woken ask at once
             await asyncio.sleep(0)  # what is owed for it goes out first
             break
@@ -141,12 +155,18 @@ class Intake:
             await self._jobs.note(
                 LookNote(
                     job_uid=job.uid,
+                    expected_poll_count=poll_count,
                     next_poll_at=self._agenda.planner.next_poll_at(job.uid),
                     poll_step=self._agenda.planner.step(job.uid),
                     polled_at=polled_at,
                 )
             )
         return [transition.kind for transition in recorded]
+
+    def _drop(self, job: Job, look: Look) -> None:
+        log.info("poll_dropped", job_uid=job.uid, reason="polled_meanwhile")
+        self._agenda.planner.failed(job.uid, look.status_code, look.headers, self._clock())
+        self._agenda.poll_again(job.uid)
 
     async def _failed(self, job: Job, look: Look, now: float) -> list[str]:
         self._agenda.planner.failed(job.uid, look.status_code, look.headers, now)
@@ -165,7 +185,9 @@ class Intake:
         if missing_since is not None and missing_count >= NOT_FOUND_LOOKS and now - missing_since >= NOT_FOUND_SECONDS:
             transitions, progress = mark_not_found(job.progress, now)
             try:
-                await self._recorder.record(job, transitions, progress, outcome="not_found", last_error=problem)
+                await self._recorder.record(
+                    job, transitions, progress, poll_count=job.poll_count, outcome="not_found", last_error=problem
+                )
             except StaleSequence:
                 return []
             self._agenda.forget(job.uid)
@@ -173,6 +195,7 @@ class Intake:
         await self._jobs.note(
             LookNote(
                 job_uid=job.uid,
+                expected_poll_count=job.poll_count,
                 next_poll_at=self._agenda.planner.next_poll_at(job.uid),
                 poll_step=self._agenda.planner.step(job.uid),
                 polled_at=now,

@@ -54,6 +54,17 @@ class AccountSettings:
     hint: Hints
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """A request for a job's state that is out. `job` is what was recorded before it went out: only while no other poll
+    of the job has been recorded since is its answer the newest. `term`: see `Poller.term`. `due`: when a poll that was
+    lent had been due."""
+
+    job: Job
+    term: int
+    due: float = 0.0
+
+
 class Poller:
     """Polls one account. `run_once()` starts every look that is due and within the budget, each in its own task."""
 
@@ -111,10 +122,8 @@ class Poller:
         )
         self._key = settings.read_key()
         self._tasks = Tasks()
-        self._in_flight: set[str] = set()
+        self._in_flight: dict[str, object] = {}
         self._unwritten: set[str] = set()
-        self._lent_due: dict[str, float] = {}
-        """When each lent poll had been due."""
         self._own_next: set[str] = set()
         """Jobs whose lent poll showed nothing: the next one is our own, so that callers cannot keep us from polling."""
         self._waits_since: float | None = None
@@ -126,29 +135,34 @@ class Poller:
         self.holds = True
         """Whether the account's polling is this node's; with SQLite it always is."""
         self.term = 0
-        """How often it has become so: what was known in an earlier term may be old."""
+        """How often it has become so: what was known, or asked, in an earlier term may be old."""
 
     # --- life
 
     def let_go(self) -> None:
-        """Another node polls the account now: what is planned here is forgotten."""
+        """Another node polls the account now: what is planned here is forgotten, and what is in flight is dropped."""
         self.holds = False
-        self._weights.forget_all()
-        self.planner = Planner(self._planner_config, self._book)
+        self._forget_all()
         self.changed()
 
     async def take_over(self, state: AccountState | None) -> None:
         """The account's polling is this node's from now on."""
-        self._weights.forget_all()
-        self.planner = Planner(self._planner_config, self._book)
+        self._forget_all()
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
         self.term += 1
         self.changed()
 
+    def _forget_all(self) -> None:
+        self._weights.forget_all()
+        self._in_flight.clear()
+        self._unwritten.clear()
+        self._own_next.clear()
+        self.planner = Planner(self._planner_config, self._book)
+
     def find(self, job: Job | PlannedJob) -> None:
         """An open job in the database: planned, unless it is."""
-        if not self._plans(job.uid):
+        if not self.planner.tracks(job.uid):
             self.track(job)
 
     async def load(self, state: AccountState | None = None) -> int:
@@ -171,7 +185,7 @@ class Poller:
             while jobs := await reading:
                 reading = self._read_after(jobs[-1].uid)  # while these are planned the next ones are read
                 for number, job in enumerate(jobs):
-                    if not self._plans(job.uid):  # it may have been registered meanwhile
+                    if not self.planner.tracks(job.uid):  # it may have been registered meanwhile
                         self._plan(job)
                     if number % PLANNED_AT_ONCE == 0:
                         await asyncio.sleep(0)  # a million jobs must not hold up the API
@@ -195,7 +209,7 @@ class Poller:
         """Plans looks at a job that was just registered; of one that is planned already, only the weight can be new."""
         if not job.open or not self.holds:
             return
-        if self._plans(job.uid):
+        if self.planner.tracks(job.uid):
             self.weigh(job.uid, job.weight)
         else:
             self._plan(job)
@@ -203,7 +217,7 @@ class Poller:
 
     def weigh(self, uid: str, weight: float) -> None:
         """The weight of a planned job is another one now."""
-        if self._plans(uid) and weight != self._weights.own(uid):
+        if self.planner.tracks(uid) and weight != self._weights.own(uid):
             self._weights.remember(uid, weight)
             self.planner.set_weight(uid, self._weights.of(uid), self._clock())
             self.changed()
@@ -235,8 +249,7 @@ class Poller:
     def configure(self, settings: AccountSettings, planner_config: PlannerConfig) -> None:
         """Takes over settings that were read again: keys and polling."""
         self._planner_config = planner_config
-        snapshot = self.planner.snapshot()
-        self.planner = Planner.restore(planner_config, snapshot, self._book)
+        self.planner = self.planner.reconfigured(planner_config)
         self.settings = settings
         self._key = settings.read_key()
         self.changed()
@@ -297,8 +310,8 @@ class Poller:
             uid = self.planner.take(self._clock())
             if uid is None:
                 break
-            self._in_flight.add(uid)
-            self._tasks.start(self._look_task(uid))
+            self._in_flight[uid] = poll = object()
+            self._tasks.start(self._look_task(uid, poll))
             started = True
         return started
 
@@ -317,7 +330,7 @@ class Poller:
 
     # --- one look
 
-    async def _look_task(self, uid: str) -> None:
+    async def _look_task(self, uid: str, poll: object) -> None:
         try:
             await self.look(uid)
             self._look_again()
@@ -327,8 +340,12 @@ class Poller:
             log.exception("look_failed", job_uid=uid)
             self.planner.failed(uid, None, {}, self._clock())
         finally:
-            self._in_flight.discard(uid)
-            self.changed()
+            self._landed(uid, poll)
+
+    def _landed(self, uid: str, poll: object) -> None:
+        if self._in_flight.get(uid) is poll:  # else this node has lost the account meanwhile, and polls it again
+            del self._in_flight[uid]
+        self.changed()
 
     def _not_written(self, uid: str, error: StoreError) -> None:
         log.error("look_failed", job_uid=uid, error=str(error))
@@ -338,15 +355,20 @@ class Poller:
     def _look_again(self) -> None:
         """The database takes writes: what it refused to write of other jobs is looked at once more."""
         while self._unwritten:
-            uid = self._unwritten.pop()
-            if self.planner.next_poll_at(uid) is not None:  # it is tracked still, and not under way
-                self.refresh(uid)
+            self.poll_again(self._unwritten.pop())
+
+    def poll_again(self, uid: str) -> None:
+        """A poll at the job is wanted now, where it is planned here and none is under way."""
+        if self.planner.next_poll_at(uid) is not None:
+            self.refresh(uid)
 
     async def look(self, uid: str) -> None:
         """Looks at one job: fetches, detects, records, and tells the planner."""
         self._own_next.discard(uid)
-        weight = self._weights.own(uid)
+        term, weight = self.term, self._weights.own(uid)
         job = await self._jobs.get(uid)
+        if not self._holds_since(term):
+            return
         if job is None or not job.open:
             self.forget(uid)
             return
@@ -356,54 +378,77 @@ class Poller:
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
-        await self._take_in(job, await self._upstream.look(job.external_id, key))
+        look = await self._upstream.look(job.external_id, key)
+        if look.kind == "unauthorized" and key != self._key:  # another one was read meanwhile: this says nothing of it
+            self.planner.failed(uid, OK, look.headers, self._clock())
+            self.poll_again(uid)
+            return
+        await self._take_in(Sent(job, term), look)
 
-    async def _take_in(self, job: Job, look: Look) -> None:
+    def _holds_since(self, term: int) -> bool:
+        return self.holds and self.term == term
+
+    async def _take_in(self, sent: Sent, look: Look) -> None:
+        if not self._holds_since(sent.term):  # the node that has polled since knows more
+            log.info("poll_dropped", job_uid=sent.job.uid, reason="polling_lost")
+            return
         self._waits_since = None
-        await self._intake.take_in(job, look)
+        await self._intake.take_in(sent.job, look)
 
     # --- reads of callers that came through the relay
 
-    def lend(self, uid: str) -> bool:
-        """A caller's own read of the job goes out now and counts as a look: its answer goes to `returned`.
+    async def lend(self, uid: str) -> Sent | None:
+        """A caller's own read of the job goes out next and counts as a look: its answer goes to `returned`.
 
-        False where a look is under way already, the job is not planned here, or the next poll has to be our own.
+        None where a look is under way already, the job is not planned here or can not be read, or the next poll has to
+        be our own.
         """
         due = self.planner.next_poll_at(uid)
         if due is None or not self.holds or self._stopping or uid in self._in_flight or uid in self._own_next:
-            return False
+            return None
         if not self.planner.lend(uid, self._clock()):
-            return False
-        self._in_flight.add(uid)
-        self._lent_due[uid] = due
-        return True
+            return None
+        self._in_flight[uid] = reading = object()
+        sent: Sent | None = None
+        term = self.term
+        try:
+            job = await self._jobs.get(uid)
+            if job is None or not job.open:
+                self.forget(uid)
+            elif self._holds_since(term):
+                self._in_flight[uid] = sent = Sent(job, term, due)
+        except StoreError as error:
+            log.warning("not_lent", job_uid=uid, error=str(error))
+        finally:
+            if sent is None:
+                self._take_back(uid, due, term, None)
+                self._landed(uid, reading)
+        return sent
 
-    async def returned(self, uid: str, look: Look | None) -> None:
+    async def returned(self, sent: Sent, look: Look | None) -> None:
         """What came of a read that was lent; None: nobody knows. Raises nothing.
 
         It counts only where it shows the job. Whatever else came of it concerns the caller's request; what it means
         for the job and the account is for a poll of our own to say.
         """
-        due = self._lent_due.pop(uid, self._clock())
+        uid = sent.job.uid
         try:
             if look is None or look.kind != "observed":
-                self._own_next.add(uid)
-                now = self._clock()
-                status_code, headers = (None, {}) if look is None else (look.status_code, look.headers)
-                sent_at = now if look is None else look.sent_at
-                self.planner.take_back(uid, due, status_code, headers, sent_at, now)
-                return
-            job = await self._jobs.get(uid)
-            if job is not None and job.open:
-                await self._take_in(job, look)
-                return
-            self.planner.failed(uid, OK, {}, self._clock())
-            self.forget(uid)
+                if self._holds_since(sent.term):
+                    self._own_next.add(uid)
+                self._take_back(uid, sent.due, sent.term, look)
+            else:
+                await self._take_in(sent, look)
         except StoreError as error:
             self._not_written(uid, error)
         finally:
-            self._in_flight.discard(uid)
-            self.changed()
+            self._landed(uid, sent)
+
+    def _take_back(self, uid: str, due: float, term: int, look: Look | None) -> None:
+        if self._holds_since(term):
+            now = self._clock()
+            status_code, headers = (None, {}) if look is None else (look.status_code, look.headers)
+            self.planner.take_back(uid, due, status_code, headers, now if look is None else look.sent_at, now)
 
     def passed(self, status_code: int | None, headers: Mapping[str, str], sent_at: float) -> None:
         """A caller's own request on this account's key was answered so: both spend the same limit."""
@@ -441,9 +486,6 @@ class Poller:
     def _unit(self) -> float:
         """How much slower the upstream is than its own times say: 1 but in a world that runs faster."""
         return min(1.0, self._planner_config.min_interval_seconds)
-
-    def _plans(self, uid: str) -> bool:
-        return uid in self._in_flight or self.planner.next_poll_at(uid) is not None
 
     def _plan(self, job: Job | PlannedJob) -> None:
         self._weights.remember(job.uid, job.weight)

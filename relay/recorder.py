@@ -88,11 +88,15 @@ class Recorder:
         progress: Progress,
         *,
         seen: Observation | None = None,
+        poll_count: int | None = None,
         outcome: str | None = None,
         last_error: Mapping[str, Any] | None = None,
         deadline_at: float | None = None,
     ) -> None:
-        """One transaction; durable when it returns. Raises StaleSequence."""
+        """One transaction; durable when it returns. Raises StaleSequence.
+
+        `poll_count` is the job's when the poll was sent that proved it; None where no poll did.
+        """
         events = self.events(job, transitions, seen)
         reservation = self._delivering.reserve(events)
         recorded = Recorded(due=True)  # where it fails nobody knows what was written
@@ -101,6 +105,7 @@ class Recorder:
                 LookRecord(
                     job_uid=job.uid,
                     expected_sequence=job.progress.sequence,
+                    expected_poll_count=poll_count,
                     progress=progress,
                     events=events,
                     now=self._clock(),

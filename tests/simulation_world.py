@@ -57,11 +57,22 @@ class BoundKind:
 class World:
     """The rooms of one account, joined."""
 
-    def __init__(self, store: Store, clock: FakeClock, sink: RecordingSink, key: str | None = "key") -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: FakeClock,
+        sink: RecordingSink,
+        key: str | None = "key",
+        *,
+        source: Any = None,
+        jobs: Any = None,
+    ) -> None:
+        """`source` and `jobs`: another upstream, and another way to the store's jobs, than the usual ones."""
         self.store, self.clock, self.sink = store, clock, sink
+        self.jobs = jobs or store.jobs
         self.steady = FakeClock(0.0)
         self.key = key
-        self.source = ScriptedSource(clock)
+        self.source = source or ScriptedSource(clock)
         self.signals = Signals()
         self.metrics = Metrics()
         self.dispatcher = self._new_dispatcher()
@@ -79,7 +90,7 @@ class World:
             hint=_hint,
         )
         recorder = Recorder(
-            jobs=self.store.jobs,
+            jobs=self.jobs,
             delivering=self.dispatcher,
             signals=self.signals,
             metrics=self.metrics,
@@ -91,7 +102,7 @@ class World:
         return Poller(
             settings,
             upstream=self.source,
-            jobs=self.store.jobs,
+            jobs=self.jobs,
             accounts=self.store.accounts,
             recorder=recorder,
             signals=self.signals,
@@ -127,6 +138,12 @@ class World:
         self.learner = learner or NoLearner()
         self.poller = self._new_poller()
         await self.poller.load()
+
+    def another_poller(self) -> Poller:
+        """That of another node on the same database, which polls nothing yet."""
+        poller = self._new_poller()
+        poller.holds = False
+        return poller
 
     async def subscribe(self, **settings: Any) -> Subscription:
         now = self.clock()

@@ -86,10 +86,13 @@ class LookRecord:
 
     Written only while the job is open and its sequence is `expected_sequence`; else StaleSequence.
     `seen` is None when no Observation came of it (overdue, not found).
+    `expected_poll_count` is the job's `poll_count` when the request was sent, None for what is no poll's result. With
+    any other count in the row a later poll may have been recorded already: StaleSequence too.
     """
 
     job_uid: str
     expected_sequence: int
+    expected_poll_count: int | None = None
     progress: Progress
     events: tuple[Event, ...]
     now: float
@@ -110,9 +113,13 @@ class Recorded:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class LookNote:
-    """What a look that changed nothing leaves behind, and the plan for the next one: its time and back-off step."""
+    """What a look that changed nothing leaves behind, and the plan for the next one: its time and back-off step.
+
+    Not written where the job has another `poll_count` than `expected_poll_count` (None: any).
+    """
 
     job_uid: str
+    expected_poll_count: int | None = None
     next_poll_at: float | None
     poll_step: int = 0
     polled_at: float | None = None

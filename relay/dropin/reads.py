@@ -17,7 +17,7 @@ from relay.dropin.forwarding import Definitions, Forwarding, Pollers, Stopping, 
 from relay.errors import NoAnswer, NotSent, StoreError
 from relay.ids import new_id
 from relay.looks import Look
-from relay.poller import Poller
+from relay.poller import Poller, Sent
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.sources.passage import MAX_ANSWER_BYTES, plain
@@ -158,8 +158,8 @@ class Reads:
         self, passing: Passing, external_id: str, uid: str, poller: Poller, *, cache: Cache, lend: bool = True
     ) -> Reply:
         """Asks the upstream; its answer counts as a look where none is under way and the request is as plain as one."""
-        lend = lend and counts_as_poll(passing.headers)
-        lent = _Lent(poller, uid, self.lent) if lend and poller.lend(uid) else None
+        sent = await poller.lend(uid) if lend and counts_as_poll(passing.headers) else None
+        lent = None if sent is None else _Lent(poller, sent, self.lent)
         look: Look | None = None
         try:
             passing = replace(passing, headers=readable_only(passing.headers))
@@ -195,9 +195,9 @@ class Reads:
 class _Lent:
     """A look that a caller's read stands for, for so long."""
 
-    def __init__(self, poller: Poller, uid: str, tasks: Tasks) -> None:
+    def __init__(self, poller: Poller, sent: Sent, tasks: Tasks) -> None:
         self._poller = poller
-        self._uid = uid
+        self._sent = sent
         self._tasks = tasks
         self._over = False
         self._timer = asyncio.get_running_loop().call_later(LENT_SECONDS, self.give_back, None)
@@ -207,7 +207,7 @@ class _Lent:
         if not self._over:
             self._over = True
             self._timer.cancel()
-            self._tasks.start(self._poller.returned(self._uid, look))
+            self._tasks.start(self._poller.returned(self._sent, look))
 
 
 def _is_fresh(kept: Kept, poller: Poller, now: float) -> bool:

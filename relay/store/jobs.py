@@ -25,7 +25,8 @@ BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(
 BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id"))
 STATES = sql(
     lambda words: (
-        f"SELECT uid, sequence, closed_at FROM jobs WHERE uid IN {words.listed('uids')} {words.locked('jobs')}"
+        "SELECT uid, sequence, poll_count, closed_at FROM jobs "
+        f"WHERE uid IN {words.listed('uids')} {words.locked('jobs')}"
     )
 )
 
@@ -77,7 +78,7 @@ WHERE uid = :job_uid
 NOTE = f"""
 UPDATE jobs SET {_set("next_poll_at", "poll_step", "failure_count", "missing_count", "missing_since", "last_error")},
   poll_count = poll_count + :looks, last_polled_at = COALESCE(:polled_at, last_polled_at)
-WHERE uid = :job_uid AND closed_at IS NULL
+WHERE uid = :job_uid AND closed_at IS NULL AND poll_count = COALESCE(:expected_poll_count, poll_count)
 """
 
 
@@ -103,7 +104,7 @@ class JobStore:
     async def record(self, record: LookRecord) -> Recorded:
         """Writes what a look proved. Returns what came of its events.
 
-        Raises StaleSequence when the job moved on or closed meanwhile: load it again and detect again.
+        Raises StaleSequence when the job moved on, closed or was polled meanwhile: load it again.
         """
         return await self._database.write(self._record, record)
 
@@ -172,12 +173,12 @@ class JobStore:
     @quick
     def _record(self, connection: Connection, items: Sequence[LookRecord]) -> Sequence[Recorded | Exception]:
         uids = json_list([item.job_uid for item in items])
-        states = {uid: state for uid, *state in query(connection, STATES, uids=uids)}
+        states = {uid: tuple(state) for uid, *state in query(connection, STATES, uids=uids)}
         results: list[Recorded | Exception] = []
         kept: list[LookRecord] = []
         for item in items:
             state = states.pop(item.job_uid, None)  # popped: a second record of this job in one group is stale
-            if state != [item.expected_sequence, None]:
+            if not _is_current(item, state):
                 results.append(StaleSequence(f"job {item.job_uid} is no longer at sequence {item.expected_sequence}"))
             else:
                 kept.append(item)
@@ -189,6 +190,14 @@ class JobStore:
             result if isinstance(result, Exception) else _in_all([made[e.id] for e in item.events if e.id in made])
             for item, result in zip(items, results, strict=True)
         ]
+
+
+def _is_current(item: LookRecord, state: tuple[int, int, float | None] | None) -> bool:
+    if state is None:
+        return False
+    sequence, poll_count, closed_at = state
+    polled_since = item.expected_poll_count not in (None, poll_count)
+    return sequence == item.expected_sequence and closed_at is None and not polled_since
 
 
 def _in_all(recorded: Sequence[Recorded]) -> Recorded:
@@ -224,6 +233,7 @@ def _note(connection: Connection, items: Sequence[LookNote]) -> Sequence[None]:
         [
             {
                 "job_uid": note.job_uid,
+                "expected_poll_count": note.expected_poll_count,
                 "polled_at": note.polled_at,
                 "looks": int(note.polled_at is not None),
                 "next_poll_at": note.next_poll_at,

@@ -1,12 +1,14 @@
 """The poller on a real database with a scripted upstream: one job's way, and every trouble on it."""
 
+import asyncio
 import inspect
 import itertools
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
-from relay.core.planner import Planner
+from relay.core.planner import Planner, PlannerConfig
 from relay.errors import StoreError
 from relay.testing import ScriptedError, ScriptedLook
 from tests.schema_check import check_event
@@ -229,21 +231,169 @@ async def test_a_change_begins_the_back_off_anew_also_for_a_restart(tmp_path):
         assert world.poller.planner.step(uid) == 0
 
 
-async def test_a_write_between_look_and_record_is_seen_and_detected_again(tmp_path):
+async def test_a_job_that_is_called_overdue_while_a_poll_is_out_is_compared_again(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=1.0))
-        before = await world.store.jobs.get(uid)
         await world.poller.look(uid)
-        real_get = world.store.jobs.get
-        answers = [before]
-
-        async def stale_once(uid):
-            return answers.pop() if answers else await real_get(uid)
-
-        world.store.jobs.get = stale_once
         world.source.script("a", seen("succeeded", started_at=1.0, finished_at=3.0))
-        await world.poller.look(uid)
-        assert await world.types() == ["running", "succeeded"]
+        async with held(world.source) as answer:
+            await begin_poll(world, uid)
+            await world.poller.overdue(await world.store.jobs.get(uid))
+            answer.set()
+            await world.poller.drain()
+        assert await world.types() == ["running", "overdue", "succeeded"]
+
+
+@asynccontextmanager
+async def held(source):
+    """The next answer of a source waits until the event is set: it is what the source said when it was asked."""
+    real, event = source.look, asyncio.Event()
+
+    async def late(external_id, api_key):
+        source.look = real
+        answer = await real(external_id, api_key)
+        await event.wait()
+        return answer
+
+    source.look = late
+    try:
+        yield event
+    finally:
+        event.set()
+        source.look = real
+
+
+async def begin_poll(world, uid):
+    """One poll of the job is out, and no other is due."""
+    asked = len(world.source.looked)
+    world.poller.refresh(uid)
+    world.clock.advance(1.0)
+    assert await world.poller.run_once()
+    async with asyncio.timeout(10):
+        while len(world.source.looked) == asked:  # noqa: ASYNC110 - the source tells nobody
+            await asyncio.sleep(0)
+
+
+RUNNING = seen("running", started_at=1.0)
+
+
+async def test_settings_that_are_read_again_leave_the_polls_in_flight_alone(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"), RUNNING)
+        async with held(world.source) as answer:
+            await begin_poll(world, uid)
+            world.poller.configure(world.poller.settings, PlannerConfig(max_requests_per_second=1000.0))
+            world.clock.advance(900.0)
+            assert not await world.poller.run_once(), "its poll is out"
+            assert len(world.source.looked) == 1
+            answer.set()
+            await world.poller.drain()
+        await world.run(5)
+        assert await world.types() == ["queued", "running"]
+        assert world.poller.planner.stats(world.clock()).in_flight == 0
+
+
+async def test_an_older_answer_is_dropped_and_the_job_is_polled_again_soon(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"))
+        async with held(world.source) as answer:
+            await begin_poll(world, uid)
+            world.source.script("a", RUNNING)
+            other = world.another_poller()  # it has the lease now, and this node does not know yet
+            await other.take_over(None)
+            await other.look(uid)
+            answer.set()
+            await world.poller.drain()
+        assert await world.types() == ["running"]
+        assert world.poller.planner.next_poll_at(uid) <= world.clock(), "it is polled again soon"
+        await world.step()
+        assert len(world.source.looked) == 3
+        assert await world.types() == ["running"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_answer_that_comes_after_the_lease_was_lost_is_dropped(tmp_path, again):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"), RUNNING)
+        async with held(world.source) as answer:
+            await begin_poll(world, uid)
+            world.poller.let_go()
+            if again:
+                await world.poller.take_over(None)
+            answer.set()
+            await world.poller.drain()
+        assert await world.types() == []
+        job = await world.store.jobs.get(uid)
+        assert (job.poll_count, job.next_poll_at) == (0, None)
+        await world.run(5)
+        assert await world.types() == (["running"] if again else [])
+
+
+async def test_a_job_that_is_tracked_again_while_a_poll_of_it_is_out_goes_on_being_polled(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"), RUNNING)
+        async with held(world.source) as answer:
+            await begin_poll(world, uid)
+            await world.store.jobs.untrack(uid, world.clock())
+            world.poller.forget(uid)
+            await world.register("a")
+            answer.set()
+            await world.poller.drain()
+        await world.run(60)
+        assert (await world.types())[-1] == "running"
+
+
+async def test_an_old_keys_refusal_says_nothing_of_the_new_key(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", UNAUTHORIZED, seen("queued"))
+        async with held(world.source) as answer:
+            await begin_poll(world, uid)
+            world.key = "new"
+            world.poller.configure(world.poller.settings, PlannerConfig(max_requests_per_second=1000.0))
+            answer.set()
+            await world.poller.drain()
+        assert not world.poller.paused
+        await world.run(3)
+        assert await world.types() == ["queued"]
+
+
+@pytest.mark.parametrize("why", ["gone", "closed", "unreadable", "lost", "regained"])
+async def test_a_read_that_can_not_stand_for_a_poll_is_not_lent(tmp_path, why):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"))
+        real = world.store.jobs.get
+
+        async def get(uid):
+            if why == "unreadable":
+                raise StoreError("the database is away")
+            if why in ("lost", "regained"):
+                world.poller.let_go()
+            if why == "regained":
+                await world.poller.take_over(None)
+            job = await real(uid)
+            return replace(job, closed_at=1.0) if why == "closed" else None if why == "gone" else job
+
+        world.store.jobs.get = get
+        assert await world.poller.lend(uid) is None
+        world.store.jobs.get = real
+        planner = world.poller.planner
+        assert planner.stats(world.clock()).in_flight == 0
+        assert planner.tracks(uid) == (why in ("unreadable", "regained"))
+        await world.run(30)
+        assert await world.types() == (["queued"] if planner.tracks(uid) else [])
+
+
+async def test_a_lent_read_whose_answer_comes_after_a_poll_of_another_node_is_dropped(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"), RUNNING)
+        sent = await world.poller.lend(uid)
+        old = await world.source.look("a", "key")
+        other = world.another_poller()
+        await other.take_over(None)
+        await other.look(uid)
+        await world.poller.returned(sent, old)
+        assert await world.types() == ["running"]
+        assert world.poller.planner.next_poll_at(uid) <= world.clock(), "it is polled again soon"
 
 
 async def test_looks_that_are_due_but_never_complete_raise_the_alarm(tmp_path):

@@ -75,6 +75,27 @@ async def test_a_record_with_another_sequence_is_stale_and_changes_nothing(store
     assert (await store.jobs.get(uid), await counts(store)) == before
 
 
+@pytest.mark.parametrize(("expected", "written"), [(None, True), (1, True), (0, False), (2, False)])
+async def test_a_poll_is_not_written_over_one_that_was_recorded_since_it_was_sent(
+    store: Store, expected: int | None, written: bool
+) -> None:
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    before = await store.jobs.get(uid), await counts(store)
+    note = LookNote(job_uid=uid, next_poll_at=NOW + 60, polled_at=NOW + 1, expected_poll_count=expected)
+    record = look(uid, 1, "running", expected_poll_count=expected if expected != 1 else 2)
+    await store.jobs.note(note)
+    if written:
+        await store.jobs.record(record)
+        job = await store.jobs.get(uid)
+        assert job is not None
+        assert (job.poll_count, job.next_poll_at, job.progress.status) == (3, NOW + 60, "running")
+    else:
+        with pytest.raises(StaleSequence):
+            await store.jobs.record(replace(record, expected_poll_count=expected))
+        assert (await store.jobs.get(uid), await counts(store)) == before
+
+
 async def test_a_record_of_a_closed_job_is_stale(store: Store) -> None:
     uid = await track(store)
     await store.jobs.untrack(uid, NOW)

@@ -534,6 +534,25 @@ def test_a_clock_that_was_set_back_while_the_program_was_away_does_not_stall() -
     assert next_take(restored, NOW - 1e6)[1] <= NOW - 1e6 + 900 * MAX_PATIENCE
 
 
+def test_a_planner_with_other_settings_goes_on_with_the_requests_that_are_out() -> None:
+    planner = Planner(PlannerConfig(max_requests_per_second=10.0))
+    for job_id in ("out", "lent", "waiting"):
+        planner.track(job_id, {"status": "queued"}, NOW, next_poll_at=NOW if job_id == "out" else NOW + 500)
+    assert planner.take(NOW + 1) == "out"
+    assert planner.lend("lent", NOW + 1)
+    again = planner.reconfigured(PlannerConfig(max_requests_per_second=1.0))
+    assert [again.tracks(job_id) for job_id in ("out", "lent", "waiting", "other")] == [True, True, True, False]
+    assert [again.next_poll_at(job_id) for job_id in ("out", "lent")] == [None, None]
+    assert again.next_poll_at("waiting") == planner.next_poll_at("waiting")
+    assert (again.purpose("out"), again.purpose("lent")) == (planner.purpose("out"), "passed")
+    assert again.stats(NOW + 1).in_flight == 2
+    assert again.take(NOW + 400) is None
+    again.observed("out", {"status": "queued"}, {}, NOW + 1, NOW + 2)
+    again.failed("lent", 500, {}, NOW + 2)
+    assert again.stats(NOW + 2).in_flight == 0
+    assert again.stats(NOW + 2).requests_per_second == 1.0
+
+
 def test_a_snapshot_of_another_version_is_refused() -> None:
     with pytest.raises(ValueError, match="version"):
         Planner.restore(CONFIG, {"version": 99})

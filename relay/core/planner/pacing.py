@@ -174,6 +174,15 @@ class Pacing:
         state.load_roster(planner._roster, snapshot)
         return planner
 
+    def reconfigured(self, config: PlannerConfig) -> Self:
+        """A planner with other settings that goes on where this one is: requests that are out stay out."""
+        planner = self.restore(config, self.snapshot(), None if self._own_book else self._book)
+        for job_id, purpose in self._purposes.items():
+            planner._roster.queues.take_off(planner._roster.jobs[job_id])
+            planner._purposes[job_id] = purpose
+        planner._budget.in_flight = self._budget.in_flight
+        return planner
+
     def _refresh(self, now: float) -> float:
         """Brings budget and bucket up to `now`, which it returns in the planner's time."""
         t = self._timeline.at(now)

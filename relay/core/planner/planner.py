@@ -200,6 +200,10 @@ class Planner(Pacing):
                 self._purposes.pop(job_id, None)
             self._roster.remove(job, self._timeline.last or 0.0)
 
+    def tracks(self, job_id: str) -> bool:
+        """Whether the job's polls are planned here; one that is under way counts."""
+        return job_id in self._roster.jobs
+
     def next_poll_at(self, job_id: str) -> float | None:
         """When the job's next look is planned, epoch seconds; None while one is under way, or it is not tracked."""
         job = self._roster.jobs.get(job_id)
