@@ -1,5 +1,8 @@
 """One HTTP/1.1 exchange: a request written on a connection of aiohttp's pool, and the answer that its parser reads.
 
+The status line says what came of the request, whatever follows it: a head that aiohttp's parser refuses is read once
+more, leniently, and its connection is not used again. Text leaves here as text that JSON and the databases can hold.
+
 aiohttp's session takes three quarters of what a small POST costs it, for cookies, redirects, proxies, authentication
 and a task that writes the body: we have none of these. What is hard is aiohttp's here too: the pool, name look-up, TLS
 and the parser (docs/performance.md has the figures).
@@ -8,18 +11,24 @@ and the parser (docs/performance.md has the figures).
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
-from multidict import CIMultiDictProxy
+from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from relay.core.answer_head import AnswerHead, read_answer_head
+from relay.core.text import storable
 from relay.deadlines import Deadline, Deadlines
 
 MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 128
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a head that aiohttp's parser has refused: a longer one counts by its status line, and its body is not read."""
 BUFFER_BYTES = 64 * 1024
 """Of an answer that came and is not read yet; twice as much may be there."""
 
@@ -31,7 +40,7 @@ Header = tuple[str, str]
 
 
 class Garbled(Exception):
-    """What came is no HTTP, or has too long or too many headers."""
+    """What came is no HTTP: it has no status line that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,12 @@ class Answer:
         self.headers = headers
         self.content = content
         self._connection = connection
+
+    def left(self) -> bytes:
+        """What came of a body and was not read before it broke off: aiohttp gives only the error from then on."""
+        nothing: Any = None
+        self.content.set_exception(nothing)  # there is no other way to ask for it
+        return self.content.read_nowait()
 
     def close(self) -> None:
         """Gives the connection back where both sides have said all, else ends it."""
@@ -115,7 +130,8 @@ class Exchanges:
         """Sends a request and waits for the head of its answer, however long that takes.
 
         headers    without Host and Content-Length, which are added
-        connected  called when there is a connection, new or pooled, before the request is written on it
+        connected  called when there is a connection, new or pooled, before the request is written on it; its protocol
+                   tells, by `head_so_far`, what came of an answer that was not there in time
 
         Raises ValueError where a header can not be sent, Garbled, aiohttp's ClientError or an OSError. A request of a
         method that may be repeated is, once, where the connection breaks off before an answer.
@@ -140,7 +156,8 @@ class Exchanges:
             protocol, transport = connection.protocol, connection.transport
             if protocol is None or transport is None:
                 raise aiohttp.ServerDisconnectedError
-            protocol.set_response_params(
+            _HeadParser(
+                protocol,
                 skip_payload=method == "HEAD",
                 read_until_eof=True,
                 read_bufsize=BUFFER_BYTES,
@@ -151,7 +168,7 @@ class Exchanges:
             )
             transport.write(raw)
             message, content = await _answer(protocol)
-            return Answer(message.code, message.headers, content, connection)
+            return Answer(message.code, _storable(message.headers), content, connection)
         except HttpProcessingError as error:
             _end(connection)
             raise Garbled(type(error).__name__) from error
@@ -163,9 +180,107 @@ class Exchanges:
 async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
     """Head and body of the answer; what comes before it is passed over."""
     message, content = await protocol.read()
-    while 100 <= message.code < 200 and message.code != 101:
+    while not _is_final(message.code):
         message, content = await protocol.read()
     return message, content
+
+
+def head_so_far(protocol: ResponseHandler | None) -> AnswerHead | None:
+    """The head that has begun to come on a connection; None where none has, or where it was read to its end."""
+    parser: Any = None if protocol is None else protocol._parser
+    return parser.head() if isinstance(parser, _HeadParser) else None
+
+
+class _HeadParser:
+    """Stands before aiohttp's parser until that has read a head, and keeps what came: of a head that it refuses, or
+    that came with something it refuses, it tells nothing."""
+
+    __slots__ = ("_came", "_ended", "_options", "_protocol", "_refused", "_strict")
+
+    def __init__(self, protocol: ResponseHandler, **options: Any) -> None:
+        """For the next answer on a connection; `options` are those of aiohttp's parser."""
+        protocol.set_response_params(**options)
+        self._protocol = protocol
+        self._options = options
+        self._strict: Any = protocol._parser
+        self._came: list[bytes] = []
+        self._refused: Exception | None = None
+        self._ended = False
+        instead: Any = self
+        protocol._parser = instead
+
+    def head(self) -> AnswerHead | None:
+        """What has come of a head, leniently read."""
+        return read_answer_head(b"".join(self._came))
+
+    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
+        """As aiohttp's. Raises what its parser raised where there is no status line."""
+        if self._ended:
+            return (), False, b""
+        self._came.append(data)
+        if self._refused is None:
+            try:
+                parsed: tuple[Any, bool, bytes] = self._strict.feed_data(data)
+            except Exception as error:
+                self._refused = error
+            else:
+                if any(_is_final(message.code) for message, _ in parsed[0]):
+                    self._protocol._parser = self._strict
+                return parsed
+        head = self.head()
+        if head is None:
+            raise self._refused
+        if head.complete or sum(map(len, self._came)) > MAX_HEAD_BYTES:
+            self._ended = True
+            return [(_message(head), self._body(head))], False, b""
+        return (), False, b""
+
+    def feed_eof(self) -> None:
+        """As aiohttp's: what came of a head is all there will be."""
+        head = None if self._ended else self.head()
+        if head is not None:
+            self._protocol.feed_data((_message(head), EMPTY_PAYLOAD))
+
+    def pause_reading(self) -> None:
+        """As aiohttp's."""
+        if self._refused is None:
+            self._strict.pause_reading()
+
+    def _body(self, head: AnswerHead) -> aiohttp.StreamReader:
+        """The body behind a head that was refused; of a head that leaves its end open only what came with it."""
+        body: aiohttp.StreamReader
+        rest = b"".join(self._came)[head.size_bytes :]
+        if head.framing is None or not head.complete:
+            body = aiohttp.StreamReader(self._protocol, BUFFER_BYTES, loop=self._protocol._loop)
+            body.feed_data(rest[:BUFFER_BYTES])
+            body.feed_eof()
+            return body
+        self._protocol.set_response_params(**self._options)  # a parser that has refused something reads no more
+        strict: Any = self._protocol._parser
+        plain = b"HTTP/1.1 %d -\r\n%bConnection: close\r\n\r\n" % (head.status, head.framing)
+        ((_, body),) = strict.feed_data(plain)[0]
+        try:
+            strict.feed_data(rest)
+        except Exception as error:
+            if not body.is_eof():
+                body.set_exception(aiohttp.ClientPayloadError("the body is malformed"), error)
+        return body
+
+
+def _is_final(status: int) -> bool:
+    return status >= 200 or status == 101
+
+
+def _message(head: AnswerHead) -> RawResponseMessage:
+    """The connection is to be closed: what comes on it next can not be told from this answer's rest."""
+    headers = CIMultiDictProxy(CIMultiDict(head.headers))
+    return RawResponseMessage(aiohttp.HttpVersion11, head.status, "", headers, (), True, None, False, False)
+
+
+def _storable(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
+    if all(name.isascii() and value.isascii() for name, value in headers.items()):
+        return headers  # the parser refuses NUL
+    return CIMultiDictProxy(CIMultiDict((storable(name), storable(value)) for name, value in headers.items()))
 
 
 def _end(connection: Connection) -> None:

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType, Connection
 from yarl import URL
 
@@ -27,10 +27,10 @@ from relay import __version__
 from relay.clock import Clock
 from relay.core.delivery import OutboundRequest, Response, Timings
 from relay.core.netguard import GuardPolicy, refusal_of_address, refusal_of_url
-from relay.exchange import Exchanges, Garbled, Header, Route
+from relay.core.text import storable
+from relay.exchange import Exchanges, Garbled, Header, Route, head_so_far
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_RESPONSE_HEADERS = 100
 MAX_ADDRESSES = 8  # of one name; a hostile DNS answer may hold thousands
 DNS_CACHE_SECONDS = 0  # the system's resolver knows how long an address holds; who asks at once shares one answer
 DNS_THREADS = 32
@@ -65,6 +65,7 @@ class _Trail:
     refusal: str | None = None
     status_code: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    protocol: ResponseHandler | None = None
     excerpt: bytearray = field(default_factory=bytearray)
     looked_up_at: float | None = None
     resolved_at: float | None = None
@@ -76,9 +77,17 @@ class _Trail:
     def sends(self, connection: Connection) -> None:
         """There is a connection, and the request goes out on it."""
         self.sent_at = time.perf_counter()
+        self.protocol = connection.protocol
         transport = connection.transport
         peer = None if transport is None else transport.get_extra_info("peername")
         self.peer_ip = peer[0] if peer else None
+
+    def has_head(self) -> None:
+        """Something went wrong: what had come of a head counts."""
+        head = None if self.status_code is not None else head_so_far(self.protocol)
+        if head is not None:
+            self.answered_at = time.perf_counter()
+            self.status_code, self.headers = head.status, head.headers
 
     def timings(self, ended_at: float) -> Timings:
         """A part that has no end broke off at `ended_at`."""
@@ -167,7 +176,8 @@ class Sender:
 
         timeout_seconds  from now until the last byte of the answer's body (or of its first 64 KiB)
 
-        An answer whose body breaks off or is late has `error` and no `status_code`; `detail` names the status.
+        The status line decides: an answer whose head or body is malformed, breaks off or is late behind it has its
+        status, no `error`, and a `detail` that says so.
         A GET, HEAD, OPTIONS, PUT or DELETE is sent a second time if the pooled connection it went out on was just
         being closed (RFC 9110 section 9.2.2); a POST or PATCH never.
         """
@@ -187,7 +197,10 @@ class Sender:
                 with self._exchanges.within(timeout_seconds):
                     await self._exchange(self._exchanges, request, route, trail)
             except Exception as exception:
-                if self._exchanges.closed:
+                trail.has_head()
+                if trail.status_code is not None:
+                    detail = _what_is_missing(exception, trail, timeout_seconds)
+                elif self._exchanges.closed:
                     error, detail = "cancelled", _CLOSED
                 else:
                     error, detail = _named(exception, trail, timeout_seconds)
@@ -197,11 +210,11 @@ class Sender:
         return Response(
             started_at=started_at,
             duration_ms=(end - start) * 1000.0,
-            status_code=None if error else trail.status_code,
+            status_code=trail.status_code,
             headers=trail.headers,
             excerpt=bytes(trail.excerpt),
             error=error,
-            detail=detail,
+            detail=None if detail is None else storable(detail),
             remote_ip=trail.peer_ip or trail.dialled_ip,
             timings=trail.timings(end),
         )
@@ -211,11 +224,14 @@ class Sender:
         try:
             trail.answered_at = time.perf_counter()
             trail.status_code = answer.status
-            shown = islice(answer.headers.items(), MAX_RESPONSE_HEADERS)
-            trail.headers = tuple((str(name), value) for name, value in shown)  # a name is multidict's own kind of str
+            # a name is multidict's own kind of str
+            trail.headers = tuple((str(name), value) for name, value in answer.headers.items())
             body = answer.content
             while not body.at_eof() and len(trail.excerpt) < MAX_BODY_BYTES:
                 trail.excerpt += await body.read(MAX_BODY_BYTES - len(trail.excerpt))
+        except Exception:
+            trail.excerpt += answer.left()[: MAX_BODY_BYTES - len(trail.excerpt)]
+            raise
         finally:
             answer.close()
 
@@ -336,17 +352,21 @@ def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple
         case aiohttp.InvalidURL():
             return "refused", "the URL is not one that can be requested"
         case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | OSError():
-            where = "before an answer came" if trail.status_code is None else f"inside the answer {trail.status_code}"
-            return "read", f"the connection broke off {where}"
+            return "read", "the connection broke off before an answer came"
         case Garbled():
-            return "protocol", "the answer is not valid HTTP, or its headers are too long"
+            return "protocol", "the answer is not valid HTTP"
         case _:
             return "protocol", f"the request can not be sent, or the answer not be read ({type(exception).__name__})"
 
 
 def _what_was_late(trail: _Trail, timeout_seconds: float) -> str:
-    if trail.status_code is not None:
-        return f"status {trail.status_code} came, but its body had not ended after {timeout_seconds:g} s"
     if trail.peer_ip is not None:
         return f"no answer within {timeout_seconds:g} s"
     return f"no connection in time (of {timeout_seconds:g} s in all)"
+
+
+def _what_is_missing(exception: Exception, trail: _Trail, timeout_seconds: float) -> str:
+    """What was wrong with an answer whose status had come."""
+    if isinstance(exception, TimeoutError):
+        return f"status {trail.status_code} came, but the answer had not ended after {timeout_seconds:g} s"
+    return f"status {trail.status_code} came, but the rest of the answer broke off or is malformed"

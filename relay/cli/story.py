@@ -23,6 +23,7 @@ WHAT_IS_BEHIND = {
     "refused": "the relay itself may not send there: the error names the rule, and the setting that allows it.",
     "read": "the connection broke off: the log of the sink, or of a proxy before it, knows why.",
     "protocol": "what answers there speaks no HTTP that can be read: is it the right port?",
+    "render": "this kind of sink can not take this event: the relay's log names the reason. Please report it.",
     "cancelled": "the relay was ending at that moment; nothing is to be done.",
     "3xx": "the sink has moved, and redirects are not followed: put its new URL into the subscription.",
     "401": "the sink does not trust the request: `relay verify` says whether a captured one verifies.",

@@ -44,7 +44,8 @@ class Response:
     """What came of a request: a status code, or `error` when none came.
 
     error    None, or one word: timeout, dns, connect, tls, refused (by the egress guard), protocol, read, cancelled
-    detail   one line for a person about `error`, without secrets
+    detail   one line for a person about `error`, or about what was wrong with an answer whose status counts all the
+             same; without secrets
     excerpt  the first bytes of the body, at most 64 KiB
     """
 

@@ -134,10 +134,91 @@ async def test_an_answer_to_head_has_no_body() -> None:
     assert stub.connections == 1
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+LONG = b"X: " + b"y" * 10_000 + b"\r\n"
+LENGTH = b"Content-Length: 2\r\n"
+
+
 @pytest.mark.parametrize(
-    "raw", [b"SSH-2.0-x\r\n\r\n", answer(200, [("X", "y" * 10_000)]), answer(200, [("X", "y")] * 200)]
+    ("raw", "expected"),
+    [
+        (b"HTTP/1.1 204 No Content\r\n\r\nok", (204, b"")),
+        (b"HTTP/1.1 204 No Content\r\n" + LENGTH + b"\r\nok", (204, b"")),
+        (OK + LENGTH + LENGTH + b"\r\nok", (200, b"ok")),
+        (OK + LENGTH + LENGTH + b"\r\nok and more", (200, b"ok")),
+        (OK + LENGTH + b"\r\nok and more", (200, b"ok")),
+        (OK + b"Content-Length: 2, 2\r\n\r\nok", (200, b"ok")),
+        (OK + LENGTH + b"Content-Length: 3\r\n\r\nok", (200, b"ok")),
+        (OK + b"Content-Length: x\r\n\r\nok", (200, b"ok")),
+        (OK + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", (200, b"2\r\nok\r\n0\r\n\r\n")),
+        (OK + b"X: \0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", (200, b"ok")),
+        (OK + LONG + LENGTH + b"\r\nok", (200, b"ok")),
+        (OK + b"X: y\r\n" * 500 + LENGTH + b"\r\nok", (200, b"ok")),
+        (OK + LONG * 10, (200, b"")),
+        (OK + b"\xff\0\r\n" + LENGTH + b"\r\nok", (200, b"ok")),
+        (answer(103, [], None) + OK + LENGTH + LENGTH + b"\r\nok", (200, b"ok")),
+        (answer(503, [("Content-Length", "2")], b"no"), (503, b"no")),
+    ],
 )
-async def test_what_is_no_http_is_garbled(raw: bytes) -> None:
+async def test_the_status_counts_whatever_is_wrong_behind_it(raw: bytes, expected: tuple[int, bytes]) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(raw)
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        for number in range(2):
+            assert await ask(exchanges, stub.url) == expected
+            await stub.until(lambda: not stub._writers)
+            assert stub.connections == number + 1, "its connection is not used again"
+
+
+@pytest.mark.parametrize("framing", [LENGTH * 2 + b"\r\n", b"X: \0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n"])
+async def test_a_body_behind_an_odd_head_is_read_however_it_comes(framing: bytes) -> None:
+    """Else the sink would find its connection closed while it writes, and take that for a failure."""
+    end = b"ok" if framing.startswith(LENGTH) else b"ok\r\n0\r\n\r\n"
+
+    async def say(call: Call) -> None:
+        await call.body()
+        for byte in OK + framing + end:
+            await call.send(bytes([byte]))
+            await asyncio.sleep(0)
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url) == (200, b"ok")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("raw", [OK, OK + b"Serv", OK + b"\0: \r\nX", b"HTTP/1.1 100 Continue\r\n\r\n" + OK])
+async def test_a_status_counts_although_the_connection_breaks_in_the_head(raw: bytes, method: str) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(raw)
+        call.cut()
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url, method) == (200, b"")
+    assert len(stub.received) == 1, "it is not sent again"
+
+
+@pytest.mark.parametrize("end", [b"zz\r\n", b"5\r\nab"])
+async def test_a_body_that_is_malformed_or_breaks_off_is_an_error_behind_a_head(end: bytes) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + end)
+        call.cut()
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
+        assert got.status == 200
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await got.content.read()
+        got.close()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n", b"HTTP/1.1 20\r\n\r\n", b"200 OK\r\n\r\n", b"\0" * 100]
+)
+async def test_what_has_no_status_is_garbled(raw: bytes) -> None:
     async def say(call: Call) -> None:
         await call.body()
         await call.send(raw)
@@ -145,6 +226,19 @@ async def test_what_is_no_http_is_garbled(raw: bytes) -> None:
     async with open_stub(say) as stub, opened() as exchanges:
         with pytest.raises(Garbled):
             await ask(exchanges, stub.url)
+
+
+async def test_headers_are_text_that_json_can_hold() -> None:
+    raw = [("Server", "Café".encode("latin-1")), ("X-Name", "Žižek".encode()), ("X-Plain", b"a")]
+
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, raw))
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
+        got.close()
+    assert (got.headers["server"], got.headers["x-name"], got.headers["x-plain"]) == ("Café", "Žižek", "a")
 
 
 # --- on which connection, and how often

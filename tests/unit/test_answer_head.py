@@ -1,0 +1,103 @@
+"""Heads that a strict parser refuses: their status counts, and where the body ends is told only where that is sure."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.answer_head import MAX_HEADERS, AnswerHead, read_answer_head
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def read(raw: bytes) -> AnswerHead:
+    head = read_answer_head(raw)
+    assert head is not None
+    return head
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", 200),
+        (b"HTTP/1.0 204\r\n\r\n", 204),
+        (b"HTTP/1.1 200 \r\n", 200),
+        (b"HTTP/1.1 200 \xff\0\n", 200),
+        (b"\r\nHTTP/2 410 Gone\n\n", 410),
+        (b"HTTP/1.1 999 Odd\r\n", 999),
+        (b"HTTP/1.1 101 Switching\r\n", 101),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + OK, 200),
+        (b"HTTP/1.1 100 Continue\r\nX: y", None),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", None),
+        (b"HTTP/1.1 200 OK", None),
+        (b"HTTP/1.1 20 OK\r\n", None),
+        (b"HTTP/1.1 2000 OK\r\n", None),
+        (b"HTTP/1.1 020 OK\r\n", None),
+        (b"HTTP/1.1 200OK\r\n", None),
+        (b"http/1.1 200 OK\r\n", None),
+        (b"SSH-2.0\r\n\r\n", None),
+        (b"", None),
+    ],
+)
+def test_the_status_is_that_of_the_first_whole_status_line(raw: bytes, status: int | None) -> None:
+    head = read_answer_head(raw)
+    assert (None if head is None else head.status) == status
+
+
+@pytest.mark.parametrize(
+    ("lines", "headers"),
+    [
+        (b"", ()),
+        (b"A: b\r\nC:d\r\n", (("A", "b"), ("C", "d"))),
+        (b"A: b\n c\n\td\nE: f\n", (("A", "b c d"), ("E", "f"))),
+        (b" A: b\r\n", (("A", "b"),)),
+        (b"A : b \r\nnonsense\r\n: no name\r\n", (("A", "b"),)),
+        ("Server: Café\r\n".encode("latin-1"), (("Server", "Café"),)),
+        (b"A: \0\r\n", (("A", "\N{REPLACEMENT CHARACTER}"),)),
+    ],
+)
+def test_headers_are_what_can_be_read_of_them(lines: bytes, headers: tuple[tuple[str, str], ...]) -> None:
+    assert read(OK + lines + b"\r\n").headers == headers
+
+
+def test_only_so_many_headers_are_kept_and_a_late_length_still_counts() -> None:
+    head = read(OK + b"X: y\r\n" * 1000 + b"Content-Length: 2\r\n\r\n")
+    assert len(head.headers) == MAX_HEADERS
+    assert head.framing == b"Content-Length: 2\r\n"
+
+
+def test_a_line_that_has_not_ended_is_no_header() -> None:
+    head = read(OK + b"A: b\r\nContent-Le")
+    assert (head.headers, head.complete, head.size_bytes) == ((("A", "b"),), False, len(OK) + 16)
+
+
+def test_the_body_begins_behind_the_empty_line() -> None:
+    head = read(OK + b"A: b\n\nbody\r\n\r\n")
+    assert (head.complete, head.size_bytes) == (True, len(OK) + 6)
+    assert read(OK + b"\r\nbody").size_bytes == len(OK) + 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "framing"),
+    [
+        (b"", b""),
+        (b"Content-Length: 5\r\n", b"Content-Length: 5\r\n"),
+        (b"content-length: 5\r\nCONTENT-LENGTH:5, 5\r\n", b"Content-Length: 5\r\n"),
+        (b"Transfer-Encoding: Chunked\r\n", b"Transfer-Encoding: chunked\r\n"),
+        (b"Content-Length: 5\r\nContent-Length: 6\r\n", None),
+        (b"Content-Length: -5\r\n", None),
+        (b"Content-Length: \r\n", None),
+        (b"Content-Length: " + b"9" * 30 + b"\r\n", None),
+        (b"Transfer-Encoding: gzip\r\n", None),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", None),
+    ],
+)
+def test_the_end_of_the_body_is_told_only_where_it_is_sure(lines: bytes, framing: bytes | None) -> None:
+    assert read(OK + lines + b"\r\n").framing == framing
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", OK, OK + b"\r\n", b"HTTP/1.1 100 C\r\n\r\n"]))
+def test_any_bytes_have_a_status_or_none(raw: bytes, before: bytes) -> None:
+    head = read_answer_head(before + raw)
+    if head is not None:
+        assert 101 <= head.status <= 999
+        assert head.size_bytes <= len(before + raw)
