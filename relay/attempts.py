@@ -12,6 +12,14 @@ EXCERPT_CHARACTERS = 1024
 READ_BYTES = 4 * EXCERPT_CHARACTERS
 """More than is shown, so that a secret that straddles the cut is recognised."""
 
+MAX_HEADERS = 100
+HEADER_CHARACTERS = 1024
+"""Of one header's value that are kept."""
+NAME_CHARACTERS = 256
+HEADERS_CHARACTERS = 8192
+"""Of all headers of a request or an answer, names too."""
+CUT = "…[truncated]"
+
 Headers = Sequence[tuple[str, str]]
 
 
@@ -32,14 +40,26 @@ def attempt_of(
         duration_ms=response.duration_ms,
         status_code=response.status_code,
         error=_error_text(response),
-        request_headers=_redacted(headers),
-        response_headers=_without(secrets, _redacted(response.headers)) if secrets else _redacted(response.headers),
+        request_headers=_shown(headers),
+        response_headers=_shown(response.headers, secrets),
         response_excerpt=excerpt,
         excerpt_is_hex=is_hex,
         remote_ip=response.remote_ip,
         timings=response.timings,
         decision=decision,
         next_attempt_at=next_attempt_at,
+    )
+
+
+def bare(attempt: Attempt) -> Attempt:
+    """What can always be written of it: its number, its times and its status."""
+    return Attempt(
+        number=attempt.number,
+        started_at=attempt.started_at,
+        duration_ms=attempt.duration_ms,
+        status_code=attempt.status_code,
+        decision="the details of this attempt could not be stored",
+        next_attempt_at=attempt.next_attempt_at,
     )
 
 
@@ -85,12 +105,24 @@ def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dat
     return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)
 
 
-def _redacted(headers: Headers) -> tuple[tuple[str, str], ...]:
-    return tuple([(name, REDACTED if is_credential(name) else value) for name, value in headers])
-
-
-def _without(secrets: Sequence[str], headers: Headers) -> tuple[tuple[str, str], ...]:
-    return tuple([(name, without(value, secrets)) for name, value in headers])
+def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
+    """The headers without credentials and secrets, cut where they are long; what was left out is counted by `…`."""
+    shown: list[tuple[str, str]] = []
+    left = HEADERS_CHARACTERS
+    for name, value in headers:
+        if is_credential(name):
+            value = REDACTED
+        elif secrets:
+            value = without(value, secrets)
+        if len(value) > HEADER_CHARACTERS:
+            value = redact_text(value)[:HEADER_CHARACTERS] + CUT
+        if len(name) > NAME_CHARACTERS:
+            name = name[:NAME_CHARACTERS] + CUT
+        left -= len(name) + len(value)
+        if left < 0 or len(shown) == MAX_HEADERS:
+            return (*shown, ("…", f"{len(headers) - len(shown)} more, not kept"))
+        shown.append((name, value))
+    return tuple(shown)
 
 
 def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
@@ -100,7 +132,7 @@ def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
     try:
         text = part.decode()
     except UnicodeDecodeError as error:
-        if error.reason != "unexpected end of data" or not (cut or response.error):
+        if error.reason != "unexpected end of data" or not (cut or response.error or response.detail):
             shown = redact_text(without(part.decode("latin-1"), secrets, cut=cut))
             return shown[: EXCERPT_CHARACTERS // 2].encode("latin-1").hex(), True
         text = part[: error.start].decode()

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.attempts import EXCERPT_CHARACTERS, READ_BYTES, attempt_of
+from relay.attempts import (
+    CUT,
+    EXCERPT_CHARACTERS,
+    HEADER_CHARACTERS,
+    HEADERS_CHARACTERS,
+    MAX_HEADERS,
+    NAME_CHARACTERS,
+    READ_BYTES,
+    attempt_of,
+    bare,
+)
 from relay.core.delivery import Attempt, Response, Timings
 from relay.log import MIN_SECRET_CHARACTERS, secrets_of
 
@@ -117,3 +127,47 @@ def test_no_secret_of_a_subscription_is_kept(secret: str, before: bytes, after: 
     assert secret not in repr(attempt)
     if attempt.excerpt_is_hex:
         assert secret.encode() not in bytes.fromhex(excerpt)
+
+
+def headers_of(*headers: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    response = Response(started_at=1.0, duration_ms=2.0, status_code=200, headers=headers)
+    attempt = attempt_of(1, headers, response)
+    assert attempt.request_headers == attempt.response_headers
+    return attempt.response_headers
+
+
+def test_long_headers_are_cut_and_say_so() -> None:
+    value, name = "v" * 100_000, "X-" + "n" * 1000
+    assert headers_of(("A", value), (name, "b"), ("C", "d")) == (
+        ("A", "v" * HEADER_CHARACTERS + CUT),
+        (name[:NAME_CHARACTERS] + CUT, "b"),
+        ("C", "d"),
+    )
+
+
+def test_all_headers_together_are_bounded_and_the_rest_is_counted() -> None:
+    long = [(f"X-{number}", "v" * 8000) for number in range(100)]
+    shown = headers_of(*long)
+    assert sum(len(name) + len(value) for name, value in shown) <= HEADERS_CHARACTERS + 20
+    assert shown[-1] == ("…", f"{len(long) - len(shown) + 1} more, not kept")
+    many = headers_of(*[("X", "y")] * (MAX_HEADERS + 7))
+    assert (len(many), many[-1]) == (MAX_HEADERS + 1, ("…", "7 more, not kept"))
+    assert len(headers_of(*[("X", "y")] * MAX_HEADERS)) == MAX_HEADERS
+
+
+def test_a_secret_is_taken_out_before_the_cut() -> None:
+    address = "somebody@example.com"
+    value = "v" * (HEADER_CHARACTERS - 10) + " " + address * 50
+    ((_, shown),) = headers_of(("X-A", value))
+    assert "somebody" not in shown
+    response = Response(started_at=1.0, duration_ms=2.0, status_code=200, headers=(("X-A", f"a{SECRET * 200}"),))
+    ((_, shown),) = attempt_of(1, (), response, secrets=(SECRET,)).response_headers
+    assert SECRET[:4] not in shown
+
+
+def test_a_bare_attempt_has_its_number_times_and_status() -> None:
+    full = attempt_of(2, (("A", "b"),), Response(started_at=1.0, duration_ms=2.0, status_code=200, excerpt=b"x"))
+    left = bare(full)
+    assert (left.number, left.started_at, left.duration_ms, left.status_code) == (2, 1.0, 2.0, 200)
+    assert (left.request_headers, left.response_headers, left.response_excerpt) == ((), (), None)
+    assert bare(left) == left
