@@ -78,6 +78,8 @@ def conclude(
         failing_seconds=failed_long,
         probe=probe,
     )
+    if tried.response.error is None and tried.response.detail is not None:
+        said = f"{said}; {tried.response.detail}"
     attempt = attempt_of(
         claimed.made_count + 1,
         tried.headers,

@@ -12,15 +12,16 @@ from typing import Protocol
 
 import structlog
 
-from relay.attempts import Headers
+from relay.attempts import Headers, bare
 from relay.clock import Clock
 from relay.conclusions import Tried, conclude
-from relay.core import signing
+from relay.core import retry, signing
 from relay.core.delivery import Claimed, OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.records import Lease, Mark, Marked
 from relay.core.subscription import SigningSecret, Subscription
-from relay.errors import StoreError
+from relay.core.text import storable
+from relay.errors import StoreError, ValueRefused
 from relay.log import debugging
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
@@ -31,6 +32,7 @@ AHEAD_MS = 1000.0
 grow old until then."""
 AGAIN_SECONDS = 1.0
 """The database refused: how long until it is asked again."""
+REASON_CHARACTERS = 200
 
 log = structlog.get_logger("relay.deliverer")
 
@@ -142,21 +144,43 @@ class Deliverer:
         self._tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(self, subscription: Subscription, kind: Kind, event: Event) -> tuple[Headers, Response, Outcome]:
-        """Renders, signs, sends and judges the answer. Returns the headers that were sent, too."""
-        request = kind.render(event, subscription)
-        if kind.signed:
-            secrets = subscription.secrets
-            if subscription.callback:
-                secrets = (SigningSecret(value=self._callback_secret()),)
-            signature = signing.signature_headers(secrets, message_id=event.id, now=self._clock(), body=request.body)
-            request = OutboundRequest(
-                url=request.url, method=request.method, headers=request.headers + signature, body=request.body
-            )
-        response = await self._transport.send(request, timeout_seconds=subscription.timeout_seconds)
-        outcome = kind.classify(response, self._clock())
+        """Renders, signs, sends and judges the answer. Returns the headers that were sent, too. What fails in a kind of
+        sink is a failed attempt."""
+        try:
+            request = self._signed(subscription, kind, event)
+        except Exception as error:
+            log.exception("render_failed", subscription=subscription.id, event_id=event.id)
+            headers: Headers = ()
+            detail = f"the event can not be rendered for this sink ({type(error).__name__}): the relay's log says more"
+            response = Response(started_at=self._clock(), duration_ms=0.0, error="render", detail=detail)
+        else:
+            headers = request.headers
+            response = await self._transport.send(request, timeout_seconds=subscription.timeout_seconds)
+        outcome = self._judged(subscription, kind, response)
         self._attempts_of(kind.name, outcome.verdict).inc()
         self._seconds_of(kind.name).observe(response.duration_ms / 1000)
-        return request.headers, response, outcome
+        return headers, response, outcome
+
+    def _signed(self, subscription: Subscription, kind: Kind, event: Event) -> OutboundRequest:
+        request = kind.render(event, subscription)
+        if not kind.signed:
+            return request
+        secrets = subscription.secrets
+        if subscription.callback:
+            secrets = (SigningSecret(value=self._callback_secret()),)
+        signature = signing.signature_headers(secrets, message_id=event.id, now=self._clock(), body=request.body)
+        return OutboundRequest(
+            url=request.url, method=request.method, headers=request.headers + signature, body=request.body
+        )
+
+    def _judged(self, subscription: Subscription, kind: Kind, response: Response) -> Outcome:
+        try:
+            outcome = kind.classify(response, self._clock())
+        except Exception:
+            log.exception("classify_failed", subscription=subscription.id)
+            return retry.http_outcome(response, self._clock())
+        reason = storable(outcome.reason)[:REASON_CHARACTERS]  # it may hold some of the answer
+        return outcome if reason == outcome.reason else replace(outcome, reason=reason)
 
     # --- one slot's work
 
@@ -223,7 +247,12 @@ class Deliverer:
             target.answered(response, outcome, in_flight=in_flight, fills=fills)
         finally:
             self._in_flight.vacate(target)
-        mark = self._mark(target, claimed, headers, response, outcome)
+        try:
+            mark = self._mark(target, claimed, headers, response, outcome)
+        except Exception:
+            log.exception("attempt_not_shown", delivery=claimed.id)
+            plain = replace(response, headers=(), excerpt=b"", detail=None, remote_ip=None)
+            mark = self._mark(target, claimed, (), plain, outcome)
         next_count = mark.next_count
         target.marking += next_count
         try:
@@ -238,11 +267,19 @@ class Deliverer:
 
     async def _write_down(self, mark: Mark) -> tuple[Mark, Marked]:
         """Again and again while the database refuses: the sink has answered, and what is not written is sent twice.
-        Returns the mark as it was written: after a refusal it goes on with nothing."""
+        Where it is a value that can not be written, the bare attempt is, at last without the events that say what
+        followed. Returns the mark as it was written: after a refusal it goes on with nothing."""
         while True:
             try:
                 return mark, await self._deliveries.mark(mark)
-            except StoreError as error:
+            except Exception as error:
+                if not isinstance(error, StoreError) or isinstance(error, ValueRefused):
+                    log.exception("mark_impossible", delivery=mark.claimed.id)
+                    barer = _barer(mark)
+                    if barer == mark:
+                        raise
+                    mark = barer
+                    continue
                 if self._in_flight.stopping:
                     raise
                 log.error("mark_failed", delivery=mark.claimed.id, error=str(error))
@@ -336,3 +373,11 @@ class Deliverer:
         except StoreError as error:
             target.failing_since, target.pause_written = before, written  # the next attempt writes it
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
+
+
+def _barer(mark: Mark) -> Mark:
+    """The mark with fewer values that can not be written: without the details of its attempt, then without words."""
+    barer = replace(mark, attempt=bare(mark.attempt))
+    if barer == mark:
+        barer = replace(mark, reason=None, disable=mark.disable and "the sink wants no more", events=())
+    return barer

@@ -181,6 +181,10 @@ class StoreError(RelayError):
     exit_code = 2
 
 
+class ValueRefused(StoreError):
+    """The database can not hold a value, however often it is asked."""
+
+
 class DatabaseHeld(StoreError):
     """Another process holds this SQLite database."""
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from relay.errors import StoreError
+from relay.errors import StoreError, ValueRefused
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,7 +79,20 @@ def as_store_error(error: Exception) -> Exception:
     """What callers see of a driver's error; any other stays what it is."""
     if not isinstance(error, REFUSALS):
         return error
-    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-    made = StoreError(f"the database refused a write or a read: {reason}")
+    original = getattr(error, "orig", None) or error
+    kind = ValueRefused if _is_of_a_value(error, original) else StoreError
+    made = kind(f"the database refused a write or a read: {str(original).splitlines()[0]}")
     made.__cause__ = error
     return made
+
+
+def _is_of_a_value(error: Exception, original: BaseException) -> bool:
+    """Whether it would be the same for ever: SQLSTATE 22 is PostgreSQL's “data exception”, asyncpg has one of its own
+    for what it can not encode."""
+    state = str(getattr(original, "sqlstate", None) or "")
+    told = str(original)
+    return (
+        isinstance(error, DataError | sqlite3.DataError | sqlite3.InterfaceError)
+        or state.startswith("22")
+        or "asyncpg.exceptions.DataError" in told
+    )
