@@ -216,6 +216,32 @@ class PostgresServer:
         with ThreadPoolExecutor(max_workers=1) as thread:
             thread.submit(lambda: asyncio.run(execute())).result()
 
+    def dump(self, database: str) -> Path:
+        """A dump of a database, which another server can restore."""
+        path = self.folder / f"{database}.dump"
+        self._run("pg_dump", *self._where, "--format=custom", f"--file={path}", database)
+        return path
+
+    def restore(self, path: Path, database: str) -> None:
+        """A new database with what a dump holds."""
+        self.create_database(database)
+        self._run("pg_restore", *self._where, "--exit-on-error", f"--dbname={database}", str(path))
+
+    @property
+    def _where(self) -> tuple[str, ...]:
+        return ("-h", str(self.folder), "-p", str(self.port), "-U", SUPERUSER)
+
+    def _run(self, name: str, *arguments: str) -> None:
+        process = self._popen(name, *arguments)
+        try:
+            code = process.wait(DEADLINE_SECONDS)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if code != 0:
+            raise PostgresError(f"{name} ended with {code}\n{self._log_tail()}")
+
     def _make(self) -> None:
         # Not the system's folder for temporary files: its path may be too long for a socket, or closed to others.
         folder = Path(tempfile.mkdtemp(prefix="relay-pg-", dir="/tmp"))
@@ -232,15 +258,7 @@ class PostgresServer:
         atexit.register(self.close)
         self._binaries = _binaries(folder)
         initdb = ["--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", SUPERUSER]
-        made = self._popen("initdb", "-D", "data", *initdb)
-        try:
-            code = made.wait(DEADLINE_SECONDS)
-        except BaseException:
-            made.kill()
-            made.wait()
-            raise
-        if code != 0:
-            raise PostgresError(f"initdb ended with {code}\n{self._log_tail()}")
+        self._run("initdb", "-D", "data", *initdb)
 
     def _launch_on_a_free_port(self) -> None:
         for attempt in range(1, PORT_ATTEMPTS + 1):

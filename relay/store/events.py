@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from sqlalchemy import bindparam, literal_column, select, text, tuple_
 from sqlalchemy.engine import Connection
 
@@ -43,10 +44,29 @@ SELECT EXISTS (
     AND xid >= pg_snapshot_xmin(pg_current_snapshot())
 )
 """
-XID_OF = "SELECT CAST(xid AS text), position FROM events WHERE id = :id"
+XID_OF = "SELECT CAST(xid AS text), position, recorded_at FROM events WHERE id = :id"
+# Where a resumed stream begins among restored events: their order is that of their positions now, and before the
+# restore an event with a lower position may have been committed, and sent, a little later than one with a higher.
+FIRST_RESTORED_SINCE = """
+SELECT MIN(position) FROM events
+WHERE xid = '0' AND recorded_at >= :since AND recorded_at <= :until AND position < :position
+"""
+LONGEST_TRANSACTION_SECONDS = 60.0
+# No event that this server wrote can have such an id. What was written up to the last of them was restored with it.
+LAST_FROM_ELSEWHERE = "SELECT MAX(position) FROM events WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())"
+ONE_NODE = "SELECT pg_advisory_xact_lock(7212604)"
+END_OF_SLICE = """
+SELECT MAX(position) FROM (
+  SELECT position FROM events WHERE position > :after AND position <= :last ORDER BY position LIMIT :count
+) AS slice
+"""
+RESET_XIDS = "UPDATE events SET xid = '0' WHERE position > :after AND position <= :upto AND xid <> '0'"
+RESET_AT_ONCE = 5_000
 NEWEST_XID = "SELECT CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text)"
 POSITION_BITS = 64
 LAST_POSITION = (1 << 63) - 1
+
+log = structlog.get_logger("relay.store")
 
 
 class EventStore:
@@ -59,6 +79,20 @@ class EventStore:
     async def record(self, event: Event) -> None:
         """Records an event that belongs to no job, with its deliveries."""
         await self._database.write(self._record, event)
+
+    async def adopt_restored(self) -> None:
+        """For the start of a node: makes events visible that a dump of another PostgreSQL server brought here.
+
+        Their transaction ids are that server's. Where they are ahead of this one's, streams would take the events for
+        not committed yet. They come before all that is recorded from now on, in the order of their positions.
+        """
+        last = await self._database.read(_last_from_elsewhere)
+        if last is None:
+            return
+        log.warning("restored_events", hint="from another PostgreSQL server; the node starts when they are adopted")
+        after: int | None = 0
+        while after is not None:
+            after = await self._database.write(_reset_xids, (after, last))
 
     async def get(self, event_id: str) -> Event | None:
         """One by id."""
@@ -98,6 +132,25 @@ class EventStore:
         return [None] * len(items)
 
 
+def _last_from_elsewhere(connection: Connection) -> int | None:
+    if connection.dialect.name == SQLITE:
+        return None
+    last: int | None = run(connection, LAST_FROM_ELSEWHERE).scalar_one()
+    return last
+
+
+def _reset_xids(connection: Connection, items: Sequence[tuple[int, int]]) -> Sequence[int | None]:
+    """A slice of it. Returns where the next begins, None at the end."""
+    ends: list[int | None] = []
+    for after, last in items:
+        run(connection, ONE_NODE)  # all nodes that start do this; none goes on before all is done
+        upto = run(connection, END_OF_SLICE, after=after, last=last, count=RESET_AT_ONCE).scalar_one()
+        if upto is not None:
+            run(connection, RESET_XIDS, after=after, upto=upto)
+        ends.append(upto)
+    return ends
+
+
 def _get(connection: Connection, event_id: str) -> Event | None:
     row = connection.execute(BY_ID, {"id": event_id}).one_or_none()
     return None if row is None else event_from(row)
@@ -106,7 +159,15 @@ def _get(connection: Connection, event_id: str) -> Event | None:
 def _position_of(connection: Connection, event_id: str) -> int | None:
     if connection.dialect.name != SQLITE:
         found: Any = run(connection, XID_OF, id=event_id).one_or_none()
-        return None if found is None else int(found[0]) << POSITION_BITS | found[1]
+        if found is None:
+            return None
+        xid, position, recorded_at = int(found[0]), found[1], found[2]
+        if xid == 0:
+            since, until = recorded_at - LONGEST_TRANSACTION_SECONDS, recorded_at + LONGEST_TRANSACTION_SECONDS
+            values = {"since": since, "until": until, "position": position}
+            first = run(connection, FIRST_RESTORED_SINCE, **values).scalar_one()
+            return int(position if first is None else first - 1)
+        return xid << POSITION_BITS | int(position)
     row = connection.execute(BY_ID, {"id": event_id}).one_or_none()
     return None if row is None else int(row.position)
 

@@ -66,7 +66,13 @@ async def open_store(url: str, cipher: Cipher, *, now: float, pool_size: int = 1
         await loop.run_in_executor(None, migrations.upgrade if auto_migrate else migrations.check, url)
         postgres = PostgresDatabase(url, PROCEDURES, pool_size=pool_size)
         await postgres.open()
-        return Store(postgres, cipher)
+        store = Store(postgres, cipher)
+        try:
+            await store.events.adopt_restored()
+        except BaseException:
+            await postgres.close()
+            raise
+        return store
     database = SqliteDatabase(url)
     database.open()
     try:

@@ -419,7 +419,8 @@ class VersionRow(SQLModel, table=True):
 
 
 # Commits of several nodes end in another order than they began: a stream goes by the transaction that wrote an event,
-# and stops below the oldest one that is still open (PostgreSQL, "System Information Functions").
+# and stops below the oldest one that is still open (PostgreSQL, "System Information Functions"). 0: the event was
+# restored from another server's dump, see `EventStore.adopt_restored`.
 EVENT_TRANSACTIONS = (
     "ALTER TABLE events ADD COLUMN xid xid8 NOT NULL DEFAULT pg_current_xact_id()",
     "CREATE INDEX ix_events_xid ON events (xid, position)",
