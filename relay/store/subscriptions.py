@@ -13,7 +13,7 @@ from relay.core.records import Page
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import NotFound
 from relay.ids import new_id
-from relay.store.cancellation import CANCEL_CHUNK, cancel, cancel_some
+from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.database import Database
 from relay.store.notices import notify
 from relay.store.outbox import (
@@ -133,10 +133,14 @@ class SubscriptionStore:
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
     async def remove(self, subscription_id: str, now: float) -> None:
-        """Removes it; what was pending is cancelled, in pieces that do not hold up other writes. Raises NotFound."""
+        """Removes it; what was pending is cancelled, in pieces that do not hold up other writes. Raises NotFound.
+
+        Once it is gone no delivery of it is added or promoted: what a crash leaves before all is cancelled, upkeep
+        cancels.
+        """
+        await self._database.write(self._remove, subscription_id)
         while await self._database.write(cancel_some, (subscription_id, now)) == CANCEL_CHUNK:
             pass
-        await self._database.write(self._remove, (subscription_id, now))
 
     def changed(self) -> None:
         """What is cached elsewhere is to be read again, whatever we know of changes."""
@@ -259,16 +263,14 @@ class SubscriptionStore:
         self._outbox.book.changed(connection)
         return [None] * len(items)
 
-    def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
-        self._outbox.book.changed(connection)  # first: nobody adds a delivery of it after the cancellation
+    def _remove(self, connection: Connection, items: Sequence[str]) -> Sequence[None | Exception]:
+        self._outbox.book.changed(connection)  # waits for transactions that may add a delivery of it
         results: list[None | Exception] = []
-        for subscription_id, now in items:
+        for subscription_id in items:
             if not connection.execute(delete(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).rowcount:
                 results.append(_not_found(subscription_id))
                 continue
             connection.execute(delete(SECRETS).where(SECRETS.c.owner == subscription_id))
-            while cancel(connection, subscription_id, now):
-                pass
             run(connection, DELETE_CALLBACK_LINKS, id=subscription_id)
             results.append(None)
         return results
