@@ -16,6 +16,7 @@ from relay.ids import new_id
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.database import Database
 from relay.store.notices import notify
+from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
     EVENTS,
     INSERT_DELIVERY,
@@ -101,8 +102,14 @@ class SubscriptionStore:
 
     async def replace(self, subscription: Subscription, now: float) -> None:
         """Stores new settings of one that is there; its state and secrets stay. Where the sink, its method or headers
-        are new, what the old ones answered counts no more, and what waits is tried soon. Raises NotFound."""
-        await self._database.write(self._replace, (subscription, now))
+        are new, what the old ones answered counts no more, and what waits is tried soon. Where `ordering` is new, what
+        is open follows it, in pieces that do not hold up other writes. Raises NotFound."""
+        if not await self._database.write(self._replace, (subscription, now)):
+            return
+        after = ""
+        while uids := await self._database.read(jobs_of_subscription, subscription.id, after):
+            await self._database.write(self._reorder, (subscription.id, uids, now))
+            after = uids[-1]
 
     async def callback_for(self, sink: str, subscription_id: str, now: float, secret: str | None = None) -> str:
         """The id of the one callback subscription of this URL, made (as `subscription_id`) where there is none."""
@@ -206,8 +213,9 @@ class SubscriptionStore:
 
     def _replace(
         self, connection: Connection, items: Sequence[tuple[Subscription, float]]
-    ) -> Sequence[None | Exception]:
-        results: list[None | Exception] = []
+    ) -> Sequence[bool | Exception]:
+        """Whether the ordering of each is another one."""
+        results: list[bool | Exception] = []
         for subscription, now in items:
             of_it = SUBSCRIPTIONS.c.id == subscription.id
             row = connection.execute(select(SUBSCRIPTIONS).where(of_it).with_for_update()).one_or_none()
@@ -220,9 +228,14 @@ class SubscriptionStore:
             if subscription.reached_by != self._from_row(row, ()).reached_by:
                 values |= _tried_anew(row, now)
             connection.execute(update(SUBSCRIPTIONS).where(of_it).values(**values))
-            results.append(None)
+            results.append(subscription.ordering != row.config["ordering"])
         self._outbox.book.changed(connection)
         return results
+
+    def _reorder(self, connection: Connection, items: Sequence[tuple[str, Sequence[str], float]]) -> Sequence[None]:
+        for subscription_id, uids, now in items:
+            reorder(connection, self._outbox.book, subscription_id, uids, now)
+        return [None] * len(items)
 
     def _callback_for(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[str]:
         ids: list[str] = []
