@@ -39,6 +39,12 @@ def read_replace(document: Any, context: Context, before: Subscription) -> Subsc
         raise invalid(errors)
     if body.sink == context.ports.kinds.redacted_url(before.kind, before.sink):
         body = body.model_copy(update={"sink": before.sink})
+    # What is sent back as it was shown goes on following the settings.
+    settings = context.settings
+    if before.timeout_seconds is None and config.timeout_seconds == settings.default_timeout_seconds:
+        config = config.model_copy(update={"timeout_seconds": None})
+    if before.retry_schedule_seconds is None and config.retry_schedule == list(settings.default_retry_schedule_seconds):
+        config = config.model_copy(update={"retry_schedule": None})
     return _subscription(body, config, context, before)
 
 
@@ -64,8 +70,8 @@ def _subscription(
         method="POST" if body.protocolsettings is None else body.protocolsettings.method,
         headers=headers,
         ordering=config.ordering,
-        timeout_seconds=config.timeout_seconds or settings.default_timeout_seconds,
-        retry_schedule_seconds=settings.default_retry_schedule_seconds if schedule is None else tuple(schedule),
+        timeout_seconds=config.timeout_seconds,
+        retry_schedule_seconds=None if schedule is None else tuple(schedule),
         rate_per_second=config.rate_per_second,
         concurrency=config.concurrency,
         description=body.description,

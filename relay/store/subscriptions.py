@@ -314,7 +314,7 @@ class SubscriptionStore:
                 "method": subscription.method,
                 "ordering": subscription.ordering,
                 "timeout_seconds": subscription.timeout_seconds,
-                "retry_schedule_seconds": list(subscription.retry_schedule_seconds),
+                "retry_schedule_seconds": subscription.retry_schedule_seconds,
                 "rate_per_second": subscription.rate_per_second,
                 "concurrency": subscription.concurrency,
                 "options": dict(subscription.options),
@@ -332,6 +332,9 @@ class SubscriptionStore:
     def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
         sealed = loads(self._cipher.decrypt(row.sealed, context=row.id))
         config = row.config
+        if row.callback:  # its settings are the relay's own, and older rows have those of the day it was made
+            config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
+        schedule = config["retry_schedule_seconds"]
         return Subscription(
             id=row.id,
             sink=sealed["sink"],
@@ -346,7 +349,7 @@ class SubscriptionStore:
             headers=tuple((name, value) for name, value in sealed["headers"]),
             ordering=config["ordering"],
             timeout_seconds=config["timeout_seconds"],
-            retry_schedule_seconds=tuple(config["retry_schedule_seconds"]),
+            retry_schedule_seconds=None if schedule is None else tuple(schedule),
             rate_per_second=config["rate_per_second"],
             concurrency=config["concurrency"],
             description=row.description,

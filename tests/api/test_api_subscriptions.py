@@ -51,6 +51,31 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
     assert world.delivering.woken == 1
 
 
+async def test_what_a_subscription_leaves_to_the_settings_stays_so_when_it_is_sent_back_as_shown(client, world):
+    made = await create(client)
+    shown = {name: made["config"][name] for name in ("timeout_seconds", "retry_schedule")}
+    assert shown == {"timeout_seconds": 15.0, "retry_schedule": [5.0, 300.0]}
+    body = {"sink": HOOK, "description": "new", "config": shown}
+    assert (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).status_code == 200
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.timeout_seconds, stored.retry_schedule_seconds, stored.description) == (None, None, "new")
+
+    body["config"] = {"timeout_seconds": 14, "retry_schedule": [5, 301]}
+    assert (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).json()["config"]["timeout_seconds"] == 14
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.timeout_seconds, stored.retry_schedule_seconds) == (14, (5, 301))
+    body["config"] = shown
+    await client.put(f"/v1/subscriptions/{made['id']}", json=body)
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.timeout_seconds, stored.retry_schedule_seconds) == (15, (5, 300)), "it had its own"
+
+
+async def test_a_subscription_that_names_the_defaults_keeps_them(client, world):
+    made = await create(client, config={"timeout_seconds": 15, "retry_schedule": [5, 300]})
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.timeout_seconds, stored.retry_schedule_seconds) == (15, (5, 300))
+
+
 async def test_every_setting_is_taken(client, world):
     config = {
         "kind": "webhook",
