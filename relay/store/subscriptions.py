@@ -9,6 +9,7 @@ from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.filters import matches
+from relay.core.jsontext import dumps
 from relay.core.records import Page
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import NotFound
@@ -27,7 +28,7 @@ from relay.store.outbox import (
     open_pairs,
 )
 from relay.store.pages import decode_cursor, page_of
-from relay.store.rows import dumps, event_from, loads
+from relay.store.rows import event_from, loads
 from relay.store.statements import many, run
 from relay.store.tables import SecretRow
 
