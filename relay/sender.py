@@ -118,8 +118,7 @@ _trail: ContextVar[_Trail] = ContextVar("relay_sender_trail")
 class Sender:
     """An async context manager around one pool of connections, guarded by one policy for its whole life.
 
-    limit_connections        open at once in all, 0 for as many as are asked for; a request beyond waits, within its
-                             own deadline
+    limit_connections        open at once in all; a request beyond waits, within its own deadline
     connect_timeout_seconds  for one address's TCP connection and TLS handshake
     tls                      trust other authorities than the system's; must verify certificates and host names
     resolver                 another source of addresses (tests); it can not get around the guard
@@ -130,7 +129,7 @@ class Sender:
         policy: GuardPolicy,
         *,
         clock: Clock,
-        limit_connections: int = 0,
+        limit_connections: int = 512,
         connect_timeout_seconds: float = 10.0,
         tls: ssl.SSLContext | None = None,
         resolver: AbstractResolver | None = None,

@@ -1,4 +1,4 @@
-"""Slack's incoming webhooks: one sentence, what to do about it, and how to find the event again.
+"""Slack's incoming webhooks: one sentence with a link, what to do about it, the deal, and how to find the event again.
 
 Sources: Slack's documentation of incoming webhooks, of message formatting (escaping) and of Block Kit (limits).
 """
@@ -7,17 +7,21 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import SOURCE_TROUBLE, Event
-from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
 from subscribers import base
-from subscribers.wording import advice, facts, sentence
+from subscribers.wording import advice, deal, facts, ids, link, sentence
 
 SECTION_CHARACTERS = 3000
 FIELD_CHARACTERS = 2000
+MAX_FIELDS = 10
+METADATA_KEYS = "metadata_keys"
+"""Option: the fields of a job's metadata that a message shows, MAX_METADATA at most."""
 _JOB_TROUBLE = ("failed", "overdue", "not_found")
 
 _JOINER = "\u2060"
@@ -41,8 +45,8 @@ class Slack:
         return (*(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE), *SOURCE_TROUBLE)
 
     def check(self, subscription: Subscription) -> None:
-        """Refuses what an incoming webhook can not take: headers, other methods, options, workflow triggers."""
-        errors = base.option_errors(subscription)
+        """Refuses what an incoming webhook cannot take: headers, other methods, unknown options, workflow triggers."""
+        errors = base.option_errors(subscription, (METADATA_KEYS,))
         if subscription.headers:
             detail = "Slack takes no headers of your own"
             errors.append(FieldError(pointer="/protocolsettings/headers", code="invalid_header", detail=detail))
@@ -56,19 +60,28 @@ class Slack:
         base.refuse(errors)
 
     def render(self, event: Event, subscription: Subscription, context: base.Context) -> OutboundRequest:
-        """The sentence as text and as a section, advice as its fields, facts as its context."""
-        text = _clip(escape(sentence(event, context)), SECTION_CHARACTERS)
-        section: dict[str, Any] = {"type": "section", "text": _mrkdwn(text)}
-        fields = [_clip(f"*{label}*\n{escape(value)}", FIELD_CHARACTERS) for label, value in advice(event)]
-        if fields:
-            section["fields"] = [_mrkdwn(field) for field in fields]
-        elements = [_clip(f"{label} {escape(value)}", FIELD_CHARACTERS) for label, value in facts(event, context)]
-        footer = {"type": "context", "elements": [_mrkdwn(element) for element in elements]}
-        payload = {"text": text, "blocks": [section, footer], "unfurl_links": False, "unfurl_media": False}
+        """The sentence as text and, with the link, as a section; advice and the deal as its fields; where and when, and
+        the ids, each as a line of context."""
+        text = escape(sentence(event, context))
+        linked = _link(link(event))
+        body = _clip(text, SECTION_CHARACTERS - len(linked)) + linked
+        section: dict[str, Any] = {"type": "section", "text": _mrkdwn(body)}
+        pairs = (*advice(event), *deal(event, subscription.options.get(METADATA_KEYS)))[:MAX_FIELDS]
+        if pairs:
+            section["fields"] = [
+                _mrkdwn(_clip(f"*{escape(label)}*\n{escape(value)}", FIELD_CHARACTERS)) for label, value in pairs
+            ]
+        blocks = [section, *(_context(found) for found in (facts(event, context), ids(event)) if found)]
+        payload = {
+            "text": _clip(text, SECTION_CHARACTERS),
+            "blocks": blocks,
+            "unfurl_links": False,
+            "unfurl_media": False,
+        }
         return OutboundRequest(
             url=subscription.sink,
             headers=(("Content-Type", "application/json; charset=utf-8"),),
-            body=dumps(payload),
+            body=orjson.dumps(payload),
         )
 
     def classify(self, response: Response, now: float) -> Outcome:
@@ -111,6 +124,18 @@ def _clip(escaped: str, limit_characters: int) -> str:
     kept = escaped[: limit_characters - 1]
     ampersand = kept.rfind("&")
     return (kept if kept.rfind(";") > ampersand or ampersand < 0 else kept[:ampersand]) + "…"
+
+
+def _link(url: str | None) -> str:
+    """A line with the URL under its host's name; empty without one."""
+    if url is None:
+        return ""
+    return f"\n<{url.replace('&', '&amp;')}|Open in {escape(base.host_of(url))}>"
+
+
+def _context(found: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    elements = [_mrkdwn(_clip(f"{label} {escape(value)}", FIELD_CHARACTERS)) for label, value in found]
+    return {"type": "context", "elements": elements}
 
 
 def _mrkdwn(text: str) -> dict[str, Any]:

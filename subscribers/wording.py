@@ -1,22 +1,27 @@
-"""An event in one human sentence, and the facts beside it. Plain text: each chat kind escapes it its own way.
+"""An event in words for a person: a sentence, what to do about it, the deal, and where to find it again. Plain text:
+each chat kind escapes it its own way.
 
-Nothing of the upstream's item is read here: it may hold a recipient's address or the text of a message. What a person
-gets to see is the event's attributes, the hint, and the name that the user gave in the job's metadata.
+Of the upstream's item only the sending account's id is read: the rest may hold a recipient's address or the text of a
+message. A person sees the event's attributes, the hint, and what the user gave as metadata.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from relay.core.events import RELAY_SOURCE, Event
 from relay.core.job import JOB_EVENTS
-from subscribers.base import Context, redacted_url
+from subscribers.base import Context, redacted_url, split_url
 
 Document = Mapping[str, Any]
 
 NAME_CHARACTERS = 80
+MAX_METADATA = 5
+"""How many fields of a job's metadata a message shows."""
 TEXT_CHARACTERS = 500
+DEFAULT_ACCOUNT = "default"
 _WORD_CHARACTERS = 60
+_VALUE_CHARACTERS = 200
 _SHORT_ID_CHARACTERS = 8
 
 _BRANDS = {"linkedin": "LinkedIn", "whatsapp": "WhatsApp"}
@@ -32,6 +37,19 @@ _ADDRESS = re.compile(
     r"|(?<![\w-])\+?(?!\d{4}-\d\d-\d\d)\(?\d[\d ().-]{6,40}\d",  # phone numbers
     re.IGNORECASE,
 )
+
+# Metadata that nobody asked for by name is shown only where its key does not speak of a person, of what was written to
+# one, or of a credential. `company_name` and `owner` are shown, `first_name` and `recipient` are not.
+_PRIVATE_KEY = re.compile(
+    r"(?:(?:recipient|contact|person|people|prospect|lead|candidate|to|first|last|full|middle|given|family|nick|user)_?)*"
+    r"name|sur_?name|to|(?:recipient|contact|person|prospect|candidate).*"
+    r"|.*(?:e_?mail|phone|mobile|whatsapp|linkedin|profile|address).*"
+    r"|(?:.*_)?(?:text|message|body|content|html|subject|note|notes)"
+    r"|.*(?:token|secret|password|passwd|credential|authorization|cookie|api_?key|private_?key).*"
+)
+_LINK = re.compile(r"https?://[!-;=?-{}~]{1,1500}", re.IGNORECASE)  # visible ASCII but `<`, `>` and `|`
+_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
+_DIGITS = re.compile(r"\d{1,20}", re.ASCII)
 
 
 def sentence(event: Event, context: Context) -> str:
@@ -49,28 +67,71 @@ def sentence(event: Event, context: Context) -> str:
 
 def advice(event: Event) -> tuple[tuple[str, str], ...]:
     """How to fix it, who can, and what sending it again does, as (label, text); empty where nothing is known of it."""
-    hint = _mapping(_data(event.document()).get("hint"))
+    data = _data(event.document())
+    hint = _mapping(data.get("hint"))
+    fix = without_addresses(hint.get("fix"))
+    if not fix and event.source == RELAY_SOURCE and event.type in _RELAY_FIXES:
+        fix = _RELAY_FIXES[event.type](data)
     found = [
-        ("How to fix it", without_addresses(hint.get("fix"))),
+        ("How to fix it", fix),
         ("Who can fix it", without_addresses(hint.get("who"))),
-        ("Sending it again", _repeat(hint.get("repeat"), job_event_kind(event.type))),
+        (
+            "Sending it again",
+            _repeat(hint.get("repeat"), job_event_kind(event.type), over=data.get("inferred") is True),
+        ),
     ]
     return tuple((label, text) for label, text in found if text)
 
 
+def deal(event: Event, metadata_keys: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
+    """What the job is about, as (label, text): its metadata, the channel, and the account that sends.
+
+    `metadata_keys` are the fields of the metadata that the subscription chose, None: it chose none. Then the first ones
+    are shown that say nothing of a person.
+    """
+    if job_event_kind(event.type) is None:
+        return ()
+    document = event.document()
+    metadata = _metadata(document)
+    if metadata_keys is None:
+        shown = [(key, text) for key, value in metadata.items() if (text := _public_text(key, value))]
+    else:
+        shown = [(key, text) for key in metadata_keys if (text := _scalar_text(metadata.get(key)))]
+    found = [(_label(key), text) for key, text in shown[:MAX_METADATA]]
+    found += [
+        ("Channel", _pretty(one_line(document.get("channel"), _WORD_CHARACTERS))),
+        ("Sending account", _sending_account(_data(document))),
+    ]
+    return tuple((label, text) for label, text in found if text)
+
+
+def link(event: Event) -> str | None:
+    """The http(s) URL in the job's metadata, under `url`. It holds no character that a chat's markup would read."""
+    url = _metadata(event.document()).get("url") if job_event_kind(event.type) else None
+    if not isinstance(url, str) or not _LINK.fullmatch(url):
+        return None
+    parts = split_url(url)
+    return None if parts is None or "@" in parts.netloc else url
+
+
 def facts(event: Event, context: Context) -> tuple[tuple[str, str], ...]:
-    """What a person needs to find the event again, as (label, text)."""
+    """Where and when it happened, as (label, text)."""
     document = event.document()
     data = _data(document)
+    name = one_line(document.get("account") or data.get("account"), NAME_CHARACTERS)
     moment = one_line(document.get("time"))
     found = [
         ("Job", one_line(document.get("subject") if job_event_kind(event.type) else data.get("job"), 200)),
-        ("Account", _account(document.get("account") or data.get("account"), context)),
+        ("Relay account", "" if name == DEFAULT_ACCOUNT else _account(name, context)),
         ("Time", re.sub(r"^(.{10})T(.{8})\.\d{3}Z$", r"\1 \2 UTC", moment)),
-        ("Sequence", str(event.sequence or "")),
-        ("Request", one_line(data.get("request_id"))),
-        ("Event", one_line(event.id)),
     ]
+    return tuple((label, text) for label, text in found if text)
+
+
+def ids(event: Event) -> tuple[tuple[str, str], ...]:
+    """The ids by which support finds it again, as (label, text): Revor's of the request, and the event's."""
+    data = _data(event.document())
+    found = [("Request", one_line(data.get("request_id"))), ("Event", one_line(event.id))]
     return tuple((label, text) for label, text in found if text)
 
 
@@ -114,12 +175,51 @@ def _what(document: Document) -> str:
 
 def _recipient_name(document: Document) -> str:
     """The name that the user gave; empty where there is none, or where it is rather an address."""
-    metadata = _mapping(_data(document).get("metadata"))
+    metadata = _metadata(document)
     for field in ("recipient_name", "name"):
         name = one_line(metadata.get(field), NAME_CHARACTERS)
         if name and not _ADDRESS.search(name):
             return name
     return ""
+
+
+def _metadata(document: Document) -> Document:
+    """The metadata that was given at registration, beside those that the create itself carried."""
+    data = _data(document)
+    return {**_mapping(_mapping(data.get("request")).get("metadata")), **_mapping(data.get("metadata"))}
+
+
+def _public_text(key: str, value: object) -> str:
+    """A metadata value that nobody chose, as text; empty where it may say something of a person, or is the link."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", key).strip("_").lower()
+    text = _scalar_text(value)
+    if words == "url" or _PRIVATE_KEY.fullmatch(words) or _ADDRESS.search(key):
+        return ""
+    return text if _DIGITS.fullmatch(text) or not _ADDRESS.search(text) else ""
+
+
+def _scalar_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)[:_WORD_CHARACTERS] if isinstance(value, int | float) else one_line(value, _VALUE_CHARACTERS)
+
+
+def _label(key: str) -> str:
+    words = one_line(key.replace("_", " "), _WORD_CHARACTERS)
+    return words[:1].upper() + words[1:] or "-"
+
+
+def _sending_account(data: Document) -> str:
+    """The id of the connected account that sends, where it is known and looks like an id."""
+    result = _mapping(_mapping(data.get("job")).get("result"))
+    id = one_line(data.get("connect_account_id") or result.get("account_id"), _WORD_CHARACTERS)
+    return id if _ACCOUNT_ID.fullmatch(id) else ""
+
+
+def _upstream(event_type: object) -> str:
+    """`Revor` for `ai.revor.job.failed`."""
+    source = event_type.rpartition(".job.")[0].rpartition(".")[2] if isinstance(event_type, str) else ""
+    return _pretty(one_line(source, _WORD_CHARACTERS)) or "The upstream"
 
 
 def _because(document: Document) -> str:
@@ -130,9 +230,14 @@ def _because(document: Document) -> str:
     channel = _pretty(one_line(document.get("channel"), _WORD_CHARACTERS))
     if channel:
         meaning = meaning.replace(f"The {channel} ", "The ", 1)  # the sentence begins with it already
-    first = meaning.split()[0]
-    proper = any(letter.isupper() for letter in first[1:]) or first.lower() in str(document.get("source")).lower()
-    return f": {meaning if proper or first == 'I' else meaning[0].lower() + meaning[1:]}"
+    return f": {_continued(meaning, document.get('source'))}"
+
+
+def _continued(text: str, source: object) -> str:
+    """A sentence as the second half of another one: it begins in lower case, but for names."""
+    first = text.split()[0]
+    proper = any(letter.isupper() for letter in first[1:]) or first.lower() in str(source).lower()
+    return text if proper or first == "I" else text[0].lower() + text[1:]
 
 
 def _succeeded(document: Document, what: str) -> str:
@@ -143,7 +248,9 @@ def _succeeded(document: Document, what: str) -> str:
     return f"{what} found no fitting post, nothing was liked" if action == "post_like" else f"{what} had nothing to do"
 
 
-def _repeat(repeat: object, kind: str | None) -> str:
+def _repeat(repeat: object, kind: str | None, *, over: bool) -> str:
+    if kind == "retrying" and over:
+        return ""
     if kind == "retrying":
         return "is not needed: it is tried again by itself"
     if kind in _OPEN and repeat == "may_send_twice":
@@ -153,8 +260,8 @@ def _repeat(repeat: object, kind: str | None) -> str:
 
 _OPEN = ("overdue", "status_unknown")
 _REPEAT: Mapping[str, str] = {
-    "safe": "is safe once that is done: nothing was sent",
-    "useless": "fails again until that is done",
+    "safe": "is safe once this is fixed: nothing was sent",
+    "useless": "fails again until this is fixed",
     "may_send_twice": "could reach the person twice: check first whether it was sent",
 }
 
@@ -178,29 +285,36 @@ _JOB_SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
     "cancelled": lambda document, what: f"{what} was cancelled{_because(document)}",
     "retrying": _retrying,
     "overdue": lambda _, what: f"{what} has not ended by its deadline: the relay goes on polling, less often",
-    "not_found": lambda _, what: f"{what} was not found: the upstream does not know it, so its end will not be seen",
+    "not_found": lambda document, what: (
+        f"{what} was not found: {_upstream(document.get('type'))} does not know it, so its end will not be seen"
+    ),
     "status_unknown": _status_unknown,
 }
 
 
 def _unauthorized(data: Document, context: Context) -> str:
-    return f"{_source(data)} refuses the API key of {_whose(data, context)}{_why(data)}"
+    return f"{_source(data)} refuses the API key{_of_account(data, context)}{_why(data)}{_waiting(data)}"
 
 
 def _down(data: Document, context: Context) -> str:
-    waiting = data.get("open_jobs")
-    jobs = ""
-    if isinstance(waiting, int) and waiting:
-        jobs = ". 1 open job waits" if waiting == 1 else f". {waiting} open jobs wait"
-    return f"{_source(data)} does not answer for {_whose(data, context)}{_why(data)}{jobs}"
+    return f"{_source(data)} does not answer{_for_account(data, context)}{_why(data)}{_waiting(data)}"
 
 
 def _source_recovered(data: Document, context: Context) -> str:
-    return f"{_source(data)} answers again for {_whose(data, context)}"
+    return f"{_source(data)} answers again{_for_account(data, context)}"
+
+
+def _waiting(data: Document) -> str:
+    waiting = data.get("open_jobs")
+    if not isinstance(waiting, int) or not waiting:
+        return ""
+    return ". 1 open job waits" if waiting == 1 else f". {waiting} open jobs wait"
 
 
 def _disabled(data: Document, _: Context) -> str:
-    return f"Subscription {_subscription(data)} was disabled{_why(data)}. Its events are kept until it is enabled again"
+    reason = without_addresses(data.get("reason")).rstrip(".! ")
+    because = f": {reason}" if reason else ""
+    return f"Subscription {_subscription(data)} was disabled{because}. Its events are kept until it is enabled again"
 
 
 def _recovered(data: Document, _: Context) -> str:
@@ -211,7 +325,8 @@ def _expired(data: Document, _: Context) -> str:
     attempts = data.get("attempts")
     tries = f" after {attempts} attempt{'' if attempts == 1 else 's'}" if isinstance(attempts, int) else ""
     last = without_addresses(data.get("last_error")) or without_addresses(data.get("reason"))
-    event = f"{one_line(data.get('event_type'))} event to subscription {one_line(data.get('subscription'))}"
+    type = one_line(data.get("event_type"))
+    event = f"{job_event_kind(type) or type} event to subscription {one_line(data.get('subscription'))}"
     return f"Delivery of one {event} was given up{tries}" + (f": {last}" if last else "")
 
 
@@ -229,13 +344,27 @@ _RELAY_SENTENCES: Mapping[str, Callable[[Document, Context], str]] = {
     "relay.test": _test,
 }
 
+_RELAY_FIXES: Mapping[str, Callable[[Document], str]] = {
+    "relay.subscription.disabled": lambda data: _command("relay subscriptions resume", data.get("subscription")),
+    "relay.delivery.expired": lambda data: _command("relay deliveries retry", data.get("delivery")),
+}
+
+
+def _command(command: str, id: object) -> str:
+    id = one_line(id, _WORD_CHARACTERS)
+    return f"Fix the receiver, then run: {command} {id}" if id else ""
+
 
 def _source(data: Document) -> str:
     return _pretty(one_line(data.get("source"), _WORD_CHARACTERS)) or "The upstream"
 
 
-def _whose(data: Document, context: Context) -> str:
-    return f"account {_account(data.get('account'), context) or 'default'}"
+def _of_account(data: Document, context: Context) -> str:
+    return f" of account {_account(data.get('account'), context) or DEFAULT_ACCOUNT}"
+
+
+def _for_account(data: Document, context: Context) -> str:
+    return f" for account {_account(data.get('account'), context) or DEFAULT_ACCOUNT}"
 
 
 def _account(value: object, context: Context) -> str:
@@ -248,8 +377,10 @@ def _subscription(data: Document) -> str:
 
 
 def _why(data: Document) -> str:
-    reason = without_addresses(data.get("reason")).rstrip(".! ")
-    return f": {reason}" if reason else ""
+    """What the error means, or else the reason that the event gives."""
+    hint = _mapping(data.get("hint"))
+    meaning = (without_addresses(hint.get("meaning")) or without_addresses(data.get("reason"))).rstrip(".! ")
+    return f": {_continued(meaning, data.get('source'))}" if meaning else ""
 
 
 def _pretty(word: str) -> str:

@@ -64,6 +64,7 @@ _SUBSCRIPTION = {
         "retry_schedule": [5.0, 300.0, 1800.0],
         "rate_per_second": None,
         "concurrency": None,
+        "metadata_keys": None,
     },
     "description": "The CRM",
     "state": "enabled",

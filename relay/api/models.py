@@ -18,6 +18,7 @@ MAX_DEADLINE_SECONDS = 366 * 86_400.0
 MAX_RETRIES = 50
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
 MAX_TYPES = 100
+MAX_METADATA_KEYS = 5
 
 # No control, formatting, private or never assigned characters, and of the spaces only the plain one.
 PRINTABLE = (
@@ -194,6 +195,12 @@ class SubscriptionConfig(Body):
     )
     rate_per_second: float | None = Field(default=None, gt=0, le=10_000)
     concurrency: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_000)] | None = None
+    metadata_keys: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
+        default=None,
+        max_length=MAX_METADATA_KEYS,
+        description="Of kind `slack`: the fields of a job's metadata that a message shows. Without it: the first ones "
+        "whose keys and values speak of no person.",
+    )
     secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
         default=None, description="Your own signing secret, `whsec_…`; one is made without it."
     )

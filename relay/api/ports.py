@@ -265,6 +265,9 @@ class Deliveries(Protocol):
 class Subscriptions(Protocol):
     """The store's subscriptions."""
 
+    async def all(self) -> list[Subscription]:
+        """Every one but those of callback URLs."""
+
     async def create(self, subscription: Subscription) -> Subscription: ...
     async def replace(self, subscription: Subscription, now: float) -> None: ...
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None: ...

@@ -16,12 +16,21 @@ SUBSCRIPTIONS = (
         handler=subscriptions.create,
         scopes=ADMINS,
         body=models.SubscriptionCreate,
+        query=(
+            boolean(
+                "reuse", "Where its sink is subscribed already, answer 200 with that one and make none.", default=False
+            ),
+        ),
         answers={
+            200: Answer(
+                description="With `reuse`: the subscription of this sink that is there, as it is.",
+                model=shapes.Subscription,
+            ),
             201: Answer(
                 description="The subscription; `config.secret` is shown this once.",
                 model=shapes.Subscription,
                 headers=LOCATION,
-            )
+            ),
         },
     ),
     Operation(

@@ -144,6 +144,7 @@ class ShownConfig(Shape):
     retry_schedule: list[float]
     rate_per_second: float | None
     concurrency: int | None
+    metadata_keys: list[str] | None
     secret: str = Field(default="", description="Only in the answer to the request that made it.")
 
 

@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
@@ -28,19 +29,25 @@ async def create(call: Call) -> Response:
     """`POST /v1/subscriptions`."""
     now = call.ports.clock()
     subscription, given = read_create(call.document, call.context, id=new_id("sub", now), now=now)
+    if call.query["reuse"]:
+        same = sorted(
+            (one for one in await call.ports.subscriptions.all() if same_url(one.sink, subscription.sink)),
+            key=lambda one: one.id,
+        )
+        if same:
+            return _shown(call, same[0])
     secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
     made = replace(subscription, secrets=(SigningSecret(value=secret),))
     await call.ports.subscriptions.create(made)
     call.ports.delivering.wake()
-    view = subscription_view(made, call.ports.kinds.redacted_url, call.ports.settings, secret=secret)
+    view = subscription_view(made, call.ports.kinds.redacted_url, secret=secret)
     return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
 
 
 async def list_subscriptions(call: Call) -> Response:
     """`GET /v1/subscriptions`."""
     page = await call.ports.subscriptions.page(**call.query)
-    kinds, settings = call.ports.kinds, call.ports.settings
-    shown = tuple(subscription_view(one, kinds.redacted_url, settings) for one in page.items)
+    shown = tuple(subscription_view(one, call.ports.kinds.redacted_url) for one in page.items)
     return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
 
 
@@ -121,8 +128,18 @@ async def signing_secret(call: Call) -> Response:
     return json_response({"secret": await call.ports.node.callback_secret()})
 
 
+def same_url(one: str, other: str) -> bool:
+    """Whether two sinks are one URL: scheme and host are the same in upper and lower case."""
+    return _comparable(one) == _comparable(other)
+
+
+def _comparable(url: str) -> tuple[str, ...]:
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
+
+
 def _shown(call: Call, subscription: Subscription) -> Response:
-    return json_response(subscription_view(subscription, call.ports.kinds.redacted_url, call.ports.settings))
+    return json_response(subscription_view(subscription, call.ports.kinds.redacted_url))
 
 
 async def _find(call: Call) -> Subscription:

@@ -1,18 +1,20 @@
 """`relay subscriptions`: who gets which events. And `relay signing-secret`."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from relay.cli.client import api, full_types, segment
-from relay.cli.output import Json, Limit, note, print_fields, print_json, print_table, say, working
+from relay.cli.output import Json, Limit, clean, note, print_fields, print_json, print_table, say, working
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, SINCE_HELP, Wait, follow_up, moment
-from relay.errors import RelayError
+from relay.errors import RelayError, UsageError
 
 app = typer.Typer(help="Say who gets which events.", no_args_is_help=True)
 
 SubscriptionId = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (sub_…).")]
 TEST_TIMEOUT_SECONDS = 90.0
+FAILED = "ai.revor.job.failed"
 
 
 @app.command()
@@ -20,27 +22,71 @@ def add(
     sink: Annotated[str, typer.Argument(metavar="SINK", help="URL that gets the events.")],
     types: Annotated[str | None, typer.Option(help="Event types, such as failed,overdue.")] = None,
     kind: Annotated[str | None, typer.Option(help="webhook, slack; by default what the host is known for.")] = None,
+    metadata_keys: Annotated[
+        str | None, typer.Option(help="slack: fields of a job's metadata to show, such as deal,owner.")
+    ] = None,
     description: Annotated[str | None, typer.Option(help="A text of yours.")] = None,
     test: Annotated[bool, typer.Option(help="Send a sample.")] = True,
+    duplicate: Annotated[
+        bool, typer.Option("--duplicate", help="Add it even if this URL is subscribed already.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Subscribe a URL, send it a sample, and say what will arrive. The secret is shown this once."""
+    """Subscribe a URL, send it a sample, and say what will arrive. The secret is shown this once.
+
+    Exit code 1 when the sink does not take the sample: the subscription is kept.
+    """
+    config = {"kind": kind, "metadata_keys": _names(metadata_keys, "--metadata-keys")}
     body: dict[str, Any] = {"sink": sink, "types": full_types(types), "description": description}
-    if kind is not None:
-        body["config"] = {"kind": kind}
-    client = api()
-    made = client.post("/v1/subscriptions", {name: value for name, value in body.items() if value is not None})
-    tested = _test(made["id"], None) if test else None
+    body["config"] = {name: value for name, value in config.items() if value is not None} or None
+    given = {name: value for name, value in body.items() if value is not None}
+    answer = api().send("POST", "/v1/subscriptions", query=None if duplicate else {"reuse": True}, body=given)
+    made, is_new = answer.document, answer.status == 201
+    if not is_new:
+        _offer(made, json=json)
+    tested = _test(made["id"], _sample_type(made.get("types"))) if test else None
     if json:
         print_json({**made, "test": tested} if test else made)
-        return
-    config = made.get("config") or {}
-    say(f"{made['id']} is {made.get('state', 'enabled')}")
+    else:
+        _introduce(made, named=types is not None)
+        if tested is not None:
+            say(_verdict(made["id"], tested))
+    if test and (tested is None or not _taken(tested)):
+        raise typer.Exit(1)
+
+
+def _offer(found: dict[str, Any], *, json: bool) -> None:
+    """Asks whether to go on with the subscription that is there. Raises UsageError where no one can be asked, or says
+    no."""
+    id = found["id"]
+    what = f"{found.get('sink')} is subscribed already, as {id} ({found.get('state')})"
+    if json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(f"{what}. Use it: `relay subscriptions test {id}`. To add another one, give --duplicate")
+    if not typer.confirm(clean(f"{what}. Use it, with its settings as they are?"), default=True):
+        raise UsageError("nothing was added. To add another subscription of this URL, give --duplicate")
+
+
+def _introduce(subscription: dict[str, Any], *, named: bool) -> None:
+    config = subscription.get("config") or {}
+    say(f"{subscription['id']} is {subscription.get('state', 'enabled')}")
     if config.get("secret") and config.get("kind", "webhook") == "webhook":
         say(f"signing secret, shown this once: {config['secret']}")
-    say(expectation(config.get("kind", "webhook"), made.get("types"), named=types is not None))
-    if tested is not None:
-        say(_verdict(tested))
+    say(expectation(config.get("kind", "webhook"), subscription.get("types"), named=named))
+
+
+def _sample_type(types: list[str] | None) -> str:
+    """The sample to send to a new subscription: a failed job, unless it gets none of these."""
+    wanted = types or [FAILED]
+    return next((type for type in wanted if type.endswith(".job.failed")), wanted[0])
+
+
+def _names(text: str | None, option: str) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"{option} is empty: write it like deal,owner")
+    return names
 
 
 @app.command("list")
@@ -78,7 +124,7 @@ def send_sample(
     """Send a realistic sample now. Exit code 1 when the sink does not take it."""
     named = full_types(type)
     tested = _test(id, named[0] if named else None, raising=True)
-    print_json(tested) if json else say(_verdict(tested))
+    print_json(tested) if json else say(_verdict(id, tested))
     raise typer.Exit(0 if _taken(tested) else 1)
 
 
@@ -156,7 +202,9 @@ def expectation(kind: str, types: list[str] | None, *, named: bool) -> str:
     if kind == "slack":
         if named and types:
             return f"Slack gets one message for each {_words(types)} event."
-        return "Slack gets one message for each failed, overdue and lost job, and when the source is in trouble."
+        return (
+            "Slack gets one message for each failed, overdue and lost job, and when Revor refuses the key or is down."
+        )
     if types:
         return f"The sink gets each {_words(types)} event, signed, in order within a job."
     return "The sink gets every event of every job, signed, in order within a job."
@@ -185,7 +233,7 @@ def _test(id: str, type: str | None, *, raising: bool = False) -> Any:
     except RelayError as error:
         if raising:
             raise
-        note(f"relay: no sample was sent: {error}")
+        note(f"relay: no sample was sent ({error}). {_next(id)}")
         return None
 
 
@@ -193,9 +241,13 @@ def _taken(tested: Any) -> bool:
     return bool(tested["delivered"])
 
 
-def _verdict(tested: Any) -> str:
+def _verdict(id: str, tested: Any) -> str:
     attempt = tested["attempt"]
     if _taken(tested):
         return f"the sample was taken: {attempt['status_code']} in {attempt['duration_ms']:.0f} ms"
-    reason = attempt["error"] or (f"answered {attempt['status_code']}" if attempt["status_code"] else tested["reason"])
-    return f"the sample was not taken ({reason}): look at the sink, then try `relay subscriptions test`"
+    reason = attempt["error"] or tested["reason"] or f"answered {attempt['status_code']}"
+    return f"the sample was not taken ({reason}). {_next(id)}"
+
+
+def _next(id: str) -> str:
+    return f"{id} is kept: fix the receiver, then run `relay subscriptions test {id}`"

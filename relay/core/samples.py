@@ -14,8 +14,40 @@ SAMPLE_JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
 _JOB_UID = "job_01jvpq0000000000000000000a"
 _SUBSCRIPTION_ID = "sub_01jvpq0000000000000000000b"
 _DELIVERY_ID = "dlv_01jvpq0000000000000000000c"
-_METADATA = {"recipient_name": "Alex", "sample": True}
-_HINT = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
+_METADATA = {
+    "recipient_name": "Alex",
+    "deal": "Example Ltd, renewal",
+    "owner": "Kim",
+    "url": "https://crm.example/deals/42",
+    "sample": True,
+}
+_CONNECT_ACCOUNT_ID = "acc_sample"
+_HINTS = {
+    "failed": Hint(
+        meaning="The account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
+    ),
+    "retrying": Hint(
+        meaning="Revor had no worker free for this job", fix="Wait a few minutes", who="Revor", repeat="may_send_twice"
+    ),
+    "overdue": Hint(
+        meaning="The job has not ended by its deadline; the relay goes on polling, less often",
+        fix="Open the job in Revor to see what holds it up",
+        who="account owner",
+        repeat="may_send_twice",
+    ),
+    "not_found": Hint(
+        meaning="Revor does not know this job: a wrong id, or another account's key made it",
+        fix="Check the job's id, and use the key of the account that made it",
+        who="developer",
+        repeat="may_send_twice",
+    ),
+    "status_unknown": Hint(
+        meaning="Revor reports a status that this version of the relay does not know; the job counts as open",
+        fix="Update the relay",
+        who="administrator",
+        repeat="may_send_twice",
+    ),
+}
 
 
 class _Step(NamedTuple):
@@ -56,7 +88,7 @@ def sample_event(
     source: str = "sample",
     account: str = "default",
     channel: str = "linkedin",
-    action: str = "message.dispatch",
+    action: str = "outreach.dispatch",
 ) -> Event:
     """A sample of one type. `dataschema_base` is where the relay is reached, for the schemas of events about itself.
 
@@ -91,7 +123,7 @@ def _job_sample(
         request_id="req_sample",
     )
     error = {"code": "sample_error", "message": "This is a sample", "retryable": False} if step.explained else None
-    result = None if seen.result_status is None else {"status": seen.result_status, "channel": channel}
+    result = None if seen.result_status is None else {"status": seen.result_status, "account_id": _CONNECT_ACCOUNT_ID}
     item = {"id": SAMPLE_JOB_ID, **_with_text_times(seen.item()), "result": result, "error": error}
     job = Job(
         uid=_JOB_UID,
@@ -117,7 +149,7 @@ def _job_sample(
         transition,
         origin,
         seen=None if kind in ("overdue", "not_found") else replace(seen, upstream=item),
-        hint=_HINT if step.explained else None,
+        hint=_HINTS.get(kind),
     )
 
 

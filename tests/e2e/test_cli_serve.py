@@ -78,9 +78,14 @@ async def test_the_whole_way_from_a_terminal(start: Start) -> None:
     assert world.json("jobs", "explain", ids[0])["sentence"]
     assert world.json("jobs", "untrack", ids[0], "--purge")["id"] == ids[0]
 
-    made = world.json("subscriptions", "add", "http://127.0.0.1:9/hook", "--types", "failed")
+    code, lines = world.run("subscriptions", "add", "http://127.0.0.1:9/hook", "--types", "failed", "--json")
+    made = json.loads(lines[0])
+    assert code == 1, "the sample was not taken"
     assert made["config"]["secret"].startswith("whsec_")
     assert made["test"]["delivered"] is False
+    code, lines = world.run("subscriptions", "add", "http://127.0.0.1:9/hook")
+    assert (code, len(lines)) == (2, 1)
+    assert made["id"] in lines[0]
     for action in ("pause", "resume", "rotate-secret", "show", "remove"):
         world.json("subscriptions", action, made["id"])
     assert world.json("subscriptions", "list") == []

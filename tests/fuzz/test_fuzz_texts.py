@@ -67,22 +67,27 @@ CONTEXTS = st.builds(
 )
 
 
+LINK = re.compile(r"\n<https?://(?:[!-%'-;=?-{}~]|&amp;)+\|Open in [^<>|\n]+>\Z", re.IGNORECASE)
+
+
 def check_message(event: Event, context: Context) -> None:
     """Slack's limits and its own models take it, and none of its marks come from what somebody wrote."""
     payload = orjson.loads(KIND.render(event, SUBSCRIPTION, context).body)
     assert 1 <= len(payload["text"]) <= slack.SECTION_CHARACTERS
     blocks = Block.parse_all(payload["blocks"])
-    assert [block.type for block in blocks if block] == ["section", "context"]
+    assert [block.type for block in blocks if block] == ["section", *["context"] * (len(blocks) - 1)]
     for block in blocks:
         assert block is not None
         block.validate_json()
-    section, footer = payload["blocks"]
+    section, *footers = payload["blocks"]
     fields = [field["text"] for field in section.get("fields", [])]
-    elements = [element["text"] for element in footer["elements"]]
+    elements = [element["text"] for footer in footers for element in footer["elements"]]
     assert len(fields) <= 10
-    assert 1 <= len(elements) <= 10
+    assert 1 <= len(footers) <= 2
     assert all(1 <= len(text) <= slack.FIELD_CHARACTERS for text in (*fields, *elements))
-    for text in (payload["text"], section["text"]["text"], *elements, *(text.partition("\n")[2] for text in fields)):
+    said = LINK.sub("", section["text"]["text"])
+    parts = [part for label, _, value in (text.partition("\n") for text in fields) for part in (label[1:-1], value)]
+    for text in (payload["text"], said, *elements, *parts):
         assert not re.search(r"[<>]|&(?!(?:amp|lt|gt);)", text)
         assert not re.search(r"[@#](?=\w)|:[a-z][a-z0-9_+-]*:", text)
         assert not re.search("(?<!\u2060)[*~`]|[*~`](?!\u2060)", text.removesuffix("…"))
@@ -98,7 +103,7 @@ def printable(text: str) -> str:
 @fuzzed(
     kind=st.sampled_from(JOB_EVENTS),
     words=st.fixed_dictionaries(dict.fromkeys(("id", "account", "channel", "action", "code", "message"), SENT)),
-    metadata=st.dictionaries(st.sampled_from(["recipient_name", "name", "deal"]), SENT | JSON_VALUES),
+    metadata=st.dictionaries(st.sampled_from(["recipient_name", "name", "deal", "url"]) | SENT, SENT | JSON_VALUES),
     hint=st.none() | st.builds(Hint, meaning=SENT, fix=SENT, who=SENT, repeat=st.sampled_from(get_args(Repeat))),
     context=CONTEXTS,
     item=st.dictionaries(SENT, JSON_VALUES, max_size=3),

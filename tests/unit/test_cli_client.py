@@ -279,19 +279,108 @@ def test_an_id_is_one_segment_of_the_path(stub: Stub) -> None:
     assert run(["jobs", "show", "a/b?", "--json"]) == 0
 
 
+SLACK = {"id": "sub_1", "sink": "https://hooks.slack.com/…", "state": "enabled", "config": {"kind": "slack"}}
+SINK = "https://hooks.slack.com/services/T/B/x"
+
+
+def sample_result(*, delivered: bool = True, **attempt: Any) -> dict[str, Any]:
+    attempt = {"status_code": 200, "duration_ms": 12.0, "error": None, **attempt}
+    return {"delivered": delivered, "reason": "http_410: no_service" if not delivered else "ok", "attempt": attempt}
+
+
+def sent(stub: Stub, what: str) -> list[Any]:
+    return [json.loads(body) for seen, _, body in stub.seen if seen.partition("?")[0] == what]
+
+
 def test_adding_a_subscription_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    made = {"id": "sub_1", "state": "enabled", "types": ["ai.revor.job.failed"], "config": {"kind": "slack"}}
-    stub.says("POST /v1/subscriptions", made, status=201)
-    attempt = {"status_code": 200, "duration_ms": 12.0, "error": None}
-    stub.says("POST /v1/subscriptions/sub_1/test", {"delivered": True, "reason": None, "attempt": attempt})
-    assert run(["subscriptions", "add", "https://hooks.slack.com/services/T/B/x"]) == 0
+    stub.says("POST /v1/subscriptions", {**SLACK, "types": ["ai.revor.job.failed"]}, status=201)
+    stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
+    assert run(["subscriptions", "add", SINK, "--metadata-keys", "deal, owner"]) == 0
     out = capsys.readouterr().out
-    assert "Slack gets one message for each failed, overdue and lost job, and when the source is in trouble." in out
+    assert "Slack gets one message for each failed, overdue and lost job, and when Revor refuses the key or is d" in out
     assert "the sample was taken: 200 in 12 ms" in out
     assert run(["subscriptions", "add", "https://example.com/x", "--types", "failed,overdue", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test"]["delivered"] is True
-    sent = json.loads([body for what, _, body in stub.seen if what == "POST /v1/subscriptions"][1])
-    assert sent == {"sink": "https://example.com/x", "types": ["ai.revor.job.failed", "ai.revor.job.overdue"]}
+    first, second = sent(stub, "POST /v1/subscriptions")
+    assert first == {"sink": SINK, "config": {"metadata_keys": ["deal", "owner"]}}
+    assert second == {"sink": "https://example.com/x", "types": ["ai.revor.job.failed", "ai.revor.job.overdue"]}
+    assert run(["subscriptions", "add", SINK, "--metadata-keys", " , "]) == 2
+
+
+@pytest.mark.parametrize(
+    ("types", "sample"),
+    [
+        (None, "ai.revor.job.failed"),
+        (["ai.revor.job.overdue", "ai.revor.job.failed", "relay.source.down"], "ai.revor.job.failed"),
+        (["ai.revor.job.succeeded", "ai.revor.job.running"], "ai.revor.job.succeeded"),
+        (["relay.source.down"], "relay.source.down"),
+    ],
+)
+def test_the_sample_is_a_failed_job_where_the_subscription_gets_these(
+    stub: Stub, types: list[str] | None, sample: str
+) -> None:
+    stub.says("POST /v1/subscriptions", {**SLACK, "types": types}, status=201)
+    stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
+    assert run(["subscriptions", "add", SINK]) == 0
+    assert sent(stub, "POST /v1/subscriptions/sub_1/test") == [{"type": sample}]
+
+
+def test_a_sample_that_is_not_taken_is_exit_code_1_and_keeps_the_subscription(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.says("POST /v1/subscriptions", SLACK, status=201)
+    stub.says("POST /v1/subscriptions/sub_1/test", sample_result(delivered=False, status_code=410))
+    next_command = "sub_1 is kept: fix the receiver, then run `relay subscriptions test sub_1`"
+
+    assert run(["subscriptions", "add", SINK]) == 1
+    assert f"the sample was not taken (http_410: no_service). {next_command}" in capsys.readouterr().out
+    assert run(["subscriptions", "add", SINK, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["id"] == "sub_1"
+    assert run(["subscriptions", "test", "sub_1"]) == 1
+    assert next_command in capsys.readouterr().out
+    assert run(["subscriptions", "add", SINK, "--no-test"]) == 0
+    capsys.readouterr()
+
+    stub.answers["POST /v1/subscriptions/sub_1/test"] = [(503, "application/json", b'{"detail": "no database"}')]
+    assert run(["subscriptions", "add", SINK]) == 1
+    assert f"relay: no sample was sent (no database). {next_command}" in capsys.readouterr().err
+
+
+def test_a_url_that_is_subscribed_already_is_refused_without_a_terminal(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.says("POST /v1/subscriptions", SLACK, status=200)
+    for more in ([], ["--json"]):
+        assert run(["subscriptions", "add", SINK, *more]) == 2
+        error = capsys.readouterr().err
+        assert "is subscribed already, as sub_1 (enabled)" in error
+        assert "Use it: `relay subscriptions test sub_1`. To add another one, give --duplicate" in error
+        assert SINK not in error
+    assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions?reuse=true"] * 2
+
+
+def test_duplicate_adds_a_url_anyway(stub: Stub) -> None:
+    stub.says("POST /v1/subscriptions", SLACK, status=201)
+    assert run(["subscriptions", "add", SINK, "--duplicate", "--no-test"]) == 0
+    assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions"]
+
+
+@pytest.mark.parametrize(("wanted", "code"), [(True, 0), (False, 2)])
+def test_on_a_terminal_a_url_that_is_subscribed_already_is_offered(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, wanted: bool, code: int
+) -> None:
+    asked = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda question, **options: asked.append(question) or wanted)
+    stub.says("POST /v1/subscriptions", SLACK, status=200)
+    stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
+
+    assert run(["subscriptions", "add", SINK]) == code
+
+    assert len(asked) == 1
+    assert "as sub_1 (enabled). Use it" in asked[0]
+    assert bool(sent(stub, "POST /v1/subscriptions/sub_1/test")) == wanted
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,9 @@ def check_cloudevent(request: OutboundRequest, event: Event) -> None:
     check_event(request.body)
 
 
+SLACK_LINK = re.compile(r"\n<https?://(?:[!-%'-;=?-{}~]|&amp;)+\|Open in [a-z0-9._:%-]+>\Z", re.IGNORECASE)
+
+
 def check_slack(request: OutboundRequest, event: Event) -> None:
     payload = orjson.loads(request.body)
     assert set(payload) == {"text", "blocks", "unfurl_links", "unfurl_media"}
@@ -68,12 +71,17 @@ def check_slack(request: OutboundRequest, event: Event) -> None:
         assert written["type"] == sent["type"]
         assert len(written.get("elements", [])) == len(sent.get("elements", [])) <= 10
         assert len(written.get("fields", [])) == len(sent.get("fields", [])) <= 10
-    section, footer = payload["blocks"]
+    section, *footers = payload["blocks"]
+    assert {footer["type"] for footer in footers} == {"context"}
     fields = [field["text"] for field in section.get("fields", [])]
-    elements = [element["text"] for element in footer["elements"]]
+    elements = [element["text"] for footer in footers for element in footer["elements"]]
     assert all(1 <= len(text) <= 2000 for text in [*fields, *elements])
-    texts = [payload["text"], section["text"]["text"], *elements]
-    texts += [field.partition("\n")[2] for field in fields]
+    assert 1 <= len(section["text"]["text"]) <= 3000
+    texts = [payload["text"], SLACK_LINK.sub("", section["text"]["text"]), *elements]
+    for field in fields:
+        label, _, value = field.partition("\n")
+        assert label[0] == label[-1] == "*"
+        texts += [label[1:-1], value]
     for text in texts:
         assert not re.search("[<>]", text)
         assert not re.search("&(?!amp;|lt;|gt;)", text)
@@ -301,7 +309,8 @@ attribute_texts = st.fixed_dictionaries(
 def test_no_text_of_a_job_breaks_the_message(
     kind: Kind, job_kind: str, texts: dict[str, str], name: str, hint: Hint
 ) -> None:
-    event = job_event(job_kind, attributes=texts, metadata={"recipient_name": name[:5000]}, hint=hint)
+    metadata = {"recipient_name": name[:5000], name[:500]: name[:5000], "url": f"https://x.example/{name}"}
+    event = job_event(job_kind, attributes=texts, metadata=metadata, hint=hint)
     request = kind.render(event, subscription_of(kind), Context(account_names={texts["account"]: name}))
     assert len(request.body) <= MAX_BODY_BYTES
     CHECKS[kind.name](request, event)

@@ -95,7 +95,7 @@ ALEX = {"recipient_name": "Alex"}
         ),
         (
             "not_found",
-            "LinkedIn outreach to Alex was not found: the upstream does not know it, so its end will not be seen",
+            "LinkedIn outreach to Alex was not found: Revor does not know it, so its end will not be seen",
         ),
     ],
 )
@@ -188,26 +188,28 @@ def test_the_hint_ends_the_sentence(meaning: str, because: str) -> None:
 
 def test_without_a_hint_the_sentence_is_short() -> None:
     assert text(job_event(metadata=ALEX)) == "LinkedIn outreach to Alex failed"
-    assert "fields" not in message(job_event())["blocks"][0]
+    fields = message(job_event())["blocks"][0]["fields"]
+    assert [field["text"] for field in fields] == ["*Channel*\nLinkedIn"]
+    assert "fields" not in message(job_event(channel=None))["blocks"][0]
 
 
 def test_the_blocks_say_what_to_do_and_how_to_find_it() -> None:
-    payload = message(job_event(hint=RECONNECT), Context(account_names={"default": "Sales team"}))
-    section, footer = payload["blocks"]
-    assert (section["type"], footer["type"]) == ("section", "context")
+    payload = message(job_event(hint=RECONNECT, account="emea"), Context(account_names={"emea": "Sales team"}))
+    section, footer, ids = payload["blocks"]
+    assert (section["type"], footer["type"], ids["type"]) == ("section", "context", "context")
     assert section["text"]["text"] == payload["text"]
     assert [field["text"] for field in section["fields"]] == [
         "*How to fix it*\nReconnect it",
         "*Who can fix it*\naccount owner",
-        "*Sending it again*\nis safe once that is done: nothing was sent",
+        "*Sending it again*\nis safe once this is fixed: nothing was sent",
+        "*Channel*\nLinkedIn",
     ]
     assert [element["text"] for element in footer["elements"]] == [
         "Job 3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
-        "Account Sales team",
+        "Relay account Sales team",
         "Time 2026-05-20 10:00:08 UTC",
-        "Sequence 1",
-        "Event evt_1",
     ]
+    assert [element["text"] for element in ids["elements"]] == ["Event evt_1"]
 
 
 def trouble(**changes: Any) -> dict[str, Any]:
@@ -221,7 +223,7 @@ def trouble(**changes: Any) -> dict[str, Any]:
         (
             "relay.source.unauthorized",
             trouble(),
-            "Revor refuses the API key of account default: The key was revoked",
+            "Revor refuses the API key of account default: the key was revoked",
         ),
         ("relay.source.down", trouble(reason=""), "Revor does not answer for account default"),
         (
@@ -259,17 +261,17 @@ def trouble(**changes: Any) -> dict[str, Any]:
                 last_error=None,
                 reason="exhausted",
             ),
-            "Delivery of one ai.revor.job.failed event to subscription sub_2 was given up after 1 attempt: exhausted",
+            "Delivery of one failed event to subscription sub_2 was given up after 1 attempt: exhausted",
         ),
         (
             "relay.delivery.expired",
             {"event_type": "a.job.failed", "subscription": "sub_2", "attempts": 10, "last_error": "http_503"},
-            "Delivery of one a.job.failed event to subscription sub_2 was given up after 10 attempts: http_503",
+            "Delivery of one failed event to subscription sub_2 was given up after 10 attempts: http_503",
         ),
         (
             "relay.delivery.expired",
             {"event_type": "a.job.failed", "subscription": "sub_2"},
-            "Delivery of one a.job.failed event to subscription sub_2 was given up",
+            "Delivery of one failed event to subscription sub_2 was given up",
         ),
         ("relay.test", {"message": "Hello."}, "Hello"),
         ("relay.test", {"message": None}, "This is a test of the relay"),
@@ -425,8 +427,104 @@ def test_it_refuses_what_a_webhook_of_slack_can_not_take(changes: dict[str, Any]
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "shown"),
+    [
+        ({"deal": 42, "stage": "won", "open": False, "score": 1.5}, ["Deal 42", "Stage won", "Open no", "Score 1.5"]),
+        ({"deal_id": "12345678901", "company_name": "Acme"}, ["Deal id 12345678901", "Company name Acme"]),
+        ({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6}, ["A 1", "B 2", "C 3", "D 4", "E 5"]),
+        ({"none": None, "list": [1], "map": {"a": 1}, "empty": " ", "deal": 7}, ["Deal 7"]),
+        ({"url": "https://crm.example/1", "deal": 7}, ["Deal 7"]),
+        # what speaks of a person, of what was written, or of a credential
+        ({"first_name": "Kim", "lastName": "Lee", "full name": "x", "name": "y", "recipient": "z"}, []),
+        ({"recipientName": "Kim", "contact_title": "CEO", "prospect-name": "Lee", "to": "Kim"}, []),
+        ({"work_email": "x", "E-Mail": "x", "mobilePhone": 14155552671, "profile": "x", "address_1": "x"}, []),
+        ({"text": "Hi", "message_body": "Hi", "subject": "Hi", "note": "call Kim"}, []),
+        ({"token": "x", "crm_api_key": "x", "password": "x", "client_secret": "x", "Authorization": "x"}, []),
+        ({"who": "alex@example.com", "where": "www.example.com/alex", "call": "+1 415 555 2671"}, []),
+        ({"alex@example.com": "x"}, []),
+        ({"<!channel>": "<!here> & *now*"}, ["<!channel> <!here> & *now*"]),
+    ],
+)
+def test_without_a_choice_the_deal_is_shown_and_no_person(metadata: dict[str, Any], shown: list[str]) -> None:
+    found = wording.deal(job_event(channel=None, metadata=metadata), None)
+    assert [f"{label} {text}" for label, text in found] == shown
+
+
+def test_labels_and_values_of_metadata_are_escaped_and_bounded() -> None:
+    event = job_event(channel=None, metadata={"<!channel>": "<!here> & *x*", "k" * 5000: "&" * 5000})
+    first, second = (field["text"] for field in message(event)["blocks"][0]["fields"])
+    assert first == f"*&lt;!channel&gt;*\n{slack.escape('<!here> & *x*')}"
+    assert len(second) <= 2000
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("https://crm.example/deals/42", "<https://crm.example/deals/42|Open in crm.example>"),
+        ("HTTP://crm.example:8080/a?b=1&c=2", "<HTTP://crm.example:8080/a?b=1&amp;c=2|Open in crm.example>"),
+        ("https://crm.example/" + "a" * 1400, "<https://crm.example/" + "a" * 1400 + "|Open in crm.example>"),
+        ("https://crm.example/" + "a" * 1600, None),
+        ("javascript:alert(1)", None),
+        ("ftp://crm.example/", None),
+        ("crm.example/deals/42", None),
+        ("https://user:secret@crm.example/", None),
+        ("https://crm.example/a b", None),
+        ("https://crm.example/a|b", None),
+        ("https://crm.example/<!channel>", None),
+        ("https://crm.example/\n<!channel>", None),
+        ("https://[crm.example/", None),
+        ("https:///deals", None),
+        ("https://crm.exämple/", None),
+        (42, None),
+        (None, None),
+    ],
+)
+def test_an_http_url_in_the_metadata_is_a_link(url: object, line: str | None) -> None:
+    payload = message(job_event(metadata={"url": url}))
+    shown = payload["blocks"][0]["text"]["text"]
+    assert shown == payload["text"] + ("" if line is None else f"\n{line}")
+    assert "<" not in payload["text"]
+
+
+def test_metadata_of_the_create_are_shown_beside_those_of_the_registration() -> None:
+    data = {"metadata": {"deal": 1}, "request": {"metadata": {"deal": 2, "campaign": "spring"}}, "job": {}}
+    assert wording.deal(with_data(data), None) == (("Deal", "1"), ("Campaign", "spring"))
+
+
+@pytest.mark.parametrize(
+    ("data", "account"),
+    [
+        ({"connect_account_id": "acc_1", "job": {"result": {"account_id": "acc_2"}}}, "acc_1"),
+        ({"job": {"result": {"account_id": "acc_2"}}}, "acc_2"),
+        ({"connect_account_id": None, "job": {"result": None}}, None),
+        ({"connect_account_id": "kim@example.com"}, None),
+        ({"connect_account_id": "<!channel>"}, None),
+        ({"connect_account_id": 7}, None),
+        ({"job": []}, None),
+    ],
+)
+def test_the_account_that_sends_is_shown_by_its_id(data: dict[str, Any], account: str | None) -> None:
+    expected = () if account is None else (("Sending account", account),)
+    assert wording.deal(with_data(data), None) == expected
+
+
+def with_data(data: dict[str, Any]) -> Event:
+    """A failed job whose event carries this data."""
+    body = orjson.dumps({"id": "evt_1", "source": "https://revor.ai/x", "type": "ai.revor.job.failed", "data": data})
+    return Event(
+        id="evt_1",
+        source="https://revor.ai/x",
+        type="ai.revor.job.failed",
+        subject="1",
+        time=NOW,
+        recorded_at=NOW,
+        body=body,
+    )
+
+
 def test_the_sample_reads_like_the_real_thing() -> None:
     event = sample_event(
         "ai.revor.job.failed", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"
     )
-    assert text(event) == "LinkedIn message to Alex failed: the account needs reconnecting"
+    assert text(event) == "LinkedIn outreach to Alex failed: the account needs reconnecting"
