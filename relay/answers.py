@@ -16,12 +16,14 @@ class Kept:
     """One job's answer. `body` is None where there is none to give; `looked_at` is in epoch seconds.
 
     `ended`: the job has ended, and its answer will not change any more. Else it holds within one `term` of this node's
-    polling of the account, and elsewhere until `due_at`, when the node that polls looks again.
+    polling of the account, and elsewhere until `due_at`, when the node that polls looks again. `known_at`: when the job
+    was known to be tracked, since another node, or retention, may erase it and the notice of that may be lost.
     """
 
     uid: str
     body: bytes | None = field(repr=False)
     looked_at: float
+    known_at: float
     ended: bool
     term: int = 0
     due_at: float | None = None

@@ -150,6 +150,7 @@ class Node:
                 pollers=self.pollers,
                 dispatcher=self.dispatcher,
                 signals=self.signals,
+                answers=self._answers,
                 clock=clock,
                 node_id=self.node_id,
                 polls="scheduler" in roles,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from relay.answers import Answers
 from relay.clock import Clock
 from relay.core.job import PlannedJob
 from relay.dispatcher import Dispatcher
@@ -40,6 +41,7 @@ class Cluster:
         pollers: Mapping[tuple[str, str], Poller],
         dispatcher: Dispatcher,
         signals: Signals,
+        answers: Answers,
         clock: Clock,
         node_id: str,
         polls: bool,
@@ -48,10 +50,13 @@ class Cluster:
         self._pollers = pollers
         self._dispatcher = dispatcher
         self._signals = signals
+        self._answers = answers
         self._clock = clock
         self._node_id = node_id
         self._polls = polls
         self._new_jobs = True
+        self._gone: set[str] = set()
+        """Jobs that are said to be gone, and may have been registered again since."""
         self._scanned_at = 0.0
         self._deaf = True
         self._wake = asyncio.Event()
@@ -133,6 +138,7 @@ class Cluster:
         what, _, rest = notice.partition(" ")
         if what == ALL:
             self._store.subscriptions.changed()
+            self._answers.clear()
             self._signals.wake_all()
             self._new_jobs = True
             self._deaf = False
@@ -147,6 +153,12 @@ class Cluster:
             self._dispatcher.wake()
         elif what in ("jobs", "look", "weight"):
             self._heard_of_jobs(what, rest)
+        elif what == "gone":
+            account, uid, external_id = rest.split(" ", 2)
+            source, _, name = account.partition("/")
+            self._answers.drop((source, name, external_id))
+            self._signals.job_changed(uid)
+            self._gone.add(uid)
         self._wake.set()
 
     def _heard_of_jobs(self, what: str, rest: str) -> None:
@@ -168,8 +180,10 @@ class Cluster:
         everybody who waits for anything."""
         if self._deaf:
             self._store.subscriptions.changed()
+            self._answers.clear()
             self._signals.wake_all()
             self._dispatcher.wake()
+        await self._forget_gone()
         now = self._clock()
         if not (self._deaf or self._new_jobs or now - self._scanned_at >= UNHEARD_SECONDS):
             return
@@ -178,9 +192,21 @@ class Cluster:
             self._find(jobs)
             after = jobs[-1].uid
 
+    async def _forget_gone(self) -> None:
+        """Jobs that are not tracked any more are not polled: that would cost a request each to find out."""
+        gone = list(self._gone)
+        jobs = await asyncio.gather(*map(self._store.jobs.get, gone))
+        self._gone.difference_update(gone)
+        for uid, job in zip(gone, jobs, strict=True):
+            if job is None or not job.open:
+                for poller in self._pollers.values():
+                    poller.forget(uid)
+
     async def reconcile(self) -> None:
-        """Where the database has more open jobs of an account than are planned here, finds the others: they were taken
-        up again elsewhere, and the notice of it was lost."""
+        """Finds what other nodes changed where the notice of it was lost: subscriptions, and, where the database has
+        more open jobs of an account than are planned here, jobs that were taken up again."""
+        if await self._store.subscriptions.find_changes():
+            self._dispatcher.wake()
         counts = await self._store.jobs.open_counts()
         for (source, account), poller in self._pollers.items():
             if not poller.holds or counts.get((source, account), 0) <= poller.planner.stats(self._clock()).open_jobs:

@@ -77,6 +77,12 @@ class Health:
         """Whether the upstream refuses the key: then nothing is looked at."""
         return self.state.state == "unauthorized"
 
+    def forget(self) -> None:
+        """Another node polls the account now, and knows how it is."""
+        self.state = AccountState(source=self.state.source, name=self.state.name)
+        self._failures, self._failing_since = 0, None
+        self._forbidden.clear()
+
     async def well(self, now: float) -> None:
         """The upstream answered as it should."""
         self._failures, self._failing_since = 0, None

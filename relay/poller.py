@@ -143,6 +143,7 @@ class Poller:
         """Another node polls the account now: what is planned here is forgotten, and what is in flight is dropped."""
         self.holds = False
         self._forget_all()
+        self.health.forget()
         self.changed()
 
     async def take_over(self, state: AccountState | None) -> None:

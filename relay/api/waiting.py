@@ -7,6 +7,7 @@ from starlette.datastructures import Headers
 
 from relay.api.operations import Call
 from relay.core.job import TERMINAL, Job
+from relay.errors import NotFound
 
 MAX_WAIT_SECONDS = 300
 SLICE_SECONDS = 15.0
@@ -36,7 +37,7 @@ def is_reached(job: Job, *, until_running: bool) -> bool:
 
 
 async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool) -> Job:
-    """The job once it is closed (or has run), else as it is after this time."""
+    """The job once it is closed (or has run), else as it is after this time. Raises NotFound where it is purged."""
     ports = call.ports
     if seconds <= 0 or is_reached(job, until_running=until_running):
         return job
@@ -46,7 +47,10 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
     with call.context.waits.held(), ports.signals.watch_job(job.uid) as watch, ports.tracking.hurry(job):
         while True:
             # Read after the watch began, so that what happened in between is seen.
-            job = await ports.jobs.get(job.uid) or job
+            found = await ports.jobs.get(job.uid)
+            if found is None:
+                raise NotFound(f"job {job.external_id} was purged meanwhile", code="job_not_found")
+            job = found
             left = min(ends_at - loop.time(), seconds - waited_seconds)
             if is_reached(job, until_running=until_running) or left <= 0 or ports.node.stopping:
                 return job

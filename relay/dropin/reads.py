@@ -25,6 +25,8 @@ from relay.tasks import Tasks
 
 LENT_SECONDS = 15.0
 """How long a caller's read keeps us from looking at the job ourselves."""
+KNOWN_SECONDS = 60.0
+"""How long an answer is given without asking the database whether its job is still tracked."""
 WAIT_SLICE_SECONDS = 15.0
 ELSEWHERE_SLICE_SECONDS = 1.0
 
@@ -82,7 +84,9 @@ class Reads:
         if wait_seconds:
             passing = replace(passing, headers=without_wait(passing.headers))
             if not kept.ended:
-                kept = await self._end_of(place, kept, poller, wait_seconds) or kept
+                kept = await self._end_of(place, kept, poller, wait_seconds)
+                if kept is None:  # it is not tracked any more
+                    return await self._forwarding.pass_on(passing, None)
         hit = self._hit(kept, poller)
         if hit is not None:
             return hit
@@ -103,8 +107,9 @@ class Reads:
 
     def _remembered(self, place: JobKey, poller: Poller) -> Kept | None:
         kept = self._answers.get(place)
-        holds = kept is not None and (kept.ended or (poller.holds and kept.term == poller.term))
-        return kept if holds else None
+        if kept is None or not 0 <= self._clock() - kept.known_at < KNOWN_SECONDS:
+            return None
+        return kept if kept.ended or (poller.holds and kept.term == poller.term) else None
 
     async def _kept(self, place: JobKey, poller: Poller) -> Kept | None:
         kept = self._remembered(place, poller)
@@ -132,6 +137,7 @@ class Reads:
             uid=job.uid,
             body=body,
             looked_at=looked_at or 0.0,
+            known_at=self._clock(),
             ended=closed and status in TERMINAL,
             term=poller.term,
             due_at=None if job.failure_count else job.next_poll_at,

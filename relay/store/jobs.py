@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, delete, select, text, update
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from relay.core.job import Job, PlannedJob
 from relay.core.records import LookNote, LookRecord, Page, Recorded, Registered, Registration
@@ -258,12 +258,14 @@ def _ask_for_look(connection: Connection, items: Sequence[Job]) -> Sequence[None
 def _untrack(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[Job | Exception]:
     results: list[Job | Exception] = []
     for uid, now in items:
-        connection.execute(
+        changed = connection.execute(
             update(JOBS)
             .where(JOBS.c.uid == uid, JOBS.c.closed_at.is_(None))
             .values(closed_at=now, outcome="untracked", next_poll_at=None)
         )
         row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
+        if row is not None and changed.rowcount:
+            _notify_gone(connection, row)
         results.append(NotFound(f"there is no job {uid}") if row is None else job_from(row))
     return results
 
@@ -283,8 +285,13 @@ def _purge(connection: Connection, items: Sequence[str]) -> Sequence[Job | Excep
         connection.execute(delete(EVENTS).where(EVENTS.c.job_uid == uid))
         connection.execute(delete(CALLBACKS).where(CALLBACKS.c.job_uid == uid))
         connection.execute(delete(JOBS).where(JOBS.c.uid == uid))
+        _notify_gone(connection, row)
         results.append(job_from(row))
     return results
+
+
+def _notify_gone(connection: Connection, row: Row[Any]) -> None:
+    notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
 
 
 def _by_uids(connection: Connection, uids: Sequence[str]) -> dict[str, Job]:

@@ -21,6 +21,7 @@ from relay.store.outbox import (
     INSERT_DELIVERY,
     READ_AT_ONCE,
     SUBSCRIPTIONS,
+    VERSION,
     Outbox,
     delivery_values,
     open_pairs,
@@ -86,6 +87,7 @@ class SubscriptionStore:
         self._outbox = outbox
         self._cipher = cipher
         self._others_changes = 0
+        self._found_version: int | None = None
 
     @property
     def version(self) -> int:
@@ -141,6 +143,16 @@ class SubscriptionStore:
     def changed(self) -> None:
         """What is cached elsewhere is to be read again, whatever we know of changes."""
         self._others_changes += 1
+
+    async def find_changes(self) -> bool:
+        """`changed`, where another node changed one since the last call and its notice may have been lost. Returns
+        whether one did."""
+        number = await self._database.read(_version)
+        if number == self._found_version:
+            return False
+        self._found_version = number
+        self.changed()
+        return True
 
     # --- reads
 
@@ -389,6 +401,10 @@ class SubscriptionStore:
 def digest(sink: str) -> str:
     """What a sink is looked up by."""
     return hashlib.sha256(sink.encode()).hexdigest()
+
+
+def _version(connection: Connection) -> int:
+    return int(run(connection, VERSION).scalar_one_or_none() or 0)
 
 
 def _failing(connection: Connection) -> dict[str, float]:

@@ -92,7 +92,7 @@ async def test_a_node_that_stops_keeps_nobody(client, world):
     assert world.signals.waits == []
 
 
-async def test_a_job_that_is_purged_meanwhile_is_answered_as_it_was(client, world):
+async def test_a_job_that_is_purged_meanwhile_is_not_found(client, world):
     job = await world.job("a")
 
     async def purged():
@@ -100,7 +100,20 @@ async def test_a_job_that_is_purged_meanwhile_is_answered_as_it_was(client, worl
         return True
 
     world.signals.steps = [purged]
-    assert (await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})).json()["uid"] == job.uid
+    answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
+
+
+async def test_a_job_that_is_untracked_meanwhile_is_closed(client, world):
+    job = await world.job("a")
+
+    async def untracked():
+        await world.store.jobs.untrack(job.uid, world.now)
+        return True
+
+    world.signals.steps = [untracked]
+    answer = (await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})).json()
+    assert (answer["open"], answer["outcome"]) == (False, "untracked")
 
 
 async def test_the_number_of_waits_is_bounded(world, open_client):

@@ -12,8 +12,11 @@ import pytest
 import time_machine
 
 from relay import cluster
+from relay.api import stream, waiting
+from relay.dropin import reads
 from relay.store import migrations, postgres
-from tests.e2e_world import World, open_beside, open_e2e_world
+from tests.dropin_requests import JOBS
+from tests.e2e_world import KEY, World, open_beside, open_e2e_world
 from tests.postgres_server import PostgresServer
 from tests.schema_check import check_event
 
@@ -209,6 +212,123 @@ async def test_nodes_whose_clocks_are_set_keep_their_leases_and_go_on(
             assert (first.poller.holds, second.poller.holds) == (True, False)
         once_and_in_order(first, *before, *after)
         assert (first.poller.term, second.poller.term) == (1, 0)
+
+
+# --- jobs that are given up on another node
+
+
+@pytest.fixture(params=["notices are heard", "notices are lost", "the node is deaf"])
+def notices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the nodes hear of each other. What a notice does not say is found, after a bounded time."""
+
+    async def mute(self: postgres.PostgresDatabase) -> None:
+        await asyncio.Event().wait()
+
+    async def deaf(self: postgres.PostgresDatabase, heard: Callable[[str], None]) -> None:
+        raise OSError("no ears")
+
+    if request.param == "notices are lost":
+        monkeypatch.setattr(postgres.PostgresDatabase, "_say", mute)
+        monkeypatch.setattr(reads, "KNOWN_SECONDS", 0.5)
+        monkeypatch.setattr(waiting, "SLICE_SECONDS", 0.5)
+        monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 1.0)
+    if request.param == "the node is deaf":
+        monkeypatch.setattr(postgres.PostgresDatabase, "listen", deaf)
+    return str(request.param)
+
+
+@pytest.fixture
+async def second(notices: str, first: World) -> AsyncIterator[World]:
+    """Beside `first`, which polls."""
+    async with open_beside(first) as second:
+        yield second
+
+
+FAR = {"attempt_failures": 0, "start_delay_seconds": 36_000, "run_seconds": 1, "in_lane": False}
+
+
+@pytest.mark.parametrize("on", ["the node that polls", "the other node"])
+@pytest.mark.parametrize("purge", [False, True])
+async def test_who_waits_for_a_job_that_another_node_gives_up_is_told(
+    first: World, second: World, on: str, purge: bool
+) -> None:
+    here, there = (first, second) if on == "the node that polls" else (second, first)
+    job_id = await first.job(**FAR)
+    uid = (await first.shown(job_id))["uid"]
+    path = f"/v1/jobs/{job_id}"
+    wait = asyncio.ensure_future(here.api.get(path, headers={"Prefer": "wait=300"}))
+    events = asyncio.ensure_future(here.api.get(f"{path}/events", headers={"Accept": "text/event-stream"}))
+    await until(lambda: len(here.node.signals._watches.get(uid, ())) == 2)
+    assert (await there.api.delete(path, params={"purge": "true"} if purge else {})).status_code == 200
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        waited, streamed = await wait, await events
+    assert streamed.text.startswith(": connected")
+    if purge:
+        assert (waited.status_code, waited.json()["code"]) == (404, "job_not_found")
+    else:
+        assert (waited.json()["open"], waited.json()["outcome"]) == (False, "untracked")
+    assert uid not in here.node.signals._watches
+
+
+@pytest.mark.parametrize("on", ["the node that polls", "the other node"])
+async def test_no_node_answers_with_a_job_that_another_one_has_purged(first: World, second: World, on: str) -> None:
+    here, there = (first, second) if on == "the node that polls" else (second, first)
+    job_id = await first.job()
+    await until(_shows(here, job_id, "outcome", "succeeded"))
+
+    async def cache() -> str:
+        answer = await here.api.get(JOBS + job_id, headers={"Authorization": f"Bearer {KEY}"})
+        assert answer.status_code == 200
+        return str(answer.headers["relay-cache"])
+
+    assert (await cache(), await cache()) == ("hit", "hit")
+    assert (await there.api.delete(f"/v1/jobs/{job_id}", params={"purge": "true"})).status_code == 200
+
+    async def passed() -> bool:
+        return await cache() == "pass"
+
+    await until(passed)
+
+
+async def test_a_job_that_another_node_gives_up_is_not_polled_again(first: World) -> None:
+    async with open_beside(first) as second:
+        job_id = await first.job(**FAR)
+        kept = await first.job(**FAR)
+        await until(lambda: first.poller.planner.stats(first.node._clock()).open_jobs == 2)
+        assert (await second.api.delete(f"/v1/jobs/{job_id}")).status_code == 200
+        await until(lambda: first.poller.planner.stats(first.node._clock()).open_jobs == 1)
+        assert (await first.shown(kept))["open"]
+
+
+async def test_a_late_word_of_a_job_that_is_tracked_again_changes_nothing(first: World) -> None:
+    async with open_beside(first):
+        job_id = await first.job(**FAR)
+        uid = (await first.shown(job_id))["uid"]
+        cluster_of_first: Any = first.node._cluster
+        cluster_of_first.heard(f"gone revor/default {uid} {job_id}")
+        await cluster_of_first.scan()
+        assert not cluster_of_first._gone
+        assert first.poller.planner.tracks(uid)
+
+
+async def test_a_subscription_that_another_node_pauses_is_paused_though_nobody_said_so(
+    first: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def mute(self: postgres.PostgresDatabase) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(postgres.PostgresDatabase, "_say", mute)
+    made = await first.subscribe()
+    async with open_beside(first) as second:
+        assert (await second.api.post(f"/v1/subscriptions/{made['id']}/pause")).status_code == 200
+        await until(lambda: first.node.dispatcher.slots.get(made["id"]).subscription.state == "paused")  # type: ignore[union-attr]
+
+
+def _shows(world: World, job_id: str, field: str, value: Any) -> Callable[[], Awaitable[bool]]:
+    async def asked() -> bool:
+        return bool((await world.shown(job_id))[field] == value)
+
+    return asked
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

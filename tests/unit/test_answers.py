@@ -10,7 +10,7 @@ KEYS = [("revor", "default", f"job-{number}") for number in range(6)]
 
 
 def kept(uid: str = "job_1", body: bytes | None = b"x" * 100, **changes: object) -> Kept:
-    values = {"looked_at": 1.0, "ended": False, **changes}
+    values = {"looked_at": 1.0, "known_at": 1.0, "ended": False, **changes}
     return Kept(uid=uid, body=body, **values)  # type: ignore[arg-type]
 
 
