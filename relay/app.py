@@ -28,11 +28,12 @@ from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
 from relay.dropin.gateway import Gateway
 from relay.errors import SettingsError, StoreError
-from relay.keys import default_state_dir, load_or_create_keyring, python_line_that_makes_a_key
+from relay.keys import load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds
 from relay.learning import AccountMemory, SourceMemory
 from relay.metrics import Metrics
 from relay.poller import Poller
+from relay.private_files import default_state_dir
 from relay.recorder import Recorder
 from relay.reload import reconfigure
 from relay.room_settings import RoomSettings, guard_policy

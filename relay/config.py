@@ -13,12 +13,13 @@ from urllib.parse import parse_qsl
 
 from relay import config_kinds as kinds
 from relay.config_kinds import Kind, Network
-from relay.config_load import Value, overlay, overlay_environment, read_file, resolve
+from relay.config_load import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.config_sections import SettingDoc, describe_section, needed, read_section, section, sections, setting, walk
 from relay.errors import SettingsError
 
 SCOPES = ("admin", "jobs:write", "read")
 MIN_EXPOSED_TOKEN_CHARS = 16
+TOKEN_FILE_VARIABLE = "RELAY_TOKEN_FILE"  # noqa: S105 (a name)
 DEFAULT_SOURCE = "revor"
 DEFAULT_ACCOUNT = "default"
 REVOR_BASE_URL = "https://revor.ai"
@@ -31,6 +32,7 @@ VARIABLES = {
     "REVOR_API_KEY": "the upstream key of the account `default`",
     "REVOR_BASE_URL": "the base URL of the source `revor`",
     "RELAY_ENCRYPTION_KEY": "the one encryption key, when encryption.keys is not set",
+    "RELAY_TOKEN_FILE": "a file with an admin token, beside those of auth.tokens",
 }
 """The variables that are read beside RELAY_SECTION__KEY, and what each sets. An empty one counts as unset."""
 
@@ -113,7 +115,7 @@ class AuthSettings:
     tokens: tuple[TokenSettings, ...] = setting(
         Kind(name="a list of {name, token, scopes}", read=lambda value: _read_tokens(value)),
         (),
-        "who may use the API; with none, callers on this machine may do everything",
+        "who may use the API; with none, and no RELAY_TOKEN_FILE, an admin token is made and kept in a file",
         reloaded=True,
         entry=TokenSettings,
     )
@@ -306,6 +308,7 @@ def load_settings(
     tree = resolve(tree, environ)
     settings = read_section(Settings, tree, known=[doc.key for doc in describe()], dev=dev)
     _refuse_ourselves(settings, tree)
+    settings = _with_token_file(settings, environ)
     if dev:
         networks = (*settings.security.allow_networks, *LOOPBACK_NETWORKS)
         security = replace(settings.security, allow_http=True, allow_networks=tuple(dict.fromkeys(networks)))
@@ -319,12 +322,13 @@ def describe() -> list[SettingDoc]:
 
 
 def require_token_beyond_loopback(settings: Settings) -> None:
-    """Raises SettingsError when others can reach the relay and no token, or a short one, is all that stops them."""
+    """Raises SettingsError when others can reach the relay, and --dev lets callers in without a token or a token is
+    so short that it can be guessed."""
     if kinds.is_loopback_host(settings.server.host):
         return
     where = f"server.host is {settings.server.host}, which others can reach"
-    if not settings.auth.tokens:
-        raise SettingsError(f"{where}, and auth.tokens is empty: add a token there, or listen on 127.0.0.1")
+    if settings.dev:
+        raise SettingsError(f"{where}, and --dev asks this machine for no token: listen on 127.0.0.1, or drop --dev")
     for token in settings.auth.tokens:
         if len(token.token) < MIN_EXPOSED_TOKEN_CHARS:
             raise SettingsError(
@@ -350,6 +354,27 @@ def _overlay_named_variables(tree: Value, environ: Mapping[str, str]) -> None:
     for name, keys in targets:
         if environ.get(name):
             overlay(tree, keys, Value(data=environ[name], where=name, key=".".join(keys), untyped=True))
+
+
+def _with_token_file(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """With the admin token of RELAY_TOKEN_FILE."""
+    given = environ.get(TOKEN_FILE_VARIABLE)
+    if not given:
+        return settings
+    try:
+        text = read_secret_file(str(Path(given).absolute()))
+    except ValueError as error:
+        raise SettingsError(f"{TOKEN_FILE_VARIABLE}: {given} {error}") from None
+    kind = kinds.secret_text("a random token")
+    token = kind.read(Value(data=text, where=TOKEN_FILE_VARIABLE, key=given))
+    tokens = settings.auth.tokens
+    same = next((one for one in tokens if one.token == token), None)
+    if same is not None:
+        raise SettingsError(
+            f"{TOKEN_FILE_VARIABLE}: {given} holds the token {same.name} of auth.tokens: keep it in one of the places"
+        )
+    added = TokenSettings(name=TOKEN_FILE_VARIABLE, token=token, scopes=("admin",))
+    return replace(settings, auth=replace(settings.auth, tokens=(*tokens, added)))
 
 
 def _revor_source(tree: Value) -> str:

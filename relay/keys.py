@@ -6,16 +6,15 @@ another row does not decrypt there.
 """
 
 import hashlib
-import os
 import secrets
-import stat
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from relay import private_files
 from relay.config_kinds import decode_encryption_key
 from relay.errors import RelayError, SettingsError
 
@@ -24,7 +23,6 @@ _KEY_ID_BYTES = 4
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES + _NONCE_BYTES
-_MAX_KEY_FILE_BYTES = 4096
 
 _MAKE_KEY = 'python3 -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
 
@@ -100,20 +98,6 @@ def python_line_that_makes_a_key() -> str:
     return _MAKE_KEY
 
 
-def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """`$XDG_STATE_HOME/revor-relay`, by default `~/.local/state/revor-relay`. Raises SettingsError without a home."""
-    base = environ.get("XDG_STATE_HOME", "")
-    if base.startswith("/"):  # the XDG specification: a relative path is to be ignored
-        return Path(base) / "revor-relay"
-    home = environ.get("HOME", "")
-    if not home.startswith("/"):
-        raise SettingsError(
-            "neither XDG_STATE_HOME nor HOME is set, so there is no place for the encryption key: set "
-            "XDG_STATE_HOME, or RELAY_ENCRYPTION_KEY"
-        )
-    return Path(home) / ".local" / "state" / "revor-relay"
-
-
 def load_or_create_keyring(keys: Sequence[str], *, state_dir: Path) -> Keyring:
     """The keyring of these keys; without any, of the key file `key` in `state_dir`, which is made when it is absent.
 
@@ -124,7 +108,7 @@ def load_or_create_keyring(keys: Sequence[str], *, state_dir: Path) -> Keyring:
     path = state_dir / "key"
     try:
         if not path.exists():
-            _create(path)
+            private_files.create(path, f"{new_key()}\n")
         return _read(path)
     except OSError as error:
         raise SettingsError(
@@ -132,40 +116,9 @@ def load_or_create_keyring(keys: Sequence[str], *, state_dir: Path) -> Keyring:
         ) from None
 
 
-def _create(path: Path) -> None:
-    """Write a complete file under a name of our own, then link it into place: the first of two processes wins, and
-    nobody ever reads half a key."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".key-{os.getpid()}-{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(f"{new_key()}\n".encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-    finally:
-        draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _read(path: Path) -> Keyring:
-    with path.open("rb") as stream:
-        mode = os.fstat(stream.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise SettingsError(f"{path}: the key file is no plain file: move it away")
-        if mode & 0o077:
-            raise SettingsError(f"{path}: others may read the key file ({stat.S_IMODE(mode):04o}): chmod 600 '{path}'")
-        raw = stream.read(_MAX_KEY_FILE_BYTES)
     try:
-        key = raw.decode("ascii").strip()
+        key = private_files.read(path, "key file").decode("ascii").strip()
         decode_encryption_key(key)
     except ValueError:
         raise SettingsError(

@@ -51,6 +51,7 @@ SETTINGS = ApiSettings(
     default_retry_schedule_seconds=(5.0, 300.0),
     version="0.1.0",
     node_id="node-1",
+    dev=True,
 )
 TOKENS = (
     Token(name="ops", value="rl_admin", scopes=frozenset({"admin"})),

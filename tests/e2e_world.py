@@ -179,6 +179,7 @@ async def open_e2e_world(
     speed: float = SPEED,
 ) -> AsyncIterator[World]:
     """`base_url`: another upstream than the sandbox. `accounts`: their keys, in the place of the one of `api_key`.
+    Without `tokens` it is a node of `--dev`, which lets this machine in.
 
     Without the role `scheduler` nothing is looked at but by who asks; `clock` is the node's.
     """
@@ -199,6 +200,7 @@ async def open_e2e_world(
             encryption=EncryptionSettings(keys=(encryption_key or new_key(),)),
             sources={source.name: source},
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
+            dev=not tokens,
         )
         node = await stack.enter_async_context(
             open_node(settings, base_url=RELAY_URL, state_dir=folder, clock=clock, roles=roles)

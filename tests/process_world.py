@@ -16,6 +16,7 @@ from typing import IO
 
 from tests.forks import ForkedPopen
 
+API_TOKEN = "rl_of_the_tests_0123456789abcdef"
 DEADLINE_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 0.2
 READ_AT_IMPORT = ("PYTHON", "SSL_")
@@ -129,6 +130,14 @@ class Process:
 
 
 Start = Callable[..., Process]
+
+
+def keep_token(folder: Path) -> None:
+    """Puts `API_TOKEN` where a relay of this folder would make a token of its own."""
+    path = folder / "state" / "revor-relay" / "token"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(0o600)
+    path.write_text(f"{API_TOKEN}\n")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from relay.cli.demo_stage import listen, served, url_of
 from relay.sandbox.server import Sandbox
-from tests.process_world import Process, processes
+from tests.process_world import API_TOKEN, Process, keep_token, processes
 
 API_KEY = "sk-revor-test"
 SPEED = 200.0
@@ -217,6 +217,8 @@ async def open_relay_world(folder: Path, *, speed: float = SPEED) -> AsyncIterat
         await stack.enter_async_context(served(Sandbox(seed=1, speed=speed, rate_limit=None).app(), at_sandbox))
         timeout = aiohttp.ClientTimeout(total=15)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        session.headers["Authorization"] = f"Bearer {API_TOKEN}"
+        keep_token(folder)
         world = RelayWorld(
             folder=folder,
             start=stack.enter_context(processes(folder)),

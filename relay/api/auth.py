@@ -1,17 +1,18 @@
-"""Who calls, and what they may: tokens with scopes, or, where there are no tokens, the people on this machine.
+"""Who calls, and what they may do: tokens with scopes; with `--dev`, callers on this machine need none.
 
-Without tokens every caller on loopback is admin. A page in their browser is on loopback too, so `Host` must name this
-machine (or `public_url`): a foreign name that resolves to 127.0.0.1, DNS rebinding, does not; and so must `Origin`.
-What came through a proxy came from somewhere else, however near the proxy is.
+Without `--dev` there is no anonymous access: a proxy on this machine connects from loopback too, and need not say that
+it is one. With `--dev` a caller on loopback is admin. A web page in a browser there is on loopback as well, so `Host`
+must name this machine, which a name that was rebound to 127.0.0.1 does not, and `Origin` must be the relay's own. A
+header that a proxy adds shows that the caller is elsewhere.
 """
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -25,7 +26,11 @@ JOBS_WRITE = "jobs:write"
 
 NODE_HEADER = b"relay-node"
 """Names the relay that sent a request."""
-_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
+_PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip"})
+_PROXY_PREFIXES = ("x-forwarded-", "cf-")
+_PROXY_SUFFIX = "-client-ip"
+"""`True-Client-IP`, and what other proxies call it: `X-Client-IP`, `Fastly-Client-IP`."""
+_HTTP_ORIGIN = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{0,5}))?")
 _CHALLENGE = 'Bearer realm="revor-relay"'
 
 
@@ -67,43 +72,45 @@ def refuse_loop(headers: Sequence[tuple[bytes, bytes]], node_id: str) -> None:
 
 
 def identify(scope: Scope, headers: Headers, settings: ApiSettings) -> Identity:
-    """The caller. Raises Unauthorized or Forbidden."""
-    if settings.tokens:
-        return _bearer(headers, settings.tokens)
-    require_local(scope, headers, settings)
-    return LOCAL
+    """The caller. Raises Unauthorized or Forbidden. A token that is sent has to be right, with `--dev` too."""
+    if settings.dev and "authorization" not in headers:
+        require_local(scope, headers)
+        return LOCAL
+    return _bearer(headers, settings.tokens)
 
 
-def require_local(scope: Scope, headers: Headers, settings: ApiSettings) -> None:
-    """Raises Forbidden unless the caller is on this machine, and no web page from elsewhere sends it."""
+def require_local(scope: Scope, headers: Headers) -> None:
+    """Raises Forbidden unless the caller is on this machine, connects directly, and is no web page from elsewhere."""
     client = scope.get("client")
-    if client is None or not _is_loopback(client[0]) or any(name in headers for name in _PROXY_HEADERS):
-        detail = "no token is configured, so only callers on this machine are let in: set auth.tokens to open the API"
+    if client is None or not _is_loopback(client[0]) or any(map(_is_of_a_proxy, headers.keys())):
+        detail = "without a token only callers on this machine are let in, and not through a proxy: send a token"
         raise Forbidden(detail, code="loopback_only")
-    public_host = _host_of(settings.public_url)
     hosts = headers.getlist("host")
-    if not hosts or not all(_is_ours(_host_of(f"//{host}"), public_host) for host in hosts):
-        detail = "the Host header names neither this machine nor server.public_url, and no token is configured"
+    authority = _authority_of(f"http://{hosts[0]}") if len(hosts) == 1 else None
+    if authority is None or not (authority[0] == "localhost" or _is_loopback(authority[0])):
+        detail = "without a token the Host header has to name this machine, such as 127.0.0.1:8080: send a token"
         raise Forbidden(detail, code="host_not_allowed")
-    if not all(_is_ours(_host_of(origin), public_host) for origin in headers.getlist("origin")):
-        detail = "the request comes from a web page elsewhere (Origin), and no token is configured"
+    if any(_authority_of(origin) != authority for origin in headers.getlist("origin")):
+        detail = "the request comes from a web page elsewhere (Origin), and has no token"
         raise Forbidden(detail, code="origin_not_allowed")
 
 
 def is_local(scope: Scope, headers: Headers, settings: ApiSettings) -> bool:
-    """Whether the caller is on this machine, and no web page from elsewhere sends it."""
+    """Whether the caller needs no token: with `--dev`, on this machine, and no web page from elsewhere."""
     try:
-        require_local(scope, headers, settings)
+        require_local(scope, headers)
     except Forbidden:
         return False
-    return True
+    return settings.dev
 
 
 def _bearer(headers: Headers, tokens: Iterable[Token]) -> Identity:
-    given = headers.get("authorization")
-    if given is None:
+    given = headers.getlist("authorization")
+    if not given:
         raise _unauthorized("a token is needed: send Authorization: Bearer <token>")
-    scheme, _, value = given.partition(" ")
+    if len(given) > 1:
+        raise _unauthorized("there are several Authorization headers: send one, with Bearer <token>")
+    scheme, _, value = given[0].partition(" ")
     if scheme.lower() != "bearer" or not value.strip():
         raise _unauthorized("the Authorization header holds no token: send Authorization: Bearer <token>")
     found = find_token(value.strip(), tokens)
@@ -131,8 +138,8 @@ def _unauthorized(detail: str, error: str | None = None) -> Unauthorized:
     return Unauthorized(detail, headers={"WWW-Authenticate": challenge})
 
 
-def _is_ours(host: str | None, public_host: str | None) -> bool:
-    return host is not None and (host == "localhost" or host == public_host or _is_loopback(host))
+def _is_of_a_proxy(name: str) -> bool:
+    return name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIXES) or name.endswith(_PROXY_SUFFIX)
 
 
 @lru_cache(maxsize=1024)
@@ -146,11 +153,9 @@ def _is_loopback(host: str) -> bool:
     return address.is_loopback
 
 
-def _host_of(url: str | None) -> str | None:
-    if not url:
+def _authority_of(origin: str) -> tuple[str, int] | None:
+    """Host and port of an http origin; None for anything else."""
+    found = _HTTP_ORIGIN.fullmatch(origin)
+    if found is None:
         return None
-    try:
-        host = urlsplit(url).hostname
-    except ValueError:
-        return None
-    return host.rstrip(".") if host else None
+    return found[1].strip("[]").rstrip(".").lower(), int(found[2] or 80)

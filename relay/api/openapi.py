@@ -22,10 +22,10 @@ _BY_PATH_ID = re.compile(r"\{(\w+)\}")
 
 _DESCRIPTION = """Tracks jobs of a pull-only API and sends an event for every status change.
 
-Errors are `application/problem+json` (RFC 9457) with a `code` that never changes. Times are RFC 3339 in UTC. Without
-configured tokens, callers on this machine may do everything; with tokens, `admin` may do everything, `read` may read
-all but the signing secret, and `jobs:write` may register, refresh, untrack and read jobs. What begins with neither
-`/v1` nor `/metrics` needs no token."""
+Errors are `application/problem+json` (RFC 9457) with a `code` that never changes. Times are RFC 3339 in UTC. A
+token's scopes: `admin` may do everything, `read` may read all but the signing secret, and `jobs:write` may register,
+refresh, untrack and read jobs. What begins with neither `/v1` nor `/metrics` needs no token; with `relay serve --dev`,
+callers on this machine need none."""
 
 
 def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _problems(operation: Operation) -> dict[int, str]:
     }
     if operation.scopes is not PUBLIC:
         found[401] = "No valid token came with the request."
-        found[403] = "The token's scopes do not reach this far; without tokens: the caller is not on this machine."
+        found[403] = "The token's scopes do not reach this far. With --dev, without one: the caller is elsewhere."
     if "{" in operation.path:
         found[404] = "There is no such thing."
         found[400] = "The path has a control character."

@@ -9,14 +9,16 @@ from typing import Literal
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
+from relay.access import NO_TOKEN, local_token, local_token_path
 from relay.app import NO_KEY
 from relay.cli.output import print_json, print_table
 from relay.clock import wall_clock
 from relay.config import AccountSettings, Settings, SourceSettings, load_settings, require_token_beyond_loopback
 from relay.core.netguard import refusal_of_url
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
-from relay.keys import default_state_dir, load_or_create_keyring
+from relay.keys import load_or_create_keyring
 from relay.log import redact_text
+from relay.private_files import default_state_dir
 from relay.room_settings import guard_policy
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import load_definition
@@ -52,6 +54,7 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
     except RelayError as error:
         return [Finding(name="settings", state="problem", detail=str(error))]
     found = [Finding(name="settings", state="ok", detail=str(path or "no file: defaults and variables"))]
+    found.append(_token(settings, environ))
     if is_postgres(settings.database.url):
         database = await _postgres(settings)
         found += [database, _encryption_key(settings)]
@@ -72,6 +75,21 @@ def print_findings(findings: list[Finding], *, json: bool) -> None:
         return
     rows = [(one.name, one.state, one.detail) for one in findings]
     print_table(("what", "state", "detail"), rows, empty="nothing to check")
+
+
+def _token(settings: Settings, environ: Mapping[str, str]) -> Finding:
+    name = "API token"
+    if settings.auth.tokens:
+        return Finding(name=name, state="ok", detail=f"{len(settings.auth.tokens)} given")
+    if is_postgres(settings.database.url):
+        return Finding(name=name, state="problem", detail=NO_TOKEN)
+    try:
+        path, token = local_token_path(environ), local_token(environ)
+    except RelayError as error:
+        return Finding(name=name, state="problem", detail=str(error))
+    if token is None:
+        return Finding(name=name, state="skipped", detail=f"none yet: `relay serve` makes one in {path}")
+    return Finding(name=name, state="ok", detail=f"kept in {path}")
 
 
 def _database(settings: Settings) -> Finding:

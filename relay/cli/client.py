@@ -1,4 +1,7 @@
-"""The relay's HTTP API from a terminal: RELAY_URL says where it is, RELAY_TOKEN who we are."""
+"""The relay's HTTP API from a terminal: RELAY_URL says where it is, RELAY_TOKEN who we are.
+
+Without RELAY_TOKEN a relay on this machine, and no other, gets the token that its start has kept in a file here.
+"""
 
 import difflib
 import http.client
@@ -219,7 +222,19 @@ class Follower:
 
 def api() -> Api:
     """The client that the variables describe."""
-    return Api(os.environ.get("RELAY_URL") or DEFAULT_URL, os.environ.get("RELAY_TOKEN"))
+    url = os.environ.get("RELAY_URL") or DEFAULT_URL
+    return Api(url, os.environ.get("RELAY_TOKEN") or _token_of_this_machine(url))
+
+
+def _token_of_this_machine(url: str) -> str | None:
+    """The token that a relay on this machine takes; None for a URL that leads elsewhere."""
+    from relay.config_kinds import is_loopback_host
+
+    if not is_loopback_host(_parts(url).hostname or ""):
+        return None
+    from relay.access import token_here
+
+    return token_here(os.environ)
 
 
 def segment(text: str) -> str:
@@ -283,7 +298,7 @@ def _refusal(status: int, raw: bytes, retry_after: str | None = None) -> ApiErro
     text = in_cli_words(text)
     if status == 401:
         # in front: what follows `Authorization:` is redacted wherever it is printed
-        text = f"set RELAY_TOKEN to a token of auth.tokens: {text}"
+        text = f"set RELAY_TOKEN to a token of the relay: {text}"
     return ApiError(text, status=status, problem=_word(problem.get("code")), retry_after=retry_after)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from relay.access import with_local_token
 from relay.app import open_node
 from relay.cli.demo_report import FINAL_STATUSES, Book, Receipt, Report, due, make_report
 from relay.cli.demo_stage import API_KEY, Plan, demo_settings, listen, sandbox_of, served, stage_database, url_of
@@ -149,6 +151,7 @@ async def open_story(plan: Plan) -> AsyncIterator[Story]:
         receiver = Starlette(routes=[Route("/events", story.receive, methods=["POST"])])
         database = await stack.enter_async_context(stage_database(plan, directory))
         settings = demo_settings(plan, database=database, sandbox_url=story.sandbox_url, port=at_relay.getsockname()[1])
+        settings = with_local_token(settings, os.environ)  # commands send it to `relay demo --keep`
         await stack.enter_async_context(served(story.sandbox, at_sandbox))
         await stack.enter_async_context(served(receiver, at_receiver))
         node = await stack.enter_async_context(

@@ -89,12 +89,13 @@ class SettingsSource:
     port: int | None = None
 
     def load(self) -> "Settings":
-        """The settings as they are now. Raises SettingsError."""
+        """The settings as they are now, with a token. Raises SettingsError."""
+        from relay.access import with_local_token
         from relay.config import load_settings, require_token_beyond_loopback
 
         settings = load_settings(self.path, os.environ, dev=self.dev, host=self.host, port=self.port)
         require_token_beyond_loopback(settings)
-        return settings
+        return with_local_token(settings, os.environ)
 
 
 @dataclass(slots=True)
@@ -113,6 +114,7 @@ class _Service:
 
     async def run(self) -> None:
         """Until it is told to stop."""
+        from relay.access import local_token_path, uses_local_token
         from relay.app import open_node
         from relay.cli.sockets import make_server, url_of
         from relay.process import allow_connections, settle
@@ -133,6 +135,9 @@ class _Service:
                 _print_examples(url, await node.callback_secret())
             else:
                 note(f"relay: serving {url}")
+                if uses_local_token(bound):
+                    path = local_token_path(os.environ)
+                    note(f"relay: the API takes the token in {path}; commands on this machine send it by themselves")
             allow_connections()
             settle()
             self.ending.append(loop.create_task(_keep_loaded(node)))

@@ -35,6 +35,8 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Remembers the head of a request that offers another protocol, without the offer."""
         self._offering = None
+        if self.url[:1] not in (b"/", b"*"):
+            self._take_host_of_the_target()
         headers = self.headers
         if self.parser.should_upgrade():
             headers = [header for header in headers if header[0] != b"upgrade"]

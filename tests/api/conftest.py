@@ -54,5 +54,5 @@ async def open_client(world: World) -> AsyncIterator[Callable[..., Client]]:
 
 @pytest.fixture
 def client(open_client: Callable[..., Client]) -> Client:
-    """A client on this machine, without tokens."""
+    """A client on this machine, of a relay with --dev: it needs no token."""
     return open_client()

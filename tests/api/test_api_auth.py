@@ -1,7 +1,10 @@
 import pytest
+from starlette.datastructures import Headers
 
+from relay.api.auth import identify
 from relay.api.catalogue import OPERATIONS
 from relay.api.operations import ADMINS, PUBLIC, READS_JOBS, WRITES_JOBS
+from relay.errors import Forbidden
 from tests.api_world import TOKENS
 
 PATH_VALUES = {"{id}": "nothing", "{name}": "nothing"}
@@ -42,7 +45,7 @@ def test_scopes_are_as_documented():
 @pytest.mark.parametrize("token", TOKENS, ids=lambda token: token.name)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 async def test_every_operation_with_every_scope(open_client, world, operation, token):
-    client = open_client(tokens=TOKENS)
+    client = open_client(dev=False, tokens=TOKENS)
     answer = await client.request(operation.method, path_of(operation), headers=bearer(token.value))
     assert (answer.status_code != 403) == (operation.id in ALLOWED[token.name])
     if answer.status_code == 403:
@@ -52,7 +55,7 @@ async def test_every_operation_with_every_scope(open_client, world, operation, t
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 async def test_every_operation_without_a_token(open_client, operation):
-    client = open_client(tokens=TOKENS)
+    client = open_client(dev=False, tokens=TOKENS)
     answer = await client.request(operation.method, path_of(operation))
     assert (answer.status_code == 401) == (operation.scopes is not PUBLIC)
     if answer.status_code == 401:
@@ -64,7 +67,7 @@ async def test_every_operation_without_a_token(open_client, operation):
     ["Bearer", "Bearer ", "Basic cmxfYWRtaW4=", "rl_admin", "Bearer rl_admi", "Bearer rl_admin2", b"Bearer \xff\xfe"],
 )
 async def test_what_is_no_token_is_401(open_client, value):
-    client = open_client(tokens=TOKENS)
+    client = open_client(dev=False, tokens=TOKENS)
     for path in ("/v1/jobs", "/metrics", "/v1/no-such-thing", "/v1"):
         answer = await client.get(path, headers={"Authorization": value})
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
@@ -72,7 +75,7 @@ async def test_what_is_no_token_is_401(open_client, value):
 
 
 async def test_the_scheme_s_case_does_not_matter_and_the_address_neither(open_client):
-    client = open_client(tokens=TOKENS, peer="203.0.113.9", base_url="https://relay.example.com")
+    client = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9", base_url="https://relay.example.com")
     answer = await client.get("/v1/jobs", headers={"Authorization": "bearer  rl_read", "Origin": "https://x.example"})
     assert answer.status_code == 200
 
@@ -124,38 +127,67 @@ async def test_a_route_that_the_front_took_for_open_answers_nobody(open_client, 
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/schemas/job-status.v1.json"])
-@pytest.mark.parametrize("tokens", [(), TOKENS])
-async def test_what_is_open_to_everybody(open_client, path, tokens):
-    client = open_client(tokens=tokens, peer="203.0.113.9", base_url="http://attacker.example")
+@pytest.mark.parametrize("dev", [False, True])
+async def test_what_is_open_to_everybody(open_client, path, dev):
+    client = open_client(dev=dev, tokens=TOKENS, peer="203.0.113.9", base_url="http://attacker.example")
     assert (await client.get(path)).status_code == 200
 
 
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
+async def test_without_dev_a_caller_on_this_machine_needs_a_token_too(open_client, operation):
+    for tokens in ((), TOKENS):  # fails closed where there is none at all
+        client = open_client(dev=False, tokens=tokens)
+        answer = await client.request(operation.method, path_of(operation), headers={"Host": "127.0.0.1:8080"})
+        assert (answer.status_code == 401) == (operation.scopes is not PUBLIC)
+
+
+async def test_two_authorization_headers_are_refused(open_client):
+    client = open_client(dev=False, tokens=TOKENS)
+    both = [("Authorization", "Bearer rl_admin"), ("Authorization", "Bearer rl_read")]
+    assert (await client.get("/v1/jobs", headers=both)).status_code == 401
+
+
 @pytest.mark.parametrize(
-    ("peer", "host", "origin", "public_url", "code"),
+    ("peer", "host", "origin", "code"),
     [
-        ("127.0.0.1", "127.0.0.1:8080", None, None, None),
-        ("127.0.0.7", "localhost", None, None, None),
-        ("::1", "[::1]:8080", None, None, None),
-        ("::ffff:127.0.0.1", "localhost:1", None, None, None),
-        ("127.0.0.1", "LOCALHOST.", "http://localhost:3000", None, None),
-        ("127.0.0.1", "relay.example.com", None, "https://relay.example.com", None),
-        ("127.0.0.1", "127.0.0.1", "https://relay.example.com", "https://relay.example.com", None),
-        ("192.168.1.4", "127.0.0.1:8080", None, None, "loopback_only"),
-        ("203.0.113.9", "localhost", None, None, "loopback_only"),
-        ("not an address", "localhost", None, None, "loopback_only"),
-        ("127.0.0.1", "attacker.example", None, None, "host_not_allowed"),
-        ("127.0.0.1", "127.0.0.1.attacker.example", None, None, "host_not_allowed"),
-        ("127.0.0.1", "localhost@attacker.example", None, None, "host_not_allowed"),
-        ("127.0.0.1", "[::1", None, None, "host_not_allowed"),
-        ("127.0.0.1", "", None, None, "host_not_allowed"),
-        ("127.0.0.1", "127.0.0.1", "https://attacker.example", None, "origin_not_allowed"),
-        ("127.0.0.1", "127.0.0.1", "null", None, "origin_not_allowed"),
-        ("127.0.0.1", "127.0.0.1", "", None, "origin_not_allowed"),
-        ("127.0.0.1", "relay.example.com", None, None, "host_not_allowed"),
+        ("127.0.0.1", "127.0.0.1:8080", None, None),
+        ("127.0.0.7", "localhost", None, None),
+        ("::1", "[::1]:8080", None, None),
+        ("::ffff:127.0.0.1", "localhost:1", None, None),
+        ("127.0.0.1", "LOCALHOST.", "http://localhost", None),
+        ("127.0.0.1", "127.0.0.1:8080", "http://127.0.0.1:8080", None),
+        ("127.0.0.1", "[::1]:8080", "http://[::1]:8080", None),
+        ("192.168.1.4", "127.0.0.1:8080", None, "loopback_only"),
+        ("203.0.113.9", "localhost", None, "loopback_only"),
+        ("::ffff:203.0.113.9", "localhost", None, "loopback_only"),
+        ("not an address", "localhost", None, "loopback_only"),
+        ("", "localhost", None, "loopback_only"),
+        ("127.0.0.1", "attacker.example", None, "host_not_allowed"),
+        ("127.0.0.1", "relay.example.com", None, "host_not_allowed"),
+        ("127.0.0.1", "0.0.0.0:8080", None, "host_not_allowed"),
+        ("127.0.0.1", "127.1", None, "host_not_allowed"),
+        ("127.0.0.1", "2130706433", None, "host_not_allowed"),
+        ("127.0.0.1", "127.0.0.1.attacker.example", None, "host_not_allowed"),
+        ("127.0.0.1", "localhost@attacker.example", None, "host_not_allowed"),
+        ("127.0.0.1", "127.0.0.1/attacker.example", None, "host_not_allowed"),
+        ("127.0.0.1", "127.0.0.1#attacker.example", None, "host_not_allowed"),
+        ("127.0.0.1", "local\thost", None, "host_not_allowed"),
+        ("127.0.0.1", "localhost, attacker.example", None, "host_not_allowed"),
+        ("127.0.0.1", "[::1", None, "host_not_allowed"),
+        ("127.0.0.1", "", None, "host_not_allowed"),
+        ("127.0.0.1", "127.0.0.1", "https://attacker.example", "origin_not_allowed"),
+        ("127.0.0.1", "127.0.0.1", "https://relay.example.com", "origin_not_allowed"),
+        ("127.0.0.1", "127.0.0.1", "null", "origin_not_allowed"),
+        ("127.0.0.1", "127.0.0.1", "", "origin_not_allowed"),
+        # another program on this machine has a page too
+        ("127.0.0.1", "127.0.0.1:8080", "http://127.0.0.1:3000", "origin_not_allowed"),
+        ("127.0.0.1", "127.0.0.1:8080", "http://localhost:8080", "origin_not_allowed"),
+        ("127.0.0.1", "127.0.0.1:8080", "https://127.0.0.1:8080", "origin_not_allowed"),
     ],
 )
-async def test_without_tokens_only_this_machine_gets_in(open_client, peer, host, origin, public_url, code):
-    client = open_client(peer=peer, public_url=public_url)
+@pytest.mark.parametrize("tokens", [(), TOKENS], ids=["no tokens", "tokens"])
+async def test_with_dev_only_this_machine_gets_in_without_a_token(open_client, tokens, peer, host, origin, code):
+    client = open_client(dev=True, tokens=tokens, peer=peer, public_url="https://relay.example.com")
     headers = {"Host": host} | ({} if origin is None else {"Origin": origin})
     for path in ("/v1/jobs", "/metrics"):
         answer = await client.get(path, headers=headers)
@@ -164,12 +196,47 @@ async def test_without_tokens_only_this_machine_gets_in(open_client, peer, host,
             assert answer.json()["code"] == code
 
 
-@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "X-Real-IP"])
-async def test_what_came_through_a_proxy_is_not_from_here(open_client, name):
-    client = open_client(public_url="https://relay.example.com")
-    answer = await client.get("/v1/jobs", headers={name: "127.0.0.1", "Host": "relay.example.com"})
-    assert (answer.status_code, answer.json()["code"]) == (403, "loopback_only")
-    assert "auth.tokens" in answer.json()["detail"]
+async def test_with_dev_a_host_that_is_sent_twice_is_refused(open_client):
+    for hosts in (["127.0.0.1", "attacker.example"], ["127.0.0.1", "127.0.0.1"]):
+        answer = await open_client(dev=True).get("/v1/jobs", headers=[("Host", host) for host in hosts])
+        assert (answer.status_code, answer.json()["code"]) == (403, "host_not_allowed")
+
+
+@pytest.mark.parametrize("client", [None, ("", 0)])
+async def test_with_dev_a_caller_without_an_address_is_refused(world, client):
+    """As over a unix socket, which a proxy connects to."""
+    scope = {"client": client}
+    with pytest.raises(Forbidden, match="send a token"):
+        identify(scope, Headers(raw=[(b"host", b"localhost")]), world.ports(dev=True).settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via"),
+        *("CF-Connecting-IP", "CF-Ray", "True-Client-IP", "X-Client-IP", "Fastly-Client-IP"),
+    ],
+)
+async def test_with_dev_what_came_through_a_proxy_is_not_from_here(open_client, name):
+    client = open_client(dev=True, tokens=TOKENS)
+    for value in ("127.0.0.1", ""):
+        answer = await client.get("/v1/jobs", headers={name: value})
+        assert (answer.status_code, answer.json()["code"]) == (403, "loopback_only")
+        assert (await client.get("/v1/jobs", headers={name: value, **bearer("rl_read")})).status_code == 200
+
+
+async def test_with_dev_a_wrong_token_is_401(open_client):
+    for tokens in ((), TOKENS):
+        client = open_client(dev=True, tokens=tokens)
+        for value in ("Bearer wrong", "Bearer", "Basic cmxfYWRtaW4=", ""):
+            answer = await client.get("/v1/jobs", headers={"Authorization": value})
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
+async def test_with_dev_a_token_keeps_its_scopes(open_client):
+    client = open_client(dev=True, tokens=TOKENS)
+    assert (await client.get("/v1/signing-secret", headers=bearer("rl_read"))).status_code == 403
+    assert (await client.get("/v1/signing-secret")).status_code == 200
 
 
 async def test_a_request_of_ours_that_comes_back_is_a_loop(client):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import aiohttp
 import orjson
 from dropin_load import KEY
-from dropin_world import HERE, check, cpu_seconds, load, peak_of, relay, resident_bytes, stub
+from dropin_world import AUTHORIZED, HERE, check, cpu_seconds, load, peak_of, relay, resident_bytes, stub
 
 JOBS = "/api/v1/outreach/jobs/"
 IN_FLIGHT = 32
@@ -42,7 +42,12 @@ DISPATCH = {
 def track(port: int, ids: list[str]) -> None:
     """Registers jobs, and reads each once through the relay, which is a look at it."""
     body = orjson.dumps({"jobs": [{"id": id} for id in ids]}).decode()
-    check(load("closed", port, paths=["/v1/jobs/batch"], method="POST", body=body, count=1, in_flight=1), "200 direct")
+    check(
+        load(
+            "closed", port, paths=["/v1/jobs/batch"], method="POST", body=body, headers=AUTHORIZED, count=1, in_flight=1
+        ),
+        "200 direct",
+    )
     load("closed", port, paths=[JOBS + id for id in ids], count=len(ids), in_flight=8, raw=True)
 
 

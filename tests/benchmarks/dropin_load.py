@@ -19,6 +19,8 @@ import orjson
 import uvloop
 
 KEY = "sk-revor-benchmark-0123456789"
+TOKEN = "rl_benchmark_0123456789abcdef"
+"""What `/v1` takes; see `dropin_world.relay`."""
 LONGEST_SECONDS = 60.0
 OPENED_AT_ONCE = 200
 

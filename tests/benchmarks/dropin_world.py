@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from dropin_load import KEY
+from dropin_load import KEY, TOKEN
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -25,6 +25,10 @@ sources:
     base_url: http://127.0.0.1:{port}
     polling: {{min_interval_seconds: {least}, max_interval_seconds: {most}, max_requests_per_second: {rate}}}
 """
+
+
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+"""For `/v1`."""
 
 
 @contextlib.contextmanager
@@ -60,6 +64,8 @@ def relay(
     with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "relay.yaml").write_text(SETTINGS.format(port=upstream_port, least=least, most=most, rate=rate))
         own = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
+        token = Path(folder) / "relay.token"
+        token.write_text(TOKEN)
         written = Path(folder) / "stderr"
         with written.open("wb") as errors:
             process = subprocess.Popen(
@@ -68,6 +74,7 @@ def relay(
                 env={
                     **own,
                     **{"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": folder, "REVOR_API_KEY": KEY},
+                    "RELAY_TOKEN_FILE": str(token),
                     **(environ or {}),
                 },
                 stdin=subprocess.DEVNULL,

@@ -31,7 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import orjson
-from dropin_world import HERE, ROOT, cpu_seconds, relay
+from dropin_world import AUTHORIZED, HERE, ROOT, cpu_seconds, relay
 
 SINKS_ALLOWED = {"RELAY_SECURITY__ALLOW_HTTP": "true", "RELAY_SECURITY__ALLOW_NETWORKS": '["127.0.0.0/8"]'}
 ENDED_TYPE = "ai.revor.job.succeeded"
@@ -93,7 +93,7 @@ def end(kind: str) -> Iterator[End]:
 def call(port: int, path: str, body: Any = None) -> Any:
     """The relay's answer to a POST."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}", orjson.dumps(body or {}), {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{port}{path}", orjson.dumps(body or {}), {"Content-Type": "application/json", **AUTHORIZED}
     )
     with urllib.request.urlopen(request, timeout=30) as answered:
         return orjson.loads(answered.read())

@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dropin_world import relay
+from dropin_world import AUTHORIZED, relay
 from latency import SINKS_ALLOWED, End, call, end
 from two_nodes import NOBODY_PORT
 
@@ -81,7 +81,8 @@ class Ledger:
 
 def progress(port: int, replay_id: str) -> dict[str, Any]:
     """How far the replay is."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/replays/{replay_id}", timeout=60) as answered:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/replays/{replay_id}", headers=AUTHORIZED)
+    with urllib.request.urlopen(request, timeout=60) as answered:
         found: dict[str, Any] = orjson.loads(answered.read())
     return found
 

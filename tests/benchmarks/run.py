@@ -105,6 +105,7 @@ async def node(
         encryption=replace(settings.encryption, keys=(key or new_key(),)),
         security=replace(settings.security, allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)),
         delivery=replace(settings.delivery, per_host=256),
+        dev=True,
     )
     async with open_node(settings, base_url=url, state_dir=folder, roles=roles, auto_migrate=True) as opened:
         yield opened

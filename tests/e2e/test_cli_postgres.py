@@ -3,6 +3,8 @@
 import os
 import re
 import secrets
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from relay.keys import new_key, python_line_that_makes_a_key
 from relay.store.migrations import newest_revision
 from tests.postgres_server import shared_server
-from tests.process_world import Process, Start
+from tests.process_world import API_TOKEN, Process, Start
 
 PASSWORD = "not-for-anybody"
 NOBODY_LISTENS = f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay"
@@ -32,7 +34,8 @@ def url_of(database: str, *, user: str = "postgres", password: str = PASSWORD) -
 
 
 @pytest.fixture
-def here(start: Start, database: str) -> "Here":
+def here(start: Start, database: str, tmp_path: Path) -> "Here":
+    (tmp_path / "relay.token").write_text(API_TOKEN)
     return Here(start, database)
 
 
@@ -47,6 +50,7 @@ class Here:
             "RELAY_ENCRYPTION_KEY": new_key(),
             "REVOR_API_KEY": "sk-revor-default",
             "REVOR_BASE_URL": "http://127.0.0.1:9",
+            "RELAY_TOKEN_FILE": "relay.token",
         }
 
     def begin(self, *arguments: str, **variables: str) -> Process:
@@ -102,6 +106,30 @@ def test_serve_wants_a_key_and_says_how_to_make_one(here: Here, tmp_path: Path) 
     assert "RELAY_ENCRYPTION_KEY" in line
     assert line.endswith(python_line_that_makes_a_key())
     assert not (tmp_path / "state").exists()  # no key file either, of which another node would not know
+
+
+def test_serve_wants_a_token_and_says_how_to_make_one(here: Here, tmp_path: Path) -> None:
+    here.run("migrate")
+    line = here.refused(*SERVE, RELAY_TOKEN_FILE="")
+    assert "RELAY_TOKEN_FILE" in line
+    assert not (tmp_path / "state").exists()  # no token of this machine, of which another node would not know
+    (tmp_path / "relay.token").unlink()
+    command = line.partition("This makes one: ")[2]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=os.environ, check=True)
+    assert stat.S_IMODE((tmp_path / "relay.token").stat().st_mode) == 0o600
+    node = here.begin(*SERVE)
+    url = node.until(r"serving (http://\S+)")
+    assert here.run("jobs", "list", RELAY_URL=url)[0] == 0
+    assert here.run("jobs", "list", RELAY_URL=url, RELAY_TOKEN="rl_another")[0] == 1
+    assert node.end() == 0
+
+
+def test_with_dev_no_token_is_wanted(here: Here, tmp_path: Path) -> None:
+    here.run("migrate")
+    node = here.begin(*SERVE, "--dev", RELAY_TOKEN_FILE="")
+    url = node.until(r"serving (http://\S+)")
+    assert here.run("jobs", "list", RELAY_URL=url, RELAY_TOKEN_FILE="")[0] == 0
+    assert node.end() == 0
 
 
 def test_serve_wants_the_schema(here: Here) -> None:

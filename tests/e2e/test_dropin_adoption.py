@@ -71,11 +71,19 @@ async def test_a_key_that_the_upstream_refuses_does_not(world: RelayWorld) -> No
     assert (await world.get("/v1/intents"))["items"] == []
 
 
-async def test_without_the_setting_nothing_is_tracked_for_an_unknown_key(world: RelayWorld) -> None:
+async def test_without_the_setting_an_unknown_key_is_refused(world: RelayWorld) -> None:
     await world.serve()
+    status, answer = await create(world, OTHER_KEY)
+    assert (status, answer["error"]["code"]) == (401, "relay_key_unknown")
+    assert await accounts(world) == ["default"]
+    assert (await world.call("GET", "/_sandbox", url=world.sandbox_url))[1]["jobs"] == 0
+
+
+async def test_with_dev_an_unknown_key_is_passed_on_and_nothing_is_tracked(world: RelayWorld) -> None:
+    await world.serve("--dev")
     status, answer = await create(world, OTHER_KEY)
     assert status == 202, answer
     assert await accounts(world) == ["default"]
     assert (await world.call("GET", f"/v1/jobs/{answer['item']['id']}"))[0] == 404
     assert await world.end() == 0
-    assert len(world.logged("untracked_create")) == 1
+    assert len([line for line in world.lines if "untracked_create" in line]) == 1

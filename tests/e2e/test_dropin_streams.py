@@ -19,7 +19,7 @@ import relay.dropin.creates
 import relay.sources.passage
 from relay.cli.sockets import make_server
 from tests.e2e_world import open_e2e_world
-from tests.process_world import processes
+from tests.process_world import API_TOKEN, keep_token, processes
 from tests.wire import Answer, Call, Client, Stub, answer, body_parts, listening, open_stub, request
 
 KEY = "sk-revor-test"
@@ -70,6 +70,7 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("relay")
     (folder / "relay.yaml").write_text(POLLING)
+    keep_token(folder)
     with socket.socket() as reserved, processes(folder) as start:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an upstream may listen there beside it
         reserved.bind(("127.0.0.1", 0))
@@ -117,7 +118,7 @@ def made(job_id: str) -> bytes:
 async def ask(place: Place, path: str) -> Answer:
     """A question to the relay's own API."""
     async with Client(place.url) as client:
-        return await client.exchange(request("GET", path))
+        return await client.exchange(request("GET", path, [("Authorization", f"Bearer {API_TOKEN}")]))
 
 
 async def until(true: Callable[[], Any]) -> None:

@@ -29,7 +29,11 @@ WRONG = {
     "wrong value": ("server:\n  port: many\n", "relay.yaml:2: server.port", "many"),
     "variable": ("auth:\n  tokens: [{name: a, token: '${UNSET}'}]\n", "relay.yaml:2:", "UNSET, which is not set"),
     "secret file": ("encryption: {keys: ['${file:/nowhere/key}']}\n", "/nowhere/key, which", "does not exist"),
-    "open to all": ("server: {host: 0.0.0.0}\n", "server.host", "token"),
+    "open to all": (
+        "auth: {tokens: [{name: a, token: short, scopes: [read]}]}\nserver: {host: 0.0.0.0}\n",
+        "server.host",
+        "shorter",
+    ),
     "itself": ("server: {port: 18080}\nsources: {revor: {base_url: 'http://127.0.0.1:18080'}}\n", "base_url", "relay"),
 }
 
@@ -87,7 +91,7 @@ async def test_a_key_file_that_others_may_read(world: RelayWorld, tmp_path: Path
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     key.chmod(0o644)
     line = await world.refused()
-    assert f"{key}: others may read the key file (0644): chmod 600 '{key}'" in line
+    assert f"others may read the key file {key} (0644): chmod 600 '{key}'" in line
     key.chmod(0o600)
     await world.serve()
 

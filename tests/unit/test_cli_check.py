@@ -110,7 +110,8 @@ async def _subscribe(sink: str, *, secret: bool = False) -> None:
 
     from relay.core.signing import new_secret
     from relay.core.subscription import Subscription
-    from relay.keys import default_state_dir, load_or_create_keyring
+    from relay.keys import load_or_create_keyring
+    from relay.private_files import default_state_dir
     from relay.store.store import open_store
 
     store = await open_store(

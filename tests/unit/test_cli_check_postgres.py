@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.access import new_token
 from relay.cli import run
 from relay.clock import wall_clock
 from relay.core.signing import new_secret
@@ -38,6 +39,8 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("REVOR_API_KEY", "sk-revor-default")
     monkeypatch.setenv("RELAY_ENCRYPTION_KEY", new_key())
+    (tmp_path / "relay.token").write_text(new_token())
+    monkeypatch.setenv("RELAY_TOKEN_FILE", "relay.token")
     monkeypatch.setenv("DATABASE_URL", url_of(name))
     yield name
     shared_server().drop_database(name)

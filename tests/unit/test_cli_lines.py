@@ -34,7 +34,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["serve", "--roles", "api,dispatchr"], 2, "did you mean dispatcher?"),
         (["serve", "--roles", ","], 2, "--roles is empty"),
         (["serve", "--config", "nope.yaml"], 2, "nope.yaml"),
-        (["serve", "--host", "0.0.0.0"], 2, "auth.tokens is empty"),
+        (["serve", "--host", "0.0.0.0", "--dev"], 2, "--dev asks this machine for no token"),
         (["serve", "--port", "70000"], 2, "--port"),
         (["sandbox", "--rate-limit", "3"], 2, "--rate-limit"),
         (["sandbox", "--rate-limit", "0/60"], 2, "--rate-limit"),

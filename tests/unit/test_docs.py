@@ -17,6 +17,7 @@ from typing import Any, get_args
 import pytest
 
 import relay.cli
+from relay.access import NO_TOKEN
 from relay.app import NO_KEY
 from relay.cluster import LEASE_SECONDS, RENEW_SECONDS
 from relay.config import VARIABLES, describe
@@ -168,6 +169,7 @@ def test_every_command_that_is_typed_is_there(document: Path) -> None:
 def test_what_is_said_of_postgresql() -> None:
     text = (DOCS / "postgresql.md").read_text(encoding="utf-8")
     assert f"relay: {NO_KEY}\n" in text
+    assert f"relay: {NO_TOKEN}\n" in text
     assert f"after at most {LEASE_SECONDS + RENEW_SECONDS:g} s (a lease of {LEASE_SECONDS:g} s" in text
     assert f"another takes them within {RENEW_SECONDS:g} s" in text
     assert f"`delivery.timeout_seconds` + {LEASE_MARGIN_SECONDS:g} s" in text

@@ -15,11 +15,11 @@ from relay.errors import SettingsError
 from relay.keys import (
     DecryptError,
     Keyring,
-    default_state_dir,
     load_or_create_keyring,
     new_key,
     python_line_that_makes_a_key,
 )
+from relay.private_files import default_state_dir
 
 OLD, NEW = new_key(), new_key()
 
@@ -125,7 +125,7 @@ def test_a_key_file_others_can_read_is_refused(tmp_path: Path) -> None:
         path.chmod(mode)
         with pytest.raises(SettingsError) as caught:
             load_or_create_keyring([], state_dir=tmp_path)
-        assert str(caught.value) == f"{path}: others may read the key file ({mode:04o}): chmod 600 '{path}'"
+        assert str(caught.value) == f"others may read the key file {path} ({mode:04o}): chmod 600 '{path}'"
 
 
 @pytest.mark.parametrize("content", [b"", b"hidden", b"\xff\xfe", b"A" * 5000])
