@@ -112,7 +112,7 @@ async def test_a_control_character_in_a_path_is_refused(open_client, tokens):
     ],
 )
 async def test_a_path_that_is_not_listed_as_open_is_closed(open_client, path):
-    client = open_client(tokens=TOKENS)
+    client = open_client(dev=False, tokens=TOKENS)
     answer = await client.request("GET", path)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert (await open_client(peer="203.0.113.9").request("GET", path)).status_code == 403
@@ -120,7 +120,7 @@ async def test_a_path_that_is_not_listed_as_open_is_closed(open_client, path):
 
 async def test_a_route_that_the_front_took_for_open_answers_nobody(open_client, monkeypatch):
     monkeypatch.setattr("relay.api.front.needs_identity", lambda path: False)
-    client = open_client(tokens=TOKENS)
+    client = open_client(dev=False, tokens=TOKENS)
     for operation in OPERATIONS:
         answer = await client.request(operation.method, path_of(operation))
         assert (answer.status_code == 401) == (operation.scopes is not PUBLIC), operation.id
