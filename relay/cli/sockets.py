@@ -46,6 +46,12 @@ class _Protocol(HttpToolsProtocol):
         line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         self._offering = b"\r\n".join([line, *(b"%s: %s" % header for header in headers), b"", b""])
 
+    def _take_host_of_the_target(self) -> None:
+        """RFC 9112, 3.2.2: where the target is a whole URL, its host counts and that of `Host` does not."""
+        authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+        self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+        self.headers.append((b"host", authority))
+
     def on_message_complete(self) -> None:
         """The end of a request; of one that offers another protocol it is not."""
         if self._offering is None:
