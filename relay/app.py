@@ -40,7 +40,7 @@ from relay.room_settings import RoomSettings, guard_policy
 from relay.scheduler import Scheduler, Upkeep
 from relay.sender import Sender
 from relay.signals import Signals
-from relay.sources.client import UpstreamClient
+from relay.sources.client import NODE_HEADER, UpstreamClient
 from relay.sources.definition import load_definition
 from relay.sources.passage import Passage
 from relay.store.postgres_engine import is_postgres
@@ -79,6 +79,7 @@ class Node:
         roles: tuple[str, ...] = ROLES,
         seed: int = 0,
         adopted: Adopted = MappingProxyType({}),
+        node_id: str,
     ) -> None:
         """`adopted`: accounts beside those of the settings."""
         settings = with_adopted(settings, adopted)
@@ -89,7 +90,7 @@ class Node:
         self.metrics_book = Metrics()
         self._counter = lru_cache(self.metrics_book.requests.labels)
         self.signals = Signals()
-        self.node_id = secrets.token_hex(8)
+        self.node_id = node_id
         self.stopping = False
         self._clock = clock
         self._probe = WriteProbe(store.database)
@@ -437,7 +438,8 @@ async def open_node(
         # A key that is missing shows now, not when something is to be delivered.
         await store.subscriptions.all()
         await store.subscriptions.page(limit=1, callbacks=True)
-        async with Sender(guard_policy(settings), clock=clock) as sender:
+        node_id = secrets.token_hex(8)
+        async with Sender(guard_policy(settings), clock=clock, node=(NODE_HEADER, node_id)) as sender:
             adopted = await adopted_accounts(store)
             node = Node(
                 settings,
@@ -449,6 +451,7 @@ async def open_node(
                 roles=roles,
                 seed=seed,
                 adopted=adopted,
+                node_id=node_id,
             )
             await node.start()
             try:

@@ -245,40 +245,6 @@ upstream_url: Kind[str] = Kind(
 )
 
 
-def is_loopback_host(host: str) -> bool:
-    """Whether this host (a name or an address, IPv6 with or without brackets) only reaches this machine."""
-    bare = host.strip("[]").rstrip(".").lower()
-    try:
-        return ipaddress.ip_address(bare).is_loopback
-    except ValueError:
-        return bare == "localhost"
-
-
-def is_bound_address(url: str, *, host: str, port: int) -> bool:
-    """Whether this URL leads to the socket listening on `host` and `port`, by whichever name of this machine."""
-    parts = urlsplit(url)
-    at = parts.hostname or ""
-    if (parts.port or _default_port(parts.scheme)) != port:
-        return False
-    return at == host.strip("[]").lower() or (_is_here(at) and _is_here(host))
-
-
-def is_within(url: str, base: str) -> bool:
-    """Whether a URL is `base` or below it, on the same host and port."""
-    one, other = urlsplit(url), urlsplit(base)
-    ports = [parts.port or _default_port(parts.scheme) for parts in (one, other)]
-    same = one.hostname == other.hostname and ports[0] == ports[1]
-    return same and f"{one.path}/".startswith(f"{other.path.rstrip('/')}/")
-
-
-def _is_here(host: str) -> bool:
-    return is_loopback_host(host) or host.strip("[]") in ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
-
-
-def _default_port(scheme: str) -> int:
-    return 443 if scheme == "https" else 80
-
-
 def decode_encryption_key(given: str) -> bytes:
     """The 32 bytes of a key in Fernet's format. Raises ValueError, which does not quote the key."""
     try:

@@ -114,6 +114,8 @@ def guard_policy(settings: Settings) -> GuardPolicy:
         allow_http=security.allow_http,
         allow_networks=tuple(security.allow_networks),
         allow_ports=frozenset(security.allow_ports),
+        own_address=(settings.server.host, settings.server.port),
+        own_url=settings.server.public_url,
     )
 
 

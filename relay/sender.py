@@ -120,6 +120,7 @@ class Sender:
 
     limit_connections        open at once in all; a request beyond waits, within its own deadline
     connect_timeout_seconds  for one address's TCP connection and TLS handshake
+    node                     a header that names this relay: goes out with every request, in the place of any other
     tls                      trust other authorities than the system's; must verify certificates and host names
     resolver                 another source of addresses (tests); it can not get around the guard
     """
@@ -131,6 +132,7 @@ class Sender:
         clock: Clock,
         limit_connections: int = 512,
         connect_timeout_seconds: float = 10.0,
+        node: Header | None = None,
         tls: ssl.SSLContext | None = None,
         resolver: AbstractResolver | None = None,
     ) -> None:
@@ -140,6 +142,7 @@ class Sender:
         self._clock = clock
         self._limit_connections = limit_connections
         self._connect_timeout_seconds = connect_timeout_seconds
+        self._node = node
         self._tls = tls
         self._own_resolver = _Resolver()
         self._resolver = resolver or self._own_resolver
@@ -220,7 +223,7 @@ class Sender:
         )
 
     async def _exchange(self, exchanges: Exchanges, request: OutboundRequest, route: Route, trail: _Trail) -> None:
-        answer = await exchanges.begin(route, request.method, _headers(request), request.body, trail.sends)
+        answer = await exchanges.begin(route, request.method, _headers(request, self._node), request.body, trail.sends)
         try:
             trail.answered_at = time.perf_counter()
             trail.status_code = answer.status
@@ -324,9 +327,12 @@ class _Resolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _headers(request: OutboundRequest) -> list[Header]:
+def _headers(request: OutboundRequest, node: Header | None) -> list[Header]:
     """All that goes out with a request but Host and Content-Length."""
-    headers = [header for header in request.headers if header[0].lower() != "accept-encoding"]
+    replaced = ("accept-encoding",) if node is None else ("accept-encoding", node[0].lower())
+    headers = [header for header in request.headers if header[0].lower() not in replaced]
+    if node is not None:
+        headers.append(node)
     names = {name.lower() for name, _ in headers}
     headers += [header for header in _OURS if header[0].lower() not in names]
     return headers

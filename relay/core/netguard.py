@@ -15,6 +15,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Self
 
+from relay.core.places import is_bound_address, is_within
+
 MAX_URL_LENGTH = 2048
 MAX_CUSTOM_HEADERS = 32
 MAX_HEADER_NAME_LENGTH = 128
@@ -98,11 +100,15 @@ class GuardPolicy:
     allow_http      plain http too, but only to addresses inside `allow_networks`
     allow_networks  addresses that are permitted although they are not public, on any port
     allow_ports     the ports of all other addresses
+    own_address     host and port that this relay listens on
+    own_url         where it is reached from outside
     """
 
     allow_http: bool = False
     allow_networks: tuple[Network, ...] = ()
     allow_ports: frozenset[int] = frozenset({443})
+    own_address: tuple[str, int] | None = None
+    own_url: str | None = None
 
     @classmethod
     def development(cls) -> Self:
@@ -166,6 +172,9 @@ def refusal_of_url(url: str, policy: GuardPolicy) -> str | None:
     port = int(pieces[3] or DEFAULT_PORTS[scheme])
     if not 1 <= port <= 65535:
         return f"port {port} does not exist"
+    whose = _whose_own(url, policy)
+    if whose is not None:
+        return f"this is {whose}: the relay would send its events to itself"
     if pieces[1] is not None:
         return _refusal_of_ipv6_literal(pieces[1], port, scheme, policy)
     return _refusal_of_host(pieces[2], port, scheme, policy)
@@ -250,6 +259,16 @@ def _refusal_of_host(host: str, port: int, scheme: str, policy: GuardPolicy) -> 
     if networks:
         return _refusal_of_scheme(scheme, http_allowed=policy.allow_http)
     return _refusal_of_scheme(scheme, http_allowed=False) or _refusal_of_port(port, policy)
+
+
+def _whose_own(url: str, policy: GuardPolicy) -> str | None:
+    if policy.own_address is not None:
+        host, port = policy.own_address
+        if is_bound_address(url, host=host, port=port):
+            return "the address that this relay listens on"
+    if policy.own_url is not None and is_within(url, policy.own_url):
+        return "this relay's own server.public_url"
+    return None
 
 
 def _overlaps_loopback(network: Network) -> bool:

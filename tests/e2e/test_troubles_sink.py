@@ -251,6 +251,47 @@ async def test_a_sink_that_is_not_allowed(world: RelayWorld) -> None:
     await world.until_delivered([job_id])
 
 
+async def test_a_sink_that_is_the_relay_itself(world: RelayWorld) -> None:
+    world.settings(more="server: {public_url: https://relay.example.com}\n")
+    await world.serve()
+    port = world.url.rpartition(":")[2]
+    made = await world.subscribe("ai.revor.job.succeeded")
+    for own in (f"{world.url}/v1/jobs", f"http://localhost:{port}/", "https://relay.example.com/hook"):
+        for method, path, body in (
+            ("POST", "/v1/subscriptions", {"sink": own}),
+            ("PUT", f"/v1/subscriptions/{made['id']}", {"sink": own}),
+            ("POST", "/v1/jobs", {"id": "a", "callback_url": own}),
+        ):
+            status, refused = await world.call(method, path, body)
+            assert (status, refused["code"]) == (422, "sink_refused"), refused
+            assert "itself" in refused["detail"]
+        status, answer = await world.call("POST", "/v1/jobs/batch", {"jobs": [{"id": "a", "callback_url": own}]})
+        assert (status, answer["rejected"][0]["code"]) == (200, "sink_refused")
+    assert (await state_of(world, made["id"]))["sink"] == world.sink_url
+
+
+async def test_a_detour_that_leads_back_to_the_relay(world: RelayWorld) -> None:
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]))
+
+        async def pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while part := await source.read(65536):
+                    target.write(part)
+            target.close()
+
+        await asyncio.gather(pipe(reader, back), pipe(there, writer))
+
+    async with peer(pass_on) as detour:
+        await world.serve()
+        made = await world.subscribe("ai.revor.job.succeeded", sink=f"http://{detour}/v1/jobs")
+        await world.job()
+        tried = await attempts(world, made["id"], "pending")
+        assert tried[0]["status_code"] == 508
+        assert "loop_detected" in tried[0]["response_excerpt"]
+        assert await world.end() == 0
+
+
 @contextlib.asynccontextmanager
 async def peer(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Something that listens: its host and port."""

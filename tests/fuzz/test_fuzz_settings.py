@@ -15,6 +15,7 @@ from relay.config import Settings, describe, load_settings
 from relay.config_load import parse_yaml, read_secret_file
 from relay.core.events import check_attribute
 from relay.core.job import JOB_EVENTS, Problem
+from relay.core.places import is_bound_address, is_within
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
 from relay.sources.definition import SourceDefinition, load_definition
@@ -173,8 +174,8 @@ def test_urls(url: str) -> None:
         return
     shown = f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
     for host in ("127.0.0.1", "::1", "0.0.0.0", parts.hostname or ""):
-        assert kinds.is_bound_address(shown, host=host, port=8080) in (True, False)
-    assert kinds.is_within(shown, shown)
+        assert is_bound_address(shown, host=host, port=8080) in (True, False)
+    assert is_within(shown, shown)
 
 
 # Definitions of sources --------------------------------------------------------------------------------------------

@@ -1,0 +1,39 @@
+"""Where a URL leads, by its text: to this machine, to a socket that is bound here, to a place below another URL."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether this host (a name or an address, IPv6 with or without brackets) only reaches this machine."""
+    bare = host.strip("[]").rstrip(".").lower()
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return bare == "localhost"
+
+
+def is_bound_address(url: str, *, host: str, port: int) -> bool:
+    """Whether this URL leads to the socket listening on `host` and `port`, by whichever name of this machine."""
+    parts = urlsplit(url)
+    at = parts.hostname or ""
+    if (parts.port or _default_port(parts.scheme)) != port:
+        return False
+    return at == host.strip("[]").lower() or (_is_here(at) and _is_here(host))
+
+
+def is_within(url: str, base: str) -> bool:
+    """Whether a URL is `base` or below it, on the same host and port."""
+    one, other = urlsplit(url), urlsplit(base)
+    ports = [parts.port or _default_port(parts.scheme) for parts in (one, other)]
+    hosts = [(parts.hostname or "").rstrip(".") for parts in (one, other)]
+    same = hosts[0] == hosts[1] and ports[0] == ports[1]
+    return same and f"{one.path}/".startswith(f"{other.path.rstrip('/')}/")
+
+
+def _is_here(host: str) -> bool:
+    return is_loopback_host(host) or host.strip("[]") in ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
+
+
+def _default_port(scheme: str) -> int:
+    return 443 if scheme == "https" else 80

@@ -1,0 +1,65 @@
+"""Where a URL leads: to this machine, to a socket bound here, to a place below another URL."""
+
+import pytest
+
+from relay.core.netguard import GuardPolicy, refusal_of_url
+from relay.core.places import is_bound_address, is_loopback_host, is_within
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.9.9.9", "::1", "[::1]", "LOCALHOST."])
+def test_these_hosts_are_this_machine_only(host: str) -> None:
+    assert is_loopback_host(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.com", "10.0.0.1", ""])
+def test_these_are_not(host: str) -> None:
+    assert not is_loopback_host(host)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "leads_here"),
+    [
+        ("http://127.0.0.1:8080/hook", "127.0.0.1", 8080, True),
+        ("https://127.0.0.1:8080/hook", "127.0.0.1", 8080, True),
+        ("http://localhost:8080", "127.0.0.1", 8080, True),
+        ("http://127.0.0.2:8080", "0.0.0.0", 8080, True),
+        ("http://[::1]:8080", "::", 8080, True),
+        ("http://10.0.0.7:8080", "10.0.0.7", 8080, True),
+        ("http://Relay.internal/hook", "relay.internal", 80, True),
+        ("https://relay.internal/hook", "relay.internal", 443, True),
+        ("http://127.0.0.1:8081/hook", "127.0.0.1", 8080, False),
+        ("http://127.0.0.1/hook", "127.0.0.1", 8080, False),
+        ("http://10.0.0.7:8080", "127.0.0.1", 8080, False),
+        ("http://localhost:8080", "10.0.0.7", 8080, False),
+    ],
+)
+def test_the_address_that_is_bound(url: str, host: str, port: int, leads_here: bool) -> None:
+    assert is_bound_address(url, host=host, port=port) is leads_here
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "within"),
+    [
+        ("https://relay.example.com/v1/jobs", "https://relay.example.com", True),
+        ("https://RELAY.example.com.:443/", "https://relay.example.com/", True),
+        ("https://example.com/relay/v1", "https://example.com/relay/", True),
+        ("https://example.com/relay", "https://example.com/relay/", True),
+        ("https://example.com/relays", "https://example.com/relay", False),
+        ("https://example.com/crm", "https://example.com/relay", False),
+        ("https://example.com:8443/", "https://example.com", False),
+        ("http://example.com/", "https://example.com", False),
+    ],
+)
+def test_a_place_below_another(url: str, base: str, within: bool) -> None:
+    assert is_within(url, base) is within
+
+
+def test_no_event_is_sent_to_the_relay_itself() -> None:
+    own = {"own_address": ("127.0.0.1", 8080), "own_url": "https://relay.example.com"}
+    policy = GuardPolicy(allow_http=True, allow_networks=GuardPolicy.development().allow_networks, **own)  # type: ignore[arg-type]
+    why = refusal_of_url("http://localhost:8080/v1/jobs", policy)
+    assert why == "this is the address that this relay listens on: the relay would send its events to itself"
+    why = refusal_of_url("https://relay.example.com/hook", policy)
+    assert why == "this is this relay's own server.public_url: the relay would send its events to itself"
+    assert refusal_of_url("http://localhost:8081/hook", policy) is None
+    assert refusal_of_url("https://crm.example.com/hook", policy) is None
