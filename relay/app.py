@@ -81,7 +81,8 @@ class Node:
         adopted: Adopted = MappingProxyType({}),
         node_id: str,
     ) -> None:
-        """`adopted`: accounts beside those of the settings."""
+        """`callback_secret` is the one of the database, for as long as the settings give none; `adopted` are accounts
+        beside those of the settings."""
         settings = with_adopted(settings, adopted)
         self.settings = settings
         self.base_url = (settings.server.public_url or base_url).rstrip("/")
@@ -116,7 +117,7 @@ class Node:
             settings=self._rooms.of_dispatcher(),
             metrics=self.metrics_book,
             token=self.node_id,
-            callback_secret=lambda: self._callback_secret,
+            callback_secret=lambda: self.settings.delivery.callback_secret or self._callback_secret,
             recorded=self._recorded,
         )
         self.pollers: dict[tuple[str, str], Poller] = {}
@@ -230,8 +231,6 @@ class Node:
         """Takes over what SIGHUP may change: upstream keys, tokens, polling and delivery."""
         self._set_settings(settings)
         reconfigure(self._rooms, self.dispatcher, self.pollers)
-        if settings.delivery.callback_secret is not None:
-            self._callback_secret = settings.delivery.callback_secret
         self._api = create_api(self._ports())
         self.dispatcher.wake()
         self.scheduler.upkeep_now("probes")  # a key that was refused may be another one now
@@ -250,7 +249,7 @@ class Node:
 
     async def callback_secret(self) -> str:
         """The secret that signs what goes to callback URLs."""
-        return self._callback_secret
+        return self.settings.delivery.callback_secret or self._callback_secret
 
     async def test(self, subscription: Subscription, event: Event) -> Tested:
         """Sends one event now; nothing is stored."""
@@ -434,7 +433,7 @@ async def open_node(
     )
     clock = store.clock(clock)
     try:
-        callback_secret = settings.delivery.callback_secret or await _stored_callback_secret(store, clock())
+        callback_secret = await _stored_callback_secret(store, clock())
         # A key that is missing shows now, not when something is to be delivered.
         await store.subscriptions.all()
         await store.subscriptions.page(limit=1, callbacks=True)

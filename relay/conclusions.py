@@ -1,6 +1,6 @@
 """What follows from an attempt: its record, the delivery's new state, and what is said of its subscription. No I/O."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from relay.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
 from relay.core import retry
@@ -29,6 +29,7 @@ def conclude(
     tried: Tried,
     now: float,
     *,
+    schedule_seconds: Sequence[float],
     jitter: float,
     chance: Callable[[], float],
     disable_after_seconds: float,
@@ -39,12 +40,12 @@ def conclude(
 ) -> tuple[Mark, float]:
     """The mark, and until when the sink asked that nothing at all is sent to it (0: it did not).
 
-    `chance`: a number from 0 to 1 at each call. `next_lease`, `next_count`, `next_late`: what the subscription would
-    go on with, unless this disables it or lets it pause.
+    `schedule_seconds`: the pauses between attempts. `chance`: a number from 0 to 1 at each call. `next_lease`,
+    `next_count`, `next_late`: what the subscription would go on with, unless this disables it or lets it pause.
     """
     claimed, subscription, probe = tried.claimed, tried.subscription, tried.claimed.probe
     attempt_count = 1 if probe else claimed.attempt_count + 1
-    schedule = (0.0,) if probe else subscription.retry_schedule_seconds
+    schedule = (0.0,) if probe else schedule_seconds
     decision = retry.decide(
         tried.outcome,
         attempt_count=attempt_count,

@@ -67,6 +67,8 @@ class Transport(Protocol):
 class Settings(Protocol):
     """What is decided by after an attempt. See docs/settings.md, `delivery`."""
 
+    def timeout_of(self, subscription: Subscription) -> float: ...
+    def schedule_of(self, subscription: Subscription) -> Sequence[float]: ...
     @property
     def jitter(self) -> float: ...
     @property
@@ -155,7 +157,7 @@ class Deliverer:
             response = Response(started_at=self._clock(), duration_ms=0.0, error="render", detail=detail)
         else:
             headers = request.headers
-            response = await self._transport.send(request, timeout_seconds=subscription.timeout_seconds)
+            response = await self._transport.send(request, timeout_seconds=self._settings().timeout_of(subscription))
         outcome = self._judged(subscription, kind, response)
         self._attempts_of(kind.name, outcome.verdict).inc()
         self._seconds_of(kind.name).observe(response.duration_ms / 1000)
@@ -231,7 +233,7 @@ class Deliverer:
         subscription = target.subscription
         try:
             now = self._clock()
-            if claimed.lease_until - now < subscription.timeout_seconds:
+            if claimed.lease_until - now < self._settings().timeout_of(subscription):
                 log.warning("lease_too_old", delivery=claimed.id)
                 await self._deliveries.release([claimed], now)
                 self._wake()
@@ -305,11 +307,12 @@ class Deliverer:
                 outcome=outcome,
             ),
             now,
+            schedule_seconds=settings.schedule_of(target.subscription),
             jitter=settings.jitter,
             chance=self._chance,
             disable_after_seconds=settings.disable_after_seconds,
             dataschema_base=settings.dataschema_base,
-            next_lease=self._lease(now, target.subscription.timeout_seconds) if free > 0 else None,
+            next_lease=self._lease(now, settings.timeout_of(target.subscription)) if free > 0 else None,
             next_count=2 if free > 1 and (limit == math.inf or not late) else 1,
             next_late=late,
         )

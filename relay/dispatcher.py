@@ -20,7 +20,7 @@ from relay.core.delivery import Attempt, Claimed, Outcome
 from relay.core.events import Event
 from relay.core.filters import matches
 from relay.core.records import Lease, Probe, Recorded
-from relay.core.subscription import Subscription
+from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Subscription
 from relay.core.values import value_class
 from relay.deliverer import AGAIN_SECONDS, ClaimedDeliveries, Deliverer, InFlight, SinkHealth, Transport
 from relay.errors import StoreError
@@ -83,9 +83,20 @@ class DispatcherSettings:
 
     concurrency: int = 256
     per_host: int = 64
+    timeout_seconds: float = 15.0
+    retry_schedule_seconds: tuple[float, ...] = DEFAULT_RETRY_SCHEDULE_SECONDS
     jitter: float = 0.2
     disable_after_seconds: float = 432_000.0
     dataschema_base: str = ""
+
+    def timeout_of(self, subscription: Subscription) -> float:
+        """How long one attempt may take."""
+        return self.timeout_seconds if subscription.timeout_seconds is None else subscription.timeout_seconds
+
+    def schedule_of(self, subscription: Subscription) -> tuple[float, ...]:
+        """The pauses between attempts."""
+        own = subscription.retry_schedule_seconds
+        return self.retry_schedule_seconds if own is None else own
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -150,7 +161,7 @@ class Dispatcher:
     @settings.setter
     def settings(self, settings: DispatcherSettings) -> None:
         self._settings = settings
-        self.slots.concurrency, self.slots.per_host = settings.concurrency, settings.per_host
+        self.slots.limit(concurrency=settings.concurrency, per_host=settings.per_host)
 
     # --- what others call
 
@@ -180,7 +191,7 @@ class Dispatcher:
                 taken.append(target)
         if not taken:
             return None
-        longest = max(target.subscription.timeout_seconds for target in taken)
+        longest = max(self._settings.timeout_of(target.subscription) for target in taken)
         ids = frozenset(target.subscription.id for target in taken)
         return Reservation(lease=self._lease(now, longest, ids), targets=tuple(taken))
 
@@ -345,7 +356,7 @@ class Dispatcher:
                     if not await self._deliveries.put_behind(target.subscription.id, now - FRESH_WAIT_SECONDS):
                         break
             target.recovered = False
-            lease = self._lease(now, target.subscription.timeout_seconds)
+            lease = self._lease(now, self._settings.timeout_of(target.subscription))
             claimed = await self._deliveries.claim_due(target.subscription.id, priorities, count, now, lease)
             target.paced(len(claimed), now)
             for one in claimed:
@@ -361,7 +372,7 @@ class Dispatcher:
         for it."""
         claimed = None
         try:
-            lease = self._lease(now, target.subscription.timeout_seconds)
+            lease = self._lease(now, self._settings.timeout_of(target.subscription))
             probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
             target.probe_at, claimed = probe.next_at, probe.claimed
             if claimed is not None:

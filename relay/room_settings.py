@@ -70,6 +70,8 @@ class RoomSettings:
         return DispatcherSettings(
             concurrency=delivery.concurrency,
             per_host=delivery.per_host,
+            timeout_seconds=delivery.timeout_seconds,
+            retry_schedule_seconds=delivery.retry_schedule,
             jitter=delivery.jitter,
             disable_after_seconds=delivery.disable_after_seconds,
             dataschema_base=self.base_url,

@@ -118,7 +118,8 @@ _trail: ContextVar[_Trail] = ContextVar("relay_sender_trail")
 class Sender:
     """An async context manager around one pool of connections, guarded by one policy for its whole life.
 
-    limit_connections        open at once in all; a request beyond waits, within its own deadline
+    limit_connections        open at once in all, 0 for as many as are asked for; a request beyond waits, within its
+                             own deadline
     connect_timeout_seconds  for one address's TCP connection and TLS handshake
     node                     a header that names this relay: goes out with every request, in the place of any other
     tls                      trust other authorities than the system's; must verify certificates and host names
@@ -130,7 +131,7 @@ class Sender:
         policy: GuardPolicy,
         *,
         clock: Clock,
-        limit_connections: int = 512,
+        limit_connections: int = 0,
         connect_timeout_seconds: float = 10.0,
         node: Header | None = None,
         tls: ssl.SSLContext | None = None,

@@ -177,6 +177,12 @@ class Slots:
         self._targets: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
 
+    def limit(self, *, concurrency: int, per_host: int) -> None:
+        """Other limits from now on; what is out already stays out."""
+        self.concurrency, self.per_host = concurrency, per_host
+        for target in self:
+            target.concurrency.ceiling = target.subscription.concurrency or per_host
+
     def __iter__(self) -> Iterator[Target]:
         return iter(self._targets.values())
 

@@ -33,6 +33,7 @@ class Rows(Protocol):
     async def delete_secrets(self, now: float) -> int: ...
     async def give_back(self) -> int: ...
     async def promote_strays(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
+    async def cancel_strays(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
 
 
 class Jobs(Protocol):
@@ -127,22 +128,29 @@ class Retention:
 
 
 class Strays:
-    """Brings home followers that nothing is in front of. There should be none: each one is logged."""
+    """Brings home deliveries that nothing else ends: followers that nothing is in front of are promoted, and what is
+    for a subscription that is gone is cancelled. There should be none: they are logged."""
 
     def __init__(self, rows: Rows, clock: Clock, wake: Callable[[], None]) -> None:
         self._rows = rows
         self._clock = clock
         self._wake = wake
         self._pair: Any = None
+        self._subscription: Any = None
 
     async def run_once(self) -> int:
         """Goes over a bounded part of what is pending; the next call goes on there. Returns how many there were."""
         now = self._clock()
-        total, self._pair = await _sweep(lambda *after: self._rows.promote_strays(now, *after), self._pair)
-        if total:
-            log.error("strays_promoted", count=total)
+        promoted, self._pair = await _sweep(lambda *after: self._rows.promote_strays(now, *after), self._pair)
+        if promoted:
+            log.error("strays_promoted", count=promoted)
             self._wake()
-        return total
+        cancelled, self._subscription = await _sweep(
+            lambda *after: self._rows.cancel_strays(now, *after), self._subscription
+        )
+        if cancelled:
+            log.error("strays_cancelled", count=cancelled)
+        return promoted + cancelled
 
 
 async def deadlines(jobs: Jobs, account_of: Callable[[Job], Account | None], clock: Clock) -> int:

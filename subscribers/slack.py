@@ -7,10 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import SOURCE_TROUBLE, Event
+from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
@@ -81,7 +80,7 @@ class Slack:
         return OutboundRequest(
             url=subscription.sink,
             headers=(("Content-Type", "application/json; charset=utf-8"),),
-            body=orjson.dumps(payload),
+            body=dumps(payload),
         )
 
     def classify(self, response: Response, now: float) -> Outcome:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -166,6 +167,12 @@ class Client:
         streams, self._streams = self._streams, None
         if streams is not None:
             await closed(streams[1])
+
+    async def vanish(self) -> None:
+        """Resets it, as the system does for a program that has ended with something unread."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        await self.leave()
 
     @property
     def reader(self) -> asyncio.StreamReader:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import orjson
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, TooLarge, TooMany
 
 MAX_BODY_BYTES = 1 << 20
@@ -61,8 +61,8 @@ def check_media_type(headers: Headers) -> None:
 def parse_json(body: bytes) -> Any:
     """The value of a JSON body. Raises InvalidRequest (400) where it is no JSON in UTF-8, or nested too deep."""
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        value = loads(body)
+    except JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if body else "it is empty"
         raise InvalidRequest(
             f"the body is not JSON in UTF-8: {error.msg} ({where})", code="not_json", status=400

@@ -4,13 +4,13 @@ import difflib
 import http
 from collections.abc import Iterable
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
 from relay.clock import Clock
+from relay.core.jsontext import dumps
 from relay.errors import Conflict, FieldError, RequestError, StaleSequence, StoreError, Unavailable
 from relay.ids import new_id
 
@@ -38,7 +38,7 @@ def problem_response(error: RequestError, *, request_id: str | None = None) -> R
     }
     if request_id is not None:
         document["request_id"] = request_id
-    return Response(orjson.dumps(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers)
+    return Response(dumps(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers)
 
 
 def request_id_of(scope: Scope, clock: Clock) -> str:

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
-import orjson
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -22,6 +21,7 @@ from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
 from relay.api.problems import request_id_of
 from relay.api.registration import url_refusal
 from relay.api.waiting import preferred_seconds
+from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.passing import (
     CACHE_HEADER,
     CALLBACK_HEADER,
@@ -214,8 +214,8 @@ def _metadata(value: bytes) -> dict[str, Any]:
     if len(value) > MAX_METADATA_BYTES:
         raise _bad("Relay-Metadata", f"it is longer than {MAX_METADATA_BYTES} bytes")
     try:
-        metadata = orjson.loads(value)
-    except orjson.JSONDecodeError:
+        metadata = loads(value)
+    except JSONDecodeError:
         raise _bad("Relay-Metadata", "it is not JSON") from None
     if not isinstance(metadata, dict):
         raise _bad("Relay-Metadata", "it is not a JSON object")

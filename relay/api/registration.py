@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
-import orjson
-
 from relay.api.models import (
     MAX_DEADLINE_SECONDS,
     MAX_ID_CHARACTERS,
@@ -17,6 +15,7 @@ from relay.api.ports import TrackRequest
 from relay.api.problems import did_you_mean
 from relay.api.validation import invalid, validate
 from relay.core.job import PRIORITY_WEIGHTS, Observation, Priority
+from relay.core.jsontext import dumps
 from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.errors import FieldError, InvalidRequest, SinkRefused
 
@@ -70,7 +69,7 @@ def _quick(document: dict[str, Any], settings: Rules) -> TrackRequest | None:
         return None
     metadata, deadline, callback = get("metadata"), get("deadline_seconds"), get("callback_url")
     priority: Priority | None = get("priority")
-    if metadata is not None and (type(metadata) is not dict or len(orjson.dumps(metadata)) > MAX_METADATA_BYTES):
+    if metadata is not None and (type(metadata) is not dict or len(dumps(metadata)) > MAX_METADATA_BYTES):
         return None
     if deadline is not None and (
         (type(deadline) is not float and type(deadline) is not int) or not 0 < deadline <= MAX_DEADLINE_SECONDS
@@ -113,7 +112,7 @@ def _from_upstream(document: dict[str, Any], settings: Rules, tracking: Answers)
 def _thorough(document: Any, settings: Rules, seen: Observation | None) -> TrackRequest:
     job = validate(JobRegistration, document)
     errors = account_errors(job.source, job.account, settings.accounts)
-    if job.metadata is not None and len(orjson.dumps(job.metadata)) > MAX_METADATA_BYTES:
+    if job.metadata is not None and len(dumps(job.metadata)) > MAX_METADATA_BYTES:
         detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON: keep it in your own system, by the job's id"
         errors.append(FieldError(pointer="/metadata", code="too_large", detail=detail))
     if errors:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +14,7 @@ from relay.api.auth import Identity
 from relay.api.models import Nothing
 from relay.api.operations import Call, Context, Operation
 from relay.api.validation import validate
+from relay.core.jsontext import dumps
 from relay.core.records import Page
 from relay.errors import Unauthorized
 
@@ -80,7 +80,7 @@ def routes_of(context: Context, operations: Sequence[Operation]) -> list[Route]:
 
 def json_response(value: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(value), status_code=status_code, headers=headers, media_type="application/json")
+    return Response(dumps(value), status_code=status_code, headers=headers, media_type="application/json")
 
 
 def page_response(request: Request, page: Page[Any]) -> Response:

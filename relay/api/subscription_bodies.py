@@ -11,7 +11,7 @@ from relay.api.validation import invalid, pointer_of, validate
 from relay.api.views import REDACTED, header_view, start_view
 from relay.core.events import RELAY_SOURCE
 from relay.core.filters import known_types, nearest_type
-from relay.core.netguard import check_custom_headers
+from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
 
@@ -39,7 +39,24 @@ def read_replace(document: Any, context: Context, before: Subscription) -> Subsc
         raise invalid(errors)
     if body.sink == context.ports.kinds.redacted_url(before.kind, before.sink):
         body = body.model_copy(update={"sink": before.sink})
+        _refuse_showing_more(config, context, before)
+    # What is sent back as it was shown goes on following the settings.
+    settings = context.settings
+    if before.timeout_seconds is None and config.timeout_seconds == settings.default_timeout_seconds:
+        config = config.model_copy(update={"timeout_seconds": None})
+    if before.retry_schedule_seconds is None and config.retry_schedule == list(settings.default_retry_schedule_seconds):
+        config = config.model_copy(update={"retry_schedule": None})
     return _subscription(body, config, context, before)
+
+
+def _refuse_showing_more(config: SubscriptionConfig, context: Context, before: Subscription) -> None:
+    """The path of a sink that is sent back as it was shown may be a secret, which another kind would show."""
+    kinds = context.ports.kinds
+    kind = kinds.infer(before.sink) if config.kind is None else config.kind
+    if kind in kinds.names and kinds.redacted_url(kind, before.sink) != kinds.redacted_url(before.kind, before.sink):
+        shows = f"kind {kind} shows another part of the stored URL than {before.kind} does"
+        detail = f"{shows}: send the whole sink, or config.kind {before.kind}"
+        raise invalid([FieldError(pointer="/sink", code="redacted", detail=detail)])
 
 
 def _subscription(
@@ -64,8 +81,8 @@ def _subscription(
         method="POST" if body.protocolsettings is None else body.protocolsettings.method,
         headers=headers,
         ordering=config.ordering,
-        timeout_seconds=config.timeout_seconds or settings.default_timeout_seconds,
-        retry_schedule_seconds=settings.default_retry_schedule_seconds if schedule is None else tuple(schedule),
+        timeout_seconds=config.timeout_seconds,
+        retry_schedule_seconds=None if schedule is None else tuple(schedule),
         rate_per_second=config.rate_per_second,
         concurrency=config.concurrency,
         description=body.description,
@@ -104,18 +121,23 @@ def type_refusal(name: str, context: Context) -> str | None:
 
 
 def _headers(body: SubscriptionCreate, before: Subscription) -> tuple[tuple[tuple[str, str], ...], list[FieldError]]:
-    """The custom headers; one whose value is sent back as it was shown keeps its value."""
+    """The custom headers; one whose value is sent back as it was shown keeps its value, for the origin that it was
+    given for."""
     given = (body.protocolsettings.headers if body.protocolsettings is not None else None) or {}
-    kept = dict(before.headers)
+    shown = {name: header_view(name, value) for name, value in before.headers}
+    origin = origin_of(body.sink)  # None: refused
+    elsewhere = origin is not None and origin != origin_of(before.sink)
     headers = tuple(
-        (name, kept[name] if name in kept and value == header_view(name, kept[name]) else value)
+        (name, value if elsewhere or value != shown.get(name) else dict(before.headers)[name])
         for name, value in given.items()
     )
+    again = "the sink is at another scheme, host or port, and a stored value is not sent there: send the value again"
+    placeholder = f"{REDACTED} is what the relay shows for a value: send the value itself"
     errors = [
         FieldError(
             pointer=pointer_of("protocolsettings", "headers", name),
-            code="invalid_header",
-            detail=f"{REDACTED} is what the relay shows for a value: send the value itself",
+            code="redacted",
+            detail=again if name in shown else placeholder,
         )
         for name, value in headers
         if value == REDACTED

@@ -40,14 +40,15 @@ async def create(call: Call) -> Response:
     made = replace(subscription, secrets=(SigningSecret(value=secret),))
     await call.ports.subscriptions.create(made)
     call.ports.delivering.wake()
-    view = subscription_view(made, call.ports.kinds.redacted_url, secret=secret)
+    view = subscription_view(made, call.ports.kinds.redacted_url, call.ports.settings, secret=secret)
     return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
 
 
 async def list_subscriptions(call: Call) -> Response:
     """`GET /v1/subscriptions`."""
     page = await call.ports.subscriptions.page(**call.query)
-    shown = tuple(subscription_view(one, call.ports.kinds.redacted_url) for one in page.items)
+    kinds, settings = call.ports.kinds, call.ports.settings
+    shown = tuple(subscription_view(one, kinds.redacted_url, settings) for one in page.items)
     return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
 
 
@@ -139,7 +140,7 @@ def _comparable(url: str) -> tuple[str, ...]:
 
 
 def _shown(call: Call, subscription: Subscription) -> Response:
-    return json_response(subscription_view(subscription, call.ports.kinds.redacted_url))
+    return json_response(subscription_view(subscription, call.ports.kinds.redacted_url, call.ports.settings))
 
 
 async def _find(call: Call) -> Subscription:

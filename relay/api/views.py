@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from relay.api.ports import Explanation, SourceReport, Tested
+from relay.api.ports import ApiSettings, Explanation, SourceReport, Tested
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.delivery import Attempt, Delivery, DeliveryGroup
 from relay.core.events import Event
@@ -83,16 +83,22 @@ def explanation_view(job: Job, explanation: Explanation) -> dict[str, Any]:
 
 
 def subscription_view(
-    subscription: Subscription, redacted_url: Callable[[str, str], str], *, secret: str | None = None
+    subscription: Subscription,
+    redacted_url: Callable[[str, str], str],
+    settings: ApiSettings,
+    *,
+    secret: str | None = None,
 ) -> dict[str, Any]:
-    """A subscription; `secret` only in the answer that shows it for the first and last time."""
+    """A subscription, with what the settings give it; `secret` only in the answer that shows it for the first and last
+    time."""
+    own_timeout, own_schedule = subscription.timeout_seconds, subscription.retry_schedule_seconds
     config: dict[str, Any] = {
         "kind": subscription.kind,
         "content_mode": "structured",
         "ordering": subscription.ordering,
         "start": start_view(subscription.start_at),
-        "timeout_seconds": subscription.timeout_seconds,
-        "retry_schedule": list(subscription.retry_schedule_seconds),
+        "timeout_seconds": settings.default_timeout_seconds if own_timeout is None else own_timeout,
+        "retry_schedule": list(settings.default_retry_schedule_seconds if own_schedule is None else own_schedule),
         "rate_per_second": subscription.rate_per_second,
         "concurrency": subscription.concurrency,
         "metadata_keys": subscription.options.get("metadata_keys"),

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
-import orjson
-
 from relay.cli.output import note
+from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.errors import RelayError, UsageError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -112,7 +111,7 @@ class Api:
         sent = {**self._headers, **(headers or {})}
         data = None
         if body is not None:
-            data = orjson.dumps(body)
+            data = dumps(body)
             sent["Content-Type"] = "application/json"
         connection = self._connect(timeout)
         try:
@@ -279,15 +278,15 @@ def _document(raw: bytes, url: str) -> Any:
     if not raw:
         return None
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        return loads(raw)
+    except JSONDecodeError:
         raise RelayError(f"what answers at {url} is no relay: set RELAY_URL to the relay's address") from None
 
 
 def _refusal(status: int, raw: bytes, retry_after: str | None = None) -> ApiError:
     try:
-        problem = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        problem = loads(raw)
+    except JSONDecodeError:
         problem = None
     if not isinstance(problem, dict):
         text = f"answered {status}, which is no answer of a relay: check RELAY_URL"

@@ -8,6 +8,7 @@ import typer
 from relay.cli.client import Follower, ServerEvent, api, full_types, segment
 from relay.cli.output import Json, Limit, print_json, print_table, say
 from relay.cli.replays import SINCE_HELP, moment
+from relay.core.jsontext import JSONDecodeError, dumps, loads
 
 COLUMNS = ("time", "type", "subject", "sequence", "id")
 
@@ -45,7 +46,7 @@ def show(
         print_json(event)
         return
     say(one_line(event))
-    typer.echo(orjson.dumps(event, option=orjson.OPT_INDENT_2).decode())
+    typer.echo(dumps(event, option=orjson.OPT_INDENT_2).decode())
 
 
 @app.command()
@@ -62,8 +63,8 @@ def tail(
 def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> bool:
     """Prints one event as a line, when its type is wanted; whether it was."""
     try:
-        document = orjson.loads(event.data)
-    except orjson.JSONDecodeError:
+        document = loads(event.data)
+    except JSONDecodeError:
         return False
     if not isinstance(document, dict) or (wanted is not None and document.get("type") not in wanted):
         return False

@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 
 from relay.cli.client import Api, api, segment
 from relay.cli.output import Json, Limit, note, print_fields, print_json, print_table, say, working
+from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -203,8 +203,8 @@ def _metadata(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = loads(text.encode("utf-8", "surrogateescape"))
+    except JSONDecodeError:
         value = None
     if not isinstance(value, dict):
         raise UsageError("--metadata is no JSON object: write it like '{\"deal\": 42}'")

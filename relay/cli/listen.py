@@ -5,12 +5,12 @@ import time
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-import orjson
 import typer
 
 from relay.cli.client import Api, Follower, ServerEvent, api, full_types
 from relay.cli.events import show_event
 from relay.cli.output import Json, note, print_json, say
+from relay.core.jsontext import loads
 from relay.errors import UsageError
 
 FORWARD_SECONDS = 15.0
@@ -72,7 +72,7 @@ def _forward(event: ServerEvent, target: SplitResult, secret: str) -> int:
     from relay.core.signing import signature_headers
     from relay.core.subscription import SigningSecret
 
-    message_id = str(orjson.loads(event.data).get("id") or event.id)
+    message_id = str(loads(event.data).get("id") or event.id)
     signed = signature_headers([SigningSecret(value=secret)], message_id=message_id, now=time.time(), body=event.data)
     made = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
     connection = made(target.hostname or "", target.port, timeout=FORWARD_SECONDS)

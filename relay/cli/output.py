@@ -13,6 +13,7 @@ import orjson
 import typer
 
 from relay.clock import from_rfc3339, in_words
+from relay.core.jsontext import dumps
 
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{3}Z")
 _JOB_TYPE = re.compile(r"\bai\.revor\.job\.(?=[a-z_]+\b)")
@@ -27,7 +28,7 @@ Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to list a
 
 def print_json(value: Any) -> None:
     """One JSON value on one line of stdout."""
-    typer.echo(orjson.dumps(value).decode())
+    typer.echo(dumps(value).decode())
 
 
 def say(text: str) -> None:
@@ -55,7 +56,7 @@ def clean(value: Any) -> str:
     """The value as text in one line that can not command a terminal."""
     if value is None:
         return "-"
-    text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    text = value if isinstance(value, str) else dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
     return "".join(character if character.isprintable() else " " for character in text)
 
 

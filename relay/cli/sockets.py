@@ -3,12 +3,12 @@
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from relay.cli.protocol import Door, Limits, Protocol
 from relay.errors import UsageError
 
 BACKLOG = 2048
@@ -23,61 +23,12 @@ class Server(uvicorn.Server):
         yield
 
 
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's, but that a request that offers another protocol is read to its end all the same.
-
-    Java's client offers `Upgrade: h2c` with every request over plain http. Nobody here takes that up; the parser ends
-    such a request at its head, and its body would be lost.
-    """
-
-    _offering: bytes | None = None
-
-    def on_headers_complete(self) -> None:
-        """Remembers the head of a request that offers another protocol, without the offer."""
-        self._offering = None
-        if self.url[:1] not in (b"/", b"*"):
-            self._take_host_of_the_target()
-        headers = self.headers
-        if self.parser.should_upgrade():
-            headers = [header for header in headers if header[0] != b"upgrade"]
-        if len(headers) == len(self.headers):
-            super().on_headers_complete()
-            return
-        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        self._offering = b"\r\n".join([line, *(b"%s: %s" % header for header in headers), b"", b""])
-
-    def _take_host_of_the_target(self) -> None:
-        """RFC 9112, 3.2.2: where the target is a whole URL, its host counts and that of `Host` does not."""
-        authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
-        self.headers[:] = [header for header in self.headers if header[0] != b"host"]
-        self.headers.append((b"host", authority))
-
-    def on_message_complete(self) -> None:
-        """The end of a request; of one that offers another protocol it is not."""
-        if self._offering is None:
-            super().on_message_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """As uvicorn's, and begins again with the remembered head."""
-        self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        except httptools.HttpParserUpgrade as offer:
-            head, self._offering = self._offering, None
-            if head is None:
-                return  # CONNECT, which nobody answers as it would have it
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self.data_received(head + data[offer.args[0] :])
-
-
-def make_server(app: Any, *, shutdown_seconds: float, dates: bool = True) -> Server:
+def make_server(app: Any, *, shutdown_seconds: float, dates: bool = True, limits: Limits | None = None) -> Server:
     """A server for `app` that waits that long for requests in flight when it is told to end.
 
     `dates`: every answer gets a `Date`; else `app` sees to that itself, since what it passes on has one already.
     """
+    limits = limits or Limits()
     return Server(
         uvicorn.Config(
             app,
@@ -85,11 +36,12 @@ def make_server(app: Any, *, shutdown_seconds: float, dates: bool = True) -> Ser
             log_config=None,
             access_log=False,
             loop="uvloop",
-            http=_Protocol,
+            http=partial(Protocol, Door(limits)),  # type: ignore[arg-type]  # it is only called
             ws="none",
             server_header=False,
             date_header=dates,
             proxy_headers=False,
+            timeout_keep_alive=limits.keep_alive_seconds,
             timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
         )
     )

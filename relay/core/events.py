@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-import orjson
 from cloudevents.core.exceptions import CloudEventValidationError
 from cloudevents.core.v1.event import CloudEvent
 
 from relay.clock import to_rfc3339
 from relay.core.job import JOB_EVENTS, Job, Observation, Transition
+from relay.core.jsontext import dumps, loads
 from relay.core.values import value_class
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -85,7 +85,7 @@ class Event:
 
     def document(self) -> dict[str, Any]:
         """The event as a JSON object."""
-        document: dict[str, Any] = orjson.loads(self.body)
+        document: dict[str, Any] = loads(self.body)
         return document
 
 
@@ -214,7 +214,7 @@ def render(
     document = dict(event.get_attributes())
     document["time"] = to_rfc3339(time)
     document["data"] = event.get_data()
-    return orjson.dumps(document)
+    return dumps(document)
 
 
 def check_attribute(name: str, value: object) -> None:
@@ -276,4 +276,4 @@ def _keep(kept: dict[str, Any], name: str, item: Mapping[str, Any]) -> None:
 def _cut(text: str) -> str:
     """At most _KEPT_TEXT_BYTES of JSON: a character takes up to six of them."""
     text = text[:_KEPT_TEXT_BYTES]
-    return text if len(orjson.dumps(text)) <= _KEPT_TEXT_BYTES else text[: _KEPT_TEXT_BYTES // 6]
+    return text if len(dumps(text)) <= _KEPT_TEXT_BYTES else text[: _KEPT_TEXT_BYTES // 6]

@@ -180,6 +180,16 @@ def refusal_of_url(url: str, policy: GuardPolicy) -> str | None:
     return _refusal_of_host(pieces[2], port, scheme, policy)
 
 
+def origin_of(url: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of a URL: what a browser calls its origin. None where `refusal_of_url` refuses it."""
+    parts = _URL.match(url)
+    scheme = parts[1].lower() if parts is not None else ""
+    pieces = _AUTHORITY.fullmatch(parts[2]) if parts is not None and scheme in DEFAULT_PORTS else None
+    if pieces is None:
+        return None
+    return scheme, (pieces[1] or pieces[2]).lower(), int(pieces[3] or DEFAULT_PORTS[scheme])
+
+
 def check_custom_headers(headers: Iterable[tuple[str, str]]) -> str | None:
     """Why a user may not add these headers (name, value) to the requests to a sink, or None.
 

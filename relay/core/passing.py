@@ -50,6 +50,8 @@ _TAKES_JSON = re.compile(rb"(?:^|,)\s*(?:\*/\*|application/(?:\*|json))\s*(?:[;,
 _READABLE_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 _MAX_NAMED_HEADERS = 100
 _NEVER_WITH_BODY = (204, 304)
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_UNWRITABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def headers_to_pass(headers: Iterable[Header]) -> list[Header]:
@@ -58,9 +60,17 @@ def headers_to_pass(headers: Iterable[Header]) -> list[Header]:
 
 
 def headers_to_return(headers: Iterable[Header], status_code: int) -> list[Header]:
-    """An answer's headers as they go back. One that never has a body may tell a length: a server would wait for it."""
+    """An answer's headers as they go back. One that never has a body may tell a length: a server would wait for it.
+
+    What no server writes is taken out: a control character in a value becomes a space, as RFC 9110 section 5.5 has it,
+    and a header whose name is none is left out. The answer itself must arrive: it may be that of a create.
+    """
     left_out = HOP_BY_HOP | {b"content-length"} if status_code in _NEVER_WITH_BODY else HOP_BY_HOP
-    return [header for header in _end_to_end(headers) if header[0].lower() not in left_out]
+    return [
+        (name, value if _UNWRITABLE.search(value) is None else _UNWRITABLE.sub(b" ", value).strip(b" \t"))
+        for name, value in _end_to_end(headers)
+        if name.lower() not in left_out and _NAME.fullmatch(name) is not None
+    ]
 
 
 def _end_to_end(headers: Iterable[Header]) -> Sequence[Header]:

@@ -25,6 +25,8 @@ class Subscription:
     source    a CloudEvents source, matched exactly; None = any
     callback  made by a job's `callback_url`: gets only the events of the jobs that named it
     ordering  "job": an event waits for the earlier ones of its job; "none": it does not
+    timeout_seconds, retry_schedule_seconds  of one attempt, and between attempts; None = as the settings say when it
+              comes to that
 
     How it stands: in `state` since `state_since` (None: since it was made) for `state_reason`; its sink has only failed
     since `failing_since`, at first for `failing_reason`, and asked that nothing be sent before `paused_until`.
@@ -44,8 +46,8 @@ class Subscription:
     method: str = "POST"
     headers: tuple[tuple[str, str], ...] = ()
     ordering: Literal["job", "none"] = "job"
-    timeout_seconds: float = 15.0
-    retry_schedule_seconds: tuple[float, ...] = DEFAULT_RETRY_SCHEDULE_SECONDS
+    timeout_seconds: float | None = None
+    retry_schedule_seconds: tuple[float, ...] | None = None
     rate_per_second: float | None = None
     concurrency: int | None = None
     description: str | None = None

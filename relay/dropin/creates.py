@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-import orjson
 import structlog
 
 from relay.adoption import MAX_ADOPTED, name_of
 from relay.api.dropin import Body, Extra, Passing, Reply
 from relay.api.ports import TrackRequest
 from relay.clock import Clock
+from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.passing import Header, fate_of, readable_only
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.records import Intent
@@ -210,8 +210,8 @@ class Creates:
 
 def _object(body: bytes) -> Mapping[str, Any]:
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        document = loads(body, repair=True)
+    except JSONDecodeError:
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import aiohttp
-import orjson
 from yarl import URL
 
 from relay.clock import Clock
 from relay.core.job import Observation
+from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.values import value_class
 from relay.exchange import Exchanges, Route
 from relay.sources.definition import SourceDefinition
@@ -40,6 +40,8 @@ _MAX_HEADERS = 64
 _MAX_HEADER_CHARACTERS = 512
 _MAX_DETAIL_CHARACTERS = 300
 _KEY = re.compile(r"[!-~]+")  # what the header can carry
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a text of ours can not hold: aiohttp gives bytes of a header that are not UTF-8 as halves of surrogate pairs."""
 _LOOP_DETECTED = 508
 _MIN_KEY_CHARACTERS = 8  # anything shorter is no secret, and taking it out would garble the text
 
@@ -255,8 +257,8 @@ class UpstreamClient:
 
 def _read_probe(definition: SourceDefinition, body: bytes) -> Malformed | None:
     try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        answer = loads(body, repair=True)
+    except JSONDecodeError:
         return Malformed(reason="not_json")
     if not isinstance(answer, dict):
         return Malformed(reason="not_an_object")
@@ -268,13 +270,17 @@ def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, s
     for name, value in headers.items():
         name = name.lower()
         if name != "set-cookie" and name not in kept and len(kept) < _MAX_HEADERS:
-            kept[name[:_MAX_HEADER_CHARACTERS]] = _redacted(value, api_key)[:_MAX_HEADER_CHARACTERS]
+            kept[_fit(name)[:_MAX_HEADER_CHARACTERS]] = _fit(_redacted(value, api_key)[:_MAX_HEADER_CHARACTERS])
     return MappingProxyType(kept)
 
 
 def _line(what: str, error: Exception, api_key: str) -> str:
     text = f"{what}: {type(error).__name__}: {' '.join(str(error).split())}"
-    return _redacted(text, api_key)[:_MAX_DETAIL_CHARACTERS]
+    return _fit(_redacted(text, api_key)[:_MAX_DETAIL_CHARACTERS])
+
+
+def _fit(text: str) -> str:
+    return text if text.isascii() and text.isprintable() else _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _redacted(text: str, api_key: str) -> str:

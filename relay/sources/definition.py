@@ -11,10 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import orjson
-
 from relay.core.events import Hint, Origin, job_event_types
 from relay.core.job import KNOWN_STATUSES, TERMINAL, Problem
+from relay.core.jsontext import dumps
 from relay.errors import SettingsError
 from relay.sources.document import Section
 from relay.sources.hints import Hints, load_hints
@@ -191,13 +190,13 @@ class SourceDefinition:
     def answer_body(self, item: Mapping[str, Any], request_id: str) -> bytes:
         """The answer to a read of a job, in the upstream's own shape."""
         names = self.envelope
-        return orjson.dumps({names.ok: True, names.request_id: request_id, names.item: item})
+        return dumps({names.ok: True, names.request_id: request_id, names.item: item})
 
     def error_body(self, code: str, message: str, request_id: str) -> bytes:
         """An error in the upstream's own shape."""
         names, inner = self.envelope, self.error
         error = {inner.code: code, inner.message: message, inner.request_id: request_id}
-        return orjson.dumps({names.ok: False, names.error: error})
+        return dumps({names.ok: False, names.error: error})
 
     def hint_for(self, problem: Problem | None, kind: str, *, channel: str | None = None) -> Hint | None:
         """What a person should know of an event of `kind` (a member of JOB_EVENTS); None where nothing is wrong.

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from relay.clock import from_rfc3339
 from relay.core.job import KNOWN_STATUSES, Observation, Problem
+from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.sources.definition import SourceDefinition
 
 MAX_ATTEMPT_COUNT = 1_000_000
@@ -73,8 +72,8 @@ def observe(
     `request_id_header` stands in where the body has no request id. With `external_id`, the item has to be that job's.
     """
     try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        answer = loads(body, repair=True)
+    except JSONDecodeError:
         return Malformed(reason="not_json")
     if not isinstance(answer, dict):
         return Malformed(reason="not_an_object")
@@ -124,8 +123,8 @@ def observe_item(
 def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
     """The code, message and request id of an error answer, as far as it has them."""
     try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        answer = loads(body, repair=True)
+    except JSONDecodeError:
         return UpstreamError()
     if not isinstance(answer, dict):
         return UpstreamError()
@@ -239,7 +238,7 @@ def _serialises(value: object) -> bool:
     for _ in range(_LEVELS_ABOVE_AN_ITEM):
         value = [value]
     try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:
+        dumps(value)
+    except TypeError:
         return False
     return True

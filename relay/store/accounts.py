@@ -8,10 +8,11 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from relay.core.events import Event
+from relay.core.jsontext import dumps
 from relay.core.records import AccountState
 from relay.store.database import Database
 from relay.store.outbox import Outbox
-from relay.store.rows import dumps, mapping_or_none
+from relay.store.rows import mapping_or_none
 from relay.store.statements import SQLITE, insert_into, run
 from relay.store.subscriptions import Cipher
 from relay.store.tables import AccountRow

@@ -24,7 +24,8 @@ from relay.store.database import Database
 from relay.store.delivery_groups import grouped
 from relay.store.marks import ATTEMPTS, Marker, head_of, mark_at_once
 from relay.store.notices import notify
-from relay.store.outbox import DELIVERIES, EVENTS, SUBSCRIPTIONS, Outbox
+from relay.store.ordering import queue_by_hand
+from relay.store.outbox import DELIVERIES, EVENTS, Outbox, SubscriptionBook, hold_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import attempt_from, delivery_from
 from relay.store.statements import Words, json_list, many, run, sql
@@ -75,6 +76,7 @@ class DeliveryStore:
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
+        self._book = outbox.book
         self._marker = Marker(outbox)
 
     # --- writes
@@ -126,13 +128,13 @@ class DeliveryStore:
         return await self._database.write(_release_all, now)
 
     async def retry(self, delivery_id: str, now: float) -> Delivery:
-        """Puts a delivery that ended back to pending with a fresh schedule and an order of its own, or makes a pending
-        one due now, which keeps its place.
+        """Puts a delivery that ended back to pending with a fresh schedule, in the order of what was asked for by hand
+        of its job and subscription, or makes a pending one due now, which keeps its place.
 
         Raises NotFound, and Conflict for one that waits for an earlier event of its job, is being attempted, or whose
         subscription is gone.
         """
-        await self._database.write(_retry, (delivery_id, now))
+        await self._database.write(self._retry, (delivery_id, now))
         found = await self.get(delivery_id)
         if found is None:
             raise NotFound(f"there is no delivery {delivery_id}")
@@ -183,6 +185,11 @@ class DeliveryStore:
         """What has not ended. Costs as much as that many rows, and those that are held and older than the oldest."""
         return await self._database.read(_pending)
 
+    # --- batches
+
+    def _retry(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
+        return [_retry_one(connection, self._book, delivery_id, now) for delivery_id, now in items]
+
 
 def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, float]]]) -> Sequence[None]:
     rows = [
@@ -196,27 +203,32 @@ def _release_all(connection: Connection, items: Sequence[float]) -> Sequence[int
     return [connection.execute(RELEASE_ALL, {"now": now}).rowcount for now in items]
 
 
-def _retry(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
-    return [_retry_one(connection, delivery_id, now) for delivery_id, now in items]
-
-
-def _retry_one(connection: Connection, delivery_id: str, now: float) -> None | Exception:
-    # Held, as another node could take it under a lease meanwhile.
-    row = connection.execute(select(DELIVERIES).where(DELIVERIES.c.id == delivery_id).with_for_update()).one_or_none()
+def _retry_one(connection: Connection, book: SubscriptionBook, delivery_id: str, now: float) -> None | Exception:
+    of_it = select(DELIVERIES).where(DELIVERIES.c.id == delivery_id)
+    row = connection.execute(of_it).one_or_none()
+    if row is None:
+        return NotFound(f"there is no delivery {delivery_id}")
+    subscription = book.get(connection, row.subscription_id)  # from here on it is not removed
+    # Its job is held as for all that adds to a chain: first, unless somebody holds the delivery and wants the job then.
+    leased = row.lease_token is not None
+    jobs = [] if row.job_uid is None else [row.job_uid]
+    hold_jobs(connection, [] if leased else jobs)
+    row = connection.execute(of_it.with_for_update()).one_or_none()
+    hold_jobs(connection, jobs if leased else [])
     if row is None:
         return NotFound(f"there is no delivery {delivery_id}")
     if row.state == "blocked":
         return Conflict(f"delivery {delivery_id} waits for an earlier event of its job", code="delivery_waits")
     if row.lease_token is not None and row.due_at > now:
         return Conflict(f"delivery {delivery_id} is being attempted just now", code="delivery_in_flight")
-    known = connection.execute(
-        select(SUBSCRIPTIONS.c.id).where(SUBSCRIPTIONS.c.id == row.subscription_id).with_for_update(read=True)
-    )
-    if known.one_or_none() is None:
+    if subscription is None:
         return Conflict(f"the subscription of delivery {delivery_id} was removed", code="subscription_removed")
     values: dict[str, Any] = {"due_at": now, "lease_token": None, "was": None}  # no stop of a replay takes it back
     if row.state != "pending":
-        values |= {"state": "pending", "priority": 2, "attempt_count": 0, "ended_at": None, "reason": None}
+        state = "pending"
+        if row.job_uid is not None and subscription.ordering == "job":
+            state = queue_by_hand(connection, row.id, row.job_uid, row.subscription_id, row.sequence)
+        values |= {"state": state, "priority": 2, "attempt_count": 0, "ended_at": None, "reason": None}
     connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(**values))
     notify(connection, "deliveries")
     return None

@@ -6,9 +6,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.engine import Connection, Row
 
+from relay.core.jsontext import dumps
 from relay.core.records import StoredAnswer
 from relay.store.database import Database
-from relay.store.rows import dumps, loads
+from relay.store.rows import loads
 from relay.store.statements import run
 from relay.store.subscriptions import Cipher
 from relay.store.tables import IdempotencyRow

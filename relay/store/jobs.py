@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, delete, select, text, update
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.job import Job, PlannedJob
+from relay.core.jsontext import dumps
 from relay.core.records import LookNote, LookRecord, Page, Recorded, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import Database
@@ -17,7 +18,7 @@ from relay.store.notices import notify
 from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox, hold_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
-from relay.store.rows import dumps, job_from, observation_values, progress_values
+from relay.store.rows import job_from, observation_values, progress_values
 from relay.store.statements import SQLITE, Sql, gather, gathered, json_list, many, query, sql
 
 _UIDS = sql(lambda words: f"uid IN {words.listed('uids')}")

@@ -7,12 +7,13 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.job import NORMAL_WEIGHT, Job
+from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict
 from relay.store.intents import settle
 from relay.store.notices import notify
 from relay.store.outbox import CALLBACKS, EVENTS, INSERT_DELIVERY, Outbox, delivery_values, hold_jobs, open_pairs
-from relay.store.rows import dumps, event_from, job_from, observation_values, progress_values
+from relay.store.rows import event_from, job_from, observation_values, progress_values
 from relay.store.statements import SQLITE, insert_into, json_list, many, run, sql
 from relay.store.tables import JobRow
 

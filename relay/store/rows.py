@@ -3,22 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from sqlalchemy.engine import Row
 
+from relay.core import jsontext
 from relay.core.delivery import Attempt, Delivery, Timings
 from relay.core.events import Event
 from relay.core.job import Job, Observation, Progress
-
-
-def dumps(value: Any) -> bytes:
-    """Compact JSON bytes."""
-    return orjson.dumps(value)
+from relay.core.jsontext import dumps
 
 
 def loads(value: bytes | None) -> Any:
     """The value of JSON bytes, None for None."""
-    return None if value is None else orjson.loads(value)
+    return None if value is None else jsontext.loads(value)
 
 
 def job_from(row: Row[Any], *, whole: bool = True) -> Job:

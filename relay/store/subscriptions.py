@@ -9,13 +9,15 @@ from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 
 from relay.core.filters import matches
+from relay.core.jsontext import dumps
 from relay.core.records import Page
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import NotFound
 from relay.ids import new_id
-from relay.store.cancellation import CANCEL_CHUNK, cancel, cancel_some
+from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.database import Database
 from relay.store.notices import notify
+from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
     EVENTS,
     INSERT_DELIVERY,
@@ -27,7 +29,7 @@ from relay.store.outbox import (
     open_pairs,
 )
 from relay.store.pages import decode_cursor, page_of
-from relay.store.rows import dumps, event_from, loads
+from relay.store.rows import event_from, loads
 from relay.store.statements import many, run
 from relay.store.tables import SecretRow
 
@@ -103,8 +105,14 @@ class SubscriptionStore:
 
     async def replace(self, subscription: Subscription, now: float) -> None:
         """Stores new settings of one that is there; its state and secrets stay. Where the sink, its method or headers
-        are new, what the old ones answered counts no more, and what waits is tried soon. Raises NotFound."""
-        await self._database.write(self._replace, (subscription, now))
+        are new, what the old ones answered counts no more, and what waits is tried soon. Where `ordering` is new, what
+        is open follows it, in pieces that do not hold up other writes. Raises NotFound."""
+        if not await self._database.write(self._replace, (subscription, now)):
+            return
+        after = ""
+        while uids := await self._database.read(jobs_of_subscription, subscription.id, after):
+            await self._database.write(self._reorder, (subscription.id, uids, now))
+            after = uids[-1]
 
     async def callback_for(self, sink: str, subscription_id: str, now: float, secret: str | None = None) -> str:
         """The id of the one callback subscription of this URL, made (as `subscription_id`) where there is none."""
@@ -135,10 +143,14 @@ class SubscriptionStore:
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
     async def remove(self, subscription_id: str, now: float) -> None:
-        """Removes it; what was pending is cancelled, in pieces that do not hold up other writes. Raises NotFound."""
+        """Removes it; what was pending is cancelled, in pieces that do not hold up other writes. Raises NotFound.
+
+        Once it is gone no delivery of it is added or promoted: what a crash leaves before all is cancelled, upkeep
+        cancels.
+        """
+        await self._database.write(self._remove, subscription_id)
         while await self._database.write(cancel_some, (subscription_id, now)) == CANCEL_CHUNK:
             pass
-        await self._database.write(self._remove, (subscription_id, now))
 
     def changed(self) -> None:
         """What is cached elsewhere is to be read again, whatever we know of changes."""
@@ -214,8 +226,9 @@ class SubscriptionStore:
 
     def _replace(
         self, connection: Connection, items: Sequence[tuple[Subscription, float]]
-    ) -> Sequence[None | Exception]:
-        results: list[None | Exception] = []
+    ) -> Sequence[bool | Exception]:
+        """Whether the ordering of each is another one."""
+        results: list[bool | Exception] = []
         for subscription, now in items:
             of_it = SUBSCRIPTIONS.c.id == subscription.id
             row = connection.execute(select(SUBSCRIPTIONS).where(of_it).with_for_update()).one_or_none()
@@ -228,9 +241,14 @@ class SubscriptionStore:
             if subscription.reached_by != self._from_row(row, ()).reached_by:
                 values |= _tried_anew(row, now)
             connection.execute(update(SUBSCRIPTIONS).where(of_it).values(**values))
-            results.append(None)
+            results.append(subscription.ordering != row.config["ordering"])
         self._outbox.book.changed(connection)
         return results
+
+    def _reorder(self, connection: Connection, items: Sequence[tuple[str, Sequence[str], float]]) -> Sequence[None]:
+        for subscription_id, uids, now in items:
+            reorder(connection, self._outbox.book, subscription_id, uids, now)
+        return [None] * len(items)
 
     def _callback_for(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[str]:
         ids: list[str] = []
@@ -271,16 +289,14 @@ class SubscriptionStore:
         self._outbox.book.changed(connection)
         return [None] * len(items)
 
-    def _remove(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
-        self._outbox.book.changed(connection)  # first: nobody adds a delivery of it after the cancellation
+    def _remove(self, connection: Connection, items: Sequence[str]) -> Sequence[None | Exception]:
+        self._outbox.book.changed(connection)  # waits for transactions that may add a delivery of it
         results: list[None | Exception] = []
-        for subscription_id, now in items:
+        for subscription_id in items:
             if not connection.execute(delete(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).rowcount:
                 results.append(_not_found(subscription_id))
                 continue
             connection.execute(delete(SECRETS).where(SECRETS.c.owner == subscription_id))
-            while cancel(connection, subscription_id, now):
-                pass
             run(connection, DELETE_CALLBACK_LINKS, id=subscription_id)
             results.append(None)
         return results
@@ -311,7 +327,7 @@ class SubscriptionStore:
                 "method": subscription.method,
                 "ordering": subscription.ordering,
                 "timeout_seconds": subscription.timeout_seconds,
-                "retry_schedule_seconds": list(subscription.retry_schedule_seconds),
+                "retry_schedule_seconds": subscription.retry_schedule_seconds,
                 "rate_per_second": subscription.rate_per_second,
                 "concurrency": subscription.concurrency,
                 "options": dict(subscription.options),
@@ -329,6 +345,9 @@ class SubscriptionStore:
     def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
         sealed = loads(self._cipher.decrypt(row.sealed, context=row.id))
         config = row.config
+        if row.callback:  # its settings are the relay's own, and older rows have those of the day it was made
+            config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
+        schedule = config["retry_schedule_seconds"]
         return Subscription(
             id=row.id,
             sink=sealed["sink"],
@@ -343,7 +362,7 @@ class SubscriptionStore:
             headers=tuple((name, value) for name, value in sealed["headers"]),
             ordering=config["ordering"],
             timeout_seconds=config["timeout_seconds"],
-            retry_schedule_seconds=tuple(config["retry_schedule_seconds"]),
+            retry_schedule_seconds=None if schedule is None else tuple(schedule),
             rate_per_second=config["rate_per_second"],
             concurrency=config["concurrency"],
             description=row.description,

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from relay.ids import least_id
+from relay.store.cancellation import CANCEL_CHUNK, cancel
 from relay.store.database import Database
 from relay.store.marks import promote_strays
 from relay.store.outbox import SubscriptionBook
@@ -108,6 +109,19 @@ SELECT job_uid, subscription_id, sequence, state, priority FROM deliveries
 WHERE {OPEN_DELIVERY} AND (job_uid, subscription_id, sequence) > (:job_uid, :subscription_id, :sequence)
 ORDER BY job_uid, subscription_id, sequence LIMIT 1000
 """
+# A loose index scan, as for claims: one seek for each subscription that has something pending, whatever it has of it.
+PENDING_SUBSCRIPTIONS = f"""
+WITH RECURSIVE found(id, nth) AS (
+  SELECT MIN(subscription_id), 1 FROM deliveries WHERE state = 'pending' AND subscription_id > :after
+  UNION ALL
+  SELECT (
+    SELECT MIN(d.subscription_id) FROM deliveries d WHERE d.state = 'pending' AND d.subscription_id > found.id
+  ), nth + 1
+  FROM found WHERE found.id IS NOT NULL AND nth < {SLICE}
+)
+SELECT id, CASE WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = found.id) THEN 0 ELSE 1 END AS gone
+FROM found WHERE id IS NOT NULL
+"""
 Pair = tuple[str, str]
 Place = tuple[float, int]
 """The time and the position of an event."""
@@ -185,6 +199,20 @@ class UpkeepStore:
         if not strays and not by_hand:
             return 0, next_after
         return await self._database.write(_each(promote_strays), (strays, by_hand, now)), next_after
+
+    async def cancel_strays(self, now: float, after: str = "") -> tuple[int, str | None]:
+        """Looks at the next SLICE subscriptions that have something pending and cancels what is for one that is gone:
+        a chunk of each. Returns how many jobs (and events of no job) that was, and from where to go on (None: the
+        end)."""
+        rows = await self._database.read(_pending_subscriptions, after)
+        count, more = 0, False
+        for subscription_id, gone in rows:
+            if gone:
+                heads = await self._database.write(_each(cancel), (subscription_id, now))
+                count, more = count + heads, more or heads == CANCEL_CHUNK
+        if more:
+            return count, after
+        return count, rows[-1][0] if len(rows) == SLICE else None
 
 
 def _each(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]], Sequence[Any]]:
@@ -289,6 +317,10 @@ def _give_back(connection: Connection) -> int:
         cursor.execute("PRAGMA incremental_vacuum(1)")  # Python's driver ends it after its first step, whatever it says
     cursor.close()
     return int(before) - int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+
+
+def _pending_subscriptions(connection: Connection, after: str) -> list[tuple[str, bool]]:
+    return sorted((row.id, bool(row.gone)) for row in run(connection, PENDING_SUBSCRIPTIONS, after=after))
 
 
 def _strays(

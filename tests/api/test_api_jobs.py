@@ -40,6 +40,30 @@ async def test_registers_a_job_and_says_where_it_is(client, world):
     assert (await client.get(answer.headers["location"])).json() == job
 
 
+BIG = 123456789012345678901234567890
+
+
+async def test_metadata_keeps_every_digit_and_loses_no_more_than_half_a_surrogate_pair(client):
+    body = b'{"id": "a", "metadata": {"deal": %d, "\\ud83d": "Hi \\ud83d", "huge": 1e400}}' % BIG
+    shown = {"deal": BIG, "\N{REPLACEMENT CHARACTER}": "Hi \N{REPLACEMENT CHARACTER}", "huge": "1e400"}
+    headers = {"Content-Type": "application/json"}
+    for _ in range(2):
+        answer = await client.post("/v1/jobs", content=body, headers=headers)
+        assert answer.json()["metadata"] == shown
+    batch = await client.post(
+        "/v1/jobs/batch", content=b'{"jobs": [%s]}' % body.replace(b'"a"', b'"b"'), headers=headers
+    )
+    assert batch.json() == {"created": 1, "existing": 0, "rejected": []}
+    jobs = (await client.get("/v1/jobs")).json()["items"]
+    assert [job["metadata"] for job in jobs] == [shown, shown]
+
+
+async def test_an_upstreams_answer_with_odd_json_is_a_registration(client):
+    body = b'{"ok": true, "item": {"id": "odd", "status": "queued", "text": "Hi \\ud83d", "n": %d}}' % BIG
+    answer = await client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["id"]) == (201, "odd")
+
+
 async def test_a_job_that_is_tracked_already_is_200_and_keeps_its_metadata(client):
     await client.post("/v1/jobs", json={"id": "a", "metadata": {"deal": 42}})
     again = await client.post("/v1/jobs", json={"id": "a"})

@@ -1,8 +1,14 @@
+from ipaddress import IPv4Network
+
 import pytest
 
 from relay.core.netguard import GuardPolicy
 from relay.core.signing import new_secret, parse_secret
 from tests.api_world import HOOK, SLACK
+
+OPEN_GUARD = GuardPolicy(
+    allow_http=True, allow_networks=(IPv4Network("127.0.0.0/8"),), allow_ports=frozenset({443, 8443})
+)
 
 SECRET = new_secret(b"s" * 32)
 
@@ -50,6 +56,31 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
     assert (await client.get(answer.headers["location"])).json() == made
     assert (await client.get("/v1/subscriptions")).json() == {"items": [made], "next_cursor": None}
     assert world.delivering.woken == 1
+
+
+async def test_what_a_subscription_leaves_to_the_settings_stays_so_when_it_is_sent_back_as_shown(client, world):
+    made = await create(client)
+    shown = {name: made["config"][name] for name in ("timeout_seconds", "retry_schedule")}
+    assert shown == {"timeout_seconds": 15.0, "retry_schedule": [5.0, 300.0]}
+    body = {"sink": HOOK, "description": "new", "config": shown}
+    assert (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).status_code == 200
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.timeout_seconds, stored.retry_schedule_seconds, stored.description) == (None, None, "new")
+
+    body["config"] = {"timeout_seconds": 14, "retry_schedule": [5, 301]}
+    assert (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).json()["config"]["timeout_seconds"] == 14
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.timeout_seconds, stored.retry_schedule_seconds) == (14, (5, 301))
+    body["config"] = shown
+    await client.put(f"/v1/subscriptions/{made['id']}", json=body)
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.timeout_seconds, stored.retry_schedule_seconds) == (15, (5, 300)), "it had its own"
+
+
+async def test_a_subscription_that_names_the_defaults_keeps_them(client, world):
+    made = await create(client, config={"timeout_seconds": 15, "retry_schedule": [5, 300]})
+    stored = await world.store.subscriptions.get(made["id"])
+    assert (stored.timeout_seconds, stored.retry_schedule_seconds) == (15, (5, 300))
 
 
 async def test_every_setting_is_taken(client, world):
@@ -230,6 +261,57 @@ async def test_what_get_shows_can_be_put_back_without_losing_a_secret(client, wo
     stored = await world.store.subscriptions.get(made["id"])
     assert stored.sink == HOOK + "?token=abc"
     assert dict(stored.headers) == {"Authorization": "Bearer abc"}
+
+
+@pytest.mark.parametrize(
+    ("sink", "kept"),
+    [
+        ("https://hooks.customer.example/other?x=1", True),
+        ("HTTPS://HOOKS.customer.example:443/other", True),
+        ("https://hooks.customer.example:8443/hook", False),
+        ("http://hooks.customer.example:443/hook", False),
+        ("https://evil.example/hook", False),
+        ("https://hooks.customer.example.evil.example/hook", False),
+    ],
+)
+async def test_a_stored_header_goes_to_no_other_origin(open_client, world, sink, kept):
+    client = open_client(guard=OPEN_GUARD)
+    headers = {"Authorization": "Bearer abc", "X-Api-Key": "k", "X-Team": "sales"}
+    made = await create(client, sink="https://hooks.customer.example/hook", protocolsettings={"headers": headers})
+    path = f"/v1/subscriptions/{made['id']}"
+    shown = {**made["protocolsettings"]["headers"]}
+    answer = await client.put(path, json={"sink": sink, "protocolsettings": {"headers": shown}})
+    stored = await world.store.subscriptions.get(made["id"])
+    assert dict(stored.headers) == headers
+    if kept:
+        assert answer.status_code == 200, answer.text
+        return
+    assert answer.status_code == 422
+    assert {(one["pointer"], one["code"]) for one in answer.json()["errors"]} == {
+        ("/protocolsettings/headers/Authorization", "redacted"),
+        ("/protocolsettings/headers/X-Api-Key", "redacted"),
+    }
+    assert "send the value again" in answer.json()["errors"][0]["detail"]
+    assert stored.sink == "https://hooks.customer.example/hook"
+    again = {**shown, "Authorization": "Bearer new", "X-Api-Key": "new"}
+    answer = await client.put(path, json={"sink": sink, "protocolsettings": {"headers": again}})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("config", [{"kind": "webhook"}, {}])
+async def test_another_kind_does_not_show_the_path_of_a_stored_sink(client, world, config):
+    sink = "https://chat.example.com/hooks/the-token"
+    made = await create(client, sink=sink, config={"kind": "slack"})
+    assert "the-token" not in str(made)
+    path = f"/v1/subscriptions/{made['id']}"
+    answer = await client.put(path, json={"sink": made["sink"], "config": config})
+    assert answer.status_code == 422
+    assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [("/sink", "redacted")]
+    assert "the-token" not in answer.text
+    kept = await client.put(path, json={"sink": made["sink"], "config": {"kind": "slack"}})
+    assert kept.status_code == 200
+    assert (await world.store.subscriptions.get(made["id"])).sink == sink
+    assert (await client.put(path, json={"sink": sink, "config": config})).status_code == 200
 
 
 async def test_put_changes_neither_secret_nor_start(client):

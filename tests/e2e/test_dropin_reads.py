@@ -5,6 +5,7 @@ Nothing here is looked at by the relay itself: the node has no scheduler, and ti
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,44 @@ async def test_an_item_is_served_as_the_upstream_wrote_it(over_stub: World, upst
     again = await read(over_stub, "odd")
     assert again.headers["relay-cache"] == "hit"
     assert again.content == answered.content
+
+
+BIG = b"123456789012345678901234567890"
+
+
+async def test_an_item_with_odd_json_is_tracked_recorded_and_served(over_stub: World, upstream: Stub) -> None:
+    """Half a surrogate pair, integers over 64 bits, bytes that are not UTF-8: the caller gets the upstream's bytes."""
+    item = b'{"id":"odd","status":"%s","big":' + BIG + b',"text":"Hi \\ud83d","cafe":"caf\xe9","nul":"\\u0000"}'
+    said = [b'{"ok":true,"item":' + item % status + b"}" for status in (b"queued", b"running")]
+
+    async def say(call: Call) -> None:
+        await call.body()
+        is_create = call.request.method == "POST"
+        await call.send(answer(202 if is_create else 200, [], said[0] if is_create else said[1]))
+
+    upstream.handler = say
+    await over_stub.subscribe()
+    metadata = b'{"deal":' + BIG + b',"name":"\\ud83d"}'
+    body = b'{"text":"Hi \\ud83d","n":' + BIG + b"}"
+    headers = {**AUTH, "Content-Type": "application/json"}
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()] + [(b"Relay-Metadata", metadata)]
+    made = await over_stub.api.post(DISPATCHES, content=body, headers=pairs)
+    assert (made.status_code, made.content) == (202, said[0])
+    assert bytes(upstream.received[0].body) == body
+    assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
+    assert (await read(over_stub, "odd")).content == said[1]
+    await at_rest(over_stub)
+    again = await read(over_stub, "odd")
+    assert again.headers["relay-cache"] == "hit"
+    shown = {"id": "odd", "status": "running", "big": int(BIG), "nul": "\0"}
+    shown |= {"text": "Hi \N{REPLACEMENT CHARACTER}", "cafe": "caf\N{REPLACEMENT CHARACTER}"}
+    assert again.json()["item"] == shown
+    assert (await over_stub.shown("odd"))["upstream"] == shown
+    assert (await over_stub.shown("odd"))["metadata"] == {"deal": int(BIG), "name": "\N{REPLACEMENT CHARACTER}"}
+    assert await kinds(over_stub, "odd") == ["queued", "running"]
+    await over_stub.until(lambda: over_stub.kinds("odd") == ["queued", "running"])
+    data = json.loads(over_stub.received["/events"][-1].body)["data"]
+    assert (data["job"], data["metadata"]["deal"]) == (shown, int(BIG))
 
 
 async def test_each_status_is_served_as_the_upstream_said_it(world: World, clock: FakeClock) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 import relay.dropin.creates
 import relay.sources.passage
+from relay.api.proxy import LEAVING_SECONDS
 from relay.cli.sockets import make_server
 from tests.e2e_world import open_e2e_world
 from tests.process_world import API_TOKEN, keep_token, processes
@@ -571,6 +572,48 @@ async def test_an_answer_that_comes_before_the_body_was_read_is_passed_on(upstre
     assert (got.status, got.body) == (413, b"too large")
 
 
+@pytest.mark.parametrize("byte", [bytes([code]) for code in (*range(1, 9), 11, 12, *range(14, 32), 127)])
+async def test_a_control_byte_in_an_answer_s_header_does_not_keep_the_answer_back(
+    place: Place, upstream: Stub, caller: Client, byte: bytes
+) -> None:
+    job_id, path = f"odd-header-{next(_numbers)}", new_path()
+    headers = [*JSON, ("X-Odd", b"a" + byte + b"b"), ("Server", b"Caf\xe9" + byte)]
+
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(answer(202, headers, made(job_id)))
+
+    upstream.handler = make
+    for target, raw in (new_create(), (path, request("GET", path, AUTH))):
+        got = await caller.exchange(raw)
+        assert (got.status, got.body, got.complete) == (202, made(job_id), True)
+        assert (got.one("x-odd"), got.one("server")) == (b"a b", b"Caf\xe9")
+        assert len(upstream.of(target)) == 1
+        if target != path:
+            await until_tracked(place, job_id)
+
+
+async def test_a_caller_who_closes_its_side_gets_the_answer(upstream: Stub, place: Place) -> None:
+    job_id, go_on = f"half-closed-{next(_numbers)}", asyncio.Event()
+
+    async def make(call: Call) -> None:
+        await call.body()
+        await go_on.wait()
+        await call.send(answer(202, JSON, made(job_id)))
+
+    upstream.handler = make
+    path = new_path()
+    for target, raw in (new_create(), (path, request("GET", path, AUTH))):
+        go_on.clear()
+        async with Client(place.url) as caller:
+            caller.writer.write(raw)
+            caller.writer.write_eof()
+            await upstream.until(lambda target=target: bool(upstream.of(target)))
+            await asyncio.sleep(2 * LEAVING_SECONDS)
+            go_on.set()
+            assert (await caller.answer()).status == 202
+
+
 # --- callers who leave
 
 
@@ -585,6 +628,7 @@ async def test_a_caller_who_leaves_cancels_a_read(upstream: Stub, place: Place) 
     async with Client(place.url) as caller:
         caller.writer.write(request("GET", path, AUTH))
         await upstream.until(lambda: bool(upstream.of(path)))
+        await caller.vanish()
     await left.wait()
 
 
@@ -604,6 +648,7 @@ async def test_a_caller_who_leaves_cancels_the_read_of_a_job(upstream: Stub, pla
     async with Client(place.url) as leaving:
         leaving.writer.write(request("GET", JOBS + job_id, [*AUTH, ("Cache-Control", "no-cache")]))
         await upstream.until(lambda: bool(upstream.of(JOBS + job_id)))
+        await leaving.vanish()
     await left.wait()
 
 
@@ -621,6 +666,7 @@ async def test_a_caller_who_leaves_cancels_a_download(upstream: Stub, place: Pla
         caller.writer.write(request("GET", new_path(), AUTH))
         head = await caller.head()
         assert await anext(body_parts(caller.reader, head))
+        await caller.vanish()
     await left.wait()
 
 
@@ -670,7 +716,8 @@ async def test_a_caller_who_leaves_does_not_cancel_a_create(upstream: Stub, plac
         await upstream.until(lambda: bool(upstream.of(target)))
         reader.writer.write(request("GET", path, AUTH))
         await upstream.until(lambda: bool(upstream.of(path)))
-        await caller.leave()
+        await caller.vanish()
+        await reader.vanish()
     await cancelled.wait()  # the reader, who left later: by now the relay has noticed both
     await until_tracked(place, job_id)
     assert (await ask(place, f"/v1/jobs/{job_id}")).json["metadata"] == {"deal": 42}

@@ -323,6 +323,66 @@ async def test_an_event_recorded_while_its_subscription_is_removed_leaves_nothin
     assert await states(store) == ["cancelled"] * 5
 
 
+async def test_a_follower_recorded_while_its_subscription_is_removed_is_cancelled_with_its_head(
+    store: Store, other: Store
+) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued"))
+    async with uncommitted(other, other.jobs.record(look(uid, 1, "running"))) as recording:
+        removal = asyncio.ensure_future(store.subscriptions.remove("sub_1", NOW))
+        await blocked(store)
+        await recording.commit()
+        await removal
+    assert await states(store) == ["cancelled"] * 2
+    assert await store.upkeep.promote_strays(NOW) == (0, None)
+
+
+@pytest.mark.parametrize("end", ["delivered", "dead"])
+async def test_a_follower_promoted_while_its_subscription_is_removed_is_cancelled(
+    store: Store, other: Store, end: str
+) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued", "running", "failed"))
+    (head,) = await claim(other, "sub_1")
+    marking = mark_of(head, end, next_lease=lease(token="next"))
+    async with uncommitted(other, other.deliveries.mark(marking)) as mark:
+        removal = asyncio.ensure_future(store.subscriptions.remove("sub_1", NOW))
+        await blocked(store)
+        (marked,) = await mark.commit()
+        await removal
+    assert await states(store) == [end, "cancelled", "cancelled"]
+    assert not (await other.deliveries.mark(mark_of(marked.next[0]))).kept
+
+
+async def test_a_retry_by_hand_of_what_is_for_a_subscription_that_is_being_removed_is_refused_or_cancelled(
+    store: Store, other: Store
+) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued"))
+    (one,) = await deliver_all(store, "sub_1")
+    async with uncommitted(other, other.deliveries.retry(one.id, NOW)) as retrying:
+        removal = asyncio.ensure_future(store.subscriptions.remove("sub_1", NOW))
+        await blocked(store)
+        await retrying.commit()
+        await removal
+    assert await states(store) == ["cancelled"]
+
+
+async def test_retries_by_hand_of_one_job_at_once_keep_its_order(store: Store, other: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued", "running"))
+    first, second = await deliver_all(store, "sub_1")
+    for open_one, follows in ((first, second), (second, first)):
+        async with uncommitted(store, store.deliveries.retry(open_one.id, NOW)) as retrying:
+            retry = asyncio.ensure_future(other.deliveries.retry(follows.id, NOW))
+            await blocked(store)
+            await retrying.commit()
+            await retry
+        assert await states(store) == ["pending", "blocked"]
+        assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1, 2]
+
+
 async def test_a_callback_url_has_one_subscription_however_many_ask(store: Store, other: Store) -> None:
     for nth in range(ROUNDS):
         url = f"https://callback.example/{nth}"

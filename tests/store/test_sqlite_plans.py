@@ -358,7 +358,8 @@ async def run_everything(store: Store) -> None:
         await store.deliveries.groups(["reason", "day"], limit=5, **chosen)  # type: ignore[arg-type]
 
     await store.subscriptions.create(subscription("sub_5", start_at=NOW))
-    await store.subscriptions.replace(subscription("sub_5"), NOW)
+    for ordering in ("none", "job"):
+        await store.subscriptions.replace(subscription("sub_5", ordering=ordering), NOW)
     await store.subscriptions.set_state("sub_5", "paused", NOW)
     await store.subscriptions.set_sink_health("sub_5", failing_since=NOW, paused_until=None)
     await store.subscriptions.failing()
@@ -432,6 +433,9 @@ async def run_everything(store: Store) -> None:
     await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE id = (SELECT MAX(id) FROM deliveries)")
     await store.upkeep.promote_strays(NOW)
     await store.upkeep.promote_strays(NOW, ("job_01", "", -1))
+    await execute(store, "DELETE FROM subscriptions WHERE id = 'sub_1'")
+    assert (await store.upkeep.cancel_strays(NOW))[0] > 0
+    await store.upkeep.cancel_strays(NOW, "sub_01")
     await store.upkeep.delete_events(NOW + 1)
     await store.upkeep.delete_attempts(NOW + 1)
     await store.upkeep.delete_jobs(NOW + 1)

@@ -1,10 +1,14 @@
 """Order: of each job and subscription only the head can be claimed; its end brings the next."""
 
+import itertools
+
 import pytest
 
 from relay.core.delivery import Claimed
 from relay.errors import Conflict
+from relay.store import upkeep
 from relay.store.store import Store
+from relay.upkeep import Strays
 from tests.store_kit import (
     NOW,
     claim,
@@ -14,6 +18,7 @@ from tests.store_kit import (
     lease,
     look,
     mark_of,
+    relay_event,
     states,
     subscription,
     together,
@@ -206,12 +211,125 @@ async def test_an_insert_and_the_end_of_the_head_in_one_group_strand_nobody(stor
         assert (await head(store)).event.sequence == 2
 
 
-async def test_a_change_to_no_ordering_lets_fresh_ones_pass_and_the_blocked_follow(store: Store) -> None:
+async def retry_all(store: Store, *sequences: int) -> None:
+    ids = {row["sequence"]: row["id"] for row in await deliveries(store)}
+    for sequence in sequences:
+        await store.deliveries.retry(ids[sequence], NOW)
+
+
+@pytest.mark.parametrize("asked_for", list(itertools.permutations((1, 2, 3))))
+@pytest.mark.parametrize("end", ["delivered", "dead"])
+async def test_retries_by_hand_of_one_job_go_in_order(store: Store, asked_for: tuple[int, ...], end: str) -> None:
     uid = await three(store)
-    await store.subscriptions.replace(subscription("sub_1", ordering="none"), NOW)
+    await deliver_all(store, "sub_1")
+    await retry_all(store, *asked_for)
     await store.jobs.record(look(uid, 3, "retrying"))
     assert await states(store) == ["pending", "blocked", "blocked", "pending"]
-    assert sorted(one.event.sequence for one in await deliver_all(store, "sub_1")) == [1, 2, 3, 4]
+    assert [one.event.sequence for one in await claim(store, "sub_1", priorities=(0,))] == [4]
+    for sequence in (1, 2, 3):
+        (one,) = await claim(store, "sub_1")
+        assert one.event.sequence == sequence
+        await store.deliveries.mark(mark_of(one, "pending", due_at=NOW))
+        (one,) = await claim(store, "sub_1")
+        assert one.event.sequence == sequence
+        await store.deliveries.mark(mark_of(one, end))
+    assert await store.upkeep.promote_strays(NOW) == (0, (uid, "sub_1", 4))
+
+
+async def test_a_retry_by_hand_waits_for_a_later_one_that_is_on_its_way(store: Store) -> None:
+    await three(store)
+    await deliver_all(store, "sub_1")
+    await retry_all(store, 3)
+    (flying,) = await claim(store, "sub_1")
+    await retry_all(store, 2, 1)
+    assert await states(store) == ["blocked", "blocked", "pending"]
+    assert await claim(store, "sub_1") == ()
+    await store.deliveries.mark(mark_of(flying))
+    assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1, 2]
+
+
+async def test_retries_by_hand_go_together_where_no_order_is_kept(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", ordering="none"))
+    await store.events.record(relay_event())
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued", "running"))
+    await deliver_all(store, "sub_1")
+    await retry_all(store, 2, 1)
+    assert await states(store) == ["pending", "pending"]
+
+
+async def test_a_retry_by_hand_of_an_event_of_no_job_waits_for_nothing(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", types=("relay.source.down",)))
+    for _ in range(2):
+        await store.events.record(relay_event())
+    for one in await deliver_all(store, "sub_1"):
+        await store.deliveries.retry(one.id, NOW)
+    assert await states(store) == ["pending", "pending"]
+
+
+async def test_a_change_to_no_ordering_lets_all_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.store.ordering.JOB_CHUNK", 2)
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.subscriptions.create(subscription("sub_2"))
+    uids = [await track(store, f"job {n}") for n in range(5)]
+    for uid in uids:
+        await store.jobs.record(look(uid, 0, "queued", "running", "failed"))
+    (head, *_) = await claim(store, "sub_1", 1)
+    await store.deliveries.mark(mark_of(head, "dead"))
+    (held, *_) = await claim(store, "sub_1", 1)
+    await store.subscriptions.replace(subscription("sub_1", ordering="none"), NOW + 1)
+    assert set(await states(store, "sub_1")) == {"dead", "pending"}
+    assert (await states(store, "sub_2")).count("blocked") == 10
+    await store.jobs.record(look(uids[0], 3, "retrying"))
+    assert (await store.deliveries.mark(mark_of(held))).kept
+    delivered = await deliver_all(store, "sub_1", now=NOW + 1)
+    assert len(delivered) == 5 * 3 + 1 - 2
+    assert (await store.upkeep.promote_strays(NOW + 1))[0] == 0
+
+
+async def test_a_change_back_to_an_order_holds_back_all_but_the_first(store: Store) -> None:
+    uid = await three(store)
+    await store.subscriptions.replace(subscription("sub_1", ordering="none"), NOW)
+    await retry_all_by_hand_of_another_job(store)
+    flying, *others = sorted(await claim(store, "sub_1", priorities=(0,)), key=lambda one: one.event.sequence or 0)
+    await store.deliveries.release(others, NOW)
+    await store.subscriptions.replace(subscription("sub_1", ordering="job"), NOW)
+    assert await states_of(store, uid) == ["pending", "blocked", "blocked"]
+    await store.jobs.record(look(uid, 3, "retrying"))
+    assert (await store.deliveries.mark(mark_of(flying))).kept
+    got = [(one.job_uid == uid, one.event.sequence) for one in await deliver_all(store, "sub_1")]
+    assert [sequence for ours, sequence in got if ours] == [2, 3, 4]
+    assert [sequence for ours, sequence in got if not ours] == [1, 2, 3]
+    assert (await store.upkeep.promote_strays(NOW))[0] == 0
+
+
+async def retry_all_by_hand_of_another_job(store: Store) -> None:
+    other = await track(store, "other")
+    await store.jobs.record(look(other, 0, "queued", "running", "failed"))
+    for one in await claim(store, "sub_1"):
+        if one.job_uid == other:
+            await store.deliveries.mark(mark_of(one))
+            await store.deliveries.retry(one.id, NOW)
+        else:
+            await store.deliveries.release([one], NOW)
+
+
+async def states_of(store: Store, uid: str) -> list[str]:
+    return [row["state"] for row in await deliveries(store) if row["job_uid"] == uid]
+
+
+async def test_what_is_on_its_way_when_an_order_is_asked_for_strands_nobody(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1", ordering="none"))
+    uid = await track(store)
+    await store.jobs.record(look(uid, 0, "queued", "running", "failed"))
+    flying = {one.event.sequence: one for one in await claim(store, "sub_1")}
+    await store.deliveries.release([flying.pop(3)], NOW)
+    await store.subscriptions.replace(subscription("sub_1"), NOW)
+    assert await states(store) == ["pending", "pending", "blocked"]
+    await store.deliveries.mark(mark_of(flying[1]))
+    assert await states(store) == ["delivered", "pending", "blocked"]
+    await store.deliveries.mark(mark_of(flying[2], "dead"))
+    assert await states(store) == ["delivered", "dead", "pending"]
 
 
 async def test_strays_are_brought_home(store: Store) -> None:
@@ -239,3 +357,31 @@ async def test_a_job_with_no_open_delivery_has_no_strays(store: Store) -> None:
     await three(store)
     await deliver_all(store, "sub_1")
     assert await store.upkeep.promote_strays(NOW) == (0, None)
+
+
+async def test_what_is_for_a_subscription_that_is_gone_is_cancelled_however_much_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind others that have something pending, in slices, and of one more than a transaction takes."""
+    monkeypatch.setattr("relay.store.cancellation.CANCEL_CHUNK", 2)
+    monkeypatch.setattr("relay.store.upkeep.CANCEL_CHUNK", 2)
+    statement = upkeep.PENDING_SUBSCRIPTIONS
+    monkeypatch.setattr(upkeep, "PENDING_SUBSCRIPTIONS", statement.replace(f"nth < {upkeep.SLICE}", "nth < 3"))
+    monkeypatch.setattr(upkeep, "SLICE", 3)
+    names = [f"sub_{nth}" for nth in range(8)]
+    for name in names:
+        types = ("ai.revor.job.queued", "ai.revor.job.running", "relay.source.down")
+        await store.subscriptions.create(subscription(name, types=types))
+    for nth in range(3):
+        await store.jobs.record(look(await track(store, f"job {nth}"), 0, "queued", "running"))
+    await store.events.record(relay_event())
+    await execute(store, "DELETE FROM subscriptions WHERE id IN ('sub_1', 'sub_7')")
+    await store.subscriptions.create(subscription("sub_8"))
+    await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE subscription_id = 'sub_7' AND sequence = 1")
+    search = Strays(store.upkeep, lambda: NOW + 1, lambda: None)
+    assert await search.run_once() > 0
+    for name in ("sub_1", "sub_7"):
+        assert set(await states(store, name)) == {"cancelled"}
+        assert {row["reason"] for row in await deliveries(store, name)} == {"subscription_removed"}
+    assert "cancelled" not in await states(store, "sub_6")
+    assert await search.run_once() == 0

@@ -65,6 +65,12 @@ async def test_defaults_come_back_as_well(store: Store) -> None:
     ]
 
 
+async def test_a_callback_has_no_settings_of_its_own_whatever_its_row_says(store: Store) -> None:
+    made = subscription("sub_1", callback=True)
+    await store.subscriptions.create(replace(made, timeout_seconds=15.0, retry_schedule_seconds=(5.0,)))
+    assert await store.subscriptions.get("sub_1") == made
+
+
 async def test_an_id_can_be_taken_once(store: Store) -> None:
     await store.subscriptions.create(FULL)
     with pytest.raises(StoreError):

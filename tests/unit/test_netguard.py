@@ -13,6 +13,7 @@ from relay.core.netguard import (
     GuardPolicy,
     check_custom_headers,
     is_allowed,
+    origin_of,
     refusal_of_address,
     refusal_of_url,
 )
@@ -394,3 +395,20 @@ def test_headers_that_are_the_relays_own(name: str) -> None:
 )
 def test_refused_headers_name_their_rule(headers: list[tuple[str, str]], rule: str) -> None:
     assert rule in (check_custom_headers(headers) or "")
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://a.example/x?y", ("https", "a.example", 443)),
+        ("HTTPS://A.Example:443", ("https", "a.example", 443)),
+        ("http://a.example", ("http", "a.example", 80)),
+        ("https://a.example:8443/", ("https", "a.example", 8443)),
+        ("https://[2001:DB8::1]:8443/", ("https", "2001:db8::1", 8443)),
+        ("ftp://a.example/", None),
+        ("https://a.example:port/", None),
+        ("a.example", None),
+    ],
+)
+def test_the_origin_of_a_url(url: str, origin: tuple[str, str, int] | None) -> None:
+    assert origin_of(url) == origin

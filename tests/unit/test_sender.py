@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import ipaddress
+import resource
 import socket
 import ssl
 import time
@@ -684,6 +685,26 @@ async def test_details_hold_no_part_of_the_path(tmp_path: Path) -> None:
         ]
     assert [response.error for response in responses] == ["read", "protocol", "tls", "refused", "dns"]
     assert not any("hush" in f"{response.detail}{response!r}" for response in responses)
+
+
+async def test_as_many_connections_are_open_as_are_asked_for() -> None:
+    """How many there may be is decided where slots are given away: what waited here would use up its own deadline."""
+    count, came, all_came = 600, 0, asyncio.Event()
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, 4096)), most))
+
+    async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        if came == count:
+            all_came.set()
+        await all_came.wait()
+        writer.write(OK)
+
+    async with peer(hold) as sink, Sender(DEVELOPMENT, clock=time.time) as sender:
+        request = OutboundRequest(url=sink.url())
+        responses = await asyncio.gather(*(sender.send(request, timeout_seconds=30) for _ in range(count)))
+    assert [response.status_code for response in responses] == [200] * count
 
 
 async def test_requests_wait_for_a_free_connection_within_their_deadline() -> None:

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from relay.clock import wall_clock
+from relay.looks import problem_of
 from relay.sources.client import MAX_BODY_BYTES, NODE_HEADER, Look, UpstreamClient
 from relay.sources.definition import load_definition
 from relay.sources.mapping import UpstreamError
@@ -539,3 +541,22 @@ async def test_a_probe_answered_by_a_web_page() -> None:
 
     async with upstream(handler) as client:
         assert (await client.probe(KEY)).kind == "malformed"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 Caf\xe9\r\nContent-Type: Caf\xe9\r\nX-Request-Id: r\xe9q\r\n",
+        b"HTTP/1.1 500 Caf\xe9\r\nX-Request-Id: r\xe9q\r\nRetry-After: \xe9\r\n",
+        b"HTTP/1.1 404 Not \xed\xa0\xbd Found\r\nX-Request-Id: \xff\r\n",
+    ],
+)
+async def test_headers_that_are_not_utf8_leave_nothing_that_can_not_be_written(head: bytes) -> None:
+    async def say(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head + b"Connection: close\r\nContent-Length: 1\r\n\r\n?")
+
+    async with raw_upstream(say) as client:
+        for look in (await client.look("a", KEY), await client.probe(KEY)):
+            assert look.status_code is not None
+            texts = [look.detail, look.request_id or "", *look.headers, *look.headers.values()]
+            assert orjson.dumps([texts, problem_of(look, 0.0)])

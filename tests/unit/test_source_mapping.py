@@ -29,6 +29,7 @@ from relay.sources.mapping import (
 SAMPLES = json.loads((Path(__file__).parents[1] / "fixtures" / "revor-samples.json").read_text())
 REVOR = load_definition("revor")
 NOW = 1779271300.0
+ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json")
 
 
 def seen(item: dict[str, Any], **options: Any) -> Observation:
@@ -167,7 +168,7 @@ def test_the_documented_error() -> None:
         (b"", "not_json"),
         (b"<html>", "not_json"),
         (b'{"item": {"id": "x", "status": "que', "not_json"),
-        (b'{"item": {"status": "\\ud800"}}', "not_json"),
+        (b'{"item": {"status": "queued", "n": NaN}}', "not_json"),
         (b"\xff\xfe", "not_json"),
         (b"[" * 100_000, "not_json"),
         (b"[]", "not_an_object"),
@@ -193,6 +194,47 @@ def test_answers_that_say_nothing_about_the_job(body: bytes, reason: str) -> Non
 def test_an_item_without_an_id_is_the_one_asked_for() -> None:
     assert seen({"status": "queued"}, external_id="x").status == "queued"
     assert seen({"id": 12, "status": "queued"}, external_id="12").status == "queued"
+
+
+BIG = 123456789012345678901234567890
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (rb'"text": "Hi \ud83d"', {"text": "Hi \N{REPLACEMENT CHARACTER}"}),
+        (rb'"\udc00": {"\ud83d": 1}', {"\N{REPLACEMENT CHARACTER}": {"\N{REPLACEMENT CHARACTER}": 1}}),
+        (b'"text": "caf\xe9"', {"text": "caf\N{REPLACEMENT CHARACTER}"}),
+        (b'"number": %d, "list": [-%d]' % (BIG, BIG), {"number": BIG, "list": [-BIG]}),
+        (b'"number": 1e400', {"number": "1e400"}),
+        (b'"number": %s' % (b"9" * 5_000), {"number": "9" * 5_000}),
+    ],
+)
+def test_an_item_with_what_json_allows_is_read_and_written_again(field: bytes, value: dict[str, Any]) -> None:
+    observation = observe(REVOR, b'{"item": {"id": "x", "status": "running", %s}}' % field, now=NOW, external_id="x")
+    assert isinstance(observation, Observation)
+    assert observation.upstream == {"id": "x", "status": "running", **value}
+    body = REVOR.answer_body(observation.upstream, "req_1")
+    assert json.loads(body)["item"] == observation.upstream
+    (transition,), _ = detect(Progress(), observation)
+    job = Job(uid="job_1", external_id="x", source="revor", account="default", metadata={"big": BIG})
+    event = from_transition("evt_1", job, transition, ORIGIN, seen=observation)
+    assert json.loads(event.body)["data"]["job"] == event.document()["data"]["job"] == observation.upstream
+    assert event.document()["data"]["metadata"] == {"big": BIG}
+
+
+def test_a_job_whose_id_is_a_number_over_64_bits_is_read_and_registered() -> None:
+    body = b'{"item": {"id": %d, "status": "queued"}}' % BIG
+    observation = observe(REVOR, body, now=NOW, external_id=str(BIG))
+    assert isinstance(observation, Observation)
+    found = registered(REVOR, {"item": {"id": BIG, "status": "queued"}}, now=NOW)
+    assert found is not None
+    assert found.external_id == str(BIG)
+
+
+def test_an_error_and_a_probe_with_half_a_surrogate_pair_are_read() -> None:
+    error = read_error(REVOR, rb'{"ok": false, "error": {"code": "a", "message": "b \ud83d"}}')
+    assert (error.code, error.message) == ("a", "b \N{REPLACEMENT CHARACTER}")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""`delivery` holds for callbacks, and for subscriptions that say nothing else, as soon as SIGHUP has it read."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from relay.clock import from_rfc3339
+from tests.e2e_world import World, open_e2e_world
+
+HOUR = 3600.0
+
+
+def reload(world: World, **delivery: Any) -> None:
+    """As SIGHUP does."""
+    settings = world.settings
+    world.node.reload(replace(settings, delivery=replace(settings.delivery, **delivery)))
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await true():  # noqa: ASYNC110 - an attempt that failed signals nothing
+            await asyncio.sleep(0.02)
+
+
+async def pauses(world: World, subscription: str) -> list[float]:
+    """How long after each attempt of a subscription's deliveries the next one was planned."""
+    found = []
+    listed = (await world.api.get(f"/v1/deliveries?subscription={subscription}")).json()["items"]
+    for one in listed:
+        for attempt in (await world.api.get(f"/v1/deliveries/{one['id']}")).json()["attempts"]:
+            planned, began = from_rfc3339(attempt["next_attempt_at"]), from_rfc3339(attempt["started_at"])
+            assert planned is not None
+            assert began is not None
+            found.append(planned - began)
+    return found
+
+
+async def test_a_reload_reaches_callbacks_and_subscriptions_without_settings_of_their_own(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/hook"
+    async with open_e2e_world(tmp_path) as world:
+        made = await world.subscribe(sink=nobody + "/default")
+        own = await world.subscribe(sink=nobody + "/own", config={"retry_schedule": [7], "timeout_seconds": 9})
+        assert (made["config"]["timeout_seconds"], made["config"]["retry_schedule"][0]) == (15, 5)
+        await world.api.post("/v1/jobs", json={"id": "other", "callback_url": nobody})  # made under the first settings
+
+        reload(world, retry_schedule=(HOUR,), jitter=0.0, timeout_seconds=2.0)
+        shown = (await world.api.get(f"/v1/subscriptions/{made['id']}")).json()["config"]
+        assert (shown["timeout_seconds"], shown["retry_schedule"]) == (2, [HOUR])
+        shown = (await world.api.get(f"/v1/subscriptions/{own['id']}")).json()["config"]
+        assert (shown["timeout_seconds"], shown["retry_schedule"]) == (9, [7])
+
+        job = await world.job()
+        await world.api.post("/v1/jobs", json={"id": job, "callback_url": nobody})
+        listed = (await world.api.get("/v1/subscriptions?callbacks=true")).json()["items"]
+        (callback,) = (one for one in listed if one["sink"] == nobody)
+        assert (callback["config"]["timeout_seconds"], callback["config"]["retry_schedule"]) == (2, [HOUR])
+        for subscription, pause in ((callback, HOUR), (made, HOUR), (own, 7)):
+
+            async def tried(subscription: dict[str, Any] = subscription) -> bool:
+                return bool(await pauses(world, subscription["id"]))
+
+            await until(tried)
+            found = await pauses(world, subscription["id"])
+            assert all(pause <= one < pause + 5 for one in found), found
+        targets = {target.subscription.id: target for target in world.node.dispatcher.slots}
+        settings = world.node.dispatcher.settings
+        assert {name: settings.timeout_of(target.subscription) for name, target in targets.items()} == {
+            callback["id"]: 2,
+            made["id"]: 2,
+            own["id"]: 9,
+        }
+
+
+async def test_a_reload_lets_more_or_fewer_go_to_one_host_at_once(tmp_path: Path) -> None:
+    async with open_e2e_world(tmp_path) as world:
+        await world.subscribe()
+        await world.subscribe(path="/own", config={"concurrency": 3})
+        await until(lambda: _are(len(list(world.node.dispatcher.slots)) == 2))
+        for per_host in (500, 5):
+            reload(world, per_host=per_host)
+            ceilings = sorted(target.concurrency.ceiling for target in world.node.dispatcher.slots)
+            assert ceilings == sorted((3, per_host))
+
+
+async def test_the_signing_secret_of_callbacks_is_that_of_the_settings_while_they_give_one(tmp_path: Path) -> None:
+    async with open_e2e_world(tmp_path) as world:
+
+        async def secret() -> str:
+            return str((await world.api.get("/v1/signing-secret")).json()["secret"])
+
+        first, given = await secret(), "whsec_" + "A" * 32
+        reload(world, callback_secret=given)
+        assert await secret() == given
+        reload(world)
+        assert await secret() == first
+
+
+async def _are(value: bool) -> bool:
+    return value
