@@ -1,9 +1,10 @@
-"""Files that only their owner may read, such as the encryption key and the API token, and the folder they are kept in.
+"""Files that only their owner may read, whatever the umask: the encryption key, the API token, the database, exports.
 
 `create` never writes over a file, never follows a link and never leaves half a file. `read` refuses a file that is a
-link, or that others may read.
+link, or that others may read. `keep_private` takes others' rights to a file away.
 """
 
+import logging
 import os
 import secrets
 import stat
@@ -11,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from relay.errors import SettingsError
+
+log = logging.getLogger("relay.files")
+"""Of the standard library, which writes to stderr also where a command has set no logging up."""
 
 MAX_BYTES = 4096
 PRIVATE = 0o600
@@ -78,6 +82,43 @@ def read(path: Path, what: str) -> bytes:
         if mode & 0o077:
             raise SettingsError(f"others may read the {what} {path} ({stat.S_IMODE(mode):04o}): chmod 600 '{path}'")
         return stream.read(MAX_BYTES)
+
+
+def keep_private(path: Path) -> None:
+    """Makes the file, empty, for its owner only; takes others' rights to one that is there away, and says so.
+
+    Raises no error: whoever opens the file next finds out what is wrong with it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+    except FileExistsError:
+        narrow(path)
+    except OSError:
+        return
+    else:
+        os.fchmod(descriptor, PRIVATE)
+        os.close(descriptor)
+
+
+def narrow(path: Path) -> None:
+    """Takes others' rights to the file away, where it is there, and says so."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:  # it is not there
+        return
+    if not mode & 0o077:
+        return
+    try:
+        path.chmod(mode & 0o700)
+    except OSError as error:
+        log.warning("%s is open to others (%04o), and that cannot be changed: %s", path, mode, error.strerror)
+    else:
+        log.warning("%s was open to others (%04o): now only its owner may read and write it", path, mode)
+
+
+def private_opener(path: str, flags: int) -> int:
+    """For `open`: a file that it makes is for its owner only."""
+    return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
 
 
 def _draft(path: Path, text: str, mode: int) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relay import private_files
 from relay.cli.output import Json, note, print_json, say, working
 from relay.cli.serve import DEFAULT_FILE, ConfigFile, settings_file
 from relay.errors import UsageError
@@ -34,16 +35,13 @@ def init(
     from relay import resources
 
     path = Path(DEFAULT_FILE)
-    if path.exists() and not force:
+    if _is_there(path) and not force:
         raise UsageError(f"{path} is there already: --force writes over it")
     text = resources.default_settings_file().read_text(encoding="utf-8")
     key = _asked_key() if _is_terminal() else ""
     if key:
-        text = _with_key_file(text, _keep_key(key))
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} can not be written ({error.strerror}): go to a folder of yours") from error
+        text = _with_key_file(text, _write(Path(KEY_FILE).absolute(), f"{key}\n", force=force))
+    _write(path, text, force=force, mode=0o666 & ~_umask())
     say(f"wrote {path}" + (f", and the key to {KEY_FILE}, which only you can read" if key else ""))
     if not key and not os.environ.get("REVOR_API_KEY"):
         say("next: export REVOR_API_KEY=…, then `relay check` and `relay serve`")
@@ -220,16 +218,26 @@ def _asked_key() -> str:
     return given.strip()
 
 
-def _keep_key(key: str) -> Path:
-    path = Path(KEY_FILE).resolve()
+def _write(path: Path, text: str, *, force: bool, mode: int = private_files.PRIVATE) -> Path:
+    """Makes the file; `force` puts it in the place of one that is there. A link is never followed."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(f"{key}\n")
+        if force:
+            private_files.write_over(path, text, mode=mode)
+        elif not private_files.create(path, text, mode=mode):
+            raise UsageError(f"{path.name} is there already: --force writes over it")
     except OSError as error:
         raise UsageError(f"{path} can not be written ({error.strerror}): go to a folder of yours") from error
     return path
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _umask() -> int:
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
 
 
 def _with_key_file(text: str, path: Path) -> str:

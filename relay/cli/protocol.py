@@ -290,7 +290,7 @@ class Protocol(HttpToolsProtocol):
         """Remembers the head of a request that offers another protocol, without the offer."""
         self._expects, self._head_bytes, self._frame_bytes = _BODY, 0, 0
         self._offering = None
-        if self.url[:1] not in (b"/", b"*"):
+        if b"://" in self.url and self.url[:1] != b"/":
             self._take_host_of_the_target()
         headers = self.headers
         if self.parser.should_upgrade():

@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from relay.clock import Clock
 from relay.errors import DatabaseHeld, SettingsError, StoreError
+from relay.private_files import PRIVATE, keep_private, narrow
 from relay.store.groups import REFUSALS, Batch, as_store_error
 from relay.store.statements import driver_of
 from relay.store.writer import Writer
@@ -120,6 +121,7 @@ class SqliteDatabase:
     def open(self) -> None:
         """Takes the file and starts the writer. The schema must be there (see `migrations`)."""
         self._lock.acquire()
+        keep_private_files(self.url)
         try:
             self._engine = make_engine(self.url)
             with self._engine.connect() as connection:
@@ -322,6 +324,14 @@ def make_engine(url: URL) -> Engine:
     return engine
 
 
+def keep_private_files(url: URL) -> None:
+    """Only the owner may read the database. SQLite gives its log and index the file's mode, so the file comes first."""
+    path = Path(os.path.realpath(str(url.database)))
+    keep_private(path)
+    for suffix in ("-wal", "-shm", "-journal"):
+        narrow(path.with_name(path.name + suffix))
+
+
 class HolderLock:
     """A lock file beside the database that names the process which holds it.
 
@@ -335,9 +345,11 @@ class HolderLock:
     def acquire(self) -> None:
         """Raises DatabaseHeld with the holder's process id, StoreError when the folder can not be written."""
         try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
         except OSError as error:
             raise StoreError(f"cannot open the database's lock file {self.path}: {error.strerror}") from error
+        with contextlib.suppress(OSError):  # another user's
+            os.fchmod(handle, PRIVATE)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
 from relay.store import postgres_engine as postgres
-from relay.store.database import HolderLock, lock_path, make_engine, sqlite_url
+from relay.store.database import HolderLock, keep_private_files, lock_path, make_engine, sqlite_url
 from relay.store.postgres_engine import is_postgres
 
 Result = TypeVar("Result")
@@ -30,6 +30,7 @@ def migrate(url: str) -> str:
         return upgrade(url)
     lock = HolderLock(lock_path(sqlite_url(url)))
     lock.acquire()
+    keep_private_files(sqlite_url(url))
     try:
         revision = upgrade(url)
         _let_shrink(url)

@@ -454,3 +454,41 @@ def _interrupted_in(connection: Any) -> None:
         connection.exec_driver_sql("SELECT 1")
     finally:
         sqlalchemy_event.remove(connection, "after_cursor_execute", interrupt)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
+async def test_only_the_owner_may_read_the_database_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = await open_store(url_of(tmp_path / "relay.db"), ReversingCipher(), now=NOW)
+        try:
+            await track(store, "job")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        finally:
+            await store.close()
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("relay.db", "relay.db-wal", "relay.db-shm", "relay.db.lock"), 0o600)
+
+
+async def test_a_database_that_others_may_read_is_narrowed_with_its_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    store = await open_store(url_of(tmp_path / "relay.db"), ReversingCipher(), now=NOW)
+    await track(store, "job")
+    names = ("relay.db", "relay.db-wal", "relay.db-shm", "relay.db.lock")
+    for name in names:
+        shutil.copy(tmp_path / name, crashed / name)  # as a kill leaves them
+        (crashed / name).chmod(0o644)
+    await store.close()
+    (tmp_path / "link.db").symlink_to(crashed / "relay.db")
+    caplog.clear()
+    store = await open_store(url_of(tmp_path / "link.db"), ReversingCipher(), now=NOW)
+    try:
+        modes = {path.name: path.stat().st_mode & 0o777 for path in crashed.iterdir()}
+        assert modes == dict.fromkeys(names, 0o600)
+        assert sum("was open to others (0644)" in message for message in caplog.messages) == 3
+    finally:
+        await store.close()

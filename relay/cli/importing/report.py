@@ -11,6 +11,7 @@ from relay.cli.importing.lines import Entry, Fault, Format
 from relay.cli.importing.state import Step
 from relay.cli.output import clean, note, print_table, say
 from relay.errors import UsageError
+from relay.private_files import private_opener
 
 MAX_SHOWN = 20
 MAX_LISTED = 10_000
@@ -80,7 +81,7 @@ class Rejects:
         self._path = path
         self._format = format
         try:
-            self._stream: BinaryIO = path.open("ab")
+            self._stream: BinaryIO = open(path, "ab", opener=private_opener)  # noqa: SIM115
         except OSError as error:
             raise self._unwritable(error) from error
 

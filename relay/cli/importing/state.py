@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from relay.cli.output import note
+from relay.private_files import private_opener
 
 SUFFIX = ".import-state"
 VERSION = 1
@@ -69,7 +70,7 @@ class State:
     def begin(self, steps: list[Step]) -> None:
         """Starts the file anew, with these steps."""
         with self._unless_impossible():
-            self._stream = self.path.open("wb")
+            self._stream = open(self.path, "wb", opener=private_opener)  # noqa: SIM115
             self._stream.write(self._about + b"\n")
         for step in steps:
             self.add(step)

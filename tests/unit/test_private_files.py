@@ -1,0 +1,116 @@
+"""Files that only their owner may read, whatever the umask and whatever is there already."""
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay import private_files
+from relay.cli import run
+from relay.cli.importing.report import Rejects
+from relay.cli.importing.state import State
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o777], ids=oct)
+def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_a_file_is_made_for_its_owner_only(umask: int, tmp_path: Path) -> None:
+    private_files.keep_private(tmp_path / "new")
+    assert private_files.create(tmp_path / "made", "text")
+    private_files.write_over(tmp_path / "over", "text")
+    assert [mode_of(tmp_path / name) for name in ("new", "made", "over")] == [0o600] * 3
+
+
+def test_others_rights_are_taken_away_with_a_line_that_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "relay.db"
+    path.write_bytes(b"kept")
+    path.chmod(0o644)
+    with caplog.at_level(logging.WARNING, "relay.files"):
+        private_files.keep_private(path)
+    assert caplog.messages == [f"{path} was open to others (0644): now only its owner may read and write it"]
+    assert (mode_of(path), path.read_bytes()) == (0o600, b"kept")
+    caplog.clear()
+    private_files.keep_private(path)
+    private_files.narrow(tmp_path / "nothing")
+    private_files.keep_private(tmp_path / "nowhere" / "relay.db")
+    assert caplog.messages == []
+
+
+def test_a_mode_that_cannot_be_changed_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path, _mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    path = tmp_path / "relay.db"
+    path.touch()
+    path.chmod(0o644)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    private_files.narrow(path)
+    assert caplog.messages == [f"{path} is open to others (0644), and that cannot be changed: Operation not permitted"]
+
+
+def test_a_file_is_never_written_over_and_a_link_never_followed(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "key", tmp_path / "elsewhere"
+    path.symlink_to(elsewhere)
+    assert not private_files.create(path, "text")
+    assert not elsewhere.exists()
+    elsewhere.write_text("theirs")
+    assert not private_files.create(path, "text")
+    private_files.write_over(path, "mine")
+    assert (path.is_symlink(), path.read_text(), elsewhere.read_text()) == (False, "mine", "theirs")
+    assert not private_files.create(path, "text")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["elsewhere", "key"]
+
+
+@pytest.mark.parametrize("name", ["relay.yaml", "revor.key"])
+@pytest.mark.parametrize("force", [False, True])
+def test_init_follows_no_link_and_keeps_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, force: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("relay.cli.local._asked_key", lambda: "sk-revor-something")
+    monkeypatch.setattr("relay.cli.local._is_terminal", lambda: True)
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    assert run(["init", *(["--force"] if force else [])]) == (0 if force else 2)
+    assert not (tmp_path / "elsewhere").exists()
+    assert (tmp_path / name).is_symlink() is not force
+    if force:
+        assert mode_of(tmp_path / "revor.key") == 0o600
+    else:
+        assert f"{name} is there already: --force writes over it" in capsys.readouterr().err
+
+
+def test_init_writes_the_settings_with_the_usual_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o027)
+    try:
+        assert run(["init"]) == 0
+    finally:
+        os.umask(before)
+    assert mode_of(tmp_path / "relay.yaml") == 0o640
+
+
+def test_what_an_import_writes_is_for_its_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Rejects(tmp_path / "rejects.csv", "csv").close()
+        state = State(tmp_path / "state", {})
+        state.begin([])
+        state.close()
+    finally:
+        os.umask(before)
+    assert [mode_of(tmp_path / name) for name in ("rejects.csv", "state")] == [0o600] * 2
