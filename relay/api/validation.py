@@ -1,7 +1,7 @@
 """Pydantic's findings in our own words: a pointer, a code and a sentence for each mistake in a body."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -37,16 +37,39 @@ _CODES = {
     "string_pattern_mismatch": "invalid_text",
 }
 _OWN_CODES = frozenset({"invalid_duration", "invalid_secret", "invalid_start", "invalid_time", "too_large"})
+_KEPT_AS_JSON = frozenset({"metadata"})
+"""Fields that hold the caller's own JSON, which is stored as it came."""
 _HIDDEN = ("secret", "headers", "sink", "callback_url", "metadata")
 
 
 def validate(model: type[Model], document: Any) -> Model:
     """The document as this model. Raises InvalidRequest that names every mistake."""
     try:
-        return model.model_validate(document)
+        made = model.model_validate(document)
     except ValidationError as error:
         found = error.errors(include_url=False)[:MAX_ERRORS]
         raise invalid([_field_error(model, one) for one in found]) from None
+    errors = list(_nul_errors(made, ()))[:MAX_ERRORS]
+    if errors:
+        raise invalid(errors)
+    return made
+
+
+def _nul_errors(value: object, path: tuple[str | int, ...]) -> Iterator[FieldError]:
+    """Texts that PostgreSQL cannot hold, so no database does. (A lone surrogate is no JSON for our parser.)"""
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            if name not in _KEPT_AS_JSON:
+                yield from _nul_errors(getattr(value, name), (*path, name))
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _nul_errors(one, (*path, index))
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from _nul_errors(name, path)
+            yield from _nul_errors(one, (*path, name.replace("\0", "")))
+    elif isinstance(value, str) and "\0" in value:
+        yield FieldError(pointer=pointer_of(*path), code="invalid_text", detail="a text must not hold NUL (\\u0000)")
 
 
 def invalid(errors: list[FieldError]) -> InvalidRequest:
