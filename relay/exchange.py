@@ -8,7 +8,7 @@ and a task that writes the body: we have none of these. What is hard is aiohttp'
 and the parser (docs/performance.md has the figures).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -99,7 +99,14 @@ class Exchanges:
         self, connector: aiohttp.TCPConnector, *, connect_timeout_seconds: float, decompress: bool = False
     ) -> None:
         self._connector = connector
-        self._decompress = decompress
+        self._parsing = {
+            "read_until_eof": True,
+            "read_bufsize": BUFFER_BYTES,
+            "auto_decompress": decompress,
+            "max_line_size": MAX_HEADER_BYTES,
+            "max_field_size": MAX_HEADER_BYTES,
+            "max_headers": MAX_HEADERS,
+        }
         self._limits = aiohttp.ClientTimeout(
             sock_connect=connect_timeout_seconds,
             ceil_threshold=float("inf"),  # aiohttp would round deadlines up to whole seconds
@@ -156,16 +163,7 @@ class Exchanges:
             protocol, transport = connection.protocol, connection.transport
             if protocol is None or transport is None:
                 raise aiohttp.ServerDisconnectedError
-            _HeadParser(
-                protocol,
-                skip_payload=method == "HEAD",
-                read_until_eof=True,
-                read_bufsize=BUFFER_BYTES,
-                auto_decompress=self._decompress,
-                max_line_size=MAX_HEADER_BYTES,
-                max_field_size=MAX_HEADER_BYTES,
-                max_headers=MAX_HEADERS,
-            )
+            _HeadParser(protocol, self._parsing if method != "HEAD" else {**self._parsing, "skip_payload": True})
             transport.write(raw)
             message, content = await _answer(protocol)
             return Answer(message.code, _storable(message.headers), content, connection)
@@ -197,7 +195,7 @@ class _HeadParser:
 
     __slots__ = ("_came", "_ended", "_options", "_protocol", "_refused", "_strict")
 
-    def __init__(self, protocol: ResponseHandler, **options: Any) -> None:
+    def __init__(self, protocol: ResponseHandler, options: Mapping[str, Any]) -> None:
         """For the next answer on a connection; `options` are those of aiohttp's parser."""
         protocol.set_response_params(**options)
         self._protocol = protocol
@@ -224,8 +222,9 @@ class _HeadParser:
             except Exception as error:
                 self._refused = error
             else:
-                if any(_is_final(message.code) for message, _ in parsed[0]):
-                    self._protocol._parser = self._strict
+                for message, _ in parsed[0]:
+                    if _is_final(message.code):
+                        self._protocol._parser = self._strict
                 return parsed
         head = self.head()
         if head is None:
@@ -278,7 +277,7 @@ def _message(head: AnswerHead) -> RawResponseMessage:
 
 
 def _storable(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
-    if all(name.isascii() and value.isascii() for name, value in headers.items()):
+    if "".join(headers.values()).isascii() and "".join(headers).isascii():
         return headers  # the parser refuses NUL
     return CIMultiDictProxy(CIMultiDict((storable(name), storable(value)) for name, value in headers.items()))
 
