@@ -91,7 +91,6 @@ class Recorder:
         poll_count: int | None = None,
         outcome: str | None = None,
         last_error: Mapping[str, Any] | None = None,
-        deadline_at: float | None = None,
     ) -> None:
         """One transaction; durable when it returns. Raises StaleSequence.
 
@@ -113,7 +112,6 @@ class Recorder:
                     outcome=outcome,
                     lease=None if reservation is None else reservation.lease,
                     last_error=last_error,
-                    deadline_at=job.deadline_at if deadline_at is None else deadline_at,
                 )
             )
         finally:

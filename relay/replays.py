@@ -38,12 +38,18 @@ class Replayer:
         """Does what there is to do just now. Returns whether there was anything."""
         due = await self._rows.due(self._holder, self._clock())
         for replay_id in due:
-            for _ in range(MAX_STEPS):
-                step = await self._rows.advance(replay_id, self._holder, self._clock())
-                if step.queued:
-                    self._wake()
-                if step.ended:
-                    log.info("replay_ended", replay=replay_id)
-                if not step.more:
-                    break
+            try:
+                await self._advance(replay_id)
+            except Exception as error:  # it keeps no other replay from going on, and is tried again the next time
+                log.error("replay_failed", replay=replay_id, error=str(error) or type(error).__name__)
         return bool(due)
+
+    async def _advance(self, replay_id: str) -> None:
+        for _ in range(MAX_STEPS):
+            step = await self._rows.advance(replay_id, self._holder, self._clock())
+            if step.queued:
+                self._wake()
+            if step.ended:
+                log.info("replay_ended", replay=replay_id)
+            if not step.more:
+                break

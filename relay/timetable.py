@@ -7,7 +7,6 @@ import structlog
 from relay import upkeep
 from relay.clock import Clock
 from relay.config import RetentionSettings
-from relay.core.job import Job
 from relay.dispatcher import Dispatcher
 from relay.metrics import Metrics
 from relay.poller import Poller
@@ -37,9 +36,6 @@ def timetable(
 ) -> list[Upkeep]:
     """All upkeep of one node."""
 
-    def poller_of(job: Job) -> Poller | None:
-        return pollers.get((job.source, job.account))
-
     replayer = Replayer(store.replays, clock=clock, holder=node_id, wake=dispatcher.wake)
 
     async def stalls() -> None:
@@ -62,13 +58,13 @@ def timetable(
         Upkeep(
             name="deadlines",
             every_seconds=DEADLINE_SECONDS,
-            run=lambda: upkeep.deadlines(store.jobs, poller_of, clock),
+            run=lambda: upkeep.deadlines(store.jobs, pollers, clock),
         ),
         Upkeep(
             name="probes",
             every_seconds=PROBE_SECONDS,
             at_once=True,
-            run=lambda: upkeep.probes(list(pollers.values())),
+            run=lambda: upkeep.probes(pollers),
         ),
         Upkeep(
             name="learned",

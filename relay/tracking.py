@@ -125,17 +125,13 @@ class Tracking:
                 metadata=request.metadata or {},
             )
             events = poller.recorder.events(job, transitions, seen)
-        starts = now
-        if seen is not None and seen.scheduled_at is not None:
-            starts = max(now, seen.scheduled_at)
-        seconds = request.deadline_seconds or poller.settings.deadline_seconds
         return Registration(
             uid=uid,
             external_id=request.external_id,
             source=request.source,
             account=request.account,
             tracked_at=now,
-            deadline_at=starts + seconds,
+            deadline_seconds=request.deadline_seconds or poller.settings.deadline_seconds,
             deadline_given=request.deadline_seconds is not None,
             weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
             metadata=request.metadata,

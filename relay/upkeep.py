@@ -1,14 +1,15 @@
 """What has to be done from time to time: functions that scheduler.py times. Each does little and can be cut off."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from relay.clock import Clock
 from relay.core.job import Job
 from relay.core.records import Pending
+from relay.errors import StoreError
 from relay.metrics import Metrics
 
 DAY_SECONDS = 86_400.0
@@ -16,6 +17,10 @@ IDEMPOTENCY_SECONDS = 86_400.0
 MAX_BATCHES = 100
 """Of each kind of row in one call: 20,000 events and jobs, 50,000 attempts."""
 DEADLINE_COUNT = 200
+
+Result = TypeVar("Result")
+Place = tuple[str, str]
+"""A source and the name of an account of it."""
 
 log = structlog.get_logger("relay.upkeep")
 
@@ -39,7 +44,11 @@ class Rows(Protocol):
 class Jobs(Protocol):
     """What deadlines need of the store."""
 
-    async def past_deadline(self, now: float, count: int = 500) -> list[Job]: ...
+    async def accounts_past_deadline(self, accounts: Sequence[Place], now: float) -> list[Place]: ...
+    async def past_deadline(
+        self, source: str, account: str, now: float, *, after: tuple[float, str] = ..., count: int = ...
+    ) -> list[tuple[float, str]]: ...
+    async def get(self, uid: str) -> Job | None: ...
 
 
 class Deliveries(Protocol):
@@ -88,7 +97,8 @@ class Kept(Protocol):
 
 class Retention:
     """Deletes what is older than it is to be kept. A call does a bounded number of small batches; the next goes on
-    where that ended, so what is owed and has to stay is not gone through again and again."""
+    where that ended, so what is owed and has to stay is not gone through again and again. A kind of row whose deletion
+    fails keeps no other from being deleted."""
 
     def __init__(self, rows: Rows, metrics: Metrics, clock: Clock, kept: Kept) -> None:
         self._rows = rows
@@ -105,26 +115,39 @@ class Retention:
         """Returns how many rows went."""
         now, rows = self._clock(), self._rows
         attempts, jobs = now - self._attempts_seconds, now - self._jobs_seconds
-        deleted = {"attempts": await _batches(lambda: rows.delete_attempts(attempts))}
-        deleted["events"], self._event = await _sweep(
-            lambda *after: rows.delete_events(now - self._events_seconds, *after), self._event
-        )
-        deleted["jobs"], self._job = await _sweep(lambda *after: rows.delete_jobs(jobs, *after), self._job)
-        deleted["callbacks"], self._callback = await _sweep(
-            lambda *after: rows.delete_callbacks(jobs, *after), self._callback
-        )
-        deleted["intents"] = await _batches(lambda: rows.delete_intents(jobs))
-        deleted["replays"] = await _batches(lambda: rows.delete_replays(jobs))
-        deleted["idempotency_keys"] = await _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS))
-        deleted["secrets"] = await rows.delete_secrets(now)
-        for what, count in deleted.items():
+        keys = now - IDEMPOTENCY_SECONDS
+        kinds: dict[str, Callable[[], Awaitable[int]]] = {
+            "attempts": lambda: _batches(lambda: rows.delete_attempts(attempts)),
+            "events": lambda: self._delete_events(now - self._events_seconds),
+            "jobs": lambda: self._delete_jobs(jobs),
+            "callbacks": lambda: self._delete_callbacks(jobs),
+            "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
+            "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
+            "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(keys)),
+            "secrets": lambda: rows.delete_secrets(now),
+        }
+        total = 0
+        for kind, delete in kinds.items():
+            count = await _attempt("retention", delete(), kind=kind) or 0
             if count:
-                self._metrics.deleted.labels(what).inc(count)
+                self._metrics.deleted.labels(kind).inc(count)
+                total += count
         await _batches(rows.give_back)
-        total = sum(deleted.values())
         if total:
             log.info("retention", deleted=total)
         return total
+
+    async def _delete_events(self, before: float) -> int:
+        count, self._event = await _sweep(lambda *after: self._rows.delete_events(before, *after), self._event)
+        return count
+
+    async def _delete_jobs(self, before: float) -> int:
+        count, self._job = await _sweep(lambda *after: self._rows.delete_jobs(before, *after), self._job)
+        return count
+
+    async def _delete_callbacks(self, before: float) -> int:
+        count, self._callback = await _sweep(lambda *after: self._rows.delete_callbacks(before, *after), self._callback)
+        return count
 
 
 class Strays:
@@ -153,14 +176,40 @@ class Strays:
         return promoted + cancelled
 
 
-async def deadlines(jobs: Jobs, account_of: Callable[[Job], Account | None], clock: Clock) -> int:
-    """Says of jobs whose deadline has passed that they are overdue, once each."""
-    late = await jobs.past_deadline(clock(), DEADLINE_COUNT)
-    for job in late:
-        account = account_of(job)
-        if account is not None:
-            await account.overdue(job)
-    return len(late)
+async def deadlines(jobs: Jobs, accounts: Mapping[Place, Account], clock: Clock) -> int:
+    """Says of jobs whose deadline has passed that they are overdue, once each. Returns how many there were.
+
+    A job for which that fails is logged and tried again the next time; it keeps no other from being called overdue.
+    """
+    now, count = clock(), 0
+    for source, name in await jobs.accounts_past_deadline(list(accounts), now):
+        account, after = accounts[source, name], (0.0, "")
+        for _ in range(MAX_BATCHES):
+            late = await jobs.past_deadline(source, name, now, after=after, count=DEADLINE_COUNT)
+            for _, uid in late:
+                await _attempt("overdue", _overdue(jobs, account, uid), job_uid=uid)
+            count += len(late)
+            if len(late) < DEADLINE_COUNT:
+                break
+            after = late[-1]
+    return count
+
+
+async def _overdue(jobs: Jobs, account: Account, uid: str) -> None:
+    job = await jobs.get(uid)
+    if job is not None and job.open:
+        await account.overdue(job)
+
+
+async def _attempt(upkeep: str, work: Awaitable[Result], **place: str) -> Result | None:
+    """Does it. A failure is logged, so that it keeps nothing else from being done: None."""
+    try:
+        return await work
+    except StoreError as error:
+        log.error("upkeep_failed", upkeep=upkeep, error=str(error), **place)
+    except Exception:
+        log.exception("upkeep_failed", upkeep=upkeep, **place)
+    return None
 
 
 async def measure(database: Sized, deliveries: Deliveries, intents: Intents, metrics: Metrics, clock: Clock) -> None:
@@ -174,10 +223,10 @@ async def measure(database: Sized, deliveries: Deliveries, intents: Intents, met
     metrics.database_bytes.set(await database.size_bytes())
 
 
-async def probes(accounts: Iterable[Account]) -> None:
+async def probes(accounts: Mapping[Place, Account]) -> None:
     """Tries refused keys again, reading them anew."""
-    for account in list(accounts):
-        await account.probe()
+    for (source, name), account in list(accounts.items()):
+        await _attempt("probe", account.probe(), source=source, account=name)
 
 
 async def learned(memories: Iterable[Memory], accounts: Iterable[Account]) -> None:

@@ -163,7 +163,7 @@ class World:
                 source="revor",
                 account="default",
                 tracked_at=now,
-                deadline_at=now + 3600.0,
+                deadline_seconds=3600.0,
                 callback_subscription_id=callback,
                 weight=weight,
             )

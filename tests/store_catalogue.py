@@ -186,6 +186,7 @@ CATALOGUE = (
     Case("find", jobs.BY_EXTERNAL_ID),
     Case("open after", jobs.OPEN_AFTER),
     Case("opened since", jobs.OPENED_SINCE),
+    Case("accounts past deadline", jobs.ACCOUNTS_PAST_DEADLINE),
     Case("past deadline", jobs.PAST_DEADLINE),
     Case("stream: after a position", events.AFTER, postgresql=events.AFTER_XID),
     Case("stream: is a later event hidden", events.AFTER, postgresql=events.HIDDEN_AFTER_XID),

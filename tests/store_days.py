@@ -132,7 +132,7 @@ def _job(number: int, now: float) -> tuple[Registration, LookRecord]:
         account="default",
         metadata=job.metadata,
         tracked_at=now,
-        deadline_at=now + 604_800,
+        deadline_seconds=604_800,
     )
     lease = Lease(token=f"lease {number // CHUNK_JOBS}", until=now + 45.0, subscription_ids=frozenset({"sub_days"}))
     return registration, LookRecord(

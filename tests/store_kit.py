@@ -46,7 +46,7 @@ def registration(external_id: str, **fields: Any) -> Registration:
         "uid": new_id("job", now),
         "source": "revor",
         "account": "default",
-        "deadline_at": now + 604_800.0,
+        "deadline_seconds": 604_800.0,
     }
     return Registration(external_id=external_id, tracked_at=now, **{**values, **fields})
 

@@ -28,6 +28,7 @@ JOB_EVENTS = (
 
 MAX_COUNTED_RETRIES = 100
 """An item that claims more failed attempts than this proves no further ones: a limit on what one look can emit."""
+_SAME_TIME_SECONDS = 0.001
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -188,6 +189,7 @@ class Job:
     poll_step: int = 0
     closed_at: float | None = None
     deadline_at: float | None = None
+    deadline_seconds: float | None = None
     poll_count: int = 0
     failure_count: int = 0
     missing_count: int = 0
@@ -307,6 +309,25 @@ def _proves_a_run_not_said(progress: Progress, seen: Observation) -> bool:
         return False
     runs_again = seen.attempt_count > progress.retry_count
     return runs_again or seen.started_at != progress.running_started_at
+
+
+def deadline_of(tracked_at: float, scheduled_at: float | None, seconds: float) -> float:
+    """When a job is overdue: so long after it is scheduled, where that is known and later than it was tracked."""
+    return (tracked_at if scheduled_at is None else max(tracked_at, scheduled_at)) + seconds
+
+
+def deadline_after(
+    *, deadline_at: float, seconds: float, tracked_at: float, before: float | None, scheduled_at: float | None
+) -> float:
+    """A job's deadline once a poll has shown its `scheduled_at`; `before` is the one that was known until then.
+
+    Where no deadline was counted from `before`, it was counted from when the job was tracked last.
+    """
+    if scheduled_at is None or scheduled_at == before:
+        return deadline_at
+    counted_from = deadline_at - seconds
+    by_schedule = before is not None and abs(counted_from - before) < _SAME_TIME_SECONDS
+    return deadline_of(tracked_at if by_schedule else counted_from, scheduled_at, seconds)
 
 
 def mark_overdue(known: Progress, now: float) -> tuple[tuple[Transition, ...], Progress]:

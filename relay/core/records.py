@@ -57,7 +57,7 @@ class Registration:
     source: str
     account: str
     tracked_at: float
-    deadline_at: float
+    deadline_seconds: float
     metadata: Mapping[str, Any] | None = None
     callback_subscription_id: str | None = None
     seen: Observation | None = None
@@ -100,7 +100,6 @@ class LookRecord:
     outcome: str | None = None
     lease: Lease | None = None
     last_error: Mapping[str, Any] | None = None
-    deadline_at: float | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,12 @@
 """Jobs: what looks change, and lists. Registration is in `registrations`."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, select, text, update
 from sqlalchemy.engine import Connection, Row
 
-from relay.core.job import Job, PlannedJob
+from relay.core.job import Job, Observation, PlannedJob, deadline_after
 from relay.core.jsontext import dumps
 from relay.core.records import LookNote, LookRecord, Page, Recorded, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
@@ -19,14 +19,28 @@ from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox, hold_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
 from relay.store.rows import job_from, observation_values, progress_values
-from relay.store.statements import SQLITE, Sql, gather, gathered, json_list, many, query, sql
+from relay.store.statements import SQLITE, TEXT, Sql, gather, gathered, json_list, many, query, run, sql
 
 _UIDS = sql(lambda words: f"uid IN {words.listed('uids')}")
 BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
 BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id"))
+
+
+class _State(NamedTuple):
+    """What is read of a job before it is written, while its row is held."""
+
+    sequence: int
+    poll_count: int
+    closed_at: float | None
+    tracked_at: float
+    scheduled_at: float | None
+    deadline_at: float | None
+    deadline_seconds: float | None
+
+
 STATES = sql(
     lambda words: (
-        "SELECT uid, sequence, poll_count, closed_at FROM jobs "
+        f"SELECT {', '.join(('uid', *_State._fields))} FROM jobs "
         f"WHERE uid IN {words.listed('uids')} {words.locked('jobs')}"
     )
 )
@@ -47,13 +61,21 @@ WHERE {where} AND uid > :after_uid AND closed_at IS NULL ORDER BY uid LIMIT :cou
 
 OPEN_AFTER = _planned("source = :source AND account = :account")
 OPENED_SINCE = _planned("1 = 1")
-PAST_DEADLINE = (
-    select(JOBS)
-    .where(text("closed_at IS NULL AND overdue = 0"))
-    .where(JOBS.c.deadline_at <= bindparam("now"))
-    .order_by(JOBS.c.deadline_at)
-    .limit(bindparam("count"))
+_PAST_DEADLINE = "closed_at IS NULL AND overdue = 0 AND deadline_at <= :now"
+# One seek an account: what no account is there for any more is never in the way.
+ACCOUNTS_PAST_DEADLINE = sql(
+    lambda words: (
+        f"""
+SELECT source, account FROM {words.members("accounts", source=TEXT, account=TEXT)} AS wanted
+WHERE EXISTS (SELECT 1 FROM jobs WHERE source = wanted.source AND account = wanted.account AND {_PAST_DEADLINE})
+"""
+    )
 )
+PAST_DEADLINE = f"""
+SELECT uid, deadline_at FROM jobs
+WHERE source = :source AND account = :account AND {_PAST_DEADLINE} AND (deadline_at, uid) > (:after, :after_uid)
+ORDER BY deadline_at, uid LIMIT :count
+"""
 COUNT_OPEN = text(
     "SELECT source, account, COUNT(*) AS open_count FROM jobs WHERE closed_at IS NULL GROUP BY source, account"
 )
@@ -66,11 +88,11 @@ def _set(*names: str) -> str:
 
 
 _ADVANCE = f"""
-UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")}, deadline_at = COALESCE(:deadline_at, deadline_at),
+UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")},
   next_poll_at = CASE WHEN CAST(:closed_at AS double precision) IS NULL THEN next_poll_at END"""
 # The step counts looks that found nothing new: this one did, and the note that follows plans the next.
-ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "last_error")}, last_polled_at = :now, poll_count = poll_count + 1,
-  failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
+ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "deadline_at", "last_error")}, last_polled_at = :now,
+  poll_count = poll_count + 1, failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
 WHERE uid = :job_uid
 """
 ADVANCE_UNSEEN = f"""{_ADVANCE}, last_error = COALESCE(:last_error, last_error)
@@ -81,6 +103,13 @@ UPDATE jobs SET {_set("next_poll_at", "poll_step", "failure_count", "missing_cou
   poll_count = poll_count + :looks, last_polled_at = COALESCE(:polled_at, last_polled_at)
 WHERE uid = :job_uid AND closed_at IS NULL AND poll_count = COALESCE(:expected_poll_count, poll_count)
 """
+
+
+Account = tuple[str, str]
+"""Its source and its name."""
+Deadline = tuple[float, str]
+"""When a job is overdue, and its uid."""
+FIRST_DEADLINE: Deadline = (0.0, "")
 
 
 class JobStore:
@@ -147,9 +176,15 @@ class JobStore:
         reads."""
         return await self._database.read(_open_jobs, OPENED_SINCE, {"after_uid": after_uid, "count": count})
 
-    async def past_deadline(self, now: float, count: int = 500) -> list[Job]:
-        """Open jobs whose deadline has passed and that were not called overdue yet."""
-        return await self._database.read(_many, PAST_DEADLINE, {"now": now, "count": count})
+    async def accounts_past_deadline(self, accounts: Sequence[Account], now: float) -> list[Account]:
+        """Those of these accounts that have open jobs whose deadline has passed and that were not called overdue."""
+        return await self._database.read(_accounts_past_deadline, accounts, now)
+
+    async def past_deadline(
+        self, source: str, account: str, now: float, *, after: Deadline = FIRST_DEADLINE, count: int = 200
+    ) -> list[Deadline]:
+        """The next of an account's open jobs whose deadline has passed and that were not called overdue yet."""
+        return await self._database.read(_past_deadline, source, account, now, after, count)
 
     async def open_counts(self) -> dict[tuple[str, str], int]:
         """Number of open jobs by (source, account)."""
@@ -174,17 +209,20 @@ class JobStore:
     @quick
     def _record(self, connection: Connection, items: Sequence[LookRecord]) -> Sequence[Recorded | Exception]:
         uids = json_list([item.job_uid for item in items])
-        states = {uid: tuple(state) for uid, *state in query(connection, STATES, uids=uids)}
+        states = {uid: _State(*state) for uid, *state in query(connection, STATES, uids=uids)}
         results: list[Recorded | Exception] = []
         kept: list[LookRecord] = []
+        seen: list[dict[str, Any]] = []
         for item in items:
             state = states.pop(item.job_uid, None)  # popped: a second record of this job in one group is stale
-            if not _is_current(item, state):
+            if state is None or not _is_current(item, state):
                 results.append(StaleSequence(f"job {item.job_uid} is no longer at sequence {item.expected_sequence}"))
             else:
                 kept.append(item)
+                if item.seen is not None:
+                    seen.append(_seen_values(item, item.seen, state))
                 results.append(Recorded())
-        many(connection, ADVANCE_SEEN, [_seen_values(item) for item in kept if item.seen is not None])
+        many(connection, ADVANCE_SEEN, seen)
         many(connection, ADVANCE_UNSEEN, [_advance_values(item) for item in kept if item.seen is None])
         made = self._outbox.insert(connection, [(event, item.lease) for item in kept for event in item.events])
         return [
@@ -193,12 +231,9 @@ class JobStore:
         ]
 
 
-def _is_current(item: LookRecord, state: tuple[int, int, float | None] | None) -> bool:
-    if state is None:
-        return False
-    sequence, poll_count, closed_at = state
-    polled_since = item.expected_poll_count not in (None, poll_count)
-    return sequence == item.expected_sequence and closed_at is None and not polled_since
+def _is_current(item: LookRecord, state: _State) -> bool:
+    polled_since = item.expected_poll_count not in (None, state.poll_count)
+    return state.sequence == item.expected_sequence and state.closed_at is None and not polled_since
 
 
 def _in_all(recorded: Sequence[Recorded]) -> Recorded:
@@ -213,13 +248,21 @@ def _advance_values(item: LookRecord) -> dict[str, Any]:
         **progress_values(item.progress),
         "outcome": item.outcome,
         "closed_at": item.now if item.outcome is not None else None,
-        "deadline_at": item.deadline_at,
         "last_error": _json_text(item.last_error),
     }
 
 
-def _seen_values(item: LookRecord) -> dict[str, Any]:
-    return {**_advance_values(item), **observation_values(item.seen), "now": item.now}
+def _seen_values(item: LookRecord, seen: Observation, state: _State) -> dict[str, Any]:
+    deadline_at = state.deadline_at
+    if deadline_at is not None and state.deadline_seconds is not None:
+        deadline_at = deadline_after(
+            deadline_at=deadline_at,
+            seconds=state.deadline_seconds,
+            tracked_at=state.tracked_at,
+            before=state.scheduled_at,
+            scheduled_at=seen.scheduled_at,
+        )
+    return {**_advance_values(item), **observation_values(seen), "deadline_at": deadline_at, "now": item.now}
 
 
 def _json_text(value: Any) -> str | None:
@@ -300,8 +343,16 @@ def _by_uids(connection: Connection, uids: Sequence[str]) -> dict[str, Job]:
     return {row.uid: job_from(row) for row in rows}
 
 
-def _many(connection: Connection, statement: Any, parameters: dict[str, Any]) -> list[Job]:
-    return [job_from(row) for row in connection.execute(statement, parameters)]
+def _accounts_past_deadline(connection: Connection, accounts: Sequence[Account], now: float) -> list[Account]:
+    found = query(connection, ACCOUNTS_PAST_DEADLINE, accounts=json_list(accounts), now=now)
+    return [(source, account) for source, account in found]
+
+
+def _past_deadline(
+    connection: Connection, source: str, account: str, now: float, after: Deadline, count: int
+) -> list[Deadline]:
+    values = {"source": source, "account": account, "now": now, "after": after[0], "after_uid": after[1]}
+    return [(row.deadline_at, row.uid) for row in run(connection, PAST_DEADLINE, **values, count=count)]
 
 
 def _open_jobs(connection: Connection, statement: Sql, parameters: dict[str, Any]) -> list[PlannedJob]:

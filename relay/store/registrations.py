@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
-from relay.core.job import NORMAL_WEIGHT, Job
+from relay.core.job import NORMAL_WEIGHT, Job, deadline_of
 from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict
@@ -29,7 +29,7 @@ BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
 EVENTS_OF_JOB = select(EVENTS).where(EVENTS.c.job_uid == bindparam("job_uid")).order_by(EVENTS.c.sequence)
 INSERT_JOB = insert_into(
     JOBS,
-    *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "metadata", "weight"),
+    *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),
     "spacing_seconds",
     *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
@@ -113,7 +113,9 @@ class Registrar:
         if registration.metadata is not None:
             changes["metadata"] = dumps(registration.metadata)
         if registration.deadline_given or resumed:
-            changes["deadline_at"] = registration.deadline_at
+            seconds = registration.deadline_seconds
+            changes["deadline_at"] = deadline_of(registration.tracked_at, job.scheduled_at, seconds)
+            changes["deadline_seconds"] = seconds
         if registration.weight is not None and registration.weight != job.weight:
             changes["weight"] = registration.weight
             notify(connection, f"weight {job.source}/{job.account} {job.uid} {registration.weight}")
@@ -160,7 +162,8 @@ def job_of(registration: Registration) -> Job:
         next_attempt_at=seen.next_attempt_at if seen else None,
         attempt_count=seen.attempt_count if seen else 0,
         tracked_at=registration.tracked_at,
-        deadline_at=registration.deadline_at,
+        deadline_at=_deadline_at(registration),
+        deadline_seconds=registration.deadline_seconds,
         weight=_weight(registration),
         spacing_seconds=registration.spacing_seconds,
         upstream=seen.upstream if seen else None,
@@ -174,13 +177,19 @@ def _job_values(registration: Registration) -> dict[str, Any]:
         "source": registration.source,
         "account": registration.account,
         "tracked_at": registration.tracked_at,
-        "deadline_at": registration.deadline_at,
+        "deadline_at": _deadline_at(registration),
+        "deadline_seconds": registration.deadline_seconds,
         "metadata": dumps(registration.metadata or {}),
         "weight": _weight(registration),
         "spacing_seconds": registration.spacing_seconds,
         **progress_values(registration.progress),
         **observation_values(registration.seen),
     }
+
+
+def _deadline_at(registration: Registration) -> float:
+    scheduled_at = None if registration.seen is None else registration.seen.scheduled_at
+    return deadline_of(registration.tracked_at, scheduled_at, registration.deadline_seconds)
 
 
 def _weight(registration: Registration) -> float:

@@ -47,6 +47,7 @@ def job_from(row: Row[Any], *, whole: bool = True) -> Job:
         poll_step=row.poll_step,
         closed_at=row.closed_at,
         deadline_at=row.deadline_at,
+        deadline_seconds=row.deadline_seconds,
         poll_count=row.poll_count,
         failure_count=row.failure_count,
         missing_count=row.missing_count,

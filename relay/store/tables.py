@@ -71,7 +71,7 @@ def _partial(name: str, *columns: str, where: str) -> Index:
 
 
 class JobRow(SQLModel, table=True):
-    """A job that the relay tracks or tracked."""
+    """A job that the relay tracks or tracked. `deadline_seconds`: how long after its schedule it is overdue."""
 
     __tablename__: ClassVar[str] = "jobs"
     __table_args__ = (
@@ -82,8 +82,10 @@ class JobRow(SQLModel, table=True):
         _partial("ix_jobs_open_uid", "uid", where="closed_at IS NULL"),
         # list pages with open=false
         _partial("ix_jobs_closed_uid", "uid", where="closed_at IS NOT NULL"),
-        # upkeep: the deadlines that have passed
-        _partial("ix_jobs_deadline", "deadline_at", where="closed_at IS NULL AND overdue = 0"),
+        # upkeep: the deadlines of an account that have passed
+        _partial(
+            "ix_jobs_deadline", "source", "account", "deadline_at", "uid", where="closed_at IS NULL AND overdue = 0"
+        ),
         # retention: the jobs that closed before a time
         _partial("ix_jobs_closed", "closed_at", "uid", where="closed_at IS NOT NULL"),
         # list pages with status=
@@ -120,6 +122,7 @@ class JobRow(SQLModel, table=True):
     poll_step: int = Field(default=0, sa_column=Column(SmallInteger, nullable=False, server_default="0"))
     closed_at: float | None = Field(default=None, sa_column=_seconds())
     deadline_at: float | None = Field(default=None, sa_column=_seconds())
+    deadline_seconds: float | None = Field(default=None, sa_column=_seconds())
     poll_count: int = Field(default=0, sa_column=_count())
     failure_count: int = Field(default=0, sa_column=_count())
     missing_count: int = Field(default=0, sa_column=_count())

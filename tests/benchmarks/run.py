@@ -131,7 +131,7 @@ def job_with_events(index: int, now: float) -> tuple[Registration, LookRecord]:
         source="revor",
         account="default",
         tracked_at=now,
-        deadline_at=now + 604_800,
+        deadline_seconds=604_800,
     )
     record = LookRecord(
         job_uid=uid, expected_sequence=0, progress=progress, events=events, now=now, seen=seen, outcome="succeeded"
@@ -441,7 +441,7 @@ async def with_open_jobs(count: int) -> dict[str, float]:
                             source="revor",
                             account="default",
                             tracked_at=now,
-                            deadline_at=now + 604_800,
+                            deadline_seconds=604_800,
                         )
                         for i in range(1_000)
                     ]

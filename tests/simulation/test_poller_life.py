@@ -11,8 +11,10 @@ import pytest
 from relay.core.planner import Planner, PlannerConfig
 from relay.errors import StoreError
 from relay.testing import ScriptedError, ScriptedLook
+from relay.upkeep import deadlines
 from tests.schema_check import check_event
 from tests.simulation_world import open_world, seen
+from tests.store_kit import registration
 
 UNAUTHORIZED = ScriptedLook(kind="unauthorized", status_code=401, error=ScriptedError(code="key_revoked"))
 UNAVAILABLE = ScriptedLook(kind="unavailable", status_code=503)
@@ -161,13 +163,51 @@ async def test_a_job_that_does_not_end_by_its_deadline_is_overdue_once(tmp_path)
         await world.register("a", seen("running", started_at=1.0))
         await world.step()
         world.clock.advance(4000)
-        for _ in range(2):
-            for job in await world.store.jobs.past_deadline(world.clock()):
-                await world.poller.overdue(job)
+        for count in (1, 0):
+            assert await call_overdue(world) == count
         assert await world.types() == ["running", "overdue"]
         world.source.script("a", seen("succeeded", started_at=1.0, finished_at=2.0))
         await world.run(1000)
         assert await world.types() == ["running", "overdue", "succeeded"]
+
+
+async def call_overdue(world):
+    return await deadlines(world.store.jobs, {("revor", "default"): world.poller}, world.clock)
+
+
+@pytest.mark.parametrize("registered", [False, True])
+async def test_the_deadline_counts_from_a_schedule_that_a_poll_has_shown(tmp_path, registered):
+    """An hour after it, as `register` gives it, or ten minutes, as the job is registered again."""
+    async with open_world(tmp_path) as world:
+        later, sooner = world.clock() + 7200.0, world.clock() + 1800.0
+        uid = await world.register("a", seen("scheduled", scheduled_at=later))
+        await world.step()
+        assert (await world.store.jobs.get(uid)).deadline_at == later + 3600.0
+        if registered:
+            await world.store.jobs.register(registration("a", deadline_seconds=600.0, deadline_given=True))
+            assert (await world.store.jobs.get(uid)).deadline_at == later + 600.0
+        world.clock.now = later - 1.0
+        assert await call_overdue(world) == 0
+        world.source.script("a", seen("scheduled", scheduled_at=sooner))
+        world.poller.refresh(uid)
+        await world.step()
+        assert (await world.store.jobs.get(uid)).deadline_at == sooner + (600.0 if registered else 3600.0)
+        assert await call_overdue(world) == 1
+        assert await world.types() == ["scheduled", "overdue"]
+
+
+async def test_a_record_leaves_a_deadline_that_was_given_meanwhile(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"))
+        async with held(world.source) as answer:
+            await begin_poll(world, uid)
+            await world.store.jobs.register(
+                registration("a", tracked_at=world.clock(), deadline_seconds=9.0, deadline_given=True)
+            )
+            answer.set()
+            await world.poller.drain()
+        assert await world.types() == ["queued"]
+        assert (await world.store.jobs.get(uid)).deadline_at == world.clock() + 9.0
 
 
 async def test_a_restart_goes_on_where_the_node_stopped_and_says_nothing_twice(tmp_path):

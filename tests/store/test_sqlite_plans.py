@@ -312,7 +312,8 @@ async def run_everything(store: Store) -> None:
     await store.jobs.open_jobs("revor", "default")
     await store.jobs.ask_for_look((await store.jobs.find("one"))[0])
     await store.jobs.opened_since("job_01")
-    await store.jobs.past_deadline(NOW + 1e9)
+    await store.jobs.accounts_past_deadline([("revor", "default")], NOW + 1e9)
+    await store.jobs.past_deadline("revor", "default", NOW + 1e9)
     await store.jobs.open_counts()
     for filters in ({}, {"status": "failed"}, {"open": True}, {"open": False}, {"account": "default"}, {"source": "x"}):
         first = await store.jobs.page(limit=1, **filters)  # type: ignore[arg-type]

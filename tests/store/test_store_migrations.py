@@ -28,7 +28,7 @@ from relay.store.database import url_of
 from relay.store.postgres_engine import is_postgres
 from relay.store.store import open_store
 from tests.postgres_server import shared_server
-from tests.store_kit import NOW, ReversingCipher, track
+from tests.store_kit import NOW, ReversingCipher, look, seen, track
 
 # The catalogue of PostgreSQL itself says more than an inspector: all of it has to be the same.
 POSTGRES_COLUMNS = """
@@ -206,6 +206,23 @@ async def test_answers_kept_by_the_first_schema_are_replayed_and_requests_that_i
     finally:
         await store.close()
     assert (answered, opened) == (StoredAnswer(body_digest="digest", status_code=201, body=b"yes"), None)
+
+
+async def test_a_job_of_an_older_schema_is_overdue_when_it_was_and_follows_its_schedule(database_url: str) -> None:
+    columns = "uid, source, account, external_id, tracked_at, deadline_at, metadata, sequence, retry_count"
+    columns += ", running_sent, overdue, attempt_count, poll_count, failure_count, missing_count, weight"
+    empty = "decode('7b7d', 'hex')" if is_postgres(database_url) else "x'7b7d'"
+    values = f"'job_1', 'revor', 'default', 'a', {NOW}, {NOW + 60}, {empty}, {', '.join('0' * 8)}, 1.0"
+    await asyncio.to_thread(to_first_schema, database_url)
+    await asyncio.to_thread(change, database_url, f"INSERT INTO jobs ({columns}) VALUES ({values})")
+    store = await open_store(database_url, ReversingCipher(), now=NOW, auto_migrate=True)
+    try:
+        assert await store.jobs.past_deadline("revor", "default", NOW + 61) == [(NOW + 60, "job_1")]
+        shown = seen("scheduled", scheduled_at=NOW + 500)
+        await store.jobs.record(look("job_1", 0, "scheduled", seen=shown))
+        assert await store.jobs.past_deadline("revor", "default", NOW + 561) == [(NOW + 560, "job_1")]
+    finally:
+        await store.close()
 
 
 def to_first_schema(url: str) -> None:

@@ -185,7 +185,7 @@ async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) ->
         last_error=error,
     )
     await store.jobs.note(note)
-    overdue = look(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True), deadline_at=None)
+    overdue = look(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True))
     await store.jobs.record(overdue)
     job = await store.jobs.get(uid)
     assert job is not None
@@ -250,14 +250,32 @@ async def test_open_jobs_come_in_slices_without_their_bodies(store: Store) -> No
 
 
 async def test_a_passed_deadline_is_shown_until_it_was_said(store: Store) -> None:
-    uid = await track(store, "a", deadline_at=NOW + 1)
-    await track(store, "b", deadline_at=NOW + 100)
-    closed = await track(store, "c", deadline_at=NOW + 1)
+    uid = await track(store, "a", deadline_seconds=1.0)
+    await track(store, "b", deadline_seconds=100.0)
+    closed = await track(store, "c", deadline_seconds=1.0)
     await store.jobs.untrack(closed, NOW)
-    assert [job.uid for job in await store.jobs.past_deadline(NOW)] == []
-    assert [job.uid for job in await store.jobs.past_deadline(NOW + 2)] == [uid]
+    place = ("revor", "default")
+    assert await store.jobs.past_deadline(*place, NOW) == []
+    assert await store.jobs.past_deadline(*place, NOW + 2) == [(NOW + 1, uid)]
     await store.jobs.record(look(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True)))
-    assert await store.jobs.past_deadline(NOW + 2) == []
+    assert await store.jobs.past_deadline(*place, NOW + 2) == []
+    assert await store.jobs.accounts_past_deadline([place], NOW + 2) == []
+
+
+async def test_passed_deadlines_come_by_account_and_in_pages(store: Store) -> None:
+    """Whatever an account that is not asked for has in front of them."""
+    for n in range(5):
+        await track(store, f"gone {n}", account="gone", deadline_seconds=0.0)
+    uids = [await track(store, f"job {n}", deadline_seconds=1.0 + n) for n in range(3)]
+    uids += sorted([await track(store, f"same {n}", deadline_seconds=4.0) for n in range(2)])
+    live, other = ("revor", "default"), ("revor", "other")
+    await track(store, "not yet", account="other")
+    assert await store.jobs.accounts_past_deadline([live, other], NOW + 9) == [live]
+    assert await store.jobs.accounts_past_deadline([live, other], NOW) == []
+    assert await store.jobs.accounts_past_deadline([], NOW) == []
+    first = await store.jobs.past_deadline(*live, NOW + 9, count=4)
+    rest = await store.jobs.past_deadline(*live, NOW + 9, after=first[-1], count=4)
+    assert [uid for _, uid in (*first, *rest)] == uids
 
 
 async def test_what_does_not_exist_is_not_found(store: Store) -> None:

@@ -65,9 +65,9 @@ async def test_metadata_is_kept_unless_sent(store: Store) -> None:
 
 async def test_a_deadline_is_moved_only_when_given(store: Store) -> None:
     first = await store.jobs.register(registration("a"))
-    kept = await store.jobs.register(registration("a", deadline_at=NOW + 1))
+    kept = await store.jobs.register(registration("a", deadline_seconds=1.0))
     assert kept.job.deadline_at == first.job.deadline_at
-    moved = await store.jobs.register(registration("a", deadline_at=NOW + 1, deadline_given=True))
+    moved = await store.jobs.register(registration("a", deadline_seconds=1.0, deadline_given=True))
     assert moved.job.deadline_at == NOW + 1
 
 
@@ -156,7 +156,7 @@ async def test_a_job_that_was_not_found_is_taken_up_again_with_clean_counts(stor
     uid = await track(store, "a")
     await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9, poll_step=7, failure_count=2, missing_count=3))
     await store.jobs.record(look(uid, 0, "not_found", outcome="not_found", seen=None))
-    again = await store.jobs.register(registration("a", deadline_at=NOW + 77))
+    again = await store.jobs.register(registration("a", deadline_seconds=77.0))
     assert again.resumed
     assert (again.job.missing_count, again.job.missing_since, again.job.failure_count) == (0, None, 0)
     assert (again.job.next_poll_at, again.job.poll_step) == (None, 0)

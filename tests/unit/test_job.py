@@ -1,6 +1,8 @@
 """Jobs as values: what a planner reads of one, whole or as a start loads it."""
 
-from relay.core.job import Job, PlannedJob, Progress
+import pytest
+
+from relay.core.job import Job, PlannedJob, Progress, deadline_after, deadline_of
 
 NOW = 1_779_271_200.0
 FIELDS = {
@@ -47,3 +49,41 @@ def test_a_job_was_seen_when_it_was_looked_at_last_or_else_when_it_came() -> Non
     looked_at = Job(uid="job_1", external_id="1", source="revor", account="default", last_polled_at=NOW)
     assert looked_at.seen_at == NOW
     assert planned("queued").seen_at == 0.0  # not read: long ago
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("scheduled_at", "deadline_at"),
+    [(None, NOW + 60), (NOW - DAY, NOW + 60), (NOW, NOW + 60), (NOW + DAY, NOW + DAY + 60)],
+)
+def test_a_deadline_counts_from_the_schedule_where_that_is_later_than_the_tracking(
+    scheduled_at: float | None, deadline_at: float
+) -> None:
+    assert deadline_of(NOW, scheduled_at, 60.0) == deadline_at
+
+
+@pytest.mark.parametrize(
+    ("counted_from", "before", "scheduled_at", "now_counted_from"),
+    [
+        (NOW, None, None, NOW),
+        (NOW, None, NOW + DAY, NOW + DAY),
+        (NOW, None, NOW - DAY, NOW),
+        (NOW + DAY, NOW + DAY, NOW + DAY, NOW + DAY),
+        (NOW + DAY, NOW + DAY, None, NOW + DAY),
+        (NOW + DAY, NOW + DAY, NOW + 2 * DAY, NOW + 2 * DAY),
+        (NOW + DAY, NOW + DAY, NOW + DAY / 2, NOW + DAY / 2),
+        (NOW + DAY, NOW + DAY, NOW - DAY, NOW),
+        # tracked again a day later, when its schedule had passed
+        (NOW + DAY, NOW - DAY, NOW - DAY / 2, NOW + DAY),
+        (NOW + DAY, NOW - DAY, NOW + 2 * DAY, NOW + 2 * DAY),
+    ],
+)
+def test_a_deadline_moves_with_the_schedule_that_a_poll_has_shown(
+    counted_from: float, before: float | None, scheduled_at: float | None, now_counted_from: float
+) -> None:
+    moved = deadline_after(
+        deadline_at=counted_from + 60.1, seconds=60.1, tracked_at=NOW, before=before, scheduled_at=scheduled_at
+    )
+    assert moved == now_counted_from + 60.1
