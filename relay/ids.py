@@ -18,6 +18,12 @@ def new_id(prefix: str, epoch_seconds: float) -> str:
     return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in _SHIFTS])
 
 
+def same_id(prefix: str, epoch_seconds: float, seed: str) -> str:
+    """An id like `new_id` that is always the same for a seed of 20 or more hexadecimal digits."""
+    bits = int(epoch_seconds * 1000) << 80 | int(seed[:20], 16)
+    return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in _SHIFTS])
+
+
 def least_id(prefix: str, epoch_seconds: float) -> str:
     """Ids that were made before this time are less, all others are not: for ranges of ids."""
     bits = max(0, int(epoch_seconds * 1000)) << 80

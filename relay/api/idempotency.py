@@ -15,7 +15,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from relay.api.operations import Call
+from relay.api.operations import Call, FirstSent
 from relay.api.problems import problem_response
 from relay.core.records import StoredAnswer
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError, StoreError
@@ -54,9 +54,10 @@ async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> 
     body_digest = _digest(scope["query_string"].decode("latin-1"), hashlib.sha256(call.body).hexdigest())
     holder = token_hex(8)
     now = call.ports.clock()
-    kept = await store.begin(id, body_digest, holder, now, now - KEPT_SECONDS)
-    if kept is not None:
-        return _replayed(kept, body_digest)
+    begun = await store.begin(id, body_digest, holder, now, now - KEPT_SECONDS)
+    if isinstance(begun, StoredAnswer):
+        return _replayed(begun, body_digest)
+    call.first = FirstSent(at=begun, digest=id)
     async with _held(call, id, holder):
         try:
             try:

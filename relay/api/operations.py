@@ -12,6 +12,7 @@ from relay.api.auth import JOBS_WRITE, READ, Identity
 from relay.api.limits import MAX_BODY_BYTES, MAX_STREAMS, MAX_WAITS, Slots
 from relay.api.ports import ApiSettings, Ports
 from relay.errors import NotFound
+from relay.ids import new_id, same_id
 
 PUBLIC = None
 READS = frozenset({READ})
@@ -45,6 +46,14 @@ class Context:
         return f"http://{host}:{settings.port}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstSent:
+    """When a call was first sent with its Idempotency-Key, and a digest of caller, path and key."""
+
+    at: float
+    digest: str
+
+
 @dataclass(slots=True, kw_only=True)
 class Call:
     """One request, checked as far as its Operation says: `query` read, `document` the parsed body (None without)."""
@@ -55,6 +64,11 @@ class Call:
     query: Mapping[str, Any]
     body: bytes = b""
     document: Any = None
+    first: FirstSent | None = None
+
+    def new_id(self, prefix: str, now: float) -> str:
+        """An id for what this call makes. A call that was cut off and is sent again makes the same one."""
+        return new_id(prefix, now) if self.first is None else same_id(prefix, self.first.at, self.first.digest)
 
     @property
     def ports(self) -> Ports:

@@ -28,7 +28,7 @@ DEFAULT_TEST_TYPE = "relay.test"
 async def create(call: Call) -> Response:
     """`POST /v1/subscriptions`."""
     now = call.ports.clock()
-    subscription, given = read_create(call.document, call.context, id=new_id("sub", now), now=now)
+    subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
     if call.query["reuse"]:
         same = sorted(
             (one for one in await call.ports.subscriptions.all() if same_url(one.sink, subscription.sink)),
@@ -36,10 +36,17 @@ async def create(call: Call) -> Response:
         )
         if same:
             return _shown(call, same[0])
+    if call.first is not None and (known := await call.ports.subscriptions.get(subscription.id)) is not None:
+        return _made(call, known)  # the request was cut off after its work was done
     secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
     made = replace(subscription, secrets=(SigningSecret(value=secret),))
     await call.ports.subscriptions.create(made)
     call.ports.delivering.wake()
+    return _made(call, made)
+
+
+def _made(call: Call, made: Subscription) -> Response:
+    secret = made.secrets[0].value
     view = subscription_view(made, call.ports.kinds.redacted_url, call.ports.settings, secret=secret)
     return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
 

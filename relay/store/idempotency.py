@@ -24,12 +24,14 @@ TAKE = """
 INSERT INTO idempotency_keys (id, body_digest, created_at, holder, held_until)
 VALUES (:id, :body_digest, :now, :holder, :held_until)
 ON CONFLICT (id) DO UPDATE SET body_digest = excluded.body_digest, status_code = NULL, ciphertext = NULL,
-  created_at = excluded.created_at, holder = excluded.holder, held_until = excluded.held_until
+  created_at = CASE WHEN idempotency_keys.created_at < :oldest THEN excluded.created_at
+    ELSE idempotency_keys.created_at END,
+  holder = excluded.holder, held_until = excluded.held_until
 WHERE idempotency_keys.created_at < :oldest OR (
   idempotency_keys.status_code IS NULL AND COALESCE(idempotency_keys.held_until, 0) <= :now
   AND idempotency_keys.body_digest = excluded.body_digest
 )
-RETURNING id
+RETURNING created_at
 """
 RENEW = """
 UPDATE idempotency_keys SET held_until = :held_until WHERE id = :id AND holder = :holder AND status_code IS NULL
@@ -50,9 +52,10 @@ class IdempotencyStore:
         self._database = database
         self._cipher = cipher
 
-    async def begin(self, id: str, body_digest: str, holder: str, now: float, oldest: float) -> StoredAnswer | None:
-        """Takes the key for LEASE_SECONDS. Returns None when it is free: never used, used before `oldest`, or held by a
-        request with this body that was cut off. Else returns what is kept of the request before."""
+    async def begin(self, id: str, body_digest: str, holder: str, now: float, oldest: float) -> StoredAnswer | float:
+        """Takes the key for LEASE_SECONDS when it is free: never used, used before `oldest`, or held by a request with
+        this body that was cut off. Returns when the first of these requests came, which may have done its work. Where
+        the key is not free, returns what is kept of the request before."""
         values = {"id": id, "body_digest": body_digest, "holder": holder, "now": now, "oldest": oldest}
         return await self._database.write(self._begin, {**values, "held_until": now + LEASE_SECONDS})
 
@@ -75,11 +78,14 @@ class IdempotencyStore:
         """For the start of the only node: requests that a crash cut off may be sent again."""
         await self._database.write(_free_all, None)
 
-    def _begin(self, connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[StoredAnswer | None]:
-        results: list[StoredAnswer | None] = [None] * len(items)
+    def _begin(self, connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[StoredAnswer | float]:
+        results: list[StoredAnswer | float] = [0.0] * len(items)
         # In the order of their keys, and of one key the first that came: nodes that take the same ones never deadlock.
         for place, item in sorted(enumerate(items), key=lambda one: (one[1]["id"], one[0])):
-            if run(connection, TAKE, **item).one_or_none() is None:
+            taken = run(connection, TAKE, **item).one_or_none()
+            if taken is not None:
+                results[place] = taken.created_at
+            else:
                 results[place] = self._answer(connection.execute(select(KEYS).where(KEYS.c.id == item["id"])).one())
         return results
 

@@ -202,3 +202,23 @@ async def test_a_request_that_takes_long_keeps_its_key(client, world, monkeypatc
     count = len(renewals)
     assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).headers["idempotency-replayed"] == "true"
     assert len(renewals) == count
+
+
+async def test_subscription_is_made_once_although_its_answer_was_lost(client, world):
+    body = {"sink": HOOK, "types": ["ai.revor.job.failed"]}
+    world.store.idempotency.end = refuse
+    first = (await client.post("/v1/subscriptions", json=body, headers=KEY)).json()
+    del world.store.idempotency.end
+    world.now += LEASE_SECONDS
+    again = await client.post("/v1/subscriptions", json=body, headers=KEY)
+    assert (again.status_code, again.json()) == (201, first)
+    assert first["config"]["secret"].startswith("whsec_")
+    assert again.headers["location"] == f"/v1/subscriptions/{first['id']}"
+    assert len((await client.get("/v1/subscriptions")).json()["items"]) == 1
+
+
+async def test_key_that_has_expired_makes_another_subscription(client, world):
+    first = (await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)).json()
+    world.now += 90_000
+    second = (await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)).json()
+    assert first["id"] < second["id"]

@@ -371,7 +371,7 @@ async def test_each_kind_of_write_happens_once_though_its_answer_is_lost(store: 
     async with lost():
         await store.subscriptions.add_secret("sub_1", "whsec_1", NOW)
     async with lost():
-        assert await store.idempotency.begin("key", "digest", "holder", NOW, 0.0) is None
+        assert await store.idempotency.begin("key", "digest", "holder", NOW, 0.0) == NOW
     assert await store.idempotency.begin("key", "digest", "holder", NOW, 0.0) == StoredAnswer(body_digest="digest")
     found = await counts(store)
     assert {name: found[name] for name in ("jobs", "events", "deliveries", "attempts", "secrets")} == {

@@ -16,7 +16,9 @@ DAY = 86_400.0
 async def begin(
     store: Store, key: str = "key", digest: str = "digest", now: float = NOW, *, holder: str = "holder"
 ) -> StoredAnswer | None:
-    return await store.idempotency.begin(key, digest, holder, now, now - DAY)
+    """None where the key was taken."""
+    begun = await store.idempotency.begin(key, digest, holder, now, now - DAY)
+    return begun if isinstance(begun, StoredAnswer) else None
 
 
 async def test_a_new_key_begins(store: Store) -> None:
@@ -54,6 +56,15 @@ async def test_a_key_is_new_again_after_its_time(store: Store) -> None:
     assert await begin(store, digest="new", now=NOW + DAY) is not None
     assert await begin(store, digest="new", now=NOW + DAY + 1) is None
     assert await begin(store, now=NOW + DAY + 1) == StoredAnswer(body_digest="new")
+
+
+async def test_request_that_is_sent_again_after_a_cut_is_told_when_the_first_came(store: Store) -> None:
+    async def taken_at(now: float) -> StoredAnswer | float:
+        return await store.idempotency.begin("key", "digest", "holder", now, now - DAY)
+
+    assert await taken_at(NOW) == NOW
+    assert await taken_at(NOW + LEASE_SECONDS) == NOW
+    assert await taken_at(NOW + DAY + 1) == NOW + DAY + 1
 
 
 @pytest.mark.parametrize(
