@@ -2,7 +2,7 @@
 # make test   every check that a change has to pass
 # make lint   the quick part of it
 # make bench  the measurements
-# make soak   the long versions: 20,000 made-up requests, 2,500 inputs a parser, 500 kills
+# make soak   the long versions: 20,000 made-up requests, 2,500 inputs a parser, 500 kills, an hour of operations
 # make clean  takes away what the others made
 #
 # Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
@@ -21,10 +21,12 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-# What `make soak` makes up, how often it kills, and where the made-up begins: the same seed makes the same cases.
+# What `make soak` makes up, how often it kills, how long it operates, and where the made-up begins: the same seed
+# makes the same cases.
 SOAK_CASES ?= 20000
 SOAK_KILLS ?= 500
 SOAK_SEED ?= 20260520
+SOAK_SECONDS ?= 3600
 
 # A file's tests stay together, since they share its databases. Units compute: one worker a processor. The others wait
 # for processes and databases a good part of the time: two.
@@ -79,6 +81,8 @@ soak: $(READY)
 		tests/store/test_fuzzed_sink.py
 	echo "==> kills: $(SOAK_KILLS) at random moments, and one at each chosen one, from the same seed"
 	KILL_TEST_COUNT=$(SOAK_KILLS) KILL_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP --durations=10 tests/e2e/test_kill*.py tests/e2e/test_power_loss.py
+	echo "==> operations: $(SOAK_SECONDS) s of random ones from outside on each database, from the same seed"
+	OPERATIONS_TEST_SECONDS=$(SOAK_SECONDS) OPERATIONS_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP -n 2 tests/e2e/test_random_operations.py
 	echo "==> soaked: all held"
 
 clean:

@@ -1,0 +1,32 @@
+"""Random operations from outside while nodes are killed, restarted and reloaded, held to the promise by a strict judge.
+
+One node on SQLite, two on PostgreSQL. OPERATIONS_TEST_SECONDS says how long, OPERATIONS_TEST_SEED which operations.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.kill_world import DATABASES
+from tests.operations_judge import findings
+from tests.operations_world import open_world, run_operations
+
+SECONDS = float(os.environ.get("OPERATIONS_TEST_SECONDS", "20"))
+SEED = os.environ.get("OPERATIONS_TEST_SEED", "20260520")
+PAUSE_SECONDS = (1.0, 4.0)
+SHOWN = 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", DATABASES)
+async def test_random_operations_keep_the_promise(tmp_path: Path, database: str) -> None:
+    print(f"OPERATIONS_TEST_SEED={SEED}")
+    async with open_world(tmp_path, database, f"{SEED}:{database}") as world:
+        await run_operations(world, SECONDS, PAUSE_SECONDS)
+        found = await findings(world)
+        jobs, arrivals = len(world.jobs), len(world.sinks.arrivals)
+        print(f"{jobs} jobs, {arrivals} requests at the sinks, {len(world.streamed)} streamed, {world.done_counts}")
+        assert not found, f"{len(found)} findings, the first:\n" + "\n".join(found[:SHOWN])
+        assert jobs >= 10
+        assert world.done_counts.get("kill", 0) > 0
