@@ -123,6 +123,8 @@ class Tracking:
                 source=request.source,
                 account=request.account,
                 metadata=request.metadata or {},
+                request=request.request,
+                connect_account_id=request.connect_account_id,
             )
             events = poller.recorder.events(job, transitions, seen)
         return Registration(
@@ -141,6 +143,8 @@ class Tracking:
             events=events,
             spacing_seconds=request.spacing_seconds,
             intent=request.intent,
+            request=request.request,
+            connect_account_id=request.connect_account_id,
         )
 
     async def _callback(self, url: str, now: float) -> str:

@@ -39,6 +39,8 @@ _JOB = {
     "open": True,
     "sequence": 1,
     "metadata": {"deal": 42},
+    "request": {"metadata": {"sequence": "spring"}},
+    "connect_account_id": "acc_1",
     "priority": "normal",
     "tracked_at": _TIME,
     "last_polled_at": "2026-05-20T10:00:01.000Z",

@@ -55,7 +55,8 @@ class TrackRequest:
     """A job to be tracked, checked. `seen`: what the upstream's own answer, given as the body, says of it.
 
     Without a `priority` a job that is tracked already keeps its own. `spacing_seconds` and `intent` come from a
-    create that went through the relay: the least time to its predecessor in the lane, and what its fate settles.
+    create that went through the relay: the least time to its predecessor in the lane, and what its fate settles. So do
+    `request` and `connect_account_id`: see `relay.core.job.Job`.
     """
 
     external_id: str
@@ -68,6 +69,8 @@ class TrackRequest:
     seen: Observation | None = None
     spacing_seconds: float | None = None
     intent: Intent | None = None
+    request: Mapping[str, Any] | None = None
+    connect_account_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,13 @@ class LastError(Shape):
     at: Time | None
 
 
+class JobRequest(Shape):
+    """What is kept of a create that came through the drop-in proxy."""
+
+    metadata: dict[str, Any] = Field(description="The create's own `metadata`; empty where it had none.")
+    truncated: bool = Field(default=False, description="Whether it was too large to keep.")
+
+
 class Job(Shape):
     """A tracked job."""
 
@@ -58,6 +65,8 @@ class Job(Shape):
     open: bool = Field(description="Whether the relay still looks at it.")
     sequence: int = Field(description="How many events it has had.")
     metadata: dict[str, Any]
+    request: JobRequest
+    connect_account_id: str | None = Field(description="The upstream's id of the account that it is sent from.")
     priority: Priority
     tracked_at: Time
     last_polled_at: Time | None

@@ -28,6 +28,8 @@ def job_view(job: Job) -> dict[str, Any]:
         "open": job.closed_at is None,
         "sequence": job.progress.sequence,
         "metadata": job.metadata,
+        "request": {"metadata": {}, **(job.request or {})},
+        "connect_account_id": job.connect_account_id,
         "priority": job.priority,
         "tracked_at": to_rfc3339(job.tracked_at),
         "last_polled_at": optional_rfc3339(job.last_polled_at),

@@ -35,6 +35,11 @@ SOURCE_TROUBLE = ("relay.source.unauthorized", "relay.source.down", "relay.sourc
 _NAME = re.compile(r"[a-z0-9]{1,20}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _KEPT_TEXT_BYTES = 1536
+_LEFT_OUT: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("request", {"metadata": {}, "truncated": True}),
+    ("metadata", {}),
+)
+"""What goes, one after another, where an event is still too large with little of its item."""
 
 
 Repeat = Literal["safe", "useless", "may_send_twice"]
@@ -117,6 +122,8 @@ def from_transition(
         "inferred": transition.inferred,
         "request_id": seen.request_id if seen is not None else None,
         "metadata": dict(job.metadata),
+        "request": {"metadata": {}, **(job.request or {})},
+        "connect_account_id": (seen.connect_account_id if seen is not None else None) or job.connect_account_id,
     }
     if hint is not None:
         data["hint"] = hint.document()
@@ -147,8 +154,10 @@ def from_transition(
     if len(body) > MAX_EVENT_BYTES:
         data = _truncated(data, job, seen)
         body = body_of(data=data)
-    if len(body) > MAX_EVENT_BYTES:
-        body = body_of(data={**data, "metadata": {}})
+    for name, smaller in _LEFT_OUT:
+        if len(body) > MAX_EVENT_BYTES:
+            data = {**data, name: smaller}
+            body = body_of(data=data)
     return Event(
         id=event_id,
         source=origin.source,

@@ -45,7 +45,8 @@ class Observation:
     """One look at a job, in the relay's own words. Times are epoch seconds.
 
     `status` is one of KNOWN_STATUSES, or the upstream's own word where it is none of them. `result_status` is how a job
-    ended well, a lower-case token such as `accepted` or `skipped`.
+    ended well, a lower-case token such as `accepted` or `skipped`. `connect_account_id` is the upstream's id of the
+    account that it was sent from.
     `upstream` is the item exactly as it came, `read_fields` the names of its fields that the relay reads (`a.b`: the
     field b of the object a).
     """
@@ -61,6 +62,7 @@ class Observation:
     attempt_count: int = 0
     problem: Problem | None = None
     result_status: str | None = None
+    connect_account_id: str | None = None
     upstream: Mapping[str, Any] = field(default_factory=dict)
     read_fields: tuple[str, ...] = ()
     request_id: str | None = None
@@ -167,7 +169,8 @@ class Job:
     """A tracked job as the rooms pass it on. Times are epoch seconds.
 
     `next_poll_at` and `poll_step` are the planner's, kept so that a restart goes on with them. `spacing_seconds` is the
-    least time from its predecessor's start in the lane to its own, where the create said one.
+    least time from its predecessor's start in the lane to its own, where the create said one. `request` is what is kept
+    of a create that came through the relay: its own `metadata`, and `truncated` where that was too large to keep.
     """
 
     uid: str
@@ -198,6 +201,8 @@ class Job:
     spacing_seconds: float | None = None
     last_error: Mapping[str, Any] | None = None
     upstream: Mapping[str, Any] | None = None
+    request: Mapping[str, Any] | None = None
+    connect_account_id: str | None = None
 
     @property
     def open(self) -> bool:

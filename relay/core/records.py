@@ -49,7 +49,8 @@ class Registration:
 
     Where `weight` is None, a new job has the normal one, and one that is known keeps its own. `intent` is the create
     that made the job: its fate is known in the same transaction, and that of earlier ones with its Idempotency-Key.
-    `spacing_seconds`: the least time to its predecessor in the lane, None where nobody said.
+    `spacing_seconds`: the least time to its predecessor in the lane, None where nobody said. `request` and
+    `connect_account_id` are `Job`'s; None changes nothing of a job that is known.
     """
 
     uid: str
@@ -68,6 +69,8 @@ class Registration:
     weight: float | None = None
     spacing_seconds: float | None = None
     intent: Intent | None = None
+    request: Mapping[str, Any] | None = None
+    connect_account_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,6 +131,8 @@ def _job_sample(
         source=source,
         account=account,
         metadata=_METADATA,
+        request={"metadata": {"campaign": "sample"}},
+        connect_account_id="sample-account",
         action=action,
         channel=channel,
         upstream=item,

@@ -22,8 +22,7 @@ from relay.core.records import Intent
 from relay.dropin.forwarding import Definitions, Forwarding, Pollers, Stopping, Streamed, Whole
 from relay.errors import Conflict, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
-from relay.sources.definition import SourceDefinition
-from relay.sources.mapping import read_error
+from relay.sources.mapping import CreateRequest, read_create, read_error
 from relay.sources.passage import MAX_ANSWER_BYTES, PassedAnswer, plain
 from relay.tasks import Tasks
 from relay.tracking import Tracking
@@ -84,6 +83,7 @@ class Creates:
             log.warning("untracked_create", path=passing.path, request_id=passing.request_id, hint="its key is unknown")
             return await self._forwarding.pass_on(passing, body.parts)
         now = self._clock()
+        asked = read_create(self._definitions[passing.speaker.source], body.whole)
         intent = Intent(
             id=new_id("int", now),
             source=passing.speaker.source,
@@ -120,11 +120,17 @@ class Creates:
             await self._settle(intent, "unreadable", answer.status)
             return Streamed(answer, "pass", content)
         answer.close()
-        await self._take_in(passing, body, extra, intent, answer, content)
+        await self._take_in(passing, asked, extra, intent, answer, content)
         return Whole(status=answer.status, headers=answer.headers, whole=content)
 
     async def _take_in(
-        self, passing: Passing, body: Body, extra: Extra, intent: Intent, answer: PassedAnswer, content: bytes
+        self,
+        passing: Passing,
+        asked: CreateRequest,
+        extra: Extra,
+        intent: Intent,
+        answer: PassedAnswer,
+        content: bytes,
     ) -> None:
         """What the answer says of the create's fate, written down before the caller gets it."""
         definition = self._definitions[intent.source]
@@ -150,8 +156,10 @@ class Creates:
                     callback_url=extra.callback_url,
                     metadata=extra.metadata,
                     seen=found[1],
-                    spacing_seconds=_spacing(definition, body),
+                    spacing_seconds=_spacing(asked.spacing_seconds),
                     intent=intent,
+                    request=asked.document(),
+                    connect_account_id=asked.connect_account_id,
                 ),
             )
 
@@ -216,12 +224,9 @@ def _object(body: bytes) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _spacing(definition: SourceDefinition, body: Body) -> float | None:
-    """The least seconds to its predecessor that the create asks for; None where it says nothing of the kind."""
-    value = _object(body.whole or b"").get(definition.spacing_field)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return min(max(float(value), DEFAULT_SPACING_SECONDS), MOST_SPACING_SECONDS)
+def _spacing(asked: float | None) -> float | None:
+    """The least seconds to its predecessor; None where the create says nothing of the kind."""
+    return None if asked is None else min(max(asked, DEFAULT_SPACING_SECONDS), MOST_SPACING_SECONDS)
 
 
 def _text_of(headers: Sequence[Header], name: bytes) -> str | None:

@@ -62,12 +62,23 @@ class ProblemFields:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFields:
+    """The upstream's names for what the relay reads of a create's body."""
+
+    spacing_seconds: str
+    channel: str
+    metadata: str
+    connect_account_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFields:
-    """Where an item says how its job ended well: the object `field` in it, the name of the status inside, and the names
-    inside that are shown."""
+    """Where an item says how its job ended well: the object `field` in it, the names of the status and of the account
+    inside, and the names inside that are shown."""
 
     field: str
     status: str
+    connect_account_id: str
     fields: tuple[str, ...]
 
 
@@ -111,7 +122,6 @@ class SourceDefinition:
     base_path  a base URL may end with it; `root` takes it off
     passed     what the paths begin with that go through the drop-in proxy
     creates    paths whose POST makes a job of this source
-    spacing_field  in a create's body: the least seconds between the job's start and its predecessor's in the channel
     statuses   the upstream's status word -> the relay's own (a member of KNOWN_STATUSES)
     terminal   those of the upstream's words that are an end
     """
@@ -127,7 +137,7 @@ class SourceDefinition:
     probe_path: str
     passed: frozenset[str]
     creates: frozenset[str]
-    spacing_field: str
+    request: RequestFields
     statuses: Mapping[str, str]
     terminal: frozenset[str]
     envelope: Envelope
@@ -223,7 +233,7 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         raise SettingsError(f"sources: there is no preset {preset!r}: {', '.join(known) or 'none is there'}")
     top = Section.load(directory / f"{preset}.yaml")
     events, auth, calls = top.section("events"), top.section("auth"), top.section("calls")
-    result, request = top.section("result"), top.section("request")
+    result = top.section("result")
     statuses = _statuses(top.section("statuses"))
     definition = SourceDefinition(
         name=top.text("name", pattern=preset, expected=f"the preset's own name, {preset}"),
@@ -237,7 +247,7 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         probe_path=calls.text("probe", pattern=_PATH, expected="a path that begins with /"),
         passed=_paths(top, "passed"),
         creates=_paths(top, "creates"),
-        spacing_field=request.text("spacing_seconds", pattern=r"[^\s.]+", expected="a name"),
+        request=RequestFields(**_names(top.section("request"), RequestFields)),
         statuses=MappingProxyType(statuses),
         terminal=_terminal(top, statuses),
         envelope=Envelope(**_names(top.section("envelope"), Envelope)),
@@ -246,6 +256,7 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         result=ResultFields(
             field=result.text("field"),
             status=result.text("status", pattern=r"[^\s.]+", expected="a name"),
+            connect_account_id=result.text("connect_account_id", pattern=r"[^\s.]+", expected="a name"),
             fields=result.texts("fields"),
         ),
         error=ErrorFields(**_names(top.section("error"), ErrorFields)),
@@ -253,7 +264,7 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         headers=HeaderNames(**{k: v.lower() for k, v in _names(top.section("headers"), HeaderNames, _HEADER).items()}),
         hints=load_hints(directory / f"{preset}.hints.yaml"),
     )
-    for section in (events, auth, calls, result, request, top):
+    for section in (events, auth, calls, result, top):
         section.finish()
     return definition
 

@@ -19,6 +19,7 @@ MAX_ATTEMPT_COUNT = 1_000_000
 MAX_STATUS_CHARACTERS = 64
 MAX_REQUEST_ID_CHARACTERS = 200
 MAX_EXTERNAL_ID_CHARACTERS = 200
+MAX_KEPT_METADATA_BYTES = 16 * 1024
 
 _MAX_WORD_CHARACTERS = 128
 _MAX_CODE_CHARACTERS = 200
@@ -57,6 +58,48 @@ class Registered:
 
     external_id: str
     observation: Observation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRequest:
+    """What is kept of a create's body; neither its recipient nor its text.
+
+    metadata         the caller's own; None where there is none, or it is too large to keep (`is_truncated`)
+    spacing_seconds  the least time to its predecessor in the channel that the create asks for
+    """
+
+    metadata: Mapping[str, Any] | None = None
+    is_truncated: bool = False
+    channel: str | None = None
+    connect_account_id: str | None = None
+    spacing_seconds: float | None = None
+
+    def document(self) -> dict[str, Any] | None:
+        """What a job keeps of it; None where that is nothing."""
+        kept = {} if self.metadata is None else {"metadata": dict(self.metadata)}
+        return {"metadata": {}, **kept, "truncated": True} if self.is_truncated else kept or None
+
+
+def read_create(definition: SourceDefinition, body: bytes | None) -> CreateRequest:
+    """What a create's body says, as far as it is JSON; None: a body that is too large to be read."""
+    names = definition.request
+    try:
+        document = loads(body or b"", repair=True)
+    except JSONDecodeError:
+        return CreateRequest()
+    if not isinstance(document, dict):
+        return CreateRequest()
+    metadata = document.get(names.metadata)
+    kept = _storable(metadata) if isinstance(metadata, dict) else None
+    too_large = kept is not None and len(dumps(kept)) > MAX_KEPT_METADATA_BYTES
+    spacing = document.get(names.spacing_seconds)
+    return CreateRequest(
+        metadata=None if too_large else kept,
+        is_truncated=too_large or (kept is not None and kept != metadata),
+        channel=_word(document.get(names.channel)),
+        connect_account_id=_word(document.get(names.connect_account_id)),
+        spacing_seconds=float(spacing) if isinstance(spacing, int | float) and not isinstance(spacing, bool) else None,
+    )
 
 
 def observe(
@@ -114,6 +157,7 @@ def observe_item(
         attempt_count=_count(item.get(names.attempt_count)),
         problem=_problem(definition, item.get(definition.problem.field)),
         result_status=_result_status(definition, item.get(definition.result.field)),
+        connect_account_id=_connect_account_id(definition, item.get(definition.result.field)),
         upstream=_storable(item),
         read_fields=definition.read_fields,
         request_id=_request_id(request_id),
@@ -185,6 +229,10 @@ def _problem(definition: SourceDefinition, value: object) -> Problem | None:
 def _result_status(definition: SourceDefinition, value: object) -> str | None:
     status = value.get(definition.result.status) if isinstance(value, dict) else None
     return status.lower() if isinstance(status, str) and _TOKEN.fullmatch(status) else None
+
+
+def _connect_account_id(definition: SourceDefinition, value: object) -> str | None:
+    return _word(value.get(definition.result.connect_account_id)) if isinstance(value, dict) else None
 
 
 def _text(value: object, max_characters: int) -> str:

@@ -92,6 +92,7 @@ UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")},
   next_poll_at = CASE WHEN CAST(:closed_at AS double precision) IS NULL THEN next_poll_at END"""
 # The step counts looks that found nothing new: this one did, and the note that follows plans the next.
 ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "deadline_at", "last_error")}, last_polled_at = :now,
+  connect_account_id = COALESCE(:connect_account_id, connect_account_id),
   poll_count = poll_count + 1, failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
 WHERE uid = :job_uid
 """

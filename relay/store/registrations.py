@@ -30,7 +30,7 @@ EVENTS_OF_JOB = select(EVENTS).where(EVENTS.c.job_uid == bindparam("job_uid")).o
 INSERT_JOB = insert_into(
     JOBS,
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),
-    "spacing_seconds",
+    *("spacing_seconds", "request", "connect_account_id"),
     *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
@@ -112,6 +112,10 @@ class Registrar:
         changes: dict[str, Any] = {}
         if registration.metadata is not None:
             changes["metadata"] = dumps(registration.metadata)
+        if registration.request is not None:
+            changes["request"] = dumps(registration.request)
+        if registration.connect_account_id is not None:
+            changes["connect_account_id"] = registration.connect_account_id
         if registration.deadline_given or resumed:
             seconds = registration.deadline_seconds
             changes["deadline_at"] = deadline_of(registration.tracked_at, job.scheduled_at, seconds)
@@ -167,6 +171,8 @@ def job_of(registration: Registration) -> Job:
         weight=_weight(registration),
         spacing_seconds=registration.spacing_seconds,
         upstream=seen.upstream if seen else None,
+        request=registration.request,
+        connect_account_id=(seen.connect_account_id if seen else None) or registration.connect_account_id,
     )
 
 
@@ -182,8 +188,9 @@ def _job_values(registration: Registration) -> dict[str, Any]:
         "metadata": dumps(registration.metadata or {}),
         "weight": _weight(registration),
         "spacing_seconds": registration.spacing_seconds,
+        "request": None if registration.request is None else dumps(registration.request),
         **progress_values(registration.progress),
-        **observation_values(registration.seen),
+        **observation_values(registration.seen, registration.connect_account_id),
     }
 
 

@@ -56,6 +56,8 @@ def job_from(row: Row[Any], *, whole: bool = True) -> Job:
         spacing_seconds=row.spacing_seconds,
         last_error=row.last_error if whole else None,
         upstream=loads(row.upstream) if whole else None,
+        request=loads(row.request) if whole else None,
+        connect_account_id=row.connect_account_id,
     )
 
 
@@ -72,10 +74,10 @@ def progress_values(progress: Progress) -> dict[str, Any]:
     }
 
 
-def observation_values(seen: Observation | None) -> dict[str, Any]:
-    """The columns that an Observation fills."""
+def observation_values(seen: Observation | None, connect_account_id: str | None = None) -> dict[str, Any]:
+    """The columns that an Observation fills. `connect_account_id`: the create's own, where the item has none."""
     if seen is None:
-        return dict(_UNSEEN)
+        return {**_UNSEEN, "connect_account_id": connect_account_id}
     return {
         "action": seen.action,
         "channel": seen.channel,
@@ -84,6 +86,7 @@ def observation_values(seen: Observation | None) -> dict[str, Any]:
         "next_attempt_at": seen.next_attempt_at,
         "attempt_count": seen.attempt_count,
         "upstream": dumps(seen.upstream),
+        "connect_account_id": seen.connect_account_id or connect_account_id,
     }
 
 

@@ -130,6 +130,8 @@ class JobRow(SQLModel, table=True):
     last_error: dict[str, Any] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
     job_metadata: bytes = Field(default=b"{}", sa_column=Column("metadata", LargeBinary, nullable=False))
     upstream: bytes | None = Field(default=None, sa_column=_blob())
+    request: bytes | None = Field(default=None, sa_column=_blob())
+    connect_account_id: str | None = Field(default=None, sa_column=_text(nullable=True))
 
 
 class EventRow(SQLModel, table=True):

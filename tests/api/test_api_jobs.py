@@ -7,7 +7,8 @@ from relay.errors import Conflict
 from tests.api_world import HOOK, NOW
 
 FIELDS = [
-    *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "priority", "tracked_at"),
+    *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),
+    *("connect_account_id", "priority", "tracked_at"),
     *("last_polled_at", "next_poll_at", "closed_at", "poll_count", "last_error", "upstream"),
 ]
 
@@ -28,6 +29,8 @@ async def test_registers_a_job_and_says_where_it_is(client, world):
         "open": True,
         "sequence": 0,
         "metadata": {"deal": 42},
+        "request": {"metadata": {}},
+        "connect_account_id": None,
         "priority": "normal",
         "tracked_at": "2027-01-15T08:00:00.000Z",
         "last_polled_at": None,

@@ -672,3 +672,67 @@ async def test_the_interval_of_a_create_becomes_the_jobs_spacing(over_stub: Worl
         answered = await create(over_stub, {**DISPATCH, "min_channel_task_interval_seconds": interval})
         job = await job_of(over_stub, answered.json()["item"]["id"])
         assert job.spacing_seconds == spacing, interval
+
+
+# --- what a create says
+
+
+async def test_the_create_s_own_metadata_and_account_reach_job_and_events(over_stub: World, upstream: Stub) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(made(f"said-{len(upstream.received)}"))
+
+    upstream.handler = make
+    own = {"sequence": "spring", "deep": {"a": [1, None, "Zo\u00eb", 2**70]}}
+    for body, more, request, metadata, account_id in (
+        ({"metadata": own}, {}, {"metadata": own}, {}, "connect_account_xxx"),
+        ({"metadata": own}, {"Relay-Metadata": '{"deal":42}'}, {"metadata": own}, {"deal": 42}, "connect_account_xxx"),
+        ({"account_id": None}, {"Relay-Metadata": '{"deal":42}'}, {"metadata": {}}, {"deal": 42}, None),
+        ({"account_id": "acc_1", "metadata": {}}, {}, {"metadata": {}}, {}, "acc_1"),
+        ({"metadata": "text", "account_id": 7}, {}, {"metadata": {}}, {}, None),
+        ({"metadata": {"x": "y" * 17_000}}, {}, {"metadata": {}, "truncated": True}, {}, "connect_account_xxx"),
+        ({"account_id": "a\x00b\n" + "x" * 500}, {}, {"metadata": {}}, {}, "ab" + "x" * 126),
+    ):
+        answered = await create(over_stub, {**DISPATCH, **body}, **{k.replace("-", "_"): v for k, v in more.items()})
+        assert answered.status_code == 202
+        job_id = answered.json()["item"]["id"]
+        shown = await over_stub.shown(job_id)
+        assert (shown["request"], shown["connect_account_id"]) == (request, account_id)
+        (event,) = (await over_stub.api.get(f"/v1/jobs/{job_id}/events")).json()["items"]
+        data = event["data"]
+        assert (data["request"], data["metadata"], data["connect_account_id"]) == (request, metadata, account_id)
+
+
+async def test_the_account_of_the_result_is_the_one_that_counts(over_stub: World, upstream: Stub) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        if call.request.method == "POST":
+            await call.send(made("resulted"))
+            return
+        result = b'{"status":"accepted","account_id":"acc_that_sent"}'
+        item = b'{"id":"resulted","status":"succeeded","result":%s,"finished_at":"2026-05-20T10:00:01.000Z"}' % result
+        await call.send(answer(200, [], b'{"ok":true,"request_id":"r","item":' + item + b"}"))
+
+    upstream.handler = say
+    await create(over_stub, {**DISPATCH, "metadata": {"a": 1}})
+    await read(over_stub, "resulted", **NO_CACHE)
+    await at_rest(over_stub)
+    assert (await over_stub.shown("resulted"))["connect_account_id"] == "acc_that_sent"
+    first, *_, last = (await over_stub.api.get("/v1/jobs/resulted/events")).json()["items"]
+    assert first["data"]["connect_account_id"] == "connect_account_xxx"
+    assert last["data"]["connect_account_id"] == "acc_that_sent"
+    assert last["data"]["request"] == {"metadata": {"a": 1}}
+
+
+async def test_a_create_that_cannot_be_read_is_passed_on_all_the_same(over_stub: World, upstream: Stub) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(made(f"odd-body-{len(upstream.received)}"))
+
+    upstream.handler = make
+    deep = b'{"metadata":' + b'{"a":' * 300 + b"1" + b"}" * 300 + b',"account_id":"acc_1"}'
+    for body in (b"", b"{", b"[]", b"\xff", b'{"metadata":{"a":"\\ud83d"}}', deep):
+        answered = await over_stub.api.post(DISPATCHES, content=body, headers=AUTH)
+        assert answered.status_code == 202
+        assert bytes(upstream.received[-1].body) == body
+        assert (await over_stub.shown(answered.json()["item"]["id"]))["request"]["metadata"] in ({}, {"a": "\ufffd"})

@@ -56,6 +56,34 @@ async def test_the_same_id_in_another_account_or_source_is_another_job(store: St
     assert [job.account for job in await store.jobs.find("a", "revor", "other")] == ["other"]
 
 
+async def test_what_the_create_said_is_kept_unless_sent_again(store: Store) -> None:
+    said = {"metadata": {"a": [1, "é"]}, "truncated": True}
+    first = registration("a", request=said, connect_account_id="acc_1")
+    assert (await store.jobs.register(first)).job == await store.jobs.get(first.uid)
+    for fields, request, account_id in (
+        ({}, said, "acc_1"),
+        ({"connect_account_id": "acc_2"}, said, "acc_2"),
+        ({"request": {"metadata": {}}}, {"metadata": {}}, "acc_2"),
+    ):
+        job = (await store.jobs.register(registration("a", **fields))).job
+        assert (job.request, job.connect_account_id) == (request, account_id)
+
+
+async def test_the_account_that_an_item_names_is_kept(store: Store) -> None:
+    uid = await track(store, "a", connect_account_id="acc_1")
+    await store.jobs.record(look(uid, 0, seen=seen("running")))
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert job.connect_account_id == "acc_1"
+    await store.jobs.record(look(uid, 0, seen=seen("succeeded", connect_account_id="acc_2")))
+    job = await store.jobs.get(uid)
+    assert job is not None
+    assert job.connect_account_id == "acc_2"
+    told = registration("b", seen=seen("queued", connect_account_id="acc_3"), connect_account_id="acc_1")
+    assert (await store.jobs.register(told)).job.connect_account_id == "acc_3"
+    assert (await store.jobs.get(told.uid)) is not None
+
+
 async def test_metadata_is_kept_unless_sent(store: Store) -> None:
     await store.jobs.register(registration("a", metadata={"deal": 42}))
     assert (await store.jobs.register(registration("a"))).job.metadata == {"deal": 42}

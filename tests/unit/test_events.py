@@ -115,6 +115,8 @@ def test_a_job_event_is_as_the_contract_shows_it() -> None:
             "inferred": False,
             "request_id": "req_1",
             "metadata": {"deal": 42},
+            "request": {"metadata": {}},
+            "connect_account_id": None,
             "hint": {
                 "meaning": "The LinkedIn account needs reconnecting",
                 "fix": "Reconnect it in Revor",
@@ -300,12 +302,13 @@ def test_the_worst_text_still_fits_beside_the_largest_metadata() -> None:
         read_fields=(*fields, "result.status"),
         problem=Problem(code=worst, message=worst),
     )
-    job = replace(JOB, external_id="é" * 200, metadata={"note": "m" * 16_000})
+    kept = {"note": "m" * 16_000}
+    job = replace(JOB, external_id="é" * 200, metadata=kept, request={"metadata": kept}, connect_account_id="a" * 128)
 
     data = read(from_transition("evt_1", job, FAILED, ORIGIN, seen=seen))["data"]
 
     assert data["truncated"] is True
-    assert data["metadata"] == job.metadata
+    assert (data["metadata"], data["request"]) == (job.metadata, job.request)
     assert data["job"]["field0"]
 
 
@@ -314,6 +317,13 @@ def test_metadata_that_never_fit_are_left_out() -> None:
 
     assert document["data"]["metadata"] == {}
     assert document["data"]["truncated"] is True
+
+
+def test_the_create_s_own_metadata_goes_before_the_relay_s() -> None:
+    for large, other, left in ((70_000, 10, {"m": "x" * 10}), (40_000, 40_000, {"m": "x" * 40_000})):
+        job = replace(JOB, request={"metadata": {"m": "x" * large}}, metadata={"m": "x" * other})
+        data = read(from_transition("evt_1", job, FAILED, ORIGIN, seen=SEEN))["data"]
+        assert (data["request"], data["metadata"]) == ({"metadata": {}, "truncated": True}, left)
 
 
 json_values = st.recursive(

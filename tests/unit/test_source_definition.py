@@ -282,7 +282,7 @@ def test_hints_have_to_be_there(tmp_path: Path) -> None:
 
 UPSTREAM_WORDS = re.compile(
     r"/(?:outreach|connect|websets|research|customs)/|"
-    r"external_api_|connect_account_|api_key_(?:missing|invalid|expired|revoked)|insufficient_credits|"
+    r"external_api_|connect_account_(?!id\b)|api_key_(?:missing|invalid|expired|revoked)|insufficient_credits|"
     r"permission_denied|account_not_found|api_rate_limit_exceeded|task_unavailable|"
     r"resolved_action|min_channel_task_interval",
     re.IGNORECASE,

@@ -84,6 +84,7 @@ def test_a_job_that_succeeded() -> None:
         finished_at=from_rfc3339("2026-05-20T10:00:08Z"),
         attempt_count=1,
         result_status="accepted",
+        connect_account_id="connect_account_xxx",
         upstream=body["item"],
         read_fields=REVOR.read_fields,
         request_id="req_xxx",
