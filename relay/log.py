@@ -4,13 +4,14 @@ Every line, of ours and of the libraries (uvicorn, apscheduler, asyncio), goes t
 `redact_text` and `redact_url` serve what else is kept or shown: attempt rows, errors, tables.
 """
 
+import contextlib
 import functools
 import json
 import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 from urllib.parse import unquote_plus, urlsplit
 
 import orjson
@@ -167,7 +168,7 @@ def configure(*, dev: bool, level: str = "info", stream: TextIO | None = None) -
     structlog.configure(
         processors=[*shared, redact, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Dropping(out))),
         cache_logger_on_first_use=False,
     )
     handler = _Handler(out)
@@ -193,6 +194,24 @@ def configure(*, dev: bool, level: str = "info", stream: TextIO | None = None) -
 def debugging() -> bool:
     """Whether debug lines are written: for lines that come too often to be made in vain."""
     return logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+class _Dropping:
+    """A stream whose lines are dropped where they can not be written (the disk is full, nobody reads the pipe, an
+    encoding has no word for them): what is logged about must go on."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> None:
+        """Writes, or does nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            self._out.write(text)
+
+    def flush(self) -> None:
+        """The same."""
+        with contextlib.suppress(OSError, ValueError):
+            self._out.flush()
 
 
 class _Handler(logging.StreamHandler[TextIO]):

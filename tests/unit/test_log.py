@@ -363,3 +363,29 @@ class TestConfigure:
         assert out.getvalue() == ""
         with pytest.raises(ValueError, match="'loud' is no log level"):
             log.configure(dev=False, level="loud")
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize("dev", [False, True])
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "no space left on device"), ValueError("closed")])
+def test_a_line_that_can_not_be_written_is_dropped(dev: bool, error: Exception) -> None:
+    """Else a full disk, or a reader that has gone, would end the delivery that is logged about."""
+
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+        def flush(self) -> None:
+            raise error
+
+    log.configure(dev=dev, stream=Broken())
+    structlog.get_logger("relay.test").error("said", text="\ud83d")
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_a_line_that_an_encoding_has_no_word_for_is_dropped() -> None:
+    raw = io.BytesIO()
+    log.configure(dev=True, stream=io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
+    structlog.get_logger("relay.test").error("said", text="é")
+    structlog.get_logger("relay.test").error("after")
+    assert b"after" in raw.getvalue()
