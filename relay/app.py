@@ -28,6 +28,7 @@ from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
 from relay.dropin.gateway import Gateway
 from relay.errors import SettingsError, StoreError
+from relay.holder import Holder
 from relay.keys import load_or_create_keyring, python_line_that_makes_a_key
 from relay.kinds import api_kinds, rendered_kinds
 from relay.learning import AccountMemory, SourceMemory
@@ -92,6 +93,7 @@ class Node:
         self._counter = lru_cache(self.metrics_book.requests.labels)
         self.signals = Signals()
         self.node_id = node_id
+        self._holder = Holder()
         self.stopping = False
         self._clock = clock
         self._probe = WriteProbe(store.database)
@@ -116,7 +118,7 @@ class Node:
             clock=clock,
             settings=self._rooms.of_dispatcher(),
             metrics=self.metrics_book,
-            token=self.node_id,
+            holder=self._holder,
             callback_secret=lambda: self.settings.delivery.callback_secret or self._callback_secret,
             recorded=self._recorded,
         )
@@ -155,7 +157,7 @@ class Node:
                 signals=self.signals,
                 answers=self._answers,
                 clock=clock,
-                node_id=self.node_id,
+                holder=self._holder,
                 polls="scheduler" in roles,
             )
         self._api = create_api(self._ports())
@@ -168,6 +170,8 @@ class Node:
 
     async def start(self) -> None:
         """Plans the open jobs and begins to poll and to deliver."""
+        if self._cluster is not None:
+            await self._cluster.introduce()
         states = {(state.source, state.name): state for state in await self.store.accounts.all()}
         if "scheduler" in self._roles:
             held = {key: poller for key, poller in self.pollers.items() if poller.holds}
@@ -207,11 +211,10 @@ class Node:
         for loading in self._loading:
             loading.cancel()
         seconds = self.settings.server.shutdown_seconds
-        await asyncio.gather(self.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in self.pollers.values()))
+        await asyncio.gather(self.dispatcher.stop(seconds), self._stop_polling(seconds))
         await self.dropin.stop(seconds)
         if self._dispatching is not None:
             await self._dispatching
-        await self._keep_what_was_learned()
         if self._cluster is not None:
             await self._cluster.stop()
         self.scheduler.shutdown()
@@ -220,6 +223,13 @@ class Node:
         for passage in self._passages.values():
             await passage.close()
         log.info("stopped")
+
+    async def _stop_polling(self, seconds: float) -> None:
+        """Another node may poll while deliveries still end here."""
+        await asyncio.gather(*(poller.stop(seconds) for poller in self.pollers.values()))
+        await self._keep_what_was_learned()
+        if self._cluster is not None:
+            await self._cluster.give_up()
 
     def cut_off(self) -> None:
         """What is in flight ends now: for whoever does not want to wait for `stop`."""
@@ -310,7 +320,7 @@ class Node:
                 shared=self._memories[source.name],
                 plans=self.store.accounts,
                 clock=self._clock,
-                holder=self.node_id if self.store.database.shared else None,
+                holder=self._holder if self.store.database.shared else None,
             ),
             looked=lambda job, look: self.dropin.looked(job, look),
         )
@@ -370,7 +380,7 @@ class Node:
             metrics=self.metrics_book,
             clock=self._clock,
             retention=self.settings.retention,
-            node_id=self.node_id,
+            holder=self._holder,
         )
         if self.store.database.shared and self.dropin.adopts:
             works.append(Upkeep(name="adopted", every_seconds=ADOPTED_SECONDS, run=self._find_adopted))

@@ -1,7 +1,8 @@
 """A node among others on one database: which accounts it polls, and what it hears from the others.
 
-An account's polling belongs to one node at a time, by a lease that a crash lets expire; its rate limit is one budget
-anyway. What others write is heard at once by NOTIFY, and found by a scan when that fails.
+An account's polling belongs to one node at a time, by a lease; its rate limit is one budget anyway. The leases of a
+node that has died are free at once where the server knows of its death (see `relay.store.holders`), else when they have
+run out. What others write is heard at once by NOTIFY, and found by a scan when that fails.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from relay.answers import Answers
 from relay.clock import Clock
 from relay.core.job import PlannedJob
 from relay.dispatcher import Dispatcher
+from relay.holder import Holder
 from relay.ids import new_id
 from relay.poller import Poller
 from relay.signals import Signals
@@ -23,6 +25,12 @@ from relay.store.store import Store
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 SCAN_SECONDS = 1.0
+WATCH_SECONDS = 0.5
+"""How often it is asked which of the nodes that are known have died."""
+SURVEY_SECONDS = 5.0
+"""How often it is asked which nodes hold something: those that were not heard of."""
+INTRODUCE_SECONDS = 2.0
+"""A start waits so long for a name that others can tell from a dead node's."""
 UNHEARD_SECONDS = 5.0
 LATE_COMMIT_SECONDS = 15.0
 RECONCILE_SECONDS = 60.0
@@ -32,7 +40,7 @@ log = structlog.get_logger("relay.cluster")
 
 
 class Cluster:
-    """`start()` and `stop()` once each; between them two tasks of its own renew, listen and scan."""
+    """`start()` and `stop()` once each; between them tasks of its own renew, watch, listen and scan."""
 
     def __init__(
         self,
@@ -43,7 +51,7 @@ class Cluster:
         signals: Signals,
         answers: Answers,
         clock: Clock,
-        node_id: str,
+        holder: Holder,
         polls: bool,
     ) -> None:
         self._store = store
@@ -52,35 +60,70 @@ class Cluster:
         self._signals = signals
         self._answers = answers
         self._clock = clock
-        self._node_id = node_id
+        self._holder = holder
         self._polls = polls
         self._new_jobs = True
         self._gone: set[str] = set()
         """Jobs that are said to be gone, and may have been registered again since."""
         self._scanned_at = 0.0
+        self._surveyed_at = 0.0
+        self._others: set[str] = set()
         self._deaf = True
+        self._ends = False
         self._wake = asyncio.Event()
+        self._renew_soon = asyncio.Event()
+        self._introduced = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._renewal: asyncio.Task[None] | None = None
         self._taking: dict[tuple[str, str], asyncio.Task[None]] = {}
         for poller in pollers.values():
             poller.holds = False
 
+    async def introduce(self) -> None:
+        """Begins to listen, and gives this node its name. Call it before anything is leased."""
+        self._tasks.append(asyncio.get_running_loop().create_task(self._listening()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTRODUCE_SECONDS):
+                await self._introduced.wait()
+
     async def start(self) -> None:
-        """Takes the accounts that are free, and begins to listen."""
+        """Takes the accounts that are free."""
+        await self._attempt(self.release_dead)
         await self._attempt(self.renew)
         await asyncio.gather(*self._taking.values())
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._renewing()), loop.create_task(self._listening())]
-        self._tasks += [loop.create_task(self._scanning()), loop.create_task(self._reconciling())]
+        self._renewal = loop.create_task(self._renewing())
+        for work in (self._watching(), self._scanning(), self._reconciling()):
+            self._tasks.append(loop.create_task(work))
+
+    async def give_up(self) -> None:
+        """Leaves the accounts and the replays to other nodes, and takes none any more."""
+        self._polls = False
+        renewal = () if self._renewal is None else (self._renewal,)
+        await _ended(*renewal, *self._taking.values())
+        await self._attempt(lambda: self._store.holders.let_go(self._holder.names))
 
     async def stop(self) -> None:
-        """Ends its tasks and gives the accounts up."""
-        tasks = [*self._tasks, *self._taking.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Ends its tasks, and gives the accounts up unless it has done so."""
+        self._ends = True
         if self._polls:
-            await self._attempt(lambda: self._store.accounts.let_go(self._node_id))
+            await self.give_up()
+        await _ended(*self._tasks)
+
+    def named(self, name: str | None) -> None:
+        """A name was bound to this node's connection; None: that has ended, and others may take at once what the name
+        holds. Nothing more is polled or sent under it."""
+        if self._ends:
+            return
+        if name is not None:
+            self._holder.rename(name)
+        else:
+            self._holder.lose()
+            log.warning("name_lost")
+            for key in list(self._pollers):
+                self._let_go(key)
+            self._dispatcher.wake()
+        self._renew_soon.set()
 
     # --- polling leases
 
@@ -88,12 +131,14 @@ class Cluster:
         """Keeps what it polls, and begins to take what nobody does. Raises TimeoutError when the database is slow."""
         if not self._polls:
             return
-        now = self._clock()
+        now, name, former = self._clock(), self._holder.name, self._holder.former
         keys = list(self._pollers)  # one may be adopted meanwhile
         async with asyncio.timeout(RENEW_SECONDS):
             held = await asyncio.gather(
-                *(self._store.accounts.hold(*key, self._node_id, now, now + LEASE_SECONDS) for key in keys)
+                *(self._store.accounts.hold(*key, name, now, now + LEASE_SECONDS, former) for key in keys)
             )
+        if self._holder.has_lost(name):
+            return  # meanwhile: it is taken again under the new one
         for mine, key in zip(held, keys, strict=True):
             if mine and not self._pollers[key].holds and key not in self._taking:
                 self._taking[key] = asyncio.get_running_loop().create_task(self._take(key))
@@ -123,13 +168,36 @@ class Cluster:
     async def _renewing(self) -> None:
         renewed_at = self._clock()
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self._renew_soon.wait()
+            self._renew_soon.clear()
             began_at = self._clock()
             if await self._attempt(self.renew):
                 renewed_at = began_at
             elif self._clock() + 2 * RENEW_SECONDS - renewed_at >= LEASE_SECONDS:
                 for key in self._pollers:  # another node may have them before the next try has ended
                     self._let_go(key)
+
+    # --- dead nodes
+
+    async def release_dead(self) -> None:
+        """Frees what dead nodes hold. This node's own names are left out: what it still does under one it has lost, it
+        ends."""
+        now = self._clock()
+        if now - self._surveyed_at >= SURVEY_SECONDS:
+            self._surveyed_at, self._others = now, set(await self._store.holders.bound())
+        if dead := await self._store.holders.dead([*self._others.difference(self._holder.names)]):
+            self._others.difference_update(dead)
+            count = await self._store.holders.release(dead, now)
+            log.warning("node_died", holders=dead, deliveries=count)
+            self._dispatcher.wake()
+            self._renew_soon.set()
+
+    async def _watching(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            await self._attempt(self.release_dead)
 
     # --- what others wrote
 
@@ -142,6 +210,7 @@ class Cluster:
             self._signals.wake_all()
             self._new_jobs = True
             self._deaf = False
+            self._introduced.set()
         elif what == "event":
             self._signals.job_changed(rest)
             self._signals.event_recorded()
@@ -151,6 +220,10 @@ class Cluster:
             self._dispatcher.wake()
         elif what == "deliveries":
             self._dispatcher.wake()
+        elif what == "polling":
+            self._renew_soon.set()
+        elif what == "node":
+            self._others.add(rest)
         elif what in ("jobs", "look", "weight"):
             self._heard_of_jobs(what, rest)
         elif what == "gone":
@@ -239,11 +312,12 @@ class Cluster:
     async def _listening(self) -> None:
         while True:
             try:
-                await self._store.database.listen(self.heard)
+                await self._store.database.listen(self.heard, self.named)
             except Exception as error:
                 if not self._deaf:
                     log.warning("not_listening", error=str(error))
                 self._deaf = True
+            self._introduced.set()
             await asyncio.sleep(SCAN_SECONDS)
 
     async def _attempt(self, work: Callable[[], object]) -> bool:
@@ -253,3 +327,9 @@ class Cluster:
             log.warning("cluster_failed", error=str(error) or type(error).__name__)
             return False
         return True
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

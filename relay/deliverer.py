@@ -22,6 +22,7 @@ from relay.core.records import Lease, Mark, Marked
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.text import storable
 from relay.errors import StoreError, ValueRefused
+from relay.holder import Holder
 from relay.log import debugging
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
@@ -82,17 +83,21 @@ class InFlight:
     """What the scan and the slots' work share. Only the dispatcher sets the flags.
 
     wake      has the dispatcher scan at once
-    stopping  nothing more is claimed or taken over
-    ended     the time to finish is over: what comes to be claimed now is given back unsent
+    holder    the names that this node's leases are taken under
+    stopping  nothing more is claimed or taken over, and what was not sent yet is given back
     starved   others had all the slots when something was due: the next one that is free is for a scan to give away
     """
 
     slots: Slots
     tasks: Tasks
     wake: Callable[[], None]
+    holder: Holder
     stopping: bool = False
-    ended: bool = False
     starved: bool = False
+
+    def gives_back(self, claimed: Claimed) -> bool:
+        """Whether a delivery goes back unsent: this node stops, or another one may have taken it already."""
+        return self.stopping or self.holder.has_lost(claimed.lease_token)
 
     def vacate(self, target: Target) -> None:
         """Gives a slot back."""
@@ -211,11 +216,11 @@ class Deliverer:
         else:
             self._slots.fresh_at = self._clock()
         try:
-            unsent = self._in_flight.ended  # claimed or recorded while it ended: nobody would wait for an answer
+            unsent = self._in_flight.gives_back(claimed)
             if not (has_slot or unsent):
                 has_slot = await self._slots.occupy_again(target)
                 # meanwhile the sink asked for a pause, or its subscription was removed
-                unsent = not (target.known and target.may_send(self._clock()))
+                unsent = not (target.known and target.may_send(self._clock())) or self._in_flight.gives_back(claimed)
             if has_slot and unsent:
                 self._in_flight.vacate(target)
             if unsent or not has_slot:

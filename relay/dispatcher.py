@@ -24,6 +24,7 @@ from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Subscription
 from relay.core.values import value_class
 from relay.deliverer import AGAIN_SECONDS, ClaimedDeliveries, Deliverer, InFlight, SinkHealth, Transport
 from relay.errors import StoreError
+from relay.holder import Holder
 from relay.log import secrets_of
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
@@ -120,7 +121,7 @@ class Dispatcher:
         clock: Clock,
         settings: DispatcherSettings,
         metrics: Metrics,
-        token: str,
+        holder: Holder,
         callback_secret: Callable[[], str],
         recorded: Callable[[Event], None] = lambda event: None,
         seed: int | None = None,
@@ -130,7 +131,7 @@ class Dispatcher:
         self._kinds = kinds
         self._clock = clock
         self._settings = settings
-        self._token = token
+        self._holder = holder
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
         self._version = -1
         self._gone: set[str] = set()
@@ -138,7 +139,7 @@ class Dispatcher:
         self._tasks = Tasks()
         self._wake = asyncio.Event()
         self._leases = 0
-        self._in_flight = InFlight(slots=self.slots, tasks=self._tasks, wake=self._wake.set)
+        self._in_flight = InFlight(slots=self.slots, tasks=self._tasks, wake=self._wake.set, holder=holder)
         self._deliverer = Deliverer(
             self._in_flight,
             deliveries=deliveries,
@@ -308,13 +309,12 @@ class Dispatcher:
         self._tasks.cancel()
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Claims nothing more and finishes what is in flight within the time; what remains keeps its lease until that
-        runs out, since nobody knows whether it arrived, or it still waited for a slot. What comes to be claimed only
-        then is given back unsent."""
+        """Claims nothing more, gives back at once what was not sent yet, and finishes what is in flight within the
+        time. What remains then keeps its lease, since nobody knows whether it arrived."""
         self._in_flight.stopping = True
+        self.slots.send_back()
         self._wake.set()
         await self._tasks.finish(timeout_seconds)
-        self._in_flight.ended = True
 
     # --- claiming
 
@@ -404,7 +404,7 @@ class Dispatcher:
     def _lease(self, now: float, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
         self._leases += 1
         until = now + timeout_seconds + LEASE_MARGIN_SECONDS
-        return Lease(token=f"{self._token}.{self._leases}", until=until, subscription_ids=subscription_ids)
+        return Lease(token=self._holder.token(self._leases), until=until, subscription_ids=subscription_ids)
 
 
 def _due_at(entry: Backlog) -> float:

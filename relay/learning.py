@@ -12,6 +12,7 @@ import orjson
 
 from relay.clock import Clock
 from relay.core.records import Learned
+from relay.holder import Holder
 
 FRESH_SECONDS = 60.0
 """What was read of a source so short a while ago is not read again for its next account."""
@@ -103,7 +104,14 @@ class AccountMemory:
     only while it holds the account is the plan its own to write."""
 
     def __init__(
-        self, source: str, account: str, *, shared: SourceMemory, plans: Plans, clock: Clock, holder: str | None = None
+        self,
+        source: str,
+        account: str,
+        *,
+        shared: SourceMemory,
+        plans: Plans,
+        clock: Clock,
+        holder: Holder | None = None,
     ) -> None:
         self.shared = shared
         self._source = source
@@ -131,7 +139,8 @@ class AccountMemory:
             return
         plan = planner.plan()
         text = _json(plan)
-        if plan and text != self._kept and await self._plans.save_plan(self._source, self._account, plan, self._holder):
+        holder = None if self._holder is None else self._holder.name
+        if plan and text != self._kept and await self._plans.save_plan(self._source, self._account, plan, holder):
             self._kept = text
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.replay import ReplayStep
+from relay.holder import Holder
 
 MAX_STEPS = 50
 """Of one replay, before another one has its turn."""
@@ -27,7 +28,7 @@ class Rows(Protocol):
 class Replayer:
     """Takes the replays further that no other node holds."""
 
-    def __init__(self, rows: Rows, *, clock: Clock, holder: str, wake: Callable[[], None]) -> None:
+    def __init__(self, rows: Rows, *, clock: Clock, holder: Holder, wake: Callable[[], None]) -> None:
         """`wake` is called when something is due that no event made."""
         self._rows = rows
         self._clock = clock
@@ -36,7 +37,7 @@ class Replayer:
 
     async def run_once(self) -> bool:
         """Does what there is to do just now. Returns whether there was anything."""
-        due = await self._rows.due(self._holder, self._clock())
+        due = await self._rows.due(self._holder.name, self._clock())
         for replay_id in due:
             try:
                 await self._advance(replay_id)
@@ -46,7 +47,7 @@ class Replayer:
 
     async def _advance(self, replay_id: str) -> None:
         for _ in range(MAX_STEPS):
-            step = await self._rows.advance(replay_id, self._holder, self._clock())
+            step = await self._rows.advance(replay_id, self._holder.name, self._clock())
             if step.queued:
                 self._wake()
             if step.ended:

@@ -82,7 +82,7 @@ class Target:
     marking: int = 0
     late: int = 0
     late_load: float = 0.0
-    queue: deque[asyncio.Future[None]] = field(default_factory=deque)
+    queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
     paused_until: float = 0.0
     pause_written: float = 0.0
     held_until: float = 0.0
@@ -301,7 +301,7 @@ class Slots:
         while target.queue:
             waiting = target.queue.popleft()
             if not waiting.done():
-                waiting.set_result(None)
+                waiting.set_result(True)
                 return False
         target.in_flight -= 1
         target.host.in_flight -= 1
@@ -309,7 +309,8 @@ class Slots:
         return True
 
     async def occupy_again(self, target: Target) -> bool:
-        """A slot for a delivery that is claimed already. False when none will come by itself."""
+        """A slot for a delivery that is claimed already. False when none will come by itself, or `send_back` was
+        called."""
         if not target.known:
             return False
         if self.free(target) > 0:
@@ -317,15 +318,22 @@ class Slots:
             return True
         if target.in_flight == 0:
             return False
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         target.queue.append(waiting)
         try:
-            await waiting
+            return await waiting
         except asyncio.CancelledError:
-            if waiting.done() and not waiting.cancelled():
+            if waiting.done() and not waiting.cancelled() and waiting.result():
                 self.vacate(target)
             raise
-        return True
+
+    def send_back(self) -> None:
+        """What waits for a slot gets none."""
+        for target in self:
+            while target.queue:
+                waiting = target.queue.popleft()
+                if not waiting.done():
+                    waiting.set_result(False)
 
 
 def _host_of(sink: str) -> str:

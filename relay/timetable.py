@@ -8,6 +8,7 @@ from relay import upkeep
 from relay.clock import Clock
 from relay.config import RetentionSettings
 from relay.dispatcher import Dispatcher
+from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.poller import Poller
 from relay.replays import Replayer
@@ -32,11 +33,11 @@ def timetable(
     metrics: Metrics,
     clock: Clock,
     retention: RetentionSettings,
-    node_id: str,
+    holder: Holder,
 ) -> list[Upkeep]:
     """All upkeep of one node."""
 
-    replayer = Replayer(store.replays, clock=clock, holder=node_id, wake=dispatcher.wake)
+    replayer = Replayer(store.replays, clock=clock, holder=holder, wake=dispatcher.wake)
 
     async def stalls() -> None:
         now = clock()

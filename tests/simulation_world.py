@@ -11,6 +11,7 @@ from relay.core.planner import PlannerConfig
 from relay.core.records import Registration
 from relay.core.subscription import SigningSecret, Subscription
 from relay.dispatcher import Dispatcher, DispatcherSettings
+from relay.holder import Holder
 from relay.ids import new_id
 from relay.keys import Keyring, new_key
 from relay.learning import AccountMemory, Learner, SourceMemory
@@ -75,6 +76,7 @@ class World:
         self.source = source or ScriptedSource(clock)
         self.signals = Signals()
         self.metrics = Metrics()
+        self.holder = Holder("node")
         self.dispatcher = self._new_dispatcher()
         self.learner: Learner = NoLearner()
         self.poller = self._new_poller()
@@ -123,7 +125,7 @@ class World:
             clock=self.clock,
             settings=DispatcherSettings(jitter=0.0, dataschema_base="https://relay.test"),
             metrics=self.metrics,
-            token="node",
+            holder=self.holder,
             callback_secret=lambda: SECRET,
         )
 

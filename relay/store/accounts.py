@@ -13,7 +13,7 @@ from relay.core.records import AccountState
 from relay.store.database import Database
 from relay.store.outbox import Outbox
 from relay.store.rows import mapping_or_none
-from relay.store.statements import SQLITE, insert_into, run
+from relay.store.statements import SQLITE, insert_into, json_list, run, sql
 from relay.store.subscriptions import Cipher
 from relay.store.tables import AccountRow
 
@@ -22,11 +22,16 @@ UPSERT_ACCOUNT = f"""
 {insert_into(ACCOUNTS, "source", "name", "state", "since", "problem")}
 ON CONFLICT (source, name) DO UPDATE SET state = excluded.state, since = excluded.since, problem = excluded.problem
 """
-HOLD = f"""
+HOLD = sql(
+    lambda words: (
+        f"""
 {insert_into(ACCOUNTS, "source", "name", "state", "holder", "held_until")}
 ON CONFLICT (source, name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.held_until <= :now
+WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.holder IN {words.listed("former")}
+  OR accounts.held_until <= :now
 """
+    )
+)
 STATES = select(*(ACCOUNTS.c[name] for name in ("source", "name", "state", "since", "problem")))
 PLAN = "SELECT plan FROM accounts WHERE source = :source AND name = :name"
 KEEP_PLAN = f"""
@@ -43,7 +48,6 @@ ADOPTED = (
     .where(ACCOUNTS.c.key_ciphertext.is_not(None))
     .order_by(ACCOUNTS.c.source, ACCOUNTS.c.name)
 )
-LET_GO = "UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder = :holder"
 
 
 class AccountStore:
@@ -58,13 +62,12 @@ class AccountStore:
         """Writes how an account goes, with the event that says so."""
         await self._database.write(self._set, (state, event))
 
-    async def hold(self, source: str, name: str, holder: str, now: float, until: float) -> bool:
-        """Takes or keeps the polling of an account until a time. False while another node has it."""
-        return await self._database.write(_hold, (source, name, holder, now, until))
-
-    async def let_go(self, holder: str) -> None:
-        """Gives up the polling of every account that this node has: another may take it at once."""
-        await self._database.write(_let_go, holder)
+    async def hold(
+        self, source: str, name: str, holder: str, now: float, until: float, former: Sequence[str] = ()
+    ) -> bool:
+        """Takes or keeps the polling of an account until a time. False while another node has it; `former` are names
+        of the same node."""
+        return await self._database.write(_hold, (source, name, holder, now, until, former))
 
     async def save_plan(self, source: str, name: str, plan: Mapping[str, Any], holder: str | None) -> bool:
         """Writes what an account's planner keeps over a restart. Of several nodes only the holder may: False where it
@@ -119,18 +122,13 @@ def _adopted(connection: Connection) -> list[tuple[str, str, bytes]]:
     return [(row.source, row.name, row.key_ciphertext) for row in connection.execute(ADOPTED)]
 
 
-def _hold(connection: Connection, items: Sequence[tuple[str, str, str, float, float]]) -> Sequence[bool]:
-    return [
-        run(connection, HOLD, source=source, name=name, state="ok", holder=holder, now=now, held_until=until).rowcount
-        > 0
-        for source, name, holder, now, until in items
-    ]
-
-
-def _let_go(connection: Connection, items: Sequence[str]) -> Sequence[None]:
-    for holder in items:
-        run(connection, LET_GO, holder=holder)
-    return [None] * len(items)
+def _hold(connection: Connection, items: Sequence[tuple[str, str, str, float, float, Sequence[str]]]) -> Sequence[bool]:
+    results = [False] * len(items)
+    for place in sorted(range(len(items)), key=lambda place: items[place][:2]):  # rows are locked in key order
+        source, name, holder, now, until, former = items[place]
+        values = {"source": source, "name": name, "state": "ok", "holder": holder, "now": now, "held_until": until}
+        results[place] = run(connection, HOLD, **values, former=json_list(former)).rowcount > 0
+    return results
 
 
 def _save_plan(connection: Connection, items: Sequence[tuple[str, str, str, str | None]]) -> Sequence[bool]:

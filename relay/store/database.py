@@ -84,7 +84,7 @@ class Database(Protocol):
     @property
     def shared(self) -> bool: ...
     def clock(self, clock: Clock) -> Clock: ...
-    async def listen(self, heard: Callable[[str], None]) -> None: ...
+    async def listen(self, heard: Callable[[str], None], named: Callable[[str | None], None]) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -167,7 +167,7 @@ class SqliteDatabase:
     shared = False
     """Whether several nodes can have it open."""
 
-    async def listen(self, heard: Callable[[str], None]) -> None:
+    async def listen(self, heard: Callable[[str], None], named: Callable[[str | None], None]) -> None:
         """There is nobody to be heard."""
 
     def clock(self, clock: Clock) -> Clock:

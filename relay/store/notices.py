@@ -2,9 +2,9 @@
 
 `event UID` (of a job, or nothing), `jobs SOURCE/ACCOUNT`, `look SOURCE/ACCOUNT UID`, `weight SOURCE/ACCOUNT UID NUMBER`
 (a look learns it too), `gone SOURCE/ACCOUNT UID ID` (untracked or purged), `subscriptions`, `deliveries` (some are due
-that no event made); `all` when there is too much to say, or when something may have been missed. A node that dies
-between its commit and its notice says nothing: whatever is kept in memory because of notices is also read again now and
-then.
+that no event made), `polling` (an account's is free), `node NAME` (a name is bound); `all` when there is too much to
+say, or when something may have been missed. A node that dies between its commit and its notice says nothing: whatever
+is kept in memory because of notices is also read again now and then.
 With SQLite there are no others, and nothing is said.
 """
 

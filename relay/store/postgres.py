@@ -22,7 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from relay.clock import Clock, FollowedClock, steady_clock
 from relay.errors import StoreError
+from relay.holder import new_name
 from relay.store.groups import Batch, Item, Result, Waiting, run_group
+from relay.store.holders import BIND
 from relay.store.notices import ALL, payload, taken
 from relay.store.postgres_engine import (
     CONNECT_TIMEOUT_SECONDS,
@@ -40,8 +42,9 @@ from relay.store.procedures import Procedure, define
 
 CHANNEL = "relay"
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :said)")
+SAY = f"SELECT pg_notify('{CHANNEL}', $1)"
 NOW = text("SELECT extract(epoch FROM clock_timestamp())::double precision")
-LIVENESS_SECONDS = 10.0
+LIVENESS_SECONDS = 3.0
 UNTOLD_PAUSE_SECONDS = 1.0
 TRANSACTION = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
 END_OF = text("SELECT pg_xact_status(CAST(CAST(:transaction AS text) AS xid8))")
@@ -186,11 +189,16 @@ class PostgresDatabase:
 
         return await self.read(query)
 
-    async def listen(self, heard: Callable[[str], None]) -> None:
+    async def listen(self, heard: Callable[[str], None], named: Callable[[str | None], None]) -> None:
         """Calls `heard` with each notice of the other nodes, until it is cancelled; with `all` after each connection,
-        since something may have been missed. Raises when the connection is lost or can not be made."""
+        since something may have been missed. Raises when the connection is lost or can not be made.
+
+        Calls `named` with the name that is bound to the connection (see `relay.store.holders`), and with None as soon
+        as that has ended. Behind a pooler no name can be bound: the pooler's connection outlives ours.
+        """
         ended = asyncio.Event()
         connection = await connect(self.url)
+        bound = False
 
         def received(_connection: Any, _pid: int, _channel: str, said: str) -> None:
             sender, *notices = said.split("\n")
@@ -198,17 +206,34 @@ class PostgresDatabase:
                 for notice in notices:
                     heard(notice)
 
+        def lost(_connection: Any = None) -> None:
+            nonlocal bound
+            ended.set()
+            if bound:
+                bound = False
+                named(None)
+
         try:
-            connection.add_termination_listener(lambda _connection: ended.set())
+            connection.add_termination_listener(lost)
+            if connection.get_server_pid() == await connection.fetchval("SELECT pg_backend_pid()"):
+                name = await connection.fetchval(BIND, new_name())
+                bound = name is not None and not ended.is_set()
+                if bound:
+                    named(name)
+                    await connection.execute(SAY, payload(self.name, [f"node {name}"]))
+            else:
+                log.info("no_bound_name", reason="a pooler is between this node and the database")
             await connection.add_listener(CHANNEL, received)
             heard(ALL)
             while not ended.is_set():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LIVENESS_SECONDS):
                         await ended.wait()
-                await connection.execute("SELECT 1", timeout=CONNECT_TIMEOUT_SECONDS)
-                await self.read_clock()
+                before = steady_clock()
+                told = await connection.fetchval(NOW.text, timeout=CONNECT_TIMEOUT_SECONDS)
+                self._time.read(told, before, steady_clock())
         finally:
+            lost()
             connection.terminate()
 
     # --- for the writer

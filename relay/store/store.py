@@ -8,6 +8,7 @@ from relay.store.accounts import AccountStore
 from relay.store.database import Database, SqliteDatabase
 from relay.store.deliveries import DeliveryStore
 from relay.store.events import EventStore
+from relay.store.holders import HolderStore
 from relay.store.idempotency import IdempotencyStore
 from relay.store.intents import IntentStore
 from relay.store.jobs import JobStore
@@ -38,6 +39,7 @@ class Store:
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
         self.idempotency = IdempotencyStore(database, cipher)
         self.intents = IntentStore(database)
+        self.holders = HolderStore(database)
         self.accounts = AccountStore(database, outbox, cipher)
         self.learned = LearnedStore(database)
         self.upkeep = UpkeepStore(database, book)

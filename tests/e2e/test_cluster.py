@@ -1,6 +1,7 @@
 """Nodes that share a PostgreSQL database: one polls an account, all answer and deliver, and any may die."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import asyncpg
 import pytest
 import time_machine
 
-from relay import cluster
+from relay import cluster, dispatcher
 from relay.api import stream, waiting
 from relay.dropin import reads
 from relay.store import migrations, postgres
@@ -152,19 +153,178 @@ async def test_an_account_goes_to_another_node_when_its_own_ends(first: World) -
         once_and_in_order(first, job_id)
 
 
-async def test_an_account_goes_to_another_node_when_its_own_dies(first: World) -> None:
+async def dies(world: World, *, connected: bool = False) -> None:
+    """It renews no more and gives nothing up, like a process that was killed; `connected`: as one that hangs, or whose
+    network is cut, since the server knows nothing of that."""
+    node, cluster_of_it = world.node, world.node._cluster
+    assert cluster_of_it is not None
+    cluster_of_it._ends = True  # it does not notice either
+    node.scheduler.stop()
+    for poller in node.pollers.values():
+        poller.cut_off()
+        poller.holds = False
+    node.dispatcher._in_flight.stopping = True
+    node.dispatcher.cut_off()
+    listening, *others = cluster_of_it._tasks
+    tasks = [*others, cluster_of_it._renewal, *(() if connected else (listening,))]
+    for task in tasks:
+        task.cancel()  # type: ignore[union-attr]
+    await asyncio.gather(*tasks, return_exceptions=True)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def _long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None runs out in a test."""
+    monkeypatch.setattr(cluster, "LEASE_SECONDS", 600.0)
+    monkeypatch.setattr(cluster, "RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(dispatcher, "LEASE_MARGIN_SECONDS", 600.0)
+
+
+@contextlib.asynccontextmanager
+async def never_two_pollers(*worlds: World) -> AsyncIterator[None]:
+    """Looks at each turn of the loop."""
+    over = False
+
+    async def watch() -> None:
+        while not over:
+            assert sum(world.poller.holds for world in worlds) <= 1
+            await asyncio.sleep(0)
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        yield
+    finally:
+        over = True
+        await watching
+
+
+@pytest.mark.usefixtures("_long_leases")
+async def test_the_account_of_a_node_that_dies_is_polled_by_another_at_once(first: World) -> None:
     await first.subscribe()
-    async with open_beside(first) as second:
+    async with open_beside(first) as second, never_two_pollers(first, second):
         job_id = await second.job(**LONG)
-        for task in first.node._cluster._tasks:  # type: ignore[union-attr]
-            task.cancel()  # it renews no more and gives nothing up, like a process that was killed
+        await dies(first)
         await until(lambda: second.poller.holds)
         await until(ended(first, job_id))
         once_and_in_order(first, job_id)
 
 
+@pytest.mark.usefixtures("_long_leases")
+async def test_a_node_that_starts_after_the_death_of_the_only_one_polls_at_once(first: World) -> None:
+    await first.subscribe()
+    job_id = await first.job(**LONG)
+    await dies(first)
+    async with open_beside(first) as second:
+        assert second.poller.holds
+        await until(ended(first, job_id))
+        once_and_in_order(first, job_id)
+
+
+@pytest.mark.usefixtures("_long_leases")
+async def test_what_a_node_was_sending_when_it_died_is_sent_by_another_at_once(
+    first: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await first.subscribe()
+    sending = asyncio.Event()
+
+    async def hang(*_: Any, **__: Any) -> Any:
+        sending.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(first.node.dispatcher._deliverer._transport, "send", hang)
+    async with open_beside(first) as second:
+        monkeypatch.setattr(second.node.dispatcher._in_flight, "stopping", True)  # the first one is to have it
+        job_id = await first.job()
+        await sending.wait()
+        monkeypatch.setattr(second.node.dispatcher._in_flight, "stopping", False)
+        second.node._dispatching = asyncio.ensure_future(second.node.dispatcher.run())
+        await dies(first)
+        await until(ended(first, job_id))
+        once_and_in_order(first, job_id)
+
+
+@pytest.mark.usefixtures("_long_leases")
+async def test_a_node_that_hangs_keeps_its_account_until_its_lease_has_run_out(first: World, database_url: str) -> None:
+    """Also one that is cut off: the server has its connection, and nobody else can know how it is."""
+    async with open_beside(first) as second:
+        await dies(first, connected=True)
+        other = second.node._cluster
+        assert other is not None
+        for _ in range(20):
+            await other.release_dead()
+            await other.renew()
+            assert not second.poller.holds
+        await execute(database_url, "UPDATE accounts SET held_until = 0")
+        await until(lambda: second.poller.holds)
+        await close_listening(first)
+
+
+async def close_listening(world: World) -> None:
+    """What `dies` has left."""
+    listening = world.node._cluster._tasks[0]  # type: ignore[union-attr]
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("_long_leases")
+async def test_behind_a_pooler_a_dead_nodes_lease_has_to_run_out(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda self: 0)  # a pooler says one of its own
+    async with open_e2e_world(tmp_path, database_url=database_url) as first, open_beside(first) as second:
+        await dies(first)
+        other = second.node._cluster
+        assert other is not None
+        for _ in range(20):
+            await other.release_dead()
+            await other.renew()
+            assert not second.poller.holds
+        await execute(database_url, "UPDATE accounts SET held_until = 0")
+        await until(lambda: second.poller.holds)
+
+
+TERMINATE_LISTENERS = """
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND objsubid = 1
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+@pytest.mark.usefixtures("_long_leases")
+async def test_a_node_whose_connection_is_ended_stops_polling_before_another_begins(
+    first: World, database_url: str
+) -> None:
+    await first.subscribe()
+    jobs = []
+    async with open_beside(first) as second:
+        async with never_two_pollers(first, second):
+            for _ in range(5):
+                jobs.append(await second.job(**LONG))
+                names = {world.node._holder.name for world in (first, second)}
+                assert len(await execute(database_url, TERMINATE_LISTENERS)) == 2
+                await until(lambda names=names: not names & {world.node._holder.name for world in (first, second)})
+                await until(lambda: all("@" in world.node._holder.name for world in (first, second)))
+                await until(lambda: first.poller.holds or second.poller.holds)
+        await until(ended(first, *jobs))
+        for job_id in jobs:
+            events = [one.event["id"] for one in first.received["/events"] if one.event["subject"] == job_id]
+            assert list(dict.fromkeys(events)) == [one["id"] for one in await events_of(second, job_id)]
+
+
+async def events_of(world: World, job_id: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = (await world.api.get(f"/v1/jobs/{job_id}/events")).json()["items"]
+    return sorted(items, key=lambda event: int(event["sequence"]))
+
+
+@pytest.mark.usefixtures("_long_leases")
+async def test_a_node_that_is_stopped_leaves_its_account_to_another_at_once(first: World) -> None:
+    async with open_beside(first) as second:
+        await first.node._cluster.give_up()  # type: ignore[union-attr]
+        await until(lambda: second.poller.holds)
+
+
 async def test_what_can_not_be_heard_is_found(first: World, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def deaf(self: postgres.PostgresDatabase, heard: Callable[[str], None]) -> None:
+    async def deaf(self: postgres.PostgresDatabase, *told: Callable[..., None]) -> None:
         raise OSError("no ears")
 
     monkeypatch.setattr(postgres.PostgresDatabase, "listen", deaf)
@@ -334,7 +494,7 @@ def _shows(world: World, job_id: str, field: str, value: Any) -> Callable[[], Aw
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_a_server_that_is_restarted_loses_nothing(first: World, server: PostgresServer, mode: str) -> None:
     await first.subscribe()
-    async with open_beside(first) as second:
+    async with open_beside(first) as second, never_two_pollers(first, second):
         jobs = [await world.job(**LONG) for world in (first, second) for _ in range(5)]
         server.stop(mode)  # type: ignore[arg-type]
         job = asyncio.ensure_future(first.job(**LONG))  # waits for the database, as every write does

@@ -14,7 +14,7 @@ from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
 from relay.errors import StoreError
 from tests.simulation_world import SECRET, crashing, open_world, seen
-from tests.store_kit import rows
+from tests.store_kit import claim, rows
 
 
 def life(*statuses: str):
@@ -652,6 +652,59 @@ async def test_a_rate_is_kept(tmp_path):
         assert len(world.sink.requests) <= 3
         await world.run(20)
         assert len(world.sink.requests) == 4
+
+
+async def until_some_wait_for_a_slot(world, sink):
+    """Ten are due and two slots are there: two are at the sink, and others are claimed ahead."""
+    await world.subscribe(concurrency=2)
+    await begun(world, 10)
+    await sink.answer(FINE, FINE)
+    async with asyncio.timeout(10):
+        while len(sink.waiting) < 2 or not any(target.queue for target in world.dispatcher.slots):
+            await asyncio.to_thread(lambda: None)
+
+
+async def leased(world):
+    return await rows(world.store, "SELECT id, attempt_count FROM deliveries WHERE lease_token IS NOT NULL")
+
+
+async def test_at_the_end_what_was_not_sent_is_given_back_while_a_sink_still_answers(tmp_path):
+    async with open_world(tmp_path) as world:
+        sink = SlowSink(world)
+        await until_some_wait_for_a_slot(world, sink)
+        assert len(await leased(world)) > 2
+        stopping = asyncio.ensure_future(world.dispatcher.stop(30.0))
+        async with asyncio.timeout(10):
+            while len(await leased(world)) > 2:
+                await asyncio.to_thread(lambda: None)
+        assert not stopping.done()
+        await sink.answer(FINE, FINE)
+        await stopping
+        assert len(world.sink.requests) == 4
+        assert await leased(world) == []
+        assert sorted(await states(world)) == ["delivered"] * 4 + ["pending"] * 6
+        assert world.dispatcher.slots.in_flight == 0
+
+
+async def test_what_was_claimed_under_a_name_that_is_lost_is_not_sent_since_another_node_may_send_it(tmp_path):
+    async with open_world(tmp_path) as world:
+        sink = SlowSink(world)
+        await until_some_wait_for_a_slot(world, sink)
+        before = len(world.sink.requests)
+        (target,) = world.dispatcher.slots
+        world.holder.lose()
+        await world.store.deliveries.release_all(world.clock())
+        taken = await claim(world.store, target.subscription.id, now=world.clock())
+        assert len(taken) == 8
+        await sink.answer(FINE, FINE)
+        async with asyncio.timeout(10):
+            await world.dispatcher.drain()
+        assert len(world.sink.requests) == before
+        assert len(await leased(world)) == 8
+        world.sink.send = sink.send
+        await world.store.deliveries.release(taken, world.clock())
+        await world.run(5)
+        assert set(await states(world)) == {"delivered"}
 
 
 async def test_a_lost_lease_writes_nothing(tmp_path):

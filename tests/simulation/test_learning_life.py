@@ -9,6 +9,7 @@ from relay import upkeep
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.records import Learned
 from relay.errors import StoreError
+from relay.holder import Holder
 from relay.learning import FRESH_SECONDS, AccountMemory, SourceMemory
 from relay.poller import Poller
 from tests.simulation_world import NoLearner, open_world, seen
@@ -169,7 +170,7 @@ async def test_a_plan_that_another_node_refuses_is_tried_again(plans):
 
     held = Held()
     shared = SourceMemory("revor", NoLearner(), rows=Empty(), clock=lambda: 1.0)
-    memory = AccountMemory("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder="node 1")
+    memory = AccountMemory("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder=Holder("node 1"))
     planner = Planner(PlannerConfig())
     await memory.recall(planner)
     assert plans.told == []

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from relay.core.delivery import Response
 from relay.core.replay import Replay, ReplayRequest, ReplayStep
+from relay.holder import Holder
 from relay.ids import new_id
 from relay.replays import MAX_STEPS, Replayer
 from relay.store.replays import MAX_UNTRIED
@@ -16,7 +17,7 @@ PER_SECOND = 50
 
 
 def replayer_of(world: World) -> Replayer:
-    return Replayer(world.store.replays, clock=world.clock, holder="node", wake=world.dispatcher.wake)
+    return Replayer(world.store.replays, clock=world.clock, holder=Holder("node"), wake=world.dispatcher.wake)
 
 
 async def replay(world: World, subscription_id: str) -> Replay:
@@ -106,7 +107,7 @@ class Rows:
 
 async def test_one_replay_does_not_keep_the_others_from_their_turn():
     rows_, woken = Rows(), list[bool]()
-    replayer = Replayer(rows_, clock=lambda: 0.0, holder="node", wake=lambda: woken.append(True))
+    replayer = Replayer(rows_, clock=lambda: 0.0, holder=Holder("node"), wake=lambda: woken.append(True))
     assert await replayer.run_once()
     assert (rows_.steps, len(woken)) == (MAX_STEPS, MAX_STEPS)
 

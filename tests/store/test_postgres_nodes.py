@@ -626,7 +626,7 @@ async def test_an_account_is_polled_by_one_node_at_a_time(store: Store, other: S
         assert sorted(held) == [False, True]
     assert not await other.accounts.hold("revor", "account 0", "three", NOW + 14, NOW + 29)
     assert await other.accounts.hold("revor", "account 0", "three", NOW + 15, NOW + 30)
-    await other.accounts.let_go("three")
+    await other.holders.let_go(["three"])
     assert await store.accounts.hold("revor", "account 0", "one", NOW + 16, NOW + 31)
 
 

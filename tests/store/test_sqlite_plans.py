@@ -424,7 +424,7 @@ async def run_everything(store: Store) -> None:
     await store.accounts.plan("revor", "default")
     await store.accounts.adopt("revor", "key-1", "its key")
     await store.accounts.adopted()
-    await store.accounts.let_go("node 1")
+    await store.holders.let_go(["node 1"])
     await store.learned.save([Learned(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
 

@@ -1,0 +1,152 @@
+"""The names of a node among others: what it does when others may take what it holds."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relay.answers import Answers
+from relay.cluster import Cluster
+from relay.holder import Holder
+from relay.signals import Signals
+from relay.store.store import Store
+
+KEY = ("revor", "default")
+
+
+class Accounts:
+    """One account, which is had by whoever the row names."""
+
+    def __init__(self) -> None:
+        self.holder: str | None = None
+        self.asked: list[str] = []
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def hold(self, *_account: str, holder: str, former: Sequence[str]) -> bool:
+        self.asked.append(holder)
+        if self.holder is None or self.holder == holder or self.holder in former:
+            self.holder = holder
+        held = self.holder == holder
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        return held
+
+
+class Poller:
+    """Says when it polls."""
+
+    def __init__(self) -> None:
+        self.holds = False
+        self.terms = 0
+
+    def let_go(self) -> None:
+        self.holds = False
+
+    async def take_over(self, _state: None) -> None:
+        self.holds = True
+        self.terms += 1
+
+
+class World:
+    def __init__(self) -> None:
+        self.accounts, self.poller, self.holder = Accounts(), Poller(), Holder("first")
+        self.wakes = 0
+        self.cluster = Cluster(
+            store=self._store(),
+            pollers={KEY: self.poller},  # type: ignore[dict-item]
+            dispatcher=SimpleNamespace(wake=self._wake),  # type: ignore[arg-type]
+            signals=Signals(),
+            answers=Answers(),
+            clock=lambda: 1_000.0,
+            holder=self.holder,
+            polls=True,
+        )
+
+    def _store(self) -> Store:
+        async def hold(source: str, name: str, holder: str, now: float, until: float, former: Sequence[str]) -> bool:
+            assert until == now + 10
+            return await self.accounts.hold(source, name, holder=holder, former=former)
+
+        async def nothing(*_: Any) -> list[Any]:
+            return []
+
+        store: Any = SimpleNamespace(accounts=SimpleNamespace(hold=hold, all=nothing))
+        return store  # type: ignore[no-any-return]
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    async def renew(self) -> None:
+        await self.cluster.renew()
+        await asyncio.gather(*self.cluster._taking.values())
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def test_a_node_that_gets_a_name_polls_on_without_a_break(world: World) -> None:
+    await world.renew()
+    assert world.poller.holds
+    world.cluster.named("second@1")
+    assert world.poller.holds
+    await world.renew()
+    assert (world.accounts.holder, world.poller.holds, world.poller.terms) == ("second@1", True, 1)
+
+
+async def test_a_node_that_loses_its_name_stops_at_once_and_takes_its_accounts_again(world: World) -> None:
+    world.cluster.named("second@1")
+    await world.renew()
+    world.cluster.named(None)
+    assert not world.poller.holds
+    assert world.wakes == 1
+    assert world.holder.has_lost("second@1.17")
+    await world.renew()
+    assert world.poller.holds
+    assert world.accounts.holder == world.holder.name != "second@1"
+
+
+async def test_a_node_that_has_lost_its_name_leaves_to_another_what_that_has_taken(world: World) -> None:
+    world.cluster.named("second@1")
+    await world.renew()
+    world.cluster.named(None)
+    world.accounts.holder = "other@1"
+    await world.renew()
+    assert (world.accounts.holder, world.poller.holds) == ("other@1", False)
+
+
+async def test_an_account_that_was_taken_under_a_name_lost_meanwhile_is_not_polled(world: World) -> None:
+    async def lose() -> None:
+        world.accounts.meanwhile = None
+        world.cluster.named(None)
+        world.accounts.holder = "other@1"
+
+    world.cluster.named("second@1")
+    world.accounts.meanwhile = lose
+    await world.renew()
+    assert world.accounts.asked == ["second@1"]
+    assert not world.poller.holds
+    await world.renew()
+    assert not world.poller.holds
+
+
+async def test_jobs_that_load_when_the_name_is_lost_are_not_polled(world: World) -> None:
+    loading, loaded = asyncio.Event(), asyncio.Event()
+
+    async def take_over(_state: None) -> None:
+        loading.set()
+        await loaded.wait()
+        world.poller.holds = True
+
+    world.poller.take_over = take_over  # type: ignore[method-assign]
+    world.cluster.named("second@1")
+    await world.cluster.renew()
+    taking = list(world.cluster._taking.values())
+    await loading.wait()
+    world.cluster.named(None)
+    loaded.set()
+    await asyncio.gather(*taking, return_exceptions=True)
+    assert not world.poller.holds

@@ -1,0 +1,246 @@
+"""Which nodes have died, by the leases that they hold: only what is certain, and then at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from relay.core.replay import ReplayRequest
+from relay.holder import Holder, new_name
+from relay.store.holders import BIND, BOUND, RELEASE_DELIVERIES
+from relay.store.postgres_engine import connect, postgres_url
+from relay.store.statements import run
+from relay.store.store import Store
+from tests.store_databases import emptied_postgres
+from tests.store_kit import NOW, claim, deliveries, execute, lease, look, mark_of, subscription, track, until
+
+
+@pytest.fixture
+def database_url() -> str:
+    """PostgreSQL: no other database is shared by nodes."""
+    return emptied_postgres()
+
+
+@pytest.fixture
+async def other(store: Store, open_again: Callable[..., Awaitable[Store]]) -> Store:
+    """A second node on the database of `store`."""
+    return await open_again()
+
+
+class Life:
+    """A connection to which a name is bound."""
+
+    def __init__(self, connection: Any, name: str) -> None:
+        self.name = name
+        self._connection = connection
+
+    def end(self) -> None:
+        self._connection.terminate()
+
+
+@asynccontextmanager
+async def bound(url: str) -> AsyncIterator[Life]:
+    connection = await connect(postgres_url(url))
+    try:
+        yield Life(connection, await connection.fetchval(BIND, new_name()))
+    finally:
+        connection.terminate()
+
+
+async def dead(store: Store) -> list[str]:
+    """The names that hold something and have died."""
+    return await store.holders.dead(await store.holders.bound())
+
+
+async def found_dead(store: Store, *names: str) -> None:
+    """Waits until the server has seen their connections end."""
+    async with asyncio.timeout(30):
+        while sorted(await dead(store)) != sorted(names):  # noqa: ASYNC110 - the database tells nobody
+            await asyncio.sleep(0.002)
+
+
+async def hold_everything(store: Store, name: str) -> None:
+    """An account, a replay and a delivery."""
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued"))
+    assert await store.accounts.hold("revor", "default", name, NOW, NOW + 10)
+    await store.replays.create(
+        ReplayRequest(id="rpl_1", subscription_id="sub_1", since=0, until=NOW + 1, now=NOW, only="all")
+    )
+    assert await store.replays.due(name, NOW) == ["rpl_1"]
+    await store.replays.advance("rpl_1", name, NOW)
+    assert len(await claim(store, "sub_1", lease=lease(token=f"{name}.7"))) == 1
+
+
+async def taken(store: Store) -> tuple[int, bool]:
+    """What another node can take just now: deliveries, and the account."""
+    return len(await claim(store, "sub_1")), await store.accounts.hold("revor", "default", "other", NOW, NOW + 10)
+
+
+async def test_what_a_dead_node_held_is_free_at_once_and_before_that_nothing(
+    store: Store, other: Store, database_url: str
+) -> None:
+    async with bound(database_url) as life:
+        await hold_everything(store, life.name)
+        assert await dead(other) == []
+        assert await taken(other) == (0, False)
+        life.end()
+        await found_dead(other, life.name)
+    assert await other.holders.release([life.name], NOW) == 1
+    assert await dead(other) == []
+    assert await taken(other) == (1, True)
+    assert (await deliveries(other))[0]["attempt_count"] == 0
+
+
+async def test_each_of_two_nodes_that_ask_at_once_finds_the_dead_one(
+    store: Store, other: Store, database_url: str
+) -> None:
+    async with bound(database_url) as life:
+        await hold_everything(store, life.name)
+    await found_dead(store, life.name)
+    for _ in range(50):
+        answers = await asyncio.gather(*(dead(node) for node in (store, other) for _ in range(3)))
+        assert answers == [[life.name]] * 6
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef", "0123456789abcdef@1", "0123456789abcdef@", "100%@_"])
+async def test_a_name_that_this_start_of_the_server_knows_nothing_of_keeps_its_leases(store: Store, name: str) -> None:
+    """One that was never bound, and one whose lock went with the server before this one."""
+    await hold_everything(store, name)
+    assert await store.holders.bound() == []
+    assert await store.holders.dead([name]) == []
+    assert await taken(store) == (0, False)
+
+
+async def test_what_a_dead_node_commits_after_its_death_is_found_the_next_time(store: Store, database_url: str) -> None:
+    async with bound(database_url) as life:
+        await hold_everything(store, life.name)
+    await found_dead(store, life.name)
+    await store.holders.release([life.name], NOW)
+    late = lease("sub_1", token=f"{life.name}.8")
+    await store.jobs.record(look(await track(store, "late"), 0, "queued", lease=late))
+    assert await dead(store) == [life.name]
+    assert await store.holders.release([life.name], NOW) == 1
+    assert len(await claim(store, "sub_1")) == 2
+
+
+async def test_what_a_released_delivery_was_sent_for_is_not_marked_by_the_dead_node(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    await store.jobs.record(look(await track(store), 0, "queued"))
+    (one,) = await claim(store, "sub_1", lease=lease(token="dead.1"))
+    assert await store.holders.release(["dead"], NOW) == 1
+    (again,) = await claim(store, "sub_1")
+    assert [(await store.deliveries.mark(mark_of(claimed))).kept for claimed in (one, again)] == [False, True]
+
+
+async def test_a_node_that_stops_gives_up_its_accounts_and_replays_and_no_delivery(store: Store) -> None:
+    await hold_everything(store, "one")
+    await store.holders.let_go(["one"])
+    assert await store.replays.due("other", NOW) == []  # nothing to do, and nobody has it
+    assert await taken(store) == (0, True)
+
+
+async def test_a_node_keeps_an_account_over_its_names(store: Store, other: Store) -> None:
+    assert await store.accounts.hold("revor", "default", "first", NOW, NOW + 10)
+    assert not await other.accounts.hold("revor", "default", "second", NOW, NOW + 10)
+    assert await store.accounts.hold("revor", "default", "second", NOW, NOW + 10, ("zero", "first"))
+    assert not await store.accounts.hold("revor", "default", "first", NOW, NOW + 10)
+
+
+async def test_the_leases_of_dead_nodes_are_found_along_their_index(store: Store) -> None:
+    await execute(
+        store,
+        "INSERT INTO deliveries (id, event_id, subscription_id, state, priority, due_at, lease_token, attempt_count,"
+        " made_count, created_at) SELECT 'dlv_' || n, 'evt_' || n, 'sub_1', 'pending', 0, 0,"
+        " CASE WHEN n % 1000 = 0 THEN 'name@1.' || n END, 0, 0, 0 FROM generate_series(1, 20000) AS n",
+    )
+    await execute(store, "ANALYZE deliveries")
+
+    def plan(connection: Connection) -> str:
+        found = run(connection, f"EXPLAIN {BOUND}").scalars().all()
+        names = {"names": '["name"]', "now": NOW}
+        found += connection.execute(text(f"EXPLAIN {RELEASE_DELIVERIES.postgresql.text}"), names).scalars().all()
+        return "\n".join(found)
+
+    steps = await store.database.read(plan)
+    assert steps.count("ix_deliveries_lease") == 2, steps
+    assert "Seq Scan on deliveries" not in steps
+
+
+# --- names
+
+
+class Told:
+    """What a node is told while it listens."""
+
+    def __init__(self, store: Store) -> None:
+        self.names: list[str | None] = []
+        self.heard: list[str] = []
+        self._task = asyncio.ensure_future(store.database.listen(self.heard.append, self.names.append))
+
+    async def listening(self) -> None:
+        await until(lambda: "all" in self.heard)
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def test_a_node_that_listens_has_a_name_until_its_connection_ends(store: Store, other: Store) -> None:
+    told = Told(store)
+    await told.listening()
+    (name,) = told.names
+    assert name is not None
+    assert await other.holders.dead([name]) == []
+    assert await store.accounts.hold("revor", "default", name, NOW, NOW + 10)
+    assert await dead(other) == []
+    await told.end()
+    assert told.names == [name, None]
+    await found_dead(other, name)
+
+
+async def test_a_node_whose_listening_connection_is_ended_by_the_server_knows_at_once(
+    store: Store, other: Store
+) -> None:
+    told = Told(store)
+    await told.listening()
+    await other.database.read(terminate_listeners)
+    await until(lambda: told.names[1:] == [None])
+    await told.end()
+    assert told.names[1:] == [None]
+
+
+def terminate_listeners(connection: Any) -> None:
+    connection.exec_driver_sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ).all()
+
+
+async def test_behind_a_pooler_a_node_has_no_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooler tells a process id of its own: its connection to the server outlives ours."""
+    import asyncpg
+
+    monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda self: 0)
+    told = Told(store)
+    await told.listening()
+    await told.end()
+    assert told.names == []
+
+
+def test_a_holder_knows_the_names_that_it_has_lost() -> None:
+    holder = Holder("first")
+    holder.rename("second@1")
+    assert (holder.name, holder.names) == ("second@1", ("first", "second@1"))
+    before = holder.token(1)
+    assert not holder.has_lost(before)
+    holder.lose()
+    assert holder.has_lost(before)
+    assert holder.has_lost("second@1")
+    assert not holder.has_lost("first.4")
+    assert not holder.has_lost(holder.token(2))
+    assert holder.names[:2] == ("first", "second@1")
