@@ -23,7 +23,7 @@ from relay.core.subscription import SigningSecret, Subscription
 from relay.core.text import storable
 from relay.errors import StoreError, ValueRefused
 from relay.holder import Holder
-from relay.log import debugging
+from relay.log import shows_deliveries
 from relay.metrics import Metrics
 from relay.slots import Kind, Slots, Target
 from relay.tasks import Tasks
@@ -264,7 +264,7 @@ class Deliverer:
         target.marking += next_count
         try:
             mark, marked = await self._write_down(mark)
-            if mark.state != "delivered" or target.failing_since is not None or mark.events or debugging():
+            if mark.state != "delivered" or target.failing_since is not None or mark.events or shows_deliveries():
                 await self._after(target, mark, marked, outcome)
         finally:
             target.marking -= next_count  # what it took over is counted until it waits for a slot
@@ -341,10 +341,12 @@ class Deliverer:
             self._subscriptions.changed()
         await self._remember(target, outcome, mark.now)
         attempt = mark.attempt
-        (log.debug if mark.state == "delivered" else log.info)(
+        (log.info if mark.state != "delivered" or shows_deliveries() else log.debug)(
             "attempt",
             delivery=mark.claimed.id,
             event_id=mark.claimed.event.id,
+            type=mark.claimed.event.type,
+            job=mark.claimed.event.subject,
             subscription=target.subscription.id,
             job_uid=mark.claimed.job_uid,
             number=attempt.number,

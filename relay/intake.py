@@ -100,7 +100,7 @@ class Intake:
             await self._health.well(now)
         else:
             kinds = await self._failed(job, look, now)
-        log.info(
+        (log.debug if look.kind == "observed" else log.info)(
             "look",
             job_uid=uid,
             job=job.external_id,

@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
+import structlog
+
 from relay.clock import Clock
 from relay.core.events import Event, Hint, Origin, from_transition
 from relay.core.job import Job, Observation, Problem, Progress, Transition
 from relay.core.records import Lease, LookRecord, Recorded
 from relay.ids import new_id
 from relay.metrics import Metrics
+
+log = structlog.get_logger("relay.recorder")
 
 Hints = Callable[[Problem | None, str, str | None], Hint | None]
 """By problem, kind of transition and channel: what a person should know of it; None where nothing is wrong."""
@@ -116,6 +120,18 @@ class Recorder:
             )
         finally:
             self._delivering.settle(reservation, recorded)
+        for transition in transitions:
+            log.info(
+                "transition",
+                job=job.external_id,
+                previous=transition.previous_status,
+                kind=transition.kind,
+                sequence=transition.sequence,
+                source=job.source,
+                account=job.account,
+                job_uid=job.uid,
+                request_id=None if seen is None else seen.request_id,
+            )
         self.told(job.uid, events)
 
     def told(self, job_uid: str, events: Sequence[Event]) -> None:

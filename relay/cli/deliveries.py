@@ -41,8 +41,14 @@ def list_deliveries(
     if json:
         print_json(found)
         return
-    rows = [[delivery.get(field) for field in FIELDS] for delivery in found]
+    rows = [_row(delivery) for delivery in found]
     print_table(COLUMNS, rows, empty="no deliveries")
+
+
+def _row(delivery: dict[str, Any]) -> list[Any]:
+    """The reason of a delivery that arrived is only its status code, so it is left out."""
+    cells = [delivery.get(field) for field in FIELDS]
+    return [*cells[:-1], None] if delivery["state"] == "delivered" else cells
 
 
 def _print_groups(groups: Any) -> None:

@@ -31,8 +31,12 @@ def list_events(
     if json:
         print_json(found)
         return
-    rows = [[event.get(column) for column in COLUMNS] for event in found]
-    print_table(COLUMNS, rows, empty="no events yet: track a job with `relay jobs add ID`")
+    print_table(COLUMNS, [_row(event) for event in found], empty="no events yet: track a job with `relay jobs add ID`")
+
+
+def _row(event: dict[str, Any]) -> list[Any]:
+    sequence = str(event.get("sequence") or "").lstrip("0")
+    return [event.get("time"), event.get("type"), event.get("subject"), sequence or None, event.get("id")]
 
 
 @app.command()

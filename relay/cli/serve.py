@@ -226,5 +226,6 @@ def _print_examples(url: str, secret: str) -> None:
         f"signing secret: {secret}\n\n"
         f"track a job:      curl -X POST {url}/v1/jobs {json} -d {job}\n"
         f"subscribe:        curl -X POST {url}/v1/subscriptions {json} -d {sink}\n"
-        f"watch the events: curl -N {url}/v1/events/stream\n"
+        f"watch the events: relay listen   (or curl -N {url}/v1/events/stream)\n"
+        f"drop-in:          export REVOR_BASE_URL={url}   (your program calls the relay in place of Revor)\n"
     )

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -279,10 +280,14 @@ def logging_restored() -> Iterator[None]:
     before = (root.handlers[:], root.level)
     yield
     root.handlers[:], level = before
+    log._shows_deliveries = False
     root.setLevel(level)
     logging.getLogger("apscheduler").setLevel(logging.NOTSET)
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+SENT = {"sink": "http://127.0.0.1/", "type": "ai.revor.job.failed", "job": "7d9f"}
 
 
 @pytest.mark.usefixtures("logging_restored")
@@ -326,6 +331,47 @@ class TestConfigure:
             lines = [json.loads(line) for line in text.splitlines()]
             assert [line["level"] for line in lines] == ["warning", "error", "error", "error"]
             assert lines[0]["logger"] == "uvicorn.error"
+
+    @pytest.mark.parametrize(
+        ("event", "fields", "shown"),
+        [
+            (
+                "transition",
+                {"job": "7d9f", "previous": "queued", "kind": "running", "sequence": 2, "job_uid": "job_1"},
+                "7d9f  queued → running",
+            ),
+            ("transition", {"job": "7d9f", "previous": None, "kind": "queued", "sequence": 1}, "7d9f  queued"),
+            (
+                "attempt",
+                {**SENT, "state": "delivered", "status_code": 204},
+                "7d9f  failed: 204 from http://127.0.0.1/",
+            ),
+            (
+                "attempt",
+                {**SENT, "state": "pending", "error": "timeout"},
+                "7d9f  failed: not delivered to http://127.0.0.1/",
+            ),
+        ],
+    )
+    def test_dev_tells_transitions_and_deliveries_as_sentences_at_clock_times(
+        self, event: str, fields: dict[str, object], shown: str
+    ) -> None:
+        out = io.StringIO()
+        log.configure(dev=True, stream=out)
+        structlog.get_logger().info(event, **fields)
+        line = out.getvalue()
+        assert re.match(r"\d\d:\d\d:\d\d ", line)
+        assert shown in line
+        assert "job_1" not in line
+
+    @pytest.mark.parametrize(
+        ("dev", "level", "expected"), [(True, "info", True), (False, "info", False), (False, "debug", True)]
+    )
+    def test_successful_deliveries_have_a_line_only_where_a_person_reads(
+        self, dev: bool, level: str, expected: bool
+    ) -> None:
+        log.configure(dev=dev, level=level, stream=io.StringIO())
+        assert log.shows_deliveries() is expected
 
     def test_a_long_traceback_keeps_its_end(self) -> None:
         def deeper(level: int) -> None:
