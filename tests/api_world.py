@@ -144,7 +144,8 @@ class FakeTracking:
             source=request.source,
             account=request.account,
             tracked_at=now,
-            deadline_at=now + (request.deadline_seconds or 604_800.0),
+            deadline_seconds=request.deadline_seconds or 604_800.0,
+            deadline_given=request.deadline_seconds is not None,
             weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
             metadata=request.metadata,
             callback_subscription_id=callback,
@@ -391,7 +392,6 @@ class World:
                 now=self.now,
                 seen=seen,
                 outcome=status if seen.terminal else None,
-                deadline_at=now_known.deadline_at,
             )
         )
         return list(events)
