@@ -78,7 +78,7 @@ soak: $(READY)
 	@echo "==> fuzz: $(SOAK_CASES) requests to the API, and an eighth of that to each parser, from the seed $(SOAK_SEED)"
 	FUZZ_TEST_COUNT=$(SOAK_CASES) FUZZ_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -n auto --durations=10 \
 		--hypothesis-show-statistics tests/api/test_api_schemathesis.py tests/api/test_fuzz_*.py tests/fuzz/ \
-		tests/store/test_fuzzed_sink.py
+		tests/store/test_fuzzed_sink.py tests/store/test_two_pollers.py tests/e2e/test_fuzzed_upstream.py
 	echo "==> kills: $(SOAK_KILLS) at random moments, and one at each chosen one, from the same seed"
 	KILL_TEST_COUNT=$(SOAK_KILLS) KILL_TEST_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -rP --durations=10 tests/e2e/test_kill*.py tests/e2e/test_power_loss.py
 	echo "==> operations: $(SOAK_SECONDS) s of random ones from outside on each database, from the same seed"
