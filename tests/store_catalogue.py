@@ -190,6 +190,8 @@ CATALOGUE = (
     Case("past deadline", jobs.PAST_DEADLINE),
     Case("stream: after a position", events.AFTER, postgresql=events.AFTER_XID),
     Case("stream: is a later event hidden", events.AFTER, postgresql=events.HIDDEN_AFTER_XID),
+    Case("stream: resumed at a restored event", events.AFTER, postgresql=events.FIRST_RESTORED_SINCE),
+    Case("start: events of another server", events.AFTER, postgresql=events.ANY_FROM_ELSEWHERE),
     Case("stream: of a job", events.OF_JOB_AFTER),
     Case("event by id", events.BY_ID),
     Case("backfill: first position", subscriptions.FIRST_POSITION),

@@ -47,13 +47,15 @@ SELECT EXISTS (
 XID_OF = "SELECT CAST(xid AS text), position, recorded_at FROM events WHERE id = :id"
 # Where a resumed stream begins among restored events: their order is that of their positions now, and before the
 # restore an event with a lower position may have been committed, and sent, a little later than one with a higher.
+# `+ 0`: or the server may walk along the positions from the first one on.
 FIRST_RESTORED_SINCE = """
-SELECT MIN(position) FROM events
-WHERE xid = '0' AND recorded_at >= :since AND recorded_at <= :until AND position < :position
+SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since AND recorded_at <= :until AND position < :position
 """
 LONGEST_TRANSACTION_SECONDS = 60.0
 # No event that this server wrote can have such an id. What was written up to the last of them was restored with it.
-LAST_FROM_ELSEWHERE = "SELECT MAX(position) FROM events WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())"
+_FROM_ELSEWHERE = "xid >= pg_snapshot_xmax(pg_current_snapshot())"
+ANY_FROM_ELSEWHERE = f"SELECT position FROM events WHERE {_FROM_ELSEWHERE} ORDER BY xid DESC, position DESC LIMIT 1"
+LAST_FROM_ELSEWHERE = f"SELECT MAX(position) FROM events WHERE {_FROM_ELSEWHERE}"
 ONE_NODE = "SELECT pg_advisory_xact_lock(7212604)"
 END_OF_SLICE = """
 SELECT MAX(position) FROM (
@@ -133,7 +135,7 @@ class EventStore:
 
 
 def _last_from_elsewhere(connection: Connection) -> int | None:
-    if connection.dialect.name == SQLITE:
+    if connection.dialect.name == SQLITE or run(connection, ANY_FROM_ELSEWHERE).one_or_none() is None:
         return None
     last: int | None = run(connection, LAST_FROM_ELSEWHERE).scalar_one()
     return last
