@@ -183,11 +183,11 @@ class Deliverer:
     def _judged(self, subscription: Subscription, kind: Kind, response: Response) -> Outcome:
         try:
             outcome = kind.classify(response, self._clock())
+            reason = storable(outcome.reason)[:REASON_CHARACTERS]  # it may hold some of the answer
+            return outcome if reason == outcome.reason else replace(outcome, reason=reason)
         except Exception:
             log.exception("classify_failed", subscription=subscription.id)
             return retry.http_outcome(response, self._clock())
-        reason = storable(outcome.reason)[:REASON_CHARACTERS]  # it may hold some of the answer
-        return outcome if reason == outcome.reason else replace(outcome, reason=reason)
 
     # --- one slot's work
 

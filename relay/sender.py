@@ -191,6 +191,7 @@ class Sender:
         trail = _Trail(scheme="" if route is None else route.url.scheme)
         error: str | None = None
         detail: str | None = None
+        late = False
         if route is None:
             error, detail = "refused", refusal
         elif self._exchanges is None or self._exchanges.closed:
@@ -201,6 +202,7 @@ class Sender:
                 with self._exchanges.within(timeout_seconds):
                     await self._exchange(self._exchanges, request, route, trail)
             except Exception as exception:
+                late = isinstance(exception, TimeoutError)
                 trail.has_head()
                 if trail.status_code is not None:
                     detail = _what_is_missing(exception, trail, timeout_seconds)
@@ -221,6 +223,7 @@ class Sender:
             detail=None if detail is None else storable(detail),
             remote_ip=trail.peer_ip or trail.dialled_ip,
             timings=trail.timings(end),
+            late=late,
         )
 
     async def _exchange(self, exchanges: Exchanges, request: OutboundRequest, route: Route, trail: _Trail) -> None:

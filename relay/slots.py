@@ -121,11 +121,11 @@ class Target:
         if outcome.verdict == "delivered" and self.fails_often and self.rate is None:
             self.next_send_at = 0.0  # until when it was not to be tried
         self.failures = 0 if outcome.verdict == "delivered" else self.failures + 1
-        if outcome.verdict == "delivered":
+        if response.late:
+            self.concurrency.timed_out()
+        elif outcome.verdict == "delivered":
             full = self.fills > fills or self.full
             self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, full=full)
-        elif response.error == "timeout":
-            self.concurrency.timed_out()
 
     @property
     def fails_often(self) -> bool:

@@ -47,6 +47,7 @@ class Response:
     detail   one line for a person about `error`, or about what was wrong with an answer whose status counts all the
              same; without secrets
     excerpt  the first bytes of the body, at most 64 KiB
+    late     time ran out before the end of the answer
     """
 
     started_at: float
@@ -58,6 +59,7 @@ class Response:
     detail: str | None = None
     remote_ip: str | None = None
     timings: Timings = NO_TIMINGS
+    late: bool = False
 
     def header(self, name: str) -> str | None:
         """The first header of that name, in any case."""

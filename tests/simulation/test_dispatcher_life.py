@@ -548,7 +548,7 @@ async def test_a_slow_sink_that_keeps_up_gets_more_at_once_up_to_its_ceiling(tmp
 
 async def test_a_sink_that_lets_all_time_out_is_left_with_one_slot(tmp_path):
     async with open_world(tmp_path) as world:
-        answer = Response(started_at=0.0, duration_ms=5_000.0, error="timeout")
+        answer = Response(started_at=0.0, duration_ms=5_000.0, error="timeout", late=True)
         found = await at_once(world, answer, rounds=4, count=40)
         assert found[0] == 8
         assert found[1:] == [1, 1, 1]
@@ -628,7 +628,7 @@ async def test_what_waited_for_a_sink_that_let_all_time_out_is_behind_what_is_ne
         await begun(world, 12)
         for _ in range(3):
             world.clock.advance(15)
-            await sink.answer(replace(FINE, status_code=None, error="timeout"))
+            await sink.answer(replace(FINE, status_code=None, error="timeout", late=True))
             await world.dispatcher.run_once()
         await world.register("fresh", seen("queued"))
         world.clock.advance(1)

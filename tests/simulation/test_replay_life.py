@@ -116,7 +116,7 @@ async def test_a_sink_that_does_not_answer_leaves_the_rest_where_it_is(tmp_path)
     async with open_world(tmp_path) as world:
         await jobs(world, 1)
         subscription = await world.subscribe(retry_schedule_seconds=(3600.0,))
-        world.sink.answers[0] = Response(started_at=0.0, duration_ms=1.0, error="timeout")
+        world.sink.answers[0] = Response(started_at=0.0, duration_ms=1.0, error="timeout", late=True)
         made = await replay(world, subscription.id)
         replayer = replayer_of(world)
         for _ in range(5):

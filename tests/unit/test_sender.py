@@ -336,6 +336,7 @@ async def dripping(first: bytes, status: int | None) -> Response:
     assert response.status_code == status
     assert 290 <= response.duration_ms < 2000
     assert response.remote_ip == "127.0.0.1"
+    assert response.late
     return response
 
 

@@ -106,3 +106,12 @@ def test_a_rate_of_its_own_holds_whatever_a_sink_takes() -> None:
     taken = Response(started_at=NOW, duration_ms=1.0, status_code=204)
     target.answered(taken, Outcome(verdict="delivered", reason="HTTP 204"), in_flight=1, fills=0)
     assert not target.may_send(NOW)
+
+
+def test_a_sink_whose_answers_never_end_is_left_with_one_slot_although_their_status_counts() -> None:
+    _, (target,) = slots_of("one", alone_seconds=0.0)
+    late = Response(started_at=NOW, duration_ms=15_000.0, status_code=200, detail="no end", late=True)
+    for _ in range(20):
+        target.answered(late, Outcome(verdict="delivered", reason="HTTP 200"), in_flight=1, fills=0)
+    assert target.concurrency.limit == 1
+    assert not target.failures
