@@ -3,13 +3,15 @@
 import json
 import math
 import random
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.classes import Book, JobClass
-from relay.core.planner.edition import LANE, NEW, RUN
+from relay.core.planner.edition import LANE, NEW, RUN, SCHEDULED
 from relay.core.planner.forecast import (
     EVERY_UNITS,
     JUDGED_KINDS,
@@ -81,17 +83,42 @@ def test_old_delays_are_forgotten() -> None:
     assert others == [None, None]
 
 
+def learn(book: Book, of: JobClass, *kinds: int, count: int = MEASURED_ENDS) -> None:
+    for kind in kinds:
+        for _ in range(count):
+            book.happened(of, kind, 0.0, 5.0 * book.unit)
+    while book.work():
+        pass
+
+
+@pytest.mark.parametrize("kinds", [(), (NEW,), (RUN,)])
+def test_before_anything_is_learned_no_delay_is_stated(kinds: tuple[int, ...]) -> None:
+    """A prior knows nothing of the upstream's lanes, and the ends seen first are those that came soonest."""
+    forecast, book, _ = make()
+    of = book.of("a", "")
+    learn(book, of, *kinds)
+    learn(book, of, NEW, RUN, count=MEASURED_ENDS - 1 if not kinds else 0)
+    forecast.began(of, NEW)
+    work_off(forecast, NOW)
+    for _ in range(MEASURED_ENDS - 1):
+        assert forecast.expected(0.9) == (None, None, None)
+        measured(forecast, 0.9)
+    measured(forecast, 42.0)
+    assert forecast.expected(0.9)[0] == pytest.approx((0.9 * (MEASURED_ENDS - 1) + 42) / MEASURED_ENDS)
+
+
 @pytest.mark.parametrize("unit", [1.0, 0.1])
-def test_before_enough_was_measured_the_tables_say_what_to_expect(unit: float) -> None:
+def test_before_enough_was_measured_tables_that_others_taught_stand_for_the_ends_to_come(unit: float) -> None:
     forecast, book, price = make(unit)
     of = book.of("a", "")
+    learn(book, of, NEW, RUN)
     forecast.began(of, NEW)
-    measured(forecast, *[99.0] * (MEASURED_ENDS - 1))
-    assert forecast.expected(0.9)[0] is None
     work_off(forecast, NOW)
-    expected = of.edition.table(NEW, price.rung(1.0)).delay[0] * unit
-    assert forecast.expected(0.9)[0] == pytest.approx(expected)
-    measured(forecast, 99.0)
+    tables = of.edition.table(NEW, price.rung(1.0)).delay[0] * unit
+    for ends in range(MEASURED_ENDS):
+        expected = (ends * 99.0 + (MEASURED_ENDS - ends) * tables) / MEASURED_ENDS
+        assert forecast.expected(0.9)[0] == pytest.approx(expected)
+        measured(forecast, 99.0)
     assert forecast.expected(0.9)[0] == pytest.approx(99.0)
 
 
@@ -99,6 +126,7 @@ def test_kinds_count_by_how_often_they_came_of_late() -> None:
     forecast, book, price = make()
     rung = price.rung(1.0)
     for name, delay in (("a", 1.0), ("b", 9.0)):
+        learn(book, book.of(name, ""), NEW, RUN)
         tables(
             book.of(name, ""), NEW, rung, cheaper=table(4, delay / 2), here=table(2, delay), dearer=table(1, delay * 2)
         )
@@ -118,6 +146,8 @@ def test_the_count_goes_on_for_ever() -> None:
     for _ in range(100_000):  # far more than a float has room for without being scaled back
         forecast.began(book.of("a", ""), NEW)
     forecast.began(book.of("b", ""), RUN)
+    for name in ("a", "b"):
+        learn(book, book.of(name, ""), NEW, RUN)
     work_off(forecast, NOW)
     here = book.of("a", "").edition.table(NEW, 0).delay[0]
     assert forecast.expected(1.0)[0] == pytest.approx(here, rel=0.02)
@@ -190,7 +220,7 @@ def test_double_the_budget_is_never_later_and_half_never_sooner(
         pass
     forecast.began(of, kind)
     work_off(forecast, NOW)
-    measured(forecast, *delays)
+    measured(forecast, *delays, *[3.0] * MEASURED_ENDS)
     here, double, half = forecast.expected(use)
     assert here is not None
     assert double is not None
@@ -276,6 +306,7 @@ def test_a_judgement_that_a_new_edition_came_between_is_left_for_the_next() -> N
     while book.work():
         pass
     work_off(forecast, NOW)
+    measured(forecast, *[3.0] * MEASURED_ENDS)
     assert forecast.expected(1.0)[1:] == (None, None)
     work_off(forecast, NOW + 2 * EVERY_UNITS)
     assert None not in forecast.expected(1.0)
@@ -308,3 +339,12 @@ def test_what_earlier_versions_kept_is_taken_over() -> None:
     restored = Forecast(book, price)
     restored.load(*forecast.dump()[:4])
     assert restored.dump() == forecast.dump()
+
+
+def test_of_a_job_that_waits_no_delay_is_stated_before_such_waits_were_learned() -> None:
+    planner = Planner(PlannerConfig(max_requests_per_second=2.0))
+    later = datetime.fromtimestamp(NOW + 3600, UTC).isoformat()
+    planner.track("job", {"action": "a", "status": "scheduled", "scheduled_at": later}, NOW)
+    assert planner.explain("job", NOW).expected_delay_seconds is None
+    learn(planner._book, planner._book.of("a", ""), SCHEDULED, RUN)
+    assert planner.explain("job", NOW).expected_delay_seconds is not None

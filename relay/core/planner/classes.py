@@ -21,6 +21,8 @@ _SCALES = (2.0, 60.0, 4.0, 10.0, 4.0, 2.0, 10.0)
 PRIORS = tuple(lomax(scale) for scale in _SCALES)
 LEAN_EVENTS = 50
 """A class with fewer events leans on what is known of all classes together."""
+LEARNED_EVENTS = 20
+"""With fewer, what is expected of a class is a guess, and not stated."""
 GREW = 0.25
 LEAST_EVENTS = 2
 LOOKS_A_REFIT = 200
@@ -62,6 +64,11 @@ class JobClass:
         if found is None:
             found = self.hazards[kind] = Hazard()
         return found
+
+    def is_learned(self, kind: int) -> bool:
+        """Whether enough was seen of this kind of wait, and of runs, for its tables to be more than a guess."""
+        found = [self.hazards[each] for each in (kind, RUN)]
+        return all(hazard is not None and hazard.count >= LEARNED_EVENTS for hazard in found)
 
     def fitted(self) -> list[tuple[float, ...]]:
         """The hazards as they are now."""

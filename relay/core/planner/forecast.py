@@ -1,8 +1,11 @@
 """How late a job's end will be known: as it was of late, and what other budgets would make of it.
 
-What is stated is the mean of the delays that were measured; only before there are enough of them it is what the tables
-expect. Other budgets are judged by the tables: how the delay changes when the price is such that all jobs together ask
-for so many looks more or fewer.
+What is stated is the mean of the delays that were measured. Before there are enough of them the tables count as well,
+but only those that were learned, from other accounts of the source: a prior knows nothing of this upstream's lanes, and
+the first ends seen are those that came soonest. Until then nothing is stated.
+
+Other budgets are judged by the tables: how the delay changes when the price is such that all jobs together ask for so
+many looks more or fewer.
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from relay.core.planner.classes import Book, JobClass
+from relay.core.planner.classes import LEARNED_EVENTS, Book, JobClass
 from relay.core.planner.price import Price
 
 MEMORY_ENDS = 400
-MEASURED_ENDS = 20
+MEASURED_ENDS = LEARNED_EVENTS
 MEMORY_STARTS = 1 / 400
 MAX_KINDS = 64
 JUDGED_KINDS = 4
@@ -95,7 +98,7 @@ class Forecast:
 
     def expected(self, use: float) -> tuple[float | None, float | None, float | None]:
         """Seconds with this budget, with double and with half of it; `use` is the share of it that is asked for."""
-        here = self._mean if self.ends >= MEASURED_ENDS else self._modelled()
+        here = self._mean if self.ends >= MEASURED_ENDS else self._leaning_on_tables()
         if here is None or self._elastic is None:
             return here, None, None
         more, fewer = self._elastic
@@ -111,9 +114,13 @@ class Forecast:
     def _frequent(self) -> list[tuple[JobClass, int]]:
         return sorted(self._kinds, key=self._kinds.__getitem__, reverse=True)[:JUDGED_KINDS]
 
-    def _modelled(self) -> float | None:
+    def _leaning_on_tables(self) -> float | None:
+        """The mean of the measured delays and of what learned tables expect, which stand for the ends not seen yet."""
         found = self._mix(self._price.rung(1.0))
-        return None if found is None else found[1] * self._book.unit
+        if found is None or not all(of.is_learned(kind) for of, kind in self._frequent()):
+            return None
+        share = self.ends / MEASURED_ENDS
+        return share * self._mean + (1 - share) * found[1] * self._book.unit
 
     def _mix(self, rung: int) -> tuple[float, float] | None:
         """Looks and delay of a job, on average over the frequent kinds whose tables are there; None: there are none."""

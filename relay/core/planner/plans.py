@@ -59,8 +59,11 @@ class Plans:
         self._put(job, due, now)
 
     def expected_delay(self, job: Job) -> float | None:
-        """Seconds from the job's end until it is known, on average as things stand; None where that can not be said."""
+        """Seconds from the job's end until it is known, on average as things stand; None where that can not be said: of
+        one that waits, before anything was learned of such waits."""
         if job.phase not in (WAITING, RUNNING) or job.learned is None:
+            return None
+        if job.phase == WAITING and not job.learned.is_learned(job.kind):
             return None
         table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
         return table.at(table.delay, max(job.seen - job.anchor, 0.0) / self.book.unit) * self.book.unit
