@@ -170,6 +170,10 @@ class Node:
 
     async def start(self) -> None:
         """Plans the open jobs and begins to poll and to deliver."""
+        for (source, account), poller in self.pollers.items():
+            if not poller.has_key:
+                hint = f"nothing is polled until {condition.setting_of_key(source, account)} is set"
+                log.warning("no_upstream_key", source=source, account=account, hint=hint)
         if self._cluster is not None:
             await self._cluster.introduce()
         states = {(state.source, state.name): state for state in await self.store.accounts.all()}

@@ -42,8 +42,7 @@ async def readiness(
         if not poller.holds:
             checks[f"source:{name}"] = "polled by another node"
         if not poller.has_key:
-            variable = "REVOR_API_KEY" if account == "default" else f"sources.{source}.accounts.{account}.api_key"
-            problems.append(f"{name} has no API key: set {variable}")
+            problems.append(f"{name} has no API key: set {setting_of_key(source, account)}")
         elif poller.state.state != "ok":
             since = optional_rfc3339(poller.state.since)
             notes.append(f"{name} is {poller.state.state} since {since}: see GET /v1/sources")
@@ -52,6 +51,11 @@ async def readiness(
         if "scheduler" in roles and poller.stalled(now):
             notes.append(f"{name}: looks are due and none has completed for a minute")
     return Readiness(problems=tuple(problems), notes=tuple(notes), checks=checks)
+
+
+def setting_of_key(source: str, account: str) -> str:
+    """Where an account's key is set."""
+    return "REVOR_API_KEY" if account == "default" else f"sources.{source}.accounts.{account}.api_key"
 
 
 def measured(metrics: Metrics, store: Store, pollers: Pollers, now: float) -> bytes:

@@ -24,6 +24,8 @@ KEY_FILE = "revor.key"
 SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 (a name)
 """The receivers in the README read it too."""
 MAX_REQUEST_BYTES = 64 << 20
+SANDBOX_KEY = "sk-revor-default"
+"""Of the account in which `POST /_sandbox/jobs` makes jobs."""
 MAX_RATE_LIMIT = 1_000_000_000
 _KEY_LINES = '    # accounts:\n    #   default: {api_key: "${REVOR_API_KEY}"}\n'
 
@@ -248,6 +250,23 @@ def _with_key_file(text: str, path: Path) -> str:
     return text.replace(_KEY_LINES, f"    accounts:\n      default: {{api_key: {reference}}}\n")
 
 
+def relay_settings(url: str, speed: float) -> str:
+    """The lines that make a relay match a sandbox: to be pasted into a shell, the last one starts the relay.
+
+    The shortest interval is also what the relay takes for the unit of the upstream's pace: with the usual second it
+    would expect the starts in a lane 60 s apart, whatever the speed.
+    """
+    from relay.config import PollingSettings
+
+    lines = [f"export REVOR_BASE_URL={url} REVOR_API_KEY={SANDBOX_KEY}"]
+    if speed != 1:
+        usual = PollingSettings()
+        for name in ("min_interval_seconds", "max_interval_seconds", "deadline_seconds"):
+            scaled = getattr(usual, name) / speed
+            lines.append(f"export RELAY_SOURCES__REVOR__POLLING__{name.upper()}={scaled:.10g}")
+    return "\n".join(["a relay for it:", *lines, "relay serve --dev", ""])
+
+
 async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -> None:
     from relay.cli.sockets import make_server, url_of
 
@@ -263,7 +282,7 @@ async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -
     url = url_of(listener, host)
     typer.echo(
         f"sandbox: serving {url} (seed {world.seed}, speed {world.speed:g})\n\n"
-        f"use it:        REVOR_BASE_URL={url} REVOR_API_KEY=sk-revor-default relay serve --dev\n"
+        f"{relay_settings(url, world.speed)}\n"
         f"make jobs:     curl -X POST {url}/_sandbox/jobs -H 'Content-Type: application/json' -d '{{\"count\": 3}}'\n"
         f"true times:    curl {url}/_sandbox/jobs\n"
         f"inject faults: curl -X POST {url}/_sandbox/faults -H 'Content-Type: application/json' "

@@ -190,3 +190,14 @@ async def test_no_file_descriptors_are_left(world: RelayWorld) -> None:
     await world.until_ready()
     await world.until_delivered([first, *lives])
     assert await world.end() == 0
+
+
+async def test_a_start_without_a_key_names_the_variable_that_sets_it(world: RelayWorld) -> None:
+    await world.serve(REVOR_API_KEY="")
+    assert await world.end() == 0
+    (line,) = world.logged("no_upstream_key")
+    assert (line["level"], line["source"], line["account"]) == ("warning", "revor", "default")
+    assert line["hint"] == "nothing is polled until REVOR_API_KEY is set"
+    await world.serve()
+    assert await world.end() == 0
+    assert world.logged("no_upstream_key") == []
