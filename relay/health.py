@@ -1,5 +1,6 @@
 """How the polling of one account goes: ok, down, or unauthorized; each change is recorded with an event."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -8,7 +9,8 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import notices
-from relay.core.events import Event, relay_event
+from relay.core.events import Event, Hint, relay_event
+from relay.core.job import POLL, Problem
 from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.ids import new_id
@@ -19,6 +21,11 @@ DOWN_SECONDS = 60.0
 FORBIDDEN_JOBS = 5
 
 log = structlog.get_logger("relay.health")
+
+
+def fingerprint(key: str | None) -> str | None:
+    """What tells one API key from another without giving it away: 64 bits of its digest."""
+    return None if key is None else hashlib.sha256(b"relay api key " + key.encode(errors="replace")).hexdigest()[:16]
 
 
 class Accounts(Protocol):
@@ -58,6 +65,8 @@ class Health:
         dataschema_base: str,
         open_jobs: Callable[[], int],
         changed: Callable[[], None],
+        hint: Callable[[Problem | None, str, str | None], Hint | None],
+        key: Callable[[], str | None],
     ) -> None:
         self.state = AccountState(source=source, name=account)
         self._accounts = accounts
@@ -68,14 +77,26 @@ class Health:
         self._dataschema_base = dataschema_base
         self._open_jobs = open_jobs
         self._changed = changed
+        self._hint = hint
+        self._key = key
         self._failures = 0
         self._failing_since: float | None = None
         self._forbidden: set[str] = set()
 
     @property
     def key_refused(self) -> bool:
-        """Whether the upstream refuses the key: then nothing is looked at."""
-        return self.state.state == "unauthorized"
+        """Whether the upstream refuses the key: then nothing is polled. That it refused another one says nothing."""
+        if self.state.state != "unauthorized":
+            return False
+        refused = (self.state.problem or {}).get("key")
+        return refused is None or refused == fingerprint(self._key())
+
+    @property
+    def shown_state(self) -> AccountState:
+        """How the account goes, as far as it is known with the key that there is now."""
+        if self.state.state == "unauthorized" and not self.key_refused:
+            return AccountState(source=self.state.source, name=self.state.name)
+        return self.state
 
     def forget(self) -> None:
         """Another node polls the account now, and knows how it is."""
@@ -104,9 +125,9 @@ class Health:
             await self.unauthorized(problem, now)
 
     async def unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
-        """The upstream refuses the key."""
+        """The upstream refuses the key: said once of each key."""
         if not self.key_refused:
-            await self._set_state("unauthorized", problem, now)
+            await self._set_state("unauthorized", {**problem, "key": fingerprint(self._key())}, now)
             self._changed()
 
     async def recover(self, now: float) -> None:
@@ -138,12 +159,17 @@ class Health:
 
     def _notice(self, type: str, problem: Mapping[str, Any], since: float) -> Event:
         now = self._clock()
-        name = f"{self.state.source}/{self.state.name}"
+        account, source = self.state.name, self.state.source
+        upstream = source[:1].upper() + source[1:]
         reason = {
-            "relay.source.unauthorized": f"The upstream refuses the key of {name}: polling waits until it works again",
-            "relay.source.down": f"Looks at the jobs of {name} fail: they go on, more slowly",
-            "relay.source.recovered": f"Looks at the jobs of {name} work again",
+            "relay.source.unauthorized": f"{upstream} refuses the API key of account {account}: polling waits for one "
+            "that works",
+            "relay.source.down": f"Polls of account {account} fail: they go on, less often",
+            "relay.source.recovered": f"Polls of account {account} work again",
         }[type]
+        hint = None
+        if type != "relay.source.recovered":
+            hint = self._hint(Problem(code=str(problem.get("code")), message=""), POLL, None)
         data = notices.source_trouble_data(
             source=self.state.source,
             account=self.state.name,
@@ -153,6 +179,8 @@ class Health:
             message=problem.get("message"),
             request_id=problem.get("request_id"),
             open_jobs=self._open_jobs(),
+            hint=hint,
         )
         dataschema = notices.dataschema_for(type, self._dataschema_base)
-        return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=name)
+        subject = f"{self.state.source}/{self.state.name}"
+        return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)

@@ -18,7 +18,7 @@ from relay.errors import StoreError
 from relay.health import Accounts, Delivering, Health, Signals
 from relay.intake import Intake, KnownJobs
 from relay.learning import AccountMemory
-from relay.looks import Look, Upstream
+from relay.looks import Look, Upstream, problem_of
 from relay.metrics import Metrics
 from relay.recorder import Hints, Recorder
 from relay.tasks import Tasks
@@ -102,6 +102,8 @@ class Poller:
             dataschema_base=settings.dataschema_base,
             open_jobs=lambda: self.planner.stats(self._clock()).open_jobs,
             changed=lambda: self.changed(),
+            hint=settings.hint,
+            key=lambda: self._key,
         )
         self._upstream = upstream
         self._jobs = jobs
@@ -278,7 +280,7 @@ class Poller:
     @property
     def state(self) -> AccountState:
         """How the polling goes."""
-        return self.health.state
+        return self.health.shown_state
 
     @property
     def last_completed_at(self) -> float | None:
@@ -465,8 +467,11 @@ class Poller:
         await self._intake.overdue(job)
 
     async def probe(self) -> bool:
-        """While the key is refused: reads it again and tries one cheap call. Returns whether polling goes on."""
-        if not self.paused:
+        """While the key is refused: reads it again and tries one cheap call. Returns whether polling goes on.
+
+        A refusal of another key does not pause polling; the call shows, where no job is polled, that it is over.
+        """
+        if not self.paused and self.health.state.state != "unauthorized":
             return True
         if not self.holds:
             return False
@@ -475,13 +480,16 @@ class Poller:
             return False
         if not self.health.key_refused:
             self.changed()
-            return True
+            if self.health.state.state != "unauthorized":
+                return True
         look = await self._upstream.probe(self._key)
         log.info("probe", source=self.settings.source, account=self.settings.account, result=look.kind)
         if look.kind == "observed":
             await self.health.recover(self._clock())
             return True
-        return False
+        if look.kind == "unauthorized":
+            await self.health.unauthorized(problem_of(look, self._clock()), self._clock())
+        return not self.paused
 
     @property
     def _unit(self) -> float:

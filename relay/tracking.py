@@ -9,7 +9,7 @@ import structlog
 from relay.api.ports import Explanation, SourceReport, TrackRequest
 from relay.clock import Clock
 from relay.core.events import Event
-from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, Progress, Transition, detect
+from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
 from relay.core.passing import leads_elsewhere
 from relay.core.planner.views import Explanation as Plan
 from relay.core.records import Registered, Registration
@@ -21,6 +21,7 @@ from relay.log import shows_deliveries
 from relay.poller import Poller
 from relay.signals import Signals
 from relay.sources.definition import SourceDefinition
+from relay.sources.mapping import observe_item
 from relay.sources.mapping import registered as read_registered
 from relay.store.store import Store
 from relay.tasks import Tasks
@@ -216,7 +217,10 @@ class Tracking:
         poller = self._pollers.get((job.source, job.account))
         now = self._clock()
         plan = None if poller is None else poller.planner.explain(job.uid, now)
-        reason, words = _why(job, poller, plan, now)
+        error = self._error(job, poller, now)
+        definition = self._definitions.get(job.source)
+        upstream = job.source if definition is None else definition.title
+        reason, words = _why(job, poller, plan, upstream, error, now)
         request_id = None if poller is None else poller.last_request_ids.get(job.uid)
         if request_id is None and job.last_error is not None:
             request_id = job.last_error.get("request_id")
@@ -230,7 +234,30 @@ class Tracking:
             waiting_for=None if plan is None else plan.waiting_for_job_id,
             last_polled_at=job.last_polled_at,
             last_request_id=request_id,
+            last_error=error,
         )
+
+    def _error(self, job: Job, poller: Poller | None, now: float) -> dict[str, Any] | None:
+        """What went wrong last: with the account, else at the last poll of the job, else with the job itself."""
+        definition = self._definitions.get(job.source)
+        if definition is None:
+            return None
+        error: Mapping[str, Any] | None = job.last_error
+        if job.open and poller is not None and poller.state.problem is not None:
+            error = poller.state.problem
+        elif error is not None and _is_old_refusal(error, poller, definition):
+            error = None
+        if error is not None:
+            problem = Problem(code=str(error.get("code") or "unknown"), message=str(error.get("message") or ""))
+            hint = definition.hint_for(problem, POLL, channel=job.channel)
+        else:
+            seen = observe_item(definition, job.upstream or {}, now=now)
+            if not isinstance(seen, Observation) or seen.problem is None:
+                return None
+            kind = seen.status if seen.terminal else "retrying"
+            hint = definition.hint_for(seen.problem, kind, channel=job.channel)
+            error = {"code": seen.problem.code, "message": seen.problem.message, "at": seen.finished_at}
+        return None if hint is None else {**error, "meaning": hint.meaning, "fix": hint.fix, "who": hint.who}
 
     def reports(self) -> list[SourceReport]:
         """One for each configured account."""
@@ -246,6 +273,12 @@ class Tracking:
                 code="account_missing",
             )
         return poller
+
+
+def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition: SourceDefinition) -> bool:
+    """Whether a poll's error is that of a key which is not refused now: there is another one since."""
+    of_the_key = error.get("code") in definition.codes.key_trouble or error.get("code") == "unauthorized"
+    return of_the_key and poller is not None and poller.has_key and not poller.health.key_refused
 
 
 def _state(poller: Poller) -> str:
@@ -280,21 +313,26 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
     )
 
 
-def _why(job: Job, poller: Poller | None, plan: Plan | None, now: float) -> tuple[str, str]:
+def _why(
+    job: Job, poller: Poller | None, plan: Plan | None, upstream: str, error: Mapping[str, Any] | None, now: float
+) -> tuple[str, str]:
     """A code and a sentence that a tired person understands."""
+    meaning = None if error is None else str(error["meaning"])
+    because = "" if meaning is None else f": {meaning}"
     if not job.open:
-        return "closed", f"The job is closed ({job.outcome}): nothing more is looked at."
+        return "closed", f"The job is closed ({job.outcome}){because}. It is not polled any more."
     if poller is None:
-        return "account_missing", f"The settings have no account {job.account} of {job.source}: nothing looks at it."
+        return "account_missing", f"The settings have no account {job.account} of {job.source}: it is not polled."
     if not poller.has_key:
         return "no_key", f"There is no API key for the account {job.account}: set one, and polling begins by itself."
-    if poller.state.state == "unauthorized":
-        return "unauthorized", "The upstream refuses the API key: polling waits, and goes on when the key works again."
+    if poller.health.key_refused:
+        refused = f"{upstream} refuses the API key of account {job.account}{because}."
+        return "unauthorized", f"{refused} Polling waits, and goes on when the key works again or another one is set."
     if not poller.holds:
         return "elsewhere", "Another node polls this account: ask it for the reason, or see next_poll_at of the job."
     if plan is None:
         return "not_planned", "The job is not planned on this node."
-    return plan.reason, sentence(job, plan, now)
+    return plan.reason, sentence(job, plan, now, meaning)
 
 
 def _log_first(registration: Registration) -> None:

@@ -139,7 +139,8 @@ class World:
         self.clock.advance(away_seconds)
         self.learner = learner or NoLearner()
         self.poller = self._new_poller()
-        await self.poller.load()
+        states = await self.store.accounts.all()
+        await self.poller.load(states[0] if states else None)
 
     def another_poller(self) -> Poller:
         """That of another node on the same database, which polls nothing yet."""

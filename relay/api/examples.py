@@ -199,6 +199,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "expected_delay_seconds": 1.2,
         "last_polled_at": "2026-05-20T10:00:01.000Z",
         "last_request_id": "req_8c1f",
+        "last_error": None,
     },
     "Subscription": _SUBSCRIPTION,
     "SubscriptionPage": {"items": [_SUBSCRIPTION], "next_cursor": None},

@@ -85,6 +85,8 @@ class Explanation:
     waiting_for: str | None
     last_polled_at: float | None
     last_request_id: str | None
+    last_error: Mapping[str, Any] | None = None
+    """What went wrong last, as in a job's `last_error`, with the hint's `meaning`, `fix` and `who`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,14 @@ class BatchResult(Shape):
     rejected: list[Rejected]
 
 
+class ExplainedError(LastError):
+    """What went wrong last, and what to do about it."""
+
+    meaning: str = Field(description="What it means, for a person.")
+    fix: str = Field(description="What removes the cause.")
+    who: str = Field(description="Who can do that.")
+
+
 class Explanation(Shape):
     """What is waited for, when the next look is, and why not earlier."""
 
@@ -117,6 +125,10 @@ class Explanation(Shape):
     )
     last_polled_at: Time | None
     last_request_id: str | None
+    last_error: ExplainedError | None = Field(
+        description="Why the account or the last poll of the job is in trouble, else why the job failed; null where "
+        "nothing is wrong. `at` is null where it is not known."
+    )
 
 
 class CloudEvent(BaseModel):

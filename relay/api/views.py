@@ -81,7 +81,12 @@ def explanation_view(job: Job, explanation: Explanation) -> dict[str, Any]:
         "expected_delay_seconds": explanation.expected_delay_seconds,
         "last_polled_at": optional_rfc3339(explanation.last_polled_at),
         "last_request_id": explanation.last_request_id,
+        "last_error": None if explanation.last_error is None else _explained_error(explanation.last_error),
     }
+
+
+def _explained_error(error: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_last_error(error), **{name: error[name] for name in ("meaning", "fix", "who")}}
 
 
 def subscription_view(

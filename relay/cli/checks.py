@@ -14,14 +14,15 @@ from relay.app import NO_KEY
 from relay.cli.output import print_json, print_table
 from relay.clock import wall_clock
 from relay.config import AccountSettings, Settings, SourceSettings, load_settings, require_token_beyond_loopback
+from relay.core.job import POLL, Problem
 from relay.core.netguard import refusal_of_url
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
 from relay.keys import load_or_create_keyring
 from relay.log import redact_text
 from relay.private_files import default_state_dir
 from relay.room_settings import guard_policy
-from relay.sources.client import UpstreamClient
-from relay.sources.definition import load_definition
+from relay.sources.client import Look, UpstreamClient
+from relay.sources.definition import SourceDefinition, load_definition
 from relay.store import migrations
 from relay.store.database import HolderLock, lock_path, sqlite_url
 from relay.store.postgres import PostgresDatabase
@@ -156,30 +157,46 @@ def _encryption_key(settings: Settings) -> Finding:
 
 async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
     name = f"key {source.name}/{account.name}"
+    variable = f"sources.{source.name}.accounts.{account.name}.api_key"
+    if account.name == "default":
+        variable = f"REVOR_API_KEY (or {variable})"
     if account.api_key is None:
-        variable = f"sources.{source.name}.accounts.{account.name}.api_key"
-        if account.name == "default":
-            variable = f"REVOR_API_KEY (or {variable})"
         return Finding(name=name, state="problem", detail=f"no key: set {variable}")
-    client = UpstreamClient(
-        load_definition(source.preset), source.base_url, clock=wall_clock, user_agent="revor-relay-check"
-    )
+    definition = load_definition(source.preset)
+    client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")
     try:
         look = await client.probe(account.api_key)
     finally:
         await client.close()
     if look.kind == "observed":
         return Finding(name=name, state="ok", detail=f"{source.base_url} takes it ({look.duration_ms:.0f} ms)")
-    mends = {
-        "unauthorized": "give the key of this account, or make a new one at Revor",
-        "forbidden": "give a key that may read connected accounts and jobs",
-        "rate_limited": "the key works, but its rate limit is used up: try again in a minute",
-        "unavailable": "check the network and sources." + source.name + ".base_url, then try again",
-        "not_found": f"check sources.{source.name}.base_url: there is no such API at {source.base_url}",
-    }
-    mend = mends.get(look.kind, f"check sources.{source.name}.base_url: {source.base_url} does not answer like Revor")
-    state: Literal["ok", "problem"] = "ok" if look.kind == "rate_limited" else "problem"
-    return Finding(name=name, state=state, detail=f"{source.base_url}: {look.detail}: {mend}")
+    if look.kind == "rate_limited":
+        detail = f"the key works, but its rate limit at {source.base_url} is used up: try again in a minute"
+        return Finding(name=name, state="ok", detail=detail)
+    return Finding(name=name, state="problem", detail=_trouble(definition, source, look, variable))
+
+
+def _trouble(definition: SourceDefinition, source: SourceSettings, look: Look, variable: str) -> str:
+    """One sentence: what is wrong with a key or an upstream, and what to do."""
+    said = look.error.code if look.error is not None and look.error.code else look.kind
+    hint = definition.hint_for(Problem(code=said, message=""), POLL)
+    meaning, fix = ("", "") if hint is None else (hint.meaning, hint.fix[:1].lower() + hint.fix[1:])
+    where = f"sources.{source.name}.base_url"
+    match look.kind:
+        case "unauthorized" if look.status_code is None:
+            return f"the key for {source.base_url} {look.detail.removeprefix('the API key ')}: set {variable} again"
+        case "unauthorized":
+            return f"{source.base_url} answers {look.status_code}: {meaning}; {fix}, and set {variable} to it"
+        case "forbidden":
+            return f"{source.base_url} answers {look.status_code}: {meaning}; {fix}, and set {variable} to it"
+        case "unavailable" if look.status_code is None:
+            unreachable = f"{definition.title} cannot be reached at {source.base_url}"
+            return f"{unreachable}: {look.detail}; check {where} and the network"
+        case "unavailable":
+            return f"{definition.title} is not working: {source.base_url} {look.detail}; try again later"
+        case "not_found":
+            return f"there is no such API at {source.base_url}: it {look.detail}; check {where}"
+    return f"{meaning}: {source.base_url}: {look.detail}; {fix}"
 
 
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> list[Finding]:

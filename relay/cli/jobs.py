@@ -176,9 +176,12 @@ def explain(id: JobId, source: Source = None, account: Account = None, json: Jso
         print_json(answer)
         return
     fields = dict(answer)
-    sentence = fields.pop("sentence", None)
+    sentence, error = fields.pop("sentence", None), fields.pop("last_error", None)
     if sentence:
         say(sentence)
+    if error:
+        at = "" if error["at"] is None else f", at {error['at']}"
+        say(f"Last error: {error['code']}{at}. {error['meaning']}. To fix it ({error['who']}): {error['fix']}.")
     print_fields(fields)
 
 

@@ -26,6 +26,9 @@ JOB_EVENTS = (
 )
 """What can happen to a job, as the last word of its event type."""
 
+POLL = "poll"
+"""Asked for a hint instead of a member of JOB_EVENTS: the problem is that of a poll that failed."""
+
 MAX_COUNTED_RETRIES = 100
 """An item that claims more failed attempts than this proves no further ones: a limit on what one look can emit."""
 _SAME_TIME_SECONDS = 0.001

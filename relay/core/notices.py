@@ -8,6 +8,7 @@ until the subscription is there again.
 from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core.events import Hint
 from relay.core.job import JOB_EVENTS
 
 TEST_MESSAGE = "This is a test from revor-relay: events will arrive like this"
@@ -49,6 +50,7 @@ def source_trouble_data(
     message: str | None = None,
     request_id: str | None = None,
     open_jobs: int | None = None,
+    hint: Hint | None = None,
 ) -> dict[str, Any]:
     """For `relay.source.unauthorized`, `.down` and `.recovered`.
 
@@ -56,6 +58,7 @@ def source_trouble_data(
     code, message, request_id  what the upstream last said
     since                      when the trouble began, also where it is over now
     open_jobs                  how many jobs of the account wait for it
+    hint                       what the error means, and what to do about it
     """
     data: dict[str, Any] = {
         "source": source,
@@ -68,6 +71,8 @@ def source_trouble_data(
     }
     if open_jobs is not None:
         data["open_jobs"] = open_jobs
+    if hint is not None:
+        data["hint"] = hint.document()
     return data
 
 

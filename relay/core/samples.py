@@ -21,7 +21,7 @@ _METADATA = {
     "url": "https://crm.example/deals/42",
     "sample": True,
 }
-_CONNECT_ACCOUNT_ID = "acc_sample"
+_SENDER_ID = "acc_sample"
 _HINTS = {
     "failed": Hint(
         meaning="The account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
@@ -44,6 +44,22 @@ _HINTS = {
     "status_unknown": Hint(
         meaning="Revor reports a status that this version of the relay does not know; the job counts as open",
         fix="Update the relay",
+        who="administrator",
+        repeat="may_send_twice",
+    ),
+}
+
+
+_SOURCE_HINTS = {
+    "relay.source.unauthorized": Hint(
+        meaning="The Revor API key was revoked",
+        fix="Make a new key in Revor and use it",
+        who="administrator",
+        repeat="useless",
+    ),
+    "relay.source.down": Hint(
+        meaning="Revor does not answer",
+        fix="Check the network and sources.revor.base_url; if both are well, wait for Revor",
         who="administrator",
         repeat="may_send_twice",
     ),
@@ -123,7 +139,7 @@ def _job_sample(
         request_id="req_sample",
     )
     error = {"code": "sample_error", "message": "This is a sample", "retryable": False} if step.explained else None
-    result = None if seen.result_status is None else {"status": seen.result_status, "account_id": _CONNECT_ACCOUNT_ID}
+    result = None if seen.result_status is None else {"status": seen.result_status, "account_id": _SENDER_ID}
     item = {"id": SAMPLE_JOB_ID, **_with_text_times(seen.item()), "result": result, "error": error}
     job = Job(
         uid=_JOB_UID,
@@ -132,7 +148,7 @@ def _job_sample(
         account=account,
         metadata=_METADATA,
         request={"metadata": {"campaign": "sample"}},
-        connect_account_id="sample-account",
+        connect_account_id=_SENDER_ID,
         action=action,
         channel=channel,
         upstream=item,
@@ -176,6 +192,7 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             message="This is a sample",
             request_id="req_sample",
             open_jobs=3,
+            hint=_SOURCE_HINTS.get(type),
         )
         return data, f"{source}/{account}"
     if type == "relay.delivery.expired":

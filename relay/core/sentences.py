@@ -10,9 +10,9 @@ NEARLY_SECONDS = 1.0
 OTHERS_NEED_THEM = "looking earlier would take requests from jobs that need them more"
 
 
-def sentence(job: Job, plan: Explanation, now: float) -> str:
-    """What the planner says of an open job, for a tired person."""
-    said = [_waiting(job, plan, now)]
+def sentence(job: Job, plan: Explanation, now: float, meaning: str | None = None) -> str:
+    """What the planner says of an open job, for a tired person. `meaning`: what its last error means."""
+    said = [_waiting(job, plan, now, meaning)]
     planned, possible = plan.next_poll_at, plan.not_before
     if planned is not None and possible is not None and now < planned < possible - NEARLY_SECONDS:
         until = short_time(possible, now)
@@ -23,7 +23,7 @@ def sentence(job: Job, plan: Explanation, now: float) -> str:
     return " ".join(said)
 
 
-def _waiting(job: Job, plan: Explanation, now: float) -> str:
+def _waiting(job: Job, plan: Explanation, now: float, meaning: str | None) -> str:
     when = _when(plan.next_poll_at, now)
     match plan.reason:
         case "in_flight":
@@ -44,7 +44,8 @@ def _waiting(job: Job, plan: Explanation, now: float) -> str:
             return _anchored(plan, when, now)
         case "backing_off":
             looks = "The last look at it" if plan.failures <= 1 else f"The last {plan.failures} looks at it"
-            return f"{looks} failed; the next one comes {when}: an earlier one would likely fail too."
+            because = "" if meaning is None else f" ({meaning})"
+            return f"{looks} failed{because}; the next one comes {when}: an earlier one would likely fail too."
     return f"{_last_look(job, now)}; the next look comes {when}: {OTHERS_NEED_THEM}."
 
 
@@ -68,11 +69,13 @@ def _anchored(plan: Explanation, when: str, now: float) -> str:
 
 
 def _last_look(job: Job, now: float) -> str:
-    if job.progress.status is None:
-        return "Nothing is known of it yet"
-    if job.last_polled_at is None or job.progress.status not in KNOWN_STATUSES:
-        return "It was looked at a short while ago"
-    return f"At {short_time(job.last_polled_at, now)} it was {job.progress.status}"
+    known = job.progress.status
+    if job.last_polled_at is None:
+        return "It has not been polled yet"
+    at = short_time(job.last_polled_at, now)
+    if job.last_error is not None or known is None:
+        return f"The poll at {at} failed"
+    return f"At {at} it was {known if known in KNOWN_STATUSES else 'in a status that the relay does not know'}"
 
 
 def _when(at: float | None, now: float) -> str:

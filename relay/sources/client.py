@@ -152,6 +152,8 @@ class UpstreamClient:
                 detail = f"no complete answer within {self._timeout_seconds:g} s"
             except aiohttp.ClientPayloadError as error:
                 detail = _line("the answer broke off", error, api_key)
+            except aiohttp.ClientConnectorError as error:
+                detail = _unreachable(error)
             except Exception as error:  # whatever a connection can do to us, the job is looked at again
                 detail = _line("no answer", error, api_key)
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
@@ -272,6 +274,21 @@ def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, s
         if name != "set-cookie" and name not in kept and len(kept) < _MAX_HEADERS:
             kept[_fit(name)[:_MAX_HEADER_CHARACTERS]] = _fit(_redacted(value, api_key)[:_MAX_HEADER_CHARACTERS])
     return MappingProxyType(kept)
+
+
+def _unreachable(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection, in words."""
+    cause = error.os_error
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the host name {error.host} does not resolve"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", None)
+        return f"its TLS certificate does not verify{f': {why}' if why else ''}"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return f"the TLS handshake failed: {getattr(cause, 'reason', None) or type(cause).__name__}"
+    if isinstance(cause, ConnectionRefusedError):
+        return f"{error.host} refuses connections at port {error.port}"
+    return f"no connection: {cause.strerror or type(cause).__name__}"
 
 
 def _line(what: str, error: Exception, api_key: str) -> str:

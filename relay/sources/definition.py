@@ -209,7 +209,9 @@ class SourceDefinition:
         return dumps({names.ok: False, names.error: error})
 
     def hint_for(self, problem: Problem | None, kind: str, *, channel: str | None = None) -> Hint | None:
-        """What a person should know of an event of `kind` (a member of JOB_EVENTS); None where nothing is wrong.
+        """What a person should know of an event of `kind` (a member of JOB_EVENTS), or of a poll that failed (POLL).
+
+        None where nothing is wrong.
 
         `problem` is the Observation's, `channel` the job's.
         """

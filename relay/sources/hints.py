@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from relay.core.events import Hint, Repeat
-from relay.core.job import Problem
+from relay.core.job import POLL, Problem
 from relay.sources.document import Section
 
 WHO = frozenset({"account owner", "administrator", "developer", "Revor"})
@@ -55,11 +55,13 @@ class HintTemplate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
-    """All hints of one source: by error code, by a part of a code, in general, and by the kind of event."""
+    """All hints of one source: by error code, by a part of a code, by what came of a poll, in general, and by the kind
+    of event."""
 
     channels: Mapping[str, str]
     codes: Mapping[str, HintTemplate]
     patterns: Mapping[str, HintTemplate]
+    polls: Mapping[str, HintTemplate]
     kinds: Mapping[str, HintTemplate]
     retryable: HintTemplate
     final: HintTemplate
@@ -67,13 +69,16 @@ class Hints:
     no_reason: HintTemplate
 
     def find(self, problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
-        """The hint for an event of `kind` (a member of JOB_EVENTS); None for what needs none."""
+        """The hint for an event of `kind` (a member of JOB_EVENTS), or for a POLL that failed; None for what needs
+        none."""
         code = problem.code if problem is not None else ""
         retryable = problem.retryable if problem is not None else None
         if kind in self.kinds:
             template = self.kinds[kind]
         elif problem is not None and kind in KINDS_WITH_A_PROBLEM:
             template = self._of_code(code, retryable)
+        elif problem is not None and kind == POLL:
+            template = self.polls.get(code) or self._of_code(code, retryable)
         elif kind == "failed":
             template = self.no_reason
         else:
@@ -107,6 +112,7 @@ def load_hints(path: Path) -> Hints:
         channels=names,
         codes=_templates(top.section("codes")),
         patterns=_templates(top.section("patterns")),
+        polls=_templates(top.section("polls")),
         kinds=_templates(top.section("kinds")),
         retryable=_template(general.section("retryable")),
         final=_template(general.section("final")),

@@ -96,7 +96,8 @@ ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "deadline_at", "last_error")}, 
   poll_count = poll_count + 1, failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
 WHERE uid = :job_uid
 """
-ADVANCE_UNSEEN = f"""{_ADVANCE}, last_error = COALESCE(:last_error, last_error)
+ADVANCE_UNSEEN = f"""{_ADVANCE}, last_error = COALESCE(:last_error, last_error),
+  last_polled_at = COALESCE(:polled_at, last_polled_at), poll_count = poll_count + :looks
 WHERE uid = :job_uid
 """
 NOTE = f"""
@@ -224,7 +225,7 @@ class JobStore:
                     seen.append(_seen_values(item, item.seen, state))
                 results.append(Recorded())
         many(connection, ADVANCE_SEEN, seen)
-        many(connection, ADVANCE_UNSEEN, [_advance_values(item) for item in kept if item.seen is None])
+        many(connection, ADVANCE_UNSEEN, [_unseen_values(item) for item in kept if item.seen is None])
         made = self._outbox.insert(connection, [(event, item.lease) for item in kept for event in item.events])
         return [
             result if isinstance(result, Exception) else _in_all([made[e.id] for e in item.events if e.id in made])
@@ -251,6 +252,11 @@ def _advance_values(item: LookRecord) -> dict[str, Any]:
         "closed_at": item.now if item.outcome is not None else None,
         "last_error": _json_text(item.last_error),
     }
+
+
+def _unseen_values(item: LookRecord) -> dict[str, Any]:
+    polled = item.outcome == "not_found"  # by a poll; overdue is found without one
+    return {**_advance_values(item), "polled_at": item.now if polled else None, "looks": int(polled)}
 
 
 def _seen_values(item: LookRecord, seen: Observation, state: _State) -> dict[str, Any]:

@@ -3,7 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from relay.api.ports import SourceReport
+from relay.core.job import Observation
+from relay.core.planner import PlannerConfig
+from relay.sources.definition import load_definition
+from relay.testing import ScriptedError, ScriptedLook
 from relay.tracking import Tracking
 from tests.simulation_world import World, open_world, seen
 
@@ -14,7 +20,7 @@ def tracking_of(world: World) -> Tracking:
     return Tracking(
         store=world.store,
         pollers={KEY: world.poller},
-        definitions={},
+        definitions={"revor": load_definition("revor")},
         dispatcher=world.dispatcher,
         signals=world.signals,
         clock=world.clock,
@@ -50,6 +56,140 @@ async def test_an_account_s_report_has_what_another_budget_would_bring(tmp_path)
         assert report().expected_detection_delay_seconds is None
         world.poller.health.state = replace(world.poller.health.state, state="down")
         assert report().state == "down"
+
+
+def refused(code: str = "api_key_revoked") -> ScriptedLook:
+    return ScriptedLook(kind="unauthorized", status_code=401, error=ScriptedError(code=code, message="no"))
+
+
+async def explained(world: World, uid: str) -> Any:
+    job = await world.store.jobs.get(uid)
+    assert job is not None
+    return tracking_of(world).explain(job)
+
+
+async def test_an_explanation_names_the_refused_key_and_how_to_fix_it(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", refused())
+        await world.run(3)
+        explanation = await explained(world, uid)
+        assert explanation.reason == "unauthorized"
+        assert explanation.sentence.startswith(
+            "Revor refuses the API key of account default: The Revor API key was revoked."
+        )
+        error = explanation.last_error
+        assert (error["code"], error["meaning"], error["fix"], error["who"]) == (
+            "api_key_revoked",
+            "The Revor API key was revoked",
+            "Make a new key in Revor and use it",
+            "administrator",
+        )
+        assert error["at"] == explanation.last_polled_at
+
+
+@pytest.mark.parametrize("way", ["restart", "reload"])
+async def test_a_refusal_of_another_key_is_stale(tmp_path, way):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", refused(), seen("queued"))
+        await world.run(3)
+        assert tracking_of(world).reports()[0].state == "unauthorized"
+        world.key = "another"
+        if way == "restart":
+            await world.restart_poller()
+        else:
+            world.poller.configure(world.poller.settings, PlannerConfig())
+        explanation = await explained(world, uid)
+        assert explanation.reason != "unauthorized"
+        assert explanation.last_error is None
+        assert tracking_of(world).reports()[0].state == "ok"
+        assert not world.poller.paused
+        await world.run(60)
+        first, *rest = await world.types()
+        assert (first, sorted(rest)) == ("relay.source.unauthorized", ["queued", "relay.source.recovered"])
+        assert (await explained(world, uid)).last_error is None
+
+
+async def test_a_second_key_that_is_refused_is_said_again(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", refused(), refused("api_key_expired"))
+        await world.run(3)
+        world.key = "another"
+        world.poller.configure(world.poller.settings, PlannerConfig())
+        await world.run(60)
+        assert await world.types() == ["relay.source.unauthorized"] * 2
+        explanation = await explained(world, uid)
+        assert (explanation.reason, explanation.last_error["code"]) == ("unauthorized", "api_key_expired")
+
+
+async def test_a_new_key_is_known_to_work_without_any_job(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", refused())
+        await world.run(3)
+        await world.store.jobs.untrack(uid, world.clock())
+        world.poller.forget(uid)
+        world.key = "another"
+        world.poller.configure(world.poller.settings, PlannerConfig())
+        assert await world.poller.probe()
+        assert await world.types() == ["relay.source.unauthorized", "relay.source.recovered"]
+
+
+@pytest.mark.parametrize(
+    ("look", "code", "meaning"),
+    [
+        (ScriptedLook(kind="unavailable", status_code=503), "unavailable", "Revor does not answer"),
+        (ScriptedLook(kind="malformed", status_code=200), "malformed", "What answers is not Revor's API"),
+        (
+            ScriptedLook(kind="forbidden", status_code=403, error=ScriptedError(code="permission_denied")),
+            "permission_denied",
+            "The Revor API key may not do this",
+        ),
+        (ScriptedLook(kind="forbidden", status_code=403), "forbidden", "The Revor API key may not see this"),
+    ],
+)
+async def test_an_explanation_says_why_the_last_poll_failed(tmp_path, look, code, meaning):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", look)
+        await world.run(3)
+        explanation = await explained(world, uid)
+        assert (explanation.last_error["code"], explanation.last_error["meaning"]) == (code, meaning)
+        assert explanation.last_error["fix"]
+        assert explanation.last_error["at"] == explanation.last_polled_at
+        assert explanation.reason == "backing_off"
+        assert f"failed ({meaning})" in explanation.sentence
+        world.source.script("a", seen("queued"))
+        await world.run(600)
+        assert (await explained(world, uid)).last_error is None
+
+
+async def test_an_explanation_says_why_a_job_failed(tmp_path):
+    error = {"code": "insufficient_credits", "message": "no credits", "retryable": False}
+    look = ScriptedLook(
+        observation=Observation(
+            status="failed", observed_at=0.0, upstream={"id": "a", "status": "failed", "error": error}
+        )
+    )
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", look)
+        await world.run(3)
+        explanation = await explained(world, uid)
+        assert explanation.reason == "closed"
+        assert "(failed): The Revor account has too few credits." in explanation.sentence
+        assert (explanation.last_error["code"], explanation.last_error["fix"]) == (
+            "insufficient_credits",
+            "Add credits in Revor",
+        )
+
+
+async def test_a_lost_job_was_polled_when_it_was_lost(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", ScriptedLook(kind="not_found", status_code=404))
+        await world.run(600)
+        explanation = await explained(world, uid)
+        job = await world.store.jobs.get(uid)
+        assert job.outcome == "not_found"
+        assert job.poll_count == len(world.source.looked)
+        assert explanation.last_error["at"] == explanation.last_polled_at == job.closed_at
+        assert "Revor does not know this job" in explanation.last_error["meaning"]
 
 
 async def test_an_account_without_a_key_says_so(tmp_path):

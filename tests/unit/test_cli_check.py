@@ -1,6 +1,10 @@
 """`relay check`: each thing that can be wrong, and what is said of it."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +151,75 @@ def test_a_key_that_is_not_the_databases(
     found = checked(capsys, 2)["sinks"]
     assert found["state"] == "problem"
     assert "encryption.keys" in found["detail"]
+
+
+REFUSED = {
+    "api_key_invalid": "Revor does not know this API key; use the key as Revor shows it, or make a new one in Revor",
+    "api_key_revoked": "The Revor API key was revoked; make a new key in Revor and use it",
+    "": "Revor refuses the API key; use the key as Revor shows it, or make a new one in Revor",
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_a_refused_key_is_one_sentence(
+    code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = json.dumps({"ok": False, "error": {"code": code, "message": "no", "request_id": "req_1"}}).encode()
+    with answering(401, body) as url:
+        monkeypatch.setenv("REVOR_BASE_URL", url)
+        monkeypatch.setenv("REVOR_API_KEY", "sk-revor-refused")
+        detail = checked(capsys, 2)["key revor/default"]["detail"]
+    variable = "REVOR_API_KEY (or sources.revor.accounts.default.api_key)"
+    assert detail == f"{url} answers 401: {REFUSED[code]}, and set {variable} to it"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://127.0.0.1:1", "127.0.0.1 refuses connections at port 1"),
+        ("https://127.0.0.1:1", "127.0.0.1 refuses connections at port 1"),
+        ("http://host.invalid", "the host name host.invalid does not resolve"),
+    ],
+)
+def test_an_unreachable_host_is_one_sentence(
+    url: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REVOR_BASE_URL", url)
+    monkeypatch.setenv("REVOR_API_KEY", "sk-revor-some")
+    detail = checked(capsys, 2)["key revor/default"]["detail"]
+    assert detail == f"Revor cannot be reached at {url}: {why}; check sources.revor.base_url and the network"
+
+
+def test_an_upstream_that_is_not_working_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(503, b"<html>") as url:
+        monkeypatch.setenv("REVOR_BASE_URL", url)
+        monkeypatch.setenv("REVOR_API_KEY", "sk-revor-some")
+        detail = checked(capsys, 2)["key revor/default"]["detail"]
+    assert detail == f"Revor is not working: {url} answered 503; try again later"
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A server that answers every request so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -420,3 +420,27 @@ def test_events_may_be_listed_since_an_age(stub: Stub) -> None:
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
     assert run(["events", "list", "--since", "1d"]) == 0
     assert "since=20" in stub.seen[0][1] or "since=20" in str(stub.seen[0])
+
+
+def test_explain_says_the_last_error_and_how_to_fix_it(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    error = {
+        "code": "api_key_revoked",
+        "message": "no",
+        "request_id": None,
+        "at": "2026-05-20T10:00:00.000Z",
+        "meaning": "The Revor API key was revoked",
+        "fix": "Make a new key in Revor and use it",
+        "who": "administrator",
+    }
+    stub.says("GET /v1/jobs/a/explain", {"sentence": "It waits.", "reason": "unauthorized", "last_error": error})
+    stub.says("GET /v1/jobs/b/explain", {"sentence": "It waits.", "reason": "due", "last_error": None})
+    assert run(["jobs", "explain", "a"]) == 0
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "It waits."
+    assert second == (
+        "Last error: api_key_revoked, at 2026-05-20T10:00:00.000Z. The Revor API key was revoked. "
+        "To fix it (administrator): Make a new key in Revor and use it."
+    )
+    assert third.split() == ["reason", "unauthorized"]
+    assert run(["jobs", "explain", "b"]) == 0
+    assert "Last error" not in capsys.readouterr().out

@@ -62,7 +62,7 @@ def test_before_its_anchor_a_job_is_looked_at_when_it_has_likely_ended() -> None
             "between_looks",
             {},
             {},
-            f"Nothing is known of it yet; the next look comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}",
+            f"It has not been polled yet; the next look comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}",
         ),
         (
             "between_looks",
@@ -70,12 +70,19 @@ def test_before_its_anchor_a_job_is_looked_at_when_it_has_likely_ended() -> None
             {},
             f"At 09:58:55 UTC it was running; the next look comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}.",
         ),
-        ("between_looks", {"progress": Progress(status="running")}, {}, "It was looked at a short while ago; the"),
+        ("between_looks", {"progress": Progress(status="queued")}, {}, "It has not been polled yet; the next look"),
+        ("between_looks", {"last_polled_at": NOW - 5}, {}, "The poll at 09:58:55 UTC failed; the next look"),
+        (
+            "between_looks",
+            {"progress": Progress(status="running"), "last_polled_at": NOW - 5, "last_error": {"code": "unavailable"}},
+            {},
+            "The poll at 09:58:55 UTC failed; the next look",
+        ),
         (
             "between_looks",
             {"progress": Progress(status="\x1b odd"), "last_polled_at": NOW},
             {},
-            "It was looked at a short while ago; the next look",
+            "At 09:59:00 UTC it was in a status that the relay does not know; the next look",
         ),
     ],
 )
@@ -90,6 +97,22 @@ def test_no_reason_is_left_without_words(reason: Reason) -> None:
     assert said(reason).endswith(".")
     assert "Its end is known about 2 s after it happens." in said(reason, expected_delay_seconds=2.0)
     assert "known about" not in said(reason, expected_delay_seconds=float("inf"))
+
+
+def test_the_reason_of_a_failed_poll_is_said() -> None:
+    plan = Explanation(
+        reason="backing_off",
+        anchor_at=None,
+        next_poll_at=TEN,
+        not_before=TEN,
+        waiting_for_job_id=None,
+        step=0,
+        failures=2,
+    )
+    job = Job(uid="job_2", external_id="a", source="revor", account="default")
+    assert sentence(job, plan, NOW, "Revor does not answer").startswith(
+        "The last 2 looks at it failed (Revor does not answer); the next one comes in 60 s"
+    )
 
 
 def test_what_holds_a_planned_look_back_is_said() -> None:

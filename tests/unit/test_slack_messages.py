@@ -15,7 +15,7 @@ import pytest
 from relay.core import notices
 from relay.core.events import Event, Origin, from_transition, relay_event
 from relay.core.filters import known_types
-from relay.core.job import Job, Observation, Problem, Transition
+from relay.core.job import POLL, Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from relay.sources.definition import load_definition
@@ -145,7 +145,13 @@ def stories() -> Iterator[tuple[str, Event]]:
         about_the_relay(
             "relay.source.unauthorized",
             notices.source_trouble_data(
-                source="revor", account="default", since=NOW, reason="Revor refuses the key", open_jobs=2
+                source="revor",
+                account="default",
+                since=NOW,
+                reason="Revor refuses the API key of account default: polling waits for one that works",
+                code="api_key_expired",
+                open_jobs=2,
+                hint=REVOR.hint_for(Problem(code="api_key_expired", message=""), POLL),
             ),
         ),
     )
