@@ -68,10 +68,20 @@ class Recorder:
         self._hint = hint
         self._origin = origin
 
-    def events(self, job: Job, transitions: Sequence[Transition], seen: Observation | None) -> tuple[Event, ...]:
-        """The events of transitions of a job. What is inferred gets no hint: the item's error is of a later attempt."""
+    def events(
+        self,
+        job: Job,
+        transitions: Sequence[Transition],
+        seen: Observation | None,
+        *,
+        poll_problem: Problem | None = None,
+    ) -> tuple[Event, ...]:
+        """The events of transitions of a job; `poll_problem` is why it is taken for lost.
+
+        What is inferred gets no hint: the item's error is of a later attempt.
+        """
         channel = (seen.channel if seen is not None else None) or job.channel
-        problem = seen.problem if seen is not None else None
+        problem = seen.problem if seen is not None else poll_problem
         now = self._clock()
         return tuple(
             from_transition(
@@ -100,7 +110,10 @@ class Recorder:
 
         `poll_count` is the job's when the poll was sent that proved it; None where no poll did.
         """
-        events = self.events(job, transitions, seen)
+        problem = None
+        if last_error is not None:
+            problem = Problem(code=str(last_error.get("code") or ""), message=str(last_error.get("message") or ""))
+        events = self.events(job, transitions, seen, poll_problem=problem)
         reservation = self._delivering.reserve(events)
         recorded = Recorded(due=True)  # where it fails nobody knows what was written
         try:

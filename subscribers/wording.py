@@ -186,7 +186,8 @@ def _recipient_name(document: Document) -> str:
 def _metadata(document: Document) -> Document:
     """The metadata that was given at registration, beside those that the create itself carried."""
     data = _data(document)
-    return {**_mapping(_mapping(data.get("request")).get("metadata")), **_mapping(data.get("metadata"))}
+    given, of_create = _mapping(data.get("metadata")), _mapping(_mapping(data.get("request")).get("metadata"))
+    return {**given, **{key: value for key, value in of_create.items() if key not in given}}
 
 
 def _public_text(key: str, value: object) -> str:
@@ -271,6 +272,11 @@ def _retrying(document: Document, what: str) -> str:
     return f"{what} failed an attempt and {again}{_because(document)}"
 
 
+def _not_found(document: Document, what: str) -> str:
+    because = _because(document) or f": {_upstream(document.get('type'))} does not know it"
+    return f"{what} was not found, so its end will not be seen{because}"
+
+
 def _status_unknown(document: Document, what: str) -> str:
     status = without_addresses(document.get("status"))
     return f"{what} has a status that the relay does not know: “{status}”. The relay goes on polling"
@@ -285,9 +291,7 @@ _JOB_SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
     "cancelled": lambda document, what: f"{what} was cancelled{_because(document)}",
     "retrying": _retrying,
     "overdue": lambda _, what: f"{what} has not ended by its deadline: the relay goes on polling, less often",
-    "not_found": lambda document, what: (
-        f"{what} was not found: {_upstream(document.get('type'))} does not know it, so its end will not be seen"
-    ),
+    "not_found": _not_found,
     "status_unknown": _status_unknown,
 }
 

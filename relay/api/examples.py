@@ -190,8 +190,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "status": "scheduled",
         "open": True,
         "reason": "before_anchor",
-        "sentence": "Nothing can happen to it before 10:00:00 UTC; the next look comes in 5 s, at 10:00:06 UTC, when "
-        "it is likely to have ended: looking earlier would take requests from jobs that need them more. Its end is "
+        "sentence": "Nothing can happen to it before 10:00:00 UTC; the next poll comes in 5 s, at 10:00:06 UTC, when "
+        "it is likely to have ended: polling earlier would take requests from jobs that need them more. Its end is "
         "known about 1.2 s after it happens.",
         "waiting_for": None,
         "next_poll_at": "2026-05-20T10:00:06.000Z",

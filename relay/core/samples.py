@@ -36,7 +36,7 @@ _HINTS = {
         repeat="may_send_twice",
     ),
     "not_found": Hint(
-        meaning="Revor does not know this job: a wrong id, or another account's key made it",
+        meaning="Revor does not know this job, or another account's key made it",
         fix="Check the job's id, and use the key of the account that made it",
         who="developer",
         repeat="may_send_twice",

@@ -1,4 +1,4 @@
-"""Why a job is looked at when it is, in sentences: what is waited for, when the next look is, and why not earlier."""
+"""Why a job is polled when it is, in sentences: what is waited for, when the next poll is, and why not earlier."""
 
 import math
 
@@ -7,7 +7,7 @@ from relay.core.job import KNOWN_STATUSES, Job
 from relay.core.planner.views import Explanation
 
 NEARLY_SECONDS = 1.0
-OTHERS_NEED_THEM = "looking earlier would take requests from jobs that need them more"
+OTHERS_NEED_THEM = "polling earlier would take requests from jobs that need them more"
 
 
 def sentence(job: Job, plan: Explanation, now: float, meaning: str | None = None) -> str:
@@ -27,48 +27,48 @@ def _waiting(job: Job, plan: Explanation, now: float, meaning: str | None) -> st
     when = _when(plan.next_poll_at, now)
     match plan.reason:
         case "in_flight":
-            return "A request for it is under way: the answer decides when the next look comes."
+            return "A request for it is under way: the answer decides when the next poll comes."
         case "due":
-            return "Its look is due and goes out now."
+            return "Its poll is due and goes out now."
         case "budget":
             if plan.not_before is None or plan.not_before <= now:
-                return "Its look is due, and goes out as soon as those are out that were due before it."
+                return "Its poll is due, and goes out as soon as those are out that were due before it."
             earliest = _when(plan.not_before, now)
-            return f"Its look is due, but the request budget is spent for the moment: it goes out {earliest}, or later."
+            return f"Its poll is due, but the request budget is spent for the moment: it goes out {earliest}, or later."
         case "paused_until":
             earliest = _when(plan.not_before, now)
-            return f"Its look is due, but the upstream asked us to send nothing for a while: it goes out {earliest}."
+            return f"Its poll is due, but the upstream asked us to send nothing for a while: it goes out {earliest}."
         case "lane_parked":
             return _parked(job, plan, when)
         case "before_anchor":
             return _anchored(plan, when, now)
         case "backing_off":
-            looks = "The last look at it" if plan.failures <= 1 else f"The last {plan.failures} looks at it"
+            polls = "The last poll of it" if plan.failures <= 1 else f"The last {plan.failures} polls of it"
             because = "" if meaning is None else f" ({meaning})"
-            return f"{looks} failed{because}; the next one comes {when}: an earlier one would likely fail too."
-    return f"{_last_look(job, now)}; the next look comes {when}: {OTHERS_NEED_THEM}."
+            return f"{polls} failed{because}; the next one comes {when}: an earlier one would likely fail too."
+    return f"{_last_poll(job, now)}; the next poll comes {when}: {OTHERS_NEED_THEM}."
 
 
 def _parked(job: Job, plan: Explanation, when: str) -> str:
     ahead = plan.waiting_for_job_id
     lane = "its lane" if job.channel is None else f"the lane {job.channel}"
     before = f"the job ahead of it in {lane}" if ahead is None else f"{ahead}, the job ahead of it in {lane},"
-    return f"It can not start before {before} has; the next look comes {when}, in case it was moved or cancelled."
+    return f"It cannot start before {before} has; the next poll comes {when}, in case it was moved or cancelled."
 
 
 def _anchored(plan: Explanation, when: str, now: float) -> str:
     anchor, next_at = plan.anchor_at, plan.next_poll_at
     if anchor is None or next_at is None:
-        return f"Nothing can happen to it yet; the next look comes {when}."
+        return f"Nothing can happen to it yet; the next poll comes {when}."
     nothing = f"Nothing can happen to it before {short_time(anchor, now)}"
     if next_at < anchor - NEARLY_SECONDS:
-        return f"{nothing}, unless it is moved or cancelled; the next look comes {when}, in case it was."
+        return f"{nothing}, unless it is moved or cancelled; the next poll comes {when}, in case it was."
     if next_at > anchor + NEARLY_SECONDS:
-        return f"{nothing}; the next look comes {when}, when it is likely to have ended: {OTHERS_NEED_THEM}."
-    return f"{nothing}; the next look comes {when}: an earlier one would find nothing."
+        return f"{nothing}; the next poll comes {when}, when it is likely to have ended: {OTHERS_NEED_THEM}."
+    return f"{nothing}; the next poll comes {when}: an earlier one would find nothing."
 
 
-def _last_look(job: Job, now: float) -> str:
+def _last_poll(job: Job, now: float) -> str:
     known = job.progress.status
     if job.last_polled_at is None:
         return "It has not been polled yet"

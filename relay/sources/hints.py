@@ -19,6 +19,8 @@ _RULES: Mapping[str, RepeatRule] = {
     "may_send_twice": "may_send_twice",
     "as_retryable": "as_retryable",
 }
+UNDECIDED = frozenset({"retrying", "overdue", "not_found", "status_unknown"})
+"""Kinds of events after which a job may still reach someone."""
 KINDS_WITH_A_PROBLEM = frozenset({"failed", "cancelled", "retrying"})
 
 _MAX_NAME_CHARACTERS = 64
@@ -44,7 +46,7 @@ class HintTemplate:
         return Hint(meaning=meaning, fix=fix, who=self.who, repeat=self._repeat(retryable, kind))
 
     def _repeat(self, retryable: bool | None, kind: str) -> Repeat:
-        if kind == "retrying":  # the upstream sends it itself
+        if kind in UNDECIDED:
             return "may_send_twice"
         if self.repeat == "as_retryable":
             return "may_send_twice" if retryable is None else "safe" if retryable else "useless"
@@ -73,24 +75,32 @@ class Hints:
         none."""
         code = problem.code if problem is not None else ""
         retryable = problem.retryable if problem is not None else None
-        if kind in self.kinds:
+        if kind == "not_found" and problem is not None:  # of the polls: also what may not be seen counts as lost
+            template = self._of_poll(code) or self.kinds[kind]
+        elif kind in self.kinds:
             template = self.kinds[kind]
         elif problem is not None and kind in KINDS_WITH_A_PROBLEM:
             template = self._of_code(code, retryable)
         elif problem is not None and kind == POLL:
-            template = self.polls.get(code) or self._of_code(code, retryable)
+            template = self._of_poll(code) or self.unsaid
         elif kind == "failed":
             template = self.no_reason
         else:
             return None
         return template.fill(channel=self._channel_name(channel), code=code, retryable=retryable, kind=kind)
 
-    def _of_code(self, code: str, retryable: bool | None) -> HintTemplate:
+    def _of_poll(self, code: str) -> HintTemplate | None:
+        return self.polls.get(code) or self._known(code)
+
+    def _known(self, code: str) -> HintTemplate | None:
         if code in self.codes:
             return self.codes[code]
-        for part, template in self.patterns.items():
-            if part in code:
-                return template
+        return next((template for part, template in self.patterns.items() if part in code), None)
+
+    def _of_code(self, code: str, retryable: bool | None) -> HintTemplate:
+        known = self._known(code)
+        if known is not None:
+            return known
         if retryable is None:
             return self.unsaid
         return self.retryable if retryable else self.final

@@ -192,6 +192,16 @@ async def test_a_lost_job_was_polled_when_it_was_lost(tmp_path):
         assert "Revor does not know this job" in explanation.last_error["meaning"]
 
 
+async def test_a_job_that_its_key_may_not_see_is_lost_with_that_hint(tmp_path):
+    async with open_world(tmp_path) as world:
+        error = ScriptedError(code="permission_denied", message="no")
+        await world.register("a", ScriptedLook(kind="forbidden", status_code=403, error=error))
+        await world.run(600)
+        (event,) = (await world.store.events.page(limit=10)).items
+        assert event.type == "test.job.not_found"
+        assert event.document()["data"]["hint"]["meaning"] == "permission_denied"
+
+
 async def test_an_account_without_a_key_says_so(tmp_path):
     async with open_world(tmp_path, key=None) as world:
         (report,) = tracking_of(world).reports()

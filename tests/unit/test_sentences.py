@@ -1,4 +1,4 @@
-"""What `explain` says in words: for every reason what is waited for, when the next look is, and why not earlier."""
+"""What `explain` says in words: for every reason what is waited for, when the next poll is, and why not earlier."""
 
 from typing import Any, get_args
 
@@ -24,8 +24,8 @@ def test_before_its_anchor_a_job_is_looked_at_when_it_has_likely_ended() -> None
     assert said(
         "before_anchor", anchor_at=TEN, next_poll_at=TEN + 6, not_before=TEN + 6, expected_delay_seconds=1.2
     ) == (
-        "Nothing can happen to it before 10:00:00 UTC; the next look comes in 66 s, at 10:00:06 UTC, when it is likely "
-        "to have ended: looking earlier would take requests from jobs that need them more. "
+        "Nothing can happen to it before 10:00:00 UTC; the next poll comes in 66 s, at 10:00:06 UTC, when it is likely "
+        "to have ended: polling earlier would take requests from jobs that need them more. "
         "Its end is known about 1.2 s after it happens."
     )
 
@@ -33,56 +33,56 @@ def test_before_its_anchor_a_job_is_looked_at_when_it_has_likely_ended() -> None
 @pytest.mark.parametrize(
     ("reason", "job", "changes", "expected"),
     [
-        ("in_flight", {}, {"next_poll_at": None, "not_before": None}, "the answer decides when the next look comes."),
-        ("due", {}, {"next_poll_at": NOW, "not_before": NOW}, "Its look is due and goes out now."),
+        ("in_flight", {}, {"next_poll_at": None, "not_before": None}, "the answer decides when the next poll comes."),
+        ("due", {}, {"next_poll_at": NOW, "not_before": NOW}, "Its poll is due and goes out now."),
         ("budget", {}, {"next_poll_at": NOW - 1, "not_before": NOW}, "as soon as those are out that were due before"),
         ("budget", {}, {"next_poll_at": NOW, "not_before": None}, "as soon as those are out that were due before"),
         ("budget", {}, {"next_poll_at": NOW, "not_before": NOW + 3}, "goes out in 3 s, at 09:59:03 UTC, or later."),
         ("paused_until", {}, {"next_poll_at": NOW}, "send nothing for a while: it goes out in 60 s, at 10:00:00 UTC."),
-        ("lane_parked", {}, {}, "It can not start before the job ahead of it in its lane has; the next look comes in"),
+        ("lane_parked", {}, {}, "It cannot start before the job ahead of it in its lane has; the next poll comes in"),
         (
             "lane_parked",
             {"channel": "email"},
             {"waiting_for_job_id": "job_1"},
-            "It can not start before job_1, the job ahead of it in the lane email, has; the next look comes in 60 s, "
+            "It cannot start before job_1, the job ahead of it in the lane email, has; the next poll comes in 60 s, "
             "at 10:00:00 UTC, in case it was moved or cancelled.",
         ),
-        ("before_anchor", {}, {}, "Nothing can happen to it yet; the next look comes in 60 s, at 10:00:00 UTC."),
+        ("before_anchor", {}, {}, "Nothing can happen to it yet; the next poll comes in 60 s, at 10:00:00 UTC."),
         ("before_anchor", {}, {"anchor_at": TEN}, "in 60 s, at 10:00:00 UTC: an earlier one would find nothing."),
         (
             "before_anchor",
             {},
             {"anchor_at": TEN + 86_400},
-            "Nothing can happen to it before 2026-05-21 10:00:00 UTC, unless it is moved or cancelled; the next look "
+            "Nothing can happen to it before 2026-05-21 10:00:00 UTC, unless it is moved or cancelled; the next poll "
             "comes in 60 s, at 10:00:00 UTC, in case it was.",
         ),
-        ("backing_off", {}, {"failures": 1}, "The last look at it failed; the next one comes in 60 s, at 10:00:00"),
-        ("backing_off", {}, {"failures": 3}, "The last 3 looks at it failed; the next one comes in 60 s"),
+        ("backing_off", {}, {"failures": 1}, "The last poll of it failed; the next one comes in 60 s, at 10:00:00"),
+        ("backing_off", {}, {"failures": 3}, "The last 3 polls of it failed; the next one comes in 60 s"),
         (
             "between_looks",
             {},
             {},
-            f"It has not been polled yet; the next look comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}",
+            f"It has not been polled yet; the next poll comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}",
         ),
         (
             "between_looks",
             {"progress": Progress(status="running"), "last_polled_at": NOW - 5},
             {},
-            f"At 09:58:55 UTC it was running; the next look comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}.",
+            f"At 09:58:55 UTC it was running; the next poll comes in 60 s, at 10:00:00 UTC: {OTHERS_NEED_THEM}.",
         ),
-        ("between_looks", {"progress": Progress(status="queued")}, {}, "It has not been polled yet; the next look"),
-        ("between_looks", {"last_polled_at": NOW - 5}, {}, "The poll at 09:58:55 UTC failed; the next look"),
+        ("between_looks", {"progress": Progress(status="queued")}, {}, "It has not been polled yet; the next poll"),
+        ("between_looks", {"last_polled_at": NOW - 5}, {}, "The poll at 09:58:55 UTC failed; the next poll"),
         (
             "between_looks",
             {"progress": Progress(status="running"), "last_polled_at": NOW - 5, "last_error": {"code": "unavailable"}},
             {},
-            "The poll at 09:58:55 UTC failed; the next look",
+            "The poll at 09:58:55 UTC failed; the next poll",
         ),
         (
             "between_looks",
             {"progress": Progress(status="\x1b odd"), "last_polled_at": NOW},
             {},
-            "At 09:59:00 UTC it was in a status that the relay does not know; the next look",
+            "At 09:59:00 UTC it was in a status that the relay does not know; the next poll",
         ),
     ],
 )
@@ -111,7 +111,7 @@ def test_the_reason_of_a_failed_poll_is_said() -> None:
     )
     job = Job(uid="job_2", external_id="a", source="revor", account="default")
     assert sentence(job, plan, NOW, "Revor does not answer").startswith(
-        "The last 2 looks at it failed (Revor does not answer); the next one comes in 60 s"
+        "The last 2 polls of it failed (Revor does not answer); the next one comes in 60 s"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from relay.core.events import Hint, Repeat
-from relay.core.job import JOB_EVENTS, KNOWN_STATUSES, TERMINAL, Problem
+from relay.core.job import JOB_EVENTS, KNOWN_STATUSES, POLL, TERMINAL, Problem
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
 from relay.sources.definition import load_definition, presets
@@ -172,6 +172,50 @@ def test_a_hint_never_contradicts_its_item(code: str, retryable: bool | None) ->
     assert retrying.repeat == "may_send_twice", "the upstream is about to send it itself"
     for text in (failed.meaning, failed.fix):
         assert not re.search(r"try|tried|again|retr|repeat|safe|twice", text, re.IGNORECASE), "that is for `repeat`"
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        ("permission_denied", "The Revor API key may not do this"),
+        ("forbidden", "The Revor API key may not see this"),
+        ("not_found", "Revor does not know this job, or another account's key made it"),
+        ("external_api_job_not_found", "Revor does not know this job, or another account's key made it"),
+        ("never_heard_of", "Revor does not know this job, or another account's key made it"),
+        (None, "Revor does not know this job, or another account's key made it"),
+    ],
+)
+def test_a_job_that_is_lost_has_the_hint_of_the_polls(code: str | None, meaning: str) -> None:
+    hint = REVOR.hint_for(None if code is None else Problem(code=code, message=""), "not_found")
+
+    assert hint is not None
+    assert (hint.meaning, hint.repeat) == (meaning, "may_send_twice")
+
+
+@pytest.mark.parametrize("kind", ["retrying", "overdue", "not_found", "status_unknown"])
+@pytest.mark.parametrize("code", [*REVOR.hints.codes, "never_heard_of"])
+def test_while_a_job_is_undecided_sending_again_may_send_twice(kind: str, code: str) -> None:
+    hint = REVOR.hint_for(Problem(code=code, message="", retryable=False), kind)
+
+    assert hint is not None
+    assert hint.repeat == "may_send_twice"
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        ("unavailable", "Revor does not answer"),
+        ("idempotency_conflict", "The idempotency key was used before with another request"),
+        ("x_job_concurrency_limit_exceeded", "Too many Revor jobs of this account at once"),
+        ("never_heard_of", "Revor reports never_heard_of"),
+    ],
+)
+def test_a_poll_that_failed_has_a_hint(code: str, meaning: str) -> None:
+    hint = REVOR.hint_for(Problem(code=code, message=""), POLL)
+
+    assert hint is not None
+    assert hint.meaning == meaning
+    assert REVOR.hint_for(None, POLL) is None
 
 
 def test_an_unknown_code_is_named() -> None:

@@ -95,12 +95,17 @@ ALEX = {"recipient_name": "Alex"}
         ),
         (
             "not_found",
-            "LinkedIn outreach to Alex was not found: Revor does not know it, so its end will not be seen",
+            "LinkedIn outreach to Alex was not found, so its end will not be seen: the account needs reconnecting",
         ),
     ],
 )
 def test_each_job_event_is_one_sentence(kind: str, sentence: str) -> None:
     assert text(job_event(kind, metadata=ALEX, hint=RECONNECT)) == sentence
+
+
+def test_a_job_that_was_not_found_reads_so_without_a_hint() -> None:
+    sentence = "LinkedIn outreach to Alex was not found, so its end will not be seen: Revor does not know it"
+    assert text(job_event("not_found", metadata=ALEX)) == sentence
 
 
 def test_an_unknown_status_is_named() -> None:
