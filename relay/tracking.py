@@ -145,6 +145,7 @@ class Tracking:
             weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
             metadata=request.metadata,
             callback_subscription_id=callback,
+            callback_types=request.callback_types,
             seen=seen,
             progress=progress,
             events=events,

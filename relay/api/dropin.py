@@ -46,6 +46,7 @@ class Extra:
 
     metadata: Mapping[str, Any] | None = None
     callback_url: str | None = None
+    callback_types: tuple[str, ...] | None = None
 
 
 class Reply(Protocol):

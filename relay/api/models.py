@@ -114,6 +114,13 @@ class JobRegistration(Body):
     callback_url: str | None = Field(
         default=None, max_length=MAX_URL_CHARACTERS, description="Where this job's events are sent, signed."
     )
+    callback_types: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_TYPES,
+        description="Which of the job's events `callback_url` gets: full names (`ai.revor.job.failed`) or their last "
+        "words (`failed`). Without it all of them; for a callback that the job has already, those of before.",
+    )
     metadata: dict[str, Any] | None = Field(
         default=None, description="Yours: it comes back in every event of the job. At most 16 KiB as JSON."
     )
@@ -151,6 +158,7 @@ class UpstreamAnswer(Body):
     source: str = JobRegistration.model_fields["source"].default
     account: str = JobRegistration.model_fields["account"].default
     callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
+    callback_types: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TYPES)
     metadata: dict[str, Any] | None = None
     deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
 

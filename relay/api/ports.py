@@ -63,6 +63,7 @@ class TrackRequest:
     source: str
     account: str
     callback_url: str | None = None
+    callback_types: tuple[str, ...] | None = None
     metadata: Mapping[str, Any] | None = None
     deadline_seconds: float | None = None
     priority: Priority | None = None

@@ -19,12 +19,13 @@ from relay.api.dropin import Body, Extra, Passing, Reply, Speaker
 from relay.api.models import MAX_METADATA_BYTES
 from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
 from relay.api.problems import request_id_of
-from relay.api.registration import url_refusal
+from relay.api.registration import callback_types, url_refusal
 from relay.api.waiting import preferred_seconds
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.passing import (
     CACHE_HEADER,
     CALLBACK_HEADER,
+    CALLBACK_TYPES_HEADER,
     METADATA_HEADER,
     OVERRIDE_HEADERS,
     SAFE_METHODS,
@@ -113,7 +114,7 @@ class Proxy:
                 return await _unless_left(work, receive)
         if dropin.is_create(speaker, method, path):
             scope["relay.operation"] = "create"
-            extra = _extra(scope["headers"], self._context)
+            extra = _extra(scope["headers"], speaker.source, self._context)
             with _Spool() as spool:
                 body = await spool.take_in(_Upload(receive))
                 # Whoever leaves now does not end it: what is sent has to be known, and its job tracked.
@@ -196,9 +197,9 @@ def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
     return has_body, fresh, prefers
 
 
-def _extra(headers: Sequence[Header], context: Context) -> Extra:
+def _extra(headers: Sequence[Header], source: str, context: Context) -> Extra:
     """What the create's own headers attach. Raises InvalidRequest (400): nothing was sent then."""
-    metadata, callback = None, None
+    metadata, callback, types = None, None, None
     for name, value in headers:
         if name == METADATA_HEADER:
             metadata = _metadata(value)
@@ -207,7 +208,14 @@ def _extra(headers: Sequence[Header], context: Context) -> Extra:
             refusal = url_refusal(callback, context.ports.settings.guard)
             if refusal is not None:
                 raise _bad("Relay-Callback", refusal)
-    return Extra(metadata=metadata, callback_url=callback)
+        elif name == CALLBACK_TYPES_HEADER:
+            names = [word.strip() for word in value.decode(errors="replace").split(",") if word.strip()]
+            types, errors = callback_types(names, source, context.ports.settings)
+            if errors or not types:
+                raise _bad("Relay-Callback-Types", errors[0].detail if errors else "it names no type")
+    if types is not None and callback is None:
+        raise _bad("Relay-Callback-Types", "there is no Relay-Callback: send that too")
+    return Extra(metadata=metadata, callback_url=callback, callback_types=types)
 
 
 def _metadata(value: bytes) -> dict[str, Any]:
@@ -223,7 +231,7 @@ def _metadata(value: bytes) -> dict[str, Any]:
 
 
 def _bad(header: str, why: str) -> InvalidRequest:
-    code = header.lower().replace("relay-", "invalid_")
+    code = header.lower().replace("relay-", "invalid_").replace("-", "_")
     return InvalidRequest(f"{header}: {why}. Nothing was sent", code=code, status=400)
 
 

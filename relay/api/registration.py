@@ -1,6 +1,6 @@
 """The body of a registration, read: quickly where all is well, with every mistake named where it is not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -13,7 +13,9 @@ from relay.api.models import (
 )
 from relay.api.ports import TrackRequest
 from relay.api.problems import did_you_mean
-from relay.api.validation import invalid, validate
+from relay.api.validation import invalid, pointer_of, validate
+from relay.core.events import Origin, job_event_types
+from relay.core.filters import full_type, nearest_type
 from relay.core.job import PRIORITY_WEIGHTS, Observation, Priority
 from relay.core.jsontext import dumps
 from relay.core.netguard import GuardPolicy, refusal_of_url
@@ -37,6 +39,9 @@ class Rules(Protocol):
     @property
     def guard(self) -> GuardPolicy: ...
 
+    @property
+    def origins(self) -> Mapping[str, Origin]: ...
+
 
 class Answers(Protocol):
     """What reads an upstream's own answer to a create; see `Tracking`."""
@@ -59,7 +64,7 @@ def read_registration(document: Any, settings: Rules, tracking: Answers) -> Trac
 
 def _quick(document: dict[str, Any], settings: Rules) -> TrackRequest | None:
     """The request where everything is right, None where anything is not: the path of nearly all registrations."""
-    if not document.keys() <= _FIELDS:
+    if not document.keys() <= _FIELDS or "callback_types" in document:
         return None
     get = document.get
     external_id, source, account = get("id"), get("source", _SOURCE), get("account", _ACCOUNT)
@@ -115,6 +120,12 @@ def _thorough(document: Any, settings: Rules, seen: Observation | None) -> Track
     if job.metadata is not None and len(dumps(job.metadata)) > MAX_METADATA_BYTES:
         detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON: keep it in your own system, by the job's id"
         errors.append(FieldError(pointer="/metadata", code="too_large", detail=detail))
+    types = None
+    if job.callback_types is not None and not errors:
+        types, errors = callback_types(job.callback_types, job.source, settings)
+        if job.callback_url is None:
+            detail = "there is no callback_url that these events could go to: send that too"
+            errors.append(FieldError(pointer="/callback_types", code="missing_callback", detail=detail))
     if errors:
         raise invalid(errors)
     if job.callback_url is not None:
@@ -124,11 +135,35 @@ def _thorough(document: Any, settings: Rules, seen: Observation | None) -> Track
         source=job.source,
         account=job.account,
         callback_url=job.callback_url,
+        callback_types=types,
         metadata=job.metadata,
         deadline_seconds=job.deadline_seconds,
         priority=job.priority,
         seen=seen,
     )
+
+
+def callback_types(
+    names: Sequence[str], source: str, settings: Rules
+) -> tuple[tuple[str, ...] | None, list[FieldError]]:
+    """The full types of a source's job events that these names are of, and what is wrong with the others."""
+    known = job_event_types(settings.origins[source].type_prefix)
+    found = [full_type(name, known) for name in names]
+    errors = [
+        FieldError(
+            pointer=pointer_of("callback_types", index), code="unknown_type", detail=refusal_of_type(name, known)
+        )
+        for index, name in enumerate(names)
+        if found[index] is None
+    ]
+    return tuple(dict.fromkeys(one for one in found if one is not None)), errors
+
+
+def refusal_of_type(name: str, known: Sequence[str]) -> str:
+    """That there are no events of this type, with the nearest that there are."""
+    near = nearest_type(name, known)
+    hint = f": did you mean {near}?" if near else f": known are {', '.join(known)}"
+    return f"{name[:200]!r} is no event type{hint}"
 
 
 def account_errors(source: str, account: str, accounts: Mapping[str, tuple[str, ...]]) -> list[FieldError]:

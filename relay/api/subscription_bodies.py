@@ -6,11 +6,11 @@ from typing import Any
 from relay.api.models import SubscriptionConfig, SubscriptionCreate, SubscriptionReplace, start_seconds
 from relay.api.operations import Context
 from relay.api.problems import did_you_mean
-from relay.api.registration import check_sink
+from relay.api.registration import check_sink, refusal_of_type
 from relay.api.validation import invalid, pointer_of, validate
 from relay.api.views import REDACTED, header_view, start_view
 from relay.core.events import RELAY_SOURCE
-from relay.core.filters import known_types, nearest_type
+from relay.core.filters import known_types
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
@@ -113,11 +113,7 @@ def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[
 def type_refusal(name: str, context: Context) -> str | None:
     """Why there are no events of this type, with the nearest that there are; None where there are."""
     known = known_types(origin.type_prefix for origin in context.settings.origins.values())
-    if name in known:
-        return None
-    near = nearest_type(name, known)
-    hint = f": did you mean {near}?" if near else f": known are {', '.join(known)}"
-    return f"{name[:200]!r} is no event type{hint}"
+    return None if name in known else refusal_of_type(name, known)
 
 
 def _headers(body: SubscriptionCreate, before: Subscription) -> tuple[tuple[tuple[str, str], ...], list[FieldError]]:

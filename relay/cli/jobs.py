@@ -26,12 +26,16 @@ app = typer.Typer(help="Track upstream jobs and see how they go.", no_args_is_he
 Source = Annotated[str | None, typer.Option(help="The source, when there are several.")]
 Account = Annotated[str | None, typer.Option(help="The account, when there are several.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The upstream's id, or the relay's uid (job_…).")]
+CallbackTypes = Annotated[
+    str | None, typer.Option(metavar="TYPES", help="Only these events for the callback, such as succeeded,failed.")
+]
 
 
 @app.command()
 def add(
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of upstream jobs.")],
     callback: Annotated[str | None, typer.Option(help="URL that gets the events of these jobs.")] = None,
+    callback_types: CallbackTypes = None,
     metadata: Annotated[str | None, typer.Option(help="JSON object that comes back with every event.")] = None,
     priority: Annotated[str | None, typer.Option(help="How much its delay counts: low, normal or high.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which it is reported overdue.")] = None,
@@ -40,8 +44,11 @@ def add(
     json: Json = False,
 ) -> None:
     """Track jobs. With --json one id gives an object, several give an array."""
+    if callback_types is not None and callback is None:
+        raise UsageError("--callback-types says what --callback gets: give that too")
     extra = {
         "callback_url": callback,
+        "callback_types": _types(callback_types),
         "metadata": _metadata(metadata),
         "priority": priority,
         "deadline_seconds": deadline,
@@ -68,6 +75,7 @@ def import_jobs(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Standard input without, or with -.")] = None,
     format: Annotated[str, typer.Option(metavar="FORMAT", help="auto, csv, jsonl or answers.")] = "auto",
     callback_url: Annotated[str | None, typer.Option(help="For jobs without one: URL that gets the events.")] = None,
+    callback_types: CallbackTypes = None,
     metadata: Annotated[str | None, typer.Option(help="For jobs without any: JSON object, back in each event.")] = None,
     source: Annotated[str | None, typer.Option(help="For jobs that name none: the source.")] = None,
     account: Annotated[str | None, typer.Option(help="For jobs that name none: the account.")] = None,
@@ -81,7 +89,13 @@ def import_jobs(
 
     if format not in FORMATS:
         raise UsageError(f"--format {format!r:.40} is not known: it takes {', '.join(FORMATS)}")
-    given = {"callback_url": callback_url, "metadata": _metadata(metadata), "source": source, "account": account}
+    given = {
+        "callback_url": callback_url,
+        "callback_types": _types(callback_types),
+        "metadata": _metadata(metadata),
+        "source": source,
+        "account": account,
+    }
     plan = Plan(
         file=None if file is None or str(file) == "-" else file,
         format=FORMATS[format],
@@ -200,6 +214,10 @@ def untrack(
         print_json(job)
     else:
         say(f"{id} is {'erased' if purge else 'no longer tracked'}")
+
+
+def _types(text: str | None) -> list[str] | None:
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _metadata(text: str | None) -> Any:

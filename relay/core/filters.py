@@ -28,6 +28,13 @@ def known_types(type_prefixes: Iterable[str]) -> tuple[str, ...]:
     return (*(name for prefix in prefixes for name in job_event_types(prefix)), *RELAY_EVENTS)
 
 
+def full_type(name: str, known: Sequence[str]) -> str | None:
+    """The known type that this is the name of: whole, or without its beginning, such as `failed` or `job.failed`."""
+    if name in known:
+        return name
+    return next((one for one in known if one.endswith(f".{name}")), None)
+
+
 def nearest_type(text: str, known: Sequence[str]) -> str | None:
     """The known type that someone who wrote `text` most likely meant; None where nothing is near.
 

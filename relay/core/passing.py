@@ -18,6 +18,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 METADATA_HEADER = b"relay-metadata"
 CALLBACK_HEADER = b"relay-callback"
+CALLBACK_TYPES_HEADER = b"relay-callback-types"
 CACHE_HEADER = b"relay-cache"
 
 HOP_BY_HOP = frozenset(
@@ -26,7 +27,7 @@ HOP_BY_HOP = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     }
 )
-_NEVER_PASSED_ON = HOP_BY_HOP | {b"host", b"expect", METADATA_HEADER, CALLBACK_HEADER}
+_NEVER_PASSED_ON = HOP_BY_HOP | {b"host", b"expect", METADATA_HEADER, CALLBACK_HEADER, CALLBACK_TYPES_HEADER}
 _NEVER_OF_ONE_CONNECTION = frozenset(
     {
         *(b"authorization", b"x-api-key", b"idempotency-key", b"content-type", b"content-encoding", b"content-length"),

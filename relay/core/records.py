@@ -49,6 +49,7 @@ class Registration:
 
     Where `weight` is None, a new job has the normal one, and one that is known keeps its own. `intent` is the create
     that made the job: its fate is known in the same transaction, and that of earlier ones with its Idempotency-Key.
+    `callback_types`: which of its events the callback gets (None: all, or as it was registered before).
     `spacing_seconds`: the least time to its predecessor in the lane, None where nobody said. `request` and
     `connect_account_id` are `Job`'s; None changes nothing of a job that is known.
     """
@@ -61,6 +62,7 @@ class Registration:
     deadline_seconds: float
     metadata: Mapping[str, Any] | None = None
     callback_subscription_id: str | None = None
+    callback_types: tuple[str, ...] | None = None
     seen: Observation | None = None
     progress: Progress = field(default_factory=Progress)
     events: tuple[Event, ...] = ()

@@ -154,6 +154,7 @@ class Creates:
                     source=intent.source,
                     account=intent.account,
                     callback_url=extra.callback_url,
+                    callback_types=extra.callback_types,
                     metadata=extra.metadata,
                     seen=found[1],
                     spacing_seconds=_spacing(asked.spacing_seconds),

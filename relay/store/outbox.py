@@ -5,8 +5,10 @@ followers are `blocked` until the head has ended (see `deliveries.mark`).
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
+import orjson
 from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
@@ -35,7 +37,9 @@ INSERT_DELIVERY = insert_into(
     DELIVERIES, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
 )
 CALLBACKS_OF_JOBS = sql(
-    lambda words: f"SELECT job_uid, subscription_id FROM job_callbacks WHERE job_uid IN {words.listed('job_uids')}"
+    lambda words: (
+        f"SELECT job_uid, subscription_id, types FROM job_callbacks WHERE job_uid IN {words.listed('job_uids')}"
+    )
 )
 
 
@@ -80,6 +84,10 @@ READ_AT_ONCE = 1_000
 """Subscriptions by their ids: a statement has only so many parameters."""
 MAX_CACHED = 1_000
 """Kinds of events, and callbacks, of which it is kept what they match and what they are."""
+
+
+Callback = tuple[Subscription, frozenset[str] | None]
+"""One of a job's callbacks, and the types of the job's events that it gets; None: all."""
 
 
 class SubscriptionBook:
@@ -233,7 +241,8 @@ class Outbox:
         for event, lease in entries:
             targets: Iterable[Subscription] = self.book.matching(connection, event)
             if event.job_uid in callbacks:
-                targets = (*targets, *callbacks[event.job_uid])
+                wanted = (one for one, types in callbacks[event.job_uid] if types is None or event.type in types)
+                targets = (*targets, *wanted)
             made = [delivery_values(event, subscription, busy, lease) for subscription in targets]
             if made:
                 deliveries += made
@@ -246,16 +255,22 @@ class Outbox:
         many(connection, INSERT_DELIVERY, deliveries)
         return recorded
 
-    def _callbacks(self, connection: Connection, job_uids: Sequence[str]) -> dict[str | None, list[Subscription]]:
-        found: dict[str | None, list[Subscription]] = {}
+    def _callbacks(self, connection: Connection, job_uids: Sequence[str]) -> dict[str | None, list[Callback]]:
+        found: dict[str | None, list[Callback]] = {}
         if not job_uids or not self.book.has_callbacks(connection):
             return found
         links = run(connection, CALLBACKS_OF_JOBS, job_uids=json_list(job_uids)).all()
         known = self.book.several(connection, {row.subscription_id for row in links})
         for row in links:
             if row.subscription_id in known:
-                found.setdefault(row.job_uid, []).append(known[row.subscription_id])
+                found.setdefault(row.job_uid, []).append((known[row.subscription_id], callback_types(row.types)))
         return found
+
+
+@lru_cache(maxsize=MAX_CACHED)
+def callback_types(stored: str | None) -> frozenset[str] | None:
+    """The types of a row of `job_callbacks`."""
+    return None if stored is None else frozenset(orjson.loads(stored))
 
 
 def hold_jobs(connection: Connection, uids: Sequence[str]) -> None:

@@ -35,7 +35,10 @@ INSERT_JOB = insert_into(
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
 )
-INSERT_CALLBACK = f"{insert_into(CALLBACKS, 'job_uid', 'subscription_id')} ON CONFLICT DO NOTHING"
+INSERT_CALLBACK = f"{insert_into(CALLBACKS, 'job_uid', 'subscription_id', 'types')} ON CONFLICT DO NOTHING"
+CHANGE_CALLBACK = """
+UPDATE job_callbacks SET types = :types WHERE job_uid = :job_uid AND subscription_id = :subscription_id
+"""
 RESUMABLE = ("untracked", "not_found")
 
 Key = tuple[str, str, str]
@@ -78,7 +81,7 @@ class Registrar:
         for registration in new:
             notify(connection, f"jobs {registration.source}/{registration.account}")
         links = [
-            {"job_uid": registration.uid, "subscription_id": registration.callback_subscription_id}
+            _callback_values(registration.uid, registration)
             for registration in new
             if registration.callback_subscription_id is not None
         ]
@@ -129,7 +132,7 @@ class Registrar:
                 **dict.fromkeys(("overdue", "missing_count", "failure_count", "poll_step"), 0),
             }
         if registration.callback_subscription_id is not None:
-            self._add_callback(connection, job.uid, registration.callback_subscription_id, registration.tracked_at)
+            self._add_callback(connection, job.uid, registration, registration.callback_subscription_id)
         if resumed:
             notify(connection, f"look {job.source}/{job.account} {job.uid}")
         if changes:
@@ -137,14 +140,21 @@ class Registrar:
             job = job_from(connection.execute(BY_UID, {"uid": job.uid}).one())
         return Registered(job=job, created=False, resumed=resumed)
 
-    def _add_callback(self, connection: Connection, job_uid: str, subscription_id: str, now: float) -> None:
-        """A new callback gets the job's events in order from the first."""
-        link = {"job_uid": job_uid, "subscription_id": subscription_id}
+    def _add_callback(
+        self, connection: Connection, job_uid: str, registration: Registration, subscription_id: str
+    ) -> None:
+        """A new callback gets the job's events in order from the first, those of its types; one that is there goes on
+        with the types that are given, if any are."""
+        link = _callback_values(job_uid, registration)
         subscription = self._outbox.book.get(connection, subscription_id)
         if run(connection, INSERT_CALLBACK, **link).rowcount == 0 or subscription is None:
+            if registration.callback_types is not None:
+                run(connection, CHANGE_CALLBACK, **link)
             return
         hold_jobs(connection, [job_uid])
-        events = [event_from(row) for row in connection.execute(EVENTS_OF_JOB, {"job_uid": job_uid}).all()]
+        types, now = registration.callback_types, registration.tracked_at
+        rows = connection.execute(EVENTS_OF_JOB, {"job_uid": job_uid}).all()
+        events = [event_from(row) for row in rows if types is None or row.type in types]
         busy = open_pairs(connection, [job_uid])
         many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in events])
 
@@ -197,6 +207,15 @@ def _job_values(registration: Registration) -> dict[str, Any]:
 def _deadline_at(registration: Registration) -> float:
     scheduled_at = None if registration.seen is None else registration.seen.scheduled_at
     return deadline_of(registration.tracked_at, scheduled_at, registration.deadline_seconds)
+
+
+def _callback_values(job_uid: str, registration: Registration) -> dict[str, Any]:
+    types = registration.callback_types
+    return {
+        "job_uid": job_uid,
+        "subscription_id": registration.callback_subscription_id,
+        "types": None if types is None else json_list(types),
+    }
 
 
 def _weight(registration: Registration) -> float:

@@ -26,6 +26,7 @@ def _matches(words: Words) -> str:
   AND (:source = '' OR e.source = :source)
   AND (:callback = 0 OR (
     SELECT COUNT(*) FROM job_callbacks c WHERE c.job_uid = e.job_uid AND c.subscription_id = :subscription_id
+      AND (c.types IS NULL OR REPLACE(c.types, '"' || e.type || '"', '') <> c.types)
   ) > 0)"""
 
 

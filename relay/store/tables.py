@@ -319,7 +319,7 @@ class HazardRow(SQLModel, table=True):
 
 
 class JobCallbackRow(SQLModel, table=True):
-    """The callback subscriptions of a job."""
+    """The callback subscriptions of a job. `types`: of which of its events (a JSON list), NULL for all."""
 
     __tablename__: ClassVar[str] = "job_callbacks"
     # a callback's removal
@@ -327,6 +327,7 @@ class JobCallbackRow(SQLModel, table=True):
 
     job_uid: str = Field(sa_column=_text(primary_key=True))
     subscription_id: str = Field(sa_column=_text(primary_key=True))
+    types: str | None = Field(default=None, sa_column=_text(nullable=True))
 
 
 class IdempotencyRow(SQLModel, table=True):

@@ -266,6 +266,57 @@ async def test_untrack_keeps_the_job_and_purge_erases_it(client, world):
     assert (await client.get("/v1/events")).json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("types", "asked_for"),
+    [
+        (["succeeded", "job.failed"], ("ai.revor.job.succeeded", "ai.revor.job.failed")),
+        (["ai.revor.job.failed", "failed"], ("ai.revor.job.failed",)),
+        (None, None),
+    ],
+)
+async def test_a_callback_may_get_some_types_only(client, world, types, asked_for):
+    asked = []
+    register = world.tracking.register
+
+    async def spy(requests):
+        asked.extend(requests)
+        return await register(requests)
+
+    world.tracking.register = spy
+    given = {"callback_url": HOOK, "callback_types": types}
+    assert (await client.post("/v1/jobs", json={"id": "a", **given})).status_code == 201
+    answer = {"ok": True, "item": {"id": "b", "status": "queued"}, **given}
+    batch = await client.post("/v1/jobs/batch", json={"jobs": [answer, {"id": "c", **given}]})
+    assert batch.json() == {"created": 2, "existing": 0, "rejected": []}
+    assert [one.callback_types for one in asked] == [asked_for] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code", "words"),
+    [
+        (
+            {"callback_types": ["succeeded", "faild"]},
+            "/callback_types/1",
+            "unknown_type",
+            "did you mean ai.revor.job.failed?",
+        ),
+        ({"callback_types": ["relay.test"]}, "/callback_types/0", "unknown_type", "no event type"),
+        ({"callback_types": []}, "/callback_types", "too_short", "at least 1"),
+        ({"callback_types": "failed"}, "/callback_types", "wrong_type", ""),
+        ({"callback_types": ["failed"], "callback_url": None}, "/callback_types", "missing_callback", "callback_url"),
+        ({"callback_types": ["failed"], "source": "other"}, "/source", "unknown_source", ""),
+    ],
+)
+async def test_callback_types_that_can_not_be_are_named(client, body, pointer, code, words):
+    answer = await client.post("/v1/jobs", json={"id": "a", "callback_url": HOOK, **body})
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == (pointer, code)
+    assert words in error["detail"]
+    batch = await client.post("/v1/jobs/batch", json={"jobs": [{"id": "a", "callback_url": HOOK, **body}]})
+    assert [one["code"] for one in batch.json()["rejected"]] == [code]
+
+
 async def test_a_callback_makes_a_hidden_subscription(client, world):
     answer = await client.post("/v1/jobs", json={"id": "a", "callback_url": HOOK})
     assert answer.status_code == 201

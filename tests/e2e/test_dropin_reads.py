@@ -20,6 +20,7 @@ from relay.core.job import Job
 from relay.testing import FakeClock
 from tests.dropin_requests import DISPATCH, DISPATCHES, JOBS
 from tests.e2e_world import KEY, World, open_e2e_world
+from tests.store_kit import rows
 from tests.wire import Call, Stub, answer, open_stub
 
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -591,6 +592,26 @@ async def test_metadata_and_a_callback_attach_and_are_not_passed_on(
     assert (event["subject"], event["data"]["metadata"]) == ("with-more", metadata)
 
 
+async def test_a_callback_of_a_create_may_get_some_types_only(
+    over_stub: World, upstream: Stub, clock: FakeClock
+) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(made("with-types"))
+
+    upstream.handler = make
+    callback = f"{over_stub.receiver_url}/hooks/with-types"
+    answered = await create(over_stub, Relay_Callback=callback, Relay_Callback_Types="succeeded, ai.revor.job.failed,")
+    assert answered.status_code == 202
+    (sent,) = upstream.received
+    assert not [name for name, _ in sent.headers if name.startswith(b"relay-callback")]
+    job = await job_of(over_stub, "with-types")
+    found = await rows(over_stub.node.store, "SELECT types FROM job_callbacks WHERE job_uid = :uid", uid=job.uid)
+    assert found == [{"types": '["ai.revor.job.succeeded","ai.revor.job.failed"]'}]
+    (event,) = await over_stub.node.store.events.of_job(job.uid)
+    assert (await over_stub.node.store.deliveries.page(limit=5, event_id=event.id)).items == ()
+
+
 BAD_METADATA: tuple[str | bytes, ...] = (
     *("{", "", "[1]", "42", '"text"', b'{"a":"\xff"}', '{"a":"' + "x" * 16_384 + '"}', '{"a":1}{"b":2}'),
 )
@@ -598,6 +619,7 @@ BAD_CALLBACKS: tuple[str | bytes, ...] = (
     *("", "crm.example/hooks", "ftp://crm.example/hooks", "http://10.0.0.1/hooks", "https://user:secret@crm.example/"),
     *(b"https://crm.example/\xff", "https://crm.example/a b", "https://crm.example/#x"),
 )
+BAD_CALLBACK_TYPES: tuple[str | bytes, ...] = ("", " , ", "succeeded,faild", "relay.test", b"\xff")
 
 
 async def test_what_can_not_be_attached_is_refused_before_anything_is_sent(over_stub: World, upstream: Stub) -> None:
@@ -607,12 +629,23 @@ async def test_what_can_not_be_attached_is_refused_before_anything_is_sent(over_
             error = answered.json()["error"]
             assert (answered.status_code, error["code"]) == (400, f"relay_invalid_{header[6:].lower()}"), value
             assert "Nothing was sent" in error["message"]
+    for value in BAD_CALLBACK_TYPES:
+        answered = await create(over_stub, Relay_Callback="https://crm.example/hooks", Relay_Callback_Types=value)
+        assert (answered.status_code, answered.json()["error"]["code"]) == (400, "relay_invalid_callback_types"), value
+    assert (
+        "did you mean"
+        in (await create(over_stub, Relay_Callback="https://crm.example/hooks", Relay_Callback_Types="faild")).json()[
+            "error"
+        ]["message"]
+    )
+    answered = await create(over_stub, Relay_Callback_Types="failed")
+    assert (answered.status_code, answered.json()["error"]["code"]) == (400, "relay_invalid_callback_types")
     assert upstream.received == []
     assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
 
 
 async def test_the_relays_own_headers_are_not_passed_on_with_other_requests(over_stub: World, upstream: Stub) -> None:
-    headers = {**AUTH, "Relay-Metadata": "{", "Relay-Callback": "x"}
+    headers = {**AUTH, "Relay-Metadata": "{", "Relay-Callback": "x", "Relay-Callback-Types": "y"}
     assert (await over_stub.api.get("/api/v2/credits", headers=headers)).status_code == 200
     assert not [
         name for name, _ in upstream.received[-1].headers if name.startswith(b"relay-") and name != b"relay-node"

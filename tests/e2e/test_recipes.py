@@ -286,6 +286,37 @@ async def test_the_requests_of_a_hosted_tool(world: RelayWorld, tool: str) -> No
     assert (status, job["id"], job["metadata"]) == (201, answer["item"]["id"], {"deal": 42})
 
 
+@pytest.mark.parametrize(
+    ("recipe", "tool", "hook"),
+    [
+        ("n8n Wait node", "N8N", "{{ $execution.resumeUrl }}"),
+        ("Make catch hook", "MAKE", "https://hook.eu2.make.com/REPLACE"),
+    ],
+)
+async def test_one_call_at_the_end(world: RelayWorld, recipe: str, tool: str, hook: str) -> None:
+    await serve_with_tokens(world)
+    create, *looks, register = requests_in(recipe)
+    assert (create["headers"]["Relay-Callback"], json.loads(register["data"])["callback_url"]) == (hook, hook)
+    places = {f"RELAY_TOKEN_{tool}": TOKEN, hook: world.sink_url}
+    status, answer = await send(world, create, places)
+    assert status == 202, answer
+    directly = create | {"headers": {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"}}
+    status, other = await send(world, directly, {}, base=world.sandbox_url)
+    assert status == 202, other
+    status, _ = await send(world, register, places | {"JOB_ID": other["item"]["id"]})
+    assert status == 201
+    for job_id in (answer["item"]["id"], other["item"]["id"]):
+        await world.until(lambda job_id=job_id: bool(world.kinds(job_id)), "no event comes")
+        for look in looks:
+            status, job = await send(world, look, places | {"JOB_ID": job_id})
+            assert (status, job["id"], job["open"]) == (200, job_id, False)
+        recorded = (await world.get(f"/v1/jobs/{job_id}/events"))["items"]
+        assert len(recorded) > 1
+        deliveries = (await world.get(f"/v1/deliveries?event={recorded[0]['id']}"))["items"]
+        assert deliveries == []
+        assert [kind in ENDS for kind in world.kinds(job_id)] == [True]
+
+
 @needs_node
 async def test_the_code_of_the_zap(world: RelayWorld) -> None:
     await world.serve()

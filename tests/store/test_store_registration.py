@@ -4,6 +4,7 @@ import pytest
 
 from relay.core.job import Progress
 from relay.core.records import LookNote
+from relay.core.replay import ReplayRequest
 from relay.errors import Conflict
 from relay.store.store import Store
 from tests.store_kit import (
@@ -253,6 +254,58 @@ async def test_two_callbacks_of_a_job_get_each_event_once(store: Store) -> None:
     await store.jobs.register(registration("a", callback_subscription_id=two))
     await store.jobs.record(look(uid, 0, "queued"))
     assert [row["subscription_id"] for row in await deliveries(store)] == [one, two]
+
+
+SUCCEEDED, FAILED = "ai.revor.job.succeeded", "ai.revor.job.failed"
+
+
+async def test_a_callback_with_types_gets_only_these_and_still_in_order(store: Store) -> None:
+    sub = await callback(store)
+    ends = await track(store, "ends", callback_subscription_id=sub, callback_types=(SUCCEEDED, FAILED))
+    every = await track(store, "every", callback_subscription_id=sub)
+    for uid in (ends, every):
+        await store.jobs.record(look(uid, 0, "queued", "running", "failed"))
+        await store.jobs.record(look(uid, 3, "succeeded"))
+    got = [(row["job_uid"], row["sequence"], row["state"]) for row in await deliveries(store, sub)]
+    assert [one[1:] for one in got if one[0] == ends] == [(3, "pending"), (4, "blocked")]
+    assert [one[1] for one in got if one[0] == every] == [1, 2, 3, 4]
+    delivered = [one.event.sequence for one in await deliver_all(store, sub) if one.job_uid == ends]
+    assert delivered == [3, 4]
+
+
+async def test_a_callback_with_types_added_later_gets_what_matches_from_the_first(store: Store) -> None:
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "queued", "failed", "retrying"))
+    sub = await callback(store)
+    again = registration("a", callback_subscription_id=sub, callback_types=(SUCCEEDED, FAILED), tracked_at=NOW + 5)
+    await store.jobs.register(again)
+    await store.jobs.record(look(uid, 3, "running", "succeeded", outcome="succeeded"))
+    assert [row["sequence"] for row in await deliveries(store, sub)] == [2, 5]
+    assert await states(store, sub) == ["pending", "blocked"]
+
+
+async def test_another_list_of_types_holds_from_then_on_and_none_changes_nothing(store: Store) -> None:
+    sub = await callback(store)
+    uid = await track(store, "a", callback_subscription_id=sub, callback_types=(FAILED,))
+    await store.jobs.record(look(uid, 0, "queued", "failed"))
+    await store.jobs.register(registration("a", callback_subscription_id=sub, callback_types=("ai.revor.job.queued",)))
+    await store.jobs.record(look(uid, 2, "queued", "failed"))
+    await store.jobs.register(registration("a", callback_subscription_id=sub))
+    await store.jobs.record(look(uid, 4, "queued", "failed"))
+    assert [row["sequence"] for row in await deliveries(store, sub)] == [2, 3, 5]
+
+
+async def test_a_replay_of_a_callback_sends_only_its_types(store: Store) -> None:
+    sub = await callback(store)
+    uid = await track(store, "a", callback_subscription_id=sub, callback_types=("ai.revor.job.not_found", FAILED))
+    await store.jobs.record(look(uid, 0, "queued", "failed", "notxfound", "not_found"))
+    for _ in range(2):
+        for one in await claim(store, sub):
+            await store.deliveries.mark(mark_of(one, "dead"))
+    wanted = ReplayRequest(id="rpl_1", subscription_id=sub, since=NOW - 1, until=NOW + 1, now=NOW)
+    assert (await store.replays.create(wanted)).matched == 2
+    await store.replays.advance("rpl_1", "node", NOW)
+    assert [one.event.sequence for one in await deliver_all(store, sub)] == [2, 4]
 
 
 async def test_a_url_has_one_callback_subscription(store: Store) -> None:

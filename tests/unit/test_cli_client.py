@@ -120,6 +120,16 @@ def test_a_priority_is_sent_only_where_it_is_given(stub: Stub) -> None:
     assert [json.loads(body) for _, _, body in stub.seen] == [{"id": "a", "priority": "high"}, {"id": "a"}]
 
 
+def test_the_types_of_a_callback_are_sent_as_a_list(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/jobs", {"id": "a", "uid": "job_1", "status": None}, status=201)
+    assert run(["jobs", "add", "a", "--callback", SINK, "--callback-types", "succeeded, failed"]) == 0
+    assert [json.loads(body) for _, _, body in stub.seen] == [
+        {"id": "a", "callback_url": SINK, "callback_types": ["succeeded", "failed"]}
+    ]
+    assert run(["jobs", "add", "a", "--callback-types", "failed"]) == 2
+    assert "give that too" in capsys.readouterr().err
+
+
 def test_types_may_be_short() -> None:
     assert full_types("failed, relay.test") == ["ai.revor.job.failed", "relay.test"]
     assert full_types(None) is None

@@ -102,6 +102,35 @@ def test_a_dry_run_without_a_relay_checks_what_it_can(
     assert "the names of sources and accounts are not checked" in err
 
 
+def test_types_of_callbacks_come_with_a_callback(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.csv"
+    file.write_text(
+        "id,callback_url,callback_types\na,https://a.example/,succeeded failed\nb,https://b.example/,\nc,,\n"
+    )
+    sent: list[dict[str, Any]] = []
+
+    class Taking(Scripted):
+        def send(self, method: str, path: str, **options: Any) -> Answer:  # type: ignore[override]
+            sent.extend(options["body"]["jobs"])
+            return super().send(method, path, **options)
+
+    plan = import_run.Plan(file=file, defaults={"callback_types": ["failed"]})
+    assert import_run.run(plan, Taking({"created": 3, "existing": 0, "rejected": []}))
+    assert [(one["id"], one.get("callback_types")) for one in sent] == [
+        ("a", ["succeeded", "failed"]),
+        ("b", ["failed"]),
+        ("c", None),
+    ]
+
+
+def test_a_dry_run_knows_the_types_of_callbacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "jobs.csv"
+    file.write_text("id,callback_url,callback_types\na,https://a.example/,faild\nb,https://b.example/,failed\n")
+    plan = import_run.Plan(file=file, dry_run=True)
+    assert not import_run.run(plan, Api(NOBODY, None))
+    assert "did you mean ai.revor.job.failed?" in "".join(capsys.readouterr())
+
+
 def test_nothing_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RELAY_URL", NOBODY)
     for name, text in (("empty", ""), ("blank.csv", "id\n\n"), ("noise", "[]\n")):

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.core.events import RELAY_EVENTS
-from relay.core.filters import known_types, matches, nearest_type
+from relay.core.filters import full_type, known_types, matches, nearest_type
 from relay.core.subscription import Subscription
 
 SOURCE = "https://api.example/jobs"
@@ -79,3 +79,21 @@ def test_the_nearest_type_is_the_one_that_was_meant(text: str, meant: str | None
 
 def test_without_known_types_nothing_is_near() -> None:
     assert nearest_type("failed", ()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        (FAILED, FAILED),
+        ("failed", FAILED),
+        ("job.failed", FAILED),
+        ("not_found", "ai.revor.job.not_found"),
+        ("relay.test", "relay.test"),
+        ("ailed", None),
+        ("Failed", None),
+        (".failed", None),
+        ("", None),
+    ],
+)
+def test_a_short_name_stands_for_one_type(name: str, full: str | None) -> None:
+    assert full_type(name, KNOWN) == full

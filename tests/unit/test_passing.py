@@ -27,7 +27,7 @@ TOKEN = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12
 VALUE = st.binary(max_size=30).map(lambda value: bytes(code for code in value if code == 9 or 32 <= code != 127))
 NAME = st.one_of(TOKEN, st.sampled_from(sorted(HOP_BY_HOP)), st.sampled_from([b"host", b"expect", b"content-length"]))
 HEADERS = st.lists(st.tuples(NAME, VALUE), max_size=12)
-NOT_FOR_THE_NEXT = HOP_BY_HOP | {b"host", b"expect", b"relay-metadata", b"relay-callback"}
+NOT_FOR_THE_NEXT = HOP_BY_HOP | {b"host", b"expect", b"relay-metadata", b"relay-callback", b"relay-callback-types"}
 
 
 def is_within(kept: Sequence[Header], headers: Sequence[Header]) -> bool:

@@ -10,6 +10,7 @@ from relay.cli.client import Api, ApiError, Unreachable
 from relay.cli.importing.lines import Fault
 from relay.cli.importing.send import Body, Result
 from relay.cli.output import note
+from relay.core.events import Origin
 from relay.core.job import Observation
 from relay.core.netguard import GuardPolicy
 from relay.errors import InvalidRequest
@@ -26,6 +27,7 @@ Accounts = Mapping[str, tuple[str, ...]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rules:
     accounts: Accounts
+    origins: Mapping[str, Origin]
     guard: GuardPolicy = ANYWHERE
 
 
@@ -34,6 +36,7 @@ class _Answers:
 
     def __init__(self) -> None:
         self._definition = load_definition("revor")
+        self.origin = Origin(source="", type_prefix=self._definition.type_prefix, dataschema="")
 
     def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
         found = registered(self._definition, body, now=0.0)
@@ -53,7 +56,8 @@ class Check:
         return Result(created=len(bodies) - len(faults), faults=faults)
 
     def _fault(self, body: Body) -> Fault | None:
-        rules = _Rules(accounts=self._accounts if self._accounts is not None else _named_in(body))
+        accounts = self._accounts if self._accounts is not None else _named_in(body)
+        rules = _Rules(accounts=accounts, origins=dict.fromkeys(accounts, self._answers.origin))
         try:
             read_registration(dict(body), rules, self._answers)
         except InvalidRequest as error:

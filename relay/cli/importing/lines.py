@@ -19,7 +19,7 @@ Format = Literal["csv", "jsonl", "answers"]
 
 MAX_LINE_BYTES = 1 << 20
 MAX_RECORD_LINES = 1_000
-BESIDE_AN_ITEM = frozenset({"source", "account", "callback_url", "metadata", "deadline_seconds"})
+BESIDE_AN_ITEM = frozenset({"source", "account", "callback_url", "callback_types", "metadata", "deadline_seconds"})
 # What we write into a file of refused entries, and pass over when it is read again; an id may well begin with `#`.
 REMARK = re.compile(r"# (?:line [0-9]+|format): ")
 
@@ -249,6 +249,8 @@ def _row(header: Header, cells: list[str]) -> dict[str, Any] | Fault | None:
 
 def _cell(name: str, text: str) -> Any:
     """What a cell says, None where it is empty, a Fault where it is none of its column."""
+    if name == "callback_types":
+        return [word for word in re.split(r"[\s,;]+", text) if word] or None
     if not text or name not in ("metadata", "deadline_seconds"):
         return text or None
     value = _json(text)

@@ -156,6 +156,8 @@ class Import:
 
     def _with_defaults(self, body: Mapping[str, Any]) -> dict[str, Any]:
         missing = {name: value for name, value in self._plan.defaults.items() if body.get(name) is None}
+        if "callback_types" in missing and "callback_url" not in {**body, **missing}:
+            del missing["callback_types"]
         return {**body, **missing}
 
 
