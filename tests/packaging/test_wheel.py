@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+
+import relay
+from tests.typed import blocks, prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_DISTRIBUTIONS = 55
@@ -48,6 +52,23 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = (sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "--disable-pip-version-check")
     run(*pip, "install", "--quiet", "--no-compile", "-c", lock, wheel)
     return venv
+
+
+def test_the_ways_to_install_work_as_they_are_written(tmp_path: Path) -> None:
+    """docs/install.md, in a copy of what is in the repository."""
+    clone, home = tmp_path / "clone", tmp_path / "home"
+    home.mkdir()
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+    first, second = blocks((ROOT / "docs" / "install.md").read_text(encoding="utf-8"), "console")
+    lock = f"export HOME='{home}' PIP_CONSTRAINT='{ROOT / 'tests' / 'requirements.lock'}'"
+    script = "\n".join([lock, *prompts(first), *prompts(second)])
+    printed = run("bash", "-ec", script, cwd=clone)
+    assert f"relay {relay.__version__}" in printed.splitlines()
+    assert printed.splitlines()[-1] == second.strip().splitlines()[-1]
 
 
 def site_packages(venv: Path) -> Path:

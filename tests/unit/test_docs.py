@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import fields
 from http.server import HTTPServer
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +30,7 @@ from relay.core.signing import new_secret, sign
 from relay.dispatcher import LEASE_MARGIN_SECONDS
 from relay.errors import RelayError
 from relay.metrics import Metrics
+from relay.sandbox import admin, fate, faults
 from relay.sources.client import LookKind
 from relay.store.postgres_writer import PATIENCE_SECONDS
 
@@ -78,6 +80,31 @@ def test_every_variable() -> None:
 @pytest.mark.parametrize("type", [*job_event_types("ai.revor.job"), *RELAY_EVENTS])
 def test_every_event_type(type: str) -> None:
     assert type in quoted("events.md")
+
+
+def test_every_fate_and_fault_of_the_sandbox() -> None:
+    page = quoted("sandbox.md")
+    codes = {*fate.RETRYABLE_BY_CODE, *(code for _, code in faults.REFUSALS.values())}
+    assert {field.name for field in fields(fate.Mix)} <= page
+    assert codes <= page
+    assert set(faults.KINDS) <= page
+    assert set(admin._JOB_FIELDS) <= page
+    assert {field.name for field in fields(faults.FaultSpec)} <= page
+
+
+def test_every_error_code_and_call_of_the_sandbox() -> None:
+    page = quoted("sandbox.md")
+    source = "".join(path.read_text() for path in (ROOT / "relay" / "sandbox").glob("*.py"))
+    codes = {
+        f"{code}expired" if code == "api_key_" else code for code in re.findall(r'Refused\((?:\d+, )?f?"(\w+)', source)
+    }
+    assert len(codes) > 10
+    assert codes | {"api_key_expired", "api_key_revoked"} <= page
+    calls = set(re.findall(r'Route\("(/_sandbox[^"]*)"', source))
+    assert len(calls) > 5
+    assert {call.replace("job_id", "id").replace("fault_id:int", "id") for call in calls} <= {
+        word.split(" ")[-1].partition("?")[0] for word in page
+    }
 
 
 def test_every_reason_of_verify() -> None:

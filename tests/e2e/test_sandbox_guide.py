@@ -1,0 +1,35 @@
+"""docs/sandbox.md, typed as it is written: each command is taken, and says what the page says."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.process_world import Start
+from tests.typed import ROOT, blocks, prompts, with_places
+
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="SANDBOX PAGE NOT RUN: curl is not here")
+
+
+@needs_curl
+def test_the_commands_of_the_page(start: Start, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    begin, *calls = [line for block in blocks(page, "console") for line in prompts(block)]
+    sandbox = start(*begin.removeprefix("relay ").split(), "--port", "0")
+    url = sandbox.until(r"serving (http://\S+) \(seed 7, speed 20\)")
+    answers = []
+    for call in calls:
+        process = start(with_places(call, {"http://127.0.0.1:8090": url}), program=("bash", "-c"))
+        assert process.close() == 0
+        answers.append(json.loads("".join(process.lines)))
+    assert len(answers) == 7
+    assert [answer["ok"] for answer in answers] == [True] * 7
+    failed, three, truth, _, share, _, cleared = answers
+    assert len(failed["items"]) == 1
+    assert len(three["items"]) == 3
+    by_id = {job["id"]: job for job in truth["jobs"]}
+    assert by_id[failed["items"][0]["id"]]["final_item"]["error"]["code"] == "insufficient_credits"
+    assert [by_id[item["id"]]["failed_attempts"] for item in three["items"]] == [2, 2, 2]
+    assert share["fault"]["share"] == 0.2
+    assert cleared["cleared"] == 2
