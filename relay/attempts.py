@@ -107,13 +107,14 @@ def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dat
 
 def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
     """The headers without credentials and secrets, cut where they are long; what was left out is counted by `…`."""
+    redacted = [(name, REDACTED if is_credential(name) else value) for name, value in headers]
+    if secrets:
+        redacted = [(name, without(value, secrets)) for name, value in redacted]
+    if sum([len(name) + len(value) for name, value in redacted]) <= HEADER_CHARACTERS and len(redacted) <= MAX_HEADERS:
+        return tuple(redacted)
     shown: list[tuple[str, str]] = []
     left = HEADERS_CHARACTERS
-    for name, value in headers:
-        if is_credential(name):
-            value = REDACTED
-        elif secrets:
-            value = without(value, secrets)
+    for name, value in redacted:
         if len(value) > HEADER_CHARACTERS:
             value = redact_text(value)[:HEADER_CHARACTERS] + CUT
         if len(name) > NAME_CHARACTERS:

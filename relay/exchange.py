@@ -163,10 +163,13 @@ class Exchanges:
             protocol, transport = connection.protocol, connection.transport
             if protocol is None or transport is None:
                 raise aiohttp.ServerDisconnectedError
-            _HeadParser(protocol, self._parsing if method != "HEAD" else {**self._parsing, "skip_payload": True})
+            parser = _HeadParser(
+                protocol, self._parsing if method != "HEAD" else {**self._parsing, "skip_payload": True}
+            )
             transport.write(raw)
             message, content = await _answer(protocol)
-            return Answer(message.code, _storable(message.headers), content, connection)
+            headers = message.headers if parser.is_ascii else _storable(message.headers)
+            return Answer(message.code, headers, content, connection)
         except HttpProcessingError as error:
             _end(connection)
             raise Garbled(type(error).__name__) from error
@@ -206,6 +209,12 @@ class _HeadParser:
         self._ended = False
         instead: Any = self
         protocol._parser = instead
+
+    @property
+    def is_ascii(self) -> bool:
+        """Whether all that came with the head is: looking for that in each header would cost a hundred times as
+        much."""
+        return all(map(bytes.isascii, self._came))
 
     def head(self) -> AnswerHead | None:
         """What has come of a head, leniently read."""
@@ -277,8 +286,7 @@ def _message(head: AnswerHead) -> RawResponseMessage:
 
 
 def _storable(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
-    if "".join(headers.values()).isascii() and "".join(headers).isascii():
-        return headers  # the parser refuses NUL
+    """The parser refuses NUL, and keeps what is no UTF-8 as surrogate escapes."""
     return CIMultiDictProxy(CIMultiDict((storable(name), storable(value)) for name, value in headers.items()))
 
 
