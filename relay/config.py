@@ -268,6 +268,10 @@ class RetentionSettings:
     jobs_days: int = setting(_days, 30, "how long closed jobs are kept")
 
 
+DEV_RETRY_SCHEDULE = (1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 10.0, 30.0, 60.0)
+"""With --dev, unless one is written: who tries a receiver out does not wait for five minutes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings. `dev` is not written anywhere: it is `relay serve --dev`, which opens `security` to loopback."""
@@ -313,7 +317,10 @@ def load_settings(
     if dev:
         networks = (*settings.security.allow_networks, *LOOPBACK_NETWORKS)
         security = replace(settings.security, allow_http=True, allow_networks=tuple(dict.fromkeys(networks)))
-        settings = replace(settings, security=security)
+        delivery = settings.delivery
+        if _find(tree, "delivery", "retry_schedule") is None:
+            delivery = replace(delivery, retry_schedule=DEV_RETRY_SCHEDULE)
+        settings = replace(settings, security=security, delivery=delivery)
     return settings
 
 

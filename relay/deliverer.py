@@ -34,6 +34,9 @@ grow old until then."""
 AGAIN_SECONDS = 1.0
 """The database refused: how long until it is asked again."""
 REASON_CHARACTERS = 200
+OUTAGE_SECONDS = 60.0
+"""A sink that only failed for so long was down, and its waiting retries come forward with the first success. After less
+than that they do not: an event that a busy sink always refuses would be sent again with each success of another."""
 
 log = structlog.get_logger("relay.deliverer")
 
@@ -372,6 +375,9 @@ class Deliverer:
         before, written = target.failing_since, target.pause_written
         if turned:
             target.failing_since = since
+            if before is not None and now - before >= OUTAGE_SECONDS:
+                target.back_since = now
+                self._wake()
         target.pause_written = pause
         try:
             await self._subscriptions.set_sink_health(

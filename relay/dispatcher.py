@@ -64,7 +64,7 @@ class Deliveries(ClaimedDeliveries, Protocol):
         self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
     ) -> tuple[Claimed, ...]: ...
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
-    async def bring_forward(self, subscription_id: str, now: float) -> bool: ...
+    async def bring_forward(self, subscription_id: str, now: float, made_since: float = 0.0) -> bool: ...
     async def put_behind(self, subscription_id: str, now: float) -> bool: ...
 
 
@@ -383,18 +383,21 @@ class Dispatcher:
         return 0 if claimed is None else 1
 
     def _forward(self, target: Target, now: float) -> None:
-        """Once in a drain and after each resumption: what waits for a later attempt, since the sink had failed, is
-        due."""
-        since = max(target.subscription.drain_since or 0.0, target.subscription.enabled_since or 0.0)
+        """Once in a drain, after each resumption and each recovery: what waits for a later attempt, since the sink had
+        failed, is due."""
+        by_hand = max(target.subscription.drain_since or 0.0, target.subscription.enabled_since or 0.0)
+        since = max(by_hand, target.back_since)
         if since and since != target.forwarded:
             target.forwarded = since
             if now - since < FORWARD_SECONDS:
-                self._tasks.start(self._bring_forward(target))
+                # A recovery may come again and again: without an end to it an event that always fails would never die.
+                lasts = sum(self._settings.schedule_of(target.subscription))
+                self._tasks.start(self._bring_forward(target, 0.0 if since == by_hand else now - lasts))
 
-    async def _bring_forward(self, target: Target) -> None:
-        subscription_id = target.subscription.id
+    async def _bring_forward(self, target: Target, made_since: float) -> None:
+        subscription_id, bring_forward = target.subscription.id, self._deliveries.bring_forward
         try:
-            while await self._deliveries.bring_forward(subscription_id, self._clock()) and not self._in_flight.stopping:
+            while await bring_forward(subscription_id, self._clock(), made_since) and not self._in_flight.stopping:
                 pass
         except StoreError as error:
             target.forwarded = None

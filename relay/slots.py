@@ -67,7 +67,8 @@ class Target:
     known      whether its subscription is still there; what is in flight outlives one that was removed
     failures   attempts in a row that did not arrive
     recovered  it has just taken something after it had been down: what waits is put behind by the next claim
-    forwarded  when the drain or resumption began whose waiting retries this node has had be due
+    back_since  when it last took something after an outage; 0 where it did not
+    forwarded  when the drain, resumption or recovery came whose waiting retries this node has made due
     """
 
     subscription: Subscription
@@ -91,6 +92,7 @@ class Target:
     failures: int = 0
     recovered: bool = False
     probe_at: float | None = None
+    back_since: float = 0.0
     forwarded: float | None = None
     waiting: bool = False
 

@@ -278,7 +278,9 @@ class DeliveryFilter(Body):
     """Deliveries that all this is true of."""
 
     subscription: str | None = Field(default=None, pattern=ID_PATTERN, description="To this subscription.")
-    state: Literal["dead", "cancelled", "delivered"] = Field(default="dead", description="How they ended.")
+    state: Literal["pending", "dead", "cancelled", "delivered"] = Field(
+        default="dead", description="How they ended; pending: those that wait for a later attempt are tried now."
+    )
     type: str | None = Field(default=None, description="Of events of this type.")
     since: Moment | None = Field(default=None, description="Of events recorded then or later.")
     until: Moment | None = Field(default=None, description="Of events recorded before.")

@@ -76,7 +76,7 @@ def show(id: DeliveryId, json: Json = False) -> None:
 @app.command()
 def retry(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One delivery's id (dlv_…).")] = None,
-    state: Annotated[str | None, typer.Option(help="All that are dead, cancelled or delivered.")] = None,
+    state: Annotated[str | None, typer.Option(help="All that are pending, dead, cancelled or delivered.")] = None,
     subscription: Annotated[str | None, typer.Option(help="Only those to this subscription (sub_…).")] = None,
     type: Annotated[str | None, typer.Option(help="Only those of this event type, such as failed.")] = None,
     since: Annotated[str | None, typer.Option(help=SINCE_HELP)] = None,

@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 ReplayState = Literal["running", "done", "stopped"]
-Only = Literal["undelivered", "all", "dead", "cancelled", "delivered"]
+Only = Literal["undelivered", "all", "pending", "dead", "cancelled", "delivered"]
 
 SENDS: Mapping[Only, frozenset[str | None]] = {
     "undelivered": frozenset((None, "dead", "cancelled")),
     "all": frozenset((None, "dead", "cancelled", "delivered")),
+    "pending": frozenset(),
     "dead": frozenset(("dead",)),
     "cancelled": frozenset(("cancelled",)),
     "delivered": frozenset(("delivered",)),
 }
 """What each sends, by how a delivery has ended; None: there is none of this event to this subscription."""
+
+JOINS: frozenset[Only] = frozenset(("undelivered", "all", "pending"))
+"""Those that have what is pending tried now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,7 @@ class ReplayRequest:
 
     subscription_id  of one subscription; None: of all, deliveries that are there already
     types            only events of these types; None: of any that the subscription gets
-    only             undelivered, all: also events that it never had a delivery of; the states: deliveries that ended so
+    only             undelivered, all: also events that it never had a delivery of; the states: deliveries that stand so
     reason           only deliveries that ended for this reason
     """
 

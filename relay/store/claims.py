@@ -11,7 +11,7 @@ from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.groups import quick
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import Sql, Words, columns_of, gather, gathered, json_list, many, run, sql
+from relay.store.statements import Words, columns_of, gather, gathered, json_list, many, run, sql
 
 # A loose index scan: one seek for each subscription that has something pending, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -100,13 +100,15 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT 
     )
 )
 FORWARD_CHUNK = 1_000
+# What waited because of its sink: the attempt that comes now uses up nothing of the schedule.
 BRING_FORWARD = sql(
     lambda words: (
         f"""
-UPDATE deliveries SET due_at = created_at WHERE id IN (
+UPDATE deliveries SET due_at = created_at, attempt_count = attempt_count - CASE WHEN attempt_count > 0 THEN 1 ELSE 0 END
+WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority IN (1, 2) AND due_at > :now
-    AND lease_token IS NULL
+    AND lease_token IS NULL AND created_at >= :made_since
   LIMIT {FORWARD_CHUNK} {words.skipping}
 )
 """
@@ -217,19 +219,18 @@ def _claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
     return Probe(claimed=replace(found[0], probe=True) if found else None, next_at=item.lease.until)
 
 
-def bring_forward(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
-    """Has a chunk of what waits for a later attempt be due, the oldest first. Returns how many, for each."""
-    return _moved(connection, BRING_FORWARD, items)
+def bring_forward(connection: Connection, items: Sequence[tuple[str, float, float]]) -> list[int]:
+    """Makes a chunk of what waits for a later attempt, and was made since a time, due. Returns how many, for each."""
+    return [
+        run(connection, BRING_FORWARD, subscription_id=subscription_id, now=now, made_since=made_since).rowcount
+        for subscription_id, now, made_since in items
+    ]
 
 
 def put_behind(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
     """Has a chunk of the first attempts that are due count as late. Returns how many, for each."""
-    return _moved(connection, PUT_BEHIND, items)
-
-
-def _moved(connection: Connection, statement: Sql, items: Sequence[tuple[str, float]]) -> list[int]:
     return [
-        run(connection, statement, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
+        run(connection, PUT_BEHIND, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
     ]
 
 

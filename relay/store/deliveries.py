@@ -101,10 +101,10 @@ class DeliveryStore:
             claim_probe, ProbeRequest(subscription_id=subscription_id, now=now, lease=lease)
         )
 
-    async def bring_forward(self, subscription_id: str, now: float) -> bool:
-        """Has what waits for a later attempt be due, in pieces that do not hold up other writes. Returns whether more
-        of it may be left."""
-        return await self._database.write(bring_forward, (subscription_id, now)) == FORWARD_CHUNK
+    async def bring_forward(self, subscription_id: str, now: float, made_since: float = 0.0) -> bool:
+        """Makes what waits for a later attempt due, where the delivery was made since then. In pieces that do not hold
+        up other writes: returns whether more may be left."""
+        return await self._database.write(bring_forward, (subscription_id, now, made_since)) == FORWARD_CHUNK
 
     async def put_behind(self, subscription_id: str, now: float) -> bool:
         """Has first attempts that were due by then, and wait since the sink has failed, go behind those that come

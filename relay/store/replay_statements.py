@@ -67,7 +67,8 @@ COUNT_EVENTS = _count(
 )
 COUNT_DELIVERIES = _count(
     """(
-    SELECT COUNT(*) FROM deliveries d WHERE d.event_id = e.id AND d.state || '' = :state
+    SELECT COUNT(*) FROM deliveries d
+    WHERE d.event_id = e.id AND CASE d.state WHEN 'blocked' THEN 'pending' ELSE d.state END = :state
       AND (:subscription_id = '' OR d.subscription_id = :subscription_id) AND (:reason = '' OR d.reason = :reason)
   )"""
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from relay.core.replay import SENDS
+from relay.core.replay import JOINS, SENDS
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store import replay_statements as sql
@@ -98,7 +98,7 @@ def _sorted_out(
     for delivery_id, event_id, subscription_id, state, reason in there:
         missing.discard(event_id)
         if state in ("pending", "blocked"):
-            if adds:
+            if replay.which in JOINS and replay.reason in (None, reason):
                 open_ids.append(delivery_id)
         elif state in sends and replay.reason in (None, reason):
             event = events[event_id]

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.delivery import Response
+from relay.core.delivery import OutboundRequest, Response
 from relay.core.subscription import Subscription
 from relay.dispatcher import Dispatcher
 from tests.simulation_world import World, crashing, open_world, seen
@@ -345,3 +345,59 @@ async def test_what_arrives_by_one_node_counts_for_all(tmp_path):
         assert len(world.sink.requests) == 3
         assert found.state == "enabled"  # six days after its last failure here, and it had worked in between
         assert found.failing_since == world.clock()
+
+
+# --- a sink that answers again
+
+
+def refuse(world: World, *refused: str) -> None:
+    """From now on the sink takes everything but the events of these jobs."""
+    send = world.sink.send
+
+    async def judged(request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        status = 500 if orjson.loads(request.body)["subject"] in refused else 200
+        return replace(await send(request, timeout_seconds=timeout_seconds), status_code=status)
+
+    world.dispatcher._deliverer._transport.send = judged  # type: ignore[method-assign]
+
+
+async def test_waiting_retries_come_forward_when_a_sink_answers_again(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await world.subscribe(retry_schedule_seconds=(10.0, DAY, DAY))
+        await world.register("a", seen("queued"))
+        await world.step()
+        await world.step(10)  # the second attempt fails too: the third is a day away
+        await world.step(50)
+        assert subjects(world) == ["a", "a"]
+        refuse(world)
+        await world.register("b", seen("queued"))
+        await world.run(2)
+        assert subjects(world)[2:] == ["b", "a"]
+
+
+async def test_waiting_retries_stay_where_they_are_after_a_short_failure(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await world.subscribe(retry_schedule_seconds=(DAY,))
+        refuse(world, "a")
+        await world.register("a", seen("queued"))
+        await world.step()
+        for nth in range(3):
+            await world.register(f"b {nth}", seen("queued"))
+            await world.run(5)
+        assert subjects(world) == ["a", "b 0", "b 1", "b 2"]
+
+
+async def test_event_that_always_fails_gets_an_attempt_at_each_recovery_and_still_dies(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await world.subscribe(retry_schedule_seconds=(100.0, 3_600.0))
+        refuse(world, "a")
+        await world.register("a", seen("queued"))
+        await world.step()
+        for nth in range(80):
+            await world.step(100)
+            await world.register(f"b {nth}", seen("queued"))
+            await world.run(2)
+        found = {one.subject: one for one in (await world.store.deliveries.page(limit=500)).items}
+        assert found["a"].state == "dead"
+        assert 3 < found["a"].attempt_count < 45
+        assert {one.state for subject, one in found.items() if subject != "a"} == {"delivered"}

@@ -344,6 +344,8 @@ async def run_everything(store: Store) -> None:
         await store.deliveries.mark(mark_of(probe, state, due_at=NOW, probe_at=NOW))
     await store.deliveries.claim_probe("sub_1", NOW, lease())
     await store.deliveries.bring_forward("sub_1", NOW - 9)
+    await store.events.adopt_restored()
+    await store.subscriptions.find_changes()
     await store.deliveries.put_behind("sub_1", NOW)
     await store.deliveries.retry(held[3].id, NOW)
     await store.deliveries.get(held[3].id)

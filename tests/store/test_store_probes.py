@@ -222,6 +222,22 @@ async def test_waiting_retries_come_forward_in_pieces_in_the_order_of_their_age(
     assert [one.job_uid for one in taken] == oldest
 
 
+async def test_retry_that_comes_forward_uses_up_nothing_of_its_schedule(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    batch = [registration(f"job {nth}") for nth in range(3)]
+    await store.jobs.register_many(batch)
+    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", now=NOW)) for one in batch))
+    waiting = "UPDATE deliveries SET priority = 1, due_at = :due, attempt_count = :count WHERE job_uid = :uid"
+    for nth, one in enumerate(batch):
+        await execute(store, waiting, due=NOW + 9_000, count=nth, uid=one.uid)
+    await execute(store, "UPDATE deliveries SET created_at = :old WHERE job_uid = :uid", old=NOW - 9, uid=batch[2].uid)
+    assert not await store.deliveries.bring_forward("sub_1", NOW, NOW - 5)
+    taken = {one.job_uid: one.attempt_count for one in await claim(store, "sub_1", 9)}
+    assert taken == {batch[0].uid: 0, batch[1].uid: 0}
+    assert not await store.deliveries.bring_forward("sub_1", NOW)
+    assert [one.attempt_count for one in await claim(store, "sub_1", 9)] == [1]
+
+
 async def test_first_attempts_that_are_due_are_put_behind_in_pieces_and_keep_their_order(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.subscriptions.create(subscription("sub_2"))

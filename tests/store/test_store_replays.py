@@ -251,6 +251,19 @@ async def test_what_is_on_its_way_stays_in_its_place_and_comes_now(store: Store)
     assert [row["priority"] for row in await deliveries(store) if row["job_uid"] == uid] == [1, 1, 1]
 
 
+async def test_retry_of_what_is_pending_has_waiting_retries_come_now(store: Store) -> None:
+    await job(store, "a", "queued", "running")
+    await job(store, "b", "queued")
+    first, other = sorted(await claim(store, "sub_1", 9), key=lambda one: one.id)
+    await store.deliveries.mark(mark_of(first, "pending", due_at=NOW + 9_000, reason="http_503"))
+    await store.deliveries.mark(mark_of(other, "delivered"))
+    made = await replay(store, "sub_1", only="pending")
+    assert made.matched == 2  # the follower waits for the first, and counts as pending
+    await advance(store, made.id)
+    taken = await claim(store, "sub_1", 9)
+    assert [(one.id, one.attempt_count) for one in taken] == [(first.id, 0)]
+
+
 async def test_what_somebody_holds_is_let_be(store: Store) -> None:
     await job(store, "a job", "failed")
     (held,) = await claim(store, "sub_1")

@@ -198,6 +198,13 @@ def test_a_token_and_dev_and_loopback() -> None:
             assert "short-" not in str(caught.value)
 
 
+def test_retries_are_seconds_apart_with_dev_unless_a_schedule_is_written() -> None:
+    assert max(load_settings(None, {}, dev=True).delivery.retry_schedule) <= 60
+    assert load_settings(None, {}).delivery.retry_schedule[1] == 300
+    written = load_settings(None, {"RELAY_DELIVERY__RETRY_SCHEDULE": "[2h]"}, dev=True)
+    assert written.delivery.retry_schedule == (7200,)
+
+
 def test_dev_opens_loopback_only(tmp_path: Path) -> None:
     settings = load_settings(None, {}, dev=True)
     assert settings.dev
