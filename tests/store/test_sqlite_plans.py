@@ -168,7 +168,7 @@ async def fill(store: Store) -> None:
     # rows enough that reading a table whole is never the shortest way
     number = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
     for statement in (
-        "INSERT INTO job_callbacks SELECT 'job_' || i, 'sub_' || i % 700 FROM n",
+        "INSERT INTO job_callbacks SELECT 'job_' || i, 'sub_' || i % 700, NULL FROM n",
         f"INSERT INTO idempotency_keys SELECT 'key ' || i, 'digest', 200, x'00', {NOW} + i, NULL, NULL FROM n",
         "INSERT INTO intents SELECT 'int_' || (10000000 + i), 'revor', 'default', '/dispatches', 'digest ' || i, "
         f"'key ' || i, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END, NULL FROM n",
