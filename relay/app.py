@@ -60,6 +60,8 @@ KEEP_SECONDS = 5.0
 LOAD_PATIENCE_SECONDS = 1.0
 LOAD_AGAIN_SECONDS = 1.0
 ADOPTED_SECONDS = 5.0
+CREATES_SECONDS = 5.0
+"""How often creates whose fate became unknown, by a crash say, are sought."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 log = structlog.get_logger("relay.app")
@@ -146,6 +148,8 @@ class Node:
             metrics=self.metrics_book,
             node=self,
             clock=clock,
+            recorded=self._told,
+            dataschema_base=self.base_url,
             adopt=self._adopt if settings.proxy.adopt_unknown_keys else None,
         )
         self._cluster: Cluster | None = None
@@ -386,6 +390,7 @@ class Node:
             retention=self.settings.retention,
             holder=self._holder,
         )
+        works.append(Upkeep(name="creates", every_seconds=CREATES_SECONDS, at_once=True, run=self.dropin.unknown.tell))
         if self.store.database.shared and self.dropin.adopts:
             works.append(Upkeep(name="adopted", every_seconds=ADOPTED_SECONDS, run=self._find_adopted))
         return works
@@ -410,6 +415,10 @@ class Node:
     def _count_request(self, method: str, status: int) -> None:
         known = method if method in METHODS else "other"  # a stranger's words make no new time series
         self._counter(known, f"{status // 100}xx").inc()
+
+    def _told(self, event: Event) -> None:
+        self._recorded(event)
+        self.dispatcher.wake()
 
     def _recorded(self, event: Event) -> None:
         self.metrics_book.events.labels(event.type).inc()

@@ -153,6 +153,7 @@ class Tracking:
             intent=request.intent,
             request=request.request,
             connect_account_id=request.connect_account_id,
+            resolves=request.resolves,
         )
 
     async def _callback(self, url: str, now: float) -> str:

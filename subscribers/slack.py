@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import SOURCE_TROUBLE, Event
+from relay.core.events import CREATE_UNKNOWN, SOURCE_TROUBLE, Event
 from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
 from relay.core.subscription import Subscription
@@ -39,9 +39,9 @@ class Slack:
     rate_per_second: float | None = 1.0
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What a person wants to hear of: jobs that went wrong, and trouble with the source."""
+        """What a person wants to hear of: jobs that went wrong, trouble with the source, lost creates."""
         prefixes = dict.fromkeys(type_prefixes)
-        return (*(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE), *SOURCE_TROUBLE)
+        return (*(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE), *SOURCE_TROUBLE, CREATE_UNKNOWN)
 
     def check(self, subscription: Subscription) -> None:
         """Refuses what an incoming webhook cannot take: headers, other methods, unknown options, workflow triggers."""

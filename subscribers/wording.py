@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from relay.core.events import RELAY_SOURCE, Event
+from relay.core.events import CREATE_UNKNOWN, RELAY_SOURCE, Event
 from relay.core.job import JOB_EVENTS
 from subscribers.base import Context, redacted_url, split_url
 
@@ -89,7 +89,7 @@ def deal(event: Event, metadata_keys: Sequence[str] | None) -> tuple[tuple[str, 
     `metadata_keys` are the fields of the metadata that the subscription chose, None: it chose none. Then the first ones
     are shown that say nothing of a person.
     """
-    if job_event_kind(event.type) is None:
+    if not _is_about_a_deal(event):
         return ()
     document = event.document()
     metadata = _metadata(document)
@@ -99,7 +99,7 @@ def deal(event: Event, metadata_keys: Sequence[str] | None) -> tuple[tuple[str, 
         shown = [(key, text) for key in metadata_keys if (text := _scalar_text(metadata.get(key)))]
     found = [(_label(key), text) for key, text in shown[:MAX_METADATA]]
     found += [
-        ("Channel", _pretty(one_line(document.get("channel"), _WORD_CHARACTERS))),
+        ("Channel", _pretty(one_line(document.get("channel") or _data(document).get("channel"), _WORD_CHARACTERS))),
         ("Sending account", _sending_account(_data(document))),
     ]
     return tuple((label, text) for label, text in found if text)
@@ -107,11 +107,16 @@ def deal(event: Event, metadata_keys: Sequence[str] | None) -> tuple[tuple[str, 
 
 def link(event: Event) -> str | None:
     """The http(s) URL in the job's metadata, under `url`. It holds no character that a chat's markup would read."""
-    url = _metadata(event.document()).get("url") if job_event_kind(event.type) else None
+    url = _metadata(event.document()).get("url") if _is_about_a_deal(event) else None
     if not isinstance(url, str) or not _LINK.fullmatch(url):
         return None
     parts = split_url(url)
     return None if parts is None or "@" in parts.netloc else url
+
+
+def _is_about_a_deal(event: Event) -> bool:
+    """Whether it has metadata that a user gave: an event of a job, or of a create."""
+    return job_event_kind(event.type) is not None or (event.source == RELAY_SOURCE and event.type == CREATE_UNKNOWN)
 
 
 def facts(event: Event, context: Context) -> tuple[tuple[str, str], ...]:
@@ -334,6 +339,21 @@ def _expired(data: Document, _: Context) -> str:
     return f"Delivery of one {event} was given up{tries}" + (f": {last}" if last else "")
 
 
+_LOST = {
+    "no_answer": "{upstream} gave no answer",
+    "server_error": "{upstream} answered with an error that proves nothing",
+    "unreadable": "{upstream} took it, and its answer names no job",
+    "cut_off": "the relay ended before an answer came",
+}
+
+
+def _create_unknown(data: Document, context: Context) -> str:
+    channel = _pretty(one_line(data.get("channel"), _WORD_CHARACTERS))
+    what = f"{channel} message" if channel else "request"
+    why = _LOST.get(str(data.get("cause")), "").format(upstream=_source(data))
+    return f"It is unknown whether a {what}{_for_account(data, context)} was sent" + (f": {why}" if why else "")
+
+
 def _test(data: Document, _: Context) -> str:
     return without_addresses(data.get("message")).rstrip(".") or "This is a test of the relay"
 
@@ -345,10 +365,21 @@ _RELAY_SENTENCES: Mapping[str, Callable[[Document, Context], str]] = {
     "relay.subscription.disabled": _disabled,
     "relay.subscription.recovered": _recovered,
     "relay.delivery.expired": _expired,
+    "relay.create.unknown": _create_unknown,
     "relay.test": _test,
 }
 
+
+def _create_fix(data: Document) -> str:
+    if data.get("idempotency_key_given") is True:
+        return "Send the same request again with the same Idempotency-Key: that is safe"
+    check = f"Check in {_source(data)} whether it went out, and send it again only if it did not"
+    intent = one_line(data.get("intent"), _WORD_CHARACTERS)
+    return f"{check}. Then run: relay intents resolve {intent} --fate sent (or not_sent)" if intent else check
+
+
 _RELAY_FIXES: Mapping[str, Callable[[Document], str]] = {
+    "relay.create.unknown": _create_fix,
     "relay.subscription.disabled": lambda data: _command("relay subscriptions resume", data.get("subscription")),
     "relay.delivery.expired": lambda data: _command("relay deliveries retry", data.get("delivery")),
 }

@@ -24,9 +24,10 @@ from relay.core.events import Event, Origin, from_transition
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
 from relay.core.passing import Header
-from relay.core.records import Intent, LookRecord, Page, Registered, Registration
+from relay.core.records import Intent, LookRecord, Page, Registered, Registration, Resolution
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
+from relay.dropin.unknown import resolve
 from relay.errors import RequestError
 from relay.ids import new_id
 from relay.store.store import Store
@@ -149,6 +150,9 @@ class FakeTracking:
             weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
             metadata=request.metadata,
             callback_subscription_id=callback,
+            request=request.request,
+            connect_account_id=request.connect_account_id,
+            resolves=request.resolves,
         )
 
     async def refresh(self, job: Job) -> None:
@@ -315,6 +319,10 @@ class FakeDropIn:
 
     async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
         return await self.world.store.intents.page(limit=limit, cursor=cursor, now=self.world.now)
+
+    async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
+        world = self.world
+        return await resolve(world.store.intents, world.tracking, intent_id, fate, job_id, now=world.now)
 
     async def dismiss(self, intent_id: str) -> Intent | None:
         return await self.world.store.intents.dismiss(intent_id, self.world.now)

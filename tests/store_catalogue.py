@@ -248,6 +248,9 @@ CATALOGUE = (
     Case("intent: settle", intents.SETTLE),
     Case("intent: unknown", intents.UNKNOWN),
     Case("intent: dismiss", intents.DISMISS),
+    Case("intent: tell", intents.TELL),
+    Case("intent: resolve", intents.RESOLVE),
+    Case("intents: untold", intents.UNTOLD),
     Case("intents: count", intents.COUNT_UNKNOWN),
     Case("learned: save", learned.SAVE),
     Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node
@@ -323,9 +326,10 @@ INSERT INTO idempotency_keys (id, body_digest, status_code, ciphertext, created_
 SELECT 'key ' || i, 'digest', 200, {empty_bytes}, {NOW} + i FROM n""",
         # the first 500 were sent long ago; of the others a twentieth is unknown, and all the rest in flight
         f"""
-INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, created_at, reason) {_rows(count)}
+INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, created_at, reason, told) {_rows(count)}
 SELECT {_key("int")}, 'revor', 'default', '/api/v1/outreach/dispatches', 'digest ' || i,
-  CASE WHEN i % 3 = 0 THEN 'key ' || (i / 30) END, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END FROM n""",
+  CASE WHEN i % 3 = 0 THEN 'key ' || (i / 30) END, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END,
+  CASE WHEN i < 490 OR i % 20 = 0 THEN 1 ELSE 0 END FROM n""",
         f"""
 INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
 SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from relay.core.passing import Header
-from relay.core.records import Intent, Page
+from relay.core.records import Intent, Page, Resolution
 
 Cache = Literal["hit", "miss", "pass"]
 
@@ -109,6 +109,9 @@ class DropIn(Protocol):
 
     async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
         """The creates whose fate is unknown, newest first."""
+
+    async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
+        """What a person found out of one; with `job_id` that job is tracked. Raises NotFound, Conflict."""
 
     async def dismiss(self, intent_id: str) -> Intent | None:
         """Somebody took care of it. None where there is no such."""

@@ -137,6 +137,12 @@ _INTENT = {
     "sent_at": _TIME,
     "reason": "no_answer",
     "status_code": None,
+    "channel": "linkedin",
+    "connect_account_id": "acc_1",
+    "metadata": {"deal": 42},
+    "request": {"metadata": {"sequence": "spring"}},
+    "fate": None,
+    "job_id": None,
 }
 _SOURCE = {
     "source": "revor",
@@ -160,6 +166,7 @@ _SOURCE = {
 }
 
 BODIES: dict[str, dict[str, Any]] = {
+    "IntentResolution": {"fate": "sent", "job_id": _JOB_ID},
     "JobRegistration": {"id": _JOB_ID, "metadata": {"deal": 42}},
     "UpstreamAnswer": {"ok": True, "item": {"id": _JOB_ID, "status": "scheduled"}},
     "JobBatch": {"jobs": [{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]},

@@ -105,6 +105,17 @@ class Nothing(Body):
     """No body, or an empty object."""
 
 
+class IntentResolution(Body):
+    """What a person found out of a create whose fate was unknown."""
+
+    fate: Literal["sent", "not_sent"] = Field(description="Whether it was carried out.")
+    job_id: str | None = Field(
+        default=None,
+        pattern=ID_PATTERN,
+        description="The job that it made, to be tracked with what the create attached; only with `sent`.",
+    )
+
+
 class JobRegistration(Body):
     """A job to track."""
 

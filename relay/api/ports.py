@@ -56,7 +56,8 @@ class TrackRequest:
 
     Without a `priority` a job that is tracked already keeps its own. `spacing_seconds` and `intent` come from a
     create that went through the relay: the least time to its predecessor in the lane, and what its fate settles. So do
-    `request` and `connect_account_id`: see `relay.core.job.Job`.
+    `request` and `connect_account_id`: see `relay.core.job.Job`. `resolves`: the create of unknown fate that a person
+    found to have made the job.
     """
 
     external_id: str
@@ -72,6 +73,7 @@ class TrackRequest:
     intent: Intent | None = None
     request: Mapping[str, Any] | None = None
     connect_account_id: str | None = None
+    resolves: Intent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The operations of `/v1/intents`."""
 
 from relay.api import intents, shapes
+from relay.api.models import IntentResolution
 from relay.api.operations import NEXT, READS_JOBS, WRITES_JOBS, Answer, Operation
 from relay.api.params import PAGE
 
@@ -18,6 +19,20 @@ INTENTS = (
         scopes=READS_JOBS,
         query=PAGE,
         answers={200: Answer(description="A page.", model=shapes.IntentPage, headers=NEXT)},
+    ),
+    Operation(
+        id="resolveIntent",
+        method="POST",
+        path="/v1/intents/{id}/resolve",
+        tag="Intents",
+        summary="Say what came of a create",
+        description="Once you have checked with the upstream. It takes the create off the list; with `job_id` that job "
+        "is tracked with the metadata and the callback that the create attached. Nothing is sent upstream.",
+        handler=intents.resolve,
+        scopes=WRITES_JOBS,
+        body=IntentResolution,
+        answers={200: Answer(description="As it is now.", model=shapes.Intent)},
+        problems={409: "It was resolved already, or is still in flight."},
     ),
     Operation(
         id="dismissIntent",

@@ -310,6 +310,12 @@ class Intent(Shape):
         "job; cut_off: the relay ended before one came."
     )
     status_code: int | None = Field(description="Of the answer, where one came.")
+    channel: str | None = Field(description="The create's own.")
+    connect_account_id: str | None = Field(description="The account that the create names.")
+    metadata: dict[str, Any] = Field(description="What `Relay-Metadata` attached.")
+    request: JobRequest
+    fate: Literal["sent", "not_sent"] | None = Field(description="What a person found out; null on the list.")
+    job_id: str | None = Field(description="The job that it made, where a person named it.")
 
 
 class Source(Shape):

@@ -63,6 +63,12 @@ def intent_view(intent: Intent) -> dict[str, Any]:
         "sent_at": to_rfc3339(intent.created_at),
         "reason": intent.reason,
         "status_code": intent.status_code,
+        "channel": intent.channel,
+        "connect_account_id": intent.connect_account_id,
+        "metadata": dict(intent.metadata or {}),
+        "request": {"metadata": {}, **(intent.request or {})},
+        "fate": intent.fate,
+        "job_id": intent.job_id,
     }
 
 

@@ -6,6 +6,7 @@ import typer
 
 from relay.cli.client import api, segment
 from relay.cli.output import Json, Limit, print_json, print_table, say
+from relay.errors import UsageError
 
 app = typer.Typer(help="See creates whose fate is unknown, and take them off the list.", no_args_is_help=True)
 
@@ -22,6 +23,22 @@ def list_intents(limit: Limit = 50, json: Json = False) -> None:
         return
     rows = [[intent.get(column) for column in COLUMNS] for intent in found]
     print_table(COLUMNS, rows, empty="none: what came of every create is known")
+
+
+@app.command()
+def resolve(
+    id: IntentId,
+    fate: Annotated[str, typer.Option(help="sent or not_sent: whether it was carried out.")],
+    job_id: Annotated[str | None, typer.Option(help="The job that it made, to be tracked.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what came of a create, once you have checked with Revor. Nothing is sent upstream."""
+    if fate not in ("sent", "not_sent"):
+        raise UsageError(f"--fate {fate!r:.40} is no fate: there are sent and not_sent")
+    body = {"fate": fate, **({} if job_id is None else {"job_id": job_id})}
+    answer = api().send("POST", f"/v1/intents/{segment(id)}/resolve", body=body).document
+    tracked = "" if job_id is None else f", and job {job_id} is tracked"
+    print_json(answer) if json else say(f"{id}: {fate}{tracked}")
 
 
 @app.command()

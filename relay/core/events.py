@@ -25,10 +25,11 @@ MAX_EVENT_BYTES = 65_536
 """CloudEvents 1.0.2 §5 (size limits): intermediaries must forward events of up to 64 KiB."""
 
 RELAY_SOURCE = "/relay"
+CREATE_UNKNOWN = "relay.create.unknown"
 RELAY_EVENTS = (
     *("relay.subscription.disabled", "relay.subscription.recovered"),
     *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered"),
-    *("relay.delivery.expired", "relay.test"),
+    *("relay.delivery.expired", CREATE_UNKNOWN, "relay.test"),
 )
 SOURCE_TROUBLE = ("relay.source.unauthorized", "relay.source.down", "relay.source.recovered")
 

@@ -10,16 +10,21 @@ from typing import Any, Literal
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.events import Hint
 from relay.core.job import JOB_EVENTS
+from relay.core.records import Intent
 
 TEST_MESSAGE = "This is a test from revor-relay: events will arrive like this"
 
-SCHEMA_NAMES = ("job-status.v1", "relay-source.v1", "relay-subscription.v1", "relay-delivery.v1", "relay-test.v1")
+SCHEMA_NAMES = (
+    *("job-status.v1", "relay-source.v1", "relay-subscription.v1", "relay-delivery.v1", "relay-create.v1"),
+    "relay-test.v1",
+)
 """The schemas of all event types, as files of `schemas/` without their ending."""
 
 _SCHEMA_BY_PREFIX = {
     "relay.source.": "relay-source.v1",
     "relay.subscription.": "relay-subscription.v1",
     "relay.delivery.": "relay-delivery.v1",
+    "relay.create.": "relay-create.v1",
     "relay.test": "relay-test.v1",
 }
 
@@ -109,6 +114,46 @@ def delivery_expired_data(
         "attempts": attempts,
         "last_error": last_error,
         "reason": reason,
+    }
+
+
+_CAUSES = {
+    "no_answer": "the upstream gave no answer",
+    "server_error": "the upstream answered with an error that proves nothing",
+    "unreadable": "the upstream took it, and its answer names no job",
+    "cut_off": "the relay ended before an answer came",
+}
+
+
+def create_unknown_data(intent: Intent) -> dict[str, Any]:
+    """For `relay.create.unknown`: a create went out, and whether it was carried out is unknown.
+
+    reason  one sentence for a person; `cause` is the intent's own word for it
+    fix     what to do
+    """
+    cause = intent.reason or "cut_off"
+    if intent.idempotency_key is not None:
+        fix = "Send the same request again with the same Idempotency-Key: the upstream answers with the original"
+    else:
+        fix = (
+            "Check in the upstream whether it went out, and send it again only if it did not. Then run "
+            f"relay intents resolve {intent.id} --fate sent, or not_sent"
+        )
+    return {
+        "intent": intent.id,
+        "source": intent.source,
+        "account": intent.account,
+        "path": intent.path,
+        "channel": intent.channel,
+        "connect_account_id": intent.connect_account_id,
+        "sent_at": to_rfc3339(intent.created_at),
+        "cause": cause,
+        "status_code": intent.status_code,
+        "idempotency_key_given": intent.idempotency_key is not None,
+        "metadata": dict(intent.metadata or {}),
+        "request": {"metadata": {}, **(intent.request or {})},
+        "reason": f"It is unknown whether a create was carried out: {_CAUSES[cause]}",
+        "fix": fix,
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from relay.core.delivery import Attempt, Claimed, DeliveryGroup
 from relay.core.events import Event
@@ -21,6 +21,9 @@ class Lease:
     subscription_ids: frozenset[str] = frozenset()
 
 
+Resolution = Literal["sent", "not_sent"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """A create that a caller sends through the relay. `created_at` is just before it goes out, epoch seconds.
@@ -30,6 +33,9 @@ class Intent:
     reason           why nobody knows what came of it: no_answer, server_error, unreadable, cut_off;
                      None while it is in flight
     status_code      of the answer that did not tell, where there was one
+    channel, connect_account_id, request  what the create itself says, as a job keeps it, for a person to recognise it
+    metadata, callback_url, callback_types  what its own headers attach to the job that it makes
+    fate, job_id     what a person found out: whether it was sent, and the job that it made, where that is known
     """
 
     id: str
@@ -41,6 +47,14 @@ class Intent:
     created_at: float
     reason: str | None = None
     status_code: int | None = None
+    channel: str | None = None
+    connect_account_id: str | None = None
+    request: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    callback_url: str | None = field(default=None, repr=False)
+    callback_types: tuple[str, ...] | None = None
+    fate: Resolution | None = None
+    job_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +65,8 @@ class Registration:
     that made the job: its fate is known in the same transaction, and that of earlier ones with its Idempotency-Key.
     `callback_types`: which of its events the callback gets (None: all, or as it was registered before).
     `spacing_seconds`: the least time to its predecessor in the lane, None where nobody said. `request` and
-    `connect_account_id` are `Job`'s; None changes nothing of a job that is known.
+    `connect_account_id` are `Job`'s; None changes nothing of a job that is known. `resolves`: the create of unknown
+    fate that a person found to have made the job.
     """
 
     uid: str
@@ -73,6 +88,7 @@ class Registration:
     intent: Intent | None = None
     request: Mapping[str, Any] | None = None
     connect_account_id: str | None = None
+    resolves: Intent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from relay.core import notices
 from relay.core.events import RELAY_EVENTS, SOURCE_TROUBLE, Event, Hint, Origin, from_transition, relay_event
 from relay.core.filters import known_types
 from relay.core.job import Job, Observation, Transition
+from relay.core.records import Intent
 
 SAMPLE_JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
 _JOB_UID = "job_01jvpq0000000000000000000a"
@@ -207,6 +208,21 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             reason="exhausted",
         )
         return data, _DELIVERY_ID
+    if type == "relay.create.unknown":
+        intent = Intent(
+            id="int_01jvpq0000000000000000000e",
+            source=source,
+            account=account,
+            path="/sample/create",
+            body_digest="0" * 64,
+            created_at=now - 60,
+            reason="no_answer",
+            channel="linkedin",
+            connect_account_id="sample-account",
+            request={"metadata": {"campaign": "sample"}},
+            metadata=_METADATA,
+        )
+        return notices.create_unknown_data(intent), intent.id
     if type == "relay.test":
         return notices.relay_test_data(), _SUBSCRIPTION_ID
     reason = "410 Gone" if type == "relay.subscription.disabled" else "an attempt succeeded"

@@ -20,6 +20,7 @@ from relay.core.passing import Header, fate_of, readable_only
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.records import Intent
 from relay.dropin.forwarding import Definitions, Forwarding, Pollers, Stopping, Streamed, Whole
+from relay.dropin.unknown import UnknownCreates
 from relay.errors import Conflict, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.sources.mapping import CreateRequest, read_create, read_error
@@ -62,6 +63,7 @@ class Creates:
         node: Stopping,
         clock: Clock,
         adopt: Adopt | None,
+        unknown: UnknownCreates,
     ) -> None:
         self._forwarding = forwarding
         self._intents = intents
@@ -71,6 +73,7 @@ class Creates:
         self._node = node
         self._clock = clock
         self._adopt = adopt
+        self._unknown = unknown
         self.late = Tasks()
         """Jobs that the database has not taken yet."""
 
@@ -92,6 +95,12 @@ class Creates:
             body_digest=body.digest,
             idempotency_key=_text_of(passing.headers, b"idempotency-key"),
             created_at=now,
+            channel=asked.channel,
+            connect_account_id=asked.connect_account_id,
+            request=asked.document(),
+            metadata=extra.metadata,
+            callback_url=extra.callback_url,
+            callback_types=extra.callback_types,
         )
         try:
             await self._intents.begin(intent)
@@ -194,6 +203,8 @@ class Creates:
             if not isinstance(result, RequestError):
                 return
         log.error("job_not_tracked", job=request.external_id, intent=_id_of(request), error=str(result))
+        if request.intent is not None:
+            await self._settle(request.intent, "unreadable")
 
     async def _settle(self, intent: Intent, reason: str | None, status_code: int | None = None) -> None:
         """The intent's end, or why its fate is unknown. Where that can not be written it stays as it was: in flight,
@@ -203,6 +214,7 @@ class Creates:
                 await self._intents.end(intent.id)
             else:
                 await self._intents.unknown(intent.id, reason, status_code)
+                await self._unknown.tell()
         except StoreError as error:
             log.error("intent_not_settled", intent=intent.id, reason=reason, error=str(error))
         if reason is not None:

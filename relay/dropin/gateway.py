@@ -1,18 +1,20 @@
 """The drop-in proxy as the API sees it: whose call it is, what it is, and who answers it."""
 
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
 from relay.answers import Answers
 from relay.api.dropin import Body, Extra, Passing, Reply, Speaker
 from relay.clock import Clock
+from relay.core.events import Event
 from relay.core.job import Job
 from relay.core.passing import Header, with_key
-from relay.core.records import Intent, Page
+from relay.core.records import Intent, Page, Resolution
 from relay.dropin.creates import Adopt, Creates
 from relay.dropin.forwarding import Definitions, Forwarding, Pollers, Stopping
 from relay.dropin.reads import Reads
+from relay.dropin.unknown import UnknownCreates, resolve
 from relay.looks import Look
 from relay.metrics import Metrics
 from relay.signals import Signals
@@ -39,9 +41,12 @@ class Gateway:
         metrics: Metrics,
         node: Stopping,
         clock: Clock,
+        recorded: Callable[[Event], None],
+        dataschema_base: str,
         adopt: Adopt | None = None,
     ) -> None:
-        """`adopt` makes an account of a caller's key; None where that is not wanted."""
+        """`adopt` makes an account of a caller's key; None where that is not wanted. `recorded` is told of each event
+        that is recorded here."""
         self.adopts = adopt is not None
         self._intents = store.intents
         self._pollers = pollers
@@ -65,6 +70,8 @@ class Gateway:
             node=node,
             clock=clock,
         )
+        self._tracking = tracking
+        self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
         self._creates = Creates(
             self._forwarding,
             intents=store.intents,
@@ -74,6 +81,7 @@ class Gateway:
             node=node,
             clock=clock,
             adopt=adopt,
+            unknown=self.unknown,
         )
 
     # --- whose call it is
@@ -160,6 +168,10 @@ class Gateway:
     async def dismiss(self, intent_id: str) -> Intent | None:
         """Somebody took care of it. None where there is no such."""
         return await self._intents.dismiss(intent_id, self._clock())
+
+    async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
+        """What a person found out; a job that was made is tracked as if its answer had come. Raises RequestError."""
+        return await resolve(self._intents, self._tracking, intent_id, fate, job_id, now=self._clock())
 
     async def stop(self, timeout_seconds: float) -> None:
         """Lets what was lent come home, and what is late be recorded."""

@@ -5,16 +5,22 @@ long ago to be in flight, and of the later ones those with a reason. Both are re
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, bindparam, select, text
 from sqlalchemy.engine import Connection, Row
 
-from relay.core.records import Intent, Page
+from relay.core.events import Event
+from relay.core.jsontext import dumps
+from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
 from relay.store.database import Database
+from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, page_of
+from relay.store.rows import loads
 from relay.store.statements import insert_into, many, run
+from relay.store.subscriptions import Cipher
 from relay.store.tables import IntentRow
 
 INTENTS = IntentRow.__table__  # type: ignore[attr-defined]
@@ -22,33 +28,96 @@ CUT_OFF = "cut_off"
 IN_FLIGHT_SECONDS = 600.0
 """A request that is said to be in flight for longer was cut off: no node waits so long for an answer."""
 
-BEGIN = insert_into(INTENTS, "id", "source", "account", "path", "body_digest", "idempotency_key", "created_at")
+BEGIN = insert_into(
+    INTENTS,
+    *("id", "source", "account", "path", "body_digest", "idempotency_key", "created_at"),
+    *("channel", "connect_account_id", "request", "metadata", "sealed"),
+)
 END = "DELETE FROM intents WHERE id = :id"
 SETTLE = """
 DELETE FROM intents WHERE source = :source AND account = :account AND path = :path AND body_digest = :body_digest
   AND idempotency_key = :idempotency_key AND created_at <= :created_at
 """
-DISMISS = "DELETE FROM intents WHERE id = :id AND (reason IS NOT NULL OR id < :in_flight_since) RETURNING *"
+_UNKNOWN = "fate IS NULL AND (reason IS NOT NULL OR id < :in_flight_since)"
+DISMISS = f"DELETE FROM intents WHERE id = :id AND {_UNKNOWN} RETURNING *"
+TELL = f"""
+UPDATE intents SET told = 1, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND told = 0 AND fate IS NULL
+"""
+RESOLVE = f"""
+UPDATE intents SET fate = :fate, job_id = :job_id, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND {_UNKNOWN}
+RETURNING *
+"""
 UNKNOWN = "UPDATE intents SET reason = :reason, status_code = :status_code WHERE id = :id"
 ALL_CUT_OFF = f"UPDATE intents SET reason = '{CUT_OFF}' WHERE reason IS NULL"
 COUNT_UNKNOWN = """
-SELECT (SELECT COUNT(*) FROM intents WHERE reason IS NOT NULL AND id >= :in_flight_since)
-  + (SELECT COUNT(*) FROM intents WHERE id < :in_flight_since)
+SELECT (SELECT COUNT(*) FROM intents WHERE reason IS NOT NULL AND fate IS NULL AND id >= :in_flight_since)
+  + (SELECT COUNT(*) FROM intents WHERE id < :in_flight_since AND fate IS NULL)
 """
-NEWEST = select(INTENTS).order_by(INTENTS.c.id.desc()).limit(bindparam("count"))
+NEWEST = select(INTENTS).where(INTENTS.c.fate.is_(None)).order_by(INTENTS.c.id.desc()).limit(bindparam("count"))
 NEW_UNKNOWN = NEWEST.where(INTENTS.c.reason.is_not(None), INTENTS.c.id >= bindparam("in_flight_since"))
 OLD_UNKNOWN = NEWEST.where(INTENTS.c.id < bindparam("in_flight_since"))
+UNTOLD = (
+    select(INTENTS)
+    .where(text("told = 0 AND fate IS NULL"))
+    .where(INTENTS.c.reason.is_not(None) | (INTENTS.c.id < bindparam("in_flight_since")))
+    .order_by(INTENTS.c.id)
+    .limit(bindparam("count"))
+)
 
 
 class IntentStore:
     """Reads and writes of intents. Every write is durable when its call returns."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, outbox: Outbox, cipher: Cipher) -> None:
         self._database = database
+        self._outbox = outbox
+        self._cipher = cipher
 
     async def begin(self, intent: Intent) -> None:
         """Writes down what is about to be sent."""
-        await self._database.write(_begin, intent)
+        sealed = None
+        if intent.callback_url is not None:
+            callback = {"callback_url": intent.callback_url, "callback_types": intent.callback_types}
+            sealed = self._cipher.encrypt(dumps(callback), context=intent.id)
+        await self._database.write(_begin, (intent, sealed))
+
+    async def get(self, id: str) -> Intent | None:
+        """With its callback; None where there is no such, or its fate became known by an answer."""
+        found = None if "\0" in id else await self._database.read(_get, id)
+        if found is None:
+            return None
+        intent, sealed = found
+        if sealed is None:
+            return intent
+        callback = loads(self._cipher.decrypt(sealed, context=id))
+        types = callback["callback_types"]
+        return replace(
+            intent, callback_url=callback["callback_url"], callback_types=None if types is None else tuple(types)
+        )
+
+    def in_flight(self, intent: Intent, now: float) -> bool:
+        """Whether somebody may still wait for its answer."""
+        return intent.reason is None and intent.id >= _in_flight_since(now)
+
+    async def resolve(self, id: str, fate: Resolution, now: float) -> Intent | None:
+        """Takes one off the list with what a person found out. None where it is not on it."""
+        return await self._database.write(_resolve, (id, fate, _in_flight_since(now)))
+
+    async def untold(self, now: float, count: int) -> list[Intent]:
+        """Those whose fate is unknown and of which no event says so yet, oldest first, at most so many."""
+        return await self._database.read(_untold, _in_flight_since(now), count)
+
+    async def tell(self, id: str, event: Event) -> bool:
+        """Records the event that says so; False where that was done, or its fate is known by now."""
+        return await self._database.write(self._tell, (id, event))
+
+    def _tell(self, connection: Connection, items: Sequence[tuple[str, Event]]) -> Sequence[bool]:
+        results = [False] * len(items)
+        for place in sorted(range(len(items)), key=lambda place: items[place][0]):  # rows are locked in key order
+            results[place] = run(connection, TELL, id=items[place][0]).rowcount > 0
+        told = [(event, None) for (_, event), is_new in zip(items, results, strict=True) if is_new]
+        self._outbox.insert(connection, told)
+        return results
 
     async def end(self, id: str) -> None:
         """Its fate is known."""
@@ -94,7 +163,13 @@ def settle(connection: Connection, intents: Sequence[Intent]) -> None:
             )
 
 
-def _begin(connection: Connection, items: Sequence[Intent]) -> Sequence[None]:
+def resolve_sent(connection: Connection, intent: Intent, job_id: str, now: float) -> bool:
+    """In the transaction that registers the job that it is found to have made. False where it is not on the list."""
+    values = {"id": intent.id, "fate": "sent", "job_id": job_id, "in_flight_since": _in_flight_since(now)}
+    return run(connection, RESOLVE, **values).one_or_none() is not None
+
+
+def _begin(connection: Connection, items: Sequence[tuple[Intent, bytes | None]]) -> Sequence[None]:
     many(
         connection,
         BEGIN,
@@ -107,8 +182,13 @@ def _begin(connection: Connection, items: Sequence[Intent]) -> Sequence[None]:
                 "body_digest": intent.body_digest,
                 "idempotency_key": intent.idempotency_key,
                 "created_at": intent.created_at,
+                "channel": intent.channel,
+                "connect_account_id": intent.connect_account_id,
+                "request": None if intent.request is None else dumps(intent.request),
+                "metadata": None if intent.metadata is None else dumps(intent.metadata),
+                "sealed": sealed,
             }
-            for intent in items
+            for intent, sealed in items
         ],
     )
     return [None] * len(items)
@@ -118,6 +198,26 @@ def _end(connection: Connection, items: Sequence[str]) -> Sequence[None]:
     for id in items:
         run(connection, END, id=id)
     return [None] * len(items)
+
+
+def _get(connection: Connection, id: str) -> tuple[Intent, bytes | None] | None:
+    row = connection.execute(select(INTENTS).where(INTENTS.c.id == id)).one_or_none()
+    return None if row is None else (_intent_from(row, reason=None), row.sealed)
+
+
+def _untold(connection: Connection, in_flight_since: str, count: int) -> list[Intent]:
+    return [
+        _intent_from(row) for row in connection.execute(UNTOLD, {"in_flight_since": in_flight_since, "count": count})
+    ]
+
+
+def _resolve(connection: Connection, items: Sequence[tuple[str, Resolution, str]]) -> Sequence[Intent | None]:
+    found = []
+    for id, fate, in_flight_since in items:
+        values = {"id": id, "fate": fate, "job_id": None, "in_flight_since": in_flight_since}
+        row = run(connection, RESOLVE, **values).one_or_none()
+        found.append(None if row is None else _intent_from(row))
+    return found
 
 
 def _dismiss(connection: Connection, items: Sequence[tuple[str, str]]) -> Sequence[Intent | None]:
@@ -162,7 +262,8 @@ def _in_flight_since(now: float) -> str:
     return least_id("int", now - IN_FLIGHT_SECONDS)
 
 
-def _intent_from(row: Row[Any]) -> Intent:
+def _intent_from(row: Row[Any], *, reason: str | None = CUT_OFF) -> Intent:
+    """`reason`: that of a row without one."""
     return Intent(
         id=row.id,
         source=row.source,
@@ -171,6 +272,12 @@ def _intent_from(row: Row[Any]) -> Intent:
         body_digest=row.body_digest,
         idempotency_key=row.idempotency_key,
         created_at=row.created_at,
-        reason=row.reason or CUT_OFF,
+        reason=row.reason or reason,
         status_code=row.status_code,
+        channel=row.channel,
+        connect_account_id=row.connect_account_id,
+        request=loads(row.request),
+        metadata=loads(row.metadata),
+        fate=row.fate,
+        job_id=row.job_id,
     )

@@ -10,7 +10,7 @@ from relay.core.job import NORMAL_WEIGHT, Job, deadline_of
 from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict
-from relay.store.intents import settle
+from relay.store.intents import resolve_sent, settle
 from relay.store.notices import notify
 from relay.store.outbox import CALLBACKS, EVENTS, INSERT_DELIVERY, Outbox, delivery_values, hold_jobs, open_pairs
 from relay.store.rows import event_from, job_from, observation_values, progress_values
@@ -63,6 +63,9 @@ class Registrar:
                 new.setdefault(_key(registration), registration)
         made = self._insert(connection, list(new.values()))
         settle(connection, [one.intent for one in registrations if one.intent is not None])
+        for one in registrations:
+            if one.resolves is not None and not resolve_sent(connection, one.resolves, one.external_id, one.tracked_at):
+                raise Conflict(f"{one.resolves.id} was resolved meanwhile", code="intent_resolved")
         return [[self._one(connection, registration, known, made) for registration in item] for item in items]
 
     def _check_callbacks(self, connection: Connection, registrations: Sequence[Registration]) -> None:

@@ -38,7 +38,7 @@ class Store:
         self.replays = ReplayStore(database, outbox)
         self.subscriptions = SubscriptionStore(database, outbox, cipher)
         self.idempotency = IdempotencyStore(database, cipher)
-        self.intents = IntentStore(database)
+        self.intents = IntentStore(database, outbox, cipher)
         self.holders = HolderStore(database)
         self.accounts = AccountStore(database, outbox, cipher)
         self.learned = LearnedStore(database)

@@ -353,6 +353,9 @@ class IntentRow(SQLModel, table=True):
 
     id      begins with the time of `created_at`: what was sent before a time is a range of ids
     reason  why the fate is unknown; NULL while the request is in flight
+    told    1 once an event says that the fate is unknown
+    fate    what a person found out; the row then stays to say so
+    sealed  the callback URL and its types, encrypted: the URL can be a credential
     """
 
     __tablename__: ClassVar[str] = "intents"
@@ -361,7 +364,9 @@ class IntentRow(SQLModel, table=True):
         # longer than an index of PostgreSQL takes (2,704 bytes)
         _partial("ix_intents_repeat", "source", "account", "path", "body_digest", where="idempotency_key IS NOT NULL"),
         # pages and the number of those whose fate is unknown, past all that are in flight
-        _partial("ix_intents_unknown", "id", where="reason IS NOT NULL"),
+        _partial("ix_intents_unknown", "id", where="reason IS NOT NULL AND fate IS NULL"),
+        # those of which an event is still to say that their fate is unknown, and those in flight
+        _partial("ix_intents_untold", "id", where="told = 0"),
     )
 
     id: str = Field(sa_column=_text(primary_key=True))
@@ -373,6 +378,14 @@ class IntentRow(SQLModel, table=True):
     created_at: float = Field(sa_column=_seconds(nullable=False))
     reason: str | None = Field(default=None, sa_column=_text(nullable=True))
     status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
+    channel: str | None = Field(default=None, sa_column=_text(nullable=True))
+    connect_account_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    request: bytes | None = Field(default=None, sa_column=_blob())
+    intent_metadata: bytes | None = Field(default=None, sa_column=Column("metadata", LargeBinary, nullable=True))
+    sealed: bytes | None = Field(default=None, sa_column=_blob())
+    told: int = Field(default=0, sa_column=Column(SmallInteger, nullable=False, server_default="0"))
+    fate: str | None = Field(default=None, sa_column=_text(nullable=True))
+    job_id: str | None = Field(default=None, sa_column=_text(nullable=True))
 
 
 class ReplayRow(SQLModel, table=True):

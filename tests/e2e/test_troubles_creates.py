@@ -117,6 +117,30 @@ async def until_measured(world: RelayWorld, unknown: int) -> None:
     await world.until(is_measured, f"relay_intents_unknown does not become {unknown}")
 
 
+async def until_told(world: RelayWorld, intent: dict[str, Any]) -> dict[str, Any]:
+    """Until an event says that the create's fate is unknown: its data. There is never a second one."""
+    path = f"/v1/events?type=relay.create.unknown&subject={intent['id']}"
+
+    async def told() -> bool:
+        return bool((await world.get(path))["items"])
+
+    await world.until(told, "no event tells of it")
+    (event,) = (await world.get(path))["items"]
+    data: dict[str, Any] = event["data"]
+    given = intent["idempotency_key"] is not None
+    assert (event["source"], data["intent"], data["path"]) == ("/relay", intent["id"], DISPATCH_PATH)
+    assert (data["cause"], data["idempotency_key_given"]) == (intent["reason"], given)
+    assert ("Idempotency-Key" in data["fix"]) == given
+    for text in (json.dumps(intent), json.dumps(event)):
+        assert not [secret for secret in said_of(dispatch_body(0)) if secret in text]
+    return data
+
+
+def said_of(body: dict[str, Any]) -> list[str]:
+    """What no list and no event may show: the recipient and the text."""
+    return [value for part in ("recipient", "content") for value in body[part].values()]
+
+
 @dataclass(kw_only=True)
 class Between:
     """Stands between the relay and the upstream. While `holding`, what the upstream answers is held back until
@@ -237,6 +261,30 @@ async def test_a_create_of_unknown_fate_without_a_key(world: RelayWorld) -> None
     assert (code, lines) == (1, [f"relay: there is no create '{intent['id']}' whose fate is unknown"])
 
 
+async def test_a_create_of_which_a_person_finds_out(world: RelayWorld) -> None:
+    await world.serve()
+    await world.subscribe("relay.create.unknown")
+    for number, (fate, options) in enumerate((("not_sent", []), ("sent", []), ("sent", ["--job-id"]))):
+        after_effect = fate == "sent"
+        await fault(world, "timeout", hold_seconds=0, after_effect=after_effect)
+        assert (await send(world, number))[0] == 502
+        intent = await suspects(world, "no_answer", number)
+        data = await until_told(world, intent)
+        assert data["connect_account_id"] == dispatch_body(number)["account_id"]
+        await world.until(lambda count=number: len(world.received) > count, "the event does not arrive")
+        job_id = [*(await made(world)), ""][0 if number < 2 else 1] if options else ""
+        code, lines = await world.run(
+            "intents", "resolve", intent["id"], "--fate", fate, *options, *filter(None, [job_id])
+        )
+        assert code == 0, lines
+        await suspects_none(world)
+        assert ([job_id] if options else []) == await tracked(world)
+        code, lines = await world.run("intents", "resolve", intent["id"], "--fate", "sent")
+        assert (code, lines) == (1, [f"relay: {intent['id']} was resolved already: {fate}"])
+    code, lines = await world.run("intents", "resolve", intent["id"], "--fate", "perhaps")
+    assert (code, lines) == (2, ["relay: --fate 'perhaps' is no fate: there are sent and not_sent"])
+
+
 async def test_an_upstream_that_never_answers_a_create(tmp_path: Path) -> None:
     async with open_create_world(tmp_path, "never answers", "sqlite") as callers:
         world, session = callers.world, callers.world.session
@@ -351,8 +399,13 @@ async def test_a_relay_that_is_killed_in_the_middle_of_a_create(world: RelayWorl
         upstream.go_on.set()
 
         await world.serve(REVOR_BASE_URL=upstream.url)
-        await suspects(world, "cut_off", idempotency_key="one")
+        intent = await suspects(world, "cut_off", idempotency_key="one")
         await until_measured(world, 1)
+        await until_told(world, intent)
+        await world.end(signal.SIGKILL)
+        await world.serve(REVOR_BASE_URL=upstream.url)
+        await world.until_ready()
+        await until_told(world, intent)  # and not once more
         status, document = await send(world, key="one")
         assert status == 202
         assert await made(world) == await tracked(world) == [document["item"]["id"]]

@@ -415,6 +415,10 @@ async def run_everything(store: Store) -> None:
     await store.intents.page(limit=1, cursor=shown.next_cursor, now=now)
     assert await store.intents.count_unknown(now) > 1
     await store.intents.all_cut_off()
+    assert await store.intents.get(first.id) is not None
+    for one in await store.intents.untold(now, 2):
+        await store.intents.tell(one.id, relay_event("relay.create.unknown", subject=one.id))
+    await store.intents.resolve(first.id, "not_sent", now)
     await store.intents.dismiss(second.id, now)
     await store.intents.end(third.id)
     await store.jobs.register(registration("made by a create", intent=intent(idempotency_key="key")))

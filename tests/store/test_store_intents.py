@@ -5,13 +5,14 @@ from hashlib import sha256
 
 import pytest
 
+from relay.core.events import Event
 from relay.core.records import Intent
 from relay.errors import Conflict, InvalidRequest
 from relay.store.intents import CUT_OFF, IN_FLIGHT_SECONDS
 from relay.store.pages import encode_cursor
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS
-from tests.store_kit import NOW, counts, intent, registration, rows, together, track
+from tests.store_kit import NOW, counts, intent, registration, relay_event, rows, together, track
 
 LATER = NOW + 60.0
 """When a repeat is answered: what was sent at NOW may still be in flight."""
@@ -333,3 +334,116 @@ async def test_of_two_repeats_in_one_batch_each_settles_what_was_before_it(store
     await begun(store, first, second)
     await store.jobs.register_many([registration("made", intent=second), registration("made", intent=first)])
     assert await left(store) == set()
+
+
+# --- told once
+
+SAID = {
+    "channel": "linkedin",
+    "connect_account_id": "acc_1",
+    "request": {"metadata": {"a": [1, "é"]}},
+    "metadata": {"deal": 42},
+}
+
+
+async def told(store: Store, now: float = LATER) -> list[str]:
+    """Records an event for each that has none: their ids."""
+    found = await store.intents.untold(now, 100)
+    results = await together(store, *(store.intents.tell(one.id, event_of(one)) for one in found * 2))
+    assert sum(results) == len(found)
+    return [one.id for one in found]
+
+
+def event_of(intent: Intent) -> Event:
+    return relay_event("relay.create.unknown", subject=intent.id)
+
+
+async def event_subjects(store: Store) -> list[str]:
+    return [row["subject"] for row in await rows(store, "SELECT subject FROM events ORDER BY position")]
+
+
+async def test_each_create_of_unknown_fate_is_told_once(store: Store) -> None:
+    lost, ended, flying, cut_off = intent(LATER), intent(LATER), intent(LATER), intent(LATER - IN_FLIGHT_SECONDS - 1)
+    await begun(store, lost, ended, flying, cut_off)
+    await store.intents.unknown(lost.id, "no_answer")
+    await store.intents.end(ended.id)
+    assert await told(store) == [cut_off.id, lost.id]
+    assert await told(store) == []
+    assert not await store.intents.tell(lost.id, event_of(lost))
+    assert not await store.intents.tell(ended.id, event_of(ended))
+    assert await told(store, LATER + IN_FLIGHT_SECONDS + 1) == [flying.id]
+    assert sorted(await event_subjects(store)) == sorted([cut_off.id, lost.id, flying.id])
+    assert {one.reason for one in await listed(store)} == {"no_answer", CUT_OFF}
+
+
+async def test_what_a_start_finds_cut_off_is_told(store: Store) -> None:
+    one = intent(LATER)
+    await begun(store, one)
+    assert await told(store) == []
+    await store.intents.all_cut_off()
+    assert await told(store) == [one.id]
+    await store.intents.all_cut_off()
+    assert await told(store) == []
+
+
+async def test_what_a_create_says_is_kept(store: Store) -> None:
+    types = ("ai.revor.job.succeeded", "ai.revor.job.failed")
+    one = intent(**SAID, callback_url="https://callback.example/secret", callback_types=types)
+    plain = intent(NOW + 1, **SAID, callback_url="https://callback.example/secret")
+    await unknown(store, one)
+    (shown,) = await listed(store)
+    assert {name: getattr(shown, name) for name in SAID} == SAID
+    assert shown.callback_url is None
+    got = await store.intents.get(one.id)
+    assert got is not None
+    assert (got.callback_url, got.callback_types) == (one.callback_url, types)
+    await begun(store, plain)
+    assert await store.intents.get(plain.id) == plain
+    for row in await rows(store, "SELECT sealed FROM intents"):
+        assert b"callback.example" not in bytes(row["sealed"])
+    assert await store.intents.get("int_nothing") is None
+    assert await store.intents.get("\0") is None
+
+
+# --- resolved
+
+
+async def test_one_that_is_resolved_is_off_the_list_and_stays_so(store: Store) -> None:
+    one, flying = intent(LATER), intent(LATER)
+    await unknown(store, one)
+    await begun(store, flying)
+    assert await store.intents.resolve(flying.id, "sent", LATER) is None
+    assert await store.intents.resolve("int_nothing", "sent", LATER) is None
+    resolved = await store.intents.resolve(one.id, "not_sent", LATER)
+    assert resolved is not None
+    assert (resolved.fate, resolved.reason) == ("not_sent", "no_answer")
+    assert await store.intents.resolve(one.id, "sent", LATER) is None
+    assert await store.intents.dismiss(one.id, LATER) is None
+    assert await listed(store) == []
+    assert await store.intents.count_unknown(LATER) == 0
+    assert await told(store) == []
+    got = await store.intents.get(one.id)
+    assert got is not None
+    assert got.fate == "not_sent"
+    assert store.intents.in_flight(flying, LATER)
+    assert not store.intents.in_flight(got, LATER)
+    assert not store.intents.in_flight(flying, LATER + IN_FLIGHT_SECONDS + 1)
+
+
+async def test_the_job_that_it_made_and_its_end_are_one_transaction(store: Store) -> None:
+    one, other = intent(**SAID), intent()
+    await unknown(store, one, other)
+    first = registration("made", resolves=one, metadata=one.metadata)
+    assert (await store.jobs.register(first)).created
+    got = await store.intents.get(one.id)
+    assert got is not None
+    assert (got.fate, got.job_id) == ("sent", "made")
+    assert [each.id for each in await listed(store)] == [other.id]
+    results = await together(
+        store,
+        *(store.jobs.register(registration(name, resolves=other)) for name in ("winner", "late")),
+        store.jobs.register(registration("aside")),
+    )
+    assert [isinstance(result, Conflict) for result in results].count(True) == 1
+    assert len(await store.jobs.find("winner")) + len(await store.jobs.find("late")) == 1
+    assert len(await store.jobs.find("aside")) == 1

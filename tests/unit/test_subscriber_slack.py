@@ -1,5 +1,6 @@
 """The kind slack: its sentences, its escaping, its verdicts."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -8,7 +9,8 @@ import pytest
 from relay.core.delivery import Outcome, Response
 from relay.core.events import Event, Hint, Origin, from_transition, relay_event
 from relay.core.job import Job, Observation, Transition
-from relay.core.notices import delivery_expired_data, source_trouble_data, subscription_data
+from relay.core.notices import create_unknown_data, delivery_expired_data, source_trouble_data, subscription_data
+from relay.core.records import Intent
 from relay.core.samples import sample_event
 from relay.core.subscription import Subscription
 from relay.errors import InvalidRequest
@@ -23,6 +25,20 @@ ORIGIN = Origin(
     source="https://revor.ai/api/v1/outreach/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json"
 )
 RECONNECT = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
+
+
+LOST = Intent(
+    id="int_1",
+    source="revor",
+    account="eu",
+    path="/api/v1/outreach/dispatches",
+    body_digest="digest",
+    created_at=NOW,
+    reason="no_answer",
+    channel="linkedin",
+    connect_account_id="acc_1",
+    metadata={"deal": 42, "url": "https://crm.example/deals/42"},
+)
 
 
 def job_event(
@@ -278,6 +294,17 @@ def trouble(**changes: Any) -> dict[str, Any]:
             {"event_type": "a.job.failed", "subscription": "sub_2"},
             "Delivery of one failed event to subscription sub_2 was given up",
         ),
+        (
+            "relay.create.unknown",
+            create_unknown_data(LOST),
+            "It is unknown whether a LinkedIn message for account Europe was sent: Revor gave no answer",
+        ),
+        (
+            "relay.create.unknown",
+            create_unknown_data(replace(LOST, channel=None, account="default", reason="cut_off")),
+            "It is unknown whether a request for account default was sent: the relay ended before an answer came",
+        ),
+        ("relay.create.unknown", {}, "It is unknown whether a request for account default was sent"),
         ("relay.test", {"message": "Hello."}, "Hello"),
         ("relay.test", {"message": None}, "This is a test of the relay"),
         ("relay.unheard", {"message": "Hello"}, "Event relay.unheard"),
@@ -285,6 +312,21 @@ def trouble(**changes: Any) -> dict[str, Any]:
 )
 def test_each_event_about_the_relay_is_one_sentence(type: str, data: dict[str, Any], sentence: str) -> None:
     assert text(about_the_relay(type, data), Context(account_names={"eu": "Europe"})) == sentence
+
+
+def test_a_lost_create_says_what_it_was_and_what_to_do() -> None:
+    event = about_the_relay("relay.create.unknown", create_unknown_data(LOST))
+    shown = dict(wording.deal(event, None))
+    assert (shown["Deal"], shown["Channel"]) == ("42", "LinkedIn")
+    assert wording.link(event) == "https://crm.example/deals/42"
+    (fix,) = (text for label, text in wording.advice(event) if label == "How to fix it")
+    assert fix.endswith("Then run: relay intents resolve int_1 --fate sent (or not_sent)")
+    keyed = about_the_relay("relay.create.unknown", create_unknown_data(replace(LOST, idempotency_key="k")))
+    (fix,) = (text for label, text in wording.advice(keyed) if label == "How to fix it")
+    assert "same Idempotency-Key" in fix
+    assert wording.advice(about_the_relay("relay.create.unknown", {"source": "revor"}))[0][1].startswith(
+        "Check in Revor"
+    )
 
 
 def test_an_event_of_somebody_elses_is_named() -> None:
@@ -403,7 +445,7 @@ def test_it_defaults_to_trouble() -> None:
     assert KIND.default_types(["a.job", "b.job", "a.job"]) == (
         *("a.job.failed", "a.job.overdue", "a.job.not_found"),
         *("b.job.failed", "b.job.overdue", "b.job.not_found"),
-        *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered"),
+        *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered", "relay.create.unknown"),
     )
     assert (KIND.signed, KIND.rate_per_second) == (False, 1.0)
 
