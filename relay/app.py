@@ -121,6 +121,7 @@ class Node:
             settings=self._rooms.of_dispatcher(),
             metrics=self.metrics_book,
             holder=self._holder,
+            lease_clock=store.database.lease_clock(clock),
             callback_secret=lambda: self.settings.delivery.callback_secret or self._callback_secret,
             recorded=self._recorded,
         )

@@ -112,7 +112,7 @@ class Deliverer:
     """Does one slot's work. `start()` returns at once; what it starts goes on in a task of its own.
 
     settings  what it works by just now
-    lease     by now and how long an answer may take: for what a mark takes over
+    lease     by how long an answer may take: for what a mark takes over
     chance    a number from 0 to 1 at each call
     recorded  told of each event that an attempt's end has caused, once it is committed
     """
@@ -125,9 +125,10 @@ class Deliverer:
         subscriptions: SinkHealth,
         transport: Transport,
         clock: Clock,
+        lease_clock: Clock,
         settings: Callable[[], Settings],
         metrics: Metrics,
-        lease: Callable[[float, float], Lease],
+        lease: Callable[[float], Lease],
         callback_secret: Callable[[], str],
         recorded: Callable[[Event], None],
         chance: Callable[[], float],
@@ -140,6 +141,7 @@ class Deliverer:
         self._subscriptions = subscriptions
         self._transport = transport
         self._clock = clock
+        self._lease_clock = lease_clock
         self._settings = settings
         self._metrics = metrics
         self._attempts_of = lru_cache(maxsize=64)(metrics.attempts.labels)
@@ -241,7 +243,7 @@ class Deliverer:
         subscription = target.subscription
         try:
             now = self._clock()
-            if claimed.lease_until - now < self._settings().timeout_of(subscription):
+            if claimed.lease_until - self._lease_clock() < self._settings().timeout_of(subscription):
                 log.warning("lease_too_old", delivery=claimed.id)
                 await self._deliveries.release([claimed], now)
                 self._wake()
@@ -320,7 +322,7 @@ class Deliverer:
             chance=self._chance,
             disable_after_seconds=settings.disable_after_seconds,
             dataschema_base=settings.dataschema_base,
-            next_lease=self._lease(now, settings.timeout_of(target.subscription)) if free > 0 else None,
+            next_lease=self._lease(settings.timeout_of(target.subscription)) if free > 0 else None,
             next_count=2 if free > 1 and (limit == math.inf or not late) else 1,
             next_late=late,
         )

@@ -122,6 +122,7 @@ class Dispatcher:
         settings: DispatcherSettings,
         metrics: Metrics,
         holder: Holder,
+        lease_clock: Clock | None = None,
         callback_secret: Callable[[], str],
         recorded: Callable[[Event], None] = lambda event: None,
         seed: int | None = None,
@@ -132,6 +133,7 @@ class Dispatcher:
         self._clock = clock
         self._settings = settings
         self._holder = holder
+        self._lease_clock = lease_clock or clock
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
         self._version = -1
         self._gone: set[str] = set()
@@ -146,6 +148,7 @@ class Dispatcher:
             subscriptions=subscriptions,
             transport=transport,
             clock=clock,
+            lease_clock=self._lease_clock,
             settings=lambda: self._settings,
             metrics=metrics,
             lease=self._lease,
@@ -194,7 +197,7 @@ class Dispatcher:
             return None
         longest = max(self._settings.timeout_of(target.subscription) for target in taken)
         ids = frozenset(target.subscription.id for target in taken)
-        return Reservation(lease=self._lease(now, longest, ids), targets=tuple(taken))
+        return Reservation(lease=self._lease(longest, ids), targets=tuple(taken))
 
     def settle(self, reservation: Reservation | None, recorded: Recorded) -> None:
         """Starts what was leased with a reservation and frees the slots that were not used. Call it in any case."""
@@ -356,7 +359,7 @@ class Dispatcher:
                     if not await self._deliveries.put_behind(target.subscription.id, now - FRESH_WAIT_SECONDS):
                         break
             target.recovered = False
-            lease = self._lease(now, self._settings.timeout_of(target.subscription))
+            lease = self._lease(self._settings.timeout_of(target.subscription))
             claimed = await self._deliveries.claim_due(target.subscription.id, priorities, count, now, lease)
             target.paced(len(claimed), now)
             for one in claimed:
@@ -372,7 +375,7 @@ class Dispatcher:
         for it."""
         claimed = None
         try:
-            lease = self._lease(now, self._settings.timeout_of(target.subscription))
+            lease = self._lease(self._settings.timeout_of(target.subscription))
             probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
             target.probe_at, claimed = probe.next_at, probe.claimed
             if claimed is not None:
@@ -404,10 +407,13 @@ class Dispatcher:
             log.error("forward_failed", subscription=subscription_id, error=str(error))
         self._wake.set()
 
-    def _lease(self, now: float, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
+    def _lease(self, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
         self._leases += 1
-        until = now + timeout_seconds + LEASE_MARGIN_SECONDS
-        return Lease(token=self._holder.token(self._leases), until=until, subscription_ids=subscription_ids)
+        taken_at = self._lease_clock()
+        until = taken_at + timeout_seconds + LEASE_MARGIN_SECONDS
+        return Lease(
+            token=self._holder.token(self._leases), until=until, taken_at=taken_at, subscription_ids=subscription_ids
+        )
 
 
 def _due_at(entry: Backlog) -> float:

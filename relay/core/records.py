@@ -14,10 +14,14 @@ Value = TypeVar("Value")
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Deliveries to these subscriptions are held by `token` until `until`, from the moment they are written."""
+    """Deliveries to these subscriptions are held by `token` until `until`, from the moment they are written.
+
+    taken_at  now by the clock that `until` is of, where that is not the clock of what is due (SQLite)
+    """
 
     token: str
     until: float
+    taken_at: float | None = None
     subscription_ids: frozenset[str] = frozenset()
 
 

@@ -34,28 +34,32 @@ _DUE = """
 SELECT * FROM (
   SELECT id, priority, due_at FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority} AND due_at <= :now
-    AND '{priority}' IN {priorities}
+    AND '{priority}' IN {priorities} {unheld}
   ORDER BY due_at LIMIT :count {skipping}
 ) AS due_{priority}
 """
 
 
-def _due(words: Words) -> str:
+# The machine's clock, by which retries are due, may be set while a delivery is out: its lease has a clock of its own.
+_UNHELD = "AND (lease_token IS NULL OR due_at <= :taken_at)"
+
+
+def _due(words: Words, unheld: str) -> str:
     """What is due of the priorities that are asked for; of no other one a row is held."""
     listed = words.listed("priorities")
     return " UNION ALL ".join(
-        _DUE.format(priority=priority, priorities=listed, skipping=words.skipping) for priority in (0, 1, 2)
+        _DUE.format(priority=priority, priorities=listed, unheld=unheld, skipping=words.skipping)
+        for priority in (0, 1, 2)
     )
 
 
 # What the lease holds already, a follower that was just promoted, counts. What is due is found once, whatever plan is
 # made of the rest: each time, other rows would be held.
-TAKE = sql(
-    lambda words: (
-        f"""
+def _take(words: Words, unheld: str = "") -> str:
+    return f"""
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   WITH due AS MATERIALIZED (
-    SELECT id FROM ({_due(words)}) AS found
+    SELECT id FROM ({_due(words, unheld)}) AS found
     ORDER BY priority, due_at
     LIMIT (
       SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
@@ -65,8 +69,9 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   SELECT id FROM due
 )
 """
-    )
-)
+
+
+TAKE = sql(lambda words: _take(words, _UNHELD), _take)
 # One node has the turn until its lease has run out, whether it lives or not.
 PROBE_TURN = """
 UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled' AND probe_at <= :now
@@ -191,6 +196,7 @@ def due_values(
         "until": lease.until,
         "priorities": json_list([str(priority) for priority in sorted(set(priorities))]),
         "now": now,
+        "taken_at": now if lease.taken_at is None else lease.taken_at,
         "count": count,
     }
 

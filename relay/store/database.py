@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from relay.clock import Clock
+from relay.clock import Clock, FollowedClock, steady_clock
 from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.private_files import PRIVATE, keep_private, narrow
 from relay.store.groups import REFUSALS, Batch, as_store_error
@@ -84,6 +84,7 @@ class Database(Protocol):
     @property
     def shared(self) -> bool: ...
     def clock(self, clock: Clock) -> Clock: ...
+    def lease_clock(self, clock: Clock) -> Clock: ...
     async def listen(self, heard: Callable[[str], None], named: Callable[[str | None], None]) -> None: ...
     async def close(self) -> None: ...
 
@@ -171,8 +172,14 @@ class SqliteDatabase:
         """There is nobody to be heard."""
 
     def clock(self, clock: Clock) -> Clock:
-        """The node's own: nobody else has a lease here."""
+        """The node's own."""
         return clock
+
+    def lease_clock(self, clock: Clock) -> Clock:
+        """The node's own as it is now, and from now on one that nobody sets: there are no leases but this process's."""
+        followed, moment = FollowedClock(), steady_clock()
+        followed.read(clock(), moment, moment)
+        return followed.now
 
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """See `Writer.write`."""

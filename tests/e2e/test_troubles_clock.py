@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
@@ -32,6 +33,34 @@ async def test_a_clock_that_is_set(tmp_path: Path, capsys: pytest.CaptureFixture
             assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
             assert len({event["id"] for event in events}) == len(events)
         assert "polling_stalled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seconds", [60.0, -60.0], ids=["forward", "back"])
+async def test_a_delivery_that_is_out_when_the_clock_is_set_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    ahead = time.time() - time.monotonic()
+    async with asyncio.timeout(30), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
+        dispatcher = world.node.dispatcher
+        transport = dispatcher._deliverer._transport
+        really_send, sent, answer = transport.send, asyncio.Event(), asyncio.Event()
+
+        async def send(request: Any, *, timeout_seconds: float) -> Any:
+            sent.set()
+            await answer.wait()
+            return await really_send(request, timeout_seconds=timeout_seconds)
+
+        monkeypatch.setattr(transport, "send", send)
+        await world.subscribe()
+        job_id = await world.job()
+        await sent.wait()
+        with time_machine.travel(time.time() + seconds, tick=True):
+            for _ in range(5):
+                await dispatcher.run_once()
+            answer.set()
+            await world.until(lambda: "succeeded" in world.kinds(job_id))
+        ids = [request.event["id"] for request in world.received["/events"]]
+        assert len(ids) == len(set(ids))
 
 
 async def until_it_looks_again(world: World, looks: float) -> None:
