@@ -330,6 +330,8 @@ def _purge(connection: Connection, items: Sequence[str]) -> Sequence[Job | Excep
             results.append(NotFound(f"there is no job {uid}"))
             continue
         events = select(EVENTS.c.id).where(EVENTS.c.job_uid == uid)
+        # waits for a new subscription that begins with them: its deliveries go, too
+        connection.execute(events.order_by(EVENTS.c.sequence).with_for_update())
         deliveries = select(DELIVERIES.c.id).where(DELIVERIES.c.event_id.in_(events))
         connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.delivery_id.in_(deliveries)))
         connection.execute(delete(DELIVERIES).where(DELIVERIES.c.event_id.in_(events)))

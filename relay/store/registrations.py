@@ -26,7 +26,13 @@ BY_EXTERNAL_IDS = {
     "postgresql": select(JOBS).where(_EXTERNAL_IDS.postgresql).order_by(JOBS.c.uid).with_for_update(),
 }
 BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
-EVENTS_OF_JOB = select(EVENTS).where(EVENTS.c.job_uid == bindparam("job_uid")).order_by(EVENTS.c.sequence)
+# Kept until their deliveries are there: retention deletes only an event that has none pending.
+EVENTS_OF_JOB = (
+    select(EVENTS)
+    .where(EVENTS.c.job_uid == bindparam("job_uid"))
+    .order_by(EVENTS.c.sequence)
+    .with_for_update(read=True, key_share=True)
+)
 INSERT_JOB = insert_into(
     JOBS,
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),

@@ -213,6 +213,7 @@ class SubscriptionStore:
                 .where(EVENTS.c.position > position, EVENTS.c.recorded_at >= subscription.start_at)
                 .order_by(EVENTS.c.position)
                 .limit(BACKFILL_CHUNK)
+                .with_for_update(read=True, key_share=True)  # or they could be deleted meanwhile
             ).all()
             position = rows[-1].position if rows else None
             wanted = [

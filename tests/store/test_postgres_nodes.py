@@ -383,6 +383,39 @@ async def test_retries_by_hand_of_one_job_at_once_keep_its_order(store: Store, o
         assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1, 2]
 
 
+@pytest.mark.parametrize("who", ["a subscription from the earliest event on", "a callback added to its job"])
+async def test_retention_keeps_an_event_that_a_new_receiver_is_about_to_get(
+    store: Store, other: Store, who: str
+) -> None:
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "queued"))
+    if who.startswith("a callback"):
+        sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
+        adding: Awaitable[Any] = other.jobs.register(registration("a", callback_subscription_id=sub))
+    else:
+        adding = other.subscriptions.create(subscription("sub_1", start_at=0.0))
+    async with uncommitted(other, adding) as added:
+        deleting = asyncio.ensure_future(store.upkeep.delete_events(NOW + 1))
+        await blocked(store)
+        await added.commit()
+        assert (await deleting)[0] == 0
+    assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1]
+
+
+async def test_a_job_that_is_purged_takes_the_deliveries_of_a_new_subscription_with_it(
+    store: Store, other: Store
+) -> None:
+    uid = await track(store, "a")
+    await store.jobs.record(look(uid, 0, "queued"))
+    async with uncommitted(other, other.subscriptions.create(subscription("sub_1", start_at=0.0))) as made:
+        purge = asyncio.ensure_future(store.jobs.purge(uid))
+        await blocked(store)
+        await made.commit()
+        await purge
+    left = await counts(store)
+    assert (left["jobs"], left["events"], left["deliveries"]) == (0, 0, 0)
+
+
 async def test_a_callback_url_has_one_subscription_however_many_ask(store: Store, other: Store) -> None:
     for nth in range(ROUNDS):
         url = f"https://callback.example/{nth}"

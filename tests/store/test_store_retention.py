@@ -1,5 +1,6 @@
 """Retention and the search for strays as a node does them: bounded, going on where they were, and enough."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from sqlalchemy import event as sqlalchemy_event
 
 from relay import upkeep
 from relay.config import RetentionSettings
+from relay.core.delivery import Claimed
 from relay.metrics import Metrics
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS, SLICE
@@ -20,12 +22,14 @@ from tests.store_databases import POSTGRES_DATABASE
 from tests.store_days import Day, days
 from tests.store_kit import (
     NOW,
+    claim,
     counts,
     deliver_all,
     deliveries,
     execute,
     intent,
     look,
+    mark_of,
     registration,
     subscription,
     together,
@@ -151,6 +155,39 @@ def test_the_default_cadence_is_enough_for_many_times_100_000_events_a_day() -> 
     calls = DAY_SECONDS / UPKEEP_SECONDS
     assert calls * upkeep.MAX_BATCHES * SLICE > 20 * 100_000
     assert calls * upkeep.MAX_BATCHES * MAX_ROWS > 20 * 5 * 100_000
+
+
+async def test_retention_beside_deliveries_takes_nothing_that_is_on_its_way(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    uids = [await track(store, f"job {n}") for n in range(12)]
+    for uid in uids:
+        await store.jobs.record(look(uid, 0, "queued", "running", "failed", outcome="failed"))
+    done: list[Claimed] = []
+
+    async def deliver() -> None:
+        while len(done) < 3 * len(uids):
+            claimed = await claim(store, "sub_1", 5)
+            await asyncio.gather(*(store.deliveries.retry(one.id, NOW) for one in done[-2:]), return_exceptions=True)
+            for one in claimed:
+                state = "dead" if len(done) % 3 else "delivered"
+                assert (await store.deliveries.mark(mark_of(one, state))).kept
+                if one.priority < 2:
+                    done.append(one)
+
+    async def retain() -> None:
+        while len(done) < 3 * len(uids):
+            await store.upkeep.delete_events(NOW + 1)
+            await store.upkeep.delete_jobs(NOW + 1)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(deliver(), retain())
+    for uid in uids:
+        assert [one.event.sequence for one in done if one.job_uid == uid] == [1, 2, 3]
+    await deliver_all(store, "sub_1")
+    await store.upkeep.delete_events(NOW + 1)
+    await store.upkeep.delete_jobs(NOW + 1)
+    left = await counts(store)
+    assert [left[name] for name in ("jobs", "events", "deliveries", "attempts")] == [0, 0, 0, 0]
 
 
 async def test_strays_are_logged_and_the_dispatcher_is_woken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
