@@ -3,15 +3,20 @@
 from starlette.responses import Response
 
 from relay.api.operations import Call
+from relay.api.problems import invalid_detail
 from relay.api.resource import page_response
 from relay.api.stream import fragments, of_all
+from relay.api.subscription_bodies import read_type
 from relay.core.records import Page
-from relay.errors import NotFound
+from relay.errors import InvalidRequest, NotFound
 
 
 async def list_events(call: Call) -> Response:
     """`GET /v1/events`: newest first."""
-    page = await call.ports.events.page(**call.query)
+    type, errors = read_type(call.query["type"], call.context, "type")
+    if errors:
+        raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
+    page = await call.ports.events.page(**{**call.query, "type": type})
     return page_response(call.request, Page(items=fragments(page.items), next_cursor=page.next_cursor))
 
 

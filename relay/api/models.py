@@ -233,7 +233,8 @@ class SubscriptionCreate(Body):
         default=None,
         min_length=1,
         max_length=MAX_TYPES,
-        description="Event types, matched exactly. Without it: all job events (chat kinds: only trouble).",
+        description="Event types, whole or short, such as `failed`. Without it: all job events (chat kinds: only "
+        "trouble).",
     )
     source: str | None = Field(default=None, description="Only events of this CloudEvents source.")
     protocol: Literal["HTTP"] = "HTTP"

@@ -5,7 +5,7 @@ from starlette.responses import Response
 from relay.api.models import DeliveriesRetry, ReplayCreate
 from relay.api.operations import Call
 from relay.api.resource import json_response
-from relay.api.subscription_bodies import type_refusal
+from relay.api.subscription_bodies import read_type, read_types
 from relay.api.validation import invalid, pointer_of, validate
 from relay.api.views import replay_view
 from relay.clock import from_rfc3339
@@ -23,20 +23,21 @@ async def replay(call: Call) -> Response:
         raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
     body = validate(ReplayCreate, call.document)
     since, until, now, errors = _range(call, body.since, body.until, "")
-    for index, name in enumerate(body.types or ()):
-        why = type_refusal(name, call.context) or _not_sent(call, subscription, name)
+    types, type_errors = read_types(body.types or (), call.context, "types")
+    errors += type_errors
+    for index, name in enumerate(types if not type_errors else ()):
+        why = _not_sent(call, subscription, name)
         if why is not None:
             errors.append(FieldError(pointer=pointer_of("types", index), code="unknown_type", detail=why))
     if errors:
         raise invalid(errors)
-    types = None if body.types is None else tuple(dict.fromkeys(body.types))
     request = ReplayRequest(
         id=new_id("rpl", now),
         subscription_id=subscription.id,
         since=since,
         until=until,
         now=now,
-        types=types,
+        types=None if body.types is None else types,
         only=body.only,
     )
     return _started(await call.ports.replays.create(request))
@@ -46,9 +47,8 @@ async def retry_deliveries(call: Call) -> Response:
     """`POST /v1/deliveries/retry`: all that ended in a certain way."""
     wanted = validate(DeliveriesRetry, call.document).filter
     since, until, now, errors = _range(call, wanted.since, wanted.until, "/filter")
-    why = None if wanted.type is None else type_refusal(wanted.type, call.context)
-    if why is not None:
-        errors.append(FieldError(pointer="/filter/type", code="unknown_type", detail=why))
+    type, type_errors = read_type(wanted.type, call.context, "/filter/type")
+    errors += type_errors
     if errors:
         raise invalid(errors)
     request = ReplayRequest(
@@ -57,7 +57,7 @@ async def retry_deliveries(call: Call) -> Response:
         since=since,
         until=until,
         now=now,
-        types=None if wanted.type is None else (wanted.type,),
+        types=None if type is None else (type,),
         only=wanted.state,
         reason=wanted.reason,
     )

@@ -13,7 +13,7 @@ EVENTS = (
         summary="List events, newest first",
         handler=events.list_events,
         query=(
-            text("type", "The event's type, exactly."),
+            text("type", "The event's type, whole or short, such as `failed`."),
             text("subject", "The event's subject: of job events the job's id upstream."),
             time("since", "Recorded then or later."),
             time("until", "Recorded before."),

@@ -1,5 +1,6 @@
 """The body of a subscription, read: into a Subscription, or into every mistake that it holds."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from relay.api.registration import check_sink, refusal_of_type
 from relay.api.validation import invalid, pointer_of, validate
 from relay.api.views import REDACTED, header_view, start_view
 from relay.core.events import RELAY_SOURCE
-from relay.core.filters import known_types
+from relay.core.filters import full_type, known_types
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
@@ -65,12 +66,14 @@ def _subscription(
     settings, kinds = context.settings, context.ports.kinds
     kind = kinds.infer(body.sink) if config.kind is None else config.kind
     errors = _name_errors(body, kind, context)
+    given_types, type_errors = read_types(body.types or (), context, "types")
+    errors += type_errors
     headers, header_errors = _headers(body, before)
     errors += header_errors
     if errors:
         raise invalid(errors)
     check_sink(body.sink, settings, "/sink")
-    types = kinds.default_types(kind) if body.types is None else tuple(dict.fromkeys(body.types))
+    types = kinds.default_types(kind) if body.types is None else given_types
     schedule = config.retry_schedule
     subscription = replace(
         before,
@@ -93,16 +96,12 @@ def _subscription(
 
 
 def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[FieldError]:
-    """What is wrong with the names of a kind, of event types and of a source."""
+    """What is wrong with the names of a kind and of a source."""
     errors = []
     if kind not in context.ports.kinds.names:
         detail = f"{kind[:100]!r} is no kind of subscription{did_you_mean(kind, context.ports.kinds.names)}"
         errors.append(FieldError(pointer="/config/kind", code="unknown_kind", detail=detail))
     origins = context.settings.origins.values()
-    for index, name in enumerate(body.types or ()):
-        why = type_refusal(name, context)
-        if why is not None:
-            errors.append(FieldError(pointer=pointer_of("types", index), code="unknown_type", detail=why))
     sources = {origin.source for origin in origins} | {RELAY_SOURCE}
     if body.source is not None and body.source not in sources:
         detail = f"no event has the source {body.source[:200]!r}{did_you_mean(body.source, sources)}"
@@ -110,10 +109,23 @@ def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[
     return errors
 
 
-def type_refusal(name: str, context: Context) -> str | None:
-    """Why there are no events of this type, with the nearest that there are; None where there are."""
+def read_types(names: Sequence[str], context: Context, *place: str) -> tuple[tuple[str, ...], list[FieldError]]:
+    """The event types that these names are of, whole or short (`failed`), each once; and what is wrong with the others,
+    at the index behind `place`."""
     known = known_types(origin.type_prefix for origin in context.settings.origins.values())
-    return None if name in known else refusal_of_type(name, known)
+    found = [full_type(name, known) for name in names]
+    errors = [
+        FieldError(pointer=pointer_of(*place, index), code="unknown_type", detail=refusal_of_type(name, known))
+        for index, name in enumerate(names)
+        if found[index] is None
+    ]
+    return tuple(dict.fromkeys(one for one in found if one is not None)), errors
+
+
+def read_type(name: str | None, context: Context, pointer: str) -> tuple[str | None, list[FieldError]]:
+    """The same of one name, None for None; what is wrong with it is said of `pointer`."""
+    found, errors = read_types(() if name is None else (name,), context)
+    return (found[0] if found else None), [replace(error, pointer=pointer) for error in errors]
 
 
 def _headers(body: SubscriptionCreate, before: Subscription) -> tuple[tuple[tuple[str, str], ...], list[FieldError]]:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from relay.api.models import SecretRotation, TestRequest
 from relay.api.operations import Call
 from relay.api.resource import json_response, page_response
-from relay.api.subscription_bodies import read_create, read_replace, type_refusal
+from relay.api.subscription_bodies import read_create, read_replace, read_type
 from relay.api.validation import invalid, validate
 from relay.api.views import subscription_view, tested_view
 from relay.clock import to_rfc3339
@@ -18,7 +18,7 @@ from relay.core.records import Page
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret, Subscription
-from relay.errors import Conflict, FieldError, NotFound
+from relay.errors import Conflict, NotFound
 from relay.ids import new_id
 
 SECRET_BYTES = 32
@@ -85,10 +85,10 @@ async def test(call: Call) -> Response:
     """`POST /v1/subscriptions/{id}/test`: sent now, whatever the state; nothing is stored."""
     subscription = await _find(call)
     given = validate(TestRequest, call.document).type
-    wanted = DEFAULT_TEST_TYPE if given is None else given
-    why = type_refusal(wanted, call.context)
-    if why is not None:
-        raise invalid([FieldError(pointer="/type", code="unknown_type", detail=why)])
+    read, errors = read_type(given, call.context, "/type")
+    if errors:
+        raise invalid(errors)
+    wanted = read or DEFAULT_TEST_TYPE
     now = call.ports.clock()
     name, origin = _origin_of(call, wanted)
     accounts = call.ports.settings.accounts.get(name) or ("default",)

@@ -13,6 +13,22 @@ from relay.errors import RelayError, UsageError
 app = typer.Typer(help="Say who gets which events.", no_args_is_help=True)
 
 SubscriptionId = Annotated[str, typer.Argument(metavar="ID", help="The subscription's id (sub_…).")]
+Types = Annotated[str | None, typer.Option(help="Event types, such as failed,overdue.")]
+Source = Annotated[str | None, typer.Option(help="Only events of this CloudEvents source.")]
+Kind = Annotated[str | None, typer.Option(help="webhook, slack; by default what the host is known for.")]
+Header = Annotated[
+    list[str] | None, typer.Option(metavar="NAME: VALUE", help="A header of each request; may be given several times.")
+]
+Method = Annotated[str | None, typer.Option(help="POST or PUT.")]
+Ordering = Annotated[str | None, typer.Option(help="job: in order within a job; none: as they come.")]
+TimeoutSeconds = Annotated[float | None, typer.Option("--timeout", help="Seconds that an attempt may take.")]
+RetrySchedule = Annotated[str | None, typer.Option(help="Pauses between attempts, such as 5s,5m,2h.")]
+Rate = Annotated[float | None, typer.Option(help="Deliveries a second at most.")]
+Concurrency = Annotated[int | None, typer.Option(help="Deliveries out at once at most.")]
+MetadataKeys = Annotated[
+    str | None, typer.Option(help="slack: fields of a job's metadata to show, such as deal,owner.")
+]
+Description = Annotated[str | None, typer.Option(help="A text of yours.")]
 TEST_TIMEOUT_SECONDS = 90.0
 FAILED = "ai.revor.job.failed"
 
@@ -20,12 +36,22 @@ FAILED = "ai.revor.job.failed"
 @app.command()
 def add(
     sink: Annotated[str, typer.Argument(metavar="SINK", help="URL that gets the events.")],
-    types: Annotated[str | None, typer.Option(help="Event types, such as failed,overdue.")] = None,
-    kind: Annotated[str | None, typer.Option(help="webhook, slack; by default what the host is known for.")] = None,
-    metadata_keys: Annotated[
-        str | None, typer.Option(help="slack: fields of a job's metadata to show, such as deal,owner.")
+    types: Types = None,
+    source: Source = None,
+    kind: Kind = None,
+    header: Header = None,
+    method: Method = None,
+    ordering: Ordering = None,
+    start: Annotated[
+        str | None, typer.Option(help="Events recorded since: now, earliest, a time, or an age such as 1d.")
     ] = None,
-    description: Annotated[str | None, typer.Option(help="A text of yours.")] = None,
+    timeout: TimeoutSeconds = None,
+    retry_schedule: RetrySchedule = None,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
+    secret: Annotated[str | None, typer.Option(help="Your own signing secret, whsec_…; one is made without.")] = None,
+    metadata_keys: MetadataKeys = None,
+    description: Description = None,
     test: Annotated[bool, typer.Option(help="Send a sample.")] = True,
     duplicate: Annotated[
         bool, typer.Option("--duplicate", help="Add it even if this URL is subscribed already.")
@@ -36,10 +62,21 @@ def add(
 
     Exit code 1 when the sink does not take the sample: the subscription is kept.
     """
-    config = {"kind": kind, "metadata_keys": _names(metadata_keys, "--metadata-keys")}
-    body: dict[str, Any] = {"sink": sink, "types": full_types(types), "description": description}
-    body["config"] = {name: value for name, value in config.items() if value is not None} or None
-    given = {name: value for name, value in body.items() if value is not None}
+    given = _body(
+        {"sink": sink, "types": full_types(types), "source": source, "description": description},
+        {"headers": _headers(header), "method": method},
+        {
+            "kind": kind,
+            "ordering": ordering,
+            "start": start if start in ("now", "earliest") else moment(start),
+            "timeout_seconds": timeout,
+            "retry_schedule": _names(retry_schedule, "--retry-schedule", "5s,5m,2h"),
+            "rate_per_second": rate,
+            "concurrency": concurrency,
+            "secret": secret,
+            "metadata_keys": _names(metadata_keys, "--metadata-keys", "deal,owner"),
+        },
+    )
     answer = api().send("POST", "/v1/subscriptions", query=None if duplicate else {"reuse": True}, body=given)
     made, is_new = answer.document, answer.status == 201
     if not is_new:
@@ -80,13 +117,35 @@ def _sample_type(types: list[str] | None) -> str:
     return next((type for type in wanted if type.endswith(".job.failed")), wanted[0])
 
 
-def _names(text: str | None, option: str) -> list[str] | None:
+def _names(text: str | None, option: str, example: str) -> list[str] | None:
     if text is None:
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"{option} is empty: write it like deal,owner")
+        raise UsageError(f"{option} is empty: write it like {example}")
     return names
+
+
+def _headers(lines: list[str] | None) -> dict[str, str] | None:
+    if not lines:
+        return None
+    headers = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise UsageError("--header has no colon: write it like 'X-Team: sales'")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _body(top: dict[str, Any], protocolsettings: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a subscription that were given."""
+    parts = {**top, "protocolsettings": _given(protocolsettings) or None, "config": _given(config) or None}
+    return _given(parts)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @app.command("list")
@@ -113,6 +172,80 @@ def show(id: SubscriptionId, json: Json = False) -> None:
     """Show one subscription: how it stands, since when and why, and its settings."""
     found = api().get(f"/v1/subscriptions/{segment(id)}")
     print_json(found) if json else print_fields(found)
+
+
+@app.command()
+def edit(
+    id: SubscriptionId,
+    sink: Annotated[
+        str | None, typer.Option(help="Another URL. Stored header values go to the same host only.")
+    ] = None,
+    types: Types = None,
+    source: Source = None,
+    kind: Kind = None,
+    header: Header = None,
+    method: Method = None,
+    ordering: Ordering = None,
+    timeout: TimeoutSeconds = None,
+    retry_schedule: RetrySchedule = None,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
+    metadata_keys: MetadataKeys = None,
+    description: Description = None,
+    unset: Annotated[
+        list[str] | None, typer.Option(metavar="OPTION", help="Back to the default, such as types; several times.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Change some settings of a subscription; the others stay. --header replaces all of its headers."""
+    changes = _body(
+        {"sink": sink, "types": full_types(types), "source": source, "description": description},
+        {"headers": _headers(header), "method": method},
+        {
+            "kind": kind,
+            "ordering": ordering,
+            "timeout_seconds": timeout,
+            "retry_schedule": _names(retry_schedule, "--retry-schedule", "5s,5m,2h"),
+            "rate_per_second": rate,
+            "concurrency": concurrency,
+            "metadata_keys": _names(metadata_keys, "--metadata-keys", "deal,owner"),
+        },
+    )
+    gone = [_unset(name) for name in unset or ()]
+    if not changes and not gone:
+        raise UsageError("nothing is to be changed: give an option such as --types failed, or --unset types")
+    client, path = api(), f"/v1/subscriptions/{segment(id)}"
+    body = client.get(path)
+    for part in ("protocolsettings", "config"):
+        body[part] = {**(body.get(part) or {}), **changes.pop(part, {})}
+    body |= changes
+    for place, name in gone:
+        (body[place] if place else body).pop(name, None)
+    changed = client.send("PUT", path, body=body).document
+    if json:
+        print_json(changed)
+        return
+    say(f"{id} is changed")
+    say(expectation((changed.get("config") or {}).get("kind", "webhook"), changed.get("types"), named=True))
+
+
+_UNSET = {
+    **dict.fromkeys(("types", "source", "description"), ""),
+    **dict.fromkeys(("headers", "method"), "protocolsettings"),
+    **dict.fromkeys(("kind", "ordering", "retry_schedule", "concurrency", "metadata_keys"), "config"),
+}
+_UNSET_NAMES = {"header": "headers", "timeout": "timeout_seconds", "rate": "rate_per_second"}
+
+
+def _unset(option: str) -> tuple[str, str]:
+    """Where an option's setting stands in a subscription. Raises UsageError for one that there is not."""
+    plain = option.lstrip("-").replace("-", "_")
+    name = _UNSET_NAMES.get(plain, plain)
+    place = "config" if name in ("timeout_seconds", "rate_per_second") else _UNSET.get(name)
+    if place is None:
+        known = sorted({*_UNSET, *_UNSET_NAMES} - {"headers"})
+        raise UsageError(f"--unset {option!r:.40} is not known: it takes {', '.join(known)}")
+    return place, name
 
 
 @app.command("test")

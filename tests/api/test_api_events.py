@@ -274,3 +274,30 @@ async def test_a_cursor_of_another_list_shows_nothing_wrong(client, world):
     cursor = (await client.get("/v1/events?limit=1")).json()["next_cursor"]
     for path in ("/v1/jobs", "/v1/subscriptions", "/v1/deliveries", "/v1/sources", "/v1/jobs/job-1/events"):
         assert (await client.get(f"{path}?cursor={cursor}")).status_code in (200, 422)
+
+
+async def test_short_type_names_are_taken_wherever_types_are(client, world):
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK, "types": ["failed", "job.overdue"]})).json()
+    assert made["types"] == ["ai.revor.job.failed", "ai.revor.job.overdue"]
+    path = f"/v1/subscriptions/{made['id']}"
+    assert (await client.post(f"{path}/test", json={"type": "failed"})).status_code == 200
+    since = {"since": "2020-01-01T00:00:00Z"}
+    assert (await client.post(f"{path}/replay", json={**since, "types": ["failed"]})).status_code == 202
+    assert (await client.post("/v1/deliveries/retry", json={"filter": {"type": "failed"}})).status_code == 202
+    assert (await client.get("/v1/events?type=failed")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "pointer"),
+    [
+        ("POST", "/v1/subscriptions", {"sink": HOOK, "types": ["failed", "fialed"]}, "/types/1"),
+        ("POST", "/v1/deliveries/retry", {"filter": {"type": "fialed"}}, "/filter/type"),
+        ("GET", "/v1/events?type=fialed", None, "type"),
+    ],
+)
+async def test_unknown_type_is_refused_with_the_nearest(client, method, path, body, pointer):
+    answer = await client.request(method, path, json=body)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == (pointer, "unknown_type")
+    assert "did you mean ai.revor.job.failed?" in error["detail"]

@@ -146,8 +146,8 @@ async def test_a_retry_of_many(client, world):
     [
         ({}, "/filter", "missing"),
         ({"filter": {"stat": "dead"}}, "/filter/stat", "unknown_field"),
-        ({"filter": {"state": "pending"}}, "/filter/state", "unknown_value"),
-        ({"filter": {"type": "failed"}}, "/filter/type", "unknown_type"),
+        ({"filter": {"state": "sent"}}, "/filter/state", "unknown_value"),
+        ({"filter": {"type": "faild"}}, "/filter/type", "unknown_type"),
         ({"filter": {"since": "x"}}, "/filter/since", "invalid_time"),
         ({"filter": {"since": SINCE, "until": SINCE}}, "/filter/until", "out_of_range"),
         ({"filter": {"subscription": "\0"}}, "/filter/subscription", "invalid_text"),

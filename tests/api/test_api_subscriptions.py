@@ -148,7 +148,7 @@ async def test_a_chat_kind_is_inferred_redacted_and_hears_of_trouble_only(client
     ("body", "pointer", "code", "words"),
     [
         ({"types": ["ai.revor.job.faild"]}, "/types/0", "unknown_type", "did you mean ai.revor.job.failed?"),
-        ({"types": ["relay.test", "failed"]}, "/types/1", "unknown_type", "did you mean ai.revor.job.failed?"),
+        ({"types": ["relay.test", "faild"]}, "/types/1", "unknown_type", "did you mean ai.revor.job.failed?"),
         ({"types": []}, "/types", "too_short", "at least 1"),
         ({"type": ["x"]}, "/type", "unknown_field", "did you mean types?"),
         ({"filters": []}, "/filters", "unknown_field", ""),

@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    do_GET = do_POST = do_DELETE = _answer
+    do_GET = do_POST = do_PUT = do_DELETE = _answer
 
     def log_message(self, format: str, *args: Any) -> None:
         return
@@ -454,3 +454,74 @@ def test_explain_says_the_last_error_and_how_to_fix_it(stub: Stub, capsys: pytes
     assert third.split() == ["reason", "unauthorized"]
     assert run(["jobs", "explain", "b"]) == 0
     assert "Last error" not in capsys.readouterr().out
+
+
+def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
+    stub.says("POST /v1/subscriptions", {"id": "sub_1", "sink": "https://a.example/", "config": {}}, status=201)
+    options = [
+        *("--types", "failed,overdue", "--source", "/relay", "--kind", "webhook", "--header", "X-Team: sales"),
+        *("--header", "X-Tier:1", "--method", "PUT", "--ordering", "none", "--start", "earliest", "--timeout", "5"),
+        *("--retry-schedule", "5s,5m", "--rate", "2", "--concurrency", "3", "--secret", SECRET),
+        *("--metadata-keys", "deal,owner", "--description", "ours", "--no-test"),
+    ]
+    assert run(["subscriptions", "add", "https://a.example/", *options]) == 0
+    assert json.loads(stub.seen[-1][2]) == {
+        "sink": "https://a.example/",
+        "types": ["ai.revor.job.failed", "ai.revor.job.overdue"],
+        "source": "/relay",
+        "description": "ours",
+        "protocolsettings": {"headers": {"X-Team": "sales", "X-Tier": "1"}, "method": "PUT"},
+        "config": {
+            "kind": "webhook",
+            "ordering": "none",
+            "start": "earliest",
+            "timeout_seconds": 5.0,
+            "retry_schedule": ["5s", "5m"],
+            "rate_per_second": 2.0,
+            "concurrency": 3,
+            "secret": SECRET,
+            "metadata_keys": ["deal", "owner"],
+        },
+    }
+
+
+SHOWN = {
+    "id": "sub_1",
+    "sink": "https://a.example/",
+    "types": ["ai.revor.job.failed"],
+    "protocolsettings": {"headers": {"X-Key": "[redacted]"}, "method": "POST"},
+    "config": {"kind": "webhook", "ordering": "job", "rate_per_second": 2.0},
+    "state": "enabled",
+}
+
+
+def test_edit_changes_what_is_given_and_keeps_the_rest(stub: Stub) -> None:
+    stub.says("GET /v1/subscriptions/sub_1", SHOWN)
+    stub.says("PUT /v1/subscriptions/sub_1", SHOWN)
+    options = ["--types", "failed,overdue", "--unset", "rate", "--timeout", "5"]
+    assert run(["subscriptions", "edit", "sub_1", *options]) == 0
+    sent = json.loads(stub.seen[-1][2])
+    assert sent == {
+        **SHOWN,
+        "types": ["ai.revor.job.failed", "ai.revor.job.overdue"],
+        "config": {"kind": "webhook", "ordering": "job", "timeout_seconds": 5.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "nothing is to be changed"),
+        (("--unset", "colour"), "it takes concurrency, description"),
+        (("--header", "no colon"), "--header has no colon"),
+        (("--retry-schedule", ","), "--retry-schedule is empty"),
+    ],
+)
+def test_edit_says_what_is_wrong_in_one_line(
+    stub: Stub, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    stub.says("GET /v1/subscriptions/sub_1", SHOWN)
+    assert run(["subscriptions", "edit", "sub_1", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
