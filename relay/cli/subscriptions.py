@@ -336,7 +336,8 @@ def expectation(kind: str, types: list[str] | None, *, named: bool) -> str:
         if named and types:
             return f"Slack gets one message for each {_words(types)} event."
         return (
-            "Slack gets one message for each failed, overdue and lost job, and when Revor refuses the key or is down."
+            "Slack gets one message for each failed, overdue and lost job, for each request of which it is unknown "
+            "whether it was sent, and when Revor refuses the key or is down."
         )
     if types:
         return f"The sink gets each {_words(types)} event, signed, in order within a job."

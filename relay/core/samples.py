@@ -218,7 +218,7 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             created_at=now - 60,
             reason="no_answer",
             channel="linkedin",
-            connect_account_id="sample-account",
+            connect_account_id=_SENDER_ID,
             request={"metadata": {"campaign": "sample"}},
             metadata=_METADATA,
         )

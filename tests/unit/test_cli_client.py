@@ -307,7 +307,8 @@ def test_adding_a_subscription_says_what_will_arrive(stub: Stub, capsys: pytest.
     stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
     assert run(["subscriptions", "add", SINK, "--metadata-keys", "deal, owner"]) == 0
     out = capsys.readouterr().out
-    assert "Slack gets one message for each failed, overdue and lost job, and when Revor refuses the key or is d" in out
+    assert "Slack gets one message for each failed, overdue and lost job, for each request of which it is" in out
+    assert "unknown whether it was sent, and when Revor refuses the key or is down." in out
     assert "the sample was taken: 200 in 12 ms" in out
     assert run(["subscriptions", "add", "https://example.com/x", "--types", "failed,overdue", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test"]["delivered"] is True
