@@ -170,7 +170,8 @@ async def fill(store: Store) -> None:
     for statement in (
         "INSERT INTO job_callbacks SELECT 'job_' || i, 'sub_' || i % 700, NULL FROM n",
         f"INSERT INTO idempotency_keys SELECT 'key ' || i, 'digest', 200, x'00', {NOW} + i, NULL, NULL FROM n",
-        "INSERT INTO intents SELECT 'int_' || (10000000 + i), 'revor', 'default', '/dispatches', 'digest ' || i, "
+        "INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, created_at, reason, status_code)"
+        " SELECT 'int_' || (10000000 + i), 'revor', 'default', '/dispatches', 'digest ' || i, "
         f"'key ' || i, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END, NULL FROM n",
         f"INSERT INTO hazards SELECT 'revor', 'class ' || i, i, '{{}}', {NOW} FROM n",
     ):
