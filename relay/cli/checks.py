@@ -191,7 +191,7 @@ def _trouble(definition: SourceDefinition, source: SourceSettings, look: Look, v
             return f"{source.base_url} answers {look.status_code}: {meaning}; {fix}, and set {variable} to it"
         case "unavailable" if look.status_code is None:
             unreachable = f"{definition.title} cannot be reached at {source.base_url}"
-            return f"{unreachable}: {look.detail}; check {where} and the network"
+            return f"{unreachable}: {look.detail}; check the network and {where}"
         case "unavailable":
             return f"{definition.title} is not working: {source.base_url} {look.detail}; try again later"
         case "not_found":

@@ -187,7 +187,7 @@ def test_an_unreachable_host_is_one_sentence(
     monkeypatch.setenv("REVOR_BASE_URL", url)
     monkeypatch.setenv("REVOR_API_KEY", "sk-revor-some")
     detail = checked(capsys, 2)["key revor/default"]["detail"]
-    assert detail == f"Revor cannot be reached at {url}: {why}; check sources.revor.base_url and the network"
+    assert detail == f"Revor cannot be reached at {url}: {why}; check the network and sources.revor.base_url"
 
 
 def test_an_upstream_that_is_not_working_is_one_sentence(
