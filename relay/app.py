@@ -21,6 +21,7 @@ from relay.api.ports import Ports, Readiness, Tested
 from relay.clock import Clock, wall_clock
 from relay.cluster import Cluster
 from relay.config import AccountSettings, Settings, SourceSettings
+from relay.core.delivery import OutboundRequest
 from relay.core.events import Event
 from relay.core.planner import Book, book_for
 from relay.core.signing import new_secret
@@ -274,6 +275,10 @@ class Node:
         """Sends one event now; nothing is stored."""
         attempt, outcome = await self.dispatcher.test(subscription, event)
         return Tested(attempt=attempt, outcome=outcome)
+
+    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+        """The request that would go out now; nothing is sent."""
+        return self.dispatcher.request_of(subscription, event)
 
     def wake(self) -> None:
         """Something is due, or a subscription changed."""

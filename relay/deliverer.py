@@ -159,7 +159,7 @@ class Deliverer:
         """Renders, signs, sends and judges the answer. Returns the headers that were sent, too. What fails in a kind of
         sink is a failed attempt."""
         try:
-            request = self._signed(subscription, kind, event)
+            request = self.signed(subscription, kind, event)
         except Exception as error:
             log.exception("render_failed", subscription=subscription.id, event_id=event.id)
             headers: Headers = ()
@@ -173,7 +173,8 @@ class Deliverer:
         self._seconds_of(kind.name).observe(response.duration_ms / 1000)
         return headers, response, outcome
 
-    def _signed(self, subscription: Subscription, kind: Kind, event: Event) -> OutboundRequest:
+    def signed(self, subscription: Subscription, kind: Kind, event: Event) -> OutboundRequest:
+        """The request that would go out now."""
         request = kind.render(event, subscription)
         if not kind.signed:
             return request

@@ -16,7 +16,7 @@ import structlog
 
 from relay.attempts import attempt_of
 from relay.clock import Clock
-from relay.core.delivery import Attempt, Claimed, Outcome
+from relay.core.delivery import Attempt, Claimed, OutboundRequest, Outcome
 from relay.core.events import Event
 from relay.core.filters import matches
 from relay.core.records import Lease, Probe, Recorded
@@ -219,6 +219,10 @@ class Dispatcher:
         headers, response, outcome = await self._deliverer.exchange(subscription, kind, event)
         secrets = secrets_of(subscription.sink, kind.redacted_url(subscription.sink), subscription.headers)
         return attempt_of(1, headers, response, secrets=secrets), outcome
+
+    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+        """The request that would go out now; nothing is sent. Raises what the kind of sink raises."""
+        return self._deliverer.signed(subscription, self._kinds(subscription.kind), event)
 
     # --- the loop
 

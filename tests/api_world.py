@@ -19,13 +19,13 @@ from relay.api.ports import (
     Token,
     TrackRequest,
 )
-from relay.core.delivery import Attempt, Outcome, Timings
+from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.events import Event, Origin, from_transition
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
 from relay.core.passing import Header
 from relay.core.records import Intent, LookRecord, Page, Registered, Registration, Resolution
-from relay.core.signing import new_secret
+from relay.core.signing import new_secret, signature_headers
 from relay.core.subscription import Subscription
 from relay.dropin.unknown import resolve
 from relay.errors import RequestError
@@ -231,6 +231,10 @@ class FakeDelivering:
             timings=Timings(first_byte_ms=11.0),
         )
         return Tested(attempt=attempt, outcome=Outcome(verdict="delivered", reason="200 OK"))
+
+    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+        signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=event.body)
+        return OutboundRequest(url=subscription.sink, headers=(*subscription.headers, *signature), body=event.body)
 
     def wake(self) -> None:
         self.woken += 1

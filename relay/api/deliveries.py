@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from relay.api.operations import Call
 from relay.api.resource import json_response, page_response
-from relay.api.views import attempt_view, delivery_group_view, delivery_view
+from relay.api.views import attempt_view, delivery_group_view, delivery_view, header_view
 from relay.core.delivery import Delivery
 from relay.core.records import Page
 from relay.errors import Conflict, FieldError, InvalidRequest, NotFound
@@ -59,6 +59,24 @@ async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
 async def get(call: Call) -> Response:
     """`GET /v1/deliveries/{id}`."""
     return await _shown(call, await _find(call))
+
+
+async def request(call: Call) -> Response:
+    """`GET /v1/deliveries/{id}/request`: what would be sent now, signed now, so that it can be verified."""
+    found = await _find(call)
+    subscription = await call.ports.subscriptions.get(found.subscription_id)
+    event = await call.ports.events.get(found.event_id)
+    if subscription is None or event is None:
+        raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
+    sent = call.ports.delivering.request_of(subscription, event)
+    headers = {name: value if is_signed_name(name) else header_view(name, value) for name, value in sent.headers}
+    sink = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
+    return json_response({"method": sent.method, "url": sink, "headers": headers, "body": sent.body.decode()})
+
+
+def is_signed_name(name: str) -> bool:
+    """Whether a header is one of Standard Webhooks', which are shown: they are worth something only with the body."""
+    return name.lower() in ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
 async def retry(call: Call) -> Response:

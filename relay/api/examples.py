@@ -217,6 +217,12 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "event": _EVENT,
         "attempt": _ATTEMPT,
     },
+    "SignedRequest": {
+        "method": "POST",
+        "url": "https://receiver.example/hooks",
+        "headers": {"content-type": "application/cloudevents+json", "webhook-id": _EVENT_ID},
+        "body": "{}",
+    },
     "Secret": {"secret": _SECRET},
     "RotatedSecret": {"secret": _SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
     "CloudEvent": _EVENT,

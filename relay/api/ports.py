@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from relay.api.dropin import DropIn
 from relay.clock import Clock
-from relay.core.delivery import Attempt, Delivery, Outcome
+from relay.core.delivery import Attempt, Delivery, OutboundRequest, Outcome
 from relay.core.events import Event, Origin
 from relay.core.job import Job, Observation, Priority
 from relay.core.netguard import GuardPolicy
@@ -186,6 +186,9 @@ class Delivering(Protocol):
 
     async def test(self, subscription: Subscription, event: Event) -> Tested:
         """Sends one event now; nothing is stored."""
+
+    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+        """The request that would go out now, signed; nothing is sent."""
 
     def wake(self) -> None:
         """Something is due, or a subscription changed."""

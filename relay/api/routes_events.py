@@ -70,6 +70,17 @@ EVENTS = (
         answers={200: Answer(description="The delivery.", model=shapes.DeliveryWithAttempts)},
     ),
     Operation(
+        id="getDeliveryRequest",
+        method="GET",
+        path="/v1/deliveries/{id}/request",
+        tag="Deliveries",
+        summary="The request that would be sent now, signed now",
+        handler=deliveries.request,
+        scopes=ADMINS,
+        answers={200: Answer(description="The request; nothing is sent.", model=shapes.SignedRequest)},
+        problems={409: "Its subscription is gone."},
+    ),
+    Operation(
         id="retryDelivery",
         method="POST",
         path="/v1/deliveries/{id}/retry",

@@ -219,6 +219,15 @@ class Attempt(Shape):
     remote_ip: str | None = Field(description="The address that was dialled, also where it did not answer.")
 
 
+class SignedRequest(Shape):
+    """A request to a sink, signed now; other credentials are redacted."""
+
+    method: str
+    url: str = Field(description="The sink as it may be shown.")
+    headers: dict[str, str]
+    body: str = Field(description="The very text that is signed.")
+
+
 class TestResult(Shape):
     """What came of a test; nothing of it is stored."""
 

@@ -1,5 +1,6 @@
 """`relay deliveries`: what was sent to whom."""
 
+import sys
 import time
 from typing import Annotated, Any
 
@@ -60,9 +61,18 @@ def _print_groups(groups: Any) -> None:
 
 
 @app.command()
-def show(id: DeliveryId, json: Json = False) -> None:
+def show(
+    id: DeliveryId,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print its request, signed now, as `relay verify` reads it.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Tell what became of one delivery: each attempt, where its time went, what was decided, what to do."""
     client = api()
+    if raw:
+        _print_raw(client.get(f"/v1/deliveries/{segment(id)}/request"))
+        return
     found = client.get(f"/v1/deliveries/{segment(id)}")
     if json:
         print_json(found)
@@ -71,6 +81,17 @@ def show(id: DeliveryId, json: Json = False) -> None:
     subscription = client.get_if_there(f"/v1/subscriptions/{segment(found['subscription_id'])}")
     for line in story(found, event, subscription, now=time.time(), width=terminal_width()):
         typer.echo(line)
+
+
+def _print_raw(request: Any) -> None:
+    """A raw HTTP request; its path is left out, since it can be a credential."""
+    lines = [f"{request['method']} / HTTP/1.1", *(f"{name}: {value}" for name, value in request["headers"].items())]
+    body = request["body"].encode()
+    lines.append(f"content-length: {len(body)}")
+    head = "\r\n".join(lines) + "\r\n\r\n"
+    sys.stdout.flush()
+    sys.stdout.buffer.write(head.encode() + body)
+    sys.stdout.buffer.flush()
 
 
 @app.command()

@@ -3,7 +3,8 @@ import pytest
 
 from relay.api.shapes import DeliveryWithAttempts
 from relay.core.delivery import Timings
-from tests.api_world import HOOK
+from relay.core.signing import verify
+from tests.api_world import HOOK, NOW
 from tests.store_kit import attempt, claim, mark_of
 
 
@@ -301,3 +302,18 @@ async def test_unknown_type_is_refused_with_the_nearest(client, method, path, bo
     (error,) = answer.json()["errors"]
     assert (error["pointer"], error["code"]) == (pointer, "unknown_type")
     assert "did you mean ai.revor.job.failed?" in error["detail"]
+
+
+async def test_request_of_a_delivery_verifies_and_shows_no_other_credential(client, world):
+    headers = {"Authorization": "Bearer hidden", "X-Team": "sales"}
+    body = {"sink": HOOK, "protocolsettings": {"headers": headers}}
+    made = (await client.post("/v1/subscriptions", json=body)).json()
+    await world.look(await world.job("a"), "queued")
+    (delivery,) = (await client.get("/v1/deliveries")).json()["items"]
+    shown = (await client.get(f"/v1/deliveries/{delivery['id']}/request")).json()
+    assert (shown["headers"]["Authorization"], shown["headers"]["X-Team"]) == ("[redacted]", "sales")
+    assert verify(made["config"]["secret"], shown["headers"], shown["body"].encode(), now=NOW, tolerance_seconds=1).ok
+    assert (await client.get("/v1/deliveries/dlv_01jvpq3m8n0000000000000004/request")).status_code == 404
+    await client.delete(f"/v1/subscriptions/{made['id']}")
+    gone = await client.get(f"/v1/deliveries/{delivery['id']}/request")
+    assert (gone.status_code, gone.json()["code"]) == (409, "subscription_removed")

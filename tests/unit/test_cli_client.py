@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from standardwebhooks import Webhook
 
 from relay.cli import run
 from relay.cli.client import Api, ApiError, Follower, Unreachable, full_types, in_cli_words
+from relay.core.signing import signature_headers
+from relay.core.subscription import SigningSecret
 from relay.errors import RelayError, UsageError
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
@@ -526,3 +529,17 @@ def test_edit_says_what_is_wrong_in_one_line(
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+
+
+def test_raw_request_of_a_delivery_is_what_verify_reads(
+    stub: Stub, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    body = '{"subject":"é"}'
+    signed = signature_headers((SigningSecret(value=SECRET),), message_id="evt_1", now=1e9, body=body.encode())
+    request = {"method": "POST", "url": "https://a.example/…", "headers": dict(signed), "body": body}
+    stub.says("GET /v1/deliveries/dlv_1/request", request)
+    assert run(["deliveries", "show", "dlv_1", "--raw"]) == 0
+    (tmp_path / "request.txt").write_bytes(capfdbinary.readouterr().out)
+    verify = ["verify", "--now", "1000000000", str(tmp_path / "request.txt"), "--secret"]
+    assert run([*verify, SECRET]) == 0
+    assert run([*verify, "whsec_OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk="]) == 1
