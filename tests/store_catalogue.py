@@ -250,7 +250,8 @@ CATALOGUE = (
     Case("intent: dismiss", intents.DISMISS),
     Case("intent: tell", intents.TELL),
     Case("intent: resolve", intents.RESOLVE),
-    Case("intents: untold", intents.UNTOLD),
+    Case("intents: untold, lost", intents.UNTOLD_LOST),
+    Case("intents: untold, cut off", intents.UNTOLD_CUT_OFF),
     Case("intents: count", intents.COUNT_UNKNOWN),
     Case("learned: save", learned.SAVE),
     Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node

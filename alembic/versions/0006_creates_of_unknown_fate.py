@@ -22,8 +22,11 @@ def upgrade() -> None:
     # What was listed before is known to whoever reads the list: an event for each of them would be a flood.
     op.execute("UPDATE intents SET told = 1 WHERE reason IS NOT NULL")
     op.drop_index('ix_intents_unknown', table_name='intents')
-    for name, where in (('ix_intents_unknown', 'reason IS NOT NULL AND fate IS NULL'), ('ix_intents_untold', 'told = 0')):
-        op.create_index(name, 'intents', ['id'], sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+    for name, columns, where in (
+        ('ix_intents_unknown', ['id'], 'reason IS NOT NULL AND fate IS NULL'),
+        ('ix_intents_untold', ['reason', 'id'], 'told = 0'),
+    ):
+        op.create_index(name, 'intents', columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def downgrade() -> None:

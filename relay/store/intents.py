@@ -41,11 +41,11 @@ DELETE FROM intents WHERE source = :source AND account = :account AND path = :pa
 _UNKNOWN = "fate IS NULL AND (reason IS NOT NULL OR id < :in_flight_since)"
 DISMISS = f"DELETE FROM intents WHERE id = :id AND {_UNKNOWN} RETURNING *"
 TELL = f"""
-UPDATE intents SET told = 1, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND told = 0 AND fate IS NULL
+UPDATE intents SET told = 1, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND told = 0
 """
 RESOLVE = f"""
-UPDATE intents SET fate = :fate, job_id = :job_id, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND {_UNKNOWN}
-RETURNING *
+UPDATE intents SET fate = :fate, told = 1, job_id = :job_id, reason = COALESCE(reason, '{CUT_OFF}')
+WHERE id = :id AND {_UNKNOWN} RETURNING *
 """
 UNKNOWN = "UPDATE intents SET reason = :reason, status_code = :status_code WHERE id = :id"
 ALL_CUT_OFF = f"UPDATE intents SET reason = '{CUT_OFF}' WHERE reason IS NULL"
@@ -56,12 +56,10 @@ SELECT (SELECT COUNT(*) FROM intents WHERE reason IS NOT NULL AND fate IS NULL A
 NEWEST = select(INTENTS).where(INTENTS.c.fate.is_(None)).order_by(INTENTS.c.id.desc()).limit(bindparam("count"))
 NEW_UNKNOWN = NEWEST.where(INTENTS.c.reason.is_not(None), INTENTS.c.id >= bindparam("in_flight_since"))
 OLD_UNKNOWN = NEWEST.where(INTENTS.c.id < bindparam("in_flight_since"))
-UNTOLD = (
-    select(INTENTS)
-    .where(text("told = 0 AND fate IS NULL"))
-    .where(INTENTS.c.reason.is_not(None) | (INTENTS.c.id < bindparam("in_flight_since")))
-    .order_by(INTENTS.c.id)
-    .limit(bindparam("count"))
+_UNTOLD = select(INTENTS).where(text("told = 0")).limit(bindparam("count"))
+UNTOLD_LOST = _UNTOLD.where(INTENTS.c.reason.is_not(None)).order_by(INTENTS.c.reason, INTENTS.c.id)
+UNTOLD_CUT_OFF = _UNTOLD.where(INTENTS.c.reason.is_(None), INTENTS.c.id < bindparam("in_flight_since")).order_by(
+    INTENTS.c.id
 )
 
 
@@ -104,7 +102,7 @@ class IntentStore:
         return await self._database.write(_resolve, (id, fate, _in_flight_since(now)))
 
     async def untold(self, now: float, count: int) -> list[Intent]:
-        """Those whose fate is unknown and of which no event says so yet, oldest first, at most so many."""
+        """Those whose fate is unknown and of which no event says so yet, oldest first, at most so many of each kind."""
         return await self._database.read(_untold, _in_flight_since(now), count)
 
     async def tell(self, id: str, event: Event) -> bool:
@@ -206,9 +204,9 @@ def _get(connection: Connection, id: str) -> tuple[Intent, bytes | None] | None:
 
 
 def _untold(connection: Connection, in_flight_since: str, count: int) -> list[Intent]:
-    return [
-        _intent_from(row) for row in connection.execute(UNTOLD, {"in_flight_since": in_flight_since, "count": count})
-    ]
+    found = list(connection.execute(UNTOLD_LOST, {"count": count}))
+    found += connection.execute(UNTOLD_CUT_OFF, {"count": count, "in_flight_since": in_flight_since})
+    return sorted((_intent_from(row) for row in found), key=lambda intent: intent.id)
 
 
 def _resolve(connection: Connection, items: Sequence[tuple[str, Resolution, str]]) -> Sequence[Intent | None]:

@@ -353,7 +353,7 @@ class IntentRow(SQLModel, table=True):
 
     id      begins with the time of `created_at`: what was sent before a time is a range of ids
     reason  why the fate is unknown; NULL while the request is in flight
-    told    1 once an event says that the fate is unknown
+    told    1 once an event says that the fate is unknown, or none needs to: a person has found out
     fate    what a person found out; the row then stays to say so
     sealed  the callback URL and its types, encrypted: the URL can be a credential
     """
@@ -365,8 +365,8 @@ class IntentRow(SQLModel, table=True):
         _partial("ix_intents_repeat", "source", "account", "path", "body_digest", where="idempotency_key IS NOT NULL"),
         # pages and the number of those whose fate is unknown, past all that are in flight
         _partial("ix_intents_unknown", "id", where="reason IS NOT NULL AND fate IS NULL"),
-        # those of which an event is still to say that their fate is unknown, and those in flight
-        _partial("ix_intents_untold", "id", where="told = 0"),
+        # those of which an event is still to say that their fate is unknown; in flight they have no reason
+        _partial("ix_intents_untold", "reason", "id", where="told = 0"),
     )
 
     id: str = Field(sa_column=_text(primary_key=True))
