@@ -10,6 +10,7 @@ from relay.config import RetentionSettings
 from relay.core.job import Job
 from relay.core.replay import ReplayStep
 from relay.errors import StoreError
+from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.replays import Replayer
 
@@ -121,5 +122,5 @@ async def test_a_replay_that_fails_keeps_no_other_from_going_on() -> None:
             advanced.append(replay_id)
             return ReplayStep()
 
-    assert await Replayer(Rows(), clock=lambda: NOW, holder="node", wake=lambda: None).run_once()
+    assert await Replayer(Rows(), clock=lambda: NOW, holder=Holder("node"), wake=lambda: None).run_once()
     assert advanced == ["good"]
