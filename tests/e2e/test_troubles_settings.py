@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process_world import Start
+from tests.process_world import API_TOKEN, Start
 from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
 
 SOMEBODY_ELSE = 12_345
@@ -118,10 +118,15 @@ async def test_a_key_file_that_is_lost_or_spoiled(world: RelayWorld, tmp_path: P
     assert (await world.get(f"/v1/subscriptions/{made['id']}"))["state"] == "enabled"
 
 
-async def test_no_place_for_a_key_file(world: RelayWorld, tmp_path: Path) -> None:
+async def test_no_place_for_a_token_or_a_key_file(world: RelayWorld, tmp_path: Path) -> None:
     folder = tmp_path / "state"
+    shutil.rmtree(folder)
     folder.mkdir(mode=0o555)
     line = await world.refused(limits="UNPRIVILEGED")
+    assert "the API token can not be kept in" in line
+    assert line.endswith("(Permission denied): set RELAY_TOKEN_FILE or auth.tokens")
+    (tmp_path / "relay.token").write_text(API_TOKEN)
+    line = await world.refused(limits="UNPRIVILEGED", RELAY_TOKEN_FILE="relay.token")
     assert "key: the key file can not be made or read (Permission denied): give RELAY_ENCRYPTION_KEY instead" in line
     assert not list(tmp_path.glob("relay.db*"))
 
@@ -184,3 +189,25 @@ def test_a_demo_that_stops(start: Start) -> None:
     assert process.close() == 1
     assert re.match(r"relay: POST http://127\.0\.0\.1:\d+/v1/jobs answered 503: .*disk I/O error", process.lines[-1])
     assert not any("Traceback" in line for line in process.lines)
+
+
+async def test_a_token_file_that_others_may_read(world: RelayWorld, tmp_path: Path) -> None:
+    token = tmp_path / "state" / "revor-relay" / "token"
+    token.chmod(0o644)
+    line = await world.refused()
+    assert f"others may read the token file {token} (0644): chmod 600 '{token}'" in line
+    token.chmod(0o600)
+    await world.serve()
+    token.chmod(0o644)
+    code, lines = await world.run("jobs", "list")
+    assert (code, lines) == (2, [f"relay: others may read the token file {token} (0644): chmod 600 '{token}'"])
+    assert await world.run("jobs", "list", RELAY_TOKEN=API_TOKEN) == (0, ["no jobs: track one with `relay jobs add ID`"])
+
+
+async def test_calls_without_a_token(world: RelayWorld) -> None:
+    await world.serve()
+    del world.session.headers["Authorization"]
+    for path in ("/v1/jobs", "/metrics"):
+        status, answer = await world.call("GET", path)
+        assert (status, answer["code"]) == (401, "unauthorized")
+    assert (await world.call("GET", "/livez"))[0] == 200
