@@ -201,7 +201,8 @@ async def test_a_token_file_that_others_may_read(world: RelayWorld, tmp_path: Pa
     token.chmod(0o644)
     code, lines = await world.run("jobs", "list")
     assert (code, lines) == (2, [f"relay: others may read the token file {token} (0644): chmod 600 '{token}'"])
-    assert await world.run("jobs", "list", RELAY_TOKEN=API_TOKEN) == (0, ["no jobs: track one with `relay jobs add ID`"])
+    code, lines = await world.run("jobs", "list", RELAY_TOKEN=API_TOKEN)
+    assert (code, lines) == (0, ["no jobs: track one with `relay jobs add ID`"])
 
 
 async def test_calls_without_a_token(world: RelayWorld) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner.forecast import MEASURED_ENDS
+from relay.sandbox.life import Ways
 from relay.sandbox.world import World as Sandbox
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -52,9 +54,9 @@ class Alone(SharedLimit):
     steady_share = burst_share = 1e-9
 
 
-def sandbox_world(count: int, seed: int, *, per_second: float = 1000.0) -> World:
+def sandbox_world(count: int, seed: int, *, per_second: float = 1000.0, speed: float = 1.0) -> World:
     """Jobs over three channels, dispatched one after another."""
-    sandbox = Sandbox(seed=seed)
+    sandbox = Sandbox(seed=seed, ways=Ways(speed=speed))
     jobs = [SandboxJob(sandbox, CHANNELS[n % 3], BEGINNING + n / per_second) for n in range(count)]
     return World("sandbox", tuple(jobs))  # type: ignore[arg-type]  # it has what the simulator reads of a job
 
@@ -97,19 +99,18 @@ class Naive:
 class Witness:
     """A planner, and what it said of its delay while ends were seen."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner, ends_a_sample: int = ENDS_A_SAMPLE) -> None:
         self.planner = planner
-        self.stated: list[float] = []
+        self.stated: list[float | None] = []
+        self._ends_a_sample = ends_a_sample
         self.ends = 0
 
     def observed(self, job_id: str, item: Any, headers: Any, sent_at: float, now: float) -> None:
         self.planner.observed(job_id, item, headers, sent_at, now)
         if item["status"] in ("succeeded", "failed", "cancelled"):
             self.ends += 1
-            if self.ends % ENDS_A_SAMPLE == 0:
-                stated = self.planner.stats(now).expected_delay_seconds
-                assert stated is not None
-                self.stated.append(stated)
+            if self.ends % self._ends_a_sample == 0:
+                self.stated.append(self.planner.stats(now).expected_delay_seconds)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.planner, name)
@@ -120,7 +121,9 @@ def honesty(world: World, planner: Planner) -> float:
     witness = Witness(planner)
     outcome = simulate(world, witness, seed=1, limit=None)  # type: ignore[arg-type]
     assert outcome.unfinished == 0
-    return sum(witness.stated) / len(witness.stated) / outcome.mean_delay_seconds
+    stated = [seconds for seconds in witness.stated if seconds is not None]
+    assert len(stated) == len(witness.stated)
+    return sum(stated) / len(stated) / outcome.mean_delay_seconds
 
 
 @pytest.mark.parametrize("name", ["lanes60", "heavy", "mix"])
@@ -133,6 +136,20 @@ def test_the_stated_delay_is_honest_in_the_simulator(name: str) -> None:
 def test_the_stated_delay_is_honest_in_the_sandbox() -> None:
     world = sandbox_world(2_000, 1, per_second=0.05)
     assert 0.7 < honesty(world, Planner(PlannerConfig(max_requests_per_second=0.5, seed=1))) < 1.3
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_delay_is_stated_before_it_is_known(seed: int) -> None:
+    """A sandbox at speed 20 under a relay with the usual settings: the starts in a lane are 3 s apart, not 60."""
+    witness = Witness(Planner(PlannerConfig(seed=seed)), ends_a_sample=1)
+    world = sandbox_world(36, seed, speed=20.0)
+    outcome = simulate(world, witness, seed=seed, limit=Alone(120, seed=seed, starts_at=BEGINNING))  # type: ignore[arg-type]
+    assert outcome.unfinished == 0
+    assert outcome.mean_delay_seconds > 5  # it is late, and says so as soon as it says something
+    assert witness.stated[: MEASURED_ENDS - 1] == [None] * (MEASURED_ENDS - 1)
+    last = witness.stated[-1]
+    assert last is not None
+    assert 0.7 < last / outcome.mean_delay_seconds < 1.3
 
 
 def looked_at(looker: Looker, seed: int) -> Outcome:
