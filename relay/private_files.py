@@ -1,7 +1,7 @@
 """Files that only their owner may read, whatever the umask: the encryption key, the API token, the database, exports.
 
 `create` never writes over a file, never follows a link and never leaves half a file. `read` refuses a file that is a
-link, or that others may read. `keep_private` takes others' rights to a file away.
+link, or that others may read. `narrow` takes others' rights to a file away.
 """
 
 import logging
@@ -84,20 +84,14 @@ def read(path: Path, what: str) -> bytes:
         return stream.read(MAX_BYTES)
 
 
-def keep_private(path: Path) -> None:
-    """Makes the file, empty, for its owner only; takes others' rights to one that is there away, and says so.
-
-    Raises no error: whoever opens the file next finds out what is wrong with it.
-    """
+def make_empty(path: Path) -> None:
+    """Makes the file, empty, where it is not there. Raises no error: opening it later tells what is wrong."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
-    except FileExistsError:
-        narrow(path)
     except OSError:
         return
-    else:
-        os.fchmod(descriptor, PRIVATE)
-        os.close(descriptor)
+    os.fchmod(descriptor, PRIVATE)
+    os.close(descriptor)
 
 
 def narrow(path: Path) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from relay.clock import Clock, FollowedClock, steady_clock
 from relay.errors import DatabaseHeld, SettingsError, StoreError
-from relay.private_files import PRIVATE, keep_private, narrow
+from relay.private_files import PRIVATE, make_empty, narrow
 from relay.store.groups import REFUSALS, Batch, as_store_error
 from relay.store.statements import driver_of
 from relay.store.writer import Writer
@@ -122,11 +122,12 @@ class SqliteDatabase:
     def open(self) -> None:
         """Takes the file and starts the writer. The schema must be there (see `migrations`)."""
         self._lock.acquire()
-        keep_private_files(self.url)
+        make_empty(real_path(self.url))
         try:
             self._engine = make_engine(self.url)
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("SELECT 1")
+            narrow_files(self.url)
         except SQLAlchemyError as error:
             self._lock.release()
             raise StoreError(f"cannot open the database {self.path}: {_reason(error)}") from error
@@ -331,11 +332,15 @@ def make_engine(url: URL) -> Engine:
     return engine
 
 
-def keep_private_files(url: URL) -> None:
-    """Only the owner may read the database. SQLite gives its log and index the file's mode, so the file comes first."""
-    path = Path(os.path.realpath(str(url.database)))
-    keep_private(path)
-    for suffix in ("-wal", "-shm", "-journal"):
+def real_path(url: URL) -> Path:
+    """The database's file, whatever links lead there. Made first: SQLite gives its log and index the file's mode."""
+    return Path(os.path.realpath(str(url.database)))
+
+
+def narrow_files(url: URL) -> None:
+    """Only the owner may read the database. To be called once it is known to be one."""
+    path = real_path(url)
+    for suffix in ("", "-wal", "-shm", "-journal"):
         narrow(path.with_name(path.name + suffix))
 
 

@@ -10,8 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
+from relay.private_files import make_empty
 from relay.store import postgres_engine as postgres
-from relay.store.database import HolderLock, keep_private_files, lock_path, make_engine, sqlite_url
+from relay.store.database import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
 from relay.store.postgres_engine import is_postgres
 
 Result = TypeVar("Result")
@@ -30,9 +31,10 @@ def migrate(url: str) -> str:
         return upgrade(url)
     lock = HolderLock(lock_path(sqlite_url(url)))
     lock.acquire()
-    keep_private_files(sqlite_url(url))
+    make_empty(real_path(sqlite_url(url)))
     try:
         revision = upgrade(url)
+        narrow_files(sqlite_url(url))
         _let_shrink(url)
         return revision
     finally:

@@ -26,7 +26,7 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
 
 
 def test_a_file_is_made_for_its_owner_only(umask: int, tmp_path: Path) -> None:
-    private_files.keep_private(tmp_path / "new")
+    private_files.make_empty(tmp_path / "new")
     assert private_files.create(tmp_path / "made", "text")
     private_files.write_over(tmp_path / "over", "text")
     assert [mode_of(tmp_path / name) for name in ("new", "made", "over")] == [0o600] * 3
@@ -39,13 +39,14 @@ def test_others_rights_are_taken_away_with_a_line_that_says_so(
     path.write_bytes(b"kept")
     path.chmod(0o644)
     with caplog.at_level(logging.WARNING, "relay.files"):
-        private_files.keep_private(path)
+        private_files.make_empty(path)
+        private_files.narrow(path)
     assert caplog.messages == [f"{path} was open to others (0644): now only its owner may read and write it"]
     assert (mode_of(path), path.read_bytes()) == (0o600, b"kept")
     caplog.clear()
-    private_files.keep_private(path)
+    private_files.narrow(path)
     private_files.narrow(tmp_path / "nothing")
-    private_files.keep_private(tmp_path / "nowhere" / "relay.db")
+    private_files.make_empty(tmp_path / "nowhere" / "relay.db")
     assert caplog.messages == []
 
 
