@@ -42,7 +42,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 async def relay_to(start: Start, upstream: str) -> str:
     """A relay before this upstream: its URL."""
-    process = start("serve", "--port", "0", REVOR_BASE_URL=upstream, REVOR_API_KEY=KEY)
+    process = start("serve", "--dev", "--port", "0", REVOR_BASE_URL=upstream, REVOR_API_KEY=KEY)
     return await asyncio.to_thread(process.until, r"serving (http://\S+)")
 
 
