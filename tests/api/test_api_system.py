@@ -62,7 +62,7 @@ async def test_health_metrics_and_schemas(client):
     [
         *("/", "/v1", "/v1/", "/v1/jobs/", "/v2/jobs", "/ui", "/v1/audit", "/v1/replays", "/v1/replays/x"),
         *("/v1/jobs/a/b/c", "/schemas/", "/.well-known/x", "//v1/jobs", "/v1/subscriptions/x/again", "/api/v1/x"),
-        *("/v1/jobs/%FF", "/v1/jobs/%00", "/%FF%FE", "/v1/%E2%82"),
+        *("/v1/jobs/%FF", "/%FF%FE", "/v1/%E2%82"),
     ],
 )
 async def test_what_is_not_there_is_a_problem_of_404(client, path):
@@ -75,7 +75,7 @@ async def test_what_is_not_there_is_a_problem_of_404(client, path):
 @pytest.mark.parametrize("path", ["jobs/%00", "jobs/job_%00", "events/%00", "deliveries/%00", "subscriptions/%00"])
 async def test_an_id_that_postgresql_can_not_hold_reaches_no_database(client, path):
     answer = await client.get(f"/v1/{path}")
-    assert (answer.status_code, answer.json()["detail"]) == (404, "no id holds a NUL")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_path")
 
 
 @pytest.mark.parametrize(

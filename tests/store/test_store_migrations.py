@@ -205,7 +205,7 @@ async def test_answers_kept_by_the_first_schema_are_replayed_and_requests_that_i
         answered, opened = [await store.idempotency.begin(id, "digest", "h", NOW, 0.0) for id in ("answered", "open")]
     finally:
         await store.close()
-    assert (answered, opened) == (StoredAnswer(body_digest="digest", status_code=201, body=b"yes"), None)
+    assert (answered, opened) == (StoredAnswer(body_digest="digest", status_code=201, body=b"yes"), NOW)
 
 
 async def test_a_job_of_an_older_schema_is_overdue_when_it_was_and_follows_its_schedule(database_url: str) -> None:
