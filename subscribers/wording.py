@@ -306,7 +306,9 @@ def _unauthorized(data: Document, context: Context) -> str:
 
 
 def _down(data: Document, context: Context) -> str:
-    return f"{_source(data)} does not answer{_for_account(data, context)}{_why(data)}{_waiting(data)}"
+    said = f"{_source(data)} does not answer"
+    why = "" if _mapping(data.get("hint")).get("meaning") == said else _why(data)
+    return f"{said}{_for_account(data, context)}{why}{_waiting(data)}"
 
 
 def _source_recovered(data: Document, context: Context) -> str:
