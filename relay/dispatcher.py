@@ -331,9 +331,17 @@ class Dispatcher:
             return
         callbacks = [target.subscription.id for target in self.slots if target.subscription.callback]
         found = [*await self._subscriptions.all(), *(await self._subscriptions.some(callbacks) if callbacks else ())]
-        self.slots.adopt({one.id: (one, self._kinds(one.kind)) for one in found})
+        self.slots.adopt({one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None})
         self._gone.clear()
         self._version = version
+
+    def _kind_of(self, subscription: Subscription) -> Kind | None:
+        """None for a kind that this program does not have, such as after a roll-back: its events wait."""
+        try:
+            return self._kinds(subscription.kind)
+        except KeyError:
+            log.error("unknown_kind", subscription=subscription.id, kind=subscription.kind)
+            return None
 
     async def _meet(self, backlog: Sequence[Backlog], now: float) -> bool:
         """Reads callbacks that have something due, so many at a time. Returns whether all of them are known now."""

@@ -8,7 +8,7 @@ from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
 from subscribers import registry
-from subscribers.base import Context, Kind
+from subscribers.base import Context, Kind, host_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +53,11 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
         infer=registry.infer_kind,
         check=lambda subscription: registry.kind_named(subscription.kind).check(subscription),
         default_types=lambda kind: registry.kind_named(kind).default_types(type_prefixes),
-        redacted_url=lambda kind, url: registry.kind_named(kind).redacted_url(url),
+        redacted_url=_redacted_url,
     )
+
+
+def _redacted_url(kind: str, url: str) -> str:
+    """A sink as it may be shown; of a kind that this program does not have only the host."""
+    known = registry.kinds().get(kind)
+    return f"https://{host_of(url)}/…" if known is None else known.redacted_url(url)

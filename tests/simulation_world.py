@@ -22,7 +22,7 @@ from relay.signals import Signals
 from relay.store.store import Store, open_store
 from relay.testing import FakeClock, RecordingSink, ScriptedLook, ScriptedSource
 from subscribers.base import Context
-from subscribers.registry import kind_named
+from subscribers.registry import kinds
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
 ORIGIN = Origin(
@@ -47,7 +47,7 @@ class BoundKind:
     """A kind with its context."""
 
     def __init__(self, name: str) -> None:
-        self._kind = kind_named(name)
+        self._kind = kinds()[name]
         self.name, self.signed, self.rate_per_second = name, self._kind.signed, self._kind.rate_per_second
         self.classify, self.redacted_url = self._kind.classify, self._kind.redacted_url
 

@@ -401,3 +401,15 @@ async def test_event_that_always_fails_gets_an_attempt_at_each_recovery_and_stil
         assert found["a"].state == "dead"
         assert 3 < found["a"].attempt_count < 45
         assert {one.state for subject, one in found.items() if subject != "a"} == {"delivered"}
+
+
+async def test_subscription_of_a_kind_that_this_program_does_not_have_holds_up_no_other(tmp_path):
+    """As after a roll-back: its events wait."""
+    async with open_world(tmp_path, 200) as world:
+        await world.subscribe(kind="from_a_newer_relay", sink="https://unknown.test/")
+        await world.subscribe(sink="https://known.test/")
+        await world.register("a", seen("queued"))
+        await world.run(2)
+        assert [request.url for request in world.sink.requests] == ["https://known.test/"]
+        states = {one.subscription_id: one.state for one in (await world.store.deliveries.page(limit=9)).items}
+        assert sorted(states.values()) == ["delivered", "pending"]
