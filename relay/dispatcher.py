@@ -349,7 +349,8 @@ class Dispatcher:
         strangers = [one for one in due if self.slots.get(one) is None and one not in self._gone]
         met = strangers[:MET_AT_ONCE]
         for one in await self._subscriptions.some(met) if met else ():
-            self.slots.join(one, self._kinds(one.kind))
+            if (kind := self._kind_of(one)) is not None:
+                self.slots.join(one, kind)
         self._gone.update(one for one in met if self.slots.get(one) is None)
         return len(met) == len(strangers)
 
