@@ -71,12 +71,13 @@ def parse_json(body: bytes) -> Any:
     if containers > MAX_CONTAINERS:
         detail = f"the body has more than {MAX_CONTAINERS:,} objects and lists: send less at once"
         raise InvalidRequest(detail, code="too_complex", status=400)
-    if containers > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+    if containers > MAX_DEPTH and deeper_than(value, MAX_DEPTH):
         raise InvalidRequest(f"the body is nested deeper than {MAX_DEPTH} levels", code="too_deep", status=400)
     return value
 
 
-def _deeper_than(value: Any, max_depth: int) -> bool:
+def deeper_than(value: Any, max_depth: int) -> bool:
+    """Whether a JSON value is nested deeper: a document of ours around it may then be too deep to write."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(max_depth):
         level = [

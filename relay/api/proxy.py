@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api import auth
 from relay.api.dropin import Body, Extra, Passing, Reply, Speaker
+from relay.api.limits import MAX_DEPTH, deeper_than
 from relay.api.models import MAX_METADATA_BYTES
 from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
 from relay.api.problems import request_id_of
@@ -227,6 +228,8 @@ def _metadata(value: bytes) -> dict[str, Any]:
         raise _bad("Relay-Metadata", "it is not JSON") from None
     if not isinstance(metadata, dict):
         raise _bad("Relay-Metadata", "it is not a JSON object")
+    if deeper_than(metadata, MAX_DEPTH):
+        raise _bad("Relay-Metadata", f"it is nested deeper than {MAX_DEPTH} levels")
     return metadata
 
 

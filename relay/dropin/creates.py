@@ -174,13 +174,18 @@ class Creates:
             )
 
     async def _track(self, api_key: str | None, request: TrackRequest) -> None:
-        """Registers the job; where the database does not take it now, it is tried until it does."""
+        """Registers the job; where the database does not take it now, it is tried until it does. Raises nothing: the
+        create was carried out, and a caller who got an error for its answer might send it again."""
         try:
             await self._register(request, api_key)
         except StoreError as error:
             log.error("job_not_recorded", job=request.external_id, intent=_id_of(request), error=str(error))
             if len(self.late) < MAX_UNRECORDED:
                 self.late.start(self._track_later(api_key, request))
+        except Exception:
+            log.exception("job_not_tracked", job=request.external_id, intent=_id_of(request))
+            if request.intent is not None:
+                await self._settle(request.intent, "unreadable")
 
     async def _track_later(self, api_key: str | None, request: TrackRequest) -> None:
         while not self._node.stopping:

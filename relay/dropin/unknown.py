@@ -62,16 +62,22 @@ class UnknownCreates:
                 return
 
     async def _tell(self, intent: Intent) -> None:
-        now = self._clock()
-        data = notices.create_unknown_data(intent)
-        event = relay_event(
-            new_id("evt", now), CREATE_UNKNOWN, now, data, dataschema=self._dataschema, subject=intent.id
-        )
+        try:
+            event = self._event(intent)
+        except Exception:  # it must keep no other from being told
+            log.exception("create_not_shown", intent=intent.id)
+            event = self._event(replace(intent, metadata=None, request=None))
         if await self._intents.tell(intent.id, event):
             log.warning(
-                CREATE_UNKNOWN, intent=intent.id, event_id=event.id, account=intent.account, cause=data["cause"]
+                CREATE_UNKNOWN, intent=intent.id, event_id=event.id, account=intent.account, cause=intent.reason
             )
             self._recorded(event)
+
+    def _event(self, intent: Intent) -> Event:
+        now, data = self._clock(), notices.create_unknown_data(intent)
+        return relay_event(
+            new_id("evt", now), CREATE_UNKNOWN, now, data, dataschema=self._dataschema, subject=intent.id
+        )
 
 
 async def resolve(

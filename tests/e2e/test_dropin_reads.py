@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from relay import __version__
+from relay.api.limits import MAX_DEPTH
 from relay.config import PollingSettings
 from relay.core.job import Job
 from relay.testing import FakeClock
@@ -642,6 +643,47 @@ async def test_what_can_not_be_attached_is_refused_before_anything_is_sent(over_
     assert (answered.status_code, answered.json()["error"]["code"]) == (400, "relay_invalid_callback_types")
     assert upstream.received == []
     assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 252, 254, 1000])
+async def test_metadata_that_is_nested_too_deep_is_refused_before_anything_is_sent(
+    over_stub: World, upstream: Stub, depth: int
+) -> None:
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(made("deep"))
+
+    upstream.handler = make
+    answered = await create(over_stub, Relay_Metadata='{"a":' * depth + "1" + "}" * depth)
+    if depth == MAX_DEPTH:
+        assert answered.status_code == 202
+        assert (await job_of(over_stub, "deep")).progress.status == "queued"
+        return
+    assert (answered.status_code, answered.json()["error"]["code"]) == (400, "relay_invalid_metadata")
+    assert upstream.received == []
+    assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
+
+
+async def test_a_caller_gets_the_answer_to_a_create_whatever_goes_wrong_with_its_job(
+    over_stub: World, upstream: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gets an error instead may send it again, and a person gets a message twice."""
+
+    async def make(call: Call) -> None:
+        await call.body()
+        await call.send(made("odd"))
+
+    async def fail(*_: Any) -> Any:
+        raise ValueError("an event that can not be made")
+
+    upstream.handler = make
+    monkeypatch.setattr(over_stub.node.tracking, "register", fail)
+    answered = await create(over_stub)
+    assert (answered.status_code, answered.json()["item"]["id"]) == (202, "odd")
+    (intent,) = (await over_stub.api.get("/v1/intents")).json()["items"]
+    assert intent["reason"] == "unreadable"
+    (event,) = (await over_stub.api.get("/v1/events?type=relay.create.unknown")).json()["items"]
+    assert event["data"]["intent"] == intent["id"]
 
 
 async def test_the_relays_own_headers_are_not_passed_on_with_other_requests(over_stub: World, upstream: Stub) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from relay.core.events import Event
 from relay.core.records import Intent
+from relay.dropin.unknown import UnknownCreates
 from relay.errors import Conflict, InvalidRequest
 from relay.store.intents import CUT_OFF, IN_FLIGHT_SECONDS
 from relay.store.pages import encode_cursor
@@ -374,6 +375,21 @@ async def test_each_create_of_unknown_fate_is_told_once(store: Store) -> None:
     assert await told(store, LATER + IN_FLIGHT_SECONDS + 1) == [flying.id]
     assert sorted(await event_subjects(store)) == sorted([cut_off.id, lost.id, flying.id])
     assert {one.reason for one in await listed(store)} == {"no_answer", CUT_OFF}
+
+
+async def test_one_whose_words_can_not_be_written_is_told_without_them_and_so_are_all_others(store: Store) -> None:
+    deep: dict[str, object] = {}
+    for _ in range(252):  # with the event around it, it is deeper than JSON is written
+        deep = {"a": deep}
+    one, other = intent(LATER, metadata=deep), intent(LATER, metadata={"deal": 42})
+    recorded: list[Event] = []
+    creates = UnknownCreates(store.intents, clock=lambda: LATER, dataschema_base="", recorded=recorded.append)
+    await unknown(store, one, other)
+    await creates.tell()
+    await creates.tell()
+    metadata = {event.subject: event.document()["data"]["metadata"] for event in recorded}
+    assert metadata == {one.id: {}, other.id: {"deal": 42}}
+    assert len(recorded) == len(await event_subjects(store)) == 2
 
 
 async def test_what_a_start_finds_cut_off_is_told(store: Store) -> None:
