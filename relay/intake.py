@@ -212,6 +212,8 @@ class Intake:
         transitions, progress = mark_overdue(job.progress, self._clock())
         if transitions:
             try:
-                await self._recorder.record(job, transitions, progress, last_error=job.last_error)
+                await self._recorder.record(
+                    job, transitions, progress, poll_count=job.poll_count, last_error=job.last_error
+                )
             except StaleSequence:
-                return  # it moved on meanwhile: the next upkeep looks again
+                return  # it moved on, or was polled meanwhile: the next upkeep looks again

@@ -108,7 +108,8 @@ class Recorder:
     ) -> None:
         """One transaction; durable when it returns. Raises StaleSequence.
 
-        `poll_count` is the job's when the poll was sent that proved it; None where no poll did.
+        `poll_count` is the job's as it was when the poll was sent that proved it, or when it was judged without one;
+        None where later polls change nothing.
         """
         problem = None
         if last_error is not None:

@@ -187,7 +187,7 @@ async def deadlines(jobs: Jobs, accounts: Mapping[Place, Account], clock: Clock)
         for _ in range(MAX_BATCHES):
             late = await jobs.past_deadline(source, name, now, after=after, count=DEADLINE_COUNT)
             for _, uid in late:
-                await _attempt("overdue", _overdue(jobs, account, uid), job_uid=uid)
+                await _attempt("overdue", _overdue(jobs, account, uid, now), job_uid=uid)
             count += len(late)
             if len(late) < DEADLINE_COUNT:
                 break
@@ -195,9 +195,10 @@ async def deadlines(jobs: Jobs, accounts: Mapping[Place, Account], clock: Clock)
     return count
 
 
-async def _overdue(jobs: Jobs, account: Account, uid: str) -> None:
+async def _overdue(jobs: Jobs, account: Account, uid: str, now: float) -> None:
     job = await jobs.get(uid)
-    if job is not None and job.open:
+    # A poll may have shown a later schedule since the deadlines were read.
+    if job is not None and job.open and job.deadline_at is not None and job.deadline_at <= now:
         await account.overdue(job)
 
 

@@ -196,6 +196,21 @@ async def test_the_deadline_counts_from_a_schedule_that_a_poll_has_shown(tmp_pat
         assert await world.types() == ["scheduled", "overdue"]
 
 
+async def test_a_job_is_not_overdue_by_a_deadline_from_before_a_poll(tmp_path):
+    """Upkeep has read the job; before it says so a poll shows that it was put off."""
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("scheduled", scheduled_at=world.clock() + 60.0))
+        await world.step()
+        world.clock.advance(3700.0)
+        late = await world.store.jobs.get(uid)
+        world.source.script("a", seen("scheduled", scheduled_at=world.clock() + 7200.0))
+        world.poller.refresh(uid)
+        await world.step()
+        await world.poller.overdue(late)
+        assert await world.types() == ["scheduled"]
+        assert (await world.store.jobs.get(uid)).deadline_at > world.clock()
+
+
 async def test_a_record_leaves_a_deadline_that_was_given_meanwhile(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))

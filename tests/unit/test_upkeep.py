@@ -38,7 +38,15 @@ class Jobs:
         if uid == self.unreadable:
             raise ValueError("a row that nobody can read")
         closed_at = NOW if "closed" in uid else None
-        job = Job(uid=uid, external_id=uid, source="revor", account="default", closed_at=closed_at)
+        deadline_at = NOW + 1.0 if "moved" in uid else NOW
+        job = Job(
+            uid=uid,
+            external_id=uid,
+            source="revor",
+            account="default",
+            closed_at=closed_at,
+            deadline_at=deadline_at,
+        )
         return None if "purged" in uid else job
 
 
@@ -70,11 +78,11 @@ class Account:
 @pytest.mark.parametrize("error", ERRORS)
 async def test_a_job_that_can_not_be_called_overdue_keeps_no_other_from_it(error: Callable[[], Exception]) -> None:
     bad = [f"a bad {n:03}" for n in range(upkeep.DEADLINE_COUNT + 50)]
-    jobs = Jobs({LIVE: [*bad, "b closed", "b purged", "c", "d"], OTHER: ["x"]}, unreadable="a bad 000")
+    jobs = Jobs({LIVE: [*bad, "b closed", "b moved", "b purged", "c", "d"], OTHER: ["x"]}, unreadable="a bad 000")
     accounts = {LIVE: Account("bad", error), OTHER: Account()}
     count = await upkeep.deadlines(jobs, accounts, lambda: NOW)
     assert (accounts[LIVE].called, accounts[OTHER].called) == (["c", "d"], ["x"])
-    assert count == len(bad) + 5
+    assert count == len(bad) + 6
 
 
 @pytest.mark.parametrize("error", ERRORS)
