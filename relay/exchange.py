@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -29,6 +30,9 @@ MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 128
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head that aiohttp's parser has refused: a longer one counts by its status line, and its body is not read."""
+MAX_KEPT_BYTES = 4 * 1024 * 1024
+"""Of a head and the answers (1xx) before it: more than all the headers that the parser takes. Else a sink that sends
+those without an end would fill the memory."""
 BUFFER_BYTES = 64 * 1024
 """Of an answer that came and is not read yet; twice as much may be there."""
 
@@ -196,7 +200,7 @@ class _HeadParser:
     """Stands before aiohttp's parser until that has read a head, and keeps what came: of a head that it refuses, or
     that came with something it refuses, it tells nothing."""
 
-    __slots__ = ("_came", "_ended", "_options", "_protocol", "_refused", "_strict")
+    __slots__ = ("_came", "_ended", "_left_bytes", "_options", "_protocol", "_refused", "_strict")
 
     def __init__(self, protocol: ResponseHandler, options: Mapping[str, Any]) -> None:
         """For the next answer on a connection; `options` are those of aiohttp's parser."""
@@ -205,6 +209,7 @@ class _HeadParser:
         self._options = options
         self._strict: Any = protocol._parser
         self._came: list[bytes] = []
+        self._left_bytes = MAX_KEPT_BYTES
         self._refused: Exception | None = None
         self._ended = False
         instead: Any = self
@@ -224,6 +229,10 @@ class _HeadParser:
         """As aiohttp's. Raises what its parser raised where there is no status line."""
         if self._ended:
             return (), False, b""
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            self._came.clear()
+            raise BadHttpMessage("there is no end of the head")
         self._came.append(data)
         if self._refused is None:
             try:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from relay import exchange
 from relay.exchange import Answer, Exchanges, Garbled, Route, _head
 from tests.wire import Call, Handler, answer, body_parts, open_stub
 
@@ -226,6 +227,26 @@ async def test_what_has_no_status_is_garbled(raw: bytes) -> None:
     async with open_stub(say) as stub, opened() as exchanges:
         with pytest.raises(Garbled):
             await ask(exchanges, stub.url)
+
+
+@pytest.mark.parametrize("endless", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 \r\nLink: x\r\n\r\n"])
+async def test_answers_before_the_answer_without_an_end_are_not_kept(
+    endless: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_KEPT_BYTES", 100_000)
+    sent_bytes = 0
+
+    async def say(call: Call) -> None:
+        nonlocal sent_bytes
+        await call.body()
+        while sent_bytes < 50_000_000:
+            await call.send(endless * 1_000)
+            sent_bytes += len(endless) * 1_000
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        with pytest.raises(Garbled):
+            await ask(exchanges, stub.url)
+    assert sent_bytes < 50_000_000
 
 
 async def test_headers_are_text_that_json_can_hold() -> None:
