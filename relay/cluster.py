@@ -13,7 +13,7 @@ import structlog
 
 from relay.answers import Answers
 from relay.clock import Clock
-from relay.core.job import PlannedJob
+from relay.core.job import Job, PlannedJob
 from relay.dispatcher import Dispatcher
 from relay.holder import Holder
 from relay.ids import new_id
@@ -270,10 +270,13 @@ class Cluster:
         gone = list(self._gone)
         jobs = await asyncio.gather(*map(self._store.jobs.get, gone))
         self._gone.difference_update(gone)
-        for uid, job in zip(gone, jobs, strict=True):
-            if job is None or not job.open:
-                for poller in self._pollers.values():
-                    poller.forget(uid)
+        closed = [uid for uid, job in zip(gone, jobs, strict=True) if job is None or not job.open]
+        for uid in closed:
+            for poller in self._pollers.values():
+                poller.forget(uid)
+        # One may have been registered again after it was read, when it was still planned here.
+        again = await asyncio.gather(*map(self._store.jobs.get, closed))
+        self._find([job for job in again if job is not None and job.open])
 
     async def reconcile(self) -> None:
         """Finds what other nodes changed where the notice of it was lost: subscriptions, and, where the database has
@@ -289,7 +292,7 @@ class Cluster:
                 self._find(jobs)
                 after = jobs[-1].uid
 
-    def _find(self, jobs: Sequence[PlannedJob]) -> None:
+    def _find(self, jobs: Sequence[Job | PlannedJob]) -> None:
         for job in jobs:
             poller = self._pollers.get((job.source, job.account))
             if poller is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from relay.answers import Answers
 from relay.cluster import Cluster
+from relay.core.job import Job
 from relay.holder import Holder
 from relay.signals import Signals
 from relay.store.store import Store
@@ -150,3 +152,22 @@ async def test_jobs_that_load_when_the_name_is_lost_are_not_polled(world: World)
     loaded.set()
     await asyncio.gather(*taking, return_exceptions=True)
     assert not world.poller.holds
+
+
+async def test_a_job_that_is_registered_again_while_its_end_is_looked_up_stays_planned(world: World) -> None:
+    """Another node gave it up. When this one registers it again it is planned still, so nothing plans it anew."""
+    job = Job(uid="job_1", external_id="1", source=KEY[0], account=KEY[1], closed_at=1.0)
+    planned = {job.uid}
+
+    async def get(_uid: str) -> Job:
+        read, asked.job = asked.job, replace(job, closed_at=None)
+        return read
+
+    asked: Any = SimpleNamespace(job=job)
+    poller: Any = world.poller
+    poller.forget, poller.find = planned.discard, lambda found: planned.add(found.uid)
+    jobs: Any = SimpleNamespace(get=get)
+    world.cluster._store.jobs = jobs
+    world.cluster.heard(f"gone {KEY[0]}/{KEY[1]} {job.uid} {job.external_id}")
+    await world.cluster._forget_gone()
+    assert planned == {job.uid}
