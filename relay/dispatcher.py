@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -37,6 +37,9 @@ COMPARE_SECONDS = 60.0
 """How often a node asks which sinks have failed, or taken something, at another."""
 FORWARD_SECONDS = 3600.0
 """A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
+MOST_FREE_ATTEMPTS = 20
+"""Of one delivery, by recoveries of its sink: to a sink with few events each one that it takes is a recovery, and an
+event that it always refuses would be sent again with each of them for days."""
 FRESH_WAIT_SECONDS = 1.0
 """What has waited so long for a sink that fails again and again goes behind what comes later."""
 PUT_BEHIND_PIECES = 5
@@ -64,7 +67,9 @@ class Deliveries(ClaimedDeliveries, Protocol):
         self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
     ) -> tuple[Claimed, ...]: ...
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
-    async def bring_forward(self, subscription_id: str, now: float, made_since: float = 0.0) -> bool: ...
+    async def bring_forward(
+        self, subscription_id: str, now: float, made_since: float = ..., free_count: int = ...
+    ) -> bool: ...
     async def put_behind(self, subscription_id: str, now: float) -> bool: ...
 
 
@@ -408,12 +413,13 @@ class Dispatcher:
             if now - since < FORWARD_SECONDS:
                 # A recovery may come again and again: without an end to it an event that always fails would never die.
                 lasts = sum(self._settings.schedule_of(target.subscription))
-                self._tasks.start(self._bring_forward(target, 0.0 if since == by_hand else now - lasts))
+                limits = () if since == by_hand else (now - lasts, MOST_FREE_ATTEMPTS)
+                self._tasks.start(self._bring_forward(target, *limits))
 
-    async def _bring_forward(self, target: Target, made_since: float) -> None:
+    async def _bring_forward(self, target: Target, *limits: Any) -> None:
         subscription_id, bring_forward = target.subscription.id, self._deliveries.bring_forward
         try:
-            while await bring_forward(subscription_id, self._clock(), made_since) and not self._in_flight.stopping:
+            while await bring_forward(subscription_id, self._clock(), *limits) and not self._in_flight.stopping:
                 pass
         except StoreError as error:
             target.forwarded = None

@@ -105,6 +105,7 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT 
     )
 )
 FORWARD_CHUNK = 1_000
+ANY_NUMBER = 1_000_000_000
 # What waited because of its sink: the attempt that comes now uses up nothing of the schedule.
 BRING_FORWARD = sql(
     lambda words: (
@@ -113,7 +114,7 @@ UPDATE deliveries SET due_at = created_at, attempt_count = attempt_count - CASE 
 WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority IN (1, 2) AND due_at > :now
-    AND lease_token IS NULL AND created_at >= :made_since
+    AND lease_token IS NULL AND created_at >= :made_since AND made_count - attempt_count < :free_count
   LIMIT {FORWARD_CHUNK} {words.skipping}
 )
 """
@@ -225,11 +226,19 @@ def _claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
     return Probe(claimed=replace(found[0], probe=True) if found else None, next_at=item.lease.until)
 
 
-def bring_forward(connection: Connection, items: Sequence[tuple[str, float, float]]) -> list[int]:
-    """Makes a chunk of what waits for a later attempt, and was made since a time, due. Returns how many, for each."""
+def bring_forward(connection: Connection, items: Sequence[tuple[str, float, float, int]]) -> list[int]:
+    """Makes a chunk of what waits for a later attempt due, where it was made since a time and had fewer than
+    `free_count` attempts that used up nothing of its schedule. Returns how many, for each."""
     return [
-        run(connection, BRING_FORWARD, subscription_id=subscription_id, now=now, made_since=made_since).rowcount
-        for subscription_id, now, made_since in items
+        run(
+            connection,
+            BRING_FORWARD,
+            subscription_id=subscription_id,
+            now=now,
+            made_since=made_since,
+            free_count=free_count,
+        ).rowcount
+        for subscription_id, now, made_since, free_count in items
     ]
 
 

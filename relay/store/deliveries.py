@@ -10,6 +10,7 @@ from relay.core.delivery import Claimed, Delivery
 from relay.core.records import Groups, Lease, Mark, Marked, Page, Pending, Probe
 from relay.errors import Conflict, NotFound
 from relay.store.claims import (
+    ANY_NUMBER,
     FORWARD_CHUNK,
     Backlog,
     ClaimRequest,
@@ -101,10 +102,14 @@ class DeliveryStore:
             claim_probe, ProbeRequest(subscription_id=subscription_id, now=now, lease=lease)
         )
 
-    async def bring_forward(self, subscription_id: str, now: float, made_since: float = 0.0) -> bool:
-        """Makes what waits for a later attempt due, where the delivery was made since then. In pieces that do not hold
-        up other writes: returns whether more may be left."""
-        return await self._database.write(bring_forward, (subscription_id, now, made_since)) == FORWARD_CHUNK
+    async def bring_forward(
+        self, subscription_id: str, now: float, made_since: float = 0.0, free_count: int = ANY_NUMBER
+    ) -> bool:
+        """Makes what waits for a later attempt due, where the delivery was made since then, and fewer of its attempts
+        than `free_count` used up nothing of its schedule. In pieces that do not hold up other writes: returns whether
+        more may be left."""
+        item = (subscription_id, now, made_since, free_count)
+        return await self._database.write(bring_forward, item) == FORWARD_CHUNK
 
     async def put_behind(self, subscription_id: str, now: float) -> bool:
         """Has first attempts that were due by then, and wait since the sink has failed, go behind those that come

@@ -11,7 +11,7 @@ import pytest
 
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.subscription import Subscription
-from relay.dispatcher import Dispatcher
+from relay.dispatcher import MOST_FREE_ATTEMPTS, Dispatcher
 from tests.simulation_world import World, crashing, open_world, seen
 from tests.store_kit import rows
 
@@ -385,6 +385,19 @@ async def test_waiting_retries_stay_where_they_are_after_a_short_failure(tmp_pat
             await world.register(f"b {nth}", seen("queued"))
             await world.run(5)
         assert subjects(world) == ["a", "b 0", "b 1", "b 2"]
+
+
+async def test_event_that_a_quiet_sink_always_refuses_gets_only_so_many_attempts_more_than_its_schedule(tmp_path):
+    async with open_world(tmp_path, 500) as world:
+        await world.subscribe(retry_schedule_seconds=(100.0, 3 * DAY))
+        refuse(world, "a")
+        await world.register("a", seen("queued"))
+        await world.step()
+        for nth in range(40):  # each is taken two minutes after the last refusal: a recovery
+            await world.step(120)
+            await world.register(f"b {nth}", seen("queued"))
+            await world.run(2)
+        assert 10 < subjects(world).count("a") <= 3 + MOST_FREE_ATTEMPTS
 
 
 async def test_event_that_always_fails_gets_an_attempt_at_each_recovery_and_still_dies(tmp_path):

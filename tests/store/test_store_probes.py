@@ -238,6 +238,20 @@ async def test_retry_that_comes_forward_uses_up_nothing_of_its_schedule(store: S
     assert [one.attempt_count for one in await claim(store, "sub_1", 9)] == [1]
 
 
+async def test_what_had_so_many_free_attempts_comes_forward_only_without_a_limit(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    batch = [registration(f"job {nth}") for nth in range(2)]
+    await store.jobs.register_many(batch)
+    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", now=NOW)) for one in batch))
+    waiting = "UPDATE deliveries SET priority = 1, due_at = :due, attempt_count = 2, made_count = :made"
+    for one, made_count in zip(batch, (4, 5), strict=True):
+        await execute(store, f"{waiting} WHERE job_uid = :uid", due=NOW + 9_000, made=made_count, uid=one.uid)
+    await store.deliveries.bring_forward("sub_1", NOW, 0.0, 3)
+    assert [one.job_uid for one in await claim(store, "sub_1", 9)] == [batch[0].uid]
+    await store.deliveries.bring_forward("sub_1", NOW)
+    assert [one.job_uid for one in await claim(store, "sub_1", 9)] == [batch[1].uid]
+
+
 async def test_first_attempts_that_are_due_are_put_behind_in_pieces_and_keep_their_order(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.subscriptions.create(subscription("sub_2"))
