@@ -45,8 +45,9 @@ class Limits:
     head_bytes   request line and headers; also what a body may have of chunk extensions and trailers without content
     silent       connections that have not sent a whole head yet, in all and from one address: the oldest has to go.
                  Connections with a request are not counted by address: a proxy in front brings all of them from one.
-    connections  in all; where it is reached idle ones have to go, else new ones are refused. At most a third of the
-                 files that the process may open, since a request that is passed on needs two more.
+    connections  in all; where it is reached those have to go that wait for no answer, the longest first; where all
+                 do, new ones are refused. At most a third of the files that the process may open, since a request
+                 that is passed on needs two more.
     """
 
     head_bytes: int = 32 * 1024
@@ -100,16 +101,16 @@ class Door:
         self._all.discard(protocol)
 
     def _make_room(self, now: float) -> bool:
-        """Ends the connections that have been idle for longest. Returns whether there were any."""
+        """Ends the connections that have waited for no answer for longest. Returns whether there were any."""
         if now < self._full_until:
             return False
-        idle = sorted((each.since, id(each), each) for each in self._all if each.is_idle)
-        for _, _, each in idle[: max(1, int(len(self._all) * EVICTED_SHARE))]:
+        free = sorted((each.since, id(each), each) for each in self._all if not each.is_busy)
+        for _, _, each in free[: max(1, int(len(self._all) * EVICTED_SHARE))]:
             each.end()
-        if not idle:
+        if not free:
             self._full_until = now + 1.0
             log.warning("too_many_connections", connections=len(self._all), hint="new ones are refused for a moment")
-        return bool(idle)
+        return bool(free)
 
     def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
         seconds = min(self.limits.head_seconds, self.limits.body_seconds) / SWEEPS_PER_LIMIT
@@ -150,6 +151,9 @@ class Protocol(HttpToolsProtocol):
         self._refused = False
         self._unheard_bytes = 0
         self._half_closed = False
+        self._unsent_bytes = -1
+        self._unsent_since = 0.0
+        """When the client last took something of them."""
         self.held = b""
         """Requests sent ahead that are not parsed yet."""
 
@@ -171,7 +175,7 @@ class Protocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The client sends nothing more. True keeps our side open for the answer it waits for."""
-        if self._is_busy and self._expects != _BODY and self.loop.time() - self.since <= HALF_CLOSE_SECONDS:
+        if self.is_busy and self._expects != _BODY and self.loop.time() - self.since <= HALF_CLOSE_SECONDS:
             self._half_closed = True
             return True
         return None
@@ -183,12 +187,8 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
     @property
-    def is_idle(self) -> bool:
-        """Whether it has had its answers, and nothing of another request has come."""
-        return self._expects == _IDLE and self._heads > 0 and not self._is_busy
-
-    @property
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether a whole head has come, and its answer has not gone out."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def overstays(self, now: float) -> bool:
@@ -196,21 +196,42 @@ class Protocol(HttpToolsProtocol):
         limits = self._door.limits
         if self._refused:
             return now - self.since > min(LINGER_SECONDS, limits.head_seconds)
+        if self._has_unsent:
+            unsent_bytes = self.transport.get_write_buffer_size()
+            if unsent_bytes != self._unsent_bytes:
+                self._unsent_bytes, self._unsent_since = unsent_bytes, now
+            if now - self._unsent_since > limits.body_seconds:
+                return True
         if self._expects == _BODY:
             if self.cycle is not None and self.cycle.response_complete:
                 return now - self.since > limits.head_seconds  # answered, and what still comes is read by nobody
             if self.flow.read_paused:
                 self.since = now
             return now - self.since > limits.body_seconds
-        if self._is_busy:
+        if self.is_busy:
             if self._expects == _HEAD:
                 self.since = now
             return False
         return (self._expects == _HEAD or self._heads == 0) and now - self.since > limits.head_seconds
 
+    @property
+    def _has_unsent(self) -> bool:
+        """Whether more of its answers waits here than is worth nothing, or holds up its end."""
+        return self.flow.write_paused or self.transport.is_closing()
+
+    def pause_writing(self) -> None:
+        """The client takes its answers more slowly than they come."""
+        super().pause_writing()
+        self._unsent_bytes = -1
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        self._unsent_bytes = -1
+
     def time_out(self) -> None:
         """It took too long."""
-        if self._refused or (self._heads == 0 and self._head_bytes == 0):
+        if self._refused or self._has_unsent or (self._heads == 0 and self._head_bytes == 0):
             self.end()
         else:
             self._refuse("408 Request Timeout", "the rest of the request did not come in time")
@@ -298,7 +319,11 @@ class Protocol(HttpToolsProtocol):
         if len(headers) == len(self.headers):
             self._heads += 1
             self._door.spoke(self)
-            super().on_headers_complete()
+            try:
+                super().on_headers_complete()
+            except Exception:  # it becomes no request, so there is no body of it: the one before may be at work
+                self._expects = _HEAD
+                raise
             return
         line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         self._offering = b"\r\n".join([line, *(b"%s: %s" % header for header in headers), b"", b""])
@@ -332,14 +357,14 @@ class Protocol(HttpToolsProtocol):
             held, self.held = self.held, b""
             self._take_in(held)
             self.flow.resume_reading()
-        if (self._half_closed or self._deaf) and not self._is_busy:
+        if (self._half_closed or self._deaf) and not self.is_busy:
             self.transport.close()
 
     def _refuse(self, status: str, why: str) -> None:
         """Answers so, unless an answer to an earlier request is still under way: then it is the last one."""
         self._deaf = True
         cycle = self.cycle
-        if self._is_busy:
+        if self.is_busy:
             if self._expects != _BODY:
                 cycle.keep_alive = False
                 return

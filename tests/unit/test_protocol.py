@@ -58,9 +58,21 @@ class App:
             await self._hold(path, receive)
         if path in self.left:
             return
+        if path == "/endless":
+            await self._pour(path, receive, send)
+            return
         said = path.encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
         await send({"type": "http.response.body", "body": said})
+
+    async def _pour(self, path: str, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        watch = asyncio.create_task(receive())
+        while not watch.done():
+            await send({"type": "http.response.body", "body": bytes(PART_BYTES), "more_body": True})
+            await asyncio.sleep(0)
+        self.left.append(path)
+        self.changed.set()
 
     async def _hold(self, path: str, receive: Any) -> None:
         async def leave() -> None:
@@ -294,6 +306,28 @@ async def test_a_request_that_is_worked_on_has_as_much_time_as_it_takes() -> Non
         assert (await client.answer()).body == b"/half"
 
 
+async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off() -> None:
+    async with served(SHORT) as app:
+        _, writer = await connect(app)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request("GET", "/endless"))
+        await app.until(lambda: app.left == ["/endless"])
+        writer.close()
+
+
+async def test_a_client_that_takes_its_answer_slowly_has_as_much_time_as_it_takes() -> None:
+    async with served(SHORT) as app:
+        reader, writer = await connect(app)
+        writer.write(request("GET", "/endless"))
+        ends_at = asyncio.get_running_loop().time() + 3 * SHORT.body_seconds
+        while asyncio.get_running_loop().time() < ends_at:
+            assert await reader.read(MEBIBYTE)
+            await asyncio.sleep(SHORT.body_seconds / 10)
+        assert app.left == []
+        writer.close()
+        await app.until(lambda: app.left == ["/endless"])
+
+
 async def test_an_idle_connection_is_closed_after_its_time() -> None:
     async with served(SHORT) as app:
         reader, writer = await connect(app)
@@ -358,6 +392,20 @@ async def test_where_all_are_taken_the_longest_idle_has_to_go() -> None:
         idle[-1][1].write(request("GET", "/y"))
         await idle[-1][0].readuntil(b"/y")
         for _, writer in idle:
+            writer.close()
+
+
+async def test_requests_that_are_never_sent_whole_cannot_take_all_connections() -> None:
+    async with served(Limits(connections=20, head_seconds=60)) as app:
+        half = [await connect(app) for _ in range(20)]
+        for number, (reader, writer) in enumerate(half):
+            if number % 2:
+                writer.write(request("GET", "/x"))
+                await reader.readuntil(b"/x")
+            writer.write(b"GET / HTTP/1.1\r\n")
+        await answers(app)
+        assert await said(half[0][0]) == b""
+        for _, writer in half:
             writer.close()
 
 
@@ -483,3 +531,17 @@ async def test_what_is_no_request_is_400(raw: bytes) -> None:
         assert (await said(reader)).startswith(b"HTTP/1.1 400 ")
         writer.close()
         await answers(app)
+
+
+async def test_what_is_no_request_does_not_cost_the_one_before_its_answer() -> None:
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(request("POST", "/hold", [], b"{}"))
+        await app.until(lambda: bool(app.asked))
+        writer.write(b"GET http://127.0.0.1 HTTP/1.1\r\n\r\n")  # a target without a path
+        await asyncio.sleep(0.05)
+        app.holding.set()
+        got = await said(reader)
+        assert got.startswith(b"HTTP/1.1 200 ")
+        assert got.endswith(b"/hold")
+        writer.close()
