@@ -22,7 +22,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from relay.core.answer_head import AnswerHead, read_answer_head
+from relay.core.answer_head import LONGEST_END, AnswerHead, ends_in, read_answer_head
 from relay.core.text import storable
 from relay.deadlines import Deadline, Deadlines
 
@@ -244,10 +244,12 @@ class _HeadParser:
                     if _is_final(message.code):
                         self._protocol._parser = self._strict
                 return parsed
+        elif MAX_KEPT_BYTES - self._left_bytes <= MAX_HEAD_BYTES and not ends_in(b"".join(self._came[-LONGEST_END:])):
+            return (), False, b""  # before it is read again: byte by byte that would be as much work as its square
         head = self.head()
         if head is None:
             raise self._refused
-        if head.complete or sum(map(len, self._came)) > MAX_HEAD_BYTES:
+        if head.complete or MAX_KEPT_BYTES - self._left_bytes > MAX_HEAD_BYTES:
             self._ended = True
             return [(_message(head), self._body(head))], False, b""
         return (), False, b""

@@ -13,6 +13,8 @@ MAX_HEADERS = 128
 
 _STATUS_LINE = re.compile(rb"[\r\n]*HTTP/[0-9](?:\.[0-9])?[ \t]+([1-9][0-9]{2})(?:[ \t][^\n]*)?\r?\n")
 _END = re.compile(rb"\n\r?\n")
+LONGEST_END = 3
+"""Bytes of the longest mark that ends a head."""
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
@@ -32,6 +34,11 @@ class AnswerHead:
     size_bytes: int
     complete: bool
     framing: bytes | None
+
+
+def ends_in(raw: bytes) -> bool:
+    """Whether a head may end in these bytes of it."""
+    return _END.search(raw) is not None
 
 
 def read_answer_head(raw: bytes) -> AnswerHead | None:
@@ -56,14 +63,14 @@ def read_answer_head(raw: bytes) -> AnswerHead | None:
 
 
 def _pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
-    found: list[tuple[bytes, bytes]] = []
+    found: list[tuple[bytes, list[bytes]]] = []
     for line in lines.split(b"\n"):
         name, colon, value = line.partition(b":")
         if line[:1] in (b" ", b"\t") and found:  # the line before goes on (RFC 9112 section 5.2)
-            found[-1] = found[-1][0], (found[-1][1] + b" " + line.strip()).strip()
+            found[-1][1].append(line.strip())
         elif colon and name.strip():
-            found.append((name.strip(), value.strip()))
-    return found
+            found.append((name.strip(), [value.strip()]))
+    return [(name, b" ".join(filter(None, parts))) for name, parts in found]
 
 
 def _framing(pairs: list[tuple[bytes, bytes]]) -> bytes | None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from relay import exchange
+from relay.core.answer_head import AnswerHead, read_answer_head
 from relay.exchange import Answer, Exchanges, Garbled, Route, _head
 from tests.wire import Call, Handler, answer, body_parts, open_stub
 
@@ -186,6 +187,27 @@ async def test_a_body_behind_an_odd_head_is_read_however_it_comes(framing: bytes
 
     async with open_stub(say) as stub, opened() as exchanges:
         assert await ask(exchanges, stub.url) == (200, b"ok")
+
+
+async def test_an_odd_head_that_drips_is_not_read_again_with_each_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would be as much work as the square of its length, and all of the node waits for it."""
+    readings: list[int] = []
+
+    def reading(raw: bytes) -> AnswerHead | None:
+        readings.append(len(raw))
+        return read_answer_head(raw)
+
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(OK + LENGTH * 2)
+        for byte in b"X: y\r\n" * 50 + b"\r\nok":
+            await call.send(bytes([byte]))
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("relay.exchange.read_answer_head", reading)
+    async with open_stub(say) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url) == (200, b"ok")
+    assert len(readings) <= 3
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])

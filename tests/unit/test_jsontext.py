@@ -22,6 +22,8 @@ BAD = "\N{REPLACEMENT CHARACTER}"
         (r'"\ud83d\ude00"', "😀"),
         (r'"\\ud83d"', r"\ud83d"),
         (r'"\\\ud83d"', f"\\{BAD}"),
+        (r'"\\\\\ud83d\\"', f"\\\\{BAD}\\"),
+        (r'"\ud83d\ude00\ude00"', f"😀{BAD}"),
         (r'{"\ud83d": {"a\udc00": [1]}}', {BAD: {f"a{BAD}": [1]}}),
         (r'["\ud83d", 123456789012345678901]', [BAD, 123456789012345678901]),
         ("18446744073709551615", 2**64 - 1),
@@ -54,6 +56,7 @@ def test_what_json_allows_is_read_and_written_again_with_every_digit(text: str, 
     [
         *(b"", b"[1,]", b"NaN", b"[Infinity, 1e400]", b'["\\ud83d", NaN]', b'"\\ud83', b"123456789012345678901x"),
         *(b'"\n"', b'"\xff"', b'"\xed\xa0\xbd"', b"\xef\xbb\xbf{}", b'\xff{"a":123456789012345678901}', b"[" * 2000),
+        b'"\\ud83d\0\0"',
     ],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
@@ -120,3 +123,12 @@ def test_whatever_pythons_own_json_writes_is_read_the_same(value: object, ascii:
     body = json.dumps(value, ensure_ascii=ascii).encode()
     assert loads(body) == json.loads(body)
     assert loads(dumps(loads(body))) == json.loads(body)
+
+
+ESCAPES = st.lists(st.sampled_from((r"\\", r"\ud83d", r"\uDE00", r"\uDBFF", r"\u0041", r"\"", r"\n", "u", "d83d", "é")))
+
+
+@given(ESCAPES)
+def test_only_halves_of_surrogate_pairs_are_replaced(parts: list[str]) -> None:
+    text = '"' + "".join(parts) + '"'
+    assert loads(text.encode()) == well_formed(json.loads(text))
