@@ -37,10 +37,10 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
 def create(path: Path, text: str, *, mode: int = PRIVATE) -> bool:
     """Makes the file, with exactly this mode. False where that name is taken. Raises OSError.
 
-    The folder is made too, for its owner only. The text is written under another name and linked into place: the first
-    of two processes wins, and neither reads half a file.
+    The folders above are made too, for their owner only. The text is written under another name and linked into place:
+    the first of two processes wins, and neither reads half a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(path.parent)
     draft = _draft(path, text, mode)
     try:
         os.link(draft, path, follow_symlinks=False)
@@ -113,6 +113,13 @@ def narrow(path: Path) -> None:
 def private_opener(path: str, flags: int) -> int:
     """For `open`: a file that it makes is for its owner only."""
     return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
+
+
+def _make_folder(path: Path) -> None:
+    """For its owner only, and so those above it that are missing: who may write there could replace it."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _draft(path: Path, text: str, mode: int) -> Path:

@@ -32,6 +32,15 @@ def test_a_file_is_made_for_its_owner_only(umask: int, tmp_path: Path) -> None:
     assert [mode_of(tmp_path / name) for name in ("new", "made", "over")] == [0o600] * 3
 
 
+def test_the_folders_above_a_file_are_made_for_their_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        private_files.create(tmp_path / "a" / "b" / "c" / "made", "text")
+    finally:
+        os.umask(before)
+    assert [mode_of(tmp_path / name) for name in ("a", "a/b", "a/b/c")] == [0o700] * 3
+
+
 def test_others_rights_are_taken_away_with_a_line_that_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
