@@ -33,6 +33,9 @@ from relay.tasks import Tasks
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
+MOST_RESCAN_SECONDS = 1.0
+"""After scans that found something due and could take nothing, again and again: since the machine's clock was set
+forward, say, everything that is out seems to be due."""
 COMPARE_SECONDS = 60.0
 """How often a node asks which sinks have failed, or taken something, at another."""
 FORWARD_SECONDS = 3600.0
@@ -143,6 +146,7 @@ class Dispatcher:
         self._version = -1
         self._gone: set[str] = set()
         self._compare_at = 0.0
+        self._rescan_seconds = RESCAN_SECONDS
         self._tasks = Tasks()
         self._wake = asyncio.Event()
         self._leases = 0
@@ -309,7 +313,8 @@ class Dispatcher:
         if claims:
             # behind what was due may be what is due soon, which this look at the backlog has not seen: look again
             started = sum(await asyncio.gather(*claims))
-            next_due = min(next_due, self._clock() + (0.0 if started else RESCAN_SECONDS))
+            next_due = min(next_due, self._clock() + (0.0 if started else self._rescan_seconds))
+            self._rescan_seconds = RESCAN_SECONDS if started else min(2 * self._rescan_seconds, MOST_RESCAN_SECONDS)
         return max(0.0, next_due - self._clock())
 
     async def drain(self) -> None:

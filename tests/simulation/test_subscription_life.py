@@ -1,6 +1,7 @@
 """A subscription's life with a fake clock: its sink fails, it is disabled, tried again at a slow pace, enabled by the
 first success, and what had waited goes out at a bounded rate."""
 
+import asyncio
 import itertools
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.subscription import Subscription
-from relay.dispatcher import MOST_FREE_ATTEMPTS, Dispatcher
+from relay.dispatcher import MOST_FREE_ATTEMPTS, MOST_RESCAN_SECONDS, RESCAN_SECONDS, Dispatcher
 from tests.simulation_world import World, crashing, open_world, seen
 from tests.store_kit import rows
 
@@ -426,3 +427,33 @@ async def test_subscription_of_a_kind_that_this_program_does_not_have_holds_up_n
         assert [request.url for request in world.sink.requests] == ["https://known.test/"]
         states = {one.subscription_id: one.state for one in (await world.store.deliveries.page(limit=9)).items}
         assert sorted(states.values()) == ["delivered", "pending"]
+
+
+async def test_scans_that_find_only_what_is_out_become_rare(tmp_path):
+    """The clock was set forward while an answer is awaited, whose lease has a clock of its own."""
+    async with open_world(tmp_path) as world:
+        began, sent, answer, send = world.clock(), asyncio.Event(), asyncio.Event(), world.sink.send
+
+        async def late(request: OutboundRequest, *, timeout_seconds: float) -> Response:
+            sent.set()
+            await answer.wait()
+            return await send(request, timeout_seconds=timeout_seconds)
+
+        deliverer = world.dispatcher._deliverer
+        world.dispatcher._lease_clock = deliverer._lease_clock = lambda: began
+        deliverer._transport.send = late  # type: ignore[method-assign]
+        await world.subscribe()
+        await world.register("a", seen("queued"))
+        world.clock.advance(1)
+        await world.poller.run_once()
+        await world.poller.drain()
+        await world.dispatcher.run_once()
+        async with asyncio.timeout(10):
+            await sent.wait()
+        world.clock.advance(HOUR)
+        waits = [await world.dispatcher.run_once() for _ in range(8)]
+        assert waits[0] == pytest.approx(RESCAN_SECONDS)
+        assert waits[-1] == pytest.approx(MOST_RESCAN_SECONDS)
+        answer.set()
+        await world.dispatcher.drain()
+        assert subjects(world) == ["a"]
