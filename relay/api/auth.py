@@ -66,7 +66,8 @@ def refuse_loop(headers: Sequence[tuple[bytes, bytes]], node_id: str) -> None:
     """Raises a 508 for a request of our own that came back to us."""
     if (NODE_HEADER, node_id.encode()) in headers:
         detail = "this request was sent by this relay itself: an upstream or a sink points back at it"
-        error = RequestError(detail, code="loop_detected", status=508)
+        # A kept connection would lead back here even after the address behind it has been put right.
+        error = RequestError(detail, code="loop_detected", status=508, headers={"Connection": "close"})
         error.title = "Loop detected"
         raise error
 

@@ -225,7 +225,7 @@ def _metadata(text: str | None) -> Any:
         return None
     try:
         value = loads(text.encode("utf-8", "surrogateescape"))
-    except JSONDecodeError:
+    except (JSONDecodeError, UnicodeEncodeError):
         value = None
     if not isinstance(value, dict):
         raise UsageError("--metadata is no JSON object: write it like '{\"deal\": 42}'")

@@ -26,7 +26,7 @@ ALLOWED = {
     "viewer": {
         operation.id
         for operation in OPERATIONS
-        if operation.scopes is PUBLIC or (operation.method == "GET" and operation.id != "getSigningSecret")
+        if operation.scopes is PUBLIC or (operation.method == "GET" and operation.scopes is not ADMINS)
     },
     "crm": {
         operation.id

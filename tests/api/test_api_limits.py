@@ -24,7 +24,6 @@ def nested(depth):
         ('{"id":"ä"}'.encode("latin-1"), "not_json"),
         ('{"id":"a"}'.encode("utf-16"), "not_json"),
         (b'\xef\xbb\xbf{"id":"a"}', "not_json"),
-        (b'{"id":"\\ud800"}', "not_json"),
         (b'{"id":"a\x00"}', "not_json"),
         (b"[" * 5_000 + b"]" * 5_000, "not_json"),
         (nested(65), "too_deep"),

@@ -64,7 +64,8 @@ def test_the_ways_to_install_work_as_they_are_written(tmp_path: Path) -> None:
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
     first, second = blocks((ROOT / "docs" / "install.md").read_text(encoding="utf-8"), "console")
-    lock = f"export HOME='{home}' PIP_CONSTRAINT='{ROOT / 'tests' / 'requirements.lock'}'"
+    pins = shutil.copy(ROOT / "tests" / "requirements.lock", home)  # pip splits the variable at spaces
+    lock = f"export HOME='{home}' PIP_CONSTRAINT='{pins}'"
     script = "\n".join([lock, *prompts(first), *prompts(second)])
     printed = run("bash", "-ec", script, cwd=clone)
     assert f"relay {relay.__version__}" in printed.splitlines()
