@@ -66,15 +66,9 @@ def add(
         {"sink": sink, "types": full_types(types), "source": source, "description": description},
         {"headers": _headers(header), "method": method},
         {
-            "kind": kind,
-            "ordering": ordering,
+            **_config(kind, ordering, timeout, retry_schedule, rate, concurrency, metadata_keys),
             "start": start if start in ("now", "earliest") else moment(start),
-            "timeout_seconds": timeout,
-            "retry_schedule": _names(retry_schedule, "--retry-schedule", "5s,5m,2h"),
-            "rate_per_second": rate,
-            "concurrency": concurrency,
             "secret": secret,
-            "metadata_keys": _names(metadata_keys, "--metadata-keys", "deal,owner"),
         },
     )
     answer = api().send("POST", "/v1/subscriptions", query=None if duplicate else {"reuse": True}, body=given)
@@ -136,6 +130,26 @@ def _headers(lines: list[str] | None) -> dict[str, str] | None:
             raise UsageError("--header has no colon: write it like 'X-Team: sales'")
         headers[name.strip()] = value.strip()
     return headers
+
+
+def _config(
+    kind: str | None,
+    ordering: str | None,
+    timeout: float | None,
+    retry_schedule: str | None,
+    rate: float | None,
+    concurrency: int | None,
+    metadata_keys: str | None,
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "ordering": ordering,
+        "timeout_seconds": timeout,
+        "retry_schedule": _names(retry_schedule, "--retry-schedule", "5s,5m,2h"),
+        "rate_per_second": rate,
+        "concurrency": concurrency,
+        "metadata_keys": _names(metadata_keys, "--metadata-keys", "deal,owner"),
+    }
 
 
 def _body(top: dict[str, Any], protocolsettings: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -201,15 +215,7 @@ def edit(
     changes = _body(
         {"sink": sink, "types": full_types(types), "source": source, "description": description},
         {"headers": _headers(header), "method": method},
-        {
-            "kind": kind,
-            "ordering": ordering,
-            "timeout_seconds": timeout,
-            "retry_schedule": _names(retry_schedule, "--retry-schedule", "5s,5m,2h"),
-            "rate_per_second": rate,
-            "concurrency": concurrency,
-            "metadata_keys": _names(metadata_keys, "--metadata-keys", "deal,owner"),
-        },
+        _config(kind, ordering, timeout, retry_schedule, rate, concurrency, metadata_keys),
     )
     gone = [_unset(name) for name in unset or ()]
     if not changes and not gone:
