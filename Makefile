@@ -35,6 +35,8 @@ TWO_A_PROCESSOR := $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 
 
 # The variables that would make a run here depend on whose shell it is.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# Without byte code each of the thousand processes of the tests compiles for five seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 # A virtual environment knows the path that it was made at: a folder that was moved gets a new one.
 $(shell [ "$$(cat .venv/.made-at 2>/dev/null)" = "$$PWD" ] || rm -f $(READY))
