@@ -55,7 +55,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	echo "==> mypy: types, strictly"
 	$(BIN)/mypy
-	echo "==> import-linter: which room may call which"
+	echo "==> import-linter: which package may import which"
 	$(BIN)/lint-imports
 
 # The quick part runs beside the units, which leave it a processor at the start.

@@ -25,7 +25,7 @@ settings.load_profile("relay")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many requests the fuzz tests made: the bound is in `tests/fuzz_kit.py`."""
+    """How many requests the fuzz tests made: the bound is in `tests/support/fuzz_kit.py`."""
     reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, ())]
     made = [value for report in reports for name, value in report.user_properties if name == "fuzz_requests"]
     if made:

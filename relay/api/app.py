@@ -1,6 +1,7 @@
 """The API as one ASGI application."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -16,15 +17,19 @@ from relay.api.problems import on_http_exception
 from relay.api.resource import routes_of
 from relay.resources import schemas_dir
 
+if TYPE_CHECKING:
+    from relay.proxy.asgi import Proxy
 
-def create_api(ports: Ports) -> Front:
-    """The API over these ports. It opens and closes nothing."""
+
+def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]") -> Front:
+    """The API over these ports, with the drop-in proxy that `proxy` makes beside it. It opens and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
     context = Context(ports=ports, schemas=schemas, openapi=openapi_json(ports.settings, ports.kinds.names))
     # A path with a slash at its end is another path.
     router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
     # Not `Starlette`: what it would add, an answer to any other exception, is the front's to give.
-    return Front(ExceptionMiddleware(router, handlers={HTTPException: on_http_exception}), context)
+    app = ExceptionMiddleware(router, handlers={HTTPException: on_http_exception})
+    return Front(app, proxy(context), context)
 
 
 def openapi_json(settings: ApiSettings, kinds: Sequence[str]) -> bytes:

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.datastructures import Headers
@@ -12,9 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from relay.api.auth import identify, needs_identity, refuse_loop
 from relay.api.operations import Context
 from relay.api.problems import internal_error, problem_response, request_id_of, store_problem
-from relay.api.proxy import Proxy
 from relay.clock import http_date
 from relay.errors import InvalidRequest, NotFound, RequestError, StoreError
+
+if TYPE_CHECKING:
+    from relay.proxy.asgi import Proxy
 
 log = structlog.get_logger()
 
@@ -25,11 +28,12 @@ _EMPTY_BODY = {"type": "http.response.body", "body": b"", "more_body": False}
 class Front:
     """The outermost layer; no exception leaves it unless an answer has begun."""
 
-    def __init__(self, app: ASGIApp, context: Context) -> None:
+    def __init__(self, app: ASGIApp, proxy: "Proxy", context: Context) -> None:
+        """`app` answers the API's own paths, `proxy` those of an upstream's API."""
         self.context = context
         self._app = app
         self._passed_paths = context.ports.settings.passed_paths
-        self._proxy = Proxy(context)
+        self._proxy = proxy
         self._tells_all = bool(log.bind().is_enabled_for(logging.DEBUG))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

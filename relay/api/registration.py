@@ -11,7 +11,6 @@ from relay.api.models import (
     JobRegistration,
     is_printable_id,
 )
-from relay.api.ports import TrackRequest
 from relay.api.problems import did_you_mean
 from relay.api.validation import invalid, pointer_of, validate
 from relay.core.events import Origin, job_event_types
@@ -19,6 +18,7 @@ from relay.core.filters import full_type, nearest_type
 from relay.core.job import PRIORITY_WEIGHTS, Observation, Priority
 from relay.core.jsontext import dumps
 from relay.core.netguard import GuardPolicy, refusal_of_url
+from relay.core.tracking import TrackRequest
 from relay.errors import FieldError, InvalidRequest, SinkRefused
 
 _FIELDS = frozenset(JobRegistration.model_fields)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from relay.api.ports import ApiSettings, Explanation, SourceReport, Tested
+from relay.api.ports import ApiSettings, Tested
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.delivery import Attempt, Delivery, DeliveryGroup
 from relay.core.events import Event
@@ -11,6 +11,7 @@ from relay.core.job import Job
 from relay.core.records import Intent
 from relay.core.replay import Replay
 from relay.core.subscription import Subscription
+from relay.core.tracking import Explanation, SourceReport
 from relay.log import is_credential, redact_text
 
 REDACTED = "[redacted]"

@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from relay.cli.deliveries import app as deliveries_app
-from relay.cli.demo import demo as demo_command
+from relay.cli.demo.command import demo as demo_command
 from relay.cli.events import app as events_app
 from relay.cli.intents import app as intents_app
 from relay.cli.jobs import app as jobs_app

@@ -9,18 +9,24 @@ from typing import Literal
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from relay.access import NO_TOKEN, local_token, local_token_path
-from relay.app import NO_KEY
 from relay.cli.output import print_json, print_table
 from relay.clock import wall_clock
-from relay.config import AccountSettings, Settings, SourceSettings, load_settings, require_token_beyond_loopback
+from relay.config.keyring import load_or_create_keyring
+from relay.config.settings import (
+    AccountSettings,
+    Settings,
+    SourceSettings,
+    load_settings,
+    require_token_beyond_loopback,
+)
 from relay.core.job import POLL, Problem
 from relay.core.netguard import refusal_of_url
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
-from relay.keys import load_or_create_keyring
 from relay.log import redact_text
+from relay.node.component_settings import guard_policy
+from relay.node.local_token import NO_TOKEN, local_token, local_token_path
+from relay.node.node import NO_KEY
 from relay.private_files import default_state_dir
-from relay.room_settings import guard_policy
 from relay.sources.client import Look, UpstreamClient
 from relay.sources.definition import SourceDefinition, load_definition
 from relay.store import migrations

@@ -231,7 +231,7 @@ def _token_of_this_machine(url: str) -> str | None:
 
     if not is_loopback_host(_parts(url).hostname or ""):
         return None
-    from relay.access import token_here
+    from relay.node.local_token import token_here
 
     return token_here(os.environ)
 

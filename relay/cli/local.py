@@ -53,7 +53,7 @@ def init(
 
 def migrate(config: ConfigFile = None) -> None:
     """Bring the database to the newest schema. No node may hold a SQLite file meanwhile."""
-    from relay.config import load_settings
+    from relay.config.settings import load_settings
     from relay.store import migrations
 
     settings = load_settings(settings_file(config), os.environ)
@@ -91,8 +91,8 @@ def sandbox(
 
     import uvloop
 
-    from relay.cli.sockets import listening_socket
     from relay.sandbox.server import Sandbox
+    from relay.server.sockets import listening_socket
 
     world = Sandbox(
         seed=seed, speed=speed, rate_limit=limit, count_attempts="end" if count_attempts == "end" else "start"
@@ -256,7 +256,7 @@ def relay_settings(url: str, speed: float) -> str:
     The shortest interval is also what the relay takes for the unit of the upstream's pace: with the usual second it
     would expect the starts in a lane 60 s apart, whatever the speed.
     """
-    from relay.config import PollingSettings
+    from relay.config.settings import PollingSettings
 
     lines = [f"export REVOR_BASE_URL={url} REVOR_API_KEY={SANDBOX_KEY}"]
     if speed != 1:
@@ -268,7 +268,7 @@ def relay_settings(url: str, speed: float) -> str:
 
 
 async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -> None:
-    from relay.cli.sockets import make_server, url_of
+    from relay.server.sockets import make_server, url_of
 
     server = make_server(world.app(), shutdown_seconds=1)
     loop = asyncio.get_running_loop()

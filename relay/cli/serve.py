@@ -15,9 +15,9 @@ from relay.cli.output import note
 from relay.errors import RelayError, UsageError
 
 if TYPE_CHECKING:
-    from relay.app import Node
-    from relay.cli.sockets import Server
-    from relay.config import Settings
+    from relay.config.settings import Settings
+    from relay.node.node import Node
+    from relay.server.sockets import Server
 
 ALL_ROLES = ("api", "scheduler", "dispatcher")
 DEFAULT_FILE = "relay.yaml"
@@ -41,14 +41,14 @@ def serve(
     chosen = read_roles(roles)
     settings = source.load()
 
-    from relay.process import without_collection
+    from relay.node.process import without_collection
 
     with without_collection():
         import uvloop
 
-        import relay.app  # noqa: F401 (what `run` needs)
+        import relay.node.node  # noqa: F401 (what `run` needs)
         from relay import log
-        from relay.cli.sockets import listening_socket
+        from relay.server.sockets import listening_socket
 
     log.configure(dev=dev)
     listener = listening_socket(settings.server.host, settings.server.port)
@@ -90,8 +90,8 @@ class SettingsSource:
 
     def load(self) -> "Settings":
         """The settings as they are now, with a token. Raises SettingsError."""
-        from relay.access import with_local_token
-        from relay.config import load_settings, require_token_beyond_loopback
+        from relay.config.settings import load_settings, require_token_beyond_loopback
+        from relay.node.local_token import with_local_token
 
         settings = load_settings(self.path, os.environ, dev=self.dev, host=self.host, port=self.port)
         require_token_beyond_loopback(settings)
@@ -114,10 +114,10 @@ class _Service:
 
     async def run(self) -> None:
         """Until it is told to stop."""
-        from relay.access import local_token_path, uses_local_token
-        from relay.app import open_node
-        from relay.cli.sockets import make_server, url_of
-        from relay.process import allow_connections, settle
+        from relay.node.local_token import local_token_path, uses_local_token
+        from relay.node.node import open_node
+        from relay.node.process import allow_connections, settle
+        from relay.server.sockets import make_server, url_of
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -165,7 +165,7 @@ class _Service:
         """Takes over what may change while it runs; wrong settings are logged, and the old ones stay."""
         import structlog
 
-        from relay.reload import needs_restart, takes_over
+        from relay.node.reload import needs_restart, takes_over
 
         log = structlog.get_logger("relay.cli")
         if self.node is None:
@@ -190,7 +190,7 @@ async def _finish(node: "Node") -> None:
 
 
 async def _keep_loaded(node: "Node") -> None:
-    from relay.process import keep
+    from relay.node.process import keep
 
     await node.loaded()
     keep()

@@ -14,7 +14,7 @@ from relay.clock import Clock
 from relay.core.job import Observation
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.values import value_class
-from relay.exchange import Exchanges, Route
+from relay.http.exchange import Exchanges, Route
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import Malformed, UpstreamError, observe, read_error
 

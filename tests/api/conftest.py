@@ -9,11 +9,12 @@ import httpx2
 import pytest
 
 from relay.api.app import create_api
+from relay.proxy.asgi import Proxy
 from relay.store import migrations
 from relay.store.store import open_store
-from tests.api_conformity import check_answer
-from tests.api_world import NOW, World
-from tests.store_kit import ReversingCipher
+from tests.support.api_conformity import check_answer
+from tests.support.api_world import NOW, World
+from tests.support.store_kit import ReversingCipher
 
 Client = httpx2.AsyncClient
 
@@ -41,7 +42,7 @@ async def open_client(world: World) -> AsyncIterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def make(*, peer: str = "127.0.0.1", base_url: str = "http://127.0.0.1:8080", **settings: Any) -> Client:
-        api = create_api(world.ports(**settings))
+        api = create_api(world.ports(**settings), Proxy)
         transport = httpx2.ASGITransport(app=api, client=(peer, 5000), raise_app_exceptions=False)
         hooks = {"response": [check_answer]}
         clients.append(Client(transport=transport, base_url=base_url, event_hooks=hooks))

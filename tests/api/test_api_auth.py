@@ -5,7 +5,7 @@ from relay.api.auth import identify
 from relay.api.catalogue import OPERATIONS
 from relay.api.operations import ADMINS, PUBLIC, READS_JOBS, WRITES_JOBS
 from relay.errors import Forbidden
-from tests.api_world import TOKENS
+from tests.support.api_world import TOKENS
 
 PATH_VALUES = {"{id}": "nothing", "{name}": "nothing"}
 

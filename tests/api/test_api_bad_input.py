@@ -9,7 +9,7 @@ from relay.api.catalogue import OPERATIONS
 from relay.api.models import ID_PATTERN, JobRegistration, is_printable_id
 from relay.api.registration import _quick, _thorough, read_registration
 from relay.errors import InvalidRequest
-from tests.api_world import HOOK, SETTINGS, FakeTracking
+from tests.support.api_world import HOOK, SETTINGS, FakeTracking
 
 WITH_BODY = [operation for operation in OPERATIONS if operation.body is not None]
 BAD_DOCUMENTS = [

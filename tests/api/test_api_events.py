@@ -4,8 +4,8 @@ import pytest
 from relay.api.shapes import DeliveryWithAttempts
 from relay.core.delivery import Timings
 from relay.core.signing import verify
-from tests.api_world import HOOK, NOW
-from tests.store_kit import attempt, claim, mark_of
+from tests.support.api_world import HOOK, NOW
+from tests.support.store_kit import attempt, claim, mark_of
 
 
 async def subscribe(client, **body):

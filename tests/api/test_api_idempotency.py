@@ -6,8 +6,8 @@ from relay.api import idempotency
 from relay.api.idempotency import KEPT_SECONDS
 from relay.errors import StoreError
 from relay.store.idempotency import LEASE_SECONDS
-from tests.api_world import HOOK, TOKENS
-from tests.store_kit import until
+from tests.support.api_world import HOOK, TOKENS
+from tests.support.store_kit import until
 
 KEY = {"Idempotency-Key": "order-66"}
 

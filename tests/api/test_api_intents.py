@@ -3,8 +3,8 @@
 import pytest
 
 from relay.store.intents import IN_FLIGHT_SECONDS
-from tests.api_world import HOOK, NOW
-from tests.store_kit import intent
+from tests.support.api_world import HOOK, NOW
+from tests.support.store_kit import intent
 
 SAID = {"channel": "email", "connect_account_id": "acc_1", "request": {"metadata": {"a": 1}}, "metadata": {"deal": 42}}
 

@@ -4,7 +4,7 @@ import pytest
 
 from relay.core.subscription import Subscription
 from relay.errors import Conflict
-from tests.api_world import HOOK, NOW
+from tests.support.api_world import HOOK, NOW
 
 FIELDS = [
     *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),

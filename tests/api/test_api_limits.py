@@ -4,6 +4,7 @@ import pytest
 from relay.api.app import create_api
 from relay.api.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
 from relay.api.models import MAX_METADATA_BYTES
+from relay.proxy.asgi import Proxy
 
 JSON = {"Content-Type": "application/json"}
 
@@ -142,7 +143,7 @@ async def test_metadata_at_the_limit(client):
 
 async def post_raw(world, path, headers, receive):
     """The statuses of one POST straight into the app."""
-    api = create_api(world.ports())
+    api = create_api(world.ports(), Proxy)
     statuses = []
 
     async def send(message):

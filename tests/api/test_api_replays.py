@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.api_world import HOOK, SLACK
-from tests.store_kit import claim, deliver_all, mark_of
+from tests.support.api_world import HOOK, SLACK
+from tests.support.store_kit import claim, deliver_all, mark_of
 
 SINCE = "2027-01-15T07:00:00Z"
 

@@ -21,12 +21,13 @@ from relay.api.app import create_api
 from relay.core.netguard import GuardPolicy
 from relay.core.replay import ReplayRequest
 from relay.core.subscription import Subscription
+from relay.proxy.asgi import Proxy
 from relay.store.store import open_store
-from tests.api_conformity import DOCUMENT
-from tests.api_world import HOOK, NOW, FakeNode, FakeSignals, World
-from tests.fuzz_kit import COUNT, seeded, with_note
-from tests.schema_check import check_event
-from tests.store_kit import ReversingCipher, intent
+from tests.support.api_conformity import DOCUMENT
+from tests.support.api_world import HOOK, NOW, FakeNode, FakeSignals, World
+from tests.support.fuzz_kit import COUNT, seeded, with_note
+from tests.support.schema_check import check_event
+from tests.support.store_kit import ReversingCipher, intent
 
 IDS = {"Jobs": ["a"], "Subscriptions": ["sub_01jvpq3m8n0000000000000002"], "System": ["job-status.v1"]}
 IDS |= {"Intents": ["int_01jvpq3m8n0000000000000005"], "Replays": ["rpl_01jvpq3m8n0000000000000006"]}
@@ -106,7 +107,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for id in (*IDS["Replays"], GONE["Replays"]):
             values = {"since": 0.0, "until": NOW + 1, "now": NOW, "subscription_id": IDS["Subscriptions"][0]}
             await store.replays.create(ReplayRequest(id=id, **values))
-        api = create_api(world.ports(guard=GuardPolicy.development()))
+        api = create_api(world.ports(guard=GuardPolicy.development()), Proxy)
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none", lifespan="off"))
         servers.append(server)
         ready.set()

@@ -6,7 +6,8 @@ from starlette.requests import ClientDisconnect
 
 from relay.api import stream
 from relay.api.app import create_api
-from tests.api_world import scope_of
+from relay.proxy.asgi import Proxy
+from tests.support.api_world import scope_of
 
 SSE = {"Accept": "text/event-stream"}
 
@@ -172,7 +173,7 @@ async def test_head_of_a_stream_is_its_headers(client, world):
 
 
 async def test_the_number_of_streams_is_bounded_and_a_client_that_goes_gives_its_place_back(client, world):
-    api = create_api(world.ports())
+    api = create_api(world.ports(), Proxy)
     slots = api.context.streams
     slots.most = 1
     waiting, gone = asyncio.Event(), asyncio.Event()
@@ -204,7 +205,7 @@ async def test_the_number_of_streams_is_bounded_and_a_client_that_goes_gives_its
 
 
 async def test_a_client_that_is_gone_before_its_body_is_no_error(client, world):
-    api = create_api(world.ports())
+    api = create_api(world.ports(), Proxy)
     scope = scope_of("/v1/jobs") | {"method": "POST"}
 
     async def receive():

@@ -10,13 +10,14 @@ import pytest
 
 from relay.api import stream
 from relay.api.app import create_api
+from relay.proxy.asgi import Proxy
 from relay.signals import Signals
 from relay.store import events
 from relay.store.store import Store, open_store
-from tests.api_world import NOW, World, scope_of
-from tests.postgres_server import PostgresServer, shared_server
-from tests.store_databases import TEMPLATE, emptied_postgres, postgres_url
-from tests.store_kit import ReversingCipher, relay_event, rows
+from tests.support.api_world import NOW, World, scope_of
+from tests.support.postgres_server import PostgresServer, shared_server
+from tests.support.store_databases import TEMPLATE, emptied_postgres, postgres_url
+from tests.support.store_kit import ReversingCipher, relay_event, rows
 
 PATIENCE_SECONDS = 10.0
 APART_SECONDS = 1_000.0
@@ -77,7 +78,7 @@ async def streaming(world: World, last_event_id: str | None = None) -> AsyncIter
     client = Client()
     headers = [] if last_event_id is None else [(b"last-event-id", last_event_id.encode())]
     scope = scope_of("/v1/events/stream", headers=headers)
-    task = asyncio.create_task(create_api(world.ports())(scope, client.receive, client.send))
+    task = asyncio.create_task(create_api(world.ports(), Proxy)(scope, client.receive, client.send))
     async with asyncio.timeout(PATIENCE_SECONDS):
         await client.connected.wait()
     try:

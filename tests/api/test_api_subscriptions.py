@@ -4,7 +4,7 @@ import pytest
 
 from relay.core.netguard import GuardPolicy
 from relay.core.signing import new_secret, parse_secret
-from tests.api_world import HOOK, SLACK
+from tests.support.api_world import HOOK, SLACK
 
 OPEN_GUARD = GuardPolicy(
     allow_http=True, allow_networks=(IPv4Network("127.0.0.0/8"),), allow_ports=frozenset({443, 8443})

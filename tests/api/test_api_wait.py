@@ -2,6 +2,7 @@ import pytest
 
 from relay.api import waiting
 from relay.api.app import create_api
+from relay.proxy.asgi import Proxy
 
 
 async def test_an_answer_waits_until_the_job_is_closed(client, world):
@@ -119,7 +120,7 @@ async def test_a_job_that_is_untracked_meanwhile_is_closed(client, world):
 async def test_the_number_of_waits_is_bounded(world, open_client):
     await world.job("a")
     client = open_client()
-    client._transport.app = api = create_api(world.ports())
+    client._transport.app = api = create_api(world.ports(), Proxy)
     api.context.waits.most = 0
     answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")

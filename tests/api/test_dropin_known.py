@@ -3,8 +3,9 @@
 import pytest
 
 from relay.api.app import create_api
-from relay.api.dropin import Speaker
-from tests.api_world import FakeDropIn, FakeReply
+from relay.proxy.asgi import Proxy
+from relay.proxy.types import Speaker
+from tests.support.api_world import FakeDropIn, FakeReply
 
 PATH = "/api/v1/outreach/jobs/a"
 OPEN, ENDED = b'{"open":true}', b'{"open":false}'
@@ -49,7 +50,7 @@ async def test_a_job_that_has_ended_is_answered_however_many_wait(world, open_cl
     dropin.update(any=ENDED, ended=ENDED)
     client = open_client()
     client.event_hooks = {}
-    client._transport.app = api = create_api(world.ports(passed_paths=("/api/v1/",)))
+    client._transport.app = api = create_api(world.ports(passed_paths=("/api/v1/",)), Proxy)
     api.context.waits.most = 0
     answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", "Prefer": "wait=5"})
     assert answer.content == ENDED

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from relay.api.app import create_api
 from relay.api.catalogue import OPERATIONS
 from relay.api.examples import BODIES
+from relay.proxy.asgi import Proxy
 from relay.store.store import open_store
-from tests.api_world import HOOK, NOW, World
-from tests.fuzz_kit import JSON_VALUES, fuzzed, mutated, raw_json
-from tests.store_kit import ReversingCipher
+from tests.support.api_world import HOOK, NOW, World
+from tests.support.fuzz_kit import JSON_VALUES, fuzzed, mutated, raw_json
+from tests.support.store_kit import ReversingCipher
 
 Answer = tuple[int, dict[bytes, bytes], bytes]
 CALLS = [
@@ -35,7 +36,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[st
         store = runner.run(open_store(url, ReversingCipher(), now=NOW))
         world = World(store=store)
         world.node.stop()  # a stream ends as soon as it waits
-        api = create_api(world.ports())
+        api = create_api(world.ports(), Proxy)
 
         async def once(scope: dict[str, Any], body: bytes) -> Answer:
             sent: list[dict[str, Any]] = []

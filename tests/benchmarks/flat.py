@@ -20,12 +20,12 @@ import uvloop
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from relay.process import settle  # noqa: E402
+from relay.node.process import settle  # noqa: E402
 from relay.store import migrations  # noqa: E402
 from relay.store.database import url_of  # noqa: E402
 from relay.store.store import Store, open_store  # noqa: E402
-from tests.postgres_server import PostgresServer  # noqa: E402
-from tests.store_kit import NOW, ReversingCipher, claim, execute, mark_of, subscription  # noqa: E402
+from tests.support.postgres_server import PostgresServer  # noqa: E402
+from tests.support.store_kit import NOW, ReversingCipher, claim, execute, mark_of, subscription  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000)
 AT_ONCE = 20

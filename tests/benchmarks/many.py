@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from flat import databases
 
-from relay.config import RetentionSettings
-from relay.process import settle
-from relay.upkeep import DAY_SECONDS, Retention
-from tests.store_kit import execute
+from relay.config.settings import RetentionSettings
+from relay.node.process import settle
+from relay.node.upkeep import DAY_SECONDS, Retention
+from tests.support.store_kit import execute
 
 COUNT = 10_000_000
 AT_ONCE = 200_000

@@ -26,9 +26,9 @@ from dropin_world import AUTHORIZED, relay
 from latency import SINKS_ALLOWED, End, call, end
 from two_nodes import NOBODY_PORT
 
+from relay.config.keyring import new_key
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
-from relay.keys import new_key
 
 COUNT = 1_000_000
 BAR = 1 / 1.3

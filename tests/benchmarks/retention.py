@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import structlog
 
-from relay.config import RetentionSettings
+from relay.config.settings import RetentionSettings
 from relay.metrics import Metrics
+from relay.node.upkeep import DAY_SECONDS, Retention
 from relay.store.store import Store, open_store
-from relay.upkeep import DAY_SECONDS, Retention
-from tests.store_days import BEGIN, Day, days
-from tests.store_kit import ReversingCipher, execute, track
+from tests.support.store_days import BEGIN, Day, days
+from tests.support.store_kit import ReversingCipher, execute, track
 
 BAR = 1.1
 OLD = 40 * DAY_SECONDS

@@ -27,15 +27,15 @@ import aiohttp
 import orjson
 import uvloop
 
-from relay.config import Settings
+from relay.config.keyring import new_key
+from relay.config.settings import Settings
 from relay.core.events import Origin, from_transition
 from relay.core.job import Job, Observation, Progress, detect
 from relay.core.records import LookRecord, Registration
 from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
-from relay.keys import new_key
-from relay.process import settle
+from relay.node.process import settle
 from relay.store.database import make_engine, sqlite_url
 
 ORIGIN = Origin(
@@ -96,7 +96,7 @@ async def node(
     """A node with its database in `folder` or at that URL, loopback sinks allowed, no polling."""
     from ipaddress import ip_network
 
-    from relay.app import open_node
+    from relay.node.node import open_node
 
     settings = Settings()
     settings = replace(
@@ -161,7 +161,7 @@ async def deliveries(count: int, in_flight: int = 64, rounds: int = 4) -> list[d
     """Durable deliveries on both databases: see `delivered`."""
     found = [await delivered("SQLite", None, 0.60, count, in_flight, rounds)]
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from tests.postgres_server import PostgresServer
+    from tests.support.postgres_server import PostgresServer
 
     server = PostgresServer(fsync=True)
     server.start()
@@ -344,6 +344,7 @@ class WithoutStore:
 async def registrations(count: int, in_flight: int = 64) -> dict[str, Any]:
     """Registrations one at a time, beside the same endpoint that validates and answers without storing."""
     from relay.api.app import create_api
+    from relay.proxy.asgi import Proxy
 
     def bodies(prefix: str) -> list[bytes]:
         return [orjson.dumps({"id": f"{prefix}{index}", "metadata": {"deal": index}}) for index in range(count)]
@@ -351,7 +352,7 @@ async def registrations(count: int, in_flight: int = 64) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         async with node(Path(folder)) as opened:
             ports = opened._ports()
-            without = create_api(replace(ports, tracking=WithoutStore(ports.tracking)))
+            without = create_api(replace(ports, tracking=WithoutStore(ports.tracking)), Proxy)
             async with serving(opened) as stored_port, serving(without) as bare_port:
                 await _post_all(stored_port, bodies("warm")[:200], in_flight)
                 await _post_all(bare_port, bodies("warm")[:200], in_flight)

@@ -25,8 +25,8 @@ import orjson
 from dropin_world import cpu_seconds, relay
 from latency import SINKS_ALLOWED, End, end
 
-from relay.keys import new_key
-from relay.process import settle
+from relay.config.keyring import new_key
+from relay.node.process import settle
 
 BAR = 0.75
 ROUNDS = 4
@@ -83,7 +83,7 @@ async def measure(count: int, in_flight: int = 64, rounds: int = ROUNDS) -> dict
     """A row of the table of run.py; what one of the nodes alone does, in one round before, is told in it."""
     from run import bare_client, node, owe, subscribed
 
-    from tests.postgres_server import PostgresServer
+    from tests.support.postgres_server import PostgresServer
 
     alone, both, bare_seconds, key = Tally(), Tally(), 0.0, new_key()
     with (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process_world import Start, processes
+from tests.support.process_world import Start, processes
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from tests.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
-from tests.unit.test_sender import OK, peer, self_signed
+from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
+from tests.unit.http.test_sender import OK, peer, self_signed
 
 QUERY_SECRET = "planted-query-7Hq2xZ"
 HEADER_SECRET = "planted-header-9Kd4wY"

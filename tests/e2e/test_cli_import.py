@@ -18,11 +18,11 @@ from structlog.testing import capture_logs
 from relay import cli
 from relay.cli import client
 from relay.cli.client import Api, Unreachable
-from relay.cli.demo_stage import listen, served, url_of
+from relay.cli.demo.stage import listen, served, url_of
 from relay.cli.importing import run as import_run
 from relay.cli.importing import send as import_send
-from tests.e2e_world import World, open_e2e_world
-from tests.relay_world import open_relay_world
+from tests.support.e2e_world import World, open_e2e_world
+from tests.support.relay_world import open_relay_world
 
 LINES = int(os.environ.get("IMPORT_TEST_COUNT") or 20_000)  # 100,000 take ten seconds
 SAMPLES = Path(__file__).resolve().parents[1] / "fixtures" / "revor-samples.json"

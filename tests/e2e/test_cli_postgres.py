@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from relay.keys import new_key, python_line_that_makes_a_key
+from relay.config.keyring import new_key, python_line_that_makes_a_key
 from relay.store.migrations import newest_revision
-from tests.postgres_server import shared_server
-from tests.process_world import API_TOKEN, Process, Start
+from tests.support.postgres_server import shared_server
+from tests.support.process_world import API_TOKEN, Process, Start
 
 PASSWORD = "not-for-anybody"
 NOBODY_LISTENS = f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay"

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.process_world import Start, processes
+from tests.support.process_world import Start, processes
 
 AS_TYPED = (sys.executable, "-m", "relay")
 

@@ -12,14 +12,15 @@ import asyncpg
 import pytest
 import time_machine
 
-from relay import cluster, dispatcher
 from relay.api import stream, waiting
-from relay.dropin import reads
+from relay.delivery import dispatcher
+from relay.node import cluster
+from relay.proxy import reads
 from relay.store import migrations, postgres
-from tests.dropin_requests import JOBS
-from tests.e2e_world import KEY, World, open_beside, open_e2e_world
-from tests.postgres_server import PostgresServer
-from tests.schema_check import check_event
+from tests.support.dropin_requests import JOBS
+from tests.support.e2e_world import KEY, World, open_beside, open_e2e_world
+from tests.support.postgres_server import PostgresServer
+from tests.support.schema_check import check_event
 
 LONG = {"attempt_failures": 0, "start_delay_seconds": 60, "run_seconds": 60, "in_lane": False}
 PATIENCE_SECONDS = 20.0

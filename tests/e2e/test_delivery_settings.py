@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.clock import from_rfc3339
-from tests.e2e_world import World, open_e2e_world
+from tests.support.e2e_world import World, open_e2e_world
 
 HOUR = 3600.0
 

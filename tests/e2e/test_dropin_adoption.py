@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
+from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
 ADOPTING = SETTINGS + "proxy: {adopt_unknown_keys: true}\n"
 OTHER_KEY = "sk-revor-other-their0secret"

@@ -15,8 +15,8 @@ import pytest
 import requests
 import urllib3
 
-from tests.dropin_requests import ACCOUNTS, DISPATCH, DISPATCHES, JOBS
-from tests.relay_world import API_KEY, PATIENCE_SECONDS, RelayWorld, open_relay_world
+from tests.support.dropin_requests import ACCOUNTS, DISPATCH, DISPATCHES, JOBS
+from tests.support.relay_world import API_KEY, PATIENCE_SECONDS, RelayWorld, open_relay_world
 
 Said = tuple[int, Any]
 """Status, and the JSON of the answer."""

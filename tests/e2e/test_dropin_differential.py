@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli.sockets import make_server
 from relay.core.passing import HOP_BY_HOP
 from relay.sandbox.server import Sandbox
+from relay.server.sockets import make_server
 from relay.testing import FakeClock
-from tests.dropin_requests import KEY, Made, Requests
-from tests.process_world import Start, processes
-from tests.wire import Answer, Call, Client, Header, Received, answer, listening, open_stub, request
+from tests.support.dropin_requests import KEY, Made, Requests
+from tests.support.process_world import Start, processes
+from tests.support.wire import Answer, Call, Client, Header, Received, answer, listening, open_stub, request
 
 CASES = 500
 SEED = 20260520

@@ -12,12 +12,12 @@ import orjson
 import pytest
 
 from relay.clock import wall_clock
-from relay.config import AuthSettings, TokenSettings
-from tests.dropin_requests import ACCOUNTS, DISPATCH, DISPATCHES, JOBS
-from tests.e2e_world import AT_ONCE, World, client_of, open_e2e_world
-from tests.relay_world import RelayWorld, open_relay_world
-from tests.wire import Call, open_stub
-from tests.wire import answer as said
+from relay.config.settings import AuthSettings, TokenSettings
+from tests.support.dropin_requests import ACCOUNTS, DISPATCH, DISPATCHES, JOBS
+from tests.support.e2e_world import AT_ONCE, World, client_of, open_e2e_world
+from tests.support.relay_world import RelayWorld, open_relay_world
+from tests.support.wire import Call, open_stub
+from tests.support.wire import answer as said
 
 ACME, BETA, STRANGER = "sk-revor-acme-0123456789", "sk-revor-beta-0123456789", "sk-revor-stranger-0123456789"
 ADMIN, READER, CRM = "rl_admin_0123456789abcdef", "rl_reader_0123456789abcdef", "rl_crm_0123456789abcdef"

@@ -16,13 +16,13 @@ import pytest
 
 from relay import __version__
 from relay.api.limits import MAX_DEPTH
-from relay.config import PollingSettings
+from relay.config.settings import PollingSettings
 from relay.core.job import Job
 from relay.testing import FakeClock
-from tests.dropin_requests import DISPATCH, DISPATCHES, JOBS
-from tests.e2e_world import KEY, World, open_e2e_world
-from tests.store_kit import rows
-from tests.wire import Call, Stub, answer, open_stub
+from tests.support.dropin_requests import DISPATCH, DISPATCHES, JOBS
+from tests.support.e2e_world import KEY, World, open_e2e_world
+from tests.support.store_kit import rows
+from tests.support.wire import Call, Stub, answer, open_stub
 
 AUTH = {"Authorization": f"Bearer {KEY}"}
 NO_CACHE = {"Cache-Control": "no-cache"}
@@ -458,7 +458,7 @@ async def test_what_callers_spend_of_the_limit_is_known(over_stub: World, upstre
 async def test_a_caller_who_waits_is_answered_at_the_end(
     world: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.dropin.reads.WAIT_SLICE_SECONDS", 3600.0)  # nothing but the signal wakes them
+    monkeypatch.setattr("relay.proxy.reads.WAIT_SLICE_SECONDS", 3600.0)  # nothing but the signal wakes them
     job_id = await running(world, clock)
     before = await reads_upstream(world)
     waiting = [asyncio.create_task(read(world, job_id, Prefer="wait=300")) for _ in range(3)]

@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 import pytest
 
-import relay.dropin.creates
-import relay.sources.passage
-from relay.api.proxy import LEAVING_SECONDS
-from relay.cli.sockets import make_server
-from tests.e2e_world import open_e2e_world
-from tests.process_world import API_TOKEN, keep_token, processes
-from tests.wire import Answer, Call, Client, Stub, answer, body_parts, listening, open_stub, request
+import relay.proxy.creates
+import relay.proxy.passage
+from relay.proxy.asgi import LEAVING_SECONDS
+from relay.server.sockets import make_server
+from tests.support.e2e_world import open_e2e_world
+from tests.support.process_world import API_TOKEN, keep_token, processes
+from tests.support.wire import Answer, Call, Client, Stub, answer, body_parts, listening, open_stub, request
 
 KEY = "sk-revor-test"
 AUTH = [("Authorization", f"Bearer {KEY}")]
@@ -901,8 +901,8 @@ async def test_a_read_that_meets_the_end_of_a_kept_connection_is_sent_again(upst
 
 
 async def test_an_upstream_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay.sources.passage, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(relay.dropin.creates, "CREATE_SECONDS", 0.2)
+    monkeypatch.setattr(relay.proxy.passage, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(relay.proxy.creates, "CREATE_SECONDS", 0.2)
 
     async def say_nothing(call: Call) -> None:
         await call.body()

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.dropin_requests import JOBS
-from tests.e2e_world import World, open_e2e_world
-from tests.fuzz_kit import COUNT, SEED
-from tests.store_databases import emptied_postgres
-from tests.wire import Call, Stub, answer, open_stub, say_ok
+from tests.support.dropin_requests import JOBS
+from tests.support.e2e_world import World, open_e2e_world
+from tests.support.fuzz_kit import COUNT, SEED
+from tests.support.store_databases import emptied_postgres
+from tests.support.wire import Call, Stub, answer, open_stub, say_ok
 
 ANSWERS = max(1, COUNT // 50)
 AT_ONCE = 8

@@ -16,8 +16,8 @@ from slack_sdk.models.blocks import Block
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from relay.clock import from_rfc3339
-from tests.e2e_world import Received, World, open_e2e_world
-from tests.schema_check import check_event
+from tests.support.e2e_world import Received, World, open_e2e_world
+from tests.support.schema_check import check_event
 
 NPM_PACKAGES = ("standardwebhooks@1.1.1", "cloudevents@10.0.0")
 NPM_SECONDS = 45

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.create_world import check_the_ledgers, open_create_world, settled_books
-from tests.kill_points import CREATE_POINTS
-from tests.kill_world import DATABASES, SEED
+from tests.support.create_world import check_the_ledgers, open_create_world, settled_books
+from tests.support.kill_points import CREATE_POINTS
+from tests.support.kill_world import DATABASES, SEED
 
 STOP_SECONDS = 25.0
 NOT_MADE = {"create.called", "intent.written", "intent.committed"}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.create_world import CreateReport, check_the_ledgers, open_create_world, total
-from tests.kill_world import DATABASES, KILL_COUNT, SEED
+from tests.support.create_world import CreateReport, check_the_ledgers, open_create_world, total
+from tests.support.kill_world import DATABASES, KILL_COUNT, SEED
 
 KILLS = max(2, KILL_COUNT // 5)
 """A database: a world with creates costs more than a kill, and needs fewer of them."""

@@ -1,7 +1,7 @@
 """The relay stopped between each two steps of look, record, claim, send and mark, of registration, start and end.
 
-Each point of `tests/kill_points.py` is passed twice: the first time that a relay comes there, and the n-th. Then the
-relay is started without a stop, and all is held to the promise.
+Each point of `tests/support/kill_points.py` is passed twice: the first time that a relay comes there, and the n-th.
+Then the relay is started without a stop, and all is held to the promise.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_points import DRAIN, ONCE, POINTS, SQLITE
-from tests.kill_world import DATABASES, SEED, World, check_the_promise, open_world
+from tests.support.kill_points import DRAIN, ONCE, POINTS, SQLITE
+from tests.support.kill_world import DATABASES, SEED, World, check_the_promise, open_world
 
 BURSTS_PER_SECOND = 8.0
 LATEST_PASSAGE = 12

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.kill_points import PROBE_POINTS, RECOVERED
-from tests.kill_world import CONFIG, DATABASES, SEED, World, check_the_promise, open_world
+from tests.support.kill_points import PROBE_POINTS, RECOVERED
+from tests.support.kill_world import CONFIG, DATABASES, SEED, World, check_the_promise, open_world
 
 JOBS = 12
 STOP_SECONDS = 25.0
 DELIVERY = "  timeout_seconds: 2\n  disable_after_seconds: 1\n"
-CONSTANTS = {"relay.dispatcher:LEASE_MARGIN_SECONDS": 0.7}
+CONSTANTS = {"relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 0.7}
 
 
 async def until_state(world: World, state: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_world import (
+from tests.support.kill_world import (
     DATABASES,
     DUPLICATE_SHARE,
     KILL_COUNT,
@@ -31,11 +31,12 @@ SECONDS = {"sqlite": 24.0, "postgresql": 48.0}
 """In which all the kills of a test fall, at the first try: a commit takes longer where it goes through a server."""
 BURSTS_PER_SECOND = 0.7
 IN_A_CROWD = {
-    "relay.dispatcher:LEASE_MARGIN_SECONDS": 8.0,  # on a busy machine a commit takes seconds, and must not outlast it
+    # On a busy machine a commit takes seconds, and must not outlast it.
+    "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 8.0,
     # Twelve nodes that tell each other that they live five times a second leave no time for what is measured.
-    "relay.cluster:LEASE_SECONDS": 2.0,
-    "relay.cluster:RENEW_SECONDS": 0.6,
-    "relay.cluster:SCAN_SECONDS": 0.6,
+    "relay.node.cluster:LEASE_SECONDS": 2.0,
+    "relay.node.cluster:RENEW_SECONDS": 0.6,
+    "relay.node.cluster:SCAN_SECONDS": 0.6,
 }
 TRIES = 3
 """How often the share of duplicates is measured before it is too large, each time with twice the time between kills: it

@@ -8,8 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.kill_points import REPLAY_POINTS
-from tests.kill_world import DATABASES, SEED, World, check_the_promise, open_world
+from tests.support.kill_points import REPLAY_POINTS
+from tests.support.kill_world import DATABASES, SEED, World, check_the_promise, open_world
 
 JOBS = 16
 SLICE = 5
@@ -19,7 +19,7 @@ CONSTANTS = {
     "relay.store.replay_steps:SLICE": SLICE,
     "relay.store.replays:MAX_UNTRIED": SLICE,
     "relay.store.replays:LEASE_SECONDS": 0.5,
-    "relay.timetable:REPLAY_SECONDS": 0.05,
+    "relay.node.timetable:REPLAY_SECONDS": 0.05,
 }
 
 

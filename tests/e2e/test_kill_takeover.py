@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_world import CONCURRENCY, DATABASES, Relay, World, check_the_promise, judged, open_world
+from tests.support.kill_world import CONCURRENCY, DATABASES, Relay, World, check_the_promise, judged, open_world
 
 LONG_LEASES = {
-    "relay.dispatcher:LEASE_MARGIN_SECONDS": 600.0,
-    "relay.cluster:LEASE_SECONDS": 600.0,
-    "relay.cluster:RENEW_SECONDS": 3.0,
-    "relay.cluster:SCAN_SECONDS": 1.0,
+    "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 600.0,
+    "relay.node.cluster:LEASE_SECONDS": 600.0,
+    "relay.node.cluster:RENEW_SECONDS": 3.0,
+    "relay.node.cluster:SCAN_SECONDS": 1.0,
 }
 MAX_SECONDS = 10.0
 """From being ready to the first delivery: a second, on a machine with nothing else to do."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from relay.app import open_node
 from relay.core.planner import Planner
 from relay.errors import StoreError
-from relay.learning import SourceMemory
-from relay.timetable import UPKEEP_SECONDS
-from tests.e2e_world import RELAY_URL, World, open_e2e_world
+from relay.node.node import open_node
+from relay.node.timetable import UPKEEP_SECONDS
+from relay.polling.statistics import SourceMemory
+from tests.support.e2e_world import RELAY_URL, World, open_e2e_world
 
 PLAN = {"price": 0.25}
 
@@ -36,7 +36,7 @@ async def test_a_node_leaves_what_it_learned_to_the_next_one(tmp_path: Path, mon
     def memory(source: str, _learner: object, **parts: Any) -> SourceMemory:
         return SourceMemory(source, Scripted(), **parts)
 
-    monkeypatch.setattr("relay.app.SourceMemory", memory)
+    monkeypatch.setattr("relay.node.node.SourceMemory", memory)
     monkeypatch.setattr(Planner, "plan", lambda self: dict(PLAN))
 
     def resume(self: Planner, plan: Mapping[str, Any], now: float) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from relay.app import Node, open_node
 from relay.errors import StoreError
+from relay.node.node import Node, open_node
 from relay.store.jobs import JobStore
-from tests.e2e_world import RELAY_URL, open_e2e_world
+from tests.support.e2e_world import RELAY_URL, open_e2e_world
 
 
 async def notes_of(node: Node) -> list[str]:
@@ -23,8 +23,8 @@ async def notes_of(node: Node) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.app.LOAD_PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr("relay.app.LOAD_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("relay.node.node.LOAD_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("relay.node.node.LOAD_AGAIN_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 
 from relay.core.records import AccountState, Learned
 from relay.core.replay import ReplayRequest
-from relay.upkeep import DAY_SECONDS, DEADLINE_COUNT
-from tests.e2e_world import World, open_e2e_world
-from tests.store_databases import emptied_postgres
-from tests.store_kit import claim, execute, intent, job_event, look, mark_of, registration, rows, subscription
+from relay.node.upkeep import DAY_SECONDS, DEADLINE_COUNT
+from tests.support.e2e_world import World, open_e2e_world
+from tests.support.store_databases import emptied_postgres
+from tests.support.store_kit import claim, execute, intent, job_event, look, mark_of, registration, rows, subscription
 
 COUNT = DEADLINE_COUNT + 30
 REPLAYS = 60

@@ -30,9 +30,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.forks import fork_server
-from tests.kill_world import KILL_COUNT, SEED, Relay, World, check_the_promise, open_world
-from tests.wal_file import Wal, read_wal
+from tests.support.forks import fork_server
+from tests.support.kill_world import KILL_COUNT, SEED, Relay, World, check_the_promise, open_world
+from tests.support.wal_file import Wal, read_wal
 
 CUTS = max(1, KILL_COUNT // 4)
 """After which the same relay goes on."""

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from relay.clock import wall_clock
-from relay.sources.passage import PassedAnswer, PassedRequest
+from relay.proxy.passage import PassedAnswer, PassedRequest
 from relay.store.intents import IN_FLIGHT_SECONDS
-from tests.e2e_world import KEY, World, open_e2e_world
+from tests.support.e2e_world import KEY, World, open_e2e_world
 
 DISPATCHES = "/api/v1/outreach/dispatches"
 MESSAGE = {

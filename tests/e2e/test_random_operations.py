@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_world import DATABASES
-from tests.operations_judge import findings
-from tests.operations_world import open_world, run_operations
+from tests.support.kill_world import DATABASES
+from tests.support.operations_judge import findings
+from tests.support.operations_world import open_world, run_operations
 
 SECONDS = float(os.environ.get("OPERATIONS_TEST_SECONDS", "20"))
 SEED = os.environ.get("OPERATIONS_TEST_SEED", "20260520")

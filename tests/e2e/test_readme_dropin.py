@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process_world import DEADLINE_SECONDS, Process, Start
-from tests.typed import blocks, prompts, section, shell_path, with_places
+from tests.support.process_world import DEADLINE_SECONDS, Process, Start
+from tests.support.typed import blocks, prompts, section, shell_path, with_places
 
 BASH = ("bash", "-c")
 WAYS_TO_END = "(succeeded|failed|cancelled)"

@@ -24,9 +24,9 @@ from standardwebhooks.webhooks import Webhook
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from tests.process_world import API_TOKEN
-from tests.relay_world import API_KEY, RelayWorld, open_relay_world
-from tests.typed import blocks, prompts, section, shell_path, with_places
+from tests.support.process_world import API_TOKEN
+from tests.support.relay_world import API_KEY, RelayWorld, open_relay_world
+from tests.support.typed import blocks, prompts, section, shell_path, with_places
 
 DOCUMENT = "docs/recipes.md"
 REVOR, RELAY, HOOK = "https://revor.ai", "http://127.0.0.1:8080", "http://127.0.0.1:3000/hook"

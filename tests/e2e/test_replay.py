@@ -14,9 +14,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from tests.process_world import Process
-from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
-from tests.typed import blocks, prompts, section, shell_path, with_places
+from tests.support.process_world import Process
+from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
+from tests.support.typed import blocks, prompts, section, shell_path, with_places
 
 JOBS = 30
 HELD = 4

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process_world import Start
-from tests.typed import ROOT, blocks, prompts, with_places
+from tests.support.process_world import Start
+from tests.support.typed import ROOT, blocks, prompts, with_places
 
 needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="SANDBOX PAGE NOT RUN: curl is not here")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from relay.store.migrations import newest_revision
-from tests.relay_world import API_KEY, RelayWorld, open_relay_world
-from tests.typed import blocks, prompts, section, shell_path
+from tests.support.relay_world import API_KEY, RelayWorld, open_relay_world
+from tests.support.typed import blocks, prompts, section, shell_path
 
 DOCUMENT = "docs/sqlite.md"
 NEWER = "9999"

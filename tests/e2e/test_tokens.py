@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.process_world import Start
+from tests.support.process_world import Start
 
 
 class World:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import time_machine
 
-from relay.keys import new_key
-from tests.e2e_world import World, open_e2e_world
+from relay.config.keyring import new_key
+from tests.support.e2e_world import World, open_e2e_world
 
 HOUR_SECONDS = 3_600.0
 

@@ -14,9 +14,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from relay.keys import new_key
+from relay.config.keyring import new_key
 from relay.store.migrations import newest_revision
-from tests.relay_world import RelayWorld, open_relay_world
+from tests.support.relay_world import RelayWorld, open_relay_world
 
 LIMIT_BYTES = 16_384
 """Less than the database and its log have already: nothing can be written to them any more."""

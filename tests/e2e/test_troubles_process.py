@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from tests.relay_world import RelayWorld, open_relay_world
+from tests.support.relay_world import RelayWorld, open_relay_world
 
 HASTY = "server: {shutdown_seconds: 1}\n"
 SLOW = "server: {shutdown_seconds: 25}\n"

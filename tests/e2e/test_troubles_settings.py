@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process_world import API_TOKEN, Start
-from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
+from tests.support.process_world import API_TOKEN, Start
+from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
 SOMEBODY_ELSE = 12_345
 ROOT = Path(__file__).resolve().parents[2]

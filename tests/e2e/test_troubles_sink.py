@@ -14,7 +14,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
+from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.relay_world import SETTINGS, RelayWorld, open_relay_world
+from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
 
 @pytest.fixture

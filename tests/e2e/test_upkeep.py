@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from relay.upkeep import DAY_SECONDS
-from tests.e2e_world import World, open_e2e_world
+from relay.node.upkeep import DAY_SECONDS
+from tests.support.e2e_world import World, open_e2e_world
 
 
 async def upkeep(world: World, name: str) -> None:

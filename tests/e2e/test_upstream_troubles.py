@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from relay import health, intake
 from relay.clock import from_rfc3339
-from tests.e2e_world import KEY, MAX_INTERVAL_SECONDS, World, open_e2e_world
-from tests.schema_check import check_event
+from relay.polling import account_health, poll_handler
+from tests.support.e2e_world import KEY, MAX_INTERVAL_SECONDS, World, open_e2e_world
+from tests.support.schema_check import check_event
 
 JOBS_PATH = "/api/v1/outreach/jobs/"
 HOLD_SECONDS = 60.0
@@ -87,7 +87,7 @@ async def test_failing_looks(
 ) -> None:
     await world.fault(kind, path_prefix=JOBS_PATH, **how)
     job_id = await world.job()
-    await world.until(lambda: world.looks(result) >= health.DOWN_FAILURES)
+    await world.until(lambda: world.looks(result) >= account_health.DOWN_FAILURES)
 
     shown = await noted(world, job_id)
     assert shown["last_error"]["code"] == code
@@ -99,7 +99,7 @@ async def test_failing_looks(
     assert await world.notes() == []
     assert world.kinds() == []
 
-    monkeypatch.setattr(health, "DOWN_SECONDS", 0.0)
+    monkeypatch.setattr(account_health, "DOWN_SECONDS", 0.0)
     await world.until(lambda: world.kinds() == ["relay.source.down"])
     assert world.metric("relay_source_up") == 0
     (note,) = await world.notes()
@@ -231,7 +231,7 @@ async def test_one_forbidden_job_is_no_trouble_of_the_key(world: World) -> None:
 
 async def test_many_forbidden_jobs_are_trouble_of_the_key(world: World) -> None:
     await world.fault("403", path_prefix=JOBS_PATH)
-    job_ids = [await world.job() for _ in range(health.FORBIDDEN_JOBS)]
+    job_ids = [await world.job() for _ in range(account_health.FORBIDDEN_JOBS)]
     await world.until(lambda: world.kinds() == ["relay.source.unauthorized"])
     assert world.metric("relay_source_up") == 0
     (note,) = await world.notes()
@@ -246,7 +246,7 @@ async def test_many_forbidden_jobs_are_trouble_of_the_key(world: World) -> None:
 async def test_a_job_that_is_missing_for_a_while(world: World) -> None:
     await world.fault("404", path_prefix=JOBS_PATH)
     job_id = await world.job()
-    await world.until(lambda: world.looks("not_found") > intake.NOT_FOUND_LOOKS)
+    await world.until(lambda: world.looks("not_found") > poll_handler.NOT_FOUND_LOOKS)
     shown = await noted(world, job_id)
     assert shown["last_error"]["code"] == "external_api_job_not_found"
     assert shown["open"]
@@ -259,11 +259,11 @@ async def test_a_job_that_is_missing_for_a_while(world: World) -> None:
 
 
 async def test_a_job_that_stays_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "NOT_FOUND_SECONDS", 0.0)
+    monkeypatch.setattr(poll_handler, "NOT_FOUND_SECONDS", 0.0)
     await world.fault("404", path_prefix=JOBS_PATH)
     job_id = await world.job()
     await world.until(lambda: world.kinds(job_id) == ["not_found"])
-    assert world.looks("not_found") == intake.NOT_FOUND_LOOKS
+    assert world.looks("not_found") == poll_handler.NOT_FOUND_LOOKS
     shown = await world.shown(job_id)
     assert (shown["outcome"], shown["open"]) == ("not_found", False)
     assert shown["last_error"]["code"] == "external_api_job_not_found"

@@ -12,7 +12,7 @@ from relay.cli.importing.lines import REMARK, Entry, Fault
 from relay.cli.importing.report import _piece
 from relay.cli.importing.source import Source
 from relay.errors import UsageError
-from tests.fuzz_kit import JSON_TOKENS, JSON_VALUES, TEXTS, fuzzed, mutated, value_or_refusal, whole, written
+from tests.support.fuzz_kit import JSON_TOKENS, JSON_VALUES, TEXTS, fuzzed, mutated, value_or_refusal, whole, written
 
 NAMES = st.sampled_from(["standard input", "jobs.csv", "jobs.jsonl"])
 FORMATS = st.sampled_from([None, "csv", "jsonl", "answers"])

@@ -14,7 +14,6 @@ from relay.api import auth, idempotency, limits, params, stream, waiting
 from relay.api.catalogue import OPERATIONS
 from relay.api.examples import BODIES as EXAMPLES
 from relay.api.operations import Context
-from relay.api.ports import TrackRequest
 from relay.api.registration import read_registration
 from relay.api.subscription_bodies import read_create, read_replace
 from relay.api.validation import validate
@@ -23,14 +22,15 @@ from relay.cli.events import one_line
 from relay.core import netguard, signing
 from relay.core.job import Observation
 from relay.core.subscription import Subscription
+from relay.core.tracking import TrackRequest
 from relay.errors import InvalidRequest, RelayError, UsageError
 from relay.log import redact_url
 from relay.sources.definition import load_definition
 from relay.sources.mapping import registered
 from relay.store import pages
 from subscribers import base, registry
-from tests.api_world import HOOK, SETTINGS, TOKENS, FakeTracking, World
-from tests.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, mutated, mutated_text, raw_json, value_or_refusal, whole
+from tests.support.api_world import HOOK, SETTINGS, TOKENS, FakeTracking, World
+from tests.support.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, mutated, mutated_text, raw_json, value_or_refusal, whole
 
 NOW = 1_800_000_000.0
 WITH_TOKENS = replace(SETTINGS, tokens=TOKENS)

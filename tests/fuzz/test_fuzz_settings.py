@@ -9,17 +9,17 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from relay import config_kinds as kinds
 from relay import resources
-from relay.config import Settings, describe, load_settings
-from relay.config_load import parse_yaml, read_secret_file
+from relay.config import kinds
+from relay.config.loader import parse_yaml, read_secret_file
+from relay.config.settings import Settings, describe, load_settings
 from relay.core.events import check_attribute
 from relay.core.job import JOB_EVENTS, Problem
 from relay.core.places import is_bound_address, is_within
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
 from relay.sources.definition import SourceDefinition, load_definition
-from tests.fuzz_kit import TEXTS, VALUES, fuzzed, mutated, mutated_text, value_or_refusal, whole
+from tests.support.fuzz_kit import TEXTS, VALUES, fuzzed, mutated, mutated_text, value_or_refusal, whole
 
 SHIPPED = resources.default_settings_file().read_bytes()
 ALL_OF_IT = b"""

@@ -19,7 +19,7 @@ from relay.core.subscription import Subscription
 from subscribers import slack, wording
 from subscribers.base import Context
 from subscribers.registry import kind_named
-from tests.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, whole, written
+from tests.support.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, whole, written
 
 NOW = 1_779_271_208.0
 KIND = kind_named("slack")

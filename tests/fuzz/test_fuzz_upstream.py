@@ -17,7 +17,7 @@ from relay.core.planner.headers import MAX_RETRY_AFTER_SECONDS, MAX_WINDOW_SECON
 from relay.sources.client import Look, UpstreamClient, _Answer
 from relay.sources.definition import load_definition
 from relay.sources.mapping import Malformed, Registered, observe, read_error, registered
-from tests.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, mutated_text, raw_json, value_or_refusal
+from tests.support.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, mutated_text, raw_json, value_or_refusal
 
 NOW = 1_779_271_300.0
 REVOR = load_definition("revor")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import relay
-from tests.typed import blocks, prompts
+from tests.support.typed import blocks, prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_DISTRIBUTIONS = 55

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from relay.answers import Answers
-from relay.cluster import Cluster
 from relay.core.job import Job
 from relay.holder import Holder
+from relay.node.cluster import Cluster
+from relay.proxy.answer_cache import Answers
 from relay.signals import Signals
 from relay.store.store import Store
 

@@ -9,12 +9,12 @@ import orjson
 import pytest
 from standardwebhooks import Webhook
 
-from relay import dispatcher, slots
 from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
+from relay.delivery import dispatcher, slots
 from relay.errors import StoreError
-from tests.simulation_world import SECRET, crashing, open_world, seen
-from tests.store_kit import claim, rows
+from tests.support.simulation_world import SECRET, crashing, open_world, seen
+from tests.support.store_kit import claim, rows
 
 
 def life(*statuses: str):
@@ -809,7 +809,7 @@ async def test_what_a_scan_passed_over_for_a_slot_that_was_kept_in_vain_is_looke
 
 async def test_what_follows_on_a_delivery_whose_end_was_refused_at_first_is_looked_for(tmp_path, monkeypatch):
     """The next one of the job is due as soon as the database takes writes again, and nobody has taken it."""
-    monkeypatch.setattr("relay.deliverer.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("relay.delivery.worker.AGAIN_SECONDS", 0.0)
     async with open_world(tmp_path) as world:
         await world.subscribe()
         await world.dispatcher.run_once()

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from relay import upkeep
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.records import Learned
 from relay.errors import StoreError
 from relay.holder import Holder
-from relay.learning import FRESH_SECONDS, AccountMemory, SourceMemory
-from relay.poller import Poller
-from tests.simulation_world import NoLearner, open_world, seen
+from relay.node import upkeep
+from relay.polling.poller import Poller
+from relay.polling.statistics import FRESH_SECONDS, AccountMemory, SourceMemory
+from tests.support.simulation_world import NoLearner, open_world, seen
 
 
 @dataclass

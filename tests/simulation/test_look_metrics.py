@@ -5,9 +5,9 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay import condition
+from relay.node import readiness
 from relay.testing import ScriptedLook
-from tests.simulation_world import World, open_world, seen
+from tests.support.simulation_world import World, open_world, seen
 
 KEY = ("revor", "default")
 ENDED = {"action": "outreach.dispatch", "channel": "email", "started_at": 1.0}
@@ -15,7 +15,7 @@ ENDED = {"action": "outreach.dispatch", "channel": "email", "started_at": 1.0}
 
 def measured(world: World, name: str) -> dict[tuple[str, ...], float]:
     """The samples of that name by the values of their labels after source and account."""
-    text = condition.measured(world.metrics, world.store, {KEY: world.poller}, world.clock()).decode()
+    text = readiness.measured(world.metrics, world.store, {KEY: world.poller}, world.clock()).decode()
     return {
         tuple(
             value for label, value in sorted(sample.labels.items()) if label not in ("source", "account")

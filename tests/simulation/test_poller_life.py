@@ -10,11 +10,11 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.errors import StoreError
+from relay.node.upkeep import deadlines
 from relay.testing import ScriptedError, ScriptedLook
-from relay.upkeep import deadlines
-from tests.schema_check import check_event
-from tests.simulation_world import open_world, seen
-from tests.store_kit import registration
+from tests.support.schema_check import check_event
+from tests.support.simulation_world import open_world, seen
+from tests.support.store_kit import registration
 
 UNAUTHORIZED = ScriptedLook(kind="unauthorized", status_code=401, error=ScriptedError(code="key_revoked"))
 UNAVAILABLE = ScriptedLook(kind="unavailable", status_code=503)

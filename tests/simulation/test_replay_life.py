@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from relay.core.delivery import Response
 from relay.core.replay import Replay, ReplayRequest, ReplayStep
+from relay.delivery.replayer import MAX_STEPS, Replayer
 from relay.holder import Holder
 from relay.ids import new_id
-from relay.replays import MAX_STEPS, Replayer
+from relay.node.timetable import REPLAY_SECONDS
 from relay.store.replays import MAX_UNTRIED
-from relay.timetable import REPLAY_SECONDS
-from tests.simulation_world import World, open_world, seen
-from tests.store_kit import rows
+from tests.support.simulation_world import World, open_world, seen
+from tests.support.store_kit import rows
 
 PER_SECOND = 50
 """What a replay reaches at least, where the sink keeps up."""

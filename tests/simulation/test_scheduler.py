@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import time_machine
 
-from relay.scheduler import TOGETHER_SECONDS, Scheduler, Upkeep
+from relay.node.scheduler import TOGETHER_SECONDS, Scheduler, Upkeep
 
 
 class Pollable:

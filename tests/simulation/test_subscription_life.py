@@ -12,9 +12,9 @@ import pytest
 
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.subscription import Subscription
-from relay.dispatcher import MOST_FREE_ATTEMPTS, MOST_RESCAN_SECONDS, RESCAN_SECONDS, Dispatcher
-from tests.simulation_world import World, crashing, open_world, seen
-from tests.store_kit import rows
+from relay.delivery.dispatcher import MOST_FREE_ATTEMPTS, MOST_RESCAN_SECONDS, RESCAN_SECONDS, Dispatcher
+from tests.support.simulation_world import World, crashing, open_world, seen
+from tests.support.store_kit import rows
 
 HOUR = 3_600.0
 DAY = 24 * HOUR

@@ -4,9 +4,9 @@ meanwhile is believed to be there."""
 import asyncio
 from typing import Any
 
-from relay.api.ports import TrackRequest
+from relay.core.tracking import TrackRequest
 from tests.simulation.test_tracking_reports import tracking_of
-from tests.simulation_world import open_world
+from tests.support.simulation_world import open_world
 
 
 class Asked:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from relay.api.ports import SourceReport
 from relay.core.job import Observation
 from relay.core.planner import PlannerConfig
+from relay.core.tracking import SourceReport
+from relay.polling.tracking import Tracking
 from relay.sources.definition import load_definition
 from relay.testing import ScriptedError, ScriptedLook
-from relay.tracking import Tracking
-from tests.simulation_world import World, open_world, seen
+from tests.support.simulation_world import World, open_world, seen
 
 KEY = ("revor", "default")
 
@@ -21,7 +21,7 @@ def tracking_of(world: World) -> Tracking:
         store=world.store,
         pollers={KEY: world.poller},
         definitions={"revor": load_definition("revor")},
-        dispatcher=world.dispatcher,
+        wake=world.dispatcher.wake,
         signals=world.signals,
         clock=world.clock,
     )

@@ -11,8 +11,8 @@ from relay.store import migrations
 from relay.store.database import url_of
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import Cipher
-from tests.store_databases import emptied_postgres
-from tests.store_kit import NOW, ReversingCipher
+from tests.support.store_databases import emptied_postgres
+from tests.support.store_kit import NOW, ReversingCipher
 
 DATABASES = ["sqlite", "postgresql"]
 

@@ -1,6 +1,6 @@
 """A sink on a raw socket that answers with any bytes: the attempt is recorded, and the job's next event still goes out.
 
-`FUZZ_TEST_COUNT` and `FUZZ_TEST_SEED` as in `tests/fuzz_kit.py`; a failure names the bytes too.
+`FUZZ_TEST_COUNT` and `FUZZ_TEST_SEED` as in `tests/support/fuzz_kit.py`; a failure names the bytes too.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ import pytest
 import structlog
 
 from relay.api.views import attempt_view
-from relay.attempts import CUT, HEADERS_CHARACTERS
 from relay.core.delivery import Attempt
 from relay.core.netguard import GuardPolicy
 from relay.core.subscription import SigningSecret
-from relay.sender import Sender
+from relay.delivery.attempts import CUT, HEADERS_CHARACTERS
+from relay.http.sender import Sender
 from relay.store.store import Store
 from relay.testing import FakeClock
-from tests.fuzz_kit import INPUTS, SEED
-from tests.simulation_world import SECRET, World
-from tests.store_kit import look, rows, subscription, track
+from tests.support.fuzz_kit import INPUTS, SEED
+from tests.support.simulation_world import SECRET, World
+from tests.support.store_kit import look, rows, subscription, track
 
 CASES = max(20, INPUTS // 4)
 TIMEOUT_SECONDS = 0.4

@@ -12,8 +12,8 @@ from relay.core.delivery import Attempt, Outcome, Response
 from relay.core.records import Mark
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink
-from tests.simulation_world import BoundKind, World, seen
-from tests.store_kit import attempt, claim, mark_of, relay_event, subscription, together
+from tests.support.simulation_world import BoundKind, World, seen
+from tests.support.store_kit import attempt, claim, mark_of, relay_event, subscription, together
 
 NUL, HALF = "\0", "\ud83d"
 

@@ -15,8 +15,8 @@ from relay.store.holders import BIND, BOUND, RELEASE_DELIVERIES
 from relay.store.postgres_engine import connect, postgres_url
 from relay.store.statements import run
 from relay.store.store import Store
-from tests.store_databases import emptied_postgres
-from tests.store_kit import NOW, claim, deliveries, execute, lease, look, mark_of, subscription, track, until
+from tests.support.store_databases import emptied_postgres
+from tests.support.store_kit import NOW, claim, deliveries, execute, lease, look, mark_of, subscription, track, until
 
 
 @pytest.fixture

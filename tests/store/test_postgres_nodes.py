@@ -19,8 +19,8 @@ from relay.ids import new_id
 from relay.store.groups import run_group
 from relay.store.store import Store
 from relay.store.upkeep import FIRST_JOB
-from tests.store_databases import emptied_postgres
-from tests.store_kit import (
+from tests.support.store_databases import emptied_postgres
+from tests.support.store_kit import (
     NOW,
     claim,
     counts,

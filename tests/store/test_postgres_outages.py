@@ -18,8 +18,8 @@ from relay.store import migrations, postgres_writer, procedures
 from relay.store.groups import run_group
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
-from tests.postgres_server import PostgresServer
-from tests.store_kit import (
+from tests.support.postgres_server import PostgresServer
+from tests.support.store_kit import (
     NOW,
     ReversingCipher,
     claim,

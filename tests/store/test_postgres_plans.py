@@ -15,10 +15,10 @@ from relay.store import outbox, upkeep
 from relay.store.postgres_engine import SEEKS
 from relay.store.statements import Sql
 from relay.store.store import Store, open_store
-from tests.postgres_server import shared_server
-from tests.store_catalogue import CATALOGUE, Case, filling
-from tests.store_databases import TEMPLATE, postgres_url
-from tests.store_kit import NOW, ReversingCipher
+from tests.support.postgres_server import shared_server
+from tests.support.store_catalogue import CATALOGUE, Case, filling
+from tests.support.store_databases import TEMPLATE, postgres_url
+from tests.support.store_kit import NOW, ReversingCipher
 
 LARGE = (
     "jobs",

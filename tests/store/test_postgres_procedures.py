@@ -10,10 +10,20 @@ import pytest
 from relay.store import outbox
 from relay.store.postgres import PostgresDatabase
 from relay.store.store import PROCEDURES, Store, open_store
-from tests.postgres_server import SUPERUSER, shared_server
-from tests.store_catalogue import CATALOGUE
-from tests.store_databases import TEMPLATE, postgres_url
-from tests.store_kit import NOW, ReversingCipher, claim, lease, look, mark_of, registration, subscription, together
+from tests.support.postgres_server import SUPERUSER, shared_server
+from tests.support.store_catalogue import CATALOGUE
+from tests.support.store_databases import TEMPLATE, postgres_url
+from tests.support.store_kit import (
+    NOW,
+    ReversingCipher,
+    claim,
+    lease,
+    look,
+    mark_of,
+    registration,
+    subscription,
+    together,
+)
 
 
 def test_every_statement_of_a_procedure_has_its_plan_looked_at() -> None:

@@ -19,21 +19,31 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from relay.config import RetentionSettings
+from relay.config.settings import RetentionSettings
 from relay.core.records import LookNote
 from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.metrics import Metrics
+from relay.node.upkeep import DAY_SECONDS, Retention
 from relay.store import migrations
 from relay.store.database import SqliteDatabase, lock_path, sqlite_url, url_of
 from relay.store.store import Store, open_store
-from relay.upkeep import DAY_SECONDS, Retention
-from tests.store_kit import NOW, ReversingCipher, deliver_all, execute, look, registration, rows, subscription, track
+from tests.support.store_kit import (
+    NOW,
+    ReversingCipher,
+    deliver_all,
+    execute,
+    look,
+    registration,
+    rows,
+    subscription,
+    track,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE_BYTES = 4096
 HOLDER = """
 import asyncio, sys
-from tests.store_kit import ReversingCipher, registration
+from tests.support.store_kit import ReversingCipher, registration
 from relay.store.store import open_store
 
 async def main():

@@ -1,8 +1,8 @@
 """No hot query reads more than it needs: every statement is explained, on statistics and without them.
 
-Two nets: the catalogue of the statements by name (`tests/store_catalogue.py`), and a listener that explains all that a
-run through every method of the store executes, so that a new one can not slip through. What may read a whole table, and
-why, is written down here.
+Two nets: the catalogue of the statements by name (`tests/support/store_catalogue.py`), and a listener that explains all
+that a run through every method of the store executes, so that a new one cannot slip through. What may read a whole
+table, and why, is written down here.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from relay.store.database import url_of
 from relay.store.intents import IN_FLIGHT_SECONDS
 from relay.store.statements import Sql
 from relay.store.store import Store, open_store
-from tests.store_catalogue import CATALOGUE, filling, is_page
-from tests.store_kit import (
+from tests.support.store_catalogue import CATALOGUE, filling, is_page
+from tests.support.store_kit import (
     NOW,
     ReversingCipher,
     attempt,

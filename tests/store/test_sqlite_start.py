@@ -8,7 +8,7 @@ import pytest
 from relay.core.records import StoredAnswer
 from relay.store.database import url_of
 from relay.store.store import Store
-from tests.store_kit import NOW, claim, look, mark_of, subscription, track
+from tests.support.store_kit import NOW, claim, look, mark_of, subscription, track
 
 DAY = 86_400.0
 

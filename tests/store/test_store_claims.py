@@ -6,7 +6,7 @@ from relay.core.records import Mark
 from relay.errors import StoreError
 from relay.store.claims import Backlog, ClaimRequest
 from relay.store.store import Store
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     attempt,
     claim,

@@ -7,7 +7,7 @@ import pytest
 from relay.core.records import Groups
 from relay.store import delivery_groups
 from relay.store.store import Store
-from tests.store_kit import NOW, deliveries, execute, look, registration, subscription, together
+from tests.support.store_kit import NOW, deliveries, execute, look, registration, subscription, together
 
 DAY = 86_400.0
 MIDNIGHT = NOW - NOW % DAY

@@ -6,10 +6,10 @@ import pytest
 
 from relay.core.delivery import Claimed
 from relay.errors import Conflict
+from relay.node.upkeep import Strays
 from relay.store import upkeep
 from relay.store.store import Store
-from relay.upkeep import Strays
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     claim,
     deliver_all,

@@ -7,13 +7,13 @@ import pytest
 
 from relay.core.events import Event
 from relay.core.records import Intent
-from relay.dropin.unknown import UnknownCreates
 from relay.errors import Conflict, InvalidRequest
+from relay.proxy.unknown import UnknownCreates
 from relay.store.intents import CUT_OFF, IN_FLIGHT_SECONDS
 from relay.store.pages import encode_cursor
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS
-from tests.store_kit import NOW, counts, intent, registration, relay_event, rows, together, track
+from tests.support.store_kit import NOW, counts, intent, registration, relay_event, rows, together, track
 
 LATER = NOW + 60.0
 """When a repeat is answered: what was sent at NOW may still be in flight."""

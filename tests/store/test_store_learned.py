@@ -9,7 +9,7 @@ import pytest
 from relay.core.records import AccountState, Learned
 from relay.store.learned import MAX_LOADED_ROWS
 from relay.store.store import Store
-from tests.store_kit import NOW, execute, rows, together
+from tests.support.store_kit import NOW, execute, rows, together
 
 PLAN = {"price": 0.1, "windows": [{"limit": 120, "seconds": 60.0}], "odd": 'ä"\0 ключ', "nothing": None}
 

@@ -39,8 +39,8 @@ from relay.ids import new_id
 from relay.store import replay_steps
 from relay.store.database import url_of
 from relay.store.store import Store, open_store
-from tests.store_databases import emptied_postgres
-from tests.store_kit import (
+from tests.support.store_databases import emptied_postgres
+from tests.support.store_kit import (
     NOW,
     ReversingCipher,
     claim,

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from relay import upkeep
 from relay.core.records import Pending
 from relay.metrics import Metrics
+from relay.node import upkeep
 from relay.store import deliveries
 from relay.store.store import Store
-from tests.store_kit import NOW, claim, deliver_all, look, mark_of, subscription, track
+from tests.support.store_kit import NOW, claim, deliver_all, look, mark_of, subscription, track
 
 
 async def subscribe(store: Store, *names: str) -> None:

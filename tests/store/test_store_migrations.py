@@ -27,8 +27,8 @@ from relay.store import migrations
 from relay.store.database import url_of
 from relay.store.postgres_engine import is_postgres
 from relay.store.store import open_store
-from tests.postgres_server import shared_server
-from tests.store_kit import NOW, ReversingCipher, look, seen, track
+from tests.support.postgres_server import shared_server
+from tests.support.store_kit import NOW, ReversingCipher, look, seen, track
 
 # The catalogue of PostgreSQL itself says more than an inspector: all of it has to be the same.
 POSTGRES_COLUMNS = """

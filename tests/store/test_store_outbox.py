@@ -6,7 +6,7 @@ from relay.core.records import Recorded
 from relay.errors import StoreError
 from relay.store.outbox import MAX_CACHED
 from relay.store.store import Store
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     SOURCE,
     claim,

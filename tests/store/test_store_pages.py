@@ -12,7 +12,7 @@ from relay.core.records import Page
 from relay.errors import InvalidRequest
 from relay.store.pages import decode_cursor, decode_moment, encode_cursor, moment_key
 from relay.store.store import Store
-from tests.store_kit import NOW, claim, deliveries, execute, look, mark_of, relay_event, subscription, track
+from tests.support.store_kit import NOW, claim, deliveries, execute, look, mark_of, relay_event, subscription, track
 
 
 async def walk(page: Callable[..., Awaitable[Page[Any]]], limit: int, **filters: Any) -> list[Any]:

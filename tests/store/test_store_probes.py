@@ -11,7 +11,7 @@ from relay.core.records import Mark
 from relay.core.subscription import Subscription
 from relay.store.claims import FORWARD_CHUNK, PROBE_CANDIDATES
 from relay.store.store import Store
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     claim,
     execute,

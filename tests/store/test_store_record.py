@@ -10,7 +10,7 @@ from relay.core.job import Progress
 from relay.core.records import LookNote
 from relay.errors import NotFound, StaleSequence, StoreError
 from relay.store.store import Store
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     attempt,
     claim,

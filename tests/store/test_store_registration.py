@@ -7,7 +7,7 @@ from relay.core.records import LookNote
 from relay.core.replay import ReplayRequest
 from relay.errors import Conflict
 from relay.store.store import Store
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     claim,
     counts,

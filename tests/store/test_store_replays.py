@@ -10,7 +10,7 @@ from relay.errors import Conflict, NotFound
 from relay.ids import new_id
 from relay.store import replay_steps, replays
 from relay.store.store import Store
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     claim,
     deliver_all,

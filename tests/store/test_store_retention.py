@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from relay import upkeep
-from relay.config import RetentionSettings
+from relay.config.settings import RetentionSettings
 from relay.core.delivery import Claimed
 from relay.metrics import Metrics
+from relay.node import upkeep
+from relay.node.timetable import UPKEEP_SECONDS
+from relay.node.upkeep import DAY_SECONDS, Retention, Strays
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS, SLICE
-from relay.timetable import UPKEEP_SECONDS
-from relay.upkeep import DAY_SECONDS, Retention, Strays
-from tests.postgres_server import shared_server
-from tests.store_databases import POSTGRES_DATABASE
-from tests.store_days import Day, days
-from tests.store_kit import (
+from tests.support.postgres_server import shared_server
+from tests.support.store_databases import POSTGRES_DATABASE
+from tests.support.store_days import Day, days
+from tests.support.store_kit import (
     NOW,
     claim,
     counts,

@@ -8,7 +8,7 @@ from relay.core.records import AccountState, StoredAnswer
 from relay.errors import StoreError
 from relay.store.idempotency import LEASE_SECONDS
 from relay.store.store import Store
-from tests.store_kit import NOW, relay_event, rows, states, subscription, together, track
+from tests.support.store_kit import NOW, relay_event, rows, states, subscription, together, track
 
 DAY = 86_400.0
 

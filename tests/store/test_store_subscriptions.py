@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from sqlmodel import SQLModel
 
+from relay.config.keyring import Keyring, new_key
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import RelayError, StoreError
-from relay.keys import Keyring, new_key
 from relay.store.cancellation import CANCEL_CHUNK
 from relay.store.database import SqliteDatabase
 from relay.store.store import Store
 from relay.store.subscriptions import CALLBACK_OWNER
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     counts,
     execute,

@@ -18,7 +18,7 @@ from relay.store.upkeep import (
     _delete_jobs,
     _each,
 )
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     attempt,
     claim,

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from relay.errors import StoreError
 from relay.store.database import SqliteDatabase
 from relay.store.store import Store
-from tests.store_kit import (
+from tests.support.store_kit import (
     NOW,
     claim,
     counts,

@@ -17,9 +17,9 @@ from relay.core.job import Observation
 from relay.core.planner import PlannerConfig
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink, ScriptedLook
-from tests.fuzz_kit import COUNT, SEED
-from tests.simulation_world import World
-from tests.store_kit import registration
+from tests.support.fuzz_kit import COUNT, SEED
+from tests.support.simulation_world import World
+from tests.support.store_kit import registration
 
 HISTORIES = max(1, COUNT // 200)
 STEPS = 150

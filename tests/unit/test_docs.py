@@ -18,18 +18,18 @@ from typing import Any, get_args
 import pytest
 
 import relay.cli
-from relay.access import NO_TOKEN
-from relay.app import NO_KEY
-from relay.cluster import LEASE_SECONDS, RENEW_SECONDS, WATCH_SECONDS
-from relay.config import VARIABLES, describe
+from relay.config.settings import VARIABLES, describe
 from relay.core.events import RELAY_EVENTS, job_event_types
 from relay.core.planner.views import Purpose
 from relay.core.planner.views import Reason as LookReason
 from relay.core.signing import Reason as VerifyReason
 from relay.core.signing import new_secret, sign
-from relay.dispatcher import LEASE_MARGIN_SECONDS
+from relay.delivery.dispatcher import LEASE_MARGIN_SECONDS
 from relay.errors import RelayError
 from relay.metrics import Metrics
+from relay.node.cluster import LEASE_SECONDS, RENEW_SECONDS, WATCH_SECONDS
+from relay.node.local_token import NO_TOKEN
+from relay.node.node import NO_KEY
 from relay.sandbox import admin, fate, faults
 from relay.sources.client import LookKind
 from relay.store.postgres_writer import PATIENCE_SECONDS
@@ -40,7 +40,7 @@ DOCUMENTS = sorted((ROOT / "README.md", *DOCS.glob("*.md")))
 CODE = sorted(path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*.py"))
 OF_THE_SANDBOX = ROOT / "relay" / "sandbox"  # speaks the upstream's codes, not ours
 ON_REAL_GROUND = (ROOT / "tests" / "e2e", ROOT / "tests" / "packaging")
-REAL_GROUND = r"from tests\.(process_world|relay_world|e2e_world|postgres_server)|subprocess\.(Popen|run)"
+REAL_GROUND = r"from tests\.support\.(process_world|relay_world|e2e_world|postgres_server)|subprocess\.(Popen|run)"
 OF_SAMPLES = ROOT / "relay" / "core" / "samples.py"
 
 

@@ -1,0 +1,118 @@
+"""The demo's stage: loopback addresses, servers in this process, and the relay's settings."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from relay.config.keyring import new_key
+from relay.config.settings import (
+    LOOPBACK_NETWORKS,
+    AccountSettings,
+    DatabaseSettings,
+    EncryptionSettings,
+    PollingSettings,
+    SecuritySettings,
+    ServerSettings,
+    Settings,
+    SourceSettings,
+)
+from relay.errors import UsageError
+from relay.sandbox.server import Sandbox
+from relay.store.database import url_of as sqlite_url_of
+from relay.store.postgres_engine import is_postgres, scratch_database
+
+API_KEY = "sk-revor-demo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the command line asks for. `rate_limit`: reads and seconds, at speed 1."""
+
+    jobs: int = 20
+    speed: float = 60.0
+    seed: int = 0
+    rate_limit: tuple[int, float] = (120, 60.0)
+    database: str | None = None
+
+
+def sandbox_of(plan: Plan) -> Sandbox:
+    """The stand-in upstream of the plan. Its limit counts reads of jobs only."""
+    return Sandbox(seed=plan.seed, speed=plan.speed, rate_limit=plan.rate_limit, limit_reads_only=True)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that leaves the signals to the program around it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen() -> socket.socket:
+    """A socket on a free port of 127.0.0.1, listening."""
+    # With the protocol named asyncio turns Nagle's algorithm off; without, every kept connection waits 40 ms a request.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)  # before the server is up, so that nobody is turned away
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Its base URL."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """While inside, uvicorn serves the application on that socket."""
+    config = uvicorn.Config(
+        app, lifespan="off", log_config=None, access_log=False, proxy_headers=False, timeout_graceful_shutdown=2
+    )
+    server = _Server(config)
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def demo_settings(plan: Plan, *, database: str, sandbox_url: str, port: int) -> Settings:
+    """A node's settings for the demo: plain http within loopback, the polling intervals divided by the speed, and the
+    whole limit, since nobody else uses the key: the plain poller that it is compared with has the whole limit too."""
+    defaults = PollingSettings()
+    polling = PollingSettings(
+        min_interval_seconds=defaults.min_interval_seconds / plan.speed,
+        max_interval_seconds=defaults.max_interval_seconds / plan.speed,
+        reserve=0.0,
+    )
+    source = SourceSettings(
+        base_url=sandbox_url, accounts={"default": AccountSettings(api_key=API_KEY)}, polling=polling
+    )
+    return Settings(
+        server=ServerSettings(port=port, shutdown_seconds=5.0),
+        database=DatabaseSettings(url=database),
+        encryption=EncryptionSettings(keys=(new_key(),)),
+        sources={source.name: source},
+        security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
+        dev=True,
+    )
+
+
+@contextlib.asynccontextmanager
+async def stage_database(plan: Plan, directory: Path) -> AsyncIterator[str]:
+    """The URL of an empty database that is gone at the end: a file in `directory`, or a new one beside the PostgreSQL
+    database that the plan names, whose contents nobody touches."""
+    if plan.database is None:
+        yield sqlite_url_of(directory / "relay.db")
+        return
+    if not is_postgres(plan.database):
+        raise UsageError("--database is for PostgreSQL: postgresql://user@host/database; without it SQLite is used")
+    async with scratch_database(plan.database) as url:
+        yield url

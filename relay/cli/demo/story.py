@@ -1,0 +1,255 @@
+"""The demo's cast: the sandbox upstream, the relay and a receiver on loopback, and the user who dispatches the jobs."""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from relay.cli.demo.report import FINAL_STATUSES, Book, Receipt, Report, due, make_report
+from relay.cli.demo.stage import API_KEY, Plan, demo_settings, listen, sandbox_of, served, stage_database, url_of
+from relay.clock import from_rfc3339, wall_clock
+from relay.config.settings import PollingSettings
+from relay.errors import RelayError
+from relay.node.local_token import with_local_token
+from relay.node.node import open_node
+from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from relay.sandbox.world import World
+
+SINK_CONCURRENCY = 32
+REGISTERING_AT_ONCE = 16
+WARM_UP_SECONDS = 0.5
+"""The relay saves up the first requests in real time, whatever the speed, until the upstream has told its limit."""
+CHECK_SECONDS = 0.05
+SETTLE_SECONDS = 0.2
+PATIENCE_SECONDS = 20.0
+"""How long after the last true end the relay has at least, whatever the speed."""
+PATIENCE_INTERVALS = 2
+LOOKS_A_JOB = 12
+"""Looks that a job may need where the rate limit is what holds the relay up."""
+
+
+class DemoError(RelayError):
+    """The demo can not go on: the sandbox or the relay did not answer as it should."""
+
+    code = "demo_failed"
+
+
+def truths_of(sandbox: Starlette, job_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The whole life of each of the sandbox's jobs."""
+    world: World = sandbox.state.world
+    now = wall_clock()
+    return [world.truth(job, now) for job in map(world.job, job_ids) if job is not None]
+
+
+def last_end_of(truths: Iterable[Mapping[str, Any]]) -> float:
+    """When the last of the jobs truly ends, in epoch seconds."""
+    return max((truth["transitions"][-1]["at_epoch_seconds"] for truth in truths), default=0.0)
+
+
+@dataclass(kw_only=True)
+class Story:
+    """A demo under way: its addresses and what has happened so far."""
+
+    plan: Plan
+    sandbox_url: str
+    relay_url: str
+    receiver_url: str
+    sandbox: Starlette
+    book: Book = field(default_factory=Book)
+    job_ids: list[str] = field(default_factory=list)
+    began_at: float = field(default_factory=time.monotonic)
+    elapsed_seconds: float = 0.0
+    verifier: Webhook | None = None
+
+    @property
+    def upstream_requests(self) -> int:
+        """Reads of jobs so far, refused ones too."""
+        reads: int = self.sandbox.state.tally.job_reads
+        return reads
+
+    def is_over(self) -> bool:
+        """Whether its end has come, or its time was up."""
+        return self.elapsed_seconds > 0
+
+    def truths(self) -> list[dict[str, Any]]:
+        """The whole life of every dispatched job."""
+        return truths_of(self.sandbox, self.job_ids)
+
+    def states(self) -> dict[str, int]:
+        """How many jobs are in each state, as the receiver knows them; those without an event are `dispatched`."""
+        counts: dict[str, int] = {}
+        for job_id in self.job_ids:
+            of_job = self.book.of(job_id)
+            state = of_job[-1].kind if of_job else "dispatched"
+            counts[state] = counts.get(state, 0) + 1
+        return counts
+
+    @property
+    def finished(self) -> int:
+        """Jobs whose end the receiver knows."""
+        return sum(number for state, number in self.states().items() if state in FINAL_STATUSES)
+
+    def report(self) -> Report:
+        """The figures so far."""
+        return make_report(
+            self.truths(),
+            self.book,
+            speed=self.plan.speed,
+            upstream_requests=self.upstream_requests,
+            elapsed_seconds=self.elapsed_seconds or time.monotonic() - self.began_at,
+        )
+
+    async def receive(self, request: Request) -> Response:
+        """The receiver: an event that does not verify is counted and refused with 400."""
+        body = await request.body()
+        try:
+            if self.verifier is None:
+                raise WebhookVerificationError("no secret yet")
+            event = self.verifier.verify(body, dict(request.headers))
+            receipt = Receipt(
+                event_id=event["id"],
+                job_id=event["subject"],
+                sequence=int(event["sequence"]),
+                kind=event["type"].rpartition(".")[2],
+                detected_at=from_rfc3339(event["data"]["detected_at"]),
+            )
+            if receipt.event_id != request.headers["webhook-id"]:
+                raise WebhookVerificationError("webhook-id is not the event's id")
+        except (WebhookVerificationError, ValueError, KeyError, TypeError):
+            self.book.signature_failures += 1
+            return Response(status_code=400)
+        self.book.add(receipt)
+        return Response(status_code=204)
+
+
+@contextlib.asynccontextmanager
+async def open_story(plan: Plan) -> AsyncIterator[Story]:
+    """The three servers, up; at the end all is closed and the temporary folder gone."""
+    async with contextlib.AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
+        at_sandbox, at_relay, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(3))
+        story = Story(
+            plan=plan,
+            sandbox_url=url_of(at_sandbox),
+            relay_url=url_of(at_relay),
+            receiver_url=f"{url_of(at_receiver)}/events",
+            sandbox=sandbox_of(plan).app(),
+        )
+        receiver = Starlette(routes=[Route("/events", story.receive, methods=["POST"])])
+        database = await stack.enter_async_context(stage_database(plan, directory))
+        settings = demo_settings(plan, database=database, sandbox_url=story.sandbox_url, port=at_relay.getsockname()[1])
+        settings = with_local_token(settings, os.environ)  # commands send it to `relay demo --keep`
+        await stack.enter_async_context(served(story.sandbox, at_sandbox))
+        await stack.enter_async_context(served(receiver, at_receiver))
+        node = await stack.enter_async_context(
+            open_node(settings, base_url=story.relay_url, state_dir=directory, seed=plan.seed, auto_migrate=True)
+        )
+        await stack.enter_async_context(served(node, at_relay))
+        yield story
+
+
+async def tell(story: Story, progress: Callable[[], None] = lambda: None) -> Report:
+    """Subscribes, dispatches the jobs, registers them, and waits until everything owed has come, or its time is up."""
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        story.began_at = time.monotonic()
+        subscription = await post(
+            session,
+            f"{story.relay_url}/v1/subscriptions",
+            {"sink": story.receiver_url, "config": {"concurrency": SINK_CONCURRENCY}, "description": "the demo"},
+        )
+        story.verifier = Webhook(subscription["config"]["secret"])
+        async with ticking(progress):
+            await asyncio.sleep(WARM_UP_SECONDS)
+            await _dispatch(story, session)
+            await _wait(story)
+    story.elapsed_seconds = time.monotonic() - story.began_at
+    await asyncio.sleep(SETTLE_SECONDS)  # what comes twice or too late comes now
+    progress()
+    return story.report()
+
+
+async def _dispatch(story: Story, session: aiohttp.ClientSession) -> None:
+    """Dispatches one after another, so that a seed means the same lives; registers several at a time."""
+    slots = asyncio.Semaphore(REGISTERING_AT_ONCE)
+
+    async def register(answer: Mapping[str, Any]) -> None:
+        async with slots:
+            await post(session, f"{story.relay_url}/v1/jobs", answer)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for index in range(story.plan.jobs):
+                answer = await post(
+                    session, f"{story.sandbox_url}{DISPATCH_PATH}", dispatch_body(index), api_key=API_KEY
+                )
+                story.job_ids.append(answer["item"]["id"])
+                group.create_task(register(answer))
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
+
+
+async def _wait(story: Story) -> None:
+    """Until each job's owed events have come; at most until a while after the last true end."""
+    truths = {truth["id"]: truth for truth in story.truths()}
+    latest = last_end_of(truths.values()) + patience_seconds(story.plan)
+    while truths and wall_clock() < latest:
+        await asyncio.sleep(CHECK_SECONDS)
+        for job_id in [job_id for job_id, truth in truths.items() if not due(truth, story.book.of(job_id)).missing]:
+            del truths[job_id]
+
+
+def patience_seconds(plan: Plan) -> float:
+    """How long after the last true end the demo waits for what is owed before it counts it as lost."""
+    requests, seconds = plan.rate_limit
+    polling = PollingSettings()
+    by_limit = plan.jobs * LOOKS_A_JOB * seconds / requests / (1 - polling.reserve) + seconds
+    return PATIENCE_SECONDS + (PATIENCE_INTERVALS * polling.max_interval_seconds + by_limit) / plan.speed
+
+
+async def post(
+    session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, api_key: str | None = None
+) -> dict[str, Any]:
+    """The answer's object. Raises DemoError."""
+    headers = {"Content-Type": "application/json"}
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key}"
+    try:
+        async with session.post(url, data=orjson.dumps(body), headers=headers) as response:
+            raw = await response.read()
+            if response.status >= 300:
+                raise DemoError(f"POST {url} answered {response.status}: {raw[:300].decode(errors='replace')}")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise DemoError(f"POST {url} failed: {error or type(error).__name__}") from None
+    answer: dict[str, Any] = orjson.loads(raw)
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def ticking(progress: Callable[[], None]) -> AsyncIterator[None]:
+    """While inside, `progress` is called every little while."""
+    watching = asyncio.get_running_loop().create_task(_every_little_while(progress))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def _every_little_while(progress: Callable[[], None]) -> None:
+    while True:
+        progress()
+        await asyncio.sleep(0.25)

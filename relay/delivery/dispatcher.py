@@ -1,0 +1,444 @@
+"""Which deliveries go out, and when: what is due is scanned, claimed and given a slot.
+
+What a look has just recorded comes here in memory, already leased; the scan of the table is for recovery, retries and
+whatever found no free slot. Nothing is claimed without a slot, or soon one of its own sink's, so a slow sink holds up
+only its own.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from relay.clock import Clock
+from relay.core.delivery import Attempt, Claimed, OutboundRequest, Outcome
+from relay.core.events import Event
+from relay.core.filters import matches
+from relay.core.records import Lease, Probe, Recorded
+from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Subscription
+from relay.core.values import value_class
+from relay.delivery.attempts import attempt_of
+from relay.delivery.slots import Kind, Slots, Target
+from relay.delivery.worker import AGAIN_SECONDS, ClaimedDeliveries, Deliverer, InFlight, SinkHealth, Transport
+from relay.errors import StoreError
+from relay.holder import Holder
+from relay.log import secrets_of
+from relay.metrics import Metrics
+from relay.tasks import Tasks
+
+LEASE_MARGIN_SECONDS = 30.0
+IDLE_SCAN_SECONDS = 30.0
+RESCAN_SECONDS = 0.05
+MOST_RESCAN_SECONDS = 1.0
+"""After scans that found something due and could take nothing, again and again: since the machine's clock was set
+forward, say, everything that is out seems to be due."""
+COMPARE_SECONDS = 60.0
+"""How often a node asks which sinks have failed, or taken something, at another."""
+FORWARD_SECONDS = 3600.0
+"""A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
+MOST_FREE_ATTEMPTS = 20
+"""Of one delivery, by recoveries of its sink: to a sink with few events each one that it takes is a recovery, and an
+event that it always refuses would be sent again with each of them for days."""
+FRESH_WAIT_SECONDS = 1.0
+"""What has waited so long for a sink that fails again and again goes behind what comes later."""
+PUT_BEHIND_PIECES = 5
+"""One claim waits for so many pieces of that at most."""
+MET_AT_ONCE = 1_000
+"""Callbacks that one scan reads at most."""
+
+log = structlog.get_logger("relay.dispatcher")
+
+
+class Backlog(Protocol):
+    """What waits for one subscription: by priority, when the first of it is due."""
+
+    @property
+    def subscription_id(self) -> str: ...
+    @property
+    def due_at(self) -> tuple[float | None, ...]: ...
+
+
+class Deliveries(ClaimedDeliveries, Protocol):
+    """What the dispatcher needs of the store's deliveries."""
+
+    async def backlog(self) -> Sequence[Backlog]: ...
+    async def claim_due(
+        self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
+    ) -> tuple[Claimed, ...]: ...
+    async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
+    async def bring_forward(
+        self, subscription_id: str, now: float, made_since: float = ..., free_count: int = ...
+    ) -> bool: ...
+    async def put_behind(self, subscription_id: str, now: float) -> bool: ...
+
+
+class Subscriptions(SinkHealth, Protocol):
+    """What it needs of the store's subscriptions. `version` rises with each change."""
+
+    @property
+    def version(self) -> int: ...
+    async def all(self) -> list[Subscription]: ...
+    async def some(self, ids: Sequence[str]) -> list[Subscription]: ...
+    async def failing(self) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatcherSettings:
+    """See docs/settings.md, `delivery`."""
+
+    concurrency: int = 256
+    per_host: int = 64
+    timeout_seconds: float = 15.0
+    retry_schedule_seconds: tuple[float, ...] = DEFAULT_RETRY_SCHEDULE_SECONDS
+    jitter: float = 0.2
+    disable_after_seconds: float = 432_000.0
+    dataschema_base: str = ""
+
+    def timeout_of(self, subscription: Subscription) -> float:
+        """How long one attempt may take."""
+        return self.timeout_seconds if subscription.timeout_seconds is None else subscription.timeout_seconds
+
+    def schedule_of(self, subscription: Subscription) -> tuple[float, ...]:
+        """The pauses between attempts."""
+        own = subscription.retry_schedule_seconds
+        return self.retry_schedule_seconds if own is None else own
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Slots kept for deliveries that are about to be written. Give it back with `settle`."""
+
+    lease: Lease
+    targets: tuple[Target, ...]
+
+
+class Dispatcher:
+    """Sends what is due. `run_once()` is one scan; what it starts goes on in tasks of its own."""
+
+    def __init__(
+        self,
+        *,
+        deliveries: Deliveries,
+        subscriptions: Subscriptions,
+        kinds: Callable[[str], Kind],
+        transport: Transport,
+        clock: Clock,
+        settings: DispatcherSettings,
+        metrics: Metrics,
+        holder: Holder,
+        lease_clock: Clock | None = None,
+        callback_secret: Callable[[], str],
+        recorded: Callable[[Event], None] = lambda event: None,
+        seed: int | None = None,
+    ) -> None:
+        self._deliveries = deliveries
+        self._subscriptions = subscriptions
+        self._kinds = kinds
+        self._clock = clock
+        self._settings = settings
+        self._holder = holder
+        self._lease_clock = lease_clock or clock
+        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
+        self._version = -1
+        self._gone: set[str] = set()
+        self._compare_at = 0.0
+        self._rescan_seconds = RESCAN_SECONDS
+        self._tasks = Tasks()
+        self._wake = asyncio.Event()
+        self._leases = 0
+        self._in_flight = InFlight(slots=self.slots, tasks=self._tasks, wake=self._wake.set, holder=holder)
+        self._deliverer = Deliverer(
+            self._in_flight,
+            deliveries=deliveries,
+            subscriptions=subscriptions,
+            transport=transport,
+            clock=clock,
+            lease_clock=self._lease_clock,
+            settings=lambda: self._settings,
+            metrics=metrics,
+            lease=self._lease,
+            callback_secret=callback_secret,
+            recorded=recorded,
+            chance=random.Random(seed).random,  # noqa: S311 - jitter, not secrets
+        )
+
+    @property
+    def settings(self) -> DispatcherSettings:
+        """What it works by; may be replaced at any time."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: DispatcherSettings) -> None:
+        self._settings = settings
+        self.slots.limit(concurrency=settings.concurrency, per_host=settings.per_host)
+
+    # --- what others call
+
+    def wake(self) -> None:
+        """Something is due, or a subscription changed."""
+        self._wake.set()
+
+    def reserve(self, events: Sequence[Event]) -> Reservation | None:
+        """Slots for the first deliveries of these events of one job: None when nothing matches or no slot is free.
+
+        Subscriptions made by a callback URL are not known here; theirs are claimed by the scan.
+        """
+        if self._in_flight.stopping or not events or self._version != self._subscriptions.version:
+            return None
+        now = self._clock()
+        taken: list[Target] = []
+        for target in self.slots:
+            wanted = any(
+                matches(target.subscription, event.type, event.source, job_event=event.job_uid is not None)
+                for event in events
+            )
+            if wanted:
+                self.slots.fresh_at = now
+            if wanted and target.may_send(now) and self.slots.free(target) > 0:
+                self.slots.occupy(target)
+                target.paced(1, now)
+                taken.append(target)
+        if not taken:
+            return None
+        longest = max(self._settings.timeout_of(target.subscription) for target in taken)
+        ids = frozenset(target.subscription.id for target in taken)
+        return Reservation(lease=self._lease(longest, ids), targets=tuple(taken))
+
+    def settle(self, reservation: Reservation | None, recorded: Recorded) -> None:
+        """Starts what was leased with a reservation and frees the slots that were not used. Call it in any case."""
+        due = recorded.due
+        for target in reservation.targets if reservation is not None else ():
+            leased = [one for one in recorded.claimed if one.subscription_id == target.subscription.id]
+            if not leased or not target.known:  # removed meanwhile, and its deliveries with it
+                self._in_flight.vacate(target)
+                due |= target.waiting  # a scan may have passed it over: all its slots were taken
+                continue
+            for nth, one in enumerate(leased):  # several only where order is of no matter
+                self._deliverer.start(target, one, has_slot=nth == 0)
+        if due:
+            self._wake.set()
+
+    async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
+        """Sends one event now; nothing is stored and no limit applies."""
+        kind = self._kinds(subscription.kind)
+        headers, response, outcome = await self._deliverer.exchange(subscription, kind, event)
+        secrets = secrets_of(subscription.sink, kind.redacted_url(subscription.sink), subscription.headers)
+        return attempt_of(1, headers, response, secrets=secrets), outcome
+
+    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+        """The request that would go out now; nothing is sent. Raises what the kind of sink raises."""
+        return self._deliverer.signed(subscription, self._kinds(subscription.kind), event)
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Repeats `run_once()` until `stop()`."""
+        while not self._in_flight.stopping:
+            self._wake.clear()
+            try:
+                wait_seconds = await self.run_once()
+            except StoreError as error:
+                log.error("dispatch_failed", error=str(error))
+                wait_seconds = AGAIN_SECONDS
+            except Exception:
+                log.exception("dispatch_failed")
+                wait_seconds = AGAIN_SECONDS
+            if wait_seconds > 0:
+                try:
+                    async with asyncio.timeout(wait_seconds):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    async def run_once(self) -> float:
+        """Claims and starts whatever is due and has a free slot. Returns how long nothing more is due, in seconds."""
+        await self._refresh()
+        now = self._clock()
+        if now >= self._compare_at:
+            self._compare_at = now + COMPARE_SECONDS
+            await self._compare()
+        next_due = now + IDLE_SCAN_SECONDS
+        backlog = await self._deliveries.backlog()
+        self._in_flight.starved = False
+        if not await self._meet(backlog, now):
+            next_due = now
+        self.slots.note_waiting({entry.subscription_id for entry in backlog})
+        due: list[tuple[Target, Backlog]] = []
+        for entry in backlog:
+            found = self.slots.get(entry.subscription_id)
+            if found is None:
+                if _due_at(entry) > now:
+                    next_due = min(next_due, _due_at(entry))
+                continue
+            if found.subscription.state not in ("enabled", "disabled"):
+                continue
+            probing = found.subscription.state == "disabled"
+            if probing:
+                if found.probe_at is None or found.busy:
+                    continue
+                earliest = found.probe_at
+            else:
+                self._forward(found, now)
+                earliest = max(_due_at(entry), found.not_before)
+            if earliest > now:
+                next_due = min(next_due, earliest)
+            else:
+                due.append((found, entry))
+        claims = []
+        share = max(1, (self.slots.concurrency - self.slots.in_flight) // max(1, len(due)))
+        for found, entry in due:
+            free = min(share, self.slots.free(found, now))
+            if free > 0 and found.subscription.state == "disabled":
+                self.slots.occupy(found)
+                claims.append(self._probe(found, now))
+            elif free > 0:
+                priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
+                limit = self.slots.late_limit(found, now)
+                if limit < math.inf:  # what is fresh first, and of what is late only so much
+                    if 0 in priorities:
+                        priorities = (0,)
+                    else:
+                        free = min(free, int(limit) - found.late)
+                for _ in range(free):  # now: the next one has what is left
+                    self.slots.occupy(found)
+                if free > 0:
+                    claims.append(self._claim(found, priorities, free, now))
+            elif not found.busy:
+                # others have all the slots; whoever has some of its own goes on by itself
+                self._in_flight.starved = True
+        if claims:
+            # behind what was due may be what is due soon, which this look at the backlog has not seen: look again
+            started = sum(await asyncio.gather(*claims))
+            next_due = min(next_due, self._clock() + (0.0 if started else self._rescan_seconds))
+            self._rescan_seconds = RESCAN_SECONDS if started else min(2 * self._rescan_seconds, MOST_RESCAN_SECONDS)
+        return max(0.0, next_due - self._clock())
+
+    async def drain(self) -> None:
+        """Waits until nothing is in flight: for tests and for a clean end."""
+        await self._tasks.drain()
+
+    def cut_off(self) -> None:
+        """Ends what is in flight, whatever time `stop` gave it."""
+        self._tasks.cancel()
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """Claims nothing more, gives back at once what was not sent yet, and finishes what is in flight within the
+        time. What remains then keeps its lease, since nobody knows whether it arrived."""
+        self._in_flight.stopping = True
+        self.slots.send_back()
+        self._wake.set()
+        await self._tasks.finish(timeout_seconds)
+
+    # --- claiming
+
+    async def _refresh(self) -> None:
+        version = self._subscriptions.version
+        if version == self._version:
+            return
+        callbacks = [target.subscription.id for target in self.slots if target.subscription.callback]
+        found = [*await self._subscriptions.all(), *(await self._subscriptions.some(callbacks) if callbacks else ())]
+        self.slots.adopt({one.id: (one, kind) for one in found if (kind := self._kind_of(one)) is not None})
+        self._gone.clear()
+        self._version = version
+
+    def _kind_of(self, subscription: Subscription) -> Kind | None:
+        """None for a kind that this program does not have, such as after a roll-back: its events wait."""
+        try:
+            return self._kinds(subscription.kind)
+        except KeyError:
+            log.error("unknown_kind", subscription=subscription.id, kind=subscription.kind)
+            return None
+
+    async def _meet(self, backlog: Sequence[Backlog], now: float) -> bool:
+        """Reads callbacks that have something due, so many at a time. Returns whether all of them are known now."""
+        due = [entry.subscription_id for entry in backlog if _due_at(entry) <= now]
+        strangers = [one for one in due if self.slots.get(one) is None and one not in self._gone]
+        met = strangers[:MET_AT_ONCE]
+        for one in await self._subscriptions.some(met) if met else ():
+            if (kind := self._kind_of(one)) is not None:
+                self.slots.join(one, kind)
+        self._gone.update(one for one in met if self.slots.get(one) is None)
+        return len(met) == len(strangers)
+
+    async def _compare(self) -> None:
+        """Of several nodes each sees some of the attempts: a sink has only failed while it has at none arrived."""
+        failing = await self._subscriptions.failing()
+        for target in self.slots:
+            since = failing.get(target.subscription.id)
+            if (since is None) is not (target.failing_since is None):
+                target.failing_since = since
+
+    async def _claim(self, target: Target, priorities: tuple[int, ...], count: int, now: float) -> int:
+        """Starts what is due in the slots that were taken for it, and gives the others back."""
+        started = 0
+        try:
+            if 0 in priorities and (target.down or target.recovered):
+                # what has waited for a sink that was down is not fresh any more when that is up again
+                for _ in range(PUT_BEHIND_PIECES):
+                    if not await self._deliveries.put_behind(target.subscription.id, now - FRESH_WAIT_SECONDS):
+                        break
+            target.recovered = False
+            lease = self._lease(self._settings.timeout_of(target.subscription))
+            claimed = await self._deliveries.claim_due(target.subscription.id, priorities, count, now, lease)
+            target.paced(len(claimed), now)
+            for one in claimed:
+                self._deliverer.start(target, one)
+                started += 1
+        finally:
+            for _ in range(count - started):
+                self._in_flight.vacate(target)
+        return started
+
+    async def _probe(self, target: Target, now: float) -> int:
+        """Tries a disabled subscription with its oldest delivery, if that is this node's turn, in a slot that was taken
+        for it."""
+        claimed = None
+        try:
+            lease = self._lease(self._settings.timeout_of(target.subscription))
+            probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
+            target.probe_at, claimed = probe.next_at, probe.claimed
+            if claimed is not None:
+                self._deliverer.start(target, claimed)
+        finally:
+            if claimed is None:
+                self._in_flight.vacate(target)
+        return 0 if claimed is None else 1
+
+    def _forward(self, target: Target, now: float) -> None:
+        """Once in a drain, after each resumption and each recovery: what waits for a later attempt, since the sink had
+        failed, is due."""
+        by_hand = max(target.subscription.drain_since or 0.0, target.subscription.enabled_since or 0.0)
+        since = max(by_hand, target.back_since)
+        if since and since != target.forwarded:
+            target.forwarded = since
+            if now - since < FORWARD_SECONDS:
+                # A recovery may come again and again: without an end to it an event that always fails would never die.
+                lasts = sum(self._settings.schedule_of(target.subscription))
+                limits = () if since == by_hand else (now - lasts, MOST_FREE_ATTEMPTS)
+                self._tasks.start(self._bring_forward(target, *limits))
+
+    async def _bring_forward(self, target: Target, *limits: Any) -> None:
+        subscription_id, bring_forward = target.subscription.id, self._deliveries.bring_forward
+        try:
+            while await bring_forward(subscription_id, self._clock(), *limits) and not self._in_flight.stopping:
+                pass
+        except StoreError as error:
+            target.forwarded = None
+            log.error("forward_failed", subscription=subscription_id, error=str(error))
+        self._wake.set()
+
+    def _lease(self, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
+        self._leases += 1
+        taken_at = self._lease_clock()
+        until = taken_at + timeout_seconds + LEASE_MARGIN_SECONDS
+        return Lease(
+            token=self._holder.token(self._leases), until=until, taken_at=taken_at, subscription_ids=subscription_ids
+        )
+
+
+def _due_at(entry: Backlog) -> float:
+    return min(at for at in entry.due_at if at is not None)

@@ -1,0 +1,152 @@
+"""What follows from an attempt: its record, the delivery's new state, and what is said of its subscription. No I/O."""
+
+from collections.abc import Callable, Sequence
+
+from relay.core import retry
+from relay.core.delivery import Attempt, Claimed, Outcome, Response
+from relay.core.events import Event
+from relay.core.records import Lease, Mark
+from relay.core.subscription import Subscription
+from relay.core.values import value_class
+from relay.delivery.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
+from relay.log import secrets_of
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One attempt as it went. `headers` are those that were sent; `failing_since`: nothing has arrived since then."""
+
+    claimed: Claimed
+    subscription: Subscription
+    shown_sink: str
+    failing_since: float | None
+    headers: Headers
+    response: Response
+    outcome: Outcome
+
+
+def conclude(
+    tried: Tried,
+    now: float,
+    *,
+    schedule_seconds: Sequence[float],
+    jitter: float,
+    chance: Callable[[], float],
+    disable_after_seconds: float,
+    dataschema_base: str,
+    next_lease: Lease | None,
+    next_count: int,
+    next_late: bool,
+) -> tuple[Mark, float]:
+    """The mark, and until when the sink asked that nothing at all is sent to it (0: it did not).
+
+    `schedule_seconds`: the pauses between attempts. `chance`: a number from 0 to 1 at each call. `next_lease`,
+    `next_count`, `next_late`: what the subscription would go on with, unless this disables it or lets it pause.
+    """
+    claimed, subscription, probe = tried.claimed, tried.subscription, tried.claimed.probe
+    attempt_count = 1 if probe else claimed.attempt_count + 1
+    schedule = (0.0,) if probe else schedule_seconds
+    decision = retry.decide(
+        tried.outcome,
+        attempt_count=attempt_count,
+        schedule_seconds=schedule,
+        jitter=jitter,
+        random_value=chance(),
+        now=now,
+    )
+    state, due_at, disable, pause_until = "pending", None, None, 0.0
+    match decision:
+        case retry.Done():
+            state = "delivered"
+        case retry.Retry() if probe:
+            due_at = claimed.created_at
+        case retry.Retry():
+            due_at, pause_until = decision.at, decision.pause_until or 0.0
+        case retry.Dead():
+            state, pause_until = "dead", decision.pause_until or 0.0
+        case retry.Disable():
+            disable = decision.reason
+    since = tried.failing_since
+    failing_seconds = now - since if since is not None and state != "delivered" and not probe else 0.0
+    failed_long = None
+    if disable is None and failing_seconds > 0 and failing_seconds >= disable_after_seconds:
+        disable, failed_long = f"only failures for {int(failing_seconds)} s", failing_seconds
+    said = retry.sentence(
+        decision,
+        attempt_count=attempt_count,
+        schedule_seconds=schedule,
+        now=now,
+        failing_seconds=failed_long,
+        probe=probe,
+    )
+    if tried.response.error is None and tried.response.detail is not None:
+        said = f"{said}; {tried.response.detail}"
+    attempt = attempt_of(
+        claimed.made_count + 1,
+        tried.headers,
+        tried.response,
+        secrets=secrets_of(subscription.sink, tried.shown_sink, subscription.headers),
+        decision=said,
+        next_attempt_at=due_at if disable is None and not probe else None,
+    )
+    probe_at: float | None = None
+    events: tuple[Event, ...] = ()
+    if probe or disable is not None:
+        probe_at = _probe_at(subscription, decision, now, jitter, chance, disable_after_seconds)
+    if probe or state != "delivered":
+        events = _events(tried, attempt, decision, disable, now, dataschema_base)
+    mark = Mark(
+        claimed=claimed,
+        state=state,
+        now=now,
+        attempt=attempt,
+        due_at=due_at,
+        reason=decision.reason,
+        disable=disable,
+        probe_at=probe_at,
+        events=events,
+        next_lease=next_lease if disable is None and pause_until <= now else None,
+        next_count=next_count,
+        next_late=next_late,
+    )
+    return mark, pause_until
+
+
+def _probe_at(
+    subscription: Subscription,
+    decision: retry.Decision,
+    now: float,
+    jitter: float,
+    chance: Callable[[], float],
+    disable_after_seconds: float,
+) -> float | None:
+    """When a subscription that is disabled, now or still, is tried again; None for one that is gone."""
+    if isinstance(decision, retry.Disable):
+        return None
+    disabled_at = subscription.state_since if subscription.state == "disabled" else None
+    at = retry.next_probe_at(
+        since=now if disabled_at is None else disabled_at,
+        now=now,
+        disable_after_seconds=disable_after_seconds,
+        jitter=jitter,
+        random_value=chance(),
+    )
+    asked_for = None if isinstance(decision, retry.Done) else decision.pause_until
+    return max(at, asked_for or 0.0)
+
+
+def _events(
+    tried: Tried, attempt: Attempt, decision: retry.Decision, disable: str | None, now: float, base: str
+) -> tuple[Event, ...]:
+    events: list[Event | None] = []
+    if isinstance(decision, retry.Dead):
+        exhausted, reason = decision.exhausted, decision.reason
+        events.append(
+            expired_event(tried.claimed, attempt, reason=reason, exhausted=exhausted, now=now, dataschema_base=base)
+        )
+    about, since = (tried.subscription.id, tried.shown_sink), tried.failing_since
+    if disable is not None and tried.subscription.state == "enabled":
+        events.append(disabled_event(*about, reason=disable, since=since, now=now, dataschema_base=base))
+    if tried.claimed.probe and isinstance(decision, retry.Done):
+        events.append(recovered_event(*about, reason=decision.reason, since=since, now=now, dataschema_base=base))
+    return tuple(event for event in events if event is not None)

@@ -1,0 +1,382 @@
+"""The guarded HTTP client: every request to an address that a user can choose goes through a `Sender`.
+
+What it holds to: https to public addresses unless the policy says more, judged on the address really dialled; no
+redirects, no proxies from the environment, no cookies, no decompression; TLS verified always; one deadline over name
+look-up, connection, answer and body; at most 64 KiB of the body read.
+"""
+
+import asyncio
+import re
+import socket
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import AddrInfoType, Connection
+from yarl import URL
+
+from relay import __version__
+from relay.clock import Clock
+from relay.core.delivery import OutboundRequest, Response, Timings
+from relay.core.netguard import GuardPolicy, refusal_of_address, refusal_of_url
+from relay.core.text import storable
+from relay.http.exchange import Exchanges, Garbled, Header, Route, head_so_far
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_ADDRESSES = 8  # of one name; a hostile DNS answer may hold thousands
+DNS_CACHE_SECONDS = 0  # the system's resolver knows how long an address holds; who asks at once shares one answer
+DNS_THREADS = 32
+# Just under the 5 s after which Node and others close an idle connection: a request that crosses that close is lost.
+KEEP_ALIVE_SECONDS = 4.0
+
+USER_AGENT = f"revor-relay/{__version__}"
+
+_OURS = (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", USER_AGENT))
+
+_SENDABLE_AS_WRITTEN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+", re.ASCII)
+
+
+class _Refused(OSError):
+    """The egress guard forbids this address. An OSError, so that another address of the name may still be tried."""
+
+
+@dataclass(slots=True)
+class _Trail:
+    """How far one request came, and when (`perf_counter`). A ContextVar hands it to aiohttp's call-backs, which are
+    told nothing about it.
+
+    dialled_at    the first address of a new connection
+    connected_at  TCP stands; what follows is TLS, if anything
+    sent_at       there is a connection, new or pooled, and the request is on its way
+    answered_at   the head of the answer is here
+    """
+
+    scheme: str
+    dialled_ip: str | None = None
+    peer_ip: str | None = None
+    refusal: str | None = None
+    status_code: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    protocol: ResponseHandler | None = None
+    excerpt: bytearray = field(default_factory=bytearray)
+    looked_up_at: float | None = None
+    resolved_at: float | None = None
+    dialled_at: float | None = None
+    connected_at: float | None = None
+    sent_at: float | None = None
+    answered_at: float | None = None
+
+    def sends(self, connection: Connection) -> None:
+        """There is a connection, and the request goes out on it."""
+        self.sent_at = time.perf_counter()
+        self.protocol = connection.protocol
+        transport = connection.transport
+        peer = None if transport is None else transport.get_extra_info("peername")
+        self.peer_ip = peer[0] if peer else None
+
+    def has_head(self) -> None:
+        """Something went wrong: what had come of a head counts."""
+        head = None if self.status_code is not None else head_so_far(self.protocol)
+        if head is not None:
+            self.answered_at = time.perf_counter()
+            self.status_code, self.headers = head.status, head.headers
+
+    def timings(self, ended_at: float) -> Timings:
+        """A part that has no end broke off at `ended_at`."""
+        sent_at = self.sent_at
+        answer_ms = None if sent_at is None else _ms(sent_at, self.answered_at or ended_at)
+        if self.looked_up_at is None and self.dialled_at is None:
+            return Timings(None, None, None, answer_ms)
+        dns_ms = connect_ms = tls_ms = None
+        if self.looked_up_at is not None:
+            dns_ms = _ms(self.looked_up_at, self.resolved_at or ended_at)
+        if self.dialled_at is not None:
+            connect_ms = _ms(self.dialled_at, self.connected_at or sent_at or ended_at)
+        if self.connected_at is not None and self.scheme == "https":
+            tls_ms = _ms(self.connected_at, sent_at or ended_at)
+        return Timings(dns_ms, connect_ms, tls_ms, answer_ms)
+
+
+def _ms(begun_at: float, ended_at: float) -> float:
+    """In whole microseconds: `round` takes three times as long."""
+    return int((ended_at - begun_at) * 1e6) / 1e3
+
+
+_CLOSED = "the sender is closed: the relay is shutting down"
+
+_trail: ContextVar[_Trail] = ContextVar("relay_sender_trail")
+
+
+class Sender:
+    """An async context manager around one pool of connections, guarded by one policy for its whole life.
+
+    limit_connections        open at once in all, 0 for as many as are asked for; a request beyond waits, within its
+                             own deadline
+    connect_timeout_seconds  for one address's TCP connection and TLS handshake
+    node                     a header that names this relay: goes out with every request, in the place of any other
+    tls                      trust other authorities than the system's; must verify certificates and host names
+    resolver                 another source of addresses (tests); it can not get around the guard
+    """
+
+    def __init__(
+        self,
+        policy: GuardPolicy,
+        *,
+        clock: Clock,
+        limit_connections: int = 0,
+        connect_timeout_seconds: float = 10.0,
+        node: Header | None = None,
+        tls: ssl.SSLContext | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        if tls is not None and not (tls.verify_mode == ssl.CERT_REQUIRED and tls.check_hostname):
+            raise ValueError("TLS verification can not be turned off")
+        self._policy = policy
+        self._clock = clock
+        self._limit_connections = limit_connections
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._node = node
+        self._tls = tls
+        self._own_resolver = _Resolver()
+        self._resolver = resolver or self._own_resolver
+        self._exchanges: Exchanges | None = None
+        self._route = lru_cache(maxsize=4096)(self._judged)
+
+    async def __aenter__(self) -> Self:
+        connector = _Connector(
+            ssl=self._tls if self._tls is not None else True,
+            limit=self._limit_connections,
+            limit_per_host=0,
+            resolver=_TimedResolver(self._resolver),
+            ttl_dns_cache=DNS_CACHE_SECONDS,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            socket_factory=self._open_socket,
+        )
+        self._exchanges = Exchanges(connector, connect_timeout_seconds=self._connect_timeout_seconds)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._exchanges is not None:
+            await self._exchanges.close()
+        await self._own_resolver.close()
+
+    @property
+    def policy(self) -> GuardPolicy:
+        """The policy that every request is held to."""
+        return self._policy
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        """Send once and tell what came of it; every failure is a Response with `error`, only cancellation is raised.
+
+        timeout_seconds  from now until the last byte of the answer's body (or of its first 64 KiB)
+
+        The status line decides: an answer whose head or body is malformed, breaks off or is late behind it has its
+        status, no `error`, and a `detail` that says so.
+        A GET, HEAD, OPTIONS, PUT or DELETE is sent a second time if the pooled connection it went out on was just
+        being closed (RFC 9110 section 9.2.2); a POST or PATCH never.
+        """
+        started_at = self._clock()
+        start = time.perf_counter()
+        route, refusal = self._route(request.url)
+        trail = _Trail(scheme="" if route is None else route.url.scheme)
+        error: str | None = None
+        detail: str | None = None
+        late = False
+        if route is None:
+            error, detail = "refused", refusal
+        elif self._exchanges is None or self._exchanges.closed:
+            error, detail = "cancelled", _CLOSED
+        else:
+            token = _trail.set(trail)
+            try:
+                with self._exchanges.within(timeout_seconds):
+                    await self._exchange(self._exchanges, request, route, trail)
+            except Exception as exception:
+                late = isinstance(exception, TimeoutError)
+                trail.has_head()
+                if trail.status_code is not None:
+                    detail = _what_is_missing(exception, trail, timeout_seconds)
+                elif self._exchanges.closed:
+                    error, detail = "cancelled", _CLOSED
+                else:
+                    error, detail = _named(exception, trail, timeout_seconds)
+            finally:
+                _trail.reset(token)
+        end = time.perf_counter()
+        return Response(
+            started_at=started_at,
+            duration_ms=(end - start) * 1000.0,
+            status_code=trail.status_code,
+            headers=trail.headers,
+            excerpt=bytes(trail.excerpt),
+            error=error,
+            detail=None if detail is None else storable(detail),
+            remote_ip=trail.peer_ip or trail.dialled_ip,
+            timings=trail.timings(end),
+            late=late,
+        )
+
+    async def _exchange(self, exchanges: Exchanges, request: OutboundRequest, route: Route, trail: _Trail) -> None:
+        answer = await exchanges.begin(route, request.method, _headers(request, self._node), request.body, trail.sends)
+        try:
+            trail.answered_at = time.perf_counter()
+            trail.status_code = answer.status
+            # a name is multidict's own kind of str
+            trail.headers = tuple((str(name), value) for name, value in answer.headers.items())
+            body = answer.content
+            while not body.at_eof() and len(trail.excerpt) < MAX_BODY_BYTES:
+                trail.excerpt += await body.read(MAX_BODY_BYTES - len(trail.excerpt))
+        except Exception:
+            trail.excerpt += answer.left()[: MAX_BODY_BYTES - len(trail.excerpt)]
+            raise
+        finally:
+            answer.close()
+
+    def _open_socket(self, address_info: AddrInfoType) -> socket.socket:
+        """Called by aiohttp for each address it is about to dial, also when the URL holds a literal one."""
+        family, kind, protocol, _, address = address_info
+        trail = _trail.get()
+        ip = str(address[0])
+        refusal = refusal_of_address(ip, port=int(address[1]), scheme=trail.scheme, policy=self._policy)
+        if refusal is not None:
+            trail.refusal = refusal
+            raise _Refused(refusal)
+        trail.dialled_ip = ip
+        if trail.dialled_at is None:
+            trail.dialled_at = time.perf_counter()
+        trail.connected_at = trail.sent_at = trail.peer_ip = None  # of an address, or a pooled connection, that failed
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+    def _judged(self, url: str) -> tuple[Route | None, str | None]:
+        """Where to send to, or why not. Sent as written where possible: some sinks sign the exact text of theirs."""
+        refusal = refusal_of_url(url, self._policy)
+        if refusal is not None:
+            return None, refusal
+        try:
+            return Route.to(URL(url, encoded=_SENDABLE_AS_WRITTEN.fullmatch(url) is not None)), None
+        except ValueError:
+            return None, "not a valid URL"
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Notes when a TCP connection stands: that is when its protocol is made, and TLS begins only then.
+
+    aiohttp tells nobody of that moment. Should a later one have no `_factory`, TLS is a part of connecting.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        make_protocol: Any = getattr(self, "_factory", None)
+
+        def noting() -> Any:
+            _trail.get().connected_at = time.perf_counter()
+            return make_protocol()
+
+        if make_protocol is not None:
+            self._factory = noting  # type: ignore[assignment]
+
+
+class _TimedResolver(AbstractResolver):
+    """Notes when a name is looked up. Requests that wait for another's look-up of the same name make none."""
+
+    def __init__(self, resolver: AbstractResolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        trail = _trail.get()
+        trail.looked_up_at = time.perf_counter()
+        try:
+            return await self._resolver.resolve(host, port, family)
+        finally:
+            trail.resolved_at = time.perf_counter()
+
+    async def close(self) -> None:
+        """Its maker closes the resolver."""
+
+
+class _Resolver(AbstractResolver):
+    """The system's resolver on threads of its own: dead name servers must not starve the loop's shared threads.
+
+    Without AI_ADDRCONFIG, which hides `localhost` on a machine that has no other network.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=DNS_THREADS, thread_name_prefix="relay-dns")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        look_up = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        return [
+            ResolveResult(
+                hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
+            )
+            for kind, _, protocol, _, address in found[:MAX_ADDRESSES]
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _headers(request: OutboundRequest, node: Header | None) -> list[Header]:
+    """All that goes out with a request but Host and Content-Length."""
+    replaced = ("accept-encoding",) if node is None else ("accept-encoding", node[0].lower())
+    headers = [header for header in request.headers if header[0].lower() not in replaced]
+    if node is not None:
+        headers.append(node)
+    names = {name.lower() for name, _ in headers}
+    headers += [header for header in _OURS if header[0].lower() not in names]
+    return headers
+
+
+def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple[str, str]:
+    """The error's word and a line about it. aiohttp's own messages hold the URL, so none of them is passed on."""
+    match exception:
+        case TimeoutError():
+            return "timeout", _what_was_late(trail, timeout_seconds)
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as cause):
+            return "tls", f"the certificate does not verify: {cause.verify_message}"
+        case aiohttp.ClientConnectorSSLError(os_error=cause):
+            return "tls", f"the TLS handshake failed: {getattr(cause, 'reason', None) or 'no reason given'}"
+        case aiohttp.ClientSSLError():
+            return "tls", "the TLS handshake failed"
+        case aiohttp.ClientConnectorDNSError(os_error=cause):
+            return "dns", f"the host name does not resolve: {cause.strerror or 'no reason given'}"
+        case aiohttp.ClientConnectorError() if trail.refusal is not None and trail.dialled_ip is None:
+            return "refused", trail.refusal
+        case aiohttp.ClientConnectorError(os_error=cause):
+            return "connect", f"no connection: {cause.strerror or 'no reason given'}"
+        case aiohttp.InvalidURL():
+            return "refused", "the URL is not one that can be requested"
+        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | OSError():
+            return "read", "the connection broke off before an answer came"
+        case Garbled():
+            return "protocol", "the answer is not valid HTTP"
+        case _:
+            return "protocol", f"the request can not be sent, or the answer not be read ({type(exception).__name__})"
+
+
+def _what_was_late(trail: _Trail, timeout_seconds: float) -> str:
+    if trail.peer_ip is not None:
+        return f"no answer within {timeout_seconds:g} s"
+    return f"no connection in time (of {timeout_seconds:g} s in all)"
+
+
+def _what_is_missing(exception: Exception, trail: _Trail, timeout_seconds: float) -> str:
+    """What was wrong with an answer whose status had come."""
+    if isinstance(exception, TimeoutError):
+        return f"status {trail.status_code} came, but the answer had not ended after {timeout_seconds:g} s"
+    return f"status {trail.status_code} came, but the rest of the answer broke off or is malformed"

@@ -1,0 +1,141 @@
+"""What the settings mean to each room: nothing but translation, at the start and whenever they are read again."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from relay import __version__
+from relay.api.ports import ApiSettings, Token
+from relay.config.loader import read_secret_file
+from relay.config.settings import AccountSettings as AccountConfig
+from relay.config.settings import Settings, SourceSettings
+from relay.core import notices
+from relay.core.events import Hint
+from relay.core.job import Problem
+from relay.core.netguard import GuardPolicy
+from relay.core.planner import PlannerConfig
+from relay.core.planner.config import RateLimitHeaders
+from relay.delivery.dispatcher import DispatcherSettings
+from relay.polling.poller import AccountSettings
+from relay.polling.recorder import Hints
+from relay.sources.definition import SourceDefinition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomSettings:
+    """The settings of one node. `base_url` is where it is reached, `seed` spreads its looks."""
+
+    settings: Settings
+    base_url: str
+    definitions: Mapping[str, SourceDefinition]
+    seed: int = 0
+
+    def of_account(self, source: SourceSettings, account: AccountConfig) -> AccountSettings:
+        """For the account's poller."""
+        definition = self.definitions[source.name]
+        schema = f"{self.base_url}/schemas/{notices.schema_name_for(definition.type_prefix + '.queued')}.json"
+        return AccountSettings(
+            source=source.name,
+            account=account.name,
+            origin=definition.origin(source.base_url, schema),
+            dataschema_base=self.base_url,
+            deadline_seconds=source.polling.deadline_seconds,
+            read_key=_key_reader(account),
+            hint=_hints(definition),
+        )
+
+    def of_planner(self, source: SourceSettings) -> PlannerConfig:
+        """For the planner of each account of the source."""
+        names = self.definitions[source.name].headers
+        polling = source.polling
+        return PlannerConfig(
+            max_requests_per_second=polling.max_requests_per_second,
+            reserve=polling.reserve,
+            min_interval_seconds=polling.min_interval_seconds,
+            max_interval_seconds=polling.max_interval_seconds,
+            seed=self.seed,
+            headers=RateLimitHeaders(
+                limit=names.limit,
+                remaining=names.remaining,
+                window_ms=names.window_ms,
+                account_limit=names.account_limit,
+                account_remaining=names.account_remaining,
+                retry_after=names.retry_after,
+            ),
+        )
+
+    def of_dispatcher(self) -> DispatcherSettings:
+        """For the dispatcher."""
+        delivery = self.settings.delivery
+        return DispatcherSettings(
+            concurrency=delivery.concurrency,
+            per_host=delivery.per_host,
+            timeout_seconds=delivery.timeout_seconds,
+            retry_schedule_seconds=delivery.retry_schedule,
+            jitter=delivery.jitter,
+            disable_after_seconds=delivery.disable_after_seconds,
+            dataschema_base=self.base_url,
+        )
+
+    def of_api(self, node_id: str) -> ApiSettings:
+        """For the API."""
+        settings = self.settings
+        return ApiSettings(
+            host=settings.server.host,
+            port=settings.server.port,
+            public_url=settings.server.public_url,
+            tokens=tuple(
+                Token(name=token.name, value=token.token, scopes=frozenset(token.scopes))
+                for token in settings.auth.tokens
+            ),
+            accounts={name: tuple(source.accounts) for name, source in settings.sources.items()},
+            origins={
+                name: self.of_account(source, next(iter(source.accounts.values()))).origin
+                for name, source in settings.sources.items()
+            },
+            guard=guard_policy(settings),
+            default_deadline_seconds=next(iter(settings.sources.values())).polling.deadline_seconds,
+            default_timeout_seconds=settings.delivery.timeout_seconds,
+            default_retry_schedule_seconds=settings.delivery.retry_schedule,
+            version=__version__,
+            node_id=node_id,
+            passed_paths=self._passed_paths(),
+            dev=settings.dev,
+        )
+
+    def _passed_paths(self) -> tuple[str, ...]:
+        if not self.settings.proxy.enabled:
+            return ()
+        return tuple(sorted({path for definition in self.definitions.values() for path in definition.passed}))
+
+
+def guard_policy(settings: Settings) -> GuardPolicy:
+    """The egress rules of these settings."""
+    security = settings.security
+    return GuardPolicy(
+        allow_http=security.allow_http,
+        allow_networks=tuple(security.allow_networks),
+        allow_ports=frozenset(security.allow_ports),
+        own_address=(settings.server.host, settings.server.port),
+        own_url=settings.server.public_url,
+    )
+
+
+def _key_reader(account: AccountConfig) -> Callable[[], str | None]:
+    if account.api_key_file is None:
+        return lambda: account.api_key
+    path = account.api_key_file
+
+    def read() -> str | None:
+        with contextlib.suppress(ValueError, OSError):
+            return read_secret_file(path)
+        return account.api_key
+
+    return read
+
+
+def _hints(definition: SourceDefinition) -> Hints:
+    def hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
+        return definition.hint_for(problem, kind, channel=channel)
+
+    return hint

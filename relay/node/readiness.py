@@ -1,0 +1,79 @@
+"""How a node is: what /readyz and /metrics say of it."""
+
+from collections.abc import Mapping
+
+from relay.api.ports import Readiness
+from relay.clock import optional_rfc3339
+from relay.metrics import Metrics
+from relay.polling.poller import Poller
+from relay.store.probe import WriteProbe
+from relay.store.store import Store
+
+Pollers = Mapping[tuple[str, str], Poller]
+
+
+async def readiness(
+    store: Store, probe: WriteProbe, pollers: Pollers, roles: Mapping[str, bool], now: float
+) -> Readiness:
+    """Whether the node can do its work, in sentences. `roles`: what it is to do, and whether it does."""
+    problems: list[str] = []
+    notes: list[str] = []
+    checks: dict[str, str] = {}
+    try:
+        await store.events.newest_position()
+        await probe.check(now)
+        unknown = await store.intents.count_unknown(now)
+        if unknown:
+            notes.append(f"what came of {unknown} create{'s' if unknown > 1 else ''} is unknown: see GET /v1/intents")
+        checks["database"] = "ok"
+        if store.database.trouble is not None:
+            checks["database"] = "failing"
+            problems.append(f"database: nothing can be written: {store.database.trouble}")
+    except Exception as error:
+        checks["database"] = "failing"
+        problems.append(f"database: {str(error).splitlines()[0]}")
+    for role, running in roles.items():
+        checks[role] = "running" if running else "stopped"
+        if not running:
+            problems.append(f"the role {role} is not running: restart the node")
+    for (source, account), poller in pollers.items():
+        name = f"{source}/{account}"
+        checks[f"source:{name}"] = poller.state.state if poller.has_key else "no_key"
+        if not poller.holds:
+            checks[f"source:{name}"] = "polled by another node"
+        if not poller.has_key:
+            problems.append(f"{name} has no API key: set {setting_of_key(source, account)}")
+        elif poller.state.state != "ok":
+            since = optional_rfc3339(poller.state.since)
+            notes.append(f"{name} is {poller.state.state} since {since}: see GET /v1/sources")
+        if poller.loading:
+            notes.append(f"{name}: its open jobs are still being read from the database")
+        if "scheduler" in roles and poller.stalled(now):
+            notes.append(f"{name}: looks are due and none has completed for a minute")
+    return Readiness(problems=tuple(problems), notes=tuple(notes), checks=checks)
+
+
+def setting_of_key(source: str, account: str) -> str:
+    """Where an account's key is set."""
+    return "REVOR_API_KEY" if account == "default" else f"sources.{source}.accounts.{account}.api_key"
+
+
+def measured(metrics: Metrics, store: Store, pollers: Pollers, now: float) -> bytes:
+    """All metrics in Prometheus' text format, those that are measured only when asked for too."""
+    for (source, account), poller in pollers.items():
+        stats = poller.planner.stats(now)
+        metrics.open_jobs.labels(source, account).set(stats.open_jobs)
+        metrics.due_jobs.labels(source, account).set(stats.due_jobs)
+        if poller.holds:
+            metrics.price_seconds.labels(source, account).set(stats.price_seconds)
+        else:
+            metrics.price_seconds.remove(source, account)
+        if stats.expected_delay_seconds is not None:
+            metrics.expected_detection_delay_seconds.labels(source, account).set(stats.expected_delay_seconds)
+        else:
+            metrics.expected_detection_delay_seconds.remove(source, account)
+        metrics.source_up.labels(source, account).set(float(poller.state.state == "ok" and poller.has_key))
+        metrics.polling_stalled.labels(source, account).set(float(poller.stalled(now)))
+    metrics.commits.set(store.database.commit_count)
+    metrics.writes.set(store.database.item_count)
+    return metrics.render()

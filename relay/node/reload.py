@@ -1,0 +1,42 @@
+"""Reading the settings again (SIGHUP): what a running node takes over of them, and what has to wait for a restart."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from relay.config.settings import Settings, changed_needs_restart
+from relay.delivery.dispatcher import Dispatcher
+from relay.node.component_settings import RoomSettings
+from relay.polling.poller import Poller
+
+
+def takes_over(old: Settings, new: Settings) -> Settings:
+    """The old settings with what a running node can take over of the new ones: keys, tokens, polling, delivery."""
+    sources = {}
+    for name, source in old.sources.items():
+        after = new.sources.get(name)
+        if after is not None:
+            accounts = {one: after.accounts.get(one, account) for one, account in source.accounts.items()}
+            source = replace(source, polling=after.polling, accounts=accounts)
+        sources[name] = source
+    return replace(old, auth=new.auth, delivery=new.delivery, sources=sources)
+
+
+def needs_restart(old: Settings, new: Settings) -> list[str]:
+    """The keys whose new values a running node does not take over, new and vanished sources and accounts too."""
+    return [*changed_needs_restart(old, new), *sorted(_places(old) ^ _places(new))]
+
+
+def reconfigure(rooms: RoomSettings, dispatcher: Dispatcher, pollers: Mapping[tuple[str, str], Poller]) -> None:
+    """Gives the loops of a running node their new settings."""
+    dispatcher.settings = rooms.of_dispatcher()
+    for source in rooms.settings.sources.values():
+        for account in source.accounts.values():
+            poller = pollers.get((source.name, account.name))
+            if poller is not None:
+                poller.configure(rooms.of_account(source, account), rooms.of_planner(source))
+
+
+def _places(settings: Settings) -> set[str]:
+    return {
+        f"sources.{name}.accounts.{account}" for name, source in settings.sources.items() for account in source.accounts
+    }

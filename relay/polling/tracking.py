@@ -1,0 +1,352 @@
+"""Tracked jobs as the API sees them: registered, refreshed, explained, given up. Joins the store with the pollers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from relay.clock import Clock
+from relay.core.events import Event
+from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
+from relay.core.passing import leads_elsewhere
+from relay.core.planner.views import Explanation as Plan
+from relay.core.records import Registered, Registration
+from relay.core.sentences import sentence
+from relay.core.tracking import Explanation, SourceReport, TrackRequest
+from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
+from relay.ids import new_id
+from relay.log import shows_deliveries
+from relay.polling.poller import Poller
+from relay.signals import Signals
+from relay.sources.definition import SourceDefinition
+from relay.sources.mapping import observe_item
+from relay.sources.mapping import registered as read_registered
+from relay.store.store import Store
+from relay.tasks import Tasks
+
+log = structlog.get_logger("relay.tracking")
+
+
+class Tracking:
+    """See `relay.api.ports.Tracking`."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        pollers: Mapping[tuple[str, str], Poller],
+        definitions: Mapping[str, SourceDefinition],
+        wake: Callable[[], None],
+        signals: Signals,
+        clock: Clock,
+        let_go: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        """`let_go` is told which job is not tracked any more."""
+        self._told_let_go = let_go
+        self._store = store
+        self._pollers = pollers
+        self._definitions = definitions
+        self._wake = wake
+        self._signals = signals
+        self._clock = clock
+        self._callbacks: dict[str, str] = {}
+        self._callbacks_version = -1
+        self._asking = Tasks()
+
+    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
+        """The id and state in an upstream's own answer to a create; None when `body` is not one.
+
+        An end is not believed from a body, which may be partial or old: the job is looked at instead, at once.
+        """
+        definition = self._definitions.get(source)
+        if definition is None:
+            return None
+        found = read_registered(definition, body, now=self._clock())
+        if found is None:
+            return None
+        seen = found.observation
+        return found.external_id, None if seen is None or seen.terminal or not seen.known else seen
+
+    async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
+        """Tracks jobs; durable when it returns. One result for each request, in order."""
+        now = self._clock()
+        results: list[Registered | RequestError | None] = [None] * len(requests)
+        registrations: list[tuple[int, Registration]] = []
+        for index, request in enumerate(requests):
+            poller = self._pollers.get((request.source, request.account))
+            if poller is None:
+                results[index] = InvalidRequest(f"there is no account {request.account} of a source {request.source}")
+                continue
+            if leads_elsewhere(request.external_id):
+                detail = "the id has a segment . or .., so that a poll could reach another path of the upstream"
+                errors = [FieldError(pointer="/id", code="invalid_id", detail=detail)]
+                results[index] = InvalidRequest(f"/id: {detail}", errors=errors)
+                continue
+            callback = None
+            if request.callback_url is not None:
+                callback = await self._callback(request.callback_url, now)
+            registrations.append((index, self._registration(request, poller, callback, now)))
+        if registrations:
+            try:
+                await self._write(registrations, results)
+            except Conflict:
+                self._callbacks.clear()  # another node may have removed one
+                raise
+        return [result for result in results if result is not None]
+
+    async def _write(
+        self, registrations: Sequence[tuple[int, Registration]], results: list[Registered | RequestError | None]
+    ) -> None:
+        if len(registrations) == 1:
+            written: Sequence[Registered] = [await self._store.jobs.register(registrations[0][1])]
+        else:
+            written = await self._store.jobs.register_many([registration for _, registration in registrations])
+        due = False
+        for (index, registration), result in zip(registrations, written, strict=True):
+            results[index] = result
+            self._pollers[(result.job.source, result.job.account)].track(result.job)
+            due = due or bool(registration.events) or (registration.callback_subscription_id is not None)
+            if result.resumed or (result.created and registration.events):
+                self._signals.job_changed(result.job.uid)
+            if result.created and registration.events:
+                self._signals.event_recorded()
+                _log_first(registration)
+        if due:
+            self._wake()
+
+    def _registration(self, request: TrackRequest, poller: Poller, callback: str | None, now: float) -> Registration:
+        uid = new_id("job", now)
+        seen = request.seen
+        events: tuple[Event, ...] = ()
+        transitions: Sequence[Transition] = ()
+        progress = Progress()
+        if seen is not None:
+            transitions, progress = detect(progress, seen)
+            job = Job(
+                uid=uid,
+                external_id=request.external_id,
+                source=request.source,
+                account=request.account,
+                metadata=request.metadata or {},
+                request=request.request,
+                connect_account_id=request.connect_account_id,
+            )
+            events = poller.recorder.events(job, transitions, seen)
+        return Registration(
+            uid=uid,
+            external_id=request.external_id,
+            source=request.source,
+            account=request.account,
+            tracked_at=now,
+            deadline_seconds=request.deadline_seconds or poller.settings.deadline_seconds,
+            deadline_given=request.deadline_seconds is not None,
+            weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
+            metadata=request.metadata,
+            callback_subscription_id=callback,
+            callback_types=request.callback_types,
+            seen=seen,
+            progress=progress,
+            events=events,
+            spacing_seconds=request.spacing_seconds,
+            intent=request.intent,
+            request=request.request,
+            connect_account_id=request.connect_account_id,
+            resolves=request.resolves,
+        )
+
+    async def _callback(self, url: str, now: float) -> str:
+        version = self._store.subscriptions.version
+        if version != self._callbacks_version or len(self._callbacks) > 10_000:
+            self._callbacks.clear()
+            self._callbacks_version = version
+        found = self._callbacks.get(url)
+        if found is None:
+            found = await self._store.subscriptions.callback_for(url, new_id("sub", now), now)
+            if self._callbacks_version == version:
+                self._callbacks[url] = found
+        return found
+
+    async def refresh(self, job: Job) -> None:
+        """Looks at an open job as soon as the budget allows. Raises Conflict for a closed one."""
+        if not job.open:
+            raise Conflict(f"job {job.external_id} is closed ({job.outcome}): it will not change", code="job_closed")
+        poller = self._poller(job)
+        if poller.holds:
+            poller.refresh(job.uid)
+        else:
+            await self._store.jobs.ask_for_look(job)
+
+    async def untrack(self, job: Job) -> Job:
+        """Stops looking at it."""
+        closed = await self._store.jobs.untrack(job.uid, self._clock())
+        self._let_go(job)
+        return closed
+
+    async def purge(self, job: Job) -> Job:
+        """Erases it."""
+        erased = await self._store.jobs.purge(job.uid)
+        self._let_go(job)
+        return erased
+
+    def _let_go(self, job: Job) -> None:
+        poller = self._pollers.get((job.source, job.account))
+        if poller is not None:
+            poller.forget(job.uid)
+        self._told_let_go(job)
+        self._signals.job_changed(job.uid)
+
+    def polls(self, job: Job) -> bool:
+        """Whether this node polls the job's account: whatever is seen of the job is signalled here then."""
+        poller = self._pollers.get((job.source, job.account))
+        return poller is not None and poller.holds
+
+    @contextmanager
+    def hurry(self, job: Job) -> Iterator[None]:
+        """While inside, a client waits for this job: it weighs more."""
+        poller = self._pollers.get((job.source, job.account))
+        if poller is None:
+            yield
+            return
+        if not poller.holds:
+            self._asking.start(self._store.jobs.ask_for_look(job))
+        with poller.hurry(job.uid):
+            yield
+
+    def explain(self, job: Job) -> Explanation:
+        """Why it is looked at when it is."""
+        poller = self._pollers.get((job.source, job.account))
+        now = self._clock()
+        plan = None if poller is None else poller.planner.explain(job.uid, now)
+        error = self._error(job, poller, now)
+        definition = self._definitions.get(job.source)
+        upstream = job.source if definition is None else definition.title
+        reason, words = _why(job, poller, plan, upstream, error, now)
+        request_id = None if poller is None else poller.last_request_ids.get(job.uid)
+        if request_id is None and job.last_error is not None:
+            request_id = job.last_error.get("request_id")
+        planned = job.open and plan is not None
+        return Explanation(
+            reason=reason,
+            sentence=words,
+            next_poll_at=plan.next_poll_at if planned and plan is not None else None,
+            not_before=plan.not_before if planned and plan is not None else None,
+            expected_delay_seconds=plan.expected_delay_seconds if planned and plan is not None else None,
+            waiting_for=None if plan is None else plan.waiting_for_job_id,
+            last_polled_at=job.last_polled_at,
+            last_request_id=request_id,
+            last_error=error,
+        )
+
+    def _error(self, job: Job, poller: Poller | None, now: float) -> dict[str, Any] | None:
+        """What went wrong last: with the account, else at the last poll of the job, else with the job itself."""
+        definition = self._definitions.get(job.source)
+        if definition is None:
+            return None
+        error: Mapping[str, Any] | None = job.last_error
+        if job.open and poller is not None and poller.state.problem is not None:
+            error = poller.state.problem
+        elif error is not None and _is_old_refusal(error, poller, definition):
+            error = None
+        if error is not None:
+            problem = Problem(code=str(error.get("code") or "unknown"), message=str(error.get("message") or ""))
+            hint = definition.hint_for(problem, POLL, channel=job.channel)
+        else:
+            seen = observe_item(definition, job.upstream or {}, now=now)
+            if not isinstance(seen, Observation) or seen.problem is None:
+                return None
+            kind = seen.status if seen.terminal else "retrying"
+            hint = definition.hint_for(seen.problem, kind, channel=job.channel)
+            error = {"code": seen.problem.code, "message": seen.problem.message, "at": seen.finished_at}
+        return None if hint is None else {**error, "meaning": hint.meaning, "fix": hint.fix, "who": hint.who}
+
+    def reports(self) -> list[SourceReport]:
+        """One for each configured account."""
+        now = self._clock()
+        return [_report(source, account, poller, now) for (source, account), poller in self._pollers.items()]
+
+    def _poller(self, job: Job) -> Poller:
+        poller = self._pollers.get((job.source, job.account))
+        if poller is None:
+            raise Conflict(
+                f"job {job.external_id} belongs to the account {job.account} of {job.source}, "
+                "which the settings no longer have: nothing looks at it",
+                code="account_missing",
+            )
+        return poller
+
+
+def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition: SourceDefinition) -> bool:
+    """Whether a poll's error is that of a key which is not refused now: there is another one since."""
+    of_the_key = error.get("code") in definition.codes.key_trouble or error.get("code") == "unauthorized"
+    return of_the_key and poller is not None and poller.has_key and not poller.health.key_refused
+
+
+def _state(poller: Poller) -> str:
+    if not poller.has_key:
+        return "no_key"
+    if poller.state.state == "ok" and not poller.holds:
+        return "elsewhere"
+    return poller.state.state
+
+
+def _report(source: str, account: str, poller: Poller, now: float) -> SourceReport:
+    stats = poller.planner.stats(now)
+    return SourceReport(
+        source=source,
+        account=account,
+        state=_state(poller),
+        since=poller.state.since,
+        problem=poller.state.problem,
+        open_jobs=stats.open_jobs,
+        due_jobs=stats.due_jobs,
+        limit=None if stats.limit is None else int(stats.limit),
+        remaining=None if stats.remaining is None else int(stats.remaining),
+        window_seconds=stats.window_seconds,
+        own_requests_per_second=stats.requests_per_second,
+        others_requests_per_second=stats.others_requests_per_second,
+        price_seconds=stats.price_seconds if poller.holds else None,
+        expected_detection_delay_seconds=stats.expected_delay_seconds,
+        expected_detection_delay_at_double_budget_seconds=stats.expected_delay_at_double_seconds,
+        expected_detection_delay_at_half_budget_seconds=stats.expected_delay_at_half_seconds,
+        paused_until=stats.paused_until,
+        last_completed_at=poller.last_completed_at,
+    )
+
+
+def _why(
+    job: Job, poller: Poller | None, plan: Plan | None, upstream: str, error: Mapping[str, Any] | None, now: float
+) -> tuple[str, str]:
+    """A code and a sentence that a tired person understands."""
+    meaning = None if error is None else str(error["meaning"])
+    because = "" if meaning is None else f": {meaning}"
+    if not job.open:
+        return "closed", f"The job is closed ({job.outcome}){because}. It is not polled any more."
+    if poller is None:
+        return "account_missing", f"The settings have no account {job.account} of {job.source}: it is not polled."
+    if not poller.has_key:
+        return "no_key", f"There is no API key for the account {job.account}: set one, and polling begins by itself."
+    if poller.health.key_refused:
+        refused = f"{upstream} refuses the API key of account {job.account}{because}."
+        return "unauthorized", f"{refused} Polling waits, and goes on when the key works again or another one is set."
+    if not poller.holds:
+        return "elsewhere", "Another node polls this account: ask it for the reason, or see next_poll_at of the job."
+    if plan is None:
+        return "not_planned", "The job is not planned on this node."
+    return plan.reason, sentence(job, plan, now, meaning)
+
+
+def _log_first(registration: Registration) -> None:
+    """What the upstream's own answer has told of a job. Thousands may be registered at once, so only where a person
+    reads along."""
+    for event in registration.events if shows_deliveries() else ():
+        log.info(
+            "transition",
+            job=registration.external_id,
+            previous=None,
+            kind=event.type.rpartition(".")[2],
+            sequence=event.sequence,
+            source=registration.source,
+            account=registration.account,
+            job_uid=registration.uid,
+        )

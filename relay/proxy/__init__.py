@@ -1,0 +1,4 @@
+"""The drop-in proxy: passes requests to the upstream, tracks the jobs they create, answers reads.
+
+Start at `asgi.py`.
+"""

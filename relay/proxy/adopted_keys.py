@@ -1,0 +1,27 @@
+"""Accounts that the settings do not have: a caller's own key, once the upstream has taken a create with it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+from relay.config.settings import AccountSettings, Settings
+
+MAX_ADOPTED = 1_000
+
+Adopted = Mapping[tuple[str, str], str]
+"""By source and name: the key."""
+
+
+def name_of(api_key: str) -> str:
+    """What an adopted account is called: it tells nothing of its key."""
+    return f"key-{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
+
+
+def with_adopted(settings: Settings, adopted: Adopted) -> Settings:
+    """The settings with these accounts too; those that are written there win."""
+    sources = dict(settings.sources)
+    for (source, name), api_key in adopted.items():
+        if source in sources and name not in sources[source].accounts:
+            accounts = {**sources[source].accounts, name: AccountSettings(name=name, api_key=api_key)}
+            sources[source] = replace(sources[source], accounts=accounts)
+    return replace(settings, sources=sources)

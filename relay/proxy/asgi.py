@@ -1,0 +1,388 @@
+"""The drop-in proxy: every path of the upstream's own API, answered as the upstream does.
+
+Order of a request: whose key it has -> a read of a tracked job, a create, or anything else -> the answer, with
+`Relay-Cache` (and `Age`) added. Errors of our own have the upstream's shape.
+"""
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from relay.api import auth
+from relay.api.limits import MAX_DEPTH, deeper_than
+from relay.api.models import MAX_METADATA_BYTES
+from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
+from relay.api.problems import request_id_of
+from relay.api.registration import callback_types, url_refusal
+from relay.api.waiting import preferred_seconds
+from relay.core.jsontext import JSONDecodeError, loads
+from relay.core.passing import (
+    CACHE_HEADER,
+    CALLBACK_HEADER,
+    CALLBACK_TYPES_HEADER,
+    METADATA_HEADER,
+    OVERRIDE_HEADERS,
+    SAFE_METHODS,
+    Header,
+    headers_to_pass,
+    key_of,
+    path_refusal,
+)
+from relay.errors import InvalidRequest, NoAnswer, RequestError, TooLarge, Unauthorized
+from relay.proxy.types import Body, Extra, Passing, Reply, Speaker
+
+MEMORY_BYTES = 1 << 20
+"""Of a create's body; more of it waits in a file."""
+MAX_CREATE_BYTES = 1 << 30
+PART_BYTES = 64 * 1024
+_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"cache-control", b"prefer", auth.NODE_HEADER})
+"""Headers that may ask for more than what is known, or with which a request may be refused."""
+LEAVING_SECONDS = 0.05
+"""How long after its beginning a request is watched for its caller leaving: most are over by then."""
+
+
+class Proxy:
+    """An ASGI application for the paths of the upstream's API."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, or ends the connection where an answer that has begun can not be ended."""
+        try:
+            reply = await self._reply(scope, receive)
+        except RequestError as error:
+            reply = self._problem(scope, error)
+        if reply is not None:
+            await self.answer(reply, scope, receive, send)
+
+    def at_hand(self, scope: Scope) -> Reply | None:
+        """The answer to a plain read of a tracked job where memory has it. That is most of what programs that poll ask
+        for, and nothing of it has to be waited for; None for anything else."""
+        headers = scope["headers"]
+        named = dict(headers)
+        if len(named) < len(headers) or not named.keys().isdisjoint(_NOT_PLAIN):
+            return None
+        dropin = self._context.ports.dropin
+        speaker = dropin.whose(key_of(headers))
+        query = scope["query_string"].decode("latin-1")
+        external_id = dropin.job_read(speaker, scope["method"], scope["raw_path"].decode("ascii"), query)
+        if external_id is None:
+            return None
+        scope["relay.operation"] = "read"
+        return dropin.known(speaker, external_id, ended=False)
+
+    async def answer(self, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it, and counts it."""
+        self._context.ports.dropin.answered(scope.get("relay.operation", "other"), reply)
+        await _answer(reply, scope, receive, send)
+
+    async def _reply(self, scope: Scope, receive: Receive) -> Reply | None:
+        dropin = self._context.ports.dropin
+        self._refuse(scope)
+        speaker, headers = self._speaker(scope)
+        method, path = scope["method"], scope["raw_path"].decode("ascii")
+        query = scope["query_string"].decode("latin-1")
+        has_body, fresh, prefers = _traits(scope["headers"])
+        external_id = None if has_body else dropin.job_read(speaker, method, path, query)
+        wait_seconds = 0.0
+        if external_id is not None:
+            scope["relay.operation"] = "read"
+            if prefers:
+                wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0)
+            known = None if fresh else dropin.known(speaker, external_id, ended=wait_seconds > 0)
+            if known is not None:
+                return known
+        passing = Passing(
+            speaker=speaker,
+            method=method,
+            path=path,
+            query=query,
+            headers=headers,
+            request_id=request_id_of(scope, self._context.ports.clock),
+        )
+        if external_id is not None:
+            if not wait_seconds:
+                return await _unless_left(dropin.read(passing, external_id, fresh=fresh, wait_seconds=0), receive)
+            with self._context.waits.held():
+                work = dropin.read(passing, external_id, fresh=fresh, wait_seconds=wait_seconds)
+                return await _unless_left(work, receive)
+        if dropin.is_create(speaker, method, path):
+            scope["relay.operation"] = "create"
+            extra = _extra(scope["headers"], speaker.source, self._context)
+            with _Spool() as spool:
+                body = await spool.take_in(_Upload(receive))
+                # Whoever leaves now does not end it: what is sent has to be known, and its job tracked.
+                return await dropin.create(passing, body, extra)
+        upload = scope["relay.upload"] = _Upload(receive) if has_body else None
+        return await _unless_left(dropin.pass_on(passing, upload), receive, upload)
+
+    def _refuse(self, scope: Scope) -> None:
+        """Raises InvalidRequest for what the key is never used for: it would reach past the paths that are passed."""
+        method = scope["method"]
+        if method == "CONNECT":
+            raise InvalidRequest("CONNECT asks for a tunnel: it is not passed on", code="no_tunnels", status=400)
+        if method == "TRACE":
+            raise InvalidRequest(
+                "TRACE repeats a request with its key: it is not passed on", code="method_not_allowed", status=405
+            )
+        refusal = path_refusal(scope["raw_path"], self._context.ports.settings.passed_paths)
+        if refusal is not None:
+            raise InvalidRequest(f"{refusal}. Nothing was sent", code="invalid_path", status=400)
+        overriding = next((name for name, _ in scope["headers"] if name in OVERRIDE_HEADERS), None)
+        if overriding is not None:
+            raise InvalidRequest(
+                f"the header {overriding.decode()} asks for another method or path than the request line: send that "
+                "request itself. Nothing was sent",
+                code="override_header",
+                status=400,
+            )
+
+    def _speaker(self, scope: Scope) -> tuple[Speaker, Sequence[Header]]:
+        """Whose account the call speaks for, and the headers that go on, with that account's key. Raises RequestError.
+
+        The caller's own `Connection` is obeyed before the key is put in: it cannot take it out again.
+        """
+        dropin, settings = self._context.ports.dropin, self._context.ports.settings
+        raw: list[Header] = scope["headers"]
+        passed = headers_to_pass(raw)
+        key = key_of(raw)
+        speaker = dropin.whose(key)
+        if speaker.account is not None:
+            return speaker, passed
+        identity = None if key is None else auth.find_token(key, settings.tokens)
+        if identity is not None:
+            scope["relay.identity"] = identity
+            identity.require(READS_JOBS if scope["method"] in SAFE_METHODS else WRITES_JOBS)
+            standing = dropin.standing()
+            if standing is None:
+                raise Unauthorized(
+                    "a relay token stands for the one account that has a key, or for the account `default`: there is "
+                    "none such, so send the account's own key",
+                    code="no_account_to_stand_for",
+                )
+            return standing, dropin.with_its_key(passed, standing)
+        if (key is not None and dropin.adopts) or auth.is_local(scope, Headers(raw=raw), settings):
+            return speaker, passed
+        raise Unauthorized(
+            "the key is neither that of a configured account nor a token of this relay", code="key_unknown"
+        )
+
+    def _problem(self, scope: Scope, error: RequestError) -> Reply:
+        dropin = self._context.ports.dropin
+        code, request_id = f"relay_{error.code}", request_id_of(scope, self._context.ports.clock)
+        reply = dropin.problem(dropin.whose(None), error.status, code, str(error), request_id)
+        added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
+        reply.headers = [*reply.headers, *added]
+        return reply
+
+
+def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
+    """Whether a request has a body, wants an answer of the upstream's own, and has a preference (RFC 7240)."""
+    has_body = fresh = prefers = False
+    for name, value in headers:
+        if name == b"content-length":
+            has_body = has_body or value.strip() != b"0"
+        elif name == b"transfer-encoding":
+            has_body = True
+        elif name == b"cache-control":
+            fresh = fresh or b"no-cache" in value.lower() or b"no-store" in value.lower()
+        elif name == b"prefer":
+            prefers = True
+    return has_body, fresh, prefers
+
+
+def _extra(headers: Sequence[Header], source: str, context: Context) -> Extra:
+    """What the create's own headers attach. Raises InvalidRequest (400): nothing was sent then."""
+    metadata, callback, types = None, None, None
+    for name, value in headers:
+        if name == METADATA_HEADER:
+            metadata = _metadata(value)
+        elif name == CALLBACK_HEADER:
+            callback = value.decode(errors="surrogateescape")
+            refusal = url_refusal(callback, context.ports.settings.guard)
+            if refusal is not None:
+                raise _bad("Relay-Callback", refusal)
+        elif name == CALLBACK_TYPES_HEADER:
+            names = [word.strip() for word in value.decode(errors="replace").split(",") if word.strip()]
+            types, errors = callback_types(names, source, context.ports.settings)
+            if errors or not types:
+                raise _bad("Relay-Callback-Types", errors[0].detail if errors else "it names no type")
+    if types is not None and callback is None:
+        raise _bad("Relay-Callback-Types", "there is no Relay-Callback: send that too")
+    return Extra(metadata=metadata, callback_url=callback, callback_types=types)
+
+
+def _metadata(value: bytes) -> dict[str, Any]:
+    if len(value) > MAX_METADATA_BYTES:
+        raise _bad("Relay-Metadata", f"it is longer than {MAX_METADATA_BYTES} bytes")
+    try:
+        metadata = loads(value)
+    except JSONDecodeError:
+        raise _bad("Relay-Metadata", "it is not JSON") from None
+    if not isinstance(metadata, dict):
+        raise _bad("Relay-Metadata", "it is not a JSON object")
+    if deeper_than(metadata, MAX_DEPTH):
+        raise _bad("Relay-Metadata", f"it is nested deeper than {MAX_DEPTH} levels")
+    return metadata
+
+
+def _bad(header: str, why: str) -> InvalidRequest:
+    code = header.lower().replace("relay-", "invalid_").replace("-", "_")
+    return InvalidRequest(f"{header}: {why}. Nothing was sent", code=code, status=400)
+
+
+# --- bodies
+
+
+class _Upload:
+    """A request's body as it comes; `ended` once all of it has come, `left` where the caller went away before."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+        self.left = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.left = True
+                raise ClientDisconnect
+            more = message.get("more_body", False)
+            self.ended = not more
+            if message.get("body"):
+                yield message["body"]
+            if not more:
+                return
+
+
+class _Spool:
+    """A create's body with its digest: in memory while it is small, in a file where it is not."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (closed at the end of `with`)
+        self._digest = hashlib.sha256()
+        self._size_bytes = 0
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+    async def take_in(self, upload: _Upload) -> Body:
+        """All of it. Raises TooLarge, ClientDisconnect."""
+        async for part in upload:
+            self._size_bytes += len(part)
+            if self._size_bytes > MAX_CREATE_BYTES:
+                raise TooLarge(f"a create is larger than {MAX_CREATE_BYTES:,} bytes. Nothing was sent")
+            self._digest.update(part)
+            self._file.write(part)
+        whole = None
+        if self._size_bytes <= MEMORY_BYTES:
+            self._file.seek(0)
+            whole = self._file.read()
+        return Body(digest=self._digest.hexdigest(), parts=self, whole=whole)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._file.seek(0)
+        while part := self._file.read(PART_BYTES):
+            yield part
+
+
+# --- callers that leave
+
+
+async def _unless_left(work: Awaitable[Reply], receive: Receive, upload: _Upload | None = None) -> Reply | None:
+    """The reply; None where the caller left before there was one: then the work was cancelled."""
+    watch = _Watch(receive, upload)
+    try:
+        reply = await work
+    except asyncio.CancelledError:
+        if not watch.left:
+            raise
+        return None
+    finally:
+        watch.end()
+    if upload is not None and upload.left:
+        reply.close()
+        return None
+    return reply
+
+
+class _Watch:
+    """Cancels the current task when the caller leaves while it waits."""
+
+    def __init__(self, receive: Receive, upload: _Upload | None) -> None:
+        self.left = False
+        self._receive = receive
+        self._upload = upload
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(LEAVING_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        if self._upload is not None and not self._upload.ended:
+            self._timer = self._loop.call_later(LEAVING_SECONDS, self._begin)  # the upload notices by itself
+        else:
+            self._watching = self._loop.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+
+# --- answers
+
+
+async def _answer(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [*reply.headers, (CACHE_HEADER, reply.cache.encode())]
+    if reply.age_seconds is not None:
+        headers.append((b"age", b"%d" % reply.age_seconds))  # only an answer of our own has one, and no other Age
+    try:
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        if reply.whole is not None:
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.whole})
+            return
+        watch = _Watch(receive, scope.get("relay.upload"))  # an answer may begin before all of the request has come
+        try:
+            async for part in reply.parts():
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except asyncio.CancelledError:
+            if not watch.left:
+                raise
+            return
+        except NoAnswer:
+            # What was begun can not be ended: the caller has to see that, as it would have without us.
+            _cut(receive)
+            return
+        finally:
+            watch.end()
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        reply.close()
+
+
+def _cut(receive: Receive) -> None:
+    """Ends the connection without a word more. ASGI has no message for that; the server's transport is at hand."""
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is None:
+        raise NoAnswer("the upstream's answer broke off")
+    transport.close()

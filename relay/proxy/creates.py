@@ -1,0 +1,255 @@
+"""Creates: written down, sent once, and tracked before the caller has the answer.
+
+A create's way: intent written -> sent, once -> answer read -> the job and the end of the intent in one transaction ->
+answered. Whatever ends it in between leaves the intent, which says that nobody knows whether something was made.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import structlog
+
+from relay.clock import Clock
+from relay.core.jsontext import JSONDecodeError, loads
+from relay.core.passing import Header, fate_of, readable_only
+from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
+from relay.core.records import Intent
+from relay.core.tracking import TrackRequest
+from relay.errors import Conflict, NoAnswer, NotSent, RequestError, StoreError
+from relay.ids import new_id
+from relay.polling.tracking import Tracking
+from relay.proxy.adopted_keys import MAX_ADOPTED, name_of
+from relay.proxy.forwarding import Definitions, Forwarding, Pollers, Stopping, Streamed, Whole
+from relay.proxy.passage import MAX_ANSWER_BYTES, PassedAnswer, plain
+from relay.proxy.types import Body, Extra, Passing, Reply
+from relay.proxy.unknown import UnknownCreates
+from relay.sources.mapping import CreateRequest, read_create, read_error
+from relay.tasks import Tasks
+
+CREATE_SECONDS = 330.0
+"""How long a create is waited for at most."""
+MOST_SPACING_SECONDS = 86_400.0
+REGISTER_TRIES = 3
+AGAIN_SECONDS = 1.0
+MAX_UNRECORDED = 1_000
+
+Adopt = Callable[[str, str], Awaitable[None]]
+"""By source and key."""
+
+log = structlog.get_logger("relay.dropin")
+
+
+class Intents(Protocol):
+    """What creates need of the store's intents."""
+
+    async def begin(self, intent: Intent) -> None: ...
+    async def end(self, id: str) -> None: ...
+    async def unknown(self, id: str, reason: str, status_code: int | None = None) -> None: ...
+
+
+class Creates:
+    """Sends creates. `adopt` makes an account of a caller's key; None where that is not wanted."""
+
+    def __init__(
+        self,
+        forwarding: Forwarding,
+        *,
+        intents: Intents,
+        tracking: Tracking,
+        pollers: Pollers,
+        definitions: Definitions,
+        node: Stopping,
+        clock: Clock,
+        adopt: Adopt | None,
+        unknown: UnknownCreates,
+    ) -> None:
+        self._forwarding = forwarding
+        self._intents = intents
+        self._tracking = tracking
+        self._pollers = pollers
+        self._definitions = definitions
+        self._node = node
+        self._clock = clock
+        self._adopt = adopt
+        self._unknown = unknown
+        self.late = Tasks()
+        """Jobs that the database has not taken yet."""
+
+    async def create(self, passing: Passing, body: Body, extra: Extra) -> Reply:
+        """Sends a create once, and tracks the job that it makes."""
+        speaker = passing.speaker
+        if speaker.account is None and speaker.key and self._adopt is not None and len(self._pollers) < MAX_ADOPTED:
+            passing = replace(passing, speaker=replace(speaker, account=name_of(speaker.key)))
+        if passing.speaker.account is None:
+            log.warning("untracked_create", path=passing.path, request_id=passing.request_id, hint="its key is unknown")
+            return await self._forwarding.pass_on(passing, body.parts)
+        now = self._clock()
+        asked = read_create(self._definitions[passing.speaker.source], body.whole)
+        intent = Intent(
+            id=new_id("int", now),
+            source=passing.speaker.source,
+            account=passing.speaker.account,
+            path=passing.path,
+            body_digest=body.digest,
+            idempotency_key=_text_of(passing.headers, b"idempotency-key"),
+            created_at=now,
+            channel=asked.channel,
+            connect_account_id=asked.connect_account_id,
+            request=asked.document(),
+            metadata=extra.metadata,
+            callback_url=extra.callback_url,
+            callback_types=extra.callback_types,
+        )
+        try:
+            await self._intents.begin(intent)
+        except StoreError as error:
+            return self._forwarding.problem(
+                passing.speaker,
+                503,
+                "relay_database_unavailable",
+                f"{error}. Nothing was sent: send it again later",
+                passing.request_id,
+            )
+        passing = replace(passing, headers=readable_only(passing.headers))
+        try:
+            async with asyncio.timeout(CREATE_SECONDS):
+                answer = await self._forwarding.send(passing, body.parts if body.whole is None else body.whole)
+                content, is_whole = await self._forwarding.until_the_end(answer.read(MAX_ANSWER_BYTES))
+        except NotSent as error:
+            await self._settle(intent, None)
+            return self._forwarding.unreachable(passing, error)
+        except (NoAnswer, TimeoutError) as error:
+            await self._settle(intent, "no_answer")
+            late = NoAnswer(f"no answer within {CREATE_SECONDS:g} s")
+            return self._forwarding.unreachable(passing, error if isinstance(error, NoAnswer) else late, intent)
+        self._forwarding.note(passing.speaker, answer)
+        if not is_whole:
+            await self._settle(intent, "unreadable", answer.status)
+            return Streamed(answer, "pass", content)
+        answer.close()
+        await self._take_in(passing, asked, extra, intent, answer, content)
+        return Whole(status=answer.status, headers=answer.headers, whole=content)
+
+    async def _take_in(
+        self,
+        passing: Passing,
+        asked: CreateRequest,
+        extra: Extra,
+        intent: Intent,
+        answer: PassedAnswer,
+        content: bytes,
+    ) -> None:
+        """What the answer says of the create's fate, written down before the caller gets it."""
+        definition = self._definitions[intent.source]
+        readable = plain(content, answer.headers, MAX_ANSWER_BYTES) or b""
+        code = read_error(definition, readable).code if answer.status >= 500 else ""
+        fate = fate_of(answer.status, says_nothing_done=code in definition.codes.unavailable)
+        if fate == "refused":
+            await self._settle(intent, None)
+        elif fate == "unknown":
+            await self._settle(intent, "server_error", answer.status)
+        else:
+            found = self._tracking.read_answer(intent.source, _object(readable))
+            if found is None:
+                log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
+                await self._settle(intent, "unreadable", answer.status)
+                return
+            await self._track(
+                passing.speaker.key,
+                TrackRequest(
+                    external_id=found[0],
+                    source=intent.source,
+                    account=intent.account,
+                    callback_url=extra.callback_url,
+                    callback_types=extra.callback_types,
+                    metadata=extra.metadata,
+                    seen=found[1],
+                    spacing_seconds=_spacing(asked.spacing_seconds),
+                    intent=intent,
+                    request=asked.document(),
+                    connect_account_id=asked.connect_account_id,
+                ),
+            )
+
+    async def _track(self, api_key: str | None, request: TrackRequest) -> None:
+        """Registers the job; where the database does not take it now, it is tried until it does. Raises nothing: the
+        create was carried out, and a caller who got an error for its answer might send it again."""
+        try:
+            await self._register(request, api_key)
+        except StoreError as error:
+            log.error("job_not_recorded", job=request.external_id, intent=_id_of(request), error=str(error))
+            if len(self.late) < MAX_UNRECORDED:
+                self.late.start(self._track_later(api_key, request))
+        except Exception:
+            log.exception("job_not_tracked", job=request.external_id, intent=_id_of(request))
+            if request.intent is not None:
+                await self._settle(request.intent, "unreadable")
+
+    async def _track_later(self, api_key: str | None, request: TrackRequest) -> None:
+        while not self._node.stopping:
+            await asyncio.sleep(AGAIN_SECONDS)
+            try:
+                await self._register(request, api_key)
+            except StoreError:
+                continue
+            log.info("job_recorded_late", job=request.external_id, intent=_id_of(request))
+            return
+
+    async def _register(self, request: TrackRequest, api_key: str | None) -> None:
+        if self._adopt is not None and api_key is not None and (request.source, request.account) not in self._pollers:
+            await self._adopt(request.source, api_key)
+        for _ in range(REGISTER_TRIES):  # a callback's subscription may be removed just now
+            try:
+                result = (await self._tracking.register((request,)))[0]
+            except Conflict as error:
+                result = error
+            if not isinstance(result, RequestError):
+                return
+        log.error("job_not_tracked", job=request.external_id, intent=_id_of(request), error=str(result))
+        if request.intent is not None:
+            await self._settle(request.intent, "unreadable")
+
+    async def _settle(self, intent: Intent, reason: str | None, status_code: int | None = None) -> None:
+        """The intent's end, or why its fate is unknown. Where that can not be written it stays as it was: in flight,
+        and with the next start cut off."""
+        try:
+            if reason is None:
+                await self._intents.end(intent.id)
+            else:
+                await self._intents.unknown(intent.id, reason, status_code)
+                await self._unknown.tell()
+        except StoreError as error:
+            log.error("intent_not_settled", intent=intent.id, reason=reason, error=str(error))
+        if reason is not None:
+            log.warning(
+                "create_outcome_unknown",
+                intent=intent.id,
+                source=intent.source,
+                account=intent.account,
+                path=intent.path,
+                reason=reason,
+                status_code=status_code,
+            )
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    try:
+        document = loads(body, repair=True)
+    except JSONDecodeError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _spacing(asked: float | None) -> float | None:
+    """The least seconds to its predecessor; None where the create says nothing of the kind."""
+    return None if asked is None else min(max(asked, DEFAULT_SPACING_SECONDS), MOST_SPACING_SECONDS)
+
+
+def _text_of(headers: Sequence[Header], name: bytes) -> str | None:
+    return next((value.decode("latin-1") for one, value in headers if one == name), None)
+
+
+def _id_of(request: TrackRequest) -> str | None:
+    return None if request.intent is None else request.intent.id

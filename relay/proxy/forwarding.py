@@ -1,0 +1,162 @@
+"""Passing requests on: sent once, noted in the account's budget, and what a caller is told where no answer came."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import structlog
+
+from relay.clock import Clock, http_date
+from relay.core.passing import SAFE_METHODS, Header
+from relay.core.records import Intent
+from relay.errors import NoAnswer, NotSent, RelayError
+from relay.polling.poller import Poller
+from relay.proxy.passage import Passage, PassedAnswer, PassedRequest
+from relay.proxy.types import Cache, Passing, Reply, Speaker
+from relay.sources.definition import SourceDefinition
+
+JSON_TYPE = (b"content-type", b"application/json")
+
+Value = TypeVar("Value")
+Pollers = Mapping[tuple[str, str], Poller]
+Definitions = Mapping[str, SourceDefinition]
+
+log = structlog.get_logger("relay.dropin")
+
+
+class Stopping(Protocol):
+    """The node, as far as those who wait are concerned."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Whole:
+    """An answer that is here already. See `relay.proxy.types.Reply`."""
+
+    status: int
+    headers: list[Header]
+    whole: bytes | None = field(repr=False)
+    cache: Cache = "pass"
+    age_seconds: int | None = None
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The body."""
+        yield self.whole or b""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Streamed:
+    """An answer that is still coming, after what was read of it already."""
+
+    def __init__(self, answer: PassedAnswer, cache: Cache, begun: bytes = b"") -> None:
+        self.whole: bytes | None = None
+        self.age_seconds: int | None = None
+        self.status = answer.status
+        self.headers = answer.headers
+        self.cache: Cache = cache
+        self._answer = answer
+        self._begun = begun
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The body as it comes."""
+        if self._begun:
+            yield self._begun
+        async for part in self._answer.body():
+            yield part
+
+    def close(self) -> None:
+        """Ends it."""
+        self._answer.close()
+
+
+class Forwarding:
+    """Sends what callers send. `passages` by source."""
+
+    def __init__(
+        self,
+        *,
+        pollers: Pollers,
+        definitions: Definitions,
+        passages: Mapping[str, Passage],
+        node: Stopping,
+        clock: Clock,
+    ) -> None:
+        self._pollers = pollers
+        self._definitions = definitions
+        self._passages = passages
+        self._node = node
+        self._clock = clock
+
+    async def pass_on(self, passing: Passing, body: AsyncIterable[bytes] | None) -> Reply:
+        """Passes any other request on."""
+        try:
+            answer = await self.send(passing, body)
+        except (NotSent, NoAnswer) as error:
+            return self.unreachable(passing, error)
+        self.note(passing.speaker, answer)
+        body_at_hand = answer.at_hand()
+        if body_at_hand is None:
+            return Streamed(answer, "pass")
+        answer.close()
+        return Whole(status=answer.status, headers=answer.headers, whole=body_at_hand)
+
+    async def send(self, passing: Passing, body: bytes | AsyncIterable[bytes] | None) -> PassedAnswer:
+        """Sends once. Raises NotSent, NoAnswer."""
+        target = f"{passing.path}?{passing.query}" if passing.query else passing.path
+        request = PassedRequest(method=passing.method, target=target, headers=passing.headers, body=body)
+        return await self.until_the_end(self._passages[passing.speaker.source].send(request))
+
+    async def until_the_end(self, waiting: Awaitable[Value]) -> Value:
+        """Waits for the upstream. Where the relay ends first, that is no answer: the caller is to be told so, and of a
+        create the intent."""
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if not self._node.stopping:
+                raise
+            raise NoAnswer("no answer before the relay was told to end") from None
+
+    def note(self, speaker: Speaker, answer: PassedAnswer) -> None:
+        """It was sent on the account's key: the planner's budget has to know."""
+        if speaker.account is not None:
+            poller = self._pollers.get((speaker.source, speaker.account))
+            if poller is None:
+                return  # an account that is still to be adopted
+            poller.passed(answer.status, texts(answer.headers), answer.sent_at)
+
+    def problem(self, speaker: Speaker, status: int, code: str, message: str, request_id: str) -> Whole:
+        """An error of our own in the upstream's shape."""
+        body = self._definitions[speaker.source].error_body(code, message, request_id)
+        return self.own(status, body)
+
+    def own(self, status: int, body: bytes, *, cache: Cache = "pass", age_seconds: int | None = None) -> Whole:
+        """An answer of our own."""
+        date = http_date(self._clock()).encode()
+        headers = [(b"date", date), JSON_TYPE, (b"content-length", b"%d" % len(body))]
+        return Whole(status=status, headers=headers, whole=body, cache=cache, age_seconds=age_seconds)
+
+    def unreachable(self, passing: Passing, error: RelayError, intent: Intent | None = None) -> Whole:
+        """What a caller is told whose request got no answer, or was not sent."""
+        if isinstance(error, NotSent):
+            code, says = "relay_upstream_unreachable", f"{error}. Nothing was sent: it is safe to send it again"
+        elif passing.method in SAFE_METHODS:
+            code, says = "relay_upstream_no_answer", f"{error}. It only reads: it is safe to send it again"
+        else:
+            listed = "" if intent is None else f", listed as {intent.id} at /v1/intents"
+            code = "relay_outcome_unknown"
+            says = (
+                f"{error}. It was sent, and whether it was carried out is unknown{listed}: find out "
+                "before it is sent again, or repeat it with the Idempotency-Key that it had"
+            )
+        log.warning("not_passed_on", code=code, method=passing.method, path=passing.path, error=str(error))
+        return self.problem(passing.speaker, 502, code, says, passing.request_id)
+
+
+def texts(headers: Sequence[Header]) -> dict[str, str]:
+    """Headers by their lower-case names."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}

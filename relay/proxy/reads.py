@@ -1,0 +1,222 @@
+"""Reads of tracked jobs: from what the last look showed while another would gain nothing, else from the upstream."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from relay.clock import Clock
+from relay.core.job import TERMINAL, Job
+from relay.core.passing import counts_as_poll, readable_only, without_wait
+from relay.errors import NoAnswer, NotSent, StoreError
+from relay.ids import new_id
+from relay.polling.poller import Poller, Sent
+from relay.polling.polls import Look
+from relay.proxy.answer_cache import Answers, Kept
+from relay.proxy.answer_cache import Key as JobKey
+from relay.proxy.forwarding import Definitions, Forwarding, Pollers, Stopping, Streamed, Whole, texts
+from relay.proxy.passage import MAX_ANSWER_BYTES, plain
+from relay.proxy.types import Cache, Passing, Reply, Speaker
+from relay.signals import Signals
+from relay.sources.client import UpstreamClient
+from relay.tasks import Tasks
+
+LENT_SECONDS = 15.0
+"""How long a caller's read keeps us from looking at the job ourselves."""
+KNOWN_SECONDS = 60.0
+"""How long an answer is given without asking the database whether its job is still tracked."""
+WAIT_SLICE_SECONDS = 15.0
+ELSEWHERE_SLICE_SECONDS = 1.0
+
+log = structlog.get_logger("relay.dropin")
+
+
+class Jobs(Protocol):
+    """What reads need of the store's jobs."""
+
+    async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]: ...
+
+
+class Reads:
+    """Answers reads of jobs. `clients` by source."""
+
+    def __init__(
+        self,
+        forwarding: Forwarding,
+        *,
+        jobs: Jobs,
+        pollers: Pollers,
+        definitions: Definitions,
+        clients: Mapping[str, UpstreamClient],
+        answers: Answers,
+        signals: Signals,
+        node: Stopping,
+        clock: Clock,
+    ) -> None:
+        self._forwarding = forwarding
+        self._jobs = jobs
+        self._pollers = pollers
+        self._definitions = definitions
+        self._clients = clients
+        self._answers = answers
+        self._signals = signals
+        self._node = node
+        self._clock = clock
+        self.lent = Tasks()
+        """Reads whose answers are still to be recorded."""
+
+    async def read(self, passing: Passing, external_id: str, *, fresh: bool, wait_seconds: float) -> Reply:
+        """Answers the read of a job: from what is known where that is as good, else by asking the upstream."""
+        speaker = passing.speaker
+        poller = self._pollers[(speaker.source, speaker.account or "")]
+        place = (speaker.source, speaker.account or "", external_id)
+        try:
+            kept = await self._kept(place, poller)
+        except StoreError as error:  # the upstream can answer all the same
+            log.warning("read_without_state", error=str(error))
+            kept = None
+        if kept is None:
+            return await self._forwarding.pass_on(passing, None)
+        if fresh:
+            return await self._miss(passing, external_id, kept.uid, poller, cache="pass", lend=not wait_seconds)
+        if wait_seconds:
+            passing = replace(passing, headers=without_wait(passing.headers))
+            if not kept.ended:
+                kept = await self._end_of(place, kept, poller, wait_seconds)
+                if kept is None:  # it is not tracked any more
+                    return await self._forwarding.pass_on(passing, None)
+        hit = self._hit(kept, poller)
+        if hit is not None:
+            return hit
+        return await self._miss(passing, external_id, kept.uid, poller, cache="miss")
+
+    def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> Reply | None:
+        """The answer where memory has it: most reads need no more, and nothing of them has to be waited for."""
+        place = (speaker.source, speaker.account or "", external_id)
+        poller = self._pollers[place[:2]]
+        kept = self._remembered(place, poller)
+        return None if kept is None or (ended and not kept.ended) else self._hit(kept, poller)
+
+    def _hit(self, kept: Kept, poller: Poller) -> Whole | None:
+        now = self._clock()
+        if kept.body is None or poller.paused_by_key or not (kept.ended or _is_fresh(kept, poller, now)):
+            return None
+        return self._forwarding.own(200, kept.body, cache="hit", age_seconds=max(0, int(now - kept.looked_at)))
+
+    def _remembered(self, place: JobKey, poller: Poller) -> Kept | None:
+        kept = self._answers.get(place)
+        if kept is None or not 0 <= self._clock() - kept.known_at < KNOWN_SECONDS:
+            return None
+        return kept if kept.ended or (poller.holds and kept.term == poller.term) else None
+
+    async def _kept(self, place: JobKey, poller: Poller) -> Kept | None:
+        kept = self._remembered(place, poller)
+        if kept is not None:
+            return kept
+        source, account, external_id = place
+        found = await self._jobs.find(external_id, source, account)
+        if not found or found[0].outcome == "untracked":
+            return None
+        kept = self._answer_of(found[0], poller)
+        self._answers.put(place, kept)
+        return kept
+
+    def _answer_of(self, job: Job, poller: Poller, look: Look | None = None) -> Kept:
+        item, looked_at = job.upstream, job.last_polled_at
+        status, closed = job.progress.status, not job.open
+        if look is not None and look.observation is not None:
+            item, looked_at = look.observation.upstream, look.received_at
+            status, closed = look.observation.status, look.observation.terminal
+        body = None
+        if item is not None and looked_at is not None:
+            request_id = poller.last_request_ids.get(job.uid) or new_id("req", looked_at)
+            body = self._definitions[job.source].answer_body(item, request_id)
+        return Kept(
+            uid=job.uid,
+            body=body,
+            looked_at=looked_at or 0.0,
+            known_at=self._clock(),
+            ended=closed and status in TERMINAL,
+            term=poller.term,
+            due_at=None if job.failure_count else job.next_poll_at,
+        )
+
+    def looked(self, job: Job, look: Look) -> None:
+        """A look of ours, or one that was lent, showed the job."""
+        poller = self._pollers[(job.source, job.account)]
+        self._answers.renew((job.source, job.account, job.external_id), lambda: self._answer_of(job, poller, look))
+
+    async def _end_of(self, place: JobKey, kept: Kept, poller: Poller, seconds: float) -> Kept | None:
+        """The job's answer once it has ended, or as it is after that time."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + seconds
+        with self._signals.watch_job(kept.uid) as watch, poller.hurry(kept.uid):
+            while True:
+                now_kept = await self._kept(place, poller)  # after the watch began: nothing in between is missed
+                left = ends_at - loop.time()
+                if now_kept is None or now_kept.ended or left <= 0 or self._node.stopping:
+                    return now_kept
+                await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.holds else ELSEWHERE_SLICE_SECONDS))
+
+    async def _miss(
+        self, passing: Passing, external_id: str, uid: str, poller: Poller, *, cache: Cache, lend: bool = True
+    ) -> Reply:
+        """Asks the upstream; its answer counts as a look where none is under way and the request is as plain as one."""
+        sent = await poller.lend(uid) if lend and counts_as_poll(passing.headers) else None
+        lent = None if sent is None else _Lent(poller, sent, self.lent)
+        look: Look | None = None
+        try:
+            passing = replace(passing, headers=readable_only(passing.headers))
+            try:
+                answer = await self._forwarding.send(passing, None)
+            except (NotSent, NoAnswer) as error:
+                return self._forwarding.unreachable(passing, error)
+            try:
+                body, is_whole = await self._forwarding.until_the_end(answer.read(MAX_ANSWER_BYTES))
+            except NoAnswer as error:
+                answer.close()
+                return self._forwarding.unreachable(passing, error)
+            if lent is None:
+                self._forwarding.note(passing.speaker, answer)
+            else:
+                look = self._clients[passing.speaker.source].read(
+                    external_id,
+                    status_code=answer.status,
+                    headers=texts(answer.headers),
+                    body=plain(body, answer.headers, MAX_ANSWER_BYTES) if is_whole else None,
+                    api_key=passing.speaker.key or "",
+                    sent_at=answer.sent_at,
+                )
+            if not is_whole:
+                return Streamed(answer, cache, body)
+            answer.close()
+            return Whole(status=answer.status, headers=answer.headers, whole=body, cache=cache)
+        finally:
+            if lent is not None:
+                lent.give_back(look)
+
+
+class _Lent:
+    """A look that a caller's read stands for, for so long."""
+
+    def __init__(self, poller: Poller, sent: Sent, tasks: Tasks) -> None:
+        self._poller = poller
+        self._sent = sent
+        self._tasks = tasks
+        self._over = False
+        self._timer = asyncio.get_running_loop().call_later(LENT_SECONDS, self.give_back, None)
+
+    def give_back(self, look: Look | None) -> None:
+        """What came of it; None: nothing yet, or nobody knows."""
+        if not self._over:
+            self._over = True
+            self._timer.cancel()
+            self._tasks.start(self._poller.returned(self._sent, look))
+
+
+def _is_fresh(kept: Kept, poller: Poller, now: float) -> bool:
+    if poller.holds:
+        return poller.is_fresh(kept.uid, now)
+    return kept.due_at is not None and kept.due_at > now

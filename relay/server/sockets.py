@@ -1,0 +1,78 @@
+"""What `relay serve` and `relay sandbox` share: a socket that listens, and a server that leaves signals to us."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from relay.errors import UsageError
+from relay.server.protocol import Door, Limits, Protocol
+
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the command that runs it has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+def make_server(app: Any, *, shutdown_seconds: float, dates: bool = True, limits: Limits | None = None) -> Server:
+    """A server for `app` that waits that long for requests in flight when it is told to end.
+
+    `dates`: every answer gets a `Date`; else `app` sees to that itself, since what it passes on has one already.
+    """
+    limits = limits or Limits()
+    return Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            loop="uvloop",
+            http=partial(Protocol, Door(limits)),  # type: ignore[arg-type]  # it is only called
+            ws="none",
+            server_header=False,
+            date_header=dates,
+            proxy_headers=False,
+            timeout_keep_alive=limits.keep_alive_seconds,
+            timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
+        )
+    )
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens already, so that no caller is turned away. Raises UsageError when that is impossible."""
+    bare = host.strip("[]")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            bare, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )[0]
+        # With the protocol named asyncio turns Nagle's algorithm off; without, kept connections wait 40 ms a request.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror}: stop what uses it, or choose another with --port"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """How it is reached from this machine: the wildcard addresses are reached by loopback."""
+    bare = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104
+    shown = f"[{bare}]" if ":" in bare else bare
+    return f"http://{shown}:{listener.getsockname()[1]}"

@@ -1,0 +1,346 @@
+"""What holds for every kind of sink: each new one runs this whole suite."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from slack_sdk.models.blocks import Block
+
+from relay.core.delivery import OutboundRequest, Outcome, Response
+from relay.core.events import Event, Hint, Origin, Repeat, from_transition, relay_event
+from relay.core.filters import known_types
+from relay.core.job import JOB_EVENTS, Job, Observation, Transition
+from relay.core.samples import sample_event
+from relay.core.subscription import Subscription
+from subscribers import registry
+from subscribers.base import Context, Kind
+from tests.support.schema_check import check_event
+
+NOW = 1779271208.0
+ORIGIN = Origin(
+    source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
+)
+TYPES = known_types([ORIGIN.type_prefix])
+CONTEXT = Context(account_names={"default": "Sales"}, public_url="https://relay.example")
+SINK_SECRET = "T0secret0path"
+SECRETS = ("alex@example.com", "+14155552671", "415 555 2671", "linkedin.com/in/alex", "Hi Alex, saw your", "s3cr3t")
+MAX_BODY_BYTES = 128 * 1024
+
+SHOWS_THE_WHOLE_EVENT = {"webhook"}
+every_kind = pytest.mark.parametrize("kind", registry.kinds().values(), ids=registry.kinds().keys())
+every_wording_kind = pytest.mark.parametrize(
+    "kind", [kind for name, kind in registry.kinds().items() if name not in SHOWS_THE_WHOLE_EVENT], ids=lambda k: k.name
+)
+
+
+def subscription_of(kind: Kind, sink: str = f"https://hooks.example/{SINK_SECRET}") -> Subscription:
+    return Subscription(id="sub_01jvpq0000000000000000000b", sink=sink, kind=kind.name)
+
+
+def sample(type: str) -> Event:
+    return sample_event(
+        type, event_id="evt_01jvpq0000000000000000000e", now=NOW, origin=ORIGIN, dataschema_base="http://x"
+    )
+
+
+def check_cloudevent(request: OutboundRequest, event: Event) -> None:
+    assert request.body == event.body
+    assert dict(request.headers)["Content-Type"] == "application/cloudevents+json"
+    assert not [name for name, _ in request.headers if name.lower().startswith("ce-")]
+    check_event(request.body)
+
+
+SLACK_LINK = re.compile(r"\n<https?://(?:[!-%'-;=?-{}~]|&amp;)+\|Open in [a-z0-9._:%-]+>\Z", re.IGNORECASE)
+
+
+def check_slack(request: OutboundRequest, event: Event) -> None:
+    payload = orjson.loads(request.body)
+    assert set(payload) == {"text", "blocks", "unfurl_links", "unfurl_media"}
+    assert 1 <= len(payload["text"]) <= 3000
+    assert 1 <= len(payload["blocks"]) <= 50
+    blocks = Block.parse_all(payload["blocks"])
+    assert len(blocks) == len(payload["blocks"])
+    for block, sent in zip(blocks, payload["blocks"], strict=True):
+        assert block is not None
+        block.validate_json()
+        written = block.to_dict()
+        assert written["type"] == sent["type"]
+        assert len(written.get("elements", [])) == len(sent.get("elements", [])) <= 10
+        assert len(written.get("fields", [])) == len(sent.get("fields", [])) <= 10
+    section, *footers = payload["blocks"]
+    assert {footer["type"] for footer in footers} == {"context"}
+    fields = [field["text"] for field in section.get("fields", [])]
+    elements = [element["text"] for footer in footers for element in footer["elements"]]
+    assert all(1 <= len(text) <= 2000 for text in [*fields, *elements])
+    assert 1 <= len(section["text"]["text"]) <= 3000
+    texts = [payload["text"], SLACK_LINK.sub("", section["text"]["text"]), *elements]
+    for field in fields:
+        label, _, value = field.partition("\n")
+        assert label[0] == label[-1] == "*"
+        texts += [label[1:-1], value]
+    for text in texts:
+        assert not re.search("[<>]", text)
+        assert not re.search("&(?!amp;|lt;|gt;)", text)
+        assert not re.search(r"[@#](?=\w)", text)
+        assert not re.search("(?<!\u2060)[*~`]|[*~`](?!\u2060)", text)
+        assert not re.search(r"(?<!\w)_(?=\w)", text)
+        assert not re.search(r":[a-z][a-z0-9_+-]*:", text)
+        assert not re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", text)
+
+
+CHECKS: Mapping[str, Callable[[OutboundRequest, Event], None]] = {"webhook": check_cloudevent, "slack": check_slack}
+
+
+def test_every_kind_has_a_check_of_its_target() -> None:
+    assert CHECKS.keys() == registry.kinds().keys()
+
+
+@every_kind
+@pytest.mark.parametrize("type", TYPES)
+def test_it_renders_every_type_the_same_way_twice(kind: Kind, type: str) -> None:
+    event, subscription = sample(type), subscription_of(kind)
+    request = kind.render(event, subscription, CONTEXT)
+    assert request == kind.render(event, subscription, CONTEXT)
+    assert (event, subscription) == (sample(type), subscription_of(kind))
+    assert request.url == subscription.sink
+    assert request.method == "POST"
+    assert 0 < len(request.body) <= MAX_BODY_BYTES
+    CHECKS[kind.name](request, event)
+    CHECKS[kind.name](kind.render(event, subscription, Context()), event)
+
+
+@every_kind
+@pytest.mark.parametrize("type", TYPES)
+def test_its_headers_can_be_sent(kind: Kind, type: str) -> None:
+    headers = kind.render(sample(type), subscription_of(kind), CONTEXT).headers
+    names = [name.lower() for name, _ in headers]
+    assert len(set(names)) == len(names)
+    assert "content-type" in names
+    for name, value in headers:
+        assert re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
+        assert re.fullmatch(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", value)
+    assert not any(name.startswith("webhook-") for name in names), "the dispatcher signs"
+
+
+@every_kind
+def test_it_takes_a_plain_subscription(kind: Kind) -> None:
+    kind.check(subscription_of(kind))
+
+
+@every_kind
+def test_its_default_types_exist(kind: Kind) -> None:
+    for prefixes in ([], ["ai.revor.job"], ["ai.revor.job", "com.other.job"]):
+        types = kind.default_types(prefixes)
+        assert types is None or set(types) <= set(known_types(prefixes))
+
+
+@every_kind
+def test_its_rate_is_a_rate(kind: Kind) -> None:
+    assert kind.rate_per_second is None or 0 < kind.rate_per_second <= 1000
+
+
+@every_kind
+@pytest.mark.parametrize("body", [b"", b"ok", b"no_service", b"<html>", b"\xff\x00" * 100], ids=repr)
+def test_it_judges_every_status(kind: Kind, body: bytes) -> None:
+    verdicts = set(get_args(Outcome.__annotations__["verdict"]))
+    for status in range(100, 600):
+        for headers in ((), (("Retry-After", "soon"),), (("Retry-After", "7"),)):
+            response = Response(started_at=NOW, duration_ms=1, status_code=status, headers=headers, excerpt=body)
+            outcome = kind.classify(response, NOW)
+            assert outcome == kind.classify(response, NOW)
+            assert outcome.verdict in verdicts
+            assert outcome.reason
+            assert outcome.retry_after_seconds is None or outcome.retry_after_seconds >= 0
+            if not 200 <= status < 300:
+                assert outcome.verdict != "delivered"
+            if status >= 500 or 300 <= status < 400 or status in (408, 429):
+                assert outcome.verdict == "retry"
+            if status == 410:
+                assert outcome.verdict == "disable"
+            if status in (429, 503) and headers == (("Retry-After", "7"),):
+                assert outcome.retry_after_seconds == 7.0
+
+
+@every_kind
+@pytest.mark.parametrize("error", ["timeout", "dns", "connect", "tls", "refused", "protocol", "read", "cancelled"])
+def test_it_tries_again_when_no_answer_came(kind: Kind, error: str) -> None:
+    for status in (None, 200):
+        response = Response(started_at=NOW, duration_ms=1, status_code=status, excerpt=b"ok", error=error)
+        assert kind.classify(response, NOW).verdict == "retry"
+
+
+@every_kind
+@pytest.mark.parametrize("host", ["hooks.slack.com", "hooks.zapier.com", "hook.eu1.make.com", "x.app.n8n.cloud"])
+def test_it_hides_a_path_that_is_a_credential(kind: Kind, host: str) -> None:
+    shown = kind.redacted_url(f"https://user:{SINK_SECRET}@{host}/{SINK_SECRET}?key={SINK_SECRET}#{SINK_SECRET}")
+    assert SINK_SECRET not in shown
+    assert host in shown
+
+
+@every_kind
+@given(url=st.text(max_size=60).map(lambda text: "https://x.example/" + text) | st.text(max_size=60))
+def test_it_shows_any_url_without_its_query(kind: Kind, url: str) -> None:
+    shown = kind.redacted_url(f"{url}?key={SINK_SECRET}")
+    assert "key=" not in shown or "#" in url or "?" in url
+    assert SINK_SECRET not in shown
+
+
+def job_event(
+    kind: str = "failed",
+    *,
+    attributes: Mapping[str, str | None] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    upstream: Mapping[str, Any] | None = None,
+    hint: Hint | None = None,
+) -> Event:
+    texts = attributes or {}
+    job = Job(
+        uid="job_1",
+        external_id=texts.get("id") or "3f2a9c1e-5b7d",
+        source="revor",
+        account=texts.get("account") or "default",
+        metadata=metadata or {},
+    )
+    seen = Observation(
+        status="failed",
+        observed_at=NOW,
+        channel=texts.get("channel"),
+        action=texts.get("action"),
+        request_id=texts.get("request_id"),
+        upstream=upstream or {"id": "1"},
+        read_fields=("id",),
+    )
+    status = kind if kind != "status_unknown" else texts.get("status") or "paused"
+    transition = Transition(
+        kind=kind, status=status, previous_status=None, sequence=1, occurred_at=NOW, detected_at=NOW
+    )
+    return from_transition("evt_1", job, transition, ORIGIN, seen=seen, hint=hint)
+
+
+@every_wording_kind
+@pytest.mark.parametrize("job_kind", JOB_EVENTS)
+def test_no_recipient_is_shown_but_the_name_that_the_user_gave(kind: Kind, job_kind: str) -> None:
+    event = job_event(
+        job_kind,
+        attributes={"channel": "linkedin", "action": "outreach.dispatch"},
+        metadata={
+            "name": "alex@example.com",
+            "email": "alex@example.com",
+            "phone": "+14155552671",
+            "profile_url": "https://www.linkedin.com/in/alex",
+            "token": "s3cr3t",
+            "recipient": {"name": "alex@example.com"},
+        },
+        upstream={
+            "id": "1",
+            "recipient": {"address": "alex@example.com", "phone": "+14155552671"},
+            "profile_url": "https://www.linkedin.com/in/alex",
+            "content": {"text": "Hi Alex, saw your work"},
+            "error": {"code": "x", "message": "no mailbox alex@example.com"},
+        },
+        hint=Hint(
+            meaning="alex@example.com, +1 415 555 2671, (415) 555-2671, https://linkedin.com/in/alex do not answer",
+            fix="Write to alex@example.com",
+            who="alex@example.com",
+            repeat="safe",
+        ),
+    )
+    request = kind.render(event, subscription_of(kind), CONTEXT)
+    shown = (request.body + repr(request.headers).encode()).decode()
+    assert [secret for secret in (*SECRETS, SINK_SECRET, "555-2671") if secret in shown] == []
+
+
+FRAGMENTS = (
+    *("<!channel>", "<!here|x>", "<@U123>", "<https://evil.example|bank>", "&", "&amp;", "&lt;", "<", ">", "*b*"),
+    *("_i_", "~s~", "```", "`", ":tada:", "@here", "@everyone", "#general", "\n", "\r\n>quote", "\x00", "\u202e"),
+    *(
+        "\u2028",
+        "\ud800",
+        "\U000e0041",
+        "👩‍💻",
+        "ß" * 100,
+        "&" * 3500,
+        "x" * 4000,
+        " ",
+        "‏",
+        "\u2060",
+        "alex@example.com",
+    ),
+)
+hostile = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=20), max_size=6).map("".join)
+
+
+def sendable(text: str) -> str:
+    """What JSON can carry: an upstream's answer was parsed from UTF-8, so it has no lone surrogates."""
+    return text.encode("utf-8", "ignore").decode()
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | hostile.map(sendable), lambda inner: st.lists(inner, max_size=3)
+)
+attribute_texts = st.fixed_dictionaries(
+    {name: hostile.map(sendable) for name in ("id", "account", "channel", "action", "request_id", "status")}
+).map(
+    lambda texts: {
+        **texts,
+        "id": "".join(filter(str.isprintable, texts["id"]))[:200],
+        "status": texts["status"] or "paused",
+    }
+)
+
+
+@every_wording_kind
+@given(
+    job_kind=st.sampled_from(JOB_EVENTS),
+    texts=attribute_texts,
+    name=hostile.map(sendable),
+    hint=st.builds(
+        Hint,
+        meaning=hostile.map(sendable),
+        fix=hostile.map(sendable),
+        who=hostile.map(sendable),
+        repeat=st.sampled_from(get_args(Repeat)),
+    ),
+)
+def test_no_text_of_a_job_breaks_the_message(
+    kind: Kind, job_kind: str, texts: dict[str, str], name: str, hint: Hint
+) -> None:
+    metadata = {"recipient_name": name[:5000], name[:500]: name[:5000], "url": f"https://x.example/{name}"}
+    event = job_event(job_kind, attributes=texts, metadata=metadata, hint=hint)
+    request = kind.render(event, subscription_of(kind), Context(account_names={texts["account"]: name}))
+    assert len(request.body) <= MAX_BODY_BYTES
+    CHECKS[kind.name](request, event)
+
+
+@every_wording_kind
+@given(
+    type=st.sampled_from([type for type in TYPES if type.startswith("relay.")]) | st.just("relay.unheard"),
+    data=st.dictionaries(
+        st.sampled_from(
+            (
+                *("source", "account", "since", "reason", "message", "open_jobs", "subscription", "sink", "delivery"),
+                *("event_type", "attempts", "last_error", "hint", "metadata", "request_id", "job"),
+            )
+        ),
+        values,
+    ),
+)
+def test_no_text_of_an_event_about_the_relay_breaks_the_message(kind: Kind, type: str, data: dict[str, Any]) -> None:
+    event = relay_event("evt_1", type, NOW, data, dataschema="http://x/schemas/relay-test.v1.json")
+    request = kind.render(event, subscription_of(kind), CONTEXT)
+    CHECKS[kind.name](request, event)
+
+
+@every_wording_kind
+@pytest.mark.parametrize("data", ["null", "[]", '"text"', "7", '{"hint":[],"metadata":7,"open_jobs":{}}'])
+def test_data_of_any_shape_can_be_rendered(kind: Kind, data: str) -> None:
+    for type in (*TYPES, "shop.order.paid"):
+        source = "/relay" if type.startswith("relay.") else "/shop"
+        body = f'{{"id":"evt_1","source":"{source}","type":"{type}","data":{data}}}'.encode()
+        event = Event(id="evt_1", source=source, type=type, subject=None, time=NOW, recorded_at=NOW, body=body)
+        request = kind.render(event, subscription_of(kind), CONTEXT)
+        CHECKS[kind.name](request, event)

@@ -1,0 +1,418 @@
+"""A world for the tests of the API: a real store on SQLite, and small stand-ins for what would reach out of it."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Tested, Token
+from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
+from relay.core.events import Event, Origin, from_transition
+from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
+from relay.core.netguard import GuardPolicy
+from relay.core.passing import Header
+from relay.core.records import Intent, LookRecord, Page, Registered, Registration, Resolution
+from relay.core.signing import new_secret, signature_headers
+from relay.core.subscription import Subscription
+from relay.core.tracking import Explanation, SourceReport, TrackRequest
+from relay.errors import RequestError
+from relay.ids import new_id
+from relay.proxy.types import Body, Cache, Extra, Passing, Reply, Speaker
+from relay.proxy.unknown import resolve
+from relay.store.store import Store
+from subscribers.registry import infer_kind, kind_named, kinds
+
+NOW = 1_800_000_000.0
+ORIGIN = Origin(
+    source="https://revor.ai/api/v1/outreach/jobs",
+    type_prefix="ai.revor.job",
+    dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
+)
+SETTINGS = ApiSettings(
+    host="127.0.0.1",
+    port=8080,
+    public_url=None,
+    tokens=(),
+    accounts={"revor": ("default", "second")},
+    origins={"revor": ORIGIN},
+    guard=GuardPolicy(),
+    default_deadline_seconds=604_800.0,
+    default_timeout_seconds=15.0,
+    default_retry_schedule_seconds=(5.0, 300.0),
+    version="0.1.0",
+    node_id="node-1",
+    dev=True,
+)
+TOKENS = (
+    Token(name="ops", value="rl_admin", scopes=frozenset({"admin"})),
+    Token(name="viewer", value="rl_read", scopes=frozenset({"read"})),
+    Token(name="crm", value="rl_jobs", scopes=frozenset({"jobs:write"})),
+)
+HOOK = "https://receiver.example/hooks"
+SLACK = "https://hooks.slack.com/services/T000/B000/secretsecret"
+
+
+class FakeWatch:
+    """Ends each wait at once: with a signal where there was one, else as if the time were over."""
+
+    def __init__(self, signals: "FakeSignals") -> None:
+        self._signals = signals
+
+    async def wait(self, timeout_seconds: float) -> bool:
+        self._signals.waits.append(timeout_seconds)
+        if self._signals.steps:
+            step = self._signals.steps.pop(0)
+            return bool(await step())
+        self._signals.world.node.stop()
+        return False
+
+
+class FakeSignals:
+    """`steps` are what happens, one in each wait: coroutine functions that return whether there was a signal.
+
+    After the last one the node stops, so that no test can hang.
+    """
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.steps: list[Any] = []
+        self.waits: list[float] = []
+        self.watched: list[str] = []
+        self.open_watches = 0
+
+    @contextmanager
+    def _watch(self, name: str) -> Iterator[FakeWatch]:
+        self.watched.append(name)
+        self.open_watches += 1
+        try:
+            yield FakeWatch(self)
+        finally:
+            self.open_watches -= 1
+
+    def watch_job(self, uid: str) -> Any:
+        return self._watch(uid)
+
+    def watch_events(self) -> Any:
+        return self._watch("events")
+
+
+class FakeTracking:
+    """Registers in the store; remembers what it was asked."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.refreshed: list[str] = []
+        self.hurried: list[str] = []
+        self.polling = True
+        self.chunks: list[int] = []
+        self.refusals: dict[str, RequestError] = {}
+
+    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
+        item = body.get("item")
+        if body.get("ok") is not True or not isinstance(item, dict) or not isinstance(item.get("id"), str):
+            return None
+        seen = None
+        if isinstance(item.get("status"), str):
+            seen = Observation(status=item["status"], observed_at=self.world.now, upstream=item)
+        return item["id"], seen
+
+    async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
+        self.chunks.append(len(requests))
+        fine = [request for request in requests if request.external_id not in self.refusals]
+        registrations = [await self._registration(request) for request in fine]
+        done = iter(await self.world.store.jobs.register_many(registrations) if registrations else [])
+        return [self.refusals.get(request.external_id) or next(done) for request in requests]
+
+    async def _registration(self, request: TrackRequest) -> Registration:
+        now = self.world.now
+        callback = None
+        if request.callback_url is not None:
+            callback = await self.world.store.subscriptions.callback_for(request.callback_url, new_id("sub", now), now)
+        return Registration(
+            uid=new_id("job", now),
+            external_id=request.external_id,
+            source=request.source,
+            account=request.account,
+            tracked_at=now,
+            deadline_seconds=request.deadline_seconds or 604_800.0,
+            deadline_given=request.deadline_seconds is not None,
+            weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
+            metadata=request.metadata,
+            callback_subscription_id=callback,
+            request=request.request,
+            connect_account_id=request.connect_account_id,
+            resolves=request.resolves,
+        )
+
+    async def refresh(self, job: Job) -> None:
+        self.refreshed.append(job.uid)
+
+    async def untrack(self, job: Job) -> Job:
+        return await self.world.store.jobs.untrack(job.uid, self.world.now)
+
+    async def purge(self, job: Job) -> Job:
+        return await self.world.store.jobs.purge(job.uid)
+
+    def polls(self, job: Job) -> bool:
+        return self.polling
+
+    @contextmanager
+    def hurry(self, job: Job) -> Iterator[None]:
+        self.hurried.append(job.uid)
+        yield
+
+    def explain(self, job: Job) -> Explanation:
+        return Explanation(
+            reason="between_looks",
+            sentence="It was looked at a short while ago and had not changed.",
+            next_poll_at=self.world.now + 5,
+            not_before=None,
+            expected_delay_seconds=1.2,
+            waiting_for=None,
+            last_polled_at=None,
+            last_request_id="req_1",
+        )
+
+    def reports(self) -> list[SourceReport]:
+        return [
+            SourceReport(
+                source="revor",
+                account=account,
+                state="ok",
+                since=None,
+                problem=None,
+                open_jobs=1,
+                due_jobs=0,
+                limit=120,
+                remaining=119,
+                window_seconds=60.0,
+                own_requests_per_second=0.5,
+                others_requests_per_second=None,
+                price_seconds=0.8,
+                expected_detection_delay_seconds=1.2,
+                expected_detection_delay_at_double_budget_seconds=0.6,
+                expected_detection_delay_at_half_budget_seconds=None,
+                paused_until=None,
+                last_completed_at=self.world.now,
+            )
+            for account in SETTINGS.accounts["revor"]
+        ]
+
+
+class FakeDelivering:
+    """Answers tests with a 200 of the sink."""
+
+    def __init__(self) -> None:
+        self.tested: list[tuple[Subscription, Event]] = []
+        self.woken = 0
+
+    async def test(self, subscription: Subscription, event: Event) -> Tested:
+        self.tested.append((subscription, event))
+        attempt = Attempt(
+            number=1,
+            started_at=NOW,
+            duration_ms=12.5,
+            status_code=200,
+            request_headers=(("webhook-id", event.id), ("authorization", "Bearer x")),
+            response_headers=(("set-cookie", "a=b"), ("server", "nginx")),
+            response_excerpt="ok",
+            remote_ip="192.0.2.1",
+            timings=Timings(first_byte_ms=11.0),
+        )
+        return Tested(attempt=attempt, outcome=Outcome(verdict="delivered", reason="200 OK"))
+
+    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
+        signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=event.body)
+        return OutboundRequest(url=subscription.sink, headers=(*subscription.headers, *signature), body=event.body)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+class FakeNode:
+    """A node that is well, until a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.answer = Readiness(notes=("all is well",), checks={"database": "ok"})
+        self.stopping = False
+        self.secret = new_secret(b"c" * 32)
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    async def readiness(self) -> Readiness:
+        return self.answer
+
+    def metrics(self) -> bytes:
+        return b"relay_up 1\n"
+
+    async def callback_secret(self) -> str:
+        return self.secret
+
+
+class FakeReply:
+    """A whole answer."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.headers: list[Header] = [(b"content-type", b"application/json")]
+        self.cache: Cache = "pass"
+        self.age_seconds: int | None = None
+        self.whole: bytes | None = body
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        yield self.whole or b""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class FakeDropIn:
+    """An upstream that says yes to whatever is passed on, and knows no key of ours."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.passed: list[Passing] = []
+
+    adopts = False
+
+    def whose(self, key: str | None) -> Speaker:
+        return Speaker(source="revor", account=None, key=key)
+
+    def standing(self) -> Speaker | None:
+        return Speaker(source="revor", account="default", key="the account's own")
+
+    def with_its_key(self, headers: Sequence[Header], speaker: Speaker) -> list[Header]:
+        return [(b"authorization", f"Bearer {speaker.key}".encode())]
+
+    def is_create(self, speaker: Speaker, method: str, path: str) -> bool:
+        return False
+
+    def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
+        return None
+
+    def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> FakeReply | None:
+        return None
+
+    async def create(self, passing: Passing, body: Body, extra: Extra) -> FakeReply:
+        return await self.pass_on(passing, None)
+
+    async def read(self, passing: Passing, external_id: str, *, fresh: bool, wait_seconds: float) -> FakeReply:
+        return await self.pass_on(passing, None)
+
+    async def pass_on(self, passing: Passing, body: AsyncIterable[bytes] | None) -> FakeReply:
+        self.passed.append(passing)
+        return FakeReply(200, b'{"ok":true}')
+
+    def problem(self, speaker: Speaker, status: int, code: str, message: str, request_id: str) -> FakeReply:
+        return FakeReply(status, orjson.dumps({"ok": False, "error": {"code": code, "message": message}}))
+
+    def answered(self, kind: str, reply: Reply) -> None:
+        """Nobody counts here."""
+
+    async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
+        return await self.world.store.intents.page(limit=limit, cursor=cursor, now=self.world.now)
+
+    async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
+        world = self.world
+        return await resolve(world.store.intents, world.tracking, intent_id, fate, job_id, now=world.now)
+
+    async def dismiss(self, intent_id: str) -> Intent | None:
+        return await self.world.store.intents.dismiss(intent_id, self.world.now)
+
+
+KINDS = Kinds(
+    names=tuple(kinds()),
+    infer=infer_kind,
+    check=lambda subscription: kind_named(subscription.kind).check(subscription),
+    default_types=lambda name: kind_named(name).default_types(("ai.revor.job",)),
+    redacted_url=lambda name, url: kind_named(name).redacted_url(url),
+)
+
+
+@dataclass
+class World:
+    """Everything behind the API of one test."""
+
+    store: Store
+    now: float = NOW
+    requests: list[tuple[str, int]] = field(default_factory=list)
+    node: FakeNode = field(default_factory=FakeNode)
+    delivering: FakeDelivering = field(default_factory=FakeDelivering)
+
+    def __post_init__(self) -> None:
+        self.tracking = FakeTracking(self)
+        self.signals = FakeSignals(self)
+        self.dropin = FakeDropIn(self)
+
+    def ports(self, **settings: Any) -> Ports:
+        """What the API is given, with these settings changed."""
+        return Ports(
+            settings=replace(SETTINGS, **settings),
+            clock=lambda: self.now,
+            jobs=self.store.jobs,
+            events=self.store.events,
+            deliveries=self.store.deliveries,
+            subscriptions=self.store.subscriptions,
+            replays=self.store.replays,
+            idempotency=self.store.idempotency,
+            tracking=self.tracking,
+            signals=self.signals,
+            delivering=self.delivering,
+            node=self.node,
+            kinds=KINDS,
+            dropin=self.dropin,
+            count_request=lambda method, status_code: self.requests.append((method, status_code)),
+        )
+
+    async def job(self, external_id: str, *, account: str = "default", callback_url: str | None = None) -> Job:
+        """A tracked job."""
+        request = TrackRequest(
+            external_id=external_id, source="revor", account=account, callback_url=callback_url, metadata={"deal": 42}
+        )
+        registered = (await self.tracking.register([request]))[0]
+        assert isinstance(registered, Registered)
+        return registered.job
+
+    async def look(self, job: Job, status: str) -> list[Event]:
+        """A look at the job that sees this status; returns the events that it made."""
+        now_known = await self.store.jobs.get(job.uid)
+        assert now_known is not None
+        item = {"id": job.external_id, "status": status}
+        seen = Observation(status=status, observed_at=self.now, upstream=item, started_at=None)
+        transitions, progress = detect(now_known.progress, seen)
+        events = tuple(
+            from_transition(new_id("evt", self.now), job, transition, ORIGIN, seen=seen) for transition in transitions
+        )
+        await self.store.jobs.record(
+            LookRecord(
+                job_uid=job.uid,
+                expected_sequence=now_known.progress.sequence,
+                progress=progress,
+                events=events,
+                now=self.now,
+                seen=seen,
+                outcome=status if seen.terminal else None,
+            )
+        )
+        return list(events)
+
+
+def scope_of(path: str, headers: Sequence[Header] = ()) -> dict[str, Any]:
+    """An ASGI scope, for what no client can do: read a stream as it comes, or go away at a certain moment."""
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:8080"), *headers],
+        "client": ("127.0.0.1", 5000),
+        "server": ("127.0.0.1", 8080),
+        "scheme": "http",
+        "root_path": "",
+        "http_version": "1.1",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }

@@ -1,0 +1,275 @@
+"""Callers that send creates through a relay that is killed, and what is checked when all is quiet again.
+
+The upstream's ledger tells of each job the body that made it; the callers' ledger has each body, how often it was sent,
+and the job that an answer told of. Every body is one of a kind, so the two can be laid side by side.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import orjson
+
+from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from tests.support.kill_world import API_KEY, OWED_SECONDS, START_SECONDS, World, open_world
+
+KEYED_SHARE = 0.5
+THINKING_SECONDS = 0.02
+"""How long a caller takes at most between two creates."""
+IN_FLIGHT_SECONDS = 1.0
+"""In place of ten minutes: where nodes share a database, only time tells that a create was cut off."""
+LOOK_AGAIN_SECONDS = 0.05
+
+Came = Literal["answer", "nothing", "refusal"]
+"""What a caller got for a request: an answer; no answer, so that it may have been carried out; or no connection."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Order:
+    """One create as its caller knows it. `sent`: how often it went out; `job_id`: the job that an answer told of."""
+
+    number: int
+    key: str | None
+    body: bytes = field(repr=False)
+    sent: int = 0
+    job_id: str | None = None
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{sha256(self.body).hexdigest()}"
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return {"order": self.number}
+
+
+@dataclass(kw_only=True)
+class Callers:
+    """Those who send creates through the relay, and their ledger. `name` makes bodies and keys one of a kind."""
+
+    world: World
+    name: str
+    rng: random.Random
+    orders: list[Order] = field(default_factory=list)
+    answered: int = 0
+
+    def new_order(self, *, keyed: bool) -> Order:
+        number = len(self.orders)
+        body = dispatch_body(number)
+        body["content"] = {"text": f"{self.name}, message {number}"}
+        key = f"{self.name}-{number}" if keyed else None
+        order = Order(number=number, key=key, body=orjson.dumps(body))
+        self.orders.append(order)
+        return order
+
+    async def send(self, order: Order) -> Came:
+        """Sends it once."""
+        headers = {
+            "Authorization": f"Bearer {API_KEY}",
+            "Content-Type": "application/json",
+            "Relay-Metadata": orjson.dumps(order.metadata).decode(),
+            **({} if order.key is None else {"Idempotency-Key": order.key}),
+        }
+        try:
+            url = f"{self.world.relay.url}{DISPATCH_PATH}"
+            async with self.world.session.post(url, data=order.body, headers=headers) as response:
+                answer = orjson.loads(await response.read())
+        except aiohttp.ClientConnectorError:
+            return "refusal"
+        except (aiohttp.ClientError, TimeoutError):
+            order.sent += 1
+            return "nothing"
+        order.sent += 1
+        assert response.status == 202, answer
+        assert order.job_id in (None, answer["item"]["id"]), "a repeat was answered with another job"
+        order.job_id = answer["item"]["id"]
+        self.answered += 1
+        return "answer"
+
+    async def place(self, order: Order) -> None:
+        """Sends it until it has gone out; with a key until it is answered. Without one nobody repeats what may have
+        been carried out."""
+        latest = time.monotonic() + START_SECONDS + OWED_SECONDS
+        while time.monotonic() < latest:
+            came = await self.send(order)
+            if came == "answer" or (came == "nothing" and order.key is None):
+                return
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        raise AssertionError(f"{order} could not be placed:\n{self.world.relay.log_tail()}")
+
+    async def place_until(self, done: asyncio.Event) -> None:
+        """One order after another."""
+        while not done.is_set():
+            await self.place(self.new_order(keyed=self.rng.random() < KEYED_SHARE))
+            await asyncio.sleep(self.rng.uniform(0.0, THINKING_SECONDS))
+
+    async def until_answered(self, count: int) -> None:
+        """Waits until so many creates were answered."""
+        latest = time.monotonic() + START_SECONDS
+        while self.answered < count:
+            assert time.monotonic() < latest, f"no create is answered:\n{self.world.relay.log_tail()}"
+            await asyncio.sleep(LOOK_AGAIN_SECONDS / 10)
+
+
+@contextlib.asynccontextmanager
+async def open_create_world(folder: Path, seed: str, database: str) -> AsyncIterator[Callers]:
+    """A sandbox, a relay that is not started, and callers that have sent nothing yet."""
+    async with open_world(folder, seed, database=database) as world:
+        if database == "postgresql":
+            world.relay.constants["relay.store.intents:IN_FLIGHT_SECONDS"] = IN_FLIGHT_SECONDS
+        yield Callers(world=world, name=seed, rng=random.Random(f"callers:{seed}"))
+
+
+# --- the two ledgers and the relay's own books
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """What the upstream made, what the relay tracks (by job id), and the creates of which it knows no end."""
+
+    made: Mapping[str, str]
+    """Each job's id and the digest of the body that made it."""
+    tracked: Mapping[str, Mapping[str, Any]]
+    intents: Sequence[Mapping[str, Any]]
+    received: int
+    """How many creates reached the upstream."""
+
+    @property
+    def unknown(self) -> set[str]:
+        """The digests of the creates of which the relay knows no end."""
+        return {intent["body_digest"] for intent in self.intents}
+
+    @property
+    def lost(self) -> list[str]:
+        """The jobs that the relay neither tracks nor suspects."""
+        return [id for id, digest in self.made.items() if id not in self.tracked and digest not in self.unknown]
+
+
+async def books_of(world: World) -> Books:
+    async with world.session.get(f"{world.sandbox_url}/_sandbox/requests") as response:
+        counts = (await response.json())["by_kind"]
+    intents = await all_items(world, "/v1/intents")  # read before the jobs: what is registered meanwhile leaves them
+    return Books(
+        made={job_id: truth["body_digest"] for job_id, truth in (await world.truths()).items()},
+        tracked={job["id"]: job for job in await all_items(world, "/v1/jobs")},
+        intents=intents,
+        received=counts.get("POST dispatch", 0),
+    )
+
+
+async def all_items(world: World, path: str) -> list[dict[str, Any]]:
+    """A whole list."""
+    items: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = await world.get(f"{path}?limit=500{cursor}")
+        items += page["items"]
+        if page["next_cursor"] is None:
+            return items
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+async def settled_books(callers: Callers, *, made: int = 0, unknown: int = 0) -> Books:
+    """The books once so many jobs are made, at least, and so many creates listed, and every job is in the relay's: the
+    upstream reads on when a relay is gone, and where nodes share a database only time tells what was cut off."""
+    latest = time.monotonic() + OWED_SECONDS
+    while (books := await books_of(callers.world)).lost or len(books.made) < made or len(books.intents) < unknown:
+        assert time.monotonic() < latest, f"{books}\n{callers.world.relay.log_tail()}"
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    return books
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateReport:
+    """What came of it. `repeated`: with a key, sent more than once; `unanswered`: without one, and their callers got no
+    answer; `told`, `untold`: jobs that are tracked, by whether their callers know; `unknown`: creates that are listed,
+    `unknown_made` of them had been carried out."""
+
+    kills: int
+    orders: int
+    keyed: int
+    sent: int
+    received: int
+    jobs: int
+    told: int
+    untold: int
+    unknown: int
+    unknown_made: int
+    repeated: int
+    unanswered: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.orders} creates, {self.keyed} with a key: sent {self.sent} times and received "
+            f"{self.received} times, {self.repeated} repeated, {self.unanswered} not and unanswered; {self.jobs} jobs, "
+            f"{self.told} told and {self.untold} untold tracked; {self.unknown} creates of unknown fate are listed, "
+            f"{self.unknown_made} of them made one"
+        )
+
+
+def total(reports: Sequence[CreateReport]) -> CreateReport:
+    """The sum of several worlds."""
+    return CreateReport(
+        **{each.name: sum(getattr(report, each.name) for report in reports) for each in fields(CreateReport)}
+    )
+
+
+async def check_the_ledgers(callers: Callers) -> CreateReport:
+    """Lays the upstream's ledger beside the callers', and the relay's books beside both."""
+    world = callers.world
+    await world.relay.ready(world.session)
+    books = await settled_books(callers)
+    by_digest = {order.digest: order for order in callers.orders}
+    assert len(by_digest) == len(callers.orders), "each body is one of a kind"
+
+    # nothing is made that no caller sent, and nothing twice
+    assert set(books.made.values()) - set(by_digest) == set()
+    assert {digest: n for digest, n in Counter(books.made.values()).items() if n > 1} == {}
+    assert books.received <= sum(order.sent for order in callers.orders), "the relay sent what nobody had sent it"
+
+    # whoever was told of a job was told of its own; with a key everybody was in the end
+    for order in callers.orders:
+        if order.job_id is not None:
+            assert books.made[order.job_id] == order.digest, order
+        assert order.job_id is not None or order.key is None, order
+
+    # what is told is tracked, with what its caller attached; so is what is untold and tracked all the same
+    for order in callers.orders:
+        if order.job_id is not None:
+            assert (await world.get(f"/v1/jobs/{order.job_id}"))["metadata"] == order.metadata
+    for job_id, job in books.tracked.items():
+        assert job["metadata"] == by_digest[books.made[job_id]].metadata
+
+    # every other one has its intent, and what is tracked has none; of a create with a key nothing is left
+    assert books.lost == []
+    assert {job_id for job_id in books.tracked if books.made[job_id] in books.unknown} == set()
+    assert len(books.unknown) == len(books.intents)
+    for intent in books.intents:
+        order = by_digest[intent["body_digest"]]
+        assert (order.key, order.job_id, order.sent) == (None, None, 1), (order, intent)
+        assert (intent["reason"], intent["status_code"], intent["idempotency_key"]) == ("cut_off", None, None)
+        assert (intent["path"], intent["account"]) == (DISPATCH_PATH, "default")
+
+    told = {order.job_id for order in callers.orders if order.job_id is not None}
+    return CreateReport(
+        kills=len(world.relay.kills),
+        orders=len(callers.orders),
+        keyed=sum(order.key is not None for order in callers.orders),
+        sent=sum(order.sent for order in callers.orders),
+        received=books.received,
+        jobs=len(books.made),
+        told=len(told),
+        untold=len(set(books.tracked) - told),
+        unknown=len(books.intents),
+        unknown_made=len(books.unknown & set(books.made.values())),
+        repeated=sum(order.key is not None and order.sent > 1 for order in callers.orders),
+        unanswered=sum(order.job_id is None for order in callers.orders),
+    )

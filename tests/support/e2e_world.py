@@ -1,0 +1,238 @@
+"""A whole node in this process: the sandbox and a receiver on real sockets, the relay's API as an application."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from relay.cli.demo.stage import listen, served, url_of
+from relay.clock import Clock, wall_clock
+from relay.config.keyring import new_key
+from relay.config.settings import (
+    LOOPBACK_NETWORKS,
+    AccountSettings,
+    AuthSettings,
+    DatabaseSettings,
+    EncryptionSettings,
+    PollingSettings,
+    SecuritySettings,
+    ServerSettings,
+    Settings,
+    SourceSettings,
+    TokenSettings,
+)
+from relay.node.node import ROLES, Node, open_node
+from relay.polling.poller import Poller
+from relay.sandbox.server import Sandbox
+
+KEY = "sk-revor-test"
+RELAY_URL = "http://127.0.0.1:8080"
+SPEED = 200.0
+MAX_INTERVAL_SECONDS = 0.5
+PATIENCE_SECONDS = 15.0
+POLLING = PollingSettings(
+    min_interval_seconds=0.01, max_interval_seconds=MAX_INTERVAL_SECONDS, max_requests_per_second=200.0
+)
+AT_ONCE = {"attempt_failures": 0, "start_delay_seconds": 0, "run_seconds": 0, "in_lane": False}
+"""A sandbox job that has ended, at the upstream, as soon as it is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request that a sink got, as it came; names of headers in lower case."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def event(self) -> dict[str, Any]:
+        event: dict[str, Any] = orjson.loads(self.body)
+        return event
+
+
+@dataclass(kw_only=True)
+class World:
+    """A node at work, and what a test does to it and sees of it."""
+
+    node: Node
+    api: httpx2.AsyncClient
+    sandbox: httpx2.AsyncClient
+    receiver_url: str
+    settings: Settings
+    upstream: Any
+    received: dict[str, list[Received]] = field(default_factory=dict)
+
+    @property
+    def poller(self) -> Poller:
+        """The only account's."""
+        (poller,) = self.node.pollers.values()
+        return poller
+
+    async def fault(self, kind: str, **body: Any) -> None:
+        """From now on until `heal`, or as the body says, requests to the upstream go wrong."""
+        answer = await self.sandbox.post("/_sandbox/faults", json={"kind": kind, "share": 1, **body})
+        assert answer.status_code == 201, answer.text
+
+    async def heal(self) -> None:
+        assert (await self.sandbox.delete("/_sandbox/faults")).status_code == 200
+
+    async def job(self, *, metadata: Mapping[str, Any] | None = None, **script: Any) -> str:
+        """Makes a job at the upstream and registers it: its id."""
+        body = {"account": "test", "final": "succeeded", **AT_ONCE, **script}
+        (item,) = (await self.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
+        answer = await self.api.post("/v1/jobs", json={"id": item["id"], "metadata": metadata or {}})
+        assert answer.status_code == 201, answer.text
+        return str(item["id"])
+
+    async def shown(self, job_id: str) -> dict[str, Any]:
+        """The job as the API shows it."""
+        job: dict[str, Any] = (await self.api.get(f"/v1/jobs/{job_id}")).json()
+        return job
+
+    async def subscribe(self, path: str = "/events", **body: Any) -> dict[str, Any]:
+        answer = await self.api.post("/v1/subscriptions", json={"sink": self.receiver_url + path, **body})
+        assert answer.status_code == 201, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    def kinds(self, subject: str | None = None) -> list[str]:
+        """What the receiver got, in order: the last words of the types of a job's events, else of those about us."""
+        events = (request.event for request in self.received.get("/events", []))
+        if subject is None:
+            return [event["type"] for event in events if event["type"].startswith("relay.")]
+        return [event["type"].rpartition(".")[2] for event in events if event["subject"] == subject]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of that name and labels."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.node.metrics().decode())
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def looks(self, result: str) -> float:
+        return self.metric("relay_looks_total", result=result)
+
+    async def notes(self) -> list[str]:
+        """What /readyz remarks; it must be 200."""
+        answer = await self.api.get("/readyz")
+        assert answer.status_code == 200, answer.text
+        notes: list[str] = answer.json()["notes"]
+        return notes
+
+    async def until(self, true: Callable[[], bool | Awaitable[bool]]) -> None:
+        """Asks again whenever an event is recorded, a look has ended or a request has come."""
+        with self.node.signals.watch_events() as watch:
+            while True:
+                answer = true()
+                if answer if isinstance(answer, bool) else await answer:
+                    return
+                assert await watch.wait(PATIENCE_SECONDS), "nothing happens any more"
+
+    async def probe(self) -> None:
+        """The upkeep that tries refused keys again, now."""
+        (upkeep,) = (work for work in self.node._upkeep() if work.name == "probes")
+        await upkeep.run()
+
+
+@contextlib.asynccontextmanager
+async def open_beside(world: World) -> AsyncIterator[World]:
+    """A second node on the same database, with the same upstream and receiver."""
+    async with open_node(world.settings, base_url=RELAY_URL) as node, client_of(node) as api:
+        for poller in node.pollers.values():
+            poller.changed = _both(poller.changed, node.signals.event_recorded)
+        yield replace(world, node=node, api=api)
+
+
+def client_of(app: Any) -> httpx2.AsyncClient:
+    """A client of an application in this process."""
+    transport = httpx2.ASGITransport(app=app, client=("127.0.0.1", 5000))
+    return httpx2.AsyncClient(transport=transport, base_url=RELAY_URL)
+
+
+@contextlib.asynccontextmanager
+async def open_e2e_world(
+    folder: Path,
+    *,
+    api_key: str | None = KEY,
+    api_key_file: Path | None = None,
+    timeout_seconds: float = 5.0,
+    database_url: str | None = None,
+    upstream_clock: Clock = wall_clock,
+    encryption_key: str | None = None,
+    base_url: str | None = None,
+    accounts: Mapping[str, str | None] | None = None,
+    tokens: Sequence[TokenSettings] = (),
+    polling: PollingSettings = POLLING,
+    clock: Clock = wall_clock,
+    roles: tuple[str, ...] = ROLES,
+    speed: float = SPEED,
+) -> AsyncIterator[World]:
+    """`base_url`: another upstream than the sandbox. `accounts`: their keys, in the place of the one of `api_key`.
+    Without `tokens` it is a node of `--dev`, which lets this machine in.
+
+    Without the role `scheduler` nothing is looked at but by who asks; `clock` is the node's.
+    """
+    received: dict[str, list[Received]] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        at_sandbox, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
+        upstream = Sandbox(seed=1, speed=speed, rate_limit=None).app(clock=upstream_clock)
+        await stack.enter_async_context(served(upstream, at_sandbox))
+        account = AccountSettings(api_key=api_key, api_key_file=None if api_key_file is None else str(api_key_file))
+        of_keys = {name: AccountSettings(name=name, api_key=key) for name, key in (accounts or {}).items()}
+        source = SourceSettings(
+            base_url=base_url or url_of(at_sandbox), accounts=of_keys or {"default": account}, polling=polling
+        )
+        settings = Settings(
+            server=ServerSettings(shutdown_seconds=5.0),
+            database=DatabaseSettings(url=database_url or f"sqlite:///{folder / 'relay.db'}", pool_size=4),
+            auth=AuthSettings(tokens=tuple(tokens)),
+            encryption=EncryptionSettings(keys=(encryption_key or new_key(),)),
+            sources={source.name: source},
+            security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
+            dev=not tokens,
+        )
+        node = await stack.enter_async_context(
+            open_node(settings, base_url=RELAY_URL, state_dir=folder, clock=clock, roles=roles)
+        )
+        for client in node._clients.values():
+            client._timeout_seconds = timeout_seconds
+        for poller in node.pollers.values():
+            poller.changed = _both(poller.changed, node.signals.event_recorded)
+
+        async def take(request: Request) -> Response:
+            body = await request.body()
+            received.setdefault(request.url.path, []).append(Received(dict(request.headers), body))
+            node.signals.event_recorded()
+            return PlainTextResponse("ok")
+
+        receiver = Starlette(routes=[Route("/{path:path}", take, methods=["POST"])])
+        await stack.enter_async_context(served(receiver, at_receiver))
+        api, sandbox = [await stack.enter_async_context(client_of(app)) for app in (node, upstream)]
+        yield World(
+            node=node,
+            api=api,
+            sandbox=sandbox,
+            receiver_url=url_of(at_receiver),
+            settings=settings,
+            upstream=upstream,
+            received=received,
+        )
+
+
+def _both(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call

@@ -1,0 +1,81 @@
+"""Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark, of a
+create that a caller sends through it, of a replay, or of the recovery of a subscription.
+
+`tests/support/kill_stops.py` puts the stops in; `test_kill_points.py`, `test_kill_create_points.py`,
+`test_kill_replay_points.py` and `test_kill_probe_points.py` in `tests/e2e/` stop at each.
+"""
+
+from collections.abc import Mapping
+
+POINTS: Mapping[str, str] = {
+    "look.answered": "the upstream's answer is read; nothing is recorded",
+    "record.called": "the transition is detected and slots are reserved; its transaction has not begun",
+    "record.written": "state, events and deliveries are written; the transaction is not committed",
+    "record.committed": "the transaction is committed; the deliveries that it leased are not started",
+    "note.called": "the deliveries are started; when to look again is not written",
+    "claim.called": "something is due; its claim has not begun",
+    "claim.written": "the leases are written; the claim is not committed",
+    "claim.committed": "the claim is committed; nothing is started",
+    "send.called": "the request is rendered and signed; nothing is sent",
+    "send.sent": "the request is out; the answer is not read",
+    "send.answered": "the answer is read; what it means is not decided",
+    "mark.called": "it is decided; the mark's transaction has not begun",
+    "mark.written": "attempt, state and the follower's promotion are written; the transaction is not committed",
+    "mark.committed": "the mark is committed; what it took over is not started",
+    "register.called": "a registration is read; its transaction has not begun",
+    "register.written": "the job is written; the transaction is not committed",
+    "register.committed": "the job is committed; the caller has no answer",
+    "start.migrated": "the database is open; the leases of the crash before are still there",
+    "start.freed": "the leases are freed; nothing is planned",
+    "drain.begun": "it was told to end, with deliveries in flight; nothing is waited for",
+    "drain.answered": "while it ends, an answer came; it is not marked",
+    "drain.marked": "while it ends, a delivery was marked; the node is not closed",
+    "stop.closing": "nothing is in flight any more; the database is still open",
+}
+
+DRAIN = frozenset(point for point in POINTS if point.startswith(("drain.", "stop.")))
+"""These are passed only by a relay that is told to end."""
+
+SQLITE = frozenset(point for point in POINTS if point.startswith("start."))
+"""Passed with SQLite only: where nodes share a database, leases of a crash expire by themselves."""
+
+ONCE = frozenset(point for point in POINTS if point.startswith(("start.", "drain.begun", "stop.")))
+"""These are passed once in a relay's life."""
+
+CREATE_POINTS: Mapping[str, str] = {
+    "create.called": "the create is read; its intent's transaction has not begun",
+    "intent.written": "the intent is written; the transaction is not committed",
+    "intent.committed": "the intent is committed; nothing is sent",
+    "create.sent": "the create is out; the answer is not read",
+    "create.answered": "the answer is read; nothing is recorded",
+    "register.called": "what it means is decided; the registration's transaction has not begun",
+    "register.written": "the job and the end of the intent are written; the transaction is not committed",
+    "register.committed": "the transaction is committed; the job is not planned",
+    "create.recorded": "the job is planned; the caller has no answer",
+}
+"""A create passes all of these, in this order."""
+
+REPLAY_POINTS: Mapping[str, str] = {
+    "replay.called": "there is something to send again; the step's transaction has not begun",
+    "replay.written": "deliveries are on their way and counted; the transaction is not committed",
+    "replay.committed": "the step is committed; nobody was woken",
+}
+"""Each step of a replay passes all of these, in this order."""
+
+PROBE_POINTS: Mapping[str, str] = {
+    "probe.called": "it is time to try the disabled subscription; the turn's transaction has not begun",
+    "probe.written": "the turn and the lease are written; the transaction is not committed",
+    "probe.committed": "the turn is committed; nothing is sent",
+    "send.called": "the request is rendered and signed; nothing is sent",
+    "send.sent": "the request is out; the answer is not read",
+    "send.answered": "the sink took it; nothing is decided",
+    "mark.called": "it has recovered; the transaction that says so has not begun",
+    "mark.written": "the attempt, the subscription's new state and its event are written, and not committed",
+    "mark.committed": "the recovery is committed; what waits is not brought forward",
+    "forward.written": "what waits for a later attempt is due; the transaction is not committed",
+    "forward.committed": "that is committed; nobody was woken",
+}
+"""The recovery of a subscription passes all of these, in this order."""
+
+RECOVERED = frozenset({"mark.committed", "forward.written", "forward.committed"})
+"""At these it has recovered: it does so no second time."""

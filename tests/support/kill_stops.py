@@ -1,0 +1,160 @@
+"""What stops a relay with SIGKILL between two of its steps: put into a process that `fork_server` started."""
+
+import asyncio
+import functools
+import os
+import signal
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+SENT_SECONDS = 0.03
+"""In this time the other side has read a request, and may have answered: nobody reads the answer."""
+
+
+class Stop:
+    """SIGKILL to this process as it passes a point (see `kill_points`) for the n-th time."""
+
+    def __init__(self, point: str, passage: int) -> None:
+        self._point = point
+        self._left = passage
+        self._draining = False
+        self._operation: ContextVar[str] = ContextVar("kill_operation", default="")
+
+    def at(self, point: str) -> None:
+        if self._is_last(point):
+            _kill_myself()
+
+    def _is_last(self, point: str) -> bool:
+        if point != self._point:
+            return False
+        self._left -= 1
+        return self._left == 0
+
+    def put_in(self) -> None:
+        """Wraps the calls between which the points lie."""
+        from aiohttp import ClientResponse
+
+        from relay.delivery.dispatcher import Dispatcher
+        from relay.http import exchange, sender
+        from relay.proxy.creates import Creates
+        from relay.proxy.passage import Passage
+        from relay.sources.client import UpstreamClient
+        from relay.store.deliveries import DeliveryStore
+        from relay.store.intents import IntentStore
+        from relay.store.jobs import JobStore
+        from relay.store.replays import ReplayStore
+        from relay.store.store import Store
+
+        self._around(UpstreamClient, "look", after="look.answered")
+        self._around(JobStore, "record", before="record.called", after="record.committed", operation="record.written")
+        self._around(JobStore, "note", before="note.called")
+        self._around(JobStore, "register", "register.called", "register.committed", "register.written")
+        self._around(DeliveryStore, "claim_due", "claim.called", "claim.committed", "claim.written")
+        self._around(DeliveryStore, "claim_probe", "probe.called", "probe.committed", "probe.written")
+        self._around(DeliveryStore, "bring_forward", after="forward.committed", operation="forward.written")
+        self._around(DeliveryStore, "mark", "mark.called", "mark.committed", "mark.written")
+        self._around(DeliveryStore, "mark", after="drain.marked", draining=True)
+        self._around(sender.Sender, "send", "send.called", "send.answered")
+        self._around(sender.Sender, "send", after="drain.answered", draining=True)
+        self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
+        self._around(ReplayStore, "advance", "replay.called", "replay.committed", "replay.written")
+        self._around(Passage, "send", operation="create.sent")
+        self._around(Creates, "_take_in", "create.answered", "create.recorded")
+        self._around(Store, "free_what_a_crash_left", "start.migrated", "start.freed")
+        self._around(Store, "close", before="stop.closing")
+        self._when_sent(exchange, "_answer", "send.sent")
+        self._when_sent(ClientResponse, "start", "create.sent", operation="create.sent")
+        self._when_told_to_end(Dispatcher)
+        self._before_commits(Store)
+
+    def _around(
+        self,
+        owner: type,
+        name: str,
+        before: str = "",
+        after: str = "",
+        operation: str = "",
+        *,
+        draining: bool = False,
+    ) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        async def wrapped(*arguments: Any, **named: Any) -> Any:
+            self.at(before)
+            token = self._operation.set(operation) if operation else None
+            try:
+                result = await original(*arguments, **named)
+            finally:
+                if token is not None:
+                    self._operation.reset(token)
+            if self._draining or not draining:
+                self.at(after)
+            return result
+
+        setattr(owner, name, wrapped)
+
+    def _when_sent(self, owner: Any, name: str, point: str, *, operation: str = "") -> None:
+        """`name`: what waits for an answer."""
+        original = getattr(owner, name)
+
+        async def wait(*arguments: Any) -> Any:
+            if self._operation.get() == operation and self._is_last(point):
+                await asyncio.sleep(SENT_SECONDS)
+                _kill_myself()
+            return await original(*arguments)
+
+        setattr(owner, name, wait)
+
+    def _when_told_to_end(self, dispatcher: type) -> None:
+        original = dispatcher.stop  # type: ignore[attr-defined]
+
+        async def stop(this: Any, timeout_seconds: float) -> None:
+            self._draining = True
+            if this._tasks:
+                self.at("drain.begun")
+            await original(this, timeout_seconds)
+
+        dispatcher.stop = stop  # type: ignore[attr-defined]
+
+    def _before_commits(self, store: type) -> None:
+        """The batch functions of one operation stop where they have done their work: what follows is the commit."""
+        original = store.__init__  # type: ignore[misc]
+
+        def make(this: Any, *arguments: Any, **named: Any) -> None:
+            original(this, *arguments, **named)
+            write = this.database.write
+
+            async def wrapped(batch: Any, item: Any) -> Any:
+                if self._operation.get() == self._point:
+                    batch = self._stopping(batch)
+                return await write(batch, item)
+
+            call = this.database.call
+
+            async def wrapped_call(batch: Any, item: Any) -> Any:
+                if self._operation.get() == self._point:
+                    batch = self._stopping(batch, in_call=True)
+                return await call(batch, item)
+
+            this.database.write, this.database.call = wrapped, wrapped_call
+
+        store.__init__ = make  # type: ignore[misc]
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - one for each function, so that their items share a call
+    def _stopping(self, batch: Callable[..., Any], *, in_call: bool = False) -> Callable[..., Any]:
+        def stopping(connection: Any, items: Any) -> Any:
+            if in_call:  # a transaction by itself: it would be committed
+                connection.exec_driver_sql("BEGIN")
+            result = batch(connection, items)
+            self.at(self._point)
+            if in_call:
+                connection.exec_driver_sql("COMMIT")
+            return result
+
+        return stopping
+
+
+def _kill_myself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

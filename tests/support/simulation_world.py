@@ -1,0 +1,245 @@
+"""A small relay on a real database with a fake clock, upstream and sink: what the simulation tests stand on."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from relay.config.keyring import Keyring, new_key
+from relay.core.events import Hint, Origin
+from relay.core.job import Observation, Problem
+from relay.core.planner import PlannerConfig
+from relay.core.records import Registration
+from relay.core.subscription import SigningSecret, Subscription
+from relay.delivery.dispatcher import Dispatcher, DispatcherSettings
+from relay.holder import Holder
+from relay.ids import new_id
+from relay.metrics import Metrics
+from relay.polling.poller import AccountSettings, Poller
+from relay.polling.recorder import Recorder
+from relay.polling.statistics import AccountMemory, Learner, SourceMemory
+from relay.signals import Signals
+from relay.store.store import Store, open_store
+from relay.testing import FakeClock, RecordingSink, ScriptedLook, ScriptedSource
+from subscribers.base import Context
+from subscribers.registry import kinds
+
+SECRET = "whsec_" + "c2VjcmV0" * 4
+ORIGIN = Origin(
+    source="https://upstream.test/jobs",
+    type_prefix="test.job",
+    dataschema="https://relay.test/schemas/job-status.v1.json",
+)
+
+
+class NoLearner:
+    """Learns nothing."""
+
+    def changed(self) -> list[tuple[str, float, str]]:
+        """Never anything."""
+        return []
+
+    def learn(self, name: str, values: str) -> None:
+        """Ignored."""
+
+
+class BoundKind:
+    """A kind with its context."""
+
+    def __init__(self, name: str) -> None:
+        self._kind = kinds()[name]
+        self.name, self.signed, self.rate_per_second = name, self._kind.signed, self._kind.rate_per_second
+        self.classify, self.redacted_url = self._kind.classify, self._kind.redacted_url
+
+    def render(self, event: Any, subscription: Any) -> Any:
+        return self._kind.render(event, subscription, Context())
+
+
+class World:
+    """The rooms of one account, joined."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: FakeClock,
+        sink: RecordingSink,
+        key: str | None = "key",
+        *,
+        source: Any = None,
+        jobs: Any = None,
+    ) -> None:
+        """`source` and `jobs`: another upstream, and another way to the store's jobs, than the usual ones."""
+        self.store, self.clock, self.sink = store, clock, sink
+        self.jobs = jobs or store.jobs
+        self.steady = FakeClock(0.0)
+        self.key = key
+        self.source = source or ScriptedSource(clock)
+        self.signals = Signals()
+        self.metrics = Metrics()
+        self.holder = Holder("node")
+        self.dispatcher = self._new_dispatcher()
+        self.learner: Learner = NoLearner()
+        self.poller = self._new_poller()
+
+    def _new_poller(self) -> Poller:
+        settings = AccountSettings(
+            source="revor",
+            account="default",
+            origin=ORIGIN,
+            dataschema_base="https://relay.test",
+            deadline_seconds=3600.0,
+            read_key=lambda: self.key,
+            hint=_hint,
+        )
+        recorder = Recorder(
+            jobs=self.jobs,
+            delivering=self.dispatcher,
+            signals=self.signals,
+            metrics=self.metrics,
+            clock=self.clock,
+            hint=_hint,
+            origin=ORIGIN,
+        )
+        self.memory = SourceMemory("revor", self.learner, rows=self.store.learned, clock=self.clock)
+        return Poller(
+            settings,
+            upstream=self.source,
+            jobs=self.jobs,
+            accounts=self.store.accounts,
+            recorder=recorder,
+            signals=self.signals,
+            delivering=self.dispatcher,
+            metrics=self.metrics,
+            clock=self.clock,
+            planner_config=PlannerConfig(max_requests_per_second=1000.0),
+            memory=AccountMemory("revor", "default", shared=self.memory, plans=self.store.accounts, clock=self.clock),
+            steady=self.steady,
+        )
+
+    def _new_dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            deliveries=self.store.deliveries,
+            subscriptions=self.store.subscriptions,
+            kinds=BoundKind,
+            transport=self.sink,
+            clock=self.clock,
+            settings=DispatcherSettings(jitter=0.0, dataschema_base="https://relay.test"),
+            metrics=self.metrics,
+            holder=self.holder,
+            callback_secret=lambda: SECRET,
+        )
+
+    async def restart(self) -> None:
+        """Poller and dispatcher are lost with all that they remember; new ones know only the database."""
+        self.dispatcher = self._new_dispatcher()
+        await self.restart_poller()
+
+    async def restart_poller(self, away_seconds: float = 0.0, learner: Learner | None = None) -> None:
+        """The poller is lost with all that it remembers, and one that knows only the database takes its place."""
+        self.clock.advance(away_seconds)
+        self.learner = learner or NoLearner()
+        self.poller = self._new_poller()
+        states = await self.store.accounts.all()
+        await self.poller.load(states[0] if states else None)
+
+    def another_poller(self) -> Poller:
+        """That of another node on the same database, which polls nothing yet."""
+        poller = self._new_poller()
+        poller.holds = False
+        return poller
+
+    async def subscribe(self, **settings: Any) -> Subscription:
+        now = self.clock()
+        values = {"id": new_id("sub", now), "sink": "https://sink.test/", "created_at": now, **settings}
+        return await self.store.subscriptions.create(Subscription(secrets=(SigningSecret(value=SECRET),), **values))
+
+    async def register(
+        self, external_id: str, *looks: ScriptedLook, callback: str | None = None, weight: float | None = None
+    ) -> str:
+        now = self.clock()
+        if looks:
+            self.source.script(external_id, *looks)
+        registered = await self.store.jobs.register(
+            Registration(
+                uid=new_id("job", now),
+                external_id=external_id,
+                source="revor",
+                account="default",
+                tracked_at=now,
+                deadline_seconds=3600.0,
+                callback_subscription_id=callback,
+                weight=weight,
+            )
+        )
+        self.poller.track(registered.job)
+        return registered.job.uid
+
+    async def step(self, seconds: float = 1.0) -> None:
+        """Time passes; whatever is due then is looked at, recorded and delivered."""
+        self.clock.advance(seconds)
+        await self.poller.run_once()
+        await self.poller.drain()
+        await self.deliver()
+
+    async def deliver(self) -> None:
+        """Everything that is due is attempted."""
+        while await self.dispatcher.run_once() == 0 or self.dispatcher._tasks:
+            await self.dispatcher.drain()
+
+    async def run(self, steps: int, seconds: float = 1.0) -> None:
+        for _ in range(steps):
+            await self.step(seconds)
+
+    async def types(self) -> list[str]:
+        """The last words of every event's type, oldest first."""
+        return [event.type.removeprefix("test.job.") for _, event in (await self.store.events.tail(0)).events]
+
+
+@contextmanager
+def crashing(world: World, step: str) -> Iterator[None]:
+    """Each delivery ends at this step as if the process had: `before_send`, `after_send` or `after_mark`."""
+    real_send, real_mark = world.sink.send, world.store.deliveries.mark
+
+    async def send(request: Any, *, timeout_seconds: float) -> Any:
+        if step == "before_send":
+            raise RuntimeError("crash")
+        answer = await real_send(request, timeout_seconds=timeout_seconds)
+        if step == "after_send":
+            raise RuntimeError("crash")
+        return answer
+
+    async def mark(one: Any) -> Any:
+        done = await real_mark(one)
+        if step == "after_mark":
+            raise RuntimeError("crash")
+        return done
+
+    world.sink.send, world.store.deliveries.mark = send, mark  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        world.sink.send, world.store.deliveries.mark = real_send, real_mark  # type: ignore[method-assign]
+
+
+def seen(status: str, **values: Any) -> ScriptedLook:
+    """An answer that shows a job in this status."""
+    observation = Observation(status=status, observed_at=0.0, upstream={"status": status, **_plain(values)}, **values)
+    return ScriptedLook(observation=observation)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not isinstance(value, Problem)}
+
+
+def _hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
+    return Hint(meaning=problem.code, fix="Wait", who="Revor", repeat="safe") if problem is not None else None
+
+
+@asynccontextmanager
+async def open_world(folder: Path, *status_codes: int, key: str | None = "key") -> AsyncIterator[World]:
+    clock = FakeClock()
+    store = await open_store(f"sqlite:///{folder}/relay.db", Keyring([new_key()]), now=clock())
+    try:
+        yield World(store, clock, RecordingSink(clock, *status_codes), key)
+    finally:
+        await store.close()

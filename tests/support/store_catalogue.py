@@ -1,0 +1,347 @@
+"""Every statement of the store's hot paths by name, and tables filled in SQL: for the guards of their plans."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from relay.store import (
+    accounts,
+    cancellation,
+    claims,
+    deliveries,
+    delivery_groups,
+    events,
+    intents,
+    jobs,
+    learned,
+    marks,
+    ordering,
+    outbox,
+    registrations,
+    replay_statements,
+    subscriptions,
+    upkeep,
+)
+from tests.support.store_kit import NOW
+
+
+def is_page(statement: str) -> bool:
+    """Whether a statement ends after some rows of an order."""
+    return "ORDER BY" in statement and "LIMIT" in statement
+
+
+@dataclass(frozen=True)
+class Case:
+    """One statement of the catalogue."""
+
+    name: str
+    statement: Any
+    walks: bool = False
+    sorts: bool = False
+    harmless: tuple[str, ...] = ()
+    postgresql: Any = None
+    """What PostgreSQL runs in its place."""
+
+
+def job_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "status": {"status": "running"},
+        "open": {"open": True},
+        "closed": {"open": False},
+        "source": {"source": "revor"},
+        "account": {"account": "default"},
+        "source and account": {"source": "revor", "account": "default"},
+        "all of them": {"status": "running", "open": True, "source": "revor", "account": "default"},
+        "status and closed": {"status": "failed", "open": False},
+    }
+    for name, given in filters.items():
+        for before in (None, "job_01"):
+            values = {"status": None, "open": None, "source": None, "account": None, **given}
+            made = jobs.page_statement(51, before, **values)
+            yield Case(f"jobs by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
+
+
+def event_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "type": {"type": "ai.revor.job.failed"},
+        "subject": {"subject": "a"},
+        "since": {"since": NOW},
+        "until": {"until": NOW},
+        "since and until": {"since": NOW, "until": NOW},
+        "type and since": {"type": "ai.revor.job.failed", "since": NOW},
+        "subject, type and until": {"subject": "a", "type": "ai.revor.job.failed", "until": NOW},
+    }
+    for name, given in filters.items():
+        for before in (None, (NOW, 5)):
+            values = {"type": None, "subject": None, "since": None, "until": None, **given}
+            made = events.page_statement(51, before, **values)
+            yield Case(f"events by {name}, {'first page' if before is None else 'cursor'}", made, walks=not given)
+
+
+def delivery_pages() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "pending": {"state": "pending"},
+        "dead": {"state": "dead"},
+        "cancelled": {"state": "cancelled"},
+        "subscription": {"subscription_id": "sub_1"},
+        "subscription and dead": {"subscription_id": "sub_1", "state": "dead"},
+        "subscription and pending": {"subscription_id": "sub_1", "state": "pending"},
+        "delivered": {"state": "delivered"},
+        "event": {"event_id": "evt_1"},
+    }
+    for name, given in filters.items():
+        for before in (None, "dlv_01"):
+            values = {"state": None, "subscription_id": None, "event_id": None, **given}
+            made = deliveries.page_statement(51, before, **values)
+            yield Case(
+                f"deliveries by {name}, {'first page' if before is None else 'cursor'}",
+                made,
+                # nearly all rows of the table are delivered: a page of them is a page of the table
+                walks=name in ("nothing", "delivered"),
+                # one row for each subscription at most
+                sorts=name == "event",
+            )
+
+
+def groups_of_deliveries() -> Iterator[Case]:
+    filters: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "pending": {"state": "pending"},
+        "dead": {"state": "dead"},
+        "cancelled": {"state": "cancelled"},
+        "delivered": {"state": "delivered"},
+        "subscription": {"subscription_id": "sub_1"},
+        "subscription and dead": {"subscription_id": "sub_1", "state": "dead"},
+        "subscription and pending": {"subscription_id": "sub_1", "state": "pending"},
+        "event": {"event_id": "evt_1"},
+    }
+    for name, given in filters.items():
+        values = {"state": None, "subscription_id": None, "event_id": None, **given}
+        walks = name in ("nothing", "delivered")
+        for columns in (("reason",), ("reason", "subscription_id", "day")):
+            made = delivery_groups.groups_statement(columns, **values)
+            # as many rows as are gone through, in whatever order: they are found along an index
+            yield Case(f"groups of deliveries by {name}, {len(columns)}", made, walks=walks, sorts=True)
+        counted = delivery_groups.scanned_statement(**values)
+        yield Case(f"groups of deliveries by {name}: how many", counted, walks=walks)
+
+
+def intent_pages() -> Iterator[Case]:
+    for name, unknown in (("later", intents.NEW_UNKNOWN), ("earlier", intents.OLD_UNKNOWN)):
+        for before in (None, "int_10000700"):
+            made = intents.page_statement(unknown, before)
+            yield Case(f"intents, the {name} ones, {'first page' if before is None else 'cursor'}", made)
+
+
+RUNNING_REPLAYS = ("SCAN replays USING INDEX ix_replays_running",)  # a hundred at most
+CATALOGUE = (
+    Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
+    Case("claim: take", claims.TAKE, sorts=True),  # three times as many as are asked for, at most
+    Case("claim: with event", claims.WITH_EVENT),
+    Case("probe: turn", claims.PROBE_TURN),
+    Case("probe: next turn", claims.PROBE_AT),
+    Case("probe: take the oldest", claims.TAKE_OLDEST, sorts=True),  # three hundred at most
+    Case("drain: bring forward", claims.BRING_FORWARD),
+    Case("failing often: put behind", claims.PUT_BEHIND),
+    Case("mark: held", marks.HELD),
+    Case("mark: made before", marks.MADE),
+    Case("mark: count held", marks.COUNT_HELD),
+    Case("mark: write attempt", marks.WRITE_ATTEMPT),
+    Case("mark: wishes", marks.WISHES),
+    Case("mark", marks.MARK),
+    Case("mark: attempt", marks.INSERT_ATTEMPT),
+    Case("mark: promote", marks.PROMOTE),
+    Case("mark: promote, by hand", marks.PROMOTE_BY_HAND),
+    Case("mark: head", marks.HEAD),
+    Case("mark: head, by hand", marks.HEAD_BY_HAND),
+    Case("mark: disable", marks.DISABLE),
+    Case("mark: stay disabled", marks.STAY_DISABLED),
+    Case("mark: recover", marks.RECOVER),
+    Case("release", deliveries.RELEASE),
+    Case("release all", deliveries.RELEASE_ALL),
+    Case("attempts of a delivery", deliveries.ATTEMPTS_OF_DELIVERY),
+    Case("measure: pending", deliveries.PENDING),
+    Case("measure: oldest pending", deliveries.OLDEST_PENDING),
+    Case("outbox: open pairs", outbox.OPEN_OF_JOBS),
+    Case("outbox: open pairs, by hand", outbox.OPEN_BY_HAND_OF_JOBS),
+    Case("outbox: callbacks", outbox.CALLBACKS_OF_JOBS),
+    Case("outbox: events", outbox.INSERT_EVENT),
+    Case("outbox: deliveries", outbox.INSERT_DELIVERY),
+    Case(
+        "register: existing by external id",
+        registrations.BY_EXTERNAL_IDS["sqlite"],
+        postgresql=registrations.BY_EXTERNAL_IDS["postgresql"],
+    ),
+    Case("register: insert", registrations.INSERT_JOB),
+    Case("register: by uid", registrations.BY_UID),
+    Case("register: events of a job", registrations.EVENTS_OF_JOB),
+    Case("record: states", jobs.STATES),
+    Case("record: advance, seen", jobs.ADVANCE_SEEN),
+    Case("record: advance, unseen", jobs.ADVANCE_UNSEEN),
+    Case("note", jobs.NOTE),
+    Case("get: by uid", jobs.BY_UIDS["sqlite"], postgresql=jobs.BY_UIDS["postgresql"]),
+    Case("find", jobs.BY_EXTERNAL_ID),
+    Case("open after", jobs.OPEN_AFTER),
+    Case("opened since", jobs.OPENED_SINCE),
+    Case("accounts past deadline", jobs.ACCOUNTS_PAST_DEADLINE),
+    Case("past deadline", jobs.PAST_DEADLINE),
+    Case("stream: after a position", events.AFTER, postgresql=events.AFTER_XID),
+    Case("stream: is a later event hidden", events.AFTER, postgresql=events.HIDDEN_AFTER_XID),
+    Case("stream: resumed at a restored event", events.AFTER, postgresql=events.FIRST_RESTORED_SINCE),
+    Case("start: events of another server", events.AFTER, postgresql=events.ANY_FROM_ELSEWHERE),
+    Case("stream: of a job", events.OF_JOB_AFTER),
+    Case("event by id", events.BY_ID),
+    Case("backfill: first position", subscriptions.FIRST_POSITION),
+    Case("subscription: state", subscriptions.SET_STATE),
+    Case("subscription: forget failures", subscriptions.FORGET_FAILURES),
+    Case("subscription: probe now", subscriptions.PROBE_NOW),
+    Case("subscription: failing", subscriptions.FAILING),
+    Case("remove: heads", cancellation.HEADS_OF_SUBSCRIPTION),
+    Case("remove: hold heads", cancellation.HOLD_HEADS),
+    Case("remove: cancel heads", cancellation.CANCEL_HEADS),
+    Case("remove: cancel followers", cancellation.CANCEL_FOLLOWERS),
+    Case("remove: callback links", subscriptions.DELETE_CALLBACK_LINKS),
+    Case("by hand: step aside", ordering.STEP_ASIDE),
+    Case("by hand: ahead", ordering.AHEAD_BY_HAND),
+    Case("ordering: jobs of a subscription", ordering.JOBS_OF_SUBSCRIPTION),
+    Case("ordering: let all go", ordering.LET_ALL_GO),
+    Case("ordering: hold back", ordering.HOLD_BACK),
+    Case("replay: end of a slice", replay_statements.END_OF_SLICE),
+    Case("replay: count events", replay_statements.COUNT_EVENTS),
+    Case("replay: count deliveries", replay_statements.COUNT_DELIVERIES),
+    Case("replay: slice", replay_statements.SLICE),
+    Case("replay: deliveries of events", replay_statements.DELIVERIES_OF),
+    Case("replay: reopen", replay_statements.REOPEN),
+    Case("replay: add", replay_statements.ADD),
+    Case("replay: join what is open", replay_statements.JOIN_OPEN),
+    Case("replay: survey", replay_statements.SURVEY),
+    Case("replay: harvest", replay_statements.HARVEST),
+    Case("replay: hold", replay_statements.HOLD),
+    Case("replay: keep", replay_statements.KEEP),
+    Case("replay: end", replay_statements.END),
+    Case("replay: free all", replay_statements.FREE_ALL, harmless=RUNNING_REPLAYS),
+    Case("replay: running", replay_statements.RUNNING),
+    Case("replay: number of running", replay_statements.RUNNING_COUNT, harmless=RUNNING_REPLAYS),
+    Case("replay: pairs to return", replay_statements.PAIRS_TO_RETURN, sorts=True),  # as many as are on their way
+    Case("replay: return unsent", replay_statements.RETURN_UNSENT),
+    Case("replay: let go", replay_statements.LET_GO),
+    Case("strays", upkeep.OPEN_SLICE),
+    Case("strays: pending subscriptions", upkeep.PENDING_SUBSCRIPTIONS),
+    Case("retention: old events", upkeep.OLD_EVENTS),
+    Case("retention: deliveries of events", upkeep.HOLD_DELIVERIES),
+    Case("retention: attempts of deliveries", upkeep.DELETE_ATTEMPTS_OF_DELIVERIES),
+    Case("retention: deliveries", upkeep.DELETE_DELIVERIES),
+    Case("retention: events", upkeep.DELETE_EVENTS),
+    Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS, harmless=("SCAN attempts",)),  # from the oldest on
+    Case("retention: old jobs", upkeep.OLD_JOBS),
+    Case("retention: jobs", upkeep.DELETE_JOBS),
+    Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
+    Case("retention: keys", upkeep.DELETE_OLD_KEYS),
+    Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),
+    Case("retention: intents", upkeep.DELETE_OLD_INTENTS),
+    Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
+    Case("intent: begin", intents.BEGIN),
+    Case("intent: end", intents.END),
+    Case("intent: settle", intents.SETTLE),
+    Case("intent: unknown", intents.UNKNOWN),
+    Case("intent: dismiss", intents.DISMISS),
+    Case("intent: tell", intents.TELL),
+    Case("intent: resolve", intents.RESOLVE),
+    Case("intents: untold, lost", intents.UNTOLD_LOST),
+    Case("intents: untold, cut off", intents.UNTOLD_CUT_OFF),
+    Case("intents: count", intents.COUNT_UNKNOWN),
+    Case("learned: save", learned.SAVE),
+    Case("learned: load", learned.LOAD, sorts=True),  # the classes of one source, at the start of a node
+    Case("account: keep plan", accounts.KEEP_PLAN),
+    Case("account: keep plan, held", accounts.KEEP_PLAN_HELD),
+    Case("account: plan", accounts.PLAN),
+    *intent_pages(),
+    *job_pages(),
+    *event_pages(),
+    *delivery_pages(),
+    *groups_of_deliveries(),
+)
+
+# --- as many rows as wished, the same in every database
+
+SUBSCRIPTION_COUNT = 20
+
+
+def filling(count: int, *, empty_bytes: str) -> list[str]:
+    """Statements that fill every table: `count` rows in the large ones. A tenth of the jobs and of the deliveries is
+    open, of these nine tenths wait for the one before; a fiftieth has ended otherwise than delivered."""
+    every = _rows(count)
+    return [
+        f"""
+INSERT INTO jobs (uid, source, account, external_id, status, outcome, sequence, retry_count, running_sent, overdue,
+  attempt_count, weight, tracked_at, closed_at, deadline_at, next_poll_at, poll_count, failure_count, missing_count,
+  metadata) {every}
+SELECT {_key("job")}, 'revor', CASE WHEN i % 40 = 0 THEN 'other' ELSE 'default' END, 'external ' || i,
+  CASE WHEN i % 10 = 0 THEN 'running' WHEN i % 10 = 1 THEN 'failed' ELSE 'succeeded' END,
+  CASE WHEN i % 10 = 0 THEN NULL ELSE 'succeeded' END, 1, 0, 0, CASE WHEN i % 1000 = 0 THEN 1 ELSE 0 END, 1, 1.0,
+  {NOW} + i, CASE WHEN i % 10 = 0 THEN NULL ELSE {NOW} + i END, {NOW} + i + 604800, {NOW} + i, 1, 0, 0, {empty_bytes}
+FROM n""",
+        f"""
+INSERT INTO events (id, job_uid, sequence, type, source, subject, time, recorded_at, body) {every}
+SELECT {_key("evt")}, CASE WHEN i % 500 = 0 THEN NULL ELSE {_key("job")} END,
+  CASE WHEN i % 500 = 0 THEN NULL ELSE 1 END,
+  CASE WHEN i % 10 = 1 THEN 'ai.revor.job.failed' ELSE 'ai.revor.job.succeeded' END, 'revor', 'subject ' || i,
+  {NOW} + i, {NOW} + i, {empty_bytes}
+FROM n""",
+        f"""
+INSERT INTO deliveries (id, event_id, subscription_id, job_uid, sequence, state, priority, due_at, attempt_count,
+  made_count, lease_token, created_at, ended_at, replay) {every}
+SELECT {_key("dlv")}, {_key("evt")}, 'sub_' || ((i / 100) % {SUBSCRIPTION_COUNT}),
+  CASE WHEN i % 100 BETWEEN 1 AND 10 THEN {_key("job", "(i - i % 100)")} ELSE {_key("job")} END, 1 + i % 100,
+  CASE WHEN i % 100 = 1 THEN 'pending' WHEN i % 100 BETWEEN 2 AND 10 THEN 'blocked' WHEN i % 100 = 11 THEN 'dead'
+    WHEN i % 100 = 12 THEN 'cancelled' ELSE 'delivered' END,
+  CASE WHEN i % 300 = 1 THEN 1 ELSE 0 END, {NOW} + i, 1, 1, CASE WHEN i % 1000 = 1 THEN 'lease ' || (i % 20) END,
+  {NOW} + i, CASE WHEN i % 100 BETWEEN 1 AND 10 THEN NULL ELSE {NOW} + i END,
+  CASE WHEN i % 1000 IN (21, 22) THEN 'rpl_' || (i % 7) END
+FROM n""",
+        f"""
+INSERT INTO replays (id, subscription_id, state, since, until, which, position, last_position, matched, passed, queued,
+  delivered, dead, created_at, ended_at) {_rows(4_000)}
+SELECT 'rpl_' || i, 'sub_' || (i % 20), CASE WHEN i < 8 THEN 'running' ELSE 'done' END, {NOW}, {NOW}, 'all', 1, 9, 9, 0,
+  0, 0, 0, {NOW}, CASE WHEN i < 8 THEN NULL ELSE {NOW} + i END
+FROM n""",
+        f"""
+INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code) {every}
+SELECT {_key("dlv")}, 1, {NOW} + i, 12.5, 204 FROM n""",
+        f"""
+INSERT INTO subscriptions (id, kind, sink_digest, sealed, state, callback, config, created_at) {_rows(2_000)}
+SELECT 'sub_' || i, 'webhook', 'digest ' || i, {empty_bytes}, 'enabled', CASE WHEN i > 20 THEN 1 ELSE 0 END,
+  '{{}}', {NOW}
+FROM n""",
+        f"""
+INSERT INTO secrets (id, owner, ciphertext, created_at, expires_at) {_rows(4_000)}
+SELECT {_key("sec")}, 'sub_' || (i % 2000), {empty_bytes}, {NOW}, CASE WHEN i % 7 = 0 THEN {NOW} END FROM n""",
+        f"""
+INSERT INTO job_callbacks (job_uid, subscription_id) {_rows(max(4_000, count // 10))}
+SELECT {_key("job")}, 'sub_' || (i % 1900) FROM n""",
+        f"""
+INSERT INTO idempotency_keys (id, body_digest, status_code, ciphertext, created_at) {_rows(max(4_000, count // 10))}
+SELECT 'key ' || i, 'digest', 200, {empty_bytes}, {NOW} + i FROM n""",
+        # the first 500 were sent long ago; of the others a twentieth is unknown, and all the rest in flight
+        f"""
+INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, created_at, reason, told) {_rows(count)}
+SELECT {_key("int")}, 'revor', 'default', '/api/v1/outreach/dispatches', 'digest ' || i,
+  CASE WHEN i % 3 = 0 THEN 'key ' || (i / 30) END, {NOW} + i, CASE WHEN i % 20 = 0 THEN 'no_answer' END,
+  CASE WHEN i < 490 OR i % 20 = 0 THEN 1 ELSE 0 END FROM n""",
+        f"""
+INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}
+SELECT CASE WHEN i % 4 = 0 THEN 'other' ELSE 'revor' END, 'class ' || i, i, '{{}}', {NOW} FROM n""",
+        f"""
+INSERT INTO accounts (source, name, state) {_rows(2_000)} SELECT 'revor', 'account ' || i, 'ok' FROM n""",
+    ]
+
+
+def _rows(count: int) -> str:
+    return f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+
+
+def _key(prefix: str, number: str = "i") -> str:
+    return f"'{prefix}_' || (10000000 + {number})"

@@ -1,0 +1,36 @@
+"""The PostgreSQL database of the store's tests."""
+
+from functools import lru_cache
+
+from relay.store import migrations
+from tests.support.postgres_server import shared_server
+
+POSTGRES_DATABASE = "relay_store"
+TEMPLATE = "relay_store_template"
+EMPTY_IT = """
+DO $$ BEGIN
+  PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+  WHERE datname = current_database() AND pid <> pg_backend_pid();
+  EXECUTE (
+    SELECT 'TRUNCATE ' || string_agg(quote_ident(tablename), ', ') || ' RESTART IDENTITY'
+    FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+  );
+END $$
+"""
+
+
+@lru_cache(maxsize=1)
+def postgres_url() -> str:
+    """A database with the schema, made once a process: to empty it takes a tenth of the time that a new one would."""
+    server = shared_server()
+    server.create_database(TEMPLATE)
+    migrations.upgrade(server.url(TEMPLATE))
+    server.clone(TEMPLATE, POSTGRES_DATABASE)
+    return server.url(POSTGRES_DATABASE)
+
+
+def emptied_postgres() -> str:
+    """The URL of a database with the schema and nothing else; whoever was connected to it is not any more."""
+    url = postgres_url()
+    shared_server().execute(EMPTY_IT, POSTGRES_DATABASE)
+    return url

@@ -1,0 +1,225 @@
+"""`relay check`: each thing that can be wrong, and what is said of it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.cli import run
+from relay.sources.client import Look, UpstreamClient
+from relay.store.database import HolderLock
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("REVOR_API_KEY", "sk-revor-default")
+
+
+@pytest.fixture
+def upstream(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    said = {"kind": "observed"}
+
+    async def probe(self: UpstreamClient, api_key: str) -> Look:
+        return Look(kind=said["kind"], sent_at=0, received_at=0, duration_ms=1, detail="answered 401")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(UpstreamClient, "probe", probe)
+    return said
+
+
+def checked(capsys: pytest.CaptureFixture[str], code: int) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run(["check", "--json"]) == code
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is (code == 0)
+    return {check["name"]: check for check in answer["checks"]}
+
+
+def test_nothing_is_wrong_and_nothing_is_made(
+    upstream: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = checked(capsys, 0)
+    assert found["database"]["state"] == "skipped"
+    assert list(tmp_path.iterdir()) == []
+    assert run(["migrate"]) == 0
+    found = checked(capsys, 0)
+    assert found["database"]["state"] == "ok"
+    assert found["sinks"]["detail"] == "0 subscriptions, none refused"
+
+
+def test_the_table_says_the_same(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check"]) == 0
+    assert "key revor/default\tok" in capsys.readouterr().out
+
+
+def test_wrong_settings_end_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("relay.yaml").write_text("server: {port: many}\n")
+    found = checked(capsys, 2)
+    assert list(found) == ["settings"]
+    assert "relay.yaml:1" in found["settings"]["detail"]
+
+
+def test_a_missing_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("REVOR_API_KEY")
+    assert "REVOR_API_KEY" in checked(capsys, 2)["key revor/default"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        *((kind, 2) for kind in ("unauthorized", "forbidden", "unavailable", "not_found", "malformed")),
+        ("rate_limited", 0),
+    ],
+)
+def test_what_the_upstream_says_of_the_key(
+    kind: str, code: int, upstream: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream["kind"] = kind
+    assert "revor.ai" in checked(capsys, code)["key revor/default"]["detail"]
+
+
+def test_a_held_database_is_no_problem(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    lock = HolderLock(Path("relay.db.lock").resolve())
+    lock.acquire()
+    try:
+        found = checked(capsys, 0)
+    finally:
+        lock.release()
+    assert "pid" in found["database"]["detail"]
+    assert found["sinks"]["state"] == "skipped"
+
+
+def test_a_database_without_its_folder(
+    upstream: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///nowhere/relay.db")
+    assert "nowhere" in checked(capsys, 2)["database"]["detail"]
+
+
+def test_a_file_that_is_no_database(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("relay.db").write_bytes(b"this is no database at all" * 100)
+    assert checked(capsys, 2)["database"]["state"] == "problem"
+
+
+async def _subscribe(sink: str, *, secret: bool = False) -> None:
+    import os
+
+    from relay.config.keyring import load_or_create_keyring
+    from relay.core.signing import new_secret
+    from relay.core.subscription import Subscription
+    from relay.private_files import default_state_dir
+    from relay.store.store import open_store
+
+    store = await open_store(
+        "sqlite:///relay.db", load_or_create_keyring((), state_dir=default_state_dir(os.environ)), now=1.0
+    )
+    try:
+        await store.subscriptions.create(Subscription(id="sub_00000000000000000000000001", sink=sink, created_at=1.0))
+        if secret:
+            await store.subscriptions.add_secret("sub_00000000000000000000000001", new_secret(bytes(32)), 1.0)
+    finally:
+        await store.close()
+
+
+def test_a_sink_that_the_guard_refuses(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    import asyncio
+
+    asyncio.run(_subscribe("http://10.0.0.1/hook?token=hidden"))
+    found = checked(capsys, 2)["sink sub_00000000000000000000000001"]
+    assert found["state"] == "problem"
+    assert "hidden" not in found["detail"]
+
+
+def test_a_key_that_is_not_the_databases(
+    upstream: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import asyncio
+
+    from relay.config.keyring import new_key
+
+    asyncio.run(_subscribe("https://receiver.example/hook", secret=True))
+    assert checked(capsys, 0)["sinks"]["state"] == "ok"
+    monkeypatch.setenv("RELAY_ENCRYPTION_KEY", new_key())
+    found = checked(capsys, 2)["sinks"]
+    assert found["state"] == "problem"
+    assert "encryption.keys" in found["detail"]
+
+
+REFUSED = {
+    "api_key_invalid": "Revor does not know this API key; use the key as Revor shows it, or make a new one in Revor",
+    "api_key_revoked": "The Revor API key was revoked; make a new key in Revor and use it",
+    "": "Revor refuses the API key; use the key as Revor shows it, or make a new one in Revor",
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_a_refused_key_is_one_sentence(
+    code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = json.dumps({"ok": False, "error": {"code": code, "message": "no", "request_id": "req_1"}}).encode()
+    with answering(401, body) as url:
+        monkeypatch.setenv("REVOR_BASE_URL", url)
+        monkeypatch.setenv("REVOR_API_KEY", "sk-revor-refused")
+        detail = checked(capsys, 2)["key revor/default"]["detail"]
+    variable = "REVOR_API_KEY (or sources.revor.accounts.default.api_key)"
+    assert detail == f"{url} answers 401: {REFUSED[code]}, and set {variable} to it"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://127.0.0.1:1", "127.0.0.1 refuses connections at port 1"),
+        ("https://127.0.0.1:1", "127.0.0.1 refuses connections at port 1"),
+        ("http://host.invalid", "the host name host.invalid does not resolve"),
+    ],
+)
+def test_an_unreachable_host_is_one_sentence(
+    url: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REVOR_BASE_URL", url)
+    monkeypatch.setenv("REVOR_API_KEY", "sk-revor-some")
+    detail = checked(capsys, 2)["key revor/default"]["detail"]
+    assert detail == f"Revor cannot be reached at {url}: {why}; check the network and sources.revor.base_url"
+
+
+def test_an_upstream_that_is_not_working_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(503, b"<html>") as url:
+        monkeypatch.setenv("REVOR_BASE_URL", url)
+        monkeypatch.setenv("REVOR_API_KEY", "sk-revor-some")
+        detail = checked(capsys, 2)["key revor/default"]["detail"]
+    assert detail == f"Revor is not working: {url} answered 503; try again later"
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A server that answers every request so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,187 @@
+"""`relay check` with a PostgreSQL URL, and the URLs that are refused before anybody connects."""
+
+import asyncio
+import json
+import re
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.cli import run
+from relay.clock import wall_clock
+from relay.config.keyring import Keyring, new_key, python_line_that_makes_a_key
+from relay.core.signing import new_secret
+from relay.node.local_token import new_token
+from relay.sources.client import Look, UpstreamClient
+from relay.store.migrations import known_revisions, newest_revision
+from relay.store.postgres import PostgresDatabase
+from relay.store.store import open_store
+from relay.store.subscriptions import CALLBACK_OWNER
+from tests.support.postgres_server import shared_server
+
+PASSWORD = "not-for-anybody"
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty database, by its name; the settings lead to it."""
+    name = f"relay_check_{secrets.token_hex(6)}"
+
+    async def probe(self: UpstreamClient, api_key: str) -> Look:
+        return Look(kind="observed", sent_at=0, received_at=0, duration_ms=1, detail="")
+
+    shared_server().create_database(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(UpstreamClient, "probe", probe)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("REVOR_API_KEY", "sk-revor-default")
+    monkeypatch.setenv("RELAY_ENCRYPTION_KEY", new_key())
+    (tmp_path / "relay.token").write_text(new_token())
+    monkeypatch.setenv("RELAY_TOKEN_FILE", "relay.token")
+    monkeypatch.setenv("DATABASE_URL", url_of(name))
+    yield name
+    shared_server().drop_database(name)
+
+
+def url_of(database: str, user: str = "postgres") -> str:
+    """With a password, for which this server does not ask."""
+    return shared_server().url(database).replace("//postgres@", f"//{user}:{PASSWORD}@")
+
+
+class Checks:
+    """What `relay check` found, by its name; the password is nowhere in it."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], code: int) -> None:
+        capsys.readouterr()
+        assert run(["check", "--json"]) == code
+        said = capsys.readouterr()
+        assert PASSWORD not in said.out + said.err
+        assert said.err == ""
+        self._found = {check["name"]: check for check in json.loads(said.out)["checks"]}
+
+    def detail(self, name: str, state: str) -> str:
+        found = self._found[name]
+        assert found["state"] == state, found
+        return str(found["detail"])
+
+
+def test_all_is_well(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    found = Checks(capsys, 0)
+    detail = found.detail("database", "ok")
+    assert re.search(rf"/{database}\b.*, PostgreSQL \d+\.\d+, schema {newest_revision()}$", detail)
+    assert found.detail("encryption key", "ok") == "1 given"
+    assert found.detail("sinks", "ok") == "0 subscriptions, none refused"
+
+
+def test_an_empty_database_stays_empty(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        found = Checks(capsys, 2)
+        detail = found.detail("database", "problem")
+        assert "no schema yet" in detail
+        assert "relay migrate" in detail
+        assert found.detail("sinks", "skipped")
+
+
+@pytest.mark.parametrize("older", [None, *known_revisions()[:-1]])
+def test_an_older_schema(older: str | None, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    shared_server().execute("DELETE FROM alembic_version", database)
+    if older is not None:
+        shared_server().execute(f"INSERT INTO alembic_version VALUES ('{older}')", database)
+    detail = Checks(capsys, 2).detail("database", "problem")
+    assert f"this program needs {newest_revision()}: run `relay migrate`" in detail
+
+
+def test_a_newer_schema(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    shared_server().execute("UPDATE alembic_version SET version_num = '9999'", database)
+    assert "newer revor-relay" in Checks(capsys, 2).detail("database", "problem")
+
+
+def test_a_server_that_is_not_there(
+    database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay")
+    found = Checks(capsys, 2)
+    assert "127.0.0.1:1/relay" in found.detail("database", "problem")
+    assert found.detail("encryption key", "ok")
+    assert found.detail("sinks", "skipped")
+
+
+def test_without_the_driver(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    assert "pip install 'revor-relay[postgres]'" in Checks(capsys, 2).detail("database", "problem")
+
+
+def test_a_database_that_is_read_only(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    shared_server().execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    assert "read-only" in Checks(capsys, 2).detail("database", "problem")
+
+
+def test_a_user_who_may_not_write(
+    database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["migrate"]) == 0
+    server, user = shared_server(), f"reader_{secrets.token_hex(6)}"
+    server.execute(f"CREATE ROLE {user} LOGIN")
+    try:
+        server.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}", database)
+        monkeypatch.setenv("DATABASE_URL", url_of(database, user))
+        assert "can be read, not written" in Checks(capsys, 2).detail("database", "problem")
+    finally:
+        server.execute(f"DROP OWNED BY {user}", database)
+        server.execute(f"DROP ROLE {user}")
+
+
+def test_no_encryption_key(
+    database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["migrate"]) == 0
+    monkeypatch.delenv("RELAY_ENCRYPTION_KEY")
+    found = Checks(capsys, 2)
+    assert found.detail("database", "ok")
+    assert found.detail("encryption key", "problem").endswith(python_line_that_makes_a_key())
+    assert found.detail("sinks", "skipped")
+    assert not (tmp_path / "state").exists()  # no key file, of which another node would not know
+
+
+def test_another_encryption_key(
+    database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def keep_a_secret() -> None:
+        store = await open_store(url_of(database), Keyring([new_key()]), now=wall_clock(), auto_migrate=True)
+        try:
+            await store.subscriptions.add_secret(CALLBACK_OWNER, new_secret(bytes(32)), wall_clock())
+        finally:
+            await store.close()
+
+    asyncio.run(keep_a_secret())
+    assert "encryption.keys" in Checks(capsys, 2).detail("sinks", "problem")
+
+
+@pytest.mark.parametrize("port", ["many", "0", "65536", "1:2", "5432,5433"])
+def test_a_port_that_is_none(
+    port: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1:{port}/relay")
+    assert "port from 1 to 65535" in Checks(capsys, 2).detail("settings", "problem")
+
+
+@pytest.mark.parametrize("parameters", ["ssl=require", "nonsense=", f"host=/tmp&{PASSWORD}=1"])
+def test_parameters_that_the_driver_does_not_take(
+    parameters: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1/relay?{parameters}")
+    assert "takes no parameters but host" in Checks(capsys, 2).detail("settings", "problem")
+
+
+@pytest.mark.parametrize("mode", ["disable", "prefer"])
+async def test_sslmode_means_what_it_means_to_psql(mode: str) -> None:
+    database = PostgresDatabase(f"{shared_server().url()}&sslmode={mode}")
+    await database.open()
+    await database.close()

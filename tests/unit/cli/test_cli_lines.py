@@ -1,0 +1,172 @@
+"""The command line from outside: exit codes, one line an error, and never a traceback."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from relay import cli
+from relay.cli import run
+from relay.store import migrations
+from relay.store.database import HolderLock
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("REVOR_API_KEY", "REVOR_BASE_URL", "DATABASE_URL", "RELAY_TOKEN", "RELAY_DEBUG", "RELAY_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["frob"], 2, "No such command 'frob'"),
+        (["jobs", "import", "nope.csv"], 2, "nope.csv can not be read"),
+        (["sources", "revor"], 2, "unexpected extra argument"),
+        (["support"], 2, "Missing argument"),
+        (["tokens"], 2, "No such command"),
+        (["jobs", "add"], 2, "Missing argument"),
+        (["jobs", "add", "a", "--metadata", "[1]"], 2, "--metadata is no JSON object"),
+        (["jobs", "wait", "a", "--until", "never"], 2, "it takes `running`"),
+        (["jobs", "list", "--nope"], 2, "--nope"),
+        (["serve", "--roles", "api,dispatchr"], 2, "did you mean dispatcher?"),
+        (["serve", "--roles", ","], 2, "--roles is empty"),
+        (["serve", "--config", "nope.yaml"], 2, "nope.yaml"),
+        (["serve", "--host", "0.0.0.0", "--dev"], 2, "--dev asks this machine for no token"),
+        (["serve", "--port", "70000"], 2, "--port"),
+        (["sandbox", "--rate-limit", "3"], 2, "--rate-limit"),
+        (["sandbox", "--rate-limit", "0/60"], 2, "--rate-limit"),
+        (["sandbox", "--rate-limit", f"{'9' * 400}/60"], 2, "--rate-limit"),
+        (["sandbox", "--count-attempts", "middle"], 2, "start or end"),
+        (["sandbox", "--speed", "0"], 2, "--speed"),
+        (["sandbox", "--host", "0.0.0.0"], 2, "loopback only"),
+        (["listen", "--forward-to", "http://example.com/x"], 2, "another machine"),
+        (["listen", "--forward-to", "ftp://x"], 2, "no URL"),
+        (["events", "tail", "--types", "faild"], 2, "did you mean failed?"),
+        (["verify", "--secret", "whsec_x", "nope"], 2, "nope can not be read"),
+        (["verify"], 2, "--secret"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    arguments: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("relay: ")
+    assert text in err
+
+
+def test_wrong_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("relay.yaml").write_text("server: {prot: 1}\n")
+    assert run(["serve"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "relay.yaml:1" in err
+    assert "port" in err
+
+
+def test_a_relay_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:9")
+    assert run(["jobs", "list"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "`relay serve`" in err
+    assert "RELAY_URL" in err
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://x", "http://x:y"])
+def test_a_relay_url_that_is_none(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RELAY_URL", url)
+    assert run(["jobs", "list"]) == 2
+    assert "RELAY_URL" in capsys.readouterr().err
+
+
+def test_an_unexpected_error_hints_at_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise ValueError("oh")
+
+    monkeypatch.setattr("relay.cli.jobs.api", broken)
+    assert run(["jobs", "list"]) == 1
+    err = capsys.readouterr().err
+    assert err == "relay: unexpected error: ValueError: oh (set RELAY_DEBUG=1 to see where)\n"
+    monkeypatch.setenv("RELAY_DEBUG", "1")
+    assert run(["jobs", "list"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("relay.cli.jobs.api", interrupted)
+    assert run(["jobs", "list"]) == 130
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    listed = re.findall(r"^  ([a-z-]+)  ", out.partition("Commands:")[2], re.MULTILINE)
+    assert listed == [
+        *("demo", "serve", "init", "migrate", "check", "sandbox", "sources", "support"),
+        *("signing-secret", "listen", "verify"),
+        *("jobs", "subscriptions", "events", "deliveries", "replays", "intents"),
+    ]
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("relay ")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+
+
+def test_init_writes_the_shipped_settings_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["init"]) == 0
+    text = Path("relay.yaml").read_text()
+    assert text.startswith("# Settings of revor-relay.")
+    Path("relay.yaml").write_text("mine")
+    capsys.readouterr()
+    assert run(["init"]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert Path("relay.yaml").read_text() == "mine"
+    assert run(["init", "--force"]) == 0
+    assert Path("relay.yaml").read_text() == text
+
+
+def test_init_keeps_the_key_in_a_file_of_the_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    from relay.config.settings import load_settings
+
+    monkeypatch.setattr("relay.cli.local._asked_key", lambda: "sk-revor-something")
+    monkeypatch.setattr("relay.cli.local._is_terminal", lambda: True)
+    assert run(["init"]) == 0
+    assert Path("revor.key").stat().st_mode & 0o777 == 0o600
+    assert "sk-revor-something" not in Path("relay.yaml").read_text()
+    account = load_settings(Path("relay.yaml"), {}).sources["revor"].accounts["default"]
+    assert account.api_key == "sk-revor-something"
+    assert account.api_key_file == str(Path("revor.key").resolve())
+
+
+def test_migrate_makes_the_newest_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    assert migrations.newest_revision() in capsys.readouterr().out
+    migrations.check("sqlite:///relay.db")
+
+
+def test_migrate_and_serve_name_who_holds_the_database(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    lock = HolderLock(Path("relay.db.lock").resolve())
+    lock.acquire()
+    capsys.readouterr()
+    try:
+        assert run(["migrate"]) == 2
+    finally:
+        lock.release()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(r"pid \d+", err)

@@ -1,0 +1,123 @@
+"""Tables on a terminal, and what of them a person copies."""
+
+import pytest
+
+from relay.cli.output import print_table
+from tests.unit.cli.test_cli_sources import Terminal
+
+ID = "int_01m8agvk3zph7995dmd4868kza"
+COLUMNS = ("id", "sent_at", "account", "path", "reason", "idempotency_key")
+ROW = (ID, "2026-11-25T23:32:35.584Z", "default", "/api/v1/outreach/dispatches", "no_answer", "deal-42")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_an_id_stays_on_one_line_whatever_the_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    print_table(COLUMNS, [ROW, ROW], empty="none")
+    lines = shown.getvalue().splitlines()
+    assert sum(ID in line for line in lines) == 2
+    assert max(map(len, lines)) <= width
+
+
+def test_a_very_long_id_leaves_room_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    print_table(("id", "status"), [("x" * 200, "succeeded")], empty="none")
+    assert "succeeded" in shown.getvalue()
+    assert shown.getvalue().count("x") == 200
+
+
+def test_no_column_vanishes_and_a_time_breaks_between_day_and_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    columns = ("id", "state", "since", "why", "kind", "sink", "types")
+    why = "only failures for 432000 s; tried again at 2026-11-26T04:04:16.768Z"
+    row = (ID, "disabled", "2026-11-26T04:04:01.106Z", why, "webhook", "https://crm.example.com/hooks/relay", "failed")
+    print_table(columns, [row], empty="none")
+    text = shown.getvalue()
+    assert "TYPE" in text.splitlines()[0]
+    assert "2026-11-26T" not in text
+
+
+def test_elsewhere_times_are_as_the_api_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [ROW], empty="none")
+    assert "2026-11-25T23:32:35.584Z" in capsys.readouterr().out
+
+
+NOW = 1_764_116_015.0
+TABLES = {
+    "jobs": (
+        ("id", "channel", "account", "status", "tracked", "next", "error"),
+        (
+            "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+            "linkedin",
+            "default",
+            "failed",
+            "2025-11-26T00:12:30.000Z",
+            None,
+            "connect_account_reconnect_required",
+        ),
+    ),
+    "deliveries": (
+        ("id", "type", "job", "sink", "state", "next", "reason"),
+        (
+            "dlv_01m8agvk3zph7995dmd4868kza",
+            "ai.revor.job.succeeded",
+            "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+            "https://crm.example.com/hooks/relay",
+            "pending",
+            "2025-11-26T00:13:40.000Z",
+            "http_503",
+        ),
+    ),
+    "events": (
+        ("time", "type", "subject", "sequence", "id"),
+        (
+            "2025-11-26T00:12:30.000Z",
+            "ai.revor.job.failed",
+            "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
+            3,
+            "evt_01m8agvk3zph7995dmd4868kza",
+        ),
+    ),
+}
+SHOWN = {
+    "jobs": ["linkedin", "default", "failed", "65 s ago", "connect_accou"],
+    "deliveries": ["succeeded", "3f2a9c1e…", "crm.example.com…", "pending", "in 5 s", "http_503"],
+    "events": ["65 s ago", "failed", "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70", "3"],
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_fit_a_hundred_columns_with_short_types_and_relative_times(
+    monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "100")
+    columns, row = TABLES[table]
+    print_table(columns, [row], empty="none", now=NOW)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [column.upper() in lines[0] for column in columns] == [True] * len(columns)
+    for cell in SHOWN[table]:
+        assert cell in lines[1], lines[1]
+
+
+def test_long_values_stay_whole_where_the_terminal_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "200")
+    columns, row = TABLES["deliveries"]
+    print_table(columns, [row], empty="none", now=NOW)
+    assert "crm.example.com/hooks/relay" in shown.getvalue()
+    assert str(row[2]) in shown.getvalue()

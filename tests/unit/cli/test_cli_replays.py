@@ -1,0 +1,148 @@
+"""The commands about replays, against a server that answers as it is told."""
+
+import json
+from typing import Any
+
+import pytest
+
+from relay.cli import replays, run
+from relay.cli.replays import moment
+from relay.clock import from_rfc3339
+from relay.errors import UsageError
+from tests.unit.cli.test_cli_client import Stub, stub
+
+__all__ = ["stub"]
+
+STARTED = {"replay_id": "rpl_1", "matched": 1200}
+PATH = "POST /v1/subscriptions/sub_1/replay"
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "LOOK_SECONDS", 0.001)
+
+
+def shown(state: str = "running", delivered: int = 0, dead: int = 0, left: int | None = None) -> dict[str, Any]:
+    left = 1200 - delivered - dead if left is None else left
+    return {"id": "rpl_1", "state": state, "matched": 1200, "delivered": delivered, "dead": dead, "left": left}
+
+
+def sent(stub: Stub) -> Any:
+    return json.loads(stub.seen[0][2])
+
+
+def test_a_replay_is_asked_for(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says(PATH, STARTED, status=202)
+    since = "2026-05-20T00:00:00Z"
+    options = ["--since", since, "--until", "2026-05-21T00:00:00Z", "--types", "failed,relay.test", "--only", "all"]
+    assert run(["subscriptions", "replay", "sub_1", *options]) == 0
+    assert sent(stub) == {
+        "since": since,
+        "until": "2026-05-21T00:00:00Z",
+        "types": ["ai.revor.job.failed", "relay.test"],
+        "only": "all",
+    }
+    assert "1,200 to send again" in capsys.readouterr().out
+    assert run(["subscriptions", "replay", "sub_1", "--since", since, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == STARTED
+
+
+def test_nothing_to_send_again(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says(PATH, {"replay_id": "rpl_1", "matched": 0}, status=202)
+    assert run(["subscriptions", "replay", "sub_1", "--since", "1d"]) == 0
+    assert capsys.readouterr().out == "there is nothing to send again\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_its_end_is_waited_for(
+    stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    stub.says(PATH, STARTED, status=202)
+    for one in (shown(), shown(delivered=600), shown(delivered=610), shown("done", delivered=1200)):
+        stub.says("GET /v1/replays/rpl_1", one)
+    assert run(["subscriptions", "replay", "sub_1", "--since", "1d", "--wait"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "rpl_1 is done: 1,200 of 1,200 delivered\n"
+    if terminal:
+        assert "1200/1200" in err
+    else:  # a line for each tenth, not for each look
+        assert [line.partition(": ")[2] for line in err.splitlines()] == [
+            "0 of 1,200 delivered, 1,200 left",
+            "600 of 1,200 delivered, 600 left",
+            "1,200 of 1,200 delivered",
+        ]
+
+
+@pytest.mark.parametrize("end", [shown("done", delivered=1100, dead=100), shown("stopped", delivered=200)])
+def test_an_end_that_is_not_good(stub: Stub, capsys: pytest.CaptureFixture[str], end: dict[str, Any]) -> None:
+    stub.says("GET /v1/replays/rpl_1", end)
+    assert run(["replays", "show", "rpl_1", "--wait", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == end
+
+
+def test_a_relay_that_is_away_is_waited_for(
+    stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.says("GET /v1/replays/rpl_1", shown())
+    calls = iter([False, True, True, False])
+    get = replays._get
+
+    def away(id: str) -> Any:
+        if next(calls, False):
+            raise replays.Unreachable("no relay at …")
+        return get(id)
+
+    monkeypatch.setattr(replays, "_get", away)
+    stub.says("GET /v1/replays/rpl_1", shown("done", delivered=1200))
+    assert run(["replays", "show", "rpl_1", "--wait"]) == 0
+    monkeypatch.setattr(replays, "PATIENCE_SECONDS", -1.0)
+    stub.answers.clear()
+    stub.says("GET /v1/replays/rpl_1", shown())
+    calls = iter([False, True])
+    assert run(["replays", "show", "rpl_1", "--wait"]) == 1
+    assert "`relay replays show rpl_1 --wait` goes on" in capsys.readouterr().err
+
+
+def test_one_is_shown_and_stopped(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/replays/rpl_1", shown(delivered=5))
+    stub.says("DELETE /v1/replays/rpl_1", shown("stopped", delivered=5))
+    assert run(["replays", "show", "rpl_1"]) == 0
+    assert "delivered  5" in capsys.readouterr().out
+    assert run(["replays", "stop", "rpl_1"]) == 0
+    assert capsys.readouterr().out == "rpl_1 is stopped: 5 of 1,200 delivered, 1,195 left\n"
+
+
+def test_many_deliveries_are_named_by_options(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/deliveries/retry", STARTED, status=202)
+    options = ["--state", "dead", "--subscription", "sub_1", "--type", "failed", "--reason", "http_500"]
+    assert run(["deliveries", "retry", *options, "--since", "2026-05-20T00:00:00Z"]) == 0
+    assert sent(stub)["filter"] == {
+        "state": "dead",
+        "subscription": "sub_1",
+        "type": "ai.revor.job.failed",
+        "since": "2026-05-20T00:00:00Z",
+        "reason": "http_500",
+    }
+    assert "rpl_1" in capsys.readouterr().out
+
+
+def test_one_delivery_is_named_by_its_id(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/deliveries/dlv_1/retry", {"id": "dlv_1"}, status=202)
+    assert run(["deliveries", "retry", "dlv_1"]) == 0
+    assert capsys.readouterr().out == "dlv_1 is pending again\n"
+    for wrong in ([], ["dlv_1", "--state", "dead"]):
+        assert run(["deliveries", "retry", *wrong]) == 2
+        assert "not both" in capsys.readouterr().err
+
+
+def test_a_time_may_be_said_as_so_long_ago() -> None:
+    now = from_rfc3339("2026-05-20T10:00:00Z")
+    assert moment(None) is None
+    assert moment("1d", now) == "2026-05-19T10:00:00.000Z"
+    assert moment("90m", now) == "2026-05-20T08:30:00.000Z"
+    assert moment("2026-05-20T10:00:08+02:00", now) == "2026-05-20T10:00:08+02:00"
+    assert moment("1h") is not None
+    for wrong in ("yesterday", "d", "1.5d", "2026-05-20", "9999999d", ""):
+        with pytest.raises(UsageError, match="an age such as 1d"):
+            moment(wrong, now)

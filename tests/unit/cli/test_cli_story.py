@@ -1,0 +1,271 @@
+"""`relay deliveries show`: what a tired person is told, on narrow terminals too."""
+
+import json
+from typing import Any
+
+import pytest
+
+from relay.cli import run
+from relay.cli.story import FIRST_ATTEMPTS, LAST_ATTEMPTS, WHAT_IS_BEHIND, attempt_lines, duration, story
+from relay.clock import from_rfc3339
+from tests.unit.cli.test_cli_client import Stub, stub
+
+__all__ = ["stub"]
+
+NOW = from_rfc3339("2026-05-20T10:05:20Z")
+DELIVERY, EVENT, SUBSCRIPTION = (f"{kind}_01jvpq3m8n000000000000000{n}" for n, kind in enumerate(("dlv", "evt", "sub")))
+JOB = "7d9f3c52-1f0e-4b58-9a3e-2b7f6f0a9c11"
+
+
+def attempt(number: int = 1, **changes: Any) -> dict[str, Any]:
+    made = {
+        "number": number,
+        "started_at": "2026-05-20T10:00:08.123Z",
+        "duration_ms": 84.2,
+        "status_code": 503,
+        "error": None,
+        "timings": {"dns_ms": 2.14, "connect_ms": 18.44, "tls_ms": 21.3, "first_byte_ms": 41.0},
+        "decision": f"HTTP 503 (attempt {number} of 10): tried again in 5 s",
+        "next_attempt_at": "2026-05-20T10:00:13.000Z",
+        "request_headers": {},
+        "response_headers": {},
+        "response_excerpt": "upstream is restarting,\n please come back in a few minutes",
+        "response_excerpt_encoding": "text",
+        "remote_ip": "192.0.2.1",
+    }
+    return {**made, **changes}
+
+
+def without_answer(error: str, **timings: float) -> dict[str, Any]:
+    times = {**dict.fromkeys(("dns_ms", "connect_ms", "tls_ms", "first_byte_ms")), **timings}
+    return attempt(status_code=None, error=error, timings=times, response_excerpt=None, response_excerpt_encoding=None)
+
+
+def delivery(*attempts: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    made = {
+        "id": DELIVERY,
+        "event_id": EVENT,
+        "event_type": "ai.revor.job.failed",
+        "subscription_id": SUBSCRIPTION,
+        "job_uid": "job_1",
+        "state": "pending",
+        "attempt_count": len(attempts),
+        "next_attempt_at": "2026-05-20T10:35:13.000Z",
+        "waiting_for": None,
+        "reason": None,
+        "created_at": "2026-05-20T10:00:08.000Z",
+        "ended_at": None,
+        "attempts": list(attempts),
+    }
+    return {**made, **changes}
+
+
+def subscription(state: str = "enabled", reason: str | None = None, next_probe_at: str | None = None) -> dict[str, Any]:
+    sink = "https://receiver.example/hooks/relay?…"
+    return {
+        "id": SUBSCRIPTION,
+        "sink": sink,
+        "state": state,
+        "disabled_reason": reason,
+        "next_probe_at": next_probe_at,
+        "config": {"kind": "webhook"},
+    }
+
+
+EVENT_SEEN = {"id": EVENT, "time": "2026-05-20T10:00:08.000Z", "subject": JOB, "sequence": "0000000003"}
+
+
+def told(of: dict[str, Any], to: dict[str, Any] | None = None, width: int | None = None) -> list[str]:
+    return story(of, EVENT_SEEN, subscription() if to is None else to, now=NOW, width=width)
+
+
+def test_the_story_of_a_delivery_that_fails() -> None:
+    second = attempt(2, timings={"dns_ms": None, "connect_ms": None, "tls_ms": None, "first_byte_ms": 84.0})
+    last = {**without_answer("timeout: no answer within 15 s", first_byte_ms=15000.0), "number": 3}
+    last["decision"] = "timeout (attempt 3 of 10): tried again in 30 min"
+    last["next_attempt_at"] = "2026-05-20T10:35:13.000Z"
+    assert told(delivery(attempt(), second, last)) == [
+        f"{DELIVERY} is 5 min old and not delivered yet: 3 attempts failed.",
+        "",
+        f"What  ai.revor.job.failed, event 3 of job {JOB}, at 2026-05-20 10:00:08 UTC: {EVENT}",
+        f"To    https://receiver.example/hooks/relay?… (webhook, enabled): {SUBSCRIPTION}",
+        "",
+        "#1    2026-05-20 10:00:08.123 UTC: HTTP 503 after 84 ms, from 192.0.2.1",
+        "      time: DNS 2.1 ms, connect 18 ms, TLS 21 ms, first byte 41 ms, rest 1.3 ms",
+        "      answer: “upstream is restarting, please come back in a few minutes”",
+        "      → HTTP 503 (attempt 1 of 10): tried again in 5 s, at 10:00:13 UTC",
+        "#2    2026-05-20 10:00:08.123 UTC: HTTP 503 after 84 ms, from 192.0.2.1",
+        "      time: first byte 84 ms (the connection was open already)",
+        "      answer: the same",
+        "      → HTTP 503 (attempt 2 of 10): tried again in 5 s, at 10:00:13 UTC",
+        "#3    2026-05-20 10:00:08.123 UTC: timeout: no answer within 15 s after 84 ms, to 192.0.2.1",
+        "      time: first byte 15 s (the connection was open already)",
+        "      → timeout (attempt 3 of 10): tried again in 30 min, at 10:35:13 UTC",
+        "",
+        f"Why   {WHAT_IS_BEHIND['timeout']}",
+        "Next  attempt 4 in 30 min, at 2026-05-20 10:35:13 UTC.",
+        f"Do    try it now:      relay deliveries retry {DELIVERY}",
+        f"      send a sample:   relay subscriptions test {SUBSCRIPTION}",
+        f"      for a ticket:    relay support {DELIVERY}",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_it_fits_a_narrow_terminal(width: int) -> None:
+    lines = told(delivery(*(attempt(number) for number in range(1, 15))), width=width)
+    assert max(len(line) for line in lines) <= width
+    assert sum(DELIVERY in line for line in lines) == 3, "ids stay on one line, and can be copied"
+    assert sum(JOB in line for line in lines) == 1
+
+
+def test_of_many_attempts_the_first_and_the_last_are_told() -> None:
+    many = [attempt(number) for number in range(1, 501)]
+    numbers = [line.split()[0] for line in attempt_lines(many) if line.startswith("#")]
+    assert numbers == ["#1", "#2", *(f"#{number}" for number in range(491, 501))]
+    assert len(numbers) == FIRST_ATTEMPTS + LAST_ATTEMPTS
+    assert "      … 488 more: --json has all of them …" in attempt_lines(many)
+
+
+@pytest.mark.parametrize(
+    ("seen", "to", "first", "then", "command"),
+    [
+        (
+            delivery(attempt(status_code=200), state="delivered", ended_at="2026-05-20T10:00:09.000Z"),
+            subscription(),
+            "was delivered at 2026-05-20 10:00:09 UTC, after 1 attempt.",
+            "nothing: the sink has taken it.",
+            f"send it again:   relay deliveries retry {DELIVERY}",
+        ),
+        (
+            delivery(attempt(), state="dead", reason="http_503", ended_at="2026-05-24T10:00:09.000Z"),
+            subscription(),
+            "was given up at 2026-05-24 10:00:09 UTC, after 1 attempt: HTTP 503.",
+            "nothing, unless you send it again; later events of the job have gone on without it.",
+            f"all dead ones:   relay deliveries retry --state dead --subscription {SUBSCRIPTION}",
+        ),
+        (
+            delivery(state="cancelled", reason="subscription_removed"),
+            None,
+            "was cancelled, after 0 attempts: subscription_removed.",
+            "nothing, unless you send it again; later events of the job have gone on without it.",
+            f"for a ticket:    relay support {DELIVERY}",
+        ),
+        (
+            delivery(next_attempt_at=None, waiting_for="dlv_before"),
+            subscription(),
+            "has waited for 5 min, for an earlier event of its job.",
+            "it is sent when dlv_before has ended, since events of one job go in order.",
+            "see that one:    relay deliveries show dlv_before",
+        ),
+        (
+            delivery(attempt(status_code=410)),
+            subscription("disabled", "http_410"),
+            "has waited for 5 min: its subscription is disabled.",
+            "nothing, while the subscription is disabled: it is kept, and sent when you resume.",
+            f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
+        ),
+        (
+            delivery(attempt(status_code=500)),
+            subscription("disabled", "only failures for 432000 s", "2026-05-20T10:30:00.000Z"),
+            "has waited for 5 min: its subscription is disabled.",
+            "nothing, while the subscription is disabled: it is kept, and sent when its sink takes the oldest event "
+            "that waits, which is tried again at 2026-05-20 10:30:00 UTC, or you resume.",
+            f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
+        ),
+        (
+            delivery(attempt(status_code=500)),
+            subscription("disabled", "only failures for 432000 s", "2026-05-20T10:00:09.000Z"),
+            "has waited for 5 min: its subscription is disabled.",
+            "nothing, while the subscription is disabled: it is kept, and sent when its sink takes the oldest event "
+            "that waits, which is tried again now, or you resume.",
+            f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
+        ),
+        (
+            delivery(next_attempt_at="2026-05-20T10:00:08.000Z"),
+            subscription(),
+            "is 5 min old and not delivered yet.",
+            "attempt 1 is due now.",
+            f"for a ticket:    relay support {DELIVERY}",
+        ),
+        (
+            delivery(attempt(), next_attempt_at="2026-05-20T10:06:05.000Z"),
+            subscription(),
+            "is 5 min old and not delivered yet: 1 attempt failed.",
+            "attempt 2 is being made just now, or within 45 s.",
+            f"try it now:      relay deliveries retry {DELIVERY}",
+        ),
+        (
+            delivery(next_attempt_at=None),
+            subscription(),
+            "is 5 min old and not delivered yet.",
+            "it is sent as soon as there is room.",
+            f"for a ticket:    relay support {DELIVERY}",
+        ),
+    ],
+)
+def test_how_it_stands_what_comes_next_and_what_to_do(
+    seen: dict[str, Any], to: dict[str, Any] | None, first: str, then: str, command: str
+) -> None:
+    lines = story(seen, None, to, now=NOW)
+    assert lines[0] == f"{DELIVERY} {first}"
+    assert f"Next  {then}" in lines
+    assert any(line[6:] == command for line in lines), lines
+    assert f"event {EVENT}, which was deleted meanwhile" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("last", "behind"),
+    [
+        (attempt(status_code=301), "3xx"),
+        (attempt(status_code=401), "401"),
+        (attempt(status_code=403), "401"),
+        (attempt(status_code=404), "404"),
+        (attempt(status_code=405), "404"),
+        (attempt(status_code=410), "410"),
+        (attempt(status_code=413), "413"),
+        (attempt(status_code=422), "4xx"),
+        (attempt(status_code=429), "429"),
+        (attempt(status_code=503), "5xx"),
+        (attempt(status_code=200), None),
+        (without_answer("timeout: late", first_byte_ms=5.0), "timeout"),
+        (without_answer("timeout: late", connect_ms=5.0), "unreachable"),
+        (without_answer("timeout: late", dns_ms=5.0), "dns"),
+        *((without_answer(f"{word}: x"), word) for word in ("dns", "connect", "tls", "refused", "read", "protocol")),
+        (without_answer("cancelled"), "cancelled"),
+    ],
+)
+def test_what_most_likely_is_behind_it(last: dict[str, Any], behind: str | None) -> None:
+    said = [line for line in told(delivery(attempt(), last)) if line.startswith("Why")]
+    assert said == ([] if behind is None else [f"Why   {WHAT_IS_BEHIND[behind]}"])
+
+
+def test_an_answer_in_hex_is_said_to_be_hex_and_a_long_one_is_cut() -> None:
+    lines = attempt_lines([attempt(response_excerpt="ff" * 512, response_excerpt_encoding="hex")])
+    assert f"      answer: (hex) {'ff' * 200}…" in lines
+
+
+def test_an_answer_can_not_command_the_terminal() -> None:
+    assert not any("\x1b" in line for line in attempt_lines([attempt(response_excerpt="\x1b[2Jgone")], width=80))
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "said"),
+    [(0.04, "0.1 ms"), (9.94, "9.9 ms"), (9.96, "10 ms"), (999.4, "999 ms"), (1200.0, "1.2 s"), (60000.0, "60 s")],
+)
+def test_a_duration(milliseconds: float, said: str) -> None:
+    assert duration(milliseconds) == said
+
+
+def test_the_command_reads_what_the_story_needs(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says(f"GET /v1/deliveries/{DELIVERY}", delivery(attempt()))
+    stub.says(f"GET /v1/events/{EVENT}", {"code": "event_not_found", "detail": "no"}, status=404)
+    stub.says(f"GET /v1/subscriptions/{SUBSCRIPTION}", subscription())
+    assert run(["deliveries", "show", DELIVERY]) == 0
+    out = capsys.readouterr().out
+    assert "which was deleted meanwhile" in out
+    assert "https://receiver.example/hooks/relay?…" in out
+    assert run(["deliveries", "show", DELIVERY, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == delivery(attempt())
+    stub.says("GET /v1/deliveries/dlv_2", {"code": "delivery_not_found", "detail": "there is no delivery"}, status=404)
+    assert run(["deliveries", "show", "dlv_2"]) == 1
+    assert capsys.readouterr().err == "relay: there is no delivery\n"

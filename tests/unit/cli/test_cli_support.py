@@ -1,0 +1,290 @@
+"""`relay support`: what stands in the text for a ticket, how long it can get, and what never stands in it."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import __version__
+from relay.cli import run
+from relay.cli.support import MAX_CHARACTERS, MAX_DELIVERIES, MAX_EVENTS, Case, report
+from tests.unit.cli.test_cli_client import Stub, stub
+from tests.unit.cli.test_cli_sources import ACCOUNT
+from tests.unit.cli.test_cli_story import DELIVERY, EVENT, JOB, NOW, SUBSCRIPTION, attempt, delivery
+
+__all__ = ["stub"]
+
+UID = "job_01jvpq3m8n0000000000000001"
+READY = {
+    "status": "unavailable",
+    "problems": ["database: nothing can be written"],
+    "notes": ["revor/default is down"],
+    "checks": {"database": "failing", "api": "running"},
+}
+EXPLAINED = {
+    "sentence": "The job is closed (failed): nothing more is looked at.",
+    "reason": "closed",
+    "waiting_for": None,
+    "not_before": None,
+    "expected_delay_seconds": None,
+    "last_request_id": "req_9",
+}
+secrets = st.text(st.characters(categories=["Lu", "Ll", "Nd"], max_codepoint=127), min_size=16, max_size=60)
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    made = {
+        "uid": UID,
+        "id": JOB,
+        "source": "revor",
+        "account": "default",
+        "status": "failed",
+        "outcome": "failed",
+        "open": False,
+        "sequence": 3,
+        "metadata": {},
+        "priority": "normal",
+        "tracked_at": "2026-05-20T09:00:00.000Z",
+        "last_polled_at": "2026-05-20T10:00:08.000Z",
+        "next_poll_at": None,
+        "closed_at": "2026-05-20T10:00:08.000Z",
+        "poll_count": 7,
+        "last_error": {"code": "unavailable", "message": "503", "request_id": "req_8", "at": None},
+        "upstream": {"status": "failed", "channel": "email", "error": {"code": "reconnect_required", "message": "…"}},
+    }
+    return {**made, **changes}
+
+
+def event(number: int = 3, **changes: Any) -> dict[str, Any]:
+    made = {
+        "id": EVENT,
+        "type": "ai.revor.job.failed",
+        "subject": JOB,
+        "partitionkey": JOB,
+        "account": "default",
+        "time": "2026-05-20T10:00:08.000Z",
+        "sequence": f"{number:010d}",
+        "status": "failed",
+        "previousstatus": "running",
+        "data": {"detected_at": "2026-05-20T10:00:09.000Z", "inferred": False, "request_id": "req_7"},
+    }
+    return {**made, **changes}
+
+
+def subscription(sink: str = "https://receiver.example/hooks/relay?…", **changes: Any) -> dict[str, Any]:
+    made = {
+        "id": SUBSCRIPTION,
+        "sink": sink,
+        "types": None,
+        "source": None,
+        "protocol": "HTTP",
+        "protocolsettings": {"headers": {"X-Own-Token": "[redacted]"}, "method": "POST"},
+        "config": {
+            "kind": "webhook",
+            "content_mode": "structured",
+            "ordering": "job",
+            "start": "now",
+            "timeout_seconds": 15.0,
+            "retry_schedule": [5.0, 300.0],
+            "rate_per_second": None,
+            "concurrency": None,
+        },
+        "description": None,
+        "state": "disabled",
+        "disabled_reason": "http_410",
+        "state_since": "2026-05-20T09:00:00.000Z",
+        "state_reason": "http_410",
+        "failing_since": "2026-05-20T08:00:00.000Z",
+        "failing_reason": "http_500",
+        "paused_until": None,
+        "next_probe_at": None,
+        "created_at": "2026-05-19T10:00:00.000Z",
+    }
+    return {**made, **changes}
+
+
+def case(**changes: Any) -> Case:
+    values: dict[str, Any] = {
+        "about": f"job {JOB}",
+        "node_version": "0.2.0",
+        "readiness": READY,
+        "sources": [ACCOUNT],
+        "job": job(),
+        "explanation": EXPLAINED,
+        "events": [event()],
+        "deliveries": [delivery(attempt(response_headers={"Server": "nginx", "X-Other": "other"}))],
+        "subscriptions": [subscription()],
+    }
+    return Case(**{**values, **changes})
+
+
+def serve(stub: Stub) -> None:
+    """A relay that knows one of each."""
+    page = {"next_cursor": None}
+    stub.says("GET /openapi.json", {"info": {"version": "0.2.0"}})
+    stub.says("GET /readyz", READY, status=503)
+    stub.says("GET /v1/sources", {"items": [{**ACCOUNT, "account": "second"}, ACCOUNT], **page})
+    for id in (JOB, UID):
+        stub.says(f"GET /v1/jobs/{id}", job())
+    stub.says(f"GET /v1/jobs/{UID}/explain", EXPLAINED)
+    stub.says(f"GET /v1/jobs/{UID}/events", {"items": [event()], **page})
+    stub.says(f"GET /v1/events/{EVENT}", event())
+    stub.says("GET /v1/deliveries", {"items": [delivery()], **page})
+    stub.says(f"GET /v1/deliveries/{DELIVERY}", delivery(attempt(), job_uid=UID))
+    stub.says(f"GET /v1/subscriptions/{SUBSCRIPTION}", subscription())
+
+
+@pytest.mark.parametrize("id", [JOB, UID, EVENT, DELIVERY])
+def test_everything_around_an_id_is_in_the_text(id: str, stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(stub)
+    assert run(["support", id]) == 0
+    out = capsys.readouterr().out
+    assert id in out.splitlines()[0]
+    for what in (
+        *(f"node 0.2.0, command {__version__}, Python 3.", "/readyz: unavailable", "database: nothing can be written"),
+        *("note: revor/default is down", "checks: database failing, api running", "source revor/default: state: ok"),
+        *(f"JOB {UID}", "status: failed, outcome: failed", "upstream: status: failed, channel: email"),
+        *("error: reconnect_required", "last error: code: unavailable", "explained: The job is closed"),
+        *("EVENTS (1)", "(running → failed)", "request_id: req_7", "DELIVERIES (1)", f"{DELIVERY}: {EVENT}"),
+        *(f"SUBSCRIPTION {SUBSCRIPTION}", "sink: https://receiver.example/…, POST, webhook"),
+        "state: disabled, state_since: 2026-05-20T09:00:00.000Z, state_reason: http_410",
+        "failing_since: 2026-05-20T08:00:00.000Z, failing_reason: http_500",
+        *("retry_schedule: 5 300", "own headers: X-Own-Token"),
+        *("time: DNS 2.1 ms, connect 18 ms", "→ HTTP 503 (attempt 1 of 10): tried again in 5 s"),
+    ):
+        assert what in out, (what, out)
+    assert "revor/second" not in out, "another account has nothing to do with it"
+
+
+def test_a_subscription_brings_its_deliveries_and_every_source(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(stub)
+    assert run(["support", SUBSCRIPTION]) == 0
+    out = capsys.readouterr().out
+    asked = [what for what, _, _ in stub.seen if what.startswith("GET /v1/deliveries?")]
+    assert [("state=dead" in what, "state=pending" in what) for what in asked] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+    assert out.count(f"{DELIVERY}: {EVENT}") == 1
+    assert "source revor/second" in out
+    assert "JOB" not in out
+
+
+def test_an_id_that_is_not_known(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in ("deliveries/dlv_x", "jobs/dlv_x", "jobs/x"):
+        stub.says(f"GET /v1/{path}", {"code": "not_found", "detail": "no"}, status=404)
+    for id in ("dlv_x", "x"):
+        assert run(["support", id]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", f"relay: there is no job, event, delivery or subscription '{id}'\n")
+
+
+def test_an_id_in_several_accounts(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/jobs/x", {"code": "ambiguous_job", "detail": "two"}, status=409)
+    assert run(["support", "x"]) == 2
+    assert "give its uid" in capsys.readouterr().err
+
+
+def test_a_job_may_be_called_like_anything_else(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(stub)
+    stub.says("GET /v1/events/evt_mine", {"code": "event_not_found", "detail": "no"}, status=404)
+    stub.says("GET /v1/jobs/evt_mine", job(id="evt_mine"))
+    assert run(["support", "evt_mine"]) == 0
+    assert capsys.readouterr().out.startswith("revor-relay, about job evt_mine, ")
+
+
+def test_what_can_not_be_read_is_said_and_the_rest_is_told(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(stub)
+    for what in ("GET /openapi.json", "GET /v1/sources", f"GET /v1/jobs/{UID}/explain", "GET /readyz"):
+        stub.answers.pop(what)
+        stub.says(what, {"code": "internal_error", "detail": "it broke"}, status=500)
+    assert run(["support", JOB]) == 0
+    out = capsys.readouterr().out
+    for what in ("node unknown", "/readyz: unknown", "not read: the version: it broke", "not read: /v1/sources: it"):
+        assert what in out, out
+    assert f"JOB {UID}" in out
+
+
+def test_a_relay_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:9")
+    assert run(["support", JOB]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_text_has_an_end() -> None:
+    long = "x" * 5000
+    many = case(
+        events=[event(number, type=long) for number in range(MAX_EVENTS)],
+        deliveries=[delivery(*(attempt(n, error=long) for n in range(1, 13)))] * MAX_DELIVERIES,
+        sources=[ACCOUNT] * 500,
+        unknown=[long] * 500,
+    )
+    lines = report(many, now=NOW)
+    assert sum(len(line) + 1 for line in lines) <= MAX_CHARACTERS
+    assert lines[-1].startswith("… cut off here: ")
+    assert "… 480 accounts more" in lines
+
+
+def test_a_text_can_not_command_a_terminal() -> None:
+    broken = case(job=job(upstream={"status": "\x1b[2J\nfaked: line"}))
+    assert all(line.isprintable() for line in report(broken, now=NOW))
+
+
+@pytest.mark.parametrize("encoding", ["text", "hex"])
+def test_no_path_begins_where_an_answer_was_cut(encoding: str) -> None:
+    path = "/hooks/Zq7fKp2mXw9dLr4vZq7fKp2mXw9dLr4vZq7fKp2mXw9dLr4v"
+    said = path * 100
+    said = said[:1024] if encoding == "text" else said.encode().hex()[:1024]
+    shown = attempt(response_excerpt=said, response_excerpt_encoding=encoding)
+    found = subscription(f"https://receiver.example{path}")
+    text = "\n".join(report(case(subscriptions=[found], deliveries=[delivery(shown)]), now=NOW))
+    assert "[redacted]" in text or b"[redacted]".hex() in text
+    assert path[:16] not in text
+    assert path[:16].encode().hex() not in text
+
+
+def test_keys_tokens_and_recipients_are_taken_out_of_any_text() -> None:
+    leaks = "Bearer Zq7fKp2mXw9dLr4v; sk-revor-Zq7fKp2mXw9dLr4v; whsec_Zq7fKp2mXw9dLr4v; zq7fkp2mxw9dlr4v@example.com"
+    planted = case(deliveries=[delivery(attempt(response_excerpt=leaks, error=leaks))], unknown=[f"the job: {leaks}"])
+    assert "zq7fkp2mxw9dlr4v" not in "\n".join(report(planted, now=NOW)).lower()
+
+
+@given(secrets, st.integers(0, 1100))
+def test_what_was_planted_never_stands_in_the_text(secret: str, before: int) -> None:
+    """Wherever the API might hold something that is nobody's business."""
+    path = f"/hooks/{secret}/in"
+    said = f"{'.' * before}Cannot POST {path}; Bearer {secret}; {secret}"[:1024]
+    attempts = [
+        attempt(response_excerpt=said, response_headers={"Server": f"nginx {path}", "X-Echo": secret}),
+        attempt(response_excerpt=said.encode().hex()[:1024], response_excerpt_encoding="hex"),
+        attempt(request_headers={"X-Own": secret}, error=f"connect: {path}", status_code=None),
+    ]
+    found = subscription(
+        f"https://user@receiver.example{path}?…",
+        description=secret,
+        protocolsettings={"headers": {"X-Own": secret}, "method": "POST"},
+    )
+    upstream = {
+        "status": "failed",
+        "recipient": {"address": f"{secret}@example.com", "name": secret},
+        "result": {"text": secret},
+        "error": {"code": "no", "message": secret},
+        "channel": {"nested": secret},
+    }
+    planted = case(
+        job=job(
+            metadata={"key": secret, secret: 1},
+            upstream=upstream,
+            last_error={"code": "x", "message": f"token={secret}", "request_id": None, "at": None},
+        ),
+        events=[event(data={"job": upstream, "metadata": {"a": secret}, "request_id": "req_1"})],
+        subscriptions=[found],
+        deliveries=[delivery(*attempts)],
+        unknown=[f"the job: Authorization: Bearer {secret}"],
+    )
+    text = "\n".join(report(planted, now=NOW))
+    assert secret not in text
+    assert secret.encode().hex() not in text
+    assert "https://receiver.example/…" in text

@@ -1,0 +1,144 @@
+"""`relay demo`: its bounds, its settings, its receiver, and how it shows its progress."""
+
+import base64
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import pytest
+import typer
+from rich.console import Console
+from standardwebhooks.webhooks import Webhook
+from starlette.requests import Request
+from typer.testing import CliRunner
+
+from relay.cli.demo.command import demo, parse_rate_limit
+from relay.cli.demo.live import picture, progress_line
+from relay.cli.demo.report import Receipt
+from relay.cli.demo.stage import Plan, demo_settings, stage_database
+from relay.cli.demo.story import Story, patience_seconds
+from relay.errors import StoreError, UsageError
+from relay.sandbox.server import Sandbox
+from tests.support.postgres_server import shared_server
+
+app = typer.Typer()
+app.command()(demo)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--jobs", "0"],
+        ["--jobs", "1001"],
+        ["--speed", "0.5"],
+        ["--speed", "1001"],
+        ["--speed", "nan"],
+        ["--rate-limit", "120"],
+        ["--rate-limit", "0/60"],
+        ["--rate-limit", "1/0"],
+        ["--rate-limit", "1/nan"],
+        ["--rate-limit", "x/60"],
+        ["--compare", "clever"],
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_a_rate_limit_is_requests_and_seconds() -> None:
+    assert parse_rate_limit("120/60") == (120, 60.0)
+    assert parse_rate_limit("1/0.5") == (1, 0.5)
+
+
+def test_the_settings_are_a_loopback_nodes_with_intervals_divided_by_the_speed() -> None:
+    settings = demo_settings(Plan(speed=100), database="sqlite:///x.db", sandbox_url="http://127.0.0.1:1", port=2)
+    polling = settings.sources["revor"].polling
+    assert (polling.min_interval_seconds, polling.max_interval_seconds) == (0.01, 9)
+    assert settings.security.allow_http
+    assert all(network.is_loopback for network in settings.security.allow_networks)
+    assert settings.database.url == "sqlite:///x.db"
+
+
+async def test_its_database_is_a_new_file_or_a_new_one_beside_that_of_postgresql(tmp_path: Path) -> None:
+    async with stage_database(Plan(), tmp_path) as url:
+        assert url == f"sqlite:///{tmp_path / 'relay.db'}"
+    with pytest.raises(UsageError, match="--database is for PostgreSQL"):
+        async with stage_database(Plan(database="sqlite:///x.db"), tmp_path):
+            pass
+    with pytest.raises(StoreError, match="no database can be made beside"):
+        async with stage_database(Plan(database="postgresql://hidden:hidden@127.0.0.1:1/x"), tmp_path):
+            pass
+
+
+async def test_a_database_of_postgresql_is_dropped_at_the_end(tmp_path: Path) -> None:
+    server = shared_server()
+    async with stage_database(Plan(database=server.url()), tmp_path) as url:
+        connection = await asyncpg.connect(url)
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.close()
+    assert name.startswith("relay_demo_")
+    connection = await asyncpg.connect(server.url())
+    assert await connection.fetchval("SELECT COUNT(*) FROM pg_database WHERE datname = $1", name) == 0
+    await connection.close()
+
+
+def test_patience_grows_with_what_the_limit_makes_wait() -> None:
+    assert patience_seconds(Plan(speed=1000)) < 25
+    assert patience_seconds(Plan(speed=60, rate_limit=(1, 60))) > 200
+
+
+@pytest.fixture
+def story() -> Story:
+    plan = Plan(jobs=2)
+    sandbox = Sandbox(seed=1, speed=plan.speed).app()
+    return Story(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=sandbox)
+
+
+def arrival(body: bytes, headers: dict[str, str]) -> Request:
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": "/events", "headers": raw}, receive)
+
+
+async def test_the_receiver_takes_what_verifies_and_refuses_the_rest(story: Story) -> None:
+    verifier = story.verifier = Webhook("whsec_" + base64.b64encode(b"k" * 32).decode())
+    event = {
+        "id": "evt_1",
+        "type": "ai.revor.job.running",
+        "subject": "j",
+        "sequence": "0000000001",
+        "data": {"detected_at": "2026-05-20T10:00:08.000Z"},
+    }
+    body = json.dumps(event)
+    now = datetime.now(UTC)
+    headers = {
+        "webhook-id": "evt_1",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": verifier.sign("evt_1", now, body),
+    }
+    assert (await story.receive(arrival(body.encode(), headers))).status_code == 204
+    assert story.book.of("j")[0].kind == "running"
+    assert (await story.receive(arrival(body.encode() + b" ", headers))).status_code == 400
+    other = {**headers, "webhook-id": "evt_2", "webhook-signature": verifier.sign("evt_2", now, body)}
+    assert (await story.receive(arrival(body.encode(), other))).status_code == 400
+    assert (await story.receive(arrival(b"\xff", {}))).status_code == 400
+    story.verifier = None
+    assert (await story.receive(arrival(body.encode(), headers))).status_code == 400
+    assert (story.book.events_delivered, story.book.signature_failures) == (1, 4)
+
+
+def test_progress_for_people(story: Story) -> None:
+    story.job_ids += ["a", "b"]
+    story.book.add(Receipt(event_id="evt_1", job_id="a", sequence=1, kind="succeeded", detected_at=0))
+    assert story.states() == {"succeeded": 1, "dispatched": 1}
+    assert progress_line(story) == "1/2 jobs finished, 1 events delivered, 0 upstream requests"
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    console.print(picture(story))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2 jobs over three channels at speed 60" in shown
+    assert "dispatched" in shown
+    assert "overdue" not in shown

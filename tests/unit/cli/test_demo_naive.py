@@ -1,0 +1,212 @@
+"""The plain poller that the relay is measured against: its order, its interval, the limit, and when it gives up."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from relay.cli.demo import naive as naive_poller
+from relay.cli.demo.live import rerun_line, rerun_picture, side_by_side
+from relay.cli.demo.naive import Look, NaivePoller, length_seconds, open_rerun, run_again
+from relay.cli.demo.report import Book, Delay, Naive, Report, compared, make_naive, make_report
+from relay.cli.demo.stage import API_KEY, Plan, sandbox_of
+from relay.cli.demo.story import DemoError, Story, post
+from relay.sandbox.fate import Script
+from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+
+NOW = 1_779_271_200.0
+
+
+class Upstream:
+    """An upstream whose jobs end at told times, with a clock that goes only when somebody waits."""
+
+    def __init__(self, ends_at: dict[str, float], *, request_seconds: float = 0.0) -> None:
+        self.now = 0.0
+        self.ends_at = ends_at
+        self.request_seconds = request_seconds
+        self.refusals: list[float] = []
+        self.looks: list[tuple[float, str]] = []
+
+    def poller(self, *, interval_seconds: float = 5.0) -> NaivePoller:
+        return NaivePoller(interval_seconds=interval_seconds, look=self.look, clock=lambda: self.now, sleep=self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now += seconds
+
+    async def look(self, job_id: str) -> Look:
+        self.now += self.request_seconds
+        self.looks.append((self.now, job_id))
+        if self.refusals:
+            return Look(retry_after_seconds=self.refusals.pop(0))
+        return Look(status="succeeded" if self.now >= self.ends_at[job_id] else "running")
+
+
+async def test_it_looks_at_every_open_job_each_interval() -> None:
+    upstream = Upstream({"a": 12.0, "b": 7.0})
+    poller = upstream.poller()
+    poller.track("a")
+    upstream.now = 1.0
+    poller.track("b")
+    await poller.run(2)
+    assert upstream.looks == [(5.0, "a"), (6.0, "b"), (10.0, "a"), (11.0, "b"), (15.0, "a")]
+    assert poller.seen_at == {"b": 11.0, "a": 15.0}
+
+
+async def test_a_poller_that_is_late_takes_the_jobs_in_turn() -> None:
+    upstream = Upstream({"a": 0.0, "b": 100.0, "c": 0.0, "d": 0.0}, request_seconds=4.0)
+    poller = upstream.poller()
+    for job_id in "abcd":
+        poller.track(job_id)
+    upstream.ends_at["b"] = 20.0
+    await poller.run(4)
+    assert [job_id for _, job_id in upstream.looks] == ["a", "b", "c", "d", "b"]
+
+
+async def test_refused_it_waits_and_goes_on_with_the_same_job() -> None:
+    upstream = Upstream({"a": 0.0, "b": 0.0})
+    upstream.refusals = [2.5, 0.001]
+    poller = upstream.poller()
+    poller.track("a")
+    poller.track("b")
+    await poller.run(2)
+    assert upstream.looks == [(5.0, "a"), (7.5, "a"), (7.501, "a"), (7.501, "b")]
+
+
+def truths(plan: Plan, number: int) -> list[dict[str, object]]:
+    world = sandbox_of(plan).world()
+    script = Script(final="succeeded", attempt_failures=0, run_seconds=7, start_delay_seconds=1, in_lane=False)
+    jobs = [world.create(account="a", channel="email", now=NOW, script=script) for _ in range(number)]
+    return [world.truth(job, NOW + 100) for job in jobs]
+
+
+def test_an_end_not_seen_counts_with_its_delay_so_far() -> None:
+    lives = truths(Plan(speed=1), 2)  # both end at NOW + 8
+    first, second = (str(truth["id"]) for truth in lives)
+    figures = make_naive(lives, {first: NOW + 9}, given_up_at=NOW + 38, speed=2, upstream_requests=7)
+    assert figures == Naive(detection_delay_seconds=Delay(mean=31.0, p50=2.0, p95=60.0), upstream_requests=7, unseen=1)
+    assert figures.shown() == {
+        "detection_delay_seconds": {"mean": 31.0, "p50": 2.0, "p95": 60.0},
+        "upstream_requests": 7,
+    }
+    seen = make_naive(lives, {first: NOW + 9, second: NOW + 8}, given_up_at=NOW + 38, speed=2, upstream_requests=7)
+    assert (seen.detection_delay_seconds.mean, seen.unseen) == (1.0, 0)
+    assert length_seconds(lives) == 8
+    assert length_seconds([]) == 0
+
+
+def report_of(mean: float | None) -> Report:
+    report = make_report([], Book(), speed=1, upstream_requests=8, elapsed_seconds=1)
+    delay = Delay(mean=mean, p50=mean, p95=mean)
+    return Report(**{name: getattr(report, name) for name in Report.__slots__} | {"detection_delay_seconds": delay})
+
+
+@pytest.mark.parametrize(
+    ("ours", "unseen", "line"),
+    [
+        (
+            2.0,
+            0,
+            "The relay saw ends after 2.0 s on average, the plain poller after 50.0 s (25.0 times as long); "
+            "with 8 requests against 90.",
+        ),
+        (
+            2.0,
+            3,
+            "The relay saw ends after 2.0 s on average, the plain poller after at least 50.0 s, with 3 not yet seen "
+            "(25.0 times as long); with 8 requests against 90.",
+        ),
+        (
+            0.0,
+            0,
+            "The relay saw ends after 0.0 s on average, the plain poller after 50.0 s; with 8 requests against 90.",
+        ),
+        (None, 0, "The relay saw no end, with 8 requests against 90."),
+    ],
+)
+def test_side_by_side_for_people(ours: float | None, unseen: int, line: str) -> None:
+    naive = Naive(detection_delay_seconds=Delay(mean=50.0, p50=40.0, p95=90.0), upstream_requests=90, unseen=unseen)
+    assert compared(report_of(ours), naive) == line
+    console = Console(file=io.StringIO(), width=120)
+    console.print(side_by_side(report_of(ours), naive))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [line.strip("│\n ").split("│") for line in shown.splitlines() if line.startswith("│")]
+    assert [cell.strip() for cell in rows[0]] == [
+        "end seen after, mean",
+        "-" if ours is None else f"{ours} s",
+        "50.0 s",
+    ]
+    assert [cell.strip() for cell in rows[-1]] == ["upstream requests", "8", "90"]
+
+
+async def test_the_limit_is_the_sandboxs_own() -> None:
+    async with open_rerun(Plan(speed=1000, rate_limit=(1, 3600))) as rerun:
+        answer = await post(rerun.session, f"{rerun.url}{DISPATCH_PATH}", dispatch_body(0), api_key=API_KEY)
+        job_id = answer["item"]["id"]
+        assert (await rerun.poller.look(job_id)).status
+        refused = await rerun.poller.look(job_id)
+        assert refused.retry_after_seconds is not None
+        assert 0 < refused.retry_after_seconds <= 3.6
+        assert rerun_line(rerun) == "0/20 ends seen, 2 upstream requests"
+        console = Console(file=io.StringIO(), force_terminal=True, width=120)
+        console.print(rerun_picture(rerun))
+        assert "0/20 ends seen" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+async def test_an_answer_that_makes_no_sense_ends_it() -> None:
+    async with open_rerun(Plan(speed=1000)) as rerun:
+        rerun.poller.track("nobody")
+        with pytest.raises(DemoError, match="answered 404"):
+            await rerun.poller.run(1)
+
+
+def told(plan: Plan) -> Story:
+    """A story whose jobs were dispatched, three at a time."""
+    app = sandbox_of(plan).app()
+    story = Story(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=app)
+    for index in range(plan.jobs):
+        channel = dispatch_body(index)["channel"]
+        job = app.state.world.create(account="a", channel=channel, now=NOW + 0.02 * (index // 3))
+        story.job_ids.append(job.id)
+    return story
+
+
+async def test_the_world_is_the_same_once_more() -> None:
+    story = told(Plan(jobs=6, speed=1000, seed=4))
+    lines = []
+    async with open_rerun(story.plan) as rerun:
+        naive = await run_again(rerun, story, lambda: lines.append(rerun_line(rerun)))
+        again = list(rerun.sandbox.state.world.jobs())
+    assert [job.id for job in again] == story.job_ids
+    before = story.truths()
+    for first, second in zip(before, again, strict=True):
+        since_first = first["created_at_epoch_seconds"] - before[0]["created_at_epoch_seconds"]
+        assert second.created_at - again[0].created_at >= since_first - 0.005  # never early, but for rounding
+        assert first["transitions"][-1]["status"] == second.steps[-1].status
+    assert naive.unseen == 0
+    assert naive.upstream_requests == rerun.upstream_requests >= 6
+    assert lines[-1] == f"6/6 ends seen, {naive.upstream_requests} upstream requests"
+
+
+async def test_it_gives_up_when_its_patience_is_at_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(job_id: str) -> Look:
+        return Look(status="running")
+
+    monkeypatch.setattr(naive_poller, "patience_seconds", lambda plan: 0.0)
+    story = told(Plan(jobs=3, speed=1000))
+    async with open_rerun(story.plan) as rerun:
+        rerun.poller.look = never
+        naive = await run_again(rerun, story)
+    assert (naive.unseen, naive.upstream_requests) == (3, 0)
+    assert naive.detection_delay_seconds.mean is not None
+
+
+async def test_its_failure_is_the_demos() -> None:
+    async def broken(job_id: str) -> Look:
+        raise DemoError("broken")
+
+    story = told(Plan(jobs=3, speed=1000))
+    async with open_rerun(story.plan) as rerun:
+        rerun.poller.look = broken
+        with pytest.raises(DemoError, match="broken"):
+            await run_again(rerun, story)

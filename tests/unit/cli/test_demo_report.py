@@ -1,0 +1,126 @@
+"""The demo's figures: what a true life owes, what of it came, and what it cost."""
+
+from typing import Any
+
+import pytest
+
+from relay.cli.demo.report import Book, Receipt, detection_delay, due, make_report, naive_requests
+from relay.sandbox.fate import Script
+from relay.sandbox.server import Sandbox
+
+NOW = 1_779_271_200.0
+
+
+def life(*, failures: int = 0, final: Any = "succeeded", speed: float = 1.0) -> dict[str, Any]:
+    world = Sandbox(seed=1, speed=speed).world()
+    script = Script(
+        final=final, attempt_failures=failures, run_seconds=7, start_delay_seconds=1, retry_pause_seconds=30
+    )
+    return world.truth(world.create(account="a", channel="email", now=NOW, script=script), NOW + 10_000)
+
+
+def receipts(job_id: str, *kinds: str, detected_at: float = NOW + 9) -> list[Receipt]:
+    return [
+        Receipt(event_id=f"evt_{index}", job_id=job_id, sequence=index, kind=kind, detected_at=detected_at)
+        for index, kind in enumerate(kinds, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failures", "final", "kinds", "owed", "missing", "unobserved"),
+    [
+        (0, "succeeded", ("queued", "running", "succeeded"), 2, 0, 0),
+        (0, "succeeded", ("running", "succeeded"), 2, 0, 1),
+        (0, "succeeded", ("queued", "succeeded"), 2, 1, 0),
+        (0, "succeeded", ("queued", "running"), 2, 1, 0),
+        (0, "succeeded", (), 2, 2, 1),
+        (0, "cancelled", ("queued", "cancelled"), 1, 0, 0),
+        (0, "cancelled", ("cancelled",), 1, 0, 1),
+        (2, "failed", ("queued", "running", "retrying", "running", "retrying", "running", "failed"), 4, 0, 0),
+        (2, "failed", ("queued", "retrying", "retrying", "running", "failed"), 4, 0, 2),
+        (2, "failed", ("queued", "running", "retrying", "running", "failed"), 4, 1, 0),
+        (1, "succeeded", ("queued", "running", "retrying", "succeeded"), 3, 1, 0),
+    ],
+)
+def test_what_is_owed(
+    failures: int, final: str, kinds: tuple[str, ...], owed: int, missing: int, unobserved: int
+) -> None:
+    truth = life(failures=failures, final=final)
+    found = due(truth, receipts(truth["id"], *kinds))
+    assert (found.owed, found.missing, found.unobserved) == (owed, missing, unobserved)
+
+
+def test_a_gap_in_the_sequence_is_an_event_that_is_missing() -> None:
+    truth = life()
+    came = receipts(truth["id"], "queued", "scheduled", "running", "succeeded")
+    assert due(truth, came).missing == 0
+    assert due(truth, [came[0], *came[2:]]).missing == 1
+
+
+def test_the_book_counts_what_comes_twice_or_out_of_order() -> None:
+    book = Book()
+    first, second, third = receipts("j", "queued", "running", "succeeded")
+    for receipt in (first, third, second, first):
+        book.add(receipt)
+    assert (book.events_delivered, book.duplicates, book.out_of_order) == (3, 1, 1)
+    assert book.of("j") == [first, second, third]
+    assert book.of("other") == []
+
+
+@pytest.mark.parametrize("speed", [1.0, 60.0])
+def test_a_naive_poller_looks_every_five_seconds_of_true_time(speed: float) -> None:
+    assert naive_requests(life(speed=speed), speed) == 2  # 1 s to the start, 7 s to the end
+    assert naive_requests(life(speed=speed, failures=1), speed) == 10
+
+
+def test_a_naive_poller_looks_once_at_least() -> None:
+    truth = life()
+    truth["transitions"][-1]["at_epoch_seconds"] = NOW
+    assert naive_requests(truth, 1) == 1
+
+
+def test_the_delay_is_counted_as_at_speed_1() -> None:
+    truth = life(speed=60)
+    ended_at = truth["transitions"][-1]["at_epoch_seconds"]
+    came = receipts(truth["id"], "running", "succeeded", detected_at=ended_at + 0.05)
+    assert detection_delay(truth, came, 60) == pytest.approx(3, abs=0.01)
+    assert detection_delay(truth, came[:1], 60) is None
+    assert detection_delay(truth, receipts(truth["id"], "succeeded", detected_at=ended_at - 0.0004), 60) == 0
+
+
+def test_the_report_and_its_headline() -> None:
+    truth = life()
+    book = Book()
+    for receipt in receipts(truth["id"], "queued", "running", "succeeded"):
+        book.add(receipt)
+    report = make_report([truth], book, speed=1, upstream_requests=3, elapsed_seconds=9.87654)
+    assert report.ok
+    shown = report.shown()
+    assert shown == {
+        "jobs": 1,
+        "events_delivered": 3,
+        "owed": 2,
+        "lost": 0,
+        "unobserved": 0,
+        "duplicates": 0,
+        "out_of_order": 0,
+        "signature_failures": 0,
+        "upstream_requests": 3,
+        "requests_per_job": 3.0,
+        "naive_requests_per_job": 2.0,
+        "detection_delay_seconds": {"mean": 1.0, "p50": 1.0, "p95": 1.0},
+        "elapsed_seconds": 9.877,
+    }
+    assert report.headline() == (
+        "1 job, 3 events delivered (none lost, none out of order, every signature good); ends seen after 1.0 s on "
+        "average, with 3.0 requests a job where polling every 5 s takes 2.0."
+    )
+
+
+def test_a_report_of_trouble_says_so() -> None:
+    book = Book(signature_failures=2, out_of_order=1)
+    report = make_report([life()], book, speed=1, upstream_requests=0, elapsed_seconds=1)
+    assert not report.ok
+    assert report.lost == 2
+    assert report.detection_delay_seconds.mean is None
+    assert "2 lost, 1 out of order, 2 with a bad signature); no end was seen" in report.headline()

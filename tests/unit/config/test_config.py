@@ -1,0 +1,292 @@
+"""Settings: precedence, references, ranges, and errors that say where, which key and what to do."""
+
+import dataclasses
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from relay.config.kinds import parse_duration
+from relay.config.settings import (
+    Settings,
+    TokenSettings,
+    changed_needs_restart,
+    describe,
+    load_settings,
+    require_token_beyond_loopback,
+)
+from relay.errors import SettingsError
+from relay.resources import default_settings_file
+
+KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+OTHER_KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU="
+WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+TOKEN = "0123456789abcdef"
+
+
+def load(tmp_path: Path, text: str | None = None, **environ: str) -> Settings:
+    path = None
+    if text is not None:
+        path = tmp_path / "relay.yaml"
+        path.write_text(text)
+    return load_settings(path, environ)
+
+
+def problem(tmp_path: Path, text: str | None = None, **environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text, **environ)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.removeprefix(f"{tmp_path}/")
+
+
+def test_the_defaults_are_the_contracts(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert settings == Settings() == load(tmp_path, "") == load(tmp_path, "server:\nsources: {revor: }\n")
+    assert (settings.server.host, settings.server.port, settings.server.public_url) == ("127.0.0.1", 8080, None)
+    assert settings.server.shutdown_seconds == 20
+    assert (settings.database.url, settings.database.pool_size) == ("sqlite:///relay.db", 10)
+    assert settings.auth.tokens == ()
+    assert settings.encryption.keys == ()
+    assert list(settings.sources) == ["revor"]
+    revor = settings.sources["revor"]
+    assert (revor.name, revor.preset, revor.base_url) == ("revor", "revor", "https://revor.ai")
+    assert list(revor.accounts) == ["default"]
+    assert revor.accounts["default"].name == "default"
+    assert revor.accounts["default"].api_key is None
+    polling = revor.polling
+    assert (polling.reserve, polling.max_requests_per_second) == (0.3, None)
+    assert (polling.min_interval_seconds, polling.max_interval_seconds, polling.deadline_seconds) == (1, 900, 604800)
+    delivery = settings.delivery
+    assert (delivery.concurrency, delivery.per_host, delivery.timeout_seconds) == (256, 64, 15)
+    assert delivery.retry_schedule == (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+    assert (delivery.jitter, delivery.disable_after_seconds, delivery.callback_secret) == (0.2, 432000, None)
+    security = settings.security
+    assert (security.allow_http, security.allow_networks, security.allow_ports) == (False, (), (443,))
+    assert dataclasses.astuple(settings.retention) == (30, 14, 30)
+
+
+def test_the_shipped_file_is_the_defaults_and_names_every_setting() -> None:
+    path = default_settings_file()
+    assert load_settings(path, {}) == Settings()
+    text = path.read_text()
+    for doc in describe():
+        assert f"{doc.key.rpartition('.')[2]}:" in text, doc.key
+    for later in ("subscriptions",):
+        assert later not in text
+
+
+def test_variables_win_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:
+    text = (
+        "server: {host: 10.0.0.1, port: 1}\ndelivery: {timeout_seconds: 3}\nsources: {revor: {polling: {reserve: 0.1}}}"
+    )
+    settings = load(
+        tmp_path,
+        text,
+        RELAY_SERVER__PORT="9000",
+        RELAY_DELIVERY__TIMEOUT_SECONDS="5",
+        RELAY_SOURCES__REVOR__BASE_URL="https://Upstream.Example/api/v1/",
+        RELAY_SECURITY__ALLOW_NETWORKS='["10.0.0.0/8", "fd00::/8"]',
+        RELAY_DELIVERY__RETRY_SCHEDULE="[1s, 2.5]",
+        RELAY_SERVER__PUBLIC_URL="null",
+    )
+    assert (settings.server.host, settings.server.port, settings.server.public_url) == ("10.0.0.1", 9000, None)
+    assert settings.delivery.timeout_seconds == 5
+    assert settings.delivery.retry_schedule == (1.0, 2.5)
+    assert settings.sources["revor"].base_url == "https://upstream.example"
+    assert settings.sources["revor"].polling.reserve == 0.1
+    assert settings.security.allow_networks == (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
+    flagged = load_settings(tmp_path / "relay.yaml", {"RELAY_SERVER__PORT": "9000"}, host="::1", port=0)
+    assert (flagged.server.host, flagged.server.port) == ("::1", 0)
+
+
+def test_variables_that_are_not_ours_and_empty_ones_are_left_alone(tmp_path: Path) -> None:
+    others = {
+        "RELAY_URL": "x",
+        "RELAY_TOKEN": "x",
+        "RELAY_PORT_8080_TCP": "tcp://x",
+        "RELAYED__X": "x",
+        "relay__x": "x",
+    }
+    empty = {"REVOR_API_KEY": "", "REVOR_BASE_URL": "", "DATABASE_URL": "", "RELAY_SERVER__PORT": ""}
+    assert load(tmp_path, **others, **empty, RELAY_ENCRYPTION_KEY="") == Settings()
+
+
+def test_revor_variables_work_without_a_file_and_win_over_it(tmp_path: Path) -> None:
+    text = (
+        "sources: {revor: {base_url: https://a.example, accounts: {default: {api_key: old}, team: {api_key: other}}}}"
+    )
+    for given in (None, text):
+        settings = load(tmp_path, given, REVOR_API_KEY="sk-revor-1", REVOR_BASE_URL="http://127.0.0.1:9999/api/v1")
+        revor = settings.sources["revor"]
+        assert revor.accounts["default"].api_key == "sk-revor-1"
+        assert revor.base_url == "http://127.0.0.1:9999"
+    assert revor.accounts["team"].api_key == "other"
+    elsewhere = load(tmp_path, "sources: {eu: {preset: revor}}", REVOR_API_KEY="sk-revor-1")
+    assert list(elsewhere.sources) == ["eu"]
+    assert elsewhere.sources["eu"].accounts["default"].api_key == "sk-revor-1"
+    assert (
+        load(tmp_path, "database: {url: 'sqlite:///a.db'}", DATABASE_URL="sqlite:////b.db").database.url[-5:] == "/b.db"
+    )
+
+
+def test_a_variable_may_hold_a_whole_section(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        "sources: {revor: {polling: {reserve: 0.1, deadline_seconds: 9}}}",
+        RELAY_SOURCES__REVOR='{"accounts": {"a": {"api_key": "${K}"}}, "polling": {"reserve": 0.2}}',
+        RELAY_SOURCES__REVOR__POLLING__MAX_INTERVAL_SECONDS="7",
+        RELAY_AUTH__TOKENS='[{"name": "crm", "token": "0123456789abcdef", "scopes": ["read"]}]',
+        RELAY_SERVER__HOST="[::1]",
+        K="a\"b'c{",
+    )
+    revor = settings.sources["revor"]
+    assert {name: each.api_key for name, each in revor.accounts.items()} == {"a": "a\"b'c{"}
+    assert (revor.polling.reserve, revor.polling.deadline_seconds, revor.polling.max_interval_seconds) == (0.2, 9, 7)
+    assert settings.auth.tokens == (TokenSettings(name="crm", token=TOKEN, scopes=("read",)),)
+    assert settings.server.host == "[::1]"
+
+
+def test_references_are_filled_in(tmp_path: Path) -> None:
+    secret = tmp_path / "key file"
+    secret.write_text("sk-revor-from-file\n")
+    text = f"""
+        server: {{port: "${{PORT}}", host: "a$${{b}}-${{PART}}"}}
+        sources:
+          revor:
+            accounts: {{default: {{api_key: "${{file:{secret}}}"}}, two: {{api_key: 'sk-${{PART}}'}}}}
+    """
+    settings = load(tmp_path, text, PORT="81", PART="x")
+    assert (settings.server.port, settings.server.host) == (81, "a${b}-x")
+    accounts = settings.sources["revor"].accounts
+    assert (accounts["default"].api_key, accounts["default"].api_key_file) == ("sk-revor-from-file", str(secret))
+    assert (accounts["two"].api_key, accounts["two"].api_key_file) == ("sk-x", None)
+    from_variable = load(tmp_path, REVOR_API_KEY=f"${{file:{secret}}}").sources["revor"].accounts["default"]
+    assert (from_variable.api_key, from_variable.api_key_file) == ("sk-revor-from-file", str(secret))
+
+
+def test_an_unset_reference_in_a_default_is_absent_and_in_a_written_value_an_error(tmp_path: Path) -> None:
+    text = 'server: {}\nencryption:\n  keys:\n    - "${RELAY_ENCRYPTION_KEY}"\n'
+    assert load(tmp_path).encryption.keys == ()
+    assert load(tmp_path, RELAY_ENCRYPTION_KEY=KEY).encryption.keys == (KEY,)
+    assert load(tmp_path, text, RELAY_ENCRYPTION_KEY=KEY).encryption.keys == (KEY,)
+    assert problem(tmp_path, text) == (
+        "relay.yaml:4: encryption.keys[0] refers to the variable RELAY_ENCRYPTION_KEY, which is not set: "
+        "set it, or remove this line"
+    )
+    assert load(tmp_path, f"encryption: {{keys: [{KEY}, {OTHER_KEY}]}}", RELAY_ENCRYPTION_KEY="x").encryption.keys == (
+        KEY,
+        OTHER_KEY,
+    )
+
+
+def test_a_token_and_dev_and_loopback() -> None:
+    settings = Settings()
+    require_token_beyond_loopback(settings)
+    exposed = dataclasses.replace(settings, server=dataclasses.replace(settings.server, host="0.0.0.0"))
+    require_token_beyond_loopback(exposed)  # a token is made then, and a long one
+    with pytest.raises(SettingsError, match=r"0\.0\.0\.0, which others can reach, and --dev .* listen on 127\.0\.0\.1"):
+        require_token_beyond_loopback(dataclasses.replace(exposed, dev=True))
+    for token, good in (("short", False), (TOKEN, True)):
+        tokens = (TokenSettings(name="crm", token=token, scopes=("admin",)),)
+        guarded = dataclasses.replace(exposed, auth=dataclasses.replace(exposed.auth, tokens=tokens))
+        if good:
+            require_token_beyond_loopback(guarded)
+        else:
+            with pytest.raises(SettingsError, match=r"crm in auth\.tokens is shorter than 16") as caught:
+                require_token_beyond_loopback(guarded)
+            assert "short-" not in str(caught.value)
+
+
+def test_retries_are_seconds_apart_with_dev_unless_a_schedule_is_written() -> None:
+    assert max(load_settings(None, {}, dev=True).delivery.retry_schedule) <= 60
+    assert load_settings(None, {}).delivery.retry_schedule[1] == 300
+    written = load_settings(None, {"RELAY_DELIVERY__RETRY_SCHEDULE": "[2h]"}, dev=True)
+    assert written.delivery.retry_schedule == (7200,)
+
+
+def test_dev_opens_loopback_only(tmp_path: Path) -> None:
+    settings = load_settings(None, {}, dev=True)
+    assert settings.dev
+    assert settings.security.allow_http
+    assert [str(each) for each in settings.security.allow_networks] == ["127.0.0.0/8", "::1/128"]
+    assert settings.security.allow_ports == (443,)
+
+
+def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
+    secrets = {"K": "sk-revor-hidden", "T": "token-hidden-0123456789", "D": "sqlite:////hidden-db"}
+    text = f"""
+        database: {{url: "${{D}}"}}
+        auth: {{tokens: [{{name: a, token: "${{T}}", scopes: [admin]}}]}}
+        encryption: {{keys: ["{KEY}"]}}
+        delivery: {{callback_secret: "{WHSEC}"}}
+    """
+    settings = load(tmp_path, text, REVOR_API_KEY="sk-revor-hidden", **secrets)
+    assert settings.delivery.callback_secret == WHSEC
+    for secret in (*secrets.values(), KEY, WHSEC):
+        assert secret not in repr(settings)
+
+
+def test_what_sighup_takes_over_needs_no_restart(tmp_path: Path) -> None:
+    old = load(tmp_path, REVOR_API_KEY="sk-1")
+    reread = load(
+        tmp_path,
+        f"auth: {{tokens: [{{name: a, token: {TOKEN}, scopes: [read]}}]}}\n"
+        "sources: {revor: {polling: {reserve: 0}}}",
+        REVOR_API_KEY="sk-2",
+        RELAY_DELIVERY__JITTER="0",
+    )
+    assert changed_needs_restart(old, reread) == []
+    rest = load(
+        tmp_path,
+        f"server: {{port: 1}}\nencryption: {{keys: [{KEY}]}}\nretention: {{jobs_days: 1}}\n"
+        "sources: {revor: {base_url: 'https://b.example', accounts: {default: , more: }}, second: {preset: revor}}",
+    )
+    assert changed_needs_restart(old, rest) == [
+        "server.port",
+        "encryption.keys",
+        "sources",
+        "sources.revor.base_url",
+        "sources.revor.accounts",
+        "retention.jobs_days",
+    ]
+
+
+def test_every_setting_is_described() -> None:
+    docs = {doc.key: doc for doc in describe()}
+    assert len(docs) == len(describe())
+    assert all(doc.meaning and doc.type for doc in docs.values())
+    assert docs["server.port"].default == "8080"
+    assert docs["sources.NAME.polling.deadline_seconds"].default == "604800"
+    assert docs["sources.NAME.accounts.NAME.api_key"].default == '"${REVOR_API_KEY}"'
+    assert docs["delivery.jitter"].default == "0.2"
+    assert docs["delivery.retry_schedule"].reloaded
+    assert not docs["security.allow_http"].reloaded
+    assert "auth.tokens[].scopes" in docs
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("5s", 5),
+        ("5m", 300),
+        ("2h", 7200),
+        ("1d", 86400),
+        ("500ms", 0.5),
+        ("1.5 h", 5400),
+        (7, 7),
+        (0, 0),
+        (0.25, 0.25),
+    ],
+)
+def test_durations(written: object, seconds: float) -> None:
+    assert parse_duration(written) == seconds
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", "5", "5w", "-5s", "s", "5s5s", "1e3s", "9999d", -1, True, None, [], 10**400, float("nan"), float("inf")],
+)
+def test_what_is_no_duration(written: object) -> None:
+    with pytest.raises(ValueError, match="must be a duration such as 5s"):
+        parse_duration(written)

@@ -1,0 +1,167 @@
+"""Encryption: bound to its row, readable with any key of the ring, and a key file that only its owner can read."""
+
+import base64
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.config.keyring import (
+    DecryptError,
+    Keyring,
+    load_or_create_keyring,
+    new_key,
+    python_line_that_makes_a_key,
+)
+from relay.errors import SettingsError
+from relay.private_files import default_state_dir
+
+OLD, NEW = new_key(), new_key()
+
+
+@given(st.binary(max_size=200), st.text(max_size=30))
+def test_what_is_encrypted_comes_back(plaintext: bytes, context: str) -> None:
+    ring = Keyring([NEW])
+    blob = ring.encrypt(plaintext, context=context)
+    assert ring.decrypt(blob, context=context) == plaintext
+    assert blob != ring.encrypt(plaintext, context=context)
+
+
+def test_the_first_key_encrypts_and_all_decrypt() -> None:
+    old, both = Keyring([OLD]), Keyring([NEW, OLD])
+    blob = old.encrypt(b"secret", context="sub_1")
+    assert both.decrypt(blob, context="sub_1") == b"secret"
+    assert old.is_current(blob)
+    assert not both.is_current(blob)
+    again = both.encrypt(b"secret", context="sub_1")
+    assert both.is_current(again)
+    with pytest.raises(DecryptError, match=r"which is not among the 1 given: add it to encryption\.keys") as caught:
+        old.decrypt(again, context="sub_1")
+    assert NEW not in str(caught.value)
+
+
+def test_a_blob_of_another_row_or_a_changed_one_does_not_decrypt() -> None:
+    ring = Keyring([NEW])
+    blob = ring.encrypt(b"secret", context="sub_1")
+    with pytest.raises(DecryptError, match="the secret of sub_2 was changed, or belongs to another row"):
+        ring.decrypt(blob, context="sub_2")
+    for index in range(len(blob)):
+        changed = blob[:index] + bytes([blob[index] ^ 1]) + blob[index + 1 :]
+        with pytest.raises(DecryptError):
+            ring.decrypt(changed, context="sub_1")
+    for cut in range(len(blob)):
+        with pytest.raises(DecryptError):
+            ring.decrypt(blob[:cut], context="sub_1")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "hidden", NEW[:-1], NEW + "=", base64.urlsafe_b64encode(b"x" * 31).decode(), "é" * 44, "+/" * 21 + "A="],
+    ids=["empty", "word", "cut", "padded", "short", "accents", "alphabet"],  # NEW differs in each test process
+)
+def test_a_malformed_key_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(SettingsError, match=r"encryption\.keys\[1\] must be 32 random bytes") as caught:
+        Keyring([NEW, key])
+    assert "hidden" not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"encryption\.keys is empty"):
+        Keyring([])
+
+
+def test_a_repr_shows_no_key() -> None:
+    assert repr(Keyring([NEW, OLD])) == "Keyring(2 keys)"
+
+
+def test_the_line_of_python_makes_a_key() -> None:
+    line = python_line_that_makes_a_key()
+    assert line.startswith("python3 -c ")
+    code = line.removeprefix('python3 -c "').removesuffix('"')
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    Keyring([made])
+
+
+def test_a_key_file_is_made_once_and_read_again(tmp_path: Path) -> None:
+    state = tmp_path / "a" / "revor-relay"
+    blob = load_or_create_keyring([], state_dir=state).encrypt(b"x", context="c")
+    assert load_or_create_keyring([], state_dir=state).decrypt(blob, context="c") == b"x"
+    assert [path.name for path in state.iterdir()] == ["key"]
+    assert (state / "key").stat().st_mode & 0o777 == 0o600
+    assert state.stat().st_mode & 0o777 == 0o700
+
+
+def test_given_keys_need_no_file(tmp_path: Path) -> None:
+    load_or_create_keyring([NEW], state_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_race_for_the_key_file_agree(tmp_path: Path) -> None:
+    for round_ in range(20):
+        state = tmp_path / str(round_)
+        with ThreadPoolExecutor(8) as pool:
+            rings = list(pool.map(lambda _, where=state: load_or_create_keyring([], state_dir=where), range(8)))
+        blob = rings[0].encrypt(b"x", context="c")
+        assert all(ring.decrypt(blob, context="c") == b"x" for ring in rings)
+        assert [path.name for path in state.iterdir()] == ["key"]
+
+
+def test_a_crash_while_making_the_key_file_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SettingsError, match="No space left on device"):
+        load_or_create_keyring([], state_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_file_others_can_read_is_refused(tmp_path: Path) -> None:
+    load_or_create_keyring([], state_dir=tmp_path)
+    path = tmp_path / "key"
+    for mode in (0o640, 0o604, 0o660):
+        path.chmod(mode)
+        with pytest.raises(SettingsError) as caught:
+            load_or_create_keyring([], state_dir=tmp_path)
+        assert str(caught.value) == f"others may read the key file {path} ({mode:04o}): chmod 600 '{path}'"
+
+
+@pytest.mark.parametrize("content", [b"", b"hidden", b"\xff\xfe", b"A" * 5000])
+def test_a_malformed_key_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(SettingsError) as caught:
+        load_or_create_keyring([], state_dir=tmp_path)
+    assert str(caught.value).startswith(f"{path}: the key file does not hold 32 bytes")
+    assert "hidden" not in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_no_place_for_a_key_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for state in (tmp_path / "file" / "revor-relay", tmp_path / "file"):
+        with pytest.raises(SettingsError, match="give RELAY_ENCRYPTION_KEY instead"):
+            load_or_create_keyring([], state_dir=state)
+    (tmp_path / "key").mkdir()
+    with pytest.raises(SettingsError, match="key"):
+        load_or_create_keyring([], state_dir=tmp_path)
+
+
+def test_the_state_dir_is_xdgs() -> None:
+    assert default_state_dir({"XDG_STATE_HOME": "/s", "HOME": "/h"}) == Path("/s/revor-relay")
+    for environ in ({"HOME": "/h"}, {"HOME": "/h", "XDG_STATE_HOME": "relative"}, {"HOME": "/h", "XDG_STATE_HOME": ""}):
+        assert default_state_dir(environ) == Path("/h/.local/state/revor-relay")
+    with pytest.raises(SettingsError, match="RELAY_ENCRYPTION_KEY"):
+        default_state_dir({})
+
+
+def test_a_umask_does_not_open_the_key_file(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        load_or_create_keyring([], state_dir=tmp_path / "s")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "s" / "key").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,229 @@
+"""The published schemas: they are schemas, every event passes its own, and no broken event does."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from jsonschema import Draft202012Validator
+
+from relay.core import notices
+from relay.core.events import MAX_EVENT_BYTES, Origin, from_transition, relay_event
+from relay.core.filters import known_types
+from relay.core.job import JOB_EVENTS, Job, Observation, Progress, Transition, detect, mark_not_found, mark_overdue
+from relay.core.samples import sample_event
+from tests.support.schema_check import SCHEMAS, check_event, validator
+
+NOW = 1779271208.0
+PREFIX = "ai.revor.job"
+ORIGIN = Origin(
+    source="https://api.example/jobs", type_prefix=PREFIX, dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json"
+)
+TYPES = known_types([PREFIX])
+EVENT_ID = "evt_01jvpq0000000000000000000e"
+
+
+def sample(type: str) -> dict[str, Any]:
+    event = sample_event(type, event_id=EVENT_ID, now=NOW, origin=ORIGIN, dataschema_base="http://127.0.0.1:8080")
+    assert (event.id, event.type) == (EVENT_ID, type)
+    return check_event(event.body)
+
+
+@pytest.mark.parametrize("name", notices.SCHEMA_NAMES)
+def test_each_file_is_a_schema(name: str) -> None:
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["$id"] == f"/schemas/{name}.json"
+
+
+def test_every_schema_file_is_named_and_used() -> None:
+    assert {path.stem for path in SCHEMAS.glob("*.v[0-9].json")} == set(notices.SCHEMA_NAMES)
+    assert {notices.schema_name_for(type) for type in TYPES} == set(notices.SCHEMA_NAMES)
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_a_sample_of_every_type_passes(type: str) -> None:
+    document = sample(type)
+    assert document["dataschema"] == notices.dataschema_for(type, "http://127.0.0.1:8080/")
+    assert document["datacontenttype"] == "application/json"
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_a_sample_passes_no_other_schema(type: str) -> None:
+    document = sample(type)
+    own = notices.schema_name_for(type)
+    assert [name for name in notices.SCHEMA_NAMES if validator(name).is_valid(document)] == [own]
+
+
+def test_there_is_no_sample_of_an_unknown_type() -> None:
+    with pytest.raises(ValueError, match="no event type of this source"):
+        sample_event("other.job.failed", event_id=EVENT_ID, now=NOW, origin=ORIGIN, dataschema_base="http://x")
+
+
+@pytest.mark.parametrize("type", ["", "ai.revor.job.exploded", "failed", ".job.failed", "relay.unheard", "a.failed"])
+def test_there_is_no_schema_for_an_unknown_type(type: str) -> None:
+    with pytest.raises(ValueError, match="no event type"):
+        notices.schema_name_for(type)
+
+
+Change = Callable[[dict[str, Any]], object]
+JOB_CHANGES: dict[str, Change] = {
+    "old specversion": lambda event: event.update(specversion="0.3"),
+    "id of something else": lambda event: event.update(id="job_1"),
+    "id with a dot": lambda event: event.update(id="evt_1.2"),
+    "no source": lambda event: event.pop("source"),
+    "the relay's source": lambda event: event.update(source="/relay"),
+    "unknown type": lambda event: event.update(type="ai.revor.job.exploded"),
+    "another kind of type": lambda event: event.update(type="ai.revor.job.succeeded"),
+    "type without its prefix": lambda event: event.update(type="job.failed"),
+    "no subject": lambda event: event.pop("subject"),
+    "time with microseconds": lambda event: event.update(time="2026-05-20T10:00:08.000000Z"),
+    "time without a fraction": lambda event: event.update(time="2026-05-20T10:00:08Z"),
+    "local time": lambda event: event.update(time="2026-05-20T10:00:08.000+02:00"),
+    "no such hour": lambda event: event.update(time="2026-05-20T24:00:08.000Z"),
+    "text as data": lambda event: event.update(data=json.dumps(event["data"])),
+    "no data": lambda event: event.pop("data"),
+    "data_base64": lambda event: event.update(data_base64="e30="),
+    "other content type": lambda event: event.update(datacontenttype="text/plain"),
+    "schema of another type": lambda event: event.update(dataschema="http://x/schemas/relay-test.v1.json"),
+    "relative schema": lambda event: event.update(dataschema="/schemas/job-status.v1.json"),
+    "short sequence": lambda event: event.update(sequence="3"),
+    "sequence as a number": lambda event: event.update(sequence=3),
+    "sequence zero": lambda event: event.update(sequence="0000000000"),
+    "no partition key": lambda event: event.pop("partitionkey"),
+    "no account": lambda event: event.pop("account"),
+    "empty channel": lambda event: event.update(channel=""),
+    "null action": lambda event: event.update(action=None),
+    "no status": lambda event: event.pop("status"),
+    "wrong status": lambda event: event.update(status="running"),
+    "no previous status beside one in the data": lambda event: event.pop("previousstatus"),
+    "a previous status in the first event": lambda event: event.update(sequence="0000000001"),
+    "an empty job": lambda event: event["data"].update(job={}),
+    "wrong status in the data": lambda event: event["data"].update(status="running"),
+    "null status in the data": lambda event: event["data"].update(status=None),
+    "null previous status in the data": lambda event: event["data"].update(previous_status=None),
+    "inferred as text": lambda event: event["data"].update(inferred="no"),
+    "seconds as a time": lambda event: event["data"].update(detected_at=NOW),
+    "metadata as a list": lambda event: event["data"].update(metadata=[]),
+    "no metadata": lambda event: event["data"].pop("metadata"),
+    "no request id": lambda event: event["data"].pop("request_id"),
+    "a result of a failed job": lambda event: event.update(resultstatus="skipped"),
+    "half a hint": lambda event: event["data"]["hint"].pop("who"),
+    "a hint without a fix": lambda event: event["data"]["hint"].pop("fix"),
+    "a hint that may or may not be safe": lambda event: event["data"]["hint"].update(repeat="perhaps"),
+    "truncated, but not": lambda event: event["data"].update(truncated=False),
+}
+
+
+def test_a_job_event_may_carry_more_than_its_schema_names() -> None:
+    document = sample("ai.revor.job.failed")
+    document["team"] = "sales"
+    for part in (document["data"], document["data"]["hint"]):
+        part["more"] = 1
+    check_event(orjson.dumps(document))
+
+
+def fails(document: dict[str, Any]) -> bool:
+    try:
+        check_event(orjson.dumps(document))
+    except (AssertionError, ValueError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("change", JOB_CHANGES.values(), ids=JOB_CHANGES.keys())
+def test_a_broken_job_event_fails(change: Change) -> None:
+    document = sample("ai.revor.job.failed")
+    broken = copy.deepcopy(document)
+    change(broken)
+    assert broken != document
+    assert fails(broken)
+
+
+@pytest.mark.parametrize("type", [type for type in TYPES if type.startswith("relay.")])
+def test_a_broken_event_about_the_relay_fails(type: str) -> None:
+    document = sample(type)
+    optional = ("open_jobs", "hint")
+    changes: list[Change] = [
+        lambda event: event.update(source="https://api.example/jobs"),
+        lambda event: event.update(type="relay.unheard"),
+        lambda event: event.update(id="x"),
+        lambda event: event.update(time="yesterday"),
+        lambda event: event.update(dataschema="http://x/schemas/job-status.v1.json"),
+        *(lambda event, name=name: event["data"].pop(name) for name in document["data"] if name not in optional),
+        *(lambda event, name=name: event["data"].update({name: {}}) for name in document["data"] if name != "metadata"),
+    ]
+    if not type.startswith("relay.source."):  # these are open: fields may join them
+        changes.append(lambda event: event.update(sequence="0000000001"))
+        changes.append(lambda event: event["data"].update(extra=1))
+    for number, change in enumerate(changes):
+        broken = copy.deepcopy(document)
+        change(broken)
+        assert broken != document
+        assert fails(broken), f"change {number} passed"
+
+
+def test_no_expiry_is_told_of_an_event_about_the_relay() -> None:
+    document = sample("relay.delivery.expired")
+    document["data"]["event_type"] = "relay.delivery.expired"
+    with pytest.raises(AssertionError, match="event_type"):
+        check_event(orjson.dumps(document))
+
+
+def test_an_event_over_the_limit_fails() -> None:
+    document = sample("ai.revor.job.failed")
+    document["data"]["job"]["text"] = "x" * MAX_EVENT_BYTES
+    with pytest.raises(AssertionError, match="bytes"):
+        check_event(orjson.dumps(document))
+
+
+def test_whatever_detect_finds_passes() -> None:
+    waiting = Observation(status="queued", observed_at=NOW, upstream={"id": "1"})
+    looks = [
+        waiting,
+        replace(waiting, status="scheduled"),
+        replace(waiting, status="running", started_at=NOW + 1, attempt_count=1),
+        replace(waiting, status="queued", next_attempt_at=NOW + 60, started_at=NOW + 1, attempt_count=1),
+        replace(waiting, status="parked", upstream={"id": "1", "more": [1, {"deep": None}]}),
+        replace(waiting, status="succeeded", started_at=NOW + 70, finished_at=NOW + 80, attempt_count=3),
+    ]
+    progress, transitions = Progress(), list[Transition]()
+    for look in looks:
+        found, progress = detect(progress, look)
+        transitions += found
+    found, progress = mark_overdue(progress, NOW)
+    transitions += found
+    transitions += mark_not_found(progress, NOW)[0]
+    assert {transition.kind for transition in transitions} == set(JOB_EVENTS) - {"failed", "cancelled"}
+    job = Job(uid="job_1", external_id="1", source="s", account="default")
+    for transition in transitions:
+        check_event(from_transition(EVENT_ID, job, transition, ORIGIN, seen=looks[-1]).body)
+
+
+def test_overdue_before_the_first_look_passes() -> None:
+    job = Job(uid="job_1", external_id="1", source="s", account="default")
+    transitions, _ = mark_overdue(Progress(), NOW)
+    document = check_event(from_transition(EVENT_ID, job, transitions[0], ORIGIN).body)
+    assert "status" not in document
+    assert document["data"]["status"] is None
+
+
+def test_a_truncated_event_passes() -> None:
+    job = Job(uid="job_1", external_id="1", source="s", account="default")
+    seen = Observation(status="queued", observed_at=NOW, upstream={"id": "1", "text": "x" * 70_000})
+    document = check_event(from_transition(EVENT_ID, job, detect(Progress(), seen)[0][0], ORIGIN, seen=seen).body)
+    assert document["data"]["truncated"] is True
+
+
+def test_what_is_not_known_of_the_trouble_is_null_or_absent() -> None:
+    data = notices.source_trouble_data(source="s", account="default", since=NOW, reason="no answer")
+    assert "open_jobs" not in data
+    schema = "http://x/schemas/relay-source.v1.json"
+    check_event(relay_event(EVENT_ID, "relay.source.down", NOW, data, dataschema=schema).body)
+    data = notices.subscription_data(subscription_id="sub_1", sink="https://x.example/…", reason="http_410", since=None)
+    schema = "http://x/schemas/relay-subscription.v1.json"
+    check_event(relay_event(EVENT_ID, "relay.subscription.disabled", NOW, data, dataschema=schema).body)

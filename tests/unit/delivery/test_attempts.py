@@ -1,0 +1,173 @@
+"""What is kept of an attempt: the answer's body as text or hex, and no secret that a sink says back to us."""
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.delivery import Attempt, Response, Timings
+from relay.delivery.attempts import (
+    CUT,
+    EXCERPT_CHARACTERS,
+    HEADER_CHARACTERS,
+    HEADERS_CHARACTERS,
+    MAX_HEADERS,
+    NAME_CHARACTERS,
+    READ_BYTES,
+    attempt_of,
+    bare,
+)
+from relay.log import MIN_SECRET_CHARACTERS, secrets_of
+
+SECRET = "Zq7fKp2mXw9dLr4v"
+words = st.text(st.characters(categories=["Lu", "Ll", "Nd"], max_codepoint=127), min_size=12, max_size=40)
+
+
+def kept(body: bytes, *secrets: str, error: str | None = None) -> Attempt:
+    response = Response(started_at=1.0, duration_ms=2.0, status_code=500, excerpt=body, error=error)
+    return attempt_of(1, (), response, secrets=secrets)
+
+
+@pytest.mark.parametrize(
+    ("body", "excerpt", "is_hex"),
+    [
+        (b"", None, False),
+        (b"no such hook", "no such hook", False),
+        ("zu spät".encode(), "zu spät", False),
+        ("zu spät".encode("latin-1"), b"zu sp\xe4t".hex(), True),
+        (b"\x1f\x8b\x08\x00\xff", "1f8b0800ff", True),
+        (b"a\x00b", "a\N{REPLACEMENT CHARACTER}b", False),
+        ("é".encode() * EXCERPT_CHARACTERS * 2, "é" * EXCERPT_CHARACTERS, False),
+        (b"\xff" * READ_BYTES, "ff" * (EXCERPT_CHARACTERS // 2), True),
+        (b"ab\xc3", "6162c3", True),
+    ],
+)
+def test_a_body_is_text_where_it_is_utf8_and_else_hex(body: bytes, excerpt: str | None, is_hex: bool) -> None:
+    attempt = kept(body)
+    assert (attempt.response_excerpt, attempt.excerpt_is_hex) == (excerpt, is_hex)
+
+
+def test_a_character_that_is_cut_in_two_makes_no_binary_body() -> None:
+    long = b"a" * (READ_BYTES - 1) + "é".encode()
+    assert kept(long).response_excerpt == "a" * EXCERPT_CHARACTERS
+    assert kept(b"ab\xc3", error="read").response_excerpt == "ab", "the connection broke off there"
+
+
+def test_a_secret_that_the_cut_goes_through_is_not_begun() -> None:
+    for between in (b" ", b"\xff"):
+        attempt = kept((SECRET.encode() * 3 + between) * 100, SECRET * 3)
+        shown = attempt.response_excerpt or ""
+        shown = bytes.fromhex(shown).decode("latin-1") if attempt.excerpt_is_hex else shown
+        assert "[redacted]" in shown
+        assert SECRET[:4] not in shown
+
+
+def test_a_binary_body_hides_what_a_text_would() -> None:
+    attempt = kept(b"\xff Authorization: Bearer " + SECRET.encode() + b" \xfe")
+    assert attempt.excerpt_is_hex
+    shown = bytes.fromhex(attempt.response_excerpt or "")
+    assert b"[redacted]" in shown
+    assert SECRET.encode() not in shown
+
+
+def test_the_rest_of_a_response_is_kept() -> None:
+    timings = Timings(connect_ms=1.0, first_byte_ms=2.0)
+    response = Response(
+        started_at=1.0, duration_ms=3.0, error="timeout", detail="late", remote_ip="192.0.2.1", timings=timings
+    )
+    attempt = attempt_of(3, (("X-Own-Token", SECRET),), response, decision="why", next_attempt_at=9.0)
+    assert (attempt.number, attempt.error, attempt.remote_ip) == (3, "timeout: late", "192.0.2.1")
+    assert (attempt.timings, attempt.decision, attempt.next_attempt_at) == (timings, "why", 9.0)
+    assert attempt.request_headers == (("X-Own-Token", "[redacted]"),)
+
+
+def test_what_a_sink_may_say_back() -> None:
+    sink = f"https://sink.example/hook/open-path?mode=1&code={SECRET}%2Fx&lonely-credential"
+    found = secrets_of(
+        sink, "https://sink.example/hook/open-path?…", (("X-Api-Key", f"Bearer {SECRET}9"), ("X-a", "b"))
+    )
+    assert set(found) == {
+        f"mode=1&code={SECRET}%2Fx&lonely-credential",
+        f"mode=1&code={SECRET}/x&lonely-credential",
+        f"{SECRET}%2Fx",
+        f"{SECRET}/x",
+        "lonely-credential",
+        f"Bearer {SECRET}9",
+        f"{SECRET}9",
+    }
+    assert list(found) == sorted(found, key=len, reverse=True), "a part is taken out after the whole"
+    assert all(len(each) >= MIN_SECRET_CHARACTERS for each in found)
+    hook = secrets_of(f"https://hooks.example/hooks/T0/{SECRET}/", "https://hooks.example/…", ())
+    assert set(hook) == {f"/hooks/T0/{SECRET}", SECRET}
+    assert secrets_of("https://sink.example", "https://sink.example", ()) == ()
+    assert secrets_of("https://sink.example/a?", "https://sink.example/a", ()) == ()
+
+
+@given(words, st.binary(max_size=40), st.binary(max_size=40), st.sampled_from(["query", "header", "path"]))
+def test_no_secret_of_a_subscription_is_kept(secret: str, before: bytes, after: bytes, place: str) -> None:
+    sink = "https://sink.example/hook"
+    headers: tuple[tuple[str, str], ...] = ()
+    shown = sink
+    if place == "query":
+        sink, shown = f"{sink}?k={quote(secret)}", f"{sink}?…"
+    elif place == "path":
+        sink, shown = f"{sink}/{secret}", "https://sink.example/…"
+    else:
+        headers = (("X-Token", secret),)
+    response = Response(
+        started_at=1.0,
+        duration_ms=1.0,
+        status_code=404,
+        headers=(("Location", f"/x?{secret}"), ("X-Echo", f"a{secret}b"), ("Set-Cookie", secret)),
+        excerpt=before + secret.encode() + after,
+    )
+    attempt = attempt_of(1, headers, response, secrets=secrets_of(sink, shown, headers))
+    excerpt = attempt.response_excerpt or ""
+    assert secret not in repr(attempt)
+    if attempt.excerpt_is_hex:
+        assert secret.encode() not in bytes.fromhex(excerpt)
+
+
+def headers_of(*headers: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    response = Response(started_at=1.0, duration_ms=2.0, status_code=200, headers=headers)
+    attempt = attempt_of(1, headers, response)
+    assert attempt.request_headers == attempt.response_headers
+    return attempt.response_headers
+
+
+def test_long_headers_are_cut_and_say_so() -> None:
+    value, name = "v" * 100_000, "X-" + "n" * 1000
+    assert headers_of(("A", value), (name, "b"), ("C", "d")) == (
+        ("A", "v" * HEADER_CHARACTERS + CUT),
+        (name[:NAME_CHARACTERS] + CUT, "b"),
+        ("C", "d"),
+    )
+
+
+def test_all_headers_together_are_bounded_and_the_rest_is_counted() -> None:
+    long = [(f"X-{number}", "v" * 8000) for number in range(100)]
+    shown = headers_of(*long)
+    assert sum(len(name) + len(value) for name, value in shown) <= HEADERS_CHARACTERS + 20
+    assert shown[-1] == ("…", f"{len(long) - len(shown) + 1} more, not kept")
+    many = headers_of(*[("X", "y")] * (MAX_HEADERS + 7))
+    assert (len(many), many[-1]) == (MAX_HEADERS + 1, ("…", "7 more, not kept"))
+    assert len(headers_of(*[("X", "y")] * MAX_HEADERS)) == MAX_HEADERS
+
+
+def test_a_secret_is_taken_out_before_the_cut() -> None:
+    address = "somebody@example.com"
+    value = "v" * (HEADER_CHARACTERS - 10) + " " + address * 50
+    ((_, shown),) = headers_of(("X-A", value))
+    assert "somebody" not in shown
+    response = Response(started_at=1.0, duration_ms=2.0, status_code=200, headers=(("X-A", f"a{SECRET * 200}"),))
+    ((_, shown),) = attempt_of(1, (), response, secrets=(SECRET,)).response_headers
+    assert SECRET[:4] not in shown
+
+
+def test_a_bare_attempt_has_its_number_times_and_status() -> None:
+    full = attempt_of(2, (("A", "b"),), Response(started_at=1.0, duration_ms=2.0, status_code=200, excerpt=b"x"))
+    left = bare(full)
+    assert (left.number, left.started_at, left.duration_ms, left.status_code) == (2, 1.0, 2.0, 200)
+    assert (left.request_headers, left.response_headers, left.response_excerpt) == ((), (), None)
+    assert bare(left) == left

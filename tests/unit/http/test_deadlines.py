@@ -1,0 +1,147 @@
+"""Many time-outs with one timer: each does what `asyncio.timeout` does."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from relay.http.deadlines import Deadlines
+
+SOON, LATE = 0.01, 3600.0
+
+
+async def held(deadlines: Deadlines, wait: asyncio.Event) -> None:
+    with deadlines.begin():
+        await wait.wait()
+
+
+async def begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    return task
+
+
+class Timed:
+    """A loop's time that a test sets, and the timers that were asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda: self.now)
+        monkeypatch.setattr(loop, "call_at", self.call_at)
+
+    def call_at(self, at: float, call: Callable[[], None]) -> object:
+        self.timers.append((at, call))
+        return object()
+
+    def fire(self, at: float) -> None:
+        """The only timer, at this time."""
+        self.now = at
+        ((_, call),) = self.timers
+        self.timers.clear()
+        call()
+
+
+async def test_who_is_done_in_time_notices_nothing() -> None:
+    with Deadlines(LATE).begin():
+        await asyncio.sleep(0)
+
+
+async def test_who_takes_longer_gets_a_time_out() -> None:
+    with pytest.raises(TimeoutError):
+        await held(Deadlines(SOON), asyncio.Event())
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_each_has_its_own_time_and_all_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, deadlines, never = Timed(monkeypatch), Deadlines(10.0), asyncio.Event()
+    first = await begun(held(deadlines, never))
+    timed.now = 103.0
+    second = await begun(held(deadlines, never))
+    timed.now = 104.0
+    third = await begun(held(deadlines, never))
+    assert [at for at, _ in timed.timers] == [110.0]
+    timed.fire(110.0)
+    assert [at for at, _ in timed.timers] == [113.0]
+    assert await asyncio.gather(first, return_exceptions=True) == [first.exception()]
+    assert isinstance(first.exception(), TimeoutError)
+    assert not second.done()
+    timed.fire(114.5)
+    assert timed.timers == []
+    for late in await asyncio.gather(second, third, return_exceptions=True):
+        assert isinstance(late, TimeoutError)
+
+
+async def test_who_has_left_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, deadlines, done = Timed(monkeypatch), Deadlines(10.0), asyncio.Event()
+    first = await begun(held(deadlines, done))
+    done.set()
+    await first
+    timed.now = 106.0
+    second = await begun(held(deadlines, asyncio.Event()))
+    timed.fire(110.0)
+    assert [at for at, _ in timed.timers] == [116.0]
+    assert not second.done()
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    timed.fire(116.0)
+    assert timed.timers == []
+    with deadlines.begin():
+        assert [at for at, _ in timed.timers] == [126.0]
+
+
+async def test_a_cancellation_by_somebody_else_stays_one() -> None:
+    task = await begun(held(Deadlines(LATE), asyncio.Event()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_beside_a_time_out_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = Timed(monkeypatch)
+    task = await begun(held(Deadlines(10.0), asyncio.Event()))
+    task.cancel()
+    timed.fire(110.0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_beside_a_time_out_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = Timed(monkeypatch)
+
+    async def erring() -> None:
+        with Deadlines(10.0).begin():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise LookupError("of its own")
+
+    task = await begun(erring())
+    timed.fire(110.0)
+    with pytest.raises(LookupError):
+        await task
+    assert task.cancelling() == 0
+
+
+async def test_one_inside_another_ends_alone() -> None:
+    outer = Deadlines(LATE).begin()
+    with outer, pytest.raises(TimeoutError):
+        await held(Deadlines(SOON), asyncio.Event())
+
+
+async def test_without_a_task_there_is_nobody_to_be_cancelled() -> None:
+    found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def enter() -> None:
+        try:
+            with Deadlines(LATE).begin():
+                found.set_result("entered")
+        except RuntimeError as error:
+            found.set_result(str(error))
+
+    asyncio.get_running_loop().call_soon(enter)
+    assert await found == "a deadline is for a task, and there is none"

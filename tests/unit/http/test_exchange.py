@@ -1,0 +1,443 @@
+"""A request as it is written, and its answer, on real sockets: what is sent, how often, and on which connection."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from relay.core.answer_head import AnswerHead, read_answer_head
+from relay.http import exchange
+from relay.http.exchange import Answer, Exchanges, Garbled, Route, _head
+from tests.support.wire import Call, Handler, answer, body_parts, open_stub
+
+BODY = b"x" * 100
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Exchanges]:
+    exchanges = Exchanges(aiohttp.TCPConnector(), connect_timeout_seconds=5)
+    try:
+        yield exchanges
+    finally:
+        await exchanges.close()
+
+
+async def ask(exchanges: Exchanges, url: str, method: str = "POST", body: bytes = BODY) -> tuple[int, bytes]:
+    """One exchange: status and body."""
+    async with asyncio.timeout(10):
+        got = await exchanges.begin(Route.to(URL(url)), method, [], body)
+        try:
+            return got.status, await got.content.read()
+        finally:
+            got.close()
+
+
+# --- what is sent
+
+
+async def test_a_request_is_its_head_and_its_body() -> None:
+    async with open_stub() as stub, opened() as exchanges:
+        route = Route.to(URL(stub.url + "/hook?a=1&b=%2F#part", encoded=True))
+        (await exchanges.begin(route, "POST", [("X-Own", "ü"), ("X-Own", "2")], BODY)).close()
+    (got,) = stub.received
+    assert got.line == b"POST /hook?a=1&b=%2F HTTP/1.1"
+    assert got.headers == [
+        (b"host", stub.url.removeprefix("http://").encode()),
+        (b"x-own", "ü".encode()),
+        (b"x-own", b"2"),
+        (b"content-length", b"100"),
+    ]
+    assert got.body == BODY
+
+
+@pytest.mark.parametrize(
+    ("method", "length"), [("GET", None), ("OPTIONS", None), ("DELETE", None), ("POST", 0), ("PUT", 0), ("PATCH", 0)]
+)
+async def test_no_body_has_a_length_only_where_one_is_expected(method: str, length: int | None) -> None:
+    async with open_stub() as stub, opened() as exchanges:
+        await ask(exchanges, stub.url, method, b"")
+    assert stub.received[0].length == length
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://example.com/", "example.com"),
+        ("http://example.com:80/", "example.com"),
+        ("https://example.com:443/", "example.com"),
+        ("https://example.com:8443/", "example.com:8443"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("http://[::1]/", "[::1]"),
+        ("http://example.com./", "example.com"),
+        ("http://bücher.example/", "xn--bcher-kva.example"),
+    ],
+)
+async def test_the_host_is_that_of_the_url(url: str, host: str) -> None:
+    assert Route.to(URL(url)).host == host
+
+
+async def test_a_url_without_a_host_has_no_route() -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        Route.to(URL("/nowhere"))
+
+
+@given(st.lists(st.text(), max_size=5), st.integers(0, 10_000))
+def test_a_header_is_one_line_or_nothing_is_sent(values: list[str], size_bytes: int) -> None:
+    route = Route(URL("http://a/"), "/", "a", None)  # type: ignore[arg-type]
+    headers = [(f"X-{number}", value) for number, value in enumerate(values)]
+    try:
+        lines = _head(route, "POST", headers, size_bytes).split(b"\r\n")
+    except ValueError:
+        assert any(mark in value for value in values for mark in ("\r", "\n", "\0", *map(chr, range(0xD800, 0xE000))))
+        return
+    sent = [f"{name}: {value}".encode() for name, value in headers]
+    assert lines == [b"POST / HTTP/1.1", b"Host: a", *sent, b"Content-Length: %d" % size_bytes, b"", b""]
+    assert not any(mark in line for line in lines for mark in (b"\r", b"\n", b"\0"))
+
+
+# --- what comes back
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (answer(200, [], b"ok"), (200, b"ok")),
+        (answer(204, [], None), (204, b"")),
+        (answer(304, [], None), (304, b"")),
+        (answer(200, [("Transfer-Encoding", "chunked")], None) + b"2\r\nok\r\n1\r\n!\r\n0\r\n\r\n", (200, b"ok!")),
+        (answer(100, [], None) + answer(103, [("Link", "x")], None) + answer(201, [], b"made"), (201, b"made")),
+        (b"HTTP/1.0 200 OK\r\n\r\nold", (200, b"old")),
+    ],
+    ids=["length", "no content", "not modified", "chunks", "interim", "until the end"],
+)
+async def test_every_kind_of_answer_is_read(raw: bytes, expected: tuple[int, bytes]) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(raw)
+        if raw.startswith(b"HTTP/1.0"):
+            call.cut()
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url) == expected
+
+
+async def test_an_answer_to_head_has_no_body() -> None:
+    async def say(call: Call) -> None:
+        await call.send(answer(200, [("Content-Length", "1000")], None))
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        for _ in range(2):
+            assert await ask(exchanges, stub.url, "HEAD", b"") == (200, b"")
+    assert stub.connections == 1
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+LONG = b"X: " + b"y" * 10_000 + b"\r\n"
+LENGTH = b"Content-Length: 2\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"HTTP/1.1 204 No Content\r\n\r\nok", (204, b"")),
+        (b"HTTP/1.1 204 No Content\r\n" + LENGTH + b"\r\nok", (204, b"")),
+        (OK + LENGTH + LENGTH + b"\r\nok", (200, b"ok")),
+        (OK + LENGTH + LENGTH + b"\r\nok and more", (200, b"ok")),
+        (OK + LENGTH + b"\r\nok and more", (200, b"ok")),
+        (OK + b"Content-Length: 2, 2\r\n\r\nok", (200, b"ok")),
+        (OK + LENGTH + b"Content-Length: 3\r\n\r\nok", (200, b"ok")),
+        (OK + b"Content-Length: x\r\n\r\nok", (200, b"ok")),
+        (OK + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", (200, b"2\r\nok\r\n0\r\n\r\n")),
+        (OK + b"X: \0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", (200, b"ok")),
+        (OK + LONG + LENGTH + b"\r\nok", (200, b"ok")),
+        (OK + b"X: y\r\n" * 500 + LENGTH + b"\r\nok", (200, b"ok")),
+        (OK + LONG * 10, (200, b"")),
+        (OK + b"\xff\0\r\n" + LENGTH + b"\r\nok", (200, b"ok")),
+        (answer(103, [], None) + OK + LENGTH + LENGTH + b"\r\nok", (200, b"ok")),
+        (answer(503, [("Content-Length", "2")], b"no"), (503, b"no")),
+    ],
+)
+async def test_the_status_counts_whatever_is_wrong_behind_it(raw: bytes, expected: tuple[int, bytes]) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(raw)
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        for number in range(2):
+            assert await ask(exchanges, stub.url) == expected
+            await stub.until(lambda: not stub._writers)
+            assert stub.connections == number + 1, "its connection is not used again"
+
+
+@pytest.mark.parametrize("framing", [LENGTH * 2 + b"\r\n", b"X: \0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n"])
+async def test_a_body_behind_an_odd_head_is_read_however_it_comes(framing: bytes) -> None:
+    """Else the sink would find its connection closed while it writes, and take that for a failure."""
+    end = b"ok" if framing.startswith(LENGTH) else b"ok\r\n0\r\n\r\n"
+
+    async def say(call: Call) -> None:
+        await call.body()
+        for byte in OK + framing + end:
+            await call.send(bytes([byte]))
+            await asyncio.sleep(0)
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url) == (200, b"ok")
+
+
+async def test_an_odd_head_that_drips_is_not_read_again_with_each_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would be as much work as the square of its length, and all of the node waits for it."""
+    readings: list[int] = []
+
+    def reading(raw: bytes) -> AnswerHead | None:
+        readings.append(len(raw))
+        return read_answer_head(raw)
+
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(OK + LENGTH * 2)
+        for byte in b"X: y\r\n" * 50 + b"\r\nok":
+            await call.send(bytes([byte]))
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("relay.http.exchange.read_answer_head", reading)
+    async with open_stub(say) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url) == (200, b"ok")
+    assert len(readings) <= 3
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("raw", [OK, OK + b"Serv", OK + b"\0: \r\nX", b"HTTP/1.1 100 Continue\r\n\r\n" + OK])
+async def test_a_status_counts_although_the_connection_breaks_in_the_head(raw: bytes, method: str) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(raw)
+        call.cut()
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url, method) == (200, b"")
+    assert len(stub.received) == 1, "it is not sent again"
+
+
+@pytest.mark.parametrize("end", [b"zz\r\n", b"5\r\nab"])
+async def test_a_body_that_is_malformed_or_breaks_off_is_an_error_behind_a_head(end: bytes) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + end)
+        call.cut()
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
+        assert got.status == 200
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await got.content.read()
+        got.close()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n", b"HTTP/1.1 20\r\n\r\n", b"200 OK\r\n\r\n", b"\0" * 100]
+)
+async def test_what_has_no_status_is_garbled(raw: bytes) -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(raw)
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        with pytest.raises(Garbled):
+            await ask(exchanges, stub.url)
+
+
+@pytest.mark.parametrize("endless", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 \r\nLink: x\r\n\r\n"])
+async def test_answers_before_the_answer_without_an_end_are_not_kept(
+    endless: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_KEPT_BYTES", 100_000)
+    sent_bytes = 0
+
+    async def say(call: Call) -> None:
+        nonlocal sent_bytes
+        await call.body()
+        while sent_bytes < 50_000_000:
+            await call.send(endless * 1_000)
+            sent_bytes += len(endless) * 1_000
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        with pytest.raises(Garbled):
+            await ask(exchanges, stub.url)
+    assert sent_bytes < 50_000_000
+
+
+async def test_headers_are_text_that_json_can_hold() -> None:
+    raw = [("Server", "Café".encode("latin-1")), ("X-Name", "Žižek".encode()), ("X-Plain", b"a")]
+
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, raw))
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
+        got.close()
+    assert (got.headers["server"], got.headers["x-name"], got.headers["x-plain"]) == ("Café", "Žižek", "a")
+
+
+# --- on which connection, and how often
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with open_stub() as stub, opened() as exchanges:
+        for _ in range(3):
+            assert (await ask(exchanges, stub.url))[0] == 200
+    assert stub.connections == 1
+
+
+async def test_an_answer_that_nobody_asked_for_is_none_to_the_next_request() -> None:
+    async def say_twice(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, [], call.request.target))
+        if call.request.target == b"/first":
+            await asked.wait()
+            await call.send(answer(200, [], b"somebody else's"))
+
+    asked = asyncio.Event()
+    async with open_stub(say_twice) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url + "/first") == (200, b"/first")
+        ((kept, _),) = next(iter(exchanges._connector._conns.values()))
+        asked.set()
+        async with asyncio.timeout(10):
+            while not len(kept):  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+        assert await ask(exchanges, stub.url + "/second") == (200, b"/second")
+    assert stub.connections == 2
+
+
+async def say_more(call: Call) -> None:
+    """An answer, and what nobody has asked for."""
+    await call.body()
+    await call.send(answer(200, [], b"ok") + answer(200, [], b"somebody else's"))
+
+
+async def say_close(call: Call) -> None:
+    await call.body()
+    await call.send(answer(200, [("Connection", "close")], b"ok"))
+
+
+async def say_upgraded(call: Call) -> None:
+    await call.body()
+    await call.send(answer(101, [("Connection", "upgrade"), ("Upgrade", "x")], None))
+
+
+@pytest.mark.parametrize("say", [say_more, say_close, say_upgraded])
+async def test_a_connection_in_doubt_is_not_used_again(say: Handler) -> None:
+    async with open_stub(say) as stub, opened() as exchanges:
+        for _ in range(2):
+            got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
+            got.close()
+    assert stub.connections == 2
+
+
+async def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again() -> None:
+    async def say(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, [("Content-Length", "10")], None) + b"half")
+
+    async with open_stub(say) as stub, opened() as exchanges:
+        got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
+        got.close()
+        await stub.until(lambda: stub.connections == 1 and not stub._writers)
+
+
+async def test_an_answer_before_all_was_sent_ends_the_connection_and_the_request() -> None:
+    """Whoever read the next request on it would find the rest of this one before it."""
+    left = asyncio.Event()
+
+    async def refuse(call: Call) -> None:
+        await call.send(answer(413, [], b"too large"))
+        await left.wait()
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            async for part in body_parts(call.reader, call.request):
+                call.request.body += part
+        call.request.ended = len(call.request.body) == call.request.length
+
+    body = b"x" * 50_000_000  # more than the sockets hold
+    async with open_stub(refuse) as stub, opened() as exchanges:
+        assert await ask(exchanges, stub.url, body=body) == (413, b"too large")
+        left.set()
+        await stub.until(lambda: not stub._writers)
+        assert not stub.received[0].ended
+    assert stub.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "times"), [("POST", 1), ("PATCH", 1), ("GET", 2), ("PUT", 2), ("DELETE", 2), ("OPTIONS", 2)]
+)
+async def test_only_what_may_be_repeated_is_sent_again_when_a_kept_connection_breaks(method: str, times: int) -> None:
+    async def close_after_one(call: Call) -> None:
+        await call.body()
+        if [each.connection for each in stub.received].count(call.request.connection) == 1:
+            await call.send(answer(200, [], b"ok"))
+        else:
+            call.cut()
+
+    async with open_stub() as stub, opened() as exchanges:
+        stub.handler = close_after_one
+        assert (await ask(exchanges, stub.url, method))[0] == 200
+        if times == 1:
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await ask(exchanges, stub.url, method)
+        else:
+            assert (await ask(exchanges, stub.url, method))[0] == 200
+    assert len(stub.received) == 1 + times
+
+
+async def test_what_breaks_twice_is_not_sent_a_third_time() -> None:
+    async def cut(call: Call) -> None:
+        call.cut()
+
+    async with open_stub(cut) as stub, opened() as exchanges:
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await ask(exchanges, stub.url, "GET", b"")
+    assert len(stub.received) == 2
+
+
+async def test_a_caller_who_goes_ends_the_connection() -> None:
+    left = asyncio.Event()
+
+    async def hold(call: Call) -> None:
+        await call.body()
+        await call.left()
+        left.set()
+
+    async with open_stub(hold) as stub, opened() as exchanges:
+        asking = asyncio.create_task(ask(exchanges, stub.url))
+        await stub.until(lambda: bool(stub.received))
+        asking.cancel()
+        await asyncio.wait_for(left.wait(), 10)
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+
+async def test_it_is_told_of_its_connection_before_anything_is_sent() -> None:
+    async with open_stub() as stub, opened() as exchanges:
+
+        def refuse(connection: object) -> None:
+            raise RuntimeError("as told")
+
+        with pytest.raises(RuntimeError, match="as told"):
+            await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY, refuse)
+        await stub.until(lambda: stub.connections == 1 and not stub._writers)
+    assert not stub.received
+
+
+async def test_closed_it_takes_nothing_more() -> None:
+    async with open_stub() as stub, opened() as exchanges:
+        got: Answer = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
+        got.close()
+        await exchanges.close()
+        assert exchanges.closed
+        with pytest.raises(aiohttp.ClientError):
+            await ask(exchanges, stub.url)
+    assert len(stub.received) == 1

@@ -1,0 +1,724 @@
+"""The guarded client against real sockets on loopback: what it refuses, what it bounds, what it tells."""
+
+import asyncio
+import gzip
+import ipaddress
+import resource
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from relay import __version__
+from relay.core.delivery import OutboundRequest, Response
+from relay.core.netguard import GuardPolicy
+from relay.http.sender import MAX_BODY_BYTES, Sender
+
+DEVELOPMENT = GuardPolicy.development()
+SECRET_PATH = "/services/T000/B000/hush-hush"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Peer:
+    """A raw TCP server: it keeps each request's head and counts connections."""
+
+    port: int = 0
+    heads: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    connections: int = 0
+
+    def url(self, path: str = SECRET_PATH, *, scheme: str = "http", host: str = "127.0.0.1") -> str:
+        return f"{scheme}://{host}:{self.port}{path}"
+
+
+@asynccontextmanager
+async def peer(handler: Handler | bytes = OK, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+    """`handler` is called after each request was read; bytes are an answer after which the connection stays open."""
+    state = Peer()
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        state.connections += 1
+        writers.add(writer)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                state.heads.append(head)
+                length = next((int(x.split(b":")[1]) for x in head.lower().split(b"\r\n") if b"content-length" in x), 0)
+                state.bodies.append(await reader.readexactly(length))
+                if isinstance(handler, bytes):
+                    writer.write(handler)
+                else:
+                    await handler(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    state.port = server.sockets[0].getsockname()[1]
+    try:
+        yield state
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await server.wait_closed()
+        await asyncio.sleep(0)
+
+
+class StubResolver(AbstractResolver):
+    """Answers every name with the addresses it was told last."""
+
+    def __init__(self, *addresses: str, delay_seconds: float = 0.0) -> None:
+        self.addresses = addresses
+        self.asked: list[str] = []
+        self.delay_seconds = delay_seconds
+
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+        self.asked.append(host)
+        await asyncio.sleep(self.delay_seconds)
+        if not self.addresses:
+            raise OSError(None, "no such name")
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
+            for address in self.addresses
+        ]
+
+    async def close(self) -> None:
+        return
+
+
+async def send(
+    url: str,
+    policy: GuardPolicy = DEVELOPMENT,
+    *,
+    timeout_seconds: float = 5.0,
+    method: str = "POST",
+    headers: tuple[tuple[str, str], ...] = (),
+    body: bytes = b"{}",
+    tls: ssl.SSLContext | None = None,
+    resolver: AbstractResolver | None = None,
+    connect_timeout_seconds: float = 10.0,
+) -> Response:
+    async with Sender(
+        policy, clock=lambda: 1000.0, tls=tls, resolver=resolver, connect_timeout_seconds=connect_timeout_seconds
+    ) as sender:
+        request = OutboundRequest(url=url, method=method, headers=headers, body=body)
+        return await sender.send(request, timeout_seconds=timeout_seconds)
+
+
+def self_signed(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """A certificate for 127.0.0.1 that nobody has vouched for, and a server's context that shows it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sink")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "cert.pem"
+    path.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return path, context
+
+
+async def test_a_request_arrives_as_it_was_made() -> None:
+    async with peer() as sink:
+        response = await send(
+            sink.url(), headers=(("Content-Type", "application/json"), ("X-Own", "1")), body=b'{"a":1}'
+        )
+    assert (response.status_code, response.excerpt, response.error) == (200, b"ok", None)
+    assert response.remote_ip == "127.0.0.1"
+    assert response.started_at == 1000.0
+    assert response.duration_ms > 0
+    assert response.header("content-length") == "2"
+    head = sink.heads[0].decode().lower()
+    assert head.startswith(f"post {SECRET_PATH.lower()} http/1.1\r\n")
+    assert f"user-agent: revor-relay/{__version__}\r\n" in head
+    assert "accept-encoding: identity\r\n" in head
+    assert "content-type: application/json\r\n" in head
+    assert "x-own: 1\r\n" in head
+    assert sink.bodies == [b'{"a":1}']
+
+
+async def test_a_url_is_sent_as_written() -> None:
+    path = "/a%2Fb/%7Ec/../d?sig=a%2Bb%3D&x=%20"
+    async with peer() as sink:
+        await send(sink.url(path))
+        await send(sink.url("/ü?q=ö"))
+    assert sink.heads[0].split(b" ")[1].decode() == path
+    assert sink.heads[1].split(b" ")[1].decode() == "/%C3%BC?q=%C3%B6"
+
+
+async def test_no_body_no_content_type() -> None:
+    async with peer() as sink:
+        assert (await send(sink.url(), method="OPTIONS", body=b"")).status_code == 200
+    assert b"content-type" not in sink.heads[0].lower()
+
+
+async def test_compressed_answers_are_neither_asked_for_nor_unpacked() -> None:
+    bomb = gzip.compress(bytes(50_000_000))[: MAX_BODY_BYTES - 1000]
+    answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(bomb), bomb)
+    async with peer(answer) as sink:
+        response = await send(sink.url(), headers=(("Accept-Encoding", "gzip"),))
+    assert b"accept-encoding: identity\r\n" in sink.heads[0].lower()
+    assert response.excerpt == bomb
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_not_followed(status: int) -> None:
+    async with peer() as other:
+        answer = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url()}\r\nContent-Length: 0\r\n\r\n"
+        async with peer(answer.encode()) as sink:
+            response = await send(sink.url())
+    assert (response.status_code, response.error) == (status, None)
+    assert other.connections == 0
+
+
+async def test_loopback_is_refused_by_default() -> None:
+    async with peer() as sink:
+        response = await send(sink.url(scheme="https"), GuardPolicy())
+    assert response.error == "refused"
+    assert response.status_code is None
+    assert "127.0.0.0/8" in (response.detail or "")
+    assert "security.allow_networks" in (response.detail or "")
+    assert sink.connections == 0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "10.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1"])
+async def test_a_name_is_judged_by_the_address_dialled(address: str) -> None:
+    async with peer() as sink:
+        policy = GuardPolicy(allow_ports=frozenset({sink.port}))
+        url = sink.url(scheme="https", host="rebound.example.com")
+        response = await send(url, policy, resolver=StubResolver(address))
+    assert response.error == "refused"
+    assert response.status_code is None
+    assert sink.connections == 0
+
+
+async def test_rebinding_between_two_requests_fails() -> None:
+    resolver = StubResolver("127.0.0.1")
+    policy = GuardPolicy(allow_http=True, allow_networks=(ipaddress.IPv4Network("127.0.0.1/32"),))
+    close = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    async with peer(close) as sink, Sender(policy, clock=time.time, resolver=resolver) as sender:
+        request = OutboundRequest(url=sink.url(host="sink.example.com"))
+        assert (await sender.send(request, timeout_seconds=5)).status_code == 200
+        resolver.addresses = ("127.0.0.2",)
+        assert (await sender.send(request, timeout_seconds=5)).error == "refused"
+    assert sink.connections == 1
+
+
+async def test_an_address_holds_no_longer_than_the_systems_resolver_says() -> None:
+    resolver = StubResolver("127.0.0.1")
+    close = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    async with peer(close) as sink, Sender(DEVELOPMENT, clock=time.time, resolver=resolver) as sender:
+        request = OutboundRequest(url=sink.url(host="sink.example.com"))
+        together = await asyncio.gather(*(sender.send(request, timeout_seconds=5) for _ in range(5)))
+        assert [response.status_code for response in together] == [200] * 5
+        assert len(resolver.asked) == 1, "who asks at once shares one answer"
+        await sender.send(request, timeout_seconds=5)
+        assert len(resolver.asked) == 2
+    async with peer() as sink, Sender(DEVELOPMENT, clock=time.time, resolver=resolver) as sender:
+        request = OutboundRequest(url=sink.url(host="sink.example.com"))
+        for _ in range(3):
+            await sender.send(request, timeout_seconds=5)
+        assert len(resolver.asked) == 3, "a connection that is open asks nobody"
+
+
+async def test_plain_http_to_a_name_holds_only_inside_the_allowed_networks() -> None:
+    async with peer() as sink:
+        url = sink.url(host="sink.example.com")
+        assert (await send(url, resolver=StubResolver("127.0.0.1"))).status_code == 200
+        refused = await send(url, resolver=StubResolver("93.184.215.14"))
+    assert refused.error == "refused"
+    assert "http is not allowed" in (refused.detail or "")
+
+
+async def test_an_allowed_address_of_a_name_is_used_although_another_is_refused() -> None:
+    async with peer() as sink:
+        response = await send(sink.url(host="two.example.com"), resolver=StubResolver("10.0.0.1", "127.0.0.1"))
+    assert response.status_code == 200
+    assert response.remote_ip == "127.0.0.1"
+
+
+@pytest.mark.parametrize("url", ["https://u:p@example.com/", "https://0x7f000001/", "gopher://example.com/", ""])
+async def test_urls_are_judged_before_any_look_up(url: str) -> None:
+    resolver = StubResolver("93.184.215.14")
+    assert (await send(url, GuardPolicy(), resolver=resolver)).error == "refused"
+    assert not resolver.asked
+
+
+async def test_names_that_yarl_can_not_encode_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("relay.http.sender.URL", broken)
+    assert (await send("https://example.com/", GuardPolicy())).error == "refused"
+
+
+async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with peer() as proxy, peer() as sink:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert (await send(sink.url())).status_code == 200
+    assert proxy.connections == 0
+    assert sink.connections == 1
+
+
+async def test_cookies_are_not_kept_and_connections_are() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
+    async with peer(answer) as sink, Sender(DEVELOPMENT, clock=time.time) as sender:
+        for _ in range(3):
+            response = await sender.send(OutboundRequest(url=sink.url()), timeout_seconds=5)
+            assert response.status_code == 200
+            assert response.remote_ip == "127.0.0.1"
+    assert sink.connections == 1
+    assert not any(b"cookie" in head.lower() for head in sink.heads)
+
+
+async def test_a_huge_body_is_read_to_the_limit_and_the_connection_closed() -> None:
+    gone = asyncio.Event()
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
+        try:
+            while True:
+                writer.write(bytes(65536))
+                await writer.drain()
+        except ConnectionError:
+            gone.set()
+
+    async with peer(flood) as sink, Sender(DEVELOPMENT, clock=time.time) as sender:
+        response = await sender.send(OutboundRequest(url=sink.url()), timeout_seconds=10)
+        await asyncio.wait_for(gone.wait(), 10)
+    assert response.status_code == 200
+    assert len(response.excerpt) == MAX_BODY_BYTES
+
+
+async def dripping(first: bytes, status: int | None) -> Response:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        while not writer.is_closing():
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with peer(drip) as sink:
+        response = await send(sink.url(), timeout_seconds=0.3)
+    assert response.status_code == status
+    assert 290 <= response.duration_ms < 2000
+    assert response.remote_ip == "127.0.0.1"
+    assert response.late
+    return response
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nY: z\r\nX: ",
+        b"HTTP/1.1 200 OK\r\nY: z\r\n\0",
+    ],
+)
+async def test_a_slow_drip_behind_a_status_line_ends_at_the_deadline_and_the_status_counts(first: bytes) -> None:
+    response = await dripping(first, 200)
+    assert response.error is None
+    assert response.detail == "status 200 came, but the answer had not ended after 0.3 s"
+    assert response.headers[:1] == ((("Content-Length", "999"),) if first.endswith(b"\r\n\r\n") else (("Y", "z"),))
+    assert response.timings.first_byte_ms is not None
+
+
+async def test_a_status_line_that_drips_is_no_answer() -> None:
+    response = await dripping(b"HTTP/1.1 200 ", None)
+    assert (response.error, response.detail) == ("timeout", "no answer within 0.3 s")
+
+
+async def test_no_connection_in_time() -> None:
+    async def never(*_: object, **__: object) -> list[ResolveResult]:
+        await asyncio.Event().wait()
+        return []
+
+    resolver = StubResolver()
+    resolver.resolve = never  # type: ignore[method-assign]
+    response = await send("https://example.com/", GuardPolicy(), timeout_seconds=0.05, resolver=resolver)
+    assert response.error == "timeout"
+    assert response.remote_ip is None
+    assert "no connection" in (response.detail or "")
+    assert (await send("https://example.com/", GuardPolicy(), timeout_seconds=0, resolver=resolver)).error == "timeout"
+
+
+async def test_a_name_that_does_not_resolve() -> None:
+    response = await send("https://nowhere.example.com/", GuardPolicy(), resolver=StubResolver())
+    assert (response.error, response.detail) == ("dns", "the host name does not resolve: no such name")
+
+
+async def test_the_systems_resolver() -> None:
+    async with peer() as sink:
+        assert (await send(sink.url(host="localhost"))).status_code == 200
+        assert (await send(sink.url(host="no-such-name.invalid"))).error == "dns"
+
+
+async def test_nobody_listens() -> None:
+    async with peer() as sink:
+        pass
+    response = await send(sink.url())
+    assert response.error == "connect"
+    assert response.remote_ip == "127.0.0.1"
+
+
+def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
+    writer.transport.abort()
+    return asyncio.sleep(0)
+
+
+async def test_a_connection_that_breaks_before_a_status_is_no_answer() -> None:
+    async with peer(reset) as sink:
+        response = await send(sink.url())
+    assert (response.error, response.status_code) == ("read", None)
+    assert response.detail == "the connection broke off before an answer came"
+
+
+@pytest.mark.parametrize(
+    ("answer", "excerpt"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", b"half"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n", b"half"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", b""),
+    ],
+)
+async def test_a_status_counts_although_the_rest_breaks_off(answer: bytes, excerpt: bytes) -> None:
+    async def broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with peer(broken) as sink:
+        response = await send(sink.url())
+    assert (response.status_code, response.error) == (200, None)
+    assert response.excerpt == excerpt
+    if b"\r\n\r\n" in answer:
+        assert response.detail == "status 200 came, but the rest of the answer broke off or is malformed"
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n"])
+async def test_what_is_no_http_is_no_answer(answer: bytes) -> None:
+    async with peer(answer) as sink:
+        response = await send(sink.url())
+    assert (response.error, response.status_code) == ("protocol", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 204 No Content\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 10_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+    ],
+)
+async def test_a_status_counts_whatever_is_odd_behind_it(answer: bytes) -> None:
+    async with peer(answer) as sink:
+        response = await send(sink.url())
+    assert response.error is None
+    assert 200 <= (response.status_code or 0) < 300
+
+
+async def test_what_a_sink_says_is_text_that_json_can_hold() -> None:
+    async with peer("HTTP/1.1 200 OK\r\nServer: Café\r\nContent-Length: 0\r\n\r\n".encode("latin-1")) as sink:
+        response = await send(sink.url())
+    assert response.header("server") == "Café"
+
+
+async def test_a_header_that_can_not_be_sent_is_an_error_not_an_exception() -> None:
+    async with peer() as sink:
+        response = await send(sink.url(), headers=(("X-Bad", "a\r\nX-Injected: b"),))
+    assert response.error == "protocol"
+    assert not sink.heads
+
+
+async def test_a_certificate_nobody_vouches_for(tmp_path: Path) -> None:
+    path, context = self_signed(tmp_path)
+    async with peer(tls=context) as sink:
+        response = await send(sink.url(scheme="https"))
+        assert response.error == "tls"
+        assert response.detail == "the certificate does not verify: self-signed certificate"
+        assert response.remote_ip == "127.0.0.1"
+        trusting = await send(sink.url(scheme="https"), tls=ssl.create_default_context(cafile=path))
+        assert (trusting.status_code, trusting.excerpt) == (200, b"ok")
+        assert trusting.remote_ip == "127.0.0.1"
+        other_name = sink.url(scheme="https", host="sink.example.com")
+        wrong = await send(other_name, tls=ssl.create_default_context(cafile=path), resolver=StubResolver("127.0.0.1"))
+        assert wrong.error == "tls"
+        assert "mismatch" in (wrong.detail or "")
+
+
+async def test_a_peer_without_tls() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        response = await send(f"https://127.0.0.1:{port}/")
+    assert response.error == "tls"
+
+
+def test_tls_verification_can_not_be_turned_off() -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    with pytest.raises(ValueError, match="turned off"):
+        Sender(DEVELOPMENT, clock=time.time, tls=context)
+
+
+async def test_a_closed_sender_answers_cancelled() -> None:
+    sender = Sender(DEVELOPMENT, clock=time.time)
+    request = OutboundRequest(url="http://127.0.0.1:1/")
+    assert (await sender.send(request, timeout_seconds=1)).error == "cancelled"
+    async with sender:
+        assert sender.policy is DEVELOPMENT
+    assert (await sender.send(request, timeout_seconds=1)).error == "cancelled"
+    await sender.__aexit__(None, None, None)
+
+
+async def test_closing_while_a_request_is_under_way() -> None:
+    arrived = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await reader.read()
+
+    async with peer(hang) as sink:
+        async with Sender(DEVELOPMENT, clock=time.time) as sender:
+            task = asyncio.create_task(sender.send(OutboundRequest(url=sink.url()), timeout_seconds=5))
+            await arrived.wait()
+        assert (await task).error == "cancelled"
+
+
+async def test_only_cancellation_is_raised() -> None:
+    arrived = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await reader.read()
+
+    async with peer(hang) as sink, Sender(DEVELOPMENT, clock=time.time) as sender:
+        task = asyncio.create_task(sender.send(OutboundRequest(url=sink.url()), timeout_seconds=5))
+        await arrived.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_the_first_request_of_a_connection_says_where_its_time_went(tmp_path: Path) -> None:
+    path, context = self_signed(tmp_path)
+    trusted = ssl.create_default_context(cafile=path)
+
+    async def thinking(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.03)
+        writer.write(OK)
+
+    async with peer(thinking, tls=context) as sink:
+        by_name = sink.url(scheme="https", host="sink.example.com")
+        resolver = StubResolver("127.0.0.1", delay_seconds=0.02)
+        async with Sender(DEVELOPMENT, clock=time.time, tls=trusted, resolver=resolver) as sender:
+            wrong_name = await sender.send(OutboundRequest(url=by_name), timeout_seconds=5)
+            by_address = OutboundRequest(url=sink.url(scheme="https"))
+            first = await sender.send(by_address, timeout_seconds=5)
+            second = await sender.send(by_address, timeout_seconds=5)
+    failed = wrong_name.timings
+    assert wrong_name.error == "tls"
+    assert failed.dns_ms is not None
+    assert failed.dns_ms >= 19
+    assert failed.connect_ms is not None
+    assert failed.tls_ms is not None
+    assert failed.tls_ms > 0, "it broke off in the handshake, which counts until then"
+    assert failed.first_byte_ms is None
+    assert sum(filter(None, failed)) <= wrong_name.duration_ms
+
+    assert first.status_code == 200
+    assert first.timings.dns_ms is None, "an address is not looked up"
+    assert first.timings.connect_ms is not None
+    assert first.timings.tls_ms is not None
+    assert first.timings.first_byte_ms is not None
+    assert first.timings.first_byte_ms >= 29
+    assert sum(filter(None, first.timings)) <= first.duration_ms
+
+    assert (sink.connections, second.status_code) == (1, 200), "of the failed handshake the sink knows nothing"
+    assert second.timings[:3] == (None, None, None), "the connection was there already"
+    assert second.timings.first_byte_ms is not None
+    assert second.duration_ms >= second.timings.first_byte_ms >= 29
+
+
+async def test_a_connection_without_tls_has_no_time_of_it() -> None:
+    async with peer() as sink:
+        response = await send(sink.url())
+    assert response.timings.connect_ms is not None
+    assert response.timings.tls_ms is None
+
+
+async def test_what_was_not_done_in_time_counts_until_the_deadline(tmp_path: Path) -> None:
+    async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        return
+
+    async with peer(silent) as sink:
+        unanswered = await send(sink.url(), timeout_seconds=0.05)
+    slow = StubResolver("127.0.0.1", delay_seconds=60)
+    unresolved = await send("http://sink.example.com/", timeout_seconds=0.05, resolver=slow)
+    no_handshake = socket.create_server(("127.0.0.1", 0))
+    with no_handshake:
+        url = f"https://127.0.0.1:{no_handshake.getsockname()[1]}/"
+        in_tls = await send(url, timeout_seconds=0.05)
+    late = [unanswered.timings.first_byte_ms, unresolved.timings.dns_ms, in_tls.timings.tls_ms]
+    assert [response.error for response in (unanswered, unresolved, in_tls)] == ["timeout"] * 3
+    assert all(part is not None and part >= 40 for part in late), late
+    assert unresolved.timings[1:] == (None, None, None)
+    assert in_tls.timings.connect_ms is not None
+    assert (unresolved.remote_ip, in_tls.remote_ip) == (None, "127.0.0.1")
+
+
+async def test_the_address_is_the_one_that_was_dialled_last() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    refused = await send(f"http://sink.example.com:{port}/", resolver=StubResolver("127.0.0.1", "127.0.0.2"))
+    assert (refused.error, refused.remote_ip) == ("connect", "127.0.0.2")
+    assert refused.timings.connect_ms is not None
+    assert refused.timings.first_byte_ms is None
+    async with peer() as sink:
+        found = StubResolver("127.0.0.2", "127.0.0.1")
+        reached = await send(f"http://sink.example.com:{sink.port}/", resolver=found)
+    assert (reached.status_code, reached.remote_ip) == (200, "127.0.0.1")
+
+
+async def test_the_time_of_an_address_that_does_not_answer_counts_as_connecting() -> None:
+    async with peer() as sink:
+        with socket.create_server(("127.0.0.2", sink.port), backlog=0) as full:
+            waiting = [
+                socket.socket() for _ in range(4)
+            ]  # nobody accepts them: what comes after is not answered at all
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(full.getsockname())
+            found = StubResolver("127.0.0.2", "127.0.0.1")
+            url = f"http://sink.example.com:{sink.port}/"
+            response = await send(url, resolver=found, connect_timeout_seconds=0.05)
+            for one in waiting:
+                one.close()
+    assert (response.status_code, response.remote_ip) == (200, "127.0.0.1")
+    assert response.timings.connect_ms is not None
+    assert response.timings.connect_ms >= 40
+
+
+async def test_a_slow_body_is_no_slow_first_byte() -> None:
+    async def slow_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK[:-2])
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        writer.write(b"ok")
+
+    async with peer(slow_body) as sink:
+        response = await send(sink.url())
+    assert response.timings.first_byte_ms is not None
+    assert response.duration_ms - response.timings.first_byte_ms >= 150
+
+
+async def test_a_pooled_connection_that_is_gone_is_not_the_one_that_was_dialled() -> None:
+    """A PUT goes out a second time on a new connection: only that one counts."""
+    server: list[asyncio.AbstractServer] = []
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK.replace(b"ok", b"no"))
+        await reader.readuntil(b"\r\n\r\n")
+        server[0].close()  # nobody takes the second connection
+        writer.close()
+
+    server.append(await asyncio.start_server(once, "127.0.0.1", 0))
+    port = server[0].sockets[0].getsockname()[1]
+    async with Sender(DEVELOPMENT, clock=time.time) as sender:
+        request = OutboundRequest(url=f"http://127.0.0.1:{port}/", method="PUT")
+        assert (await sender.send(request, timeout_seconds=5)).status_code == 200
+        lost = await sender.send(request, timeout_seconds=5)
+    assert (lost.error, lost.status_code) == ("connect", None)
+    assert lost.timings.first_byte_ms is None
+    assert lost.timings.connect_ms is not None
+
+
+async def test_details_hold_no_part_of_the_path(tmp_path: Path) -> None:
+    _, context = self_signed(tmp_path)
+    responses = []
+    async with peer(reset) as resetting, peer(b"nonsense\r\n\r\n") as nonsense, peer(tls=context) as untrusted:
+        responses = [
+            await send(resetting.url()),
+            await send(nonsense.url()),
+            await send(untrusted.url(scheme="https")),
+            await send(resetting.url(), GuardPolicy()),
+            await send(f"https://nowhere.invalid{SECRET_PATH}", GuardPolicy(), resolver=StubResolver()),
+        ]
+    assert [response.error for response in responses] == ["read", "protocol", "tls", "refused", "dns"]
+    assert not any("hush" in f"{response.detail}{response!r}" for response in responses)
+
+
+async def test_as_many_connections_are_open_as_are_asked_for() -> None:
+    """How many there may be is decided where slots are given away: what waited here would use up its own deadline."""
+    count, came, all_came = 600, 0, asyncio.Event()
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, 4096)), most))
+
+    async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        if came == count:
+            all_came.set()
+        await all_came.wait()
+        writer.write(OK)
+
+    async with peer(hold) as sink, Sender(DEVELOPMENT, clock=time.time) as sender:
+        request = OutboundRequest(url=sink.url())
+        responses = await asyncio.gather(*(sender.send(request, timeout_seconds=30) for _ in range(count)))
+    assert [response.status_code for response in responses] == [200] * count
+
+
+async def test_requests_wait_for_a_free_connection_within_their_deadline() -> None:
+    release = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.write(OK)
+
+    async with peer(hold) as sink, Sender(DEVELOPMENT, clock=time.time, limit_connections=1) as sender:
+        request = OutboundRequest(url=sink.url())
+        first = asyncio.create_task(sender.send(request, timeout_seconds=5))
+        late = await sender.send(request, timeout_seconds=0.05)
+        release.set()
+        assert (await first).status_code == 200
+    assert late.error == "timeout"

@@ -1,0 +1,248 @@
+"""The token of a node to which nobody gave one: made once, for its owner only, and sent nowhere but to this machine."""
+
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.cli import client
+from relay.config.settings import AuthSettings, DatabaseSettings, Settings, TokenSettings, load_settings
+from relay.errors import SettingsError
+from relay.node import local_token
+
+GIVEN = TokenSettings(name="crm", token="rl_given_0123456789", scopes=("read",))
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"XDG_STATE_HOME": str(tmp_path / "state")}
+
+
+@pytest.fixture
+def path(environ: dict[str, str]) -> Path:
+    return local_token.local_token_path(environ)
+
+
+def put(path: Path, text: str, mode: int = 0o600) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077, 0o777], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_the_first_start_makes_a_token_that_only_its_owner_may_read(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    token = local_token.make_local_token(environ)
+    path = tmp_path / ".local" / "state" / "revor-relay" / "token"
+    assert path.read_text() == f"{token}\n"
+    assert token.startswith("rl_")
+    assert len(token) == len("rl_") + 43  # 256 bits
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert local_token.make_local_token(environ) == token == local_token.local_token(environ)
+    assert [one.name for one in path.parent.iterdir()] == ["token"]
+
+
+def test_the_umask_has_no_say(umask: int, tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "revor-relay"
+    os.umask(0)
+    folder.mkdir(parents=True)
+    os.umask(umask)
+    local_token.make_local_token({"XDG_STATE_HOME": str(tmp_path / "state")})
+    assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
+
+
+def test_processes_that_race_for_the_token_agree(tmp_path: Path) -> None:
+    for number in range(10):
+        environ = {"XDG_STATE_HOME": str(tmp_path / str(number))}
+        with ThreadPoolExecutor(8) as pool:
+            made = set(pool.map(lambda _, here=environ: local_token.make_local_token(here), range(8)))
+        assert len(made) == 1
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602])
+def test_a_token_that_others_may_know_is_refused(environ: dict[str, str], path: Path, mode: int) -> None:
+    put(path, "rl_hidden_0123456789\n", mode)
+    for read in (local_token.local_token, local_token.make_local_token, local_token.token_here):
+        with pytest.raises(SettingsError) as caught:
+            read(environ)
+        assert str(caught.value) == f"others may read the token file {path} ({mode:04o}): chmod 600 '{path}'"
+    assert path.read_text() == "rl_hidden_0123456789\n"
+
+
+def test_a_symbolic_link_is_refused_and_not_followed(environ: dict[str, str], path: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for there in (False, True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(elsewhere)
+        if there:
+            put(elsewhere, "rl_planted_0123456789\n")
+        with pytest.raises(SettingsError, match="is a symbolic link"):
+            local_token.make_local_token(environ)
+        assert elsewhere.exists() is there
+
+
+def test_what_is_no_plain_file_is_refused_at_once(environ: dict[str, str], path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path, 0o600)
+    with pytest.raises(SettingsError, match="is no plain file"):
+        local_token.local_token(environ)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "two words", "rl_a\nrl_b", "é"])
+def test_a_file_without_a_token_is_named(environ: dict[str, str], path: Path, content: str) -> None:
+    put(path, content)
+    with pytest.raises(SettingsError, match=r"does not hold an API token\. Remove it") as caught:
+        local_token.local_token(environ)
+    assert str(path) in str(caught.value)
+    assert path.read_text() == content
+
+
+def test_no_place_for_a_token(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    with pytest.raises(SettingsError, match="set RELAY_TOKEN_FILE"):
+        local_token.make_local_token({"XDG_STATE_HOME": str(tmp_path / "state")})
+    with pytest.raises(SettingsError, match="RELAY_TOKEN_FILE"):
+        local_token.make_local_token({})
+
+
+@pytest.mark.parametrize(
+    ("given", "dev", "kept", "names"),
+    [
+        ((), False, False, ["token file"]),
+        ((), False, True, ["token file"]),
+        ((GIVEN,), False, True, ["crm"]),
+        ((), True, False, []),
+        ((), True, True, ["token file"]),  # commands here send it
+        ((GIVEN,), True, True, ["crm", "token file"]),
+    ],
+)
+def test_which_tokens_a_node_takes(
+    environ: dict[str, str], path: Path, given: tuple[TokenSettings, ...], dev: bool, kept: bool, names: list[str]
+) -> None:
+    if kept:
+        put(path, "rl_kept_0123456789\n")
+    settings = local_token.with_local_token(Settings(auth=AuthSettings(tokens=given), dev=dev), environ)
+    assert [token.name for token in settings.auth.tokens] == names
+    assert local_token.uses_local_token(settings) == ("token file" in names)
+    assert path.exists() == (kept or "token file" in names)
+    if "token file" in names:
+        assert settings.auth.tokens[-1].scopes == ("admin",)
+        assert settings.auth.tokens[-1].token == path.read_text().strip()
+
+
+def test_a_token_that_is_given_and_kept_is_one(environ: dict[str, str], path: Path) -> None:
+    put(path, GIVEN.token)
+    settings = local_token.with_local_token(Settings(auth=AuthSettings(tokens=(GIVEN,)), dev=True), environ)
+    assert settings.auth.tokens == (GIVEN,)
+
+
+def test_with_dev_a_token_file_that_cannot_be_used_is_no_harm(environ: dict[str, str], path: Path) -> None:
+    put(path, "rl_kept_0123456789\n", 0o644)
+    for where in (environ, {}):
+        assert local_token.with_local_token(Settings(dev=True), where).auth.tokens == ()
+
+
+def test_postgres_wants_a_token_that_is_given(environ: dict[str, str], path: Path) -> None:
+    put(path, "rl_kept_0123456789\n")
+    shared = Settings(database=DatabaseSettings(url="postgresql://relay@db/relay"))
+    with pytest.raises(SettingsError, match="RELAY_TOKEN_FILE to a file with an API token, the same for every node"):
+        local_token.with_local_token(shared, environ)
+    given = replace(shared, auth=AuthSettings(tokens=(GIVEN,)))
+    assert local_token.with_local_token(given, environ) is given
+    assert local_token.with_local_token(replace(shared, dev=True), {}).auth.tokens == ()
+
+
+# --- RELAY_TOKEN_FILE
+
+
+def test_the_token_of_a_file_is_an_admin_s_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings_file = tmp_path / "relay.yaml"
+    settings_file.write_text("auth: {tokens: [{name: crm, token: rl_given_0123456789, scopes: [read]}]}\n")
+    (tmp_path / "token").write_text("rl_of_a_file_0123456789\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("token", str(tmp_path / "token")):
+        tokens = load_settings(settings_file, {"RELAY_TOKEN_FILE": name}).auth.tokens
+        assert [(one.token, one.scopes) for one in tokens] == [
+            ("rl_given_0123456789", ("read",)),
+            ("rl_of_a_file_0123456789", ("admin",)),
+        ]
+    (tmp_path / "token").write_text("rl_changed_0123456789")
+    assert load_settings(None, {"RELAY_TOKEN_FILE": "token"}).auth.tokens[0].token == "rl_changed_0123456789"
+    assert load_settings(None, {"RELAY_TOKEN_FILE": ""}).auth.tokens == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "does not exist"),
+        ("", "is empty"),
+        ("rl_two words", "white space"),
+        ("rl_given_0123456789", r"holds the token crm of auth\.tokens"),
+    ],
+)
+def test_a_token_file_that_is_wrong_is_named(tmp_path: Path, content: str | None, said: str) -> None:
+    settings_file = tmp_path / "relay.yaml"
+    settings_file.write_text("auth: {tokens: [{name: crm, token: rl_given_0123456789, scopes: [read]}]}\n")
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=said) as caught:
+        load_settings(settings_file, {"RELAY_TOKEN_FILE": str(path)})
+    assert str(caught.value).startswith("RELAY_TOKEN_FILE: ")
+    assert not content or content not in str(caught.value)
+
+
+# --- what the commands send
+
+
+def sent(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
+    for name in ("RELAY_URL", "RELAY_TOKEN", "RELAY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return client.api()._headers.get("Authorization")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_sent"),
+    [
+        ("", True),
+        ("http://127.0.0.1:8080", True),
+        ("http://localhost:9/base", True),
+        ("https://[::1]:8080", True),
+        ("http://relay.example.com", False),
+        ("https://127.0.0.1.example.com", False),
+        ("http://127.0.0.1@relay.example.com", False),
+        ("http://localhost.example.com", False),
+        ("http://0.0.0.0:8080", False),
+        ("http://192.168.1.4:8080", False),
+    ],
+)
+def test_the_token_of_this_machine_is_sent_to_no_other(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], path: Path, url: str, is_sent: bool, tmp_path: Path
+) -> None:
+    put(path, "rl_kept_0123456789\n")
+    assert sent(monkeypatch, **environ, RELAY_URL=url) == ("Bearer rl_kept_0123456789" if is_sent else None)
+    (tmp_path / "given").write_text("rl_of_a_file_0123456789\n")
+    found = sent(monkeypatch, **environ, RELAY_URL=url, RELAY_TOKEN_FILE=str(tmp_path / "given"))
+    assert found == ("Bearer rl_of_a_file_0123456789" if is_sent else None)
+    assert sent(monkeypatch, **environ, RELAY_URL=url, RELAY_TOKEN="rl_mine_0123456789") == "Bearer rl_mine_0123456789"
+
+
+def test_a_command_without_a_home_sends_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert sent(monkeypatch) is None

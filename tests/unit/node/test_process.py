@@ -1,0 +1,37 @@
+"""What a process that serves sets for itself."""
+
+import resource
+
+import pytest
+
+from relay.node import process
+
+NO_LIMIT = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((1_024, 4_096), (4_096, 4_096)),
+        ((1_024, NO_LIMIT), (process.OPEN_FILES, NO_LIMIT)),
+        ((1_024, 1_000_000), (process.OPEN_FILES, 1_000_000)),
+        ((100_000, 1_000_000), None),
+        ((NO_LIMIT, NO_LIMIT), None),
+        ((4_096, 4_096), None),
+    ],
+)
+def test_the_limit_on_open_files_is_raised_where_it_is_low(monkeypatch, before, after):
+    limits = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: before)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, new: limits.append(new))
+    process.allow_connections()
+    assert limits == ([] if after is None else [after])
+
+
+def test_a_system_that_refuses_keeps_its_limit(monkeypatch):
+    def refuse(kind, new):
+        raise ValueError("not so many")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, NO_LIMIT))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    process.allow_connections()

@@ -1,0 +1,134 @@
+"""What is done from time to time: one failure keeps nothing else from being done."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from relay.config.settings import RetentionSettings
+from relay.core.job import Job
+from relay.core.replay import ReplayStep
+from relay.delivery.replayer import Replayer
+from relay.errors import StoreError
+from relay.holder import Holder
+from relay.metrics import Metrics
+from relay.node import upkeep
+
+NOW = 1_800_000_000.0
+LIVE, OTHER = ("revor", "default"), ("revor", "other")
+ERRORS: tuple[Callable[[], Exception], ...] = (lambda: StoreError("no"), lambda: ValueError("bug"))
+
+
+class Jobs:
+    """Jobs whose deadline has passed, by account."""
+
+    def __init__(self, late: dict[tuple[str, str], list[str]], *, unreadable: str = "") -> None:
+        self.late = late
+        self.unreadable = unreadable
+
+    async def accounts_past_deadline(self, accounts: Any, now: float) -> list[tuple[str, str]]:
+        return [account for account in accounts if self.late.get(account)]
+
+    async def past_deadline(
+        self, source: str, account: str, now: float, *, after: tuple[float, str], count: int
+    ) -> list[tuple[float, str]]:
+        return [(NOW, uid) for uid in self.late[source, account] if (NOW, uid) > after][:count]
+
+    async def get(self, uid: str) -> Job | None:
+        if uid == self.unreadable:
+            raise ValueError("a row that nobody can read")
+        closed_at = NOW if "closed" in uid else None
+        deadline_at = NOW + 1.0 if "moved" in uid else NOW
+        job = Job(
+            uid=uid,
+            external_id=uid,
+            source="revor",
+            account="default",
+            closed_at=closed_at,
+            deadline_at=deadline_at,
+        )
+        return None if "purged" in uid else job
+
+
+class Account:
+    """An account's polling, in which some things fail."""
+
+    def __init__(self, fails: str = "", error: Callable[[], Exception] = ERRORS[0]) -> None:
+        self.fails, self.error = fails, error
+        self.called: list[str] = []
+        self.probed = 0
+
+    async def overdue(self, job: Job) -> None:
+        if self.fails and self.fails in job.uid:
+            raise self.error()
+        self.called.append(job.uid)
+
+    async def probe(self) -> bool:
+        self.probed += 1
+        if self.fails == "probe":
+            raise self.error()
+        return True
+
+    async def keep(self) -> None: ...
+
+    def stalled(self, now: float) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_a_job_that_can_not_be_called_overdue_keeps_no_other_from_it(error: Callable[[], Exception]) -> None:
+    bad = [f"a bad {n:03}" for n in range(upkeep.DEADLINE_COUNT + 50)]
+    jobs = Jobs({LIVE: [*bad, "b closed", "b moved", "b purged", "c", "d"], OTHER: ["x"]}, unreadable="a bad 000")
+    accounts = {LIVE: Account("bad", error), OTHER: Account()}
+    count = await upkeep.deadlines(jobs, accounts, lambda: NOW)
+    assert (accounts[LIVE].called, accounts[OTHER].called) == (["c", "d"], ["x"])
+    assert count == len(bad) + 6
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_a_probe_that_fails_keeps_no_other_account_from_being_tried(error: Callable[[], Exception]) -> None:
+    accounts = {LIVE: Account("probe", error), OTHER: Account()}
+    await upkeep.probes(accounts)
+    assert [account.probed for account in accounts.values()] == [1, 1]
+
+
+KINDS = ["attempts", "events", "jobs", "callbacks", "intents", "replays", "idempotency_keys", "secrets"]
+
+
+@pytest.mark.parametrize("failing", KINDS)
+async def test_a_kind_of_row_that_can_not_be_deleted_keeps_no_other_from_it(failing: str) -> None:
+    deleted: dict[str, int] = {}
+
+    class Rows:
+        def __getattr__(self, name: str) -> Any:
+            kind = name.removeprefix("delete_")
+
+            async def delete(*_: Any) -> Any:
+                if kind == failing:
+                    raise StoreError("no")
+                deleted[kind] = deleted.get(kind, 0) + 1
+                count = int(deleted[kind] == 1)
+                return (count, None) if kind in ("events", "jobs", "callbacks") else count
+
+            return delete
+
+    retention = upkeep.Retention(Rows(), Metrics(), lambda: NOW, RetentionSettings())
+    assert await retention.run_once() == len(KINDS) - 1
+    assert deleted.keys() == {*KINDS, "give_back"} - {failing}
+
+
+async def test_a_replay_that_fails_keeps_no_other_from_going_on() -> None:
+    advanced: list[str] = []
+
+    class Rows:
+        async def due(self, holder: str, now: float) -> list[str]:
+            return ["bad", "good"]
+
+        async def advance(self, replay_id: str, holder: str, now: float) -> ReplayStep:
+            if replay_id == "bad":
+                raise StoreError("no")
+            advanced.append(replay_id)
+            return ReplayStep()
+
+    assert await Replayer(Rows(), clock=lambda: NOW, holder=Holder("node"), wake=lambda: None).run_once()
+    assert advanced == ["good"]

@@ -1,0 +1,203 @@
+"""Requests of others that pass through the relay: they spend the same limit, and what they show counts as a look."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner.bucket import Bucket
+from relay.core.planner.timeline import SLACK_SECONDS
+from tests.unit.planner.test_planner_face import HEADERS, NOW, QUEUED, explain, next_take, planner_of
+
+RUNNING = {"status": "running", "channel": "email", "started_at": NOW}
+
+
+def seen(planner: Planner, job_id: str, now: float, item: dict[str, Any] = RUNNING) -> None:
+    """A first look that found the job so."""
+    planner.track(job_id, None, now)
+    job, at = next_take(planner, now)
+    assert job == job_id
+    planner.observed(job_id, item, {}, at, at + 0.1)
+
+
+# --- a read that is lent
+
+
+def test_a_lent_look_is_not_offered_and_its_answer_plans_the_next() -> None:
+    planner = planner_of()
+    seen(planner, "job", NOW)
+    now = NOW + 2
+    assert planner.lend("job", now)
+    assert planner.purpose("job") == "passed"
+    assert explain(planner, "job", now).reason == "in_flight"
+    assert planner.take(now + 600) is None
+    planner.observed("job", RUNNING, HEADERS, now, now + 0.1)
+    assert next_take(planner, now + 0.1)[0] == "job"
+
+
+def test_an_end_that_a_lent_look_shows_forgets_the_job() -> None:
+    planner = planner_of()
+    seen(planner, "job", NOW)
+    planner.lend("job", NOW + 2)
+    planner.observed("job", {"status": "succeeded", "finished_at": NOW + 1}, {}, NOW + 2, NOW + 2.1)
+    assert planner.explain("job", NOW + 3) is None
+
+
+@pytest.mark.parametrize("status_code", [None, 401, 404, 500])
+@pytest.mark.parametrize("headers", [{}, HEADERS])
+def test_a_lent_look_that_showed_nothing_is_due_as_before(status_code: int | None, headers: dict[str, str]) -> None:
+    planner = planner_of()
+    seen(planner, "job", NOW)
+    due = planner.next_poll_at("job")
+    assert due is not None
+    for number in range(20):
+        at = NOW + 0.2 + number / 100
+        assert planner.lend("job", at)
+        planner.take_back("job", due, status_code, headers, at, at + 0.01)
+        assert planner.next_poll_at("job") == pytest.approx(due)
+        assert planner.purpose("job") != "passed"
+    assert planner.is_fresh("job", NOW + 0.5) == (due > NOW + 0.5 + SLACK_SECONDS)
+    assert next_take(planner, due)[0] == "job"
+
+
+def test_a_lent_look_that_was_one_too_many_stops_all_of_ours() -> None:
+    planner = planner_of()
+    seen(planner, "job", NOW)
+    due = planner.next_poll_at("job")
+    assert due is not None
+    assert planner.lend("job", NOW + 2)
+    planner.take_back("job", due, 429, {"Retry-After": "30"}, NOW + 2, NOW + 2.1)
+    assert planner.take(NOW + 31) is None
+    assert next_take(planner, NOW + 31)[1] >= NOW + 32
+
+
+def test_what_is_not_lent_is_not_taken_back() -> None:
+    planner = planner_of()
+    planner.take_back("job", NOW, 200, {}, NOW, NOW)
+    seen(planner, "job", NOW)
+    due = planner.next_poll_at("job")
+    planner.take_back("job", NOW + 1, 200, {}, NOW, NOW + 1)
+    assert planner.next_poll_at("job") == due
+
+
+def test_what_is_under_way_or_unknown_is_not_lent() -> None:
+    planner = planner_of()
+    planner.track("job", None, NOW)
+    assert not planner.lend("another", NOW)
+    job, at = next_take(planner, NOW)
+    assert not planner.lend(job, at)
+    planner.observed(job, RUNNING, {}, at, at + 0.1)
+    assert planner.lend(job, at + 0.2)
+    assert not planner.lend(job, at + 0.3)
+
+
+def test_a_lent_look_spends_a_request_of_ours() -> None:
+    planner = planner_of(max_requests_per_second=1)
+    seen(planner, "job", NOW)
+    planner.track("other", QUEUED, NOW + 10)
+    at = planner.next_request_at(NOW + 60)
+    assert at is not None
+    for number in range(100):
+        assert planner.lend("job", NOW + 60 + number / 1000)
+        planner.observed("job", RUNNING, {}, NOW + 60, NOW + 60 + number / 1000)
+    later = planner.next_request_at(NOW + 61)
+    assert later is not None
+    assert later > NOW + 61  # what was saved up is spent, and those after it wait
+
+
+# --- freshness
+
+
+def test_a_job_is_fresh_between_its_look_and_the_next() -> None:
+    planner = planner_of()
+    assert not planner.is_fresh("job", NOW)
+    planner.track("job", None, NOW)
+    assert not planner.is_fresh("job", NOW)  # nothing is known of it
+    job, at = next_take(planner, NOW)
+    assert not planner.is_fresh(job, at)  # a look is under way
+    planner.observed(job, RUNNING, {}, at, at + 0.1)
+    due = planner.next_poll_at(job)
+    assert due is not None
+    assert planner.is_fresh(job, (at + 0.1 + due) / 2)
+    assert not planner.is_fresh(job, due)
+
+
+def test_what_could_not_be_confirmed_is_not_fresh() -> None:
+    planner = planner_of()
+    seen(planner, "job", NOW)
+    job, at = next_take(planner, NOW + 1)
+    planner.failed(job, 500, {}, at)
+    assert not planner.is_fresh("job", at + 0.01)
+
+
+# --- anything else that passes
+
+
+def test_headers_of_what_passed_tell_the_limit() -> None:
+    planner = planner_of(max_requests_per_second=None)
+    planner.passed(202, HEADERS, NOW, NOW + 0.1)
+    stats = planner.stats(NOW + 1)
+    assert (stats.limit, stats.remaining, stats.window_seconds) == (100, 90, 60)
+
+
+def test_what_passes_is_others_use_of_the_limit() -> None:
+    planner = planner_of(max_requests_per_second=None)
+    for number in range(20):
+        told = {**HEADERS, "X-RateLimit-Remaining": str(90 - number)}
+        planner.passed(200, told, NOW + number, NOW + number + 0.1)
+    assert planner.stats(NOW + 20).others_requests_per_second == pytest.approx(1, abs=0.4)
+
+
+def test_a_rejection_of_what_passed_stops_us_too() -> None:
+    planner = planner_of()
+    seen(planner, "job", NOW)
+    planner.passed(429, {"Retry-After": "30"}, NOW + 1, NOW + 1.1)
+    assert planner.stats(NOW + 2).paused_until == pytest.approx(NOW + 31.1)
+    at = planner.next_request_at(NOW + 2)
+    assert at is not None
+    assert at >= NOW + 31
+
+
+def test_without_headers_ours_wait_for_what_passes() -> None:
+    def first_request(passed: int) -> float:
+        planner = planner_of(max_requests_per_second=1)
+        planner.track("job", None, NOW)
+        for _ in range(passed):
+            planner.passed(200, {}, NOW, NOW)
+        at = planner.next_request_at(NOW)
+        assert at is not None
+        return at
+
+    assert first_request(0) <= NOW + 1
+    assert first_request(10) == pytest.approx(NOW + 11, abs=0.1)
+
+
+def test_however_much_passes_we_are_not_starved() -> None:
+    planner = Planner(PlannerConfig(max_requests_per_second=1))
+    planner.track("job", None, NOW)
+    for _ in range(2_000):
+        planner.passed(None, {}, NOW, NOW)
+    at = planner.next_request_at(NOW)
+    assert at is not None
+    assert at <= NOW + 31  # half a window
+
+
+@settings(max_examples=40)
+@given(rate=st.floats(0.05, 50), bank=st.floats(0, 60), owed=st.integers(0, 200), later=st.floats(0, 100))
+def test_a_debt_is_paid_before_anything_is_taken_and_never_takes_longer_than_the_bank(
+    rate: float, bank: float, owed: int, later: float
+) -> None:
+    bucket = Bucket()
+    bucket.set_rate(rate, bank, NOW)
+    opens = bucket.opens_at()
+    for _ in range(owed):
+        before = bucket.opens_at()
+        bucket.owe(NOW)
+        assert bucket.opens_at() >= before
+    opens_now = bucket.opens_at()
+    assert opens_now <= max(opens, NOW + bank) + 1e-3
+    assert opens_now <= opens + owed / rate + 1e-3
+    if abs(opens_now - (NOW + later)) > 2 * SLACK_SECONDS:
+        assert bucket.take(NOW + later) == (opens_now <= NOW + later)

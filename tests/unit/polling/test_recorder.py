@@ -1,0 +1,58 @@
+"""What the recorder makes of transitions: the hint belongs to the attempt that the item's error is of."""
+
+from typing import Any, cast
+
+from relay.core.events import Hint, Origin
+from relay.core.job import Job, Observation, Problem, Progress, detect
+from relay.metrics import Metrics
+from relay.polling.recorder import Recorder
+
+NOW = 1779271208.0
+ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/job-status.v1.json")
+JOB = Job(uid="job_1", external_id="1", source="revor", account="default")
+
+
+def hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
+    return None if problem is None else Hint(meaning=problem.code, fix="Wait", who="Revor", repeat="may_send_twice")
+
+
+def recorder() -> Recorder:
+    absent = cast(Any, None)
+    return Recorder(
+        jobs=absent,
+        delivering=absent,
+        signals=absent,
+        metrics=Metrics(),
+        clock=lambda: NOW,
+        hint=hint,
+        origin=ORIGIN,
+    )
+
+
+def test_an_inferred_retry_has_no_hint_because_the_error_is_of_a_later_attempt() -> None:
+    seen = Observation(
+        status="failed", observed_at=NOW, attempt_count=3, problem=Problem(code="no_credits", message="")
+    )
+    transitions, _ = detect(Progress(), seen)
+
+    shown = [
+        (event.type.rpartition(".")[2], event.document()["data"].get("hint", {}).get("meaning"))
+        for event in recorder().events(JOB, transitions, seen)
+    ]
+
+    assert shown == [("retrying", None), ("retrying", None), ("failed", "no_credits")]
+
+
+def test_a_retry_that_was_seen_has_the_hint_of_its_error() -> None:
+    seen = Observation(
+        status="queued",
+        observed_at=NOW,
+        attempt_count=1,
+        next_attempt_at=NOW + 60,
+        problem=Problem(code="no_worker", message=""),
+    )
+    transitions, _ = detect(Progress(), seen)
+
+    (event,) = recorder().events(JOB, transitions, seen)
+
+    assert (event.type, event.document()["data"]["hint"]["meaning"]) == ("ai.revor.job.retrying", "no_worker")

@@ -1,0 +1,110 @@
+"""The answers that are kept of the jobs that callers read: which are there, and how much they take."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.proxy.answer_cache import OVERHEAD_BYTES, Answers, Kept
+
+KEYS = [("revor", "default", f"job-{number}") for number in range(6)]
+
+
+def kept(uid: str = "job_1", body: bytes | None = b"x" * 100, **changes: object) -> Kept:
+    values = {"looked_at": 1.0, "known_at": 1.0, "ended": False, **changes}
+    return Kept(uid=uid, body=body, **values)  # type: ignore[arg-type]
+
+
+def size_of(*answers: Kept) -> int:
+    return sum(OVERHEAD_BYTES + len(answer.body or b"") for answer in answers)
+
+
+def test_what_was_put_is_got() -> None:
+    answers, answer = Answers(), kept()
+    answers.put(KEYS[0], answer)
+    assert answers.get(KEYS[0]) is answer
+    assert answers.get(KEYS[1]) is None
+    assert answers.size_bytes == size_of(answer)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_answer_is_of_one_source_account_and_job(place: int) -> None:
+    answers = Answers()
+    answers.put(("a", "b", "c"), kept())
+    other = tuple("z" if at == place else part for at, part in enumerate(("a", "b", "c")))
+    assert answers.get(other) is None  # type: ignore[arg-type]
+
+
+def test_a_newer_one_takes_the_place() -> None:
+    answers, newer = Answers(), kept(body=b"ended", ended=True)
+    answers.put(KEYS[0], kept())
+    answers.put(KEYS[0], newer)
+    assert answers.get(KEYS[0]) is newer
+    assert answers.size_bytes == size_of(newer)
+
+
+def test_only_what_is_kept_is_renewed() -> None:
+    answers, newer = Answers(), kept(body=b"newer")
+
+    def never() -> Kept:
+        raise AssertionError("nobody asks for it, so it is not made")
+
+    answers.renew(KEYS[0], never)
+    assert answers.get(KEYS[0]) is None
+    answers.put(KEYS[0], kept())
+    answers.renew(KEYS[0], lambda: newer)
+    assert answers.get(KEYS[0]) is newer
+
+
+def test_what_is_dropped_is_gone() -> None:
+    answers = Answers()
+    answers.put(KEYS[0], kept())
+    answers.put(KEYS[1], kept(body=None))
+    answers.drop(KEYS[0])
+    answers.drop(KEYS[0])
+    assert answers.get(KEYS[0]) is None
+    assert answers.size_bytes == size_of(kept(body=None))
+    answers.clear()
+    assert answers.get(KEYS[1]) is None
+    assert answers.size_bytes == 0
+
+
+def test_what_was_asked_for_longest_ago_makes_room() -> None:
+    answers = Answers(max_bytes=3 * size_of(kept()))
+    for key in KEYS[:3]:
+        answers.put(key, kept())
+    answers.get(KEYS[0])
+    answers.put(KEYS[3], kept())
+    assert [key for key in KEYS if answers.get(key) is not None] == [KEYS[0], KEYS[2], KEYS[3]]
+
+
+def test_an_answer_larger_than_all_the_room_is_kept_alone() -> None:
+    answers, large = Answers(max_bytes=1_000), kept(body=b"x" * 5_000)
+    answers.put(KEYS[0], kept())
+    answers.put(KEYS[1], large)
+    assert answers.get(KEYS[0]) is None
+    assert answers.get(KEYS[1]) is large
+    answers.put(KEYS[2], kept())
+    assert answers.get(KEYS[1]) is None
+
+
+def test_neither_the_body_nor_what_it_says_is_shown() -> None:
+    assert "secret" not in repr(kept(body=b"secret"))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["put", "renew", "drop", "get"]), st.sampled_from(KEYS), st.integers(0, 900)))
+)
+def test_the_count_of_bytes_is_right_whatever_is_done(steps: list[tuple[str, tuple[str, str, str], int]]) -> None:
+    answers = Answers(max_bytes=2_500)
+    for what, key, size in steps:
+        if what == "put":
+            answers.put(key, kept(body=b"x" * size))
+        elif what == "renew":
+            answers.renew(key, lambda size=size: kept(body=b"x" * size))  # type: ignore[misc]
+        elif what == "drop":
+            answers.drop(key)
+        else:
+            answers.get(key)
+        there = [answer for each in KEYS if (answer := answers._kept.get(each)) is not None]
+        assert answers.size_bytes == size_of(*there)
+        assert answers.size_bytes <= 2_500

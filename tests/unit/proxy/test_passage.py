@@ -1,0 +1,89 @@
+"""What is passed on comes whole: on real sockets, to the last byte."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import aiohttp
+import pytest
+
+from relay.errors import NoAnswer
+from relay.proxy.passage import Passage, PassedAnswer, PassedRequest
+
+BODY = b"".join(b"%08d" % n for n in range(300_000))
+Answering = Callable[[], Awaitable[PassedAnswer]]
+
+
+@pytest.fixture
+async def answering() -> AsyncIterator[Callable[[int], Answering]]:
+    """An upstream that says it answers with BODY, and sends so many bytes of it: what asks it once."""
+    passages: list[Passage] = []
+    servers: list[asyncio.Server] = []
+
+    def of(size_bytes: int) -> Answering:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+            writer.write(BODY[:size_bytes])
+            await writer.drain()
+            writer.close()
+
+        async def ask() -> PassedAnswer:
+            server = await asyncio.start_server(connected, "127.0.0.1", 0)
+            servers.append(server)
+            port = server.sockets[0].getsockname()[1]
+            passage = Passage(f"http://127.0.0.1:{port}", clock=lambda: 0.0, node_id="node")
+            passages.append(passage)
+            return await passage.send(PassedRequest(method="GET", target="/", headers=[]))
+
+        return ask
+
+    yield of
+    for passage in passages:
+        await passage.close()
+    for server in servers:
+        server.close()
+
+
+async def test_an_answer_is_read_whole(answering: Callable[[int], Answering]) -> None:
+    answer = await answering(len(BODY))()
+    assert await answer.read(len(BODY)) == (BODY, True)
+    answer.close()
+
+
+@pytest.mark.parametrize("max_bytes", [0, 1, 1 << 20, len(BODY) - 1])
+async def test_what_is_not_read_of_a_long_answer_is_there_to_be_passed_on(
+    answering: Callable[[int], Answering], max_bytes: int
+) -> None:
+    answer = await answering(len(BODY))()
+    begun, is_whole = await answer.read(max_bytes)
+    gc.collect()  # an iterator that was left on the way would end now, and the answer with it
+    await asyncio.sleep(0)
+    rest = b"".join([part async for part in answer.body()])
+    assert begun + rest == BODY
+    assert len(begun) > max_bytes
+    assert not is_whole
+    answer.close()
+
+
+async def test_an_answer_that_breaks_off_is_none(answering: Callable[[int], Answering]) -> None:
+    answer = await answering(len(BODY) // 2)()
+    with pytest.raises(NoAnswer):
+        await answer.read(len(BODY))
+    answer = await answering(len(BODY) // 2)()
+    begun, is_whole = await answer.read(1000)
+    assert (len(begun) > 1000, is_whole) == (True, False)
+    with pytest.raises(NoAnswer):
+        _ = [part async for part in answer.body()]
+
+
+async def test_what_came_before_an_answer_broke_off_is_passed_on(answering: Callable[[int], Answering]) -> None:
+    answer = await answering(1000)()
+    content = answer._response.content
+    if content.exception() is None:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await asyncio.wait_for(content.wait_eof(), 10)
+    parts = answer.body()
+    assert await anext(parts) == BODY[:1000]
+    with pytest.raises(NoAnswer):
+        await anext(parts)

@@ -1,0 +1,75 @@
+"""Which answers are passed on whole: those of which nothing is still to come."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from relay.clock import wall_clock
+from relay.errors import NoAnswer
+from relay.proxy.passage import MAX_KEPT_URL_CHARACTERS, Passage, PassedRequest
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+
+
+@asynccontextmanager
+async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) -> AsyncIterator[Passage]:
+    """A passage to one that answers each request with these writes, a moment between them, and then closes."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if targets is not None:
+            targets.append(head.split(b" ")[1])
+        for number, part in enumerate(writes):
+            if number:
+                await asyncio.sleep(0.05)
+            writer.write(part)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    passage = Passage(f"http://127.0.0.1:{port}", clock=wall_clock, node_id="node-1")
+    try:
+        yield passage
+    finally:
+        await passage.close()
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("writes", "at_hand"),
+    [
+        ([HEAD + b"whole"], b"whole"),
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], b""),
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n"], b"whole"),
+        ([HEAD, b"whole"], None),
+        ([HEAD + b"who", b"le"], None),
+    ],
+)
+async def test_what_came_with_the_head_is_at_hand_and_the_rest_is_streamed(writes, at_hand):
+    async with upstream(writes) as passage:
+        answer = await passage.send(PassedRequest(method="GET", target="/x", headers=[]))
+        assert answer.at_hand() == at_hand
+        if at_hand is None:
+            assert b"".join([part async for part in answer.body()]) == b"whole"
+        answer.close()
+
+
+async def test_an_answer_that_breaks_off_is_not_at_hand():
+    async with upstream([HEAD + b"who"]) as passage:
+        answer = await passage.send(PassedRequest(method="GET", target="/x", headers=[]))
+        assert answer.at_hand() is None
+        with pytest.raises(NoAnswer):
+            [part async for part in answer.body()]
+
+
+async def test_a_target_goes_out_as_it_came_each_time():
+    targets: list[bytes] = []
+    odd = ["/a%2Fb/../c?x=%20+&y", f"/{'l' * MAX_KEPT_URL_CHARACTERS}?%7e"]
+    async with upstream([HEAD + b"whole"], targets) as passage:
+        for target in odd * 2:
+            (await passage.send(PassedRequest(method="GET", target=target, headers=[]))).close()
+    assert targets == [target.encode() for target in odd * 2]

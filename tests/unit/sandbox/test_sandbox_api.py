@@ -1,0 +1,680 @@
+"""The sandbox over HTTP: Revor's API v1 as documented, and the sandbox's own calls."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from relay.clock import from_rfc3339
+from relay.sandbox.fate import Fates, Mix
+from relay.sandbox.faults import KINDS
+from relay.sandbox.idempotency import Originals
+from relay.sandbox.life import Ways
+from relay.sandbox.server import MAX_BODY_BYTES, Sandbox, create_app
+from relay.sandbox.wire import Answer, ConnectionCut
+from relay.sandbox.world import World
+
+SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
+NOW = 1_779_271_200.0  # 2026-05-20T10:00:00Z
+
+ACCOUNTS = "/api/v1/connect/accounts"
+DISPATCHES = "/api/v1/outreach/dispatches"
+LIKES = "/api/v1/outreach/linkedin/post-likes"
+JOBS = "/api/v1/outreach/jobs/"
+EMAIL = SAMPLES["create_dispatch_request_email"]["body"]
+LIKE = SAMPLES["post_like_request"]["body"]
+KEY = {"Authorization": "Bearer sk-revor-acme"}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Peer(TestClient):
+    """A client of one sandbox whose clock stands still until a test moves it."""
+
+    def __init__(self, clock: Clock, app: Any) -> None:
+        super().__init__(app)
+        self.clock = clock
+
+    def create(self, body: Any = EMAIL, path: str = DISPATCHES, **headers: str) -> Any:
+        return self.post(path, json=body, headers={**KEY, **{k.replace("_", "-"): v for k, v in headers.items()}})
+
+    def job(self, job_id: str, **more: Any) -> Any:
+        return self.get(JOBS + job_id, headers=more.get("headers", KEY))
+
+    def fault(self, **body: Any) -> Any:
+        response = self.post("/_sandbox/faults", json=body)
+        assert response.status_code == 201, response.text
+        return response.json()["fault"]
+
+    def script(self, **body: Any) -> list[dict[str, Any]]:
+        response = self.post("/_sandbox/jobs", json={"account": "acme", **body})
+        assert response.status_code == 201, response.text
+        items: list[dict[str, Any]] = response.json()["items"]
+        return items
+
+
+MakePeer = Callable[..., Peer]
+
+
+@pytest.fixture
+def make_peer() -> MakePeer:
+    def make(**more: Any) -> Peer:
+        clock = Clock()
+        return Peer(clock, Sandbox(**{"seed": 1, "rate_limit": (1000, 60.0), **more}).app(clock=clock))
+
+    return make
+
+
+@pytest.fixture
+def peer(make_peer: MakePeer) -> Peer:
+    return make_peer()
+
+
+def refused(response: Any, status: int, code: str) -> None:
+    body = response.json()
+    assert (response.status_code, body["error"]["code"]) == (status, code)
+    assert list(body) == ["ok", "error"]
+    assert body["ok"] is False
+    assert list(body["error"]) == ["code", "message", "request_id"]
+    assert body["error"]["request_id"].startswith("req_")
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "api_key_missing"),
+        ({"Authorization": "Bearer "}, "api_key_missing"),
+        ({"Authorization": "Basic c2stcmV2b3ItYWNtZQ=="}, "api_key_missing"),
+        ({"Authorization": "Bearer nonsense"}, "api_key_invalid"),
+        ({"x-api-key": "sk-revor-"}, "api_key_invalid"),
+        ({"x-api-key": "sk-revor-" + "x" * 300}, "api_key_invalid"),
+        ({"x-api-key": "sk-revor-expired-acme"}, "api_key_expired"),
+        ({"Authorization": "Bearer sk-revor-revoked"}, "api_key_revoked"),
+        ({"Authorization": "Bearer nonsense", "x-api-key": "sk-revor-acme"}, "api_key_invalid"),
+    ],
+)
+def test_401(peer: Peer, headers: dict[str, str], code: str) -> None:
+    response = peer.get(ACCOUNTS, headers=headers)
+    refused(response, 401, code)
+    assert response.headers["X-RateLimit-Remaining"] == "1000"
+
+
+def test_the_error_envelope_is_the_documented_one(peer: Peer) -> None:
+    sample = SAMPLES["error_envelope"]
+    response = peer.get(ACCOUNTS, headers={"x-api-key": "wrong"})
+    body = response.json()
+    body["error"]["request_id"] = "req_xxx"
+    assert (response.status_code, body) == (sample["http"], sample["body"])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer sk-revor-acme"},
+        {"authorization": "bearer sk-revor-acme-second"},
+        {"x-api-key": "sk-revor-acme"},
+        {"Authorization": "Basic eA==", "x-api-key": "sk-revor-acme"},
+    ],
+)
+def test_both_headers_and_every_key_of_the_account_see_its_jobs(peer: Peer, headers: dict[str, str]) -> None:
+    job_id = peer.create().json()["item"]["id"]
+    assert peer.job(job_id, headers=headers).status_code == 200
+
+
+def test_with_both_headers_bearer_wins(peer: Peer) -> None:
+    job_id = peer.create().json()["item"]["id"]
+    both = {"Authorization": "Bearer sk-revor-acme", "x-api-key": "sk-revor-other"}
+    assert peer.job(job_id, headers=both).status_code == 200
+    both = {"Authorization": "Bearer sk-revor-other", "x-api-key": "sk-revor-acme"}
+    refused(peer.job(job_id, headers=both), 404, "external_api_job_not_found")
+
+
+def test_a_read_only_key_reads_and_may_not_create(peer: Peer) -> None:
+    job_id = peer.create().json()["item"]["id"]
+    key = {"Authorization": "Bearer sk-revor-readonly-acme"}
+    assert peer.job(job_id, headers=key).status_code == 200
+    refused(peer.post(DISPATCHES, json=EMAIL, headers=key), 403, "permission_denied")
+    refused(peer.post(DISPATCHES, json=EMAIL, headers={"x-api-key": "sk-revor-readonly"}), 403, "permission_denied")
+
+
+# Connect accounts
+
+
+def test_accounts_as_documented(peer: Peer) -> None:
+    body = peer.get(f"{ACCOUNTS}?channel=linkedin&can_send=true", headers=KEY).json()
+    body["request_id"] = "req_xxx"
+    assert body == SAMPLES["accounts"]["body"]
+    assert list(body) == list(SAMPLES["accounts"]["body"])
+
+
+@pytest.mark.parametrize(
+    ("query", "channels"),
+    [
+        ("", ["linkedin", "email", "whatsapp", "linkedin"]),
+        ("?channel=email", ["email"]),
+        ("?can_send=false", ["linkedin"]),
+        ("?channel=whatsapp&can_send=false", []),
+    ],
+)
+def test_account_filters(peer: Peer, query: str, channels: list[str]) -> None:
+    items = peer.get(ACCOUNTS + query, headers=KEY).json()["items"]
+    assert [item["channel"] for item in items] == channels
+
+
+def test_account_filters_that_are_wrong(peer: Peer) -> None:
+    refused(peer.get(f"{ACCOUNTS}?channel=fax", headers=KEY), 400, "invalid_channel")
+    refused(peer.get(f"{ACCOUNTS}?can_send=maybe", headers=KEY), 400, "invalid_can_send")
+
+
+# Creating
+
+
+@pytest.mark.parametrize("channel", ["email", "linkedin", "whatsapp"])
+def test_the_documented_dispatches_word_for_word(peer: Peer, channel: str) -> None:
+    response = peer.create(SAMPLES[f"create_dispatch_request_{channel}"]["body"])
+    sample = SAMPLES["create_response"]
+    assert response.status_code == sample["http"]
+    body = response.json()
+    assert body["request_id"].startswith("req_")
+    body["request_id"], body["item"]["id"] = "req_xxx", "job_uuid"
+    assert body == {**sample["body"], "item": {**sample["body"]["item"], "channel": channel}}
+    assert list(body["item"]) == list(sample["body"]["item"])
+
+
+def test_the_documented_post_like_word_for_word(peer: Peer) -> None:
+    response = peer.create(LIKE, LIKES)
+    assert response.status_code == 202
+    item = response.json()["item"]
+    assert (item["status"], item["action"], item["channel"]) == ("queued", "outreach.linkedin.post_like", "linkedin")
+
+
+def test_jobs_of_a_channel_share_a_lane_whatever_the_call(peer: Peer) -> None:
+    peer.create(LIKE, LIKES)
+    linkedin = SAMPLES["create_dispatch_request_linkedin"]["body"]
+    item = peer.create({**linkedin, "min_channel_task_interval_seconds": 200}).json()["item"]
+    assert item["scheduled_at"] == "2026-05-20T10:03:20.000Z"
+    assert peer.create().json()["item"]["scheduled_at"] == "2026-05-20T10:00:00.000Z"
+
+
+def without(body: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        None,
+        "text",
+        {},
+        without(EMAIL, "account_id"),
+        without(EMAIL, "channel"),
+        without(EMAIL, "action"),
+        without(EMAIL, "recipient"),
+        without(EMAIL, "content"),
+        {**EMAIL, "account_id": " "},
+        {**EMAIL, "channel": "fax"},
+        {**EMAIL, "action": "dispatch"},
+        {**EMAIL, "channel": "linkedin"},  # its recipient has an address, no profile_url
+        {**EMAIL, "recipient": "alex@example.com"},
+        {**EMAIL, "recipient": {"address": 3}},
+        {**EMAIL, "recipient": {"address": "a@example.com", "name": 3}},
+        {**EMAIL, "content": {"subject": "No text"}},
+        {**EMAIL, "content": {"text": ""}},
+        {**EMAIL, "content": {"text": "x", "attachments": "file"}},
+        {**EMAIL, "metadata": [1]},
+        {**EMAIL, "min_channel_task_interval_seconds": 86_401},
+        {**EMAIL, "min_channel_task_interval_seconds": 60.5},
+        {**EMAIL, "min_channel_task_interval_seconds": True},
+    ],
+)
+def test_a_dispatch_that_is_wrong(peer: Peer, body: Any) -> None:
+    refused(peer.create(body), 400, "invalid_request")
+    assert peer.get("/_sandbox/jobs").json()["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        without(LIKE, "profile_url"),
+        without(LIKE, "content"),
+        {**LIKE, "topic": "sales"},
+        {**LIKE, "post_limit": 51},
+        {**LIKE, "post_limit": 0},
+        {**LIKE, "locale": "de"},
+        {**LIKE, "account_id": 3},
+    ],
+)
+def test_a_post_like_that_is_wrong(peer: Peer, body: Any) -> None:
+    refused(peer.create(body, LIKES), 400, "invalid_request")
+
+
+@pytest.mark.parametrize("subject", ["content", "topic", "intent"])
+def test_a_post_like_with_the_least_it_needs(peer: Peer, subject: str) -> None:
+    body = {"profile_url": LIKE["profile_url"], subject: "x", "unknown": 1}
+    assert peer.create(body, LIKES).status_code == 202
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_body_that_is_no_json(peer: Peer, content: bytes) -> None:
+    refused(peer.post(DISPATCHES, content=content, headers=KEY), 400, "invalid_request")
+
+
+def test_a_body_that_is_too_large(peer: Peer) -> None:
+    response = peer.post(DISPATCHES, content=b" " * (MAX_BODY_BYTES + 1), headers=KEY)
+    refused(response, 400, "invalid_request")
+    assert "X-RateLimit-Limit" in response.headers
+
+
+def test_senders_that_do_not_fit(peer: Peer) -> None:
+    refused(peer.create({**EMAIL, "account_id": "connect_account_nobody"}), 404, "account_not_found")
+    refused(peer.create({**EMAIL, "account_id": "connect_account_whatsapp"}), 409, "account_channel_conflict")
+    refused(peer.create({**LIKE, "account_id": "connect_account_email"}, LIKES), 409, "account_channel_conflict")
+    refused(peer.create({**LIKE, "account_id": "connect_account_signed_out"}, LIKES), 409, "account_cannot_send")
+    assert peer.create({**EMAIL, "account_id": "connect_account_email"}).status_code == 202
+
+
+def test_a_full_world_is_503() -> None:
+    peer = Peer(Clock(), create_app(World(max_jobs=1), rate_limit=None, clock=Clock()))
+    assert peer.create().status_code == 202
+    refused(peer.create(), 503, "task_unavailable")
+
+
+# Idempotency
+
+
+def test_the_same_key_and_body_get_the_original_answer(peer: Peer) -> None:
+    first = peer.create(idempotency_key="one")
+    again = peer.create(dict(reversed(EMAIL.items())), idempotency_key="one")
+    assert (again.status_code, again.content) == (202, first.content)
+    assert len(peer.get("/_sandbox/jobs").json()["jobs"]) == 1
+    assert peer.create(idempotency_key="two").json()["item"]["id"] != first.json()["item"]["id"]
+
+
+def test_another_body_is_a_conflict(peer: Peer) -> None:
+    peer.create(idempotency_key="one")
+    refused(peer.create({**EMAIL, "metadata": {"a": 1}}, idempotency_key="one"), 409, "idempotency_conflict")
+
+
+def test_a_key_belongs_to_a_path_and_an_api_key(peer: Peer) -> None:
+    first = peer.create(idempotency_key="one").json()["item"]["id"]
+    assert peer.create(LIKE, LIKES, idempotency_key="one").status_code == 202
+    other = peer.post(DISPATCHES, json=EMAIL, headers={"x-api-key": "sk-revor-acme-2", "Idempotency-Key": "one"})
+    assert other.json()["item"]["id"] != first
+
+
+def test_a_refusal_is_not_kept(peer: Peer) -> None:
+    peer.fault(kind="503", method="POST")
+    refused(peer.create(idempotency_key="one"), 503, "task_unavailable")
+    refused(peer.create({}, idempotency_key="one"), 400, "invalid_request")
+    assert peer.create(idempotency_key="one").status_code == 202
+
+
+def test_an_overlong_key(peer: Peer) -> None:
+    refused(peer.create(idempotency_key="k" * 256), 400, "invalid_request")
+
+
+def test_the_answers_kept_are_bounded() -> None:
+    originals = Originals(max_answers=1)
+    first = {"api_key": "k", "path": "/", "name": "one", "body": {}}
+    second = {**first, "name": "two"}
+    for place in (first, second):
+        originals.keep(Answer(status=202, body=b""), **place)
+    assert originals.find(**first) is None
+    assert originals.find(**second) is not None
+
+
+# Reading
+
+
+def test_a_job_as_documented(peer: Peer) -> None:
+    (made,) = peer.script(channel="email", final="succeeded", attempt_failures=0, run_seconds=7, start_delay_seconds=1)
+    peer.clock.now += 8
+    body = peer.job(made["id"]).json()
+    expected = SAMPLES["job_succeeded"]["body"]
+    body["request_id"], body["item"]["id"] = "req_xxx", "job_uuid"
+    body["item"]["result"]["message_id"] = "message_xxx"
+    assert body == expected
+    assert list(body["item"]) == list(expected["item"])
+
+
+def test_jobs_that_one_may_not_see(peer: Peer) -> None:
+    job_id = peer.create().json()["item"]["id"]
+    refused(peer.job(job_id, headers={"x-api-key": "sk-revor-other"}), 404, "external_api_job_not_found")
+    refused(peer.job("00000000-0000-4000-8000-000000000000"), 404, "external_api_job_not_found")
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/nothing", "/api/v1/outreach/jobs/", "/api/v1/outreach/jobs/a/b", "/api/v2/x"]
+)
+def test_unknown_paths(peer: Peer, path: str) -> None:
+    refused(peer.get(path, headers=KEY), 404, "not_found")
+
+
+def test_paths_outside_the_api_need_no_key(peer: Peer) -> None:
+    refused(peer.get("/"), 404, "not_found")
+    refused(peer.get("/_sandbox/nothing"), 404, "not_found")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", DISPATCHES), ("POST", ACCOUNTS), ("DELETE", JOBS + "x")])
+def test_wrong_methods(peer: Peer, method: str, path: str) -> None:
+    refused(peer.request(method, path, headers=KEY), 405, "method_not_allowed")
+
+
+def test_request_ids_are_unique_and_follow_the_seed(make_peer: MakePeer) -> None:
+    def ids() -> list[str]:
+        peer = make_peer()
+        return [peer.get(ACCOUNTS, headers=KEY).json()["request_id"] for _ in range(5)]
+
+    assert ids() == ids()
+    assert len(set(ids())) == 5
+
+
+# Limits
+
+
+def test_the_rate_limit_over_http(make_peer: MakePeer) -> None:
+    peer = make_peer(rate_limit=(2, 60.0), account_rate_limit=3)
+    first = peer.get(ACCOUNTS, headers=KEY)
+    assert {name: value for name, value in first.headers.items() if "ratelimit" in name} == {
+        "x-ratelimit-limit": "2",
+        "x-ratelimit-remaining": "1",
+        "x-ratelimit-window-ms": "60000",
+        "x-user-ratelimit-limit": "3",
+        "x-user-ratelimit-remaining": "2",
+    }
+    assert "retry-after" not in first.headers
+    refused(peer.job("x"), 404, "external_api_job_not_found")
+    peer.clock.now += 12.5
+    third = peer.create()
+    refused(third, 429, "api_rate_limit_exceeded")
+    assert third.headers["retry-after"] == "48"
+    second_key = {"x-api-key": "sk-revor-acme-2"}
+    assert peer.get(ACCOUNTS, headers=second_key).status_code == 200
+    refused(peer.get(ACCOUNTS, headers=second_key), 429, "api_rate_limit_exceeded")  # the account's
+    peer.clock.now += 48
+    assert peer.create().status_code == 202
+
+
+def test_speed_divides_the_window_and_retry_after(make_peer: MakePeer) -> None:
+    peer = make_peer(rate_limit=(1, 60.0), speed=60.0)
+    assert peer.get(ACCOUNTS, headers=KEY).headers["x-ratelimit-window-ms"] == "1000"
+    peer.clock.now += 0.25
+    response = peer.get(ACCOUNTS, headers=KEY)
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "0.750"
+
+
+def test_the_limit_may_count_reads_of_jobs_only(make_peer: MakePeer) -> None:
+    peer = make_peer(rate_limit=(1, 60.0), limit_reads_only=True)
+    for _ in range(3):
+        response = peer.create()
+        assert response.status_code == 202
+        assert response.headers["x-ratelimit-remaining"] == "1"
+    assert peer.job(response.json()["item"]["id"]).status_code == 200
+    refused(peer.job("x"), 429, "api_rate_limit_exceeded")
+    assert peer.create().headers["x-ratelimit-remaining"] == "0"
+
+
+def test_without_a_limit_there_are_no_headers(make_peer: MakePeer) -> None:
+    response = make_peer(rate_limit=None).get(ACCOUNTS, headers=KEY)
+    assert not [name for name in response.headers if "ratelimit" in name]
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("429", 429, "api_rate_limit_exceeded"),
+        ("500", 500, "internal_error"),
+        ("503", 503, "task_unavailable"),
+        ("403", 403, "permission_denied"),
+        ("404", 404, "external_api_job_not_found"),
+        ("revoked_key", 401, "api_key_revoked"),
+    ],
+)
+def test_faults_that_refuse(peer: Peer, kind: str, status: int, code: str) -> None:
+    job_id = peer.create().json()["item"]["id"]
+    peer.fault(kind=kind, count=2)
+    refused(peer.job(job_id), status, code)
+    refused(peer.create(), status, code)
+    assert peer.job(job_id).status_code == 200
+    assert len(peer.get("/_sandbox/jobs").json()["jobs"]) == 1  # the refused creation made nothing
+
+
+def test_a_429_fault_looks_like_one(peer: Peer) -> None:
+    peer.fault(kind=429)
+    peer.fault(kind=429, retry_after_seconds=0.5)
+    peer.fault(kind=503, retry_after_seconds=7)
+    first, second, third = (peer.get(ACCOUNTS, headers=KEY) for _ in range(3))
+    assert (first.headers["retry-after"], first.headers["x-ratelimit-remaining"]) == ("1", "0")
+    assert second.headers["retry-after"] == "0.500"
+    assert (third.status_code, third.headers["retry-after"]) == (503, "7")
+
+
+def test_a_502_is_a_page_and_may_come_after_the_effect(peer: Peer) -> None:
+    peer.fault(kind="502", after_effect=True)
+    response = peer.create(idempotency_key="one")
+    assert response.status_code == 502
+    assert response.headers["content-type"] == "text/html"
+    (job,) = peer.get("/_sandbox/jobs").json()["jobs"]
+    assert peer.create(idempotency_key="one").json()["item"]["id"] == job["id"]
+
+
+def test_bodies_that_are_spoiled(peer: Peer) -> None:
+    job_id = peer.create().json()["item"]["id"]
+    peer.fault(kind="malformed_json")
+    with pytest.raises(json.JSONDecodeError):
+        peer.job(job_id).json()
+    peer.fault(kind="wrong_content_type")
+    page = peer.job(job_id)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    peer.fault(kind="oversized", size_bytes=300_000)
+    large = peer.job(job_id)
+    assert len(large.content) == 300_000
+    assert large.json()["item"]["id"] == job_id
+
+
+def test_a_status_never_seen_before(peer: Peer) -> None:
+    job_id = peer.create().json()["item"]["id"]
+    peer.fault(kind="unknown_status")
+    peer.fault(kind="unknown_status", status_value="dreaming")
+    assert peer.get(ACCOUNTS, headers=KEY).status_code == 200  # loses no count
+    assert [peer.job(job_id).json()["item"]["status"] for _ in range(3)] == ["awaiting_approval", "dreaming", "queued"]
+
+
+def test_a_job_that_goes_back(peer: Peer) -> None:
+    (made,) = peer.script(final="succeeded", attempt_failures=0, start_delay_seconds=1, run_seconds=7)
+    peer.fault(kind="status_back")
+    assert peer.job(made["id"]).json()["item"]["status"] == "queued"  # nothing to go back to: loses no count
+    peer.clock.now += 2
+    assert [peer.job(made["id"]).json()["item"]["status"] for _ in range(2)] == ["queued", "running"]
+    peer.fault(kind="status_back")
+    peer.clock.now += 6
+    items = [peer.job(made["id"]).json()["item"] for _ in range(2)]
+    assert [item["status"] for item in items] == ["running", "succeeded"]
+    assert items[0]["finished_at"] is None
+
+
+@pytest.mark.parametrize(("after_effect", "jobs"), [(True, 1), (False, 0)])
+def test_a_time_out_before_or_after_the_effect(peer: Peer, after_effect: bool, jobs: int) -> None:
+    peer.fault(kind="timeout", hold_seconds=0, after_effect=after_effect)
+    with pytest.raises(ConnectionCut):
+        peer.create()
+    assert len(peer.get("/_sandbox/jobs").json()["jobs"]) == jobs
+    assert peer.get("/_sandbox/requests").json()["by_status"] == {"0": 1}
+
+
+def test_the_calls_of_the_fault_book(peer: Peer) -> None:
+    made = peer.fault(kind="500", share=0.5, path_prefix="/api/v1/outreach", method="get")
+    assert (made["id"], made["share"], made["count"], made["method"]) == (1, 0.5, None, "GET")
+    peer.fault(kind="timeout")
+    assert [f["kind"] for f in peer.get("/_sandbox/faults").json()["faults"]] == ["500", "timeout"]
+    assert peer.delete("/_sandbox/faults/1").json()["cleared"] == 1
+    assert peer.delete("/_sandbox/faults").json()["cleared"] == 1
+    assert peer.get("/_sandbox/faults").json() == {"ok": True, "faults": [], "kinds": list(KINDS)}
+    wrong = peer.post("/_sandbox/faults", json={"kind": "fire"})
+    assert wrong.status_code == 400
+    assert "slow_drip" in wrong.json()["error"]["message"]
+    assert peer.post("/_sandbox/faults", content=b"{").status_code == 400
+    assert peer.post("/_sandbox/faults", content=b" " * 70_000).status_code == 400
+
+
+# The sandbox's own calls
+
+
+def test_the_overview(peer: Peer) -> None:
+    peer.create()
+    told = peer.get("/_sandbox").json()
+    assert (told["seed"], told["speed"], told["jobs"], told["now"]) == (1, 1.0, 1, "2026-05-20T10:00:00.000Z")
+
+
+def test_the_truth_agrees_with_every_read() -> None:
+    clock = Clock()
+    fates = Fates(mix=Mix(succeeded=1, retried=1, failed=1, cancelled=1))
+    world = World(seed=4, ways=Ways(speed=60), fates=fates)
+    peer = Peer(clock, create_app(world, rate_limit=None, clock=clock))
+    for _ in range(25):
+        peer.create()
+    jobs = peer.get("/_sandbox/jobs").json()["jobs"]
+    assert len(jobs) == 25
+    for job in jobs:
+        assert job["finished"] is False
+        for transition in job["transitions"]:
+            clock.now = transition["at_epoch_seconds"]
+            assert from_rfc3339(transition["at"]) == pytest.approx(clock.now)
+            assert peer.job(job["id"]).json()["item"]["status"] == transition["status"]
+        assert peer.job(job["id"]).json()["item"] == job["final_item"]
+        assert peer.get(f"/_sandbox/jobs/{job['id']}").json()["job"]["finished"] is True
+    assert peer.get("/_sandbox/jobs/none").status_code == 404
+
+
+def test_the_truth_has_the_digest_of_the_body_that_made_a_job(peer: Peer) -> None:
+    body = orjson.dumps({**EMAIL, "content": {"text": "one of a kind"}})
+    headers = {**KEY, "Content-Type": "application/json", "Idempotency-Key": "one"}
+    for _ in range(2):
+        assert peer.post(DISPATCHES, content=body, headers=headers).status_code == 202
+    peer.script()
+    digests = [job["body_digest"] for job in peer.get("/_sandbox/jobs").json()["jobs"]]
+    assert digests == [f"sha256:{sha256(body).hexdigest()}", None]
+
+
+def test_the_truth_comes_in_pages(peer: Peer) -> None:
+    peer.script(count=5)
+    first = peer.get("/_sandbox/jobs?limit=3").json()
+    second = peer.get(f"/_sandbox/jobs?limit=3&after={first['next_after']}").json()
+    assert [job["index"] for job in first["jobs"] + second["jobs"]] == [0, 1, 2, 3, 4]
+    assert (first["next_after"], second["next_after"]) == (2, None)
+    assert peer.get("/_sandbox/jobs?limit=x").status_code == 400
+
+
+def test_scripted_jobs(peer: Peer) -> None:
+    made = peer.script(
+        count=2,
+        channel="whatsapp",
+        final="failed",
+        attempt_failures=1,
+        error_code="insufficient_credits",
+        run_seconds=2,
+        start_delay_seconds=1,
+        retry_pause_seconds=3,
+        waiting_status="scheduled",
+        in_lane=False,
+    )
+    for item in made:
+        job = peer.get(f"/_sandbox/jobs/{item['id']}").json()["job"]
+        assert [(t["status"], round(t["at_epoch_seconds"] - NOW, 3)) for t in job["transitions"]] == [
+            ("queued", 0),
+            ("running", 1),
+            ("scheduled", 3),
+            ("running", 7),
+            ("failed", 9),
+        ]
+        assert job["final_item"]["error"]["code"] == "insufficient_credits"
+        assert job["failed_attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {"count": 0},
+        {"count": 10_001},
+        {"count": True},
+        {"account": "a-b"},
+        {"account": 3},
+        {"channel": "fax"},
+        {"channel": []},
+        {"action": "other"},
+        {"final": "lost"},
+        {"final": "cancelled", "attempt_failures": 1},
+        {"error_code": "other"},
+        {"run_seconds": -1},
+        {"run_seconds": "1"},
+        {"run_seconds": 1e9},
+        {"skipped": 1},
+        {"in_lane": "no"},
+        {"runs_seconds": 1},
+    ],
+)
+def test_scripts_that_are_wrong(peer: Peer, body: Any) -> None:
+    assert peer.post("/_sandbox/jobs", json=body).status_code == 400
+
+
+def test_a_full_world_takes_no_scripts() -> None:
+    peer = Peer(Clock(), create_app(World(max_jobs=1), rate_limit=None, clock=Clock()))
+    assert peer.post("/_sandbox/jobs", json={"count": 2}).status_code == 503
+
+
+def test_requests_are_counted(make_peer: MakePeer) -> None:
+    peer = make_peer(rate_limit=(2, 60.0))
+    job_id = peer.create().json()["item"]["id"]
+    peer.job(job_id)
+    peer.job(job_id)
+    peer.get(ACCOUNTS)
+    peer.get("/_sandbox/jobs")
+    assert peer.get("/_sandbox/requests").json() == {
+        "ok": True,
+        "total": 4,
+        "job_reads": 2,
+        "by_kind": {"GET accounts": 1, "GET job": 2, "POST dispatch": 1},
+        "by_status": {"200": 1, "202": 1, "401": 1, "429": 1},
+        "counts": [
+            {"method": "GET", "kind": "accounts", "status": 401, "count": 1},
+            {"method": "GET", "kind": "job", "status": 200, "count": 1},
+            {"method": "GET", "kind": "job", "status": 429, "count": 1},
+            {"method": "POST", "kind": "dispatch", "status": 202, "count": 1},
+        ],
+    }
+    assert peer.delete("/_sandbox/requests").json()["total"] == 0
+
+
+@pytest.mark.parametrize("mode", ["start", "end"])
+def test_how_attempts_are_counted_is_a_setting(make_peer: MakePeer, mode: str) -> None:
+    peer = make_peer(count_attempts=mode)
+    (made,) = peer.script(final="succeeded", start_delay_seconds=1, run_seconds=7)
+    peer.clock.now += 2
+    assert peer.job(made["id"]).json()["item"]["attempt_count"] == (1 if mode == "start" else 0)
+
+
+def test_a_socket_is_closed(peer: Peer) -> None:
+    with pytest.raises(WebSocketDisconnect) as error, peer.websocket_connect("/api/v1/x"):
+        pass
+    assert error.value.code == 1000

@@ -1,0 +1,547 @@
+"""The server's own limits, on real sockets: what one client sends or holds back costs a bounded amount."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from relay.server.protocol import HALF_CLOSE_SECONDS, PART_BYTES, Limits
+from relay.server.sockets import make_server
+from tests.support.wire import Client, listening, request
+
+SHORT = Limits(head_seconds=0.3, body_seconds=0.3, keep_alive_seconds=1)
+ROOMY = Limits(head_seconds=60, body_seconds=60)
+HEAD = 32 * 1024
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+async def _bounded() -> AsyncIterator[None]:
+    async with asyncio.timeout(60):
+        yield
+
+
+@dataclass(kw_only=True)
+class App:
+    """Answers with what it was asked, after `hold`; `asked` are the paths, `bodies` what came, `left` who went away."""
+
+    asked: list[str] = field(default_factory=list)
+    headers: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    holding: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    url: str = ""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"]
+        self.asked.append(path)
+        self.headers.append(scope["headers"])
+        self.changed.set()
+        body, more = b"", path != "/unread"
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.left.append(path)
+                self.changed.set()
+                return
+            body += message["body"]
+            more = message["more_body"]
+        self.bodies.append(body)
+        if path.startswith("/hold"):
+            await self._hold(path, receive)
+        if path in self.left:
+            return
+        if path == "/endless":
+            await self._pour(path, receive, send)
+            return
+        said = path.encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
+        await send({"type": "http.response.body", "body": said})
+
+    async def _pour(self, path: str, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        watch = asyncio.create_task(receive())
+        while not watch.done():
+            await send({"type": "http.response.body", "body": bytes(PART_BYTES), "more_body": True})
+            await asyncio.sleep(0)
+        self.left.append(path)
+        self.changed.set()
+
+    async def _hold(self, path: str, receive: Any) -> None:
+        async def leave() -> None:
+            await receive()
+            self.left.append(path)
+            self.holding.set()
+            self.changed.set()
+
+        watch = asyncio.create_task(leave())
+        await self.holding.wait()
+        watch.cancel()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+@contextlib.asynccontextmanager
+async def served(limits: Limits) -> AsyncIterator[App]:
+    app = App()
+    server = make_server(app, shutdown_seconds=1, limits=limits)
+    with contextlib.closing(listening()) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        app.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield app
+        app.holding.set()
+        server.should_exit = True
+        await serving
+
+
+async def connect(app: App) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(app.url.rpartition(":")[2]))
+
+
+async def said(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the server closes."""
+    with contextlib.suppress(ConnectionError):
+        return await reader.read()
+    return b""
+
+
+async def poured(writer: asyncio.StreamWriter, parts: Callable[[], bytes], at_most: int) -> int:
+    """Sends until the server no longer takes it: how many bytes."""
+    count = 0
+    with contextlib.suppress(ConnectionError):
+        while count < at_most:
+            part = parts()
+            writer.write(part)
+            await writer.drain()
+            count += len(part)
+    return count
+
+
+async def answers(app: App) -> None:
+    """A fresh client gets its answer."""
+    async with Client(app.url) as client:
+        assert (await client.exchange(request("GET", "/fresh"))).body == b"/fresh"
+
+
+def rss_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize("size", [HEAD - 1, HEAD])
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_head_of_32_kib_is_taken(size: int, kept: bool) -> None:
+    async with served(ROOMY) as app, Client(app.url) as client:
+        if kept:
+            await client.exchange(request("GET", "/first"))
+        empty = len(request("GET", "/x", [("X-Long", "")]))
+        for raw in (
+            request("GET", "/x", [("X-Long", "v" * (size - empty))]),
+            request("GET", "/x?" + "q" * (size - empty - 1), [("X-Long", "")]),
+        ):
+            assert len(raw) == size
+            assert (await client.exchange(raw)).body == b"/x"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_larger_head_is_431(kept: bool) -> None:
+    async with served(ROOMY) as app:
+        for raw in (
+            request("GET", "/x", [("X-Long", "v" * HEAD)]),
+            request("GET", "/x?" + "q" * HEAD),
+            request("GET", "/x", [(f"X-{number}", "v" * 100) for number in range(400)]),
+            request("POST", "/x", [("X" * HEAD, "v")], b"{}"),
+        ):
+            async with Client(app.url) as client:
+                if kept:
+                    await client.exchange(request("GET", "/first"))
+                got = await client.exchange(raw)
+                assert (got.status, got.one("connection")) == (431, b"close")
+        assert set(app.asked) <= {"/first"}
+        await answers(app)
+
+
+ENDLESS: dict[str, tuple[bytes, Callable[[], bytes]]] = {
+    "header lines": (b"GET / HTTP/1.1\r\nHost: x\r\n", lambda: b"X-A: b\r\n" * 5_000),
+    "one header value": (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", lambda: b"v" * 50_000),
+    "one header name": (b"GET / HTTP/1.1\r\n", lambda: b"n" * 50_000),
+    "the URL": (b"GET /", lambda: b"u" * 50_000),
+    "empty lines": (b"", lambda: b"\r\n" * 25_000),
+    "a chunk's extension": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", lambda: b"e" * 50_000),
+    "trailers": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", lambda: b"X-T: t\r\n" * 5_000),
+    "one trailer": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: ", lambda: b"t" * 50_000),
+    "a body that nobody reads": (b"POST /unread HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n", lambda: b"b" * 50_000),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+async def test_what_never_ends_is_cut_off_and_costs_no_memory(name: str) -> None:
+    begin, more = ENDLESS[name]
+    limits = Limits(head_seconds=0.3, body_seconds=60) if "nobody reads" in name else ROOMY
+    async with served(limits) as app:
+        await answers(app)
+        before = rss_bytes()
+        streams = [await connect(app) for _ in range(5)]
+        for _, writer in streams:
+            writer.write(begin)
+        if "nobody reads" not in name:
+            sent = await asyncio.gather(*(poured(writer, more, 40 * MEBIBYTE) for _, writer in streams))
+            assert max(sent) < 40 * MEBIBYTE
+        else:
+            for reader, _ in streams:
+                await reader.readuntil(b"/unread")
+            await asyncio.gather(*(poured(writer, more, 1 << 40) for _, writer in streams))
+        assert rss_bytes() - before < 30 * MEBIBYTE
+        for _, writer in streams:
+            writer.close()
+        await answers(app)
+
+
+async def test_trailers_never_become_headers() -> None:
+    async with served(ROOMY) as app, Client(app.url) as client:
+        raw = request("POST", "/x", chunks=[b"ok"]).removesuffix(b"\r\n") + b"Authorization: Bearer x\r\n\r\n"
+        assert (await client.exchange(raw)).body == b"/x"
+        assert app.bodies == [b"ok"]
+        assert [name for name, _ in app.headers[0]] == [b"host", b"transfer-encoding"]
+
+
+async def test_a_large_body_in_any_framing_is_whole() -> None:
+    body = os.urandom(3 * MEBIBYTE)
+    async with served(ROOMY) as app, Client(app.url) as client:
+        for raw in (
+            request("POST", "/x", [], body),
+            request("POST", "/x", [], chunks=[body[at : at + 70_000] for at in range(0, len(body), 70_000)]),
+            request("POST", "/x", [], chunks=[bytes([each]) for each in body[:20_000]]),
+        ):
+            assert (await client.exchange(raw)).body == b"/x"
+        assert [len(each) for each in app.bodies] == [len(body), len(body), 20_000]
+        assert app.bodies[0] == app.bodies[1] == body
+
+
+# --- times
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n", b"POST / HTTP/1.1\r\nA"]
+)
+async def test_a_head_that_does_not_come_ends_the_connection(begun: bytes) -> None:
+    async with served(SHORT) as app:
+        reader, writer = await connect(app)
+        writer.write(begun)
+        got = await said(reader)
+        assert got.startswith(b"HTTP/1.1 408 ") if begun else got == b""
+        assert app.asked == []
+        writer.close()
+
+
+async def test_a_head_that_drips_has_no_more_time_than_another() -> None:
+    async with served(SHORT) as app:
+        reader, writer = await connect(app)
+        writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
+        dripping = asyncio.create_task(_drip(writer))
+        assert (await said(reader)).startswith(b"HTTP/1.1 408 ")
+        dripping.cancel()
+        writer.close()
+        assert app.asked == []
+
+
+async def _drip(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"s")
+        await asyncio.sleep(0.02)
+
+
+async def test_a_head_on_a_kept_connection_has_its_time_from_its_first_byte() -> None:
+    async with served(Limits(head_seconds=0.3, keep_alive_seconds=60)) as app:
+        reader, writer = await connect(app)
+        writer.write(request("GET", "/first"))
+        await reader.readuntil(b"/first")
+        await asyncio.sleep(0.5)  # idle for longer than a head may take
+        writer.write(request("GET", "/second"))
+        await reader.readuntil(b"/second")
+        writer.write(b"GET /third HT")
+        assert (await said(reader)).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+async def test_a_body_that_stops_is_408_and_the_app_is_told() -> None:
+    async with served(SHORT) as app:
+        for framing in (b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"):
+            reader, writer = await connect(app)
+            writer.write(b"POST /x HTTP/1.1\r\n" + framing)
+            assert (await said(reader)).startswith(b"HTTP/1.1 408 ")
+            writer.close()
+        await app.until(lambda: app.left == ["/x", "/x"])
+
+
+async def test_a_body_that_goes_on_has_as_much_time_as_it_takes() -> None:
+    async with served(Limits(body_seconds=0.4)) as app, Client(app.url) as client:
+        client.writer.write(b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            client.writer.write(b"a")
+        assert (await client.answer()).body == b"/x"
+
+
+async def test_a_request_that_is_worked_on_has_as_much_time_as_it_takes() -> None:
+    async with served(SHORT) as app, Client(app.url) as client:
+        client.writer.write(request("GET", "/hold") + b"GET /half HT")
+        await asyncio.sleep(1.0)
+        app.holding.set()
+        assert (await client.answer()).body == b"/hold"
+        client.writer.write(b"TP/1.1\r\n\r\n")
+        assert (await client.answer()).body == b"/half"
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off() -> None:
+    async with served(SHORT) as app:
+        _, writer = await connect(app)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request("GET", "/endless"))
+        await app.until(lambda: app.left == ["/endless"])
+        writer.close()
+
+
+async def test_a_client_that_takes_its_answer_slowly_has_as_much_time_as_it_takes() -> None:
+    async with served(SHORT) as app:
+        reader, writer = await connect(app)
+        writer.write(request("GET", "/endless"))
+        ends_at = asyncio.get_running_loop().time() + 3 * SHORT.body_seconds
+        while asyncio.get_running_loop().time() < ends_at:
+            assert await reader.read(MEBIBYTE)
+            await asyncio.sleep(SHORT.body_seconds / 10)
+        assert app.left == []
+        writer.close()
+        await app.until(lambda: app.left == ["/endless"])
+
+
+async def test_an_idle_connection_is_closed_after_its_time() -> None:
+    async with served(SHORT) as app:
+        reader, writer = await connect(app)
+        writer.write(request("GET", "/x"))
+        assert (await said(reader)).endswith(b"/x")
+        writer.close()
+
+
+# --- numbers
+
+
+async def test_silent_connections_cannot_keep_a_fresh_client_out() -> None:
+    async with served(ROOMY) as app:
+        streams = [await connect(app) for _ in range(400)]
+        for number, (_, writer) in enumerate(streams):
+            writer.write(b"GET / HTTP/1.1\r\n" if number % 2 else b"")
+        await answers(app)
+        assert await said(streams[0][0]) == b""  # the oldest had to go
+        reader, writer = streams[-1]
+        writer.write(b"\r\n")
+        await reader.readuntil(b"\r\n\r\n/")  # the youngest is served
+        for _, each in streams:
+            each.close()
+
+
+async def test_silent_connections_of_one_address_do_not_cost_another_its_own() -> None:
+    async with served(Limits(head_seconds=60, silent_of_address=10, silent=1000)) as app:
+        port = int(app.url.rpartition(":")[2])
+        waiting = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        streams = [await connect(app) for _ in range(100)]
+        for _, writer in streams[:90]:
+            writer.close()
+        waiting[1].write(request("GET", "/patient"))
+        await waiting[0].readuntil(b"/patient")
+        for _, writer in (*streams, waiting):
+            writer.close()
+
+
+async def test_connections_that_wait_for_an_answer_are_not_counted_as_silent() -> None:
+    async with served(Limits(silent_of_address=5, silent=10)) as app:
+        streams = []
+        for number in range(60):
+            streams.append(await connect(app))
+            streams[-1][1].write(request("GET", f"/hold-{number}"))
+            await app.until(lambda count=number: len(app.asked) > count)
+        await answers(app)
+        app.holding.set()
+        for number, (reader, writer) in enumerate(streams):
+            await reader.readuntil(f"/hold-{number}".encode())
+            writer.close()
+
+
+async def test_where_all_are_taken_the_longest_idle_has_to_go() -> None:
+    async with served(Limits(connections=20)) as app:
+        idle = []
+        for _ in range(20):
+            idle.append(await connect(app))
+            idle[-1][1].write(request("GET", "/x"))
+            await idle[-1][0].readuntil(b"/x")
+        await answers(app)
+        assert await said(idle[0][0]) == b""
+        idle[-1][1].write(request("GET", "/y"))
+        await idle[-1][0].readuntil(b"/y")
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_requests_that_are_never_sent_whole_cannot_take_all_connections() -> None:
+    async with served(Limits(connections=20, head_seconds=60)) as app:
+        half = [await connect(app) for _ in range(20)]
+        for number, (reader, writer) in enumerate(half):
+            if number % 2:
+                writer.write(request("GET", "/x"))
+                await reader.readuntil(b"/x")
+            writer.write(b"GET / HTTP/1.1\r\n")
+        await answers(app)
+        assert await said(half[0][0]) == b""
+        for _, writer in half:
+            writer.close()
+
+
+async def test_where_all_are_at_work_a_new_one_is_503() -> None:
+    async with served(Limits(connections=5)) as app:
+        working = [await connect(app) for _ in range(5)]
+        for _, writer in working:
+            writer.write(request("GET", "/hold"))
+        await app.until(lambda: len(app.asked) == 5)
+        reader, writer = await connect(app)
+        assert (await said(reader)).startswith(b"HTTP/1.1 503 ")
+        for _, each in (*working, (reader, writer)):
+            each.close()
+
+
+async def test_requests_sent_ahead_are_answered_in_order_and_taken_in_few_at_once() -> None:
+    count = 3_000
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(request("GET", "/hold"))
+        for number in range(count):
+            writer.write(request("GET", f"/{number}"))
+        await app.until(lambda: bool(app.asked))
+        before = rss_bytes()
+        await asyncio.sleep(0.1)
+        assert app.asked == ["/hold"]
+        assert rss_bytes() - before < 20 * MEBIBYTE
+        app.holding.set()
+        await reader.readuntil(b"/hold")
+        for number in range(count):
+            await reader.readuntil(b"\r\n\r\n/%d" % number)
+        writer.close()
+        assert app.asked[1:] == [f"/{number}" for number in range(count)]
+
+
+@pytest.mark.parametrize("size", [1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES])
+async def test_requests_are_told_apart_wherever_they_are_cut(size: int) -> None:
+    raw = b"".join(
+        (
+            request("POST", "/a", [("X-Long", "v" * 5_000)], b"b" * 9_000),
+            request("POST", "/b", [], chunks=[b"c" * 5_000, b"d"]),
+            request("GET", "/c", [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]),
+            request("POST", "/d", [("Connection", "Upgrade"), ("Upgrade", "h2c")], b"e" * 9_000),
+        )
+    )
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        for at in range(0, len(raw), size):
+            writer.write(raw[at : at + size])
+            await writer.drain()
+        for path in (b"/a", b"/b", b"/c", b"/d"):
+            await reader.readuntil(b"\r\n\r\n" + path)
+        writer.close()
+        assert app.bodies == [b"b" * 9_000, b"c" * 5_000 + b"d", b"", b"e" * 9_000]
+
+
+# --- clients that close their side
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("body", [None, b"{}"])
+async def test_a_client_that_closes_its_side_after_its_request_gets_the_answer(slow: bool, body: bytes | None) -> None:
+    async with served(SHORT) as app:
+        reader, writer = await connect(app)
+        path = "/hold" if slow else "/x"
+        writer.write(request("GET" if body is None else "POST", path, [], body))
+        writer.write_eof()
+        await app.until(lambda: bool(app.asked))
+        if slow:
+            await asyncio.sleep(2 * HALF_CLOSE_SECONDS)
+            app.holding.set()
+        got = await said(reader)
+        assert got.startswith(b"HTTP/1.1 200 ")
+        assert got.endswith(path.encode())
+        assert app.left == []
+        writer.close()
+
+
+async def test_all_requests_before_the_end_are_answered() -> None:
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(b"".join(request("GET", f"/{number}") for number in range(300)))
+        writer.write_eof()
+        got = await said(reader)
+        assert [line for line in got.split(b"\r\n") if line.startswith(b"/")] != []
+        assert got.count(b"HTTP/1.1 200 OK") == 300
+        writer.close()
+
+
+async def test_a_client_that_closes_later_has_left() -> None:
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(request("GET", "/hold"))
+        await app.until(lambda: bool(app.asked))
+        await asyncio.sleep(2 * HALF_CLOSE_SECONDS)
+        writer.close()
+        await app.until(lambda: app.left == ["/hold"])
+        del reader
+
+
+@pytest.mark.parametrize("begun", [b"GET / HT", b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"])
+async def test_a_client_that_closes_within_its_request_gets_none(begun: bytes) -> None:
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(begun)
+        writer.write_eof()
+        assert await said(reader) == b""
+        writer.close()
+        if app.asked:
+            await app.until(lambda: app.left == ["/x"])
+
+
+# --- bytes that are no requests
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\x00" * 100, b"G@T / HTTP/1.1\r\n\r\n"]
+)
+async def test_what_is_no_request_is_400(raw: bytes) -> None:
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(raw)
+        assert (await said(reader)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+        await answers(app)
+
+
+async def test_what_is_no_request_does_not_cost_the_one_before_its_answer() -> None:
+    async with served(ROOMY) as app:
+        reader, writer = await connect(app)
+        writer.write(request("POST", "/hold", [], b"{}"))
+        await app.until(lambda: bool(app.asked))
+        writer.write(b"GET http://127.0.0.1 HTTP/1.1\r\n\r\n")  # a target without a path
+        await asyncio.sleep(0.05)
+        app.holding.set()
+        got = await said(reader)
+        assert got.startswith(b"HTTP/1.1 200 ")
+        assert got.endswith(b"/hold")
+        writer.close()

@@ -1,0 +1,567 @@
+"""Looks over real sockets: whatever the other side does, one bounded look and one verdict come of it."""
+
+import asyncio
+import gzip
+import json
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+
+from relay.clock import wall_clock
+from relay.polling.polls import problem_of
+from relay.sources.client import MAX_BODY_BYTES, NODE_HEADER, Look, UpstreamClient
+from relay.sources.definition import load_definition
+from relay.sources.mapping import UpstreamError
+
+SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
+REVOR = load_definition("revor")
+KEY = "sk-revor-0123456789abcdef"
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Raw = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def client_of(base_url: str, **options: Any) -> UpstreamClient:
+    defaults: dict[str, Any] = {
+        "clock": wall_clock,
+        "timeout_seconds": 5.0,
+        "user_agent": "revor-relay/test",
+        "node_id": "node-1",
+    }
+    return UpstreamClient(REVOR, base_url, **defaults | options)
+
+
+@asynccontextmanager
+async def upstream(handler: Handler, **options: Any) -> AsyncIterator[UpstreamClient]:
+    """A client of a server that answers every request by `handler`."""
+    async with RawTestServer(handler) as server:
+        client = client_of(str(server.make_url("/")), **options)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+@asynccontextmanager
+async def raw_upstream(answer: Raw, **options: Any) -> AsyncIterator[UpstreamClient]:
+    """A client of a server that reads a request's head and then does as `answer` does with the connection."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            await answer(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", **options)
+    try:
+        yield client
+    finally:
+        await client.close()
+        server.close()
+
+
+def answering(body: object, **options: Any) -> Handler:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.json_response(body, **options)
+
+    return handler
+
+
+def error_body(code: str, **extra: Any) -> dict[str, Any]:
+    return {"ok": False, "error": {"code": code, "message": code, "request_id": "req_err"} | extra}
+
+
+async def look_at(handler: Handler, external_id: str = "job_uuid", **options: Any) -> Look:
+    async with upstream(handler, **options) as client:
+        return await client.look(external_id, KEY)
+
+
+async def test_a_look_at_a_job() -> None:
+    requests: list[web.BaseRequest] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        requests.append(request)
+        return web.json_response(SAMPLES["job_succeeded"]["body"], headers={"X-RateLimit-Remaining": "7"})
+
+    times = iter([100.0, 100.5])
+    look = await look_at(handler, clock=lambda: next(times))
+
+    assert (look.kind, look.status_code, look.error, look.detail) == ("observed", 200, None, "")
+    assert look.observation is not None
+    assert (look.observation.status, look.observation.observed_at) == ("succeeded", 100.5)
+    assert (look.sent_at, look.received_at, look.request_id) == (100.0, 100.5, "req_xxx")
+    assert look.duration_ms > 0
+    assert look.headers[REVOR.headers.remaining] == "7"
+    (request,) = requests
+    assert (request.method, request.raw_path) == ("GET", "/api/v1/outreach/jobs/job_uuid")
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.headers["User-Agent"] == "revor-relay/test"
+    assert request.headers[NODE_HEADER] == "node-1"
+
+
+async def test_without_a_node_id_there_is_no_such_header() -> None:
+    names: list[str] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        names.extend(request.headers)
+        return web.json_response(SAMPLES["job_succeeded"]["body"])
+
+    await look_at(handler, node_id=None)
+
+    assert "Authorization" in names
+    assert NODE_HEADER not in names
+
+
+@pytest.mark.parametrize("external_id", ["a/../b", "..", "%2e%2e/x", "é 日?#", "a\r\nX: y"])
+async def test_an_id_can_not_leave_its_place_in_the_path(external_id: str) -> None:
+    paths: list[str] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        paths.append(request.raw_path)
+        return web.json_response({"item": {"id": external_id, "status": "queued"}})
+
+    look = await look_at(handler, external_id)
+
+    assert look.kind == "observed"
+    (path,) = paths
+    assert path.startswith("/api/v1/outreach/jobs/")
+    assert path.count("/") == 5
+
+
+@pytest.mark.parametrize(
+    ("status_code", "body", "kind"),
+    [
+        (401, error_body("api_key_revoked"), "unauthorized"),
+        (401, {}, "unauthorized"),
+        (403, error_body("permission_denied"), "forbidden"),
+        (403, error_body("api_key_expired"), "unauthorized"),
+        (404, error_body("external_api_job_not_found"), "not_found"),
+        (404, error_body("something_else"), "not_found"),
+        (410, {}, "not_found"),
+        (429, error_body("api_rate_limit_exceeded"), "rate_limited"),
+        (400, error_body("api_rate_limit_exceeded"), "rate_limited"),
+        (400, error_body("invalid_request"), "malformed"),
+        (400, error_body("api_key_missing"), "unauthorized"),
+        (409, error_body("task_unavailable"), "unavailable"),
+        (408, {}, "unavailable"),
+        (500, {}, "unavailable"),
+        (502, {}, "unavailable"),
+        (503, error_body("task_unavailable"), "unavailable"),
+        (503, error_body("api_key_invalid"), "unavailable"),
+        (508, {}, "loop"),
+        (200, error_body("external_api_job_not_found"), "not_found"),
+        (200, error_body("odd"), "malformed"),
+    ],
+)
+async def test_error_answers(status_code: int, body: dict[str, Any], kind: str) -> None:
+    look = await look_at(answering(body, status=status_code))
+
+    assert (look.kind, look.status_code, look.observation) == (kind, status_code, None)
+    assert look.detail.startswith(f"answered {status_code}")
+    if body:
+        code = body["error"]["code"]
+        assert look.error == UpstreamError(code=code, message=code, request_id="req_err")
+        assert look.request_id == "req_err"
+        assert code in look.detail
+    else:
+        assert look.error is None
+
+
+async def test_a_rate_limit_tells_how_long_to_wait() -> None:
+    headers = {"Retry-After": "2.5", "X-RateLimit-Limit": "120", "X-RateLimit-Window-Ms": "60000"}
+
+    look = await look_at(answering(error_body("api_rate_limit_exceeded"), status=429, headers=headers))
+
+    assert look.kind == "rate_limited"
+    assert look.headers[REVOR.headers.retry_after] == "2.5"
+    assert look.headers[REVOR.headers.window_ms] == "60000"
+
+
+async def test_an_error_that_is_a_web_page() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=502, text="<html>Bad gateway</html>", content_type="text/html")
+
+    look = await look_at(handler)
+
+    assert (look.kind, look.error, look.detail) == ("unavailable", None, "answered 502")
+
+
+async def test_the_request_id_of_a_header_stands_in() -> None:
+    headers = {"X-Request-Id": "req_head"}
+    item = {"item": {"id": "job_uuid", "status": "queued"}}
+
+    assert (await look_at(answering(item, headers=headers))).request_id == "req_head"
+    assert (await look_at(answering({}, status=500, headers=headers))).request_id == "req_head"
+    assert (await look_at(answering([], headers=headers))).request_id == "req_head"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "reason"),
+    [
+        (b'{"item": {"id": "job_uuid", "stat', "application/json", "not_json"),
+        (b"<html>Log in</html>", "text/html", "not_json"),
+        (b"", "application/json", "not_json"),
+        (b"[]", "application/json", "not_an_object"),
+        (b'{"ok": true, "items": []}', "application/json", "no_item"),
+        (b'{"item": {"id": "another", "status": "queued"}}', "application/json", "other_job"),
+    ],
+)
+async def test_answers_that_can_not_be_used(body: bytes, content_type: str, reason: str) -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=body, content_type=content_type)
+
+    look = await look_at(handler)
+
+    assert (look.kind, look.status_code, look.observation) == ("malformed", 200, None)
+    assert look.detail == f"200 {content_type}: {reason}"
+
+
+async def test_json_under_another_content_type_is_json() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=json.dumps(SAMPLES["job_failed"]["body"]), content_type="text/plain")
+
+    assert (await look_at(handler)).kind == "observed"
+
+
+@pytest.mark.parametrize("status_code", [301, 302, 303, 307, 308])
+async def test_redirects_are_not_followed(status_code: int) -> None:
+    paths: list[str] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        paths.append(request.path)
+        return web.Response(status=status_code, headers={"Location": "/elsewhere"})
+
+    look = await look_at(handler)
+
+    assert (look.kind, look.status_code, len(paths)) == ("unavailable", status_code, 1)
+
+
+async def test_cookies_are_not_kept() -> None:
+    cookies: list[str | None] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        cookies.append(request.headers.get("Cookie"))
+        response = web.json_response(SAMPLES["job_succeeded"]["body"])
+        response.set_cookie("session", "x")
+        return response
+
+    async with upstream(handler) as client:
+        looks = [await client.look("job_uuid", KEY) for _ in range(2)]
+
+    assert cookies == [None, None]
+    assert "set-cookie" not in looks[0].headers
+
+
+async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    assert (await look_at(answering(SAMPLES["job_succeeded"]["body"]))).kind == "observed"
+
+
+async def test_one_connection_serves_many_looks() -> None:
+    peers: set[object] = set()
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        assert request.transport is not None
+        peers.add(request.transport.get_extra_info("peername"))
+        return web.json_response(SAMPLES["job_succeeded"]["body"])
+
+    async with upstream(handler) as client:
+        for _ in range(5):
+            assert (await client.look("job_uuid", KEY)).kind == "observed"
+
+    assert len(peers) == 1
+
+
+async def test_a_closed_client_can_be_used_again() -> None:
+    async with upstream(answering(SAMPLES["job_succeeded"]["body"])) as client:
+        await client.close()
+        await client.look("job_uuid", KEY)
+        await client.close()
+        assert (await client.look("job_uuid", KEY)).kind == "observed"
+
+
+# Bounds ------------------------------------------------------------------------------------------------------------
+
+
+def item_of(size: int) -> bytes:
+    head, tail = b'{"item": {"id": "job_uuid", "status": "queued", "result": "', b'"}}'
+    return head + b"x" * (size - len(head) - len(tail)) + tail
+
+
+@pytest.mark.parametrize(("size", "kind"), [(MAX_BODY_BYTES, "observed"), (MAX_BODY_BYTES + 1, "oversized")])
+async def test_the_size_limit(size: int, kind: str) -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=item_of(size), content_type="application/json")
+
+    look = await look_at(handler)
+
+    assert (look.kind, look.status_code) == (kind, 200)
+
+
+async def test_an_endless_body_is_read_only_so_far() -> None:
+    sent = 0
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while sent < 1 << 30:
+            await response.write(b"x" * 65_536)
+            sent += 65_536
+        return response
+
+    look = await look_at(handler)
+
+    assert look.kind == "oversized"
+    assert sent < 64 << 20
+
+
+async def test_a_compressed_bomb_stays_small() -> None:
+    bomb = gzip.compress(b"0" * (128 << 20), 1)
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=bomb, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+
+    tracemalloc.start()
+    try:
+        look = await look_at(handler)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert look.kind == "oversized"
+    assert peak < 16 << 20
+
+
+async def test_a_compressed_answer_is_read_all_the_same() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        body = gzip.compress(json.dumps(SAMPLES["job_succeeded"]["body"]).encode())
+        return web.Response(body=body, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+
+    assert (await look_at(handler)).kind == "observed"
+
+
+async def test_headers_are_bounded() -> None:
+    headers = {f"X-Header-{n}": "v" * 1000 for n in range(90)}
+
+    look = await look_at(answering(SAMPLES["job_succeeded"]["body"], headers=headers))
+
+    assert look.kind == "observed"
+    assert len(look.headers) == 64
+    assert max(len(value) for value in look.headers.values()) == 512
+
+
+async def test_no_answer_in_time() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    look = await look_at(handler, timeout_seconds=0.1)
+
+    assert (look.kind, look.status_code) == ("unavailable", None)
+    assert look.detail == "no complete answer within 0.1 s"
+    assert 90 <= look.duration_ms < 5000
+
+
+async def test_a_slow_drip_has_the_same_deadline() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n")
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with raw_upstream(drip, timeout_seconds=0.2) as client:
+        look = await client.look("job_uuid", KEY)
+
+    assert (look.kind, look.detail) == ("unavailable", "no complete answer within 0.2 s")
+    assert look.duration_ms < 5000
+
+
+@pytest.mark.parametrize(
+    ("sent", "detail"),
+    [
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"item": {', "the answer broke off"),
+        (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"ite', "the answer broke off"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nplain", "the answer broke off"),
+        (b"", "no answer"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no answer"),
+    ],
+)
+async def test_connections_that_break(sent: bytes, detail: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await writer.drain()
+
+    async with raw_upstream(answer) as client:
+        look = await client.look("job_uuid", KEY)
+
+    assert (look.kind, look.observation) == ("unavailable", None)
+    assert look.detail.startswith(detail)
+    assert "\n" not in look.detail
+    assert len(look.detail) <= 300
+
+
+async def test_a_head_without_end_is_an_answer_without_a_job() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n")
+        await writer.drain()
+
+    async with raw_upstream(answer) as client:
+        look = await client.look("job_uuid", KEY)
+    assert (look.kind, look.observation) == ("malformed", None)
+
+
+async def test_a_connection_reset() -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with raw_upstream(reset) as client:
+        look = await client.look("job_uuid", KEY)
+
+    assert (look.kind, look.status_code) == ("unavailable", None)
+
+
+@pytest.mark.parametrize("base_url", ["http://127.0.0.1:1", "https://127.0.0.1:1", "http://", "nonsense", "ftp://x"])
+async def test_nobody_there(base_url: str) -> None:
+    client = client_of(base_url)
+    try:
+        look = await client.look("job_uuid", KEY)
+    finally:
+        await client.close()
+
+    assert (look.kind, look.status_code) == ("unavailable", None)
+    if base_url.endswith(":1"):
+        assert look.detail == "127.0.0.1 refuses connections at port 1"
+    elif base_url == "ftp://x":
+        assert look.detail == "the host name x does not resolve"
+    else:
+        assert look.detail.startswith("no answer")
+
+
+async def test_a_plain_server_behind_https() -> None:
+    async with RawTestServer(answering({})) as server:
+        client = client_of(f"https://127.0.0.1:{server.port}")
+        look = await client.look("job_uuid", KEY)
+        await client.close()
+
+    assert look.kind == "unavailable"
+
+
+async def test_cancelling_a_look_cancels_it() -> None:
+    arrived = asyncio.Event()
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        arrived.set()
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async with upstream(handler) as client:
+        task = asyncio.create_task(client.look("job_uuid", KEY))
+        await arrived.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+# Keys --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "sk-revor-\r\nX: y", "clé-à-molette", "k\x00ey-long"])
+async def test_a_key_that_no_header_can_carry_is_not_sent(key: str) -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        raise AssertionError("nothing is to be sent")
+
+    async with upstream(handler) as client:
+        for look in (await client.look("job_uuid", key), await client.probe(key)):
+            assert (look.kind, look.status_code) == ("unauthorized", None)
+            assert not key.strip() or key not in repr(look)
+
+
+async def test_the_key_is_nowhere_in_a_look() -> None:
+    padding = "x" * 285  # the key begins just where texts are cut
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        body = error_body(f"bad {KEY}", message=f"{padding}{KEY}", request_id=f"req {KEY}")
+        return web.json_response(body, status=401, headers={"X-Echo": f"{'y' * 505}{KEY}", "X-Request-Id": KEY})
+
+    async with upstream(handler) as client:
+        look = await client.look("job_uuid", KEY)
+        shown = repr(client) + repr(look) + repr(dict(look.headers)) + repr(look.error)
+
+    assert look.kind == "unauthorized"
+    assert KEY not in shown
+    assert KEY[:9] not in shown
+
+
+# Probe -------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_probe_asks_for_the_accounts() -> None:
+    paths: list[str] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        paths.append(request.raw_path)
+        return web.json_response(SAMPLES["accounts"]["body"])
+
+    async with upstream(handler) as client:
+        look = await client.probe(KEY)
+
+    assert (look.kind, look.observation, look.detail) == ("observed", None, "")
+    assert paths == ["/api/v1/connect/accounts"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status_code", "kind"),
+    [
+        (SAMPLES["error_envelope"]["body"], 401, "unauthorized"),
+        (error_body("permission_denied"), 403, "forbidden"),
+        ({}, 503, "unavailable"),
+        ([], 200, "malformed"),
+        ({"ok": False, "error": {"code": "api_key_expired"}}, 200, "unauthorized"),
+    ],
+)
+async def test_probes_that_fail(body: object, status_code: int, kind: str) -> None:
+    async with upstream(answering(body, status=status_code)) as client:
+        assert (await client.probe(KEY)).kind == kind
+
+
+async def test_a_probe_answered_by_a_web_page() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(text="<html>", content_type="text/html")
+
+    async with upstream(handler) as client:
+        assert (await client.probe(KEY)).kind == "malformed"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 Caf\xe9\r\nContent-Type: Caf\xe9\r\nX-Request-Id: r\xe9q\r\n",
+        b"HTTP/1.1 500 Caf\xe9\r\nX-Request-Id: r\xe9q\r\nRetry-After: \xe9\r\n",
+        b"HTTP/1.1 404 Not \xed\xa0\xbd Found\r\nX-Request-Id: \xff\r\n",
+    ],
+)
+async def test_headers_that_are_not_utf8_leave_nothing_that_can_not_be_written(head: bytes) -> None:
+    async def say(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head + b"Connection: close\r\nContent-Length: 1\r\n\r\n?")
+
+    async with raw_upstream(say) as client:
+        for look in (await client.look("a", KEY), await client.probe(KEY)):
+            assert look.status_code is not None
+            texts = [look.detail, look.request_id or "", *look.headers, *look.headers.values()]
+            assert orjson.dumps([texts, problem_of(look, 0.0)])

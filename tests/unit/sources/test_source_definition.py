@@ -1,0 +1,373 @@
+"""The definition of Revor as data: it holds all that is documented, is checked when read, and no code repeats it."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from relay.core.events import Hint, Repeat
+from relay.core.job import JOB_EVENTS, KNOWN_STATUSES, POLL, TERMINAL, Problem
+from relay.errors import SettingsError
+from relay.sources import definition as definition_module
+from relay.sources.definition import load_definition, presets
+from relay.sources.hints import WHO
+
+ROOT = Path(__file__).parents[3]
+SOURCES = Path(definition_module.__file__).parent
+REVOR = load_definition("revor")
+
+JOB_CODES = (
+    "connect_account_reconnect_required",
+    "insufficient_credits",
+    "external_api_worker_unavailable",
+    "external_api_retry_enqueue_failed",
+    "external_api_billing_retryable",
+)
+REQUEST_CODES = (
+    *("invalid_request", "invalid_channel", "invalid_can_send"),
+    *("api_key_missing", "api_key_invalid", "api_key_expired", "api_key_revoked"),
+    *("permission_denied", "external_api_job_not_found", "account_not_found", "idempotency_conflict"),
+    *("api_rate_limit_exceeded", "task_unavailable", "membership_tier_insufficient"),
+    *("research_job_concurrency_limit_exceeded", "webset_not_found", "external_api_webset_not_found"),
+)
+
+
+def test_revor_is_there() -> None:
+    assert presets() == ("revor",)
+    assert (REVOR.name, REVOR.title) == ("revor", "Revor")
+    assert REVOR.statuses == {status: status for status in KNOWN_STATUSES}
+    assert REVOR.terminal == TERMINAL
+    assert REVOR.event_types == tuple(f"ai.revor.job.{kind}" for kind in JOB_EVENTS)
+    assert REVOR.headers.window_ms == "x-ratelimit-window-ms"
+    assert REVOR.auth_headers("sk-revor-1") == {"Authorization": "Bearer sk-revor-1"}
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    ["https://revor.ai", "https://revor.ai/", "https://revor.ai/api/v1", "https://revor.ai/api/v1/"],
+)
+def test_a_base_url_with_the_version_in_it_is_the_same(base_url: str) -> None:
+    assert REVOR.root(base_url) == "https://revor.ai"
+    assert REVOR.event_source(base_url) == "https://revor.ai/api/v1/outreach/jobs"
+    assert REVOR.job_url(base_url, "a") == "https://revor.ai/api/v1/outreach/jobs/a"
+    assert REVOR.probe_url(base_url) == "https://revor.ai/api/v1/connect/accounts"
+    origin = REVOR.origin(base_url, "http://x/schemas/job-status.v1.json")
+    assert (origin.source, origin.type_prefix) == ("https://revor.ai/api/v1/outreach/jobs", "ai.revor.job")
+
+
+def test_a_base_url_may_have_a_path() -> None:
+    assert REVOR.event_source("http://127.0.0.1:9000/revor") == "http://127.0.0.1:9000/revor/api/v1/outreach/jobs"
+
+
+@pytest.mark.parametrize(
+    ("external_id", "segment"),
+    [
+        ("0f9c-4e_1~", "0f9c-4e_1~"),
+        ("a/b", "a%2Fb"),
+        ("../../admin", "..%2F..%2Fadmin"),
+        ("..", "%2E%2E"),
+        (".", "%2E"),
+        ("a?b#c", "a%3Fb%23c"),
+        ("50%", "50%25"),
+        ("%2e%2e", "%252e%252e"),
+        ("é 日", "%C3%A9%20%E6%97%A5"),
+        ("{id}", "%7Bid%7D"),
+        ("a\r\nb", "a%0D%0Ab"),
+        ("\ud800", "%3F"),
+    ],
+)
+def test_an_id_stays_one_segment(external_id: str, segment: str) -> None:
+    assert REVOR.job_url("https://revor.ai", external_id) == f"https://revor.ai/api/v1/outreach/jobs/{segment}"
+
+
+# Hints -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [*JOB_CODES, *REQUEST_CODES])
+def test_every_documented_code_has_a_hint_of_its_own(code: str) -> None:
+    hint = REVOR.hint_for(Problem(code=code, message=code, retryable=None), "failed", channel="linkedin")
+
+    assert hint is not None
+    assert code not in hint.meaning, "the general hint names the code, its own does not"
+    assert "{" not in hint.meaning
+    assert hint.who in WHO
+
+
+@pytest.mark.parametrize(
+    ("channel", "name"),
+    [
+        ("linkedin", "LinkedIn"),
+        ("LinkedIn", "LinkedIn"),
+        ("email", "Email"),
+        ("whatsapp", "WhatsApp"),
+        ("telegram", "telegram"),
+        ("te\nle\x00gram{code}", "telegram{code}"),
+        ("x" * 500, "x" * 64),
+        (None, "connected"),
+        ("", "connected"),
+        ("\n", "connected"),
+    ],
+)
+def test_the_channel_s_name(channel: str | None, name: str) -> None:
+    problem = Problem(code="connect_account_reconnect_required", message="", retryable=False)
+
+    hint = REVOR.hint_for(problem, "failed", channel=channel)
+
+    assert hint is not None
+    assert hint == Hint(
+        meaning=f"The {name} account needs reconnecting",
+        fix="Reconnect it in Revor",
+        who="account owner",
+        repeat="safe",
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "if_retryable", "if_final", "if_unsaid"),
+    [
+        # of jobs
+        ("connect_account_reconnect_required", "safe", "safe", "safe"),
+        ("insufficient_credits", "safe", "safe", "safe"),
+        ("external_api_worker_unavailable", "safe", "useless", "may_send_twice"),
+        ("external_api_retry_enqueue_failed", "may_send_twice", "may_send_twice", "may_send_twice"),
+        ("external_api_billing_retryable", "safe", "useless", "may_send_twice"),
+        # of requests
+        ("invalid_request", "may_send_twice", "useless", "useless"),
+        ("idempotency_conflict", "may_send_twice", "useless", "useless"),
+        ("permission_denied", "may_send_twice", "useless", "useless"),
+        ("membership_tier_insufficient", "may_send_twice", "useless", "useless"),
+        ("external_api_job_not_found", "may_send_twice", "may_send_twice", "may_send_twice"),
+        ("task_unavailable", "safe", "safe", "safe"),
+        ("api_rate_limit_exceeded", "safe", "safe", "safe"),
+        # of patterns, and of none of these
+        ("x_job_concurrency_limit_exceeded", "safe", "safe", "safe"),
+        ("channel_conflict", "may_send_twice", "useless", "useless"),
+        ("never_heard_of", "may_send_twice", "useless", "may_send_twice"),
+    ],
+)
+def test_what_sending_again_does_agrees_with_the_item(
+    code: str, if_retryable: Repeat, if_final: Repeat, if_unsaid: Repeat
+) -> None:
+    expected: dict[bool | None, Repeat] = {True: if_retryable, False: if_final, None: if_unsaid}
+    for retryable, repeat in expected.items():
+        problem = Problem(code=code, message="", retryable=retryable)
+        for kind in ("failed", "cancelled"):
+            hint = REVOR.hint_for(problem, kind)
+            assert hint is not None
+            assert hint.repeat == repeat, (retryable, kind)
+
+
+@pytest.mark.parametrize("retryable", [True, False, None])
+@pytest.mark.parametrize("code", [*REVOR.hints.codes, *REVOR.hints.patterns, "never_heard_of"])
+def test_a_hint_never_contradicts_its_item(code: str, retryable: bool | None) -> None:
+    problem = Problem(code=code, message="", retryable=retryable)
+    failed, retrying = REVOR.hint_for(problem, "failed"), REVOR.hint_for(problem, "retrying")
+
+    assert failed is not None
+    assert retrying is not None
+    assert not (retryable and failed.repeat == "useless"), "the upstream says that trying again may help"
+    assert retrying.repeat == "may_send_twice", "the upstream is about to send it itself"
+    for text in (failed.meaning, failed.fix):
+        assert not re.search(r"try|tried|again|retr|repeat|safe|twice", text, re.IGNORECASE), "that is for `repeat`"
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        ("permission_denied", "The Revor API key may not do this"),
+        ("forbidden", "The Revor API key may not see this"),
+        ("not_found", "Revor does not know this job, or another account's key made it"),
+        ("external_api_job_not_found", "Revor does not know this job, or another account's key made it"),
+        ("never_heard_of", "Revor does not know this job, or another account's key made it"),
+        (None, "Revor does not know this job, or another account's key made it"),
+    ],
+)
+def test_a_job_that_is_lost_has_the_hint_of_the_polls(code: str | None, meaning: str) -> None:
+    hint = REVOR.hint_for(None if code is None else Problem(code=code, message=""), "not_found")
+
+    assert hint is not None
+    assert (hint.meaning, hint.repeat) == (meaning, "may_send_twice")
+
+
+@pytest.mark.parametrize("kind", ["retrying", "overdue", "not_found", "status_unknown"])
+@pytest.mark.parametrize("code", [*REVOR.hints.codes, "never_heard_of"])
+def test_while_a_job_is_undecided_sending_again_may_send_twice(kind: str, code: str) -> None:
+    hint = REVOR.hint_for(Problem(code=code, message="", retryable=False), kind)
+
+    assert hint is not None
+    assert hint.repeat == "may_send_twice"
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        ("unavailable", "Revor does not answer"),
+        ("idempotency_conflict", "The idempotency key was used before with another request"),
+        ("x_job_concurrency_limit_exceeded", "Too many Revor jobs of this account at once"),
+        ("never_heard_of", "Revor reports never_heard_of"),
+    ],
+)
+def test_a_poll_that_failed_has_a_hint(code: str, meaning: str) -> None:
+    hint = REVOR.hint_for(Problem(code=code, message=""), POLL)
+
+    assert hint is not None
+    assert hint.meaning == meaning
+    assert REVOR.hint_for(None, POLL) is None
+
+
+def test_an_unknown_code_is_named() -> None:
+    for said in (True, False, None):
+        hint = REVOR.hint_for(Problem(code="odd\n", message="", retryable=said), "failed")
+        assert hint is not None
+        assert hint.meaning == "Revor reports odd"
+
+
+def test_only_what_went_wrong_has_a_hint() -> None:
+    problem = Problem(code="insufficient_credits", message="", retryable=False)
+
+    with_a_problem = {kind for kind in JOB_EVENTS if REVOR.hint_for(problem, kind) is not None}
+    without = {kind for kind in JOB_EVENTS if REVOR.hint_for(None, kind) is not None}
+
+    assert with_a_problem == {"failed", "cancelled", "retrying", "overdue", "not_found", "status_unknown"}
+    assert without == {"failed", "overdue", "not_found", "status_unknown"}
+
+
+# Checked when read -------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    for preset in ("nope", "../revor", "revor.hints", ""):
+        with pytest.raises(SettingsError, match=r"there is no preset .*: revor"):
+            load_definition(preset)
+
+
+def test_no_preset_at_all(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="none is there"):
+        load_definition("revor", directory=tmp_path)
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value", "message"),
+    [
+        ("revor.yaml", "name", "other", "revor.yaml: name: expected the preset's own name"),
+        ("revor.yaml", "title", MISSING, "revor.yaml: title: is missing"),
+        ("revor.yaml", "title", 5, "revor.yaml: title: expected text"),
+        ("revor.yaml", "base_path", "api", "revor.yaml: base_path: expected a path"),
+        ("revor.yaml", "events", "x", "revor.yaml: events: expected a mapping"),
+        ("revor.yaml", "events.type_prefix", "Ai", "revor.yaml: events.type_prefix: expected words"),
+        ("revor.yaml", "calls.job", "/jobs", "revor.yaml: calls.job: expected a path with {id}"),
+        ("revor.yaml", "calls.jobs", "/jobs", "revor.yaml: calls.jobs: is not known here"),
+        ("revor.yaml", "auth.format", "Bearer", "revor.yaml: auth.format: expected text with {api_key}"),
+        ("revor.yaml", "auth.header", "a: b", "revor.yaml: auth.header: expected a header's name"),
+        ("revor.yaml", "statuses.running", "runs", "revor.yaml: statuses.running: expected one of cancelled, failed"),
+        ("revor.yaml", "statuses.failed", MISSING, "revor.yaml: statuses.failed: no word"),
+        ("revor.yaml", "statuses", {True: "running"}, "revor.yaml: statuses.True: expected text as the key"),
+        ("revor.yaml", "terminal", ["succeeded"], "revor.yaml: terminal: expected just those words"),
+        ("revor.yaml", "terminal", "succeeded", "revor.yaml: terminal: expected a list of text"),
+        ("revor.yaml", "item.scheduled_at", "a.b", "revor.yaml: item.scheduled_at: expected a name"),
+        ("revor.yaml", "codes.not_found", [1], "revor.yaml: codes.not_found: expected a list of text"),
+        ("revor.yaml", "codes.other", [], "revor.yaml: codes.other: is not known here"),
+        ("revor.yaml", "result.status", MISSING, "revor.yaml: result.status: is missing"),
+        ("revor.yaml", "extra", 1, "revor.yaml: extra: is not known here"),
+        ("revor.hints.yaml", "general.unsaid", MISSING, "revor.hints.yaml: general.unsaid: is missing"),
+        ("revor.hints.yaml", "general.other", {}, "revor.hints.yaml: general.other: is not known here"),
+        ("revor.hints.yaml", "channels", {}, 'revor.hints.yaml: channels."": is missing'),
+        ("revor.hints.yaml", "kinds.overdue.repeat", True, "kinds.overdue.repeat: expected one of as_retryable"),
+        ("revor.hints.yaml", "kinds.overdue.who", "Bob", "kinds.overdue.who: expected one of Revor, account owner"),
+        ("revor.hints.yaml", "kinds.overdue.meaning", "{x}", "kinds.overdue.meaning: {x} is no placeholder"),
+        ("revor.hints.yaml", "kinds.overdue.fix", "{x}", "kinds.overdue.fix: {x} is no placeholder"),
+        ("revor.hints.yaml", "kinds.overdue.fix", MISSING, "kinds.overdue.fix: is missing"),
+        ("revor.hints.yaml", "kinds.overdue.why", "x", "revor.hints.yaml: kinds.overdue.why: is not known here"),
+    ],
+)
+def test_a_wrong_definition_names_its_file_and_key(
+    tmp_path: Path, file: str, path: str, value: object, message: str
+) -> None:
+    for name in ("revor.yaml", "revor.hints.yaml"):
+        shutil.copy(SOURCES / name, tmp_path / name)
+    document: dict[Any, Any] = yaml.safe_load((tmp_path / file).read_text())
+    *outer, last = path.split(".")
+    section = document
+    for key in outer:
+        section = section[key]
+    if value is MISSING:
+        del section[last]
+    else:
+        section[last] = value
+    (tmp_path / file).write_text(yaml.safe_dump(document))
+
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        load_definition("revor", directory=tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"- a\n", b"\xff\xfe\xff", b"", b"a: !!int ''", b"[" * 5000])
+def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "revor.yaml").write_bytes(content)
+
+    with pytest.raises(SettingsError, match=r"^revor\.yaml: ") as caught:
+        load_definition("revor", directory=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_hints_have_to_be_there(tmp_path: Path) -> None:
+    shutil.copy(SOURCES / "revor.yaml", tmp_path)
+
+    with pytest.raises(SettingsError, match=r"^revor\.hints\.yaml: can not be read"):
+        load_definition("revor", directory=tmp_path)
+
+
+# Nowhere else ------------------------------------------------------------------------------------------------------
+
+UPSTREAM_WORDS = re.compile(
+    r"/(?:outreach|connect|websets|research|customs)/|"
+    r"external_api_|connect_account_(?!id\b)|api_key_(?:missing|invalid|expired|revoked)|insufficient_credits|"
+    r"permission_denied|account_not_found|api_rate_limit_exceeded|task_unavailable|"
+    r"resolved_action|min_channel_task_interval",
+    re.IGNORECASE,
+)
+RATE_LIMIT_HEADERS = re.compile(r"x-(?:user-)?ratelimit-", re.IGNORECASE)
+
+
+def program_files() -> list[Path]:
+    """The program's own files: all but the definitions and the sandbox, which plays the upstream."""
+    files = [path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return [
+        path
+        for path in files
+        if path.suffix in {".py", ".yaml", ".html", ".j2"}
+        and ROOT / "relay" / "sandbox" not in path.parents
+        and not (path.parent == SOURCES and path.suffix == ".yaml")
+    ]
+
+
+def found_in(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {match[0]}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for match in pattern.finditer(line)
+    ]
+
+
+def test_no_other_file_says_the_upstream_s_words() -> None:
+    assert found_in(UPSTREAM_WORDS, program_files()) == []
+
+
+def test_only_the_planner_s_defaults_name_the_upstream_s_headers() -> None:
+    planner = ROOT / "relay" / "core" / "planner"
+
+    assert found_in(RATE_LIMIT_HEADERS, [path for path in program_files() if planner not in path.parents]) == []
+
+
+def test_the_search_finds_what_it_should() -> None:
+    definitions = [SOURCES / "revor.yaml", SOURCES / "revor.hints.yaml"]
+
+    assert len(found_in(UPSTREAM_WORDS, definitions)) > 20
+    assert len(found_in(RATE_LIMIT_HEADERS, definitions)) == 5
+    assert SOURCES / "client.py" in program_files()

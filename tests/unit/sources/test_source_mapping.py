@@ -1,0 +1,462 @@
+"""The upstream's answers in the relay's own words: the documented ones word for word, then whatever JSON can hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.clock import from_rfc3339
+from relay.core.events import Origin, from_transition
+from relay.core.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, detect
+from relay.sources.definition import SourceDefinition, load_definition
+from relay.sources.mapping import (
+    MAX_ATTEMPT_COUNT,
+    MAX_REQUEST_ID_CHARACTERS,
+    MAX_STATUS_CHARACTERS,
+    Malformed,
+    Registered,
+    UpstreamError,
+    observe,
+    observe_item,
+    read_error,
+    registered,
+)
+
+SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
+REVOR = load_definition("revor")
+NOW = 1779271300.0
+ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json")
+
+
+def seen(item: dict[str, Any], **options: Any) -> Observation:
+    observation = observe_item(REVOR, item, now=NOW, **options)
+    assert isinstance(observation, Observation)
+    return observation
+
+
+@pytest.mark.parametrize(
+    ("result", "status"),
+    [
+        ({"status": "accepted"}, "accepted"),
+        ({"status": "skipped"}, "skipped"),
+        ({"status": "Skipped"}, "skipped"),
+        ({"status": "x" * 64}, "x" * 64),
+        ({}, None),
+        (None, None),
+        ("accepted", None),
+        (["accepted"], None),
+        ({"status": None}, None),
+        ({"status": 1}, None),
+        ({"status": {"status": "skipped"}}, None),
+        ({"status": ""}, None),
+        ({"status": " accepted"}, None),
+        ({"status": "accepted\n"}, None),
+        ({"status": "a\x00b"}, None),
+        ({"status": "-accepted"}, None),
+        ({"status": "gr\u00fcn"}, None),
+        ({"status": "\u212aelvin"}, None),
+        ({"status": "\ud83d"}, None),
+        ({"status": "<!channel>"}, None),
+        ({"status": "x" * 65}, None),
+    ],
+)
+def test_the_result_s_status_is_a_token_or_nothing(result: object, status: str | None) -> None:
+    assert seen({"id": "x", "status": "succeeded", "result": result}).result_status == status
+
+
+# The documented answers --------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_succeeded() -> None:
+    body = SAMPLES["job_succeeded"]["body"]
+
+    assert observe(REVOR, orjson.dumps(body), now=NOW, external_id="job_uuid") == Observation(
+        status="succeeded",
+        observed_at=NOW,
+        action="outreach.dispatch",
+        channel="email",
+        scheduled_at=from_rfc3339("2026-05-20T10:00:00Z"),
+        started_at=from_rfc3339("2026-05-20T10:00:01Z"),
+        finished_at=from_rfc3339("2026-05-20T10:00:08Z"),
+        attempt_count=1,
+        result_status="accepted",
+        connect_account_id="connect_account_xxx",
+        upstream=body["item"],
+        read_fields=REVOR.read_fields,
+        request_id="req_xxx",
+    )
+
+
+def test_a_job_that_failed() -> None:
+    body = SAMPLES["job_failed"]["body"]
+
+    observation = observe(REVOR, orjson.dumps(body), now=NOW)
+
+    assert isinstance(observation, Observation)
+    assert (observation.status, observation.channel, observation.attempt_count) == ("failed", "linkedin", 2)
+    code = "connect_account_reconnect_required"
+    assert observation.problem == Problem(code=code, message=code, retryable=False)
+    assert (observation.started_at, observation.scheduled_at) == (None, None)
+
+
+def test_the_answer_to_a_create() -> None:
+    for body in (
+        SAMPLES["create_response"]["body"],
+        {"ok": True, "item": SAMPLES["create_response"]["body"]["item"]},
+        {"item": SAMPLES["create_response"]["body"]["item"]},
+    ):
+        job = registered(REVOR, body, now=NOW)
+        assert isinstance(job, Registered)
+        assert job.external_id == "job_uuid"
+        assert job.observation is not None
+        assert (job.observation.status, job.observation.channel) == ("queued", "email")
+        assert job.observation.scheduled_at == from_rfc3339("2026-05-20T10:00:00Z")
+        assert job.observation.request_id == body.get("request_id")
+
+
+def test_a_create_that_tells_the_id_alone() -> None:
+    assert registered(REVOR, {"ok": True, "item": {"id": "x"}}, now=NOW) == Registered(
+        external_id="x", observation=None
+    )
+    assert registered(REVOR, {"item": {"id": 7}}, now=NOW) == Registered(external_id="7", observation=None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"id": "x"},
+        {"item": None},
+        {"item": "x"},
+        {"item": {}},
+        {"item": {"id": ""}},
+        {"item": {"id": None}},
+        {"item": {"id": True}},
+        {"item": {"id": ["x"]}},
+        {"item": {"id": "a\nb"}},
+        {"item": {"id": "x" * 201}},
+        {"ok": False, "item": {"id": "x"}},
+        {"ok": "yes", "item": {"id": "x"}},
+        SAMPLES["error_envelope"]["body"],
+        SAMPLES["webset_created"]["body"],
+        SAMPLES["accounts"]["body"],
+        SAMPLES["success_envelope"]["body"],
+    ],
+)
+def test_bodies_that_are_no_answer_to_a_create(body: dict[str, Any]) -> None:
+    assert registered(REVOR, body, now=NOW) is None
+
+
+def test_the_documented_error() -> None:
+    body = orjson.dumps(SAMPLES["error_envelope"]["body"])
+
+    assert read_error(REVOR, body) == UpstreamError(
+        code="api_key_invalid", message="api_key_invalid", request_id="req_xxx"
+    )
+    assert observe(REVOR, body, now=NOW) == Malformed(reason="refused")
+
+
+# Not as documented -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not_json"),
+        (b"<html>", "not_json"),
+        (b'{"item": {"id": "x", "status": "que', "not_json"),
+        (b'{"item": {"status": "queued", "n": NaN}}', "not_json"),
+        (b"\xff\xfe", "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (b"[]", "not_an_object"),
+        (b"null", "not_an_object"),
+        (b'"x"', "not_an_object"),
+        (b"{}", "no_item"),
+        (b'{"ok": true, "item": []}', "no_item"),
+        (b'{"ok": true, "item": {}}', "no_status"),
+        (b'{"item": {"status": null}}', "no_status"),
+        (b'{"item": {"status": 5}}', "no_status"),
+        (b'{"item": {"status": ["queued"]}}', "no_status"),
+        (b'{"item": {"status": " \\u0000\\n "}}', "no_status"),
+        (b'{"item": {"id": "y", "status": "queued"}}', "other_job"),
+        (b'{"item": {"id": null, "status": "queued"}}', "other_job"),
+        (b'{"item": {"id": {}, "status": "queued"}}', "other_job"),
+        (b'{"item": {"id": "X", "status": "queued"}}', "other_job"),
+    ],
+)
+def test_answers_that_say_nothing_about_the_job(body: bytes, reason: str) -> None:
+    assert observe(REVOR, body, now=NOW, external_id="x") == Malformed(reason=reason)
+
+
+def test_an_item_without_an_id_is_the_one_asked_for() -> None:
+    assert seen({"status": "queued"}, external_id="x").status == "queued"
+    assert seen({"id": 12, "status": "queued"}, external_id="12").status == "queued"
+
+
+BIG = 123456789012345678901234567890
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (rb'"text": "Hi \ud83d"', {"text": "Hi \N{REPLACEMENT CHARACTER}"}),
+        (rb'"\udc00": {"\ud83d": 1}', {"\N{REPLACEMENT CHARACTER}": {"\N{REPLACEMENT CHARACTER}": 1}}),
+        (b'"text": "caf\xe9"', {"text": "caf\N{REPLACEMENT CHARACTER}"}),
+        (b'"number": %d, "list": [-%d]' % (BIG, BIG), {"number": BIG, "list": [-BIG]}),
+        (b'"number": 1e400', {"number": "1e400"}),
+        (b'"number": %s' % (b"9" * 5_000), {"number": "9" * 5_000}),
+    ],
+)
+def test_an_item_with_what_json_allows_is_read_and_written_again(field: bytes, value: dict[str, Any]) -> None:
+    observation = observe(REVOR, b'{"item": {"id": "x", "status": "running", %s}}' % field, now=NOW, external_id="x")
+    assert isinstance(observation, Observation)
+    assert observation.upstream == {"id": "x", "status": "running", **value}
+    body = REVOR.answer_body(observation.upstream, "req_1")
+    assert json.loads(body)["item"] == observation.upstream
+    (transition,), _ = detect(Progress(), observation)
+    job = Job(uid="job_1", external_id="x", source="revor", account="default", metadata={"big": BIG})
+    event = from_transition("evt_1", job, transition, ORIGIN, seen=observation)
+    assert json.loads(event.body)["data"]["job"] == event.document()["data"]["job"] == observation.upstream
+    assert event.document()["data"]["metadata"] == {"big": BIG}
+
+
+def test_a_job_whose_id_is_a_number_over_64_bits_is_read_and_registered() -> None:
+    body = b'{"item": {"id": %d, "status": "queued"}}' % BIG
+    observation = observe(REVOR, body, now=NOW, external_id=str(BIG))
+    assert isinstance(observation, Observation)
+    found = registered(REVOR, {"item": {"id": BIG, "status": "queued"}}, now=NOW)
+    assert found is not None
+    assert found.external_id == str(BIG)
+
+
+def test_an_error_and_a_probe_with_half_a_surrogate_pair_are_read() -> None:
+    error = read_error(REVOR, rb'{"ok": false, "error": {"code": "a", "message": "b \ud83d"}}')
+    assert (error.code, error.message) == ("a", "b \N{REPLACEMENT CHARACTER}")
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("settling", "settling"),
+        ("retrying", "retrying"),
+        ("Running", "Running"),
+        (" running ", "revor:running"),
+        ("running\u0000", "revor:running"),
+        ("a\r\nb\x1b[31m", "ab[31m"),
+        ("x" * 1000, "x" * MAX_STATUS_CHARACTERS),
+        ("é👋", "é👋"),
+        ("\x00" * 10_000 + "x", None),
+    ],
+)
+def test_status_words_that_nobody_knows(word: str, status: str | None) -> None:
+    observation = observe_item(REVOR, {"status": word}, now=NOW)
+
+    if status is None:
+        assert observation == Malformed(reason="no_status")
+        return
+    assert isinstance(observation, Observation)
+    assert observation.status == status
+    assert not observation.known
+    assert not observation.terminal
+
+
+def test_a_word_means_what_the_definition_says_and_nothing_else() -> None:
+    fields = {name: getattr(REVOR, name) for name in SourceDefinition.__dataclass_fields__}
+    other = SourceDefinition(**fields | {"name": "other", "statuses": {"done": "succeeded", "succeeded": "running"}})
+
+    def status(word: str) -> tuple[str, bool]:
+        observation = observe_item(other, {"status": word}, now=NOW)
+        assert isinstance(observation, Observation)
+        return observation.status, observation.known
+
+    assert status("done") == ("succeeded", True)
+    assert status("succeeded") == ("running", True)
+    assert status("failed") == ("other:failed", False)
+
+
+NO_TIMES: tuple[object, ...] = (
+    *(None, "", "soon", 1779271200, 1779271200.5, True, [], {}, "2026-05-20", "2026-05-20T10:00:00"),
+    *("2026-13-20T10:00:00Z", "2026-05-20T25:00:00Z", "2026-05-20T10:00:60Z", "2026-W21-3T10:00:00Z"),
+    *("1969-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "x" * 100_000),
+    *("２０２６-05-20T10:00:00Z", "2026-05-20T10:00:00Z\n", "2026-05-20T10:00:00+99:99"),
+)
+NO_NUMBERS: tuple[object, ...] = (None, True, "3", [], {}, float("nan"))
+NO_WORDS: tuple[object, ...] = ("", "\x00", None, 5, [], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:00Z", 0.0),
+        ("2026-05-20T10:00:00.000Z", 1779271200.0),
+        ("2026-05-20t10:00:00z", 1779271200.0),
+        ("2026-05-20T12:00:00.25+02:00", 1779271200.25),
+        ("2026-05-20T10:00:00.123456789Z", 1779271200.123456),
+        *((bad, None) for bad in NO_TIMES),
+    ],
+)
+def test_times(text: object, seconds: float | None) -> None:
+    names = ("scheduled_at", "started_at", "finished_at", "next_attempt_at")
+
+    observation = seen({"status": "queued"} | dict.fromkeys(names, text))
+
+    for name in names:
+        assert getattr(observation, name) == seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        *[(0, 0), (3, 3), (2.0, 2), (-1, 0), (-1e300, 0), (10**18, MAX_ATTEMPT_COUNT), (1e300, MAX_ATTEMPT_COUNT)],
+        *((bad, 0) for bad in NO_NUMBERS),
+    ],
+)
+def test_attempt_counts(given: object, count: int) -> None:
+    observation = seen({"status": "queued", "attempt_count": given})
+
+    assert observation.attempt_count == count
+    assert type(observation.attempt_count) is int
+
+
+def test_a_count_larger_than_a_float_can_be() -> None:
+    body = b'{"item": {"status": "queued", "attempt_count": 1' + b"0" * 300 + b"}}"
+
+    observation = observe(REVOR, body, now=NOW)
+
+    assert isinstance(observation, Observation)
+    assert observation.attempt_count == MAX_ATTEMPT_COUNT
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (None, None),
+        ({}, None),
+        ([], None),
+        (5, None),
+        ("", None),
+        ("boom\n", Problem(code="unknown", message="boom")),
+        ({"code": "c"}, Problem(code="c", message="c")),
+        ({"message": "m"}, Problem(code="unknown", message="m")),
+        ({"code": 5, "message": [], "retryable": "no"}, Problem(code="unknown", message="unknown")),
+        ({"code": "c\x00d", "message": "m\r\nn", "retryable": True}, Problem(code="cd", message="mn", retryable=True)),
+        ({"code": "c" * 9999, "message": "m" * 9999}, Problem(code="c" * 200, message="m" * 1000)),
+    ],
+)
+def test_why_a_job_failed(error: object, problem: Problem | None) -> None:
+    assert seen({"status": "failed", "error": error}).problem == problem
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        *[("linkedin", "linkedin"), ("a\nb", "ab"), ("x" * 999, "x" * 128), (" ", None)],
+        *((bad, None) for bad in NO_WORDS),
+    ],
+)
+def test_actions_and_channels(given: object, word: str | None) -> None:
+    observation = seen({"status": "queued", "action": given, "channel": given})
+
+    assert (observation.action, observation.channel) == (word, word)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        *[("req_1", "req_1"), ("r\n\x00eq", "req"), ("r" * 5000, "r" * MAX_REQUEST_ID_CHARACTERS)],
+        *[(bad, "from header") for bad in (None, "", 0)],
+        *[(bad, None) for bad in (5, ["x"], {"a": 1}, "\n")],
+    ],
+)
+def test_request_ids(given: object, kept: str | None) -> None:
+    body = orjson.dumps({"request_id": given, "item": {"status": "queued"}})
+
+    observation = observe(REVOR, body, now=NOW, request_id_header="from header")
+
+    assert isinstance(observation, Observation)
+    assert observation.request_id == kept
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"", UpstreamError()),
+        (b"<html>Bad gateway</html>", UpstreamError()),
+        (b"[]", UpstreamError()),
+        (b"{}", UpstreamError()),
+        (b'{"error": null, "request_id": "req_1"}', UpstreamError(request_id="req_1")),
+        (b'{"error": "broken", "request_id": "req_1"}', UpstreamError(code="broken", request_id="req_1")),
+        (b'{"error": {"code": 5, "message": {}}, "request_id": "r"}', UpstreamError(request_id="r")),
+        (
+            b'{"error": {"code": "c", "request_id": "in"}, "request_id": "out"}',
+            UpstreamError(code="c", request_id="in"),
+        ),
+    ],
+)
+def test_errors_that_are_not_as_documented(body: bytes, error: UpstreamError) -> None:
+    assert read_error(REVOR, body) == error
+
+
+def test_an_item_nested_too_deep_keeps_the_rest() -> None:
+    nested = b'{"a":' * 400 + b"1" + b"}" * 400
+    body = b'{"item": {"id": "x", "status": "queued", "result": ' + nested + b"}}"
+
+    observation = observe(REVOR, body, now=NOW, external_id="x")
+
+    assert isinstance(observation, Observation)
+    assert observation.upstream == {"id": "x", "status": "queued"}
+    orjson.dumps([[[[dict(observation.upstream)]]]])
+
+
+def test_a_megabyte_of_item_is_kept() -> None:
+    item = {"id": "x", "status": "queued", "result": {"text": "x" * 2**20}}
+
+    assert seen(item).upstream == item
+
+
+# Whatever JSON can hold --------------------------------------------------------------------------------------------
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+words = st.sampled_from([*sorted(KNOWN_STATUSES), "settling", "2026-05-20T10:00:00.000Z", "x"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+item_names = st.sampled_from([name for name in REVOR.read_fields if "." not in name] + ["error", "result"])
+items = st.dictionaries(item_names, words | values)
+bodies = st.fixed_dictionaries(
+    {}, optional={"ok": st.booleans() | values, "request_id": values, "item": items | values, "error": items | values}
+)
+
+
+@given(bodies | values)
+def test_no_json_raises(body: Any) -> None:
+    raw = orjson.dumps(body)
+
+    seen = observe(REVOR, raw, now=NOW, request_id_header="h", external_id="x")
+    error = read_error(REVOR, raw)
+    if isinstance(body, dict):
+        registered(REVOR, body, now=NOW)
+
+    assert len(error.code) <= 200
+    if not isinstance(seen, Observation):
+        return
+    assert 0 <= seen.attempt_count <= MAX_ATTEMPT_COUNT
+    assert 0 < len(seen.status) <= MAX_STATUS_CHARACTERS
+    assert seen.known == (body["item"]["status"] in KNOWN_STATUSES)
+    assert seen.upstream == body["item"]
+    job = Job(uid="job_1", external_id="x", source="revor", account="default")
+    origin = Origin(source="https://revor.ai", type_prefix="ai.revor.job", dataschema="/s.json")
+    for transition in detect(Progress(), seen)[0]:
+        from_transition("evt_1", job, transition, origin, seen=seen)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise(raw: bytes) -> None:
+    observe(REVOR, raw, now=NOW)
+    read_error(REVOR, raw)

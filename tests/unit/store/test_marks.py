@@ -1,0 +1,34 @@
+"""Which marks are plain: the end of an attempt after which no subscription and nobody else has to be told."""
+
+from typing import Any
+
+import pytest
+
+from relay.core.events import Event
+from relay.core.records import Mark
+from tests.support.store_kit import attempt, relay_event
+
+PLAIN: dict[str, Any] = {"state": "delivered", "now": 1.0, "attempt": attempt()}
+
+
+class Claimed:
+    """As much of it as is asked for."""
+
+    def __init__(self, *, probe: bool = False) -> None:
+        self.probe = probe
+
+
+@pytest.mark.parametrize(
+    ("probe", "disable", "events", "plain"),
+    [
+        (False, None, (), True),
+        (True, None, (), False),
+        (False, "http_410", (), False),
+        (False, None, (relay_event("relay.delivery.expired"),), False),
+    ],
+)
+def test_a_mark_that_turns_nothing_is_plain(
+    probe: bool, disable: str | None, events: tuple[Event, ...], plain: bool
+) -> None:
+    claimed: Any = Claimed(probe=probe)
+    assert Mark(**PLAIN, claimed=claimed, disable=disable, events=events).is_plain is plain
