@@ -18,20 +18,20 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._classes = {OTHER}
         account = ("source", "account")
-        self.looks = Counter(
-            "relay_looks",
+        self.polls = Counter(
+            "relay_polls",
             "Looks at jobs by what came of them and what they were for",
             (*account, "result", "purpose"),
             registry=self.registry,
         )
-        self.looks_wasted = Counter(
-            "relay_looks_wasted",
+        self.polls_wasted = Counter(
+            "relay_polls_wasted",
             "Looks that succeeded and found nothing new",
             (*account, "purpose"),
             registry=self.registry,
         )
-        self.look_seconds = Histogram(
-            "relay_look_seconds", "How long a look takes", account, buckets=LATENCY_BUCKETS, registry=self.registry
+        self.poll_seconds = Histogram(
+            "relay_poll_seconds", "How long a look takes", account, buckets=LATENCY_BUCKETS, registry=self.registry
         )
         self.detection_delay_seconds = Histogram(
             "relay_detection_delay_seconds",

@@ -32,7 +32,7 @@ class ScriptedError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScriptedLook:
+class ScriptedPoll:
     """One answer of a ScriptedSource, shaped like `relay.sources.client.Look`."""
 
     kind: str = "observed"
@@ -52,33 +52,33 @@ class ScriptedSource:
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
-        self.looked: list[tuple[float, str]] = []
+        self.polled: list[tuple[float, str]] = []
         self.probes = 0
         self.key_works = True
-        self._scripts: dict[str, deque[ScriptedLook]] = {}
+        self._scripts: dict[str, deque[ScriptedPoll]] = {}
 
-    def script(self, external_id: str, *looks: ScriptedLook) -> None:
+    def script(self, external_id: str, *polls: ScriptedPoll) -> None:
         """What the next looks at this job find."""
-        self._scripts[external_id] = deque(looks)
+        self._scripts[external_id] = deque(polls)
 
-    async def look(self, external_id: str, api_key: str) -> ScriptedLook:
+    async def poll(self, external_id: str, api_key: str) -> ScriptedPoll:
         """The next scripted answer; one that is not scripted is a 404."""
-        self.looked.append((self.clock(), external_id))
-        looks = self._scripts.get(external_id)
-        if not looks:
-            return self._timed(ScriptedLook(kind="not_found", status_code=404))
-        return self._timed(looks.popleft() if len(looks) > 1 else looks[0])
+        self.polled.append((self.clock(), external_id))
+        polls = self._scripts.get(external_id)
+        if not polls:
+            return self._timed(ScriptedPoll(kind="not_found", status_code=404))
+        return self._timed(polls.popleft() if len(polls) > 1 else polls[0])
 
-    async def probe(self, api_key: str) -> ScriptedLook:
+    async def probe(self, api_key: str) -> ScriptedPoll:
         """Whether the key works."""
         self.probes += 1
         kind, status = ("observed", 200) if self.key_works else ("unauthorized", 401)
-        return self._timed(ScriptedLook(kind=kind, status_code=status))
+        return self._timed(ScriptedPoll(kind=kind, status_code=status))
 
-    def _timed(self, look: ScriptedLook) -> ScriptedLook:
+    def _timed(self, poll: ScriptedPoll) -> ScriptedPoll:
         now = self.clock()
-        seen = None if look.observation is None else replace(look.observation, observed_at=now)
-        return replace(look, observation=seen, sent_at=now, received_at=now)
+        seen = None if poll.observation is None else replace(poll.observation, observed_at=now)
+        return replace(poll, observation=seen, sent_at=now, received_at=now)
 
 
 class RecordingSink:

@@ -41,7 +41,7 @@ class Front:
             await self._app(scope, receive, send)
             return
         if scope["path"].startswith(self._passed_paths):
-            reply = None if self._tells_all else self._proxy.at_hand(scope)
+            reply = None if self._tells_all else self._proxy.from_memory(scope)
             if reply is not None:
                 await self._proxy.answer(reply, scope, receive, send)
                 self.context.ports.count_request(scope["method"], reply.status)

@@ -27,7 +27,7 @@ from relay.node.component_settings import guard_policy
 from relay.node.local_token import NO_TOKEN, local_token, local_token_path
 from relay.node.node import NO_KEY
 from relay.private_files import default_state_dir
-from relay.sources.client import Look, UpstreamClient
+from relay.sources.client import PollResult, UpstreamClient
 from relay.sources.definition import SourceDefinition, load_definition
 from relay.store import migrations
 from relay.store.database import HolderLock, lock_path, sqlite_url
@@ -171,38 +171,38 @@ async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
     definition = load_definition(source.preset)
     client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")
     try:
-        look = await client.probe(account.api_key)
+        poll = await client.probe(account.api_key)
     finally:
         await client.close()
-    if look.kind == "observed":
-        return Finding(name=name, state="ok", detail=f"{source.base_url} takes it ({look.duration_ms:.0f} ms)")
-    if look.kind == "rate_limited":
+    if poll.kind == "observed":
+        return Finding(name=name, state="ok", detail=f"{source.base_url} takes it ({poll.duration_ms:.0f} ms)")
+    if poll.kind == "rate_limited":
         detail = f"the key works, but its rate limit at {source.base_url} is used up: try again in a minute"
         return Finding(name=name, state="ok", detail=detail)
-    return Finding(name=name, state="problem", detail=_trouble(definition, source, look, variable))
+    return Finding(name=name, state="problem", detail=_trouble(definition, source, poll, variable))
 
 
-def _trouble(definition: SourceDefinition, source: SourceSettings, look: Look, variable: str) -> str:
+def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollResult, variable: str) -> str:
     """One sentence: what is wrong with a key or an upstream, and what to do."""
-    said = look.error.code if look.error is not None and look.error.code else look.kind
+    said = poll.error.code if poll.error is not None and poll.error.code else poll.kind
     hint = definition.hint_for(Problem(code=said, message=""), POLL)
     meaning, fix = ("", "") if hint is None else (hint.meaning, hint.fix[:1].lower() + hint.fix[1:])
     where = f"sources.{source.name}.base_url"
-    match look.kind:
-        case "unauthorized" if look.status_code is None:
-            return f"the key for {source.base_url} {look.detail.removeprefix('the API key ')}: set {variable} again"
+    match poll.kind:
+        case "unauthorized" if poll.status_code is None:
+            return f"the key for {source.base_url} {poll.detail.removeprefix('the API key ')}: set {variable} again"
         case "unauthorized":
-            return f"{source.base_url} answers {look.status_code}: {meaning}; {fix}, and set {variable} to it"
+            return f"{source.base_url} answers {poll.status_code}: {meaning}; {fix}, and set {variable} to it"
         case "forbidden":
-            return f"{source.base_url} answers {look.status_code}: {meaning}; {fix}, and set {variable} to it"
-        case "unavailable" if look.status_code is None:
+            return f"{source.base_url} answers {poll.status_code}: {meaning}; {fix}, and set {variable} to it"
+        case "unavailable" if poll.status_code is None:
             unreachable = f"{definition.title} cannot be reached at {source.base_url}"
-            return f"{unreachable}: {look.detail}; check the network and {where}"
+            return f"{unreachable}: {poll.detail}; check the network and {where}"
         case "unavailable":
-            return f"{definition.title} is not working: {source.base_url} {look.detail}; try again later"
+            return f"{definition.title} is not working: {source.base_url} {poll.detail}; try again later"
         case "not_found":
-            return f"there is no such API at {source.base_url}: it {look.detail}; check {where}"
-    return f"{meaning}: {source.base_url}: {look.detail}; {fix}"
+            return f"there is no such API at {source.base_url}: it {poll.detail}; check {where}"
+    return f"{meaning}: {source.base_url}: {poll.detail}; {fix}"
 
 
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> list[Finding]:

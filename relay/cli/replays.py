@@ -21,7 +21,7 @@ Wait = Annotated[bool, typer.Option("--wait", help="Return when it has ended. Ex
 SINCE_HELP = "Only events recorded since then: a time (2026-05-20T10:00:00Z) or an age (1d, 6h, 30m)."
 COUNT_TIMEOUT_SECONDS = 300.0
 """What there is to send is counted before the answer: of many millions of events that takes a while."""
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -96,7 +96,7 @@ def _watched(id: str, replay: Any) -> Any:
     with _progress(replay["matched"]) as show:
         while replay["state"] == "running":
             show(replay)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
             try:
                 replay, answered_at = _get(id), time.monotonic()
             except Unreachable as error:

@@ -161,7 +161,7 @@ def fate_of(status_code: int, *, says_nothing_done: bool) -> Fate:
 
 
 _MAX_DECODINGS = 4
-_WORTH_A_LOOK = re.compile(rb"[\x00-\x1f\x7f-\xff\\%]|/\.")
+_WORTH_A_POLL = re.compile(rb"[\x00-\x1f\x7f-\xff\\%]|/\.")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]|\xc2[\x80-\x9f]")
 _DISGUISE = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|%u00(?:2e|2f|5c)", re.IGNORECASE)
 """UTF-8 that is longer than it need be, and `%u002e`: the old ways to hide a dot or a slash."""
@@ -176,7 +176,7 @@ def path_refusal(path: bytes, prefixes: Collection[str]) -> str | None:
     """
     if not path.startswith(tuple(prefix.encode() for prefix in prefixes)):
         return f"the path does not begin with {' or '.join(sorted(prefixes))}"
-    if _WORTH_A_LOOK.search(path) is None:
+    if _WORTH_A_POLL.search(path) is None:
         return None
     for _ in range(_MAX_DECODINGS):
         if _CONTROL.search(path):

@@ -106,7 +106,7 @@ class Registered:
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
-class LookRecord:
+class PollRecord:
     """What a look changes: the job's new state, its events and their deliveries, all in one transaction.
 
     Written only while the job is open and its sequence is `expected_sequence`; else StaleSequence.
@@ -136,7 +136,7 @@ class Recorded:
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
-class LookNote:
+class PollNote:
     """What a look that changed nothing leaves behind, and the plan for the next one: its time and back-off step.
 
     Not written where the job has another `poll_count` than `expected_poll_count` (None: any).
@@ -154,7 +154,7 @@ class LookNote:
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
-class Mark:
+class AttemptResult:
     """The end of one attempt: written only while the lease is still ours.
 
     state       delivered, dead or pending (again at `due_at`)
@@ -178,7 +178,7 @@ class Mark:
     events: tuple[Event, ...] = ()
     next_lease: Lease | None = None
     next_count: int = 1
-    next_late: bool = True
+    next_backlogged: bool = True
 
     @property
     def is_plain(self) -> bool:
@@ -197,7 +197,7 @@ class Pending:
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
-class Marked:
+class AttemptRecorded:
     """`kept` is False when the lease was lost: somebody else decides now. `next`: the deliveries taken, if asked."""
 
     kept: bool

@@ -45,7 +45,7 @@ MOST_FREE_ATTEMPTS = 20
 event that it always refuses would be sent again with each of them for days."""
 FRESH_WAIT_SECONDS = 1.0
 """What has waited so long for a sink that fails again and again goes behind what comes later."""
-PUT_BEHIND_PIECES = 5
+DEMOTE_CHUNKS = 5
 """One claim waits for so many pieces of that at most."""
 MET_AT_ONCE = 1_000
 """Callbacks that one scan reads at most."""
@@ -70,10 +70,10 @@ class Deliveries(ClaimedDeliveries, Protocol):
         self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
     ) -> tuple[Claimed, ...]: ...
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
-    async def bring_forward(
+    async def expedite(
         self, subscription_id: str, now: float, made_since: float = ..., free_count: int = ...
     ) -> bool: ...
-    async def put_behind(self, subscription_id: str, now: float) -> bool: ...
+    async def demote(self, subscription_id: str, now: float) -> bool: ...
 
 
 class Subscriptions(SinkHealth, Protocol):
@@ -297,12 +297,12 @@ class Dispatcher:
                 claims.append(self._probe(found, now))
             elif free > 0:
                 priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
-                limit = self.slots.late_limit(found, now)
+                limit = self.slots.backlogged_limit(found, now)
                 if limit < math.inf:  # what is fresh first, and of what is late only so much
                     if 0 in priorities:
                         priorities = (0,)
                     else:
-                        free = min(free, int(limit) - found.late)
+                        free = min(free, int(limit) - found.backlogged)
                 for _ in range(free):  # now: the next one has what is left
                     self.slots.occupy(found)
                 if free > 0:
@@ -378,8 +378,8 @@ class Dispatcher:
         try:
             if 0 in priorities and (target.down or target.recovered):
                 # what has waited for a sink that was down is not fresh any more when that is up again
-                for _ in range(PUT_BEHIND_PIECES):
-                    if not await self._deliveries.put_behind(target.subscription.id, now - FRESH_WAIT_SECONDS):
+                for _ in range(DEMOTE_CHUNKS):
+                    if not await self._deliveries.demote(target.subscription.id, now - FRESH_WAIT_SECONDS):
                         break
             target.recovered = False
             lease = self._lease(self._settings.timeout_of(target.subscription))
@@ -413,21 +413,21 @@ class Dispatcher:
         failed, is due."""
         by_hand = max(target.subscription.drain_since or 0.0, target.subscription.enabled_since or 0.0)
         since = max(by_hand, target.back_since)
-        if since and since != target.forwarded:
-            target.forwarded = since
+        if since and since != target.expedited:
+            target.expedited = since
             if now - since < FORWARD_SECONDS:
                 # A recovery may come again and again: without an end to it an event that always fails would never die.
                 lasts = sum(self._settings.schedule_of(target.subscription))
                 limits = () if since == by_hand else (now - lasts, MOST_FREE_ATTEMPTS)
-                self._tasks.start(self._bring_forward(target, *limits))
+                self._tasks.start(self._expedite(target, *limits))
 
-    async def _bring_forward(self, target: Target, *limits: Any) -> None:
-        subscription_id, bring_forward = target.subscription.id, self._deliveries.bring_forward
+    async def _expedite(self, target: Target, *limits: Any) -> None:
+        subscription_id, expedite = target.subscription.id, self._deliveries.expedite
         try:
-            while await bring_forward(subscription_id, self._clock(), *limits) and not self._in_flight.stopping:
+            while await expedite(subscription_id, self._clock(), *limits) and not self._in_flight.stopping:
                 pass
         except StoreError as error:
-            target.forwarded = None
+            target.expedited = None
             log.error("forward_failed", subscription=subscription_id, error=str(error))
         self._wake.set()
 

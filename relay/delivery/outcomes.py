@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from relay.core import retry
 from relay.core.delivery import Attempt, Claimed, Outcome, Response
 from relay.core.events import Event
-from relay.core.records import Lease, Mark
+from relay.core.records import AttemptResult, Lease
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
@@ -25,7 +25,7 @@ class Tried:
     outcome: Outcome
 
 
-def conclude(
+def attempt_result(
     tried: Tried,
     now: float,
     *,
@@ -36,8 +36,8 @@ def conclude(
     dataschema_base: str,
     next_lease: Lease | None,
     next_count: int,
-    next_late: bool,
-) -> tuple[Mark, float]:
+    next_backlogged: bool,
+) -> tuple[AttemptResult, float]:
     """The mark, and until when the sink asked that nothing at all is sent to it (0: it did not).
 
     `schedule_seconds`: the pauses between attempts. `chance`: a number from 0 to 1 at each call. `next_lease`,
@@ -95,7 +95,7 @@ def conclude(
         probe_at = _probe_at(subscription, decision, now, jitter, chance, disable_after_seconds)
     if probe or state != "delivered":
         events = _events(tried, attempt, decision, disable, now, dataschema_base)
-    mark = Mark(
+    mark = AttemptResult(
         claimed=claimed,
         state=state,
         now=now,
@@ -107,7 +107,7 @@ def conclude(
         events=events,
         next_lease=next_lease if disable is None and pause_until <= now else None,
         next_count=next_count,
-        next_late=next_late,
+        next_backlogged=next_backlogged,
     )
     return mark, pause_until
 

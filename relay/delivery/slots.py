@@ -30,7 +30,7 @@ FAILING_PER_SECOND = 20.0
 it would fail too, and cost those whose sinks are well."""
 
 
-LATE_SLOTS = 8
+BACKLOGGED_SLOTS = 8
 """What is late, retries and what was asked for by hand, has so many slots of prompt sinks while fresh events come: with
 more of it the turns of the event loop and the commits would be what a fresh one waits for."""
 FRESH_SECONDS = 10.0
@@ -81,8 +81,8 @@ class Target:
     in_flight: int = 0
     fills: int = 0
     marking: int = 0
-    late: int = 0
-    late_load: float = 0.0
+    backlogged: int = 0
+    backlogged_load: float = 0.0
     queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
     paused_until: float = 0.0
     pause_written: float = 0.0
@@ -93,7 +93,7 @@ class Target:
     recovered: bool = False
     probe_at: float | None = None
     back_since: float = 0.0
-    forwarded: float | None = None
+    expedited: float | None = None
     waiting: bool = False
 
     @property
@@ -175,7 +175,7 @@ class Slots:
         self.in_flight = 0
         self.fresh_at = -math.inf
         """When a fresh event came last."""
-        self._late_load = 0.0
+        self._backlogged_load = 0.0
         self._targets: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
 
@@ -266,30 +266,30 @@ class Slots:
             self.concurrency - self.in_flight,
         )
 
-    def late_limit(self, target: Target, now: float) -> float:
+    def backlogged_limit(self, target: Target, now: float) -> float:
         """How many of its deliveries that are not first attempts may be on their way: while fresh ones come a share of
         LATE_SLOTS, the more of them the longer its sink takes by itself."""
         if not 0 <= now - self.fresh_at <= FRESH_SECONDS:  # the clock may have been set back
             return math.inf
-        others = max(self._late_load - target.late_load, 0.0)
-        return max(1.0, LATE_SLOTS * (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) / (1 + others))
+        others = max(self._backlogged_load - target.backlogged_load, 0.0)
+        return max(1.0, BACKLOGGED_SLOTS * (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) / (1 + others))
 
-    def late_began(self, target: Target) -> None:
+    def backlogged_began(self, target: Target) -> None:
         """One that is not a first attempt is on its way."""
-        target.late += 1
-        self._weigh_late(target)
+        target.backlogged += 1
+        self._weigh_backlogged(target)
 
-    def late_ended(self, target: Target) -> None:
+    def backlogged_ended(self, target: Target) -> None:
         """It is committed, or was given back."""
-        target.late -= 1
-        self._weigh_late(target)
+        target.backlogged -= 1
+        self._weigh_backlogged(target)
 
-    def _weigh_late(self, target: Target) -> None:
+    def _weigh_backlogged(self, target: Target) -> None:
         """A sink that fails, or takes long by itself, hardly keeps us busy: it takes no share of the others."""
-        before = target.late_load
-        busy = target.late > 0 and not target.failures
-        target.late_load = 1 / (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) if busy else 0.0
-        self._late_load += target.late_load - before
+        before = target.backlogged_load
+        busy = target.backlogged > 0 and not target.failures
+        target.backlogged_load = 1 / (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) if busy else 0.0
+        self._backlogged_load += target.backlogged_load - before
 
     def occupy(self, target: Target) -> None:
         """Takes a slot."""

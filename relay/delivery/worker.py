@@ -16,11 +16,11 @@ from relay.clock import Clock
 from relay.core import retry, signing
 from relay.core.delivery import Claimed, OutboundRequest, Outcome, Response
 from relay.core.events import Event
-from relay.core.records import Lease, Mark, Marked
+from relay.core.records import AttemptRecorded, AttemptResult, Lease
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import Headers, bare
-from relay.delivery.outcomes import Tried, conclude
+from relay.delivery.outcomes import Tried, attempt_result
 from relay.delivery.slots import Kind, Slots, Target
 from relay.errors import StoreError, ValueRefused
 from relay.holder import Holder
@@ -44,7 +44,7 @@ log = structlog.get_logger("relay.deliverer")
 class ClaimedDeliveries(Protocol):
     """What becomes of a delivery that is claimed, in the store."""
 
-    async def mark(self, mark: Mark) -> Marked: ...
+    async def mark(self, mark: AttemptResult) -> AttemptRecorded: ...
     async def release(self, claimed: Sequence[Claimed], now: float) -> None: ...
 
 
@@ -216,9 +216,9 @@ class Deliverer:
 
     async def _one(self, target: Target, claimed: Claimed, *, has_slot: bool) -> tuple[Claimed, ...]:
         """Delivers one, or gives it back unsent. Returns the deliveries to go on with."""
-        late = claimed.priority > 0
-        if late:
-            self._slots.late_began(target)
+        backlogged = claimed.priority > 0
+        if backlogged:
+            self._slots.backlogged_began(target)
         else:
             self._slots.fresh_at = self._clock()
         try:
@@ -235,8 +235,8 @@ class Deliverer:
                 return ()
             return await self._deliver(target, claimed)
         finally:
-            if late:
-                self._slots.late_ended(target)
+            if backlogged:
+                self._slots.backlogged_ended(target)
 
     async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
         """One attempt in a slot that is ours; the slot is free again when the answer is there. Returns the deliveries
@@ -278,7 +278,7 @@ class Deliverer:
             self._wake()  # nothing is due, or it may not go on: when is the next?
         return marked.next
 
-    async def _write_down(self, mark: Mark) -> tuple[Mark, Marked]:
+    async def _write_down(self, mark: AttemptResult) -> tuple[AttemptResult, AttemptRecorded]:
         """Again and again while the database refuses: the sink has answered, and what is not written is sent twice.
         Where it is a value that can not be written, the bare attempt is, at last without the events that say what
         followed. Returns the mark as it was written: after a refusal it goes on with nothing."""
@@ -301,13 +301,15 @@ class Deliverer:
 
     # --- what follows from an attempt
 
-    def _mark(self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome) -> Mark:
+    def _mark(
+        self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome
+    ) -> AttemptResult:
         now, settings = self._clock(), self._settings()
         prompt = outcome.verdict == "delivered" and response.duration_ms <= AHEAD_MS
         free = self._slots.free(target, ahead=prompt) if self._may_go_on(target, now) else 0
-        limit = self._slots.late_limit(target, now)
-        late = limit == math.inf or (claimed.priority > 0 and target.late <= limit)
-        mark, pause_until = conclude(
+        limit = self._slots.backlogged_limit(target, now)
+        backlogged = limit == math.inf or (claimed.priority > 0 and target.backlogged <= limit)
+        mark, pause_until = attempt_result(
             Tried(
                 claimed=claimed,
                 subscription=target.subscription,
@@ -324,8 +326,8 @@ class Deliverer:
             disable_after_seconds=settings.disable_after_seconds,
             dataschema_base=settings.dataschema_base,
             next_lease=self._lease(settings.timeout_of(target.subscription)) if free > 0 else None,
-            next_count=2 if free > 1 and (limit == math.inf or not late) else 1,
-            next_late=late,
+            next_count=2 if free > 1 and (limit == math.inf or not backlogged) else 1,
+            next_backlogged=backlogged,
         )
         target.paused_until = max(target.paused_until, pause_until)
         if mark.disable is not None:
@@ -337,7 +339,7 @@ class Deliverer:
         by_scan = target.recovered or target.rate is not None or target.per_second(now) is not None
         return target.known and not by_scan and not self._in_flight.stopping and target.may_send(now)
 
-    async def _after(self, target: Target, mark: Mark, marked: Marked, outcome: Outcome) -> None:
+    async def _after(self, target: Target, mark: AttemptResult, marked: AttemptRecorded, outcome: Outcome) -> None:
         """What others have to know of an attempt, once it is committed."""
         for event in mark.events if marked.kept else ():
             self._recorded(event)
@@ -394,7 +396,7 @@ class Deliverer:
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
 
 
-def _barer(mark: Mark) -> Mark:
+def _barer(mark: AttemptResult) -> AttemptResult:
     """The mark with fewer values that can not be written: without the details of its attempt, then without words."""
     barer = replace(mark, attempt=bare(mark.attempt))
     if barer == mark:

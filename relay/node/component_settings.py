@@ -22,7 +22,7 @@ from relay.sources.definition import SourceDefinition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoomSettings:
+class ComponentSettings:
     """The settings of one node. `base_url` is where it is reached, `seed` spreads its looks."""
 
     settings: Settings

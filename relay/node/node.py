@@ -31,7 +31,7 @@ from relay.http.sender import Sender
 from relay.metrics import Metrics
 from relay.node import readiness, upkeep
 from relay.node.cluster import Cluster
-from relay.node.component_settings import RoomSettings, guard_policy
+from relay.node.component_settings import ComponentSettings, guard_policy
 from relay.node.reload import reconfigure
 from relay.node.scheduler import Scheduler, Upkeep
 from relay.node.sink_kinds import api_kinds, rendered_kinds
@@ -94,8 +94,8 @@ class Node:
         self.base_url = (settings.server.public_url or base_url).rstrip("/")
         self.bound_url = base_url
         self.store = store
-        self.metrics_book = Metrics()
-        self._counter = lru_cache(self.metrics_book.requests.labels)
+        self.metrics_registry = Metrics()
+        self._counter = lru_cache(self.metrics_registry.requests.labels)
         self.signals = Signals()
         self.node_id = node_id
         self._holder = Holder()
@@ -105,7 +105,9 @@ class Node:
         self._roles = roles
         self._callback_secret = callback_secret
         self._definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
-        self._rooms = RoomSettings(settings=settings, base_url=self.base_url, definitions=self._definitions, seed=seed)
+        self._components = ComponentSettings(
+            settings=settings, base_url=self.base_url, definitions=self._definitions, seed=seed
+        )
         self._clients: dict[str, UpstreamClient] = {}
         self._passages: dict[str, Passage] = {}
         self._answers = Answers()
@@ -121,8 +123,8 @@ class Node:
             kinds=rendered_kinds(self.base_url).__getitem__,
             transport=sender,
             clock=clock,
-            settings=self._rooms.of_dispatcher(),
-            metrics=self.metrics_book,
+            settings=self._components.of_dispatcher(),
+            metrics=self.metrics_registry,
             holder=self._holder,
             lease_clock=store.database.lease_clock(clock),
             callback_secret=lambda: self.settings.delivery.callback_secret or self._callback_secret,
@@ -149,7 +151,7 @@ class Node:
             tracking=self.tracking,
             answers=self._answers,
             signals=self.signals,
-            metrics=self.metrics_book,
+            metrics=self.metrics_registry,
             node=self,
             clock=clock,
             recorded=self._told,
@@ -252,7 +254,7 @@ class Node:
     def reload(self, settings: Settings) -> None:
         """Takes over what SIGHUP may change: upstream keys, tokens, polling and delivery."""
         self._set_settings(settings)
-        reconfigure(self._rooms, self.dispatcher, self.pollers)
+        reconfigure(self._components, self.dispatcher, self.pollers)
         self._api = create_api(self._ports(), Proxy)
         self.dispatcher.wake()
         self.scheduler.upkeep_now("probes")  # a key that was refused may be another one now
@@ -267,7 +269,7 @@ class Node:
 
     def metrics(self) -> bytes:
         """Prometheus' text format."""
-        return readiness.measured(self.metrics_book, self.store, self.pollers, self._clock())
+        return readiness.measured(self.metrics_registry, self.store, self.pollers, self._clock())
 
     async def callback_secret(self) -> str:
         """The secret that signs what goes to callback URLs."""
@@ -300,7 +302,7 @@ class Node:
         self._clients[source.name] = client
         root = definition.root(source.base_url)
         self._passages[source.name] = Passage(root, clock=self._clock, node_id=self.node_id)
-        book = book_for(self._rooms.of_planner(source))
+        book = book_for(self._components.of_planner(source))
         memory = SourceMemory(source.name, book, rows=self.store.learned, clock=self._clock)
         self._memories[source.name] = memory
         self._books[source.name] = book
@@ -308,12 +310,12 @@ class Node:
             self._add_account(source, account)
 
     def _add_account(self, source: SourceSettings, account: AccountSettings) -> Poller:
-        settings = self._rooms.of_account(source, account)
+        settings = self._components.of_account(source, account)
         recorder = Recorder(
             jobs=self.store.jobs,
             delivering=self.dispatcher,
             signals=self.signals,
-            metrics=self.metrics_book,
+            metrics=self.metrics_registry,
             clock=self._clock,
             hint=settings.hint,
             origin=settings.origin,
@@ -326,9 +328,9 @@ class Node:
             recorder=recorder,
             signals=self.signals,
             delivering=self.dispatcher,
-            metrics=self.metrics_book,
+            metrics=self.metrics_registry,
             clock=self._clock,
-            planner_config=self._rooms.of_planner(source),
+            planner_config=self._components.of_planner(source),
             book=self._books[source.name],
             memory=AccountMemory(
                 source.name,
@@ -338,7 +340,7 @@ class Node:
                 clock=self._clock,
                 holder=self._holder if self.store.database.shared else None,
             ),
-            looked=lambda job, look: self.dropin.looked(job, look),
+            polled=lambda job, poll: self.dropin.polled(job, poll),
         )
         poller.holds = not self.store.database.shared  # else by a lease, which is still to be taken
         self.pollers[(source.name, account.name)] = poller
@@ -365,10 +367,10 @@ class Node:
 
     def _set_settings(self, settings: Settings) -> None:
         self.settings = with_adopted(settings, self._adopted)
-        self._rooms = replace(self._rooms, settings=self.settings)
+        self._components = replace(self._components, settings=self.settings)
 
     def _ports(self) -> Ports:
-        api = self._rooms.of_api(self.node_id)
+        api = self._components.of_api(self.node_id)
         return Ports(
             settings=api,
             clock=self._clock,
@@ -393,7 +395,7 @@ class Node:
             pollers=self.pollers,
             memories=self._memories.values(),
             dispatcher=self.dispatcher,
-            metrics=self.metrics_book,
+            metrics=self.metrics_registry,
             clock=self._clock,
             retention=self.settings.retention,
             holder=self._holder,
@@ -429,7 +431,7 @@ class Node:
         self.dispatcher.wake()
 
     def _recorded(self, event: Event) -> None:
-        self.metrics_book.events.labels(event.type).inc()
+        self.metrics_registry.events.labels(event.type).inc()
         self.signals.event_recorded()
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from relay.config.settings import Settings, changed_needs_restart
 from relay.delivery.dispatcher import Dispatcher
-from relay.node.component_settings import RoomSettings
+from relay.node.component_settings import ComponentSettings
 from relay.polling.poller import Poller
 
 
@@ -26,14 +26,16 @@ def needs_restart(old: Settings, new: Settings) -> list[str]:
     return [*changed_needs_restart(old, new), *sorted(_places(old) ^ _places(new))]
 
 
-def reconfigure(rooms: RoomSettings, dispatcher: Dispatcher, pollers: Mapping[tuple[str, str], Poller]) -> None:
+def reconfigure(
+    components: ComponentSettings, dispatcher: Dispatcher, pollers: Mapping[tuple[str, str], Poller]
+) -> None:
     """Gives the loops of a running node their new settings."""
-    dispatcher.settings = rooms.of_dispatcher()
-    for source in rooms.settings.sources.values():
+    dispatcher.settings = components.of_dispatcher()
+    for source in components.settings.sources.values():
         for account in source.accounts.values():
             poller = pollers.get((source.name, account.name))
             if poller is not None:
-                poller.configure(rooms.of_account(source, account), rooms.of_planner(source))
+                poller.configure(components.of_account(source, account), components.of_planner(source))
 
 
 def _places(settings: Settings) -> set[str]:

@@ -17,15 +17,15 @@ from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.account_health import Accounts, Delivering, Health, Signals
-from relay.polling.poll_handler import Intake, KnownJobs
-from relay.polling.polls import Look, Upstream, problem_of
+from relay.polling.poll_handler import KnownJobs, PollHandler
+from relay.polling.poll_result import PollResult, Upstream, problem_of
 from relay.polling.recorder import Hints, Recorder
 from relay.polling.statistics import AccountMemory
 from relay.polling.weights import Weights
 from relay.tasks import Tasks
 
 STALLED_SECONDS = 60.0
-MAX_LOOKS_IN_FLIGHT = 64
+MAX_POLLS_IN_FLIGHT = 64
 LOAD_COUNT = 5_000
 PLANNED_AT_ONCE = 200
 OK = 200
@@ -84,7 +84,7 @@ class Poller:
         memory: AccountMemory | None = None,
         book: Book | None = None,
         changed: Callable[[], None] = lambda: None,
-        looked: Callable[[Job, Look], None] = lambda job, look: None,
+        polled: Callable[[Job, PollResult], None] = lambda job, poll: None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
@@ -111,7 +111,7 @@ class Poller:
         self._clock = clock
         self._steady = steady
         self.changed = changed
-        self._intake = Intake(
+        self._poll_handler = PollHandler(
             settings.source,
             settings.account,
             agenda=self,
@@ -120,7 +120,7 @@ class Poller:
             health=self.health,
             metrics=metrics,
             clock=clock,
-            looked=looked,
+            polled=polled,
         )
         self._key = settings.read_key()
         self._tasks = Tasks()
@@ -285,16 +285,16 @@ class Poller:
     @property
     def last_completed_at(self) -> float | None:
         """When a look was last answered, in epoch seconds."""
-        return self._intake.last_completed_at
+        return self._poll_handler.last_completed_at
 
     @property
     def last_request_ids(self) -> Mapping[str, str]:
         """The upstream's request id of the last look at each job, of the last ten thousand."""
-        return self._intake.last_request_ids
+        return self._poll_handler.last_request_ids
 
     def next_request_at(self) -> float | None:
         """When to call `run_once()` next, in epoch seconds; None: not before something changes."""
-        if self.paused or self._stopping or len(self._in_flight) >= MAX_LOOKS_IN_FLIGHT:
+        if self.paused or self._stopping or len(self._in_flight) >= MAX_POLLS_IN_FLIGHT:
             return None
         return self.planner.next_request_at(self._clock())
 
@@ -309,12 +309,12 @@ class Poller:
     async def run_once(self) -> bool:
         """Starts the looks that are due now. Returns whether there were any."""
         started = False
-        while not self.paused and not self._stopping and len(self._in_flight) < MAX_LOOKS_IN_FLIGHT:
+        while not self.paused and not self._stopping and len(self._in_flight) < MAX_POLLS_IN_FLIGHT:
             uid = self.planner.take(self._clock())
             if uid is None:
                 break
             self._in_flight[uid] = poll = object()
-            self._tasks.start(self._look_task(uid, poll))
+            self._tasks.start(self._poll_task(uid, poll))
             started = True
         return started
 
@@ -333,10 +333,10 @@ class Poller:
 
     # --- one look
 
-    async def _look_task(self, uid: str, poll: object) -> None:
+    async def _poll_task(self, uid: str, poll: object) -> None:
         try:
-            await self.look(uid)
-            self._look_again()
+            await self.poll(uid)
+            self._poll_again()
         except StoreError as error:
             self._not_written(uid, error)
         except Exception:
@@ -355,7 +355,7 @@ class Poller:
         self._unwritten.add(uid)
         self.planner.failed(uid, OK, {}, self._clock())  # the upstream has done nothing wrong
 
-    def _look_again(self) -> None:
+    def _poll_again(self) -> None:
         """The database takes writes: what it refused to write of other jobs is looked at once more."""
         while self._unwritten:
             self.poll_again(self._unwritten.pop())
@@ -365,7 +365,7 @@ class Poller:
         if self.planner.next_poll_at(uid) is not None:
             self.refresh(uid)
 
-    async def look(self, uid: str) -> None:
+    async def poll(self, uid: str) -> None:
         """Looks at one job: fetches, detects, records, and tells the planner."""
         self._own_next.discard(uid)
         term, weight = self.term, self._weights.own(uid)
@@ -381,26 +381,26 @@ class Poller:
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
-        look = await self._upstream.look(job.external_id, key)
-        if look.kind == "unauthorized" and key != self._key:  # another one was read meanwhile: this says nothing of it
-            self.planner.failed(uid, OK, look.headers, self._clock())
+        poll = await self._upstream.poll(job.external_id, key)
+        if poll.kind == "unauthorized" and key != self._key:  # another one was read meanwhile: this says nothing of it
+            self.planner.failed(uid, OK, poll.headers, self._clock())
             self.poll_again(uid)
             return
-        await self._take_in(Sent(job, term), look)
+        await self._take_in(Sent(job, term), poll)
 
     def _holds_since(self, term: int) -> bool:
         return self.holds and self.term == term
 
-    async def _take_in(self, sent: Sent, look: Look) -> None:
+    async def _take_in(self, sent: Sent, poll: PollResult) -> None:
         if not self._holds_since(sent.term):  # the node that has polled since knows more
             log.info("poll_dropped", job_uid=sent.job.uid, reason="polling_lost")
             return
         self._waits_since = None
-        await self._intake.take_in(sent.job, look)
+        await self._poll_handler.take_in(sent.job, poll)
 
     # --- reads of callers that came through the relay
 
-    async def lend(self, uid: str) -> Sent | None:
+    async def borrow(self, uid: str) -> Sent | None:
         """A caller's own read of the job goes out next and counts as a look: its answer goes to `returned`.
 
         None where a look is under way already, the job is not planned here or can not be read, or the next poll has to
@@ -409,7 +409,7 @@ class Poller:
         due = self.planner.next_poll_at(uid)
         if due is None or not self.holds or self._stopping or uid in self._in_flight or uid in self._own_next:
             return None
-        if not self.planner.lend(uid, self._clock()):
+        if not self.planner.borrow(uid, self._clock()):
             return None
         self._in_flight[uid] = reading = object()
         sent: Sent | None = None
@@ -428,7 +428,7 @@ class Poller:
                 self._landed(uid, reading)
         return sent
 
-    async def returned(self, sent: Sent, look: Look | None) -> None:
+    async def returned(self, sent: Sent, poll: PollResult | None) -> None:
         """What came of a read that was lent; None: nobody knows. Raises nothing.
 
         It counts only where it shows the job. Whatever else came of it concerns the caller's request; what it means
@@ -436,22 +436,22 @@ class Poller:
         """
         uid = sent.job.uid
         try:
-            if look is None or look.kind != "observed":
+            if poll is None or poll.kind != "observed":
                 if self._holds_since(sent.term):
                     self._own_next.add(uid)
-                self._take_back(uid, sent.due, sent.term, look)
+                self._take_back(uid, sent.due, sent.term, poll)
             else:
-                await self._take_in(sent, look)
+                await self._take_in(sent, poll)
         except StoreError as error:
             self._not_written(uid, error)
         finally:
             self._landed(uid, sent)
 
-    def _take_back(self, uid: str, due: float, term: int, look: Look | None) -> None:
+    def _take_back(self, uid: str, due: float, term: int, poll: PollResult | None) -> None:
         if self._holds_since(term):
             now = self._clock()
-            status_code, headers = (None, {}) if look is None else (look.status_code, look.headers)
-            self.planner.take_back(uid, due, status_code, headers, now if look is None else look.sent_at, now)
+            status_code, headers = (None, {}) if poll is None else (poll.status_code, poll.headers)
+            self.planner.take_back(uid, due, status_code, headers, now if poll is None else poll.sent_at, now)
 
     def passed(self, status_code: int | None, headers: Mapping[str, str], sent_at: float) -> None:
         """A caller's own request on this account's key was answered so: both spend the same limit."""
@@ -464,7 +464,7 @@ class Poller:
 
     async def overdue(self, job: Job) -> None:
         """Says once that a job has not ended by its deadline; it is looked at on."""
-        await self._intake.overdue(job)
+        await self._poll_handler.overdue(job)
 
     async def probe(self) -> bool:
         """While the key is refused: reads it again and tries one cheap call. Returns whether polling goes on.
@@ -482,13 +482,13 @@ class Poller:
             self.changed()
             if self.health.state.state != "unauthorized":
                 return True
-        look = await self._upstream.probe(self._key)
-        log.info("probe", source=self.settings.source, account=self.settings.account, result=look.kind)
-        if look.kind == "observed":
+        poll = await self._upstream.probe(self._key)
+        log.info("probe", source=self.settings.source, account=self.settings.account, result=poll.kind)
+        if poll.kind == "observed":
             await self.health.recover(self._clock())
             return True
-        if look.kind == "unauthorized":
-            await self.health.unauthorized(problem_of(look, self._clock()), self._clock())
+        if poll.kind == "unauthorized":
+            await self.health.unauthorized(problem_of(poll, self._clock()), self._clock())
         return not self.paused
 
     @property

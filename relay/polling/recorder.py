@@ -9,7 +9,7 @@ import structlog
 from relay.clock import Clock
 from relay.core.events import Event, Hint, Origin, from_transition
 from relay.core.job import Job, Observation, Problem, Progress, Transition
-from relay.core.records import Lease, LookRecord, Recorded
+from relay.core.records import Lease, PollRecord, Recorded
 from relay.ids import new_id
 from relay.metrics import Metrics
 
@@ -22,7 +22,7 @@ Hints = Callable[[Problem | None, str, str | None], Hint | None]
 class Jobs(Protocol):
     """What the recorder needs of the store's jobs."""
 
-    async def record(self, record: LookRecord) -> Recorded: ...
+    async def record(self, record: PollRecord) -> Recorded: ...
 
 
 class Reservation(Protocol):
@@ -119,7 +119,7 @@ class Recorder:
         recorded = Recorded(due=True)  # where it fails nobody knows what was written
         try:
             recorded = await self._jobs.record(
-                LookRecord(
+                PollRecord(
                     job_uid=job.uid,
                     expected_sequence=job.progress.sequence,
                     expected_poll_count=poll_count,

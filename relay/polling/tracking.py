@@ -175,7 +175,7 @@ class Tracking:
         if poller.holds:
             poller.refresh(job.uid)
         else:
-            await self._store.jobs.ask_for_look(job)
+            await self._store.jobs.ask_for_poll(job)
 
     async def untrack(self, job: Job) -> Job:
         """Stops looking at it."""
@@ -209,7 +209,7 @@ class Tracking:
             yield
             return
         if not poller.holds:
-            self._asking.start(self._store.jobs.ask_for_look(job))
+            self._asking.start(self._store.jobs.ask_for_poll(job))
         with poller.hurry(job.uid):
             yield
 

@@ -22,7 +22,7 @@ class Kept:
 
     uid: str
     body: bytes | None = field(repr=False)
-    looked_at: float
+    polled_at: float
     known_at: float
     ended: bool
     term: int = 0

@@ -62,7 +62,7 @@ class Proxy:
         if reply is not None:
             await self.answer(reply, scope, receive, send)
 
-    def at_hand(self, scope: Scope) -> Reply | None:
+    def from_memory(self, scope: Scope) -> Reply | None:
         """The answer to a plain read of a tracked job where memory has it. That is most of what programs that poll ask
         for, and nothing of it has to be waited for; None for anything else."""
         headers = scope["headers"]

@@ -99,11 +99,11 @@ class Forwarding:
         except (NotSent, NoAnswer) as error:
             return self.unreachable(passing, error)
         self.note(passing.speaker, answer)
-        body_at_hand = answer.at_hand()
-        if body_at_hand is None:
+        body_in_memory = answer.from_memory()
+        if body_in_memory is None:
             return Streamed(answer, "pass")
         answer.close()
-        return Whole(status=answer.status, headers=answer.headers, whole=body_at_hand)
+        return Whole(status=answer.status, headers=answer.headers, whole=body_in_memory)
 
     async def send(self, passing: Passing, body: bytes | AsyncIterable[bytes] | None) -> PassedAnswer:
         """Sends once. Raises NotSent, NoAnswer."""

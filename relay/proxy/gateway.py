@@ -10,7 +10,7 @@ from relay.core.job import Job
 from relay.core.passing import Header, with_key
 from relay.core.records import Intent, Page, Resolution
 from relay.metrics import Metrics
-from relay.polling.polls import Look
+from relay.polling.poll_result import PollResult
 from relay.polling.tracking import Tracking
 from relay.proxy.answer_cache import Answers
 from relay.proxy.creates import Adopt, Creates
@@ -155,9 +155,9 @@ class Gateway:
         """For the metrics."""
         self._counter(kind, reply.cache, f"{reply.status // 100}xx").inc()
 
-    def looked(self, job: Job, look: Look) -> None:
+    def polled(self, job: Job, poll: PollResult) -> None:
         """A look of ours, or one that was lent, showed the job."""
-        self._reads.looked(job, look)
+        self._reads.polled(job, poll)
 
     # --- what was left open
 
@@ -175,5 +175,5 @@ class Gateway:
 
     async def stop(self, timeout_seconds: float) -> None:
         """Lets what was lent come home, and what is late be recorded."""
-        await self._reads.lent.finish(timeout_seconds)
+        await self._reads.borrowed.finish(timeout_seconds)
         await self._creates.late.finish(timeout_seconds)

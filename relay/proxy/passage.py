@@ -52,7 +52,7 @@ class PassedAnswer:
         # One for all readers: an iterator that is left before its end is closed by its collection, and the answer too.
         self._parts = self._coming()
 
-    def at_hand(self) -> bytes | None:
+    def from_memory(self) -> bytes | None:
         """The whole body where all of it came with the head; None where more is to come. Not to be asked twice."""
         content = self._response.content
         return content.read_nowait() if content.is_eof() and content.exception() is None else None

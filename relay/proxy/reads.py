@@ -12,8 +12,8 @@ from relay.core.job import TERMINAL, Job
 from relay.core.passing import counts_as_poll, readable_only, without_wait
 from relay.errors import NoAnswer, NotSent, StoreError
 from relay.ids import new_id
+from relay.polling.poll_result import PollResult
 from relay.polling.poller import Poller, Sent
-from relay.polling.polls import Look
 from relay.proxy.answer_cache import Answers, Kept
 from relay.proxy.answer_cache import Key as JobKey
 from relay.proxy.forwarding import Definitions, Forwarding, Pollers, Stopping, Streamed, Whole, texts
@@ -23,7 +23,7 @@ from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.tasks import Tasks
 
-LENT_SECONDS = 15.0
+BORROWED_SECONDS = 15.0
 """How long a caller's read keeps us from looking at the job ourselves."""
 KNOWN_SECONDS = 60.0
 """How long an answer is given without asking the database whether its job is still tracked."""
@@ -64,7 +64,7 @@ class Reads:
         self._signals = signals
         self._node = node
         self._clock = clock
-        self.lent = Tasks()
+        self.borrowed = Tasks()
         """Reads whose answers are still to be recorded."""
 
     async def read(self, passing: Passing, external_id: str, *, fresh: bool, wait_seconds: float) -> Reply:
@@ -80,7 +80,7 @@ class Reads:
         if kept is None:
             return await self._forwarding.pass_on(passing, None)
         if fresh:
-            return await self._miss(passing, external_id, kept.uid, poller, cache="pass", lend=not wait_seconds)
+            return await self._miss(passing, external_id, kept.uid, poller, cache="pass", borrow=not wait_seconds)
         if wait_seconds:
             passing = replace(passing, headers=without_wait(passing.headers))
             if not kept.ended:
@@ -103,7 +103,7 @@ class Reads:
         now = self._clock()
         if kept.body is None or poller.paused_by_key or not (kept.ended or _is_fresh(kept, poller, now)):
             return None
-        return self._forwarding.own(200, kept.body, cache="hit", age_seconds=max(0, int(now - kept.looked_at)))
+        return self._forwarding.own(200, kept.body, cache="hit", age_seconds=max(0, int(now - kept.polled_at)))
 
     def _remembered(self, place: JobKey, poller: Poller) -> Kept | None:
         kept = self._answers.get(place)
@@ -123,30 +123,30 @@ class Reads:
         self._answers.put(place, kept)
         return kept
 
-    def _answer_of(self, job: Job, poller: Poller, look: Look | None = None) -> Kept:
-        item, looked_at = job.upstream, job.last_polled_at
+    def _answer_of(self, job: Job, poller: Poller, poll: PollResult | None = None) -> Kept:
+        item, polled_at = job.upstream, job.last_polled_at
         status, closed = job.progress.status, not job.open
-        if look is not None and look.observation is not None:
-            item, looked_at = look.observation.upstream, look.received_at
-            status, closed = look.observation.status, look.observation.terminal
+        if poll is not None and poll.observation is not None:
+            item, polled_at = poll.observation.upstream, poll.received_at
+            status, closed = poll.observation.status, poll.observation.terminal
         body = None
-        if item is not None and looked_at is not None:
-            request_id = poller.last_request_ids.get(job.uid) or new_id("req", looked_at)
+        if item is not None and polled_at is not None:
+            request_id = poller.last_request_ids.get(job.uid) or new_id("req", polled_at)
             body = self._definitions[job.source].answer_body(item, request_id)
         return Kept(
             uid=job.uid,
             body=body,
-            looked_at=looked_at or 0.0,
+            polled_at=polled_at or 0.0,
             known_at=self._clock(),
             ended=closed and status in TERMINAL,
             term=poller.term,
             due_at=None if job.failure_count else job.next_poll_at,
         )
 
-    def looked(self, job: Job, look: Look) -> None:
+    def polled(self, job: Job, poll: PollResult) -> None:
         """A look of ours, or one that was lent, showed the job."""
         poller = self._pollers[(job.source, job.account)]
-        self._answers.renew((job.source, job.account, job.external_id), lambda: self._answer_of(job, poller, look))
+        self._answers.renew((job.source, job.account, job.external_id), lambda: self._answer_of(job, poller, poll))
 
     async def _end_of(self, place: JobKey, kept: Kept, poller: Poller, seconds: float) -> Kept | None:
         """The job's answer once it has ended, or as it is after that time."""
@@ -161,12 +161,12 @@ class Reads:
                 await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.holds else ELSEWHERE_SLICE_SECONDS))
 
     async def _miss(
-        self, passing: Passing, external_id: str, uid: str, poller: Poller, *, cache: Cache, lend: bool = True
+        self, passing: Passing, external_id: str, uid: str, poller: Poller, *, cache: Cache, borrow: bool = True
     ) -> Reply:
         """Asks the upstream; its answer counts as a look where none is under way and the request is as plain as one."""
-        sent = await poller.lend(uid) if lend and counts_as_poll(passing.headers) else None
-        lent = None if sent is None else _Lent(poller, sent, self.lent)
-        look: Look | None = None
+        sent = await poller.borrow(uid) if borrow and counts_as_poll(passing.headers) else None
+        borrowed = None if sent is None else _Borrowed(poller, sent, self.borrowed)
+        poll: PollResult | None = None
         try:
             passing = replace(passing, headers=readable_only(passing.headers))
             try:
@@ -178,10 +178,10 @@ class Reads:
             except NoAnswer as error:
                 answer.close()
                 return self._forwarding.unreachable(passing, error)
-            if lent is None:
+            if borrowed is None:
                 self._forwarding.note(passing.speaker, answer)
             else:
-                look = self._clients[passing.speaker.source].read(
+                poll = self._clients[passing.speaker.source].read(
                     external_id,
                     status_code=answer.status,
                     headers=texts(answer.headers),
@@ -194,11 +194,11 @@ class Reads:
             answer.close()
             return Whole(status=answer.status, headers=answer.headers, whole=body, cache=cache)
         finally:
-            if lent is not None:
-                lent.give_back(look)
+            if borrowed is not None:
+                borrowed.give_back(poll)
 
 
-class _Lent:
+class _Borrowed:
     """A look that a caller's read stands for, for so long."""
 
     def __init__(self, poller: Poller, sent: Sent, tasks: Tasks) -> None:
@@ -206,14 +206,14 @@ class _Lent:
         self._sent = sent
         self._tasks = tasks
         self._over = False
-        self._timer = asyncio.get_running_loop().call_later(LENT_SECONDS, self.give_back, None)
+        self._timer = asyncio.get_running_loop().call_later(BORROWED_SECONDS, self.give_back, None)
 
-    def give_back(self, look: Look | None) -> None:
+    def give_back(self, poll: PollResult | None) -> None:
         """What came of it; None: nothing yet, or nobody knows."""
         if not self._over:
             self._over = True
             self._timer.cancel()
-            self._tasks.start(self._poller.returned(self._sent, look))
+            self._tasks.start(self._poller.returned(self._sent, poll))
 
 
 def _is_fresh(kept: Kept, poller: Poller, now: float) -> bool:

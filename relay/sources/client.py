@@ -18,7 +18,7 @@ from relay.http.exchange import Exchanges, Route
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import Malformed, UpstreamError, observe, read_error
 
-LookKind = Literal[
+PollKind = Literal[
     "observed",
     "not_found",
     "forbidden",
@@ -47,7 +47,7 @@ _MIN_KEY_CHARACTERS = 8  # anything shorter is no secret, and taking it out woul
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
-class Look:
+class PollResult:
     """What came of one request. Times are epoch seconds by the relay's clock.
 
     kind         observed: the answer says what we asked; `observation` is there after a look, None after a probe
@@ -59,7 +59,7 @@ class Look:
     detail       one line for people, empty when observed; never holds the key
     """
 
-    kind: LookKind
+    kind: PollKind
     observation: Observation | None = None
     status_code: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -103,11 +103,11 @@ class UpstreamClient:
         self._exchanges: Exchanges | None = None
         self._base: Route | None = None
 
-    async def look(self, external_id: str, api_key: str) -> Look:
+    async def poll(self, external_id: str, api_key: str) -> PollResult:
         """Reads one job. Raises nothing but CancelledError."""
         return await self._get(self._definition.job_url(self._base_url, external_id), api_key, external_id)
 
-    async def probe(self, api_key: str) -> Look:
+    async def probe(self, api_key: str) -> PollResult:
         """The source's cheap call: `observed` when the key works. Raises nothing but CancelledError."""
         return await self._get(self._definition.probe_url(self._base_url), api_key, None)
 
@@ -120,7 +120,7 @@ class UpstreamClient:
         body: bytes | None,
         api_key: str,
         sent_at: float,
-    ) -> Look:
+    ) -> PollResult:
         """The answer to a caller's own read of a job, as a look. `body` is None where it could not be read."""
         now = self._clock()
         answer = _Answer(
@@ -138,9 +138,9 @@ class UpstreamClient:
         if exchanges is not None:
             await exchanges.close()
 
-    async def _get(self, url: str, api_key: str, external_id: str | None) -> Look:
+    async def _get(self, url: str, api_key: str, external_id: str | None) -> PollResult:
         sent_at, began = self._clock(), time.perf_counter()
-        kind: LookKind = "unavailable"
+        kind: PollKind = "unavailable"
         answer, detail = None, ""
         if not _KEY.fullmatch(api_key):
             kind, detail = "unauthorized", "the API key is empty or no header can carry it"
@@ -159,7 +159,7 @@ class UpstreamClient:
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
         if answer is None:
-            return Look(kind=kind, detail=detail, **times)
+            return PollResult(kind=kind, detail=detail, **times)
         return self._judge(answer, external_id, api_key, times)
 
     async def _fetch(self, url: str, api_key: str) -> _Answer:
@@ -192,15 +192,15 @@ class UpstreamClient:
             )
         return self._exchanges
 
-    def _judge(self, answer: _Answer, external_id: str | None, api_key: str, times: Mapping[str, Any]) -> Look:
+    def _judge(self, answer: _Answer, external_id: str | None, api_key: str, times: Mapping[str, Any]) -> PollResult:
         header_request_id = answer.headers.get(self._definition.headers.request_id)
 
-        def look(kind: LookKind, **said: Any) -> Look:
+        def poll(kind: PollKind, **said: Any) -> PollResult:
             said.setdefault("request_id", header_request_id)
-            return Look(kind=kind, status_code=answer.status_code, headers=answer.headers, **times, **said)
+            return PollResult(kind=kind, status_code=answer.status_code, headers=answer.headers, **times, **said)
 
         if not answer.complete:
-            return look("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
+            return poll("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
         if 200 <= answer.status_code < 300:
             seen = (
                 _read_probe(self._definition, answer.body)
@@ -214,14 +214,14 @@ class UpstreamClient:
                 )
             )
             if isinstance(seen, Observation):
-                return look("observed", observation=seen, request_id=seen.request_id)
+                return poll("observed", observation=seen, request_id=seen.request_id)
             if seen is None:
-                return look("observed")
+                return poll("observed")
             if seen.reason != "refused":
                 media_type = answer.headers.get("content-type", "no content type")
-                return look("malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
+                return poll("malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
         error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), api_key).encode())
-        return look(
+        return poll(
             self._kind_of_error(answer.status_code, error.code),
             error=error if error != UpstreamError() else None,
             request_id=error.request_id or header_request_id,
@@ -230,8 +230,8 @@ class UpstreamClient:
             ],
         )
 
-    def _kind_of_error(self, status_code: int, code: str) -> LookKind:
-        by_status: dict[int, LookKind] = {
+    def _kind_of_error(self, status_code: int, code: str) -> PollKind:
+        by_status: dict[int, PollKind] = {
             _LOOP_DETECTED: "loop",
             401: "unauthorized",
             403: "forbidden",
@@ -241,7 +241,7 @@ class UpstreamClient:
             429: "rate_limited",
         }
         codes = self._definition.codes
-        by_code: tuple[tuple[frozenset[str], LookKind], ...] = (
+        by_code: tuple[tuple[frozenset[str], PollKind], ...] = (
             (codes.key_trouble, "unauthorized"),
             (codes.rate_limited, "rate_limited"),
             (codes.forbidden, "forbidden"),

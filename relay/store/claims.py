@@ -11,7 +11,7 @@ from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.groups import quick
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import Words, columns_of, gather, gathered, json_list, many, run, sql
+from relay.store.statements import Dialect, columns_of, gather, gathered, json_list, many, run, sql
 
 # A loose index scan: one seek for each subscription that has something pending, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -44,7 +44,7 @@ SELECT * FROM (
 _UNHELD = "AND (lease_token IS NULL OR due_at <= :taken_at)"
 
 
-def _due(words: Words, unheld: str) -> str:
+def _due(words: Dialect, unheld: str) -> str:
     """What is due of the priorities that are asked for; of no other one a row is held."""
     listed = words.listed("priorities")
     return " UNION ALL ".join(
@@ -55,7 +55,7 @@ def _due(words: Words, unheld: str) -> str:
 
 # What the lease holds already, a follower that was just promoted, counts. What is due is found once, whatever plan is
 # made of the rest: each time, other rows would be held.
-def _take(words: Words, unheld: str = "") -> str:
+def _take(words: Dialect, unheld: str = "") -> str:
     return f"""
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   WITH due AS MATERIALIZED (
@@ -88,7 +88,7 @@ SELECT * FROM (
 """
 
 
-def _waiting(words: Words) -> str:
+def _waiting(words: Dialect) -> str:
     return " UNION ALL ".join(
         _WAITING.format(priority=priority, candidates=PROBE_CANDIDATES, skipping=words.skipping)
         for priority in (0, 1, 2)
@@ -104,10 +104,10 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT 
 """
     )
 )
-FORWARD_CHUNK = 1_000
+EXPEDITE_CHUNK = 1_000
 ANY_NUMBER = 1_000_000_000
 # What waited because of its sink: the attempt that comes now uses up nothing of the schedule.
-BRING_FORWARD = sql(
+EXPEDITE = sql(
     lambda words: (
         f"""
 UPDATE deliveries SET due_at = created_at, attempt_count = attempt_count - CASE WHEN attempt_count > 0 THEN 1 ELSE 0 END
@@ -115,19 +115,19 @@ WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority IN (1, 2) AND due_at > :now
     AND lease_token IS NULL AND created_at >= :made_since AND made_count - attempt_count < :free_count
-  LIMIT {FORWARD_CHUNK} {words.skipping}
+  LIMIT {EXPEDITE_CHUNK} {words.skipping}
 )
 """
     )
 )
-PUT_BEHIND = sql(
+DEMOTE = sql(
     lambda words: (
         f"""
 UPDATE deliveries SET priority = 1 WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = 0 AND due_at <= :now
     AND lease_token IS NULL
-  LIMIT {FORWARD_CHUNK} {words.skipping}
+  LIMIT {EXPEDITE_CHUNK} {words.skipping}
 )
 """
     )
@@ -226,13 +226,13 @@ def _claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
     return Probe(claimed=replace(found[0], probe=True) if found else None, next_at=item.lease.until)
 
 
-def bring_forward(connection: Connection, items: Sequence[tuple[str, float, float, int]]) -> list[int]:
+def expedite(connection: Connection, items: Sequence[tuple[str, float, float, int]]) -> list[int]:
     """Makes a chunk of what waits for a later attempt due, where it was made since a time and had fewer than
     `free_count` attempts that used up nothing of its schedule. Returns how many, for each."""
     return [
         run(
             connection,
-            BRING_FORWARD,
+            EXPEDITE,
             subscription_id=subscription_id,
             now=now,
             made_since=made_since,
@@ -242,10 +242,10 @@ def bring_forward(connection: Connection, items: Sequence[tuple[str, float, floa
     ]
 
 
-def put_behind(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
+def demote(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
     """Has a chunk of the first attempts that are due count as late. Returns how many, for each."""
     return [
-        run(connection, PUT_BEHIND, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
+        run(connection, DEMOTE, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
     ]
 
 

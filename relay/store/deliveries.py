@@ -7,19 +7,19 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed, Delivery
-from relay.core.records import Groups, Lease, Mark, Marked, Page, Pending, Probe
+from relay.core.records import AttemptRecorded, AttemptResult, Groups, Lease, Page, Pending, Probe
 from relay.errors import Conflict, NotFound
 from relay.store.claims import (
     ANY_NUMBER,
-    FORWARD_CHUNK,
+    EXPEDITE_CHUNK,
     Backlog,
     ClaimRequest,
     ProbeRequest,
     backlog,
-    bring_forward,
     claim,
     claim_probe,
-    put_behind,
+    demote,
+    expedite,
 )
 from relay.store.database import Database
 from relay.store.delivery_groups import grouped
@@ -29,7 +29,7 @@ from relay.store.ordering import queue_by_hand
 from relay.store.outbox import DELIVERIES, EVENTS, Outbox, SubscriptionBook, hold_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import attempt_from, delivery_from
-from relay.store.statements import Words, json_list, many, run, sql
+from relay.store.statements import Dialect, json_list, many, run, sql
 from relay.store.tables import LISTED_DELIVERY
 
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
@@ -43,7 +43,7 @@ WHERE state <> 'enabled' OR failing_since IS NOT NULL
 HELD_BY = ("failing", "paused", "disabled")
 
 
-def _held(words: Words, by: str) -> str:
+def _held(words: Dialect, by: str) -> str:
     return f"COALESCE(SUM(CASE WHEN subscription_id IN {words.listed(by)} THEN 1 ELSE 0 END), 0) AS {by}"
 
 
@@ -102,21 +102,21 @@ class DeliveryStore:
             claim_probe, ProbeRequest(subscription_id=subscription_id, now=now, lease=lease)
         )
 
-    async def bring_forward(
+    async def expedite(
         self, subscription_id: str, now: float, made_since: float = 0.0, free_count: int = ANY_NUMBER
     ) -> bool:
         """Makes what waits for a later attempt due, where the delivery was made since then, and fewer of its attempts
         than `free_count` used up nothing of its schedule. In pieces that do not hold up other writes: returns whether
         more may be left."""
         item = (subscription_id, now, made_since, free_count)
-        return await self._database.write(bring_forward, item) == FORWARD_CHUNK
+        return await self._database.write(expedite, item) == EXPEDITE_CHUNK
 
-    async def put_behind(self, subscription_id: str, now: float) -> bool:
+    async def demote(self, subscription_id: str, now: float) -> bool:
         """Has first attempts that were due by then, and wait since the sink has failed, go behind those that come
         later, as retries do; in pieces that do not hold up other writes. Returns whether more of them may be left."""
-        return await self._database.write(put_behind, (subscription_id, now)) == FORWARD_CHUNK
+        return await self._database.write(demote, (subscription_id, now)) == EXPEDITE_CHUNK
 
-    async def mark(self, mark: Mark) -> Marked:
+    async def mark(self, mark: AttemptResult) -> AttemptRecorded:
         """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, at once."""
         if mark.is_plain:
             marked = await self._database.call(mark_at_once, mark)

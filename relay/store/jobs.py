@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection, Row
 
 from relay.core.job import Job, Observation, PlannedJob, deadline_after
 from relay.core.jsontext import dumps
-from relay.core.records import LookNote, LookRecord, Page, Recorded, Registered, Registration
+from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
 from relay.store.database import Database
 from relay.store.groups import quick
@@ -133,20 +133,20 @@ class JobStore:
         """Tracks many in one transaction; one result for each, in order."""
         return await self._database.write(self._registrar.register, tuple(registrations))
 
-    async def record(self, record: LookRecord) -> Recorded:
+    async def record(self, record: PollRecord) -> Recorded:
         """Writes what a look proved. Returns what came of its events.
 
         Raises StaleSequence when the job moved on, closed or was polled meanwhile: load it again.
         """
         return await self._database.write(self._record, record)
 
-    async def note(self, note: LookNote) -> None:
+    async def note(self, note: PollNote) -> None:
         """Writes what a look that proved nothing leaves behind."""
         await self._database.write(_note, note)
 
-    async def ask_for_look(self, job: Job) -> None:
+    async def ask_for_poll(self, job: Job) -> None:
         """Has the node that polls its account look at it soon, where that is another one."""
-        await self._database.write(_ask_for_look, job)
+        await self._database.write(_ask_for_poll, job)
 
     async def untrack(self, uid: str, now: float) -> Job:
         """Closes an open job without an event; a closed one is left as it is. Raises NotFound."""
@@ -209,11 +209,11 @@ class JobStore:
     # --- batches
 
     @quick
-    def _record(self, connection: Connection, items: Sequence[LookRecord]) -> Sequence[Recorded | Exception]:
+    def _record(self, connection: Connection, items: Sequence[PollRecord]) -> Sequence[Recorded | Exception]:
         uids = json_list([item.job_uid for item in items])
         states = {uid: _State(*state) for uid, *state in query(connection, STATES, uids=uids)}
         results: list[Recorded | Exception] = []
-        kept: list[LookRecord] = []
+        kept: list[PollRecord] = []
         seen: list[dict[str, Any]] = []
         for item in items:
             state = states.pop(item.job_uid, None)  # popped: a second record of this job in one group is stale
@@ -233,7 +233,7 @@ class JobStore:
         ]
 
 
-def _is_current(item: LookRecord, state: _State) -> bool:
+def _is_current(item: PollRecord, state: _State) -> bool:
     polled_since = item.expected_poll_count not in (None, state.poll_count)
     return state.sequence == item.expected_sequence and state.closed_at is None and not polled_since
 
@@ -244,7 +244,7 @@ def _in_all(recorded: Sequence[Recorded]) -> Recorded:
     )
 
 
-def _advance_values(item: LookRecord) -> dict[str, Any]:
+def _advance_values(item: PollRecord) -> dict[str, Any]:
     return {
         "job_uid": item.job_uid,
         **progress_values(item.progress),
@@ -254,12 +254,12 @@ def _advance_values(item: LookRecord) -> dict[str, Any]:
     }
 
 
-def _unseen_values(item: LookRecord) -> dict[str, Any]:
+def _unseen_values(item: PollRecord) -> dict[str, Any]:
     polled = item.outcome == "not_found"  # by a poll; overdue is found without one
     return {**_advance_values(item), "polled_at": item.now if polled else None, "looks": int(polled)}
 
 
-def _seen_values(item: LookRecord, seen: Observation, state: _State) -> dict[str, Any]:
+def _seen_values(item: PollRecord, seen: Observation, state: _State) -> dict[str, Any]:
     deadline_at = state.deadline_at
     if deadline_at is not None and state.deadline_seconds is not None:
         deadline_at = deadline_after(
@@ -277,7 +277,7 @@ def _json_text(value: Any) -> str | None:
 
 
 @quick
-def _note(connection: Connection, items: Sequence[LookNote]) -> Sequence[None]:
+def _note(connection: Connection, items: Sequence[PollNote]) -> Sequence[None]:
     many(
         connection,
         NOTE,
@@ -300,7 +300,7 @@ def _note(connection: Connection, items: Sequence[LookNote]) -> Sequence[None]:
     return [None] * len(items)
 
 
-def _ask_for_look(connection: Connection, items: Sequence[Job]) -> Sequence[None]:
+def _ask_for_poll(connection: Connection, items: Sequence[Job]) -> Sequence[None]:
     for job in items:
         notify(connection, f"look {job.source}/{job.account} {job.uid}")
     return [None] * len(items)

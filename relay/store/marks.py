@@ -8,13 +8,26 @@ from sqlalchemy.engine import Connection
 
 from relay.core.delivery import Claimed
 from relay.core.events import Event
-from relay.core.records import Mark, Marked
+from relay.core.records import AttemptRecorded, AttemptResult
 from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
 from relay.store.groups import quick
 from relay.store.outbox import HOLD_JOBS, Outbox, hold_jobs
 from relay.store.procedures import Each, Hold, Procedure, Run
 from relay.store.rows import attempt_values
-from relay.store.statements import INTEGER, REAL, TEXT, Sql, Words, at_once, gather, gathered, json_list, many, run, sql
+from relay.store.statements import (
+    INTEGER,
+    REAL,
+    TEXT,
+    Dialect,
+    Sql,
+    at_once,
+    gather,
+    gathered,
+    json_list,
+    many,
+    run,
+    sql,
+)
 from relay.store.tables import OPEN_DELIVERY, AttemptRow
 
 ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
@@ -25,7 +38,7 @@ _ATTEMPT = {
 }
 
 
-def _attempts(words: Words) -> str:
+def _attempts(words: Dialect) -> str:
     return f"""
 INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
 SELECT {", ".join(words.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
@@ -125,11 +138,13 @@ WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
 DISABLED_EVENT = "relay.subscription.disabled"
 RECOVERED_EVENT = "relay.subscription.recovered"
 
-_WISH = {
+_FOLLOW_ON_CLAIM = {
     **{"subscription_id": TEXT, "token": TEXT, "until": REAL},
     **{"priorities": TEXT, "count": INTEGER, "now": REAL},
 }
-WISHES = sql(lambda words: f"SELECT {', '.join(_WISH)} FROM {words.members('wishes', **_WISH)} AS m")
+FOLLOW_ON_CLAIMS = sql(
+    lambda words: f"SELECT {', '.join(_FOLLOW_ON_CLAIM)} FROM {words.members('wishes', **_FOLLOW_ON_CLAIM)} AS m"
+)
 END_ATTEMPTS = Procedure(
     "end_attempts",
     parameters={
@@ -143,22 +158,22 @@ END_ATTEMPTS = Procedure(
         Hold(HOLD_JOBS),
         Run(PROMOTE, "pairs"),
         Run(PROMOTE_BY_HAND, "by_hand"),
-        Each(TAKE, WISHES),
+        Each(TAKE, FOLLOW_ON_CLAIMS),
     ),
     result=WITH_EVENT,
 )
 """What the end of attempts is as a rule: nobody else has the leases, and no subscription is turned."""
 
 Pair = tuple[str, str]
-Wish = tuple[str, bool]
+FollowOnClaim = tuple[str, bool]
 
 
-def mark_at_once(connection: Connection, items: Sequence[Mark]) -> list[Marked | None]:
+def mark_at_once(connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded | None]:
     """The batch function of plain marks: what `Marker.mark` does, in one call. All None, and nothing done, where a
     lease is not held any more or there can be no such call."""
     marks = _first(items)
-    wishes = _wishes(marks, set())
-    follow_up = _follow_up(marks, wishes)
+    follow_on_claims = _follow_on_claims(marks, set())
+    follow_up = _follow_up(marks, follow_on_claims)
     rows = END_ATTEMPTS.run(
         connection,
         count=len(marks),
@@ -167,10 +182,10 @@ def mark_at_once(connection: Connection, items: Sequence[Mark]) -> list[Marked |
         uids=json_list(follow_up.job_uids),
         pairs=json_list(follow_up.pairs),
         by_hand=json_list(follow_up.by_hand),
-        wishes=json_list([[take[name] for name in _WISH] for take in follow_up.takes]),
+        follow_on_claims=json_list([[take[name] for name in _FOLLOW_ON_CLAIM] for take in follow_up.takes]),
         tokens=json_list(follow_up.tokens),
     )
-    return [None] * len(items) if rows is None else [*_marked(items, marks, wishes, leased_of(rows))]
+    return [None] * len(items) if rows is None else [*_marked(items, marks, follow_on_claims, leased_of(rows))]
 
 
 class Marker:
@@ -180,7 +195,7 @@ class Marker:
         self._outbox = outbox
 
     @quick
-    def mark(self, connection: Connection, items: Sequence[Mark]) -> list[Marked]:
+    def mark(self, connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded]:
         """Ends attempts whose lease is still held: the attempt's row, the delivery's new state, the follower's
         promotion, what the subscription goes on with, and any events."""
         first = _first(items)
@@ -189,16 +204,16 @@ class Marker:
         at_once(connection, MARK, [_mark_values(mark) for mark in marks])
         disabled, events = self._turn(connection, marks)
         self._outbox.insert(connection, [(event, None) for event in events])
-        wishes = _wishes(marks, disabled)
-        follow_up = _follow_up(marks, wishes)
+        follow_on_claims = _follow_on_claims(marks, disabled)
+        follow_up = _follow_up(marks, follow_on_claims)
         hold_jobs(connection, follow_up.job_uids)
         at_once(connection, PROMOTE, follow_up.pairs)
         at_once(connection, PROMOTE_BY_HAND, follow_up.by_hand)
         many(connection, TAKE, follow_up.takes)
-        marked = _marked(items, marks, wishes, load_leased(connection, follow_up.tokens))
+        marked = _marked(items, marks, follow_on_claims, load_leased(connection, follow_up.tokens))
         return [made.get(id(mark), one) for mark, one in zip(items, marked, strict=True)]
 
-    def _turn(self, connection: Connection, kept: Sequence[Mark]) -> tuple[set[str], list[Event]]:
+    def _turn(self, connection: Connection, kept: Sequence[AttemptResult]) -> tuple[set[str], list[Event]]:
         """Disables subscriptions, and enables those whose probe was delivered. Returns the ids of the disabled ones and
         the events of all marks: of several marks that would turn one subscription only the first says so."""
         disabled: set[str] = set()
@@ -224,7 +239,7 @@ class Marker:
         return disabled, events
 
 
-def _kept(connection: Connection, marks: Sequence[Mark]) -> list[Mark]:
+def _kept(connection: Connection, marks: Sequence[AttemptResult]) -> list[AttemptResult]:
     """The marks whose lease is still held, their attempts written."""
     if at_once(connection, INSERT_ATTEMPT, [_attempt_values(mark) for mark in marks]) == len(marks):
         return list(marks)
@@ -232,7 +247,9 @@ def _kept(connection: Connection, marks: Sequence[Mark]) -> list[Mark]:
     return [mark for mark in marks if (mark.claimed.id, mark.claimed.lease_token) in held]
 
 
-def _made_before(connection: Connection, marks: Sequence[Mark], kept: Sequence[Mark]) -> dict[int, Marked]:
+def _made_before(
+    connection: Connection, marks: Sequence[AttemptResult], kept: Sequence[AttemptResult]
+) -> dict[int, AttemptRecorded]:
     """What came of those that a call has written already whose answer was lost, by their `id()`: what each call takes
     for a subscription is leased by one of its marks."""
     held = {id(mark) for mark in kept}
@@ -244,7 +261,7 @@ def _made_before(connection: Connection, marks: Sequence[Mark], kept: Sequence[M
     written = [mark for mark in others if (mark.claimed.id, mark.attempt.number, mark.attempt.started_at) in made]
     leased = load_leased(connection, [mark.next_lease.token for mark in written if mark.next_lease is not None])
     return {
-        id(mark): Marked(
+        id(mark): AttemptRecorded(
             kept=True,
             next=tuple(one for one in leased if mark.next_lease and one.lease_token == mark.next_lease.token),
         )
@@ -274,14 +291,14 @@ def promote_by_hand(connection: Connection, pairs: Iterable[Pair], now: float) -
     return at_once(connection, PROMOTE_BY_HAND, [(*pair, now, None) for pair in pairs])
 
 
-def _wishes(kept: Sequence[Mark], disabled: set[str]) -> dict[Wish, list[Mark]]:
+def _follow_on_claims(kept: Sequence[AttemptResult], disabled: set[str]) -> dict[FollowOnClaim, list[AttemptResult]]:
     """The marks that want to go on, by subscription, none of `disabled` ones, and by whether also with what is late;
     all of a kind do it under the first one's lease."""
-    wishes: dict[Wish, list[Mark]] = {}
+    follow_on_claims: dict[FollowOnClaim, list[AttemptResult]] = {}
     for mark in kept:
         if mark.next_lease is not None and mark.claimed.subscription_id not in disabled:
-            wishes.setdefault((mark.claimed.subscription_id, mark.next_late), []).append(mark)
-    return wishes
+            follow_on_claims.setdefault((mark.claimed.subscription_id, mark.next_backlogged), []).append(mark)
+    return follow_on_claims
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,8 +319,10 @@ class _FollowUp:
         return [take["token"] for take in self.takes]
 
 
-def _follow_up(marks: Sequence[Mark], wishes: Mapping[Wish, Sequence[Mark]]) -> _FollowUp:
-    by_pair: dict[Pair, Mark] = {}
+def _follow_up(
+    marks: Sequence[AttemptResult], follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]]
+) -> _FollowUp:
+    by_pair: dict[Pair, AttemptResult] = {}
     by_hand: dict[Pair, float] = {}
     for mark in marks:
         if mark.state != "pending" and mark.claimed.job_uid is not None:
@@ -314,7 +333,7 @@ def _follow_up(marks: Sequence[Mark], wishes: Mapping[Wish, Sequence[Mark]]) -> 
                 by_hand[pair] = mark.now
     pairs: list[tuple[Any, ...]] = []
     for pair, mark in by_pair.items():
-        going = wishes.get((pair[1], mark.next_late)) if mark.next_lease is not None else None
+        going = follow_on_claims.get((pair[1], mark.next_backlogged)) if mark.next_lease is not None else None
         lease = going[0].next_lease if going else None
         pairs.append((*pair, mark.now, None) if lease is None else (*pair, lease.until, lease.token))
     takes = [
@@ -323,43 +342,48 @@ def _follow_up(marks: Sequence[Mark], wishes: Mapping[Wish, Sequence[Mark]]) -> 
             lease,
             sum(mark.next_count for mark in marks),
             max(mark.now for mark in marks),
-            (0, 1, 2) if late else (0,),
+            (0, 1, 2) if backlogged else (0,),
         )
-        for (subscription_id, late), marks in sorted(wishes.items())
+        for (subscription_id, backlogged), marks in sorted(follow_on_claims.items())
         if (lease := marks[0].next_lease) is not None
     ]
     return _FollowUp(pairs=pairs, by_hand=[(*pair, now, None) for pair, now in by_hand.items()], takes=takes)
 
 
-def _first(items: Sequence[Mark]) -> list[Mark]:
+def _first(items: Sequence[AttemptResult]) -> list[AttemptResult]:
     """Without those that have lost their lease to another mark under it."""
     first = {(mark.claimed.id, mark.claimed.lease_token): mark for mark in reversed(items)}
     return [mark for mark in items if first[mark.claimed.id, mark.claimed.lease_token] is mark]
 
 
 def _marked(
-    items: Sequence[Mark], kept: Sequence[Mark], wishes: Mapping[Wish, Sequence[Mark]], leased: Iterable[Claimed]
-) -> list[Marked]:
+    items: Sequence[AttemptResult],
+    kept: Sequence[AttemptResult],
+    follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]],
+    leased: Iterable[Claimed],
+) -> list[AttemptRecorded]:
     """What came of each, with what was taken for those that want to go on."""
     taken: dict[int, list[Claimed]] = {}
-    waiting = {marks[0].next_lease.token: _in_turns(marks) for marks in wishes.values() if marks[0].next_lease}
+    waiting = {
+        marks[0].next_lease.token: _in_turns(marks) for marks in follow_on_claims.values() if marks[0].next_lease
+    }
     for one in leased:
         taken.setdefault(id(next(waiting[one.lease_token])), []).append(one)
     held = {id(mark) for mark in kept}
-    return [Marked(kept=id(mark) in held, next=tuple(taken.get(id(mark), ()))) for mark in items]
+    return [AttemptRecorded(kept=id(mark) in held, next=tuple(taken.get(id(mark), ()))) for mark in items]
 
 
-def _in_turns(marks: Sequence[Mark]) -> Iterator[Mark]:
+def _in_turns(marks: Sequence[AttemptResult]) -> Iterator[AttemptResult]:
     """Each mark once, then those that want a second one, and so on."""
     for turn in range(max(mark.next_count for mark in marks)):
         yield from (mark for mark in marks if mark.next_count > turn)
 
 
-def _attempt_values(mark: Mark) -> tuple[Any, ...]:
+def _attempt_values(mark: AttemptResult) -> tuple[Any, ...]:
     return mark.claimed.lease_token, *attempt_values(mark.claimed.id, mark.attempt)
 
 
-def _mark_values(mark: Mark) -> tuple[Any, ...]:
+def _mark_values(mark: AttemptResult) -> tuple[Any, ...]:
     claimed = mark.claimed
     due_at = mark.now if mark.due_at is None else mark.due_at
     ended_at = None if mark.state == "pending" else mark.now

@@ -5,7 +5,7 @@ its way.
 """
 
 from relay.store.outbox import DELIVERIES
-from relay.store.statements import REAL, TEXT, Sql, Words, gathered, insert_into, sql
+from relay.store.statements import REAL, TEXT, Dialect, Sql, gathered, insert_into, sql
 from relay.store.tables import OPEN_DELIVERY
 
 ENDED = "state NOT IN ('pending', 'blocked')"
@@ -17,7 +17,7 @@ MAX_RUNNING = 100
 # makes a hash of all that a subscription ever had, or goes through all that is dead, for each event or slice anew.
 
 
-def _matches(words: Words) -> str:
+def _matches(words: Dialect) -> str:
     """Whether the event `e` is one of those that a replay is for, whatever has become of it."""
     return f"""
   e.recorded_at >= :since AND e.recorded_at < :until

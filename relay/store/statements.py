@@ -20,7 +20,7 @@ SQLITE = "sqlite"
 TEXT, REAL, INTEGER = "text", "double precision", "bigint"
 
 
-class Words(Protocol):
+class Dialect(Protocol):
     """How a database says what the others say otherwise."""
 
     def listed(self, parameter: str) -> str:
@@ -115,12 +115,12 @@ class Sql:
     postgresql: TextClause
 
 
-def sql(template: Callable[[Words], str], postgresql: Callable[[Words], str] | None = None) -> Sql:
+def sql(template: Callable[[Dialect], str], postgresql: Callable[[Dialect], str] | None = None) -> Sql:
     """The statement that `template` writes with the words of each database; PostgreSQL may need another one."""
     return Sql(sqlite=template(_Sqlite()), postgresql=text((postgresql or template)(_Postgresql())))
 
 
-def gathered(template: Callable[[Words], str], columns: Callable[[Words], Sequence[str]]) -> Sql:
+def gathered(template: Callable[[Dialect], str], columns: Callable[[Dialect], Sequence[str]]) -> Sql:
     """For `gather`: all rows are one JSON text. SQLite's driver takes the interpreter's lock again for each row that it
     reads, and a busy event loop makes it wait for that."""
     lite, postgresql = _Sqlite(), _Postgresql()

@@ -13,7 +13,7 @@ async def subscribe(client, **body):
 
 
 async def test_an_event_is_the_bytes_that_are_sent(client, world):
-    event = (await world.look(await world.job("a"), "failed"))[0]
+    event = (await world.poll(await world.job("a"), "failed"))[0]
     answer = await client.get(f"/v1/events/{event.id}")
     assert answer.content == event.body
     assert answer.headers["content-type"] == "application/json"
@@ -25,10 +25,10 @@ async def test_an_event_is_the_bytes_that_are_sent(client, world):
 
 async def test_events_are_filtered_by_type_subject_and_time(client, world):
     first = await world.job("a")
-    await world.look(first, "queued")
+    await world.poll(first, "queued")
     world.now += 60
-    await world.look(first, "running")
-    await world.look(await world.job("b"), "queued")
+    await world.poll(first, "running")
+    await world.poll(await world.job("b"), "queued")
 
     async def found(query):
         return [
@@ -47,7 +47,7 @@ async def test_events_are_filtered_by_type_subject_and_time(client, world):
 async def test_events_are_paged(client, world):
     job = await world.job("a")
     for status in ("queued", "scheduled", "running", "failed"):
-        await world.look(job, status)
+        await world.poll(job, status)
     answer = await client.get("/v1/events?limit=3&subject=a")
     link = answer.headers["link"]
     assert "limit=3" in link
@@ -62,8 +62,8 @@ async def test_deliveries_are_listed_and_filtered(client, world):
     subscription = await subscribe(client)
     other = await subscribe(client, types=["ai.revor.job.failed"])
     job = await world.job("a")
-    first = (await world.look(job, "running"))[0]
-    await world.look(job, "failed")
+    first = (await world.poll(job, "running"))[0]
+    await world.poll(job, "failed")
 
     async def count(query):
         return len((await client.get(f"/v1/deliveries?{query}")).json()["items"])
@@ -83,7 +83,7 @@ async def test_what_did_not_arrive_is_counted_in_groups(client, world):
     subscription = await subscribe(client)
     other = await subscribe(client, types=["ai.revor.job.failed"])
     for nth in range(3):
-        await world.look(await world.job(f"job-{nth}"), "failed")
+        await world.poll(await world.job(f"job-{nth}"), "failed")
     for claimed, reason in zip(await claim(world.store, subscription, now=world.now), ("a", "a", "b"), strict=True):
         await world.store.deliveries.mark(mark_of(claimed, "dead", now=world.now, reason=reason))
     (mine,) = (await client.get("/v1/deliveries?state=dead&group_by=sink")).json()["items"]
@@ -113,7 +113,7 @@ async def test_what_did_not_arrive_is_counted_in_groups(client, world):
 async def test_groups_have_no_pages(client, world):
     await subscribe(client)
     for name in ("a", "b"):
-        await world.look(await world.job(name), "failed")
+        await world.poll(await world.job(name), "failed")
     cursor = (await client.get("/v1/deliveries?limit=1")).json()["next_cursor"]
     answer = await client.get(f"/v1/deliveries?group_by=reason&cursor={cursor}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_cursor")
@@ -122,9 +122,9 @@ async def test_groups_have_no_pages(client, world):
 async def test_a_delivery_shows_what_it_waits_for(client, world):
     await subscribe(client)
     job = await world.job("a")
-    await world.look(job, "running")
+    await world.poll(job, "running")
     world.now += 1
-    await world.look(job, "failed")
+    await world.poll(job, "failed")
     second, first = (await client.get("/v1/deliveries")).json()["items"]
     shown = (await client.get(f"/v1/deliveries/{second['id']}")).json()
     assert (shown["state"], shown["waiting_for"], shown["attempts"]) == ("pending", first["id"], [])
@@ -136,7 +136,7 @@ async def test_a_delivery_shows_what_it_waits_for(client, world):
 
 async def test_a_delivery_shows_its_attempts(client, world):
     id = await subscribe(client)
-    await world.look(await world.job("a"), "failed")
+    await world.poll(await world.job("a"), "failed")
     timings = [Timings(dns_ms=2.5, connect_ms=10.0, tls_ms=21.25, first_byte_ms=40.0), Timings()]
     tried = [
         attempt(
@@ -197,7 +197,7 @@ async def test_a_delivery_shows_its_attempts(client, world):
 
 async def test_a_delivery_is_retried(client, world):
     subscription = await subscribe(client)
-    await world.look(await world.job("a"), "failed")
+    await world.poll(await world.job("a"), "failed")
     delivery = (await client.get("/v1/deliveries")).json()["items"][0]
     woken = world.delivering.woken
     answer = await client.post(f"/v1/deliveries/{delivery['id']}/retry")
@@ -271,7 +271,7 @@ async def test_a_bad_filter_is_refused(client, path, pointer):
 
 async def test_a_cursor_of_another_list_shows_nothing_wrong(client, world):
     for number in range(3):
-        await world.look(await world.job(f"job-{number}"), "queued")
+        await world.poll(await world.job(f"job-{number}"), "queued")
     cursor = (await client.get("/v1/events?limit=1")).json()["next_cursor"]
     for path in ("/v1/jobs", "/v1/subscriptions", "/v1/deliveries", "/v1/sources", "/v1/jobs/job-1/events"):
         assert (await client.get(f"{path}?cursor={cursor}")).status_code in (200, 422)
@@ -308,7 +308,7 @@ async def test_request_of_a_delivery_verifies_and_shows_no_other_credential(clie
     headers = {"Authorization": "Bearer hidden", "X-Team": "sales"}
     body = {"sink": HOOK, "protocolsettings": {"headers": headers}}
     made = (await client.post("/v1/subscriptions", json=body)).json()
-    await world.look(await world.job("a"), "queued")
+    await world.poll(await world.job("a"), "queued")
     (delivery,) = (await client.get("/v1/deliveries")).json()["items"]
     shown = (await client.get(f"/v1/deliveries/{delivery['id']}/request")).json()
     assert (shown["headers"]["Authorization"], shown["headers"]["X-Team"]) == ("[redacted]", "sales")

@@ -218,7 +218,7 @@ async def test_lists_are_filtered_and_paged(client, world):
     for number in range(5):
         await world.job(f"job-{number}")
     await world.job("elsewhere", account="second")
-    await world.look(await world.job("done"), "succeeded")
+    await world.poll(await world.job("done"), "succeeded")
     assert len((await client.get("/v1/jobs")).json()["items"]) == 7
     assert [job["id"] for job in (await client.get("/v1/jobs?open=false")).json()["items"]] == ["done"]
     assert [job["id"] for job in (await client.get("/v1/jobs?status=succeeded")).json()["items"]] == ["done"]
@@ -239,7 +239,7 @@ async def test_refresh_asks_for_a_look_and_a_closed_job_gets_none(client, world)
     assert (await client.post("/v1/jobs/a/refresh")).status_code == 202
     assert (await client.post("/v1/jobs/a/refresh", json={})).status_code == 202
     assert world.tracking.refreshed == [job.uid, job.uid]
-    await world.look(job, "failed")
+    await world.poll(job, "failed")
     answer = await client.post("/v1/jobs/a/refresh")
     assert (answer.status_code, answer.json()["code"]) == (409, "job_closed")
 
@@ -255,7 +255,7 @@ async def test_explain_says_it_in_words_and_fields(client, world):
 
 async def test_untrack_keeps_the_job_and_purge_erases_it(client, world):
     job = await world.job("a")
-    await world.look(job, "queued")
+    await world.poll(job, "queued")
     answer = await client.delete("/v1/jobs/a")
     assert (answer.status_code, answer.json()["outcome"], answer.json()["open"]) == (200, "untracked", False)
     assert (await client.delete("/v1/jobs/a")).status_code == 200
@@ -326,11 +326,11 @@ async def test_a_callback_makes_a_hidden_subscription(client, world):
 
 
 async def test_the_last_error_is_shown_with_its_time(client, world):
-    from relay.core.records import LookNote
+    from relay.core.records import PollNote
 
     job = await world.job("a")
     error = {"code": "timeout", "message": "no answer; key sk-revor-abcdef", "request_id": None, "at": NOW, "more": 1}
-    await world.store.jobs.note(LookNote(job_uid=job.uid, next_poll_at=NOW + 60, last_error=error))
+    await world.store.jobs.note(PollNote(job_uid=job.uid, next_poll_at=NOW + 60, last_error=error))
     shown = (await client.get("/v1/jobs/a")).json()
     assert shown["last_error"] == {
         "code": "timeout",
@@ -345,7 +345,7 @@ async def test_a_job_s_events_are_in_order_and_paged(client, world):
     job = await world.job("a")
     await world.store.subscriptions.create(Subscription(id="sub_1", sink=HOOK))
     for status in ("queued", "scheduled", "running", "succeeded"):
-        await world.look(job, status)
+        await world.poll(job, status)
     answer = await client.get("/v1/jobs/a/events?limit=3")
     page = answer.json()
     assert [event["sequence"] for event in page["items"]] == ["0000000001", "0000000002", "0000000003"]

@@ -21,7 +21,7 @@ DOCUMENTED = {
 
 
 async def a_job(world, client):
-    await world.look(await world.job("a"), "queued")
+    await world.poll(await world.job("a"), "queued")
     return "a"
 
 
@@ -60,7 +60,7 @@ async def a_dead_delivery(world, client):
 
 
 async def an_event(world, client):
-    return (await world.look(await world.job("a"), "queued"))[0].id
+    return (await world.poll(await world.job("a"), "queued"))[0].id
 
 
 async def a_schema(world, client):

@@ -12,7 +12,7 @@ async def dead(world, client, count=2, **body):
     """A subscription all of whose deliveries are dead."""
     made = (await client.post("/v1/subscriptions", json={"sink": HOOK, **body})).json()
     for name in range(count):
-        await world.look(await world.job(f"{made['id']} {name}"), "queued")
+        await world.poll(await world.job(f"{made['id']} {name}"), "queued")
     world.now += 1
     for one in await claim(world.store, made["id"], now=world.now):
         await world.store.deliveries.mark(mark_of(one, "dead", now=world.now, reason="http_500"))
@@ -108,7 +108,7 @@ async def test_the_types_of_a_replay_are_among_those_that_it_gets(client, world)
 
 
 async def test_a_callback_is_replayed(client, world):
-    await world.look(await world.job("a", callback_url=HOOK), "queued")
+    await world.poll(await world.job("a", callback_url=HOOK), "queued")
     (callback,) = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
     world.now += 1
     (one,) = await claim(world.store, callback["id"], now=world.now)

@@ -101,7 +101,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             await store.intents.begin(intent(id=id))
             await store.intents.unknown(id, "no_answer")
         await world.job(GONE["Jobs"])
-        events = await world.look(await world.job(IDS["Jobs"][0]), "queued")
+        events = await world.poll(await world.job(IDS["Jobs"][0]), "queued")
         IDS["Events"] = [events[0].id]
         IDS["Deliveries"] = [delivery.id for delivery in (await store.deliveries.page(limit=2)).items]
         for id in (*IDS["Replays"], GONE["Replays"]):

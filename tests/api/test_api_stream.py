@@ -24,18 +24,18 @@ def frames(text):
 
 async def test_a_stream_tells_what_is_recorded_while_it_is_open(client, world):
     job = await world.job("a")
-    await world.look(job, "queued")
+    await world.poll(job, "queued")
     made = []
 
     async def running():
-        made.extend(await world.look(job, "running"))
+        made.extend(await world.poll(job, "running"))
         return True
 
     async def silence():
         return False
 
     async def failed():
-        made.extend(await world.look(job, "failed"))
+        made.extend(await world.poll(job, "failed"))
         return True
 
     world.signals.steps = [running, silence, failed]
@@ -52,10 +52,10 @@ async def test_a_stream_goes_on_after_the_last_event_id_without_a_gap(client, wo
     monkeypatch.setattr(stream, "CHUNK", 2)
     events = []
     for number in range(7):
-        events += await world.look(await world.job(f"job-{number}"), "queued")
+        events += await world.poll(await world.job(f"job-{number}"), "queued")
 
     async def late():
-        events.extend(await world.look(await world.job("late"), "queued"))
+        events.extend(await world.poll(await world.job("late"), "queued"))
         return True
 
     world.signals.steps = [late]
@@ -69,7 +69,7 @@ async def test_what_was_recorded_before_the_watch_began_is_not_lost(client, worl
 
     async def and_then_something_happens():
         position = await newest()
-        await world.look(job, "queued")
+        await world.poll(job, "queued")
         return position
 
     world.store.events.newest_position = and_then_something_happens
@@ -78,7 +78,7 @@ async def test_what_was_recorded_before_the_watch_began_is_not_lost(client, worl
 
 
 async def test_an_event_that_is_no_longer_kept_resumes_from_the_oldest(client, world):
-    event = (await world.look(await world.job("a"), "queued"))[0]
+    event = (await world.poll(await world.job("a"), "queued"))[0]
     answer = await client.get("/v1/events/stream", headers={"Last-Event-ID": "evt_01jvpq3m8n0000000000000003"})
     assert [id for id, _, _ in frames(answer.text)] == [event.id]
 
@@ -93,11 +93,11 @@ async def test_a_last_event_id_that_is_none_is_refused(client, world, given):
 
 async def test_a_job_s_stream_ends_when_it_is_closed_and_all_is_said(client, world):
     job = await world.job("a")
-    await world.look(job, "queued")
-    await world.look(await world.job("other"), "queued")
+    await world.poll(job, "queued")
+    await world.poll(await world.job("other"), "queued")
 
     async def ends():
-        await world.look(job, "failed")
+        await world.poll(job, "failed")
         return True
 
     async def never():
@@ -111,12 +111,12 @@ async def test_a_job_s_stream_ends_when_it_is_closed_and_all_is_said(client, wor
 
 async def test_a_closed_job_s_stream_resumes_and_then_says_that_there_is_no_more(client, world):
     job = await world.job("a")
-    first, last = [*await world.look(job, "queued"), *await world.look(job, "failed")]
+    first, last = [*await world.poll(job, "queued"), *await world.poll(job, "failed")]
     answer = await client.get("/v1/jobs/a/events", headers={**SSE, "Last-Event-ID": first.id})
     assert [id for id, _, _ in frames(answer.text)] == [last.id]
     done = await client.get("/v1/jobs/a/events", headers={**SSE, "Last-Event-ID": last.id})
     assert (done.status_code, done.content) == (204, b"")
-    foreign = (await world.look(await world.job("other"), "queued"))[0]
+    foreign = (await world.poll(await world.job("other"), "queued"))[0]
     answer = await client.get("/v1/jobs/a/events", headers={**SSE, "Last-Event-ID": foreign.id})
     assert len(frames(answer.text)) == 2
 

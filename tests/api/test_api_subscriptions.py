@@ -128,7 +128,7 @@ async def test_no_retries_and_the_earliest_start_are_settings_too(client, world)
 
 
 async def test_a_start_in_the_past_brings_what_was_recorded(client, world):
-    await world.look(await world.job("a"), "queued")
+    await world.poll(await world.job("a"), "queued")
     made = await create(client, config={"start": "earliest"})
     page = (await client.get(f"/v1/deliveries?subscription={made['id']}")).json()
     assert [one["event_type"] for one in page["items"]] == ["ai.revor.job.queued"]

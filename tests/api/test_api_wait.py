@@ -9,11 +9,11 @@ async def test_an_answer_waits_until_the_job_is_closed(client, world):
     job = await world.job("a")
 
     async def running():
-        await world.look(job, "running")
+        await world.poll(job, "running")
         return True
 
     async def failed():
-        await world.look(job, "failed")
+        await world.poll(job, "failed")
         return True
 
     world.signals.steps = [running, failed]
@@ -29,7 +29,7 @@ async def test_an_answer_waits_until_the_job_runs_where_asked(client, world):
     job = await world.job("a")
 
     async def running():
-        await world.look(job, "running")
+        await world.poll(job, "running")
         return True
 
     async def never():
@@ -44,7 +44,7 @@ async def test_an_answer_waits_until_the_job_runs_where_asked(client, world):
 async def test_anything_later_than_running_is_as_good(client, world, statuses):
     job = await world.job("a")
     for status in statuses:
-        await world.look(job, status)
+        await world.poll(job, status)
     answer = await client.get("/v1/jobs/a?until=running", headers={"Prefer": "wait=300"})
     assert answer.headers["preference-applied"] == "wait=300"
     assert world.signals.waits == []
@@ -80,7 +80,7 @@ async def test_after_the_time_it_answers_with_what_there_is(client, world):
     ],
 )
 async def test_preferences_are_capped_and_what_is_not_understood_is_passed_over(client, world, prefer, seconds):
-    await world.look(await world.job("a"), "failed")
+    await world.poll(await world.job("a"), "failed")
     answer = await client.get("/v1/jobs/a", headers={"Prefer": prefer})
     assert answer.status_code == 200
     assert answer.headers.get("preference-applied") == (None if seconds is None else f"wait={seconds}")

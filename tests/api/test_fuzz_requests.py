@@ -52,7 +52,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[st
             return sent[0]["status"], dict(sent[0]["headers"]), content
 
         async def fill() -> None:
-            await world.look(await world.job("a", callback_url=HOOK), "queued")
+            await world.poll(await world.job("a", callback_url=HOOK), "queued")
 
         runner.run(fill())
         yield lambda scope, body: runner.run(once(scope, body))

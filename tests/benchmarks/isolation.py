@@ -32,13 +32,13 @@ HEALTHY = 94
 ILL = ("dead", "slow", "dripping", "resetting", "busy", "huge")
 SLOW_SECONDS = 5.0
 TIMEOUT_SECONDS = 10.0
-BURST_LOOKS = 60
-PACED_LOOKS = 60
+BURST_POLLS = 60
+PACED_POLLS = 60
 PACED_SECONDS = 0.2
 LATEST_SECONDS = 120.0
 MISSED_JOBS = 8_000
 OUTAGE_SECONDS = 5.0
-FRESH_LOOKS = 200
+FRESH_POLLS = 200
 FRESH_SECONDS = 0.05
 
 
@@ -161,7 +161,7 @@ class World:
         self.ids[name] = subscription.id
         await self.opened.store.subscriptions.create(subscription)
 
-    async def look(self) -> dict[str, float]:
+    async def poll(self) -> dict[str, float]:
         """One look with three events, recorded now: when, by event."""
         from run import job_with_events
 
@@ -221,25 +221,25 @@ async def open_world(folder: Path, only: str | None = None) -> AsyncIterator[Wor
         await process.wait()
 
 
-async def burst(world: World, looks: int) -> tuple[float, dict[str, int]]:
+async def burst(world: World, polls: int) -> tuple[float, dict[str, int]]:
     """Deliveries a second to the healthy sinks while all work through a backlog; and the requests by sink."""
     begun = time.time()
     events: dict[str, float] = {}
-    for _ in range(looks):
-        events |= await world.look()
+    for _ in range(polls):
+        events |= await world.poll()
     times, requests = await world.all_of(events)
     last = max(max(each.values()) for each in times.values())
     return HEALTHY * len(events) / (last - begun), requests
 
 
-async def paced(world: World, looks: int, seconds: float = PACED_SECONDS, sinks: int = HEALTHY) -> float:
+async def paced(world: World, polls: int, seconds: float = PACED_SECONDS, sinks: int = HEALTHY) -> float:
     """The 99th percentile of the seconds from an event's commit to its arrival at a healthy sink."""
     events: dict[str, float] = {}
     next_at = time.monotonic()
-    for _ in range(looks):
+    for _ in range(polls):
         await asyncio.sleep(max(0.0, next_at - time.monotonic()))
         next_at += seconds
-        events |= await world.look()
+        events |= await world.poll()
     times, _ = await world.all_of(events, sinks)
     late = [at - events[id] for each in times.values() for id, at in each.items() if id in events]
     return statistics.quantiles(late, n=100)[98]
@@ -247,7 +247,7 @@ async def paced(world: World, looks: int, seconds: float = PACED_SECONDS, sinks:
 
 async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
     """Rows of the table of run.py."""
-    looks = max(10, int(BURST_LOOKS * scale))
+    polls = max(10, int(BURST_POLLS * scale))
     rates: dict[str, list[float]] = {"alone": [], "beside": []}
     lates: dict[str, list[float]] = {"alone": [], "beside": []}
     seen: dict[str, int] = {}
@@ -257,9 +257,9 @@ async def measure(scale: float = 1.0) -> list[dict[str, Any]]:
             for _ in range(3):
                 for way in ("alone", "beside"):
                     await world.set_ill(way == "beside")
-                    rate, requests = await burst(world, looks)
+                    rate, requests = await burst(world, polls)
                     rates[way].append(rate)
-                    lates[way].append(await paced(world, max(10, int(PACED_LOOKS * scale))))
+                    lates[way].append(await paced(world, max(10, int(PACED_POLLS * scale))))
                     if way == "beside":
                         seen = {name: seen.get(name, 0) + requests.get(name, 0) for name in ILL}
     if not all(seen[name] for name in ILL):
@@ -285,7 +285,7 @@ async def drain(scale: float = 1.0) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         async with open_world(Path(folder), "healthy-0") as world:
             await paced(world, 20, FRESH_SECONDS, 1)
-            idle = await paced(world, int(FRESH_LOOKS * scale), FRESH_SECONDS, 1)
+            idle = await paced(world, int(FRESH_POLLS * scale), FRESH_SECONDS, 1)
             await world.arrived("down")
             pairs = [job_with_events(10**6 + number, time.time()) for number in range(missed)]
             for start in range(0, missed, 500):
@@ -301,7 +301,7 @@ async def drain(scale: float = 1.0) -> dict[str, Any]:
                 if time.monotonic() > ends_at:
                     raise RuntimeError("nothing of what was missed arrives")
                 await asyncio.sleep(0.01)
-            fresh = await paced(world, int(FRESH_LOOKS * scale), FRESH_SECONDS, 1)
+            fresh = await paced(world, int(FRESH_POLLS * scale), FRESH_SECONDS, 1)
             left = await world.opened.store.deliveries.pending_count()
             if not left < before:
                 raise RuntimeError(f"of {before} that were missed {left} are left: nothing was drained")

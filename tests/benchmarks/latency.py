@@ -36,11 +36,11 @@ from dropin_world import AUTHORIZED, HERE, ROOT, cpu_seconds, relay
 SINKS_ALLOWED = {"RELAY_SECURITY__ALLOW_HTTP": "true", "RELAY_SECURITY__ALLOW_NETWORKS": '["127.0.0.0/8"]'}
 ENDED_TYPE = "ai.revor.job.succeeded"
 LIGHT_RATE = 10
-LIGHT_LOOKS = 100
+LIGHT_POLLS = 100
 LIGHT_SECONDS = 15.0
 SETTLED_SECONDS = 6.0
 """From the registration to the first end: by then all jobs have been looked at once."""
-UNBOUNDED_LOOKS = 10_000
+UNBOUNDED_POLLS = 10_000
 SUSTAINED_JOBS = 6_000
 LOAD = 0.8
 REACHED = 0.95
@@ -126,7 +126,7 @@ def read_at(folder: Path) -> dict[str, float]:
 
 
 def lates(
-    count: int, made: Callable[[int], list[str]], looks: float, *, before: bool = False, quiet_seconds: float = 0.0
+    count: int, made: Callable[[int], list[str]], polls: float, *, before: bool = False, quiet_seconds: float = 0.0
 ) -> dict[str, Any]:
     """Has a relay that may send so many requests a second look at so many jobs, until the sink has all their ends: each
     one's seconds from the answer, read or written, to the POST, ends a second, looks an end, processor time a second.
@@ -138,7 +138,7 @@ def lates(
         tempfile.TemporaryDirectory() as folder,
         contextlib.ExitStack() as stack,
     ):
-        world: dict[str, Any] = {"least": 1.0, "rate": looks, "environ": SINKS_ALLOWED, "folder": folder}
+        world: dict[str, Any] = {"least": 1.0, "rate": polls, "environ": SINKS_ALLOWED, "folder": folder}
         if before:
             with relay(upstream.port, options=("--roles", "api"), **world) as (port, _):
                 register(port, sink, made(count))
@@ -207,8 +207,8 @@ def percentiles(late: list[float]) -> tuple[float, float]:
 
 def rows(name: str, turns: list[dict[str, Any]], bars: tuple[float, float]) -> list[dict[str, Any]]:
     """The percentiles of all turns together, for the table of run.py."""
-    rate, looks, cpu = (statistics.median(found[what] for found in turns) for what in ("rate", "looks", "cpu"))
-    told = f"{rate:.0f} ends/s, {looks:.1f} looks each, {100 * cpu:.0f} % of a processor"
+    rate, polls, cpu = (statistics.median(found[what] for found in turns) for what in ("rate", "looks", "cpu"))
+    told = f"{rate:.0f} ends/s, {polls:.1f} looks each, {100 * cpu:.0f} % of a processor"
     read, written = (percentiles([one for found in turns for one in found[since]]) for since in ("read", "written"))
     return [
         {
@@ -226,8 +226,8 @@ def measure(scale: float = 1.0) -> list[dict[str, Any]]:
         disk = statistics.quantiles(synced(), n=100)
         said = f"the disk syncs in {1e3 * disk[49]:.1f} ms, p99 {1e3 * disk[98]:.1f} ms"
         print(f"{said}; other work uses {others():.1f} processors", file=sys.stderr)
-        light = lates(int(LIGHT_RATE * LIGHT_SECONDS), ending, LIGHT_LOOKS)
-        most = lates(SUSTAINED_JOBS, ended, UNBOUNDED_LOOKS, before=True)
+        light = lates(int(LIGHT_RATE * LIGHT_SECONDS), ending, LIGHT_POLLS)
+        most = lates(SUSTAINED_JOBS, ended, UNBOUNDED_POLLS, before=True)
         rate = LOAD * most["rate"]
         load = lates(int(rate * LOAD_SECONDS), ended, rate, before=True, quiet_seconds=QUIET_SECONDS)
         if load["rate"] < REACHED * rate:

@@ -37,7 +37,7 @@ ROUNDS = 8
 EVENTS_A_TURN = 8_000
 IN_FLIGHT = 64
 PAUSE_MS = 250.0
-LOOK_SECONDS = 0.005
+POLL_SECONDS = 0.005
 OLDEST_DAYS = 40.0
 """The events are of so many days: what is older than thirty is retention's."""
 
@@ -76,7 +76,7 @@ class Pauses:
     """The longest time in which no delivery ended."""
 
     def __init__(self, opened: Any) -> None:
-        self._delivered = opened.metrics_book.attempts.labels("webhook", "delivered")._value
+        self._delivered = opened.metrics_registry.attempts.labels("webhook", "delivered")._value
         self.longest_seconds = 0.0
 
     @contextlib.asynccontextmanager
@@ -91,7 +91,7 @@ class Pauses:
     async def _watch(self) -> None:
         count, since = self._delivered.get(), None
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             now, moved = time.perf_counter(), self._delivered.get() > count
             if moved:
                 self.longest_seconds = max(self.longest_seconds, 0.0 if since is None else now - since)
@@ -158,7 +158,7 @@ class Counted:
 async def while_retention_deletes(opened: Any, subscription_id: str) -> tuple[float, float, float]:
     """Events deleted and deliveries a second, and the longest time in seconds without one."""
     rows = Counted(opened.store.upkeep)
-    retention = Retention(rows, opened.metrics_book, time.time, RetentionSettings())
+    retention = Retention(rows, opened.metrics_registry, time.time, RetentionSettings())
     pauses, delivered, seconds = Pauses(opened), 0, 0.0
 
     async def delete() -> None:

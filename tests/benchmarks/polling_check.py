@@ -21,7 +21,7 @@ from polling_workloads import START_WAIT, make
 from polling_world import MAX_REQUEST_SECONDS, MIN_REQUEST_SECONDS
 
 STEPS, FIRST_SECONDS, LAST_SECONDS = 1_500, 0.2, 3e4
-WAIT_STEP_SECONDS, LAST_START_SECONDS, LAST_FIRST_LOOK_SECONDS = 0.1, 12.0, 90.0
+WAIT_STEP_SECONDS, LAST_START_SECONDS, LAST_FIRST_POLL_SECONDS = 0.1, 12.0, 90.0
 HALVINGS = 14
 ARRIVAL_SECONDS = (MIN_REQUEST_SECONDS + MAX_REQUEST_SECONDS) / 4
 """From the middle of a request to its response, on average."""
@@ -33,7 +33,7 @@ class Value:
     """What is to come on average: cost = price * looks + delay."""
 
     cost: float
-    looks: float
+    polls: float
     delay: float
 
 
@@ -58,7 +58,7 @@ class Runs:
             late = self.ages[j] - self.ages[i] - (self.lived[j] - self.lived[i]) / self.alive[i]
             left, then = self.alive[j] / self.alive[i], self.values[j]
             if price + late + left * then.cost < best.cost:
-                best = Value(price + late + left * then.cost, 1 + left * then.looks, late + left * then.delay)
+                best = Value(price + late + left * then.cost, 1 + left * then.polls, late + left * then.delay)
             if price + late > best.cost:
                 break
         return best
@@ -78,12 +78,12 @@ class Runs:
 
     def _ahead(self, at: int) -> tuple[float, float, float]:
         late, left, then = self.ages[at] - self.lived[at], self.alive[at], self.values[at]
-        return late + left * then.cost, left * then.looks, late + left * then.delay
+        return late + left * then.cost, left * then.polls, late + left * then.delay
 
 
 def least(start: Survival, run: Survival, price: float) -> Value:
     """The least cost of a job from its creation on, at a price of a look."""
-    steps = round(LAST_FIRST_LOOK_SECONDS / WAIT_STEP_SECONDS)
+    steps = round(LAST_FIRST_POLL_SECONDS / WAIT_STEP_SECONDS)
     starts = round(LAST_START_SECONDS / WAIT_STEP_SECONDS)
     after = Runs(run, price).after(steps)
     waiting = [start(step * WAIT_STEP_SECONDS) for step in range(starts)] + [0.0]
@@ -93,18 +93,18 @@ def least(start: Survival, run: Survival, price: float) -> Value:
         best = Value(math.inf, 0.0, 0.0)
         for j in range(i + 1, steps + 1):
             # Of those that wait at i, those that begin in each step until j: half of a step earlier than its end.
-            cost = looks = delay = 0.0
+            cost = polls = delay = 0.0
             for k in range(i, min(j, starts)):
                 low, high = after[j - k - 1], after[j - k]
                 cost += began[k] * (low.cost + high.cost) / 2
-                looks += began[k] * (low.looks + high.looks) / 2
+                polls += began[k] * (low.polls + high.polls) / 2
                 delay += began[k] * (low.delay + high.delay) / 2
             if j < starts:
-                cost, looks = cost + waiting[j] * values[j].cost, looks + waiting[j] * values[j].looks
+                cost, polls = cost + waiting[j] * values[j].cost, polls + waiting[j] * values[j].polls
                 delay += waiting[j] * values[j].delay
             share = waiting[i]
             if price + cost / share < best.cost:
-                best = Value(price + cost / share, 1 + looks / share, delay / share)
+                best = Value(price + cost / share, 1 + polls / share, delay / share)
             elif price + cost / share > 2 * best.cost:
                 break
         values[i] = best
@@ -116,7 +116,7 @@ def at_requests(value: Callable[[float], Value], requests_per_job: float) -> tup
     low, high = 0.02, 2_000.0
     for _ in range(HALVINGS):
         price = math.sqrt(low * high)
-        if value(price).looks > requests_per_job:
+        if value(price).polls > requests_per_job:
             low = price
         else:
             high = price
@@ -136,7 +136,7 @@ def main() -> int:
             print(
                 f"{name}: at {sent:.2f} requests a job the planner with the true laws finds ends after "
                 f"{simulated.outcome.mean_delay_seconds:.3f} s at a price of {simulated.price_seconds:.2f} s; the fine "
-                f"grid after {delay:.3f} s with {found.looks:.2f} looks at {price:.2f} s: "
+                f"grid after {delay:.3f} s with {found.polls:.2f} looks at {price:.2f} s: "
                 f"{simulated.outcome.mean_delay_seconds / delay:.3f} times as long",
                 flush=True,
             )

@@ -25,7 +25,7 @@ TOO_MANY_REQUESTS = 429
 NO_HEADERS: dict[str, str] = {}
 
 
-class Looker(Protocol):
+class Poller(Protocol):
     """The part of a planner's face that a run uses."""
 
     def track(
@@ -132,7 +132,7 @@ class SharedLimit:
 
 def simulate(
     world: World,
-    looker: Looker,
+    poller: Poller,
     *,
     seed: int,
     limit: SharedLimit | None = None,
@@ -154,10 +154,10 @@ def simulate(
     requests = 0
     now = world.jobs[0].created_at
     while len(delays) < len(by_id):
-        wake = looker.next_request_at(now)
+        wake = poller.next_request_at(now)
         if wake is not None and wake <= now:
             wake = now + STEP_SECONDS
-            while (job_id := looker.take(now)) is not None:
+            while (job_id := poller.take(now)) is not None:
                 wake = now
                 requests += 1
                 seconds = took(MIN_REQUEST_SECONDS, MAX_REQUEST_SECONDS)
@@ -181,16 +181,16 @@ def simulate(
         while coming is not None and coming.created_at <= now:
             item = coming.item_at(now)
             weight = 1.0 if weights is None else weights[coming.id]
-            looker.track(coming.id, item, now, weight, coming.lane, coming.min_interval_seconds)
+            poller.track(coming.id, item, now, weight, coming.lane, coming.min_interval_seconds)
             coming = next(created, None)
         while out and out[0][0] <= now:
             arrived, number, job_id, sent_at = heapq.heappop(out)
             job = by_id[job_id]
             code, headers, seen_at = answers.pop(number, (OK, NO_HEADERS, (sent_at + arrived) / 2))
             if code != OK:
-                looker.failed(job_id, code, headers, now)
+                poller.failed(job_id, code, headers, now)
                 continue
-            looker.observed(job_id, job.item_at(seen_at), headers, sent_at, now)
+            poller.observed(job_id, job.item_at(seen_at), headers, sent_at, now)
             if seen_at >= job.finished_at and job_id not in delays:
                 delays[job_id] = now - job.finished_at
     return _outcome(world, delays, requests, gives_up_at, limit, weights or {})

@@ -31,7 +31,7 @@ from relay.config.keyring import new_key
 from relay.config.settings import Settings
 from relay.core.events import Origin, from_transition
 from relay.core.job import Job, Observation, Progress, detect
-from relay.core.records import LookRecord, Registration
+from relay.core.records import PollRecord, Registration
 from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
@@ -111,7 +111,7 @@ async def node(
         yield opened
 
 
-def job_with_events(index: int, now: float) -> tuple[Registration, LookRecord]:
+def job_with_events(index: int, now: float) -> tuple[Registration, PollRecord]:
     """A job and the look that saw its whole life: three events of about 1 KiB."""
     uid = new_id("job", now)
     item = {
@@ -133,7 +133,7 @@ def job_with_events(index: int, now: float) -> tuple[Registration, LookRecord]:
         tracked_at=now,
         deadline_seconds=604_800,
     )
-    record = LookRecord(
+    record = PollRecord(
         job_uid=uid, expected_sequence=0, progress=progress, events=events, now=now, seen=seen, outcome="succeeded"
     )
     return registration, record
@@ -210,7 +210,7 @@ async def subscribed(opened: Any, url: str, in_flight: int) -> str:
 
 async def drained(opened: Any, subscription_id: str) -> float:
     """Enables the subscription until nothing is owed any more. Returns how many seconds that takes."""
-    delivered = opened.metrics_book.attempts.labels("webhook", "delivered")
+    delivered = opened.metrics_registry.attempts.labels("webhook", "delivered")
     total = delivered._value.get() + await opened.store.deliveries.pending_count()
     begun = time.perf_counter()
     await opened.store.subscriptions.set_state(subscription_id, "enabled", time.time())
@@ -252,7 +252,7 @@ async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
                     opened.wake()
                     while await opened.store.deliveries.pending_count():  # noqa: ASYNC110 - it has no event
                         await asyncio.sleep(0.02)
-                    total = opened.metrics_book.attempts.labels("webhook", "delivered")._value.get()
+                    total = opened.metrics_registry.attempts.labels("webhook", "delivered")._value.get()
                     rates.append(total / (time.perf_counter() - begun))
     return {
         **{"name": "one event to 1,000 subscriptions", "unit": "deliveries/s, beside 1,000 events to one"},

@@ -115,10 +115,10 @@ async def test_who_waits_on_one_node_hears_what_another_one_saw(first: World) ->
 async def test_a_look_asked_for_on_one_node_is_made_by_the_other(first: World) -> None:
     async with open_beside(first) as second:
         job_id = await first.job(attempt_failures=0, start_delay_seconds=36_000, run_seconds=1, in_lane=False)
-        await until(lambda: first.looks("observed") >= 1)
-        seen = first.looks("observed")
+        await until(lambda: first.polls("observed") >= 1)
+        seen = first.polls("observed")
         assert (await second.api.post(f"/v1/jobs/{job_id}/refresh")).status_code == 202
-        await until(lambda: first.looks("observed") > seen)
+        await until(lambda: first.polls("observed") > seen)
 
 
 async def test_a_priority_given_on_one_node_reaches_the_other(first: World) -> None:
@@ -345,13 +345,13 @@ async def test_what_nobody_said_is_found_all_the_same(first: World, monkeypatch:
     async with open_beside(first) as second:
         await second.subscribe()
         job_id = await second.job(attempt_failures=0, start_delay_seconds=36_000, run_seconds=1, in_lane=False)
-        await until(lambda: first.looks("observed") >= 1)
+        await until(lambda: first.polls("observed") >= 1)
         assert (await second.api.delete(f"/v1/jobs/{job_id}")).status_code == 200
         await until(lambda: first.poller.planner.stats(first.node._clock()).open_jobs == 0)
-        seen = first.looks("observed")
+        seen = first.polls("observed")
         monkeypatch.setattr(cluster, "LATE_COMMIT_SECONDS", 0.0)  # as if it had been registered long ago
         assert (await second.api.post("/v1/jobs", json={"id": job_id})).status_code == 200
-        await until(lambda: first.looks("observed") > seen)
+        await until(lambda: first.polls("observed") > seen)
 
 
 @pytest.mark.parametrize("seconds", [60.0, -60.0])

@@ -143,7 +143,7 @@ async def test_two_accounts_at_once_each_with_its_own_jobs_and_polling(world: Wo
         jobs = (await world.api.get(f"/v1/jobs?account={account}")).json()["items"]
         assert {job["id"] for job in jobs} == job_ids
         assert {event["subject"] for event in events if event.get("account") == account} == job_ids
-        assert world.metric("relay_looks_total", account=account, result="observed") >= len(job_ids)
+        assert world.metric("relay_polls_total", account=account, result="observed") >= len(job_ids)
 
 
 async def test_two_accounts_at_once_each_with_its_own_lanes(tmp_path: Path) -> None:

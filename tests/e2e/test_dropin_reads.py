@@ -80,7 +80,7 @@ async def cache_of(world: World, job_id: str, **headers: str) -> str:
 
 async def at_rest(world: World) -> None:
     """Waits for what is recorded behind an answer."""
-    await world.node.dropin._reads.lent.drain()
+    await world.node.dropin._reads.borrowed.drain()
 
 
 async def reads_upstream(world: World) -> int:
@@ -286,7 +286,7 @@ async def test_what_a_passed_read_shows_is_recorded(world: World, clock: FakeClo
     assert (shown["outcome"], shown["open"], shown["poll_count"]) == ("succeeded", False, polls + 1)
     assert await kinds(world, job_id) == ["running", "succeeded"]
     await world.until(lambda: "succeeded" in world.kinds(job_id))  # and delivered
-    assert world.metric("relay_looks_total", purpose="passed") == world.metric("relay_looks_total") == 2
+    assert world.metric("relay_polls_total", purpose="passed") == world.metric("relay_polls_total") == 2
     assert world.metric("relay_passed_requests_total", kind="read", cache="pass") == 1
 
 

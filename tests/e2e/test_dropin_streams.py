@@ -39,7 +39,7 @@ MOST_UNDER_WAY_BYTES = 2 * MEBIBYTE + 2 * sum(
 )
 """What the kernel lets two sockets send and two receive, and something for the relay: 22 MiB by default, or 76."""
 assert MANY_PARTS * len(PART) > MOST_UNDER_WAY_BYTES
-LOOK_AGAIN_SECONDS = 0.02
+POLL_AGAIN_SECONDS = 0.02
 STUCK_SECONDS = 0.3
 """Nothing could be written for so long: a slow machine makes this test weaker, and never fail."""
 
@@ -127,7 +127,7 @@ async def until(true: Callable[[], Any]) -> None:
     while True:
         if await true():
             return
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        await asyncio.sleep(POLL_AGAIN_SECONDS)
 
 
 async def until_tracked(place: Place, job_id: str) -> None:

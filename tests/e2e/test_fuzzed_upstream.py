@@ -230,6 +230,6 @@ async def test_after_whatever_an_upstream_answers_the_next_event_goes_out(
         async with asyncio.TaskGroup() as group:
             for number in range(ANSWERS):
                 group.create_task(one(number))
-        assert world.looks("observed") >= ANSWERS
+        assert world.polls("observed") >= ANSWERS
         bad = await world.api.get("/v1/deliveries", params={"state": "dead"})
         assert bad.json()["items"] == []

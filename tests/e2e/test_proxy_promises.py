@@ -128,7 +128,7 @@ async def test_the_job_and_the_end_of_its_intent_are_one_transaction(
 async def test_a_read_is_served_from_state_only_while_a_look_would_show_nothing(world: World, passed: Passed) -> None:
     ended, later = await world.job(), await world.job(start_delay_seconds=86_400)
     await world.until(lambda: closed(world, ended))
-    await world.until(lambda: looked_at(world, later))
+    await world.until(lambda: polled_at(world, later))
     world.node.scheduler.stop()  # from here on only callers look
 
     seen = await read(world, passed, later)
@@ -149,7 +149,7 @@ async def tracked(world: World, job_id: str) -> bool:
     return (await world.api.get(f"/v1/jobs/{job_id}")).status_code == 200
 
 
-async def looked_at(world: World, job_id: str) -> bool:
+async def polled_at(world: World, job_id: str) -> bool:
     return (await world.shown(job_id))["last_polled_at"] is not None
 
 

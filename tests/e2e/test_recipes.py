@@ -265,7 +265,7 @@ async def test_what_a_token_may_do(world: RelayWorld) -> None:
 @pytest.mark.parametrize("tool", ["Zapier", "Make"])
 async def test_the_requests_of_a_hosted_tool(world: RelayWorld, tool: str) -> None:
     await serve_with_tokens(world)
-    create, *looks, register = requests_in(tool)
+    create, *polls, register = requests_in(tool)
     hook = create["headers"].get("Relay-Callback", "")
     assert hook == json.loads(register["data"]).get("callback_url", "")
     places = {f"RELAY_TOKEN_{tool.upper()}": TOKEN} | ({hook: world.sink_url} if hook else {})
@@ -275,8 +275,8 @@ async def test_the_requests_of_a_hosted_tool(world: RelayWorld, tool: str) -> No
     if hook:
         await world.until(lambda: any(kind in ENDS for kind in world.kinds(job_id)), "no event comes")
     assert (await world.get(f"/v1/jobs/{job_id}"))["metadata"] == {"deal": 42}
-    for look in looks:
-        status, job = await send(world, look, places | {"JOB_ID": job_id})
+    for poll in polls:
+        status, job = await send(world, poll, places | {"JOB_ID": job_id})
         assert (status, job["id"], job["open"]) == (200, job_id, False)
 
     directly = create | {"headers": {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"}}
@@ -295,7 +295,7 @@ async def test_the_requests_of_a_hosted_tool(world: RelayWorld, tool: str) -> No
 )
 async def test_one_call_at_the_end(world: RelayWorld, recipe: str, tool: str, hook: str) -> None:
     await serve_with_tokens(world)
-    create, *looks, register = requests_in(recipe)
+    create, *polls, register = requests_in(recipe)
     assert (create["headers"]["Relay-Callback"], json.loads(register["data"])["callback_url"]) == (hook, hook)
     places = {f"RELAY_TOKEN_{tool}": TOKEN, hook: world.sink_url}
     status, answer = await send(world, create, places)
@@ -307,8 +307,8 @@ async def test_one_call_at_the_end(world: RelayWorld, recipe: str, tool: str, ho
     assert status == 201
     for job_id in (answer["item"]["id"], other["item"]["id"]):
         await world.until(lambda job_id=job_id: bool(world.kinds(job_id)), "no event comes")
-        for look in looks:
-            status, job = await send(world, look, places | {"JOB_ID": job_id})
+        for poll in polls:
+            status, job = await send(world, poll, places | {"JOB_ID": job_id})
             assert (status, job["id"], job["open"]) == (200, job_id, False)
         recorded = (await world.get(f"/v1/jobs/{job_id}/events"))["items"]
         assert len(recorded) > 1

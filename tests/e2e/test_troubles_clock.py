@@ -21,9 +21,9 @@ async def test_a_clock_that_is_set(tmp_path: Path, capsys: pytest.CaptureFixture
         await world.subscribe()
         before = [await world.job(run_seconds=400) for _ in range(2)]  # two seconds
         await world.until(lambda: all("running" in world.kinds(job_id) for job_id in before))
-        looks = world.looks("observed")
+        polls = world.polls("observed")
         with time_machine.travel(time.time() + seconds, tick=True):
-            await until_it_looks_again(world, looks)
+            await until_it_polls_again(world, polls)
             after = [await world.job(run_seconds=100) for _ in range(2)]
             await world.until(lambda: all("succeeded" in world.kinds(job_id) for job_id in (*before, *after)))
             ended = [await world.shown(job_id) for job_id in (*before, *after)]
@@ -63,10 +63,10 @@ async def test_a_delivery_that_is_out_when_the_clock_is_set_is_not_sent_again(
         assert len(ids) == len(set(ids))
 
 
-async def until_it_looks_again(world: World, looks: float) -> None:
+async def until_it_polls_again(world: World, polls: float) -> None:
     """Nobody asks anything of the node meanwhile: it has to find out by itself."""
     latest = time.monotonic() + 10
-    while world.looks("observed") <= looks:
+    while world.polls("observed") <= polls:
         assert time.monotonic() < latest, "it does not look any more"
         await asyncio.sleep(0.02)
 

@@ -179,11 +179,11 @@ async def test_no_file_descriptors_are_left(world: RelayWorld) -> None:
     hard = resource.prlimit(relay.popen.pid, resource.RLIMIT_NOFILE)[1]
     relay.limit(resource.RLIMIT_NOFILE, 3)  # what is open stays open, nothing more is opened
 
-    async def looks_fail() -> bool:
+    async def polls_fail() -> bool:
         return 'result="unavailable"' in await _metrics(world)
 
     await world.fault("truncated", count=3)  # the connection that there is breaks off, and there is no other
-    await world.until(looks_fail, "the looks do not fail")
+    await world.until(polls_fail, "the looks do not fail")
     status, _ = await world.call("GET", f"/v1/jobs/{lives[0]}")
     assert status in (200, 503)  # 503: the database has no file descriptor to spare for this read
     relay.limit(resource.RLIMIT_NOFILE, hard)

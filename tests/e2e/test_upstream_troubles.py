@@ -87,7 +87,7 @@ async def test_failing_looks(
 ) -> None:
     await world.fault(kind, path_prefix=JOBS_PATH, **how)
     job_id = await world.job()
-    await world.until(lambda: world.looks(result) >= account_health.DOWN_FAILURES)
+    await world.until(lambda: world.polls(result) >= account_health.DOWN_FAILURES)
 
     shown = await noted(world, job_id)
     assert shown["last_error"]["code"] == code
@@ -113,7 +113,7 @@ async def test_failing_looks(
     assert world.kinds() == ["relay.source.down", "relay.source.recovered"]
     assert world.metric("relay_source_up") == 1
     assert await world.notes() == []
-    assert world.looks("observed") >= 1
+    assert world.polls("observed") >= 1
 
 
 async def test_looks_become_rarer_while_they_fail(world: World) -> None:
@@ -139,13 +139,13 @@ async def test_looks_become_rarer_while_they_fail(world: World) -> None:
 async def test_a_slow_answer_in_time_is_an_answer(world: World) -> None:
     await world.fault("slow_drip", path_prefix=JOBS_PATH, hold_seconds=SHORT_SECONDS / 4)
     await ended_well(world, await world.job())
-    assert world.looks("unavailable") == 0
+    assert world.polls("unavailable") == 0
 
 
 async def test_too_many_requests(world: World) -> None:
     await world.fault("429", count=1, path_prefix=JOBS_PATH, retry_after_seconds=1)
     first = await world.job()
-    await world.until(lambda: world.looks("rate_limited") == 1)
+    await world.until(lambda: world.polls("rate_limited") == 1)
     assert (await noted(world, first))["last_error"]["code"] == "api_rate_limit_exceeded"
     (account,) = (await world.api.get("/v1/sources")).json()["items"]
     assert account["state"] == "ok"
@@ -157,9 +157,9 @@ async def test_too_many_requests(world: World) -> None:
 
     await ended_well(world, first, *others)
     assert world.kinds() == []
-    assert world.looks("rate_limited") == 1
-    looked_at = [(await world.shown(job_id))["last_polled_at"] for job_id in (first, *others)]
-    assert min(map(from_rfc3339, looked_at)) >= stopped_until - 0.01
+    assert world.polls("rate_limited") == 1
+    polled_at = [(await world.shown(job_id))["last_polled_at"] for job_id in (first, *others)]
+    assert min(map(from_rfc3339, polled_at)) >= stopped_until - 0.01
 
 
 async def test_a_refused_key_is_read_again(tmp_path: Path) -> None:
@@ -180,12 +180,12 @@ async def test_a_refused_key_is_read_again(tmp_path: Path) -> None:
         assert note.startswith(UNAUTHORIZED_NOTE)
 
         # Paused: no look, whatever is asked for, and a probe with the same key changes nothing.
-        looks = world.looks("unauthorized")
+        polls = world.polls("unauthorized")
         assert world.poller.next_request_at() is None
         assert (await world.api.post(f"/v1/jobs/{job_id}/refresh")).status_code == 202
         await world.probe()
         assert world.poller.next_request_at() is None
-        assert world.looks("unauthorized") == looks
+        assert world.polls("unauthorized") == polls
         assert world.kinds() == ["relay.source.unauthorized"]
 
         key_file.write_text(f"{KEY}\n")
@@ -217,7 +217,7 @@ async def test_a_key_revoked_on_the_way(world: World) -> None:
 async def test_one_forbidden_job_is_no_trouble_of_the_key(world: World) -> None:
     job_id = await world.job(run_seconds=60)
     await world.fault("403", path_prefix=JOBS_PATH + job_id)
-    await world.until(lambda: world.looks("forbidden") >= 5)
+    await world.until(lambda: world.polls("forbidden") >= 5)
     await ended_well(world, await world.job())  # the others go on
     shown = await noted(world, job_id)
     assert shown["last_error"]["code"] == "permission_denied"
@@ -246,7 +246,7 @@ async def test_many_forbidden_jobs_are_trouble_of_the_key(world: World) -> None:
 async def test_a_job_that_is_missing_for_a_while(world: World) -> None:
     await world.fault("404", path_prefix=JOBS_PATH)
     job_id = await world.job()
-    await world.until(lambda: world.looks("not_found") > poll_handler.NOT_FOUND_LOOKS)
+    await world.until(lambda: world.polls("not_found") > poll_handler.NOT_FOUND_POLLS)
     shown = await noted(world, job_id)
     assert shown["last_error"]["code"] == "external_api_job_not_found"
     assert shown["open"]
@@ -263,7 +263,7 @@ async def test_a_job_that_stays_missing(world: World, monkeypatch: pytest.Monkey
     await world.fault("404", path_prefix=JOBS_PATH)
     job_id = await world.job()
     await world.until(lambda: world.kinds(job_id) == ["not_found"])
-    assert world.looks("not_found") == poll_handler.NOT_FOUND_LOOKS
+    assert world.polls("not_found") == poll_handler.NOT_FOUND_POLLS
     shown = await world.shown(job_id)
     assert (shown["outcome"], shown["open"]) == ("not_found", False)
     assert shown["last_error"]["code"] == "external_api_job_not_found"
@@ -277,7 +277,7 @@ async def test_a_job_that_stays_missing(world: World, monkeypatch: pytest.Monkey
 async def test_an_unknown_status_is_said_once(world: World) -> None:
     await world.fault("unknown_status", path_prefix=JOBS_PATH)
     job_id = await world.job()
-    await world.until(lambda: "status_unknown" in world.kinds(job_id) and world.looks("observed") >= 4)
+    await world.until(lambda: "status_unknown" in world.kinds(job_id) and world.polls("observed") >= 4)
     shown = await world.shown(job_id)
     assert (shown["status"], shown["open"], shown["last_error"]) == ("awaiting_approval", True, None)
     await world.heal()
@@ -319,4 +319,4 @@ async def test_without_a_key(tmp_path: Path) -> None:
         assert (await world.shown(job_id))["open"]
         assert world.poller.next_request_at() is None
         assert world.metric("relay_source_up") == 0
-        assert world.metric("relay_looks_total") == 0
+        assert world.metric("relay_polls_total") == 0

@@ -14,7 +14,7 @@ from relay.core.events import MAX_EVENT_BYTES, Origin, from_transition
 from relay.core.job import Job, Observation, Progress, detect
 from relay.core.planner.config import RateLimitHeaders
 from relay.core.planner.headers import MAX_RETRY_AFTER_SECONDS, MAX_WINDOW_SECONDS, HeaderReader
-from relay.sources.client import Look, UpstreamClient, _Answer
+from relay.sources.client import PollResult, UpstreamClient, _Answer
 from relay.sources.definition import load_definition
 from relay.sources.mapping import Malformed, Registered, observe, read_error, registered
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, mutated_text, raw_json, value_or_refusal
@@ -115,10 +115,10 @@ CLIENT = Upstream(REVOR, "https://revor.ai", clock=lambda: NOW, user_agent="test
 )
 def test_a_look(raw: bytes, status: int, headers: dict[str, str], complete: bool, api_key: str) -> None:
     CLIENT.answer = _Answer(status_code=status, headers=MappingProxyType(headers), body=raw, complete=complete)
-    for ask in (CLIENT.look("a", api_key), CLIENT.probe(api_key)):
-        look = asyncio.run(ask)
-        assert isinstance(look, Look)
-        assert (look.detail == "") == (look.kind == "observed")
+    for ask in (CLIENT.poll("a", api_key), CLIENT.probe(api_key)):
+        poll = asyncio.run(ask)
+        assert isinstance(poll, PollResult)
+        assert (poll.detail == "") == (poll.kind == "observed")
 
 
 HEADER_NAMES = [getattr(RateLimitHeaders(), name) for name in RateLimitHeaders.__slots__]

@@ -6,7 +6,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.node import readiness
-from relay.testing import ScriptedLook
+from relay.testing import ScriptedPoll
 from tests.support.simulation_world import World, open_world, seen
 
 KEY = ("revor", "default")
@@ -37,19 +37,19 @@ async def test_looks_are_counted_by_purpose_and_those_in_vain_too(tmp_path):
     async with open_world(tmp_path) as world:
         purposes = iter(["first", "safety", "ahead", "again", "expected"])
         taken: dict[str, str] = {}
-        world.poller.planner.purpose = lambda uid: taken.setdefault(f"{uid}{len(world.source.looked)}", next(purposes))
-        failure = ScriptedLook(kind="unavailable", status_code=503)
+        world.poller.planner.purpose = lambda uid: taken.setdefault(f"{uid}{len(world.source.polled)}", next(purposes))
+        failure = ScriptedPoll(kind="unavailable", status_code=503)
         end = seen("succeeded", finished_at=world.clock() + 200, **ENDED)
         await world.register("a", seen("queued"), seen("queued"), seen("queued", scheduled_at=5.0), failure, end)
         await world.run(1000)
-        assert measured(world, "relay_looks_total") == {
+        assert measured(world, "relay_polls_total") == {
             ("first", "observed"): 1,
             ("safety", "observed"): 1,
             ("ahead", "observed"): 1,
             ("again", "unavailable"): 1,
             ("expected", "observed"): 1,
         }
-        assert measured(world, "relay_looks_wasted_total") == {("safety",): 1}
+        assert measured(world, "relay_polls_wasted_total") == {("safety",): 1}
 
 
 async def test_the_delay_is_kept_by_class(tmp_path):

@@ -72,7 +72,7 @@ def test_a_heavier_job_is_known_sooner_where_requests_are_scarce(workload: str, 
     assert outcome.unfinished == 0
 
 
-def looks(planner: Planner, until: float, names: list[str], coming: Iterator[tuple[float, str]]) -> dict[str, float]:
+def polls(planner: Planner, until: float, names: list[str], coming: Iterator[tuple[float, str]]) -> dict[str, float]:
     """Looks at jobs that never end; more are `coming`. Returns the longest time without a look at each."""
     now, last, longest = NOW, dict.fromkeys(names, NOW), dict.fromkeys(names, 0.0)
     new = next(coming, None)
@@ -103,7 +103,7 @@ def test_a_light_job_is_never_starved_while_requests_become_ever_dearer(rate: fl
         planner.track(name, RUNNING, NOW, 0.25, "")
     heavy = ((NOW + number / per_second, f"heavy{number}") for number in range(2_000))
     began = planner.stats(NOW).price_seconds
-    found = looks(planner, NOW + span, light, heavy)
+    found = polls(planner, NOW + span, light, heavy)
     assert planner.stats(NOW + span).price_seconds > 100 * began
     bound = MAX_PATIENCE * LONGEST + len(found) / rate
     assert max(found[name] for name in light) <= bound
@@ -116,7 +116,7 @@ def test_every_job_is_looked_at_however_many_there_are(jobs: int) -> None:
     for name in names:
         planner.track(name, RUNNING, NOW, 1.0, "")
     bound = MAX_PATIENCE * LONGEST + jobs + 1
-    found = looks(planner, NOW + 2 * bound, names, iter(()))
+    found = polls(planner, NOW + 2 * bound, names, iter(()))
     assert max(found.values()) <= bound
 
 
@@ -155,7 +155,7 @@ def test_a_hundred_thousand_jobs_take_no_more_work_a_call(monkeypatch: pytest.Mo
     queued = {**RUNNING, "status": "queued", "started_at": None}
     for number in range(jobs):
         planner.track(f"j{number}", queued, NOW, 1.0, lane)
-    counted, now, looked = Counted(monkeypatch), NOW + 100, 0
+    counted, now, polled = Counted(monkeypatch), NOW + 100, 0
     planner.observed(f"j{jobs - 1}", {**RUNNING, "started_at": now}, {}, now, now)  # out of order, if there is one
     moves = PLANNED_AGAIN_AT_ONCE + UNPARKED_AT_ONCE + 2
     for _ in range(400):
@@ -170,11 +170,11 @@ def test_a_hundred_thousand_jobs_take_no_more_work_a_call(monkeypatch: pytest.Mo
         assert counted.comparisons <= (moves + 1) * 3 * math.log2(jobs)
         counted.none()
         if job_id is not None:
-            looked += 1
+            polled += 1
             planner.observed(job_id, {**RUNNING, "started_at": now - 1}, {}, now, now)
         assert counted.moves <= moves
         assert counted.passed <= 2 * BACKLOG_COUNTED
-    assert looked >= 390
+    assert polled >= 390
     if lane:
         assert sum(job.phase == PARKED for job in planner._roster.jobs.values()) <= jobs - 400 * UNPARKED_AT_ONCE
 

@@ -18,7 +18,7 @@ from relay.sandbox.world import World as Sandbox
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from polling_workloads import SimulatedJob, World, make
-from polling_world import Looker, Outcome, SharedLimit, simulate
+from polling_world import Outcome, Poller, SharedLimit, simulate
 
 BEGINNING = 1_800_000_000.0
 CHANNELS = ("linkedin", "email", "whatsapp")
@@ -152,15 +152,15 @@ def test_no_delay_is_stated_before_it_is_known(seed: int) -> None:
     assert 0.7 < last / outcome.mean_delay_seconds < 1.3
 
 
-def looked_at(looker: Looker, seed: int) -> Outcome:
+def polled_at(poller: Poller, seed: int) -> Outcome:
     limit = Alone(LIMIT, seed=seed, starts_at=BEGINNING)
-    return simulate(sandbox_world(300, seed), looker, seed=seed, limit=limit)
+    return simulate(sandbox_world(300, seed), poller, seed=seed, limit=limit)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_three_hundred_jobs_are_known_far_sooner_than_by_a_plain_poller(seed: int) -> None:
     """The mean is that of the few that are cancelled while they wait, of which nobody can know when: hence two bars."""
-    ours, naive = looked_at(Planner(PlannerConfig(seed=seed)), seed), looked_at(Naive(), seed)
+    ours, naive = polled_at(Planner(PlannerConfig(seed=seed)), seed), polled_at(Naive(), seed)
     assert ours.rejected == 0
     assert naive.p50_delay_seconds > 25 * ours.p50_delay_seconds
     assert naive.mean_delay_seconds > 5 * ours.mean_delay_seconds

@@ -11,13 +11,13 @@ import pytest
 from relay.core.planner import Planner, PlannerConfig
 from relay.errors import StoreError
 from relay.node.upkeep import deadlines
-from relay.testing import ScriptedError, ScriptedLook
+from relay.testing import ScriptedError, ScriptedPoll
 from tests.support.schema_check import check_event
 from tests.support.simulation_world import open_world, seen
 from tests.support.store_kit import registration
 
-UNAUTHORIZED = ScriptedLook(kind="unauthorized", status_code=401, error=ScriptedError(code="key_revoked"))
-UNAVAILABLE = ScriptedLook(kind="unavailable", status_code=503)
+UNAUTHORIZED = ScriptedPoll(kind="unauthorized", status_code=401, error=ScriptedError(code="key_revoked"))
+UNAVAILABLE = ScriptedPoll(kind="unavailable", status_code=503)
 
 
 async def test_a_job_goes_from_registration_to_a_signed_event(tmp_path):
@@ -60,14 +60,14 @@ async def test_a_job_is_lost_only_after_five_looks_over_two_minutes(tmp_path):
         job = await world.store.jobs.get(uid)
         assert await world.types() == ["not_found"]
         assert (job.outcome, job.open) == ("not_found", False)
-        first, fifth = world.source.looked[0][0], world.source.looked[-1][0]
-        assert len(world.source.looked) >= 5
+        first, fifth = world.source.polled[0][0], world.source.polled[-1][0]
+        assert len(world.source.polled) >= 5
         assert fifth - first >= 120
 
 
 async def test_a_404_that_was_a_race_is_forgiven(tmp_path):
     async with open_world(tmp_path) as world:
-        missing = ScriptedLook(kind="not_found", status_code=404)
+        missing = ScriptedPoll(kind="not_found", status_code=404)
         await world.register("late", missing, missing, seen("queued"))
         await world.run(60)
         assert await world.types() == ["queued"]
@@ -83,7 +83,7 @@ async def test_a_refused_key_pauses_the_account_and_a_new_one_resumes_it(tmp_pat
         world.source.key_works = False
         assert not await world.poller.probe()
         await world.run(30)
-        assert len(world.source.looked) == 1
+        assert len(world.source.polled) == 1
         world.source.key_works = True
         assert await world.poller.probe()
         await world.run(60)
@@ -94,7 +94,7 @@ async def test_without_a_key_nothing_is_asked_until_one_appears(tmp_path):
     async with open_world(tmp_path, key=None) as world:
         await world.register("a", seen("queued"))
         await world.run(5)
-        assert world.source.looked == []
+        assert world.source.polled == []
         world.key = "new"
         assert await world.poller.probe()
         await world.run(5)
@@ -127,7 +127,7 @@ async def test_the_source_is_down_after_five_failures_over_a_minute(tmp_path):
 
 async def test_one_forbidden_job_is_like_a_missing_one_and_five_are_the_keys_fault(tmp_path):
     async with open_world(tmp_path) as world:
-        forbidden = ScriptedLook(kind="forbidden", status_code=403)
+        forbidden = ScriptedPoll(kind="forbidden", status_code=403)
         for name in "abcd":
             await world.register(name, forbidden)
         await world.run(10)
@@ -139,13 +139,13 @@ async def test_one_forbidden_job_is_like_a_missing_one_and_five_are_the_keys_fau
 
 async def test_a_429_stops_every_look_until_retry_after(tmp_path):
     async with open_world(tmp_path) as world:
-        limited = ScriptedLook(kind="rate_limited", status_code=429, headers={"retry-after": "30"})
+        limited = ScriptedPoll(kind="rate_limited", status_code=429, headers={"retry-after": "30"})
         await world.register("a", limited, seen("queued"))
         await world.register("b", seen("queued"))
         await world.step()
-        looked = len(world.source.looked)
+        polled = len(world.source.polled)
         await world.run(28)
-        assert len(world.source.looked) <= looked + 1
+        assert len(world.source.polled) <= polled + 1
         await world.run(60)
         assert sorted(await world.types()) == ["queued", "queued"]
         assert world.poller.state.state == "ok"
@@ -244,18 +244,18 @@ async def test_a_restart_goes_on_with_the_back_off_where_it_was(tmp_path, away_s
         uid = await world.register("a", seen("running", started_at=world.clock()))
         await world.run(100)
         step, planned = world.poller.planner.step(uid), world.poller.planner.next_poll_at(uid)
-        looks = len(world.source.looked)
+        polls = len(world.source.polled)
         assert step >= 8
         await world.poller.keep()
         await world.restart_poller(away_seconds)
         assert world.poller.planner.step(uid) == step
         assert world.poller.planner.next_poll_at(uid) == pytest.approx(planned, rel=0, abs=1e-4)
         await world.run(60)
-        times = [at for at, _ in world.source.looked]
+        times = [at for at, _ in world.source.polled]
         pauses = [after - before for before, after in itertools.pairwise(times)]
-        assert times[looks] == pytest.approx(max(planned, world.clock() - 60), abs=1.0)
-        assert min(pauses[looks:]) >= max(pauses[: looks - 1])  # it runs ever longer, and is looked at ever less
-        assert world.poller.planner.step(uid) == step + len(pauses[looks:]) + 1
+        assert times[polls] == pytest.approx(max(planned, world.clock() - 60), abs=1.0)
+        assert min(pauses[polls:]) >= max(pauses[: polls - 1])  # it runs ever longer, and is looked at ever less
+        assert world.poller.planner.step(uid) == step + len(pauses[polls:]) + 1
 
 
 async def test_a_restart_keeps_the_back_off_while_looks_fail(tmp_path):
@@ -263,9 +263,9 @@ async def test_a_restart_keeps_the_back_off_while_looks_fail(tmp_path):
         uid = await world.register("a", seen("running", started_at=world.clock()))
         await world.run(100)
         step = world.poller.planner.step(uid)
-        looks = len(world.source.looked)
+        polls = len(world.source.polled)
         world.source.script("a", UNAVAILABLE)
-        while len(world.source.looked) == looks:
+        while len(world.source.polled) == polls:
             await world.step()
         await world.restart_poller()
         assert world.poller.planner.step(uid) == step > 0
@@ -275,11 +275,11 @@ async def test_a_change_begins_the_back_off_anew_also_for_a_restart(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=world.clock()))
         await world.run(100)
-        looks = len(world.source.looked)
+        polls = len(world.source.polled)
         world.source.script(
             "a", seen("running", started_at=world.clock() - 100.0, next_attempt_at=world.clock() + 500.0)
         )
-        while len(world.source.looked) == looks:
+        while len(world.source.polled) == polls:
             await world.step()
         assert (await world.store.jobs.get(uid)).poll_step == 0
         await world.restart_poller()
@@ -289,7 +289,7 @@ async def test_a_change_begins_the_back_off_anew_also_for_a_restart(tmp_path):
 async def test_a_job_that_is_called_overdue_while_a_poll_is_out_is_compared_again(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=1.0))
-        await world.poller.look(uid)
+        await world.poller.poll(uid)
         world.source.script("a", seen("succeeded", started_at=1.0, finished_at=3.0))
         async with held(world.source) as answer:
             await begin_poll(world, uid)
@@ -302,30 +302,30 @@ async def test_a_job_that_is_called_overdue_while_a_poll_is_out_is_compared_agai
 @asynccontextmanager
 async def held(source):
     """The next answer of a source waits until the event is set: it is what the source said when it was asked."""
-    real, event = source.look, asyncio.Event()
+    real, event = source.poll, asyncio.Event()
 
     async def late(external_id, api_key):
-        source.look = real
+        source.poll = real
         answer = await real(external_id, api_key)
         await event.wait()
         return answer
 
-    source.look = late
+    source.poll = late
     try:
         yield event
     finally:
         event.set()
-        source.look = real
+        source.poll = real
 
 
 async def begin_poll(world, uid):
     """One poll of the job is out, and no other is due."""
-    asked = len(world.source.looked)
+    asked = len(world.source.polled)
     world.poller.refresh(uid)
     world.clock.advance(1.0)
     assert await world.poller.run_once()
     async with asyncio.timeout(10):
-        while len(world.source.looked) == asked:  # noqa: ASYNC110 - the source tells nobody
+        while len(world.source.polled) == asked:  # noqa: ASYNC110 - the source tells nobody
             await asyncio.sleep(0)
 
 
@@ -340,7 +340,7 @@ async def test_settings_that_are_read_again_leave_the_polls_in_flight_alone(tmp_
             world.poller.configure(world.poller.settings, PlannerConfig(max_requests_per_second=1000.0))
             world.clock.advance(900.0)
             assert not await world.poller.run_once(), "its poll is out"
-            assert len(world.source.looked) == 1
+            assert len(world.source.polled) == 1
             answer.set()
             await world.poller.drain()
         await world.run(5)
@@ -356,13 +356,13 @@ async def test_an_older_answer_is_dropped_and_the_job_is_polled_again_soon(tmp_p
             world.source.script("a", RUNNING)
             other = world.another_poller()  # it has the lease now, and this node does not know yet
             await other.take_over(None)
-            await other.look(uid)
+            await other.poll(uid)
             answer.set()
             await world.poller.drain()
         assert await world.types() == ["running"]
         assert world.poller.planner.next_poll_at(uid) <= world.clock(), "it is polled again soon"
         await world.step()
-        assert len(world.source.looked) == 3
+        assert len(world.source.polled) == 3
         assert await world.types() == ["running"]
 
 
@@ -429,7 +429,7 @@ async def test_a_read_that_can_not_stand_for_a_poll_is_not_lent(tmp_path, why):
             return replace(job, closed_at=1.0) if why == "closed" else None if why == "gone" else job
 
         world.store.jobs.get = get
-        assert await world.poller.lend(uid) is None
+        assert await world.poller.borrow(uid) is None
         world.store.jobs.get = real
         planner = world.poller.planner
         assert planner.stats(world.clock()).in_flight == 0
@@ -441,11 +441,11 @@ async def test_a_read_that_can_not_stand_for_a_poll_is_not_lent(tmp_path, why):
 async def test_a_lent_read_whose_answer_comes_after_a_poll_of_another_node_is_dropped(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), RUNNING)
-        sent = await world.poller.lend(uid)
-        old = await world.source.look("a", "key")
+        sent = await world.poller.borrow(uid)
+        old = await world.source.poll("a", "key")
         other = world.another_poller()
         await other.take_over(None)
-        await other.look(uid)
+        await other.poll(uid)
         await world.poller.returned(sent, old)
         assert await world.types() == ["running"]
         assert world.poller.planner.next_poll_at(uid) <= world.clock(), "it is polled again soon"

@@ -10,7 +10,7 @@ from relay.core.planner import PlannerConfig
 from relay.core.tracking import SourceReport
 from relay.polling.tracking import Tracking
 from relay.sources.definition import load_definition
-from relay.testing import ScriptedError, ScriptedLook
+from relay.testing import ScriptedError, ScriptedPoll
 from tests.support.simulation_world import World, open_world, seen
 
 KEY = ("revor", "default")
@@ -58,8 +58,8 @@ async def test_an_account_s_report_has_what_another_budget_would_bring(tmp_path)
         assert report().state == "down"
 
 
-def refused(code: str = "api_key_revoked") -> ScriptedLook:
-    return ScriptedLook(kind="unauthorized", status_code=401, error=ScriptedError(code=code, message="no"))
+def refused(code: str = "api_key_revoked") -> ScriptedPoll:
+    return ScriptedPoll(kind="unauthorized", status_code=401, error=ScriptedError(code=code, message="no"))
 
 
 async def explained(world: World, uid: str) -> Any:
@@ -136,19 +136,19 @@ async def test_a_new_key_is_known_to_work_without_any_job(tmp_path):
 @pytest.mark.parametrize(
     ("look", "code", "meaning"),
     [
-        (ScriptedLook(kind="unavailable", status_code=503), "unavailable", "Revor does not answer"),
-        (ScriptedLook(kind="malformed", status_code=200), "malformed", "What answers is not Revor's API"),
+        (ScriptedPoll(kind="unavailable", status_code=503), "unavailable", "Revor does not answer"),
+        (ScriptedPoll(kind="malformed", status_code=200), "malformed", "What answers is not Revor's API"),
         (
-            ScriptedLook(kind="forbidden", status_code=403, error=ScriptedError(code="permission_denied")),
+            ScriptedPoll(kind="forbidden", status_code=403, error=ScriptedError(code="permission_denied")),
             "permission_denied",
             "The Revor API key may not do this",
         ),
-        (ScriptedLook(kind="forbidden", status_code=403), "forbidden", "The Revor API key may not see this"),
+        (ScriptedPoll(kind="forbidden", status_code=403), "forbidden", "The Revor API key may not see this"),
     ],
 )
-async def test_an_explanation_says_why_the_last_poll_failed(tmp_path, look, code, meaning):
+async def test_an_explanation_says_why_the_last_poll_failed(tmp_path, poll, code, meaning):
     async with open_world(tmp_path) as world:
-        uid = await world.register("a", look)
+        uid = await world.register("a", poll)
         await world.run(3)
         explanation = await explained(world, uid)
         assert (explanation.last_error["code"], explanation.last_error["meaning"]) == (code, meaning)
@@ -163,13 +163,13 @@ async def test_an_explanation_says_why_the_last_poll_failed(tmp_path, look, code
 
 async def test_an_explanation_says_why_a_job_failed(tmp_path):
     error = {"code": "insufficient_credits", "message": "no credits", "retryable": False}
-    look = ScriptedLook(
+    poll = ScriptedPoll(
         observation=Observation(
             status="failed", observed_at=0.0, upstream={"id": "a", "status": "failed", "error": error}
         )
     )
     async with open_world(tmp_path) as world:
-        uid = await world.register("a", look)
+        uid = await world.register("a", poll)
         await world.run(3)
         explanation = await explained(world, uid)
         assert explanation.reason == "closed"
@@ -182,12 +182,12 @@ async def test_an_explanation_says_why_a_job_failed(tmp_path):
 
 async def test_a_lost_job_was_polled_when_it_was_lost(tmp_path):
     async with open_world(tmp_path) as world:
-        uid = await world.register("a", ScriptedLook(kind="not_found", status_code=404))
+        uid = await world.register("a", ScriptedPoll(kind="not_found", status_code=404))
         await world.run(600)
         explanation = await explained(world, uid)
         job = await world.store.jobs.get(uid)
         assert job.outcome == "not_found"
-        assert job.poll_count == len(world.source.looked)
+        assert job.poll_count == len(world.source.polled)
         assert explanation.last_error["at"] == explanation.last_polled_at == job.closed_at
         assert "Revor does not know this job" in explanation.last_error["meaning"]
 
@@ -195,7 +195,7 @@ async def test_a_lost_job_was_polled_when_it_was_lost(tmp_path):
 async def test_a_job_that_its_key_may_not_see_is_lost_with_that_hint(tmp_path):
     async with open_world(tmp_path) as world:
         error = ScriptedError(code="permission_denied", message="no")
-        await world.register("a", ScriptedLook(kind="forbidden", status_code=403, error=error))
+        await world.register("a", ScriptedPoll(kind="forbidden", status_code=403, error=error))
         await world.run(600)
         (event,) = (await world.store.events.page(limit=10)).items
         assert event.type == "test.job.not_found"

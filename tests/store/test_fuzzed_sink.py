@@ -26,7 +26,7 @@ from relay.store.store import Store
 from relay.testing import FakeClock
 from tests.support.fuzz_kit import INPUTS, SEED
 from tests.support.simulation_world import SECRET, World
-from tests.support.store_kit import look, rows, subscription, track
+from tests.support.store_kit import poll, rows, subscription, track
 
 CASES = max(20, INPUTS // 4)
 TIMEOUT_SECONDS = 0.4
@@ -236,7 +236,7 @@ async def play(world: World, url: str, sink: RawSink, number: int, case: Case) -
         )
     )
     uid = await track(store, f"job {number}", tracked_at=world.clock())
-    await store.jobs.record(look(uid, 0, "queued", "running", now=world.clock()))
+    await store.jobs.record(poll(uid, 0, "queued", "running", now=world.clock()))
     first, second = [
         row["id"]
         for row in await rows(store, "SELECT id FROM deliveries WHERE job_uid = :uid ORDER BY sequence", uid=uid)

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from relay.core.delivery import Attempt, Outcome, Response
-from relay.core.records import Mark
+from relay.core.records import AttemptResult
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink
 from tests.support.simulation_world import BoundKind, World, seen
@@ -146,7 +146,7 @@ async def test_a_mark_that_can_not_be_written_spoils_no_other_of_its_group(store
         await store.events.record(relay_event())
     claimed = await claim(store, "sub_1")
     odd = [(("A", HALF),), (("A", NUL),)]
-    marks: list[Mark] = [
+    marks: list[AttemptResult] = [
         *(mark_of(one, attempt=attempt(response_headers=headers)) for one, headers in zip(claimed, odd, strict=False)),
         *map(mark_of, claimed[2:]),
     ]

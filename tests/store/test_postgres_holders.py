@@ -16,7 +16,7 @@ from relay.store.postgres_engine import connect, postgres_url
 from relay.store.statements import run
 from relay.store.store import Store
 from tests.support.store_databases import emptied_postgres
-from tests.support.store_kit import NOW, claim, deliveries, execute, lease, look, mark_of, subscription, track, until
+from tests.support.store_kit import NOW, claim, deliveries, execute, lease, mark_of, poll, subscription, track, until
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def found_dead(store: Store, *names: str) -> None:
 async def hold_everything(store: Store, name: str) -> None:
     """An account, a replay and a delivery."""
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued"))
+    await store.jobs.record(poll(await track(store), 0, "queued"))
     assert await store.accounts.hold("revor", "default", name, NOW, NOW + 10)
     await store.replays.create(
         ReplayRequest(id="rpl_1", subscription_id="sub_1", since=0, until=NOW + 1, now=NOW, only="all")
@@ -122,7 +122,7 @@ async def test_what_a_dead_node_commits_after_its_death_is_found_the_next_time(s
     await found_dead(store, life.name)
     await store.holders.release([life.name], NOW)
     late = lease("sub_1", token=f"{life.name}.8")
-    await store.jobs.record(look(await track(store, "late"), 0, "queued", lease=late))
+    await store.jobs.record(poll(await track(store, "late"), 0, "queued", lease=late))
     assert await dead(store) == [life.name]
     assert await store.holders.release([life.name], NOW) == 1
     assert len(await claim(store, "sub_1")) == 2
@@ -130,7 +130,7 @@ async def test_what_a_dead_node_commits_after_its_death_is_found_the_next_time(s
 
 async def test_what_a_released_delivery_was_sent_for_is_not_marked_by_the_dead_node(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued"))
+    await store.jobs.record(poll(await track(store), 0, "queued"))
     (one,) = await claim(store, "sub_1", lease=lease(token="dead.1"))
     assert await store.holders.release(["dead"], NOW) == 1
     (again,) = await claim(store, "sub_1")

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from relay.clock import wall_clock
-from relay.core.records import LookNote, StoredAnswer
+from relay.core.records import PollNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence, StoreError
 from relay.ids import new_id
 from relay.store.groups import run_group
@@ -28,8 +28,8 @@ from tests.support.store_kit import (
     deliveries,
     held_writer,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     relay_event,
     rows,
@@ -123,7 +123,7 @@ async def test_a_node_that_starts_leaves_the_leases_and_requests_of_others_alone
     store: Store, open_again: Callable[..., Awaitable[Store]]
 ) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued"))
+    await store.jobs.record(poll(await track(store), 0, "queued"))
     (one,) = await claim(store, "sub_1")
     assert await store.idempotency.begin("key", "digest", "holder", NOW, 0.0) == NOW
     other = await open_again()
@@ -136,7 +136,7 @@ async def test_claims_at_the_same_time_never_take_the_same_delivery(store: Store
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {n}") for n in range(300)]
     await store.jobs.register_many(batch)
-    await asyncio.gather(*(store.jobs.record(look(one.uid, 0, "queued")) for one in batch))
+    await asyncio.gather(*(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
     taken = await asyncio.gather(*(claim((store, other)[nth % 2], "sub_1", 7) for nth in range(60)))
     ids = [one.id for part in taken for one in part]
     assert len(ids) == len(set(ids))
@@ -148,7 +148,7 @@ async def test_claims_at_the_same_time_never_take_the_same_delivery(store: Store
 async def test_a_claim_passes_over_what_another_is_taking(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     for nth in range(4):
-        await store.jobs.record(look(await track(store, f"job {nth}"), 0, "queued"))
+        await store.jobs.record(poll(await track(store, f"job {nth}"), 0, "queued"))
     async with uncommitted(store, claim(store, "sub_1", 2)) as first:
         async with asyncio.timeout(10):
             second = await claim(other, "sub_1", 2)
@@ -159,7 +159,7 @@ async def test_a_claim_passes_over_what_another_is_taking(store: Store, other: S
 
 async def test_a_mark_under_a_lease_that_another_node_has_taken_over_is_refused(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued", "running"))
+    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
     (late,) = await claim(store, "sub_1", now=NOW)
     assert await claim(other, "sub_1", now=NOW + 44) == ()
     (again,) = await claim(other, "sub_1", now=NOW + 46)
@@ -174,7 +174,7 @@ async def test_a_mark_under_a_lease_that_another_node_has_taken_over_is_refused(
 async def test_of_two_marks_of_one_delivery_at_once_one_is_kept(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     for nth in range(ROUNDS):
-        await store.jobs.record(look(await track(store, f"job {nth}"), 0, "queued"))
+        await store.jobs.record(poll(await track(store, f"job {nth}"), 0, "queued"))
         (one,) = await claim(store, "sub_1")
         marks = mark_of(one), mark_of(one, now=NOW + 1)
         nodes = zip((store, other), marks, strict=True)
@@ -185,7 +185,7 @@ async def test_of_two_marks_of_one_delivery_at_once_one_is_kept(store: Store, ot
 
 async def test_a_delivery_that_is_just_taken_is_not_asked_for_again_by_hand(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued"))
+    await store.jobs.record(poll(await track(store), 0, "queued"))
     (row,) = await deliveries(store)
     async with uncommitted(store, claim(store, "sub_1")) as taking:
         retry = asyncio.ensure_future(other.deliveries.retry(row["id"], NOW))
@@ -208,9 +208,9 @@ async def test_a_follower_recorded_while_its_head_ends_is_never_stranded(
     uid = await track(store)
     for nth in range(ROUNDS):
         if nth == 0:
-            await store.jobs.record(look(uid, 0, "queued"))
+            await store.jobs.record(poll(uid, 0, "queued"))
         (head,) = await claim(store, "sub_1")
-        record, mark = other.jobs.record(look(uid, nth + 1, "running")), store.deliveries.mark(mark_of(head))
+        record, mark = other.jobs.record(poll(uid, nth + 1, "running")), store.deliveries.mark(mark_of(head))
         begins, follows = ((other, record), mark) if first == "record" else ((store, mark), record)
         async with uncommitted(*begins) as open_one:
             task = asyncio.ensure_future(follows)
@@ -227,7 +227,7 @@ async def test_followers_are_never_stranded_however_it_happens(store: Store, oth
 
     async def record(uid: str) -> None:
         for nth in range(ROUNDS):
-            await other.jobs.record(look(uid, nth, "running"))
+            await other.jobs.record(poll(uid, nth, "running"))
 
     async def deliver() -> list[Any]:
         done: list[Any] = []
@@ -250,7 +250,7 @@ async def test_a_new_subscription_is_matched_by_the_next_event_on_another_node(s
     uid = await track(other)
     for nth in range(ROUNDS):
         await store.subscriptions.create(subscription(f"sub_{nth}"))
-        await other.jobs.record(look(uid, nth, "running"))
+        await other.jobs.record(poll(uid, nth, "running"))
     found = await deliveries(store)
     for nth in range(ROUNDS):
         assert {row["subscription_id"] for row in found if row["sequence"] == nth + 1} == {
@@ -272,7 +272,7 @@ async def test_a_callback_that_one_node_makes_gets_what_another_records(store: S
         callback = await node.subscriptions.callback_for(f"https://callback.example/{nth}", new_id("sub", NOW), NOW)
         uid = await track(node, f"job {nth}", callback_subscription_id=callback)
         recorder = other if node is store else store
-        await recorder.jobs.record(look(uid, 0, "queued"))
+        await recorder.jobs.record(poll(uid, 0, "queued"))
         assert [row["subscription_id"] for row in await deliveries(store) if row["job_uid"] == uid] == [callback]
         await node.jobs.purge(uid)
         assert await other.upkeep.delete_callbacks(NOW + 1) == (1, None)
@@ -301,7 +301,7 @@ async def test_a_subscription_and_an_event_at_once_make_one_delivery_or_none(sto
         made = subscription(f"sub_{nth}", start_at=NOW - 1)
         order: list[Awaitable[Any]] = [
             store.subscriptions.create(made),
-            other.jobs.record(look(uid, nth, "running")),
+            other.jobs.record(poll(uid, nth, "running")),
         ]
         await asyncio.gather(*(order if nth % 2 else reversed(order)))
     found = [(row["subscription_id"], row["sequence"]) for row in await deliveries(store)]
@@ -314,12 +314,12 @@ async def test_an_event_recorded_while_its_subscription_is_removed_leaves_nothin
     uid = await track(store)
     for nth in range(5):
         await store.subscriptions.create(subscription(f"sub_{nth}"))
-        async with uncommitted(other, other.jobs.record(look(uid, nth, "running"))) as recording:
+        async with uncommitted(other, other.jobs.record(poll(uid, nth, "running"))) as recording:
             removal = asyncio.ensure_future(store.subscriptions.remove(f"sub_{nth}", NOW))
             await blocked(store)
             await recording.commit()
             await removal
-        await other.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 1))
+        await other.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 1))
     assert await states(store) == ["cancelled"] * 5
 
 
@@ -328,8 +328,8 @@ async def test_a_follower_recorded_while_its_subscription_is_removed_is_cancelle
 ) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
-    async with uncommitted(other, other.jobs.record(look(uid, 1, "running"))) as recording:
+    await store.jobs.record(poll(uid, 0, "queued"))
+    async with uncommitted(other, other.jobs.record(poll(uid, 1, "running"))) as recording:
         removal = asyncio.ensure_future(store.subscriptions.remove("sub_1", NOW))
         await blocked(store)
         await recording.commit()
@@ -343,7 +343,7 @@ async def test_a_follower_promoted_while_its_subscription_is_removed_is_cancelle
     store: Store, other: Store, end: str
 ) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued", "running", "failed"))
+    await store.jobs.record(poll(await track(store), 0, "queued", "running", "failed"))
     (head,) = await claim(other, "sub_1")
     marking = mark_of(head, end, next_lease=lease(token="next"))
     async with uncommitted(other, other.deliveries.mark(marking)) as mark:
@@ -359,7 +359,7 @@ async def test_a_retry_by_hand_of_what_is_for_a_subscription_that_is_being_remov
     store: Store, other: Store
 ) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued"))
+    await store.jobs.record(poll(await track(store), 0, "queued"))
     (one,) = await deliver_all(store, "sub_1")
     async with uncommitted(other, other.deliveries.retry(one.id, NOW)) as retrying:
         removal = asyncio.ensure_future(store.subscriptions.remove("sub_1", NOW))
@@ -371,7 +371,7 @@ async def test_a_retry_by_hand_of_what_is_for_a_subscription_that_is_being_remov
 
 async def test_retries_by_hand_of_one_job_at_once_keep_its_order(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued", "running"))
+    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
     first, second = await deliver_all(store, "sub_1")
     for open_one, follows in ((first, second), (second, first)):
         async with uncommitted(store, store.deliveries.retry(open_one.id, NOW)) as retrying:
@@ -388,7 +388,7 @@ async def test_retention_keeps_an_event_that_a_new_receiver_is_about_to_get(
     store: Store, other: Store, who: str
 ) -> None:
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     if who.startswith("a callback"):
         sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
         adding: Awaitable[Any] = other.jobs.register(registration("a", callback_subscription_id=sub))
@@ -406,7 +406,7 @@ async def test_a_job_that_is_purged_takes_the_deliveries_of_a_new_subscription_w
     store: Store, other: Store
 ) -> None:
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     async with uncommitted(other, other.subscriptions.create(subscription("sub_1", start_at=0.0))) as made:
         purge = asyncio.ensure_future(store.jobs.purge(uid))
         await blocked(store)
@@ -431,10 +431,10 @@ async def test_a_callback_added_while_events_are_recorded_gets_each_of_them_once
     callback = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
     for nth in range(ROUNDS):
         uid = await track(store, f"job {nth}")
-        await store.jobs.record(look(uid, 0, "queued"))
+        await store.jobs.record(poll(uid, 0, "queued"))
         again = registration(f"job {nth}", callback_subscription_id=callback)
         await asyncio.gather(
-            store.jobs.register(again), other.jobs.register(again), other.jobs.record(look(uid, 1, "running"))
+            store.jobs.register(again), other.jobs.register(again), other.jobs.record(poll(uid, 1, "running"))
         )
         found = [row for row in await deliveries(store) if row["job_uid"] == uid]
         assert [(row["sequence"], row["state"]) for row in found] == [(1, "pending"), (2, "blocked")]
@@ -471,7 +471,7 @@ async def test_of_two_records_of_one_sequence_one_is_stale(store: Store, other: 
     uid = await track(store)
     for nth in range(ROUNDS):
         results = await asyncio.gather(
-            *(node.jobs.record(look(uid, nth, "running")) for node in (store, other)), return_exceptions=True
+            *(node.jobs.record(poll(uid, nth, "running")) for node in (store, other)), return_exceptions=True
         )
         assert sorted(type(result) for result in results if isinstance(result, Exception)) == [StaleSequence]
     assert [event.sequence for event in await store.events.of_job(uid)] == list(range(1, ROUNDS + 1))
@@ -481,7 +481,7 @@ async def test_of_two_records_of_one_sequence_one_is_stale(store: Store, other: 
 async def test_a_job_that_is_purged_while_an_event_is_recorded_leaves_nothing(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
-    async with uncommitted(other, other.jobs.record(look(uid, 0, "running"))) as recording:
+    async with uncommitted(other, other.jobs.record(poll(uid, 0, "running"))) as recording:
         purge = asyncio.ensure_future(store.jobs.purge(uid))
         await blocked(store)
         await recording.commit()
@@ -500,9 +500,9 @@ async def test_opposite_orders_do_not_stop_each_other(store: Store, other: Store
 
     def everything(node: Store, order: Sequence[str], sequence: int) -> list[Awaitable[Any]]:
         return [
-            *(node.jobs.note(LookNote(job_uid=uids[name], next_poll_at=NOW + sequence)) for name in order),
+            *(node.jobs.note(PollNote(job_uid=uids[name], next_poll_at=NOW + sequence)) for name in order),
             *(node.jobs.register(registration(name, metadata={"n": sequence})) for name in order),
-            *(node.jobs.record(look(uids[name], sequence, "running")) for name in order),
+            *(node.jobs.record(poll(uids[name], sequence, "running")) for name in order),
             *(claim(node, "sub_1", 5) for _ in range(3)),
         ]
 
@@ -671,7 +671,7 @@ async def test_a_node_whose_clock_is_set_takes_nothing_of_others_and_loses_nothi
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(2)]
     await store.jobs.register_many(batch)
-    await asyncio.gather(*(store.jobs.record(look(one.uid, 0, "queued")) for one in batch))
+    await asyncio.gather(*(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
 
     since = clock() - NOW
 
@@ -702,7 +702,7 @@ async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_i
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(4)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(look(one.uid, 0, "queued")) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
     (first,) = await claim(store, "sub_1", 1)
     await store.deliveries.mark(mark_of(first, "pending", due_at=NOW, disable="only failures", probe_at=NOW))
     for turn in range(ROUNDS):
@@ -743,7 +743,7 @@ async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_i
 async def test_one_node_deletes_at_a_time_and_no_other_waits_for_it(store: Store, other: Store) -> None:
     for nth in range(2):
         uid = await track(store, f"job {nth}")
-        await store.jobs.record(look(uid, 0, "succeeded", outcome="succeeded"))
+        await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
     async with uncommitted(store, store.upkeep.delete_events(NOW + 1)) as deleting:
         assert await other.upkeep.delete_events(NOW + 1) == (0, None)
         assert await deleting.commit() == [(2, None)]
@@ -752,7 +752,7 @@ async def test_one_node_deletes_at_a_time_and_no_other_waits_for_it(store: Store
 
 async def test_what_is_asked_for_by_hand_while_it_would_be_deleted_stays(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "succeeded", outcome="succeeded"))
+    await store.jobs.record(poll(await track(store), 0, "succeeded", outcome="succeeded"))
     (one,) = await deliver_all(store, "sub_1")
     async with uncommitted(store, store.deliveries.retry(one.id, NOW + 1)) as asking:
         deletion = asyncio.ensure_future(other.upkeep.delete_events(NOW + 9))
@@ -769,7 +769,7 @@ async def test_the_callback_of_what_is_asked_for_by_hand_while_it_would_be_delet
 ) -> None:
     made = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)
     uid = await track(store, callback_subscription_id=made)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     (one,) = await deliver_all(store, made)
     await store.jobs.untrack(uid, NOW)
     assert await store.upkeep.delete_jobs(NOW + 5, FIRST_JOB) == (1, None)

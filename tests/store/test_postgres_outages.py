@@ -25,8 +25,8 @@ from tests.support.store_kit import (
     claim,
     counts,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     relay_event,
     rows,
@@ -93,14 +93,14 @@ class Traffic:
         for nth in range(count):
             uid = await track(self.store, f"job {nth}")
             self.acknowledged[uid] = 0
-            self._tasks.append(asyncio.ensure_future(self._look(uid)))
+            self._tasks.append(asyncio.ensure_future(self._poll(uid)))
         self._tasks.append(asyncio.ensure_future(self._say()))
 
-    async def _look(self, uid: str) -> None:
+    async def _poll(self, uid: str) -> None:
         sequence = 0
         while not self._ending:
             try:
-                await self.store.jobs.record(look(uid, sequence, "running"))
+                await self.store.jobs.record(poll(uid, sequence, "running"))
             except StaleSequence:  # it was written, whatever was said of it
                 pytest.fail(f"{uid} is past {sequence}, and nobody was told")
             except StoreError:
@@ -182,7 +182,7 @@ async def test_writes_wait_while_the_server_is_away_and_the_reason_is_said(
 ) -> None:
     uid = await track(store)
     await aside(server.stop)
-    task = asyncio.ensure_future(store.jobs.record(look(uid, 0, "running")))
+    task = asyncio.ensure_future(store.jobs.record(poll(uid, 0, "running")))
     await until(lambda: store.database.trouble is not None)
     assert store.database.trouble
     assert "\n" not in store.database.trouble
@@ -238,7 +238,7 @@ async def test_a_replica_is_read_and_waited_for(server: PostgresServer, store: S
     uid = await track(store)
     await aside(server.execute, "ALTER DATABASE relay SET default_transaction_read_only = on")
     await aside(server.execute, KILL)
-    task = asyncio.ensure_future(store.jobs.record(look(uid, 0, "running")))
+    task = asyncio.ensure_future(store.jobs.record(poll(uid, 0, "running")))
     await until(lambda: "read-only" in (store.database.trouble or ""))
     found = await store.jobs.get(uid)
     assert found is not None
@@ -258,7 +258,7 @@ async def test_a_server_without_a_connection_left_is_waited_for(server: Postgres
         with contextlib.suppress(asyncpg.TooManyConnectionsError):
             while True:
                 others.append(await asyncpg.connect(server.url("relay")))
-        task = asyncio.ensure_future(store.jobs.record(look(uid, 0, "running")))
+        task = asyncio.ensure_future(store.jobs.record(poll(uid, 0, "running")))
         await until(lambda: "too many" in (store.database.trouble or ""))
         assert not task.done()
     finally:
@@ -361,7 +361,7 @@ async def test_each_kind_of_write_happens_once_though_its_answer_is_lost(store: 
     assert registered.created
     uid = registered.job.uid
     async with lost():
-        await store.jobs.record(look(uid, 0, "queued", "running"))
+        await store.jobs.record(poll(uid, 0, "queued", "running"))
     async with lost():
         (one,) = await claim(store, "sub_1")
     async with lost():
@@ -388,7 +388,7 @@ async def test_what_marks_took_is_gone_on_with_though_their_answer_is_lost(store
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(6)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(look(one.uid, 0, "queued")) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
     one, two = await claim(store, "sub_1", 2)
     async with lost_answer(store, committed=committed):
         results = await asyncio.gather(
@@ -455,7 +455,7 @@ async def test_a_connection_that_is_lost_while_it_is_set_up_costs_nobody_a_write
 
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     (claimed,) = await claim(store, "sub_1", 1)
     monkeypatch.setattr(procedures, "_define", breaking)
     await aside(server.execute, KILL)

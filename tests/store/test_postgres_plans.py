@@ -221,7 +221,7 @@ async def test_a_bad_statement_is_caught(filled: tuple[Store, int]) -> None:
     assert missed == set()
 
 
-SMALL_LOOKS = re.compile(r"pk_deliveries$|uq_deliveries_event_id_subscription_id$|ix_deliveries_(?:replay|open)$")
+SMALL_POLLS = re.compile(r"pk_deliveries$|uq_deliveries_event_id_subscription_id$|ix_deliveries_(?:replay|open)$")
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ async def test_a_replay_seeks_each_delivery_though_nothing_is_known_of_the_table
     names = await store.database.read(used)
     await store.close()
     assert names["replay: count deliveries"] == names["replay: count events"] != set()
-    assert {name for found in names.values() for name in found if not SMALL_LOOKS.match(name)} == set()
+    assert {name for found in names.values() for name in found if not SMALL_POLLS.match(name)} == set()
 
 
 @pytest.fixture(params=["nothing", "of yesterday"])

@@ -18,8 +18,8 @@ from tests.support.store_kit import (
     ReversingCipher,
     claim,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     subscription,
     together,
@@ -27,9 +27,9 @@ from tests.support.store_kit import (
 
 
 def test_every_statement_of_a_procedure_has_its_plan_looked_at() -> None:
-    looked_at = [*(case.statement for case in CATALOGUE), outbox.HOLD_JOBS]  # which only PostgreSQL runs
+    polled_at = [*(case.statement for case in CATALOGUE), outbox.HOLD_JOBS]  # which only PostgreSQL runs
     for procedure in PROCEDURES:
-        assert [statement for statement in procedure.statements if statement not in looked_at] == []
+        assert [statement for statement in procedure.statements if statement not in polled_at] == []
 
 
 @pytest.fixture(params=["allowed", "revoked"])
@@ -60,7 +60,7 @@ async def test_marks_do_the_same_with_it_and_without(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(5)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", "running")) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "running")) for one in batch))
     one, two = await claim(store, "sub_1", 2)
     database = store.database
     assert isinstance(database, PostgresDatabase)

@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 
 from relay.config.settings import RetentionSettings
-from relay.core.records import LookNote
+from relay.core.records import PollNote
 from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.metrics import Metrics
 from relay.node.upkeep import DAY_SECONDS, Retention
@@ -32,7 +32,7 @@ from tests.support.store_kit import (
     ReversingCipher,
     deliver_all,
     execute,
-    look,
+    poll,
     registration,
     rows,
     subscription,
@@ -131,7 +131,7 @@ async def test_a_copy_taken_at_any_moment_opens_and_is_whole(store: Store, tmp_p
 
     async def write() -> None:
         for nth in range(15):
-            await asyncio.gather(*(store.jobs.record(look(uid, nth * 2, "running", "retrying")) for uid in uids))
+            await asyncio.gather(*(store.jobs.record(poll(uid, nth * 2, "running", "retrying")) for uid in uids))
             await deliver_all(store, "sub_1")
             done[0] = nth + 1
 
@@ -198,7 +198,7 @@ async def test_nobody_but_the_write_waits_for_another_program(store: Store) -> N
     uid = await track(store)
     with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        write = asyncio.ensure_future(store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 5)))
+        write = asyncio.ensure_future(store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 5)))
         for _ in range(10):
             await asyncio.sleep(0)
         assert not write.done(), "and this loop has gone on all the while"
@@ -285,7 +285,7 @@ async def ended(store: Store, count: int) -> None:
     """Jobs that ended, with one event each."""
     batch = [registration(f"job {n}") for n in range(count)]
     await store.jobs.register_many(batch)
-    await asyncio.gather(*(store.jobs.record(look(one.uid, 0, "succeeded", outcome="succeeded")) for one in batch))
+    await asyncio.gather(*(store.jobs.record(poll(one.uid, 0, "succeeded", outcome="succeeded")) for one in batch))
 
 
 async def pages(store: Store) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from relay.core.job import Progress
-from relay.core.records import AccountState, Learned, LookNote
+from relay.core.records import AccountState, Learned, PollNote
 from relay.core.replay import ReplayRequest
 from relay.store import statements
 from relay.store.database import url_of
@@ -40,8 +40,8 @@ from tests.support.store_kit import (
     execute,
     intent,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     relay_event,
     subscription,
@@ -159,7 +159,7 @@ async def fill(store: Store) -> None:
         for nth, one in enumerate(batch[start : start + 100]):
             ended = nth % 2 == 0
             kinds = ("queued", "running", "failed" if ended else "retrying")
-            writes.append(store.jobs.record(look(one.uid, 0, *kinds, outcome="failed" if ended else None)))
+            writes.append(store.jobs.record(poll(one.uid, 0, *kinds, outcome="failed" if ended else None)))
         await together(store, *writes)
     await deliver_all(store, "sub_2")
     for nth, one in enumerate(await claim(store, "sub_1", 300)):
@@ -304,14 +304,14 @@ async def run_everything(store: Store) -> None:
     sub = await store.subscriptions.callback_for("https://callback.example/2", "sub_9", NOW)
     with_event = registration("two", callback_subscription_id=sub)
     await store.jobs.register_many([with_event, registration("one", metadata={"a": 1}, callback_subscription_id=sub)])
-    await store.jobs.record(look(uid, 0, "queued", lease=lease("sub_1", sub)))
-    await store.jobs.record(look(uid, 1, "overdue", seen=None, progress=Progress(sequence=2, overdue=True)))
-    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 5, polled_at=NOW))
+    await store.jobs.record(poll(uid, 0, "queued", lease=lease("sub_1", sub)))
+    await store.jobs.record(poll(uid, 1, "overdue", seen=None, progress=Progress(sequence=2, overdue=True)))
+    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 5, polled_at=NOW))
     await store.jobs.register(registration("one", callback_subscription_id=sub))
     await store.jobs.get(uid)
     await store.jobs.find("one", "revor", "default")
     await store.jobs.open_jobs("revor", "default")
-    await store.jobs.ask_for_look((await store.jobs.find("one"))[0])
+    await store.jobs.ask_for_poll((await store.jobs.find("one"))[0])
     await store.jobs.opened_since("job_01")
     await store.jobs.accounts_past_deadline([("revor", "default")], NOW + 1e9)
     await store.jobs.past_deadline("revor", "default", NOW + 1e9)
@@ -344,10 +344,10 @@ async def run_everything(store: Store) -> None:
         assert probe is not None
         await store.deliveries.mark(mark_of(probe, state, due_at=NOW, probe_at=NOW))
     await store.deliveries.claim_probe("sub_1", NOW, lease())
-    await store.deliveries.bring_forward("sub_1", NOW - 9)
+    await store.deliveries.expedite("sub_1", NOW - 9)
     await store.events.adopt_restored()
     await store.subscriptions.find_changes()
-    await store.deliveries.put_behind("sub_1", NOW)
+    await store.deliveries.demote("sub_1", NOW)
     await store.deliveries.retry(held[3].id, NOW)
     await store.deliveries.get(held[3].id)
     await store.deliveries.claim_due("sub_1", (0, 1, 2), 3, NOW, lease())

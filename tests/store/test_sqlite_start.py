@@ -8,7 +8,7 @@ import pytest
 from relay.core.records import StoredAnswer
 from relay.store.database import url_of
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, look, mark_of, subscription, track
+from tests.support.store_kit import NOW, claim, mark_of, poll, subscription, track
 
 DAY = 86_400.0
 
@@ -22,7 +22,7 @@ def database_url(tmp_path: Path) -> str:
 async def test_the_start_of_a_node_frees_every_lease(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     for name in ("a", "b"):
-        await store.jobs.record(look(await track(store, name), 0, "queued"))
+        await store.jobs.record(poll(await track(store, name), 0, "queued"))
     old = await claim(store, "sub_1")
     await store.close()
     again = await open_again(now=NOW + 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.records import Mark
+from relay.core.records import AttemptResult
 from relay.errors import StoreError
 from relay.store.claims import Backlog, ClaimRequest
 from relay.store.store import Store
@@ -13,8 +13,8 @@ from tests.support.store_kit import (
     counts,
     deliveries,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     relay_event,
     states,
@@ -34,7 +34,7 @@ async def heads(store: Store, *due: float) -> list[str]:
     batch = [registration(f"job due {moment}") for moment in due]
     await store.jobs.register_many(batch)
     for one, moment in zip(batch, due, strict=True):
-        await store.jobs.record(look(one.uid, 0, "queued", now=moment))
+        await store.jobs.record(poll(one.uid, 0, "queued", now=moment))
     return [one.uid for one in batch]
 
 
@@ -175,7 +175,7 @@ async def test_a_mark_that_disables_says_so_once_whoever_comes_second(store: Sto
     await store.subscriptions.create(subscription("sub_relay", types=("relay.subscription.disabled",)))
     await heads(store, NOW - 2, NOW - 1, NOW)
 
-    def gone(one: object) -> Mark:
+    def gone(one: object) -> AttemptResult:
         events = (relay_event("relay.subscription.disabled"), relay_event("relay.delivery.expired"))
         return mark_of(one, "pending", due_at=NOW, disable="410 Gone", events=events)  # type: ignore[arg-type]
 
@@ -211,7 +211,7 @@ async def test_a_mark_goes_on_with_the_next_due_delivery_of_its_subscription(sto
 
 async def test_a_mark_goes_on_with_its_follower_first(store: Store) -> None:
     (uid, _) = await heads(store, NOW - 3, NOW - 2)
-    await store.jobs.record(look(uid, 1, "running"))
+    await store.jobs.record(poll(uid, 1, "running"))
     (first,) = await claim(store, "sub_1", 1)
     marked = await store.deliveries.mark(mark_of(first, next_lease=lease()))
     assert [(one.job_uid, one.event.sequence) for one in marked.next] == [(uid, 2)]
@@ -219,7 +219,7 @@ async def test_a_mark_goes_on_with_its_follower_first(store: Store) -> None:
 
 async def test_a_mark_takes_as_many_as_it_asks_for_and_there_are(store: Store) -> None:
     uids = await heads(store, *(NOW - n for n in range(6, 0, -1)), NOW + 9)
-    await store.jobs.record(look(uids[0], 1, "running"))
+    await store.jobs.record(poll(uids[0], 1, "running"))
     first, second = await claim(store, "sub_1", 2)
     results = await together(
         store,
@@ -254,7 +254,7 @@ async def test_a_mark_may_go_on_with_first_attempts_alone(store: Store) -> None:
     await store.deliveries.mark(mark_of(three, "pending", due_at=NOW - 8))  # a retry
     fresh, late = await together(
         store,
-        store.deliveries.mark(mark_of(one, next_lease=lease(token="fresh"), next_count=3, next_late=False)),
+        store.deliveries.mark(mark_of(one, next_lease=lease(token="fresh"), next_count=3, next_backlogged=False)),
         store.deliveries.mark(mark_of(two, next_lease=lease(token="late"))),
     )
     assert [(taken.job_uid, taken.lease_token) for taken in fresh.next] == [(uids[3], "fresh"), (uids[4], "fresh")]

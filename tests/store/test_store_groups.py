@@ -7,7 +7,7 @@ import pytest
 from relay.core.records import Groups
 from relay.store import delivery_groups
 from relay.store.store import Store
-from tests.support.store_kit import NOW, deliveries, execute, look, registration, subscription, together
+from tests.support.store_kit import NOW, deliveries, execute, poll, registration, subscription, together
 
 DAY = 86_400.0
 MIDNIGHT = NOW - NOW % DAY
@@ -23,7 +23,7 @@ async def undelivered(store: Store, count: int = 6) -> None:
     await store.jobs.register_many(batch)
     await together(
         store,
-        *(store.jobs.record(look(one.uid, 0, "queued", now=MIDNIGHT + nth * DAY / 2)) for nth, one in enumerate(batch)),
+        *(store.jobs.record(poll(one.uid, 0, "queued", now=MIDNIGHT + nth * DAY / 2)) for nth, one in enumerate(batch)),
     )
     await execute(store, "UPDATE deliveries SET state = 'dead', reason = 'http_500' WHERE subscription_id = 'sub_1'")
     first = "SELECT MIN(id) FROM deliveries WHERE subscription_id = 'sub_1'"
@@ -103,7 +103,7 @@ async def test_followers_count_as_pending(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     one = registration("a job")
     await store.jobs.register(one)
-    await store.jobs.record(look(one.uid, 0, "queued", "running", "succeeded"))
+    await store.jobs.record(poll(one.uid, 0, "queued", "running", "succeeded"))
     (group,) = (await store.deliveries.groups(["reason"], limit=5, state="pending")).items
     assert (group.reason, group.count) == (None, 3)
 

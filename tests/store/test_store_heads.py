@@ -16,8 +16,8 @@ from tests.support.store_kit import (
     deliveries,
     execute,
     lease,
-    look,
     mark_of,
+    poll,
     relay_event,
     states,
     subscription,
@@ -31,7 +31,7 @@ async def three(store: Store, *subscription_ids: str) -> str:
     for name in subscription_ids or ("sub_1",):
         await store.subscriptions.create(subscription(name))
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued", "running", "succeeded"))
+    await store.jobs.record(poll(uid, 0, "queued", "running", "succeeded"))
     return uid
 
 
@@ -84,16 +84,16 @@ async def test_subscriptions_of_one_job_do_not_wait_for_each_other(store: Store)
 async def test_jobs_of_one_subscription_do_not_wait_for_each_other(store: Store) -> None:
     await three(store)
     other = await track(store, "other")
-    await store.jobs.record(look(other, 0, "queued"))
+    await store.jobs.record(poll(other, 0, "queued"))
     assert sorted(one.event.sequence for one in await claim(store, "sub_1")) == [1, 1]
 
 
 async def test_a_later_event_waits_behind_an_open_head(store: Store) -> None:
     uid = await three(store)
-    await store.jobs.record(look(uid, 3, "retrying"))
+    await store.jobs.record(poll(uid, 3, "retrying"))
     assert await states(store) == ["pending", "blocked", "blocked", "blocked"]
     assert len(await deliver_all(store, "sub_1")) == 4
-    await store.jobs.record(look(uid, 4, "running"))
+    await store.jobs.record(poll(uid, 4, "running"))
     assert (await states(store))[-1] == "pending"
 
 
@@ -122,7 +122,7 @@ async def test_a_retry_of_an_ended_delivery_does_not_hold_back_fresh_ones(store:
     (first, *_) = await deliver_all(store, "sub_1")
     again = await store.deliveries.retry(first.id, NOW + 1)
     assert (again.state, again.next_attempt_at, again.ended_at, again.reason) == ("pending", NOW + 1, None, None)
-    await store.jobs.record(look(uid, 3, "retrying", now=NOW + 1))
+    await store.jobs.record(poll(uid, 3, "retrying", now=NOW + 1))
     claimed = await claim(store, "sub_1", now=NOW + 1)
     assert [one.event.sequence for one in claimed] == [4, 1]
     assert (claimed[1].attempt_count, claimed[1].made_count) == (0, 1)
@@ -154,7 +154,7 @@ async def test_a_manual_retry_that_fails_stays_a_manual_one(store: Store) -> Non
     (first, *_) = await deliver_all(store, "sub_1")
     await store.deliveries.retry(first.id, NOW)
     await store.deliveries.mark(mark_of(await head(store), "pending", due_at=NOW + 5))
-    await store.jobs.record(look(uid, 3, "retrying"))
+    await store.jobs.record(poll(uid, 3, "retrying"))
     assert (await states(store))[-1] == "pending"
     assert len(await claim(store, "sub_1", priorities=(2,), now=NOW + 5)) == 1
 
@@ -165,7 +165,7 @@ async def test_a_retry_of_a_pending_head_makes_it_due_and_keeps_its_place(store:
     await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 500))
     shown = await store.deliveries.retry(one.id, NOW + 1)
     assert shown.next_attempt_at == NOW + 1
-    await store.jobs.record(look(uid, 3, "retrying", now=NOW + 1))
+    await store.jobs.record(poll(uid, 3, "retrying", now=NOW + 1))
     assert await states(store) == ["pending", "blocked", "blocked", "blocked"]
     delivered = await deliver_all(store, "sub_1", now=NOW + 1)
     assert [one.event.sequence for one in delivered] == [1, 2, 3, 4]
@@ -202,10 +202,10 @@ async def test_an_insert_and_the_end_of_the_head_in_one_group_strand_nobody(stor
     await store.subscriptions.create(subscription("sub_1"))
     for order in (1, -1):
         uid = await track(store, f"job {order}")
-        await store.jobs.record(look(uid, 0, "queued"))
+        await store.jobs.record(poll(uid, 0, "queued"))
         writes = [
             store.deliveries.mark(mark_of(await head(store))),
-            store.jobs.record(look(uid, 1, "running")),
+            store.jobs.record(poll(uid, 1, "running")),
         ]
         await together(store, *writes[::order])
         assert (await head(store)).event.sequence == 2
@@ -223,7 +223,7 @@ async def test_retries_by_hand_of_one_job_go_in_order(store: Store, asked_for: t
     uid = await three(store)
     await deliver_all(store, "sub_1")
     await retry_all(store, *asked_for)
-    await store.jobs.record(look(uid, 3, "retrying"))
+    await store.jobs.record(poll(uid, 3, "retrying"))
     assert await states(store) == ["pending", "blocked", "blocked", "pending"]
     assert [one.event.sequence for one in await claim(store, "sub_1", priorities=(0,))] == [4]
     for sequence in (1, 2, 3):
@@ -252,7 +252,7 @@ async def test_retries_by_hand_go_together_where_no_order_is_kept(store: Store) 
     await store.subscriptions.create(subscription("sub_1", ordering="none"))
     await store.events.record(relay_event())
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued", "running"))
+    await store.jobs.record(poll(uid, 0, "queued", "running"))
     await deliver_all(store, "sub_1")
     await retry_all(store, 2, 1)
     assert await states(store) == ["pending", "pending"]
@@ -273,14 +273,14 @@ async def test_a_change_to_no_ordering_lets_all_go(store: Store, monkeypatch: py
     await store.subscriptions.create(subscription("sub_2"))
     uids = [await track(store, f"job {n}") for n in range(5)]
     for uid in uids:
-        await store.jobs.record(look(uid, 0, "queued", "running", "failed"))
+        await store.jobs.record(poll(uid, 0, "queued", "running", "failed"))
     (head, *_) = await claim(store, "sub_1", 1)
     await store.deliveries.mark(mark_of(head, "dead"))
     (held, *_) = await claim(store, "sub_1", 1)
     await store.subscriptions.replace(subscription("sub_1", ordering="none"), NOW + 1)
     assert set(await states(store, "sub_1")) == {"dead", "pending"}
     assert (await states(store, "sub_2")).count("blocked") == 10
-    await store.jobs.record(look(uids[0], 3, "retrying"))
+    await store.jobs.record(poll(uids[0], 3, "retrying"))
     assert (await store.deliveries.mark(mark_of(held))).kept
     delivered = await deliver_all(store, "sub_1", now=NOW + 1)
     assert len(delivered) == 5 * 3 + 1 - 2
@@ -295,7 +295,7 @@ async def test_a_change_back_to_an_order_holds_back_all_but_the_first(store: Sto
     await store.deliveries.release(others, NOW)
     await store.subscriptions.replace(subscription("sub_1", ordering="job"), NOW)
     assert await states_of(store, uid) == ["pending", "blocked", "blocked"]
-    await store.jobs.record(look(uid, 3, "retrying"))
+    await store.jobs.record(poll(uid, 3, "retrying"))
     assert (await store.deliveries.mark(mark_of(flying))).kept
     got = [(one.job_uid == uid, one.event.sequence) for one in await deliver_all(store, "sub_1")]
     assert [sequence for ours, sequence in got if ours] == [2, 3, 4]
@@ -305,7 +305,7 @@ async def test_a_change_back_to_an_order_holds_back_all_but_the_first(store: Sto
 
 async def retry_all_by_hand_of_another_job(store: Store) -> None:
     other = await track(store, "other")
-    await store.jobs.record(look(other, 0, "queued", "running", "failed"))
+    await store.jobs.record(poll(other, 0, "queued", "running", "failed"))
     for one in await claim(store, "sub_1"):
         if one.job_uid == other:
             await store.deliveries.mark(mark_of(one))
@@ -321,7 +321,7 @@ async def states_of(store: Store, uid: str) -> list[str]:
 async def test_what_is_on_its_way_when_an_order_is_asked_for_strands_nobody(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", ordering="none"))
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued", "running", "failed"))
+    await store.jobs.record(poll(uid, 0, "queued", "running", "failed"))
     flying = {one.event.sequence: one for one in await claim(store, "sub_1")}
     await store.deliveries.release([flying.pop(3)], NOW)
     await store.subscriptions.replace(subscription("sub_1"), NOW)
@@ -347,7 +347,7 @@ async def test_a_pair_that_spans_two_slices_is_no_stray(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     for nth in range(0, 1200, 100):
-        await store.jobs.record(look(uid, nth, *["running"] * 100))
+        await store.jobs.record(poll(uid, nth, *["running"] * 100))
     promoted, after = await store.upkeep.promote_strays(NOW)
     assert (promoted, after) == (0, (uid, "sub_1", 1000))
     assert await store.upkeep.promote_strays(NOW, after) == (0, (uid, "sub_1", 1200))
@@ -373,7 +373,7 @@ async def test_what_is_for_a_subscription_that_is_gone_is_cancelled_however_much
         types = ("ai.revor.job.queued", "ai.revor.job.running", "relay.source.down")
         await store.subscriptions.create(subscription(name, types=types))
     for nth in range(3):
-        await store.jobs.record(look(await track(store, f"job {nth}"), 0, "queued", "running"))
+        await store.jobs.record(poll(await track(store, f"job {nth}"), 0, "queued", "running"))
     await store.events.record(relay_event())
     await execute(store, "DELETE FROM subscriptions WHERE id IN ('sub_1', 'sub_7')")
     await store.subscriptions.create(subscription("sub_8"))

@@ -46,8 +46,8 @@ from tests.support.store_kit import (
     claim,
     deliveries,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     subscription,
     together,
@@ -113,7 +113,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 self.expected[job, name].append((name, self.sequences[job] + nth))
             if job in self.callbacks:
                 self.expected[job, CALLBACK].append((CALLBACK, self.sequences[job] + nth))
-        record = look(self.uids[job], self.sequences[job], *kinds, now=self.now, lease=taking)
+        record = poll(self.uids[job], self.sequences[job], *kinds, now=self.now, lease=taking)
         self.sequences[job] += len(kinds)
         return self.store.jobs.record(record)
 

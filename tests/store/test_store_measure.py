@@ -10,7 +10,7 @@ from relay.metrics import Metrics
 from relay.node import upkeep
 from relay.store import deliveries
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, deliver_all, look, mark_of, subscription, track
+from tests.support.store_kit import NOW, claim, deliver_all, mark_of, poll, subscription, track
 
 
 async def subscribe(store: Store, *names: str) -> None:
@@ -26,7 +26,7 @@ async def test_nothing_is_pending_in_an_empty_store(store: Store) -> None:
 
 async def test_what_is_pending_is_told_by_what_holds_it_up(store: Store) -> None:
     await subscribe(store, "sub_1", "sub_2", "sub_3", "sub_4")
-    await store.jobs.record(look(await track(store), 0, "queued", "running"))
+    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
     await store.subscriptions.set_state("sub_1", "paused", NOW)
     await store.subscriptions.set_state("sub_2", "disabled", NOW)
     await store.subscriptions.set_sink_health("sub_3", failing_since=NOW, paused_until=None)
@@ -39,7 +39,7 @@ async def test_the_oldest_pending_is_none_that_waits_for_somebody_to_act(store: 
     await subscribe(store, "sub_1", "sub_2", "sub_3")
     for nth in range(3):
         uid = await track(store, f"job {nth}", tracked_at=NOW + nth)
-        await store.jobs.record(look(uid, 0, "queued", now=NOW + nth))
+        await store.jobs.record(poll(uid, 0, "queued", now=NOW + nth))
     await store.subscriptions.set_state("sub_1", "paused", NOW)
     (oldest,) = await claim(store, "sub_2", 1, now=NOW + 9)
     await store.deliveries.mark(mark_of(oldest, "dead", now=NOW + 9))
@@ -58,7 +58,7 @@ async def test_no_more_is_counted_than_a_second_allows(store: Store, monkeypatch
     )
     monkeypatch.setattr(deliveries, "PENDING", cut)
     await subscribe(store, "sub_1")
-    await store.jobs.record(look(await track(store), 0, "queued", "running", "retrying", "running"))
+    await store.jobs.record(poll(await track(store), 0, "queued", "running", "retrying", "running"))
     assert await store.deliveries.pending_count() == 3
 
 
@@ -74,7 +74,7 @@ async def test_the_database_says_how_large_it_is(store: Store) -> None:
 
 async def test_the_gauges(store: Store) -> None:
     await subscribe(store, "sub_1", "sub_2")
-    await store.jobs.record(look(await track(store), 0, "queued", "running"))
+    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
     await store.subscriptions.set_state("sub_1", "disabled", NOW)
     metrics = Metrics()
 

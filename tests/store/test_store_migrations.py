@@ -28,7 +28,7 @@ from relay.store.database import url_of
 from relay.store.postgres_engine import is_postgres
 from relay.store.store import open_store
 from tests.support.postgres_server import shared_server
-from tests.support.store_kit import NOW, ReversingCipher, look, seen, track
+from tests.support.store_kit import NOW, ReversingCipher, poll, seen, track
 
 # The catalogue of PostgreSQL itself says more than an inspector: all of it has to be the same.
 POSTGRES_COLUMNS = """
@@ -219,7 +219,7 @@ async def test_a_job_of_an_older_schema_is_overdue_when_it_was_and_follows_its_s
     try:
         assert await store.jobs.past_deadline("revor", "default", NOW + 61) == [(NOW + 60, "job_1")]
         shown = seen("scheduled", scheduled_at=NOW + 500)
-        await store.jobs.record(look("job_1", 0, "scheduled", seen=shown))
+        await store.jobs.record(poll("job_1", 0, "scheduled", seen=shown))
         assert await store.jobs.past_deadline("revor", "default", NOW + 561) == [(NOW + 560, "job_1")]
     finally:
         await store.close()

@@ -14,7 +14,7 @@ from tests.support.store_kit import (
     deliver_all,
     deliveries,
     lease,
-    look,
+    poll,
     relay_event,
     states,
     subscription,
@@ -29,7 +29,7 @@ async def targets(store: Store) -> list[str]:
 
 async def test_an_event_without_subscriptions_is_recorded(store: Store) -> None:
     uid = await track(store)
-    assert await store.jobs.record(look(uid, 0, "queued", lease=lease("sub_1"))) == Recorded()
+    assert await store.jobs.record(poll(uid, 0, "queued", lease=lease("sub_1"))) == Recorded()
     assert (await counts(store))["events"] == 1
     assert (await counts(store))["deliveries"] == 0
 
@@ -45,7 +45,7 @@ async def test_an_event_goes_to_each_matching_subscription_once(store: Store) ->
         subscription("sub_relay", types=("relay.source.down",)),
     ):
         await store.subscriptions.create(made)
-    await store.jobs.record(look(await track(store), 0, "queued"))
+    await store.jobs.record(poll(await track(store), 0, "queued"))
     assert await targets(store) == ["sub_all", "sub_queued", "sub_source"]
 
 
@@ -63,26 +63,26 @@ async def test_events_about_the_relay_go_to_those_that_name_their_type(store: St
 async def test_a_subscription_that_is_not_enabled_still_gets_its_rows(store: Store, state: str) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.subscriptions.set_state("sub_1", state, NOW, "a reason")
-    await store.jobs.record(look(await track(store), 0, "queued"))
+    await store.jobs.record(poll(await track(store), 0, "queued"))
     assert await states(store) == ["pending"]
 
 
 async def test_a_new_subscription_counts_from_its_own_commit_on(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(uid, 1, "running"))
+    await store.jobs.record(poll(uid, 1, "running"))
     assert [row["sequence"] for row in await deliveries(store)] == [2]
 
 
 async def test_a_change_of_types_counts_for_the_next_event(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.failed",)))
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     await store.subscriptions.replace(subscription("sub_1"), NOW)
-    await store.jobs.record(look(uid, 1, "running"))
+    await store.jobs.record(poll(uid, 1, "running"))
     await store.subscriptions.remove("sub_1", NOW)
-    await store.jobs.record(look(uid, 2, "succeeded"))
+    await store.jobs.record(poll(uid, 2, "succeeded"))
     assert [row["sequence"] for row in await deliveries(store)] == [2]
 
 
@@ -96,7 +96,7 @@ async def test_a_subscription_whose_creation_failed_leaves_nothing_behind(store:
         store.events.record(relay_event()),
     )
     assert [isinstance(result, StoreError) for result in results] == [True, False, False]
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     assert await targets(store) == ["sub_1", "sub_2"]
 
 
@@ -130,7 +130,7 @@ async def test_callbacks_are_read_when_they_are_needed_and_cost_nobody_else_anyt
     await store.subscriptions.create(subscription("sub_listed", types=()))
     await store.subscriptions.callback_for("https://callback.example/first", "sub_first", NOW)
     uids = {}
-    await store.jobs.record(look(await track(store, "warm"), 0, "queued"))
+    await store.jobs.record(poll(await track(store, "warm"), 0, "queued"))
     version = store.subscriptions.version
     for nth in range(MAX_CACHED + 5):
         name = f"sub_{nth}"
@@ -140,7 +140,7 @@ async def test_callbacks_are_read_when_they_are_needed_and_cost_nobody_else_anyt
     assert await store.subscriptions.callback_for("https://callback.example/7", "sub_other", NOW) == "sub_7"
     assert store.subscriptions.version == version, "what is kept of the others need not be read again"
     for uid in uids.values():
-        await store.jobs.record(look(uid, 0, "queued"))
+        await store.jobs.record(poll(uid, 0, "queued"))
     assert await targets(store) == sorted(uids)
     assert [one.id for one in await store.subscriptions.all()] == ["sub_listed"]
     some = await store.subscriptions.some(["sub_7", "sub_listed", "sub_none", "sub_first"])
@@ -152,7 +152,7 @@ async def test_the_lease_of_a_record_takes_only_heads_of_the_subscriptions_it_na
     for name in ("sub_1", "sub_2", "sub_3"):
         await store.subscriptions.create(subscription(name))
     uid = await track(store)
-    taken = await store.jobs.record(look(uid, 0, "queued", "running", lease=lease("sub_1", "sub_2", token="mine")))
+    taken = await store.jobs.record(poll(uid, 0, "queued", "running", lease=lease("sub_1", "sub_2", token="mine")))
     assert sorted((one.subscription_id, one.event.sequence) for one in taken.claimed) == [("sub_1", 1), ("sub_2", 1)]
     assert {(one.lease_token, one.lease_until) for one in taken.claimed} == {("mine", NOW + 45)}
     assert taken.due, "that of sub_3 is"
@@ -167,26 +167,26 @@ async def test_the_lease_of_a_record_takes_only_heads_of_the_subscriptions_it_na
 async def test_nothing_is_leased_behind_an_open_delivery(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
-    assert await store.jobs.record(look(uid, 1, "running", lease=lease("sub_1"))) == Recorded()
+    await store.jobs.record(poll(uid, 0, "queued"))
+    assert await store.jobs.record(poll(uid, 1, "running", lease=lease("sub_1"))) == Recorded()
     await deliver_all(store, "sub_1")
-    taken = await store.jobs.record(look(uid, 2, "succeeded", lease=lease("sub_1")))
+    taken = await store.jobs.record(poll(uid, 2, "succeeded", lease=lease("sub_1")))
     assert (len(taken.claimed), taken.due) == (1, False)
-    assert (await store.jobs.record(look(await track(store, "other"), 0, "queued"))).due
+    assert (await store.jobs.record(poll(await track(store, "other"), 0, "queued"))).due
 
 
 async def test_without_ordering_every_delivery_is_a_head(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", ordering="none"))
     uid = await track(store)
-    taken = await store.jobs.record(look(uid, 0, "queued", "running", lease=lease("sub_1")))
+    taken = await store.jobs.record(poll(uid, 0, "queued", "running", lease=lease("sub_1")))
     assert [one.event.sequence for one in taken.claimed] == [1, 2]
-    await store.jobs.record(look(uid, 2, "succeeded"))
+    await store.jobs.record(poll(uid, 2, "succeeded"))
     assert await states(store) == ["pending"] * 3
 
 
 async def test_a_claimed_delivery_is_the_same_however_it_was_claimed(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    recorded = await store.jobs.record(look(await track(store), 0, "queued", lease=lease("sub_1", token="mine")))
+    recorded = await store.jobs.record(poll(await track(store), 0, "queued", lease=lease("sub_1", token="mine")))
     (fresh,) = recorded.claimed
     await store.deliveries.release([fresh], NOW)
     (again,) = await claim(store, "sub_1", lease=lease(token="mine"))
@@ -196,8 +196,8 @@ async def test_a_claimed_delivery_is_the_same_however_it_was_claimed(store: Stor
 async def test_start_in_the_past_brings_the_events_recorded_since_in_order(store: Store) -> None:
     uid, other = await track(store), await track(store, "other")
     for nth in range(4):
-        await store.jobs.record(look(uid, nth, "running", now=NOW + nth))
-    await store.jobs.record(look(other, 0, "failed", now=NOW + 2))
+        await store.jobs.record(poll(uid, nth, "running", now=NOW + nth))
+    await store.jobs.record(poll(other, 0, "failed", now=NOW + 2))
     await store.events.record(relay_event(now=NOW + 3))
     created_at = NOW + 10
     await store.subscriptions.create(subscription("sub_1", start_at=NOW + 1, created_at=created_at))
@@ -211,7 +211,7 @@ async def test_start_in_the_past_brings_the_events_recorded_since_in_order(store
     )
     assert [row["job_uid"] for row in await deliveries(store, "sub_2")] == [other]
     assert await deliveries(store, "sub_3") == []
-    await store.jobs.record(look(uid, 4, "succeeded", now=NOW + 11))
+    await store.jobs.record(poll(uid, 4, "succeeded", now=NOW + 11))
     delivered = await deliver_all(store, "sub_1", now=NOW + 12)
     assert [one.event.sequence for one in delivered if one.job_uid == uid] == [2, 3, 4, 5]
 
@@ -220,7 +220,7 @@ async def test_a_long_past_is_brought_in_pieces(store: Store) -> None:
     uids = [await track(store, f"job {n}") for n in range(50)]
     for nth in range(0, 50, 10):
         kinds = ["running"] * 10
-        await together(store, *(store.jobs.record(look(uid, nth, *kinds)) for uid in uids))
+        await together(store, *(store.jobs.record(poll(uid, nth, *kinds)) for uid in uids))
     await store.subscriptions.create(subscription("sub_1", start_at=0.0))
     found = await states(store, "sub_1")
     assert (len(found), found.count("pending")) == (2500, 50)

@@ -12,7 +12,7 @@ from relay.core.records import Page
 from relay.errors import InvalidRequest
 from relay.store.pages import decode_cursor, decode_moment, encode_cursor, moment_key
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, deliveries, execute, look, mark_of, relay_event, subscription, track
+from tests.support.store_kit import NOW, claim, deliveries, execute, mark_of, poll, relay_event, subscription, track
 
 
 async def walk(page: Callable[..., Awaitable[Page[Any]]], limit: int, **filters: Any) -> list[Any]:
@@ -44,7 +44,7 @@ async def full(store: Store) -> Store:
         uid = await track(store, f"job {nth}", tracked_at=NOW + nth, account=account, source=source)
         last = "failed" if nth % 3 == 0 else "running"
         outcome = "failed" if nth % 3 == 0 else None
-        await store.jobs.record(look(uid, 0, "queued", last, now=NOW + nth, outcome=outcome))
+        await store.jobs.record(poll(uid, 0, "queued", last, now=NOW + nth, outcome=outcome))
     await store.events.record(relay_event(now=NOW + 6))
     for nth, one in enumerate(await claim(store, "sub_1", now=NOW + 20)):
         await store.deliveries.mark(mark_of(one, ("delivered", "dead", "pending")[nth % 3], now=NOW + 20))
@@ -108,7 +108,7 @@ async def test_events_of_a_subject(full: Store) -> None:
 
 async def test_events_of_one_moment_come_the_last_committed_first(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, *["running"] * 7))
+    await store.jobs.record(poll(uid, 0, *["running"] * 7))
     assert [event.sequence for event in await walk(store.events.page, 2)] == [7, 6, 5, 4, 3, 2, 1]
 
 

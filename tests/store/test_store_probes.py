@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from relay.core.delivery import Claimed
-from relay.core.records import Mark
+from relay.core.records import AttemptResult
 from relay.core.subscription import Subscription
-from relay.store.claims import FORWARD_CHUNK, PROBE_CANDIDATES
+from relay.store.claims import EXPEDITE_CHUNK, PROBE_CANDIDATES
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
     claim,
     execute,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     relay_event,
     rows,
@@ -36,7 +36,7 @@ async def disable(store: Store, *due: float, probe_at: float | None = MINUTE) ->
     batch = [registration(f"job {nth}") for nth, _ in enumerate(due)]
     await store.jobs.register_many(batch)
     for one, moment in zip(batch, due, strict=True):
-        await store.jobs.record(look(one.uid, 0, "queued", now=moment))
+        await store.jobs.record(poll(one.uid, 0, "queued", now=moment))
     (first,) = await claim(store, "sub_1", 1)
     await store.deliveries.mark(
         mark_of(first, "pending", due_at=NOW + 86_400, disable="only failures", probe_at=probe_at)
@@ -50,7 +50,7 @@ async def probed(store: Store, now: float = MINUTE) -> Claimed:
     return found
 
 
-def recovery(probe: Claimed, now: float = MINUTE) -> Mark:
+def recovery(probe: Claimed, now: float = MINUTE) -> AttemptResult:
     return mark_of(probe, now=now, events=(relay_event("relay.subscription.recovered", now=now),))
 
 
@@ -192,7 +192,7 @@ async def test_what_was_asked_for_by_hand_and_what_is_fresh_is_probed_too(store:
     await store.deliveries.retry(delivered.id, MINUTE)
     uid = registration("fresh").uid
     await store.jobs.register(registration("fresh", uid=uid))
-    await store.jobs.record(look(uid, 0, "queued", now=NOW - 2))
+    await store.jobs.record(poll(uid, 0, "queued", now=NOW - 2))
     assert (await probed(store)).id == delivered.id
     await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
     assert (await probed(store)).job_uid == uid
@@ -208,15 +208,15 @@ async def test_a_disabled_subscription_with_nothing_to_try_waits(store: Store) -
 
 async def test_waiting_retries_come_forward_in_pieces_in_the_order_of_their_age(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    count = FORWARD_CHUNK + 5
+    count = EXPEDITE_CHUNK + 5
     batch = [registration(f"job {nth}") for nth in range(count)]
     await store.jobs.register_many(batch)
     moments = {one.uid: NOW - count + nth for nth, one in enumerate(batch)}
-    await together(store, *(store.jobs.record(look(uid, 0, "queued", now=now)) for uid, now in moments.items()))
+    await together(store, *(store.jobs.record(poll(uid, 0, "queued", now=now)) for uid, now in moments.items()))
     await execute(store, "UPDATE deliveries SET priority = 1, due_at = :later", later=NOW + 9_000)
     held = await claim(store, "sub_1", 1, now=NOW + 9_000)
-    assert await store.deliveries.bring_forward("sub_1", NOW)
-    assert not await store.deliveries.bring_forward("sub_1", NOW)
+    assert await store.deliveries.expedite("sub_1", NOW)
+    assert not await store.deliveries.expedite("sub_1", NOW)
     taken = await claim(store, "sub_1", count)
     oldest = sorted((uid for uid in moments if uid != held[0].job_uid), key=lambda uid: moments[uid])
     assert [one.job_uid for one in taken] == oldest
@@ -226,15 +226,15 @@ async def test_retry_that_comes_forward_uses_up_nothing_of_its_schedule(store: S
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(3)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", now=NOW)) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", now=NOW)) for one in batch))
     waiting = "UPDATE deliveries SET priority = 1, due_at = :due, attempt_count = :count WHERE job_uid = :uid"
     for nth, one in enumerate(batch):
         await execute(store, waiting, due=NOW + 9_000, count=nth, uid=one.uid)
     await execute(store, "UPDATE deliveries SET created_at = :old WHERE job_uid = :uid", old=NOW - 9, uid=batch[2].uid)
-    assert not await store.deliveries.bring_forward("sub_1", NOW, NOW - 5)
+    assert not await store.deliveries.expedite("sub_1", NOW, NOW - 5)
     taken = {one.job_uid: one.attempt_count for one in await claim(store, "sub_1", 9)}
     assert taken == {batch[0].uid: 0, batch[1].uid: 0}
-    assert not await store.deliveries.bring_forward("sub_1", NOW)
+    assert not await store.deliveries.expedite("sub_1", NOW)
     assert [one.attempt_count for one in await claim(store, "sub_1", 9)] == [1]
 
 
@@ -242,24 +242,24 @@ async def test_what_had_so_many_free_attempts_comes_forward_only_without_a_limit
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(2)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", now=NOW)) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", now=NOW)) for one in batch))
     waiting = "UPDATE deliveries SET priority = 1, due_at = :due, attempt_count = 2, made_count = :made"
     for one, made_count in zip(batch, (4, 5), strict=True):
         await execute(store, f"{waiting} WHERE job_uid = :uid", due=NOW + 9_000, made=made_count, uid=one.uid)
-    await store.deliveries.bring_forward("sub_1", NOW, 0.0, 3)
+    await store.deliveries.expedite("sub_1", NOW, 0.0, 3)
     assert [one.job_uid for one in await claim(store, "sub_1", 9)] == [batch[0].uid]
-    await store.deliveries.bring_forward("sub_1", NOW)
+    await store.deliveries.expedite("sub_1", NOW)
     assert [one.job_uid for one in await claim(store, "sub_1", 9)] == [batch[1].uid]
 
 
 async def test_first_attempts_that_are_due_are_put_behind_in_pieces_and_keep_their_order(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.subscriptions.create(subscription("sub_2"))
-    count = FORWARD_CHUNK + 5
+    count = EXPEDITE_CHUNK + 5
     batch = [registration(f"job {nth}") for nth in range(count)]
     await store.jobs.register_many(batch)
     moments = {one.uid: NOW - count + nth for nth, one in enumerate(batch)}
-    await together(store, *(store.jobs.record(look(uid, 0, "queued", now=now)) for uid, now in moments.items()))
+    await together(store, *(store.jobs.record(poll(uid, 0, "queued", now=now)) for uid, now in moments.items()))
     held = await claim(store, "sub_1", 1)
     await execute(store, "UPDATE deliveries SET due_at = :later WHERE job_uid = :uid", later=NOW + 9, uid=batch[-1].uid)
 
@@ -267,9 +267,9 @@ async def test_first_attempts_that_are_due_are_put_behind_in_pieces_and_keep_the
         found = await rows(store, "SELECT job_uid FROM deliveries WHERE subscription_id = 'sub_1' AND priority = 0")
         return sorted(row["job_uid"] for row in found)
 
-    assert await store.deliveries.put_behind("sub_1", NOW)
-    assert len(await fresh()) == count - FORWARD_CHUNK
-    assert not await store.deliveries.put_behind("sub_1", NOW)
+    assert await store.deliveries.demote("sub_1", NOW)
+    assert len(await fresh()) == count - EXPEDITE_CHUNK
+    assert not await store.deliveries.demote("sub_1", NOW)
     assert await fresh() == sorted([str(held[0].job_uid), batch[-1].uid]), "one is on its way, one not due"
     assert len(await rows(store, "SELECT id FROM deliveries WHERE subscription_id = 'sub_2' AND priority = 0")) == count
     kept = await fresh()

@@ -7,7 +7,7 @@ import pytest
 
 from relay.core.delivery import Timings
 from relay.core.job import Progress
-from relay.core.records import LookNote
+from relay.core.records import PollNote
 from relay.errors import NotFound, StaleSequence, StoreError
 from relay.store.store import Store
 from tests.support.store_kit import (
@@ -19,8 +19,8 @@ from tests.support.store_kit import (
     execute,
     job_event,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     relay_event,
     rows,
@@ -36,7 +36,7 @@ async def test_state_events_and_deliveries_are_there_together(store: Store) -> N
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     before = store.database.commit_count
-    record = look(uid, 0, "queued", "running", seen=seen("running", started_at=NOW - 1, upstream={"status": "running"}))
+    record = poll(uid, 0, "queued", "running", seen=seen("running", started_at=NOW - 1, upstream={"status": "running"}))
     await store.jobs.record(record)
     assert store.database.commit_count == before + 1
     job = await store.jobs.get(uid)
@@ -50,8 +50,8 @@ async def test_state_events_and_deliveries_are_there_together(store: Store) -> N
 
 async def test_a_record_with_an_outcome_closes_the_job_and_ends_its_plan(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 60))
-    await store.jobs.record(look(uid, 0, "succeeded", outcome="succeeded", now=NOW + 3))
+    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 60))
+    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded", now=NOW + 3))
     job = await store.jobs.get(uid)
     assert job is not None
     assert (job.open, job.outcome, job.closed_at, job.next_poll_at) == (False, "succeeded", NOW + 3, None)
@@ -59,7 +59,7 @@ async def test_a_record_with_an_outcome_closes_the_job_and_ends_its_plan(store: 
 
 async def test_a_record_without_events_advances_the_job(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, events=(), progress=Progress(status="queued", sequence=0)))
+    await store.jobs.record(poll(uid, 0, events=(), progress=Progress(status="queued", sequence=0)))
     job = await store.jobs.get(uid)
     assert job is not None
     assert job.progress.status == "queued"
@@ -68,10 +68,10 @@ async def test_a_record_without_events_advances_the_job(store: Store) -> None:
 @pytest.mark.parametrize("expected", [0, 2, 3])
 async def test_a_record_with_another_sequence_is_stale_and_changes_nothing(store: Store, expected: int) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     before = await store.jobs.get(uid), await counts(store)
     with pytest.raises(StaleSequence):
-        await store.jobs.record(look(uid, expected, "running"))
+        await store.jobs.record(poll(uid, expected, "running"))
     assert (await store.jobs.get(uid), await counts(store)) == before
 
 
@@ -80,10 +80,10 @@ async def test_a_poll_is_not_written_over_one_that_was_recorded_since_it_was_sen
     store: Store, expected: int | None, written: bool
 ) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     before = await store.jobs.get(uid), await counts(store)
-    note = LookNote(job_uid=uid, next_poll_at=NOW + 60, polled_at=NOW + 1, expected_poll_count=expected)
-    record = look(uid, 1, "running", expected_poll_count=expected if expected != 1 else 2)
+    note = PollNote(job_uid=uid, next_poll_at=NOW + 60, polled_at=NOW + 1, expected_poll_count=expected)
+    record = poll(uid, 1, "running", expected_poll_count=expected if expected != 1 else 2)
     await store.jobs.note(note)
     if written:
         await store.jobs.record(record)
@@ -100,21 +100,21 @@ async def test_a_record_of_a_closed_job_is_stale(store: Store) -> None:
     uid = await track(store)
     await store.jobs.untrack(uid, NOW)
     with pytest.raises(StaleSequence):
-        await store.jobs.record(look(uid, 0, "queued"))
+        await store.jobs.record(poll(uid, 0, "queued"))
 
 
 async def test_a_record_of_no_job_is_stale(store: Store) -> None:
     with pytest.raises(StaleSequence):
-        await store.jobs.record(look("job_none", 0, "queued"))
+        await store.jobs.record(poll("job_none", 0, "queued"))
 
 
 async def test_the_second_record_of_one_job_in_one_group_is_stale(store: Store) -> None:
     uid, other = await track(store), await track(store, "other")
     results = await together(
         store,
-        store.jobs.record(look(uid, 0, "queued")),
-        store.jobs.record(look(uid, 0, "queued")),
-        store.jobs.record(look(other, 0, "queued")),
+        store.jobs.record(poll(uid, 0, "queued")),
+        store.jobs.record(poll(uid, 0, "queued")),
+        store.jobs.record(poll(other, 0, "queued")),
     )
     assert [isinstance(result, StaleSequence) for result in results] == [False, True, False]
     assert (await counts(store))["events"] == 2
@@ -123,13 +123,13 @@ async def test_the_second_record_of_one_job_in_one_group_is_stale(store: Store) 
 async def test_of_a_group_only_the_item_that_fails_is_undone(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uids = [await track(store, name) for name in "abcde"]
-    await store.jobs.record(look(uids[0], 0, "queued", events=[job_event(uids[0], 1, id="evt_taken")]))
+    await store.jobs.record(poll(uids[0], 0, "queued", events=[job_event(uids[0], 1, id="evt_taken")]))
     results = await together(
         store,
-        store.jobs.record(look(uids[1], 0, "queued")),
-        store.jobs.record(look(uids[2], 0, "running", events=[job_event(uids[2], 1, id="evt_taken")])),
-        store.jobs.record(look(uids[3], 0, "queued", "running", lease=lease("sub_1"))),
-        store.jobs.note(LookNote(job_uid=uids[2], next_poll_at=NOW + 5)),
+        store.jobs.record(poll(uids[1], 0, "queued")),
+        store.jobs.record(poll(uids[2], 0, "running", events=[job_event(uids[2], 1, id="evt_taken")])),
+        store.jobs.record(poll(uids[3], 0, "queued", "running", lease=lease("sub_1"))),
+        store.jobs.note(PollNote(job_uid=uids[2], next_poll_at=NOW + 5)),
         store.jobs.register(registration("f")),
         store.jobs.untrack(uids[4], NOW),
     )
@@ -147,16 +147,16 @@ async def test_of_a_group_only_the_item_that_fails_is_undone(store: Store) -> No
 
 async def test_an_event_whose_sequence_is_taken_fails_alone(store: Store) -> None:
     uid, other = await track(store), await track(store, "other")
-    await store.jobs.record(look(uid, 0, "queued"))
-    twice = replace(look(uid, 1, "running"), events=(job_event(uid, 1, "running"),))
-    results = await together(store, store.jobs.record(twice), store.jobs.record(look(other, 0, "queued")))
+    await store.jobs.record(poll(uid, 0, "queued"))
+    twice = replace(poll(uid, 1, "running"), events=(job_event(uid, 1, "running"),))
+    results = await together(store, store.jobs.record(twice), store.jobs.record(poll(other, 0, "queued")))
     assert [isinstance(result, StoreError) for result in results] == [True, False]
 
 
 async def test_the_error_of_a_batch_function_in_the_middle_leaves_nothing_half_written(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
-    record = look(uid, 0, "queued", "running")
+    record = poll(uid, 0, "queued", "running")
     await execute(  # in the way of the last row that is written: the second event's delivery
         store,
         "INSERT INTO deliveries (id, event_id, subscription_id, state, priority, due_at, attempt_count, made_count,"
@@ -168,14 +168,14 @@ async def test_the_error_of_a_batch_function_in_the_middle_leaves_nothing_half_w
     found = await counts(store)
     assert (found["events"], found["deliveries"]) == (0, 1)
     assert (await store.jobs.find("a job"))[0].progress.sequence == 0
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     assert sorted(await states(store)) == ["dead", "pending"]
 
 
 async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) -> None:
     uid = await track(store)
     error = {"code": "not_found", "message": "no such job"}
-    note = LookNote(
+    note = PollNote(
         job_uid=uid,
         next_poll_at=NOW + 9,
         poll_step=4,
@@ -185,7 +185,7 @@ async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) ->
         last_error=error,
     )
     await store.jobs.note(note)
-    overdue = look(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True))
+    overdue = poll(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True))
     await store.jobs.record(overdue)
     job = await store.jobs.get(uid)
     assert job is not None
@@ -197,12 +197,12 @@ async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) ->
 async def test_a_look_that_saw_something_forgets_earlier_failures(store: Store) -> None:
     uid = await track(store)
     error = {"code": "timeout", "message": "no answer"}
-    failed = LookNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=2, last_error=error)
+    failed = PollNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=2, last_error=error)
     await store.jobs.note(failed)
     job = await store.jobs.get(uid)
     assert job is not None
     assert (job.failure_count, job.last_error, job.poll_count, job.last_polled_at) == (2, error, 1, NOW)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     job = await store.jobs.get(uid)
     assert job is not None
     assert (job.failure_count, job.missing_count, job.last_error, job.poll_count) == (0, 0, None, 2)
@@ -210,7 +210,7 @@ async def test_a_look_that_saw_something_forgets_earlier_failures(store: Store) 
 
 async def test_a_note_without_a_look_counts_none(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9))
+    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 9))
     job = await store.jobs.get(uid)
     assert job is not None
     assert (job.poll_count, job.last_polled_at, job.next_poll_at) == (0, None, NOW + 9)
@@ -220,11 +220,11 @@ async def test_the_back_off_step_is_kept_with_the_plan_until_a_look_finds_someth
     uid = await track(store)
     (job,) = await store.jobs.open_jobs("revor", "default")
     assert (job.next_poll_at, job.poll_step) == (None, 0)
-    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9, poll_step=60, polled_at=NOW))
+    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 9, poll_step=60, polled_at=NOW))
     (job,) = await store.jobs.open_jobs("revor", "default")
     assert (job.next_poll_at, job.poll_step) == (NOW + 9, 60)
     assert (await store.jobs.find("a job"))[0].poll_step == 60
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     (job,) = await store.jobs.open_jobs("revor", "default")
     assert (job.next_poll_at, job.poll_step) == (NOW + 9, 0)
 
@@ -233,8 +233,8 @@ async def test_a_note_about_a_job_that_closed_meanwhile_changes_nothing(store: S
     uid = await track(store)
     await store.jobs.untrack(uid, NOW)
     before = await store.jobs.get(uid)
-    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=1))
-    await store.jobs.note(LookNote(job_uid="job_none", next_poll_at=NOW + 9))
+    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=1))
+    await store.jobs.note(PollNote(job_uid="job_none", next_poll_at=NOW + 9))
     assert await store.jobs.get(uid) == before
 
 
@@ -257,7 +257,7 @@ async def test_a_passed_deadline_is_shown_until_it_was_said(store: Store) -> Non
     place = ("revor", "default")
     assert await store.jobs.past_deadline(*place, NOW) == []
     assert await store.jobs.past_deadline(*place, NOW + 2) == [(NOW + 1, uid)]
-    await store.jobs.record(look(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True)))
+    await store.jobs.record(poll(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True)))
     assert await store.jobs.past_deadline(*place, NOW + 2) == []
     assert await store.jobs.accounts_past_deadline([place], NOW + 2) == []
 
@@ -300,7 +300,7 @@ async def test_events_stream_in_the_order_of_their_commits(store: Store) -> None
     beginning = await store.events.newest_position()
     assert (await store.events.tail(beginning)).events == (await store.events.tail(0)).events == []
     uids = [await track(store, f"job {n}") for n in range(10)]
-    await together(store, *(store.jobs.record(look(uid, 0, "queued", "running")) for uid in uids))
+    await together(store, *(store.jobs.record(poll(uid, 0, "queued", "running")) for uid in uids))
     await store.events.record(relay_event())
     positions = [position for position, _ in (await store.events.tail(beginning)).events]
     assert positions == sorted(set(positions))
@@ -319,7 +319,7 @@ async def test_events_stream_in_the_order_of_their_commits(store: Store) -> None
 
 async def test_positions_are_never_used_twice(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     newest = await store.events.newest_position()
     await store.jobs.purge(uid)
     await store.events.record(relay_event())
@@ -328,14 +328,14 @@ async def test_positions_are_never_used_twice(store: Store) -> None:
 
 async def test_a_jobs_events_can_be_read_on_from_a_sequence(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued", "scheduled", "running"))
+    await store.jobs.record(poll(uid, 0, "queued", "scheduled", "running"))
     assert [event.sequence for event in await store.events.of_job(uid, after_sequence=1)] == [2, 3]
     assert [event.sequence for event in await store.events.of_job(uid, count=2)] == [1, 2]
 
 
 async def test_attempts_are_kept_word_for_word(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(look(await track(store), 0, "queued"))
+    await store.jobs.record(poll(await track(store), 0, "queued"))
     (one,) = await claim(store, "sub_1")
     made = attempt(
         *(1,),

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.core.job import Progress
-from relay.core.records import LookNote
+from relay.core.records import PollNote
 from relay.core.replay import ReplayRequest
 from relay.errors import Conflict
 from relay.store.store import Store
@@ -15,8 +15,8 @@ from tests.support.store_kit import (
     deliveries,
     job_event,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     rows,
     seen,
@@ -72,11 +72,11 @@ async def test_what_the_create_said_is_kept_unless_sent_again(store: Store) -> N
 
 async def test_the_account_that_an_item_names_is_kept(store: Store) -> None:
     uid = await track(store, "a", connect_account_id="acc_1")
-    await store.jobs.record(look(uid, 0, seen=seen("running")))
+    await store.jobs.record(poll(uid, 0, seen=seen("running")))
     job = await store.jobs.get(uid)
     assert job is not None
     assert job.connect_account_id == "acc_1"
-    await store.jobs.record(look(uid, 0, seen=seen("succeeded", connect_account_id="acc_2")))
+    await store.jobs.record(poll(uid, 0, seen=seen("succeeded", connect_account_id="acc_2")))
     job = await store.jobs.get(uid)
     assert job is not None
     assert job.connect_account_id == "acc_2"
@@ -167,7 +167,7 @@ async def test_any_printable_id_is_found_again(store: Store, odd: str) -> None:
 
 async def test_an_untracked_job_is_taken_up_again_and_its_sequence_goes_on(store: Store) -> None:
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, "queued", "running"))
+    await store.jobs.record(poll(uid, 0, "queued", "running"))
     closed = await store.jobs.untrack(uid, NOW + 1)
     assert (closed.outcome, closed.closed_at) == ("untracked", NOW + 1)
     again = await store.jobs.register(registration("a", tracked_at=NOW + 2))
@@ -177,14 +177,14 @@ async def test_an_untracked_job_is_taken_up_again_and_its_sequence_goes_on(store
     assert again.job.open
     assert again.job.outcome is None
     assert again.job.progress.sequence == 2
-    await store.jobs.record(look(uid, 2, "succeeded", outcome="succeeded"))
+    await store.jobs.record(poll(uid, 2, "succeeded", outcome="succeeded"))
     assert [event.sequence for event in await store.events.of_job(uid)] == [1, 2, 3]
 
 
 async def test_a_job_that_was_not_found_is_taken_up_again_with_clean_counts(store: Store) -> None:
     uid = await track(store, "a")
-    await store.jobs.note(LookNote(job_uid=uid, next_poll_at=NOW + 9, poll_step=7, failure_count=2, missing_count=3))
-    await store.jobs.record(look(uid, 0, "not_found", outcome="not_found", seen=None))
+    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 9, poll_step=7, failure_count=2, missing_count=3))
+    await store.jobs.record(poll(uid, 0, "not_found", outcome="not_found", seen=None))
     again = await store.jobs.register(registration("a", deadline_seconds=77.0))
     assert again.resumed
     assert (again.job.missing_count, again.job.missing_since, again.job.failure_count) == (0, None, 0)
@@ -203,7 +203,7 @@ async def test_a_job_is_resumed_once_in_a_batch_that_names_it_twice(store: Store
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
 async def test_a_job_that_ended_stays_closed(store: Store, outcome: str) -> None:
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, outcome, outcome=outcome))
+    await store.jobs.record(poll(uid, 0, outcome, outcome=outcome))
     again = await store.jobs.register(registration("a"))
     assert not again.resumed
     assert not again.job.open
@@ -214,18 +214,18 @@ async def test_a_callback_gets_the_events_of_its_jobs_only(store: Store) -> None
     sub = await callback(store)
     mine = await track(store, "mine", callback_subscription_id=sub)
     other = await track(store, "other")
-    await store.jobs.record(look(mine, 0, "queued"))
-    await store.jobs.record(look(other, 0, "queued"))
+    await store.jobs.record(poll(mine, 0, "queued"))
+    await store.jobs.record(poll(other, 0, "queued"))
     assert {row["job_uid"] for row in await deliveries(store, sub)} == {mine}
 
 
 async def test_a_callback_added_later_gets_all_events_in_order_from_the_first(store: Store) -> None:
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, "queued", "running"))
-    await store.jobs.record(look(uid, 2, "retrying"))
+    await store.jobs.record(poll(uid, 0, "queued", "running"))
+    await store.jobs.record(poll(uid, 2, "retrying"))
     sub = await callback(store)
     await store.jobs.register(registration("a", callback_subscription_id=sub, tracked_at=NOW + 5))
-    await store.jobs.record(look(uid, 3, "running", "succeeded", outcome="succeeded"))
+    await store.jobs.record(poll(uid, 3, "running", "succeeded", outcome="succeeded"))
     assert await states(store, sub) == ["pending", "blocked", "blocked", "blocked", "blocked"]
     delivered = await deliver_all(store, sub, now=NOW + 6)
     assert [one.event.sequence for one in delivered] == [1, 2, 3, 4, 5]
@@ -233,7 +233,7 @@ async def test_a_callback_added_later_gets_all_events_in_order_from_the_first(st
 
 async def test_the_deliveries_of_a_callback_added_later_are_as_old_as_it(store: Store) -> None:
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     sub = await callback(store)
     await store.jobs.register(registration("a", callback_subscription_id=sub, tracked_at=NOW + 500))
     assert [row["created_at"] for row in await deliveries(store, sub)] == [NOW + 500]
@@ -242,7 +242,7 @@ async def test_the_deliveries_of_a_callback_added_later_are_as_old_as_it(store: 
 async def test_the_same_callback_given_again_changes_nothing(store: Store) -> None:
     sub = await callback(store)
     uid = await track(store, "a", callback_subscription_id=sub)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     await store.jobs.register_many([registration("a", callback_subscription_id=sub)] * 2)
     assert await states(store, sub) == ["pending"]
 
@@ -252,7 +252,7 @@ async def test_two_callbacks_of_a_job_get_each_event_once(store: Store) -> None:
     two = await callback(store, "https://callback.example/2", "sub_2")
     uid = await track(store, "a", callback_subscription_id=one)
     await store.jobs.register(registration("a", callback_subscription_id=two))
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     assert [row["subscription_id"] for row in await deliveries(store)] == [one, two]
 
 
@@ -264,8 +264,8 @@ async def test_a_callback_with_types_gets_only_these_and_still_in_order(store: S
     ends = await track(store, "ends", callback_subscription_id=sub, callback_types=(SUCCEEDED, FAILED))
     every = await track(store, "every", callback_subscription_id=sub)
     for uid in (ends, every):
-        await store.jobs.record(look(uid, 0, "queued", "running", "failed"))
-        await store.jobs.record(look(uid, 3, "succeeded"))
+        await store.jobs.record(poll(uid, 0, "queued", "running", "failed"))
+        await store.jobs.record(poll(uid, 3, "succeeded"))
     got = [(row["job_uid"], row["sequence"], row["state"]) for row in await deliveries(store, sub)]
     assert [one[1:] for one in got if one[0] == ends] == [(3, "pending"), (4, "blocked")]
     assert [one[1] for one in got if one[0] == every] == [1, 2, 3, 4]
@@ -275,11 +275,11 @@ async def test_a_callback_with_types_gets_only_these_and_still_in_order(store: S
 
 async def test_a_callback_with_types_added_later_gets_what_matches_from_the_first(store: Store) -> None:
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, "queued", "failed", "retrying"))
+    await store.jobs.record(poll(uid, 0, "queued", "failed", "retrying"))
     sub = await callback(store)
     again = registration("a", callback_subscription_id=sub, callback_types=(SUCCEEDED, FAILED), tracked_at=NOW + 5)
     await store.jobs.register(again)
-    await store.jobs.record(look(uid, 3, "running", "succeeded", outcome="succeeded"))
+    await store.jobs.record(poll(uid, 3, "running", "succeeded", outcome="succeeded"))
     assert [row["sequence"] for row in await deliveries(store, sub)] == [2, 5]
     assert await states(store, sub) == ["pending", "blocked"]
 
@@ -287,18 +287,18 @@ async def test_a_callback_with_types_added_later_gets_what_matches_from_the_firs
 async def test_another_list_of_types_holds_from_then_on_and_none_changes_nothing(store: Store) -> None:
     sub = await callback(store)
     uid = await track(store, "a", callback_subscription_id=sub, callback_types=(FAILED,))
-    await store.jobs.record(look(uid, 0, "queued", "failed"))
+    await store.jobs.record(poll(uid, 0, "queued", "failed"))
     await store.jobs.register(registration("a", callback_subscription_id=sub, callback_types=("ai.revor.job.queued",)))
-    await store.jobs.record(look(uid, 2, "queued", "failed"))
+    await store.jobs.record(poll(uid, 2, "queued", "failed"))
     await store.jobs.register(registration("a", callback_subscription_id=sub))
-    await store.jobs.record(look(uid, 4, "queued", "failed"))
+    await store.jobs.record(poll(uid, 4, "queued", "failed"))
     assert [row["sequence"] for row in await deliveries(store, sub)] == [2, 3, 5]
 
 
 async def test_a_replay_of_a_callback_sends_only_its_types(store: Store) -> None:
     sub = await callback(store)
     uid = await track(store, "a", callback_subscription_id=sub, callback_types=("ai.revor.job.not_found", FAILED))
-    await store.jobs.record(look(uid, 0, "queued", "failed", "notxfound", "not_found"))
+    await store.jobs.record(poll(uid, 0, "queued", "failed", "notxfound", "not_found"))
     for _ in range(2):
         for one in await claim(store, sub):
             await store.deliveries.mark(mark_of(one, "dead"))
@@ -369,7 +369,7 @@ async def test_events_of_a_registration_that_finds_its_job_tracked_are_dropped(s
 async def test_untracking_leaves_pending_deliveries_and_a_closed_job_alone(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, "succeeded", outcome="succeeded"))
+    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
     assert (await store.jobs.untrack(uid, NOW + 5)).outcome == "succeeded"
     assert len(await claim(store, "sub_1")) == 1
 
@@ -379,8 +379,8 @@ async def test_purging_erases_a_job_and_all_that_hangs_on_it(store: Store) -> No
     sub = await callback(store)
     uid = await track(store, "a", callback_subscription_id=sub)
     kept = await track(store, "b")
-    await store.jobs.record(look(uid, 0, "queued", "running"))
-    await store.jobs.record(look(kept, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued", "running"))
+    await store.jobs.record(poll(kept, 0, "queued"))
     await deliver_all(store, "sub_1")
     assert (await store.jobs.purge(uid)).external_id == "a"
     left = await counts(store)
@@ -394,7 +394,7 @@ async def test_purging_erases_a_job_and_all_that_hangs_on_it(store: Store) -> No
 async def test_purging_while_a_delivery_is_on_its_way_refuses_its_mark(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store, "a")
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     (one,) = await claim(store, "sub_1")
     await store.jobs.purge(uid)
     assert not (await store.deliveries.mark(mark_of(one))).kept

@@ -17,8 +17,8 @@ from tests.support.store_kit import (
     deliveries,
     execute,
     lease,
-    look,
     mark_of,
+    poll,
     registration,
     relay_event,
     rows,
@@ -33,7 +33,7 @@ KINDS = ("queued", "running", "failed")
 
 async def job(store: Store, name: str = "a job", *kinds: str, now: float = NOW) -> str:
     uid = await track(store, name)
-    await store.jobs.record(look(uid, 0, *(kinds or KINDS), now=now))
+    await store.jobs.record(poll(uid, 0, *(kinds or KINDS), now=now))
     return uid
 
 
@@ -175,7 +175,7 @@ async def test_a_callback_gets_the_events_of_its_jobs(store: Store) -> None:
     callback = await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
     mine = await track(store, "mine", callback_subscription_id=callback)
     await job(store, "another")
-    await store.jobs.record(look(mine, 0, *KINDS))
+    await store.jobs.record(poll(mine, 0, *KINDS))
     await kill_all(store, callback)
     made = await replay(store, callback)
     assert made.matched == 3
@@ -188,13 +188,13 @@ async def test_what_is_fresh_goes_before_what_is_sent_again(store: Store) -> Non
     made = await replay(store)
     await advance(store, made.id)
     fresh = await job(store, "fresh", now=NOW + 5)
-    await store.jobs.record(look(old, 3, "running", now=NOW + 5))
+    await store.jobs.record(poll(old, 3, "running", now=NOW + 5))
     first, second, third = await claim(store, "sub_1", now=NOW + 5)
     assert {(one.job_uid, one.event.sequence) for one in (first, second)} == {(fresh, 1), (old, 4)}
     assert (third.job_uid, third.event.sequence, third.priority) == (old, 1, 2)
     marked = await store.deliveries.mark(mark_of(third, now=NOW + 5, next_lease=lease()))
     assert [one.event.sequence for one in marked.next] == [2]
-    await store.jobs.record(look(fresh, 3, "running", now=NOW + 5))
+    await store.jobs.record(poll(fresh, 3, "running", now=NOW + 5))
     other = await job(store, "other", "queued", now=NOW + 5)
     marked = await store.deliveries.mark(mark_of(marked.next[0], now=NOW + 5, next_lease=lease()))
     assert [(one.job_uid, one.priority) for one in marked.next] == [(other, 0)]  # not its own follower
@@ -281,7 +281,7 @@ async def test_of_one_replay_a_bounded_number_is_on_its_way(store: Store, monkey
     monkeypatch.setattr(replay_steps, "SLICE", 5)
     batch = [registration(f"job {n}") for n in range(60)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(look(one.uid, 0, "failed")) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "failed")) for one in batch))
     await kill_all(store)
     made = await replay(store)
     await advance(store, made.id)
@@ -307,7 +307,7 @@ async def test_a_long_replay_is_in_order_over_its_slices(store: Store, monkeypat
     uids = [await track(store, f"job {n}") for n in range(3)]
     for sequence in range(5):
         for uid in uids:
-            await store.jobs.record(look(uid, sequence, "running", now=NOW - sequence))  # a clock that runs backwards
+            await store.jobs.record(poll(uid, sequence, "running", now=NOW - sequence))  # a clock that runs backwards
     await kill_all(store)
     made = await replay(store)
     assert made.matched == 15

@@ -28,8 +28,8 @@ from tests.support.store_kit import (
     deliveries,
     execute,
     intent,
-    look,
     mark_of,
+    poll,
     registration,
     subscription,
     together,
@@ -48,7 +48,7 @@ async def ended(store: Store, count: int, now: float = NOW, prefix: str = "job")
     batch = [registration(f"{prefix} {n}", tracked_at=now) for n in range(count)]
     await store.jobs.register_many(batch)
     await together(
-        store, *(store.jobs.record(look(one.uid, 0, "succeeded", outcome="succeeded", now=now)) for one in batch)
+        store, *(store.jobs.record(poll(one.uid, 0, "succeeded", outcome="succeeded", now=now)) for one in batch)
     )
 
 
@@ -142,7 +142,7 @@ async def test_a_call_is_bounded_and_the_next_goes_on_there(store: Store, monkey
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
     await ended(store, 2 * SLICE)
     uid = await track(store, "free", tracked_at=NOW + 1)
-    await store.jobs.record(look(uid, 0, "failed", outcome="failed", now=NOW + 1))
+    await store.jobs.record(poll(uid, 0, "failed", outcome="failed", now=NOW + 1))
     retention = retention_of(store)
     assert [await retention.run_once() for _ in range(3)] == [0, 0, 2]
     await deliver_all(store, "sub_1", now=NOW + 2)
@@ -161,7 +161,7 @@ async def test_retention_beside_deliveries_takes_nothing_that_is_on_its_way(stor
     await store.subscriptions.create(subscription("sub_1"))
     uids = [await track(store, f"job {n}") for n in range(12)]
     for uid in uids:
-        await store.jobs.record(look(uid, 0, "queued", "running", "failed", outcome="failed"))
+        await store.jobs.record(poll(uid, 0, "queued", "running", "failed", outcome="failed"))
     done: list[Claimed] = []
 
     async def deliver() -> None:
@@ -194,7 +194,7 @@ async def test_strays_are_logged_and_the_dispatcher_is_woken(store: Store, monke
     monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     woken: list[bool] = []
     search = Strays(store.upkeep, lambda: NOW, lambda: woken.append(True))
     assert await search.run_once() == 0

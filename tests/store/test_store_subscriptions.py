@@ -18,7 +18,7 @@ from tests.support.store_kit import (
     counts,
     execute,
     lease,
-    look,
+    poll,
     registration,
     relay_event,
     rows,
@@ -151,7 +151,7 @@ async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_del
     await store.subscriptions.create(FULL)
     sub = await store.subscriptions.callback_for("https://callback.example", "sub_callback", NOW)
     uid = await track(store, callback_subscription_id=sub)
-    (leased, *_) = (await store.jobs.record(look(uid, 0, "failed", lease=lease("sub_full", sub)))).claimed
+    (leased, *_) = (await store.jobs.record(poll(uid, 0, "failed", lease=lease("sub_full", sub)))).claimed
     for name in ("sub_full", sub):
         await store.subscriptions.remove(name, NOW + 1)
     left = await counts(store)
@@ -168,8 +168,8 @@ async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
         await store.subscriptions.create(subscription(name, types=("ai.revor.job.queued", "relay.source.down")))
     batch = [registration(f"job {n}") for n in range(CANCEL_CHUNK + 50)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", "queued")) for one in batch[:450]))
-    await together(store, *(store.jobs.record(look(one.uid, 0, "queued", "queued")) for one in batch[450:]))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "queued")) for one in batch[:450]))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "queued")) for one in batch[450:]))
     await store.events.record(relay_event())
     before = store.database.commit_count
     await store.subscriptions.remove("sub_1", NOW + 1)

@@ -25,8 +25,8 @@ from tests.support.store_kit import (
     counts,
     deliver_all,
     job_event,
-    look,
     mark_of,
+    poll,
     registration,
     relay_event,
     rows,
@@ -41,7 +41,7 @@ async def events_at(store: Store, *moments: float) -> list[str]:
     batch = [registration(f"job {n}", tracked_at=moment) for n, moment in enumerate(moments)]
     await store.jobs.register_many(batch)
     for one, moment in zip(batch, moments, strict=True):
-        await store.jobs.record(look(one.uid, 0, "succeeded", outcome="succeeded", now=moment))
+        await store.jobs.record(poll(one.uid, 0, "succeeded", outcome="succeeded", now=moment))
     return [one.uid for one in batch]
 
 
@@ -101,7 +101,7 @@ async def test_an_event_with_a_pending_delivery_stays_until_it_ends(store: Store
 async def test_a_blocked_follower_keeps_its_event(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued", "running"))
+    await store.jobs.record(poll(uid, 0, "queued", "running"))
     assert sum(await sweep(store, NOW + 9)) == 0
     assert (await counts(store))["events"] == 2
 
@@ -121,7 +121,7 @@ async def test_many_events_of_one_moment_that_are_owed_hold_nothing_up(store: St
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
     await events_at(store, *[NOW] * (SLICE + 5))
     uid = await track(store, "free")
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     await store.events.record(relay_event(now=NOW + 1))
     assert sum(await sweep(store, NOW + 2)) == 2
     assert (await counts(store))["events"] == SLICE + 5
@@ -140,11 +140,11 @@ async def test_an_event_that_is_asked_for_again_between_look_and_deletion_stays(
 
 async def test_a_job_whose_events_went_goes_on_counting(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 0, "queued"))
     await sweep(store, NOW + 9)
     with pytest.raises(StaleSequence):
-        await store.jobs.record(look(uid, 0, "queued"))
-    await store.jobs.record(look(uid, 1, "running"))
+        await store.jobs.record(poll(uid, 0, "queued"))
+    await store.jobs.record(poll(uid, 1, "running"))
     assert [event.sequence for event in await store.events.of_job(uid)] == [2]
 
 
@@ -210,7 +210,7 @@ async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
     gone, owing = [await track(store, name, callback_subscription_id=made[name]) for name in ("gone", "pending")]
     await track(store, "open", callback_subscription_id=made["named"])
     for uid in (gone, owing):
-        await store.jobs.record(look(uid, 0, "queued"))
+        await store.jobs.record(poll(uid, 0, "queued"))
         await store.jobs.untrack(uid, NOW)
     (sent,) = await claim(store, made["gone"], 5, now=NOW)
     await store.deliveries.mark(mark_of(sent, "delivered", now=NOW))
@@ -273,5 +273,5 @@ async def test_several_sweeps_in_one_group_are_fine(store: Store) -> None:
 
 async def test_an_event_id_that_looks_like_json_is_deleted_like_any(store: Store) -> None:
     uid = await track(store)
-    await store.jobs.record(look(uid, 0, events=[replace(job_event(uid, 1), id='e"],["')]))
+    await store.jobs.record(poll(uid, 0, events=[replace(job_event(uid, 1), id='e"],["')]))
     assert sum(await sweep(store, NOW + 1)) == 1

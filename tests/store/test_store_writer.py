@@ -19,8 +19,8 @@ from tests.support.store_kit import (
     claim,
     counts,
     held_writer,
-    look,
     mark_of,
+    poll,
     registration,
     subscription,
     together,
@@ -44,7 +44,7 @@ async def test_five_hundred_concurrent_writes_need_far_fewer_commits(store: Stor
     counted.append(await commits(store))
     assert all(result.created for result in results)
 
-    await asyncio.gather(*(store.jobs.record(look(result.job.uid, 0, "queued", "running")) for result in results))
+    await asyncio.gather(*(store.jobs.record(poll(result.job.uid, 0, "queued", "running")) for result in results))
     counted.append(await commits(store))
 
     claimed = await claim(store, "sub_1", 500)
@@ -102,7 +102,7 @@ async def aside(store: Store, query: str) -> list[Any]:
 async def test_cancelling_a_caller_does_not_lose_the_write(store: Store) -> None:
     uid = await track(store)
     async with held_writer(store):
-        task = asyncio.ensure_future(store.jobs.record(look(uid, 0, "queued")))
+        task = asyncio.ensure_future(store.jobs.record(poll(uid, 0, "queued")))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -187,7 +187,7 @@ async def test_writes_of_different_kinds_share_a_group(store: Store) -> None:
     before = store.database.writer.commit_count
     await together(
         store,
-        store.jobs.record(look(uid, 0, "queued")),
+        store.jobs.record(poll(uid, 0, "queued")),
         store.jobs.register(registration("other")),
         store.subscriptions.create(subscription("sub_1")),
         store.idempotency.forget("none", "holder"),

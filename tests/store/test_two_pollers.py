@@ -16,7 +16,7 @@ import pytest
 from relay.core.job import Observation
 from relay.core.planner import PlannerConfig
 from relay.store.store import Store
-from relay.testing import FakeClock, RecordingSink, ScriptedLook
+from relay.testing import FakeClock, RecordingSink, ScriptedPoll
 from tests.support.fuzz_kit import COUNT, SEED
 from tests.support.simulation_world import World
 from tests.support.store_kit import registration
@@ -68,13 +68,13 @@ class LateUpstream:
         self._truth = truth
         self._gate = gate
 
-    async def look(self, external_id: str, api_key: str) -> ScriptedLook:
+    async def poll(self, external_id: str, api_key: str) -> ScriptedPoll:
         await self._gate.wait()
         version = len(self._truth.states) - 1
         status = self._truth.states[version]
         await self._gate.wait()
         seen = Observation(status=status, observed_at=0.0, upstream={"status": status, "version": version})
-        return ScriptedLook(observation=seen)
+        return ScriptedPoll(observation=seen)
 
 
 class LateJobs:
@@ -107,7 +107,7 @@ class Driver:
         self.uid = ""
         self.store = stores[0]
         self.nodes: list[World] = []
-        self.lent: set[asyncio.Task[None]] = set()
+        self.borrowed: set[asyncio.Task[None]] = set()
         for store in stores:
             clock = FakeClock()
             clock.advance(self.luck.choice(CLOCK_SKEWS))
@@ -124,7 +124,7 @@ class Driver:
     async def rest(self) -> None:
         async with asyncio.timeout(30):
             while (  # noqa: ASYNC110 - nobody tells when a task has come to the gate
-                sum(len(node.poller._tasks) for node in self.nodes) + len(self.lent) != len(self.gate.waiting)
+                sum(len(node.poller._tasks) for node in self.nodes) + len(self.borrowed) != len(self.gate.waiting)
             ):
                 await asyncio.sleep(0)
 
@@ -170,13 +170,13 @@ class Driver:
 
     async def a_caller_reads_it(self) -> None:
         task = asyncio.get_running_loop().create_task(self._read(self.node))
-        self.lent.add(task)
-        task.add_done_callback(self.lent.discard)
+        self.borrowed.add(task)
+        task.add_done_callback(self.borrowed.discard)
 
     async def _read(self, node: World) -> None:
-        sent = await node.poller.lend(self.uid)
+        sent = await node.poller.borrow(self.uid)
         if sent is not None:
-            await node.poller.returned(sent, await node.source.look(self.name, "key"))
+            await node.poller.returned(sent, await node.source.poll(self.name, "key"))
 
     async def somebody_refreshes_it(self) -> None:
         if self.holder.poller.planner.tracks(self.uid):

@@ -13,7 +13,7 @@ from relay.core.events import Event, Origin, from_transition
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
 from relay.core.passing import Header
-from relay.core.records import Intent, LookRecord, Page, Registered, Registration, Resolution
+from relay.core.records import Intent, Page, PollRecord, Registered, Registration, Resolution
 from relay.core.signing import new_secret, signature_headers
 from relay.core.subscription import Subscription
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
@@ -376,7 +376,7 @@ class World:
         assert isinstance(registered, Registered)
         return registered.job
 
-    async def look(self, job: Job, status: str) -> list[Event]:
+    async def poll(self, job: Job, status: str) -> list[Event]:
         """A look at the job that sees this status; returns the events that it made."""
         now_known = await self.store.jobs.get(job.uid)
         assert now_known is not None
@@ -387,7 +387,7 @@ class World:
             from_transition(new_id("evt", self.now), job, transition, ORIGIN, seen=seen) for transition in transitions
         )
         await self.store.jobs.record(
-            LookRecord(
+            PollRecord(
                 job_uid=job.uid,
                 expected_sequence=now_known.progress.sequence,
                 progress=progress,

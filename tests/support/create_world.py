@@ -26,7 +26,7 @@ THINKING_SECONDS = 0.02
 """How long a caller takes at most between two creates."""
 IN_FLIGHT_SECONDS = 1.0
 """In place of ten minutes: where nodes share a database, only time tells that a create was cut off."""
-LOOK_AGAIN_SECONDS = 0.05
+POLL_AGAIN_SECONDS = 0.05
 
 Came = Literal["answer", "nothing", "refusal"]
 """What a caller got for a request: an answer; no answer, so that it may have been carried out; or no connection."""
@@ -102,7 +102,7 @@ class Callers:
             came = await self.send(order)
             if came == "answer" or (came == "nothing" and order.key is None):
                 return
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(POLL_AGAIN_SECONDS)
         raise AssertionError(f"{order} could not be placed:\n{self.world.relay.log_tail()}")
 
     async def place_until(self, done: asyncio.Event) -> None:
@@ -116,7 +116,7 @@ class Callers:
         latest = time.monotonic() + START_SECONDS
         while self.answered < count:
             assert time.monotonic() < latest, f"no create is answered:\n{self.world.relay.log_tail()}"
-            await asyncio.sleep(LOOK_AGAIN_SECONDS / 10)
+            await asyncio.sleep(POLL_AGAIN_SECONDS / 10)
 
 
 @contextlib.asynccontextmanager
@@ -183,7 +183,7 @@ async def settled_books(callers: Callers, *, made: int = 0, unknown: int = 0) ->
     latest = time.monotonic() + OWED_SECONDS
     while (books := await books_of(callers.world)).lost or len(books.made) < made or len(books.intents) < unknown:
         assert time.monotonic() < latest, f"{books}\n{callers.world.relay.log_tail()}"
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        await asyncio.sleep(POLL_AGAIN_SECONDS)
     return books
 
 

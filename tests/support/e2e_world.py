@@ -120,8 +120,8 @@ class World:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    def looks(self, result: str) -> float:
-        return self.metric("relay_looks_total", result=result)
+    def polls(self, result: str) -> float:
+        return self.metric("relay_polls_total", result=result)
 
     async def notes(self) -> list[str]:
         """What /readyz remarks; it must be 200."""

@@ -18,7 +18,7 @@ from tests.support.forks import ForkedPopen
 
 API_TOKEN = "rl_of_the_tests_0123456789abcdef"
 DEADLINE_SECONDS = 30.0
-LOOK_AGAIN_SECONDS = 0.2
+POLL_AGAIN_SECONDS = 0.2
 READ_AT_IMPORT = ("PYTHON", "SSL_")
 """Variables for Python itself, and those by which aiohttp trusts certificates."""
 UNDER_LIMITS = """\
@@ -91,7 +91,7 @@ class Process:
         ends_at = time.monotonic() + DEADLINE_SECONDS
         while (left := ends_at - time.monotonic()) > 0:
             try:
-                line = self._queue.get(timeout=min(left, LOOK_AGAIN_SECONDS))
+                line = self._queue.get(timeout=min(left, POLL_AGAIN_SECONDS))
             except queue.Empty:
                 if any(thread.is_alive() for thread in self._threads) or not self._queue.empty():
                     continue

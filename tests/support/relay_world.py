@@ -24,7 +24,7 @@ from tests.support.process_world import API_TOKEN, Process, keep_token, processe
 API_KEY = "sk-revor-test"
 SPEED = 200.0
 PATIENCE_SECONDS = 20.0
-LOOK_AGAIN_SECONDS = 0.02
+POLL_AGAIN_SECONDS = 0.02
 AT_ONCE = {"attempt_failures": 0, "start_delay_seconds": 0, "run_seconds": 0, "in_lane": False}
 SETTINGS = """\
 sources:
@@ -179,7 +179,7 @@ class RelayWorld:
             if answer if isinstance(answer, bool) else await answer:
                 return
             assert time.monotonic() < latest, what or "it does not come true"
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(POLL_AGAIN_SECONDS)
 
     async def until_ready(self) -> None:
         """Until /readyz is 200."""

@@ -20,7 +20,7 @@ from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountMemory, Learner, SourceMemory
 from relay.signals import Signals
 from relay.store.store import Store, open_store
-from relay.testing import FakeClock, RecordingSink, ScriptedLook, ScriptedSource
+from relay.testing import FakeClock, RecordingSink, ScriptedPoll, ScriptedSource
 from subscribers.base import Context
 from subscribers.registry import kinds
 
@@ -154,11 +154,11 @@ class World:
         return await self.store.subscriptions.create(Subscription(secrets=(SigningSecret(value=SECRET),), **values))
 
     async def register(
-        self, external_id: str, *looks: ScriptedLook, callback: str | None = None, weight: float | None = None
+        self, external_id: str, *polls: ScriptedPoll, callback: str | None = None, weight: float | None = None
     ) -> str:
         now = self.clock()
-        if looks:
-            self.source.script(external_id, *looks)
+        if polls:
+            self.source.script(external_id, *polls)
         registered = await self.store.jobs.register(
             Registration(
                 uid=new_id("job", now),
@@ -221,10 +221,10 @@ def crashing(world: World, step: str) -> Iterator[None]:
         world.sink.send, world.store.deliveries.mark = real_send, real_mark  # type: ignore[method-assign]
 
 
-def seen(status: str, **values: Any) -> ScriptedLook:
+def seen(status: str, **values: Any) -> ScriptedPoll:
     """An answer that shows a job in this status."""
     observation = Observation(status=status, observed_at=0.0, upstream={"status": status, **_plain(values)}, **values)
-    return ScriptedLook(observation=observation)
+    return ScriptedPoll(observation=observation)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from relay.config.settings import RetentionSettings
 from relay.core.delivery import Attempt
 from relay.core.events import Origin, from_transition
 from relay.core.job import Job, Observation, Progress, detect
-from relay.core.records import Lease, LookRecord, Mark, Registration
+from relay.core.records import AttemptResult, Lease, PollRecord, Registration
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.metrics import Metrics
@@ -86,7 +86,7 @@ async def _live(store: Store, numbers: range, now: float) -> None:
         marked = await asyncio.gather(
             *(
                 store.deliveries.mark(
-                    Mark(
+                    AttemptResult(
                         claimed=one,
                         state="delivered",
                         now=now,
@@ -110,7 +110,7 @@ async def _live(store: Store, numbers: range, now: float) -> None:
         waiting = [one for mark in marked for one in mark.next]
 
 
-def _job(number: int, now: float) -> tuple[Registration, LookRecord]:
+def _job(number: int, now: float) -> tuple[Registration, PollRecord]:
     """A job, and the look that saw its whole life."""
     uid, external_id = new_id("job", now), f"1699a819-188d-48b6-b6be-{number:012x}"
     item = {
@@ -135,7 +135,7 @@ def _job(number: int, now: float) -> tuple[Registration, LookRecord]:
         deadline_seconds=604_800,
     )
     lease = Lease(token=f"lease {number // CHUNK_JOBS}", until=now + 45.0, subscription_ids=frozenset({"sub_days"}))
-    return registration, LookRecord(
+    return registration, PollRecord(
         job_uid=uid,
         expected_sequence=0,
         progress=progress,

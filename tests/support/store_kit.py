@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Attempt, Claimed
 from relay.core.events import Event
 from relay.core.job import Observation, Progress
-from relay.core.records import Intent, Lease, LookRecord, Mark, Registration
+from relay.core.records import AttemptResult, Intent, Lease, PollRecord, Registration
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.claims import ClaimRequest
@@ -85,16 +85,16 @@ def seen(status: str = "running", now: float = NOW, **fields: Any) -> Observatio
     return Observation(status=status, observed_at=now, upstream=fields.pop("upstream", {"status": status}), **fields)
 
 
-def look(
+def poll(
     job_uid: str, expected: int, *kinds: str, now: float = NOW, events: Sequence[Event] | None = None, **fields: Any
-) -> LookRecord:
+) -> PollRecord:
     """A record that takes a job from sequence `expected` through these kinds of events."""
     if events is None:
         events = [job_event(job_uid, expected + nth, kind, now=now) for nth, kind in enumerate(kinds, 1)]
     last = kinds[-1] if kinds else "running"
     progress = Progress(status=last, phase=last, sequence=expected + len(events))
     values: dict[str, Any] = {"seen": seen(last, now), "progress": progress}
-    return LookRecord(
+    return PollRecord(
         job_uid=job_uid, expected_sequence=expected, events=tuple(events), now=now, **{**values, **fields}
     )
 
@@ -114,11 +114,11 @@ def attempt(number: int = 1, **fields: Any) -> Attempt:
     return Attempt(number=number, **{**values, **fields})
 
 
-def mark_of(claimed: Claimed, state: str = "delivered", *, now: float = NOW, **fields: Any) -> Mark:
+def mark_of(claimed: Claimed, state: str = "delivered", *, now: float = NOW, **fields: Any) -> AttemptResult:
     values: dict[str, Any] = {
         "attempt": attempt(claimed.made_count + 1, started_at=now),
     }
-    return Mark(claimed=claimed, state=state, now=now, **{**values, **fields})
+    return AttemptResult(claimed=claimed, state=state, now=now, **{**values, **fields})
 
 
 async def track(store: Store, external_id: str = "a job", **fields: Any) -> str:

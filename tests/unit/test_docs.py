@@ -21,7 +21,7 @@ import relay.cli
 from relay.config.settings import VARIABLES, describe
 from relay.core.events import RELAY_EVENTS, job_event_types
 from relay.core.planner.views import Purpose
-from relay.core.planner.views import Reason as LookReason
+from relay.core.planner.views import Reason as PollReason
 from relay.core.signing import Reason as VerifyReason
 from relay.core.signing import new_secret, sign
 from relay.delivery.dispatcher import LEASE_MARGIN_SECONDS
@@ -31,7 +31,7 @@ from relay.node.cluster import LEASE_SECONDS, RENEW_SECONDS, WATCH_SECONDS
 from relay.node.local_token import NO_TOKEN
 from relay.node.node import NO_KEY
 from relay.sandbox import admin, fate, faults
-from relay.sources.client import LookKind
+from relay.sources.client import PollKind
 from relay.store.postgres_writer import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,11 +112,11 @@ def test_every_reason_of_verify() -> None:
 
 
 def test_every_reason_of_an_explanation() -> None:
-    assert set(get_args(LookReason)) <= quoted("http-api.md")
+    assert set(get_args(PollReason)) <= quoted("http-api.md")
 
 
 def test_everything_that_a_look_can_come_to() -> None:
-    assert set(get_args(LookKind)) - {"observed"} <= quoted("troubles.md")
+    assert set(get_args(PollKind)) - {"observed"} <= quoted("troubles.md")
 
 
 def test_every_endpoint() -> None:

@@ -19,7 +19,7 @@ from relay.sandbox.server import JOBS_PATH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class PollResult:
     """What one request told: the job's status, or how long to wait because the limit is reached."""
 
     status: str = ""
@@ -34,7 +34,7 @@ class NaivePoller:
     """
 
     interval_seconds: float
-    look: Callable[[str], Awaitable[Look]]
+    poll: Callable[[str], Awaitable[PollResult]]
     clock: Clock = wall_clock
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     seen_at: dict[str, float] = field(default_factory=dict, init=False)
@@ -52,7 +52,7 @@ class NaivePoller:
             due_at, job_id = await self._line.get()
             if (early_seconds := due_at - self.clock()) > 0:
                 await self.sleep(early_seconds)
-            while (found := await self.look(job_id)).retry_after_seconds is not None:
+            while (found := await self.poll(job_id)).retry_after_seconds is not None:
                 await self.sleep(found.retry_after_seconds)
             if found.status in FINAL_STATUSES:
                 self.seen_at[job_id] = self.clock()
@@ -98,10 +98,10 @@ async def open_rerun(plan: Plan) -> AsyncIterator[Rerun]:
         url, sandbox = url_of(listener), sandbox_of(plan).app()
         async with served(sandbox, listener), aiohttp.ClientSession(timeout=timeout) as session:
 
-            async def look(job_id: str) -> Look:
-                return await _look(session, f"{url}{JOBS_PATH}{job_id}", headers)
+            async def poll(job_id: str) -> PollResult:
+                return await _poll(session, f"{url}{JOBS_PATH}{job_id}", headers)
 
-            poller = NaivePoller(interval_seconds=NAIVE_INTERVAL_SECONDS / plan.speed, look=look)
+            poller = NaivePoller(interval_seconds=NAIVE_INTERVAL_SECONDS / plan.speed, poll=poll)
             yield Rerun(plan=plan, url=url, sandbox=sandbox, poller=poller, session=session)
 
 
@@ -149,14 +149,14 @@ async def _dispatch_again(rerun: Rerun, created_at: Sequence[float]) -> list[str
     return job_ids
 
 
-async def _look(session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> Look:
+async def _poll(session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> PollResult:
     try:
         async with session.get(url, headers=headers) as response:
             raw = await response.read()
             if response.status == 429:
-                return Look(retry_after_seconds=float(response.headers["Retry-After"]))
+                return PollResult(retry_after_seconds=float(response.headers["Retry-After"]))
             if response.status != 200:
                 raise DemoError(f"GET {url} answered {response.status}: {raw[:300].decode(errors='replace')}")
     except (aiohttp.ClientError, TimeoutError) as error:
         raise DemoError(f"GET {url} failed: {error or type(error).__name__}") from None
-    return Look(status=orjson.loads(raw)["item"]["status"])
+    return PollResult(status=orjson.loads(raw)["item"]["status"])

@@ -37,7 +37,7 @@ SETTLE_SECONDS = 0.2
 PATIENCE_SECONDS = 20.0
 """How long after the last true end the relay has at least, whatever the speed."""
 PATIENCE_INTERVALS = 2
-LOOKS_A_JOB = 12
+POLLS_A_JOB = 12
 """Looks that a job may need where the rate limit is what holds the relay up."""
 
 
@@ -216,7 +216,7 @@ def patience_seconds(plan: Plan) -> float:
     """How long after the last true end the demo waits for what is owed before it counts it as lost."""
     requests, seconds = plan.rate_limit
     polling = PollingSettings()
-    by_limit = plan.jobs * LOOKS_A_JOB * seconds / requests / (1 - polling.reserve) + seconds
+    by_limit = plan.jobs * POLLS_A_JOB * seconds / requests / (1 - polling.reserve) + seconds
     return PATIENCE_SECONDS + (PATIENCE_INTERVALS * polling.max_interval_seconds + by_limit) / plan.speed
 
 

@@ -25,7 +25,7 @@ LEARNED_EVENTS = 20
 """With fewer, what is expected of a class is a guess, and not stated."""
 GREW = 0.25
 LEAST_EVENTS = 2
-LOOKS_A_REFIT = 200
+POLLS_A_REFIT = 200
 PSEUDO_CHANGES = 0.01
 PSEUDO_WAITED = 1e5
 MEMORY_CHANGES = 100
@@ -94,8 +94,8 @@ class JobClass:
     def grew(self, hazard: Hazard) -> bool:
         """Whether a hazard has learned enough since its last edition for a new one."""
         enough = max(LEAST_EVENTS, GREW * (hazard.effective_count - hazard.since))
-        idle_looks = max(LOOKS_A_REFIT, 2 * hazard.effective_count)
-        return hazard.since >= enough or hazard.looks_since - hazard.since >= idle_looks
+        idle_polls = max(POLLS_A_REFIT, 2 * hazard.effective_count)
+        return hazard.since >= enough or hazard.polls_since - hazard.since >= idle_polls
 
 
 class Book:
@@ -178,7 +178,7 @@ class Book:
         self._grown.popleft()
         return True
 
-    def look_at(self, of: JobClass) -> None:
+    def poll_at(self, of: JobClass) -> None:
         """Gives the class a new edition when it has learned enough for one."""
         for hazard in of.hazards:
             if hazard is not None:

@@ -106,7 +106,7 @@ class Forecast:
         half = min(0.5 / use, 1.0) if use > 0 else 1.0
         return here, here * double**more, here * half**fewer
 
-    def looks(self) -> float | None:
+    def polls(self) -> float | None:
         """How many looks a job takes on average at the price of now; None where that is not known."""
         found = self._mix(self._price.rung(1.0))
         return None if found is None else found[0]
@@ -124,16 +124,16 @@ class Forecast:
 
     def _mix(self, rung: int) -> tuple[float, float] | None:
         """Looks and delay of a job, on average over the frequent kinds whose tables are there; None: there are none."""
-        looks = delay = total = 0.0
+        polls = delay = total = 0.0
         for of, kind in self._frequent():
             table = of.edition.made(kind, rung)
             if table is None:
                 continue
             count = self._kinds[of, kind]
-            looks += count * table.looks[0]
+            polls += count * table.polls[0]
             delay += count * table.delay[0]
             total += count
-        return None if total == 0 else (looks / total, delay / total)
+        return None if total == 0 else (polls / total, delay / total)
 
     def _judge(self) -> None:
         rung = self._price.rung(1.0)
@@ -144,5 +144,5 @@ class Forecast:
 
 def _power(here: tuple[float, float], there: tuple[float, float]) -> float:
     """The power of the number of looks with which the delay goes: about -1."""
-    looks = math.log(there[0] / here[0])
-    return max(min(math.log(there[1] / here[1]) / looks, 0.0), STEEPEST) if abs(looks) > 1e-6 else 0.0
+    polls = math.log(there[0] / here[0])
+    return max(min(math.log(there[1] / here[1]) / polls, 0.0), STEEPEST) if abs(polls) > 1e-6 else 0.0

@@ -90,14 +90,14 @@ def _smooth(values: list[float], passes: int) -> list[float]:
 class Hazard:
     """The events of one kind and the time at risk of them. What is older counts less with each new event."""
 
-    __slots__ = ("_cover", "_events", "_exposure", "_weight", "count", "looks_since", "since")
+    __slots__ = ("_cover", "_events", "_exposure", "_weight", "count", "polls_since", "since")
 
     def __init__(self) -> None:
         self.count = 0.0
         """Events ever seen."""
         self.since = 0
         """Events since `rates` was asked for last."""
-        self.looks_since = 0
+        self.polls_since = 0
         self._weight = 1.0
         self._events = [0.0] * BINS
         self._exposure = [0.0] * BINS
@@ -116,7 +116,7 @@ class Hazard:
             return
         weight = self._weight
         first, last = bin_of(since), bin_of(age)
-        self.looks_since += 1
+        self.polls_since += 1
         if first == last:
             self._exposure[first] += weight * (min(age, EDGES[-1]) - min(since, EDGES[-1]))
             return
@@ -165,7 +165,7 @@ class Hazard:
 
     def rates(self, prior: Sequence[float]) -> tuple[float, ...]:
         """The hazard in each bin, always above 0: what was seen, leaning on pseudo-jobs that live by `prior`."""
-        self.since = self.looks_since = 0
+        self.since = self.polls_since = 0
         passes = 1
         if self.count > 0:
             passes = max(1, min(MAX_PASSES, round(PASSES_EVENTS / math.sqrt(self.effective_count))))
@@ -197,13 +197,13 @@ class Hazard:
 
     def dump(self) -> list[Any]:
         """As plain values."""
-        return [self.count, self.since, self.looks_since, self._weight, self._events, self._exposure, self._cover]
+        return [self.count, self.since, self.polls_since, self._weight, self._events, self._exposure, self._cover]
 
     def load(self, values: Sequence[Any]) -> None:
         """Takes back what `dump` gave. Raises ValueError for anything else."""
-        count, since, looks_since, weight, *lists = values
+        count, since, polls_since, weight, *lists = values
         try:
-            numbers = [float(number) for number in (count, since, looks_since, weight)]
+            numbers = [float(number) for number in (count, since, polls_since, weight)]
             lists = [[float(value) for value in each] for each in lists]
         except OverflowError as error:
             raise ValueError("what was learned has to be finite numbers") from error
@@ -218,5 +218,5 @@ class Hazard:
         if max(map(abs, (*lists[1], *lists[2]))) > LARGEST * numbers[3]:
             raise ValueError("nobody can have looked for so long")
         self.count, self._weight = numbers[0], numbers[3]
-        self.since, self.looks_since = int(numbers[1]), int(numbers[2])
+        self.since, self.polls_since = int(numbers[1]), int(numbers[2])
         self._events, self._exposure, self._cover = lists

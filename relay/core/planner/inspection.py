@@ -30,17 +30,17 @@ JUMP_BINS = 3
 class Table:
     """For each edge: the least cost of what is to come, the next look, and its looks and delay on average."""
 
-    __slots__ = ("cost", "delay", "looks", "next", "step")
+    __slots__ = ("cost", "delay", "next", "polls", "step")
 
     def __init__(self) -> None:
         self.cost = [0.0] * (BINS + 1)
         self.next = [0.0] * (BINS + 1)
-        self.looks = [0.0] * (BINS + 1)
+        self.polls = [0.0] * (BINS + 1)
         self.delay = [0.0] * (BINS + 1)
         self.step: list[float] = [0.0] * (BINS + 1)
         """The time to the next look where the closed form holds, else 0."""
 
-    def next_look(self, age: float) -> float:
+    def next_poll(self, age: float) -> float:
         """The age at which to look next at what had not happened at `age`."""
         if age >= EDGES[BINS]:
             return age + self.step[BINS]
@@ -91,13 +91,13 @@ def _refined(costs: list[float], first: int, best: int) -> float:
 def run_table(rates: Sequence[float], price: float) -> Table:
     """The policy for a job that runs; age counts from its start, the event is its end."""
     table = Table()
-    cost, looks, delay = table.cost, table.looks, table.delay
+    cost, polls, delay = table.cost, table.polls, table.delay
     kept = [math.exp(-rate * width) for rate, width in zip(rates, WIDTHS, strict=True)]
     spent = [(1 - each) / max(rate, NEVER) for each, rate in zip(kept, rates, strict=True)]
-    table.step[BINS], cost[BINS], looks[BINS], delay[BINS] = _constant(rates[BINS - 1], price)
+    table.step[BINS], cost[BINS], polls[BINS], delay[BINS] = _constant(rates[BINS - 1], price)
     table.next[BINS] = EDGES[BINS] + table.step[BINS]
     for i in range(BINS - 1, -1, -1):
-        interval, cost_here, looks_here, delay_here = _constant(rates[i], price)
+        interval, cost_here, polls_here, delay_here = _constant(rates[i], price)
         best, best_j, best_alive, best_late = math.inf, i + 1, 1.0, 0.0
         alive, late, costs = 1.0, 0.0, []
         for j in range(i, BINS):
@@ -113,13 +113,13 @@ def run_table(rates: Sequence[float], price: float) -> Table:
             closed = cost_here * (1 - kept[i]) + kept[i] * cost[i + 1]
             if closed < best:
                 cost[i] = closed
-                looks[i] = looks_here * (1 - kept[i]) + kept[i] * looks[i + 1]
+                polls[i] = polls_here * (1 - kept[i]) + kept[i] * polls[i + 1]
                 delay[i] = delay_here * (1 - kept[i]) + kept[i] * delay[i + 1]
                 table.step[i] = interval
                 table.next[i] = EDGES[i] + interval
                 continue
         cost[i] = best
-        looks[i] = 1 + best_alive * looks[best_j]
+        polls[i] = 1 + best_alive * polls[best_j]
         delay[i] = best_late + best_alive * delay[best_j]
         table.next[i] = _refined(costs, i + 1, best_j)
     return table
@@ -131,13 +131,13 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
     A look may find it waiting, running since some moment, or ended: what that costs is that of `run` from there.
     """
     table = Table()
-    cost, looks, delay = table.cost, table.looks, table.delay
+    cost, polls, delay = table.cost, table.polls, table.delay
     ahead = _ahead(run_rates, run)
     kept = [math.exp(-rate * width) for rate, width in zip(rates, WIDTHS, strict=True)]
     steady = _Steady(ahead)
-    table.step[BINS], cost[BINS], looks[BINS], delay[BINS] = steady.of(rates[BINS - 1], price)
+    table.step[BINS], cost[BINS], polls[BINS], delay[BINS] = steady.of(rates[BINS - 1], price)
     table.next[BINS] = EDGES[BINS] + table.step[BINS]
-    total, total_looks, total_delay = ahead
+    total, total_polls, total_delay = ahead
     reach = BINS
     # Of what starts in bin k, per job that waits at the edge i: the sum over i <= k < j of share * cost from there on.
     sums = [0.0] * (BINS + 1)
@@ -161,13 +161,13 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
             if price + started > best and EDGES[j] > settled:
                 reach = j
                 break
-        step, cost_here, looks_here, delay_here = steady.of(rates[i], price)
+        step, cost_here, polls_here, delay_here = steady.of(rates[i], price)
         if step < WIDTHS[i]:
             closed = cost_here * (1 - q) + q * cost[i + 1]
             if closed < best:
                 table.step[i], table.next[i] = step, EDGES[i] + step
                 cost[i] = closed
-                looks[i] = looks_here * (1 - q) + q * looks[i + 1]
+                polls[i] = polls_here * (1 - q) + q * polls[i + 1]
                 delay[i] = delay_here * (1 - q) + q * delay[i + 1]
                 continue
         cost[i] = best
@@ -176,10 +176,10 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
         for k in range(i, best_j):
             begun = share * (1 - kept[k])
             at, part = _SINCE[k][best_j - k - 1]
-            n += begun * (total_looks[at] + (total_looks[at + 1] - total_looks[at]) * part)
+            n += begun * (total_polls[at] + (total_polls[at + 1] - total_polls[at]) * part)
             d += begun * (total_delay[at] + (total_delay[at + 1] - total_delay[at]) * part)
             share *= kept[k]
-        looks[i] = n + share * looks[best_j]
+        polls[i] = n + share * polls[best_j]
         delay[i] = d + share * delay[best_j]
     return table
 
@@ -207,9 +207,9 @@ class _Steady:
         below, above = self._gain[at - 1], self._gain[at]
         part = min((wanted - below) / (above - below), 1.0) if above > below else 1.0
         step = EDGES[at - 1] + WIDTHS[at - 1] * part
-        looks = -1 / math.expm1(-rate * step)
-        cost, later_looks, delay = (values[at - 1] + (values[at] - values[at - 1]) * part for values in self._means)
-        return step, price * looks + cost, looks + later_looks, delay
+        polls = -1 / math.expm1(-rate * step)
+        cost, later_polls, delay = (values[at - 1] + (values[at] - values[at - 1]) * part for values in self._means)
+        return step, price * polls + cost, polls + later_polls, delay
 
 
 def _running_means(values: Sequence[float]) -> list[float]:
@@ -224,12 +224,12 @@ def _running_means(values: Sequence[float]) -> list[float]:
 def _ahead(rates: Sequence[float], run: Table) -> tuple[list[float], list[float], list[float]]:
     """For a run whose first look comes at each edge: its cost, looks and delay, that first look not counted."""
     alive, late = 1.0, 0.0
-    total, looks, delay = [run.cost[0]], [run.looks[0]], [run.delay[0]]
+    total, polls, delay = [run.cost[0]], [run.polls[0]], [run.delay[0]]
     for at, (rate, width) in enumerate(zip(rates, WIDTHS, strict=True)):
         kept = math.exp(-rate * width)
         late += width - alive * (1 - kept) / max(rate, NEVER)
         alive *= kept
         total.append(late + START_WEIGHT * EDGES[at + 1] + alive * run.cost[at + 1])
-        looks.append(alive * run.looks[at + 1])
+        polls.append(alive * run.polls[at + 1])
         delay.append(late + alive * run.delay[at + 1])
-    return total, looks, delay
+    return total, polls, delay

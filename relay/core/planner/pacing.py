@@ -51,7 +51,7 @@ class Pacing:
         self._closed_until: float | None = None
         self._purposes: dict[str, Purpose] = {}
 
-    def lend(self, job_id: str, now: float) -> bool:
+    def borrow(self, job_id: str, now: float) -> bool:
         """A request that somebody else sends on this key looks at the job: it counts as taken, whatever is due.
 
         False where the job is not tracked or a look at it is under way. Tell the outcome by `observed` or `take_back`.
@@ -209,7 +209,7 @@ class Pacing:
                 # Late checks are of jobs that nothing is expected of: a dearer request puts these off only later.
                 at_risk=self._roster.at_risk if saved < SPENT_SHARE * most and not late_checks else None,
                 rate=self._bucket.rate * self._unit,
-                looks=self._forecast.looks(),
+                polls=self._forecast.polls(),
             )
         return t
 

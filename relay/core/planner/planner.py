@@ -120,7 +120,7 @@ class Planner(Pacing):
         if not self._bucket.take(t):
             return None
         if first.queue not in LIKELY:
-            self._price.other_look()
+            self._price.other_poll()
         self._purposes[first.id] = _purpose(first, t, ahead=ahead)
         self._roster.queues.taken(first)
         first.due = t

@@ -54,7 +54,7 @@ class Plans:
         Where that moment has passed it stays so, before the looks that were due later: whoever went to the end of the
         queue at each price could wait for ever.
         """
-        due = self.next_look(job, job.due)
+        due = self.next_poll(job, job.due)
         job.rung = self.price.rung(job.weight) if due > now else FIXED
         self._put(job, due, now)
 
@@ -68,7 +68,7 @@ class Plans:
         table = job.learned.edition.table(job.kind, self.price.rung(job.weight))
         return table.at(table.delay, max(job.seen - job.anchor, 0.0) / self.book.unit) * self.book.unit
 
-    def next_look(self, job: Job, now: float) -> float:
+    def next_poll(self, job: Job, now: float) -> float:
         """When to look at it next, at the price of now: at most a longest interval after its last look.
 
         Once that is over, where nothing is expected of it, and a look is not worth a request, up to MAX_PATIENCE.
@@ -84,7 +84,7 @@ class Plans:
         if job.phase == PARKED:
             return max(job.seen + min(wait, self._worth_a_check(job, learned)), now)
         table = learned.edition.table(job.kind, self.price.rung(job.weight))
-        due = job.anchor + table.next_look(max(job.seen - job.anchor, 0.0) / unit) * unit
+        due = job.anchor + table.next_poll(max(job.seen - job.anchor, 0.0) / unit) * unit
         due = max(due, job.seen + config.min_interval_seconds, now)
         if job.anchor > job.seen:
             check = self._worth_a_check(job, learned)
@@ -110,7 +110,7 @@ class Plans:
 
     def plan(self, job: Job, now: float) -> None:
         """Plans its next look at the price of now."""
-        due = self.next_look(job, now)
+        due = self.next_poll(job, now)
         job.rung = self.price.rung(job.weight)
         self._put(job, due, now)
 

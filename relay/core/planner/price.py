@@ -20,7 +20,7 @@ TARGET = 0.97
 PROMPT_STEPS = 10.0
 """Where it takes the budget longer than so many steps to look at all jobs once, the price moves as much slower: what it
 did last shows only when the jobs come up again. A rise puts off the looks at jobs at risk, and so shows sooner."""
-FEWEST_LOOKS = 1.2
+FEWEST_POLLS = 1.2
 """Where a job takes no more looks than this, a higher price saves none: it would only come down too late."""
 MAX_STEPS = 64
 BACKLOG_SECONDS = 10.0
@@ -58,7 +58,7 @@ class Price:
         """Whether it is time for a step."""
         return self.at is None or not 0 <= now - self.at < self.unit
 
-    def other_look(self) -> None:
+    def other_poll(self) -> None:
         """A look goes out that no price decided: a first one, a check, one that was asked for."""
         self._others += 1
 
@@ -71,7 +71,7 @@ class Price:
         open_jobs: int,
         rate: float,
         at_risk: int | None = None,
-        looks: float | None = None,
+        polls: float | None = None,
     ) -> None:
         """Moves the price. `demand`: the sum of root(price at planning) / interval over the open jobs, in units;
         `backlog`: looks overdue, or where it is negative, requests saved up that nobody asks for; `rate`: requests a
@@ -92,7 +92,7 @@ class Price:
         for _ in range(passed):
             ratio = (demand / math.sqrt(self.value) + backlog / drain) / (TARGET * rate)
             push = min(max(2 * math.log(ratio), -1.0), 1.0) if ratio > 0 else -1.0
-            if push > 0 and looks is not None and looks < FEWEST_LOOKS:
+            if push > 0 and polls is not None and polls < FEWEST_POLLS:
                 return
             gain = max(GAIN * (rises if push > 0 else falls), FIRST_GAIN / (1 + self._steps / SETTLING_STEPS))
             self._steps += 1

@@ -23,7 +23,7 @@ UNPARKED_AT_ONCE = 32
 """Jobs of a broken lane that one call unparks: a lane can be longer than one call may take."""
 LOST_AFTER_FAILURES = 3
 """A job that was not found so often no longer holds up its lane."""
-LATE_LOOKS = 2
+LATE_POLLS = 2
 """So many looks past its time a job is believed to wait for the end of its predecessor's retries."""
 MIN_WEIGHT = 1e-3
 MAX_WEIGHT = 1e6
@@ -107,7 +107,7 @@ class Roster(Plans):
             if job.failures >= LOST_AFTER_FAILURES:
                 self._leave_lane(job, now)
         elif job.phase == PARKED or job.anchor > now:
-            due = max(due, self.next_look(job, now))
+            due = max(due, self.next_poll(job, now))
         self.fix(job, max(due, not_before), now)
 
     def weigh(self, job: Job, weight: float, now: float) -> None:
@@ -115,7 +115,7 @@ class Roster(Plans):
         overdue has the head start of urgent looks."""
         before, job.weight = job.weight, _weight(weight, job.weight)
         if job.weight > before and job.failures == 0 and not job.in_flight and job.phase in (WAITING, RUNNING):
-            due = self.next_look(job, now)
+            due = self.next_poll(job, now)
             if due < job.due:
                 self.plan(job, now)
             elif job.queue == EXPECTED and job.weight > 1:
@@ -218,7 +218,7 @@ class Roster(Plans):
             # One that can not start for long is not what this job waits for: jobs of two lanes are mixed here.
             if (was_parked or job.step >= 1) and before.anchor <= now + job.spacing:
                 job.phase = PARKED
-        elif was_parked or job.step >= LATE_LOOKS:
+        elif was_parked or job.step >= LATE_POLLS:
             job.phase = PARKED
 
     def _mark_started(self, job: Job, started: float, now: float) -> None:

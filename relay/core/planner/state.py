@@ -68,7 +68,7 @@ def load_book(book: Book, saved: Any) -> None:
         of.edition = Edition([tuple(each) for each in rates], tuple(exploration))
         of.edition.once = {(kind, rung) for kind, rung in tables}
         of.edition.used = {(kind, rung) for kind, rung in used}
-        book.look_at(of)
+        book.poll_at(of)
 
 
 def dump_budget(budget: Budget) -> dict[str, Any]:

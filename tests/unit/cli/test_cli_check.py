@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.cli import run
-from relay.sources.client import Look, UpstreamClient
+from relay.sources.client import PollResult, UpstreamClient
 from relay.store.database import HolderLock
 
 
@@ -27,8 +27,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def upstream(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     said = {"kind": "observed"}
 
-    async def probe(self: UpstreamClient, api_key: str) -> Look:
-        return Look(kind=said["kind"], sent_at=0, received_at=0, duration_ms=1, detail="answered 401")  # type: ignore[arg-type]
+    async def probe(self: UpstreamClient, api_key: str) -> PollResult:
+        return PollResult(kind=said["kind"], sent_at=0, received_at=0, duration_ms=1, detail="answered 401")  # type: ignore[arg-type]
 
     monkeypatch.setattr(UpstreamClient, "probe", probe)
     return said

@@ -15,7 +15,7 @@ from relay.clock import wall_clock
 from relay.config.keyring import Keyring, new_key, python_line_that_makes_a_key
 from relay.core.signing import new_secret
 from relay.node.local_token import new_token
-from relay.sources.client import Look, UpstreamClient
+from relay.sources.client import PollResult, UpstreamClient
 from relay.store.migrations import known_revisions, newest_revision
 from relay.store.postgres import PostgresDatabase
 from relay.store.store import open_store
@@ -30,8 +30,8 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty database, by its name; the settings lead to it."""
     name = f"relay_check_{secrets.token_hex(6)}"
 
-    async def probe(self: UpstreamClient, api_key: str) -> Look:
-        return Look(kind="observed", sent_at=0, received_at=0, duration_ms=1, detail="")
+    async def probe(self: UpstreamClient, api_key: str) -> PollResult:
+        return PollResult(kind="observed", sent_at=0, received_at=0, duration_ms=1, detail="")
 
     shared_server().create_database(name)
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from relay.cli.demo import naive as naive_poller
 from relay.cli.demo.live import rerun_line, rerun_picture, side_by_side
-from relay.cli.demo.naive import Look, NaivePoller, length_seconds, open_rerun, run_again
+from relay.cli.demo.naive import NaivePoller, PollResult, length_seconds, open_rerun, run_again
 from relay.cli.demo.report import Book, Delay, Naive, Report, compared, make_naive, make_report
 from relay.cli.demo.stage import API_KEY, Plan, sandbox_of
 from relay.cli.demo.story import DemoError, Story, post
@@ -25,21 +25,21 @@ class Upstream:
         self.ends_at = ends_at
         self.request_seconds = request_seconds
         self.refusals: list[float] = []
-        self.looks: list[tuple[float, str]] = []
+        self.polls: list[tuple[float, str]] = []
 
     def poller(self, *, interval_seconds: float = 5.0) -> NaivePoller:
-        return NaivePoller(interval_seconds=interval_seconds, look=self.look, clock=lambda: self.now, sleep=self.sleep)
+        return NaivePoller(interval_seconds=interval_seconds, poll=self.poll, clock=lambda: self.now, sleep=self.sleep)
 
     async def sleep(self, seconds: float) -> None:
         assert seconds >= 0
         self.now += seconds
 
-    async def look(self, job_id: str) -> Look:
+    async def poll(self, job_id: str) -> PollResult:
         self.now += self.request_seconds
-        self.looks.append((self.now, job_id))
+        self.polls.append((self.now, job_id))
         if self.refusals:
-            return Look(retry_after_seconds=self.refusals.pop(0))
-        return Look(status="succeeded" if self.now >= self.ends_at[job_id] else "running")
+            return PollResult(retry_after_seconds=self.refusals.pop(0))
+        return PollResult(status="succeeded" if self.now >= self.ends_at[job_id] else "running")
 
 
 async def test_it_looks_at_every_open_job_each_interval() -> None:
@@ -49,7 +49,7 @@ async def test_it_looks_at_every_open_job_each_interval() -> None:
     upstream.now = 1.0
     poller.track("b")
     await poller.run(2)
-    assert upstream.looks == [(5.0, "a"), (6.0, "b"), (10.0, "a"), (11.0, "b"), (15.0, "a")]
+    assert upstream.polls == [(5.0, "a"), (6.0, "b"), (10.0, "a"), (11.0, "b"), (15.0, "a")]
     assert poller.seen_at == {"b": 11.0, "a": 15.0}
 
 
@@ -60,7 +60,7 @@ async def test_a_poller_that_is_late_takes_the_jobs_in_turn() -> None:
         poller.track(job_id)
     upstream.ends_at["b"] = 20.0
     await poller.run(4)
-    assert [job_id for _, job_id in upstream.looks] == ["a", "b", "c", "d", "b"]
+    assert [job_id for _, job_id in upstream.polls] == ["a", "b", "c", "d", "b"]
 
 
 async def test_refused_it_waits_and_goes_on_with_the_same_job() -> None:
@@ -70,7 +70,7 @@ async def test_refused_it_waits_and_goes_on_with_the_same_job() -> None:
     poller.track("a")
     poller.track("b")
     await poller.run(2)
-    assert upstream.looks == [(5.0, "a"), (7.5, "a"), (7.501, "a"), (7.501, "b")]
+    assert upstream.polls == [(5.0, "a"), (7.5, "a"), (7.501, "a"), (7.501, "b")]
 
 
 def truths(plan: Plan, number: int) -> list[dict[str, object]]:
@@ -143,8 +143,8 @@ async def test_the_limit_is_the_sandboxs_own() -> None:
     async with open_rerun(Plan(speed=1000, rate_limit=(1, 3600))) as rerun:
         answer = await post(rerun.session, f"{rerun.url}{DISPATCH_PATH}", dispatch_body(0), api_key=API_KEY)
         job_id = answer["item"]["id"]
-        assert (await rerun.poller.look(job_id)).status
-        refused = await rerun.poller.look(job_id)
+        assert (await rerun.poller.poll(job_id)).status
+        refused = await rerun.poller.poll(job_id)
         assert refused.retry_after_seconds is not None
         assert 0 < refused.retry_after_seconds <= 3.6
         assert rerun_line(rerun) == "0/20 ends seen, 2 upstream requests"
@@ -189,24 +189,24 @@ async def test_the_world_is_the_same_once_more() -> None:
 
 
 async def test_it_gives_up_when_its_patience_is_at_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(job_id: str) -> Look:
-        return Look(status="running")
+    async def never(job_id: str) -> PollResult:
+        return PollResult(status="running")
 
     monkeypatch.setattr(naive_poller, "patience_seconds", lambda plan: 0.0)
     story = told(Plan(jobs=3, speed=1000))
     async with open_rerun(story.plan) as rerun:
-        rerun.poller.look = never
+        rerun.poller.poll = never
         naive = await run_again(rerun, story)
     assert (naive.unseen, naive.upstream_requests) == (3, 0)
     assert naive.detection_delay_seconds.mean is not None
 
 
 async def test_its_failure_is_the_demos() -> None:
-    async def broken(job_id: str) -> Look:
+    async def broken(job_id: str) -> PollResult:
         raise DemoError("broken")
 
     story = told(Plan(jobs=3, speed=1000))
     async with open_rerun(story.plan) as rerun:
-        rerun.poller.look = broken
+        rerun.poller.poll = broken
         with pytest.raises(DemoError, match="broken"):
             await run_again(rerun, story)

@@ -32,14 +32,14 @@ SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.js
 NOW = 1_000.0
 
 
-def look(status: str, **fields: Any) -> Observation:
+def poll(status: str, **fields: Any) -> Observation:
     return Observation(status=status, observed_at=fields.pop("at", NOW), **fields)
 
 
-def run(*looks: Observation, known: Progress | None = None) -> tuple[list[Transition], Progress]:
+def run(*polls: Observation, known: Progress | None = None) -> tuple[list[Transition], Progress]:
     progress = known or Progress()
     said: list[Transition] = []
-    for seen in looks:
+    for seen in polls:
         found, progress = detect(progress, seen)
         said += found
     return said, progress
@@ -53,150 +53,150 @@ def short(transitions: list[Transition]) -> list[str]:
 WAITS = {"started_at": 10.0, "next_attempt_at": 2000.0}
 
 CASES: list[tuple[str, list[Observation], list[str]]] = [
-    ("the first observation is an event", [look("queued")], ["queued"]),
-    ("the same again says nothing", [look("queued"), look("queued")], ["queued"]),
+    ("the first observation is an event", [poll("queued")], ["queued"]),
+    ("the same again says nothing", [poll("queued"), poll("queued")], ["queued"]),
     (
         "a quiet life",
         [
-            *(look("queued"), look("scheduled"), look("running", started_at=10.0, attempt_count=1)),
-            look("succeeded", started_at=10.0, finished_at=17.0, attempt_count=1),
+            *(poll("queued"), poll("scheduled"), poll("running", started_at=10.0, attempt_count=1)),
+            poll("succeeded", started_at=10.0, finished_at=17.0, attempt_count=1),
         ],
         ["queued", "scheduled", "running", "succeeded"],
     ),
     (
         "a run that came and went is proven by its start",
-        [look("queued"), look("succeeded", started_at=10.0, finished_at=17.0, attempt_count=1)],
+        [poll("queued"), poll("succeeded", started_at=10.0, finished_at=17.0, attempt_count=1)],
         ["queued", "running*", "succeeded"],
     ),
-    ("no start, no run", [look("queued"), look("cancelled")], ["queued", "cancelled"]),
+    ("no start, no run", [poll("queued"), poll("cancelled")], ["queued", "cancelled"]),
     (
         "already ended when registered",
-        [look("failed", started_at=10.0, finished_at=12.0, attempt_count=3)],
+        [poll("failed", started_at=10.0, finished_at=12.0, attempt_count=3)],
         ["retrying*", "retrying*", "running*", "failed"],
     ),
     (
         "the pause after a failed attempt is `retrying` and not `queued`, counted at the start of a run",
         [
-            look("running", started_at=10.0, attempt_count=1),
-            look("queued", attempt_count=1, **WAITS),
-            look("queued", attempt_count=1, **WAITS),
-            look("running", started_at=2000.0, attempt_count=2),
-            look("succeeded", started_at=2000.0, finished_at=2007.0, attempt_count=2),
+            poll("running", started_at=10.0, attempt_count=1),
+            poll("queued", attempt_count=1, **WAITS),
+            poll("queued", attempt_count=1, **WAITS),
+            poll("running", started_at=2000.0, attempt_count=2),
+            poll("succeeded", started_at=2000.0, finished_at=2007.0, attempt_count=2),
         ],
         ["running", "retrying", "running", "succeeded"],
     ),
     (
         "the same life, counted at the end of a run",
         [
-            look("running", started_at=10.0, attempt_count=0),
-            look("scheduled", attempt_count=1, **WAITS),
-            look("running", started_at=2000.0, attempt_count=1),
-            look("succeeded", started_at=2000.0, finished_at=2007.0, attempt_count=2),
+            poll("running", started_at=10.0, attempt_count=0),
+            poll("scheduled", attempt_count=1, **WAITS),
+            poll("running", started_at=2000.0, attempt_count=1),
+            poll("succeeded", started_at=2000.0, finished_at=2007.0, attempt_count=2),
         ],
         ["running", "retrying", "running", "succeeded"],
     ),
     (
         "queued and scheduled take turns in the pause",
-        [look("queued", attempt_count=1, **WAITS), look("scheduled", attempt_count=1, **WAITS)],
+        [poll("queued", attempt_count=1, **WAITS), poll("scheduled", attempt_count=1, **WAITS)],
         ["retrying"],
     ),
     (
         "several failed attempts between two looks, in the pause",
-        [look("queued"), look("queued", attempt_count=3, **WAITS)],
+        [poll("queued"), poll("queued", attempt_count=3, **WAITS)],
         ["queued", "retrying*", "retrying*", "retrying"],
     ),
     (
         "several failed attempts between two looks, in the next run",
-        [look("running", started_at=10.0, attempt_count=1), look("running", started_at=90.0, attempt_count=3)],
+        [poll("running", started_at=10.0, attempt_count=1), poll("running", started_at=90.0, attempt_count=3)],
         ["running", "retrying*", "retrying*", "running"],
     ),
     (
         "a pause that was missed, counted at the end of a run: proven by the end",
         [
-            look("running", started_at=10.0, attempt_count=0),
-            look("running", started_at=90.0, attempt_count=1),
-            look("failed", started_at=90.0, finished_at=95.0, attempt_count=2),
+            poll("running", started_at=10.0, attempt_count=0),
+            poll("running", started_at=90.0, attempt_count=1),
+            poll("failed", started_at=90.0, finished_at=95.0, attempt_count=2),
         ],
         ["running", "retrying*", "running*", "failed"],
     ),
     (
         "an upstream that keeps the first start",
         [
-            look("running", started_at=10.0, attempt_count=1),
-            look("queued", attempt_count=1, **WAITS),
-            look("succeeded", started_at=10.0, attempt_count=2),
+            poll("running", started_at=10.0, attempt_count=1),
+            poll("queued", attempt_count=1, **WAITS),
+            poll("succeeded", started_at=10.0, attempt_count=2),
         ],
         ["running", "retrying", "running*", "succeeded"],
     ),
     (
         "cancelled in the pause: the run before it was said",
         [
-            look("running", started_at=10.0, attempt_count=1),
-            look("queued", attempt_count=1, **WAITS),
-            look("cancelled", started_at=10.0, attempt_count=1),
+            poll("running", started_at=10.0, attempt_count=1),
+            poll("queued", attempt_count=1, **WAITS),
+            poll("cancelled", started_at=10.0, attempt_count=1),
         ],
         ["running", "retrying", "cancelled"],
     ),
     (
         "cancelled in the pause: the run before it was never said",
-        [look("queued", attempt_count=1, **WAITS), look("cancelled", started_at=10.0, attempt_count=1)],
+        [poll("queued", attempt_count=1, **WAITS), poll("cancelled", started_at=10.0, attempt_count=1)],
         ["retrying", "running*", "cancelled"],
     ),
     (
         "a count that goes down proves nothing and takes nothing back",
-        [look("queued", attempt_count=2, **WAITS), look("queued", attempt_count=1, **WAITS)],
+        [poll("queued", attempt_count=2, **WAITS), poll("queued", attempt_count=1, **WAITS)],
         ["retrying*", "retrying"],
     ),
-    ("an unknown status is said once", [look("settling"), look("settling")], ["status_unknown"]),
-    ("another unknown status is another", [look("settling"), look("billing")], ["status_unknown", "status_unknown"]),
+    ("an unknown status is said once", [poll("settling"), poll("settling")], ["status_unknown"]),
+    ("another unknown status is another", [poll("settling"), poll("billing")], ["status_unknown", "status_unknown"]),
     (
         "an unknown status is still open",
-        [look("running", started_at=10.0), look("settling", started_at=10.0), look("succeeded", started_at=10.0)],
+        [poll("running", started_at=10.0), poll("settling", started_at=10.0), poll("succeeded", started_at=10.0)],
         ["running", "status_unknown", "succeeded"],
     ),
     (
         "an unknown status after a run proves the run",
-        [look("settling", started_at=10.0)],
+        [poll("settling", started_at=10.0)],
         ["running*", "status_unknown"],
     ),
     (
         "an unknown status that waits for the next attempt",
-        [look("cooling", attempt_count=1, **WAITS)],
+        [poll("cooling", attempt_count=1, **WAITS)],
         ["retrying*", "status_unknown"],
     ),
-    ("an unknown word that is a kind of ours", [look("retrying"), look("overdue")], ["status_unknown"] * 2),
+    ("an unknown word that is a kind of ours", [poll("retrying"), poll("overdue")], ["status_unknown"] * 2),
     (
         "a step backwards is an event of the new status",
-        [look("running", started_at=10.0), look("queued"), look("running", started_at=10.0)],
+        [poll("running", started_at=10.0), poll("queued"), poll("running", started_at=10.0)],
         ["running", "queued", "running"],
     ),
     (
         "a job that runs again after its end",
-        [look("failed", started_at=10.0, attempt_count=1), look("running", started_at=90.0, attempt_count=1)],
+        [poll("failed", started_at=10.0, attempt_count=1), poll("running", started_at=90.0, attempt_count=1)],
         ["running*", "failed", "running"],
     ),
     (
         "an end seen twice is said once",
-        [look("succeeded", started_at=10.0, attempt_count=2), look("succeeded", started_at=10.0, attempt_count=2)],
+        [poll("succeeded", started_at=10.0, attempt_count=2), poll("succeeded", started_at=10.0, attempt_count=2)],
         ["retrying*", "running*", "succeeded"],
     ),
 ]
 
 
-@pytest.mark.parametrize(("looks", "said"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_the_looks_say(looks: list[Observation], said: list[str]) -> None:
-    transitions, progress = run(*looks)
+@pytest.mark.parametrize(("polls", "said"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_the_looks_say(polls: list[Observation], said: list[str]) -> None:
+    transitions, progress = run(*polls)
 
     assert short(transitions) == said
     assert [transition.sequence for transition in transitions] == list(range(1, len(said) + 1))
     assert progress.sequence == len(said)
-    assert progress.status == looks[-1].status
+    assert progress.status == polls[-1].status
 
 
 def test_times_are_the_upstream_s_where_it_says_them() -> None:
     transitions, _ = run(
-        look("queued", at=5.0, scheduled_at=99.0),
-        look("succeeded", at=20.0, started_at=10.0, finished_at=17.0, attempt_count=2),
+        poll("queued", at=5.0, scheduled_at=99.0),
+        poll("succeeded", at=20.0, started_at=10.0, finished_at=17.0, attempt_count=2),
     )
 
     assert [(t.kind, t.occurred_at, t.detected_at) for t in transitions] == [
@@ -209,7 +209,7 @@ def test_times_are_the_upstream_s_where_it_says_them() -> None:
 
 def test_each_transition_names_the_one_before() -> None:
     transitions, _ = run(
-        look("queued"), look("queued", attempt_count=1, **WAITS), look("settling"), look("failed", started_at=9.0)
+        poll("queued"), poll("queued", attempt_count=1, **WAITS), poll("settling"), poll("failed", started_at=9.0)
     )
 
     assert [(t.previous_status, t.status) for t in transitions] == [
@@ -224,17 +224,17 @@ def test_each_transition_names_the_one_before() -> None:
 @pytest.mark.parametrize(
     ("seen", "proven"),
     [
-        (look("queued"), 0),
-        (look("queued", attempt_count=1), 0),
-        (look("queued", attempt_count=1, next_attempt_at=1.0), 1),
-        (look("scheduled", attempt_count=2, next_attempt_at=1.0), 2),
-        (look("cooling", attempt_count=2, next_attempt_at=1.0), 2),
-        (look("running", attempt_count=1, next_attempt_at=1.0), 0),
-        (look("running", attempt_count=3), 2),
-        (look("failed", attempt_count=3, next_attempt_at=1.0), 2),
-        (look("succeeded"), 0),
-        (look("succeeded", attempt_count=10**6), MAX_COUNTED_RETRIES),
-        (look("queued", attempt_count=-5, next_attempt_at=1.0), 0),
+        (poll("queued"), 0),
+        (poll("queued", attempt_count=1), 0),
+        (poll("queued", attempt_count=1, next_attempt_at=1.0), 1),
+        (poll("scheduled", attempt_count=2, next_attempt_at=1.0), 2),
+        (poll("cooling", attempt_count=2, next_attempt_at=1.0), 2),
+        (poll("running", attempt_count=1, next_attempt_at=1.0), 0),
+        (poll("running", attempt_count=3), 2),
+        (poll("failed", attempt_count=3, next_attempt_at=1.0), 2),
+        (poll("succeeded"), 0),
+        (poll("succeeded", attempt_count=10**6), MAX_COUNTED_RETRIES),
+        (poll("queued", attempt_count=-5, next_attempt_at=1.0), 0),
     ],
 )
 def test_failed_attempts_that_an_item_proves(seen: Observation, proven: int) -> None:
@@ -243,7 +243,7 @@ def test_failed_attempts_that_an_item_proves(seen: Observation, proven: int) -> 
 
 def test_one_look_says_no_more_than_a_limit() -> None:
     transitions, progress = run(
-        look("failed", attempt_count=10**6, started_at=1.0), look("failed", attempt_count=10**6)
+        poll("failed", attempt_count=10**6, started_at=1.0), poll("failed", attempt_count=10**6)
     )
 
     assert len(transitions) == MAX_COUNTED_RETRIES + 2
@@ -277,29 +277,29 @@ def test_the_documented_times() -> None:
 
 
 def test_overdue_is_said_once_and_changes_nothing_else() -> None:
-    _, known = run(look("running", started_at=10.0))
+    _, known = run(poll("running", started_at=10.0))
 
     said, overdue = mark_overdue(known, 50.0)
     assert [(t.kind, t.sequence, t.status, t.previous_status) for t in said] == [("overdue", 2, "running", "running")]
     assert mark_overdue(overdue, 60.0) == ((), overdue)
 
-    ended, _ = run(look("succeeded", started_at=10.0), known=overdue)
+    ended, _ = run(poll("succeeded", started_at=10.0), known=overdue)
     assert [(t.kind, t.sequence, t.previous_status) for t in ended] == [("succeeded", 3, "running")]
 
 
 def test_not_found_comes_after_what_was_known() -> None:
-    _, known = run(look("queued"))
+    _, known = run(poll("queued"))
 
     said, lost = mark_not_found(known, 50.0)
 
     assert [(t.kind, t.sequence, t.status, t.previous_status) for t in said] == [
         ("not_found", 2, "not_found", "queued")
     ]
-    assert [t.kind for t in run(look("queued"), known=lost)[0]] == ["queued"]
+    assert [t.kind for t in run(poll("queued"), known=lost)[0]] == ["queued"]
 
 
 def test_the_planner_reads_the_same_fields_from_a_look_and_from_a_job() -> None:
-    seen = look("queued", action="a", channel="c", scheduled_at=1.0, attempt_count=2, next_attempt_at=3.0)
+    seen = poll("queued", action="a", channel="c", scheduled_at=1.0, attempt_count=2, next_attempt_at=3.0)
     job = Job(uid="job_1", external_id="x", source="revor", account="default")
     assert job.item() is None
     assert job.open
@@ -353,7 +353,7 @@ def lives(draw: st.DrawFn) -> Life:
     def add(status: str, kind: str | None = None, **fields: Any) -> None:
         nonlocal now
         fields = {"started_at": started_at, "attempt_count": started if counts_at_start else ended} | fields
-        items.append(look(status, at=now, scheduled_at=1.0, **fields))
+        items.append(poll(status, at=now, scheduled_at=1.0, **fields))
         kinds.append(kind or status)
         now += draw(gap)
 
@@ -376,12 +376,12 @@ def lives(draw: st.DrawFn) -> Life:
 
 
 @st.composite
-def lives_and_looks(draw: st.DrawFn) -> tuple[Life, list[float]]:
+def lives_and_polls(draw: st.DrawFn) -> tuple[Life, list[float]]:
     life = draw(lives())
     end = life.end.observed_at
-    looks = draw(st.lists(st.floats(0.0, end + 10.0, allow_nan=False), max_size=25))
+    polls = draw(st.lists(st.floats(0.0, end + 10.0, allow_nan=False), max_size=25))
     exact = draw(st.lists(st.sampled_from([item.observed_at for item in life.items]), max_size=10))
-    return life, sorted([*looks, *exact, end + draw(st.floats(0.0, 10.0))])
+    return life, sorted([*polls, *exact, end + draw(st.floats(0.0, 10.0))])
 
 
 def is_in_order(said: list[str], true: list[str]) -> bool:
@@ -390,12 +390,12 @@ def is_in_order(said: list[str], true: list[str]) -> bool:
     return all(kind in rest for kind in said)
 
 
-@given(lives_and_looks())
+@given(lives_and_polls())
 def test_whole_lives_through_any_looks(case: tuple[Life, list[float]]) -> None:
-    life, looks = case
+    life, polls = case
     progress, said = Progress(), list[Transition]()
 
-    for at in looks:
+    for at in polls:
         seen = life.seen_at(at)
         found, progress = detect(progress, seen)
         said += found
@@ -458,16 +458,16 @@ noise = st.builds(
 )
 
 
-@given(lives_and_looks(), st.lists(st.tuples(st.integers(0, 20), noise), max_size=10))
+@given(lives_and_polls(), st.lists(st.tuples(st.integers(0, 20), noise), max_size=10))
 def test_noise_never_breaks_a_life(case: tuple[Life, list[float]], noises: list[tuple[int, Observation]]) -> None:
     life, times = case
-    looks = [life.seen_at(at) for at in times[:-1]]
+    polls = [life.seen_at(at) for at in times[:-1]]
     for place, seen in noises:
-        looks.insert(place, seen)
-    looks.append(life.seen_at(times[-1]))
+        polls.insert(place, seen)
+    polls.append(life.seen_at(times[-1]))
     progress, said = Progress(), list[Transition]()
 
-    for seen in looks:
+    for seen in polls:
         found, progress = detect(progress, seen)
         said += found
         assert detect(progress, seen) == ((), progress)

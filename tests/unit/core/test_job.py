@@ -46,8 +46,8 @@ def test_before_the_first_observation_there_is_nothing_to_read() -> None:
 def test_a_job_was_seen_when_it_was_looked_at_last_or_else_when_it_came() -> None:
     job = whole("queued")
     assert job.seen_at == NOW - 9
-    looked_at = Job(uid="job_1", external_id="1", source="revor", account="default", last_polled_at=NOW)
-    assert looked_at.seen_at == NOW
+    polled_at = Job(uid="job_1", external_id="1", source="revor", account="default", last_polled_at=NOW)
+    assert polled_at.seen_at == NOW
     assert planned("queued").seen_at == 0.0  # not read: long ago
 
 

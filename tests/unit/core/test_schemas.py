@@ -183,7 +183,7 @@ def test_an_event_over_the_limit_fails() -> None:
 
 def test_whatever_detect_finds_passes() -> None:
     waiting = Observation(status="queued", observed_at=NOW, upstream={"id": "1"})
-    looks = [
+    polls = [
         waiting,
         replace(waiting, status="scheduled"),
         replace(waiting, status="running", started_at=NOW + 1, attempt_count=1),
@@ -192,8 +192,8 @@ def test_whatever_detect_finds_passes() -> None:
         replace(waiting, status="succeeded", started_at=NOW + 70, finished_at=NOW + 80, attempt_count=3),
     ]
     progress, transitions = Progress(), list[Transition]()
-    for look in looks:
-        found, progress = detect(progress, look)
+    for poll in polls:
+        found, progress = detect(progress, poll)
         transitions += found
     found, progress = mark_overdue(progress, NOW)
     transitions += found
@@ -201,7 +201,7 @@ def test_whatever_detect_finds_passes() -> None:
     assert {transition.kind for transition in transitions} == set(JOB_EVENTS) - {"failed", "cancelled"}
     job = Job(uid="job_1", external_id="1", source="s", account="default")
     for transition in transitions:
-        check_event(from_transition(EVENT_ID, job, transition, ORIGIN, seen=looks[-1]).body)
+        check_event(from_transition(EVENT_ID, job, transition, ORIGIN, seen=polls[-1]).body)
 
 
 def test_overdue_before_the_first_look_passes() -> None:

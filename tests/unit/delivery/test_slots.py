@@ -9,7 +9,7 @@ import pytest
 from relay.core.concurrency import PROMPT_SECONDS
 from relay.core.delivery import Outcome, Response
 from relay.core.subscription import Subscription
-from relay.delivery.slots import FAILED_OFTEN, FAILING_PER_SECOND, FRESH_SECONDS, LATE_SLOTS, Kind, Slots, Target
+from relay.delivery.slots import BACKLOGGED_SLOTS, FAILED_OFTEN, FAILING_PER_SECOND, FRESH_SECONDS, Kind, Slots, Target
 
 NOW = 1_779_271_200.0
 
@@ -39,35 +39,35 @@ def slots_of(*names: str, alone_seconds: float) -> tuple[Slots, list[Target]]:
 
 def test_what_is_late_has_few_slots_only_while_fresh_events_come() -> None:
     slots, (target,) = slots_of("one", alone_seconds=0.0)
-    assert slots.late_limit(target, NOW) == LATE_SLOTS
-    assert slots.late_limit(target, NOW + FRESH_SECONDS) == LATE_SLOTS
-    assert slots.late_limit(target, NOW + FRESH_SECONDS + 1e-3) == math.inf
+    assert slots.backlogged_limit(target, NOW) == BACKLOGGED_SLOTS
+    assert slots.backlogged_limit(target, NOW + FRESH_SECONDS) == BACKLOGGED_SLOTS
+    assert slots.backlogged_limit(target, NOW + FRESH_SECONDS + 1e-3) == math.inf
 
 
 def test_a_sink_that_takes_longer_keeps_us_as_busy_with_more() -> None:
     slots, (target,) = slots_of("one", alone_seconds=9 * PROMPT_SECONDS)
-    assert slots.late_limit(target, NOW) == pytest.approx(10 * LATE_SLOTS)
+    assert slots.backlogged_limit(target, NOW) == pytest.approx(10 * BACKLOGGED_SLOTS)
 
 
 def test_a_sink_that_never_answered_is_kept_by_its_own_slots_alone() -> None:
     slots, (target,) = slots_of("one", alone_seconds=math.inf)
-    assert slots.late_limit(target, NOW) == math.inf
+    assert slots.backlogged_limit(target, NOW) == math.inf
 
 
 def test_sinks_share_them_and_each_has_one() -> None:
-    slots, targets = slots_of(*(f"s{number}" for number in range(3 * LATE_SLOTS)), alone_seconds=0.0)
+    slots, targets = slots_of(*(f"s{number}" for number in range(3 * BACKLOGGED_SLOTS)), alone_seconds=0.0)
     one, two, *others = targets
     for target in (one, one, two):
-        slots.late_began(target)
-    limits: list[Any] = [slots.late_limit(target, NOW) for target in (one, two, others[0])]
-    assert limits == [LATE_SLOTS / 2, LATE_SLOTS / 2, LATE_SLOTS / 3]
-    slots.late_ended(one)
-    assert slots.late_limit(two, NOW) == LATE_SLOTS / 2, "one is still on its way"
-    slots.late_ended(one)
-    assert slots.late_limit(two, NOW) == LATE_SLOTS
+        slots.backlogged_began(target)
+    limits: list[Any] = [slots.backlogged_limit(target, NOW) for target in (one, two, others[0])]
+    assert limits == [BACKLOGGED_SLOTS / 2, BACKLOGGED_SLOTS / 2, BACKLOGGED_SLOTS / 3]
+    slots.backlogged_ended(one)
+    assert slots.backlogged_limit(two, NOW) == BACKLOGGED_SLOTS / 2, "one is still on its way"
+    slots.backlogged_ended(one)
+    assert slots.backlogged_limit(two, NOW) == BACKLOGGED_SLOTS
     for target in targets:
-        slots.late_began(target)
-    assert slots.late_limit(one, NOW) == 1
+        slots.backlogged_began(target)
+    assert slots.backlogged_limit(one, NOW) == 1
 
 
 def test_a_sink_that_fails_or_takes_long_takes_no_share_of_the_others() -> None:
@@ -75,16 +75,16 @@ def test_a_sink_that_fails_or_takes_long_takes_no_share_of_the_others() -> None:
     failing.failures = 1
     slow.concurrency._alone_seconds = 99 * PROMPT_SECONDS
     for target in (prompt, failing, slow):
-        slots.late_began(target)
-    assert slots.late_limit(prompt, NOW) == pytest.approx(LATE_SLOTS / 1.01)
+        slots.backlogged_began(target)
+    assert slots.backlogged_limit(prompt, NOW) == pytest.approx(BACKLOGGED_SLOTS / 1.01)
     for target in (prompt, failing, slow):
-        slots.late_ended(target)
-    assert slots.late_limit(prompt, NOW) == LATE_SLOTS
+        slots.backlogged_ended(target)
+    assert slots.backlogged_limit(prompt, NOW) == BACKLOGGED_SLOTS
 
 
 def test_a_clock_that_was_set_back_does_not_keep_what_is_late_waiting() -> None:
     slots, (target,) = slots_of("one", alone_seconds=0.0)
-    assert slots.late_limit(target, NOW - 3_600) == math.inf
+    assert slots.backlogged_limit(target, NOW - 3_600) == math.inf
 
 
 def test_a_sink_that_takes_something_after_all_waits_for_its_next_try_no_longer() -> None:

@@ -14,11 +14,11 @@ from relay.core.planner import classes
 from relay.core.planner.classes import (
     LEAN_EVENTS,
     LEAST_EVENTS,
-    LOOKS_A_REFIT,
     MAX_CLASSES,
     MAX_NAME,
     MEMORY_CHANGES,
     OTHER,
+    POLLS_A_REFIT,
     PRIORS,
     PSEUDO_CHANGES,
     PSEUDO_WAITED,
@@ -36,7 +36,7 @@ from relay.core.planner.price import price_of
 
 
 def columns(table: Table) -> list[list[float]]:
-    return [table.cost, table.next, table.looks, table.delay, table.step]
+    return [table.cost, table.next, table.polls, table.delay, table.step]
 
 
 def teach(book: Book, of: JobClass, kind: int, events: int, median: float = 7.0, sigma: float = 0.6) -> None:
@@ -209,7 +209,7 @@ def test_what_was_learned_is_never_taken_for_less_and_dear_requests_leave_no_roo
     for kind in (RUN, NEW):
         assert columns(idle.table(kind, 0)) == columns(usual.table(kind, 0))
     cheap, dear = 0, 24  # a price of 1 and of 4096
-    assert eager.table(RUN, cheap).next_look(300.0) - 300.0 < 0.5 * (usual.table(RUN, cheap).next_look(300.0) - 300.0)
+    assert eager.table(RUN, cheap).next_poll(300.0) - 300.0 < 0.5 * (usual.table(RUN, cheap).next_poll(300.0) - 300.0)
     assert columns(eager.table(RUN, dear)) == columns(usual.table(RUN, dear))
 
 
@@ -223,7 +223,7 @@ def test_where_few_runs_got_the_next_ones_are_looked_at_often() -> None:
     gaps = {}
     for got_past in range(40):
         edition = of.made()
-        gaps[got_past] = edition.table(RUN, 2).next_look(300.0) - 300.0
+        gaps[got_past] = edition.table(RUN, 2).next_poll(300.0) - 300.0
         book.survived(of, RUN, 0.0, 400.0)
     assert gaps[0] < 12, "a look each 4 % of the age"
     assert gaps[39] > 5 * gaps[0], "it is known to be a valley"
@@ -238,7 +238,7 @@ def test_starts_that_all_come_at_once_leave_a_class_that_can_be_planned() -> Non
         work_off(book)
     rates = book.of("b", "").edition.rates(SCHEDULED)
     assert all(0 < rate < math.inf for rate in rates)
-    assert book.of("b", "").edition.table(SCHEDULED, 0).next_look(0.0) < 10
+    assert book.of("b", "").edition.table(SCHEDULED, 0).next_poll(0.0) < 10
 
 
 # --- work between decisions
@@ -328,7 +328,7 @@ def test_one_event_alone_is_not_worth_an_edition() -> None:
 def test_looks_that_find_nothing_are_worth_an_edition_too() -> None:
     book = Book(1.0)
     of = book.of("a", "")
-    for _ in range(LOOKS_A_REFIT - 1):
+    for _ in range(POLLS_A_REFIT - 1):
         book.survived(of, RUN, 0.0, 500.0)
     assert not of.queued
     book.survived(of, RUN, 0.0, 500.0)
@@ -340,15 +340,15 @@ def test_looks_that_find_nothing_are_worth_an_edition_too() -> None:
 def test_a_class_can_be_asked_whether_it_has_learned_enough() -> None:
     book = Book(1.0)
     of = book.of("a", "")
-    book.look_at(of)
+    book.poll_at(of)
     assert not book.work()
     of.hazard(RUN).happened(0.0, 5.0)
-    book.look_at(of)
+    book.poll_at(of)
     assert not book.work()
     for _ in range(LEAST_EVENTS):
         of.hazard(RUN).happened(0.0, 5.0)
-    book.look_at(of)
-    book.look_at(of)
+    book.poll_at(of)
+    book.poll_at(of)
     assert work_off(book) == 2
 
 

@@ -424,16 +424,16 @@ def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[flo
 def test_no_look_comes_before_a_future_anchor_but_the_first_and_safety_looks(anchors: list[float], seed: int) -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=20, max_interval_seconds=300, seed=seed))
     due_at = {f"j{number}": NOW + anchor for number, anchor in enumerate(anchors)}
-    looked: dict[str, float] = {}
+    polled: dict[str, float] = {}
     now = NOW
     for job_id in due_at:
         planner.track(job_id, None, NOW)
     ended: set[str] = set()
     while len(ended) < len(due_at):
         job_id, now = next_take(planner, now)
-        if now < due_at[job_id] and job_id in looked:
-            assert now - looked[job_id] >= 0.7 * 300 - 1
-        looked[job_id] = now
+        if now < due_at[job_id] and job_id in polled:
+            assert now - polled[job_id] >= 0.7 * 300 - 1
+        polled[job_id] = now
         done = now > due_at[job_id] + 10
         item = {"status": "succeeded" if done else "scheduled", "channel": "email", "scheduled_at": due_at[job_id]}
         planner.observed(job_id, item, {}, now, now)
@@ -477,14 +477,14 @@ def test_a_restored_planner_decides_the_same(seed: int, before: int) -> None:
 
 
 def test_the_same_seed_decides_the_same_and_another_one_spreads_otherwise() -> None:
-    def looks(seed: int) -> list[float | None]:
+    def polls(seed: int) -> list[float | None]:
         planner = Planner(PlannerConfig(seed=seed))
         for number in range(20):
             planner.track(f"j{number}", {**QUEUED, "scheduled_at": NOW + 9000}, NOW, lane="")
         return [planner.next_poll_at(f"j{number}") for number in range(20)]
 
-    assert looks(1) == looks(1) != looks(2)
-    assert len(set(looks(1))) == 20
+    assert polls(1) == polls(1) != polls(2)
+    assert len(set(polls(1))) == 20
 
 
 def test_a_restored_planner_does_not_burst() -> None:
@@ -539,7 +539,7 @@ def test_a_planner_with_other_settings_goes_on_with_the_requests_that_are_out() 
     for job_id in ("out", "lent", "waiting"):
         planner.track(job_id, {"status": "queued"}, NOW, next_poll_at=NOW if job_id == "out" else NOW + 500)
     assert planner.take(NOW + 1) == "out"
-    assert planner.lend("lent", NOW + 1)
+    assert planner.borrow("lent", NOW + 1)
     again = planner.reconfigured(PlannerConfig(max_requests_per_second=1.0))
     assert [again.tracks(job_id) for job_id in ("out", "lent", "waiting", "other")] == [True, True, True, False]
     assert [again.next_poll_at(job_id) for job_id in ("out", "lent")] == [None, None]
@@ -570,7 +570,7 @@ def test_moments_that_are_no_numbers_are_survived() -> None:
 def test_each_look_has_a_purpose() -> None:
     planner, now = planner_of(max_requests_per_second=1000), NOW
 
-    def looked_at(item: dict[str, Any] | None = None) -> str:
+    def polled_at(item: dict[str, Any] | None = None) -> str:
         nonlocal now
         job_id, now = next_take(planner, now)
         purpose = planner.purpose(job_id)
@@ -583,14 +583,14 @@ def test_each_look_has_a_purpose() -> None:
     planner.track("job", None, now)
     assert planner.purpose("job") == "expected", "where no look is under way"
     later = {**QUEUED, "scheduled_at": now + 10_000}
-    assert looked_at(later) == "first"
-    assert looked_at(later) == "safety"
+    assert polled_at(later) == "first"
+    assert polled_at(later) == "safety"
     planner.track("job", None, now, next_poll_at=now)
-    assert looked_at() == "asked"
-    assert looked_at({**QUEUED, "status": "running", "started_at": now}) == "again"
+    assert polled_at() == "asked"
+    assert polled_at({**QUEUED, "status": "running", "started_at": now}) == "again"
     planner._price.load(1.0, 1_000)
     now += 60
-    found = {looked_at({**QUEUED, "status": "running", "started_at": now}) for _ in range(20)}
+    found = {polled_at({**QUEUED, "status": "running", "started_at": now}) for _ in range(20)}
     assert "expected" in found
 
 

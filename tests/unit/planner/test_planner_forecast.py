@@ -46,9 +46,9 @@ def make(unit: float = 1.0, price: float = 1.0) -> tuple[Forecast, Book, Price]:
     return Forecast(book, made), book, made
 
 
-def table(looks: float, delay: float) -> Table:
+def table(polls: float, delay: float) -> Table:
     found = Table()
-    found.looks[0], found.delay[0] = looks, delay
+    found.polls[0], found.delay[0] = polls, delay
     return found
 
 
@@ -259,9 +259,9 @@ def test_where_looks_can_not_become_fewer_the_budget_makes_no_difference() -> No
     assert forecast.expected(1.0) == pytest.approx((8.0, 8.0, 8.0))
 
 
-@pytest.mark.parametrize("looks", [1.5, 1.1, 1.01, 1.0001, 1.000003])
-def test_where_looks_can_hardly_become_fewer_the_forecast_stays_within_bounds(looks: float) -> None:
-    forecast = judged(100.0, cheaper=table(looks + 0.00001, 1.0), here=table(looks, 4.0), dearer=table(1.0, 8.0))
+@pytest.mark.parametrize("polls", [1.5, 1.1, 1.01, 1.0001, 1.000003])
+def test_where_looks_can_hardly_become_fewer_the_forecast_stays_within_bounds(polls: float) -> None:
+    forecast = judged(100.0, cheaper=table(polls + 0.00001, 1.0), here=table(polls, 4.0), dearer=table(1.0, 8.0))
     here, double, half = forecast.expected(1.0)
     assert here is not None
     assert double is not None

@@ -31,7 +31,7 @@ Law = Callable[[random.Random], float]
 
 ages = st.floats(0, 2e5) | st.sampled_from(EDGES) | st.floats(0, 30)
 floats_a_bin = st.lists(st.floats(1e-6, 5.0), min_size=8, max_size=8).map(lambda few: (few * BINS)[:BINS])
-looks = st.tuples(st.sampled_from(["survived", "happened", "between"]), ages, ages)
+polls = st.tuples(st.sampled_from(["survived", "happened", "between"]), ages, ages)
 
 
 def teach(hazard: Hazard, found: Sequence[tuple[str, float, float]]) -> None:
@@ -184,14 +184,14 @@ def test_a_prior_weighs_a_few_jobs() -> None:
 # --- what looks teach
 
 
-@given(st.lists(looks, max_size=40))
+@given(st.lists(polls, max_size=40))
 def test_hazards_are_positive_and_finite_whatever_was_seen(found: list[tuple[str, float, float]]) -> None:
     hazard = Hazard()
     teach(hazard, found)
     rates = hazard.rates(PRIOR)
     assert len(rates) == BINS
     assert all(0 < rate < math.inf for rate in rates)
-    assert hazard.since == hazard.looks_since == 0
+    assert hazard.since == hazard.polls_since == 0
 
 
 @given(st.lists(st.tuples(ages, ages), max_size=30))
@@ -204,7 +204,7 @@ def test_every_moment_at_risk_is_counted_once_and_in_its_bin(found: list[tuple[f
     events, risk = seen(hazard)
     assert not any(events)
     assert risk == pytest.approx(expected, abs=1e-6)
-    assert hazard.looks_since == sum(b > a for a, b in found)
+    assert hazard.polls_since == sum(b > a for a, b in found)
     assert hazard.count == hazard.since == 0
 
 
@@ -266,7 +266,7 @@ def test_no_time_passed_teaches_nothing() -> None:
     assert hazard.dump() == Hazard().dump()
 
 
-@given(st.lists(looks, max_size=30))
+@given(st.lists(polls, max_size=30))
 def test_looks_at_a_life_teach_what_one_look_at_its_end_does(found: list[tuple[str, float, float]]) -> None:
     """However many looks a wait is cut into: time at risk adds up."""
     often, once = Hazard(), Hazard()
@@ -381,9 +381,9 @@ def test_what_counts_is_never_more_than_the_memory() -> None:
 @pytest.mark.parametrize("between", [False, True])
 def test_weights_that_grow_large_are_scaled_back(between: bool) -> None:
     hazard = learn_exactly(lognormal(7.0, 0.6), 1, 50)
-    count, since, looks_since, weight, *lists = hazard.dump()
+    count, since, polls_since, weight, *lists = hazard.dump()
     factor = RESCALE_ABOVE / weight
-    hazard.load([count, since, looks_since, RESCALE_ABOVE, *([v * factor for v in each] for each in lists)])
+    hazard.load([count, since, polls_since, RESCALE_ABOVE, *([v * factor for v in each] for each in lists)])
     twin = learn_exactly(lognormal(7.0, 0.6), 1, 50)
     for each in (hazard, twin):
         if between:
@@ -414,7 +414,7 @@ def test_a_prior_by_which_none_lives_on_can_be_leant_on() -> None:
 # --- kept over a restart
 
 
-@given(st.lists(looks, max_size=30), st.lists(looks, max_size=5))
+@given(st.lists(polls, max_size=30), st.lists(polls, max_size=5))
 def test_what_was_learned_comes_back_as_it_was(
     found: list[tuple[str, float, float]], later: list[tuple[str, float, float]]
 ) -> None:

@@ -125,7 +125,7 @@ def cost_from(lives: Lives, table: Table, age: float) -> float:
     return found + (table.cost[at + 1] - found) * math.exp(-lives.law[at] * (EDGES[at + 1] - age))
 
 
-def cost_of_run_look(lives: Lives, table: Table, price: float, since: float, age: float) -> float:
+def cost_of_run_poll(lives: Lives, table: Table, price: float, since: float, age: float) -> float:
     """A look at `age` at what ran at `since`, and then as the table says."""
     alive = lives.alive(age) / lives.alive(since)
     return price + lives.late(since, age) + alive * cost_from(lives, table, age)
@@ -151,7 +151,7 @@ class Started:
         return self._cost[at] + (self._cost[at + 1] - self._cost[at]) * share
 
 
-def cost_of_wait_look(waits: Lives, started: Started, table: Table, price: float, since: float, age: float) -> float:
+def cost_of_wait_poll(waits: Lives, started: Started, table: Table, price: float, since: float, age: float) -> float:
     """A look at `age` at what waited at `since`, and then as the tables say."""
     at_start = waits.alive(since)
     found = price + waits.alive(age) / at_start * cost_from(waits, table, age)
@@ -160,34 +160,34 @@ def cost_of_wait_look(waits: Lives, started: Started, table: Table, price: float
     return found
 
 
-def no_look_is_better(
+def no_poll_is_better(
     cost: Callable[[float, float], float], table: Table, lives: Lives, *, planned: float, own: float
 ) -> None:
     """Than the planned one: neither by what the table says of that, nor by what that really costs."""
     for since in FROM:
         if lives.alive(since) < SELDOM:
             continue
-        looked = cost(since, table.next_look(since))
-        assert looked == pytest.approx(table.at(table.cost, since), rel=own)
+        polled = cost(since, table.next_poll(since))
+        assert polled == pytest.approx(table.at(table.cost, since), rel=own)
         for ahead in AHEAD:
             if since + ahead < EDGES[-1]:
                 found = cost(since, since + ahead)
                 assert table.at(table.cost, since) <= found * (1 + planned), (since, ahead)
-                assert looked <= found * (1 + planned), (since, ahead)
+                assert polled <= found * (1 + planned), (since, ahead)
 
 
 def check_run(law: Rates, price: float, *, planned: float, own: float) -> None:
     lives, table = Lives(law), run_table(law, price)
-    no_look_is_better(
-        lambda since, age: cost_of_run_look(lives, table, price, since, age), table, lives, planned=planned, own=own
+    no_poll_is_better(
+        lambda since, age: cost_of_run_poll(lives, table, price, since, age), table, lives, planned=planned, own=own
     )
 
 
 def check_wait(law: Rates, run_law: Rates, price: float, *, planned: float, own: float) -> None:
     run = run_table(run_law, price)
     waits, table, started = Lives(law), wait_table(law, run_law, run, price), Started(Lives(run_law), run)
-    no_look_is_better(
-        lambda since, age: cost_of_wait_look(waits, started, table, price, since, age),
+    no_poll_is_better(
+        lambda since, age: cost_of_wait_poll(waits, started, table, price, since, age),
         table,
         waits,
         planned=planned,
@@ -235,19 +235,19 @@ def draw(law: Rates, rng: random.Random) -> list[float]:
     return found
 
 
-def look_until(table: Table, event: float, age: float) -> tuple[int, float]:
+def poll_until(table: Table, event: float, age: float) -> tuple[int, float]:
     """How many looks it takes from an age on until one finds the event, and how late that one is."""
-    looks = 0
+    polls = 0
     while True:
-        planned = table.next_look(age)
+        planned = table.next_poll(age)
         assert planned > age
-        age, looks = planned, looks + 1
+        age, polls = planned, polls + 1
         if age >= event:
-            return looks, age - event
+            return polls, age - event
 
 
 JOBS = 1_000
-LOOKS, DELAY, COST = 0.08, 0.1, 0.035
+POLLS, DELAY, COST = 0.08, 0.1, 0.035
 """Looks and delay can be had for one another near the least cost: they differ more from what is foretold than that."""
 
 
@@ -255,11 +255,11 @@ LOOKS, DELAY, COST = 0.08, 0.1, 0.035
 @pytest.mark.parametrize("law", LAWS)
 def test_a_run_takes_the_looks_and_the_delay_that_its_table_says(law: str, price: float) -> None:
     rng, table = random.Random(11), run_table(LAWS[law], price)
-    found = [look_until(table, end, 0.0) for end in draw(LAWS[law], rng)]
-    looks, delay = sum(n for n, _ in found) / JOBS, sum(late for _, late in found) / JOBS
-    assert looks == pytest.approx(table.looks[0], rel=LOOKS)
+    found = [poll_until(table, end, 0.0) for end in draw(LAWS[law], rng)]
+    polls, delay = sum(n for n, _ in found) / JOBS, sum(late for _, late in found) / JOBS
+    assert polls == pytest.approx(table.polls[0], rel=POLLS)
     assert delay == pytest.approx(table.delay[0], rel=DELAY)
-    assert price * looks + delay == pytest.approx(table.cost[0], rel=COST)
+    assert price * polls + delay == pytest.approx(table.cost[0], rel=COST)
 
 
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
@@ -267,20 +267,20 @@ def test_a_run_takes_the_looks_and_the_delay_that_its_table_says(law: str, price
 def test_a_wait_takes_the_looks_and_the_delay_that_its_table_says(law: str, run_law: str, price: float) -> None:
     rng, run = random.Random(13), run_table(LAWS[run_law], price)
     table = wait_table(LAWS[law], LAWS[run_law], run, price)
-    looks = delay = unseen = 0.0
+    polls = delay = unseen = 0.0
     for start, length in zip(draw(LAWS[law], rng), draw(LAWS[run_law], rng), strict=True):
-        n, late = look_until(table, start, 0.0)
-        looks += n
+        n, late = poll_until(table, start, 0.0)
+        polls += n
         unseen += late
         if late < length:
-            n, late = look_until(run, length, late)
-            looks += n
+            n, late = poll_until(run, length, late)
+            polls += n
             delay += late
         else:
             delay += late - length
-    looks, delay, unseen = looks / JOBS, delay / JOBS, unseen / JOBS
-    cost = price * looks + delay + START_WEIGHT * unseen
-    assert looks == pytest.approx(table.looks[0], rel=LOOKS)
+    polls, delay, unseen = polls / JOBS, delay / JOBS, unseen / JOBS
+    cost = price * polls + delay + START_WEIGHT * unseen
+    assert polls == pytest.approx(table.polls[0], rel=POLLS)
     assert delay == pytest.approx(table.delay[0], rel=DELAY)
     assert cost == pytest.approx(table.cost[0], rel=COST)
 
@@ -309,14 +309,14 @@ def test_at_a_constant_hazard_looks_come_as_theory_says(rate: float, price: floa
         assert cost * 0.999 <= table.cost[at] <= cost * 1.05
         if table.step[at]:
             assert table.step[at] == pytest.approx(interval, rel=0.03 if price * rate < 1 else 0.25)
-    assert table.next_look(2e5) == 2e5 + table.step[BINS]
+    assert table.next_poll(2e5) == 2e5 + table.step[BINS]
     assert table.at(table.cost, 2e5) == table.cost[BINS]
 
 
 def test_a_hazard_of_almost_nothing_is_looked_at_almost_never() -> None:
     table = run_table((1e-15,) * BINS, 1.0)
-    assert table.next_look(0.0) > 5e4
-    assert all(math.isfinite(value) for column in (table.cost, table.looks, table.delay) for value in column)
+    assert table.next_poll(0.0) > 5e4
+    assert all(math.isfinite(value) for column in (table.cost, table.polls, table.delay) for value in column)
 
 
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
@@ -343,10 +343,10 @@ def test_far_out_a_wait_with_a_constant_hazard_is_looked_at_in_the_best_steps(ru
 @given(law=learned, price=prices)
 def test_a_run_costs_its_looks_and_its_delay(law: Rates, price: float) -> None:
     table = run_table(law, price)
-    for cost, looks, delay in zip(table.cost, table.looks, table.delay, strict=True):
-        assert looks >= 1
+    for cost, polls, delay in zip(table.cost, table.polls, table.delay, strict=True):
+        assert polls >= 1
         assert delay > 0
-        assert cost == pytest.approx(price * looks + delay, rel=1e-6)
+        assert cost == pytest.approx(price * polls + delay, rel=1e-6)
 
 
 @settings(max_examples=15, derandomize=True)
@@ -355,10 +355,10 @@ def test_a_wait_costs_its_looks_and_its_delay_and_the_time_that_its_start_is_not
     law: Rates, run_law: Rates, price: float
 ) -> None:
     table = wait_table(law, run_law, run_table(run_law, price), price)
-    for cost, looks, delay in zip(table.cost, table.looks, table.delay, strict=True):
-        assert looks >= 1
+    for cost, polls, delay in zip(table.cost, table.polls, table.delay, strict=True):
+        assert polls >= 1
         assert delay > 0
-        assert price * looks + delay <= cost * (1 + 1e-6)
+        assert price * polls + delay <= cost * (1 + 1e-6)
 
 
 @settings(max_examples=15, derandomize=True)
@@ -366,7 +366,7 @@ def test_a_wait_costs_its_looks_and_its_delay_and_the_time_that_its_start_is_not
 def test_a_dearer_look_comes_later(law: Rates, price: float, ratio: float) -> None:
     cheap, dear = run_table(law, price), run_table(law, price * ratio)
     assert dear.cost[0] > cheap.cost[0]
-    assert dear.looks[0] <= cheap.looks[0] * (1 + 1e-9)
+    assert dear.polls[0] <= cheap.polls[0] * (1 + 1e-9)
     assert dear.delay[0] >= cheap.delay[0] * (1 - 1e-9)
 
 
@@ -376,7 +376,7 @@ def test_the_next_look_always_comes_later(law: Rates, run_law: Rates, price: flo
     run = run_table(law, price)
     for table in (run, wait_table(run_law, law, run, price)):
         for age in (*ages, *EDGES):
-            assert age < table.next_look(age) < math.inf
+            assert age < table.next_poll(age) < math.inf
 
 
 def test_between_two_edges_with_looks_far_apart_the_nearer_one_is_followed() -> None:
@@ -385,10 +385,10 @@ def test_between_two_edges_with_looks_far_apart_the_nearer_one_is_followed() -> 
     at = bin_of(11.0)
     table.next[at], table.next[at + 1] = 13.0, 800.0
     middle = (EDGES[at] + EDGES[at + 1]) / 2
-    assert table.next_look(middle - 0.1) == 13.0
-    assert table.next_look(middle + 0.1) == 800.0
+    assert table.next_poll(middle - 0.1) == 13.0
+    assert table.next_poll(middle + 0.1) == 800.0
     table.next[at + 1] = 13.0 + JUMP_BINS
-    assert table.next_look(middle) == pytest.approx(13.0 + JUMP_BINS / 2)
+    assert table.next_poll(middle) == pytest.approx(13.0 + JUMP_BINS / 2)
     assert table.at(table.next, middle) == pytest.approx(13.0 + JUMP_BINS / 2)
 
 
@@ -396,6 +396,6 @@ def test_a_table_is_a_pure_function_of_its_hazards_and_price() -> None:
     def made() -> list[Sequence[float]]:
         run = run_table(LAWS["heavy"], 2.0)
         wait = wait_table(LAWS["unknown"], LAWS["heavy"], run, 2.0)
-        return [column for each in (run, wait) for column in (each.cost, each.next, each.looks, each.delay, each.step)]
+        return [column for each in (run, wait) for column in (each.cost, each.next, each.polls, each.delay, each.step)]
 
     assert made() == made()

@@ -11,7 +11,7 @@ from relay.core.planner.edition import SCHEDULED
 from relay.core.planner.jobs import PARKED, WAITING, Job
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, MAX_PASSED, Lane, Lanes
 from relay.core.planner.plans import MAX_PATIENCE
-from relay.core.planner.roster import LATE_LOOKS, UNPARKED_AT_ONCE
+from relay.core.planner.roster import LATE_POLLS, UNPARKED_AT_ONCE
 
 NOW = 1_779_271_200.0
 QUEUED = {"status": "queued", "channel": "email"}
@@ -297,9 +297,9 @@ def test_a_job_past_its_time_waits_for_a_predecessor_that_has_not_started(planne
 def test_a_job_past_its_time_does_not_wait_for_one_that_comes_much_later(planner: Planner) -> None:
     queue(planner, "a", scheduled_at=NOW + 3600)
     queue(planner, "b", scheduled_at=NOW + 1)
-    for look in (7, 9, 11):
-        see(planner, "b", NOW + look, scheduled_at=NOW + 1)
-        assert list(reasons(planner, NOW + look + 1, "b")) == ["between_looks"]
+    for poll in (7, 9, 11):
+        see(planner, "b", NOW + poll, scheduled_at=NOW + 1)
+        assert list(reasons(planner, NOW + poll + 1, "b")) == ["between_looks"]
 
 
 def test_a_job_past_its_time_counts_from_the_last_start(planner: Planner) -> None:
@@ -316,9 +316,9 @@ def held_by_a_retry(planner: Planner) -> None:
     see(planner, "a", NOW + 4, status="running", started_at=NOW + 2, scheduled_at=NOW + 1)
     see(planner, "a", NOW + 9, scheduled_at=NOW + 1, next_attempt_at=NOW + 600)
     queue(planner, "b", now=NOW + 10, scheduled_at=NOW + 11)
-    for look in range(LATE_LOOKS + 1):
-        assert list(reasons(planner, NOW + 20 + 2 * look, "b")) != ["lane_parked"]
-        see(planner, "b", NOW + 20 + 2 * look, scheduled_at=NOW + 11)
+    for poll in range(LATE_POLLS + 1):
+        assert list(reasons(planner, NOW + 20 + 2 * poll, "b")) != ["lane_parked"]
+        see(planner, "b", NOW + 20 + 2 * poll, scheduled_at=NOW + 11)
     assert list(reasons(planner, NOW + 30, "b")) == ["lane_parked"]
 
 
@@ -334,8 +334,8 @@ def test_a_job_that_passes_its_predecessors_retry_breaks_the_order(planner: Plan
     held_by_a_retry(planner)
     queue(planner, "c", now=NOW + 31, scheduled_at=NOW + 32)
     see(planner, "b", NOW + 40, status="running", started_at=NOW + 39, scheduled_at=NOW + 11)
-    for look in range(LATE_LOOKS + 2):
-        see(planner, "c", NOW + 50 + 2 * look, scheduled_at=NOW + 32)
+    for poll in range(LATE_POLLS + 2):
+        see(planner, "c", NOW + 50 + 2 * poll, scheduled_at=NOW + 32)
     assert list(reasons(planner, NOW + 57, "c")) == ["between_looks"]
 
 
@@ -354,9 +354,9 @@ def test_a_job_past_its_time_goes_on_waiting_for_its_lane(planner: Planner) -> N
     queue(planner, "a", scheduled_at=NOW + 1)
     see(planner, "a", NOW + 10, status="running", started_at=NOW + 9, scheduled_at=NOW + 1)
     queue(planner, "b", now=NOW + 11, scheduled_at=NOW + 12)
-    for look in (20, 30):
-        see(planner, "b", NOW + look, scheduled_at=NOW + 12)
-        assert anchor(planner, "b", NOW + look + 2) == NOW + 69
+    for poll in (20, 30):
+        see(planner, "b", NOW + poll, scheduled_at=NOW + 12)
+        assert anchor(planner, "b", NOW + poll + 2) == NOW + 69
 
 
 def lane_of(*scheduled: float | None) -> Lane:

@@ -29,7 +29,7 @@ def test_a_lent_look_is_not_offered_and_its_answer_plans_the_next() -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
     now = NOW + 2
-    assert planner.lend("job", now)
+    assert planner.borrow("job", now)
     assert planner.purpose("job") == "passed"
     assert explain(planner, "job", now).reason == "in_flight"
     assert planner.take(now + 600) is None
@@ -40,7 +40,7 @@ def test_a_lent_look_is_not_offered_and_its_answer_plans_the_next() -> None:
 def test_an_end_that_a_lent_look_shows_forgets_the_job() -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
-    planner.lend("job", NOW + 2)
+    planner.borrow("job", NOW + 2)
     planner.observed("job", {"status": "succeeded", "finished_at": NOW + 1}, {}, NOW + 2, NOW + 2.1)
     assert planner.explain("job", NOW + 3) is None
 
@@ -54,7 +54,7 @@ def test_a_lent_look_that_showed_nothing_is_due_as_before(status_code: int | Non
     assert due is not None
     for number in range(20):
         at = NOW + 0.2 + number / 100
-        assert planner.lend("job", at)
+        assert planner.borrow("job", at)
         planner.take_back("job", due, status_code, headers, at, at + 0.01)
         assert planner.next_poll_at("job") == pytest.approx(due)
         assert planner.purpose("job") != "passed"
@@ -67,7 +67,7 @@ def test_a_lent_look_that_was_one_too_many_stops_all_of_ours() -> None:
     seen(planner, "job", NOW)
     due = planner.next_poll_at("job")
     assert due is not None
-    assert planner.lend("job", NOW + 2)
+    assert planner.borrow("job", NOW + 2)
     planner.take_back("job", due, 429, {"Retry-After": "30"}, NOW + 2, NOW + 2.1)
     assert planner.take(NOW + 31) is None
     assert next_take(planner, NOW + 31)[1] >= NOW + 32
@@ -85,12 +85,12 @@ def test_what_is_not_lent_is_not_taken_back() -> None:
 def test_what_is_under_way_or_unknown_is_not_lent() -> None:
     planner = planner_of()
     planner.track("job", None, NOW)
-    assert not planner.lend("another", NOW)
+    assert not planner.borrow("another", NOW)
     job, at = next_take(planner, NOW)
-    assert not planner.lend(job, at)
+    assert not planner.borrow(job, at)
     planner.observed(job, RUNNING, {}, at, at + 0.1)
-    assert planner.lend(job, at + 0.2)
-    assert not planner.lend(job, at + 0.3)
+    assert planner.borrow(job, at + 0.2)
+    assert not planner.borrow(job, at + 0.3)
 
 
 def test_a_lent_look_spends_a_request_of_ours() -> None:
@@ -100,7 +100,7 @@ def test_a_lent_look_spends_a_request_of_ours() -> None:
     at = planner.next_request_at(NOW + 60)
     assert at is not None
     for number in range(100):
-        assert planner.lend("job", NOW + 60 + number / 1000)
+        assert planner.borrow("job", NOW + 60 + number / 1000)
         planner.observed("job", RUNNING, {}, NOW + 60, NOW + 60 + number / 1000)
     later = planner.next_request_at(NOW + 61)
     assert later is not None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relay.core.planner.price import (
     CEILING,
-    FEWEST_LOOKS,
+    FEWEST_POLLS,
     FLOOR,
     GAIN,
     INITIAL,
@@ -147,9 +147,9 @@ def test_requests_saved_up_that_nobody_asks_for_make_looks_cheaper() -> None:
 
 
 def test_a_price_that_saves_no_looks_does_not_rise_but_may_fall() -> None:
-    assert moved(Price(1.0), demand=50.0, looks=FEWEST_LOOKS - 0.01) == 1.0
-    assert moved(Price(1.0), demand=50.0, looks=FEWEST_LOOKS) > 1.1
-    assert moved(Price(1.0), demand=1.0, looks=1.0) < 0.9
+    assert moved(Price(1.0), demand=50.0, polls=FEWEST_POLLS - 0.01) == 1.0
+    assert moved(Price(1.0), demand=50.0, polls=FEWEST_POLLS) > 1.1
+    assert moved(Price(1.0), demand=1.0, polls=1.0) < 0.9
 
 
 def settled() -> Price:
@@ -177,7 +177,7 @@ def test_looks_that_no_price_decides_are_taken_off_the_budget() -> None:
     for _ in range(120):
         alone.step((alone.at or NOW) + 1, demand=4.0, backlog=0, open_jobs=20, rate=5.0)
         for _ in range(3):
-            beside.other_look()
+            beside.other_poll()
         beside.step((beside.at or NOW) + 1, demand=4.0, backlog=0, open_jobs=20, rate=5.0)
     assert alone.value < beside.value
     for _ in range(600):
@@ -190,7 +190,7 @@ def test_some_of_the_budget_is_left_however_many_other_looks_there_are() -> None
     price = Price(1.0)
     for _ in range(1_000):
         for _ in range(50):
-            price.other_look()
+            price.other_poll()
         price.step((price.at or NOW) + 1, demand=5.0, backlog=0, open_jobs=20, rate=5.0)
     assert price.value == pytest.approx((1 / TARGET / LEAST_SHARE) ** 2, rel=0.02)
 
@@ -198,7 +198,7 @@ def test_some_of_the_budget_is_left_however_many_other_looks_there_are() -> None
 def test_a_moment_comes_back_with_the_looks_that_were_counted() -> None:
     price, back = Price(1.0), Price(1.0)
     price.step(NOW, demand=5.0, backlog=0, open_jobs=20, rate=5.0)
-    price.other_look()
+    price.other_poll()
     back.load(*price.dump())  # type: ignore[arg-type]
     back.load_moment(*json.loads(json.dumps(price.dump_moment())))
     assert moved(back) == moved(price)

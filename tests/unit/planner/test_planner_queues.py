@@ -15,10 +15,10 @@ NOW = 1_000.0
 NAMES = {EXPECTED: "e", FIRST: "f", CHECK: "c", URGENT: "u"}
 
 
-def queues_of(*looks: tuple[int, float]) -> Queues:
+def queues_of(*polls: tuple[int, float]) -> Queues:
     """Looks by queue and moment; a job's id is the letter of its queue and its number in it."""
     queues, made = Queues(LATE, HEAD_START), dict.fromkeys(NAMES, 0)
-    for queue, due in looks:
+    for queue, due in polls:
         queues.put(Job(f"{NAMES[queue]}{made[queue]}", 60.0, 0.0), due, queue)
         made[queue] += 1
     return queues
@@ -40,9 +40,9 @@ def test_where_nothing_is_planned_nothing_is_first() -> None:
 
 @pytest.mark.parametrize("queue", [EXPECTED, FIRST, CHECK, URGENT])
 def test_a_queue_alone_goes_by_time(queue: int) -> None:
-    looks = queues_of((queue, NOW - 1), (queue, NOW - 3), (queue, NOW - 2))
+    polls = queues_of((queue, NOW - 1), (queue, NOW - 3), (queue, NOW - 2))
     letter = NAMES[queue]
-    assert taken(looks, NOW) == [f"{letter}1", f"{letter}2", f"{letter}0"]
+    assert taken(polls, NOW) == [f"{letter}1", f"{letter}2", f"{letter}0"]
 
 
 def test_where_nothing_is_due_the_next_is_what_comes_first() -> None:

@@ -40,7 +40,7 @@ async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) 
 
 
 @pytest.mark.parametrize(
-    ("writes", "at_hand"),
+    ("writes", "from_memory"),
     [
         ([HEAD + b"whole"], b"whole"),
         ([b"HTTP/1.1 204 No Content\r\n\r\n"], b""),
@@ -49,11 +49,11 @@ async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) 
         ([HEAD + b"who", b"le"], None),
     ],
 )
-async def test_what_came_with_the_head_is_at_hand_and_the_rest_is_streamed(writes, at_hand):
+async def test_what_came_with_the_head_is_at_hand_and_the_rest_is_streamed(writes, from_memory):
     async with upstream(writes) as passage:
         answer = await passage.send(PassedRequest(method="GET", target="/x", headers=[]))
-        assert answer.at_hand() == at_hand
-        if at_hand is None:
+        assert answer.from_memory() == from_memory
+        if from_memory is None:
             assert b"".join([part async for part in answer.body()]) == b"whole"
         answer.close()
 
@@ -61,7 +61,7 @@ async def test_what_came_with_the_head_is_at_hand_and_the_rest_is_streamed(write
 async def test_an_answer_that_breaks_off_is_not_at_hand():
     async with upstream([HEAD + b"who"]) as passage:
         answer = await passage.send(PassedRequest(method="GET", target="/x", headers=[]))
-        assert answer.at_hand() is None
+        assert answer.from_memory() is None
         with pytest.raises(NoAnswer):
             [part async for part in answer.body()]
 

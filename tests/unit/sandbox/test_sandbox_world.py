@@ -366,10 +366,10 @@ def test_the_truth_tells_everything() -> None:
 
 
 def test_it_shares_nothing_with_the_relay_but_leaves() -> None:
-    rooms = set()
+    components = set()
     for path in (Path(__file__).parents[3] / "relay" / "sandbox").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            rooms |= {name for name in names if name.split(".")[0] in {"relay", "subscribers"}}
-    assert {room for room in rooms if not room.startswith("relay.sandbox.")} == {"relay.clock"}
+            components |= {name for name in names if name.split(".")[0] in {"relay", "subscribers"}}
+    assert {room for room in components if not room.startswith("relay.sandbox.")} == {"relay.clock"}

@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from relay.clock import wall_clock
-from relay.polling.polls import problem_of
-from relay.sources.client import MAX_BODY_BYTES, NODE_HEADER, Look, UpstreamClient
+from relay.polling.poll_result import problem_of
+from relay.sources.client import MAX_BODY_BYTES, NODE_HEADER, PollResult, UpstreamClient
 from relay.sources.definition import load_definition
 from relay.sources.mapping import UpstreamError
 
@@ -82,9 +82,9 @@ def error_body(code: str, **extra: Any) -> dict[str, Any]:
     return {"ok": False, "error": {"code": code, "message": code, "request_id": "req_err"} | extra}
 
 
-async def look_at(handler: Handler, external_id: str = "job_uuid", **options: Any) -> Look:
+async def poll_at(handler: Handler, external_id: str = "job_uuid", **options: Any) -> PollResult:
     async with upstream(handler, **options) as client:
-        return await client.look(external_id, KEY)
+        return await client.poll(external_id, KEY)
 
 
 async def test_a_look_at_a_job() -> None:
@@ -95,14 +95,14 @@ async def test_a_look_at_a_job() -> None:
         return web.json_response(SAMPLES["job_succeeded"]["body"], headers={"X-RateLimit-Remaining": "7"})
 
     times = iter([100.0, 100.5])
-    look = await look_at(handler, clock=lambda: next(times))
+    poll = await poll_at(handler, clock=lambda: next(times))
 
-    assert (look.kind, look.status_code, look.error, look.detail) == ("observed", 200, None, "")
-    assert look.observation is not None
-    assert (look.observation.status, look.observation.observed_at) == ("succeeded", 100.5)
-    assert (look.sent_at, look.received_at, look.request_id) == (100.0, 100.5, "req_xxx")
-    assert look.duration_ms > 0
-    assert look.headers[REVOR.headers.remaining] == "7"
+    assert (poll.kind, poll.status_code, poll.error, poll.detail) == ("observed", 200, None, "")
+    assert poll.observation is not None
+    assert (poll.observation.status, poll.observation.observed_at) == ("succeeded", 100.5)
+    assert (poll.sent_at, poll.received_at, poll.request_id) == (100.0, 100.5, "req_xxx")
+    assert poll.duration_ms > 0
+    assert poll.headers[REVOR.headers.remaining] == "7"
     (request,) = requests
     assert (request.method, request.raw_path) == ("GET", "/api/v1/outreach/jobs/job_uuid")
     assert request.headers["Authorization"] == f"Bearer {KEY}"
@@ -117,7 +117,7 @@ async def test_without_a_node_id_there_is_no_such_header() -> None:
         names.extend(request.headers)
         return web.json_response(SAMPLES["job_succeeded"]["body"])
 
-    await look_at(handler, node_id=None)
+    await poll_at(handler, node_id=None)
 
     assert "Authorization" in names
     assert NODE_HEADER not in names
@@ -131,9 +131,9 @@ async def test_an_id_can_not_leave_its_place_in_the_path(external_id: str) -> No
         paths.append(request.raw_path)
         return web.json_response({"item": {"id": external_id, "status": "queued"}})
 
-    look = await look_at(handler, external_id)
+    poll = await poll_at(handler, external_id)
 
-    assert look.kind == "observed"
+    assert poll.kind == "observed"
     (path,) = paths
     assert path.startswith("/api/v1/outreach/jobs/")
     assert path.count("/") == 5
@@ -165,45 +165,45 @@ async def test_an_id_can_not_leave_its_place_in_the_path(external_id: str) -> No
     ],
 )
 async def test_error_answers(status_code: int, body: dict[str, Any], kind: str) -> None:
-    look = await look_at(answering(body, status=status_code))
+    poll = await poll_at(answering(body, status=status_code))
 
-    assert (look.kind, look.status_code, look.observation) == (kind, status_code, None)
-    assert look.detail.startswith(f"answered {status_code}")
+    assert (poll.kind, poll.status_code, poll.observation) == (kind, status_code, None)
+    assert poll.detail.startswith(f"answered {status_code}")
     if body:
         code = body["error"]["code"]
-        assert look.error == UpstreamError(code=code, message=code, request_id="req_err")
-        assert look.request_id == "req_err"
-        assert code in look.detail
+        assert poll.error == UpstreamError(code=code, message=code, request_id="req_err")
+        assert poll.request_id == "req_err"
+        assert code in poll.detail
     else:
-        assert look.error is None
+        assert poll.error is None
 
 
 async def test_a_rate_limit_tells_how_long_to_wait() -> None:
     headers = {"Retry-After": "2.5", "X-RateLimit-Limit": "120", "X-RateLimit-Window-Ms": "60000"}
 
-    look = await look_at(answering(error_body("api_rate_limit_exceeded"), status=429, headers=headers))
+    poll = await poll_at(answering(error_body("api_rate_limit_exceeded"), status=429, headers=headers))
 
-    assert look.kind == "rate_limited"
-    assert look.headers[REVOR.headers.retry_after] == "2.5"
-    assert look.headers[REVOR.headers.window_ms] == "60000"
+    assert poll.kind == "rate_limited"
+    assert poll.headers[REVOR.headers.retry_after] == "2.5"
+    assert poll.headers[REVOR.headers.window_ms] == "60000"
 
 
 async def test_an_error_that_is_a_web_page() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(status=502, text="<html>Bad gateway</html>", content_type="text/html")
 
-    look = await look_at(handler)
+    poll = await poll_at(handler)
 
-    assert (look.kind, look.error, look.detail) == ("unavailable", None, "answered 502")
+    assert (poll.kind, poll.error, poll.detail) == ("unavailable", None, "answered 502")
 
 
 async def test_the_request_id_of_a_header_stands_in() -> None:
     headers = {"X-Request-Id": "req_head"}
     item = {"item": {"id": "job_uuid", "status": "queued"}}
 
-    assert (await look_at(answering(item, headers=headers))).request_id == "req_head"
-    assert (await look_at(answering({}, status=500, headers=headers))).request_id == "req_head"
-    assert (await look_at(answering([], headers=headers))).request_id == "req_head"
+    assert (await poll_at(answering(item, headers=headers))).request_id == "req_head"
+    assert (await poll_at(answering({}, status=500, headers=headers))).request_id == "req_head"
+    assert (await poll_at(answering([], headers=headers))).request_id == "req_head"
 
 
 @pytest.mark.parametrize(
@@ -221,17 +221,17 @@ async def test_answers_that_can_not_be_used(body: bytes, content_type: str, reas
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(body=body, content_type=content_type)
 
-    look = await look_at(handler)
+    poll = await poll_at(handler)
 
-    assert (look.kind, look.status_code, look.observation) == ("malformed", 200, None)
-    assert look.detail == f"200 {content_type}: {reason}"
+    assert (poll.kind, poll.status_code, poll.observation) == ("malformed", 200, None)
+    assert poll.detail == f"200 {content_type}: {reason}"
 
 
 async def test_json_under_another_content_type_is_json() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(text=json.dumps(SAMPLES["job_failed"]["body"]), content_type="text/plain")
 
-    assert (await look_at(handler)).kind == "observed"
+    assert (await poll_at(handler)).kind == "observed"
 
 
 @pytest.mark.parametrize("status_code", [301, 302, 303, 307, 308])
@@ -242,9 +242,9 @@ async def test_redirects_are_not_followed(status_code: int) -> None:
         paths.append(request.path)
         return web.Response(status=status_code, headers={"Location": "/elsewhere"})
 
-    look = await look_at(handler)
+    poll = await poll_at(handler)
 
-    assert (look.kind, look.status_code, len(paths)) == ("unavailable", status_code, 1)
+    assert (poll.kind, poll.status_code, len(paths)) == ("unavailable", status_code, 1)
 
 
 async def test_cookies_are_not_kept() -> None:
@@ -257,17 +257,17 @@ async def test_cookies_are_not_kept() -> None:
         return response
 
     async with upstream(handler) as client:
-        looks = [await client.look("job_uuid", KEY) for _ in range(2)]
+        polls = [await client.poll("job_uuid", KEY) for _ in range(2)]
 
     assert cookies == [None, None]
-    assert "set-cookie" not in looks[0].headers
+    assert "set-cookie" not in polls[0].headers
 
 
 async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
 
-    assert (await look_at(answering(SAMPLES["job_succeeded"]["body"]))).kind == "observed"
+    assert (await poll_at(answering(SAMPLES["job_succeeded"]["body"]))).kind == "observed"
 
 
 async def test_one_connection_serves_many_looks() -> None:
@@ -280,7 +280,7 @@ async def test_one_connection_serves_many_looks() -> None:
 
     async with upstream(handler) as client:
         for _ in range(5):
-            assert (await client.look("job_uuid", KEY)).kind == "observed"
+            assert (await client.poll("job_uuid", KEY)).kind == "observed"
 
     assert len(peers) == 1
 
@@ -288,9 +288,9 @@ async def test_one_connection_serves_many_looks() -> None:
 async def test_a_closed_client_can_be_used_again() -> None:
     async with upstream(answering(SAMPLES["job_succeeded"]["body"])) as client:
         await client.close()
-        await client.look("job_uuid", KEY)
+        await client.poll("job_uuid", KEY)
         await client.close()
-        assert (await client.look("job_uuid", KEY)).kind == "observed"
+        assert (await client.poll("job_uuid", KEY)).kind == "observed"
 
 
 # Bounds ------------------------------------------------------------------------------------------------------------
@@ -306,9 +306,9 @@ async def test_the_size_limit(size: int, kind: str) -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(body=item_of(size), content_type="application/json")
 
-    look = await look_at(handler)
+    poll = await poll_at(handler)
 
-    assert (look.kind, look.status_code) == (kind, 200)
+    assert (poll.kind, poll.status_code) == (kind, 200)
 
 
 async def test_an_endless_body_is_read_only_so_far() -> None:
@@ -323,9 +323,9 @@ async def test_an_endless_body_is_read_only_so_far() -> None:
             sent += 65_536
         return response
 
-    look = await look_at(handler)
+    poll = await poll_at(handler)
 
-    assert look.kind == "oversized"
+    assert poll.kind == "oversized"
     assert sent < 64 << 20
 
 
@@ -337,12 +337,12 @@ async def test_a_compressed_bomb_stays_small() -> None:
 
     tracemalloc.start()
     try:
-        look = await look_at(handler)
+        poll = await poll_at(handler)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
-    assert look.kind == "oversized"
+    assert poll.kind == "oversized"
     assert peak < 16 << 20
 
 
@@ -352,17 +352,17 @@ async def test_a_compressed_answer_is_read_all_the_same() -> None:
         body = gzip.compress(json.dumps(SAMPLES["job_succeeded"]["body"]).encode())
         return web.Response(body=body, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
 
-    assert (await look_at(handler)).kind == "observed"
+    assert (await poll_at(handler)).kind == "observed"
 
 
 async def test_headers_are_bounded() -> None:
     headers = {f"X-Header-{n}": "v" * 1000 for n in range(90)}
 
-    look = await look_at(answering(SAMPLES["job_succeeded"]["body"], headers=headers))
+    poll = await poll_at(answering(SAMPLES["job_succeeded"]["body"], headers=headers))
 
-    assert look.kind == "observed"
-    assert len(look.headers) == 64
-    assert max(len(value) for value in look.headers.values()) == 512
+    assert poll.kind == "observed"
+    assert len(poll.headers) == 64
+    assert max(len(value) for value in poll.headers.values()) == 512
 
 
 async def test_no_answer_in_time() -> None:
@@ -370,11 +370,11 @@ async def test_no_answer_in_time() -> None:
         await asyncio.sleep(30)
         return web.Response()
 
-    look = await look_at(handler, timeout_seconds=0.1)
+    poll = await poll_at(handler, timeout_seconds=0.1)
 
-    assert (look.kind, look.status_code) == ("unavailable", None)
-    assert look.detail == "no complete answer within 0.1 s"
-    assert 90 <= look.duration_ms < 5000
+    assert (poll.kind, poll.status_code) == ("unavailable", None)
+    assert poll.detail == "no complete answer within 0.1 s"
+    assert 90 <= poll.duration_ms < 5000
 
 
 async def test_a_slow_drip_has_the_same_deadline() -> None:
@@ -386,10 +386,10 @@ async def test_a_slow_drip_has_the_same_deadline() -> None:
             await asyncio.sleep(0.02)
 
     async with raw_upstream(drip, timeout_seconds=0.2) as client:
-        look = await client.look("job_uuid", KEY)
+        poll = await client.poll("job_uuid", KEY)
 
-    assert (look.kind, look.detail) == ("unavailable", "no complete answer within 0.2 s")
-    assert look.duration_ms < 5000
+    assert (poll.kind, poll.detail) == ("unavailable", "no complete answer within 0.2 s")
+    assert poll.duration_ms < 5000
 
 
 @pytest.mark.parametrize(
@@ -408,12 +408,12 @@ async def test_connections_that_break(sent: bytes, detail: str) -> None:
         await writer.drain()
 
     async with raw_upstream(answer) as client:
-        look = await client.look("job_uuid", KEY)
+        poll = await client.poll("job_uuid", KEY)
 
-    assert (look.kind, look.observation) == ("unavailable", None)
-    assert look.detail.startswith(detail)
-    assert "\n" not in look.detail
-    assert len(look.detail) <= 300
+    assert (poll.kind, poll.observation) == ("unavailable", None)
+    assert poll.detail.startswith(detail)
+    assert "\n" not in poll.detail
+    assert len(poll.detail) <= 300
 
 
 async def test_a_head_without_end_is_an_answer_without_a_job() -> None:
@@ -422,8 +422,8 @@ async def test_a_head_without_end_is_an_answer_without_a_job() -> None:
         await writer.drain()
 
     async with raw_upstream(answer) as client:
-        look = await client.look("job_uuid", KEY)
-    assert (look.kind, look.observation) == ("malformed", None)
+        poll = await client.poll("job_uuid", KEY)
+    assert (poll.kind, poll.observation) == ("malformed", None)
 
 
 async def test_a_connection_reset() -> None:
@@ -431,35 +431,35 @@ async def test_a_connection_reset() -> None:
         writer.transport.abort()
 
     async with raw_upstream(reset) as client:
-        look = await client.look("job_uuid", KEY)
+        poll = await client.poll("job_uuid", KEY)
 
-    assert (look.kind, look.status_code) == ("unavailable", None)
+    assert (poll.kind, poll.status_code) == ("unavailable", None)
 
 
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1:1", "https://127.0.0.1:1", "http://", "nonsense", "ftp://x"])
 async def test_nobody_there(base_url: str) -> None:
     client = client_of(base_url)
     try:
-        look = await client.look("job_uuid", KEY)
+        poll = await client.poll("job_uuid", KEY)
     finally:
         await client.close()
 
-    assert (look.kind, look.status_code) == ("unavailable", None)
+    assert (poll.kind, poll.status_code) == ("unavailable", None)
     if base_url.endswith(":1"):
-        assert look.detail == "127.0.0.1 refuses connections at port 1"
+        assert poll.detail == "127.0.0.1 refuses connections at port 1"
     elif base_url == "ftp://x":
-        assert look.detail == "the host name x does not resolve"
+        assert poll.detail == "the host name x does not resolve"
     else:
-        assert look.detail.startswith("no answer")
+        assert poll.detail.startswith("no answer")
 
 
 async def test_a_plain_server_behind_https() -> None:
     async with RawTestServer(answering({})) as server:
         client = client_of(f"https://127.0.0.1:{server.port}")
-        look = await client.look("job_uuid", KEY)
+        poll = await client.poll("job_uuid", KEY)
         await client.close()
 
-    assert look.kind == "unavailable"
+    assert poll.kind == "unavailable"
 
 
 async def test_cancelling_a_look_cancels_it() -> None:
@@ -471,7 +471,7 @@ async def test_cancelling_a_look_cancels_it() -> None:
         return web.Response()
 
     async with upstream(handler) as client:
-        task = asyncio.create_task(client.look("job_uuid", KEY))
+        task = asyncio.create_task(client.poll("job_uuid", KEY))
         await arrived.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -487,9 +487,9 @@ async def test_a_key_that_no_header_can_carry_is_not_sent(key: str) -> None:
         raise AssertionError("nothing is to be sent")
 
     async with upstream(handler) as client:
-        for look in (await client.look("job_uuid", key), await client.probe(key)):
-            assert (look.kind, look.status_code) == ("unauthorized", None)
-            assert not key.strip() or key not in repr(look)
+        for poll in (await client.poll("job_uuid", key), await client.probe(key)):
+            assert (poll.kind, poll.status_code) == ("unauthorized", None)
+            assert not key.strip() or key not in repr(poll)
 
 
 async def test_the_key_is_nowhere_in_a_look() -> None:
@@ -500,10 +500,10 @@ async def test_the_key_is_nowhere_in_a_look() -> None:
         return web.json_response(body, status=401, headers={"X-Echo": f"{'y' * 505}{KEY}", "X-Request-Id": KEY})
 
     async with upstream(handler) as client:
-        look = await client.look("job_uuid", KEY)
-        shown = repr(client) + repr(look) + repr(dict(look.headers)) + repr(look.error)
+        poll = await client.poll("job_uuid", KEY)
+        shown = repr(client) + repr(poll) + repr(dict(poll.headers)) + repr(poll.error)
 
-    assert look.kind == "unauthorized"
+    assert poll.kind == "unauthorized"
     assert KEY not in shown
     assert KEY[:9] not in shown
 
@@ -519,9 +519,9 @@ async def test_the_probe_asks_for_the_accounts() -> None:
         return web.json_response(SAMPLES["accounts"]["body"])
 
     async with upstream(handler) as client:
-        look = await client.probe(KEY)
+        poll = await client.probe(KEY)
 
-    assert (look.kind, look.observation, look.detail) == ("observed", None, "")
+    assert (poll.kind, poll.observation, poll.detail) == ("observed", None, "")
     assert paths == ["/api/v1/connect/accounts"]
 
 
@@ -561,7 +561,7 @@ async def test_headers_that_are_not_utf8_leave_nothing_that_can_not_be_written(h
         writer.write(head + b"Connection: close\r\nContent-Length: 1\r\n\r\n?")
 
     async with raw_upstream(say) as client:
-        for look in (await client.look("a", KEY), await client.probe(KEY)):
-            assert look.status_code is not None
-            texts = [look.detail, look.request_id or "", *look.headers, *look.headers.values()]
-            assert orjson.dumps([texts, problem_of(look, 0.0)])
+        for poll in (await client.poll("a", KEY), await client.probe(KEY)):
+            assert poll.status_code is not None
+            texts = [poll.detail, poll.request_id or "", *poll.headers, *poll.headers.values()]
+            assert orjson.dumps([texts, problem_of(poll, 0.0)])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from relay.core.events import Event
-from relay.core.records import Mark
+from relay.core.records import AttemptResult
 from tests.support.store_kit import attempt, relay_event
 
 PLAIN: dict[str, Any] = {"state": "delivered", "now": 1.0, "attempt": attempt()}
@@ -31,4 +31,4 @@ def test_a_mark_that_turns_nothing_is_plain(
     probe: bool, disable: str | None, events: tuple[Event, ...], plain: bool
 ) -> None:
     claimed: Any = Claimed(probe=probe)
-    assert Mark(**PLAIN, claimed=claimed, disable=disable, events=events).is_plain is plain
+    assert AttemptResult(**PLAIN, claimed=claimed, disable=disable, events=events).is_plain is plain

@@ -17,7 +17,7 @@ class UpstreamError(Protocol):
     def request_id(self) -> str | None: ...
 
 
-class Look(Protocol):
+class PollResult(Protocol):
     """What came of one request to the upstream; see `relay.sources.client.Look`."""
 
     @property
@@ -45,16 +45,16 @@ class Look(Protocol):
 class Upstream(Protocol):
     """What reads jobs; it never raises but when it is cancelled."""
 
-    async def look(self, external_id: str, api_key: str) -> Look: ...
-    async def probe(self, api_key: str) -> Look: ...
+    async def poll(self, external_id: str, api_key: str) -> PollResult: ...
+    async def probe(self, api_key: str) -> PollResult: ...
 
 
-def problem_of(look: Look, now: float) -> dict[str, Any]:
+def problem_of(poll: PollResult, now: float) -> dict[str, Any]:
     """A look's failure as a job's `last_error`."""
-    error = look.error
+    error = poll.error
     return {
-        "code": (error.code if error is not None else "") or look.kind,
-        "message": (error.message if error is not None else "") or look.detail or look.kind,
-        "request_id": look.request_id,
+        "code": (error.code if error is not None else "") or poll.kind,
+        "message": (error.message if error is not None else "") or poll.detail or poll.kind,
+        "request_id": poll.request_id,
         "at": now,
     }
