@@ -46,13 +46,13 @@ class Stop:
         from relay.store.replays import ReplayStore
         from relay.store.store import Store
 
-        self._around(UpstreamClient, "look", after="look.answered")
+        self._around(UpstreamClient, "poll", after="look.answered")
         self._around(JobStore, "record", before="record.called", after="record.committed", operation="record.written")
         self._around(JobStore, "note", before="note.called")
         self._around(JobStore, "register", "register.called", "register.committed", "register.written")
         self._around(DeliveryStore, "claim_due", "claim.called", "claim.committed", "claim.written")
         self._around(DeliveryStore, "claim_probe", "probe.called", "probe.committed", "probe.written")
-        self._around(DeliveryStore, "bring_forward", after="forward.committed", operation="forward.written")
+        self._around(DeliveryStore, "expedite", after="forward.committed", operation="forward.written")
         self._around(DeliveryStore, "mark", "mark.called", "mark.committed", "mark.written")
         self._around(DeliveryStore, "mark", after="drain.marked", draining=True)
         self._around(sender.Sender, "send", "send.called", "send.answered")
