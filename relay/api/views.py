@@ -12,7 +12,7 @@ from relay.core.records import Intent
 from relay.core.replay import Replay
 from relay.core.subscription import Subscription
 from relay.core.tracking import Explanation, SourceReport
-from relay.log import is_credential, redact_text
+from relay.redaction import is_credential, redact_text
 
 REDACTED = "[redacted]"
 

@@ -102,7 +102,7 @@ def _misused(error: TyperException) -> int:
 
 
 def _failed(text: str, code: int) -> int:
-    from relay.log import redact_text
+    from relay.redaction import redact_text
 
     typer.echo(f"relay: {redact_text(' '.join(text.split()))}", err=True)
     return code

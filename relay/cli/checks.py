@@ -22,11 +22,11 @@ from relay.config.settings import (
 from relay.core.job import POLL, Problem
 from relay.core.netguard import refusal_of_url
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
-from relay.log import redact_text
 from relay.node.component_settings import guard_policy
 from relay.node.local_token import NO_TOKEN, local_token, local_token_path
 from relay.node.node import NO_KEY
 from relay.private_files import default_state_dir
+from relay.redaction import redact_text
 from relay.sources.client import PollResult, UpstreamClient
 from relay.sources.definition import SourceDefinition, load_definition
 from relay.store import migrations

@@ -182,7 +182,7 @@ class _Reader:
 def report(case: Case, *, now: float) -> list[str]:
     """The lines of the text, without secrets (a sink's path may be one), recipients and metadata; at most
     `MAX_CHARACTERS`."""
-    from relay.log import redact_text, secrets_of, without
+    from relay.redaction import redact_text, secrets_of, without
 
     paths = (secrets_of(str(found["sink"]).removesuffix("?…"), "", ()) for found in case.subscriptions)
     hidden = sorted({path for found in paths for path in found}, key=len, reverse=True)
@@ -321,7 +321,7 @@ def _delivery(delivery: Document, hidden: Sequence[str]) -> Iterator[str]:
 
 def _without_paths(attempt: Document, hidden: Sequence[str]) -> Document:
     """The attempt, with an excerpt that names no path: where it was cut, and in hex too."""
-    from relay.log import without
+    from relay.redaction import without
 
     excerpt = attempt.get("response_excerpt")
     if not excerpt or not hidden:

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from relay.config.loader import Value, parse_text
 from relay.errors import SettingsError
-from relay.log import redact_text
+from relay.redaction import redact_text
 
 T = TypeVar("T")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -6,7 +6,7 @@ from relay.core import notices
 from relay.core.delivery import Attempt, Claimed, Response
 from relay.core.events import Event, relay_event
 from relay.ids import new_id
-from relay.log import REDACTED, is_credential, redact_text, without
+from relay.redaction import REDACTED, is_credential, redact_text, without
 
 EXCERPT_CHARACTERS = 1024
 READ_BYTES = 4 * EXCERPT_CHARACTERS

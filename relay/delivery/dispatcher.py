@@ -26,8 +26,8 @@ from relay.delivery.slots import Kind, Slots, Target
 from relay.delivery.worker import AGAIN_SECONDS, ClaimedDeliveries, Deliverer, InFlight, SinkHealth, Transport
 from relay.errors import StoreError
 from relay.holder import Holder
-from relay.log import secrets_of
 from relay.metrics import Metrics
+from relay.redaction import secrets_of
 from relay.tasks import Tasks
 
 LEASE_MARGIN_SECONDS = 30.0

@@ -9,7 +9,7 @@ from relay.core.records import AttemptResult, Lease
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
-from relay.log import secrets_of
+from relay.redaction import secrets_of
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

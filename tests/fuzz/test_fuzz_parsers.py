@@ -24,7 +24,7 @@ from relay.core.job import Observation
 from relay.core.subscription import Subscription
 from relay.core.tracking import TrackRequest
 from relay.errors import InvalidRequest, RelayError, UsageError
-from relay.log import redact_url
+from relay.redaction import redact_url
 from relay.sources.definition import load_definition
 from relay.sources.mapping import registered
 from relay.store import pages

@@ -9,7 +9,7 @@ import orjson
 from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
-from relay import log
+from relay import log, redaction
 from relay.core.delivery import Response
 from relay.core.events import Event, Hint, Origin, Repeat, from_transition, relay_event
 from relay.core.filters import known_types
@@ -241,7 +241,7 @@ def test_a_log_line(value: Any, way: str, around: list[str], name: str) -> None:
     for layer in around:
         hidden = {"list": [hidden, value], "tuple": (value, hidden), "mapping": {name: hidden, "other": value}}[layer]
     event = {"event": name, "error": ValueError(IN_TEXT[0].format(SECRET)), "hidden": hidden, **as_event(value)}
-    line = log._json_line(None, "info", log.redact(None, "info", event))
+    line = log._json_line(None, "info", redaction.redact(None, "info", event))
     assert "\n" not in line
     assert isinstance(json.loads(line), dict)
     assert SECRET not in line
@@ -255,8 +255,8 @@ def as_event(value: Any) -> Mapping[str, Any]:
 @fuzzed(before=TEXTS, way=st.sampled_from(IN_TEXT), after=TEXTS)
 def test_text_to_keep(before: str, way: str, after: str) -> None:
     text = f"{before} {way.format(SECRET)} {after}"
-    shown = log.redact_text(text)
+    shown = redaction.redact_text(text)
     assert SECRET not in shown
-    assert log.redact_text(shown) == shown
-    assert SECRET not in log.redact_url(f"https://user:{SECRET}@h.example/{whole(before)}?token={SECRET}#{after}")
+    assert redaction.redact_text(shown) == shown
+    assert SECRET not in redaction.redact_url(f"https://user:{SECRET}@h.example/{whole(before)}?token={SECRET}#{after}")
     assert written(shown)

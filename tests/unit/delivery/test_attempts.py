@@ -18,7 +18,7 @@ from relay.delivery.attempts import (
     attempt_of,
     bare,
 )
-from relay.log import MIN_SECRET_CHARACTERS, secrets_of
+from relay.redaction import MIN_SECRET_CHARACTERS, secrets_of
 
 SECRET = "Zq7fKp2mXw9dLr4v"
 words = st.text(st.characters(categories=["Lu", "Ll", "Nd"], max_codepoint=127), min_size=12, max_size=40)

@@ -1,0 +1,225 @@
+"""Takes secrets and recipients out of what is logged, stored or shown.
+
+`redact` is the structlog processor that every log line passes last. `redact_text`, `secrets_of` and `without` serve
+attempt rows, errors and CLI tables. Redacting twice changes nothing; every function is bounded in time and output.
+"""
+
+import functools
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+from urllib.parse import unquote_plus, urlsplit
+
+from structlog.typing import EventDict, WrappedLogger
+
+REDACTED = "[redacted]"
+
+MAX_DEPTH = 6
+MAX_TEXT_CHARS = 4096
+MAX_ITEMS = 50
+MAX_PASSES = 5
+MIN_SECRET_CHARACTERS = 8
+"""What is shorter stands in too many texts by chance to be taken out of them."""
+
+_TRUNCATED = "…[truncated]"
+_MARGIN_CHARS = 512  # read beyond the cut, so that a secret that straddles it is recognised
+
+_HOOK_HOSTS = (
+    r"hooks\.slack(?:-gov)?\.com|hooks\.zapier\.com|hook(?:\.[a-z0-9-]{1,63}){0,3}\.(?:make|integromat|celonis)\.com"
+    r"|webhook\.office\.com|maker\.ifttt\.com|api\.telegram\.org|chat\.googleapis\.com"
+    r"|discord(?:app)?\.com/api/webhooks|linkedin\.com/in"
+)
+_QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|\\+\"[^\"\\]*|'[^']*'?"
+
+# One alternation, tried once over a text. A group holds what stays in front of the redaction.
+_SECRETS = re.compile(
+    "|".join(
+        (
+            r"(://)[^\s/?#\"'<>]*(?=@)",
+            rf"((?:{_HOOK_HOSTS})\.?(?::[0-9]{{1,5}})?/)[^\s\"'<>]+",
+            r"(/webhook(?:-test|-waiting)?/)[^\s\"'<>]+",  # n8n, on whatever host it runs
+            rf"((?:authorization|cookie|signature)[\\\"']*\s*[:=]\s*)(?:{_QUOTED}|[^\r\n\"']+)",
+            r"((?:api[_-]?key|token|secret|passw(?:or)?d|private[_-]?key|\bsig|\bpwd)[\\\"']*\s*[:=]\s*)"
+            rf"(?:{_QUOTED}|(?:(?:bearer|basic|token)\s+)*[^\s\"'&;<>)\]}}]+\]?)",
+            r"(\"(?:recipient(?:_name)?|address|e?mail|phone|profile_url|account_identifier)\\*\"\s*:\s*)"
+            rf"(?:{_QUOTED})",
+            r"(?:bearer\s+)+[\w\-.~+/]+=*",
+            r"(?:basic\s+)+[a-z0-9+/_-]{8,}=*",
+            r"sk-revor-[\w-]+|\bsk-[\w-]{16,}",
+            r"wh(?:sec|sk)_[\w+/=-]+",
+            r"(?<![a-z0-9])rl_[\w-]{8,}|rl_[\w-]{40,}",
+            r"v1a?,[a-z0-9+/_-]{16,}=*",
+            r"(?<![\w.!#$%&'*+^`{|}~-])[\w.!#$%&'*+^`{|}~-]++@[\w-]+(?:\.[\w-]+)+",
+            r"\+[0-9](?:[ ().-]{0,2}[0-9]){7,14}",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+# Most strings of a line are ids, words and times. Each alternative above needs one of these, in lower case, and looking
+# for them is twenty times cheaper.
+_MARKS = (
+    "@", "sk-", "whs", "rl_", "v1", "token", "key", "secret", "passw", "pwd", "sig", "authorization", "cookie",
+    "bearer", "basic", "recipient", "address", "mail", "phone", "profile_url", "identifier", "/webhook", "hooks.",
+    "hook.", "office.com", "ifttt", "telegram", "googleapis", "discord", "linkedin", "+",
+)  # fmt: skip
+
+_SECRET_KEYS = frozenset(
+    ("authorization", "cookie", "token", "secret", "password", "passwd", "pwd", "api_key", "apikey", "signature", "sig",
+     "signatures", "private_key", "encryption_key", "credentials", "sinkcredential", "recipient", "recipients",
+     "recipient_name", "address", "email", "mail", "phone", "profile_url", "account_identifier")
+)  # fmt: skip
+_CREDENTIAL_WORDS = ("auth", "token", "key", "secret", "cookie", "passw", "signature", "credential")
+_SECRET_ENDS = (
+    "_authorization", "_cookie", "_token", "_secret", "_password", "_api_key", "_apikey", "_signature", "_private_key",
+    "_encryption_key", "_email", "_phone", "_address",
+)  # fmt: skip
+
+
+def redact_text(text: str) -> str:
+    """The text without secrets and recipients; what was there is `[redacted]`. Redacting twice changes nothing."""
+    if not _has_mark(text):
+        return text
+    for _ in range(MAX_PASSES):  # taking one secret out can uncover the next
+        redacted = _SECRETS.sub(_replacement, text)
+        if redacted == text:
+            break
+        text = redacted
+    return text
+
+
+@functools.lru_cache(maxsize=2048)
+def is_credential(header_name: str) -> bool:
+    """Whether a header's name says that its value is a credential."""
+    lower = header_name.lower()
+    return any(word in lower for word in _CREDENTIAL_WORDS)
+
+
+def redact_url(url: str) -> str:
+    """A URL to show: no user name or password, no query or fragment, no path where the path is the credential."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return redact_text(url)
+    if not parts.scheme or not parts.netloc:
+        return redact_text(url)
+    host = parts.netloc.rpartition("@")[2]
+    query = f"?{REDACTED}" if parts.query else ""
+    return redact_text(f"{parts.scheme}://{host}{parts.path}") + query
+
+
+@functools.lru_cache(maxsize=4096)
+def secrets_of(sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """What a sink may say back to us and nobody is to see: what of its URL is not shown (the query; of some the path),
+    and the credentials among its own headers. The longest first."""
+    found = {value for name, value in headers if is_credential(name)}
+    found |= {word for value in found for word in value.split()}  # `Bearer …`
+    address, _, query = sink.partition("?")
+    path = "/" + address.partition("://")[2].partition("/")[2].rstrip("/")
+    if query:
+        found |= {query, *(pair.partition("=")[2] or pair for pair in query.split("&"))}
+    if path not in shown_sink:
+        found |= {path, *path.split("/")}
+    found |= {unquote_plus(value) for value in found}
+    return tuple(sorted((one for one in found if len(one) >= MIN_SECRET_CHARACTERS), key=len, reverse=True))
+
+
+def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:
+    """The text with these taken out; the longest has to be the first. `cut`: the text went on, so what may be the
+    beginning of one at its end goes too."""
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return text[: 1 - len(secrets[0])] if cut and secrets else text
+
+
+def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """The structlog processor: redacts keys and values at any depth, and bounds depth, lengths and text."""
+    return _mapping(event_dict, 0)
+
+
+def _replacement(match: re.Match[str]) -> str:
+    return f"{match[match.lastindex]}{REDACTED}" if match.lastindex else REDACTED
+
+
+def _has_mark(text: str) -> bool:
+    lower = text.lower()
+    for mark in _MARKS:  # noqa: SIM110 (any() costs twice as much)
+        if mark in lower:
+            return True
+    return False
+
+
+@functools.lru_cache(maxsize=2048)
+def _key(key: str) -> tuple[str, bool]:
+    """How a key is shown, and whether its value is a secret or a recipient."""
+    plain = key.lower().replace("-", "_")
+    return _bounded(key), plain in _SECRET_KEYS or plain.endswith(_SECRET_ENDS)
+
+
+def _mapping(given: Mapping[Any, Any], depth: int) -> MutableMapping[str, Any]:
+    shown: dict[str, Any] = {}
+    whole = len(given) <= MAX_ITEMS
+    for key, value in given.items():
+        if not whole and len(shown) >= MAX_ITEMS - 1:
+            shown["…"] = f"{len(given) - MAX_ITEMS + 1} more"
+            break
+        name, secret = _key(key if type(key) is str else _stringified(key))
+        shown[name] = REDACTED if secret and not _says_nothing(value) else _value(name, value, depth)
+    return shown
+
+
+def _value(name: str, value: Any, depth: int) -> Any:
+    kind = type(value)
+    if kind is str:
+        return _tail(value) if name in ("exception", "stack") and depth == 0 else _bounded(value)
+    if kind is bool or kind is float or value is None:
+        return value
+    if kind is int:
+        return value if -(1 << 63) <= value < 1 << 63 else _stringified(value)[:MAX_TEXT_CHARS]
+    if isinstance(value, Mapping):
+        return _mapping(value, depth + 1) if depth + 1 < MAX_DEPTH else _TRUNCATED
+    if isinstance(value, list | tuple | set | frozenset):
+        return _sequence(list(value), depth + 1) if depth + 1 < MAX_DEPTH else _TRUNCATED
+    return _bounded(_stringified(value))
+
+
+def _sequence(given: list[Any], depth: int) -> list[Any]:
+    # Headers come as pairs, so that the name of the secret stands beside it.
+    if len(given) == 2 and isinstance(given[0], str | bytes):
+        name, secret = _key(_stringified(given[0]))
+        if secret and not _says_nothing(given[1]):
+            return [name, REDACTED]
+    if len(given) <= MAX_ITEMS:
+        return [_value("", value, depth) for value in given]
+    left = len(given) - MAX_ITEMS + 1
+    return [*(_value("", value, depth) for value in given[: MAX_ITEMS - 1]), f"… {left} more"]
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether a secret was there is worth a log line; None and booleans give nothing away."""
+    return value is None or isinstance(value, bool)
+
+
+def _stringified(value: Any) -> str:
+    try:
+        return value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= MAX_TEXT_CHARS:
+        text = redact_text(text)
+    else:
+        text = redact_text(text[: MAX_TEXT_CHARS + _MARGIN_CHARS])[:-_MARGIN_CHARS] + _TRUNCATED
+    if len(text) > MAX_TEXT_CHARS:
+        text = redact_text(text[: MAX_TEXT_CHARS - len(_TRUNCATED)] + _TRUNCATED)[:MAX_TEXT_CHARS]
+    return text
+
+
+def _tail(text: str) -> str:
+    """The end of a traceback, where the reason stands."""
+    if len(text) <= MAX_TEXT_CHARS:
+        return _bounded(text)
+    end = redact_text(text[-4 * MAX_TEXT_CHARS :])[_MARGIN_CHARS:]
+    return _TRUNCATED + end[-(MAX_TEXT_CHARS - len(_TRUNCATED)) :]

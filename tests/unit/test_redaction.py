@@ -1,0 +1,269 @@
+"""No text that passes redaction shows a secret or a recipient, and every result is bounded."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from relay import log, redaction
+from relay.redaction import REDACTED, redact, redact_text, redact_url
+
+# (text, what must not be seen of it)
+SECRETS = [
+    ("Authorization: Bearer abc.DEF-123~x/+y==", "abc.DEF"),
+    ("authorization=Digest username=hidden, response=hidden", "hidden"),
+    ("sent with bearer hidden123", "hidden123"),
+    ("Bearer Bearer hidden", "hidden"),
+    ("Basic aGlkZGVuOmhpZGRlbg==", "aGlkZGVu"),
+    ("the key sk-revor-hidden_1-x was refused", "hidden"),
+    ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "MfKQ9r8"),
+    ("whsk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw=", "MfKQ9r8"),
+    ("rl_Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5Zm9vYmFyYmF6cXV", "Zm9vYmFy"),
+    ("https://api.example/x?access_token=hidden&b=1", "hidden"),
+    ('{"access_token": "hid den", "x": 1}', "den"),
+    ('{"password": "hid\\"den"}', "den"),
+    ('{\\"client_secret\\": \\"hidden\\"}', "hidden"),
+    ("x-api-key: hidden", "hidden"),
+    ("X-Api-Key=hidden", "hidden"),
+    ("apikey: hidden", "hidden"),
+    ("webhook-signature: v1,hidden v1,hidden2", "hidden"),
+    ("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", "g0hM9SsE"),
+    ("v1a,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", "g0hM9SsE"),
+    ("Cookie: a=1; session=hidden", "hidden"),
+    ("postgresql://relay:hid@den@db.internal:5432/relay", "hid"),
+    ("postgresql+asyncpg://hidden:@db/relay", "hidden"),
+    ("https://hidden@host.example/", "hidden"),
+    ("POST https://hooks.slack.com/services/T0HIDDEN/B0/XX failed", "HIDDEN"),
+    ("HTTPS://HOOKS.SLACK.COM:443/services/T0HIDDEN", "HIDDEN"),
+    ("https://hooks.zapier.com/hooks/catch/123/hidden/", "hidden"),
+    ("https://hook.eu1.make.com/hidden", "hidden"),
+    ("https://hook.make.com/hidden", "hidden"),
+    ("https://n8n.example.com/webhook/hidden-uuid", "hidden"),
+    ("https://x.app.n8n.cloud/webhook-test/hidden", "hidden"),
+    ("https://discord.com/api/webhooks/1/hidden", "hidden"),
+    ("https://acme.webhook.office.com/webhookb2/hidden", "hidden"),
+    ("https://api.telegram.org/bot1:hidden/send", "hidden"),
+    ("https://prod.logic.azure.com/x?sp=1&sig=hidden", "hidden"),
+    ("could not reach jane.doe+x@mail.example.com today", "jane"),
+    ('{"address": "hidden street", "name": 1}', "hidden"),
+    ('{"profile_url":"https://x.example/hidden"}', "hidden"),
+    ("https://www.linkedin.com/in/hidden", "hidden"),
+    ("called +1 (415) 555-0100", "555"),
+    ("called +14155550100", "555"),
+]
+PLAIN = [
+    "look",
+    "job_01jv3zq3p6k8f2r5m0w9t4y7xh",
+    "2026-05-20T10:00:08.000Z",
+    "2026-05-20T10:00:08+00:00",
+    "https://revor.ai/api/v1/outreach/jobs/42",
+    "https://hooks.example.com/relay/in",
+    "ai.revor.job.failed",
+    "url_path",
+    "status 503 after 3 attempts (15.0 s)",
+    "idempotency_key",
+    "v1,2",
+]
+
+
+@pytest.mark.parametrize(("text", "hidden"), SECRETS)
+def test_secrets_in_text(text: str, hidden: str) -> None:
+    shown = redact_text(text)
+    assert hidden not in shown
+    assert REDACTED in shown
+    assert redact_text(shown) == shown
+    assert hidden not in redact_text(f'before {text}\nafter "{text}"')
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_plain_text_stays(text: str) -> None:
+    assert redact_text(text) == text
+
+
+def test_what_stays_around_a_secret() -> None:
+    assert redact_text("postgresql://u:p@db:5432/relay") == f"postgresql://{REDACTED}@db:5432/relay"
+    assert redact_text("POST https://hooks.slack.com/a/b 403") == f"POST https://hooks.slack.com/{REDACTED} 403"
+    assert redact_text("GET /v1/jobs?token=abc&limit=5") == f"GET /v1/jobs?token={REDACTED}&limit=5"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://u:p@host.example:8443/a/b?c=d#e", f"https://host.example:8443/a/b?{REDACTED}"),
+        ("https://hooks.slack.com/services/T/B/x", f"https://hooks.slack.com/{REDACTED}"),
+        ("https://hook.us1.make.com/x?y=z", f"https://hook.us1.make.com/{REDACTED}?{REDACTED}"),
+        ("http://127.0.0.1:9000/in", "http://127.0.0.1:9000/in"),
+        ("https://host.example/to/jane@example.com", f"https://host.example/to/{REDACTED}"),
+        ("https://[broken", "https://[broken"),
+        ("not a url sk-revor-x", f"not a url {REDACTED}"),
+    ],
+)
+def test_urls(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
+    assert redact_url(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "Authorization",
+        "x-api-key",
+        "X_API_KEY",
+        "access_token",
+        "callback_secret",
+        "webhook-signature",
+        "Set-Cookie",
+        "recipient",
+        "address",
+        "email",
+        "phone",
+        "profile_url",
+        "recipient_name",
+        "db_password",
+        "work_email",
+    ],
+)
+def test_keys_of_secrets_and_recipients(key: str) -> None:
+    for value in ("hidden", ["hidden"], {"a": "hidden"}, b"hidden", 4155550100, ("hidden", 1)):
+        for event in ({key: value}, {"a": {key: value}}, {"a": [{key: value}]}, {"headers": [(key, value)]}):
+            line = json.dumps(redact(None, "info", dict(event)))
+            assert "hidden" not in line
+            assert "4155550100" not in line
+    assert redact(None, "info", {key: None, "token": True}) == {key: None, "token": True}
+
+
+def test_a_number_too_long_to_be_written() -> None:
+    assert redact(None, "info", {"a": 10**5000, "b": 2**64}) == {"a": "<int>", "b": str(2**64)}
+
+
+def test_bounds() -> None:
+    deep: dict[str, Any] = {"end": "hidden"}
+    for _ in range(20):
+        deep = {"in": deep}
+    shown = redact(
+        None,
+        "info",
+        {"deep": deep, "list": list(range(100)), "text": "x" * 10_000, "many": {str(i): i for i in range(80)}},
+    )
+    assert "hidden" not in json.dumps(shown)
+    assert shown["list"] == [*range(49), "… 51 more"]
+    assert len(shown["text"]) <= redaction.MAX_TEXT_CHARS
+    assert shown["text"].endswith("…[truncated]")
+    assert shown["many"]["…"] == "31 more"
+    assert redact(None, "info", dict(shown)) == shown
+
+
+@pytest.mark.parametrize("offset", [0, 3, 10, 30, 500, 530])
+def test_a_secret_at_the_cut_is_not_seen(offset: int) -> None:
+    secret = "sk-revor-" + "hidden" * 20
+    text = "x " * ((redaction.MAX_TEXT_CHARS + offset) // 2 - 20) + secret + " y" * 5000
+    assert "hidden" not in redact(None, "info", {"a": text})["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a@" * 2000,
+        "a" * 4000 + "@",
+        "token=" * 700,
+        "://" * 1300,
+        "+1" * 2000,
+        '"address":"' * 400,
+        "bearer " * 600,
+        "token" + "\\" * 4000,
+        'secret:"' + "\\" * 4000,
+        "hook.a" * 700,
+        "hook." + "a." * 2000,
+        "cookie" * 700,
+        "v1," * 1300,
+    ],
+)
+def test_hostile_text_is_got_through(text: str) -> None:
+    # a quadratic pattern would take minutes over these 200 kB: no clock is needed to see it
+    once = redact_text(text * 50)
+    assert redact_text(once) == once
+
+
+def _structures(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    names = st.sampled_from(["a", "job", "error", "url", "headers", "detail"])
+    return st.recursive(
+        leaf,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4), st.dictionaries(names, inner, max_size=4), st.tuples(inner, inner)
+        ),
+        max_leaves=8,
+    )
+
+
+_words = st.sampled_from(["", "a", "GET ", "(x) ", "error: ", '"', "'", "[", "{", "\n", "é ", "https://h.example/ "])
+_planted = st.builds(lambda before, secret: (f"{before}{secret[0]}", secret[1]), _words, st.sampled_from(SECRETS))
+
+
+@given(st.data())
+def test_a_planted_secret_never_shows(data: st.DataObject) -> None:
+    text, hidden = data.draw(_planted)
+    # Noise that happens to spell the secret would prove nothing.
+    noise = st.one_of(
+        st.integers(), st.none(), st.booleans(), st.floats(), st.text(max_size=20), st.binary(max_size=9)
+    ).filter(lambda value: hidden not in str(value))
+    leaf = st.one_of(st.just(text), st.just(text.encode()), st.just(ValueError(text)), noise)
+    event = {"event": "look", "value": data.draw(_structures(leaf)), "sure": text, text: 1}
+    shown = redact(None, "info", event)
+    line = log._json_line(None, "info", shown)
+    assert json.dumps(hidden)[1:-1] not in line
+    assert hidden not in json.dumps(json.loads(line), ensure_ascii=False)
+
+
+_fragments = st.sampled_from(
+    [
+        "://",
+        "@",
+        "a",
+        "a.b",
+        " ",
+        "token",
+        "=",
+        ":",
+        '"',
+        "\\",
+        "'",
+        "Bearer ",
+        "basic ",
+        "sk-revor-",
+        "whsec_",
+        "rl_",
+        "v1,",
+        "hooks.slack.com/",
+        "/webhook/",
+        "cookie",
+        "signature",
+        "address",
+        "x" * 20,
+        "+1234567890",
+        "[redacted]",
+        "\n",
+        "&",
+        "]",
+        ")",
+        ";",
+        "/in/",
+        "linkedin.com",
+        ",",
+    ]
+)
+
+
+@given(st.one_of(st.text(max_size=80), st.lists(_fragments, max_size=14).map("".join)))
+@example("token=token=a")
+@example("Bearer [redacted]")
+def test_redacting_twice_changes_nothing(text: str) -> None:
+    once = redact_text(text)
+    assert redact_text(once) == once
+
+
+@given(_structures(st.one_of(st.text(max_size=60), st.lists(_fragments, max_size=9).map("".join), st.integers())))
+def test_redacting_an_event_twice_changes_nothing(value: Any) -> None:
+    once = redact(None, "info", {"event": "x", "value": value})
+    assert redact(None, "info", dict(once)) == once
