@@ -143,13 +143,15 @@ _FOLLOW_ON_CLAIM = {
     **{"priorities": TEXT, "count": INTEGER, "now": REAL},
 }
 FOLLOW_ON_CLAIMS = sql(
-    lambda words: f"SELECT {', '.join(_FOLLOW_ON_CLAIM)} FROM {words.members('wishes', **_FOLLOW_ON_CLAIM)} AS m"
+    lambda words: (
+        f"SELECT {', '.join(_FOLLOW_ON_CLAIM)} FROM {words.members('follow_on_claims', **_FOLLOW_ON_CLAIM)} AS m"
+    )
 )
 END_ATTEMPTS = Procedure(
     "end_attempts",
     parameters={
         **{"count": INTEGER, "attempts": TEXT, "marks": TEXT, "uids": TEXT, "pairs": TEXT, "by_hand": TEXT},
-        **{"wishes": TEXT, "tokens": TEXT},
+        **{"follow_on_claims": TEXT, "tokens": TEXT},
     },
     counted=COUNT_HELD,
     steps=(

@@ -150,7 +150,7 @@ CATALOGUE = (
     Case("mark: made before", marks.MADE),
     Case("mark: count held", marks.COUNT_HELD),
     Case("mark: write attempt", marks.WRITE_ATTEMPT),
-    Case("mark: wishes", marks.FOLLOW_ON_CLAIMS),
+    Case("mark: follow-on claims", marks.FOLLOW_ON_CLAIMS),
     Case("mark", marks.MARK),
     Case("mark: attempt", marks.INSERT_ATTEMPT),
     Case("mark: promote", marks.PROMOTE),
