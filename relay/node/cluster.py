@@ -17,7 +17,7 @@ from relay.delivery.dispatcher import Dispatcher
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.polling.poller import Poller
-from relay.proxy.answer_cache import Answers
+from relay.proxy.answer_cache import AnswerCache
 from relay.signals import Signals
 from relay.store.notices import ALL
 from relay.store.store import Store
@@ -49,7 +49,7 @@ class Cluster:
         pollers: Mapping[tuple[str, str], Poller],
         dispatcher: Dispatcher,
         signals: Signals,
-        answers: Answers,
+        answers: AnswerCache,
         clock: Clock,
         holder: Holder,
         polls: bool,

@@ -42,10 +42,10 @@ from relay.polling.statistics import AccountMemory, SourceMemory
 from relay.polling.tracking import Tracking
 from relay.private_files import default_state_dir
 from relay.proxy.adopted_keys import Adopted, name_of, with_adopted
-from relay.proxy.answer_cache import Answers
+from relay.proxy.answer_cache import AnswerCache
 from relay.proxy.asgi import Proxy
 from relay.proxy.gateway import Gateway
-from relay.proxy.passage import Passage
+from relay.proxy.transport import UpstreamTransport
 from relay.signals import Signals
 from relay.sources.client import NODE_HEADER, UpstreamClient
 from relay.sources.definition import load_definition
@@ -109,8 +109,8 @@ class Node:
             settings=settings, base_url=self.base_url, definitions=self._definitions, seed=seed
         )
         self._clients: dict[str, UpstreamClient] = {}
-        self._passages: dict[str, Passage] = {}
-        self._answers = Answers()
+        self._transports: dict[str, UpstreamTransport] = {}
+        self._answers = AnswerCache()
         self._books: dict[str, Book] = {}
         self._adopted = dict(adopted)
         self._memories: dict[str, SourceMemory] = {}
@@ -146,7 +146,7 @@ class Node:
             store=store,
             pollers=self.pollers,
             definitions=self._definitions,
-            passages=self._passages,
+            transports=self._transports,
             clients=self._clients,
             tracking=self.tracking,
             answers=self._answers,
@@ -234,8 +234,8 @@ class Node:
         self.scheduler.shutdown()
         for client in self._clients.values():
             await client.close()
-        for passage in self._passages.values():
-            await passage.close()
+        for transport in self._transports.values():
+            await transport.close()
         log.info("stopped")
 
     async def _stop_polling(self, seconds: float) -> None:
@@ -301,7 +301,7 @@ class Node:
         )
         self._clients[source.name] = client
         root = definition.root(source.base_url)
-        self._passages[source.name] = Passage(root, clock=self._clock, node_id=self.node_id)
+        self._transports[source.name] = UpstreamTransport(root, clock=self._clock, node_id=self.node_id)
         book = book_for(self._components.of_planner(source))
         memory = SourceMemory(source.name, book, rows=self.store.learned, clock=self._clock)
         self._memories[source.name] = memory
@@ -401,7 +401,7 @@ class Node:
             holder=self._holder,
         )
         works.append(Upkeep(name="creates", every_seconds=CREATES_SECONDS, at_once=True, run=self.dropin.unknown.tell))
-        if self.store.database.shared and self.dropin.adopts:
+        if self.store.database.shared and self.dropin.adopts_keys:
             works.append(Upkeep(name="adopted", every_seconds=ADOPTED_SECONDS, run=self._find_adopted))
         return works
 

@@ -8,8 +8,8 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.events import Event
+from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
-from relay.core.passing import leads_elsewhere
 from relay.core.planner.views import Explanation as Plan
 from relay.core.records import Registered, Registration
 from relay.core.sentences import sentence
@@ -78,7 +78,7 @@ class Tracking:
             if poller is None:
                 results[index] = InvalidRequest(f"there is no account {request.account} of a source {request.source}")
                 continue
-            if leads_elsewhere(request.external_id):
+            if escapes_segment(request.external_id):
                 detail = "the id has a segment . or .., so that a poll could reach another path of the upstream"
                 errors = [FieldError(pointer="/id", code="invalid_id", detail=detail)]
                 results[index] = InvalidRequest(f"/id: {detail}", errors=errors)

@@ -12,7 +12,7 @@ Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class CachedAnswer:
     """One job's answer. `body` is None where there is none to give; `looked_at` is in epoch seconds.
 
     `ended`: the job has ended, and its answer will not change any more. Else it holds within one `term` of this node's
@@ -29,22 +29,22 @@ class Kept:
     due_at: float | None = None
 
 
-class Answers:
+class AnswerCache:
     """Of the jobs that were asked for last; those of jobs that nobody asks for are not kept."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[Key, Kept] = OrderedDict()
+        self._kept: OrderedDict[Key, CachedAnswer] = OrderedDict()
         self.size_bytes = 0
 
-    def get(self, key: Key) -> Kept | None:
+    def get(self, key: Key) -> CachedAnswer | None:
         """The answer, if it is kept."""
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
         return kept
 
-    def put(self, key: Key, kept: Kept) -> None:
+    def put(self, key: Key, kept: CachedAnswer) -> None:
         """Keeps it, and lets go of what was asked for longest ago where that is too much."""
         self.drop(key)
         self._kept[key] = kept
@@ -52,7 +52,7 @@ class Answers:
         while self.size_bytes > self._max_bytes and len(self._kept) > 1:
             self.drop(next(iter(self._kept)))
 
-    def renew(self, key: Key, make: Callable[[], Kept]) -> None:
+    def renew(self, key: Key, make: Callable[[], CachedAnswer]) -> None:
         """A look has shown the job: its answer is another one, where it is kept at all."""
         if key in self._kept:
             self.put(key, make())
@@ -69,5 +69,5 @@ class Answers:
         self.size_bytes = 0
 
 
-def _size(kept: Kept) -> int:
+def _size(kept: CachedAnswer) -> int:
     return OVERHEAD_BYTES + (0 if kept.body is None else len(kept.body))

@@ -21,8 +21,7 @@ from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
 from relay.api.problems import request_id_of
 from relay.api.registration import callback_types, url_refusal
 from relay.api.waiting import preferred_seconds
-from relay.core.jsontext import JSONDecodeError, loads
-from relay.core.passing import (
+from relay.core.forwarding import (
     CACHE_HEADER,
     CALLBACK_HEADER,
     CALLBACK_TYPES_HEADER,
@@ -30,12 +29,13 @@ from relay.core.passing import (
     OVERRIDE_HEADERS,
     SAFE_METHODS,
     Header,
-    headers_to_pass,
-    key_of,
+    api_key_of,
+    headers_to_forward,
     path_refusal,
 )
+from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, TooLarge, Unauthorized
-from relay.proxy.types import Body, Extra, Passing, Reply, Speaker
+from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 
 MEMORY_BYTES = 1 << 20
 """Of a create's body; more of it waits in a file."""
@@ -56,13 +56,13 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, or ends the connection where an answer that has begun can not be ended."""
         try:
-            reply = await self._reply(scope, receive)
+            response = await self._respond(scope, receive)
         except RequestError as error:
-            reply = self._problem(scope, error)
-        if reply is not None:
-            await self.answer(reply, scope, receive, send)
+            response = self._problem(scope, error)
+        if response is not None:
+            await self.answer(response, scope, receive, send)
 
-    def from_memory(self, scope: Scope) -> Reply | None:
+    def from_memory(self, scope: Scope) -> ProxyResponse | None:
         """The answer to a plain read of a tracked job where memory has it. That is most of what programs that poll ask
         for, and nothing of it has to be waited for; None for anything else."""
         headers = scope["headers"]
@@ -70,37 +70,37 @@ class Proxy:
         if len(named) < len(headers) or not named.keys().isdisjoint(_NOT_PLAIN):
             return None
         dropin = self._context.ports.dropin
-        speaker = dropin.whose(key_of(headers))
+        caller = dropin.caller_for(api_key_of(headers))
         query = scope["query_string"].decode("latin-1")
-        external_id = dropin.job_read(speaker, scope["method"], scope["raw_path"].decode("ascii"), query)
+        external_id = dropin.job_read(caller, scope["method"], scope["raw_path"].decode("ascii"), query)
         if external_id is None:
             return None
         scope["relay.operation"] = "read"
-        return dropin.known(speaker, external_id, ended=False)
+        return dropin.from_memory(caller, external_id, ended=False)
 
-    async def answer(self, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it, and counts it."""
-        self._context.ports.dropin.answered(scope.get("relay.operation", "other"), reply)
-        await _answer(reply, scope, receive, send)
+        self._context.ports.dropin.count(scope.get("relay.operation", "other"), response)
+        await _answer(response, scope, receive, send)
 
-    async def _reply(self, scope: Scope, receive: Receive) -> Reply | None:
+    async def _respond(self, scope: Scope, receive: Receive) -> ProxyResponse | None:
         dropin = self._context.ports.dropin
         self._refuse(scope)
-        speaker, headers = self._speaker(scope)
+        caller, headers = self._caller(scope)
         method, path = scope["method"], scope["raw_path"].decode("ascii")
         query = scope["query_string"].decode("latin-1")
         has_body, fresh, prefers = _traits(scope["headers"])
-        external_id = None if has_body else dropin.job_read(speaker, method, path, query)
+        external_id = None if has_body else dropin.job_read(caller, method, path, query)
         wait_seconds = 0.0
         if external_id is not None:
             scope["relay.operation"] = "read"
             if prefers:
                 wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0)
-            known = None if fresh else dropin.known(speaker, external_id, ended=wait_seconds > 0)
+            known = None if fresh else dropin.from_memory(caller, external_id, ended=wait_seconds > 0)
             if known is not None:
                 return known
-        passing = Passing(
-            speaker=speaker,
+        request = ForwardedRequest(
+            caller=caller,
             method=method,
             path=path,
             query=query,
@@ -109,19 +109,19 @@ class Proxy:
         )
         if external_id is not None:
             if not wait_seconds:
-                return await _unless_left(dropin.read(passing, external_id, fresh=fresh, wait_seconds=0), receive)
+                return await _unless_left(dropin.read(request, external_id, fresh=fresh, wait_seconds=0), receive)
             with self._context.waits.held():
-                work = dropin.read(passing, external_id, fresh=fresh, wait_seconds=wait_seconds)
+                work = dropin.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
                 return await _unless_left(work, receive)
-        if dropin.is_create(speaker, method, path):
+        if dropin.is_create(caller, method, path):
             scope["relay.operation"] = "create"
-            extra = _extra(scope["headers"], speaker.source, self._context)
+            options = _options(scope["headers"], caller.source, self._context)
             with _Spool() as spool:
                 body = await spool.take_in(_Upload(receive))
                 # Whoever leaves now does not end it: what is sent has to be known, and its job tracked.
-                return await dropin.create(passing, body, extra)
+                return await dropin.create(request, body, options)
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
-        return await _unless_left(dropin.pass_on(passing, upload), receive, upload)
+        return await _unless_left(dropin.pass_on(request, upload), receive, upload)
 
     def _refuse(self, scope: Scope) -> None:
         """Raises InvalidRequest for what the key is never used for: it would reach past the paths that are passed."""
@@ -144,43 +144,43 @@ class Proxy:
                 status=400,
             )
 
-    def _speaker(self, scope: Scope) -> tuple[Speaker, Sequence[Header]]:
+    def _caller(self, scope: Scope) -> tuple[Caller, Sequence[Header]]:
         """Whose account the call speaks for, and the headers that go on, with that account's key. Raises RequestError.
 
         The caller's own `Connection` is obeyed before the key is put in: it cannot take it out again.
         """
         dropin, settings = self._context.ports.dropin, self._context.ports.settings
         raw: list[Header] = scope["headers"]
-        passed = headers_to_pass(raw)
-        key = key_of(raw)
-        speaker = dropin.whose(key)
-        if speaker.account is not None:
-            return speaker, passed
+        passed = headers_to_forward(raw)
+        key = api_key_of(raw)
+        caller = dropin.caller_for(key)
+        if caller.account is not None:
+            return caller, passed
         identity = None if key is None else auth.find_token(key, settings.tokens)
         if identity is not None:
             scope["relay.identity"] = identity
             identity.require(READS_JOBS if scope["method"] in SAFE_METHODS else WRITES_JOBS)
-            standing = dropin.standing()
+            standing = dropin.default_caller()
             if standing is None:
                 raise Unauthorized(
                     "a relay token stands for the one account that has a key, or for the account `default`: there is "
                     "none such, so send the account's own key",
                     code="no_account_to_stand_for",
                 )
-            return standing, dropin.with_its_key(passed, standing)
-        if (key is not None and dropin.adopts) or auth.is_local(scope, Headers(raw=raw), settings):
-            return speaker, passed
+            return standing, dropin.with_account_key(passed, standing)
+        if (key is not None and dropin.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings):
+            return caller, passed
         raise Unauthorized(
             "the key is neither that of a configured account nor a token of this relay", code="key_unknown"
         )
 
-    def _problem(self, scope: Scope, error: RequestError) -> Reply:
+    def _problem(self, scope: Scope, error: RequestError) -> ProxyResponse:
         dropin = self._context.ports.dropin
         code, request_id = f"relay_{error.code}", request_id_of(scope, self._context.ports.clock)
-        reply = dropin.problem(dropin.whose(None), error.status, code, str(error), request_id)
+        response = dropin.problem(dropin.caller_for(None), error.status, code, str(error), request_id)
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
-        reply.headers = [*reply.headers, *added]
-        return reply
+        response.headers = [*response.headers, *added]
+        return response
 
 
 def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
@@ -198,7 +198,7 @@ def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
     return has_body, fresh, prefers
 
 
-def _extra(headers: Sequence[Header], source: str, context: Context) -> Extra:
+def _options(headers: Sequence[Header], source: str, context: Context) -> TrackingOptions:
     """What the create's own headers attach. Raises InvalidRequest (400): nothing was sent then."""
     metadata, callback, types = None, None, None
     for name, value in headers:
@@ -216,7 +216,7 @@ def _extra(headers: Sequence[Header], source: str, context: Context) -> Extra:
                 raise _bad("Relay-Callback-Types", errors[0].detail if errors else "it names no type")
     if types is not None and callback is None:
         raise _bad("Relay-Callback-Types", "there is no Relay-Callback: send that too")
-    return Extra(metadata=metadata, callback_url=callback, callback_types=types)
+    return TrackingOptions(metadata=metadata, callback_url=callback, callback_types=types)
 
 
 def _metadata(value: bytes) -> dict[str, Any]:
@@ -277,7 +277,7 @@ class _Spool:
     def __exit__(self, *_exception: object) -> None:
         self._file.close()
 
-    async def take_in(self, upload: _Upload) -> Body:
+    async def take_in(self, upload: _Upload) -> CreateBody:
         """All of it. Raises TooLarge, ClientDisconnect."""
         async for part in upload:
             self._size_bytes += len(part)
@@ -289,7 +289,7 @@ class _Spool:
         if self._size_bytes <= MEMORY_BYTES:
             self._file.seek(0)
             whole = self._file.read()
-        return Body(digest=self._digest.hexdigest(), parts=self, whole=whole)
+        return CreateBody(digest=self._digest.hexdigest(), parts=self, whole=whole)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self._file.seek(0)
@@ -300,11 +300,13 @@ class _Spool:
 # --- callers that leave
 
 
-async def _unless_left(work: Awaitable[Reply], receive: Receive, upload: _Upload | None = None) -> Reply | None:
-    """The reply; None where the caller left before there was one: then the work was cancelled."""
+async def _unless_left(
+    work: Awaitable[ProxyResponse], receive: Receive, upload: _Upload | None = None
+) -> ProxyResponse | None:
+    """The response; None where the caller left before there was one: then the work was cancelled."""
     watch = _Watch(receive, upload)
     try:
-        reply = await work
+        response = await work
     except asyncio.CancelledError:
         if not watch.left:
             raise
@@ -312,9 +314,9 @@ async def _unless_left(work: Awaitable[Reply], receive: Receive, upload: _Upload
     finally:
         watch.end()
     if upload is not None and upload.left:
-        reply.close()
+        response.close()
         return None
-    return reply
+    return response
 
 
 class _Watch:
@@ -352,18 +354,18 @@ class _Watch:
 # --- answers
 
 
-async def _answer(reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
-    headers = [*reply.headers, (CACHE_HEADER, reply.cache.encode())]
-    if reply.age_seconds is not None:
-        headers.append((b"age", b"%d" % reply.age_seconds))  # only an answer of our own has one, and no other Age
+async def _answer(response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [*response.headers, (CACHE_HEADER, response.cache.encode())]
+    if response.age_seconds is not None:
+        headers.append((b"age", b"%d" % response.age_seconds))  # only an answer of our own has one, and no other Age
     try:
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        if reply.whole is not None:
-            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.whole})
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if response.whole is not None:
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.whole})
             return
         watch = _Watch(receive, scope.get("relay.upload"))  # an answer may begin before all of the request has come
         try:
-            async for part in reply.parts():
+            async for part in response.parts():
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         except asyncio.CancelledError:
             if not watch.left:
@@ -377,7 +379,7 @@ async def _answer(reply: Reply, scope: Scope, receive: Receive, send: Send) -> N
             watch.end()
         await send({"type": "http.response.body", "body": b""})
     finally:
-        reply.close()
+        response.close()
 
 
 def _cut(receive: Receive) -> None:

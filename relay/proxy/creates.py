@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import structlog
 
 from relay.clock import Clock
+from relay.core.forwarding import Header, fate_of, readable_only
 from relay.core.jsontext import JSONDecodeError, loads
-from relay.core.passing import Header, fate_of, readable_only
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.records import Intent
 from relay.core.tracking import TrackRequest
@@ -21,10 +21,10 @@ from relay.errors import Conflict, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
 from relay.proxy.adopted_keys import MAX_ADOPTED, name_of
-from relay.proxy.forwarding import Definitions, Forwarding, Pollers, Stopping, Streamed, Whole
-from relay.proxy.passage import MAX_ANSWER_BYTES, PassedAnswer, plain
-from relay.proxy.types import Body, Extra, Passing, Reply
-from relay.proxy.unknown import UnknownCreates
+from relay.proxy.forwarding import BufferedResponse, Definitions, Forwarding, Pollers, Stopping, StreamedResponse
+from relay.proxy.transport import MAX_ANSWER_BYTES, UpstreamResponse, plain
+from relay.proxy.types import CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.unknown_creates import UnknownCreates
 from relay.sources.mapping import CreateRequest, read_create, read_error
 from relay.tasks import Tasks
 
@@ -77,68 +77,68 @@ class Creates:
         self.late = Tasks()
         """Jobs that the database has not taken yet."""
 
-    async def create(self, passing: Passing, body: Body, extra: Extra) -> Reply:
+    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
         """Sends a create once, and tracks the job that it makes."""
-        speaker = passing.speaker
-        if speaker.account is None and speaker.key and self._adopt is not None and len(self._pollers) < MAX_ADOPTED:
-            passing = replace(passing, speaker=replace(speaker, account=name_of(speaker.key)))
-        if passing.speaker.account is None:
-            log.warning("untracked_create", path=passing.path, request_id=passing.request_id, hint="its key is unknown")
-            return await self._forwarding.pass_on(passing, body.parts)
+        caller = request.caller
+        if caller.account is None and caller.key and self._adopt is not None and len(self._pollers) < MAX_ADOPTED:
+            request = replace(request, caller=replace(caller, account=name_of(caller.key)))
+        if request.caller.account is None:
+            log.warning("untracked_create", path=request.path, request_id=request.request_id, hint="its key is unknown")
+            return await self._forwarding.pass_on(request, body.parts)
         now = self._clock()
-        asked = read_create(self._definitions[passing.speaker.source], body.whole)
+        asked = read_create(self._definitions[request.caller.source], body.whole)
         intent = Intent(
             id=new_id("int", now),
-            source=passing.speaker.source,
-            account=passing.speaker.account,
-            path=passing.path,
+            source=request.caller.source,
+            account=request.caller.account,
+            path=request.path,
             body_digest=body.digest,
-            idempotency_key=_text_of(passing.headers, b"idempotency-key"),
+            idempotency_key=_text_of(request.headers, b"idempotency-key"),
             created_at=now,
             channel=asked.channel,
             connect_account_id=asked.connect_account_id,
             request=asked.document(),
-            metadata=extra.metadata,
-            callback_url=extra.callback_url,
-            callback_types=extra.callback_types,
+            metadata=options.metadata,
+            callback_url=options.callback_url,
+            callback_types=options.callback_types,
         )
         try:
             await self._intents.begin(intent)
         except StoreError as error:
             return self._forwarding.problem(
-                passing.speaker,
+                request.caller,
                 503,
                 "relay_database_unavailable",
                 f"{error}. Nothing was sent: send it again later",
-                passing.request_id,
+                request.request_id,
             )
-        passing = replace(passing, headers=readable_only(passing.headers))
+        request = replace(request, headers=readable_only(request.headers))
         try:
             async with asyncio.timeout(CREATE_SECONDS):
-                answer = await self._forwarding.send(passing, body.parts if body.whole is None else body.whole)
+                answer = await self._forwarding.send(request, body.parts if body.whole is None else body.whole)
                 content, is_whole = await self._forwarding.until_the_end(answer.read(MAX_ANSWER_BYTES))
         except NotSent as error:
             await self._settle(intent, None)
-            return self._forwarding.unreachable(passing, error)
+            return self._forwarding.unreachable(request, error)
         except (NoAnswer, TimeoutError) as error:
             await self._settle(intent, "no_answer")
             late = NoAnswer(f"no answer within {CREATE_SECONDS:g} s")
-            return self._forwarding.unreachable(passing, error if isinstance(error, NoAnswer) else late, intent)
-        self._forwarding.note(passing.speaker, answer)
+            return self._forwarding.unreachable(request, error if isinstance(error, NoAnswer) else late, intent)
+        self._forwarding.note(request.caller, answer)
         if not is_whole:
             await self._settle(intent, "unreadable", answer.status)
-            return Streamed(answer, "pass", content)
+            return StreamedResponse(answer, "pass", content)
         answer.close()
-        await self._take_in(passing, asked, extra, intent, answer, content)
-        return Whole(status=answer.status, headers=answer.headers, whole=content)
+        await self._take_in(request, asked, options, intent, answer, content)
+        return BufferedResponse(status=answer.status, headers=answer.headers, whole=content)
 
     async def _take_in(
         self,
-        passing: Passing,
+        request: ForwardedRequest,
         asked: CreateRequest,
-        extra: Extra,
+        options: TrackingOptions,
         intent: Intent,
-        answer: PassedAnswer,
+        answer: UpstreamResponse,
         content: bytes,
     ) -> None:
         """What the answer says of the create's fate, written down before the caller gets it."""
@@ -157,14 +157,14 @@ class Creates:
                 await self._settle(intent, "unreadable", answer.status)
                 return
             await self._track(
-                passing.speaker.key,
+                request.caller.key,
                 TrackRequest(
                     external_id=found[0],
                     source=intent.source,
                     account=intent.account,
-                    callback_url=extra.callback_url,
-                    callback_types=extra.callback_types,
-                    metadata=extra.metadata,
+                    callback_url=options.callback_url,
+                    callback_types=options.callback_types,
+                    metadata=options.metadata,
                     seen=found[1],
                     spacing_seconds=_spacing(asked.spacing_seconds),
                     intent=intent,

@@ -8,12 +8,12 @@ from typing import Protocol, TypeVar
 import structlog
 
 from relay.clock import Clock, http_date
-from relay.core.passing import SAFE_METHODS, Header
+from relay.core.forwarding import SAFE_METHODS, Header
 from relay.core.records import Intent
 from relay.errors import NoAnswer, NotSent, RelayError
 from relay.polling.poller import Poller
-from relay.proxy.passage import Passage, PassedAnswer, PassedRequest
-from relay.proxy.types import Cache, Passing, Reply, Speaker
+from relay.proxy.transport import UpstreamRequest, UpstreamResponse, UpstreamTransport
+from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse
 from relay.sources.definition import SourceDefinition
 
 JSON_TYPE = (b"content-type", b"application/json")
@@ -33,8 +33,8 @@ class Stopping(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class Whole:
-    """An answer that is here already. See `relay.proxy.types.Reply`."""
+class BufferedResponse:
+    """An answer that is here already. See `relay.proxy.types.ProxyResponse`."""
 
     status: int
     headers: list[Header]
@@ -50,10 +50,10 @@ class Whole:
         """There is nothing to close."""
 
 
-class Streamed:
+class StreamedResponse:
     """An answer that is still coming, after what was read of it already."""
 
-    def __init__(self, answer: PassedAnswer, cache: Cache, begun: bytes = b"") -> None:
+    def __init__(self, answer: UpstreamResponse, cache: Cache, begun: bytes = b"") -> None:
         self.whole: bytes | None = None
         self.age_seconds: int | None = None
         self.status = answer.status
@@ -75,41 +75,41 @@ class Streamed:
 
 
 class Forwarding:
-    """Sends what callers send. `passages` by source."""
+    """Sends what callers send. `transports` by source."""
 
     def __init__(
         self,
         *,
         pollers: Pollers,
         definitions: Definitions,
-        passages: Mapping[str, Passage],
+        transports: Mapping[str, UpstreamTransport],
         node: Stopping,
         clock: Clock,
     ) -> None:
         self._pollers = pollers
         self._definitions = definitions
-        self._passages = passages
+        self._transports = transports
         self._node = node
         self._clock = clock
 
-    async def pass_on(self, passing: Passing, body: AsyncIterable[bytes] | None) -> Reply:
+    async def pass_on(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
         """Passes any other request on."""
         try:
-            answer = await self.send(passing, body)
+            answer = await self.send(request, body)
         except (NotSent, NoAnswer) as error:
-            return self.unreachable(passing, error)
-        self.note(passing.speaker, answer)
+            return self.unreachable(request, error)
+        self.note(request.caller, answer)
         body_in_memory = answer.from_memory()
         if body_in_memory is None:
-            return Streamed(answer, "pass")
+            return StreamedResponse(answer, "pass")
         answer.close()
-        return Whole(status=answer.status, headers=answer.headers, whole=body_in_memory)
+        return BufferedResponse(status=answer.status, headers=answer.headers, whole=body_in_memory)
 
-    async def send(self, passing: Passing, body: bytes | AsyncIterable[bytes] | None) -> PassedAnswer:
+    async def send(self, request: ForwardedRequest, body: bytes | AsyncIterable[bytes] | None) -> UpstreamResponse:
         """Sends once. Raises NotSent, NoAnswer."""
-        target = f"{passing.path}?{passing.query}" if passing.query else passing.path
-        request = PassedRequest(method=passing.method, target=target, headers=passing.headers, body=body)
-        return await self.until_the_end(self._passages[passing.speaker.source].send(request))
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        sent = UpstreamRequest(method=request.method, target=target, headers=request.headers, body=body)
+        return await self.until_the_end(self._transports[request.caller.source].send(sent))
 
     async def until_the_end(self, waiting: Awaitable[Value]) -> Value:
         """Waits for the upstream. Where the relay ends first, that is no answer: the caller is to be told so, and of a
@@ -121,30 +121,34 @@ class Forwarding:
                 raise
             raise NoAnswer("no answer before the relay was told to end") from None
 
-    def note(self, speaker: Speaker, answer: PassedAnswer) -> None:
+    def note(self, caller: Caller, answer: UpstreamResponse) -> None:
         """It was sent on the account's key: the planner's budget has to know."""
-        if speaker.account is not None:
-            poller = self._pollers.get((speaker.source, speaker.account))
+        if caller.account is not None:
+            poller = self._pollers.get((caller.source, caller.account))
             if poller is None:
                 return  # an account that is still to be adopted
             poller.passed(answer.status, texts(answer.headers), answer.sent_at)
 
-    def problem(self, speaker: Speaker, status: int, code: str, message: str, request_id: str) -> Whole:
+    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> BufferedResponse:
         """An error of our own in the upstream's shape."""
-        body = self._definitions[speaker.source].error_body(code, message, request_id)
+        body = self._definitions[caller.source].error_body(code, message, request_id)
         return self.own(status, body)
 
-    def own(self, status: int, body: bytes, *, cache: Cache = "pass", age_seconds: int | None = None) -> Whole:
+    def own(
+        self, status: int, body: bytes, *, cache: Cache = "pass", age_seconds: int | None = None
+    ) -> BufferedResponse:
         """An answer of our own."""
         date = http_date(self._clock()).encode()
         headers = [(b"date", date), JSON_TYPE, (b"content-length", b"%d" % len(body))]
-        return Whole(status=status, headers=headers, whole=body, cache=cache, age_seconds=age_seconds)
+        return BufferedResponse(status=status, headers=headers, whole=body, cache=cache, age_seconds=age_seconds)
 
-    def unreachable(self, passing: Passing, error: RelayError, intent: Intent | None = None) -> Whole:
+    def unreachable(
+        self, request: ForwardedRequest, error: RelayError, intent: Intent | None = None
+    ) -> BufferedResponse:
         """What a caller is told whose request got no answer, or was not sent."""
         if isinstance(error, NotSent):
             code, says = "relay_upstream_unreachable", f"{error}. Nothing was sent: it is safe to send it again"
-        elif passing.method in SAFE_METHODS:
+        elif request.method in SAFE_METHODS:
             code, says = "relay_upstream_no_answer", f"{error}. It only reads: it is safe to send it again"
         else:
             listed = "" if intent is None else f", listed as {intent.id} at /v1/intents"
@@ -153,8 +157,8 @@ class Forwarding:
                 f"{error}. It was sent, and whether it was carried out is unknown{listed}: find out "
                 "before it is sent again, or repeat it with the Idempotency-Key that it had"
             )
-        log.warning("not_passed_on", code=code, method=passing.method, path=passing.path, error=str(error))
-        return self.problem(passing.speaker, 502, code, says, passing.request_id)
+        log.warning("not_passed_on", code=code, method=request.method, path=request.path, error=str(error))
+        return self.problem(request.caller, 502, code, says, request.request_id)
 
 
 def texts(headers: Sequence[Header]) -> dict[str, str]:

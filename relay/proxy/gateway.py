@@ -6,19 +6,19 @@ from urllib.parse import unquote
 
 from relay.clock import Clock
 from relay.core.events import Event
+from relay.core.forwarding import Header, with_key
 from relay.core.job import Job
-from relay.core.passing import Header, with_key
 from relay.core.records import Intent, Page, Resolution
 from relay.metrics import Metrics
 from relay.polling.poll_result import PollResult
 from relay.polling.tracking import Tracking
-from relay.proxy.answer_cache import Answers
+from relay.proxy.answer_cache import AnswerCache
 from relay.proxy.creates import Adopt, Creates
 from relay.proxy.forwarding import Definitions, Forwarding, Pollers, Stopping
-from relay.proxy.passage import Passage
 from relay.proxy.reads import Reads
-from relay.proxy.types import Body, Extra, Passing, Reply, Speaker
-from relay.proxy.unknown import UnknownCreates, resolve
+from relay.proxy.transport import UpstreamTransport
+from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.unknown_creates import UnknownCreates, resolve
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.store.store import Store
@@ -33,10 +33,10 @@ class Gateway:
         store: Store,
         pollers: Pollers,
         definitions: Definitions,
-        passages: Mapping[str, Passage],
+        transports: Mapping[str, UpstreamTransport],
         clients: Mapping[str, UpstreamClient],
         tracking: Tracking,
-        answers: Answers,
+        answers: AnswerCache,
         signals: Signals,
         metrics: Metrics,
         node: Stopping,
@@ -47,17 +47,15 @@ class Gateway:
     ) -> None:
         """`adopt` makes an account of a caller's key; None where that is not wanted. `recorded` is told of each event
         that is recorded here."""
-        self.adopts = adopt is not None
+        self.adopts_keys = adopt is not None
         self._intents = store.intents
         self._pollers = pollers
         self._definitions = definitions
         self._clock = clock
         self._counter = lru_cache(metrics.passed.labels)
-        self._speakers: dict[
-            str, Speaker
-        ] = {}  # whose hashes are keyed: how long a look-up takes tells nothing of a key
+        self._callers: dict[str, Caller] = {}  # whose hashes are keyed: how long a look-up takes tells nothing of a key
         self._forwarding = Forwarding(
-            pollers=pollers, definitions=definitions, passages=passages, node=node, clock=clock
+            pollers=pollers, definitions=definitions, transports=transports, node=node, clock=clock
         )
         self._reads = Reads(
             self._forwarding,
@@ -86,74 +84,76 @@ class Gateway:
 
     # --- whose call it is
 
-    def whose(self, key: str | None) -> Speaker:
+    def caller_for(self, key: str | None) -> Caller:
         """Whom a request with this key speaks for."""
         if key is not None:
-            found = self._speakers.get(key) or self._learn_keys().get(key)
+            found = self._callers.get(key) or self._learn_keys().get(key)
             if found is not None and self._pollers[(found.source, found.account or "")].key == key:
                 return found
-        return Speaker(source=next(iter(self._definitions)), account=None, key=key)
+        return Caller(source=next(iter(self._definitions)), account=None, key=key)
 
-    def _learn_keys(self) -> dict[str, Speaker]:
-        self._speakers = {
-            poller.key: Speaker(source=source, account=account, key=poller.key)
+    def _learn_keys(self) -> dict[str, Caller]:
+        self._callers = {
+            poller.key: Caller(source=source, account=account, key=poller.key)
             for (source, account), poller in reversed(list(self._pollers.items()))
             if poller.key is not None
         }
-        return self._speakers
+        return self._callers
 
-    def standing(self) -> Speaker | None:
+    def default_caller(self) -> Caller | None:
         """The account that a relay token stands for: the only one that has a key, or else `default`."""
         having = [place for place, poller in self._pollers.items() if poller.key is not None]
         chosen = having if len(having) == 1 else [place for place in having if place[1] == "default"]
         if len(chosen) != 1:
             return None
         source, account = chosen[0]
-        return Speaker(source=source, account=account, key=self._pollers[chosen[0]].key)
+        return Caller(source=source, account=account, key=self._pollers[chosen[0]].key)
 
-    def with_its_key(self, headers: Sequence[Header], speaker: Speaker) -> list[Header]:
+    def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
         """The headers with the account's own key in the place of a token of ours."""
-        name, value = next(iter(self._definitions[speaker.source].auth_headers(speaker.key or "").items()))
+        name, value = next(iter(self._definitions[caller.source].auth_headers(caller.key or "").items()))
         return with_key(headers, name, value)
 
     # --- what it is
 
-    def is_create(self, speaker: Speaker, method: str, path: str) -> bool:
+    def is_create(self, caller: Caller, method: str, path: str) -> bool:
         """Whether the request makes a job."""
-        return method == "POST" and unquote(path) in self._definitions[speaker.source].creates
+        return method == "POST" and unquote(path) in self._definitions[caller.source].creates
 
-    def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
+    def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
         """The id of the job that the request reads; None where it is another request, or nobody's we know."""
-        if method != "GET" or query or speaker.account is None:
+        if method != "GET" or query or caller.account is None:
             return None
-        written = self._definitions[speaker.source].job_id_of(path)
+        written = self._definitions[caller.source].job_id_of(path)
         return None if written is None else unquote(written)
 
     # --- who answers it
 
-    def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> Reply | None:
+    def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
         """The answer to the read of a job where memory has one that is as good as the upstream's."""
-        return self._reads.known(speaker, external_id, ended=ended)
+        return self._reads.from_memory(caller, external_id, ended=ended)
 
-    async def read(self, passing: Passing, external_id: str, *, fresh: bool, wait_seconds: float) -> Reply:
+    async def read(
+        self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
+    ) -> ProxyResponse:
         """Answers the read of a job."""
-        return await self._reads.read(passing, external_id, fresh=fresh, wait_seconds=wait_seconds)
+        return await self._reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
 
-    async def create(self, passing: Passing, body: Body, extra: Extra) -> Reply:
+    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
         """Sends a create once, and tracks the job that it makes."""
-        return await self._creates.create(passing, body, extra)
+        return await self._creates.create(request, body, options)
 
-    async def pass_on(self, passing: Passing, body: AsyncIterable[bytes] | None) -> Reply:
+    async def pass_on(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
         """Passes any other request on."""
-        return await self._forwarding.pass_on(passing, body)
+        return await self._forwarding.pass_on(request, body)
 
-    def problem(self, speaker: Speaker, status: int, code: str, message: str, request_id: str) -> Reply:
+    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
         """An error of our own in the upstream's shape."""
-        return self._forwarding.problem(speaker, status, code, message, request_id)
+        return self._forwarding.problem(caller, status, code, message, request_id)
 
-    def answered(self, kind: str, reply: Reply) -> None:
+    def count(self, kind: str, response: ProxyResponse) -> None:
         """For the metrics."""
-        self._counter(kind, reply.cache, f"{reply.status // 100}xx").inc()
+        self._counter(kind, response.cache, f"{response.status // 100}xx").inc()
 
     def polled(self, job: Job, poll: PollResult) -> None:
         """A look of ours, or one that was lent, showed the job."""

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from relay.core.passing import Header
+from relay.core.forwarding import Header
 from relay.core.records import Intent, Page, Resolution
 
 Cache = Literal["hit", "miss", "pass"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speaker:
+class Caller:
     """Whose account a call speaks for. `account` is None for a key that is none of ours: it is passed on, untracked."""
 
     source: str
@@ -20,10 +20,10 @@ class Speaker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passing:
+class ForwardedRequest:
     """A caller's request on its way. `path` and `query` are as they came; `headers` are those that go on."""
 
-    speaker: Speaker
+    caller: Caller
     method: str
     path: str
     query: str
@@ -32,7 +32,7 @@ class Passing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
+class CreateBody:
     """A create's body: `whole` where it is small, `parts` in any case, each time from the beginning."""
 
     digest: str
@@ -41,7 +41,7 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extra:
+class TrackingOptions:
     """What a create's own headers attach to the job that it makes."""
 
     metadata: Mapping[str, Any] | None = None
@@ -49,7 +49,7 @@ class Extra:
     callback_types: tuple[str, ...] | None = None
 
 
-class Reply(Protocol):
+class ProxyResponse(Protocol):
     """An answer on its way back."""
 
     status: int
@@ -70,41 +70,43 @@ class DropIn(Protocol):
     """The drop-in proxy but for its HTTP."""
 
     @property
-    def adopts(self) -> bool:
+    def adopts_keys(self) -> bool:
         """Whether a create with an unknown key makes an account of it."""
 
-    def whose(self, key: str | None) -> Speaker:
+    def caller_for(self, key: str | None) -> Caller:
         """Whom a request with this key speaks for."""
 
-    def standing(self) -> Speaker | None:
+    def default_caller(self) -> Caller | None:
         """The account that a relay token stands for; None where no single one has a key."""
 
-    def with_its_key(self, headers: Sequence[Header], speaker: Speaker) -> list[Header]:
+    def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
         """The headers with the account's own key in the place of a token of ours."""
 
-    def is_create(self, speaker: Speaker, method: str, path: str) -> bool:
+    def is_create(self, caller: Caller, method: str, path: str) -> bool:
         """Whether the request makes a job."""
 
-    def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
+    def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
         """The id of the job that the request reads; None where it is another request."""
 
-    def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> Reply | None:
+    def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
         """The answer to the read of a job where memory has one that is as good as the upstream's; None where it may be
         found elsewhere. With `ended` only that of a job that has ended."""
 
-    async def create(self, passing: Passing, body: Body, extra: Extra) -> Reply:
+    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
         """Sends a create once, and tracks the job that it makes. Raises Unavailable where it was not sent."""
 
-    async def read(self, passing: Passing, external_id: str, *, fresh: bool, wait_seconds: float) -> Reply:
+    async def read(
+        self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
+    ) -> ProxyResponse:
         """Answers the read of a job: from what is known where that is as good, else by asking the upstream."""
 
-    async def pass_on(self, passing: Passing, body: AsyncIterable[bytes] | None) -> Reply:
+    async def pass_on(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
         """Passes any other request on."""
 
-    def problem(self, speaker: Speaker, status: int, code: str, message: str, request_id: str) -> Reply:
+    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
         """An error of our own in the upstream's shape."""
 
-    def answered(self, kind: str, reply: Reply) -> None:
+    def count(self, kind: str, response: ProxyResponse) -> None:
         """For the metrics; `kind`: create, read or other."""
 
     async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:

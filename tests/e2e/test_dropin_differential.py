@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.passing import HOP_BY_HOP
+from relay.core.forwarding import HOP_BY_HOP
 from relay.sandbox.server import Sandbox
 from relay.server.sockets import make_server
 from relay.testing import FakeClock

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 import relay.proxy.creates
-import relay.proxy.passage
+import relay.proxy.transport
 from relay.proxy.asgi import LEAVING_SECONDS
 from relay.server.sockets import make_server
 from tests.support.e2e_world import open_e2e_world
@@ -901,7 +901,7 @@ async def test_a_read_that_meets_the_end_of_a_kept_connection_is_sent_again(upst
 
 
 async def test_an_upstream_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay.proxy.passage, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(relay.proxy.transport, "SILENCE_SECONDS", 0.2)
     monkeypatch.setattr(relay.proxy.creates, "CREATE_SECONDS", 0.2)
 
     async def say_nothing(call: Call) -> None:

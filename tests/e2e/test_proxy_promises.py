@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relay.clock import wall_clock
-from relay.proxy.passage import PassedAnswer, PassedRequest
+from relay.proxy.transport import UpstreamRequest, UpstreamResponse
 from relay.store.intents import IN_FLIGHT_SECONDS
 from tests.support.e2e_world import KEY, World, open_e2e_world
 
@@ -29,14 +29,14 @@ class Passed:
     """The requests that are passed on to the upstream, and how many intents stood written down when each was."""
 
     def __init__(self, world: World) -> None:
-        self.requests: list[PassedRequest] = []
+        self.requests: list[UpstreamRequest] = []
         self.intents: list[int] = []
-        passage = world.node._passages["revor"]
-        self._send = passage.send
+        transport = world.node._transports["revor"]
+        self._send = transport.send
         self._store = world.node.store
-        passage.send = self.send  # type: ignore[method-assign]
+        transport.send = self.send  # type: ignore[method-assign]
 
-    async def send(self, request: PassedRequest) -> PassedAnswer:
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         self.requests.append(request)
         self.intents.append(await self.written_down())
         return await self._send(request)

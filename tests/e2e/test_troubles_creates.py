@@ -19,7 +19,7 @@ import aiohttp
 import orjson
 import pytest
 
-from relay.proxy.passage import MAX_ANSWER_BYTES
+from relay.proxy.transport import MAX_ANSWER_BYTES
 from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
 from tests.support.create_world import open_create_world
 from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
@@ -288,7 +288,7 @@ async def test_a_create_of_which_a_person_finds_out(world: RelayWorld) -> None:
 async def test_an_upstream_that_never_answers_a_create(tmp_path: Path) -> None:
     async with open_create_world(tmp_path, "never answers", "sqlite") as callers:
         world, session = callers.world, callers.world.session
-        world.relay.constants["relay.proxy.passage:SILENCE_SECONDS"] = 0.2  # in place of five minutes
+        world.relay.constants["relay.proxy.transport:SILENCE_SECONDS"] = 0.2  # in place of five minutes
         await world.relay.serve()
         await world.relay.ready(session)
         silence = {"kind": "timeout", "count": 1, "method": "POST", "hold_seconds": 60}

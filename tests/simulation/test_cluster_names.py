@@ -11,7 +11,7 @@ import pytest
 from relay.core.job import Job
 from relay.holder import Holder
 from relay.node.cluster import Cluster
-from relay.proxy.answer_cache import Answers
+from relay.proxy.answer_cache import AnswerCache
 from relay.signals import Signals
 from relay.store.store import Store
 
@@ -60,7 +60,7 @@ class World:
             pollers={KEY: self.poller},  # type: ignore[dict-item]
             dispatcher=SimpleNamespace(wake=self._wake),  # type: ignore[arg-type]
             signals=Signals(),
-            answers=Answers(),
+            answers=AnswerCache(),
             clock=lambda: 1_000.0,
             holder=self.holder,
             polls=True,

@@ -8,7 +8,7 @@ import pytest
 from relay.core.events import Event
 from relay.core.records import Intent
 from relay.errors import Conflict, InvalidRequest
-from relay.proxy.unknown import UnknownCreates
+from relay.proxy.unknown_creates import UnknownCreates
 from relay.store.intents import CUT_OFF, IN_FLIGHT_SECONDS
 from relay.store.pages import encode_cursor
 from relay.store.store import Store

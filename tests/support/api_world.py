@@ -10,17 +10,17 @@ import orjson
 from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Tested, Token
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.events import Event, Origin, from_transition
+from relay.core.forwarding import Header
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
-from relay.core.passing import Header
 from relay.core.records import Intent, Page, PollRecord, Registered, Registration, Resolution
 from relay.core.signing import new_secret, signature_headers
 from relay.core.subscription import Subscription
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import RequestError
 from relay.ids import new_id
-from relay.proxy.types import Body, Cache, Extra, Passing, Reply, Speaker
-from relay.proxy.unknown import resolve
+from relay.proxy.types import Cache, Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.unknown_creates import resolve
 from relay.store.store import Store
 from subscribers.registry import infer_kind, kind_named, kinds
 
@@ -274,42 +274,42 @@ class FakeDropIn:
 
     def __init__(self, world: "World") -> None:
         self.world = world
-        self.passed: list[Passing] = []
+        self.passed: list[ForwardedRequest] = []
 
-    adopts = False
+    adopts_keys = False
 
-    def whose(self, key: str | None) -> Speaker:
-        return Speaker(source="revor", account=None, key=key)
+    def caller_for(self, key: str | None) -> Caller:
+        return Caller(source="revor", account=None, key=key)
 
-    def standing(self) -> Speaker | None:
-        return Speaker(source="revor", account="default", key="the account's own")
+    def default_caller(self) -> Caller | None:
+        return Caller(source="revor", account="default", key="the account's own")
 
-    def with_its_key(self, headers: Sequence[Header], speaker: Speaker) -> list[Header]:
-        return [(b"authorization", f"Bearer {speaker.key}".encode())]
+    def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
+        return [(b"authorization", f"Bearer {caller.key}".encode())]
 
-    def is_create(self, speaker: Speaker, method: str, path: str) -> bool:
+    def is_create(self, caller: Caller, method: str, path: str) -> bool:
         return False
 
-    def job_read(self, speaker: Speaker, method: str, path: str, query: str) -> str | None:
+    def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
         return None
 
-    def known(self, speaker: Speaker, external_id: str, *, ended: bool) -> FakeReply | None:
+    def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> FakeReply | None:
         return None
 
-    async def create(self, passing: Passing, body: Body, extra: Extra) -> FakeReply:
-        return await self.pass_on(passing, None)
+    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> FakeReply:
+        return await self.pass_on(request, None)
 
-    async def read(self, passing: Passing, external_id: str, *, fresh: bool, wait_seconds: float) -> FakeReply:
-        return await self.pass_on(passing, None)
+    async def read(self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float) -> FakeReply:
+        return await self.pass_on(request, None)
 
-    async def pass_on(self, passing: Passing, body: AsyncIterable[bytes] | None) -> FakeReply:
-        self.passed.append(passing)
+    async def pass_on(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> FakeReply:
+        self.passed.append(request)
         return FakeReply(200, b'{"ok":true}')
 
-    def problem(self, speaker: Speaker, status: int, code: str, message: str, request_id: str) -> FakeReply:
+    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> FakeReply:
         return FakeReply(status, orjson.dumps({"ok": False, "error": {"code": code, "message": message}}))
 
-    def answered(self, kind: str, reply: Reply) -> None:
+    def count(self, kind: str, response: ProxyResponse) -> None:
         """Nobody counts here."""
 
     async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:

@@ -38,7 +38,7 @@ class Stop:
         from relay.delivery.dispatcher import Dispatcher
         from relay.http import exchange, sender
         from relay.proxy.creates import Creates
-        from relay.proxy.passage import Passage
+        from relay.proxy.transport import UpstreamTransport
         from relay.sources.client import UpstreamClient
         from relay.store.deliveries import DeliveryStore
         from relay.store.intents import IntentStore
@@ -59,7 +59,7 @@ class Stop:
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
         self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
         self._around(ReplayStore, "advance", "replay.called", "replay.committed", "replay.written")
-        self._around(Passage, "send", operation="create.sent")
+        self._around(UpstreamTransport, "send", operation="create.sent")
         self._around(Creates, "_take_in", "create.answered", "create.recorded")
         self._around(Store, "free_what_a_crash_left", "start.migrated", "start.freed")
         self._around(Store, "close", before="stop.closing")

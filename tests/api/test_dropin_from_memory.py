@@ -4,7 +4,7 @@ import pytest
 
 from relay.api.app import create_api
 from relay.proxy.asgi import Proxy
-from relay.proxy.types import Speaker
+from relay.proxy.types import Caller
 from tests.support.api_world import FakeDropIn, FakeReply
 
 PATH = "/api/v1/outreach/jobs/a"
@@ -16,14 +16,14 @@ def dropin(monkeypatch):
     """What memory has of the job, and what was asked of it."""
     memory: dict[str, bytes | None] = {"any": None, "ended": None}
 
-    def known(self, speaker, external_id, *, ended):
-        assert (speaker.account, external_id) == ("default", "a")
+    def from_memory(self, caller, external_id, *, ended):
+        assert (caller.account, external_id) == ("default", "a")
         body = memory["ended" if ended else "any"]
         return None if body is None else FakeReply(200, body)
 
-    monkeypatch.setattr(FakeDropIn, "whose", lambda self, key: Speaker(source="revor", account="default", key=key))
-    monkeypatch.setattr(FakeDropIn, "job_read", lambda self, speaker, method, path, query: "a")
-    monkeypatch.setattr(FakeDropIn, "known", known)
+    monkeypatch.setattr(FakeDropIn, "caller_for", lambda self, key: Caller(source="revor", account="default", key=key))
+    monkeypatch.setattr(FakeDropIn, "job_read", lambda self, caller, method, path, query: "a")
+    monkeypatch.setattr(FakeDropIn, "from_memory", from_memory)
     return memory
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from relay.clock import wall_clock
 from relay.errors import NoAnswer
-from relay.proxy.passage import MAX_KEPT_URL_CHARACTERS, Passage, PassedRequest
+from relay.proxy.transport import MAX_KEPT_URL_CHARACTERS, UpstreamRequest, UpstreamTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 
 
 @asynccontextmanager
-async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) -> AsyncIterator[Passage]:
-    """A passage to one that answers each request with these writes, a moment between them, and then closes."""
+async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) -> AsyncIterator[UpstreamTransport]:
+    """A transport to one that answers each request with these writes, a moment between them, and then closes."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -30,11 +30,11 @@ async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) 
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    passage = Passage(f"http://127.0.0.1:{port}", clock=wall_clock, node_id="node-1")
+    transport = UpstreamTransport(f"http://127.0.0.1:{port}", clock=wall_clock, node_id="node-1")
     try:
-        yield passage
+        yield transport
     finally:
-        await passage.close()
+        await transport.close()
         server.close()
         await server.wait_closed()
 
@@ -50,8 +50,8 @@ async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) 
     ],
 )
 async def test_what_came_with_the_head_is_at_hand_and_the_rest_is_streamed(writes, from_memory):
-    async with upstream(writes) as passage:
-        answer = await passage.send(PassedRequest(method="GET", target="/x", headers=[]))
+    async with upstream(writes) as transport:
+        answer = await transport.send(UpstreamRequest(method="GET", target="/x", headers=[]))
         assert answer.from_memory() == from_memory
         if from_memory is None:
             assert b"".join([part async for part in answer.body()]) == b"whole"
@@ -59,8 +59,8 @@ async def test_what_came_with_the_head_is_at_hand_and_the_rest_is_streamed(write
 
 
 async def test_an_answer_that_breaks_off_is_not_at_hand():
-    async with upstream([HEAD + b"who"]) as passage:
-        answer = await passage.send(PassedRequest(method="GET", target="/x", headers=[]))
+    async with upstream([HEAD + b"who"]) as transport:
+        answer = await transport.send(UpstreamRequest(method="GET", target="/x", headers=[]))
         assert answer.from_memory() is None
         with pytest.raises(NoAnswer):
             [part async for part in answer.body()]
@@ -69,7 +69,7 @@ async def test_an_answer_that_breaks_off_is_not_at_hand():
 async def test_a_target_goes_out_as_it_came_each_time():
     targets: list[bytes] = []
     odd = ["/a%2Fb/../c?x=%20+&y", f"/{'l' * MAX_KEPT_URL_CHARACTERS}?%7e"]
-    async with upstream([HEAD + b"whole"], targets) as passage:
+    async with upstream([HEAD + b"whole"], targets) as transport:
         for target in odd * 2:
-            (await passage.send(PassedRequest(method="GET", target=target, headers=[]))).close()
+            (await transport.send(UpstreamRequest(method="GET", target=target, headers=[]))).close()
     assert targets == [target.encode() for target in odd * 2]

@@ -55,7 +55,7 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNWRITABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def headers_to_pass(headers: Iterable[Header]) -> list[Header]:
+def headers_to_forward(headers: Iterable[Header]) -> list[Header]:
     """A request's headers as they go on: without what concerns this connection, and without those meant for us."""
     return [header for header in _end_to_end(headers) if header[0] not in _NEVER_PASSED_ON]
 
@@ -129,7 +129,7 @@ def _coding(word: str) -> str:
     return word.partition(";")[0].strip().lower()
 
 
-def key_of(headers: Iterable[Header]) -> str | None:
+def api_key_of(headers: Iterable[Header]) -> str | None:
     """The key that a request brings: as the upstream reads it, `Authorization: Bearer` before `x-api-key`."""
     bearer = api_key = None
     for name, value in headers:
@@ -192,7 +192,7 @@ def path_refusal(path: bytes, prefixes: Collection[str]) -> str | None:
     return f"the path is percent-encoded more than {_MAX_DECODINGS - 1} times"
 
 
-def leads_elsewhere(external_id: str) -> bool:
+def escapes_segment(external_id: str) -> bool:
     """Whether a job's id, as a segment of a path, could lead a server that decodes it to another path."""
     text = external_id.encode(errors="replace")
     while not (_DOT_SEGMENT.search(text) or _DISGUISE.search(text)):

@@ -8,16 +8,16 @@ import aiohttp
 import pytest
 
 from relay.errors import NoAnswer
-from relay.proxy.passage import Passage, PassedAnswer, PassedRequest
+from relay.proxy.transport import UpstreamRequest, UpstreamResponse, UpstreamTransport
 
 BODY = b"".join(b"%08d" % n for n in range(300_000))
-Answering = Callable[[], Awaitable[PassedAnswer]]
+Answering = Callable[[], Awaitable[UpstreamResponse]]
 
 
 @pytest.fixture
 async def answering() -> AsyncIterator[Callable[[int], Answering]]:
     """An upstream that says it answers with BODY, and sends so many bytes of it: what asks it once."""
-    passages: list[Passage] = []
+    transports: list[UpstreamTransport] = []
     servers: list[asyncio.Server] = []
 
     def of(size_bytes: int) -> Answering:
@@ -28,19 +28,19 @@ async def answering() -> AsyncIterator[Callable[[int], Answering]]:
             await writer.drain()
             writer.close()
 
-        async def ask() -> PassedAnswer:
+        async def ask() -> UpstreamResponse:
             server = await asyncio.start_server(connected, "127.0.0.1", 0)
             servers.append(server)
             port = server.sockets[0].getsockname()[1]
-            passage = Passage(f"http://127.0.0.1:{port}", clock=lambda: 0.0, node_id="node")
-            passages.append(passage)
-            return await passage.send(PassedRequest(method="GET", target="/", headers=[]))
+            transport = UpstreamTransport(f"http://127.0.0.1:{port}", clock=lambda: 0.0, node_id="node")
+            transports.append(transport)
+            return await transport.send(UpstreamRequest(method="GET", target="/", headers=[]))
 
         return ask
 
     yield of
-    for passage in passages:
-        await passage.close()
+    for transport in transports:
+        await transport.close()
     for server in servers:
         server.close()
 

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from relay.clock import Clock
-from relay.core.passing import Header, header_text, headers_to_return
+from relay.core.forwarding import Header, header_text, headers_to_return
 from relay.errors import NoAnswer, NotSent
 from relay.sources.client import NODE_HEADER
 
@@ -32,7 +32,7 @@ _OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp w
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PassedRequest:
+class UpstreamRequest:
     """One request as it goes on. `target` is path and query as they came, `headers` those that are passed on."""
 
     method: str
@@ -41,7 +41,7 @@ class PassedRequest:
     body: bytes | AsyncIterable[bytes] | None = None
 
 
-class PassedAnswer:
+class UpstreamResponse:
     """An answer whose head has come. Its body comes once: what `read` leaves is for `body`. `close` in any case."""
 
     def __init__(self, response: aiohttp.ClientResponse, sent_at: float) -> None:
@@ -96,7 +96,7 @@ class PassedAnswer:
         self._response.close()
 
 
-class Passage:
+class UpstreamTransport:
     """The connections to one upstream for what callers send. Closing it ends them; used again, it opens new ones."""
 
     def __init__(self, root: str, *, clock: Clock, node_id: str) -> None:
@@ -107,7 +107,7 @@ class Passage:
         self._session: aiohttp.ClientSession | None = None
         self._kept_url = lru_cache(MAX_KEPT_URLS)(self._url)
 
-    async def send(self, request: PassedRequest) -> PassedAnswer:
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """Sends once. Raises NotSent where nothing went out, NoAnswer where nobody knows what became of it.
 
         A GET, HEAD, OPTIONS, PUT or DELETE without a streamed body goes out a second time where the kept connection
@@ -136,7 +136,7 @@ class Passage:
         if not 200 <= response.status <= MAX_STATUS:
             response.close()
             raise NoAnswer(f"no answer: {response.status} is no status of one")
-        return PassedAnswer(response, sent_at)
+        return UpstreamResponse(response, sent_at)
 
     async def close(self) -> None:
         """Ends all connections."""

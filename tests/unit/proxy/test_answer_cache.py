@@ -4,22 +4,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.proxy.answer_cache import OVERHEAD_BYTES, Answers, Kept
+from relay.proxy.answer_cache import OVERHEAD_BYTES, AnswerCache, CachedAnswer
 
 KEYS = [("revor", "default", f"job-{number}") for number in range(6)]
 
 
-def kept(uid: str = "job_1", body: bytes | None = b"x" * 100, **changes: object) -> Kept:
-    values = {"looked_at": 1.0, "known_at": 1.0, "ended": False, **changes}
-    return Kept(uid=uid, body=body, **values)  # type: ignore[arg-type]
+def kept(uid: str = "job_1", body: bytes | None = b"x" * 100, **changes: object) -> CachedAnswer:
+    values = {"polled_at": 1.0, "known_at": 1.0, "ended": False, **changes}
+    return CachedAnswer(uid=uid, body=body, **values)  # type: ignore[arg-type]
 
 
-def size_of(*answers: Kept) -> int:
+def size_of(*answers: CachedAnswer) -> int:
     return sum(OVERHEAD_BYTES + len(answer.body or b"") for answer in answers)
 
 
 def test_what_was_put_is_got() -> None:
-    answers, answer = Answers(), kept()
+    answers, answer = AnswerCache(), kept()
     answers.put(KEYS[0], answer)
     assert answers.get(KEYS[0]) is answer
     assert answers.get(KEYS[1]) is None
@@ -28,14 +28,14 @@ def test_what_was_put_is_got() -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_an_answer_is_of_one_source_account_and_job(place: int) -> None:
-    answers = Answers()
+    answers = AnswerCache()
     answers.put(("a", "b", "c"), kept())
     other = tuple("z" if at == place else part for at, part in enumerate(("a", "b", "c")))
     assert answers.get(other) is None  # type: ignore[arg-type]
 
 
 def test_a_newer_one_takes_the_place() -> None:
-    answers, newer = Answers(), kept(body=b"ended", ended=True)
+    answers, newer = AnswerCache(), kept(body=b"ended", ended=True)
     answers.put(KEYS[0], kept())
     answers.put(KEYS[0], newer)
     assert answers.get(KEYS[0]) is newer
@@ -43,9 +43,9 @@ def test_a_newer_one_takes_the_place() -> None:
 
 
 def test_only_what_is_kept_is_renewed() -> None:
-    answers, newer = Answers(), kept(body=b"newer")
+    answers, newer = AnswerCache(), kept(body=b"newer")
 
-    def never() -> Kept:
+    def never() -> CachedAnswer:
         raise AssertionError("nobody asks for it, so it is not made")
 
     answers.renew(KEYS[0], never)
@@ -56,7 +56,7 @@ def test_only_what_is_kept_is_renewed() -> None:
 
 
 def test_what_is_dropped_is_gone() -> None:
-    answers = Answers()
+    answers = AnswerCache()
     answers.put(KEYS[0], kept())
     answers.put(KEYS[1], kept(body=None))
     answers.drop(KEYS[0])
@@ -69,7 +69,7 @@ def test_what_is_dropped_is_gone() -> None:
 
 
 def test_what_was_asked_for_longest_ago_makes_room() -> None:
-    answers = Answers(max_bytes=3 * size_of(kept()))
+    answers = AnswerCache(max_bytes=3 * size_of(kept()))
     for key in KEYS[:3]:
         answers.put(key, kept())
     answers.get(KEYS[0])
@@ -78,7 +78,7 @@ def test_what_was_asked_for_longest_ago_makes_room() -> None:
 
 
 def test_an_answer_larger_than_all_the_room_is_kept_alone() -> None:
-    answers, large = Answers(max_bytes=1_000), kept(body=b"x" * 5_000)
+    answers, large = AnswerCache(max_bytes=1_000), kept(body=b"x" * 5_000)
     answers.put(KEYS[0], kept())
     answers.put(KEYS[1], large)
     assert answers.get(KEYS[0]) is None
@@ -95,7 +95,7 @@ def test_neither_the_body_nor_what_it_says_is_shown() -> None:
     st.lists(st.tuples(st.sampled_from(["put", "renew", "drop", "get"]), st.sampled_from(KEYS), st.integers(0, 900)))
 )
 def test_the_count_of_bytes_is_right_whatever_is_done(steps: list[tuple[str, tuple[str, str, str], int]]) -> None:
-    answers = Answers(max_bytes=2_500)
+    answers = AnswerCache(max_bytes=2_500)
     for what, key, size in steps:
         if what == "put":
             answers.put(key, kept(body=b"x" * size))

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.passing import (
+from relay.core.forwarding import (
     HOP_BY_HOP,
     Header,
+    api_key_of,
     counts_as_poll,
+    escapes_segment,
     fate_of,
     header_text,
-    headers_to_pass,
+    headers_to_forward,
     headers_to_return,
-    key_of,
-    leads_elsewhere,
     path_refusal,
     readable_only,
     with_key,
@@ -41,7 +41,7 @@ def is_within(kept: Sequence[Header], headers: Sequence[Header]) -> bool:
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_THE_NEXT))
 def test_what_concerns_one_connection_or_us_does_not_go_on(name: bytes) -> None:
-    assert headers_to_pass([(name, b"x"), (b"accept", b"*/*")]) == [(b"accept", b"*/*")]
+    assert headers_to_forward([(name, b"x"), (b"accept", b"*/*")]) == [(b"accept", b"*/*")]
 
 
 @pytest.mark.parametrize("name", sorted(HOP_BY_HOP))
@@ -83,7 +83,7 @@ def test_a_connection_names_what_is_only_for_it() -> None:
         (b"connection", b"X-Four"),
         (b"x-four", b"4"),
     ]
-    assert headers_to_pass(headers) == [(b"x-three", b"3")]
+    assert headers_to_forward(headers) == [(b"x-three", b"3")]
     assert headers_to_return([(b"Connection", b"ETag"), (b"etag", b"x"), (b"ETAG", b"y"), (b"Via", b"z")], 200) == [
         (b"Via", b"z")
     ]
@@ -91,12 +91,12 @@ def test_a_connection_names_what_is_only_for_it() -> None:
 
 def test_the_usual_words_of_a_connection_are_no_headers() -> None:
     headers = [(b"connection", b"close, keep-alive"), (b"close", b"1"), (b"accept", b"*/*")]
-    assert headers_to_pass(headers) == headers[1:]
+    assert headers_to_forward(headers) == headers[1:]
 
 
 @given(HEADERS)
 def test_the_rest_goes_on_as_it_came_and_in_its_order(headers: list[Header]) -> None:
-    kept = headers_to_pass(headers)
+    kept = headers_to_forward(headers)
     assert is_within(kept, headers)
     assert not NOT_FOR_THE_NEXT & {name for name, _ in kept}
     if b"connection" not in {name for name, _ in headers}:
@@ -107,19 +107,19 @@ def test_the_rest_goes_on_as_it_came_and_in_its_order(headers: list[Header]) -> 
 def test_what_a_connection_names_goes_neither_on_nor_back(headers: list[Header], named: list[bytes]) -> None:
     headers = [*headers, (b"connection", b" , ".join(word.upper() for word in named))]
     only_here = {*named} - {b"close", b"keep-alive"}
-    for kept in (headers_to_pass(iter(headers)), headers_to_return(iter(headers), 200)):
+    for kept in (headers_to_forward(iter(headers)), headers_to_return(iter(headers), 200)):
         assert is_within(kept, headers)
         assert not only_here & {name for name, _ in kept}
 
 
 @given(HEADERS)
 def test_passing_on_twice_changes_nothing_more(headers: list[Header]) -> None:
-    assert headers_to_pass(headers_to_pass(headers)) == headers_to_pass(headers)
+    assert headers_to_forward(headers_to_forward(headers)) == headers_to_forward(headers)
 
 
 def test_a_connection_that_names_thousands_costs_nothing() -> None:
     headers = [(b"connection", b",".join(b"x-%d" % number for number in range(100_000))), (b"x-99", b"1")]
-    assert headers_to_pass(headers) == []
+    assert headers_to_forward(headers) == []
 
 
 # --- which codings an answer may have that has to be read
@@ -205,7 +205,7 @@ def test_a_wait_is_taken_out_of_what_is_preferred(values: list[bytes], wanted: l
     ],
 )
 def test_the_key_is_read_as_the_upstream_reads_it(headers: list[Header], key: str | None) -> None:
-    assert key_of(headers) == key
+    assert api_key_of(headers) == key
 
 
 def test_another_key_takes_the_place_of_both() -> None:
@@ -216,8 +216,8 @@ def test_another_key_takes_the_place_of_both() -> None:
 
 @given(HEADERS, st.text("abc-", min_size=1))
 def test_the_key_that_was_put_in_is_the_one_that_is_read(headers: list[Header], key: str) -> None:
-    assert key_of(with_key(headers, "Authorization", f"Bearer {key}")) == key
-    assert key_of(with_key(headers, "x-api-key", key)) == key
+    assert api_key_of(with_key(headers, "Authorization", f"Bearer {key}")) == key
+    assert api_key_of(with_key(headers, "x-api-key", key)) == key
 
 
 # --- what became of a create
@@ -271,7 +271,7 @@ def test_whatever_has_a_text_keeps_its_bytes(name: bytes, value: bytes) -> None:
 )
 def test_a_connection_never_names_what_makes_the_request(name: bytes) -> None:
     kept = (name.lower(), b"x")
-    assert headers_to_pass([(b"connection", b"close, " + name), kept, (b"x-hop", b"1")]) == [kept, (b"x-hop", b"1")]
+    assert headers_to_forward([(b"connection", b"close, " + name), kept, (b"x-hop", b"1")]) == [kept, (b"x-hop", b"1")]
 
 
 def test_another_key_comes_without_the_caller_s_cookies() -> None:
@@ -385,7 +385,7 @@ def test_whatever_decoding_shows_stays_below_the_prefix(rest: str) -> None:
     "external_id", ["7d9f3c52-1f0e", "a/b", "50%", "%", "a.b", "...", "x..", "é 日", "a\\b", "%2e%2e%2e", "%25"]
 )
 def test_an_id_is_a_segment(external_id: str) -> None:
-    assert not leads_elsewhere(external_id)
+    assert not escapes_segment(external_id)
 
 
 @pytest.mark.parametrize(
@@ -396,4 +396,4 @@ def test_an_id_is_a_segment(external_id: str) -> None:
     ],
 )
 def test_an_id_that_could_lead_to_another_path_is_found(external_id: str) -> None:
-    assert leads_elsewhere(external_id)
+    assert escapes_segment(external_id)
