@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from relay.cli.client import api, full_types, segment
+from relay.cli.delivery_report import describe_delivery
 from relay.cli.output import Json, Limit, note, print_json, print_table, say, terminal_width
 from relay.cli.replays import COUNT_TIMEOUT_SECONDS, SINCE_HELP, Wait, follow_up, moment
-from relay.cli.story import story
 from relay.errors import UsageError
 
 app = typer.Typer(help="See what was sent to whom, and send it again.", no_args_is_help=True)
@@ -79,7 +79,7 @@ def show(
         return
     event = client.get_if_there(f"/v1/events/{segment(found['event_id'])}")
     subscription = client.get_if_there(f"/v1/subscriptions/{segment(found['subscription_id'])}")
-    for line in story(found, event, subscription, now=time.time(), width=terminal_width()):
+    for line in describe_delivery(found, event, subscription, now=time.time(), width=terminal_width()):
         typer.echo(line)
 
 

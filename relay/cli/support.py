@@ -10,8 +10,8 @@ import typer
 
 from relay import __version__
 from relay.cli.client import Api, ApiError, Unreachable, api, segment
+from relay.cli.delivery_report import attempt_lines
 from relay.cli.output import clean, working
-from relay.cli.story import attempt_lines
 from relay.clock import to_rfc3339, wall_clock
 from relay.errors import RelayError, UsageError
 

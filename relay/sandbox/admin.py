@@ -22,8 +22,8 @@ from starlette.routing import Route
 from relay.clock import Clock, to_rfc3339
 from relay.sandbox.bodies import CHANNELS, PLACEHOLDER_ACCOUNT_ID, Refused
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Script
-from relay.sandbox.faults import KINDS, FaultBook, FaultInvalid, parse_fault
-from relay.sandbox.tally import Tally
+from relay.sandbox.faults import KINDS, FaultInjector, FaultInvalid, parse_fault
+from relay.sandbox.request_counts import RequestCounts
 from relay.sandbox.wire import BodyTooLarge, read_body
 from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, World, WorldFull
 
@@ -38,9 +38,9 @@ _JOB_FIELDS = frozenset(
 )
 
 
-def admin_routes(world: World, faults: FaultBook, tally: Tally, clock: Clock) -> list[Route]:
+def admin_routes(world: World, faults: FaultInjector, request_counts: RequestCounts, clock: Clock) -> list[Route]:
     """The routes under /_sandbox."""
-    calls = _Calls(world, faults, tally, clock)
+    calls = _Calls(world, faults, request_counts, clock)
     return [
         Route("/_sandbox", calls.overview, methods=["GET"]),
         Route("/_sandbox/jobs", calls.jobs, methods=["GET", "POST"]),
@@ -52,10 +52,10 @@ def admin_routes(world: World, faults: FaultBook, tally: Tally, clock: Clock) ->
 
 
 class _Calls:
-    def __init__(self, world: World, faults: FaultBook, tally: Tally, clock: Clock) -> None:
+    def __init__(self, world: World, faults: FaultInjector, request_counts: RequestCounts, clock: Clock) -> None:
         self._world = world
         self._faults = faults
-        self._tally = tally
+        self._request_counts = request_counts
         self._clock = clock
 
     async def overview(self, request: Request) -> Response:
@@ -65,7 +65,7 @@ class _Calls:
                 "ok": True,
                 "seed": world.seed,
                 "speed": world.speed,
-                "count_attempts": world.ways.count_attempts,
+                "count_attempts": world.behaviour.count_attempts,
                 "now": to_rfc3339(self._clock()),
                 "jobs": len(world),
             }
@@ -153,8 +153,8 @@ class _Calls:
 
     async def requests(self, request: Request) -> Response:
         if request.method == "DELETE":
-            self._tally.clear()
-        return _json({"ok": True, **self._tally.shown()})
+            self._request_counts.clear()
+        return _json({"ok": True, **self._request_counts.shown()})
 
 
 def _script(fields: Mapping[str, Any]) -> Script:

@@ -57,7 +57,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class JobRequest:
     """A job that was asked for and may be made."""
 
     action: str
@@ -80,7 +80,7 @@ def connect_accounts(query: Mapping[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def parse_dispatch(body: object) -> Order:
+def parse_dispatch(body: object) -> JobRequest:
     """The order in the body of `POST /api/v1/outreach/dispatches`. Fields it does not know are let pass."""
     fields = _object(body, "the body")
     account_id = _text(fields, "account_id")
@@ -103,10 +103,12 @@ def parse_dispatch(body: object) -> Order:
         _object(fields["metadata"], "metadata")
     interval = _interval(fields)
     _check_account(account_id, channel)
-    return Order(action="outreach.dispatch", channel=channel, connect_account_id=account_id, interval_seconds=interval)
+    return JobRequest(
+        action="outreach.dispatch", channel=channel, connect_account_id=account_id, interval_seconds=interval
+    )
 
 
-def parse_post_like(body: object) -> Order:
+def parse_post_like(body: object) -> JobRequest:
     """The order in the body of `POST /api/v1/outreach/linkedin/post-likes`. Fields it does not know are let pass."""
     fields = _object(body, "the body")
     _text(fields, "profile_url")
@@ -121,7 +123,7 @@ def parse_post_like(body: object) -> Order:
     account_id = _optional_text(fields, "account_id", "account_id") or PLACEHOLDER_ACCOUNT_ID
     interval = _interval(fields)
     _check_account(account_id, "linkedin")
-    return Order(
+    return JobRequest(
         action="outreach.linkedin.post_like",
         channel="linkedin",
         connect_account_id=account_id,

@@ -19,11 +19,11 @@ REFUSALS = {
     "revoked_key": (401, "api_key_revoked"),
 }
 """Kinds that answer with an error: kind -> (HTTP status, code)."""
-SPOILERS = ("timeout", "malformed_json", "truncated", "wrong_content_type", "slow_drip", "oversized")
+CORRUPTIONS = ("timeout", "malformed_json", "truncated", "wrong_content_type", "slow_drip", "oversized")
 """Kinds that spoil the answer on its way, after the request took effect."""
 JOB_KINDS = frozenset({"unknown_status", "status_back"})
 """Kinds that change what a read of a job says."""
-KINDS = (*REFUSALS, *SPOILERS, *sorted(JOB_KINDS))
+KINDS = (*REFUSALS, *CORRUPTIONS, *sorted(JOB_KINDS))
 
 _ALIASES = {
     "5xx": "500",
@@ -122,7 +122,7 @@ class Fault:
 
 
 @dataclass(kw_only=True)
-class FaultBook:
+class FaultInjector:
     """The faults in force; the first in the order of adding that matches a request hits it."""
 
     seed: int = 0

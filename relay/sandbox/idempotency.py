@@ -14,7 +14,7 @@ MAX_KEY_LENGTH = 255
 
 
 @dataclass(kw_only=True)
-class Originals:
+class IdempotencyStore:
     """Answers by (API key, path, Idempotency-Key), the newest `max_answers` of them.
 
     Bodies are the same when they are the same JSON value: spacing and the order of fields do not matter.

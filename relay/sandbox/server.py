@@ -13,14 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock, wall_clock
 from relay.sandbox.admin import admin_routes
-from relay.sandbox.bodies import Order, Refused, connect_accounts, parse_dispatch, parse_post_like
+from relay.sandbox.bodies import JobRequest, Refused, connect_accounts, parse_dispatch, parse_post_like
 from relay.sandbox.fate import Fates
-from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultBook, FaultSpec
-from relay.sandbox.idempotency import Originals
+from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultInjector, FaultSpec
+from relay.sandbox.idempotency import IdempotencyStore
 from relay.sandbox.keys import Caller, KeyRefused, caller_of
-from relay.sandbox.life import CountAttempts, StartedAtWhileWaiting, Ways
+from relay.sandbox.lifecycle import Behaviour, CountAttempts, StartedAtWhileWaiting
 from relay.sandbox.limits import RateLimiter, Verdict, retry_after_text
-from relay.sandbox.tally import Tally
+from relay.sandbox.request_counts import RequestCounts
 from relay.sandbox.wire import Answer, BodyTooLarge, ConnectionCut, json_answer, read_body, send_answer
 from relay.sandbox.world import World, WorldFull
 
@@ -51,12 +51,12 @@ class Sandbox:
 
     def world(self) -> World:
         """A new world of these settings."""
-        ways = Ways(
+        behaviour = Behaviour(
             speed=self.speed,
             count_attempts=self.count_attempts,
             started_at_while_waiting=self.started_at_while_waiting,
         )
-        return World(seed=self.seed, ways=ways, fates=self.fates)
+        return World(seed=self.seed, behaviour=behaviour, fates=self.fates)
 
     def app(self, *, clock: Clock = wall_clock) -> Starlette:
         """The ASGI application with a new world."""
@@ -81,7 +81,7 @@ def create_app(
 
     `rate_limit` is (requests, seconds at speed 1) a key, None for none; `account_rate_limit` the requests of an
     account in the same window, as many as a key's by default. With `limit_reads_only` only reads of jobs count.
-    `app.state` has `world`, `faults` (FaultBook) and `tally` (Tally) for programs in the same process.
+    `app.state` has `world`, `faults` and `request_counts` for programs in the same process.
     """
     limiter = None
     if rate_limit is not None:
@@ -90,12 +90,17 @@ def create_app(
             window_seconds=rate_limit[1] / world.speed,
             account_limit=account_rate_limit or rate_limit[0],
         )
-    faults, tally = FaultBook(seed=world.seed), Tally()
+    faults, request_counts = FaultInjector(seed=world.seed), RequestCounts()
     upstream = Upstream(
-        world=world, faults=faults, tally=tally, limiter=limiter, limit_reads_only=limit_reads_only, clock=clock
+        world=world,
+        faults=faults,
+        request_counts=request_counts,
+        limiter=limiter,
+        limit_reads_only=limit_reads_only,
+        clock=clock,
     )
-    app = Starlette(routes=[*admin_routes(world, faults, tally, clock), Mount("/", app=upstream)])
-    app.state.world, app.state.faults, app.state.tally = world, faults, tally
+    app = Starlette(routes=[*admin_routes(world, faults, request_counts, clock), Mount("/", app=upstream)])
+    app.state.world, app.state.faults, app.state.request_counts = world, faults, request_counts
     return app
 
 
@@ -116,13 +121,13 @@ class Upstream:
     """Revor's API v1 as an ASGI application; everything it answers is decided between two awaits."""
 
     world: World
-    faults: FaultBook
-    tally: Tally
+    faults: FaultInjector
+    request_counts: RequestCounts
     limiter: RateLimiter | None
     limit_reads_only: bool
     clock: Clock
     _request_count: int = field(default=0, init=False)
-    _originals: Originals = field(default_factory=Originals, init=False, repr=False)
+    _idempotency: IdempotencyStore = field(default_factory=IdempotencyStore, init=False, repr=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -145,7 +150,7 @@ class Upstream:
             )
             answer, fault = self.answer(request)
         status = 0 if fault is not None and fault.kind == "timeout" else answer.status
-        self.tally.count(method, kind, status)
+        self.request_counts.count(method, kind, status)
         await send_answer(answer, scope, receive, send, fault)
 
     def answer(self, request: _Request) -> tuple[Answer, FaultSpec | None]:
@@ -263,14 +268,14 @@ class Upstream:
         if not name:
             return self._make(_PARSERS[request.kind](body), request, caller, now)
         place = {"api_key": caller.key, "path": request.path, "name": name, "body": body}
-        original = self._originals.find(**place)
+        original = self._idempotency.find(**place)
         if original is not None:
             return original
         answer = self._make(_PARSERS[request.kind](body), request, caller, now)
-        self._originals.keep(answer, **place)
+        self._idempotency.keep(answer, **place)
         return answer
 
-    def _make(self, order: Order, request: _Request, caller: Caller, now: float) -> Answer:
+    def _make(self, order: JobRequest, request: _Request, caller: Caller, now: float) -> Answer:
         try:
             job = self.world.create(
                 account=caller.account,

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from relay.sandbox.fate import Fate, Fates, Script
-from relay.sandbox.life import Job, Ways, accepted_item, lay_out, milliseconds, step_item, truth
+from relay.sandbox.lifecycle import Behaviour, Job, accepted_item, milliseconds, schedule_steps, step_item, truth
 
 MIN_INTERVAL_SECONDS = 60
 MAX_INTERVAL_SECONDS = 86_400
@@ -46,7 +46,7 @@ class World:
     """
 
     seed: int = 0
-    ways: Ways = field(default_factory=Ways)
+    behaviour: Behaviour = field(default_factory=Behaviour)
     fates: Fates = field(default_factory=Fates)
     max_jobs: int = 200_000
     max_lanes: int = 100_000
@@ -55,13 +55,13 @@ class World:
     _lanes: OrderedDict[tuple[str, str], _Lane] = field(default_factory=OrderedDict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.ways.speed) and 0 < self.ways.speed <= MAX_SPEED):
-            raise ValueError(f"speed must be above 0 and at most {MAX_SPEED:.0f}, not {self.ways.speed}")
+        if not (math.isfinite(self.behaviour.speed) and 0 < self.behaviour.speed <= MAX_SPEED):
+            raise ValueError(f"speed must be above 0 and at most {MAX_SPEED:.0f}, not {self.behaviour.speed}")
 
     @property
     def speed(self) -> float:
         """What every duration is divided by."""
-        return self.ways.speed
+        return self.behaviour.speed
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -101,7 +101,9 @@ class World:
             created_at=created_at,
             scheduled_at=scheduled_at if script.show_scheduled_at else None,
             fate=fate,
-            steps=lay_out(fate, self.ways, created_at=created_at, scheduled_at=scheduled_at, start_at=start_at),
+            steps=schedule_steps(
+                fate, self.behaviour, created_at=created_at, scheduled_at=scheduled_at, start_at=start_at
+            ),
             body_digest=body_digest,
         )
         lane.scheduled_at = scheduled_at

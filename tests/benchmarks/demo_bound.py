@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from relay.sandbox.life import Job
-from relay.sandbox.orders import dispatch_body
+from relay.sandbox.example_requests import dispatch_body
+from relay.sandbox.lifecycle import Job
 from relay.sandbox.world import World
 
 JOBS = 300

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from relay import cli
 from relay.cli import client
 from relay.cli.client import Api, Unreachable
-from relay.cli.demo.stage import listen, served, url_of
+from relay.cli.demo.environment import listen, served, url_of
 from relay.cli.importing import run as import_run
 from relay.cli.importing import send as import_send
 from tests.support.e2e_world import World, open_e2e_world

@@ -1,4 +1,4 @@
-"""The whole story with one command: nothing lost, nothing left behind, and figures that add up."""
+"""The whole scenario with one command: nothing lost, nothing left behind, and figures that add up."""
 
 import json
 import os

@@ -20,7 +20,7 @@ import orjson
 import pytest
 
 from relay.proxy.transport import MAX_ANSWER_BYTES
-from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from tests.support.create_world import open_create_world
 from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
 

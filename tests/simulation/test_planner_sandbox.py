@@ -12,7 +12,7 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.forecast import MEASURED_ENDS
-from relay.sandbox.life import Ways
+from relay.sandbox.lifecycle import Behaviour
 from relay.sandbox.world import World as Sandbox
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -56,7 +56,7 @@ class Alone(SharedLimit):
 
 def sandbox_world(count: int, seed: int, *, per_second: float = 1000.0, speed: float = 1.0) -> World:
     """Jobs over three channels, dispatched one after another."""
-    sandbox = Sandbox(seed=seed, ways=Ways(speed=speed))
+    sandbox = Sandbox(seed=seed, behaviour=Behaviour(speed=speed))
     jobs = [SandboxJob(sandbox, CHANNELS[n % 3], BEGINNING + n / per_second) for n in range(count)]
     return World("sandbox", tuple(jobs))  # type: ignore[arg-type]  # it has what the simulator reads of a job
 

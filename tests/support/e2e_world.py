@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from relay.cli.demo.stage import listen, served, url_of
+from relay.cli.demo.environment import listen, served, url_of
 from relay.clock import Clock, wall_clock
 from relay.config.keyring import new_key
 from relay.config.settings import (

@@ -24,10 +24,10 @@ import aiohttp
 import orjson
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from relay.cli.demo.stage import listen, served, url_of
+from relay.cli.demo.environment import listen, served, url_of
 from relay.config.keyring import new_key
 from relay.delivery.slots import CLAIMED_PER_SLOT
-from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.store import migrations
 from relay.store.database import url_of as sqlite_url_of
 from tests.support.forks import Forked

@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from relay.cli.demo.stage import listen, served, url_of
+from relay.cli.demo.environment import listen, served, url_of
 from tests.support.forks import Forked
 from tests.support.kill_world import DATABASES, SPEED, START_SECONDS, Database, Relay, free_port
 

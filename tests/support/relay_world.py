@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from relay.cli.demo.stage import listen, served, url_of
+from relay.cli.demo.environment import listen, served, url_of
 from relay.sandbox.server import Sandbox
 from tests.support.process_world import API_TOKEN, Process, keep_token, processes
 

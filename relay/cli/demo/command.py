@@ -1,4 +1,4 @@
-"""`relay demo`: the whole story on loopback, in a temporary folder, with figures at the end."""
+"""`relay demo`: the whole scenario on loopback, in a temporary folder, with figures at the end."""
 
 import contextlib
 import math
@@ -29,7 +29,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="The figures as one object on the last line.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Go on serving afterwards, until Ctrl-C.")] = False,
 ) -> None:
-    """Run the whole story on this machine: a stand-in upstream, the relay, and a receiver that checks everything.
+    """Run the whole scenario on this machine: a stand-in upstream, the relay, and a receiver that checks everything.
 
     It needs no account and leaves nothing behind. Exit code 0: nothing lost, out of order or unverified.
     """
@@ -38,8 +38,8 @@ def demo(
     limit = parse_rate_limit(rate_limit)
 
     from relay import log
+    from relay.cli.demo.environment import Plan
     from relay.cli.demo.live import run
-    from relay.cli.demo.stage import Plan
 
     log.configure(dev=False, level="warning")
     plan = Plan(jobs=jobs, speed=speed, seed=seed, rate_limit=limit, database=database)

@@ -15,10 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from relay.cli.demo.environment import Plan
 from relay.cli.demo.naive import Rerun, length_seconds, open_rerun, run_again
 from relay.cli.demo.report import NAIVE_INTERVAL_SECONDS, Naive, Report, compared
-from relay.cli.demo.stage import Plan
-from relay.cli.demo.story import Story, open_story, patience_seconds, tell
+from relay.cli.demo.scenario import Scenario, open_scenario, patience_seconds, run_scenario
 
 LINE_SECONDS = 2.0
 ALWAYS_SHOWN = ("queued", "scheduled", "running", "retrying", "succeeded", "failed", "cancelled")
@@ -38,35 +38,37 @@ async def _run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Repor
     """One demo. With `as_json` only the figures go to stdout: what is for people goes to stderr."""
     console = Console(stderr=as_json, highlight=False)
     with _terminated_like_interrupted():
-        async with open_story(plan) as story:
-            with _shown(console, lambda: picture(story), lambda: progress_line(story), story.is_over) as progress:
-                report = await tell(story, progress)
+        async with open_scenario(plan) as scenario:
+            with _shown(
+                console, lambda: picture(scenario), lambda: progress_line(scenario), scenario.is_over
+            ) as progress:
+                report = await run_scenario(scenario, progress)
             style = "bold green" if report.ok else "bold red"
             console.print(Text(report.headline(), style=style), soft_wrap=True)
             figures = report.shown()
             if compare:
-                naive = await _compare(story, report, console)
+                naive = await _compare(scenario, report, console)
                 figures["naive"] = naive.shown()
             if as_json:
                 typer.echo(orjson.dumps(figures).decode())
             if keep:
-                await _serve_on(story, console)
+                await _serve_on(scenario, console)
             return report
 
 
-async def _compare(story: Story, report: Report, console: Console) -> Naive:
+async def _compare(scenario: Scenario, report: Report, console: Console) -> Naive:
     """The same world once more with the naive poller, and both side by side."""
-    about_seconds = length_seconds(story.truths())
+    about_seconds = length_seconds(scenario.truths())
     console.print(
         f"The same world once more, with a plain poller that looks every {NAIVE_INTERVAL_SECONDS:g} s: about "
-        f"{about_seconds:.0f} s, at most {about_seconds + patience_seconds(story.plan):.0f} s.",
+        f"{about_seconds:.0f} s, at most {about_seconds + patience_seconds(scenario.plan):.0f} s.",
         soft_wrap=True,
     )
-    async with open_rerun(story.plan) as rerun:
+    async with open_rerun(scenario.plan) as rerun:
         with _shown(
             console, lambda: rerun_picture(rerun), lambda: rerun_line(rerun), lambda: rerun.is_done
         ) as progress:
-            naive = await run_again(rerun, story, progress)
+            naive = await run_again(rerun, scenario, progress)
     console.print(side_by_side(report, naive))
     console.print(Text(compared(report, naive), style="bold"), soft_wrap=True)
     return naive
@@ -84,12 +86,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _serve_on(story: Story, console: Console) -> None:
+async def _serve_on(scenario: Scenario, console: Console) -> None:
     """Prints the addresses and serves until Ctrl-C."""
     for name, url in (
-        ("relay", f"{story.relay_url}/v1/jobs"),
-        ("sandbox", f"{story.sandbox_url}/_sandbox/jobs"),
-        ("receiver", story.receiver_url),
+        ("relay", f"{scenario.relay_url}/v1/jobs"),
+        ("sandbox", f"{scenario.sandbox_url}/_sandbox/jobs"),
+        ("receiver", scenario.receiver_url),
     ):
         console.print(f"{name:>8}  {url}", soft_wrap=True)
     console.print("Serving until Ctrl-C.")
@@ -125,18 +127,18 @@ def _shown(
     yield say
 
 
-def progress_line(story: Story) -> str:
+def progress_line(scenario: Scenario) -> str:
     """How far it is, in one plain line."""
     return (
-        f"{story.finished}/{story.plan.jobs} jobs finished, {story.book.events_delivered} events delivered, "
-        f"{story.upstream_requests} upstream requests"
+        f"{scenario.finished}/{scenario.plan.jobs} jobs finished, "
+        f"{scenario.received.events_delivered} events delivered, {scenario.upstream_requests} upstream requests"
     )
 
 
-def picture(story: Story) -> RenderableType:
+def picture(scenario: Scenario) -> RenderableType:
     """How far it is, as a table: jobs by their state, events, requests, and a bar."""
-    states = story.states()
-    title = Text(f"{story.plan.jobs} jobs over three channels at speed {story.plan.speed:g}", style="bold")
+    states = scenario.states()
+    title = Text(f"{scenario.plan.jobs} jobs over three channels at speed {scenario.plan.speed:g}", style="bold")
     table = Table()
     table.add_column("state")
     table.add_column("jobs", justify="right", min_width=6)
@@ -144,9 +146,9 @@ def picture(story: Story) -> RenderableType:
         if state in ALWAYS_SHOWN or state in states:
             table.add_row(state, str(states.get(state, 0)))
     table.add_section()
-    table.add_row("events delivered", str(story.book.events_delivered))
-    table.add_row("upstream requests", str(story.upstream_requests))
-    return Group(title, table, ProgressBar(total=story.plan.jobs, completed=story.finished, width=48))
+    table.add_row("events delivered", str(scenario.received.events_delivered))
+    table.add_row("upstream requests", str(scenario.upstream_requests))
+    return Group(title, table, ProgressBar(total=scenario.plan.jobs, completed=scenario.finished, width=48))
 
 
 def rerun_line(rerun: Rerun) -> str:

@@ -10,11 +10,11 @@ import aiohttp
 import orjson
 from starlette.applications import Starlette
 
+from relay.cli.demo.environment import API_KEY, Plan, listen, sandbox_of, served, url_of
 from relay.cli.demo.report import FINAL_STATUSES, NAIVE_INTERVAL_SECONDS, Naive, make_naive
-from relay.cli.demo.stage import API_KEY, Plan, listen, sandbox_of, served, url_of
-from relay.cli.demo.story import DemoError, Story, last_end_of, patience_seconds, post, ticking, truths_of
+from relay.cli.demo.scenario import DemoError, Scenario, last_end_of, patience_seconds, post, ticking, truths_of
 from relay.clock import Clock, wall_clock
-from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.server import JOBS_PATH
 
 
@@ -74,7 +74,7 @@ class Rerun:
     @property
     def upstream_requests(self) -> int:
         """Reads of jobs so far, refused ones too."""
-        reads: int = self.sandbox.state.tally.job_reads
+        reads: int = self.sandbox.state.request_counts.job_reads
         return reads
 
     @property
@@ -105,8 +105,8 @@ async def open_rerun(plan: Plan) -> AsyncIterator[Rerun]:
             yield Rerun(plan=plan, url=url, sandbox=sandbox, poller=poller, session=session)
 
 
-async def run_again(rerun: Rerun, story: Story, progress: Callable[[], None] = lambda: None) -> Naive:
-    """Dispatches what the story did, at the same relative times, until the poller has seen every end.
+async def run_again(rerun: Rerun, scenario: Scenario, progress: Callable[[], None] = lambda: None) -> Naive:
+    """Dispatches what the scenario did, at the same relative times, until the poller has seen every end.
 
     It gets the patience that the relay had after the last true end; a job whose end it has not seen by then counts
     with its delay so far.
@@ -114,7 +114,7 @@ async def run_again(rerun: Rerun, story: Story, progress: Callable[[], None] = l
     polling = asyncio.get_running_loop().create_task(rerun.poller.run(rerun.plan.jobs))
     async with ticking(progress):
         try:
-            job_ids = await _dispatch_again(rerun, [truth["created_at_epoch_seconds"] for truth in story.truths()])
+            job_ids = await _dispatch_again(rerun, [truth["created_at_epoch_seconds"] for truth in scenario.truths()])
             truths = truths_of(rerun.sandbox, job_ids)
             latest = last_end_of(truths) + patience_seconds(rerun.plan)
             await asyncio.wait([polling], timeout=max(0.0, latest - wall_clock()))
@@ -136,9 +136,9 @@ async def run_again(rerun: Rerun, story: Story, progress: Callable[[], None] = l
 
 
 async def _dispatch_again(rerun: Rerun, created_at: Sequence[float]) -> list[str]:
-    """The same dispatches in the same order, each as long after the first as it was in the story."""
+    """The same dispatches in the same order, each as long after the first as it was in the scenario."""
     job_ids: list[str] = []
-    behind_seconds = 0.0  # the new world behind the story's
+    behind_seconds = 0.0  # the new world behind the scenario's
     for index, at in enumerate(created_at):
         await asyncio.sleep(max(0.0, at + behind_seconds - wall_clock()) if job_ids else 0.0)
         answer = await post(rerun.session, f"{rerun.url}{DISPATCH_PATH}", dispatch_body(index), api_key=API_KEY)

@@ -23,7 +23,7 @@ class Receipt:
 
 
 @dataclass(kw_only=True)
-class Book:
+class Receipts:
     """What the receiver was sent, in the order it came."""
 
     by_job: dict[str, list[Receipt]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Book:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
+class JobCheck:
     """What one job's true life owes its receivers, and what of it and of the rest has not come."""
 
     owed: int
@@ -59,7 +59,7 @@ class Due:
     unobserved: int
 
 
-def due(truth: Mapping[str, Any], receipts: Sequence[Receipt]) -> Due:
+def check_job(truth: Mapping[str, Any], receipts: Sequence[Receipt]) -> JobCheck:
     """Compares a job's true life (`World.truth`) with its events by sequence.
 
     Owed are its last true status; `running` if its final item has `started_at`; one `retrying` for each failed attempt
@@ -79,7 +79,7 @@ def due(truth: Mapping[str, Any], receipts: Sequence[Receipt]) -> Due:
         optional = [status for status in statuses if not (is_last and (status == final or status == "running"))]
         unobserved += sum(status not in seen for status in optional)
     gaps = max((receipt.sequence for receipt in receipts), default=0) - len(receipts)
-    return Due(owed=1 + started + retries, missing=max(missing, gaps), unobserved=unobserved)
+    return JobCheck(owed=1 + started + retries, missing=max(missing, gaps), unobserved=unobserved)
 
 
 def naive_requests(truth: Mapping[str, Any], speed: float) -> int:
@@ -173,21 +173,28 @@ class Report:
 
 
 def make_report(
-    truths: Sequence[Mapping[str, Any]], book: Book, *, speed: float, upstream_requests: int, elapsed_seconds: float
+    truths: Sequence[Mapping[str, Any]],
+    received: Receipts,
+    *,
+    speed: float,
+    upstream_requests: int,
+    elapsed_seconds: float,
 ) -> Report:
     """The figures of a demo whose jobs lived like `truths`."""
-    found = [due(truth, book.of(truth["id"])) for truth in truths]
-    delays = [delay for truth in truths if (delay := detection_delay(truth, book.of(truth["id"]), speed)) is not None]
+    found = [check_job(truth, received.of(truth["id"])) for truth in truths]
+    delays = [
+        delay for truth in truths if (delay := detection_delay(truth, received.of(truth["id"]), speed)) is not None
+    ]
     count = max(1, len(truths))
     return Report(
         jobs=len(truths),
-        events_delivered=book.events_delivered,
+        events_delivered=received.events_delivered,
         owed=sum(each.owed for each in found),
         lost=sum(each.missing for each in found),
         unobserved=sum(each.unobserved for each in found),
-        duplicates=book.duplicates,
-        out_of_order=book.out_of_order,
-        signature_failures=book.signature_failures,
+        duplicates=received.duplicates,
+        out_of_order=received.out_of_order,
+        signature_failures=received.signature_failures,
         upstream_requests=upstream_requests,
         requests_per_job=round(upstream_requests / count, 2),
         naive_requests_per_job=round(sum(naive_requests(truth, speed) for truth in truths) / count, 2),

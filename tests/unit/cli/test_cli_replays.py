@@ -19,7 +19,7 @@ PATH = "POST /v1/subscriptions/sub_1/replay"
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replays, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(replays, "POLL_SECONDS", 0.001)
 
 
 def shown(state: str = "running", delivered: int = 0, dead: int = 0, left: int | None = None) -> dict[str, Any]:

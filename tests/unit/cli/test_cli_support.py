@@ -11,7 +11,7 @@ from relay.cli import run
 from relay.cli.support import MAX_CHARACTERS, MAX_DELIVERIES, MAX_EVENTS, Case, report
 from tests.unit.cli.test_cli_client import Stub, stub
 from tests.unit.cli.test_cli_sources import ACCOUNT
-from tests.unit.cli.test_cli_story import DELIVERY, EVENT, JOB, NOW, SUBSCRIPTION, attempt, delivery
+from tests.unit.cli.test_delivery_report import DELIVERY, EVENT, JOB, NOW, SUBSCRIPTION, attempt, delivery
 
 __all__ = ["stub"]
 

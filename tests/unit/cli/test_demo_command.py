@@ -15,10 +15,10 @@ from starlette.requests import Request
 from typer.testing import CliRunner
 
 from relay.cli.demo.command import demo, parse_rate_limit
+from relay.cli.demo.environment import Plan, demo_database, demo_settings
 from relay.cli.demo.live import picture, progress_line
 from relay.cli.demo.report import Receipt
-from relay.cli.demo.stage import Plan, demo_settings, stage_database
-from relay.cli.demo.story import Story, patience_seconds
+from relay.cli.demo.scenario import Scenario, patience_seconds
 from relay.errors import StoreError, UsageError
 from relay.sandbox.server import Sandbox
 from tests.support.postgres_server import shared_server
@@ -62,19 +62,19 @@ def test_the_settings_are_a_loopback_nodes_with_intervals_divided_by_the_speed()
 
 
 async def test_its_database_is_a_new_file_or_a_new_one_beside_that_of_postgresql(tmp_path: Path) -> None:
-    async with stage_database(Plan(), tmp_path) as url:
+    async with demo_database(Plan(), tmp_path) as url:
         assert url == f"sqlite:///{tmp_path / 'relay.db'}"
     with pytest.raises(UsageError, match="--database is for PostgreSQL"):
-        async with stage_database(Plan(database="sqlite:///x.db"), tmp_path):
+        async with demo_database(Plan(database="sqlite:///x.db"), tmp_path):
             pass
     with pytest.raises(StoreError, match="no database can be made beside"):
-        async with stage_database(Plan(database="postgresql://hidden:hidden@127.0.0.1:1/x"), tmp_path):
+        async with demo_database(Plan(database="postgresql://hidden:hidden@127.0.0.1:1/x"), tmp_path):
             pass
 
 
 async def test_a_database_of_postgresql_is_dropped_at_the_end(tmp_path: Path) -> None:
     server = shared_server()
-    async with stage_database(Plan(database=server.url()), tmp_path) as url:
+    async with demo_database(Plan(database=server.url()), tmp_path) as url:
         connection = await asyncpg.connect(url)
         name = await connection.fetchval("SELECT current_database()")
         await connection.close()
@@ -90,10 +90,10 @@ def test_patience_grows_with_what_the_limit_makes_wait() -> None:
 
 
 @pytest.fixture
-def story() -> Story:
+def scenario() -> Scenario:
     plan = Plan(jobs=2)
     sandbox = Sandbox(seed=1, speed=plan.speed).app()
-    return Story(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=sandbox)
+    return Scenario(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=sandbox)
 
 
 def arrival(body: bytes, headers: dict[str, str]) -> Request:
@@ -104,8 +104,8 @@ def arrival(body: bytes, headers: dict[str, str]) -> Request:
     return Request({"type": "http", "method": "POST", "path": "/events", "headers": raw}, receive)
 
 
-async def test_the_receiver_takes_what_verifies_and_refuses_the_rest(story: Story) -> None:
-    verifier = story.verifier = Webhook("whsec_" + base64.b64encode(b"k" * 32).decode())
+async def test_the_receiver_takes_what_verifies_and_refuses_the_rest(scenario: Scenario) -> None:
+    verifier = scenario.verifier = Webhook("whsec_" + base64.b64encode(b"k" * 32).decode())
     event = {
         "id": "evt_1",
         "type": "ai.revor.job.running",
@@ -120,24 +120,24 @@ async def test_the_receiver_takes_what_verifies_and_refuses_the_rest(story: Stor
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": verifier.sign("evt_1", now, body),
     }
-    assert (await story.receive(arrival(body.encode(), headers))).status_code == 204
-    assert story.book.of("j")[0].kind == "running"
-    assert (await story.receive(arrival(body.encode() + b" ", headers))).status_code == 400
+    assert (await scenario.receive(arrival(body.encode(), headers))).status_code == 204
+    assert scenario.received.of("j")[0].kind == "running"
+    assert (await scenario.receive(arrival(body.encode() + b" ", headers))).status_code == 400
     other = {**headers, "webhook-id": "evt_2", "webhook-signature": verifier.sign("evt_2", now, body)}
-    assert (await story.receive(arrival(body.encode(), other))).status_code == 400
-    assert (await story.receive(arrival(b"\xff", {}))).status_code == 400
-    story.verifier = None
-    assert (await story.receive(arrival(body.encode(), headers))).status_code == 400
-    assert (story.book.events_delivered, story.book.signature_failures) == (1, 4)
+    assert (await scenario.receive(arrival(body.encode(), other))).status_code == 400
+    assert (await scenario.receive(arrival(b"\xff", {}))).status_code == 400
+    scenario.verifier = None
+    assert (await scenario.receive(arrival(body.encode(), headers))).status_code == 400
+    assert (scenario.received.events_delivered, scenario.received.signature_failures) == (1, 4)
 
 
-def test_progress_for_people(story: Story) -> None:
-    story.job_ids += ["a", "b"]
-    story.book.add(Receipt(event_id="evt_1", job_id="a", sequence=1, kind="succeeded", detected_at=0))
-    assert story.states() == {"succeeded": 1, "dispatched": 1}
-    assert progress_line(story) == "1/2 jobs finished, 1 events delivered, 0 upstream requests"
+def test_progress_for_people(scenario: Scenario) -> None:
+    scenario.job_ids += ["a", "b"]
+    scenario.received.add(Receipt(event_id="evt_1", job_id="a", sequence=1, kind="succeeded", detected_at=0))
+    assert scenario.states() == {"succeeded": 1, "dispatched": 1}
+    assert progress_line(scenario) == "1/2 jobs finished, 1 events delivered, 0 upstream requests"
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    console.print(picture(story))
+    console.print(picture(scenario))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2 jobs over three channels at speed 60" in shown
     assert "dispatched" in shown

@@ -6,13 +6,13 @@ import pytest
 from rich.console import Console
 
 from relay.cli.demo import naive as naive_poller
+from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
 from relay.cli.demo.live import rerun_line, rerun_picture, side_by_side
 from relay.cli.demo.naive import NaivePoller, PollResult, length_seconds, open_rerun, run_again
-from relay.cli.demo.report import Book, Delay, Naive, Report, compared, make_naive, make_report
-from relay.cli.demo.stage import API_KEY, Plan, sandbox_of
-from relay.cli.demo.story import DemoError, Story, post
+from relay.cli.demo.report import Delay, Naive, Receipts, Report, compared, make_naive, make_report
+from relay.cli.demo.scenario import DemoError, Scenario, post
+from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.fate import Script
-from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
 
 NOW = 1_779_271_200.0
 
@@ -96,7 +96,7 @@ def test_an_end_not_seen_counts_with_its_delay_so_far() -> None:
 
 
 def report_of(mean: float | None) -> Report:
-    report = make_report([], Book(), speed=1, upstream_requests=8, elapsed_seconds=1)
+    report = make_report([], Receipts(), speed=1, upstream_requests=8, elapsed_seconds=1)
     delay = Delay(mean=mean, p50=mean, p95=mean)
     return Report(**{name: getattr(report, name) for name in Report.__slots__} | {"detection_delay_seconds": delay})
 
@@ -160,25 +160,25 @@ async def test_an_answer_that_makes_no_sense_ends_it() -> None:
             await rerun.poller.run(1)
 
 
-def told(plan: Plan) -> Story:
-    """A story whose jobs were dispatched, three at a time."""
+def told(plan: Plan) -> Scenario:
+    """A scenario whose jobs were dispatched, three at a time."""
     app = sandbox_of(plan).app()
-    story = Story(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=app)
+    scenario = Scenario(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=app)
     for index in range(plan.jobs):
         channel = dispatch_body(index)["channel"]
         job = app.state.world.create(account="a", channel=channel, now=NOW + 0.02 * (index // 3))
-        story.job_ids.append(job.id)
-    return story
+        scenario.job_ids.append(job.id)
+    return scenario
 
 
 async def test_the_world_is_the_same_once_more() -> None:
-    story = told(Plan(jobs=6, speed=1000, seed=4))
+    scenario = told(Plan(jobs=6, speed=1000, seed=4))
     lines = []
-    async with open_rerun(story.plan) as rerun:
-        naive = await run_again(rerun, story, lambda: lines.append(rerun_line(rerun)))
+    async with open_rerun(scenario.plan) as rerun:
+        naive = await run_again(rerun, scenario, lambda: lines.append(rerun_line(rerun)))
         again = list(rerun.sandbox.state.world.jobs())
-    assert [job.id for job in again] == story.job_ids
-    before = story.truths()
+    assert [job.id for job in again] == scenario.job_ids
+    before = scenario.truths()
     for first, second in zip(before, again, strict=True):
         since_first = first["created_at_epoch_seconds"] - before[0]["created_at_epoch_seconds"]
         assert second.created_at - again[0].created_at >= since_first - 0.005  # never early, but for rounding
@@ -193,10 +193,10 @@ async def test_it_gives_up_when_its_patience_is_at_an_end(monkeypatch: pytest.Mo
         return PollResult(status="running")
 
     monkeypatch.setattr(naive_poller, "patience_seconds", lambda plan: 0.0)
-    story = told(Plan(jobs=3, speed=1000))
-    async with open_rerun(story.plan) as rerun:
+    scenario = told(Plan(jobs=3, speed=1000))
+    async with open_rerun(scenario.plan) as rerun:
         rerun.poller.poll = never
-        naive = await run_again(rerun, story)
+        naive = await run_again(rerun, scenario)
     assert (naive.unseen, naive.upstream_requests) == (3, 0)
     assert naive.detection_delay_seconds.mean is not None
 
@@ -205,8 +205,8 @@ async def test_its_failure_is_the_demos() -> None:
     async def broken(job_id: str) -> PollResult:
         raise DemoError("broken")
 
-    story = told(Plan(jobs=3, speed=1000))
-    async with open_rerun(story.plan) as rerun:
+    scenario = told(Plan(jobs=3, speed=1000))
+    async with open_rerun(scenario.plan) as rerun:
         rerun.poller.poll = broken
         with pytest.raises(DemoError, match="broken"):
-            await run_again(rerun, story)
+            await run_again(rerun, scenario)

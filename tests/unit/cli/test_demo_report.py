@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.cli.demo.report import Book, Receipt, detection_delay, due, make_report, naive_requests
+from relay.cli.demo.report import Receipt, Receipts, check_job, detection_delay, make_report, naive_requests
 from relay.sandbox.fate import Script
 from relay.sandbox.server import Sandbox
 
@@ -46,25 +46,25 @@ def test_what_is_owed(
     failures: int, final: str, kinds: tuple[str, ...], owed: int, missing: int, unobserved: int
 ) -> None:
     truth = life(failures=failures, final=final)
-    found = due(truth, receipts(truth["id"], *kinds))
+    found = check_job(truth, receipts(truth["id"], *kinds))
     assert (found.owed, found.missing, found.unobserved) == (owed, missing, unobserved)
 
 
 def test_a_gap_in_the_sequence_is_an_event_that_is_missing() -> None:
     truth = life()
     came = receipts(truth["id"], "queued", "scheduled", "running", "succeeded")
-    assert due(truth, came).missing == 0
-    assert due(truth, [came[0], *came[2:]]).missing == 1
+    assert check_job(truth, came).missing == 0
+    assert check_job(truth, [came[0], *came[2:]]).missing == 1
 
 
 def test_the_book_counts_what_comes_twice_or_out_of_order() -> None:
-    book = Book()
+    received = Receipts()
     first, second, third = receipts("j", "queued", "running", "succeeded")
     for receipt in (first, third, second, first):
-        book.add(receipt)
-    assert (book.events_delivered, book.duplicates, book.out_of_order) == (3, 1, 1)
-    assert book.of("j") == [first, second, third]
-    assert book.of("other") == []
+        received.add(receipt)
+    assert (received.events_delivered, received.duplicates, received.out_of_order) == (3, 1, 1)
+    assert received.of("j") == [first, second, third]
+    assert received.of("other") == []
 
 
 @pytest.mark.parametrize("speed", [1.0, 60.0])
@@ -90,10 +90,10 @@ def test_the_delay_is_counted_as_at_speed_1() -> None:
 
 def test_the_report_and_its_headline() -> None:
     truth = life()
-    book = Book()
+    received = Receipts()
     for receipt in receipts(truth["id"], "queued", "running", "succeeded"):
-        book.add(receipt)
-    report = make_report([truth], book, speed=1, upstream_requests=3, elapsed_seconds=9.87654)
+        received.add(receipt)
+    report = make_report([truth], received, speed=1, upstream_requests=3, elapsed_seconds=9.87654)
     assert report.ok
     shown = report.shown()
     assert shown == {
@@ -118,8 +118,8 @@ def test_the_report_and_its_headline() -> None:
 
 
 def test_a_report_of_trouble_says_so() -> None:
-    book = Book(signature_failures=2, out_of_order=1)
-    report = make_report([life()], book, speed=1, upstream_requests=0, elapsed_seconds=1)
+    received = Receipts(signature_failures=2, out_of_order=1)
+    report = make_report([life()], received, speed=1, upstream_requests=0, elapsed_seconds=1)
     assert not report.ok
     assert report.lost == 2
     assert report.detection_delay_seconds.mean is None

@@ -14,8 +14,8 @@ from starlette.websockets import WebSocketDisconnect
 from relay.clock import from_rfc3339
 from relay.sandbox.fate import Fates, Mix
 from relay.sandbox.faults import KINDS
-from relay.sandbox.idempotency import Originals
-from relay.sandbox.life import Ways
+from relay.sandbox.idempotency import IdempotencyStore
+from relay.sandbox.lifecycle import Behaviour
 from relay.sandbox.server import MAX_BODY_BYTES, Sandbox, create_app
 from relay.sandbox.wire import Answer, ConnectionCut
 from relay.sandbox.world import World
@@ -330,13 +330,13 @@ def test_an_overlong_key(peer: Peer) -> None:
 
 
 def test_the_answers_kept_are_bounded() -> None:
-    originals = Originals(max_answers=1)
+    idempotency_store = IdempotencyStore(max_answers=1)
     first = {"api_key": "k", "path": "/", "name": "one", "body": {}}
     second = {**first, "name": "two"}
     for place in (first, second):
-        originals.keep(Answer(status=202, body=b""), **place)
-    assert originals.find(**first) is None
-    assert originals.find(**second) is not None
+        idempotency_store.keep(Answer(status=202, body=b""), **place)
+    assert idempotency_store.find(**first) is None
+    assert idempotency_store.find(**second) is not None
 
 
 # Reading
@@ -549,7 +549,7 @@ def test_the_overview(peer: Peer) -> None:
 def test_the_truth_agrees_with_every_read() -> None:
     clock = Clock()
     fates = Fates(mix=Mix(succeeded=1, retried=1, failed=1, cancelled=1))
-    world = World(seed=4, ways=Ways(speed=60), fates=fates)
+    world = World(seed=4, behaviour=Behaviour(speed=60), fates=fates)
     peer = Peer(clock, create_app(world, rate_limit=None, clock=clock))
     for _ in range(25):
         peer.create()

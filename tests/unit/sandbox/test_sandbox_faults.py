@@ -4,19 +4,19 @@ from typing import Any
 
 import pytest
 
-from relay.sandbox.faults import KINDS, FaultBook, FaultInvalid, parse_fault
+from relay.sandbox.faults import KINDS, FaultInjector, FaultInvalid, parse_fault
 
 NOW = 1_779_271_200.0
 PATH = "/api/v1/outreach/jobs/x"
 
 
-def hit(book: FaultBook, *, now: float = NOW, method: str = "GET", path: str = PATH, **more: Any) -> str | None:
+def hit(book: FaultInjector, *, now: float = NOW, method: str = "GET", path: str = PATH, **more: Any) -> str | None:
     spec = book.draw(method=method, path=path, account=more.pop("account", "acme"), now=now, **more)
     return None if spec is None else spec.kind
 
 
-def book_of(*bodies: dict[str, Any], seed: int = 0, **more: int) -> FaultBook:
-    book = FaultBook(seed=seed, **more)
+def book_of(*bodies: dict[str, Any], seed: int = 0, **more: int) -> FaultInjector:
+    book = FaultInjector(seed=seed, **more)
     for body in bodies:
         book.add(parse_fault(body), NOW)
     return book

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Fates, Mix, Script
-from relay.sandbox.life import Job, Ways
+from relay.sandbox.lifecycle import Behaviour, Job
 from relay.sandbox.world import World, WorldFull
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
@@ -82,7 +82,7 @@ def test_a_later_turn_is_scheduled_after_a_moment() -> None:
 
 @pytest.mark.parametrize(("mode", "counts"), [("start", [0, 1, 1, 2, 2]), ("end", [0, 0, 1, 1, 2])])
 def test_attempts_are_counted_at_start_or_end(mode: Any, counts: list[int]) -> None:
-    world = World(seed=1, ways=Ways(count_attempts=mode))
+    world = World(seed=1, behaviour=Behaviour(count_attempts=mode))
     job = make(world, script=Script(final="succeeded", attempt_failures=1, waiting_status="queued"))
     assert statuses(job) == ["queued", "running", "queued", "running", "succeeded"]
     assert [step.attempt_count for step in job.steps] == counts
@@ -90,7 +90,7 @@ def test_attempts_are_counted_at_start_or_end(mode: Any, counts: list[int]) -> N
 
 @pytest.mark.parametrize(("mode", "shown"), [("clear", False), ("keep", True)])
 def test_between_attempts(mode: Any, shown: bool) -> None:
-    world = World(seed=1, ways=Ways(started_at_while_waiting=mode))
+    world = World(seed=1, behaviour=Behaviour(started_at_while_waiting=mode))
     script = Script(
         final="succeeded",
         attempt_failures=1,
@@ -203,7 +203,7 @@ def test_a_job_out_of_lane_waits_for_nobody() -> None:
 )
 def test_laws_of_every_world(seed: int, speed: float, mode: Any, calls: list[tuple[str, int, float]]) -> None:
     fates = Fates(mix=Mix(succeeded=1, retried=1, failed=1, cancelled=1))
-    world = World(seed=seed, ways=Ways(speed=speed, count_attempts=mode), fates=fates)
+    world = World(seed=seed, behaviour=Behaviour(speed=speed, count_attempts=mode), fates=fates)
     now, lanes = NOW, {}
     for channel, interval, pause in calls:
         now += pause / speed
@@ -289,7 +289,7 @@ def test_run_times_are_lognormal_with_a_median_of_7_seconds() -> None:
 
 
 def test_speed_divides_every_duration() -> None:
-    slow, fast = World(seed=9), World(seed=9, ways=Ways(speed=60))
+    slow, fast = World(seed=9), World(seed=9, behaviour=Behaviour(speed=60))
     for _ in range(30):
         a, b = make(slow), make(fast)
         assert [s.status for s in a.steps] == [s.status for s in b.steps]
@@ -300,7 +300,7 @@ def test_speed_divides_every_duration() -> None:
 @pytest.mark.parametrize("speed", [0, -1, math.inf, math.nan, 1e7])
 def test_a_senseless_speed_is_refused(speed: float) -> None:
     with pytest.raises(ValueError, match="speed"):
-        World(ways=Ways(speed=speed))
+        World(behaviour=Behaviour(speed=speed))
 
 
 @pytest.mark.parametrize("mix", [{"succeeded": -1}, {"failed": math.nan}, {"skipped": 2}])

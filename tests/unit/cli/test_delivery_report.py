@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from relay.cli import run
-from relay.cli.story import FIRST_ATTEMPTS, LAST_ATTEMPTS, WHAT_IS_BEHIND, attempt_lines, duration, story
+from relay.cli.delivery_report import (
+    FIRST_ATTEMPTS,
+    LAST_ATTEMPTS,
+    LIKELY_CAUSES,
+    attempt_lines,
+    describe_delivery,
+    duration,
+)
 from relay.clock import from_rfc3339
 from tests.unit.cli.test_cli_client import Stub, stub
 
@@ -76,7 +83,7 @@ EVENT_SEEN = {"id": EVENT, "time": "2026-05-20T10:00:08.000Z", "subject": JOB, "
 
 
 def told(of: dict[str, Any], to: dict[str, Any] | None = None, width: int | None = None) -> list[str]:
-    return story(of, EVENT_SEEN, subscription() if to is None else to, now=NOW, width=width)
+    return describe_delivery(of, EVENT_SEEN, subscription() if to is None else to, now=NOW, width=width)
 
 
 def test_the_story_of_a_delivery_that_fails() -> None:
@@ -102,7 +109,7 @@ def test_the_story_of_a_delivery_that_fails() -> None:
         "      time: first byte 15 s (the connection was open already)",
         "      → timeout (attempt 3 of 10): tried again in 30 min, at 10:35:13 UTC",
         "",
-        f"Why   {WHAT_IS_BEHIND['timeout']}",
+        f"Why   {LIKELY_CAUSES['timeout']}",
         "Next  attempt 4 in 30 min, at 2026-05-20 10:35:13 UTC.",
         f"Do    try it now:      relay deliveries retry {DELIVERY}",
         f"      send a sample:   relay subscriptions test {SUBSCRIPTION}",
@@ -206,7 +213,7 @@ def test_of_many_attempts_the_first_and_the_last_are_told() -> None:
 def test_how_it_stands_what_comes_next_and_what_to_do(
     seen: dict[str, Any], to: dict[str, Any] | None, first: str, then: str, command: str
 ) -> None:
-    lines = story(seen, None, to, now=NOW)
+    lines = describe_delivery(seen, None, to, now=NOW)
     assert lines[0] == f"{DELIVERY} {first}"
     assert f"Next  {then}" in lines
     assert any(line[6:] == command for line in lines), lines
@@ -236,7 +243,7 @@ def test_how_it_stands_what_comes_next_and_what_to_do(
 )
 def test_what_most_likely_is_behind_it(last: dict[str, Any], behind: str | None) -> None:
     said = [line for line in told(delivery(attempt(), last)) if line.startswith("Why")]
-    assert said == ([] if behind is None else [f"Why   {WHAT_IS_BEHIND[behind]}"])
+    assert said == ([] if behind is None else [f"Why   {LIKELY_CAUSES[behind]}"])
 
 
 def test_an_answer_in_hex_is_said_to_be_hex_and_a_long_one_is_cut() -> None:

@@ -8,7 +8,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 @dataclass(kw_only=True)
-class Tally:
+class RequestCounts:
     """Requests by (method, kind of path, HTTP status); status 0 is a request that got no answer (a time-out fault)."""
 
     _counts: Counter[tuple[str, str, int]] = field(default_factory=Counter, init=False)

@@ -37,7 +37,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ways:
+class Behaviour:
     """The behaviours that Revor leaves undocumented, and the speed that divides every duration."""
 
     speed: float = 1.0
@@ -85,13 +85,15 @@ def milliseconds(epoch_seconds: float) -> float:
     return round(epoch_seconds, 3)
 
 
-def lay_out(fate: Fate, ways: Ways, *, created_at: float, scheduled_at: float, start_at: float) -> tuple[Step, ...]:
+def schedule_steps(
+    fate: Fate, behaviour: Behaviour, *, created_at: float, scheduled_at: float, start_at: float
+) -> tuple[Step, ...]:
     """The steps of a job that may start at `start_at` (its first attempt's start) and was accepted at `created_at`."""
-    return tuple(_steps(fate, ways, created_at, scheduled_at, start_at))
+    return tuple(_steps(fate, behaviour, created_at, scheduled_at, start_at))
 
 
-def _steps(fate: Fate, ways: Ways, created_at: float, scheduled_at: float, start_at: float) -> Iterator[Step]:
-    speed = ways.speed
+def _steps(fate: Fate, behaviour: Behaviour, created_at: float, scheduled_at: float, start_at: float) -> Iterator[Step]:
+    speed = behaviour.speed
     cancelled_at = None
     if fate.final == "cancelled":
         cancelled_at = milliseconds(created_at + fate.cancelled_at_share * (start_at - created_at))
@@ -105,7 +107,7 @@ def _steps(fate: Fate, ways: Ways, created_at: float, scheduled_at: float, start
         return
     started_at = milliseconds(start_at)
     for attempt, run_seconds in enumerate(fate.runs_seconds, start=1):
-        running_count = attempt if ways.count_attempts == "start" else attempt - 1
+        running_count = attempt if behaviour.count_attempts == "start" else attempt - 1
         yield Step(at=started_at, status="running", attempt_count=running_count, started_at=started_at)
         ended_at = milliseconds(started_at + run_seconds / speed)
         if attempt > len(fate.failures):
@@ -123,7 +125,7 @@ def _steps(fate: Fate, ways: Ways, created_at: float, scheduled_at: float, start
             at=ended_at,
             status=fate.waiting_status,
             attempt_count=attempt,
-            started_at=started_at if ways.started_at_while_waiting == "keep" else None,
+            started_at=started_at if behaviour.started_at_while_waiting == "keep" else None,
             next_attempt_at=next_attempt_at,
             error_code=fate.failures[attempt - 1],
             failed_attempt=attempt,

@@ -18,14 +18,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay.cli.demo.report import FINAL_STATUSES, Book, Receipt, Report, due, make_report
-from relay.cli.demo.stage import API_KEY, Plan, demo_settings, listen, sandbox_of, served, stage_database, url_of
+from relay.cli.demo.environment import API_KEY, Plan, demo_database, demo_settings, listen, sandbox_of, served, url_of
+from relay.cli.demo.report import FINAL_STATUSES, Receipt, Receipts, Report, check_job, make_report
 from relay.clock import from_rfc3339, wall_clock
 from relay.config.settings import PollingSettings
 from relay.errors import RelayError
 from relay.node.local_token import with_local_token
 from relay.node.node import open_node
-from relay.sandbox.orders import DISPATCH_PATH, dispatch_body
+from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.world import World
 
 SINK_CONCURRENCY = 32
@@ -60,7 +60,7 @@ def last_end_of(truths: Iterable[Mapping[str, Any]]) -> float:
 
 
 @dataclass(kw_only=True)
-class Story:
+class Scenario:
     """A demo under way: its addresses and what has happened so far."""
 
     plan: Plan
@@ -68,7 +68,7 @@ class Story:
     relay_url: str
     receiver_url: str
     sandbox: Starlette
-    book: Book = field(default_factory=Book)
+    received: Receipts = field(default_factory=Receipts)
     job_ids: list[str] = field(default_factory=list)
     began_at: float = field(default_factory=time.monotonic)
     elapsed_seconds: float = 0.0
@@ -77,7 +77,7 @@ class Story:
     @property
     def upstream_requests(self) -> int:
         """Reads of jobs so far, refused ones too."""
-        reads: int = self.sandbox.state.tally.job_reads
+        reads: int = self.sandbox.state.request_counts.job_reads
         return reads
 
     def is_over(self) -> bool:
@@ -92,7 +92,7 @@ class Story:
         """How many jobs are in each state, as the receiver knows them; those without an event are `dispatched`."""
         counts: dict[str, int] = {}
         for job_id in self.job_ids:
-            of_job = self.book.of(job_id)
+            of_job = self.received.of(job_id)
             state = of_job[-1].kind if of_job else "dispatched"
             counts[state] = counts.get(state, 0) + 1
         return counts
@@ -106,7 +106,7 @@ class Story:
         """The figures so far."""
         return make_report(
             self.truths(),
-            self.book,
+            self.received,
             speed=self.plan.speed,
             upstream_requests=self.upstream_requests,
             elapsed_seconds=self.elapsed_seconds or time.monotonic() - self.began_at,
@@ -129,86 +129,90 @@ class Story:
             if receipt.event_id != request.headers["webhook-id"]:
                 raise WebhookVerificationError("webhook-id is not the event's id")
         except (WebhookVerificationError, ValueError, KeyError, TypeError):
-            self.book.signature_failures += 1
+            self.received.signature_failures += 1
             return Response(status_code=400)
-        self.book.add(receipt)
+        self.received.add(receipt)
         return Response(status_code=204)
 
 
 @contextlib.asynccontextmanager
-async def open_story(plan: Plan) -> AsyncIterator[Story]:
+async def open_scenario(plan: Plan) -> AsyncIterator[Scenario]:
     """The three servers, up; at the end all is closed and the temporary folder gone."""
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
         at_sandbox, at_relay, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(3))
-        story = Story(
+        scenario = Scenario(
             plan=plan,
             sandbox_url=url_of(at_sandbox),
             relay_url=url_of(at_relay),
             receiver_url=f"{url_of(at_receiver)}/events",
             sandbox=sandbox_of(plan).app(),
         )
-        receiver = Starlette(routes=[Route("/events", story.receive, methods=["POST"])])
-        database = await stack.enter_async_context(stage_database(plan, directory))
-        settings = demo_settings(plan, database=database, sandbox_url=story.sandbox_url, port=at_relay.getsockname()[1])
+        receiver = Starlette(routes=[Route("/events", scenario.receive, methods=["POST"])])
+        database = await stack.enter_async_context(demo_database(plan, directory))
+        settings = demo_settings(
+            plan, database=database, sandbox_url=scenario.sandbox_url, port=at_relay.getsockname()[1]
+        )
         settings = with_local_token(settings, os.environ)  # commands send it to `relay demo --keep`
-        await stack.enter_async_context(served(story.sandbox, at_sandbox))
+        await stack.enter_async_context(served(scenario.sandbox, at_sandbox))
         await stack.enter_async_context(served(receiver, at_receiver))
         node = await stack.enter_async_context(
-            open_node(settings, base_url=story.relay_url, state_dir=directory, seed=plan.seed, auto_migrate=True)
+            open_node(settings, base_url=scenario.relay_url, state_dir=directory, seed=plan.seed, auto_migrate=True)
         )
         await stack.enter_async_context(served(node, at_relay))
-        yield story
+        yield scenario
 
 
-async def tell(story: Story, progress: Callable[[], None] = lambda: None) -> Report:
+async def run_scenario(scenario: Scenario, progress: Callable[[], None] = lambda: None) -> Report:
     """Subscribes, dispatches the jobs, registers them, and waits until everything owed has come, or its time is up."""
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        story.began_at = time.monotonic()
+        scenario.began_at = time.monotonic()
         subscription = await post(
             session,
-            f"{story.relay_url}/v1/subscriptions",
-            {"sink": story.receiver_url, "config": {"concurrency": SINK_CONCURRENCY}, "description": "the demo"},
+            f"{scenario.relay_url}/v1/subscriptions",
+            {"sink": scenario.receiver_url, "config": {"concurrency": SINK_CONCURRENCY}, "description": "the demo"},
         )
-        story.verifier = Webhook(subscription["config"]["secret"])
+        scenario.verifier = Webhook(subscription["config"]["secret"])
         async with ticking(progress):
             await asyncio.sleep(WARM_UP_SECONDS)
-            await _dispatch(story, session)
-            await _wait(story)
-    story.elapsed_seconds = time.monotonic() - story.began_at
+            await _dispatch(scenario, session)
+            await _wait(scenario)
+    scenario.elapsed_seconds = time.monotonic() - scenario.began_at
     await asyncio.sleep(SETTLE_SECONDS)  # what comes twice or too late comes now
     progress()
-    return story.report()
+    return scenario.report()
 
 
-async def _dispatch(story: Story, session: aiohttp.ClientSession) -> None:
+async def _dispatch(scenario: Scenario, session: aiohttp.ClientSession) -> None:
     """Dispatches one after another, so that a seed means the same lives; registers several at a time."""
     slots = asyncio.Semaphore(REGISTERING_AT_ONCE)
 
     async def register(answer: Mapping[str, Any]) -> None:
         async with slots:
-            await post(session, f"{story.relay_url}/v1/jobs", answer)
+            await post(session, f"{scenario.relay_url}/v1/jobs", answer)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for index in range(story.plan.jobs):
+            for index in range(scenario.plan.jobs):
                 answer = await post(
-                    session, f"{story.sandbox_url}{DISPATCH_PATH}", dispatch_body(index), api_key=API_KEY
+                    session, f"{scenario.sandbox_url}{DISPATCH_PATH}", dispatch_body(index), api_key=API_KEY
                 )
-                story.job_ids.append(answer["item"]["id"])
+                scenario.job_ids.append(answer["item"]["id"])
                 group.create_task(register(answer))
     except BaseExceptionGroup as several:
         raise several.exceptions[0] from None
 
 
-async def _wait(story: Story) -> None:
+async def _wait(scenario: Scenario) -> None:
     """Until each job's owed events have come; at most until a while after the last true end."""
-    truths = {truth["id"]: truth for truth in story.truths()}
-    latest = last_end_of(truths.values()) + patience_seconds(story.plan)
+    truths = {truth["id"]: truth for truth in scenario.truths()}
+    latest = last_end_of(truths.values()) + patience_seconds(scenario.plan)
     while truths and wall_clock() < latest:
         await asyncio.sleep(CHECK_SECONDS)
-        for job_id in [job_id for job_id, truth in truths.items() if not due(truth, story.book.of(job_id)).missing]:
+        for job_id in [
+            job_id for job_id, truth in truths.items() if not check_job(truth, scenario.received.of(job_id)).missing
+        ]:
             del truths[job_id]
 
 

@@ -14,7 +14,7 @@ FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 10
 MAX_EXCERPT_CHARACTERS = 400
 LABEL_WIDTH = 6
 PARTS = (("dns_ms", "DNS"), ("connect_ms", "connect"), ("tls_ms", "TLS"), ("first_byte_ms", "first byte"))
-WHAT_IS_BEHIND = {
+LIKELY_CAUSES = {
     "dns": "the host name of the sink does not resolve: is it right, and does DNS work where the relay runs?",
     "connect": "nobody takes connections there: does the receiver run, and does a firewall stand between?",
     "unreachable": "no connection comes about: is the host up, and does a firewall swallow what is sent to it?",
@@ -37,7 +37,7 @@ WHAT_IS_BEHIND = {
 _LIKE = {"403": "401", "405": "404"}
 
 
-def story(
+def describe_delivery(
     delivery: Document, event: Document | None, subscription: Document | None, *, now: float, width: int | None = None
 ) -> list[str]:
     """The lines of `relay deliveries show`. `event` and `subscription` are None where they are gone; without a `width`
@@ -172,9 +172,9 @@ def _behind(attempt: Document) -> str | None:
         timings = attempt.get("timings") or {}
         if word == "timeout" and timings.get("first_byte_ms") is None:
             word = "unreachable" if timings.get("connect_ms") is not None else "dns"
-        return WHAT_IS_BEHIND.get(word)
+        return LIKELY_CAUSES.get(word)
     word = _LIKE.get(str(status), str(status))
-    return WHAT_IS_BEHIND.get(word) or WHAT_IS_BEHIND.get(f"{status // 100}xx")
+    return LIKELY_CAUSES.get(word) or LIKELY_CAUSES.get(f"{status // 100}xx")
 
 
 def _next(delivery: Document, subscription: Document | None, now: float) -> str:

@@ -106,7 +106,7 @@ def demo_settings(plan: Plan, *, database: str, sandbox_url: str, port: int) -> 
 
 
 @contextlib.asynccontextmanager
-async def stage_database(plan: Plan, directory: Path) -> AsyncIterator[str]:
+async def demo_database(plan: Plan, directory: Path) -> AsyncIterator[str]:
     """The URL of an empty database that is gone at the end: a file in `directory`, or a new one beside the PostgreSQL
     database that the plan names, whose contents nobody touches."""
     if plan.database is None:
