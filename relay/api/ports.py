@@ -91,7 +91,7 @@ class Tracking(Protocol):
     def polls(self, job: Job) -> bool:
         """Whether this node polls the job's account: whatever is seen of the job is signalled here then."""
 
-    def hurry(self, job: Job) -> AbstractContextManager[None]:
+    def prioritize(self, job: Job) -> AbstractContextManager[None]:
         """While inside, a client waits for this job: it weighs more."""
 
     def explain(self, job: Job) -> Explanation:

@@ -44,7 +44,7 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + seconds
     waited_seconds = 0.0
-    with call.context.waits.held(), ports.signals.watch_job(job.uid) as watch, ports.tracking.hurry(job):
+    with call.context.waits.held(), ports.signals.watch_job(job.uid) as watch, ports.tracking.prioritize(job):
         while True:
             # Read after the watch began, so that what happened in between is seen.
             found = await ports.jobs.get(job.uid)

@@ -161,7 +161,7 @@ class Cluster:
         if taking is not None:
             taking.cancel()
         if poller.holds:
-            poller.let_go()
+            poller.release()
             self._signals.wake_all()  # whoever waits for a job is not told any more, and has to look by himself
             log.warning("polling_lost", source=key[0], account=key[1])
 
@@ -244,7 +244,7 @@ class Cluster:
         if what == "look":
             poller.refresh(uid)
         elif what == "weight":
-            poller.weigh(uid, float(weight))
+            poller.set_weight(uid, float(weight))
         else:
             self._new_jobs = True
 
@@ -296,7 +296,7 @@ class Cluster:
         for job in jobs:
             poller = self._pollers.get((job.source, job.account))
             if poller is not None:
-                poller.find(job)
+                poller.ensure_planned(job)
 
     async def _scanning(self) -> None:
         while True:

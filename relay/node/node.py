@@ -38,7 +38,7 @@ from relay.node.sink_kinds import api_kinds, rendered_kinds
 from relay.node.timetable import timetable
 from relay.polling.poller import Poller
 from relay.polling.recorder import Recorder
-from relay.polling.statistics import AccountMemory, SourceMemory
+from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.polling.tracking import Tracking
 from relay.private_files import default_state_dir
 from relay.proxy.adopted_keys import Adopted, name_of, with_adopted
@@ -113,7 +113,7 @@ class Node:
         self._answers = AnswerCache()
         self._books: dict[str, Book] = {}
         self._adopted = dict(adopted)
-        self._memories: dict[str, SourceMemory] = {}
+        self._memories: dict[str, SourceStatistics] = {}
         self._dispatching: asyncio.Task[None] | None = None
         self._loading: list[asyncio.Task[None]] = []
         self.scheduler = Scheduler(clock)
@@ -140,7 +140,7 @@ class Node:
             wake=self.dispatcher.wake,
             signals=self.signals,
             clock=clock,
-            let_go=lambda job: self._answers.drop((job.source, job.account, job.external_id)),
+            on_untracked=lambda job: self._answers.drop((job.source, job.account, job.external_id)),
         )
         self.dropin = Gateway(
             store=store,
@@ -190,7 +190,7 @@ class Node:
         if "scheduler" in self._roles:
             held = {key: poller for key, poller in self.pollers.items() if poller.holds}
             for key, poller in held.items():
-                await poller.recall(states.get(key))
+                await poller.restore(states.get(key))
             self._loading = [asyncio.get_running_loop().create_task(self._load(poller)) for poller in held.values()]
             if self._loading:  # few jobs are there at once; the API need not wait for a million
                 await asyncio.wait(self._loading, timeout=LOAD_PATIENCE_SECONDS)
@@ -303,7 +303,7 @@ class Node:
         root = definition.root(source.base_url)
         self._transports[source.name] = UpstreamTransport(root, clock=self._clock, node_id=self.node_id)
         book = book_for(self._components.of_planner(source))
-        memory = SourceMemory(source.name, book, rows=self.store.learned, clock=self._clock)
+        memory = SourceStatistics(source.name, book, rows=self.store.learned, clock=self._clock)
         self._memories[source.name] = memory
         self._books[source.name] = book
         for account in source.accounts.values():
@@ -332,7 +332,7 @@ class Node:
             clock=self._clock,
             planner_config=self._components.of_planner(source),
             book=self._books[source.name],
-            memory=AccountMemory(
+            saved_plan=AccountPlan(
                 source.name,
                 account.name,
                 shared=self._memories[source.name],

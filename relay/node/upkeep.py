@@ -74,7 +74,7 @@ class Account(Protocol):
 
     async def overdue(self, job: Job) -> None: ...
     async def probe(self) -> bool: ...
-    async def keep(self) -> None: ...
+    async def save_plan(self) -> None: ...
     def stalled(self, now: float) -> bool: ...
 
 
@@ -233,7 +233,7 @@ async def probes(accounts: Mapping[Place, Account]) -> None:
 async def learned(memories: Iterable[Memory], accounts: Iterable[Account]) -> None:
     """Writes down what was learned of the sources and what the accounts' planners keep over a restart, where it
     changed. What fails keeps nothing else from being written, and is raised then."""
-    saves = [*(memory.save() for memory in memories), *(account.keep() for account in accounts)]
+    saves = [*(memory.save() for memory in memories), *(account.save_plan() for account in accounts)]
     for result in await asyncio.gather(*saves, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

@@ -46,7 +46,7 @@ class Signals(Protocol):
     def event_recorded(self) -> None: ...
 
 
-class Health:
+class AccountHealth:
     """Concludes from the looks how the account goes, and records each change with an event.
 
     `open_jobs` counts the jobs that wait for it; `changed` is called when polling is to pause or to go on.
@@ -98,13 +98,13 @@ class Health:
             return AccountState(source=self.state.source, name=self.state.name)
         return self.state
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Another node polls the account now, and knows how it is."""
         self.state = AccountState(source=self.state.source, name=self.state.name)
         self._failures, self._failing_since = 0, None
         self._forbidden.clear()
 
-    async def well(self, now: float) -> None:
+    async def succeeded(self, now: float) -> None:
         """The upstream answered as it should."""
         self._failures, self._failing_since = 0, None
         self._forbidden.clear()

@@ -14,7 +14,7 @@ from relay.core.planner.views import Purpose
 from relay.core.records import PollNote
 from relay.errors import StaleSequence
 from relay.metrics import Metrics
-from relay.polling.account_health import Health
+from relay.polling.account_health import AccountHealth
 from relay.polling.poll_result import PollResult, problem_of
 from relay.polling.recorder import Recorder
 
@@ -56,7 +56,7 @@ class PollHandler:
         agenda: Agenda,
         jobs: KnownJobs,
         recorder: Recorder,
-        health: Health,
+        health: AccountHealth,
         metrics: Metrics,
         clock: Clock,
         polled: Callable[[Job, PollResult], None],
@@ -77,7 +77,7 @@ class PollHandler:
         self._clock = clock
         self._polled = polled
 
-    async def take_in(self, job: Job, poll: PollResult) -> None:
+    async def handle(self, job: Job, poll: PollResult) -> None:
         """Compares what a look has found with what was known, records what is new, and plans the next look.
 
         `job` is what was known when the look went out. Where another poll of it was recorded since, this one may be
@@ -97,7 +97,7 @@ class PollHandler:
             if observed is not None:
                 self._polled(job, poll)
             kinds = observed or []
-            await self._health.well(now)
+            await self._health.succeeded(now)
         else:
             kinds = await self._failed(job, poll, now)
         (log.debug if poll.kind == "observed" else log.info)(
@@ -179,7 +179,7 @@ class PollHandler:
         elif poll.kind == "forbidden":
             await self._health.forbidden(job.uid, problem, now)
         elif poll.kind == "not_found":
-            await self._health.well(now)
+            await self._health.succeeded(now)
         elif poll.kind != "rate_limited":
             await self._health.failed(problem, now)
         if missing_since is not None and missing_count >= NOT_FOUND_POLLS and now - missing_since >= NOT_FOUND_SECONDS:

@@ -16,11 +16,11 @@ from relay.core.planner import Book, Planner, PlannerConfig
 from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.metrics import Metrics
-from relay.polling.account_health import Accounts, Delivering, Health, Signals
+from relay.polling.account_health import AccountHealth, Accounts, Delivering, Signals
 from relay.polling.poll_handler import KnownJobs, PollHandler
 from relay.polling.poll_result import PollResult, Upstream, problem_of
 from relay.polling.recorder import Hints, Recorder
-from relay.polling.statistics import AccountMemory
+from relay.polling.statistics import AccountPlan
 from relay.polling.weights import Weights
 from relay.tasks import Tasks
 
@@ -55,7 +55,7 @@ class AccountSettings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sent:
+class PollInFlight:
     """A request for a job's state that is out. `job` is what was recorded before it went out: only while no other poll
     of the job has been recorded since is its answer the newest. `term`: see `Poller.term`. `due`: when a poll that was
     lent had been due."""
@@ -81,7 +81,7 @@ class Poller:
         metrics: Metrics,
         clock: Clock,
         planner_config: PlannerConfig,
-        memory: AccountMemory | None = None,
+        saved_plan: AccountPlan | None = None,
         book: Book | None = None,
         changed: Callable[[], None] = lambda: None,
         polled: Callable[[Job, PollResult], None] = lambda job, poll: None,
@@ -91,7 +91,7 @@ class Poller:
         self.recorder = recorder
         self._book = book
         self.planner = Planner(planner_config, book)
-        self.health = Health(
+        self.health = AccountHealth(
             settings.source,
             settings.account,
             accounts=accounts,
@@ -107,7 +107,7 @@ class Poller:
         )
         self._upstream = upstream
         self._jobs = jobs
-        self._memory = memory
+        self._saved_plan = saved_plan
         self._clock = clock
         self._steady = steady
         self.changed = changed
@@ -141,11 +141,11 @@ class Poller:
 
     # --- life
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Another node polls the account now: what is planned here is forgotten, and what is in flight is dropped."""
         self.holds = False
         self._forget_all()
-        self.health.forget()
+        self.health.reset()
         self.changed()
 
     async def take_over(self, state: AccountState | None) -> None:
@@ -163,22 +163,22 @@ class Poller:
         self._own_next.clear()
         self.planner = Planner(self._planner_config, self._book)
 
-    def find(self, job: Job | PlannedJob) -> None:
+    def ensure_planned(self, job: Job | PlannedJob) -> None:
         """An open job in the database: planned, unless it is."""
         if not self.planner.tracks(job.uid):
             self.track(job)
 
     async def load(self, state: AccountState | None = None) -> int:
         """Plans the open jobs that the store knows, with what was learned before. Returns how many there are."""
-        await self.recall(state)
+        await self.restore(state)
         return await self.load_jobs()
 
-    async def recall(self, state: AccountState | None) -> None:
+    async def restore(self, state: AccountState | None) -> None:
         """Goes on with what was learned before, and with how the account was; before any job is planned."""
         if state is not None:
             self.health.state = state
-        if self._memory is not None:
-            await self._memory.recall(self.planner)
+        if self._saved_plan is not None:
+            await self._saved_plan.restore(self.planner)
 
     async def load_jobs(self) -> int:
         """Plans the open jobs that the store knows; others may be registered meanwhile. Returns how many there are."""
@@ -203,26 +203,26 @@ class Poller:
         place = (self.settings.source, self.settings.account)
         return asyncio.get_running_loop().create_task(self._jobs.open_jobs(*place, after_uid=uid, count=LOAD_COUNT))
 
-    async def keep(self) -> None:
+    async def save_plan(self) -> None:
         """Writes down what the planner keeps over a restart besides its jobs, where it changed."""
-        if self._memory is not None and self.holds:
-            await self._memory.keep(self.planner)
+        if self._saved_plan is not None and self.holds:
+            await self._saved_plan.save(self.planner)
 
     def track(self, job: Job | PlannedJob) -> None:
         """Plans looks at a job that was just registered; of one that is planned already, only the weight can be new."""
         if not job.open or not self.holds:
             return
         if self.planner.tracks(job.uid):
-            self.weigh(job.uid, job.weight)
+            self.set_weight(job.uid, job.weight)
         else:
             self._plan(job)
             self.changed()
 
-    def weigh(self, uid: str, weight: float) -> None:
+    def set_weight(self, uid: str, weight: float) -> None:
         """The weight of a planned job is another one now."""
         if self.planner.tracks(uid) and weight != self._weights.own(uid):
-            self._weights.remember(uid, weight)
-            self.planner.set_weight(uid, self._weights.of(uid), self._clock())
+            self._weights.set_own(uid, weight)
+            self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
             self.changed()
 
     def forget(self, uid: str) -> None:
@@ -234,20 +234,20 @@ class Poller:
     def refresh(self, uid: str) -> None:
         """A look at it is wanted now."""
         now = self._clock()
-        self.planner.track(uid, None, now, weight=self._weights.of(uid), next_poll_at=now)
+        self.planner.track(uid, None, now, weight=self._weights.effective(uid), next_poll_at=now)
         self.changed()
 
     @contextmanager
-    def hurry(self, uid: str) -> Iterator[None]:
+    def prioritize(self, uid: str) -> Iterator[None]:
         """While inside, a client waits for the job: it weighs more."""
-        self._weights.wait(uid)
-        self.planner.set_weight(uid, self._weights.of(uid), self._clock())
+        self._weights.add_client(uid)
+        self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
         self.changed()
         try:
             yield
         finally:
-            self._weights.leave(uid)
-            self.planner.set_weight(uid, self._weights.of(uid), self._clock())
+            self._weights.remove_client(uid)
+            self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
 
     def configure(self, settings: AccountSettings, planner_config: PlannerConfig) -> None:
         """Takes over settings that were read again: keys and polling."""
@@ -376,7 +376,7 @@ class Poller:
             self.forget(uid)
             return
         if weight == self._weights.own(uid):  # else it was changed during the read, which may have missed that
-            self.weigh(uid, job.weight)
+            self.set_weight(uid, job.weight)
         key = self._key
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
@@ -386,21 +386,21 @@ class Poller:
             self.planner.failed(uid, OK, poll.headers, self._clock())
             self.poll_again(uid)
             return
-        await self._take_in(Sent(job, term), poll)
+        await self._take_in(PollInFlight(job, term), poll)
 
     def _holds_since(self, term: int) -> bool:
         return self.holds and self.term == term
 
-    async def _take_in(self, sent: Sent, poll: PollResult) -> None:
+    async def _take_in(self, sent: PollInFlight, poll: PollResult) -> None:
         if not self._holds_since(sent.term):  # the node that has polled since knows more
             log.info("poll_dropped", job_uid=sent.job.uid, reason="polling_lost")
             return
         self._waits_since = None
-        await self._poll_handler.take_in(sent.job, poll)
+        await self._poll_handler.handle(sent.job, poll)
 
     # --- reads of callers that came through the relay
 
-    async def borrow(self, uid: str) -> Sent | None:
+    async def borrow(self, uid: str) -> PollInFlight | None:
         """A caller's own read of the job goes out next and counts as a look: its answer goes to `returned`.
 
         None where a look is under way already, the job is not planned here or can not be read, or the next poll has to
@@ -412,14 +412,14 @@ class Poller:
         if not self.planner.borrow(uid, self._clock()):
             return None
         self._in_flight[uid] = reading = object()
-        sent: Sent | None = None
+        sent: PollInFlight | None = None
         term = self.term
         try:
             job = await self._jobs.get(uid)
             if job is None or not job.open:
                 self.forget(uid)
             elif self._holds_since(term):
-                self._in_flight[uid] = sent = Sent(job, term, due)
+                self._in_flight[uid] = sent = PollInFlight(job, term, due)
         except StoreError as error:
             log.warning("not_lent", job_uid=uid, error=str(error))
         finally:
@@ -428,7 +428,7 @@ class Poller:
                 self._landed(uid, reading)
         return sent
 
-    async def returned(self, sent: Sent, poll: PollResult | None) -> None:
+    async def settle(self, sent: PollInFlight, poll: PollResult | None) -> None:
         """What came of a read that was lent; None: nobody knows. Raises nothing.
 
         It counts only where it shows the job. Whatever else came of it concerns the caller's request; what it means
@@ -497,12 +497,12 @@ class Poller:
         return min(1.0, self._planner_config.min_interval_seconds)
 
     def _plan(self, job: Job | PlannedJob) -> None:
-        self._weights.remember(job.uid, job.weight)
+        self._weights.set_own(job.uid, job.weight)
         self.planner.track(
             job.uid,
             job.item(),
             self._clock(),
-            weight=self._weights.of(job.uid),
+            weight=self._weights.effective(job.uid),
             min_interval_seconds=None if job.spacing_seconds is None else job.spacing_seconds * self._unit,
             next_poll_at=job.next_poll_at,
             step=job.poll_step,

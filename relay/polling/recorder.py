@@ -146,9 +146,9 @@ class Recorder:
                 job_uid=job.uid,
                 request_id=None if seen is None else seen.request_id,
             )
-        self.told(job.uid, events)
+        self.announce(job.uid, events)
 
-    def told(self, job_uid: str, events: Sequence[Event]) -> None:
+    def announce(self, job_uid: str, events: Sequence[Event]) -> None:
         """Wakes whoever waits for the job or its events."""
         self._signals.job_changed(job_uid)
         for event in events:

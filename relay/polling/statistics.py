@@ -52,7 +52,7 @@ class Plans(Protocol):
     async def plan(self, source: str, name: str) -> Mapping[str, Any] | None: ...
 
 
-class SourceMemory:
+class SourceStatistics:
     """What was learned of one source, between its learner and the database."""
 
     def __init__(self, source: str, learner: Learner, *, rows: Rows, clock: Clock) -> None:
@@ -99,7 +99,7 @@ class SourceMemory:
             self._unsaved[name] = Learned(source=self._source, name=name, event_count=event_count, values=values)
 
 
-class AccountMemory:
+class AccountPlan:
     """What the planner of one account starts with, and leaves behind. `holder` names this node where there are others:
     only while it holds the account is the plan its own to write."""
 
@@ -108,7 +108,7 @@ class AccountMemory:
         source: str,
         account: str,
         *,
-        shared: SourceMemory,
+        shared: SourceStatistics,
         plans: Plans,
         clock: Clock,
         holder: Holder | None = None,
@@ -122,7 +122,7 @@ class AccountMemory:
         self._recalled = False
         self._kept = b""
 
-    async def recall(self, planner: Planning) -> None:
+    async def restore(self, planner: Planning) -> None:
         """Gives a new planner what was learned of its source and the plan of the one before it."""
         self._recalled = False
         await self.shared.load()
@@ -132,7 +132,7 @@ class AccountMemory:
         self._kept = _json(plan)
         self._recalled = True
 
-    async def keep(self, planner: Planning) -> None:
+    async def save(self, planner: Planning) -> None:
         """Writes down the planner's plan where it changed. One that was never given the last plan has none to keep: it
         would overwrite that."""
         if not self._recalled:

@@ -40,10 +40,10 @@ class Tracking:
         wake: Callable[[], None],
         signals: Signals,
         clock: Clock,
-        let_go: Callable[[Job], None] = lambda job: None,
+        on_untracked: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """`let_go` is told which job is not tracked any more."""
-        self._told_let_go = let_go
+        """`on_untracked` is told which job is not tracked any more."""
+        self._on_untracked = on_untracked
         self._store = store
         self._pollers = pollers
         self._definitions = definitions
@@ -180,20 +180,20 @@ class Tracking:
     async def untrack(self, job: Job) -> Job:
         """Stops looking at it."""
         closed = await self._store.jobs.untrack(job.uid, self._clock())
-        self._let_go(job)
+        self._stop_polling(job)
         return closed
 
     async def purge(self, job: Job) -> Job:
         """Erases it."""
         erased = await self._store.jobs.purge(job.uid)
-        self._let_go(job)
+        self._stop_polling(job)
         return erased
 
-    def _let_go(self, job: Job) -> None:
+    def _stop_polling(self, job: Job) -> None:
         poller = self._pollers.get((job.source, job.account))
         if poller is not None:
             poller.forget(job.uid)
-        self._told_let_go(job)
+        self._on_untracked(job)
         self._signals.job_changed(job.uid)
 
     def polls(self, job: Job) -> bool:
@@ -202,7 +202,7 @@ class Tracking:
         return poller is not None and poller.holds
 
     @contextmanager
-    def hurry(self, job: Job) -> Iterator[None]:
+    def prioritize(self, job: Job) -> Iterator[None]:
         """While inside, a client waits for this job: it weighs more."""
         poller = self._pollers.get((job.source, job.account))
         if poller is None:
@@ -210,7 +210,7 @@ class Tracking:
             return
         if not poller.holds:
             self._asking.start(self._store.jobs.ask_for_poll(job))
-        with poller.hurry(job.uid):
+        with poller.prioritize(job.uid):
             yield
 
     def explain(self, job: Job) -> Explanation:

@@ -13,7 +13,7 @@ from relay.core.job import TERMINAL, Job
 from relay.errors import NoAnswer, NotSent, StoreError
 from relay.ids import new_id
 from relay.polling.poll_result import PollResult
-from relay.polling.poller import Poller, Sent
+from relay.polling.poller import Poller, PollInFlight
 from relay.proxy.answer_cache import AnswerCache, CachedAnswer
 from relay.proxy.answer_cache import Key as JobKey
 from relay.proxy.forwarding import BufferedResponse, Definitions, Forwarding, Pollers, Stopping, StreamedResponse, texts
@@ -154,7 +154,7 @@ class Reads:
         """The job's answer once it has ended, or as it is after that time."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + seconds
-        with self._signals.watch_job(kept.uid) as watch, poller.hurry(kept.uid):
+        with self._signals.watch_job(kept.uid) as watch, poller.prioritize(kept.uid):
             while True:
                 now_kept = await self._kept(place, poller)  # after the watch began: nothing in between is missed
                 left = ends_at - loop.time()
@@ -210,7 +210,7 @@ class Reads:
 class _Borrowed:
     """A look that a caller's read stands for, for so long."""
 
-    def __init__(self, poller: Poller, sent: Sent, tasks: Tasks) -> None:
+    def __init__(self, poller: Poller, sent: PollInFlight, tasks: Tasks) -> None:
         self._poller = poller
         self._sent = sent
         self._tasks = tasks
@@ -222,7 +222,7 @@ class _Borrowed:
         if not self._over:
             self._over = True
             self._timer.cancel()
-            self._tasks.start(self._poller.returned(self._sent, poll))
+            self._tasks.start(self._poller.settle(self._sent, poll))
 
 
 def _is_fresh(kept: CachedAnswer, poller: Poller, now: float) -> bool:

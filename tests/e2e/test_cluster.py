@@ -125,7 +125,7 @@ async def test_a_priority_given_on_one_node_reaches_the_other(first: World) -> N
     async with open_beside(first) as second:
         job_id = await first.job(**LONG)
         uid = (await first.shown(job_id))["uid"]
-        first.poller.weigh = heard = Mock()  # type: ignore[method-assign]
+        first.poller.set_weight = heard = Mock()  # type: ignore[method-assign]
         answer = await second.api.post("/v1/jobs", json={"id": job_id, "priority": "high"})
         assert (answer.status_code, answer.json()["priority"]) == (200, "high")
         await until(lambda: call(uid, 4.0) in heard.mock_calls)
@@ -147,7 +147,7 @@ async def test_an_account_goes_to_another_node_when_its_own_ends(first: World) -
         async with open_beside(first) as third:
             job_id = await third.job(**LONG)
             await first.node._cluster.stop()  # type: ignore[union-attr]
-            first.poller.let_go()
+            first.poller.release()
             await until(lambda: second.poller.holds or third.poller.holds)
         await until(lambda: second.poller.holds)
         await until(ended(first, job_id))

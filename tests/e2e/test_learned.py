@@ -10,7 +10,7 @@ from relay.core.planner import Planner
 from relay.errors import StoreError
 from relay.node.node import open_node
 from relay.node.timetable import UPKEEP_SECONDS
-from relay.polling.statistics import SourceMemory
+from relay.polling.statistics import SourceStatistics
 from tests.support.e2e_world import RELAY_URL, World, open_e2e_world
 
 PLAN = {"price": 0.25}
@@ -33,10 +33,10 @@ async def test_a_node_leaves_what_it_learned_to_the_next_one(tmp_path: Path, mon
         def learn(self, name: str, values: str) -> None:
             given.append((name, values))
 
-    def memory(source: str, _learner: object, **parts: Any) -> SourceMemory:
-        return SourceMemory(source, Scripted(), **parts)
+    def memory(source: str, _learner: object, **parts: Any) -> SourceStatistics:
+        return SourceStatistics(source, Scripted(), **parts)
 
-    monkeypatch.setattr("relay.node.node.SourceMemory", memory)
+    monkeypatch.setattr("relay.node.node.SourceStatistics", memory)
     monkeypatch.setattr(Planner, "plan", lambda self: dict(PLAN))
 
     def resume(self: Planner, plan: Mapping[str, Any], now: float) -> None:

@@ -43,7 +43,7 @@ class Poller:
         self.holds = False
         self.terms = 0
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.holds = False
 
     async def take_over(self, _state: None) -> None:
@@ -165,7 +165,7 @@ async def test_a_job_that_is_registered_again_while_its_end_is_looked_up_stays_p
 
     asked: Any = SimpleNamespace(job=job)
     poller: Any = world.poller
-    poller.forget, poller.find = planned.discard, lambda found: planned.add(found.uid)
+    poller.forget, poller.ensure_planned = planned.discard, lambda found: planned.add(found.uid)
     jobs: Any = SimpleNamespace(get=get)
     world.cluster._store.jobs = jobs
     world.cluster.heard(f"gone {KEY[0]}/{KEY[1]} {job.uid} {job.external_id}")

@@ -11,7 +11,7 @@ from relay.errors import StoreError
 from relay.holder import Holder
 from relay.node import upkeep
 from relay.polling.poller import Poller
-from relay.polling.statistics import FRESH_SECONDS, AccountMemory, SourceMemory
+from relay.polling.statistics import FRESH_SECONDS, AccountPlan, SourceStatistics
 from tests.support.simulation_world import NoLearner, open_world, seen
 
 
@@ -126,7 +126,7 @@ async def test_what_the_database_does_not_take_is_written_the_next_time(tmp_path
 async def test_what_changes_during_a_write_is_written_after_it(tmp_path, monkeypatch):
     async with open_world(tmp_path) as world:
         learner = FakeLearner()
-        memory = SourceMemory("revor", learner, rows=world.store.learned, clock=world.clock)
+        memory = SourceStatistics("revor", learner, rows=world.store.learned, clock=world.clock)
         save = world.store.learned.save
 
         async def slow(rows, now):
@@ -145,14 +145,14 @@ async def test_a_planner_that_was_given_no_plan_overwrites_none(tmp_path, plans)
     async with open_world(tmp_path) as world:
         await world.store.accounts.save_plan("revor", "default", {"price": 0.5}, None)
         plans.plan = {"price": 9.0}
-        await world.poller.keep()  # it has loaded nothing
+        await world.poller.save_plan()  # it has loaded nothing
         assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}
         await world.poller.load()
-        world.poller.let_go()
-        await world.poller.keep()  # it is another node's
+        world.poller.release()
+        await world.poller.save_plan()  # it is another node's
         assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}
         await world.poller.take_over(None)
-        await world.poller.keep()
+        await world.poller.save_plan()
         assert await world.store.accounts.plan("revor", "default") == {"price": 9.0}
 
 
@@ -169,16 +169,16 @@ async def test_a_plan_that_another_node_refuses_is_tried_again(plans):
             return self.mine
 
     held = Held()
-    shared = SourceMemory("revor", NoLearner(), rows=Empty(), clock=lambda: 1.0)
-    memory = AccountMemory("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder=Holder("node 1"))
+    shared = SourceStatistics("revor", NoLearner(), rows=Empty(), clock=lambda: 1.0)
+    memory = AccountPlan("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder=Holder("node 1"))
     planner = Planner(PlannerConfig())
-    await memory.recall(planner)
+    await memory.restore(planner)
     assert plans.told == []
     plans.plan = {"price": 1.0}
-    await memory.keep(planner)
+    await memory.save(planner)
     held.mine = True
-    await memory.keep(planner)
-    await memory.keep(planner)
+    await memory.save(planner)
+    await memory.save(planner)
     assert held.saved == [("revor", "default", {"price": 1.0}, "node 1")] * 2
 
 
@@ -204,7 +204,7 @@ class Empty:
 async def test_many_accounts_that_start_together_read_their_source_once(tmp_path):
     async with open_world(tmp_path) as world:
         rows = Empty()
-        memory = SourceMemory("revor", FakeLearner(), rows=rows, clock=world.clock)
+        memory = SourceStatistics("revor", FakeLearner(), rows=rows, clock=world.clock)
         await asyncio.gather(*(memory.load() for _ in range(10)))
         world.clock.advance(FRESH_SECONDS - 1)
         await memory.load()
@@ -220,7 +220,7 @@ async def test_many_accounts_that_start_together_read_their_source_once(tmp_path
 async def test_what_is_learned_meanwhile_is_not_undone_by_a_load():
     rows = Empty(*of_source(("a", 5.0, "old"), ("b", 5.0, "theirs"), ("c", 5.0, "theirs")))
     learner = FakeLearner()
-    memory = SourceMemory("revor", learner, rows=rows, clock=lambda: 1.0)
+    memory = SourceStatistics("revor", learner, rows=rows, clock=lambda: 1.0)
     learner.see("b", 6.0, "ours")
     rows.during = lambda: learner.see("a", 6.0, "newer")
     await memory.load()
@@ -239,7 +239,7 @@ async def test_a_planner_takes_its_own_plan_and_no_learner_takes_anything():
 
 async def test_a_poller_without_a_memory_keeps_nothing(tmp_path, monkeypatch):
     async with open_world(tmp_path) as world:
-        monkeypatch.setattr(world.poller, "_memory", None)
+        monkeypatch.setattr(world.poller, "_saved_plan", None)
         assert await world.poller.load() == 0
-        await Poller.keep(world.poller)
+        await Poller.save_plan(world.poller)
         assert await world.store.accounts.plan("revor", "default") is None

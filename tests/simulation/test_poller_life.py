@@ -246,7 +246,7 @@ async def test_a_restart_goes_on_with_the_back_off_where_it_was(tmp_path, away_s
         step, planned = world.poller.planner.step(uid), world.poller.planner.next_poll_at(uid)
         polls = len(world.source.polled)
         assert step >= 8
-        await world.poller.keep()
+        await world.poller.save_plan()
         await world.restart_poller(away_seconds)
         assert world.poller.planner.step(uid) == step
         assert world.poller.planner.next_poll_at(uid) == pytest.approx(planned, rel=0, abs=1e-4)
@@ -372,7 +372,7 @@ async def test_an_answer_that_comes_after_the_lease_was_lost_is_dropped(tmp_path
         uid = await world.register("a", seen("queued"), RUNNING)
         async with held(world.source) as answer:
             await begin_poll(world, uid)
-            world.poller.let_go()
+            world.poller.release()
             if again:
                 await world.poller.take_over(None)
             answer.set()
@@ -422,7 +422,7 @@ async def test_a_read_that_can_not_stand_for_a_poll_is_not_lent(tmp_path, why):
             if why == "unreadable":
                 raise StoreError("the database is away")
             if why in ("lost", "regained"):
-                world.poller.let_go()
+                world.poller.release()
             if why == "regained":
                 await world.poller.take_over(None)
             job = await real(uid)
@@ -446,7 +446,7 @@ async def test_a_lent_read_whose_answer_comes_after_a_poll_of_another_node_is_dr
         other = world.another_poller()
         await other.take_over(None)
         await other.poll(uid)
-        await world.poller.returned(sent, old)
+        await world.poller.settle(sent, old)
         assert await world.types() == ["running"]
         assert world.poller.planner.next_poll_at(uid) <= world.clock(), "it is polled again soon"
 
@@ -500,7 +500,7 @@ async def test_a_waiting_client_weighs_more_only_while_it_waits(tmp_path, own, w
         uid = await world.register("a", seen("queued"), weight=own)
         assert weights[uid] == own
         await world.step()
-        with world.poller.hurry(uid), world.poller.hurry(uid):
+        with world.poller.prioritize(uid), world.poller.prioritize(uid):
             assert weights[uid] == 4 * own
             world.poller.refresh(uid)
             assert weights[uid] == 4 * own
@@ -522,7 +522,7 @@ async def test_another_weight_brings_the_next_look_forward_at_once(tmp_path, wei
         assert await world.register("a", weight=4.0) == uid
         assert weights[uid] == 4.0
         assert world.poller.planner.next_poll_at(uid) < planned
-        with world.poller.hurry(uid):
+        with world.poller.prioritize(uid):
             await world.register("a", weight=0.25)
             assert weights[uid] == 1.0
         assert weights[uid] == 0.25
@@ -542,9 +542,9 @@ async def test_a_restart_and_another_nodes_plan_go_on_with_each_jobs_weight(tmp_
         uid = await world.register("a", seen("queued"), weight=4.0)
         await world.restart_poller()
         assert weights[uid] == 4.0
-        world.poller.let_go()
+        world.poller.release()
         assert len(world.poller._weights) == 0
-        with world.poller.hurry(uid):  # it waits while the account comes back
+        with world.poller.prioritize(uid):  # it waits while the account comes back
             await world.poller.take_over(None)
             assert weights[uid] == 16.0
         world.poller.refresh(uid)
@@ -554,12 +554,12 @@ async def test_a_restart_and_another_nodes_plan_go_on_with_each_jobs_weight(tmp_
 async def test_a_weight_that_another_node_wrote_is_known_by_the_next_look(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
-        world.poller.weigh(uid, 0.25)  # as by a notice
+        world.poller.set_weight(uid, 0.25)  # as by a notice
         assert weights[uid] == 0.25
         world.poller.refresh(uid)
         await world.step()
         assert (weights[uid], len(world.poller._weights)) == (1.0, 0)
-        world.poller.weigh("job_of_nobody", 4.0)
+        world.poller.set_weight("job_of_nobody", 4.0)
         assert len(world.poller._weights) == 0
 
 
@@ -570,7 +570,7 @@ async def test_a_weight_that_changes_during_the_read_of_a_look_stays(tmp_path, w
 
         async def slow(uid):
             job = await read(uid)
-            world.poller.weigh(uid, 4.0)
+            world.poller.set_weight(uid, 4.0)
             return job
 
         world.store.jobs.get = slow

@@ -51,7 +51,7 @@ async def test_an_account_s_report_has_what_another_budget_would_bring(tmp_path)
         assert (report().state, report().price_seconds, report().expected_detection_delay_seconds) == ("ok", 0.8, 1.2)
         assert report().expected_detection_delay_at_double_budget_seconds == 0.6
         assert report().expected_detection_delay_at_half_budget_seconds == 2.9
-        world.poller.let_go()
+        world.poller.release()
         assert (report().state, report().price_seconds) == ("elsewhere", None)
         assert report().expected_detection_delay_seconds is None
         world.poller.health.state = replace(world.poller.health.state, state="down")

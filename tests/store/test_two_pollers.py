@@ -162,10 +162,10 @@ class Driver:
     async def a_former_holder_learns_it(self) -> None:
         former = self.nodes[1 - self.nodes.index(self.holder)]
         if former.poller.holds:
-            former.poller.let_go()
+            former.poller.release()
 
     async def the_holder_loses_it_for_a_moment(self) -> None:
-        self.holder.poller.let_go()
+        self.holder.poller.release()
         await self.holder.poller.take_over(None)
 
     async def a_caller_reads_it(self) -> None:
@@ -176,7 +176,7 @@ class Driver:
     async def _read(self, node: World) -> None:
         sent = await node.poller.borrow(self.uid)
         if sent is not None:
-            await node.poller.returned(sent, await node.source.poll(self.name, "key"))
+            await node.poller.settle(sent, await node.source.poll(self.name, "key"))
 
     async def somebody_refreshes_it(self) -> None:
         if self.holder.poller.planner.tracks(self.uid):

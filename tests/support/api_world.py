@@ -159,7 +159,7 @@ class FakeTracking:
         return self.polling
 
     @contextmanager
-    def hurry(self, job: Job) -> Iterator[None]:
+    def prioritize(self, job: Job) -> Iterator[None]:
         self.hurried.append(job.uid)
         yield
 

@@ -17,7 +17,7 @@ from relay.ids import new_id
 from relay.metrics import Metrics
 from relay.polling.poller import AccountSettings, Poller
 from relay.polling.recorder import Recorder
-from relay.polling.statistics import AccountMemory, Learner, SourceMemory
+from relay.polling.statistics import AccountPlan, Learner, SourceStatistics
 from relay.signals import Signals
 from relay.store.store import Store, open_store
 from relay.testing import FakeClock, RecordingSink, ScriptedPoll, ScriptedSource
@@ -100,7 +100,7 @@ class World:
             hint=_hint,
             origin=ORIGIN,
         )
-        self.memory = SourceMemory("revor", self.learner, rows=self.store.learned, clock=self.clock)
+        self.memory = SourceStatistics("revor", self.learner, rows=self.store.learned, clock=self.clock)
         return Poller(
             settings,
             upstream=self.source,
@@ -112,7 +112,7 @@ class World:
             metrics=self.metrics,
             clock=self.clock,
             planner_config=PlannerConfig(max_requests_per_second=1000.0),
-            memory=AccountMemory("revor", "default", shared=self.memory, plans=self.store.accounts, clock=self.clock),
+            saved_plan=AccountPlan("revor", "default", shared=self.memory, plans=self.store.accounts, clock=self.clock),
             steady=self.steady,
         )
 

@@ -69,7 +69,7 @@ class Account:
             raise self.error()
         return True
 
-    async def keep(self) -> None: ...
+    async def save_plan(self) -> None: ...
 
     def stalled(self, now: float) -> bool:
         return False
