@@ -1,14 +1,15 @@
 """Takes secrets and recipients out of what is logged, stored or shown.
 
-`redact` is the structlog processor that every log line passes last. `redact_text`, `secrets_of` and `without` serve
-attempt rows, errors and CLI tables. Redacting twice changes nothing; every function is bounded in time and output.
+`redact` is the structlog processor that every log line passes last. `redact_text`, `redacted_url`, `secrets_of` and
+`without` serve attempt rows, lists, messages, errors and CLI tables. Redacting twice changes nothing; every function
+is bounded in time and output.
 """
 
 import functools
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit
 
 from structlog.typing import EventDict, WrappedLogger
 
@@ -19,16 +20,22 @@ MAX_TEXT_CHARS = 4096
 MAX_ITEMS = 50
 MAX_PASSES = 5
 MIN_SECRET_CHARACTERS = 8
-"""What is shorter stands in too many texts by chance to be taken out of them."""
+"""Shorter credentials are not searched for in answers: they occur in ordinary text by chance."""
 
 _TRUNCATED = "…[truncated]"
 _MARGIN_CHARS = 512  # read beyond the cut, so that a secret that straddles it is recognised
 
-_HOOK_HOSTS = (
-    r"hooks\.slack(?:-gov)?\.com|hooks\.zapier\.com|hook(?:\.[a-z0-9-]{1,63}){0,3}\.(?:make|integromat|celonis)\.com"
-    r"|webhook\.office\.com|maker\.ifttt\.com|api\.telegram\.org|chat\.googleapis\.com"
-    r"|discord(?:app)?\.com/api/webhooks|linkedin\.com/in"
+HOOK_HOSTS = (
+    *("hooks.slack.com", "hooks.slack-gov.com", "discord.com", "discordapp.com", "chat.googleapis.com"),
+    *("hooks.zapier.com", "make.com", "celonis.com", "integromat.com", "n8n.cloud", "pipedream.net", "ifttt.com"),
+    *("webhook.office.com", "logic.azure.com", "api.powerplatform.com", "api.telegram.org"),
 )
+"""Hosts, with their subdomains, whose URL path is the credential: whoever knows it can post."""
+
+_HOOK_PATH = re.compile(r"/webhook(?:-test|-waiting)?/", re.IGNORECASE)
+"""n8n's catch hooks: the rest of such a path is the credential on any host, since people run n8n themselves."""
+
+_HOOK_HOST = "|".join(map(re.escape, HOOK_HOSTS))
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|\\+\"[^\"\\]*|'[^']*'?"
 
 # One alternation, tried once over a text. A group holds what stays in front of the redaction.
@@ -36,8 +43,8 @@ _SECRETS = re.compile(
     "|".join(
         (
             r"(://)[^\s/?#\"'<>]*(?=@)",
-            rf"((?:{_HOOK_HOSTS})\.?(?::[0-9]{{1,5}})?/)[^\s\"'<>]+",
-            r"(/webhook(?:-test|-waiting)?/)[^\s\"'<>]+",  # n8n, on whatever host it runs
+            rf"((?<![\w-])(?:{_HOOK_HOST}|linkedin\.com/in)\.?(?::[0-9]{{1,5}})?/)[^\s\"'<>]+",
+            rf"({_HOOK_PATH.pattern})[^\s\"'<>]+",
             rf"((?:authorization|cookie|signature)[\\\"']*\s*[:=]\s*)(?:{_QUOTED}|[^\r\n\"']+)",
             r"((?:api[_-]?key|token|secret|passw(?:or)?d|private[_-]?key|\bsig|\bpwd)[\\\"']*\s*[:=]\s*)"
             rf"(?:{_QUOTED}|(?:(?:bearer|basic|token)\s+)*[^\s\"'&;<>)\]}}]+\]?)",
@@ -60,8 +67,8 @@ _SECRETS = re.compile(
 # for them is twenty times cheaper.
 _MARKS = (
     "@", "sk-", "whs", "rl_", "v1", "token", "key", "secret", "passw", "pwd", "sig", "authorization", "cookie",
-    "bearer", "basic", "recipient", "address", "mail", "phone", "profile_url", "identifier", "/webhook", "hooks.",
-    "hook.", "office.com", "ifttt", "telegram", "googleapis", "discord", "linkedin", "+",
+    "bearer", "basic", "recipient", "address", "mail", "phone", "profile_url", "identifier", "/webhook", "linkedin",
+    "+", *HOOK_HOSTS,
 )  # fmt: skip
 
 _SECRET_KEYS = frozenset(
@@ -77,10 +84,10 @@ _SECRET_ENDS = (
 
 
 def redact_text(text: str) -> str:
-    """The text without secrets and recipients; what was there is `[redacted]`. Redacting twice changes nothing."""
+    """The text with `[redacted]` in place of each secret and recipient."""
     if not _has_mark(text):
         return text
-    for _ in range(MAX_PASSES):  # taking one secret out can uncover the next
+    for _ in range(MAX_PASSES):  # one redaction can uncover the next secret
         redacted = _SECRETS.sub(_replacement, text)
         if redacted == text:
             break
@@ -90,28 +97,53 @@ def redact_text(text: str) -> str:
 
 @functools.lru_cache(maxsize=2048)
 def is_credential(header_name: str) -> bool:
-    """Whether a header's name says that its value is a credential."""
+    """True if a header's name says that its value is a credential."""
     lower = header_name.lower()
     return any(word in lower for word in _CREDENTIAL_WORDS)
 
 
-def redact_url(url: str) -> str:
-    """A URL to show: no user name or password, no query or fragment, no path where the path is the credential."""
+def split_url(url: str) -> SplitResult | None:
+    """The parts of a URL; None if it is malformed or has no host."""
     try:
         parts = urlsplit(url)
+        _ = parts.port
     except ValueError:
-        return redact_text(url)
-    if not parts.scheme or not parts.netloc:
-        return redact_text(url)
-    host = parts.netloc.rpartition("@")[2]
-    query = f"?{REDACTED}" if parts.query else ""
-    return redact_text(f"{parts.scheme}://{host}{parts.path}") + query
+        return None
+    return parts if parts.hostname else None
+
+
+def host_of(url: str) -> str:
+    """The host of a URL in lower case, without a final dot; empty if there is none."""
+    parts = split_url(url)
+    return (parts.hostname or "").rstrip(".") if parts else ""
+
+
+def url_without_path(url: str) -> str:
+    """`https://hooks.example.com/…`, for URLs whose path is the credential."""
+    parts = split_url(url)
+    if parts is None:
+        return "…"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}/…"
+
+
+def redacted_url(url: str) -> str:
+    """A sink's URL without userinfo, query values and fragment, and without the part of its path that is a
+    credential."""
+    parts = split_url(url)
+    host = host_of(url)
+    if parts is None or any(host == known or host.endswith(f".{known}") for known in HOOK_HOSTS):
+        return url_without_path(url)
+    hook = _HOOK_PATH.match(parts.path)
+    path = f"{hook[0]}…" if hook is not None and parts.path != hook[0] else parts.path
+    return url_without_path(url).removesuffix("/…") + path + ("?…" if parts.query else "")
 
 
 @functools.lru_cache(maxsize=4096)
 def secrets_of(sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """What a sink may say back to us and nobody is to see: what of its URL is not shown (the query; of some the path),
-    and the credentials among its own headers. The longest first."""
+    """The credentials a sink could echo in its answer, longest first: the query of its URL, the path where
+    `shown_sink` hides it, and the values of its custom headers that are credentials."""
     found = {value for name, value in headers if is_credential(name)}
     found |= {word for value in found for word in value.split()}  # `Bearer …`
     address, _, query = sink.partition("?")
@@ -125,8 +157,10 @@ def secrets_of(sink: str, shown_sink: str, headers: tuple[tuple[str, str], ...])
 
 
 def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:
-    """The text with these taken out; the longest has to be the first. `cut`: the text went on, so what may be the
-    beginning of one at its end goes too."""
+    """The text with each of `secrets` (longest first) replaced by `[redacted]`.
+
+    cut  the text was truncated: the end that may be the beginning of a secret is dropped too
+    """
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     return text[: 1 - len(secrets[0])] if cut and secrets else text

@@ -5,14 +5,13 @@ gets a response and gives back a verdict. It never opens a connection, reads a c
 retry renders the same bytes and a test needs nothing but values.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
-from urllib.parse import SplitResult, urlsplit
 
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
+from relay.core.netguard import problem_of_header
 from relay.core.subscription import Subscription
 from relay.errors import FieldError, InvalidRequest
 
@@ -71,72 +70,14 @@ class Kind(Protocol):
         ...
 
 
-# Of these services the path is the credential: who knows it can post.
-_SECRET_PATH_HOSTS = (
-    *("hooks.slack.com", "hooks.slack-gov.com", "discord.com", "discordapp.com", "chat.googleapis.com"),
-    *("hooks.zapier.com", "make.com", "integromat.com", "n8n.cloud", "pipedream.net", "ifttt.com"),
-    *("webhook.office.com", "logic.azure.com", "api.powerplatform.com"),
-)
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,4096}")
-_RESERVED_HEADERS = frozenset(
-    {
-        *("host", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
-        *("te", "trailer", "transfer-encoding", "upgrade", "expect", "accept-encoding"),
-    }
-)
-_RESERVED_HEADER_PREFIXES = ("content-", "webhook-", "ce-")
-
-
-def split_url(url: str) -> SplitResult | None:
-    """The parts of a URL; None where it can not be taken apart."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts if parts.hostname else None
-
-
-def host_of(url: str) -> str:
-    """The host of a URL in lower case, without the dot that may end it; empty where there is none."""
-    parts = split_url(url)
-    return (parts.hostname or "").rstrip(".") if parts else ""
-
-
-def url_without_path(url: str) -> str:
-    """`https://hooks.example.com/…`: for sinks whose path is the credential."""
-    parts = split_url(url)
-    if parts is None:
-        return "…"
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}/…"
-
-
-def redacted_url(url: str) -> str:
-    """A URL without userinfo and without the values of its query; of known catch hooks without the path too."""
-    parts = split_url(url)
-    host = host_of(url)
-    if parts is None or any(host == known or host.endswith(f".{known}") for known in _SECRET_PATH_HOSTS):
-        return url_without_path(url)
-    return url_without_path(url).removesuffix("/…") + parts.path + ("?…" if parts.query else "")
-
-
 def header_errors(headers: Sequence[tuple[str, str]]) -> list[FieldError]:
-    """What is wrong with a subscription's own headers: bad names and values, and those that the relay sets itself."""
+    """An error for each custom header that may not be sent."""
     errors = []
     for name, value in headers:
-        lower = name.lower()
-        pointer = "/protocolsettings/headers/" + name.replace("~", "~0").replace("/", "~1")
-        if not _TOKEN.fullmatch(name):
-            errors.append(FieldError(pointer=pointer, code="invalid_header", detail="this is no name of a header"))
-        elif lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_HEADER_PREFIXES):
-            errors.append(FieldError(pointer=pointer, code="reserved_header", detail=f"the relay sets {name} itself"))
-        elif not _HEADER_VALUE.fullmatch(value):
-            detail = f"the value of {name} has a line break or another character that a header can not have"
-            errors.append(FieldError(pointer=pointer, code="invalid_header", detail=detail))
+        problem = problem_of_header(name, value)
+        if problem is not None:
+            pointer = "/protocolsettings/headers/" + name.replace("~", "~0").replace("/", "~1")
+            errors.append(FieldError(pointer=pointer, code=problem.code, detail=problem.detail))
     return errors
 
 

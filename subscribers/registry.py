@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from relay.errors import FieldError, InvalidRequest
-from subscribers.base import Kind, host_of
+from relay.redaction import host_of
+from subscribers.base import Kind
 from subscribers.slack import Slack
 from subscribers.webhook import Webhook
 

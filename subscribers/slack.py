@@ -13,6 +13,7 @@ from relay.core.jsontext import dumps
 from relay.core.retry import http_outcome
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
+from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base
 from subscribers.wording import advice, deal, facts, ids, link, sentence
 
@@ -52,7 +53,7 @@ class Slack:
         if subscription.method != "POST":
             detail = "Slack takes POST only"
             errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
-        parts = base.split_url(subscription.sink)
+        parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
             detail = "this is a workflow trigger, which takes no messages: use the URL of an incoming webhook"
             errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
@@ -107,7 +108,7 @@ class Slack:
 
     def redacted_url(self, url: str) -> str:
         """Without the path, which is the credential."""
-        return base.url_without_path(url)
+        return url_without_path(url)
 
 
 def escape(text: str) -> str:
@@ -129,7 +130,7 @@ def _link(url: str | None) -> str:
     """A line with the URL under its host's name; empty without one."""
     if url is None:
         return ""
-    return f"\n<{url.replace('&', '&amp;')}|Open in {escape(base.host_of(url))}>"
+    return f"\n<{url.replace('&', '&amp;')}|Open in {escape(host_of(url))}>"
 
 
 def _context(found: Sequence[tuple[str, str]]) -> dict[str, Any]:

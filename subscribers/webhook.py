@@ -7,6 +7,7 @@ from relay.core.events import CONTENT_TYPE, Event
 from relay.core.retry import http_outcome
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
+from relay.redaction import redacted_url
 from subscribers import base
 
 _METHODS = ("POST", "PUT", "PATCH")
@@ -46,4 +47,4 @@ class Webhook:
 
     def redacted_url(self, url: str) -> str:
         """Without userinfo and query; the path stays, unless the host is a known catch hook."""
-        return base.redacted_url(url)
+        return redacted_url(url)

@@ -11,7 +11,8 @@ from typing import Any
 
 from relay.core.events import CREATE_UNKNOWN, RELAY_SOURCE, Event
 from relay.core.job import JOB_EVENTS
-from subscribers.base import Context, redacted_url, split_url
+from relay.redaction import redacted_url, split_url
+from subscribers.base import Context
 
 Document = Mapping[str, Any]
 

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from relay.config.loader import Value, parse_text
+from relay.core.signing import SECRET_FORMAT, parse_secret
 from relay.errors import SettingsError
 from relay.redaction import redact_text
 
@@ -34,7 +35,6 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d)\Z")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _API_SUFFIX = re.compile(r"/api/v[0-9]+\Z")
-_WHSEC = "whsec_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,15 +271,13 @@ encryption_key: Kind[str] = text(
 
 def _signing_secret_problem(given: str) -> str | None:
     try:
-        raw = base64.b64decode(given.removeprefix(_WHSEC).encode("ascii"), validate=True)
-    except (UnicodeEncodeError, binascii.Error):
-        raw = b""
-    if not given.startswith(_WHSEC) or not 24 <= len(raw) <= 64:
-        return f"must be {_WHSEC} and the base64 of 24 to 64 bytes"
+        parse_secret(given)
+    except ValueError:
+        return f"must be {SECRET_FORMAT}"
     return None
 
 
-signing_secret: Kind[str] = text("whsec_ and the base64 of 24 to 64 bytes", _signing_secret_problem, secret=True)
+signing_secret: Kind[str] = text(SECRET_FORMAT, _signing_secret_problem, secret=True)
 
 
 def _typed(value: Value) -> Value:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Self
+from typing import Literal
 
 from relay.core.places import is_bound_address, is_within
 
@@ -110,16 +110,6 @@ class GuardPolicy:
     own_address: tuple[str, int] | None = None
     own_url: str | None = None
 
-    @classmethod
-    def development(cls) -> Self:
-        """The policy of `relay serve --dev`: https to the world, and http to any port of this machine."""
-        return cls(allow_http=True, allow_networks=LOOPBACK_NETWORKS)
-
-
-def is_allowed(address: str, port: int, scheme: str, policy: GuardPolicy) -> bool:
-    """Whether a connection to this address and port may be opened; see `refusal_of_address`."""
-    return refusal_of_address(address, port=port, scheme=scheme, policy=policy) is None
-
 
 def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPolicy) -> str | None:
     """Why a connection must not be opened, or None when it may. Never raises.
@@ -190,31 +180,50 @@ def origin_of(url: str) -> tuple[str, str, int] | None:
     return scheme, (pieces[1] or pieces[2]).lower(), int(pieces[3] or DEFAULT_PORTS[scheme])
 
 
-def check_custom_headers(headers: Iterable[tuple[str, str]]) -> str | None:
-    """Why a user may not add these headers (name, value) to the requests to a sink, or None.
+@dataclass(frozen=True, slots=True)
+class HeaderProblem:
+    """Why a custom header may not be sent. `code` is the API's error code."""
 
-    Names are RFC 9110 tokens and values printable ASCII. Refused are the headers that frame a message or belong to
-    the connection (RFC 9110 section 7.6.1), and those that the relay itself speaks with: `webhook-*` and `ce-*`.
+    code: Literal["invalid_header", "reserved_header"]
+    detail: str
+
+
+def problem_of_header(name: str, value: str) -> HeaderProblem | None:
+    """Why a user may not add this header to the requests to a sink, or None.
+
+    Names are RFC 9110 tokens, values printable ASCII. Reserved are the headers that frame a message or belong to the
+    connection (RFC 9110 section 7.6.1), and those that the relay sets itself: `webhook-*` and `ce-*`.
     """
+    shown = name[:64]
+    if len(name) > MAX_HEADER_NAME_LENGTH:
+        return HeaderProblem("invalid_header", f"a header's name has at most {MAX_HEADER_NAME_LENGTH} characters")
+    if not _TOKEN.fullmatch(name):
+        return HeaderProblem("invalid_header", f"header name {shown!r} is not a token (RFC 9110)")
+    if name.lower() in _REFUSED_HEADERS or name.lower().startswith(_REFUSED_HEADER_PREFIXES):
+        detail = f"header {shown!r} cannot be set: the relay sets it itself, or it belongs to the connection"
+        return HeaderProblem("reserved_header", detail)
+    if len(value) > MAX_HEADER_VALUE_BYTES:
+        return HeaderProblem(
+            "invalid_header", f"the value of header {shown!r} is longer than {MAX_HEADER_VALUE_BYTES} bytes"
+        )
+    if not (value.isascii() and value.isprintable()) or value != value.strip():
+        detail = f"the value of header {shown!r} must be printable ASCII without white space around it"
+        return HeaderProblem("invalid_header", detail)
+    return None
+
+
+def check_custom_headers(headers: Iterable[tuple[str, str]]) -> str | None:
+    """Why a user may not add these headers (name, value), taken together, to the requests to a sink, or None."""
     seen: set[str] = set()
     for name, value in headers:
-        lowered = name.lower()
-        shown = name[:64]
         if len(seen) == MAX_CUSTOM_HEADERS:
             return f"at most {MAX_CUSTOM_HEADERS} custom headers are allowed"
-        if len(name) > MAX_HEADER_NAME_LENGTH:
-            return f"a header's name has at most {MAX_HEADER_NAME_LENGTH} characters"
-        if not _TOKEN.fullmatch(name):
-            return f"header name {shown!r} is not a token (RFC 9110)"
-        if lowered in _REFUSED_HEADERS or lowered.startswith(_REFUSED_HEADER_PREFIXES):
-            return f"header {shown!r} can not be set: the relay sets it itself, or it belongs to the connection"
-        if lowered in seen:
-            return f"header {shown!r} is given twice"
-        if len(value) > MAX_HEADER_VALUE_BYTES:
-            return f"the value of header {shown!r} is longer than {MAX_HEADER_VALUE_BYTES} bytes"
-        if not (value.isascii() and value.isprintable()) or value != value.strip():
-            return f"the value of header {shown!r} must be printable ASCII without white space around it"
-        seen.add(lowered)
+        problem = problem_of_header(name, value)
+        if problem is not None:
+            return problem.detail
+        if name.lower() in seen:
+            return f"header {name!r} is given twice"
+        seen.add(name.lower())
     return None
 
 

@@ -20,6 +20,7 @@ from relay.core.subscription import SigningSecret
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the public prefix of the format
 MIN_KEY_BYTES = 24
 MAX_KEY_BYTES = 64
+SECRET_FORMAT = f"{SECRET_PREFIX} and the base64 of {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes"
 TOLERANCE_SECONDS = 300.0
 
 ID_HEADER = "webhook-id"

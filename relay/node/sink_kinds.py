@@ -7,8 +7,9 @@ from relay.api.ports import Kinds
 from relay.core.delivery import OutboundRequest, Outcome, Response
 from relay.core.events import Event
 from relay.core.subscription import Subscription
+from relay.redaction import host_of
 from subscribers import registry
-from subscribers.base import Context, Kind, host_of
+from subscribers.base import Context, Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import pytest
 from relay.core.netguard import GuardPolicy
 from relay.core.signing import new_secret, parse_secret
 from tests.support.api_world import HOOK, SLACK
+from tests.support.guard import DEVELOPMENT
 
 OPEN_GUARD = GuardPolicy(
     allow_http=True, allow_networks=(IPv4Network("127.0.0.0/8"),), allow_ports=frozenset({443, 8443})
@@ -229,7 +230,7 @@ async def test_a_sink_that_the_guard_forbids_is_sink_refused(client, sink):
 
 
 async def test_development_allows_loopback_over_http(open_client):
-    client = open_client(guard=GuardPolicy.development())
+    client = open_client(guard=DEVELOPMENT)
     answer = await client.post("/v1/subscriptions", json={"sink": "http://127.0.0.1:9000/hook"})
     assert (answer.status_code, answer.json()["sink"]) == (201, "http://127.0.0.1:9000/hook")
 

@@ -24,13 +24,14 @@ from relay.core.job import Observation
 from relay.core.subscription import Subscription
 from relay.core.tracking import TrackRequest
 from relay.errors import InvalidRequest, RelayError, UsageError
-from relay.redaction import redact_url
+from relay.redaction import host_of, redacted_url
 from relay.sources.definition import load_definition
 from relay.sources.mapping import registered
 from relay.store import pages
 from subscribers import base, registry
 from tests.support.api_world import HOOK, SETTINGS, TOKENS, FakeTracking, World
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, mutated, mutated_text, raw_json, value_or_refusal, whole
+from tests.support.guard import DEVELOPMENT
 
 NOW = 1_800_000_000.0
 WITH_TOKENS = replace(SETTINGS, tokens=TOKENS)
@@ -242,7 +243,7 @@ URLS = mutated_text(
         ),
     ],
 )
-POLICIES = st.sampled_from([netguard.GuardPolicy(), netguard.GuardPolicy.development()])
+POLICIES = st.sampled_from([netguard.GuardPolicy(), DEVELOPMENT])
 
 
 @fuzzed(url=URLS, policy=POLICIES, port=st.integers())
@@ -252,12 +253,12 @@ def test_urls_of_sinks(url: str, policy: netguard.GuardPolicy, port: int) -> Non
         netguard.refusal_of_address(url, port=port, scheme=url, policy=policy),
     ):
         assert why is None or why
-    assert isinstance(base.host_of(url), str)
+    assert isinstance(host_of(url), str)
     assert registry.infer_kind(url) in registry.kinds()
     for kind in registry.kinds().values():
         assert isinstance(kind.redacted_url(url), str)
         value_or_refusal(lambda kind=kind: kind.check(Subscription(id="s", sink=url, kind=kind.name)))  # type: ignore[misc]
-    assert isinstance(redact_url(url), str)
+    assert isinstance(redacted_url(url), str)
 
 
 @fuzzed(headers=st.lists(st.tuples(mutated_text(["X-A", "ce-id"], ["\r\n"]), TEXTS), max_size=40))

@@ -258,5 +258,7 @@ def test_text_to_keep(before: str, way: str, after: str) -> None:
     shown = redaction.redact_text(text)
     assert SECRET not in shown
     assert redaction.redact_text(shown) == shown
-    assert SECRET not in redaction.redact_url(f"https://user:{SECRET}@h.example/{whole(before)}?token={SECRET}#{after}")
+    assert SECRET not in redaction.redacted_url(
+        f"https://user:{SECRET}@h.example/{whole(before)}?token={SECRET}#{after}"
+    )
     assert written(shown)

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay import log, redaction
-from relay.redaction import REDACTED, redact, redact_text, redact_url
+from relay.redaction import HOOK_HOSTS, REDACTED, redact, redact_text, redacted_url
+from subscribers.webhook import Webhook
 
 # (text, what must not be seen of it)
 SECRETS = [
@@ -88,21 +89,64 @@ def test_what_stays_around_a_secret() -> None:
     assert redact_text("GET /v1/jobs?token=abc&limit=5") == f"GET /v1/jobs?token={REDACTED}&limit=5"
 
 
+HOOK_URLS = [
+    "https://hooks.slack.com/services/T0/B0/hIdDeN",
+    "https://hooks.slack-gov.com/services/T0/B0/hIdDeN",
+    "https://hooks.zapier.com/hooks/catch/1/hIdDeN/",
+    "https://hook.make.com/hIdDeN",
+    "https://hook.eu1.make.com/hIdDeN",
+    "https://hook.eu1.make.celonis.com/hIdDeN",
+    "https://hook.integromat.com/hIdDeN",
+    "https://x.app.n8n.cloud/webhook/hIdDeN",
+    "https://n8n.example.com/webhook/hIdDeN",
+    "https://n8n.example.com:8443/webhook-test/hIdDeN",
+    "https://hIdDeN.pipedream.net/hIdDeN".replace("hIdDeN.", "eo1.m."),
+    "https://maker.ifttt.com/trigger/x/with/key/hIdDeN",
+    "https://acme.webhook.office.com/webhookb2/hIdDeN",
+    "https://prod-1.westeurope.logic.azure.com/workflows/hIdDeN/triggers",
+    "https://x.environment.api.powerplatform.com/powerautomate/hIdDeN",
+    "https://discord.com/api/webhooks/1/hIdDeN",
+    "https://discordapp.com/api/webhooks/1/hIdDeN",
+    "https://chat.googleapis.com/v1/spaces/A/messages/hIdDeN",
+    "https://api.telegram.org/bot1:hIdDeN/sendMessage",
+]
+
+
+@pytest.mark.parametrize("url", HOOK_URLS)
+def test_lists_and_logs_hide_the_path_of_every_catch_hook(url: str) -> None:
+    for shown in (Webhook().redacted_url(url), redact_text(url), redact_text(f'POST "{url}" failed')):
+        assert "hIdDeN" not in shown
+    line = json.dumps(redact(None, "info", {"event": "attempt", "sink": url, "error": f"no answer from {url}"}))
+    assert "hIdDeN" not in line
+
+
+def test_each_known_hook_host_has_a_url_above() -> None:
+    for host in HOOK_HOSTS:
+        assert any(host in url for url in HOOK_URLS), host
+
+
+@pytest.mark.parametrize("url", ["https://notmake.com/in", "https://mydiscord.com/in", "https://x.example/webhooks/in"])
+def test_other_hosts_and_paths_are_shown(url: str) -> None:
+    assert redacted_url(url) == url
+    assert redact_text(url) == url
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("https://u:p@host.example:8443/a/b?c=d#e", f"https://host.example:8443/a/b?{REDACTED}"),
-        ("https://hooks.slack.com/services/T/B/x", f"https://hooks.slack.com/{REDACTED}"),
-        ("https://hook.us1.make.com/x?y=z", f"https://hook.us1.make.com/{REDACTED}?{REDACTED}"),
+        ("https://u:p@host.example:8443/a/b?c=d#e", "https://host.example:8443/a/b?…"),
+        ("https://hook.us1.make.com/x?y=z", "https://hook.us1.make.com/…"),
+        ("https://n8n.example.com/webhook/x?y=z", "https://n8n.example.com/webhook/…?…"),
         ("http://127.0.0.1:9000/in", "http://127.0.0.1:9000/in"),
-        ("https://host.example/to/jane@example.com", f"https://host.example/to/{REDACTED}"),
-        ("https://[broken", "https://[broken"),
-        ("not a url sk-revor-x", f"not a url {REDACTED}"),
+        ("https://host.example/webhook/", "https://host.example/webhook/"),
+        ("https://host.example/webhook", "https://host.example/webhook"),
+        ("https://[broken", "…"),
+        ("not a url sk-revor-x", "…"),
     ],
 )
 def test_urls(url: str, shown: str) -> None:
-    assert redact_url(url) == shown
-    assert redact_url(shown) == shown
+    assert redacted_url(url) == shown
+    assert redacted_url(shown) == shown
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.core.places import is_bound_address, is_loopback_host, is_within
+from tests.support.guard import DEVELOPMENT
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.9.9.9", "::1", "[::1]", "LOCALHOST."])
@@ -56,7 +57,7 @@ def test_a_place_below_another(url: str, base: str, within: bool) -> None:
 
 def test_no_event_is_sent_to_the_relay_itself() -> None:
     own = {"own_address": ("127.0.0.1", 8080), "own_url": "https://relay.example.com"}
-    policy = GuardPolicy(allow_http=True, allow_networks=GuardPolicy.development().allow_networks, **own)  # type: ignore[arg-type]
+    policy = GuardPolicy(allow_http=True, allow_networks=DEVELOPMENT.allow_networks, **own)  # type: ignore[arg-type]
     why = refusal_of_url("http://localhost:8080/v1/jobs", policy)
     assert why == "this is the address that this relay listens on: the relay would send its events to itself"
     why = refusal_of_url("https://relay.example.com/hook", policy)

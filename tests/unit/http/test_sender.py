@@ -24,8 +24,8 @@ from relay import __version__
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.netguard import GuardPolicy
 from relay.http.sender import MAX_BODY_BYTES, Sender
+from tests.support.guard import DEVELOPMENT
 
-DEVELOPMENT = GuardPolicy.development()
 SECRET_PATH = "/services/T000/B000/hush-hush"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
