@@ -37,6 +37,7 @@ from relay.store.postgres_writer import PATIENCE_SECONDS
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted((ROOT / "README.md", *DOCS.glob("*.md")))
+OF_THE_CODE = (ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", DOCS / "architecture.md", DOCS / "developing.md")
 CODE = sorted(path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*.py"))
 OF_THE_SANDBOX = ROOT / "relay" / "sandbox"  # speaks the upstream's codes, not ours
 ON_REAL_GROUND = (ROOT / "tests" / "e2e", ROOT / "tests" / "packaging")
@@ -297,7 +298,7 @@ def test_every_trouble_has_a_test_on_real_sockets_and_files() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for document in (ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")):
+    for document in (*ROOT.glob("*.md"), *DOCS.rglob("*.md")):
         text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
         for target in re.findall(r"\]\(([^)]+)\)", text):
             if target.startswith(("https://", "http://")):
@@ -311,6 +312,24 @@ def test_every_link_leads_somewhere() -> None:
                 anchors = set(re.findall(r'<a id="([^"]+)">', text))
                 anchors |= {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
                 assert anchor in anchors, f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("document", OF_THE_CODE, ids=lambda path: path.name)
+def test_every_file_of_the_code_that_is_named_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:relay|subscribers|schemas|alembic|tests|docs)/[\w./-]*)`", text))
+    assert named
+    made_up = ("NAME", "RESOURCE", "GROUP", "000N")  # in the recipes
+    assert [n for n in sorted(named) if not any(m in n for m in made_up) and not (ROOT / n).exists()] == []
+
+
+def test_every_package_has_its_place_on_the_map() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    relay_dir = ROOT / "relay"
+    packages = {f"relay/{path.parent.name}/" for path in relay_dir.glob("*/__init__.py")}
+    assert {name for name in packages if f"`{name}`" not in text} == set()
+    leaves = {path.stem for path in relay_dir.glob("*.py")} - {"__init__", "__main__"}
+    assert {leaf for leaf in leaves if f"`{leaf}`" not in text} == set()
 
 
 def test_everything_public_in_the_makefile_is_said() -> None:
