@@ -1,9 +1,10 @@
-"""What the creating calls accept, and the connect accounts that exist. Pure."""
+"""The request bodies that create jobs, and the connect accounts that exist. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from relay.sandbox.fields import Fields, Refused, invalid, json_object, one_of, required_text, text
 from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS
 
 CHANNELS = ("email", "linkedin", "whatsapp")
@@ -13,8 +14,8 @@ _LOCALES = ("en", "zh")
 MAX_POST_LIMIT = 50
 
 PLACEHOLDER_ACCOUNT_ID = "connect_account_xxx"
-"""The documentation's id: listed as a LinkedIn account, and good for a dispatch on any channel, so that each
-documented request works word for word."""
+"""The id in Revor's documentation. Listed as a LinkedIn account, but accepted for a dispatch on any channel, so that
+every documented request works unchanged."""
 
 
 def _account(account_id: str, channel: str, name: str, identifier: str, *, ok: bool = True) -> dict[str, Any]:
@@ -42,23 +43,13 @@ CONNECT_ACCOUNTS = (
         ok=False,
     ),
 )
-"""Every Revor account of the sandbox has these."""
+"""The connect accounts of every Revor account in the sandbox."""
 _BY_ID = {account["account_id"]: account for account in CONNECT_ACCOUNTS}
-
-
-class Refused(Exception):
-    """An error answer: HTTP status, Revor's code, and a message (the code itself where there is no more to say)."""
-
-    def __init__(self, status: int, code: str, message: str | None = None) -> None:
-        super().__init__(message or code)
-        self.status = status
-        self.code = code
-        self.message = message or code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """A job that was asked for and may be made."""
+    """A valid request for one job."""
 
     action: str
     channel: str
@@ -81,26 +72,25 @@ def connect_accounts(query: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def parse_dispatch(body: object) -> JobRequest:
-    """The order in the body of `POST /api/v1/outreach/dispatches`. Fields it does not know are let pass."""
-    fields = _object(body, "the body")
-    account_id = _text(fields, "account_id")
-    channel = _text(fields, "channel")
-    if channel not in CHANNELS:
-        raise _invalid(f"channel must be one of {', '.join(CHANNELS)}")
+    """Reads the body of `POST /api/v1/outreach/dispatches`. Unknown fields are ignored."""
+    fields = json_object(body, "the body")
+    account_id = required_text(fields, "account_id")
+    channel = required_text(fields, "channel")
+    one_of(fields, "channel", CHANNELS)
     if fields.get("action") != "outreach":
-        raise _invalid('action must be "outreach"')
-    recipient = _object(fields.get("recipient"), "recipient")
-    _text(recipient, _RECIPIENT_FIELD[channel], f"recipient.{_RECIPIENT_FIELD[channel]}")
-    _optional_text(recipient, "name", "recipient.name")
-    content = _object(fields.get("content"), "content")
-    given = [_optional_text(content, name, f"content.{name}") for name in ("text", "html")]
+        raise invalid('action must be "outreach"')
+    recipient = json_object(fields.get("recipient"), "recipient")
+    required_text(recipient, _RECIPIENT_FIELD[channel], f"recipient.{_RECIPIENT_FIELD[channel]}")
+    text(recipient, "name", "recipient.name")
+    content = json_object(fields.get("content"), "content")
+    given = [text(content, name, f"content.{name}") for name in ("text", "html")]
     if not any(given):
-        raise _invalid("content needs a text or an html")
-    _optional_text(content, "subject", "content.subject")
+        raise invalid("content needs a text or an html")
+    text(content, "subject", "content.subject")
     if not isinstance(content.get("attachments") or [], list):
-        raise _invalid("content.attachments must be a list")
+        raise invalid("content.attachments must be a list")
     if fields.get("metadata") is not None:
-        _object(fields["metadata"], "metadata")
+        json_object(fields["metadata"], "metadata")
     interval = _interval(fields)
     _check_account(account_id, channel)
     return JobRequest(
@@ -109,18 +99,17 @@ def parse_dispatch(body: object) -> JobRequest:
 
 
 def parse_post_like(body: object) -> JobRequest:
-    """The order in the body of `POST /api/v1/outreach/linkedin/post-likes`. Fields it does not know are let pass."""
-    fields = _object(body, "the body")
-    _text(fields, "profile_url")
-    given = [name for name in _LIKE_SUBJECTS if _optional_text(fields, name, name)]
+    """Reads the body of `POST /api/v1/outreach/linkedin/post-likes`. Unknown fields are ignored."""
+    fields = json_object(body, "the body")
+    required_text(fields, "profile_url")
+    given = [name for name in _LIKE_SUBJECTS if text(fields, name)]
     if len(given) != 1:
-        raise _invalid(f"exactly one of {', '.join(_LIKE_SUBJECTS)} is required")
+        raise invalid(f"exactly one of {', '.join(_LIKE_SUBJECTS)} is required")
     limit = fields.get("post_limit")
     if limit is not None and not (_is_int(limit) and 1 <= limit <= MAX_POST_LIMIT):
-        raise _invalid(f"post_limit must be 1 to {MAX_POST_LIMIT}")
-    if fields.get("locale") not in (None, *_LOCALES):
-        raise _invalid(f"locale must be one of {', '.join(_LOCALES)}")
-    account_id = _optional_text(fields, "account_id", "account_id") or PLACEHOLDER_ACCOUNT_ID
+        raise invalid(f"post_limit must be 1 to {MAX_POST_LIMIT}")
+    one_of(fields, "locale", _LOCALES)
+    account_id = text(fields, "account_id") or PLACEHOLDER_ACCOUNT_ID
     interval = _interval(fields)
     _check_account(account_id, "linkedin")
     return JobRequest(
@@ -137,45 +126,22 @@ def _check_account(account_id: str, channel: str) -> None:
         raise Refused(404, "account_not_found")
     if account_id == PLACEHOLDER_ACCOUNT_ID:
         return
-    # Revor documents 409 for these without their codes; the two codes are the sandbox's own.
+    # Revor documents status 409 for both cases, but not the codes: these two are the sandbox's own.
     if account["channel"] != channel:
         raise Refused(409, "account_channel_conflict")
     if not account["can_send"]:
         raise Refused(409, "account_cannot_send")
 
 
-def _interval(fields: Mapping[str, Any]) -> int:
+def _interval(fields: Fields) -> int:
+    """The spacing of the lane. Like Revor, raises a value below the minimum to the minimum."""
     value = fields.get("min_channel_task_interval_seconds")
     if value is None:
         return DEFAULT_INTERVAL_SECONDS
     if not _is_int(value) or value > MAX_INTERVAL_SECONDS:
-        raise _invalid(f"min_channel_task_interval_seconds must be a whole number up to {MAX_INTERVAL_SECONDS}")
+        raise invalid(f"min_channel_task_interval_seconds must be a whole number up to {MAX_INTERVAL_SECONDS}")
     return max(int(value), DEFAULT_INTERVAL_SECONDS)
-
-
-def _invalid(message: str) -> Refused:
-    return Refused(400, "invalid_request", message)
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _object(value: object, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _invalid(f"{name} must be a JSON object")
-    return value
-
-
-def _text(fields: Mapping[str, Any], name: str, shown_as: str | None = None) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise _invalid(f"{shown_as or name} is required and must be a text")
-    return value
-
-
-def _optional_text(fields: Mapping[str, Any], name: str, shown_as: str) -> str | None:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, str):
-        raise _invalid(f"{shown_as} must be a text")
-    return value

@@ -1,4 +1,4 @@
-"""Requests that make jobs in the sandbox, as its users would send them."""
+"""Example requests that create jobs in the sandbox, as a user would send them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _RECIPIENTS = {
 
 
 def dispatch_body(index: int) -> dict[str, Any]:
-    """The body of the dispatch of this number (from 0): one channel after another, a minute apart within each."""
+    """The body of dispatch number `index` (from 0). The channels take turns; lanes are spaced by the minimum."""
     channel = CHANNELS[index % len(CHANNELS)]
     return {
         "account_id": PLACEHOLDER_ACCOUNT_ID,

@@ -1,4 +1,4 @@
-"""What becomes of a job: drawn from a seeded generator, all of it when the job is made. Pure."""
+"""A job's fate: its outcome and durations, drawn from a seeded generator when the job is created. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -16,32 +16,32 @@ RETRYABLE_BY_CODE: Mapping[str, bool] = {
     "external_api_retry_enqueue_failed": True,
     "external_api_billing_retryable": True,
 }
-"""Revor's error codes of a job, and the `retryable` that goes with each."""
+"""Revor's error codes of a job: code -> `retryable`."""
 
 TRANSIENT_CODES = ("external_api_worker_unavailable", "external_api_billing_retryable")
-"""What an attempt fails with that is followed by another attempt."""
+"""Error codes of attempts that are retried."""
 
 FINAL_CODES = (*RETRYABLE_BY_CODE,)
 _FINAL_CODE_WEIGHTS = (50, 20, 10, 10, 10)
 
 MAX_RUN_SECONDS = 86_400.0
-"""No single draw of a run lasts longer, whatever the distribution says."""
+"""Upper limit of a drawn run or start delay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """The shares of the fates; they are weights, so they need not add up to 1."""
+    """The share of each fate. Shares are weights: they need not add up to 1."""
 
     succeeded: float = 0.75
     """Succeeds at the first attempt."""
     retried: float = 0.15
     """One to three attempts fail, then one succeeds."""
     failed: float = 0.07
-    """Ends as `failed`: at once, after a retry, or because every attempt failed."""
+    """Ends as `failed`: at the first attempt, after a retry, or after every attempt failed."""
     cancelled: float = 0.03
     """Ends as `cancelled` before its first attempt."""
     skipped: float = 0.15
-    """Of the post-likes that succeed, the share that found no fitting post; 0 to 1."""
+    """Fraction of the successful post-likes that found no matching post, 0 to 1."""
 
     def __post_init__(self) -> None:
         shares = (self.succeeded, self.retried, self.failed, self.cancelled)
@@ -56,45 +56,48 @@ class Timing:
     """The distributions of a job's durations, in seconds at speed 1. LN(m, s): lognormal with median m and sigma s."""
 
     start_median_seconds: float = 1.0
-    """From the moment an attempt may start to its start: LN(start_median_seconds, start_sigma)."""
+    """From when an attempt may start to when it starts: LN(start_median_seconds, start_sigma)."""
     start_sigma: float = 0.5
     run_median_seconds: float = 7.0
     """From an attempt's start to its end: LN(run_median_seconds, run_sigma)."""
     run_sigma: float = 0.6
     retry_pauses_seconds: tuple[float, ...] = (30.0, 120.0, 600.0)
-    """The pause after the first, second … failed attempt, each times U(1, 1.2); their number limits the retries."""
+    """The pause after each failed attempt, multiplied by U(1, 1.2). Their number limits the retries."""
     lane_gap_seconds: float = 0.2
-    """From the end of a lane's job to the earliest start of the next."""
+    """From the end of a job to the earliest start of the next one in its lane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """A fate, or parts of it, told instead of drawn; None leaves that part to the draw. Seconds are at speed 1."""
+    """Fixes parts of a fate instead of drawing them. None: drawn. Seconds are at speed 1."""
 
     final: Final | None = None
     attempt_failures: int | None = None
-    """Failed attempts that another attempt follows."""
+    """Number of failed attempts that are retried."""
     error_code: str | None = None
-    """Of the final failure."""
+    """Code of the final failure."""
     run_seconds: float | None = None
-    """Of every attempt."""
+    """Duration of every attempt."""
     start_delay_seconds: float | None = None
-    """Of every attempt."""
+    """Start delay of every attempt."""
     retry_pause_seconds: float | None = None
-    """Of every pause."""
+    """Duration of every pause between attempts."""
     waiting_status: Waiting | None = None
-    """The status between two attempts."""
+    """Status between two attempts."""
     skipped: bool | None = None
     in_lane: bool = True
-    """False: the job waits for no other job and makes none wait."""
+    """False: the job is outside its lane. It neither waits for other jobs nor delays them."""
     show_scheduled_at: bool = True
-    """False: `scheduled_at` is null, as where an upstream gives no hint."""
+    """False: `scheduled_at` is null, as with an upstream that gives no hint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """One job's fate, in seconds at speed 1. Attempt i starts `start_delays_seconds[i]` after it may, runs
-    `runs_seconds[i]`, and, if it is not the last, fails with `failures[i]` and pauses `pauses_seconds[i]`."""
+    """One job's fate, in seconds at speed 1.
+
+    Attempt i starts `start_delays_seconds[i]` after it may start and runs for `runs_seconds[i]`. Every attempt but the
+    last then fails with `failures[i]` and is retried after `pauses_seconds[i]`.
+    """
 
     final: Final
     failures: tuple[str, ...]
@@ -105,7 +108,7 @@ class Fate:
     waiting_status: Waiting
     skipped: bool
     cancelled_at_share: float
-    """Where between creation and the start that it would have had a cancelled job ends: 0 to 1."""
+    """When a cancelled job ends, as a fraction of the time from its creation to its planned start, 0 to 1."""
     message_id: str
 
 
@@ -114,13 +117,13 @@ _PLAIN = Script()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fates:
-    """Draws fates."""
+    """Draws fates from the configured distributions."""
 
     mix: Mix = field(default_factory=Mix)
     timing: Timing = field(default_factory=Timing)
 
     def draw(self, rng: Random, script: Script = _PLAIN) -> Fate:
-        """The next fate from `rng`, with what `script` tells in place of what was drawn."""
+        """Draws a fate from `rng`. Values in `script` replace the drawn ones."""
         final, failure_count, error_code = self._outcome(rng)
         waiting: Waiting = "queued" if rng.random() < 0.7 else "scheduled"
         skipped = rng.random() < self.mix.skipped
@@ -148,7 +151,7 @@ class Fates:
         )
 
     def _outcome(self, rng: Random) -> tuple[Final, int, str | None]:
-        """The final status, the number of failed attempts that another follows, and the final error's code."""
+        """The final status, the number of retried attempts, and the final error code."""
         most = len(self.timing.retry_pauses_seconds)
         mix = self.mix
         kind = rng.choices(range(4), weights=(mix.succeeded, mix.retried, mix.failed, mix.cancelled))[0]
@@ -161,9 +164,9 @@ class Fates:
             return "succeeded", retries, None
         if kind == 3:
             return "cancelled", 0, None
-        if code in TRANSIENT_CODES:  # such an error ends a job only when no retry is left
+        if code in TRANSIENT_CODES:  # such an error is final only after the last retry
             return "failed", most, code
-        if code == "external_api_retry_enqueue_failed":  # the attempt failed, and so did queueing its retry
+        if code == "external_api_retry_enqueue_failed":  # the attempt failed, and queueing its retry failed too
             return "failed", 0, code
         return "failed", min(most, 1) if late else 0, code
 

@@ -1,13 +1,14 @@
-"""The fault book: which requests go wrong, and how. Pure: time is passed in, chance comes from the seed.
+"""Fault injection: which requests fail, and how. Pure: time is passed in, randomness comes from the seed.
 
-Durations in a fault are real seconds, as the client sees them; the world's speed does not divide them.
+Durations in a fault are real seconds as the client sees them. The world's speed does not divide them.
 """
 
-import math
-from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Set
+from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
+
+from relay.sandbox.fields import flag, invalid, json_object, number, refuse_unknown, text, whole_number
 
 REFUSALS = {
     "429": (429, "api_rate_limit_exceeded"),
@@ -20,9 +21,9 @@ REFUSALS = {
 }
 """Kinds that answer with an error: kind -> (HTTP status, code)."""
 CORRUPTIONS = ("timeout", "malformed_json", "truncated", "wrong_content_type", "slow_drip", "oversized")
-"""Kinds that spoil the answer on its way, after the request took effect."""
+"""Kinds that corrupt the answer on its way, after the request took effect."""
 JOB_KINDS = frozenset({"unknown_status", "status_back"})
-"""Kinds that change what a read of a job says."""
+"""Kinds that change the status in a read of a job."""
 KINDS = (*REFUSALS, *CORRUPTIONS, *sorted(JOB_KINDS))
 
 _ALIASES = {
@@ -45,45 +46,41 @@ MAX_COUNT = 1_000_000_000
 MAX_DURATION_SECONDS = 86_400.0
 MAX_HOLD_SECONDS = 600.0
 MAX_SIZE_BYTES = 64 * 1024 * 1024
-MAX_TEXT = 500
+MAX_TEXT_CHARACTERS = 500
 DEFAULT_HOLD_SECONDS = 30.0
 DEFAULT_SIZE_BYTES = 2 * 1024 * 1024
 UNKNOWN_STATUS = "awaiting_approval"
 
 
-class FaultInvalid(ValueError):
-    """The fault asked for makes no sense; the message says why."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultSpec:
-    """A fault as asked for. It ends after `count` hits or `duration_seconds`, whichever comes first; never, with
-    neither of them (then `share` is given)."""
+    """A fault as requested. It ends after `count` hits or `duration_seconds`, whichever comes first. With neither,
+    and a `share`, it never ends."""
 
     kind: str
     count: int | None = None
     share: float = 1.0
-    """The part of the matching requests that is hit, 0 to 1, drawn from the seed."""
+    """Fraction of the matching requests that it hits, 0 to 1, drawn from the seed."""
     duration_seconds: float | None = None
     path_prefix: str = "/"
     method: str | None = None
     account: str | None = None
     after_effect: bool = True
-    """Whether the request takes effect first (a job is made, its answer lost). By default: no, for the kinds that
-    answer with an error; yes, for `timeout`. The other kinds spoil a real answer, so there it always does."""
+    """True if the request takes effect before it fails (a job is created, its answer is lost). Defaults to false for
+    kinds that answer with an error and to true for `timeout`. The other kinds corrupt a real answer: always true."""
     hold_seconds: float = DEFAULT_HOLD_SECONDS
-    """`timeout`: how long nothing comes before the connection is closed; `slow_drip`: how long the body takes."""
+    """`timeout`: silence before the connection is closed. `slow_drip`: how long the body takes."""
     retry_after_seconds: float | None = None
     """`429` and `503`: the Retry-After header."""
     size_bytes: int = DEFAULT_SIZE_BYTES
     """`oversized`: the size of the body."""
     status_value: str = UNKNOWN_STATUS
-    """`unknown_status`: the value shown."""
+    """`unknown_status`: the status shown."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """A fault in the book."""
+    """An injected fault."""
 
     id: int
     spec: FaultSpec
@@ -92,7 +89,7 @@ class Fault:
     hits: int = 0
 
     def is_active(self, now: float) -> bool:
-        """Whether it can still hit."""
+        """True while it can still hit a request."""
         spec = self.spec
         return not (
             (spec.count is not None and self.hits >= spec.count)
@@ -100,30 +97,13 @@ class Fault:
         )
 
     def shown(self, now: float) -> dict[str, Any]:
-        """As the book's listing shows it."""
-        spec = self.spec
-        return {
-            "id": self.id,
-            "kind": spec.kind,
-            "count": spec.count,
-            "share": spec.share,
-            "duration_seconds": spec.duration_seconds,
-            "path_prefix": spec.path_prefix,
-            "method": spec.method,
-            "account": spec.account,
-            "after_effect": spec.after_effect,
-            "hold_seconds": spec.hold_seconds,
-            "retry_after_seconds": spec.retry_after_seconds,
-            "size_bytes": spec.size_bytes,
-            "status_value": spec.status_value,
-            "hits": self.hits,
-            "active": self.is_active(now),
-        }
+        """The JSON object in `GET /_sandbox/faults`."""
+        return {"id": self.id, **asdict(self.spec), "hits": self.hits, "active": self.is_active(now)}
 
 
 @dataclass(kw_only=True)
 class FaultInjector:
-    """The faults in force; the first in the order of adding that matches a request hits it."""
+    """The injected faults. The oldest one that matches a request hits it."""
 
     seed: int = 0
     max_faults: int = 100
@@ -131,23 +111,23 @@ class FaultInjector:
     _added: int = field(default=0, init=False)
 
     def add(self, spec: FaultSpec, now: float) -> Fault:
-        """Puts a fault in force. Raises FaultInvalid when the book is full of active ones."""
+        """Injects a fault. Raises Refused if `max_faults` are active."""
         if len(self._faults) >= self.max_faults:
             self._faults = [fault for fault in self._faults if fault.is_active(now)]
         if len(self._faults) >= self.max_faults:
-            raise FaultInvalid(f"{self.max_faults} faults are in force: DELETE some first")
+            raise invalid(f"{self.max_faults} faults are in force: DELETE some first")
         self._added += 1
-        rng = Random(f"{self.seed}:fault:{self._added}")  # noqa: S311  (a reproducible draw, no secret)
+        rng = Random(f"{self.seed}:fault:{self._added}")  # noqa: S311  (reproducible, not a secret)
         fault = Fault(id=self._added, spec=spec, added_at=now, rng=rng)
         self._faults.append(fault)
         return fault
 
     def faults(self) -> tuple[Fault, ...]:
-        """All that are kept, ended ones too."""
+        """All faults, including ended ones that have not been removed yet."""
         return tuple(self._faults)
 
     def clear(self, fault_id: int | None = None) -> int:
-        """Removes one fault, or all; how many were removed."""
+        """Removes one fault, or all. Returns how many were removed."""
         kept = [] if fault_id is None else [fault for fault in self._faults if fault.id != fault_id]
         removed = len(self._faults) - len(kept)
         self._faults = kept
@@ -156,7 +136,7 @@ class FaultInjector:
     def draw(
         self, *, method: str, path: str, account: str | None, now: float, impossible: Set[str] = frozenset()
     ) -> FaultSpec | None:
-        """The fault that hits this request, if any. Kinds in `impossible` are passed over and lose no count."""
+        """The fault that hits this request, if any. Skips the kinds in `impossible` without counting a hit."""
         for fault in self._faults:
             spec = fault.spec
             if (
@@ -173,39 +153,37 @@ class FaultInjector:
 
 
 def parse_fault(body: object) -> FaultSpec:
-    """A fault from the JSON of `POST /_sandbox/faults`. Without count, share and duration_seconds it hits once."""
-    if not isinstance(body, dict):
-        raise FaultInvalid("the body must be a JSON object with a kind")
-    unknown = sorted(set(body) - set(FaultSpec.__dataclass_fields__) - {"path"})
-    if unknown:
-        raise FaultInvalid(f"unknown field {unknown[0]!r}")
-    kind = _kind(body.get("kind"))
-    count = _number(body, "count", 1, MAX_COUNT)
-    share = _number(body, "share", 0, 1)
-    duration = _number(body, "duration_seconds", 0, MAX_DURATION_SECONDS)
-    if count is not None and count != int(count):
-        raise FaultInvalid("count must be a whole number")
+    """Reads the body of `POST /_sandbox/faults`. Without count, share and duration_seconds the fault hits once.
+
+    Raises Refused.
+    """
+    fields = json_object(body, "the body")
+    refuse_unknown(fields, {*FaultSpec.__dataclass_fields__, "path"})
+    kind = _kind(fields.get("kind"))
+    count = whole_number(fields, "count", 1, MAX_COUNT)
+    share = number(fields, "share", 0, 1)
+    duration = number(fields, "duration_seconds", 0, MAX_DURATION_SECONDS)
     if count is None and share is None and duration is None:
         count = 1
-    after_effect = body.get("after_effect", kind not in REFUSALS)
-    if not isinstance(after_effect, bool):
-        raise FaultInvalid("after_effect must be true or false")
-    hold = _number(body, "hold_seconds", 0, MAX_HOLD_SECONDS)
-    size = _number(body, "size_bytes", 1, MAX_SIZE_BYTES)
-    method = _text(body, "method")
+    after_effect = flag(fields, "after_effect")
+    hold = number(fields, "hold_seconds", 0, MAX_HOLD_SECONDS)
+    method, path_prefix, path, account, status_value = (
+        text(fields, name, max_characters=MAX_TEXT_CHARACTERS)
+        for name in ("method", "path_prefix", "path", "account", "status_value")
+    )
     return FaultSpec(
         kind=kind,
-        count=None if count is None else int(count),
+        count=count,
         share=1.0 if share is None else share,
         duration_seconds=duration,
-        path_prefix=_text(body, "path_prefix") or _text(body, "path") or "/",
+        path_prefix=path_prefix or path or "/",
         method=None if method is None else method.upper(),
-        account=_text(body, "account"),
-        after_effect=after_effect,
+        account=account,
+        after_effect=kind not in REFUSALS if after_effect is None else after_effect,
         hold_seconds=DEFAULT_HOLD_SECONDS if hold is None else hold,
-        retry_after_seconds=_number(body, "retry_after_seconds", 0, MAX_DURATION_SECONDS),
-        size_bytes=DEFAULT_SIZE_BYTES if size is None else int(size),
-        status_value=_text(body, "status_value") or UNKNOWN_STATUS,
+        retry_after_seconds=number(fields, "retry_after_seconds", 0, MAX_DURATION_SECONDS),
+        size_bytes=whole_number(fields, "size_bytes", 1, MAX_SIZE_BYTES) or DEFAULT_SIZE_BYTES,
+        status_value=status_value or UNKNOWN_STATUS,
     )
 
 
@@ -213,25 +191,5 @@ def _kind(value: object) -> str:
     name = str(value).strip().lower().replace("-", "_").replace(" ", "_")
     name = _ALIASES.get(name, name)
     if name not in KINDS:
-        raise FaultInvalid(f"kind must be one of {', '.join(KINDS)}")
+        raise invalid(f"kind must be one of {', '.join(KINDS)}")
     return name
-
-
-def _number(body: Mapping[str, Any], name: str, least: float, most: float) -> float | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise FaultInvalid(f"{name} must be a number")
-    if not least <= value <= most:
-        raise FaultInvalid(f"{name} must be {least:g} to {most:g}")
-    return float(value)
-
-
-def _text(body: Mapping[str, Any], name: str) -> str | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise FaultInvalid(f"{name} must be a text of 1 to {MAX_TEXT} characters")
-    return value

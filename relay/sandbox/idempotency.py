@@ -1,4 +1,4 @@
-"""Idempotency keys: the original answers, so that a repeated creation makes nothing new. Pure."""
+"""Idempotency keys: a repeated create gets the original answer and creates nothing. Pure."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from relay.sandbox.bodies import Refused
+from relay.sandbox.fields import Refused
 from relay.sandbox.wire import Answer
 
 MAX_KEY_LENGTH = 255
@@ -15,9 +15,9 @@ MAX_KEY_LENGTH = 255
 
 @dataclass(kw_only=True)
 class IdempotencyStore:
-    """Answers by (API key, path, Idempotency-Key), the newest `max_answers` of them.
+    """Answers by (API key, path, Idempotency-Key). Keeps the newest `max_answers`.
 
-    Bodies are the same when they are the same JSON value: spacing and the order of fields do not matter.
+    Two bodies are equal if they are the same JSON value, whatever their white space and field order.
     """
 
     max_answers: int = 100_000
@@ -26,7 +26,7 @@ class IdempotencyStore:
     )
 
     def find(self, *, api_key: str, path: str, name: str, body: Any) -> Answer | None:
-        """The original answer, None for a new key. Raises Refused: 409 on another body, 400 on an overlong key."""
+        """The original answer, or None for a new key. Raises Refused: 409 for another body, 400 for a key too long."""
         if len(name) > MAX_KEY_LENGTH:
             raise Refused(400, "invalid_request", f"Idempotency-Key: at most {MAX_KEY_LENGTH} characters")
         known = self._answers.get((api_key, path, name))
@@ -37,7 +37,7 @@ class IdempotencyStore:
         return known[1]
 
     def keep(self, answer: Answer, *, api_key: str, path: str, name: str, body: Any) -> None:
-        """Only for a success: after a refusal (503 among them) the same key may try again."""
+        """Stores a successful answer. Refusals are not stored: the same key may then be used again."""
         self._answers[api_key, path, name] = (_digest(body), answer)
         if len(self._answers) > self.max_answers:
             self._answers.popitem(last=False)

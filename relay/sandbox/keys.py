@@ -1,8 +1,8 @@
-"""API keys: which account a request speaks for. Pure.
+"""API keys: finds the account of a request. Pure.
 
-Any key that begins with `sk-revor-` is good. `sk-revor-acme` and `sk-revor-acme-<anything>` are two keys of the account
-`acme`. `sk-revor-readonly-acme` is a key of `acme` that may create nothing. `sk-revor-expired…` and `sk-revor-revoked…`
-are refused with the code of their name.
+Any key that begins with `sk-revor-` is valid. `sk-revor-acme` and `sk-revor-acme-<anything>` are two keys of the
+account `acme`. `sk-revor-readonly-acme` is a key of `acme` that cannot create jobs. `sk-revor-expired…` and
+`sk-revor-revoked…` are refused as expired and revoked.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ MAX_KEY_LENGTH = 256
 
 
 class KeyRefused(Exception):
-    """401; `code` is one of Revor's."""
+    """The key is refused with status 401 and one of Revor's codes."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -22,7 +22,7 @@ class KeyRefused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who sent a request."""
+    """The key and account behind a request."""
 
     key: str
     account: str
@@ -30,9 +30,9 @@ class Caller:
 
 
 def caller_of(headers: Mapping[str, str]) -> Caller:
-    """The caller by `Authorization: Bearer` or `x-api-key` (lower-case header names); with both, Bearer wins.
+    """The caller, by `Authorization: Bearer` or `x-api-key`. If both are given, Bearer wins.
 
-    Raises KeyRefused. An Authorization header of another scheme counts as none.
+    Header names are lower case. An Authorization header with another scheme is ignored. Raises KeyRefused.
     """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     key = token.strip() if scheme.lower() == "bearer" else ""

@@ -1,4 +1,4 @@
-"""A job's life: its fate laid out on the clock as steps, and how each step reads in Revor's documented shape. Pure."""
+"""A job's lifecycle: its fate as timed steps, and each step as an item in Revor's documented shape. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from relay.clock import optional_rfc3339, to_rfc3339
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Fate
 
 CountAttempts = Literal["start", "end"]
-"""When a run raises `attempt_count`: when it starts or when it ends. Revor does not document it."""
+"""Whether `attempt_count` rises when a run starts or when it ends. Revor does not document it."""
 
 StartedAtWhileWaiting = Literal["clear", "keep"]
-"""What `started_at` says between two attempts: null, or the failed attempt's. Revor does not document it."""
+"""Whether `started_at` between two attempts is null or that of the failed attempt. Revor does not document it."""
 
 TERMINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
 SOON_SECONDS = 1.0
-"""A job whose turn is nearer than this stays `queued`; one whose turn is later becomes `scheduled`."""
+"""A job that starts within this time stays `queued`. A later one becomes `scheduled`."""
 PLACING_SECONDS = 0.05
-"""How long a job whose turn is later stays `queued`, which is what the answer to its creation says."""
+"""How long a later job stays `queued`, the status in the answer to its create."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """From `at` on (until the next step) the job is like this. Times are epoch seconds in whole milliseconds."""
+    """The job's state from `at` until the next step. Times are epoch seconds in whole milliseconds."""
 
     at: float
     status: str
@@ -33,12 +33,12 @@ class Step:
     next_attempt_at: float | None = None
     error_code: str | None = None
     failed_attempt: int | None = None
-    """This step began because the attempt of this number (from 1) failed and another follows."""
+    """Number (from 1) of the attempt whose retried failure began this step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """The behaviours that Revor leaves undocumented, and the speed that divides every duration."""
+    """Behaviour that Revor leaves undocumented, and the speed that divides every duration."""
 
     speed: float = 1.0
     count_attempts: CountAttempts = "start"
@@ -47,8 +47,8 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One job with its whole life. `created_at`, `scheduled_at`: epoch seconds. `body_digest`: SHA-256 of the body that
-    made it, in hex; None where it was made under /_sandbox."""
+    """One job and its complete lifecycle. `created_at` and `scheduled_at` are epoch seconds. `body_digest` is the hex
+    SHA-256 of the body that created it, or None if it was created under /_sandbox."""
 
     index: int
     id: str
@@ -64,16 +64,16 @@ class Job:
 
     @property
     def ended_at(self) -> float:
-        """When it reaches its final status, in epoch seconds."""
+        """When the job reaches its final status, in epoch seconds."""
         return self.steps[-1].at
 
     @property
     def first_started_at(self) -> float | None:
-        """When its first attempt starts; None when it is cancelled before."""
+        """When its first attempt starts. None if it is cancelled before that."""
         return next((step.at for step in self.steps if step.status == "running"), None)
 
     def step_index_at(self, now: float) -> int:
-        """The index of the step that holds at `now`."""
+        """The index of the current step at `now`."""
         for index in range(len(self.steps) - 1, 0, -1):
             if self.steps[index].at <= now:
                 return index
@@ -81,14 +81,14 @@ class Job:
 
 
 def milliseconds(epoch_seconds: float) -> float:
-    """The nearest whole millisecond, so that what an item says and what the truth says are the same number."""
+    """Rounds to whole milliseconds, so that items and true times show the same number."""
     return round(epoch_seconds, 3)
 
 
 def schedule_steps(
     fate: Fate, behaviour: Behaviour, *, created_at: float, scheduled_at: float, start_at: float
 ) -> tuple[Step, ...]:
-    """The steps of a job that may start at `start_at` (its first attempt's start) and was accepted at `created_at`."""
+    """The steps of a job that was accepted at `created_at` and whose first attempt starts at `start_at`."""
     return tuple(_steps(fate, behaviour, created_at, scheduled_at, start_at))
 
 
@@ -134,7 +134,7 @@ def _steps(fate: Fate, behaviour: Behaviour, created_at: float, scheduled_at: fl
 
 
 def accepted_item(job: Job) -> dict[str, Any]:
-    """The item of the answer to a creation, as documented: always `queued`."""
+    """The item in the answer to a create. As documented, it is always `queued`."""
     return {
         "id": job.id,
         "status": "queued",
@@ -145,7 +145,7 @@ def accepted_item(job: Job) -> dict[str, Any]:
 
 
 def step_item(job: Job, step: Step) -> dict[str, Any]:
-    """The item of `GET /api/v1/outreach/jobs/{id}` while `step` holds, fields in the documented order."""
+    """The item of `GET /api/v1/outreach/jobs/{id}` during `step`, with fields in the documented order."""
     return {
         "id": job.id,
         "status": step.status,

@@ -1,4 +1,4 @@
-"""Revor's rate limit: a fixed window per API key and one per account, and the headers that tell of them. Pure."""
+"""Revor's rate limit: a fixed window per API key and one per account, and their response headers. Pure."""
 
 import math
 from collections import OrderedDict
@@ -13,7 +13,7 @@ class _Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the limits say about one request. `retry_after_seconds` is None when it is allowed."""
+    """The decision about one request. `retry_after_seconds` is None if it is allowed."""
 
     limit: int
     remaining: int
@@ -24,11 +24,11 @@ class Verdict:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the request may pass."""
+        """True if the request is within the limits."""
         return self.retry_after_seconds is None
 
     def headers(self, *, whole_seconds: bool) -> list[tuple[str, str]]:
-        """The five headers of every response, and Retry-After (rounded up) when the request was refused."""
+        """The five headers of every response, plus Retry-After (rounded up) if the request is refused."""
         found = [
             ("X-RateLimit-Limit", str(self.limit)),
             ("X-RateLimit-Remaining", str(self.remaining)),
@@ -42,7 +42,7 @@ class Verdict:
 
 
 def retry_after_text(seconds: float, *, whole_seconds: bool) -> str:
-    """Retry-After, never too early: whole seconds as HTTP has it, or with three decimals where time runs faster."""
+    """Retry-After, rounded up: to whole seconds as HTTP requires, or to three decimals at other speeds."""
     if whole_seconds:
         return str(max(1, math.ceil(seconds)))
     return f"{math.ceil(max(seconds, 0.001) * 1000) / 1000:.3f}"
@@ -50,10 +50,10 @@ def retry_after_text(seconds: float, *, whole_seconds: bool) -> str:
 
 @dataclass(kw_only=True)
 class RateLimiter:
-    """`limit` requests a key and `account_limit` an account in windows of `window_seconds` (real seconds).
+    """Allows `limit` requests per key and `account_limit` per account in windows of `window_seconds` (real seconds).
 
-    A window opens with the first request after the last one closed. A refused request does not count. The account's
-    window is shared by all of its keys, so more keys bring no more requests.
+    A window opens with the first request after the previous one closed. Refused requests do not count. All keys of an
+    account share its window, so more keys do not allow more requests.
     """
 
     limit: int
@@ -68,11 +68,11 @@ class RateLimiter:
             raise ValueError("a rate limit must allow at least 1 request")
         if not (math.isfinite(self.window_seconds) and self.window_seconds > 0):
             raise ValueError("a rate limit's window must be above 0 seconds")
-        # A whole number of milliseconds, so that the header tells the window's length exactly.
+        # Whole milliseconds, so that the header states the window exactly.
         self.window_seconds = max(1, round(self.window_seconds * 1000)) / 1000
 
     def spend(self, key: str, account: str, now: float) -> Verdict:
-        """Counts one request, or refuses it."""
+        """Counts one request, or refuses it without counting."""
         by_key = self._window(self._keys, key, now)
         by_account = self._window(self._accounts, account, now)
         waits = [
@@ -87,7 +87,7 @@ class RateLimiter:
         return self._verdict(by_key.used, by_account.used)
 
     def peek(self, key: str | None, account: str | None, now: float) -> Verdict:
-        """What a response that is not counted says; None for a key that is unknown."""
+        """The decision for a response that is not counted. `key` and `account` are None if the key is unknown."""
         return self._verdict(self._used(self._keys, key, now), self._used(self._accounts, account, now))
 
     def _used(self, windows: OrderedDict[str, _Window], name: str | None, now: float) -> int:

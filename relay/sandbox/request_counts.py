@@ -1,4 +1,4 @@
-"""Counts of the requests that came to /api/v1, so that a demo can say what a poller cost. Pure."""
+"""Counts the requests to /api/v1, so that the demo can report what polling cost. Pure."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,25 +9,25 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 @dataclass(kw_only=True)
 class RequestCounts:
-    """Requests by (method, kind of path, HTTP status); status 0 is a request that got no answer (a time-out fault)."""
+    """Requests by method, kind of path and HTTP status. Status 0: no answer was sent (a `timeout` fault)."""
 
     _counts: Counter[tuple[str, str, int]] = field(default_factory=Counter, init=False)
 
     def count(self, method: str, kind: str, status: int) -> None:
-        """One request more."""
+        """Counts one request."""
         self._counts[method if method in _METHODS else "other", kind, status] += 1
 
     def clear(self) -> None:
-        """Begins again at nothing."""
+        """Resets every count to zero."""
         self._counts.clear()
 
     @property
     def job_reads(self) -> int:
-        """Reads of jobs, whatever was answered, 429 included."""
+        """Reads of jobs, whatever the answer. Includes 429s."""
         return sum(n for (method, kind, _), n in self._counts.items() if (method, kind) == ("GET", "job"))
 
     def shown(self) -> dict[str, Any]:
-        """As `GET /_sandbox/requests` shows it."""
+        """The JSON object of `GET /_sandbox/requests`."""
         by_kind: Counter[str] = Counter()
         by_status: Counter[str] = Counter()
         for (method, kind, status), number in self._counts.items():

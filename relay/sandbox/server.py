@@ -1,4 +1,4 @@
-"""The stand-in upstream over HTTP: Revor's API v1 under /api/v1, and the sandbox's own calls under /_sandbox."""
+"""The sandbox over HTTP: Revor's API v1 under /api/v1, and the sandbox's own endpoints under /_sandbox."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,12 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock, wall_clock
 from relay.sandbox.admin import admin_routes
-from relay.sandbox.bodies import JobRequest, Refused, connect_accounts, parse_dispatch, parse_post_like
+from relay.sandbox.bodies import JobRequest, connect_accounts, parse_dispatch, parse_post_like
 from relay.sandbox.fate import Fates
 from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultInjector, FaultSpec
+from relay.sandbox.fields import Refused
 from relay.sandbox.idempotency import IdempotencyStore
 from relay.sandbox.keys import Caller, KeyRefused, caller_of
-from relay.sandbox.lifecycle import Behaviour, CountAttempts, StartedAtWhileWaiting
+from relay.sandbox.lifecycle import Behaviour, CountAttempts, StartedAtWhileWaiting, accepted_item
 from relay.sandbox.limits import RateLimiter, Verdict, retry_after_text
 from relay.sandbox.request_counts import RequestCounts
 from relay.sandbox.wire import Answer, BodyTooLarge, ConnectionCut, json_answer, read_body, send_answer
@@ -37,20 +38,20 @@ _PARSERS = {"dispatch": parse_dispatch, "post_like": parse_post_like}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
-    """The settings of a sandbox. `rate_limit`: requests, seconds (at speed 1) a key; None: no limit, no headers."""
+    """The settings of a sandbox. `rate_limit`: requests per key and seconds at speed 1. None: no limit, no headers."""
 
     seed: int = 0
     speed: float = 1.0
     rate_limit: tuple[int, float] | None = (120, 60.0)
     account_rate_limit: int | None = None
-    """Requests an account in the same window; None: as many as a key."""
+    """Requests per account in the same window. None: as many as per key."""
     count_attempts: CountAttempts = "start"
     started_at_while_waiting: StartedAtWhileWaiting = "clear"
     limit_reads_only: bool = False
     fates: Fates = field(default_factory=Fates)
 
     def world(self) -> World:
-        """A new world of these settings."""
+        """A new world with these settings."""
         behaviour = Behaviour(
             speed=self.speed,
             count_attempts=self.count_attempts,
@@ -77,11 +78,10 @@ def create_app(
     limit_reads_only: bool = False,
     clock: Clock = wall_clock,
 ) -> Starlette:
-    """The sandbox's ASGI application for `world`.
+    """The sandbox's ASGI application for `world`. The limits are those of `Sandbox`.
 
-    `rate_limit` is (requests, seconds at speed 1) a key, None for none; `account_rate_limit` the requests of an
-    account in the same window, as many as a key's by default. With `limit_reads_only` only reads of jobs count.
-    `app.state` has `world`, `faults` and `request_counts` for programs in the same process.
+    With `limit_reads_only` only reads of jobs count. `app.state` gives a program in the same process access to `world`,
+    `faults` and `request_counts`.
     """
     limiter = None
     if rate_limit is not None:
@@ -106,7 +106,7 @@ def create_app(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """One request to /api/v1. `kind` is the sort of path: accounts, dispatch, post_like, job, unknown."""
+    """One request to /api/v1. `kind` is accounts, dispatch, post_like, job or unknown."""
 
     method: str
     path: str
@@ -118,7 +118,7 @@ class _Request:
 
 @dataclass(kw_only=True)
 class Upstream:
-    """Revor's API v1 as an ASGI application; everything it answers is decided between two awaits."""
+    """Revor's API v1 as an ASGI application. Computes each answer without an await, so requests never interleave."""
 
     world: World
     faults: FaultInjector
@@ -154,7 +154,7 @@ class Upstream:
         await send_answer(answer, scope, receive, send, fault)
 
     def answer(self, request: _Request) -> tuple[Answer, FaultSpec | None]:
-        """The answer, and the fault that hits it: key, then limit, then fault, then the call itself."""
+        """The answer, and the fault that hits it. Order: key, limit, fault, then the call itself."""
         if not request.path.startswith("/api/"):
             return self._refusal(Refused(404, "not_found")), None
         now = self.clock()
@@ -196,7 +196,7 @@ class Upstream:
         return self.limiter.peek(key, account, self.clock())
 
     def _faulty(self, request: _Request, caller: Caller, now: float) -> tuple[Answer, FaultSpec | None]:
-        """The answer of the call, with the fault that hits this request, if any."""
+        """Runs the call, unless a fault prevents it. Returns its answer and the fault."""
         job = None
         if request.kind == "job" and request.method == "GET":
             job = self.world.job(request.path[len(JOBS_PATH) :], account=caller.account)
@@ -220,7 +220,7 @@ class Upstream:
 
     def _fault_answer(self, fault: FaultSpec) -> Answer:
         status, code = REFUSALS[fault.kind]
-        if fault.kind == "502":  # what stands before an API answers with a page
+        if fault.kind == "502":  # a proxy in front of an API answers with an HTML page
             page = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
             return Answer(status=502, body=page, content_type="text/html")
         answer = self._refusal(Refused(status, code))
@@ -288,7 +288,7 @@ class Upstream:
             )
         except WorldFull:
             raise Refused(503, "task_unavailable") from None
-        return self._success(202, "item", self.world.accepted_item(job))
+        return self._success(202, "item", accepted_item(job))
 
     def _request_id(self) -> str:
         self._request_count += 1

@@ -1,4 +1,4 @@
-"""Sending answers, whole or spoiled, straight over ASGI: a framework would repair what is broken on purpose."""
+"""Sends answers, intact or corrupted, over plain ASGI. A framework would repair what is broken on purpose."""
 
 import asyncio
 import time
@@ -17,16 +17,16 @@ _CLOSING_SECONDS = 5.0
 
 
 class ConnectionCut(Exception):
-    """The connection should be cut here, but this server gives no way to do so; it then does it on this exception."""
+    """Makes the server cut the connection, where it offers no direct way to do so."""
 
 
 class BodyTooLarge(Exception):
-    """The request's body is larger than the sandbox takes."""
+    """The request body is larger than the sandbox accepts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A response: `headers` without content type and length."""
+    """A response. `headers` excludes content type and length."""
 
     status: int
     body: bytes
@@ -40,7 +40,7 @@ def json_answer(status: int, content: Any, headers: tuple[tuple[str, str], ...] 
 
 
 async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
-    """The request's whole body. Raises BodyTooLarge, and ConnectionCut when the client is gone."""
+    """The whole request body. Raises BodyTooLarge, or ConnectionCut if the client has disconnected."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -57,7 +57,7 @@ async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
 
 
 async def send_answer(answer: Answer, scope: Scope, receive: Receive, send: Send, fault: FaultSpec | None) -> None:
-    """Sends the answer, spoiled as `fault` says."""
+    """Sends the answer, corrupted as `fault` requires."""
     kind = None if fault is None else fault.kind
     if fault is None or scope["method"] == "HEAD":
         await _send_whole(answer, send)
@@ -93,7 +93,7 @@ async def _send_whole(answer: Answer, send: Send) -> None:
 
 
 async def _drip(answer: Answer, seconds: float, receive: Receive, send: Send) -> None:
-    """The body in small pieces, evenly over `seconds`; ends early when the client hangs up."""
+    """Sends the body in small pieces, spread evenly over `seconds`. Stops if the client disconnects."""
     pieces = max(1, min(len(answer.body), round(seconds * _DRIPS_PER_SECOND)))
     await _start(answer, len(answer.body), send)
     for index in range(pieces):
@@ -104,7 +104,7 @@ async def _drip(answer: Answer, seconds: float, receive: Receive, send: Send) ->
 
 
 async def _send_oversized(answer: Answer, size_bytes: int, send: Send) -> None:
-    """Still valid JSON: the answer's object with a long `padding` in front."""
+    """Adds a long `padding` field in front: still valid JSON."""
     head, tail = b'{"padding":"', b'",' + answer.body[1:]
     filling = max(0, size_bytes - len(head) - len(tail))
     await _start(answer, len(head) + filling + len(tail), send)
@@ -117,7 +117,7 @@ async def _send_oversized(answer: Answer, size_bytes: int, send: Send) -> None:
 
 
 async def _wait_for_disconnect(receive: Receive, seconds: float) -> bool:
-    """Waits until the client hangs up, at most `seconds`; whether it did."""
+    """Waits up to `seconds` for the client to disconnect. Returns True if it did."""
     ends_at = time.monotonic() + seconds
     while (left := ends_at - time.monotonic()) > 0:
         try:
@@ -130,10 +130,10 @@ async def _wait_for_disconnect(receive: Receive, seconds: float) -> bool:
 
 
 async def _cut(receive: Receive) -> None:
-    """Closes the connection after what was sent, without a word more.
+    """Closes the connection without completing the response.
 
-    ASGI has no message for that. Under uvicorn the transport is at hand, and closing it leaves nothing in the log;
-    elsewhere an exception has the same effect.
+    ASGI has no message for this. Under uvicorn, closing the transport does it without a log entry. Elsewhere an
+    exception has the same effect.
     """
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
     if transport is None:

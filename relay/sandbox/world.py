@@ -1,6 +1,7 @@
-"""The world: jobs in lanes, each with a life fixed when it is made. Pure: time is passed in, chance is the seed's.
+"""The simulated world: jobs in lanes, each with a lifecycle that is fixed at creation.
 
-For one seed and one order of creations the lives are always the same; only their place on the clock follows `now`.
+Pure: time is passed in, randomness comes from the seed. The same seed and order of creates always give the same
+lifecycles. Only their position in time depends on `now`.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from relay.sandbox.fate import Fate, Fates, Script
-from relay.sandbox.lifecycle import Behaviour, Job, accepted_item, milliseconds, schedule_steps, step_item, truth
+from relay.sandbox.lifecycle import Behaviour, Job, milliseconds, schedule_steps, step_item, truth
 
 MIN_INTERVAL_SECONDS = 60
 MAX_INTERVAL_SECONDS = 86_400
@@ -21,12 +22,12 @@ MAX_SPEED = 1_000_000.0
 
 
 class WorldFull(Exception):
-    """The world keeps no more jobs, and the oldest is not finished."""
+    """The world holds its maximum of jobs, and the oldest is not finished."""
 
 
 @dataclass(slots=True)
 class _Lane:
-    """What the next job of one (Revor account, channel) has to wait for; epoch seconds."""
+    """The last job of one (Revor account, channel), which the next one follows. Times are epoch seconds."""
 
     scheduled_at: float = -math.inf
     started_at: float = -math.inf
@@ -37,12 +38,12 @@ class _Lane:
 class World:
     """A seeded world of jobs.
 
-    `speed` divides every duration; `max_jobs` is how many jobs are kept (the oldest finished one makes room).
+    `speed` divides every duration. At `max_jobs` the oldest finished job is dropped to make room.
 
-    **Lanes.** The jobs of one (Revor account, channel) run one after another. `scheduled_at` is set at creation: at
-    once, or the job's interval after the place of the job before it. A job starts at the latest of `scheduled_at` +
-    LN(1, .5), the end of the job before it + 0.2 s, and its interval after that job's start; so a job that is late
-    (it was retried) makes the next ones late too, while their `scheduled_at` stays.
+    **Lanes.** The jobs of one (Revor account, channel) run one after another. `scheduled_at` is set at creation: now,
+    or the job's interval after the `scheduled_at` of the previous job. A job starts at the latest of `scheduled_at` +
+    LN(1, .5), the end of the previous job + 0.2 s, and its interval after that job's start. A retried job therefore
+    delays the following ones, while their `scheduled_at` does not change.
     """
 
     seed: int = 0
@@ -60,7 +61,7 @@ class World:
 
     @property
     def speed(self) -> float:
-        """What every duration is divided by."""
+        """The divisor of every duration."""
         return self.behaviour.speed
 
     def __len__(self) -> int:
@@ -78,14 +79,14 @@ class World:
         script: Script | None = None,
         body_digest: str | None = None,
     ) -> Job:
-        """A new job with its whole life. `interval_seconds` (at speed 1) below 60 is taken as 60.
+        """Creates a job and its whole lifecycle. `interval_seconds` (at speed 1) is raised to at least 60.
 
-        Raises WorldFull when `max_jobs` are kept and the oldest is not finished.
+        Raises WorldFull if there are `max_jobs` jobs and the oldest is not finished.
         """
         self._make_room(now)
         script = script or Script()
         index = self.created_count
-        rng = Random(f"{self.seed}:{index}")  # noqa: S311  (a reproducible world, no secret)
+        rng = Random(f"{self.seed}:{index}")  # noqa: S311  (reproducible, not a secret)
         job_id = str(UUID(int=rng.getrandbits(128), version=4))
         fate = self.fates.draw(rng, script)
         created_at = milliseconds(now)
@@ -107,14 +108,14 @@ class World:
             body_digest=body_digest,
         )
         lane.scheduled_at = scheduled_at
-        if job.first_started_at is not None:  # a cancelled job holds nobody up
+        if job.first_started_at is not None:  # a cancelled job delays no other
             lane.started_at, lane.ended_at = job.first_started_at, job.ended_at
         self.created_count += 1
         self._jobs[job.id] = job
         return job
 
     def _place(self, lane: _Lane, fate: Fate, interval_seconds: float, created_at: float) -> tuple[float, float]:
-        """`scheduled_at` and the first start. Only what has happened by `created_at` may show in `scheduled_at`."""
+        """`scheduled_at` and the start of the first attempt. `scheduled_at` must not reveal what happens later."""
         speed = self.speed
         interval = min(max(interval_seconds, MIN_INTERVAL_SECONDS), MAX_INTERVAL_SECONDS) / speed
         known_start = lane.started_at if lane.started_at <= created_at else -math.inf
@@ -142,23 +143,19 @@ class World:
         del self._jobs[oldest.id]
 
     def job(self, job_id: str, *, account: str | None = None) -> Job | None:
-        """The job of that id; None when there is none, or when `account` is given and it is another's."""
+        """The job with this id. None if there is none, or if `account` is given and does not own it."""
         job = self._jobs.get(job_id)
         return None if job is None or (account is not None and job.account != account) else job
 
     def jobs(self) -> Iterator[Job]:
-        """Every job kept, in the order of creation."""
+        """Every job, in order of creation."""
         return iter(self._jobs.values())
 
-    def accepted_item(self, job: Job) -> dict[str, Any]:
-        """The item of the answer to its creation."""
-        return accepted_item(job)
-
     def item_at(self, job: Job, now: float, *, steps_back: int = 0) -> dict[str, Any]:
-        """The item as Revor would give it at `now`; `steps_back` > 0: as it was that many steps before."""
+        """The item as Revor would return it at `now`, or as it was `steps_back` steps earlier."""
         index = max(0, job.step_index_at(now) - steps_back)
         return step_item(job, job.steps[index])
 
     def truth(self, job: Job, now: float) -> dict[str, Any]:
-        """Its whole life: id, creation, final item, every true transition, and whether it is finished at `now`."""
+        """The complete lifecycle: id, creation, final item, true transitions, and whether it is finished at `now`."""
         return truth(job, now)

@@ -1,102 +1,103 @@
-"""The sandbox's fault book."""
+"""Fault injection in the sandbox."""
 
 from typing import Any
 
 import pytest
 
-from relay.sandbox.faults import KINDS, FaultInjector, FaultInvalid, parse_fault
+from relay.sandbox.faults import KINDS, FaultInjector, parse_fault
+from relay.sandbox.fields import Refused
 
 NOW = 1_779_271_200.0
 PATH = "/api/v1/outreach/jobs/x"
 
 
-def hit(book: FaultInjector, *, now: float = NOW, method: str = "GET", path: str = PATH, **more: Any) -> str | None:
-    spec = book.draw(method=method, path=path, account=more.pop("account", "acme"), now=now, **more)
+def hit(injector: FaultInjector, *, now: float = NOW, method: str = "GET", path: str = PATH, **more: Any) -> str | None:
+    spec = injector.draw(method=method, path=path, account=more.pop("account", "acme"), now=now, **more)
     return None if spec is None else spec.kind
 
 
-def book_of(*bodies: dict[str, Any], seed: int = 0, **more: int) -> FaultInjector:
-    book = FaultInjector(seed=seed, **more)
+def injector_of(*bodies: dict[str, Any], seed: int = 0, **more: int) -> FaultInjector:
+    injector = FaultInjector(seed=seed, **more)
     for body in bodies:
-        book.add(parse_fault(body), NOW)
-    return book
+        injector.add(parse_fault(body), NOW)
+    return injector
 
 
 def test_by_count() -> None:
-    book = book_of({"kind": "500", "count": 2})
-    assert [hit(book) for _ in range(3)] == ["500", "500", None]
+    injector = injector_of({"kind": "500", "count": 2})
+    assert [hit(injector) for _ in range(3)] == ["500", "500", None]
 
 
 def test_one_hit_where_nothing_is_said() -> None:
-    book = book_of({"kind": "timeout"})
-    assert [hit(book) for _ in range(2)] == ["timeout", None]
+    injector = injector_of({"kind": "timeout"})
+    assert [hit(injector) for _ in range(2)] == ["timeout", None]
 
 
 def test_by_duration() -> None:
-    book = book_of({"kind": "503", "duration_seconds": 5})
-    assert [hit(book, now=NOW + second) for second in (0, 4.9, 5)] == ["503", "503", None]
+    injector = injector_of({"kind": "503", "duration_seconds": 5})
+    assert [hit(injector, now=NOW + second) for second in (0, 4.9, 5)] == ["503", "503", None]
 
 
 def test_by_share_as_the_seed_says() -> None:
     def draws(seed: int) -> list[str | None]:
-        book = book_of({"kind": "429", "share": 0.3}, seed=seed)
-        return [hit(book) for _ in range(1000)]
+        injector = injector_of({"kind": "429", "share": 0.3}, seed=seed)
+        return [hit(injector) for _ in range(1000)]
 
     assert draws(1) == draws(1) != draws(2)
     assert 250 < draws(1).count("429") < 350
 
 
 def test_a_share_of_0_never_hits_and_of_1_always() -> None:
-    assert hit(book_of({"kind": "429", "share": 0})) is None
-    book = book_of({"kind": "429", "share": 1})
-    assert [hit(book) for _ in range(50)] == ["429"] * 50
+    assert hit(injector_of({"kind": "429", "share": 0})) is None
+    injector = injector_of({"kind": "429", "share": 1})
+    assert [hit(injector) for _ in range(50)] == ["429"] * 50
 
 
 def test_filters() -> None:
-    book = book_of(
+    injector = injector_of(
         {"kind": "403", "share": 1, "path_prefix": "/api/v1/connect"},
         {"kind": "404", "share": 1, "method": "post"},
         {"kind": "revoked_key", "share": 1, "account": "beta"},
     )
-    assert hit(book) is None
-    assert hit(book, path="/api/v1/connect/accounts") == "403"
-    assert hit(book, method="POST") == "404"
-    assert hit(book, account="beta") == "revoked_key"
+    assert hit(injector) is None
+    assert hit(injector, path="/api/v1/connect/accounts") == "403"
+    assert hit(injector, method="POST") == "404"
+    assert hit(injector, account="beta") == "revoked_key"
 
 
 def test_the_first_that_matches_hits_and_then_the_next() -> None:
-    book = book_of({"kind": "500"}, {"kind": "502"})
-    assert [hit(book) for _ in range(3)] == ["500", "502", None]
+    injector = injector_of({"kind": "500"}, {"kind": "502"})
+    assert [hit(injector) for _ in range(3)] == ["500", "502", None]
 
 
 def test_what_is_impossible_loses_no_count() -> None:
-    book = book_of({"kind": "status_back"})
-    assert hit(book, impossible=frozenset({"status_back"})) is None
-    assert hit(book) == "status_back"
+    injector = injector_of({"kind": "status_back"})
+    assert hit(injector, impossible=frozenset({"status_back"})) is None
+    assert hit(injector) == "status_back"
 
 
 def test_the_listing_and_clearing() -> None:
-    book = book_of({"kind": "500"}, {"kind": "502"}, {"kind": "503"})
-    hit(book)
-    shown = [fault.shown(NOW) for fault in book.faults()]
+    injector = injector_of({"kind": "500"}, {"kind": "502"}, {"kind": "503"})
+    hit(injector)
+    shown = [fault.shown(NOW) for fault in injector.faults()]
     assert [(f["id"], f["kind"], f["hits"], f["active"]) for f in shown] == [
         (1, "500", 1, False),
         (2, "502", 0, True),
         (3, "503", 0, True),
     ]
-    assert book.clear(2) == 1
-    assert book.clear(2) == 0
-    assert book.clear() == 2
-    assert hit(book) is None
+    assert injector.clear(2) == 1
+    assert injector.clear(2) == 0
+    assert injector.clear() == 2
+    assert hit(injector) is None
 
 
 def test_the_book_is_bounded_and_ended_faults_make_room() -> None:
-    book = book_of({"kind": "500"}, {"kind": "502", "share": 1}, max_faults=2)
-    with pytest.raises(FaultInvalid, match="2 faults"):
-        book.add(parse_fault({"kind": "503"}), NOW)
-    hit(book)
-    book.add(parse_fault({"kind": "503"}), NOW)
-    assert [fault.spec.kind for fault in book.faults()] == ["502", "503"]
+    injector = injector_of({"kind": "500"}, {"kind": "502", "share": 1}, max_faults=2)
+    with pytest.raises(Refused, match="2 faults"):
+        injector.add(parse_fault({"kind": "503"}), NOW)
+    hit(injector)
+    injector.add(parse_fault({"kind": "503"}), NOW)
+    assert [fault.spec.kind for fault in injector.faults()] == ["502", "503"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,5 +156,5 @@ def test_refusals_come_before_the_effect_and_spoiled_answers_after_it() -> None:
     ],
 )
 def test_senseless_faults_are_refused(body: object) -> None:
-    with pytest.raises(FaultInvalid):
+    with pytest.raises(Refused):
         parse_fault(body)

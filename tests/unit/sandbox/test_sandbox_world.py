@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Fates, Mix, Script
-from relay.sandbox.lifecycle import Behaviour, Job
+from relay.sandbox.lifecycle import Behaviour, Job, accepted_item
 from relay.sandbox.world import World, WorldFull
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
@@ -45,7 +45,7 @@ def test_the_documented_example_to_the_letter() -> None:
 
 def test_the_creation_reads_as_documented() -> None:
     world = World(seed=1)
-    accepted = world.accepted_item(make(world))
+    accepted = accepted_item(make(world))
     expected = SAMPLES["create_response"]["body"]["item"]
     assert {**accepted, "id": expected["id"]} == expected
     assert list(accepted) == list(expected)
@@ -188,7 +188,7 @@ def test_a_job_out_of_lane_waits_for_nobody() -> None:
     script = dataclasses.replace(DONE, in_lane=False, show_scheduled_at=False)
     jobs = [make(world, script=script) for _ in range(3)]
     assert {job.first_started_at for job in jobs} == {NOW + 1}
-    assert world.accepted_item(jobs[0])["scheduled_at"] is None
+    assert accepted_item(jobs[0])["scheduled_at"] is None
     assert make(world, script=DONE).scheduled_at == NOW
 
 
