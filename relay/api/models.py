@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from relay.clock import from_rfc3339
+from relay.core.durations import DURATION_PATTERN, MAX_DURATION_SECONDS, duration_seconds
 from relay.core.job import Priority
 from relay.core.signing import parse_secret
 
@@ -14,7 +15,6 @@ MAX_ID_CHARACTERS = 200
 MAX_METADATA_BYTES = 16_384
 MAX_BATCH_JOBS = 10_000
 MAX_URL_CHARACTERS = 2_048
-MAX_DEADLINE_SECONDS = 366 * 86_400.0
 MAX_RETRIES = 50
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
 MAX_TYPES = 100
@@ -28,18 +28,15 @@ PRINTABLE = (
 ID_PATTERN = f"^{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}$"
 is_printable_id = re.compile(f"{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}").fullmatch
 
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION_PATTERN = "^([0-9]{1,9}(?:\\.[0-9]{1,6})?) ?(ms|s|m|h|d)$"
-_DURATION = re.compile(_DURATION_PATTERN[1:-1])
-
 
 def _seconds(value: object) -> object:
     if not isinstance(value, str):
         return value
-    match = _DURATION.fullmatch(value)
-    if match is None:
-        raise PydanticCustomError("invalid_duration", "a duration such as 5s, 5m, 2h or 1d, or seconds, is expected")
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
+    try:
+        return duration_seconds(value)
+    except ValueError:
+        expected = "a duration such as 5s, 5m, 2h or 1d, or seconds, is expected"
+        raise PydanticCustomError("invalid_duration", expected) from None
 
 
 def _whole(value: object) -> object:
@@ -82,12 +79,12 @@ Moment = Annotated[str, AfterValidator(_moment), Field(json_schema_extra={"forma
 Duration = Annotated[
     float,
     BeforeValidator(_seconds),
-    Field(ge=0, le=MAX_DEADLINE_SECONDS),
+    Field(ge=0, le=MAX_DURATION_SECONDS),
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": MAX_DEADLINE_SECONDS},
-                {"type": "string", "pattern": _DURATION_PATTERN},
+                {"type": "number", "minimum": 0, "maximum": MAX_DURATION_SECONDS},
+                {"type": "string", "pattern": DURATION_PATTERN},
             ],
             "description": "Seconds, or a text such as 5s, 5m, 2h or 1d.",
         }
@@ -143,7 +140,7 @@ class JobRegistration(Body):
     deadline_seconds: float | None = Field(
         default=None,
         gt=0,
-        le=MAX_DEADLINE_SECONDS,
+        le=MAX_DURATION_SECONDS,
         description="How long after its scheduled time (else after now) the job is `overdue`.",
     )
 
@@ -171,7 +168,7 @@ class UpstreamAnswer(Body):
     callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
     callback_types: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TYPES)
     metadata: dict[str, Any] | None = None
-    deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
+    deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DURATION_SECONDS)
 
 
 class JobBatch(Body):

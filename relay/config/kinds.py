@@ -11,11 +11,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from relay.config.loader import Value, parse_text
+from relay.core.durations import MAX_DURATION_SECONDS, duration_seconds
 from relay.core.signing import SECRET_FORMAT, parse_secret
 from relay.errors import SettingsError
 from relay.redaction import redact_text
@@ -25,14 +27,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_LIST = 1000
 MAX_TEXT = 4096
-MAX_DURATION_SECONDS = 366 * 86400.0
 MAX_SHOWN = 60
 
 NAME = "a name of up to 64 letters, digits, dots, dashes and underscores"
 
 _NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d)\Z")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _API_SUFFIX = re.compile(r"/api/v[0-9]+\Z")
 
@@ -113,8 +112,9 @@ def parse_duration(written: object) -> float:
     seconds = math.nan
     if isinstance(written, int | float) and not isinstance(written, bool):
         seconds = float(written) if abs(written) <= MAX_DURATION_SECONDS else math.inf
-    elif isinstance(written, str) and len(written) < 32 and (match := _DURATION.match(written.strip())):
-        seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
+    elif isinstance(written, str):
+        with suppress(ValueError):
+            seconds = duration_seconds(written.strip())
     if not 0 <= seconds <= MAX_DURATION_SECONDS:
         raise ValueError("must be a duration such as 5s, 5m, 2h or 1d, or a number of seconds, of a year at most")
     return seconds

@@ -13,6 +13,7 @@ from relay import resources
 from relay.config import kinds
 from relay.config.loader import parse_yaml, read_secret_file
 from relay.config.settings import Settings, describe, load_settings
+from relay.core.durations import MAX_DURATION_SECONDS
 from relay.core.events import check_attribute
 from relay.core.job import JOB_EVENTS, Problem
 from relay.core.places import is_bound_address, is_within
@@ -65,7 +66,7 @@ def check_settings(path: Path | None, environ: Mapping[str, str]) -> None:
         check_attribute("source", source.base_url)
     if made.server.public_url is not None:
         check_attribute("dataschema", made.server.public_url)
-    assert all(0 <= pause <= kinds.MAX_DURATION_SECONDS for pause in made.delivery.retry_schedule)
+    assert all(0 <= pause <= MAX_DURATION_SECONDS for pause in made.delivery.retry_schedule)
 
 
 @fuzzed(text=mutated(st.sampled_from([SHIPPED, ALL_OF_IT]), YAML_TOKENS))
@@ -153,7 +154,7 @@ def test_secret_files(folder: Path, raw: bytes, path: str) -> None:
 @fuzzed(given=VALUES | mutated_text(["5s", "1.5 h", "500ms", "20d", "0s"], ["m", ".", "-", "e", "١"]))
 def test_durations(given: object) -> None:
     seconds = value_or_refusal(lambda: kinds.parse_duration(given), ValueError)
-    assert seconds is None or 0 <= seconds <= kinds.MAX_DURATION_SECONDS
+    assert seconds is None or 0 <= seconds <= MAX_DURATION_SECONDS
 
 
 @fuzzed(given=mutated_text(["A" * 43 + "=", "whsec_" + "A" * 44], ["-", "_", "+", "/", "=", "é"]))

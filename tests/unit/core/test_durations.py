@@ -1,0 +1,18 @@
+"""Durations: what is accepted, and in which unit."""
+
+import pytest
+
+from relay.core.durations import duration_seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5s", 5), ("5m", 300), ("2h", 7_200), ("1d", 86_400), ("500ms", 0.5), ("1.5 h", 5_400)]
+)
+def test_each_unit_is_read_as_seconds(text: str, seconds: float) -> None:
+    assert duration_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "5w", "-5s", "s", "5s5s", "1e3s", "5s\n", "1234567890s", "1.1234567s", "٥s"])
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a duration such as 5s"):
+        duration_seconds(text)
