@@ -6,11 +6,12 @@ from typing import Any
 from starlette.responses import Response
 
 from relay.api.operations import Call
+from relay.api.problems import invalid_parameter
 from relay.api.resource import json_response, page_response
 from relay.api.views import attempt_view, delivery_group_view, delivery_view, header_view
 from relay.core.delivery import Delivery
 from relay.core.records import Page
-from relay.errors import Conflict, FieldError, InvalidRequest, NotFound
+from relay.errors import Conflict, NotFound
 
 GROUPED_BY: Mapping[str, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
 """By the words of `group_by`, what deliveries of a group have in common."""
@@ -31,8 +32,7 @@ async def list_deliveries(call: Call) -> Response:
 async def _groups(call: Call, group_by: Sequence[str], query: dict[str, Any]) -> Response:
     if query.pop("cursor") is not None:
         detail = "cursor: groups have no pages; `limit` says how many of them there are at most"
-        errors = [FieldError(pointer="cursor", code="invalid_cursor", detail=detail)]
-        raise InvalidRequest(detail, code="invalid_cursor", errors=errors)
+        raise invalid_parameter("cursor", detail, code="invalid_cursor")
     found = await call.ports.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
     return json_response(

@@ -2,18 +2,18 @@
 
 from starlette.responses import Response
 
+from relay.api.names import event_type
 from relay.api.operations import Call
 from relay.api.problems import invalid_detail
 from relay.api.resource import page_response
 from relay.api.stream import fragments, of_all
-from relay.api.subscription_bodies import read_type
 from relay.core.records import Page
 from relay.errors import InvalidRequest, NotFound
 
 
 async def list_events(call: Call) -> Response:
     """`GET /v1/events`: newest first."""
-    type, errors = read_type(call.query["type"], call.context, "type")
+    type, errors = event_type(call.query["type"], call.context.known_types, "type")
     if errors:
         raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
     page = await call.ports.events.page(**{**call.query, "type": type})

@@ -16,9 +16,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from relay.api.operations import Call, FirstSent
-from relay.api.problems import problem_response
+from relay.api.problems import invalid_parameter, problem_response
 from relay.core.records import StoredAnswer
-from relay.errors import Conflict, FieldError, InvalidRequest, RequestError, StoreError
+from relay.errors import Conflict, InvalidRequest, RequestError, StoreError
 
 HEADER = "Idempotency-Key"
 KEPT_SECONDS = 86_400.0
@@ -39,8 +39,7 @@ def key_of(headers: Headers) -> str | None:
     key = given[0]
     if len(given) > 1 or not _KEY.fullmatch(key):
         detail = f"{HEADER} must be given once, as 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
-        errors = [FieldError(pointer=HEADER, code="invalid_idempotency_key", detail=detail)]
-        raise InvalidRequest(detail, code="invalid_idempotency_key", errors=errors)
+        raise invalid_parameter(HEADER, detail, code="invalid_idempotency_key")
     return key
 
 

@@ -23,7 +23,7 @@ async def resolve(call: Call) -> Response:
     body = validate(IntentResolution, call.document)
     if body.job_id is not None and body.fate != "sent":
         detail = "only a create that was sent has made a job"
-        raise invalid([FieldError(pointer="/job_id", code="invalid", detail=detail)])
+        raise invalid(FieldError(pointer="/job_id", code="invalid", detail=detail))
     return json_response(intent_view(await call.ports.dropin.resolve(call.id, body.fate, body.job_id)))
 
 

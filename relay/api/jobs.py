@@ -7,14 +7,14 @@ from starlette.responses import Response
 from relay.api import params, stream, waiting
 from relay.api.models import MAX_BATCH_JOBS, JobBatch
 from relay.api.operations import Call
-from relay.api.problems import did_you_mean
+from relay.api.problems import did_you_mean, invalid_parameter
 from relay.api.registration import read_registration, rejection
 from relay.api.resource import json_response, page_response
 from relay.api.validation import validate
 from relay.api.views import explanation_view, job_view
 from relay.core.job import KNOWN_STATUSES, Job
 from relay.core.records import Page
-from relay.errors import Conflict, FieldError, InvalidRequest, NotFound, RequestError
+from relay.errors import Conflict, InvalidRequest, NotFound, RequestError
 
 BATCH_CHUNK = 1_000
 
@@ -35,8 +35,7 @@ async def register_batch(call: Call) -> Response:
     entries = document.get("jobs") if type(document) is dict and len(document) == 1 else None
     if type(entries) is list and len(entries) > MAX_BATCH_JOBS:
         detail = f"a batch takes {MAX_BATCH_JOBS:,} jobs at most, this one has {len(entries):,}: send several"
-        errors = [FieldError(pointer="/jobs", code="too_long", detail=detail)]
-        raise InvalidRequest(detail, code="batch_too_long", errors=errors)
+        raise invalid_parameter("/jobs", detail, code="batch_too_long", field_code="too_long")
     if type(entries) is not list:
         entries = validate(JobBatch, document).jobs
     counts = {True: 0, False: 0}
@@ -74,8 +73,7 @@ async def list_jobs(call: Call) -> Response:
     if status is not None and not page.items and status not in KNOWN_STATUSES:
         # An upstream's own word is kept as it came, so one that no job has is taken for a misspelling.
         detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
-        errors = [FieldError(pointer="status", code="unknown_value", detail=detail)]
-        raise InvalidRequest(detail, code="invalid_parameter", errors=errors)
+        raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
     return page_response(
         call.request, Page(items=tuple(job_view(job) for job in page.items), next_cursor=page.next_cursor)
     )

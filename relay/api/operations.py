@@ -11,6 +11,7 @@ from starlette.responses import Response
 from relay.api.auth import JOBS_WRITE, READ, Identity
 from relay.api.limits import MAX_BODY_BYTES, MAX_STREAMS, MAX_WAITS, Slots
 from relay.api.ports import ApiSettings, Ports
+from relay.core.filters import known_types
 from relay.errors import NotFound
 from relay.ids import new_id, same_id
 
@@ -35,6 +36,11 @@ class Context:
     def settings(self) -> ApiSettings:
         """What of the settings concerns the API."""
         return self.ports.settings
+
+    @property
+    def known_types(self) -> tuple[str, ...]:
+        """Every event type there is with these settings."""
+        return known_types(origin.type_prefix for origin in self.settings.origins.values())
 
     @property
     def base_url(self) -> str:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from relay.api.models import PRINTABLE
 from relay.api.operations import Parameter
-from relay.api.problems import did_you_mean, invalid_detail
+from relay.api.problems import did_you_mean, invalid_detail, invalid_parameter
 from relay.clock import from_rfc3339
 from relay.errors import FieldError, InvalidRequest
 
@@ -180,6 +180,5 @@ def decode_cursor(cursor: str | None) -> int:
         text = ""
     if not (text.startswith("n") and text[1:].isdigit() and len(text) <= 16):
         detail = "cursor: not one of this list's; take it from next_cursor as it is"
-        errors = [FieldError(pointer="cursor", code="invalid_cursor", detail=detail)]
-        raise InvalidRequest(detail, code="invalid_cursor", errors=errors)
+        raise invalid_parameter("cursor", detail, code="invalid_cursor")
     return int(text[1:])

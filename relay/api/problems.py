@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from relay.clock import Clock
 from relay.core.jsontext import dumps
-from relay.errors import Conflict, FieldError, RequestError, StaleSequence, StoreError, Unavailable
+from relay.errors import Conflict, FieldError, InvalidRequest, RequestError, StaleSequence, StoreError, Unavailable
 from relay.ids import new_id
 
 MEDIA_TYPE = "application/problem+json"
@@ -87,6 +87,11 @@ def invalid_detail(errors: Iterable[FieldError]) -> str:
     shown = "; ".join(f"{error.pointer or 'the body'}: {error.detail}" for error in all_errors[:_SHOWN_IN_DETAIL])
     more = len(all_errors) - _SHOWN_IN_DETAIL
     return shown if more <= 0 else f"{shown}; and {more} more"
+
+
+def invalid_parameter(name: str, detail: str, *, code: str, field_code: str | None = None) -> InvalidRequest:
+    """The error for one wrong query parameter, header or field. `field_code`: its code in `errors`, if another one."""
+    return InvalidRequest(detail, code=code, errors=[FieldError(pointer=name, code=field_code or code, detail=detail)])
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -3,9 +3,9 @@
 from starlette.responses import Response
 
 from relay.api.models import DeliveriesRetry, ReplayCreate
+from relay.api.names import event_type, event_types
 from relay.api.operations import Call
 from relay.api.resource import json_response
-from relay.api.subscription_bodies import read_type, read_types
 from relay.api.validation import invalid, pointer_of, validate
 from relay.api.views import replay_view
 from relay.clock import from_rfc3339
@@ -23,14 +23,14 @@ async def replay(call: Call) -> Response:
         raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
     body = validate(ReplayCreate, call.document)
     since, until, now, errors = _range(call, body.since, body.until, "")
-    types, type_errors = read_types(body.types or (), call.context, "types")
+    types, type_errors = event_types(body.types or (), call.context.known_types, "/types")
     errors += type_errors
     for index, name in enumerate(types if not type_errors else ()):
         why = _not_sent(call, subscription, name)
         if why is not None:
             errors.append(FieldError(pointer=pointer_of("types", index), code="unknown_type", detail=why))
     if errors:
-        raise invalid(errors)
+        raise invalid(*errors)
     request = ReplayRequest(
         id=new_id("rpl", now),
         subscription_id=subscription.id,
@@ -47,10 +47,10 @@ async def retry_deliveries(call: Call) -> Response:
     """`POST /v1/deliveries/retry`: all that ended in a certain way."""
     wanted = validate(DeliveriesRetry, call.document).filter
     since, until, now, errors = _range(call, wanted.since, wanted.until, "/filter")
-    type, type_errors = read_type(wanted.type, call.context, "/filter/type")
+    type, type_errors = event_type(wanted.type, call.context.known_types, "/filter/type")
     errors += type_errors
     if errors:
-        raise invalid(errors)
+        raise invalid(*errors)
     request = ReplayRequest(
         id=new_id("rpl", now),
         subscription_id=wanted.subscription,

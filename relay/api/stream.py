@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from relay.api.limits import Slots
 from relay.api.operations import Call
 from relay.api.ports import Watch
+from relay.api.problems import invalid_parameter
 from relay.core.events import Event
 from relay.core.job import Job
-from relay.errors import FieldError, InvalidRequest
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0
@@ -164,6 +164,5 @@ def last_event_id(headers: Headers) -> str | None:
         return None
     if _EVENT_ID.fullmatch(given) is None:
         detail = f"Last-Event-ID: {given[:64]!r} is no id of an event: send the last `id` of the stream, or none"
-        errors = [FieldError(pointer="Last-Event-ID", code="invalid_last_event_id", detail=detail)]
-        raise InvalidRequest(detail, code="invalid_last_event_id", errors=errors)
+        raise invalid_parameter("Last-Event-ID", detail, code="invalid_last_event_id")
     return given

@@ -1,17 +1,16 @@
 """The body of a subscription, read: into a Subscription, or into every mistake that it holds."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from relay.api.models import SubscriptionConfig, SubscriptionCreate, SubscriptionReplace, start_seconds
+from relay.api.names import event_types
 from relay.api.operations import Context
 from relay.api.problems import did_you_mean
-from relay.api.registration import check_sink, refusal_of_type
+from relay.api.registration import check_sink
 from relay.api.validation import invalid, pointer_of, validate
 from relay.api.views import REDACTED, header_view, start_view
 from relay.core.events import RELAY_SOURCE
-from relay.core.filters import full_type, known_types
 from relay.core.netguard import check_custom_headers, origin_of
 from relay.core.subscription import Subscription
 from relay.errors import FieldError
@@ -37,7 +36,7 @@ def read_replace(document: Any, context: Context, before: Subscription) -> Subsc
         detail = f"it can not be changed any more, it is {start_view(before.start_at)!r}"
         errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
     if errors:
-        raise invalid(errors)
+        raise invalid(*errors)
     if body.sink == context.ports.kinds.redacted_url(before.kind, before.sink):
         body = body.model_copy(update={"sink": before.sink})
         _refuse_showing_more(config, context, before)
@@ -57,7 +56,7 @@ def _refuse_showing_more(config: SubscriptionConfig, context: Context, before: S
     if kind in kinds.names and kinds.redacted_url(kind, before.sink) != kinds.redacted_url(before.kind, before.sink):
         shows = f"kind {kind} shows another part of the stored URL than {before.kind} does"
         detail = f"{shows}: send the whole sink, or config.kind {before.kind}"
-        raise invalid([FieldError(pointer="/sink", code="redacted", detail=detail)])
+        raise invalid(FieldError(pointer="/sink", code="redacted", detail=detail))
 
 
 def _subscription(
@@ -66,12 +65,12 @@ def _subscription(
     settings, kinds = context.settings, context.ports.kinds
     kind = kinds.infer(body.sink) if config.kind is None else config.kind
     errors = _name_errors(body, kind, context)
-    given_types, type_errors = read_types(body.types or (), context, "types")
+    given_types, type_errors = event_types(body.types or (), context.known_types, "/types")
     errors += type_errors
     headers, header_errors = _headers(body, before)
     errors += header_errors
     if errors:
-        raise invalid(errors)
+        raise invalid(*errors)
     check_sink(body.sink, settings, "/sink")
     types = kinds.default_types(kind) if body.types is None else given_types
     schedule = config.retry_schedule
@@ -107,25 +106,6 @@ def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[
         detail = f"no event has the source {body.source[:200]!r}{did_you_mean(body.source, sources)}"
         errors.append(FieldError(pointer="/source", code="unknown_source", detail=detail))
     return errors
-
-
-def read_types(names: Sequence[str], context: Context, *place: str) -> tuple[tuple[str, ...], list[FieldError]]:
-    """The event types that these names are of, whole or short (`failed`), each once; and what is wrong with the others,
-    at the index behind `place`."""
-    known = known_types(origin.type_prefix for origin in context.settings.origins.values())
-    found = [full_type(name, known) for name in names]
-    errors = [
-        FieldError(pointer=pointer_of(*place, index), code="unknown_type", detail=refusal_of_type(name, known))
-        for index, name in enumerate(names)
-        if found[index] is None
-    ]
-    return tuple(dict.fromkeys(one for one in found if one is not None)), errors
-
-
-def read_type(name: str | None, context: Context, pointer: str) -> tuple[str | None, list[FieldError]]:
-    """The same of one name, None for None; what is wrong with it is said of `pointer`."""
-    found, errors = read_types(() if name is None else (name,), context)
-    return (found[0] if found else None), [replace(error, pointer=pointer) for error in errors]
 
 
 def _headers(body: SubscriptionCreate, before: Subscription) -> tuple[tuple[tuple[str, str], ...], list[FieldError]]:

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from relay.api.models import SecretRotation, TestRequest
+from relay.api.names import event_type
 from relay.api.operations import Call
 from relay.api.resource import json_response, page_response
-from relay.api.subscription_bodies import read_create, read_replace, read_type
+from relay.api.subscription_bodies import read_create, read_replace
 from relay.api.validation import invalid, validate
 from relay.api.views import subscription_view, tested_view
 from relay.clock import to_rfc3339
@@ -85,9 +86,9 @@ async def test(call: Call) -> Response:
     """`POST /v1/subscriptions/{id}/test`: sent now, whatever the state; nothing is stored."""
     subscription = await _find(call)
     given = validate(TestRequest, call.document).type
-    read, errors = read_type(given, call.context, "/type")
+    read, errors = event_type(given, call.context.known_types, "/type")
     if errors:
-        raise invalid(errors)
+        raise invalid(*errors)
     wanted = read or DEFAULT_TEST_TYPE
     now = call.ports.clock()
     name, origin = _origin_of(call, wanted)

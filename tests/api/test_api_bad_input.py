@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from relay.api.catalogue import OPERATIONS
 from relay.api.models import ID_PATTERN, JobRegistration, is_printable_id
-from relay.api.registration import _quick, _thorough, read_registration
+from relay.api.registration import read_registration
 from relay.errors import InvalidRequest
 from tests.support.api_world import HOOK, SETTINGS, FakeTracking
 
@@ -131,35 +131,48 @@ async def test_ids_that_are_taken(client, id):
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=210), st.lists(st.integers())
 )
-BODIES = st.fixed_dictionaries(
-    {},
-    optional={
-        "id": st.one_of(st.text(min_size=1, max_size=20), VALUES),
-        "source": st.one_of(st.just("revor"), VALUES),
-        "account": st.one_of(st.sampled_from(["default", "second"]), VALUES),
-        "callback_url": st.one_of(st.just(HOOK), st.just("https://10.0.0.1/"), VALUES),
-        "metadata": st.one_of(st.dictionaries(st.text(max_size=5), st.integers()), VALUES),
-        "priority": st.one_of(st.sampled_from(["low", "normal", "high"]), VALUES),
-        "deadline_seconds": st.one_of(st.floats(min_value=1, max_value=1e6), VALUES),
-        "extra": VALUES,
-    },
-)
+GOOD = {
+    "id": st.text("abc 日%", min_size=1, max_size=20),
+    "source": st.just("revor"),
+    "account": st.sampled_from(["default", "second"]),
+    "callback_url": st.none() | st.just(HOOK),
+    "metadata": st.none() | st.dictionaries(st.text(max_size=5), st.integers()),
+    "priority": st.none() | st.sampled_from(["low", "normal", "high"]),
+    "deadline_seconds": st.none() | st.floats(min_value=1, max_value=1e6),
+}
+OPTIONAL = {name: values for name, values in GOOD.items() if name != "id"}
 
 
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(BODIES)
-def test_the_quick_reading_takes_exactly_what_the_thorough_one_takes(body):
-    quick = _quick(body, SETTINGS)
+@given(st.fixed_dictionaries({"id": GOOD["id"]}, optional=OPTIONAL))
+def test_every_field_of_a_registration_is_kept(body):
+    read = read_registration(body, SETTINGS, FakeTracking(None))
+    defaults = {"source": "revor", "account": "default"}
+    for name in GOOD:
+        field = "external_id" if name == "id" else name
+        assert getattr(read, field) == body.get(name, defaults.get(name))
+
+
+ANYTHING = {name: values | VALUES for name, values in GOOD.items()} | {"extra": VALUES}
+ANYTHING["callback_url"] |= st.just("https://10.0.0.1/")
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.fixed_dictionaries({}, optional=ANYTHING))
+def test_a_registration_is_read_as_documented_or_refused_with_its_mistakes(body):
+    read = problem = None
     try:
-        thorough = _thorough(body, SETTINGS, None)
-    except InvalidRequest:
-        thorough = None
-    assert quick == thorough
-
-
-def test_the_quick_reading_is_taken_by_a_usual_body():
-    body = {"id": "a", "callback_url": HOOK, "metadata": {"deal": 42}, "deadline_seconds": 60}
-    assert _quick(body, SETTINGS) == read_registration(body, SETTINGS, FakeTracking(None))
+        read = read_registration(body, SETTINGS, FakeTracking(None))
+    except InvalidRequest as error:
+        problem = error
+    if read is None:
+        assert problem.errors
+        return
+    assert body.keys() <= GOOD.keys()
+    assert is_printable_id(read.external_id)
+    assert read.account in SETTINGS.accounts[read.source]
+    assert read.callback_url in (None, HOOK)
+    assert read.deadline_seconds is None or read.deadline_seconds > 0
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
