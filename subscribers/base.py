@@ -1,8 +1,8 @@
-"""What every kind of sink provides, and what several of them share.
+"""The interface of a kind of sink, and helpers that several kinds share.
 
-A kind is pure: it gets an event, a subscription and a Context that was fetched before, and gives back a request; it
-gets a response and gives back a verdict. It never opens a connection, reads a clock or asks the database, so that a
-retry renders the same bytes and a test needs nothing but values.
+A kind is pure: it renders an event into a request, and classifies a response as an outcome. It opens no connection and
+reads no clock or database, so a retry renders the same bytes and a test needs only values. Kinds are listed in
+`registry.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from relay.errors import FieldError, InvalidRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What rendering may use beside the event and the subscription.
+    """What rendering may use besides the event and the subscription.
 
-    account_names  what people call an account, by its name in the settings
-    public_url     where the relay can be reached from outside, without a slash at the end; None = unknown
+    account_names  display names of accounts, by their name in the settings
+    public_url     the relay's public URL without a trailing slash; None = unknown
     """
 
     account_names: Mapping[str, str] = field(default_factory=dict)
@@ -33,40 +33,40 @@ class Kind(Protocol):
 
     @property
     def name(self) -> str:
-        """What `config.kind` calls it."""
+        """Its value of `config.kind`."""
         ...
 
     @property
     def signed(self) -> bool:
-        """Whether the dispatcher adds the Standard Webhooks headers, made over the rendered body."""
+        """True if the dispatcher signs the rendered body with Standard Webhooks headers."""
         ...
 
     @property
     def rate_per_second(self) -> float | None:
-        """The rate that one such sink bears where the subscription names none; None = no limit."""
+        """Default of `config.rate_per_second`; None = no limit."""
         ...
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """The types of a subscription that names none. None = every job event and none about the relay.
+        """The types of a subscription without `types`. None = every job event and none about the relay.
 
         `type_prefixes` are those of the configured sources.
         """
         ...
 
     def check(self, subscription: Subscription) -> None:
-        """Raises InvalidRequest, with a pointer to each field, for what this kind can not take."""
+        """Raises InvalidRequest, with a pointer to each field, for what this kind does not support."""
         ...
 
     def render(self, event: Event, subscription: Subscription, context: Context) -> OutboundRequest:
-        """The request that tells the sink of this event, but for the signature. The same values give the same bytes."""
+        """The unsigned request for an event. The same arguments give the same bytes."""
         ...
 
     def classify(self, response: Response, now: float) -> Outcome:
-        """What a response means here. It has an answer to every status code and error."""
+        """The outcome of a response, for every status code and error."""
         ...
 
     def redacted_url(self, url: str) -> str:
-        """The sink's URL as logs, attempts and pages may show it."""
+        """The sink's URL as lists, logs and attempts may show it."""
         ...
 
 
@@ -82,7 +82,7 @@ def header_errors(headers: Sequence[tuple[str, str]]) -> list[FieldError]:
 
 
 def option_errors(subscription: Subscription, known: Sequence[str] = ()) -> list[FieldError]:
-    """An error for each option in `config` that this kind does not know."""
+    """An error for each option in `config` that this kind does not have."""
     return [
         FieldError(pointer=f"/config/{name}", code="unknown_option", detail=f"kind {subscription.kind} has no {name}")
         for name in sorted(subscription.options)
@@ -91,6 +91,6 @@ def option_errors(subscription: Subscription, known: Sequence[str] = ()) -> list
 
 
 def refuse(errors: Sequence[FieldError]) -> None:
-    """Raises InvalidRequest with these errors, if there are any."""
+    """Raises InvalidRequest if there are errors."""
     if errors:
         raise InvalidRequest("; ".join(f"{error.pointer}: {error.detail}" for error in errors), errors=errors)

@@ -1,4 +1,4 @@
-"""Every kind by its name, and the kind that a sink's host suggests."""
+"""All kinds of sinks by name, and the kind inferred from a sink's host."""
 
 import difflib
 from collections.abc import Mapping
@@ -16,21 +16,21 @@ _HOSTS = {"hooks.slack.com": "slack", "hooks.slack-gov.com": "slack"}
 
 
 def kinds() -> Mapping[str, Kind]:
-    """Every kind there is, by name."""
+    """All kinds by name."""
     return _KINDS
 
 
 def kind_named(name: str) -> Kind:
-    """The kind of that name. Raises InvalidRequest, naming the nearest one, where there is none."""
+    """The kind of this name. Raises InvalidRequest, which suggests the nearest name, if there is none."""
     kind = _KINDS.get(name)
     if kind is not None:
         return kind
     near = difflib.get_close_matches(name.lower(), _KINDS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KINDS)}"
-    detail = f"{name!r:.100} is no kind of subscription: {hint}"
+    detail = f"{name!r:.100} is not a kind of subscription: {hint}"
     raise InvalidRequest(detail, errors=[FieldError(pointer="/config/kind", code="unknown_kind", detail=detail)])
 
 
 def infer_kind(sink: str) -> str:
-    """The kind that the sink's host is known for, else `webhook`."""
+    """The kind of a sink on a known host, else `webhook`."""
     return _HOSTS.get(host_of(sink), "webhook")

@@ -1,4 +1,4 @@
-"""Slack's incoming webhooks: one sentence with a link, what to do about it, the deal, and how to find the event again.
+"""Slack's incoming webhooks: a sentence with a link, how to fix the problem, the job's metadata, and the ids.
 
 Sources: Slack's documentation of incoming webhooks, of message formatting (escaping) and of Block Kit (limits).
 """
@@ -15,58 +15,58 @@ from relay.core.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base
-from subscribers.wording import advice, deal, facts, ids, link, sentence
+from subscribers.wording import advice, facts, ids, job_details, link, sentence
 
 SECTION_CHARACTERS = 3000
 FIELD_CHARACTERS = 2000
 MAX_FIELDS = 10
 METADATA_KEYS = "metadata_keys"
-"""Option: the fields of a job's metadata that a message shows, MAX_METADATA at most."""
+"""Option: the metadata fields that a message shows, MAX_METADATA at most."""
 _JOB_TROUBLE = ("failed", "overdue", "not_found")
 
 _JOINER = "\u2060"
-"""WORD JOINER: without width; beside a formatting mark it makes Slack read the mark as plain text."""
+"""WORD JOINER has no width. Next to a formatting mark it makes Slack read the mark as plain text."""
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-# `_` within a word is text to Slack anyway, and ids should stay as they can be copied.
+# Slack reads `_` within a word as text. It stays, so that ids can be copied.
 _MARKS = re.compile(r"[*~`]|(?<![^\W_])_|_(?![^\W_])|[@#](?=\w)|:(?!\d\d:)(?=[\w+'-]+:)")
 _ANSWER_CODE = re.compile(rb"[a-z_]{1,60}")
 
 
 class Slack:
-    """A message for people, once per event; Slack reads no signature."""
+    """One message for people per event. Not signed: Slack reads no signature."""
 
     name = "slack"
     signed = False
     rate_per_second: float | None = 1.0
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What a person wants to hear of: jobs that went wrong, trouble with the source, lost creates."""
+        """What people act on: jobs that went wrong, trouble with the source, creates of unknown fate."""
         prefixes = dict.fromkeys(type_prefixes)
         return (*(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE), *SOURCE_TROUBLE, CREATE_UNKNOWN)
 
     def check(self, subscription: Subscription) -> None:
-        """Refuses what an incoming webhook cannot take: headers, other methods, unknown options, workflow triggers."""
+        """Refuses headers, methods except POST, unknown options and the URLs of workflow triggers."""
         errors = base.option_errors(subscription, (METADATA_KEYS,))
         if subscription.headers:
-            detail = "Slack takes no headers of your own"
+            detail = "Slack does not support custom headers"
             errors.append(FieldError(pointer="/protocolsettings/headers", code="invalid_header", detail=detail))
         if subscription.method != "POST":
-            detail = "Slack takes POST only"
+            detail = "Slack supports only POST"
             errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith(("/triggers/", "/workflows/")):
-            detail = "this is a workflow trigger, which takes no messages: use the URL of an incoming webhook"
+            detail = "this is a workflow trigger, which accepts no messages: use the URL of an incoming webhook"
             errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
         base.refuse(errors)
 
     def render(self, event: Event, subscription: Subscription, context: base.Context) -> OutboundRequest:
-        """The sentence as text and, with the link, as a section; advice and the deal as its fields; where and when, and
-        the ids, each as a line of context."""
+        """Text: the sentence. Blocks: a section with the sentence, link and fields (advice, metadata), then one context
+        line with place and time and one with ids."""
         text = escape(sentence(event, context))
         linked = _link(link(event))
         body = _clip(text, SECTION_CHARACTERS - len(linked)) + linked
         section: dict[str, Any] = {"type": "section", "text": _mrkdwn(body)}
-        pairs = (*advice(event), *deal(event, subscription.options.get(METADATA_KEYS)))[:MAX_FIELDS]
+        pairs = (*advice(event), *job_details(event, subscription.options.get(METADATA_KEYS)))[:MAX_FIELDS]
         if pairs:
             section["fields"] = [
                 _mrkdwn(_clip(f"*{escape(label)}*\n{escape(value)}", FIELD_CHARACTERS)) for label, value in pairs
@@ -87,9 +87,8 @@ class Slack:
     def classify(self, response: Response, now: float) -> Outcome:
         """Slack's own rules, then those of HTTP.
 
-        A success that does not say `ok` came from something else on the way (a proxy, a login page): it is tried
-        again, since a message too many is better than one that nobody saw. 400 means that this message will never be
-        taken; 403, 404 and 410 that this webhook takes none any more.
+        A 2xx without the body `ok` came from something else (a proxy, a login page) and is retried: a duplicate message
+        is better than a lost one. 400: this message will never be accepted. 403, 404, 410: the webhook is gone.
         """
         status = response.status_code
         if response.error is not None or status is None:
@@ -112,13 +111,13 @@ class Slack:
 
 
 def escape(text: str) -> str:
-    """Text that Slack shows as it is: no mention, no formatting, no emoji name, no entity of its own."""
+    """Text that Slack shows literally: no mention, formatting, emoji name or entity."""
     plain = _MARKS.sub(lambda mark: f"{mark[0]}{_JOINER}" if mark[0] in "@#:" else f"{_JOINER}{mark[0]}{_JOINER}", text)
     return re.sub("[&<>]", lambda character: _ENTITIES[character[0]], plain)
 
 
 def _clip(escaped: str, limit_characters: int) -> str:
-    """Escaped text of at most so many characters, never cut inside an entity."""
+    """Escaped text truncated to `limit_characters`, never inside an entity."""
     if len(escaped) <= limit_characters:
         return escaped
     kept = escaped[: limit_characters - 1]
@@ -127,7 +126,7 @@ def _clip(escaped: str, limit_characters: int) -> str:
 
 
 def _link(url: str | None) -> str:
-    """A line with the URL under its host's name; empty without one."""
+    """A line with the URL, titled with its host; empty without a URL."""
     if url is None:
         return ""
     return f"\n<{url.replace('&', '&amp;')}|Open in {escape(host_of(url))}>"
@@ -139,5 +138,5 @@ def _context(found: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _mrkdwn(text: str) -> dict[str, Any]:
-    # verbatim: Slack makes no links of its own out of URLs, channels and names.
+    # verbatim: Slack does not turn URLs, channels and names into links.
     return {"type": "mrkdwn", "text": text, "verbatim": True}

@@ -1,4 +1,4 @@
-"""Any HTTP receiver: the CloudEvent as it is, in structured mode, signed with Standard Webhooks."""
+"""Any HTTP receiver: the CloudEvent in structured mode, signed with Standard Webhooks."""
 
 from collections.abc import Sequence
 
@@ -14,26 +14,26 @@ _METHODS = ("POST", "PUT", "PATCH")
 
 
 class Webhook:
-    """The event's own bytes, `application/cloudevents+json`, and no `ce-*` headers beside them."""
+    """Sends the event's stored bytes as `application/cloudevents+json`, without `ce-*` headers."""
 
     name = "webhook"
     signed = True
     rate_per_second: float | None = None
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """Every job event and none about the relay."""
+        """All job events and none about the relay."""
         return None
 
     def check(self, subscription: Subscription) -> None:
-        """Refuses headers that the relay sets itself, methods without a body and options it does not have."""
+        """Refuses reserved headers, methods without a body and unknown options."""
         errors = [*base.header_errors(subscription.headers), *base.option_errors(subscription)]
         if subscription.method not in _METHODS:
-            detail = f"{subscription.method} is none of {', '.join(_METHODS)}"
+            detail = f"{subscription.method} is not one of {', '.join(_METHODS)}"
             errors.append(FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=detail))
         base.refuse(errors)
 
     def render(self, event: Event, subscription: Subscription, context: base.Context) -> OutboundRequest:
-        """The stored bytes, untouched: a signature holds only over what was signed."""
+        """The stored bytes, unchanged."""
         return OutboundRequest(
             url=subscription.sink,
             method=subscription.method,
@@ -42,9 +42,9 @@ class Webhook:
         )
 
     def classify(self, response: Response, now: float) -> Outcome:
-        """As HTTP says: the rules of every plain receiver."""
+        """The rules of plain HTTP."""
         return http_outcome(response, now)
 
     def redacted_url(self, url: str) -> str:
-        """Without userinfo and query; the path stays, unless the host is a known catch hook."""
+        """Without userinfo and query values, and without a path that is a credential."""
         return redacted_url(url)

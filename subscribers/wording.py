@@ -1,8 +1,7 @@
-"""An event in words for a person: a sentence, what to do about it, the deal, and where to find it again. Plain text:
-each chat kind escapes it its own way.
+"""An event in words: a sentence, advice, the job's metadata, and its ids. Plain text, which each chat kind escapes.
 
-Of the upstream's item only the sending account's id is read: the rest may hold a recipient's address or the text of a
-message. A person sees the event's attributes, the hint, and what the user gave as metadata.
+Shows the event's attributes, its hint and the user's metadata. Of the upstream item only the sending account's id is
+read: the rest may hold a recipient's address or the text of a message.
 """
 
 import re
@@ -18,7 +17,7 @@ Document = Mapping[str, Any]
 
 NAME_CHARACTERS = 80
 MAX_METADATA = 5
-"""How many fields of a job's metadata a message shows."""
+"""Maximum number of metadata fields in a message."""
 TEXT_CHARACTERS = 500
 DEFAULT_ACCOUNT = "default"
 _WORD_CHARACTERS = 60
@@ -27,8 +26,8 @@ _SHORT_ID_CHARACTERS = 8
 
 _BRANDS = {"linkedin": "LinkedIn", "whatsapp": "WhatsApp"}
 
-# Control characters, marks that turn the direction of writing, and characters that do not show.
-_UNSEEN = re.compile(
+# Control characters, direction marks and invisible characters.
+_INVISIBLE = re.compile(
     "[\x00-\x20\x7f-\xa0\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff"
     "\U000e0000-\U000e0fff]+"
 )
@@ -39,8 +38,8 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 
-# Metadata that nobody asked for by name is shown only where its key does not speak of a person, of what was written to
-# one, or of a credential. `company_name` and `owner` are shown, `first_name` and `recipient` are not.
+# Without `metadata_keys` a field is shown only if its key does not suggest a person, a message text or a credential:
+# `company_name` and `owner` are shown, `first_name` and `recipient` are not.
 _PRIVATE_KEY = re.compile(
     r"(?:(?:recipient|contact|person|people|prospect|lead|candidate|to|first|last|full|middle|given|family|nick|user)_?)*"
     r"name|sur_?name|to|(?:recipient|contact|person|prospect|candidate).*"
@@ -48,13 +47,13 @@ _PRIVATE_KEY = re.compile(
     r"|(?:.*_)?(?:text|message|body|content|html|subject|note|notes)"
     r"|.*(?:token|secret|password|passwd|credential|authorization|cookie|api_?key|private_?key).*"
 )
-_LINK = re.compile(r"https?://[!-;=?-{}~]{1,1500}", re.IGNORECASE)  # visible ASCII but `<`, `>` and `|`
+_LINK = re.compile(r"https?://[!-;=?-{}~]{1,1500}", re.IGNORECASE)  # visible ASCII except `<`, `>` and `|`
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
 
 
 def sentence(event: Event, context: Context) -> str:
-    """What happened, in one sentence without a full stop."""
+    """What happened, in one sentence without the full stop."""
     document = event.document()
     kind = job_event_kind(event.type)
     if kind is not None:
@@ -67,7 +66,7 @@ def sentence(event: Event, context: Context) -> str:
 
 
 def advice(event: Event) -> tuple[tuple[str, str], ...]:
-    """How to fix it, who can, and what sending it again does, as (label, text); empty where nothing is known of it."""
+    """How to fix it, who can, and whether to send again, as (label, text); empty if nothing is known."""
     data = _data(event.document())
     hint = _mapping(data.get("hint"))
     fix = without_addresses(hint.get("fix"))
@@ -84,13 +83,12 @@ def advice(event: Event) -> tuple[tuple[str, str], ...]:
     return tuple((label, text) for label, text in found if text)
 
 
-def deal(event: Event, metadata_keys: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
-    """What the job is about, as (label, text): its metadata, the channel, and the account that sends.
+def job_details(event: Event, metadata_keys: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
+    """The job's metadata, channel and sending account, as (label, text).
 
-    `metadata_keys` are the fields of the metadata that the subscription chose, None: it chose none. Then the first ones
-    are shown that say nothing of a person.
+    metadata_keys  the metadata fields that the subscription selects; None: the first that say nothing about a person
     """
-    if not _is_about_a_deal(event):
+    if not _has_user_metadata(event):
         return ()
     document = event.document()
     metadata = _metadata(document)
@@ -107,16 +105,16 @@ def deal(event: Event, metadata_keys: Sequence[str] | None) -> tuple[tuple[str, 
 
 
 def link(event: Event) -> str | None:
-    """The http(s) URL in the job's metadata, under `url`. It holds no character that a chat's markup would read."""
-    url = _metadata(event.document()).get("url") if _is_about_a_deal(event) else None
+    """The http(s) URL in the metadata field `url`, if it has no characters that are chat markup."""
+    url = _metadata(event.document()).get("url") if _has_user_metadata(event) else None
     if not isinstance(url, str) or not _LINK.fullmatch(url):
         return None
     parts = split_url(url)
     return None if parts is None or "@" in parts.netloc else url
 
 
-def _is_about_a_deal(event: Event) -> bool:
-    """Whether it has metadata that a user gave: an event of a job, or of a create."""
+def _has_user_metadata(event: Event) -> bool:
+    """True for events with user metadata: those of a job or a create."""
     return job_event_kind(event.type) is not None or (event.source == RELAY_SOURCE and event.type == CREATE_UNKNOWN)
 
 
@@ -135,33 +133,33 @@ def facts(event: Event, context: Context) -> tuple[tuple[str, str], ...]:
 
 
 def ids(event: Event) -> tuple[tuple[str, str], ...]:
-    """The ids by which support finds it again, as (label, text): Revor's of the request, and the event's."""
+    """The ids that support asks for, as (label, text): Revor's request id and the event id."""
     data = _data(event.document())
     found = [("Request", one_line(data.get("request_id"))), ("Event", one_line(event.id))]
     return tuple((label, text) for label, text in found if text)
 
 
 def job_event_kind(event_type: str) -> str | None:
-    """The member of JOB_EVENTS that this type is of; None for any other type."""
+    """The member of JOB_EVENTS that an event type ends with; None for other types."""
     kind = event_type.rpartition(".job.")[2]
     return kind if kind in JOB_EVENTS and kind != event_type else None
 
 
 def one_line(value: object, limit_characters: int = TEXT_CHARACTERS) -> str:
-    """Text on one line, without what does not show, cut with an ellipsis; empty for all that is no text."""
+    """Text on one line without invisible characters, truncated with an ellipsis; empty if it is not text."""
     if not isinstance(value, str):
         return ""
-    text = _UNSEEN.sub(" ", value[: 4 * limit_characters]).strip()
+    text = _INVISIBLE.sub(" ", value[: 4 * limit_characters]).strip()
     return text if len(text) <= limit_characters else text[: limit_characters - 1].rstrip() + "…"
 
 
 def without_addresses(value: object) -> str:
-    """One line of someone else's text in which e-mail addresses, phone numbers and URLs are gone."""
+    """One line of third-party text without e-mail addresses, phone numbers and URLs."""
     return _ADDRESS.sub("…", one_line(value))
 
 
 def _what(document: Document) -> str:
-    """`LinkedIn outreach to Alex`, or `LinkedIn outreach (job 3f2a9c1e…)` where the user gave no name."""
+    """`LinkedIn outreach to Alex`, or `LinkedIn outreach (job 3f2a9c1e…)` without a name."""
     channel = one_line(document.get("channel"), _WORD_CHARACTERS)
     segments = one_line(document.get("action"), 2 * _WORD_CHARACTERS).replace("_", " ").split(".")
     sent_to_someone = segments[-1] == "dispatch" and len(segments) > 1
@@ -180,7 +178,7 @@ def _what(document: Document) -> str:
 
 
 def _recipient_name(document: Document) -> str:
-    """The name that the user gave; empty where there is none, or where it is rather an address."""
+    """The name in the user's metadata; empty if there is none or it looks like an address."""
     metadata = _metadata(document)
     for field in ("recipient_name", "name"):
         name = one_line(metadata.get(field), NAME_CHARACTERS)
@@ -190,14 +188,14 @@ def _recipient_name(document: Document) -> str:
 
 
 def _metadata(document: Document) -> Document:
-    """The metadata that was given at registration, beside those that the create itself carried."""
+    """The metadata of the registration, and those of the create that it does not override."""
     data = _data(document)
     given, of_create = _mapping(data.get("metadata")), _mapping(_mapping(data.get("request")).get("metadata"))
     return {**given, **{key: value for key, value in of_create.items() if key not in given}}
 
 
 def _public_text(key: str, value: object) -> str:
-    """A metadata value that nobody chose, as text; empty where it may say something of a person, or is the link."""
+    """An unselected metadata value as text; empty if it may say something about a person, or is the link."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", key).strip("_").lower()
     text = _scalar_text(value)
     if words == "url" or _PRIVATE_KEY.fullmatch(words) or _ADDRESS.search(key):
@@ -217,7 +215,7 @@ def _label(key: str) -> str:
 
 
 def _sending_account(data: Document) -> str:
-    """The id of the connected account that sends, where it is known and looks like an id."""
+    """The id of the sending connected account, if it is known and looks like an id."""
     result = _mapping(_mapping(data.get("job")).get("result"))
     id = one_line(data.get("connect_account_id") or result.get("account_id"), _WORD_CHARACTERS)
     return id if _ACCOUNT_ID.fullmatch(id) else ""
@@ -236,12 +234,12 @@ def _because(document: Document) -> str:
         return ""
     channel = _pretty(one_line(document.get("channel"), _WORD_CHARACTERS))
     if channel:
-        meaning = meaning.replace(f"The {channel} ", "The ", 1)  # the sentence begins with it already
+        meaning = meaning.replace(f"The {channel} ", "The ", 1)  # the sentence already begins with it
     return f": {_continued(meaning, document.get('source'))}"
 
 
 def _continued(text: str, source: object) -> str:
-    """A sentence as the second half of another one: it begins in lower case, but for names."""
+    """A sentence as the second half of another one: in lower case unless it begins with a name."""
     first = text.split()[0]
     proper = any(letter.isupper() for letter in first[1:]) or first.lower() in str(source).lower()
     return text if proper or first == "I" else text[0].lower() + text[1:]
@@ -415,7 +413,7 @@ def _subscription(data: Document) -> str:
 
 
 def _why(data: Document) -> str:
-    """What the error means, or else the reason that the event gives."""
+    """The meaning of the error, else the reason in the event."""
     hint = _mapping(data.get("hint"))
     meaning = (without_addresses(hint.get("meaning")) or without_addresses(data.get("reason"))).rstrip(".! ")
     return f": {_continued(meaning, data.get('source'))}" if meaning else ""

@@ -1,9 +1,9 @@
-"""How many deliveries of one subscription may be out at once: as many as its sink has use for.
+"""Adaptive concurrency of one subscription: as many requests in flight as its sink can use.
 
-Each time-out takes away the slot that it held, so a dead sink is left with one. Each success while all slots were in
-use adds to them as long as answers come about as soon as they do alone; where they come later, more at once would only
-wait in a longer line, and what was added goes again. The first is the additive increase of TCP (Chiu and Jain 1989),
-the second its delay-based form, Vegas (Brakmo and Peterson 1995).
+Each timeout removes a slot, so a dead sink keeps one. Each success while all slots are in use adds to them, as long as
+responses are about as fast as to a single request; if they are slower, requests queue at the sink and the window
+shrinks. The first is TCP's additive increase (Chiu and Jain 1989), the second its delay-based form, Vegas (Brakmo and
+Peterson 1995).
 """
 
 import math
@@ -11,37 +11,39 @@ from dataclasses import dataclass
 
 START = 8
 QUEUEING = 2.0
-"""An answer that takes so many times longer than one alone has stood in a line."""
+"""A response this many times slower than one to a single request has queued at the sink."""
 PROMPT_SECONDS = 0.01
-"""An answer that comes within this time has not: what it waited for is us."""
+"""Responses within this time have not queued at the sink: any wait was in the relay."""
 DRIFT = 1.1
 
 
 @dataclass(slots=True)
 class Concurrency:
-    """One subscription's; `ceiling` is the most that it may reach."""
+    """The concurrency window of one subscription; `ceiling` is its maximum."""
 
     ceiling: int
     _window: float = START
     _alone_seconds: float = math.inf
     _doubles: bool = True
-    """A round adds as many as there are, until the first time-out or line; from then on one."""
+    """True until the first timeout or queueing: each round doubles the window. After that it adds one."""
 
     @property
     def limit(self) -> int:
-        """How many may be out now: from 1 to the ceiling."""
+        """Maximum requests in flight, from 1 to the ceiling."""
         return max(1, min(int(self._window), self.ceiling))
 
     @property
     def alone_seconds(self) -> float:
-        """How long the sink takes for one request by itself; inf where it has answered none."""
+        """Response time of the sink to a single request; inf before the first response."""
         return self._alone_seconds
 
     def succeeded(self, duration_seconds: float, *, in_flight: int, full: bool) -> None:
-        """An answer came after that time to a request that went out as one of `in_flight`. `full`: at some moment
-        until then all slots were in use, so that more of them would have been (RFC 7661 for TCP)."""
+        """Records a response to a request sent as one of `in_flight`.
+
+        full  all slots were in use at some moment until then; otherwise the window does not grow (RFC 7661 for TCP)
+        """
         if in_flight == 1 or duration_seconds < self._alone_seconds:
-            # Upward only slowly: what took long may have waited for us, not for the sink.
+            # Rises slowly: a long time may be the relay's own delay rather than the sink's.
             self._alone_seconds = min(duration_seconds, DRIFT * self._alone_seconds)
         if not full:
             return
@@ -52,6 +54,6 @@ class Concurrency:
             self._window = max(self._window - 1 / self._window, min(self._window, START))
 
     def timed_out(self) -> None:
-        """No answer came in time."""
+        """Records a timeout."""
         self._doubles = False
         self._window = max(min(self._window, self.ceiling) - 1, 1)

@@ -1,4 +1,4 @@
-"""Deliveries, their attempts, and what goes over the wire in one. All values; times are epoch seconds."""
+"""Values of delivery: a claimed delivery, one attempt's request, response and outcome. Times are epoch seconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ class OutboundRequest:
 
 
 class Timings(NamedTuple):
-    """Where the time of a request went, in milliseconds. None: there was no such part; a connection that was open
-    already has none of the first three. A part that broke off counts until then.
+    """Phases of a request, in milliseconds. None: no such phase (a pooled connection has none of the first three).
+    A phase that failed counts up to its failure.
 
-    dns_ms         the look-up of the host name, where it was not known from a moment before
-    connect_ms     TCP, over all addresses that were dialled
-    tls_ms         the handshake, until the request was on its way
-    first_byte_ms  from there to the head of the answer
+    dns_ms         host name look-up, unless the answer was shared
+    connect_ms     TCP, over all addresses dialled
+    tls_ms         TLS handshake
+    first_byte_ms  from the request's first byte to the head of the response
     """
 
     dns_ms: float | None = None
@@ -41,13 +41,12 @@ NO_TIMINGS = Timings()
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What came of a request: a status code, or `error` when none came.
+    """The result of a request: a status code, or `error` if there is none.
 
     error    None, or one word: timeout, dns, connect, tls, refused (by the egress guard), protocol, read, cancelled
-    detail   one line for a person about `error`, or about what was wrong with an answer whose status counts all the
-             same; without secrets
+    detail   one line without secrets about `error`, or about what was wrong with the response behind its status
     excerpt  the first bytes of the body, at most 64 KiB
-    late     time ran out before the end of the answer
+    late     the timeout passed before the end of the response
     """
 
     started_at: float
@@ -62,18 +61,18 @@ class Response:
     late: bool = False
 
     def header(self, name: str) -> str | None:
-        """The first header of that name, in any case."""
+        """The first header of this name (case-insensitive)."""
         wanted = name.lower()
         return next((value for key, value in self.headers if key.lower() == wanted), None)
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The verdict of a subscription's kind on a response.
+    """What a response means to its kind of sink.
 
-    verdict              delivered: done; retry: try again as scheduled; dead: this event never will;
-                         disable: the sink wants no more (the event is held)
-    retry_after_seconds  the sink asked for this pause: a floor for the next attempt, and a pause of the subscription
+    verdict              delivered; retry: try again as scheduled; dead: the sink will never accept this event;
+                         disable: the sink accepts no more events (this one is held)
+    retry_after_seconds  pause that the sink asked for: a floor for the next attempt, and a pause of the subscription
     """
 
     verdict: Literal["delivered", "retry", "dead", "disable"]
@@ -83,12 +82,12 @@ class Outcome:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try, as it is recorded and shown.
+    """One attempt, as it is recorded and shown.
 
-    response_excerpt  text, or hex where the body is no UTF-8 (`excerpt_is_hex`)
-    remote_ip         the address that was dialled, also where it did not answer
+    response_excerpt  text, or hex if the body is not UTF-8 (`excerpt_is_hex`)
+    remote_ip         the address dialled, whether or not it answered
     decision          what followed and why, in a sentence
-    next_attempt_at   when the next try was planned, None where none was
+    next_attempt_at   the planned time of the next attempt, if any
     """
 
     number: int
@@ -108,12 +107,12 @@ class Attempt:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A delivery that this node holds by lease, with all that it takes to send it.
+    """A delivery leased by this node, with everything needed to send it.
 
-    attempt_count  attempts made so far in the present schedule (a manual retry starts a fresh one)
+    attempt_count  attempts made so far in the current schedule (a manual retry starts a new one)
     made_count     attempts made in all
-    priority       0 a first attempt, 1 a retry or one that waited for a sink that failed, 2 asked for by hand
-    probe          tried although its subscription is disabled, to see whether the sink is there again
+    priority       0: first attempt; 1: retry, or backlog of a sink that failed; 2: manual retry or replay
+    probe          sent although its subscription is disabled, to find out whether the sink has recovered
     """
 
     id: str
@@ -131,8 +130,12 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryGroup:
-    """Deliveries that have something in common: None where they need not. `day` begins at this time (UTC), and is that
-    of their making, as `oldest_at` and `newest_at` are; `example_id` is the newest one's."""
+    """Deliveries counted by reason, subscription and day; None for what they are not grouped by.
+
+    day         start (UTC) of the day on which they were created
+    oldest_at   creation time of the oldest one; `newest_at` of the newest
+    example_id  id of the newest one
+    """
 
     reason: str | None
     subscription_id: str | None

@@ -1,10 +1,9 @@
-"""Which addresses, URLs and headers of a user's choosing the relay may use: the rules of the egress guard.
+"""The egress guard: which user-supplied URLs, addresses and headers the relay may use. Pure rules.
 
-Pure rules, applied twice. `refusal_of_url` judges what can be judged from the text, when a sink is registered and
-before each request; `refusal_of_address` judges the address that is really dialled, so that a name that resolves to a
-private address (DNS rebinding, a CNAME into the network) fails however harmless its text is.
+`refusal_of_url` judges a URL's text when a sink is registered and before each request. `refusal_of_address` judges the
+address actually dialled, so a name that resolves to a private address (DNS rebinding, a CNAME) is refused too.
 
-Every refusal is one line that names the rule, and the setting that lifts it for development where there is one.
+Every refusal is one line that names the rule, and the setting that lifts it if there is one.
 """
 
 import re
@@ -27,7 +26,7 @@ DEFAULT_PORTS = {"https": 443, "http": 80}
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# Written out: `ipaddress.is_global` answers wrongly for many of these, and differently from one Python to the next.
+# Listed explicitly: `ipaddress.is_global` is wrong for many of these and differs between Python versions.
 BLOCKED_IPV4 = tuple(
     IPv4Network(text)
     for text in (
@@ -49,7 +48,7 @@ BLOCKED_IPV4 = tuple(
         "240.0.0.0/4",  # reserved and broadcast, RFC 1112
     )
 )
-PERMITTED_IPV6 = IPv6Network("2000::/3")  # global unicast; all else is refused, RFC 4291
+PERMITTED_IPV6 = IPv6Network("2000::/3")  # global unicast, RFC 4291; everything else is refused
 BLOCKED_IPV6 = tuple(
     IPv6Network(text)
     for text in (
@@ -59,7 +58,7 @@ BLOCKED_IPV6 = tuple(
         "3fff::/20",  # documentation, RFC 9637
     )
 )
-# An IPv6 address of these is an IPv4 address in disguise, in its last 32 bits: RFC 4291 (mapped), RFC 6052 (NAT64).
+# The last 32 bits of these IPv6 addresses are an IPv4 address: RFC 4291 (mapped), RFC 6052 (NAT64).
 WRAPPING_IPV6 = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
 LOOPBACK_IPV4 = IPv4Network("127.0.0.0/8")
@@ -74,7 +73,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
 _REFUSED_HEADERS = frozenset(
     {
-        "accept-encoding",  # answers are read as they are, so they must not come compressed
+        "accept-encoding",  # responses are not decompressed
         "connection",
         "expect",
         "host",
@@ -95,13 +94,13 @@ _PORT_HINT = "security.allow_ports permits more"
 
 @dataclass(frozen=True, kw_only=True)
 class GuardPolicy:
-    """What the operator permits beyond https to public addresses on port 443.
+    """What the operator allows beyond https to public addresses on port 443.
 
-    allow_http      plain http too, but only to addresses inside `allow_networks`
-    allow_networks  addresses that are permitted although they are not public, on any port
-    allow_ports     the ports of all other addresses
-    own_address     host and port that this relay listens on
-    own_url         where it is reached from outside
+    allow_http      plain http to addresses inside `allow_networks`
+    allow_networks  private networks that are allowed, on any port
+    allow_ports     allowed ports of all other addresses
+    own_address     host and port that this relay listens on: refused as a sink
+    own_url         this relay's public URL: refused as a sink
     """
 
     allow_http: bool = False
@@ -112,10 +111,10 @@ class GuardPolicy:
 
 
 def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPolicy) -> str | None:
-    """Why a connection must not be opened, or None when it may. Never raises.
+    """Why a connection to this address is refused, or None if it is allowed. Never raises.
 
-    address  an IPv4 or IPv6 address as text, as handed to connect(); anything else is refused
-    scheme   of the URL that led here: `https` or `http`
+    address  an IPv4 or IPv6 address as text, as passed to connect(); anything else is refused
+    scheme   of the URL: `https` or `http`
     """
     try:
         written = ip_address(address)
@@ -133,10 +132,10 @@ def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPol
 
 
 def refusal_of_url(url: str, policy: GuardPolicy) -> str | None:
-    """Why no request may go to this URL, as far as its text tells, or None. Never raises.
+    """Why a URL is refused as far as its text tells, or None. Never raises.
 
-    What depends on the address behind a host name is left to `refusal_of_address`: under a policy that permits http
-    or other ports inside `allow_networks`, a name with either passes here and is judged when it is dialled.
+    If the policy allows http or other ports inside `allow_networks`, a host name with either passes here:
+    `refusal_of_address` decides once its address is known.
     """
     if len(url) > MAX_URL_LENGTH:
         return f"a URL has at most {MAX_URL_LENGTH} characters"
@@ -171,7 +170,7 @@ def refusal_of_url(url: str, policy: GuardPolicy) -> str | None:
 
 
 def origin_of(url: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port of a URL: what a browser calls its origin. None where `refusal_of_url` refuses it."""
+    """The origin of a URL: scheme, host and port. None if the URL is malformed."""
     parts = _URL.match(url)
     scheme = parts[1].lower() if parts is not None else ""
     pieces = _AUTHORITY.fullmatch(parts[2]) if parts is not None and scheme in DEFAULT_PORTS else None
@@ -297,9 +296,9 @@ def _overlaps_loopback(network: Network) -> bool:
 
 
 def _ascii_name(host: str) -> str | None:
-    """The lower-case ASCII form of a host name (RFC 3490), None where there is none or it was not honestly asked for.
+    """The lower-case ASCII form of a host name (RFC 3490), or None if it has none or is deceptive.
 
-    A name beyond ASCII that normalises to plain ASCII (full-width digits, circled letters, an ideographic full stop)
+    A non-ASCII name that normalises to plain ASCII (full-width digits, circled letters, an ideographic full stop)
     exists only to get past a filter.
     """
     if host.isascii():
@@ -313,7 +312,7 @@ def _ascii_name(host: str) -> str | None:
 
 
 def _refusal_of_number(name: str, port: int, scheme: str, policy: GuardPolicy) -> str | None:
-    """Names that end in a number are addresses to most resolvers (WHATWG URL section 3.5): only `1.2.3.4` is clear."""
+    """Resolvers read a name that ends in a number as an address (WHATWG URL section 3.5): only `1.2.3.4` passes."""
     try:
         address = IPv4Address(name)
     except ValueError:

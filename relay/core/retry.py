@@ -1,4 +1,7 @@
-"""When a delivery is tried again, and when no more: pure decisions over an attempt's outcome."""
+"""Decides what follows from an attempt's outcome: delivered, retry (when), dead or disable. Pure functions.
+
+Probes of disabled subscriptions and the drain rate after a recovery are computed here too.
+"""
 
 import math
 import re
@@ -24,14 +27,14 @@ _SECONDS = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?)", re.ASCII)
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The event has arrived."""
+    """The sink has accepted the event."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Try again `at` (epoch seconds). `pause_until`: the sink asked that nothing at all is sent to it before."""
+    """Try again `at` (epoch seconds). `pause_until`: the sink asked for no requests at all before then."""
 
     at: float
     reason: str
@@ -40,10 +43,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dead:
-    """Give this delivery up: kept, listed, replayable.
+    """Give up on this delivery: it is kept, listed and can be replayed.
 
-    exhausted    the schedule is used up; otherwise the sink said that this event will never do
-    pause_until  as in `Retry`: the subscription pauses although this delivery is over
+    exhausted    the schedule is used up; otherwise the sink rejected this event for good
+    pause_until  as in `Retry`: pauses the subscription although this delivery has ended
     """
 
     reason: str
@@ -53,7 +56,7 @@ class Dead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disable:
-    """The sink wants no more: disable the subscription and hold what is pending, this delivery too."""
+    """The sink accepts no more events: disable the subscription and hold its pending deliveries, this one included."""
 
     reason: str
 
@@ -72,12 +75,12 @@ def decide(
 ) -> Decision:
     """What follows from an attempt that ended at `now` (epoch seconds).
 
-    attempt_count     attempts made in this schedule, this one included: from 1
-    schedule_seconds  the pause after each failed attempt; one attempt more than it has entries is made in all
+    attempt_count     attempts made in this schedule, this one included, from 1
+    schedule_seconds  pause after each failed attempt; attempts in all = entries + 1
     jitter            0.2 spreads each pause evenly over 80 to 120 % of it
-    random_value      from [0, 1), where in that spread this pause lies
+    random_value      position of this pause in that spread, from [0, 1)
 
-    A Retry-After is a floor under the pause, taken in full up to 24 hours; the jitter never shortens it.
+    Retry-After is a floor under the pause, up to 24 hours; jitter never shortens it.
     """
     if outcome.verdict == "delivered":
         return Done(reason=outcome.reason)
@@ -103,10 +106,10 @@ def sentence(
     failing_seconds: float | None = None,
     probe: bool = False,
 ) -> str:
-    """What was decided and why, for a person. Arguments as in `decide`.
+    """What was decided and why, in a sentence. Arguments as in `decide`.
 
-    failing_seconds  the subscription is disabled as well, since its sink has only failed for so long
-    probe            it was disabled, and this attempt was to show whether its sink works again
+    failing_seconds  set if the subscription is disabled too, because its sink has only failed for this time
+    probe            the attempt was a probe of a disabled subscription
     """
     reason = decision.reason
     why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason
@@ -133,28 +136,28 @@ def sentence(
 def next_probe_at(
     *, since: float, now: float, disable_after_seconds: float, jitter: float, random_value: float
 ) -> float:
-    """When a subscription that is disabled since then is tried again (epoch seconds, as all times here): after a minute
-    (sooner where failures disable it sooner), then at pauses that double, up to an hour. `jitter`, `random_value`: as
-    in `decide`."""
+    """Time of the next probe of a subscription disabled at `since`: after a minute (or `disable_after_seconds` if that
+    is less), then at doubling intervals of up to an hour. Times are epoch seconds; `jitter` and `random_value` as in
+    `decide`."""
     least = min(FIRST_PROBE_SECONDS, disable_after_seconds)
     pause_seconds = min(max(now - since, least), MAX_PROBE_SECONDS)
     return now + pause_seconds * (1.0 + jitter * (2.0 * random_value - 1.0))
 
 
 def drain_per_second(elapsed_seconds: float) -> float | None:
-    """How much goes out to a subscription that was enabled again so long ago after it was disabled: 50 a second, and
-    double that every 10 seconds; None, no bound but its slots, after a minute."""
+    """Rate limit of a subscription re-enabled `elapsed_seconds` ago: 50 a second, doubling every 10 seconds. None (no
+    limit but its slots) after a minute."""
     if elapsed_seconds >= DRAIN_SECONDS:
         return None
     return DRAIN_PER_SECOND * math.exp2(max(elapsed_seconds, 0.0) / DRAIN_DOUBLE_SECONDS)
 
 
 def parse_retry_after(value: str | None, *, now: float, received_date: str | None = None) -> float | None:
-    """The pause in seconds that a Retry-After header asks for (RFC 9110 section 10.2.3), None when it is no such thing.
+    """The pause in seconds that a Retry-After header asks for (RFC 9110 section 10.2.3), or None if it is invalid.
 
-    Seconds (decimals too, which some servers send) or an HTTP date. A date is measured from the answer's own Date
-    header where `received_date` is given and valid, so that a sink's wrong clock does no harm, else from `now` (epoch
-    seconds). At least 0, at most 24 hours.
+    Accepts seconds (decimals too, which some servers send) or an HTTP date. A date is measured from the response's own
+    Date header if `received_date` is valid, so that a sink's wrong clock does no harm, else from `now` (epoch seconds).
+    From 0 to 24 hours.
     """
     if value is None or len(value) > 128:
         return None
@@ -170,10 +173,10 @@ def parse_retry_after(value: str | None, *, now: float, received_date: str | Non
 
 
 def http_outcome(response: Response, now: float) -> Outcome:
-    """The verdict on a plain HTTP answer, where a kind of sink has no rules of its own.
+    """The outcome of a plain HTTP response, for kinds of sinks without rules of their own.
 
-    2xx is success, 410 ends the subscription, 429 and 503 may set the pause; everything else (redirects, which are
-    never followed, and no answer at all) is tried again. Reasons are `http_<status>` or the response's `error` word.
+    2xx is success, 410 disables the subscription, 429 and 503 may carry Retry-After; everything else is retried,
+    redirects (never followed) and missing responses included. Reasons are `http_<status>` or the response's `error`.
     """
     if response.error is not None or response.status_code is None:
         return Outcome(verdict="retry", reason=response.error or "no_answer")

@@ -1,7 +1,7 @@
 """Standard Webhooks signatures, scheme `v1`: HMAC-SHA256 over `id.timestamp.body` (github.com/standard-webhooks).
 
-The `standardwebhooks` package reads the machine's clock and signs text only, so it serves as the independent checker
-in the tests; here the bytes that go over the wire are signed as they are, at a time that is passed in.
+Signs the exact bytes of the body, at a time passed in. The `standardwebhooks` package reads the machine's clock and
+signs text only, so it serves as the independent checker in the tests.
 """
 
 import base64
@@ -41,30 +41,27 @@ Reason = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """Whether a request verifies. `reason` is for programs, `detail` one line for a person."""
+    """The result of a verification. `reason` is for programs, `detail` is one line for people."""
 
     reason: Reason
     detail: str
 
     @property
     def ok(self) -> bool:
-        """True only when the signature and the timestamp both hold."""
+        """True if both the signature and the timestamp are valid."""
         return self.reason == "ok"
 
 
 def new_secret(random_bytes: bytes) -> str:
-    """The secret `whsec_…` made of these bytes: 24 to 64 from the system's random source, 32 are plenty.
-
-    Raises ValueError on another length.
-    """
+    """The secret `whsec_…` of 24 to 64 random bytes; 32 are plenty. Raises ValueError on another length."""
     if not MIN_KEY_BYTES <= len(random_bytes) <= MAX_KEY_BYTES:
-        raise ValueError(f"a signing secret is made of {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes")
+        raise ValueError(f"a signing secret has {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes")
     return SECRET_PREFIX + base64.b64encode(random_bytes).decode()
 
 
 @lru_cache(maxsize=4096)
 def parse_secret(text: str) -> bytes:
-    """The key of a secret `whsec_…`. Raises ValueError, without the secret in its message, when it is none."""
+    """The key of a secret `whsec_…`. Raises ValueError, whose message does not quote it, if the secret is malformed."""
     if not text.startswith(SECRET_PREFIX):
         raise ValueError(f"a signing secret begins with {SECRET_PREFIX}")
     encoded = text.removeprefix(SECRET_PREFIX)
@@ -78,9 +75,11 @@ def parse_secret(text: str) -> bytes:
 
 
 def sign(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -> str:
-    """The value of `webhook-signature`: one `v1,…` per secret, separated by one space, in the order given.
+    """The value of `webhook-signature`: one `v1,…` per secret in the order given, separated by a space.
 
-    timestamp  of this attempt, in whole epoch seconds. Raises ValueError on a malformed secret.
+    timestamp  of this attempt, in whole epoch seconds
+
+    Raises ValueError on a malformed secret.
     """
     content = f"{message_id}.{timestamp}.".encode() + body
     return " ".join(["v1," + _signature(parse_secret(secret), content) for secret in secrets])
@@ -89,9 +88,9 @@ def sign(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -
 def signature_headers(
     secrets: Iterable[SigningSecret], *, message_id: str, now: float, body: bytes
 ) -> tuple[tuple[str, str], ...]:
-    """The three headers of one attempt at `now` (epoch seconds), signed with every secret that has not expired.
+    """The three headers of an attempt at `now` (epoch seconds), signed with every secret that has not expired.
 
-    Without such a secret the signature is left out; id and time still let a receiver drop duplicates.
+    If none is left there is no signature header; the id still lets a receiver drop duplicates.
     """
     timestamp = int(now)
     valid = [secret.value for secret in secrets if secret.expires_at is None or secret.expires_at > now]
@@ -109,10 +108,10 @@ def verify(
     now: float,
     tolerance_seconds: float = TOLERANCE_SECONDS,
 ) -> Verification:
-    """Whether a received request verifies at `now`, and if not, the most likely reason.
+    """Verifies a received request at `now`; if that fails, gives the most likely reason.
 
-    Header names count in any case. A body that was parsed and written again before it got here is recognised: the
-    usual ways of writing the same JSON are tried. Raises ValueError on a malformed secret.
+    Header names are case-insensitive. Recognises a body that was parsed and serialised again, by trying the usual ways
+    of writing the same JSON. Raises ValueError on a malformed secret.
     """
     key = parse_secret(secret)
     given = {name.lower(): value.strip() for name, value in headers.items()}
@@ -179,7 +178,7 @@ def _judged_by_time(age_seconds: float, tolerance_seconds: float) -> Verificatio
 
 
 def _rewritten(body: bytes) -> Iterator[tuple[str, bytes]]:
-    """Other ways to write the same message, each with words that complete "it verifies …"."""
+    """Other serialisations of the same message, each with words that complete "it verifies …"."""
     stripped = body.removeprefix(b"\xef\xbb\xbf").strip()
     yield "without the white space around it", stripped
     unix = body.replace(b"\r\n", b"\n")
@@ -198,4 +197,4 @@ def _rewritten(body: bytes) -> Iterator[tuple[str, bytes]]:
             for indent in (2, 4):
                 yield "as indented JSON", json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
     except (ValueError, TypeError, RecursionError):
-        return  # not JSON, or nested deeper than anybody writes it
+        return  # not JSON, or nested too deeply

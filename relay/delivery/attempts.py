@@ -1,4 +1,4 @@
-"""An attempt as it is recorded and shown, and the events that its end can cause. No I/O."""
+"""The record of an attempt, without secrets and bounded in size, and the `relay.*` events it can cause. No I/O."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +10,14 @@ from relay.redaction import REDACTED, is_credential, redact_text, without
 
 EXCERPT_CHARACTERS = 1024
 READ_BYTES = 4 * EXCERPT_CHARACTERS
-"""More than is shown, so that a secret that straddles the cut is recognised."""
+"""Bytes read for an excerpt: more than it holds, so that a secret across its end is recognised."""
 
 MAX_HEADERS = 100
 HEADER_CHARACTERS = 1024
-"""Of one header's value that are kept."""
+"""Maximum length of a header's value."""
 NAME_CHARACTERS = 256
 HEADERS_CHARACTERS = 8192
-"""Of all headers of a request or an answer, names too."""
+"""Maximum length of all headers of a request or a response, names included."""
 CUT = "…[truncated]"
 
 Headers = Sequence[tuple[str, str]]
@@ -32,7 +32,7 @@ def attempt_of(
     decision: str | None = None,
     next_attempt_at: float | None = None,
 ) -> Attempt:
-    """What is kept of one try: `headers` are those that were sent. No secret stays in it, none of `secrets` either."""
+    """The record of an attempt that sent `headers`. Redacts credentials, and `secrets` where the sink echoes them."""
     excerpt, is_hex = _excerpt(response, secrets) if response.excerpt else (None, False)
     return Attempt(
         number=number,
@@ -52,7 +52,7 @@ def attempt_of(
 
 
 def bare(attempt: Attempt) -> Attempt:
-    """What can always be written of it: its number, its times and its status."""
+    """The attempt without details that the database may reject: number, times and status."""
     return Attempt(
         number=attempt.number,
         started_at=attempt.started_at,
@@ -66,8 +66,8 @@ def bare(attempt: Attempt) -> Attempt:
 def expired_event(
     claimed: Claimed, attempt: Attempt, *, reason: str, exhausted: bool, now: float, dataschema_base: str
 ) -> Event | None:
-    """Says that a delivery was given up; None for an event about the relay, since a dead sink that asked for these
-    would feed itself without end."""
+    """The event that a delivery is dead. None if its own event is about the relay: a dead sink subscribed to those
+    would cause new ones forever."""
     event = claimed.event
     if event.job_uid is None:
         return None
@@ -87,7 +87,7 @@ def expired_event(
 def disabled_event(
     subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, dataschema_base: str
 ) -> Event:
-    """Says that a subscription was disabled; `since`: its sink has only failed from then on."""
+    """The event that a subscription was disabled. `since`: start of the sink's failures."""
     data = notices.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
     return _notice("relay.subscription.disabled", data, now, subscription_id, dataschema_base)
 
@@ -95,7 +95,7 @@ def disabled_event(
 def recovered_event(
     subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, dataschema_base: str
 ) -> Event:
-    """Says that a disabled subscription is enabled again; `since`: its sink had only failed from then on."""
+    """The event that a disabled subscription is enabled again. `since`: start of the sink's failures."""
     data = notices.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
     return _notice("relay.subscription.recovered", data, now, subscription_id, dataschema_base)
 
@@ -106,7 +106,7 @@ def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dat
 
 
 def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
-    """The headers without credentials and secrets, cut where they are long; what was left out is counted by `…`."""
+    """The headers without credentials and secrets, truncated; a last header `…` counts those left out."""
     redacted = [(name, REDACTED if is_credential(name) else value) for name, value in headers]
     if secrets:
         redacted = [(name, without(value, secrets)) for name, value in redacted]
@@ -127,7 +127,7 @@ def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, st
 
 
 def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
-    """How the body begins: as text, or in hex (True) where it is no UTF-8."""
+    """The beginning of the body as text, or as hex and True if it is not UTF-8."""
     part = response.excerpt[:READ_BYTES]
     cut = len(response.excerpt) > READ_BYTES
     try:

@@ -1,6 +1,7 @@
-"""Replays on their way: what is sent again is put behind what is fresh, a bounded number at a time.
+"""Advances replays: queues their deliveries behind fresh ones, in bounded batches.
 
-`run_once()` is timed by the scheduler; each step is a transaction of its own, so it can be cut off between any two.
+The scheduler calls `run_once()`. Each step is one transaction, so a replay can stop between any two and resume on any
+node. The steps are in `relay/store/replays.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from relay.core.replay import ReplayStep
 from relay.holder import Holder
 
 MAX_STEPS = 50
-"""Of one replay, before another one has its turn."""
+"""Maximum steps of one replay before the next one gets its turn."""
 
 log = structlog.get_logger("relay.replays")
 
@@ -26,22 +27,22 @@ class Rows(Protocol):
 
 
 class Replayer:
-    """Takes the replays further that no other node holds."""
+    """Advances the replays that no other node holds."""
 
     def __init__(self, rows: Rows, *, clock: Clock, holder: Holder, wake: Callable[[], None]) -> None:
-        """`wake` is called when something is due that no event made."""
+        """`wake` is called when deliveries have become due."""
         self._rows = rows
         self._clock = clock
         self._holder = holder
         self._wake = wake
 
     async def run_once(self) -> bool:
-        """Does what there is to do just now. Returns whether there was anything."""
+        """Advances each due replay. Returns True if there was one."""
         due = await self._rows.due(self._holder.name, self._clock())
         for replay_id in due:
             try:
                 await self._advance(replay_id)
-            except Exception as error:  # it keeps no other replay from going on, and is tried again the next time
+            except Exception as error:  # does not stop other replays; tried again in the next run
                 log.error("replay_failed", replay=replay_id, error=str(error) or type(error).__name__)
         return bool(due)
 

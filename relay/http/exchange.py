@@ -1,11 +1,10 @@
-"""One HTTP/1.1 exchange: a request written on a connection of aiohttp's pool, and the answer that its parser reads.
+"""HTTP/1.1 exchanges over aiohttp's connection pool: writes a request, reads the response with aiohttp's parser.
 
-The status line says what came of the request, whatever follows it: a head that aiohttp's parser refuses is read once
-more, leniently, and its connection is not used again. Text leaves here as text that JSON and the databases can hold.
+The status line decides, whatever follows it: a head that aiohttp's parser rejects is read again leniently, and its
+connection is closed. All text returned can be stored as JSON and in the databases.
 
-aiohttp's session takes three quarters of what a small POST costs it, for cookies, redirects, proxies, authentication
-and a task that writes the body: we have none of these. What is hard is aiohttp's here too: the pool, name look-up, TLS
-and the parser (docs/performance.md has the figures).
+Bypasses aiohttp's ClientSession, which accounts for three quarters of the cost of a small POST with features that are
+not used here (cookies, redirects, proxies, authentication, a task that writes the body). Figures: docs/performance.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,27 +28,27 @@ from relay.http.deadlines import Deadline, Deadlines
 MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 128
 MAX_HEAD_BYTES = 64 * 1024
-"""Of a head that aiohttp's parser has refused: a longer one counts by its status line, and its body is not read."""
+"""Maximum length of a head that aiohttp's parser has rejected. Of a longer one only the status counts."""
 MAX_KEPT_BYTES = 4 * 1024 * 1024
-"""Of a head and the answers (1xx) before it: more than all the headers that the parser takes. Else a sink that sends
-those without an end would fill the memory."""
+"""Maximum length of a head and the 1xx responses before it: more than all headers that the parser accepts. Otherwise a
+sink that sends 1xx responses forever would exhaust memory."""
 BUFFER_BYTES = 64 * 1024
-"""Of an answer that came and is not read yet; twice as much may be there."""
+"""Read buffer of a response; up to twice as much may be buffered."""
 
-# RFC 9110 section 9.2.2. They may be sent again where the connection broke off before an answer; others never.
+# RFC 9110 section 9.2.2: sent again if the connection closes before a response. Other methods never are.
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-_OFTEN_EMPTY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})  # these say nothing of a body that they have not
+_OFTEN_EMPTY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})  # no Content-Length without a body
 
 Header = tuple[str, str]
 
 
 class Garbled(Exception):
-    """What came is no HTTP: it has no status line that can be read."""
+    """The response is not HTTP: it has no readable status line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where requests to one URL go. `place` tells aiohttp's pool which connections are of use."""
+    """The destination of requests to one URL. `place` is the key of its connections in aiohttp's pool."""
 
     url: URL
     target: str
@@ -58,17 +57,17 @@ class Route:
 
     @classmethod
     def to(cls, url: URL) -> "Route":
-        """Inside a running loop. Raises ValueError where the URL has no host."""
+        """Needs a running event loop. Raises ValueError if the URL has no host."""
         place = aiohttp.ClientRequest("GET", url)
         return cls(url, url.raw_path_qs, place.headers["Host"], place)
 
     def at(self, url: URL) -> "Route":
-        """To another URL of the same scheme, host and port."""
+        """The route to another URL of the same scheme, host and port."""
         return replace(self, url=url, target=url.raw_path_qs)
 
 
 class Answer:
-    """An answer whose head has come. `close` in any case."""
+    """A response whose head has been read. Always `close` it."""
 
     __slots__ = ("_connection", "content", "headers", "status")
 
@@ -81,23 +80,22 @@ class Answer:
         self._connection = connection
 
     def left(self) -> bytes:
-        """What came of a body and was not read before it broke off: aiohttp gives only the error from then on."""
+        """The buffered rest of a body that broke off. aiohttp itself returns only the error from then on."""
         nothing: Any = None
-        self.content.set_exception(nothing)  # there is no other way to ask for it
+        self.content.set_exception(nothing)  # the only way to get at the buffer
         return self.content.read_nowait()
 
     def close(self) -> None:
-        """Gives the connection back where both sides have said all, else ends it."""
+        """Returns the connection to the pool if request and response are complete, else closes it."""
         transport = self._connection.transport
         if self.content.at_eof() and transport is not None and not transport.get_write_buffer_size():
-            self._connection.release()  # which ends it where the other side wants that
+            self._connection.release()  # closes it if the response says so
         else:
             _end(self._connection)
 
 
 class Exchanges:
-    """The exchanges over one pool of connections. `decompress`: whether bodies come as they were before they were
-    compressed."""
+    """Exchanges over one connection pool. `decompress`: decompress response bodies."""
 
     def __init__(
         self, connector: aiohttp.TCPConnector, *, connect_timeout_seconds: float, decompress: bool = False
@@ -113,21 +111,21 @@ class Exchanges:
         }
         self._limits = aiohttp.ClientTimeout(
             sock_connect=connect_timeout_seconds,
-            ceil_threshold=float("inf"),  # aiohttp would round deadlines up to whole seconds
+            ceil_threshold=float("inf"),  # otherwise aiohttp rounds timeouts up to whole seconds
         )
         self._deadlines = lru_cache(maxsize=1024)(Deadlines)
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no requests any more."""
+        """True once no more requests are accepted."""
         return self._connector.closed
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """Closes all connections."""
         await self._connector.close()
 
     def within(self, seconds: float) -> Deadline:
-        """`with` this, an exchange that takes longer ends with TimeoutError."""
+        """A context manager: an exchange inside it that takes longer raises TimeoutError."""
         return self._deadlines(seconds).begin()
 
     async def begin(
@@ -138,14 +136,14 @@ class Exchanges:
         body: bytes,
         connected: Callable[[Connection], None] = lambda connection: None,
     ) -> Answer:
-        """Sends a request and waits for the head of its answer, however long that takes.
+        """Sends a request and waits, without a timeout, for the head of the response.
 
         headers    without Host and Content-Length, which are added
-        connected  called when there is a connection, new or pooled, before the request is written on it; its protocol
-                   tells, by `head_so_far`, what came of an answer that was not there in time
+        connected  called with the connection, new or pooled, before the request is written; after a failure
+                   `head_so_far` of its protocol returns what was received
 
-        Raises ValueError where a header can not be sent, Garbled, aiohttp's ClientError or an OSError. A request of a
-        method that may be repeated is, once, where the connection breaks off before an answer.
+        Raises ValueError for a header that cannot be sent, Garbled, aiohttp's ClientError or OSError. An idempotent
+        request is sent once more if the connection closes before a response.
         """
         raw = _head(route, method, headers, len(body)) + body
         try:
@@ -159,7 +157,7 @@ class Exchanges:
 
     async def _begin(self, route: Route, method: str, raw: bytes, connected: Callable[[Connection], None]) -> Answer:
         connection = await self._connector.connect(route.place, traces=[], timeout=self._limits)
-        while len(connection.protocol or ()):  # somebody answered what nobody asked: it is no answer to this
+        while len(connection.protocol or ()):  # unrequested data: not the response to this request
             connection.close()
             connection = await self._connector.connect(route.place, traces=[], timeout=self._limits)
         try:
@@ -183,7 +181,7 @@ class Exchanges:
 
 
 async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-    """Head and body of the answer; what comes before it is passed over."""
+    """Head and body of the final response; 1xx responses are skipped."""
     message, content = await protocol.read()
     while not _is_final(message.code):
         message, content = await protocol.read()
@@ -191,19 +189,19 @@ async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohtt
 
 
 def head_so_far(protocol: ResponseHandler | None) -> AnswerHead | None:
-    """The head that has begun to come on a connection; None where none has, or where it was read to its end."""
+    """The partial head received on a connection; None if there is none or it was read completely."""
     parser: Any = None if protocol is None else protocol._parser
     return parser.head() if isinstance(parser, _HeadParser) else None
 
 
 class _HeadParser:
-    """Stands before aiohttp's parser until that has read a head, and keeps what came: of a head that it refuses, or
-    that came with something it refuses, it tells nothing."""
+    """Wraps aiohttp's parser until a head has been read, and keeps the raw bytes: aiohttp discards a head that it
+    rejects, or that arrives together with something it rejects."""
 
     __slots__ = ("_came", "_ended", "_left_bytes", "_options", "_protocol", "_refused", "_strict")
 
     def __init__(self, protocol: ResponseHandler, options: Mapping[str, Any]) -> None:
-        """For the next answer on a connection; `options` are those of aiohttp's parser."""
+        """For the next response on a connection; `options` are those of aiohttp's parser."""
         protocol.set_response_params(**options)
         self._protocol = protocol
         self._options = options
@@ -217,22 +215,21 @@ class _HeadParser:
 
     @property
     def is_ascii(self) -> bool:
-        """Whether all that came with the head is: looking for that in each header would cost a hundred times as
-        much."""
+        """True if all bytes received with the head are ASCII. Checking each header would cost a hundred times more."""
         return all(map(bytes.isascii, self._came))
 
     def head(self) -> AnswerHead | None:
-        """What has come of a head, leniently read."""
+        """The head received so far, parsed leniently."""
         return read_answer_head(b"".join(self._came))
 
     def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
-        """As aiohttp's. Raises what its parser raised where there is no status line."""
+        """As aiohttp's. Raises the error of its parser if there is no status line."""
         if self._ended:
             return (), False, b""
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
             self._came.clear()
-            raise BadHttpMessage("there is no end of the head")
+            raise BadHttpMessage("the head is too long")
         self._came.append(data)
         if self._refused is None:
             try:
@@ -245,7 +242,7 @@ class _HeadParser:
                         self._protocol._parser = self._strict
                 return parsed
         elif MAX_KEPT_BYTES - self._left_bytes <= MAX_HEAD_BYTES and not ends_in(b"".join(self._came[-LONGEST_END:])):
-            return (), False, b""  # before it is read again: byte by byte that would be as much work as its square
+            return (), False, b""  # parse again only at its end: after each byte would be quadratic
         head = self.head()
         if head is None:
             raise self._refused
@@ -255,7 +252,7 @@ class _HeadParser:
         return (), False, b""
 
     def feed_eof(self) -> None:
-        """As aiohttp's: what came of a head is all there will be."""
+        """As aiohttp's: no more data will come."""
         head = None if self._ended else self.head()
         if head is not None:
             self._protocol.feed_data((_message(head), EMPTY_PAYLOAD))
@@ -266,7 +263,7 @@ class _HeadParser:
             self._strict.pause_reading()
 
     def _body(self, head: AnswerHead) -> aiohttp.StreamReader:
-        """The body behind a head that was refused; of a head that leaves its end open only what came with it."""
+        """The body behind a rejected head. Without clear framing it is only what arrived with the head."""
         body: aiohttp.StreamReader
         rest = b"".join(self._came)[head.size_bytes :]
         if head.framing is None or not head.complete:
@@ -274,7 +271,7 @@ class _HeadParser:
             body.feed_data(rest[:BUFFER_BYTES])
             body.feed_eof()
             return body
-        self._protocol.set_response_params(**self._options)  # a parser that has refused something reads no more
+        self._protocol.set_response_params(**self._options)  # a parser that has raised reads no more
         strict: Any = self._protocol._parser
         plain = b"HTTP/1.1 %d -\r\n%bConnection: close\r\n\r\n" % (head.status, head.framing)
         ((_, body),) = strict.feed_data(plain)[0]
@@ -291,18 +288,18 @@ def _is_final(status: int) -> bool:
 
 
 def _message(head: AnswerHead) -> RawResponseMessage:
-    """The connection is to be closed: what comes on it next can not be told from this answer's rest."""
+    """Marks the connection for closing: later data cannot be told from the rest of this response."""
     headers = CIMultiDictProxy(CIMultiDict(head.headers))
     return RawResponseMessage(aiohttp.HttpVersion11, head.status, "", headers, (), True, None, False, False)
 
 
 def _storable(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
-    """The parser refuses NUL, and keeps what is no UTF-8 as surrogate escapes."""
+    """Headers without surrogate escapes, which the parser makes of bytes that are not UTF-8. It rejects NUL itself."""
     return CIMultiDictProxy(CIMultiDict((storable(name), storable(value)) for name, value in headers.items()))
 
 
 def _end(connection: Connection) -> None:
-    """Closes it; what was not sent yet is not: the other side may never take it. (TLS tells of nothing unsent.)"""
+    """Closes a connection and drops unsent data, which the peer may never read. (TLS reports no unsent data.)"""
     transport = connection.transport
     if transport is not None and transport.get_write_buffer_size():
         transport.abort()
@@ -310,7 +307,7 @@ def _end(connection: Connection) -> None:
 
 
 def _head(route: Route, method: str, headers: Iterable[Header], size_bytes: int) -> bytes:
-    """A request's head. Raises ValueError where a header would be more than one line."""
+    """The head of a request. Raises ValueError if a header has a line break or NUL."""
     lines = [f"{method} {route.target} HTTP/1.1", f"Host: {route.host}"]
     lines += [f"{name}: {value}" for name, value in headers]
     if size_bytes or method not in _OFTEN_EMPTY:

@@ -1,8 +1,8 @@
-"""The guarded HTTP client: every request to an address that a user can choose goes through a `Sender`.
+"""The guarded HTTP client: every request to a URL that a user can choose goes through a `Sender`.
 
-What it holds to: https to public addresses unless the policy says more, judged on the address really dialled; no
-redirects, no proxies from the environment, no cookies, no decompression; TLS verified always; one deadline over name
-look-up, connection, answer and body; at most 64 KiB of the body read.
+Guarantees: only addresses that the policy allows, judged on the address actually dialled; no redirects, cookies,
+decompression or proxies from the environment; TLS always verified; one timeout over name look-up, connection, response
+and body; at most 64 KiB of the body read.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ from relay.core.text import storable
 from relay.http.exchange import Exchanges, Garbled, Header, Route, head_so_far
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_ADDRESSES = 8  # of one name; a hostile DNS answer may hold thousands
-DNS_CACHE_SECONDS = 0  # the system's resolver knows how long an address holds; who asks at once shares one answer
+MAX_ADDRESSES = 8  # per name; a hostile DNS response may hold thousands
+DNS_CACHE_SECONDS = 0  # the system's resolver knows the TTLs; concurrent look-ups share one answer
 DNS_THREADS = 32
-# Just under the 5 s after which Node and others close an idle connection: a request that crosses that close is lost.
+# Just under the 5 s after which Node.js and others close an idle connection: a request sent into the close is lost.
 KEEP_ALIVE_SECONDS = 4.0
 
 USER_AGENT = f"revor-relay/{__version__}"
@@ -50,13 +50,12 @@ class _Refused(OSError):
 
 @dataclass(slots=True)
 class _Trail:
-    """How far one request came, and when (`perf_counter`). A ContextVar hands it to aiohttp's call-backs, which are
-    told nothing about it.
+    """Progress of one request (times by `perf_counter`). A ContextVar passes it to aiohttp's callbacks.
 
-    dialled_at    the first address of a new connection
-    connected_at  TCP stands; what follows is TLS, if anything
-    sent_at       there is a connection, new or pooled, and the request is on its way
-    answered_at   the head of the answer is here
+    dialled_at    the first address of a new connection was dialled
+    connected_at  TCP is connected; TLS follows, if any
+    sent_at       the request is written on a connection, new or pooled
+    answered_at   the head of the response was read
     """
 
     scheme: str
@@ -75,7 +74,7 @@ class _Trail:
     answered_at: float | None = None
 
     def sends(self, connection: Connection) -> None:
-        """There is a connection, and the request goes out on it."""
+        """Called before the request is written on this connection."""
         self.sent_at = time.perf_counter()
         self.protocol = connection.protocol
         transport = connection.transport
@@ -83,14 +82,14 @@ class _Trail:
         self.peer_ip = peer[0] if peer else None
 
     def has_head(self) -> None:
-        """Something went wrong: what had come of a head counts."""
+        """After a failure: takes the status from a partial head, if there is one."""
         head = None if self.status_code is not None else head_so_far(self.protocol)
         if head is not None:
             self.answered_at = time.perf_counter()
             self.status_code, self.headers = head.status, head.headers
 
     def timings(self, ended_at: float) -> Timings:
-        """A part that has no end broke off at `ended_at`."""
+        """The durations of the phases; a phase that did not complete ends at `ended_at`."""
         sent_at = self.sent_at
         answer_ms = None if sent_at is None else _ms(sent_at, self.answered_at or ended_at)
         if self.looked_up_at is None and self.dialled_at is None:
@@ -106,7 +105,7 @@ class _Trail:
 
 
 def _ms(begun_at: float, ended_at: float) -> float:
-    """In whole microseconds: `round` takes three times as long."""
+    """Milliseconds, cut to whole microseconds; `round` takes three times as long."""
     return int((ended_at - begun_at) * 1e6) / 1e3
 
 
@@ -116,14 +115,13 @@ _trail: ContextVar[_Trail] = ContextVar("relay_sender_trail")
 
 
 class Sender:
-    """An async context manager around one pool of connections, guarded by one policy for its whole life.
+    """An async context manager: one connection pool, guarded by one policy.
 
-    limit_connections        open at once in all, 0 for as many as are asked for; a request beyond waits, within its
-                             own deadline
-    connect_timeout_seconds  for one address's TCP connection and TLS handshake
-    node                     a header that names this relay: goes out with every request, in the place of any other
-    tls                      trust other authorities than the system's; must verify certificates and host names
-    resolver                 another source of addresses (tests); it can not get around the guard
+    limit_connections        open connections in all, 0 for no limit; further requests wait within their own timeout
+    connect_timeout_seconds  limit for TCP connect and TLS handshake with one address
+    node                     header that names this relay: sent with every request, replaces a custom one of its name
+    tls                      trusts other authorities than the system's; must verify certificates and host names
+    resolver                 replaces the system's resolver (tests); its addresses are guarded too
     """
 
     def __init__(
@@ -138,7 +136,7 @@ class Sender:
         resolver: AbstractResolver | None = None,
     ) -> None:
         if tls is not None and not (tls.verify_mode == ssl.CERT_REQUIRED and tls.check_hostname):
-            raise ValueError("TLS verification can not be turned off")
+            raise ValueError("TLS verification cannot be turned off")
         self._policy = policy
         self._clock = clock
         self._limit_connections = limit_connections
@@ -172,18 +170,18 @@ class Sender:
 
     @property
     def policy(self) -> GuardPolicy:
-        """The policy that every request is held to."""
+        """The policy that guards every request."""
         return self._policy
 
     async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
-        """Send once and tell what came of it; every failure is a Response with `error`, only cancellation is raised.
+        """Sends a request once. Every failure is returned as a Response with `error`; only cancellation is raised.
 
-        timeout_seconds  from now until the last byte of the answer's body (or of its first 64 KiB)
+        timeout_seconds  until the last byte of the response's body (or of its first 64 KiB)
 
-        The status line decides: an answer whose head or body is malformed, breaks off or is late behind it has its
-        status, no `error`, and a `detail` that says so.
-        A GET, HEAD, OPTIONS, PUT or DELETE is sent a second time if the pooled connection it went out on was just
-        being closed (RFC 9110 section 9.2.2); a POST or PATCH never.
+        The status line decides: if the response is malformed, late or breaks off after it, the Response has its status,
+        no `error`, and a `detail` that says what was wrong.
+        GET, HEAD, OPTIONS, PUT and DELETE are sent a second time if the pooled connection was just being closed
+        (RFC 9110 section 9.2.2); POST and PATCH never.
         """
         started_at = self._clock()
         start = time.perf_counter()
@@ -205,7 +203,7 @@ class Sender:
                 late = isinstance(exception, TimeoutError)
                 trail.has_head()
                 if trail.status_code is not None:
-                    detail = _what_is_missing(exception, trail, timeout_seconds)
+                    detail = _detail_after_status(exception, trail, timeout_seconds)
                 elif self._exchanges.closed:
                     error, detail = "cancelled", _CLOSED
                 else:
@@ -231,7 +229,7 @@ class Sender:
         try:
             trail.answered_at = time.perf_counter()
             trail.status_code = answer.status
-            # a name is multidict's own kind of str
+            # names are a subclass of str
             trail.headers = tuple((str(name), value) for name, value in answer.headers.items())
             body = answer.content
             while not body.at_eof() and len(trail.excerpt) < MAX_BODY_BYTES:
@@ -243,7 +241,7 @@ class Sender:
             answer.close()
 
     def _open_socket(self, address_info: AddrInfoType) -> socket.socket:
-        """Called by aiohttp for each address it is about to dial, also when the URL holds a literal one."""
+        """Called by aiohttp before it dials an address, literal ones in URLs included."""
         family, kind, protocol, _, address = address_info
         trail = _trail.get()
         ip = str(address[0])
@@ -254,11 +252,13 @@ class Sender:
         trail.dialled_ip = ip
         if trail.dialled_at is None:
             trail.dialled_at = time.perf_counter()
-        trail.connected_at = trail.sent_at = trail.peer_ip = None  # of an address, or a pooled connection, that failed
+        trail.connected_at = trail.sent_at = trail.peer_ip = (
+            None  # drop those of an address or pooled connection that failed
+        )
         return socket.socket(family=family, type=kind, proto=protocol)
 
     def _judged(self, url: str) -> tuple[Route | None, str | None]:
-        """Where to send to, or why not. Sent as written where possible: some sinks sign the exact text of theirs."""
+        """The route to a URL, or why it is refused. Sends the URL as written if possible: some sinks sign its text."""
         refusal = refusal_of_url(url, self._policy)
         if refusal is not None:
             return None, refusal
@@ -269,9 +269,9 @@ class Sender:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes when a TCP connection stands: that is when its protocol is made, and TLS begins only then.
+    """Records when TCP is connected, which is when aiohttp makes the protocol. TLS begins after that.
 
-    aiohttp tells nobody of that moment. Should a later one have no `_factory`, TLS is a part of connecting.
+    aiohttp has no hook for this moment. Without its `_factory`, TLS is counted as part of connecting.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -287,7 +287,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _TimedResolver(AbstractResolver):
-    """Notes when a name is looked up. Requests that wait for another's look-up of the same name make none."""
+    """Records the time of a name look-up. Requests that share another request's look-up record none."""
 
     def __init__(self, resolver: AbstractResolver) -> None:
         self._resolver = resolver
@@ -303,13 +303,13 @@ class _TimedResolver(AbstractResolver):
             trail.resolved_at = time.perf_counter()
 
     async def close(self) -> None:
-        """Its maker closes the resolver."""
+        """Does nothing: the resolver is closed by the Sender."""
 
 
 class _Resolver(AbstractResolver):
-    """The system's resolver on threads of its own: dead name servers must not starve the loop's shared threads.
+    """The system's resolver on its own threads: dead name servers must not starve the event loop's shared threads.
 
-    Without AI_ADDRCONFIG, which hides `localhost` on a machine that has no other network.
+    Without AI_ADDRCONFIG, which hides `localhost` on a machine without other networks.
     """
 
     def __init__(self) -> None:
@@ -332,7 +332,7 @@ class _Resolver(AbstractResolver):
 
 
 def _headers(request: OutboundRequest, node: Header | None) -> list[Header]:
-    """All that goes out with a request but Host and Content-Length."""
+    """All headers of a request except Host and Content-Length."""
     replaced = ("accept-encoding",) if node is None else ("accept-encoding", node[0].lower())
     headers = [header for header in request.headers if header[0].lower() not in replaced]
     if node is not None:
@@ -343,10 +343,10 @@ def _headers(request: OutboundRequest, node: Header | None) -> list[Header]:
 
 
 def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple[str, str]:
-    """The error's word and a line about it. aiohttp's own messages hold the URL, so none of them is passed on."""
+    """The error word and its detail. aiohttp's own messages contain the URL, so they are not used."""
     match exception:
         case TimeoutError():
-            return "timeout", _what_was_late(trail, timeout_seconds)
+            return "timeout", _timeout_detail(trail, timeout_seconds)
         case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as cause):
             return "tls", f"the certificate does not verify: {cause.verify_message}"
         case aiohttp.ClientConnectorSSLError(os_error=cause):
@@ -366,17 +366,17 @@ def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple
         case Garbled():
             return "protocol", "the answer is not valid HTTP"
         case _:
-            return "protocol", f"the request can not be sent, or the answer not be read ({type(exception).__name__})"
+            return "protocol", f"the request cannot be sent, or the answer not be read ({type(exception).__name__})"
 
 
-def _what_was_late(trail: _Trail, timeout_seconds: float) -> str:
+def _timeout_detail(trail: _Trail, timeout_seconds: float) -> str:
     if trail.peer_ip is not None:
         return f"no answer within {timeout_seconds:g} s"
     return f"no connection in time (of {timeout_seconds:g} s in all)"
 
 
-def _what_is_missing(exception: Exception, trail: _Trail, timeout_seconds: float) -> str:
-    """What was wrong with an answer whose status had come."""
+def _detail_after_status(exception: Exception, trail: _Trail, timeout_seconds: float) -> str:
+    """The detail for a response that failed after its status."""
     if isinstance(exception, TimeoutError):
         return f"status {trail.status_code} came, but the answer had not ended after {timeout_seconds:g} s"
     return f"status {trail.status_code} came, but the rest of the answer broke off or is malformed"

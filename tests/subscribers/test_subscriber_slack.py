@@ -316,7 +316,7 @@ def test_each_event_about_the_relay_is_one_sentence(type: str, data: dict[str, A
 
 def test_a_lost_create_says_what_it_was_and_what_to_do() -> None:
     event = about_the_relay("relay.create.unknown", create_unknown_data(LOST))
-    shown = dict(wording.deal(event, None))
+    shown = dict(wording.job_details(event, None))
     assert (shown["Deal"], shown["Channel"]) == ("42", "LinkedIn")
     assert wording.link(event) == "https://crm.example/deals/42"
     (fix,) = (text for label, text in wording.advice(event) if label == "How to fix it")
@@ -494,7 +494,7 @@ def test_it_refuses_what_a_webhook_of_slack_can_not_take(changes: dict[str, Any]
     ],
 )
 def test_without_a_choice_the_deal_is_shown_and_no_person(metadata: dict[str, Any], shown: list[str]) -> None:
-    found = wording.deal(job_event(channel=None, metadata=metadata), None)
+    found = wording.job_details(job_event(channel=None, metadata=metadata), None)
     assert [f"{label} {text}" for label, text in found] == shown
 
 
@@ -536,7 +536,7 @@ def test_an_http_url_in_the_metadata_is_a_link(url: object, line: str | None) ->
 
 def test_metadata_of_the_create_are_shown_beside_those_of_the_registration() -> None:
     data = {"metadata": {"deal": 1}, "request": {"metadata": {"deal": 2, "campaign": "spring"}}, "job": {}}
-    assert wording.deal(with_data(data), None) == (("Deal", "1"), ("Campaign", "spring"))
+    assert wording.job_details(with_data(data), None) == (("Deal", "1"), ("Campaign", "spring"))
 
 
 @pytest.mark.parametrize(
@@ -553,7 +553,7 @@ def test_metadata_of_the_create_are_shown_beside_those_of_the_registration() -> 
 )
 def test_the_account_that_sends_is_shown_by_its_id(data: dict[str, Any], account: str | None) -> None:
     expected = () if account is None else (("Sending account", account),)
-    assert wording.deal(with_data(data), None) == expected
+    assert wording.job_details(with_data(data), None) == expected
 
 
 def with_data(data: dict[str, Any]) -> Event:
