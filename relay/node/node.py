@@ -400,7 +400,9 @@ class Node:
             retention=self.settings.retention,
             holder=self._holder,
         )
-        works.append(Upkeep(name="creates", every_seconds=CREATES_SECONDS, at_once=True, run=self.dropin.unknown.tell))
+        works.append(
+            Upkeep(name="creates", every_seconds=CREATES_SECONDS, at_once=True, run=self.dropin.unknown.announce)
+        )
         if self.store.database.shared and self.dropin.adopts_keys:
             works.append(Upkeep(name="adopted", every_seconds=ADOPTED_SECONDS, run=self._find_adopted))
         return works

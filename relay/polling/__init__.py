@@ -1,1 +1,1 @@
-"""Polling: asks the upstream about open jobs and records what changed. Start at `poller.py`."""
+"""Polling: requests the state of open jobs and records what changed. Start at `poller.py`."""

@@ -1,4 +1,4 @@
-"""How the polling of one account goes: ok, down, or unauthorized; each change is recorded with an event."""
+"""State of an account's polling: ok, down or unauthorized. Each change is recorded together with its event."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -24,32 +24,32 @@ log = structlog.get_logger("relay.health")
 
 
 def fingerprint(key: str | None) -> str | None:
-    """What tells one API key from another without giving it away: 64 bits of its digest."""
+    """Identifies an API key without revealing it: 64 bits of its digest."""
     return None if key is None else hashlib.sha256(b"relay api key " + key.encode(errors="replace")).hexdigest()[:16]
 
 
 class Accounts(Protocol):
-    """What is needed of the store's accounts."""
+    """The store's accounts."""
 
     async def set(self, state: AccountState, event: Event | None = None) -> None: ...
 
 
 class Delivering(Protocol):
-    """What is needed of the dispatcher."""
+    """The dispatcher."""
 
     def wake(self) -> None: ...
 
 
 class Signals(Protocol):
-    """Who is told what was recorded."""
+    """Wake-ups for readers of events."""
 
     def event_recorded(self) -> None: ...
 
 
 class AccountHealth:
-    """Concludes from the looks how the account goes, and records each change with an event.
+    """Derives the account's state from poll results and records each change with an event.
 
-    `open_jobs` counts the jobs that wait for it; `changed` is called when polling is to pause or to go on.
+    `open_jobs` counts the affected jobs; `changed` is called when polling pauses or resumes.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class AccountHealth:
 
     @property
     def key_refused(self) -> bool:
-        """Whether the upstream refuses the key: then nothing is polled. That it refused another one says nothing."""
+        """True if the upstream refuses the current key. A refusal of an earlier key does not count."""
         if self.state.state != "unauthorized":
             return False
         refused = (self.state.problem or {}).get("key")
@@ -93,45 +93,45 @@ class AccountHealth:
 
     @property
     def shown_state(self) -> AccountState:
-        """How the account goes, as far as it is known with the key that there is now."""
+        """The state to show: a refusal of an earlier key counts as ok."""
         if self.state.state == "unauthorized" and not self.key_refused:
             return AccountState(source=self.state.source, name=self.state.name)
         return self.state
 
     def reset(self) -> None:
-        """Another node polls the account now, and knows how it is."""
+        """Forgets the state: another node polls the account now."""
         self.state = AccountState(source=self.state.source, name=self.state.name)
         self._failures, self._failing_since = 0, None
         self._forbidden.clear()
 
     async def succeeded(self, now: float) -> None:
-        """The upstream answered as it should."""
+        """A poll was answered properly."""
         self._failures, self._failing_since = 0, None
         self._forbidden.clear()
         if self.state.state != "ok":
             await self.recover(now)
 
     async def failed(self, problem: Mapping[str, Any], now: float) -> None:
-        """A look failed for no fault of its job: several of them for a while mean that the upstream is down."""
+        """A poll failed for a reason unrelated to its job. DOWN_FAILURES in a row over DOWN_SECONDS mean down."""
         self._failures += 1
         self._failing_since = self._failing_since or now
         if self.state.state == "ok" and self._failures >= DOWN_FAILURES and now - self._failing_since >= DOWN_SECONDS:
             await self._set_state("down", problem, self._failing_since)
 
     async def forbidden(self, job_uid: str, problem: Mapping[str, Any], now: float) -> None:
-        """The key may not see this job: one such job is the job's own matter, many are the key's."""
+        """The key may not read this job. FORBIDDEN_JOBS jobs without a success between them count against the key."""
         self._forbidden.add(job_uid)
         if len(self._forbidden) >= FORBIDDEN_JOBS:
             await self.unauthorized(problem, now)
 
     async def unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
-        """The upstream refuses the key: said once of each key."""
+        """The upstream refuses the key. Recorded once per key."""
         if not self.key_refused:
             await self._set_state("unauthorized", {**problem, "key": fingerprint(self._key())}, now)
             self._changed()
 
     async def recover(self, now: float) -> None:
-        """It works again."""
+        """Records that polling works again."""
         before = self.state
         self._failures, self._failing_since = 0, None
         self._forbidden.clear()
@@ -144,8 +144,10 @@ class AccountHealth:
         await self._change(replace(self.state, state=state, since=since, problem=dict(problem)), event)
 
     async def _change(self, state: AccountState, event: Event) -> None:
-        """Takes the new state at once, so that looks which end meanwhile say nothing of their own; it is taken back
-        when it can not be written: the next look says it again, and no event is lost."""
+        """Sets the state before the write, so that concurrent polls do not record it too.
+
+        If the write fails the state is reverted, and the next poll records it: no event is lost.
+        """
         before, self.state = self.state, state
         try:
             await self._accounts.set(state, event)

@@ -1,4 +1,7 @@
-"""What came of a look at a job: compared, recorded, told to the planner. What is fetched, and when, is the poller's."""
+"""Poll handler: compares a poll result with the recorded job, records changes and plans the next poll.
+
+`poller.py` decides what is polled and when.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -27,14 +30,14 @@ log = structlog.get_logger("relay.intake")
 
 
 class KnownJobs(Protocol):
-    """What the intake needs of the store's jobs."""
+    """The store's jobs."""
 
     async def get(self, uid: str) -> Job | None: ...
     async def note(self, note: PollNote) -> None: ...
 
 
 class Agenda(Protocol):
-    """What is planned of the account's jobs; the planner may be another one at any time."""
+    """The account's plan. The planner may be replaced at any time."""
 
     @property
     def planner(self) -> Planner: ...
@@ -43,9 +46,9 @@ class Agenda(Protocol):
 
 
 class PollHandler:
-    """Takes in the looks at one account's jobs.
+    """Handles the poll results of one account.
 
-    looked  told of each answer that was compared, and at once when something of it was recorded
+    `polled` is called with each result that was compared, right after its changes were recorded.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class PollHandler:
     ) -> None:
         self.last_completed_at: float | None = None
         self.last_request_ids: dict[str, str] = {}
-        """The upstream's, of the last look at each job."""
+        """The upstream's request id of the last poll, by job uid."""
         self._source = source
         self._account = account
         self._agenda = agenda
@@ -77,45 +80,45 @@ class PollHandler:
         self._clock = clock
         self._polled = polled
 
-    async def handle(self, job: Job, poll: PollResult) -> None:
-        """Compares what a look has found with what was known, records what is new, and plans the next look.
+    async def handle(self, job: Job, result: PollResult) -> None:
+        """Compares a result with the recorded job, records what changed and plans the next poll.
 
-        `job` is what was known when the look went out. Where another poll of it was recorded since, this one may be
+        `job` is the job as recorded when the poll was sent. If another poll was recorded since, this result may be
         older: it is dropped, and the job is polled again.
         """
         uid, purpose, now = job.uid, self._agenda.planner.purpose(job.uid), self._clock()
         self.last_completed_at = now
-        self._polls_of(self._source, self._account, poll.kind, purpose).inc()
-        self._seconds_of(self._source, self._account).observe(poll.duration_ms / 1000)
-        if poll.request_id is not None:
+        self._polls_of(self._source, self._account, result.kind, purpose).inc()
+        self._seconds_of(self._source, self._account).observe(result.duration_ms / 1000)
+        if result.request_id is not None:
             self.last_request_ids.pop(uid, None)
-            self.last_request_ids[uid] = poll.request_id
+            self.last_request_ids[uid] = result.request_id
             if len(self.last_request_ids) > KEPT_REQUEST_IDS:
                 del self.last_request_ids[next(iter(self.last_request_ids))]
-        if poll.kind == "observed" and poll.observation is not None:
-            observed = await self._observed(job, poll, poll.observation, purpose)
+        if result.kind == "observed" and result.observation is not None:
+            observed = await self._observed(job, result, result.observation, purpose)
             if observed is not None:
-                self._polled(job, poll)
+                self._polled(job, result)
             kinds = observed or []
             await self._health.succeeded(now)
         else:
-            kinds = await self._failed(job, poll, now)
-        (log.debug if poll.kind == "observed" else log.info)(
+            kinds = await self._failed(job, result, now)
+        (log.debug if result.kind == "observed" else log.info)(
             "look",
             job_uid=uid,
             job=job.external_id,
             source=job.source,
             account=job.account,
-            result=poll.kind,
-            status_code=poll.status_code,
-            request_id=poll.request_id,
-            duration_ms=round(poll.duration_ms, 1),
+            result=result.kind,
+            status_code=result.status_code,
+            request_id=result.request_id,
+            duration_ms=round(result.duration_ms, 1),
             transitions=kinds,
             next_poll_at=self._agenda.planner.next_poll_at(uid),
         )
 
-    async def _observed(self, job: Job, poll: PollResult, seen: Observation, purpose: Purpose) -> list[str] | None:
-        """The kinds of what was recorded; None where the look was dropped."""
+    async def _observed(self, job: Job, result: PollResult, seen: Observation, purpose: Purpose) -> list[str] | None:
+        """Records an observation. Returns the kinds of recorded transitions; None if the result was dropped."""
         poll_count = job.poll_count
         recorded: Sequence[Transition] = ()
         for _ in range(MAX_DETECTIONS):
@@ -134,16 +137,16 @@ class PollHandler:
                     self._agenda.forget(job.uid)
                     return None
                 if again.poll_count != poll_count:
-                    self._drop(again, poll)
+                    self._drop(again, result)
                     return None
                 job = again
                 continue
             recorded, poll_count = transitions, poll_count + 1
-            self._polled(job, poll)  # those whom the record has woken ask at once
-            await asyncio.sleep(0)  # what is owed for it goes out first
+            self._polled(job, result)  # clients woken by the record ask immediately
+            await asyncio.sleep(0)  # its deliveries go first
             break
         now = self._clock()
-        self._agenda.planner.observed(job.uid, seen.item(), poll.headers, poll.sent_at, now)
+        self._agenda.planner.observed(job.uid, seen.item(), result.headers, result.sent_at, now)
         if seen.terminal:
             self._agenda.forget(job.uid)
             if seen.finished_at is not None:
@@ -163,24 +166,24 @@ class PollHandler:
             )
         return [transition.kind for transition in recorded]
 
-    def _drop(self, job: Job, poll: PollResult) -> None:
+    def _drop(self, job: Job, result: PollResult) -> None:
         log.info("poll_dropped", job_uid=job.uid, reason="polled_meanwhile")
-        self._agenda.planner.failed(job.uid, poll.status_code, poll.headers, self._clock())
+        self._agenda.planner.failed(job.uid, result.status_code, result.headers, self._clock())
         self._agenda.poll_again(job.uid)
 
-    async def _failed(self, job: Job, poll: PollResult, now: float) -> list[str]:
-        self._agenda.planner.failed(job.uid, poll.status_code, poll.headers, now)
-        problem = problem_of(poll, now)
-        missing = poll.kind in ("not_found", "forbidden")
+    async def _failed(self, job: Job, result: PollResult, now: float) -> list[str]:
+        self._agenda.planner.failed(job.uid, result.status_code, result.headers, now)
+        problem = problem_of(result, now)
+        missing = result.kind in ("not_found", "forbidden")
         missing_count = job.missing_count + 1 if missing else 0
         missing_since = (job.missing_since or now) if missing else None
-        if poll.kind == "unauthorized":
+        if result.kind == "unauthorized":
             await self._health.unauthorized(problem, now)
-        elif poll.kind == "forbidden":
+        elif result.kind == "forbidden":
             await self._health.forbidden(job.uid, problem, now)
-        elif poll.kind == "not_found":
+        elif result.kind == "not_found":
             await self._health.succeeded(now)
-        elif poll.kind != "rate_limited":
+        elif result.kind != "rate_limited":
             await self._health.failed(problem, now)
         if missing_since is not None and missing_count >= NOT_FOUND_POLLS and now - missing_since >= NOT_FOUND_SECONDS:
             transitions, progress = mark_not_found(job.progress, now)
@@ -208,7 +211,7 @@ class PollHandler:
         return []
 
     async def overdue(self, job: Job) -> None:
-        """Says once that a job has not ended by its deadline; it is looked at on."""
+        """Records once that a job has not ended by its deadline. Polling continues."""
         transitions, progress = mark_overdue(job.progress, self._clock())
         if transitions:
             try:
@@ -216,4 +219,4 @@ class PollHandler:
                     job, transitions, progress, poll_count=job.poll_count, last_error=job.last_error
                 )
             except StaleSequence:
-                return  # it moved on, or was polled meanwhile: the next upkeep looks again
+                return  # it changed meanwhile: the next upkeep checks again

@@ -1,4 +1,4 @@
-"""One look at a job as the poller sees it: what the upstream answered, and what a failure is called afterwards."""
+"""Poll results as the poller sees them, and how a failed one is recorded."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ from relay.core.job import Observation
 
 
 class UpstreamError(Protocol):
-    """An upstream's own words about an error."""
+    """An error answer of the upstream."""
 
     @property
     def code(self) -> str: ...
@@ -18,7 +18,7 @@ class UpstreamError(Protocol):
 
 
 class PollResult(Protocol):
-    """What came of one request to the upstream; see `relay.sources.client.Look`."""
+    """The result of one poll. See `relay.sources.client.PollResult`."""
 
     @property
     def kind(self) -> str: ...
@@ -43,18 +43,18 @@ class PollResult(Protocol):
 
 
 class Upstream(Protocol):
-    """What reads jobs; it never raises but when it is cancelled."""
+    """The upstream client. Raises only CancelledError."""
 
     async def poll(self, external_id: str, api_key: str) -> PollResult: ...
     async def probe(self, api_key: str) -> PollResult: ...
 
 
-def problem_of(poll: PollResult, now: float) -> dict[str, Any]:
-    """A look's failure as a job's `last_error`."""
-    error = poll.error
+def problem_of(result: PollResult, now: float) -> dict[str, Any]:
+    """A failed result as a job's `last_error`."""
+    error = result.error
     return {
-        "code": (error.code if error is not None else "") or poll.kind,
-        "message": (error.message if error is not None else "") or poll.detail or poll.kind,
-        "request_id": poll.request_id,
+        "code": (error.code if error is not None else "") or result.kind,
+        "message": (error.message if error is not None else "") or result.detail or result.kind,
+        "request_id": result.request_id,
         "at": now,
     }

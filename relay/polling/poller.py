@@ -1,4 +1,7 @@
-"""Looks at the jobs of one upstream account. When is the planner's decision; what comes of it is for `intake.py`."""
+"""Poller of one upstream account.
+
+The planner decides when a job is due; `poll_handler.py` handles the result.
+"""
 
 import asyncio
 import time
@@ -34,7 +37,7 @@ log = structlog.get_logger("relay.poller")
 
 
 class Jobs(KnownJobs, Protocol):
-    """What the poller needs of the store's jobs."""
+    """The store's jobs."""
 
     async def open_jobs(
         self, source: str, account: str, *, after_uid: str = "", count: int = 5_000
@@ -43,7 +46,7 @@ class Jobs(KnownJobs, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountSettings:
-    """One upstream account as the poller knows it. `read_key` reads the key again, from its file where it has one."""
+    """Settings of one upstream account. `read_key` reads the API key again, from its file if it has one."""
 
     source: str
     account: str
@@ -56,9 +59,12 @@ class AccountSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PollInFlight:
-    """A request for a job's state that is out. `job` is what was recorded before it went out: only while no other poll
-    of the job has been recorded since is its answer the newest. `term`: see `Poller.term`. `due`: when a poll that was
-    lent had been due."""
+    """A poll that was sent.
+
+    job   as recorded before it was sent; the result is current only if no other poll was recorded since
+    term  see `Poller.term`
+    due   when a borrowed poll had been due, in epoch seconds
+    """
 
     job: Job
     term: int
@@ -66,7 +72,7 @@ class PollInFlight:
 
 
 class Poller:
-    """Polls one account. `run_once()` starts every look that is due and within the budget, each in its own task."""
+    """Polls one account. `run_once()` starts every poll that is due and within the budget, each in its own task."""
 
     def __init__(
         self,
@@ -127,29 +133,29 @@ class Poller:
         self._in_flight: dict[str, object] = {}
         self._unwritten: set[str] = set()
         self._own_next: set[str] = set()
-        """Jobs whose lent poll showed nothing: the next one is our own, so that callers cannot keep us from polling."""
+        """Jobs whose borrowed poll showed nothing: the relay makes the next one, so callers cannot prevent polling."""
         self._waits_since: float | None = None
         self._weights = Weights()
         self._stopping = False
         self._planner_config = planner_config
         self.loading = False
-        """Whether open jobs are still read from the store."""
+        """True while open jobs are loaded from the store."""
         self.holds = True
-        """Whether the account's polling is this node's; with SQLite it always is."""
+        """True while this node polls the account; always True with SQLite."""
         self.term = 0
-        """How often it has become so: what was known, or asked, in an earlier term may be old."""
+        """Incremented each time this node takes the account over. State from an earlier term may be stale."""
 
-    # --- life
+    # --- the account's jobs and settings
 
     def release(self) -> None:
-        """Another node polls the account now: what is planned here is forgotten, and what is in flight is dropped."""
+        """Hands the account to another node: forgets the plan and drops polls in flight."""
         self.holds = False
         self._forget_all()
         self.health.reset()
         self.changed()
 
     async def take_over(self, state: AccountState | None) -> None:
-        """The account's polling is this node's from now on."""
+        """Takes the account over from another node."""
         self._forget_all()
         await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
         self.holds = True
@@ -164,34 +170,34 @@ class Poller:
         self.planner = Planner(self._planner_config, self._book)
 
     def ensure_planned(self, job: Job | PlannedJob) -> None:
-        """An open job in the database: planned, unless it is."""
+        """Plans an open job found in the database, unless it is planned."""
         if not self.planner.tracks(job.uid):
             self.track(job)
 
     async def load(self, state: AccountState | None = None) -> int:
-        """Plans the open jobs that the store knows, with what was learned before. Returns how many there are."""
+        """Restores the planner and loads the open jobs. Returns their number."""
         await self.restore(state)
         return await self.load_jobs()
 
     async def restore(self, state: AccountState | None) -> None:
-        """Goes on with what was learned before, and with how the account was; before any job is planned."""
+        """Restores the planner and the account's state. Call before any job is planned."""
         if state is not None:
             self.health.state = state
         if self._saved_plan is not None:
             await self._saved_plan.restore(self.planner)
 
     async def load_jobs(self) -> int:
-        """Plans the open jobs that the store knows; others may be registered meanwhile. Returns how many there are."""
+        """Plans the open jobs in the store while others are registered. Returns their number."""
         self.loading = True
         count, reading = 0, self._read_after("")
         try:
             while jobs := await reading:
-                reading = self._read_after(jobs[-1].uid)  # while these are planned the next ones are read
+                reading = self._read_after(jobs[-1].uid)  # read the next page while this one is planned
                 for number, job in enumerate(jobs):
                     if not self.planner.tracks(job.uid):  # it may have been registered meanwhile
                         self._plan(job)
                     if number % PLANNED_AT_ONCE == 0:
-                        await asyncio.sleep(0)  # a million jobs must not hold up the API
+                        await asyncio.sleep(0)  # a million jobs must not block the API
                 count += len(jobs)
         finally:
             reading.cancel()
@@ -204,12 +210,12 @@ class Poller:
         return asyncio.get_running_loop().create_task(self._jobs.open_jobs(*place, after_uid=uid, count=LOAD_COUNT))
 
     async def save_plan(self) -> None:
-        """Writes down what the planner keeps over a restart besides its jobs, where it changed."""
+        """Saves the planner's plan if it changed."""
         if self._saved_plan is not None and self.holds:
             await self._saved_plan.save(self.planner)
 
     def track(self, job: Job | PlannedJob) -> None:
-        """Plans looks at a job that was just registered; of one that is planned already, only the weight can be new."""
+        """Plans a registered job. If it is already planned, only its weight can have changed."""
         if not job.open or not self.holds:
             return
         if self.planner.tracks(job.uid):
@@ -219,27 +225,27 @@ class Poller:
             self.changed()
 
     def set_weight(self, uid: str, weight: float) -> None:
-        """The weight of a planned job is another one now."""
+        """Changes the weight of a planned job."""
         if self.planner.tracks(uid) and weight != self._weights.own(uid):
             self._weights.set_own(uid, weight)
             self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
             self.changed()
 
     def forget(self, uid: str) -> None:
-        """Plans no more looks at it."""
+        """Stops polling the job."""
         self._own_next.discard(uid)
         self._weights.forget(uid)
         self.planner.forget(uid)
 
     def refresh(self, uid: str) -> None:
-        """A look at it is wanted now."""
+        """Makes the job due now."""
         now = self._clock()
         self.planner.track(uid, None, now, weight=self._weights.effective(uid), next_poll_at=now)
         self.changed()
 
     @contextmanager
     def prioritize(self, uid: str) -> Iterator[None]:
-        """While inside, a client waits for the job: it weighs more."""
+        """Raises the job's weight while a client waits for it."""
         self._weights.add_client(uid)
         self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
         self.changed()
@@ -250,7 +256,7 @@ class Poller:
             self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
 
     def configure(self, settings: AccountSettings, planner_config: PlannerConfig) -> None:
-        """Takes over settings that were read again: keys and polling."""
+        """Applies reloaded settings: keys and polling."""
         self._planner_config = planner_config
         self.planner = self.planner.reconfigured(planner_config)
         self.settings = settings
@@ -259,47 +265,47 @@ class Poller:
 
     @property
     def key(self) -> str | None:
-        """The API key to poll with."""
+        """The API key."""
         return self._key
 
     @property
     def paused_by_key(self) -> bool:
-        """Whether the key is missing or refused."""
+        """True if the key is missing or refused."""
         return self._key is None or self.health.key_refused
 
     @property
     def has_key(self) -> bool:
-        """Whether there is an API key to poll with."""
+        """True if there is an API key."""
         return self._key is not None
 
     @property
     def paused(self) -> bool:
-        """Whether the key is refused or missing, or another node polls: then nothing is looked at."""
+        """True if nothing is polled here: the key is missing or refused, or another node polls."""
         return self.paused_by_key or not self.holds
 
     @property
     def state(self) -> AccountState:
-        """How the polling goes."""
+        """The account's state to show."""
         return self.health.shown_state
 
     @property
     def last_completed_at(self) -> float | None:
-        """When a look was last answered, in epoch seconds."""
+        """When a poll last completed, in epoch seconds."""
         return self._poll_handler.last_completed_at
 
     @property
     def last_request_ids(self) -> Mapping[str, str]:
-        """The upstream's request id of the last look at each job, of the last ten thousand."""
+        """The upstream's request id of the last poll, for the ten thousand jobs polled last."""
         return self._poll_handler.last_request_ids
 
     def next_request_at(self) -> float | None:
-        """When to call `run_once()` next, in epoch seconds; None: not before something changes."""
+        """When to call `run_once()` next, in epoch seconds; None until something changes."""
         if self.paused or self._stopping or len(self._in_flight) >= MAX_POLLS_IN_FLIGHT:
             return None
         return self.planner.next_request_at(self._clock())
 
     def stalled(self, now: float) -> bool:
-        """Whether looks are due, and none has completed for a minute: something is wrong that nobody would see."""
+        """True if polls are due and none has completed for STALLED_SECONDS."""
         if self.planner.stats(now).due_jobs == 0 or not self.has_key:
             self._waits_since = None
         elif self._waits_since is None:
@@ -307,7 +313,7 @@ class Poller:
         return self._waits_since is not None and self._steady() - self._waits_since >= STALLED_SECONDS
 
     async def run_once(self) -> bool:
-        """Starts the looks that are due now. Returns whether there were any."""
+        """Starts the polls that are due. Returns True if there were any."""
         started = False
         while not self.paused and not self._stopping and len(self._in_flight) < MAX_POLLS_IN_FLIGHT:
             uid = self.planner.take(self._clock())
@@ -319,19 +325,19 @@ class Poller:
         return started
 
     async def drain(self) -> None:
-        """Waits until no look is under way."""
+        """Waits until no poll is in flight."""
         await self._tasks.drain()
 
     def cut_off(self) -> None:
-        """Ends what is in flight, whatever time `stop` gave it."""
+        """Cancels the polls in flight, regardless of the time `stop` allows."""
         self._tasks.cancel()
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Starts no more looks, and lets those under way end within the time."""
+        """Stops starting polls and lets those in flight end within the time."""
         self._stopping = True
         await self._tasks.finish(timeout_seconds)
 
-    # --- one look
+    # --- one poll
 
     async def _poll_task(self, uid: str, poll: object) -> None:
         try:
@@ -346,27 +352,27 @@ class Poller:
             self._landed(uid, poll)
 
     def _landed(self, uid: str, poll: object) -> None:
-        if self._in_flight.get(uid) is poll:  # else this node has lost the account meanwhile, and polls it again
+        if self._in_flight.get(uid) is poll:  # else the account was lost and taken over again meanwhile
             del self._in_flight[uid]
         self.changed()
 
     def _not_written(self, uid: str, error: StoreError) -> None:
         log.error("look_failed", job_uid=uid, error=str(error))
         self._unwritten.add(uid)
-        self.planner.failed(uid, OK, {}, self._clock())  # the upstream has done nothing wrong
+        self.planner.failed(uid, OK, {}, self._clock())  # not the upstream's fault
 
     def _poll_again(self) -> None:
-        """The database takes writes: what it refused to write of other jobs is looked at once more."""
+        """The database accepts writes again: polls the jobs whose results it refused."""
         while self._unwritten:
             self.poll_again(self._unwritten.pop())
 
     def poll_again(self, uid: str) -> None:
-        """A poll at the job is wanted now, where it is planned here and none is under way."""
+        """Makes the job due now, if it is planned here and no poll is in flight."""
         if self.planner.next_poll_at(uid) is not None:
             self.refresh(uid)
 
     async def poll(self, uid: str) -> None:
-        """Looks at one job: fetches, detects, records, and tells the planner."""
+        """Polls one job and handles the result."""
         self._own_next.discard(uid)
         term, weight = self.term, self._weights.own(uid)
         job = await self._jobs.get(uid)
@@ -375,36 +381,36 @@ class Poller:
         if job is None or not job.open:
             self.forget(uid)
             return
-        if weight == self._weights.own(uid):  # else it was changed during the read, which may have missed that
+        if weight == self._weights.own(uid):  # else it changed during the read, which may have missed that
             self.set_weight(uid, job.weight)
         key = self._key
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
-        poll = await self._upstream.poll(job.external_id, key)
-        if poll.kind == "unauthorized" and key != self._key:  # another one was read meanwhile: this says nothing of it
-            self.planner.failed(uid, OK, poll.headers, self._clock())
+        result = await self._upstream.poll(job.external_id, key)
+        if result.kind == "unauthorized" and key != self._key:  # the key was replaced meanwhile
+            self.planner.failed(uid, OK, result.headers, self._clock())
             self.poll_again(uid)
             return
-        await self._take_in(PollInFlight(job, term), poll)
+        await self._handle(PollInFlight(job, term), result)
 
     def _holds_since(self, term: int) -> bool:
         return self.holds and self.term == term
 
-    async def _take_in(self, sent: PollInFlight, poll: PollResult) -> None:
-        if not self._holds_since(sent.term):  # the node that has polled since knows more
+    async def _handle(self, sent: PollInFlight, result: PollResult) -> None:
+        if not self._holds_since(sent.term):  # the node that polls now knows more
             log.info("poll_dropped", job_uid=sent.job.uid, reason="polling_lost")
             return
         self._waits_since = None
-        await self._poll_handler.handle(sent.job, poll)
+        await self._poll_handler.handle(sent.job, result)
 
-    # --- reads of callers that came through the relay
+    # --- callers' reads through the proxy
 
     async def borrow(self, uid: str) -> PollInFlight | None:
-        """A caller's own read of the job goes out next and counts as a look: its answer goes to `returned`.
+        """Lends the job's next poll to a caller's read; pass the result to `settle`.
 
-        None where a look is under way already, the job is not planned here or can not be read, or the next poll has to
-        be our own.
+        None if a poll is in flight, the job is not planned here or cannot be loaded, or the relay has to make the next
+        poll itself.
         """
         due = self.planner.next_poll_at(uid)
         if due is None or not self.holds or self._stopping or uid in self._in_flight or uid in self._own_next:
@@ -428,48 +434,48 @@ class Poller:
                 self._landed(uid, reading)
         return sent
 
-    async def settle(self, sent: PollInFlight, poll: PollResult | None) -> None:
-        """What came of a read that was lent; None: nobody knows. Raises nothing.
+    async def settle(self, sent: PollInFlight, result: PollResult | None) -> None:
+        """Handles the result of a borrowed poll; None if it is unknown. Raises nothing.
 
-        It counts only where it shows the job. Whatever else came of it concerns the caller's request; what it means
-        for the job and the account is for a poll of our own to say.
+        Only an observation counts. Any other result concerns the caller's request, so the relay polls the job itself
+        before it judges the job or the account.
         """
         uid = sent.job.uid
         try:
-            if poll is None or poll.kind != "observed":
+            if result is None or result.kind != "observed":
                 if self._holds_since(sent.term):
                     self._own_next.add(uid)
-                self._take_back(uid, sent.due, sent.term, poll)
+                self._take_back(uid, sent.due, sent.term, result)
             else:
-                await self._take_in(sent, poll)
+                await self._handle(sent, result)
         except StoreError as error:
             self._not_written(uid, error)
         finally:
             self._landed(uid, sent)
 
-    def _take_back(self, uid: str, due: float, term: int, poll: PollResult | None) -> None:
+    def _take_back(self, uid: str, due: float, term: int, result: PollResult | None) -> None:
         if self._holds_since(term):
             now = self._clock()
-            status_code, headers = (None, {}) if poll is None else (poll.status_code, poll.headers)
-            self.planner.take_back(uid, due, status_code, headers, now if poll is None else poll.sent_at, now)
+            status_code, headers = (None, {}) if result is None else (result.status_code, result.headers)
+            self.planner.take_back(uid, due, status_code, headers, now if result is None else result.sent_at, now)
 
     def passed(self, status_code: int | None, headers: Mapping[str, str], sent_at: float) -> None:
-        """A caller's own request on this account's key was answered so: both spend the same limit."""
+        """Counts a caller's request on this account's key: it spends the same rate limit."""
         if self.holds:
             self.planner.passed(status_code, headers, sent_at, self._clock())
 
     def is_fresh(self, uid: str, now: float) -> bool:
-        """Whether the planner would gain nothing by looking at the job now."""
+        """True if the planner expects nothing from polling the job now."""
         return self.planner.is_fresh(uid, now)
 
     async def overdue(self, job: Job) -> None:
-        """Says once that a job has not ended by its deadline; it is looked at on."""
+        """Records once that a job has not ended by its deadline. Polling continues."""
         await self._poll_handler.overdue(job)
 
     async def probe(self) -> bool:
-        """While the key is refused: reads it again and tries one cheap call. Returns whether polling goes on.
+        """While the key is refused: reads it again and tries one cheap call. Returns True if polling continues.
 
-        A refusal of another key does not pause polling; the call shows, where no job is polled, that it is over.
+        A refusal of an earlier key does not pause polling; without any job to poll, the call shows that it is over.
         """
         if not self.paused and self.health.state.state != "unauthorized":
             return True
@@ -482,18 +488,18 @@ class Poller:
             self.changed()
             if self.health.state.state != "unauthorized":
                 return True
-        poll = await self._upstream.probe(self._key)
-        log.info("probe", source=self.settings.source, account=self.settings.account, result=poll.kind)
-        if poll.kind == "observed":
+        result = await self._upstream.probe(self._key)
+        log.info("probe", source=self.settings.source, account=self.settings.account, result=result.kind)
+        if result.kind == "observed":
             await self.health.recover(self._clock())
             return True
-        if poll.kind == "unauthorized":
-            await self.health.unauthorized(problem_of(poll, self._clock()), self._clock())
+        if result.kind == "unauthorized":
+            await self.health.unauthorized(problem_of(result, self._clock()), self._clock())
         return not self.paused
 
     @property
-    def _unit(self) -> float:
-        """How much slower the upstream is than its own times say: 1 but in a world that runs faster."""
+    def _time_scale(self) -> float:
+        """Scale of the upstream's durations: 1, or less in an accelerated simulation."""
         return min(1.0, self._planner_config.min_interval_seconds)
 
     def _plan(self, job: Job | PlannedJob) -> None:
@@ -503,7 +509,7 @@ class Poller:
             job.item(),
             self._clock(),
             weight=self._weights.effective(job.uid),
-            min_interval_seconds=None if job.spacing_seconds is None else job.spacing_seconds * self._unit,
+            min_interval_seconds=None if job.spacing_seconds is None else job.spacing_seconds * self._time_scale,
             next_poll_at=job.next_poll_at,
             step=job.poll_step,
             seen_at=job.seen_at,

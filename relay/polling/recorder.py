@@ -1,4 +1,4 @@
-"""Writes what was detected of a job, with its events, in one transaction. Shared by looks, upkeep and registrations."""
+"""Writes a job's transitions and their events in one transaction. Shared by polls, upkeep and registrations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -16,38 +16,38 @@ from relay.metrics import Metrics
 log = structlog.get_logger("relay.recorder")
 
 Hints = Callable[[Problem | None, str, str | None], Hint | None]
-"""By problem, kind of transition and channel: what a person should know of it; None where nothing is wrong."""
+"""(problem, kind of transition, channel) -> hint; None if nothing is wrong."""
 
 
 class Jobs(Protocol):
-    """What the recorder needs of the store's jobs."""
+    """The store's jobs."""
 
     async def record(self, record: PollRecord) -> Recorded: ...
 
 
 class Reservation(Protocol):
-    """Delivery slots kept for what is about to be recorded."""
+    """Delivery slots reserved for the events about to be recorded."""
 
     @property
     def lease(self) -> Lease: ...
 
 
 class Delivering(Protocol):
-    """What it needs of the dispatcher."""
+    """The dispatcher."""
 
     def reserve(self, events: Sequence[Event]) -> Reservation | None: ...
     def settle(self, reservation: Any, recorded: Recorded) -> None: ...
 
 
 class Signals(Protocol):
-    """Who is told what was recorded."""
+    """Wake-ups for readers of jobs and events."""
 
     def job_changed(self, uid: str) -> None: ...
     def event_recorded(self) -> None: ...
 
 
 class Recorder:
-    """Writes what was detected, with its events, and hands fresh deliveries over."""
+    """Writes transitions with their events and passes the new deliveries to the dispatcher."""
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class Recorder:
         *,
         poll_problem: Problem | None = None,
     ) -> tuple[Event, ...]:
-        """The events of transitions of a job; `poll_problem` is why it is taken for lost.
+        """The events of a job's transitions. `poll_problem` is why the job counts as not found.
 
-        What is inferred gets no hint: the item's error is of a later attempt.
+        Inferred transitions get no hint: the item's error belongs to a later attempt.
         """
         channel = (seen.channel if seen is not None else None) or job.channel
         problem = seen.problem if seen is not None else poll_problem
@@ -106,17 +106,17 @@ class Recorder:
         outcome: str | None = None,
         last_error: Mapping[str, Any] | None = None,
     ) -> None:
-        """One transaction; durable when it returns. Raises StaleSequence.
+        """Records transitions in one transaction; durable on return. Raises StaleSequence.
 
-        `poll_count` is the job's as it was when the poll was sent that proved it, or when it was judged without one;
-        None where later polls change nothing.
+        `poll_count` is the job's count when the proving poll was sent, or when the job was judged without a poll; None
+        if later polls do not matter.
         """
         problem = None
         if last_error is not None:
             problem = Problem(code=str(last_error.get("code") or ""), message=str(last_error.get("message") or ""))
         events = self.events(job, transitions, seen, poll_problem=problem)
         reservation = self._delivering.reserve(events)
-        recorded = Recorded(due=True)  # where it fails nobody knows what was written
+        recorded = Recorded(due=True)  # after a failure it is unknown what was written
         try:
             recorded = await self._jobs.record(
                 PollRecord(
@@ -149,7 +149,7 @@ class Recorder:
         self.announce(job.uid, events)
 
     def announce(self, job_uid: str, events: Sequence[Event]) -> None:
-        """Wakes whoever waits for the job or its events."""
+        """Wakes readers of the job and its events."""
         self._signals.job_changed(job_uid)
         for event in events:
             self._events_of(event.type).inc()

@@ -1,7 +1,7 @@
-"""What planners know besides their jobs, over a restart: loaded before jobs are planned, written down where it changed.
+"""Planner state that survives a restart: loaded before jobs are planned, saved when it changes.
 
-Of a source: what was learned of each class of its jobs, shared by all its accounts and all nodes. Of an account: the
-plan of its planner, such as its price and its rate-limit windows, which only the node that polls it writes.
+Per source: the statistics of each job class, shared by all accounts and nodes. Per account: the planner's plan (price,
+rate-limit windows), written only by the node that polls the account.
 """
 
 import asyncio
@@ -15,45 +15,45 @@ from relay.core.records import Learned
 from relay.holder import Holder
 
 FRESH_SECONDS = 60.0
-"""What was read of a source so short a while ago is not read again for its next account."""
+"""A source's statistics are not reloaded within this time, such as for its next account."""
 
 
 class Learner(Protocol):
-    """What was learned of one source's jobs, in memory; the planners of all its accounts share it."""
+    """The statistics of one source in memory, shared by the planners of its accounts."""
 
     def changed(self) -> list[tuple[str, float, str]]:
         """Name, number of events and JSON text of each class that has changed since the last call."""
 
     def learn(self, name: str, values: str) -> None:
-        """Takes a class back; what it can not read, it ignores."""
+        """Restores a class. Ignores what it cannot read."""
 
 
 class Planning(Protocol):
-    """What a planner keeps over a restart besides its jobs."""
+    """A planner's state besides its jobs."""
 
     def plan(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it; empty where there is nothing worth keeping."""
+        """The plan as JSON values; empty if there is nothing to save."""
 
     def resume(self, plan: Mapping[str, Any], now: float) -> None:
-        """Goes on with it; what it can not read, it ignores."""
+        """Restores a plan. Ignores what it cannot read."""
 
 
 class Rows(Protocol):
-    """What is needed of the store for a source."""
+    """The store's statistics."""
 
     async def save(self, rows: Sequence[Learned], now: float) -> None: ...
     async def load(self, source: str) -> list[Learned]: ...
 
 
 class Plans(Protocol):
-    """What is needed of the store for an account."""
+    """The store's plans."""
 
     async def save_plan(self, source: str, name: str, plan: Mapping[str, Any], holder: str | None) -> bool: ...
     async def plan(self, source: str, name: str) -> Mapping[str, Any] | None: ...
 
 
 class SourceStatistics:
-    """What was learned of one source, between its learner and the database."""
+    """Moves the statistics of one source between memory and database."""
 
     def __init__(self, source: str, learner: Learner, *, rows: Rows, clock: Clock) -> None:
         self.learner = learner
@@ -65,22 +65,21 @@ class SourceStatistics:
         self._lock = asyncio.Lock()
 
     async def load(self) -> None:
-        """Gives the learner what the database has. What it has learned itself is written first: of each class there
-        is then what was learned from more events, here or on another node."""
+        """Saves, then loads the statistics. The database keeps, per class, those learned from more events."""
         async with self._lock:
             now = self._clock()
             if self._loaded_at is not None and abs(now - self._loaded_at) < FRESH_SECONDS:
                 return
             await self._save()
             found = await self._rows.load(self._source)
-            self._collect()  # looks at jobs of other accounts have ended meanwhile
+            self._collect()  # polls of other accounts may have ended meanwhile
             for row in found:
                 if row.name not in self._unsaved:
                     self.learner.learn(row.name, row.values)
             self._loaded_at = now
 
     async def save(self) -> None:
-        """Writes down what has changed; what the database does not take is written the next time."""
+        """Saves what changed. What the database refuses is saved the next time."""
         async with self._lock:
             await self._save()
 
@@ -100,8 +99,10 @@ class SourceStatistics:
 
 
 class AccountPlan:
-    """What the planner of one account starts with, and leaves behind. `holder` names this node where there are others:
-    only while it holds the account is the plan its own to write."""
+    """Moves the plan of one account's planner between memory and database.
+
+    `holder` names this node in a cluster; the plan is written only while it holds the account.
+    """
 
     def __init__(
         self,
@@ -119,23 +120,22 @@ class AccountPlan:
         self._plans = plans
         self._clock = clock
         self._holder = holder
-        self._recalled = False
+        self._restored = False
         self._kept = b""
 
     async def restore(self, planner: Planning) -> None:
-        """Gives a new planner what was learned of its source and the plan of the one before it."""
-        self._recalled = False
+        """Restores a new planner: the source's statistics and the account's last plan."""
+        self._restored = False
         await self.shared.load()
         plan = await self._plans.plan(self._source, self._account)
         if plan is not None:
             planner.resume(plan, self._clock())
         self._kept = _json(plan)
-        self._recalled = True
+        self._restored = True
 
     async def save(self, planner: Planning) -> None:
-        """Writes down the planner's plan where it changed. One that was never given the last plan has none to keep: it
-        would overwrite that."""
-        if not self._recalled:
+        """Saves the planner's plan if it changed. Does nothing before `restore`: it would overwrite the last plan."""
+        if not self._restored:
             return
         plan = planner.plan()
         text = _json(plan)

@@ -1,4 +1,4 @@
-"""Tracked jobs as the API sees them: registered, refreshed, explained, given up. Joins the store with the pollers."""
+"""Tracked jobs as the API sees them: register, refresh, explain, untrack. Joins the store with the pollers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ log = structlog.get_logger("relay.tracking")
 
 
 class Tracking:
-    """See `relay.api.ports.Tracking`."""
+    """Implements `relay.api.ports.Tracking`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Tracking:
         clock: Clock,
         on_untracked: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """`on_untracked` is told which job is not tracked any more."""
+        """`on_untracked` is called with each job that is no longer tracked."""
         self._on_untracked = on_untracked
         self._store = store
         self._pollers = pollers
@@ -55,9 +55,9 @@ class Tracking:
         self._asking = Tasks()
 
     def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
-        """The id and state in an upstream's own answer to a create; None when `body` is not one.
+        """The id and state in an upstream's answer to a create; None if `body` is not one.
 
-        An end is not believed from a body, which may be partial or old: the job is looked at instead, at once.
+        A terminal state is ignored, since a body may be partial or old: the job is polled immediately instead.
         """
         definition = self._definitions.get(source)
         if definition is None:
@@ -69,7 +69,7 @@ class Tracking:
         return found.external_id, None if seen is None or seen.terminal or not seen.known else seen
 
     async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
-        """Tracks jobs; durable when it returns. One result for each request, in order."""
+        """Tracks jobs; durable on return. One result per request, in order."""
         now = self._clock()
         results: list[Registered | RequestError | None] = [None] * len(requests)
         registrations: list[tuple[int, Registration]] = []
@@ -79,7 +79,7 @@ class Tracking:
                 results[index] = InvalidRequest(f"there is no account {request.account} of a source {request.source}")
                 continue
             if escapes_segment(request.external_id):
-                detail = "the id has a segment . or .., so that a poll could reach another path of the upstream"
+                detail = "the id has a segment . or .., so a poll could reach another path of the upstream"
                 errors = [FieldError(pointer="/id", code="invalid_id", detail=detail)]
                 results[index] = InvalidRequest(f"/id: {detail}", errors=errors)
                 continue
@@ -168,7 +168,7 @@ class Tracking:
         return found
 
     async def refresh(self, job: Job) -> None:
-        """Looks at an open job as soon as the budget allows. Raises Conflict for a closed one."""
+        """Polls an open job as soon as the budget allows. Raises Conflict if it is closed."""
         if not job.open:
             raise Conflict(f"job {job.external_id} is closed ({job.outcome}): it will not change", code="job_closed")
         poller = self._poller(job)
@@ -178,13 +178,13 @@ class Tracking:
             await self._store.jobs.ask_for_poll(job)
 
     async def untrack(self, job: Job) -> Job:
-        """Stops looking at it."""
+        """Stops tracking the job."""
         closed = await self._store.jobs.untrack(job.uid, self._clock())
         self._stop_polling(job)
         return closed
 
     async def purge(self, job: Job) -> Job:
-        """Erases it."""
+        """Erases the job, its events and attempts."""
         erased = await self._store.jobs.purge(job.uid)
         self._stop_polling(job)
         return erased
@@ -197,13 +197,13 @@ class Tracking:
         self._signals.job_changed(job.uid)
 
     def polls(self, job: Job) -> bool:
-        """Whether this node polls the job's account: whatever is seen of the job is signalled here then."""
+        """True if this node polls the job's account, and so signals its changes."""
         poller = self._pollers.get((job.source, job.account))
         return poller is not None and poller.holds
 
     @contextmanager
     def prioritize(self, job: Job) -> Iterator[None]:
-        """While inside, a client waits for this job: it weighs more."""
+        """Raises the job's weight while a client waits for it."""
         poller = self._pollers.get((job.source, job.account))
         if poller is None:
             yield
@@ -214,7 +214,7 @@ class Tracking:
             yield
 
     def explain(self, job: Job) -> Explanation:
-        """Why it is looked at when it is."""
+        """Explains when the job is polled next, and why not earlier."""
         poller = self._pollers.get((job.source, job.account))
         now = self._clock()
         plan = None if poller is None else poller.planner.explain(job.uid, now)
@@ -239,7 +239,7 @@ class Tracking:
         )
 
     def _error(self, job: Job, poller: Poller | None, now: float) -> dict[str, Any] | None:
-        """What went wrong last: with the account, else at the last poll of the job, else with the job itself."""
+        """The current problem: of the account, else of the last poll, else of the job itself."""
         definition = self._definitions.get(job.source)
         if definition is None:
             return None
@@ -261,7 +261,7 @@ class Tracking:
         return None if hint is None else {**error, "meaning": hint.meaning, "fix": hint.fix, "who": hint.who}
 
     def reports(self) -> list[SourceReport]:
-        """One for each configured account."""
+        """One report per account."""
         now = self._clock()
         return [_report(source, account, poller, now) for (source, account), poller in self._pollers.items()]
 
@@ -270,14 +270,14 @@ class Tracking:
         if poller is None:
             raise Conflict(
                 f"job {job.external_id} belongs to the account {job.account} of {job.source}, "
-                "which the settings no longer have: nothing looks at it",
+                "which the settings no longer have: it is not polled",
                 code="account_missing",
             )
         return poller
 
 
 def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition: SourceDefinition) -> bool:
-    """Whether a poll's error is that of a key which is not refused now: there is another one since."""
+    """True if the error is the refusal of a key that has since been replaced."""
     of_the_key = error.get("code") in definition.codes.key_trouble or error.get("code") == "unauthorized"
     return of_the_key and poller is not None and poller.has_key and not poller.health.key_refused
 
@@ -317,7 +317,7 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
 def _why(
     job: Job, poller: Poller | None, plan: Plan | None, upstream: str, error: Mapping[str, Any] | None, now: float
 ) -> tuple[str, str]:
-    """A code and a sentence that a tired person understands."""
+    """The reason as a code and a sentence."""
     meaning = None if error is None else str(error["meaning"])
     because = "" if meaning is None else f": {meaning}"
     if not job.open:
@@ -325,10 +325,10 @@ def _why(
     if poller is None:
         return "account_missing", f"The settings have no account {job.account} of {job.source}: it is not polled."
     if not poller.has_key:
-        return "no_key", f"There is no API key for the account {job.account}: set one, and polling begins by itself."
+        return "no_key", f"There is no API key for the account {job.account}: set one, and polling starts by itself."
     if poller.health.key_refused:
         refused = f"{upstream} refuses the API key of account {job.account}{because}."
-        return "unauthorized", f"{refused} Polling waits, and goes on when the key works again or another one is set."
+        return "unauthorized", f"{refused} Polling resumes when the key works again or another one is set."
     if not poller.holds:
         return "elsewhere", "Another node polls this account: ask it for the reason, or see next_poll_at of the job."
     if plan is None:
@@ -337,8 +337,7 @@ def _why(
 
 
 def _log_first(registration: Registration) -> None:
-    """What the upstream's own answer has told of a job. Thousands may be registered at once, so only where a person
-    reads along."""
+    """Logs transitions proven by the upstream's answer, for a person watching. Thousands may be registered at once."""
     for event in registration.events if shows_deliveries() else ():
         log.info(
             "transition",

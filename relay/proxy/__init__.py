@@ -1,4 +1,1 @@
-"""The drop-in proxy: passes requests to the upstream, tracks the jobs they create, answers reads.
-
-Start at `asgi.py`.
-"""
+"""Drop-in proxy: forwards requests to the upstream, tracks the jobs they create, answers reads. Start at `asgi.py`."""

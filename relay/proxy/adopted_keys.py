@@ -1,4 +1,4 @@
-"""Accounts that the settings do not have: a caller's own key, once the upstream has taken a create with it."""
+"""Adopted accounts: made from a caller's own key once the upstream has accepted a create with it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from relay.config.settings import AccountSettings, Settings
 MAX_ADOPTED = 1_000
 
 Adopted = Mapping[tuple[str, str], str]
-"""By source and name: the key."""
+"""API keys by (source, account name)."""
 
 
 def name_of(api_key: str) -> str:
-    """What an adopted account is called: it tells nothing of its key."""
+    """The name of the account adopted for this key. Derived from a digest, so it reveals nothing about the key."""
     return f"key-{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
 
 
 def with_adopted(settings: Settings, adopted: Adopted) -> Settings:
-    """The settings with these accounts too; those that are written there win."""
+    """The settings with the adopted accounts added. Configured accounts take precedence."""
     sources = dict(settings.sources)
     for (source, name), api_key in adopted.items():
         if source in sources and name not in sources[source].accounts:

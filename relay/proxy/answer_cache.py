@@ -1,4 +1,4 @@
-"""What the upstream last said of the jobs that callers read, as whole answers: a read of them costs next to nothing."""
+"""LRU cache of complete answers to job reads. `reads.py` decides when an answer may be served."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,16 +8,18 @@ MAX_BYTES = 64 << 20
 OVERHEAD_BYTES = 500
 
 Key = tuple[str, str, str]
-"""Source, account, and the upstream's id."""
+"""(source, account, upstream job id)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedAnswer:
-    """One job's answer. `body` is None where there is none to give; `looked_at` is in epoch seconds.
+    """One job's answer. Times are epoch seconds.
 
-    `ended`: the job has ended, and its answer will not change any more. Else it holds within one `term` of this node's
-    polling of the account, and elsewhere until `due_at`, when the node that polls looks again. `known_at`: when the job
-    was known to be tracked, since another node, or retention, may erase it and the notice of that may be lost.
+    body      None if there is no item to serve yet
+    known_at  when the database last showed the job as tracked; its deletion elsewhere may go unnoticed
+    ended     the job has ended, so the answer is final
+    term      the polling term (`Poller.term`) in which an open job's answer is valid
+    due_at    the next planned poll; bounds an open job's answer while another node polls the account
     """
 
     uid: str
@@ -30,44 +32,44 @@ class CachedAnswer:
 
 
 class AnswerCache:
-    """Of the jobs that were asked for last; those of jobs that nobody asks for are not kept."""
+    """Least recently used answers, bounded in bytes."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[Key, CachedAnswer] = OrderedDict()
+        self._answers: OrderedDict[Key, CachedAnswer] = OrderedDict()
         self.size_bytes = 0
 
     def get(self, key: Key) -> CachedAnswer | None:
-        """The answer, if it is kept."""
-        kept = self._kept.get(key)
-        if kept is not None:
-            self._kept.move_to_end(key)
-        return kept
+        """The cached answer; None on a miss."""
+        answer = self._answers.get(key)
+        if answer is not None:
+            self._answers.move_to_end(key)
+        return answer
 
-    def put(self, key: Key, kept: CachedAnswer) -> None:
-        """Keeps it, and lets go of what was asked for longest ago where that is too much."""
+    def put(self, key: Key, answer: CachedAnswer) -> None:
+        """Stores an answer and evicts the least recently used ones over the limit."""
         self.drop(key)
-        self._kept[key] = kept
-        self.size_bytes += _size(kept)
-        while self.size_bytes > self._max_bytes and len(self._kept) > 1:
-            self.drop(next(iter(self._kept)))
+        self._answers[key] = answer
+        self.size_bytes += _size(answer)
+        while self.size_bytes > self._max_bytes and len(self._answers) > 1:
+            self.drop(next(iter(self._answers)))
 
     def renew(self, key: Key, make: Callable[[], CachedAnswer]) -> None:
-        """A look has shown the job: its answer is another one, where it is kept at all."""
-        if key in self._kept:
+        """Replaces the answer after a poll, if the job is cached."""
+        if key in self._answers:
             self.put(key, make())
 
     def drop(self, key: Key) -> None:
-        """Lets go of it."""
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            self.size_bytes -= _size(kept)
+        """Removes one answer."""
+        answer = self._answers.pop(key, None)
+        if answer is not None:
+            self.size_bytes -= _size(answer)
 
     def clear(self) -> None:
-        """Lets go of all: somebody else may have looked at the jobs meanwhile."""
-        self._kept.clear()
+        """Removes all answers: another node may have polled these jobs meanwhile."""
+        self._answers.clear()
         self.size_bytes = 0
 
 
-def _size(kept: CachedAnswer) -> int:
-    return OVERHEAD_BYTES + (0 if kept.body is None else len(kept.body))
+def _size(answer: CachedAnswer) -> int:
+    return OVERHEAD_BYTES + (0 if answer.body is None else len(answer.body))

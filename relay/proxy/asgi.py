@@ -1,7 +1,7 @@
-"""The drop-in proxy: every path of the upstream's own API, answered as the upstream does.
+"""HTTP half of the proxy: an ASGI application for every path of the upstream's API.
 
-Order of a request: whose key it has -> a read of a tracked job, a create, or anything else -> the answer, with
-`Relay-Cache` (and `Age`) added. Errors of our own have the upstream's shape.
+A request passes through: refusals -> the caller's account -> a job read, a create, or anything else -> the answer with
+`Relay-Cache` (and `Age`) added. The relay's own errors have the upstream's shape. Next: `gateway.py`.
 """
 
 import asyncio
@@ -38,23 +38,23 @@ from relay.errors import InvalidRequest, NoAnswer, RequestError, TooLarge, Unaut
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 
 MEMORY_BYTES = 1 << 20
-"""Of a create's body; more of it waits in a file."""
+"""A larger create body is spooled to a file."""
 MAX_CREATE_BYTES = 1 << 30
 PART_BYTES = 64 * 1024
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"cache-control", b"prefer", auth.NODE_HEADER})
-"""Headers that may ask for more than what is known, or with which a request may be refused."""
+"""A request with any of these may need more than the cached answer, or may have to be refused."""
 LEAVING_SECONDS = 0.05
-"""How long after its beginning a request is watched for its caller leaving: most are over by then."""
+"""Delay before a disconnecting caller is watched for. Most requests are over by then."""
 
 
 class Proxy:
-    """An ASGI application for the paths of the upstream's API."""
+    """The ASGI application."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers, or ends the connection where an answer that has begun can not be ended."""
+        """Answers; closes the connection if an answer that has begun breaks off."""
         try:
             response = await self._respond(scope, receive)
         except RequestError as error:
@@ -63,8 +63,10 @@ class Proxy:
             await self.answer(response, scope, receive, send)
 
     def from_memory(self, scope: Scope) -> ProxyResponse | None:
-        """The answer to a plain read of a tracked job where memory has it. That is most of what programs that poll ask
-        for, and nothing of it has to be waited for; None for anything else."""
+        """The answer to a plain job read from the cache; None for any other request. Never waits.
+
+        Most requests of polling programs end here.
+        """
         headers = scope["headers"]
         named = dict(headers)
         if len(named) < len(headers) or not named.keys().isdisjoint(_NOT_PLAIN):
@@ -79,7 +81,7 @@ class Proxy:
         return dropin.from_memory(caller, external_id, ended=False)
 
     async def answer(self, response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it, and counts it."""
+        """Sends and counts the answer."""
         self._context.ports.dropin.count(scope.get("relay.operation", "other"), response)
         await _answer(response, scope, receive, send)
 
@@ -117,20 +119,20 @@ class Proxy:
             scope["relay.operation"] = "create"
             options = _options(scope["headers"], caller.source, self._context)
             with _Spool() as spool:
-                body = await spool.take_in(_Upload(receive))
-                # Whoever leaves now does not end it: what is sent has to be known, and its job tracked.
+                body = await spool.read(_Upload(receive))
+                # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.
                 return await dropin.create(request, body, options)
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
-        return await _unless_left(dropin.pass_on(request, upload), receive, upload)
+        return await _unless_left(dropin.forward(request, upload), receive, upload)
 
     def _refuse(self, scope: Scope) -> None:
-        """Raises InvalidRequest for what the key is never used for: it would reach past the paths that are passed."""
+        """Raises InvalidRequest for a request that could reach past the forwarded paths with the account's key."""
         method = scope["method"]
         if method == "CONNECT":
-            raise InvalidRequest("CONNECT asks for a tunnel: it is not passed on", code="no_tunnels", status=400)
+            raise InvalidRequest("CONNECT asks for a tunnel. It is not forwarded", code="no_tunnels", status=400)
         if method == "TRACE":
             raise InvalidRequest(
-                "TRACE repeats a request with its key: it is not passed on", code="method_not_allowed", status=405
+                "TRACE echoes a request with its key. It is not forwarded", code="method_not_allowed", status=405
             )
         refusal = path_refusal(scope["raw_path"], self._context.ports.settings.passed_paths)
         if refusal is not None:
@@ -138,16 +140,16 @@ class Proxy:
         overriding = next((name for name, _ in scope["headers"] if name in OVERRIDE_HEADERS), None)
         if overriding is not None:
             raise InvalidRequest(
-                f"the header {overriding.decode()} asks for another method or path than the request line: send that "
-                "request itself. Nothing was sent",
+                f"the header {overriding.decode()} overrides the method or path of the request line. Send that request "
+                "itself. Nothing was sent",
                 code="override_header",
                 status=400,
             )
 
     def _caller(self, scope: Scope) -> tuple[Caller, Sequence[Header]]:
-        """Whose account the call speaks for, and the headers that go on, with that account's key. Raises RequestError.
+        """The caller, and the headers to forward with the account's key. Raises RequestError.
 
-        The caller's own `Connection` is obeyed before the key is put in: it cannot take it out again.
+        The caller's `Connection` header is applied before the key is added, so it cannot remove the key.
         """
         dropin, settings = self._context.ports.dropin, self._context.ports.settings
         raw: list[Header] = scope["headers"]
@@ -163,15 +165,15 @@ class Proxy:
             standing = dropin.default_caller()
             if standing is None:
                 raise Unauthorized(
-                    "a relay token stands for the one account that has a key, or for the account `default`: there is "
-                    "none such, so send the account's own key",
+                    "a relay token acts for the only account with a key, or for the account `default`. "
+                    "There is neither: send the account's own key",
                     code="no_account_to_stand_for",
                 )
             return standing, dropin.with_account_key(passed, standing)
         if (key is not None and dropin.adopts_keys) or auth.is_local(scope, Headers(raw=raw), settings):
             return caller, passed
         raise Unauthorized(
-            "the key is neither that of a configured account nor a token of this relay", code="key_unknown"
+            "the key belongs to no configured account and is not a token of this relay", code="key_unknown"
         )
 
     def _problem(self, scope: Scope, error: RequestError) -> ProxyResponse:
@@ -184,7 +186,7 @@ class Proxy:
 
 
 def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
-    """Whether a request has a body, wants an answer of the upstream's own, and has a preference (RFC 7240)."""
+    """Whether a request has a body, bypasses the cache, and has a preference (RFC 7240)."""
     has_body = fresh = prefers = False
     for name, value in headers:
         if name == b"content-length":
@@ -199,7 +201,7 @@ def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
 
 
 def _options(headers: Sequence[Header], source: str, context: Context) -> TrackingOptions:
-    """What the create's own headers attach. Raises InvalidRequest (400): nothing was sent then."""
+    """Reads the `Relay-*` headers of a create. Raises InvalidRequest (400) before anything is sent."""
     metadata, callback, types = None, None, None
     for name, value in headers:
         if name == METADATA_HEADER:
@@ -215,7 +217,7 @@ def _options(headers: Sequence[Header], source: str, context: Context) -> Tracki
             if errors or not types:
                 raise _bad("Relay-Callback-Types", errors[0].detail if errors else "it names no type")
     if types is not None and callback is None:
-        raise _bad("Relay-Callback-Types", "there is no Relay-Callback: send that too")
+        raise _bad("Relay-Callback-Types", "there is no Relay-Callback. Send both")
     return TrackingOptions(metadata=metadata, callback_url=callback, callback_types=types)
 
 
@@ -242,7 +244,7 @@ def _bad(header: str, why: str) -> InvalidRequest:
 
 
 class _Upload:
-    """A request's body as it comes; `ended` once all of it has come, `left` where the caller went away before."""
+    """A request body as it arrives. `ended`: complete. `left`: the caller disconnected before that."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -264,7 +266,7 @@ class _Upload:
 
 
 class _Spool:
-    """A create's body with its digest: in memory while it is small, in a file where it is not."""
+    """A create's body and its digest, in memory if small, else in a temporary file."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 (closed at the end of `with`)
@@ -277,8 +279,8 @@ class _Spool:
     def __exit__(self, *_exception: object) -> None:
         self._file.close()
 
-    async def take_in(self, upload: _Upload) -> CreateBody:
-        """All of it. Raises TooLarge, ClientDisconnect."""
+    async def read(self, upload: _Upload) -> CreateBody:
+        """Reads the whole body. Raises TooLarge, ClientDisconnect."""
         async for part in upload:
             self._size_bytes += len(part)
             if self._size_bytes > MAX_CREATE_BYTES:
@@ -303,7 +305,7 @@ class _Spool:
 async def _unless_left(
     work: Awaitable[ProxyResponse], receive: Receive, upload: _Upload | None = None
 ) -> ProxyResponse | None:
-    """The response; None where the caller left before there was one: then the work was cancelled."""
+    """The response; None if the caller disconnected first, which cancels the work."""
     watch = _Watch(receive, upload)
     try:
         response = await work
@@ -320,7 +322,7 @@ async def _unless_left(
 
 
 class _Watch:
-    """Cancels the current task when the caller leaves while it waits."""
+    """Cancels the current task when the caller disconnects."""
 
     def __init__(self, receive: Receive, upload: _Upload | None) -> None:
         self.left = False
@@ -333,7 +335,7 @@ class _Watch:
 
     def _begin(self) -> None:
         if self._upload is not None and not self._upload.ended:
-            self._timer = self._loop.call_later(LEAVING_SECONDS, self._begin)  # the upload notices by itself
+            self._timer = self._loop.call_later(LEAVING_SECONDS, self._begin)  # the upload notices a disconnect itself
         else:
             self._watching = self._loop.create_task(self._wait())
 
@@ -345,7 +347,7 @@ class _Watch:
             self._task.cancel()
 
     def end(self) -> None:
-        """Nobody waits any more."""
+        """Stops watching."""
         self._timer.cancel()
         if self._watching is not None:
             self._watching.cancel()
@@ -357,13 +359,13 @@ class _Watch:
 async def _answer(response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
     headers = [*response.headers, (CACHE_HEADER, response.cache.encode())]
     if response.age_seconds is not None:
-        headers.append((b"age", b"%d" % response.age_seconds))  # only an answer of our own has one, and no other Age
+        headers.append((b"age", b"%d" % response.age_seconds))  # only answers from the cache have one
     try:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if response.whole is not None:
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.whole})
             return
-        watch = _Watch(receive, scope.get("relay.upload"))  # an answer may begin before all of the request has come
+        watch = _Watch(receive, scope.get("relay.upload"))  # an answer may begin before the request has ended
         try:
             async for part in response.parts():
                 await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -372,7 +374,7 @@ async def _answer(response: ProxyResponse, scope: Scope, receive: Receive, send:
                 raise
             return
         except NoAnswer:
-            # What was begun can not be ended: the caller has to see that, as it would have without us.
+            # The caller has to see that the answer is incomplete, as it would without the relay.
             _cut(receive)
             return
         finally:
@@ -383,7 +385,7 @@ async def _answer(response: ProxyResponse, scope: Scope, receive: Receive, send:
 
 
 def _cut(receive: Receive) -> None:
-    """Ends the connection without a word more. ASGI has no message for that; the server's transport is at hand."""
+    """Closes the connection mid-answer. ASGI has no message for that, so this uses the server's transport."""
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
     if transport is None:
         raise NoAnswer("the upstream's answer broke off")

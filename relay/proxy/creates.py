@@ -1,7 +1,7 @@
-"""Creates: written down, sent once, and tracked before the caller has the answer.
+"""Creates: recorded before they are sent, sent once, and tracked before the caller gets the answer.
 
-A create's way: intent written -> sent, once -> answer read -> the job and the end of the intent in one transaction ->
-answered. Whatever ends it in between leaves the intent, which says that nobody knows whether something was made.
+Steps: record the intent -> send once -> read the answer -> record the job and end the intent in one transaction ->
+answer. An interruption at any step leaves the intent, which marks a create of unknown outcome (`unknown_creates.py`).
 """
 
 import asyncio
@@ -29,20 +29,20 @@ from relay.sources.mapping import CreateRequest, read_create, read_error
 from relay.tasks import Tasks
 
 CREATE_SECONDS = 330.0
-"""How long a create is waited for at most."""
+"""Maximum wait for the answer to a create."""
 MOST_SPACING_SECONDS = 86_400.0
 REGISTER_TRIES = 3
 AGAIN_SECONDS = 1.0
 MAX_UNRECORDED = 1_000
 
 Adopt = Callable[[str, str], Awaitable[None]]
-"""By source and key."""
+"""Adopts an account: (source, API key)."""
 
 log = structlog.get_logger("relay.dropin")
 
 
 class Intents(Protocol):
-    """What creates need of the store's intents."""
+    """The store's intents."""
 
     async def begin(self, intent: Intent) -> None: ...
     async def end(self, id: str) -> None: ...
@@ -50,7 +50,7 @@ class Intents(Protocol):
 
 
 class Creates:
-    """Sends creates. `adopt` makes an account of a caller's key; None where that is not wanted."""
+    """Sends creates. `adopt` makes an account of an unknown key; None if `proxy.adopt_unknown_keys` is off."""
 
     def __init__(
         self,
@@ -74,17 +74,17 @@ class Creates:
         self._clock = clock
         self._adopt = adopt
         self._unknown = unknown
-        self.late = Tasks()
-        """Jobs that the database has not taken yet."""
+        self.unrecorded = Tasks()
+        """Created jobs that the database has not accepted yet."""
 
     async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
-        """Sends a create once, and tracks the job that it makes."""
+        """Sends a create once and tracks the job it makes."""
         caller = request.caller
         if caller.account is None and caller.key and self._adopt is not None and len(self._pollers) < MAX_ADOPTED:
             request = replace(request, caller=replace(caller, account=name_of(caller.key)))
         if request.caller.account is None:
             log.warning("untracked_create", path=request.path, request_id=request.request_id, hint="its key is unknown")
-            return await self._forwarding.pass_on(request, body.parts)
+            return await self._forwarding.forward(request, body.parts)
         now = self._clock()
         asked = read_create(self._definitions[request.caller.source], body.whole)
         intent = Intent(
@@ -109,30 +109,30 @@ class Creates:
                 request.caller,
                 503,
                 "relay_database_unavailable",
-                f"{error}. Nothing was sent: send it again later",
+                f"{error}. Nothing was sent. Send it again later",
                 request.request_id,
             )
         request = replace(request, headers=readable_only(request.headers))
         try:
             async with asyncio.timeout(CREATE_SECONDS):
                 answer = await self._forwarding.send(request, body.parts if body.whole is None else body.whole)
-                content, is_whole = await self._forwarding.until_the_end(answer.read(MAX_ANSWER_BYTES))
+                content, is_whole = await self._forwarding.unless_stopping(answer.read(MAX_ANSWER_BYTES))
         except NotSent as error:
             await self._settle(intent, None)
             return self._forwarding.unreachable(request, error)
         except (NoAnswer, TimeoutError) as error:
             await self._settle(intent, "no_answer")
-            late = NoAnswer(f"no answer within {CREATE_SECONDS:g} s")
-            return self._forwarding.unreachable(request, error if isinstance(error, NoAnswer) else late, intent)
-        self._forwarding.note(request.caller, answer)
+            timed_out = NoAnswer(f"no answer within {CREATE_SECONDS:g} s")
+            return self._forwarding.unreachable(request, error if isinstance(error, NoAnswer) else timed_out, intent)
+        self._forwarding.count_request(request.caller, answer)
         if not is_whole:
             await self._settle(intent, "unreadable", answer.status)
             return StreamedResponse(answer, "pass", content)
         answer.close()
-        await self._take_in(request, asked, options, intent, answer, content)
+        await self._settle_answer(request, asked, options, intent, answer, content)
         return BufferedResponse(status=answer.status, headers=answer.headers, whole=content)
 
-    async def _take_in(
+    async def _settle_answer(
         self,
         request: ForwardedRequest,
         asked: CreateRequest,
@@ -141,7 +141,7 @@ class Creates:
         answer: UpstreamResponse,
         content: bytes,
     ) -> None:
-        """What the answer says of the create's fate, written down before the caller gets it."""
+        """Records what the answer proves about the create."""
         definition = self._definitions[intent.source]
         readable = plain(content, answer.headers, MAX_ANSWER_BYTES) or b""
         code = read_error(definition, readable).code if answer.status >= 500 else ""
@@ -174,14 +174,16 @@ class Creates:
             )
 
     async def _track(self, api_key: str | None, request: TrackRequest) -> None:
-        """Registers the job; where the database does not take it now, it is tried until it does. Raises nothing: the
-        create was carried out, and a caller who got an error for its answer might send it again."""
+        """Registers the job, and retries while the database refuses.
+
+        Raises nothing: the create was carried out, and a caller that gets an error might send it again.
+        """
         try:
             await self._register(request, api_key)
         except StoreError as error:
             log.error("job_not_recorded", job=request.external_id, intent=_id_of(request), error=str(error))
-            if len(self.late) < MAX_UNRECORDED:
-                self.late.start(self._track_later(api_key, request))
+            if len(self.unrecorded) < MAX_UNRECORDED:
+                self.unrecorded.start(self._track_later(api_key, request))
         except Exception:
             log.exception("job_not_tracked", job=request.external_id, intent=_id_of(request))
             if request.intent is not None:
@@ -200,7 +202,7 @@ class Creates:
     async def _register(self, request: TrackRequest, api_key: str | None) -> None:
         if self._adopt is not None and api_key is not None and (request.source, request.account) not in self._pollers:
             await self._adopt(request.source, api_key)
-        for _ in range(REGISTER_TRIES):  # a callback's subscription may be removed just now
+        for _ in range(REGISTER_TRIES):  # the callback's subscription may be removed concurrently
             try:
                 result = (await self._tracking.register((request,)))[0]
             except Conflict as error:
@@ -212,14 +214,16 @@ class Creates:
             await self._settle(request.intent, "unreadable")
 
     async def _settle(self, intent: Intent, reason: str | None, status_code: int | None = None) -> None:
-        """The intent's end, or why its fate is unknown. Where that can not be written it stays as it was: in flight,
-        and with the next start cut off."""
+        """Ends the intent, or with a `reason` marks its outcome unknown.
+
+        If the database refuses, the intent stays in flight and becomes `cut_off` at the next start.
+        """
         try:
             if reason is None:
                 await self._intents.end(intent.id)
             else:
                 await self._intents.unknown(intent.id, reason, status_code)
-                await self._unknown.tell()
+                await self._unknown.announce()
         except StoreError as error:
             log.error("intent_not_settled", intent=intent.id, reason=reason, error=str(error))
         if reason is not None:
@@ -243,7 +247,7 @@ def _object(body: bytes) -> Mapping[str, Any]:
 
 
 def _spacing(asked: float | None) -> float | None:
-    """The least seconds to its predecessor; None where the create says nothing of the kind."""
+    """Minimum seconds to its predecessor in the lane; None if the create does not set it."""
     return None if asked is None else min(max(asked, DEFAULT_SPACING_SECONDS), MOST_SPACING_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""Passing requests on: sent once, noted in the account's budget, and what a caller is told where no answer came."""
+"""Forwards requests: sent once and counted in the account's budget. Also builds the relay's own answers."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping, Sequence
@@ -26,7 +26,7 @@ log = structlog.get_logger("relay.dropin")
 
 
 class Stopping(Protocol):
-    """The node, as far as those who wait are concerned."""
+    """The node's shutdown state."""
 
     @property
     def stopping(self) -> bool: ...
@@ -34,7 +34,7 @@ class Stopping(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class BufferedResponse:
-    """An answer that is here already. See `relay.proxy.types.ProxyResponse`."""
+    """A complete answer. Implements ProxyResponse."""
 
     status: int
     headers: list[Header]
@@ -47,11 +47,11 @@ class BufferedResponse:
         yield self.whole or b""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Does nothing."""
 
 
 class StreamedResponse:
-    """An answer that is still coming, after what was read of it already."""
+    """An answer still in transfer. `begun` is the part already read. Implements ProxyResponse."""
 
     def __init__(self, answer: UpstreamResponse, cache: Cache, begun: bytes = b"") -> None:
         self.whole: bytes | None = None
@@ -63,19 +63,19 @@ class StreamedResponse:
         self._begun = begun
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """The body as it comes."""
+        """The body as it arrives."""
         if self._begun:
             yield self._begun
         async for part in self._answer.body():
             yield part
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the upstream response."""
         self._answer.close()
 
 
 class Forwarding:
-    """Sends what callers send. `transports` by source."""
+    """Forwards callers' requests. `transports` by source."""
 
     def __init__(
         self,
@@ -92,13 +92,13 @@ class Forwarding:
         self._node = node
         self._clock = clock
 
-    async def pass_on(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
-        """Passes any other request on."""
+    async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
+        """Forwards a request that is neither a job read nor a create."""
         try:
             answer = await self.send(request, body)
         except (NotSent, NoAnswer) as error:
             return self.unreachable(request, error)
-        self.note(request.caller, answer)
+        self.count_request(request.caller, answer)
         body_in_memory = answer.from_memory()
         if body_in_memory is None:
             return StreamedResponse(answer, "pass")
@@ -109,35 +109,34 @@ class Forwarding:
         """Sends once. Raises NotSent, NoAnswer."""
         target = f"{request.path}?{request.query}" if request.query else request.path
         sent = UpstreamRequest(method=request.method, target=target, headers=request.headers, body=body)
-        return await self.until_the_end(self._transports[request.caller.source].send(sent))
+        return await self.unless_stopping(self._transports[request.caller.source].send(sent))
 
-    async def until_the_end(self, waiting: Awaitable[Value]) -> Value:
-        """Waits for the upstream. Where the relay ends first, that is no answer: the caller is to be told so, and of a
-        create the intent."""
+    async def unless_stopping(self, waiting: Awaitable[Value]) -> Value:
+        """Waits for the upstream. Raises NoAnswer if shutdown cancels the wait, so the caller still gets an answer."""
         try:
             return await waiting
         except asyncio.CancelledError:
             if not self._node.stopping:
                 raise
-            raise NoAnswer("no answer before the relay was told to end") from None
+            raise NoAnswer("no answer before the relay shut down") from None
 
-    def note(self, caller: Caller, answer: UpstreamResponse) -> None:
-        """It was sent on the account's key: the planner's budget has to know."""
+    def count_request(self, caller: Caller, answer: UpstreamResponse) -> None:
+        """Counts the request in the budget of the account whose key sent it."""
         if caller.account is not None:
             poller = self._pollers.get((caller.source, caller.account))
             if poller is None:
-                return  # an account that is still to be adopted
+                return  # an account not yet adopted
             poller.passed(answer.status, texts(answer.headers), answer.sent_at)
 
     def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> BufferedResponse:
-        """An error of our own in the upstream's shape."""
+        """A relay error in the upstream's shape."""
         body = self._definitions[caller.source].error_body(code, message, request_id)
         return self.own(status, body)
 
     def own(
         self, status: int, body: bytes, *, cache: Cache = "pass", age_seconds: int | None = None
     ) -> BufferedResponse:
-        """An answer of our own."""
+        """An answer from the relay itself."""
         date = http_date(self._clock()).encode()
         headers = [(b"date", date), JSON_TYPE, (b"content-length", b"%d" % len(body))]
         return BufferedResponse(status=status, headers=headers, whole=body, cache=cache, age_seconds=age_seconds)
@@ -145,7 +144,7 @@ class Forwarding:
     def unreachable(
         self, request: ForwardedRequest, error: RelayError, intent: Intent | None = None
     ) -> BufferedResponse:
-        """What a caller is told whose request got no answer, or was not sent."""
+        """The error for a request that was not sent or got no answer."""
         if isinstance(error, NotSent):
             code, says = "relay_upstream_unreachable", f"{error}. Nothing was sent: it is safe to send it again"
         elif request.method in SAFE_METHODS:
@@ -154,13 +153,13 @@ class Forwarding:
             listed = "" if intent is None else f", listed as {intent.id} at /v1/intents"
             code = "relay_outcome_unknown"
             says = (
-                f"{error}. It was sent, and whether it was carried out is unknown{listed}: find out "
-                "before it is sent again, or repeat it with the Idempotency-Key that it had"
+                f"{error}. It was sent, and whether it was carried out is unknown{listed}. Check with the upstream "
+                "before you send it again, or repeat it with the same Idempotency-Key"
             )
         log.warning("not_passed_on", code=code, method=request.method, path=request.path, error=str(error))
         return self.problem(request.caller, 502, code, says, request.request_id)
 
 
 def texts(headers: Sequence[Header]) -> dict[str, str]:
-    """Headers by their lower-case names."""
+    """Headers as text, names lower-cased."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}

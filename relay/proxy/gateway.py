@@ -1,4 +1,4 @@
-"""The drop-in proxy as the API sees it: whose call it is, what it is, and who answers it."""
+"""The proxy without its HTTP: identifies the caller, classifies the request and picks what answers it."""
 
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from functools import lru_cache
@@ -25,7 +25,7 @@ from relay.store.store import Store
 
 
 class Gateway:
-    """See `relay.proxy.types.DropIn`."""
+    """Implements `relay.proxy.types.DropIn`."""
 
     def __init__(
         self,
@@ -45,15 +45,15 @@ class Gateway:
         dataschema_base: str,
         adopt: Adopt | None = None,
     ) -> None:
-        """`adopt` makes an account of a caller's key; None where that is not wanted. `recorded` is told of each event
-        that is recorded here."""
+        """`adopt` makes an account of an unknown key; None if adoption is off. `recorded` is called with each event
+        recorded here."""
         self.adopts_keys = adopt is not None
         self._intents = store.intents
         self._pollers = pollers
         self._definitions = definitions
         self._clock = clock
         self._counter = lru_cache(metrics.passed.labels)
-        self._callers: dict[str, Caller] = {}  # whose hashes are keyed: how long a look-up takes tells nothing of a key
+        self._callers: dict[str, Caller] = {}  # str hashes are keyed: lookup time reveals no key
         self._forwarding = Forwarding(
             pollers=pollers, definitions=definitions, transports=transports, node=node, clock=clock
         )
@@ -82,10 +82,10 @@ class Gateway:
             unknown=self.unknown,
         )
 
-    # --- whose call it is
+    # --- the caller
 
     def caller_for(self, key: str | None) -> Caller:
-        """Whom a request with this key speaks for."""
+        """The caller with this key."""
         if key is not None:
             found = self._callers.get(key) or self._learn_keys().get(key)
             if found is not None and self._pollers[(found.source, found.account or "")].key == key:
@@ -101,7 +101,7 @@ class Gateway:
         return self._callers
 
     def default_caller(self) -> Caller | None:
-        """The account that a relay token stands for: the only one that has a key, or else `default`."""
+        """The account a relay token acts for: the only one with a key, else `default`."""
         having = [place for place, poller in self._pollers.items() if poller.key is not None]
         chosen = having if len(having) == 1 else [place for place in having if place[1] == "default"]
         if len(chosen) != 1:
@@ -110,70 +110,70 @@ class Gateway:
         return Caller(source=source, account=account, key=self._pollers[chosen[0]].key)
 
     def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
-        """The headers with the account's own key in the place of a token of ours."""
+        """The headers with the relay token replaced by the account's own key."""
         name, value = next(iter(self._definitions[caller.source].auth_headers(caller.key or "").items()))
         return with_key(headers, name, value)
 
-    # --- what it is
+    # --- the request
 
     def is_create(self, caller: Caller, method: str, path: str) -> bool:
-        """Whether the request makes a job."""
+        """True if the request creates a job."""
         return method == "POST" and unquote(path) in self._definitions[caller.source].creates
 
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
-        """The id of the job that the request reads; None where it is another request, or nobody's we know."""
+        """The id of the job the request reads; None for any other request or an unknown caller."""
         if method != "GET" or query or caller.account is None:
             return None
         written = self._definitions[caller.source].job_id_of(path)
         return None if written is None else unquote(written)
 
-    # --- who answers it
+    # --- the answer
 
     def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
-        """The answer to the read of a job where memory has one that is as good as the upstream's."""
+        """The cached answer to a job read, if it is as current as the upstream's own."""
         return self._reads.from_memory(caller, external_id, ended=ended)
 
     async def read(
         self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
     ) -> ProxyResponse:
-        """Answers the read of a job."""
+        """Answers a job read."""
         return await self._reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
 
     async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
-        """Sends a create once, and tracks the job that it makes."""
+        """Sends a create once and tracks the job it makes."""
         return await self._creates.create(request, body, options)
 
-    async def pass_on(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
-        """Passes any other request on."""
-        return await self._forwarding.pass_on(request, body)
+    async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
+        """Forwards any other request."""
+        return await self._forwarding.forward(request, body)
 
     def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
-        """An error of our own in the upstream's shape."""
+        """A relay error in the upstream's shape."""
         return self._forwarding.problem(caller, status, code, message, request_id)
 
     def count(self, kind: str, response: ProxyResponse) -> None:
-        """For the metrics."""
+        """Counts the answer in the metrics."""
         self._counter(kind, response.cache, f"{response.status // 100}xx").inc()
 
-    def polled(self, job: Job, poll: PollResult) -> None:
-        """A look of ours, or one that was lent, showed the job."""
-        self._reads.polled(job, poll)
+    def polled(self, job: Job, result: PollResult) -> None:
+        """A poll or a borrowed read showed the job."""
+        self._reads.polled(job, result)
 
-    # --- what was left open
+    # --- creates of unknown outcome
 
     async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
-        """The creates whose fate is unknown, newest first."""
+        """Creates of unknown outcome, newest first."""
         return await self._intents.page(limit=limit, cursor=cursor, now=self._clock())
 
     async def dismiss(self, intent_id: str) -> Intent | None:
-        """Somebody took care of it. None where there is no such."""
+        """Removes a create from the list. None if it does not exist."""
         return await self._intents.dismiss(intent_id, self._clock())
 
     async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
-        """What a person found out; a job that was made is tracked as if its answer had come. Raises RequestError."""
+        """Records the outcome of a create; a job that was made is tracked. Raises RequestError."""
         return await resolve(self._intents, self._tracking, intent_id, fate, job_id, now=self._clock())
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Lets what was lent come home, and what is late be recorded."""
-        await self._reads.borrowed.finish(timeout_seconds)
-        await self._creates.late.finish(timeout_seconds)
+        """Lets borrowed polls settle and created jobs be recorded, within the time."""
+        await self._reads.settling.finish(timeout_seconds)
+        await self._creates.unrecorded.finish(timeout_seconds)

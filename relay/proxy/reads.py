@@ -1,4 +1,7 @@
-"""Reads of tracked jobs: from what the last look showed while another would gain nothing, else from the upstream."""
+"""Job reads: answered from recorded state while a poll would gain nothing, else from the upstream.
+
+A read sent to the upstream counts as a poll where possible (`Poller.borrow`).
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -24,9 +27,9 @@ from relay.sources.client import UpstreamClient
 from relay.tasks import Tasks
 
 BORROWED_SECONDS = 15.0
-"""How long a caller's read keeps us from looking at the job ourselves."""
+"""How long a caller's read may delay the relay's own poll of the job."""
 KNOWN_SECONDS = 60.0
-"""How long an answer is given without asking the database whether its job is still tracked."""
+"""How long a cached answer is served before the database is asked whether the job is still tracked."""
 WAIT_SLICE_SECONDS = 15.0
 ELSEWHERE_SLICE_SECONDS = 1.0
 
@@ -34,13 +37,13 @@ log = structlog.get_logger("relay.dropin")
 
 
 class Jobs(Protocol):
-    """What reads need of the store's jobs."""
+    """The store's jobs."""
 
     async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]: ...
 
 
 class Reads:
-    """Answers reads of jobs. `clients` by source."""
+    """Answers job reads. `clients` by source."""
 
     def __init__(
         self,
@@ -64,73 +67,73 @@ class Reads:
         self._signals = signals
         self._node = node
         self._clock = clock
-        self.borrowed = Tasks()
-        """Reads whose answers are still to be recorded."""
+        self.settling = Tasks()
+        """Borrowed polls whose results are being recorded."""
 
     async def read(
         self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
     ) -> ProxyResponse:
-        """Answers the read of a job: from what is known where that is as good, else by asking the upstream."""
+        """Answers a job read from recorded state if that is current, else from the upstream."""
         caller = request.caller
         poller = self._pollers[(caller.source, caller.account or "")]
         place = (caller.source, caller.account or "", external_id)
         try:
-            kept = await self._kept(place, poller)
-        except StoreError as error:  # the upstream can answer all the same
+            cached = await self._load(place, poller)
+        except StoreError as error:  # the upstream can still answer
             log.warning("read_without_state", error=str(error))
-            kept = None
-        if kept is None:
-            return await self._forwarding.pass_on(request, None)
+            cached = None
+        if cached is None:
+            return await self._forwarding.forward(request, None)
         if fresh:
-            return await self._miss(request, external_id, kept.uid, poller, cache="pass", borrow=not wait_seconds)
+            return await self._miss(request, external_id, cached.uid, poller, cache="pass", borrow=not wait_seconds)
         if wait_seconds:
             request = replace(request, headers=without_wait(request.headers))
-            if not kept.ended:
-                kept = await self._end_of(place, kept, poller, wait_seconds)
-                if kept is None:  # it is not tracked any more
-                    return await self._forwarding.pass_on(request, None)
-        hit = self._hit(kept, poller)
+            if not cached.ended:
+                cached = await self._end_of(place, cached, poller, wait_seconds)
+                if cached is None:  # no longer tracked
+                    return await self._forwarding.forward(request, None)
+        hit = self._hit(cached, poller)
         if hit is not None:
             return hit
-        return await self._miss(request, external_id, kept.uid, poller, cache="miss")
+        return await self._miss(request, external_id, cached.uid, poller, cache="miss")
 
     def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
-        """The answer where memory has it: most reads need no more, and nothing of them has to be waited for."""
+        """The cached answer, if current. Most reads end here, without waiting."""
         place = (caller.source, caller.account or "", external_id)
         poller = self._pollers[place[:2]]
-        kept = self._remembered(place, poller)
-        return None if kept is None or (ended and not kept.ended) else self._hit(kept, poller)
+        cached = self._valid(place, poller)
+        return None if cached is None or (ended and not cached.ended) else self._hit(cached, poller)
 
-    def _hit(self, kept: CachedAnswer, poller: Poller) -> BufferedResponse | None:
+    def _hit(self, cached: CachedAnswer, poller: Poller) -> BufferedResponse | None:
         now = self._clock()
-        if kept.body is None or poller.paused_by_key or not (kept.ended or _is_fresh(kept, poller, now)):
+        if cached.body is None or poller.paused_by_key or not (cached.ended or _is_fresh(cached, poller, now)):
             return None
-        return self._forwarding.own(200, kept.body, cache="hit", age_seconds=max(0, int(now - kept.polled_at)))
+        return self._forwarding.own(200, cached.body, cache="hit", age_seconds=max(0, int(now - cached.polled_at)))
 
-    def _remembered(self, place: JobKey, poller: Poller) -> CachedAnswer | None:
-        kept = self._answers.get(place)
-        if kept is None or not 0 <= self._clock() - kept.known_at < KNOWN_SECONDS:
+    def _valid(self, place: JobKey, poller: Poller) -> CachedAnswer | None:
+        cached = self._answers.get(place)
+        if cached is None or not 0 <= self._clock() - cached.known_at < KNOWN_SECONDS:
             return None
-        return kept if kept.ended or (poller.holds and kept.term == poller.term) else None
+        return cached if cached.ended or (poller.holds and cached.term == poller.term) else None
 
-    async def _kept(self, place: JobKey, poller: Poller) -> CachedAnswer | None:
-        kept = self._remembered(place, poller)
-        if kept is not None:
-            return kept
+    async def _load(self, place: JobKey, poller: Poller) -> CachedAnswer | None:
+        cached = self._valid(place, poller)
+        if cached is not None:
+            return cached
         source, account, external_id = place
         found = await self._jobs.find(external_id, source, account)
         if not found or found[0].outcome == "untracked":
             return None
-        kept = self._answer_of(found[0], poller)
-        self._answers.put(place, kept)
-        return kept
+        cached = self._answer_of(found[0], poller)
+        self._answers.put(place, cached)
+        return cached
 
-    def _answer_of(self, job: Job, poller: Poller, poll: PollResult | None = None) -> CachedAnswer:
+    def _answer_of(self, job: Job, poller: Poller, result: PollResult | None = None) -> CachedAnswer:
         item, polled_at = job.upstream, job.last_polled_at
         status, closed = job.progress.status, not job.open
-        if poll is not None and poll.observation is not None:
-            item, polled_at = poll.observation.upstream, poll.received_at
-            status, closed = poll.observation.status, poll.observation.terminal
+        if result is not None and result.observation is not None:
+            item, polled_at = result.observation.upstream, result.received_at
+            status, closed = result.observation.status, result.observation.terminal
         body = None
         if item is not None and polled_at is not None:
             request_id = poller.last_request_ids.get(job.uid) or new_id("req", polled_at)
@@ -145,21 +148,21 @@ class Reads:
             due_at=None if job.failure_count else job.next_poll_at,
         )
 
-    def polled(self, job: Job, poll: PollResult) -> None:
-        """A look of ours, or one that was lent, showed the job."""
+    def polled(self, job: Job, result: PollResult) -> None:
+        """A poll or a borrowed read showed the job."""
         poller = self._pollers[(job.source, job.account)]
-        self._answers.renew((job.source, job.account, job.external_id), lambda: self._answer_of(job, poller, poll))
+        self._answers.renew((job.source, job.account, job.external_id), lambda: self._answer_of(job, poller, result))
 
-    async def _end_of(self, place: JobKey, kept: CachedAnswer, poller: Poller, seconds: float) -> CachedAnswer | None:
-        """The job's answer once it has ended, or as it is after that time."""
+    async def _end_of(self, place: JobKey, cached: CachedAnswer, poller: Poller, seconds: float) -> CachedAnswer | None:
+        """The job's answer once it has ended, or its answer after `seconds`; None if it is no longer tracked."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + seconds
-        with self._signals.watch_job(kept.uid) as watch, poller.prioritize(kept.uid):
+        with self._signals.watch_job(cached.uid) as watch, poller.prioritize(cached.uid):
             while True:
-                now_kept = await self._kept(place, poller)  # after the watch began: nothing in between is missed
+                current = await self._load(place, poller)  # read after the watch began, so no change is missed
                 left = ends_at - loop.time()
-                if now_kept is None or now_kept.ended or left <= 0 or self._node.stopping:
-                    return now_kept
+                if current is None or current.ended or left <= 0 or self._node.stopping:
+                    return current
                 await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.holds else ELSEWHERE_SLICE_SECONDS))
 
     async def _miss(
@@ -172,10 +175,10 @@ class Reads:
         cache: Cache,
         borrow: bool = True,
     ) -> ProxyResponse:
-        """Asks the upstream; its answer counts as a look where none is under way and the request is as plain as one."""
+        """Asks the upstream. The answer counts as a poll if none is in flight and the request is as plain as a poll."""
         sent = await poller.borrow(uid) if borrow and counts_as_poll(request.headers) else None
-        borrowed = None if sent is None else _Borrowed(poller, sent, self.borrowed)
-        poll: PollResult | None = None
+        borrowed = None if sent is None else _BorrowedPoll(poller, sent, self.settling)
+        result: PollResult | None = None
         try:
             request = replace(request, headers=readable_only(request.headers))
             try:
@@ -183,14 +186,14 @@ class Reads:
             except (NotSent, NoAnswer) as error:
                 return self._forwarding.unreachable(request, error)
             try:
-                body, is_whole = await self._forwarding.until_the_end(answer.read(MAX_ANSWER_BYTES))
+                body, is_whole = await self._forwarding.unless_stopping(answer.read(MAX_ANSWER_BYTES))
             except NoAnswer as error:
                 answer.close()
                 return self._forwarding.unreachable(request, error)
             if borrowed is None:
-                self._forwarding.note(request.caller, answer)
+                self._forwarding.count_request(request.caller, answer)
             else:
-                poll = self._clients[request.caller.source].read(
+                result = self._clients[request.caller.source].read(
                     external_id,
                     status_code=answer.status,
                     headers=texts(answer.headers),
@@ -204,28 +207,28 @@ class Reads:
             return BufferedResponse(status=answer.status, headers=answer.headers, whole=body, cache=cache)
         finally:
             if borrowed is not None:
-                borrowed.give_back(poll)
+                borrowed.settle(result)
 
 
-class _Borrowed:
-    """A look that a caller's read stands for, for so long."""
+class _BorrowedPoll:
+    """A caller's read in place of a poll. Settles after BORROWED_SECONDS at the latest."""
 
     def __init__(self, poller: Poller, sent: PollInFlight, tasks: Tasks) -> None:
         self._poller = poller
         self._sent = sent
         self._tasks = tasks
         self._over = False
-        self._timer = asyncio.get_running_loop().call_later(BORROWED_SECONDS, self.give_back, None)
+        self._timer = asyncio.get_running_loop().call_later(BORROWED_SECONDS, self.settle, None)
 
-    def give_back(self, poll: PollResult | None) -> None:
-        """What came of it; None: nothing yet, or nobody knows."""
+    def settle(self, result: PollResult | None) -> None:
+        """Reports the result; None if there is none."""
         if not self._over:
             self._over = True
             self._timer.cancel()
-            self._tasks.start(self._poller.settle(self._sent, poll))
+            self._tasks.start(self._poller.settle(self._sent, result))
 
 
-def _is_fresh(kept: CachedAnswer, poller: Poller, now: float) -> bool:
+def _is_fresh(cached: CachedAnswer, poller: Poller, now: float) -> bool:
     if poller.holds:
-        return poller.is_fresh(kept.uid, now)
-    return kept.due_at is not None and kept.due_at > now
+        return poller.is_fresh(cached.uid, now)
+    return cached.due_at is not None and cached.due_at > now

@@ -1,4 +1,4 @@
-"""Passes callers' own requests on to an upstream: each exactly once, streamed both ways, and nothing changed."""
+"""HTTP transport for forwarded requests: unchanged, streamed both ways, and never sent twice where that matters."""
 
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
@@ -16,24 +16,24 @@ from relay.sources.client import NODE_HEADER
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 300.0
-"""How long an upstream may say nothing while we wait for it, and between two parts of an answer."""
-# Under the 5 s after which many servers close an idle connection: what crosses that close may or may not have arrived.
+"""Read timeout: before an answer begins and between two parts of it."""
+# Many servers close idle connections after 5 s. A request that crosses the close may or may not have arrived.
 KEEP_ALIVE_SECONDS = 4.0
 MAX_ANSWER_BYTES = 1 << 20
-"""Of an answer that we have to understand; a longer one is passed on and not understood."""
+"""Limit for answers the relay has to parse. A longer one is forwarded unparsed."""
 MAX_CONNECTIONS = 8_192
 MAX_HEADER_BYTES = 64 * 1024
 MAX_KEPT_URLS = 1_000
 MAX_KEPT_URL_CHARACTERS = 500
-"""To take a URL apart costs as much as to send it, and programs that poll come again with the same."""
+"""Parsing a URL costs as much as sending it, and polling programs repeat the same ones."""
 MAX_STATUS = 599
 
-_OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp would make them up
+_OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # otherwise added by aiohttp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamRequest:
-    """One request as it goes on. `target` is path and query as they came, `headers` those that are passed on."""
+    """A request to send. `target` is the unchanged path and query."""
 
     method: str
     target: str
@@ -42,26 +42,26 @@ class UpstreamRequest:
 
 
 class UpstreamResponse:
-    """An answer whose head has come. Its body comes once: what `read` leaves is for `body`. `close` in any case."""
+    """An answer whose head has arrived. The body is read once: `body` continues after `read`. Always `close` it."""
 
     def __init__(self, response: aiohttp.ClientResponse, sent_at: float) -> None:
         self.status = response.status
         self.headers = headers_to_return(response.raw_headers, response.status)
         self.sent_at = sent_at
         self._response = response
-        # One for all readers: an iterator that is left before its end is closed by its collection, and the answer too.
-        self._parts = self._coming()
+        # Shared by `read` and `body`: collecting an unfinished iterator would close it, and the response with it.
+        self._parts = self._stream()
 
     def from_memory(self) -> bytes | None:
-        """The whole body where all of it came with the head; None where more is to come. Not to be asked twice."""
+        """The whole body if it arrived with the head, else None. Call once."""
         content = self._response.content
         return content.read_nowait() if content.is_eof() and content.exception() is None else None
 
     def body(self) -> AsyncIterator[bytes]:
-        """The body in the parts that come. Raises NoAnswer when it breaks off."""
+        """The body in parts as they arrive. Raises NoAnswer if it breaks off."""
         return self._parts
 
-    async def _coming(self) -> AsyncIterator[bytes]:
+    async def _stream(self) -> AsyncIterator[bytes]:
         try:
             try:
                 async for part in self._response.content.iter_any():
@@ -75,13 +75,13 @@ class UpstreamResponse:
             raise
 
     def _left_behind(self) -> bytes:
-        """What came before the answer broke off and was not read yet: aiohttp gives only the error from then on."""
+        """The unread bytes from before the answer broke off. aiohttp itself only reports the error."""
         content = self._response.content
-        content.set_exception(None)  # type: ignore[arg-type]  # there is no other way to ask for it
+        content.set_exception(None)  # type: ignore[arg-type]  # the only way to read on
         return content.read_nowait()
 
     async def read(self, max_bytes: int) -> tuple[bytes, bool]:
-        """As much of the body as is there, and whether that is all of it: the rest is for `body`."""
+        """Up to about `max_bytes` of the body, and whether that is all. `body` yields the rest."""
         parts: list[bytes] = []
         size = 0
         async for part in self._parts:
@@ -92,26 +92,29 @@ class UpstreamResponse:
         return b"".join(parts), True
 
     def close(self) -> None:
-        """Gives the connection back where the answer was read to its end, else ends it."""
+        """Returns the connection to the pool after a complete read, else closes it."""
         self._response.close()
 
 
 class UpstreamTransport:
-    """The connections to one upstream for what callers send. Closing it ends them; used again, it opens new ones."""
+    """Connections to one upstream for forwarded requests. Usable again after `close`."""
 
     def __init__(self, root: str, *, clock: Clock, node_id: str) -> None:
-        """`root`: scheme, address and port that paths are added to. `node_id` goes out in NODE_HEADER."""
+        """`root`: scheme, host and port. `node_id` is sent in NODE_HEADER."""
         self._root = root
         self._clock = clock
-        self._node = (NODE_HEADER.lower(), node_id)  # as callers' own are written: aiohttp would put it in their place
+        self._node = (
+            NODE_HEADER.lower(),
+            node_id,
+        )  # lower case like the caller's headers, or aiohttp would replace those
         self._session: aiohttp.ClientSession | None = None
         self._kept_url = lru_cache(MAX_KEPT_URLS)(self._url)
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Sends once. Raises NotSent where nothing went out, NoAnswer where nobody knows what became of it.
+        """Sends once. Raises NotSent if nothing was sent, NoAnswer if the outcome is unknown.
 
-        A GET, HEAD, OPTIONS, PUT or DELETE without a streamed body goes out a second time where the kept connection
-        that it was sent on was just being closed (RFC 9110 section 9.2.2). A POST or PATCH never does.
+        A GET, HEAD, OPTIONS, PUT or DELETE without a streamed body is sent a second time if the pooled connection was
+        being closed (RFC 9110 section 9.2.2). A POST or PATCH never is.
         """
         session = self._open()
         try:
@@ -135,11 +138,11 @@ class UpstreamTransport:
             raise NoAnswer(_cause(error, "no answer")) from error
         if not 200 <= response.status <= MAX_STATUS:
             response.close()
-            raise NoAnswer(f"no answer: {response.status} is no status of one")
+            raise NoAnswer(f"no answer: {response.status} is not a final status")
         return UpstreamResponse(response, sent_at)
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """Closes all connections."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -163,7 +166,7 @@ class UpstreamTransport:
 
 
 class _Once(AsyncIterable[bytes]):
-    """A streamed body: a library that wants to send it again finds nothing, and fails."""
+    """A streamed body that can be iterated once, so that no library can send it twice."""
 
     def __init__(self, body: AsyncIterable[bytes]) -> None:
         self._body: AsyncIterable[bytes] | None = body
@@ -177,7 +180,7 @@ class _Once(AsyncIterable[bytes]):
 
 
 def plain(body: bytes, headers: Sequence[Header], max_bytes: int) -> bytes | None:
-    """A body without its content coding; None where it can not be read, or is larger than `max_bytes`."""
+    """The decoded body; None if the coding is unknown or broken, or the result exceeds `max_bytes`."""
     codings = [
         value.decode("latin-1").strip().lower() for name, value in headers if name.lower() == b"content-encoding"
     ]
@@ -186,7 +189,7 @@ def plain(body: bytes, headers: Sequence[Header], max_bytes: int) -> bytes | Non
         return body if len(body) <= max_bytes else None
     if coding not in ("gzip", "x-gzip", "deflate"):
         return None
-    for window_bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):  # deflate comes with and without zlib's head
+    for window_bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):  # deflate is sent with and without the zlib header
         reader = zlib.decompressobj(window_bits)
         try:
             made = reader.decompress(body, max_bytes + 1)
@@ -197,7 +200,7 @@ def plain(body: bytes, headers: Sequence[Header], max_bytes: int) -> bytes | Non
 
 
 def _cause(error: Exception, what: str) -> str:
-    """A line about it. aiohttp's own messages can hold the URL, and with it what a caller wrote there."""
+    """A one-line cause. aiohttp's own messages can contain the URL, and so the caller's data."""
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return f"{what}: none could be opened within {CONNECT_SECONDS:g} s"
     if isinstance(error, TimeoutError):

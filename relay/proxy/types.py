@@ -1,4 +1,4 @@
-"""What the drop-in proxy needs of the rooms that the API does not know."""
+"""Values that pass through the proxy, and the interface between its HTTP half and its gateway."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Cache = Literal["hit", "miss", "pass"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Whose account a call speaks for. `account` is None for a key that is none of ours: it is passed on, untracked."""
+    """The account a request acts for. `account` is None for an unknown key: its requests are not tracked."""
 
     source: str
     account: str | None
@@ -21,7 +21,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardedRequest:
-    """A caller's request on its way. `path` and `query` are as they came; `headers` are those that go on."""
+    """A caller's request. `path` and `query` are unchanged; `headers` are those to forward."""
 
     caller: Caller
     method: str
@@ -33,7 +33,7 @@ class ForwardedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateBody:
-    """A create's body: `whole` where it is small, `parts` in any case, each time from the beginning."""
+    """A create's body: `whole` if it fits in memory; `parts` always, from the beginning at each iteration."""
 
     digest: str
     parts: AsyncIterable[bytes]
@@ -42,7 +42,7 @@ class CreateBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingOptions:
-    """What a create's own headers attach to the job that it makes."""
+    """What the `Relay-*` headers of a create attach to its job."""
 
     metadata: Mapping[str, Any] | None = None
     callback_url: str | None = None
@@ -50,70 +50,69 @@ class TrackingOptions:
 
 
 class ProxyResponse(Protocol):
-    """An answer on its way back."""
+    """An answer to the caller."""
 
     status: int
     headers: list[Header]
     cache: Cache
     age_seconds: int | None
     whole: bytes | None
-    """The body where it is here already, else it is to be had from `parts`."""
+    """The complete body; None while it has to be streamed from `parts`."""
 
     def parts(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises NoAnswer when it breaks off."""
+        """The body as it arrives. Raises NoAnswer if it breaks off."""
 
     def close(self) -> None:
-        """To be called in any case."""
+        """Must always be called."""
 
 
 class DropIn(Protocol):
-    """The drop-in proxy but for its HTTP."""
+    """The proxy without its HTTP."""
 
     @property
     def adopts_keys(self) -> bool:
-        """Whether a create with an unknown key makes an account of it."""
+        """True if a create with an unknown key makes an account of it."""
 
     def caller_for(self, key: str | None) -> Caller:
-        """Whom a request with this key speaks for."""
+        """The caller with this key."""
 
     def default_caller(self) -> Caller | None:
-        """The account that a relay token stands for; None where no single one has a key."""
+        """The account a relay token acts for; None if the choice is ambiguous."""
 
     def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
-        """The headers with the account's own key in the place of a token of ours."""
+        """The headers with the relay token replaced by the account's own key."""
 
     def is_create(self, caller: Caller, method: str, path: str) -> bool:
-        """Whether the request makes a job."""
+        """True if the request creates a job."""
 
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
-        """The id of the job that the request reads; None where it is another request."""
+        """The id of the job the request reads; None for any other request."""
 
     def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
-        """The answer to the read of a job where memory has one that is as good as the upstream's; None where it may be
-        found elsewhere. With `ended` only that of a job that has ended."""
+        """The cached answer to a job read, if as current as the upstream's own. With `ended`, only a final one."""
 
     async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
-        """Sends a create once, and tracks the job that it makes. Raises Unavailable where it was not sent."""
+        """Sends a create once and tracks the job it makes. Raises Unavailable if nothing was sent."""
 
     async def read(
         self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
     ) -> ProxyResponse:
-        """Answers the read of a job: from what is known where that is as good, else by asking the upstream."""
+        """Answers a job read from recorded state if that is current, else from the upstream."""
 
-    async def pass_on(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
-        """Passes any other request on."""
+    async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
+        """Forwards any other request."""
 
     def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
-        """An error of our own in the upstream's shape."""
+        """A relay error in the upstream's shape."""
 
     def count(self, kind: str, response: ProxyResponse) -> None:
-        """For the metrics; `kind`: create, read or other."""
+        """Counts the answer in the metrics. `kind`: create, read or other."""
 
     async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
-        """The creates whose fate is unknown, newest first."""
+        """Creates of unknown outcome, newest first."""
 
     async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
-        """What a person found out of one; with `job_id` that job is tracked. Raises NotFound, Conflict."""
+        """Records the outcome of a create. With `job_id`, tracks that job. Raises NotFound, Conflict."""
 
     async def dismiss(self, intent_id: str) -> Intent | None:
-        """Somebody took care of it. None where there is no such."""
+        """Removes a create from the list. None if it does not exist."""

@@ -1,4 +1,4 @@
-"""Creates whose fate has become unknown: one `relay.create.unknown` for each, however it became so."""
+"""Creates of unknown outcome: one `relay.create.unknown` event each, and how a person resolves them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,14 +20,14 @@ log = structlog.get_logger("relay.dropin")
 
 
 class Intents(Protocol):
-    """What is needed of the store's intents."""
+    """The store's intents, for announcing."""
 
     async def untold(self, now: float, count: int) -> list[Intent]: ...
     async def tell(self, id: str, event: Event) -> bool: ...
 
 
 class Resolvable(Protocol):
-    """What `resolve` needs of them."""
+    """The store's intents, for resolving."""
 
     async def get(self, id: str) -> Intent | None: ...
     def in_flight(self, intent: Intent, now: float) -> bool: ...
@@ -35,36 +35,39 @@ class Resolvable(Protocol):
 
 
 class Tracking(Protocol):
-    """What registers jobs."""
+    """Registers jobs."""
 
     async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]: ...
 
 
 class UnknownCreates:
-    """Tells of them. The mark that says so and the event are one transaction, so that each has exactly one: told by the
-    node that lost it, or by the first one that comes by after a crash."""
+    """Announces creates of unknown outcome.
+
+    The event and the mark on the intent are one transaction, so each intent gets exactly one event: from the node that
+    lost the answer, or after a crash from the first node that finds it.
+    """
 
     def __init__(
         self, intents: Intents, *, clock: Clock, dataschema_base: str, recorded: Callable[[Event], None]
     ) -> None:
-        """`recorded` is told of each event that was recorded."""
+        """`recorded` is called with each recorded event."""
         self._intents = intents
         self._clock = clock
         self._dataschema = notices.dataschema_for(CREATE_UNKNOWN, dataschema_base)
         self._recorded = recorded
 
-    async def tell(self) -> None:
-        """Records an event for each that has none. Raises StoreError: the next call goes on."""
+    async def announce(self) -> None:
+        """Records the missing events. Raises StoreError; the next call continues."""
         while found := await self._intents.untold(self._clock(), COUNT):
             for intent in found:
-                await self._tell(intent)
+                await self._announce(intent)
             if len(found) < COUNT:
                 return
 
-    async def _tell(self, intent: Intent) -> None:
+    async def _announce(self, intent: Intent) -> None:
         try:
             event = self._event(intent)
-        except Exception:  # it must keep no other from being told
+        except Exception:  # one bad intent must not block the others
             log.exception("create_not_shown", intent=intent.id)
             event = self._event(replace(intent, metadata=None, request=None))
         if await self._intents.tell(intent.id, event):
@@ -83,8 +86,8 @@ class UnknownCreates:
 async def resolve(
     intents: Resolvable, tracking: Tracking, intent_id: str, fate: Resolution, job_id: str | None, *, now: float
 ) -> Intent:
-    """Takes a create off the list with what a person found out. With `job_id` that job is tracked, in the same
-    transaction, as if the create's answer had come. Raises NotFound, Conflict, RequestError."""
+    """Records the outcome of a create. With `job_id`, tracks that job in the same transaction, with the metadata and
+    callback of the create. Raises NotFound, Conflict, RequestError."""
     intent = await intents.get(intent_id)
     if intent is None:
         raise NotFound(f"there is no create {intent_id[:200]!r} whose fate is unknown", code="intent_not_found")

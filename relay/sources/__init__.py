@@ -1,1 +1,1 @@
-"""Sources: what the relay watches. A definition for each as data, the client that looks, the pure mapping."""
+"""Sources: each upstream's definition as data, the client that polls it, and the pure mapping of its answers."""

@@ -1,4 +1,4 @@
-"""Looks at jobs: one GET, bounded in time and size, and a verdict on whatever comes back."""
+"""Upstream client: one GET per poll, bounded in time and size, and a PollResult for every outcome."""
 
 import re
 import time
@@ -31,7 +31,7 @@ PollKind = Literal[
 ]
 
 NODE_HEADER = "Relay-Node"
-"""Each request names the node that sent it; a node that receives its own name answers 508 (Loop Detected)."""
+"""Names the sending node. A node that receives its own name answers 508 (Loop Detected)."""
 
 MAX_BODY_BYTES = 1 << 20
 MAX_CONNECTIONS = 100
@@ -39,24 +39,24 @@ MAX_CONNECTIONS = 100
 _MAX_HEADERS = 64
 _MAX_HEADER_CHARACTERS = 512
 _MAX_DETAIL_CHARACTERS = 300
-_KEY = re.compile(r"[!-~]+")  # what the header can carry
+_KEY = re.compile(r"[!-~]+")  # valid in a header
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What a text of ours can not hold: aiohttp gives bytes of a header that are not UTF-8 as halves of surrogate pairs."""
+"""Characters no stored text may hold. aiohttp decodes invalid UTF-8 in headers to lone surrogates."""
 _LOOP_DETECTED = 508
-_MIN_KEY_CHARACTERS = 8  # anything shorter is no secret, and taking it out would garble the text
+_MIN_KEY_CHARACTERS = 8  # redacting anything shorter would garble the text
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class PollResult:
-    """What came of one request. Times are epoch seconds by the relay's clock.
+    """The result of one poll or probe. Times are epoch seconds by the relay's clock.
 
-    kind         observed: the answer says what we asked; `observation` is there after a look, None after a probe
-                 not_found, forbidden (this resource), unauthorized (the key), rate_limited: the upstream says so
-                 unavailable: 5xx, a redirect, a time-out, no connection; loop: the request came back to ourselves
-                 malformed, oversized: an answer that can not be used
-    status_code  None when no answer came
-    headers      names lower-cased; at most the first 64, cut
-    detail       one line for people, empty when observed; never holds the key
+    kind         observed: success; `observation` is set after a poll, None after a probe
+                 not_found, forbidden (this job), unauthorized (the key), rate_limited: as the upstream says
+                 unavailable: 5xx, a redirect, a timeout, no connection; loop: the request came back to the relay
+                 malformed, oversized: an unusable answer
+    status_code  None if there was no answer
+    headers      names lower-cased; the first 64, values truncated
+    detail       one line for people, empty if observed; never contains the key
     """
 
     kind: PollKind
@@ -80,7 +80,7 @@ class _Answer:
 
 
 class UpstreamClient:
-    """The requests to one upstream. Closing it ends its connections; it opens them again when it is used again."""
+    """Client of one upstream. Usable again after `close`."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class UpstreamClient:
         user_agent: str,
         node_id: str | None = None,
     ) -> None:
-        """`timeout_seconds` covers a whole request, its body too. `node_id` goes out in NODE_HEADER."""
+        """`timeout_seconds` covers the whole request including the body. `node_id` is sent in NODE_HEADER."""
         self._definition = definition
         self._base_url = base_url
         self._clock = clock
@@ -104,11 +104,11 @@ class UpstreamClient:
         self._base: Route | None = None
 
     async def poll(self, external_id: str, api_key: str) -> PollResult:
-        """Reads one job. Raises nothing but CancelledError."""
+        """Polls one job. Raises only CancelledError."""
         return await self._get(self._definition.job_url(self._base_url, external_id), api_key, external_id)
 
     async def probe(self, api_key: str) -> PollResult:
-        """The source's cheap call: `observed` when the key works. Raises nothing but CancelledError."""
+        """Makes the source's cheapest call: `observed` if the key works. Raises only CancelledError."""
         return await self._get(self._definition.probe_url(self._base_url), api_key, None)
 
     def read(
@@ -121,7 +121,7 @@ class UpstreamClient:
         api_key: str,
         sent_at: float,
     ) -> PollResult:
-        """The answer to a caller's own read of a job, as a look. `body` is None where it could not be read."""
+        """The answer to a caller's job read as a PollResult. `body` is None if it could not be decoded."""
         now = self._clock()
         answer = _Answer(
             status_code=status_code,
@@ -133,7 +133,7 @@ class UpstreamClient:
         return self._judge(answer, external_id, api_key, times)
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """Closes all connections."""
         exchanges, self._exchanges = self._exchanges, None
         if exchanges is not None:
             await exchanges.close()
@@ -143,7 +143,7 @@ class UpstreamClient:
         kind: PollKind = "unavailable"
         answer, detail = None, ""
         if not _KEY.fullmatch(api_key):
-            kind, detail = "unauthorized", "the API key is empty or no header can carry it"
+            kind, detail = "unauthorized", "the API key is empty or not valid in a header"
         else:
             try:
                 with self._open().within(self._timeout_seconds):
@@ -154,7 +154,7 @@ class UpstreamClient:
                 detail = _line("the answer broke off", error, api_key)
             except aiohttp.ClientConnectorError as error:
                 detail = _unreachable(error)
-            except Exception as error:  # whatever a connection can do to us, the job is looked at again
+            except Exception as error:  # whatever goes wrong, the job is polled again
                 detail = _line("no answer", error, api_key)
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
@@ -188,19 +188,19 @@ class UpstreamClient:
             self._exchanges = Exchanges(
                 aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=30),
                 connect_timeout_seconds=self._timeout_seconds,
-                decompress=True,  # we ask for none, but some do it all the same
+                decompress=True,  # none is requested, but some upstreams compress anyway
             )
         return self._exchanges
 
     def _judge(self, answer: _Answer, external_id: str | None, api_key: str, times: Mapping[str, Any]) -> PollResult:
         header_request_id = answer.headers.get(self._definition.headers.request_id)
 
-        def poll(kind: PollKind, **said: Any) -> PollResult:
-            said.setdefault("request_id", header_request_id)
-            return PollResult(kind=kind, status_code=answer.status_code, headers=answer.headers, **times, **said)
+        def result(kind: PollKind, **fields: Any) -> PollResult:
+            fields.setdefault("request_id", header_request_id)
+            return PollResult(kind=kind, status_code=answer.status_code, headers=answer.headers, **times, **fields)
 
         if not answer.complete:
-            return poll("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
+            return result("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
         if 200 <= answer.status_code < 300:
             seen = (
                 _read_probe(self._definition, answer.body)
@@ -214,14 +214,14 @@ class UpstreamClient:
                 )
             )
             if isinstance(seen, Observation):
-                return poll("observed", observation=seen, request_id=seen.request_id)
+                return result("observed", observation=seen, request_id=seen.request_id)
             if seen is None:
-                return poll("observed")
+                return result("observed")
             if seen.reason != "refused":
                 media_type = answer.headers.get("content-type", "no content type")
-                return poll("malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
+                return result("malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
         error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), api_key).encode())
-        return poll(
+        return result(
             self._kind_of_error(answer.status_code, error.code),
             error=error if error != UpstreamError() else None,
             request_id=error.request_id or header_request_id,
@@ -277,7 +277,7 @@ def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, s
 
 
 def _unreachable(error: aiohttp.ClientConnectorError) -> str:
-    """Why there is no connection, in words."""
+    """Why no connection was made, as a sentence."""
     cause = error.os_error
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the host name {error.host} does not resolve"
@@ -301,5 +301,5 @@ def _fit(text: str) -> str:
 
 
 def _redacted(text: str, api_key: str) -> str:
-    """The text without the key, in case the upstream repeats it to us. To be used before any cut."""
+    """The text without the key, in case the upstream echoes it. Apply before truncating."""
     return text.replace(api_key, "…") if len(api_key) >= _MIN_KEY_CHARACTERS else text

@@ -1,6 +1,6 @@
-"""A source's declarative definition: everything that the program has to know about one upstream API, as data.
+"""Source definition: everything the relay knows about one upstream API, as data.
 
-Presets are the YAML files beside this module: `<preset>.yaml` and `<preset>.hints.yaml`.
+A preset is two YAML files beside this module: `<preset>.yaml` and `<preset>.hints.yaml`.
 """
 
 import re
@@ -53,7 +53,7 @@ class ItemFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemFields:
-    """Where an item says why its job failed: the object `field` in it, and the names inside."""
+    """Where an item says why its job failed: the object at `field`, and the names inside it."""
 
     field: str
     code: str
@@ -63,7 +63,7 @@ class ProblemFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFields:
-    """The upstream's names for what the relay reads of a create's body."""
+    """The upstream's names for the fields the relay reads from a create's body."""
 
     spacing_seconds: str
     channel: str
@@ -73,8 +73,8 @@ class RequestFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFields:
-    """Where an item says how its job ended well: the object `field` in it, the names of the status and of the account
-    inside, and the names inside that are shown."""
+    """Where an item holds a successful job's result: the object at `field`, the names inside it for status and account,
+    and the names to show."""
 
     field: str
     status: str
@@ -93,7 +93,7 @@ class ErrorFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorCodes:
-    """The upstream's error codes by what they say."""
+    """The upstream's error codes by meaning."""
 
     key_trouble: frozenset[str]
     forbidden: frozenset[str]
@@ -119,11 +119,11 @@ class HeaderNames:
 class SourceDefinition:
     """One upstream API.
 
-    base_path  a base URL may end with it; `root` takes it off
-    passed     what the paths begin with that go through the drop-in proxy
-    creates    paths whose POST makes a job of this source
-    statuses   the upstream's status word -> the relay's own (a member of KNOWN_STATUSES)
-    terminal   those of the upstream's words that are an end
+    base_path  optional suffix of a base URL; `root` removes it
+    passed     path prefixes that the proxy forwards
+    creates    paths whose POST makes a job
+    statuses   the upstream's status -> the relay's (a member of KNOWN_STATUSES)
+    terminal   the upstream's terminal statuses
     """
 
     name: str
@@ -151,12 +151,12 @@ class SourceDefinition:
 
     @property
     def event_types(self) -> tuple[str, ...]:
-        """Every type that events of this source's jobs can have."""
+        """Every event type of this source's jobs."""
         return job_event_types(self.type_prefix)
 
     @property
     def read_fields(self) -> tuple[str, ...]:
-        """The item's fields that the relay reads, by the upstream's names; `a.b` is the field b of the object a."""
+        """The item fields the relay reads, by the upstream's names; `a.b` is field b of object a."""
         item = self.item
         return (
             *(item.id, item.status, item.action, item.channel, item.attempt_count),
@@ -165,7 +165,7 @@ class SourceDefinition:
         )
 
     def root(self, base_url: str) -> str:
-        """The base URL that the paths of this definition are added to."""
+        """The base URL to append this definition's paths to."""
         return base_url.rstrip("/").removesuffix(self.base_path.rstrip("/")).rstrip("/")
 
     def event_source(self, base_url: str) -> str:
@@ -173,24 +173,24 @@ class SourceDefinition:
         return self.root(base_url) + self.source_path
 
     def origin(self, base_url: str, dataschema: str) -> Origin:
-        """What the events of this source's jobs have in common."""
+        """The attributes shared by all events of this source's jobs."""
         return Origin(source=self.event_source(base_url), type_prefix=self.type_prefix, dataschema=dataschema)
 
     def job_url(self, base_url: str, external_id: str) -> str:
-        """Where one job is read. Whatever the id holds, it stays one segment of the path."""
+        """The URL of one job. Any id stays a single path segment."""
         segment = quote(external_id, safe="", errors="replace")
         if not segment.strip("."):
-            segment = segment.replace(".", "%2E")  # a bare dot segment would be resolved away by URL libraries
+            segment = segment.replace(".", "%2E")  # URL libraries resolve a bare dot segment
         return self.root(base_url) + self.job_path.replace("{id}", segment)
 
     def job_id_of(self, path: str) -> str | None:
-        """The id of the job that is read at this path, as it is written there; None for another path."""
+        """The percent-encoded job id in this path; None for any other path."""
         before, _, after = self.job_path.partition("{id}")
         id = path[len(before) : len(path) - len(after)]
         return id if path.startswith(before) and path.endswith(after) and id and "/" not in id else None
 
     def probe_url(self, base_url: str) -> str:
-        """Where one cheap call shows whether a key works."""
+        """The URL of the cheapest call that shows whether a key works."""
         return self.root(base_url) + self.probe_path
 
     def auth_headers(self, api_key: str) -> dict[str, str]:
@@ -198,20 +198,18 @@ class SourceDefinition:
         return {self.auth_header: self.auth_format.replace("{api_key}", api_key)}
 
     def answer_body(self, item: Mapping[str, Any], request_id: str) -> bytes:
-        """The answer to a read of a job, in the upstream's own shape."""
+        """The answer to a job read in the upstream's shape."""
         names = self.envelope
         return dumps({names.ok: True, names.request_id: request_id, names.item: item})
 
     def error_body(self, code: str, message: str, request_id: str) -> bytes:
-        """An error in the upstream's own shape."""
+        """An error in the upstream's shape."""
         names, inner = self.envelope, self.error
         error = {inner.code: code, inner.message: message, inner.request_id: request_id}
         return dumps({names.ok: False, names.error: error})
 
     def hint_for(self, problem: Problem | None, kind: str, *, channel: str | None = None) -> Hint | None:
-        """What a person should know of an event of `kind` (a member of JOB_EVENTS), or of a poll that failed (POLL).
-
-        None where nothing is wrong.
+        """The hint for an event of `kind` (a JOB_EVENTS member) or a failed poll (POLL); None if nothing is wrong.
 
         `problem` is the Observation's, `channel` the job's.
         """
@@ -219,13 +217,13 @@ class SourceDefinition:
 
 
 def presets(directory: Path | None = None) -> tuple[str, ...]:
-    """The names of the definitions that are there."""
+    """The names of the available definitions."""
     files = (directory or Path(__file__).parent).glob("*.yaml")
     return tuple(sorted(file.stem for file in files if _PRESET.fullmatch(file.stem)))
 
 
 def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefinition:
-    """The definition of this name, checked, its hints with it. `directory` is where its files are, ours by default.
+    """Loads and validates a definition with its hints. `directory` defaults to the shipped presets.
 
     Raises SettingsError that names the file and the key.
     """
@@ -282,14 +280,14 @@ def _statuses(section: Section) -> dict[str, str]:
     words = {word: section.choice(word, KNOWN_STATUSES) for word in section.names()}
     missing = sorted(TERMINAL - set(words.values()))
     if missing:
-        raise section.error(missing[0], "no word of the upstream's means this")
+        raise section.error(missing[0], "no status of the upstream maps to this")
     return words
 
 
 def _terminal(top: Section, statuses: Mapping[str, str]) -> frozenset[str]:
     terminal = frozenset(top.texts("terminal"))
     if terminal != {word for word, own in statuses.items() if own in TERMINAL}:
-        raise top.error("terminal", "expected just those words of `statuses` that mean an end")
+        raise top.error("terminal", "expected exactly those words of `statuses` that map to a terminal status")
     return terminal
 
 

@@ -1,6 +1,6 @@
-"""Reading a definition's YAML strictly: each value is asked for by name and type; what nobody asked for is refused.
+"""Strict reader for definition YAML: values are read by name and type, and unknown keys are refused.
 
-Each problem is a SettingsError of one line that names the file, the key and what was expected.
+Each problem is a one-line SettingsError that names the file, the key and what was expected.
 """
 
 import re
@@ -14,7 +14,7 @@ from relay.errors import SettingsError
 
 
 class Section:
-    """One mapping of a YAML file. Keys that were read are remembered, so that `finish` can refuse the others."""
+    """One mapping of a YAML file. It records which keys were read, so that `finish` can refuse the rest."""
 
     def __init__(self, file: str, key: str, values: Mapping[str, Any]) -> None:
         self._file = file
@@ -24,21 +24,21 @@ class Section:
 
     @classmethod
     def load(cls, path: Path) -> "Section":
-        """The whole file. Raises SettingsError when it can not be read or is no mapping."""
+        """Loads a file. Raises SettingsError if it cannot be read or is not a mapping."""
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except Exception as error:  # PyYAML lets its own slips through: `!!int ""` is an IndexError
-            raise SettingsError(f"{path.name}: can not be read: {' '.join(str(error).split())}") from None
+        except Exception as error:  # PyYAML raises more than YAMLError: `!!int ""` is an IndexError
+            raise SettingsError(f"{path.name}: cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
             raise SettingsError(f"{path.name}: expected a mapping of keys")
         return cls(path.name, "", values)
 
     def error(self, name: str, problem: str) -> SettingsError:
-        """The error to raise about the value `name` of this section."""
+        """The error to raise about `name` in this section."""
         return SettingsError(f"{self._file}: {self._path(name)}: {problem}")
 
     def names(self) -> tuple[str, ...]:
-        """The keys in this section. Raises SettingsError when one is no text."""
+        """The keys of this section. Raises SettingsError if one is not text."""
         for name in self._values:
             if not isinstance(name, str):
                 raise self.error(str(name), "expected text as the key")
@@ -52,7 +52,7 @@ class Section:
         return Section(self._file, self._path(name), value)
 
     def text(self, name: str, *, pattern: str = r"\S(?:.*\S)?", expected: str = "text") -> str:
-        """The text at `name`, which has to match `pattern` as a whole."""
+        """The text at `name`, which has to match `pattern` in full."""
         value = self._get(name)
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise self.error(name, f"expected {expected}")
@@ -73,7 +73,7 @@ class Section:
         return tuple(value)
 
     def finish(self) -> None:
-        """Raises SettingsError when the section has a key that nothing has read."""
+        """Raises SettingsError if the section has a key that was not read."""
         for name in self.names():
             if name not in self._read:
                 raise self.error(name, f"is not known here: {', '.join(sorted(self._read))}")

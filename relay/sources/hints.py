@@ -1,4 +1,4 @@
-"""Hints: what an upstream's errors mean for a person, read from `<preset>.hints.yaml`."""
+"""Hints: what an upstream's errors mean and how to fix them, from `<preset>.hints.yaml`."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _RULES: Mapping[str, RepeatRule] = {
     "as_retryable": "as_retryable",
 }
 UNDECIDED = frozenset({"retrying", "overdue", "not_found", "status_unknown"})
-"""Kinds of events after which a job may still reach someone."""
+"""Kinds of events after which the job may still be carried out."""
 KINDS_WITH_A_PROBLEM = frozenset({"failed", "cancelled", "retrying"})
 
 _MAX_NAME_CHARACTERS = 64
@@ -29,9 +29,9 @@ _PLACEHOLDER = re.compile(r"\{(.*?)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HintTemplate:
-    """A hint before it is known which channel, code and `retryable` it is about.
+    """A hint with placeholders for channel and code.
 
-    `repeat` is the hint's own, or `as_retryable`: nothing was sent, so the upstream's `retryable` decides.
+    `repeat` may be `as_retryable`: nothing was sent, so the upstream's `retryable` decides.
     """
 
     meaning: str
@@ -40,7 +40,7 @@ class HintTemplate:
     repeat: RepeatRule
 
     def fill(self, *, channel: str, code: str, retryable: bool | None, kind: str) -> Hint:
-        """The hint for one event of `kind`. `channel` is already the channel's name for people."""
+        """The hint for an event of `kind`. `channel` is the display name."""
         words = {"channel": channel, "code": _short(code) or "an error"}
         meaning, fix = (_PLACEHOLDER.sub(lambda match: words[match[1]], text) for text in (self.meaning, self.fix))
         return Hint(meaning=meaning, fix=fix, who=self.who, repeat=self._repeat(retryable, kind))
@@ -50,15 +50,14 @@ class HintTemplate:
             return "may_send_twice"
         if self.repeat == "as_retryable":
             return "may_send_twice" if retryable is None else "safe" if retryable else "useless"
-        if self.repeat == "useless" and retryable:  # the item says otherwise: do not contradict it
+        if self.repeat == "useless" and retryable:  # do not contradict the item
             return "may_send_twice"
         return self.repeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
-    """All hints of one source: by error code, by a part of a code, by what came of a poll, in general, and by the kind
-    of event."""
+    """All hints of one source: by error code, by part of a code, by poll result, by event kind, and general ones."""
 
     channels: Mapping[str, str]
     codes: Mapping[str, HintTemplate]
@@ -71,11 +70,10 @@ class Hints:
     no_reason: HintTemplate
 
     def find(self, problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
-        """The hint for an event of `kind` (a member of JOB_EVENTS), or for a POLL that failed; None for what needs
-        none."""
+        """The hint for an event of `kind` (a member of JOB_EVENTS) or for a failed POLL; None if it needs none."""
         code = problem.code if problem is not None else ""
         retryable = problem.retryable if problem is not None else None
-        if kind == "not_found" and problem is not None:  # of the polls: also what may not be seen counts as lost
+        if kind == "not_found" and problem is not None:  # the problem is that of the polls: 403 also ends as not_found
             template = self._of_poll(code) or self.kinds[kind]
         elif kind in self.kinds:
             template = self.kinds[kind]
@@ -111,12 +109,12 @@ class Hints:
 
 
 def load_hints(path: Path) -> Hints:
-    """The hints in this file. Raises SettingsError that names the file and the key."""
+    """Loads the hints. Raises SettingsError that names the file and the key."""
     top = Section.load(path)
     channels = top.section("channels")
     names = {name: channels.text(name) for name in channels.names()}
     if "" not in names:
-        raise channels.error('""', "is missing: the word for a channel that is unknown")
+        raise channels.error('""', "is missing: the name for an unknown channel")
     general = top.section("general")
     hints = Hints(
         channels=names,
@@ -148,7 +146,7 @@ def _template(section: Section) -> HintTemplate:
     for key, text in (("meaning", template.meaning), ("fix", template.fix)):
         for name in _PLACEHOLDER.findall(text):
             if name not in ("channel", "code"):
-                raise section.error(key, f"{{{name}}} is no placeholder: {{channel}} and {{code}} are")
+                raise section.error(key, f"{{{name}}} is not a placeholder. Use {{channel}} or {{code}}")
     section.finish()
     return template
 

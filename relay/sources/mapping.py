@@ -1,7 +1,7 @@
-"""Turns an upstream's answers into the relay's own words, by its definition. Pure, and no JSON makes it raise.
+"""Maps an upstream's answers to the relay's own values, by its definition. Pure; no JSON makes it raise.
 
-What is not as documented is dropped (a time that is none, an absurd count) or makes the answer Malformed; what the
-upstream said stays readable in `Observation.upstream`.
+Undocumented values are dropped (an invalid time, an absurd count) or make the answer Malformed. The original item stays
+in `Observation.upstream`.
 """
 
 import math
@@ -26,7 +26,7 @@ _MAX_CODE_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
 _NO_CODE = "unknown"
 _LEVELS_ABOVE_AN_ITEM = 8
-"""Deeper than any document of ours wraps an item: what still serialises inside so many levels does so everywhere."""
+"""More levels than any of our documents adds around an item, so an item that serialises here does so everywhere."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -35,9 +35,9 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Malformed:
-    """An answer that says nothing about the job asked for.
+    """An answer that says nothing about the requested job.
 
-    `reason`: not_json, not_an_object, refused (it says that it is an error), no_item, no_status, other_job.
+    `reason`: not_json, not_an_object, refused (an error envelope), no_item, no_status, other_job.
     """
 
     reason: str
@@ -45,7 +45,7 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamError:
-    """An error answer's own words; all empty or None where the body has none."""
+    """Code, message and request id of an error answer; empty or None if the body lacks them."""
 
     code: str = ""
     message: str = ""
@@ -54,7 +54,7 @@ class UpstreamError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """The job in an upstream's answer to a create. `observation` is None where the answer does not say its status."""
+    """The job in the answer to a create. `observation` is None if the answer has no status."""
 
     external_id: str
     observation: Observation | None
@@ -62,10 +62,10 @@ class Registered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRequest:
-    """What is kept of a create's body; neither its recipient nor its text.
+    """What the relay keeps of a create's body: never its recipient or text.
 
-    metadata         the caller's own; None where there is none, or it is too large to keep (`is_truncated`)
-    spacing_seconds  the least time to its predecessor in the channel that the create asks for
+    metadata         the caller's own; None if absent or too large to keep (`is_truncated`)
+    spacing_seconds  the requested minimum time to its predecessor in the channel
     """
 
     metadata: Mapping[str, Any] | None = None
@@ -75,13 +75,13 @@ class CreateRequest:
     spacing_seconds: float | None = None
 
     def document(self) -> dict[str, Any] | None:
-        """What a job keeps of it; None where that is nothing."""
+        """What the job stores of it; None if nothing."""
         kept = {} if self.metadata is None else {"metadata": dict(self.metadata)}
         return {"metadata": {}, **kept, "truncated": True} if self.is_truncated else kept or None
 
 
 def read_create(definition: SourceDefinition, body: bytes | None) -> CreateRequest:
-    """What a create's body says, as far as it is JSON; None: a body that is too large to be read."""
+    """Reads a create's body as far as it is JSON. `body` is None if it is too large to parse."""
     names = definition.request
     try:
         document = loads(body or b"", repair=True)
@@ -110,9 +110,9 @@ def observe(
     request_id_header: str | None = None,
     external_id: str | None = None,
 ) -> Observation | Malformed:
-    """What a 200 answer to the read of one job says. `now` in epoch seconds.
+    """Reads the 2xx answer to a job read. `now` in epoch seconds.
 
-    `request_id_header` stands in where the body has no request id. With `external_id`, the item has to be that job's.
+    `request_id_header` is the fallback for the body's request id. With `external_id`, the item has to be that job's.
     """
     try:
         answer = loads(body, repair=True)
@@ -138,7 +138,7 @@ def observe_item(
     request_id: str | None = None,
     external_id: str | None = None,
 ) -> Observation | Malformed:
-    """What an item says of its job. `now` in epoch seconds. With `external_id`, it has to be that job's item."""
+    """Reads an item. `now` in epoch seconds. With `external_id`, it has to be that job's item."""
     names = definition.item
     if external_id is not None and names.id in item and _id_text(item[names.id]) != external_id:
         return Malformed(reason="other_job")
@@ -165,7 +165,7 @@ def observe_item(
 
 
 def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
-    """The code, message and request id of an error answer, as far as it has them."""
+    """Reads the code, message and request id of an error answer."""
     try:
         answer = loads(body, repair=True)
     except JSONDecodeError:
@@ -185,9 +185,9 @@ def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
 
 
 def registered(definition: SourceDefinition, body: Mapping[str, Any], *, now: float) -> Registered | None:
-    """The job that an upstream's successful answer to a create names; None when the body is no such answer.
+    """Reads the job from a successful answer to a create; None if the body is not such an answer.
 
-    Used for answers that the relay itself passed on and for those that a client gives as a registration's body.
+    Used for answers that the proxy forwards and for those sent as a registration's body.
     """
     names = definition.envelope
     item = body.get(names.item)
@@ -206,7 +206,7 @@ def _status(definition: SourceDefinition, value: object) -> str | None:
     if value in definition.statuses:
         return definition.statuses[value]
     word = _text(value, MAX_STATUS_CHARACTERS)
-    if word in KNOWN_STATUSES:  # the definition does not say that this word means what ours does
+    if word in KNOWN_STATUSES:  # the definition does not map it: it may mean something else there
         word = f"{definition.name}:{word}"[:MAX_STATUS_CHARACTERS]
     return word or None
 
@@ -236,7 +236,7 @@ def _connect_account_id(definition: SourceDefinition, value: object) -> str | No
 
 
 def _text(value: object, max_characters: int) -> str:
-    """One line of text: control characters out, cut; empty for what is no text."""
+    """One line of text without control characters, truncated; empty if `value` is not text."""
     return _CONTROL.sub("", value[: 2 * max_characters])[:max_characters].strip() if isinstance(value, str) else ""
 
 
@@ -260,7 +260,7 @@ def _count(value: object) -> int:
 
 
 def _id_text(value: object) -> str | None:
-    """An id as text: some APIs number their jobs."""
+    """An id as text; some APIs use numbers."""
     if isinstance(value, str):
         return value or None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
@@ -276,7 +276,7 @@ def _request_id(value: object) -> str | None:
 
 
 def _storable(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The item as it came, but for fields that JSON can carry to us and not further: nested too deep to write again."""
+    """The item without fields nested too deeply to be serialised again."""
     if _serialises(dict(item)):
         return dict(item)
     return {name: value for name, value in item.items() if _serialises({name: value})}

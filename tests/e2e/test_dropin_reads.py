@@ -80,7 +80,7 @@ async def cache_of(world: World, job_id: str, **headers: str) -> str:
 
 async def at_rest(world: World) -> None:
     """Waits for what is recorded behind an answer."""
-    await world.node.dropin._reads.borrowed.drain()
+    await world.node.dropin._reads.settling.drain()
 
 
 async def reads_upstream(world: World) -> int:

@@ -134,7 +134,7 @@ async def test_a_new_key_is_known_to_work_without_any_job(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("look", "code", "meaning"),
+    ("poll", "code", "meaning"),
     [
         (ScriptedPoll(kind="unavailable", status_code=503), "unavailable", "Revor does not answer"),
         (ScriptedPoll(kind="malformed", status_code=200), "malformed", "What answers is not Revor's API"),

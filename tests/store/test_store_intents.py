@@ -385,8 +385,8 @@ async def test_one_whose_words_can_not_be_written_is_told_without_them_and_so_ar
     recorded: list[Event] = []
     creates = UnknownCreates(store.intents, clock=lambda: LATER, dataschema_base="", recorded=recorded.append)
     await unknown(store, one, other)
-    await creates.tell()
-    await creates.tell()
+    await creates.announce()
+    await creates.announce()
     metadata = {event.subject: event.document()["data"]["metadata"] for event in recorded}
     assert metadata == {one.id: {}, other.id: {"deal": 42}}
     assert len(recorded) == len(await event_subjects(store)) == 2

@@ -297,12 +297,12 @@ class FakeDropIn:
         return None
 
     async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> FakeReply:
-        return await self.pass_on(request, None)
+        return await self.forward(request, None)
 
     async def read(self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float) -> FakeReply:
-        return await self.pass_on(request, None)
+        return await self.forward(request, None)
 
-    async def pass_on(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> FakeReply:
+    async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> FakeReply:
         self.passed.append(request)
         return FakeReply(200, b'{"ok":true}')
 

@@ -105,6 +105,6 @@ def test_the_count_of_bytes_is_right_whatever_is_done(steps: list[tuple[str, tup
             answers.drop(key)
         else:
             answers.get(key)
-        there = [answer for each in KEYS if (answer := answers._kept.get(each)) is not None]
+        there = [answer for each in KEYS if (answer := answers._answers.get(each)) is not None]
         assert answers.size_bytes == size_of(*there)
         assert answers.size_bytes <= 2_500

@@ -266,9 +266,9 @@ MISSING = object()
         ("revor.yaml", "auth.format", "Bearer", "revor.yaml: auth.format: expected text with {api_key}"),
         ("revor.yaml", "auth.header", "a: b", "revor.yaml: auth.header: expected a header's name"),
         ("revor.yaml", "statuses.running", "runs", "revor.yaml: statuses.running: expected one of cancelled, failed"),
-        ("revor.yaml", "statuses.failed", MISSING, "revor.yaml: statuses.failed: no word"),
+        ("revor.yaml", "statuses.failed", MISSING, "revor.yaml: statuses.failed: no status"),
         ("revor.yaml", "statuses", {True: "running"}, "revor.yaml: statuses.True: expected text as the key"),
-        ("revor.yaml", "terminal", ["succeeded"], "revor.yaml: terminal: expected just those words"),
+        ("revor.yaml", "terminal", ["succeeded"], "revor.yaml: terminal: expected exactly those words"),
         ("revor.yaml", "terminal", "succeeded", "revor.yaml: terminal: expected a list of text"),
         ("revor.yaml", "item.scheduled_at", "a.b", "revor.yaml: item.scheduled_at: expected a name"),
         ("revor.yaml", "codes.not_found", [1], "revor.yaml: codes.not_found: expected a list of text"),
@@ -280,8 +280,8 @@ MISSING = object()
         ("revor.hints.yaml", "channels", {}, 'revor.hints.yaml: channels."": is missing'),
         ("revor.hints.yaml", "kinds.overdue.repeat", True, "kinds.overdue.repeat: expected one of as_retryable"),
         ("revor.hints.yaml", "kinds.overdue.who", "Bob", "kinds.overdue.who: expected one of Revor, account owner"),
-        ("revor.hints.yaml", "kinds.overdue.meaning", "{x}", "kinds.overdue.meaning: {x} is no placeholder"),
-        ("revor.hints.yaml", "kinds.overdue.fix", "{x}", "kinds.overdue.fix: {x} is no placeholder"),
+        ("revor.hints.yaml", "kinds.overdue.meaning", "{x}", "kinds.overdue.meaning: {x} is not a placeholder"),
+        ("revor.hints.yaml", "kinds.overdue.fix", "{x}", "kinds.overdue.fix: {x} is not a placeholder"),
         ("revor.hints.yaml", "kinds.overdue.fix", MISSING, "kinds.overdue.fix: is missing"),
         ("revor.hints.yaml", "kinds.overdue.why", "x", "revor.hints.yaml: kinds.overdue.why: is not known here"),
     ],
@@ -318,7 +318,7 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes) -> None:
 def test_hints_have_to_be_there(tmp_path: Path) -> None:
     shutil.copy(SOURCES / "revor.yaml", tmp_path)
 
-    with pytest.raises(SettingsError, match=r"^revor\.hints\.yaml: can not be read"):
+    with pytest.raises(SettingsError, match=r"^revor\.hints\.yaml: cannot be read"):
         load_definition("revor", directory=tmp_path)
 
 
