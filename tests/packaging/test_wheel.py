@@ -1,4 +1,8 @@
-"""The wheel as a user gets it: what is inside, what it brings along, and that it runs with no source tree in sight."""
+"""The wheel as a user gets it: what is inside, what it brings along, and that it runs with no source tree in sight.
+
+`make test` links the dependencies from this environment, which has the same pinned versions, and needs no index.
+`make soak` has pip resolve, download and install them.
+"""
 
 import json
 import os
@@ -6,12 +10,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import distributions
+from collections.abc import Iterable
+from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import relay
+from tests.support.scale import SOAK
 from tests.support.typed import blocks, prompts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,18 +50,55 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def closure(requirements: Iterable[str]) -> dict[str, Distribution]:
+    """The distributions of this environment that these requirements ask for, and those that they ask for, by name."""
+    found: dict[str, Distribution] = {}
+    seen: set[tuple[str, str]] = set()
+    waiting = [(Requirement(text), "") for text in requirements]
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        wanted = found.setdefault(requirement.name, distribution(requirement.name))
+        assert requirement.specifier.contains(wanted.version, prereleases=True), f"{requirement}: {wanted.version}"
+        for each in {"", *requirement.extras} - {extra for name, extra in seen if name == requirement.name}:
+            seen.add((requirement.name, each))
+            waiting += [(Requirement(text), each) for text in wanted.requires or ()]
+    return found
+
+
+def link(distributions: Iterable[Distribution], site: Path) -> None:
+    """Makes the distributions importable from another environment, as if they were installed there."""
+    for one in distributions:
+        for top in {file.parts[0] for file in one.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            source = Path(str(one.locate_file(top)))
+            if source.exists() and not (site / top).exists():
+                (site / top).symlink_to(source)
+
+
+def requirements_of(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().splitlines()
+    return [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+
+
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel and what it asks for, nothing else."""
     venv = tmp_path_factory.mktemp("plain install") / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", venv)
-    lock = ROOT / "tests" / "requirements.lock"
     pip = (sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "--disable-pip-version-check")
-    run(*pip, "install", "--quiet", "--no-compile", "-c", lock, wheel)
+    if SOAK:
+        lock = ROOT / "tests" / "requirements.lock"
+        run(*pip, "install", "--quiet", "--no-compile", "-c", lock, wheel)
+    else:
+        link(closure(requirements_of(wheel)).values(), site_packages(venv))
+        run(*pip, "install", "--quiet", "--no-compile", "--no-index", wheel)
     return venv
 
 
-def test_the_ways_to_install_work_as_they_are_written(tmp_path: Path) -> None:
+def test_the_ways_to_install_work_as_they_are_written(wheel: Path, tmp_path: Path) -> None:
     """docs/install.md, in a copy of what is in the repository."""
     clone, home = tmp_path / "clone", tmp_path / "home"
     home.mkdir()
@@ -65,8 +109,17 @@ def test_the_ways_to_install_work_as_they_are_written(tmp_path: Path) -> None:
             shutil.copy(ROOT / name, clone / name)
     first, second = blocks((ROOT / "docs" / "install.md").read_text(encoding="utf-8"), "console")
     pins = shutil.copy(ROOT / "tests" / "requirements.lock", home)  # pip splits the variable at spaces
-    lock = f"export HOME='{home}' PIP_CONSTRAINT='{pins}'"
-    script = "\n".join([lock, *prompts(first), *prompts(second)])
+    make, *rest = prompts(first)
+    between = []
+    if not SOAK:
+        linked = tmp_path / "linked"
+        linked.mkdir()
+        link(closure([*requirements_of(wheel), "hatchling"]).values(), linked)
+        into = "$HOME/revor-relay/lib/python3*/site-packages/"
+        between = [f"cp -an '{linked}'/. {into}", "export PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 PIP_NO_COMPILE=1"]
+    script = "\n".join(
+        [f"export HOME='{home}' PIP_CONSTRAINT='{pins}'", make, *between, *rest, *prompts(second)],
+    )
     printed = run("bash", "-ec", script, cwd=clone)
     assert f"relay {relay.__version__}" in printed.splitlines()
     assert printed.splitlines()[-1] == second.strip().splitlines()[-1]
