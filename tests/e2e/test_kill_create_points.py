@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.create_world import check_the_ledgers, open_create_world, settled_books
 from tests.support.kill_points import CREATE_POINTS
-from tests.support.kill_world import DATABASES, SEED
+from tests.support.kill_world import SEED, in_turns
 
 STOP_SECONDS = 25.0
 NOT_MADE = {"create.called", "intent.written", "intent.committed"}
@@ -22,8 +22,7 @@ RECORDED = {"register.committed", "create.recorded"}
 """The job and the end of the intent are one transaction, and here it is committed."""
 
 
-@pytest.mark.parametrize("database", DATABASES)
-@pytest.mark.parametrize("point", CREATE_POINTS)
+@pytest.mark.parametrize(("database", "point"), in_turns(CREATE_POINTS))
 async def test_a_stop_at_any_point_of_a_create_leaves_the_truth(tmp_path: Path, database: str, point: str) -> None:
     async with open_create_world(tmp_path, f"{SEED}:{point}", database) as callers:
         world = callers.world

@@ -1,7 +1,8 @@
 """The relay stopped between each two steps of look, record, claim, send and mark, of registration, start and end.
 
 Each point of `tests/support/kill_points.py` is passed twice: the first time that a relay comes there, and the n-th.
-Then the relay is started without a stop, and all is held to the promise.
+Then the relay is started without a stop, and all is held to the promise. `make test` stops at many points of one
+world; `make soak` gives each point a world of its own.
 """
 
 import asyncio
@@ -13,9 +14,10 @@ import pytest
 
 from tests.support.kill_points import DRAIN, ONCE, POINTS, SQLITE
 from tests.support.kill_world import DATABASES, SEED, World, check_the_promise, open_world
+from tests.support.scale import scaled
 
-BURSTS_PER_SECOND = 8.0
-LATEST_PASSAGE = 12
+BURSTS_PER_SECOND = scaled(3.0, 8.0)
+LATEST_PASSAGE = scaled(6, 12)
 STOP_SECONDS = 25.0
 LIFE_SECONDS = 0.3
 """How long a relay works before it is told to end."""
@@ -38,17 +40,29 @@ async def stop_at(world: World, point: str, passage: int) -> None:
     raise AssertionError(f"{point} was not passed in {DRAIN_TRIES} lives")
 
 
+def groups(database: str) -> list[list[str]]:
+    """The points that one world is stopped at: in `make soak` each has a world of its own."""
+    points = [point for point in POINTS if database == "sqlite" or point not in SQLITE]
+    working = [point for point in points if point not in DRAIN]
+    size = scaled(10, 1)
+    found = [working[first : first + size] for first in range(0, len(working), size)]
+    return [*found, *scaled([sorted(DRAIN)], [[point] for point in sorted(DRAIN)])]
+
+
 @pytest.mark.parametrize(
-    ("database", "point"),
-    [(name, point) for name in DATABASES for point in POINTS if name == "sqlite" or point not in SQLITE],
+    ("database", "points"),
+    [
+        pytest.param(name, group, id=f"{name}-{group[0]}{'...' * (len(group) > 1)}")
+        for name in DATABASES
+        for group in groups(name)
+    ],
 )
-async def test_a_stop_at_any_point_breaks_nothing(tmp_path: Path, database: str, point: str) -> None:
-    seed = f"{SEED}:{point}"
+async def test_a_stop_at_any_point_breaks_nothing(tmp_path: Path, database: str, points: list[str]) -> None:
+    seed = f"{SEED}:{points[0]}"
     rng = random.Random(f"passages:{seed}")
-    later = 1 if point in ONCE else rng.randint(2, 3 if point in DRAIN else LATEST_PASSAGE)
-    print(f"KILL_TEST_SEED={SEED} {point}: passages 1 and {later}")
+    stops = 0
     async with open_world(tmp_path, seed, database=database) as world:
-        if point in DRAIN:
+        if DRAIN.issuperset(points):
             world.sink.slow_share = 1.0
         await world.relay.serve()
         await world.relay.ready(world.session)
@@ -57,11 +71,15 @@ async def test_a_stop_at_any_point_breaks_nothing(tmp_path: Path, database: str,
         done = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(world.register_until(done, BURSTS_PER_SECOND))
-            await stop_at(world, point, 1)
-            await stop_at(world, point, later)
+            for point in points:
+                later = 1 if point in ONCE else rng.randint(2, 3 if point in DRAIN else LATEST_PASSAGE)
+                for passage in (1, later):
+                    print(f"KILL_TEST_SEED={SEED} {point}: passage {passage}")
+                    await stop_at(world, point, passage)
+                    stops += 1
             await world.relay.serve()
             await world.relay.ready(world.session)
             done.set()
         report = await check_the_promise(world)
         print(report)
-        assert report.kills == 3
+        assert report.kills == 1 + stops

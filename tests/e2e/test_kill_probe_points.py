@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.kill_points import PROBE_POINTS, RECOVERED
-from tests.support.kill_world import CONFIG, DATABASES, SEED, World, check_the_promise, open_world
+from tests.support.kill_world import CONFIG, SEED, World, check_the_promise, in_turns, open_world
+from tests.support.scale import scaled
 
 JOBS = 12
 STOP_SECONDS = 25.0
@@ -30,8 +31,7 @@ async def count(world: World, type: str) -> int:
     return len((await world.get(f"/v1/events?type=relay.subscription.{type}"))["items"])
 
 
-@pytest.mark.parametrize("database", DATABASES)
-@pytest.mark.parametrize("point", PROBE_POINTS)
+@pytest.mark.parametrize(("database", "point"), in_turns(PROBE_POINTS))
 async def test_a_stop_at_any_point_of_a_recovery_breaks_nothing(tmp_path: Path, database: str, point: str) -> None:
     async with open_world(tmp_path, f"{SEED}:{point}", database=database) as world:
         (tmp_path / "relay.yaml").write_text(CONFIG + DELIVERY)
@@ -50,7 +50,7 @@ async def test_a_stop_at_any_point_of_a_recovery_breaks_nothing(tmp_path: Path, 
         await world.relay.kill()
 
         world.sink.refused_share = 0.0
-        stops = 1 if point in RECOVERED else 2
+        stops = 1 if point in RECOVERED else scaled(1, 2)
         for _ in range(stops):
             await world.relay.serve(stop=(point, 1))
             await world.relay.killed_itself(STOP_SECONDS)

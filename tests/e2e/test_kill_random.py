@@ -24,7 +24,7 @@ from tests.support.kill_world import (
 )
 
 KILLS_A_TEST = 50
-WORLDS = 12
+WORLDS = min(12, max(1, KILL_COUNT // 4))
 """That are killed side by side in one test, each with a relay, a database, an upstream and a sink of its own."""
 TESTS = [min(KILLS_A_TEST, KILL_COUNT - first) for first in range(0, KILL_COUNT, KILLS_A_TEST)]
 SECONDS = {"sqlite": 24.0, "postgresql": 48.0}

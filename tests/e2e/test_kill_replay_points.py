@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from tests.support.kill_points import REPLAY_POINTS
-from tests.support.kill_world import DATABASES, SEED, World, check_the_promise, open_world
+from tests.support.kill_world import SEED, World, check_the_promise, in_turns, open_world
 
 JOBS = 16
 SLICE = 5
@@ -32,8 +32,7 @@ async def recorded(world: World) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("database", DATABASES)
-@pytest.mark.parametrize("point", REPLAY_POINTS)
+@pytest.mark.parametrize(("database", "point"), in_turns(REPLAY_POINTS))
 async def test_a_stop_at_any_point_of_a_replay_breaks_nothing(tmp_path: Path, database: str, point: str) -> None:
     async with open_world(tmp_path, f"{SEED}:{point}", database=database) as world:
         world.relay.constants |= CONSTANTS

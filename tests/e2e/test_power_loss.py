@@ -34,9 +34,9 @@ from tests.support.forks import fork_server
 from tests.support.kill_world import KILL_COUNT, SEED, Relay, World, check_the_promise, open_world
 from tests.support.wal_file import Wal, read_wal
 
-CUTS = max(1, KILL_COUNT // 4)
+CUTS = max(6, KILL_COUNT // 4)
 """After which the same relay goes on."""
-COPIES = max(1, KILL_COUNT // 5)
+COPIES = max(4, KILL_COUNT // 5)
 """Pairs of moments, of which copies are opened aside."""
 BURSTS_PER_SECOND = 4.0
 CHECKPOINT = {"relay.store.database:WAL_AUTOCHECKPOINT_PAGES": 60}

@@ -39,6 +39,7 @@ from relay.ids import new_id
 from relay.store import replay_steps
 from relay.store.database import url_of
 from relay.store.store import Store, open_store
+from tests.support.scale import scaled
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
@@ -240,7 +241,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def _mark(self, one: Claimed, state: str, goes_on: int) -> Any:
         going = lease(until=self.now + 45) if goes_on else None
         due_at = self.now + 3 if state == "pending" else None
-        goes: dict[str, Any] = {"next_lease": going, "next_count": max(1, goes_on), "next_late": goes_on != 2}
+        goes: dict[str, Any] = {"next_lease": going, "next_count": max(1, goes_on), "next_backlogged": goes_on != 2}
         return mark_of(one, state, now=self.now, due_at=due_at, **goes)
 
     def _note_end(self, one: Claimed, state: str, kept: bool) -> None:
@@ -307,7 +308,7 @@ def test_the_outbox_keeps_its_order_whatever_happens(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60 if machine is SqliteMachine else 20,  # each step of these waits for a server
+            max_examples=scaled(20, 60) if machine is SqliteMachine else scaled(8, 20),  # these wait for a server
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -18,6 +18,7 @@ from relay.node.upkeep import DAY_SECONDS, Retention, Strays
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS, SLICE
 from tests.support.postgres_server import shared_server
+from tests.support.scale import scaled
 from tests.support.store_databases import POSTGRES_DATABASE
 from tests.support.store_days import Day, days
 from tests.support.store_kit import (
@@ -226,6 +227,7 @@ def upkeep_slice_of(count: int) -> str:
 
 
 SMALL_LOG_PAGES = 100
+EVENTS_A_DAY = scaled(40, 120)
 
 
 @pytest.fixture
@@ -237,7 +239,7 @@ def a_small_log(monkeypatch: pytest.MonkeyPatch) -> None:
 async def sixty_days(store: Store, settings: RetentionSettings | None) -> list[Day]:
     """With PostgreSQL, what autovacuum does every minute is done at the end of each day."""
     found: list[Day] = []
-    async for day in days(store, 60, 120, settings=settings, steps_a_day=1):
+    async for day in days(store, 60, EVENTS_A_DAY, settings=settings, steps_a_day=1):
         found.append(day)
         if store.database.shared:
             shared_server().execute("VACUUM jobs, events, deliveries, attempts", POSTGRES_DATABASE)
@@ -247,12 +249,12 @@ async def sixty_days(store: Store, settings: RetentionSettings | None) -> list[D
 @pytest.mark.usefixtures("a_small_log")
 async def test_sixty_days_show_a_plateau(open_again: Callable[..., Awaitable[Store]]) -> None:
     found = await sixty_days(await open_again(), RetentionSettings())
-    assert found[59].events == found[39].events == 30 * 120 + 120
+    assert found[59].events == found[39].events == 31 * EVENTS_A_DAY
     assert found[59].size_bytes <= 1.1 * found[39].size_bytes
 
 
 @pytest.mark.usefixtures("a_small_log")
 async def test_without_retention_they_would_not(open_again: Callable[..., Awaitable[Store]]) -> None:
     found = await sixty_days(await open_again(), None)
-    assert found[59].events == 60 * 120
+    assert found[59].events == 60 * EVENTS_A_DAY
     assert found[59].size_bytes > 1.1 * found[39].size_bytes

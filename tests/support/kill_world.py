@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ from relay.store import migrations
 from relay.store.database import url_of as sqlite_url_of
 from tests.support.forks import Forked
 from tests.support.postgres_server import PostgresServer
+from tests.support.scale import scaled
 
 SEED = int(os.environ.get("KILL_TEST_SEED", "20260520"))
-KILL_COUNT = int(os.environ.get("KILL_TEST_COUNT", "50"))
+KILL_COUNT = int(os.environ.get("KILL_TEST_COUNT", "16"))
 
 
 TEMPLATE = "kill_template"
@@ -84,6 +85,15 @@ DATABASES: Mapping[str, Database] = {
     ),
 }
 """Which all tests that kill are run with."""
+
+
+def in_turns(points: Iterable[str]) -> list[tuple[str, str]]:
+    """Database and point: each point on every database in `make soak`, on one of them in turn in `make test`."""
+    names = list(DATABASES)
+    return [
+        (name, point) for number, point in enumerate(points) for name in scaled(names[number % len(names) :][:1], names)
+    ]
+
 
 SPEED = 200.0
 MAX_BURST = 8
