@@ -1,8 +1,9 @@
-"""Which deliveries go out, and when: what is due is scanned, claimed and given a slot.
+"""Decides which deliveries are sent when: scans for due ones, claims them by lease and gives them slots.
 
-What a look has just recorded comes here in memory, already leased; the scan of the table is for recovery, retries and
-whatever found no free slot. Nothing is claimed without a slot, or soon one of its own sink's, so a slow sink holds up
-only its own.
+Deliveries of a poll that was just recorded arrive in memory, already leased; the scan finds retries, recoveries and
+those that got no slot. A delivery is claimed only for a slot that is free, or soon will be, so a slow sink delays only
+its own.
+Slots are counted in `slots.py`; attempts run in `worker.py`.
 """
 
 import asyncio
@@ -23,7 +24,14 @@ from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
 from relay.delivery.slots import Kind, Slots, Target
-from relay.delivery.worker import AGAIN_SECONDS, ClaimedDeliveries, Deliverer, InFlight, SinkHealth, Transport
+from relay.delivery.worker import (
+    DATABASE_RETRY_SECONDS,
+    ClaimedDeliveries,
+    DispatchState,
+    SinkHealth,
+    Transport,
+    Worker,
+)
 from relay.errors import StoreError
 from relay.holder import Holder
 from relay.metrics import Metrics
@@ -34,27 +42,27 @@ LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
 MOST_RESCAN_SECONDS = 1.0
-"""After scans that found something due and could take nothing, again and again: since the machine's clock was set
-forward, say, everything that is out seems to be due."""
-COMPARE_SECONDS = 60.0
-"""How often a node asks which sinks have failed, or taken something, at another."""
-FORWARD_SECONDS = 3600.0
-"""A node that starts within this time after a subscription was enabled again has its waiting retries be due."""
+"""Maximum pause after scans that found due deliveries and could claim none: for example when the clock was set forward
+and all deliveries in flight seem due."""
+SYNC_SECONDS = 60.0
+"""Interval at which a node learns of failures and successes of sinks at other nodes."""
+EXPEDITE_SECONDS = 3600.0
+"""A node that starts within this time after a subscription was enabled again expedites its retries."""
 MOST_FREE_ATTEMPTS = 20
-"""Of one delivery, by recoveries of its sink: to a sink with few events each one that it takes is a recovery, and an
-event that it always refuses would be sent again with each of them for days."""
+"""Maximum extra attempts of one delivery due to recoveries. At a sink with few events each success is a recovery, and
+an event that it always rejects would be sent again after each of them for days."""
 FRESH_WAIT_SECONDS = 1.0
-"""What has waited so long for a sink that fails again and again goes behind what comes later."""
+"""Deliveries to a failing sink that have waited this long are demoted behind later ones."""
 DEMOTE_CHUNKS = 5
-"""One claim waits for so many pieces of that at most."""
-MET_AT_ONCE = 1_000
-"""Callbacks that one scan reads at most."""
+"""Maximum batches that one claim demotes."""
+CALLBACKS_PER_SCAN = 1_000
+"""Maximum callback subscriptions that one scan loads."""
 
 log = structlog.get_logger("relay.dispatcher")
 
 
 class Backlog(Protocol):
-    """What waits for one subscription: by priority, when the first of it is due."""
+    """The due time of the first pending delivery of a subscription, by priority."""
 
     @property
     def subscription_id(self) -> str: ...
@@ -63,7 +71,7 @@ class Backlog(Protocol):
 
 
 class Deliveries(ClaimedDeliveries, Protocol):
-    """What the dispatcher needs of the store's deliveries."""
+    """The dispatcher's view of the store's deliveries."""
 
     async def backlog(self) -> Sequence[Backlog]: ...
     async def claim_due(
@@ -77,7 +85,7 @@ class Deliveries(ClaimedDeliveries, Protocol):
 
 
 class Subscriptions(SinkHealth, Protocol):
-    """What it needs of the store's subscriptions. `version` rises with each change."""
+    """The dispatcher's view of the store's subscriptions. `version` rises with each change."""
 
     @property
     def version(self) -> int: ...
@@ -99,25 +107,25 @@ class DispatcherSettings:
     dataschema_base: str = ""
 
     def timeout_of(self, subscription: Subscription) -> float:
-        """How long one attempt may take."""
+        """The timeout of one attempt, in seconds."""
         return self.timeout_seconds if subscription.timeout_seconds is None else subscription.timeout_seconds
 
     def schedule_of(self, subscription: Subscription) -> tuple[float, ...]:
-        """The pauses between attempts."""
+        """The pauses between attempts, in seconds."""
         own = subscription.retry_schedule_seconds
         return self.retry_schedule_seconds if own is None else own
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Slots kept for deliveries that are about to be written. Give it back with `settle`."""
+    """Slots for deliveries that are about to be recorded. Return it with `settle`."""
 
     lease: Lease
     targets: tuple[Target, ...]
 
 
 class Dispatcher:
-    """Sends what is due. `run_once()` is one scan; what it starts goes on in tasks of its own."""
+    """Sends due deliveries. `run_once()` is one scan; attempts run in their own tasks."""
 
     def __init__(
         self,
@@ -145,14 +153,14 @@ class Dispatcher:
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
         self._version = -1
         self._gone: set[str] = set()
-        self._compare_at = 0.0
+        self._sync_at = 0.0
         self._rescan_seconds = RESCAN_SECONDS
         self._tasks = Tasks()
         self._wake = asyncio.Event()
         self._leases = 0
-        self._in_flight = InFlight(slots=self.slots, tasks=self._tasks, wake=self._wake.set, holder=holder)
-        self._deliverer = Deliverer(
-            self._in_flight,
+        self._state = DispatchState(slots=self.slots, tasks=self._tasks, wake=self._wake.set, holder=holder)
+        self._worker = Worker(
+            self._state,
             deliveries=deliveries,
             subscriptions=subscriptions,
             transport=transport,
@@ -168,7 +176,7 @@ class Dispatcher:
 
     @property
     def settings(self) -> DispatcherSettings:
-        """What it works by; may be replaced at any time."""
+        """The current settings; may be replaced at any time."""
         return self._settings
 
     @settings.setter
@@ -176,18 +184,18 @@ class Dispatcher:
         self._settings = settings
         self.slots.limit(concurrency=settings.concurrency, per_host=settings.per_host)
 
-    # --- what others call
+    # --- called by other components
 
     def wake(self) -> None:
-        """Something is due, or a subscription changed."""
+        """Scans soon: something is due, or a subscription changed."""
         self._wake.set()
 
     def reserve(self, events: Sequence[Event]) -> Reservation | None:
-        """Slots for the first deliveries of these events of one job: None when nothing matches or no slot is free.
+        """Reserves slots for the first deliveries of a job's events. None if nothing matches or no slot is free.
 
-        Subscriptions made by a callback URL are not known here; theirs are claimed by the scan.
+        Callback subscriptions that are not loaded are left to the scan.
         """
-        if self._in_flight.stopping or not events or self._version != self._subscriptions.version:
+        if self._state.stopping or not events or self._version != self._subscriptions.version:
             return None
         now = self._clock()
         taken: list[Target] = []
@@ -209,44 +217,44 @@ class Dispatcher:
         return Reservation(lease=self._lease(longest, ids), targets=tuple(taken))
 
     def settle(self, reservation: Reservation | None, recorded: Recorded) -> None:
-        """Starts what was leased with a reservation and frees the slots that were not used. Call it in any case."""
+        """Starts the deliveries leased with a reservation and frees unused slots. Always call it after `reserve`."""
         due = recorded.due
         for target in reservation.targets if reservation is not None else ():
             leased = [one for one in recorded.claimed if one.subscription_id == target.subscription.id]
-            if not leased or not target.known:  # removed meanwhile, and its deliveries with it
-                self._in_flight.vacate(target)
-                due |= target.waiting  # a scan may have passed it over: all its slots were taken
+            if not leased or not target.known:  # removed meanwhile, with its deliveries
+                self._state.vacate(target)
+                due |= target.waiting  # a scan may have skipped it for lack of slots
                 continue
-            for nth, one in enumerate(leased):  # several only where order is of no matter
-                self._deliverer.start(target, one, has_slot=nth == 0)
+            for nth, one in enumerate(leased):  # several only without ordering
+                self._worker.start(target, one, has_slot=nth == 0)
         if due:
             self._wake.set()
 
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
-        """Sends one event now; nothing is stored and no limit applies."""
+        """Sends one event now, without limits. Nothing is stored."""
         kind = self._kinds(subscription.kind)
-        headers, response, outcome = await self._deliverer.exchange(subscription, kind, event)
+        headers, response, outcome = await self._worker.exchange(subscription, kind, event)
         secrets = secrets_of(subscription.sink, kind.redacted_url(subscription.sink), subscription.headers)
         return attempt_of(1, headers, response, secrets=secrets), outcome
 
     def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
-        """The request that would go out now; nothing is sent. Raises what the kind of sink raises."""
-        return self._deliverer.signed(subscription, self._kinds(subscription.kind), event)
+        """The request as it would be sent now. Raises what the kind of sink raises."""
+        return self._worker.signed(subscription, self._kinds(subscription.kind), event)
 
     # --- the loop
 
     async def run(self) -> None:
         """Repeats `run_once()` until `stop()`."""
-        while not self._in_flight.stopping:
+        while not self._state.stopping:
             self._wake.clear()
             try:
                 wait_seconds = await self.run_once()
             except StoreError as error:
                 log.error("dispatch_failed", error=str(error))
-                wait_seconds = AGAIN_SECONDS
+                wait_seconds = DATABASE_RETRY_SECONDS
             except Exception:
                 log.exception("dispatch_failed")
-                wait_seconds = AGAIN_SECONDS
+                wait_seconds = DATABASE_RETRY_SECONDS
             if wait_seconds > 0:
                 try:
                     async with asyncio.timeout(wait_seconds):
@@ -255,18 +263,18 @@ class Dispatcher:
                     pass
 
     async def run_once(self) -> float:
-        """Claims and starts whatever is due and has a free slot. Returns how long nothing more is due, in seconds."""
+        """Claims and starts the due deliveries that have a free slot. Returns the seconds until the next scan."""
         await self._refresh()
         now = self._clock()
-        if now >= self._compare_at:
-            self._compare_at = now + COMPARE_SECONDS
-            await self._compare()
+        if now >= self._sync_at:
+            self._sync_at = now + SYNC_SECONDS
+            await self._sync_failing()
         next_due = now + IDLE_SCAN_SECONDS
         backlog = await self._deliveries.backlog()
-        self._in_flight.starved = False
-        if not await self._meet(backlog, now):
+        self._state.starved = False
+        if not await self._load_callbacks(backlog, now):
             next_due = now
-        self.slots.note_waiting({entry.subscription_id for entry in backlog})
+        self.slots.note_backlog({entry.subscription_id for entry in backlog})
         due: list[tuple[Target, Backlog]] = []
         for entry in backlog:
             found = self.slots.get(entry.subscription_id)
@@ -282,7 +290,7 @@ class Dispatcher:
                     continue
                 earliest = found.probe_at
             else:
-                self._forward(found, now)
+                self._expedite_once(found, now)
                 earliest = max(_due_at(entry), found.not_before)
             if earliest > now:
                 next_due = min(next_due, earliest)
@@ -298,38 +306,38 @@ class Dispatcher:
             elif free > 0:
                 priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
                 limit = self.slots.backlogged_limit(found, now)
-                if limit < math.inf:  # what is fresh first, and of what is late only so much
+                if limit < math.inf:  # fresh deliveries first, and a bounded backlog
                     if 0 in priorities:
                         priorities = (0,)
                     else:
                         free = min(free, int(limit) - found.backlogged)
-                for _ in range(free):  # now: the next one has what is left
+                for _ in range(free):  # before the next subscription: it gets the rest
                     self.slots.occupy(found)
                 if free > 0:
                     claims.append(self._claim(found, priorities, free, now))
             elif not found.busy:
-                # others have all the slots; whoever has some of its own goes on by itself
-                self._in_flight.starved = True
+                # other subscriptions have all the slots
+                self._state.starved = True
         if claims:
-            # behind what was due may be what is due soon, which this look at the backlog has not seen: look again
+            # deliveries behind the claimed ones may be due soon: scan again
             started = sum(await asyncio.gather(*claims))
             next_due = min(next_due, self._clock() + (0.0 if started else self._rescan_seconds))
             self._rescan_seconds = RESCAN_SECONDS if started else min(2 * self._rescan_seconds, MOST_RESCAN_SECONDS)
         return max(0.0, next_due - self._clock())
 
     async def drain(self) -> None:
-        """Waits until nothing is in flight: for tests and for a clean end."""
+        """Waits until nothing is in flight (tests, shutdown)."""
         await self._tasks.drain()
 
     def cut_off(self) -> None:
-        """Ends what is in flight, whatever time `stop` gave it."""
+        """Cancels what is in flight."""
         self._tasks.cancel()
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Claims nothing more, gives back at once what was not sent yet, and finishes what is in flight within the
-        time. What remains then keeps its lease, since nobody knows whether it arrived."""
-        self._in_flight.stopping = True
-        self.slots.send_back()
+        """Stops claiming, releases unsent deliveries at once, and finishes those in flight within `timeout_seconds`.
+        The rest keep their leases: they may have arrived."""
+        self._state.stopping = True
+        self.slots.release_waiting()
         self._wake.set()
         await self._tasks.finish(timeout_seconds)
 
@@ -346,26 +354,26 @@ class Dispatcher:
         self._version = version
 
     def _kind_of(self, subscription: Subscription) -> Kind | None:
-        """None for a kind that this program does not have, such as after a roll-back: its events wait."""
+        """None for an unknown kind, for example after a downgrade: its deliveries wait."""
         try:
             return self._kinds(subscription.kind)
         except KeyError:
             log.error("unknown_kind", subscription=subscription.id, kind=subscription.kind)
             return None
 
-    async def _meet(self, backlog: Sequence[Backlog], now: float) -> bool:
-        """Reads callbacks that have something due, so many at a time. Returns whether all of them are known now."""
+    async def _load_callbacks(self, backlog: Sequence[Backlog], now: float) -> bool:
+        """Loads callbacks with due deliveries, in pages. Returns True once all are loaded."""
         due = [entry.subscription_id for entry in backlog if _due_at(entry) <= now]
-        strangers = [one for one in due if self.slots.get(one) is None and one not in self._gone]
-        met = strangers[:MET_AT_ONCE]
-        for one in await self._subscriptions.some(met) if met else ():
+        missing = [one for one in due if self.slots.get(one) is None and one not in self._gone]
+        page = missing[:CALLBACKS_PER_SCAN]
+        for one in await self._subscriptions.some(page) if page else ():
             if (kind := self._kind_of(one)) is not None:
                 self.slots.join(one, kind)
-        self._gone.update(one for one in met if self.slots.get(one) is None)
-        return len(met) == len(strangers)
+        self._gone.update(one for one in page if self.slots.get(one) is None)
+        return len(page) == len(missing)
 
-    async def _compare(self) -> None:
-        """Of several nodes each sees some of the attempts: a sink has only failed while it has at none arrived."""
+    async def _sync_failing(self) -> None:
+        """Takes over what other nodes saw: a sink is failing only if all nodes saw only failures."""
         failing = await self._subscriptions.failing()
         for target in self.slots:
             since = failing.get(target.subscription.id)
@@ -373,11 +381,11 @@ class Dispatcher:
                 target.failing_since = since
 
     async def _claim(self, target: Target, priorities: tuple[int, ...], count: int, now: float) -> int:
-        """Starts what is due in the slots that were taken for it, and gives the others back."""
+        """Claims and starts due deliveries in the slots taken for them, and frees the rest. Returns how many."""
         started = 0
         try:
             if 0 in priorities and (target.down or target.recovered):
-                # what has waited for a sink that was down is not fresh any more when that is up again
+                # the backlog of a sink that was down ranks behind new events
                 for _ in range(DEMOTE_CHUNKS):
                     if not await self._deliveries.demote(target.subscription.id, now - FRESH_WAIT_SECONDS):
                         break
@@ -386,45 +394,43 @@ class Dispatcher:
             claimed = await self._deliveries.claim_due(target.subscription.id, priorities, count, now, lease)
             target.paced(len(claimed), now)
             for one in claimed:
-                self._deliverer.start(target, one)
+                self._worker.start(target, one)
                 started += 1
         finally:
             for _ in range(count - started):
-                self._in_flight.vacate(target)
+                self._state.vacate(target)
         return started
 
     async def _probe(self, target: Target, now: float) -> int:
-        """Tries a disabled subscription with its oldest delivery, if that is this node's turn, in a slot that was taken
-        for it."""
+        """Probes a disabled subscription with its oldest delivery, if it is this node's turn. Returns 1 if sent."""
         claimed = None
         try:
             lease = self._lease(self._settings.timeout_of(target.subscription))
             probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
             target.probe_at, claimed = probe.next_at, probe.claimed
             if claimed is not None:
-                self._deliverer.start(target, claimed)
+                self._worker.start(target, claimed)
         finally:
             if claimed is None:
-                self._in_flight.vacate(target)
+                self._state.vacate(target)
         return 0 if claimed is None else 1
 
-    def _forward(self, target: Target, now: float) -> None:
-        """Once in a drain, after each resumption and each recovery: what waits for a later attempt, since the sink had
-        failed, is due."""
+    def _expedite_once(self, target: Target, now: float) -> None:
+        """Makes waiting retries due, once after each resumption, drain start or recovery."""
         by_hand = max(target.subscription.drain_since or 0.0, target.subscription.enabled_since or 0.0)
         since = max(by_hand, target.back_since)
         if since and since != target.expedited:
             target.expedited = since
-            if now - since < FORWARD_SECONDS:
-                # A recovery may come again and again: without an end to it an event that always fails would never die.
-                lasts = sum(self._settings.schedule_of(target.subscription))
-                limits = () if since == by_hand else (now - lasts, MOST_FREE_ATTEMPTS)
+            if now - since < EXPEDITE_SECONDS:
+                # Recoveries can repeat: without limits an event that always fails would never be dead.
+                schedule_seconds = sum(self._settings.schedule_of(target.subscription))
+                limits = () if since == by_hand else (now - schedule_seconds, MOST_FREE_ATTEMPTS)
                 self._tasks.start(self._expedite(target, *limits))
 
     async def _expedite(self, target: Target, *limits: Any) -> None:
         subscription_id, expedite = target.subscription.id, self._deliveries.expedite
         try:
-            while await expedite(subscription_id, self._clock(), *limits) and not self._in_flight.stopping:
+            while await expedite(subscription_id, self._clock(), *limits) and not self._state.stopping:
                 pass
         except StoreError as error:
             target.expedited = None

@@ -1,4 +1,4 @@
-"""What follows from an attempt: its record, the delivery's new state, and what is said of its subscription. No I/O."""
+"""What follows from an attempt: its record, the delivery's new state, a disabled subscription, events. No I/O."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,8 +13,8 @@ from relay.redaction import secrets_of
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """One attempt as it went. `headers` are those that were sent; `failing_since`: nothing has arrived since then."""
+class FinishedAttempt:
+    """An attempt and its outcome. `headers` are those sent; `failing_since`: start of the sink's failures."""
 
     claimed: Claimed
     subscription: Subscription
@@ -26,7 +26,7 @@ class Tried:
 
 
 def attempt_result(
-    tried: Tried,
+    finished: FinishedAttempt,
     now: float,
     *,
     schedule_seconds: Sequence[float],
@@ -38,16 +38,17 @@ def attempt_result(
     next_count: int,
     next_backlogged: bool,
 ) -> tuple[AttemptResult, float]:
-    """The mark, and until when the sink asked that nothing at all is sent to it (0: it did not).
+    """What to record about an attempt, and until when the sink asked for a pause (0: it did not).
 
-    `schedule_seconds`: the pauses between attempts. `chance`: a number from 0 to 1 at each call. `next_lease`,
-    `next_count`, `next_late`: what the subscription would go on with, unless this disables it or lets it pause.
+    schedule_seconds  the pauses between attempts
+    chance            returns a random number from [0, 1)
+    next_lease, next_count, next_backlogged  what to claim next, unless the subscription is disabled or pauses
     """
-    claimed, subscription, probe = tried.claimed, tried.subscription, tried.claimed.probe
+    claimed, subscription, probe = finished.claimed, finished.subscription, finished.claimed.probe
     attempt_count = 1 if probe else claimed.attempt_count + 1
     schedule = (0.0,) if probe else schedule_seconds
     decision = retry.decide(
-        tried.outcome,
+        finished.outcome,
         attempt_count=attempt_count,
         schedule_seconds=schedule,
         jitter=jitter,
@@ -66,12 +67,12 @@ def attempt_result(
             state, pause_until = "dead", decision.pause_until or 0.0
         case retry.Disable():
             disable = decision.reason
-    since = tried.failing_since
+    since = finished.failing_since
     failing_seconds = now - since if since is not None and state != "delivered" and not probe else 0.0
     failed_long = None
     if disable is None and failing_seconds > 0 and failing_seconds >= disable_after_seconds:
         disable, failed_long = f"only failures for {int(failing_seconds)} s", failing_seconds
-    said = retry.sentence(
+    sentence = retry.sentence(
         decision,
         attempt_count=attempt_count,
         schedule_seconds=schedule,
@@ -79,14 +80,14 @@ def attempt_result(
         failing_seconds=failed_long,
         probe=probe,
     )
-    if tried.response.error is None and tried.response.detail is not None:
-        said = f"{said}; {tried.response.detail}"
+    if finished.response.error is None and finished.response.detail is not None:
+        sentence = f"{sentence}; {finished.response.detail}"
     attempt = attempt_of(
         claimed.made_count + 1,
-        tried.headers,
-        tried.response,
-        secrets=secrets_of(subscription.sink, tried.shown_sink, subscription.headers),
-        decision=said,
+        finished.headers,
+        finished.response,
+        secrets=secrets_of(subscription.sink, finished.shown_sink, subscription.headers),
+        decision=sentence,
         next_attempt_at=due_at if disable is None and not probe else None,
     )
     probe_at: float | None = None
@@ -94,7 +95,7 @@ def attempt_result(
     if probe or disable is not None:
         probe_at = _probe_at(subscription, decision, now, jitter, chance, disable_after_seconds)
     if probe or state != "delivered":
-        events = _events(tried, attempt, decision, disable, now, dataschema_base)
+        events = _events(finished, attempt, decision, disable, now, dataschema_base)
     mark = AttemptResult(
         claimed=claimed,
         state=state,
@@ -120,7 +121,7 @@ def _probe_at(
     chance: Callable[[], float],
     disable_after_seconds: float,
 ) -> float | None:
-    """When a subscription that is disabled, now or still, is tried again; None for one that is gone."""
+    """The next probe of a disabled subscription; None if its sink accepts no more events."""
     if isinstance(decision, retry.Disable):
         return None
     disabled_at = subscription.state_since if subscription.state == "disabled" else None
@@ -136,17 +137,17 @@ def _probe_at(
 
 
 def _events(
-    tried: Tried, attempt: Attempt, decision: retry.Decision, disable: str | None, now: float, base: str
+    finished: FinishedAttempt, attempt: Attempt, decision: retry.Decision, disable: str | None, now: float, base: str
 ) -> tuple[Event, ...]:
     events: list[Event | None] = []
     if isinstance(decision, retry.Dead):
         exhausted, reason = decision.exhausted, decision.reason
         events.append(
-            expired_event(tried.claimed, attempt, reason=reason, exhausted=exhausted, now=now, dataschema_base=base)
+            expired_event(finished.claimed, attempt, reason=reason, exhausted=exhausted, now=now, dataschema_base=base)
         )
-    about, since = (tried.subscription.id, tried.shown_sink), tried.failing_since
-    if disable is not None and tried.subscription.state == "enabled":
+    about, since = (finished.subscription.id, finished.shown_sink), finished.failing_since
+    if disable is not None and finished.subscription.state == "enabled":
         events.append(disabled_event(*about, reason=disable, since=since, now=now, dataschema_base=base))
-    if tried.claimed.probe and isinstance(decision, retry.Done):
+    if finished.claimed.probe and isinstance(decision, retry.Done):
         events.append(recovered_event(*about, reason=decision.reason, since=since, now=now, dataschema_base=base))
     return tuple(event for event in events if event is not None)

@@ -1,7 +1,7 @@
-"""Which deliveries may be out at once: slots by subscription, by host and in all.
+"""Limits how many deliveries are in flight: slots per subscription, per host and in all.
 
-A slot is taken from before a delivery is claimed until its answer is there. While the answer is being committed the
-slot is free for another delivery: what is claimed and not committed is bounded by CLAIMED_PER_SLOT.
+A slot is held from before the claim until the response. It is free again while the result is being committed;
+CLAIMED_PER_SLOT bounds what is claimed but uncommitted.
 """
 
 import asyncio
@@ -19,26 +19,25 @@ from relay.core.events import Event
 from relay.core.subscription import Subscription
 
 CLAIMED_PER_SLOT = 4
-"""So many deliveries may be claimed and not committed, for each slot: a crash repeats no more than that."""
+"""Maximum claimed but uncommitted deliveries per slot. Bounds how many events a crash can resend."""
 BATCH_SECONDS = 0.1
-"""What a drain, or one whose sink fails again and again, sends at once is what it may send in this time."""
+"""Burst allowance while draining or failing, in seconds of the allowed rate."""
 FAILED = 10
-"""A sink that has failed so often in a row, the last times by time-outs, is down."""
+"""Failures in a row after which a sink whose window has shrunk to one slot (timeouts) counts as down."""
 FAILED_OFTEN = 100
+"""Failures in a row after which a sink is only tried at FAILING_PER_SECOND."""
 FAILING_PER_SECOND = 20.0
-"""A sink that has failed so often in a row is tried so often a second until it takes something: what else is meant for
-it would fail too, and cost those whose sinks are well."""
-
+"""Attempt rate for a sink that keeps failing. Sending it more would only take capacity from healthy sinks."""
 
 BACKLOGGED_SLOTS = 8
-"""What is late, retries and what was asked for by hand, has so many slots of prompt sinks while fresh events come: with
-more of it the turns of the event loop and the commits would be what a fresh one waits for."""
+"""Slots of prompt sinks for backlogged deliveries (retries, manual retries, replays) while fresh events arrive. With
+more of them fresh deliveries would wait for the event loop and for commits."""
 FRESH_SECONDS = 10.0
-"""So long after the last one they count as coming."""
+"""Fresh events count as arriving for this time after the last one."""
 
 
 class Kind(Protocol):
-    """What is needed of a subscription's kind."""
+    """A kind of sink, with its rendering context."""
 
     @property
     def name(self) -> str: ...
@@ -53,22 +52,22 @@ class Kind(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Target:
-    """A subscription with what the node knows of its sink just now.
+    """A subscription and this node's state of its sink.
 
-    in_flight  slots taken: requests that are out, or about to be
-    fills      how often a slot was taken that was the last one
-    late       deliveries on their way out, or being committed, that are not first attempts
-    late_load  how busy these keep us, beside those of a prompt sink: 0 to 1
-    marking    what waits for a commit: attempts that have ended, or the deliveries to be taken over in their place
-    queue      deliveries taken over in such a commit that wait for one of its slots
-    concurrency  how many slots it has use for, by what became of its attempts
-    rate       sends a second at most, one at a time; None: as many as there are slots
-    held_until  it is being disabled: nothing of it begins until everybody knows
-    known      whether its subscription is still there; what is in flight outlives one that was removed
-    failures   attempts in a row that did not arrive
-    recovered  it has just taken something after it had been down: what waits is put behind by the next claim
-    back_since  when it last took something after an outage; 0 where it did not
-    forwarded  when the drain, resumption or recovery came whose waiting retries this node has made due
+    concurrency      the adaptive number of its slots
+    rate             maximum sends per second, one at a time; None: as many as it has slots
+    known            False once the subscription is removed; deliveries in flight outlive it
+    in_flight        slots in use
+    fills            how often its last free slot was taken
+    marking          deliveries claimed or to be claimed by commits that are under way
+    backlogged       deliveries in flight or being committed that are not first attempts
+    backlogged_load  their load compared with those of a prompt sink, from 0 to 1
+    queue            claimed deliveries that wait for a slot
+    held_until       no new attempts before then: the subscription is being disabled
+    failures         failed attempts in a row
+    recovered        first success after being down: the next claim demotes the backlog
+    back_since       time of the last success after an outage; 0 if there was none
+    expedited        the drain start, resumption or recovery whose retries were already expedited
     """
 
     subscription: Subscription
@@ -98,30 +97,29 @@ class Target:
 
     @property
     def busy(self) -> bool:
-        """Whether something of it is out or on its way back: what is due is taken over when that ends."""
+        """True if deliveries are in flight, being committed or queued: recording them claims the next ones."""
         return bool(self.in_flight or self.marking or self.queue)
 
     def may_send(self, now: float) -> bool:
-        """Whether the sink is to be sent anything now, slots apart."""
+        """True if the sink may be sent to now, slots aside."""
         return self.subscription.state == "enabled" and self.not_before <= now
 
     @property
     def not_before(self) -> float:
-        """When it may be sent anything again, as far as that is known."""
+        """Earliest time of the next attempt."""
         return max(self.paused_until, self.held_until, self.next_send_at)
 
     @property
     def full(self) -> bool:
-        """Whether its own limit is what keeps more of it from going out."""
+        """True if its own limit is reached."""
         limit = self.concurrency.limit
         return self.in_flight >= limit or self.in_flight + self.marking + len(self.queue) >= CLAIMED_PER_SLOT * limit
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
-        """What became of an attempt that went out as one of `in_flight`, when its slots had been all in use `fills`
-        times."""
+        """Records the outcome of an attempt. `in_flight` and `fills` are their values when it was sent."""
         self.recovered |= outcome.verdict == "delivered" and self.down
         if outcome.verdict == "delivered" and self.fails_often and self.rate is None:
-            self.next_send_at = 0.0  # until when it was not to be tried
+            self.next_send_at = 0.0  # lift the pause of a failing sink
         self.failures = 0 if outcome.verdict == "delivered" else self.failures + 1
         if response.late:
             self.concurrency.timed_out()
@@ -131,17 +129,16 @@ class Target:
 
     @property
     def fails_often(self) -> bool:
-        """Whether its sink has failed so often in a row that it is only tried now and then."""
+        """True if the sink keeps failing, so that it is only tried at FAILING_PER_SECOND."""
         return self.failures >= FAILED_OFTEN
 
     @property
     def down(self) -> bool:
-        """Whether what waits for it waits because of the sink: that is not fresh any more when the sink is back."""
+        """True if the backlog was caused by the sink. Such deliveries rank behind new events once it recovers."""
         return self.fails_often or (self.failures >= FAILED and self.concurrency.limit == 1)
 
     def per_second(self, now: float) -> float | None:
-        """How much may go out while it drains, or fails again and again; None where it does neither, or one at a time
-        goes out already."""
+        """Rate limit while draining or failing; None if it does neither, or has a rate of its own."""
         if self.rate is not None:
             return None
         since = self.subscription.drain_since
@@ -149,7 +146,7 @@ class Target:
         return min(drain or FAILING_PER_SECOND, FAILING_PER_SECOND) if self.fails_often else drain
 
     def paced(self, count: int, now: float) -> None:
-        """So many go out now: the next ones have their time, where not all may go at once."""
+        """Records that `count` deliveries are sent now, and delays the next ones if a rate limit applies."""
         rate = self.per_second(now)
         if rate is not None and count:
             self.next_send_at = max(self.next_send_at, now + count / rate)
@@ -163,10 +160,10 @@ class _Host:
 
 
 class Slots:
-    """The targets of all subscriptions and who holds how many slots.
+    """All targets and their slots.
 
-    concurrency  in all
-    per_host     to one host (scheme, name and port); one subscription takes at most half while another one waits
+    concurrency  maximum slots in all
+    per_host     maximum per host (scheme, name and port); one subscription gets at most half while another one waits
     """
 
     def __init__(self, *, concurrency: int, per_host: int) -> None:
@@ -174,13 +171,13 @@ class Slots:
         self.per_host = per_host
         self.in_flight = 0
         self.fresh_at = -math.inf
-        """When a fresh event came last."""
+        """Time of the last fresh event."""
         self._backlogged_load = 0.0
         self._targets: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
 
     def limit(self, *, concurrency: int, per_host: int) -> None:
-        """Other limits from now on; what is out already stays out."""
+        """Sets new limits; deliveries in flight are not affected."""
         self.concurrency, self.per_host = concurrency, per_host
         for target in self:
             target.concurrency.ceiling = target.subscription.concurrency or per_host
@@ -189,11 +186,11 @@ class Slots:
         return iter(self._targets.values())
 
     def get(self, subscription_id: str) -> Target | None:
-        """The target of a subscription that is there."""
+        """The target of a subscription, if it is loaded."""
         return self._targets.get(subscription_id)
 
     def adopt(self, subscriptions: dict[str, tuple[Subscription, Kind]]) -> None:
-        """Takes these as all subscriptions that there are."""
+        """Replaces the targets by those of these subscriptions; existing ones keep their state."""
         for gone in self._targets.keys() - subscriptions.keys():
             self._targets.pop(gone).known = False
         self._hosts = {}
@@ -201,13 +198,12 @@ class Slots:
             self._adopt(subscription, kind)
 
     def join(self, subscription: Subscription, kind: Kind) -> None:
-        """One more: a callback that has something to send."""
+        """Adds a callback subscription that has pending deliveries."""
         if subscription.id not in self._targets:
             self._adopt(subscription, kind)
 
-    def note_waiting(self, ids: Set[str]) -> None:
-        """These have something pending. A callback that has not, and nothing out, is let go of: there may be as many
-        as jobs."""
+    def note_backlog(self, ids: Set[str]) -> None:
+        """Records which subscriptions have a backlog. Idle callbacks are dropped: there can be as many as jobs."""
         for subscription_id, target in list(self._targets.items()):
             target.waiting = subscription_id in ids
             target.recovered &= target.waiting
@@ -237,11 +233,11 @@ class Slots:
             target.failures = 0
             target.failing_since = subscription.failing_since
             target.paused_until = target.pause_written = subscription.paused_until or 0.0
-        elif subscription.paused_until is not None:  # another node was told
+        elif subscription.paused_until is not None:  # learned by another node
             target.paused_until = max(target.paused_until, subscription.paused_until)
         if subscription.state_since != target.subscription.state_since:
             target.held_until = 0.0
-        if subscription.state == "disabled":  # perhaps by another node, which saw it fail
+        if subscription.state == "disabled":  # possibly by another node
             target.failing_since = subscription.failing_since
         target.probe_at = subscription.probe_at
         target.subscription, target.kind, target.host, target.shown_sink = subscription, kind, host, shown_sink
@@ -250,8 +246,11 @@ class Slots:
         host.in_flight += target.in_flight
 
     def free(self, target: Target, now: float | None = None, *, ahead: bool = False) -> int:
-        """How many more of its deliveries may be claimed; `now`: so many at once as a drain, or its failures, allow;
-        `ahead`: where nobody else of its host wants slots, also those that will wait for one of its own."""
+        """How many more of its deliveries may be claimed.
+
+        now    also limits them to the burst that a drain or failures allow at this time
+        ahead  includes deliveries that will wait for one of its slots, unless others of its host want slots
+        """
         host = target.host
         limit = min(target.concurrency.limit, self.per_host) if target.rate is None else 1
         if len(host.targets) > 1 and any(
@@ -267,25 +266,25 @@ class Slots:
         )
 
     def backlogged_limit(self, target: Target, now: float) -> float:
-        """How many of its deliveries that are not first attempts may be on their way: while fresh ones come a share of
-        LATE_SLOTS, the more of them the longer its sink takes by itself."""
-        if not 0 <= now - self.fresh_at <= FRESH_SECONDS:  # the clock may have been set back
+        """How many backlogged deliveries it may have in flight: while fresh ones arrive, a share of BACKLOGGED_SLOTS
+        that grows with the sink's own response time."""
+        if not 0 <= now - self.fresh_at <= FRESH_SECONDS:  # negative if the clock was set back
             return math.inf
         others = max(self._backlogged_load - target.backlogged_load, 0.0)
         return max(1.0, BACKLOGGED_SLOTS * (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) / (1 + others))
 
     def backlogged_began(self, target: Target) -> None:
-        """One that is not a first attempt is on its way."""
+        """Records the start of a backlogged delivery."""
         target.backlogged += 1
         self._weigh_backlogged(target)
 
     def backlogged_ended(self, target: Target) -> None:
-        """It is committed, or was given back."""
+        """Records that it is committed or released."""
         target.backlogged -= 1
         self._weigh_backlogged(target)
 
     def _weigh_backlogged(self, target: Target) -> None:
-        """A sink that fails, or takes long by itself, hardly keeps us busy: it takes no share of the others."""
+        """Failing and slow sinks cause little load, so they take no share from the others."""
         before = target.backlogged_load
         busy = target.backlogged > 0 and not target.failures
         target.backlogged_load = 1 / (1 + target.concurrency.alone_seconds / PROMPT_SECONDS) if busy else 0.0
@@ -299,7 +298,7 @@ class Slots:
         self.in_flight += 1
 
     def vacate(self, target: Target) -> bool:
-        """Gives a slot back. False when a delivery that waited for it has it now."""
+        """Frees a slot. Returns False if a waiting delivery got it."""
         while target.queue:
             waiting = target.queue.popleft()
             if not waiting.done():
@@ -310,9 +309,8 @@ class Slots:
         self.in_flight -= 1
         return True
 
-    async def occupy_again(self, target: Target) -> bool:
-        """A slot for a delivery that is claimed already. False when none will come by itself, or `send_back` was
-        called."""
+    async def wait_for_slot(self, target: Target) -> bool:
+        """Waits for a slot for a claimed delivery. Returns False if none will be freed, or after `release_waiting`."""
         if not target.known:
             return False
         if self.free(target) > 0:
@@ -329,8 +327,8 @@ class Slots:
                 self.vacate(target)
             raise
 
-    def send_back(self) -> None:
-        """What waits for a slot gets none."""
+    def release_waiting(self) -> None:
+        """Ends all waits for slots without one."""
         for target in self:
             while target.queue:
                 waiting = target.queue.popleft()
@@ -339,6 +337,6 @@ class Slots:
 
 
 def _host_of(sink: str) -> str:
-    """A host is scheme, name and port."""
+    """Scheme, name and port."""
     parts = urlsplit(sink)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"

@@ -1,6 +1,7 @@
-"""One delivery on its way out, in its slot: render, sign, send, decide, record, and what follows from the attempt.
+"""Attempts deliveries: render, sign, send, decide, record. One task per slot.
 
-A slot's work goes on with the deliveries that its marks take over, in the same task, for as long as there are any.
+Recording an attempt also claims the next due deliveries of its subscription, and the task continues with those. Which
+deliveries start is decided in `dispatcher.py`, what follows from an outcome in `outcomes.py`.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from relay.core.records import AttemptRecorded, AttemptResult, Lease
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import Headers, bare
-from relay.delivery.outcomes import Tried, attempt_result
+from relay.delivery.outcomes import FinishedAttempt, attempt_result
 from relay.delivery.slots import Kind, Slots, Target
 from relay.errors import StoreError, ValueRefused
 from relay.holder import Holder
@@ -28,28 +29,28 @@ from relay.log import shows_deliveries
 from relay.metrics import Metrics
 from relay.tasks import Tasks
 
-AHEAD_MS = 1000.0
-"""A sink that answers within this time has further deliveries claimed before it has slots for them: their leases do not
-grow old until then."""
-AGAIN_SECONDS = 1.0
-"""The database refused: how long until it is asked again."""
+PROMPT_MS = 1000.0
+"""If a sink responds within this time, deliveries are claimed before slots are free: they get one before the lease is
+old."""
+DATABASE_RETRY_SECONDS = 1.0
+"""Pause before another try after a database error."""
 REASON_CHARACTERS = 200
 OUTAGE_SECONDS = 60.0
-"""A sink that only failed for so long was down, and its waiting retries come forward with the first success. After less
-than that they do not: an event that a busy sink always refuses would be sent again with each success of another."""
+"""Minimum time of failures only after which a success expedites the waiting retries. Without a minimum, an event that a
+busy sink always rejects would be sent again after each success of another event."""
 
 log = structlog.get_logger("relay.deliverer")
 
 
 class ClaimedDeliveries(Protocol):
-    """What becomes of a delivery that is claimed, in the store."""
+    """The store's writes for claimed deliveries."""
 
     async def mark(self, mark: AttemptResult) -> AttemptRecorded: ...
     async def release(self, claimed: Sequence[Claimed], now: float) -> None: ...
 
 
 class SinkHealth(Protocol):
-    """What an attempt has the store's subscriptions keep of a sink."""
+    """The store's record of a sink's health."""
 
     async def set_sink_health(
         self,
@@ -63,13 +64,13 @@ class SinkHealth(Protocol):
 
 
 class Transport(Protocol):
-    """What sends a request; it never raises but when it is cancelled."""
+    """Sends a request. Raises only when cancelled."""
 
     async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response: ...
 
 
 class Settings(Protocol):
-    """What is decided by after an attempt. See docs/settings.md, `delivery`."""
+    """See docs/settings.md, `delivery`."""
 
     def timeout_of(self, subscription: Subscription) -> float: ...
     def schedule_of(self, subscription: Subscription) -> Sequence[float]: ...
@@ -82,13 +83,13 @@ class Settings(Protocol):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class InFlight:
-    """What the scan and the slots' work share. Only the dispatcher sets the flags.
+class DispatchState:
+    """State that the dispatcher and the worker share. Only the dispatcher sets the flags.
 
-    wake      has the dispatcher scan at once
-    holder    the names that this node's leases are taken under
-    stopping  nothing more is claimed or taken over, and what was not sent yet is given back
-    starved   others had all the slots when something was due: the next one that is free is for a scan to give away
+    wake      makes the dispatcher scan at once
+    holder    the holder name of this node's leases
+    stopping  no more claims; unsent deliveries are released
+    starved   a due subscription got no slot because others had them all: the next free slot triggers a scan
     """
 
     slots: Slots
@@ -98,28 +99,28 @@ class InFlight:
     stopping: bool = False
     starved: bool = False
 
-    def gives_back(self, claimed: Claimed) -> bool:
-        """Whether a delivery goes back unsent: this node stops, or another one may have taken it already."""
+    def must_release(self, claimed: Claimed) -> bool:
+        """True if a delivery must not be sent: this node is stopping, or another one may have taken it over."""
         return self.stopping or self.holder.has_lost(claimed.lease_token)
 
     def vacate(self, target: Target) -> None:
-        """Gives a slot back."""
+        """Frees a slot."""
         if self.slots.vacate(target) and self.starved:
             self.wake()
 
 
-class Deliverer:
-    """Does one slot's work. `start()` returns at once; what it starts goes on in a task of its own.
+class Worker:
+    """Attempts claimed deliveries. `start()` returns at once; the attempt runs in its own task.
 
-    settings  what it works by just now
-    lease     by how long an answer may take: for what a mark takes over
-    chance    a number from 0 to 1 at each call
-    recorded  told of each event that an attempt's end has caused, once it is committed
+    settings  the current settings
+    lease     makes a lease for an attempt of a given timeout, in seconds
+    chance    a random number from [0, 1)
+    recorded  called with each event that an attempt caused, after the commit
     """
 
     def __init__(
         self,
-        in_flight: InFlight,
+        state: DispatchState,
         *,
         deliveries: ClaimedDeliveries,
         subscriptions: SinkHealth,
@@ -133,10 +134,10 @@ class Deliverer:
         recorded: Callable[[Event], None],
         chance: Callable[[], float],
     ) -> None:
-        self._in_flight = in_flight
-        self._slots = in_flight.slots
-        self._tasks = in_flight.tasks
-        self._wake = in_flight.wake
+        self._state = state
+        self._slots = state.slots
+        self._tasks = state.tasks
+        self._wake = state.wake
         self._deliveries = deliveries
         self._subscriptions = subscriptions
         self._transport = transport
@@ -148,33 +149,33 @@ class Deliverer:
         self._seconds_of = lru_cache(maxsize=64)(metrics.attempt_seconds.labels)
         self._lease = lease
         self._callback_secret = callback_secret
-        self._recorded = recorded
+        self._publish = recorded
         self._chance = chance
 
     def start(self, target: Target, claimed: Claimed, *, has_slot: bool = True) -> None:
-        """Delivers one in a slot that was taken for it, or else when there is one."""
+        """Starts a task that attempts a delivery: in its slot if it has one, otherwise as soon as one is free."""
         self._tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(self, subscription: Subscription, kind: Kind, event: Event) -> tuple[Headers, Response, Outcome]:
-        """Renders, signs, sends and judges the answer. Returns the headers that were sent, too. What fails in a kind of
-        sink is a failed attempt."""
+        """Renders, signs and sends an event. Returns the headers sent, the response and its outcome. An exception in
+        the kind of sink counts as a failed attempt."""
         try:
             request = self.signed(subscription, kind, event)
         except Exception as error:
             log.exception("render_failed", subscription=subscription.id, event_id=event.id)
             headers: Headers = ()
-            detail = f"the event can not be rendered for this sink ({type(error).__name__}): the relay's log says more"
+            detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"
             response = Response(started_at=self._clock(), duration_ms=0.0, error="render", detail=detail)
         else:
             headers = request.headers
             response = await self._transport.send(request, timeout_seconds=self._settings().timeout_of(subscription))
-        outcome = self._judged(subscription, kind, response)
+        outcome = self._outcome(subscription, kind, response)
         self._attempts_of(kind.name, outcome.verdict).inc()
         self._seconds_of(kind.name).observe(response.duration_ms / 1000)
         return headers, response, outcome
 
     def signed(self, subscription: Subscription, kind: Kind, event: Event) -> OutboundRequest:
-        """The request that would go out now."""
+        """The request as it would be sent now."""
         request = kind.render(event, subscription)
         if not kind.signed:
             return request
@@ -186,19 +187,19 @@ class Deliverer:
             url=request.url, method=request.method, headers=request.headers + signature, body=request.body
         )
 
-    def _judged(self, subscription: Subscription, kind: Kind, response: Response) -> Outcome:
+    def _outcome(self, subscription: Subscription, kind: Kind, response: Response) -> Outcome:
         try:
             outcome = kind.classify(response, self._clock())
-            reason = storable(outcome.reason)[:REASON_CHARACTERS]  # it may hold some of the answer
+            reason = storable(outcome.reason)[:REASON_CHARACTERS]  # may contain text of the response
             return outcome if reason == outcome.reason else replace(outcome, reason=reason)
         except Exception:
             log.exception("classify_failed", subscription=subscription.id)
             return retry.http_outcome(response, self._clock())
 
-    # --- one slot's work
+    # --- one slot's task
 
     async def _work(self, target: Target, claimed: Claimed, *, has_slot: bool) -> None:
-        """Delivers one, and goes on with what its mark took over, until there is nothing or the slot is wanted."""
+        """Attempts a delivery and those that its recording claims, until it claims none."""
         self._metrics.deliveries_in_flight.inc()
         try:
             while following := await self._one(target, claimed, has_slot=has_slot):
@@ -215,20 +216,20 @@ class Deliverer:
             self._metrics.deliveries_in_flight.dec()
 
     async def _one(self, target: Target, claimed: Claimed, *, has_slot: bool) -> tuple[Claimed, ...]:
-        """Delivers one, or gives it back unsent. Returns the deliveries to go on with."""
+        """Attempts a delivery, or releases it unsent. Returns the deliveries to continue with."""
         backlogged = claimed.priority > 0
         if backlogged:
             self._slots.backlogged_began(target)
         else:
             self._slots.fresh_at = self._clock()
         try:
-            unsent = self._in_flight.gives_back(claimed)
+            unsent = self._state.must_release(claimed)
             if not (has_slot or unsent):
-                has_slot = await self._slots.occupy_again(target)
-                # meanwhile the sink asked for a pause, or its subscription was removed
-                unsent = not (target.known and target.may_send(self._clock())) or self._in_flight.gives_back(claimed)
+                has_slot = await self._slots.wait_for_slot(target)
+                # the sink may have asked for a pause, or the subscription may be gone
+                unsent = not (target.known and target.may_send(self._clock())) or self._state.must_release(claimed)
             if has_slot and unsent:
-                self._in_flight.vacate(target)
+                self._state.vacate(target)
             if unsent or not has_slot:
                 await self._deliveries.release([claimed], self._clock())
                 self._wake()
@@ -239,8 +240,7 @@ class Deliverer:
                 self._slots.backlogged_ended(target)
 
     async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
-        """One attempt in a slot that is ours; the slot is free again when the answer is there. Returns the deliveries
-        to go on with."""
+        """One attempt in its slot, which is freed with the response. Returns the deliveries to continue with."""
         subscription = target.subscription
         try:
             now = self._clock()
@@ -259,58 +259,60 @@ class Deliverer:
             headers, response, outcome = await self.exchange(subscription, target.kind, claimed.event)
             target.answered(response, outcome, in_flight=in_flight, fills=fills)
         finally:
-            self._in_flight.vacate(target)
+            self._state.vacate(target)
         try:
-            mark = self._mark(target, claimed, headers, response, outcome)
+            result = self._result(target, claimed, headers, response, outcome)
         except Exception:
             log.exception("attempt_not_shown", delivery=claimed.id)
             plain = replace(response, headers=(), excerpt=b"", detail=None, remote_ip=None)
-            mark = self._mark(target, claimed, (), plain, outcome)
-        next_count = mark.next_count
+            result = self._result(target, claimed, (), plain, outcome)
+        next_count = result.next_count
         target.marking += next_count
         try:
-            mark, marked = await self._write_down(mark)
-            if mark.state != "delivered" or target.failing_since is not None or mark.events or shows_deliveries():
-                await self._after(target, mark, marked, outcome)
+            result, recorded = await self._record(result)
+            if result.state != "delivered" or target.failing_since is not None or result.events or shows_deliveries():
+                await self._after(target, result, recorded, outcome)
         finally:
-            target.marking -= next_count  # what it took over is counted until it waits for a slot
-        if not marked.next and (target.waiting or mark.next_lease is None):
-            self._wake()  # nothing is due, or it may not go on: when is the next?
-        return marked.next
+            target.marking -= next_count  # claimed deliveries are counted here until they wait for a slot
+        if not recorded.next and (target.waiting or result.next_lease is None):
+            self._wake()  # nothing claimed: the scan finds when the next one is due
+        return recorded.next
 
-    async def _write_down(self, mark: AttemptResult) -> tuple[AttemptResult, AttemptRecorded]:
-        """Again and again while the database refuses: the sink has answered, and what is not written is sent twice.
-        Where it is a value that can not be written, the bare attempt is, at last without the events that say what
-        followed. Returns the mark as it was written: after a refusal it goes on with nothing."""
+    async def _record(self, result: AttemptResult) -> tuple[AttemptResult, AttemptRecorded]:
+        """Records a result, and retries while the database fails: an unrecorded attempt is sent again.
+
+        If the database rejects a value, the details of the attempt are left out, then the events. Returns the result as
+        it was recorded; after a database error it claims nothing more.
+        """
         while True:
             try:
-                return mark, await self._deliveries.mark(mark)
+                return result, await self._deliveries.mark(result)
             except Exception as error:
                 if not isinstance(error, StoreError) or isinstance(error, ValueRefused):
-                    log.exception("mark_impossible", delivery=mark.claimed.id)
-                    barer = _barer(mark)
-                    if barer == mark:
+                    log.exception("mark_impossible", delivery=result.claimed.id)
+                    reduced = _reduced(result)
+                    if reduced == result:
                         raise
-                    mark = barer
+                    result = reduced
                     continue
-                if self._in_flight.stopping:
+                if self._state.stopping:
                     raise
-                log.error("mark_failed", delivery=mark.claimed.id, error=str(error))
-            mark = replace(mark, next_lease=None)  # it would have grown old
-            await asyncio.sleep(AGAIN_SECONDS)
+                log.error("mark_failed", delivery=result.claimed.id, error=str(error))
+            result = replace(result, next_lease=None)  # the lease would be old
+            await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
     # --- what follows from an attempt
 
-    def _mark(
+    def _result(
         self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome
     ) -> AttemptResult:
         now, settings = self._clock(), self._settings()
-        prompt = outcome.verdict == "delivered" and response.duration_ms <= AHEAD_MS
-        free = self._slots.free(target, ahead=prompt) if self._may_go_on(target, now) else 0
+        prompt = outcome.verdict == "delivered" and response.duration_ms <= PROMPT_MS
+        free = self._slots.free(target, ahead=prompt) if self._may_claim_more(target, now) else 0
         limit = self._slots.backlogged_limit(target, now)
         backlogged = limit == math.inf or (claimed.priority > 0 and target.backlogged <= limit)
-        mark, pause_until = attempt_result(
-            Tried(
+        result, pause_until = attempt_result(
+            FinishedAttempt(
                 claimed=claimed,
                 subscription=target.subscription,
                 shown_sink=target.shown_sink,
@@ -330,48 +332,48 @@ class Deliverer:
             next_backlogged=backlogged,
         )
         target.paused_until = max(target.paused_until, pause_until)
-        if mark.disable is not None:
-            target.held_until = now + AGAIN_SECONDS
-        return mark
+        if result.disable is not None:
+            target.held_until = now + DATABASE_RETRY_SECONDS
+        return result
 
-    def _may_go_on(self, target: Target, now: float) -> bool:
-        # A sink that is back: the scan puts behind what had waited for it.
+    def _may_claim_more(self, target: Target, now: float) -> bool:
+        # After a recovery the scan claims instead: it demotes the backlog first.
         by_scan = target.recovered or target.rate is not None or target.per_second(now) is not None
-        return target.known and not by_scan and not self._in_flight.stopping and target.may_send(now)
+        return target.known and not by_scan and not self._state.stopping and target.may_send(now)
 
-    async def _after(self, target: Target, mark: AttemptResult, marked: AttemptRecorded, outcome: Outcome) -> None:
-        """What others have to know of an attempt, once it is committed."""
-        for event in mark.events if marked.kept else ():
-            self._recorded(event)
-        if mark.claimed.probe and marked.kept:
-            target.probe_at = mark.probe_at
-        if mark.disable is not None or (mark.claimed.probe and mark.state == "delivered"):
+    async def _after(self, target: Target, result: AttemptResult, recorded: AttemptRecorded, outcome: Outcome) -> None:
+        """Publishes a committed result: events, subscription changes, sink health, a log line."""
+        for event in result.events if recorded.kept else ():
+            self._publish(event)
+        if result.claimed.probe and recorded.kept:
+            target.probe_at = result.probe_at
+        if result.disable is not None or (result.claimed.probe and result.state == "delivered"):
             self._subscriptions.changed()
-        await self._remember(target, outcome, mark.now)
-        attempt = mark.attempt
-        (log.info if mark.state != "delivered" or shows_deliveries() else log.debug)(
+        await self._store_health(target, outcome, result.now)
+        attempt = result.attempt
+        (log.info if result.state != "delivered" or shows_deliveries() else log.debug)(
             "attempt",
-            delivery=mark.claimed.id,
-            event_id=mark.claimed.event.id,
-            type=mark.claimed.event.type,
-            job=mark.claimed.event.subject,
+            delivery=result.claimed.id,
+            event_id=result.claimed.event.id,
+            type=result.claimed.event.type,
+            job=result.claimed.event.subject,
             subscription=target.subscription.id,
-            job_uid=mark.claimed.job_uid,
+            job_uid=result.claimed.job_uid,
             number=attempt.number,
             sink=target.shown_sink,
             status_code=attempt.status_code,
             error=attempt.error,
             duration_ms=round(attempt.duration_ms, 1),
-            state=mark.state,
+            state=result.state,
             decision=attempt.decision,
-            kept=marked.kept,
+            kept=recorded.kept,
         )
-        if mark.state == "pending" or mark.disable is not None or mark.events:
+        if result.state == "pending" or result.disable is not None or result.events:
             self._wake()
 
-    async def _remember(self, target: Target, outcome: Outcome, now: float) -> None:
-        """Since when a sink has only failed, and the pause it asked for: written when they change, not at each
-        attempt, so that they outlive this process and reach the other nodes."""
+    async def _store_health(self, target: Target, outcome: Outcome, now: float) -> None:
+        """Stores since when a sink has only failed, and the pause it asked for, for restarts and other nodes. Written
+        only on change, not at each attempt."""
         since = None if outcome.verdict == "delivered" else now
         pause = target.paused_until if target.paused_until > now else 0.0
         turned = (target.failing_since is None) is not (since is None)
@@ -392,13 +394,13 @@ class Deliverer:
                 paused_until=pause or None,
             )
         except StoreError as error:
-            target.failing_since, target.pause_written = before, written  # the next attempt writes it
+            target.failing_since, target.pause_written = before, written  # the next attempt tries again
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
 
 
-def _barer(mark: AttemptResult) -> AttemptResult:
-    """The mark with fewer values that can not be written: without the details of its attempt, then without words."""
-    barer = replace(mark, attempt=bare(mark.attempt))
-    if barer == mark:
-        barer = replace(mark, reason=None, disable=mark.disable and "the sink wants no more", events=())
-    return barer
+def _reduced(result: AttemptResult) -> AttemptResult:
+    """The result without values that the database may reject: first the attempt's details, then texts and events."""
+    reduced = replace(result, attempt=bare(result.attempt))
+    if reduced == result:
+        reduced = replace(result, reason=None, disable=result.disable and "the sink wants no more", events=())
+    return reduced

@@ -164,7 +164,7 @@ async def dies(world: World, *, connected: bool = False) -> None:
     for poller in node.pollers.values():
         poller.cut_off()
         poller.holds = False
-    node.dispatcher._in_flight.stopping = True
+    node.dispatcher._state.stopping = True
     node.dispatcher.cut_off()
     listening, *others = cluster_of_it._tasks
     tasks = [*others, cluster_of_it._renewal, *(() if connected else (listening,))]
@@ -232,12 +232,12 @@ async def test_what_a_node_was_sending_when_it_died_is_sent_by_another_at_once(
         sending.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(first.node.dispatcher._deliverer._transport, "send", hang)
+    monkeypatch.setattr(first.node.dispatcher._worker._transport, "send", hang)
     async with open_beside(first) as second:
-        monkeypatch.setattr(second.node.dispatcher._in_flight, "stopping", True)  # the first one is to have it
+        monkeypatch.setattr(second.node.dispatcher._state, "stopping", True)  # the first one is to have it
         job_id = await first.job()
         await sending.wait()
-        monkeypatch.setattr(second.node.dispatcher._in_flight, "stopping", False)
+        monkeypatch.setattr(second.node.dispatcher._state, "stopping", False)
         second.node._dispatching = asyncio.ensure_future(second.node.dispatcher.run())
         await dies(first)
         await until(ended(first, job_id))

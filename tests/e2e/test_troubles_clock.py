@@ -42,7 +42,7 @@ async def test_a_delivery_that_is_out_when_the_clock_is_set_is_not_sent_again(
     ahead = time.time() - time.monotonic()
     async with asyncio.timeout(30), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
         dispatcher = world.node.dispatcher
-        transport = dispatcher._deliverer._transport
+        transport = dispatcher._worker._transport
         really_send, sent, answer = transport.send, asyncio.Event(), asyncio.Event()
 
         async def send(request: Any, *, timeout_seconds: float) -> Any:

@@ -318,7 +318,7 @@ async def test_what_is_sent_and_not_committed_is_bounded(tmp_path):
 
 async def test_callbacks_that_can_get_nothing_hold_up_none_that_can(tmp_path, monkeypatch):
     """More of them than are read at once, and older."""
-    monkeypatch.setattr(dispatcher, "MET_AT_ONCE", 5)
+    monkeypatch.setattr(dispatcher, "CALLBACKS_PER_SCAN", 5)
     async with open_world(tmp_path) as world:
         for nth in range(23):
             callback = await world.store.subscriptions.callback_for(
@@ -555,7 +555,7 @@ async def test_a_sink_that_lets_all_time_out_is_left_with_one_slot(tmp_path):
 
 
 async def test_while_fresh_events_come_what_is_late_has_few_slots_and_otherwise_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "LATE_SLOTS", 2)
+    monkeypatch.setattr(slots, "BACKLOGGED_SLOTS", 2)
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=8, retry_schedule_seconds=(20.0,) * 3)
         world.sink.answers = deque((200, 500))  # one shows how soon the sink answers, the others are to be tried again
@@ -809,7 +809,7 @@ async def test_what_a_scan_passed_over_for_a_slot_that_was_kept_in_vain_is_looke
 
 async def test_what_follows_on_a_delivery_whose_end_was_refused_at_first_is_looked_for(tmp_path, monkeypatch):
     """The next one of the job is due as soon as the database takes writes again, and nobody has taken it."""
-    monkeypatch.setattr("relay.delivery.worker.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("relay.delivery.worker.DATABASE_RETRY_SECONDS", 0.0)
     async with open_world(tmp_path) as world:
         await world.subscribe()
         await world.dispatcher.run_once()

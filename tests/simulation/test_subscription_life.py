@@ -359,7 +359,7 @@ def refuse(world: World, *refused: str) -> None:
         status = 500 if orjson.loads(request.body)["subject"] in refused else 200
         return replace(await send(request, timeout_seconds=timeout_seconds), status_code=status)
 
-    world.dispatcher._deliverer._transport.send = judged  # type: ignore[method-assign]
+    world.dispatcher._worker._transport.send = judged  # type: ignore[method-assign]
 
 
 async def test_waiting_retries_come_forward_when_a_sink_answers_again(tmp_path):
@@ -439,9 +439,9 @@ async def test_scans_that_find_only_what_is_out_become_rare(tmp_path):
             await answer.wait()
             return await send(request, timeout_seconds=timeout_seconds)
 
-        deliverer = world.dispatcher._deliverer
-        world.dispatcher._lease_clock = deliverer._lease_clock = lambda: began
-        deliverer._transport.send = late  # type: ignore[method-assign]
+        worker = world.dispatcher._worker
+        world.dispatcher._lease_clock = worker._lease_clock = lambda: began
+        worker._transport.send = late  # type: ignore[method-assign]
         await world.subscribe()
         await world.register("a", seen("queued"))
         world.clock.advance(1)
