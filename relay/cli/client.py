@@ -227,7 +227,7 @@ def api() -> Api:
 
 def _token_of_this_machine(url: str) -> str | None:
     """The token that a relay on this machine takes; None for a URL that leads elsewhere."""
-    from relay.core.places import is_loopback_host
+    from relay.core.urls import is_loopback_host
 
     if not is_loopback_host(_parts(url).hostname or ""):
         return None

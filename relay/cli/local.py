@@ -81,7 +81,7 @@ def sandbox(
     count_attempts: Annotated[str, typer.Option(metavar="start|end", help="When attempt_count rises.")] = "start",
 ) -> None:
     """Run a faithful stand-in for Revor's API: no account, no key, no message is sent to anybody."""
-    from relay.core.places import is_loopback_host
+    from relay.core.urls import is_loopback_host
 
     if not is_loopback_host(host):
         raise UsageError(f"--host {host} can be reached by others: the sandbox listens on loopback only")

@@ -15,7 +15,7 @@ from relay.config import kinds
 from relay.config.kinds import Kind, Network
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.config.sections import SettingDoc, describe_section, needed, read_section, section, sections, setting, walk
-from relay.core import places
+from relay.core import urls
 from relay.errors import SettingsError
 
 SCOPES = ("admin", "jobs:write", "read")
@@ -332,7 +332,7 @@ def describe() -> list[SettingDoc]:
 def require_token_beyond_loopback(settings: Settings) -> None:
     """Raises SettingsError when others can reach the relay, and --dev lets callers in without a token or a token is
     so short that it can be guessed."""
-    if places.is_loopback_host(settings.server.host):
+    if urls.is_loopback_host(settings.server.host):
         return
     where = f"server.host is {settings.server.host}, which others can reach"
     if settings.dev:
@@ -432,9 +432,9 @@ def _refuse_ourselves(settings: Settings, tree: Value) -> None:
     server = settings.server
     for source in settings.sources.values():
         whose = None
-        if places.is_bound_address(source.base_url, host=server.host, port=server.port):
+        if urls.is_bound_address(source.base_url, host=server.host, port=server.port):
             whose = "the address that this relay listens on"
-        elif server.public_url is not None and places.is_within(source.base_url, server.public_url):
+        elif server.public_url is not None and urls.is_within(source.base_url, server.public_url):
             whose = "this relay's own server.public_url"
         if whose is not None:
             written = _find(tree, "sources", source.name, "base_url") or _find(tree, "server", "public_url") or tree

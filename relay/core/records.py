@@ -244,7 +244,7 @@ class AccountState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
+class SavedStatistics:
     """What was learned of one class of a source's jobs, from `event_count` events; `values` is JSON text."""
 
     source: str

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from relay.clock import to_rfc3339
-from relay.core import notices
+from relay.core import relay_events
 from relay.core.events import RELAY_EVENTS, SOURCE_TROUBLE, Event, Hint, Origin, from_transition, relay_event
 from relay.core.filters import known_types
 from relay.core.job import Job, Observation, Transition
@@ -113,7 +113,7 @@ def sample_event(
     """
     if type in RELAY_EVENTS:
         data, subject = _relay_sample(type, now, origin, source, account)
-        dataschema = notices.dataschema_for(type, dataschema_base)
+        dataschema = relay_events.dataschema_for(type, dataschema_base)
         return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject)
     if type not in known_types([origin.type_prefix]):
         raise ValueError(f"{type!r} is no event type of this source")
@@ -184,7 +184,7 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             "relay.source.down": "five requests in a row were not answered",
             "relay.source.recovered": "a request was answered",
         }
-        data = notices.source_trouble_data(
+        data = relay_events.source_trouble_data(
             source=source,
             account=account,
             since=now - 300,
@@ -197,7 +197,7 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
         )
         return data, f"{source}/{account}"
     if type == "relay.delivery.expired":
-        data = notices.delivery_expired_data(
+        data = relay_events.delivery_expired_data(
             delivery_id=_DELIVERY_ID,
             event_id="evt_01jvpq0000000000000000000d",
             event_type=f"{origin.type_prefix}.failed",
@@ -222,11 +222,11 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             request={"metadata": {"campaign": "sample"}},
             metadata=_METADATA,
         )
-        return notices.create_unknown_data(intent), intent.id
+        return relay_events.create_unknown_data(intent), intent.id
     if type == "relay.test":
-        return notices.relay_test_data(), _SUBSCRIPTION_ID
+        return relay_events.relay_test_data(), _SUBSCRIPTION_ID
     reason = "410 Gone" if type == "relay.subscription.disabled" else "an attempt succeeded"
-    data = notices.subscription_data(
+    data = relay_events.subscription_data(
         subscription_id=_SUBSCRIPTION_ID, sink="https://receiver.example/hooks", reason=reason, since=now - 300
     )
     return data, _SUBSCRIPTION_ID

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from relay.core import notices
+from relay.core import relay_events
 from relay.core.delivery import Attempt, Claimed, Response
 from relay.core.events import Event, relay_event
 from relay.ids import new_id
@@ -71,7 +71,7 @@ def expired_event(
     event = claimed.event
     if event.job_uid is None:
         return None
-    data = notices.delivery_expired_data(
+    data = relay_events.delivery_expired_data(
         delivery_id=claimed.id,
         event_id=event.id,
         event_type=event.type,
@@ -88,7 +88,7 @@ def disabled_event(
     subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, dataschema_base: str
 ) -> Event:
     """The event that a subscription was disabled. `since`: start of the sink's failures."""
-    data = notices.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
+    data = relay_events.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
     return _notice("relay.subscription.disabled", data, now, subscription_id, dataschema_base)
 
 
@@ -96,12 +96,12 @@ def recovered_event(
     subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, dataschema_base: str
 ) -> Event:
     """The event that a disabled subscription is enabled again. `since`: start of the sink's failures."""
-    data = notices.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
+    data = relay_events.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
     return _notice("relay.subscription.recovered", data, now, subscription_id, dataschema_base)
 
 
 def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dataschema_base: str) -> Event:
-    dataschema = notices.dataschema_for(type, dataschema_base)
+    dataschema = relay_events.dataschema_for(type, dataschema_base)
     return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)
 
 

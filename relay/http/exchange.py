@@ -21,7 +21,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from relay.core.answer_head import LONGEST_END, AnswerHead, ends_in, read_answer_head
+from relay.core.response_head import LONGEST_END, ResponseHead, ends_in, read_response_head
 from relay.core.text import storable
 from relay.http.deadlines import Deadline, Deadlines
 
@@ -188,7 +188,7 @@ async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohtt
     return message, content
 
 
-def head_so_far(protocol: ResponseHandler | None) -> AnswerHead | None:
+def head_so_far(protocol: ResponseHandler | None) -> ResponseHead | None:
     """The partial head received on a connection; None if there is none or it was read completely."""
     parser: Any = None if protocol is None else protocol._parser
     return parser.head() if isinstance(parser, _HeadParser) else None
@@ -218,9 +218,9 @@ class _HeadParser:
         """True if all bytes received with the head are ASCII. Checking each header would cost a hundred times more."""
         return all(map(bytes.isascii, self._came))
 
-    def head(self) -> AnswerHead | None:
+    def head(self) -> ResponseHead | None:
         """The head received so far, parsed leniently."""
-        return read_answer_head(b"".join(self._came))
+        return read_response_head(b"".join(self._came))
 
     def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
         """As aiohttp's. Raises the error of its parser if there is no status line."""
@@ -262,7 +262,7 @@ class _HeadParser:
         if self._refused is None:
             self._strict.pause_reading()
 
-    def _body(self, head: AnswerHead) -> aiohttp.StreamReader:
+    def _body(self, head: ResponseHead) -> aiohttp.StreamReader:
         """The body behind a rejected head. Without clear framing it is only what arrived with the head."""
         body: aiohttp.StreamReader
         rest = b"".join(self._came)[head.size_bytes :]
@@ -287,7 +287,7 @@ def _is_final(status: int) -> bool:
     return status >= 200 or status == 101
 
 
-def _message(head: AnswerHead) -> RawResponseMessage:
+def _message(head: ResponseHead) -> RawResponseMessage:
     """Marks the connection for closing: later data cannot be told from the rest of this response."""
     headers = CIMultiDictProxy(CIMultiDict(head.headers))
     return RawResponseMessage(aiohttp.HttpVersion11, head.status, "", headers, (), True, None, False, False)

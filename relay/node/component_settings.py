@@ -9,7 +9,7 @@ from relay.api.ports import ApiSettings, Token
 from relay.config.loader import read_secret_file
 from relay.config.settings import AccountSettings as AccountConfig
 from relay.config.settings import Settings, SourceSettings
-from relay.core import notices
+from relay.core import relay_events
 from relay.core.events import Hint
 from relay.core.job import Problem
 from relay.core.netguard import GuardPolicy
@@ -33,7 +33,7 @@ class ComponentSettings:
     def of_account(self, source: SourceSettings, account: AccountConfig) -> AccountSettings:
         """For the account's poller."""
         definition = self.definitions[source.name]
-        schema = f"{self.base_url}/schemas/{notices.schema_name_for(definition.type_prefix + '.queued')}.json"
+        schema = f"{self.base_url}/schemas/{relay_events.schema_name_for(definition.type_prefix + '.queued')}.json"
         return AccountSettings(
             source=source.name,
             account=account.name,

@@ -21,7 +21,7 @@ from relay.config.keyring import load_or_create_keyring, python_line_that_makes_
 from relay.config.settings import AccountSettings, Settings, SourceSettings
 from relay.core.delivery import OutboundRequest
 from relay.core.events import Event
-from relay.core.planner import Book, book_for
+from relay.core.planner import PlannerStatistics, statistics_for
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
@@ -111,7 +111,7 @@ class Node:
         self._clients: dict[str, UpstreamClient] = {}
         self._transports: dict[str, UpstreamTransport] = {}
         self._answers = AnswerCache()
-        self._books: dict[str, Book] = {}
+        self._statistics: dict[str, PlannerStatistics] = {}
         self._adopted = dict(adopted)
         self._memories: dict[str, SourceStatistics] = {}
         self._dispatching: asyncio.Task[None] | None = None
@@ -302,10 +302,10 @@ class Node:
         self._clients[source.name] = client
         root = definition.root(source.base_url)
         self._transports[source.name] = UpstreamTransport(root, clock=self._clock, node_id=self.node_id)
-        book = book_for(self._components.of_planner(source))
-        memory = SourceStatistics(source.name, book, rows=self.store.learned, clock=self._clock)
+        statistics = statistics_for(self._components.of_planner(source))
+        memory = SourceStatistics(source.name, statistics, rows=self.store.learned, clock=self._clock)
         self._memories[source.name] = memory
-        self._books[source.name] = book
+        self._statistics[source.name] = statistics
         for account in source.accounts.values():
             self._add_account(source, account)
 
@@ -331,7 +331,7 @@ class Node:
             metrics=self.metrics_registry,
             clock=self._clock,
             planner_config=self._components.of_planner(source),
-            book=self._books[source.name],
+            statistics=self._statistics[source.name],
             saved_plan=AccountPlan(
                 source.name,
                 account.name,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import structlog
 
 from relay.clock import Clock
-from relay.core import notices
+from relay.core import relay_events
 from relay.core.events import Event, Hint, relay_event
 from relay.core.job import POLL, Problem
 from relay.core.records import AccountState
@@ -172,7 +172,7 @@ class AccountHealth:
         hint = None
         if type != "relay.source.recovered":
             hint = self._hint(Problem(code=str(problem.get("code")), message=""), POLL, None)
-        data = notices.source_trouble_data(
+        data = relay_events.source_trouble_data(
             source=self.state.source,
             account=self.state.name,
             since=since,
@@ -183,6 +183,6 @@ class AccountHealth:
             open_jobs=self._open_jobs(),
             hint=hint,
         )
-        dataschema = notices.dataschema_for(type, self._dataschema_base)
+        dataschema = relay_events.dataschema_for(type, self._dataschema_base)
         subject = f"{self.state.source}/{self.state.name}"
         return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject)

@@ -15,7 +15,7 @@ import structlog
 from relay.clock import Clock
 from relay.core.events import Origin
 from relay.core.job import Job, PlannedJob
-from relay.core.planner import Book, Planner, PlannerConfig
+from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.metrics import Metrics
@@ -88,15 +88,15 @@ class Poller:
         clock: Clock,
         planner_config: PlannerConfig,
         saved_plan: AccountPlan | None = None,
-        book: Book | None = None,
+        statistics: PlannerStatistics | None = None,
         changed: Callable[[], None] = lambda: None,
         polled: Callable[[Job, PollResult], None] = lambda job, poll: None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.recorder = recorder
-        self._book = book
-        self.planner = Planner(planner_config, book)
+        self._statistics = statistics
+        self.planner = Planner(planner_config, statistics)
         self.health = AccountHealth(
             settings.source,
             settings.account,
@@ -167,7 +167,7 @@ class Poller:
         self._in_flight.clear()
         self._unwritten.clear()
         self._own_next.clear()
-        self.planner = Planner(self._planner_config, self._book)
+        self.planner = Planner(self._planner_config, self._statistics)
 
     def ensure_planned(self, job: Job | PlannedJob) -> None:
         """Plans an open job found in the database, unless it is planned."""
@@ -457,12 +457,12 @@ class Poller:
         if self._holds_since(term):
             now = self._clock()
             status_code, headers = (None, {}) if result is None else (result.status_code, result.headers)
-            self.planner.take_back(uid, due, status_code, headers, now if result is None else result.sent_at, now)
+            self.planner.settle(uid, due, status_code, headers, now if result is None else result.sent_at, now)
 
     def passed(self, status_code: int | None, headers: Mapping[str, str], sent_at: float) -> None:
         """Counts a caller's request on this account's key: it spends the same rate limit."""
         if self.holds:
-            self.planner.passed(status_code, headers, sent_at, self._clock())
+            self.planner.forwarded(status_code, headers, sent_at, self._clock())
 
     def is_fresh(self, uid: str, now: float) -> bool:
         """True if the planner expects nothing from polling the job now."""

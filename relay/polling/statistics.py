@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import orjson
 
 from relay.clock import Clock
-from relay.core.records import Learned
+from relay.core.records import SavedStatistics
 from relay.holder import Holder
 
 FRESH_SECONDS = 60.0
@@ -21,17 +21,17 @@ FRESH_SECONDS = 60.0
 class Learner(Protocol):
     """The statistics of one source in memory, shared by the planners of its accounts."""
 
-    def changed(self) -> list[tuple[str, float, str]]:
+    def unsaved_rows(self) -> list[tuple[str, float, str]]:
         """Name, number of events and JSON text of each class that has changed since the last call."""
 
-    def learn(self, name: str, values: str) -> None:
+    def load_row(self, name: str, values: str) -> None:
         """Restores a class. Ignores what it cannot read."""
 
 
 class Planning(Protocol):
     """A planner's state besides its jobs."""
 
-    def plan(self) -> dict[str, Any]:
+    def durable_state(self) -> dict[str, Any]:
         """The plan as JSON values; empty if there is nothing to save."""
 
     def resume(self, plan: Mapping[str, Any], now: float) -> None:
@@ -41,8 +41,8 @@ class Planning(Protocol):
 class Rows(Protocol):
     """The store's statistics."""
 
-    async def save(self, rows: Sequence[Learned], now: float) -> None: ...
-    async def load(self, source: str) -> list[Learned]: ...
+    async def save(self, rows: Sequence[SavedStatistics], now: float) -> None: ...
+    async def load(self, source: str) -> list[SavedStatistics]: ...
 
 
 class Plans(Protocol):
@@ -60,7 +60,7 @@ class SourceStatistics:
         self._source = source
         self._rows = rows
         self._clock = clock
-        self._unsaved: dict[str, Learned] = {}
+        self._unsaved: dict[str, SavedStatistics] = {}
         self._loaded_at: float | None = None
         self._lock = asyncio.Lock()
 
@@ -75,7 +75,7 @@ class SourceStatistics:
             self._collect()  # polls of other accounts may have ended meanwhile
             for row in found:
                 if row.name not in self._unsaved:
-                    self.learner.learn(row.name, row.values)
+                    self.learner.load_row(row.name, row.values)
             self._loaded_at = now
 
     async def save(self) -> None:
@@ -94,8 +94,10 @@ class SourceStatistics:
                 del self._unsaved[row.name]
 
     def _collect(self) -> None:
-        for name, event_count, values in self.learner.changed():
-            self._unsaved[name] = Learned(source=self._source, name=name, event_count=event_count, values=values)
+        for name, event_count, values in self.learner.unsaved_rows():
+            self._unsaved[name] = SavedStatistics(
+                source=self._source, name=name, event_count=event_count, values=values
+            )
 
 
 class AccountPlan:
@@ -137,7 +139,7 @@ class AccountPlan:
         """Saves the planner's plan if it changed. Does nothing before `restore`: it would overwrite the last plan."""
         if not self._restored:
             return
-        plan = planner.plan()
+        plan = planner.durable_state()
         text = _json(plan)
         holder = None if self._holder is None else self._holder.name
         if plan and text != self._kept and await self._plans.save_plan(self._source, self._account, plan, holder):

@@ -8,11 +8,11 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.events import Event
+from relay.core.explanations import sentence
 from relay.core.forwarding import escapes_segment
 from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
 from relay.core.planner.views import Explanation as Plan
 from relay.core.records import Registered, Registration
-from relay.core.sentences import sentence
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.ids import new_id

@@ -7,7 +7,7 @@ from typing import Protocol
 import structlog
 
 from relay.clock import Clock
-from relay.core import notices
+from relay.core import relay_events
 from relay.core.events import CREATE_UNKNOWN, Event, relay_event
 from relay.core.records import Intent, Registered, Resolution
 from relay.core.tracking import TrackRequest
@@ -53,7 +53,7 @@ class UnknownCreates:
         """`recorded` is called with each recorded event."""
         self._intents = intents
         self._clock = clock
-        self._dataschema = notices.dataschema_for(CREATE_UNKNOWN, dataschema_base)
+        self._dataschema = relay_events.dataschema_for(CREATE_UNKNOWN, dataschema_base)
         self._recorded = recorded
 
     async def announce(self) -> None:
@@ -77,7 +77,7 @@ class UnknownCreates:
             self._recorded(event)
 
     def _event(self, intent: Intent) -> Event:
-        now, data = self._clock(), notices.create_unknown_data(intent)
+        now, data = self._clock(), relay_events.create_unknown_data(intent)
         return relay_event(
             new_id("evt", now), CREATE_UNKNOWN, now, data, dataschema=self._dataschema, subject=intent.id
         )

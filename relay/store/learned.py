@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy.engine import Connection
 
-from relay.core.records import Learned
+from relay.core.records import SavedStatistics
 from relay.store.database import Database
 from relay.store.statements import REAL, TEXT, at_once, columns_of, run, sql
 from relay.store.tables import HazardRow
@@ -42,19 +42,19 @@ class LearnedStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def save(self, rows: Sequence[Learned], now: float) -> None:
+    async def save(self, rows: Sequence[SavedStatistics], now: float) -> None:
         """Writes each row, unless there is one of more events. One that can not be kept is passed over: a name of more
         than 200 characters, or what is no text for a database."""
         kept = [row for row in rows if _can_be_kept(row)]
         for first in range(0, len(kept), SAVED_AT_ONCE):
             await self._database.write(_save, (kept[first : first + SAVED_AT_ONCE], now))
 
-    async def load(self, source: str) -> list[Learned]:
+    async def load(self, source: str) -> list[SavedStatistics]:
         """The rows of a source, those of most events first, 10,000 at most."""
         return await self._database.read(_load, source)
 
 
-def _can_be_kept(row: Learned) -> bool:
+def _can_be_kept(row: SavedStatistics) -> bool:
     words = (row.source, row.name, row.values)
     if len(row.name) > MAX_NAME_CHARACTERS or not math.isfinite(row.event_count) or any("\0" in one for one in words):
         return False
@@ -65,8 +65,8 @@ def _can_be_kept(row: Learned) -> bool:
     return True
 
 
-def _save(connection: Connection, items: Sequence[tuple[Iterable[Learned], float]]) -> Sequence[None]:
-    newest: dict[tuple[str, str], tuple[Learned, float]] = {}  # a statement may change a row once
+def _save(connection: Connection, items: Sequence[tuple[Iterable[SavedStatistics], float]]) -> Sequence[None]:
+    newest: dict[tuple[str, str], tuple[SavedStatistics, float]] = {}  # a statement may change a row once
     for rows, now in items:
         for row in rows:
             key = (row.source, row.name)
@@ -83,8 +83,8 @@ def _save(connection: Connection, items: Sequence[tuple[Iterable[Learned], float
     return [None] * len(items)
 
 
-def _load(connection: Connection, source: str) -> list[Learned]:
+def _load(connection: Connection, source: str) -> list[SavedStatistics]:
     return [
-        Learned(source=source, name=row.name, event_count=row.event_count, values=row.values_json)
+        SavedStatistics(source=source, name=row.name, event_count=row.event_count, values=row.values_json)
         for row in run(connection, LOAD, source=source)
     ]

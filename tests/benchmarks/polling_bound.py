@@ -21,12 +21,12 @@ from polling_workloads import LANE_CLASS, RELAY_MIN_INTERVAL_SECONDS, START_WAIT
 from polling_world import Outcome, simulate
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.classes import Book, JobClass
-from relay.core.planner.edition import KINDS, LANE, RHYTHM, RUN, Edition
 from relay.core.planner.hazard import EDGES
 from relay.core.planner.inspection import Table, run_table, wait_table
 from relay.core.planner.lanes import RHYTHM_EARLY_UNITS
+from relay.core.planner.policy import KINDS, LANE, RHYTHM, RUN, ClassPolicy
 from relay.core.planner.price import Price
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 Survival = Callable[[float], float]
 """The chance that something takes longer than so many seconds."""
@@ -139,33 +139,33 @@ def told(world: World) -> World:
 # --- planted
 
 
-class TrueBook(Book):
-    """A book in which the true laws stand already, and nothing is ever written."""
+class TrueStatistics(PlannerStatistics):
+    """A statistics in which the true laws stand already, and nothing is ever written."""
 
-    def __init__(self, world: World, edition: Callable[[list[Rates]], Edition] = Edition) -> None:
+    def __init__(self, world: World, policy: Callable[[list[Rates]], ClassPolicy] = ClassPolicy) -> None:
         super().__init__(1.0)
         self._uneven = world.name.startswith("lanesU")
-        self._edition = edition
-        self._planted: dict[tuple[str, str], JobClass] = {}
+        self._policy = policy
+        self._planted: dict[tuple[str, str], ClassStatistics] = {}
 
-    def of(self, action: str, channel: str) -> JobClass:
+    def of_class(self, action: str, channel: str) -> ClassStatistics:
         found = self._planted.get((action, channel))
         if found is None:
-            found = self._planted[action, channel] = JobClass((action, channel), None)
-            found.edition = self._edition(list(_rates(action, self._uneven)))
+            found = self._planted[action, channel] = ClassStatistics((action, channel), None)
+            found.policy = self._policy(list(_rates(action, self._uneven)))
             found.waited = NEVER_CHANGED
         return found
 
-    def survived(self, of: JobClass, kind: int, since: float, age: float) -> None:
+    def record_survival(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
         pass
 
-    def happened(self, of: JobClass, kind: int, since: float, age: float) -> None:
+    def record_event(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
         pass
 
-    def happened_between(self, of: JobClass, kind: int, since: float, age: float) -> None:
+    def record_event_between(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
         pass
 
-    def waited(self, of: JobClass, seconds: float, *, changed: bool) -> None:
+    def record_wait(self, job_class: ClassStatistics, seconds: float, *, changed: bool) -> None:
         pass
 
 
@@ -187,20 +187,20 @@ class ConstantPrice(Price):
         return False
 
 
-class ExactEdition(Edition):
+class ExactPolicy(ClassPolicy):
     """Its tables are for one price, whatever the rung."""
 
     def __init__(self, rates: list[Rates], price: float) -> None:
         super().__init__(rates)
         self._price = price
 
-    def make(self, kind: int, rung: int) -> Table:
+    def build(self, kind: int, rung: int) -> Table:
         found = self.tables.get((kind, 0))
         if found is None:
             if kind == RUN:
                 found = run_table(self.rates(RUN), self._price)
             else:
-                found = wait_table(self.rates(kind), self.rates(RUN), self.make(RUN, 0), self._price)
+                found = wait_table(self.rates(kind), self.rates(RUN), self.build(RUN, 0), self._price)
             self.tables[kind, 0] = found
         return found
 
@@ -208,7 +208,7 @@ class ExactEdition(Edition):
 def known(world: World, requests_per_second: float, seed: int) -> Outcome:
     """The known-distribution controller: learns nothing, keeps the rate limit, moves its price."""
     config = PlannerConfig(max_requests_per_second=requests_per_second, seed=seed)
-    return simulate(told(world), Planner(config, TrueBook(world)), seed=seed)
+    return simulate(told(world), Planner(config, TrueStatistics(world)), seed=seed)
 
 
 def at_price(world: World, price: float, seed: int) -> Outcome:
@@ -216,8 +216,8 @@ def at_price(world: World, price: float, seed: int) -> Outcome:
     config = PlannerConfig(
         max_requests_per_second=UNLIMITED_PER_SECOND, max_interval_seconds=UNLIMITED_SECONDS, seed=seed
     )
-    book = TrueBook(world, lambda rates: ExactEdition(rates, price))
-    return simulate(told(world), Planner(config, book, ConstantPrice(price)), seed=seed)
+    statistics = TrueStatistics(world, lambda rates: ExactPolicy(rates, price))
+    return simulate(told(world), Planner(config, statistics, ConstantPrice(price)), seed=seed)
 
 
 @dataclass(frozen=True, slots=True)

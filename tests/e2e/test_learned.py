@@ -27,17 +27,17 @@ async def test_a_node_leaves_what_it_learned_to_the_next_one(tmp_path: Path, mon
     given: list[object] = []
 
     class Scripted:
-        def changed(self) -> list[tuple[str, float, str]]:
+        def unsaved_rows(self) -> list[tuple[str, float, str]]:
             return [learned.pop()] if learned else []
 
-        def learn(self, name: str, values: str) -> None:
+        def load_row(self, name: str, values: str) -> None:
             given.append((name, values))
 
     def memory(source: str, _learner: object, **parts: Any) -> SourceStatistics:
         return SourceStatistics(source, Scripted(), **parts)
 
     monkeypatch.setattr("relay.node.node.SourceStatistics", memory)
-    monkeypatch.setattr(Planner, "plan", lambda self: dict(PLAN))
+    monkeypatch.setattr(Planner, "durable_state", lambda self: dict(PLAN))
 
     def resume(self: Planner, plan: Mapping[str, Any], now: float) -> None:
         given.append(dict(plan))
@@ -64,7 +64,7 @@ async def test_a_node_leaves_what_it_learned_to_the_next_one(tmp_path: Path, mon
 async def test_a_database_that_takes_nothing_does_not_keep_a_node_from_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Planner, "plan", lambda self: dict(PLAN))
+    monkeypatch.setattr(Planner, "durable_state", lambda self: dict(PLAN))
 
     async def full(*_: Any) -> bool:
         raise StoreError("the disk is full")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.records import AccountState, Learned
+from relay.core.records import AccountState, SavedStatistics
 from relay.core.replay import ReplayRequest
 from relay.node.upkeep import DAY_SECONDS, DEADLINE_COUNT
 from tests.support.e2e_world import World, open_e2e_world
@@ -76,7 +76,7 @@ class Beside:
             request = ReplayRequest(id=f"rpl_0{nth:03}", subscription_id="sub_gone", since=0.0, until=now + 1, now=now)
             await store.replays.create(request)
         await store.accounts.set(AccountState(source="gone", name="default", state="unauthorized", since=now))
-        await store.learned.save([Learned(source="gone", name="x", event_count=1.0, values="{}")], now)
+        await store.learned.save([SavedStatistics(source="gone", name="x", event_count=1.0, values="{}")], now)
         await asyncio.gather(*(store.intents.begin(intent(now, account="gone")) for _ in range(COUNT)))
         await execute(store, "DELETE FROM subscriptions WHERE id = 'sub_gone'")
         await execute(store, "DELETE FROM jobs WHERE account = 'default' AND source = 'revor'")

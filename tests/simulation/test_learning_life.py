@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.records import Learned
+from relay.core.records import SavedStatistics
 from relay.errors import StoreError
 from relay.holder import Holder
 from relay.node import upkeep
@@ -27,11 +27,11 @@ class FakeLearner:
         self.known[name] = (event_count, values)
         self.new.add(name)
 
-    def changed(self) -> list[tuple[str, float, str]]:
+    def unsaved_rows(self) -> list[tuple[str, float, str]]:
         names, self.new = sorted(self.new), set()
         return [(name, *self.known[name]) for name in names]
 
-    def learn(self, name: str, values: str) -> None:
+    def load_row(self, name: str, values: str) -> None:
         self.given.append((name, values))
 
 
@@ -52,14 +52,16 @@ def plans(monkeypatch):
         made.told.append(job_id)
         track(self, job_id, *values, **named)
 
-    monkeypatch.setattr(Planner, "plan", lambda self: dict(made.plan))
+    monkeypatch.setattr(Planner, "durable_state", lambda self: dict(made.plan))
     monkeypatch.setattr(Planner, "resume", lambda self, plan, now: made.told.append((dict(plan), now)))
     monkeypatch.setattr(Planner, "track", tracked)
     return made
 
 
-def of_source(*rows: tuple[str, float, str]) -> list[Learned]:
-    return [Learned(source="revor", name=name, event_count=count, values=values) for name, count, values in rows]
+def of_source(*rows: tuple[str, float, str]) -> list[SavedStatistics]:
+    return [
+        SavedStatistics(source="revor", name=name, event_count=count, values=values) for name, count, values in rows
+    ]
 
 
 async def keep(world) -> None:
@@ -185,10 +187,10 @@ async def test_a_plan_that_another_node_refuses_is_tried_again(plans):
 class Empty:
     """The rows of a database that counts how often it is read; `during` is called in the middle of that."""
 
-    def __init__(self, *rows: Learned) -> None:
+    def __init__(self, *rows: SavedStatistics) -> None:
         self.rows = list(rows)
         self.reads = 0
-        self.saved: list[Learned] = []
+        self.saved: list[SavedStatistics] = []
         self.during = lambda: None
 
     async def save(self, rows, now):
@@ -232,9 +234,9 @@ async def test_what_is_learned_meanwhile_is_not_undone_by_a_load():
 
 async def test_a_planner_takes_its_own_plan_and_no_learner_takes_anything():
     planner = Planner(PlannerConfig())
-    planner.resume(planner.plan(), 1.0)
-    NoLearner().learn("a", "{}")
-    assert NoLearner().changed() == []
+    planner.resume(planner.durable_state(), 1.0)
+    NoLearner().load_row("a", "{}")
+    assert NoLearner().unsaved_rows() == []
 
 
 async def test_a_poller_without_a_memory_keeps_nothing(tmp_path, monkeypatch):

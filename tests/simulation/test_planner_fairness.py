@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.jobs import PARKED, Agenda, Job
+from relay.core.planner.jobs import PARKED, Job, JobHeap
+from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
 from relay.core.planner.pacing import BACKLOG_COUNTED
 from relay.core.planner.planner import PLANNED_AGAIN_AT_ONCE
-from relay.core.planner.plans import MAX_PATIENCE
 from relay.core.planner.price import FLOOR
-from relay.core.planner.roster import UNPARKED_AT_ONCE
+from relay.core.planner.schedule import MAX_PATIENCE
 from tests.support.scale import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -122,28 +122,28 @@ def test_every_job_is_looked_at_however_many_there_are(jobs: int) -> None:
 
 
 class Counted:
-    """Counts the moves on the agenda, the comparisons that these take, and the jobs that counting passes."""
+    """Counts the moves on the heap, the comparisons that these take, and the jobs that counting passes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moves = self.comparisons = self.passed = 0
-        put, before, walk = Agenda.put, Job.before, Agenda._walk
+        put, before, walk = JobHeap.put, Job.before, JobHeap._walk
 
-        def counted_put(agenda: Agenda, job: Job, due: float) -> None:
+        def counted_put(heap: JobHeap, job: Job, due: float) -> None:
             self.moves += 1
-            put(agenda, job, due)
+            put(heap, job, due)
 
         def counted_before(job: Job, other: Job) -> bool:
             self.comparisons += 1
             return before(job, other)
 
-        def counted_walk(agenda: Agenda, now: float) -> Iterator[Job]:
-            for job in walk(agenda, now):
+        def counted_walk(heap: JobHeap, now: float) -> Iterator[Job]:
+            for job in walk(heap, now):
                 self.passed += 1
                 yield job
 
-        monkeypatch.setattr(Agenda, "put", counted_put)
+        monkeypatch.setattr(JobHeap, "put", counted_put)
         monkeypatch.setattr(Job, "before", counted_before)
-        monkeypatch.setattr(Agenda, "_walk", counted_walk)
+        monkeypatch.setattr(JobHeap, "_walk", counted_walk)
 
     def none(self) -> None:
         self.moves = self.comparisons = self.passed = 0
@@ -177,7 +177,7 @@ def test_very_many_jobs_take_no_more_work_a_call(monkeypatch: pytest.MonkeyPatch
         assert counted.passed <= 2 * BACKLOG_COUNTED
     assert polled >= 390
     if lane:
-        assert sum(job.phase == PARKED for job in planner._roster.jobs.values()) <= jobs - 400 * UNPARKED_AT_ONCE
+        assert sum(job.phase == PARKED for job in planner._open_jobs.jobs.values()) <= jobs - 400 * UNPARKED_AT_ONCE
 
 
 def test_an_account_with_one_job_knows_its_end_at_once() -> None:

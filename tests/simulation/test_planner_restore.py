@@ -35,7 +35,7 @@ def item_of(job_id: str, luck: random.Random, now: float) -> dict[str, Any]:
 
 def learn_all(planner: Planner) -> None:
     """Tables that a snapshot does not hold are computed between decisions, and come into force when they are there."""
-    while planner._book.work():
+    while planner._statistics.refit_step():
         pass
 
 
@@ -49,7 +49,7 @@ def answer(planner: Planner, job_id: str, now: float, luck: random.Random, limit
     learn_all(planner)
 
 
-def go_on(planner: Planner, now: float, decisions: int, seed: str, limit: int) -> list[tuple[float, str]]:
+def restart_at(planner: Planner, now: float, decisions: int, seed: str, limit: int) -> list[tuple[float, str]]:
     """Looks at jobs when they are due, and answers by luck that depends on the job and the turn alone."""
     found: list[tuple[float, str]] = []
     while len(found) < decisions:
@@ -96,7 +96,7 @@ def test_a_restored_planner_takes_the_same_jobs_at_the_same_moments(
                     job_id = f"{'ab'[made % 2]}{made}"
                     planner.track(job_id, item_of(job_id, luck, now) if known else None, now, weight=1.0 + made % 2)
             case "look":
-                found = go_on(planner, now, number, f"{seed}{turn}", limit)
+                found = restart_at(planner, now, number, f"{seed}{turn}", limit)
                 now = found[-1][0] if found else now
             case "pass":
                 now += number
@@ -114,8 +114,8 @@ def test_a_restored_planner_takes_the_same_jobs_at_the_same_moments(
     restored = Planner.restore(config, snapshot)
     assert restored.snapshot() == snapshot
     planner._bucket = Bucket()  # empty, as the restored one's is
-    expected = go_on(planner, now, 25, str(seed), limit)
-    found = go_on(restored, now, 25, str(seed), limit)
+    expected = restart_at(planner, now, 25, str(seed), limit)
+    found = restart_at(restored, now, 25, str(seed), limit)
     assert [job_id for _, job_id in found] == [job_id for _, job_id in expected]
     for (at, _), (expected_at, _) in zip(found, expected, strict=True):
         assert abs(at - expected_at) < 1e-3

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from relay.core.job import Progress
-from relay.core.records import AccountState, Learned, PollNote
+from relay.core.records import AccountState, PollNote, SavedStatistics
 from relay.core.replay import ReplayRequest
 from relay.store import statements
 from relay.store.database import url_of
@@ -433,7 +433,7 @@ async def run_everything(store: Store) -> None:
     await store.accounts.adopt("revor", "key-1", "its key")
     await store.accounts.adopted()
     await store.holders.let_go(["node 1"])
-    await store.learned.save([Learned(source="revor", name="a", event_count=1.0, values="{}")], NOW)
+    await store.learned.save([SavedStatistics(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
 
     await store.jobs.untrack(uid, NOW)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.records import AccountState, Learned
+from relay.core.records import AccountState, SavedStatistics
 from relay.store.learned import MAX_LOADED_ROWS
 from relay.store.store import Store
 from tests.support.store_kit import NOW, execute, rows, together
@@ -14,8 +14,10 @@ from tests.support.store_kit import NOW, execute, rows, together
 PLAN = {"price": 0.1, "windows": [{"limit": 120, "seconds": 60.0}], "odd": 'ä"\0 ключ', "nothing": None}
 
 
-def learned(name: str = "dispatch", event_count: float = 1.0, values: str = "{}", source: str = "revor") -> Learned:
-    return Learned(source=source, name=name, event_count=event_count, values=values)
+def learned(
+    name: str = "dispatch", event_count: float = 1.0, values: str = "{}", source: str = "revor"
+) -> SavedStatistics:
+    return SavedStatistics(source=source, name=name, event_count=event_count, values=values)
 
 
 async def test_what_was_learned_is_there_after_a_restart(

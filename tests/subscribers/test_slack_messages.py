@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core import notices
+from relay.core import relay_events
 from relay.core.events import Event, Origin, from_transition, relay_event
 from relay.core.filters import known_types
 from relay.core.job import POLL, Job, Observation, Problem, Transition
@@ -145,7 +145,7 @@ def stories() -> Iterator[tuple[str, Event]]:
         "a key that was refused",
         about_the_relay(
             "relay.source.unauthorized",
-            notices.source_trouble_data(
+            relay_events.source_trouble_data(
                 source="revor",
                 account="default",
                 since=NOW,

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from relay.clock import from_rfc3339
 from relay.core.events import MAX_EVENT_BYTES
-from relay.core.notices import schema_name_for
+from relay.core.relay_events import schema_name_for
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 

@@ -35,11 +35,11 @@ ORIGIN = Origin(
 class NoLearner:
     """Learns nothing."""
 
-    def changed(self) -> list[tuple[str, float, str]]:
+    def unsaved_rows(self) -> list[tuple[str, float, str]]:
         """Never anything."""
         return []
 
-    def learn(self, name: str, values: str) -> None:
+    def load_row(self, name: str, values: str) -> None:
         """Ignored."""
 
 

@@ -44,7 +44,7 @@ class Bucket:
         """When the next request may go; a moment of the past means now."""
         return self._arrival
 
-    def most(self) -> float:
+    def capacity(self) -> float:
         """Requests that can be saved up."""
         return self._bank_seconds * self._rate
 
@@ -63,7 +63,7 @@ class Bucket:
         self._arrival = max(self._arrival, now - self._bank_seconds) + 1 / self._rate
         return True
 
-    def owe(self, now: float) -> None:
+    def charge(self, now: float) -> None:
         """One request went out unasked: the next ones wait for it, but never longer than the bucket takes to fill."""
         arrival = max(self._arrival, now - self._bank_seconds) + 1 / self._rate
         self._arrival = max(self._arrival, min(arrival, now + self._bank_seconds))

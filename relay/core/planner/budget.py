@@ -1,7 +1,7 @@
 """How many requests a second an account may be sent, from what its responses tell.
 
 The upstream counts requests in windows, of the API key and of the account behind it, and others use them too. A `Meter`
-follows one such count; a `Trial` finds a rate where there is no count to follow; the `Budget` is the smaller of all.
+follows one such count; a `AimdRate` finds a rate where there is no count to follow; the `Budget` is the smaller of all.
 """
 
 import math
@@ -23,7 +23,7 @@ MAX_HALVINGS = 10
 SLOWEST_PROBE_SECONDS = 30.0
 
 
-class Trial:
+class AimdRate:
     """Additive increase, multiplicative decrease: the rate for an upstream that does not tell its limit."""
 
     __slots__ = ("cap", "rate", "sent", "since")
@@ -45,7 +45,7 @@ class Trial:
             self.since, self.sent = now, 0
         return self.rate
 
-    def go_on(self, rate: float, now: float) -> None:
+    def restart_at(self, rate: float, now: float) -> None:
         """Starts from a rate that was known until now."""
         self.rate = min(max(rate, MIN_TRIAL_RATE_PER_SECOND), self.cap)
         self.since, self.sent = now, 0
@@ -59,7 +59,7 @@ class Trial:
 class Budget:
     """The requests that may be sent. All times are seconds of the planner's time."""
 
-    __slots__ = ("_cap", "account", "errors", "in_flight", "key", "paused_until", "trial")
+    __slots__ = ("_cap", "account", "aimd", "errors", "in_flight", "key", "paused_until")
 
     def __init__(self, config: PlannerConfig) -> None:
         self._cap = math.inf if config.max_requests_per_second is None else config.max_requests_per_second
@@ -67,11 +67,11 @@ class Budget:
         """Server or network errors in a row."""
         self.key = Meter(config.reserve)
         self.account = Meter(config.reserve)
-        self.trial = Trial(config.max_requests_per_second)
+        self.aimd = AimdRate(config.max_requests_per_second)
         self.in_flight = 0
         self.paused_until: float | None = None
 
-    def known(self) -> list[Meter]:
+    def meters(self) -> list[Meter]:
         """The counts that the upstream tells."""
         return [meter for meter in (self.key, self.account) if meter.known]
 
@@ -82,12 +82,12 @@ class Budget:
     def rate(self, now: float) -> float:
         """Requests a second that may be sent at `now`; above 0, for what forbids any is in `closed_until`."""
         rate = self._cap
-        known = self.known()
+        known = self.meters()
         for meter in known:
             meter.roll(now, self.in_flight)
             rate = min(rate, meter.rate)
         if not known:
-            rate = self.trial.at(now)
+            rate = self.aimd.at(now)
         if self.errors > ERRORS_IN_A_ROW:
             slow = rate * 0.5 ** min(self.errors - ERRORS_IN_A_ROW, MAX_HALVINGS)
             rate = max(slow, min(rate, 1 / SLOWEST_PROBE_SECONDS))
@@ -95,7 +95,7 @@ class Budget:
 
     def closed_until(self, now: float) -> float | None:
         """Until when nothing may be sent: a stop asked for, or a window with nothing left for us; None: now it may."""
-        ends = [meter.ends_at() for meter in self.known() if meter.left() < 1]
+        ends = [meter.ends_at() for meter in self.meters() if meter.left() < 1]
         until = self.stopped_until(now)
         if until is not None:
             ends.append(until)
@@ -112,12 +112,12 @@ class Budget:
 
     def changes_at(self) -> float:
         """When a window ends next, and with it the rate may rise."""
-        return min((meter.ends_at() for meter in self.known()), default=math.inf)
+        return min((meter.ends_at() for meter in self.meters()), default=math.inf)
 
     def sent(self) -> None:
         """One request goes out."""
         self.in_flight += 1
-        self.trial.sent += 1
+        self.aimd.sent += 1
         self.key.spend()
         self.account.spend()
 
@@ -128,7 +128,7 @@ class Budget:
     def answered(self, reading: LimitReading, *, ours: bool, sent_at: float, now: float) -> None:
         """A response came, whatever it said; `ours` says whether it answers a request that `sent` counted."""
         self.in_flight -= ours
-        known = bool(self.known())
+        known = bool(self.meters())
         before = self.rate(now)
         window, in_flight = reading.window_seconds, self.in_flight
         for meter, limit, remaining in (
@@ -136,8 +136,8 @@ class Budget:
             (self.account, reading.account_limit, reading.account_remaining),
         ):
             meter.read(limit, remaining, window, ours=ours, in_flight=in_flight, sent_at=sent_at, now=now)
-        if known and not self.known():
-            self.trial.go_on(before, now)
+        if known and not self.meters():
+            self.aimd.restart_at(before, now)
 
     def succeeded(self) -> None:
         """The upstream works."""
@@ -151,15 +151,15 @@ class Budget:
         """A request was turned away as one too many: nothing is sent until the returned moment."""
         self.errors = 0
         if reading.retry_after_seconds is None:
-            until = max((meter.ends_at() for meter in self.known()), default=now + DEFAULT_WINDOW_SECONDS)
+            until = max((meter.ends_at() for meter in self.meters()), default=now + DEFAULT_WINDOW_SECONDS)
         else:
             until = now + reading.retry_after_seconds
-            for meter in self.known():
+            for meter in self.meters():
                 if meter.remaining < 1:
                     meter.realign(until, now)
         already = self.stopped_until(now)
         if already is None:
             # Requests that were out already when the stop began tell nothing new.
-            self.trial.reject(until)
+            self.aimd.reject(until)
         self.paused_until = until if already is None else max(already, until)
         return self.paused_until

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from relay.core.planner.classes import LEARNED_EVENTS, Book, JobClass
 from relay.core.planner.price import Price
+from relay.core.planner.statistics import LEARNED_EVENTS, ClassStatistics, PlannerStatistics
 
 MEMORY_ENDS = 400
 MEASURED_ENDS = LEARNED_EVENTS
@@ -32,23 +32,23 @@ STEEPEST = -4.0
 class Forecast:
     """One account's. Delays are seconds."""
 
-    __slots__ = ("_at", "_book", "_elastic", "_kinds", "_mean", "_price", "_scale", "_wanted", "ends")
+    __slots__ = ("_at", "_elastic", "_kinds", "_mean", "_price", "_scale", "_statistics", "_wanted", "ends")
 
-    def __init__(self, book: Book, price: Price) -> None:
-        self._book = book
+    def __init__(self, statistics: PlannerStatistics, price: Price) -> None:
+        self._statistics = statistics
         self._price = price
         self.ends = 0
         """Ends whose delay was measured."""
         self._mean = 0.0
         self._scale = 1.0
-        self._kinds: dict[tuple[JobClass, int], float] = {}
-        self._wanted: list[tuple[JobClass, int, int]] = []
+        self._kinds: dict[tuple[ClassStatistics, int], float] = {}
+        self._wanted: list[tuple[ClassStatistics, int, int]] = []
         self._elastic: tuple[float, float] | None = None
         self._at = -math.inf
 
-    def began(self, of: JobClass, kind: int) -> None:
+    def began(self, job_class: ClassStatistics, kind: int) -> None:
         """A job waits for its start, or was found running: one more of its kind."""
-        key = (of, kind)
+        key = (job_class, kind)
         self._scale *= 1 + MEMORY_STARTS
         if key not in self._kinds and len(self._kinds) >= MAX_KINDS:
             del self._kinds[min(self._kinds, key=self._kinds.__getitem__)]
@@ -64,8 +64,8 @@ class Forecast:
 
     def dump(self) -> list[Any]:
         """As plain values."""
-        kinds = [[*of.key, kind, count] for (of, kind), count in self._kinds.items()]
-        wanted = [[*of.key, kind, rung] for of, kind, rung in self._wanted]
+        kinds = [[*job_class.key, kind, count] for (job_class, kind), count in self._kinds.items()]
+        wanted = [[*job_class.key, kind, rung] for job_class, kind, rung in self._wanted]
         elastic = None if self._elastic is None else list(self._elastic)
         judging = [self._at if math.isfinite(self._at) else None, wanted, elastic]
         return [self.ends, self._mean, self._scale, kinds, judging]
@@ -77,23 +77,29 @@ class Forecast:
         if judging is not None:
             at, wanted, elastic = judging
             self._at = -math.inf if at is None else at
-            self._wanted = [(self._book.of(action, channel), kind, rung) for action, channel, kind, rung in wanted]
+            self._wanted = [
+                (self._statistics.of_class(action, channel), kind, rung) for action, channel, kind, rung in wanted
+            ]
             self._elastic = None if elastic is None else (elastic[0], elastic[1])
-        self._kinds = {(self._book.of(action, channel), kind): count for action, channel, kind, count in kinds}
+        self._kinds = {
+            (self._statistics.of_class(action, channel), kind): count for action, channel, kind, count in kinds
+        }
 
     def work(self, now: float) -> bool:
         """Does one piece of the judgement of other budgets, if it is time for one."""
         if self._wanted:
-            of, kind, rung = self._wanted.pop()
-            of.edition.make(kind, rung)
+            job_class, kind, rung = self._wanted.pop()
+            job_class.policy.build(kind, rung)
             if not self._wanted:
                 self._judge()
             return True
-        if now - self._at < EVERY_UNITS * self._book.unit or not self._kinds:
+        if now - self._at < EVERY_UNITS * self._statistics.unit or not self._kinds:
             return False
         self._at = now
         rung = self._price.rung(1.0)
-        self._wanted = [(of, kind, rung + step) for of, kind in self._frequent() for step in (-RUNGS, 0, RUNGS)]
+        self._wanted = [
+            (job_class, kind, rung + step) for job_class, kind in self._frequent() for step in (-RUNGS, 0, RUNGS)
+        ]
         return True
 
     def expected(self, use: float) -> tuple[float | None, float | None, float | None]:
@@ -111,25 +117,25 @@ class Forecast:
         found = self._mix(self._price.rung(1.0))
         return None if found is None else found[0]
 
-    def _frequent(self) -> list[tuple[JobClass, int]]:
+    def _frequent(self) -> list[tuple[ClassStatistics, int]]:
         return sorted(self._kinds, key=self._kinds.__getitem__, reverse=True)[:JUDGED_KINDS]
 
     def _leaning_on_tables(self) -> float | None:
         """The mean of the measured delays and of what learned tables expect, which stand for the ends not seen yet."""
         found = self._mix(self._price.rung(1.0))
-        if found is None or not all(of.is_learned(kind) for of, kind in self._frequent()):
+        if found is None or not all(job_class.is_learned(kind) for job_class, kind in self._frequent()):
             return None
         share = self.ends / MEASURED_ENDS
-        return share * self._mean + (1 - share) * found[1] * self._book.unit
+        return share * self._mean + (1 - share) * found[1] * self._statistics.unit
 
     def _mix(self, rung: int) -> tuple[float, float] | None:
         """Looks and delay of a job, on average over the frequent kinds whose tables are there; None: there are none."""
         polls = delay = total = 0.0
-        for of, kind in self._frequent():
-            table = of.edition.made(kind, rung)
+        for job_class, kind in self._frequent():
+            table = job_class.policy.find(kind, rung)
             if table is None:
                 continue
-            count = self._kinds[of, kind]
+            count = self._kinds[job_class, kind]
             polls += count * table.polls[0]
             delay += count * table.delay[0]
             total += count

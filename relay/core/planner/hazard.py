@@ -1,9 +1,9 @@
-"""Learned hazards: how likely an event is to come in the next second, given how long it has not come.
+"""SavedStatistics hazards: how likely an event is to come in the next second, given how long it has not come.
 
 Time is cut into bins whose width grows with age, and in each the hazard is the number of events over the time at risk
 (the occurrence/exposure rate; for constant hazards within bins it is the maximum of the likelihood, also when lives are
 cut off on either side: Andersen, Borgan, Gill and Keiding, Statistical Models Based on Counting Processes, 1993). So a
-look that finds nothing teaches as well: time at risk without an event. Ages are in units of the book's shortest time.
+look that finds nothing teaches as well: time at risk without an event. Ages are in units of `PlannerStatistics.unit`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Hazard:
         """Events that still count."""
         return min(self.count, float(MEMORY_EVENTS))
 
-    def survived(self, since: float, age: float) -> None:
+    def record_survival(self, since: float, age: float) -> None:
         """Nothing happened between two ages."""
         if age <= since:
             return
@@ -126,21 +126,21 @@ class Hazard:
             self._cover[first + 1] += weight
             self._cover[last] -= weight
 
-    def happened(self, since: float, age: float) -> None:
+    def record_event(self, since: float, age: float) -> None:
         """It happened at `age`, and had not at `since`."""
         self._weight *= GROWTH
         if self._weight > RESCALE_ABOVE:
             self._rescale()
-        self.survived(since, age)
+        self.record_survival(since, age)
         self._events[bin_of(age)] += self._weight
         self.count += 1
         self.since += 1
 
-    def happened_between(self, since: float, age: float, rates: Sequence[float]) -> None:
+    def record_event_between(self, since: float, age: float, rates: Sequence[float]) -> None:
         """It happened at some age between the two: spread as `rates` make it likely, as step E of the EM algorithm."""
         since, age = min(since, EDGES[-1]), min(age, EDGES[-1])
         if age <= since:
-            self.happened(since, since)
+            self.record_event(since, since)
             return
         self._weight *= GROWTH
         if self._weight > RESCALE_ABOVE:

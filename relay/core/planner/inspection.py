@@ -135,7 +135,7 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
     ahead = _ahead(run_rates, run)
     kept = [math.exp(-rate * width) for rate, width in zip(rates, WIDTHS, strict=True)]
     steady = _Steady(ahead)
-    table.step[BINS], cost[BINS], polls[BINS], delay[BINS] = steady.of(rates[BINS - 1], price)
+    table.step[BINS], cost[BINS], polls[BINS], delay[BINS] = steady.at_rate(rates[BINS - 1], price)
     table.next[BINS] = EDGES[BINS] + table.step[BINS]
     total, total_polls, total_delay = ahead
     reach = BINS
@@ -161,7 +161,7 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
             if price + started > best and EDGES[j] > settled:
                 reach = j
                 break
-        step, cost_here, polls_here, delay_here = steady.of(rates[i], price)
+        step, cost_here, polls_here, delay_here = steady.at_rate(rates[i], price)
         if step < WIDTHS[i]:
             closed = cost_here * (1 - q) + q * cost[i + 1]
             if closed < best:
@@ -199,7 +199,7 @@ class _Steady:
             gain.append(least)
         self._gain = gain
 
-    def of(self, rate: float, price: float) -> tuple[float, float, float, float]:
+    def at_rate(self, rate: float, price: float) -> tuple[float, float, float, float]:
         """The time between looks, and the cost, looks and delay until the end is found."""
         rate = max(rate, NEVER)
         wanted = price / rate

@@ -1,4 +1,4 @@
-"""One tracked job, and the agenda that keeps all of them in the order of their next looks."""
+"""One tracked job, and the heap that keeps all of them in the order of their next looks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from relay.core.planner.classes import JobClass
     from relay.core.planner.lanes import Lane
+    from relay.core.planner.statistics import ClassStatistics
 
 UNSEEN = 0
 """Nothing is known of the job: the next look is its first."""
@@ -32,7 +32,20 @@ class Job:
     """What is kept of a job. Times are seconds of the planner's time. There may be a million: every field counts."""
 
     __slots__ = (
-        *("anchor", "at_risk", "demand", "due", "failures", "id", "joins", "kind", "lane", "learned", "next", "phase"),
+        *(
+            "anchor",
+            "at_risk",
+            "demand",
+            "due",
+            "failures",
+            "id",
+            "joins_lane",
+            "kind",
+            "lane",
+            "statistics",
+            "next",
+            "phase",
+        ),
         *("pos", "previous", "queue", "rung", "seen", "spacing", "started", "step", "weight"),
     )
 
@@ -47,7 +60,7 @@ class Job:
         self.phase = UNSEEN
         self.kind = 0
         """What its anchor is, of the kinds in `classes`."""
-        self.learned: JobClass | None = None
+        self.statistics: ClassStatistics | None = None
         """What was learned of its class."""
         self.queue = FIRST
         """What its next look is for."""
@@ -62,7 +75,7 @@ class Job:
         self.weight = 1.0
         self.spacing = spacing
         self.started: float | None = None
-        self.joins = False
+        self.joins_lane = False
         """Whether it is to join its channel's lane as soon as its channel is known."""
         self.lane: Lane | None = None
         self.previous: Job | None = None
@@ -70,7 +83,7 @@ class Job:
 
     @property
     def in_flight(self) -> bool:
-        """Whether a request for it is out: it is on no agenda then."""
+        """Whether a request for it is out: it is on no heap then."""
         return self.pos < 0
 
     def before(self, other: Job) -> bool:
@@ -78,7 +91,7 @@ class Job:
         return self.due < other.due or (self.due == other.due and self.id < other.id)
 
 
-class Agenda:
+class JobHeap:
     """A binary heap of jobs that knows each one's place: moving one is O(log n), and no stale entry is ever left."""
 
     __slots__ = ("_heap",)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.core.planner.edition import SCHEDULED
 from relay.core.planner.jobs import PARKED, WAITING, Job
+from relay.core.planner.policy import SCHEDULED
 
 MAX_IDLE_LANES = 1_000
 """Empty lanes whose last start and spacing are remembered; the longest empty one goes first."""
 IN_ORDER_STARTS = 5
 """So many starts in order make up for one out of order: until then a lane parks no new job."""
 MAX_PASSED = 64
-"""So many jobs of a lane one that joins late may pass."""
+"""So many jobs of a lane one that joins_lane late may pass."""
 GAPS_REMEMBERED = 5
 GAPS_NEEDED = 3
 RHYTHM_SPREAD = 0.08
@@ -52,7 +52,7 @@ class Lane:
             job = job.next
 
     def append(self, job: Job, scheduled_at: float | None = None) -> None:
-        """The job joins at the end, or before those there that are scheduled for later."""
+        """The job joins_lane at the end, or before those there that are scheduled for later."""
         before, passed = self.tail, 0
         if scheduled_at is not None:
             while before is not None and passed < MAX_PASSED and _comes_after(before, scheduled_at):
@@ -138,11 +138,11 @@ class Lane:
         if self.cursor is None:  # one that goes through the lane already finds all: meanwhile nobody parks
             self.cursor = self.head
 
-    def learned(self) -> tuple[float | None, int, list[float]]:
+    def dump(self) -> tuple[float | None, int, list[float]]:
         """What `relearn` needs, as plain values."""
         return (self.last_start, self.disorder, self._gaps)
 
-    def relearn(self, last_start: float | None, disorder: int, gaps: list[float]) -> None:
+    def load(self, last_start: float | None, disorder: int, gaps: list[float]) -> None:
         """Takes back what `learned` gave."""
         self.last_start, self.disorder, self._gaps = last_start, disorder, list(gaps)
 

@@ -8,7 +8,7 @@ DEFAULT_WINDOW_SECONDS = 60.0
 SOON = 1 / 60
 LATELY = 0.25
 NEARLY_SPENT = 0.05
-MOST_EARLY = 8
+MAX_EARLY_STARTS = 8
 """Shares of a window, and how often: a window that was spent, and is said to be so still just after it should have
 ended, has not ended yet."""
 VANISHED_WINDOWS = 2.0
@@ -135,7 +135,7 @@ class Meter:
         spent = self._reserved() + NEARLY_SPENT * self.limit
         # Where this window was told not to be spent it has begun, and others have used it up since.
         untold = self.seen_at < self.started_at or self._lowest < spent
-        return lately and as_before and remaining < spent and untold and self._early < MOST_EARLY
+        return lately and as_before and remaining < spent and untold and self._early < MAX_EARLY_STARTS
 
     def _meet(self, limit: float, now: float) -> None:
         if not self.known:

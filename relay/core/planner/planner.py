@@ -9,7 +9,7 @@ from typing import Any
 from relay.core.planner.items import read_item, read_time
 from relay.core.planner.jobs import ASKED, CHECK, PARKED, RUNNING, UNSEEN, WAITING, Job
 from relay.core.planner.pacing import TOO_MANY_REQUESTS, Pacing
-from relay.core.planner.queues import LIKELY
+from relay.core.planner.queues import LIKELY_QUEUES
 from relay.core.planner.timeline import SLACK_SECONDS
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
 
@@ -61,9 +61,9 @@ class Planner(Pacing):
         if planned is not None:
             planned = self._timeline.inner(planned)
         seen = read_time(seen_at)
-        job = self._roster.jobs.get(job_id)
+        job = self._open_jobs.jobs.get(job_id)
         if job is None:
-            self._roster.add(
+            self._open_jobs.add(
                 job_id,
                 read_item(item).shifted(self._timeline.offset),
                 t,
@@ -75,10 +75,10 @@ class Planner(Pacing):
                 seen=t if seen is None else min(self._timeline.inner(seen), t),
             )
         else:
-            self._roster.weigh(job, weight, t)
+            self._open_jobs.weigh(job, weight, t)
             if planned is not None and not job.in_flight:
-                self._roster.fix(job, planned, t, asked=True)
-        self._roster.unpark_some(t)
+                self._open_jobs.fix(job, planned, t, asked=True)
+        self._open_jobs.unpark_some(t)
 
     def next_request_at(self, now: float) -> float | None:
         """When to send the next request, epoch seconds; not after `now` means now, None that there is none to send.
@@ -86,10 +86,10 @@ class Planner(Pacing):
         Ask again at that moment, and after each `track`, `observed`, `failed` and `set_weight`: it may have changed.
         """
         t = self._refresh(now)
-        self._roster.unpark_some(t)
-        if not self._book.work():
+        self._open_jobs.unpark_some(t)
+        if not self._statistics.refit_step():
             self._forecast.work(t)
-        first = self._roster.queues.first(t)
+        first = self._open_jobs.queues.first(t)
         if first is None:
             return None
         opens = self._closed_until
@@ -102,34 +102,34 @@ class Planner(Pacing):
     def take(self, now: float) -> str | None:
         """The job to look at now; takes one request. None where none is due, or the budget has no request for it."""
         t = self._refresh(now)
-        self._roster.unpark_some(t)
-        first = self._roster.queues.first(t)
+        self._open_jobs.unpark_some(t)
+        first = self._open_jobs.queues.first(t)
         for _ in range(PLANNED_AGAIN_AT_ONCE):
-            if first is None or first.due > t + SLACK_SECONDS or not self._roster.stale(first):
+            if first is None or first.due > t + SLACK_SECONDS or not self._open_jobs.stale(first):
                 break
             # Its look was planned when requests were cheaper: others may need this one more.
-            self._roster.plan_again(first, t)
-            first = self._roster.queues.first(t)
+            self._open_jobs.plan_again(first, t)
+            first = self._open_jobs.queues.first(t)
         if first is None or self._closed_until is not None:
             return None
         ahead = first.due > t + SLACK_SECONDS
         if ahead:
             if self._ahead_at() > t + SLACK_SECONDS:
                 return None
-            first = self._roster.queues.next_expected() or first
+            first = self._open_jobs.queues.next_expected() or first
         if not self._bucket.take(t):
             return None
-        if first.queue not in LIKELY:
+        if first.queue not in LIKELY_QUEUES:
             self._price.other_poll()
         self._purposes[first.id] = _purpose(first, t, ahead=ahead)
-        self._roster.queues.taken(first)
+        self._open_jobs.queues.taken(first)
         first.due = t
         self._budget.sent()
         return first.id
 
     def _ahead_at(self) -> float:
         """From when on a look may come before its time, because a request would be lost otherwise."""
-        job = self._roster.queues.next_expected()
+        job = self._open_jobs.queues.next_expected()
         if job is None or not self._price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
             return math.inf
         return max(self._bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
@@ -141,7 +141,7 @@ class Planner(Pacing):
 
         A job that has ended is forgotten. An item that can not be read counts as a look that found nothing new.
         """
-        job = self._roster.jobs.get(job_id)
+        job = self._open_jobs.jobs.get(job_id)
         if job is None:
             return
         t = self._timeline.at(now)
@@ -152,8 +152,8 @@ class Planner(Pacing):
         self._purposes.pop(job_id, None)
         if reading.terminal and reading.finished_at is not None and job.seen <= reading.finished_at <= t:
             self._forecast.ended(t - reading.finished_at)
-        self._roster.observe(job, reading, t, sent)
-        self._roster.unpark_some(t)
+        self._open_jobs.observe(job, reading, t, sent)
+        self._open_jobs.unpark_some(t)
         self._refresh(now)
 
     def failed(self, job_id: str, status_code: int | None, headers: Mapping[str, str], now: float) -> None:
@@ -162,7 +162,7 @@ class Planner(Pacing):
         429 stops all requests until Retry-After, or else until the window ends. Server errors and missing responses
         make the job wait longer each time, and several of them in a row all requests. Other codes concern the job.
         """
-        job = self._roster.jobs.get(job_id)
+        job = self._open_jobs.jobs.get(job_id)
         if job is None:
             return
         t = self._timeline.at(now)
@@ -170,14 +170,14 @@ class Planner(Pacing):
         told = self._headers.read(headers, now)
         self._budget.answered(told, ours=job.in_flight, sent_at=job.due if job.in_flight else t, now=t)
         if status_code == TOO_MANY_REQUESTS:
-            self._roster.fix(job, self._budget.rejected(told, t), t)
+            self._open_jobs.fix(job, self._budget.rejected(told, t), t)
         else:
             if status_code is None or status_code >= SERVER_ERRORS:
                 self._budget.erred()
             else:
                 self._budget.succeeded()
             wait = told.retry_after_seconds or 0.0
-            self._roster.fail(job, t, missing=status_code == NOT_FOUND, not_before=t + wait)
+            self._open_jobs.fail(job, t, missing=status_code == NOT_FOUND, not_before=t + wait)
         self._refresh(now)
 
     def set_weight(self, job_id: str, weight: float, now: float) -> None:
@@ -187,31 +187,31 @@ class Planner(Pacing):
         longest intervals after the last one, and then waits for no more than one look at each other open job, and for
         HEAD_START_REQUESTS at heavier ones.
         """
-        job = self._roster.jobs.get(job_id)
+        job = self._open_jobs.jobs.get(job_id)
         if job is not None:
-            self._roster.weigh(job, weight, self._timeline.at(now))
+            self._open_jobs.weigh(job, weight, self._timeline.at(now))
 
     def forget(self, job_id: str) -> None:
         """Plans no more looks at a job."""
-        job = self._roster.jobs.get(job_id)
+        job = self._open_jobs.jobs.get(job_id)
         if job is not None:
             if job.in_flight:
                 self._budget.dropped()
                 self._purposes.pop(job_id, None)
-            self._roster.remove(job, self._timeline.last or 0.0)
+            self._open_jobs.remove(job, self._timeline.last or 0.0)
 
     def tracks(self, job_id: str) -> bool:
         """Whether the job's polls are planned here; one that is under way counts."""
-        return job_id in self._roster.jobs
+        return job_id in self._open_jobs.jobs
 
     def next_poll_at(self, job_id: str) -> float | None:
         """When the job's next look is planned, epoch seconds; None while one is under way, or it is not tracked."""
-        job = self._roster.jobs.get(job_id)
+        job = self._open_jobs.jobs.get(job_id)
         return None if job is None or job.in_flight else self._timeline.clock(job.due)
 
     def step(self, job_id: str) -> int:
         """How many looks at the job have found nothing new since its anchor: what `track` takes as `step`."""
-        job = self._roster.jobs.get(job_id)
+        job = self._open_jobs.jobs.get(job_id)
         return 0 if job is None else job.step
 
     def purpose(self, job_id: str) -> Purpose:
@@ -220,7 +220,7 @@ class Planner(Pacing):
 
     def explain(self, job_id: str, now: float) -> Explanation | None:
         """Why the job is not looked at right now, and when it will be; None where it is not tracked."""
-        job = self._roster.jobs.get(job_id)
+        job = self._open_jobs.jobs.get(job_id)
         if job is None:
             return None
         t = self._refresh(now)
@@ -235,19 +235,19 @@ class Planner(Pacing):
             waiting_for_job_id=job.previous.id if parked and job.previous is not None else None,
             step=job.step,
             failures=job.failures,
-            expected_delay_seconds=self._roster.expected_delay(job),
+            expected_delay_seconds=self._open_jobs.expected_delay(job),
         )
 
     def stats(self, now: float) -> Stats:
         """The account's budget and its jobs right now."""
         t = self._refresh(now)
-        meter = min(self._budget.known(), key=lambda known: known.rate, default=None)
+        meter = min(self._budget.meters(), key=lambda known: known.rate, default=None)
         stopped = self._budget.stopped_until(t)
-        demand = self._roster.demand / math.sqrt(self._price.value) / self._unit
+        demand = self._open_jobs.demand / math.sqrt(self._price.value) / self._unit
         expected = self._forecast.expected(min(demand / self._bucket.rate, 1.0))
         return Stats(
-            open_jobs=len(self._roster.jobs),
-            due_jobs=self._roster.queues.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
+            open_jobs=len(self._open_jobs.jobs),
+            due_jobs=self._open_jobs.queues.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
             in_flight=self._budget.in_flight,
             limit=None if meter is None else meter.limit,
             remaining=None if meter is None else max(meter.remaining, 0.0),
@@ -267,7 +267,7 @@ class Planner(Pacing):
         if job.due <= now + SLACK_SECONDS:
             if self._budget.stopped_until(now) is not None:
                 return "paused_until"
-            return "due" if job is self._roster.queues.first(now) and opens <= now + SLACK_SECONDS else "budget"
+            return "due" if job is self._open_jobs.queues.first(now) and opens <= now + SLACK_SECONDS else "budget"
         if job.failures:
             return "backing_off"
         if job.phase == PARKED:

@@ -8,20 +8,20 @@ and nobody waits for ever. Other checks take the turns that are left.
 
 from __future__ import annotations
 
-from relay.core.planner.jobs import CHECK, EXPECTED, FIRST, URGENT, Agenda, Job
+from relay.core.planner.jobs import CHECK, EXPECTED, FIRST, URGENT, Job, JobHeap
 from relay.core.planner.timeline import SLACK_SECONDS
 
-LIKELY = (EXPECTED, URGENT)
+LIKELY_QUEUES = (EXPECTED, URGENT)
 
 
-class Queues:
+class PollQueues:
     """All planned looks. `late_seconds`: what a check waits at most for its turn among others; `head_start_seconds`: so
     much earlier than an urgent look another has to come due to go before it."""
 
-    __slots__ = ("_agendas", "_late_seconds", "head_start_seconds", "others_turn")
+    __slots__ = ("_heaps", "_late_seconds", "head_start_seconds", "others_turn")
 
     def __init__(self, late_seconds: float, head_start_seconds: float = 0.0) -> None:
-        self._agendas = (Agenda(), Agenda(), Agenda(), Agenda())
+        self._heaps = (JobHeap(), JobHeap(), JobHeap(), JobHeap())
         self._late_seconds = late_seconds
         self.head_start_seconds = head_start_seconds
         self.others_turn = False
@@ -32,26 +32,28 @@ class Queues:
         if queue != job.queue:
             self.take_off(job)
             job.queue = queue
-        self._agendas[queue].put(job, due)
+        self._heaps[queue].put(job, due)
 
     def take_off(self, job: Job) -> None:
         """The job is in no queue any more."""
-        self._agendas[job.queue].remove(job)
+        self._heaps[job.queue].remove(job)
 
     def taken(self, job: Job) -> None:
         """The job's look goes out."""
         self.take_off(job)
-        self.others_turn = job.queue in LIKELY
+        self.others_turn = job.queue in LIKELY_QUEUES
 
     def next_expected(self) -> Job | None:
         """The job whose expected look comes first, urgent or not."""
         return min(
-            (job for queue in LIKELY if (job := self._agendas[queue].first()) is not None), key=_order, default=None
+            (job for queue in LIKELY_QUEUES if (job := self._heaps[queue].first()) is not None),
+            key=_order,
+            default=None,
         )
 
     def first(self, now: float) -> Job | None:
         """The job whose look goes next: of those that are due the one whose turn it is, else the one due first."""
-        jobs = [job for agenda in self._agendas if (job := agenda.first()) is not None]
+        jobs = [job for heap in self._heaps if (job := heap.first()) is not None]
         if len(jobs) < 2:
             return jobs[0] if jobs else None
         due = {job.queue: job for job in jobs if job.due <= now + SLACK_SECONDS}
@@ -75,15 +77,15 @@ class Queues:
 
     def due(self, now: float, at_most: int) -> int:
         """How many looks are due, counted up to `at_most` of each kind."""
-        return sum(agenda.due(now, at_most) for agenda in self._agendas)
+        return sum(heap.due(now, at_most) for heap in self._heaps)
 
     def overdue(self, now: float, at_most: int) -> int:
         """How many expected looks are due, counted up to `at_most` of each kind."""
-        return sum(self._agendas[queue].due(now, at_most) for queue in LIKELY)
+        return sum(self._heaps[queue].due(now, at_most) for queue in LIKELY_QUEUES)
 
-    def late_checks(self, now: float, at_most: int) -> int:
+    def overdue_checks(self, now: float, at_most: int) -> int:
         """How many checks have waited for long, counted up to `at_most`."""
-        return self._agendas[CHECK].due(now - self._late_seconds, at_most)
+        return self._heaps[CHECK].due(now - self._late_seconds, at_most)
 
 
 def _order(job: Job) -> tuple[float, str]:

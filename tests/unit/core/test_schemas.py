@@ -10,7 +10,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from relay.core import notices
+from relay.core import relay_events
 from relay.core.events import MAX_EVENT_BYTES, Origin, from_transition, relay_event
 from relay.core.filters import known_types
 from relay.core.job import JOB_EVENTS, Job, Observation, Progress, Transition, detect, mark_not_found, mark_overdue
@@ -32,7 +32,7 @@ def sample(type: str) -> dict[str, Any]:
     return check_event(event.body)
 
 
-@pytest.mark.parametrize("name", notices.SCHEMA_NAMES)
+@pytest.mark.parametrize("name", relay_events.SCHEMA_NAMES)
 def test_each_file_is_a_schema(name: str) -> None:
     schema = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
@@ -41,22 +41,22 @@ def test_each_file_is_a_schema(name: str) -> None:
 
 
 def test_every_schema_file_is_named_and_used() -> None:
-    assert {path.stem for path in SCHEMAS.glob("*.v[0-9].json")} == set(notices.SCHEMA_NAMES)
-    assert {notices.schema_name_for(type) for type in TYPES} == set(notices.SCHEMA_NAMES)
+    assert {path.stem for path in SCHEMAS.glob("*.v[0-9].json")} == set(relay_events.SCHEMA_NAMES)
+    assert {relay_events.schema_name_for(type) for type in TYPES} == set(relay_events.SCHEMA_NAMES)
 
 
 @pytest.mark.parametrize("type", TYPES)
 def test_a_sample_of_every_type_passes(type: str) -> None:
     document = sample(type)
-    assert document["dataschema"] == notices.dataschema_for(type, "http://127.0.0.1:8080/")
+    assert document["dataschema"] == relay_events.dataschema_for(type, "http://127.0.0.1:8080/")
     assert document["datacontenttype"] == "application/json"
 
 
 @pytest.mark.parametrize("type", TYPES)
 def test_a_sample_passes_no_other_schema(type: str) -> None:
     document = sample(type)
-    own = notices.schema_name_for(type)
-    assert [name for name in notices.SCHEMA_NAMES if validator(name).is_valid(document)] == [own]
+    own = relay_events.schema_name_for(type)
+    assert [name for name in relay_events.SCHEMA_NAMES if validator(name).is_valid(document)] == [own]
 
 
 def test_there_is_no_sample_of_an_unknown_type() -> None:
@@ -67,7 +67,7 @@ def test_there_is_no_sample_of_an_unknown_type() -> None:
 @pytest.mark.parametrize("type", ["", "ai.revor.job.exploded", "failed", ".job.failed", "relay.unheard", "a.failed"])
 def test_there_is_no_schema_for_an_unknown_type(type: str) -> None:
     with pytest.raises(ValueError, match="no event type"):
-        notices.schema_name_for(type)
+        relay_events.schema_name_for(type)
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -220,10 +220,12 @@ def test_a_truncated_event_passes() -> None:
 
 
 def test_what_is_not_known_of_the_trouble_is_null_or_absent() -> None:
-    data = notices.source_trouble_data(source="s", account="default", since=NOW, reason="no answer")
+    data = relay_events.source_trouble_data(source="s", account="default", since=NOW, reason="no answer")
     assert "open_jobs" not in data
     schema = "http://x/schemas/relay-source.v1.json"
     check_event(relay_event(EVENT_ID, "relay.source.down", NOW, data, dataschema=schema).body)
-    data = notices.subscription_data(subscription_id="sub_1", sink="https://x.example/…", reason="http_410", since=None)
+    data = relay_events.subscription_data(
+        subscription_id="sub_1", sink="https://x.example/…", reason="http_410", since=None
+    )
     schema = "http://x/schemas/relay-subscription.v1.json"
     check_event(relay_event(EVENT_ID, "relay.subscription.disabled", NOW, data, dataschema=schema).body)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from relay.core.answer_head import AnswerHead, read_answer_head
+from relay.core.response_head import ResponseHead, read_response_head
 from relay.http import exchange
 from relay.http.exchange import Answer, Exchanges, Garbled, Route, _head
 from tests.support.wire import Call, Handler, answer, body_parts, open_stub
@@ -193,9 +193,9 @@ async def test_an_odd_head_that_drips_is_not_read_again_with_each_byte(monkeypat
     """That would be as much work as the square of its length, and all of the node waits for it."""
     readings: list[int] = []
 
-    def reading(raw: bytes) -> AnswerHead | None:
+    def reading(raw: bytes) -> ResponseHead | None:
         readings.append(len(raw))
-        return read_answer_head(raw)
+        return read_response_head(raw)
 
     async def say(call: Call) -> None:
         await call.body()
@@ -204,7 +204,7 @@ async def test_an_odd_head_that_drips_is_not_read_again_with_each_byte(monkeypat
             await call.send(bytes([byte]))
             await asyncio.sleep(0)
 
-    monkeypatch.setattr("relay.http.exchange.read_answer_head", reading)
+    monkeypatch.setattr("relay.http.exchange.read_response_head", reading)
     async with open_stub(say) as stub, opened() as exchanges:
         assert await ask(exchanges, stub.url) == (200, b"ok")
     assert len(readings) <= 3

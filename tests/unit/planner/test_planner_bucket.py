@@ -113,7 +113,7 @@ def test_time_can_be_moved_forward_before_it_began() -> None:
 
 def test_what_is_saved_is_told() -> None:
     bucket = bucket_of(2, 30)
-    assert bucket.most() == 60
+    assert bucket.capacity() == 60
     assert bucket.saved(NOW) == 0
     assert bucket.saved(NOW + 10.5) == pytest.approx(20)
     assert bucket.saved(NOW + 1_000) == 60

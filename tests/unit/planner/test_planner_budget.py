@@ -7,7 +7,7 @@ import pytest
 from relay.core.planner.budget import Budget
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.headers import SILENT, LimitReading
-from relay.core.planner.meter import MOST_EARLY, Meter
+from relay.core.planner.meter import MAX_EARLY_STARTS, Meter
 
 NOW = 1_779_271_200.0
 
@@ -173,7 +173,7 @@ def test_a_limit_that_vanishes_is_believed_for_a_while_and_then_left_from_its_ra
     poll(budget, NOW + 60)
     assert budget.rate(NOW + 60) == pytest.approx(1.0)
     poll(budget, NOW + 121)
-    assert budget.known() == []
+    assert budget.meters() == []
     assert budget.rate(NOW + 121) == pytest.approx(1.0)
     for second in range(11):
         poll(budget, NOW + 121 + second)
@@ -299,7 +299,7 @@ def test_a_window_that_is_still_spent_where_the_next_should_have_begun_ends_soon
 
 def test_a_window_is_waited_for_so_often_only() -> None:
     meter, now = spent_meter(), NOW + 60.1
-    for _ in range(MOST_EARLY):
+    for _ in range(MAX_EARLY_STARTS):
         meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=now - 0.1, now=now)
         assert meter.ends_at() == pytest.approx(now + 1)
         now += 1.1

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.classes import Book, JobClass
-from relay.core.planner.edition import LANE, NEW, RUN, SCHEDULED
 from relay.core.planner.forecast import (
     EVERY_UNITS,
     JUDGED_KINDS,
@@ -22,7 +20,9 @@ from relay.core.planner.forecast import (
     Forecast,
 )
 from relay.core.planner.inspection import Table
+from relay.core.planner.policy import LANE, NEW, RUN, SCHEDULED
 from relay.core.planner.price import CEILING, FLOOR, Price
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 NOW = 1_779_271_200.0
 
@@ -40,10 +40,10 @@ def measured(forecast: Forecast, *delays: float) -> None:
         forecast.ended(delay)
 
 
-def make(unit: float = 1.0, price: float = 1.0) -> tuple[Forecast, Book, Price]:
-    book, made = Book(unit), Price(unit)
+def make(unit: float = 1.0, price: float = 1.0) -> tuple[Forecast, PlannerStatistics, Price]:
+    statistics, made = PlannerStatistics(unit), Price(unit)
     made.load(price, 0)
-    return Forecast(book, made), book, made
+    return Forecast(statistics, made), statistics, made
 
 
 def table(polls: float, delay: float) -> Table:
@@ -52,8 +52,8 @@ def table(polls: float, delay: float) -> Table:
     return found
 
 
-def tables(of: JobClass, kind: int, rung: int, *, cheaper: Table, here: Table, dearer: Table) -> None:
-    of.edition.tables |= {(kind, rung - RUNGS): cheaper, (kind, rung): here, (kind, rung + RUNGS): dearer}
+def tables(job_class: ClassStatistics, kind: int, rung: int, *, cheaper: Table, here: Table, dearer: Table) -> None:
+    job_class.policy.tables |= {(kind, rung - RUNGS): cheaper, (kind, rung): here, (kind, rung + RUNGS): dearer}
 
 
 # --- this budget
@@ -66,8 +66,8 @@ def test_of_nothing_nothing_is_foretold() -> None:
 
 
 def test_what_is_stated_is_the_mean_of_what_was_measured() -> None:
-    forecast, book, _ = make()
-    forecast.began(book.of("a", ""), NEW)
+    forecast, statistics, _ = make()
+    forecast.began(statistics.of_class("a", ""), NEW)
     work_off(forecast, NOW)
     delays = [float(each % 7) for each in range(200)]
     measured(forecast, *delays)
@@ -83,22 +83,22 @@ def test_old_delays_are_forgotten() -> None:
     assert others == [None, None]
 
 
-def learn(book: Book, of: JobClass, *kinds: int, count: int = MEASURED_ENDS) -> None:
+def learn(statistics: PlannerStatistics, job_class: ClassStatistics, *kinds: int, count: int = MEASURED_ENDS) -> None:
     for kind in kinds:
         for _ in range(count):
-            book.happened(of, kind, 0.0, 5.0 * book.unit)
-    while book.work():
+            statistics.record_event(job_class, kind, 0.0, 5.0 * statistics.unit)
+    while statistics.refit_step():
         pass
 
 
 @pytest.mark.parametrize("kinds", [(), (NEW,), (RUN,)])
 def test_before_anything_is_learned_no_delay_is_stated(kinds: tuple[int, ...]) -> None:
     """A prior knows nothing of the upstream's lanes, and the ends seen first are those that came soonest."""
-    forecast, book, _ = make()
-    of = book.of("a", "")
-    learn(book, of, *kinds)
-    learn(book, of, NEW, RUN, count=MEASURED_ENDS - 1 if not kinds else 0)
-    forecast.began(of, NEW)
+    forecast, statistics, _ = make()
+    job_class = statistics.of_class("a", "")
+    learn(statistics, job_class, *kinds)
+    learn(statistics, job_class, NEW, RUN, count=MEASURED_ENDS - 1 if not kinds else 0)
+    forecast.began(job_class, NEW)
     work_off(forecast, NOW)
     for _ in range(MEASURED_ENDS - 1):
         assert forecast.expected(0.9) == (None, None, None)
@@ -109,12 +109,12 @@ def test_before_anything_is_learned_no_delay_is_stated(kinds: tuple[int, ...]) -
 
 @pytest.mark.parametrize("unit", [1.0, 0.1])
 def test_before_enough_was_measured_tables_that_others_taught_stand_for_the_ends_to_come(unit: float) -> None:
-    forecast, book, price = make(unit)
-    of = book.of("a", "")
-    learn(book, of, NEW, RUN)
-    forecast.began(of, NEW)
+    forecast, statistics, price = make(unit)
+    job_class = statistics.of_class("a", "")
+    learn(statistics, job_class, NEW, RUN)
+    forecast.began(job_class, NEW)
     work_off(forecast, NOW)
-    tables = of.edition.table(NEW, price.rung(1.0)).delay[0] * unit
+    tables = job_class.policy.table(NEW, price.rung(1.0)).delay[0] * unit
     for ends in range(MEASURED_ENDS):
         expected = (ends * 99.0 + (MEASURED_ENDS - ends) * tables) / MEASURED_ENDS
         assert forecast.expected(0.9)[0] == pytest.approx(expected)
@@ -123,46 +123,51 @@ def test_before_enough_was_measured_tables_that_others_taught_stand_for_the_ends
 
 
 def test_kinds_count_by_how_often_they_came_of_late() -> None:
-    forecast, book, price = make()
+    forecast, statistics, price = make()
     rung = price.rung(1.0)
     for name, delay in (("a", 1.0), ("b", 9.0)):
-        learn(book, book.of(name, ""), NEW, RUN)
+        learn(statistics, statistics.of_class(name, ""), NEW, RUN)
         tables(
-            book.of(name, ""), NEW, rung, cheaper=table(4, delay / 2), here=table(2, delay), dearer=table(1, delay * 2)
+            statistics.of_class(name, ""),
+            NEW,
+            rung,
+            cheaper=table(4, delay / 2),
+            here=table(2, delay),
+            dearer=table(1, delay * 2),
         )
     for _ in range(100):
-        forecast.began(book.of("a", ""), NEW)
+        forecast.began(statistics.of_class("a", ""), NEW)
     for _ in range(300):
-        forecast.began(book.of("b", ""), NEW)
+        forecast.began(statistics.of_class("b", ""), NEW)
     work_off(forecast, NOW)
     assert forecast.expected(1.0)[0] == pytest.approx(7.0, abs=0.7)
     for _ in range(2_000):
-        forecast.began(book.of("a", ""), NEW)
+        forecast.began(statistics.of_class("a", ""), NEW)
     assert forecast.expected(1.0)[0] == pytest.approx(1.0, abs=0.1)
 
 
 def test_the_count_goes_on_for_ever() -> None:
-    forecast, book, _ = make()
+    forecast, statistics, _ = make()
     for _ in range(100_000):  # far more than a float has room for without being scaled back
-        forecast.began(book.of("a", ""), NEW)
-    forecast.began(book.of("b", ""), RUN)
+        forecast.began(statistics.of_class("a", ""), NEW)
+    forecast.began(statistics.of_class("b", ""), RUN)
     for name in ("a", "b"):
-        learn(book, book.of(name, ""), NEW, RUN)
+        learn(statistics, statistics.of_class(name, ""), NEW, RUN)
     work_off(forecast, NOW)
-    here = book.of("a", "").edition.table(NEW, 0).delay[0]
+    here = statistics.of_class("a", "").policy.table(NEW, 0).delay[0]
     assert forecast.expected(1.0)[0] == pytest.approx(here, rel=0.02)
 
 
 def test_only_so_many_kinds_are_counted_and_the_rarest_goes() -> None:
-    forecast, book, _ = make()
-    often = book.of("often", "")
+    forecast, statistics, _ = make()
+    often = statistics.of_class("often", "")
     for _ in range(5):
         forecast.began(often, NEW)
     for number in range(2 * MAX_KINDS):
-        forecast.began(book.of(str(number), ""), NEW)
+        forecast.began(statistics.of_class(str(number), ""), NEW)
     # One judgement sees what there is to do, and makes three rungs of the most frequent kinds.
     assert work_off(forecast, NOW) == 1 + 3 * JUDGED_KINDS
-    assert len(often.edition.tables) == 6  # each with the run's
+    assert len(often.policy.tables) == 6  # each with the run's
 
 
 # --- other budgets
@@ -171,14 +176,14 @@ def test_only_so_many_kinds_are_counted_and_the_rarest_goes() -> None:
 @pytest.mark.parametrize(("price", "most"), [(0.2, 3.0), (1.0, 4.0), (30.0, 10.0)])
 def test_double_the_budget_halves_the_delay_or_so(price: float, most: float) -> None:
     """With half of it the delay doubles, and more so the nearer to one look a job it is already."""
-    forecast, book, _ = make(price=price)
-    of = book.of("a", "")
+    forecast, statistics, _ = make(price=price)
+    job_class = statistics.of_class("a", "")
     rng = random.Random(1)
     for _ in range(200):
-        book.happened(of, RUN, 0.0, rng.lognormvariate(3.0, 1.0))
-        book.happened(of, NEW, 0.0, rng.lognormvariate(0.0, 0.5))
-        forecast.began(of, NEW)
-    while book.work():
+        statistics.record_event(job_class, RUN, 0.0, rng.lognormvariate(3.0, 1.0))
+        statistics.record_event(job_class, NEW, 0.0, rng.lognormvariate(0.0, 0.5))
+        forecast.began(job_class, NEW)
+    while statistics.refit_step():
         pass
     work_off(forecast, NOW)
     measured(forecast, *[5.0] * 50)
@@ -210,15 +215,15 @@ def test_double_the_budget_is_never_later_and_half_never_sooner(
     use: float,
     delays: list[float],
 ) -> None:
-    forecast, book, _ = make(price=price)
-    of, rng = book.of("a", ""), random.Random(2)
+    forecast, statistics, _ = make(price=price)
+    job_class, rng = statistics.of_class("a", ""), random.Random(2)
     for which, found in ((kind, starts), (RUN, runs)):
         for middle, spread, count in found:
             for _ in range(count):
-                book.happened(of, which, 0.0, rng.lognormvariate(middle, spread))
-    while book.work():
+                statistics.record_event(job_class, which, 0.0, rng.lognormvariate(middle, spread))
+    while statistics.refit_step():
         pass
-    forecast.began(of, kind)
+    forecast.began(job_class, kind)
     work_off(forecast, NOW)
     measured(forecast, *delays, *[3.0] * MEASURED_ENDS)
     here, double, half = forecast.expected(use)
@@ -229,9 +234,9 @@ def test_double_the_budget_is_never_later_and_half_never_sooner(
 
 
 def judged(price: float, cheaper: Table, here: Table, dearer: Table) -> Forecast:
-    forecast, book, made = make(price=price)
-    tables(book.of("a", ""), NEW, made.rung(1.0), cheaper=cheaper, here=here, dearer=dearer)
-    forecast.began(book.of("a", ""), NEW)
+    forecast, statistics, made = make(price=price)
+    tables(statistics.of_class("a", ""), NEW, made.rung(1.0), cheaper=cheaper, here=here, dearer=dearer)
+    forecast.began(statistics.of_class("a", ""), NEW)
     work_off(forecast, NOW)
     measured(forecast, *[8.0] * MEASURED_ENDS)
     return forecast
@@ -279,31 +284,31 @@ def test_a_table_that_errs_does_not_turn_the_forecast_around() -> None:
 
 @pytest.mark.parametrize("unit", [1.0, 0.1])
 def test_other_budgets_are_judged_a_table_at_a_time_and_not_too_often(unit: float) -> None:
-    forecast, book, price = make(unit)
-    of = book.of("a", "")
-    forecast.began(of, NEW)
+    forecast, statistics, price = make(unit)
+    job_class = statistics.of_class("a", "")
+    forecast.began(job_class, NEW)
     assert forecast.work(NOW)  # it sees what there is to do, and does none of it yet
-    assert of.edition.tables == {}
+    assert job_class.policy.tables == {}
     made = 0
     while forecast.work(NOW):
-        assert len(of.edition.tables) - made <= 2  # a wait's table, and its run's
-        made = len(of.edition.tables)
+        assert len(job_class.policy.tables) - made <= 2  # a wait's table, and its run's
+        made = len(job_class.policy.tables)
     assert made == 6
-    assert (NEW, price.rung(1.0) + RUNGS) in of.edition.tables
-    assert of.edition.used == set()  # no plan was made from them
+    assert (NEW, price.rung(1.0) + RUNGS) in job_class.policy.tables
+    assert job_class.policy.used == set()  # no plan was made from them
     assert work_off(forecast, NOW + 0.9 * EVERY_UNITS * unit) == 0
     assert work_off(forecast, NOW + 1.1 * EVERY_UNITS * unit) == 4
 
 
 def test_a_judgement_that_a_new_edition_came_between_is_left_for_the_next() -> None:
-    forecast, book, _ = make()
-    of = book.of("a", "")
-    forecast.began(of, NEW)
+    forecast, statistics, _ = make()
+    job_class = statistics.of_class("a", "")
+    forecast.began(job_class, NEW)
     forecast.work(NOW)
     assert forecast.work(NOW)
     for _ in range(10):
-        book.happened(of, NEW, 0.0, 5.0)
-    while book.work():
+        statistics.record_event(job_class, NEW, 0.0, 5.0)
+    while statistics.refit_step():
         pass
     work_off(forecast, NOW)
     measured(forecast, *[3.0] * MEASURED_ENDS)
@@ -317,14 +322,14 @@ def test_a_judgement_that_a_new_edition_came_between_is_left_for_the_next() -> N
 
 @pytest.mark.parametrize("pieces", [0, 1, 5, 100])
 def test_it_goes_on_with_its_judgement_where_it_was(pieces: int) -> None:
-    forecast, book, price = make()
+    forecast, statistics, price = make()
     for kind in (NEW, LANE):
-        forecast.began(book.of("a", ""), kind)
+        forecast.began(statistics.of_class("a", ""), kind)
     measured(forecast, 1.0, 2.0)
     for _ in range(pieces):
         forecast.work(NOW)
     dumped = json.loads(json.dumps(forecast.dump()))
-    restored = Forecast(book, price)
+    restored = Forecast(statistics, price)
     restored.load(*dumped)
     assert restored.dump() == dumped
     assert work_off(restored, NOW) == work_off(forecast, NOW)
@@ -333,10 +338,10 @@ def test_it_goes_on_with_its_judgement_where_it_was(pieces: int) -> None:
 
 
 def test_what_earlier_versions_kept_is_taken_over() -> None:
-    forecast, book, price = make()
-    forecast.began(book.of("a", ""), NEW)
+    forecast, statistics, price = make()
+    forecast.began(statistics.of_class("a", ""), NEW)
     measured(forecast, 3.0)
-    restored = Forecast(book, price)
+    restored = Forecast(statistics, price)
     restored.load(*forecast.dump()[:4])
     assert restored.dump() == forecast.dump()
 
@@ -346,5 +351,5 @@ def test_of_a_job_that_waits_no_delay_is_stated_before_such_waits_were_learned()
     later = datetime.fromtimestamp(NOW + 3600, UTC).isoformat()
     planner.track("job", {"action": "a", "status": "scheduled", "scheduled_at": later}, NOW)
     assert planner.explain("job", NOW).expected_delay_seconds is None
-    learn(planner._book, planner._book.of("a", ""), SCHEDULED, RUN)
+    learn(planner._statistics, planner._statistics.of_class("a", ""), SCHEDULED, RUN)
     assert planner.explain("job", NOW).expected_delay_seconds is not None

@@ -38,11 +38,11 @@ def teach(hazard: Hazard, found: Sequence[tuple[str, float, float]]) -> None:
     for what, a, b in found:
         since, age = min(a, b), max(a, b)
         if what == "survived":
-            hazard.survived(since, age)
+            hazard.record_survival(since, age)
         elif what == "happened":
-            hazard.happened(since, age)
+            hazard.record_event(since, age)
         else:
-            hazard.happened_between(since, age, FLAT)
+            hazard.record_event_between(since, age, FLAT)
 
 
 def alive_at(rates: Sequence[float], age: float) -> float:
@@ -98,9 +98,9 @@ def learn_exactly(
     while hazard.count < enough:
         for since, age, life in live(law, rng, enters=enters, leaves=leaves):
             if life <= age:
-                hazard.happened(since, life)
+                hazard.record_event(since, life)
             else:
-                hazard.survived(since, age)
+                hazard.record_survival(since, age)
     return hazard
 
 
@@ -115,9 +115,9 @@ def learn_between(
             rates, fitted = hazard.rates(PRIOR), hazard.count
         for since, age, life in live(law, rng, enters=enters, leaves=leaves):
             if life <= age:
-                hazard.happened_between(since, age, rates)
+                hazard.record_event_between(since, age, rates)
             else:
-                hazard.survived(since, age)
+                hazard.record_survival(since, age)
     return hazard
 
 
@@ -172,10 +172,10 @@ def test_what_has_learned_nothing_is_its_prior(prior: list[float]) -> None:
 def test_a_prior_weighs_a_few_jobs() -> None:
     hazard = Hazard()
     for _ in range(3):
-        hazard.happened(0.0, 30.0)
+        hazard.record_event(0.0, 30.0)
     few = median_of(hazard.rates(lomax(1.0)))
     for _ in range(300):
-        hazard.happened(0.0, 30.0)
+        hazard.record_event(0.0, 30.0)
     assert 1.0 < few < 25.0
     assert median_of(hazard.rates(lomax(1.0))) == pytest.approx(30.0, rel=0.1)
     assert PSEUDO_JOBS < 5
@@ -198,7 +198,7 @@ def test_hazards_are_positive_and_finite_whatever_was_seen(found: list[tuple[str
 def test_every_moment_at_risk_is_counted_once_and_in_its_bin(found: list[tuple[float, float]]) -> None:
     hazard, expected = Hazard(), [0.0] * BINS
     for a, b in found:
-        hazard.survived(a, b)
+        hazard.record_survival(a, b)
         for at in range(BINS):
             expected[at] += max(min(b, EDGES[at + 1]) - max(a, EDGES[at]), 0.0)
     events, risk = seen(hazard)
@@ -212,7 +212,7 @@ def test_every_moment_at_risk_is_counted_once_and_in_its_bin(found: list[tuple[f
 def test_an_event_counts_once_and_in_its_bin(since: float, age: float) -> None:
     since, age = min(since, age), max(since, age)
     hazard = Hazard()
-    hazard.happened(since, age)
+    hazard.record_event(since, age)
     events, risk = seen(hazard)
     assert hazard.count == hazard.since == 1
     assert events[bin_of(age)] == pytest.approx(1)
@@ -224,7 +224,7 @@ def test_an_event_counts_once_and_in_its_bin(since: float, age: float) -> None:
 def test_an_event_somewhere_between_counts_once_and_there(since: float, age: float, rates: list[float]) -> None:
     since, age = min(since, age), max(since, age)
     hazard = Hazard()
-    hazard.happened_between(since, age, rates)
+    hazard.record_event_between(since, age, rates)
     events, risk = seen(hazard)
     assert hazard.count == hazard.since == 1
     assert sum(events) == pytest.approx(1)
@@ -238,7 +238,7 @@ def test_an_event_between_is_spread_as_the_hazards_make_it_likely() -> None:
     rates = [0.05] * BINS
     rates[bin_of(5.0)] = 2.0
     hazard = Hazard()
-    hazard.happened_between(2.0, 9.0, rates)
+    hazard.record_event_between(2.0, 9.0, rates)
     events, risk = seen(hazard)
     ended, alive = [], 1.0
     for rate, (a, b) in zip(rates, pairwise(EDGES), strict=True):
@@ -254,15 +254,15 @@ def test_an_event_between_is_spread_as_the_hazards_make_it_likely() -> None:
 
 def test_an_event_between_one_moment_and_itself_was_then() -> None:
     between, exact = Hazard(), Hazard()
-    between.happened_between(7.0, 7.0, FLAT)
-    exact.happened(7.0, 7.0)
+    between.record_event_between(7.0, 7.0, FLAT)
+    exact.record_event(7.0, 7.0)
     assert between.dump() == exact.dump()
 
 
 def test_no_time_passed_teaches_nothing() -> None:
     hazard = Hazard()
-    hazard.survived(5.0, 5.0)
-    hazard.survived(5.0, 4.0)
+    hazard.record_survival(5.0, 5.0)
+    hazard.record_survival(5.0, 4.0)
     assert hazard.dump() == Hazard().dump()
 
 
@@ -273,9 +273,9 @@ def test_looks_at_a_life_teach_what_one_look_at_its_end_does(found: list[tuple[s
     for _, a, b in found:
         since, age = min(a, b), max(a, b)
         middle = (since + age) / 2
-        often.survived(since, middle)
-        often.survived(middle, age)
-        once.survived(since, age)
+        often.record_survival(since, middle)
+        often.record_survival(middle, age)
+        once.record_survival(since, age)
     assert seen(often)[1] == pytest.approx(seen(once)[1], abs=1e-6)
 
 
@@ -293,7 +293,7 @@ BIAS = 0.04
 NARROW_BIAS = 0.06
 """The same where lives are so alike that most end within two bins: smoothing lets some more end beside these."""
 SPREAD = 0.1
-"""Of the same, in any one book of 400 events."""
+"""Of the same, in any one statistics of 400 events."""
 BOOKS = 4
 
 
@@ -329,10 +329,10 @@ def test_ends_alone_would_make_lives_seem_short() -> None:
     while hazard.count < MEMORY_EVENTS:
         for since, age, life in live(law, rng, enters=False, leaves=30.0):
             if life <= age:
-                hazard.happened(since, life)
+                hazard.record_event(since, life)
                 ended.append(life)
             else:
-                hazard.survived(since, age)
+                hazard.record_survival(since, age)
     assert sum(life > 20.0 for life in ended) / len(ended) < 0.5 - 4 * BIAS
     assert alive_at(hazard.rates(PRIOR), 20.0) == pytest.approx(0.5, abs=BIAS)
 
@@ -341,7 +341,7 @@ def test_time_at_risk_without_an_event_lowers_a_hazard() -> None:
     hazard = learn_exactly(lognormal(7.0, 0.6), 1, 100)
     before = hazard.rates(PRIOR)
     for _ in range(100):
-        hazard.survived(5.0, 9.0)
+        hazard.record_survival(5.0, 9.0)
     after = hazard.rates(PRIOR)
     assert after[bin_of(7.0)] < 0.7 * before[bin_of(7.0)]
     assert after[bin_of(40.0)] == pytest.approx(before[bin_of(40.0)])
@@ -370,7 +370,7 @@ def test_a_change_of_the_law_is_followed_as_the_memory_fades(
 def test_what_counts_is_never_more_than_the_memory() -> None:
     hazard = Hazard()
     for _ in range(5_000):
-        hazard.happened(0.0, 5.0)
+        hazard.record_event(0.0, 5.0)
     events, risk = seen(hazard)
     assert hazard.count == 5_000
     assert hazard.effective_count == MEMORY_EVENTS
@@ -387,9 +387,9 @@ def test_weights_that_grow_large_are_scaled_back(between: bool) -> None:
     twin = learn_exactly(lognormal(7.0, 0.6), 1, 50)
     for each in (hazard, twin):
         if between:
-            each.happened_between(3.0, 9.0, FLAT)
+            each.record_event_between(3.0, 9.0, FLAT)
         else:
-            each.happened(3.0, 9.0)
+            each.record_event(3.0, 9.0)
     assert hazard.dump()[3] == 1.0
     assert twin.dump()[3] == pytest.approx(GROWTH**51)
     assert hazard.rates(PRIOR) == pytest.approx(twin.rates(PRIOR))
@@ -402,10 +402,10 @@ def test_a_prior_by_which_none_lives_on_can_be_leant_on() -> None:
     """Where all starts come at once, the hazard there is so high that not even the pseudo-jobs live past it."""
     at_once = Hazard()
     for _ in range(300):
-        at_once.happened(0.0, 0.0)
+        at_once.record_event(0.0, 0.0)
     prior = at_once.rates(PRIOR)
     young = Hazard()
-    young.happened(0.0, 0.0)
+    young.record_event(0.0, 0.0)
     rates = young.rates(prior)
     assert all(0 < rate < math.inf for rate in rates)
     assert rates[-1] == pytest.approx(prior[-1])
@@ -489,5 +489,5 @@ def test_what_is_taken_over_gives_hazards_that_are_positive_and_finite(place: in
         hazard.load(spoiled(place, value, at if place > 3 else None))
     except (ValueError, TypeError):
         return
-    hazard.happened(3.0, 4.0)
+    hazard.record_event(3.0, 4.0)
     assert all(0 < rate < math.inf for rate in hazard.rates(PRIOR))

@@ -30,7 +30,7 @@ def learn(found: list[tuple[float, float, int]]) -> Rates:
     rng, hazard = random.Random(7), Hazard()
     for middle, spread, count in found:
         for _ in range(count):
-            hazard.happened(0.0, rng.lognormvariate(middle, spread))
+            hazard.record_event(0.0, rng.lognormvariate(middle, spread))
     return hazard.rates(lomax(10.0))
 
 

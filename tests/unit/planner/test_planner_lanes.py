@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.edition import SCHEDULED
 from relay.core.planner.jobs import PARKED, WAITING, Job
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, MAX_PASSED, Lane, Lanes
-from relay.core.planner.plans import MAX_PATIENCE
-from relay.core.planner.roster import LATE_POLLS, UNPARKED_AT_ONCE
+from relay.core.planner.open_jobs import OVERDUE_POLLS, UNPARKED_AT_ONCE
+from relay.core.planner.policy import SCHEDULED
+from relay.core.planner.schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0
 QUEUED = {"status": "queued", "channel": "email"}
@@ -316,7 +316,7 @@ def held_by_a_retry(planner: Planner) -> None:
     see(planner, "a", NOW + 4, status="running", started_at=NOW + 2, scheduled_at=NOW + 1)
     see(planner, "a", NOW + 9, scheduled_at=NOW + 1, next_attempt_at=NOW + 600)
     queue(planner, "b", now=NOW + 10, scheduled_at=NOW + 11)
-    for poll in range(LATE_POLLS + 1):
+    for poll in range(OVERDUE_POLLS + 1):
         assert list(reasons(planner, NOW + 20 + 2 * poll, "b")) != ["lane_parked"]
         see(planner, "b", NOW + 20 + 2 * poll, scheduled_at=NOW + 11)
     assert list(reasons(planner, NOW + 30, "b")) == ["lane_parked"]
@@ -334,7 +334,7 @@ def test_a_job_that_passes_its_predecessors_retry_breaks_the_order(planner: Plan
     held_by_a_retry(planner)
     queue(planner, "c", now=NOW + 31, scheduled_at=NOW + 32)
     see(planner, "b", NOW + 40, status="running", started_at=NOW + 39, scheduled_at=NOW + 11)
-    for poll in range(LATE_POLLS + 2):
+    for poll in range(OVERDUE_POLLS + 2):
         see(planner, "c", NOW + 50 + 2 * poll, scheduled_at=NOW + 32)
     assert list(reasons(planner, NOW + 57, "c")) == ["between_looks"]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner.jobs import CHECK, EXPECTED, FIRST, URGENT, Job
-from relay.core.planner.queues import Queues
+from relay.core.planner.queues import PollQueues
 
 LATE = 60.0
 HEAD_START = 2.0
@@ -15,16 +15,16 @@ NOW = 1_000.0
 NAMES = {EXPECTED: "e", FIRST: "f", CHECK: "c", URGENT: "u"}
 
 
-def queues_of(*polls: tuple[int, float]) -> Queues:
+def queues_of(*polls: tuple[int, float]) -> PollQueues:
     """Looks by queue and moment; a job's id is the letter of its queue and its number in it."""
-    queues, made = Queues(LATE, HEAD_START), dict.fromkeys(NAMES, 0)
+    queues, made = PollQueues(LATE, HEAD_START), dict.fromkeys(NAMES, 0)
     for queue, due in polls:
         queues.put(Job(f"{NAMES[queue]}{made[queue]}", 60.0, 0.0), due, queue)
         made[queue] += 1
     return queues
 
 
-def taken(queues: Queues, now: float, at_most: int = 100) -> list[str]:
+def taken(queues: PollQueues, now: float, at_most: int = 100) -> list[str]:
     """The jobs that are due, in the order in which they go."""
     found: list[str] = []
     while len(found) < at_most and (job := queues.first(now)) is not None and job.due <= now:
@@ -34,8 +34,8 @@ def taken(queues: Queues, now: float, at_most: int = 100) -> list[str]:
 
 
 def test_where_nothing_is_planned_nothing_is_first() -> None:
-    assert Queues(LATE, HEAD_START).first(NOW) is None
-    assert Queues(LATE, HEAD_START).next_expected() is None
+    assert PollQueues(LATE, HEAD_START).first(NOW) is None
+    assert PollQueues(LATE, HEAD_START).next_expected() is None
 
 
 @pytest.mark.parametrize("queue", [EXPECTED, FIRST, CHECK, URGENT])
@@ -110,7 +110,7 @@ def test_a_late_check_has_its_turn_however_many_first_looks_come() -> None:
 
 
 def test_a_job_is_in_one_queue_only() -> None:
-    queues, job = Queues(LATE, HEAD_START), Job("a", 60.0, 0.0)
+    queues, job = PollQueues(LATE, HEAD_START), Job("a", 60.0, 0.0)
     for queue in (FIRST, EXPECTED, CHECK, CHECK, URGENT, EXPECTED):
         queues.put(job, NOW, queue)
         assert job.queue == queue
@@ -125,9 +125,9 @@ def test_overdue_are_expected_looks_and_beside_them_checks_that_are_late() -> No
     queues = queues_of(*[(EXPECTED, NOW)] * 3, *[(FIRST, NOW)] * 5, (CHECK, NOW), *[(CHECK, NOW - LATE)] * 4)
     queues.put(Job("u", 60.0, 0.0), NOW, URGENT)
     assert queues.due(NOW, 100) == 14
-    assert (queues.overdue(NOW, 100), queues.late_checks(NOW, 100)) == (4, 4)
-    assert (queues.overdue(NOW, 2), queues.late_checks(NOW, 2)) == (3, 2)
-    assert (queues.overdue(NOW - 1, 100), queues.late_checks(NOW - 1, 100)) == (0, 0)
+    assert (queues.overdue(NOW, 100), queues.overdue_checks(NOW, 100)) == (4, 4)
+    assert (queues.overdue(NOW, 2), queues.overdue_checks(NOW, 2)) == (3, 2)
+    assert (queues.overdue(NOW - 1, 100), queues.overdue_checks(NOW - 1, 100)) == (0, 0)
 
 
 @settings(max_examples=30)
@@ -137,7 +137,7 @@ def test_overdue_are_expected_looks_and_beside_them_checks_that_are_late() -> No
 )
 def test_nobody_waits_for_ever(queue: int, others: list[int]) -> None:
     """However many looks come in each second, each due from then on, one that waits has its turn."""
-    queues, job = Queues(LATE, HEAD_START), Job("waits", 60.0, 0.0)
+    queues, job = PollQueues(LATE, HEAD_START), Job("waits", 60.0, 0.0)
     queues.put(job, NOW, queue)
     for number, other in enumerate(others):
         now = NOW + number

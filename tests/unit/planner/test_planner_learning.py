@@ -6,38 +6,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.classes import Book, JobClass
-from relay.core.planner.edition import NEW, RETRY, RUN, SCHEDULED
 from relay.core.planner.items import Reading
 from relay.core.planner.jobs import PARKED, RUNNING, UNSEEN, WAITING, Job
-from relay.core.planner.lessons import learn
+from relay.core.planner.learning import learn
+from relay.core.planner.policy import NEW, RETRY, RUN, SCHEDULED
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 NOW = 1_779_271_200.0
 
 
-class Told(Book):
-    """A book that also keeps what it was told, ages as they are: what, of which kind, since when, at what age."""
+class Told(PlannerStatistics):
+    """A statistics that also keeps what it was told, ages as they are: what, of which kind, since when, at what age."""
 
     def __init__(self) -> None:
         super().__init__(1.0)
-        self.lessons: list[tuple[str, int, float, float]] = []
+        self.learning: list[tuple[str, int, float, float]] = []
 
-    def survived(self, of: JobClass, kind: int, since: float, age: float) -> None:
-        super().survived(of, kind, since, age)
-        self.lessons.append(("survived", kind, since, age))
+    def record_survival(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
+        super().record_survival(job_class, kind, since, age)
+        self.learning.append(("survived", kind, since, age))
 
-    def happened(self, of: JobClass, kind: int, since: float, age: float) -> None:
-        super().happened(of, kind, since, age)
-        self.lessons.append(("happened", kind, since, age))
+    def record_event(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
+        super().record_event(job_class, kind, since, age)
+        self.learning.append(("happened", kind, since, age))
 
-    def happened_between(self, of: JobClass, kind: int, since: float, age: float) -> None:
-        super().happened_between(of, kind, since, age)
-        self.lessons.append(("between", kind, since, age))
+    def record_event_between(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
+        super().record_event_between(job_class, kind, since, age)
+        self.learning.append(("between", kind, since, age))
 
 
-def job_of(book: Book, phase: int, *, anchor: float, seen: float, kind: int = SCHEDULED) -> Job:
+def job_of(statistics: PlannerStatistics, phase: int, *, anchor: float, seen: float, kind: int = SCHEDULED) -> Job:
     job = Job("a", 60.0, NOW + seen)
-    job.phase, job.kind, job.anchor, job.learned = phase, kind, NOW + anchor, book.of("send", "email")
+    job.phase, job.kind, job.anchor, job.statistics = phase, kind, NOW + anchor, statistics.of_class("send", "email")
     return job
 
 
@@ -55,9 +55,9 @@ def reading(status: str, **times: float) -> Reading:
 def taught(
     phase: int, found: Reading, *, at: float, anchor: float = 0.0, seen: float = 0.0, kind: int = SCHEDULED
 ) -> list[tuple[str, int, float, float]]:
-    book = Told()
-    learn(book, job_of(book, phase, anchor=anchor, seen=seen, kind=kind), found, NOW + at)
-    return book.lessons
+    statistics = Told()
+    learn(statistics, job_of(statistics, phase, anchor=anchor, seen=seen, kind=kind), found, NOW + at)
+    return statistics.learning
 
 
 # --- jobs that wait
@@ -68,14 +68,14 @@ def test_a_job_that_still_waits_was_at_risk_since_the_last_look() -> None:
 
 
 def test_before_its_anchor_a_job_is_at_no_risk() -> None:
-    book = Told()
-    job = job_of(book, WAITING, anchor=100.0, seen=5.0)
-    learn(book, job, reading("queued"), NOW + 50)
-    learn(book, job, reading("queued"), NOW + 103)
-    _, _, _, _, _, risk, _ = book.of("send", "email").hazard(SCHEDULED).dump()
-    assert book.lessons == [("survived", SCHEDULED, -95, -50), ("survived", SCHEDULED, -95, 3)]
+    statistics = Told()
+    job = job_of(statistics, WAITING, anchor=100.0, seen=5.0)
+    learn(statistics, job, reading("queued"), NOW + 50)
+    learn(statistics, job, reading("queued"), NOW + 103)
+    _, _, _, _, _, risk, _ = statistics.of_class("send", "email").hazard(SCHEDULED).dump()
+    assert statistics.learning == [("survived", SCHEDULED, -95, -50), ("survived", SCHEDULED, -95, 3)]
     assert risk[0] == pytest.approx(0.25)
-    assert book.of("send", "email").hazard(SCHEDULED).count == 0
+    assert statistics.of_class("send", "email").hazard(SCHEDULED).count == 0
 
 
 def test_a_start_is_learned_and_the_run_until_now() -> None:
@@ -213,11 +213,11 @@ def test_a_state_that_was_known_already_is_not_learned_again(phase: int, at: flo
 
 
 def test_a_job_whose_class_is_not_known_teaches_nothing() -> None:
-    book = Told()
-    job = job_of(book, WAITING, anchor=0.0, seen=0.0)
-    job.learned = None
-    learn(book, job, reading("running", started_at=7), NOW + 9)
-    assert book.lessons == []
+    statistics = Told()
+    job = job_of(statistics, WAITING, anchor=0.0, seen=0.0)
+    job.statistics = None
+    learn(statistics, job, reading("running", started_at=7), NOW + 9)
+    assert statistics.learning == []
 
 
 times = st.none() | st.floats(-100, 200)
@@ -235,14 +235,14 @@ times = st.none() | st.floats(-100, 200)
 def test_no_look_teaches_more_time_than_has_passed_nor_more_than_an_end_and_a_start(
     phase: int, kind: int, anchor: float, seen: float, at: float, status: str, found: dict[str, Any]
 ) -> None:
-    book = Told()
-    job = job_of(book, phase, anchor=anchor, seen=seen, kind=kind)
+    statistics = Told()
+    job = job_of(statistics, phase, anchor=anchor, seen=seen, kind=kind)
     known = {name: value for name, value in found.items() if value is not None}
-    learn(book, job, reading(status, **known), NOW + at)
-    assert len(book.lessons) <= 2
-    lived = sum(max(age - since, 0.0) for _, _, since, age in book.lessons)
+    learn(statistics, job, reading(status, **known), NOW + at)
+    assert len(statistics.learning) <= 2
+    lived = sum(max(age - since, 0.0) for _, _, since, age in statistics.learning)
     assert lived <= max(at - seen, 0.0) + 1e-6
-    assert all(age <= max(at - anchor, at - known.get("started_at", at), 0.0) + 1e-6 for *_, age in book.lessons)
+    assert all(age <= max(at - anchor, at - known.get("started_at", at), 0.0) + 1e-6 for *_, age in statistics.learning)
     assert (job.seen, job.phase, job.anchor) == (NOW + seen, phase, NOW + anchor)
 
 
@@ -265,19 +265,19 @@ def test_no_look_teaches_more_time_than_has_passed_nor_more_than_an_end_and_a_st
 def test_a_cancellation_or_an_earlier_time_is_a_change_and_an_end_of_a_run_is_none(
     found: Reading, changes: int
 ) -> None:
-    book = Told()
-    job = job_of(book, WAITING, anchor=50.0, seen=20.0)
-    learn(book, job, found, NOW + 80)
-    of = book.of("send", "email")
-    assert of.changes == book.root.changes == changes
+    statistics = Told()
+    job = job_of(statistics, WAITING, anchor=50.0, seen=20.0)
+    learn(statistics, job, found, NOW + 80)
+    job_class = statistics.of_class("send", "email")
+    assert job_class.changes == statistics.root.changes == changes
     waited = 60 if found.finished_at is None else found.finished_at - NOW - 20
-    assert of.waited == pytest.approx(waited * (0.99 if changes else 1))
+    assert job_class.waited == pytest.approx(waited * (0.99 if changes else 1))
 
 
 @pytest.mark.parametrize(
     ("phase", "found"), [(RUNNING, reading("cancelled")), (WAITING, reading("running", started_at=30))]
 )
 def test_a_job_that_has_started_waits_no_more(phase: int, found: Reading) -> None:
-    book = Told()
-    learn(book, job_of(book, phase, anchor=25.0, seen=20.0), found, NOW + 80)
-    assert book.of("send", "email").waited == 0
+    statistics = Told()
+    learn(statistics, job_of(statistics, phase, anchor=25.0, seen=20.0), found, NOW + 80)
+    assert statistics.of_class("send", "email").waited == 0

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.answer_head import MAX_HEADERS, AnswerHead, read_answer_head
+from relay.core.response_head import MAX_HEADERS, ResponseHead, read_response_head
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def read(raw: bytes) -> AnswerHead:
-    head = read_answer_head(raw)
+def read(raw: bytes) -> ResponseHead:
+    head = read_response_head(raw)
     assert head is not None
     return head
 
@@ -39,7 +39,7 @@ def read(raw: bytes) -> AnswerHead:
     ],
 )
 def test_the_status_is_that_of_the_first_whole_status_line(raw: bytes, status: int | None) -> None:
-    head = read_answer_head(raw)
+    head = read_response_head(raw)
     assert (None if head is None else head.status) == status
 
 
@@ -97,7 +97,7 @@ def test_the_end_of_the_body_is_told_only_where_it_is_sure(lines: bytes, framing
 
 @given(st.binary(max_size=200), st.sampled_from([b"", OK, OK + b"\r\n", b"HTTP/1.1 100 C\r\n\r\n"]))
 def test_any_bytes_have_a_status_or_none(raw: bytes, before: bytes) -> None:
-    head = read_answer_head(before + raw)
+    head = read_response_head(before + raw)
     if head is not None:
         assert 101 <= head.status <= 999
         assert head.size_bytes <= len(before + raw)

@@ -1,37 +1,37 @@
-"""The agenda: a heap that knows each job's place."""
+"""The heap: a heap that knows each job's place."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.jobs import Agenda, Job
+from relay.core.planner.jobs import Job, JobHeap
 
 operations = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.integers(0, 9))), max_size=120)
 
 
 @given(operations)
 def test_it_gives_jobs_in_the_order_of_their_looks(ops: list[tuple[int, int | None]]) -> None:
-    agenda, jobs = Agenda(), [Job(f"j{number:02}", 60.0, 0.0) for number in range(13)]
+    heap, jobs = JobHeap(), [Job(f"j{number:02}", 60.0, 0.0) for number in range(13)]
     expected: dict[str, float] = {}
     for number, due in ops:
         if due is None:
-            agenda.remove(jobs[number])
+            heap.remove(jobs[number])
             expected.pop(jobs[number].id, None)
         else:
-            agenda.put(jobs[number], float(due))
+            heap.put(jobs[number], float(due))
             expected[jobs[number].id] = float(due)
-        assert len(agenda) == len(expected)
-        assert agenda.due(4.0, 100) == sum(due <= 4 for due in expected.values())
+        assert len(heap) == len(expected)
+        assert heap.due(4.0, 100) == sum(due <= 4 for due in expected.values())
         assert all(job.in_flight == (job.id not in expected) for job in jobs)
     given_out = []
-    while (job := agenda.first()) is not None:
+    while (job := heap.first()) is not None:
         given_out.append(job.id)
-        agenda.remove(job)
+        heap.remove(job)
     assert given_out == sorted(expected, key=lambda job_id: (expected[job_id], job_id))
 
 
 def test_counting_stops_at_its_limit() -> None:
-    agenda = Agenda()
+    heap = JobHeap()
     for number in range(50):
-        agenda.put(Job(str(number), 60.0, 0.0), float(number))
-    assert agenda.due(100.0, 7) == 7
-    assert agenda.due(10.0, 100) == 11
+        heap.put(Job(str(number), 60.0, 0.0), float(number))
+    assert heap.due(100.0, 7) == 7
+    assert heap.due(10.0, 100) == 11

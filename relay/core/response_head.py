@@ -19,7 +19,7 @@ _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerHead:
+class ResponseHead:
     """What a head says. 1xx answers before it are passed over.
 
     headers       those with a name, at most MAX_HEADERS
@@ -41,7 +41,7 @@ def ends_in(raw: bytes) -> bool:
     return _END.search(raw) is not None
 
 
-def read_answer_head(raw: bytes) -> AnswerHead | None:
+def read_response_head(raw: bytes) -> ResponseHead | None:
     """The head that `raw` begins with; None where it has no whole, valid status line (yet)."""
     start = 0
     while (line := _STATUS_LINE.match(raw, start)) is not None:
@@ -49,7 +49,7 @@ def read_answer_head(raw: bytes) -> AnswerHead | None:
         end = _END.search(raw, line.end() - 1)
         if status == 101 or status >= 200:
             pairs = _pairs(raw[line.end() : (raw.rfind(b"\n") if end is None else end.start()) + 1])
-            return AnswerHead(
+            return ResponseHead(
                 status=status,
                 headers=tuple((decoded(name), decoded(value)) for name, value in pairs[:MAX_HEADERS]),
                 size_bytes=len(raw) if end is None else end.end(),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner import Planner, PlannerConfig, book_for
-from relay.core.planner.plans import MAX_PATIENCE
+from relay.core.planner import Planner, PlannerConfig, statistics_for
+from relay.core.planner.schedule import MAX_PATIENCE
 from relay.core.planner.views import Explanation
 
 NOW = 1_779_271_200.0
@@ -77,7 +77,7 @@ def teach(planner: Planner, now: float, *, wait: float, run: float, jobs: int = 
             planner.observed(job_id, item, {}, at, at)
             planner.next_request_at(at)
         now = start + run + 1
-    while planner._book.work():
+    while planner._statistics.refit_step():
         pass
     return now
 
@@ -607,10 +607,10 @@ def test_a_look_that_would_be_lost_comes_ahead_of_its_time() -> None:
 
 
 def test_a_planner_that_shares_its_book_restores_without_it() -> None:
-    book = book_for(CONFIG)
-    planner = Planner(CONFIG, book)
+    statistics = statistics_for(CONFIG)
+    planner = Planner(CONFIG, statistics)
     planner.track("job", QUEUED, NOW, lane="")
     snapshot = planner.snapshot()
     assert snapshot["classes"] == []
-    restored = Planner.restore(CONFIG, snapshot, book)
+    restored = Planner.restore(CONFIG, snapshot, statistics)
     assert restored.next_poll_at("job") == planner.next_poll_at("job")

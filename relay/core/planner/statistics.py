@@ -1,7 +1,7 @@
 """What was learned of a source's jobs, by class: the jobs of one action and channel, whatever their account.
 
-Each class has the hazard of its runs, and for each kind of anchor the hazard of the start after it. Plans are made from
-an edition of them: hazards as they were at one moment, and the tables computed from those. A new edition is computed a
+Each class has the hazard of its runs, and for each kind of anchor the hazard of the start after it. Plans are made
+from a policy: hazards as they were at one moment, and the tables computed from those. A new policy is computed a
 table at a time, between decisions, and replaces the old one when it is complete.
 """
 
@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from relay.core.planner.edition import KINDS, RUN, Edition
 from relay.core.planner.hazard import Hazard, exploration, lomax
+from relay.core.planner.policy import KINDS, RUN, ClassPolicy
 
 _SCALES = (2.0, 60.0, 4.0, 10.0, 4.0, 2.0, 10.0)
 """The order of magnitude of the time from each kind of anchor to the start, and of a run, before any was seen."""
@@ -34,17 +34,17 @@ MAX_NAME = 200
 OTHER = ("", "")
 
 
-class JobClass:
-    """What was learned of the jobs of one class, and the edition that plans are made from."""
+class ClassStatistics:
+    """What was learned of the jobs of one class, and the policy that plans are made from."""
 
-    __slots__ = ("changes", "draft", "edition", "hazards", "key", "parent", "queued", "unsaved", "waited")
+    __slots__ = ("changes", "hazards", "key", "next_policy", "parent", "policy", "queued", "unsaved", "waited")
 
-    def __init__(self, key: tuple[str, str], parent: JobClass | None) -> None:
+    def __init__(self, key: tuple[str, str], parent: ClassStatistics | None) -> None:
         self.key = key
         self.parent = parent
         self.hazards: list[Hazard | None] = [None] * len(KINDS)
-        self.edition = self.made()
-        self.draft: tuple[Edition, list[tuple[int, int]]] | None = None
+        self.policy = self.new_policy()
+        self.next_policy: tuple[ClassPolicy, list[tuple[int, int]]] | None = None
         self.queued = False
         self.unsaved = False
         self.changes = 0.0
@@ -70,78 +70,78 @@ class JobClass:
         found = [self.hazards[each] for each in (kind, RUN)]
         return all(hazard is not None and hazard.count >= LEARNED_EVENTS for hazard in found)
 
-    def fitted(self) -> list[tuple[float, ...]]:
+    def fitted_rates(self) -> list[tuple[float, ...]]:
         """The hazards as they are now."""
         return [
-            (PRIORS[kind] if self.parent is None else self.parent.edition.rates(kind))
+            (PRIORS[kind] if self.parent is None else self.parent.policy.rates(kind))
             if hazard is None
             else hazard.rates(self._prior(kind, hazard))
             for kind, hazard in enumerate(self.hazards)
         ]
 
-    def made(self) -> Edition:
-        """An edition of what is known now, without tables yet."""
+    def new_policy(self) -> ClassPolicy:
+        """An policy of what is known now, without tables yet."""
         run = self.hazards[RUN]
         if self.parent is None or run is None:
-            return Edition(self.fitted())
-        return Edition(self.fitted(), exploration(PRIORS[RUN], run.passed(), run.count))
+            return ClassPolicy(self.fitted_rates())
+        return ClassPolicy(self.fitted_rates(), exploration(PRIORS[RUN], run.passed(), run.count))
 
     def _prior(self, kind: int, hazard: Hazard) -> tuple[float, ...]:
         if self.parent is None or hazard.count >= LEAN_EVENTS:
             return PRIORS[kind]
-        return self.parent.edition.rates(kind)
+        return self.parent.policy.rates(kind)
 
-    def grew(self, hazard: Hazard) -> bool:
-        """Whether a hazard has learned enough since its last edition for a new one."""
+    def needs_refit(self, hazard: Hazard) -> bool:
+        """Whether a hazard has learned enough since its last policy for a new one."""
         enough = max(LEAST_EVENTS, GREW * (hazard.effective_count - hazard.since))
         idle_polls = max(POLLS_A_REFIT, 2 * hazard.effective_count)
         return hazard.since >= enough or hazard.polls_since - hazard.since >= idle_polls
 
 
-class Book:
+class PlannerStatistics:
     """All classes of one source. Ages that it is told are seconds; `unit` is the shortest time that counts."""
 
     def __init__(self, unit: float) -> None:
         self.unit = unit
-        self.root = JobClass(OTHER, None)
-        self._classes: dict[tuple[str, str], JobClass] = {}
-        self._grown: deque[JobClass] = deque()
+        self.root = ClassStatistics(OTHER, None)
+        self._classes: dict[tuple[str, str], ClassStatistics] = {}
+        self._grown: deque[ClassStatistics] = deque()
 
-    def __iter__(self) -> Iterator[JobClass]:
+    def __iter__(self) -> Iterator[ClassStatistics]:
         return iter(self._classes.values())
 
-    def of(self, action: str, channel: str) -> JobClass:
+    def of_class(self, action: str, channel: str) -> ClassStatistics:
         """The class of an action and a channel."""
         key = (action[:MAX_NAME], channel[:MAX_NAME])
         found = self._classes.get(key)
         if found is None:
             if len(self._classes) >= MAX_CLASSES:
                 key = OTHER
-            found = self._classes.setdefault(key, JobClass(key, self.root))
+            found = self._classes.setdefault(key, ClassStatistics(key, self.root))
         return found
 
-    def survived(self, of: JobClass, kind: int, since: float, age: float) -> None:
+    def record_survival(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
         """Nothing happened between two ages, in seconds."""
         if age <= since:
             return
         since, age = max(since, 0.0) / self.unit, age / self.unit
-        for each in (of, self.root):
+        for each in (job_class, self.root):
             hazard = each.hazard(kind)
-            hazard.survived(since, age)
+            hazard.record_survival(since, age)
             self._learned(each, hazard)
 
-    def happened(self, of: JobClass, kind: int, since: float, age: float) -> None:
+    def record_event(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
         """It happened at an age and had not at another, in seconds."""
         age = max(age, 0.0) / self.unit
         since = min(max(since, 0.0) / self.unit, age)
-        for each in (of, self.root):
+        for each in (job_class, self.root):
             hazard = each.hazard(kind)
-            hazard.happened(since, age)
+            hazard.record_event(since, age)
             self._learned(each, hazard)
 
-    def waited(self, of: JobClass, seconds: float, *, changed: bool) -> None:
+    def record_wait(self, job_class: ClassStatistics, seconds: float, *, changed: bool) -> None:
         """A job waited so long since its last look, and was cancelled or moved forward in that time, or not."""
-        for each in (of, self.root):
+        for each in (job_class, self.root):
             each.waited += max(seconds, 0.0) / self.unit
             each.unsaved = True
             if changed:
@@ -149,50 +149,50 @@ class Book:
                 each.changes = each.changes * kept + 1
                 each.waited *= kept
 
-    def happened_between(self, of: JobClass, kind: int, since: float, age: float) -> None:
+    def record_event_between(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
         """It happened at some age between two, in seconds."""
         age = max(age, 0.0) / self.unit
         since = min(max(since, 0.0) / self.unit, age)
-        for each in (of, self.root):
+        for each in (job_class, self.root):
             hazard = each.hazard(kind)
-            hazard.happened_between(since, age, each.edition.rates(kind))
+            hazard.record_event_between(since, age, each.policy.rates(kind))
             self._learned(each, hazard)
 
-    def work(self) -> bool:
+    def refit_step(self) -> bool:
         """Does one piece of what is to be done between decisions; returns whether there was any.
 
-        A class that has learned much gets a new edition: first its hazards, then one table a call.
+        A class that has learned much gets a new policy: first its hazards, then one table a call.
         """
         if not self._grown:
             return False
         first = self._grown[0]
-        if first.draft is None:
-            first.draft = first.made(), sorted(first.edition.used, key=lambda each: -each[0])
+        if first.next_policy is None:
+            first.next_policy = first.new_policy(), sorted(first.policy.used, key=lambda each: -each[0])
             return True
-        edition, wanted = first.draft
+        policy, wanted = first.next_policy
         if wanted:
-            edition.make(*wanted.pop(0))
+            policy.build(*wanted.pop(0))
             return True
-        first.edition, first.draft = edition, None
+        first.policy, first.next_policy = policy, None
         first.queued = False
         self._grown.popleft()
         return True
 
-    def poll_at(self, of: JobClass) -> None:
-        """Gives the class a new edition when it has learned enough for one."""
-        for hazard in of.hazards:
+    def queue_refit_if_due(self, job_class: ClassStatistics) -> None:
+        """Gives the class a new policy when it has learned enough for one."""
+        for hazard in job_class.hazards:
             if hazard is not None:
-                self._learned(of, hazard)
+                self._learned(job_class, hazard)
 
-    def _learned(self, of: JobClass, hazard: Hazard) -> None:
-        of.unsaved = True
-        if not of.queued and of.grew(hazard):
-            of.queued = True
-            self._grown.append(of)
+    def _learned(self, job_class: ClassStatistics, hazard: Hazard) -> None:
+        job_class.unsaved = True
+        if not job_class.queued and job_class.needs_refit(hazard):
+            job_class.queued = True
+            self._grown.append(job_class)
 
     # --- kept over a restart
 
-    def changed(self) -> list[tuple[str, float, str]]:
+    def unsaved_rows(self) -> list[tuple[str, float, str]]:
         """Name, number of events and values (JSON) of each class that has learned since the last call."""
         found = []
         for each in (self.root, *self._classes.values()):
@@ -208,18 +208,18 @@ class Book:
                 )
         return found
 
-    def learn(self, name: str, values: str) -> None:
+    def load_row(self, name: str, values: str) -> None:
         """Takes back what `changed` gave; what can not be read is left out."""
         try:
             saved = json.loads(values)
             key = key_of(name)
             if saved["unit"] != self.unit:
                 return
-            of = self.root if key is None else self.of(*key)
-            load_class(of, saved)
+            job_class = self.root if key is None else self.of_class(*key)
+            load_class(job_class, saved)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return
-        of.edition = of.made()
+        job_class.policy = job_class.new_policy()
 
 
 def name_of(key: tuple[str, str], *, root: bool) -> str:
@@ -237,13 +237,13 @@ def key_of(name: str) -> tuple[str, str] | None:
     return action, channel
 
 
-def dump_class(of: JobClass) -> dict[str, Any]:
+def dump_class(job_class: ClassStatistics) -> dict[str, Any]:
     """What the class learned, as plain values."""
-    hazards = {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(of.hazards) if hazard is not None}
-    return {"hazards": hazards, "changes": of.changes, "waited": of.waited}
+    hazards = {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(job_class.hazards) if hazard is not None}
+    return {"hazards": hazards, "changes": job_class.changes, "waited": job_class.waited}
 
 
-def load_class(of: JobClass, saved: dict[str, Any]) -> None:
+def load_class(job_class: ClassStatistics, saved: dict[str, Any]) -> None:
     """Takes back what `dump_class` gave. Raises ValueError and the like for anything else."""
     found = []
     changes, waited = float(saved["changes"]), float(saved["waited"])
@@ -253,6 +253,6 @@ def load_class(of: JobClass, saved: dict[str, Any]) -> None:
         hazard = Hazard()
         hazard.load(values)
         found.append((KINDS.index(name), hazard))
-    of.changes, of.waited = changes, waited
+    job_class.changes, job_class.waited = changes, waited
     for kind, hazard in found:
-        of.hazards[kind] = hazard
+        job_class.hazards[kind] = hazard

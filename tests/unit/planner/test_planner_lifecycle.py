@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner import Book, Planner, PlannerConfig, book_for
+from relay.core.planner import Planner, PlannerConfig, PlannerStatistics, statistics_for
 from relay.core.planner.hazard import Hazard, lomax
 from relay.core.planner.jobs import PARKED
-from relay.core.planner.plans import MAX_PATIENCE
-from relay.core.planner.roster import UNPARKED_AT_ONCE
+from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
+from relay.core.planner.schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0
 QUEUED = {"status": "queued", "action": "outreach.dispatch", "channel": "email"}
 RUNNING = {**QUEUED, "status": "running"}
 
 
-def planner_of(book: Book | None = None, **changes: Any) -> Planner:
-    return Planner(PlannerConfig(**{"max_requests_per_second": 20.0, "seed": 3, **changes}), book)
+def planner_of(statistics: PlannerStatistics | None = None, **changes: Any) -> Planner:
+    return Planner(PlannerConfig(**{"max_requests_per_second": 20.0, "seed": 3, **changes}), statistics)
 
 
 def told(limit: float, remaining: float, window: float = 60.0) -> dict[str, str]:
@@ -62,9 +62,9 @@ def explained(planner: Planner, job_id: str, now: float) -> str:
 # --- over a restart
 
 
-def lived(book: Book, config: PlannerConfig) -> tuple[Planner, float]:
+def lived(statistics: PlannerStatistics, config: PlannerConfig) -> tuple[Planner, float]:
     """A planner that has seen jobs run 20 s, at a price that has moved, on a limit that is known."""
-    planner, now = Planner(config, book), NOW
+    planner, now = Planner(config, statistics), NOW
     for number in range(60):
         job_id = f"j{number}"
         planner.track(job_id, {**QUEUED, "scheduled_at": now}, now, lane="")
@@ -88,15 +88,15 @@ def lived(book: Book, config: PlannerConfig) -> tuple[Planner, float]:
 
 def test_classes_price_and_windows_go_on_over_a_restart() -> None:
     config = PlannerConfig(max_requests_per_second=2.0, seed=3)
-    before = book_for(config)
+    before = statistics_for(config)
     planner, now = lived(before, config)
-    plan = json.loads(json.dumps(planner.plan()))
-    changed = before.changed()
-    assert before.changed() == []
-    after = book_for(config)
+    plan = json.loads(json.dumps(planner.durable_state()))
+    changed = before.unsaved_rows()
+    assert before.unsaved_rows() == []
+    after = statistics_for(config)
     for name, count, values in changed:
         assert count >= 0
-        after.learn(name, values)
+        after.load_row(name, values)
     again = Planner(config, after)
     again.resume(plan, now + 5)
     was, is_now = planner.stats(now + 5), again.stats(now + 5)
@@ -107,7 +107,7 @@ def test_classes_price_and_windows_go_on_over_a_restart() -> None:
     fresh.resume(plan, now + 5)
     for each in (planner, again, fresh):
         each.track("new", {**RUNNING, "started_at": now}, now + 5, lane="")
-    while before.work():  # the old one may not have brought its edition up to date
+    while before.refit_step():  # the old one may not have brought its policy up to date
         pass
     assert again.next_poll_at("new") == pytest.approx(now + 20, abs=8)
     assert again.next_poll_at("new") == pytest.approx(planner.next_poll_at("new"), abs=2)
@@ -119,10 +119,10 @@ def test_classes_price_and_windows_go_on_over_a_restart() -> None:
 def test_downtime_never_leads_to_a_burst(away: float, rate: float) -> None:
     """A thousand overdue jobs are looked at in the first minute at the rate that is allowed, and no faster."""
     config = PlannerConfig(max_requests_per_second=rate, seed=3)
-    planner, now = lived(book_for(config), config)
+    planner, now = lived(statistics_for(config), config)
     again = Planner(config)
     back = now + away
-    again.resume(json.loads(json.dumps(planner.plan())), back)
+    again.resume(json.loads(json.dumps(planner.durable_state())), back)
     for number in range(1_000):
         again.track(f"j{number}", RUNNING, back, next_poll_at=now - 10.0, step=3, seen_at=now - 60.0)
     taken = serve(again, back, back + 60)
@@ -135,13 +135,13 @@ def test_downtime_never_leads_to_a_burst_where_the_limit_alone_says_how_fast() -
     planner.track("a", QUEUED, NOW)
     planner.observed("a", QUEUED, told(120, 119), NOW, NOW)
     again = Planner(PlannerConfig(reserve=0.3))
-    again.resume(planner.plan(), NOW + 7200)
+    again.resume(planner.durable_state(), NOW + 7200)
     for number in range(1_000):
         again.track(f"j{number}", RUNNING, NOW + 7200, next_poll_at=NOW)
     assert len(serve(again, NOW + 7200, NOW + 7260)) <= 0.7 * 120 + 1
 
 
-PLAN = Planner(PlannerConfig()).plan()
+PLAN = Planner(PlannerConfig()).durable_state()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_limit_without_a_rate_is_no_limit() -> None:
     planner = Planner(PlannerConfig())
     planner.track("a", QUEUED, NOW)
     planner.observed("a", QUEUED, told(120, 119), NOW, NOW)
-    plan = planner.plan()
+    plan = planner.durable_state()
     plan["budget"]["key"]["rate"] = 0.0
     again = Planner(PlannerConfig())
     again.resume(plan, NOW)
@@ -252,7 +252,7 @@ def test_what_was_learned_of_lanes_goes_on_over_a_restart() -> None:
         planner.observed(job_id, item, {}, NOW + 9, NOW + 9)
     again = planner_of()
     again.track("c", {**RUNNING, "started_at": NOW + 8}, NOW + 10)
-    again.resume(planner.plan(), NOW + 10)
+    again.resume(planner.durable_state(), NOW + 10)
     again.track("d", {**QUEUED, "channel": "linkedin"}, NOW + 10)
     again.track("e", QUEUED, NOW + 10)
     anchors = [again.explain(job_id, NOW + 10) for job_id in ("d", "e")]
@@ -359,11 +359,11 @@ contradictions: list[list[dict[str, Any]]] = [
 ]
 
 
-def finite(book: Book) -> bool:
+def finite(statistics: PlannerStatistics) -> bool:
     return all(
         math.isfinite(rate) and rate > 0
-        for each in (book.root, *book)
-        for rates in (each.fitted(), [each.edition.rates(kind) for kind in range(7)])
+        for each in (statistics.root, *statistics)
+        for rates in (each.fitted_rates(), [each.policy.rates(kind) for kind in range(7)])
         for hazard in rates
         for rate in hazard
     )
@@ -384,7 +384,7 @@ def test_a_job_that_contradicts_itself_is_still_looked_at(story: list[dict[str, 
         planned = planner.next_poll_at("job")
         assert planned is not None
         assert now <= planned <= now + MAX_PATIENCE * 300
-    assert finite(planner._book)
+    assert finite(planner._statistics)
     assert "job" in {job_id for _, job_id in serve(planner, now, now + MAX_PATIENCE * 300 + 1)}
 
 
@@ -408,15 +408,15 @@ def test_nothing_that_is_observed_spoils_what_is_learned(story: list[tuple[int, 
         planner.track(f"j{number}", None, now)
         planner.observed(f"j{number}", item, {}, now - took, now)
         planner.next_request_at(now)
-    while planner._book.work():
+    while planner._statistics.refit_step():
         pass
-    assert finite(planner._book)
-    assert math.isfinite(planner._roster.demand)
-    for job in planner._roster.jobs.values():
+    assert finite(planner._statistics)
+    assert math.isfinite(planner._open_jobs.demand)
+    for job in planner._open_jobs.jobs.values():
         assert now - 1e-6 <= job.due <= now + MAX_PATIENCE * 300 or job.due <= now
-    again = Book(1.0)
-    for name, _, values in planner._book.changed():
-        again.learn(name, values)
+    again = PlannerStatistics(1.0)
+    for name, _, values in planner._statistics.unsaved_rows():
+        again.load_row(name, values)
     assert finite(again)
 
 
@@ -424,8 +424,8 @@ def test_a_class_may_lean_on_one_that_all_ended_at_one_age() -> None:
     """So sure a prior that nothing of it is left beyond: there the class has neither jobs nor pseudo-jobs at risk."""
     sure, leans = Hazard(), Hazard()
     for _ in range(500):
-        sure.happened(100.0, 100.0)
-    leans.happened(1.0, 2.0)
+        sure.record_event(100.0, 100.0)
+    leans.record_event(1.0, 2.0)
     rates = leans.rates(sure.rates(lomax(10.0)))
     assert all(0 < rate < math.inf for rate in rates)
 
@@ -473,14 +473,14 @@ def test_nobody_stays_parked_without_a_predecessor_that_has_not_started(run: lis
                 planner.observed(name, {**QUEUED, "next_attempt_at": now + given_to[1]}, {}, now, now)
         for _ in range(1 + len(names) // UNPARKED_AT_ONCE):
             planner.next_request_at(now)
-        for job in planner._roster.jobs.values():
+        for job in planner._open_jobs.jobs.values():
             if job.phase == PARKED:
                 before = job.previous
                 assert before is not None, "it waits for nobody"
                 assert before.started is None or before.phase == 1, "what it waits for has started"
-    while planner._roster.jobs:  # the lane's head goes, again and again
-        head = next(iter(planner._roster.lanes._lanes["email"])) if planner._roster.lanes._lanes else None
-        name = head.id if head is not None else next(iter(planner._roster.jobs))
+    while planner._open_jobs.jobs:  # the lane's head goes, again and again
+        head = next(iter(planner._open_jobs.lanes._lanes["email"])) if planner._open_jobs.lanes._lanes else None
+        name = head.id if head is not None else next(iter(planner._open_jobs.jobs))
         planner.observed(name, {**QUEUED, "status": "cancelled"}, {}, now, now)
-        first = next(iter(planner._roster.lanes._lanes.get("email", ())), None)
+        first = next(iter(planner._open_jobs.lanes._lanes.get("email", ())), None)
         assert first is None or first.phase != PARKED

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.bucket import Bucket
 from relay.core.planner.timeline import SLACK_SECONDS
-from tests.unit.planner.test_planner_face import HEADERS, NOW, QUEUED, explain, next_take, planner_of
+from tests.unit.planner.test_planner_interface import HEADERS, NOW, QUEUED, explain, next_take, planner_of
 
 RUNNING = {"status": "running", "channel": "email", "started_at": NOW}
 
@@ -55,7 +55,7 @@ def test_a_lent_look_that_showed_nothing_is_due_as_before(status_code: int | Non
     for number in range(20):
         at = NOW + 0.2 + number / 100
         assert planner.borrow("job", at)
-        planner.take_back("job", due, status_code, headers, at, at + 0.01)
+        planner.settle("job", due, status_code, headers, at, at + 0.01)
         assert planner.next_poll_at("job") == pytest.approx(due)
         assert planner.purpose("job") != "passed"
     assert planner.is_fresh("job", NOW + 0.5) == (due > NOW + 0.5 + SLACK_SECONDS)
@@ -68,17 +68,17 @@ def test_a_lent_look_that_was_one_too_many_stops_all_of_ours() -> None:
     due = planner.next_poll_at("job")
     assert due is not None
     assert planner.borrow("job", NOW + 2)
-    planner.take_back("job", due, 429, {"Retry-After": "30"}, NOW + 2, NOW + 2.1)
+    planner.settle("job", due, 429, {"Retry-After": "30"}, NOW + 2, NOW + 2.1)
     assert planner.take(NOW + 31) is None
     assert next_take(planner, NOW + 31)[1] >= NOW + 32
 
 
 def test_what_is_not_lent_is_not_taken_back() -> None:
     planner = planner_of()
-    planner.take_back("job", NOW, 200, {}, NOW, NOW)
+    planner.settle("job", NOW, 200, {}, NOW, NOW)
     seen(planner, "job", NOW)
     due = planner.next_poll_at("job")
-    planner.take_back("job", NOW + 1, 200, {}, NOW, NOW + 1)
+    planner.settle("job", NOW + 1, 200, {}, NOW, NOW + 1)
     assert planner.next_poll_at("job") == due
 
 
@@ -137,7 +137,7 @@ def test_what_could_not_be_confirmed_is_not_fresh() -> None:
 
 def test_headers_of_what_passed_tell_the_limit() -> None:
     planner = planner_of(max_requests_per_second=None)
-    planner.passed(202, HEADERS, NOW, NOW + 0.1)
+    planner.forwarded(202, HEADERS, NOW, NOW + 0.1)
     stats = planner.stats(NOW + 1)
     assert (stats.limit, stats.remaining, stats.window_seconds) == (100, 90, 60)
 
@@ -146,14 +146,14 @@ def test_what_passes_is_others_use_of_the_limit() -> None:
     planner = planner_of(max_requests_per_second=None)
     for number in range(20):
         told = {**HEADERS, "X-RateLimit-Remaining": str(90 - number)}
-        planner.passed(200, told, NOW + number, NOW + number + 0.1)
+        planner.forwarded(200, told, NOW + number, NOW + number + 0.1)
     assert planner.stats(NOW + 20).others_requests_per_second == pytest.approx(1, abs=0.4)
 
 
 def test_a_rejection_of_what_passed_stops_us_too() -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
-    planner.passed(429, {"Retry-After": "30"}, NOW + 1, NOW + 1.1)
+    planner.forwarded(429, {"Retry-After": "30"}, NOW + 1, NOW + 1.1)
     assert planner.stats(NOW + 2).paused_until == pytest.approx(NOW + 31.1)
     at = planner.next_request_at(NOW + 2)
     assert at is not None
@@ -165,7 +165,7 @@ def test_without_headers_ours_wait_for_what_passes() -> None:
         planner = planner_of(max_requests_per_second=1)
         planner.track("job", None, NOW)
         for _ in range(passed):
-            planner.passed(200, {}, NOW, NOW)
+            planner.forwarded(200, {}, NOW, NOW)
         at = planner.next_request_at(NOW)
         assert at is not None
         return at
@@ -178,7 +178,7 @@ def test_however_much_passes_we_are_not_starved() -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=1))
     planner.track("job", None, NOW)
     for _ in range(2_000):
-        planner.passed(None, {}, NOW, NOW)
+        planner.forwarded(None, {}, NOW, NOW)
     at = planner.next_request_at(NOW)
     assert at is not None
     assert at <= NOW + 31  # half a window
@@ -194,7 +194,7 @@ def test_a_debt_is_paid_before_anything_is_taken_and_never_takes_longer_than_the
     opens = bucket.opens_at()
     for _ in range(owed):
         before = bucket.opens_at()
-        bucket.owe(NOW)
+        bucket.charge(NOW)
         assert bucket.opens_at() >= before
     opens_now = bucket.opens_at()
     assert opens_now <= max(opens, NOW + bank) + 1e-3

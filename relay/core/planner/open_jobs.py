@@ -8,35 +8,35 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from relay.core.planner import backoff, lessons
-from relay.core.planner.classes import Book
+from relay.core.planner import backoff, learning
 from relay.core.planner.config import PlannerConfig
-from relay.core.planner.edition import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import Reading
 from relay.core.planner.jobs import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, Job
 from relay.core.planner.lanes import Lane, Lanes
-from relay.core.planner.plans import Plans
+from relay.core.planner.policy import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
 from relay.core.planner.price import Price
+from relay.core.planner.schedule import PollSchedule
+from relay.core.planner.statistics import PlannerStatistics
 
 UNPARKED_AT_ONCE = 32
 """Jobs of a broken lane that one call unparks: a lane can be longer than one call may take."""
 LOST_AFTER_FAILURES = 3
 """A job that was not found so often no longer holds up its lane."""
-LATE_POLLS = 2
+OVERDUE_POLLS = 2
 """So many looks past its time a job is believed to wait for the end of its predecessor's retries."""
 MIN_WEIGHT = 1e-3
 MAX_WEIGHT = 1e6
 MAX_SPACING_SECONDS = 86_400.0
 
 
-class Roster(Plans):
+class OpenJobs(PollSchedule):
     """All open jobs of an account, in their lanes, with the plan of each."""
 
     __slots__ = ("_forecast", "jobs", "lanes", "unparking")
 
-    def __init__(self, config: PlannerConfig, book: Book, price: Price, forecast: Forecast) -> None:
-        super().__init__(config, book, price)
+    def __init__(self, config: PlannerConfig, statistics: PlannerStatistics, price: Price, forecast: Forecast) -> None:
+        super().__init__(config, statistics, price)
         self._forecast = forecast
         self.jobs: dict[str, Job] = {}
         self.lanes = Lanes()
@@ -59,7 +59,7 @@ class Roster(Plans):
         spacing = spacing_seconds if 0 <= spacing_seconds <= MAX_SPACING_SECONDS else 0.0
         job = self.jobs[job_id] = Job(job_id, spacing, min(seen, now))
         job.weight = _weight(weight, 1.0)
-        job.joins = lane is None
+        job.joins_lane = lane is None
         if lane:
             self.lanes.open(lane).append(job, reading.scheduled_at)
         job.anchor = now
@@ -79,9 +79,9 @@ class Roster(Plans):
         """A look at the job brought `reading`, the state as of `seen_at`."""
         job.failures = 0
         if reading.known:
-            if job.learned is None:
-                job.learned = self.book.of(reading.action, reading.channel)
-            lessons.learn(self.book, job, reading, seen_at)
+            if job.statistics is None:
+                job.statistics = self.statistics.of_class(reading.action, reading.channel)
+            learning.learn(self.statistics, job, reading, seen_at)
         if reading.terminal:
             if reading.started_at is not None:
                 self._mark_started(job, min(reading.started_at, now), now)
@@ -147,11 +147,11 @@ class Roster(Plans):
 
     def _settle(self, job: Job, reading: Reading, now: float, seen_at: float) -> None:
         """Finds what an open job waits for: its phase, and the anchor before which nothing can happen to it."""
-        if job.learned is None or (reading.action, reading.channel) != job.learned.key:
-            job.learned = self.book.of(reading.action, reading.channel)
-        if job.joins and reading.channel:
+        if job.statistics is None or (reading.action, reading.channel) != job.statistics.key:
+            job.statistics = self.statistics.of_class(reading.action, reading.channel)
+        if job.joins_lane and reading.channel:
             self.lanes.open(reading.channel).append(job, reading.scheduled_at)
-            job.joins = False
+            job.joins_lane = False
         started, retry, scheduled = reading.started_at, reading.next_attempt_at, reading.scheduled_at
         if started is not None:
             started = min(started, now)
@@ -173,7 +173,7 @@ class Roster(Plans):
         elif job.phase != WAITING:
             self._wait_or_park(job, now)
         if new and job.phase != PARKED:
-            self._forecast.began(job.learned, job.kind)
+            self._forecast.began(job.statistics, job.kind)
 
     def _wait(self, job: Job, kind: int, anchor: float) -> None:
         job.phase, job.kind, job.anchor = WAITING, kind, anchor
@@ -199,7 +199,7 @@ class Roster(Plans):
 
     def _wait_for_lane(self, job: Job, lane: Lane, now: float) -> None:
         """Nothing is before it in its lane but what has started."""
-        anchor, by_rhythm = lane.anchor(job, self.book.unit)
+        anchor, by_rhythm = lane.anchor(job, self.statistics.unit)
         if anchor is None or (anchor <= now and job.previous is None):
             self._wait(job, HEAD, now)
         else:
@@ -211,14 +211,14 @@ class Roster(Plans):
         if lane is None or lane.disorder or job.started is not None or job.phase != WAITING or now <= job.anchor:
             return
         if before is None or before.phase == RUNNING:
-            anchor, by_rhythm = lane.anchor(job, self.book.unit)
+            anchor, by_rhythm = lane.anchor(job, self.statistics.unit)
             if anchor is not None and anchor > now:
                 self._wait(job, RHYTHM if by_rhythm else LANE, anchor)
         elif before.started is None:
             # One that can not start for long is not what this job waits for: jobs of two lanes are mixed here.
             if (was_parked or job.step >= 1) and before.anchor <= now + job.spacing:
                 job.phase = PARKED
-        elif was_parked or job.step >= LATE_POLLS:
+        elif was_parked or job.step >= OVERDUE_POLLS:
             job.phase = PARKED
 
     def _mark_started(self, job: Job, started: float, now: float) -> None:
@@ -233,8 +233,8 @@ class Roster(Plans):
     def _release_next(self, job: Job, lane: Lane, now: float) -> None:
         job.step = 0
         self._wait_for_lane(job, lane, now)
-        assert job.learned is not None, "only a job that was read is ever parked"
-        self._forecast.began(job.learned, job.kind)
+        assert job.statistics is not None, "only a job that was read is ever parked"
+        self._forecast.began(job.statistics, job.kind)
         if not job.in_flight:
             self.plan(job, now)
 
@@ -251,7 +251,7 @@ class Roster(Plans):
 
     def _leave_lane(self, job: Job, now: float) -> None:
         lane = job.lane
-        job.joins = False
+        job.joins_lane = False
         if lane is None:
             return
         follower = lane.remove(job)

@@ -17,7 +17,7 @@ jobs that have probably ended."""
 MAX_TABLES = 256
 
 
-class Edition:
+class ClassPolicy:
     """The hazards of one class as they were at one moment, and the tables made from them."""
 
     __slots__ = ("_rates", "exploration", "once", "tables", "used")
@@ -36,17 +36,17 @@ class Edition:
         """The hazard of one kind, in each bin."""
         return self._rates[kind]
 
-    def made(self, kind: int, rung: int) -> Table | None:
+    def find(self, kind: int, rung: int) -> Table | None:
         """A table that was made, if it was: before a restart counts."""
         found = self.tables.get((kind, rung))
-        return self.make(kind, rung) if found is None and (kind, rung) in self.once else found
+        return self.build(kind, rung) if found is None and (kind, rung) in self.once else found
 
     def table(self, kind: int, rung: int) -> Table:
         """The policy for one kind at a rung of prices, made where it is not there yet."""
         self.used.add((kind, rung))
-        return self.tables.get((kind, rung)) or self.make(kind, rung)
+        return self.tables.get((kind, rung)) or self.build(kind, rung)
 
-    def make(self, kind: int, rung: int) -> Table:
+    def build(self, kind: int, rung: int) -> Table:
         """Computes a table where it is not there yet."""
         found = self.tables.get((kind, rung))
         if found is None:
@@ -58,7 +58,7 @@ class Edition:
             if kind == RUN:
                 found = run_table(run_rates, price)
             else:
-                found = wait_table(self._rates[kind], run_rates, self.make(RUN, rung), price)
+                found = wait_table(self._rates[kind], run_rates, self.build(RUN, rung), price)
             self.tables[kind, rung] = found
         return found
 
