@@ -1,5 +1,5 @@
-"""Run by Alembic inside the transaction of `relay.store.migrations.upgrade`, or by its own command line for a new
-migration (`alembic` needs a configuration then; see docs/developing.md)."""
+"""Run by Alembic within `relay.store.migrations.upgrade`, or by its own command line to write a new migration, which
+needs a configuration (see docs/developing.md)."""
 
 from alembic import context
 from sqlmodel import SQLModel

@@ -30,9 +30,9 @@ from relay.redaction import redact_text
 from relay.sources.client import PollResult, UpstreamClient
 from relay.sources.definition import SourceDefinition, load_definition
 from relay.store import migrations
-from relay.store.database import HolderLock, lock_path, sqlite_url
 from relay.store.postgres import PostgresDatabase
 from relay.store.postgres_engine import is_postgres, postgres_url, shown
+from relay.store.sqlite import HolderLock, lock_path, sqlite_url
 from relay.store.store import open_store
 from relay.store.subscriptions import CALLBACK_OWNER, SubscriptionStore
 from subscribers import registry

@@ -45,7 +45,7 @@ log = structlog.get_logger("relay.deliverer")
 class ClaimedDeliveries(Protocol):
     """The store's writes for claimed deliveries."""
 
-    async def mark(self, mark: AttemptResult) -> AttemptRecorded: ...
+    async def record_attempt(self, result: AttemptResult) -> AttemptRecorded: ...
     async def release(self, claimed: Sequence[Claimed], now: float) -> None: ...
 
 
@@ -286,7 +286,7 @@ class Worker:
         """
         while True:
             try:
-                return result, await self._deliveries.mark(result)
+                return result, await self._deliveries.record_attempt(result)
             except Exception as error:
                 if not isinstance(error, StoreError) or isinstance(error, ValueRefused):
                     log.exception("mark_impossible", delivery=result.claimed.id)

@@ -101,7 +101,7 @@ class Cluster:
         self._polls = False
         renewal = () if self._renewal is None else (self._renewal,)
         await _ended(*renewal, *self._taking.values())
-        await self._attempt(lambda: self._store.holders.let_go(self._holder.names))
+        await self._attempt(lambda: self._store.holders.release_accounts(self._holder.names))
 
     async def stop(self) -> None:
         """Ends its tasks, and gives the accounts up unless it has done so."""

@@ -37,8 +37,8 @@ class Rows(Protocol):
     async def delete_replays(self, before: float) -> int: ...
     async def delete_secrets(self, now: float) -> int: ...
     async def give_back(self) -> int: ...
-    async def promote_strays(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
-    async def cancel_strays(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
+    async def promote_heads(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
+    async def cancel_orphans(self, now: float, after: Any = ...) -> tuple[int, Any]: ...
 
 
 class Jobs(Protocol):
@@ -164,12 +164,12 @@ class Strays:
     async def run_once(self) -> int:
         """Goes over a bounded part of what is pending; the next call goes on there. Returns how many there were."""
         now = self._clock()
-        promoted, self._pair = await _sweep(lambda *after: self._rows.promote_strays(now, *after), self._pair)
+        promoted, self._pair = await _sweep(lambda *after: self._rows.promote_heads(now, *after), self._pair)
         if promoted:
             log.error("strays_promoted", count=promoted)
             self._wake()
         cancelled, self._subscription = await _sweep(
-            lambda *after: self._rows.cancel_strays(now, *after), self._subscription
+            lambda *after: self._rows.cancel_orphans(now, *after), self._subscription
         )
         if cancelled:
             log.error("strays_cancelled", count=cancelled)

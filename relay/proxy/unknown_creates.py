@@ -22,8 +22,8 @@ log = structlog.get_logger("relay.dropin")
 class Intents(Protocol):
     """The store's intents, for announcing."""
 
-    async def untold(self, now: float, count: int) -> list[Intent]: ...
-    async def tell(self, id: str, event: Event) -> bool: ...
+    async def unreported(self, now: float, count: int) -> list[Intent]: ...
+    async def report(self, id: str, event: Event) -> bool: ...
 
 
 class Resolvable(Protocol):
@@ -58,7 +58,7 @@ class UnknownCreates:
 
     async def announce(self) -> None:
         """Records the missing events. Raises StoreError; the next call continues."""
-        while found := await self._intents.untold(self._clock(), COUNT):
+        while found := await self._intents.unreported(self._clock(), COUNT):
             for intent in found:
                 await self._announce(intent)
             if len(found) < COUNT:
@@ -70,7 +70,7 @@ class UnknownCreates:
         except Exception:  # one bad intent must not block the others
             log.exception("create_not_shown", intent=intent.id)
             event = self._event(replace(intent, metadata=None, request=None))
-        if await self._intents.tell(intent.id, event):
+        if await self._intents.report(intent.id, event):
             log.warning(
                 CREATE_UNKNOWN, intent=intent.id, event_id=event.id, account=intent.account, cause=intent.reason
             )

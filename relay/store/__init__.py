@@ -1,1 +1,1 @@
-"""The database: all SQL, and nothing but SQL. Rows never leave this package; values do."""
+"""All SQL of the program, and nothing but SQL. Rows never leave this package; values of `relay.core` do."""

@@ -1,4 +1,4 @@
-"""Upstream accounts: whether their polling goes well, who polls them, and what their planners keep over a restart."""
+"""Upstream accounts: polling health, polling leases, saved plans and adopted keys."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,12 +22,12 @@ UPSERT_ACCOUNT = f"""
 {insert_into(ACCOUNTS, "source", "name", "state", "since", "problem")}
 ON CONFLICT (source, name) DO UPDATE SET state = excluded.state, since = excluded.since, problem = excluded.problem
 """
-HOLD = sql(
-    lambda words: (
+TAKE_LEASE = sql(
+    lambda dialect: (
         f"""
 {insert_into(ACCOUNTS, "source", "name", "state", "holder", "held_until")}
 ON CONFLICT (source, name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.holder IN {words.listed("former")}
+WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.holder IN {dialect.json_values("former")}
   OR accounts.held_until <= :now
 """
     )
@@ -59,36 +59,36 @@ class AccountStore:
         self._cipher = cipher
 
     async def set(self, state: AccountState, event: Event | None = None) -> None:
-        """Writes how an account goes, with the event that says so."""
+        """Writes an account's state, with the event that reports it."""
         await self._database.write(self._set, (state, event))
 
     async def hold(
         self, source: str, name: str, holder: str, now: float, until: float, former: Sequence[str] = ()
     ) -> bool:
-        """Takes or keeps the polling of an account until a time. False while another node has it; `former` are names
-        of the same node."""
+        """Takes or renews the polling lease of an account until a time. False if another node holds it. `former`:
+        earlier names of this node."""
         return await self._database.write(_hold, (source, name, holder, now, until, former))
 
     async def save_plan(self, source: str, name: str, plan: Mapping[str, Any], holder: str | None) -> bool:
-        """Writes what an account's planner keeps over a restart. Of several nodes only the holder may: False where it
-        is held by another."""
+        """Saves what an account's planner keeps over a restart. If several nodes share the database only the holder
+        may: False if another node holds the account."""
         return await self._database.write(_save_plan, (source, name, dumps(plan).decode(), holder))
 
     async def plan(self, source: str, name: str) -> Mapping[str, Any] | None:
-        """What an account's planner kept; None where there is nothing that can be read."""
+        """An account's saved plan; None if there is none that can be read."""
         return await self._database.read(_plan, source, name)
 
     async def all(self) -> list[AccountState]:
-        """Every account that was ever in trouble."""
+        """Every account that has ever been in trouble."""
         return await self._database.read(_all)
 
     async def adopt(self, source: str, name: str, api_key: str) -> None:
-        """Keeps the key of an account that the settings do not have, encrypted."""
+        """Stores, encrypted, the key of an account that the settings do not contain."""
         sealed = self._cipher.encrypt(api_key.encode(), context=f"{source}/{name}")
         await self._database.write(_adopt, (source, name, sealed))
 
     async def adopted(self) -> list[tuple[str, str, str]]:
-        """Source, name and key of every account that was adopted."""
+        """Source, name and key of every adopted account."""
         rows = await self._database.read(_adopted)
         return [
             (source, name, self._cipher.decrypt(sealed, context=f"{source}/{name}").decode())
@@ -127,7 +127,7 @@ def _hold(connection: Connection, items: Sequence[tuple[str, str, str, float, fl
     for place in sorted(range(len(items)), key=lambda place: items[place][:2]):  # rows are locked in key order
         source, name, holder, now, until, former = items[place]
         values = {"source": source, "name": name, "state": "ok", "holder": holder, "now": now, "held_until": until}
-        results[place] = run(connection, HOLD, **values, former=json_list(former)).rowcount > 0
+        results[place] = run(connection, TAKE_LEASE, **values, former=json_list(former)).rowcount > 0
     return results
 
 

@@ -1,4 +1,4 @@
-"""Claims: due heads taken under a lease, with all that it takes to send them."""
+"""Claims: due heads are leased and returned with everything needed to send them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +9,11 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease, Probe
-from relay.store.groups import quick
+from relay.store.group_commit import quick
 from relay.store.outbox import DELIVERIES, EVENTS
-from relay.store.statements import Dialect, columns_of, gather, gathered, json_list, many, run, sql
+from relay.store.statements import Dialect, columns_of, fetch_json, json_list, json_query, run, run_many, sql
 
-# A loose index scan: one seek for each subscription that has something pending, however many rows it has.
+# A loose index scan: one seek per subscription with pending deliveries, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
 WITH RECURSIVE pending(id) AS (
   SELECT MIN(subscription_id) FROM deliveries WHERE state = 'pending'
@@ -35,31 +35,31 @@ SELECT * FROM (
   SELECT id, priority, due_at FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority} AND due_at <= :now
     AND '{priority}' IN {priorities} {unheld}
-  ORDER BY due_at LIMIT :count {skipping}
+  ORDER BY due_at LIMIT :count {skip_locked}
 ) AS due_{priority}
 """
 
 
-# The machine's clock, by which retries are due, may be set while a delivery is out: its lease has a clock of its own.
+# Retries are due by the machine's clock, which may be set while a delivery is leased. Leases have a clock of their own.
 _UNHELD = "AND (lease_token IS NULL OR due_at <= :taken_at)"
 
 
-def _due(words: Dialect, unheld: str) -> str:
-    """What is due of the priorities that are asked for; of no other one a row is held."""
-    listed = words.listed("priorities")
+def _due(dialect: Dialect, unheld: str) -> str:
+    """The due deliveries of the requested priorities; rows of other priorities are not locked."""
+    listed = dialect.json_values("priorities")
     return " UNION ALL ".join(
-        _DUE.format(priority=priority, priorities=listed, unheld=unheld, skipping=words.skipping)
+        _DUE.format(priority=priority, priorities=listed, unheld=unheld, skip_locked=dialect.skip_locked)
         for priority in (0, 1, 2)
     )
 
 
-# What the lease holds already, a follower that was just promoted, counts. What is due is found once, whatever plan is
-# made of the rest: each time, other rows would be held.
-def _take(words: Dialect, unheld: str = "") -> str:
+# Deliveries already under the lease (promoted followers) count towards `count`. The due rows are materialized:
+# evaluated again in another plan, they would lock other rows.
+def _take(dialect: Dialect, unheld: str = "") -> str:
     return f"""
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   WITH due AS MATERIALIZED (
-    SELECT id FROM ({_due(words, unheld)}) AS found
+    SELECT id FROM ({_due(dialect, unheld)}) AS found
     ORDER BY priority, due_at
     LIMIT (
       SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
@@ -71,8 +71,8 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
 """
 
 
-TAKE = sql(lambda words: _take(words, _UNHELD), _take)
-# One node has the turn until its lease has run out, whether it lives or not.
+TAKE = sql(lambda dialect: _take(dialect, _UNHELD), _take)
+# A node keeps its turn until the lease ends, even if the node dies.
 PROBE_TURN = """
 UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled' AND probe_at <= :now
 """
@@ -83,51 +83,51 @@ SELECT * FROM (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority}
     AND (lease_token IS NULL OR due_at <= :now)
-  ORDER BY due_at LIMIT {candidates} {skipping}
+  ORDER BY due_at LIMIT {candidates} {skip_locked}
 ) AS due_{priority}
 """
 
 
-def _waiting(words: Dialect) -> str:
+def _waiting(dialect: Dialect) -> str:
     return " UNION ALL ".join(
-        _WAITING.format(priority=priority, candidates=PROBE_CANDIDATES, skipping=words.skipping)
+        _WAITING.format(priority=priority, candidates=PROBE_CANDIDATES, skip_locked=dialect.skip_locked)
         for priority in (0, 1, 2)
     )
 
 
-# The oldest of those that were to be tried next, whenever that is: ids are in the order of time.
+# The oldest delivery among the next candidates of each priority; ids are in time order.
 TAKE_OLDEST = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
-WITH due AS MATERIALIZED (SELECT id FROM ({_waiting(words)}) AS found ORDER BY id LIMIT 1)
+WITH due AS MATERIALIZED (SELECT id FROM ({_waiting(dialect)}) AS found ORDER BY id LIMIT 1)
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT id FROM due)
 """
     )
 )
 EXPEDITE_CHUNK = 1_000
 ANY_NUMBER = 1_000_000_000
-# What waited because of its sink: the attempt that comes now uses up nothing of the schedule.
+# Deliveries that waited because of their sink: the next attempt uses up nothing of the schedule.
 EXPEDITE = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
 UPDATE deliveries SET due_at = created_at, attempt_count = attempt_count - CASE WHEN attempt_count > 0 THEN 1 ELSE 0 END
 WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority IN (1, 2) AND due_at > :now
     AND lease_token IS NULL AND created_at >= :made_since AND made_count - attempt_count < :free_count
-  LIMIT {EXPEDITE_CHUNK} {words.skipping}
+  LIMIT {EXPEDITE_CHUNK} {dialect.skip_locked}
 )
 """
     )
 )
 DEMOTE = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
 UPDATE deliveries SET priority = 1 WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = 0 AND due_at <= :now
     AND lease_token IS NULL
-  LIMIT {EXPEDITE_CHUNK} {words.skipping}
+  LIMIT {EXPEDITE_CHUNK} {dialect.skip_locked}
 )
 """
     )
@@ -135,21 +135,21 @@ UPDATE deliveries SET priority = 1 WHERE id IN (
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
 _OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence")
 _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
-WITH_EVENT = gathered(
-    lambda words: (
+WITH_EVENT = json_query(
+    lambda dialect: (
         f"""
 SELECT {columns_of(DELIVERIES, *_OF_DELIVERY, "priority", alias="d")}, e.id AS event_id,
   {columns_of(EVENTS, *_OF_EVENT, alias="e")}
-FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN {words.listed("tokens")}
+FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN {dialect.json_values("tokens")}
 """
     ),
-    lambda words: [words.as_text(name) if name == "body" else name for name in _SHOWN],
+    lambda dialect: [dialect.as_text(name) if name == "body" else name for name in _SHOWN],
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What waits for one subscription: when the first of each priority is due (None: nothing of it)."""
+    """When the first pending delivery of one subscription is due, per priority; None if there is none."""
 
     subscription_id: str
     due_at: tuple[float | None, ...]
@@ -157,7 +157,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRequest:
-    """Take up to `count` deliveries of one subscription that are due at `now`, under a lease."""
+    """Claim up to `count` deliveries of one subscription that are due at `now`, under a lease."""
 
     subscription_id: str
     priorities: tuple[int, ...]
@@ -167,7 +167,7 @@ class ClaimRequest:
 
 
 def backlog(connection: Connection) -> list[Backlog]:
-    """One entry for each subscription that has something pending."""
+    """One entry per subscription with pending deliveries."""
     return [
         Backlog(subscription_id=row.id, due_at=(row.fresh, row.retry, row.manual))
         for row in run(connection, PENDING_SUBSCRIPTIONS)
@@ -176,10 +176,9 @@ def backlog(connection: Connection) -> list[Backlog]:
 
 @quick
 def claim(connection: Connection, items: Sequence[ClaimRequest]) -> list[tuple[Claimed, ...]]:
-    """Takes due heads for each request: first attempts, then retries, then those asked for by hand; of each the ones
-    that are due the longest."""
+    """Claims due heads for each request: first attempts, then retries, then manual deliveries, each by due time."""
     wanted = [due_values(item.subscription_id, item.lease, item.count, item.now, item.priorities) for item in items]
-    many(connection, TAKE, wanted)
+    run_many(connection, TAKE, wanted)
     taken: dict[str, list[Claimed]] = {item.lease.token: [] for item in items}
     for one in load_leased(connection, list(taken)):
         taken[one.lease_token].append(one)
@@ -189,8 +188,8 @@ def claim(connection: Connection, items: Sequence[ClaimRequest]) -> list[tuple[C
 def due_values(
     subscription_id: str, lease: Lease, count: int, now: float, priorities: Iterable[int] = (0, 1, 2)
 ) -> dict[str, Any]:
-    """The parameters of TAKE, which takes due heads of one subscription until `lease` holds `count` of its deliveries
-    or nothing more is due."""
+    """The parameters of TAKE, which claims due heads of one subscription until `lease` holds `count` deliveries or
+    nothing more is due."""
     return {
         "subscription_id": subscription_id,
         "token": lease.token,
@@ -204,7 +203,7 @@ def due_values(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeRequest:
-    """Try a disabled subscription with its oldest delivery, under a lease, if it is time for that at `now`."""
+    """Try a disabled subscription with its oldest delivery, under a lease, if its probe is due at `now`."""
 
     subscription_id: str
     now: float
@@ -227,8 +226,8 @@ def _claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
 
 
 def expedite(connection: Connection, items: Sequence[tuple[str, float, float, int]]) -> list[int]:
-    """Makes a chunk of what waits for a later attempt due, where it was made since a time and had fewer than
-    `free_count` attempts that used up nothing of its schedule. Returns how many, for each."""
+    """Makes a chunk of retries due at once: those created since a time that have had fewer than `free_count`
+    attempts that used up nothing of the schedule. Returns the number, for each item."""
     return [
         run(
             connection,
@@ -243,19 +242,19 @@ def expedite(connection: Connection, items: Sequence[tuple[str, float, float, in
 
 
 def demote(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
-    """Has a chunk of the first attempts that are due count as late. Returns how many, for each."""
+    """Demotes a chunk of due first attempts to retries. Returns the number, for each item."""
     return [
         run(connection, DEMOTE, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
     ]
 
 
 def load_leased(connection: Connection, tokens: Sequence[str]) -> list[Claimed]:
-    """The deliveries that are held under these leases, with their events: by priority, then the oldest first."""
-    return leased_of(gather(connection, WITH_EVENT, tokens=json_list(tokens))) if tokens else []
+    """The deliveries under these leases, with their events: by priority, then oldest first."""
+    return leased_of(fetch_json(connection, WITH_EVENT, tokens=json_list(tokens))) if tokens else []
 
 
 def leased_of(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
-    """The same from what `WITH_EVENT` found."""
+    """The deliveries in rows of `WITH_EVENT`, in the same order."""
     return [_claimed(row) for row in sorted(rows, key=lambda row: (row[-1], row[0]))]
 
 

@@ -1,4 +1,4 @@
-"""Deliveries: claimed by lease, marked after each attempt, asked for again by hand, listed."""
+"""Deliveries: claimed by lease, ended by attempt results, retried manually, listed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Claimed, Delivery
 from relay.core.records import AttemptRecorded, AttemptResult, Groups, Lease, Page, Pending, Probe
 from relay.errors import Conflict, NotFound
+from relay.store.attempt_results import ATTEMPTS, AttemptRecorder, head_of, record_in_one_call
 from relay.store.claims import (
     ANY_NUMBER,
     EXPEDITE_CHUNK,
@@ -23,19 +24,19 @@ from relay.store.claims import (
 )
 from relay.store.database import Database
 from relay.store.delivery_groups import grouped
-from relay.store.marks import ATTEMPTS, Marker, head_of, mark_at_once
 from relay.store.notices import notify
-from relay.store.ordering import queue_by_hand
-from relay.store.outbox import DELIVERIES, EVENTS, Outbox, SubscriptionBook, hold_jobs
+from relay.store.ordering import queue_manual_retry
+from relay.store.outbox import DELIVERIES, EVENTS, Outbox, lock_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import attempt_from, delivery_from
-from relay.store.statements import Dialect, json_list, many, run, sql
+from relay.store.statements import Dialect, json_list, run, run_many, sql
+from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import LISTED_DELIVERY
 
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
 RELEASE_ALL = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE lease_token IS NOT NULL")
 COUNTED = 1_000_000
-"""Of what is pending at most so many are counted: a second's work."""
+"""At most this many pending deliveries are counted, which takes about a second."""
 HELD_UP = """
 SELECT id, CASE WHEN state = 'enabled' THEN 'failing' ELSE state END AS held_by FROM subscriptions
 WHERE state <> 'enabled' OR failing_since IS NOT NULL
@@ -43,23 +44,23 @@ WHERE state <> 'enabled' OR failing_since IS NOT NULL
 HELD_BY = ("failing", "paused", "disabled")
 
 
-def _held(words: Dialect, by: str) -> str:
-    return f"COALESCE(SUM(CASE WHEN subscription_id IN {words.listed(by)} THEN 1 ELSE 0 END), 0) AS {by}"
+def _held(dialect: Dialect, by: str) -> str:
+    return f"COALESCE(SUM(CASE WHEN subscription_id IN {dialect.json_values(by)} THEN 1 ELSE 0 END), 0) AS {by}"
 
 
 PENDING = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
-SELECT COUNT(*) AS pending, {", ".join(_held(words, by) for by in HELD_BY)}
+SELECT COUNT(*) AS pending, {", ".join(_held(dialect, by) for by in HELD_BY)}
 FROM (SELECT subscription_id FROM deliveries WHERE {LISTED_DELIVERY} ORDER BY id LIMIT {COUNTED}) AS counted
 """
     )
 )
 OLDEST_PENDING = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
 SELECT created_at FROM deliveries
-WHERE {LISTED_DELIVERY} AND priority < 2 AND subscription_id NOT IN {words.listed("ids")} ORDER BY id LIMIT 1
+WHERE {LISTED_DELIVERY} AND priority < 2 AND subscription_id NOT IN {dialect.json_values("ids")} ORDER BY id LIMIT 1
 """
     )
 )
@@ -77,19 +78,19 @@ class DeliveryStore:
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
-        self._book = outbox.book
-        self._marker = Marker(outbox)
+        self._subscriptions = outbox.subscriptions
+        self._recorder = AttemptRecorder(outbox)
 
     # --- writes
 
     async def claim(self, request: ClaimRequest) -> tuple[Claimed, ...]:
-        """Takes due heads, in the order of `priorities` and then of their due time."""
+        """Claims due heads, by priority and then by due time."""
         return await self._database.write(claim, request)
 
     async def claim_due(
         self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
     ) -> tuple[Claimed, ...]:
-        """Takes up to `count` of one subscription's due heads, in the order of `priorities`."""
+        """Claims up to `count` of one subscription's due heads, by priority."""
         return await self.claim(
             ClaimRequest(
                 subscription_id=subscription_id, priorities=tuple(priorities), count=count, now=now, lease=lease
@@ -97,7 +98,7 @@ class DeliveryStore:
         )
 
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe:
-        """Takes the oldest delivery of a disabled subscription, if it is time to try it again: one node's turn."""
+        """Claims the oldest delivery of a disabled subscription if its probe is due. Only one node gets the turn."""
         return await self._database.write(
             claim_probe, ProbeRequest(subscription_id=subscription_id, now=now, lease=lease)
         )
@@ -105,39 +106,40 @@ class DeliveryStore:
     async def expedite(
         self, subscription_id: str, now: float, made_since: float = 0.0, free_count: int = ANY_NUMBER
     ) -> bool:
-        """Makes what waits for a later attempt due, where the delivery was made since then, and fewer of its attempts
-        than `free_count` used up nothing of its schedule. In pieces that do not hold up other writes: returns whether
-        more may be left."""
+        """Makes retries due at once: of deliveries created since `made_since` that have had fewer than `free_count`
+        attempts that used up nothing of the schedule. Works in chunks that do not delay other writes; returns
+        whether more may be left."""
         item = (subscription_id, now, made_since, free_count)
         return await self._database.write(expedite, item) == EXPEDITE_CHUNK
 
     async def demote(self, subscription_id: str, now: float) -> bool:
-        """Has first attempts that were due by then, and wait since the sink has failed, go behind those that come
-        later, as retries do; in pieces that do not hold up other writes. Returns whether more of them may be left."""
+        """Demotes first attempts due by `now`, which are backlogged because their sink fails, so that later events
+        go first. Works in chunks that do not delay other writes; returns whether more may be left."""
         return await self._database.write(demote, (subscription_id, now)) == EXPEDITE_CHUNK
 
-    async def mark(self, mark: AttemptResult) -> AttemptRecorded:
-        """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, at once."""
-        if mark.is_plain:
-            marked = await self._database.call(mark_at_once, mark)
-            if marked is not None:
-                return marked
-        return await self._database.write(self._marker.mark, mark)
+    async def record_attempt(self, result: AttemptResult) -> AttemptRecorded:
+        """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, in one
+        transaction."""
+        if result.is_plain:
+            recorded = await self._database.call(record_in_one_call, result)
+            if recorded is not None:
+                return recorded
+        return await self._database.write(self._recorder.record, result)
 
     async def release(self, claimed: Sequence[Claimed], now: float) -> None:
-        """Gives deliveries back untried: they are due at once."""
+        """Returns deliveries untried; they are due at once."""
         await self._database.write(_release, [(one.id, one.lease_token, now) for one in claimed])
 
     async def release_all(self, now: float) -> int:
-        """Frees every lease: for the start of the only node that a SQLite file has. Returns how many there were."""
+        """Releases every lease. Only for a SQLite file at start-up. Returns the number."""
         return await self._database.write(_release_all, now)
 
     async def retry(self, delivery_id: str, now: float) -> Delivery:
-        """Puts a delivery that ended back to pending with a fresh schedule, in the order of what was asked for by hand
-        of its job and subscription, or makes a pending one due now, which keeps its place.
+        """Makes an ended delivery pending again with a fresh schedule, ordered among the manual retries of its job
+        and subscription. A pending one becomes due at once and keeps its place.
 
-        Raises NotFound, and Conflict for one that waits for an earlier event of its job, is being attempted, or whose
-        subscription is gone.
+        Raises NotFound. Raises Conflict if the delivery waits for an earlier event, is being attempted, or its
+        subscription was removed.
         """
         await self._database.write(self._retry, (delivery_id, now))
         found = await self.get(delivery_id)
@@ -148,11 +150,11 @@ class DeliveryStore:
     # --- reads
 
     async def backlog(self) -> list[Backlog]:
-        """One entry for each subscription that has something pending."""
+        """One entry per subscription with pending deliveries."""
         return await self._database.read(backlog)
 
     async def get(self, delivery_id: str) -> Delivery | None:
-        """One with its attempts."""
+        """One delivery with its attempts."""
         return await self._database.read(_get, delivery_id)
 
     async def page(
@@ -178,29 +180,29 @@ class DeliveryStore:
         subscription_id: str | None = None,
         event_id: str | None = None,
     ) -> Groups:
-        """How many there are with the same `reason`, `subscription_id` and `day`, or those of them that are named: of
-        the newest, as many as can be gone through."""
+        """The newest deliveries, up to a limit, counted by `columns`: any of `reason`, `subscription_id` and `day`."""
         return await self._database.read(grouped, columns, limit, state, subscription_id, event_id)
 
     async def pending_count(self) -> int:
-        """How many have not ended; at most COUNTED."""
+        """Number of open deliveries, at most COUNTED."""
         return (await self.pending()).count
 
     async def pending(self) -> Pending:
-        """What has not ended. Costs as much as that many rows, and those that are held and older than the oldest."""
+        """The open deliveries. Reads as many rows as are open, plus the blocked subscriptions' rows that are older
+        than the oldest."""
         return await self._database.read(_pending)
 
     # --- batches
 
     def _retry(self, connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None | Exception]:
-        return [_retry_one(connection, self._book, delivery_id, now) for delivery_id, now in items]
+        return [_retry_one(connection, self._subscriptions, delivery_id, now) for delivery_id, now in items]
 
 
 def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, float]]]) -> Sequence[None]:
     rows = [
         {"id": one, "token": token, "now": now} for one, token, now in sorted(row for item in items for row in item)
     ]
-    many(connection, RELEASE, rows)
+    run_many(connection, RELEASE, rows)
     return [None] * len(items)
 
 
@@ -208,18 +210,19 @@ def _release_all(connection: Connection, items: Sequence[float]) -> Sequence[int
     return [connection.execute(RELEASE_ALL, {"now": now}).rowcount for now in items]
 
 
-def _retry_one(connection: Connection, book: SubscriptionBook, delivery_id: str, now: float) -> None | Exception:
+def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: str, now: float) -> None | Exception:
     of_it = select(DELIVERIES).where(DELIVERIES.c.id == delivery_id)
     row = connection.execute(of_it).one_or_none()
     if row is None:
         return NotFound(f"there is no delivery {delivery_id}")
-    subscription = book.get(connection, row.subscription_id)  # from here on it is not removed
-    # Its job is held as for all that adds to a chain: first, unless somebody holds the delivery and wants the job then.
+    subscription = cache.get(connection, row.subscription_id)  # it cannot be removed from here on
+    # Lock the job before the delivery, as everything that adds to a chain does. If the delivery is leased, its holder
+    # locks the delivery first and the job second, so the order is reversed.
     leased = row.lease_token is not None
     jobs = [] if row.job_uid is None else [row.job_uid]
-    hold_jobs(connection, [] if leased else jobs)
+    lock_jobs(connection, [] if leased else jobs)
     row = connection.execute(of_it.with_for_update()).one_or_none()
-    hold_jobs(connection, jobs if leased else [])
+    lock_jobs(connection, jobs if leased else [])
     if row is None:
         return NotFound(f"there is no delivery {delivery_id}")
     if row.state == "blocked":
@@ -228,11 +231,15 @@ def _retry_one(connection: Connection, book: SubscriptionBook, delivery_id: str,
         return Conflict(f"delivery {delivery_id} is being attempted just now", code="delivery_in_flight")
     if subscription is None:
         return Conflict(f"the subscription of delivery {delivery_id} was removed", code="subscription_removed")
-    values: dict[str, Any] = {"due_at": now, "lease_token": None, "was": None}  # no stop of a replay takes it back
+    values: dict[str, Any] = {
+        "due_at": now,
+        "lease_token": None,
+        "was": None,
+    }  # stopping a replay no longer restores it
     if row.state != "pending":
         state = "pending"
         if row.job_uid is not None and subscription.ordering == "job":
-            state = queue_by_hand(connection, row.id, row.job_uid, row.subscription_id, row.sequence)
+            state = queue_manual_retry(connection, row.id, row.job_uid, row.subscription_id, row.sequence)
         values |= {"state": state, "priority": 2, "attempt_count": 0, "ended_at": None, "reason": None}
     connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(**values))
     notify(connection, "deliveries")
@@ -249,7 +256,7 @@ def _get(connection: Connection, delivery_id: str) -> Delivery | None:
     attempts = connection.execute(ATTEMPTS_OF_DELIVERY, {"delivery_id": delivery_id})
     waiting_for = None
     if row.state == "blocked":
-        waiting_for = head_of(connection, row.job_uid, row.subscription_id, by_hand=row.priority == 2)
+        waiting_for = head_of(connection, row.job_uid, row.subscription_id, manual=row.priority == 2)
         waiting_for = None if waiting_for == delivery_id else waiting_for
     return delivery_from(row, waiting_for=waiting_for, attempts=tuple(attempt_from(attempt) for attempt in attempts))
 

@@ -1,4 +1,4 @@
-"""Deliveries counted in groups: of the newest ones, as many as can be gone through at any size of the table."""
+"""Deliveries counted in groups: the newest SCANNED, so the cost does not depend on the size of the table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from relay.store.tables import LISTED_DELIVERY
 SCANNED = 50_000
 DAY_SECONDS = 86_400
 
-# By one index each, the newest first; what else is asked for is looked at row by row.
+# One index each, newest first; further filters are applied row by row.
 _OF_STATE: Mapping[str, str] = {
     "pending": LISTED_DELIVERY,
     **{state: f"state = '{state}'" for state in ("delivered", "dead", "cancelled")},
@@ -23,12 +23,12 @@ _COLUMNS = ("reason", "subscription_id", "day")
 
 
 def _conditions(state: str | None, subscription_id: str | None, event_id: str | None) -> tuple[str, list[str]]:
-    """Of which rows the newest are gone through, and which of them count."""
+    """The clause that selects the newest rows, and the conditions that they must meet to be counted."""
     of_state = [] if state is None else [_OF_STATE[state]]
     of_subscription = [] if subscription_id is None else [_OF_SUBSCRIPTION]
     if event_id is not None:
         return "WHERE event_id = :event_id", of_subscription + of_state
-    if state in ("dead", "cancelled"):  # few of all, and perhaps long ago
+    if state in ("dead", "cancelled"):  # rare, and perhaps old
         return f"WHERE {_OF_STATE[state]} ORDER BY id DESC", of_subscription
     if subscription_id is not None:
         return f"WHERE {_OF_SUBSCRIPTION} ORDER BY id DESC", of_state
@@ -40,15 +40,15 @@ def _conditions(state: str | None, subscription_id: str | None, event_id: str | 
 def groups_statement(
     columns: Sequence[str], state: str | None, subscription_id: str | None, event_id: str | None
 ) -> Sql:
-    """The groups by these of `_COLUMNS`, the largest first."""
+    """The groups by these of `_COLUMNS`, largest first."""
     newest, wanted = _conditions(state, subscription_id, event_id)
     shown = ", ".join(columns)
     return sql(
-        lambda words: (
+        lambda dialect: (
             f"""
 SELECT {shown}, COUNT(*) AS number, MIN(created_at) AS oldest_at, MAX(created_at) AS newest_at, MAX(id) AS example_id
 FROM (
-  SELECT id, state, subscription_id, reason, created_at, {words.days("created_at")} AS day FROM deliveries
+  SELECT id, state, subscription_id, reason, created_at, {dialect.epoch_days("created_at")} AS day FROM deliveries
   {newest} LIMIT {SCANNED}
 ) AS found
 WHERE {" AND ".join(wanted) or "1 = 1"}
@@ -59,7 +59,7 @@ GROUP BY {shown} ORDER BY COUNT(*) DESC, {shown} LIMIT :count
 
 
 def scanned_statement(state: str | None, subscription_id: str | None, event_id: str | None) -> str:
-    """How many are gone through; one more than are, where there are more."""
+    """The number of rows scanned; SCANNED + 1 if there are more."""
     newest, _ = _conditions(state, subscription_id, event_id)
     return f"SELECT COUNT(*) FROM (SELECT id FROM deliveries {newest} LIMIT {SCANNED + 1}) AS found"
 

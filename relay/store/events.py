@@ -1,4 +1,4 @@
-"""Events: recorded through the outbox, read in the order of their commits."""
+"""Events: recorded through the outbox, read in commit order."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ OF_JOB_AFTER = (
 )
 BY_ID = select(EVENTS).where(EVENTS.c.id == bindparam("id"))
 NEWEST = select(EVENTS.c.position).order_by(EVENTS.c.position.desc()).limit(1)
-# With PostgreSQL a position is the transaction's id and the row's own, see `tables.EVENT_TRANSACTIONS`.
+# On PostgreSQL a position is the transaction's id and the row's position, see `tables.EVENT_TRANSACTIONS`.
 AFTER_XID = (
     select(EVENTS, literal_column("CAST(events.xid AS text)").label("xid"))
     .where(text("(xid, position) > (CAST(CAST(:xid AS text) AS xid8), CAST(:position AS bigint))"))
@@ -37,7 +37,7 @@ AFTER_XID = (
     .order_by(text("events.xid"), EVENTS.c.position)
     .limit(bindparam("count"))
 )
-# An older transaction that is still open hides these, whether it writes events or not.
+# Events hidden by an older transaction that is still open, whether it writes events or not.
 HIDDEN_AFTER_XID = """
 SELECT EXISTS (
   SELECT 1 FROM events WHERE (xid, position) > (CAST(CAST(:xid AS text) AS xid8), CAST(:position AS bigint))
@@ -45,18 +45,18 @@ SELECT EXISTS (
 )
 """
 XID_OF = "SELECT CAST(xid AS text), position, recorded_at FROM events WHERE id = :id"
-# Where a resumed stream begins among restored events: their order is that of their positions now, and before the
-# restore an event with a lower position may have been committed, and sent, a little later than one with a higher.
-# `+ 0`: or the server may walk along the positions from the first one on.
+# Where a resumed stream begins among restored events. They are ordered by position now, but before the restore an event
+# with a lower position may have been committed, and sent, shortly after one with a higher position. `+ 0` keeps the
+# server from walking the positions from the first one on.
 FIRST_RESTORED_SINCE = """
 SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since AND recorded_at <= :until AND position < :position
 """
 LONGEST_TRANSACTION_SECONDS = 60.0
-# No event that this server wrote can have such an id. What was written up to the last of them was restored with it.
+# Ids that this server cannot have issued. All events up to the last such one were restored with it.
 _FROM_ELSEWHERE = "xid >= pg_snapshot_xmax(pg_current_snapshot())"
 ANY_FROM_ELSEWHERE = f"SELECT position FROM events WHERE {_FROM_ELSEWHERE} ORDER BY xid DESC, position DESC LIMIT 1"
 LAST_FROM_ELSEWHERE = f"SELECT MAX(position) FROM events WHERE {_FROM_ELSEWHERE}"
-ONE_NODE = "SELECT pg_advisory_xact_lock(7212604)"
+ADOPTION_LOCK = "SELECT pg_advisory_xact_lock(7212604)"
 END_OF_SLICE = """
 SELECT MAX(position) FROM (
   SELECT position FROM events WHERE position > :after AND position <= :last ORDER BY position LIMIT :count
@@ -72,7 +72,7 @@ log = structlog.get_logger("relay.store")
 
 
 class EventStore:
-    """Reads of events, and the recording of those that belong to no job."""
+    """Reads of events, and recording of events that belong to no job."""
 
     def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
@@ -83,10 +83,10 @@ class EventStore:
         await self._database.write(self._record, event)
 
     async def adopt_restored(self) -> None:
-        """For the start of a node: makes events visible that a dump of another PostgreSQL server brought here.
+        """Makes events visible that were restored from another PostgreSQL server's dump. Call at a node's start.
 
-        Their transaction ids are that server's. Where they are ahead of this one's, streams would take the events for
-        not committed yet. They come before all that is recorded from now on, in the order of their positions.
+        Their transaction ids are that server's. Those ahead of this server's would look uncommitted to streams. Adopted
+        events come before all later ones, ordered by position.
         """
         last = await self._database.read(_last_from_elsewhere)
         if last is None:
@@ -97,15 +97,15 @@ class EventStore:
             after = await self._database.write(_reset_xids, (after, last))
 
     async def get(self, event_id: str) -> Event | None:
-        """One by id."""
+        """One event by id."""
         return await self._database.read(_get, event_id)
 
     async def position_of(self, event_id: str) -> int | None:
-        """Where a stream goes on after this event."""
+        """The position after which a stream continues from this event."""
         return await self._database.read(_position_of, event_id)
 
     async def newest_position(self) -> int:
-        """The position of the newest event, 0 when there is none."""
+        """The newest event's position; 0 if there is none."""
         return await self._database.read(_newest)
 
     async def tail(self, position: int, count: int = 500) -> Tail:
@@ -126,7 +126,7 @@ class EventStore:
         since: float | None = None,
         until: float | None = None,
     ) -> Page[Event]:
-        """Newest first. `since` (inclusive) and `until` (exclusive) are about when an event was recorded."""
+        """Newest first. `since` (inclusive) and `until` (exclusive) refer to the time of recording."""
         return await self._database.read(_page, limit, decode_moment(cursor), type, subject, since, until)
 
     def _record(self, connection: Connection, items: Sequence[Event]) -> Sequence[None]:
@@ -142,10 +142,10 @@ def _last_from_elsewhere(connection: Connection) -> int | None:
 
 
 def _reset_xids(connection: Connection, items: Sequence[tuple[int, int]]) -> Sequence[int | None]:
-    """A slice of it. Returns where the next begins, None at the end."""
+    """Adopts one slice. Returns where the next begins; None at the end."""
     ends: list[int | None] = []
     for after, last in items:
-        run(connection, ONE_NODE)  # all nodes that start do this; none goes on before all is done
+        run(connection, ADOPTION_LOCK)  # every starting node does this, and none continues before all is done
         upto = run(connection, END_OF_SLICE, after=after, last=last, count=RESET_AT_ONCE).scalar_one()
         if upto is not None:
             run(connection, RESET_XIDS, after=after, upto=upto)
@@ -204,7 +204,7 @@ def page_statement(
     since: float | None,
     until: float | None,
 ) -> Any:
-    """One page of events, newest first: by the time of recording, which every filter has an index for."""
+    """One page of events, newest first by time of recording, which every filter's index ends with."""
     statement = select(EVENTS).order_by(EVENTS.c.recorded_at.desc(), EVENTS.c.position.desc()).limit(limit + 1)
     if before is not None:
         statement = statement.where(tuple_(EVENTS.c.recorded_at, EVENTS.c.position) < tuple_(*before))

@@ -1,10 +1,9 @@
-"""Who holds leases, and which of them have died: what a dead node held is free at once.
+"""Lease holders, and which of them have died, so that their leases are released at once. PostgreSQL only.
 
-PostgreSQL only. A node's name can be bound to its connection that listens: that holds an advisory lock of the name for
-as long as it lives, and the server lets go of the lock when the connection ends, however it does. Such a name says
-which start of the server it belongs to, since locks do not outlive that: after a restart or a failover a lock that is
-free proves nothing, and leases have to run out. A name is used only once it is bound, and never bound again, so a node
-that was found dead stays dead.
+A node's name can be bound to its listening connection by an advisory lock on the name, which the server releases when
+the connection ends. A bound name contains the server's start time, because locks do not survive a restart or failover:
+a free lock then proves nothing, and leases must expire. A name is bound before its first use and never again, so a node
+found dead stays dead.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from relay.store.notices import notify
 from relay.store.statements import json_list, run, sql
 
 BINDING = "@"
-"""Before the server's start in a name that is bound."""
+"""Separates a bound name from the server's start time."""
 SERVER_START = "CAST(CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000 AS bigint) AS text)"
 BIND = f"""
 SELECT name FROM (SELECT $1 || '{BINDING}' || {SERVER_START} AS name) AS bound
@@ -24,8 +23,8 @@ WHERE pg_try_advisory_lock(hashtextextended(name, 0))
 """
 """For the driver: the bound name, locked by this connection."""
 _IS_BOUND = f"name LIKE '%{BINDING}' || {SERVER_START}"
-# Goes over all that is leased.
-BOUND = f"""
+# Reads every leased row.
+BOUND_NAMES = f"""
 WITH held AS MATERIALIZED (
   SELECT DISTINCT split_part(lease_token, '.', 1) AS name FROM deliveries WHERE lease_token IS NOT NULL
   UNION SELECT holder FROM accounts WHERE holder IS NOT NULL
@@ -33,68 +32,73 @@ WITH held AS MATERIALIZED (
 )
 SELECT name FROM held WHERE {_IS_BOUND}
 """
-# A lock that can be had shared is held by nobody; it is given back at the end of the transaction.
-DEAD = sql(
-    lambda words: (
+# A lock that can be taken shared has no holder. It is released at the end of the transaction.
+DEAD_NAMES = sql(
+    lambda dialect: (
         f"""
-WITH held AS MATERIALIZED (SELECT * FROM {words.listed("names")} AS listed (name))
+WITH held AS MATERIALIZED (SELECT * FROM {dialect.json_values("names")} AS listed (name))
 SELECT name FROM held WHERE CASE
   WHEN {_IS_BOUND} THEN pg_try_advisory_xact_lock_shared(hashtextextended(name, 0)) ELSE false
 END
 """
     )
 )
-# What a transaction of the dead node still holds is found the next time.
+# Rows locked by a transaction of the dead node are released next time.
 RELEASE_DELIVERIES = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
 UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id IN (
   SELECT id FROM deliveries
-  WHERE lease_token IS NOT NULL AND split_part(lease_token, '.', 1) IN {words.listed("names")} {words.skipping}
+  WHERE lease_token IS NOT NULL AND split_part(lease_token, '.', 1) IN {dialect.json_values("names")}
+  {dialect.skip_locked}
 )
 """
     )
 )
 RELEASE_ACCOUNTS = sql(
-    lambda words: f"UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder IN {words.listed('names')}"
+    lambda dialect: (
+        f"UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder IN {dialect.json_values('names')}"
+    )
 )
 RELEASE_REPLAYS = sql(
-    lambda words: f"UPDATE replays SET holder = NULL, held_until = NULL WHERE holder IN {words.listed('names')}"
+    lambda dialect: (
+        f"UPDATE replays SET holder = NULL, held_until = NULL WHERE holder IN {dialect.json_values('names')}"
+    )
 )
 
 
 class HolderStore:
-    """What is known of the nodes by the leases that they hold."""
+    """Nodes, as known from the leases they hold."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def bound(self) -> list[str]:
-        """The bound names that hold something, whether their nodes live or not."""
+        """The bound names that hold a lease, whether their nodes live or not."""
         return await self._database.read(_bound)
 
     async def dead(self, names: Sequence[str]) -> list[str]:
-        """Those of these names whose node has died for certain."""
+        """Which of these names belong to nodes that have certainly died."""
         return await self._database.read(_dead, names) if names else []
 
-    async def let_go(self, names: Sequence[str]) -> None:
-        """Gives up the accounts and the replays that these names hold: other nodes may take them at once."""
-        await self._database.write(_let_go, tuple(names))
+    async def release_accounts(self, names: Sequence[str]) -> None:
+        """Releases the accounts and replays of these names, so that other nodes can take them at once."""
+        await self._database.write(_release_accounts, tuple(names))
 
     async def release(self, names: Sequence[str], now: float) -> int:
-        """Frees all that these names hold, deliveries too. Returns how many deliveries there were."""
+        """Releases everything these names hold, deliveries included. Returns the number of deliveries."""
         return await self._database.write(_release, (tuple(names), now))
 
 
 def _bound(connection: Connection) -> list[str]:
-    return [row.name for row in run(connection, BOUND)]
+    return [row.name for row in run(connection, BOUND_NAMES)]
 
 
 def _dead(connection: Connection, names: Sequence[str]) -> list[str]:
-    return [row.name for row in run(connection, DEAD, names=json_list(names))]
+    return [row.name for row in run(connection, DEAD_NAMES, names=json_list(names))]
 
 
-def _let_go(connection: Connection, items: Sequence[Sequence[str]]) -> Sequence[None]:
+def _release_accounts(connection: Connection, items: Sequence[Sequence[str]]) -> Sequence[None]:
     for names in items:
         run(connection, RELEASE_ACCOUNTS, names=json_list(names))
         run(connection, RELEASE_REPLAYS, names=json_list(names))
@@ -103,6 +107,6 @@ def _let_go(connection: Connection, items: Sequence[Sequence[str]]) -> Sequence[
 
 
 def _release(connection: Connection, items: Sequence[tuple[Sequence[str], float]]) -> Sequence[int]:
-    _let_go(connection, [names for names, _ in items])
+    _release_accounts(connection, [names for names, _ in items])
     notify(connection, "deliveries")
     return [run(connection, RELEASE_DELIVERIES, names=json_list(names), now=now).rowcount for names, now in items]

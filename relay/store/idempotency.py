@@ -1,4 +1,4 @@
-"""Answers kept for an Idempotency-Key, encrypted: they can hold a secret that is shown only once."""
+"""Responses stored under an Idempotency-Key, encrypted because they can contain a secret that is shown only once."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from relay.store.tables import IdempotencyRow
 
 KEYS = IdempotencyRow.__table__  # type: ignore[attr-defined]
 LEASE_SECONDS = 10.0
-"""How long a request holds its key without renewing it. A request that a crash cut off may then be sent again."""
+"""How long a request holds its key without renewal. After that, a request cut off by a crash may be sent again."""
 
-# One statement, so that of two nodes only one takes a key. Another body waits until the key has expired: the request
-# that was cut off may have done its work.
+# One statement, so that only one node takes a key. A request with another body is refused until the key expires,
+# because the first request may have done its work.
 TAKE = """
 INSERT INTO idempotency_keys (id, body_digest, created_at, holder, held_until)
 VALUES (:id, :body_digest, :now, :holder, :held_until)
@@ -45,42 +45,42 @@ FREE_ALL = "UPDATE idempotency_keys SET held_until = NULL WHERE status_code IS N
 
 
 class IdempotencyStore:
-    """Begins, ends and forgets idempotent requests. `id` is a digest of token, method, path and key; `holder` names one
-    request, which holds the key until it ends. A holder that lost its key to a later one changes nothing."""
+    """Begins, ends and forgets idempotent requests. `id`: digest of token, method, path and key. `holder`: one
+    request, which holds the key until it ends. A request that lost its key to a later one changes nothing."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
         self._cipher = cipher
 
     async def begin(self, id: str, body_digest: str, holder: str, now: float, oldest: float) -> StoredAnswer | float:
-        """Takes the key for LEASE_SECONDS when it is free: never used, used before `oldest`, or held by a request with
-        this body that was cut off. Returns when the first of these requests came, which may have done its work. Where
-        the key is not free, returns what is kept of the request before."""
+        """Takes the key for LEASE_SECONDS if it is free: never used, last used before `oldest`, or held by a request
+        with the same body that was cut off. Returns when the first of those requests arrived, which may have done
+        its work. If the key is not free, returns the stored answer of its request."""
         values = {"id": id, "body_digest": body_digest, "holder": holder, "now": now, "oldest": oldest}
         return await self._database.write(self._begin, {**values, "held_until": now + LEASE_SECONDS})
 
     async def renew(self, id: str, holder: str, now: float) -> None:
-        """Holds the key for another LEASE_SECONDS: the request goes on."""
+        """Holds the key for another LEASE_SECONDS."""
         await self._database.write(_renew, {"id": id, "holder": holder, "held_until": now + LEASE_SECONDS})
 
     async def end(self, id: str, holder: str, status_code: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """Keeps the answer."""
-        sealed = dumps({"body": body.decode("latin-1"), "headers": dict(headers)})  # latin-1: any bytes survive it
+        """Stores the answer."""
+        sealed = dumps({"body": body.decode("latin-1"), "headers": dict(headers)})  # latin-1 preserves any bytes
         ciphertext = self._cipher.encrypt(sealed, context=id)
         values = {"id": id, "holder": holder, "status_code": status_code, "ciphertext": ciphertext}
         await self._database.write(_end, values)
 
     async def forget(self, id: str, holder: str) -> None:
-        """The request came to nothing: it may be sent again."""
+        """Frees the key: the request had no effect and may be sent again."""
         await self._database.write(_forget, {"id": id, "holder": holder})
 
     async def free_all(self) -> None:
-        """For the start of the only node: requests that a crash cut off may be sent again."""
+        """Frees the keys of requests that a crash cut off. Only for a SQLite file at start-up."""
         await self._database.write(_free_all, None)
 
     def _begin(self, connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[StoredAnswer | float]:
         results: list[StoredAnswer | float] = [0.0] * len(items)
-        # In the order of their keys, and of one key the first that came: nodes that take the same ones never deadlock.
+        # In key order, and the first request of each key first, so that nodes taking the same keys never deadlock.
         for place, item in sorted(enumerate(items), key=lambda one: (one[1]["id"], one[0])):
             taken = run(connection, TAKE, **item).one_or_none()
             if taken is not None:

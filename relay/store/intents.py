@@ -1,7 +1,7 @@
-"""Creates in flight through the relay, and those whose fate is unknown. A row is gone once its fate is known.
+"""Creates in flight through the relay, and those whose fate is unknown. A row is deleted once its fate is known.
 
-An id begins with the time at which its create was sent. So what is unknown is two ranges of ids: all that were sent too
-long ago to be in flight, and of the later ones those with a reason. Both are read by index, however many are in flight.
+An id begins with the time its create was sent. Unknown creates are therefore two ranges of ids: everything sent too
+long ago to be in flight, and later ones that have a reason. Both are read by index, however many are in flight.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from relay.store.database import Database
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import loads
-from relay.store.statements import insert_into, many, run
+from relay.store.statements import insert_into, run, run_many
 from relay.store.subscriptions import Cipher
 from relay.store.tables import IntentRow
 
 INTENTS = IntentRow.__table__  # type: ignore[attr-defined]
 CUT_OFF = "cut_off"
 IN_FLIGHT_SECONDS = 600.0
-"""A request that is said to be in flight for longer was cut off: no node waits so long for an answer."""
+"""A request in flight for longer was cut off: no node waits that long for a response."""
 
 BEGIN = insert_into(
     INTENTS,
@@ -34,13 +34,13 @@ BEGIN = insert_into(
     *("channel", "connect_account_id", "request", "metadata", "sealed"),
 )
 END = "DELETE FROM intents WHERE id = :id"
-SETTLE = """
+SETTLE_REPEATS = """
 DELETE FROM intents WHERE source = :source AND account = :account AND path = :path AND body_digest = :body_digest
   AND idempotency_key = :idempotency_key AND created_at <= :created_at
 """
 _UNKNOWN = "fate IS NULL AND (reason IS NOT NULL OR id < :in_flight_since)"
 DISMISS = f"DELETE FROM intents WHERE id = :id AND {_UNKNOWN} RETURNING *"
-TELL = f"""
+MARK_REPORTED = f"""
 UPDATE intents SET told = 1, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND told = 0
 """
 RESOLVE = f"""
@@ -56,11 +56,11 @@ SELECT (SELECT COUNT(*) FROM intents WHERE reason IS NOT NULL AND fate IS NULL A
 NEWEST = select(INTENTS).where(INTENTS.c.fate.is_(None)).order_by(INTENTS.c.id.desc()).limit(bindparam("count"))
 NEW_UNKNOWN = NEWEST.where(INTENTS.c.reason.is_not(None), INTENTS.c.id >= bindparam("in_flight_since"))
 OLD_UNKNOWN = NEWEST.where(INTENTS.c.id < bindparam("in_flight_since"))
-_UNTOLD = select(INTENTS).where(text("told = 0")).limit(bindparam("count"))
-UNTOLD_LOST = _UNTOLD.where(INTENTS.c.reason.is_not(None)).order_by(INTENTS.c.reason, INTENTS.c.id)
-UNTOLD_CUT_OFF = _UNTOLD.where(INTENTS.c.reason.is_(None), INTENTS.c.id < bindparam("in_flight_since")).order_by(
-    INTENTS.c.id
-)
+_UNREPORTED = select(INTENTS).where(text("told = 0")).limit(bindparam("count"))
+UNREPORTED_LOST = _UNREPORTED.where(INTENTS.c.reason.is_not(None)).order_by(INTENTS.c.reason, INTENTS.c.id)
+UNREPORTED_CUT_OFF = _UNREPORTED.where(
+    INTENTS.c.reason.is_(None), INTENTS.c.id < bindparam("in_flight_since")
+).order_by(INTENTS.c.id)
 
 
 class IntentStore:
@@ -72,7 +72,7 @@ class IntentStore:
         self._cipher = cipher
 
     async def begin(self, intent: Intent) -> None:
-        """Writes down what is about to be sent."""
+        """Writes a create that is about to be sent."""
         sealed = None
         if intent.callback_url is not None:
             callback = {"callback_url": intent.callback_url, "callback_types": intent.callback_types}
@@ -80,7 +80,7 @@ class IntentStore:
         await self._database.write(_begin, (intent, sealed))
 
     async def get(self, id: str) -> Intent | None:
-        """With its callback; None where there is no such, or its fate became known by an answer."""
+        """One intent with its callback; None if it does not exist, or a response has decided its fate."""
         found = None if "\0" in id else await self._database.read(_get, id)
         if found is None:
             return None
@@ -94,64 +94,65 @@ class IntentStore:
         )
 
     def in_flight(self, intent: Intent, now: float) -> bool:
-        """Whether somebody may still wait for its answer."""
+        """Whether a caller may still be waiting for its response."""
         return intent.reason is None and intent.id >= _in_flight_since(now)
 
     async def resolve(self, id: str, fate: Resolution, now: float) -> Intent | None:
-        """Takes one off the list with what a person found out. None where it is not on it."""
+        """Records the fate that a person found out. None if the create is not listed as unknown."""
         return await self._database.write(_resolve, (id, fate, _in_flight_since(now)))
 
-    async def untold(self, now: float, count: int) -> list[Intent]:
-        """Those whose fate is unknown and of which no event says so yet, oldest first, at most so many of each kind."""
-        return await self._database.read(_untold, _in_flight_since(now), count)
+    async def unreported(self, now: float, count: int) -> list[Intent]:
+        """Creates of unknown fate that no event has reported, oldest first; at most `count` with a reason and
+        `count` without."""
+        return await self._database.read(_unreported, _in_flight_since(now), count)
 
-    async def tell(self, id: str, event: Event) -> bool:
-        """Records the event that says so; False where that was done, or its fate is known by now."""
-        return await self._database.write(self._tell, (id, event))
+    async def report(self, id: str, event: Event) -> bool:
+        """Records the event that reports an unknown fate. False if it was reported already or the fate is known."""
+        return await self._database.write(self._report, (id, event))
 
-    def _tell(self, connection: Connection, items: Sequence[tuple[str, Event]]) -> Sequence[bool]:
+    def _report(self, connection: Connection, items: Sequence[tuple[str, Event]]) -> Sequence[bool]:
         results = [False] * len(items)
         for place in sorted(range(len(items)), key=lambda place: items[place][0]):  # rows are locked in key order
-            results[place] = run(connection, TELL, id=items[place][0]).rowcount > 0
+            results[place] = run(connection, MARK_REPORTED, id=items[place][0]).rowcount > 0
         told = [(event, None) for (_, event), is_new in zip(items, results, strict=True) if is_new]
         self._outbox.insert(connection, told)
         return results
 
     async def end(self, id: str) -> None:
-        """Its fate is known."""
+        """Deletes the intent: its fate is known."""
         await self._database.write(_end, id)
 
     async def dismiss(self, id: str, now: float) -> Intent | None:
-        """Takes one whose fate is unknown off the list. None where there is no such."""
+        """Deletes a create of unknown fate. None if there is no such create."""
         return await self._database.write(_dismiss, (id, _in_flight_since(now)))
 
     async def unknown(self, id: str, reason: str, status_code: int | None = None) -> None:
-        """Nobody knows what came of it, and why."""
+        """Marks the fate as unknown, with the reason."""
         await self._database.write(_unknown, (id, reason, status_code))
 
     async def all_cut_off(self) -> None:
-        """For the start of the only node: nobody waits for what was in flight."""
+        """Marks every create in flight as cut off. Only for a SQLite file at start-up."""
         await self._database.write(_all_cut_off, None)
 
     async def count_unknown(self, now: float) -> int:
-        """How many there are whose fate is unknown."""
+        """Number of creates of unknown fate."""
         return await self._database.read(_count_unknown, _in_flight_since(now))
 
     async def page(self, *, limit: int, cursor: str | None = None, now: float) -> Page[Intent]:
-        """Those whose fate is unknown, newest first."""
+        """Creates of unknown fate, newest first."""
         before = decode_cursor(cursor, prefix="int_")
         return await self._database.read(_page, limit, before, _in_flight_since(now))
 
 
 def settle(connection: Connection, intents: Sequence[Intent]) -> None:
-    """In the transaction that registers what these creates made: their fate is known, and that of earlier ones with
-    the same Idempotency-Key and body, since the upstream answered with the original."""
+    """Deletes the intents of registered creates, and earlier ones with the same Idempotency-Key and body, for which
+    the upstream returned the original response. Runs in the registration's transaction."""
     for intent in sorted(intents, key=lambda intent: intent.id):
         run(connection, END, id=intent.id)
         if intent.idempotency_key is not None:
             run(
                 connection,
-                SETTLE,
+                SETTLE_REPEATS,
                 source=intent.source,
                 account=intent.account,
                 path=intent.path,
@@ -162,13 +163,13 @@ def settle(connection: Connection, intents: Sequence[Intent]) -> None:
 
 
 def resolve_sent(connection: Connection, intent: Intent, job_id: str, now: float) -> bool:
-    """In the transaction that registers the job that it is found to have made. False where it is not on the list."""
+    """Marks an intent as sent, in the transaction that registers its job. False if it is not listed as unknown."""
     values = {"id": intent.id, "fate": "sent", "job_id": job_id, "in_flight_since": _in_flight_since(now)}
     return run(connection, RESOLVE, **values).one_or_none() is not None
 
 
 def _begin(connection: Connection, items: Sequence[tuple[Intent, bytes | None]]) -> Sequence[None]:
-    many(
+    run_many(
         connection,
         BEGIN,
         [
@@ -203,9 +204,9 @@ def _get(connection: Connection, id: str) -> tuple[Intent, bytes | None] | None:
     return None if row is None else (_intent_from(row, reason=None), row.sealed)
 
 
-def _untold(connection: Connection, in_flight_since: str, count: int) -> list[Intent]:
-    found = list(connection.execute(UNTOLD_LOST, {"count": count}))
-    found += connection.execute(UNTOLD_CUT_OFF, {"count": count, "in_flight_since": in_flight_since})
+def _unreported(connection: Connection, in_flight_since: str, count: int) -> list[Intent]:
+    found = list(connection.execute(UNREPORTED_LOST, {"count": count}))
+    found += connection.execute(UNREPORTED_CUT_OFF, {"count": count, "in_flight_since": in_flight_since})
     return sorted((_intent_from(row) for row in found), key=lambda intent: intent.id)
 
 
@@ -256,12 +257,12 @@ def page_statement(unknown: Select[Any], before: str | None) -> Select[Any]:
 
 
 def _in_flight_since(now: float) -> str:
-    """What was sent before this id can not be in flight any more."""
+    """The least id of creates that can still be in flight."""
     return least_id("int", now - IN_FLIGHT_SECONDS)
 
 
 def _intent_from(row: Row[Any], *, reason: str | None = CUT_OFF) -> Intent:
-    """`reason`: that of a row without one."""
+    """`reason`: used if the row has none."""
     return Intent(
         id=row.id,
         source=row.source,

@@ -1,4 +1,4 @@
-"""Jobs: what looks change, and lists. Registration is in `registrations`."""
+"""Jobs: what polls record, and lists. Registration is in `registrations`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,24 +10,30 @@ from relay.core.job import Job, Observation, PlannedJob, deadline_after
 from relay.core.jsontext import dumps
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
 from relay.errors import Conflict, NotFound, StaleSequence
+from relay.store.attempt_results import ATTEMPTS
 from relay.store.database import Database
-from relay.store.groups import quick
+from relay.store.group_commit import quick
 from relay.store.lookup import Lookup
-from relay.store.marks import ATTEMPTS
 from relay.store.notices import notify
-from relay.store.outbox import CALLBACKS, DELIVERIES, EVENTS, Outbox, hold_jobs
+from relay.store.outbox import (
+    CALLBACKS,
+    DELIVERIES,
+    EVENTS,
+    Outbox,
+    lock_jobs,
+)
 from relay.store.pages import decode_cursor, page_of
 from relay.store.registrations import BY_UID, JOBS, Registrar
 from relay.store.rows import job_from, observation_values, progress_values
-from relay.store.statements import SQLITE, TEXT, Sql, gather, gathered, json_list, many, query, run, sql
+from relay.store.statements import SQLITE, TEXT, Sql, fetch, fetch_json, json_list, json_query, run, run_many, sql
 
-_UIDS = sql(lambda words: f"uid IN {words.listed('uids')}")
+_UIDS = sql(lambda dialect: f"uid IN {dialect.json_values('uids')}")
 BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
 BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id"))
 
 
 class _State(NamedTuple):
-    """What is read of a job before it is written, while its row is held."""
+    """The columns read, under the row's lock, before a job is written."""
 
     sequence: int
     poll_count: int
@@ -39,34 +45,34 @@ class _State(NamedTuple):
 
 
 STATES = sql(
-    lambda words: (
+    lambda dialect: (
         f"SELECT {', '.join(('uid', *_State._fields))} FROM jobs "
-        f"WHERE uid IN {words.listed('uids')} {words.locked('jobs')}"
+        f"WHERE uid IN {dialect.json_values('uids')} {dialect.for_update('jobs')}"
     )
 )
 
 
 def _planned(where: str) -> Sql:
-    """Open jobs, the oldest first, with what a planner reads of them."""
-    return gathered(
-        lambda words: (
+    """Open jobs, oldest first, with the columns a planner reads."""
+    return json_query(
+        lambda dialect: (
             f"""
 SELECT {", ".join(PlannedJob._fields)} FROM jobs
 WHERE {where} AND uid > :after_uid AND closed_at IS NULL ORDER BY uid LIMIT :count
 """
         ),
-        lambda words: PlannedJob._fields,
+        lambda dialect: PlannedJob._fields,
     )
 
 
 OPEN_AFTER = _planned("source = :source AND account = :account")
 OPENED_SINCE = _planned("1 = 1")
 _PAST_DEADLINE = "closed_at IS NULL AND overdue = 0 AND deadline_at <= :now"
-# One seek an account: what no account is there for any more is never in the way.
+# One seek per account. Jobs of accounts that no longer exist are not read.
 ACCOUNTS_PAST_DEADLINE = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
-SELECT source, account FROM {words.members("accounts", source=TEXT, account=TEXT)} AS wanted
+SELECT source, account FROM {dialect.json_rows("accounts", source=TEXT, account=TEXT)} AS wanted
 WHERE EXISTS (SELECT 1 FROM jobs WHERE source = wanted.source AND account = wanted.account AND {_PAST_DEADLINE})
 """
     )
@@ -90,7 +96,7 @@ def _set(*names: str) -> str:
 _ADVANCE = f"""
 UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")},
   next_poll_at = CASE WHEN CAST(:closed_at AS double precision) IS NULL THEN next_poll_at END"""
-# The step counts looks that found nothing new: this one did, and the note that follows plans the next.
+# `poll_step` counts polls without news. This one had news, and the note that follows plans the next.
 ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "deadline_at", "last_error")}, last_polled_at = :now,
   connect_account_id = COALESCE(:connect_account_id, connect_account_id),
   poll_count = poll_count + 1, failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
@@ -110,7 +116,7 @@ WHERE uid = :job_uid AND closed_at IS NULL AND poll_count = COALESCE(:expected_p
 Account = tuple[str, str]
 """Its source and its name."""
 Deadline = tuple[float, str]
-"""When a job is overdue, and its uid."""
+"""When a job becomes overdue, and its uid."""
 FIRST_DEADLINE: Deadline = (0.0, "")
 
 
@@ -126,66 +132,67 @@ class JobStore:
     # --- writes
 
     async def register(self, registration: Registration) -> Registered:
-        """Tracks a job, or finds it tracked already."""
+        """Tracks a job, or returns the one that is tracked already."""
         return (await self._database.write(self._registrar.register, (registration,)))[0]
 
     async def register_many(self, registrations: Sequence[Registration]) -> Sequence[Registered]:
-        """Tracks many in one transaction; one result for each, in order."""
+        """Tracks jobs in one transaction. Returns one result each, in order."""
         return await self._database.write(self._registrar.register, tuple(registrations))
 
     async def record(self, record: PollRecord) -> Recorded:
-        """Writes what a look proved. Returns what came of its events.
+        """Writes what a poll found, with its events. Returns what was recorded.
 
-        Raises StaleSequence when the job moved on, closed or was polled meanwhile: load it again.
+        Raises StaleSequence if the job advanced, closed or was polled meanwhile: load it again.
         """
         return await self._database.write(self._record, record)
 
     async def note(self, note: PollNote) -> None:
-        """Writes what a look that proved nothing leaves behind."""
+        """Writes a poll that found nothing new."""
         await self._database.write(_note, note)
 
     async def ask_for_poll(self, job: Job) -> None:
-        """Has the node that polls its account look at it soon, where that is another one."""
+        """Asks the node that polls the job's account, if it is another one, to poll the job soon."""
         await self._database.write(_ask_for_poll, job)
 
     async def untrack(self, uid: str, now: float) -> Job:
-        """Closes an open job without an event; a closed one is left as it is. Raises NotFound."""
+        """Closes an open job without an event; a closed one is unchanged. Raises NotFound."""
         return await self._database.write(_untrack, (uid, now))
 
     async def purge(self, uid: str) -> Job:
-        """Erases a job, its events, their deliveries and attempts. Raises NotFound."""
+        """Deletes a job, its events, their deliveries and attempts. Raises NotFound."""
         return await self._database.write(_purge, uid)
 
     # --- reads
 
     async def get(self, uid: str) -> Job | None:
-        """By the relay's own id."""
-        return None if "\0" in uid else await self._by_uid.get(uid)  # PostgreSQL refuses one, for all who read with it
+        """A job by the relay's id."""
+        return (
+            None if "\0" in uid else await self._by_uid.get(uid)
+        )  # PostgreSQL refuses NUL, which would fail the whole group
 
     async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]:
-        """By the upstream's id: more than one when several accounts have it."""
+        """Jobs by the upstream's id. Several accounts may have the same id."""
         return await self._database.read(_find, external_id, source, account)
 
     async def open_jobs(
         self, source: str, account: str, *, after_uid: str = "", count: int = 5_000
     ) -> list[PlannedJob]:
-        """The open jobs of an account, oldest first, with no more of each than a planner reads."""
+        """An account's open jobs, oldest first, with the fields a planner reads."""
         parameters = {"source": source, "account": account, "after_uid": after_uid, "count": count}
         return await self._database.read(_open_jobs, OPEN_AFTER, parameters)
 
     async def opened_since(self, after_uid: str, count: int = 5_000) -> list[PlannedJob]:
-        """The open jobs of all accounts that were registered after another one, with no more of each than a planner
-        reads."""
+        """Open jobs of all accounts registered after another one, with the fields a planner reads."""
         return await self._database.read(_open_jobs, OPENED_SINCE, {"after_uid": after_uid, "count": count})
 
     async def accounts_past_deadline(self, accounts: Sequence[Account], now: float) -> list[Account]:
-        """Those of these accounts that have open jobs whose deadline has passed and that were not called overdue."""
+        """Which of these accounts have open jobs past their deadline that are not marked overdue."""
         return await self._database.read(_accounts_past_deadline, accounts, now)
 
     async def past_deadline(
         self, source: str, account: str, now: float, *, after: Deadline = FIRST_DEADLINE, count: int = 200
     ) -> list[Deadline]:
-        """The next of an account's open jobs whose deadline has passed and that were not called overdue yet."""
+        """An account's next open jobs past their deadline that are not marked overdue."""
         return await self._database.read(_past_deadline, source, account, now, after, count)
 
     async def open_counts(self) -> dict[tuple[str, str], int]:
@@ -202,7 +209,7 @@ class JobStore:
         source: str | None = None,
         account: str | None = None,
     ) -> Page[Job]:
-        """Newest first. Raises InvalidRequest for a cursor that is not ours."""
+        """Newest first. Raises InvalidRequest for an invalid cursor."""
         before = decode_cursor(cursor, prefix="job_")
         return await self._database.read(_page, limit, before, status, open, source, account)
 
@@ -211,12 +218,12 @@ class JobStore:
     @quick
     def _record(self, connection: Connection, items: Sequence[PollRecord]) -> Sequence[Recorded | Exception]:
         uids = json_list([item.job_uid for item in items])
-        states = {uid: _State(*state) for uid, *state in query(connection, STATES, uids=uids)}
+        states = {uid: _State(*state) for uid, *state in fetch(connection, STATES, uids=uids)}
         results: list[Recorded | Exception] = []
         kept: list[PollRecord] = []
         seen: list[dict[str, Any]] = []
         for item in items:
-            state = states.pop(item.job_uid, None)  # popped: a second record of this job in one group is stale
+            state = states.pop(item.job_uid, None)  # popped: a second record of this job in the same group is stale
             if state is None or not _is_current(item, state):
                 results.append(StaleSequence(f"job {item.job_uid} is no longer at sequence {item.expected_sequence}"))
             else:
@@ -224,8 +231,8 @@ class JobStore:
                 if item.seen is not None:
                     seen.append(_seen_values(item, item.seen, state))
                 results.append(Recorded())
-        many(connection, ADVANCE_SEEN, seen)
-        many(connection, ADVANCE_UNSEEN, [_unseen_values(item) for item in kept if item.seen is None])
+        run_many(connection, ADVANCE_SEEN, seen)
+        run_many(connection, ADVANCE_UNSEEN, [_unseen_values(item) for item in kept if item.seen is None])
         made = self._outbox.insert(connection, [(event, item.lease) for item in kept for event in item.events])
         return [
             result if isinstance(result, Exception) else _in_all([made[e.id] for e in item.events if e.id in made])
@@ -255,7 +262,7 @@ def _advance_values(item: PollRecord) -> dict[str, Any]:
 
 
 def _unseen_values(item: PollRecord) -> dict[str, Any]:
-    polled = item.outcome == "not_found"  # by a poll; overdue is found without one
+    polled = item.outcome == "not_found"  # found by a poll; overdue is found without one
     return {**_advance_values(item), "polled_at": item.now if polled else None, "looks": int(polled)}
 
 
@@ -278,7 +285,7 @@ def _json_text(value: Any) -> str | None:
 
 @quick
 def _note(connection: Connection, items: Sequence[PollNote]) -> Sequence[None]:
-    many(
+    run_many(
         connection,
         NOTE,
         [
@@ -324,13 +331,13 @@ def _untrack(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequ
 def _purge(connection: Connection, items: Sequence[str]) -> Sequence[Job | Exception]:
     results: list[Job | Exception] = []
     for uid in items:
-        hold_jobs(connection, [uid])  # or another node could record an event that stays behind
+        lock_jobs(connection, [uid])  # or another node could record an event that is left behind
         row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
         if row is None:
             results.append(NotFound(f"there is no job {uid}"))
             continue
         events = select(EVENTS.c.id).where(EVENTS.c.job_uid == uid)
-        # waits for a new subscription that begins with them: its deliveries go, too
+        # waits for a new subscription's backfill of these events, whose deliveries are deleted too
         connection.execute(events.order_by(EVENTS.c.sequence).with_for_update())
         deliveries = select(DELIVERIES.c.id).where(DELIVERIES.c.event_id.in_(events))
         connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.delivery_id.in_(deliveries)))
@@ -353,7 +360,7 @@ def _by_uids(connection: Connection, uids: Sequence[str]) -> dict[str, Job]:
 
 
 def _accounts_past_deadline(connection: Connection, accounts: Sequence[Account], now: float) -> list[Account]:
-    found = query(connection, ACCOUNTS_PAST_DEADLINE, accounts=json_list(accounts), now=now)
+    found = fetch(connection, ACCOUNTS_PAST_DEADLINE, accounts=json_list(accounts), now=now)
     return [(source, account) for source, account in found]
 
 
@@ -365,7 +372,7 @@ def _past_deadline(
 
 
 def _open_jobs(connection: Connection, statement: Sql, parameters: dict[str, Any]) -> list[PlannedJob]:
-    return [PlannedJob._make(row) for row in gather(connection, statement, **parameters)]
+    return [PlannedJob._make(row) for row in fetch_json(connection, statement, **parameters)]
 
 
 def _find(connection: Connection, external_id: str, source: str | None, account: str | None) -> list[Job]:

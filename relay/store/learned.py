@@ -1,4 +1,4 @@
-"""What was learned of the jobs of each source: one row for each class of them, shared by all nodes."""
+"""SavedStatistics statistics: one row per class of a source's jobs, shared by all nodes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from relay.core.records import SavedStatistics
 from relay.store.database import Database
-from relay.store.statements import REAL, TEXT, at_once, columns_of, run, sql
+from relay.store.statements import REAL, TEXT, columns_of, run, run_rows, sql
 from relay.store.tables import HazardRow
 
 MAX_LOADED_ROWS = 10_000
@@ -17,13 +17,13 @@ SAVED_AT_ONCE = 500
 HAZARDS = HazardRow.__table__  # type: ignore[attr-defined]
 _COLUMNS = ("source", "name", "event_count", "values_json", "updated_at")
 _KINDS = (TEXT, TEXT, REAL, TEXT, REAL)
-# Of two nodes, the one that has seen more is right.
+# Of two nodes, the row based on more events is kept.
 SAVE = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
 INSERT INTO hazards ({", ".join(_COLUMNS)})
 SELECT {columns_of(HAZARDS, *_COLUMNS, alias="found")}
-FROM {words.members("rows", **dict(zip(_COLUMNS, _KINDS, strict=True)))} AS found WHERE true
+FROM {dialect.json_rows("rows", **dict(zip(_COLUMNS, _KINDS, strict=True)))} AS found WHERE true
 ON CONFLICT (source, name) DO UPDATE
 SET event_count = excluded.event_count, values_json = excluded.values_json, updated_at = excluded.updated_at
 WHERE excluded.event_count >= hazards.event_count
@@ -37,30 +37,30 @@ WHERE source = :source ORDER BY event_count DESC, name LIMIT {MAX_LOADED_ROWS}
 
 
 class LearnedStore:
-    """Reads and writes of what was learned."""
+    """Reads and writes of learned statistics."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def save(self, rows: Sequence[SavedStatistics], now: float) -> None:
-        """Writes each row, unless there is one of more events. One that can not be kept is passed over: a name of more
-        than 200 characters, or what is no text for a database."""
+        """Writes each row, unless the stored one is based on more events. Skips rows that cannot be stored: a name
+        of more than 200 characters, or text that no database accepts."""
         kept = [row for row in rows if _can_be_kept(row)]
         for first in range(0, len(kept), SAVED_AT_ONCE):
             await self._database.write(_save, (kept[first : first + SAVED_AT_ONCE], now))
 
     async def load(self, source: str) -> list[SavedStatistics]:
-        """The rows of a source, those of most events first, 10,000 at most."""
+        """The rows of a source, most events first, at most 10,000."""
         return await self._database.read(_load, source)
 
 
 def _can_be_kept(row: SavedStatistics) -> bool:
-    words = (row.source, row.name, row.values)
-    if len(row.name) > MAX_NAME_CHARACTERS or not math.isfinite(row.event_count) or any("\0" in one for one in words):
+    texts = (row.source, row.name, row.values)
+    if len(row.name) > MAX_NAME_CHARACTERS or not math.isfinite(row.event_count) or any("\0" in one for one in texts):
         return False
     try:
-        "".join(words).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+        "".join(texts).encode()
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return True
 
@@ -72,7 +72,7 @@ def _save(connection: Connection, items: Sequence[tuple[Iterable[SavedStatistics
             key = (row.source, row.name)
             if key not in newest or row.event_count >= newest[key][0].event_count:
                 newest[key] = (row, now)
-    at_once(
+    run_rows(
         connection,
         SAVE,
         [

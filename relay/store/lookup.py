@@ -1,7 +1,7 @@
-"""Group reads: keys that are asked for at once, or while a read is under way, are read together in the next one.
+"""Group reads: keys requested at the same time, or during a read, are read together by the next one.
 
-A read costs a thread or a server's round trip some ten hand-overs of the interpreter, one row or many. Like group
-commit it needs no timer, and alone nobody waits for others.
+One read costs a thread switch or a server round trip, whether it reads one row or many. Like group commit it needs no
+timer, and a single request does not wait.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from relay.tasks import Tasks
 
 MAX_KEYS = 500
 FEW_KEYS = 16
-"""So many are read without waiting for anybody, where the database can do that."""
+"""Up to this many keys are read in the caller's thread, if the database supports that."""
 PATIENCE_SECONDS = 1.0
-"""A read that takes longer is not waited for by the next."""
+"""The next read does not wait for one that takes longer."""
 
 Value = TypeVar("Value")
 Asked = tuple[str, asyncio.Future[Value | None]]
 
 
 class Lookup(Generic[Value]):
-    """Values by key. `query` reads what it finds of some keys."""
+    """Values by key. `query` reads the values of several keys."""
 
     def __init__(self, database: Database, query: Callable[[Connection, Sequence[str]], Mapping[str, Value]]) -> None:
         self._database = database
@@ -35,29 +35,29 @@ class Lookup(Generic[Value]):
         self._reading = False
 
     async def get(self, key: str) -> Value | None:
-        """The value as every write that has returned left it; None where there is none. Raises StoreError."""
+        """The value after every write that has returned; None if there is none. Raises StoreError."""
         future: asyncio.Future[Value | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, future))
         if not self._reading:
             self._reading = True
-            self._tasks.start(self._read())  # not in the caller's task, who may be cancelled
+            self._tasks.start(self._read())  # not in the caller's task, which may be cancelled
         return await future
 
     async def _read(self) -> None:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:MAX_KEYS], self._waiting[MAX_KEYS:]
-                if len(group) <= FEW_KEYS and self._glance(group):
+                if len(group) <= FEW_KEYS and self._try_read(group):
                     continue
                 answering = self._tasks.start(self._answer(group))
-                await asyncio.wait([answering], timeout=PATIENCE_SECONDS)  # a dead connection holds up its own group
+                await asyncio.wait([answering], timeout=PATIENCE_SECONDS)  # a dead connection delays only its own group
         finally:
             self._reading = False
 
-    def _glance(self, group: Sequence[Asked[Value]]) -> bool:
+    def _try_read(self, group: Sequence[Asked[Value]]) -> bool:
         try:
-            found = self._database.glance(self._query, [key for key, _ in group])
-        except Exception:  # a row that can not be understood: each is read again
+            found = self._database.try_read(self._query, [key for key, _ in group])
+        except Exception:  # a row cannot be decoded: read each key alone
             return False
         if found is not None:
             _give(group, found)
@@ -67,7 +67,7 @@ class Lookup(Generic[Value]):
         try:
             found = await self._database.read(self._query, [key for key, _ in group])
         except Exception as error:
-            if len(group) > 1 and not isinstance(error, StoreError):  # one row that can not be understood, say
+            if len(group) > 1 and not isinstance(error, StoreError):  # for example, one row that cannot be decoded
                 for one in group:
                     await self._answer([one])
                 return

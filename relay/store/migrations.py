@@ -1,4 +1,4 @@
-"""Brings a database to this program's schema with Alembic, whose configuration is built here in code."""
+"""Migrates a database to this program's schema with Alembic, configured in code."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
 from relay.private_files import make_empty
 from relay.store import postgres_engine as postgres
-from relay.store.database import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
 from relay.store.postgres_engine import is_postgres
+from relay.store.sqlite import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
 
 Result = TypeVar("Result")
 
@@ -22,8 +22,8 @@ ADVISORY_LOCK = "SELECT pg_advisory_xact_lock(7212602)"
 
 
 def migrate(url: str) -> str:
-    """Brings the database to the newest schema and returns its revision. A SQLite file must not be held by a running
-    node; one that was made before it could become smaller is written anew, for which the disk needs as much room again.
+    """Upgrades the database to the newest schema and returns its revision. A SQLite file must not be held by a
+    running node. A file from before incremental vacuum is rewritten, which needs its size again in free disk space.
 
     Raises DatabaseHeld, SchemaTooNew, StoreError, SettingsError.
     """
@@ -42,8 +42,8 @@ def migrate(url: str) -> str:
 
 
 def upgrade(url: str) -> str:
-    """Like `migrate`, for the process that holds the database already. Of several at once the first does it. Not to be
-    called in a running event loop."""
+    """Like `migrate`, for the process that holds the database already. If several start at once, one migrates and
+    the others wait. Do not call it in a running event loop."""
     return _with_connection(url, _upgrade, "migrate")
 
 
@@ -61,7 +61,7 @@ def _let_shrink(url: str) -> None:
 
 
 def check(url: str) -> None:
-    """Raises SchemaTooOld or SchemaTooNew unless the database has exactly this program's schema. Not to be called in a
+    """Raises SchemaTooOld or SchemaTooNew unless the database has exactly this program's schema. Do not call it in a
     running event loop."""
     current = _with_connection(url, current_revision, "read")
     newest = newest_revision()
@@ -110,7 +110,7 @@ def _upgrade(connection: Connection) -> str:
     if current not in (None, newest) and current not in known_revisions():
         raise SchemaTooNew(_too_new(current))
     if current != newest:
-        from alembic import command  # costs 0.3 s, which a start with the newest schema should not pay
+        from alembic import command  # costs 0.3 s, which a start on the newest schema avoids
         from alembic.config import Config
 
         config = Config()
@@ -128,20 +128,20 @@ def _too_new(current: str | None) -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The schema that the database has, None for an empty one."""
+    """The database's schema revision; None for an empty database."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
 def known_revisions() -> tuple[str, ...]:
-    """The revisions that this program has, oldest first: migrations are named by their number, `0001_…py`."""
+    """The revisions of this program, oldest first. Migration files are named by number, `0001_…py`."""
     names = sorted(path.stem for path in (resources.migrations_dir() / "versions").glob("[0-9]*.py"))
     return tuple(name.partition("_")[0] for name in names)
 
 
 def newest_revision() -> str:
-    """The schema of this program."""
+    """The schema revision of this program."""
     return known_revisions()[-1]
 
 

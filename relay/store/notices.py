@@ -1,11 +1,18 @@
-"""What other nodes on the same database are told when a transaction ends: a wake-up, never the data itself.
+"""Notices to other nodes on the same database after a commit: wake-ups, without the data.
 
-`event UID` (of a job, or nothing), `jobs SOURCE/ACCOUNT`, `look SOURCE/ACCOUNT UID`, `weight SOURCE/ACCOUNT UID NUMBER`
-(a look learns it too), `gone SOURCE/ACCOUNT UID ID` (untracked or purged), `subscriptions`, `deliveries` (some are due
-that no event made), `polling` (an account's is free), `node NAME` (a name is bound); `all` when there is too much to
-say, or when something may have been missed. A node that dies between its commit and its notice says nothing: whatever
-is kept in memory because of notices is also read again now and then.
-With SQLite there are no others, and nothing is said.
+event UID                         recorded, of a job or of none
+jobs SOURCE/ACCOUNT               registered
+look SOURCE/ACCOUNT UID           poll this job soon
+weight SOURCE/ACCOUNT UID NUMBER  changed; a poll finds it too
+gone SOURCE/ACCOUNT UID ID        untracked or purged
+subscriptions                     changed
+deliveries                        some are due that no event made
+polling                           an account's lease is free
+node NAME                         a name is bound
+all                               too many to list, or some may have been missed
+
+A node that dies between commit and notice sends none, so whatever depends on notices is also reread from time to time.
+SQLite has no other nodes: nothing is sent.
 """
 
 from collections.abc import Iterable
@@ -20,18 +27,18 @@ _KEY = "relay_notices"
 
 
 def notify(connection: Connection, notice: str) -> None:
-    """Has others told when the open transaction is committed."""
+    """Sends a notice to other nodes when the open transaction is committed."""
     if connection.dialect.name != SQLITE:
         connection.info.setdefault(_KEY, set()).add(notice)
 
 
-def taken(connection: Connection) -> set[str]:
-    """What is to be said of the open transaction."""
+def take_notices(connection: Connection) -> set[str]:
+    """The notices of the open transaction, which are then cleared."""
     notices: set[str] = connection.info.pop(_KEY, set())
     return notices
 
 
 def payload(sender: str, notices: Iterable[str]) -> str:
-    """The sender, then a line for each notice."""
+    """The sender, then one notice per line."""
     lines = "\n".join(sorted(notices))
     return f"{sender}\n{lines if len(lines.encode()) < MAX_BYTES else ALL}"

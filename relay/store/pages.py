@@ -1,4 +1,4 @@
-"""Pages of lists: a cursor is the key of the last row shown, so a page costs the same wherever it is."""
+"""Pages of lists. A cursor is the key of the last row shown, so every page costs the same."""
 
 import base64
 import binascii
@@ -20,7 +20,7 @@ def encode_cursor(key: str | int) -> str:
 
 
 def decode_cursor(cursor: str | None, *, prefix: str = "") -> str | None:
-    """The key in a cursor, None for none. Raises InvalidRequest when we did not make it for a list of such keys."""
+    """The key in a cursor; None for None. Raises InvalidRequest if the cursor is not one of a list with such keys."""
     if cursor is None:
         return None
     try:
@@ -42,7 +42,7 @@ def _not_ours() -> InvalidRequest:
 
 
 def decode_moment(cursor: str | None) -> tuple[float, int] | None:
-    """Like `decode_cursor` for the keys of `moment_key`: a time and a position."""
+    """Like `decode_cursor`, for the keys of `moment_key`: a time and a position."""
     key = decode_cursor(cursor)
     if key is None:
         return None
@@ -59,14 +59,14 @@ def decode_moment(cursor: str | None) -> tuple[float, int] | None:
 
 
 def moment_key(time: float, position: int) -> str:
-    """The key of a row in a list that is ordered by time and position; exact to the last bit."""
+    """A row's key in a list ordered by time and position, exact to the last bit."""
     return f"{time.hex()} {position}"
 
 
 def page_of(
     rows: Sequence[Row[Any]], limit: int, make: Callable[[Row[Any]], Value], key: Callable[[Row[Any]], str | int]
 ) -> Page[Value]:
-    """A page from `limit` + 1 rows: the one too many says that there is a next page."""
+    """A page from up to `limit` + 1 rows; the extra row means that there is a next page."""
     shown = rows[:limit]
     more = len(rows) > limit
     return Page(items=tuple(make(row) for row in shown), next_cursor=encode_cursor(key(shown[-1])) if more else None)

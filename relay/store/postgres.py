@@ -1,9 +1,9 @@
-"""The database when it is PostgreSQL: shared by many nodes, reached over a network that can break.
+"""The PostgreSQL database: shared by several nodes, over a network that can fail.
 
-One connection of its own writes, with the same group commit as SQLite's thread; another one runs what is a single
-statement, beside it; a pool reads. While the server can not be reached (or only as a read-only replica, or has no
-connection left) what waits to be written goes on waiting and is tried again; `trouble` says why. Where the answer to a
-commit was lost, the server is asked how that ended: nothing is written twice.
+One connection writes in groups, as SQLite's thread does; one runs single-statement writes beside it; a pool reads.
+While the server is unreachable, read-only or out of connections, queued writes are retried and `trouble` holds the
+reason. If the response to a commit is lost, the server is asked for the transaction's outcome, so nothing is written
+twice.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from relay.clock import Clock, FollowedClock, steady_clock
 from relay.errors import StoreError
 from relay.holder import new_name
-from relay.store.groups import Batch, Item, Result, Waiting, run_group
+from relay.store.group_commit import Batch, Item, Result, Waiting, run_group
 from relay.store.holders import BIND
-from relay.store.notices import ALL, payload, taken
+from relay.store.notices import ALL, payload, take_notices
 from relay.store.postgres_engine import (
     CONNECT_TIMEOUT_SECONDS,
     STATEMENT_TIMEOUT_SECONDS,
@@ -42,20 +42,21 @@ from relay.store.procedures import Procedure, define
 
 CHANNEL = "relay"
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :said)")
-SAY = f"SELECT pg_notify('{CHANNEL}', $1)"
+NOTIFY_DRIVER = f"SELECT pg_notify('{CHANNEL}', $1)"
 NOW = text("SELECT extract(epoch FROM clock_timestamp())::double precision")
 LIVENESS_SECONDS = 3.0
-UNTOLD_PAUSE_SECONDS = 1.0
+NOTIFY_RETRY_SECONDS = 1.0
 TRANSACTION = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
 END_OF = text("SELECT pg_xact_status(CAST(CAST(:transaction AS text) AS xid8))")
 END_PAUSE_SECONDS = 0.05
-UNKNOWN_TRANSACTION = "22023"  # a replica that has not heard of it took over
+UNKNOWN_TRANSACTION = "22023"  # a replica that has not on_notice of it took over
 
 log = structlog.get_logger("relay.store")
 
 
 class PostgresDatabase:
-    """The same face as `SqliteDatabase`: `write()` and `read()` take plain functions of a SQLAlchemy Connection."""
+    """The same interface as `SqliteDatabase`: `write()` and `read()` take plain functions of a SQLAlchemy
+    Connection."""
 
     def __init__(self, url: str, procedures: Sequence[Procedure] = (), *, pool_size: int = 10) -> None:
         self.url = postgres_url(url)
@@ -66,28 +67,26 @@ class PostgresDatabase:
         self._writing: AsyncEngine | None = None
         self._calling: AsyncEngine | None = None
         self._time = FollowedClock()
-        self._unsaid: set[str] = set()
-        self._something_to_say = asyncio.Event()
-        self._saying: asyncio.Task[None] | None = None
+        self._unsent: set[str] = set()
+        self._has_unsent = asyncio.Event()
+        self._notifying: asyncio.Task[None] | None = None
         self._after_commit: list[Callable[[], None]] = []
         self._after_rollback: list[Callable[[], None]] = []
         self.writer = AsyncWriter(self.transaction, self.was_committed)
         self.caller = AsyncWriter(self.single_statement, self.was_committed)
 
     def on_end(self, *, commit: Callable[[], None], rollback: Callable[[], None]) -> None:
-        """Has one of these called at the end of every transaction."""
+        """Registers functions that are called at the end of every transaction."""
         self._after_commit.append(commit)
         self._after_rollback.append(rollback)
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be written just now."""
+        """Why writes fail at present; None if they do not."""
         return self.writer.trouble or self.caller.trouble
 
-    # --- life
-
     async def open(self) -> None:
-        """Connects and starts the writer. The schema must be there (see `migrations`). Raises StoreError."""
+        """Connects and starts the writers. The schema must exist already (see `migrations`). Raises StoreError."""
         self._engine = make_engine(self.url, pool_size=self._pool_size)
         self._writing = make_engine(self.url, pool_size=1)
         self._calling = make_engine(self.url, pool_size=1)
@@ -99,15 +98,15 @@ class PostgresDatabase:
             raise StoreError(f"cannot reach the database {shown(self.url)}: {reason_of(error)}") from error
         self.writer.start()
         self.caller.start()
-        self._saying = asyncio.get_running_loop().create_task(self._say())
+        self._notifying = asyncio.get_running_loop().create_task(self._notify_others())
 
     async def close(self) -> None:
-        """Writes what waits and closes every connection."""
-        await self.caller.close()  # what it does not do goes to the writer
+        """Commits queued writes and closes every connection."""
+        await self.caller.close()  # what it cannot do is handed to the writer
         await self.writer.close()
-        if self._saying is not None:
-            self._saying.cancel()
-            await asyncio.wait([self._saying])
+        if self._notifying is not None:
+            self._notifying.cancel()
+            await asyncio.wait([self._notifying])
         await self._dispose()
 
     async def _dispose(self) -> None:
@@ -116,32 +115,29 @@ class PostgresDatabase:
                 await engine.dispose()
         self._engine = self._writing = self._calling = None
 
-    # --- for the rooms
-
     @property
     def commit_count(self) -> int:
-        """How many transactions have written something, or would have."""
+        """Number of committed write transactions."""
         return self.writer.commit_count + self.caller.commit_count
 
     @property
     def item_count(self) -> int:
-        """How many writes those were."""
+        """Number of writes in those transactions."""
         return self.writer.item_count + self.caller.item_count
 
     shared = True
     """Whether several nodes can have it open."""
 
     def clock(self, clock: Clock) -> Clock:
-        """The server's, by which the leases of all nodes run. `clock`, a node's own, may be set at any time: it is not
-        read."""
+        """The server's clock, which all nodes use for leases. `clock`, the node's own, may be wrong and is not read."""
         return self._time.now
 
     def lease_clock(self, clock: Clock) -> Clock:
-        """The same."""
+        """The server's clock."""
         return self._time.now
 
     async def read_clock(self) -> None:
-        """Asks the server for the time."""
+        """Reads the server's time."""
         assert self._engine is not None
         async with self._engine.connect() as connection:
             before = steady_clock()
@@ -154,23 +150,23 @@ class PostgresDatabase:
         return await self.writer.write(batch, item)
 
     async def call(self, batch: Batch[Item, Result | None], item: Item) -> Result | None:
-        """`write` for a batch function that is one call of a procedure: that is a transaction by itself, with no round
-        trips for its beginning and end, and other writes go on meanwhile."""
+        """`write` for a batch function that is a single procedure call. It is a transaction by itself, without round
+        trips for BEGIN and COMMIT, and runs beside other writes."""
         return await self.caller.write(batch, item)
 
-    def glance(self, query: Callable[..., Result], *arguments: Any) -> Result | None:
-        """The server is always waited for."""
+    def try_read(self, query: Callable[..., Result], *arguments: Any) -> Result | None:
+        """None: reading from the server always waits."""
         return None
 
     async def read(self, query: Callable[..., Result], *arguments: Any) -> Result:
-        """Runs `query(connection, *arguments)` on a reader; it sees every write that has returned."""
+        """Runs `query(connection, *arguments)` on a pooled connection. It sees every write that has returned."""
         try:
             try:
                 return await self._read(query, arguments)
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
-            return await self._read(query, arguments)  # the connection was dead, and with it the whole pool: once more
+            return await self._read(query, arguments)  # the connection and its whole pool were dead: once more
         except PoolTimeout as error:
             raise StoreError(
                 f"all {self._pool_size} connections to the database are in use: raise database.pool_size"
@@ -186,19 +182,19 @@ class PostgresDatabase:
             return await connection.run_sync(query, *arguments)
 
     async def size_bytes(self) -> int:
-        """What it takes on the server's disk, without the server's own log."""
+        """Bytes on the server's disk, without the server's log."""
 
         def query(connection: Connection) -> int:
             return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
 
         return await self.read(query)
 
-    async def listen(self, heard: Callable[[str], None], named: Callable[[str | None], None]) -> None:
-        """Calls `heard` with each notice of the other nodes, until it is cancelled; with `all` after each connection,
-        since something may have been missed. Raises when the connection is lost or can not be made.
+    async def listen(self, on_notice: Callable[[str], None], on_name: Callable[[str | None], None]) -> None:
+        """Calls `on_notice` with each notice of other nodes until cancelled, and with `all` after connecting,
+        because notices may have been missed. Raises if the connection cannot be made or is lost.
 
-        Calls `named` with the name that is bound to the connection (see `relay.store.holders`), and with None as soon
-        as that has ended. Behind a pooler no name can be bound: the pooler's connection outlives ours.
+        Calls `on_name` with the name that is bound to the connection (see `relay.store.holders`), and with None once
+        that has ended. No name can be bound behind a pooler, whose connection outlives this one.
         """
         ended = asyncio.Event()
         connection = await connect(self.url)
@@ -208,14 +204,14 @@ class PostgresDatabase:
             sender, *notices = said.split("\n")
             if sender != self.name:
                 for notice in notices:
-                    heard(notice)
+                    on_notice(notice)
 
         def lost(_connection: Any = None) -> None:
             nonlocal bound
             ended.set()
             if bound:
                 bound = False
-                named(None)
+                on_name(None)
 
         try:
             connection.add_termination_listener(lost)
@@ -223,19 +219,19 @@ class PostgresDatabase:
                 name = await connection.fetchval(BIND, new_name())
                 bound = name is not None and not ended.is_set()
                 if bound:
-                    named(name)
-                    await connection.execute(SAY, payload(self.name, [f"node {name}"]))
+                    on_name(name)
+                    await connection.execute(NOTIFY_DRIVER, payload(self.name, [f"node {name}"]))
             else:
                 log.info("no_bound_name", reason="a pooler is between this node and the database")
             await connection.add_listener(CHANNEL, received)
-            heard(ALL)
+            on_notice(ALL)
             while not ended.is_set():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LIVENESS_SECONDS):
                         await ended.wait()
                 before = steady_clock()
-                told = await connection.fetchval(NOW.text, timeout=CONNECT_TIMEOUT_SECONDS)
-                self._time.read(told, before, steady_clock())
+                seconds = await connection.fetchval(NOW.text, timeout=CONNECT_TIMEOUT_SECONDS)
+                self._time.read(seconds, before, steady_clock())
         finally:
             lost()
             connection.terminate()
@@ -244,7 +240,7 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Callable[[Sequence[Waiting]], Any]]:
-        """A write transaction: what is yielded runs a group in it. It ends with the block."""
+        """A write transaction that ends with the block. Yields a function that runs a group in it."""
         assert self._writing is not None
         notices: set[str] = set()
         try:
@@ -252,7 +248,7 @@ class PostgresDatabase:
 
                 async def run(group: Sequence[Waiting]) -> str | None:
                     await connection.run_sync(run_group, group)
-                    notices.update(await connection.run_sync(taken))
+                    notices.update(await connection.run_sync(take_notices))
                     transaction: str | None = (await connection.execute(TRANSACTION)).scalar_one()
                     return transaction
 
@@ -264,13 +260,13 @@ class PostgresDatabase:
         for call in self._after_commit:
             call()
         if notices:
-            self._unsaid |= notices
-            self._something_to_say.set()
+            self._unsent |= notices
+            self._has_unsent.set()
 
     @asynccontextmanager
     async def single_statement(self) -> AsyncIterator[Callable[[Sequence[Waiting]], Any]]:
-        """What is yielded runs a group that is one statement. Where its answer is lost it is run again: it has to find
-        by itself what it has done already."""
+        """Yields a function that runs a group of one statement, in autocommit. If its response is lost it runs
+        again, so the statement must recognize what it has done already."""
         assert self._calling is not None
         async with self._calling.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -280,25 +276,25 @@ class PostgresDatabase:
 
             yield run
 
-    async def _say(self) -> None:
-        """Tells the other nodes, outside of the transactions that write: commits that notify wait for each other, all
-        over the server. What is lost here is found by a scan."""
+    async def _notify_others(self) -> None:
+        """Sends notices outside the writing transactions, because PostgreSQL serializes commits that notify across
+        the server. Other nodes find a lost notice by their scans."""
         while True:
-            await self._something_to_say.wait()
-            self._something_to_say.clear()
-            notices, self._unsaid = self._unsaid, set()
+            await self._has_unsent.wait()
+            self._has_unsent.clear()
+            notices, self._unsent = self._unsent, set()
             try:
                 assert self._engine is not None
                 async with self._engine.begin() as connection:
                     await connection.execute(NOTIFY, {"said": payload(self.name, notices)})
             except Exception as error:
                 log.warning("others_not_told", notices=len(notices), error=reason_of(error))
-                self._unsaid.add(ALL)
-                self._something_to_say.set()
-                await asyncio.sleep(UNTOLD_PAUSE_SECONDS)
+                self._unsent.add(ALL)
+                self._has_unsent.set()
+                await asyncio.sleep(NOTIFY_RETRY_SECONDS)
 
     async def was_committed(self, transaction: str) -> bool:
-        """Whether a transaction was committed whose end we did not hear of; where it goes on, its end is waited for."""
+        """Whether a transaction whose response was lost was committed. Waits while it is in progress."""
         assert self._writing is not None
         try:
             async with self._writing.connect() as connection, asyncio.timeout(STATEMENT_TIMEOUT_SECONDS):

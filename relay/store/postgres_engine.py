@@ -1,4 +1,4 @@
-"""How PostgreSQL is reached: URLs, connections, and what an error of its driver means."""
+"""Connections to PostgreSQL: URLs, engines, and the meaning of driver errors."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,26 +14,26 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from relay.errors import SettingsError, StoreError
-from relay.store.groups import as_store_error
+from relay.store.group_commit import as_store_error
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
 POOL_TIMEOUT_SECONDS = 5.0
-# Every statement of ours takes some rows by index. Where the statistics are of yesterday's few rows, a plan that reads
-# a table, or all that is open, to join it with a short list would cost a thousand times as much today.
+# Every statement reads few rows by index. With statistics from when the tables were small, the planner may choose to
+# scan a table or all open rows to join them with a short list, at a thousand times the cost.
 SEEKS = {
     **{"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off", "enable_bitmapscan": "off"},
     **{"random_page_cost": "1.1", "jit": "off"},
 }
 
-# SQLSTATE (PostgreSQL, appendix A): what another try may cure, at once or when the server is itself again.
-# A key that is there already (23505): another node was quicker, and the next try finds what it wrote.
+# SQLSTATE (PostgreSQL, appendix A): errors that a retry can cure. 23505, a duplicate key: another node was first, and
+# the retry finds its row.
 CONFLICTS = frozenset({"40001", "40P01", "55P03", "23505"})
 UNAVAILABLE = ("08", "53", "57P", "25006")
 
 
 def postgres_url(url: str) -> URL:
-    """The parsed URL, with the driver that we use. Raises SettingsError for anything else."""
+    """The parsed URL, with our driver. Raises SettingsError for any other URL."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
@@ -44,16 +44,17 @@ def postgres_url(url: str) -> URL:
 
 
 def is_postgres(url: str) -> bool:
-    """Whether a database URL is one of PostgreSQL."""
+    """Whether a database URL is PostgreSQL's."""
     return url.partition("://")[0].partition("+")[0] in ("postgresql", "postgres")
 
 
 def make_engine(
     url: URL, *, pool_size: int, statement_seconds: float | None = STATEMENT_TIMEOUT_SECONDS
 ) -> AsyncEngine:
-    """An engine with at most so many connections; every wait ends, but that for a statement with None.
+    """An engine with at most `pool_size` connections. Every wait has a time limit; `statement_seconds=None` lifts it
+    for statements.
 
-    Raises SettingsError without the driver.
+    Raises SettingsError if the driver is not installed.
     """
     if find_spec("asyncpg") is None:
         raise SettingsError("PostgreSQL needs one package more: pip install 'revor-relay[postgres]'")
@@ -67,8 +68,7 @@ def make_engine(
 
 
 async def connect(url: URL, statement_seconds: float | None = STATEMENT_TIMEOUT_SECONDS) -> Any:
-    """A connection of the driver's own; what the URL's parameters mean (`sslmode` and so on) is libpq's business, which
-    the driver knows and SQLAlchemy does not."""
+    """A raw asyncpg connection. asyncpg, unlike SQLAlchemy, interprets libpq's URL parameters such as `sslmode`."""
     import asyncpg
 
     return await asyncpg.connect(
@@ -80,7 +80,7 @@ async def connect(url: URL, statement_seconds: float | None = STATEMENT_TIMEOUT_
 
 
 def sqlstate_of(error: BaseException | None) -> str:
-    """The SQLSTATE in an error or in what caused it; empty when there is none."""
+    """The SQLSTATE of an error or of its cause; empty if there is none."""
     while error is not None:
         for candidate in (error, getattr(error, "orig", None)):
             state = getattr(candidate, "sqlstate", None) or getattr(candidate, "pgcode", None)
@@ -91,24 +91,26 @@ def sqlstate_of(error: BaseException | None) -> str:
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether another transaction was in the way."""
+    """Whether the error is a conflict with another transaction."""
     return sqlstate_of(error) in CONFLICTS
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether the server, not the statement, is the reason."""
+    """Whether the server, not the statement, caused the error."""
     if isinstance(error, OSError | TimeoutError | PoolTimeout):
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     if sqlstate_of(error).startswith(UNAVAILABLE):
         return True
-    told = str(getattr(error, "orig", type(error)))  # one that is gone in the middle of something is misused, it says
+    told = str(
+        getattr(error, "orig", type(error))
+    )  # what asyncpg raises for a connection lost in the middle of an operation
     return any(f"asyncpg.exceptions._base.{name}" in told for name in ("InterfaceError", "InternalClientError"))
 
 
 def as_ours(error: Exception) -> Exception:
-    """What callers see of an error of the driver; any other stays what it is."""
+    """A driver's error as StoreError; other errors unchanged."""
     if isinstance(error, SQLAlchemyError):
         return as_store_error(error)
     if is_unavailable(error):
@@ -119,21 +121,21 @@ def as_ours(error: Exception) -> Exception:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line for a person."""
+    """One line for people."""
     original = getattr(error, "orig", None) or error
     lines = str(original).splitlines()
     said = lines[0] if lines else type(original).__name__
-    return said.partition(">: ")[2] or said  # "<class 'asyncpg.…Error'>: what it says"
+    return said.partition(">: ")[2] or said  # "<class 'asyncpg.…Error'>: message"
 
 
 def shown(url: URL) -> str:
-    """A database URL to show: no password."""
+    """A database URL for display, without the password."""
     return url.set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 @asynccontextmanager
 async def scratch_database(url: str) -> AsyncIterator[str]:
-    """A new, empty database beside the one of `url`, dropped at the end. Raises StoreError when there can be none."""
+    """A new, empty database on the server of `url`, dropped at the end. Raises StoreError if it cannot be created."""
     beside = postgres_url(url)
     name = f"relay_demo_{token_hex(6)}"
     engine = make_engine(beside, pool_size=1)

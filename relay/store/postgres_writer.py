@@ -1,4 +1,5 @@
-"""Group commit with PostgreSQL: a task with the promises of `relay.store.writer`, over a network that can break."""
+"""Group commit for PostgreSQL: a task with the guarantees of `relay.store.sqlite_writer`, over a network that can
+fail."""
 
 import asyncio
 import time
@@ -9,7 +10,7 @@ from typing import Any
 import structlog
 
 from relay.errors import StoreError
-from relay.store.groups import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Batch, Item, Result, Waiting, resolve
+from relay.store.group_commit import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Batch, Item, Result, Waiting, resolve
 from relay.store.postgres_engine import as_ours, is_conflict, is_unavailable, reason_of
 
 PATIENCE_SECONDS = 30.0
@@ -21,10 +22,10 @@ log = structlog.get_logger("relay.store")
 
 
 class AsyncWriter:
-    """Group commit in a task: see `relay.store.writer`, whose promises it keeps.
+    """Group commit in a task. See `relay.store.sqlite_writer` for its guarantees.
 
     transaction    opens a write transaction; runs a group in it and returns its id (None: nothing was written)
-    was_committed  tells of an id whether that transaction was committed
+    was_committed  whether the transaction with an id was committed
     """
 
     def __init__(self, transaction: Callable[[], Any], was_committed: Callable[[str], Awaitable[bool]]) -> None:
@@ -46,14 +47,14 @@ class AsyncWriter:
 
     @property
     def waiting_count(self) -> int:
-        """How many items wait for the next group."""
+        """Number of items waiting for the next group."""
         return len(self._waiting)
 
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
-        """Runs `batch` with `item` in the next group and returns its result once that is committed.
+        """Runs `batch` with `item` in the next group and returns its result after the commit.
 
-        Raises what the batch function returned or raised for this item; StoreError when the database refuses it, can
-        not be reached for PATIENCE_SECONDS, or is closing. Cancelling the caller does not undo the write.
+        Raises what the batch function returned or raised for this item. Raises StoreError if the database refuses the
+        write, is unreachable for PATIENCE_SECONDS, or is closing. Cancelling the caller does not undo the write.
         """
         await self._places.acquire()
         if self._task is None or self._closing:
@@ -66,7 +67,7 @@ class AsyncWriter:
         return result
 
     async def close(self) -> None:
-        """Writes what still waits, then ends the task."""
+        """Commits what still waits, then ends the task."""
         self._closing = True
         self._wake.set()
         if self._task is not None:
@@ -86,7 +87,7 @@ class AsyncWriter:
 
     async def _commit(self, group: list[Waiting]) -> None:
         pause_seconds, conflicts = FIRST_PAUSE_SECONDS, 0
-        transaction: str | None = None  # whose end is not known
+        transaction: str | None = None  # whose outcome is unknown
         while True:
             try:
                 if transaction is None or not await self._was_committed(transaction):
@@ -118,7 +119,7 @@ class AsyncWriter:
             waiting.result = StoreError(f"the database can not be written: {self.trouble}")
 
     def _waits(self, error: Exception) -> bool:
-        """Notes the trouble. Whether it is worth while to try again before giving the group up."""
+        """Records the trouble. Returns whether the group should be tried again."""
         now = time.monotonic()
         if self.trouble is None:
             self._trouble_since = now

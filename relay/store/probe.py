@@ -1,4 +1,4 @@
-"""Whether the database takes writes just now: asked by /readyz, which a reader alone could not tell."""
+"""Whether the database accepts writes, for /readyz. A read alone cannot tell."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ PATIENCE_SECONDS = 2.0
 
 
 class Database(Protocol):
-    """What it needs of a database."""
+    """What the probe uses of a database."""
 
     async def write(self, batch: Callable[[Connection, Sequence[None]], Sequence[Any]], item: None) -> Any: ...
 
 
 class WriteProbe:
-    """Writes a little, at most once a second: on a full disk reads go on, and a commit that changes nothing too."""
+    """Writes a little, at most once a second. On a full disk reads still work, and so does a commit without changes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -27,7 +27,7 @@ class WriteProbe:
         self._failure: StoreError | None = None
 
     async def check(self, now: float) -> None:
-        """Raises StoreError when nothing can be written."""
+        """Raises StoreError if nothing can be written."""
         if self._asked_at is None or not 0 <= now - self._asked_at < KEPT_SECONDS:
             self._asked_at = now
             try:
@@ -44,7 +44,7 @@ class WriteProbe:
 
 def _touch(connection: Connection, items: Sequence[None]) -> Sequence[None]:
     if connection.dialect.name == "sqlite":
-        # a row that is written over with itself makes no page dirty; nothing else uses this number
+        # a row overwritten with the same values dirties no page; nothing else uses this number
         version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         connection.exec_driver_sql(f"PRAGMA user_version = {(int(version) + 1) % (1 << 31)}")
     else:

@@ -1,10 +1,8 @@
-"""Several statements that PostgreSQL runs in one call.
+"""Several statements that PostgreSQL runs in one call, to save round trips.
 
-A round trip costs the network, and a turn of the event loop: more than most statements cost the server. A procedure is
-made of statements whose order no answer changes. It is stored as a temporary function of a connection, so nothing of it
-is in the schema, and it is always that of this version. What it does, its statements do one by one as well; that is
-what its user falls back to. (SQLite has no round trips. The same as a temporary trigger gained nothing that could be
-told from noise.)
+A procedure consists of statements whose order does not depend on any result. It is stored as a temporary function of a
+connection, so the schema does not contain it and it always matches this version. Its statements can also run one by
+one, which is the fallback. SQLite has no round trips and does not use procedures.
 """
 
 import re
@@ -26,35 +24,35 @@ _PARAMETER = re.compile(r":([a-z_]+)")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A statement. `rows`: the parameter of the procedure that has its rows."""
+    """A statement. `rows`: the procedure's parameter that holds its rows."""
 
     statement: Sql
     rows: str = "rows"
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """A query that is run for its locks."""
+class Lock:
+    """A query that runs for its row locks."""
 
     query: Sql
 
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """A statement that is run once for each row of a query, whose columns are its parameters."""
+    """A statement that runs once per row of a query, with the row's columns as parameters."""
 
     statement: Sql
     query: Sql
 
 
 class Procedure:
-    """Statements with parameters in common.
+    """Statements that share parameters.
 
     name        of the function
     parameters  with their types
-    counted     a query that has to count as much as the parameter `count` says: else nothing is done
-    steps       what is done, in this order
-    result      a `gathered` query: what was done
+    counted     a query whose count must equal the parameter `count`; otherwise nothing is done
+    steps       the statements, in order
+    result      a `json_query`: the result
     """
 
     def __init__(
@@ -63,11 +61,11 @@ class Procedure:
         *,
         parameters: Mapping[str, str],
         counted: Sql,
-        steps: Sequence[Run | Hold | Each],
+        steps: Sequence[Run | Lock | Each],
         result: Sql,
     ) -> None:
         self.name = name
-        queries = (step.query for step in steps if isinstance(step, Hold | Each))
+        queries = (step.query for step in steps if isinstance(step, Lock | Each))
         statements = (step.statement for step in steps if isinstance(step, Run | Each))
         self.statements = (counted, *queries, *statements, result)
         self._parameters = parameters
@@ -77,7 +75,7 @@ class Procedure:
         self._call = text(f"SELECT pg_temp.{name}({', '.join(f':{parameter}' for parameter in parameters)})")
 
     def run(self, connection: Connection, **parameters: Any) -> list[list[Any]] | None:
-        """Its result; None where nothing was done: the count was another, or this connection has no procedures."""
+        """Its result. None if nothing was done: the count differed, or this connection has no procedures."""
         if not connection.info.get(DEFINED):
             return None
         found = connection.execute(self._call, parameters).scalar_one()
@@ -85,7 +83,7 @@ class Procedure:
         return rows
 
     def definition(self) -> str:
-        """The statement that makes the function."""
+        """The statement that creates the function."""
         places = {parameter: f"${place}" for place, parameter in enumerate(self._parameters, 1)}
 
         def placed(statement: Sql, rows: str = "rows") -> str:
@@ -98,7 +96,7 @@ class Procedure:
             match step:
                 case Run():
                     body.append(placed(step.statement, step.rows))
-                case Hold():
+                case Lock():
                     body.append(f"PERFORM 1 FROM ({placed(step.query)}) AS held")
                 case Each():
                     statement = _PARAMETER.sub(r"one.\1", step.statement.postgresql.text)
@@ -112,7 +110,7 @@ class Procedure:
 
 
 def define(engine: AsyncEngine, procedures: Sequence[Procedure]) -> None:
-    """Has every connection that the engine makes from now on know these, where it may make something temporary."""
+    """Creates the procedures on every new connection of the engine, if the role may create temporary objects."""
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, record: Any) -> None:

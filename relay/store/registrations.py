@@ -1,4 +1,4 @@
-"""Registrations: jobs begin to be tracked, are found tracked already, or are taken up again."""
+"""Registration: a job is tracked, found tracked already, or reopened."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,21 +12,29 @@ from relay.core.records import Registered, Registration
 from relay.errors import Conflict
 from relay.store.intents import resolve_sent, settle
 from relay.store.notices import notify
-from relay.store.outbox import CALLBACKS, EVENTS, INSERT_DELIVERY, Outbox, delivery_values, hold_jobs, open_pairs
+from relay.store.outbox import (
+    CALLBACKS,
+    EVENTS,
+    INSERT_DELIVERY,
+    Outbox,
+    delivery_values,
+    lock_jobs,
+    open_pairs,
+)
 from relay.store.rows import event_from, job_from, observation_values, progress_values
-from relay.store.statements import SQLITE, insert_into, json_list, many, run, sql
+from relay.store.statements import SQLITE, insert_into, json_list, run, run_many, sql
 from relay.store.tables import JobRow
 
 JOBS = JobRow.__table__  # type: ignore[attr-defined]
 
-_EXTERNAL_IDS = sql(lambda words: f"external_id IN {words.listed('external_ids')}")
+_EXTERNAL_IDS = sql(lambda dialect: f"external_id IN {dialect.json_values('external_ids')}")
 BY_EXTERNAL_IDS = {
     SQLITE: select(JOBS).where(text(_EXTERNAL_IDS.sqlite)),
-    # held: what is found is what is changed; in the order of keys, as everywhere
+    # locked, so that the row found is the row changed; in key order, as everywhere
     "postgresql": select(JOBS).where(_EXTERNAL_IDS.postgresql).order_by(JOBS.c.uid).with_for_update(),
 }
 BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
-# Kept until their deliveries are there: retention deletes only an event that has none pending.
+# Protected until their deliveries exist: retention deletes only events without open deliveries.
 EVENTS_OF_JOB = (
     select(EVENTS)
     .where(EVENTS.c.job_uid == bindparam("job_uid"))
@@ -59,7 +67,7 @@ class Registrar:
     def register(
         self, connection: Connection, items: Sequence[Sequence[Registration]]
     ) -> Sequence[Sequence[Registered]]:
-        """Tracks the jobs of all items. Raises Conflict when a callback was removed meanwhile."""
+        """Tracks the jobs of all items. Raises Conflict if a callback was removed meanwhile."""
         registrations = [registration for item in items for registration in item]
         known = _known(connection, registrations)
         new: dict[Key, Registration] = {}
@@ -76,7 +84,7 @@ class Registrar:
 
     def _check_callbacks(self, connection: Connection, registrations: Sequence[Registration]) -> None:
         with_one = [one for one in registrations if one.callback_subscription_id is not None]
-        known = self._outbox.book.several(connection, {one.callback_subscription_id or "" for one in with_one})
+        known = self._outbox.subscriptions.several(connection, {one.callback_subscription_id or "" for one in with_one})
         for registration in with_one:
             if registration.callback_subscription_id not in known:
                 raise Conflict(
@@ -85,8 +93,8 @@ class Registrar:
                 )
 
     def _insert(self, connection: Connection, new: Sequence[Registration]) -> dict[Key, Registered]:
-        # In the order of their keys: two nodes that register the same jobs would wait for each other.
-        many(connection, INSERT_JOB, [_job_values(registration) for registration in sorted(new, key=_key)])
+        # In key order, or two nodes that register the same jobs would deadlock.
+        run_many(connection, INSERT_JOB, [_job_values(registration) for registration in sorted(new, key=_key)])
         for registration in new:
             notify(connection, f"jobs {registration.source}/{registration.account}")
         links = [
@@ -94,7 +102,7 @@ class Registrar:
             for registration in new
             if registration.callback_subscription_id is not None
         ]
-        many(connection, INSERT_CALLBACK, links)
+        run_many(connection, INSERT_CALLBACK, links)
         made = self._outbox.insert(
             connection, [(event, registration.lease) for registration in new for event in registration.events]
         )
@@ -152,24 +160,24 @@ class Registrar:
     def _add_callback(
         self, connection: Connection, job_uid: str, registration: Registration, subscription_id: str
     ) -> None:
-        """A new callback gets the job's events in order from the first, those of its types; one that is there goes on
-        with the types that are given, if any are."""
+        """A new callback receives the job's past events of its types, in order. An existing one only changes its
+        types, if any are given."""
         link = _callback_values(job_uid, registration)
-        subscription = self._outbox.book.get(connection, subscription_id)
+        subscription = self._outbox.subscriptions.get(connection, subscription_id)
         if run(connection, INSERT_CALLBACK, **link).rowcount == 0 or subscription is None:
             if registration.callback_types is not None:
                 run(connection, CHANGE_CALLBACK, **link)
             return
-        hold_jobs(connection, [job_uid])
+        lock_jobs(connection, [job_uid])
         types, now = registration.callback_types, registration.tracked_at
         rows = connection.execute(EVENTS_OF_JOB, {"job_uid": job_uid}).all()
         events = [event_from(row) for row in rows if types is None or row.type in types]
         busy = open_pairs(connection, [job_uid])
-        many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in events])
+        run_many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in events])
 
 
 def job_of(registration: Registration) -> Job:
-    """The job that a registration makes."""
+    """The job that a registration creates."""
     seen = registration.seen
     return Job(
         uid=registration.uid,

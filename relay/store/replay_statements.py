@@ -1,27 +1,27 @@
-"""The statements of replays: which events there are to send, what became of them, and how they get on their way.
+"""SQL of replays: which events to send, their deliveries' outcomes, and how deliveries are queued.
 
-An event is found by its place, in slices of so many; nothing here reads more than a slice, or more than a replay has on
-its way.
+Events are read by position in slices. No statement reads more than one slice, or more than one replay's open
+deliveries.
 """
 
 from relay.store.outbox import DELIVERIES
-from relay.store.statements import REAL, TEXT, Dialect, Sql, gathered, insert_into, sql
+from relay.store.statements import REAL, TEXT, Dialect, Sql, insert_into, json_query, sql
 from relay.store.tables import OPEN_DELIVERY
 
 ENDED = "state NOT IN ('pending', 'blocked')"
-HARVEST_COUNT = 1_000
+ENDED_AT_ONCE = 1_000
 MAX_RUNNING = 100
 
 
-# What is asked of each event is a COUNT, not an EXISTS, and a state that no index knows: without statistics PostgreSQL
-# makes a hash of all that a subscription ever had, or goes through all that is dead, for each event or slice anew.
+# COUNT instead of EXISTS, and a state in a form no index matches: without statistics PostgreSQL would hash all of a
+# subscription's deliveries, or scan all dead ones, for every event or slice.
 
 
-def _matches(words: Dialect) -> str:
-    """Whether the event `e` is one of those that a replay is for, whatever has become of it."""
+def _matches(dialect: Dialect) -> str:
+    """Whether the event `e` is in the replay's scope, whatever its deliveries' states."""
     return f"""
   e.recorded_at >= :since AND e.recorded_at < :until
-  AND (:every_type = 1 OR e.type IN {words.listed("types")})
+  AND (:every_type = 1 OR e.type IN {dialect.json_values("types")})
   AND (:job_events = 0 OR e.job_uid IS NOT NULL)
   AND (:source = '' OR e.source = :source)
   AND (:callback = 0 OR (
@@ -30,8 +30,8 @@ def _matches(words: Dialect) -> str:
   ) > 0)"""
 
 
-# Counted in the order of their time, which `since` and `until` are about; sent in the order of their places, which is
-# that of a job's sequence whatever clocks did.
+# Counted by time, which `since` and `until` refer to; sent by position, which is a job's sequence order whatever the
+# clocks did.
 _AFTER = "> (CAST(:after AS double precision), CAST(:position AS bigint))"
 _IN_SLICE = f"""
   (e.recorded_at, e.position) {_AFTER}
@@ -44,12 +44,12 @@ ORDER BY recorded_at, position LIMIT 1 OFFSET :count
 
 
 def _count(count: str) -> Sql:
-    """How much of the events of a slice there is to send, and their first and last place."""
+    """The number of deliveries to send in a slice, and their first and last position."""
     return sql(
-        lambda words: (
+        lambda dialect: (
             f"""
 WITH counted AS MATERIALIZED (
-  SELECT e.position, {count} AS found FROM events e WHERE {_IN_SLICE} AND {_matches(words)}
+  SELECT e.position, {count} AS found FROM events e WHERE {_IN_SLICE} AND {_matches(dialect)}
 )
 SELECT COALESCE(SUM(found), 0) AS matched, MIN(CASE WHEN found > 0 THEN position END) AS first,
   MAX(CASE WHEN found > 0 THEN position END) AS last
@@ -72,41 +72,41 @@ COUNT_DELIVERIES = _count(
       AND (:subscription_id = '' OR d.subscription_id = :subscription_id) AND (:reason = '' OR d.reason = :reason)
   )"""
 )
-SLICE = gathered(
-    lambda words: (
+SLICE = json_query(
+    lambda dialect: (
         f"""
-SELECT e.position, e.id, e.job_uid, e.sequence, CASE WHEN {_matches(words)} THEN 1 ELSE 0 END AS wanted
+SELECT e.position, e.id, e.job_uid, e.sequence, CASE WHEN {_matches(dialect)} THEN 1 ELSE 0 END AS wanted
 FROM events e WHERE e.position > :position AND e.position <= :last
-ORDER BY e.position LIMIT :count {words.kept("e")}
+ORDER BY e.position LIMIT :count {dialect.for_key_share("e")}
 """
     ),
-    lambda words: ("position", "id", "job_uid", "sequence", "wanted"),
+    lambda dialect: ("position", "id", "job_uid", "sequence", "wanted"),
 )
 _FOUND = ("id", "event_id", "subscription_id", "state", "reason")
 _OF_ONE = "(:subscription_id = '' OR subscription_id = :subscription_id)"
 DELIVERIES_OF = Sql(
-    sqlite=gathered(
-        lambda words: f"SELECT * FROM deliveries WHERE event_id IN {words.listed('event_ids')} AND {_OF_ONE}",
-        lambda _words: _FOUND,
+    sqlite=json_query(
+        lambda dialect: f"SELECT * FROM deliveries WHERE event_id IN {dialect.json_values('event_ids')} AND {_OF_ONE}",
+        lambda _dialect: _FOUND,
     ).sqlite,
-    # One look for each event, whatever is known of the table.
-    postgresql=gathered(
-        lambda words: (
+    # One index seek per event, whatever the statistics say.
+    postgresql=json_query(
+        lambda dialect: (
             f"""
-SELECT d.* FROM {words.listed("event_ids")} AS one (event_id) CROSS JOIN LATERAL (
+SELECT d.* FROM {dialect.json_values("event_ids")} AS one (event_id) CROSS JOIN LATERAL (
   SELECT * FROM deliveries WHERE event_id = one.event_id AND {_OF_ONE} OFFSET 0
 ) AS d
 """
         ),
-        lambda _words: _FOUND,
+        lambda _dialect: _FOUND,
     ).postgresql,
 )
 REOPEN = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
 UPDATE deliveries SET was = deliveries.state, state = m.state, priority = 2, due_at = m.due_at, lease_token = NULL,
   attempt_count = 0, ended_at = NULL, reason = NULL, replay = m.replay
-FROM {words.members("rows", id=TEXT, state=TEXT, due_at=REAL, replay=TEXT)} AS m
+FROM {dialect.json_rows("rows", id=TEXT, state=TEXT, due_at=REAL, replay=TEXT)} AS m
 WHERE deliveries.id = m.id AND deliveries.{ENDED}
 """
     )
@@ -116,38 +116,38 @@ ADD = insert_into(
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state", "due_at", "created_at", "replay"),
     constants={"priority": "2", "attempt_count": "0", "made_count": "0", "was": "'cancelled'"},
 )
-# What is on its way by itself stays in its place and is counted; its retry comes now, with a fresh schedule. What
-# somebody holds is let be: whoever ends it wants its job, which is held here.
+# An open automatic delivery keeps its place and is counted; its retry becomes due now with a fresh schedule. A leased
+# one is left alone: its holder will lock the job, which is locked here.
 _WAITS = "state = 'pending' AND lease_token IS NULL AND priority < 2"
 JOIN_OPEN = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
 UPDATE deliveries SET replay = :replay,
   attempt_count = CASE WHEN {_WAITS} THEN 0 ELSE attempt_count END,
   due_at = CASE WHEN {_WAITS} AND due_at > :now THEN :now ELSE due_at END
 WHERE id IN (
   SELECT id FROM deliveries
-  WHERE id IN {words.listed("ids")} AND replay IS NULL AND ended_at IS NULL {words.skipping}
+  WHERE id IN {dialect.json_values("ids")} AND replay IS NULL AND ended_at IS NULL {dialect.skip_locked}
 )
 """
     )
 )
-SURVEY = f"""
+PROGRESS = f"""
 SELECT COUNT(*) AS total, COUNT(CASE WHEN state = 'delivered' THEN 1 END) AS delivered,
   COUNT(CASE WHEN state = 'dead' THEN 1 END) AS dead, COUNT(CASE WHEN {OPEN_DELIVERY} THEN 1 END) AS open,
   COUNT(CASE WHEN state = 'pending' AND attempt_count = 0 THEN 1 END) AS untried
 FROM deliveries WHERE replay = :replay
 """
-HARVEST = f"""
+COUNT_ENDED = f"""
 UPDATE deliveries SET replay = NULL, was = NULL
-WHERE id IN (SELECT id FROM deliveries WHERE replay = :replay AND {ENDED} LIMIT {HARVEST_COUNT}) AND {ENDED}
+WHERE id IN (SELECT id FROM deliveries WHERE replay = :replay AND {ENDED} LIMIT {ENDED_AT_ONCE}) AND {ENDED}
 RETURNING state
 """
-HOLD = """
+TAKE_LEASE = """
 UPDATE replays SET holder = :holder, held_until = :until
 WHERE id = :id AND state = 'running' AND (holder IS NULL OR holder = :holder OR held_until <= :now)
 """
-KEEP = """
+SAVE_PROGRESS = """
 UPDATE replays SET position = :position, passed = passed + :passed, queued = queued + :queued,
   delivered = delivered + :delivered, dead = dead + :dead
 WHERE id = :id
@@ -161,8 +161,8 @@ WHERE r.state = 'running' AND (r.holder IS NULL OR r.holder = :holder OR r.held_
 ORDER BY r.id LIMIT {MAX_RUNNING}
 """
 RUNNING_COUNT = "SELECT COUNT(*) FROM replays WHERE state = 'running'"
-# A stopped replay returns only what it reopened or added (`was`) and has not sent: what it joined goes on without it,
-# and what is in flight ends by itself.
+# A stopped replay restores only deliveries it reopened or added (`was`) and has not sent. Those it joined continue
+# without it, and those in flight end by themselves.
 _RETURNED = "replay = :replay AND was IS NOT NULL AND ended_at IS NULL AND lease_token IS NULL"
 PAIRS_TO_RETURN = f"SELECT DISTINCT job_uid, subscription_id FROM deliveries WHERE {_RETURNED} AND job_uid IS NOT NULL"
 RETURN_UNSENT = f"""
@@ -170,4 +170,4 @@ UPDATE deliveries SET state = was, ended_at = :now,
   reason = CASE WHEN was = 'delivered' THEN NULL ELSE 'replay_stopped' END
 WHERE {_RETURNED}
 """
-LET_GO = "UPDATE deliveries SET replay = NULL, was = NULL WHERE replay = :replay"
+DETACH = "UPDATE deliveries SET replay = NULL, was = NULL WHERE replay = :replay"

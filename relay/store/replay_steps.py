@@ -1,4 +1,4 @@
-"""One step of a replay: the next slice of events, and the deliveries of them that it puts on their way."""
+"""One step of a replay: the next slice of events, and the deliveries it queues for them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,18 @@ from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store import replay_statements as sql
 from relay.store.notices import notify
-from relay.store.outbox import SubscriptionBook, hold_jobs, open_pairs
-from relay.store.statements import at_once, gather, json_list, many, run
+from relay.store.outbox import lock_jobs, open_pairs
+from relay.store.statements import fetch_json, json_list, run, run_many, run_rows
+from relay.store.subscription_cache import SubscriptionCache
 
 SLICE = 500
 SLICE_OF_ALL = 50
-"""Where the deliveries to all subscriptions are looked at, each event can have many."""
+"""Smaller if a replay covers all subscriptions, because each event can then have many deliveries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fed:
-    """How far a step came: the last place, how much it dealt with, and what of it is on its way."""
+class QueuedSlice:
+    """How far a step came: the last position, the number of deliveries processed, and how many of them are open."""
 
     position: int
     passed: int
@@ -30,7 +31,7 @@ class Fed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """A delivery to be sent: one that is there (`id`, `state`), or one to be made."""
+    """A delivery to send: an existing one (`id`, `state`), or one to insert."""
 
     event: Sequence[Any]
     subscription_id: str
@@ -39,7 +40,7 @@ class _Wanted:
 
 
 def scope_of(replay: Any, subscription: Subscription | None) -> dict[str, Any]:
-    """The parameters of what a replay is for; `subscription`: the one whose events they are, if any."""
+    """The parameters of `_matches`. `subscription`: the one whose events are replayed, if any."""
     types = replay.types
     if types is None and subscription is not None:
         types = subscription.types
@@ -55,41 +56,43 @@ def scope_of(replay: Any, subscription: Subscription | None) -> dict[str, Any]:
     }
 
 
-def feed(connection: Connection, replay: Any, scope: Mapping[str, Any], book: SubscriptionBook, now: float) -> Fed:
-    """Puts the next slice on its way. Its jobs are held: nobody ends or begins a delivery of theirs meanwhile."""
+def queue_slice(
+    connection: Connection, replay: Any, scope: Mapping[str, Any], cache: SubscriptionCache, now: float
+) -> QueuedSlice:
+    """Queues the next slice. Its jobs are locked, so no delivery of them ends or begins meanwhile."""
     count = SLICE_OF_ALL if replay.subscription_id is None else SLICE
     place = {"position": replay.position, "last": replay.last_position, "count": count}
-    events = sorted(gather(connection, sql.SLICE, **scope, **place))
+    events = sorted(fetch_json(connection, sql.SLICE, **scope, **place))
     position = events[-1][0] if len(events) == count else replay.last_position
     wanted_events = {event[1]: event for event in events if event[4]}
-    hold_jobs(connection, [event[2] for event in wanted_events.values() if event[2] is not None])
-    there = gather(
+    lock_jobs(connection, [event[2] for event in wanted_events.values() if event[2] is not None])
+    there = fetch_json(
         connection,
         sql.DELIVERIES_OF,
         event_ids=json_list(list(wanted_events)),
         subscription_id=replay.subscription_id or "",
     )
-    open_ids, wanted = _sorted_out(replay, wanted_events, there, book)
-    reopened, added = _values(connection, replay.id, wanted, book, now)
-    queued = at_once(connection, sql.REOPEN, reopened) + len(added)
-    many(connection, sql.ADD, added)
+    open_ids, wanted = _sort_out(replay, wanted_events, there, cache)
+    reopened, added = _values(connection, replay.id, wanted, cache, now)
+    queued = run_rows(connection, sql.REOPEN, reopened) + len(added)
+    run_many(connection, sql.ADD, added)
     if open_ids:
         ids = json_list(sorted(open_ids))
         queued += run(connection, sql.JOIN_OPEN, ids=ids, replay=replay.id, now=now).rowcount
     if queued:
         notify(connection, "deliveries")
-    return Fed(position=position, passed=len(open_ids) + len(wanted), queued=queued)
+    return QueuedSlice(position=position, passed=len(open_ids) + len(wanted), queued=queued)
 
 
-def ended(connection: Connection, replay_id: str) -> list[str]:
-    """The states of some deliveries that have ended and were not counted: they are from now on."""
-    return [row.state for row in run(connection, sql.HARVEST, replay=replay_id).all()]
+def count_ended(connection: Connection, replay_id: str) -> list[str]:
+    """The states of some ended deliveries that were not counted yet, and now are."""
+    return [row.state for row in run(connection, sql.COUNT_ENDED, replay=replay_id).all()]
 
 
-def _sorted_out(
-    replay: Any, events: Mapping[str, Sequence[Any]], there: Sequence[Sequence[Any]], book: SubscriptionBook
+def _sort_out(
+    replay: Any, events: Mapping[str, Sequence[Any]], there: Sequence[Sequence[Any]], cache: SubscriptionCache
 ) -> tuple[list[str], list[_Wanted]]:
-    """The deliveries that are on their way already, and those to be sent, in the order of their events."""
+    """The deliveries that are open already, and those to send, in event order."""
     sends = SENDS[replay.which]
     adds = None in sends
     open_ids: list[str] = []
@@ -109,17 +112,17 @@ def _sorted_out(
 
 
 def _values(
-    connection: Connection, replay_id: str, wanted: Sequence[_Wanted], book: SubscriptionBook, now: float
+    connection: Connection, replay_id: str, wanted: Sequence[_Wanted], cache: SubscriptionCache, now: float
 ) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
-    """The rows to be changed and to be added: the first of a job and subscription that has none on its way that was
-    asked for by hand is pending, the others wait for it."""
-    busy = open_pairs(connection, sorted({one.event[2] for one in wanted if one.event[2] is not None}), by_hand=True)
-    known = book.several(connection, {one.subscription_id for one in wanted})
+    """The rows to change and to insert. The first of a (job, subscription) without an open manual delivery is
+    pending, the others are blocked."""
+    busy = open_pairs(connection, sorted({one.event[2] for one in wanted if one.event[2] is not None}), manual=True)
+    known = cache.several(connection, {one.subscription_id for one in wanted})
     reopened: list[tuple[Any, ...]] = []
     added: list[dict[str, Any]] = []
     for one in wanted:
         subscription = known.get(one.subscription_id)
-        if subscription is None:  # removed: there is nowhere to send it to
+        if subscription is None:  # removed: there is no sink
             continue
         _, event_id, job_uid, sequence, _ = one.event
         pair = (job_uid, one.subscription_id)

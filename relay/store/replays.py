@@ -1,7 +1,7 @@
-"""Replays: events sent again, a bounded number at a time, in order within a job and behind whatever is fresh.
+"""Replays: events sent again, a bounded number at a time, in order within a job and behind new events.
 
-Each step of a replay is one transaction: the deliveries that it puts on their way, and how far it has come. A crash
-undoes both or neither, and another node takes it up when its lease has run out.
+Each step is one transaction: the deliveries it queues and its progress. A crash loses both or neither, and another node
+continues when the lease expires.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ from relay.core.replay import Replay, ReplayRequest, ReplayStep
 from relay.core.subscription import Subscription
 from relay.errors import Conflict, NotFound
 from relay.store import replay_statements as sql
+from relay.store.attempt_results import promote_manual
 from relay.store.database import Database
-from relay.store.marks import promote_by_hand
-from relay.store.outbox import MATCHED_BY, SUBSCRIPTIONS, Outbox, hold_jobs, what_it_matches
-from relay.store.replay_steps import ended, feed, scope_of
+from relay.store.outbox import Outbox, lock_jobs
+from relay.store.replay_steps import count_ended, queue_slice, scope_of
 from relay.store.statements import run
+from relay.store.subscription_cache import MATCHED_BY, SUBSCRIPTIONS, matching_fields
 from relay.store.tables import ReplayRow
 
 REPLAYS = ReplayRow.__table__  # type: ignore[attr-defined]
@@ -26,7 +27,7 @@ LEASE_SECONDS = 10.0
 COUNT_SLICE = 5_000
 MAX_UNTRIED = 1_000
 MAX_OPEN = 4_000
-"""Of one replay's deliveries: so many that were not tried yet, so many in all with those that wait for a retry."""
+"""Limits for one replay's open deliveries: untried ones, and all of them including those waiting for a retry."""
 
 
 class ReplayStore:
@@ -37,8 +38,8 @@ class ReplayStore:
         self._outbox = outbox
 
     async def create(self, request: ReplayRequest) -> Replay:
-        """Counts what there is to send, slice by slice, and has it sent. Raises NotFound for the subscription, and
-        Conflict when too many are running."""
+        """Counts the deliveries to send, slice by slice, and starts the replay. Raises NotFound for the
+        subscription, and Conflict if too many replays are running."""
         scope = await self._database.read(_scope, request)
         matched, first, last = 0, 0, 0
         after = (request.since, -1)
@@ -63,11 +64,12 @@ class ReplayStore:
         return found
 
     async def get(self, replay_id: str) -> Replay | None:
-        """One, as it stands now."""
+        """One replay with its current progress."""
         return await self._database.read(_get, replay_id)
 
     async def stop(self, replay_id: str, now: float) -> Replay:
-        """Ends one: what it had not sent is as it was before. One that has ended stays as it is. Raises NotFound."""
+        """Stops a replay and restores the deliveries it has not sent. One that has ended is unchanged. Raises
+        NotFound."""
         await self._database.write(_stop, (replay_id, now))
         found = await self.get(replay_id)
         if found is None:
@@ -75,15 +77,15 @@ class ReplayStore:
         return found
 
     async def free_all(self) -> None:
-        """Nobody holds any: for the start of the only node that a SQLite file has."""
+        """Releases every replay. Only for a SQLite file at start-up."""
         await self._database.write(_free_all, None)
 
     async def due(self, holder: str, now: float) -> list[str]:
-        """The running ones that no other node holds and that have something to do just now."""
+        """The running replays that no other node holds and that have something to do."""
         return await self._database.read(_due, holder, now)
 
     async def advance(self, replay_id: str, holder: str, now: float) -> ReplayStep:
-        """One step of one, if `holder` may take it: counts what has ended, and puts more on its way."""
+        """One step of a replay, if `holder` may take it: counts ended deliveries and queues more."""
         return await self._database.write(self._advance, (replay_id, holder, now))
 
     def _advance(self, connection: Connection, items: Sequence[tuple[str, str, float]]) -> Sequence[ReplayStep]:
@@ -91,25 +93,25 @@ class ReplayStore:
 
     def _step(self, connection: Connection, replay_id: str, holder: str, now: float) -> ReplayStep:
         taken = {"id": replay_id, "holder": holder, "now": now, "until": now + LEASE_SECONDS}
-        if not run(connection, sql.HOLD, **taken).rowcount:
+        if not run(connection, sql.TAKE_LEASE, **taken).rowcount:
             return ReplayStep()
         row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one()
-        delivered, dead = _harvest(connection, replay_id)
+        delivered, dead = _count_ended(connection, replay_id)
         counts = {"position": row.position, "passed": 0, "queued": 0, "delivered": delivered, "dead": dead}
         subscription = None
         if row.subscription_id is not None:
-            subscription = self._outbox.book.get(connection, row.subscription_id)
+            subscription = self._outbox.subscriptions.get(connection, row.subscription_id)
             if subscription is None:
-                run(connection, sql.KEEP, id=replay_id, **counts)
+                run(connection, sql.SAVE_PROGRESS, id=replay_id, **counts)
                 _end(connection, replay_id, "stopped", now)
                 return ReplayStep(ended=True)
-        survey = _survey(connection, replay_id)
-        if _has_room(survey) and row.position < row.last_position and _sends(subscription):
+        progress = _progress(connection, replay_id)
+        if _has_room(progress) and row.position < row.last_position and _sends(subscription):
             scope = scope_of(row, subscription)
-            fed = feed(connection, row, scope, self._outbox.book, now)
-            counts |= {"position": fed.position, "passed": fed.passed, "queued": fed.queued}
-        run(connection, sql.KEEP, id=replay_id, **counts)
-        if counts["position"] >= row.last_position and survey.total + counts["queued"] == 0:
+            part = queue_slice(connection, row, scope, self._outbox.subscriptions, now)
+            counts |= {"position": part.position, "passed": part.passed, "queued": part.queued}
+        run(connection, sql.SAVE_PROGRESS, id=replay_id, **counts)
+        if counts["position"] >= row.last_position and progress.total + counts["queued"] == 0:
             _end(connection, replay_id, "done", now)
             return ReplayStep(ended=True)
         more = row.position < counts["position"] < row.last_position
@@ -123,13 +125,13 @@ def _scope(connection: Connection, request: ReplayRequest) -> dict[str, Any]:
     if found is None:
         detail = f"there is no subscription {request.subscription_id}"
         raise NotFound(detail, code="subscription_not_found")
-    return scope_of(request, what_it_matches(found))
+    return scope_of(request, matching_fields(found))
 
 
 def _count_slice(
     connection: Connection, request: ReplayRequest, scope: dict[str, Any], after: tuple[float, int]
 ) -> tuple[tuple[float, int] | None, int, int, int]:
-    """Where the slice ends (None: with the range), how many of it are to be sent, and their first and last place."""
+    """The slice's end (None: the range's end), its number of deliveries to send, and their first and last position."""
     place = {"after": after[0], "position": after[1]}
     end = run(connection, sql.END_OF_SLICE, until=request.until, count=COUNT_SLICE - 1, **place).one_or_none()
     upto, last = (request.until, -1) if end is None else (end.recorded_at, end.position)
@@ -160,7 +162,7 @@ def _get(connection: Connection, replay_id: str) -> Replay | None:
     row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one_or_none()
     if row is None:
         return None
-    survey = _survey(connection, replay_id)
+    progress = _progress(connection, replay_id)
     ahead = max(0, row.matched - row.passed) if row.position < row.last_position or row.state == "stopped" else 0
     return Replay(
         id=row.id,
@@ -173,9 +175,9 @@ def _get(connection: Connection, replay_id: str) -> Replay | None:
         reason=row.reason,
         matched=row.matched,
         queued=row.queued,
-        delivered=row.delivered + survey.delivered,
-        dead=row.dead + survey.dead,
-        left=0 if row.state == "done" else ahead + survey.open,
+        delivered=row.delivered + progress.delivered,
+        dead=row.dead + progress.dead,
+        left=0 if row.state == "done" else ahead + progress.open,
         created_at=row.created_at,
         ended_at=row.ended_at,
     )
@@ -186,16 +188,16 @@ def _stop(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequenc
         if not run(connection, sql.END, id=replay_id, state="stopped", now=now).rowcount:
             continue
         row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one()
-        delivered, dead = _harvest(connection, replay_id)
+        delivered, dead = _count_ended(connection, replay_id)
         pairs = [
             (pair.job_uid, pair.subscription_id) for pair in run(connection, sql.PAIRS_TO_RETURN, replay=replay_id)
         ]
-        hold_jobs(connection, [job_uid for job_uid, _ in pairs])
+        lock_jobs(connection, [job_uid for job_uid, _ in pairs])
         returned = run(connection, sql.RETURN_UNSENT, replay=replay_id, now=now).rowcount
-        promote_by_hand(connection, pairs, now)
-        run(connection, sql.LET_GO, replay=replay_id)
+        promote_manual(connection, pairs, now)
+        run(connection, sql.DETACH, replay=replay_id)
         counts = {"delivered": delivered, "dead": dead, "passed": -returned, "queued": -returned}
-        run(connection, sql.KEEP, id=replay_id, position=row.position, **counts)
+        run(connection, sql.SAVE_PROGRESS, id=replay_id, position=row.position, **counts)
     return [None] * len(items)
 
 
@@ -207,45 +209,45 @@ def _free_all(connection: Connection, items: Sequence[None]) -> Sequence[None]:
 def _due(connection: Connection, holder: str, now: float) -> list[str]:
     found = []
     for row in run(connection, sql.RUNNING, holder=holder, now=now).all():
-        survey = _survey(connection, row.id)
+        progress = _progress(connection, row.id)
         unsent = row.position < row.last_position
         sends = row.subscription_id is None or row.subscription_state == "enabled"
         gone = row.subscription_id is not None and row.subscription_state is None
         if (
-            survey.open < survey.total
+            progress.open < progress.total
             or gone
-            or (unsent and sends and _has_room(survey))
-            or not (unsent or survey.total)
+            or (unsent and sends and _has_room(progress))
+            or not (unsent or progress.total)
         ):
             found.append(row.id)
     return found
 
 
-def _survey(connection: Connection, replay_id: str) -> Row[Any]:
-    """What it has on its way, and what of that has ended and is not counted yet."""
-    return run(connection, sql.SURVEY, replay=replay_id).one()
+def _progress(connection: Connection, replay_id: str) -> Row[Any]:
+    """A replay's open deliveries, and those that have ended but are not counted yet."""
+    return run(connection, sql.PROGRESS, replay=replay_id).one()
 
 
-def _has_room(survey: Row[Any]) -> bool:
-    return bool(survey.untried < MAX_UNTRIED and survey.open < MAX_OPEN)
+def _has_room(progress: Row[Any]) -> bool:
+    return bool(progress.untried < MAX_UNTRIED and progress.open < MAX_OPEN)
 
 
 def _sends(subscription: Subscription | None) -> bool:
     return subscription is None or subscription.state == "enabled"
 
 
-def _harvest(connection: Connection, replay_id: str) -> tuple[int, int]:
-    """Takes what has ended off the list. Returns how much of it was delivered, and how much is dead."""
+def _count_ended(connection: Connection, replay_id: str) -> tuple[int, int]:
+    """Counts ended deliveries and detaches them. Returns the numbers delivered and dead."""
     delivered = dead = 0
     while True:
-        states = ended(connection, replay_id)
+        states = count_ended(connection, replay_id)
         delivered, dead = delivered + states.count("delivered"), dead + states.count("dead")
-        if len(states) < sql.HARVEST_COUNT:
+        if len(states) < sql.ENDED_AT_ONCE:
             return delivered, dead
 
 
 def _end(connection: Connection, replay_id: str, state: str, now: float) -> None:
-    run(connection, sql.LET_GO, replay=replay_id)
+    run(connection, sql.DETACH, replay=replay_id)
     run(connection, sql.END, id=replay_id, state=state, now=now)
 
 

@@ -1,4 +1,4 @@
-"""Rows into values. The only place that knows both."""
+"""Conversion of rows into values and back. The only module that knows both."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,13 @@ from relay.core.jsontext import dumps
 
 
 def loads(value: bytes | None) -> Any:
-    """The value of JSON bytes, None for None."""
+    """The value of JSON bytes; None for None."""
     return None if value is None else jsontext.loads(value)
 
 
 def job_from(row: Row[Any], *, whole: bool = True) -> Job:
-    """A job; `whole` = with its metadata and the upstream's last item, which start-up does without."""
+    """A job. `whole=False` leaves out metadata, request, last error and the upstream's last item, which start-up
+    does not need."""
     return Job(
         uid=row.uid,
         external_id=row.external_id,
@@ -62,7 +63,7 @@ def job_from(row: Row[Any], *, whole: bool = True) -> Job:
 
 
 def progress_values(progress: Progress) -> dict[str, Any]:
-    """The columns of what is known of a job's life."""
+    """The columns of a job's progress."""
     return {
         "status": progress.status,
         "phase": progress.phase,
@@ -75,7 +76,7 @@ def progress_values(progress: Progress) -> dict[str, Any]:
 
 
 def observation_values(seen: Observation | None, connect_account_id: str | None = None) -> dict[str, Any]:
-    """The columns that an Observation fills. `connect_account_id`: the create's own, where the item has none."""
+    """The columns that an Observation fills. `connect_account_id` is the create's own, used if the item has none."""
     if seen is None:
         return {**_UNSEEN, "connect_account_id": connect_account_id}
     return {
@@ -134,7 +135,7 @@ def attempt_values(delivery_id: str, attempt: Attempt) -> tuple[Any, ...]:
 
 
 def _without_nul(text: str | None) -> str | None:
-    """PostgreSQL's text can not hold the character NUL, and SQLite's functions end at it."""
+    """PostgreSQL's text cannot hold NUL, and SQLite's functions stop at it."""
     return None if text is None else text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -183,5 +184,5 @@ def delivery_from(row: Row[Any], *, waiting_for: str | None = None, attempts: tu
 
 
 def mapping_or_none(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """For JSON columns."""
+    """A mapping as a dict, for JSON columns."""
     return None if value is None else dict(value)

@@ -1,9 +1,9 @@
-"""Statements of the hot paths, in the words of each database, run without any work per row.
+"""Raw SQL statements for the hot paths, one text per database, run without per-row work in Python.
 
-SQLAlchemy spends more on each row of an `executemany` than SQLite does, and its driver takes the interpreter's lock
-again for each: what runs thousands of times a second is therefore handed to the driver as it is, in the transaction of
-what goes through SQLAlchemy. A list of ids is one JSON parameter, so a statement has one text (and is prepared once)
-however many ids there are.
+SQLAlchemy spends more time on each row of an `executemany` than SQLite does, and the driver takes the interpreter lock
+for each row. Statements that run thousands of times a second therefore go straight to the driver, within SQLAlchemy's
+transaction. A list of ids is one JSON parameter, so that a statement has one text, prepared once, for any number of
+ids.
 """
 
 import sqlite3
@@ -21,45 +21,46 @@ TEXT, REAL, INTEGER = "text", "double precision", "bigint"
 
 
 class Dialect(Protocol):
-    """How a database says what the others say otherwise."""
+    """The SQL fragments that differ between SQLite and PostgreSQL."""
 
-    def listed(self, parameter: str) -> str:
+    def json_values(self, parameter: str) -> str:
         """A subquery with the members of a JSON list of texts."""
 
-    def members(self, parameter: str, **columns: str) -> str:
-        """A subquery with one row for each member of a JSON list of lists: its columns in order, with their types."""
+    def json_rows(self, parameter: str, **columns: str) -> str:
+        """A subquery with one row per member of a JSON list of lists; `columns` gives their names, in order, and
+        types."""
 
     def as_text(self, column: str) -> str:
-        """Bytes of UTF-8 as text."""
+        """UTF-8 bytes as text."""
 
     def as_bytes(self, column: str) -> str:
-        """Text as bytes of UTF-8."""
+        """Text as UTF-8 bytes."""
 
-    def days(self, column: str) -> str:
-        """A time in epoch seconds as whole days since then."""
+    def epoch_days(self, column: str) -> str:
+        """A time in epoch seconds as whole days since the epoch."""
 
-    def locked(self, alias: str) -> str:
-        """The end of a SELECT that holds its rows, in the order of their keys, until the transaction ends."""
+    def for_update(self, alias: str) -> str:
+        """The end of a SELECT that locks its rows, in key order, until the transaction ends."""
 
-    def kept(self, alias: str) -> str:
-        """The end of a SELECT whose rows nobody deletes until the transaction ends."""
+    def for_key_share(self, alias: str) -> str:
+        """The end of a SELECT that protects its rows from deletion until the transaction ends."""
 
     @property
-    def skipping(self) -> str:
-        """The end of a SELECT that holds its rows and passes over those that somebody else holds."""
+    def skip_locked(self) -> str:
+        """The end of a SELECT that locks its rows and skips those locked by others."""
 
 
 class _Sqlite:
-    """One writer: rows need no lock of their own."""
+    """SQLite has one writer, so rows need no locks."""
 
-    skipping = ""
+    skip_locked = ""
 
-    def listed(self, parameter: str) -> str:
+    def json_values(self, parameter: str) -> str:
         return f"(SELECT value FROM json_each(:{parameter}))"
 
-    def members(self, parameter: str, **columns: str) -> str:
+    def json_rows(self, parameter: str, **columns: str) -> str:
         shown = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(columns))
-        # json_each writes a member anew each time its value is read: once, not for each column
+        # materialized, because json_each renders a member again for each column read from it
         return f"(WITH member AS MATERIALIZED (SELECT value FROM json_each(:{parameter})) SELECT {shown} FROM member)"
 
     def as_text(self, column: str) -> str:
@@ -68,23 +69,23 @@ class _Sqlite:
     def as_bytes(self, column: str) -> str:
         return f"CAST({column} AS BLOB)"
 
-    def days(self, column: str) -> str:
+    def epoch_days(self, column: str) -> str:
         return f"CAST({column} / 86400 AS INTEGER)"
 
-    def locked(self, alias: str) -> str:
+    def for_update(self, alias: str) -> str:
         return ""
 
-    def kept(self, alias: str) -> str:
+    def for_key_share(self, alias: str) -> str:
         return ""
 
 
 class _Postgresql:
-    skipping = "FOR UPDATE SKIP LOCKED"
+    skip_locked = "FOR UPDATE SKIP LOCKED"
 
-    def listed(self, parameter: str) -> str:
+    def json_values(self, parameter: str) -> str:
         return f"(SELECT jsonb_array_elements_text(CAST(:{parameter} AS jsonb)))"
 
-    def members(self, parameter: str, **columns: str) -> str:
+    def json_rows(self, parameter: str, **columns: str) -> str:
         shown = ", ".join(
             f"CAST(member ->> {place} AS {kind}) AS {name}" for place, (name, kind) in enumerate(columns.items())
         )
@@ -96,33 +97,33 @@ class _Postgresql:
     def as_bytes(self, column: str) -> str:
         return f"convert_to({column}, 'UTF8')"
 
-    def days(self, column: str) -> str:
+    def epoch_days(self, column: str) -> str:
         return f"CAST(FLOOR({column} / 86400) AS bigint)"
 
-    def locked(self, alias: str) -> str:
+    def for_update(self, alias: str) -> str:
         key = {"jobs": "uid"}.get(alias, "id")
         return f"ORDER BY {alias}.{key} FOR UPDATE OF {alias}"
 
-    def kept(self, alias: str) -> str:
+    def for_key_share(self, alias: str) -> str:
         return f"FOR KEY SHARE OF {alias}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sql:
-    """One statement for each database."""
+    """One statement, as each database writes it."""
 
     sqlite: str
     postgresql: TextClause
 
 
 def sql(template: Callable[[Dialect], str], postgresql: Callable[[Dialect], str] | None = None) -> Sql:
-    """The statement that `template` writes with the words of each database; PostgreSQL may need another one."""
+    """The statement that `template` writes in each dialect. `postgresql` overrides the template for PostgreSQL."""
     return Sql(sqlite=template(_Sqlite()), postgresql=text((postgresql or template)(_Postgresql())))
 
 
-def gathered(template: Callable[[Dialect], str], columns: Callable[[Dialect], Sequence[str]]) -> Sql:
-    """For `gather`: all rows are one JSON text. SQLite's driver takes the interpreter's lock again for each row that it
-    reads, and a busy event loop makes it wait for that."""
+def json_query(template: Callable[[Dialect], str], columns: Callable[[Dialect], Sequence[str]]) -> Sql:
+    """A query for `fetch_json` that returns all rows as one JSON text. SQLite's driver takes the interpreter lock
+    for each row read, and waits for it while the event loop is busy."""
     lite, postgresql = _Sqlite(), _Postgresql()
     array = f"COALESCE(json_agg(json_build_array({', '.join(columns(postgresql))})), '[]')"
     return Sql(
@@ -132,7 +133,7 @@ def gathered(template: Callable[[Dialect], str], columns: Callable[[Dialect], Se
 
 
 def insert_into(table: Table, *columns: str, constants: Mapping[str, str] | None = None) -> str:
-    """An INSERT of these columns by name; `constants` are SQL literals for further ones."""
+    """An INSERT of named columns. `constants`: SQL literals for further columns."""
     fixed = constants or {}
     known = [table.c[name].name for name in (*columns, *fixed)]
     values = [*(f":{name}" for name in columns), *fixed.values()]
@@ -140,42 +141,42 @@ def insert_into(table: Table, *columns: str, constants: Mapping[str, str] | None
 
 
 def columns_of(table: Table, *names: str, alias: str | None = None) -> str:
-    """Columns for a SELECT."""
+    """Column names for a SELECT."""
     return ", ".join(f"{alias or table.name}.{table.c[name].name}" for name in names)
 
 
 def json_list(values: Sequence[Any]) -> str:
-    """A list as the one parameter that `listed` reads."""
+    """A list as the single parameter that `json_values` reads."""
     return orjson.dumps(values).decode()
 
 
 def run(connection: Connection, statement: Sql | str, **parameters: Any) -> CursorResult[Any]:
-    """Runs a statement once. Rows come as the driver gives them: no column is decoded."""
+    """Runs a statement once through SQLAlchemy. Rows are as the driver returns them; no column is decoded."""
     if connection.dialect.name == SQLITE:
         return connection.exec_driver_sql(_lite(statement), parameters)
     return connection.execute(_postgresql(statement), parameters)
 
 
-def query(connection: Connection, statement: Sql, **parameters: Any) -> Sequence[Sequence[Any]]:
-    """What a query finds, its columns by their places; past SQLAlchemy, as all that follow."""
+def fetch(connection: Connection, statement: Sql, **parameters: Any) -> Sequence[Sequence[Any]]:
+    """All rows of a query, as sequences. Like the functions below, it bypasses SQLAlchemy on SQLite."""
     return _execute(connection, statement, parameters).fetchall()
 
 
-def gather(connection: Connection, statement: Sql, **parameters: Any) -> list[list[Any]]:
-    """What a `gathered` query finds. From SQLite, numbers have 15 digits: times are true to 10 microseconds."""
-    ((text,),) = query(connection, statement, **parameters)
+def fetch_json(connection: Connection, statement: Sql, **parameters: Any) -> list[list[Any]]:
+    """All rows of a `json_query`. SQLite writes numbers with 15 digits, so times are accurate to 10 microseconds."""
+    ((text,),) = fetch(connection, statement, **parameters)
     found: list[list[Any]] = orjson.loads(text)
     return found
 
 
-def at_once(connection: Connection, statement: Sql, rows: Sequence[Sequence[Any]]) -> int:
-    """Runs a statement that reads `members('rows', …)`: one step of the driver, however many rows. Returns how many
-    rows it changed."""
+def run_rows(connection: Connection, statement: Sql, rows: Sequence[Sequence[Any]]) -> int:
+    """Runs a statement that reads `json_rows('rows', …)`: one driver call for any number of rows. Returns the number
+    of rows changed."""
     return _execute(connection, statement, {"rows": json_list(rows)}).rowcount if rows else 0
 
 
-def many(connection: Connection, statement: Sql | str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Runs a statement once for each of `rows`; none is fine."""
+def run_many(connection: Connection, statement: Sql | str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Runs a statement once for each of `rows`, which may be empty."""
     if rows:
         _execute(connection, statement, rows)
 
@@ -191,8 +192,8 @@ def _execute(
 def _driven(
     connection: Connection, statement: Sql | str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]
 ) -> sqlite3.Cursor:
-    """SQLAlchemy's own part costs as much as the statement, and several times that where the processor's caches have
-    seen other things meanwhile. Raises sqlite3.Error."""
+    """SQLAlchemy's overhead equals the statement's own cost, and is several times that with cold processor caches.
+    Raises sqlite3.Error."""
     cursor = driver_of(connection).cursor()
     if isinstance(parameters, Mapping):
         return cursor.execute(_lite(statement), parameters)
@@ -200,7 +201,7 @@ def _driven(
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
-    """What SQLAlchemy's connection to SQLite is one to."""
+    """SQLite's driver connection below SQLAlchemy's."""
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver

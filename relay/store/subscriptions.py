@@ -1,4 +1,4 @@
-"""Subscriptions and their secrets. What can be a credential (sink, custom headers, secrets) is stored encrypted."""
+"""Subscriptions and their secrets. Whatever can be a credential (sink, custom headers, secrets) is encrypted."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,22 +21,20 @@ from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
     EVENTS,
     INSERT_DELIVERY,
-    READ_AT_ONCE,
-    SUBSCRIPTIONS,
-    VERSION,
     Outbox,
     delivery_values,
     open_pairs,
 )
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import event_from, loads
-from relay.store.statements import many, run
+from relay.store.statements import run, run_many
+from relay.store.subscription_cache import READ_AT_ONCE, SUBSCRIPTIONS, VERSION
 from relay.store.tables import SecretRow
 
 SECRETS = SecretRow.__table__  # type: ignore[attr-defined]
 CALLBACK_OWNER = "callbacks"
 BACKFILL_CHUNK = 1_000
-# The sum is there for PostgreSQL, which else looks for the first position from the oldest event on.
+# `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
 FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
@@ -49,7 +47,7 @@ _OF_ITS_LIFE = (
     *_OF_THE_SINK,
     *("id", "state", "state_since", "state_reason", "probe_at", "drain_since", "created_at", "callback", "start_at"),
 )
-# Resuming one that is enabled counts as a change of state: that is how every node drops what it knew of the sink.
+# Resuming an enabled subscription also changes `state_since`, so that every node drops what it knows of the sink.
 SET_STATE = """
 UPDATE subscriptions SET
   state_since = CASE WHEN state = :state AND state <> 'enabled' THEN state_since ELSE :now END,
@@ -64,7 +62,7 @@ _NEWEST_SECRET = (SECRETS.c.expires_at.is_not(None), SECRETS.c.created_at.desc()
 
 
 class Cipher(Protocol):
-    """Encrypts what is stored; `context` binds a ciphertext to its row."""
+    """Encrypts stored values. `context` binds a ciphertext to its row."""
 
     def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
         """The ciphertext."""
@@ -93,20 +91,20 @@ class SubscriptionStore:
 
     @property
     def version(self) -> int:
-        """Rises with every committed change, also by a mark: what is cached elsewhere is then read again."""
-        return self._outbox.book.version + self._others_changes
+        """Rises with every committed change, including those made by attempt results; caches elsewhere then reload."""
+        return self._outbox.subscriptions.version + self._others_changes
 
     # --- writes
 
     async def create(self, subscription: Subscription) -> Subscription:
-        """Stores a new one, with a delivery for each past event since its `start_at`."""
+        """Stores a new subscription, with a delivery for each past event since its `start_at`."""
         await self._database.write(self._create, subscription)
         return subscription
 
     async def replace(self, subscription: Subscription, now: float) -> None:
-        """Stores new settings of one that is there; its state and secrets stay. Where the sink, its method or headers
-        are new, what the old ones answered counts no more, and what waits is tried soon. Where `ordering` is new, what
-        is open follows it, in pieces that do not hold up other writes. Raises NotFound."""
+        """Stores new settings; state and secrets stay. If the sink, its method or headers change, the failures of
+        the old ones are forgotten and the backlog is tried soon. If `ordering` changes, open deliveries are
+        reordered in chunks that do not delay other writes. Raises NotFound."""
         if not await self._database.write(self._replace, (subscription, now)):
             return
         after = ""
@@ -115,12 +113,12 @@ class SubscriptionStore:
             after = uids[-1]
 
     async def callback_for(self, sink: str, subscription_id: str, now: float, secret: str | None = None) -> str:
-        """The id of the one callback subscription of this URL, made (as `subscription_id`) where there is none."""
+        """The id of this URL's callback subscription, created as `subscription_id` if there is none."""
         made = Subscription(id=subscription_id, sink=sink, callback=True, created_at=now)
         return await self._database.write(self._callback_for, made)
 
     async def set_state(self, subscription_id: str, state: str, now: float, reason: str | None = None) -> None:
-        """Enables, pauses or disables (until it is enabled: nothing is tried). Raises NotFound."""
+        """Enables, pauses or disables. Disabled this way, a subscription is not probed. Raises NotFound."""
         change = _Change(id=subscription_id, state=state, reason=reason, now=now)
         await self._database.write(self._set_state, change)
 
@@ -132,33 +130,33 @@ class SubscriptionStore:
         paused_until: float | None,
         failing_reason: str | None = None,
     ) -> None:
-        """Since when its sink has only failed (None: it did not) and why at first, and until when it asked that nothing
-        be sent."""
+        """Stores since when the sink has only failed (None: it does not fail), the first reason, and until when it
+        asked to be left alone."""
         health = (subscription_id, failing_since, failing_reason, paused_until)
         await self._database.write(_set_sink_health, health)
 
     async def add_secret(self, owner: str, value: str, now: float, *, old_expire_at: float | None = None) -> None:
-        """A new signing secret of a subscription (or CALLBACK_OWNER); the ones before expire at `old_expire_at`. One
-        that is disabled and probed is tried with it at once."""
+        """Adds a signing secret to a subscription (or CALLBACK_OWNER); older ones expire at `old_expire_at`. A
+        disabled subscription that is being probed is probed again at once."""
         await self._database.write(self._add_secret, (owner, value, now, old_expire_at))
 
     async def remove(self, subscription_id: str, now: float) -> None:
-        """Removes it; what was pending is cancelled, in pieces that do not hold up other writes. Raises NotFound.
+        """Deletes a subscription and cancels its open deliveries, in chunks that do not delay other writes. Raises
+        NotFound.
 
-        Once it is gone no delivery of it is added or promoted: what a crash leaves before all is cancelled, upkeep
-        cancels.
+        After the deletion no delivery of it is added or promoted. Upkeep cancels what a crash leaves open.
         """
         await self._database.write(self._remove, subscription_id)
         while await self._database.write(cancel_some, (subscription_id, now)) == CANCEL_CHUNK:
             pass
 
     def changed(self) -> None:
-        """What is cached elsewhere is to be read again, whatever we know of changes."""
+        """Makes caches elsewhere reload."""
         self._others_changes += 1
 
     async def find_changes(self) -> bool:
-        """`changed`, where another node changed one since the last call and its notice may have been lost. Returns
-        whether one did."""
+        """Calls `changed` if another node changed a subscription since the last call, in case its notice was lost.
+        Returns whether one did."""
         number = await self._database.read(_version)
         if number == self._found_version:
             return False
@@ -169,27 +167,27 @@ class SubscriptionStore:
     # --- reads
 
     async def all(self) -> list[Subscription]:
-        """Every one, with its secrets; none of those that callback URLs made, which may be as many as jobs."""
+        """All subscriptions with their secrets, without callbacks, of which there may be as many as jobs."""
         return await self._database.read(self._all)
 
     async def some(self, ids: Sequence[str]) -> list[Subscription]:
-        """Those of these ids that are there, callbacks or not, with their secrets."""
+        """The existing subscriptions of these ids, callbacks included, with their secrets."""
         return await self._database.read(self._some, ids)
 
     async def get(self, subscription_id: str) -> Subscription | None:
-        """One, with its secrets."""
+        """One subscription with its secrets."""
         return await self._database.read(self._get, subscription_id)
 
     async def failing(self) -> dict[str, float]:
-        """Since when the sinks have only failed that do, by subscription."""
+        """Since when each failing sink has only failed, by subscription."""
         return await self._database.read(_failing)
 
     async def page(self, *, limit: int, cursor: str | None = None, callbacks: bool = False) -> Page[Subscription]:
-        """Newest first; callbacks only where asked for."""
+        """Newest first. Callbacks only on request."""
         return await self._database.read(self._page, limit, decode_cursor(cursor, prefix="sub_"), callbacks)
 
     async def secrets(self, owner: str) -> tuple[SigningSecret, ...]:
-        """The signing secrets of an owner: those that do not expire first, then newest first."""
+        """An owner's signing secrets: those that do not expire first, then newest first."""
         return await self._database.read(self._secrets_of, owner)
 
     # --- batches
@@ -199,7 +197,7 @@ class SubscriptionStore:
             connection.execute(insert(SUBSCRIPTIONS), self._values(subscription))
             for secret in subscription.secrets:
                 self._insert_secret(connection, subscription.id, secret.value, subscription.created_at)
-            self._outbox.book.changed(connection)
+            self._outbox.subscriptions.changed(connection)
             if subscription.start_at is not None:
                 self._backfill(connection, subscription)
         return [None] * len(items)
@@ -213,7 +211,7 @@ class SubscriptionStore:
                 .where(EVENTS.c.position > position, EVENTS.c.recorded_at >= subscription.start_at)
                 .order_by(EVENTS.c.position)
                 .limit(BACKFILL_CHUNK)
-                .with_for_update(read=True, key_share=True)  # or they could be deleted meanwhile
+                .with_for_update(read=True, key_share=True)  # or retention could delete them meanwhile
             ).all()
             position = rows[-1].position if rows else None
             wanted = [
@@ -223,12 +221,14 @@ class SubscriptionStore:
             ]
             busy = open_pairs(connection, sorted({event.job_uid for event in wanted if event.job_uid is not None}))
             now = subscription.created_at
-            many(connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in wanted])
+            run_many(
+                connection, INSERT_DELIVERY, [delivery_values(event, subscription, busy, now=now) for event in wanted]
+            )
 
     def _replace(
         self, connection: Connection, items: Sequence[tuple[Subscription, float]]
     ) -> Sequence[bool | Exception]:
-        """Whether the ordering of each is another one."""
+        """For each item, whether its ordering changed."""
         results: list[bool | Exception] = []
         for subscription, now in items:
             of_it = SUBSCRIPTIONS.c.id == subscription.id
@@ -243,12 +243,12 @@ class SubscriptionStore:
                 values |= _tried_anew(row, now)
             connection.execute(update(SUBSCRIPTIONS).where(of_it).values(**values))
             results.append(subscription.ordering != row.config["ordering"])
-        self._outbox.book.changed(connection)
+        self._outbox.subscriptions.changed(connection)
         return results
 
     def _reorder(self, connection: Connection, items: Sequence[tuple[str, Sequence[str], float]]) -> Sequence[None]:
         for subscription_id, uids, now in items:
-            reorder(connection, self._outbox.book, subscription_id, uids, now)
+            reorder(connection, self._outbox.subscriptions, subscription_id, uids, now)
         return [None] * len(items)
 
     def _callback_for(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[str]:
@@ -258,7 +258,7 @@ class SubscriptionStore:
                 select(SUBSCRIPTIONS.c.id).where(text("callback = 1"), SUBSCRIPTIONS.c.sink_digest == digest(made.sink))
             ).scalar_one_or_none()
             if found is None:
-                self._outbox.book.callback_made(connection)
+                self._outbox.subscriptions.callback_made(connection)
                 connection.execute(insert(SUBSCRIPTIONS), self._values(made))
                 found = made.id
             ids.append(found)
@@ -272,7 +272,7 @@ class SubscriptionStore:
             if change.state == "enabled":
                 run(connection, FORGET_FAILURES, id=change.id)
             results.append(None if changed else _not_found(change.id))
-        self._outbox.book.changed(connection)
+        self._outbox.subscriptions.changed(connection)
         return results
 
     def _add_secret(
@@ -287,11 +287,11 @@ class SubscriptionStore:
                 )
             self._insert_secret(connection, owner, value, now)
             run(connection, PROBE_NOW, id=owner, now=now)
-        self._outbox.book.changed(connection)
+        self._outbox.subscriptions.changed(connection)
         return [None] * len(items)
 
     def _remove(self, connection: Connection, items: Sequence[str]) -> Sequence[None | Exception]:
-        self._outbox.book.changed(connection)  # waits for transactions that may add a delivery of it
+        self._outbox.subscriptions.changed(connection)  # waits for transactions that may add a delivery to it
         results: list[None | Exception] = []
         for subscription_id in items:
             if not connection.execute(delete(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).rowcount:
@@ -346,7 +346,7 @@ class SubscriptionStore:
     def _from_row(self, row: Row[Any], secrets: tuple[SigningSecret, ...]) -> Subscription:
         sealed = loads(self._cipher.decrypt(row.sealed, context=row.id))
         config = row.config
-        if row.callback:  # its settings are the relay's own, and older rows have those of the day it was made
+        if row.callback:  # callbacks use the relay's own settings; old rows hold those of the day they were created
             config = {**config, "timeout_seconds": None, "retry_schedule_seconds": None}
         schedule = config["retry_schedule_seconds"]
         return Subscription(
@@ -419,7 +419,7 @@ class SubscriptionStore:
 
 
 def digest(sink: str) -> str:
-    """What a sink is looked up by."""
+    """The key by which a sink is looked up."""
     return hashlib.sha256(sink.encode()).hexdigest()
 
 
@@ -432,7 +432,8 @@ def _failing(connection: Connection) -> dict[str, float]:
 
 
 def _tried_anew(row: Row[Any], now: float) -> dict[str, Any]:
-    """What changes where the sink is reached in another way from `now` on. One that said it was gone stays disabled."""
+    """The columns that change if the sink is reached in a new way from `now` on. A sink that answered 410 Gone stays
+    disabled."""
     if row.state == "disabled":
         return {} if row.probe_at is None else {"probe_at": now}
     forgotten = dict.fromkeys(_OF_THE_SINK)

@@ -1,7 +1,7 @@
-"""Every table, as SQLModel classes: the one description that migrations, queries and checks share.
+"""Every table as a SQLModel class: the one description that migrations, queries and checks share.
 
-Times are epoch seconds (UTC) in double precision, the unit of the whole program; JSON bytes and ciphertexts are
-blobs. Every partial index names the query that it serves.
+Times are epoch seconds (UTC) in double precision. JSON bytes and ciphertexts are blobs. The comment above each index
+names the query that it serves.
 """
 
 from typing import Any, ClassVar
@@ -34,8 +34,8 @@ SQLModel.metadata.naming_convention = NAMING
 
 OPEN_DELIVERY = "state IN ('pending', 'blocked')"
 LISTED_DELIVERY = f"{OPEN_DELIVERY} AND created_at >= 0"
-"""The same ones, for lists: with another condition, so that PostgreSQL does not take their index for the hot statements
-where it thinks that there are none of them."""
+"""The same rows, for list pages. The second condition keeps PostgreSQL from choosing the list index for the hot
+statements when its statistics say that no row is open."""
 
 
 def _json() -> Any:
@@ -71,22 +71,23 @@ def _partial(name: str, *columns: str, where: str) -> Index:
 
 
 class JobRow(SQLModel, table=True):
-    """A job that the relay tracks or tracked. `deadline_seconds`: how long after its schedule it is overdue."""
+    """A job that the relay tracks or has tracked. `deadline_seconds`: how long after its schedule it becomes
+    overdue."""
 
     __tablename__: ClassVar[str] = "jobs"
     __table_args__ = (
         UniqueConstraint("external_id", "source", "account"),
-        # start-up: the open jobs of one account; their number
+        # start-up: the open jobs of one account; count of open jobs
         _partial("ix_jobs_open", "source", "account", "uid", where="closed_at IS NULL"),
         # list pages with open=true
         _partial("ix_jobs_open_uid", "uid", where="closed_at IS NULL"),
         # list pages with open=false
         _partial("ix_jobs_closed_uid", "uid", where="closed_at IS NOT NULL"),
-        # upkeep: the deadlines of an account that have passed
+        # upkeep: the expired deadlines of an account
         _partial(
             "ix_jobs_deadline", "source", "account", "deadline_at", "uid", where="closed_at IS NULL AND overdue = 0"
         ),
-        # retention: the jobs that closed before a time
+        # retention: jobs closed before a time
         _partial("ix_jobs_closed", "closed_at", "uid", where="closed_at IS NOT NULL"),
         # list pages with status=
         Index("ix_jobs_status_uid", "status", "uid"),
@@ -135,13 +136,13 @@ class JobRow(SQLModel, table=True):
 
 
 class EventRow(SQLModel, table=True):
-    """An event, as it was rendered once. `position` is the order in which events were committed."""
+    """An event, rendered once. `position` is the commit order."""
 
     __tablename__: ClassVar[str] = "events"
     __table_args__ = (
         UniqueConstraint("id"),
         UniqueConstraint("job_uid", "sequence"),
-        # list pages with type=, with subject=, and with since= and until= or nothing; the last for retention too
+        # list pages with type=, with subject=, and by time only; the last one also serves retention
         Index("ix_events_type", "type", "recorded_at", "position"),
         Index("ix_events_subject", "subject", "recorded_at", "position"),
         Index("ix_events_recorded_at", "recorded_at", "position"),
@@ -161,11 +162,11 @@ class EventRow(SQLModel, table=True):
 
 
 class SubscriptionRow(SQLModel, table=True):
-    """Where events go. `sealed` holds the sink and the custom headers, encrypted: both can be credentials."""
+    """Where events go. `sealed` holds the sink and the custom headers, encrypted, because both can be credentials."""
 
     __tablename__: ClassVar[str] = "subscriptions"
     __table_args__ = (
-        # a callback URL has one subscription
+        # registration: one subscription per callback URL
         Index(
             "uq_subscriptions_callback",
             "sink_digest",
@@ -175,7 +176,7 @@ class SubscriptionRow(SQLModel, table=True):
         ),
         # list pages without callbacks
         _partial("ix_subscriptions_listed", "id", where="callback = 0"),
-        # whose sinks fail, as the nodes tell each other
+        # the failing sinks, which nodes read from each other
         _partial("ix_subscriptions_failing", "failing_since", where="failing_since IS NOT NULL"),
     )
 
@@ -201,12 +202,13 @@ class SubscriptionRow(SQLModel, table=True):
 
 
 class SecretRow(SQLModel, table=True):
-    """A signing secret, encrypted. `owner` is a subscription's id, or `callbacks` for the relay's own default."""
+    """A signing secret, encrypted. `owner`: a subscription's id, or `callbacks` for the relay's default."""
 
     __tablename__: ClassVar[str] = "secrets"
     __table_args__ = (
+        # the secrets of an owner
         Index("ix_secrets_owner", "owner"),
-        # retention: the ones that were rotated away
+        # retention: rotated secrets that have expired
         _partial("ix_secrets_expires_at", "expires_at", where="expires_at IS NOT NULL"),
     )
 
@@ -221,11 +223,11 @@ class DeliveryRow(SQLModel, table=True):
     """One event on its way to one subscription.
 
     state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled
-    priority  0 first attempts, 1 retries and what waited for a sink that failed again and again, 2 asked for by hand:
-              those have heads and followers of their own
-    due_at    when it may be claimed: at the next attempt, or when the lease of its holder runs out
-    replay    the replay that counts how it ends; NULL again when that is counted
-    was       the state that a stop of the replay returns it to; NULL where it was on its way without the replay
+    priority  0 first attempts, 1 retries and the backlog of a failing sink, 2 manual retries and replays, which have
+              heads and followers of their own
+    due_at    when it may be claimed: the next attempt, or the end of its holder's lease
+    replay    the replay that counts its end; NULL again once counted
+    was       the state that stopping the replay restores; NULL if it was open without the replay
     """
 
     __tablename__: ClassVar[str] = "deliveries"
@@ -233,9 +235,9 @@ class DeliveryRow(SQLModel, table=True):
         UniqueConstraint("event_id", "subscription_id"),
         # claim: the due heads of one subscription, first attempts first
         _partial("ix_deliveries_due", "subscription_id", "priority", "due_at", where="state = 'pending'"),
-        # insert: is an earlier one open? promote: the next of this job and subscription
+        # insert: is an earlier one open? promote: the next one of this job and subscription
         _partial("ix_deliveries_open", "job_uid", "subscription_id", "sequence", where=OPEN_DELIVERY),
-        # start-up: leases that a crash left
+        # start-up: leases that a crash left behind
         _partial("ix_deliveries_lease", "lease_token", where="lease_token IS NOT NULL"),
         # list pages with state=dead and state=cancelled
         _partial("ix_deliveries_dead", "id", where="state = 'dead'"),
@@ -244,7 +246,7 @@ class DeliveryRow(SQLModel, table=True):
         _partial("ix_deliveries_pending", "id", where=LISTED_DELIVERY),
         # list pages with subscription=
         Index("ix_deliveries_subscription_id_id", "subscription_id", "id"),
-        # replays: what each has on its way, and what of it has ended since its last step
+        # replays: open deliveries of each, and those that ended since its last step
         _partial("ix_deliveries_replay", "replay", where="replay IS NOT NULL"),
     )
 
@@ -267,13 +269,14 @@ class DeliveryRow(SQLModel, table=True):
 
 
 class AttemptRow(SQLModel, table=True):
-    """One try at a delivery; secrets are redacted before they get here. `position` is the order of their commits.
+    """One attempt at a delivery, with secrets redacted. `position` is the commit order.
 
-    details  what is only shown, as one JSON list: the headers sent and got, the timings, when the next try was planned,
+    details  for display only, one JSON list: request and response headers, timings, when the next attempt was planned,
              and whether the excerpt is hex
     """
 
     __tablename__: ClassVar[str] = "attempts"
+    # the attempts of a delivery, in order
     __table_args__ = (Index("ix_attempts_delivery_id_number", "delivery_id", "number"),)
 
     position: int | None = Field(default=None, sa_column=_position())
@@ -290,8 +293,8 @@ class AttemptRow(SQLModel, table=True):
 
 
 class AccountRow(SQLModel, table=True):
-    """An upstream account: whether its polling goes well, since when, a key that did not come from settings, the node
-    that polls it until when, and what its planner keeps over a restart besides its jobs (JSON)."""
+    """An upstream account: its polling health and since when, an adopted API key, the node that holds its polling
+    lease and until when, and the planner's saved plan (JSON)."""
 
     __tablename__: ClassVar[str] = "accounts"
 
@@ -307,7 +310,7 @@ class AccountRow(SQLModel, table=True):
 
 
 class HazardRow(SQLModel, table=True):
-    """What was learned of one class of a source's jobs, from how many events."""
+    """What the planner has learned of one class of a source's jobs, and from how many events."""
 
     __tablename__: ClassVar[str] = "hazards"
 
@@ -319,10 +322,10 @@ class HazardRow(SQLModel, table=True):
 
 
 class JobCallbackRow(SQLModel, table=True):
-    """The callback subscriptions of a job. `types`: of which of its events (a JSON list), NULL for all."""
+    """The callback subscriptions of a job. `types`: the event types each one receives (a JSON list), NULL for all."""
 
     __tablename__: ClassVar[str] = "job_callbacks"
-    # a callback's removal
+    # removal of a callback subscription
     __table_args__ = (Index("ix_job_callbacks_subscription_id", "subscription_id"),)
 
     job_uid: str = Field(sa_column=_text(primary_key=True))
@@ -331,12 +334,13 @@ class JobCallbackRow(SQLModel, table=True):
 
 
 class IdempotencyRow(SQLModel, table=True):
-    """An answer to be given again: `id` is the digest of token, method, path and key.
+    """A stored response. `id` is the digest of token, method, path and key.
 
-    holder  the request that holds the key until `held_until` while there is no answer (`status_code` is NULL)
+    holder  the request that holds the key until `held_until`, while there is no response (`status_code` is NULL)
     """
 
     __tablename__: ClassVar[str] = "idempotency_keys"
+    # retention: responses stored before a time
     __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
 
     id: str = Field(sa_column=_text(primary_key=True))
@@ -349,23 +353,23 @@ class IdempotencyRow(SQLModel, table=True):
 
 
 class IntentRow(SQLModel, table=True):
-    """A create that a caller sends through the relay: written before it goes out, gone once its fate is known.
+    """A create that a caller sends through the relay: written before it is sent, deleted once its fate is known.
 
-    id      begins with the time of `created_at`: what was sent before a time is a range of ids
+    id      begins with the time of `created_at`, so everything sent before a time is a range of ids
     reason  why the fate is unknown; NULL while the request is in flight
-    told    1 once an event says that the fate is unknown, or none needs to: a person has found out
-    fate    what a person found out; the row then stays to say so
-    sealed  the callback URL and its types, encrypted: the URL can be a credential
+    told    1 once an event has reported the unknown fate, or a person has resolved it and no event is needed
+    fate    what a person found out; the row is then kept as a record
+    sealed  the callback URL and its types, encrypted, because the URL can be a credential
     """
 
     __tablename__: ClassVar[str] = "intents"
     __table_args__ = (
-        # a repeat settles what was sent before with the same Idempotency-Key and body; by the body, since a key may be
-        # longer than an index of PostgreSQL takes (2,704 bytes)
+        # settle: earlier creates with the same Idempotency-Key and body. Indexed by the body's digest, because a key
+        # may be longer than PostgreSQL's index limit (2,704 bytes)
         _partial("ix_intents_repeat", "source", "account", "path", "body_digest", where="idempotency_key IS NOT NULL"),
-        # pages and the number of those whose fate is unknown, past all that are in flight
+        # list pages and count of creates of unknown fate, without those in flight
         _partial("ix_intents_unknown", "id", where="reason IS NOT NULL AND fate IS NULL"),
-        # those of which an event is still to say that their fate is unknown; in flight they have no reason
+        # creates of unknown fate that no event has reported yet; those in flight have no reason
         _partial("ix_intents_untold", "reason", "id", where="told = 0"),
     )
 
@@ -389,21 +393,21 @@ class IntentRow(SQLModel, table=True):
 
 
 class ReplayRow(SQLModel, table=True):
-    """Events that are sent again, and how far that has come.
+    """Events that are sent again, and the progress of that.
 
-    position       the last event that was dealt with, of those up to `last_position`
-    which          see `ReplayRequest.only`
-    matched        what there was to send at the beginning
-    passed         how much of it was dealt with; `queued` of it are on their way or have ended
-    delivered, dead  how those ended that are counted
-    holder         the node that goes on with it until `held_until`
+    position         the last event processed, of those up to `last_position`
+    which            see `ReplayRequest.only`
+    matched          deliveries to send, counted at the beginning
+    passed           how many of them were processed; `queued` of those are open or have ended
+    delivered, dead  outcomes counted so far
+    holder           the node that advances it until `held_until`
     """
 
     __tablename__: ClassVar[str] = "replays"
     __table_args__ = (
-        # the ones to go on with
+        # scheduler: the running replays
         _partial("ix_replays_running", "id", where="state = 'running'"),
-        # retention
+        # retention: replays that ended before a time
         _partial("ix_replays_ended_at", "ended_at", where="ended_at IS NOT NULL"),
     )
 
@@ -429,7 +433,7 @@ class ReplayRow(SQLModel, table=True):
 
 
 class VersionRow(SQLModel, table=True):
-    """A number that rises with every change of what nodes keep in memory: `subscriptions`."""
+    """Counters that invalidate the caches of other nodes: `subscriptions`, `callbacks`."""
 
     __tablename__: ClassVar[str] = "versions"
 
@@ -437,9 +441,9 @@ class VersionRow(SQLModel, table=True):
     number: int = Field(sa_column=_count())
 
 
-# Commits of several nodes end in another order than they began: a stream goes by the transaction that wrote an event,
-# and stops below the oldest one that is still open (PostgreSQL, "System Information Functions"). 0: the event was
-# restored from another server's dump, see `EventStore.adopt_restored`.
+# Several nodes commit in a different order than they begin. A stream therefore follows the transaction that wrote an
+# event, and stops below the oldest open one (PostgreSQL, "System Information Functions"). 0: the event was restored
+# from another server's dump, see `EventStore.adopt_restored`.
 EVENT_TRANSACTIONS = (
     "ALTER TABLE events ADD COLUMN xid xid8 NOT NULL DEFAULT pg_current_xact_id()",
     "CREATE INDEX ix_events_xid ON events (xid, position)",

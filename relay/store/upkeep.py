@@ -1,4 +1,5 @@
-"""What the database needs from time to time: retention in small batches, and strays brought home."""
+"""Periodic upkeep: retention in small batches, promotion of heads that were missed, cancellation of orphaned
+deliveries."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -6,52 +7,57 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from relay.ids import least_id
+from relay.store.attempt_results import promote_heads
 from relay.store.cancellation import CANCEL_CHUNK, cancel
 from relay.store.database import Database
-from relay.store.marks import promote_strays
-from relay.store.outbox import SubscriptionBook
-from relay.store.statements import SQLITE, gather, gathered, json_list, run, sql
+from relay.store.statements import SQLITE, fetch_json, json_list, json_query, run, sql
+from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY
 
 SLICE = 200
-"""Events, or jobs, that are looked at at once."""
+"""Events, or jobs, read at a time."""
 MAX_ROWS = 500
-"""That one transaction deletes; those of one event go together, however many they are."""
-ONE_NODE = "SELECT pg_try_advisory_xact_lock(7212603)"
+"""Rows deleted per transaction. The rows of one event are deleted together, however many there are."""
+TRY_UPKEEP_LOCK = "SELECT pg_try_advisory_xact_lock(7212603)"
 GIVEN_BACK_PAGES = 200
-"""By one transaction."""
+"""Per transaction."""
 KEPT_FREE = 10
-"""A tenth of the file may be free: what was deleted today is written over tomorrow."""
+"""A tenth of the file may stay free: it is reused tomorrow."""
 FIRST_EVENT = (0.0, 0)
 FIRST_JOB = (0.0, "")
 FIRST_PAIR = ("", "", -1)
-"""Where a sweep begins: before the time and the key of any row."""
+"""Where a sweep begins: before the time and key of any row."""
 
 OLD_EVENTS = f"""
 SELECT id, recorded_at, position, (
   SELECT COALESCE(SUM(1 + made_count), 0) FROM deliveries WHERE event_id = events.id
 ) AS row_count, (
   SELECT COALESCE(MAX(CASE WHEN {OPEN_DELIVERY} THEN 1 ELSE 0 END), 0) FROM deliveries WHERE event_id = events.id
-) AS owed
+) AS open_count
 FROM events WHERE recorded_at < :before AND (recorded_at, position) > (:after, :position)
 ORDER BY recorded_at, position LIMIT {SLICE}
 """
-HOLD_EVENTS = sql(lambda words: f"SELECT id FROM events e WHERE id IN {words.listed('ids')} {words.locked('e')}")
-HOLD_DELIVERIES = gathered(
-    lambda words: (
-        f"SELECT id, event_id, state FROM deliveries d WHERE event_id IN {words.listed('ids')} {words.locked('d')}"
+LOCK_EVENTS = sql(
+    lambda dialect: f"SELECT id FROM events e WHERE id IN {dialect.json_values('ids')} {dialect.for_update('e')}"
+)
+LOCK_DELIVERIES = json_query(
+    lambda dialect: (
+        f"SELECT id, event_id, state FROM deliveries d WHERE event_id IN {dialect.json_values('ids')} "
+        f"{dialect.for_update('d')}"
     ),
-    lambda words: ("id", "event_id", "state"),
+    lambda dialect: ("id", "event_id", "state"),
 )
 OLD_JOBS = f"""
-SELECT uid, closed_at, (SELECT COUNT(*) FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}) AS owed
+SELECT uid, closed_at, (SELECT COUNT(*) FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}) AS open_count
 FROM jobs WHERE closed_at IS NOT NULL AND closed_at < :before AND (closed_at, uid) > (:after, :uid)
 ORDER BY closed_at, uid LIMIT {SLICE}
 """
-DELETE_ATTEMPTS_OF_DELIVERIES = sql(lambda words: f"DELETE FROM attempts WHERE delivery_id IN {words.listed('ids')}")
-DELETE_DELIVERIES = sql(lambda words: f"DELETE FROM deliveries WHERE id IN {words.listed('ids')}")
-DELETE_EVENTS = sql(lambda words: f"DELETE FROM events WHERE id IN {words.listed('ids')}")
-# Attempts are committed in the order of time, all but a second or so: the first that is young enough ends it.
+DELETE_ATTEMPTS_OF_DELIVERIES = sql(
+    lambda dialect: f"DELETE FROM attempts WHERE delivery_id IN {dialect.json_values('ids')}"
+)
+DELETE_DELIVERIES = sql(lambda dialect: f"DELETE FROM deliveries WHERE id IN {dialect.json_values('ids')}")
+DELETE_EVENTS = sql(lambda dialect: f"DELETE FROM events WHERE id IN {dialect.json_values('ids')}")
+# Attempts are committed in time order, to within a second. The first one that is young enough ends the batch.
 DELETE_OLD_ATTEMPTS = f"""
 DELETE FROM attempts WHERE position IN (
   SELECT position FROM (SELECT position, started_at FROM attempts ORDER BY position LIMIT {MAX_ROWS}) AS oldest
@@ -59,18 +65,18 @@ DELETE FROM attempts WHERE position IN (
 )
 """
 DELETE_CALLBACKS_OF_GONE_JOBS = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
-DELETE FROM job_callbacks WHERE job_uid IN {words.listed("uids")} AND NOT EXISTS (
+DELETE FROM job_callbacks WHERE job_uid IN {dialect.json_values("uids")} AND NOT EXISTS (
   SELECT 1 FROM jobs WHERE uid = job_callbacks.job_uid
 )
 """
     )
 )
 DELETE_JOBS = sql(
-    lambda words: (
+    lambda dialect: (
         f"""
-DELETE FROM jobs WHERE uid IN {words.listed("uids")} AND closed_at < :before AND NOT EXISTS (
+DELETE FROM jobs WHERE uid IN {dialect.json_values("uids")} AND closed_at < :before AND NOT EXISTS (
   SELECT 1 FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}
 )
 """
@@ -84,10 +90,12 @@ OLD_CALLBACKS = f"""
 SELECT id, CASE WHEN {_NEEDED} THEN 1 ELSE 0 END AS needed
 FROM subscriptions WHERE callback = 1 AND id > :after AND id < :before ORDER BY id LIMIT {SLICE}
 """
-HOLD_CALLBACKS = sql(
-    lambda words: f"SELECT id FROM subscriptions s WHERE id IN {words.listed('ids')} {words.locked('s')}"
+LOCK_CALLBACKS = sql(
+    lambda dialect: f"SELECT id FROM subscriptions s WHERE id IN {dialect.json_values('ids')} {dialect.for_update('s')}"
 )
-DELETE_CALLBACKS = sql(lambda words: f"DELETE FROM subscriptions WHERE id IN {words.listed('ids')} AND NOT ({_NEEDED})")
+DELETE_CALLBACKS = sql(
+    lambda dialect: f"DELETE FROM subscriptions WHERE id IN {dialect.json_values('ids')} AND NOT ({_NEEDED})"
+)
 DELETE_OLD_KEYS = f"""
 DELETE FROM idempotency_keys WHERE id IN (
   SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {MAX_ROWS}
@@ -109,7 +117,7 @@ SELECT job_uid, subscription_id, sequence, state, priority FROM deliveries
 WHERE {OPEN_DELIVERY} AND (job_uid, subscription_id, sequence) > (:job_uid, :subscription_id, :sequence)
 ORDER BY job_uid, subscription_id, sequence LIMIT 1000
 """
-# A loose index scan, as for claims: one seek for each subscription that has something pending, whatever it has of it.
+# A loose index scan, as for claims: one seek per subscription with pending deliveries.
 PENDING_SUBSCRIPTIONS = f"""
 WITH RECURSIVE found(id, nth) AS (
   SELECT MIN(subscription_id), 1 FROM deliveries WHERE state = 'pending' AND subscription_id > :after
@@ -127,100 +135,99 @@ Place = tuple[float, int]
 """The time and the position of an event."""
 JobPlace = tuple[float, str]
 """The time at which a job closed, and its uid."""
-StrayPlace = tuple[str, str, int]
+PairPlace = tuple[str, str, int]
 
 
 class UpkeepStore:
-    """Each call does a little, in transactions of at most MAX_ROWS, and says how much; nothing of it stalls the hot
-    paths. Of several nodes that share a database one does it at a time, the others then do nothing."""
+    """Each call does a little, in transactions of at most MAX_ROWS, and returns how much, so that hot paths are
+    never delayed. If several nodes share the database, one works at a time and the others do nothing."""
 
-    def __init__(self, database: Database, book: SubscriptionBook) -> None:
+    def __init__(self, database: Database, cache: SubscriptionCache) -> None:
         self._database = database
-        self._book = book
+        self._subscriptions = cache
 
     async def delete_events(self, before: float, after: Place = FIRST_EVENT) -> tuple[int, Place | None]:
-        """Looks at the next SLICE events that were recorded before a time and deletes them with their deliveries and
-        attempts; those with a delivery still pending stay. Returns how many went, and from where to go on (None:
-        nothing older is left)."""
+        """Reads the next SLICE events recorded before a time and deletes them with their deliveries and attempts,
+        except those with an open delivery. Returns the number deleted, and where to continue (None: at the end)."""
         rows = await self._database.read(_old_events, before, after)
         count = 0
-        for ids in _in_transactions((row_id, 1 + row_count) for row_id, _, row_count, owed in rows if not owed):
-            count += await self._database.write(_each(_delete_events), (ids,))
+        for ids in _in_transactions(
+            (row_id, 1 + row_count) for row_id, _, row_count, open_count in rows if not open_count
+        ):
+            count += await self._database.write(_on_one_node(_delete_events), (ids,))
         return count, rows[-1][1] if len(rows) == SLICE else None
 
     async def delete_attempts(self, before: float) -> int:
-        """Deletes a batch of attempts that were made before a time."""
-        return await self._database.write(_each(_delete_attempts), (before,))
+        """Deletes a batch of attempts made before a time."""
+        return await self._database.write(_on_one_node(_delete_attempts), (before,))
 
     async def delete_jobs(self, before: float, after: JobPlace = FIRST_JOB) -> tuple[int, JobPlace | None]:
-        """Looks at the next SLICE jobs that closed before a time and deletes those that have no pending delivery.
-        Returns how many went, and from where to go on (None: nothing older is left)."""
+        """Reads the next SLICE jobs closed before a time and deletes those without open deliveries. Returns the
+        number deleted, and where to continue (None: at the end)."""
         rows = await self._database.read(_old_jobs, before, after)
-        uids = [uid for uid, _, owed in rows if not owed]
-        count = await self._database.write(_each(_delete_jobs), (uids, before)) if uids else 0
+        uids = [uid for uid, _, open_count in rows if not open_count]
+        count = await self._database.write(_on_one_node(_delete_jobs), (uids, before)) if uids else 0
         return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
 
     async def delete_callbacks(self, before: float, after: str = "") -> tuple[int, str | None]:
-        """Looks at the next SLICE subscriptions that callback URLs made before a time and deletes those that no job
-        names any more and that have nothing pending. Returns how many went, and from where to go on (None: nothing
-        older is left)."""
+        """Reads the next SLICE callback subscriptions created before a time and deletes those that no job names and
+        that have nothing pending. Returns the number deleted, and where to continue (None: at the end)."""
         rows = await self._database.read(_old_callbacks, before, after)
         ids = [row_id for row_id, needed in rows if not needed]
-        count = await self._database.write(_each(_delete_callbacks), (self._book, ids)) if ids else 0
+        count = await self._database.write(_on_one_node(_delete_callbacks), (self._subscriptions, ids)) if ids else 0
         return count, rows[-1][0] if len(rows) == SLICE else None
 
     async def delete_idempotency_keys(self, before: float) -> int:
-        """Deletes a batch of answers kept since before a time."""
-        return await self._database.write(_each(_delete_keys), (before,))
+        """Deletes a batch of responses stored before a time."""
+        return await self._database.write(_on_one_node(_delete_keys), (before,))
 
     async def delete_intents(self, before: float) -> int:
-        """Deletes a batch of creates from before a time whose fate nobody ever knew."""
-        return await self._database.write(_each(_delete_intents), (before,))
+        """Deletes a batch of creates sent before a time whose fate never became known."""
+        return await self._database.write(_on_one_node(_delete_intents), (before,))
 
     async def delete_replays(self, before: float) -> int:
         """Deletes a batch of replays that ended before a time."""
-        return await self._database.write(_each(_delete_replays), (before,))
+        return await self._database.write(_on_one_node(_delete_replays), (before,))
 
     async def delete_secrets(self, now: float) -> int:
-        """Deletes signing secrets that were rotated away and have expired."""
-        return await self._database.write(_each(_delete_secrets), (now,))
+        """Deletes rotated signing secrets that have expired."""
+        return await self._database.write(_on_one_node(_delete_secrets), (now,))
 
     async def give_back(self) -> int:
-        """SQLite: gives free pages back to the disk, at most GIVEN_BACK_PAGES, while more than the KEPT_FREE-th part of
-        the file is free. Returns how many. PostgreSQL does so by itself (autovacuum), as far as it does."""
+        """SQLite: returns up to GIVEN_BACK_PAGES free pages to the disk while more than one KEPT_FREE-th of the file
+        is free. Returns the number of pages. On PostgreSQL autovacuum does this."""
         if self._database.shared or not await self._database.read(_pages_to_give_back):
             return 0
-        return await self._database.write(_each(_give_back), ())
+        return await self._database.write(_on_one_node(_give_back), ())
 
-    async def promote_strays(self, now: float, after: StrayPlace = FIRST_PAIR) -> tuple[int, StrayPlace | None]:
-        """Looks at a slice of the open deliveries for followers that nothing is in front of, and promotes them.
-        Returns how many, and from where to go on (None: the end)."""
-        strays, by_hand, next_after = await self._database.read(_strays, after)
-        if not strays and not by_hand:
+    async def promote_heads(self, now: float, after: PairPlace = FIRST_PAIR) -> tuple[int, PairPlace | None]:
+        """Reads a slice of the open deliveries and promotes heads that are blocked behind nothing. Returns the
+        number promoted, and where to continue (None: at the end)."""
+        heads, manual, next_after = await self._database.read(_unpromoted, after)
+        if not heads and not manual:
             return 0, next_after
-        return await self._database.write(_each(promote_strays), (strays, by_hand, now)), next_after
+        return await self._database.write(_on_one_node(promote_heads), (heads, manual, now)), next_after
 
-    async def cancel_strays(self, now: float, after: str = "") -> tuple[int, str | None]:
-        """Looks at the next SLICE subscriptions that have something pending and cancels what is for one that is gone:
-        a chunk of each. Returns how many jobs (and events of no job) that was, and from where to go on (None: the
-        end)."""
+    async def cancel_orphans(self, now: float, after: str = "") -> tuple[int, str | None]:
+        """Reads the next SLICE subscription ids with pending deliveries and cancels a chunk of each that no longer
+        exists. Returns the number of heads cancelled, and where to continue (None: at the end)."""
         rows = await self._database.read(_pending_subscriptions, after)
         count, more = 0, False
         for subscription_id, gone in rows:
             if gone:
-                heads = await self._database.write(_each(cancel), (subscription_id, now))
+                heads = await self._database.write(_on_one_node(cancel), (subscription_id, now))
                 count, more = count + heads, more or heads == CANCEL_CHUNK
         if more:
             return count, after
         return count, rows[-1][0] if len(rows) == SLICE else None
 
 
-def _each(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]], Sequence[Any]]:
+def _on_one_node(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]], Sequence[Any]]:
     batch = _BATCHES.get(one)
     if batch is None:
 
         def batch(connection: Connection, items: Sequence[Any]) -> Sequence[Any]:
-            if connection.dialect.name != SQLITE and not connection.exec_driver_sql(ONE_NODE).scalar_one():
+            if connection.dialect.name != SQLITE and not connection.exec_driver_sql(TRY_UPKEEP_LOCK).scalar_one():
                 return [0] * len(items)
             return [one(connection, *item) for item in items]
 
@@ -232,7 +239,7 @@ _BATCHES: dict[Any, Callable[[Connection, Sequence[Any]], Sequence[Any]]] = {}
 
 
 def _in_transactions(sizes: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
-    """Ids, each with the rows that go with it, in groups of at most MAX_ROWS rows or of one id."""
+    """Ids, each with its number of rows, in groups of at most MAX_ROWS rows or one id."""
     group: list[str] = []
     total = 0
     for row_id, size in sizes:
@@ -247,13 +254,13 @@ def _in_transactions(sizes: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
 
 def _old_events(connection: Connection, before: float, after: Place) -> list[tuple[str, Place, int, int]]:
     rows = run(connection, OLD_EVENTS, before=before, after=after[0], position=after[1])
-    return [(row.id, (row.recorded_at, row.position), int(row.row_count), row.owed) for row in rows]
+    return [(row.id, (row.recorded_at, row.position), int(row.row_count), row.open_count) for row in rows]
 
 
 def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
     if connection.dialect.name != SQLITE:
-        run(connection, HOLD_EVENTS, ids=json_list(ids))  # or a replay could send one again meanwhile
-    found = gather(connection, HOLD_DELIVERIES, ids=json_list(ids))  # and so could a retry
+        run(connection, LOCK_EVENTS, ids=json_list(ids))  # or a replay could send one again meanwhile
+    found = fetch_json(connection, LOCK_DELIVERIES, ids=json_list(ids))  # or a manual retry could
     open_again = {event_id for _, event_id, state in found if state in ("pending", "blocked")}
     deliveries = json_list([row_id for row_id, event_id, _ in found if event_id not in open_again])
     run(connection, DELETE_ATTEMPTS_OF_DELIVERIES, ids=deliveries)
@@ -268,7 +275,7 @@ def _delete_attempts(connection: Connection, before: float) -> int:
 
 def _old_jobs(connection: Connection, before: float, after: JobPlace) -> list[tuple[str, float, int]]:
     rows = run(connection, OLD_JOBS, before=before, after=after[0], uid=after[1])
-    return [(row.uid, row.closed_at, row.owed) for row in rows]
+    return [(row.uid, row.closed_at, row.open_count) for row in rows]
 
 
 def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> int:
@@ -282,10 +289,10 @@ def _old_callbacks(connection: Connection, before: float, after: str) -> list[tu
     return [(row.id, row.needed) for row in rows]
 
 
-def _delete_callbacks(connection: Connection, book: SubscriptionBook, ids: Sequence[str]) -> int:
-    book.changed(connection)  # first: nobody tracks a job with one of them after it was looked at
+def _delete_callbacks(connection: Connection, cache: SubscriptionCache, ids: Sequence[str]) -> int:
+    cache.changed(connection)  # first, so that no job is registered with one of them after the check
     if connection.dialect.name != SQLITE:
-        run(connection, HOLD_CALLBACKS, ids=json_list(ids))  # or a retry could make something of one pending meanwhile
+        run(connection, LOCK_CALLBACKS, ids=json_list(ids))  # or a retry could make a delivery pending meanwhile
     return run(connection, DELETE_CALLBACKS, ids=json_list(ids)).rowcount
 
 
@@ -314,7 +321,9 @@ def _give_back(connection: Connection) -> int:
     before = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     cursor = connection.connection.cursor()
     for _ in range(_pages_to_give_back(connection)):
-        cursor.execute("PRAGMA incremental_vacuum(1)")  # Python's driver ends it after its first step, whatever it says
+        cursor.execute(
+            "PRAGMA incremental_vacuum(1)"
+        )  # Python's driver stops after the statement's first step, whatever the argument
     cursor.close()
     return int(before) - int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
 
@@ -323,16 +332,16 @@ def _pending_subscriptions(connection: Connection, after: str) -> list[tuple[str
     return sorted((row.id, bool(row.gone)) for row in run(connection, PENDING_SUBSCRIPTIONS, after=after))
 
 
-def _strays(
+def _unpromoted(
     connection: Connection, after: tuple[str, str, int]
 ) -> tuple[list[Pair], list[Pair], tuple[str, str, int] | None]:
-    """The pairs whose first delivery is blocked, those of which all that were asked for by hand are, and the end of
-    the slice. Of a pair that began before it, nothing is said."""
+    """The pairs whose first delivery is blocked, the pairs whose manual deliveries are all blocked, and the end of
+    the slice. A pair that began before the slice is skipped."""
     job_uid, subscription_id, sequence = after
     rows = run(connection, OPEN_SLICE, job_uid=job_uid, subscription_id=subscription_id, sequence=sequence).all()
     begun = (job_uid, subscription_id)
     first: dict[Pair, str] = {}
-    pending_by_hand: dict[Pair, bool] = {}
+    manual_pending: dict[Pair, bool] = {}
     for row in rows:
         pair = (row.job_uid, row.subscription_id)
         if pair == begun:
@@ -340,8 +349,8 @@ def _strays(
         if row.priority < 2:
             first.setdefault(pair, row.state)
         else:
-            pending_by_hand[pair] = pending_by_hand.get(pair, False) or row.state == "pending"
-    strays = [pair for pair, state in first.items() if state == "blocked"]
-    by_hand = [pair for pair, pending in pending_by_hand.items() if not pending]
+            manual_pending[pair] = manual_pending.get(pair, False) or row.state == "pending"
+    heads = [pair for pair, state in first.items() if state == "blocked"]
+    manual = [pair for pair, pending in manual_pending.items() if not pending]
     last = rows[-1] if rows else None
-    return strays, by_hand, None if last is None else (last.job_uid, last.subscription_id, last.sequence)
+    return heads, manual, None if last is None else (last.job_uid, last.subscription_id, last.sequence)

@@ -5,7 +5,7 @@ from relay.api.shapes import DeliveryWithAttempts
 from relay.core.delivery import Timings
 from relay.core.signing import verify
 from tests.support.api_world import HOOK, NOW
-from tests.support.store_kit import attempt, claim, mark_of
+from tests.support.store_kit import attempt, claim, result_of
 
 
 async def subscribe(client, **body):
@@ -85,7 +85,7 @@ async def test_what_did_not_arrive_is_counted_in_groups(client, world):
     for nth in range(3):
         await world.poll(await world.job(f"job-{nth}"), "failed")
     for claimed, reason in zip(await claim(world.store, subscription, now=world.now), ("a", "a", "b"), strict=True):
-        await world.store.deliveries.mark(mark_of(claimed, "dead", now=world.now, reason=reason))
+        await world.store.deliveries.record_attempt(result_of(claimed, "dead", now=world.now, reason=reason))
     (mine,) = (await client.get("/v1/deliveries?state=dead&group_by=sink")).json()["items"]
     assert mine.pop("example_id").startswith("dlv_")
     assert mine == {
@@ -157,7 +157,7 @@ async def test_a_delivery_shows_its_attempts(client, world):
     for made in tried:
         world.now += 5
         (one,) = await claim(world.store, id, now=world.now)
-        await world.store.deliveries.mark(mark_of(one, "pending", attempt=made, due_at=world.now))
+        await world.store.deliveries.record_attempt(result_of(one, "pending", attempt=made, due_at=world.now))
     (listed,) = (await client.get("/v1/deliveries")).json()["items"]
     shown = (await client.get(f"/v1/deliveries/{listed['id']}")).json()
     DeliveryWithAttempts.model_validate(shown)

@@ -11,7 +11,7 @@ from relay.core.records import Intent
 from relay.proxy.asgi import Proxy
 from tests.support.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
 from tests.support.api_world import HOOK
-from tests.support.store_kit import claim, mark_of
+from tests.support.store_kit import claim, result_of
 
 DOCUMENTED = {
     (method.upper(), path): operation
@@ -55,7 +55,7 @@ async def a_dead_delivery(world, client):
     await a_job(world, client)
     world.now += 1
     (one,) = await claim(world.store, id, now=world.now)
-    await world.store.deliveries.mark(mark_of(one, "dead", now=world.now, reason="http_500"))
+    await world.store.deliveries.record_attempt(result_of(one, "dead", now=world.now, reason="http_500"))
     return id
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.api_world import HOOK, SLACK
-from tests.support.store_kit import claim, deliver_all, mark_of
+from tests.support.store_kit import claim, deliver_all, result_of
 
 SINCE = "2027-01-15T07:00:00Z"
 
@@ -15,7 +15,7 @@ async def dead(world, client, count=2, **body):
         await world.poll(await world.job(f"{made['id']} {name}"), "queued")
     world.now += 1
     for one in await claim(world.store, made["id"], now=world.now):
-        await world.store.deliveries.mark(mark_of(one, "dead", now=world.now, reason="http_500"))
+        await world.store.deliveries.record_attempt(result_of(one, "dead", now=world.now, reason="http_500"))
     return made["id"]
 
 
@@ -112,7 +112,7 @@ async def test_a_callback_is_replayed(client, world):
     (callback,) = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
     world.now += 1
     (one,) = await claim(world.store, callback["id"], now=world.now)
-    await world.store.deliveries.mark(mark_of(one, "dead", now=world.now))
+    await world.store.deliveries.record_attempt(result_of(one, "dead", now=world.now))
     path = f"/v1/subscriptions/{callback['id']}/replay"
     for types, status in (["ai.revor.job.queued"], 202), (["relay.source.down"], 422):
         answer = await client.post(path, json={"since": SINCE, "types": types})

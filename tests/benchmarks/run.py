@@ -36,7 +36,7 @@ from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
 from relay.node.process import settle
-from relay.store.database import make_engine, sqlite_url
+from relay.store.sqlite import make_engine, sqlite_url
 
 ORIGIN = Origin(
     source="https://upstream.test/jobs", type_prefix="ai.revor.job", dataschema="http://127.0.0.1/schemas/x"

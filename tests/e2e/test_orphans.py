@@ -17,7 +17,7 @@ from relay.core.replay import ReplayRequest
 from relay.node.upkeep import DAY_SECONDS, DEADLINE_COUNT
 from tests.support.e2e_world import World, open_e2e_world
 from tests.support.store_databases import emptied_postgres
-from tests.support.store_kit import claim, execute, intent, job_event, mark_of, poll, registration, rows, subscription
+from tests.support.store_kit import claim, execute, intent, job_event, poll, registration, result_of, rows, subscription
 
 COUNT = DEADLINE_COUNT + 30
 REPLAYS = 60
@@ -90,7 +90,7 @@ class Beside:
         await store.jobs.record(poll(self.ended, 0, "succeeded", outcome="succeeded", now=now))
         await store.jobs.record(poll(again, 0, "running", now=now))
         for one in await claim(store, LIVE, now=now):
-            assert (await store.deliveries.mark(mark_of(one, now=now))).kept
+            assert (await store.deliveries.record_attempt(result_of(one, now=now))).kept
         await store.jobs.record(poll(self.stray, 0, "running", now=now))
         await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE job_uid = :uid", uid=self.stray)
         request = ReplayRequest(id="rpl_9", subscription_id=LIVE, since=0.0, until=now + 1, now=now, only="all")

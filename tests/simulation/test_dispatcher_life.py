@@ -294,14 +294,14 @@ async def test_what_is_sent_and_not_committed_is_bounded(tmp_path):
     """A crash now would send all of it again."""
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=4)
-        waiting, mark, most = [], world.store.deliveries.mark, 0
+        waiting, mark, most = [], world.store.deliveries.record_attempt, 0
 
         async def held(one):
             waiting.append(asyncio.get_running_loop().create_future())
             await waiting[-1]
             return await mark(one)
 
-        world.store.deliveries.mark = held
+        world.store.deliveries.record_attempt = held
         await begun(world, 60)
         while await world.store.deliveries.pending_count():
             for _ in range(20):  # all that may go out has gone
@@ -813,7 +813,7 @@ async def test_what_follows_on_a_delivery_whose_end_was_refused_at_first_is_look
     async with open_world(tmp_path) as world:
         await world.subscribe()
         await world.dispatcher.run_once()
-        mark, refused = world.store.deliveries.mark, []
+        mark, refused = world.store.deliveries.record_attempt, []
 
         async def full(one):
             if not refused:
@@ -821,7 +821,7 @@ async def test_what_follows_on_a_delivery_whose_end_was_refused_at_first_is_look
                 raise StoreError("the disk is full")
             return await mark(one)
 
-        world.store.deliveries.mark = full
+        world.store.deliveries.record_attempt = full
         await world.register("a", seen("succeeded", attempt_count=1, started_at=world.clock() - 1))
         world.clock.advance(1)
         await world.poller.run_once()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relay.store import migrations
-from relay.store.database import url_of
+from relay.store.sqlite import url_of
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import Cipher
 from tests.support.store_databases import emptied_postgres

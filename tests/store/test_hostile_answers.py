@@ -13,7 +13,7 @@ from relay.core.records import AttemptResult
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink
 from tests.support.simulation_world import BoundKind, World, seen
-from tests.support.store_kit import attempt, claim, mark_of, relay_event, subscription, together
+from tests.support.store_kit import attempt, claim, relay_event, result_of, subscription, together
 
 NUL, HALF = "\0", "\ud83d"
 
@@ -147,9 +147,12 @@ async def test_a_mark_that_can_not_be_written_spoils_no_other_of_its_group(store
     claimed = await claim(store, "sub_1")
     odd = [(("A", HALF),), (("A", NUL),)]
     marks: list[AttemptResult] = [
-        *(mark_of(one, attempt=attempt(response_headers=headers)) for one, headers in zip(claimed, odd, strict=False)),
-        *map(mark_of, claimed[2:]),
+        *(
+            result_of(one, attempt=attempt(response_headers=headers))
+            for one, headers in zip(claimed, odd, strict=False)
+        ),
+        *map(result_of, claimed[2:]),
     ]
-    results = await together(store, *(store.deliveries.mark(mark) for mark in marks))
+    results = await together(store, *(store.deliveries.record_attempt(mark) for mark in marks))
     assert isinstance(results[0], Exception)
     assert all(result.kept for result in results[2:])

@@ -11,12 +11,12 @@ from sqlalchemy.engine import Connection
 
 from relay.core.replay import ReplayRequest
 from relay.holder import Holder, new_name
-from relay.store.holders import BIND, BOUND, RELEASE_DELIVERIES
+from relay.store.holders import BIND, BOUND_NAMES, RELEASE_DELIVERIES
 from relay.store.postgres_engine import connect, postgres_url
 from relay.store.statements import run
 from relay.store.store import Store
 from tests.support.store_databases import emptied_postgres
-from tests.support.store_kit import NOW, claim, deliveries, execute, lease, mark_of, poll, subscription, track, until
+from tests.support.store_kit import NOW, claim, deliveries, execute, lease, poll, result_of, subscription, track, until
 
 
 @pytest.fixture
@@ -134,12 +134,15 @@ async def test_what_a_released_delivery_was_sent_for_is_not_marked_by_the_dead_n
     (one,) = await claim(store, "sub_1", lease=lease(token="dead.1"))
     assert await store.holders.release(["dead"], NOW) == 1
     (again,) = await claim(store, "sub_1")
-    assert [(await store.deliveries.mark(mark_of(claimed))).kept for claimed in (one, again)] == [False, True]
+    assert [(await store.deliveries.record_attempt(result_of(claimed))).kept for claimed in (one, again)] == [
+        False,
+        True,
+    ]
 
 
 async def test_a_node_that_stops_gives_up_its_accounts_and_replays_and_no_delivery(store: Store) -> None:
     await hold_everything(store, "one")
-    await store.holders.let_go(["one"])
+    await store.holders.release_accounts(["one"])
     assert await store.replays.due("other", NOW) == []  # nothing to do, and nobody has it
     assert await taken(store) == (0, True)
 
@@ -161,7 +164,7 @@ async def test_the_leases_of_dead_nodes_are_found_along_their_index(store: Store
     await execute(store, "ANALYZE deliveries")
 
     def plan(connection: Connection) -> str:
-        found = run(connection, f"EXPLAIN {BOUND}").scalars().all()
+        found = run(connection, f"EXPLAIN {BOUND_NAMES}").scalars().all()
         names = {"names": '["name"]', "now": NOW}
         found += connection.execute(text(f"EXPLAIN {RELEASE_DELIVERIES.postgresql.text}"), names).scalars().all()
         return "\n".join(found)

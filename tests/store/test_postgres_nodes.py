@@ -16,7 +16,7 @@ from relay.clock import wall_clock
 from relay.core.records import PollNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence, StoreError
 from relay.ids import new_id
-from relay.store.groups import run_group
+from relay.store.group_commit import run_group
 from relay.store.store import Store
 from relay.store.upkeep import FIRST_JOB
 from tests.support.store_databases import emptied_postgres
@@ -28,10 +28,10 @@ from tests.support.store_kit import (
     deliveries,
     held_writer,
     lease,
-    mark_of,
     poll,
     registration,
     relay_event,
+    result_of,
     rows,
     states,
     subscription,
@@ -129,7 +129,7 @@ async def test_a_node_that_starts_leaves_the_leases_and_requests_of_others_alone
     other = await open_again()
     assert await claim(other, "sub_1") == ()
     assert await other.idempotency.begin("key", "digest", "holder", NOW, 0.0) == StoredAnswer(body_digest="digest")
-    assert (await store.deliveries.mark(mark_of(one))).kept
+    assert (await store.deliveries.record_attempt(result_of(one))).kept
 
 
 async def test_claims_at_the_same_time_never_take_the_same_delivery(store: Store, other: Store) -> None:
@@ -164,9 +164,9 @@ async def test_a_mark_under_a_lease_that_another_node_has_taken_over_is_refused(
     assert await claim(other, "sub_1", now=NOW + 44) == ()
     (again,) = await claim(other, "sub_1", now=NOW + 46)
     assert again.id == late.id
-    assert not (await store.deliveries.mark(mark_of(late, "dead", now=NOW + 47))).kept
+    assert not (await store.deliveries.record_attempt(result_of(late, "dead", now=NOW + 47))).kept
     await store.deliveries.release([late], NOW + 47)
-    assert (await other.deliveries.mark(mark_of(again, now=NOW + 48))).kept
+    assert (await other.deliveries.record_attempt(result_of(again, now=NOW + 48))).kept
     assert await states(store) == ["delivered", "pending"]
     assert (await counts(store))["attempts"] == 1
 
@@ -176,9 +176,9 @@ async def test_of_two_marks_of_one_delivery_at_once_one_is_kept(store: Store, ot
     for nth in range(ROUNDS):
         await store.jobs.record(poll(await track(store, f"job {nth}"), 0, "queued"))
         (one,) = await claim(store, "sub_1")
-        marks = mark_of(one), mark_of(one, now=NOW + 1)
+        marks = result_of(one), result_of(one, now=NOW + 1)
         nodes = zip((store, other), marks, strict=True)
-        marked = await asyncio.gather(*(node.deliveries.mark(mark) for node, mark in nodes))
+        marked = await asyncio.gather(*(node.deliveries.record_attempt(mark) for node, mark in nodes))
         assert sorted(mark.kept for mark in marked) == [False, True]
     assert (await counts(store))["attempts"] == ROUNDS
 
@@ -193,7 +193,7 @@ async def test_a_delivery_that_is_just_taken_is_not_asked_for_again_by_hand(stor
         ((one,),) = await taking.commit()
         with pytest.raises(Exception, match="being attempted"):
             await retry
-    assert (await store.deliveries.mark(mark_of(one))).kept
+    assert (await store.deliveries.record_attempt(result_of(one))).kept
 
 
 # --- order
@@ -210,7 +210,10 @@ async def test_a_follower_recorded_while_its_head_ends_is_never_stranded(
         if nth == 0:
             await store.jobs.record(poll(uid, 0, "queued"))
         (head,) = await claim(store, "sub_1")
-        record, mark = other.jobs.record(poll(uid, nth + 1, "running")), store.deliveries.mark(mark_of(head))
+        record, mark = (
+            other.jobs.record(poll(uid, nth + 1, "running")),
+            store.deliveries.record_attempt(result_of(head)),
+        )
         begins, follows = ((other, record), mark) if first == "record" else ((store, mark), record)
         async with uncommitted(*begins) as open_one:
             task = asyncio.ensure_future(follows)
@@ -218,7 +221,7 @@ async def test_a_follower_recorded_while_its_head_ends_is_never_stranded(
             assert not any(isinstance(result, Exception) for result in await open_one.commit())
             await task
         assert await states(store) == ["delivered"] * (nth + 1) + ["pending"]
-    assert await store.upkeep.promote_strays(NOW) == (0, (uid, "sub_1", ROUNDS + 1))
+    assert await store.upkeep.promote_heads(NOW) == (0, (uid, "sub_1", ROUNDS + 1))
 
 
 async def test_followers_are_never_stranded_however_it_happens(store: Store, other: Store) -> None:
@@ -285,7 +288,7 @@ async def test_a_change_that_was_found_in_a_write_which_failed_is_told_all_the_s
     await store.subscriptions.create(subscription("sub_1"))
 
     def match_and_fail(connection: Connection, items: Sequence[None]) -> list[None]:
-        assert other.events._outbox.book.get(connection, "sub_1") is not None
+        assert other.events._outbox.subscriptions.get(connection, "sub_1") is not None
         raise RuntimeError("after it was found")
 
     with pytest.raises(RuntimeError, match="after it was found"):
@@ -335,7 +338,7 @@ async def test_a_follower_recorded_while_its_subscription_is_removed_is_cancelle
         await recording.commit()
         await removal
     assert await states(store) == ["cancelled"] * 2
-    assert await store.upkeep.promote_strays(NOW) == (0, None)
+    assert await store.upkeep.promote_heads(NOW) == (0, None)
 
 
 @pytest.mark.parametrize("end", ["delivered", "dead"])
@@ -345,14 +348,14 @@ async def test_a_follower_promoted_while_its_subscription_is_removed_is_cancelle
     await store.subscriptions.create(subscription("sub_1"))
     await store.jobs.record(poll(await track(store), 0, "queued", "running", "failed"))
     (head,) = await claim(other, "sub_1")
-    marking = mark_of(head, end, next_lease=lease(token="next"))
-    async with uncommitted(other, other.deliveries.mark(marking)) as mark:
+    marking = result_of(head, end, next_lease=lease(token="next"))
+    async with uncommitted(other, other.deliveries.record_attempt(marking)) as mark:
         removal = asyncio.ensure_future(store.subscriptions.remove("sub_1", NOW))
         await blocked(store)
         (marked,) = await mark.commit()
         await removal
     assert await states(store) == [end, "cancelled", "cancelled"]
-    assert not (await other.deliveries.mark(mark_of(marked.next[0]))).kept
+    assert not (await other.deliveries.record_attempt(result_of(marked.next[0]))).kept
 
 
 async def test_a_retry_by_hand_of_what_is_for_a_subscription_that_is_being_removed_is_refused_or_cancelled(
@@ -659,7 +662,7 @@ async def test_an_account_is_polled_by_one_node_at_a_time(store: Store, other: S
         assert sorted(held) == [False, True]
     assert not await other.accounts.hold("revor", "account 0", "three", NOW + 14, NOW + 29)
     assert await other.accounts.hold("revor", "account 0", "three", NOW + 15, NOW + 30)
-    await other.holders.let_go(["three"])
+    await other.holders.release_accounts(["three"])
     assert await store.accounts.hold("revor", "account 0", "one", NOW + 16, NOW + 31)
 
 
@@ -704,7 +707,9 @@ async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_i
     await store.jobs.register_many(batch)
     await together(store, *(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
     (first,) = await claim(store, "sub_1", 1)
-    await store.deliveries.mark(mark_of(first, "pending", due_at=NOW, disable="only failures", probe_at=NOW))
+    await store.deliveries.record_attempt(
+        result_of(first, "pending", due_at=NOW, disable="only failures", probe_at=NOW)
+    )
     for turn in range(ROUNDS):
         now = NOW + 100 * turn
         leases = lease(until=now + 45), lease(until=now + 45)
@@ -714,7 +719,7 @@ async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_i
         )
         (probe,) = (one.claimed for one in found if one.claimed is not None)
         assert {one.next_at for one in found} == {now + 45}
-        await store.deliveries.mark(mark_of(probe, "pending", now=now, due_at=now, probe_at=now + 100))
+        await store.deliveries.record_attempt(result_of(probe, "pending", now=now, due_at=now, probe_at=now + 100))
     # both try it, one after the other's lease has run out, and both answers come
     now = NOW + 100 * ROUNDS
     probes = [
@@ -722,13 +727,13 @@ async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_i
         for nth, node in enumerate((store, other))
     ]
     marks = [
-        mark_of(probe, now=now + 60, events=(relay_event("relay.subscription.recovered", now=now + 60),))
+        result_of(probe, now=now + 60, events=(relay_event("relay.subscription.recovered", now=now + 60),))
         for probe in probes
         if probe is not None
     ]
     assert len(marks) == 2
     marked = await asyncio.gather(
-        *(node.deliveries.mark(mark) for node, mark in zip((store, other), marks, strict=True))
+        *(node.deliveries.record_attempt(mark) for node, mark in zip((store, other), marks, strict=True))
     )
     assert [one.kept for one in marked] == [False, True]
     types = [event.type for _, event in (await other.events.tail(0)).events]

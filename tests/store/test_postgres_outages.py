@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from relay.core.records import StoredAnswer
 from relay.errors import StaleSequence, StoreError
 from relay.store import migrations, postgres_writer, procedures
-from relay.store.groups import run_group
+from relay.store.group_commit import run_group
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
 from tests.support.postgres_server import PostgresServer
@@ -25,10 +25,10 @@ from tests.support.store_kit import (
     claim,
     counts,
     lease,
-    mark_of,
     poll,
     registration,
     relay_event,
+    result_of,
     rows,
     states,
     subscription,
@@ -365,7 +365,7 @@ async def test_each_kind_of_write_happens_once_though_its_answer_is_lost(store: 
     async with lost():
         (one,) = await claim(store, "sub_1")
     async with lost():
-        assert (await store.deliveries.mark(mark_of(one))).kept
+        assert (await store.deliveries.record_attempt(result_of(one))).kept
     async with lost():
         await store.events.record(relay_event())
     async with lost():
@@ -392,14 +392,16 @@ async def test_what_marks_took_is_gone_on_with_though_their_answer_is_lost(store
     one, two = await claim(store, "sub_1", 2)
     async with lost_answer(store, committed=committed):
         results = await asyncio.gather(
-            store.deliveries.mark(mark_of(one, next_lease=lease(token="next of one"), next_count=2)),
-            store.deliveries.mark(mark_of(two, next_lease=lease(token="next of two"))),
+            store.deliveries.record_attempt(result_of(one, next_lease=lease(token="next of one"), next_count=2)),
+            store.deliveries.record_attempt(result_of(two, next_lease=lease(token="next of two"))),
         )
     assert [result.kept for result in results] == [True, True]
     taken = [claimed.id for result in results for claimed in result.next]
     assert len(set(taken)) == len(taken) == 3
     assert (await counts(store))["attempts"] == 2
-    assert not (await store.deliveries.mark(mark_of(one, now=NOW + 1))).kept  # another attempt: its lease is gone
+    assert not (
+        await store.deliveries.record_attempt(result_of(one, now=NOW + 1))
+    ).kept  # another attempt: its lease is gone
 
 
 async def test_a_transaction_that_still_ends_is_waited_for(server: PostgresServer, store: Store) -> None:
@@ -459,5 +461,5 @@ async def test_a_connection_that_is_lost_while_it_is_set_up_costs_nobody_a_write
     (claimed,) = await claim(store, "sub_1", 1)
     monkeypatch.setattr(procedures, "_define", breaking)
     await aside(server.execute, KILL)
-    assert (await store.deliveries.mark(mark_of(claimed))).kept
+    assert (await store.deliveries.record_attempt(result_of(claimed))).kept
     assert lost

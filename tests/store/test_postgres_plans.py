@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as Asyncpg
 from sqlalchemy.engine import Connection
 
-from relay.store import outbox, upkeep
+from relay.store import outbox, subscription_cache, upkeep
 from relay.store.postgres_engine import SEEKS
 from relay.store.statements import Sql
 from relay.store.store import Store, open_store
@@ -62,9 +62,9 @@ TYPES: Mapping[str, Any] = {
 }
 LISTS = ("ids", "uids", "job_uids", "tokens", "external_ids", "rows", "priorities", "types", "event_ids")
 MORE = (
-    Case("hold jobs", outbox.HOLD_JOBS),
-    Case("retention: hold events", upkeep.HOLD_EVENTS),
-    Case("version of the subscriptions", outbox.VERSION),
+    Case("hold jobs", outbox.LOCK_JOBS),
+    Case("retention: hold events", upkeep.LOCK_EVENTS),
+    Case("version of the subscriptions", subscription_cache.VERSION),
 )
 
 

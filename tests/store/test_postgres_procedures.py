@@ -18,16 +18,16 @@ from tests.support.store_kit import (
     ReversingCipher,
     claim,
     lease,
-    mark_of,
     poll,
     registration,
+    result_of,
     subscription,
     together,
 )
 
 
 def test_every_statement_of_a_procedure_has_its_plan_looked_at() -> None:
-    polled_at = [*(case.statement for case in CATALOGUE), outbox.HOLD_JOBS]  # which only PostgreSQL runs
+    polled_at = [*(case.statement for case in CATALOGUE), outbox.LOCK_JOBS]  # which only PostgreSQL runs
     for procedure in PROCEDURES:
         assert [statement for statement in procedure.statements if statement not in polled_at] == []
 
@@ -66,8 +66,8 @@ async def test_marks_do_the_same_with_it_and_without(store: Store) -> None:
     assert isinstance(database, PostgresDatabase)
     before = database.writer.commit_count
     first, second = await asyncio.gather(
-        store.deliveries.mark(mark_of(one, next_lease=lease(token="one"), next_count=2)),
-        store.deliveries.mark(mark_of(two, "dead", next_lease=lease(token="two"), reason="http_400")),
+        store.deliveries.record_attempt(result_of(one, next_lease=lease(token="one"), next_count=2)),
+        store.deliveries.record_attempt(result_of(two, "dead", next_lease=lease(token="two"), reason="http_400")),
     )
     assert (first.kept, second.kept) == (True, True)
     taken = [*first.next, *second.next]

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from relay.errors import RelayError, StoreError
 from relay.store import postgres_engine, postgres_writer
-from relay.store.groups import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, run_group
+from relay.store.group_commit import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, run_group
 from relay.store.postgres_writer import AsyncWriter
 from tests.support.store_kit import until
 

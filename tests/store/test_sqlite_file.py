@@ -25,7 +25,7 @@ from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.metrics import Metrics
 from relay.node.upkeep import DAY_SECONDS, Retention
 from relay.store import migrations
-from relay.store.database import SqliteDatabase, lock_path, sqlite_url, url_of
+from relay.store.sqlite import SqliteDatabase, lock_path, sqlite_url, url_of
 from relay.store.store import Store, open_store
 from tests.support.store_kit import (
     NOW,
@@ -183,7 +183,7 @@ async def test_a_file_that_somebody_else_writes_to_is_waited_for_then_refused(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await track(store)
-    monkeypatch.setattr("relay.store.database.BUSY_TIMEOUT_MS", 1)
+    monkeypatch.setattr("relay.store.sqlite.BUSY_TIMEOUT_MS", 1)
     with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         results = await asyncio.gather(
@@ -332,12 +332,12 @@ async def test_readers_without_a_gap_do_not_make_the_log_grow_without_end(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
     """One reader goes on until the next has begun: a log never begins anew by itself while that is so."""
-    monkeypatch.setattr("relay.store.database.WAL_AUTOCHECKPOINT_PAGES", 10)
-    monkeypatch.setattr("relay.store.database.WAL_BYTES", 100 * PAGE_BYTES)
-    monkeypatch.setattr("relay.store.database.WAL_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("relay.store.sqlite.WAL_AUTOCHECKPOINT_PAGES", 10)
+    monkeypatch.setattr("relay.store.sqlite.WAL_BYTES", 100 * PAGE_BYTES)
+    monkeypatch.setattr("relay.store.sqlite.WAL_RETRY_SECONDS", 0.0)
     store = await open_again()
     log = store.database.path.with_name("relay.db-wal")
-    monkeypatch.setattr("relay.store.database.WAL_PATIENCE_MS", 5_000)
+    monkeypatch.setattr("relay.store.sqlite.WAL_READER_WAIT_MS", 5_000)
     begun: dict[int, threading.Event] = {}
     ended_at: list[int] = []
 
@@ -398,9 +398,9 @@ async def test_a_log_that_can_not_be_emptied_makes_no_write_fail(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
     """A reader of another program that does not end, a shell say: the log grows, and each write is done once."""
-    monkeypatch.setattr("relay.store.database.WAL_BYTES", 10 * PAGE_BYTES)
-    monkeypatch.setattr("relay.store.database.WAL_PATIENCE_MS", 1)
-    monkeypatch.setattr("relay.store.database.WAL_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("relay.store.sqlite.WAL_BYTES", 10 * PAGE_BYTES)
+    monkeypatch.setattr("relay.store.sqlite.WAL_READER_WAIT_MS", 1)
+    monkeypatch.setattr("relay.store.sqlite.WAL_RETRY_SECONDS", 0.0)
     store = await open_again()
     await ended(store, 10)
     with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
@@ -426,7 +426,7 @@ async def test_a_job_is_read_without_a_thread_while_the_file_lets_us(store: Stor
     assert await store.jobs.get(uid) is not None
     store.database.read = read  # type: ignore[method-assign]
     assert isinstance(store.database, SqliteDatabase)
-    assert store.database.glance(_no_such_table) is None
+    assert store.database.try_read(_no_such_table) is None
     assert await store.jobs.get(uid) is not None
 
 

@@ -26,8 +26,8 @@ from relay.core.job import Progress
 from relay.core.records import AccountState, PollNote, SavedStatistics
 from relay.core.replay import ReplayRequest
 from relay.store import statements
-from relay.store.database import url_of
 from relay.store.intents import IN_FLIGHT_SECONDS
+from relay.store.sqlite import url_of
 from relay.store.statements import Sql
 from relay.store.store import Store, open_store
 from tests.support.scale import scaled
@@ -41,10 +41,10 @@ from tests.support.store_kit import (
     execute,
     intent,
     lease,
-    mark_of,
     poll,
     registration,
     relay_event,
+    result_of,
     subscription,
     together,
     track,
@@ -164,7 +164,7 @@ async def fill(store: Store) -> None:
         await together(store, *writes)
     await deliver_all(store, "sub_2")
     for nth, one in enumerate(await claim(store, "sub_1", 300)):
-        await store.deliveries.mark(mark_of(one, ("delivered", "dead", "pending")[nth % 3], due_at=NOW + 5))
+        await store.deliveries.record_attempt(result_of(one, ("delivered", "dead", "pending")[nth % 3], due_at=NOW + 5))
     await execute(store, "UPDATE deliveries SET state = 'cancelled' WHERE sequence = 3 AND id > 'dlv_01kg'")
     # rows enough that reading a table whole is never the shortest way
     number = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
@@ -336,14 +336,16 @@ async def run_everything(store: Store) -> None:
     await store.deliveries.pending_count()
     held = list(await claim(store, "sub_1", 5, now=NOW + 9))
     await store.deliveries.release(held[:1], NOW)
-    await store.deliveries.mark(mark_of(held[1], attempt=attempt(), next_lease=lease()))
-    await store.deliveries.mark(mark_of(held[2], "pending", due_at=NOW, disable="410", events=(relay_event(),)))
-    await store.deliveries.mark(mark_of(held[3], "dead"))
+    await store.deliveries.record_attempt(result_of(held[1], attempt=attempt(), next_lease=lease()))
+    await store.deliveries.record_attempt(
+        result_of(held[2], "pending", due_at=NOW, disable="410", events=(relay_event(),))
+    )
+    await store.deliveries.record_attempt(result_of(held[3], "dead"))
     await execute(store, "UPDATE subscriptions SET probe_at = 0 WHERE id = 'sub_1'")
     for state in ("pending", "delivered"):
         probe = (await store.deliveries.claim_probe("sub_1", NOW, lease(until=NOW))).claimed
         assert probe is not None
-        await store.deliveries.mark(mark_of(probe, state, due_at=NOW, probe_at=NOW))
+        await store.deliveries.record_attempt(result_of(probe, state, due_at=NOW, probe_at=NOW))
     await store.deliveries.claim_probe("sub_1", NOW, lease())
     await store.deliveries.expedite("sub_1", NOW - 9)
     await store.events.adopt_restored()
@@ -392,8 +394,8 @@ async def run_everything(store: Store) -> None:
         await store.replays.due("node 1", NOW)
         await store.replays.advance(wanted.id, "node 1", NOW)
         await store.replays.get(wanted.id)
-    by_hand = await claim(store, "sub_1", 5, priorities=(2,), now=NOW + 9)
-    await store.deliveries.mark(mark_of(by_hand[0], now=NOW + 9))
+    manual = await claim(store, "sub_1", 5, priorities=(2,), now=NOW + 9)
+    await store.deliveries.record_attempt(result_of(manual[0], now=NOW + 9))
     blocked = (await store.deliveries.page(limit=500, state="pending", subscription_id="sub_1")).items
     for waiting in blocked:
         if waiting.next_attempt_at is None:
@@ -418,8 +420,8 @@ async def run_everything(store: Store) -> None:
     assert await store.intents.count_unknown(now) > 1
     await store.intents.all_cut_off()
     assert await store.intents.get(first.id) is not None
-    for one in await store.intents.untold(now, 2):
-        await store.intents.tell(one.id, relay_event("relay.create.unknown", subject=one.id))
+    for one in await store.intents.unreported(now, 2):
+        await store.intents.report(one.id, relay_event("relay.create.unknown", subject=one.id))
     await store.intents.resolve(first.id, "not_sent", now)
     await store.intents.dismiss(second.id, now)
     await store.intents.end(third.id)
@@ -432,7 +434,7 @@ async def run_everything(store: Store) -> None:
     await store.accounts.plan("revor", "default")
     await store.accounts.adopt("revor", "key-1", "its key")
     await store.accounts.adopted()
-    await store.holders.let_go(["node 1"])
+    await store.holders.release_accounts(["node 1"])
     await store.learned.save([SavedStatistics(source="revor", name="a", event_count=1.0, values="{}")], NOW)
     await store.learned.load("revor")
 
@@ -440,11 +442,11 @@ async def run_everything(store: Store) -> None:
     await store.jobs.register(registration("one"))
     await store.jobs.purge(uid)
     await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE id = (SELECT MAX(id) FROM deliveries)")
-    await store.upkeep.promote_strays(NOW)
-    await store.upkeep.promote_strays(NOW, ("job_01", "", -1))
+    await store.upkeep.promote_heads(NOW)
+    await store.upkeep.promote_heads(NOW, ("job_01", "", -1))
     await execute(store, "DELETE FROM subscriptions WHERE id = 'sub_1'")
-    assert (await store.upkeep.cancel_strays(NOW))[0] > 0
-    await store.upkeep.cancel_strays(NOW, "sub_01")
+    assert (await store.upkeep.cancel_orphans(NOW))[0] > 0
+    await store.upkeep.cancel_orphans(NOW, "sub_01")
     await store.upkeep.delete_events(NOW + 1)
     await store.upkeep.delete_attempts(NOW + 1)
     await store.upkeep.delete_jobs(NOW + 1)
@@ -534,7 +536,7 @@ async def test_a_new_statement_that_scans_would_be_seen(
     def slow(connection: Any) -> None:
         scan = "SELECT id FROM deliveries WHERE reason = :reason"
         if past_sqlalchemy:
-            statements.query(connection, statements.sql(lambda words: scan), reason="x")
+            statements.fetch(connection, statements.sql(lambda dialect: scan), reason="x")
         else:
             connection.execute(text(scan), {"reason": "x"})
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from relay.core.records import StoredAnswer
-from relay.store.database import url_of
+from relay.store.sqlite import url_of
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, mark_of, poll, subscription, track
+from tests.support.store_kit import NOW, claim, poll, result_of, subscription, track
 
 DAY = 86_400.0
 
@@ -28,7 +28,7 @@ async def test_the_start_of_a_node_frees_every_lease(store: Store, open_again: C
     again = await open_again(now=NOW + 1)
     assert await again.deliveries.release_all(NOW + 1) == 0
     assert len(await claim(again, "sub_1", now=NOW + 1)) == 2
-    assert not (await again.deliveries.mark(mark_of(old[0]))).kept
+    assert not (await again.deliveries.record_attempt(result_of(old[0]))).kept
 
 
 async def test_a_crash_lets_what_was_in_flight_come_again_and_keeps_answers(

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from relay.errors import RelayError, StoreError
-from relay.store.groups import Waiting, quick
-from relay.store.writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Writer
+from relay.store.group_commit import Waiting, quick
+from relay.store.sqlite_writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Writer
 
 
 class FakeTransactions:

@@ -13,10 +13,10 @@ from tests.support.store_kit import (
     counts,
     deliveries,
     lease,
-    mark_of,
     poll,
     registration,
     relay_event,
+    result_of,
     states,
     subscription,
     together,
@@ -56,7 +56,9 @@ async def test_a_claim_is_of_one_subscription(store: Store) -> None:
 async def test_first_attempts_come_before_retries_and_those_before_what_was_asked_for_by_hand(store: Store) -> None:
     manual, retry = await heads(store, NOW - 30, NOW - 20)
     for one in await claim(store, "sub_1"):
-        await store.deliveries.mark(mark_of(one, "delivered" if one.job_uid == manual else "pending", due_at=NOW - 10))
+        await store.deliveries.record_attempt(
+            result_of(one, "delivered" if one.job_uid == manual else "pending", due_at=NOW - 10)
+        )
         if one.job_uid == manual:
             await store.deliveries.retry(one.id, NOW - 15)
     (fresh,) = await heads(store, NOW)
@@ -66,7 +68,7 @@ async def test_first_attempts_come_before_retries_and_those_before_what_was_aske
 async def test_a_claim_takes_only_the_priorities_it_asks_for(store: Store) -> None:
     (retry,) = await heads(store, NOW - 1)
     (one,) = await claim(store, "sub_1")
-    await store.deliveries.mark(mark_of(one, "pending", due_at=NOW))
+    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW))
     (fresh,) = await heads(store, NOW)
     assert [one.job_uid for one in await claim(store, "sub_1", priorities=(2,))] == []
     assert [one.job_uid for one in await claim(store, "sub_1", priorities=(1,))] == [retry]
@@ -101,26 +103,28 @@ async def test_a_lease_runs_out_and_the_first_holder_can_no_longer_mark(store: S
     (second,) = await claim(store, "sub_1", now=NOW + 45)
     assert second.id == first.id
     before = await deliveries(store)
-    assert not (await store.deliveries.mark(mark_of(first, "dead", disable="gone", events=(relay_event(),)))).kept
+    assert not (
+        await store.deliveries.record_attempt(result_of(first, "dead", disable="gone", events=(relay_event(),)))
+    ).kept
     assert await deliveries(store) == before
     assert (await counts(store))["attempts"] == 0
     assert (await counts(store))["events"] == 1
-    assert (await store.deliveries.mark(mark_of(second))).kept
+    assert (await store.deliveries.record_attempt(result_of(second))).kept
 
 
 async def test_a_lease_that_ran_out_but_that_nobody_took_may_still_mark(store: Store) -> None:
     await heads(store, NOW)
     (one,) = await claim(store, "sub_1", lease=lease(until=NOW + 45))
-    assert (await store.deliveries.mark(mark_of(one, now=NOW + 99))).kept
+    assert (await store.deliveries.record_attempt(result_of(one, now=NOW + 99))).kept
 
 
 async def test_a_second_mark_is_refused(store: Store) -> None:
     await heads(store, NOW)
     (one,) = await claim(store, "sub_1")
-    marks = mark_of(one, "pending", due_at=NOW), mark_of(one, "dead")
-    results = await together(store, *(store.deliveries.mark(mark) for mark in marks))
+    marks = result_of(one, "pending", due_at=NOW), result_of(one, "dead")
+    results = await together(store, *(store.deliveries.record_attempt(mark) for mark in marks))
     assert [result.kept for result in results] == [True, False]
-    assert not (await store.deliveries.mark(mark_of(one, now=NOW + 1))).kept
+    assert not (await store.deliveries.record_attempt(result_of(one, now=NOW + 1))).kept
     assert (await states(store, "sub_1"), (await counts(store))["attempts"]) == (["pending"], 1)
 
 
@@ -128,8 +132,8 @@ async def test_of_marks_in_one_group_only_the_one_that_fails_is_undone(store: St
     await heads(store, NOW - 2, NOW - 1, NOW)
     claimed = await claim(store, "sub_1")
     refused = float("nan")  # no number in JSON, so the column stays empty, which it may not
-    marks = [mark_of(one, attempt=attempt(duration_ms=refused if n == 1 else 1.0)) for n, one in enumerate(claimed)]
-    results = await together(store, *(store.deliveries.mark(mark) for mark in marks))
+    marks = [result_of(one, attempt=attempt(duration_ms=refused if n == 1 else 1.0)) for n, one in enumerate(claimed)]
+    results = await together(store, *(store.deliveries.record_attempt(mark) for mark in marks))
     assert [isinstance(result, StoreError) for result in results] == [False, True, False]
     assert sorted(await states(store, "sub_1")) == ["delivered", "delivered", "pending"]
     assert (await counts(store))["attempts"] == 2
@@ -153,15 +157,15 @@ async def test_every_lease_can_be_freed(store: Store) -> None:
     assert await store.deliveries.release_all(NOW + 1) == 2
     assert await store.deliveries.release_all(NOW + 1) == 0
     assert len(await claim(store, "sub_1", now=NOW + 1)) == 2
-    assert not (await store.deliveries.mark(mark_of(old[0]))).kept
+    assert not (await store.deliveries.record_attempt(result_of(old[0]))).kept
 
 
 async def test_the_backlog_names_when_each_priority_is_due_next(store: Store) -> None:
     assert await store.deliveries.backlog() == []
     await heads(store, NOW - 3, NOW - 2)
     first, second = await claim(store, "sub_1")
-    await store.deliveries.mark(mark_of(first, "pending", due_at=NOW + 5))
-    await store.deliveries.mark(mark_of(second))
+    await store.deliveries.record_attempt(result_of(first, "pending", due_at=NOW + 5))
+    await store.deliveries.record_attempt(result_of(second))
     await store.deliveries.retry(second.id, NOW + 7)
     await store.subscriptions.set_state("sub_2", "paused", NOW)
     assert await store.deliveries.backlog() == [
@@ -177,13 +181,13 @@ async def test_a_mark_that_disables_says_so_once_whoever_comes_second(store: Sto
 
     def gone(one: object) -> AttemptResult:
         events = (relay_event("relay.subscription.disabled"), relay_event("relay.delivery.expired"))
-        return mark_of(one, "pending", due_at=NOW, disable="410 Gone", events=events)  # type: ignore[arg-type]
+        return result_of(one, "pending", due_at=NOW, disable="410 Gone", events=events)  # type: ignore[arg-type]
 
     version = store.subscriptions.version
     marks = [gone(one) for one in await claim(store, "sub_1")]
-    await together(store, *(store.deliveries.mark(mark) for mark in marks[:2]))
+    await together(store, *(store.deliveries.record_attempt(mark) for mark in marks[:2]))
     assert store.subscriptions.version > version
-    assert (await store.deliveries.mark(marks[2])).kept
+    assert (await store.deliveries.record_attempt(marks[2])).kept
     disabled = await store.subscriptions.get("sub_1")
     assert disabled is not None
     assert (disabled.state, disabled.disabled_reason) == ("disabled", "410 Gone")
@@ -202,18 +206,18 @@ async def test_a_mark_goes_on_with_the_next_due_delivery_of_its_subscription(sto
     uids = await heads(store, NOW - 3, NOW - 2, NOW + 9)
     (first,) = await claim(store, "sub_1", 1)
     before = store.database.commit_count
-    marked = await store.deliveries.mark(mark_of(first, next_lease=lease(token="next")))
+    marked = await store.deliveries.record_attempt(result_of(first, next_lease=lease(token="next")))
     assert store.database.commit_count == before + 1
     (following,) = marked.next
     assert (following.job_uid, following.subscription_id, following.lease_token) == (uids[1], "sub_1", "next")
-    assert (await store.deliveries.mark(mark_of(following, next_lease=lease()))).next == ()
+    assert (await store.deliveries.record_attempt(result_of(following, next_lease=lease()))).next == ()
 
 
 async def test_a_mark_goes_on_with_its_follower_first(store: Store) -> None:
     (uid, _) = await heads(store, NOW - 3, NOW - 2)
     await store.jobs.record(poll(uid, 1, "running"))
     (first,) = await claim(store, "sub_1", 1)
-    marked = await store.deliveries.mark(mark_of(first, next_lease=lease()))
+    marked = await store.deliveries.record_attempt(result_of(first, next_lease=lease()))
     assert [(one.job_uid, one.event.sequence) for one in marked.next] == [(uid, 2)]
 
 
@@ -223,8 +227,8 @@ async def test_a_mark_takes_as_many_as_it_asks_for_and_there_are(store: Store) -
     first, second = await claim(store, "sub_1", 2)
     results = await together(
         store,
-        store.deliveries.mark(mark_of(first, next_lease=lease(), next_count=3)),
-        store.deliveries.mark(mark_of(second, next_lease=lease())),
+        store.deliveries.record_attempt(result_of(first, next_lease=lease(), next_count=3)),
+        store.deliveries.record_attempt(result_of(second, next_lease=lease())),
     )
     assert [len(result.next) for result in results] == [3, 1]
     taken = {one.job_uid for result in results for one in result.next}
@@ -235,15 +239,15 @@ async def test_a_mark_takes_as_many_as_it_asks_for_and_there_are(store: Store) -
 async def test_a_mark_that_will_be_tried_again_goes_on_too(store: Store) -> None:
     uids = await heads(store, NOW - 3, NOW - 2)
     (first,) = await claim(store, "sub_1", 1)
-    mark = mark_of(first, "pending", due_at=NOW + 5, next_lease=lease())
-    marked = await store.deliveries.mark(mark)
+    mark = result_of(first, "pending", due_at=NOW + 5, next_lease=lease())
+    marked = await store.deliveries.record_attempt(mark)
     assert [one.job_uid for one in marked.next] == [uids[1]]
 
 
 async def test_a_mark_goes_on_only_where_asked(store: Store) -> None:
     await heads(store, NOW - 3, NOW - 2)
     (first,) = await claim(store, "sub_1", 1)
-    marked = await store.deliveries.mark(mark_of(first))
+    marked = await store.deliveries.record_attempt(result_of(first))
     assert marked.next == ()
     assert len(await claim(store, "sub_1")) == 1
 
@@ -251,11 +255,13 @@ async def test_a_mark_goes_on_only_where_asked(store: Store) -> None:
 async def test_a_mark_may_go_on_with_first_attempts_alone(store: Store) -> None:
     uids = await heads(store, *(NOW - n for n in range(9, 4, -1)))
     one, two, three = await claim(store, "sub_1", 3)
-    await store.deliveries.mark(mark_of(three, "pending", due_at=NOW - 8))  # a retry
+    await store.deliveries.record_attempt(result_of(three, "pending", due_at=NOW - 8))  # a retry
     fresh, late = await together(
         store,
-        store.deliveries.mark(mark_of(one, next_lease=lease(token="fresh"), next_count=3, next_backlogged=False)),
-        store.deliveries.mark(mark_of(two, next_lease=lease(token="late"))),
+        store.deliveries.record_attempt(
+            result_of(one, next_lease=lease(token="fresh"), next_count=3, next_backlogged=False)
+        ),
+        store.deliveries.record_attempt(result_of(two, next_lease=lease(token="late"))),
     )
     assert [(taken.job_uid, taken.lease_token) for taken in fresh.next] == [(uids[3], "fresh"), (uids[4], "fresh")]
     assert [(taken.job_uid, taken.lease_token, taken.priority) for taken in late.next] == [(uids[2], "late", 1)]
@@ -265,9 +271,11 @@ async def test_marks_that_go_on_in_one_group_take_by_priority_and_never_the_same
     await heads(store, *(NOW - n for n in range(10, 4, -1)))
     one, two, three, four = await claim(store, "sub_1", 4)
     (other,) = await claim(store, "sub_2", 1)
-    await store.deliveries.mark(mark_of(four, "pending", due_at=NOW - 8))  # a retry, due before the fresh ones
-    marks = [mark_of(m, next_lease=lease()) for m in (one, two, three, other)]
-    results = await together(store, *(store.deliveries.mark(mark) for mark in marks))
+    await store.deliveries.record_attempt(
+        result_of(four, "pending", due_at=NOW - 8)
+    )  # a retry, due before the fresh ones
+    marks = [result_of(m, next_lease=lease()) for m in (one, two, three, other)]
+    results = await together(store, *(store.deliveries.record_attempt(mark) for mark in marks))
     taken = [one for result in results for one in result.next]
     assert len({next_one.id for next_one in taken}) == 4
     assert [next_one.subscription_id for next_one in taken] == ["sub_1", "sub_1", "sub_1", "sub_2"]
@@ -280,7 +288,7 @@ async def test_a_mark_that_lost_its_lease_goes_on_with_nothing(store: Store) -> 
     (again,) = await claim(store, "sub_1", 1)
     assert again.id != first.id
     await claim(store, "sub_1", 1)
-    marked = await store.deliveries.mark(mark_of(first, next_lease=lease()))
+    marked = await store.deliveries.record_attempt(result_of(first, next_lease=lease()))
     assert (marked.kept, marked.next) == (False, ())
 
 
@@ -289,7 +297,9 @@ async def test_nothing_is_taken_for_a_subscription_that_a_mark_of_the_same_group
     one, two = await claim(store, "sub_1", 2)
     results = await together(
         store,
-        store.deliveries.mark(mark_of(one, next_lease=lease(), events=(relay_event(),))),  # PostgreSQL: not beside it
-        store.deliveries.mark(mark_of(two, "pending", due_at=NOW, disable="410 Gone")),
+        store.deliveries.record_attempt(
+            result_of(one, next_lease=lease(), events=(relay_event(),))
+        ),  # PostgreSQL: not beside it
+        store.deliveries.record_attempt(result_of(two, "pending", due_at=NOW, disable="410 Gone")),
     )
     assert [result.next for result in results] == [(), ()]

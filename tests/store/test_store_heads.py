@@ -16,9 +16,9 @@ from tests.support.store_kit import (
     deliveries,
     execute,
     lease,
-    mark_of,
     poll,
     relay_event,
+    result_of,
     states,
     subscription,
     together,
@@ -53,14 +53,14 @@ async def test_the_end_of_the_head_brings_the_next(store: Store, end: str) -> No
     for sequence in (1, 2, 3):
         one = await head(store)
         assert one.event.sequence == sequence
-        assert (await store.deliveries.mark(mark_of(one, end, reason="because"))).kept
+        assert (await store.deliveries.record_attempt(result_of(one, end, reason="because"))).kept
     assert await states(store) == [end] * 3
     assert await claim(store, "sub_1") == ()
 
 
 async def test_a_head_that_is_to_be_tried_again_holds_its_followers(store: Store) -> None:
     await three(store)
-    await store.deliveries.mark(mark_of(await head(store), "pending", due_at=NOW + 5))
+    await store.deliveries.record_attempt(result_of(await head(store), "pending", due_at=NOW + 5))
     assert await claim(store, "sub_1", now=NOW + 4) == ()
     assert await states(store) == ["pending", "blocked", "blocked"]
     again = await head(store, now=NOW + 5)
@@ -109,11 +109,13 @@ async def test_a_follower_says_what_it_waits_for(store: Store) -> None:
 
 async def test_the_follower_can_be_taken_with_the_mark(store: Store) -> None:
     await three(store)
-    marked = await store.deliveries.mark(mark_of(await head(store), next_lease=lease(token="next", until=NOW + 60)))
+    marked = await store.deliveries.record_attempt(
+        result_of(await head(store), next_lease=lease(token="next", until=NOW + 60))
+    )
     (following,) = marked.next
     assert (following.event.sequence, following.lease_token, following.lease_until) == (2, "next", NOW + 60)
     assert await claim(store, "sub_1") == ()
-    assert (await store.deliveries.mark(mark_of(following))).kept
+    assert (await store.deliveries.record_attempt(result_of(following))).kept
     assert (await head(store)).event.sequence == 3
 
 
@@ -131,21 +133,21 @@ async def test_a_retry_of_an_ended_delivery_does_not_hold_back_fresh_ones(store:
 async def test_the_end_of_a_manual_retry_does_not_bring_a_follower_of_an_open_head(store: Store) -> None:
     await three(store)
     first = await head(store)
-    await store.deliveries.mark(mark_of(first, "dead"))
+    await store.deliveries.record_attempt(result_of(first, "dead"))
     await store.deliveries.retry(first.id, NOW)
     (manual,) = await claim(store, "sub_1", priorities=(2,))
     assert manual.id == first.id
-    assert (await store.deliveries.mark(mark_of(manual))).kept
+    assert (await store.deliveries.record_attempt(result_of(manual))).kept
     assert await states(store) == ["delivered", "pending", "blocked"]
 
 
 async def test_an_open_manual_retry_of_an_earlier_event_does_not_strand_a_follower(store: Store) -> None:
     await three(store)
     first = await head(store)
-    await store.deliveries.mark(mark_of(first))
+    await store.deliveries.record_attempt(result_of(first))
     await store.deliveries.retry(first.id, NOW)
     (second,) = await claim(store, "sub_1", priorities=(0,))
-    await store.deliveries.mark(mark_of(second))
+    await store.deliveries.record_attempt(result_of(second))
     assert await states(store) == ["pending", "delivered", "pending"]
 
 
@@ -153,7 +155,7 @@ async def test_a_manual_retry_that_fails_stays_a_manual_one(store: Store) -> Non
     uid = await three(store)
     (first, *_) = await deliver_all(store, "sub_1")
     await store.deliveries.retry(first.id, NOW)
-    await store.deliveries.mark(mark_of(await head(store), "pending", due_at=NOW + 5))
+    await store.deliveries.record_attempt(result_of(await head(store), "pending", due_at=NOW + 5))
     await store.jobs.record(poll(uid, 3, "retrying"))
     assert (await states(store))[-1] == "pending"
     assert len(await claim(store, "sub_1", priorities=(2,), now=NOW + 5)) == 1
@@ -162,7 +164,7 @@ async def test_a_manual_retry_that_fails_stays_a_manual_one(store: Store) -> Non
 async def test_a_retry_of_a_pending_head_makes_it_due_and_keeps_its_place(store: Store) -> None:
     uid = await three(store)
     one = await head(store)
-    await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 500))
+    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 500))
     shown = await store.deliveries.retry(one.id, NOW + 1)
     assert shown.next_attempt_at == NOW + 1
     await store.jobs.record(poll(uid, 3, "retrying", now=NOW + 1))
@@ -186,7 +188,7 @@ async def test_a_retry_of_one_that_is_on_its_way_is_refused_until_its_lease_ends
         await store.deliveries.retry(one.id, NOW + 1)
     assert refused.value.code == "delivery_in_flight"
     await store.deliveries.retry(one.id, NOW + 46)
-    assert not (await store.deliveries.mark(mark_of(one))).kept
+    assert not (await store.deliveries.record_attempt(result_of(one))).kept
 
 
 async def test_a_retry_for_a_subscription_that_is_gone_is_refused(store: Store) -> None:
@@ -204,7 +206,7 @@ async def test_an_insert_and_the_end_of_the_head_in_one_group_strand_nobody(stor
         uid = await track(store, f"job {order}")
         await store.jobs.record(poll(uid, 0, "queued"))
         writes = [
-            store.deliveries.mark(mark_of(await head(store))),
+            store.deliveries.record_attempt(result_of(await head(store))),
             store.jobs.record(poll(uid, 1, "running")),
         ]
         await together(store, *writes[::order])
@@ -229,11 +231,11 @@ async def test_retries_by_hand_of_one_job_go_in_order(store: Store, asked_for: t
     for sequence in (1, 2, 3):
         (one,) = await claim(store, "sub_1")
         assert one.event.sequence == sequence
-        await store.deliveries.mark(mark_of(one, "pending", due_at=NOW))
+        await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW))
         (one,) = await claim(store, "sub_1")
         assert one.event.sequence == sequence
-        await store.deliveries.mark(mark_of(one, end))
-    assert await store.upkeep.promote_strays(NOW) == (0, (uid, "sub_1", 4))
+        await store.deliveries.record_attempt(result_of(one, end))
+    assert await store.upkeep.promote_heads(NOW) == (0, (uid, "sub_1", 4))
 
 
 async def test_a_retry_by_hand_waits_for_a_later_one_that_is_on_its_way(store: Store) -> None:
@@ -244,7 +246,7 @@ async def test_a_retry_by_hand_waits_for_a_later_one_that_is_on_its_way(store: S
     await retry_all(store, 2, 1)
     assert await states(store) == ["blocked", "blocked", "pending"]
     assert await claim(store, "sub_1") == ()
-    await store.deliveries.mark(mark_of(flying))
+    await store.deliveries.record_attempt(result_of(flying))
     assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1, 2]
 
 
@@ -275,16 +277,16 @@ async def test_a_change_to_no_ordering_lets_all_go(store: Store, monkeypatch: py
     for uid in uids:
         await store.jobs.record(poll(uid, 0, "queued", "running", "failed"))
     (head, *_) = await claim(store, "sub_1", 1)
-    await store.deliveries.mark(mark_of(head, "dead"))
+    await store.deliveries.record_attempt(result_of(head, "dead"))
     (held, *_) = await claim(store, "sub_1", 1)
     await store.subscriptions.replace(subscription("sub_1", ordering="none"), NOW + 1)
     assert set(await states(store, "sub_1")) == {"dead", "pending"}
     assert (await states(store, "sub_2")).count("blocked") == 10
     await store.jobs.record(poll(uids[0], 3, "retrying"))
-    assert (await store.deliveries.mark(mark_of(held))).kept
+    assert (await store.deliveries.record_attempt(result_of(held))).kept
     delivered = await deliver_all(store, "sub_1", now=NOW + 1)
     assert len(delivered) == 5 * 3 + 1 - 2
-    assert (await store.upkeep.promote_strays(NOW + 1))[0] == 0
+    assert (await store.upkeep.promote_heads(NOW + 1))[0] == 0
 
 
 async def test_a_change_back_to_an_order_holds_back_all_but_the_first(store: Store) -> None:
@@ -296,11 +298,11 @@ async def test_a_change_back_to_an_order_holds_back_all_but_the_first(store: Sto
     await store.subscriptions.replace(subscription("sub_1", ordering="job"), NOW)
     assert await states_of(store, uid) == ["pending", "blocked", "blocked"]
     await store.jobs.record(poll(uid, 3, "retrying"))
-    assert (await store.deliveries.mark(mark_of(flying))).kept
+    assert (await store.deliveries.record_attempt(result_of(flying))).kept
     got = [(one.job_uid == uid, one.event.sequence) for one in await deliver_all(store, "sub_1")]
     assert [sequence for ours, sequence in got if ours] == [2, 3, 4]
     assert [sequence for ours, sequence in got if not ours] == [1, 2, 3]
-    assert (await store.upkeep.promote_strays(NOW))[0] == 0
+    assert (await store.upkeep.promote_heads(NOW))[0] == 0
 
 
 async def retry_all_by_hand_of_another_job(store: Store) -> None:
@@ -308,7 +310,7 @@ async def retry_all_by_hand_of_another_job(store: Store) -> None:
     await store.jobs.record(poll(other, 0, "queued", "running", "failed"))
     for one in await claim(store, "sub_1"):
         if one.job_uid == other:
-            await store.deliveries.mark(mark_of(one))
+            await store.deliveries.record_attempt(result_of(one))
             await store.deliveries.retry(one.id, NOW)
         else:
             await store.deliveries.release([one], NOW)
@@ -326,9 +328,9 @@ async def test_what_is_on_its_way_when_an_order_is_asked_for_strands_nobody(stor
     await store.deliveries.release([flying.pop(3)], NOW)
     await store.subscriptions.replace(subscription("sub_1"), NOW)
     assert await states(store) == ["pending", "pending", "blocked"]
-    await store.deliveries.mark(mark_of(flying[1]))
+    await store.deliveries.record_attempt(result_of(flying[1]))
     assert await states(store) == ["delivered", "pending", "blocked"]
-    await store.deliveries.mark(mark_of(flying[2], "dead"))
+    await store.deliveries.record_attempt(result_of(flying[2], "dead"))
     assert await states(store) == ["delivered", "dead", "pending"]
 
 
@@ -336,10 +338,10 @@ async def test_strays_are_brought_home(store: Store) -> None:
     uid = await three(store, "sub_1", "sub_2")
     await execute(store, "UPDATE deliveries SET state = 'cancelled' WHERE sequence = 1 AND subscription_id = 'sub_1'")
     assert await claim(store, "sub_1") == ()
-    assert await store.upkeep.promote_strays(NOW + 1) == (1, (uid, "sub_2", 3))
+    assert await store.upkeep.promote_heads(NOW + 1) == (1, (uid, "sub_2", 3))
     assert await states(store, "sub_1") == ["cancelled", "pending", "blocked"]
     assert await states(store, "sub_2") == ["pending", "blocked", "blocked"]
-    assert await store.upkeep.promote_strays(NOW + 1, (uid, "sub_2", 3)) == (0, None)
+    assert await store.upkeep.promote_heads(NOW + 1, (uid, "sub_2", 3)) == (0, None)
     assert [one.event.sequence for one in await deliver_all(store, "sub_1", now=NOW + 1)] == [2, 3]
 
 
@@ -348,15 +350,15 @@ async def test_a_pair_that_spans_two_slices_is_no_stray(store: Store) -> None:
     uid = await track(store)
     for nth in range(0, 1200, 100):
         await store.jobs.record(poll(uid, nth, *["running"] * 100))
-    promoted, after = await store.upkeep.promote_strays(NOW)
+    promoted, after = await store.upkeep.promote_heads(NOW)
     assert (promoted, after) == (0, (uid, "sub_1", 1000))
-    assert await store.upkeep.promote_strays(NOW, after) == (0, (uid, "sub_1", 1200))
+    assert await store.upkeep.promote_heads(NOW, after) == (0, (uid, "sub_1", 1200))
 
 
 async def test_a_job_with_no_open_delivery_has_no_strays(store: Store) -> None:
     await three(store)
     await deliver_all(store, "sub_1")
-    assert await store.upkeep.promote_strays(NOW) == (0, None)
+    assert await store.upkeep.promote_heads(NOW) == (0, None)
 
 
 async def test_what_is_for_a_subscription_that_is_gone_is_cancelled_however_much_it_is(

@@ -130,7 +130,7 @@ async def test_at_the_start_of_the_only_node_all_in_flight_were_cut_off(store: S
 async def test_what_a_crash_left_is_freed_with_it(store: Store) -> None:
     one = intent()
     await begun(store, one)
-    await store.free_what_a_crash_left(LATER)
+    await store.recover_from_crash(LATER)
     assert await listed(store) == [replace(one, reason=CUT_OFF)]
 
 
@@ -349,8 +349,8 @@ SAID = {
 
 async def told(store: Store, now: float = LATER) -> list[str]:
     """Records an event for each that has none: their ids."""
-    found = await store.intents.untold(now, 100)
-    results = await together(store, *(store.intents.tell(one.id, event_of(one)) for one in found * 2))
+    found = await store.intents.unreported(now, 100)
+    results = await together(store, *(store.intents.report(one.id, event_of(one)) for one in found * 2))
     assert sum(results) == len(found)
     return [one.id for one in found]
 
@@ -370,8 +370,8 @@ async def test_each_create_of_unknown_fate_is_told_once(store: Store) -> None:
     await store.intents.end(ended.id)
     assert await told(store) == [cut_off.id, lost.id]
     assert await told(store) == []
-    assert not await store.intents.tell(lost.id, event_of(lost))
-    assert not await store.intents.tell(ended.id, event_of(ended))
+    assert not await store.intents.report(lost.id, event_of(lost))
+    assert not await store.intents.report(ended.id, event_of(ended))
     assert await told(store, LATER + IN_FLIGHT_SECONDS + 1) == [flying.id]
     assert sorted(await event_subjects(store)) == sorted([cut_off.id, lost.id, flying.id])
     assert {one.reason for one in await listed(store)} == {"no_answer", CUT_OFF}

@@ -37,7 +37,7 @@ from relay.core.replay import Only, ReplayRequest
 from relay.errors import Conflict
 from relay.ids import new_id
 from relay.store import replay_steps
-from relay.store.database import url_of
+from relay.store.sqlite import url_of
 from relay.store.store import Store, open_store
 from tests.support.scale import scaled
 from tests.support.store_databases import emptied_postgres
@@ -47,9 +47,9 @@ from tests.support.store_kit import (
     claim,
     deliveries,
     lease,
-    mark_of,
     poll,
     registration,
+    result_of,
     subscription,
     together,
     track,
@@ -146,7 +146,7 @@ class OutboxMachine(RuleBasedStateMachine):
         goes_on=st.integers(0, 3),
     )
     def mark(self, one: Claimed, state: str, goes_on: int) -> Any:
-        marked = self.run(self.store.deliveries.mark(self._mark(one, state, goes_on)))
+        marked = self.run(self.store.deliveries.record_attempt(self._mark(one, state, goes_on)))
         self._note_end(one, state, marked.kept)
         return multiple(*marked.next)
 
@@ -164,8 +164,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self, one: Claimed, other: Claimed, job: str, kind: str, leased: bool, order: list[int], state: str
     ) -> Any:
         writes = [
-            self.store.deliveries.mark(self._mark(one, state, leased)),
-            self.store.deliveries.mark(self._mark(other, "delivered", not leased)),
+            self.store.deliveries.record_attempt(self._mark(one, state, leased)),
+            self.store.deliveries.record_attempt(self._mark(other, "delivered", not leased)),
             self._record(job, [kind], leased),
         ]
         results = dict(zip(order, self.run(together(self.store, *(writes[nth] for nth in order))), strict=True))
@@ -235,14 +235,14 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule()
     def strays_are_none(self) -> None:
-        promoted, _ = self.run(self.store.upkeep.promote_strays(self.now))
+        promoted, _ = self.run(self.store.upkeep.promote_heads(self.now))
         assert promoted == 0
 
     def _mark(self, one: Claimed, state: str, goes_on: int) -> Any:
         going = lease(until=self.now + 45) if goes_on else None
         due_at = self.now + 3 if state == "pending" else None
         goes: dict[str, Any] = {"next_lease": going, "next_count": max(1, goes_on), "next_backlogged": goes_on != 2}
-        return mark_of(one, state, now=self.now, due_at=due_at, **goes)
+        return result_of(one, state, now=self.now, due_at=due_at, **goes)
 
     def _note_end(self, one: Claimed, state: str, kept: bool) -> None:
         if kept and state != "pending" and one.event.sequence is not None:
@@ -255,12 +255,12 @@ class OutboxMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         pairs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        by_hand: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        manual: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.run(deliveries(self.store)):
             if row["state"] in ("pending", "blocked"):
-                chain = pairs if row["priority"] < 2 else by_hand
+                chain = pairs if row["priority"] < 2 else manual
                 chain[row["job_uid"], row["subscription_id"]].append(row)
-        for (_, name), rows in by_hand.items():
+        for (_, name), rows in manual.items():
             pending = [row["state"] for row in rows].count("pending")
             assert pending == (len(rows) if name == "sub_none" else 1), rows
         for (_, name), rows in pairs.items():

@@ -10,7 +10,7 @@ from relay.metrics import Metrics
 from relay.node import upkeep
 from relay.store import deliveries
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, deliver_all, mark_of, poll, subscription, track
+from tests.support.store_kit import NOW, claim, deliver_all, poll, result_of, subscription, track
 
 
 async def subscribe(store: Store, *names: str) -> None:
@@ -42,7 +42,7 @@ async def test_the_oldest_pending_is_none_that_waits_for_somebody_to_act(store: 
         await store.jobs.record(poll(uid, 0, "queued", now=NOW + nth))
     await store.subscriptions.set_state("sub_1", "paused", NOW)
     (oldest,) = await claim(store, "sub_2", 1, now=NOW + 9)
-    await store.deliveries.mark(mark_of(oldest, "dead", now=NOW + 9))
+    await store.deliveries.record_attempt(result_of(oldest, "dead", now=NOW + 9))
     await deliver_all(store, "sub_3", now=NOW + 9)
     assert (await store.deliveries.pending()).oldest_at == NOW + 1
     await store.deliveries.retry(oldest.id, NOW + 10)

@@ -24,8 +24,8 @@ from relay import resources
 from relay.core.records import StoredAnswer
 from relay.errors import SchemaTooNew, SchemaTooOld
 from relay.store import migrations
-from relay.store.database import url_of
 from relay.store.postgres_engine import is_postgres
+from relay.store.sqlite import url_of
 from relay.store.store import open_store
 from tests.support.postgres_server import shared_server
 from tests.support.store_kit import NOW, ReversingCipher, poll, seen, track

@@ -12,7 +12,7 @@ from relay.core.records import Page
 from relay.errors import InvalidRequest
 from relay.store.pages import decode_cursor, decode_moment, encode_cursor, moment_key
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, deliveries, execute, mark_of, poll, relay_event, subscription, track
+from tests.support.store_kit import NOW, claim, deliveries, execute, poll, relay_event, result_of, subscription, track
 
 
 async def walk(page: Callable[..., Awaitable[Page[Any]]], limit: int, **filters: Any) -> list[Any]:
@@ -47,7 +47,7 @@ async def full(store: Store) -> Store:
         await store.jobs.record(poll(uid, 0, "queued", last, now=NOW + nth, outcome=outcome))
     await store.events.record(relay_event(now=NOW + 6))
     for nth, one in enumerate(await claim(store, "sub_1", now=NOW + 20)):
-        await store.deliveries.mark(mark_of(one, ("delivered", "dead", "pending")[nth % 3], now=NOW + 20))
+        await store.deliveries.record_attempt(result_of(one, ("delivered", "dead", "pending")[nth % 3], now=NOW + 20))
     await store.subscriptions.remove("sub_3", NOW + 20)
     await store.subscriptions.create(subscription("sub_3"))
     return store

@@ -16,10 +16,10 @@ from tests.support.store_kit import (
     claim,
     execute,
     lease,
-    mark_of,
     poll,
     registration,
     relay_event,
+    result_of,
     rows,
     states,
     subscription,
@@ -38,8 +38,8 @@ async def disable(store: Store, *due: float, probe_at: float | None = MINUTE) ->
     for one, moment in zip(batch, due, strict=True):
         await store.jobs.record(poll(one.uid, 0, "queued", now=moment))
     (first,) = await claim(store, "sub_1", 1)
-    await store.deliveries.mark(
-        mark_of(first, "pending", due_at=NOW + 86_400, disable="only failures", probe_at=probe_at)
+    await store.deliveries.record_attempt(
+        result_of(first, "pending", due_at=NOW + 86_400, disable="only failures", probe_at=probe_at)
     )
     return [one.uid for one in batch]
 
@@ -51,7 +51,7 @@ async def probed(store: Store, now: float = MINUTE) -> Claimed:
 
 
 def recovery(probe: Claimed, now: float = MINUTE) -> AttemptResult:
-    return mark_of(probe, now=now, events=(relay_event("relay.subscription.recovered", now=now),))
+    return result_of(probe, now=now, events=(relay_event("relay.subscription.recovered", now=now),))
 
 
 async def the_one(store: Store) -> Subscription:
@@ -89,7 +89,7 @@ async def test_a_turn_that_a_crash_cut_off_comes_again_when_its_lease_is_over(st
     assert (await store.deliveries.claim_probe("sub_1", MINUTE + 44, lease())).claimed is None
     again = await probed(store, MINUTE + 45)
     assert (again.id, again.job_uid) == (first.id, uids[0])
-    assert not (await store.deliveries.mark(recovery(first))).kept
+    assert not (await store.deliveries.record_attempt(recovery(first))).kept
     assert (await the_one(store)).state == "disabled"
 
 
@@ -98,8 +98,8 @@ async def test_a_probe_that_fails_changes_nothing_but_the_next_turn(store: Store
     before = await the_one(store)
     probe = await probed(store)
     version = store.subscriptions.version
-    mark = mark_of(probe, "pending", now=MINUTE, due_at=NOW - 3, probe_at=MINUTE + 120)
-    assert (await store.deliveries.mark(mark)).kept
+    mark = result_of(probe, "pending", now=MINUTE, due_at=NOW - 3, probe_at=MINUTE + 120)
+    assert (await store.deliveries.record_attempt(mark)).kept
     assert store.subscriptions.version == version
     assert await the_one(store) == replace(before, probe_at=MINUTE + 120)
     (row,) = await rows(store, "SELECT * FROM deliveries WHERE id = :id", id=probe.id)
@@ -110,7 +110,9 @@ async def test_a_sink_that_a_probe_finds_gone_is_not_tried_again(store: Store) -
     await disable(store, NOW)
     probe = await probed(store)
     events = (relay_event("relay.subscription.disabled"),)
-    await store.deliveries.mark(mark_of(probe, "pending", now=MINUTE, due_at=NOW, disable="http_410", events=events))
+    await store.deliveries.record_attempt(
+        result_of(probe, "pending", now=MINUTE, due_at=NOW, disable="http_410", events=events)
+    )
     found = await the_one(store)
     assert (found.state, found.state_since, found.disabled_reason) == ("disabled", NOW, "http_410")
     assert found.probe_at is None
@@ -126,7 +128,7 @@ async def test_a_probe_that_arrives_enables_it_and_says_so_in_one_transaction(st
     )
     probe = await probed(store)
     before = store.database.commit_count, store.subscriptions.version
-    assert (await store.deliveries.mark(recovery(probe))).kept
+    assert (await store.deliveries.record_attempt(recovery(probe))).kept
     assert store.database.commit_count == before[0] + 1
     assert store.subscriptions.version > before[1]
     found = await the_one(store)
@@ -145,12 +147,12 @@ async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypat
         raise RuntimeError("crash")
 
     with monkeypatch.context() as broken:
-        broken.setattr("relay.store.marks._follow_up", crash)
+        broken.setattr("relay.store.attempt_results._follow_up", crash)
         with pytest.raises(RuntimeError):
-            await store.deliveries.mark(recovery(probe))
+            await store.deliveries.record_attempt(recovery(probe))
     assert (await the_one(store)).state == "disabled"
     assert await recoveries(store) == 0
-    assert (await store.deliveries.mark(recovery(probe))).kept
+    assert (await store.deliveries.record_attempt(recovery(probe))).kept
     assert (await the_one(store)).state == "enabled"
     assert await recoveries(store) == 1
 
@@ -166,7 +168,7 @@ async def test_a_probe_arrives_and_nobody_waited_for_it(store: Store, meanwhile:
     else:
         await store.subscriptions.set_state("sub_1", "disabled", MINUTE, "http_410")
     before = await the_one(store)
-    assert (await store.deliveries.mark(recovery(probe, MINUTE + 1))).kept
+    assert (await store.deliveries.record_attempt(recovery(probe, MINUTE + 1))).kept
     assert await the_one(store) == before
     assert await states(store) == ["delivered"]
     assert await recoveries(store) == 0
@@ -178,7 +180,7 @@ async def test_two_probes_of_one_group_recover_once(store: Store) -> None:
     await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
     second = await probed(store)
     assert first.id != second.id
-    await together(store, *(store.deliveries.mark(recovery(one)) for one in (first, second)))
+    await together(store, *(store.deliveries.record_attempt(recovery(one)) for one in (first, second)))
     assert await recoveries(store) == 1
     assert await states(store) == ["delivered"] * 2
 
@@ -186,7 +188,7 @@ async def test_two_probes_of_one_group_recover_once(store: Store) -> None:
 async def test_what_was_asked_for_by_hand_and_what_is_fresh_is_probed_too(store: Store) -> None:
     await disable(store, NOW - 3)
     delivered = await probed(store)
-    await store.deliveries.mark(recovery(delivered))
+    await store.deliveries.record_attempt(recovery(delivered))
     await store.subscriptions.set_state("sub_1", "disabled", MINUTE, "only failures")
     await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
     await store.deliveries.retry(delivered.id, MINUTE)

@@ -19,10 +19,10 @@ from tests.support.store_kit import (
     execute,
     job_event,
     lease,
-    mark_of,
     poll,
     registration,
     relay_event,
+    result_of,
     rows,
     seen,
     states,
@@ -349,7 +349,7 @@ async def test_attempts_are_kept_word_for_word(store: Store) -> None:
         excerpt_is_hex=True,
         next_attempt_at=NOW + 5.125,
     )
-    await store.deliveries.mark(mark_of(one, "pending", attempt=made, due_at=NOW + 5))
+    await store.deliveries.record_attempt(result_of(one, "pending", attempt=made, due_at=NOW + 5))
     delivery = await store.deliveries.get(one.id)
     assert delivery is not None
     assert delivery.attempts == (replace(made, response_excerpt="nö \N{REPLACEMENT CHARACTER}"),)

@@ -15,9 +15,9 @@ from tests.support.store_kit import (
     deliveries,
     job_event,
     lease,
-    mark_of,
     poll,
     registration,
+    result_of,
     rows,
     seen,
     states,
@@ -301,7 +301,7 @@ async def test_a_replay_of_a_callback_sends_only_its_types(store: Store) -> None
     await store.jobs.record(poll(uid, 0, "queued", "failed", "notxfound", "not_found"))
     for _ in range(2):
         for one in await claim(store, sub):
-            await store.deliveries.mark(mark_of(one, "dead"))
+            await store.deliveries.record_attempt(result_of(one, "dead"))
     wanted = ReplayRequest(id="rpl_1", subscription_id=sub, since=NOW - 1, until=NOW + 1, now=NOW)
     assert (await store.replays.create(wanted)).matched == 2
     await store.replays.advance("rpl_1", "node", NOW)
@@ -397,5 +397,5 @@ async def test_purging_while_a_delivery_is_on_its_way_refuses_its_mark(store: St
     await store.jobs.record(poll(uid, 0, "queued"))
     (one,) = await claim(store, "sub_1")
     await store.jobs.purge(uid)
-    assert not (await store.deliveries.mark(mark_of(one))).kept
+    assert not (await store.deliveries.record_attempt(result_of(one))).kept
     assert (await counts(store))["attempts"] == 0

@@ -17,10 +17,10 @@ from tests.support.store_kit import (
     deliveries,
     execute,
     lease,
-    mark_of,
     poll,
     registration,
     relay_event,
+    result_of,
     rows,
     states,
     subscription,
@@ -42,7 +42,7 @@ async def kill_all(store: Store, subscription_id: str = "sub_1", *, now: float =
     count = 0
     while claimed := await claim(store, subscription_id, now=now):
         for one in claimed:
-            assert (await store.deliveries.mark(mark_of(one, "dead", now=now, reason=reason))).kept
+            assert (await store.deliveries.record_attempt(result_of(one, "dead", now=now, reason=reason))).kept
             count += 1
     return count
 
@@ -82,7 +82,7 @@ async def test_it_sends_what_was_not_delivered_once_and_in_order(store: Store) -
     uids = [await job(store, f"job {n}") for n in range(3)]
     delivered = await job(store, "delivered")
     (head,) = [one for one in await claim(store, "sub_1") if one.job_uid == delivered]
-    await store.deliveries.mark(mark_of(head))
+    await store.deliveries.record_attempt(result_of(head))
     await store.deliveries.release_all(NOW)
     await kill_all(store)
     made = await replay(store)
@@ -104,14 +104,14 @@ async def test_it_sends_what_was_not_delivered_once_and_in_order(store: Store) -
 async def test_the_same_row_goes_again_with_a_fresh_schedule_and_its_attempts(store: Store) -> None:
     await job(store, "a job", "failed")
     (first,) = await claim(store, "sub_1")
-    await store.deliveries.mark(mark_of(first, "pending", due_at=NOW))
+    await store.deliveries.record_attempt(result_of(first, "pending", due_at=NOW))
     (second,) = await claim(store, "sub_1")
-    await store.deliveries.mark(mark_of(second, "dead", reason="http_500"))
+    await store.deliveries.record_attempt(result_of(second, "dead", reason="http_500"))
     made = await replay(store)
     await advance(store, made.id)
     (again,) = await claim(store, "sub_1")
     assert (again.id, again.attempt_count, again.made_count, again.priority) == (first.id, 0, 2, 2)
-    await store.deliveries.mark(mark_of(again))
+    await store.deliveries.record_attempt(result_of(again))
     shown = await store.deliveries.get(first.id)
     assert shown is not None
     assert [attempt.number for attempt in shown.attempts] == [1, 2, 3]
@@ -192,11 +192,11 @@ async def test_what_is_fresh_goes_before_what_is_sent_again(store: Store) -> Non
     first, second, third = await claim(store, "sub_1", now=NOW + 5)
     assert {(one.job_uid, one.event.sequence) for one in (first, second)} == {(fresh, 1), (old, 4)}
     assert (third.job_uid, third.event.sequence, third.priority) == (old, 1, 2)
-    marked = await store.deliveries.mark(mark_of(third, now=NOW + 5, next_lease=lease()))
+    marked = await store.deliveries.record_attempt(result_of(third, now=NOW + 5, next_lease=lease()))
     assert [one.event.sequence for one in marked.next] == [2]
     await store.jobs.record(poll(fresh, 3, "running", now=NOW + 5))
     other = await job(store, "other", "queued", now=NOW + 5)
-    marked = await store.deliveries.mark(mark_of(marked.next[0], now=NOW + 5, next_lease=lease()))
+    marked = await store.deliveries.record_attempt(result_of(marked.next[0], now=NOW + 5, next_lease=lease()))
     assert [(one.job_uid, one.priority) for one in marked.next] == [(other, 0)]  # not its own follower
 
 
@@ -207,14 +207,14 @@ async def test_a_follower_waits_for_the_one_before_whatever_becomes_of_it(store:
     await advance(store, made.id)
     assert await states(store) == ["pending", "blocked", "blocked"]
     (one,) = await claim(store, "sub_1")
-    await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 5))
+    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 5))
     assert await claim(store, "sub_1") == ()
     ids = [row["id"] for row in await deliveries(store)]
     shown = await store.deliveries.get(ids[2])
     assert shown is not None
     assert shown.waiting_for == ids[0]
     (one,) = await claim(store, "sub_1", now=NOW + 5)
-    await store.deliveries.mark(mark_of(one, "dead", now=NOW + 5))
+    await store.deliveries.record_attempt(result_of(one, "dead", now=NOW + 5))
     assert await states(store) == ["dead", "pending", "blocked"]
     await finish(store, made.id, now=NOW + 5)
     found = await store.replays.get(made.id)
@@ -234,7 +234,7 @@ async def test_without_an_order_all_go_at_once(store: Store) -> None:
 async def test_what_is_on_its_way_stays_in_its_place_and_comes_now(store: Store) -> None:
     uid = await job(store)
     (head,) = await claim(store, "sub_1")
-    await store.deliveries.mark(mark_of(head, "pending", due_at=NOW + 500))
+    await store.deliveries.record_attempt(result_of(head, "pending", due_at=NOW + 500))
     made = await replay(store)
     assert made.matched == 3
     await advance(store, made.id)
@@ -243,7 +243,7 @@ async def test_what_is_on_its_way_stays_in_its_place_and_comes_now(store: Store)
     assert (found.queued, found.left) == (3, 3)
     (again,) = await claim(store, "sub_1")
     assert (again.id, again.priority, again.attempt_count, again.made_count) == (head.id, 1, 0, 1)
-    await store.deliveries.mark(mark_of(again))
+    await store.deliveries.record_attempt(result_of(again))
     assert [sequence for _, sequence in await finish(store, made.id)] == [2, 3]
     found = await store.replays.get(made.id)
     assert found is not None
@@ -255,8 +255,8 @@ async def test_retry_of_what_is_pending_has_waiting_retries_come_now(store: Stor
     uid = await job(store, "a", "queued", "running")
     await job(store, "b", "queued")
     first, other = sorted(await claim(store, "sub_1", 9), key=lambda one: one.job_uid != uid)
-    await store.deliveries.mark(mark_of(first, "pending", due_at=NOW + 9_000, reason="http_503"))
-    await store.deliveries.mark(mark_of(other, "delivered"))
+    await store.deliveries.record_attempt(result_of(first, "pending", due_at=NOW + 9_000, reason="http_503"))
+    await store.deliveries.record_attempt(result_of(other, "delivered"))
     made = await replay(store, "sub_1", only="pending")
     assert made.matched == 2  # the follower waits for the first, and counts as pending
     await advance(store, made.id)
@@ -270,7 +270,7 @@ async def test_what_somebody_holds_is_let_be(store: Store) -> None:
     made = await replay(store)
     await advance(store, made.id)
     assert await claim(store, "sub_1") == ()
-    assert (await store.deliveries.mark(mark_of(held))).kept
+    assert (await store.deliveries.record_attempt(result_of(held))).kept
     await finish(store, made.id)
     assert await states(store) == ["delivered"]
 
@@ -288,12 +288,12 @@ async def test_of_one_replay_a_bounded_number_is_on_its_way(store: Store, monkey
     assert (await states(store)).count("pending") == 10
     assert await store.replays.due("node 1", NOW) == []
     for one in await claim(store, "sub_1"):  # a retry each: others get their turn, up to the second bound
-        await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 500))
+        await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 500))
     assert await store.replays.due("node 1", NOW) == [made.id]
     await advance(store, made.id)
     assert (await states(store)).count("pending") == 20
     for one in await claim(store, "sub_1"):
-        await store.deliveries.mark(mark_of(one, "pending", due_at=NOW + 500))
+        await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 500))
     await advance(store, made.id)
     assert (await states(store)).count("pending") == 25
     assert len(await finish(store, made.id, now=NOW + 500)) == 60
@@ -329,7 +329,7 @@ async def test_a_crash_between_any_two_steps_repeats_nothing(
     while True:
         await store.replays.advance(made.id, f"node {now}", now)
         if claimed := await claim(store, "sub_1", now=now):
-            await store.deliveries.mark(mark_of(claimed[0], now=now))
+            await store.deliveries.record_attempt(result_of(claimed[0], now=now))
             got.append((str(claimed[0].job_uid), claimed[0].event.sequence or 0))
         await store.close()  # whatever else it held and knew is gone
         now += 60
@@ -396,7 +396,7 @@ async def test_a_stop_leaves_what_was_not_sent_as_it_was(store: Store) -> None:
     )
     assert await store.replays.stop(made.id, NOW + 2) == stopped
     assert not (await store.replays.advance(made.id, "node 1", NOW + 2)).queued
-    assert (await store.deliveries.mark(mark_of(flying))).kept
+    assert (await store.deliveries.record_attempt(result_of(flying))).kept
     left = {row["sequence"]: row for row in await deliveries(store, "sub_1") if row["job_uid"] != delivered}
     whole = await deliveries(store, "sub_1")
     assert {row["state"] for row in whole} <= {"dead", "delivered"}
@@ -419,7 +419,7 @@ async def test_stopping_a_replay_keeps_what_was_retried_by_hand(store: Store, wh
     await advance(store, made.id)
     if when == "sent and not counted yet":
         (sent,) = await claim(store, "sub_1")
-        await store.deliveries.mark(mark_of(sent, "dead", reason="http_500"))
+        await store.deliveries.record_attempt(result_of(sent, "dead", reason="http_500"))
     if when != "before the replay":
         await store.deliveries.retry(first, NOW)
     await store.replays.stop(made.id, NOW)
@@ -435,7 +435,7 @@ async def test_stopping_a_replay_keeps_what_an_earlier_stopped_one_had_in_flight
     await advance(store, first.id)
     (flying,) = await claim(store, "sub_1")
     await store.replays.stop(first.id, NOW)
-    await store.deliveries.mark(mark_of(flying, "pending", due_at=NOW))
+    await store.deliveries.record_attempt(result_of(flying, "pending", due_at=NOW))
     second = await replay(store)
     await advance(store, second.id)
     await store.replays.stop(second.id, NOW)
@@ -561,7 +561,7 @@ async def test_a_single_retry_keeps_working_beside_a_replay(store: Store) -> Non
     made = await replay(store)
     await advance(store, made.id)
     assert await states(store) == ["blocked", "blocked", "pending"]  # both wait for what was asked for before
-    assert await store.upkeep.promote_strays(NOW) == (0, ((await deliveries(store))[2]["job_uid"], "sub_1", 3))
+    assert await store.upkeep.promote_heads(NOW) == (0, ((await deliveries(store))[2]["job_uid"], "sub_1", 3))
     shown = await store.deliveries.get(ids[0])
     assert shown is not None
     assert shown.waiting_for is None
@@ -576,7 +576,7 @@ async def test_a_stray_of_a_replay_is_brought_home(store: Store) -> None:
     made = await replay(store)
     await advance(store, made.id)
     await execute(store, "UPDATE deliveries SET state = 'dead', replay = NULL WHERE sequence = 1")
-    assert (await store.upkeep.promote_strays(NOW))[0] == 1
+    assert (await store.upkeep.promote_heads(NOW))[0] == 1
     assert await states(store) == ["dead", "pending", "blocked"]
     assert len(await finish(store, made.id)) == 2
 

@@ -1,4 +1,4 @@
-"""Retention and the search for strays as a node does them: bounded, going on where they were, and enough."""
+"""Retention and the search for heads as a node does them: bounded, going on where they were, and enough."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -29,9 +29,9 @@ from tests.support.store_kit import (
     deliveries,
     execute,
     intent,
-    mark_of,
     poll,
     registration,
+    result_of,
     subscription,
     together,
     track,
@@ -171,7 +171,7 @@ async def test_retention_beside_deliveries_takes_nothing_that_is_on_its_way(stor
             await asyncio.gather(*(store.deliveries.retry(one.id, NOW) for one in done[-2:]), return_exceptions=True)
             for one in claimed:
                 state = "dead" if len(done) % 3 else "delivered"
-                assert (await store.deliveries.mark(mark_of(one, state))).kept
+                assert (await store.deliveries.record_attempt(result_of(one, state))).kept
                 if one.priority < 2:
                     done.append(one)
 
@@ -233,7 +233,7 @@ EVENTS_A_DAY = scaled(40, 120)
 @pytest.fixture
 def a_small_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's log, which may be as large as ten thousand events, is kept small."""
-    monkeypatch.setattr("relay.store.database.WAL_AUTOCHECKPOINT_PAGES", SMALL_LOG_PAGES)
+    monkeypatch.setattr("relay.store.sqlite.WAL_AUTOCHECKPOINT_PAGES", SMALL_LOG_PAGES)
 
 
 async def sixty_days(store: Store, settings: RetentionSettings | None) -> list[Day]:

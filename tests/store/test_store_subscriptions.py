@@ -10,7 +10,7 @@ from relay.config.keyring import Keyring, new_key
 from relay.core.subscription import SigningSecret, Subscription
 from relay.errors import RelayError, StoreError
 from relay.store.cancellation import CANCEL_CHUNK
-from relay.store.database import SqliteDatabase
+from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
 from relay.store.subscriptions import CALLBACK_OWNER
 from tests.support.store_kit import (

@@ -16,7 +16,7 @@ from relay.store.upkeep import (
     _delete_callbacks,
     _delete_events,
     _delete_jobs,
-    _each,
+    _on_one_node,
 )
 from tests.support.store_kit import (
     NOW,
@@ -25,10 +25,10 @@ from tests.support.store_kit import (
     counts,
     deliver_all,
     job_event,
-    mark_of,
     poll,
     registration,
     relay_event,
+    result_of,
     rows,
     subscription,
     together,
@@ -90,7 +90,7 @@ async def test_an_event_with_a_pending_delivery_stays_until_it_ends(store: Store
     await events_at(store, NOW, NOW + 1)
     await deliver_all(store, "sub_1", now=NOW + 3)
     (one,) = await claim(store, "sub_2", 1, now=NOW + 3)
-    await store.deliveries.mark(mark_of(one, now=NOW + 3))
+    await store.deliveries.record_attempt(result_of(one, now=NOW + 3))
     assert sum(await sweep(store, NOW + 9)) == 1
     assert [row["job_uid"] for row in await rows(store, "SELECT job_uid FROM events")] != [one.job_uid]
     await deliver_all(store, "sub_2", now=NOW + 3)
@@ -132,7 +132,7 @@ async def test_an_event_that_is_asked_for_again_between_look_and_deletion_stays(
     await events_at(store, NOW, NOW)
     first, second = await deliver_all(store, "sub_1")
     await store.deliveries.retry(first.id, NOW + 1)
-    deletion = store.database.write(_each(_delete_events), ([first.event.id, second.event.id],))
+    deletion = store.database.write(_on_one_node(_delete_events), ([first.event.id, second.event.id],))
     assert await together(store, deletion) == [1]
     assert await store.deliveries.get(first.id) is not None
     assert await store.deliveries.get(second.id) is None
@@ -152,9 +152,11 @@ async def test_old_attempts_go_in_batches_the_oldest_first(store: Store) -> None
     await store.subscriptions.create(subscription("sub_1"))
     await events_at(store, *[NOW] * (MAX_ROWS + 5))
     old = await claim(store, "sub_1", MAX_ROWS + 4)
-    await together(store, *(store.deliveries.mark(mark_of(one, attempt=attempt(started_at=NOW))) for one in old))
+    await together(
+        store, *(store.deliveries.record_attempt(result_of(one, attempt=attempt(started_at=NOW))) for one in old)
+    )
     (new,) = await claim(store, "sub_1")
-    await store.deliveries.mark(mark_of(new, attempt=attempt(started_at=NOW + 1)))
+    await store.deliveries.record_attempt(result_of(new, attempt=attempt(started_at=NOW + 1)))
     assert await until_none(lambda: store.upkeep.delete_attempts(NOW + 1)) == [MAX_ROWS, 4, 0]
     assert [row["delivery_id"] for row in await rows(store, "SELECT delivery_id FROM attempts")] == [new.id]
 
@@ -164,7 +166,7 @@ async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Stor
     owed, *others = await events_at(store, NOW, *[NOW + 1] * (SLICE + 5))
     for one in await claim(store, "sub_1", 1_000, now=NOW + 2):
         if one.job_uid != owed:
-            await store.deliveries.mark(mark_of(one))
+            await store.deliveries.record_attempt(result_of(one))
     tracked = await track(store, "tracked")
     assert await sweep_jobs(store, NOW + 1) == [0]
     assert await sweep_jobs(store, NOW + 2) == [SLICE - 1, 6]
@@ -186,7 +188,7 @@ async def test_a_job_that_is_taken_up_again_between_look_and_deletion_stays(stor
     uid = await track(store, "a", callback_subscription_id=sub)
     await store.jobs.untrack(uid, NOW)
     again = store.jobs.register(registration("a"))
-    deletion = store.database.write(_each(_delete_jobs), ([uid], NOW + 5))
+    deletion = store.database.write(_on_one_node(_delete_jobs), ([uid], NOW + 5))
     registered, deleted = await together(store, again, deletion)
     assert (registered.resumed, deleted) == (True, 0)
     assert (await counts(store))["job_callbacks"] == 1
@@ -213,7 +215,7 @@ async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
         await store.jobs.record(poll(uid, 0, "queued"))
         await store.jobs.untrack(uid, NOW)
     (sent,) = await claim(store, made["gone"], 5, now=NOW)
-    await store.deliveries.mark(mark_of(sent, "delivered", now=NOW))
+    await store.deliveries.record_attempt(result_of(sent, "delivered", now=NOW))
     assert await sweep_jobs(store, NOW + 5) == [1]
     assert await store.upkeep.delete_callbacks(NOW + 5) == (1, None)
     left = await store.subscriptions.page(limit=9, callbacks=True)
@@ -238,7 +240,7 @@ async def test_many_callbacks_are_gone_through_a_slice_at_a_time(store: Store) -
 async def test_a_callback_that_is_named_again_between_look_and_deletion_stays(store: Store) -> None:
     sub = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)
     named = store.jobs.register(registration("a", callback_subscription_id=sub))
-    deletion = store.database.write(_each(_delete_callbacks), (store.upkeep._book, [sub]))
+    deletion = store.database.write(_on_one_node(_delete_callbacks), (store.upkeep._book, [sub]))
     _, deleted = await together(store, named, deletion)
     assert deleted == 0
     assert (await counts(store))["job_callbacks"] == 1

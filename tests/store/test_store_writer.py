@@ -12,16 +12,16 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from relay.errors import StoreError
-from relay.store.database import SqliteDatabase
+from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
     claim,
     counts,
     held_writer,
-    mark_of,
     poll,
     registration,
+    result_of,
     subscription,
     together,
     track,
@@ -50,7 +50,7 @@ async def test_five_hundred_concurrent_writes_need_far_fewer_commits(store: Stor
     claimed = await claim(store, "sub_1", 500)
     assert len(claimed) == 500
     counted.append(await commits(store))
-    marks = await asyncio.gather(*(store.deliveries.mark(mark_of(one)) for one in claimed))
+    marks = await asyncio.gather(*(store.deliveries.record_attempt(result_of(one)) for one in claimed))
     counted.append(await commits(store))
     assert all(mark.kept for mark in marks)
     assert (await counts(store))["attempts"] == 500

@@ -29,7 +29,7 @@ from relay.config.keyring import new_key
 from relay.delivery.slots import CLAIMED_PER_SLOT
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.store import migrations
-from relay.store.database import url_of as sqlite_url_of
+from relay.store.sqlite import url_of as sqlite_url_of
 from tests.support.forks import Forked
 from tests.support.postgres_server import PostgresServer
 from tests.support.scale import scaled

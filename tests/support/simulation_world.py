@@ -198,7 +198,7 @@ class World:
 @contextmanager
 def crashing(world: World, step: str) -> Iterator[None]:
     """Each delivery ends at this step as if the process had: `before_send`, `after_send` or `after_mark`."""
-    real_send, real_mark = world.sink.send, world.store.deliveries.mark
+    real_send, real_mark = world.sink.send, world.store.deliveries.record_attempt
 
     async def send(request: Any, *, timeout_seconds: float) -> Any:
         if step == "before_send":
@@ -214,11 +214,11 @@ def crashing(world: World, step: str) -> Iterator[None]:
             raise RuntimeError("crash")
         return done
 
-    world.sink.send, world.store.deliveries.mark = send, mark  # type: ignore[method-assign]
+    world.sink.send, world.store.deliveries.record_attempt = send, mark  # type: ignore[method-assign]
     try:
         yield
     finally:
-        world.sink.send, world.store.deliveries.mark = real_send, real_mark  # type: ignore[method-assign]
+        world.sink.send, world.store.deliveries.record_attempt = real_send, real_mark  # type: ignore[method-assign]
 
 
 def seen(status: str, **values: Any) -> ScriptedPoll:

@@ -18,8 +18,8 @@ from relay.core.records import AttemptResult, Intent, Lease, PollRecord, Registr
 from relay.core.subscription import Subscription
 from relay.ids import new_id
 from relay.store.claims import ClaimRequest
-from relay.store.database import SqliteDatabase
 from relay.store.postgres import PostgresDatabase
+from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
 
 NOW = 1_800_000_000.0
@@ -114,7 +114,7 @@ def attempt(number: int = 1, **fields: Any) -> Attempt:
     return Attempt(number=number, **{**values, **fields})
 
 
-def mark_of(claimed: Claimed, state: str = "delivered", *, now: float = NOW, **fields: Any) -> AttemptResult:
+def result_of(claimed: Claimed, state: str = "delivered", *, now: float = NOW, **fields: Any) -> AttemptResult:
     values: dict[str, Any] = {
         "attempt": attempt(claimed.made_count + 1, started_at=now),
     }
@@ -141,7 +141,7 @@ async def deliver_all(store: Store, subscription_id: str, *, now: float = NOW) -
     done: list[Claimed] = []
     while claimed := await claim(store, subscription_id, now=now):
         for one in claimed:
-            assert (await store.deliveries.mark(mark_of(one, now=now))).kept
+            assert (await store.deliveries.record_attempt(result_of(one, now=now))).kept
             done.append(one)
     return done
 

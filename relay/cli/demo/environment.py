@@ -24,8 +24,8 @@ from relay.config.settings import (
 )
 from relay.errors import UsageError
 from relay.sandbox.server import Sandbox
-from relay.store.database import url_of as sqlite_url_of
 from relay.store.postgres_engine import is_postgres, scratch_database
+from relay.store.sqlite import url_of as sqlite_url_of
 
 API_KEY = "sk-revor-demo"
 

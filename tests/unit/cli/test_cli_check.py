@@ -12,7 +12,7 @@ import pytest
 
 from relay.cli import run
 from relay.sources.client import PollResult, UpstreamClient
-from relay.store.database import HolderLock
+from relay.store.sqlite import HolderLock
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from relay import cli
 from relay.cli import run
 from relay.store import migrations
-from relay.store.database import HolderLock
+from relay.store.sqlite import HolderLock
 
 
 @pytest.fixture(autouse=True)

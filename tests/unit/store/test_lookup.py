@@ -18,7 +18,7 @@ class HeldDatabase:
         self.held: list[asyncio.Future[None]] = []
         self.glances: list[list[str]] | None = None
 
-    def glance(self, query: Any, keys: list[str]) -> dict[str, str] | None:
+    def try_read(self, query: Any, keys: list[str]) -> dict[str, str] | None:
         if self.glances is None:
             return None
         self.glances.append(keys)

@@ -1,8 +1,8 @@
-"""Group commit: everything that waits to be written shares one transaction, as soon as the one before has ended.
+"""Group commit for SQLite: all waiting writes share one transaction, which begins as soon as the previous one ends.
 
-There is no timer: a lone write is committed at once, and under load a group grows by itself to what came in during
-the last commit. A small group's statements run in the event loop, and only its commit, which waits for the disk, in
-the thread: there, each step of the driver would wait for the interpreter. Those of a large one take longer than that.
+There is no timer. A lone write is committed at once; under load a group holds what arrived during the last commit. The
+statements of a small group run in the event loop, where the driver need not wait for the interpreter at each step; the
+commit, which waits for the disk, and large groups run in the writer's thread.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Protocol
 from sqlalchemy.engine import Connection
 
 from relay.errors import StoreError
-from relay.store.groups import (
+from relay.store.group_commit import (
     MAX_GROUP_ITEMS,
     MAX_WAITING_ITEMS,
     Batch,
@@ -33,13 +33,13 @@ class Transactions(Protocol):
     """What the writer needs of a database."""
 
     def begin(self, *, patient: bool = True) -> Connection:
-        """Opens a write transaction, if need be only when another program lets us. Raises StoreError."""
+        """Opens a write transaction. Waits for another program's transaction if `patient`. Raises StoreError."""
 
     def commit(self) -> None:
-        """Makes it durable."""
+        """Commits durably."""
 
     def rollback(self) -> None:
-        """Undoes it. Never raises."""
+        """Undoes the transaction. Never raises."""
 
 
 class Writer:
@@ -76,14 +76,14 @@ class Writer:
 
     @property
     def waiting_count(self) -> int:
-        """How many items wait for the next group."""
+        """Number of items waiting for the next group."""
         return len(self._waiting)
 
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
-        """Runs `batch` with `item` in the next group and returns its result once that is committed.
+        """Runs `batch` with `item` in the next group and returns its result after the commit.
 
-        Raises what the batch function returned or raised for this item, StoreError when the database refuses it or the
-        store is closing. Cancelling the caller does not undo the write.
+        Raises what the batch function returned or raised for this item, or StoreError if the database refuses the write
+        or the store is closing. Cancelling the caller does not undo the write.
         """
         await self._places.acquire()
         loop = asyncio.get_running_loop()
@@ -104,15 +104,13 @@ class Writer:
         return result
 
     async def close(self) -> None:
-        """Writes what still waits, then ends the thread."""
+        """Commits what still waits, then ends the thread."""
         with self._condition:
             self._closing = True
             self._invited = None
             self._condition.notify()
         if self._started:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
-
-    # --- in the loop
 
     def _take_turn(self) -> None:
         """Runs the statements of what waits, if that is a small group."""
@@ -135,7 +133,7 @@ class Writer:
                 self._condition.notify()
 
     def _execute(self, group: list[Waiting]) -> bool:
-        """False where something is in the way: the thread finds out whose fault it is."""
+        """False if a statement fails: the thread then finds out which item is at fault."""
         try:
             connection = self._transactions.begin(patient=False)
         except Exception:
@@ -145,7 +143,7 @@ class Writer:
         except Exception:
             self._transactions.rollback()
             return False
-        except BaseException:  # somebody is in a hurry to end the program
+        except BaseException:  # the process is being interrupted
             self._transactions.rollback()
             raise
         return True
@@ -186,7 +184,7 @@ class Writer:
         return self._closing and not (self._waiting or self._taken)
 
     def _end(self, group: list[Waiting]) -> bool:
-        """Commits what the loop has executed. False where that failed: then each is tried again."""
+        """Commits what the loop has executed. False if that failed: each item is then tried alone."""
         try:
             self._transactions.commit()
         except BaseException:
@@ -198,7 +196,7 @@ class Writer:
     def _commit(self, group: list[Waiting]) -> None:
         try:
             connection = self._transactions.begin()
-        except Exception as error:  # one by one, each would wait just as long for the database and fail as well
+        except Exception as error:  # each item alone would wait just as long for the database, and fail as well
             for waiting in group:
                 waiting.result = error
             return
@@ -231,7 +229,7 @@ class Writer:
         for loop, members in by_loop.items():
             try:
                 loop.call_soon_threadsafe(self._set_results, members)
-            except RuntimeError:  # a loop that was closed meanwhile has nobody left who waits
+            except RuntimeError:  # the loop was closed: no caller is left
                 with self._condition:
                     self._invited = None
 

@@ -1,7 +1,7 @@
-"""What group commit is made of, whichever database does it: batch functions, items that wait, and one transaction.
+"""Group commit, for either database: batch functions, queued items, and running one group.
 
-A write is a *batch function* and one item; a batch function is handed all of its items of a group, so a hundred marks
-are a few statements, not hundreds.
+A write is a *batch function* and one item. A batch function receives all its items of a group, so a hundred attempt
+results take a few statements, not hundreds.
 """
 
 import asyncio
@@ -18,26 +18,26 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Batch = Callable[[Connection, Sequence[Item]], Sequence[Result | Exception]]
-"""Does the work of all `items` in one transaction; returns a result for each, or the error that only it is to have.
-What the database refuses it lets through: the transaction may be over by then."""
+"""Processes `items` in one transaction. Returns for each its result, or the error that belongs to it alone. Database
+errors must propagate, because the transaction may be over by then."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 REFUSALS = (SQLAlchemyError, sqlite3.Error)
-"""What says that a database refuses something: SQLite's driver is asked without SQLAlchemy, too."""
+"""Errors of the database. SQLite's driver is also used without SQLAlchemy."""
 
 MAX_GROUP_ITEMS = 500
 MAX_WAITING_ITEMS = 5_000
 
 
 def quick(batch: Function) -> Function:
-    """Marks a batch function that touches few rows for each item and waits for nothing."""
+    """Marks a batch function that touches few rows per item and waits for nothing."""
     batch.is_quick = True  # type: ignore[attr-defined]
     return batch
 
 
 class Waiting:
-    """An item that waits for its commit, and what came of it."""
+    """An item that waits for its commit, and its result."""
 
     __slots__ = ("batch", "future", "item", "result")
 
@@ -49,12 +49,12 @@ class Waiting:
 
 
 def are_quick(group: Iterable[Waiting]) -> bool:
-    """Whether none of these takes long."""
+    """Whether every batch function is `quick`."""
     return all(getattr(waiting.batch, "is_quick", False) for waiting in group)
 
 
 def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
-    """Hands each batch function all of its items, in the open transaction, and notes their results."""
+    """Runs each batch function with all its items in the open transaction, and stores the results."""
     by_batch: dict[Batch[Any, Any], list[Waiting]] = {}
     for waiting in group:
         by_batch.setdefault(waiting.batch, []).append(waiting)
@@ -65,7 +65,7 @@ def run_group(connection: Connection, group: Sequence[Waiting]) -> None:
 
 
 def resolve(group: Sequence[Waiting]) -> None:
-    """Gives each caller its result or its error; to be called in the callers' loop."""
+    """Sets each caller's result or error. Call it in the callers' event loop."""
     for waiting in group:
         if waiting.future.done():
             continue
@@ -76,7 +76,7 @@ def resolve(group: Sequence[Waiting]) -> None:
 
 
 def as_store_error(error: Exception) -> Exception:
-    """What callers see of a driver's error; any other stays what it is."""
+    """A driver's error as StoreError or ValueRefused; other errors unchanged."""
     if not isinstance(error, REFUSALS):
         return error
     original = getattr(error, "orig", None) or error
@@ -87,8 +87,8 @@ def as_store_error(error: Exception) -> Exception:
 
 
 def _is_of_a_value(error: Exception, original: BaseException) -> bool:
-    """Whether it would be the same for ever: SQLSTATE 22 is PostgreSQL's “data exception”, asyncpg has one of its own
-    for what it can not encode."""
+    """Whether the value itself is refused, so that a retry is useless: SQLSTATE 22, PostgreSQL's "data exception",
+    or asyncpg's own error for values it cannot encode."""
     state = str(getattr(original, "sqlstate", None) or "")
     told = str(original)
     return (

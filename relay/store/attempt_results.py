@@ -1,0 +1,417 @@
+"""Attempt results: the attempt's row, the delivery's new state, the follower's promotion and the next claims, in one
+transaction.
+
+Plain results (`AttemptResult.is_plain`) are one procedure call on PostgreSQL. `AttemptRecorder` does the same step by
+step, and is what the procedure falls back to.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from relay.core.delivery import Claimed
+from relay.core.events import Event
+from relay.core.records import AttemptRecorded, AttemptResult
+from relay.store.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
+from relay.store.group_commit import quick
+from relay.store.outbox import LOCK_JOBS, Outbox, lock_jobs
+from relay.store.procedures import Each, Lock, Procedure, Run
+from relay.store.rows import attempt_values
+from relay.store.statements import (
+    INTEGER,
+    REAL,
+    TEXT,
+    Dialect,
+    Sql,
+    fetch_json,
+    json_list,
+    json_query,
+    run,
+    run_many,
+    run_rows,
+    sql,
+)
+from relay.store.tables import OPEN_DELIVERY, AttemptRow
+
+ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
+
+_ATTEMPT = {
+    **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
+    **{"error": TEXT, "details": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
+}
+
+
+def _attempts(dialect: Dialect) -> str:
+    return f"""
+INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
+SELECT {", ".join(dialect.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
+FROM {dialect.json_rows("rows", token=TEXT, **_ATTEMPT)} AS m
+"""
+
+
+WRITE_ATTEMPT = sql(_attempts)
+# The lease proves that the delivery is pending. Naming the state would make PostgreSQL read all pending rows. SQLite
+# joins the tables of a CROSS JOIN in the written order, so it does not read all leased rows for each member.
+INSERT_ATTEMPT = sql(
+    lambda dialect: (
+        f"""{_attempts(dialect)}
+CROSS JOIN deliveries AS d
+WHERE d.id = m.delivery_id AND d.lease_token = m.token {dialect.for_update("d")}
+"""
+    )
+)
+HELD = json_query(
+    lambda dialect: f"SELECT id, lease_token FROM deliveries WHERE id IN {dialect.json_values('ids')}",
+    lambda dialect: ("id", "lease_token"),
+)
+RECORDED = json_query(
+    lambda dialect: (
+        f"SELECT delivery_id, number, started_at FROM attempts WHERE delivery_id IN {dialect.json_values('ids')}"
+    ),
+    lambda dialect: ("delivery_id", "number", "started_at"),
+)
+_OUTCOME = {
+    "id": TEXT,
+    "token": TEXT,
+    "state": TEXT,
+    "due_at": REAL,
+    "ended_at": REAL,
+    "reason": TEXT,
+    "counted": INTEGER,
+}
+COUNT_HELD = sql(
+    lambda dialect: (
+        f"""
+SELECT COUNT(*) FROM (
+  SELECT d.id FROM {dialect.json_rows("results", **_OUTCOME)} AS m CROSS JOIN deliveries AS d
+  WHERE d.id = m.id AND d.lease_token = m.token {dialect.for_update("d")}
+) AS held
+"""
+    )
+)
+UPDATE_DELIVERIES = sql(
+    lambda dialect: (
+        f"""
+UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
+  priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
+  attempt_count = attempt_count + m.counted, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
+FROM {dialect.json_rows("rows", **_OUTCOME)} AS m
+WHERE deliveries.id = m.id
+"""
+    )
+)
+FRESH, MANUAL = "priority < 2", "priority = 2"
+
+
+def _promotion(chain: str) -> Sql:
+    """Makes the first open delivery of each (job, subscription) pending if it is blocked: one index seek per pair.
+    `chain` selects automatic or manual deliveries. The empty text keeps PostgreSQL from reading all blocked rows if
+    its statistics say there are none."""
+    return sql(
+        lambda dialect: (
+            f"""
+UPDATE deliveries SET state = 'pending', due_at = m.due_at, lease_token = m.token
+FROM (
+  SELECT due_at, token, (
+    SELECT o.id FROM deliveries AS o
+    WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.{chain}
+    ORDER BY o.sequence LIMIT 1
+  ) AS id
+  FROM {dialect.json_rows("rows", job_uid=TEXT, subscription_id=TEXT, due_at=REAL, token=TEXT)} AS pair
+) AS m WHERE deliveries.id = m.id AND deliveries.state || '' = 'blocked'
+"""
+        )
+    )
+
+
+PROMOTE, PROMOTE_MANUAL = _promotion(FRESH), _promotion(MANUAL)
+HEAD, HEAD_MANUAL = (
+    f"""
+SELECT id FROM deliveries
+WHERE job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND {chain}
+ORDER BY sequence LIMIT 1
+"""
+    for chain in (FRESH, MANUAL)
+)
+DISABLE = """
+UPDATE subscriptions SET state = 'disabled', state_reason = :reason, state_since = :now, probe_at = :probe_at
+WHERE id = :id AND state <> 'disabled'
+"""
+# After a probe, unless the subscription was enabled meanwhile or its sink has answered 410 Gone.
+STAY_DISABLED = """
+UPDATE subscriptions SET probe_at = :probe_at, state_reason = COALESCE(:reason, state_reason)
+WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
+"""
+RECOVER = """
+UPDATE subscriptions SET state = 'enabled', state_reason = 'recovered', state_since = :now, probe_at = NULL,
+  drain_since = :now, failing_since = NULL, failing_reason = NULL, paused_until = NULL
+WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
+"""
+DISABLED_EVENT = "relay.subscription.disabled"
+RECOVERED_EVENT = "relay.subscription.recovered"
+
+_FOLLOW_ON_CLAIM = {
+    **{"subscription_id": TEXT, "token": TEXT, "until": REAL},
+    **{"priorities": TEXT, "count": INTEGER, "now": REAL},
+}
+FOLLOW_ON_CLAIMS = sql(
+    lambda dialect: (
+        f"SELECT {', '.join(_FOLLOW_ON_CLAIM)} FROM {dialect.json_rows('follow_on_claims', **_FOLLOW_ON_CLAIM)} AS m"
+    )
+)
+END_ATTEMPTS = Procedure(
+    "end_attempts",
+    parameters={
+        **{"count": INTEGER, "attempts": TEXT, "results": TEXT, "uids": TEXT, "pairs": TEXT, "manual": TEXT},
+        **{"follow_on_claims": TEXT, "tokens": TEXT},
+    },
+    counted=COUNT_HELD,
+    steps=(
+        Run(WRITE_ATTEMPT, "attempts"),
+        Run(UPDATE_DELIVERIES, "results"),
+        Lock(LOCK_JOBS),
+        Run(PROMOTE, "pairs"),
+        Run(PROMOTE_MANUAL, "manual"),
+        Each(TAKE, FOLLOW_ON_CLAIMS),
+    ),
+    result=WITH_EVENT,
+)
+"""The usual end of attempts: every lease is still held, and no subscription changes state."""
+
+Pair = tuple[str, str]
+FollowOnClaim = tuple[str, bool]
+
+
+def record_in_one_call(connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded | None]:
+    """The batch function of plain results: `AttemptRecorder.record` in one procedure call. All None, and nothing
+    done, if a lease was lost or the procedure does not exist."""
+    results = _without_repeats(items)
+    follow_on_claims = _follow_on_claims(results, set())
+    follow_up = _follow_up(results, follow_on_claims)
+    rows = END_ATTEMPTS.run(
+        connection,
+        count=len(results),
+        attempts=json_list([_attempt_values(result) for result in results]),
+        results=json_list([_outcome_values(result) for result in results]),
+        uids=json_list(follow_up.job_uids),
+        pairs=json_list(follow_up.pairs),
+        manual=json_list(follow_up.manual),
+        follow_on_claims=json_list([[take[name] for name in _FOLLOW_ON_CLAIM] for take in follow_up.takes]),
+        tokens=json_list(follow_up.tokens),
+    )
+    return [None] * len(items) if rows is None else [*_recorded(items, results, follow_on_claims, leased_of(rows))]
+
+
+class AttemptRecorder:
+    """The batch function of attempt results."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    @quick
+    def record(self, connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded]:
+        """Ends attempts whose lease is still held. Writes the attempt's row, the delivery's new state, the
+        follower's promotion, changes of the subscription and any events, and claims the next deliveries."""
+        first = _without_repeats(items)
+        results = _write_attempts(connection, first)
+        made = _recorded_before(connection, first, results)
+        run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
+        disabled, events = self._change_subscriptions(connection, results)
+        self._outbox.insert(connection, [(event, None) for event in events])
+        follow_on_claims = _follow_on_claims(results, disabled)
+        follow_up = _follow_up(results, follow_on_claims)
+        lock_jobs(connection, follow_up.job_uids)
+        run_rows(connection, PROMOTE, follow_up.pairs)
+        run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
+        run_many(connection, TAKE, follow_up.takes)
+        recorded = _recorded(items, results, follow_on_claims, load_leased(connection, follow_up.tokens))
+        return [made.get(id(result), one) for result, one in zip(items, recorded, strict=True)]
+
+    def _change_subscriptions(
+        self, connection: Connection, kept: Sequence[AttemptResult]
+    ) -> tuple[set[str], list[Event]]:
+        """Disables subscriptions, and enables those whose probe was delivered. Returns the ids of the disabled ones,
+        and all events; if several results change one subscription, only the first one's event is kept."""
+        disabled: set[str] = set()
+        events: list[Event] = []
+        for result in kept:
+            probe = result.claimed.probe
+            if result.disable is None and not probe:
+                events += result.events
+                continue
+            values = {"id": result.claimed.subscription_id, "now": result.now}
+            if probe and result.state == "delivered":
+                changed = run(connection, RECOVER, **values).rowcount
+            else:
+                disabled.add(result.claimed.subscription_id)
+                statement = STAY_DISABLED if probe else DISABLE
+                values |= {"reason": result.disable, "probe_at": result.probe_at}
+                changed = run(connection, statement, **values).rowcount and not probe
+            if changed:
+                self._outbox.subscriptions.changed(connection)
+                events += result.events
+            else:
+                events += [event for event in result.events if event.type not in (DISABLED_EVENT, RECOVERED_EVENT)]
+        return disabled, events
+
+
+def _write_attempts(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
+    """Writes the attempts of results whose lease is still held. Returns those results."""
+    if run_rows(connection, INSERT_ATTEMPT, [_attempt_values(result) for result in results]) == len(results):
+        return list(results)
+    held = {
+        (row[0], row[1])
+        for row in fetch_json(connection, HELD, ids=json_list([result.claimed.id for result in results]))
+    }
+    return [result for result in results if (result.claimed.id, result.claimed.lease_token) in held]
+
+
+def _recorded_before(
+    connection: Connection, results: Sequence[AttemptResult], kept: Sequence[AttemptResult]
+) -> dict[int, AttemptRecorded]:
+    """The results that an earlier call has recorded, whose response was lost, by their `id()`. The deliveries
+    claimed by that call are leased under the result's `next_lease`."""
+    held = {id(result) for result in kept}
+    others = [result for result in results if id(result) not in held]
+    if not others:
+        return {}
+    rows = fetch_json(connection, RECORDED, ids=json_list([result.claimed.id for result in others]))
+    made = {(delivery_id, number, started_at) for delivery_id, number, started_at in rows}
+    written = [
+        result for result in others if (result.claimed.id, result.attempt.number, result.attempt.started_at) in made
+    ]
+    leased = load_leased(connection, [result.next_lease.token for result in written if result.next_lease is not None])
+    return {
+        id(result): AttemptRecorded(
+            kept=True,
+            next=tuple(one for one in leased if result.next_lease and one.lease_token == result.next_lease.token),
+        )
+        for result in written
+    }
+
+
+def head_of(connection: Connection, job_uid: str, subscription_id: str, *, manual: bool) -> str | None:
+    """The delivery that the other open ones of a job and subscription wait for."""
+    statement = HEAD_MANUAL if manual else HEAD
+    row = run(connection, statement, job_uid=job_uid, subscription_id=subscription_id).first()
+    return None if row is None else str(row.id)
+
+
+def promote_heads(connection: Connection, pairs: Sequence[Pair], manual: Sequence[Pair], now: float) -> int:
+    """Makes the first open delivery of each (job, subscription) pending if it is blocked behind nothing. `manual`:
+    pairs of manual retries and replays."""
+    lock_jobs(connection, [job_uid for job_uid, _ in (*pairs, *manual)])
+    return run_rows(connection, PROMOTE, [(*pair, now, None) for pair in pairs]) + promote_manual(
+        connection, manual, now
+    )
+
+
+def promote_manual(connection: Connection, pairs: Iterable[Pair], now: float) -> int:
+    """The same for manual deliveries; their jobs must be locked. They become due at once but are not leased, because
+    new events go first."""
+    return run_rows(connection, PROMOTE_MANUAL, [(*pair, now, None) for pair in pairs])
+
+
+def _follow_on_claims(kept: Sequence[AttemptResult], disabled: set[str]) -> dict[FollowOnClaim, list[AttemptResult]]:
+    """The results that claim further deliveries, by subscription (without `disabled` ones) and by whether they also
+    take backlogged ones. All of one key claim under the first one's lease."""
+    follow_on_claims: dict[FollowOnClaim, list[AttemptResult]] = {}
+    for result in kept:
+        if result.next_lease is not None and result.claimed.subscription_id not in disabled:
+            follow_on_claims.setdefault((result.claimed.subscription_id, result.next_backlogged), []).append(result)
+    return follow_on_claims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FollowUp:
+    """What follows the results. `pairs` and `manual`: each (job, subscription) whose head ended, to promote the next
+    delivery, due at once or leased if its result claims further deliveries. `takes`: parameters of TAKE, for as many
+    more deliveries as the results ask for."""
+
+    pairs: list[tuple[Any, ...]]
+    manual: list[tuple[Any, ...]]
+    takes: list[dict[str, Any]]
+
+    @property
+    def job_uids(self) -> list[str]:
+        return sorted({row[0] for row in (*self.pairs, *self.manual)})
+
+    @property
+    def tokens(self) -> list[str]:
+        return [take["token"] for take in self.takes]
+
+
+def _follow_up(
+    results: Sequence[AttemptResult], follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]]
+) -> _FollowUp:
+    by_pair: dict[Pair, AttemptResult] = {}
+    manual: dict[Pair, float] = {}
+    for result in results:
+        if result.state != "pending" and result.claimed.job_uid is not None:
+            pair = (result.claimed.job_uid, result.claimed.subscription_id)
+            if result.claimed.priority < 2:
+                by_pair[pair] = result
+            else:
+                manual[pair] = result.now
+    pairs: list[tuple[Any, ...]] = []
+    for pair, result in by_pair.items():
+        going = follow_on_claims.get((pair[1], result.next_backlogged)) if result.next_lease is not None else None
+        lease = going[0].next_lease if going else None
+        pairs.append((*pair, result.now, None) if lease is None else (*pair, lease.until, lease.token))
+    takes = [
+        due_values(
+            subscription_id,
+            lease,
+            sum(result.next_count for result in results),
+            max(result.now for result in results),
+            (0, 1, 2) if backlogged else (0,),
+        )
+        for (subscription_id, backlogged), results in sorted(follow_on_claims.items())
+        if (lease := results[0].next_lease) is not None
+    ]
+    return _FollowUp(pairs=pairs, manual=[(*pair, now, None) for pair, now in manual.items()], takes=takes)
+
+
+def _without_repeats(items: Sequence[AttemptResult]) -> list[AttemptResult]:
+    """The results without those that repeat another one's delivery and lease."""
+    first = {(result.claimed.id, result.claimed.lease_token): result for result in reversed(items)}
+    return [result for result in items if first[result.claimed.id, result.claimed.lease_token] is result]
+
+
+def _recorded(
+    items: Sequence[AttemptResult],
+    kept: Sequence[AttemptResult],
+    follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]],
+    leased: Iterable[Claimed],
+) -> list[AttemptRecorded]:
+    """What was recorded for each result, with the deliveries claimed for it."""
+    taken: dict[int, list[Claimed]] = {}
+    waiting = {
+        results[0].next_lease.token: _round_robin(results)
+        for results in follow_on_claims.values()
+        if results[0].next_lease
+    }
+    for one in leased:
+        taken.setdefault(id(next(waiting[one.lease_token])), []).append(one)
+    held = {id(result) for result in kept}
+    return [AttemptRecorded(kept=id(result) in held, next=tuple(taken.get(id(result), ()))) for result in items]
+
+
+def _round_robin(results: Sequence[AttemptResult]) -> Iterator[AttemptResult]:
+    """Each result once, then those that ask for a second delivery, and so on."""
+    for turn in range(max(result.next_count for result in results)):
+        yield from (result for result in results if result.next_count > turn)
+
+
+def _attempt_values(result: AttemptResult) -> tuple[Any, ...]:
+    return result.claimed.lease_token, *attempt_values(result.claimed.id, result.attempt)
+
+
+def _outcome_values(result: AttemptResult) -> tuple[Any, ...]:
+    claimed = result.claimed
+    due_at = result.now if result.due_at is None else result.due_at
+    ended_at = None if result.state == "pending" else result.now
+    counted = 0 if claimed.probe and result.state == "pending" else 1  # a failed probe uses up nothing of the schedule
+    return claimed.id, claimed.lease_token, result.state, due_at, ended_at, result.reason, counted

@@ -1,0 +1,170 @@
+"""Subscriptions as the outbox matches them: cached in memory, invalidated when one changes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.engine import Connection
+
+from relay.core.events import Event
+from relay.core.filters import matches
+from relay.core.subscription import Subscription
+from relay.store.notices import notify
+from relay.store.statements import SQLITE, run
+from relay.store.tables import SubscriptionRow
+
+SUBSCRIPTIONS = SubscriptionRow.__table__  # type: ignore[attr-defined]
+MATCHED_BY = select(
+    *(SUBSCRIPTIONS.c.id, SUBSCRIPTIONS.c.types, SUBSCRIPTIONS.c.source, SUBSCRIPTIONS.c.state),
+    *(SUBSCRIPTIONS.c.callback, SUBSCRIPTIONS.c.config),
+)
+
+# Advisory locks, held to the end of the transaction: shared to match events, exclusive to change a subscription.
+LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(7212601)"
+LOCK_EXCLUSIVE = "SELECT pg_advisory_xact_lock(7212601)"
+VERSION = "SELECT number FROM versions WHERE name = 'subscriptions'"
+RAISE_VERSION = """
+INSERT INTO versions (name, number) VALUES ('subscriptions', 1)
+ON CONFLICT (name) DO UPDATE SET number = versions.number + 1
+"""
+
+# Never reset: a node that knows of callbacks need not be notified again.
+ANY_CALLBACK = """
+SELECT EXISTS (SELECT 1 FROM versions WHERE name = 'callbacks')
+  OR EXISTS (SELECT 1 FROM subscriptions WHERE callback = 1)
+"""
+NOTE_CALLBACK = "INSERT INTO versions (name, number) VALUES ('callbacks', 1) ON CONFLICT (name) DO NOTHING"
+READ_AT_ONCE = 1_000
+"""Ids per query: the number of parameters of a statement is limited."""
+MAX_CACHED = 1_000
+"""Event kinds whose matches are cached, and cached callbacks."""
+
+
+class SubscriptionCache:
+    """The subscriptions, without their sinks, as the outbox matches them. Loaded once and kept until one changes.
+
+    Callback subscriptions match no event by themselves, and there may be as many as jobs. Only their existence is
+    cached; each is loaded when a job that names it has an event.
+
+    Other nodes change subscriptions too. On PostgreSQL each transaction that matches events first takes a shared lock
+    and checks the version, and a change waits for such transactions. Only the writer may use the cache, except
+    `version`.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._checked = False
+        self._all: dict[str, Subscription] | None = None
+        self._by_kind: dict[tuple[str, str, bool], tuple[Subscription, ...]] = {}
+        self._callbacks: dict[str, Subscription] = {}
+        self._has_callbacks = False
+        self._changing = False
+        self.version = 0
+        """Rises with every committed change; caches elsewhere then reload."""
+
+    def changed(self, connection: Connection) -> None:
+        """The open transaction changes a subscription: invalidates the cache here and on other nodes."""
+        if connection.dialect.name != SQLITE:
+            run(connection, LOCK_EXCLUSIVE)
+            run(connection, RAISE_VERSION)
+            notify(connection, "subscriptions")
+            self._number = None
+        self._forget()
+        self._changing = True
+
+    def committed(self) -> None:
+        """The open transaction was committed."""
+        self._checked = False
+        if self._changing:
+            self._changing = False
+            self.version += 1
+
+    def rolled_back(self) -> None:
+        """The open transaction was undone, and perhaps what was read in it."""
+        self._checked = self._changing = False
+        self._number = None  # otherwise another node's change found in it would be missed
+        self._forget()
+
+    def _forget(self) -> None:
+        self._all = None
+        self._by_kind.clear()
+        self._callbacks.clear()
+
+    def get(self, connection: Connection, subscription_id: str) -> Subscription | None:
+        """One subscription by id."""
+        return self.several(connection, (subscription_id,)).get(subscription_id)
+
+    def several(self, connection: Connection, ids: Iterable[str]) -> dict[str, Subscription]:
+        """The existing subscriptions of these ids, callbacks included."""
+        known = self._load(connection)
+        found = {one: known.get(one) or self._callbacks.get(one) for one in ids}
+        unknown = sorted(one for one, subscription in found.items() if subscription is None)
+        if unknown and self._has_callbacks:
+            read: dict[str, Subscription] = {}
+            for start in range(0, len(unknown), READ_AT_ONCE):
+                chosen = SUBSCRIPTIONS.c.id.in_(unknown[start : start + READ_AT_ONCE])
+                read |= {row.id: matching_fields(row) for row in connection.execute(MATCHED_BY.where(chosen))}
+            if len(self._callbacks) + len(read) > MAX_CACHED:
+                self._callbacks.clear()
+            self._callbacks.update(read)
+            found.update(read)
+        return {one: subscription for one, subscription in found.items() if subscription is not None}
+
+    def callback_made(self, connection: Connection) -> None:
+        """The open transaction makes a callback. Other nodes are notified only of the first one."""
+        if self._all is None or not self._has_callbacks:
+            self.changed(connection)
+            run(connection, NOTE_CALLBACK)
+
+    def has_callbacks(self, connection: Connection) -> bool:
+        """Whether any callback exists."""
+        self._load(connection)
+        return self._has_callbacks
+
+    def matching(self, connection: Connection, event: Event) -> tuple[Subscription, ...]:
+        """The subscriptions whose types and source match, without callbacks."""
+        known = self._load(connection)
+        key = (event.type, event.source, event.job_uid is not None)
+        found = self._by_kind.get(key)
+        if found is None:
+            found = tuple(s for s in known.values() if matches(s, event.type, event.source, job_event=key[2]))
+            if len(self._by_kind) >= MAX_CACHED:
+                self._by_kind.clear()
+            self._by_kind[key] = found
+        return found
+
+    def _check(self, connection: Connection) -> None:
+        if self._checked or connection.dialect.name == SQLITE:
+            return
+        run(connection, LOCK_SHARED)
+        number = run(connection, VERSION).scalar_one_or_none() or 0
+        if number != self._number:
+            self._number = number
+            self._forget()
+            self._changing = True  # caches elsewhere are stale as well
+        self._checked = True
+
+    def _load(self, connection: Connection) -> dict[str, Subscription]:
+        self._check(connection)
+        if self._all is None:
+            listed = connection.execute(MATCHED_BY.where(text("callback = 0")))
+            self._all = {row.id: matching_fields(row) for row in listed}
+            self._by_kind.clear()
+            self._callbacks.clear()
+            self._has_callbacks = bool(run(connection, ANY_CALLBACK).scalar_one())
+            if self._has_callbacks:
+                run(connection, NOTE_CALLBACK)
+        return self._all
+
+
+def matching_fields(row: Any) -> Subscription:
+    """A subscription without its sink, from a row of `MATCHED_BY`."""
+    return Subscription(
+        id=row.id,
+        sink="",
+        types=None if row.types is None else tuple(row.types),
+        source=row.source,
+        state=row.state,
+        callback=bool(row.callback),
+        ordering=row.config.get("ordering", "job"),
+    )
