@@ -36,7 +36,7 @@ async def accounts(world: RelayWorld) -> list[str]:
     return [source["account"] for source in (await world.get("/v1/sources"))["items"]]
 
 
-async def test_a_key_that_the_upstream_takes_becomes_an_account_that_outlives_a_restart(world: RelayWorld) -> None:
+async def test_accepted_key_becomes_an_account_that_survives_a_restart(world: RelayWorld) -> None:
     world.settings(ADOPTING)
     await world.serve()
     status, answer = await create(world, OTHER_KEY)
@@ -62,7 +62,7 @@ async def test_a_key_that_the_upstream_takes_becomes_an_account_that_outlives_a_
     assert await accounts(world) == ["default", name]
 
 
-async def test_a_key_that_the_upstream_refuses_does_not(world: RelayWorld) -> None:
+async def test_refused_key_is_not_adopted(world: RelayWorld) -> None:
     world.settings(ADOPTING)
     await world.serve()
     status, answer = await create(world, "sk-revor-revoked-x")
@@ -71,7 +71,7 @@ async def test_a_key_that_the_upstream_refuses_does_not(world: RelayWorld) -> No
     assert (await world.get("/v1/intents"))["items"] == []
 
 
-async def test_without_the_setting_an_unknown_key_is_refused(world: RelayWorld) -> None:
+async def test_unknown_key_is_refused_without_the_setting(world: RelayWorld) -> None:
     await world.serve()
     status, answer = await create(world, OTHER_KEY)
     assert (status, answer["error"]["code"]) == (401, "relay_key_unknown")
@@ -79,7 +79,7 @@ async def test_without_the_setting_an_unknown_key_is_refused(world: RelayWorld) 
     assert (await world.call("GET", "/_sandbox", url=world.sandbox_url))[1]["jobs"] == 0
 
 
-async def test_with_dev_an_unknown_key_is_passed_on_and_nothing_is_tracked(world: RelayWorld) -> None:
+async def test_dev_forwards_an_unknown_key_untracked(world: RelayWorld) -> None:
     await world.serve("--dev")
     status, answer = await create(world, OTHER_KEY)
     assert status == 202, answer

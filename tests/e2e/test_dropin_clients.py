@@ -177,7 +177,7 @@ async def run_all(url: str) -> tuple[dict[str, list[Any]], set[str]]:
     return told, job_ids
 
 
-async def test_a_program_does_the_same_with_the_relay_as_without_it(world: RelayWorld) -> None:
+async def test_program_behaves_the_same_with_and_without_the_relay(world: RelayWorld) -> None:
     without, untracked = await run_all(world.sandbox_url)
     through, tracked = await run_all(world.url)
     for client, told in through.items():

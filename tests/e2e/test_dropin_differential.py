@@ -192,7 +192,7 @@ def readable(codings: list[bytes]) -> list[bytes]:
     return [b", ".join(each) or b"identity" for each in kept]
 
 
-async def test_the_upstream_gets_the_same_requests_and_may_answer_as_it_likes(start: Start) -> None:
+async def test_upstream_gets_the_same_requests_and_may_answer_anything(start: Start) -> None:
     requests, at_near, at_far = Requests(SEED), Echo(), Echo()
     async with contextlib.AsyncExitStack() as stack:
         near, far = [await stack.enter_async_context(open_stub(echo)) for echo in (at_near, at_far)]

@@ -105,7 +105,7 @@ OWN_KEY = (
 )
 
 
-async def test_the_callers_own_key_is_passed_on_and_its_job_tracked(world: World) -> None:
+async def test_caller_s_key_is_forwarded_and_its_job_tracked(world: World) -> None:
     for headers in OWN_KEY:
         made = await create(world, headers)
         assert made.status_code == 202, (headers, made.text)
@@ -115,20 +115,20 @@ async def test_the_callers_own_key_is_passed_on_and_its_job_tracked(world: World
         assert job["account"] == (await truth(world, job_id))["account"] == "acme", headers
 
 
-async def test_the_callers_own_key_needs_no_token_wherever_it_comes_from(guarded: World) -> None:
+async def test_caller_s_key_needs_no_token_from_any_address(guarded: World) -> None:
     answer = await create(guarded, {**bearer(ACME), **FROM_ELSEWHERE, "Origin": "https://elsewhere.example"})
     assert answer.status_code == 202, answer.text
     assert await shown(guarded, answer.json()["item"]["id"], **bearer(ADMIN)) is not None
 
 
-async def test_a_key_is_told_from_one_that_only_begins_alike(world: World) -> None:
+async def test_key_with_the_same_prefix_is_another_key(world: World) -> None:
     for key in (ACME[:-1], f"{ACME}0", ACME.upper(), f" {ACME} x"):
         answer = await create(world, {"x-api-key": key})
         if answer.status_code == 202:
             assert await shown(world, answer.json()["item"]["id"]) is None
 
 
-async def test_two_accounts_at_once_each_with_its_own_jobs_and_polling(world: World) -> None:
+async def test_two_accounts_have_separate_jobs_and_polling(world: World) -> None:
     made: dict[str, set[str]] = {"acme": set(), "beta": set()}
     for _ in range(3):
         for account, key in TWO.items():
@@ -146,7 +146,7 @@ async def test_two_accounts_at_once_each_with_its_own_jobs_and_polling(world: Wo
         assert world.metric("relay_polls_total", account=account, result="observed") >= len(job_ids)
 
 
-async def test_two_accounts_at_once_each_with_its_own_lanes(tmp_path: Path) -> None:
+async def test_two_accounts_have_separate_lanes(tmp_path: Path) -> None:
     async def make(call: Call) -> None:
         await call.body()
         job_id = (call.request.one("x-name") or b"").decode()
@@ -168,7 +168,7 @@ async def test_two_accounts_at_once_each_with_its_own_lanes(tmp_path: Path) -> N
             assert planner.stats(wall_clock()).open_jobs == 2
 
 
-async def test_two_accounts_at_once_each_with_its_own_budget(world: World) -> None:
+async def test_two_accounts_have_separate_budgets(world: World) -> None:
     await world.fault("429", account="acme", retry_after_seconds=600)
     ids = {}
     for account in TWO:
@@ -195,7 +195,7 @@ async def test_two_accounts_at_once_each_with_its_own_budget(world: World) -> No
     assert job["open"]
 
 
-async def test_what_a_caller_is_refused_pauses_its_own_account_only(world: World) -> None:
+async def test_429_pauses_only_the_caller_s_account(world: World) -> None:
     await world.fault("429", account="beta", retry_after_seconds=600)
     assert (await world.api.get(ACCOUNTS, headers=bearer(BETA))).status_code == 429
     sources = (await world.api.get("/v1/sources")).json()["items"]
@@ -205,7 +205,7 @@ async def test_what_a_caller_is_refused_pauses_its_own_account_only(world: World
     }
 
 
-async def test_a_key_never_sees_the_job_of_another(world: World) -> None:
+async def test_key_never_reads_another_account_s_job(world: World) -> None:
     body = {"account": "acme", "final": "succeeded", **AT_ONCE}
     (item,) = (await world.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
     await world.api.post("/v1/jobs", json={"id": item["id"], "account": "acme"})
@@ -229,7 +229,7 @@ async def test_a_key_never_sees_the_job_of_another(world: World) -> None:
 
 
 @pytest.mark.parametrize("form", ["Authorization", "x-api-key"])
-async def test_a_token_stands_for_the_only_account(guarded: World, form: str) -> None:
+async def test_token_stands_for_the_only_account(guarded: World, form: str) -> None:
     for token, status in ((ADMIN, 202), (CRM, 202), (READER, 403)):
         headers = {form: f"Bearer {token}" if form == "Authorization" else token, **FROM_ELSEWHERE}
         before = await arrived(guarded)
@@ -248,7 +248,7 @@ async def test_a_token_stands_for_the_only_account(guarded: World, form: str) ->
 
 
 @pytest.mark.parametrize("form", ["Authorization", "x-api-key"])
-async def test_a_connection_header_cannot_take_the_account_s_key_out(guarded: World, form: str) -> None:
+async def test_connection_header_cannot_remove_the_account_s_key(guarded: World, form: str) -> None:
     job_id = (await create(guarded, bearer(CRM))).json()["item"]["id"]
     for token in (READER, CRM):
         headers = {form: f"Bearer {token}" if form == "Authorization" else token, "Cache-Control": "no-cache"}
@@ -258,7 +258,7 @@ async def test_a_connection_header_cannot_take_the_account_s_key_out(guarded: Wo
     assert guarded.poller.state.state == "ok"
 
 
-async def test_a_token_s_caller_brings_no_cookies(tmp_path: Path) -> None:
+async def test_cookies_are_dropped_from_token_requests(tmp_path: Path) -> None:
     async with (
         open_stub() as upstream,
         open_e2e_world(
@@ -271,12 +271,12 @@ async def test_a_token_s_caller_brings_no_cookies(tmp_path: Path) -> None:
             assert upstream.received[-1].one("authorization") == f"Bearer {ACME}".encode()
 
 
-async def test_a_token_with_both_headers_stands_for_the_account_all_the_same(guarded: World) -> None:
+async def test_token_in_both_headers_stands_for_the_account(guarded: World) -> None:
     answer = await create(guarded, {**bearer(CRM), "x-api-key": STRANGER})
     assert (await truth(guarded, answer.json()["item"]["id"]))["account"] == "acme"
 
 
-async def test_a_token_stands_for_the_account_named_default_among_several(tmp_path: Path) -> None:
+async def test_token_stands_for_default_among_several_accounts(tmp_path: Path) -> None:
     accounts = {"default": ACME, "beta": BETA}
     async with open_e2e_world(tmp_path, accounts=accounts, tokens=TOKENS) as world:
         answer = await create(world, bearer(CRM))
@@ -287,7 +287,9 @@ async def test_a_token_stands_for_the_account_named_default_among_several(tmp_pa
 
 
 @pytest.mark.parametrize("accounts", [TWO, {"acme": None}, {"default": None, "acme": ACME, "beta": BETA}])
-async def test_a_token_with_no_account_to_stand_for(tmp_path: Path, accounts: dict[str, str | None]) -> None:
+async def test_token_is_refused_without_an_account_to_stand_for(
+    tmp_path: Path, accounts: dict[str, str | None]
+) -> None:
     async with open_e2e_world(tmp_path, accounts=accounts, tokens=TOKENS) as world:
         answer = await create(world, bearer(ADMIN))
         assert (answer.status_code, code_of(answer)) == (401, "relay_no_account_to_stand_for")
@@ -295,7 +297,7 @@ async def test_a_token_with_no_account_to_stand_for(tmp_path: Path, accounts: di
         assert (await world.sandbox.get("/_sandbox/jobs")).json()["jobs"] == []
 
 
-async def test_a_token_stands_for_the_one_account_that_has_a_key(tmp_path: Path) -> None:
+async def test_token_stands_for_the_only_account_with_a_key(tmp_path: Path) -> None:
     async with open_e2e_world(tmp_path, accounts={"default": None, "beta": BETA}, tokens=TOKENS) as world:
         answer = await create(world, bearer(CRM))
         assert (await truth(world, answer.json()["item"]["id"]))["account"] == "beta"
@@ -304,7 +306,7 @@ async def test_a_token_stands_for_the_one_account_that_has_a_key(tmp_path: Path)
 # --- keys that nobody knows
 
 
-async def test_with_dev_an_unknown_key_on_this_machine_is_passed_on_untracked(world: World) -> None:
+async def test_dev_forwards_a_local_unknown_key_untracked(world: World) -> None:
     for headers in (bearer(STRANGER), {"x-api-key": STRANGER}):
         answer = await create(world, headers)
         assert (answer.status_code, answer.headers["relay-cache"]) == (202, "pass")
@@ -315,7 +317,7 @@ async def test_with_dev_an_unknown_key_on_this_machine_is_passed_on_untracked(wo
     assert (await world.api.get("/v1/intents")).json()["items"] == []
 
 
-async def test_with_dev_and_without_a_key_the_upstream_says_what_it_thinks_of_that(world: World) -> None:
+async def test_dev_forwards_a_request_without_a_key(world: World) -> None:
     answer = await world.api.get(ACCOUNTS)
     assert (answer.status_code, code_of(answer)) == (401, "api_key_missing")
 
@@ -344,15 +346,15 @@ async def refused(world: World, *places: Mapping[str, str]) -> None:
     assert await arrived(world) == before
 
 
-async def test_an_unknown_key_is_refused_wherever_it_comes_from(guarded: World) -> None:
+async def test_unknown_key_is_refused_from_any_address(guarded: World) -> None:
     await refused(guarded, {}, *ELSEWHERE)
 
 
-async def test_with_dev_an_unknown_key_from_elsewhere_is_refused(world: World) -> None:
+async def test_dev_refuses_a_remote_unknown_key(world: World) -> None:
     await refused(world, *ELSEWHERE)
 
 
-async def test_an_unknown_key_from_another_address_is_refused(guarded: World) -> None:
+async def test_unknown_key_from_another_address_is_refused(guarded: World) -> None:
     transport = httpx2.ASGITransport(app=guarded.node, client=("203.0.113.5", 5000))
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as caller:
         assert (await caller.get(ACCOUNTS, headers=bearer(STRANGER))).status_code == 401
@@ -363,7 +365,7 @@ async def test_an_unknown_key_from_another_address_is_refused(guarded: World) ->
 # --- keys that change
 
 
-async def test_a_key_that_was_replaced_is_not_served_from_state_any_more(world: World) -> None:
+async def test_replaced_key_is_not_served_from_state(world: World) -> None:
     body = {"account": "acme", "final": "succeeded", **AT_ONCE}
     (item,) = (await world.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
     await world.api.post("/v1/jobs", json={"id": item["id"], "account": "acme"})
@@ -384,7 +386,7 @@ async def test_a_key_that_was_replaced_is_not_served_from_state_any_more(world: 
         assert (await api.get(JOBS + item["id"], headers=bearer(renewed))).headers["relay-cache"] == "hit"
 
 
-async def test_a_token_that_was_taken_away_stands_for_nobody(guarded: World) -> None:
+async def test_removed_token_is_refused(guarded: World) -> None:
     assert (await read(guarded, "x", {**bearer(CRM), **FROM_ELSEWHERE})).status_code == 404
     guarded.node.reload(replace(guarded.settings, auth=AuthSettings(tokens=TOKENS[:2])))
     answer = await read(guarded, "x", {**bearer(CRM), **FROM_ELSEWHERE})
@@ -413,7 +415,7 @@ async def process(tmp_path: Path) -> AsyncIterator[RelayWorld]:
         yield world
 
 
-async def test_keys_are_never_in_the_log_and_sighup_changes_them(process: RelayWorld) -> None:
+async def test_keys_are_never_logged_and_sighup_changes_them(process: RelayWorld) -> None:
     renewed = "sk-revor-acme-renewed-0123456789"
     process.settings(SETTINGS.format(crm=CRM, admin=ADMIN, acme=ACME, beta=BETA))
     await process.serve()  # with the key of a third account, `default`, from the environment: tokens stand for that one

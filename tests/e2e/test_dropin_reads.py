@@ -112,13 +112,13 @@ async def running(world: World, clock: FakeClock, *, seconds: float = 60) -> str
 # --- hit, miss and pass
 
 
-async def test_a_job_that_nobody_has_looked_at_is_asked_for(world: World) -> None:
+async def test_first_read_goes_to_the_upstream(world: World) -> None:
     job_id = await world.job(run_seconds=60)
     answered = await read(world, job_id)
     assert (answered.headers["relay-cache"], "age" in answered.headers) == ("miss", False)
 
 
-async def test_what_was_just_seen_is_served_with_its_age(world: World, clock: FakeClock) -> None:
+async def test_fresh_state_is_served_with_its_age(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock)
     before = await reads_upstream(world)
     for age in (0, 1):
@@ -130,7 +130,7 @@ async def test_what_was_just_seen_is_served_with_its_age(world: World, clock: Fa
     assert await reads_upstream(world) == before
 
 
-async def test_when_the_planner_would_look_the_upstream_is_asked(world: World, clock: FakeClock) -> None:
+async def test_read_goes_to_the_upstream_when_a_poll_is_due(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock, seconds=600)
     for _ in range(5):
         due_at = (await job_of(world, job_id)).next_poll_at
@@ -151,7 +151,7 @@ async def test_no_cache_asks_the_upstream(world: World, clock: FakeClock) -> Non
         assert await cache_of(world, job_id, Cache_Control="max-age=5") == "hit"
 
 
-async def test_after_the_end_it_is_always_a_hit(world: World, clock: FakeClock) -> None:
+async def test_ended_job_is_always_a_hit(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock)
     clock.advance(61)
     assert await cache_of(world, job_id) == "miss"
@@ -166,19 +166,19 @@ async def test_after_the_end_it_is_always_a_hit(world: World, clock: FakeClock) 
     assert await reads_upstream(world) == before
 
 
-async def test_the_id_in_the_path_may_be_encoded(world: World, clock: FakeClock) -> None:
+async def test_id_in_the_path_may_be_encoded(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock)
     assert await cache_of(world, "".join(f"%{ord(letter):02X}" for letter in job_id)) == "hit"
 
 
-async def test_only_the_plain_read_is_answered_from_state(world: World, clock: FakeClock) -> None:
+async def test_only_a_plain_read_is_answered_from_state(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock)
     for method, path in (("HEAD", job_id), ("GET", f"{job_id}?verbose=1"), ("GET", f"{job_id}/logs")):
         answered = await world.api.request(method, JOBS + path, headers=AUTH)
         assert answered.headers["relay-cache"] == "pass"
 
 
-async def test_a_job_that_is_not_tracked_is_passed_on(world: World) -> None:
+async def test_read_of_an_untracked_job_is_forwarded(world: World) -> None:
     body = {"account": "test", "final": "succeeded"}
     (item,) = (await world.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
     answered = await read(world, item["id"])
@@ -197,7 +197,7 @@ ODD_ITEM = (
 )
 
 
-async def test_an_item_is_served_as_the_upstream_wrote_it(over_stub: World, upstream: Stub) -> None:
+async def test_item_is_served_unchanged(over_stub: World, upstream: Stub) -> None:
     async def say(call: Call) -> None:
         await call.send(answer(200, [], b'{"ok":true,"request_id":"req_of_upstream","item":' + ODD_ITEM + b"}"))
 
@@ -218,7 +218,7 @@ async def test_an_item_is_served_as_the_upstream_wrote_it(over_stub: World, upst
 BIG = b"123456789012345678901234567890"
 
 
-async def test_an_item_with_odd_json_is_tracked_recorded_and_served(over_stub: World, upstream: Stub) -> None:
+async def test_item_with_odd_json_is_tracked_recorded_and_served(over_stub: World, upstream: Stub) -> None:
     """Half a surrogate pair, integers over 64 bits, bytes that are not UTF-8: the caller gets the upstream's bytes."""
     item = b'{"id":"odd","status":"%s","big":' + BIG + b',"text":"Hi \\ud83d","cafe":"caf\xe9","nul":"\\u0000"}'
     said = [b'{"ok":true,"item":' + item % status + b"}" for status in (b"queued", b"running")]
@@ -253,7 +253,7 @@ async def test_an_item_with_odd_json_is_tracked_recorded_and_served(over_stub: W
     assert (data["job"], data["metadata"]["deal"]) == (shown, int(BIG))
 
 
-async def test_each_status_is_served_as_the_upstream_said_it(world: World, clock: FakeClock) -> None:
+async def test_each_status_is_served_unchanged(world: World, clock: FakeClock) -> None:
     job_id = await world.job(start_delay_seconds=30, run_seconds=30, attempt_failures=1, retry_pause_seconds=30)
     seen = set()
     for _ in range(200):
@@ -276,7 +276,7 @@ async def test_each_status_is_served_as_the_upstream_said_it(world: World, clock
 # --- passed reads are looks
 
 
-async def test_what_a_passed_read_shows_is_recorded(world: World, clock: FakeClock) -> None:
+async def test_forwarded_read_is_recorded(world: World, clock: FakeClock) -> None:
     await world.subscribe()
     job_id = await running(world, clock)
     polls = (await world.shown(job_id))["poll_count"]
@@ -290,7 +290,7 @@ async def test_what_a_passed_read_shows_is_recorded(world: World, clock: FakeClo
     assert world.metric("relay_passed_requests_total", kind="read", cache="pass") == 1
 
 
-async def test_a_passed_read_is_the_look_that_was_planned(world: World, clock: FakeClock) -> None:
+async def test_forwarded_read_replaces_the_planned_poll(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock, seconds=600)
     due_at = (await job_of(world, job_id)).next_poll_at
     assert due_at is not None
@@ -302,7 +302,7 @@ async def test_a_passed_read_is_the_look_that_was_planned(world: World, clock: F
     assert not await world.poller.run_once()  # there is nothing left to look at
 
 
-async def test_while_a_caller_reads_nobody_else_looks(over_stub: World, upstream: Stub) -> None:
+async def test_job_is_not_polled_during_a_caller_s_read(over_stub: World, upstream: Stub) -> None:
     go_on = asyncio.Event()
 
     async def hold(call: Call) -> None:
@@ -332,7 +332,7 @@ async def test_while_a_caller_reads_nobody_else_looks(over_stub: World, upstream
         *({"Connection": name} for name in ("close, authorization", "x-api-key", "accept, user-agent, host")),
     ],
 )
-async def test_what_a_caller_asks_for_never_judges_the_account(
+async def test_caller_s_requests_never_judge_the_account(
     over_stub: World, upstream: Stub, clock: FakeClock, headers: dict[str, str]
 ) -> None:
     """The upstream refuses everything that is not as plain as our own polls, as some would."""
@@ -363,7 +363,7 @@ async def test_what_a_caller_asks_for_never_judges_the_account(
 
 
 @pytest.mark.parametrize("status_code", [400, 401, 403, 404, 410, 429, 500, 503])
-async def test_a_plain_read_that_is_refused_leaves_the_judgement_to_our_own_poll(
+async def test_refused_read_leaves_the_judgement_to_the_relay_s_poll(
     over_stub: World, upstream: Stub, clock: FakeClock, status_code: int
 ) -> None:
     async def say(call: Call) -> None:
@@ -393,9 +393,7 @@ async def test_a_plain_read_that_is_refused_leaves_the_judgement_to_our_own_poll
     assert (await over_stub.shown("odd"))["poll_count"] == 2
 
 
-async def test_a_caller_who_breaks_off_its_reads_does_not_keep_the_relay_from_polling(
-    over_stub: World, upstream: Stub, clock: FakeClock
-) -> None:
+async def test_aborted_reads_do_not_prevent_polling(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
     go_on = asyncio.Event()
 
     async def hold(call: Call) -> None:
@@ -423,7 +421,7 @@ async def test_a_caller_who_breaks_off_its_reads_does_not_keep_the_relay_from_po
     assert (await over_stub.shown("odd"))["status"] == "running"
 
 
-async def test_a_read_whose_answer_nobody_understands_leaves_the_job_to_be_looked_at(
+async def test_unreadable_answer_leaves_the_job_to_be_polled(
     over_stub: World, upstream: Stub, clock: FakeClock
 ) -> None:
     async def break_off(call: Call) -> None:
@@ -440,7 +438,7 @@ async def test_a_read_whose_answer_nobody_understands_leaves_the_job_to_be_looke
     assert over_stub.poller.planner.next_poll_at(job.uid) is not None
 
 
-async def test_what_callers_spend_of_the_limit_is_known(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
+async def test_callers_requests_count_in_the_budget(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
     async def say(call: Call) -> None:
         await call.body()
         limits = [("X-RateLimit-Limit", "120"), ("X-RateLimit-Remaining", "7"), ("X-RateLimit-Window-Ms", "60000")]
@@ -455,7 +453,7 @@ async def test_what_callers_spend_of_the_limit_is_known(over_stub: World, upstre
 # --- waiting
 
 
-async def test_a_caller_who_waits_is_answered_at_the_end(
+async def test_waiting_caller_is_answered_at_the_end(
     world: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.proxy.reads.WAIT_SLICE_SECONDS", 3600.0)  # nothing but the signal wakes them
@@ -473,14 +471,14 @@ async def test_a_caller_who_waits_is_answered_at_the_end(
     assert await reads_upstream(world) == before + 1
 
 
-async def test_who_waits_for_a_job_that_has_ended_does_not_wait(world: World, clock: FakeClock) -> None:
+async def test_wait_for_an_ended_job_returns_immediately(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock)
     clock.advance(61)
     await cache_of(world, job_id)
     assert await cache_of(world, job_id, Prefer="wait=300") == "hit"
 
 
-async def test_after_its_time_a_wait_is_answered_as_things_are(over_stub: World, upstream: Stub) -> None:
+async def test_expired_wait_is_answered_with_the_current_state(over_stub: World, upstream: Stub) -> None:
     async def say(call: Call) -> None:
         await call.send(answer(200, [], b'{"ok":true,"request_id":"req_1","item":' + ODD_ITEM + b"}"))
 
@@ -495,14 +493,14 @@ async def test_after_its_time_a_wait_is_answered_as_things_are(over_stub: World,
     assert answered.headers["relay-cache"] == "hit"
 
 
-async def test_a_wait_for_what_is_not_tracked_is_the_upstreams(over_stub: World, upstream: Stub) -> None:
+async def test_wait_for_an_untracked_job_is_forwarded(over_stub: World, upstream: Stub) -> None:
     for path in (f"{JOBS}stranger", "/api/v2/jobs/j_1"):
         answered = await over_stub.api.get(path, headers={**AUTH, "Prefer": "wait=20"})
         assert answered.headers["relay-cache"] == "pass"
         assert upstream.received[-1].all("prefer") == [b"wait=20"]
 
 
-async def test_a_wait_that_asks_for_the_upstreams_own_answer_is_the_upstreams(over_stub: World, upstream: Stub) -> None:
+async def test_wait_with_no_cache_is_forwarded(over_stub: World, upstream: Stub) -> None:
     await over_stub.api.post("/v1/jobs", json={"id": "odd"})
     await read(over_stub, "odd", Prefer="wait=20", **NO_CACHE)
     assert upstream.received[-1].all("prefer") == [b"wait=20"]
@@ -511,14 +509,14 @@ async def test_a_wait_that_asks_for_the_upstreams_own_answer_is_the_upstreams(ov
 # --- what is not served
 
 
-async def test_a_purged_job_is_not_served(world: World, clock: FakeClock) -> None:
+async def test_purged_job_is_not_served(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock)
     assert await cache_of(world, job_id) == "hit"
     assert (await world.api.delete(f"/v1/jobs/{job_id}?purge=true")).status_code == 200
     assert await cache_of(world, job_id) == "pass"
 
 
-async def test_an_untracked_job_is_not_served(world: World, clock: FakeClock) -> None:
+async def test_untracked_job_is_not_served(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock)
     assert (await world.api.delete(f"/v1/jobs/{job_id}")).status_code == 200
     polls = (await world.shown(job_id))["poll_count"]
@@ -532,7 +530,7 @@ async def test_an_untracked_job_is_not_served(world: World, clock: FakeClock) ->
     assert await kinds(world, job_id) == ["running"]
 
 
-async def test_nothing_is_served_while_the_upstream_refuses_the_key(world: World, clock: FakeClock) -> None:
+async def test_nothing_is_served_while_the_key_is_refused(world: World, clock: FakeClock) -> None:
     ended, open_job = await running(world, clock), await running(world, clock, seconds=600)
     clock.advance(61)
     await cache_of(world, ended)
@@ -570,7 +568,7 @@ async def create(world: World, body: Any = DISPATCH, **headers: str | bytes) -> 
     return await world.api.post(DISPATCHES, json=body, headers=[(name.encode(), value) for name, value in pairs])
 
 
-async def test_metadata_and_a_callback_attach_and_are_not_passed_on(
+async def test_metadata_and_callback_are_attached_and_not_forwarded(
     over_stub: World, upstream: Stub, clock: FakeClock
 ) -> None:
     async def make(call: Call) -> None:
@@ -593,9 +591,7 @@ async def test_metadata_and_a_callback_attach_and_are_not_passed_on(
     assert (event["subject"], event["data"]["metadata"]) == ("with-more", metadata)
 
 
-async def test_a_callback_of_a_create_may_get_some_types_only(
-    over_stub: World, upstream: Stub, clock: FakeClock
-) -> None:
+async def test_callback_of_a_create_may_be_limited_to_types(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
     async def make(call: Call) -> None:
         await call.body()
         await call.send(made("with-types"))
@@ -623,7 +619,7 @@ BAD_CALLBACKS: tuple[str | bytes, ...] = (
 BAD_CALLBACK_TYPES: tuple[str | bytes, ...] = ("", " , ", "succeeded,faild", "relay.test", b"\xff")
 
 
-async def test_what_can_not_be_attached_is_refused_before_anything_is_sent(over_stub: World, upstream: Stub) -> None:
+async def test_invalid_relay_header_is_refused_before_anything_is_sent(over_stub: World, upstream: Stub) -> None:
     for header, values in (("Relay_Metadata", BAD_METADATA), ("Relay_Callback", BAD_CALLBACKS)):
         for value in values:
             answered = await create(over_stub, **{header: value})
@@ -646,7 +642,7 @@ async def test_what_can_not_be_attached_is_refused_before_anything_is_sent(over_
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 252, 254, 1000])
-async def test_metadata_that_is_nested_too_deep_is_refused_before_anything_is_sent(
+async def test_deeply_nested_metadata_is_refused_before_anything_is_sent(
     over_stub: World, upstream: Stub, depth: int
 ) -> None:
     async def make(call: Call) -> None:
@@ -664,7 +660,7 @@ async def test_metadata_that_is_nested_too_deep_is_refused_before_anything_is_se
     assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
 
 
-async def test_a_caller_gets_the_answer_to_a_create_whatever_goes_wrong_with_its_job(
+async def test_caller_gets_the_answer_to_a_create_even_if_tracking_fails(
     over_stub: World, upstream: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who gets an error instead may send it again, and a person gets a message twice."""
@@ -686,7 +682,7 @@ async def test_a_caller_gets_the_answer_to_a_create_whatever_goes_wrong_with_its
     assert event["data"]["intent"] == intent["id"]
 
 
-async def test_the_relays_own_headers_are_not_passed_on_with_other_requests(over_stub: World, upstream: Stub) -> None:
+async def test_relay_headers_are_never_forwarded(over_stub: World, upstream: Stub) -> None:
     headers = {**AUTH, "Relay-Metadata": "{", "Relay-Callback": "x", "Relay-Callback-Types": "y"}
     assert (await over_stub.api.get("/api/v2/credits", headers=headers)).status_code == 200
     assert not [
@@ -694,9 +690,7 @@ async def test_the_relays_own_headers_are_not_passed_on_with_other_requests(over
     ]
 
 
-async def test_a_create_that_is_scheduled_is_not_looked_at_before(
-    over_stub: World, upstream: Stub, clock: FakeClock
-) -> None:
+async def test_scheduled_create_is_not_polled_early(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
     async def make(call: Call) -> None:
         await call.body()
         said = made("planned", scheduled_at="2027-01-15T08:10:00.000Z", status="scheduled")
@@ -718,7 +712,7 @@ async def test_a_create_that_is_scheduled_is_not_looked_at_before(
     assert len(upstream.received) == 2
 
 
-async def test_creates_of_a_channel_wait_in_its_lane(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
+async def test_creates_of_a_channel_share_a_lane(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
     async def make(call: Call) -> None:
         await call.body()
         name = call.request.one("x-name")
@@ -734,7 +728,7 @@ async def test_creates_of_a_channel_wait_in_its_lane(over_stub: World, upstream:
     assert waits_for == {"email-1": None, "email-2": uids["email-1"], "linkedin-1": None}
 
 
-async def test_the_interval_of_a_create_becomes_the_jobs_spacing(over_stub: World, upstream: Stub) -> None:
+async def test_interval_of_a_create_becomes_the_job_s_spacing(over_stub: World, upstream: Stub) -> None:
     async def make(call: Call) -> None:
         await call.body()
         await call.send(made(f"spaced-{len(upstream.received)}"))
@@ -752,7 +746,7 @@ async def test_the_interval_of_a_create_becomes_the_jobs_spacing(over_stub: Worl
 # --- what a create says
 
 
-async def test_the_create_s_own_metadata_and_account_reach_job_and_events(over_stub: World, upstream: Stub) -> None:
+async def test_metadata_and_account_of_a_create_reach_job_and_events(over_stub: World, upstream: Stub) -> None:
     async def make(call: Call) -> None:
         await call.body()
         await call.send(made(f"said-{len(upstream.received)}"))
@@ -778,7 +772,7 @@ async def test_the_create_s_own_metadata_and_account_reach_job_and_events(over_s
         assert (data["request"], data["metadata"], data["connect_account_id"]) == (request, metadata, account_id)
 
 
-async def test_the_account_of_the_result_is_the_one_that_counts(over_stub: World, upstream: Stub) -> None:
+async def test_account_of_the_result_takes_precedence(over_stub: World, upstream: Stub) -> None:
     async def say(call: Call) -> None:
         await call.body()
         if call.request.method == "POST":
@@ -799,7 +793,7 @@ async def test_the_account_of_the_result_is_the_one_that_counts(over_stub: World
     assert last["data"]["request"] == {"metadata": {"a": 1}}
 
 
-async def test_a_create_that_cannot_be_read_is_passed_on_all_the_same(over_stub: World, upstream: Stub) -> None:
+async def test_unreadable_create_is_forwarded(over_stub: World, upstream: Stub) -> None:
     async def make(call: Call) -> None:
         await call.body()
         await call.send(made(f"odd-body-{len(upstream.received)}"))

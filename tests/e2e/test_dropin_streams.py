@@ -146,7 +146,7 @@ async def intents_of(place: Place, key: str) -> list[dict[str, Any]]:
 # --- what a caller sends
 
 
-async def test_a_caller_that_expects_100_continue_gets_it_from_the_relay(upstream: Stub, caller: Client) -> None:
+async def test_relay_answers_100_continue(upstream: Stub, caller: Client) -> None:
     path = new_path()
     caller.writer.write(request("PUT", path, [*AUTH, ("Expect", "100-continue"), ("Content-Length", "5")]))
     assert (await caller.head()).words[1] == b"100"
@@ -156,7 +156,7 @@ async def test_a_caller_that_expects_100_continue_gets_it_from_the_relay(upstrea
     assert (bytes(got.body), got.all("expect")) == (b"hello", [])
 
 
-async def test_a_create_that_expects_100_continue_is_sent_once(upstream: Stub, caller: Client) -> None:
+async def test_create_with_100_continue_is_sent_once(upstream: Stub, caller: Client) -> None:
     target, raw = new_create(headers=[("Expect", "100-continue")])
     caller.writer.write(raw.removesuffix(b"{}"))
     assert (await caller.head()).words[1] == b"100"
@@ -165,7 +165,7 @@ async def test_a_create_that_expects_100_continue_is_sent_once(upstream: Stub, c
     assert [bytes(got.body) for got in upstream.of(target)] == [b"{}"]
 
 
-async def test_chunks_go_on_as_they_come(upstream: Stub, caller: Client) -> None:
+async def test_chunks_are_forwarded_as_they_arrive(upstream: Stub, caller: Client) -> None:
     path = new_path()
     came: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -184,7 +184,7 @@ async def test_chunks_go_on_as_they_come(upstream: Stub, caller: Client) -> None
     assert upstream.of(path)[0].chunked
 
 
-async def test_an_answer_may_begin_before_the_request_has_ended(upstream: Stub, caller: Client) -> None:
+async def test_answer_may_begin_before_the_request_ends(upstream: Stub, caller: Client) -> None:
     async def repeat(call: Call) -> None:
         await call.send(answer(200, [("Transfer-Encoding", "chunked")], None))
         async for part in body_parts(call.reader, call.request):
@@ -202,7 +202,7 @@ async def test_an_answer_may_begin_before_the_request_has_ended(upstream: Stub, 
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["no answer yet", "answer begun"])
-async def test_an_upload_waits_for_an_upstream_that_does_not_read(place: Place, begun: bool) -> None:
+async def test_upload_waits_for_a_slow_upstream(place: Place, begun: bool) -> None:
     path, go_on = new_path(), asyncio.Event()
     digest = sha256()
     head = answer(200, [("Content-Length", "5")], None)
@@ -248,9 +248,7 @@ def chunk_of(part: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_large_body_of_a_create_arrives_byte_for_byte(
-    place: Place, upstream: Stub, caller: Client, chunked: bool
-) -> None:
+async def test_large_create_arrives_byte_for_byte(place: Place, upstream: Stub, caller: Client, chunked: bool) -> None:
     job_id, body = f"large-{next(_numbers)}", orjson.dumps({"content": {"html": "é" * 2 * MEBIBYTE}})
     parts = [body[at : at + 70_001] for at in range(0, len(body), 70_001)]
 
@@ -268,7 +266,7 @@ async def test_a_large_body_of_a_create_arrives_byte_for_byte(
     await until_tracked(place, job_id)
 
 
-async def test_a_body_beside_an_offer_of_another_protocol_arrives(upstream: Stub, caller: Client) -> None:
+async def test_body_beside_an_upgrade_header_arrives(upstream: Stub, caller: Client) -> None:
     """As Java's client sends it over plain http."""
     offer = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAoAAA")]
     for body in (b"first", b"x" * 3 * MEBIBYTE, None, b"last"):
@@ -280,7 +278,7 @@ async def test_a_body_beside_an_offer_of_another_protocol_arrives(upstream: Stub
         assert not [name for name, _ in sent.headers if name in (b"upgrade", b"http2-settings", b"connection")]
 
 
-async def test_nobody_tunnels(place: Place, upstream: Stub) -> None:
+async def test_connect_is_refused(place: Place, upstream: Stub) -> None:
     for headers in ([], [("Connection", "Upgrade"), ("Upgrade", "websocket")]):
         for target in ("upstream.example:443", "/api/v1/x"):
             async with Client(place.url) as caller:
@@ -290,9 +288,7 @@ async def test_nobody_tunnels(place: Place, upstream: Stub) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_path_that_could_lead_past_the_prefix_is_never_sent(
-    upstream: Stub, caller: Client, method: str
-) -> None:
+async def test_path_that_could_leave_the_prefix_is_never_sent(upstream: Stub, caller: Client, method: str) -> None:
     for target in REACHES_PAST:
         got = await caller.exchange(request(method, target, AUTH, None if method == "GET" else b"{}"))
         assert (got.status, got.code) == (400, "relay_invalid_path"), target
@@ -307,7 +303,7 @@ async def test_trace_is_never_sent(upstream: Stub, caller: Client) -> None:
     assert upstream.received == []
 
 
-async def test_a_header_that_asks_for_another_method_or_path_is_never_sent(upstream: Stub, caller: Client) -> None:
+async def test_override_header_is_never_sent(upstream: Stub, caller: Client) -> None:
     for header in OVERRIDES:
         for target in ("/api/v1/x", JOBS + "x"):
             got = await caller.exchange(request("GET", target, [*AUTH, header]))
@@ -316,7 +312,7 @@ async def test_a_header_that_asks_for_another_method_or_path_is_never_sent(upstr
     assert upstream.received == []
 
 
-async def test_requests_sent_one_after_another_without_waiting(upstream: Stub, caller: Client) -> None:
+async def test_pipelined_requests(upstream: Stub, caller: Client) -> None:
     paths = [new_path() for _ in range(5)]
     caller.writer.write(b"".join(request("POST", path, AUTH, path.encode()) for path in paths))
     for path in paths:
@@ -324,7 +320,7 @@ async def test_requests_sent_one_after_another_without_waiting(upstream: Stub, c
         assert [bytes(got.body) for got in upstream.of(path)] == [path.encode()]
 
 
-async def test_a_read_of_a_job_with_a_body_goes_on_with_it(upstream: Stub, caller: Client, place: Place) -> None:
+async def test_job_read_with_a_body_is_forwarded_with_it(upstream: Stub, caller: Client, place: Place) -> None:
     job_id = f"with-body-{next(_numbers)}"
 
     async def make(call: Call) -> None:
@@ -338,7 +334,7 @@ async def test_a_read_of_a_job_with_a_body_goes_on_with_it(upstream: Stub, calle
         assert bytes(upstream.received[-1].body) == b"hello"
 
 
-async def test_the_target_in_each_of_its_forms(upstream: Stub, caller: Client) -> None:
+async def test_every_form_of_request_target(upstream: Stub, caller: Client) -> None:
     for target, wanted in (
         ("http://127.0.0.1:1/api/v1/a%2Fb?c=d", b"/api/v1/a%2Fb?c=d"),
         ("/api/v1/x?y#z", b"/api/v1/x?y"),  # a fragment is never sent, by whoever keeps to the rules
@@ -350,12 +346,12 @@ async def test_the_target_in_each_of_its_forms(upstream: Stub, caller: Client) -
         assert upstream.received[-1].target == wanted
 
 
-async def test_an_old_caller(upstream: Stub, caller: Client) -> None:
+async def test_http_1_0_caller(upstream: Stub, caller: Client) -> None:
     got = await caller.exchange(f"GET /api/v1/x HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode())
     assert (got.status, got.body, got.one("connection")) == (200, b'{"ok":true}', b"close")
 
 
-async def test_a_header_that_is_neither_ascii_nor_utf_8_is_refused(upstream: Stub, caller: Client) -> None:
+async def test_header_that_is_neither_ascii_nor_utf_8_is_refused(upstream: Stub, caller: Client) -> None:
     for raw in (
         request("GET", "/api/v1/x", [*AUTH, ("X-Latin", b"caf\xe9")]),
         request("POST", DISPATCHES, [*AUTH, ("X-Latin", b"caf\xe9")], b"{}"),
@@ -368,7 +364,7 @@ async def test_a_header_that_is_neither_ascii_nor_utf_8_is_refused(upstream: Stu
     assert upstream.received == []
 
 
-async def test_a_create_is_one_however_its_path_is_written(place: Place, upstream: Stub, caller: Client) -> None:
+async def test_create_is_recognised_however_its_path_is_encoded(place: Place, upstream: Stub, caller: Client) -> None:
     async def make(call: Call) -> None:
         await call.body()
         await call.send(answer(202, [], made(f"written-{next(_numbers)}")))
@@ -379,7 +375,7 @@ async def test_a_create_is_one_however_its_path_is_written(place: Place, upstrea
         assert (await ask(place, f"/v1/jobs/{job_id}")).status == 200, target
 
 
-async def test_a_chain_of_relays_and_a_circle(upstream: Stub, caller: Client) -> None:
+async def test_chain_of_relays_works_and_a_loop_is_detected(upstream: Stub, caller: Client) -> None:
     await caller.exchange(request("GET", "/api/v1/x", [*AUTH, ("Relay-Node", "another")]))
     first, own = upstream.received[-1].all("relay-node")
     assert first == b"another"
@@ -392,7 +388,7 @@ async def test_a_chain_of_relays_and_a_circle(upstream: Stub, caller: Client) ->
 # --- what an upstream answers
 
 
-async def test_a_download_waits_for_a_caller_that_does_not_read(upstream: Stub, place: Place) -> None:
+async def test_download_waits_for_a_slow_caller(upstream: Stub, place: Place) -> None:
     sent, stuck = 0, asyncio.Event()
 
     async def give(call: Call) -> None:
@@ -421,7 +417,7 @@ async def test_a_download_waits_for_a_caller_that_does_not_read(upstream: Stub, 
     assert digest.digest() == sha256(PART * MANY_PARTS).digest()
 
 
-async def test_an_answer_goes_on_as_it_comes(upstream: Stub, caller: Client) -> None:
+async def test_answer_is_streamed_as_it_arrives(upstream: Stub, caller: Client) -> None:
     more = asyncio.Event()
 
     async def drip(call: Call) -> None:
@@ -452,7 +448,7 @@ async def test_an_answer_goes_on_as_it_comes(upstream: Stub, caller: Client) -> 
         ("gzip, br", b"\x00\x01"),
     ],
 )
-async def test_a_compressed_answer_is_not_touched(upstream: Stub, caller: Client, coding: str, body: bytes) -> None:
+async def test_compressed_answer_is_unchanged(upstream: Stub, caller: Client, coding: str, body: bytes) -> None:
     async def say(call: Call) -> None:
         await call.body()
         await call.send(answer(200, [*JSON, ("Content-Encoding", coding)], body))
@@ -473,7 +469,7 @@ async def test_a_compressed_answer_is_not_touched(upstream: Stub, caller: Client
         ("identity", lambda body: body),
     ],
 )
-async def test_a_compressed_answer_to_a_create_is_passed_on_and_understood(
+async def test_compressed_answer_to_a_create_is_forwarded_and_parsed(
     place: Place, upstream: Stub, caller: Client, coding: str, squeeze: Callable[[bytes], bytes]
 ) -> None:
     job_id = f"squeezed-{next(_numbers)}"
@@ -491,7 +487,7 @@ async def test_a_compressed_answer_to_a_create_is_passed_on_and_understood(
     await until_tracked(place, job_id)
 
 
-async def test_1xx_are_passed_over(place: Place, upstream: Stub, caller: Client) -> None:
+async def test_1xx_answers_are_skipped(place: Place, upstream: Stub, caller: Client) -> None:
     job_id = f"interim-{next(_numbers)}"
 
     async def say(call: Call) -> None:
@@ -512,7 +508,7 @@ async def test_1xx_are_passed_over(place: Place, upstream: Stub, caller: Client)
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("creates", [False, True])
-async def test_a_redirect_is_passed_on_and_not_followed(
+async def test_redirect_is_forwarded_and_not_followed(
     upstream: Stub, caller: Client, status: int, creates: bool
 ) -> None:
     elsewhere = new_path()
@@ -529,7 +525,7 @@ async def test_a_redirect_is_passed_on_and_not_followed(
     assert len(upstream.received) == 1
 
 
-async def test_cookies_are_the_callers_own(upstream: Stub, caller: Client) -> None:
+async def test_cookies_belong_to_the_caller(upstream: Stub, caller: Client) -> None:
     async def set_cookies(call: Call) -> None:
         await call.body()
         await call.send(answer(200, [("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2; HttpOnly")], b"ok"))
@@ -543,9 +539,7 @@ async def test_cookies_are_the_callers_own(upstream: Stub, caller: Client) -> No
     assert upstream.received[-1].all("cookie") == [b'a=1; b="2"; c']
 
 
-async def test_an_answer_to_a_create_too_large_to_be_understood_is_passed_on(
-    place: Place, upstream: Stub, caller: Client
-) -> None:
+async def test_oversized_answer_to_a_create_is_forwarded(place: Place, upstream: Stub, caller: Client) -> None:
     key = f"large-answer-{next(_numbers)}"
     body = made(key)[:-1] + b',"padding":"' + b"x" * 3 * MEBIBYTE + b'"}'
 
@@ -560,7 +554,7 @@ async def test_an_answer_to_a_create_too_large_to_be_understood_is_passed_on(
     assert (intent["reason"], intent["status_code"]) == ("unreadable", 202)
 
 
-async def test_an_answer_that_comes_before_the_body_was_read_is_passed_on(upstream: Stub, caller: Client) -> None:
+async def test_answer_before_the_body_was_read_is_forwarded(upstream: Stub, caller: Client) -> None:
     async def refuse(call: Call) -> None:
         await call.send(answer(413, [("Connection", "close")], b"too large"))
         await call.left()  # it reads on, so that the connection is not reset
@@ -573,7 +567,7 @@ async def test_an_answer_that_comes_before_the_body_was_read_is_passed_on(upstre
 
 
 @pytest.mark.parametrize("byte", [bytes([code]) for code in (*range(1, 9), 11, 12, *range(14, 32), 127)])
-async def test_a_control_byte_in_an_answer_s_header_does_not_keep_the_answer_back(
+async def test_control_byte_in_an_answer_header_does_not_block_the_answer(
     place: Place, upstream: Stub, caller: Client, byte: bytes
 ) -> None:
     job_id, path = f"odd-header-{next(_numbers)}", new_path()
@@ -593,7 +587,7 @@ async def test_a_control_byte_in_an_answer_s_header_does_not_keep_the_answer_bac
             await until_tracked(place, job_id)
 
 
-async def test_a_caller_who_closes_its_side_gets_the_answer(upstream: Stub, place: Place) -> None:
+async def test_half_closed_caller_gets_the_answer(upstream: Stub, place: Place) -> None:
     job_id, go_on = f"half-closed-{next(_numbers)}", asyncio.Event()
 
     async def make(call: Call) -> None:
@@ -617,7 +611,7 @@ async def test_a_caller_who_closes_its_side_gets_the_answer(upstream: Stub, plac
 # --- callers who leave
 
 
-async def test_a_caller_who_leaves_cancels_a_read(upstream: Stub, place: Place) -> None:
+async def test_disconnect_cancels_a_read(upstream: Stub, place: Place) -> None:
     path, left = new_path(), asyncio.Event()
 
     async def hold(call: Call) -> None:
@@ -632,7 +626,7 @@ async def test_a_caller_who_leaves_cancels_a_read(upstream: Stub, place: Place) 
     await left.wait()
 
 
-async def test_a_caller_who_leaves_cancels_the_read_of_a_job(upstream: Stub, place: Place, caller: Client) -> None:
+async def test_disconnect_cancels_a_job_read(upstream: Stub, place: Place, caller: Client) -> None:
     job_id, left = f"left-{next(_numbers)}", asyncio.Event()
 
     async def hold(call: Call) -> None:
@@ -652,7 +646,7 @@ async def test_a_caller_who_leaves_cancels_the_read_of_a_job(upstream: Stub, pla
     await left.wait()
 
 
-async def test_a_caller_who_leaves_cancels_a_download(upstream: Stub, place: Place) -> None:
+async def test_disconnect_cancels_a_download(upstream: Stub, place: Place) -> None:
     left = asyncio.Event()
 
     async def give(call: Call) -> None:
@@ -670,7 +664,7 @@ async def test_a_caller_who_leaves_cancels_a_download(upstream: Stub, place: Pla
     await left.wait()
 
 
-async def test_a_caller_who_leaves_cancels_an_upload(upstream: Stub, place: Place) -> None:
+async def test_disconnect_cancels_an_upload(upstream: Stub, place: Place) -> None:
     came, broken = asyncio.Event(), asyncio.Event()
 
     async def take(call: Call) -> None:
@@ -697,7 +691,7 @@ async def test_a_caller_who_leaves_cancels_an_upload(upstream: Stub, place: Plac
     assert await failures() == before  # nothing has failed: nobody is there to be told so
 
 
-async def test_a_caller_who_leaves_does_not_cancel_a_create(upstream: Stub, place: Place) -> None:
+async def test_disconnect_does_not_cancel_a_create(upstream: Stub, place: Place) -> None:
     job_id, path, cancelled = f"alone-{next(_numbers)}", new_path(), asyncio.Event()
 
     async def make(call: Call) -> None:
@@ -724,7 +718,7 @@ async def test_a_caller_who_leaves_does_not_cancel_a_create(upstream: Stub, plac
     assert len(upstream.of(target)) == 1
 
 
-async def test_a_create_whose_caller_leaves_before_its_end_is_not_sent(upstream: Stub, place: Place) -> None:
+async def test_create_with_an_incomplete_body_is_not_sent(upstream: Stub, place: Place) -> None:
     key = f"half-{next(_numbers)}"
     target, raw = new_create(body=b"x" * 100, headers=[("Idempotency-Key", key)])
     async with Client(place.url) as caller:
@@ -744,7 +738,7 @@ NO_LAST_CHUNK = answer(200, [*JSON, ("Transfer-Encoding", "chunked")], None) + c
 
 
 @pytest.mark.parametrize("half", [HALF, HALF_CHUNKED, NO_LAST_CHUNK], ids=["length", "chunk", "last chunk"])
-async def test_an_answer_that_breaks_off_is_seen_to(upstream: Stub, caller: Client, half: bytes) -> None:
+async def test_caller_sees_an_incomplete_answer(upstream: Stub, caller: Client, half: bytes) -> None:
     async def break_off(call: Call) -> None:
         await call.body()
         await call.send(half)
@@ -756,7 +750,7 @@ async def test_an_answer_that_breaks_off_is_seen_to(upstream: Stub, caller: Clie
     assert got.body.startswith(b'{"ok":true')
 
 
-async def test_an_answer_that_breaks_off_late_is_seen_to(upstream: Stub, caller: Client) -> None:
+async def test_caller_sees_an_answer_that_breaks_off_late(upstream: Stub, caller: Client) -> None:
     async def break_off(call: Call) -> None:
         await call.send(answer(200, [("Content-Length", str(100 * len(PART)))], None) + PART * 99)
         call.cut()
@@ -767,7 +761,7 @@ async def test_an_answer_that_breaks_off_late_is_seen_to(upstream: Stub, caller:
 
 
 @pytest.mark.parametrize("half", [HALF, HALF_CHUNKED, HALF[:30], b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 999 ?\r\n\r\n"])
-async def test_a_create_whose_answer_breaks_off_has_an_unknown_fate(
+async def test_create_with_an_incomplete_answer_has_an_unknown_outcome(
     place: Place, upstream: Stub, caller: Client, half: bytes
 ) -> None:
     async def break_off(call: Call) -> None:
@@ -786,7 +780,7 @@ async def test_a_create_whose_answer_breaks_off_has_an_unknown_fate(
     assert len(upstream.of(target)) == 1
 
 
-async def test_an_upstream_that_is_not_there(place: Place, caller: Client) -> None:
+async def test_refused_connection_is_answered_502(place: Place, caller: Client) -> None:
     key = f"nobody-{next(_numbers)}"
     create = new_create(headers=[("Idempotency-Key", key)])[1]
     for raw in (request("GET", new_path(), AUTH), request("POST", new_path(), AUTH, b"x" * 100), create):
@@ -797,7 +791,7 @@ async def test_an_upstream_that_is_not_there(place: Place, caller: Client) -> No
     assert await intents_of(place, key) == []  # it is known that nothing was made
 
 
-async def test_an_upstream_that_accepts_and_closes(place: Place, upstream: Stub, caller: Client) -> None:
+async def test_upstream_that_accepts_and_closes(place: Place, upstream: Stub, caller: Client) -> None:
     async def close(call: Call) -> None:
         call.cut()
 
@@ -864,7 +858,7 @@ async def answer_408(call: Call) -> None:
         *(close_within_the_head, answer_503, answer_408),
     ],
 )
-async def test_a_create_is_sent_once_whatever_happens(
+async def test_create_is_sent_once_whatever_happens(
     upstream: Stub, caller: Client, ending: Callable[[Call], Any], kept: bool
 ) -> None:
     target, raw = new_create(headers=[("Idempotency-Key", f"once-{next(_numbers)}")])
@@ -880,7 +874,7 @@ async def test_a_create_is_sent_once_whatever_happens(
     assert len(upstream.of(target)) == 1
 
 
-async def test_a_read_that_meets_the_end_of_a_kept_connection_is_sent_again(upstream: Stub, caller: Client) -> None:
+async def test_read_on_a_closing_connection_is_sent_again(upstream: Stub, caller: Client) -> None:
     path, seen = new_path(), 0
 
     async def close_first(call: Call) -> None:
@@ -900,7 +894,7 @@ async def test_a_read_that_meets_the_end_of_a_kept_connection_is_sent_again(upst
 # --- upstreams that never answer
 
 
-async def test_an_upstream_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_upstream_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay.proxy.transport, "SILENCE_SECONDS", 0.2)
     monkeypatch.setattr(relay.proxy.creates, "CREATE_SECONDS", 0.2)
 

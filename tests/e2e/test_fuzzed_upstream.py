@@ -214,7 +214,7 @@ def database_url(request: pytest.FixtureRequest) -> str | None:
     return emptied_postgres() if request.param == "postgresql" else None
 
 
-async def test_after_whatever_an_upstream_answers_the_next_event_goes_out(
+async def test_next_event_is_delivered_after_any_upstream_answer(
     tmp_path: Path, stub: Stub, database_url: str | None
 ) -> None:
     async with open_e2e_world(

@@ -115,7 +115,7 @@ async def beside(tmp_path: Path, database_url: str | None) -> AsyncIterator[Besi
         yield made
 
 
-async def test_each_piece_of_upkeep_reaches_the_live_rows(beside: Beside) -> None:
+async def test_every_upkeep_task_reaches_the_live_rows(beside: Beside) -> None:
     await beside.upkeep("deadlines")
     job = await beside.store.jobs.get(beside.late)
     assert job.progress.overdue, "a late job"

@@ -85,7 +85,7 @@ async def unknown(world: World) -> list[dict[str, Any]]:
     return items
 
 
-async def test_a_create_is_written_down_before_it_is_sent(world: World, passed: Passed) -> None:
+async def test_create_is_recorded_before_it_is_sent(world: World, passed: Passed) -> None:
     answer = await call(world, "POST", DISPATCHES, MESSAGE)
     assert answer.status_code == 202, answer.text
     assert passed.intents == [1]
@@ -93,7 +93,7 @@ async def test_a_create_is_written_down_before_it_is_sent(world: World, passed: 
     assert (await world.shown(answer.json()["item"]["id"]))["open"] is True
 
 
-async def test_a_create_without_an_answer_is_not_sent_again(world: World, passed: Passed) -> None:
+async def test_create_without_an_answer_is_not_sent_again(world: World, passed: Passed) -> None:
     await world.fault("timeout", hold_seconds=0.1)
     answer = await call(world, "POST", DISPATCHES, MESSAGE, Idempotency_Key="k-1")
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "relay_outcome_unknown")
@@ -110,9 +110,7 @@ async def test_a_create_without_an_answer_is_not_sent_again(world: World, passed
     assert (await world.shown(answer.json()["item"]["id"]))["id"] == answer.json()["item"]["id"]
 
 
-async def test_the_job_and_the_end_of_its_intent_are_one_transaction(
-    world: World, passed: Passed, tmp_path: Path
-) -> None:
+async def test_job_and_end_of_its_intent_are_one_transaction(world: World, passed: Passed, tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as database:
         database.execute(REFUSE)
         answer = await call(world, "POST", DISPATCHES, MESSAGE)
@@ -125,7 +123,7 @@ async def test_the_job_and_the_end_of_its_intent_are_one_transaction(
     assert await passed.written_down() == 0
 
 
-async def test_a_read_is_served_from_state_only_while_a_look_would_show_nothing(world: World, passed: Passed) -> None:
+async def test_read_is_served_from_state_only_while_a_poll_would_show_nothing(world: World, passed: Passed) -> None:
     ended, later = await world.job(), await world.job(start_delay_seconds=86_400)
     await world.until(lambda: closed(world, ended))
     await world.until(lambda: polled_at(world, later))
@@ -153,7 +151,7 @@ async def polled_at(world: World, job_id: str) -> bool:
     return (await world.shown(job_id))["last_polled_at"] is not None
 
 
-async def test_only_codings_that_the_relay_reads_are_asked_for(world: World, passed: Passed) -> None:
+async def test_only_readable_codings_are_requested(world: World, passed: Passed) -> None:
     answer = await call(world, "POST", DISPATCHES, MESSAGE, Accept_Encoding="br, zstd, gzip;q=0.5")
     assert answer.status_code == 202, answer.text
     assert passed.header(b"accept-encoding") == b"gzip;q=0.5"

@@ -184,7 +184,7 @@ async def between(world: RelayWorld, at: socket.socket | None = None) -> AsyncIt
 # --- nothing was sent
 
 
-async def test_nobody_is_there_when_a_create_comes(world: RelayWorld) -> None:
+async def test_upstream_refuses_the_connection_of_a_create(world: RelayWorld) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
         await world.serve(REVOR_BASE_URL=f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -199,7 +199,7 @@ async def test_nobody_is_there_when_a_create_comes(world: RelayWorld) -> None:
             await suspects_none(world)
 
 
-async def test_a_database_that_can_not_be_written_when_a_create_comes(world: RelayWorld) -> None:
+async def test_database_cannot_be_written_before_a_create(world: RelayWorld) -> None:
     relay = await world.serve()
     told = [(await send(world))[1]["item"]["id"]]
     relay.limit(resource.RLIMIT_FSIZE, LIMIT_BYTES)
@@ -226,7 +226,7 @@ async def test_a_database_that_can_not_be_written_when_a_create_comes(world: Rel
 
 
 @pytest.mark.parametrize("kind", ["timeout", "truncated"])
-async def test_an_upstream_that_breaks_off_after_it_got_a_create(world: RelayWorld, kind: str) -> None:
+async def test_upstream_disconnects_after_receiving_a_create(world: RelayWorld, kind: str) -> None:
     await world.serve()
     await fault(world, kind, hold_seconds=0)
     status, document = await send(world, key="one")
@@ -247,7 +247,7 @@ async def test_an_upstream_that_breaks_off_after_it_got_a_create(world: RelayWor
     await suspects_none(world)
 
 
-async def test_a_create_of_unknown_fate_without_a_key(world: RelayWorld) -> None:
+async def test_create_of_unknown_outcome_without_a_key(world: RelayWorld) -> None:
     await world.serve()
     await fault(world, "timeout", hold_seconds=0, after_effect=False)
     status, document = await send(world)
@@ -261,7 +261,7 @@ async def test_a_create_of_unknown_fate_without_a_key(world: RelayWorld) -> None
     assert (code, lines) == (1, [f"relay: there is no create '{intent['id']}' whose fate is unknown"])
 
 
-async def test_a_create_of_which_a_person_finds_out(world: RelayWorld) -> None:
+async def test_person_resolves_a_create(world: RelayWorld) -> None:
     await world.serve()
     await world.subscribe("relay.create.unknown")
     for number, (fate, options) in enumerate((("not_sent", []), ("sent", []), ("sent", ["--job-id"]))):
@@ -285,7 +285,7 @@ async def test_a_create_of_which_a_person_finds_out(world: RelayWorld) -> None:
     assert (code, lines) == (2, ["relay: --fate 'perhaps' is no fate: there are sent and not_sent"])
 
 
-async def test_an_upstream_that_never_answers_a_create(tmp_path: Path) -> None:
+async def test_upstream_never_answers_a_create(tmp_path: Path) -> None:
     async with open_create_world(tmp_path, "never answers", "sqlite") as callers:
         world, session = callers.world, callers.world.session
         world.relay.constants["relay.proxy.transport:SILENCE_SECONDS"] = 0.2  # in place of five minutes
@@ -310,7 +310,7 @@ async def test_an_upstream_that_never_answers_a_create(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "status_code"), [("500", 500), ("502", 502)])
 @pytest.mark.parametrize("is_made", [True, False], ids=["carried out", "not carried out"])
-async def test_a_create_that_is_answered_with_a_server_error(
+async def test_create_answered_with_a_server_error(
     world: RelayWorld, kind: str, status_code: int, is_made: bool
 ) -> None:
     await world.serve()
@@ -327,7 +327,7 @@ async def test_a_create_that_is_answered_with_a_server_error(
     await suspects_none(world)
 
 
-async def test_a_create_that_the_upstream_says_it_did_not_carry_out(world: RelayWorld) -> None:
+async def test_create_that_the_upstream_did_not_carry_out(world: RelayWorld) -> None:
     await world.serve()
     for kind, status_code, code in (("503", 503, "task_unavailable"), ("429", 429, "api_rate_limit_exceeded")):
         await fault(world, kind)
@@ -345,9 +345,7 @@ async def test_a_create_that_the_upstream_says_it_did_not_carry_out(world: Relay
         ("oversized", lambda answer: len(answer["padding"]) > MAX_ANSWER_BYTES),
     ],
 )
-async def test_an_answer_to_a_create_that_can_not_be_read(
-    world: RelayWorld, kind: str, looks_like: Callable[[Any], bool]
-) -> None:
+async def test_unreadable_answer_to_a_create(world: RelayWorld, kind: str, looks_like: Callable[[Any], bool]) -> None:
     await world.serve()
     await fault(world, kind)
     status, answer = await send(world, key="one")
@@ -365,7 +363,7 @@ async def test_an_answer_to_a_create_that_can_not_be_read(
 # --- it was sent, and something else went wrong
 
 
-async def test_a_database_that_takes_no_more_writes_while_a_create_is_out(world: RelayWorld) -> None:
+async def test_database_fails_during_a_create(world: RelayWorld) -> None:
     async with between(world) as upstream:
         relay = await world.serve(REVOR_BASE_URL=upstream.url)
         upstream.holding = True
@@ -385,7 +383,7 @@ async def test_a_database_that_takes_no_more_writes_while_a_create_is_out(world:
         await suspects_none(world)
 
 
-async def test_a_relay_that_is_killed_in_the_middle_of_a_create(world: RelayWorld) -> None:
+async def test_relay_killed_during_a_create(world: RelayWorld) -> None:
     async with between(world) as upstream:
         await world.serve(REVOR_BASE_URL=upstream.url)
         upstream.holding = True
@@ -412,7 +410,7 @@ async def test_a_relay_that_is_killed_in_the_middle_of_a_create(world: RelayWorl
         await suspects_none(world)
 
 
-async def test_a_relay_that_is_told_to_end_in_the_middle_of_a_create(world: RelayWorld) -> None:
+async def test_sigterm_during_a_create(world: RelayWorld) -> None:
     async with between(world) as upstream:
         await world.serve(REVOR_BASE_URL=upstream.url)
         upstream.holding = True
@@ -430,7 +428,7 @@ async def test_a_relay_that_is_told_to_end_in_the_middle_of_a_create(world: Rela
         await suspects_none(world)
 
 
-async def test_a_create_that_does_not_end_before_the_relay_does(world: RelayWorld) -> None:
+async def test_create_that_outlasts_the_shutdown_time(world: RelayWorld) -> None:
     async with between(world) as upstream:
         world.settings(SETTINGS, more=HASTY)
         await world.serve(REVOR_BASE_URL=upstream.url)
@@ -456,7 +454,7 @@ async def test_a_create_that_does_not_end_before_the_relay_does(world: RelayWorl
         await suspects_none(world)
 
 
-async def test_a_caller_that_leaves_in_the_middle_of_a_create(world: RelayWorld) -> None:
+async def test_caller_disconnects_during_a_create(world: RelayWorld) -> None:
     async with between(world) as upstream:
         await world.serve(REVOR_BASE_URL=upstream.url)
         upstream.holding = True

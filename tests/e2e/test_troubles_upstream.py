@@ -56,7 +56,7 @@ async def forwarder(target: list[int]) -> AsyncIterator[int]:
         server.close()
 
 
-async def test_nobody_is_there(world: RelayWorld) -> None:
+async def test_upstream_refuses_connections(world: RelayWorld) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     await world.serve(REVOR_BASE_URL=f"http://127.0.0.1:{port}")
@@ -70,7 +70,7 @@ async def test_nobody_is_there(world: RelayWorld) -> None:
     assert any("check the network" in line for line in lines)
 
 
-async def test_a_redirect_and_a_loop(world: RelayWorld) -> None:
+async def test_redirect_and_loop(world: RelayWorld) -> None:
     target: list[int] = []
     async with forwarder(target) as port:
         await world.serve(REVOR_BASE_URL=f"http://127.0.0.1:{port}")
@@ -92,7 +92,7 @@ async def test_a_redirect_and_a_loop(world: RelayWorld) -> None:
         assert await world.end() == 0
 
 
-async def test_the_relays_own_address_is_no_upstream(world: RelayWorld) -> None:
+async def test_relay_refuses_its_own_address_as_upstream(world: RelayWorld) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     world.settings(SETTINGS, more=f"server: {{port: {port}}}\n")

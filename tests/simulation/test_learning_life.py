@@ -68,7 +68,7 @@ async def keep(world) -> None:
     await upkeep.learned([world.memory], [world.poller])
 
 
-async def test_a_restart_goes_on_with_what_was_learned_and_with_the_plan(tmp_path, plans):
+async def test_restart_restores_statistics_and_plan(tmp_path, plans):
     async with open_world(tmp_path) as world:
         learner = FakeLearner()
         await world.restart_poller(learner=learner)
@@ -83,7 +83,7 @@ async def test_a_restart_goes_on_with_what_was_learned_and_with_the_plan(tmp_pat
         assert plans.told == [({"price": 0.5}, world.clock()), uid]  # before any job is planned
 
 
-async def test_only_what_changed_is_written(tmp_path, plans):
+async def test_only_changes_are_saved(tmp_path, plans):
     async with open_world(tmp_path) as world:
         learner = FakeLearner()
         await world.restart_poller(learner=learner)
@@ -102,7 +102,7 @@ async def test_only_what_changed_is_written(tmp_path, plans):
         assert world.store.database.item_count == before + 2
 
 
-async def test_what_the_database_does_not_take_is_written_the_next_time(tmp_path, plans, monkeypatch):
+async def test_refused_save_is_repeated(tmp_path, plans, monkeypatch):
     async with open_world(tmp_path) as world:
         learner = FakeLearner()
         await world.restart_poller(learner=learner)
@@ -125,7 +125,7 @@ async def test_what_the_database_does_not_take_is_written_the_next_time(tmp_path
         assert world.memory._unsaved == {}
 
 
-async def test_what_changes_during_a_write_is_written_after_it(tmp_path, monkeypatch):
+async def test_change_during_a_save_is_saved_next(tmp_path, monkeypatch):
     async with open_world(tmp_path) as world:
         learner = FakeLearner()
         memory = SourceStatistics("revor", learner, rows=world.store.learned, clock=world.clock)
@@ -143,7 +143,7 @@ async def test_what_changes_during_a_write_is_written_after_it(tmp_path, monkeyp
         assert await world.store.learned.load("revor") == of_source(("a", 2.0, "2"))
 
 
-async def test_a_planner_that_was_given_no_plan_overwrites_none(tmp_path, plans):
+async def test_plan_is_not_saved_before_it_was_restored(tmp_path, plans):
     async with open_world(tmp_path) as world:
         await world.store.accounts.save_plan("revor", "default", {"price": 0.5}, None)
         plans.plan = {"price": 9.0}
@@ -158,7 +158,7 @@ async def test_a_planner_that_was_given_no_plan_overwrites_none(tmp_path, plans)
         assert await world.store.accounts.plan("revor", "default") == {"price": 9.0}
 
 
-async def test_a_plan_that_another_node_refuses_is_tried_again(plans):
+async def test_plan_refused_by_its_holder_is_saved_again(plans):
     class Held:
         def __init__(self):
             self.saved, self.mine = [], False
@@ -203,7 +203,7 @@ class Empty:
         return self.rows
 
 
-async def test_many_accounts_that_start_together_read_their_source_once(tmp_path):
+async def test_accounts_starting_together_load_their_source_once(tmp_path):
     async with open_world(tmp_path) as world:
         rows = Empty()
         memory = SourceStatistics("revor", FakeLearner(), rows=rows, clock=world.clock)
@@ -219,7 +219,7 @@ async def test_many_accounts_that_start_together_read_their_source_once(tmp_path
         assert rows.reads == 3
 
 
-async def test_what_is_learned_meanwhile_is_not_undone_by_a_load():
+async def test_load_does_not_undo_concurrent_learning():
     rows = Empty(*of_source(("a", 5.0, "old"), ("b", 5.0, "theirs"), ("c", 5.0, "theirs")))
     learner = FakeLearner()
     memory = SourceStatistics("revor", learner, rows=rows, clock=lambda: 1.0)
@@ -232,14 +232,14 @@ async def test_what_is_learned_meanwhile_is_not_undone_by_a_load():
     assert rows.saved[1:] == of_source(("a", 6.0, "newer"))
 
 
-async def test_a_planner_takes_its_own_plan_and_no_learner_takes_anything():
+async def test_planner_restores_its_plan_without_statistics():
     planner = Planner(PlannerConfig())
     planner.resume(planner.durable_state(), 1.0)
     NoLearner().load_row("a", "{}")
     assert NoLearner().unsaved_rows() == []
 
 
-async def test_a_poller_without_a_memory_keeps_nothing(tmp_path, monkeypatch):
+async def test_poller_without_a_saved_plan_saves_nothing(tmp_path, monkeypatch):
     async with open_world(tmp_path) as world:
         monkeypatch.setattr(world.poller, "_saved_plan", None)
         assert await world.poller.load() == 0

@@ -20,7 +20,7 @@ UNAUTHORIZED = ScriptedPoll(kind="unauthorized", status_code=401, error=Scripted
 UNAVAILABLE = ScriptedPoll(kind="unavailable", status_code=503)
 
 
-async def test_a_job_goes_from_registration_to_a_signed_event(tmp_path):
+async def test_job_goes_from_registration_to_a_signed_event(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe()
         started = world.clock() + 1
@@ -40,7 +40,7 @@ async def test_a_job_goes_from_registration_to_a_signed_event(tmp_path):
         assert world.poller.planner.stats(world.clock()).open_jobs == 0
 
 
-async def test_a_look_that_finds_nothing_new_says_nothing(tmp_path):
+async def test_unchanged_poll_records_no_event(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
         await world.run(60)
@@ -51,7 +51,7 @@ async def test_a_look_that_finds_nothing_new_says_nothing(tmp_path):
         assert job.next_poll_at > world.clock()
 
 
-async def test_a_job_is_lost_only_after_five_looks_over_two_minutes(tmp_path):
+async def test_job_is_not_found_only_after_five_polls_over_two_minutes(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("gone")
         await world.run(90)
@@ -65,7 +65,7 @@ async def test_a_job_is_lost_only_after_five_looks_over_two_minutes(tmp_path):
         assert fifth - first >= 120
 
 
-async def test_a_404_that_was_a_race_is_forgiven(tmp_path):
+async def test_early_404_is_forgiven(tmp_path):
     async with open_world(tmp_path) as world:
         missing = ScriptedPoll(kind="not_found", status_code=404)
         await world.register("late", missing, missing, seen("queued"))
@@ -73,7 +73,7 @@ async def test_a_404_that_was_a_race_is_forgiven(tmp_path):
         assert await world.types() == ["queued"]
 
 
-async def test_a_refused_key_pauses_the_account_and_a_new_one_resumes_it(tmp_path):
+async def test_refused_key_pauses_the_account_and_a_new_key_resumes_it(tmp_path):
     async with open_world(tmp_path) as world:
         await world.register("a", UNAUTHORIZED, seen("queued"))
         await world.step()
@@ -90,7 +90,7 @@ async def test_a_refused_key_pauses_the_account_and_a_new_one_resumes_it(tmp_pat
         assert await world.types() == ["relay.source.unauthorized", "relay.source.recovered", "queued"]
 
 
-async def test_without_a_key_nothing_is_asked_until_one_appears(tmp_path):
+async def test_nothing_is_polled_without_a_key(tmp_path):
     async with open_world(tmp_path, key=None) as world:
         await world.register("a", seen("queued"))
         await world.run(5)
@@ -102,7 +102,7 @@ async def test_without_a_key_nothing_is_asked_until_one_appears(tmp_path):
         assert world.source.probes == 0
 
 
-async def test_the_source_is_down_after_five_failures_over_a_minute(tmp_path):
+async def test_source_is_down_after_five_failures_over_a_minute(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", UNAVAILABLE)
         await world.run(30)
@@ -125,7 +125,7 @@ async def test_the_source_is_down_after_five_failures_over_a_minute(tmp_path):
         ]
 
 
-async def test_one_forbidden_job_is_like_a_missing_one_and_five_are_the_keys_fault(tmp_path):
+async def test_one_403_counts_against_the_job_and_five_against_the_key(tmp_path):
     async with open_world(tmp_path) as world:
         forbidden = ScriptedPoll(kind="forbidden", status_code=403)
         for name in "abcd":
@@ -137,7 +137,7 @@ async def test_one_forbidden_job_is_like_a_missing_one_and_five_are_the_keys_fau
         assert world.poller.state.state == "unauthorized"
 
 
-async def test_a_429_stops_every_look_until_retry_after(tmp_path):
+async def test_429_stops_the_account_until_retry_after(tmp_path):
     async with open_world(tmp_path) as world:
         limited = ScriptedPoll(kind="rate_limited", status_code=429, headers={"retry-after": "30"})
         await world.register("a", limited, seen("queued"))
@@ -151,14 +151,14 @@ async def test_a_429_stops_every_look_until_retry_after(tmp_path):
         assert world.poller.state.state == "ok"
 
 
-async def test_an_unknown_status_is_said_once_and_tracking_goes_on(tmp_path):
+async def test_unknown_status_is_reported_once_and_tracking_continues(tmp_path):
     async with open_world(tmp_path) as world:
         await world.register("a", seen("settling"), seen("settling"), seen("succeeded", finished_at=5.0))
         await world.run(100)
         assert await world.types() == ["status_unknown", "succeeded"]
 
 
-async def test_a_job_that_does_not_end_by_its_deadline_is_overdue_once(tmp_path):
+async def test_job_past_its_deadline_is_overdue_once(tmp_path):
     async with open_world(tmp_path) as world:
         await world.register("a", seen("running", started_at=1.0))
         await world.step()
@@ -176,7 +176,7 @@ async def call_overdue(world):
 
 
 @pytest.mark.parametrize("registered", [False, True])
-async def test_the_deadline_counts_from_a_schedule_that_a_poll_has_shown(tmp_path, registered):
+async def test_deadline_counts_from_the_observed_schedule(tmp_path, registered):
     """An hour after it, as `register` gives it, or ten minutes, as the job is registered again."""
     async with open_world(tmp_path) as world:
         later, sooner = world.clock() + 7200.0, world.clock() + 1800.0
@@ -196,7 +196,7 @@ async def test_the_deadline_counts_from_a_schedule_that_a_poll_has_shown(tmp_pat
         assert await world.types() == ["scheduled", "overdue"]
 
 
-async def test_a_job_is_not_overdue_by_a_deadline_from_before_a_poll(tmp_path):
+async def test_job_is_not_overdue_by_an_outdated_deadline(tmp_path):
     """Upkeep has read the job; before it says so a poll shows that it was put off."""
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("scheduled", scheduled_at=world.clock() + 60.0))
@@ -211,7 +211,7 @@ async def test_a_job_is_not_overdue_by_a_deadline_from_before_a_poll(tmp_path):
         assert (await world.store.jobs.get(uid)).deadline_at > world.clock()
 
 
-async def test_a_record_leaves_a_deadline_that_was_given_meanwhile(tmp_path):
+async def test_record_keeps_a_deadline_set_meanwhile(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
         async with held(world.source) as answer:
@@ -225,7 +225,7 @@ async def test_a_record_leaves_a_deadline_that_was_given_meanwhile(tmp_path):
         assert (await world.store.jobs.get(uid)).deadline_at == world.clock() + 9.0
 
 
-async def test_a_restart_goes_on_where_the_node_stopped_and_says_nothing_twice(tmp_path):
+async def test_restart_continues_and_repeats_no_event(tmp_path):
     async with open_world(tmp_path) as world:
         started = world.clock()
         await world.register("a", seen("running", started_at=started))
@@ -239,7 +239,7 @@ async def test_a_restart_goes_on_where_the_node_stopped_and_says_nothing_twice(t
 
 
 @pytest.mark.parametrize("away_seconds", [0.0, 600.0])
-async def test_a_restart_goes_on_with_the_back_off_where_it_was(tmp_path, away_seconds):
+async def test_restart_keeps_the_back_off(tmp_path, away_seconds):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=world.clock()))
         await world.run(100)
@@ -258,7 +258,7 @@ async def test_a_restart_goes_on_with_the_back_off_where_it_was(tmp_path, away_s
         assert world.poller.planner.step(uid) == step + len(pauses[polls:]) + 1
 
 
-async def test_a_restart_keeps_the_back_off_while_looks_fail(tmp_path):
+async def test_restart_keeps_the_back_off_of_failed_polls(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=world.clock()))
         await world.run(100)
@@ -271,7 +271,7 @@ async def test_a_restart_keeps_the_back_off_while_looks_fail(tmp_path):
         assert world.poller.planner.step(uid) == step > 0
 
 
-async def test_a_change_begins_the_back_off_anew_also_for_a_restart(tmp_path):
+async def test_change_resets_the_back_off_also_after_a_restart(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=world.clock()))
         await world.run(100)
@@ -286,7 +286,7 @@ async def test_a_change_begins_the_back_off_anew_also_for_a_restart(tmp_path):
         assert world.poller.planner.step(uid) == 0
 
 
-async def test_a_job_that_is_called_overdue_while_a_poll_is_out_is_compared_again(tmp_path):
+async def test_job_marked_overdue_during_a_poll_is_compared_again(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=1.0))
         await world.poller.poll(uid)
@@ -332,7 +332,7 @@ async def begin_poll(world, uid):
 RUNNING = seen("running", started_at=1.0)
 
 
-async def test_settings_that_are_read_again_leave_the_polls_in_flight_alone(tmp_path):
+async def test_reloaded_settings_keep_polls_in_flight(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), RUNNING)
         async with held(world.source) as answer:
@@ -348,7 +348,7 @@ async def test_settings_that_are_read_again_leave_the_polls_in_flight_alone(tmp_
         assert world.poller.planner.stats(world.clock()).in_flight == 0
 
 
-async def test_an_older_answer_is_dropped_and_the_job_is_polled_again_soon(tmp_path):
+async def test_older_result_is_dropped_and_the_job_polled_again(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
         async with held(world.source) as answer:
@@ -367,7 +367,7 @@ async def test_an_older_answer_is_dropped_and_the_job_is_polled_again_soon(tmp_p
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_an_answer_that_comes_after_the_lease_was_lost_is_dropped(tmp_path, again):
+async def test_result_after_the_lease_was_lost_is_dropped(tmp_path, again):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), RUNNING)
         async with held(world.source) as answer:
@@ -384,7 +384,7 @@ async def test_an_answer_that_comes_after_the_lease_was_lost_is_dropped(tmp_path
         assert await world.types() == (["running"] if again else [])
 
 
-async def test_a_job_that_is_tracked_again_while_a_poll_of_it_is_out_goes_on_being_polled(tmp_path):
+async def test_job_tracked_again_during_a_poll_stays_planned(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), RUNNING)
         async with held(world.source) as answer:
@@ -398,7 +398,7 @@ async def test_a_job_that_is_tracked_again_while_a_poll_of_it_is_out_goes_on_bei
         assert (await world.types())[-1] == "running"
 
 
-async def test_an_old_keys_refusal_says_nothing_of_the_new_key(tmp_path):
+async def test_refusal_of_an_old_key_does_not_count_against_the_new_key(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", UNAUTHORIZED, seen("queued"))
         async with held(world.source) as answer:
@@ -413,7 +413,7 @@ async def test_an_old_keys_refusal_says_nothing_of_the_new_key(tmp_path):
 
 
 @pytest.mark.parametrize("why", ["gone", "closed", "unreadable", "lost", "regained"])
-async def test_a_read_that_can_not_stand_for_a_poll_is_not_lent(tmp_path, why):
+async def test_poll_is_not_lent_if_the_read_cannot_stand_for_it(tmp_path, why):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
         real = world.store.jobs.get
@@ -438,7 +438,7 @@ async def test_a_read_that_can_not_stand_for_a_poll_is_not_lent(tmp_path, why):
         assert await world.types() == (["queued"] if planner.tracks(uid) else [])
 
 
-async def test_a_lent_read_whose_answer_comes_after_a_poll_of_another_node_is_dropped(tmp_path):
+async def test_borrowed_poll_older_than_another_node_s_is_dropped(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), RUNNING)
         sent = await world.poller.borrow(uid)
@@ -451,7 +451,7 @@ async def test_a_lent_read_whose_answer_comes_after_a_poll_of_another_node_is_dr
         assert world.poller.planner.next_poll_at(uid) <= world.clock(), "it is polled again soon"
 
 
-async def test_looks_that_are_due_but_never_complete_raise_the_alarm(tmp_path):
+async def test_polls_that_never_complete_raise_the_alarm(tmp_path):
     async with open_world(tmp_path) as world:
         await world.register("a", seen("queued"))
         world.clock.advance(5)
@@ -462,7 +462,7 @@ async def test_looks_that_are_due_but_never_complete_raise_the_alarm(tmp_path):
         assert not world.poller.stalled(world.clock())
 
 
-async def test_a_clock_that_is_set_forward_is_no_alarm(tmp_path):
+async def test_clock_set_forward_raises_no_alarm(tmp_path):
     async with open_world(tmp_path) as world:
         await world.register("a", seen("queued"))
         world.clock.advance(5)
@@ -495,7 +495,7 @@ def weights(monkeypatch):
 
 
 @pytest.mark.parametrize("own", [0.25, 1.0, 4.0])
-async def test_a_waiting_client_weighs_more_only_while_it_waits(tmp_path, own, weights):
+async def test_waiting_client_raises_the_weight_only_while_it_waits(tmp_path, own, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), weight=own)
         assert weights[uid] == own
@@ -514,7 +514,7 @@ async def test_a_waiting_client_weighs_more_only_while_it_waits(tmp_path, own, w
         assert replace(world.poller.state) == world.poller.state
 
 
-async def test_another_weight_brings_the_next_look_forward_at_once(tmp_path, weights):
+async def test_higher_weight_advances_the_next_poll_immediately(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=world.clock()))
         await world.run(200)
@@ -528,7 +528,7 @@ async def test_another_weight_brings_the_next_look_forward_at_once(tmp_path, wei
         assert weights[uid] == 0.25
 
 
-async def test_registering_again_leaves_the_plan_alone(tmp_path, weights):
+async def test_registering_again_keeps_the_plan(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=world.clock()), weight=4.0)
         await world.run(50)
@@ -537,7 +537,7 @@ async def test_registering_again_leaves_the_plan_alone(tmp_path, weights):
         assert (world.poller.planner.next_poll_at(uid), weights[uid]) == (world.clock(), 4.0)
 
 
-async def test_a_restart_and_another_nodes_plan_go_on_with_each_jobs_weight(tmp_path, weights):
+async def test_weights_survive_restart_and_take_over(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), weight=4.0)
         await world.restart_poller()
@@ -551,7 +551,7 @@ async def test_a_restart_and_another_nodes_plan_go_on_with_each_jobs_weight(tmp_
         assert weights[uid] == 4.0
 
 
-async def test_a_weight_that_another_node_wrote_is_known_by_the_next_look(tmp_path, weights):
+async def test_weight_written_by_another_node_is_known_at_the_next_poll(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
         world.poller.set_weight(uid, 0.25)  # as by a notice
@@ -563,7 +563,7 @@ async def test_a_weight_that_another_node_wrote_is_known_by_the_next_look(tmp_pa
         assert len(world.poller._weights) == 0
 
 
-async def test_a_weight_that_changes_during_the_read_of_a_look_stays(tmp_path, weights):
+async def test_weight_changed_while_a_job_is_loaded_stays(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
         read = world.store.jobs.get
@@ -578,7 +578,7 @@ async def test_a_weight_that_changes_during_the_read_of_a_look_stays(tmp_path, w
         assert weights[uid] == 4.0
 
 
-async def test_weights_of_jobs_that_ended_are_not_kept(tmp_path):
+async def test_weights_of_ended_jobs_are_dropped(tmp_path):
     async with open_world(tmp_path) as world:
         await world.register("a", seen("succeeded", finished_at=1.0), weight=4.0)
         await world.register("b", weight=0.25)
@@ -586,7 +586,7 @@ async def test_weights_of_jobs_that_ended_are_not_kept(tmp_path):
         assert len(world.poller._weights) == 0
 
 
-async def test_a_job_that_is_registered_while_others_are_loaded_is_planned_once(tmp_path):
+async def test_job_registered_during_loading_is_planned_once(tmp_path):
     async with open_world(tmp_path) as world:
         for number in range(3):
             await world.register(f"old {number}")
@@ -609,7 +609,7 @@ async def test_a_job_that_is_registered_while_others_are_loaded_is_planned_once(
         assert world.poller.planner.next_poll_at(fresh[0]) is not None
 
 
-async def test_a_load_that_is_broken_off_is_not_under_way_any_more(tmp_path):
+async def test_interrupted_load_clears_the_loading_flag(tmp_path):
     async with open_world(tmp_path) as world:
 
         async def away(*place, after_uid, count):

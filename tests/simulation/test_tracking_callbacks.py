@@ -35,7 +35,7 @@ async def asked_for(asked: Asked, count: int) -> None:
             await asyncio.to_thread(lambda: None)
 
 
-async def test_a_url_is_asked_for_once_until_a_subscription_changes(tmp_path):
+async def test_callback_is_looked_up_once_until_a_subscription_changes(tmp_path):
     async with open_world(tmp_path) as world:
         tracking, asked = tracking_of(world), Asked(world.store.subscriptions)
         asked.free.set()
@@ -50,7 +50,7 @@ async def test_a_url_is_asked_for_once_until_a_subscription_changes(tmp_path):
         assert len(asked.urls) == before + 1
 
 
-async def test_what_was_found_before_a_subscription_changed_is_not_kept(tmp_path):
+async def test_lookup_from_before_a_change_is_not_cached(tmp_path):
     one, two = "https://callback.example/one", "https://callback.example/two"
     async with open_world(tmp_path) as world:
         tracking, asked = tracking_of(world), Asked(world.store.subscriptions)

@@ -34,7 +34,7 @@ def foresee(world: World, **changes: Any) -> None:
     planner.stats = lambda now: replace(stats(now), **changes)
 
 
-async def test_an_account_s_report_has_what_another_budget_would_bring(tmp_path):
+async def test_report_has_the_delay_at_other_budgets(tmp_path):
     async with open_world(tmp_path) as world:
 
         def report() -> SourceReport:
@@ -68,7 +68,7 @@ async def explained(world: World, uid: str) -> Any:
     return tracking_of(world).explain(job)
 
 
-async def test_an_explanation_names_the_refused_key_and_how_to_fix_it(tmp_path):
+async def test_explanation_names_the_refused_key_and_its_fix(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", refused())
         await world.run(3)
@@ -88,7 +88,7 @@ async def test_an_explanation_names_the_refused_key_and_how_to_fix_it(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["restart", "reload"])
-async def test_a_refusal_of_another_key_is_stale(tmp_path, way):
+async def test_refusal_of_an_earlier_key_is_stale(tmp_path, way):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", refused(), seen("queued"))
         await world.run(3)
@@ -109,7 +109,7 @@ async def test_a_refusal_of_another_key_is_stale(tmp_path, way):
         assert (await explained(world, uid)).last_error is None
 
 
-async def test_a_second_key_that_is_refused_is_said_again(tmp_path):
+async def test_refusal_of_a_second_key_is_reported_again(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", refused(), refused("api_key_expired"))
         await world.run(3)
@@ -121,7 +121,7 @@ async def test_a_second_key_that_is_refused_is_said_again(tmp_path):
         assert (explanation.reason, explanation.last_error["code"]) == ("unauthorized", "api_key_expired")
 
 
-async def test_a_new_key_is_known_to_work_without_any_job(tmp_path):
+async def test_new_key_is_probed_without_any_job(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", refused())
         await world.run(3)
@@ -146,7 +146,7 @@ async def test_a_new_key_is_known_to_work_without_any_job(tmp_path):
         (ScriptedPoll(kind="forbidden", status_code=403), "forbidden", "The Revor API key may not see this"),
     ],
 )
-async def test_an_explanation_says_why_the_last_poll_failed(tmp_path, poll, code, meaning):
+async def test_explanation_says_why_the_last_poll_failed(tmp_path, poll, code, meaning):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", poll)
         await world.run(3)
@@ -161,7 +161,7 @@ async def test_an_explanation_says_why_the_last_poll_failed(tmp_path, poll, code
         assert (await explained(world, uid)).last_error is None
 
 
-async def test_an_explanation_says_why_a_job_failed(tmp_path):
+async def test_explanation_says_why_a_job_failed(tmp_path):
     error = {"code": "insufficient_credits", "message": "no credits", "retryable": False}
     poll = ScriptedPoll(
         observation=Observation(
@@ -180,7 +180,7 @@ async def test_an_explanation_says_why_a_job_failed(tmp_path):
         )
 
 
-async def test_a_lost_job_was_polled_when_it_was_lost(tmp_path):
+async def test_lost_job_counts_its_last_poll(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", ScriptedPoll(kind="not_found", status_code=404))
         await world.run(600)
@@ -192,7 +192,7 @@ async def test_a_lost_job_was_polled_when_it_was_lost(tmp_path):
         assert "Revor does not know this job" in explanation.last_error["meaning"]
 
 
-async def test_a_job_that_its_key_may_not_see_is_lost_with_that_hint(tmp_path):
+async def test_forbidden_job_is_lost_with_that_hint(tmp_path):
     async with open_world(tmp_path) as world:
         error = ScriptedError(code="permission_denied", message="no")
         await world.register("a", ScriptedPoll(kind="forbidden", status_code=403, error=error))
@@ -202,13 +202,13 @@ async def test_a_job_that_its_key_may_not_see_is_lost_with_that_hint(tmp_path):
         assert event.document()["data"]["hint"]["meaning"] == "permission_denied"
 
 
-async def test_an_account_without_a_key_says_so(tmp_path):
+async def test_report_says_that_a_key_is_missing(tmp_path):
     async with open_world(tmp_path, key=None) as world:
         (report,) = tracking_of(world).reports()
         assert report.state == "no_key"
 
 
-async def test_an_explanation_has_the_expected_delay_in_fields_and_words(tmp_path):
+async def test_explanation_has_the_expected_delay_in_fields_and_words(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued", scheduled_at=world.clock() + 600))
         await world.run(3)

@@ -40,22 +40,22 @@ def is_within(kept: Sequence[Header], headers: Sequence[Header]) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_THE_NEXT))
-def test_what_concerns_one_connection_or_us_does_not_go_on(name: bytes) -> None:
+def test_hop_by_hop_and_relay_headers_are_not_forwarded(name: bytes) -> None:
     assert headers_to_forward([(name, b"x"), (b"accept", b"*/*")]) == [(b"accept", b"*/*")]
 
 
 @pytest.mark.parametrize("name", sorted(HOP_BY_HOP))
-def test_what_concerns_one_connection_does_not_go_back(name: bytes) -> None:
+def test_hop_by_hop_headers_are_not_returned(name: bytes) -> None:
     kept = (b"Content-Type", b"text/plain")
     assert headers_to_return([(name, b"x"), kept, (name.title(), b"y")], 200) == [kept]
 
 
-def test_an_answer_may_have_headers_that_a_request_may_not() -> None:
+def test_answer_keeps_headers_that_requests_lose() -> None:
     headers = [(b"host", b"x"), (b"expect", b"y"), (b"Relay-Metadata", b"z")]
     assert headers_to_return(headers, 200) == headers
 
 
-def test_what_no_server_writes_does_not_go_back() -> None:
+def test_invalid_answer_headers_are_repaired_or_dropped() -> None:
     headers = [
         (b"X-Odd", b"a\x01b\x00\r\nc"),
         (b"X-Fine", b"caf\xe9\t x "),
@@ -67,14 +67,14 @@ def test_what_no_server_writes_does_not_go_back() -> None:
 
 
 @pytest.mark.parametrize("status_code", [204, 304])
-def test_an_answer_that_never_has_a_body_tells_no_length(status_code: int) -> None:
+def test_bodiless_answer_has_no_length(status_code: int) -> None:
     headers = [(b"ETag", b'"x"'), (b"Content-Length", b"1234")]
     assert headers_to_return(headers, status_code) == headers[:1]
     for other in (200, 205, 301, 404):
         assert headers_to_return(headers, other) == headers
 
 
-def test_a_connection_names_what_is_only_for_it() -> None:
+def test_headers_named_in_connection_are_dropped() -> None:
     headers = [
         (b"connection", b"close, X-Hop ,x-two,, keep-alive"),
         (b"x-hop", b"1"),
@@ -89,13 +89,13 @@ def test_a_connection_names_what_is_only_for_it() -> None:
     ]
 
 
-def test_the_usual_words_of_a_connection_are_no_headers() -> None:
+def test_connection_options_are_not_headers() -> None:
     headers = [(b"connection", b"close, keep-alive"), (b"close", b"1"), (b"accept", b"*/*")]
     assert headers_to_forward(headers) == headers[1:]
 
 
 @given(HEADERS)
-def test_the_rest_goes_on_as_it_came_and_in_its_order(headers: list[Header]) -> None:
+def test_other_headers_keep_their_order_and_bytes(headers: list[Header]) -> None:
     kept = headers_to_forward(headers)
     assert is_within(kept, headers)
     assert not NOT_FOR_THE_NEXT & {name for name, _ in kept}
@@ -104,7 +104,7 @@ def test_the_rest_goes_on_as_it_came_and_in_its_order(headers: list[Header]) -> 
 
 
 @given(HEADERS, st.lists(TOKEN, max_size=5))
-def test_what_a_connection_names_goes_neither_on_nor_back(headers: list[Header], named: list[bytes]) -> None:
+def test_headers_named_in_connection_are_dropped_both_ways(headers: list[Header], named: list[bytes]) -> None:
     headers = [*headers, (b"connection", b" , ".join(word.upper() for word in named))]
     only_here = {*named} - {b"close", b"keep-alive"}
     for kept in (headers_to_forward(iter(headers)), headers_to_return(iter(headers), 200)):
@@ -113,11 +113,11 @@ def test_what_a_connection_names_goes_neither_on_nor_back(headers: list[Header],
 
 
 @given(HEADERS)
-def test_passing_on_twice_changes_nothing_more(headers: list[Header]) -> None:
+def test_forwarding_is_idempotent(headers: list[Header]) -> None:
     assert headers_to_forward(headers_to_forward(headers)) == headers_to_forward(headers)
 
 
-def test_a_connection_that_names_thousands_costs_nothing() -> None:
+def test_connection_with_thousands_of_names_is_cheap() -> None:
     headers = [(b"connection", b",".join(b"x-%d" % number for number in range(100_000))), (b"x-99", b"1")]
     assert headers_to_forward(headers) == []
 
@@ -140,17 +140,17 @@ def test_a_connection_that_names_thousands_costs_nothing() -> None:
         (b"\xff, gzip", b"gzip"),
     ],
 )
-def test_accept_encoding_names_what_we_can_read(value: bytes, wanted: bytes) -> None:
+def test_accept_encoding_is_reduced_to_readable_codings(value: bytes, wanted: bytes) -> None:
     headers = [(b"accept", b"br"), (b"accept-encoding", value)]
     assert readable_only(headers) == [(b"accept", b"br"), (b"accept-encoding", wanted)]
 
 
-def test_without_accept_encoding_none_is_made_up() -> None:
+def test_accept_encoding_is_not_added() -> None:
     assert readable_only([(b"accept", b"*/*")]) == [(b"accept", b"*/*")]
 
 
 @given(st.lists(st.sampled_from(["gzip", "br", "zstd", "deflate", "*", "identity", "GZip;q=0.5", "", " x-gzip "])))
-def test_no_coding_is_made_up(words: list[str]) -> None:
+def test_no_coding_is_added(words: list[str]) -> None:
     ((_, value),) = readable_only([(b"accept-encoding", ",".join(words).encode())])
     given_words = {word.strip() for word in words}
     left = {word.strip() for word in value.decode().split(",")}
@@ -174,7 +174,7 @@ def test_no_coding_is_made_up(words: list[str]) -> None:
         ([], []),
     ],
 )
-def test_a_wait_is_taken_out_of_what_is_preferred(values: list[bytes], wanted: list[bytes]) -> None:
+def test_prefer_wait_is_removed(values: list[bytes], wanted: list[bytes]) -> None:
     headers = [(b"accept", b"wait=20"), *((b"prefer", value) for value in values)]
     assert without_wait(headers) == [(b"accept", b"wait=20"), *((b"prefer", value) for value in wanted)]
 
@@ -204,18 +204,18 @@ def test_a_wait_is_taken_out_of_what_is_preferred(values: list[bytes], wanted: l
         ([(b"authorization", b"Bearer k\xe9")], "ké"),
     ],
 )
-def test_the_key_is_read_as_the_upstream_reads_it(headers: list[Header], key: str | None) -> None:
+def test_key_is_read_as_the_upstream_reads_it(headers: list[Header], key: str | None) -> None:
     assert api_key_of(headers) == key
 
 
-def test_another_key_takes_the_place_of_both() -> None:
+def test_account_key_replaces_both_headers() -> None:
     headers = [(b"authorization", b"Bearer a"), (b"accept", b"*/*"), (b"x-api-key", b"b"), (b"authorization", b"c")]
     assert with_key(headers, "Authorization", "Bearer z") == [(b"accept", b"*/*"), (b"authorization", b"Bearer z")]
     assert with_key([], "X-API-Key", "z") == [(b"x-api-key", b"z")]
 
 
 @given(HEADERS, st.text("abc-", min_size=1))
-def test_the_key_that_was_put_in_is_the_one_that_is_read(headers: list[Header], key: str) -> None:
+def test_replaced_key_is_the_one_read(headers: list[Header], key: str) -> None:
     assert api_key_of(with_key(headers, "Authorization", f"Bearer {key}")) == key
     assert api_key_of(with_key(headers, "x-api-key", key)) == key
 
@@ -224,18 +224,18 @@ def test_the_key_that_was_put_in_is_the_one_that_is_read(headers: list[Header], 
 
 
 @pytest.mark.parametrize("status_code", [200, 201, 202, 299])
-def test_a_success_made_something(status_code: int) -> None:
+def test_success_made_a_job(status_code: int) -> None:
     assert fate_of(status_code, says_nothing_done=False) == "made"
     assert fate_of(status_code, says_nothing_done=True) == "made"
 
 
 @pytest.mark.parametrize("status_code", [300, 301, 307, 400, 401, 403, 404, 408, 409, 422, 429, 499])
-def test_a_refusal_made_nothing(status_code: int) -> None:
+def test_refusal_made_nothing(status_code: int) -> None:
     assert fate_of(status_code, says_nothing_done=False) == "refused"
 
 
 @pytest.mark.parametrize("status_code", [500, 502, 503, 504, 520, 599])
-def test_a_server_error_proves_nothing_unless_it_says_so(status_code: int) -> None:
+def test_server_error_proves_nothing_without_a_code(status_code: int) -> None:
     assert fate_of(status_code, says_nothing_done=False) == "unknown"
     assert fate_of(status_code, says_nothing_done=True) == "refused"
 
@@ -243,13 +243,13 @@ def test_a_server_error_proves_nothing_unless_it_says_so(status_code: int) -> No
 # --- headers as text
 
 
-def test_a_header_as_text_is_sent_as_the_same_bytes() -> None:
+def test_header_text_encodes_to_the_same_bytes() -> None:
     assert header_text((b"x-name", "Zoë 王".encode())) == ("x-name", "Zoë 王")
     assert header_text((b"x-empty", b"")) == ("x-empty", "")
 
 
 @pytest.mark.parametrize("header", [(b"x-latin", b"caf\xe9"), (b"x-\xc3\xab", b"ok"), (b"x" * 1000, b"\xff")])
-def test_a_header_without_such_a_text_is_named(header: Header) -> None:
+def test_header_without_text_is_named(header: Header) -> None:
     with pytest.raises(ValueError, match="neither ASCII nor UTF-8") as caught:
         header_text(header)
     assert header[0].decode("ascii", "replace")[:100] in str(caught.value)
@@ -257,7 +257,7 @@ def test_a_header_without_such_a_text_is_named(header: Header) -> None:
 
 
 @given(TOKEN, VALUE)
-def test_whatever_has_a_text_keeps_its_bytes(name: bytes, value: bytes) -> None:
+def test_any_header_with_text_keeps_its_bytes(name: bytes, value: bytes) -> None:
     try:
         text = header_text((name, value))
     except ValueError:
@@ -269,12 +269,12 @@ def test_whatever_has_a_text_keeps_its_bytes(name: bytes, value: bytes) -> None:
     "name",
     [b"Authorization", b"x-api-key", b"Idempotency-Key", b"Content-Type", b"content-encoding", b"content-length"],
 )
-def test_a_connection_never_names_what_makes_the_request(name: bytes) -> None:
+def test_connection_cannot_remove_essential_headers(name: bytes) -> None:
     kept = (name.lower(), b"x")
     assert headers_to_forward([(b"connection", b"close, " + name), kept, (b"x-hop", b"1")]) == [kept, (b"x-hop", b"1")]
 
 
-def test_another_key_comes_without_the_caller_s_cookies() -> None:
+def test_account_key_drops_the_caller_s_cookies() -> None:
     headers = [(b"cookie", b"session=1"), (b"authorization", b"Bearer rl_x"), (b"accept", b"*/*"), (b"cookie", b"b=2")]
     assert with_key(headers, "Authorization", "Bearer k") == [(b"accept", b"*/*"), (b"authorization", b"Bearer k")]
 
@@ -299,12 +299,12 @@ NOT_PLAIN: tuple[Sequence[Header], ...] = (
 
 
 @pytest.mark.parametrize("headers", PLAIN)
-def test_a_plain_read_counts_as_a_poll(headers: Sequence[Header]) -> None:
+def test_plain_read_counts_as_a_poll(headers: Sequence[Header]) -> None:
     assert counts_as_poll(headers)
 
 
 @pytest.mark.parametrize("headers", NOT_PLAIN)
-def test_a_read_whose_answer_may_be_another_one_does_not(headers: Sequence[Header]) -> None:
+def test_read_with_a_possibly_different_answer_is_no_poll(headers: Sequence[Header]) -> None:
     assert not counts_as_poll(headers)
     assert not counts_as_poll([(b"user-agent", b"x"), *headers])
 
@@ -361,17 +361,17 @@ OUTSIDE = (
 
 
 @pytest.mark.parametrize("path", INSIDE)
-def test_a_path_below_a_prefix_may_be_sent(path: str) -> None:
+def test_path_below_a_prefix_is_allowed(path: str) -> None:
     assert path_refusal(path.encode(), PREFIXES) is None
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_a_path_that_a_server_may_read_as_another_one_may_not(path: str) -> None:
+def test_path_with_another_reading_is_refused(path: str) -> None:
     assert path_refusal(path.encode(), PREFIXES) is not None
 
 
 @given(st.text("./\\%25eEfFcC;u0ax", max_size=14))
-def test_whatever_decoding_shows_stays_below_the_prefix(rest: str) -> None:
+def test_allowed_path_stays_below_the_prefix_at_any_decoding(rest: str) -> None:
     path = f"/api/v1/{rest}"
     if path_refusal(path.encode(), PREFIXES) is not None:
         return
@@ -384,7 +384,7 @@ def test_whatever_decoding_shows_stays_below_the_prefix(rest: str) -> None:
 @pytest.mark.parametrize(
     "external_id", ["7d9f3c52-1f0e", "a/b", "50%", "%", "a.b", "...", "x..", "é 日", "a\\b", "%2e%2e%2e", "%25"]
 )
-def test_an_id_is_a_segment(external_id: str) -> None:
+def test_id_is_a_segment(external_id: str) -> None:
     assert not escapes_segment(external_id)
 
 
@@ -395,5 +395,5 @@ def test_an_id_is_a_segment(external_id: str) -> None:
         *("%c0%ae%c0%ae", "%u002e%u002e", "%25252525252e", "..?x", "../\ud800"),
     ],
 )
-def test_an_id_that_could_lead_to_another_path_is_found(external_id: str) -> None:
+def test_id_that_could_address_another_path_is_detected(external_id: str) -> None:
     assert escapes_segment(external_id)

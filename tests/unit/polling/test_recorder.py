@@ -29,7 +29,7 @@ def recorder() -> Recorder:
     )
 
 
-def test_an_inferred_retry_has_no_hint_because_the_error_is_of_a_later_attempt() -> None:
+def test_inferred_retry_has_no_hint_because_the_error_belongs_to_a_later_attempt() -> None:
     seen = Observation(
         status="failed", observed_at=NOW, attempt_count=3, problem=Problem(code="no_credits", message="")
     )
@@ -43,7 +43,7 @@ def test_an_inferred_retry_has_no_hint_because_the_error_is_of_a_later_attempt()
     assert shown == [("retrying", None), ("retrying", None), ("failed", "no_credits")]
 
 
-def test_a_retry_that_was_seen_has_the_hint_of_its_error() -> None:
+def test_observed_retry_has_the_hint_of_its_error() -> None:
     seen = Observation(
         status="queued",
         observed_at=NOW,

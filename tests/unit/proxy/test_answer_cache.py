@@ -18,7 +18,7 @@ def size_of(*answers: CachedAnswer) -> int:
     return sum(OVERHEAD_BYTES + len(answer.body or b"") for answer in answers)
 
 
-def test_what_was_put_is_got() -> None:
+def test_cached_answer_is_returned() -> None:
     answers, answer = AnswerCache(), kept()
     answers.put(KEYS[0], answer)
     assert answers.get(KEYS[0]) is answer
@@ -27,14 +27,14 @@ def test_what_was_put_is_got() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_an_answer_is_of_one_source_account_and_job(place: int) -> None:
+def test_cache_key_is_source_account_and_job(place: int) -> None:
     answers = AnswerCache()
     answers.put(("a", "b", "c"), kept())
     other = tuple("z" if at == place else part for at, part in enumerate(("a", "b", "c")))
     assert answers.get(other) is None  # type: ignore[arg-type]
 
 
-def test_a_newer_one_takes_the_place() -> None:
+def test_newer_answer_replaces_the_older() -> None:
     answers, newer = AnswerCache(), kept(body=b"ended", ended=True)
     answers.put(KEYS[0], kept())
     answers.put(KEYS[0], newer)
@@ -42,7 +42,7 @@ def test_a_newer_one_takes_the_place() -> None:
     assert answers.size_bytes == size_of(newer)
 
 
-def test_only_what_is_kept_is_renewed() -> None:
+def test_only_cached_answers_are_renewed() -> None:
     answers, newer = AnswerCache(), kept(body=b"newer")
 
     def never() -> CachedAnswer:
@@ -55,7 +55,7 @@ def test_only_what_is_kept_is_renewed() -> None:
     assert answers.get(KEYS[0]) is newer
 
 
-def test_what_is_dropped_is_gone() -> None:
+def test_dropped_answer_is_a_miss() -> None:
     answers = AnswerCache()
     answers.put(KEYS[0], kept())
     answers.put(KEYS[1], kept(body=None))
@@ -68,7 +68,7 @@ def test_what_is_dropped_is_gone() -> None:
     assert answers.size_bytes == 0
 
 
-def test_what_was_asked_for_longest_ago_makes_room() -> None:
+def test_least_recently_used_answer_is_evicted() -> None:
     answers = AnswerCache(max_bytes=3 * size_of(kept()))
     for key in KEYS[:3]:
         answers.put(key, kept())
@@ -77,7 +77,7 @@ def test_what_was_asked_for_longest_ago_makes_room() -> None:
     assert [key for key in KEYS if answers.get(key) is not None] == [KEYS[0], KEYS[2], KEYS[3]]
 
 
-def test_an_answer_larger_than_all_the_room_is_kept_alone() -> None:
+def test_answer_larger_than_the_limit_is_cached_alone() -> None:
     answers, large = AnswerCache(max_bytes=1_000), kept(body=b"x" * 5_000)
     answers.put(KEYS[0], kept())
     answers.put(KEYS[1], large)
@@ -87,14 +87,14 @@ def test_an_answer_larger_than_all_the_room_is_kept_alone() -> None:
     assert answers.get(KEYS[1]) is None
 
 
-def test_neither_the_body_nor_what_it_says_is_shown() -> None:
+def test_repr_shows_no_body() -> None:
     assert "secret" not in repr(kept(body=b"secret"))
 
 
 @given(
     st.lists(st.tuples(st.sampled_from(["put", "renew", "drop", "get"]), st.sampled_from(KEYS), st.integers(0, 900)))
 )
-def test_the_count_of_bytes_is_right_whatever_is_done(steps: list[tuple[str, tuple[str, str, str], int]]) -> None:
+def test_byte_count_is_right_after_any_operations(steps: list[tuple[str, tuple[str, str, str], int]]) -> None:
     answers = AnswerCache(max_bytes=2_500)
     for what, key, size in steps:
         if what == "put":

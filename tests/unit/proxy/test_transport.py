@@ -45,14 +45,14 @@ async def answering() -> AsyncIterator[Callable[[int], Answering]]:
         server.close()
 
 
-async def test_an_answer_is_read_whole(answering: Callable[[int], Answering]) -> None:
+async def test_complete_answer_is_read(answering: Callable[[int], Answering]) -> None:
     answer = await answering(len(BODY))()
     assert await answer.read(len(BODY)) == (BODY, True)
     answer.close()
 
 
 @pytest.mark.parametrize("max_bytes", [0, 1, 1 << 20, len(BODY) - 1])
-async def test_what_is_not_read_of_a_long_answer_is_there_to_be_passed_on(
+async def test_unread_rest_of_a_long_answer_can_be_streamed(
     answering: Callable[[int], Answering], max_bytes: int
 ) -> None:
     answer = await answering(len(BODY))()
@@ -66,7 +66,7 @@ async def test_what_is_not_read_of_a_long_answer_is_there_to_be_passed_on(
     answer.close()
 
 
-async def test_an_answer_that_breaks_off_is_none(answering: Callable[[int], Answering]) -> None:
+async def test_incomplete_answer_raises_no_answer(answering: Callable[[int], Answering]) -> None:
     answer = await answering(len(BODY) // 2)()
     with pytest.raises(NoAnswer):
         await answer.read(len(BODY))
@@ -77,7 +77,7 @@ async def test_an_answer_that_breaks_off_is_none(answering: Callable[[int], Answ
         _ = [part async for part in answer.body()]
 
 
-async def test_what_came_before_an_answer_broke_off_is_passed_on(answering: Callable[[int], Answering]) -> None:
+async def test_bytes_before_the_break_are_streamed(answering: Callable[[int], Answering]) -> None:
     answer = await answering(1000)()
     content = answer._response.content
     if content.exception() is None:

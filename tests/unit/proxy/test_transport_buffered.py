@@ -49,7 +49,7 @@ async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) 
         ([HEAD + b"who", b"le"], None),
     ],
 )
-async def test_what_came_with_the_head_is_at_hand_and_the_rest_is_streamed(writes, from_memory):
+async def test_body_that_arrived_with_the_head_is_buffered_and_the_rest_streamed(writes, from_memory):
     async with upstream(writes) as transport:
         answer = await transport.send(UpstreamRequest(method="GET", target="/x", headers=[]))
         assert answer.from_memory() == from_memory
@@ -58,7 +58,7 @@ async def test_what_came_with_the_head_is_at_hand_and_the_rest_is_streamed(write
         answer.close()
 
 
-async def test_an_answer_that_breaks_off_is_not_at_hand():
+async def test_incomplete_answer_is_not_buffered():
     async with upstream([HEAD + b"who"]) as transport:
         answer = await transport.send(UpstreamRequest(method="GET", target="/x", headers=[]))
         assert answer.from_memory() is None
@@ -66,7 +66,7 @@ async def test_an_answer_that_breaks_off_is_not_at_hand():
             [part async for part in answer.body()]
 
 
-async def test_a_target_goes_out_as_it_came_each_time():
+async def test_repeated_target_is_sent_unchanged():
     targets: list[bytes] = []
     odd = ["/a%2Fb/../c?x=%20+&y", f"/{'l' * MAX_KEPT_URL_CHARACTERS}?%7e"]
     async with upstream([HEAD + b"whole"], targets) as transport:

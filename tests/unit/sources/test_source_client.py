@@ -87,7 +87,7 @@ async def poll_at(handler: Handler, external_id: str = "job_uuid", **options: An
         return await client.poll(external_id, KEY)
 
 
-async def test_a_look_at_a_job() -> None:
+async def test_poll_of_a_job() -> None:
     requests: list[web.BaseRequest] = []
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -110,7 +110,7 @@ async def test_a_look_at_a_job() -> None:
     assert request.headers[NODE_HEADER] == "node-1"
 
 
-async def test_without_a_node_id_there_is_no_such_header() -> None:
+async def test_node_header_needs_a_node_id() -> None:
     names: list[str] = []
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -124,7 +124,7 @@ async def test_without_a_node_id_there_is_no_such_header() -> None:
 
 
 @pytest.mark.parametrize("external_id", ["a/../b", "..", "%2e%2e/x", "é 日?#", "a\r\nX: y"])
-async def test_an_id_can_not_leave_its_place_in_the_path(external_id: str) -> None:
+async def test_id_stays_one_path_segment(external_id: str) -> None:
     paths: list[str] = []
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -164,7 +164,7 @@ async def test_an_id_can_not_leave_its_place_in_the_path(external_id: str) -> No
         (200, error_body("odd"), "malformed"),
     ],
 )
-async def test_error_answers(status_code: int, body: dict[str, Any], kind: str) -> None:
+async def test_error_answers_are_classified(status_code: int, body: dict[str, Any], kind: str) -> None:
     poll = await poll_at(answering(body, status=status_code))
 
     assert (poll.kind, poll.status_code, poll.observation) == (kind, status_code, None)
@@ -178,7 +178,7 @@ async def test_error_answers(status_code: int, body: dict[str, Any], kind: str) 
         assert poll.error is None
 
 
-async def test_a_rate_limit_tells_how_long_to_wait() -> None:
+async def test_rate_limit_says_how_long_to_wait() -> None:
     headers = {"Retry-After": "2.5", "X-RateLimit-Limit": "120", "X-RateLimit-Window-Ms": "60000"}
 
     poll = await poll_at(answering(error_body("api_rate_limit_exceeded"), status=429, headers=headers))
@@ -188,7 +188,7 @@ async def test_a_rate_limit_tells_how_long_to_wait() -> None:
     assert poll.headers[REVOR.headers.window_ms] == "60000"
 
 
-async def test_an_error_that_is_a_web_page() -> None:
+async def test_error_page_in_html() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(status=502, text="<html>Bad gateway</html>", content_type="text/html")
 
@@ -197,7 +197,7 @@ async def test_an_error_that_is_a_web_page() -> None:
     assert (poll.kind, poll.error, poll.detail) == ("unavailable", None, "answered 502")
 
 
-async def test_the_request_id_of_a_header_stands_in() -> None:
+async def test_header_is_the_fallback_for_the_request_id() -> None:
     headers = {"X-Request-Id": "req_head"}
     item = {"item": {"id": "job_uuid", "status": "queued"}}
 
@@ -217,7 +217,7 @@ async def test_the_request_id_of_a_header_stands_in() -> None:
         (b'{"item": {"id": "another", "status": "queued"}}', "application/json", "other_job"),
     ],
 )
-async def test_answers_that_can_not_be_used(body: bytes, content_type: str, reason: str) -> None:
+async def test_unusable_answers(body: bytes, content_type: str, reason: str) -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(body=body, content_type=content_type)
 
@@ -227,7 +227,7 @@ async def test_answers_that_can_not_be_used(body: bytes, content_type: str, reas
     assert poll.detail == f"200 {content_type}: {reason}"
 
 
-async def test_json_under_another_content_type_is_json() -> None:
+async def test_json_needs_no_content_type() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(text=json.dumps(SAMPLES["job_failed"]["body"]), content_type="text/plain")
 
@@ -247,7 +247,7 @@ async def test_redirects_are_not_followed(status_code: int) -> None:
     assert (poll.kind, poll.status_code, len(paths)) == ("unavailable", status_code, 1)
 
 
-async def test_cookies_are_not_kept() -> None:
+async def test_cookies_are_ignored() -> None:
     cookies: list[str | None] = []
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -263,14 +263,14 @@ async def test_cookies_are_not_kept() -> None:
     assert "set-cookie" not in polls[0].headers
 
 
-async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_settings_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
 
     assert (await poll_at(answering(SAMPLES["job_succeeded"]["body"]))).kind == "observed"
 
 
-async def test_one_connection_serves_many_looks() -> None:
+async def test_connection_is_reused_for_many_polls() -> None:
     peers: set[object] = set()
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -285,7 +285,7 @@ async def test_one_connection_serves_many_looks() -> None:
     assert len(peers) == 1
 
 
-async def test_a_closed_client_can_be_used_again() -> None:
+async def test_closed_client_can_be_used_again() -> None:
     async with upstream(answering(SAMPLES["job_succeeded"]["body"])) as client:
         await client.close()
         await client.poll("job_uuid", KEY)
@@ -302,7 +302,7 @@ def item_of(size: int) -> bytes:
 
 
 @pytest.mark.parametrize(("size", "kind"), [(MAX_BODY_BYTES, "observed"), (MAX_BODY_BYTES + 1, "oversized")])
-async def test_the_size_limit(size: int, kind: str) -> None:
+async def test_size_limit(size: int, kind: str) -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(body=item_of(size), content_type="application/json")
 
@@ -311,7 +311,7 @@ async def test_the_size_limit(size: int, kind: str) -> None:
     assert (poll.kind, poll.status_code) == (kind, 200)
 
 
-async def test_an_endless_body_is_read_only_so_far() -> None:
+async def test_endless_body_is_read_up_to_the_limit() -> None:
     sent = 0
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -329,7 +329,7 @@ async def test_an_endless_body_is_read_only_so_far() -> None:
     assert sent < 64 << 20
 
 
-async def test_a_compressed_bomb_stays_small() -> None:
+async def test_decompression_bomb_stays_small() -> None:
     bomb = gzip.compress(b"0" * (128 << 20), 1)
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -346,7 +346,7 @@ async def test_a_compressed_bomb_stays_small() -> None:
     assert peak < 16 << 20
 
 
-async def test_a_compressed_answer_is_read_all_the_same() -> None:
+async def test_compressed_answer_is_read() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         assert request.headers["Accept-Encoding"] == "identity"
         body = gzip.compress(json.dumps(SAMPLES["job_succeeded"]["body"]).encode())
@@ -365,7 +365,7 @@ async def test_headers_are_bounded() -> None:
     assert max(len(value) for value in poll.headers.values()) == 512
 
 
-async def test_no_answer_in_time() -> None:
+async def test_timeout() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         await asyncio.sleep(30)
         return web.Response()
@@ -377,7 +377,7 @@ async def test_no_answer_in_time() -> None:
     assert 90 <= poll.duration_ms < 5000
 
 
-async def test_a_slow_drip_has_the_same_deadline() -> None:
+async def test_deadline_covers_a_slow_body() -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n")
         while True:
@@ -402,7 +402,7 @@ async def test_a_slow_drip_has_the_same_deadline() -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no answer"),
     ],
 )
-async def test_connections_that_break(sent: bytes, detail: str) -> None:
+async def test_broken_connections(sent: bytes, detail: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(sent)
         await writer.drain()
@@ -416,7 +416,7 @@ async def test_connections_that_break(sent: bytes, detail: str) -> None:
     assert len(poll.detail) <= 300
 
 
-async def test_a_head_without_end_is_an_answer_without_a_job() -> None:
+async def test_endless_head_is_an_unusable_answer() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n")
         await writer.drain()
@@ -426,7 +426,7 @@ async def test_a_head_without_end_is_an_answer_without_a_job() -> None:
     assert (poll.kind, poll.observation) == ("malformed", None)
 
 
-async def test_a_connection_reset() -> None:
+async def test_connection_reset() -> None:
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
@@ -437,7 +437,7 @@ async def test_a_connection_reset() -> None:
 
 
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1:1", "https://127.0.0.1:1", "http://", "nonsense", "ftp://x"])
-async def test_nobody_there(base_url: str) -> None:
+async def test_connection_refused(base_url: str) -> None:
     client = client_of(base_url)
     try:
         poll = await client.poll("job_uuid", KEY)
@@ -453,7 +453,7 @@ async def test_nobody_there(base_url: str) -> None:
         assert poll.detail.startswith("no answer")
 
 
-async def test_a_plain_server_behind_https() -> None:
+async def test_plain_server_behind_https() -> None:
     async with RawTestServer(answering({})) as server:
         client = client_of(f"https://127.0.0.1:{server.port}")
         poll = await client.poll("job_uuid", KEY)
@@ -462,7 +462,7 @@ async def test_a_plain_server_behind_https() -> None:
     assert poll.kind == "unavailable"
 
 
-async def test_cancelling_a_look_cancels_it() -> None:
+async def test_poll_can_be_cancelled() -> None:
     arrived = asyncio.Event()
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -482,7 +482,7 @@ async def test_cancelling_a_look_cancels_it() -> None:
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "sk-revor-\r\nX: y", "clé-à-molette", "k\x00ey-long"])
-async def test_a_key_that_no_header_can_carry_is_not_sent(key: str) -> None:
+async def test_key_invalid_in_a_header_is_not_sent(key: str) -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         raise AssertionError("nothing is to be sent")
 
@@ -492,7 +492,7 @@ async def test_a_key_that_no_header_can_carry_is_not_sent(key: str) -> None:
             assert not key.strip() or key not in repr(poll)
 
 
-async def test_the_key_is_nowhere_in_a_look() -> None:
+async def test_poll_result_never_contains_the_key() -> None:
     padding = "x" * 285  # the key begins just where texts are cut
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -511,7 +511,7 @@ async def test_the_key_is_nowhere_in_a_look() -> None:
 # Probe -------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_probe_asks_for_the_accounts() -> None:
+async def test_probe_requests_the_accounts() -> None:
     paths: list[str] = []
 
     async def handler(request: web.BaseRequest) -> web.Response:
@@ -535,12 +535,12 @@ async def test_the_probe_asks_for_the_accounts() -> None:
         ({"ok": False, "error": {"code": "api_key_expired"}}, 200, "unauthorized"),
     ],
 )
-async def test_probes_that_fail(body: object, status_code: int, kind: str) -> None:
+async def test_failed_probes(body: object, status_code: int, kind: str) -> None:
     async with upstream(answering(body, status=status_code)) as client:
         assert (await client.probe(KEY)).kind == kind
 
 
-async def test_a_probe_answered_by_a_web_page() -> None:
+async def test_probe_answered_with_html() -> None:
     async def handler(request: web.BaseRequest) -> web.Response:
         return web.Response(text="<html>", content_type="text/html")
 
@@ -556,7 +556,7 @@ async def test_a_probe_answered_by_a_web_page() -> None:
         b"HTTP/1.1 404 Not \xed\xa0\xbd Found\r\nX-Request-Id: \xff\r\n",
     ],
 )
-async def test_headers_that_are_not_utf8_leave_nothing_that_can_not_be_written(head: bytes) -> None:
+async def test_invalid_utf8_in_headers_becomes_storable_text(head: bytes) -> None:
     async def say(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(head + b"Connection: close\r\nContent-Length: 1\r\n\r\n?")
 

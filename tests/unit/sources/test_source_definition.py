@@ -35,7 +35,7 @@ REQUEST_CODES = (
 )
 
 
-def test_revor_is_there() -> None:
+def test_revor_preset_loads() -> None:
     assert presets() == ("revor",)
     assert (REVOR.name, REVOR.title) == ("revor", "Revor")
     assert REVOR.statuses == {status: status for status in KNOWN_STATUSES}
@@ -49,7 +49,7 @@ def test_revor_is_there() -> None:
     "base_url",
     ["https://revor.ai", "https://revor.ai/", "https://revor.ai/api/v1", "https://revor.ai/api/v1/"],
 )
-def test_a_base_url_with_the_version_in_it_is_the_same(base_url: str) -> None:
+def test_base_url_may_include_the_version(base_url: str) -> None:
     assert REVOR.root(base_url) == "https://revor.ai"
     assert REVOR.event_source(base_url) == "https://revor.ai/api/v1/outreach/jobs"
     assert REVOR.job_url(base_url, "a") == "https://revor.ai/api/v1/outreach/jobs/a"
@@ -58,7 +58,7 @@ def test_a_base_url_with_the_version_in_it_is_the_same(base_url: str) -> None:
     assert (origin.source, origin.type_prefix) == ("https://revor.ai/api/v1/outreach/jobs", "ai.revor.job")
 
 
-def test_a_base_url_may_have_a_path() -> None:
+def test_base_url_may_have_a_path() -> None:
     assert REVOR.event_source("http://127.0.0.1:9000/revor") == "http://127.0.0.1:9000/revor/api/v1/outreach/jobs"
 
 
@@ -79,7 +79,7 @@ def test_a_base_url_may_have_a_path() -> None:
         ("\ud800", "%3F"),
     ],
 )
-def test_an_id_stays_one_segment(external_id: str, segment: str) -> None:
+def test_id_stays_one_segment(external_id: str, segment: str) -> None:
     assert REVOR.job_url("https://revor.ai", external_id) == f"https://revor.ai/api/v1/outreach/jobs/{segment}"
 
 
@@ -87,7 +87,7 @@ def test_an_id_stays_one_segment(external_id: str, segment: str) -> None:
 
 
 @pytest.mark.parametrize("code", [*JOB_CODES, *REQUEST_CODES])
-def test_every_documented_code_has_a_hint_of_its_own(code: str) -> None:
+def test_every_documented_code_has_its_own_hint(code: str) -> None:
     hint = REVOR.hint_for(Problem(code=code, message=code, retryable=None), "failed", channel="linkedin")
 
     assert hint is not None
@@ -111,7 +111,7 @@ def test_every_documented_code_has_a_hint_of_its_own(code: str) -> None:
         ("\n", "connected"),
     ],
 )
-def test_the_channel_s_name(channel: str | None, name: str) -> None:
+def test_channel_names(channel: str | None, name: str) -> None:
     problem = Problem(code="connect_account_reconnect_required", message="", retryable=False)
 
     hint = REVOR.hint_for(problem, "failed", channel=channel)
@@ -148,9 +148,7 @@ def test_the_channel_s_name(channel: str | None, name: str) -> None:
         ("never_heard_of", "may_send_twice", "useless", "may_send_twice"),
     ],
 )
-def test_what_sending_again_does_agrees_with_the_item(
-    code: str, if_retryable: Repeat, if_final: Repeat, if_unsaid: Repeat
-) -> None:
+def test_repeat_agrees_with_the_item(code: str, if_retryable: Repeat, if_final: Repeat, if_unsaid: Repeat) -> None:
     expected: dict[bool | None, Repeat] = {True: if_retryable, False: if_final, None: if_unsaid}
     for retryable, repeat in expected.items():
         problem = Problem(code=code, message="", retryable=retryable)
@@ -162,7 +160,7 @@ def test_what_sending_again_does_agrees_with_the_item(
 
 @pytest.mark.parametrize("retryable", [True, False, None])
 @pytest.mark.parametrize("code", [*REVOR.hints.codes, *REVOR.hints.patterns, "never_heard_of"])
-def test_a_hint_never_contradicts_its_item(code: str, retryable: bool | None) -> None:
+def test_hint_never_contradicts_its_item(code: str, retryable: bool | None) -> None:
     problem = Problem(code=code, message="", retryable=retryable)
     failed, retrying = REVOR.hint_for(problem, "failed"), REVOR.hint_for(problem, "retrying")
 
@@ -185,7 +183,7 @@ def test_a_hint_never_contradicts_its_item(code: str, retryable: bool | None) ->
         (None, "Revor does not know this job, or another account's key made it"),
     ],
 )
-def test_a_job_that_is_lost_has_the_hint_of_the_polls(code: str | None, meaning: str) -> None:
+def test_lost_job_has_the_hint_of_its_polls(code: str | None, meaning: str) -> None:
     hint = REVOR.hint_for(None if code is None else Problem(code=code, message=""), "not_found")
 
     assert hint is not None
@@ -194,7 +192,7 @@ def test_a_job_that_is_lost_has_the_hint_of_the_polls(code: str | None, meaning:
 
 @pytest.mark.parametrize("kind", ["retrying", "overdue", "not_found", "status_unknown"])
 @pytest.mark.parametrize("code", [*REVOR.hints.codes, "never_heard_of"])
-def test_while_a_job_is_undecided_sending_again_may_send_twice(kind: str, code: str) -> None:
+def test_repeat_may_send_twice_while_a_job_is_undecided(kind: str, code: str) -> None:
     hint = REVOR.hint_for(Problem(code=code, message="", retryable=False), kind)
 
     assert hint is not None
@@ -210,7 +208,7 @@ def test_while_a_job_is_undecided_sending_again_may_send_twice(kind: str, code: 
         ("never_heard_of", "Revor reports never_heard_of"),
     ],
 )
-def test_a_poll_that_failed_has_a_hint(code: str, meaning: str) -> None:
+def test_failed_poll_has_a_hint(code: str, meaning: str) -> None:
     hint = REVOR.hint_for(Problem(code=code, message=""), POLL)
 
     assert hint is not None
@@ -218,14 +216,14 @@ def test_a_poll_that_failed_has_a_hint(code: str, meaning: str) -> None:
     assert REVOR.hint_for(None, POLL) is None
 
 
-def test_an_unknown_code_is_named() -> None:
+def test_unknown_code_is_named() -> None:
     for said in (True, False, None):
         hint = REVOR.hint_for(Problem(code="odd\n", message="", retryable=said), "failed")
         assert hint is not None
         assert hint.meaning == "Revor reports odd"
 
 
-def test_only_what_went_wrong_has_a_hint() -> None:
+def test_success_has_no_hint() -> None:
     problem = Problem(code="insufficient_credits", message="", retryable=False)
 
     with_a_problem = {kind for kind in JOB_EVENTS if REVOR.hint_for(problem, kind) is not None}
@@ -238,13 +236,13 @@ def test_only_what_went_wrong_has_a_hint() -> None:
 # Checked when read -------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_preset_names_the_known_ones() -> None:
+def test_unknown_preset_names_the_known_ones() -> None:
     for preset in ("nope", "../revor", "revor.hints", ""):
         with pytest.raises(SettingsError, match=r"there is no preset .*: revor"):
             load_definition(preset)
 
 
-def test_no_preset_at_all(tmp_path: Path) -> None:
+def test_no_presets(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="none is there"):
         load_definition("revor", directory=tmp_path)
 
@@ -286,7 +284,7 @@ MISSING = object()
         ("revor.hints.yaml", "kinds.overdue.why", "x", "revor.hints.yaml: kinds.overdue.why: is not known here"),
     ],
 )
-def test_a_wrong_definition_names_its_file_and_key(
+def test_invalid_definition_names_file_and_key(
     tmp_path: Path, file: str, path: str, value: object, message: str
 ) -> None:
     for name in ("revor.yaml", "revor.hints.yaml"):
@@ -307,7 +305,7 @@ def test_a_wrong_definition_names_its_file_and_key(
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"- a\n", b"\xff\xfe\xff", b"", b"a: !!int ''", b"[" * 5000])
-def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes) -> None:
+def test_file_without_a_mapping(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "revor.yaml").write_bytes(content)
 
     with pytest.raises(SettingsError, match=r"^revor\.yaml: ") as caught:
@@ -315,7 +313,7 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_hints_have_to_be_there(tmp_path: Path) -> None:
+def test_missing_hints_file(tmp_path: Path) -> None:
     shutil.copy(SOURCES / "revor.yaml", tmp_path)
 
     with pytest.raises(SettingsError, match=r"^revor\.hints\.yaml: cannot be read"):
@@ -355,7 +353,7 @@ def found_in(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
     ]
 
 
-def test_no_other_file_says_the_upstream_s_words() -> None:
+def test_no_other_file_names_the_upstream_s_fields() -> None:
     assert found_in(UPSTREAM_WORDS, program_files()) == []
 
 

@@ -64,14 +64,14 @@ def seen(item: dict[str, Any], **options: Any) -> Observation:
         ({"status": "x" * 65}, None),
     ],
 )
-def test_the_result_s_status_is_a_token_or_nothing(result: object, status: str | None) -> None:
+def test_result_status_is_a_token_or_none(result: object, status: str | None) -> None:
     assert seen({"id": "x", "status": "succeeded", "result": result}).result_status == status
 
 
 # The documented answers --------------------------------------------------------------------------------------------
 
 
-def test_a_job_that_succeeded() -> None:
+def test_succeeded_job() -> None:
     body = SAMPLES["job_succeeded"]["body"]
 
     assert observe(REVOR, orjson.dumps(body), now=NOW, external_id="job_uuid") == Observation(
@@ -91,7 +91,7 @@ def test_a_job_that_succeeded() -> None:
     )
 
 
-def test_a_job_that_failed() -> None:
+def test_failed_job() -> None:
     body = SAMPLES["job_failed"]["body"]
 
     observation = observe(REVOR, orjson.dumps(body), now=NOW)
@@ -103,7 +103,7 @@ def test_a_job_that_failed() -> None:
     assert (observation.started_at, observation.scheduled_at) == (None, None)
 
 
-def test_the_answer_to_a_create() -> None:
+def test_answer_to_a_create() -> None:
     for body in (
         SAMPLES["create_response"]["body"],
         {"ok": True, "item": SAMPLES["create_response"]["body"]["item"]},
@@ -118,7 +118,7 @@ def test_the_answer_to_a_create() -> None:
         assert job.observation.request_id == body.get("request_id")
 
 
-def test_a_create_that_tells_the_id_alone() -> None:
+def test_answer_to_a_create_with_only_an_id() -> None:
     assert registered(REVOR, {"ok": True, "item": {"id": "x"}}, now=NOW) == Registered(
         external_id="x", observation=None
     )
@@ -147,11 +147,11 @@ def test_a_create_that_tells_the_id_alone() -> None:
         SAMPLES["success_envelope"]["body"],
     ],
 )
-def test_bodies_that_are_no_answer_to_a_create(body: dict[str, Any]) -> None:
+def test_bodies_that_are_not_answers_to_a_create(body: dict[str, Any]) -> None:
     assert registered(REVOR, body, now=NOW) is None
 
 
-def test_the_documented_error() -> None:
+def test_documented_error() -> None:
     body = orjson.dumps(SAMPLES["error_envelope"]["body"])
 
     assert read_error(REVOR, body) == UpstreamError(
@@ -188,11 +188,11 @@ def test_the_documented_error() -> None:
         (b'{"item": {"id": "X", "status": "queued"}}', "other_job"),
     ],
 )
-def test_answers_that_say_nothing_about_the_job(body: bytes, reason: str) -> None:
+def test_answers_without_the_job(body: bytes, reason: str) -> None:
     assert observe(REVOR, body, now=NOW, external_id="x") == Malformed(reason=reason)
 
 
-def test_an_item_without_an_id_is_the_one_asked_for() -> None:
+def test_item_without_an_id_counts_as_the_requested_one() -> None:
     assert seen({"status": "queued"}, external_id="x").status == "queued"
     assert seen({"id": 12, "status": "queued"}, external_id="12").status == "queued"
 
@@ -211,7 +211,7 @@ BIG = 123456789012345678901234567890
         (b'"number": %s' % (b"9" * 5_000), {"number": "9" * 5_000}),
     ],
 )
-def test_an_item_with_what_json_allows_is_read_and_written_again(field: bytes, value: dict[str, Any]) -> None:
+def test_any_json_item_is_read_and_serialised(field: bytes, value: dict[str, Any]) -> None:
     observation = observe(REVOR, b'{"item": {"id": "x", "status": "running", %s}}' % field, now=NOW, external_id="x")
     assert isinstance(observation, Observation)
     assert observation.upstream == {"id": "x", "status": "running", **value}
@@ -224,7 +224,7 @@ def test_an_item_with_what_json_allows_is_read_and_written_again(field: bytes, v
     assert event.document()["data"]["metadata"] == {"big": BIG}
 
 
-def test_a_job_whose_id_is_a_number_over_64_bits_is_read_and_registered() -> None:
+def test_id_may_be_a_number_over_64_bits() -> None:
     body = b'{"item": {"id": %d, "status": "queued"}}' % BIG
     observation = observe(REVOR, body, now=NOW, external_id=str(BIG))
     assert isinstance(observation, Observation)
@@ -233,7 +233,7 @@ def test_a_job_whose_id_is_a_number_over_64_bits_is_read_and_registered() -> Non
     assert found.external_id == str(BIG)
 
 
-def test_an_error_and_a_probe_with_half_a_surrogate_pair_are_read() -> None:
+def test_lone_surrogates_in_errors_and_probes_are_read() -> None:
     error = read_error(REVOR, rb'{"ok": false, "error": {"code": "a", "message": "b \ud83d"}}')
     assert (error.code, error.message) == ("a", "b \N{REPLACEMENT CHARACTER}")
 
@@ -252,7 +252,7 @@ def test_an_error_and_a_probe_with_half_a_surrogate_pair_are_read() -> None:
         ("\x00" * 10_000 + "x", None),
     ],
 )
-def test_status_words_that_nobody_knows(word: str, status: str | None) -> None:
+def test_unknown_statuses(word: str, status: str | None) -> None:
     observation = observe_item(REVOR, {"status": word}, now=NOW)
 
     if status is None:
@@ -264,7 +264,7 @@ def test_status_words_that_nobody_knows(word: str, status: str | None) -> None:
     assert not observation.terminal
 
 
-def test_a_word_means_what_the_definition_says_and_nothing_else() -> None:
+def test_status_means_what_the_definition_says() -> None:
     fields = {name: getattr(REVOR, name) for name in SourceDefinition.__dataclass_fields__}
     other = SourceDefinition(**fields | {"name": "other", "statuses": {"done": "succeeded", "succeeded": "running"}})
 
@@ -322,7 +322,7 @@ def test_attempt_counts(given: object, count: int) -> None:
     assert type(observation.attempt_count) is int
 
 
-def test_a_count_larger_than_a_float_can_be() -> None:
+def test_count_larger_than_a_float() -> None:
     body = b'{"item": {"status": "queued", "attempt_count": 1' + b"0" * 300 + b"}}"
 
     observation = observe(REVOR, body, now=NOW)
@@ -347,7 +347,7 @@ def test_a_count_larger_than_a_float_can_be() -> None:
         ({"code": "c" * 9999, "message": "m" * 9999}, Problem(code="c" * 200, message="m" * 1000)),
     ],
 )
-def test_why_a_job_failed(error: object, problem: Problem | None) -> None:
+def test_problem_of_a_failed_job(error: object, problem: Problem | None) -> None:
     assert seen({"status": "failed", "error": error}).problem == problem
 
 
@@ -397,11 +397,11 @@ def test_request_ids(given: object, kept: str | None) -> None:
         ),
     ],
 )
-def test_errors_that_are_not_as_documented(body: bytes, error: UpstreamError) -> None:
+def test_undocumented_errors(body: bytes, error: UpstreamError) -> None:
     assert read_error(REVOR, body) == error
 
 
-def test_an_item_nested_too_deep_keeps_the_rest() -> None:
+def test_fields_nested_too_deeply_are_dropped() -> None:
     nested = b'{"a":' * 400 + b"1" + b"}" * 400
     body = b'{"item": {"id": "x", "status": "queued", "result": ' + nested + b"}}"
 
@@ -412,7 +412,7 @@ def test_an_item_nested_too_deep_keeps_the_rest() -> None:
     orjson.dumps([[[[dict(observation.upstream)]]]])
 
 
-def test_a_megabyte_of_item_is_kept() -> None:
+def test_megabyte_item_is_kept() -> None:
     item = {"id": "x", "status": "queued", "result": {"text": "x" * 2**20}}
 
     assert seen(item).upstream == item

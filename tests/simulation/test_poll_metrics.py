@@ -33,7 +33,7 @@ def foresee(world: World, **changes: Any) -> None:
     planner.stats = lambda now: replace(stats(now), **changes)
 
 
-async def test_looks_are_counted_by_purpose_and_those_in_vain_too(tmp_path):
+async def test_polls_and_wasted_polls_are_counted_by_purpose(tmp_path):
     async with open_world(tmp_path) as world:
         purposes = iter(["first", "safety", "ahead", "again", "expected"])
         taken: dict[str, str] = {}
@@ -52,7 +52,7 @@ async def test_looks_are_counted_by_purpose_and_those_in_vain_too(tmp_path):
         assert measured(world, "relay_polls_wasted_total") == {("safety",): 1}
 
 
-async def test_the_delay_is_kept_by_class(tmp_path):
+async def test_detection_delay_is_recorded_by_class(tmp_path):
     async with open_world(tmp_path) as world:
         at = world.clock()
         await world.register("a", seen("succeeded", finished_at=at, **ENDED))
@@ -68,7 +68,7 @@ async def test_the_delay_is_kept_by_class(tmp_path):
         }
 
 
-async def test_price_and_expected_delay_are_there_while_they_are_known(tmp_path):
+async def test_price_and_expected_delay_are_exported_while_known(tmp_path):
     async with open_world(tmp_path) as world:
         price, delay = "relay_price_seconds", "relay_expected_detection_delay_seconds"
         foresee(world, price_seconds=0.8, expected_delay_seconds=1.2)

@@ -22,7 +22,7 @@ async def work_once(world: World) -> None:
     await work.run()
 
 
-async def test_a_node_leaves_what_it_learned_to_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_node_passes_its_statistics_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned: list[tuple[str, float, str]] = []
     given: list[object] = []
 
@@ -61,7 +61,7 @@ async def test_a_node_leaves_what_it_learned_to_the_next_one(tmp_path: Path, mon
         assert given == [("dispatch", '{"mean": 4}'), ("at the end", "{}"), PLAN]
 
 
-async def test_a_database_that_takes_nothing_does_not_keep_a_node_from_ending(
+async def test_failing_database_does_not_block_shutdown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Planner, "durable_state", lambda self: dict(PLAN))

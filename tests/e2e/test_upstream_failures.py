@@ -76,7 +76,7 @@ TROUBLES = [
 
 
 @pytest.mark.parametrize(("kind", "how", "result", "code", "message"), TROUBLES, ids=[each[0] for each in TROUBLES])
-async def test_failing_looks(
+async def test_failed_polls(
     world: World,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
@@ -116,7 +116,7 @@ async def test_failing_looks(
     assert world.polls("observed") >= 1
 
 
-async def test_looks_become_rarer_while_they_fail(world: World) -> None:
+async def test_failing_polls_back_off(world: World) -> None:
     await world.fault("500", path_prefix=JOBS_PATH)
     job_id = await world.job()
     uid = (await world.shown(job_id))["uid"]
@@ -136,7 +136,7 @@ async def test_looks_become_rarer_while_they_fail(world: World) -> None:
     await ended_well(world, job_id)
 
 
-async def test_a_slow_answer_in_time_is_an_answer(world: World) -> None:
+async def test_slow_answer_within_the_deadline_counts(world: World) -> None:
     await world.fault("slow_drip", path_prefix=JOBS_PATH, hold_seconds=SHORT_SECONDS / 4)
     await ended_well(world, await world.job())
     assert world.polls("unavailable") == 0
@@ -162,7 +162,7 @@ async def test_too_many_requests(world: World) -> None:
     assert min(map(from_rfc3339, polled_at)) >= stopped_until - 0.01
 
 
-async def test_a_refused_key_is_read_again(tmp_path: Path) -> None:
+async def test_refused_key_is_read_again(tmp_path: Path) -> None:
     key_file = tmp_path / "revor-key"
     key_file.write_text("sk-revor-revoked-test\n")
     async with open_e2e_world(tmp_path, api_key="sk-revor-revoked-test", api_key_file=key_file) as world:
@@ -200,7 +200,7 @@ async def test_a_refused_key_is_read_again(tmp_path: Path) -> None:
             assert b"sk-revor" not in request.body
 
 
-async def test_a_key_revoked_on_the_way(world: World) -> None:
+async def test_key_revoked_while_running(world: World) -> None:
     await ended_well(world, await world.job())
     await world.fault("revoked_key")
     job_id = await world.job()
@@ -214,7 +214,7 @@ async def test_a_key_revoked_on_the_way(world: World) -> None:
     assert world.kinds() == ["relay.source.unauthorized", "relay.source.recovered"]
 
 
-async def test_one_forbidden_job_is_no_trouble_of_the_key(world: World) -> None:
+async def test_one_forbidden_job_does_not_pause_the_key(world: World) -> None:
     job_id = await world.job(run_seconds=60)
     await world.fault("403", path_prefix=JOBS_PATH + job_id)
     await world.until(lambda: world.polls("forbidden") >= 5)
@@ -229,7 +229,7 @@ async def test_one_forbidden_job_is_no_trouble_of_the_key(world: World) -> None:
     await ended_well(world, job_id)
 
 
-async def test_many_forbidden_jobs_are_trouble_of_the_key(world: World) -> None:
+async def test_five_forbidden_jobs_pause_the_key(world: World) -> None:
     await world.fault("403", path_prefix=JOBS_PATH)
     job_ids = [await world.job() for _ in range(account_health.FORBIDDEN_JOBS)]
     await world.until(lambda: world.kinds() == ["relay.source.unauthorized"])
@@ -243,7 +243,7 @@ async def test_many_forbidden_jobs_are_trouble_of_the_key(world: World) -> None:
     assert world.kinds() == ["relay.source.unauthorized", "relay.source.recovered"]
 
 
-async def test_a_job_that_is_missing_for_a_while(world: World) -> None:
+async def test_job_missing_for_a_while(world: World) -> None:
     await world.fault("404", path_prefix=JOBS_PATH)
     job_id = await world.job()
     await world.until(lambda: world.polls("not_found") > poll_handler.NOT_FOUND_POLLS)
@@ -258,7 +258,7 @@ async def test_a_job_that_is_missing_for_a_while(world: World) -> None:
     assert world.kinds() == []
 
 
-async def test_a_job_that_stays_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_job_that_stays_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poll_handler, "NOT_FOUND_SECONDS", 0.0)
     await world.fault("404", path_prefix=JOBS_PATH)
     job_id = await world.job()
@@ -274,7 +274,7 @@ async def test_a_job_that_stays_missing(world: World, monkeypatch: pytest.Monkey
     assert world.kinds(job_id) == ["not_found"]
 
 
-async def test_an_unknown_status_is_said_once(world: World) -> None:
+async def test_unknown_status_is_reported_once(world: World) -> None:
     await world.fault("unknown_status", path_prefix=JOBS_PATH)
     job_id = await world.job()
     await world.until(lambda: "status_unknown" in world.kinds(job_id) and world.polls("observed") >= 4)
@@ -288,7 +288,7 @@ async def test_an_unknown_status_is_said_once(world: World) -> None:
     assert world.kinds() == []
 
 
-async def test_a_status_that_goes_back(world: World) -> None:
+async def test_status_that_goes_back(world: World) -> None:
     job_id = await world.job(run_seconds=200)  # a second
     await world.until(lambda: "running" in world.kinds(job_id))
     await world.fault("status_back", path_prefix=JOBS_PATH)
@@ -301,7 +301,7 @@ async def test_a_status_that_goes_back(world: World) -> None:
     assert world.metric("relay_source_up") == 1
 
 
-async def test_every_second_answer_spoiled(world: World) -> None:
+async def test_every_second_answer_damaged(world: World) -> None:
     for kind in ("500", "malformed_json", "truncated", "404"):
         await world.fault(kind, share=0.15, path_prefix=JOBS_PATH)
     await ended_well(world, *[await world.job(metadata={"n": number}) for number in range(20)])
