@@ -37,7 +37,7 @@ async def ended(world: RelayWorld, subscription: str, count: int, state: str = "
     return [await world.get(f"/v1/deliveries/{one['id']}") for one in reversed(found)]
 
 
-async def test_the_times_of_a_first_and_of_a_later_request_over_tls(world: RelayWorld, tmp_path: Path) -> None:
+async def test_timings_of_first_and_later_request_over_tls(world: RelayWorld, tmp_path: Path) -> None:
     path, context = self_signed(tmp_path)
     async with peer(OK, tls=context) as sink:
         await world.serve(SSL_CERT_FILE=str(path))
@@ -58,7 +58,7 @@ async def test_the_times_of_a_first_and_of_a_later_request_over_tls(world: Relay
     assert (second["timings"]["connect_ms"], second["timings"]["tls_ms"]) == (None, None)
 
 
-async def test_the_story_of_a_delivery_that_was_tried_twice(world: RelayWorld) -> None:
+async def test_report_of_a_delivery_with_two_attempts(world: RelayWorld) -> None:
     came: list[str] = []
 
     async def once(_request: Request) -> Response:
@@ -87,7 +87,7 @@ async def test_the_story_of_a_delivery_that_was_tried_twice(world: RelayWorld) -
     assert (code, json.loads(lines[0])) == (0, await world.get(f"/v1/deliveries/{delivery['id']}"))
 
 
-async def test_a_support_text_has_the_whole_story_and_no_secret(world: RelayWorld) -> None:
+async def test_support_text_has_all_attempts_and_no_secret(world: RelayWorld) -> None:
     async def echo(request: Request) -> Response:
         body = f"{request.url} {dict(request.headers)} key {API_KEY}".encode()
         if request.url.path.endswith("binary"):

@@ -38,7 +38,7 @@ async def pauses(world: World, subscription: str) -> list[float]:
     return found
 
 
-async def test_a_reload_reaches_callbacks_and_subscriptions_without_settings_of_their_own(tmp_path: Path) -> None:
+async def test_reload_applies_to_callbacks_and_subscriptions_without_own_settings(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}/hook"
     async with open_e2e_world(tmp_path) as world:
@@ -75,7 +75,7 @@ async def test_a_reload_reaches_callbacks_and_subscriptions_without_settings_of_
         }
 
 
-async def test_a_reload_lets_more_or_fewer_go_to_one_host_at_once(tmp_path: Path) -> None:
+async def test_reload_changes_the_limit_per_host(tmp_path: Path) -> None:
     async with open_e2e_world(tmp_path) as world:
         await world.subscribe()
         await world.subscribe(path="/own", config={"concurrency": 3})
@@ -86,7 +86,7 @@ async def test_a_reload_lets_more_or_fewer_go_to_one_host_at_once(tmp_path: Path
             assert ceilings == sorted((3, per_host))
 
 
-async def test_the_signing_secret_of_callbacks_is_that_of_the_settings_while_they_give_one(tmp_path: Path) -> None:
+async def test_callbacks_are_signed_with_the_secret_in_the_settings(tmp_path: Path) -> None:
     async with open_e2e_world(tmp_path) as world:
 
         async def secret() -> str:

@@ -48,7 +48,7 @@ async def disabled(world: RelayWorld, subscription: str) -> bool:
     return bool((await state_of(world, subscription))["state"] == "disabled")
 
 
-async def test_bad_statuses_are_tried_again(world: RelayWorld) -> None:
+async def test_bad_statuses_are_retried(world: RelayWorld) -> None:
     refused: dict[str, int] = {}
 
     async def once(request: Request) -> Response:
@@ -73,7 +73,7 @@ async def test_bad_statuses_are_tried_again(world: RelayWorld) -> None:
     assert not any("elsewhere" in path for path in refused)
 
 
-async def test_gone_disables(world: RelayWorld) -> None:
+async def test_410_disables(world: RelayWorld) -> None:
     status = 410
 
     async def gone(_request: Request) -> Response:
@@ -116,7 +116,7 @@ async def test_retry_after_pauses(world: RelayWorld, status: int) -> None:
     assert (await state_of(world, made["id"]))["state"] == "enabled"
 
 
-async def test_only_failures_for_long_disable(world: RelayWorld) -> None:
+async def test_long_failures_disable(world: RelayWorld) -> None:
     world.settings(SETTINGS.replace("delivery:\n", "delivery:\n  disable_after_seconds: 1\n"))
     healthy = False
 
@@ -136,7 +136,7 @@ async def test_only_failures_for_long_disable(world: RelayWorld) -> None:
     await world.until_delivered([job_id, later])
 
 
-async def test_a_sink_that_is_there_again(world: RelayWorld) -> None:
+async def test_recovered_sink_gets_its_backlog(world: RelayWorld) -> None:
     world.settings(SETTINGS.replace("delivery:\n", "delivery:\n  disable_after_seconds: 1\n"))
     healthy = False
 
@@ -175,7 +175,7 @@ async def test_a_sink_that_is_there_again(world: RelayWorld) -> None:
     assert turns == ["disabled", "recovered"]
 
 
-async def test_a_schedule_that_is_exhausted(world: RelayWorld) -> None:
+async def test_exhausted_schedule_ends_in_a_dead_delivery(world: RelayWorld) -> None:
     world.settings(SETTINGS.replace("[0.1s, 0.2s, 0.5s, 1s, 1s, 1s, 2s, 2s, 2s, 2s]", "[0.1s]"))
     bad = ""
 
@@ -205,7 +205,7 @@ async def test_a_schedule_that_is_exhausted(world: RelayWorld) -> None:
     await world.until_delivered([job_id])
 
 
-async def test_a_receiver_that_does_not_verify(world: RelayWorld, tmp_path: Path) -> None:
+async def test_rejected_signature_is_explained_by_verify(world: RelayWorld, tmp_path: Path) -> None:
     kept: list[bytes] = []
 
     async def strict(request: Request) -> Response:
@@ -231,7 +231,7 @@ async def test_a_receiver_that_does_not_verify(world: RelayWorld, tmp_path: Path
     assert code == 1
 
 
-async def test_a_sink_that_is_not_allowed(world: RelayWorld) -> None:
+async def test_forbidden_sink_is_refused(world: RelayWorld) -> None:
     await world.serve()
     made = await world.subscribe("ai.revor.job.succeeded")
     assert await world.end() == 0
@@ -251,7 +251,7 @@ async def test_a_sink_that_is_not_allowed(world: RelayWorld) -> None:
     await world.until_delivered([job_id])
 
 
-async def test_a_sink_that_is_the_relay_itself(world: RelayWorld) -> None:
+async def test_relay_as_its_own_sink_is_refused(world: RelayWorld) -> None:
     world.settings(more="server: {public_url: https://relay.example.com}\n")
     await world.serve()
     port = world.url.rpartition(":")[2]
@@ -270,7 +270,7 @@ async def test_a_sink_that_is_the_relay_itself(world: RelayWorld) -> None:
     assert (await state_of(world, made["id"]))["sink"] == world.sink_url
 
 
-async def test_a_detour_that_leads_back_to_the_relay(world: RelayWorld) -> None:
+async def test_loop_through_another_host_is_detected(world: RelayWorld) -> None:
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", int(world.url.rpartition(":")[2]))
 
@@ -329,7 +329,7 @@ def self_signed(folder: Path) -> ssl.SSLContext:
     return context
 
 
-async def test_the_words_of_an_attempt(world: RelayWorld, tmp_path: Path) -> None:
+async def test_each_error_of_an_attempt(world: RelayWorld, tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         with socket.create_server(("127.0.0.1", 0)) as free:
             nobody = f"127.0.0.1:{free.getsockname()[1]}"
@@ -365,7 +365,7 @@ async def test_the_words_of_an_attempt(world: RelayWorld, tmp_path: Path) -> Non
         assert len(await attempts(world, healthy["id"], "delivered")) == 1
 
 
-async def test_an_attempt_that_a_shutdown_cuts_off(world: RelayWorld) -> None:
+async def test_attempt_cancelled_by_shutdown_is_retried(world: RelayWorld) -> None:
     world.settings(more="server: {shutdown_seconds: 1}\n")
     async with peer(_is_silent) as silent:
         await world.serve()

@@ -36,7 +36,7 @@ def sequences(world) -> list[str]:
     return [orjson.loads(request.body).get("sequence") for request in world.sink.requests]
 
 
-async def test_what_arrives_verifies_by_the_public_library(tmp_path, monkeypatch):
+async def test_request_verifies_with_the_standard_webhooks_library(tmp_path, monkeypatch):
     async with open_world(tmp_path) as world:
         world.clock.now = time.time()
         await world.subscribe()
@@ -47,7 +47,7 @@ async def test_what_arrives_verifies_by_the_public_library(tmp_path, monkeypatch
         assert dict(request.headers)["Content-Type"] == "application/cloudevents+json"
 
 
-async def test_a_failed_delivery_is_tried_again_as_scheduled_and_then_arrives(tmp_path):
+async def test_failed_delivery_is_retried_by_schedule_until_it_succeeds(tmp_path):
     async with open_world(tmp_path, 500, 503, 200) as world:
         await world.subscribe(retry_schedule_seconds=(5.0, 60.0))
         await world.register("a", seen("queued"))
@@ -65,7 +65,7 @@ async def test_a_failed_delivery_is_tried_again_as_scheduled_and_then_arrives(tm
         assert len({dict(request.headers)["webhook-id"] for request in world.sink.requests}) == 1
 
 
-async def test_each_attempt_says_what_was_decided_and_why_and_when_the_next_one_is(tmp_path):
+async def test_attempt_records_decision_reason_and_next_time(tmp_path):
     async with open_world(tmp_path, 500, 503, 200) as world:
         await world.subscribe(retry_schedule_seconds=(5.0, 60.0))
         await world.register("a", seen("queued"))
@@ -81,7 +81,7 @@ async def test_each_attempt_says_what_was_decided_and_why_and_when_the_next_one_
         assert third.next_attempt_at is None
 
 
-async def test_an_attempt_after_which_the_subscription_is_disabled_plans_no_other(tmp_path):
+async def test_attempt_that_disables_the_subscription_plans_no_retry(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await world.subscribe(retry_schedule_seconds=(100_000.0,) * 9)
         await world.register("a", seen("queued"))
@@ -94,7 +94,7 @@ async def test_an_attempt_after_which_the_subscription_is_disabled_plans_no_othe
         assert last.next_attempt_at is None
 
 
-async def test_what_a_sink_says_back_of_its_own_url_is_not_kept(tmp_path):
+async def test_url_echoed_by_the_sink_is_redacted(tmp_path):
     async with open_world(tmp_path) as world:
         sink = "https://sink.test/hook?code=hush-hush-hush"
         subscription = await world.subscribe(sink=sink, headers=(("X-Own-Token", "whisper-whisper"),))
@@ -109,7 +109,7 @@ async def test_what_a_sink_says_back_of_its_own_url_is_not_kept(tmp_path):
             assert dict(attempt.request_headers)["X-Own-Token"] == "[redacted]"
 
 
-async def test_after_the_last_attempt_it_is_dead_and_an_event_says_so(tmp_path):
+async def test_delivery_is_dead_after_the_last_attempt_with_an_event(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await world.subscribe(retry_schedule_seconds=(1.0,))
         await world.register("a", seen("queued"))
@@ -118,7 +118,7 @@ async def test_after_the_last_attempt_it_is_dead_and_an_event_says_so(tmp_path):
         assert await world.types() == ["queued", "relay.delivery.expired"]
 
 
-async def test_a_dead_sink_does_not_feed_itself_with_its_own_expiries(tmp_path):
+async def test_dead_delivery_of_a_relay_event_causes_no_event(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await world.subscribe(retry_schedule_seconds=(), types=("test.job.queued", "relay.delivery.expired"))
         await world.register("a", seen("queued"))
@@ -126,7 +126,7 @@ async def test_a_dead_sink_does_not_feed_itself_with_its_own_expiries(tmp_path):
         assert (await world.types()).count("relay.delivery.expired") == 1
 
 
-async def test_a_later_event_of_a_job_waits_for_the_earlier_one_and_only_for_that(tmp_path):
+async def test_later_event_of_a_job_waits_only_for_the_earlier_one(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         await world.subscribe(retry_schedule_seconds=(30.0,), concurrency=1)
         await world.register("a", *life("queued", "running", "succeeded"))
@@ -144,7 +144,7 @@ async def test_a_later_event_of_a_job_waits_for_the_earlier_one_and_only_for_tha
         )
 
 
-async def test_410_disables_the_subscription_and_holds_what_is_pending(tmp_path):
+async def test_410_disables_the_subscription_and_holds_its_pending_deliveries(tmp_path):
     async with open_world(tmp_path, 410, 200) as world:
         subscription = await world.subscribe()
         await world.register("a", *life("queued", "running"))
@@ -160,7 +160,7 @@ async def test_410_disables_the_subscription_and_holds_what_is_pending(tmp_path)
         assert sequences(world) == ["0000000001", "0000000001", "0000000002"]
 
 
-async def test_a_retry_after_pauses_the_whole_subscription(tmp_path):
+async def test_retry_after_pauses_the_whole_subscription(tmp_path):
     async with open_world(tmp_path, 200) as world:
         await world.subscribe()
         limited = Response(started_at=0.0, duration_ms=1.0, status_code=429, headers=(("Retry-After", "120"),))
@@ -224,7 +224,7 @@ async def refused(world, answer: Response) -> None:
     world.sink.send = sink.send
 
 
-async def test_what_waits_for_a_slot_when_the_sink_asks_for_a_pause_waits_for_its_end(tmp_path):
+async def test_delivery_waiting_for_a_slot_obeys_a_retry_after(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=2)
         await refused(world, replace(FINE, status_code=429, headers=(("Retry-After", "120"),)))
@@ -233,7 +233,7 @@ async def test_what_waits_for_a_slot_when_the_sink_asks_for_a_pause_waits_for_it
         assert len(world.sink.requests) == 11
 
 
-async def test_what_waits_for_a_slot_when_the_sink_wants_no_more_is_not_sent_before_the_subscription_resumes(tmp_path):
+async def test_delivery_waiting_for_a_slot_is_not_sent_after_a_410_until_resume(tmp_path):
     async with open_world(tmp_path) as world:
         subscription = await world.subscribe(concurrency=2)
         await refused(world, replace(FINE, status_code=410))
@@ -245,7 +245,7 @@ async def test_what_waits_for_a_slot_when_the_sink_wants_no_more_is_not_sent_bef
         assert len(world.sink.requests) == 11
 
 
-async def test_what_waits_for_a_slot_when_its_subscription_is_removed_is_not_sent(tmp_path):
+async def test_delivery_waiting_for_a_slot_is_not_sent_after_its_subscription_is_removed(tmp_path):
     async with open_world(tmp_path) as world:
         sink = SlowSink(world)
         subscription = await world.subscribe(concurrency=2)
@@ -264,7 +264,7 @@ async def test_what_waits_for_a_slot_when_its_subscription_is_removed_is_not_sen
         assert world.dispatcher.slots.in_flight == 0
 
 
-async def test_many_sinks_together_take_no_more_than_their_host_and_all_have(tmp_path):
+async def test_subscriptions_together_keep_the_host_and_total_limits(tmp_path):
     async with open_world(tmp_path) as world:
         world.dispatcher.settings = replace(world.dispatcher.settings, concurrency=10, per_host=4)
         sink = SlowSink(world)
@@ -290,7 +290,7 @@ async def test_many_sinks_together_take_no_more_than_their_host_and_all_have(tmp
         assert await world.store.deliveries.pending_count() == 0
 
 
-async def test_what_is_sent_and_not_committed_is_bounded(tmp_path):
+async def test_uncommitted_deliveries_are_bounded(tmp_path):
     """A crash now would send all of it again."""
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=4)
@@ -316,7 +316,7 @@ async def test_what_is_sent_and_not_committed_is_bounded(tmp_path):
         assert len(subjects) == len(set(subjects)) == 60
 
 
-async def test_callbacks_that_can_get_nothing_hold_up_none_that_can(tmp_path, monkeypatch):
+async def test_blocked_callbacks_do_not_delay_others(tmp_path, monkeypatch):
     """More of them than are read at once, and older."""
     monkeypatch.setattr(dispatcher, "CALLBACKS_PER_SCAN", 5)
     async with open_world(tmp_path) as world:
@@ -332,7 +332,7 @@ async def test_callbacks_that_can_get_nothing_hold_up_none_that_can(tmp_path, mo
         assert len(list(world.dispatcher.slots)) == 22
 
 
-async def test_a_pause_that_a_sink_asked_for_outlives_the_process(tmp_path):
+async def test_retry_after_pause_survives_a_restart(tmp_path):
     async with open_world(tmp_path, 200) as world:
         await world.subscribe()
         world.sink.answers.clear()
@@ -350,7 +350,7 @@ async def test_a_pause_that_a_sink_asked_for_outlives_the_process(tmp_path):
 
 @pytest.mark.parametrize("sends", [0, 1], ids=["the node that was told to wait", "another node"])
 @pytest.mark.parametrize("paused", [False, True], ids=["enabled", "paused"])
-async def test_resume_sends_at_once_what_a_retry_after_holds_on_every_node(tmp_path, sends, paused):
+async def test_resume_ends_a_retry_after_pause_on_every_node(tmp_path, sends, paused):
     async with open_world(tmp_path, 200) as world:
         made = await world.subscribe()
         world.sink.answers.clear()
@@ -376,7 +376,7 @@ async def test_resume_sends_at_once_what_a_retry_after_holds_on_every_node(tmp_p
         assert set(await states(world)) == {"delivered"}
 
 
-async def test_only_failures_for_long_enough_disable_it(tmp_path):
+async def test_long_failures_disable_the_subscription(tmp_path):
     async with open_world(tmp_path, 500) as world:
         subscription = await world.subscribe(retry_schedule_seconds=(100_000.0,) * 9)
         await world.register("a", seen("queued"))
@@ -388,7 +388,7 @@ async def test_only_failures_for_long_enough_disable_it(tmp_path):
         assert stored.disabled_reason.startswith("only failures for")
 
 
-async def test_a_success_ends_the_time_of_failing(tmp_path):
+async def test_success_resets_the_time_of_failures(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         subscription = await world.subscribe(retry_schedule_seconds=(5.0,))
         await world.register("a", seen("queued"))
@@ -398,7 +398,7 @@ async def test_a_success_ends_the_time_of_failing(tmp_path):
         assert (await world.store.subscriptions.get(subscription.id)).failing_since is None
 
 
-async def test_a_paused_subscription_gets_nothing_and_later_everything(tmp_path):
+async def test_paused_subscription_gets_its_events_after_resume(tmp_path):
     async with open_world(tmp_path) as world:
         subscription = await world.subscribe()
         await world.store.subscriptions.set_state(subscription.id, "paused", world.clock())
@@ -410,7 +410,7 @@ async def test_a_paused_subscription_gets_nothing_and_later_everything(tmp_path)
         assert sequences(world) == ["0000000001", "0000000002", "0000000003"]
 
 
-async def test_a_callback_gets_only_its_own_jobs_signed_with_the_default_secret(tmp_path):
+async def test_callback_gets_only_its_own_jobs_signed_with_the_default_secret(tmp_path):
     async with open_world(tmp_path) as world:
         callback = await world.store.subscriptions.callback_for("https://cb.test/", "sub_cb", world.clock())
         await world.register("a", seen("queued"), callback=callback)
@@ -420,7 +420,7 @@ async def test_a_callback_gets_only_its_own_jobs_signed_with_the_default_secret(
         assert dict(world.sink.requests[0].headers)[SIGNATURE_HEADER].startswith("v1,")
 
 
-async def test_ever_new_callbacks_all_get_theirs_and_are_let_go_of(tmp_path):
+async def test_idle_callbacks_are_unloaded_after_their_deliveries(tmp_path):
     """As many callback URLs as jobs: none is kept in memory when it has nothing to get."""
     async with open_world(tmp_path) as world:
         world.dispatcher.settings = replace(world.dispatcher.settings, concurrency=4, per_host=3)
@@ -441,7 +441,7 @@ async def test_ever_new_callbacks_all_get_theirs_and_are_let_go_of(tmp_path):
         assert list(world.dispatcher.slots._hosts) == ["https://sink.test"]
 
 
-async def test_a_callback_that_fails_is_tried_again_and_one_that_is_paused_waits(tmp_path):
+async def test_failing_callback_is_retried_and_a_paused_one_waits(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         for nth in range(2):
             callback = await world.store.subscriptions.callback_for(
@@ -460,7 +460,7 @@ async def test_a_callback_that_fails_is_tried_again_and_one_that_is_paused_waits
         assert await states(world) == ["delivered"] * 2
 
 
-async def test_a_callback_that_is_removed_meanwhile_gets_nothing_more(tmp_path):
+async def test_removed_callback_gets_nothing_more(tmp_path):
     async with open_world(tmp_path, 500) as world:
         callback = await world.store.subscriptions.callback_for("https://cb.test/", "sub_cb", world.clock())
         await world.register("a", *life("queued", "running"), callback=callback)
@@ -472,7 +472,7 @@ async def test_a_callback_that_is_removed_meanwhile_gets_nothing_more(tmp_path):
         assert list(world.dispatcher.slots) == []
 
 
-async def test_a_slow_sink_takes_no_more_than_its_slots(tmp_path):
+async def test_slow_sink_uses_only_its_slots(tmp_path):
     async with open_world(tmp_path) as world:
         gate, now_open, most = asyncio.Event(), 0, 0
 
@@ -540,13 +540,13 @@ async def at_once(world, answer: Response, *, rounds: int, count: int, **setting
     return found
 
 
-async def test_a_slow_sink_that_keeps_up_gets_more_at_once_up_to_its_ceiling(tmp_path):
+async def test_slow_sink_that_scales_gets_slots_up_to_its_ceiling(tmp_path):
     async with open_world(tmp_path) as world:
         answer = Response(started_at=0.0, duration_ms=5_000.0, status_code=200)
         assert await at_once(world, answer, rounds=4, count=90, concurrency=20) == [8, 16, 20, 20]
 
 
-async def test_a_sink_that_lets_all_time_out_is_left_with_one_slot(tmp_path):
+async def test_sink_that_always_times_out_keeps_one_slot(tmp_path):
     async with open_world(tmp_path) as world:
         answer = Response(started_at=0.0, duration_ms=5_000.0, error="timeout", late=True)
         found = await at_once(world, answer, rounds=4, count=40)
@@ -554,7 +554,7 @@ async def test_a_sink_that_lets_all_time_out_is_left_with_one_slot(tmp_path):
         assert found[1:] == [1, 1, 1]
 
 
-async def test_while_fresh_events_come_what_is_late_has_few_slots_and_otherwise_all(tmp_path, monkeypatch):
+async def test_backlog_gets_few_slots_while_fresh_events_arrive_and_all_otherwise(tmp_path, monkeypatch):
     monkeypatch.setattr(slots, "BACKLOGGED_SLOTS", 2)
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=8, retry_schedule_seconds=(20.0,) * 3)
@@ -593,7 +593,7 @@ async def test_while_fresh_events_come_what_is_late_has_few_slots_and_otherwise_
         world.dispatcher.cut_off()
 
 
-async def test_a_sink_that_fails_again_and_again_is_tried_now_and_then_until_it_takes_something(tmp_path, monkeypatch):
+async def test_sink_that_keeps_failing_is_tried_at_a_low_rate_until_it_recovers(tmp_path, monkeypatch):
     monkeypatch.setattr(slots, "FAILED_OFTEN", 10)
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=4, retry_schedule_seconds=(3600.0,) * 3)
@@ -620,7 +620,7 @@ async def test_a_sink_that_fails_again_and_again_is_tried_now_and_then_until_it_
         assert set(await states(world)) == {"delivered"}
 
 
-async def test_what_waited_for_a_sink_that_let_all_time_out_is_behind_what_is_new(tmp_path, monkeypatch):
+async def test_backlog_of_a_sink_that_timed_out_ranks_behind_new_events(tmp_path, monkeypatch):
     monkeypatch.setattr(slots, "FAILED", 3)
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=1, retry_schedule_seconds=(3600.0,) * 3)
@@ -643,7 +643,7 @@ async def test_what_waited_for_a_sink_that_let_all_time_out_is_behind_what_is_ne
         world.dispatcher.cut_off()
 
 
-async def test_a_rate_is_kept(tmp_path):
+async def test_rate_per_second_is_kept(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe(rate_per_second=0.5)
         for name in range(4):
@@ -668,7 +668,7 @@ async def leased(world):
     return await rows(world.store, "SELECT id, attempt_count FROM deliveries WHERE lease_token IS NOT NULL")
 
 
-async def test_at_the_end_what_was_not_sent_is_given_back_while_a_sink_still_answers(tmp_path):
+async def test_unsent_deliveries_are_released_at_shutdown_while_a_sink_still_answers(tmp_path):
     async with open_world(tmp_path) as world:
         sink = SlowSink(world)
         await until_some_wait_for_a_slot(world, sink)
@@ -686,7 +686,7 @@ async def test_at_the_end_what_was_not_sent_is_given_back_while_a_sink_still_ans
         assert world.dispatcher.slots.in_flight == 0
 
 
-async def test_what_was_claimed_under_a_name_that_is_lost_is_not_sent_since_another_node_may_send_it(tmp_path):
+async def test_delivery_claimed_under_a_lost_holder_name_is_not_sent(tmp_path):
     async with open_world(tmp_path) as world:
         sink = SlowSink(world)
         await until_some_wait_for_a_slot(world, sink)
@@ -707,7 +707,7 @@ async def test_what_was_claimed_under_a_name_that_is_lost_is_not_sent_since_anot
         assert set(await states(world)) == {"delivered"}
 
 
-async def test_a_lost_lease_writes_nothing(tmp_path):
+async def test_attempt_under_a_lost_lease_records_nothing(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe()
         real = world.sink.send
@@ -729,7 +729,7 @@ async def test_a_lost_lease_writes_nothing(tmp_path):
         assert await states(world) == ["delivered"]
 
 
-async def test_what_is_in_flight_at_the_end_is_finished(tmp_path):
+async def test_delivery_in_flight_at_shutdown_is_finished(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe()
         await world.register("a", seen("queued"))
@@ -741,7 +741,7 @@ async def test_what_is_in_flight_at_the_end_is_finished(tmp_path):
         assert await states(world) == ["delivered"]
 
 
-async def test_of_what_a_look_leased_nothing_has_to_be_looked_for(tmp_path):
+async def test_deliveries_leased_by_a_poll_need_no_scan(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe()
         await world.register("a", *life("queued", "running", "succeeded"))
@@ -757,7 +757,7 @@ async def test_of_what_a_look_leased_nothing_has_to_be_looked_for(tmp_path):
 
 
 @pytest.mark.parametrize("why", ["a callback", "no free slot", "a new subscription", "the write's answer is lost"])
-async def test_what_a_look_could_not_lease_is_looked_for(tmp_path, why):
+async def test_deliveries_a_poll_could_not_lease_are_scanned_for(tmp_path, why):
     async with open_world(tmp_path) as world:
         await world.subscribe()
         await world.dispatcher.run_once()
@@ -784,7 +784,7 @@ async def test_what_a_look_could_not_lease_is_looked_for(tmp_path, why):
         assert world.dispatcher._wake.is_set()
 
 
-async def test_what_a_scan_passed_over_for_a_slot_that_was_kept_in_vain_is_looked_for_again(tmp_path):
+async def test_unused_reservation_triggers_a_scan_for_skipped_deliveries(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         await world.subscribe(concurrency=1, retry_schedule_seconds=(60.0,))
         await world.register("a", *life("queued", "running"))
@@ -807,7 +807,7 @@ async def test_what_a_scan_passed_over_for_a_slot_that_was_kept_in_vain_is_looke
         assert await states(world) == ["delivered", "delivered"]
 
 
-async def test_what_follows_on_a_delivery_whose_end_was_refused_at_first_is_looked_for(tmp_path, monkeypatch):
+async def test_result_recorded_after_a_database_error_triggers_a_scan(tmp_path, monkeypatch):
     """The next one of the job is due as soon as the database takes writes again, and nobody has taken it."""
     monkeypatch.setattr("relay.delivery.worker.DATABASE_RETRY_SECONDS", 0.0)
     async with open_world(tmp_path) as world:
@@ -835,7 +835,7 @@ async def test_what_follows_on_a_delivery_whose_end_was_refused_at_first_is_look
         assert await states(world) == ["delivered", "delivered"]
 
 
-async def test_an_event_that_a_deliverys_end_caused_is_looked_for(tmp_path):
+async def test_event_caused_by_a_delivery_is_scanned_for(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         await world.subscribe(retry_schedule_seconds=())
         await world.subscribe(sink="https://other.test/", types=("relay.delivery.expired",))
@@ -851,7 +851,7 @@ async def test_an_event_that_a_deliverys_end_caused_is_looked_for(tmp_path):
         assert sorted(await states(world)) == ["dead", "delivered"]
 
 
-async def test_what_one_look_saw_goes_out_at_once_where_order_is_of_no_matter(tmp_path):
+async def test_events_of_one_poll_are_sent_together_without_ordering(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe(ordering="none")
         await world.register("a", seen("succeeded", attempt_count=1, started_at=world.clock() - 1))
@@ -864,7 +864,7 @@ async def test_what_one_look_saw_goes_out_at_once_where_order_is_of_no_matter(tm
         assert set(await states(world)) == {"delivered"}
 
 
-async def test_what_is_recorded_only_after_the_end_is_given_back_unsent(tmp_path):
+async def test_deliveries_recorded_after_shutdown_began_are_released_unsent(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe()
         await world.register("a", seen("queued"))
@@ -890,7 +890,7 @@ async def test_what_is_recorded_only_after_the_end_is_given_back_unsent(tmp_path
 
 
 @pytest.mark.parametrize("crash", ["before_send", "after_send", "after_mark"])
-async def test_a_crash_at_any_step_loses_nothing_and_makes_no_second_event(tmp_path, crash):
+async def test_crash_at_any_step_loses_no_event_and_makes_no_duplicate_event(tmp_path, crash):
     async with open_world(tmp_path) as world:
         await world.subscribe()
         with crashing(world, crash):
@@ -904,7 +904,7 @@ async def test_a_crash_at_any_step_loses_nothing_and_makes_no_second_event(tmp_p
         assert first_of_each == ["0000000001", "0000000002", "0000000003"]
 
 
-async def test_a_subscription_removed_while_its_sink_answers_leaves_no_slot_taken(tmp_path):
+async def test_subscription_removed_during_an_attempt_leaves_no_slot_in_use(tmp_path):
     async with open_world(tmp_path) as world:
         gate = asyncio.Event()
         real = world.sink.send

@@ -34,7 +34,7 @@ async def jobs(world: World, count: int) -> None:
     await world.run(40)
 
 
-async def test_at_least_fifty_a_second_where_the_sink_keeps_up(tmp_path):
+async def test_replay_sends_at_least_fifty_a_second_if_the_sink_keeps_up(tmp_path):
     async with open_world(tmp_path) as world:
         await jobs(world, 100)
         subscription = await world.subscribe()
@@ -54,7 +54,7 @@ async def test_at_least_fifty_a_second_where_the_sink_keeps_up(tmp_path):
         assert not await replayer.run_once()
 
 
-async def test_what_a_failing_sink_has_not_taken_is_dead_and_the_next_replay_sends_it(tmp_path):
+async def test_dead_deliveries_of_a_replay_are_sent_by_the_next_one(tmp_path):
     async with open_world(tmp_path, 500) as world:
         subscription = await world.subscribe(retry_schedule_seconds=(1.0,))
         await jobs(world, 2)
@@ -72,7 +72,7 @@ async def test_what_a_failing_sink_has_not_taken_is_dead_and_the_next_replay_sen
         assert made.matched == 0
 
 
-async def test_new_events_come_first_while_a_slow_replay_runs(tmp_path):
+async def test_new_events_precede_a_slow_replay(tmp_path):
     async with open_world(tmp_path) as world:
         await jobs(world, 20)
         subscription = await world.subscribe(rate_per_second=1.0)
@@ -105,14 +105,14 @@ class Rows:
         return ReplayStep(queued=1, more=True)
 
 
-async def test_one_replay_does_not_keep_the_others_from_their_turn():
+async def test_one_replay_does_not_block_others():
     rows_, woken = Rows(), list[bool]()
     replayer = Replayer(rows_, clock=lambda: 0.0, holder=Holder("node"), wake=lambda: woken.append(True))
     assert await replayer.run_once()
     assert (rows_.steps, len(woken)) == (MAX_STEPS, MAX_STEPS)
 
 
-async def test_a_sink_that_does_not_answer_leaves_the_rest_where_it_is(tmp_path):
+async def test_replay_to_an_unresponsive_sink_stays_bounded(tmp_path):
     async with open_world(tmp_path) as world:
         await jobs(world, 1)
         subscription = await world.subscribe(retry_schedule_seconds=(3600.0,))

@@ -58,7 +58,7 @@ def subjects(world: World) -> list[str]:
     return [orjson.loads(request.body)["subject"] for request in world.sink.requests]
 
 
-async def test_it_fails_is_disabled_is_tried_and_recovers(tmp_path):
+async def test_failing_subscription_is_disabled_probed_and_enabled(tmp_path):
     async with open_world(tmp_path, 500) as world:
         made = await disable(world, jobs=3)
         assert made.disabled_reason is not None
@@ -88,7 +88,7 @@ async def test_it_fails_is_disabled_is_tried_and_recovers(tmp_path):
         ]
 
 
-async def test_the_event_says_what_it_recovered_from(tmp_path):
+async def test_recovered_event_tells_since_when_the_sink_failed(tmp_path):
     async with open_world(tmp_path, 500) as world:
         made = await disable(world)
         world.sink.answers.extend([200])
@@ -105,7 +105,7 @@ async def disabled_body(world: World) -> bytes:
     return next(event.body for _, event in (await world.store.events.tail(0)).events if event.type == DISABLED)
 
 
-async def test_probes_are_one_event_each_at_a_pace_that_slows_down_to_one_an_hour(tmp_path):
+async def test_probes_send_one_event_at_intervals_that_grow_to_an_hour(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await disable(world, jobs=5)
         times = await sent_at(world, 4 * 3600)
@@ -114,7 +114,7 @@ async def test_probes_are_one_event_each_at_a_pace_that_slows_down_to_one_an_hou
         assert len(set(subjects(world))) == 1
 
 
-async def test_no_probe_uses_up_the_schedule(tmp_path):
+async def test_probes_do_not_use_up_the_schedule(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await disable(world, retry_schedule_seconds=(DAY,) * 6)
         assert len(await sent_at(world, 20 * 3600)) > 20
@@ -124,7 +124,7 @@ async def test_no_probe_uses_up_the_schedule(tmp_path):
         assert row["made_count"] > 26
 
 
-async def test_a_restart_goes_on_with_the_pace(tmp_path):
+async def test_restart_keeps_the_probe_interval(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await disable(world)
         assert await sent_at(world, 500) == [60, 120, 240, 480]
@@ -147,7 +147,7 @@ async def test_several_nodes_probe_no_more_often_than_one(tmp_path):
         assert max(Counter(subjects(world)[5:]).values()) == 1
 
 
-async def test_a_sink_that_is_gone_is_never_tried_but_by_hand(tmp_path):
+async def test_subscription_disabled_by_410_is_not_probed(tmp_path):
     async with open_world(tmp_path, 410, 200) as world:
         made = await world.subscribe()
         await world.register("a", seen("queued"))
@@ -161,7 +161,7 @@ async def test_a_sink_that_is_gone_is_never_tried_but_by_hand(tmp_path):
         assert RECOVERED not in await world.types()  # whoever resumes it knows
 
 
-async def test_a_probe_that_finds_the_sink_gone_is_the_last(tmp_path):
+async def test_probe_answered_with_410_is_the_last(tmp_path):
     async with open_world(tmp_path, 500) as world:
         made = await disable(world)
         world.sink.answers.clear()
@@ -171,7 +171,7 @@ async def test_a_probe_that_finds_the_sink_gone_is_the_last(tmp_path):
         assert (found.state, found.disabled_reason, found.probe_at) == ("disabled", "http_410", None)
 
 
-async def test_a_probe_obeys_retry_after(tmp_path):
+async def test_probe_obeys_retry_after(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await disable(world)
         world.sink.answers.clear()
@@ -180,7 +180,7 @@ async def test_a_probe_obeys_retry_after(tmp_path):
         assert (await sent_at(world, 900))[:2] == [60, 660]
 
 
-async def test_an_event_that_the_sink_refuses_for_good_is_dead_and_the_next_one_is_tried(tmp_path):
+async def test_probe_event_rejected_for_good_is_dead_and_the_next_one_is_probed(tmp_path):
     async with open_world(tmp_path, 500) as world:
         types = ("test.job.queued",)
         made = await disable(world, jobs=2, kind="slack", types=types, rate_per_second=1.0)
@@ -194,7 +194,7 @@ async def test_an_event_that_the_sink_refuses_for_good_is_dead_and_the_next_one_
         assert states == {"dead": 1, "delivered": 1}
 
 
-async def test_what_waits_for_a_later_attempt_goes_out_when_it_has_recovered(tmp_path):
+async def test_waiting_retries_are_sent_after_recovery(tmp_path):
     async with open_world(tmp_path, 500) as world:
         made = await disable(world, jobs=8)
         due = await rows(world.store, "SELECT due_at FROM deliveries WHERE due_at > :now", now=world.clock() + HOUR)
@@ -207,7 +207,7 @@ async def test_what_waits_for_a_later_attempt_goes_out_when_it_has_recovered(tmp
         assert sorted(subjects(world)) == [f"job {nth}" for nth in range(8)]
 
 
-async def test_a_restart_in_a_drain_still_has_what_waits_be_due(tmp_path):
+async def test_restart_during_a_drain_still_expedites_retries(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await disable(world, jobs=8)
         world.sink.answers.clear()
@@ -222,7 +222,7 @@ async def test_a_restart_in_a_drain_still_has_what_waits_be_due(tmp_path):
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-async def test_what_waited_goes_out_at_a_bounded_rate_that_grows(tmp_path, by_hand):
+async def test_backlog_drains_at_a_growing_rate(tmp_path, by_hand):
     async with open_world(tmp_path, 500) as world:
         made = await disable(world, jobs=300, concurrency=64)
         world.sink.answers.clear()
@@ -242,7 +242,7 @@ async def test_what_waited_goes_out_at_a_bounded_rate_that_grows(tmp_path, by_ha
         assert len(set(subjects(world))) == 300
 
 
-async def test_a_drain_holds_up_nobody_else(tmp_path):
+async def test_drain_does_not_delay_other_subscriptions(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await disable(world, jobs=200)
         world.sink.answers.clear()
@@ -258,7 +258,7 @@ async def test_a_drain_holds_up_nobody_else(tmp_path):
         assert (await standing(world, other)).state == "enabled"
 
 
-async def test_after_a_minute_only_its_slots_bound_it(tmp_path):
+async def test_drain_is_limited_only_by_slots_after_a_minute(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await disable(world)
         world.sink.answers.clear()
@@ -272,7 +272,7 @@ async def test_after_a_minute_only_its_slots_bound_it(tmp_path):
         assert len(world.sink.requests) - before == 60
 
 
-async def test_with_a_new_sink_it_is_tried_at_once(tmp_path):
+async def test_new_sink_is_probed_at_once(tmp_path):
     async with open_world(tmp_path, 500) as world:
         made = await disable(world, jobs=2)
         assert await sent_at(world, 500) == [60, 120, 240, 480]
@@ -284,7 +284,7 @@ async def test_with_a_new_sink_it_is_tried_at_once(tmp_path):
         assert (await standing(world, made)).state == "enabled"
 
 
-async def test_a_new_sink_does_not_answer_for_the_old_one(tmp_path):
+async def test_new_sink_does_not_inherit_failures_of_the_old_one(tmp_path):
     async with open_world(tmp_path, 500) as world:
         made = await world.subscribe(retry_schedule_seconds=(4 * DAY, 2 * DAY, DAY, DAY))
         await world.register("a", seen("queued"))
@@ -302,7 +302,7 @@ async def test_a_new_sink_does_not_answer_for_the_old_one(tmp_path):
 
 
 @pytest.mark.parametrize("crash", ["before_send", "after_send", "after_mark"])
-async def test_a_crash_at_any_step_of_a_probe_makes_one_recovery(tmp_path, crash):
+async def test_crash_at_any_step_of_a_probe_makes_one_recovery(tmp_path, crash):
     async with open_world(tmp_path, 500) as world:
         made = await disable(world, jobs=3)
         world.sink.answers.clear()
@@ -320,7 +320,7 @@ async def test_a_crash_at_any_step_of_a_probe_makes_one_recovery(tmp_path, crash
         assert len(set(subjects(world))) == 3
 
 
-async def test_what_arrives_by_one_node_counts_for_all(tmp_path):
+async def test_success_at_one_node_counts_for_all(tmp_path):
     async with open_world(tmp_path, 500) as world:
         made = await world.subscribe(retry_schedule_seconds=(1.0,) + (DAY,) * 9)
         other = world._new_dispatcher()
@@ -362,7 +362,7 @@ def refuse(world: World, *refused: str) -> None:
     world.dispatcher._worker._transport.send = judged  # type: ignore[method-assign]
 
 
-async def test_waiting_retries_come_forward_when_a_sink_answers_again(tmp_path):
+async def test_waiting_retries_are_expedited_when_a_sink_recovers(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await world.subscribe(retry_schedule_seconds=(10.0, DAY, DAY))
         await world.register("a", seen("queued"))
@@ -376,7 +376,7 @@ async def test_waiting_retries_come_forward_when_a_sink_answers_again(tmp_path):
         assert subjects(world)[2:] == ["b", "a"]
 
 
-async def test_waiting_retries_stay_where_they_are_after_a_short_failure(tmp_path):
+async def test_waiting_retries_are_not_expedited_after_a_short_failure(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await world.subscribe(retry_schedule_seconds=(DAY,))
         refuse(world, "a")
@@ -388,7 +388,7 @@ async def test_waiting_retries_stay_where_they_are_after_a_short_failure(tmp_pat
         assert subjects(world) == ["a", "b 0", "b 1", "b 2"]
 
 
-async def test_event_that_a_quiet_sink_always_refuses_gets_only_so_many_attempts_more_than_its_schedule(tmp_path):
+async def test_event_always_rejected_by_a_quiet_sink_gets_a_bounded_number_of_extra_attempts(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await world.subscribe(retry_schedule_seconds=(100.0, 3 * DAY))
         refuse(world, "a")
@@ -417,7 +417,7 @@ async def test_event_that_always_fails_gets_an_attempt_at_each_recovery_and_stil
         assert {one.state for subject, one in found.items() if subject != "a"} == {"delivered"}
 
 
-async def test_subscription_of_a_kind_that_this_program_does_not_have_holds_up_no_other(tmp_path):
+async def test_subscription_of_an_unknown_kind_does_not_delay_others(tmp_path):
     """As after a roll-back: its events wait."""
     async with open_world(tmp_path, 200) as world:
         await world.subscribe(kind="from_a_newer_relay", sink="https://unknown.test/")
@@ -429,7 +429,7 @@ async def test_subscription_of_a_kind_that_this_program_does_not_have_holds_up_n
         assert sorted(states.values()) == ["delivered", "pending"]
 
 
-async def test_scans_that_find_only_what_is_out_become_rare(tmp_path):
+async def test_scans_that_claim_nothing_become_rare(tmp_path):
     """The clock was set forward while an answer is awaited, whose lease has a clock of its own."""
     async with open_world(tmp_path) as world:
         began, sent, answer, send = world.clock(), asyncio.Event(), asyncio.Event(), world.sink.send

@@ -210,14 +210,14 @@ def hint_table() -> str:
 
 
 @pytest.mark.parametrize(("path", "made"), [(MESSAGES, messages), (HINTS, hint_table)], ids=["messages", "hints"])
-def test_the_texts_are_those_that_were_read(path: Path, made: Any) -> None:
+def test_messages_match_the_reviewed_files(path: Path, made: Any) -> None:
     text = made()
     if os.environ.get("UPDATE_MESSAGES"):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
 
 
-def test_no_message_shows_a_recipient_or_what_was_written() -> None:
+def test_no_message_shows_a_recipient_or_message_text() -> None:
     text = messages()
     for private in ("Robin", "robin@", "Hello", "alex@example.com", "555", "s3cr3t"):
         assert private not in text
@@ -237,7 +237,7 @@ def test_no_sentence_contradicts_itself() -> None:
         assert not re.search(r"\b(nobody|mend|can not|the upstream|look)\b", line, re.IGNORECASE), what
 
 
-def test_a_subscription_chooses_the_metadata_that_it_shows() -> None:
+def test_subscription_selects_the_metadata_shown() -> None:
     chosen = Subscription(
         id="sub_1",
         sink=SUBSCRIPTION.sink,

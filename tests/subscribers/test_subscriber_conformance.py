@@ -101,7 +101,7 @@ def test_every_kind_has_a_check_of_its_target() -> None:
 
 @every_kind
 @pytest.mark.parametrize("type", TYPES)
-def test_it_renders_every_type_the_same_way_twice(kind: Kind, type: str) -> None:
+def test_every_type_renders_to_the_same_bytes_twice(kind: Kind, type: str) -> None:
     event, subscription = sample(type), subscription_of(kind)
     request = kind.render(event, subscription, CONTEXT)
     assert request == kind.render(event, subscription, CONTEXT)
@@ -115,7 +115,7 @@ def test_it_renders_every_type_the_same_way_twice(kind: Kind, type: str) -> None
 
 @every_kind
 @pytest.mark.parametrize("type", TYPES)
-def test_its_headers_can_be_sent(kind: Kind, type: str) -> None:
+def test_rendered_headers_can_be_sent(kind: Kind, type: str) -> None:
     headers = kind.render(sample(type), subscription_of(kind), CONTEXT).headers
     names = [name.lower() for name, _ in headers]
     assert len(set(names)) == len(names)
@@ -127,25 +127,25 @@ def test_its_headers_can_be_sent(kind: Kind, type: str) -> None:
 
 
 @every_kind
-def test_it_takes_a_plain_subscription(kind: Kind) -> None:
+def test_plain_subscription_is_accepted(kind: Kind) -> None:
     kind.check(subscription_of(kind))
 
 
 @every_kind
-def test_its_default_types_exist(kind: Kind) -> None:
+def test_default_types_exist(kind: Kind) -> None:
     for prefixes in ([], ["ai.revor.job"], ["ai.revor.job", "com.other.job"]):
         types = kind.default_types(prefixes)
         assert types is None or set(types) <= set(known_types(prefixes))
 
 
 @every_kind
-def test_its_rate_is_a_rate(kind: Kind) -> None:
+def test_rate_is_positive_or_none(kind: Kind) -> None:
     assert kind.rate_per_second is None or 0 < kind.rate_per_second <= 1000
 
 
 @every_kind
 @pytest.mark.parametrize("body", [b"", b"ok", b"no_service", b"<html>", b"\xff\x00" * 100], ids=repr)
-def test_it_judges_every_status(kind: Kind, body: bytes) -> None:
+def test_every_status_has_an_outcome(kind: Kind, body: bytes) -> None:
     verdicts = set(get_args(Outcome.__annotations__["verdict"]))
     for status in range(100, 600):
         for headers in ((), (("Retry-After", "soon"),), (("Retry-After", "7"),)):
@@ -167,7 +167,7 @@ def test_it_judges_every_status(kind: Kind, body: bytes) -> None:
 
 @every_kind
 @pytest.mark.parametrize("error", ["timeout", "dns", "connect", "tls", "refused", "protocol", "read", "cancelled"])
-def test_it_tries_again_when_no_answer_came(kind: Kind, error: str) -> None:
+def test_missing_response_is_retried(kind: Kind, error: str) -> None:
     for status in (None, 200):
         response = Response(started_at=NOW, duration_ms=1, status_code=status, excerpt=b"ok", error=error)
         assert kind.classify(response, NOW).verdict == "retry"
@@ -175,7 +175,7 @@ def test_it_tries_again_when_no_answer_came(kind: Kind, error: str) -> None:
 
 @every_kind
 @pytest.mark.parametrize("host", ["hooks.slack.com", "hooks.zapier.com", "hook.eu1.make.com", "x.app.n8n.cloud"])
-def test_it_hides_a_path_that_is_a_credential(kind: Kind, host: str) -> None:
+def test_credential_path_is_hidden(kind: Kind, host: str) -> None:
     shown = kind.redacted_url(f"https://user:{SINK_SECRET}@{host}/{SINK_SECRET}?key={SINK_SECRET}#{SINK_SECRET}")
     assert SINK_SECRET not in shown
     assert host in shown
@@ -183,7 +183,7 @@ def test_it_hides_a_path_that_is_a_credential(kind: Kind, host: str) -> None:
 
 @every_kind
 @given(url=st.text(max_size=60).map(lambda text: "https://x.example/" + text) | st.text(max_size=60))
-def test_it_shows_any_url_without_its_query(kind: Kind, url: str) -> None:
+def test_query_is_hidden_in_any_url(kind: Kind, url: str) -> None:
     shown = kind.redacted_url(f"{url}?key={SINK_SECRET}")
     assert "key=" not in shown or "#" in url or "?" in url
     assert SINK_SECRET not in shown
@@ -223,7 +223,7 @@ def job_event(
 
 @every_wording_kind
 @pytest.mark.parametrize("job_kind", JOB_EVENTS)
-def test_no_recipient_is_shown_but_the_name_that_the_user_gave(kind: Kind, job_kind: str) -> None:
+def test_only_the_name_given_by_the_user_is_shown(kind: Kind, job_kind: str) -> None:
     event = job_event(
         job_kind,
         attributes={"channel": "linkedin", "action": "outreach.dispatch"},

@@ -119,7 +119,7 @@ def test_each_job_event_is_one_sentence(kind: str, sentence: str) -> None:
     assert text(job_event(kind, metadata=ALEX, hint=RECONNECT)) == sentence
 
 
-def test_a_job_that_was_not_found_reads_so_without_a_hint() -> None:
+def test_not_found_job_has_a_sentence_without_a_hint() -> None:
     sentence = "LinkedIn outreach to Alex was not found, so its end will not be seen: Revor does not know it"
     assert text(job_event("not_found", metadata=ALEX)) == sentence
 
@@ -142,12 +142,12 @@ def test_an_unknown_status_is_named() -> None:
         (None, "outreach.linkedin.post_like", "LinkedIn post like was accepted"),
     ],
 )
-def test_a_success_that_did_nothing_says_so(result_status: str | None, action: str | None, sentence: str) -> None:
+def test_skipped_success_says_so(result_status: str | None, action: str | None, sentence: str) -> None:
     event = job_event("succeeded", action=action, result_status=result_status)
     assert text(event).replace(" (job 3f2a9c1e…)", "") == sentence
 
 
-def test_a_retry_that_is_over_reads_so() -> None:
+def test_inferred_retry_is_in_the_past_tense() -> None:
     event = job_event("retrying", inferred=True, metadata=ALEX)
     assert text(event) == "LinkedIn outreach to Alex failed an attempt and was tried again"
 
@@ -181,7 +181,7 @@ def test_a_retry_that_is_over_reads_so() -> None:
         ({"upstream": {"recipient": {"name": "Kim"}}}, "LinkedIn outreach (job 3f2a9c1e…)"),
     ],
 )
-def test_what_it_is_about(changes: dict[str, Any], what: str) -> None:
+def test_subject_of_the_sentence(changes: dict[str, Any], what: str) -> None:
     assert text(job_event("succeeded", **changes)) == f"{what} was accepted"
 
 
@@ -214,7 +214,7 @@ def test_without_a_hint_the_sentence_is_short() -> None:
     assert "fields" not in message(job_event(channel=None))["blocks"][0]
 
 
-def test_the_blocks_say_what_to_do_and_how_to_find_it() -> None:
+def test_blocks_hold_advice_and_ids() -> None:
     payload = message(job_event(hint=RECONNECT, account="emea"), Context(account_names={"emea": "Sales team"}))
     section, footer, ids = payload["blocks"]
     assert (section["type"], footer["type"], ids["type"]) == ("section", "context", "context")
@@ -314,7 +314,7 @@ def test_each_event_about_the_relay_is_one_sentence(type: str, data: dict[str, A
     assert text(about_the_relay(type, data), Context(account_names={"eu": "Europe"})) == sentence
 
 
-def test_a_lost_create_says_what_it_was_and_what_to_do() -> None:
+def test_unknown_create_says_what_it_was_and_what_to_do() -> None:
     event = about_the_relay("relay.create.unknown", create_unknown_data(LOST))
     shown = dict(wording.job_details(event, None))
     assert (shown["Deal"], shown["Channel"]) == ("42", "LinkedIn")
@@ -329,7 +329,7 @@ def test_a_lost_create_says_what_it_was_and_what_to_do() -> None:
     )
 
 
-def test_an_event_of_somebody_elses_is_named() -> None:
+def test_foreign_event_is_named() -> None:
     body = b'{"id":"evt_1","source":"/shop","type":"shop.order.paid","data":"<xml/>"}'
     event = Event(
         id="evt_1", source="/shop", type="shop.order.paid", subject="order <7>", time=NOW, recorded_at=NOW, body=body
@@ -354,12 +354,12 @@ def test_an_event_of_somebody_elses_is_named() -> None:
         ("a\u202eb\x00c\u2028d", "a b c d"),
     ],
 )
-def test_user_text_shows_as_it_is(name: str, shown: str | None) -> None:
+def test_user_text_is_shown_literally(name: str, shown: str | None) -> None:
     expected = f"LinkedIn outreach to {shown}" if shown else "LinkedIn outreach (job 3f2a9c1e…)"
     assert text(job_event("queued", metadata={"name": name})) == f"{expected} is queued"
 
 
-def test_a_mention_in_a_status_is_no_mention() -> None:
+def test_mention_in_a_status_is_escaped() -> None:
     assert "@\u2060here" in slack.escape("@here")
     assert slack.escape("mail me @ 10:00:08 & go") == "mail me @ 10:00:08 &amp; go"
 
@@ -376,7 +376,7 @@ def test_a_mention_in_a_status_is_no_mention() -> None:
         ("&amp;&lt;", 3, "…"),
     ],
 )
-def test_text_is_never_cut_inside_an_entity(escaped: str, limit: int, clipped: str) -> None:
+def test_text_is_never_truncated_inside_an_entity(escaped: str, limit: int, clipped: str) -> None:
     assert slack._clip(escaped, limit) == clipped
 
 
@@ -394,7 +394,7 @@ def test_the_longest_message_fits() -> None:
         assert shown.endswith("&amp;…")
 
 
-def test_long_text_is_cut() -> None:
+def test_long_text_is_truncated() -> None:
     assert wording.one_line("x" * 501) == "x" * 499 + "…"
     assert wording.one_line("x" * 500) == "x" * 500
     assert wording.one_line("x " * 300).endswith("x…")
@@ -406,7 +406,7 @@ def verdict(status: int, body: bytes = b"", **headers: str) -> Outcome:
     return KIND.classify(response, NOW)
 
 
-def test_ok_and_nothing_else_is_delivered() -> None:
+def test_only_the_body_ok_counts_as_delivered() -> None:
     assert verdict(200, b"ok") == Outcome(verdict="delivered", reason="ok")
     assert verdict(200, b"ok\n").verdict == "delivered"
     for status, body in ((200, b""), (200, b"<html>ok</html>"), (200, b'{"ok":true}'), (204, b"")):
@@ -427,11 +427,11 @@ def test_ok_and_nothing_else_is_delivered() -> None:
         (302, b"", Outcome(verdict="retry", reason="http_302")),
     ],
 )
-def test_the_verdict_is_slacks_own(status: int, body: bytes, outcome: Outcome) -> None:
+def test_outcomes_follow_slacks_rules(status: int, body: bytes, outcome: Outcome) -> None:
     assert verdict(status, body) == outcome
 
 
-def test_it_waits_as_long_as_slack_asks() -> None:
+def test_retry_after_of_slack_is_obeyed() -> None:
     outcome = verdict(429, b"rate_limited", **{"Retry-After": "30"})
     assert (outcome.verdict, outcome.retry_after_seconds) == ("retry", 30.0)
 
@@ -441,7 +441,7 @@ def test_no_answer_is_tried_again() -> None:
     assert KIND.classify(response, NOW).verdict == "retry"
 
 
-def test_it_defaults_to_trouble() -> None:
+def test_default_types_are_trouble() -> None:
     assert KIND.default_types(["a.job", "b.job", "a.job"]) == (
         *("a.job.failed", "a.job.overdue", "a.job.not_found"),
         *("b.job.failed", "b.job.overdue", "b.job.not_found"),
@@ -450,7 +450,7 @@ def test_it_defaults_to_trouble() -> None:
     assert (KIND.signed, KIND.rate_per_second) == (False, 1.0)
 
 
-def test_it_hides_the_path() -> None:
+def test_path_of_a_slack_url_is_hidden() -> None:
     assert KIND.redacted_url(SINK) == "https://hooks.slack.com/…"
     assert KIND.redacted_url("http://127.0.0.1:9000/secret?x=1") == "http://127.0.0.1:9000/…"
 
@@ -465,7 +465,7 @@ def test_it_hides_the_path() -> None:
         ({"sink": "https://hooks.slack.com/workflows/T0/1/secret"}, "/sink"),
     ],
 )
-def test_it_refuses_what_a_webhook_of_slack_can_not_take(changes: dict[str, Any], pointer: str) -> None:
+def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str) -> None:
     KIND.check(SUBSCRIPTION)
     values: dict[str, Any] = {"id": "sub_1", "sink": SINK, "kind": "slack"}
     with pytest.raises(InvalidRequest) as caught:
@@ -493,7 +493,7 @@ def test_it_refuses_what_a_webhook_of_slack_can_not_take(changes: dict[str, Any]
         ({"<!channel>": "<!here> & *now*"}, ["<!channel> <!here> & *now*"]),
     ],
 )
-def test_without_a_choice_the_deal_is_shown_and_no_person(metadata: dict[str, Any], shown: list[str]) -> None:
+def test_default_metadata_shows_the_deal_and_no_person(metadata: dict[str, Any], shown: list[str]) -> None:
     found = wording.job_details(job_event(channel=None, metadata=metadata), None)
     assert [f"{label} {text}" for label, text in found] == shown
 
@@ -527,14 +527,14 @@ def test_labels_and_values_of_metadata_are_escaped_and_bounded() -> None:
         (None, None),
     ],
 )
-def test_an_http_url_in_the_metadata_is_a_link(url: object, line: str | None) -> None:
+def test_http_url_in_the_metadata_is_a_link(url: object, line: str | None) -> None:
     payload = message(job_event(metadata={"url": url}))
     shown = payload["blocks"][0]["text"]["text"]
     assert shown == payload["text"] + ("" if line is None else f"\n{line}")
     assert "<" not in payload["text"]
 
 
-def test_metadata_of_the_create_are_shown_beside_those_of_the_registration() -> None:
+def test_metadata_of_create_and_registration_are_shown() -> None:
     data = {"metadata": {"deal": 1}, "request": {"metadata": {"deal": 2, "campaign": "spring"}}, "job": {}}
     assert wording.job_details(with_data(data), None) == (("Deal", "1"), ("Campaign", "spring"))
 
@@ -551,7 +551,7 @@ def test_metadata_of_the_create_are_shown_beside_those_of_the_registration() -> 
         ({"job": []}, None),
     ],
 )
-def test_the_account_that_sends_is_shown_by_its_id(data: dict[str, Any], account: str | None) -> None:
+def test_sending_account_is_shown_by_its_id(data: dict[str, Any], account: str | None) -> None:
     expected = () if account is None else (("Sending account", account),)
     assert wording.job_details(with_data(data), None) == expected
 
@@ -570,7 +570,7 @@ def with_data(data: dict[str, Any]) -> Event:
     )
 
 
-def test_the_sample_reads_like_the_real_thing() -> None:
+def test_sample_renders_like_a_real_event() -> None:
     event = sample_event(
         "ai.revor.job.failed", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"
     )

@@ -19,18 +19,18 @@ def subscription(**changes: object) -> Subscription:
     return Subscription(id="sub_1", sink="https://x.example/in", **changes)  # type: ignore[arg-type]
 
 
-def test_the_body_is_the_events_own_bytes() -> None:
+def test_body_is_the_stored_bytes() -> None:
     request = WEBHOOK.render(EVENT, subscription(method="PUT", headers=(("X-Team", "ops"),)), base.Context())
     assert request.body is EVENT.body
     assert (request.url, request.method) == ("https://x.example/in", "PUT")
     assert request.headers == (("Content-Type", "application/cloudevents+json"), ("X-Team", "ops"))
 
 
-def test_it_is_signed_and_unlimited_and_wants_all_job_events() -> None:
+def test_webhook_is_signed_unlimited_and_gets_all_job_events() -> None:
     assert (WEBHOOK.signed, WEBHOOK.rate_per_second, WEBHOOK.default_types(["a.job"])) == (True, None, None)
 
 
-def test_it_judges_as_http_does() -> None:
+def test_outcomes_follow_http() -> None:
     verdicts = {
         status: WEBHOOK.classify(Response(started_at=0, duration_ms=1, status_code=status), 0.0).verdict
         for status in (200, 202, 204, 302, 400, 404, 410, 429, 500)
@@ -40,7 +40,7 @@ def test_it_judges_as_http_does() -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-def test_it_takes_methods_with_a_body(method: str) -> None:
+def test_methods_with_a_body_are_accepted(method: str) -> None:
     WEBHOOK.check(subscription(method=method, headers=(("Authorization", "Bearer x"), ("X-A", "cafe"))))
 
 
@@ -66,7 +66,7 @@ def test_it_takes_methods_with_a_body(method: str) -> None:
         ({"headers": (("HTTP2-Settings", "x"),)}, "/protocolsettings/headers/HTTP2-Settings", "reserved_header"),
     ],
 )
-def test_it_refuses_what_it_can_not_send(changes: dict[str, object], pointer: str, code: str) -> None:
+def test_invalid_methods_headers_and_options_are_refused(changes: dict[str, object], pointer: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         WEBHOOK.check(subscription(**changes))
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
@@ -92,7 +92,7 @@ def test_it_refuses_what_it_can_not_send(changes: dict[str, object], pointer: st
         ("", "…"),
     ],
 )
-def test_a_url_is_shown_without_what_is_secret_in_it(url: str, shown: str) -> None:
+def test_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert WEBHOOK.redacted_url(url) == shown
     assert redacted_url(shown) == shown
 
@@ -126,7 +126,7 @@ def test_every_kind_is_found_by_its_name() -> None:
     ("name", "hint"),
     [("slak", "did you mean slack?"), ("WebHook", "did you mean webhook?"), ("carrier pigeon", "webhook, slack")],
 )
-def test_an_unknown_kind_is_refused_with_the_nearest(name: str, hint: str) -> None:
+def test_unknown_kind_is_refused_with_the_nearest_name(name: str, hint: str) -> None:
     with pytest.raises(InvalidRequest, match=hint) as caught:
         registry.kind_named(name)
     assert [(error.pointer, error.code) for error in caught.value.errors] == [("/config/kind", "unknown_kind")]

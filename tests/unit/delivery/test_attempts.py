@@ -43,18 +43,18 @@ def kept(body: bytes, *secrets: str, error: str | None = None) -> Attempt:
         (b"ab\xc3", "6162c3", True),
     ],
 )
-def test_a_body_is_text_where_it_is_utf8_and_else_hex(body: bytes, excerpt: str | None, is_hex: bool) -> None:
+def test_utf8_body_is_stored_as_text_and_other_bodies_as_hex(body: bytes, excerpt: str | None, is_hex: bool) -> None:
     attempt = kept(body)
     assert (attempt.response_excerpt, attempt.excerpt_is_hex) == (excerpt, is_hex)
 
 
-def test_a_character_that_is_cut_in_two_makes_no_binary_body() -> None:
+def test_character_split_by_truncation_does_not_make_the_body_binary() -> None:
     long = b"a" * (READ_BYTES - 1) + "é".encode()
     assert kept(long).response_excerpt == "a" * EXCERPT_CHARACTERS
     assert kept(b"ab\xc3", error="read").response_excerpt == "ab", "the connection broke off there"
 
 
-def test_a_secret_that_the_cut_goes_through_is_not_begun() -> None:
+def test_secret_across_the_end_of_the_excerpt_is_redacted() -> None:
     for between in (b" ", b"\xff"):
         attempt = kept((SECRET.encode() * 3 + between) * 100, SECRET * 3)
         shown = attempt.response_excerpt or ""
@@ -63,7 +63,7 @@ def test_a_secret_that_the_cut_goes_through_is_not_begun() -> None:
         assert SECRET[:4] not in shown
 
 
-def test_a_binary_body_hides_what_a_text_would() -> None:
+def test_binary_body_is_redacted_like_text() -> None:
     attempt = kept(b"\xff Authorization: Bearer " + SECRET.encode() + b" \xfe")
     assert attempt.excerpt_is_hex
     shown = bytes.fromhex(attempt.response_excerpt or "")
@@ -71,7 +71,7 @@ def test_a_binary_body_hides_what_a_text_would() -> None:
     assert SECRET.encode() not in shown
 
 
-def test_the_rest_of_a_response_is_kept() -> None:
+def test_attempt_keeps_the_other_fields_of_the_response() -> None:
     timings = Timings(connect_ms=1.0, first_byte_ms=2.0)
     response = Response(
         started_at=1.0, duration_ms=3.0, error="timeout", detail="late", remote_ip="192.0.2.1", timings=timings
@@ -82,7 +82,7 @@ def test_the_rest_of_a_response_is_kept() -> None:
     assert attempt.request_headers == (("X-Own-Token", "[redacted]"),)
 
 
-def test_what_a_sink_may_say_back() -> None:
+def test_secrets_a_sink_may_echo() -> None:
     sink = f"https://sink.example/hook/open-path?mode=1&code={SECRET}%2Fx&lonely-credential"
     found = secrets_of(
         sink, "https://sink.example/hook/open-path?…", (("X-Api-Key", f"Bearer {SECRET}9"), ("X-a", "b"))
@@ -105,7 +105,7 @@ def test_what_a_sink_may_say_back() -> None:
 
 
 @given(words, st.binary(max_size=40), st.binary(max_size=40), st.sampled_from(["query", "header", "path"]))
-def test_no_secret_of_a_subscription_is_kept(secret: str, before: bytes, after: bytes, place: str) -> None:
+def test_attempt_holds_no_secret_of_the_subscription(secret: str, before: bytes, after: bytes, place: str) -> None:
     sink = "https://sink.example/hook"
     headers: tuple[tuple[str, str], ...] = ()
     shown = sink
@@ -136,7 +136,7 @@ def headers_of(*headers: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     return attempt.response_headers
 
 
-def test_long_headers_are_cut_and_say_so() -> None:
+def test_long_headers_are_truncated_with_a_mark() -> None:
     value, name = "v" * 100_000, "X-" + "n" * 1000
     assert headers_of(("A", value), (name, "b"), ("C", "d")) == (
         ("A", "v" * HEADER_CHARACTERS + CUT),
@@ -145,7 +145,7 @@ def test_long_headers_are_cut_and_say_so() -> None:
     )
 
 
-def test_all_headers_together_are_bounded_and_the_rest_is_counted() -> None:
+def test_headers_are_bounded_in_total_and_the_rest_is_counted() -> None:
     long = [(f"X-{number}", "v" * 8000) for number in range(100)]
     shown = headers_of(*long)
     assert sum(len(name) + len(value) for name, value in shown) <= HEADERS_CHARACTERS + 20
@@ -155,7 +155,7 @@ def test_all_headers_together_are_bounded_and_the_rest_is_counted() -> None:
     assert len(headers_of(*[("X", "y")] * MAX_HEADERS)) == MAX_HEADERS
 
 
-def test_a_secret_is_taken_out_before_the_cut() -> None:
+def test_secret_is_redacted_before_truncation() -> None:
     address = "somebody@example.com"
     value = "v" * (HEADER_CHARACTERS - 10) + " " + address * 50
     ((_, shown),) = headers_of(("X-A", value))
@@ -165,7 +165,7 @@ def test_a_secret_is_taken_out_before_the_cut() -> None:
     assert SECRET[:4] not in shown
 
 
-def test_a_bare_attempt_has_its_number_times_and_status() -> None:
+def test_bare_attempt_has_number_times_and_status() -> None:
     full = attempt_of(2, (("A", "b"),), Response(started_at=1.0, duration_ms=2.0, status_code=200, excerpt=b"x"))
     left = bare(full)
     assert (left.number, left.started_at, left.duration_ms, left.status_code) == (2, 1.0, 2.0, 200)

@@ -37,24 +37,24 @@ def slots_of(*names: str, alone_seconds: float) -> tuple[Slots, list[Target]]:
     return slots, targets
 
 
-def test_what_is_late_has_few_slots_only_while_fresh_events_come() -> None:
+def test_backlog_is_limited_only_while_fresh_events_arrive() -> None:
     slots, (target,) = slots_of("one", alone_seconds=0.0)
     assert slots.backlogged_limit(target, NOW) == BACKLOGGED_SLOTS
     assert slots.backlogged_limit(target, NOW + FRESH_SECONDS) == BACKLOGGED_SLOTS
     assert slots.backlogged_limit(target, NOW + FRESH_SECONDS + 1e-3) == math.inf
 
 
-def test_a_sink_that_takes_longer_keeps_us_as_busy_with_more() -> None:
+def test_slower_sink_gets_more_backlog_slots() -> None:
     slots, (target,) = slots_of("one", alone_seconds=9 * PROMPT_SECONDS)
     assert slots.backlogged_limit(target, NOW) == pytest.approx(10 * BACKLOGGED_SLOTS)
 
 
-def test_a_sink_that_never_answered_is_kept_by_its_own_slots_alone() -> None:
+def test_sink_without_any_response_has_no_backlog_limit() -> None:
     slots, (target,) = slots_of("one", alone_seconds=math.inf)
     assert slots.backlogged_limit(target, NOW) == math.inf
 
 
-def test_sinks_share_them_and_each_has_one() -> None:
+def test_sinks_share_the_backlog_slots_and_each_gets_one() -> None:
     slots, targets = slots_of(*(f"s{number}" for number in range(3 * BACKLOGGED_SLOTS)), alone_seconds=0.0)
     one, two, *others = targets
     for target in (one, one, two):
@@ -70,7 +70,7 @@ def test_sinks_share_them_and_each_has_one() -> None:
     assert slots.backlogged_limit(one, NOW) == 1
 
 
-def test_a_sink_that_fails_or_takes_long_takes_no_share_of_the_others() -> None:
+def test_failing_or_slow_sink_takes_no_share_from_the_others() -> None:
     slots, (prompt, failing, slow) = slots_of("prompt", "failing", "slow", alone_seconds=0.0)
     failing.failures = 1
     slow.concurrency._alone_seconds = 99 * PROMPT_SECONDS
@@ -82,12 +82,12 @@ def test_a_sink_that_fails_or_takes_long_takes_no_share_of_the_others() -> None:
     assert slots.backlogged_limit(prompt, NOW) == BACKLOGGED_SLOTS
 
 
-def test_a_clock_that_was_set_back_does_not_keep_what_is_late_waiting() -> None:
+def test_clock_set_back_does_not_limit_the_backlog() -> None:
     slots, (target,) = slots_of("one", alone_seconds=0.0)
     assert slots.backlogged_limit(target, NOW - 3_600) == math.inf
 
 
-def test_a_sink_that_takes_something_after_all_waits_for_its_next_try_no_longer() -> None:
+def test_first_success_lifts_the_pause_of_a_failing_sink() -> None:
     _, (target,) = slots_of("one", alone_seconds=0.0)
     failed = Response(started_at=NOW, duration_ms=1.0, status_code=500)
     for _ in range(FAILED_OFTEN):
@@ -100,7 +100,7 @@ def test_a_sink_that_takes_something_after_all_waits_for_its_next_try_no_longer(
     assert target.may_send(NOW)
 
 
-def test_a_rate_of_its_own_holds_whatever_a_sink_takes() -> None:
+def test_own_rate_limit_holds_after_a_success() -> None:
     _, (target,) = slots_of("one", alone_seconds=0.0)
     target.rate, target.failures, target.next_send_at = 1.0, FAILED_OFTEN, NOW + 1
     taken = Response(started_at=NOW, duration_ms=1.0, status_code=204)
@@ -108,7 +108,7 @@ def test_a_rate_of_its_own_holds_whatever_a_sink_takes() -> None:
     assert not target.may_send(NOW)
 
 
-def test_a_sink_whose_answers_never_end_is_left_with_one_slot_although_their_status_counts() -> None:
+def test_sink_whose_responses_never_end_keeps_one_slot_although_their_status_counts() -> None:
     _, (target,) = slots_of("one", alone_seconds=0.0)
     late = Response(started_at=NOW, duration_ms=15_000.0, status_code=200, detail="no end", late=True)
     for _ in range(20):

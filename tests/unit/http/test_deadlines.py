@@ -44,12 +44,12 @@ class Timed:
         call()
 
 
-async def test_who_is_done_in_time_notices_nothing() -> None:
+async def test_work_done_in_time_is_not_affected() -> None:
     with Deadlines(LATE).begin():
         await asyncio.sleep(0)
 
 
-async def test_who_takes_longer_gets_a_time_out() -> None:
+async def test_longer_work_raises_timeout() -> None:
     with pytest.raises(TimeoutError):
         await held(Deadlines(SOON), asyncio.Event())
     task = asyncio.current_task()
@@ -57,7 +57,7 @@ async def test_who_takes_longer_gets_a_time_out() -> None:
     assert task.cancelling() == 0
 
 
-async def test_each_has_its_own_time_and_all_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deadlines_of_one_length_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     timed, deadlines, never = Timed(monkeypatch), Deadlines(10.0), asyncio.Event()
     first = await begun(held(deadlines, never))
     timed.now = 103.0
@@ -76,7 +76,7 @@ async def test_each_has_its_own_time_and_all_one_timer(monkeypatch: pytest.Monke
         assert isinstance(late, TimeoutError)
 
 
-async def test_who_has_left_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_finished_work_needs_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     timed, deadlines, done = Timed(monkeypatch), Deadlines(10.0), asyncio.Event()
     first = await begun(held(deadlines, done))
     done.set()
@@ -94,14 +94,14 @@ async def test_who_has_left_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
         assert [at for at, _ in timed.timers] == [126.0]
 
 
-async def test_a_cancellation_by_somebody_else_stays_one() -> None:
+async def test_outside_cancellation_stays_a_cancellation() -> None:
     task = await begun(held(Deadlines(LATE), asyncio.Event()))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_a_cancellation_beside_a_time_out_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancellation_together_with_a_timeout_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timed(monkeypatch)
     task = await begun(held(Deadlines(10.0), asyncio.Event()))
     task.cancel()
@@ -110,7 +110,7 @@ async def test_a_cancellation_beside_a_time_out_is_a_cancellation(monkeypatch: p
         await task
 
 
-async def test_an_error_beside_a_time_out_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_error_together_with_a_timeout_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timed(monkeypatch)
 
     async def erring() -> None:
@@ -127,13 +127,13 @@ async def test_an_error_beside_a_time_out_stays_what_it_is(monkeypatch: pytest.M
     assert task.cancelling() == 0
 
 
-async def test_one_inside_another_ends_alone() -> None:
+async def test_nested_deadlines_expire_separately() -> None:
     outer = Deadlines(LATE).begin()
     with outer, pytest.raises(TimeoutError):
         await held(Deadlines(SOON), asyncio.Event())
 
 
-async def test_without_a_task_there_is_nobody_to_be_cancelled() -> None:
+async def test_deadline_outside_a_task_is_an_error() -> None:
     found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def enter() -> None:

@@ -40,7 +40,7 @@ async def ask(exchanges: Exchanges, url: str, method: str = "POST", body: bytes 
 # --- what is sent
 
 
-async def test_a_request_is_its_head_and_its_body() -> None:
+async def test_request_is_head_and_body() -> None:
     async with open_stub() as stub, opened() as exchanges:
         route = Route.to(URL(stub.url + "/hook?a=1&b=%2F#part", encoded=True))
         (await exchanges.begin(route, "POST", [("X-Own", "ü"), ("X-Own", "2")], BODY)).close()
@@ -58,7 +58,7 @@ async def test_a_request_is_its_head_and_its_body() -> None:
 @pytest.mark.parametrize(
     ("method", "length"), [("GET", None), ("OPTIONS", None), ("DELETE", None), ("POST", 0), ("PUT", 0), ("PATCH", 0)]
 )
-async def test_no_body_has_a_length_only_where_one_is_expected(method: str, length: int | None) -> None:
+async def test_empty_body_has_a_length_only_if_the_method_expects_one(method: str, length: int | None) -> None:
     async with open_stub() as stub, opened() as exchanges:
         await ask(exchanges, stub.url, method, b"")
     assert stub.received[0].length == length
@@ -77,17 +77,17 @@ async def test_no_body_has_a_length_only_where_one_is_expected(method: str, leng
         ("http://bücher.example/", "xn--bcher-kva.example"),
     ],
 )
-async def test_the_host_is_that_of_the_url(url: str, host: str) -> None:
+async def test_host_header_is_the_host_of_the_url(url: str, host: str) -> None:
     assert Route.to(URL(url)).host == host
 
 
-async def test_a_url_without_a_host_has_no_route() -> None:
+async def test_url_without_host_has_no_route() -> None:
     with pytest.raises(ValueError, match="nowhere"):
         Route.to(URL("/nowhere"))
 
 
 @given(st.lists(st.text(), max_size=5), st.integers(0, 10_000))
-def test_a_header_is_one_line_or_nothing_is_sent(values: list[str], size_bytes: int) -> None:
+def test_header_with_a_line_break_is_not_sent(values: list[str], size_bytes: int) -> None:
     route = Route(URL("http://a/"), "/", "a", None)  # type: ignore[arg-type]
     headers = [(f"X-{number}", value) for number, value in enumerate(values)]
     try:
@@ -115,7 +115,7 @@ def test_a_header_is_one_line_or_nothing_is_sent(values: list[str], size_bytes: 
     ],
     ids=["length", "no content", "not modified", "chunks", "interim", "until the end"],
 )
-async def test_every_kind_of_answer_is_read(raw: bytes, expected: tuple[int, bytes]) -> None:
+async def test_every_kind_of_response_is_read(raw: bytes, expected: tuple[int, bytes]) -> None:
     async def say(call: Call) -> None:
         await call.body()
         await call.send(raw)
@@ -126,7 +126,7 @@ async def test_every_kind_of_answer_is_read(raw: bytes, expected: tuple[int, byt
         assert await ask(exchanges, stub.url) == expected
 
 
-async def test_an_answer_to_head_has_no_body() -> None:
+async def test_response_to_head_has_no_body() -> None:
     async def say(call: Call) -> None:
         await call.send(answer(200, [("Content-Length", "1000")], None))
 
@@ -162,7 +162,7 @@ LENGTH = b"Content-Length: 2\r\n"
         (answer(503, [("Content-Length", "2")], b"no"), (503, b"no")),
     ],
 )
-async def test_the_status_counts_whatever_is_wrong_behind_it(raw: bytes, expected: tuple[int, bytes]) -> None:
+async def test_status_counts_even_if_the_rest_is_malformed(raw: bytes, expected: tuple[int, bytes]) -> None:
     async def say(call: Call) -> None:
         await call.body()
         await call.send(raw)
@@ -175,7 +175,7 @@ async def test_the_status_counts_whatever_is_wrong_behind_it(raw: bytes, expecte
 
 
 @pytest.mark.parametrize("framing", [LENGTH * 2 + b"\r\n", b"X: \0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n"])
-async def test_a_body_behind_an_odd_head_is_read_however_it_comes(framing: bytes) -> None:
+async def test_body_behind_a_malformed_head_is_read_in_any_chunks(framing: bytes) -> None:
     """Else the sink would find its connection closed while it writes, and take that for a failure."""
     end = b"ok" if framing.startswith(LENGTH) else b"ok\r\n0\r\n\r\n"
 
@@ -189,7 +189,7 @@ async def test_a_body_behind_an_odd_head_is_read_however_it_comes(framing: bytes
         assert await ask(exchanges, stub.url) == (200, b"ok")
 
 
-async def test_an_odd_head_that_drips_is_not_read_again_with_each_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_malformed_head_is_not_parsed_again_after_each_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """That would be as much work as the square of its length, and all of the node waits for it."""
     readings: list[int] = []
 
@@ -212,7 +212,7 @@ async def test_an_odd_head_that_drips_is_not_read_again_with_each_byte(monkeypat
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 @pytest.mark.parametrize("raw", [OK, OK + b"Serv", OK + b"\0: \r\nX", b"HTTP/1.1 100 Continue\r\n\r\n" + OK])
-async def test_a_status_counts_although_the_connection_breaks_in_the_head(raw: bytes, method: str) -> None:
+async def test_status_counts_if_the_connection_breaks_within_the_head(raw: bytes, method: str) -> None:
     async def say(call: Call) -> None:
         await call.body()
         await call.send(raw)
@@ -224,7 +224,7 @@ async def test_a_status_counts_although_the_connection_breaks_in_the_head(raw: b
 
 
 @pytest.mark.parametrize("end", [b"zz\r\n", b"5\r\nab"])
-async def test_a_body_that_is_malformed_or_breaks_off_is_an_error_behind_a_head(end: bytes) -> None:
+async def test_malformed_or_truncated_body_is_an_error_after_the_head(end: bytes) -> None:
     async def say(call: Call) -> None:
         await call.body()
         await call.send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + end)
@@ -241,7 +241,7 @@ async def test_a_body_that_is_malformed_or_breaks_off_is_an_error_behind_a_head(
 @pytest.mark.parametrize(
     "raw", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n", b"HTTP/1.1 20\r\n\r\n", b"200 OK\r\n\r\n", b"\0" * 100]
 )
-async def test_what_has_no_status_is_garbled(raw: bytes) -> None:
+async def test_response_without_status_is_garbled(raw: bytes) -> None:
     async def say(call: Call) -> None:
         await call.body()
         await call.send(raw)
@@ -252,9 +252,7 @@ async def test_what_has_no_status_is_garbled(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("endless", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 \r\nLink: x\r\n\r\n"])
-async def test_answers_before_the_answer_without_an_end_are_not_kept(
-    endless: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_endless_interim_responses_do_not_fill_memory(endless: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "MAX_KEPT_BYTES", 100_000)
     sent_bytes = 0
 
@@ -271,7 +269,7 @@ async def test_answers_before_the_answer_without_an_end_are_not_kept(
     assert sent_bytes < 50_000_000
 
 
-async def test_headers_are_text_that_json_can_hold() -> None:
+async def test_headers_can_be_stored_as_json() -> None:
     raw = [("Server", "Café".encode("latin-1")), ("X-Name", "Žižek".encode()), ("X-Plain", b"a")]
 
     async def say(call: Call) -> None:
@@ -287,14 +285,14 @@ async def test_headers_are_text_that_json_can_hold() -> None:
 # --- on which connection, and how often
 
 
-async def test_a_connection_is_used_again() -> None:
+async def test_connection_is_reused() -> None:
     async with open_stub() as stub, opened() as exchanges:
         for _ in range(3):
             assert (await ask(exchanges, stub.url))[0] == 200
     assert stub.connections == 1
 
 
-async def test_an_answer_that_nobody_asked_for_is_none_to_the_next_request() -> None:
+async def test_unrequested_response_is_not_taken_for_the_next_one() -> None:
     async def say_twice(call: Call) -> None:
         await call.body()
         await call.send(answer(200, [], call.request.target))
@@ -331,7 +329,7 @@ async def say_upgraded(call: Call) -> None:
 
 
 @pytest.mark.parametrize("say", [say_more, say_close, say_upgraded])
-async def test_a_connection_in_doubt_is_not_used_again(say: Handler) -> None:
+async def test_doubtful_connection_is_not_reused(say: Handler) -> None:
     async with open_stub(say) as stub, opened() as exchanges:
         for _ in range(2):
             got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
@@ -339,7 +337,7 @@ async def test_a_connection_in_doubt_is_not_used_again(say: Handler) -> None:
     assert stub.connections == 2
 
 
-async def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again() -> None:
+async def test_connection_with_an_unread_response_is_not_reused() -> None:
     async def say(call: Call) -> None:
         await call.body()
         await call.send(answer(200, [("Content-Length", "10")], None) + b"half")
@@ -350,7 +348,7 @@ async def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_aga
         await stub.until(lambda: stub.connections == 1 and not stub._writers)
 
 
-async def test_an_answer_before_all_was_sent_ends_the_connection_and_the_request() -> None:
+async def test_response_before_the_request_is_complete_closes_the_connection() -> None:
     """Whoever read the next request on it would find the rest of this one before it."""
     left = asyncio.Event()
 
@@ -374,7 +372,7 @@ async def test_an_answer_before_all_was_sent_ends_the_connection_and_the_request
 @pytest.mark.parametrize(
     ("method", "times"), [("POST", 1), ("PATCH", 1), ("GET", 2), ("PUT", 2), ("DELETE", 2), ("OPTIONS", 2)]
 )
-async def test_only_what_may_be_repeated_is_sent_again_when_a_kept_connection_breaks(method: str, times: int) -> None:
+async def test_only_idempotent_requests_are_sent_again_when_a_pooled_connection_breaks(method: str, times: int) -> None:
     async def close_after_one(call: Call) -> None:
         await call.body()
         if [each.connection for each in stub.received].count(call.request.connection) == 1:
@@ -393,7 +391,7 @@ async def test_only_what_may_be_repeated_is_sent_again_when_a_kept_connection_br
     assert len(stub.received) == 1 + times
 
 
-async def test_what_breaks_twice_is_not_sent_a_third_time() -> None:
+async def test_request_that_fails_twice_is_not_sent_a_third_time() -> None:
     async def cut(call: Call) -> None:
         call.cut()
 
@@ -403,7 +401,7 @@ async def test_what_breaks_twice_is_not_sent_a_third_time() -> None:
     assert len(stub.received) == 2
 
 
-async def test_a_caller_who_goes_ends_the_connection() -> None:
+async def test_cancelled_caller_closes_the_connection() -> None:
     left = asyncio.Event()
 
     async def hold(call: Call) -> None:
@@ -420,7 +418,7 @@ async def test_a_caller_who_goes_ends_the_connection() -> None:
             await asking
 
 
-async def test_it_is_told_of_its_connection_before_anything_is_sent() -> None:
+async def test_connected_is_called_before_anything_is_sent() -> None:
     async with open_stub() as stub, opened() as exchanges:
 
         def refuse(connection: object) -> None:
@@ -432,7 +430,7 @@ async def test_it_is_told_of_its_connection_before_anything_is_sent() -> None:
     assert not stub.received
 
 
-async def test_closed_it_takes_nothing_more() -> None:
+async def test_closed_exchanges_accept_no_requests() -> None:
     async with open_stub() as stub, opened() as exchanges:
         got: Answer = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
         got.close()

@@ -148,7 +148,7 @@ def self_signed(folder: Path) -> tuple[Path, ssl.SSLContext]:
     return path, context
 
 
-async def test_a_request_arrives_as_it_was_made() -> None:
+async def test_request_arrives_unchanged() -> None:
     async with peer() as sink:
         response = await send(
             sink.url(), headers=(("Content-Type", "application/json"), ("X-Own", "1")), body=b'{"a":1}'
@@ -167,7 +167,7 @@ async def test_a_request_arrives_as_it_was_made() -> None:
     assert sink.bodies == [b'{"a":1}']
 
 
-async def test_a_url_is_sent_as_written() -> None:
+async def test_url_is_sent_as_written() -> None:
     path = "/a%2Fb/%7Ec/../d?sig=a%2Bb%3D&x=%20"
     async with peer() as sink:
         await send(sink.url(path))
@@ -182,7 +182,7 @@ async def test_no_body_no_content_type() -> None:
     assert b"content-type" not in sink.heads[0].lower()
 
 
-async def test_compressed_answers_are_neither_asked_for_nor_unpacked() -> None:
+async def test_compressed_responses_are_neither_requested_nor_decompressed() -> None:
     bomb = gzip.compress(bytes(50_000_000))[: MAX_BODY_BYTES - 1000]
     answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(bomb), bomb)
     async with peer(answer) as sink:
@@ -212,7 +212,7 @@ async def test_loopback_is_refused_by_default() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "10.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1"])
-async def test_a_name_is_judged_by_the_address_dialled(address: str) -> None:
+async def test_host_name_is_judged_by_the_address_dialled(address: str) -> None:
     async with peer() as sink:
         policy = GuardPolicy(allow_ports=frozenset({sink.port}))
         url = sink.url(scheme="https", host="rebound.example.com")
@@ -234,7 +234,7 @@ async def test_rebinding_between_two_requests_fails() -> None:
     assert sink.connections == 1
 
 
-async def test_an_address_holds_no_longer_than_the_systems_resolver_says() -> None:
+async def test_addresses_are_not_cached_beyond_the_systems_resolver() -> None:
     resolver = StubResolver("127.0.0.1")
     close = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     async with peer(close) as sink, Sender(DEVELOPMENT, clock=time.time, resolver=resolver) as sender:
@@ -251,7 +251,7 @@ async def test_an_address_holds_no_longer_than_the_systems_resolver_says() -> No
         assert len(resolver.asked) == 3, "a connection that is open asks nobody"
 
 
-async def test_plain_http_to_a_name_holds_only_inside_the_allowed_networks() -> None:
+async def test_plain_http_to_a_name_is_allowed_only_inside_the_allowed_networks() -> None:
     async with peer() as sink:
         url = sink.url(host="sink.example.com")
         assert (await send(url, resolver=StubResolver("127.0.0.1"))).status_code == 200
@@ -260,7 +260,7 @@ async def test_plain_http_to_a_name_holds_only_inside_the_allowed_networks() -> 
     assert "http is not allowed" in (refused.detail or "")
 
 
-async def test_an_allowed_address_of_a_name_is_used_although_another_is_refused() -> None:
+async def test_allowed_address_of_a_name_is_used_if_another_is_refused() -> None:
     async with peer() as sink:
         response = await send(sink.url(host="two.example.com"), resolver=StubResolver("10.0.0.1", "127.0.0.1"))
     assert response.status_code == 200
@@ -274,7 +274,7 @@ async def test_urls_are_judged_before_any_look_up(url: str) -> None:
     assert not resolver.asked
 
 
-async def test_names_that_yarl_can_not_encode_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_names_that_yarl_cannot_encode_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ValueError
 
@@ -293,7 +293,7 @@ async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.Monkey
     assert sink.connections == 1
 
 
-async def test_cookies_are_not_kept_and_connections_are() -> None:
+async def test_connections_are_kept_and_cookies_are_not() -> None:
     answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
     async with peer(answer) as sink, Sender(DEVELOPMENT, clock=time.time) as sender:
         for _ in range(3):
@@ -304,7 +304,7 @@ async def test_cookies_are_not_kept_and_connections_are() -> None:
     assert not any(b"cookie" in head.lower() for head in sink.heads)
 
 
-async def test_a_huge_body_is_read_to_the_limit_and_the_connection_closed() -> None:
+async def test_huge_body_is_read_up_to_the_limit_and_the_connection_closed() -> None:
     gone = asyncio.Event()
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -348,7 +348,7 @@ async def dripping(first: bytes, status: int | None) -> Response:
         b"HTTP/1.1 200 OK\r\nY: z\r\n\0",
     ],
 )
-async def test_a_slow_drip_behind_a_status_line_ends_at_the_deadline_and_the_status_counts(first: bytes) -> None:
+async def test_slow_body_ends_at_the_timeout_and_the_status_counts(first: bytes) -> None:
     response = await dripping(first, 200)
     assert response.error is None
     assert response.detail == "status 200 came, but the answer had not ended after 0.3 s"
@@ -356,12 +356,12 @@ async def test_a_slow_drip_behind_a_status_line_ends_at_the_deadline_and_the_sta
     assert response.timings.first_byte_ms is not None
 
 
-async def test_a_status_line_that_drips_is_no_answer() -> None:
+async def test_slow_status_line_is_a_timeout() -> None:
     response = await dripping(b"HTTP/1.1 200 ", None)
     assert (response.error, response.detail) == ("timeout", "no answer within 0.3 s")
 
 
-async def test_no_connection_in_time() -> None:
+async def test_connection_not_made_in_time_is_a_timeout() -> None:
     async def never(*_: object, **__: object) -> list[ResolveResult]:
         await asyncio.Event().wait()
         return []
@@ -375,18 +375,18 @@ async def test_no_connection_in_time() -> None:
     assert (await send("https://example.com/", GuardPolicy(), timeout_seconds=0, resolver=resolver)).error == "timeout"
 
 
-async def test_a_name_that_does_not_resolve() -> None:
+async def test_unresolvable_name_is_a_dns_error() -> None:
     response = await send("https://nowhere.example.com/", GuardPolicy(), resolver=StubResolver())
     assert (response.error, response.detail) == ("dns", "the host name does not resolve: no such name")
 
 
-async def test_the_systems_resolver() -> None:
+async def test_system_resolver_finds_localhost() -> None:
     async with peer() as sink:
         assert (await send(sink.url(host="localhost"))).status_code == 200
         assert (await send(sink.url(host="no-such-name.invalid"))).error == "dns"
 
 
-async def test_nobody_listens() -> None:
+async def test_closed_port_is_a_connect_error() -> None:
     async with peer() as sink:
         pass
     response = await send(sink.url())
@@ -399,7 +399,7 @@ def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitab
     return asyncio.sleep(0)
 
 
-async def test_a_connection_that_breaks_before_a_status_is_no_answer() -> None:
+async def test_connection_closed_before_a_status_is_a_read_error() -> None:
     async with peer(reset) as sink:
         response = await send(sink.url())
     assert (response.error, response.status_code) == ("read", None)
@@ -414,7 +414,7 @@ async def test_a_connection_that_breaks_before_a_status_is_no_answer() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Le", b""),
     ],
 )
-async def test_a_status_counts_although_the_rest_breaks_off(answer: bytes, excerpt: bytes) -> None:
+async def test_status_counts_if_the_rest_breaks_off(answer: bytes, excerpt: bytes) -> None:
     async def broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         await writer.drain()
@@ -429,7 +429,7 @@ async def test_a_status_counts_although_the_rest_breaks_off(answer: bytes, excer
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n"])
-async def test_what_is_no_http_is_no_answer(answer: bytes) -> None:
+async def test_response_that_is_not_http_is_a_protocol_error(answer: bytes) -> None:
     async with peer(answer) as sink:
         response = await send(sink.url())
     assert (response.error, response.status_code) == ("protocol", None)
@@ -445,27 +445,27 @@ async def test_what_is_no_http_is_no_answer(answer: bytes) -> None:
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n",
     ],
 )
-async def test_a_status_counts_whatever_is_odd_behind_it(answer: bytes) -> None:
+async def test_status_counts_if_the_rest_is_malformed(answer: bytes) -> None:
     async with peer(answer) as sink:
         response = await send(sink.url())
     assert response.error is None
     assert 200 <= (response.status_code or 0) < 300
 
 
-async def test_what_a_sink_says_is_text_that_json_can_hold() -> None:
+async def test_response_text_can_be_stored_as_json() -> None:
     async with peer("HTTP/1.1 200 OK\r\nServer: Café\r\nContent-Length: 0\r\n\r\n".encode("latin-1")) as sink:
         response = await send(sink.url())
     assert response.header("server") == "Café"
 
 
-async def test_a_header_that_can_not_be_sent_is_an_error_not_an_exception() -> None:
+async def test_invalid_header_is_an_error_not_an_exception() -> None:
     async with peer() as sink:
         response = await send(sink.url(), headers=(("X-Bad", "a\r\nX-Injected: b"),))
     assert response.error == "protocol"
     assert not sink.heads
 
 
-async def test_a_certificate_nobody_vouches_for(tmp_path: Path) -> None:
+async def test_untrusted_certificate_is_a_tls_error(tmp_path: Path) -> None:
     path, context = self_signed(tmp_path)
     async with peer(tls=context) as sink:
         response = await send(sink.url(scheme="https"))
@@ -481,7 +481,7 @@ async def test_a_certificate_nobody_vouches_for(tmp_path: Path) -> None:
         assert "mismatch" in (wrong.detail or "")
 
 
-async def test_a_peer_without_tls() -> None:
+async def test_peer_without_tls_is_a_tls_error() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad\r\n\r\n")
         writer.close()
@@ -493,14 +493,14 @@ async def test_a_peer_without_tls() -> None:
     assert response.error == "tls"
 
 
-def test_tls_verification_can_not_be_turned_off() -> None:
+def test_tls_verification_cannot_be_turned_off() -> None:
     context = ssl.create_default_context()
     context.check_hostname = False
     with pytest.raises(ValueError, match="turned off"):
         Sender(DEVELOPMENT, clock=time.time, tls=context)
 
 
-async def test_a_closed_sender_answers_cancelled() -> None:
+async def test_closed_sender_returns_cancelled() -> None:
     sender = Sender(DEVELOPMENT, clock=time.time)
     request = OutboundRequest(url="http://127.0.0.1:1/")
     assert (await sender.send(request, timeout_seconds=1)).error == "cancelled"
@@ -510,7 +510,7 @@ async def test_a_closed_sender_answers_cancelled() -> None:
     await sender.__aexit__(None, None, None)
 
 
-async def test_closing_while_a_request_is_under_way() -> None:
+async def test_closing_during_a_request_returns_cancelled() -> None:
     arrived = asyncio.Event()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -539,7 +539,7 @@ async def test_only_cancellation_is_raised() -> None:
             await task
 
 
-async def test_the_first_request_of_a_connection_says_where_its_time_went(tmp_path: Path) -> None:
+async def test_first_request_of_a_connection_has_all_timings(tmp_path: Path) -> None:
     path, context = self_signed(tmp_path)
     trusted = ssl.create_default_context(cafile=path)
 
@@ -579,14 +579,14 @@ async def test_the_first_request_of_a_connection_says_where_its_time_went(tmp_pa
     assert second.duration_ms >= second.timings.first_byte_ms >= 29
 
 
-async def test_a_connection_without_tls_has_no_time_of_it() -> None:
+async def test_connection_without_tls_has_no_tls_time() -> None:
     async with peer() as sink:
         response = await send(sink.url())
     assert response.timings.connect_ms is not None
     assert response.timings.tls_ms is None
 
 
-async def test_what_was_not_done_in_time_counts_until_the_deadline(tmp_path: Path) -> None:
+async def test_unfinished_phase_counts_until_the_timeout(tmp_path: Path) -> None:
     async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         return
 
@@ -606,7 +606,7 @@ async def test_what_was_not_done_in_time_counts_until_the_deadline(tmp_path: Pat
     assert (unresolved.remote_ip, in_tls.remote_ip) == (None, "127.0.0.1")
 
 
-async def test_the_address_is_the_one_that_was_dialled_last() -> None:
+async def test_remote_ip_is_the_address_dialled_last() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     refused = await send(f"http://sink.example.com:{port}/", resolver=StubResolver("127.0.0.1", "127.0.0.2"))
@@ -619,7 +619,7 @@ async def test_the_address_is_the_one_that_was_dialled_last() -> None:
     assert (reached.status_code, reached.remote_ip) == (200, "127.0.0.1")
 
 
-async def test_the_time_of_an_address_that_does_not_answer_counts_as_connecting() -> None:
+async def test_time_of_an_unresponsive_address_counts_as_connecting() -> None:
     async with peer() as sink:
         with socket.create_server(("127.0.0.2", sink.port), backlog=0) as full:
             waiting = [
@@ -638,7 +638,7 @@ async def test_the_time_of_an_address_that_does_not_answer_counts_as_connecting(
     assert response.timings.connect_ms >= 40
 
 
-async def test_a_slow_body_is_no_slow_first_byte() -> None:
+async def test_slow_body_does_not_count_as_first_byte() -> None:
     async def slow_body(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(OK[:-2])
         await writer.drain()
@@ -651,7 +651,7 @@ async def test_a_slow_body_is_no_slow_first_byte() -> None:
     assert response.duration_ms - response.timings.first_byte_ms >= 150
 
 
-async def test_a_pooled_connection_that_is_gone_is_not_the_one_that_was_dialled() -> None:
+async def test_closed_pooled_connection_is_replaced_in_the_timings() -> None:
     """A PUT goes out a second time on a new connection: only that one counts."""
     server: list[asyncio.AbstractServer] = []
 
@@ -673,7 +673,7 @@ async def test_a_pooled_connection_that_is_gone_is_not_the_one_that_was_dialled(
     assert lost.timings.connect_ms is not None
 
 
-async def test_details_hold_no_part_of_the_path(tmp_path: Path) -> None:
+async def test_details_hold_no_part_of_the_url_path(tmp_path: Path) -> None:
     _, context = self_signed(tmp_path)
     responses = []
     async with peer(reset) as resetting, peer(b"nonsense\r\n\r\n") as nonsense, peer(tls=context) as untrusted:
@@ -688,7 +688,7 @@ async def test_details_hold_no_part_of_the_path(tmp_path: Path) -> None:
     assert not any("hush" in f"{response.detail}{response!r}" for response in responses)
 
 
-async def test_as_many_connections_are_open_as_are_asked_for() -> None:
+async def test_connections_are_unlimited_by_default() -> None:
     """How many there may be is decided where slots are given away: what waited here would use up its own deadline."""
     count, came, all_came = 600, 0, asyncio.Event()
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -708,7 +708,7 @@ async def test_as_many_connections_are_open_as_are_asked_for() -> None:
     assert [response.status_code for response in responses] == [200] * count
 
 
-async def test_requests_wait_for_a_free_connection_within_their_deadline() -> None:
+async def test_requests_wait_for_a_free_connection_within_their_timeout() -> None:
     release = asyncio.Event()
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
