@@ -1,6 +1,7 @@
 """The API as one ASGI application."""
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]") -> Front:
     """The API over these ports, with the drop-in proxy that `proxy` makes beside it. It opens and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
-    context = Context(ports=ports, schemas=schemas, openapi=openapi_json(ports.settings, ports.kinds.names))
+    openapi = cache(partial(openapi_json, ports.settings, ports.kinds.names))
+    context = Context(ports=ports, schemas=schemas, openapi=openapi)
     # A path with a slash at its end is another path.
     router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
     # Not `Starlette`: what it would add, an answer to any other exception, is the front's to give.

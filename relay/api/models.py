@@ -95,7 +95,9 @@ Duration = Annotated[
 class Body(BaseModel):
     """What all bodies share: nothing unknown, nothing converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
+    )
 
 
 class Nothing(Body):

@@ -30,7 +30,7 @@ class Context:
     streams: Slots = field(default_factory=lambda: Slots("event streams", MAX_STREAMS))
     waits: Slots = field(default_factory=lambda: Slots("waiting requests", MAX_WAITS))
     schemas: Mapping[str, bytes] = field(default_factory=dict)
-    openapi: bytes = b"{}"
+    openapi: Callable[[], bytes] = lambda: b"{}"
 
     @property
     def settings(self) -> ApiSettings:

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 class Shape(BaseModel):
     """What all answers share: every field is there, and no other."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Mistake(Shape):

@@ -46,7 +46,7 @@ async def metrics(call: Call) -> Response:
 
 async def openapi(call: Call) -> Response:
     """`GET /openapi.json`."""
-    return Response(call.context.openapi, media_type="application/json")
+    return Response(call.context.openapi(), media_type="application/json")
 
 
 async def schema(call: Call) -> Response:

@@ -5,7 +5,7 @@ import difflib
 import os
 import signal
 import socket
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,9 +41,9 @@ def serve(
     chosen = read_roles(roles)
     settings = source.load()
 
-    from relay.node.process import without_collection
+    from relay.node.process import fast_imports
 
-    with without_collection():
+    with fast_imports():
         import uvloop
 
         import relay.node.node  # noqa: F401 (what `run` needs)
@@ -110,13 +110,12 @@ class _Service:
     node: "Node | None" = None
     server: "Server | None" = None
     asked_to_stop: bool = False
-    ending: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def run(self) -> None:
         """Until it is told to stop."""
         from relay.node.local_token import local_token_path, uses_local_token
         from relay.node.node import open_node
-        from relay.node.process import allow_connections, settle
+        from relay.node.process import raise_file_limit, tune
         from relay.server.sockets import make_server, url_of
 
         loop = asyncio.get_running_loop()
@@ -138,14 +137,14 @@ class _Service:
                 if uses_local_token(bound):
                     path = local_token_path(os.environ)
                     note(f"relay: the API takes the token in {path}; commands on this machine send it by themselves")
-            allow_connections()
-            settle()
-            self.ending.append(loop.create_task(_keep_loaded(node)))
+            raise_file_limit()
+            tune()
+            loaded = loop.create_task(_freeze_when_loaded(node))
             await self.server.serve(sockets=[self.listener])
-            await asyncio.gather(*self.ending)
+            await loaded
 
     def stop(self) -> None:
-        """Streams and waits end, nothing more is claimed, and what is in flight has its time; twice: no more time."""
+        """The first signal begins an orderly stop; the second cuts off what is in flight."""
         if self.asked_to_stop:
             if self.server is not None:
                 self.server.force_exit = True
@@ -155,10 +154,7 @@ class _Service:
         self.asked_to_stop = True
         if self.node is None or self.server is None:
             return
-        self.node.stopping = True
-        self.node.signals.wake_all()
-        self.node.scheduler.stop()
-        self.ending.append(asyncio.get_running_loop().create_task(_finish(self.node)))
+        self.node.begin_stop()  # while the server ends its requests: both have the same time
         self.server.should_exit = True
 
     def reload(self) -> None:
@@ -183,17 +179,11 @@ class _Service:
             log.warning("settings_need_a_restart", settings=restart)
 
 
-async def _finish(node: "Node") -> None:
-    """Ends the node's own work while the server ends its requests: both have the same time."""
-    seconds = node.settings.server.shutdown_seconds
-    await asyncio.gather(node.dispatcher.stop(seconds), *(poller.stop(seconds) for poller in node.pollers.values()))
-
-
-async def _keep_loaded(node: "Node") -> None:
-    from relay.node.process import keep
+async def _freeze_when_loaded(node: "Node") -> None:
+    from relay.node.process import freeze
 
     await node.loaded()
-    keep()
+    freeze()
 
 
 def with_port(settings: "Settings", port: int) -> "Settings":

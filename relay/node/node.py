@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -115,6 +116,7 @@ class Node:
         self._adopted = dict(adopted)
         self._memories: dict[str, SourceStatistics] = {}
         self._dispatching: asyncio.Task[None] | None = None
+        self._ending: asyncio.Future[Any] | None = None
         self._loading: list[asyncio.Task[None]] = []
         self.scheduler = Scheduler(clock)
         self.dispatcher = Dispatcher(
@@ -217,16 +219,25 @@ class Node:
             else:
                 return
 
+    def begin_stop(self) -> asyncio.Future[Any]:
+        """Ends streams and waits, claims nothing more, and gives what is in flight `server.shutdown_seconds`.
+
+        The result is done when polls and deliveries have. Requests are still answered; `stop` does the rest.
+        """
+        if self._ending is None:
+            self.stopping = True
+            self.signals.wake_all()
+            self.scheduler.stop()
+            for loading in self._loading:
+                loading.cancel()
+            seconds = self.settings.server.shutdown_seconds
+            self._ending = asyncio.gather(self.dispatcher.stop(seconds), self._stop_polling(seconds))
+        return self._ending
+
     async def stop(self) -> None:
-        """Claims nothing more and finishes what is in flight within `server.shutdown_seconds`."""
-        self.stopping = True
-        self.signals.wake_all()
-        self.scheduler.stop()
-        for loading in self._loading:
-            loading.cancel()
-        seconds = self.settings.server.shutdown_seconds
-        await asyncio.gather(self.dispatcher.stop(seconds), self._stop_polling(seconds))
-        await self.dropin.stop(seconds)
+        """Stops the node: `begin_stop`, then the requests that are forwarded, then every connection."""
+        await self.begin_stop()
+        await self.dropin.stop(self.settings.server.shutdown_seconds)
         if self._dispatching is not None:
             await self._dispatching
         if self._cluster is not None:
@@ -246,7 +257,7 @@ class Node:
             await self._cluster.give_up()
 
     def cut_off(self) -> None:
-        """What is in flight ends now: for whoever does not want to wait for `stop`."""
+        """Cancels what is in flight, so that `stop` need not wait for it."""
         self.dispatcher.cut_off()
         for poller in self.pollers.values():
             poller.cut_off()

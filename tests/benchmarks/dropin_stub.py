@@ -157,7 +157,7 @@ async def bare() -> None:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from relay.node.process import settle
+    from relay.node.process import tune
     from relay.server.sockets import listening_socket, make_server
 
     body = job_body("done-1", ended=True)
@@ -168,7 +168,7 @@ async def bare() -> None:
     listener = listening_socket("127.0.0.1", 0)
     server = make_server(Starlette(routes=[Route(JOBS.decode() + "{id}", constant)]), shutdown_seconds=1)
     print(listener.getsockname()[1], flush=True)
-    settle()
+    tune()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     server.should_exit = True

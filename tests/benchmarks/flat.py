@@ -20,7 +20,7 @@ import uvloop
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from relay.node.process import settle  # noqa: E402
+from relay.node.process import tune  # noqa: E402
 from relay.store import migrations  # noqa: E402
 from relay.store.sqlite import url_of  # noqa: E402
 from relay.store.store import Store, open_store  # noqa: E402
@@ -115,7 +115,7 @@ async def costs(urls: Sequence[str], kind: str, sizes: Sequence[int]) -> list[tu
             stores.append(await open_store(url, ReversingCipher(), now=NOW))
             opened.push_async_callback(stores[-1].close)
             await fill(stores[-1], kind, size)
-        settle()
+        tune()
         steps = [[await step(store) for store in stores] for _ in range(ROUNDS)]
     return [
         tuple(statistics.median(times) for times in zip(*of_one, strict=True)) for of_one in zip(*steps, strict=True)

@@ -26,7 +26,7 @@ import uvloop
 from relay.core.signing import ID_HEADER
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
-from relay.node.process import settle
+from relay.node.process import tune
 
 HEALTHY = 94
 ILL = ("dead", "slow", "dripping", "resetting", "busy", "huge")
@@ -214,7 +214,7 @@ async def open_world(folder: Path, only: str | None = None) -> AsyncIterator[Wor
         async with node(folder) as opened:
             world = World(opened, process)
             await world.subscribe(only)
-            settle()
+            tune()
             yield world
     finally:
         process.kill()

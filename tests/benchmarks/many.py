@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from flat import databases
 
 from relay.config.settings import RetentionSettings
-from relay.node.process import settle
+from relay.node.process import tune
 from relay.node.upkeep import DAY_SECONDS, Retention
 from tests.support.store_kit import execute
 
@@ -119,7 +119,7 @@ async def beside(kind: str, count: int) -> list[dict[str, Any]]:
                 opened[name] = await nodes.enter_async_context(node(Path(folder) / name, database_url=database_url))
             await filled(opened["full"], kind, count)
             ids = {name: await subscribed(one, url, IN_FLIGHT) for name, one in opened.items()}
-            settle()
+            tune()
             totals = {name: [0, 0.0] for name in opened}
             for number in range(ROUNDS):
                 for name, one in opened.items():

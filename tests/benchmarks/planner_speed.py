@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.node.process import settle
+from relay.node.process import tune
 
 SIZES = (1_000, 100_000, 1_000_000)
 DECISIONS = 20_000
@@ -86,7 +86,7 @@ def measure() -> list[dict[str, Any]]:
     """The results, in the shape of `run.py`."""
     results: list[dict[str, Any]] = []
     medians: dict[int, float] = {}
-    settle()
+    tune()
     for count in SIZES:
         planner, seconds = loaded(count)
         gc.collect()

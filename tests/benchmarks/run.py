@@ -35,7 +35,7 @@ from relay.core.records import PollRecord, Registration
 from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret, Subscription
 from relay.ids import new_id
-from relay.node.process import settle
+from relay.node.process import tune
 from relay.store.sqlite import make_engine, sqlite_url
 
 ORIGIN = Origin(
@@ -181,7 +181,7 @@ async def delivered(
     with sink_process() as url, tempfile.TemporaryDirectory() as folder:
         async with node(Path(folder), database_url=database_url) as opened:
             subscription_id = await subscribed(opened, url, in_flight)
-            settle()  # as `relay serve` does; the bare client has the same
+            tune()  # as `relay serve` does; the bare client has the same
             for turn in range(rounds):
                 bodies = await owe(opened, count // rounds, turn)
                 total += len(bodies)
@@ -242,7 +242,7 @@ async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
                                 secrets=(SigningSecret(value=SECRET),),
                             )
                         )
-                    settle()
+                    tune()
                     begun = time.perf_counter()
                     pairs = [job_with_events(index, now) for index in range(max(1, each // 3))]
                     for start in range(0, len(pairs), 500):

@@ -26,7 +26,7 @@ from dropin_world import cpu_seconds, relay
 from latency import SINKS_ALLOWED, End, end
 
 from relay.config.keyring import new_key
-from relay.node.process import settle
+from relay.node.process import tune
 
 BAR = 0.75
 ROUNDS = 4
@@ -96,7 +96,7 @@ async def measure(count: int, in_flight: int = 64, rounds: int = ROUNDS) -> dict
         environ = {**SINKS_ALLOWED, "DATABASE_URL": url, "RELAY_ENCRYPTION_KEY": key, "RELAY_DELIVERY__PER_HOST": "256"}
         async with node(Path(folder), database_url=url, key=key, roles=("api",)) as opened:
             subscription_id = await subscribed(opened, hook, in_flight)
-            settle()
+            tune()
             with contextlib.ExitStack() as nodes:
                 pids: list[int] = []
 

@@ -77,8 +77,8 @@ def database_url(new_url: Callable[[], str]) -> str:
 
 @pytest.fixture
 def migrated(database_url: str) -> str:
-    """A database with the newest schema."""
-    migrations.migrate(database_url)
+    """A database whose schema the migrations made, from the first to the newest."""
+    on(database_url, migrations.run_migrations)
     return database_url
 
 
@@ -133,7 +133,7 @@ def differences(connection: Connection) -> list[Any]:
 
 def test_a_fresh_upgrade_is_what_the_tables_describe(migrated: str, new_url: Callable[[], str]) -> None:
     made = new_url()
-    on(made, SQLModel.metadata.create_all)
+    migrations.migrate(made)
     expected, found = description(made), description(migrated)
     assert table_names(migrated) == sorted([*SQLModel.metadata.tables, "alembic_version"])
     assert sorted(found) == sorted(expected)
@@ -310,10 +310,10 @@ def test_an_upgrade_that_fails_leaves_nothing(
     script.write_text(body.replace("def downgrade", "    raise ValueError('half way')\n\n\ndef downgrade"))
     monkeypatch.setattr(resources, "migrations_dir", lambda: folder)
     with pytest.raises(ValueError, match="half way"):
-        migrations.migrate(database_url)
+        on(database_url, migrations.run_migrations)
     assert table_names(database_url) == []
     script.write_text(body)
-    migrations.migrate(database_url)
+    on(database_url, migrations.run_migrations)
 
 
 @pytest.mark.parametrize("name", ["a folder", "per%cent", "a%(here)s", "ключ"])
@@ -322,7 +322,7 @@ def test_migrations_are_found_on_any_path(tmp_path: Path, name: str, monkeypatch
     shutil.copytree(resources.migrations_dir(), folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(resources, "migrations_dir", lambda: folder)
     path = tmp_path / name / "relay.db"
-    migrations.migrate(url_of(path))
+    on(url_of(path), migrations.run_migrations)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (
             migrations.newest_revision(),

@@ -24,7 +24,7 @@ def test_the_limit_on_open_files_is_raised_where_it_is_low(monkeypatch, before, 
     limits = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: before)
     monkeypatch.setattr(resource, "setrlimit", lambda kind, new: limits.append(new))
-    process.allow_connections()
+    process.raise_file_limit()
     assert limits == ([] if after is None else [after])
 
 
@@ -34,4 +34,4 @@ def test_a_system_that_refuses_keeps_its_limit(monkeypatch):
 
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, NO_LIMIT))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    process.allow_connections()
+    process.raise_file_limit()
