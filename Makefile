@@ -57,6 +57,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	echo "==> import-linter: which package may import which"
 	$(BIN)/lint-imports
+	echo "==> vulture: dead code"
+	$(BIN)/vulture
 
 # The quick part runs beside the units, which leave it a processor at the start.
 test: $(READY)

@@ -93,7 +93,6 @@ class Node:
         settings = with_adopted(settings, adopted)
         self.settings = settings
         self.base_url = (settings.server.public_url or base_url).rstrip("/")
-        self.bound_url = base_url
         self.store = store
         self.metrics_registry = Metrics()
         self._counter = lru_cache(self.metrics_registry.requests.labels)
