@@ -1,10 +1,10 @@
-"""Every error that the relay raises on purpose, as one tree.
+"""The relay's own exceptions, as one tree.
 
 RelayError
-├── SettingsError          the settings are wrong; the command line ends with exit code 2
-├── UsageError             a command was given something it can not work with; exit code 2
-├── RequestError           a request to our HTTP API can not be answered as asked
-│   ├── InvalidRequest     400, 415 or 422: the body, a parameter or a header is wrong
+├── SettingsError          the settings are wrong; the CLI exits with code 2
+├── UsageError             a command got invalid arguments or input; exit code 2
+├── RequestError           a request to the HTTP API failed; becomes a problem
+│   ├── InvalidRequest     400, 415 or 422: the body, a parameter or a header is invalid
 │   │   └── SinkRefused    422: the egress guard forbids this sink
 │   ├── Unauthorized       401
 │   ├── Forbidden          403
@@ -12,15 +12,16 @@ RelayError
 │   ├── Conflict           409
 │   ├── TooLarge           413
 │   ├── TooMany            429
-│   └── Unavailable        503: the database can not be read or written just now
-├── PassageError           a caller's own request could not be passed on to the upstream
-│   ├── NotSent            nothing of it went out
-│   └── NoAnswer           it went out, and no whole answer came: nobody knows what became of it
-└── StoreError             the database can not do what we need
+│   └── Unavailable        503: the database is unavailable
+├── PassageError           a caller's request could not be forwarded to the upstream
+│   ├── NotSent            nothing was sent
+│   └── NoAnswer           it was sent, but no complete response arrived: its outcome is unknown
+└── StoreError             the database failed
+    ├── ValueRefused       the database cannot store this value
     ├── DatabaseHeld       another process holds this SQLite database
     ├── SchemaTooNew       the database was migrated by a newer program
-    ├── SchemaTooOld       the database has to be migrated first
-    └── StaleSequence      another write advanced or polled this job: load it again
+    ├── SchemaTooOld       the database must be migrated first
+    └── StaleSequence      another write changed this job: load it again
 """
 
 from collections.abc import Sequence
@@ -28,13 +29,13 @@ from dataclasses import dataclass
 
 
 class RelayError(Exception):
-    """The base of all: `str(error)` is one line for a person, `code` is for programs and never changes."""
+    """Base class. `str(error)` is one line for a person; `code` is for programs and stable."""
 
     code = "error"
     exit_code = 1
 
     def __init__(self, problem: str) -> None:
-        # What somebody wrote stands in it: a line end or half a character there must not get any further.
+        # The text may quote user input: line breaks and lone surrogates must not reach logs or terminals.
         super().__init__(problem if problem.isprintable() else "".join(c if c.isprintable() else " " for c in problem))
 
 
@@ -46,7 +47,7 @@ class SettingsError(RelayError):
 
 
 class UsageError(RelayError):
-    """The command was given something it can not work with."""
+    """A command got invalid arguments or input."""
 
     code = "usage"
     exit_code = 2
@@ -54,7 +55,7 @@ class UsageError(RelayError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldError:
-    """One thing wrong with a request: `pointer` is a JSON Pointer (RFC 6901) into the body, or a parameter's name."""
+    """One error in a request. `pointer`: a JSON Pointer (RFC 6901) into the body, or a parameter's or header's name."""
 
     pointer: str
     code: str
@@ -62,7 +63,7 @@ class FieldError:
 
 
 class RequestError(RelayError):
-    """A request that can not be answered as asked; it becomes an RFC 9457 problem with `status` and `code`."""
+    """A failed request. It becomes an RFC 9457 problem with `status` and `code`."""
 
     status = 400
     title = "Bad request"
@@ -86,7 +87,7 @@ class RequestError(RelayError):
 
 
 class InvalidRequest(RequestError):
-    """The request is understood but wrong (422), or not JSON (400), or not of our media type (415)."""
+    """The request is invalid (422), not JSON (400), or of another media type (415)."""
 
     code = "invalid_request"
     status = 422
@@ -94,14 +95,14 @@ class InvalidRequest(RequestError):
 
 
 class SinkRefused(InvalidRequest):
-    """The egress guard forbids this sink; the message names the rule and the setting that would allow it."""
+    """The egress guard forbids this sink. The message names the rule, and the setting that would allow it."""
 
     code = "sink_refused"
     title = "Sink refused"
 
 
 class Unauthorized(RequestError):
-    """No valid token came with the request."""
+    """The request has no valid token."""
 
     code = "unauthorized"
     status = 401
@@ -109,7 +110,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """The token is valid, but its scopes do not reach this far."""
+    """The token is valid, but lacks a scope."""
 
     code = "forbidden"
     status = 403
@@ -117,7 +118,7 @@ class Forbidden(RequestError):
 
 
 class NotFound(RequestError):
-    """There is no such thing."""
+    """The resource does not exist."""
 
     code = "not_found"
     status = 404
@@ -125,7 +126,7 @@ class NotFound(RequestError):
 
 
 class Conflict(RequestError):
-    """The thing is in a state that forbids this."""
+    """The resource is in a state that forbids this."""
 
     code = "conflict"
     status = 409
@@ -133,7 +134,7 @@ class Conflict(RequestError):
 
 
 class TooLarge(RequestError):
-    """The body is larger than we take."""
+    """The body is too large."""
 
     code = "too_large"
     status = 413
@@ -149,7 +150,7 @@ class TooMany(RequestError):
 
 
 class Unavailable(RequestError):
-    """The database can not be read or written just now."""
+    """The database is unavailable."""
 
     code = "store"
     status = 503
@@ -157,32 +158,32 @@ class Unavailable(RequestError):
 
 
 class PassageError(RelayError):
-    """A caller's own request could not be passed on to the upstream."""
+    """A caller's request could not be forwarded to the upstream."""
 
     code = "upstream_no_answer"
 
 
 class NotSent(PassageError):
-    """Nothing of the request went out."""
+    """Nothing of the request was sent."""
 
     code = "upstream_unreachable"
 
 
 class NoAnswer(PassageError):
-    """The request went out, and no whole answer came: nobody knows what became of it."""
+    """The request was sent, but no complete response arrived. Its outcome is unknown."""
 
     code = "outcome_unknown"
 
 
 class StoreError(RelayError):
-    """The database can not do what we need."""
+    """The database failed."""
 
     code = "store"
     exit_code = 2
 
 
 class ValueRefused(StoreError):
-    """The database can not hold a value, however often it is asked."""
+    """The database cannot store a value. A retry will not help."""
 
 
 class DatabaseHeld(StoreError):
@@ -200,13 +201,13 @@ class SchemaTooNew(StoreError):
 
 
 class SchemaTooOld(StoreError):
-    """The database has to be migrated first: `relay migrate`."""
+    """The database must be migrated first: `relay migrate`."""
 
     code = "schema_too_old"
     exit_code = 2
 
 
 class StaleSequence(StoreError):
-    """Somebody else advanced this job since it was loaded."""
+    """Another write changed this job after it was loaded."""
 
     code = "stale_sequence"

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]") -> Front:
-    """The API over these ports, with the drop-in proxy that `proxy` makes beside it. It opens and closes nothing."""
+    """The API over these ports, and the drop-in proxy that `proxy` creates. It opens and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
     openapi = cache(partial(openapi_json, ports.settings, ports.kinds.names))
     context = Context(ports=ports, schemas=schemas, openapi=openapi)
-    # A path with a slash at its end is another path.
+    # A path with a trailing slash is another path.
     router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
-    # Not `Starlette`: what it would add, an answer to any other exception, is the front's to give.
+    # Not `Starlette`: the front answers all other exceptions.
     app = ExceptionMiddleware(router, handlers={HTTPException: on_http_exception})
     return Front(app, proxy(context), context)
 
 
 def openapi_json(settings: ApiSettings, kinds: Sequence[str]) -> bytes:
-    """The description of the API under these settings."""
+    """The OpenAPI description with these settings, as JSON."""
     return orjson.dumps(document_of(OPERATIONS, settings, kinds))

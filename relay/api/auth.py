@@ -1,9 +1,8 @@
-"""Who calls, and what they may do: tokens with scopes; with `--dev`, callers on this machine need none.
+"""Authentication and scopes: bearer tokens; with `--dev`, callers on the same machine need none.
 
-Without `--dev` there is no anonymous access: a proxy on this machine connects from loopback too, and need not say that
-it is one. With `--dev` a caller on loopback is admin. A web page in a browser there is on loopback as well, so `Host`
-must name this machine, which a name that was rebound to 127.0.0.1 does not, and `Origin` must be the relay's own. A
-header that a proxy adds shows that the caller is elsewhere.
+Without `--dev` there is no anonymous access, because a reverse proxy also connects from loopback. With `--dev` a caller
+on loopback is admin. Web pages in a local browser come from loopback too, so `Host` must be a loopback name or address
+(which stops DNS rebinding), `Origin` must be the relay's own, and headers added by proxies are refused.
 """
 
 import hashlib
@@ -25,24 +24,24 @@ READ = "read"
 JOBS_WRITE = "jobs:write"
 
 NODE_HEADER = b"relay-node"
-"""Names the relay that sent a request."""
+"""Carries the id of the node that sent a request."""
 _PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip"})
 _PROXY_PREFIXES = ("x-forwarded-", "cf-")
 _PROXY_SUFFIX = "-client-ip"
-"""`True-Client-IP`, and what other proxies call it: `X-Client-IP`, `Fastly-Client-IP`."""
+"""`True-Client-IP`, `X-Client-IP`, `Fastly-Client-IP`."""
 _HTTP_ORIGIN = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{0,5}))?")
 _CHALLENGE = 'Bearer realm="revor-relay"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """A caller: the token's name, and its scopes."""
+    """A caller: the name and scopes of the token."""
 
     name: str
     scopes: frozenset[str]
 
     def require(self, scopes: frozenset[str]) -> None:
-        """Raises Forbidden unless the caller has one of these scopes, or is admin."""
+        """Raises Forbidden unless the caller is admin or has one of these scopes."""
         if ADMIN in self.scopes or not self.scopes.isdisjoint(scopes):
             return
         needed = " or ".join(sorted({*scopes, ADMIN}))
@@ -58,22 +57,22 @@ OPEN_PREFIXES = ("/schemas/", "/.well-known/")
 
 
 def needs_identity(path: str) -> bool:
-    """Whether the caller of this path has to be known. Every path that is not listed as open is closed."""
+    """True unless the path is listed as open to everyone."""
     return path not in OPEN_PATHS and not path.startswith(OPEN_PREFIXES)
 
 
 def refuse_loop(headers: Sequence[tuple[bytes, bytes]], node_id: str) -> None:
-    """Raises a 508 for a request of our own that came back to us."""
+    """Raises a 508 error for a request that this node sent itself."""
     if (NODE_HEADER, node_id.encode()) in headers:
         detail = "this request was sent by this relay itself: an upstream or a sink points back at it"
-        # A kept connection would lead back here even after the address behind it has been put right.
+        # A kept-alive connection would still lead here after the address has been corrected.
         error = RequestError(detail, code="loop_detected", status=508, headers={"Connection": "close"})
         error.title = "Loop detected"
         raise error
 
 
 def identify(scope: Scope, headers: Headers, settings: ApiSettings) -> Identity:
-    """The caller. Raises Unauthorized or Forbidden. A token that is sent has to be right, with `--dev` too."""
+    """The caller. Raises Unauthorized or Forbidden. With `--dev`, too, a token that is sent must be valid."""
     if settings.dev and "authorization" not in headers:
         require_local(scope, headers)
         return LOCAL
@@ -81,23 +80,23 @@ def identify(scope: Scope, headers: Headers, settings: ApiSettings) -> Identity:
 
 
 def require_local(scope: Scope, headers: Headers) -> None:
-    """Raises Forbidden unless the caller is on this machine, connects directly, and is no web page from elsewhere."""
+    """Raises Forbidden unless the caller is on this machine, connects directly, and is not another site's web page."""
     client = scope.get("client")
     if client is None or not _is_loopback(client[0]) or any(map(_is_of_a_proxy, headers.keys())):
-        detail = "without a token only callers on this machine are let in, and not through a proxy: send a token"
+        detail = "without a token only callers on this machine are allowed, and not through a proxy: send a token"
         raise Forbidden(detail, code="loopback_only")
     hosts = headers.getlist("host")
     authority = _authority_of(f"http://{hosts[0]}") if len(hosts) == 1 else None
     if authority is None or not (authority[0] == "localhost" or _is_loopback(authority[0])):
-        detail = "without a token the Host header has to name this machine, such as 127.0.0.1:8080: send a token"
+        detail = "without a token the Host header must name this machine, such as 127.0.0.1:8080: send a token"
         raise Forbidden(detail, code="host_not_allowed")
     if any(_authority_of(origin) != authority for origin in headers.getlist("origin")):
-        detail = "the request comes from a web page elsewhere (Origin), and has no token"
+        detail = "the request comes from another site's web page (Origin) and has no token"
         raise Forbidden(detail, code="origin_not_allowed")
 
 
 def is_local(scope: Scope, headers: Headers, settings: ApiSettings) -> bool:
-    """Whether the caller needs no token: with `--dev`, on this machine, and no web page from elsewhere."""
+    """Whether the caller needs no token: with `--dev`, if `require_local` accepts it."""
     try:
         require_local(scope, headers)
     except Forbidden:
@@ -113,18 +112,18 @@ def _bearer(headers: Headers, tokens: Iterable[Token]) -> Identity:
         raise _unauthorized("there are several Authorization headers: send one, with Bearer <token>")
     scheme, _, value = given[0].partition(" ")
     if scheme.lower() != "bearer" or not value.strip():
-        raise _unauthorized("the Authorization header holds no token: send Authorization: Bearer <token>")
+        raise _unauthorized("the Authorization header has no token: send Authorization: Bearer <token>")
     found = find_token(value.strip(), tokens)
     if found is None:
-        raise _unauthorized("the token is not one of ours", error="invalid_token")
+        raise _unauthorized("the token is not valid", error="invalid_token")
     return found
 
 
 def find_token(value: str, tokens: Iterable[Token]) -> Identity | None:
-    """Whose token this is; None where it is none of ours."""
+    """The owner of a token; None if it is unknown."""
     digest = _digest(value)
     found: Token | None = None
-    for token in tokens:  # all of them, so that the time taken tells nothing
+    for token in tokens:  # compares with all of them, so that timing reveals nothing
         if hmac.compare_digest(digest, _digest(token.value)):
             found = token
     return None if found is None else Identity(name=found.name, scopes=found.scopes)

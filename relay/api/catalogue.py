@@ -1,4 +1,4 @@
-"""Every operation of the API: routes, checks and documentation are all made from this list."""
+"""Every operation of the API. Routes, checks and the OpenAPI description are built from this list."""
 
 from relay.api.routes_events import EVENTS
 from relay.api.routes_intents import INTENTS

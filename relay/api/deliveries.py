@@ -1,4 +1,4 @@
-"""`/v1/deliveries`: each event on its way to each subscription, with every attempt."""
+"""`/v1/deliveries`: one per event and subscription, with all attempts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from relay.core.records import Page
 from relay.errors import Conflict, NotFound
 
 GROUPED_BY: Mapping[str, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
-"""By the words of `group_by`, what deliveries of a group have in common."""
+"""The values of `group_by`, and the column that each groups by."""
 
 
 async def list_deliveries(call: Call) -> Response:
-    """`GET /v1/deliveries`: newest first, or counted in groups."""
+    """`GET /v1/deliveries`: newest first, or counted by group."""
     query = dict(call.query)
     query["subscription_id"], query["event_id"] = query.pop("subscription"), query.pop("event")
     if group_by := query.pop("group_by"):
@@ -31,7 +31,7 @@ async def list_deliveries(call: Call) -> Response:
 
 async def _groups(call: Call, group_by: Sequence[str], query: dict[str, Any]) -> Response:
     if query.pop("cursor") is not None:
-        detail = "cursor: groups have no pages; `limit` says how many of them there are at most"
+        detail = "cursor: groups have no pages; use `limit` for the number of groups"
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
     found = await call.ports.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
@@ -47,7 +47,7 @@ async def _groups(call: Call, group_by: Sequence[str], query: dict[str, Any]) ->
 
 
 async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
-    """By subscription, its sink as it may be shown; without those that are gone."""
+    """The redacted sink of each subscription that still exists."""
     sinks: dict[str, str] = {}
     for id in set(ids):
         subscription = await call.ports.subscriptions.get(id)
@@ -62,7 +62,7 @@ async def get(call: Call) -> Response:
 
 
 async def request(call: Call) -> Response:
-    """`GET /v1/deliveries/{id}/request`: what would be sent now, signed now, so that it can be verified."""
+    """`GET /v1/deliveries/{id}/request`: the request with a current signature, to test a receiver's check."""
     found = await _find(call)
     subscription = await call.ports.subscriptions.get(found.subscription_id)
     event = await call.ports.events.get(found.event_id)
@@ -75,15 +75,15 @@ async def request(call: Call) -> Response:
 
 
 def is_signed_name(name: str) -> bool:
-    """Whether a header is one of Standard Webhooks', which are shown: they are worth something only with the body."""
+    """Whether this is a header of Standard Webhooks. These are not redacted: they are only valid with the body."""
     return name.lower() in ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
 async def retry(call: Call) -> Response:
-    """`POST /v1/deliveries/{id}/retry`: sent again with a fresh schedule, or at once where it waits for a retry."""
+    """`POST /v1/deliveries/{id}/retry`: send it again with a fresh retry schedule."""
     found = await _find(call)
     if await call.ports.subscriptions.get(found.subscription_id) is None:
-        detail = f"subscription {found.subscription_id} was removed: there is nowhere to send this to"
+        detail = f"subscription {found.subscription_id} was removed, so there is no sink to send this to"
         raise Conflict(detail, code="subscription_removed")
     delivery = await call.ports.deliveries.retry(call.id, call.ports.clock())
     call.ports.delivering.wake()

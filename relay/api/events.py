@@ -1,4 +1,4 @@
-"""`/v1/events`: what was recorded, whether anybody subscribes to it or not."""
+"""`/v1/events`: all recorded events, with or without subscriptions."""
 
 from starlette.responses import Response
 
@@ -21,7 +21,7 @@ async def list_events(call: Call) -> Response:
 
 
 async def get(call: Call) -> Response:
-    """`GET /v1/events/{id}`: the bytes that were sent and signed."""
+    """`GET /v1/events/{id}`: the stored bytes, which are also what is sent and signed."""
     event = await call.ports.events.get(call.id)
     if event is None:
         raise NotFound(f"there is no event {call.id[:200]!r}", code="event_not_found")

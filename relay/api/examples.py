@@ -1,4 +1,4 @@
-"""Examples for the description, and the schemas of its headers; the tests hold both against what is true."""
+"""Examples and header schemas for the OpenAPI description. The tests validate them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _DELIVERY_ID = "dlv_01jvpq3m8n0000000000000004"
 _INTENT_ID = "int_01jvpq3m8n0000000000000005"
 _REPLAY_ID = "rpl_01jvpq3m8n0000000000000006"
 _TIME = "2026-05-20T10:00:00.000Z"
-_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the one of the Standard Webhooks specification
+_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the example of the Standard Webhooks specification
 
 _EVENT = sample_event(
     "ai.revor.job.failed",

@@ -1,4 +1,4 @@
-"""What every request passes first and every answer last: its id, the caller's identity, errors, the log line."""
+"""The outermost ASGI layer: request id, caller identity, errors as problems, common headers, the log line."""
 
 import logging
 import re
@@ -26,49 +26,49 @@ _EMPTY_BODY = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class Front:
-    """The outermost layer; no exception leaves it unless an answer has begun."""
+    """The outermost layer. No exception leaves it unless the response has started."""
 
     def __init__(self, app: ASGIApp, proxy: "Proxy", context: Context) -> None:
-        """`app` answers the API's own paths, `proxy` those of an upstream's API."""
+        """`app` serves the API's own paths, `proxy` those of an upstream's API."""
         self.context = context
         self._app = app
         self._passed_paths = context.ports.settings.passed_paths
         self._proxy = proxy
-        self._tells_all = bool(log.bind().is_enabled_for(logging.DEBUG))
+        self._log_all = bool(log.bind().is_enabled_for(logging.DEBUG))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if scope["path"].startswith(self._passed_paths):
-            reply = None if self._tells_all else self._proxy.from_memory(scope)
+            reply = None if self._log_all else self._proxy.from_memory(scope)
             if reply is not None:
                 await self._proxy.answer(reply, scope, receive, send)
                 self.context.ports.count_request(scope["method"], reply.status)
                 return
-            exchange = _Exchange(self._proxy, self.context, scope, send, self._tells_all, unchanged=True)
+            exchange = _Exchange(self._proxy, self.context, scope, send, self._log_all, unchanged=True)
         else:
-            scope["app"] = self  # with one, starlette's routes raise what they refuse, and it becomes a problem+json
-            exchange = _Exchange(self._app, self.context, scope, send, self._tells_all)
+            scope["app"] = self  # starlette then raises HTTPException, which becomes a problem
+            exchange = _Exchange(self._app, self.context, scope, send, self._log_all)
         await exchange.run(receive)
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
-    __slots__ = ("_app", "_began", "_context", "_scope", "_send", "_status", "_tells_all", "_unchanged")
+    __slots__ = ("_app", "_began", "_context", "_log_all", "_scope", "_send", "_status", "_unchanged")
 
     def __init__(
-        self, app: ASGIApp, context: Context, scope: Scope, send: Send, tells_all: bool, *, unchanged: bool = False
+        self, app: ASGIApp, context: Context, scope: Scope, send: Send, log_all: bool, *, unchanged: bool = False
     ) -> None:
-        """`unchanged`: what passes is the upstream's, and so are its headers and its paths."""
+        """`unchanged`: the response is the upstream's, so no headers are added."""
         self._app = app
         self._context = context
         self._scope = scope
         self._send = send
         self._status = 0
         self._began = time.perf_counter()
-        self._tells_all = tells_all
+        self._log_all = log_all
         self._unchanged = unchanged
 
     @property
@@ -83,7 +83,7 @@ class _Exchange:
         except RequestError as error:
             await problem_response(error)(scope, receive, self._answer)
         except ClientDisconnect:
-            pass  # there is nobody to answer
+            pass  # the client has left
         except StoreError as error:
             failed = True
             log.error("api_request_failed", request_id=self._request_id, method=scope["method"], error=str(error))
@@ -105,14 +105,14 @@ class _Exchange:
         if self._unchanged:
             return
         if _CONTROL.search(self._scope["path"]):
-            detail = "the path has a control character"
+            detail = "the path contains a control character"
             raise InvalidRequest(detail, code="invalid_path", status=400)
         headers = Headers(scope=self._scope)
         if needs_identity(self._scope["path"]):
             self._scope["relay.identity"] = identify(self._scope, headers, settings)
         if b"%2f" in self._scope.get("raw_path", b"").lower():
-            # Decoded it would be a separator: another path than the caller meant.
-            detail = "the path has an encoded slash: a job whose id has one is reached by its uid (job_…)"
+            # Decoded, it would act as a separator and select another path.
+            detail = "the path contains an encoded slash: use the uid (job_…) of a job whose id has one"
             raise NotFound(detail, code="slash_in_path")
 
     async def _answer(self, message: Message) -> None:
@@ -135,8 +135,8 @@ class _Exchange:
     def _write_log(self, failed: bool) -> None:
         self._context.ports.count_request(self._scope["method"], self._status)
         quiet = self._status < 400 and not failed
-        if quiet and not self._tells_all:
-            return  # before it is made up: it costs more than the rest of an answer from memory
+        if quiet and not self._log_all:
+            return  # early, because building the line costs more than the rest of an answer from memory
         write = log.debug if quiet else log.info
         identity = self._scope.get("relay.identity")
         client = self._scope.get("client")

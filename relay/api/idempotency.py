@@ -1,7 +1,7 @@
-"""`Idempotency-Key`: a POST that is sent again gets the answer that it got, and nothing happens twice.
+"""`Idempotency-Key`: a repeated POST gets the stored first response, and nothing is done twice.
 
-A request holds its key by a lease that it renews. One that was cut off, by a crash or by a database that took no
-answer, lets the lease run out: the same request is then run again.
+A request holds its key by a lease that it renews. If it is cut off by a crash, or its response cannot be stored, the
+lease expires, and the same request then runs again.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = structlog.get_logger("relay.api")
 
 
 def key_of(headers: Headers) -> str | None:
-    """The request's key, None without. Raises InvalidRequest for one that is none."""
+    """The request's key, None without one. Raises InvalidRequest if it is malformed or repeated."""
     given = headers.getlist("idempotency-key")
     if not given:
         return None
@@ -44,8 +44,8 @@ def key_of(headers: Headers) -> str | None:
 
 
 async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> Response:
-    """The answer of `run`, or the one kept from the first time. Raises Conflict while the first is in flight, and
-    InvalidRequest where the key was used for something else."""
+    """The response of `run`, or the stored first response. Raises Conflict while the first request is in progress, and
+    InvalidRequest if the key was used with another body."""
     scope = call.request.scope
     store = call.ports.idempotency
     caller = call.identity.name if call.identity is not None else ""
@@ -75,7 +75,7 @@ async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> 
 
 @asynccontextmanager
 async def _held(call: Call, id: str, holder: str) -> AsyncIterator[None]:
-    """While inside, the key stays this request's, however long it takes."""
+    """Renews the lease on the key while inside."""
     renewing = asyncio.get_running_loop().create_task(_renewing(call, id, holder))
     try:
         yield
@@ -96,23 +96,23 @@ async def _keep(call: Call, id: str, holder: str, response: Response) -> None:
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     try:
         await call.ports.idempotency.end(id, holder, response.status_code, bytes(response.body), headers)
-    except StoreError as error:  # the work is done, and the caller learns what came of it
+    except StoreError as error:  # the work is done, so the caller gets its response
         log.warning("idempotent_answer_not_kept", error=str(error))
 
 
 async def _forget(call: Call, id: str, holder: str) -> None:
     try:
         await call.ports.idempotency.forget(id, holder)
-    except StoreError as error:  # the key is free when its lease runs out
+    except StoreError as error:  # the key is free once its lease expires
         log.warning("idempotency_key_not_freed", error=str(error))
 
 
 def _replayed(kept: StoredAnswer, body_digest: str) -> Response:
     if kept.body_digest != body_digest:
-        detail = f"this {HEADER} was used for another request to this path: take a new key for a new request"
+        detail = f"this {HEADER} was used for another request to this path: use a new key for a new request"
         raise InvalidRequest(detail, code="idempotency_conflict")
     if kept.status_code is None:
-        detail = f"the first request with this {HEADER} is still being worked on: try again in a moment"
+        detail = f"the first request with this {HEADER} is still in progress: try again in a moment"
         raise Conflict(detail, code="idempotency_in_flight", headers={"Retry-After": "1"})
     headers = {**kept.headers, "Idempotency-Replayed": "true"}
     return Response(kept.body, status_code=kept.status_code, headers=headers)

@@ -1,4 +1,4 @@
-"""`/v1/intents`: creates that came through the relay and whose fate is unknown."""
+"""`/v1/intents`: creates that were sent through the relay and whose outcome is unknown."""
 
 from starlette.responses import Response
 
@@ -22,7 +22,7 @@ async def resolve(call: Call) -> Response:
     """`POST /v1/intents/{id}/resolve`."""
     body = validate(IntentResolution, call.document)
     if body.job_id is not None and body.fate != "sent":
-        detail = "only a create that was sent has made a job"
+        detail = "only a create with fate `sent` can have a job"
         raise invalid(FieldError(pointer="/job_id", code="invalid", detail=detail))
     return json_response(intent_view(await call.ports.dropin.resolve(call.id, body.fate, body.job_id)))
 
@@ -31,6 +31,6 @@ async def dismiss(call: Call) -> Response:
     """`DELETE /v1/intents/{id}`."""
     intent = await call.ports.dropin.dismiss(call.id)
     if intent is None:
-        detail = f"there is no create {call.id[:200]!r} whose fate is unknown"
+        detail = f"there is no create {call.id[:200]!r} whose outcome is unknown"
         raise NotFound(detail, code="intent_not_found")
     return json_response(intent_view(intent))

@@ -1,4 +1,4 @@
-"""`/v1/jobs`: registration, reading, waiting, refreshing, explaining, forgetting."""
+"""`/v1/jobs`: register, read, wait, refresh, explain, untrack."""
 
 from typing import Any
 
@@ -30,11 +30,11 @@ async def register(call: Call) -> Response:
 
 
 async def register_batch(call: Call) -> Response:
-    """`POST /v1/jobs/batch`: in chunks, so that one large batch does not keep the others waiting."""
+    """`POST /v1/jobs/batch`: in chunks, so that a large batch does not block other requests."""
     document = call.document
     entries = document.get("jobs") if type(document) is dict and len(document) == 1 else None
     if type(entries) is list and len(entries) > MAX_BATCH_JOBS:
-        detail = f"a batch takes {MAX_BATCH_JOBS:,} jobs at most, this one has {len(entries):,}: send several"
+        detail = f"a batch can have at most {MAX_BATCH_JOBS:,} jobs, this one has {len(entries):,}: send several"
         raise invalid_parameter("/jobs", detail, code="batch_too_long", field_code="too_long")
     if type(entries) is not list:
         entries = validate(JobBatch, document).jobs
@@ -71,7 +71,7 @@ async def list_jobs(call: Call) -> Response:
     page = await call.ports.jobs.page(**call.query)
     status = call.query["status"]
     if status is not None and not page.items and status not in KNOWN_STATUSES:
-        # An upstream's own word is kept as it came, so one that no job has is taken for a misspelling.
+        # Upstreams may send other statuses, so only an unknown one without jobs counts as a misspelling.
         detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
         raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
     return page_response(
@@ -80,7 +80,7 @@ async def list_jobs(call: Call) -> Response:
 
 
 async def get_job(call: Call) -> Response:
-    """`GET /v1/jobs/{id}`, which can wait."""
+    """`GET /v1/jobs/{id}`, optionally with `Prefer: wait`."""
     job = await find_job(call)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is None:
@@ -93,7 +93,7 @@ async def refresh(call: Call) -> Response:
     """`POST /v1/jobs/{id}/refresh`."""
     job = await find_job(call)
     if not job.open:
-        detail = f"job {job.external_id} is closed ({job.outcome}): it is not looked at any more"
+        detail = f"job {job.external_id} is closed ({job.outcome}): it is no longer polled"
         raise Conflict(detail, code="job_closed")
     await call.ports.tracking.refresh(job)
     return json_response(job_view(job), 202)
@@ -113,11 +113,11 @@ async def untrack(call: Call) -> Response:
 
 
 async def job_events(call: Call) -> Response:
-    """`GET /v1/jobs/{id}/events`: a list, or a stream where the caller takes one."""
+    """`GET /v1/jobs/{id}/events`: a list, or a stream if the caller accepts one."""
     job = await find_job(call)
     if stream.is_wanted(call.request.headers):
         return await stream.of_job(call, job)
-    stream.last_event_id(call.request.headers)  # a mistake is a mistake, whether a stream is asked for or not
+    stream.last_event_id(call.request.headers)  # refuses a malformed id here too
     limit = call.query["limit"]
     after = params.decode_cursor(call.query["cursor"])
     found = await call.ports.events.of_job(job.uid, after_sequence=after, count=limit + 1)
@@ -128,7 +128,7 @@ async def job_events(call: Call) -> Response:
 
 
 async def find_job(call: Call) -> Job:
-    """The job of the path. Raises NotFound, or Conflict where its id is in several accounts."""
+    """The job of the path. Raises NotFound, or Conflict if several accounts have a job with this id."""
     jobs, id = call.ports.jobs, call.id
     source, account = call.query["source"], call.query["account"]
     if id.startswith("job_"):
@@ -140,6 +140,6 @@ async def find_job(call: Call) -> Job:
         raise NotFound(f"no job {id[:200]!r} is tracked here", code="job_not_found")
     if len(found) > 1:
         where = ", ".join(f"?source={job.source}&account={job.account}" for job in found[:5])
-        detail = f"{len(found)} accounts have a job {id!r}: choose one by {where}, or take its uid"
+        detail = f"{len(found)} accounts have a job {id!r}: choose one with {where}, or use its uid"
         raise Conflict(detail, code="ambiguous_job")
     return found[0]

@@ -1,4 +1,4 @@
-"""Limits on everything that a caller can make large: bodies, nesting, open streams."""
+"""Limits on requests: body size, nesting, open streams."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ _DIGITS = frozenset("0123456789")
 
 
 async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body of a request. Raises TooLarge as soon as it is known to be larger than `max_bytes`."""
+    """The whole body of a request. Raises TooLarge as soon as it exceeds `max_bytes`."""
     declared = headers.get("content-length", "")
     if declared and _DIGITS.issuperset(declared) and (len(declared) > 18 or int(declared) > max_bytes):
         raise _too_large(max_bytes)
@@ -42,7 +42,7 @@ async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes
 
 
 def check_media_type(headers: Headers) -> None:
-    """Raises InvalidRequest (415) unless the body is said to be `application/json` in UTF-8, uncompressed."""
+    """Raises InvalidRequest (415) unless the headers declare uncompressed `application/json` in UTF-8."""
     given = headers.get("content-type", "")
     if given != "application/json":
         media_type, _, parameters = given.partition(";")
@@ -52,14 +52,14 @@ def check_media_type(headers: Headers) -> None:
         for parameter in parameters.split(";"):
             name, _, value = parameter.partition("=")
             if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8"):
-                raise _unsupported("the body must be in UTF-8, and Content-Type names another charset")
+                raise _unsupported("the body must be in UTF-8, but Content-Type names another charset")
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
-        raise _unsupported(f"Content-Encoding {encoding[:100]!r} is not taken: send the body uncompressed")
+        raise _unsupported(f"Content-Encoding {encoding[:100]!r} is not supported: send the body uncompressed")
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a JSON body. Raises InvalidRequest (400) where it is no JSON in UTF-8, or nested too deep."""
+    """The value of a JSON body. Raises InvalidRequest (400) if it is not JSON in UTF-8, or is nested too deep."""
     try:
         value = loads(body)
     except JSONDecodeError as error:
@@ -77,7 +77,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def deeper_than(value: Any, max_depth: int) -> bool:
-    """Whether a JSON value is nested deeper: a document of ours around it may then be too deep to write."""
+    """Whether a JSON value is nested deeper than `max_depth`, so that a document around it may be too deep to write."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(max_depth):
         level = [
@@ -92,27 +92,27 @@ def deeper_than(value: Any, max_depth: int) -> bool:
 
 
 class Slots:
-    """How many of a kind may be open at once: long answers hold a connection each."""
+    """A limit on how many requests of a kind may be open at once."""
 
-    def __init__(self, what: str, most: int) -> None:
+    def __init__(self, what: str, limit: int) -> None:
         self._what = what
-        self.most = most
+        self.limit = limit
         self.taken = 0
 
     def take(self) -> None:
-        """Takes one. Raises TooMany."""
-        if self.taken >= self.most:
-            detail = f"{self.most} {self._what} are open already: close some, or try again later"
+        """Takes a slot. Raises TooMany if all are taken."""
+        if self.taken >= self.limit:
+            detail = f"{self.limit} {self._what} are open already: close some, or try again later"
             raise TooMany(detail, code="too_many_streams", headers={"Retry-After": "5"})
         self.taken += 1
 
     def release(self) -> None:
-        """Gives one back."""
+        """Gives a slot back."""
         self.taken -= 1
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """One, while inside. Raises TooMany."""
+        """Holds a slot while inside. Raises TooMany if all are taken."""
         self.take()
         try:
             yield

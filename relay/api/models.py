@@ -1,4 +1,4 @@
-"""Bodies that the API takes: the same models validate them and document them."""
+"""Request bodies. The same models validate them and document them in the OpenAPI description."""
 
 import re
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,7 +20,7 @@ MAX_OVERLAP_SECONDS = 30 * 86_400.0
 MAX_TYPES = 100
 MAX_METADATA_KEYS = 5
 
-# No control, formatting, private or never assigned characters, and of the spaces only the plain one.
+# Excludes control, formatting, private-use and unassigned characters, and every space except U+0020.
 PRINTABLE = (
     "[^\\x00-\\x1f\\x7f-\\xa0\\xad\\u200b-\\u200f\\u2028-\\u202f\\u2060-\\u206f"
     "\\ue000-\\uf8ff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
@@ -40,7 +40,7 @@ def _seconds(value: object) -> object:
 
 
 def _whole(value: object) -> object:
-    # JSON has one kind of number: 4.0 is an integer there.
+    # JSON has one number type, so 4.0 is an integer.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -53,7 +53,7 @@ def _signing_secret(value: str) -> str:
 
 
 def start_seconds(start: str | None) -> float | None:
-    """From when on a subscription gets events, in epoch seconds: 0 for all there are, None for new ones only."""
+    """When a subscription starts, in epoch seconds: 0 for all events, None for new ones only. Raises ValueError."""
     if start is None or start == "now":
         return None
     return 0.0 if start == "earliest" else from_rfc3339(start)
@@ -86,14 +86,14 @@ Duration = Annotated[
                 {"type": "number", "minimum": 0, "maximum": MAX_DURATION_SECONDS},
                 {"type": "string", "pattern": DURATION_PATTERN},
             ],
-            "description": "Seconds, or a text such as 5s, 5m, 2h or 1d.",
+            "description": "Seconds, or a string such as 5s, 5m, 2h or 1d.",
         }
     ),
 ]
 
 
 class Body(BaseModel):
-    """What all bodies share: nothing unknown, nothing converted."""
+    """Base of all request bodies: unknown fields are refused, and types are not converted."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
@@ -101,54 +101,55 @@ class Body(BaseModel):
 
 
 class Nothing(Body):
-    """No body, or an empty object."""
+    """An empty object, or no body."""
 
 
 class IntentResolution(Body):
-    """What a person found out of a create whose fate was unknown."""
+    """The outcome of a create, as checked with the upstream."""
 
-    fate: Literal["sent", "not_sent"] = Field(description="Whether it was carried out.")
+    fate: Literal["sent", "not_sent"] = Field(description="Whether the upstream carried it out.")
     job_id: str | None = Field(
         default=None,
         pattern=ID_PATTERN,
-        description="The job that it made, to be tracked with what the create attached; only with `sent`.",
+        description="The id of the job it created; only with `sent`. The job is tracked with the callback and metadata "
+        "of the create.",
     )
 
 
 class JobRegistration(Body):
     """A job to track."""
 
-    id: str = Field(pattern=ID_PATTERN, description="The job's id upstream: 1 to 200 printable characters.")
-    source: str = Field(default="revor", description="Which configured source it is of.")
-    account: str = Field(default="default", description="Which configured account of the source it is of.")
+    id: str = Field(pattern=ID_PATTERN, description="The upstream's id of the job: 1 to 200 printable characters.")
+    source: str = Field(default="revor", description="A configured source.")
+    account: str = Field(default="default", description="A configured account of the source.")
     callback_url: str | None = Field(
-        default=None, max_length=MAX_URL_CHARACTERS, description="Where this job's events are sent, signed."
+        default=None, max_length=MAX_URL_CHARACTERS, description="The URL that this job's events are sent to, signed."
     )
     callback_types: list[str] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_TYPES,
-        description="Which of the job's events `callback_url` gets: full names (`ai.revor.job.failed`) or their last "
-        "words (`failed`). Without it all of them; for a callback that the job has already, those of before.",
+        description="The event types to send to `callback_url`: full names (`ai.revor.job.failed`) or short ones "
+        "(`failed`). Default: all, or the current types if the job already has this callback.",
     )
     metadata: dict[str, Any] | None = Field(
-        default=None, description="Yours: it comes back in every event of the job. At most 16 KiB as JSON."
+        default=None, description="Your own data, included in every event of the job. At most 16 KiB of JSON."
     )
     priority: Priority | None = Field(
         default=None,
-        description="How much its delay counts where the request budget is short: `low` a quarter of `normal`, `high` "
-        "four times as much. Without it a new job is `normal`, and a job that is tracked already keeps its own.",
+        description="The weight of the job's delay while the request budget is short: `low` is a quarter of `normal`, "
+        "`high` four times. Default: `normal` for a new job; a job that is already tracked keeps its priority.",
     )
     deadline_seconds: float | None = Field(
         default=None,
         gt=0,
         le=MAX_DURATION_SECONDS,
-        description="How long after its scheduled time (else after now) the job is `overdue`.",
+        description="Seconds from the job's scheduled time, or else from now, until it is `overdue`.",
     )
 
 
 class UpstreamItem(BaseModel):
-    """A job as the upstream shows it; everything that it says is kept."""
+    """A job as the upstream returns it. All fields are kept."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
 
@@ -156,8 +157,7 @@ class UpstreamItem(BaseModel):
 
 
 class UpstreamAnswer(Body):
-    """The upstream's own answer to a create, as it came; what else a registration takes may stand beside it, but for a
-    priority."""
+    """The upstream's answer to a create, unchanged. Fields of a registration can be added, except `priority`."""
 
     model_config = ConfigDict(
         extra="allow", json_schema_extra={"additionalProperties": True, "not": {"required": ["id"]}}
@@ -174,13 +174,13 @@ class UpstreamAnswer(Body):
 
 
 class JobBatch(Body):
-    """Jobs to track, each as for `POST /v1/jobs`. One that is wrong does not keep the others from being tracked."""
+    """Jobs to track, each as for `POST /v1/jobs`. An invalid job does not affect the others."""
 
     jobs: list[Any] = Field(
         max_length=MAX_BATCH_JOBS,
         json_schema_extra={
             "items": {
-                "description": "As the body of `POST /v1/jobs`; what is none is listed in `rejected`.",
+                "description": "A body of `POST /v1/jobs`. Invalid ones are listed in `rejected`.",
                 "anyOf": [{"$ref": "#/components/schemas/JobRegistration"}, {}],
             }
         },
@@ -188,7 +188,7 @@ class JobBatch(Body):
 
 
 class ProtocolSettings(Body):
-    """How the sink wants its requests."""
+    """Settings of the requests to the sink."""
 
     headers: dict[str, str] | None = Field(default=None, description="Sent with every request.")
     method: Literal["POST", "PUT", "PATCH"] = "POST"
@@ -197,45 +197,48 @@ class ProtocolSettings(Body):
 class SubscriptionConfig(Body):
     """How events are rendered, ordered and retried."""
 
-    kind: str | None = Field(default=None, description="Without it the sink's host decides; else `webhook`.")
+    kind: str | None = Field(default=None, description="Default: inferred from the sink's host, else `webhook`.")
     content_mode: Literal["structured"] = "structured"
     ordering: Literal["job", "none"] = Field(
-        default="job", description="`job`: an event waits until the earlier ones of its job have ended."
+        default="job",
+        description="`job`: an event waits until the earlier events of its job are delivered, dead or cancelled.",
     )
     start: Annotated[str, AfterValidator(_start)] = Field(
         default="now",
-        description="From when on events are sent: `now`, `earliest` or an RFC 3339 time.",
+        description="The first events to send: `now`, `earliest` or an RFC 3339 time.",
         json_schema_extra={"anyOf": [{"enum": ["now", "earliest"]}, {"format": "date-time"}]},
     )
     timeout_seconds: float | None = Field(default=None, gt=0, le=60)
     retry_schedule: list[Duration] | None = Field(
-        default=None, max_length=MAX_RETRIES, description="The pauses between attempts."
+        default=None,
+        max_length=MAX_RETRIES,
+        description="The pauses between attempts. Default: `delivery.retry_schedule`.",
     )
     rate_per_second: float | None = Field(default=None, gt=0, le=10_000)
     concurrency: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_000)] | None = None
     metadata_keys: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
         default=None,
         max_length=MAX_METADATA_KEYS,
-        description="Of kind `slack`: the fields of a job's metadata that a message shows. Without it: the first ones "
-        "whose keys and values speak of no person.",
+        description="For kind `slack`: the metadata fields to show in a message. Default: the first five that contain "
+        "no personal data.",
     )
     secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
-        default=None, description="Your own signing secret, `whsec_…`; one is made without it."
+        default=None, description="Your own signing secret, `whsec_…`. Default: a generated one."
     )
 
 
 class SubscriptionCreate(Body):
     """A subscription, in the shape of the CloudEvents Subscriptions API."""
 
-    sink: str = Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="Where events are sent: an https URL.")
+    sink: str = Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="The https URL that events are sent to.")
     types: list[str] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_TYPES,
-        description="Event types, whole or short, such as `failed`. Without it: all job events (chat kinds: only "
-        "trouble).",
+        description="Event types, full or short (`failed`). Default: all job events; for chat kinds only failures and "
+        "source trouble.",
     )
-    source: str | None = Field(default=None, description="Only events of this CloudEvents source.")
+    source: str | None = Field(default=None, description="Send only events with this CloudEvents `source`.")
     protocol: Literal["HTTP"] = "HTTP"
     protocolsettings: ProtocolSettings | None = None
     config: SubscriptionConfig | None = None
@@ -243,62 +246,64 @@ class SubscriptionCreate(Body):
 
 
 class SubscriptionReplace(SubscriptionCreate):
-    """A subscription's new settings; what is left out goes back to its default. What `GET` shows can be sent back:
-    the read-only fields are passed over, and a redacted sink or header keeps its value."""
+    """The new settings of a subscription; omitted fields return to their defaults. The answer of `GET` can be sent
+    back: read-only fields are ignored, and a redacted sink or header keeps its value."""
 
-    id: Any = Field(default=None, description="Passed over.")
-    state: Any = Field(default=None, description="Passed over.")
-    disabled_reason: Any = Field(default=None, description="Passed over.")
-    state_since: Any = Field(default=None, description="Passed over.")
-    state_reason: Any = Field(default=None, description="Passed over.")
-    failing_since: Any = Field(default=None, description="Passed over.")
-    failing_reason: Any = Field(default=None, description="Passed over.")
-    paused_until: Any = Field(default=None, description="Passed over.")
-    next_probe_at: Any = Field(default=None, description="Passed over.")
-    created_at: Any = Field(default=None, description="Passed over.")
+    id: Any = Field(default=None, description="Ignored.")
+    state: Any = Field(default=None, description="Ignored.")
+    disabled_reason: Any = Field(default=None, description="Ignored.")
+    state_since: Any = Field(default=None, description="Ignored.")
+    state_reason: Any = Field(default=None, description="Ignored.")
+    failing_since: Any = Field(default=None, description="Ignored.")
+    failing_reason: Any = Field(default=None, description="Ignored.")
+    paused_until: Any = Field(default=None, description="Ignored.")
+    next_probe_at: Any = Field(default=None, description="Ignored.")
+    created_at: Any = Field(default=None, description="Ignored.")
 
 
 class TestRequest(Body):
-    """Which sample to send."""
+    """The sample event to send."""
 
     __test__: ClassVar[bool] = False  # pytest would collect it
 
-    type: str | None = Field(default=None, description="An event type; `relay.test` without it.")
+    type: str | None = Field(default=None, description="An event type. Default: `relay.test`.")
 
 
 class SecretRotation(Body):
-    """How long the old secret signs too."""
+    """How long the old secret keeps signing."""
 
     overlap_seconds: float = Field(default=86_400, ge=0, le=MAX_OVERLAP_SECONDS)
 
 
 class ReplayCreate(Body):
-    """Which events are to be sent again."""
+    """The events to send again."""
 
-    since: Moment = Field(description="Recorded then or later.")
-    until: Moment | None = Field(default=None, description="Recorded before; now, at the latest and without it.")
+    since: Moment = Field(description="Events recorded at or after this time.")
+    until: Moment | None = Field(
+        default=None, description="Events recorded before this time. Default and maximum: now."
+    )
     types: list[str] | None = Field(
-        default=None, min_length=1, max_length=MAX_TYPES, description="Only these types; all it gets without it."
+        default=None, min_length=1, max_length=MAX_TYPES, description="Default: all types of the subscription."
     )
     only: Literal["undelivered", "all"] = Field(
-        default="undelivered", description="`all`: also what was delivered. Receivers know it by its id."
+        default="undelivered", description="`all` includes delivered events, which receivers recognise by `id`."
     )
 
 
 class DeliveryFilter(Body):
-    """Deliveries that all this is true of."""
+    """Deliveries that match all of these conditions."""
 
-    subscription: str | None = Field(default=None, pattern=ID_PATTERN, description="To this subscription.")
+    subscription: str | None = Field(default=None, pattern=ID_PATTERN, description="Deliveries to this subscription.")
     state: Literal["pending", "dead", "cancelled", "delivered"] = Field(
-        default="dead", description="How they ended; pending: those that wait for a later attempt are tried now."
+        default="dead", description="Their state. With `pending`, deliveries that wait for a retry are tried now."
     )
-    type: str | None = Field(default=None, description="Of events of this type.")
-    since: Moment | None = Field(default=None, description="Of events recorded then or later.")
-    until: Moment | None = Field(default=None, description="Of events recorded before.")
-    reason: str | None = Field(default=None, pattern=ID_PATTERN, description="Their `reason`, exactly.")
+    type: str | None = Field(default=None, description="Events of this type, full or short.")
+    since: Moment | None = Field(default=None, description="Events recorded at or after this time.")
+    until: Moment | None = Field(default=None, description="Events recorded before this time.")
+    reason: str | None = Field(default=None, pattern=ID_PATTERN, description="Deliveries with exactly this `reason`.")
 
 
 class DeliveriesRetry(Body):
-    """Which deliveries are to be sent again."""
+    """The deliveries to send again."""
 
     filter: DeliveryFilter

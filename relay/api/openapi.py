@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description, made from the operations and the models that check the requests."""
+"""Builds the OpenAPI 3.1 description from the operations and the models that validate the requests."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ _BY_PATH_ID = re.compile(r"\{(\w+)\}")
 
 _DESCRIPTION = """Tracks jobs of a pull-only API and sends an event for every status change.
 
-Errors are `application/problem+json` (RFC 9457) with a `code` that never changes. Times are RFC 3339 in UTC. A
-token's scopes: `admin` may do everything, `read` may read all but the signing secret, and `jobs:write` may register,
-refresh, untrack and read jobs. What begins with neither `/v1` nor `/metrics` needs no token; with `relay serve --dev`,
-callers on this machine need none."""
+Errors are `application/problem+json` (RFC 9457) with a stable `code`. Times are RFC 3339 in UTC. Token scopes: `admin`
+allows everything, `read` allows reading everything but the signing secret, and `jobs:write` allows registering,
+refreshing, untracking and reading jobs. Only paths under `/v1` and `/metrics` need a token; with `relay serve --dev`,
+callers on the same machine need none."""
 
 
 def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
-    """The whole description; with the names of the configured sources, accounts and event types."""
+    """The description as JSON. It lists the configured sources, accounts, event types and kinds."""
     models = _models(operations)
     names, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     schemas = definitions.get("$defs", {})
@@ -52,9 +52,13 @@ def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: S
 
 
 _HEADERS = {
-    "RequestId": {"description": "For the relay's log.", "schema": {"type": "string"}, "required": True},
+    "RequestId": {
+        "description": "The request's id in the relay's log.",
+        "schema": {"type": "string"},
+        "required": True,
+    },
     "IdempotencyReplayed": {
-        "description": "`true` where the answer is the one kept from the first time.",
+        "description": "`true` if this is the stored first response.",
         "schema": {"type": "string", "enum": ["true"]},
     },
 }
@@ -70,7 +74,7 @@ def _models(operations: Sequence[Operation]) -> list[type[BaseModel]]:
 
 
 def _fill_in_names(schemas: dict[str, Any], settings: ApiSettings, kinds: Sequence[str]) -> None:
-    """What is only known from the settings: the names that the models check by hand."""
+    """Adds the names that depend on the settings; handlers check them, not the models."""
     types = list(known_types(origin.type_prefix for origin in settings.origins.values()))
     sources = sorted({*(origin.source for origin in settings.origins.values()), RELAY_SOURCE})
     for name in ("JobRegistration", "UpstreamAnswer"):
@@ -119,9 +123,9 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
             "name": name,
             "in": "path",
             "required": True,
-            "description": "The job's uid, or its id upstream; an id with a `/` needs the uid."
+            "description": "The job's uid or upstream id. Use the uid for an id with a `/`."
             if operation.tag == "Jobs"
-            else "Its id.",
+            else "The id of the resource.",
             "schema": {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"},
             **_example(examples.PATHS, operation.tag),
         }
@@ -131,8 +135,8 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     headers = dict(operation.request_headers)
     if operation.method == "POST":
         headers["Idempotency-Key"] = (
-            "1 to 255 printable ASCII characters. Sent again within 24 hours with the same body, the request is "
-            "answered as it was the first time, and nothing is done twice."
+            "1 to 255 printable ASCII characters. A request repeated within 24 hours with the same key and body gets "
+            "the first response again; nothing is done twice."
         )
     return found + [
         {"name": name, "in": "header", "description": description, "schema": examples.HEADER_SCHEMAS[name]}
@@ -179,26 +183,26 @@ def _problem(code: int, when: str) -> dict[str, Any]:
 
 
 def _problems(operation: Operation) -> dict[int, str]:
-    """All errors that the operation can answer with."""
+    """All errors of the operation: status code to description."""
     found = {
-        422: "A parameter is unknown or wrong.",
-        500: "The relay's log says why.",
-        503: "The database can not be read or written just now.",
+        422: "A parameter is unknown or invalid.",
+        500: "An internal error. The relay's log has the reason.",
+        503: "The database is unavailable.",
         508: "The request was sent by this relay itself.",
     }
     if operation.scopes is not PUBLIC:
-        found[401] = "No valid token came with the request."
-        found[403] = "The token's scopes do not reach this far. With --dev, without one: the caller is elsewhere."
+        found[401] = "The request has no valid token."
+        found[403] = "The token lacks a scope. With --dev and without a token: the caller is on another machine."
     if "{" in operation.path:
-        found[404] = "There is no such thing."
-        found[400] = "The path has a control character."
+        found[404] = "There is no resource with this id."
+        found[400] = "The path contains a control character."
     if operation.body is not None:
-        found[400] = "The body is not JSON in UTF-8, or nested too deep; or the path has a control character."
+        found[400] = "The body is not JSON in UTF-8 or is nested too deep, or the path contains a control character."
         found[413] = f"The body is larger than {operation.max_body_bytes >> 20} MiB."
         found[415] = "The body is not `application/json`."
-        found[422] = "The body, a parameter or a header is wrong: `errors` say where and how."
+        found[422] = "The body, a parameter or a header is invalid: see `errors`."
     if operation.method == "POST":
-        found[409] = "A request with this `Idempotency-Key` is still being worked on."
+        found[409] = "A request with this `Idempotency-Key` is still in progress."
     for code in operation.answers:
         found.pop(code, None)
     for code, when in operation.problems.items():

@@ -1,4 +1,4 @@
-"""What the API can do, as values: from one Operation come its route, its checks and its documentation."""
+"""The API's operations as values. An Operation gives its route, its checks and its documentation."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ ADMINS: frozenset[str] = frozenset()
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """What all requests share."""
+    """What all requests share: the rest of the relay, the limits, and the documents served as they are."""
 
     ports: Ports
     streams: Slots = field(default_factory=lambda: Slots("event streams", MAX_STREAMS))
@@ -34,7 +34,7 @@ class Context:
 
     @property
     def settings(self) -> ApiSettings:
-        """What of the settings concerns the API."""
+        """The settings of the API."""
         return self.ports.settings
 
     @property
@@ -44,7 +44,7 @@ class Context:
 
     @property
     def base_url(self) -> str:
-        """Where the relay is reached, without a slash at the end."""
+        """The relay's URL, without a slash at the end."""
         settings = self.ports.settings
         if settings.public_url:
             return settings.public_url.rstrip("/")
@@ -54,7 +54,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstSent:
-    """When a call was first sent with its Idempotency-Key, and a digest of caller, path and key."""
+    """When a request was first sent with its Idempotency-Key, and a digest of caller, path and key."""
 
     at: float
     digest: str
@@ -62,7 +62,7 @@ class FirstSent:
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """One request, checked as far as its Operation says: `query` read, `document` the parsed body (None without)."""
+    """One request. `query` holds the checked parameters; `document` is the parsed body, None without one."""
 
     context: Context
     request: Request
@@ -73,20 +73,20 @@ class Call:
     first: FirstSent | None = None
 
     def new_id(self, prefix: str, now: float) -> str:
-        """An id for what this call makes. A call that was cut off and is sent again makes the same one."""
+        """A new id. A call that is repeated with its Idempotency-Key after a crash gets the same one."""
         return new_id(prefix, now) if self.first is None else same_id(prefix, self.first.at, self.first.digest)
 
     @property
     def ports(self) -> Ports:
-        """What the API was given."""
+        """The rest of the relay."""
         return self.context.ports
 
     @property
     def id(self) -> str:
-        """The `{id}` of the path. Raises NotFound for one that no database can hold."""
+        """The `{id}` of the path. Raises NotFound if it contains NUL, which no database can store."""
         value: str = self.request.path_params["id"]
         if "\0" in value:
-            raise NotFound("no id holds a NUL")
+            raise NotFound("an id cannot contain NUL")
         return value
 
 
@@ -95,7 +95,7 @@ Handler = Callable[[Call], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One query parameter. `read` raises ValueError, whose text completes "name: …"."""
+    """One query parameter. `read` raises ValueError with a text that completes "name: …"."""
 
     name: str
     description: str
@@ -106,7 +106,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A successful answer, for the documentation. `headers`: name to description."""
+    """A successful response, for the documentation. `headers`: name to description; `also`: other media types."""
 
     description: str
     model: type[BaseModel] | None = None
@@ -115,11 +115,11 @@ class Answer:
     also: Mapping[str, str] = field(default_factory=dict)
 
 
-LOCATION = {"Location": "The path of what was made."}
-NEXT = {"Link": 'The next page, `rel="next"`, where there is one.'}
+LOCATION = {"Location": "The path of the new resource."}
+NEXT = {"Link": 'The next page, `rel="next"`, if there is one.'}
 LAST_EVENT_ID = {
-    "Last-Event-ID": "The last `id` of a stream that was cut off. Of an event that is no longer kept, the stream "
-    "begins with the oldest one that is."
+    "Last-Event-ID": "The last `id` of an interrupted stream. If that event is no longer stored, the stream starts "
+    "with the oldest stored event."
 }
 STREAM = Answer(
     description="Server-sent events: `id` is the event's id, `event` its type, `data` the event as one line of JSON.",
@@ -131,9 +131,9 @@ STREAM = Answer(
 class Operation:
     """One method of one path.
 
-    scopes    any of them suffices, admin always does; PUBLIC: nobody is asked
-    body      the model of the body; None: it takes none
-    problems  the status codes of the errors that only this operation has: code to when
+    scopes    any of them suffices, admin always does; PUBLIC: no token is needed
+    body      the model of the body; None: no body
+    problems  errors that only this operation has: status code to description
     """
 
     id: str

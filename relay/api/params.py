@@ -1,4 +1,4 @@
-"""Query parameters: read strictly, since a misspelt filter that is ignored shows too much."""
+"""Query parameters. Unknown ones are refused: ignoring a misspelt filter would show too much."""
 
 import base64
 import re
@@ -42,23 +42,23 @@ def _read_time(value: str) -> float:
         # A plus sign that was not percent-encoded arrives as a space.
         return from_rfc3339(value.replace(" ", "+") if "T" in value else value)
     except ValueError:
-        raise ValueError(f"{value[:40]!r} is no RFC 3339 time: write it like 2026-05-20T10:00:08Z") from None
+        raise ValueError(f"{value[:40]!r} is not an RFC 3339 time such as 2026-05-20T10:00:08Z") from None
 
 
 def _read_limit(value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) <= 6 and 1 <= int(value) <= MAX_LIMIT):
-        raise ValueError(f"{value[:40]!r} is no whole number from 1 to {MAX_LIMIT}")
+        raise ValueError(f"{value[:40]!r} is not a whole number from 1 to {MAX_LIMIT}")
     return int(value)
 
 
 def _read_cursor(value: str) -> str:
     if _CURSOR.fullmatch(value) is None:
-        raise ValueError("not one of ours; take it from next_cursor as it is")
+        raise ValueError("not a valid cursor; use next_cursor unchanged")
     return value
 
 
 def text(name: str, description: str) -> Parameter:
-    """A parameter that is compared exactly."""
+    """Text that is compared exactly."""
     schema = {"type": "string", "pattern": TEXT_PATTERN}
     return Parameter(name=name, description=description, schema=schema, read=_read_text)
 
@@ -88,7 +88,7 @@ def choice(name: str, description: str, *choices: str) -> Parameter:
 
 
 def choices(name: str, description: str, *words: str) -> Parameter:
-    """Some of a few words, with commas between; read as a tuple in their order here, each once."""
+    """Some of a few words, separated by commas. The value is a tuple in the order of `words`, without repeats."""
     one = "|".join(words)
     schema = {"type": "string", "pattern": f"^({one})(,({one})){{0,{len(words) - 1}}}$"}
 
@@ -107,14 +107,14 @@ def choices(name: str, description: str, *words: str) -> Parameter:
 PAGE = (
     Parameter(
         name="limit",
-        description="How many items a page has at most.",
+        description="The maximum number of items on a page.",
         schema={"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
         read=_read_limit,
         default=DEFAULT_LIMIT,
     ),
     Parameter(
         name="cursor",
-        description="The `next_cursor` of the page before.",
+        description="The `next_cursor` of the previous page.",
         schema={"type": "string", "pattern": CURSOR_PATTERN},
         read=_read_cursor,
     ),
@@ -122,7 +122,7 @@ PAGE = (
 
 
 def read_query(query_string: bytes, parameters: Sequence[Parameter]) -> Mapping[str, Any]:
-    """Every parameter's value, its default where it is not given. Raises InvalidRequest that names each mistake."""
+    """The value or default of every parameter. Raises InvalidRequest with every mistake."""
     values = {parameter.name: parameter.default for parameter in parameters}
     if not query_string:
         return values
@@ -160,18 +160,18 @@ def read_query(query_string: bytes, parameters: Sequence[Parameter]) -> Mapping[
 
 
 def next_link(request: Request, cursor: str) -> str:
-    """The `Link` header that leads to the next page of this request's list."""
+    """The `Link` header for the next page of this request's list."""
     pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
     return f'<{quote(request.scope["path"])}?{urlencode([*pairs, ("cursor", cursor)])}>; rel="next"'
 
 
 def encode_cursor(number: int) -> str:
-    """An opaque cursor for a place in a list that is counted."""
+    """An opaque cursor for a position in a numbered list."""
     return base64.urlsafe_b64encode(f"n{number}".encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str | None) -> int:
-    """The number in a cursor of ours, 0 for none. Raises InvalidRequest."""
+    """The position in a cursor, 0 for None. Raises InvalidRequest if it is not a cursor of `encode_cursor`."""
     if cursor is None:
         return 0
     try:
@@ -179,6 +179,6 @@ def decode_cursor(cursor: str | None) -> int:
     except ValueError:
         text = ""
     if not (text.startswith("n") and text[1:].isdigit() and len(text) <= 16):
-        detail = "cursor: not one of this list's; take it from next_cursor as it is"
+        detail = "cursor: not a cursor of this list; use next_cursor unchanged"
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
     return int(text[1:])

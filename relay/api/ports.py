@@ -1,6 +1,6 @@
-"""What the API needs of the rooms that it does not know: protocols, and the values that pass through them.
+"""What the API needs from the rest of the relay, and the values it exchanges with it.
 
-`app.py` gives it the real ones; a test gives it its own.
+`relay/node/node.py` passes the real objects; tests pass stand-ins (`tests/support/api_world.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +34,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """What of the settings concerns the API. `accounts`: the account names of each source; `passed_paths`: what the
-    paths begin with that are passed on to an upstream."""
+    """The settings of the API. `accounts`: the account names of each source; `passed_paths`: the path prefixes that
+    are forwarded to an upstream."""
 
     host: str
     port: int
@@ -55,7 +55,7 @@ class ApiSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """`problems` make a 503; `notes` do not. Each is a sentence with what to do."""
+    """`problems` make `/readyz` answer 503; `notes` do not. Each is a sentence that says what to do."""
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -64,88 +64,88 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tested:
-    """What came of a test delivery."""
+    """The result of a test delivery."""
 
     attempt: Attempt
     outcome: Outcome
 
 
 class Tracking(Protocol):
-    """The tracked jobs: registration, refreshes, explanations."""
+    """Tracked jobs: registration, refreshes, explanations."""
 
     def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
-        """The id and state in an upstream's own answer to a create; None when `body` is not one."""
+        """The id and state in an upstream's answer to a create; None if `body` is not one."""
 
     async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
-        """Tracks jobs; durable when it returns. One result for each request, in order."""
+        """Tracks jobs, durably. Returns one result per request, in order."""
 
     async def refresh(self, job: Job) -> None:
-        """Looks at an open job as soon as the budget allows."""
+        """Polls an open job as soon as the budget allows."""
 
     async def untrack(self, job: Job) -> Job:
-        """Stops looking at it."""
+        """Stops polling the job."""
 
     async def purge(self, job: Job) -> Job:
-        """Erases it."""
+        """Erases the job."""
 
     def polls(self, job: Job) -> bool:
-        """Whether this node polls the job's account: whatever is seen of the job is signalled here then."""
+        """Whether this node polls the job's account, so that changes are signalled in this process."""
 
     def prioritize(self, job: Job) -> AbstractContextManager[None]:
-        """While inside, a client waits for this job: it weighs more."""
+        """Raises the job's weight while inside, because a client waits for it."""
 
     def explain(self, job: Job) -> Explanation:
-        """Why it is looked at when it is."""
+        """When the job is polled next, and why."""
 
     def reports(self) -> list[SourceReport]:
-        """One for each configured account."""
+        """One report per configured account."""
 
 
 class Signals(Protocol):
-    """Wake-ups: something may have changed; look into the store."""
+    """Wake-ups: something may have changed, so read the store again."""
 
     def watch_job(self, uid: str) -> "AbstractContextManager[Watch]":
-        """Wakes when the job got an event or was closed."""
+        """Wakes when the job gets an event or is closed."""
 
     def watch_events(self) -> "AbstractContextManager[Watch]":
-        """Wakes when any event was recorded."""
+        """Wakes when any event is recorded."""
 
 
 class Watch(Protocol):
-    """One client's view of the signals; none that comes while it works is lost."""
+    """One client's view of the signals. A signal that arrives between two waits is kept."""
 
     async def wait(self, timeout_seconds: float) -> bool:
-        """True on a signal since the last wait, False after the time."""
+        """True on a signal since the last wait, False after the timeout."""
 
 
 class Delivering(Protocol):
-    """The dispatcher, as far as the API is concerned."""
+    """The dispatcher's methods for the API."""
 
     async def test(self, subscription: Subscription, event: Event) -> Tested:
-        """Sends one event now; nothing is stored."""
+        """Sends one event now. Nothing is stored."""
 
     def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
-        """The request that would go out now, signed; nothing is sent."""
+        """The signed request for this event. Nothing is sent."""
 
     def wake(self) -> None:
-        """Something is due, or a subscription changed."""
+        """Looks for due deliveries and changed subscriptions now."""
 
 
 class NodeState(Protocol):
     """The node itself."""
 
     async def readiness(self) -> Readiness:
-        """Whether it can do its work."""
+        """Whether the node is ready."""
 
     def metrics(self) -> bytes:
         """Prometheus' text format."""
 
     async def callback_secret(self) -> str:
-        """The secret (`whsec_…`) that signs what goes to callback URLs."""
+        """The secret (`whsec_…`) that signs requests to callback URLs."""
 
     @property
     def stopping(self) -> bool:
-        """Whether the node shuts down: streams end."""
+        """Whether the node is shutting down, which ends streams."""
 
 
 class Jobs(Protocol):
@@ -214,7 +214,7 @@ class Subscriptions(Protocol):
     """The store's subscriptions."""
 
     async def all(self) -> list[Subscription]:
-        """Every one but those of callback URLs."""
+        """All subscriptions except those of callback URLs."""
 
     async def create(self, subscription: Subscription) -> Subscription: ...
     async def replace(self, subscription: Subscription, now: float) -> None: ...
@@ -235,7 +235,7 @@ class Replays(Protocol):
 
 
 class Idempotency(Protocol):
-    """The store's kept answers."""
+    """The store's idempotency keys."""
 
     async def begin(
         self, id: str, body_digest: str, holder: str, now: float, oldest: float
@@ -247,13 +247,13 @@ class Idempotency(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kinds:
-    """The kinds of subscription there are, as functions: `api` does not import them.
+    """The kinds of subscription, as functions, because `api` does not import `subscribers`.
 
-    names             every kind's name
-    infer             the kind that a sink's host implies
-    check             raises InvalidRequest where a subscription is not one that its kind can serve
-    default_types     by kind name: the types that it gets where the user names none (None: all job events)
-    redacted_url      by kind name and URL: a sink as it may be shown
+    names             the names of all kinds
+    infer             the kind for a sink's host
+    check             raises InvalidRequest if the kind cannot serve a subscription
+    default_types     kind name to the types it gets by default (None: all job events)
+    redacted_url      kind name and URL to the redacted sink
     """
 
     names: tuple[str, ...]
@@ -264,12 +264,12 @@ class Kinds:
 
 
 def _count_nothing(_method: str, _status_code: int) -> None:
-    """For who keeps no metrics."""
+    """The default for tests without metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything that the API is given. `count_request` is called after each answer, with its method and status."""
+    """Everything the API needs. `count_request` is called after each response with the method and status."""
 
     settings: ApiSettings
     clock: Clock

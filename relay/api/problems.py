@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: every answer of the API that is no success."""
+"""Errors as RFC 9457 problems."""
 
 import difflib
 import http
@@ -21,13 +21,13 @@ RETRY_AFTER = "5"
 
 _SHOWN_IN_DETAIL = 3
 _HTTP_ERRORS = {
-    404: ("not_found", "there is nothing at this path: /openapi.json lists what there is"),
-    405: ("method_not_allowed", "this path does not take that method: the Allow header lists those it takes"),
+    404: ("not_found", "there is nothing at this path: see /openapi.json"),
+    405: ("method_not_allowed", "this path does not support the method: see the Allow header"),
 }
 
 
 def problem_response(error: RequestError, *, request_id: str | None = None) -> Response:
-    """The answer that a RequestError becomes."""
+    """The response for a RequestError."""
     document: dict[str, object] = {
         "type": TYPE_PREFIX + error.code,
         "title": error.title,
@@ -42,7 +42,7 @@ def problem_response(error: RequestError, *, request_id: str | None = None) -> R
 
 
 def request_id_of(scope: Scope, clock: Clock) -> str:
-    """The request's id, made when it is asked for first: what is answered from memory needs none."""
+    """The request's id, created on first use: an answer from memory needs none."""
     found: str | None = scope.get("relay.request_id")
     if found is None:
         found = scope["relay.request_id"] = new_id("req", clock())
@@ -50,14 +50,14 @@ def request_id_of(scope: Scope, clock: Clock) -> str:
 
 
 def store_problem(error: StoreError) -> RequestError:
-    """What a request is told that the database refused: it may be sent again."""
+    """The error for a request that failed in the database. It may be sent again."""
     if isinstance(error, StaleSequence):
         return Conflict(f"{error}: try again", code=error.code)
     return Unavailable(f"{error}: try again later", code=error.code, headers={"Retry-After": RETRY_AFTER})
 
 
 def internal_error(request_id: str) -> Response:
-    """The answer to what nobody foresaw: it says where to find the reason, and nothing of it."""
+    """The response to an unexpected exception. It names the log and the request id, and no details."""
     error = RequestError(
         f"the relay could not answer this request: its log says why, under request id {request_id}",
         code="internal_error",
@@ -69,7 +69,7 @@ def internal_error(request_id: str) -> Response:
 
 async def on_http_exception(_request: Request, error: Exception) -> Response:
     """Starlette's own errors as problems."""
-    if not isinstance(error, HTTPException):  # it is registered for this class only
+    if not isinstance(error, HTTPException):  # the handler is registered for this class only
         raise error
     phrase = http.HTTPStatus(error.status_code).phrase
     code, detail = _HTTP_ERRORS.get(error.status_code, ("http_error", error.detail))
@@ -95,7 +95,7 @@ def invalid_parameter(name: str, detail: str, *, code: str, field_code: str | No
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`: did you mean x?` with the nearest known word, `: known are …` where none is near; empty without any."""
+    """`: did you mean x?` with the nearest known word, else `: known are …`; empty if no words are known."""
     words = sorted(known)
     near = difflib.get_close_matches(word[:200].lower(), words, n=1, cutoff=0.6)
     if near:

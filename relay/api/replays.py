@@ -1,4 +1,4 @@
-"""`/v1/replays`: events that are sent again, and how far that has come."""
+"""`/v1/replays`: send events again, and follow the progress."""
 
 from starlette.responses import Response
 
@@ -17,7 +17,7 @@ from relay.ids import new_id
 
 
 async def replay(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/replay`: what did not arrive, or all, once more."""
+    """`POST /v1/subscriptions/{id}/replay`: the undelivered events of a range, or all."""
     subscription = await call.ports.subscriptions.get(call.id)
     if subscription is None:
         raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
@@ -44,7 +44,7 @@ async def replay(call: Call) -> Response:
 
 
 async def retry_deliveries(call: Call) -> Response:
-    """`POST /v1/deliveries/retry`: all that ended in a certain way."""
+    """`POST /v1/deliveries/retry`: all deliveries that match a filter."""
     wanted = validate(DeliveriesRetry, call.document).filter
     since, until, now, errors = _range(call, wanted.since, wanted.until, "/filter")
     type, type_errors = event_type(wanted.type, call.context.known_types, "/filter/type")
@@ -73,7 +73,7 @@ async def get(call: Call) -> Response:
 
 
 async def stop(call: Call) -> Response:
-    """`DELETE /v1/replays/{id}`: what it has not sent is as it was before."""
+    """`DELETE /v1/replays/{id}`: deliveries not yet sent return to their previous state."""
     stopped = await call.ports.replays.stop(call.id, call.ports.clock())
     call.ports.delivering.wake()
     return json_response(replay_view(stopped))
@@ -87,20 +87,20 @@ def _started(made: Replay) -> Response:
 def _range(
     call: Call, since: str | None, until: str | None, place: str
 ) -> tuple[float, float, float, list[FieldError]]:
-    """From when until when, now at the latest: what comes later is sent anyway. And what is wrong with them."""
+    """Start, end, now, and errors. The end is capped at now: later events are sent anyway."""
     now = call.ports.clock()
     first = 0.0 if since is None else from_rfc3339(since)
     last = now if until is None else min(from_rfc3339(until), now)
     errors = []
     if first >= now:
-        errors.append(FieldError(pointer=f"{place}/since", code="out_of_range", detail="it has to be in the past"))
+        errors.append(FieldError(pointer=f"{place}/since", code="out_of_range", detail="it must be in the past"))
     elif first >= last:
-        errors.append(FieldError(pointer=f"{place}/until", code="out_of_range", detail="it has to be after since"))
+        errors.append(FieldError(pointer=f"{place}/until", code="out_of_range", detail="it must be after since"))
     return first, last, now, errors
 
 
 def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
-    """Why events of this type never go to a subscription; None where they do."""
+    """Why a subscription never gets events of this type; None if it does."""
     job_event = any(name.startswith(f"{origin.type_prefix}.") for origin in call.context.settings.origins.values())
     source = subscription.source or ""
     if job_event if subscription.callback else matches(subscription, name, source, job_event=job_event):

@@ -1,4 +1,4 @@
-"""One path of the API as an ASGI app: finds the Operation of the method, checks the request, answers."""
+"""One path of the API as an ASGI app: finds the operation, checks the request, sends the response."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +41,9 @@ class Resource:
         identity: Identity | None = scope.get("relay.identity")
         if operation.scopes is not None:
             if identity is None:
-                raise Unauthorized("a token is needed")  # the front has asked for one: this is a second lock
+                raise Unauthorized(
+                    "a token is needed"
+                )  # the front has already checked; this guards against a gap there
             identity.require(operation.scopes)
         scope["relay.operation"] = operation.id
         query = params.read_query(scope["query_string"], operation.query)
@@ -71,7 +73,7 @@ async def _run(operation: Operation, call: Call) -> Response:
 
 
 def routes_of(context: Context, operations: Sequence[Operation]) -> list[Route]:
-    """A route for each path, in the order given."""
+    """One route per path, in the given order."""
     by_path: dict[str, list[Operation]] = {}
     for operation in operations:
         by_path.setdefault(operation.path, []).append(operation)
@@ -79,11 +81,11 @@ def routes_of(context: Context, operations: Sequence[Operation]) -> list[Route]:
 
 
 def json_response(value: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer."""
+    """A JSON response."""
     return Response(dumps(value), status_code=status_code, headers=headers, media_type="application/json")
 
 
 def page_response(request: Request, page: Page[Any]) -> Response:
-    """One page of a list, its items ready to be written."""
+    """One page of a list. The items must be JSON values."""
     headers = {} if page.next_cursor is None else {"Link": params.next_link(request, page.next_cursor)}
     return json_response({"items": list(page.items), "next_cursor": page.next_cursor}, headers=headers)

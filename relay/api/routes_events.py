@@ -13,10 +13,10 @@ EVENTS = (
         summary="List events, newest first",
         handler=events.list_events,
         query=(
-            text("type", "The event's type, whole or short, such as `failed`."),
-            text("subject", "The event's subject: of job events the job's id upstream."),
-            time("since", "Recorded then or later."),
-            time("until", "Recorded before."),
+            text("type", "The event's type, full or short (`failed`)."),
+            text("subject", "The event's subject. For job events: the upstream's id of the job."),
+            time("since", "Events recorded at or after this time."),
+            time("until", "Events recorded before this time."),
             *PAGE,
         ),
         answers={200: Answer(description="A page.", model=shapes.EventPage, headers=NEXT)},
@@ -26,8 +26,9 @@ EVENTS = (
         method="GET",
         path="/v1/events/stream",
         tag="Events",
-        summary="Events as they are recorded",
-        description="Without `Last-Event-ID` it begins with what comes next. A comment every 15 seconds keeps it open.",
+        summary="Stream events as they are recorded",
+        description="Without `Last-Event-ID` the stream starts with the next event. A comment every 15 seconds keeps "
+        "it open.",
         handler=events.stream,
         request_headers=LAST_EVENT_ID,
         answers={200: STREAM},
@@ -47,17 +48,17 @@ EVENTS = (
         method="GET",
         path="/v1/deliveries",
         tag="Deliveries",
-        summary="List deliveries, newest first, or count them in groups",
+        summary="List deliveries, newest first, or count them by group",
         handler=deliveries.list_deliveries,
         query=(
-            choice("state", "How it stands.", "pending", "delivered", "dead", "cancelled"),
+            choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled"),
             text("subscription", "The subscription's id."),
             text("event", "The event's id."),
-            choices("group_by", "How many have these in common, the largest groups first.", *deliveries.GROUPED_BY),
+            choices("group_by", "Count deliveries by these fields, largest groups first.", *deliveries.GROUPED_BY),
             *PAGE,
         ),
         answers={
-            200: Answer(description="A page, or with `group_by` groups.", model=shapes.DeliveryListing, headers=NEXT)
+            200: Answer(description="A page; with `group_by`: groups.", model=shapes.DeliveryListing, headers=NEXT)
         },
     ),
     Operation(
@@ -74,11 +75,11 @@ EVENTS = (
         method="GET",
         path="/v1/deliveries/{id}/request",
         tag="Deliveries",
-        summary="The request that would be sent now, signed now",
+        summary="Preview the request with a current signature",
         handler=deliveries.request,
         scopes=ADMINS,
-        answers={200: Answer(description="The request; nothing is sent.", model=shapes.SignedRequest)},
-        problems={409: "Its subscription is gone."},
+        answers={200: Answer(description="The request. Nothing is sent.", model=shapes.SignedRequest)},
+        problems={409: "The subscription was removed."},
     ),
     Operation(
         id="retryDelivery",
@@ -90,7 +91,10 @@ EVENTS = (
         scopes=ADMINS,
         body=models.Nothing,
         body_optional=True,
-        answers={202: Answer(description="It is due now.", model=shapes.DeliveryWithAttempts)},
-        problems={409: "It waits for an earlier event of its job, is being attempted, or its subscription is gone."},
+        answers={202: Answer(description="The delivery is due now.", model=shapes.DeliveryWithAttempts)},
+        problems={
+            409: "The delivery waits for an earlier event of its job, is being attempted, or its subscription was "
+            "removed."
+        },
     ),
 )

@@ -11,10 +11,9 @@ INTENTS = (
         method="GET",
         path="/v1/intents",
         tag="Intents",
-        summary="List creates whose fate is unknown, newest first",
-        description="Sent through the relay to the upstream, and no answer says what came of them: whether a message "
-        "went out has to be found out before it is sent again. One that is repeated with its own Idempotency-Key, and "
-        "answered, is gone from the list.",
+        summary="List creates whose outcome is unknown, newest first",
+        description="They were sent to the upstream, and no response proves whether they were carried out. Check "
+        "before you send one again. A create that is repeated with its Idempotency-Key and answered leaves the list.",
         handler=intents.list_intents,
         scopes=READS_JOBS,
         query=PAGE,
@@ -25,24 +24,24 @@ INTENTS = (
         method="POST",
         path="/v1/intents/{id}/resolve",
         tag="Intents",
-        summary="Say what came of a create",
-        description="Once you have checked with the upstream. It takes the create off the list; with `job_id` that job "
-        "is tracked with the metadata and the callback that the create attached. Nothing is sent upstream.",
+        summary="Record the outcome of a create",
+        description="Use it once you have checked with the upstream. The create leaves the list; with `job_id` that "
+        "job is tracked with the metadata and the callback of the create. Nothing is sent upstream.",
         handler=intents.resolve,
         scopes=WRITES_JOBS,
         body=IntentResolution,
-        answers={200: Answer(description="As it is now.", model=shapes.Intent)},
-        problems={409: "It was resolved already, or is still in flight."},
+        answers={200: Answer(description="The create, as recorded.", model=shapes.Intent)},
+        problems={409: "The create was already resolved, or is still in flight."},
     ),
     Operation(
         id="dismissIntent",
         method="DELETE",
         path="/v1/intents/{id}",
         tag="Intents",
-        summary="Take a create off the list",
-        description="For when somebody has found out what came of it. It changes nothing upstream.",
+        summary="Remove a create from the list",
+        description="Use it once you have checked with the upstream. Nothing is sent upstream.",
         handler=intents.dismiss,
         scopes=WRITES_JOBS,
-        answers={200: Answer(description="As it was.", model=shapes.Intent)},
+        answers={200: Answer(description="The create before it was removed.", model=shapes.Intent)},
     ),
 )

@@ -6,11 +6,11 @@ from relay.api.operations import LAST_EVENT_ID, LOCATION, NEXT, READS_JOBS, STRE
 from relay.api.params import PAGE, boolean, choice, text
 
 _WHICH = (
-    text("source", "Only of this source; also chooses one of several jobs of the same id."),
-    text("account", "Only of this account; also chooses one of several jobs of the same id."),
+    text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
+    text("account", "Only jobs of this account. Also selects one of several jobs with the same id."),
 )
 _JOB = Answer(description="The job.", model=shapes.Job)
-_AMBIGUOUS = {409: "Several accounts have a job of this id: choose by `source` and `account`, or take the uid."}
+_AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
 
 JOBS = (
     Operation(
@@ -19,14 +19,17 @@ JOBS = (
         path="/v1/jobs",
         tag="Jobs",
         summary="Track a job",
-        description="The upstream's own answer to a create is a valid body too.",
+        description="The upstream's answer to a create is also a valid body.",
         handler=jobs.register,
         scopes=WRITES_JOBS,
         body=models.JobRegistration,
         also_bodies=(models.UpstreamAnswer,),
         answers={
-            201: Answer(description="It is tracked now.", model=shapes.Job, headers=LOCATION),
-            200: Answer(description="It was tracked already; what the body brought was added.", model=shapes.Job),
+            201: Answer(description="The job is now tracked.", model=shapes.Job, headers=LOCATION),
+            200: Answer(
+                description="The job was already tracked; the callback and metadata of the body were added.",
+                model=shapes.Job,
+            ),
         },
     ),
     Operation(
@@ -39,7 +42,9 @@ JOBS = (
         scopes=WRITES_JOBS,
         body=models.JobBatch,
         max_body_bytes=MAX_BATCH_BODY_BYTES,
-        answers={200: Answer(description="What became of them.", model=shapes.BatchResult)},
+        answers={
+            200: Answer(description="The number of jobs created, and the rejected ones.", model=shapes.BatchResult)
+        },
     ),
     Operation(
         id="listJobs",
@@ -49,7 +54,12 @@ JOBS = (
         summary="List jobs, newest first",
         handler=jobs.list_jobs,
         scopes=READS_JOBS,
-        query=(text("status", "The last upstream value."), boolean("open", "Still looked at, or not."), *_WHICH, *PAGE),
+        query=(
+            text("status", "The last upstream status."),
+            boolean("open", "Whether the relay still polls the job."),
+            *_WHICH,
+            *PAGE,
+        ),
         answers={200: Answer(description="A page.", model=shapes.JobPage, headers=NEXT)},
     ),
     Operation(
@@ -58,17 +68,17 @@ JOBS = (
         path="/v1/jobs/{id}",
         tag="Jobs",
         summary="Read a job, or wait for it",
-        description="By its uid or its id upstream. With `Prefer: wait=N` the answer comes when the job is closed (or "
-        "has begun to run, with `until=running`), at the latest after N seconds.",
+        description="By its uid or its upstream id. With `Prefer: wait=N` the response is sent when the job closes, or "
+        "with `until=running` when it starts, and after N seconds at the latest.",
         handler=jobs.get_job,
         scopes=READS_JOBS,
         query=(choice("until", "What to wait for.", "closed", "running"), *_WHICH),
-        request_headers={"Prefer": "`wait=N`: seconds, 300 at most."},
+        request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
         answers={
             200: Answer(
                 description="The job.",
                 model=shapes.Job,
-                headers={"Preference-Applied": "`wait=N`, as it was used, where the request had one."},
+                headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
             )
         },
         problems={**_AMBIGUOUS, 429: "Too many requests are waiting."},
@@ -79,11 +89,11 @@ JOBS = (
         path="/v1/jobs/{id}",
         tag="Jobs",
         summary="Stop tracking a job",
-        description="No event tells of it, and pending deliveries go on. `purge=true` erases the job, its events and "
+        description="No event is sent, and pending deliveries continue. `purge=true` erases the job, its events and "
         "their attempts.",
         handler=jobs.untrack,
         scopes=WRITES_JOBS,
-        query=(boolean("purge", "Erase everything about it.", default=False), *_WHICH),
+        query=(boolean("purge", "Erase the job, its events and their attempts.", default=False), *_WHICH),
         answers={200: _JOB},
         problems=_AMBIGUOUS,
     ),
@@ -92,25 +102,25 @@ JOBS = (
         method="POST",
         path="/v1/jobs/{id}/refresh",
         tag="Jobs",
-        summary="Look at a job as soon as the budget allows",
+        summary="Poll a job as soon as the budget allows",
         handler=jobs.refresh,
         scopes=WRITES_JOBS,
         query=_WHICH,
         body=models.Nothing,
         body_optional=True,
-        answers={202: Answer(description="It will be looked at.", model=shapes.Job)},
-        problems={409: "The job is closed, or several accounts have a job of this id."},
+        answers={202: Answer(description="The poll is scheduled.", model=shapes.Job)},
+        problems={409: "The job is closed, or several accounts have a job with this id."},
     ),
     Operation(
         id="explainJob",
         method="GET",
         path="/v1/jobs/{id}/explain",
         tag="Jobs",
-        summary="Why a job is looked at when it is",
+        summary="Explain when a job is polled next",
         handler=jobs.explain,
         scopes=READS_JOBS,
         query=_WHICH,
-        answers={200: Answer(description="In words and fields.", model=shapes.Explanation)},
+        answers={200: Answer(description="The explanation, as a sentence and as fields.", model=shapes.Explanation)},
         problems=_AMBIGUOUS,
     ),
     Operation(
@@ -118,8 +128,8 @@ JOBS = (
         method="GET",
         path="/v1/jobs/{id}/events",
         tag="Jobs",
-        summary="A job's events, in order",
-        description="With `Accept: text/event-stream` a stream, which ends once the job is closed and all is said.",
+        summary="List or stream a job's events, in order",
+        description="With `Accept: text/event-stream`: a stream that ends after the last event of a closed job.",
         handler=jobs.job_events,
         scopes=READS_JOBS,
         query=(*_WHICH, *PAGE),
@@ -131,7 +141,7 @@ JOBS = (
                 headers=NEXT,
                 also={STREAM.media_type: STREAM.description},
             ),
-            204: Answer(description="The job is closed and nothing came after `Last-Event-ID`.", media_type=""),
+            204: Answer(description="The job is closed, and there are no events after `Last-Event-ID`.", media_type=""),
         },
         problems={**_AMBIGUOUS, 429: "Too many streams are open."},
     ),

@@ -1,12 +1,14 @@
-"""The operations of replays: of a subscription, of deliveries, and what became of them."""
+"""The operations of replays: start one for a subscription or for deliveries, read it, stop it."""
 
 from relay.api import models, replays, shapes
 from relay.api.operations import ADMINS, LOCATION, Answer, Operation
 
 _STARTED = Answer(
-    description="It has begun; how far it is says `GET /v1/replays/{id}`.", model=shapes.ReplayStarted, headers=LOCATION
+    description="The replay has started. `GET /v1/replays/{id}` has its progress.",
+    model=shapes.ReplayStarted,
+    headers=LOCATION,
 )
-_TOO_MANY = {409: "A hundred replays are running."}
+_TOO_MANY = {409: "A hundred replays are already running."}
 
 REPLAYS = (
     Operation(
@@ -15,9 +17,9 @@ REPLAYS = (
         path="/v1/subscriptions/{id}/replay",
         tag="Subscriptions",
         summary="Send a range of events again",
-        description="Those recorded from `since` until before `until` that were not delivered, also events from before "
-        "the subscription; with `only: all` those that were, too. In order within a job, each with its old id, and "
-        "always behind new events.",
+        description="Sends the undelivered events recorded from `since` until before `until`, including events older "
+        "than the subscription; with `only: all` also the delivered ones. Each keeps its id. They go out in order "
+        "within a job, and always behind new events.",
         handler=replays.replay,
         scopes=ADMINS,
         body=models.ReplayCreate,
@@ -29,9 +31,9 @@ REPLAYS = (
         method="POST",
         path="/v1/deliveries/retry",
         tag="Deliveries",
-        summary="Send deliveries again that ended in a certain way",
-        description="In order within a job and a subscription, each with a fresh schedule, and always behind new "
-        "events.",
+        summary="Send matching deliveries again",
+        description="They go out in order within a job and a subscription, each with a fresh retry schedule, and "
+        "always behind new events.",
         handler=replays.retry_deliveries,
         scopes=ADMINS,
         body=models.DeliveriesRetry,
@@ -43,7 +45,7 @@ REPLAYS = (
         method="GET",
         path="/v1/replays/{id}",
         tag="Replays",
-        summary="How far a replay is",
+        summary="Read the progress of a replay",
         handler=replays.get,
         answers={200: Answer(description="The replay.", model=shapes.Replay)},
     ),
@@ -53,10 +55,10 @@ REPLAYS = (
         path="/v1/replays/{id}",
         tag="Replays",
         summary="Stop a replay",
-        description="What it has not sent is as it was before; what is in flight ends. One that has ended stays as it "
-        "is.",
+        description="Deliveries not yet sent return to their previous state; attempts in flight finish. A replay that "
+        "has ended is unchanged.",
         handler=replays.stop,
         scopes=ADMINS,
-        answers={200: Answer(description="The replay as it ended.", model=shapes.Replay)},
+        answers={200: Answer(description="The stopped replay.", model=shapes.Replay)},
     ),
 )

@@ -1,4 +1,4 @@
-"""The operations about the node itself."""
+"""The operations of the node: sources, health, metrics, schemas."""
 
 from relay.api import shapes, system
 from relay.api.operations import NEXT, PUBLIC, Answer, Operation
@@ -10,7 +10,7 @@ SYSTEM = (
         method="GET",
         path="/v1/sources",
         tag="System",
-        summary="How the polling of each account goes",
+        summary="Read the polling state of each account",
         handler=system.sources,
         query=PAGE,
         answers={200: Answer(description="A page.", model=shapes.SourcePage, headers=NEXT)},
@@ -29,22 +29,22 @@ SYSTEM = (
         method="GET",
         path="/livez",
         tag="System",
-        summary="Whether the process answers",
+        summary="Check that the process is running",
         handler=system.livez,
         scopes=PUBLIC,
-        answers={200: Answer(description="It does.", model=shapes.Alive)},
+        answers={200: Answer(description="The process is running.", model=shapes.Alive)},
     ),
     Operation(
         id="getReadiness",
         method="GET",
         path="/readyz",
         tag="System",
-        summary="Whether the node can do its work",
+        summary="Check that the node is ready",
         handler=system.readyz,
         scopes=PUBLIC,
         answers={
-            200: Answer(description="It can; `notes` say what is not as it should be.", model=shapes.Ready),
-            503: Answer(description="It can not: `problems` say why.", model=shapes.Ready),
+            200: Answer(description="The node is ready; `notes` list minor problems.", model=shapes.Ready),
+            503: Answer(description="The node is not ready; `problems` list the reasons.", model=shapes.Ready),
         },
     ),
     Operation(
@@ -52,7 +52,7 @@ SYSTEM = (
         method="GET",
         path="/openapi.json",
         tag="System",
-        summary="This description",
+        summary="Read this description",
         handler=system.openapi,
         scopes=PUBLIC,
         answers={200: Answer(description="OpenAPI 3.1.")},
@@ -62,7 +62,7 @@ SYSTEM = (
         method="GET",
         path="/schemas/{name}.json",
         tag="System",
-        summary="The JSON Schema of an event's data",
+        summary="Read the JSON Schema of an event",
         handler=system.schema,
         scopes=PUBLIC,
         answers={200: Answer(description="The schema.", media_type=system.SCHEMA_MEDIA_TYPE)},

@@ -1,4 +1,4 @@
-"""What the API answers, as models: documentation, which the tests hold every answer against."""
+"""Models of the API's answers. They document; the tests validate every answer against them."""
 
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -12,33 +12,33 @@ Item = TypeVar("Item")
 
 
 class Shape(BaseModel):
-    """What all answers share: every field is there, and no other."""
+    """Base of all answers: every field is present, and there are no others."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Mistake(Shape):
-    """One mistake in a request."""
+    """One error in a request."""
 
-    pointer: str = Field(description="A JSON Pointer into the body, or a parameter's name.")
+    pointer: str = Field(description="A JSON Pointer into the body, or the name of a parameter or header.")
     code: str
     detail: str
 
 
 class Problem(Shape):
-    """Why a request was not answered as asked (RFC 9457)."""
+    """Why a request failed (RFC 9457)."""
 
     type: str
     title: str
     status: int
-    detail: str = Field(description="One sentence for a person.")
-    code: str = Field(description="For programs; it never changes.")
+    detail: str = Field(description="What is wrong, in a sentence.")
+    code: str = Field(description="For programs. Stable across versions.")
     errors: list[Mistake]
-    request_id: str = Field(default="", description="Only where the relay's log is needed to know more.")
+    request_id: str = Field(default="", description="Only if the relay's log has more about the error.")
 
 
 class LastError(Shape):
-    """What went wrong at the last look."""
+    """Why the last poll failed."""
 
     code: str
     message: str
@@ -47,26 +47,26 @@ class LastError(Shape):
 
 
 class JobRequest(Shape):
-    """What is kept of a create that came through the drop-in proxy."""
+    """The kept part of a create that was sent through the drop-in proxy."""
 
-    metadata: dict[str, Any] = Field(description="The create's own `metadata`; empty where it had none.")
-    truncated: bool = Field(default=False, description="Whether it was too large to keep.")
+    metadata: dict[str, Any] = Field(description="The `metadata` of the create; empty if it had none.")
+    truncated: bool = Field(default=False, description="True if the metadata was too large to keep.")
 
 
 class Job(Shape):
     """A tracked job."""
 
-    uid: str = Field(description="The relay's own id.")
-    id: str = Field(description="The upstream's id.")
+    uid: str = Field(description="The relay's id of the job.")
+    id: str = Field(description="The upstream's id of the job.")
     source: str
     account: str
-    status: str | None = Field(description="The last upstream value; null before the first look.")
+    status: str | None = Field(description="The last upstream status; null before the first poll.")
     outcome: Literal["succeeded", "failed", "cancelled", "not_found", "untracked"] | None
-    open: bool = Field(description="Whether the relay still looks at it.")
-    sequence: int = Field(description="How many events it has had.")
+    open: bool = Field(description="True while the relay polls the job.")
+    sequence: int = Field(description="The number of events so far.")
     metadata: dict[str, Any]
     request: JobRequest
-    connect_account_id: str | None = Field(description="The upstream's id of the account that it is sent from.")
+    connect_account_id: str | None = Field(description="The upstream's id of the sending account.")
     priority: Priority
     tracked_at: Time
     last_polled_at: Time | None
@@ -74,18 +74,18 @@ class Job(Shape):
     closed_at: Time | None
     poll_count: int
     last_error: LastError | None
-    upstream: dict[str, Any] | None = Field(description="The upstream's item as it was last seen.")
+    upstream: dict[str, Any] | None = Field(description="The upstream's item at the last poll.")
 
 
 class Page(Shape, Generic[Item]):
     """One page of a list."""
 
     items: list[Item]
-    next_cursor: str | None = Field(description="For `cursor`; null on the last page.")
+    next_cursor: str | None = Field(description="The value for `cursor`; null on the last page.")
 
 
 class Rejected(Shape):
-    """A job of a batch that was not tracked."""
+    """A job of a batch that is not tracked."""
 
     index: int
     code: str
@@ -93,7 +93,7 @@ class Rejected(Shape):
 
 
 class BatchResult(Shape):
-    """What became of a batch."""
+    """The result of a batch."""
 
     created: int
     existing: int
@@ -101,15 +101,15 @@ class BatchResult(Shape):
 
 
 class ExplainedError(LastError):
-    """What went wrong last, and what to do about it."""
+    """The last error, and how to fix it."""
 
-    meaning: str = Field(description="What it means, for a person.")
-    fix: str = Field(description="What removes the cause.")
-    who: str = Field(description="Who can do that.")
+    meaning: str = Field(description="What the error means, in plain words.")
+    fix: str = Field(description="What to do about the cause.")
+    who: str = Field(description="Who can do it.")
 
 
 class Explanation(Shape):
-    """What is waited for, when the next look is, and why not earlier."""
+    """When the next poll is, and why not earlier."""
 
     uid: str
     id: str
@@ -119,20 +119,20 @@ class Explanation(Shape):
     sentence: str
     waiting_for: str | None
     next_poll_at: Time | None
-    not_before: Time | None = Field(description="The earliest moment at which the budget lets that look go out.")
+    not_before: Time | None = Field(description="The earliest time at which the request budget allows that poll.")
     expected_delay_seconds: float | None = Field(
-        description="How long after its end the end is known, on average; null where that can not be said."
+        description="The expected delay between the job's end and its detection, on average; null if unknown."
     )
     last_polled_at: Time | None
     last_request_id: str | None
     last_error: ExplainedError | None = Field(
-        description="Why the account or the last poll of the job is in trouble, else why the job failed; null where "
-        "nothing is wrong. `at` is null where it is not known."
+        description="The error of the account or of the last poll, else the error the job failed with; null if there "
+        "is none. `at` is null if unknown."
     )
 
 
 class CloudEvent(BaseModel):
-    """A CloudEvent in structured JSON, exactly as it is sent to sinks."""
+    """A CloudEvent in structured JSON, as sent to sinks."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
 
@@ -148,7 +148,7 @@ class CloudEvent(BaseModel):
 
 
 class ShownProtocolSettings(Shape):
-    """How the sink gets its requests; credentials are redacted."""
+    """Settings of the requests to the sink; credentials are redacted."""
 
     headers: dict[str, str]
     method: Literal["POST", "PUT", "PATCH"]
@@ -166,11 +166,11 @@ class ShownConfig(Shape):
     rate_per_second: float | None
     concurrency: int | None
     metadata_keys: list[str] | None
-    secret: str = Field(default="", description="Only in the answer to the request that made it.")
+    secret: str = Field(default="", description="Only in the answer to the request that created it.")
 
 
 class Subscription(Shape):
-    """A subscription; its sink as it may be shown."""
+    """A subscription. Secret parts of its sink are redacted."""
 
     id: str
     sink: str
@@ -192,44 +192,44 @@ class Subscription(Shape):
 
 
 class Timings(Shape):
-    """Where the time of an attempt went. null: there was no such part, as on a connection that was open already; a part
-    that broke off counts until then."""
+    """How an attempt spent its time. A part that did not happen is null, for example on a reused connection. A part
+    that failed counts until it failed."""
 
-    dns_ms: float | None = Field(description="The look-up of the host name; null also where it had just been made.")
-    connect_ms: float | None = Field(description="TCP, over all addresses that were dialled.")
+    dns_ms: float | None = Field(description="The lookup of the host name; null if it was cached.")
+    connect_ms: float | None = Field(description="TCP, over all addresses tried.")
     tls_ms: float | None = Field(description="The TLS handshake.")
-    first_byte_ms: float | None = Field(description="From the request to the head of the answer.")
+    first_byte_ms: float | None = Field(description="From sending the request to the response headers.")
 
 
 class Attempt(Shape):
-    """One attempt; headers are redacted."""
+    """One attempt. Credentials in headers are redacted."""
 
     number: int
     started_at: Time
-    duration_ms: float = Field(description="In all, to the end of the answer's body.")
+    duration_ms: float = Field(description="Total time, to the end of the response body.")
     status_code: int | None
     error: str | None
     timings: Timings
-    decision: str | None = Field(description="What followed and why, in a sentence; null for a test.")
-    next_attempt_at: Time | None = Field(description="When the next attempt was planned then; null where none was.")
+    decision: str | None = Field(description="The decision and its reason, in a sentence; null for a test.")
+    next_attempt_at: Time | None = Field(description="When this attempt scheduled the next one; null if there is none.")
     request_headers: dict[str, str]
     response_headers: dict[str, str]
-    response_excerpt: str | None = Field(description="How the answer's body begins; secrets are redacted.")
-    response_excerpt_encoding: Literal["text", "hex"] | None = Field(description="hex: the body is no UTF-8.")
-    remote_ip: str | None = Field(description="The address that was dialled, also where it did not answer.")
+    response_excerpt: str | None = Field(description="The beginning of the response body; secrets are redacted.")
+    response_excerpt_encoding: Literal["text", "hex"] | None = Field(description="`hex` if the body is not UTF-8.")
+    remote_ip: str | None = Field(description="The address that was dialled, even if it did not answer.")
 
 
 class SignedRequest(Shape):
-    """A request to a sink, signed now; other credentials are redacted."""
+    """A request to a sink with a current signature; other credentials are redacted."""
 
     method: str
-    url: str = Field(description="The sink as it may be shown.")
+    url: str = Field(description="The sink, redacted.")
     headers: dict[str, str]
-    body: str = Field(description="The very text that is signed.")
+    body: str = Field(description="The exact text that is signed.")
 
 
 class TestResult(Shape):
-    """What came of a test; nothing of it is stored."""
+    """The result of a test. It is not stored."""
 
     __test__: ClassVar[bool] = False  # pytest would collect it
 
@@ -247,25 +247,27 @@ class Secret(Shape):
 
 
 class RotatedSecret(Secret):
-    """The new signing secret, and until when the old one signs too."""
+    """The new signing secret, and when the old one expires."""
 
     old_secret_expires_at: Time
 
 
 class Delivery(Shape):
-    """An event on its way to a subscription."""
+    """One event for one subscription."""
 
     id: str
     event_id: str
     event_type: str
     subject: str | None = Field(description="The event's subject: of job events the job's id upstream.")
     subscription_id: str
-    sink: str | None = Field(description="The sink as it may be shown; null where the subscription is gone.")
+    sink: str | None = Field(description="The sink, redacted; null if the subscription was removed.")
     job_uid: str | None
     state: Literal["pending", "delivered", "dead", "cancelled"]
     attempt_count: int
     next_attempt_at: Time | None
-    waiting_for: str | None = Field(description="The delivery of an earlier event of the job that must end first.")
+    waiting_for: str | None = Field(
+        description="The delivery of an earlier event of the same job, which must end first."
+    )
     reason: str | None
     created_at: Time
     ended_at: Time | None
@@ -278,61 +280,61 @@ class DeliveryWithAttempts(Delivery):
 
 
 class ReplayStarted(Shape):
-    """Events are being sent again."""
+    """A replay that has started."""
 
     replay_id: str
-    matched: int = Field(description="How many there are to send.")
+    matched: int = Field(description="The number of events to send.")
 
 
 class Replay(Shape):
-    """How far a replay is."""
+    """The progress of a replay."""
 
     id: str
-    subscription_id: str | None = Field(description="null: of all subscriptions.")
+    subscription_id: str | None = Field(description="null: all subscriptions.")
     state: ReplayState
-    matched: int = Field(description="How many there were to send when it began.")
-    queued: int = Field(description="How many of them are on their way, or were.")
+    matched: int = Field(description="The number of events to send, counted at the start.")
+    queued: int = Field(description="How many of them have been queued for delivery.")
     delivered: int
     dead: int
-    left: int = Field(description="How many have not ended.")
+    left: int = Field(description="How many have not ended yet.")
     since: Time
     until: Time
     types: list[str] | None
-    only: Only = Field(description="undelivered, all, or how the deliveries had ended.")
-    reason: str | None = Field(description="Only deliveries that had ended for this reason.")
+    only: Only = Field(description="undelivered, all, or the previous state of the deliveries.")
+    reason: str | None = Field(description="Only deliveries that ended with this reason.")
     created_at: Time
     ended_at: Time | None
 
 
 class Intent(Shape):
-    """A create that came through the relay and whose fate is unknown."""
+    """A create that was sent through the relay and whose outcome is unknown."""
 
     id: str
     source: str
     account: str
     path: str
-    body_digest: str = Field(description="`sha256:` and the digest of the body that was sent, in hex.")
-    idempotency_key: str | None = Field(description="The caller's own; repeating the request with it is safe.")
+    body_digest: str = Field(description="`sha256:` and the digest of the request body, in hex.")
+    idempotency_key: str | None = Field(description="The caller's key. Repeating the request with it is safe.")
     sent_at: Time
     reason: Literal["no_answer", "server_error", "unreadable", "cut_off"] = Field(
-        description="no_answer: none came; server_error: one that proves nothing; unreadable: a success that names no "
-        "job; cut_off: the relay ended before one came."
+        description="no_answer: no response arrived; server_error: a 5xx, which proves nothing; unreadable: a success "
+        "without a job id; cut_off: the relay stopped before a response arrived."
     )
-    status_code: int | None = Field(description="Of the answer, where one came.")
-    channel: str | None = Field(description="The create's own.")
-    connect_account_id: str | None = Field(description="The account that the create names.")
-    metadata: dict[str, Any] = Field(description="What `Relay-Metadata` attached.")
+    status_code: int | None = Field(description="The status of the response; null if there was none.")
+    channel: str | None = Field(description="The channel of the create.")
+    connect_account_id: str | None = Field(description="The sending account named in the create.")
+    metadata: dict[str, Any] = Field(description="The value of `Relay-Metadata`.")
     request: JobRequest
-    fate: Literal["sent", "not_sent"] | None = Field(description="What a person found out; null on the list.")
-    job_id: str | None = Field(description="The job that it made, where a person named it.")
+    fate: Literal["sent", "not_sent"] | None = Field(description="The outcome as recorded by a user; null on the list.")
+    job_id: str | None = Field(description="The job it created, if the user named it.")
 
 
 class Source(Shape):
-    """How the polling of one account goes."""
+    """The polling state of one account."""
 
     source: str
     account: str
-    state: str = Field(description="ok, down, unauthorized, no_key, or elsewhere: another node polls it.")
+    state: str = Field(description="ok, down, unauthorized, no_key, or elsewhere (another node polls it).")
     since: Time | None
     problem: LastError | None
     open_jobs: int
@@ -343,29 +345,29 @@ class Source(Shape):
     own_requests_per_second: float | None
     others_requests_per_second: float | None
     price_seconds: float | None = Field(
-        description="How many seconds of delay a request has to save to be sent; null where another node polls."
+        description="The delay, in seconds, that a poll must save to be worth a request; null if another node polls."
     )
     expected_detection_delay_seconds: float | None = Field(
-        description="From a job's end to the look that sees it, on average; null while there is nothing to judge by."
+        description="Average delay between a job's end and the poll that detects it; null without enough data."
     )
     expected_detection_delay_at_double_budget_seconds: float | None = Field(
-        description="The same, had the request budget been double."
+        description="The same with twice the request budget."
     )
     expected_detection_delay_at_half_budget_seconds: float | None = Field(
-        description="The same, had the request budget been half."
+        description="The same with half the request budget."
     )
     paused_until: Time | None
     last_completed_at: Time | None
 
 
 class Alive(Shape):
-    """The process answers."""
+    """The process is running."""
 
     status: Literal["ok"]
 
 
 class Ready(Shape):
-    """Whether the node can do its work."""
+    """Whether the node is ready."""
 
     status: Literal["ok", "unavailable"]
     problems: list[str]
@@ -390,28 +392,28 @@ class DeliveryPage(Page[Delivery]):
 
 
 class DeliveryGroup(Shape):
-    """Deliveries that have something in common: null where they need not. Times are those of their making."""
+    """Deliveries with equal values in the `group_by` fields; the other fields are null. Times are creation times."""
 
     reason: str | None
     subscription_id: str | None
-    sink: str | None = Field(description="As it may be shown; null where its subscription is gone, too.")
-    day: str | None = Field(description="A day of UTC, such as 2026-05-20.")
+    sink: str | None = Field(description="The sink, redacted; also null if its subscription was removed.")
+    day: str | None = Field(description="A UTC day, such as 2026-05-20.")
     count: int
     oldest_at: Time
     newest_at: Time
-    example_id: str = Field(description="The newest one of them.")
+    example_id: str = Field(description="The newest delivery of the group.")
 
 
 class DeliveryGroups(Page[DeliveryGroup]):
     """The largest groups of the newest deliveries."""
 
     group_by: list[Literal["reason", "sink", "day"]]
-    scanned: int = Field(description="How many deliveries were gone through: the newest.")
-    truncated: bool = Field(description="Whether there are older ones that were not, or more groups than these.")
+    scanned: int = Field(description="The number of deliveries counted, newest first.")
+    truncated: bool = Field(description="True if older deliveries were not counted, or groups were left out.")
 
 
 class DeliveryListing(RootModel[DeliveryPage | DeliveryGroups]):
-    """Deliveries, or their groups."""
+    """A page of deliveries, or their groups."""
 
 
 class SourcePage(Page[Source]):
@@ -419,4 +421,4 @@ class SourcePage(Page[Source]):
 
 
 class IntentPage(Page[Intent]):
-    """One page of creates whose fate is unknown."""
+    """One page of creates whose outcome is unknown."""

@@ -1,8 +1,8 @@
-"""Events as server-sent events: `id` is the event's own, so that a client goes on where it was cut off.
+"""Events as server-sent events. `id` is the event's id, so that a client can resume with `Last-Event-ID`.
 
-A stream never skips: it reads the store from its place on, and the signals only say when to read again. The watch is
-begun before the first read. A signal may get lost, so each heartbeat reads again too; and while an event is committed
-but hidden (see `Tail`), it is read again after ever longer pauses. A purged job's stream ends.
+A stream never skips an event: it reads the store from its position, and signals only trigger the next read. The watch
+starts before the first read. Signals can get lost, so each heartbeat also reads; while a committed event is still
+hidden (see `Tail`), the stream reads again after growing pauses. The stream of a purged job ends.
 """
 
 import re
@@ -25,7 +25,7 @@ MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0
 SLICE_SECONDS = 1.0
 HIDDEN_SECONDS = 0.05
-"""The first pause while an event is hidden; the later ones double, up to SLICE_SECONDS."""
+"""The first pause while an event is hidden. Later pauses double, up to SLICE_SECONDS."""
 CHUNK = 200
 
 EVENT_ID_PATTERN = "^evt_[0-9a-z]{26}$"
@@ -36,14 +36,14 @@ _HEARTBEAT = b": still here\n\n"
 
 
 def is_wanted(headers: Headers) -> bool:
-    """Whether the caller asks for a stream rather than a list: it names the media type, and JSON not before it."""
+    """Whether `Accept` names the stream's media type, and JSON not before it."""
     named = [part.partition(";")[0].strip().lower() for part in ",".join(headers.getlist("accept")).split(",")]
     wanted = [name for name in named if name in (MEDIA_TYPE, "application/json")]
     return bool(wanted) and wanted[0] == MEDIA_TYPE
 
 
 def fragments(events: Sequence[Event]) -> tuple[Any, ...]:
-    """The events' own bytes, for a JSON document around them."""
+    """The stored bytes of the events, for use inside a JSON document."""
     return tuple(orjson.Fragment(event.body) for event in events)
 
 
@@ -73,13 +73,13 @@ async def of_all(call: Call) -> Response:
 
 
 async def of_job(call: Call, job: Job) -> Response:
-    """`GET /v1/jobs/{id}/events` as a stream: it ends when the job is closed and all is said."""
+    """`GET /v1/jobs/{id}/events` as a stream. It ends after the last event of a closed job."""
     last_id = last_event_id(call.request.headers)
     events, jobs = call.ports.events, call.ports.jobs
     last = None if last_id is None else await events.get(last_id)
     sequence = last.sequence or 0 if last is not None and last.job_uid == job.uid else 0
     if last_id is not None and not job.open and not await events.of_job(job.uid, after_sequence=sequence, count=1):
-        return Response(status_code=204)  # tells an EventSource to stop connecting again
+        return Response(status_code=204)  # makes an EventSource stop reconnecting
 
     async def frames() -> AsyncGenerator[bytes, None]:
         yield _CONNECTED
@@ -87,7 +87,7 @@ async def of_job(call: Call, job: Job) -> Response:
         with call.ports.signals.watch_job(job.uid) as watch:
             rest = _Rest(call, watch)
             while not call.ports.node.stopping:
-                # The job first: all events of one that is closed are there to be read.
+                # Read the job first: once it is closed, all its events can be read.
                 now = await jobs.get(job.uid)
                 found = await events.of_job(job.uid, after_sequence=at, count=CHUNK)
                 if found:
@@ -104,7 +104,7 @@ async def of_job(call: Call, job: Job) -> Response:
 
 
 class _Rest:
-    """What a stream does between two reads: it waits, with a heartbeat after each HEARTBEAT_SECONDS of silence."""
+    """Waits between two reads, with a heartbeat after each HEARTBEAT_SECONDS of silence."""
 
     def __init__(self, call: Call, watch: Watch) -> None:
         self._node = call.ports.node
@@ -112,11 +112,11 @@ class _Rest:
         self._silent_seconds = 0.0
 
     def spoke(self) -> None:
-        """Something was sent."""
+        """Restarts the time until the next heartbeat."""
         self._silent_seconds = 0.0
 
     async def until_signal(self, timeout_seconds: float) -> AsyncIterator[bytes]:
-        """Ends at a signal or after the time; in short turns, since a node that stops must not wait."""
+        """Yields heartbeats until a signal or the timeout; in slices, so that a stopping node does not wait."""
         left = timeout_seconds
         while left > 0 and not self._node.stopping:
             turn = min(left, SLICE_SECONDS)
@@ -138,7 +138,7 @@ def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:
 
 
 class _Stream(StreamingResponse):
-    """Gives its slot back and ends its frames, however it ends itself."""
+    """A response that always frees its slot and closes its frames."""
 
     def __init__(self, frames: AsyncGenerator[bytes, None], slots: Slots, headers: dict[str, str]) -> None:
         super().__init__(frames, headers=headers, media_type=MEDIA_TYPE)
@@ -158,11 +158,13 @@ def _frame(event: Event) -> bytes:
 
 
 def last_event_id(headers: Headers) -> str | None:
-    """The id of the event after which the caller would go on. Raises InvalidRequest for one that is none."""
+    """The value of `Last-Event-ID`, None without one. Raises InvalidRequest if it is not an event id."""
     given = headers.get("last-event-id")
     if given is None:
         return None
     if _EVENT_ID.fullmatch(given) is None:
-        detail = f"Last-Event-ID: {given[:64]!r} is no id of an event: send the last `id` of the stream, or none"
+        detail = (
+            f"Last-Event-ID: {given[:64]!r} is not an event id: send the last `id` of the stream, or omit the header"
+        )
         raise invalid_parameter("Last-Event-ID", detail, code="invalid_last_event_id")
     return given

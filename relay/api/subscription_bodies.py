@@ -1,4 +1,4 @@
-"""The body of a subscription, read: into a Subscription, or into every mistake that it holds."""
+"""Reads the body of a subscription into a Subscription, or into a list of its errors."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from relay.errors import FieldError
 
 
 def read_create(document: Any, context: Context, *, id: str, now: float) -> tuple[Subscription, str | None]:
-    """A new subscription, without secrets, and the secret that the body gives. Raises InvalidRequest."""
+    """A new subscription without secrets, and the secret in the body. Raises InvalidRequest."""
     body = validate(SubscriptionCreate, document)
     config = body.config or SubscriptionConfig()
     subscription = _subscription(body, config, context, Subscription(id=id, sink=body.sink, created_at=now))
@@ -25,22 +25,22 @@ def read_create(document: Any, context: Context, *, id: str, now: float) -> tupl
 
 
 def read_replace(document: Any, context: Context, before: Subscription) -> Subscription:
-    """The new settings of a subscription; its state, secrets and start stay. Raises InvalidRequest."""
+    """The subscription with new settings; state, secrets and start are kept. Raises InvalidRequest."""
     body = validate(SubscriptionReplace, document)
     config = body.config or SubscriptionConfig()
     errors = []
     if config.secret is not None:
-        detail = "a secret is not replaced this way: POST …/rotate-secret lets the old one sign on for a while"
+        detail = "a secret cannot be replaced here: use POST …/rotate-secret, which keeps the old one valid for a while"
         errors.append(FieldError(pointer="/config/secret", code="not_replaceable", detail=detail))
     if "start" in config.model_fields_set and config.start != start_view(before.start_at):
-        detail = f"it can not be changed any more, it is {start_view(before.start_at)!r}"
+        detail = f"it cannot be changed; it is {start_view(before.start_at)!r}"
         errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
     if errors:
         raise invalid(*errors)
     if body.sink == context.ports.kinds.redacted_url(before.kind, before.sink):
         body = body.model_copy(update={"sink": before.sink})
         _refuse_showing_more(config, context, before)
-    # What is sent back as it was shown goes on following the settings.
+    # A default that is sent back as shown keeps following the settings.
     settings = context.settings
     if before.timeout_seconds is None and config.timeout_seconds == settings.default_timeout_seconds:
         config = config.model_copy(update={"timeout_seconds": None})
@@ -50,7 +50,7 @@ def read_replace(document: Any, context: Context, before: Subscription) -> Subsc
 
 
 def _refuse_showing_more(config: SubscriptionConfig, context: Context, before: Subscription) -> None:
-    """The path of a sink that is sent back as it was shown may be a secret, which another kind would show."""
+    """Raises InvalidRequest if the new kind would show a part of the stored URL that the old kind redacts."""
     kinds = context.ports.kinds
     kind = kinds.infer(before.sink) if config.kind is None else config.kind
     if kind in kinds.names and kinds.redacted_url(kind, before.sink) != kinds.redacted_url(before.kind, before.sink):
@@ -95,10 +95,10 @@ def _subscription(
 
 
 def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[FieldError]:
-    """What is wrong with the names of a kind and of a source."""
+    """Errors for an unknown kind or source."""
     errors = []
     if kind not in context.ports.kinds.names:
-        detail = f"{kind[:100]!r} is no kind of subscription{did_you_mean(kind, context.ports.kinds.names)}"
+        detail = f"{kind[:100]!r} is not a kind of subscription{did_you_mean(kind, context.ports.kinds.names)}"
         errors.append(FieldError(pointer="/config/kind", code="unknown_kind", detail=detail))
     origins = context.settings.origins.values()
     sources = {origin.source for origin in origins} | {RELAY_SOURCE}
@@ -109,8 +109,8 @@ def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[
 
 
 def _headers(body: SubscriptionCreate, before: Subscription) -> tuple[tuple[tuple[str, str], ...], list[FieldError]]:
-    """The custom headers; one whose value is sent back as it was shown keeps its value, for the origin that it was
-    given for."""
+    """The custom headers, and errors. A redacted value that is sent back keeps the stored value, but only for the same
+    origin (scheme, host and port)."""
     given = (body.protocolsettings.headers if body.protocolsettings is not None else None) or {}
     shown = {name: header_view(name, value) for name, value in before.headers}
     origin = origin_of(body.sink)  # None: refused
@@ -119,8 +119,8 @@ def _headers(body: SubscriptionCreate, before: Subscription) -> tuple[tuple[tupl
         (name, value if elsewhere or value != shown.get(name) else dict(before.headers)[name])
         for name, value in given.items()
     )
-    again = "the sink is at another scheme, host or port, and a stored value is not sent there: send the value again"
-    placeholder = f"{REDACTED} is what the relay shows for a value: send the value itself"
+    again = "the sink has another scheme, host or port, so the stored value is not used: send the value again"
+    placeholder = f"{REDACTED} is a placeholder: send the value itself"
     errors = [
         FieldError(
             pointer=pointer_of("protocolsettings", "headers", name),

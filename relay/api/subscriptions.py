@@ -1,4 +1,4 @@
-"""`/v1/subscriptions`: where events go, and what can be done about it."""
+"""`/v1/subscriptions`: create, read, change, test, pause, resume, rotate secrets."""
 
 import secrets
 from dataclasses import replace
@@ -38,7 +38,7 @@ async def create(call: Call) -> Response:
         if same:
             return _shown(call, same[0])
     if call.first is not None and (known := await call.ports.subscriptions.get(subscription.id)) is not None:
-        return _made(call, known)  # the request was cut off after its work was done
+        return _made(call, known)  # the first request was cut off after its commit
     secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
     made = replace(subscription, secrets=(SigningSecret(value=secret),))
     await call.ports.subscriptions.create(made)
@@ -68,7 +68,7 @@ async def get(call: Call) -> Response:
 async def put(call: Call) -> Response:
     """`PUT /v1/subscriptions/{id}`."""
     before = await _find(call)
-    _refuse_callback(before, "its settings are the relay's own")
+    _refuse_callback(before, "its settings cannot be changed")
     await call.ports.subscriptions.replace(read_replace(call.document, call.context, before), call.ports.clock())
     call.ports.delivering.wake()
     return _shown(call, await _find(call))
@@ -83,7 +83,7 @@ async def delete(call: Call) -> Response:
 
 
 async def test(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/test`: sent now, whatever the state; nothing is stored."""
+    """`POST /v1/subscriptions/{id}/test`: send a sample now, in any state. Nothing is stored."""
     subscription = await _find(call)
     given = validate(TestRequest, call.document).type
     read, errors = event_type(given, call.context.known_types, "/type")
@@ -106,23 +106,23 @@ async def test(call: Call) -> Response:
 
 
 async def pause(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/pause`: events go on being recorded, and wait."""
+    """`POST /v1/subscriptions/{id}/pause`: events are still recorded, and wait."""
     subscription = await _find(call)
     if subscription.state == "disabled":
-        detail = f"it is disabled ({subscription.disabled_reason}), so nothing is sent: resume enables it again"
+        detail = f"it is disabled ({subscription.disabled_reason}), so nothing is sent: use resume to enable it"
         raise Conflict(detail, code="subscription_disabled")
     return await _set_state(call, subscription, "paused")
 
 
 async def resume(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/resume`: also where it was disabled; what waits is sent."""
+    """`POST /v1/subscriptions/{id}/resume`: enable it, also after it was disabled, and send the backlog."""
     return await _set_state(call, await _find(call), "enabled")
 
 
 async def rotate_secret(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/rotate-secret`: both secrets sign for a while."""
+    """`POST /v1/subscriptions/{id}/rotate-secret`: both secrets sign until the old one expires."""
     subscription = await _find(call)
-    _refuse_callback(subscription, "it is signed with the relay's own secret, see GET /v1/signing-secret")
+    _refuse_callback(subscription, "it uses the relay's own secret, see GET /v1/signing-secret")
     overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
     now = call.ports.clock()
     secret = new_secret(secrets.token_bytes(SECRET_BYTES))
@@ -133,12 +133,12 @@ async def rotate_secret(call: Call) -> Response:
 
 
 async def signing_secret(call: Call) -> Response:
-    """`GET /v1/signing-secret`: what signs the events that go to callback URLs."""
+    """`GET /v1/signing-secret`: the secret that signs requests to callback URLs."""
     return json_response({"secret": await call.ports.node.callback_secret()})
 
 
 def same_url(one: str, other: str) -> bool:
-    """Whether two sinks are one URL: scheme and host are the same in upper and lower case."""
+    """Whether two sinks are the same URL. Scheme and host are compared case-insensitively."""
     return _comparable(one) == _comparable(other)
 
 
@@ -168,12 +168,12 @@ async def _set_state(call: Call, subscription: Subscription, state: str) -> Resp
 def _refuse_callback(subscription: Subscription, why: str) -> None:
     if subscription.callback:
         raise Conflict(
-            f"subscription {subscription.id} was made by a callback_url: {why}", code="callback_subscription"
+            f"subscription {subscription.id} was created by a callback_url: {why}", code="callback_subscription"
         )
 
 
 def _origin_of(call: Call, event_type: str) -> tuple[str, Origin]:
-    """The source that has events of this type; any, for events about the relay."""
+    """The source of this event type; any source for events about the relay."""
     origins = call.ports.settings.origins
     found = next((pair for pair in origins.items() if event_type.startswith(f"{pair[1].type_prefix}.")), None)
     return found or next(iter(origins.items()))

@@ -1,4 +1,4 @@
-"""The node itself: sources, health, metrics, schemas and this API's own description."""
+"""The node: sources, health, metrics, schemas and the OpenAPI description."""
 
 from starlette.responses import Response
 
@@ -14,7 +14,7 @@ SCHEMA_MEDIA_TYPE = "application/schema+json"
 
 
 async def sources(call: Call) -> Response:
-    """`GET /v1/sources`: one entry for each configured account."""
+    """`GET /v1/sources`: one entry per configured account."""
     reports = call.ports.tracking.reports()
     first, limit = params.decode_cursor(call.query["cursor"]), call.query["limit"]
     shown = tuple(report_view(report) for report in reports[first : first + limit])
@@ -23,12 +23,12 @@ async def sources(call: Call) -> Response:
 
 
 async def livez(call: Call) -> Response:
-    """`GET /livez`: the process answers."""
+    """`GET /livez`: the process is running."""
     return json_response({"status": "ok"})
 
 
 async def readyz(call: Call) -> Response:
-    """`GET /readyz`: 503 with every problem in words; notes never make one."""
+    """`GET /readyz`: 503 if there are problems; notes do not count."""
     readiness = await call.ports.node.readiness()
     document = {
         "status": "unavailable" if readiness.problems else "ok",
@@ -50,10 +50,10 @@ async def openapi(call: Call) -> Response:
 
 
 async def schema(call: Call) -> Response:
-    """`GET /schemas/{name}.json`: what `dataschema` of an event points at."""
+    """`GET /schemas/{name}.json`: the target of an event's `dataschema`."""
     name = call.request.path_params["name"]
     found = call.context.schemas.get(name)
     if found is None:
         known = ", ".join(sorted(call.context.schemas))
-        raise NotFound(f"there is no schema {name[:100]!r}: there are {known}", code="schema_not_found")
+        raise NotFound(f"there is no schema {name[:100]!r}: known are {known}", code="schema_not_found")
     return Response(found, media_type=SCHEMA_MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""Pydantic's findings in our own words: a pointer, a code and a sentence for each mistake in a body."""
+"""Validates bodies, and turns pydantic's errors into a pointer, a code and a sentence each."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -39,12 +39,12 @@ _CODES = {
 }
 _OWN_CODES = frozenset({"invalid_duration", "invalid_secret", "invalid_start", "invalid_time", "too_large"})
 _KEPT_AS_JSON = frozenset({"metadata"})
-"""Fields that hold the caller's own JSON, which is stored as it came."""
+"""Fields with the caller's own JSON, which may contain NUL."""
 _HIDDEN = ("secret", "headers", "sink", "callback_url", "metadata")
 
 
 def validate(model: type[Model], document: Any) -> Model:
-    """The document as this model. Raises InvalidRequest that names every mistake."""
+    """The document as this model. Raises InvalidRequest with every mistake, up to MAX_ERRORS."""
     try:
         made = model.model_validate(document)
     except ValidationError as error:
@@ -58,7 +58,7 @@ def validate(model: type[Model], document: Any) -> Model:
 
 
 def _nul_errors(value: object, path: tuple[str | int, ...]) -> Iterator[FieldError]:
-    """Texts that PostgreSQL cannot hold, so no database does. (A lone surrogate is no JSON for our parser.)"""
+    """Errors for texts with NUL, which PostgreSQL cannot store. (The JSON parser replaces lone surrogates.)"""
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
             if name not in _KEPT_AS_JSON:
@@ -71,7 +71,7 @@ def _nul_errors(value: object, path: tuple[str | int, ...]) -> Iterator[FieldErr
             yield from _nul_errors(name, path)
             yield from _nul_errors(one, (*path, name.replace("\0", "")))
     elif isinstance(value, str) and "\0" in value:
-        yield FieldError(pointer=pointer_of(*path), code="invalid_text", detail="a text must not hold NUL (\\u0000)")
+        yield FieldError(pointer=pointer_of(*path), code="invalid_text", detail="a text must not contain NUL (\\u0000)")
 
 
 def invalid(*errors: FieldError) -> InvalidRequest:
@@ -106,7 +106,7 @@ def _unknown_field(model: type[BaseModel], location: tuple[str | int, ...]) -> s
     name = str(location[-1])
     fields = _fields_at(model, location[:-1])
     if name in READ_ONLY and name not in fields:
-        return f"{name} is the relay's own to set"
+        return f"{name} is read-only"
     return f"there is no field {name[:100]!r}{did_you_mean(name, fields)}"
 
 
@@ -119,7 +119,7 @@ def _unknown_value(found: ErrorDetails) -> str:
 
 
 def _given(location: tuple[str | int, ...], found: ErrorDetails) -> str:
-    """The value that was given, where it is short and can be no secret."""
+    """The given value, if it is short and cannot be a secret."""
     value = found["input"]
     if found["type"] in ("missing", "extra_forbidden", "literal_error") or any(part in _HIDDEN for part in location):
         return ""

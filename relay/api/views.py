@@ -1,4 +1,4 @@
-"""Values as the JSON that the API shows. `shapes.py` documents it."""
+"""Core values as the JSON of the API. `shapes.py` documents it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,7 +53,7 @@ def _last_error(error: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def intent_view(intent: Intent) -> dict[str, Any]:
-    """A create whose fate is unknown."""
+    """A create whose outcome is unknown."""
     return {
         "id": intent.id,
         "source": intent.source,
@@ -74,7 +74,7 @@ def intent_view(intent: Intent) -> dict[str, Any]:
 
 
 def explanation_view(job: Job, explanation: Explanation) -> dict[str, Any]:
-    """Why a job is looked at when it is."""
+    """When a job is polled next, and why."""
     return {
         "uid": job.uid,
         "id": job.external_id,
@@ -103,8 +103,7 @@ def subscription_view(
     *,
     secret: str | None = None,
 ) -> dict[str, Any]:
-    """A subscription, with what the settings give it; `secret` only in the answer that shows it for the first and last
-    time."""
+    """A subscription, with the defaults of the settings filled in. `secret` is only shown once, on creation."""
     own_timeout, own_schedule = subscription.timeout_seconds, subscription.retry_schedule_seconds
     config: dict[str, Any] = {
         "kind": subscription.kind,
@@ -144,21 +143,21 @@ def subscription_view(
 
 
 def start_view(start_at: float | None) -> str:
-    """`config.start` as it was given."""
+    """The value of `config.start`."""
     if start_at is None:
         return "now"
     return to_rfc3339(start_at) if start_at else "earliest"
 
 
 def header_view(name: str, value: str) -> str:
-    """A custom header's value, unless its name or its look says that it is a credential."""
+    """A custom header's value; REDACTED if its name or form suggests a credential."""
     if is_credential(name) or redact_text(value) != value:
         return REDACTED
     return value
 
 
 def delivery_view(delivery: Delivery, sink: str | None) -> dict[str, Any]:
-    """A delivery, as lists show it; `sink` as it may be shown, None where its subscription is gone."""
+    """A delivery as shown in lists. `sink`: redacted, None if the subscription was removed."""
     return {
         "id": delivery.id,
         "event_id": delivery.event_id,
@@ -178,7 +177,7 @@ def delivery_view(delivery: Delivery, sink: str | None) -> dict[str, Any]:
 
 
 def delivery_group_view(group: DeliveryGroup, sink: str | None) -> dict[str, Any]:
-    """Deliveries that have something in common; `sink` as it may be shown, None where its subscription is gone."""
+    """A group of deliveries. `sink`: redacted, None if the subscription was removed."""
     return {
         "reason": group.reason,
         "subscription_id": group.subscription_id,
@@ -192,7 +191,7 @@ def delivery_group_view(group: DeliveryGroup, sink: str | None) -> dict[str, Any
 
 
 def replay_view(replay: Replay) -> dict[str, Any]:
-    """How far a replay is."""
+    """The progress of a replay."""
     return {
         "id": replay.id,
         "subscription_id": replay.subscription_id,
@@ -213,7 +212,7 @@ def replay_view(replay: Replay) -> dict[str, Any]:
 
 
 def attempt_view(attempt: Attempt) -> dict[str, Any]:
-    """One attempt. Headers come redacted from the dispatcher; those that it can not know are redacted here."""
+    """One attempt. The dispatcher redacts headers that it knows; the rest are redacted here."""
     return {
         "number": attempt.number,
         "started_at": to_rfc3339(attempt.started_at),
@@ -246,7 +245,7 @@ def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 
 def tested_view(event: Event, tested: Tested) -> dict[str, Any]:
-    """What came of a test."""
+    """The result of a test."""
     return {
         "delivered": tested.outcome.verdict == "delivered",
         "verdict": tested.outcome.verdict,
@@ -257,7 +256,7 @@ def tested_view(event: Event, tested: Tested) -> dict[str, Any]:
 
 
 def report_view(report: SourceReport) -> dict[str, Any]:
-    """How the polling of one account goes."""
+    """The polling state of one account."""
     return {
         "source": report.source,
         "account": report.account,

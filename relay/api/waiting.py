@@ -1,4 +1,4 @@
-"""`Prefer: wait=N` (RFC 7240): an answer that comes as soon as there is something to say."""
+"""`Prefer: wait=N` (RFC 7240): the response is sent when the job has ended, or after N seconds."""
 
 import asyncio
 import re
@@ -11,15 +11,15 @@ from relay.errors import NotFound
 
 MAX_WAIT_SECONDS = 300
 SLICE_SECONDS = 15.0
-"""How often the job is read again although nobody said that it changed. What changes it tells those who wait."""
+"""How often the job is read again without a signal."""
 ELSEWHERE_SLICE_SECONDS = 1.0
-"""The same where another node polls the account, whose word may get lost."""
+"""The same if another node polls the account, because its signals can get lost."""
 
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
 
 
 def preferred_seconds(headers: Headers) -> int | None:
-    """How long the caller would wait, capped; None where it says nothing, or nothing that can be understood."""
+    """The seconds that the caller is willing to wait, capped; None if absent or malformed."""
     for given in headers.getlist("prefer"):
         found = _WAIT.search(given)
         if found is not None:
@@ -28,7 +28,7 @@ def preferred_seconds(headers: Headers) -> int | None:
 
 
 def is_reached(job: Job, *, until_running: bool) -> bool:
-    """Whether there is nothing to wait for any more."""
+    """Whether the wait is over: the job is closed, or has run if `until_running`."""
     if not job.open:
         return True
     progress = job.progress
@@ -37,7 +37,7 @@ def is_reached(job: Job, *, until_running: bool) -> bool:
 
 
 async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool) -> Job:
-    """The job once it is closed (or has run), else as it is after this time. Raises NotFound where it is purged."""
+    """The job once it is closed (or has run), or after `seconds`. Raises NotFound if it is purged."""
     ports = call.ports
     if seconds <= 0 or is_reached(job, until_running=until_running):
         return job
@@ -49,7 +49,7 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
             # Read after the watch began, so that what happened in between is seen.
             found = await ports.jobs.get(job.uid)
             if found is None:
-                raise NotFound(f"job {job.external_id} was purged meanwhile", code="job_not_found")
+                raise NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")
             job = found
             left = min(ends_at - loop.time(), seconds - waited_seconds)
             if is_reached(job, until_running=until_running) or left <= 0 or ports.node.stopping:
