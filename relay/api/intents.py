@@ -1,4 +1,4 @@
-"""`/v1/intents`: creates that were sent through the relay and whose outcome is unknown."""
+"""`/v1/intents`: creates that were sent through the relay and whose fate is unknown."""
 
 from starlette.responses import Response
 
@@ -31,6 +31,6 @@ async def dismiss(call: Call) -> Response:
     """`DELETE /v1/intents/{id}`."""
     intent = await call.ports.dropin.dismiss(call.id)
     if intent is None:
-        detail = f"there is no create {call.id[:200]!r} whose outcome is unknown"
+        detail = f"there is no create {call.id[:200]!r} whose fate is unknown"
         raise NotFound(detail, code="intent_not_found")
     return json_response(intent_view(intent))

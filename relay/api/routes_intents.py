@@ -11,7 +11,7 @@ INTENTS = (
         method="GET",
         path="/v1/intents",
         tag="Intents",
-        summary="List creates whose outcome is unknown, newest first",
+        summary="List creates whose fate is unknown, newest first",
         description="They were sent to the upstream, and no response proves whether they were carried out. Check "
         "before you send one again. A create that is repeated with its Idempotency-Key and answered leaves the list.",
         handler=intents.list_intents,

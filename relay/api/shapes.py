@@ -307,7 +307,7 @@ class Replay(Shape):
 
 
 class Intent(Shape):
-    """A create that was sent through the relay and whose outcome is unknown."""
+    """A create that was sent through the relay and whose fate is unknown."""
 
     id: str
     source: str
@@ -421,4 +421,4 @@ class SourcePage(Page[Source]):
 
 
 class IntentPage(Page[Intent]):
-    """One page of creates whose outcome is unknown."""
+    """One page of creates whose fate is unknown."""

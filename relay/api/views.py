@@ -53,7 +53,7 @@ def _last_error(error: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def intent_view(intent: Intent) -> dict[str, Any]:
-    """A create whose outcome is unknown."""
+    """A create whose fate is unknown."""
     return {
         "id": intent.id,
         "source": intent.source,

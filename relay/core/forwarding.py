@@ -179,7 +179,7 @@ def path_refusal(path: bytes, prefixes: Collection[str]) -> str | None:
         return None
     for _ in range(_MAX_DECODINGS):
         if _CONTROL.search(path):
-            return "the path has a control character"
+            return "the path contains a control character"
         if b"\\" in path or _DISGUISE.search(path):
             return "the path has a backslash, or a disguised dot or slash"
         if _DOT_SEGMENT.search(path):

@@ -35,7 +35,7 @@ def decode_cursor(cursor: str | None, *, prefix: str = "") -> str | None:
 
 
 def _not_ours() -> InvalidRequest:
-    detail = "cursor: not one of this list's; take it from next_cursor as it is"
+    detail = "cursor: not a cursor of this list; use next_cursor unchanged"
     return InvalidRequest(
         detail, code="invalid_cursor", errors=[FieldError(pointer="cursor", code="invalid_cursor", detail=detail)]
     )

@@ -84,7 +84,7 @@ async def test_a_bad_body_is_refused_by_every_operation(client, world, document)
         ({"id": "a", "priority": "HIHG"}, "/priority", "unknown_value", "did you mean high?"),
         ({"id": "a", "priority": 1}, "/priority", "unknown_value", "one of low, normal, high"),
         ({"id": "a", "priority": []}, "/priority", "unknown_value", "one of low, normal, high"),
-        ({"id": "a", "uid": "job_1"}, "/uid", "unknown_field", "the relay's own"),
+        ({"id": "a", "uid": "job_1"}, "/uid", "unknown_field", "read-only"),
         ({"id": "a", "callback": HOOK}, "/callback", "unknown_field", "did you mean callback_url?"),
         ({"id": "a", "a/b~c": 1}, "/a~1b~0c", "unknown_field", ""),
         ({"id": "a", "source": "revr"}, "/source", "unknown_source", "did you mean revor?"),

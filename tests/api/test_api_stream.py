@@ -175,7 +175,7 @@ async def test_head_of_a_stream_is_its_headers(client, world):
 async def test_the_number_of_streams_is_bounded_and_a_client_that_goes_gives_its_place_back(client, world):
     api = create_api(world.ports(), Proxy)
     slots = api.context.streams
-    slots.most = 1
+    slots.limit = 1
     waiting, gone = asyncio.Event(), asyncio.Event()
 
     async def for_ever():

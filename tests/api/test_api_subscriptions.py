@@ -154,7 +154,7 @@ async def test_a_chat_kind_is_inferred_redacted_and_hears_of_trouble_only(client
         ({"type": ["x"]}, "/type", "unknown_field", "did you mean types?"),
         ({"filters": []}, "/filters", "unknown_field", ""),
         ({"sinkcredential": {}}, "/sinkcredential", "unknown_field", ""),
-        ({"id": "sub_1"}, "/id", "unknown_field", "the relay's own"),
+        ({"id": "sub_1"}, "/id", "unknown_field", "read-only"),
         ({"protocol": "KAFKA"}, "/protocol", "unknown_value", "known are HTTP"),
         ({"protocolsettings": {"methd": "PUT"}}, "/protocolsettings/methd", "unknown_field", "did you mean method?"),
         ({"protocolsettings": {"method": "GET"}}, "/protocolsettings/method", "unknown_value", "POST"),

@@ -120,7 +120,7 @@ async def test_half_a_surrogate_pair_is_read_as_the_replacement_character(client
 async def test_a_text_that_holds_nul_is_named(client: httpx2.AsyncClient, pointer: str, body: Any) -> None:
     problem = (await client.post("/v1/subscriptions", json=body)).json()
     assert problem["errors"] == [
-        {"pointer": pointer, "code": "invalid_text", "detail": "a text must not hold NUL (\\u0000)"}
+        {"pointer": pointer, "code": "invalid_text", "detail": "a text must not contain NUL (\\u0000)"}
     ]
 
 

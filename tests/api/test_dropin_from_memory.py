@@ -51,6 +51,6 @@ async def test_a_job_that_has_ended_is_answered_however_many_wait(world, open_cl
     client = open_client()
     client.event_hooks = {}
     client._transport.app = api = create_api(world.ports(passed_paths=("/api/v1/",)), Proxy)
-    api.context.waits.most = 0
+    api.context.waits.limit = 0
     answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", "Prefer": "wait=5"})
     assert answer.content == ENDED
