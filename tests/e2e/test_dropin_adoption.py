@@ -1,4 +1,4 @@
-"""`proxy.adopt_unknown_keys`: a caller's own key becomes an account, once the upstream has taken a create with it."""
+"""`proxy.adopt_unknown_keys`: a caller's key becomes an account once the upstream accepts a create with it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

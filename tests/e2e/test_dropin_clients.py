@@ -1,4 +1,4 @@
-"""Published HTTP clients, unchanged but for their base URL: a program does the same with the relay as without it."""
+"""Published HTTP clients, unchanged but for their base URL: a program behaves the same with and without the relay."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ SPEED = 2_000.0
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
     async with open_relay_world(tmp_path, speed=SPEED) as world:
-        await world.serve("--dev")  # without it a call that has no key is refused by the relay itself
+        await world.serve("--dev")  # without it the relay refuses requests without a key
         yield world
 
 
@@ -121,7 +121,7 @@ CLIENTS = {
 
 
 class Program:
-    """What people have today: it sends messages, and asks until each has ended. `job_ids` are those it made."""
+    """A typical polling program: it sends messages and polls each until it ends. `job_ids` are its jobs."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -168,7 +168,7 @@ class Program:
 
 
 async def run_all(url: str) -> tuple[dict[str, list[Any]], set[str]]:
-    """What each client's program was told, all of them at once, and the jobs that they made."""
+    """The answers each client's program got, run concurrently, and the jobs they made."""
     programs = {client: Program(f"{client} at {url}") for client in CLIENTS}
     runs = [asyncio.to_thread(CLIENTS[client], url, program) for client, program in programs.items()]
     told = dict(zip(programs, await asyncio.gather(*runs), strict=True))

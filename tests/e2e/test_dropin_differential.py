@@ -1,7 +1,7 @@
-"""The same requests to an upstream directly and through the relay: the upstream gets the same, and so does the caller.
+"""The same requests directly and through the relay: upstream and caller see no difference.
 
-Two pairs. Two sandboxes of one seed, whose clock stands still, say what callers get of a real API. Two raw sockets say
-what arrives at the upstream, and answer with what no framework would let them.
+Two sandboxes with one seed and a stopped clock compare what callers get. Two raw sockets compare what arrives at the
+upstream, and answer with bytes that no framework would send.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from tests.support.wire import Answer, Call, Client, Header, Received, answer, l
 CASES = 500
 SEED = 20260520
 LATER = 2_000_000_000.0
-"""The sandboxes' time: no job is due to be looked at before, so the relay does not look by itself."""
+"""The sandboxes' time. No job is due before, so the relay makes no polls of its own."""
 POLLING = "sources: {revor: {polling: {min_interval_seconds: 800, max_interval_seconds: 900}}}\n"
 CONNECTION = {name.decode() for name in HOP_BY_HOP} | {"connection"}
 OURS = {"relay-cache", "age"}
@@ -41,14 +41,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 async def relay_to(start: Start, upstream: str) -> str:
-    """A relay before this upstream: its URL."""
+    """The URL of a relay for this upstream."""
     process = start("serve", "--dev", "--port", "0", REVOR_BASE_URL=upstream, REVOR_API_KEY=KEY)
     return await asyncio.to_thread(process.until, r"serving (http://\S+)")
 
 
 @contextlib.asynccontextmanager
 async def sandbox() -> AsyncIterator[str]:
-    """A sandbox of the seed, as `relay sandbox` serves it: its URL."""
+    """The URL of a sandbox with this seed."""
     app = Sandbox(seed=SEED, rate_limit=(100_000, 60.0)).app(clock=FakeClock(LATER))
     server = make_server(app, shutdown_seconds=1)
     with contextlib.closing(listening()) as listener:
@@ -59,7 +59,7 @@ async def sandbox() -> AsyncIterator[str]:
 
 
 def compared(headers: Sequence[Header], *left_out: str) -> list[tuple[str, bytes]]:
-    """The headers that have to be the same; the order counts only among those of one name."""
+    """The headers that must match; order counts only within a name."""
     shown = [(name.decode(), value) for name, value in headers]
     named = {word.strip().lower() for name, value in shown if name == "connection" for word in value.split(b",")}
     apart = {*CONNECTION, *OURS, "date", "content-length", *(word.decode() for word in named), *left_out}
@@ -68,7 +68,7 @@ def compared(headers: Sequence[Header], *left_out: str) -> list[tuple[str, bytes
 
 
 def same_framing(answered: Answer, method: str) -> bool:
-    """Whether the length that the head tells is that of the body."""
+    """True if Content-Length matches the body."""
     told = answered.length in (None, len(answered.body))
     return (method == "HEAD" and answered.status != 304) or told
 
@@ -94,7 +94,7 @@ async def test_callers_get_the_same_answers(start: Start) -> None:
             if cache == "hit":
                 assert REQUEST_ID.sub(b"", got.body) == REQUEST_ID.sub(b"", told.body), said
                 assert int(got.one("age") or -1) >= 0, said
-                await behind.exchange(request("GET", "/api/"))  # so that both have given as many request ids
+                await behind.exchange(request("GET", "/api/"))  # so that both have issued as many request ids
             else:
                 assert got.body == told.body, said
                 assert got.all("content-length") == told.all("content-length"), said
@@ -103,7 +103,7 @@ async def test_callers_get_the_same_answers(start: Start) -> None:
                 requests.jobs.append(told.json["item"]["id"])
         jobs = [await client.exchange(request("GET", "/_sandbox/jobs")) for client in (direct, behind)]
         assert jobs[0].json["jobs"] == jobs[1].json["jobs"]
-    # That the requests were of all sorts:
+    # All kinds of requests occurred:
     assert caches.keys() >= {"hit", "pass"}
     assert statuses.keys() >= {200, 202, 400, 401, 403, 404, 405, 409}
 
@@ -149,7 +149,7 @@ ANSWERS: tuple[bytes, ...] = (
 
 
 class Echo:
-    """An upstream that answers as the case's number, in a header, chooses; `got` are the cases that came."""
+    """An upstream whose answer depends on the case number in a header; `got` are the received cases."""
 
     def __init__(self) -> None:
         self.got: list[Received] = []
@@ -157,7 +157,7 @@ class Echo:
     async def __call__(self, call: Call) -> None:
         await call.body()
         number = int(call.request.one("x-case") or 0)
-        if call.request.one("x-case") is not None:  # else the relay looks at a job that a case has made
+        if call.request.one("x-case") is not None:  # else it is the relay's own poll of a case's job
             self.got.append(call.request)
         raw = ANSWERS[number % len(ANSWERS)].replace(b"job-%d", b"job-%02d" % (number % 100))
         if call.request.method == "HEAD":
@@ -168,24 +168,24 @@ class Echo:
 
 
 def _head_only(raw: bytes) -> bytes:
-    """The head of an answer, with what came before it."""
+    """The head of an answer, with any 1xx before it."""
     at = raw.index(b"\r\n\r\n") + 4
     return raw[:at] if not raw.startswith(b"HTTP/1.1 1") else raw[: raw.index(b"\r\n\r\n", at) + 4]
 
 
 def numbered(made: Made, number: int) -> bytes:
-    """The request with its number."""
+    """The request with its case number."""
     line, rest = made.raw.split(b"\r\n", 1)
     return b"%s\r\nX-Case: %d\r\n%s" % (line, number, rest)
 
 
 def arrived(got: Received, *left_out: str) -> tuple[str, bytes, list[tuple[str, bytes]], bytes]:
-    """What has to be the same of what an upstream got."""
+    """The parts of a received request that must match."""
     return got.method, got.target, compared(got.headers, "host", "relay-node", *left_out), bytes(got.body)
 
 
 def readable(codings: list[bytes]) -> list[bytes]:
-    """What is left of `Accept-Encoding` in a create: docs/drop-in.md."""
+    """`Accept-Encoding` as a create is forwarded (docs/drop-in.md)."""
     known = {b"gzip", b"x-gzip", b"deflate", b"identity"}
     words = [[word.strip() for word in value.split(b",")] for value in codings]
     kept = [[word for word in each if word.partition(b";")[0].strip().lower() in known] for each in words]
@@ -209,7 +209,7 @@ async def test_upstream_gets_the_same_requests_and_may_answer_anything(start: St
             assert passed.one("relay-node"), said
             if made.creates:
                 assert arrived(passed, "accept-encoding") == arrived(sent, "accept-encoding"), said
-                codings = sent.all("accept-encoding")  # as they are, where the key is nobody's
+                codings = sent.all("accept-encoding")  # unchanged for an unknown key
                 assert passed.all("accept-encoding") in (codings, readable(codings)), said
             else:
                 assert arrived(passed) == arrived(sent), said

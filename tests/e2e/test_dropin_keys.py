@@ -1,4 +1,4 @@
-"""Whose account a call through the drop-in proxy speaks for: its own key, a token of ours, or an unknown key."""
+"""Which account a proxied request acts for: its own key, a relay token, or an unknown key."""
 
 import asyncio
 import re
@@ -38,14 +38,14 @@ async def _bounded() -> AsyncIterator[None]:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """Two accounts, and a relay with --dev: callers on this machine need no token."""
+    """Two accounts and a relay with --dev."""
     async with open_e2e_world(tmp_path, accounts=TWO) as world:
         yield world
 
 
 @pytest.fixture
 async def guarded(tmp_path: Path) -> AsyncIterator[World]:
-    """One account, and tokens."""
+    """One account and tokens."""
     async with open_e2e_world(tmp_path, accounts={"acme": ACME}, tokens=TOKENS) as world:
         yield world
 
@@ -63,14 +63,14 @@ async def read(world: World, job_id: str, headers: Mapping[str, str]) -> httpx2.
 
 
 async def shown(world: World, job_id: str, **headers: str) -> dict[str, Any] | None:
-    """The job as the relay's own API shows it; None where it is not tracked."""
+    """The job in the relay's API; None if it is not tracked."""
     answer = await world.api.get(f"/v1/jobs/{job_id}", headers=headers)
     assert answer.status_code in (200, 404), answer.text
     return answer.json() if answer.status_code == 200 else None
 
 
 async def truth(world: World, job_id: str) -> dict[str, Any]:
-    """What the upstream itself knows of the job."""
+    """The job at the upstream."""
     answer = await world.sandbox.get(f"/_sandbox/jobs/{job_id}")
     assert answer.status_code == 200, answer.text
     job: dict[str, Any] = answer.json()["job"]
@@ -78,7 +78,7 @@ async def truth(world: World, job_id: str) -> dict[str, Any]:
 
 
 async def arrived(world: World) -> int:
-    """How many requests the upstream got."""
+    """The number of requests the upstream received."""
     total: int = (await world.sandbox.get("/_sandbox/requests")).json()["total"]
     return total
 
@@ -222,7 +222,7 @@ async def test_key_never_reads_another_account_s_job(world: World) -> None:
         assert (other.status_code, other.headers["relay-cache"]) == (404, "pass")
         assert code_of(other) == "external_api_job_not_found"
     both = await read(world, item["id"], {**bearer(BETA), "x-api-key": ACME})
-    assert both.status_code == 404  # with both the first counts, as upstream
+    assert both.status_code == 404  # with both headers the first counts, as at the upstream
 
 
 # --- tokens of ours
@@ -271,7 +271,7 @@ async def test_cookies_are_dropped_from_token_requests(tmp_path: Path) -> None:
             assert upstream.received[-1].one("authorization") == f"Bearer {ACME}".encode()
 
 
-async def test_token_in_both_headers_stands_for_the_account(guarded: World) -> None:
+async def test_token_beside_another_key_stands_for_the_account(guarded: World) -> None:
     answer = await create(guarded, {**bearer(CRM), "x-api-key": STRANGER})
     assert (await truth(guarded, answer.json()["item"]["id"]))["account"] == "acme"
 
@@ -335,7 +335,7 @@ ELSEWHERE = (
 
 
 async def refused(world: World, *places: Mapping[str, str]) -> None:
-    """Nothing is passed on from there with a key that is not known, or with none."""
+    """Requests from there with an unknown key or none are not forwarded."""
     before = await arrived(world)
     for place in places:
         for key in (bearer(STRANGER), {"x-api-key": STRANGER}, {}):
@@ -418,7 +418,7 @@ async def process(tmp_path: Path) -> AsyncIterator[RelayWorld]:
 async def test_keys_are_never_logged_and_sighup_changes_them(process: RelayWorld) -> None:
     renewed = "sk-revor-acme-renewed-0123456789"
     process.settings(SETTINGS.format(crm=CRM, admin=ADMIN, acme=ACME, beta=BETA))
-    await process.serve()  # with the key of a third account, `default`, from the environment: tokens stand for that one
+    await process.serve()  # with the key of a third account, `default`, from the environment: which tokens stand for
 
     async def call(method: str, path: str, key: str, **more: str) -> tuple[int, str | None, Any]:
         headers = {"Authorization": f"Bearer {key}", **more}

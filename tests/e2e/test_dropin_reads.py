@@ -1,6 +1,6 @@
-"""Reads of tracked jobs through the drop-in proxy: answered from state where that is as good, else counted as looks.
+"""Job reads through the proxy: answered from recorded state where that is current, else counted as polls.
 
-Nothing here is looked at by the relay itself: the node has no scheduler, and time stands still until a test moves it.
+The relay makes no polls of its own here: the node has no scheduler, and the clock stands still until a test moves it.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ async def read(world: World, job_id: str, **headers: str) -> httpx2.Response:
 
 
 async def cache_of(world: World, job_id: str, **headers: str) -> str:
-    """How a read was answered; when it counted as a look, that has been recorded."""
+    """The `Relay-Cache` of a read, once a poll it stands for is recorded."""
     answered = await read(world, job_id, **headers)
     assert answered.status_code == 200, answered.text
     await at_rest(world)
@@ -79,30 +79,30 @@ async def cache_of(world: World, job_id: str, **headers: str) -> str:
 
 
 async def at_rest(world: World) -> None:
-    """Waits for what is recorded behind an answer."""
+    """Waits until results of answered reads are recorded."""
     await world.node.dropin._reads.settling.drain()
 
 
 async def reads_upstream(world: World) -> int:
-    """How many reads of jobs the upstream got."""
+    """The number of job reads the upstream received."""
     count: int = (await world.sandbox.get("/_sandbox/requests")).json()["job_reads"]
     return count
 
 
 async def job_of(world: World, job_id: str) -> Job:
-    """The job as it is stored."""
+    """The stored job."""
     (job,) = await world.node.store.jobs.find(job_id)
     return job
 
 
 async def kinds(world: World, job_id: str) -> list[str]:
-    """The kinds of the events recorded about a job."""
+    """The kinds of a job's recorded events."""
     events = (await world.api.get(f"/v1/jobs/{job_id}/events")).json()["items"]
     return [event["type"].rpartition(".")[2] for event in events]
 
 
 async def running(world: World, clock: FakeClock, *, seconds: float = 60) -> str:
-    """A tracked job that runs from now on, and was seen to."""
+    """A tracked job observed as running."""
     job_id = await world.job(run_seconds=seconds)
     assert await cache_of(world, job_id) == "miss"
     assert (await job_of(world, job_id)).progress.status == "running"
@@ -162,7 +162,7 @@ async def test_ended_job_is_always_a_hit(world: World, clock: FakeClock) -> None
         clock.advance(YEAR_SECONDS)
     assert int(answered.headers["age"]) == 2 * YEAR_SECONDS
     world.node._answers.clear()
-    assert await cache_of(world, job_id) == "hit"  # from the database, where memory has lost it
+    assert await cache_of(world, job_id) == "hit"  # from the database after the cache lost it
     assert await reads_upstream(world) == before
 
 
@@ -299,7 +299,7 @@ async def test_forwarded_read_replaces_the_planned_poll(world: World, clock: Fak
     later = (await job_of(world, job_id)).next_poll_at
     assert later is not None
     assert later > clock()
-    assert not await world.poller.run_once()  # there is nothing left to look at
+    assert not await world.poller.run_once()  # nothing is due
 
 
 async def test_job_is_not_polled_during_a_caller_s_read(over_stub: World, upstream: Stub) -> None:
@@ -313,7 +313,7 @@ async def test_job_is_not_polled_during_a_caller_s_read(over_stub: World, upstre
     await over_stub.api.post("/v1/jobs", json={"id": "odd"})
     first, second = (asyncio.create_task(read(over_stub, "odd")) for _ in range(2))
     await upstream.until(lambda: len(upstream.received) == 2)
-    assert not await over_stub.poller.run_once()  # although the job was never seen
+    assert not await over_stub.poller.run_once()  # although the job was never observed
     go_on.set()
     assert {(await each).headers["relay-cache"] for each in (first, second)} == {"miss"}
     await at_rest(over_stub)
@@ -335,7 +335,7 @@ async def test_job_is_not_polled_during_a_caller_s_read(over_stub: World, upstre
 async def test_caller_s_requests_never_judge_the_account(
     over_stub: World, upstream: Stub, clock: FakeClock, headers: dict[str, str]
 ) -> None:
-    """The upstream refuses everything that is not as plain as our own polls, as some would."""
+    """An upstream that refuses any request not as plain as the relay's polls."""
 
     refusals = itertools.cycle([(401, b"api_key_missing"), (500, b"internal_error")])
 
@@ -412,7 +412,7 @@ async def test_aborted_reads_do_not_prevent_polling(over_stub: World, upstream: 
     go_on.clear()
     clock.advance(60)
     before = len(upstream.received)
-    reading = asyncio.create_task(read(over_stub, "odd"))  # always one under way
+    reading = asyncio.create_task(read(over_stub, "odd"))  # always one in flight
     await upstream.until(lambda: len(upstream.received) > before)
     assert await over_stub.poller.run_once()
     await over_stub.poller.drain()
@@ -456,7 +456,7 @@ async def test_callers_requests_count_in_the_budget(over_stub: World, upstream: 
 async def test_waiting_caller_is_answered_at_the_end(
     world: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.proxy.reads.WAIT_SLICE_SECONDS", 3600.0)  # nothing but the signal wakes them
+    monkeypatch.setattr("relay.proxy.reads.WAIT_SLICE_SECONDS", 3600.0)  # only the signal wakes them
     job_id = await running(world, clock)
     before = await reads_upstream(world)
     waiting = [asyncio.create_task(read(world, job_id, Prefer="wait=300")) for _ in range(3)]
@@ -487,7 +487,7 @@ async def test_expired_wait_is_answered_with_the_current_state(over_stub: World,
     answered = await read(over_stub, "odd", Prefer="wait=1")
     assert (answered.headers["relay-cache"], answered.json()["item"]["status"]) == ("miss", "running")
     (asked,) = upstream.received
-    assert asked.all("prefer") == []  # it was waited here: the upstream need not do it once more
+    assert asked.all("prefer") == []  # the relay has waited already
     await at_rest(over_stub)
     answered = await read(over_stub, "odd", Prefer="wait=1")
     assert answered.headers["relay-cache"] == "hit"
@@ -663,7 +663,7 @@ async def test_deeply_nested_metadata_is_refused_before_anything_is_sent(
 async def test_caller_gets_the_answer_to_a_create_even_if_tracking_fails(
     over_stub: World, upstream: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who gets an error instead may send it again, and a person gets a message twice."""
+    """A caller that gets an error instead may send the create again."""
 
     async def make(call: Call) -> None:
         await call.body()
@@ -707,7 +707,7 @@ async def test_scheduled_create_is_not_polled_early(over_stub: World, upstream: 
     assert plan.next_poll_at is not None
     assert plan.next_poll_at >= scheduled_at
     assert not await over_stub.poller.run_once()
-    assert await cache_of(over_stub, "planned") == "miss"  # the answer to a create is not one to a read
+    assert await cache_of(over_stub, "planned") == "miss"  # the answer to a create is no answer to a read
     assert await cache_of(over_stub, "planned") == "hit"
     assert len(upstream.received) == 2
 

@@ -1,4 +1,4 @@
-"""Bytes in both directions through `relay serve`, on raw sockets: nothing is held back, made up, lost or sent twice."""
+"""Streaming through `relay serve` on raw sockets: no byte is delayed, added, lost or sent twice."""
 
 import asyncio
 import contextlib
@@ -37,11 +37,11 @@ SMALL_BUFFER_BYTES = 64 * 1024
 MOST_UNDER_WAY_BYTES = 2 * MEBIBYTE + 2 * sum(
     int(Path(f"/proc/sys/net/ipv4/{name}").read_text().split()[2]) for name in ("tcp_rmem", "tcp_wmem")
 )
-"""What the kernel lets two sockets send and two receive, and something for the relay: 22 MiB by default, or 76."""
+"""Kernel buffers of two sending and two receiving sockets, plus some for the relay: 22 MiB by default, or 76."""
 assert MANY_PARTS * len(PART) > MOST_UNDER_WAY_BYTES
 POLL_AGAIN_SECONDS = 0.02
 STUCK_SECONDS = 0.3
-"""Nothing could be written for so long: a slow machine makes this test weaker, and never fail."""
+"""Writing counts as blocked after this time. A slow machine weakens the test but cannot fail it."""
 
 REACHES_PAST = (
     *("/api/v1/..", "/api/v1/../../admin", "/api/v1/./x", "/api/v1/%2e%2e/%2e%2e/admin", "/api/v1/..%2f..%2fadmin"),
@@ -61,7 +61,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A relay, and the port at which it looks for its upstream."""
+    """A relay and its upstream's port."""
 
     url: str
     port: int
@@ -105,25 +105,25 @@ def new_path() -> str:
 
 
 def new_create(*, body: bytes = b"{}", headers: Sequence[tuple[str, str]] = ()) -> tuple[str, bytes]:
-    """A create, and the target that no other has."""
+    """A create with a unique target."""
     target = f"{DISPATCHES}?n={next(_numbers)}"
     return target, request("POST", target, [*AUTH, *JSON, *headers], body)
 
 
 def made(job_id: str) -> bytes:
-    """What an upstream says of a job that it has made. It is not due before long, so nobody looks at it."""
+    """The answer to a create. The job is scheduled far ahead, so it is not polled."""
     item = {"id": job_id, "status": "queued", "channel": "email", "scheduled_at": "2096-01-01T00:00:00.000Z"}
     return orjson.dumps({"ok": True, "request_id": "req_1", "item": item})
 
 
 async def ask(place: Place, path: str) -> Answer:
-    """A question to the relay's own API."""
+    """A request to the relay's API."""
     async with Client(place.url) as client:
         return await client.exchange(request("GET", path, [("Authorization", f"Bearer {API_TOKEN}")]))
 
 
 async def until(true: Callable[[], Any]) -> None:
-    """Asks again and again, within the test's time."""
+    """Repeats a request until it succeeds, within the test's time."""
     while True:
         if await true():
             return
@@ -138,7 +138,7 @@ async def until_tracked(place: Place, job_id: str) -> None:
 
 
 async def intents_of(place: Place, key: str) -> list[dict[str, Any]]:
-    """The creates of unknown fate that had this Idempotency-Key."""
+    """The creates of unknown outcome with this Idempotency-Key."""
     items = (await ask(place, "/v1/intents?limit=500")).json["items"]
     return [item for item in items if item["idempotency_key"] == key]
 
@@ -232,7 +232,7 @@ async def test_upload_waits_for_a_slow_upstream(place: Place, begun: bool) -> No
 
 
 async def written_until_stuck(writer: asyncio.StreamWriter) -> int:
-    """Writes parts, each a chunk, until nobody takes them any more: how many bytes were written."""
+    """Writes chunks until the peer stops reading. Returns the number of bytes written."""
     written = 0
     with contextlib.suppress(TimeoutError):
         while written < MANY_PARTS * len(PART):
@@ -337,7 +337,7 @@ async def test_job_read_with_a_body_is_forwarded_with_it(upstream: Stub, caller:
 async def test_every_form_of_request_target(upstream: Stub, caller: Client) -> None:
     for target, wanted in (
         ("http://127.0.0.1:1/api/v1/a%2Fb?c=d", b"/api/v1/a%2Fb?c=d"),
-        ("/api/v1/x?y#z", b"/api/v1/x?y"),  # a fragment is never sent, by whoever keeps to the rules
+        ("/api/v1/x?y#z", b"/api/v1/x?y"),  # a fragment is never sent
         ("/api/v1/x?", b"/api/v1/x"),  # docs/drop-in.md
         ("/api/v1/x??", b"/api/v1/x??"),
         ("/api/v1/%2e%2e%2e/..x/x..;y", b"/api/v1/%2e%2e%2e/..x/x..;y"),
@@ -534,7 +534,7 @@ async def test_cookies_belong_to_the_caller(upstream: Stub, caller: Client) -> N
     got = await caller.exchange(request("GET", new_path(), AUTH))
     assert got.all("set-cookie") == [b"a=1; Path=/", b"b=2; HttpOnly"]
     await caller.exchange(request("GET", new_path(), AUTH))
-    assert upstream.received[-1].all("cookie") == []  # nobody but the caller remembers them
+    assert upstream.received[-1].all("cookie") == []  # only the caller stores them
     await caller.exchange(request("GET", new_path(), [*AUTH, ("Cookie", 'a=1; b="2"; c')]))
     assert upstream.received[-1].all("cookie") == [b'a=1; b="2"; c']
 
@@ -688,7 +688,7 @@ async def test_disconnect_cancels_an_upload(upstream: Stub, place: Place) -> Non
         await broken.wait()
         came.clear()
         broken.clear()
-    assert await failures() == before  # nothing has failed: nobody is there to be told so
+    assert await failures() == before  # nothing failed, and there is no caller to answer
 
 
 async def test_disconnect_does_not_cancel_a_create(upstream: Stub, place: Place) -> None:
@@ -788,7 +788,7 @@ async def test_refused_connection_is_answered_502(place: Place, caller: Client) 
         assert (got.status, got.code) == (502, "relay_upstream_unreachable")
         assert "Nothing was sent" in got.json["error"]["message"]
         assert (got.one("content-type"), got.one("relay-cache")) == (b"application/json", b"pass")
-    assert await intents_of(place, key) == []  # it is known that nothing was made
+    assert await intents_of(place, key) == []  # nothing was made, and that is known
 
 
 async def test_upstream_that_accepts_and_closes(place: Place, upstream: Stub, caller: Client) -> None:
@@ -870,7 +870,7 @@ async def test_create_is_sent_once_whatever_happens(
     assert got.status in (502, 503, 408)
     (sent,) = upstream.of(target)
     assert not kept or sent.connection == upstream.of(path)[0].connection
-    await caller.exchange(request("OPTIONS", new_path(), AUTH))  # whatever would still be sent comes before this
+    await caller.exchange(request("OPTIONS", new_path(), AUTH))  # anything still to be sent comes first
     assert len(upstream.of(target)) == 1
 
 

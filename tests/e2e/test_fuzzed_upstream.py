@@ -1,7 +1,7 @@
 """An upstream on a raw socket that answers with any bytes: status line, headers, body and framing.
 
-After each such answer the poll is noted on its job, and the job's next event still arrives, on both databases.
-FUZZ_TEST_COUNT says how many answers are made up, from FUZZ_TEST_SEED on.
+After each answer the poll is recorded on its job, and the job's next event still arrives, on both databases.
+FUZZ_TEST_COUNT sets the number of answers, FUZZ_TEST_SEED the first seed.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tests.support.wire import Call, Stub, answer, open_stub, say_ok
 ANSWERS = max(1, COUNT // 50)
 AT_ONCE = 8
 TIMEOUT_SECONDS = 0.25
-"""Of a poll: an answer that never ends takes so long."""
+"""Poll timeout: the duration of an endless answer."""
 PATIENCE_SECONDS = 30.0
 
 ITEM = b'{"id":"%s","status":"queued","action":"outreach.dispatch","channel":"email"%s}'
@@ -40,7 +40,7 @@ READABLE_FIELDS = (
     *(b',"n":' + b"9" * 5000, b',"t":"' + b"x" * 70_000 + b'"', b',"deep":' + b"[" * 300 + b"]" * 300),
     *(b',"deep":' + b'{"a":' * 900 + BIG + b"}" * 900, b',"attempt_count":1e308', b',"error":"\\ud800"'),
 )
-"""An item with one of these says how its job is."""
+"""Fields that show a job's state."""
 ODD_FIELDS = (
     *READABLE_FIELDS,
     *(b',"n":NaN', b',"t":"\x00"', b',"deep":' + b'{"a":' * 1100 + b"1" + b"}" * 1100, b',"id":5', b',"a":}'),
@@ -75,7 +75,7 @@ VALUES = (
 
 
 def made_up(luck: random.Random, job_id: bytes) -> tuple[bytes, str]:
-    """An answer, and what becomes of the connection after it."""
+    """An answer, and what happens to the connection after it."""
     body = luck.choice(
         (
             b'{"ok":true,"item":' + ITEM % (job_id, luck.choice(ODD_FIELDS)) + b"}",
@@ -133,7 +133,7 @@ def made_up(luck: random.Random, job_id: bytes) -> tuple[bytes, str]:
 
 
 class Upstream:
-    """Shows each job queued, then once what was made up, and running from then on, in an item that is odd as well."""
+    """Shows each job as queued, then once with the fuzzed answer, then as running in an odd item."""
 
     def __init__(self, stub: Stub) -> None:
         self.stub = stub
@@ -170,7 +170,7 @@ async def stub() -> AsyncIterator[Stub]:
 
 
 async def arrived(world: World, true: Callable[[], Any], what: str) -> None:
-    """Polls are many, so this only asks now and then. A refused key is tried again, as upkeep does it."""
+    """Waits at long intervals, since there are many polls. Retries a refused key as upkeep does."""
     ends_at = asyncio.get_running_loop().time() + PATIENCE_SECONDS
     while not await true():
         assert asyncio.get_running_loop().time() < ends_at, what
@@ -210,7 +210,7 @@ async def live_through(world: World, upstream: Upstream, number: int) -> None:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str | None:
-    """None: a file of the world's own."""
+    """None: a SQLite file of the world's own."""
     return emptied_postgres() if request.param == "postgresql" else None
 
 

@@ -1,6 +1,6 @@
-"""Rows of accounts, sources, jobs and subscriptions that are gone, in front of live ones: upkeep reaches the live ones.
+"""Orphaned rows of removed accounts, sources, jobs and subscriptions do not keep upkeep from the live rows behind them.
 
-There are more of them than any page of upkeep holds. All are from a time before any that retention keeps.
+There are more orphans than any page of upkeep holds. All are older than retention allows.
 """
 
 import asyncio
@@ -26,15 +26,14 @@ LIVE = "sub_live"
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str | None:
-    """None: a file of the world's own."""
+    """None: a SQLite file of the world's own."""
     return emptied_postgres() if request.param == "postgresql" else None
 
 
 @dataclass
 class Beside:
-    """A node that does nothing by itself any more. Orphans of every kind are in its database, and behind them one live
-    row of each kind: a job that is late, one that has ended, and a subscription with a follower that nothing is in
-    front of, and with a replay."""
+    """A node without background work. Its database has orphans of every kind, and behind them one live row each: an
+    overdue job, an ended job, and a subscription with an orphaned follower and a replay."""
 
     world: World
     then: float

@@ -1,4 +1,4 @@
-"""What docs/why.md says of the drop-in proxy: each mechanism at work in a whole node, over a socket to the upstream."""
+"""The proxy's mechanisms of docs/why.md, in a whole node with a real upstream socket."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ REFUSE = "CREATE TRIGGER refuse BEFORE DELETE ON intents BEGIN SELECT RAISE(ABOR
 
 
 class Passed:
-    """The requests that are passed on to the upstream, and how many intents stood written down when each was."""
+    """The forwarded requests, and the number of recorded intents when each was sent."""
 
     def __init__(self, world: World) -> None:
         self.requests: list[UpstreamRequest] = []
@@ -42,12 +42,12 @@ class Passed:
         return await self._send(request)
 
     async def written_down(self) -> int:
-        """Those of creates that are under way too: they look as those that were cut off will look later."""
+        """The intents, including creates in flight, which look like interrupted ones."""
         page = await self._store.intents.page(limit=10, now=wall_clock() + IN_FLIGHT_SECONDS + 1)
         return len(page.items)
 
     def header(self, name: bytes) -> bytes | None:
-        """Of the last request."""
+        """The last request's value."""
         return dict(self.requests[-1].headers).get(name)
 
 
@@ -63,14 +63,14 @@ def passed(world: World) -> Passed:
 
 
 async def call(world: World, method: str, path: str, json: Any = None, **headers: str) -> Any:
-    """A call of a program that knows nothing of the relay."""
+    """A request as a program without a relay sends it."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     named["Authorization"] = f"Bearer {KEY}"
     return await world.api.request(method, path, json=json, headers=named)
 
 
 async def read(world: World, passed: Passed, job_id: str, **headers: str) -> str:
-    """How a read of the job is answered: from the relay's state it never reaches the upstream, else it does, once."""
+    """The `Relay-Cache` of a read. A hit never reaches the upstream, any other read does once."""
     before = len(passed.requests)
     answer = await call(world, "GET", f"/api/v1/outreach/jobs/{job_id}", **headers)
     assert (answer.status_code, answer.json()["item"]["id"]) == (200, job_id)
@@ -102,7 +102,7 @@ async def test_create_without_an_answer_is_not_sent_again(world: World, passed: 
     (intent,) = await unknown(world)
     assert (intent["reason"], intent["idempotency_key"]) == ("no_answer", "k-1")
 
-    await world.heal()  # the caller knows what it wants, and says it again
+    await world.heal()  # the caller decides to repeat it
     answer = await call(world, "POST", DISPATCHES, MESSAGE, Idempotency_Key="k-1")
     assert answer.status_code == 202, answer.text
     assert await unknown(world) == []
@@ -119,7 +119,7 @@ async def test_job_and_end_of_its_intent_are_one_transaction(world: World, passe
         assert (await world.api.get(f"/v1/jobs/{job_id}")).status_code == 404  # not without the end of its intent
         assert await passed.written_down() == 1
         database.execute("DROP TRIGGER refuse")
-    await world.until(lambda: tracked(world, job_id))  # it is tried until the database takes it
+    await world.until(lambda: tracked(world, job_id))  # retried until the database accepts it
     assert await passed.written_down() == 0
 
 
@@ -127,10 +127,14 @@ async def test_read_is_served_from_state_only_while_a_poll_would_show_nothing(wo
     ended, later = await world.job(), await world.job(start_delay_seconds=86_400)
     await world.until(lambda: closed(world, ended))
     await world.until(lambda: polled_at(world, later))
-    world.node.scheduler.stop()  # from here on only callers look
+    world.node.scheduler.stop()  # from here on only callers poll
 
     seen = await read(world, passed, later)
-    for other in ("hit", "miss", "hit"):  # good for a while; then a look is due, a caller's own; then good again
+    for other in (
+        "hit",
+        "miss",
+        "hit",
+    ):  # current for a while; then a poll is due, made by a caller; then current again
         while seen != other:
             seen = await read(world, passed, later)
     assert await read(world, passed, later, Cache_Control="no-cache") == "pass"
@@ -155,6 +159,6 @@ async def test_only_readable_codings_are_requested(world: World, passed: Passed)
     answer = await call(world, "POST", DISPATCHES, MESSAGE, Accept_Encoding="br, zstd, gzip;q=0.5")
     assert answer.status_code == 202, answer.text
     assert passed.header(b"accept-encoding") == b"gzip;q=0.5"
-    await world.shown(answer.json()["item"]["id"])  # it was understood
+    await world.shown(answer.json()["item"]["id"])  # it was parsed
     await call(world, "GET", "/api/v1/connect/accounts", Accept_Encoding="br, zstd, gzip;q=0.5")
     assert passed.header(b"accept-encoding") == b"br, zstd, gzip;q=0.5"

@@ -1,4 +1,4 @@
-"""A whole node, and what its planners leave behind for the next one."""
+"""A node's statistics and plans are passed to the next node."""
 
 from collections.abc import Mapping
 from pathlib import Path

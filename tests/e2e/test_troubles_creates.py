@@ -1,6 +1,6 @@
-"""What can go wrong with a create that goes through the relay: real connections of a real node, and what a person sees.
+"""Failures of creates through a real node, and what a person sees.
 
-In each case the question is the same: was it carried out? The relay says what it knows, and lists what nobody knows.
+In each case the question is whether the create was carried out. The relay answers it, or lists the create as unknown.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from tests.support.create_world import open_create_world
 from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
 
 LIMIT_BYTES = 16_384
-"""Less than the database and its log have already: nothing can be written to them any more."""
+"""Below the size of the database and its log, so that no more can be written to them."""
 HASTY = "server: {shutdown_seconds: 1}\n"
 
 
@@ -40,7 +40,7 @@ def body_of(number: int = 0) -> bytes:
 
 
 async def send(world: RelayWorld, number: int = 0, key: str | None = None) -> tuple[int, Any]:
-    """A create through the relay: status, and the answer's JSON, or its bytes where it is none."""
+    """Sends a create through the relay. Returns the status and the JSON, or the bytes if it is not JSON."""
     headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
     if key is not None:
         headers["Idempotency-Key"] = key
@@ -53,21 +53,21 @@ async def send(world: RelayWorld, number: int = 0, key: str | None = None) -> tu
 
 
 async def fault(world: RelayWorld, kind: str, **fields: Any) -> None:
-    """The next create goes wrong so; looks do not."""
+    """Makes the next create fail, but no polls."""
     body = {"kind": kind, "count": 1, "method": "POST", **fields}
     status, answer = await world.call("POST", "/_sandbox/faults", body, url=world.sandbox_url)
     assert status == 201, answer
 
 
 async def made(world: RelayWorld) -> list[str]:
-    """The jobs that the upstream has made."""
+    """The jobs made at the upstream."""
     status, document = await world.call("GET", "/_sandbox/jobs", url=world.sandbox_url)
     assert status == 200
     return [job["id"] for job in document["jobs"]]
 
 
 async def received(world: RelayWorld) -> int:
-    """How many creates have come to the upstream."""
+    """The number of creates the upstream received."""
     _, document = await world.call("GET", "/_sandbox/requests", url=world.sandbox_url)
     return int(document["by_kind"].get("POST dispatch", 0))
 
@@ -77,7 +77,7 @@ async def tracked(world: RelayWorld) -> list[str]:
 
 
 async def suspects(world: RelayWorld, reason: str, number: int = 0, **fields: Any) -> dict[str, Any]:
-    """The one create whose fate is unknown, as the API, /readyz and the command line show it."""
+    """The one create of unknown outcome, as the API, /readyz and the command line show it."""
     (intent,) = (await world.get("/v1/intents"))["items"]
     wanted = {
         "account": "default",
@@ -109,7 +109,7 @@ async def suspects_none(world: RelayWorld) -> None:
 
 
 async def until_measured(world: RelayWorld, unknown: int) -> None:
-    """Until the metric is that number."""
+    """Waits until the metric has this value."""
 
     async def is_measured() -> bool:
         return f"relay_intents_unknown {float(unknown)}\n" in await world.get("/metrics")
@@ -118,7 +118,7 @@ async def until_measured(world: RelayWorld, unknown: int) -> None:
 
 
 async def until_told(world: RelayWorld, intent: dict[str, Any]) -> dict[str, Any]:
-    """Until an event says that the create's fate is unknown: its data. There is never a second one."""
+    """Waits for the event about the create and returns its data. There is never a second one."""
     path = f"/v1/events?type=relay.create.unknown&subject={intent['id']}"
 
     async def told() -> bool:
@@ -137,25 +137,24 @@ async def until_told(world: RelayWorld, intent: dict[str, Any]) -> dict[str, Any
 
 
 def said_of(body: dict[str, Any]) -> list[str]:
-    """What no list and no event may show: the recipient and the text."""
+    """What no list or event may show: recipient and text."""
     return [value for part in ("recipient", "content") for value in body[part].values()]
 
 
 @dataclass(kw_only=True)
 class Between:
-    """Stands between the relay and the upstream. While `holding`, what the upstream answers is held back until
-    `go_on`."""
+    """A gate between relay and upstream. While `holding`, the upstream's answers wait for `go_on`."""
 
     url: str
     holding: bool = False
     came: asyncio.Event = field(default_factory=asyncio.Event)
-    """An answer is being held."""
+    """Set while an answer is held."""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @contextlib.asynccontextmanager
 async def between(world: RelayWorld, at: socket.socket | None = None) -> AsyncIterator[Between]:
-    """Serves at a free port, or at a socket that was bound before."""
+    """Serves at a free port, or at a bound socket."""
     there_port = int(world.sandbox_url.rpartition(":")[2])
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool) -> None:
@@ -186,14 +185,14 @@ async def between(world: RelayWorld, at: socket.socket | None = None) -> AsyncIt
 
 async def test_upstream_refuses_the_connection_of_a_create(world: RelayWorld) -> None:
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        nobody.bind(("127.0.0.1", 0))  # bound, but not listening
         await world.serve(REVOR_BASE_URL=f"http://127.0.0.1:{nobody.getsockname()[1]}")
         status, document = await send(world)
         assert (status, document["ok"], document["error"]["code"]) == (502, False, "relay_upstream_unreachable")
         assert "Nothing was sent" in document["error"]["message"]
         await suspects_none(world)
         async with between(world, nobody):
-            status, document = await send(world)  # so it is safe to send it again, also without a key
+            status, document = await send(world)  # safe to send again, also without a key
             assert status == 202
             assert await made(world) == await tracked(world) == [document["item"]["id"]]
             await suspects_none(world)
@@ -253,7 +252,7 @@ async def test_create_of_unknown_outcome_without_a_key(world: RelayWorld) -> Non
     status, document = await send(world)
     assert (status, document["error"]["code"]) == (502, "relay_outcome_unknown")
     intent = await suspects(world, "no_answer")
-    assert await made(world) == []  # which a person finds out by looking
+    assert await made(world) == []  # a person finds that out at the upstream
     code, lines = await world.run("intents", "dismiss", intent["id"])
     assert (code, lines) == (0, [f"{intent['id']} is off the list"])
     await suspects_none(world)
@@ -316,9 +315,9 @@ async def test_create_answered_with_a_server_error(
     await world.serve()
     await fault(world, kind, after_effect=is_made)
     status, document = await send(world, key="one")
-    assert status == status_code  # as the upstream said it
+    assert status == status_code  # unchanged
     assert document["error"]["code"] == "internal_error" if kind == "500" else document.startswith(b"<html>")
-    assert len(await made(world)) == is_made  # nobody could tell from the answer
+    assert len(await made(world)) == is_made  # the answer does not prove it
     await suspects(world, "server_error", idempotency_key="one", status_code=status_code)
 
     status, document = await send(world, key="one")
@@ -350,7 +349,7 @@ async def test_unreadable_answer_to_a_create(world: RelayWorld, kind: str, looks
     await fault(world, kind)
     status, answer = await send(world, key="one")
     assert status == 202
-    assert looks_like(answer), answer  # as the upstream said it, to the last byte
+    assert looks_like(answer), answer  # unchanged, to the last byte
     await suspects(world, "unreadable", idempotency_key="one", status_code=202)
     assert await tracked(world) == []
 
@@ -372,7 +371,7 @@ async def test_database_fails_during_a_create(world: RelayWorld) -> None:
         relay.limit(resource.RLIMIT_FSIZE, LIMIT_BYTES)
         upstream.go_on.set()
         status, document = await answer
-        assert status == 202  # whoever sent it has to know
+        assert status == 202  # the caller has to know
         await world.said('"job_not_recorded"')
         assert await made(world) == [document["item"]["id"]]
 
@@ -403,7 +402,7 @@ async def test_relay_killed_during_a_create(world: RelayWorld) -> None:
         await world.end(signal.SIGKILL)
         await world.serve(REVOR_BASE_URL=upstream.url)
         await world.until_ready()
-        await until_told(world, intent)  # and not once more
+        await until_told(world, intent)  # and not again
         status, document = await send(world, key="one")
         assert status == 202
         assert await made(world) == await tracked(world) == [document["item"]["id"]]
@@ -420,7 +419,7 @@ async def test_sigterm_during_a_create(world: RelayWorld) -> None:
         await world.until(lambda: _refuses(world), "it does not end")
         upstream.holding = False
         upstream.go_on.set()
-        status, document = await answer  # it is finished first
+        status, document = await answer  # the create finishes first
         assert status == 202
         assert await world.ended() == 0
         await world.serve(REVOR_BASE_URL=upstream.url)
@@ -474,7 +473,7 @@ async def test_caller_disconnects_during_a_create(world: RelayWorld) -> None:
 
 
 def _refuses(world: RelayWorld) -> bool:
-    """Whether it takes no more connections."""
+    """True if it accepts no more connections."""
     host, _, port = world.url.rpartition("/")[2].partition(":")
     with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
         return False

@@ -1,4 +1,4 @@
-"""An upstream that is not there, redirects or is the relay itself: real connections of a real node."""
+"""An upstream that refuses connections, redirects, or is the relay itself: real connections of a real node."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
 
 
 async def last_error(world: RelayWorld, job_id: str) -> dict[str, Any]:
-    """The job's last error, once it has one."""
+    """The job's last error once it has one."""
     found: dict[str, Any] = {}
 
     async def has_one() -> bool:
@@ -32,7 +32,7 @@ async def last_error(world: RelayWorld, job_id: str) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def forwarder(target: list[int]) -> AsyncIterator[int]:
-    """Hands every connection on to the port in `target`; answers by a redirect while there is none."""
+    """Forwards every connection to the port in `target`; answers with a redirect while there is none."""
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):

@@ -1,4 +1,4 @@
-"""Each trouble that an upstream can make, over a real connection: what the relay says of it, and no job is lost."""
+"""Upstream failures over real connections: the relay reports each, and no job is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def ended_well(world: World, *job_ids: str) -> None:
-    """Each job's `succeeded` comes, once and last, with nothing before it missing."""
+    """Each job's `succeeded` is delivered once and last, with no event missing before it."""
     await world.until(lambda: all("succeeded" in world.kinds(job_id) for job_id in job_ids))
     for job_id in job_ids:
         events = [request.event for request in world.received["/events"] if request.event["subject"] == job_id]
@@ -52,7 +52,7 @@ async def ended_well(world: World, *job_ids: str) -> None:
 
 
 async def noted(world: World, job_id: str) -> dict[str, Any]:
-    """The job, once it shows an error."""
+    """The job once it has an error."""
 
     async def has_one() -> bool:
         return (await world.shown(job_id))["last_error"] is not None
@@ -62,7 +62,7 @@ async def noted(world: World, job_id: str) -> dict[str, Any]:
 
 
 TROUBLES = [
-    # the fault, what the looks count as, the job's last_error.code, a part of its message
+    # the fault, the result kind, the job's last_error.code, a part of its message
     ("500", {}, "unavailable", "internal_error", "internal_error"),
     ("502", {}, "unavailable", "unavailable", "answered 502"),
     ("503", {}, "unavailable", "task_unavailable", "task_unavailable"),
@@ -94,7 +94,7 @@ async def test_failed_polls(
     assert message in shown["last_error"]["message"]
     assert (shown["open"], shown["status"]) == (True, None)
     assert (await world.api.get(f"/v1/jobs/{job_id}/explain")).json()["reason"] in ("backing_off", "in_flight")
-    # Failures for less than a minute are no news.
+    # Failures shorter than a minute cause no event.
     assert world.metric("relay_source_up") == 1
     assert await world.notes() == []
     assert world.kinds() == []
@@ -179,7 +179,7 @@ async def test_refused_key_is_read_again(tmp_path: Path) -> None:
         (note,) = await world.notes()
         assert note.startswith(UNAUTHORIZED_NOTE)
 
-        # Paused: no look, whatever is asked for, and a probe with the same key changes nothing.
+        # Paused: nothing is polled, and a probe with the same key changes nothing.
         polls = world.polls("unauthorized")
         assert world.poller.next_request_at() is None
         assert (await world.api.post(f"/v1/jobs/{job_id}/refresh")).status_code == 202
@@ -218,7 +218,7 @@ async def test_one_forbidden_job_does_not_pause_the_key(world: World) -> None:
     job_id = await world.job(run_seconds=60)
     await world.fault("403", path_prefix=JOBS_PATH + job_id)
     await world.until(lambda: world.polls("forbidden") >= 5)
-    await ended_well(world, await world.job())  # the others go on
+    await ended_well(world, await world.job())  # the others continue
     shown = await noted(world, job_id)
     assert shown["last_error"]["code"] == "permission_denied"
     assert shown["open"]
@@ -315,7 +315,7 @@ async def test_without_a_key(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "revor/default has no API key: set REVOR_API_KEY" in answer.text
         assert (await world.api.get("/livez")).status_code == 200
-        job_id = await world.job()  # jobs are taken all the same
+        job_id = await world.job()  # jobs are still accepted
         assert (await world.shown(job_id))["open"]
         assert world.poller.next_request_at() is None
         assert world.metric("relay_source_up") == 0

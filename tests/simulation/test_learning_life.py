@@ -1,4 +1,4 @@
-"""What planners know besides their jobs, through restarts, lost leases and a database that takes nothing."""
+"""Statistics and plans survive restarts, lost leases and a failing database."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from tests.support.simulation_world import NoLearner, open_world, seen
 
 @dataclass
 class FakeLearner:
-    """Counts by class; says what changed, and remembers what it was given back."""
+    """Counts events by class, and records what is loaded."""
 
     known: dict[str, tuple[float, str]] = field(default_factory=dict)
     given: list[tuple[str, str]] = field(default_factory=list)
@@ -37,7 +37,7 @@ class FakeLearner:
 
 @dataclass
 class Plans:
-    """What planners say that they keep, and what they were told to go on with, in order with the jobs tracked."""
+    """The plans that planners save and restore, in order with the tracked jobs."""
 
     plan: dict[str, object] = field(default_factory=dict)
     told: list[object] = field(default_factory=list)
@@ -117,7 +117,7 @@ async def test_refused_save_is_repeated(tmp_path, plans, monkeypatch):
         plans.plan = {"price": 0.5}
         with pytest.raises(StoreError):
             await keep(world)
-        assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}  # it is not held up by that
+        assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}  # independent of the statistics
         learner.see("a", 2.0, "2")
         monkeypatch.setattr(world.store.learned, "save", save)
         await keep(world)
@@ -147,11 +147,11 @@ async def test_plan_is_not_saved_before_it_was_restored(tmp_path, plans):
     async with open_world(tmp_path) as world:
         await world.store.accounts.save_plan("revor", "default", {"price": 0.5}, None)
         plans.plan = {"price": 9.0}
-        await world.poller.save_plan()  # it has loaded nothing
+        await world.poller.save_plan()  # nothing was loaded
         assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}
         await world.poller.load()
         world.poller.release()
-        await world.poller.save_plan()  # it is another node's
+        await world.poller.save_plan()  # another node holds it
         assert await world.store.accounts.plan("revor", "default") == {"price": 0.5}
         await world.poller.take_over(None)
         await world.poller.save_plan()
@@ -185,7 +185,7 @@ async def test_plan_refused_by_its_holder_is_saved_again(plans):
 
 
 class Empty:
-    """The rows of a database that counts how often it is read; `during` is called in the middle of that."""
+    """Rows that count loads; `during` is called in the middle of a load."""
 
     def __init__(self, *rows: SavedStatistics) -> None:
         self.rows = list(rows)
@@ -226,7 +226,7 @@ async def test_load_does_not_undo_concurrent_learning():
     learner.see("b", 6.0, "ours")
     rows.during = lambda: learner.see("a", 6.0, "newer")
     await memory.load()
-    assert rows.saved == of_source(("b", 6.0, "ours"))  # before the read, which then has what is right of it
+    assert rows.saved == of_source(("b", 6.0, "ours"))  # before the load, which then returns the right rows
     assert learner.given == [("b", "theirs"), ("c", "theirs")]
     await memory.save()
     assert rows.saved[1:] == of_source(("a", 6.0, "newer"))

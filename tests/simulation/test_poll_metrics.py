@@ -1,4 +1,4 @@
-"""Metrics of looks: what they were for, which were in vain, how late ends were known, and what the planner expects."""
+"""Poll metrics: purposes, wasted polls, detection delay, and the planner's expectations."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ ENDED = {"action": "outreach.dispatch", "channel": "email", "started_at": 1.0}
 
 
 def measured(world: World, name: str) -> dict[tuple[str, ...], float]:
-    """The samples of that name by the values of their labels after source and account."""
+    """The samples of a metric by their labels after source and account."""
     text = readiness.measured(world.metrics, world.store, {KEY: world.poller}, world.clock()).decode()
     return {
         tuple(
@@ -27,7 +27,7 @@ def measured(world: World, name: str) -> dict[tuple[str, ...], float]:
 
 
 def foresee(world: World, **changes: Any) -> None:
-    """Has the planner say these of itself."""
+    """Overrides the planner's statistics."""
     planner: Any = world.poller.planner
     stats = planner.stats
     planner.stats = lambda now: replace(stats(now), **changes)

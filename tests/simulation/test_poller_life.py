@@ -1,4 +1,4 @@
-"""The poller on a real database with a scripted upstream: one job's way, and every trouble on it."""
+"""The poller on a real database with a scripted upstream: one job's life, and every failure in it."""
 
 import asyncio
 import inspect
@@ -177,7 +177,7 @@ async def call_overdue(world):
 
 @pytest.mark.parametrize("registered", [False, True])
 async def test_deadline_counts_from_the_observed_schedule(tmp_path, registered):
-    """An hour after it, as `register` gives it, or ten minutes, as the job is registered again."""
+    """One hour, as `register` sets it, or ten minutes after the job is registered again."""
     async with open_world(tmp_path) as world:
         later, sooner = world.clock() + 7200.0, world.clock() + 1800.0
         uid = await world.register("a", seen("scheduled", scheduled_at=later))
@@ -197,7 +197,7 @@ async def test_deadline_counts_from_the_observed_schedule(tmp_path, registered):
 
 
 async def test_job_is_not_overdue_by_an_outdated_deadline(tmp_path):
-    """Upkeep has read the job; before it says so a poll shows that it was put off."""
+    """Upkeep has read the job; before it records anything, a poll shows that the job was rescheduled."""
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("scheduled", scheduled_at=world.clock() + 60.0))
         await world.step()
@@ -254,7 +254,7 @@ async def test_restart_keeps_the_back_off(tmp_path, away_seconds):
         times = [at for at, _ in world.source.polled]
         pauses = [after - before for before, after in itertools.pairwise(times)]
         assert times[polls] == pytest.approx(max(planned, world.clock() - 60), abs=1.0)
-        assert min(pauses[polls:]) >= max(pauses[: polls - 1])  # it runs ever longer, and is looked at ever less
+        assert min(pauses[polls:]) >= max(pauses[: polls - 1])  # polls become rarer the longer it runs
         assert world.poller.planner.step(uid) == step + len(pauses[polls:]) + 1
 
 
@@ -301,7 +301,7 @@ async def test_job_marked_overdue_during_a_poll_is_compared_again(tmp_path):
 
 @asynccontextmanager
 async def held(source):
-    """The next answer of a source waits until the event is set: it is what the source said when it was asked."""
+    """Holds back the source's next answer, computed when it was requested, until the event is set."""
     real, event = source.poll, asyncio.Event()
 
     async def late(external_id, api_key):
@@ -319,7 +319,7 @@ async def held(source):
 
 
 async def begin_poll(world, uid):
-    """One poll of the job is out, and no other is due."""
+    """One poll of the job is in flight, and no other is due."""
     asked = len(world.source.polled)
     world.poller.refresh(uid)
     world.clock.advance(1.0)
@@ -354,7 +354,7 @@ async def test_older_result_is_dropped_and_the_job_polled_again(tmp_path):
         async with held(world.source) as answer:
             await begin_poll(world, uid)
             world.source.script("a", RUNNING)
-            other = world.another_poller()  # it has the lease now, and this node does not know yet
+            other = world.another_poller()  # it has the lease, and this node does not know yet
             await other.take_over(None)
             await other.poll(uid)
             answer.set()
@@ -475,7 +475,7 @@ async def test_clock_set_forward_raises_no_alarm(tmp_path):
 
 @pytest.fixture
 def weights(monkeypatch):
-    """The weight of each job that the planner was told last."""
+    """The weight last set in the planner, by job."""
     told = {}
 
     def spied(name):
@@ -544,7 +544,7 @@ async def test_weights_survive_restart_and_take_over(tmp_path, weights):
         assert weights[uid] == 4.0
         world.poller.release()
         assert len(world.poller._weights) == 0
-        with world.poller.prioritize(uid):  # it waits while the account comes back
+        with world.poller.prioritize(uid):  # the client waits during the take-over
             await world.poller.take_over(None)
             assert weights[uid] == 16.0
         world.poller.refresh(uid)
@@ -554,7 +554,7 @@ async def test_weights_survive_restart_and_take_over(tmp_path, weights):
 async def test_weight_written_by_another_node_is_known_at_the_next_poll(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"))
-        world.poller.set_weight(uid, 0.25)  # as by a notice
+        world.poller.set_weight(uid, 0.25)  # as after a notice
         assert weights[uid] == 0.25
         world.poller.refresh(uid)
         await world.step()

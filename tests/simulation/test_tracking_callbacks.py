@@ -1,5 +1,4 @@
-"""Callback URLs of jobs that are registered: whose subscription is known is not asked for again, and none that went
-meanwhile is believed to be there."""
+"""Callback URLs at registration: a known subscription is not looked up again, and a removed one is never reused."""
 
 import asyncio
 from typing import Any
@@ -10,7 +9,7 @@ from tests.support.simulation_world import open_world
 
 
 class Asked:
-    """Notes what is asked for, and lets it wait."""
+    """Records lookups and delays them."""
 
     def __init__(self, subscriptions: Any) -> None:
         self.urls: list[str] = []
@@ -39,7 +38,7 @@ async def test_callback_is_looked_up_once_until_a_subscription_changes(tmp_path)
     async with open_world(tmp_path) as world:
         tracking, asked = tracking_of(world), Asked(world.store.subscriptions)
         asked.free.set()
-        await tracking.register([request("first", "https://callback.example/first")])  # that there are any is a change
+        await tracking.register([request("first", "https://callback.example/first")])  # the first callback is a change
         await tracking.register([request("a")])
         before = len(asked.urls)
         await tracking.register([request("b"), request("c")])
@@ -61,7 +60,7 @@ async def test_lookup_from_before_a_change_is_not_cached(tmp_path):
         asked.urls.clear()
         early = asyncio.ensure_future(tracking.register([request("c", one)]))
         await asked_for(asked, 1)
-        await world.subscribe()  # it might as well have been the removal of what was found
+        await world.subscribe()  # stands for the removal of the one just found
         late = asyncio.ensure_future(tracking.register([request("d", two)]))
         await asked_for(asked, 2)
         asked.free.set()

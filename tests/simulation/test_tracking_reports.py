@@ -1,4 +1,4 @@
-"""What the API is told of an account's polling and of a job's next look."""
+"""Reports of an account's polling, and explanations of a job's next poll."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ def tracking_of(world: World) -> Tracking:
 
 
 def foresee(world: World, **changes: Any) -> None:
-    """Has the planner say these of itself."""
+    """Overrides the planner's statistics."""
     planner: Any = world.poller.planner
     stats = planner.stats
     planner.stats = lambda now: replace(stats(now), **changes)

@@ -1,7 +1,7 @@
-"""Callers that send creates through a relay that is killed, and what is checked when all is quiet again.
+"""Callers that send creates through a relay that is killed, and the checks afterwards.
 
-The upstream's ledger tells of each job the body that made it; the callers' ledger has each body, how often it was sent,
-and the job that an answer told of. Every body is one of a kind, so the two can be laid side by side.
+The upstream's ledger has the body behind each job; the callers' ledger has each body, how often it was sent, and the
+job its answer named. Every body is unique, so the two can be compared.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ from tests.support.kill_world import API_KEY, OWED_SECONDS, START_SECONDS, World
 
 KEYED_SHARE = 0.5
 THINKING_SECONDS = 0.02
-"""How long a caller takes at most between two creates."""
+"""Maximum pause of a caller between two creates."""
 IN_FLIGHT_SECONDS = 1.0
-"""In place of ten minutes: where nodes share a database, only time tells that a create was cut off."""
+"""In place of ten minutes: on a shared database only time shows that a create was interrupted."""
 POLL_AGAIN_SECONDS = 0.05
 
 Came = Literal["answer", "nothing", "refusal"]
-"""What a caller got for a request: an answer; no answer, so that it may have been carried out; or no connection."""
+"""What a caller got: an answer; no answer, so it may have been carried out; or no connection."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Order:
-    """One create as its caller knows it. `sent`: how often it went out; `job_id`: the job that an answer told of."""
+    """One create as its caller knows it. `sent`: how often it was sent; `job_id`: the job its answer named."""
 
     number: int
     key: str | None
@@ -53,7 +53,7 @@ class Order:
 
 @dataclass(kw_only=True)
 class Callers:
-    """Those who send creates through the relay, and their ledger. `name` makes bodies and keys one of a kind."""
+    """Callers that send creates through the relay, and their ledger. `name` makes bodies and keys unique."""
 
     world: World
     name: str
@@ -71,7 +71,7 @@ class Callers:
         return order
 
     async def send(self, order: Order) -> Came:
-        """Sends it once."""
+        """Sends the create once."""
         headers = {
             "Authorization": f"Bearer {API_KEY}",
             "Content-Type": "application/json",
@@ -95,8 +95,8 @@ class Callers:
         return "answer"
 
     async def place(self, order: Order) -> None:
-        """Sends it until it has gone out; with a key until it is answered. Without one nobody repeats what may have
-        been carried out."""
+        """Sends the create until it was sent once; with a key, until it is answered. Without a key a create that may
+        have been carried out is never repeated."""
         latest = time.monotonic() + START_SECONDS + OWED_SECONDS
         while time.monotonic() < latest:
             came = await self.send(order)
@@ -106,13 +106,13 @@ class Callers:
         raise AssertionError(f"{order} could not be placed:\n{self.world.relay.log_tail()}")
 
     async def place_until(self, done: asyncio.Event) -> None:
-        """One order after another."""
+        """Sends one order after another."""
         while not done.is_set():
             await self.place(self.new_order(keyed=self.rng.random() < KEYED_SHARE))
             await asyncio.sleep(self.rng.uniform(0.0, THINKING_SECONDS))
 
     async def until_answered(self, count: int) -> None:
-        """Waits until so many creates were answered."""
+        """Waits until the given number of creates was answered."""
         latest = time.monotonic() + START_SECONDS
         while self.answered < count:
             assert time.monotonic() < latest, f"no create is answered:\n{self.world.relay.log_tail()}"
@@ -121,7 +121,7 @@ class Callers:
 
 @contextlib.asynccontextmanager
 async def open_create_world(folder: Path, seed: str, database: str) -> AsyncIterator[Callers]:
-    """A sandbox, a relay that is not started, and callers that have sent nothing yet."""
+    """A sandbox, a relay not yet started, and callers that have sent nothing."""
     async with open_world(folder, seed, database=database) as world:
         if database == "postgresql":
             world.relay.constants["relay.store.intents:IN_FLIGHT_SECONDS"] = IN_FLIGHT_SECONDS
@@ -133,30 +133,30 @@ async def open_create_world(folder: Path, seed: str, database: str) -> AsyncIter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """What the upstream made, what the relay tracks (by job id), and the creates of which it knows no end."""
+    """The jobs the upstream made, those the relay tracks, and the creates of unknown outcome."""
 
     made: Mapping[str, str]
-    """Each job's id and the digest of the body that made it."""
+    """The digest of the creating body, by job id."""
     tracked: Mapping[str, Mapping[str, Any]]
     intents: Sequence[Mapping[str, Any]]
     received: int
-    """How many creates reached the upstream."""
+    """The number of creates the upstream received."""
 
     @property
     def unknown(self) -> set[str]:
-        """The digests of the creates of which the relay knows no end."""
+        """The body digests of creates of unknown outcome."""
         return {intent["body_digest"] for intent in self.intents}
 
     @property
     def lost(self) -> list[str]:
-        """The jobs that the relay neither tracks nor suspects."""
+        """The jobs the relay neither tracks nor lists as unknown."""
         return [id for id, digest in self.made.items() if id not in self.tracked and digest not in self.unknown]
 
 
 async def books_of(world: World) -> Books:
     async with world.session.get(f"{world.sandbox_url}/_sandbox/requests") as response:
         counts = (await response.json())["by_kind"]
-    intents = await all_items(world, "/v1/intents")  # read before the jobs: what is registered meanwhile leaves them
+    intents = await all_items(world, "/v1/intents")  # read before the jobs: a registration removes its intent
     return Books(
         made={job_id: truth["body_digest"] for job_id, truth in (await world.truths()).items()},
         tracked={job["id"]: job for job in await all_items(world, "/v1/jobs")},
@@ -166,7 +166,7 @@ async def books_of(world: World) -> Books:
 
 
 async def all_items(world: World, path: str) -> list[dict[str, Any]]:
-    """A whole list."""
+    """All items of a list."""
     items: list[dict[str, Any]] = []
     cursor = ""
     while True:
@@ -178,8 +178,9 @@ async def all_items(world: World, path: str) -> list[dict[str, Any]]:
 
 
 async def settled_books(callers: Callers, *, made: int = 0, unknown: int = 0) -> Books:
-    """The books once so many jobs are made, at least, and so many creates listed, and every job is in the relay's: the
-    upstream reads on when a relay is gone, and where nodes share a database only time tells what was cut off."""
+    """The books, once at least the given numbers of jobs are made and creates listed, and the relay has every job.
+
+    The upstream still reads after a relay is killed, and on a shared database only time shows what was interrupted."""
     latest = time.monotonic() + OWED_SECONDS
     while (books := await books_of(callers.world)).lost or len(books.made) < made or len(books.intents) < unknown:
         assert time.monotonic() < latest, f"{books}\n{callers.world.relay.log_tail()}"
@@ -189,9 +190,12 @@ async def settled_books(callers: Callers, *, made: int = 0, unknown: int = 0) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateReport:
-    """What came of it. `repeated`: with a key, sent more than once; `unanswered`: without one, and their callers got no
-    answer; `told`, `untold`: jobs that are tracked, by whether their callers know; `unknown`: creates that are listed,
-    `unknown_made` of them had been carried out."""
+    """Counts of outcomes.
+
+    repeated      creates with a key that were sent more than once
+    unanswered    creates without a key and without an answer
+    told, untold  tracked jobs, by whether their callers know them
+    unknown       listed creates; `unknown_made` of them were carried out"""
 
     kills: int
     orders: int
@@ -216,39 +220,39 @@ class CreateReport:
 
 
 def total(reports: Sequence[CreateReport]) -> CreateReport:
-    """The sum of several worlds."""
+    """The sum over several worlds."""
     return CreateReport(
         **{each.name: sum(getattr(report, each.name) for report in reports) for each in fields(CreateReport)}
     )
 
 
 async def check_the_ledgers(callers: Callers) -> CreateReport:
-    """Lays the upstream's ledger beside the callers', and the relay's books beside both."""
+    """Compares the upstream's ledger, the callers' ledger and the relay's books."""
     world = callers.world
     await world.relay.ready(world.session)
     books = await settled_books(callers)
     by_digest = {order.digest: order for order in callers.orders}
     assert len(by_digest) == len(callers.orders), "each body is one of a kind"
 
-    # nothing is made that no caller sent, and nothing twice
+    # nothing was made that was not sent, and nothing twice
     assert set(books.made.values()) - set(by_digest) == set()
     assert {digest: n for digest, n in Counter(books.made.values()).items() if n > 1} == {}
     assert books.received <= sum(order.sent for order in callers.orders), "the relay sent what nobody had sent it"
 
-    # whoever was told of a job was told of its own; with a key everybody was in the end
+    # each answer named the right job; with a key every create was answered in the end
     for order in callers.orders:
         if order.job_id is not None:
             assert books.made[order.job_id] == order.digest, order
         assert order.job_id is not None or order.key is None, order
 
-    # what is told is tracked, with what its caller attached; so is what is untold and tracked all the same
+    # every tracked job has what its caller attached, whether its caller knows the job or not
     for order in callers.orders:
         if order.job_id is not None:
             assert (await world.get(f"/v1/jobs/{order.job_id}"))["metadata"] == order.metadata
     for job_id, job in books.tracked.items():
         assert job["metadata"] == by_digest[books.made[job_id]].metadata
 
-    # every other one has its intent, and what is tracked has none; of a create with a key nothing is left
+    # every other create has an intent, tracked jobs have none, and no create with a key is left over
     assert books.lost == []
     assert {job_id for job_id in books.tracked if books.made[job_id] in books.unknown} == set()
     assert len(books.unknown) == len(books.intents)

@@ -1,4 +1,4 @@
-"""Requests for the drop-in proxy, made up from a seed: the usual ones, and what no careful client would send."""
+"""Seeded random requests for the proxy: typical ones, and those that no careful client sends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ BODIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """One request. `headers` has all but the framing, `body` what its framing holds."""
+    """One request. `headers` without framing, `body` before framing."""
 
     method: str
     target: str
@@ -108,7 +108,7 @@ class Made:
 
 
 class Requests:
-    """Draws requests; `jobs` are the ids of jobs that there are."""
+    """Draws requests. `jobs` are the ids of existing jobs."""
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
@@ -167,7 +167,7 @@ class Requests:
         return f"?{query}" if query else ""
 
     def _made(self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes) -> Made:
-        """With the body framed in one of the ways that there are."""
+        """Frames the body in a random way."""
         rng = self._rng
         chunks: list[bytes] | None = None
         with_length: bytes | None = body or None

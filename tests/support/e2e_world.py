@@ -43,12 +43,12 @@ POLLING = PollingSettings(
     min_interval_seconds=0.01, max_interval_seconds=MAX_INTERVAL_SECONDS, max_requests_per_second=200.0
 )
 AT_ONCE = {"attempt_failures": 0, "start_delay_seconds": 0, "run_seconds": 0, "in_lane": False}
-"""A sandbox job that has ended, at the upstream, as soon as it is made."""
+"""A sandbox job that ends as soon as it is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request that a sink got, as it came; names of headers in lower case."""
+    """One request received by a sink; header names in lower case."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -61,7 +61,7 @@ class Received:
 
 @dataclass(kw_only=True)
 class World:
-    """A node at work, and what a test does to it and sees of it."""
+    """A running node, and what a test can do with it."""
 
     node: Node
     api: httpx2.AsyncClient
@@ -78,7 +78,7 @@ class World:
         return poller
 
     async def fault(self, kind: str, **body: Any) -> None:
-        """From now on until `heal`, or as the body says, requests to the upstream go wrong."""
+        """Makes upstream requests fail until `heal`, or as the body says."""
         answer = await self.sandbox.post("/_sandbox/faults", json={"kind": kind, "share": 1, **body})
         assert answer.status_code == 201, answer.text
 
@@ -86,7 +86,7 @@ class World:
         assert (await self.sandbox.delete("/_sandbox/faults")).status_code == 200
 
     async def job(self, *, metadata: Mapping[str, Any] | None = None, **script: Any) -> str:
-        """Makes a job at the upstream and registers it: its id."""
+        """Makes a job at the upstream and registers it. Returns its id."""
         body = {"account": "test", "final": "succeeded", **AT_ONCE, **script}
         (item,) = (await self.sandbox.post("/_sandbox/jobs", json=body)).json()["items"]
         answer = await self.api.post("/v1/jobs", json={"id": item["id"], "metadata": metadata or {}})
@@ -94,7 +94,7 @@ class World:
         return str(item["id"])
 
     async def shown(self, job_id: str) -> dict[str, Any]:
-        """The job as the API shows it."""
+        """The job in the API."""
         job: dict[str, Any] = (await self.api.get(f"/v1/jobs/{job_id}")).json()
         return job
 
@@ -105,14 +105,14 @@ class World:
         return made
 
     def kinds(self, subject: str | None = None) -> list[str]:
-        """What the receiver got, in order: the last words of the types of a job's events, else of those about us."""
+        """The last words of received event types, in order: of a job, else of the relay's own events."""
         events = (request.event for request in self.received.get("/events", []))
         if subject is None:
             return [event["type"] for event in events if event["type"].startswith("relay.")]
         return [event["type"].rpartition(".")[2] for event in events if event["subject"] == subject]
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples of that name and labels."""
+        """The sum of a metric's samples with these labels."""
         return sum(
             sample.value
             for family in text_string_to_metric_families(self.node.metrics().decode())
@@ -124,14 +124,14 @@ class World:
         return self.metric("relay_polls_total", result=result)
 
     async def notes(self) -> list[str]:
-        """What /readyz remarks; it must be 200."""
+        """The notes of /readyz, which must be 200."""
         answer = await self.api.get("/readyz")
         assert answer.status_code == 200, answer.text
         notes: list[str] = answer.json()["notes"]
         return notes
 
     async def until(self, true: Callable[[], bool | Awaitable[bool]]) -> None:
-        """Asks again whenever an event is recorded, a look has ended or a request has come."""
+        """Checks again after each recorded event, poll or request."""
         with self.node.signals.watch_events() as watch:
             while True:
                 answer = true()
@@ -140,14 +140,14 @@ class World:
                 assert await watch.wait(PATIENCE_SECONDS), "nothing happens any more"
 
     async def probe(self) -> None:
-        """The upkeep that tries refused keys again, now."""
+        """Runs the upkeep that retries refused keys."""
         (upkeep,) = (work for work in self.node._upkeep() if work.name == "probes")
         await upkeep.run()
 
 
 @contextlib.asynccontextmanager
 async def open_beside(world: World) -> AsyncIterator[World]:
-    """A second node on the same database, with the same upstream and receiver."""
+    """A second node on the same database, upstream and receiver."""
     async with open_node(world.settings, base_url=RELAY_URL) as node, client_of(node) as api:
         for poller in node.pollers.values():
             poller.changed = _both(poller.changed, node.signals.event_recorded)
@@ -178,10 +178,10 @@ async def open_e2e_world(
     roles: tuple[str, ...] = ROLES,
     speed: float = SPEED,
 ) -> AsyncIterator[World]:
-    """`base_url`: another upstream than the sandbox. `accounts`: their keys, in the place of the one of `api_key`.
-    Without `tokens` it is a node of `--dev`, which lets this machine in.
+    """`base_url`: an upstream other than the sandbox. `accounts`: API keys by name, in place of `api_key`.
 
-    Without the role `scheduler` nothing is looked at but by who asks; `clock` is the node's.
+    Without `tokens` the node runs with `--dev`. Without the role `scheduler` it only polls on request. `clock` is the
+    node's.
     """
     received: dict[str, list[Received]] = {}
     async with contextlib.AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""`relay serve` as a process, between a sandbox and a sink in the test's own process: all on real sockets."""
+"""`relay serve` as a process, with sandbox and sink in the test's process, all on real sockets."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ async def _ok(_request: Request) -> Response:
 
 @dataclass(kw_only=True)
 class RelayWorld:
-    """What a test does to a relay process and sees of it. `answering` is how the sink answers."""
+    """A relay process and what a test can do with it. `answering` defines the sink's answers."""
 
     folder: Path
     start: Callable[..., Process]
@@ -63,19 +63,19 @@ class RelayWorld:
         (self.folder / "relay.yaml").write_text(text + more)
 
     def begin(self, *arguments: str, limits: str = "", **variables: str) -> Process:
-        """Starts `relay serve` and does not wait for it."""
+        """Starts `relay serve` without waiting for it."""
         known = {"REVOR_API_KEY": API_KEY, "REVOR_BASE_URL": self.sandbox_url, **variables}
         self.relay = self.start("serve", "--port", "0", *arguments, limits=limits, **known)
         return self.relay
 
     async def serve(self, *arguments: str, limits: str = "", **variables: str) -> Process:
-        """Starts `relay serve`, and waits until it serves."""
+        """Starts `relay serve` and waits until it serves."""
         process = self.begin(*arguments, limits=limits, **variables)
         self.url = await self.said(r"serving (http://\S+)")
         return process
 
     async def said(self, pattern: str) -> str:
-        """What the process says, as `Process.until`."""
+        """Waits for output of the process, as `Process.until`."""
         assert self.relay is not None
         return await asyncio.to_thread(self.relay.until, pattern)
 
@@ -85,46 +85,46 @@ class RelayWorld:
         self.relay.popen.send_signal(number)
 
     def hang_up(self) -> None:
-        """SIGHUP: the settings are to be read again."""
+        """Sends SIGHUP: reload the settings."""
         self.send(signal.SIGHUP)
 
     async def ended(self) -> int:
-        """Waits for the end of the process: its exit code."""
+        """Waits for the process to exit. Returns its exit code."""
         assert self.relay is not None
         return await asyncio.to_thread(self.relay.close)
 
     async def end(self, number: int = signal.SIGTERM) -> int:
-        """Ends it by a signal: its exit code."""
+        """Ends the process by a signal. Returns its exit code."""
         self.send(number)
         return await self.ended()
 
     async def refused(self, *arguments: str, limits: str = "", **variables: str) -> str:
-        """Starts `relay serve`, which must end with code 2 and one line: that line."""
+        """Starts `relay serve`, which must exit with code 2 and one line. Returns that line."""
         self.begin(*arguments, limits=limits, **variables)
         code, lines = await self.ended(), self.lines
         assert (code, len(lines)) == (2, 1), (code, lines)
         return lines[0]
 
     async def run(self, *arguments: str, **variables: str) -> tuple[int, list[str]]:
-        """Runs another command to its end."""
+        """Runs another command to completion."""
         process = self.start(*arguments, **{"RELAY_URL": self.url, **variables})
         return await asyncio.to_thread(process.close), process.lines
 
     @property
     def lines(self) -> list[str]:
-        """What it has said, as far as that was looked at; all of it once it has ended."""
+        """The output read so far; all of it once the process has exited."""
         return [] if self.relay is None else self.relay.lines
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """Its log lines of one event, once it has ended."""
+        """The log lines of one event, once the process has exited."""
         documents = [json.loads(line) for line in self.lines if line.startswith("{")]
         return [document for document in documents if document.get("event") == event]
 
     # --- the API
 
     async def call(self, method: str, path: str, document: Any = None, *, url: str = "") -> tuple[int, Any]:
-        """One request to the relay, or to `url`: status, and the answer's JSON, or its text where it is none."""
-        # The sandbox closes a kept connection after five seconds, perhaps just as it is used again.
+        """Sends a request to the relay, or to `url`. Returns the status and the JSON, or the text if it is not JSON."""
+        # The sandbox closes idle connections after five seconds, perhaps just as one is reused.
         headers = {"Connection": "close"} if url else None
         async with self.session.request(method, (url or self.url) + path, json=document, headers=headers) as response:
             text = await response.text()
@@ -137,7 +137,7 @@ class RelayWorld:
         return document
 
     async def subscribe(self, *types: str, **body: Any) -> dict[str, Any]:
-        """A subscription of the sink."""
+        """Subscribes the sink."""
         document = {"sink": self.sink_url, **({"types": types} if types else {}), **body}
         status, made = await self.call("POST", "/v1/subscriptions", document)
         assert status == 201, made
@@ -145,21 +145,21 @@ class RelayWorld:
         return answer
 
     async def upstream_job(self, **script: Any) -> str:
-        """A new job at the upstream: its id."""
+        """Makes a job at the upstream. Returns its id."""
         body = {"account": "test", "final": "succeeded", **AT_ONCE, **script}
         status, made = await self.call("POST", "/_sandbox/jobs", body, url=self.sandbox_url)
         assert status == 201, made
         return str(made["items"][0]["id"])
 
     async def job(self, **script: Any) -> str:
-        """A new job at the upstream that the relay tracks."""
+        """Makes a job at the upstream and tracks it."""
         job_id = await self.upstream_job(**script)
         status, made = await self.call("POST", "/v1/jobs", {"id": job_id})
         assert status == 201, made
         return job_id
 
     async def fault(self, kind: str, **body: Any) -> None:
-        """From now on requests to the upstream go wrong."""
+        """Makes upstream requests fail from now on."""
         document = {"kind": kind, "share": 1, **body}
         status, answer = await self.call("POST", "/_sandbox/faults", document, url=self.sandbox_url)
         assert status == 201, answer
@@ -167,12 +167,12 @@ class RelayWorld:
     # --- what came
 
     def kinds(self, subject: str) -> list[str]:
-        """The kinds of the events that the sink accepted about a job, each id once, in the order of their coming."""
+        """The kinds of a job's events that the sink accepted, each id once, in order of arrival."""
         seen = {event["id"]: event for event in self.received if event.get("subject") == subject}
         return [event["type"].rpartition(".")[2] for event in seen.values()]
 
     async def until(self, true: Callable[[], bool | Awaitable[bool]], what: str = "") -> None:
-        """Asks again and again, within a deadline."""
+        """Repeats a check until it holds, within a deadline."""
         latest = time.monotonic() + PATIENCE_SECONDS
         while True:
             answer = true()
@@ -182,7 +182,7 @@ class RelayWorld:
             await asyncio.sleep(POLL_AGAIN_SECONDS)
 
     async def until_ready(self) -> None:
-        """Until /readyz is 200."""
+        """Waits until /readyz is 200."""
 
         async def ready() -> bool:
             return (await self.call("GET", "/readyz"))[0] == 200
@@ -190,7 +190,7 @@ class RelayWorld:
         await self.until(ready, "it does not become ready")
 
     async def until_not_ready(self) -> None:
-        """Until /readyz is 503."""
+        """Waits until /readyz is 503."""
 
         async def not_ready() -> bool:
             return (await self.call("GET", "/readyz"))[0] == 503
@@ -198,7 +198,7 @@ class RelayWorld:
         await self.until(not_ready, "it stays ready")
 
     async def until_delivered(self, job_ids: Sequence[str], last: str = "succeeded") -> None:
-        """Until each job's last event has come; its events are in order, without a gap and each of one id."""
+        """Waits for each job's last event, and checks that its events are in order, without gaps or second ids."""
         await self.until(lambda: all(last in self.kinds(each) for each in job_ids), "not all of them come")
         for job_id in job_ids:
             events = {event["sequence"]: event["id"] for event in self.received if event.get("subject") == job_id}
@@ -211,7 +211,7 @@ class RelayWorld:
 
 @contextlib.asynccontextmanager
 async def open_relay_world(folder: Path, *, speed: float = SPEED) -> AsyncIterator[RelayWorld]:
-    """A sandbox and a sink that serve, and nothing started yet."""
+    """A running sandbox and sink; the relay is not started."""
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_sink = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
         await stack.enter_async_context(served(Sandbox(seed=1, speed=speed, rate_limit=None).app(), at_sandbox))
@@ -242,6 +242,6 @@ async def open_relay_world(folder: Path, *, speed: float = SPEED) -> AsyncIterat
 
 
 async def _end(world: RelayWorld) -> None:
-    """Ends the relay while the loop still serves what it waits for."""
+    """Ends the relay while the loop still serves its peers."""
     if world.relay is not None:
         await asyncio.to_thread(world.relay.end)

@@ -1,4 +1,4 @@
-"""A small relay on a real database with a fake clock, upstream and sink: what the simulation tests stand on."""
+"""A small relay on a real database with a fake clock, upstream and sink, for the simulation tests."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -56,7 +56,7 @@ class BoundKind:
 
 
 class World:
-    """The rooms of one account, joined."""
+    """The components of one account."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class World:
         source: Any = None,
         jobs: Any = None,
     ) -> None:
-        """`source` and `jobs`: another upstream, and another way to the store's jobs, than the usual ones."""
+        """`source` and `jobs` replace the scripted upstream and the store's jobs."""
         self.store, self.clock, self.sink = store, clock, sink
         self.jobs = jobs or store.jobs
         self.steady = FakeClock(0.0)
@@ -130,12 +130,12 @@ class World:
         )
 
     async def restart(self) -> None:
-        """Poller and dispatcher are lost with all that they remember; new ones know only the database."""
+        """Replaces poller and dispatcher, as a crash does."""
         self.dispatcher = self._new_dispatcher()
         await self.restart_poller()
 
     async def restart_poller(self, away_seconds: float = 0.0, learner: Learner | None = None) -> None:
-        """The poller is lost with all that it remembers, and one that knows only the database takes its place."""
+        """Replaces the poller, as a crash does."""
         self.clock.advance(away_seconds)
         self.learner = learner or NoLearner()
         self.poller = self._new_poller()
@@ -143,7 +143,7 @@ class World:
         await self.poller.load(states[0] if states else None)
 
     def another_poller(self) -> Poller:
-        """That of another node on the same database, which polls nothing yet."""
+        """The poller of another node on the same database, without the lease."""
         poller = self._new_poller()
         poller.holds = False
         return poller
@@ -175,14 +175,14 @@ class World:
         return registered.job.uid
 
     async def step(self, seconds: float = 1.0) -> None:
-        """Time passes; whatever is due then is looked at, recorded and delivered."""
+        """Advances the clock, and polls, records and delivers what is due."""
         self.clock.advance(seconds)
         await self.poller.run_once()
         await self.poller.drain()
         await self.deliver()
 
     async def deliver(self) -> None:
-        """Everything that is due is attempted."""
+        """Attempts every due delivery."""
         while await self.dispatcher.run_once() == 0 or self.dispatcher._tasks:
             await self.dispatcher.drain()
 
@@ -191,13 +191,13 @@ class World:
             await self.step(seconds)
 
     async def types(self) -> list[str]:
-        """The last words of every event's type, oldest first."""
+        """The last word of each event type, oldest first."""
         return [event.type.removeprefix("test.job.") for _, event in (await self.store.events.tail(0)).events]
 
 
 @contextmanager
 def crashing(world: World, step: str) -> Iterator[None]:
-    """Each delivery ends at this step as if the process had: `before_send`, `after_send` or `after_mark`."""
+    """Cuts each delivery off at a step, as a crash does: `before_send`, `after_send` or `after_mark`."""
     real_send, real_mark = world.sink.send, world.store.deliveries.record_attempt
 
     async def send(request: Any, *, timeout_seconds: float) -> Any:
@@ -222,7 +222,7 @@ def crashing(world: World, step: str) -> Iterator[None]:
 
 
 def seen(status: str, **values: Any) -> ScriptedPoll:
-    """An answer that shows a job in this status."""
+    """An observed poll with this status."""
     observation = Observation(status=status, observed_at=0.0, upstream={"status": status, **_plain(values)}, **values)
     return ScriptedPoll(observation=observation)
 

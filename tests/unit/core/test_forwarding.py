@@ -1,4 +1,4 @@
-"""What goes along with a request that is passed on, whose key it brings, and what an answer to a create proves."""
+"""Forwarding rules: headers, keys, paths, and what an answer to a create proves."""
 
 from collections.abc import Sequence
 from urllib.parse import unquote
@@ -31,7 +31,7 @@ NOT_FOR_THE_NEXT = HOP_BY_HOP | {b"host", b"expect", b"relay-metadata", b"relay-
 
 
 def is_within(kept: Sequence[Header], headers: Sequence[Header]) -> bool:
-    """Whether `kept` is `headers` without some of them, in the same order."""
+    """True if `kept` is a subsequence of `headers`."""
     rest = iter(headers)
     return all(header in rest for header in kept)
 

@@ -1,4 +1,4 @@
-"""What the recorder makes of transitions: the hint belongs to the attempt that the item's error is of."""
+"""Recorder: a hint belongs to the attempt that the item's error is about."""
 
 from typing import Any, cast
 

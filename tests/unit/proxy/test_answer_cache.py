@@ -1,4 +1,4 @@
-"""The answers that are kept of the jobs that callers read: which are there, and how much they take."""
+"""Answer cache: what it holds, and its size."""
 
 import pytest
 from hypothesis import given

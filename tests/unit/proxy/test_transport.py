@@ -1,4 +1,4 @@
-"""What is passed on comes whole: on real sockets, to the last byte."""
+"""Forwarded answers arrive complete, on real sockets."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ Answering = Callable[[], Awaitable[UpstreamResponse]]
 
 @pytest.fixture
 async def answering() -> AsyncIterator[Callable[[int], Answering]]:
-    """An upstream that says it answers with BODY, and sends so many bytes of it: what asks it once."""
+    """Serves BODY, cut after the given number of bytes; yields a function that requests it once."""
     transports: list[UpstreamTransport] = []
     servers: list[asyncio.Server] = []
 
@@ -57,7 +57,7 @@ async def test_unread_rest_of_a_long_answer_can_be_streamed(
 ) -> None:
     answer = await answering(len(BODY))()
     begun, is_whole = await answer.read(max_bytes)
-    gc.collect()  # an iterator that was left on the way would end now, and the answer with it
+    gc.collect()  # would close an abandoned iterator, and the answer with it
     await asyncio.sleep(0)
     rest = b"".join([part async for part in answer.body()])
     assert begun + rest == BODY

@@ -1,4 +1,4 @@
-"""Which answers are passed on whole: those of which nothing is still to come."""
+"""Answers that arrived completely with their head are forwarded as one buffer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +15,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 
 @asynccontextmanager
 async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) -> AsyncIterator[UpstreamTransport]:
-    """A transport to one that answers each request with these writes, a moment between them, and then closes."""
+    """A transport to a server that answers each request with these writes, a pause between them, and then closes."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Looks over real sockets: whatever the other side does, one bounded look and one verdict come of it."""
+"""Polls over real sockets: whatever the upstream does, each poll is bounded and has one result."""
 
 import asyncio
 import gzip
@@ -40,7 +40,7 @@ def client_of(base_url: str, **options: Any) -> UpstreamClient:
 
 @asynccontextmanager
 async def upstream(handler: Handler, **options: Any) -> AsyncIterator[UpstreamClient]:
-    """A client of a server that answers every request by `handler`."""
+    """A client of a server that answers with `handler`."""
     async with RawTestServer(handler) as server:
         client = client_of(str(server.make_url("/")), **options)
         try:
@@ -51,7 +51,7 @@ async def upstream(handler: Handler, **options: Any) -> AsyncIterator[UpstreamCl
 
 @asynccontextmanager
 async def raw_upstream(answer: Raw, **options: Any) -> AsyncIterator[UpstreamClient]:
-    """A client of a server that reads a request's head and then does as `answer` does with the connection."""
+    """A client of a server that reads a request's head and passes the connection to `answer`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -493,7 +493,7 @@ async def test_key_invalid_in_a_header_is_not_sent(key: str) -> None:
 
 
 async def test_poll_result_never_contains_the_key() -> None:
-    padding = "x" * 285  # the key begins just where texts are cut
+    padding = "x" * 285  # the key begins where texts are truncated
 
     async def handler(request: web.BaseRequest) -> web.Response:
         body = error_body(f"bad {KEY}", message=f"{padding}{KEY}", request_id=f"req {KEY}")

@@ -1,4 +1,4 @@
-"""The definition of Revor as data: it holds all that is documented, is checked when read, and no code repeats it."""
+"""Revor's definition covers what is documented, is validated when loaded, and is not repeated in code."""
 
 import re
 import shutil
@@ -333,7 +333,7 @@ RATE_LIMIT_HEADERS = re.compile(r"x-(?:user-)?ratelimit-", re.IGNORECASE)
 
 
 def program_files() -> list[Path]:
-    """The program's own files: all but the definitions and the sandbox, which plays the upstream."""
+    """The program's files except definitions and sandbox."""
     files = [path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*") if path.is_file()]
     return [
         path

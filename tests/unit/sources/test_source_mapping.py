@@ -1,4 +1,4 @@
-"""The upstream's answers in the relay's own words: the documented ones word for word, then whatever JSON can hold."""
+"""Mapping of upstream answers: the documented ones, then any JSON."""
 
 import json
 from pathlib import Path
