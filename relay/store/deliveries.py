@@ -228,7 +228,7 @@ def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: st
     if row.state == "blocked":
         return Conflict(f"delivery {delivery_id} waits for an earlier event of its job", code="delivery_waits")
     if row.lease_token is not None and row.due_at > now:
-        return Conflict(f"delivery {delivery_id} is being attempted just now", code="delivery_in_flight")
+        return Conflict(f"delivery {delivery_id} is being attempted", code="delivery_in_flight")
     if subscription is None:
         return Conflict(f"the subscription of delivery {delivery_id} was removed", code="subscription_removed")
     values: dict[str, Any] = {

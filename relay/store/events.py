@@ -91,7 +91,7 @@ class EventStore:
         last = await self._database.read(_last_from_elsewhere)
         if last is None:
             return
-        log.warning("restored_events", hint="from another PostgreSQL server; the node starts when they are adopted")
+        log.warning("restored_events", hint="from another PostgreSQL server; the node starts once they are adopted")
         after: int | None = 0
         while after is not None:
             after = await self._database.write(_reset_xids, (after, last))

@@ -90,9 +90,9 @@ def _is_of_a_value(error: Exception, original: BaseException) -> bool:
     """Whether the value itself is refused, so that a retry is useless: SQLSTATE 22, PostgreSQL's "data exception",
     or asyncpg's own error for values it cannot encode."""
     state = str(getattr(original, "sqlstate", None) or "")
-    told = str(original)
+    message = str(original)
     return (
         isinstance(error, DataError | sqlite3.DataError | sqlite3.InterfaceError)
         or state.startswith("22")
-        or "asyncpg.exceptions.DataError" in told
+        or "asyncpg.exceptions.DataError" in message
     )

@@ -114,8 +114,8 @@ class IntentStore:
         results = [False] * len(items)
         for place in sorted(range(len(items)), key=lambda place: items[place][0]):  # rows are locked in key order
             results[place] = run(connection, MARK_REPORTED, id=items[place][0]).rowcount > 0
-        told = [(event, None) for (_, event), is_new in zip(items, results, strict=True) if is_new]
-        self._outbox.insert(connection, told)
+        reported = [(event, None) for (_, event), is_new in zip(items, results, strict=True) if is_new]
+        self._outbox.insert(connection, reported)
         return results
 
     async def end(self, id: str) -> None:

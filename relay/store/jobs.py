@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Row
 from relay.core.job import Job, Observation, PlannedJob, deadline_after
 from relay.core.jsontext import dumps
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
-from relay.errors import Conflict, NotFound, StaleSequence
+from relay.errors import NotFound, StaleSequence
 from relay.store.attempt_results import ATTEMPTS
 from relay.store.database import Database
 from relay.store.group_commit import quick
@@ -103,12 +103,12 @@ ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "deadline_at", "last_error")}, 
 WHERE uid = :job_uid
 """
 ADVANCE_UNSEEN = f"""{_ADVANCE}, last_error = COALESCE(:last_error, last_error),
-  last_polled_at = COALESCE(:polled_at, last_polled_at), poll_count = poll_count + :looks
+  last_polled_at = COALESCE(:polled_at, last_polled_at), poll_count = poll_count + :polls
 WHERE uid = :job_uid
 """
 NOTE = f"""
 UPDATE jobs SET {_set("next_poll_at", "poll_step", "failure_count", "missing_count", "missing_since", "last_error")},
-  poll_count = poll_count + :looks, last_polled_at = COALESCE(:polled_at, last_polled_at)
+  poll_count = poll_count + :polls, last_polled_at = COALESCE(:polled_at, last_polled_at)
 WHERE uid = :job_uid AND closed_at IS NULL AND poll_count = COALESCE(:expected_poll_count, poll_count)
 """
 
@@ -263,7 +263,7 @@ def _advance_values(item: PollRecord) -> dict[str, Any]:
 
 def _unseen_values(item: PollRecord) -> dict[str, Any]:
     polled = item.outcome == "not_found"  # found by a poll; overdue is found without one
-    return {**_advance_values(item), "polled_at": item.now if polled else None, "looks": int(polled)}
+    return {**_advance_values(item), "polled_at": item.now if polled else None, "polls": int(polled)}
 
 
 def _seen_values(item: PollRecord, seen: Observation, state: _State) -> dict[str, Any]:
@@ -293,7 +293,7 @@ def _note(connection: Connection, items: Sequence[PollNote]) -> Sequence[None]:
                 "job_uid": note.job_uid,
                 "expected_poll_count": note.expected_poll_count,
                 "polled_at": note.polled_at,
-                "looks": int(note.polled_at is not None),
+                "polls": int(note.polled_at is not None),
                 "next_poll_at": note.next_poll_at,
                 "poll_step": note.poll_step,
                 "failure_count": note.failure_count,
@@ -416,13 +416,3 @@ def _page(
 ) -> Page[Job]:
     rows = connection.execute(page_statement(limit, before, status, open, source, account)).all()
     return page_of(rows, limit, job_from, lambda row: row.uid)
-
-
-def require_one(jobs: Sequence[Job], external_id: str) -> Job:
-    """The only job of that id. Raises NotFound, or Conflict `ambiguous_job`."""
-    if not jobs:
-        raise NotFound(f"no job {external_id} is tracked here", code="job_not_found")
-    if len(jobs) > 1:
-        where = ", ".join(f"?source={job.source}&account={job.account}" for job in jobs[:5])
-        raise Conflict(f"{len(jobs)} accounts have a job {external_id}: choose one by {where}", code="ambiguous_job")
-    return jobs[0]

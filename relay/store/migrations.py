@@ -61,7 +61,7 @@ def _let_shrink(url: str) -> None:
                 connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
                 connection.exec_driver_sql("VACUUM")
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot write the database {engine.url.database} anew: {_reason(error)}") from error
+        raise StoreError(f"cannot rewrite the database {engine.url.database}: {_reason(error)}") from error
     finally:
         engine.dispose()
 

@@ -49,7 +49,7 @@ NOTIFY_RETRY_SECONDS = 1.0
 TRANSACTION = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
 END_OF = text("SELECT pg_xact_status(CAST(CAST(:transaction AS text) AS xid8))")
 END_PAUSE_SECONDS = 0.05
-UNKNOWN_TRANSACTION = "22023"  # a replica that has not on_notice of it took over
+UNKNOWN_TRANSACTION = "22023"  # a replica that lacks the transaction took over
 
 log = structlog.get_logger("relay.store")
 

@@ -37,7 +37,7 @@ def postgres_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise SettingsError("database.url is no database URL: write it like postgresql://user@host/relay") from error
+        raise SettingsError("database.url is not a database URL: write it like postgresql://user@host/relay") from error
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise SettingsError(f"database.url: {parsed.drivername} is not supported here")
     return parsed.set(drivername="postgresql+asyncpg")
@@ -57,7 +57,7 @@ def make_engine(
     Raises SettingsError if the driver is not installed.
     """
     if find_spec("asyncpg") is None:
-        raise SettingsError("PostgreSQL needs one package more: pip install 'revor-relay[postgres]'")
+        raise SettingsError("PostgreSQL needs an extra package: pip install 'revor-relay[postgres]'")
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=partial(connect, url, statement_seconds),
@@ -103,10 +103,10 @@ def is_unavailable(error: Exception) -> bool:
         return True
     if sqlstate_of(error).startswith(UNAVAILABLE):
         return True
-    told = str(
+    message = str(
         getattr(error, "orig", type(error))
     )  # what asyncpg raises for a connection lost in the middle of an operation
-    return any(f"asyncpg.exceptions._base.{name}" in told for name in ("InterfaceError", "InternalClientError"))
+    return any(f"asyncpg.exceptions._base.{name}" in message for name in ("InterfaceError", "InternalClientError"))
 
 
 def as_ours(error: Exception) -> Exception:
@@ -114,7 +114,7 @@ def as_ours(error: Exception) -> Exception:
     if isinstance(error, SQLAlchemyError):
         return as_store_error(error)
     if is_unavailable(error):
-        made = StoreError(f"the database can not be reached: {reason_of(error)}")
+        made = StoreError(f"the database cannot be reached: {reason_of(error)}")
         made.__cause__ = error
         return made
     return error
@@ -146,7 +146,7 @@ async def scratch_database(url: str) -> AsyncIterator[str]:
         finally:
             await _outside_a_transaction(engine, f"DROP DATABASE {name} WITH (FORCE)")
     except (SQLAlchemyError, OSError) as error:
-        raise StoreError(f"no database can be made beside {shown(beside)}: {reason_of(error)}") from error
+        raise StoreError(f"cannot create a database beside {shown(beside)}: {reason_of(error)}") from error
     finally:
         await engine.dispose()
 

@@ -59,7 +59,7 @@ class AsyncWriter:
         await self._places.acquire()
         if self._task is None or self._closing:
             self._places.release()
-            raise StoreError("the database is closing: nothing more is written")
+            raise StoreError("the database is closing: no more writes are accepted")
         waiting = Waiting(batch, item, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._wake.set()
@@ -116,7 +116,7 @@ class AsyncWriter:
                 self.item_count += len(group)
                 return
         for waiting in group:
-            waiting.result = StoreError(f"the database can not be written: {self.trouble}")
+            waiting.result = StoreError(f"the database cannot be written: {self.trouble}")
 
     def _waits(self, error: Exception) -> bool:
         """Records the trouble. Returns whether the group should be tried again."""

@@ -50,5 +50,5 @@ def _touch(connection: Connection, items: Sequence[None]) -> Sequence[None]:
     else:
         read_only = connection.exec_driver_sql("SELECT current_setting('transaction_read_only')").scalar_one()
         if read_only == "on":
-            raise StoreError("the database can only be read: it is a replica, or was made read-only")
+            raise StoreError("the database is read-only: it is a replica, or was set read-only")
     return [None] * len(items)

@@ -42,13 +42,13 @@ def sqlite_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise SettingsError("database.url is no database URL: write it like sqlite:///relay.db") from error
+        raise SettingsError("database.url is not a database URL: write it like sqlite:///relay.db") from error
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise SettingsError(
             f"database.url: {parsed.drivername} is not supported here: write it like sqlite:///relay.db"
         )
     if "\N{REPLACEMENT CHARACTER}" in parsed.database:
-        raise SettingsError("database.url: a percent sign in a path is written %25, as in every URL")
+        raise SettingsError("database.url: write a percent sign in a path as %25")
     return parsed.set(drivername="sqlite")
 
 

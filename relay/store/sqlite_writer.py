@@ -99,7 +99,7 @@ class Writer:
                     loop.call_soon(self._take_turn)
         if not accepted:
             self._places.release()
-            raise StoreError("the database is closing: nothing more is written")
+            raise StoreError("the database is closing: no more writes are accepted")
         result: Result = await waiting.future
         return result
 

@@ -122,7 +122,7 @@ async def test_kept_answers_are_encrypted(client, world, tmp_path):
 
 
 async def refuse(*_arguments):
-    raise StoreError("the database can not be reached")
+    raise StoreError("the database cannot be reached")
 
 
 async def test_the_key_of_a_request_that_a_crash_cut_off_works_again_soon(client, world):

@@ -186,7 +186,7 @@ async def test_writes_wait_while_the_server_is_away_and_the_reason_is_said(
     await until(lambda: store.database.trouble is not None)
     assert store.database.trouble
     assert "\n" not in store.database.trouble
-    with pytest.raises(StoreError, match="can not be reached"):
+    with pytest.raises(StoreError, match="cannot be reached"):
         await store.jobs.get(uid)
     assert not task.done()
     await aside(server.start)

@@ -67,7 +67,7 @@ async def test_its_database_is_a_new_file_or_a_new_one_beside_that_of_postgresql
     with pytest.raises(UsageError, match="--database is for PostgreSQL"):
         async with demo_database(Plan(database="sqlite:///x.db"), tmp_path):
             pass
-    with pytest.raises(StoreError, match="no database can be made beside"):
+    with pytest.raises(StoreError, match="cannot create a database beside"):
         async with demo_database(Plan(database="postgresql://hidden:hidden@127.0.0.1:1/x"), tmp_path):
             pass
 
