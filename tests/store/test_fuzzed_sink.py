@@ -262,7 +262,7 @@ async def play(world: World, url: str, sink: RawSink, number: int, case: Case) -
     await store.subscriptions.remove(name, world.clock())
 
 
-async def test_whatever_a_sink_answers_is_recorded_and_the_next_event_goes_out(store: Store) -> None:
+async def test_any_sink_response_is_recorded_and_the_next_event_is_sent(store: Store) -> None:
     clock = FakeClock(time.time())
     policy = GuardPolicy.development()
     async with open_sink() as (sink, url), Sender(policy, clock=clock) as sender:

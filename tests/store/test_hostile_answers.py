@@ -58,9 +58,7 @@ async def kept(world: World) -> list[tuple[str, tuple[Attempt, ...]]]:
         {"timings": None},
     ],
 )
-async def test_a_value_that_no_row_can_hold_costs_an_attempt_its_details_only(
-    store: Store, odd: dict[str, Any]
-) -> None:
+async def test_value_that_no_row_can_hold_drops_only_the_attempts_details(store: Store, odd: dict[str, Any]) -> None:
     """As if one had come past the edge, where text is made text that can be stored."""
     world = world_of(store)
     world.sink.answers = deque([answer(**odd)])
@@ -76,7 +74,7 @@ async def test_a_value_that_no_row_can_hold_costs_an_attempt_its_details_only(
 
 @pytest.mark.parametrize("reason", [NUL, HALF, "x" * 100_000], ids=["nul", "half", "long"])
 @pytest.mark.parametrize("verdict", ["delivered", "dead", "disable"])
-async def test_a_kind_may_quote_anything_of_an_answer(
+async def test_sink_kind_may_quote_any_part_of_a_response(
     store: Store, monkeypatch: pytest.MonkeyPatch, reason: str, verdict: str
 ) -> None:
     world = world_of(store)
@@ -99,7 +97,7 @@ async def test_a_kind_may_quote_anything_of_an_answer(
 
 
 @pytest.mark.parametrize("status", [200, 410, 500])
-async def test_a_kind_that_can_not_judge_an_answer_leaves_it_to_the_rules_of_http(
+async def test_sink_kind_that_fails_to_classify_a_response_falls_back_to_http_rules(
     store: Store, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     def classify(*_: Any) -> Any:
@@ -119,7 +117,7 @@ async def test_a_kind_that_can_not_judge_an_answer_leaves_it_to_the_rules_of_htt
         assert [state for state, _ in found] == ["delivered"] * 2
 
 
-async def test_a_kind_that_can_not_render_an_event_makes_a_failed_attempt(
+async def test_sink_kind_that_fails_to_render_an_event_records_a_failed_attempt(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def render(*_: Any) -> Any:
@@ -140,7 +138,7 @@ async def test_a_kind_that_can_not_render_an_event_makes_a_failed_attempt(
     assert [state for state, _ in await kept(world)] == ["delivered"] * 2
 
 
-async def test_a_mark_that_can_not_be_written_spoils_no_other_of_its_group(store: Store) -> None:
+async def test_result_that_cannot_be_written_fails_no_other_of_its_group(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", types=("relay.source.down",)))
     for _ in range(4):
         await store.events.record(relay_event())

@@ -81,7 +81,7 @@ async def taken(store: Store) -> tuple[int, bool]:
     return len(await claim(store, "sub_1")), await store.accounts.hold("revor", "default", "other", NOW, NOW + 10)
 
 
-async def test_what_a_dead_node_held_is_free_at_once_and_before_that_nothing(
+async def test_leases_of_a_dead_node_are_released_at_once_and_not_before(
     store: Store, other: Store, database_url: str
 ) -> None:
     async with bound(database_url) as life:
@@ -96,7 +96,7 @@ async def test_what_a_dead_node_held_is_free_at_once_and_before_that_nothing(
     assert (await deliveries(other))[0]["attempt_count"] == 0
 
 
-async def test_each_of_two_nodes_that_ask_at_once_finds_the_dead_one(
+async def test_two_nodes_that_check_at_once_both_find_the_dead_one(
     store: Store, other: Store, database_url: str
 ) -> None:
     async with bound(database_url) as life:
@@ -108,7 +108,7 @@ async def test_each_of_two_nodes_that_ask_at_once_finds_the_dead_one(
 
 
 @pytest.mark.parametrize("name", ["0123456789abcdef", "0123456789abcdef@1", "0123456789abcdef@", "100%@_"])
-async def test_a_name_that_this_start_of_the_server_knows_nothing_of_keeps_its_leases(store: Store, name: str) -> None:
+async def test_name_of_an_earlier_server_start_keeps_its_leases(store: Store, name: str) -> None:
     """One that was never bound, and one whose lock went with the server before this one."""
     await hold_everything(store, name)
     assert await store.holders.bound() == []
@@ -116,7 +116,7 @@ async def test_a_name_that_this_start_of_the_server_knows_nothing_of_keeps_its_l
     assert await taken(store) == (0, False)
 
 
-async def test_what_a_dead_node_commits_after_its_death_is_found_the_next_time(store: Store, database_url: str) -> None:
+async def test_lease_committed_after_a_nodes_death_is_released_next_time(store: Store, database_url: str) -> None:
     async with bound(database_url) as life:
         await hold_everything(store, life.name)
     await found_dead(store, life.name)
@@ -128,7 +128,7 @@ async def test_what_a_dead_node_commits_after_its_death_is_found_the_next_time(s
     assert len(await claim(store, "sub_1")) == 2
 
 
-async def test_what_a_released_delivery_was_sent_for_is_not_marked_by_the_dead_node(store: Store) -> None:
+async def test_dead_node_records_no_result_for_a_released_delivery(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.jobs.record(poll(await track(store), 0, "queued"))
     (one,) = await claim(store, "sub_1", lease=lease(token="dead.1"))
@@ -140,14 +140,14 @@ async def test_what_a_released_delivery_was_sent_for_is_not_marked_by_the_dead_n
     ]
 
 
-async def test_a_node_that_stops_gives_up_its_accounts_and_replays_and_no_delivery(store: Store) -> None:
+async def test_stopping_node_releases_its_accounts_and_replays_but_no_delivery(store: Store) -> None:
     await hold_everything(store, "one")
     await store.holders.release_accounts(["one"])
     assert await store.replays.due("other", NOW) == []  # nothing to do, and nobody has it
     assert await taken(store) == (0, True)
 
 
-async def test_a_node_keeps_an_account_over_its_names(store: Store, other: Store) -> None:
+async def test_node_keeps_an_account_across_its_names(store: Store, other: Store) -> None:
     assert await store.accounts.hold("revor", "default", "first", NOW, NOW + 10)
     assert not await other.accounts.hold("revor", "default", "second", NOW, NOW + 10)
     assert await store.accounts.hold("revor", "default", "second", NOW, NOW + 10, ("zero", "first"))
@@ -193,7 +193,7 @@ class Told:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def test_a_node_that_listens_has_a_name_until_its_connection_ends(store: Store, other: Store) -> None:
+async def test_listening_node_has_a_bound_name_until_its_connection_ends(store: Store, other: Store) -> None:
     told = Told(store)
     await told.listening()
     (name,) = told.names
@@ -206,9 +206,7 @@ async def test_a_node_that_listens_has_a_name_until_its_connection_ends(store: S
     await found_dead(other, name)
 
 
-async def test_a_node_whose_listening_connection_is_ended_by_the_server_knows_at_once(
-    store: Store, other: Store
-) -> None:
+async def test_node_notices_at_once_that_the_server_ended_its_listening_connection(store: Store, other: Store) -> None:
     told = Told(store)
     await told.listening()
     await other.database.read(terminate_listeners)
@@ -224,7 +222,7 @@ def terminate_listeners(connection: Any) -> None:
     ).all()
 
 
-async def test_behind_a_pooler_a_node_has_no_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_node_behind_a_pooler_has_no_bound_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pooler tells a process id of its own: its connection to the server outlives ours."""
     import asyncpg
 
@@ -235,7 +233,7 @@ async def test_behind_a_pooler_a_node_has_no_name(store: Store, monkeypatch: pyt
     assert told.names == []
 
 
-def test_a_holder_knows_the_names_that_it_has_lost() -> None:
+def test_holder_remembers_its_lost_names() -> None:
     holder = Holder("first")
     holder.rename("second@1")
     assert (holder.name, holder.names) == ("second@1", ("first", "second@1"))

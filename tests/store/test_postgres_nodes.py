@@ -119,7 +119,7 @@ async def blocked(store: Store, count: int = 1) -> None:
 # --- claims and marks
 
 
-async def test_a_node_that_starts_leaves_the_leases_and_requests_of_others_alone(
+async def test_starting_node_leaves_leases_and_requests_of_others_alone(
     store: Store, open_again: Callable[..., Awaitable[Store]]
 ) -> None:
     await store.subscriptions.create(subscription("sub_1"))
@@ -145,7 +145,7 @@ async def test_claims_at_the_same_time_never_take_the_same_delivery(store: Store
     assert len(ids) + len(rest) == 300 == len({*ids, *rest})
 
 
-async def test_a_claim_passes_over_what_another_is_taking(store: Store, other: Store) -> None:
+async def test_claim_skips_rows_locked_by_another_claim(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     for nth in range(4):
         await store.jobs.record(poll(await track(store, f"job {nth}"), 0, "queued"))
@@ -157,7 +157,7 @@ async def test_a_claim_passes_over_what_another_is_taking(store: Store, other: S
     assert not {one.id for one in mine} & {one.id for one in second}
 
 
-async def test_a_mark_under_a_lease_that_another_node_has_taken_over_is_refused(store: Store, other: Store) -> None:
+async def test_result_under_a_lease_that_another_node_took_over_is_refused(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.jobs.record(poll(await track(store), 0, "queued", "running"))
     (late,) = await claim(store, "sub_1", now=NOW)
@@ -171,7 +171,7 @@ async def test_a_mark_under_a_lease_that_another_node_has_taken_over_is_refused(
     assert (await counts(store))["attempts"] == 1
 
 
-async def test_of_two_marks_of_one_delivery_at_once_one_is_kept(store: Store, other: Store) -> None:
+async def test_one_of_two_concurrent_results_of_a_delivery_is_kept(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     for nth in range(ROUNDS):
         await store.jobs.record(poll(await track(store, f"job {nth}"), 0, "queued"))
@@ -183,7 +183,7 @@ async def test_of_two_marks_of_one_delivery_at_once_one_is_kept(store: Store, ot
     assert (await counts(store))["attempts"] == ROUNDS
 
 
-async def test_a_delivery_that_is_just_taken_is_not_asked_for_again_by_hand(store: Store, other: Store) -> None:
+async def test_delivery_being_claimed_cannot_be_retried_manually(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.jobs.record(poll(await track(store), 0, "queued"))
     (row,) = await deliveries(store)
@@ -200,9 +200,7 @@ async def test_a_delivery_that_is_just_taken_is_not_asked_for_again_by_hand(stor
 
 
 @pytest.mark.parametrize("first", ["record", "mark"])
-async def test_a_follower_recorded_while_its_head_ends_is_never_stranded(
-    store: Store, other: Store, first: str
-) -> None:
+async def test_follower_recorded_while_its_head_ends_is_promoted(store: Store, other: Store, first: str) -> None:
     """Each waits for the other's commit, and then sees what it wrote."""
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
@@ -224,7 +222,7 @@ async def test_a_follower_recorded_while_its_head_ends_is_never_stranded(
     assert await store.upkeep.promote_heads(NOW) == (0, (uid, "sub_1", ROUNDS + 1))
 
 
-async def test_followers_are_never_stranded_however_it_happens(store: Store, other: Store) -> None:
+async def test_no_interleaving_leaves_a_follower_blocked(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uids = [await track(store, f"job {n}") for n in range(4)]
 
@@ -261,7 +259,7 @@ async def test_a_new_subscription_is_matched_by_the_next_event_on_another_node(s
         }
 
 
-async def test_a_change_on_one_node_is_told_on_the_other(store: Store, other: Store) -> None:
+async def test_change_on_one_node_is_noticed_on_the_other(store: Store, other: Store) -> None:
     await other.events.record(relay_event())
     version = other.subscriptions.version
     await store.subscriptions.create(subscription("sub_1"))
@@ -269,7 +267,7 @@ async def test_a_change_on_one_node_is_told_on_the_other(store: Store, other: St
     assert other.subscriptions.version > version
 
 
-async def test_a_callback_that_one_node_makes_gets_what_another_records(store: Store, other: Store) -> None:
+async def test_callback_created_on_one_node_gets_events_recorded_on_another(store: Store, other: Store) -> None:
     await other.events.record(relay_event())
     for nth, node in enumerate((store, store, other, store)):
         callback = await node.subscriptions.callback_for(f"https://callback.example/{nth}", new_id("sub", NOW), NOW)
@@ -282,7 +280,7 @@ async def test_a_callback_that_one_node_makes_gets_what_another_records(store: S
         await recorder.events.record(relay_event())  # which now knows that there is none
 
 
-async def test_a_change_that_was_found_in_a_write_which_failed_is_told_all_the_same(store: Store, other: Store) -> None:
+async def test_change_found_in_a_failed_write_is_still_noticed(store: Store, other: Store) -> None:
     await other.events.record(relay_event())
     version = other.subscriptions.version
     await store.subscriptions.create(subscription("sub_1"))
@@ -297,7 +295,7 @@ async def test_a_change_that_was_found_in_a_write_which_failed_is_told_all_the_s
     assert other.subscriptions.version > version
 
 
-async def test_a_subscription_and_an_event_at_once_make_one_delivery_or_none(store: Store, other: Store) -> None:
+async def test_subscription_and_event_created_at_once_make_one_delivery_or_none(store: Store, other: Store) -> None:
     """With `start_at` the past is delivered too: so there is exactly one, whoever was first."""
     uid = await track(store)
     for nth in range(ROUNDS):
@@ -311,9 +309,7 @@ async def test_a_subscription_and_an_event_at_once_make_one_delivery_or_none(sto
     assert len(found) == len(set(found)) == ROUNDS * ROUNDS
 
 
-async def test_an_event_recorded_while_its_subscription_is_removed_leaves_nothing_to_send(
-    store: Store, other: Store
-) -> None:
+async def test_event_recorded_while_its_subscription_is_removed_leaves_nothing_open(store: Store, other: Store) -> None:
     uid = await track(store)
     for nth in range(5):
         await store.subscriptions.create(subscription(f"sub_{nth}"))
@@ -326,7 +322,7 @@ async def test_an_event_recorded_while_its_subscription_is_removed_leaves_nothin
     assert await states(store) == ["cancelled"] * 5
 
 
-async def test_a_follower_recorded_while_its_subscription_is_removed_is_cancelled_with_its_head(
+async def test_follower_recorded_while_its_subscription_is_removed_is_cancelled_with_its_head(
     store: Store, other: Store
 ) -> None:
     await store.subscriptions.create(subscription("sub_1"))
@@ -342,7 +338,7 @@ async def test_a_follower_recorded_while_its_subscription_is_removed_is_cancelle
 
 
 @pytest.mark.parametrize("end", ["delivered", "dead"])
-async def test_a_follower_promoted_while_its_subscription_is_removed_is_cancelled(
+async def test_follower_promoted_while_its_subscription_is_removed_is_cancelled(
     store: Store, other: Store, end: str
 ) -> None:
     await store.subscriptions.create(subscription("sub_1"))
@@ -358,7 +354,7 @@ async def test_a_follower_promoted_while_its_subscription_is_removed_is_cancelle
     assert not (await other.deliveries.record_attempt(result_of(marked.next[0]))).kept
 
 
-async def test_a_retry_by_hand_of_what_is_for_a_subscription_that_is_being_removed_is_refused_or_cancelled(
+async def test_manual_retry_while_the_subscription_is_removed_is_refused_or_cancelled(
     store: Store, other: Store
 ) -> None:
     await store.subscriptions.create(subscription("sub_1"))
@@ -372,7 +368,7 @@ async def test_a_retry_by_hand_of_what_is_for_a_subscription_that_is_being_remov
     assert await states(store) == ["cancelled"]
 
 
-async def test_retries_by_hand_of_one_job_at_once_keep_its_order(store: Store, other: Store) -> None:
+async def test_concurrent_manual_retries_of_one_job_keep_its_order(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.jobs.record(poll(await track(store), 0, "queued", "running"))
     first, second = await deliver_all(store, "sub_1")
@@ -387,7 +383,7 @@ async def test_retries_by_hand_of_one_job_at_once_keep_its_order(store: Store, o
 
 
 @pytest.mark.parametrize("who", ["a subscription from the earliest event on", "a callback added to its job"])
-async def test_retention_keeps_an_event_that_a_new_receiver_is_about_to_get(
+async def test_retention_keeps_an_event_that_a_new_subscription_is_about_to_get(
     store: Store, other: Store, who: str
 ) -> None:
     uid = await track(store, "a")
@@ -405,9 +401,7 @@ async def test_retention_keeps_an_event_that_a_new_receiver_is_about_to_get(
     assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1]
 
 
-async def test_a_job_that_is_purged_takes_the_deliveries_of_a_new_subscription_with_it(
-    store: Store, other: Store
-) -> None:
+async def test_purging_a_job_deletes_deliveries_of_a_concurrent_new_subscription(store: Store, other: Store) -> None:
     uid = await track(store, "a")
     await store.jobs.record(poll(uid, 0, "queued"))
     async with uncommitted(other, other.subscriptions.create(subscription("sub_1", start_at=0.0))) as made:
@@ -419,7 +413,7 @@ async def test_a_job_that_is_purged_takes_the_deliveries_of_a_new_subscription_w
     assert (left["jobs"], left["events"], left["deliveries"]) == (0, 0, 0)
 
 
-async def test_a_callback_url_has_one_subscription_however_many_ask(store: Store, other: Store) -> None:
+async def test_callback_url_gets_one_subscription_under_concurrent_requests(store: Store, other: Store) -> None:
     for nth in range(ROUNDS):
         url = f"https://callback.example/{nth}"
         ids = await asyncio.gather(
@@ -430,7 +424,7 @@ async def test_a_callback_url_has_one_subscription_however_many_ask(store: Store
     assert (await counts(store))["subscriptions"] == ROUNDS
 
 
-async def test_a_callback_added_while_events_are_recorded_gets_each_of_them_once(store: Store, other: Store) -> None:
+async def test_callback_added_while_events_are_recorded_gets_each_once(store: Store, other: Store) -> None:
     callback = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
     for nth in range(ROUNDS):
         uid = await track(store, f"job {nth}")
@@ -446,7 +440,7 @@ async def test_a_callback_added_while_events_are_recorded_gets_each_of_them_once
 # --- jobs
 
 
-async def test_registrations_of_the_same_jobs_at_once_make_one_of_each(store: Store, other: Store) -> None:
+async def test_concurrent_registrations_of_the_same_jobs_create_each_once(store: Store, other: Store) -> None:
     for nth in range(ROUNDS):
         names = [f"job {nth} {n}" for n in range(10)]
         mine = [registration(name) for name in names]
@@ -459,7 +453,7 @@ async def test_registrations_of_the_same_jobs_at_once_make_one_of_each(store: St
     assert (await counts(store))["jobs"] == 10 * ROUNDS
 
 
-async def test_a_lone_registration_that_comes_second_finds_the_job(store: Store, other: Store) -> None:
+async def test_second_of_two_concurrent_registrations_finds_the_job(store: Store, other: Store) -> None:
     async with uncommitted(store, store.jobs.register(registration("a job"))) as first:
         second = asyncio.ensure_future(other.jobs.register(registration("a job", metadata={"a": 1})))
         await blocked(store)
@@ -469,7 +463,7 @@ async def test_a_lone_registration_that_comes_second_finds_the_job(store: Store,
     assert found.job.uid == made.job.uid
 
 
-async def test_of_two_records_of_one_sequence_one_is_stale(store: Store, other: Store) -> None:
+async def test_second_record_of_one_sequence_is_stale(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     for nth in range(ROUNDS):
@@ -481,7 +475,7 @@ async def test_of_two_records_of_one_sequence_one_is_stale(store: Store, other: 
     assert len(await deliveries(store)) == ROUNDS
 
 
-async def test_a_job_that_is_purged_while_an_event_is_recorded_leaves_nothing(store: Store, other: Store) -> None:
+async def test_purging_a_job_while_an_event_is_recorded_leaves_nothing(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     async with uncommitted(other, other.jobs.record(poll(uid, 0, "running"))) as recording:
@@ -495,7 +489,7 @@ async def test_a_job_that_is_purged_while_an_event_is_recorded_leaves_nothing(st
         await other.jobs.purge(uid)
 
 
-async def test_opposite_orders_do_not_stop_each_other(store: Store, other: Store) -> None:
+async def test_opposite_lock_orders_do_not_block_each_other(store: Store, other: Store) -> None:
     """Groups of each node touch the same jobs, in opposite orders and in every way."""
     await store.subscriptions.create(subscription("sub_1"))
     names = [f"job {n}" for n in range(20)]
@@ -522,7 +516,7 @@ async def test_opposite_orders_do_not_stop_each_other(store: Store, other: Store
     assert (await counts(store))["events"] == 4 * len(names)
 
 
-async def test_a_deadlock_is_tried_again(store: Store, other: Store) -> None:
+async def test_deadlock_is_retried(store: Store, other: Store) -> None:
     uids = [await track(store, f"job {n}") for n in range(2)]
     waiting = [asyncio.Event(), asyncio.Event()]
     update = text("UPDATE jobs SET weight = weight + 1 WHERE uid = :uid")
@@ -544,7 +538,7 @@ async def test_a_deadlock_is_tried_again(store: Store, other: Store) -> None:
     assert {row["weight"] for row in await rows(store, "SELECT weight FROM jobs")} == {3.0}
 
 
-async def test_a_key_that_stays_taken_is_said_to_the_caller_and_to_no_other(store: Store) -> None:
+async def test_lasting_key_conflict_fails_only_its_own_caller(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     results = await together(
         store, store.subscriptions.create(subscription("sub_1")), store.jobs.register(registration("a job"))
@@ -586,7 +580,7 @@ async def foreign_transaction(store: Store) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def test_a_stream_is_told_that_an_open_transaction_hides_later_events(store: Store) -> None:
+async def test_stream_knows_that_an_open_transaction_hides_later_events(store: Store) -> None:
     beginning = await store.events.newest_position()
     shown, hidden = relay_event(subject="shown"), relay_event(subject="hidden")
     await store.events.record(shown)
@@ -637,7 +631,7 @@ async def test_a_stream_of_many_nodes_skips_nothing_and_repeats_nothing(store: S
 # --- requests and accounts
 
 
-async def test_of_a_request_that_both_nodes_begin_at_once_one_is_new(store: Store, other: Store) -> None:
+async def test_request_begun_on_both_nodes_at_once_is_new_on_one(store: Store, other: Store) -> None:
     for nth in range(ROUNDS):
         answers = await asyncio.gather(
             *(node.idempotency.begin(f"key {nth}", "digest", "holder", NOW, 0.0) for node in (store, other))
@@ -667,7 +661,7 @@ async def test_an_account_is_polled_by_one_node_at_a_time(store: Store, other: S
 
 
 @pytest.mark.parametrize("seconds", [60.0, -60.0])
-async def test_a_node_whose_clock_is_set_takes_nothing_of_others_and_loses_nothing_of_its_own(
+async def test_node_whose_clock_changes_takes_no_lease_of_others_and_loses_none(
     store: Store, other: Store, seconds: float
 ) -> None:
     clock, set_clock = store.clock(wall_clock), other.clock(wall_clock)
@@ -691,7 +685,7 @@ async def test_a_node_whose_clock_is_set_takes_nothing_of_others_and_loses_nothi
     assert await take(store, "one", clock(), "b") == (0, False)
 
 
-async def test_a_group_that_waits_holds_up_no_other_node(store: Store, other: Store) -> None:
+async def test_waiting_group_does_not_block_other_nodes(store: Store, other: Store) -> None:
     async with held_writer(store):
         task = asyncio.ensure_future(store.jobs.register(registration("held")))
         async with asyncio.timeout(10):
@@ -701,7 +695,7 @@ async def test_a_group_that_waits_holds_up_no_other_node(store: Store, other: St
     assert (await task).created
 
 
-async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_it(store: Store, other: Store) -> None:
+async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(4)]
     await store.jobs.register_many(batch)
@@ -745,7 +739,7 @@ async def test_of_two_nodes_one_probes_a_disabled_subscription_and_one_enables_i
 # --- retention
 
 
-async def test_one_node_deletes_at_a_time_and_no_other_waits_for_it(store: Store, other: Store) -> None:
+async def test_one_node_runs_retention_at_a_time_and_others_do_not_wait(store: Store, other: Store) -> None:
     for nth in range(2):
         uid = await track(store, f"job {nth}")
         await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
@@ -755,7 +749,7 @@ async def test_one_node_deletes_at_a_time_and_no_other_waits_for_it(store: Store
     assert (await counts(other))["events"] == 0
 
 
-async def test_what_is_asked_for_by_hand_while_it_would_be_deleted_stays(store: Store, other: Store) -> None:
+async def test_event_retried_manually_during_its_deletion_stays(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.jobs.record(poll(await track(store), 0, "succeeded", outcome="succeeded"))
     (one,) = await deliver_all(store, "sub_1")
@@ -769,7 +763,7 @@ async def test_what_is_asked_for_by_hand_while_it_would_be_deleted_stays(store: 
     assert (await counts(store))["attempts"] == 1
 
 
-async def test_the_callback_of_what_is_asked_for_by_hand_while_it_would_be_deleted_stays(
+async def test_callback_whose_delivery_is_retried_manually_during_its_deletion_stays(
     store: Store, other: Store
 ) -> None:
     made = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)

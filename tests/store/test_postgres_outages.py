@@ -155,7 +155,7 @@ async def traffic(store: Store) -> AsyncIterator[Traffic]:
     await made.end()
 
 
-async def test_connections_that_are_killed_cost_nobody_a_write(server: PostgresServer, store: Store) -> None:
+async def test_killed_connections_lose_no_write(server: PostgresServer, store: Store) -> None:
     async with traffic(store) as running:
         for _ in range(6):
             await aside(server.execute, KILL)
@@ -164,9 +164,7 @@ async def test_connections_that_are_killed_cost_nobody_a_write(server: PostgresS
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate", "kill"])
-async def test_a_restart_in_the_middle_of_writes_costs_nobody_a_write(
-    server: PostgresServer, store: Store, mode: Any
-) -> None:
+async def test_server_restart_during_writes_loses_no_write(server: PostgresServer, store: Store, mode: Any) -> None:
     async with traffic(store) as running:
         if mode == "kill":
             await aside(server.kill)
@@ -177,7 +175,7 @@ async def test_a_restart_in_the_middle_of_writes_costs_nobody_a_write(
     assert running.refused == 0
 
 
-async def test_writes_wait_while_the_server_is_away_and_the_reason_is_said(
+async def test_writes_wait_while_the_server_is_unreachable_and_the_reason_is_reported(
     server: PostgresServer, store: Store
 ) -> None:
     uid = await track(store)
@@ -195,7 +193,7 @@ async def test_writes_wait_while_the_server_is_away_and_the_reason_is_said(
     assert [event.sequence for event in await store.events.of_job(uid)] == [1]
 
 
-async def test_patience_ends_and_the_next_write_does_not_wait_again(
+async def test_write_after_a_timeout_does_not_wait_again(
     server: PostgresServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_writer, "PATIENCE_SECONDS", 0.2)
@@ -215,7 +213,7 @@ async def test_patience_ends_and_the_next_write_does_not_wait_again(
     assert (await track(store)).startswith("job_")
 
 
-async def test_closing_does_not_wait_for_a_server_that_is_away(server: PostgresServer, url: str) -> None:
+async def test_close_does_not_wait_for_an_unreachable_server(server: PostgresServer, url: str) -> None:
     store = await open_store(url, ReversingCipher(), now=NOW)
     await aside(server.stop)
     task = asyncio.ensure_future(store.jobs.register(registration("a job")))
@@ -226,14 +224,14 @@ async def test_closing_does_not_wait_for_a_server_that_is_away(server: PostgresS
         await task
 
 
-async def test_a_server_that_is_away_at_the_start_is_one_line(server: PostgresServer, url: str) -> None:
+async def test_unreachable_server_at_start_is_reported_in_one_line(server: PostgresServer, url: str) -> None:
     await aside(server.stop)
     with pytest.raises(StoreError, match="cannot read the database") as refused:
         await open_store(url, ReversingCipher(), now=NOW)
     assert "\n" not in str(refused.value)
 
 
-async def test_a_replica_is_read_and_waited_for(server: PostgresServer, store: Store) -> None:
+async def test_replica_is_read_while_writes_wait(server: PostgresServer, store: Store) -> None:
     """As after a failover to a server that has not been promoted yet: it takes reads and no writes."""
     uid = await track(store)
     await aside(server.execute, "ALTER DATABASE relay SET default_transaction_read_only = on")
@@ -250,7 +248,7 @@ async def test_a_replica_is_read_and_waited_for(server: PostgresServer, store: S
     assert [event.sequence for event in await store.events.of_job(uid)] == [1]
 
 
-async def test_a_server_without_a_connection_left_is_waited_for(server: PostgresServer, store: Store) -> None:
+async def test_writes_wait_for_a_server_without_free_connections(server: PostgresServer, store: Store) -> None:
     uid = await track(store)
     others: list[Any] = []
     await aside(server.execute, KILL)
@@ -268,9 +266,7 @@ async def test_a_server_without_a_connection_left_is_waited_for(server: Postgres
     assert store.database.trouble is None
 
 
-async def test_a_pool_that_is_all_in_use_is_waited_for_then_named(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_exhausted_pool_is_reported_after_a_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     going = True
 
     def busy(connection: Connection) -> None:
@@ -291,7 +287,7 @@ async def test_a_pool_that_is_all_in_use_is_waited_for_then_named(
     assert await store.jobs.get(uid) is not None
 
 
-async def test_the_first_read_after_a_lost_connection_is_answered(server: PostgresServer, store: Store) -> None:
+async def test_first_read_after_a_lost_connection_succeeds(server: PostgresServer, store: Store) -> None:
     uid = await track(store)
     for _ in range(3):
         await asyncio.gather(*(store.jobs.get(uid) for _ in range(POOL_SIZE)))
@@ -349,7 +345,7 @@ class _Undone(Exception):
 
 
 @pytest.mark.parametrize("committed", [True, False])
-async def test_each_kind_of_write_happens_once_though_its_answer_is_lost(store: Store, committed: bool) -> None:
+async def test_every_write_happens_once_when_its_response_is_lost(store: Store, committed: bool) -> None:
     def lost() -> Any:
         return lost_answer(store, committed=committed)
 
@@ -384,7 +380,7 @@ async def test_each_kind_of_write_happens_once_though_its_answer_is_lost(store: 
 
 
 @pytest.mark.parametrize("committed", [True, False])
-async def test_what_marks_took_is_gone_on_with_though_their_answer_is_lost(store: Store, committed: bool) -> None:
+async def test_claims_of_a_recorded_result_survive_a_lost_response(store: Store, committed: bool) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(6)]
     await store.jobs.register_many(batch)
@@ -404,7 +400,7 @@ async def test_what_marks_took_is_gone_on_with_though_their_answer_is_lost(store
     ).kept  # another attempt: its lease is gone
 
 
-async def test_a_transaction_that_still_ends_is_waited_for(server: PostgresServer, store: Store) -> None:
+async def test_transaction_still_in_progress_is_waited_for(server: PostgresServer, store: Store) -> None:
     other = await asyncpg.connect(server.url("relay"))
     try:
         ended = other.transaction()
@@ -427,9 +423,7 @@ async def test_a_transaction_that_still_ends_is_waited_for(server: PostgresServe
         await other.close()
 
 
-async def test_a_bad_item_fails_alone_also_when_the_connection_was_lost_before(
-    server: PostgresServer, store: Store
-) -> None:
+async def test_bad_item_fails_alone_after_a_lost_connection(server: PostgresServer, store: Store) -> None:
     def refuse(connection: Connection, items: Sequence[int]) -> list[int]:
         connection.execute(text("SELECT 1 / CAST(:number AS integer)"), [{"number": min(items)}])
         return list(items)
@@ -443,7 +437,7 @@ async def test_a_bad_item_fails_alone_also_when_the_connection_was_lost_before(
 
 
 @pytest.mark.parametrize("error", [asyncpg.InterfaceError("x"), asyncpg.InternalClientError("cannot switch to state")])
-async def test_a_connection_that_is_lost_while_it_is_set_up_costs_nobody_a_write(
+async def test_connection_lost_during_setup_loses_no_write(
     server: PostgresServer, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """The server goes down while it is asked what the new connection may do: the driver says it was misused."""

@@ -207,7 +207,7 @@ BAD = {
 }
 
 
-async def test_a_bad_statement_is_caught(filled: tuple[Store, int]) -> None:
+async def test_bad_statement_is_detected(filled: tuple[Store, int]) -> None:
     store, count = filled
 
     def explain(connection: Connection) -> dict[str, list[str]]:
@@ -245,7 +245,7 @@ FROM generate_series(1, 20000) AS i""",
     server.drop_database(name)
 
 
-async def test_a_replay_seeks_each_delivery_though_nothing_is_known_of_the_table(unknown_url: str) -> None:
+async def test_replay_seeks_each_delivery_without_statistics(unknown_url: str) -> None:
     """What else counts a slice of events took a hundred times as long as it should."""
     store = await open_store(unknown_url, ReversingCipher(), now=NOW)
 
@@ -289,7 +289,7 @@ SELECT 'dlv_' || i, 'evt_' || i, 'sub_5', 'job_' || i, 1, {state}, {token}, 0, {
 FROM generate_series({first}, {last}) AS i"""
 
 
-async def test_what_each_delivery_runs_seeks_when_suddenly_many_are_open(surprised_url: str) -> None:
+async def test_delivery_statements_seek_when_many_deliveries_open_suddenly(surprised_url: str) -> None:
     """Until the server counts anew, a minute or so, it would go through all that are open for each of them."""
     store = await open_store(surprised_url, ReversingCipher(), now=NOW)
     hot = ("claim", "mark", "probe", "drain", "release", "outbox")
@@ -320,7 +320,7 @@ def _walks(plan: Plan) -> bool:
     return "Index Cond" not in node and plan.above[-1:] != ("Limit",)
 
 
-async def test_every_connection_prefers_to_seek(filled: tuple[Store, int]) -> None:
+async def test_every_connection_prefers_index_seeks(filled: tuple[Store, int]) -> None:
     store, _ = filled
 
     def shown(connection: Connection) -> dict[str, str]:

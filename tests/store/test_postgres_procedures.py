@@ -26,7 +26,7 @@ from tests.support.store_kit import (
 )
 
 
-def test_every_statement_of_a_procedure_has_its_plan_looked_at() -> None:
+def test_every_statement_of_a_procedure_is_in_the_catalogue() -> None:
     polled_at = [*(case.statement for case in CATALOGUE), outbox.LOCK_JOBS]  # which only PostgreSQL runs
     for procedure in PROCEDURES:
         assert [statement for statement in procedure.statements if statement not in polled_at] == []
@@ -56,7 +56,7 @@ async def store(role_url: str) -> AsyncIterator[Store]:
     await opened.close()
 
 
-async def test_marks_do_the_same_with_it_and_without(store: Store) -> None:
+async def test_results_are_the_same_with_and_without_the_procedure(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(5)]
     await store.jobs.register_many(batch)

@@ -100,7 +100,7 @@ async def test_a_group_has_a_limit(writer: AsyncWriter, transactions: FakeTransa
     assert transactions.log == ["begin", "commit"] * 3
 
 
-async def test_no_more_than_the_limit_ever_wait(writer: AsyncWriter, transactions: FakeTransactions) -> None:
+async def test_queue_never_exceeds_its_limit(writer: AsyncWriter, transactions: FakeTransactions) -> None:
     holder = await held(writer, transactions)
     writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_WAITING_ITEMS + 50)]
     await asyncio.sleep(0)
@@ -114,7 +114,7 @@ async def test_no_more_than_the_limit_ever_wait(writer: AsyncWriter, transaction
     assert await asyncio.gather(*writes[100:]) == list(range(100, MAX_WAITING_ITEMS + 50))
 
 
-async def test_results_come_to_their_own_callers(writer: AsyncWriter, transactions: FakeTransactions) -> None:
+async def test_each_caller_gets_its_own_result(writer: AsyncWriter, transactions: FakeTransactions) -> None:
     def doubled(connection: Connection, items: Sequence[int]) -> list[int | Exception]:
         return [item * 2 if item != 3 else RelayError("three") for item in items]
 
@@ -136,16 +136,14 @@ async def test_a_bad_item_fails_alone_and_the_others_are_committed(
 
 
 @pytest.mark.parametrize("sqlstate", sorted(postgres_engine.CONFLICTS))
-async def test_a_conflict_is_tried_again_at_once(
-    writer: AsyncWriter, transactions: FakeTransactions, sqlstate: str
-) -> None:
+async def test_conflict_is_retried_at_once(writer: AsyncWriter, transactions: FakeTransactions, sqlstate: str) -> None:
     transactions.errors = [with_state(sqlstate)] * 2
     assert await writer.write(echo, 1) == 1
     assert transactions.log == [*("begin", "rollback") * 2, "begin", "commit"]
     assert writer.trouble is None
 
 
-async def test_a_conflict_that_does_not_end_is_given_up(writer: AsyncWriter, transactions: FakeTransactions) -> None:
+async def test_lasting_conflict_is_given_up(writer: AsyncWriter, transactions: FakeTransactions) -> None:
     transactions.errors = [with_state("40P01")] * (postgres_writer.MAX_CONFLICTS + 1)
     with pytest.raises(StoreError, match="40P01"):
         await writer.write(echo, 1)
@@ -154,7 +152,7 @@ async def test_a_conflict_that_does_not_end_is_given_up(writer: AsyncWriter, tra
 
 
 @pytest.mark.parametrize("sqlstate", ["08006", "53300", "57P01", "57P03", "25006"])
-async def test_a_server_that_does_not_take_it_is_waited_for(
+async def test_unavailable_server_is_waited_for(
     writer: AsyncWriter, transactions: FakeTransactions, sqlstate: str
 ) -> None:
     transactions.errors = [with_state(sqlstate)] * 3
@@ -164,7 +162,7 @@ async def test_a_server_that_does_not_take_it_is_waited_for(
 
 
 @pytest.mark.parametrize("committed", [True, False])
-async def test_what_was_committed_without_an_answer_is_not_run_again(
+async def test_group_committed_without_a_response_is_not_run_again(
     writer: AsyncWriter, transactions: FakeTransactions, committed: bool
 ) -> None:
     transactions.ends = {"1": committed}
@@ -174,7 +172,7 @@ async def test_what_was_committed_without_an_answer_is_not_run_again(
     assert transactions.log == ["begin", "rollback", "end of 1?", *again]
 
 
-async def test_a_writer_that_was_never_started_refuses(transactions: FakeTransactions) -> None:
+async def test_writer_that_was_not_started_refuses_writes(transactions: FakeTransactions) -> None:
     writer = AsyncWriter(transactions.transaction, transactions.was_committed)
     with pytest.raises(StoreError):
         await writer.write(echo, 1)

@@ -83,7 +83,7 @@ def other_process(url: str) -> Iterator["subprocess.Popen[str]"]:
             process.stdout.close()
 
 
-async def test_a_second_handle_is_refused_with_the_pid(store: Store, database_url: str) -> None:
+async def test_second_open_is_refused_with_the_pid(store: Store, database_url: str) -> None:
     with pytest.raises(DatabaseHeld, match=rf"pid {os.getpid()}\b") as refused:
         await open_store(database_url, ReversingCipher(), now=NOW)
     assert "\n" not in str(refused.value)
@@ -100,7 +100,7 @@ async def test_a_link_to_the_file_is_the_same_database(store: Store, tmp_path: P
         await open_store(f"sqlite:///{link}", ReversingCipher(), now=NOW)
 
 
-async def test_a_database_that_was_let_go_can_be_taken_by_the_next(database_url: str) -> None:
+async def test_closed_database_can_be_opened_again(database_url: str) -> None:
     for _ in range(3):
         store = await open_store(database_url, ReversingCipher(), now=NOW)
         await store.close()
@@ -108,7 +108,7 @@ async def test_a_database_that_was_let_go_can_be_taken_by_the_next(database_url:
     assert lock.read_text() == ""
 
 
-async def test_another_process_is_refused_and_kill_9_frees_the_file(database_url: str) -> None:
+async def test_another_process_is_refused_until_the_holder_is_killed(database_url: str) -> None:
     with other_process(database_url) as process:
         with pytest.raises(DatabaseHeld, match=rf"pid {process.pid}\b"):
             await open_store(database_url, ReversingCipher(), now=NOW)
@@ -121,7 +121,7 @@ async def test_another_process_is_refused_and_kill_9_frees_the_file(database_url
             await store.close()
 
 
-async def test_a_copy_taken_at_any_moment_opens_and_is_whole(store: Store, tmp_path: Path) -> None:
+async def test_copy_made_at_any_moment_opens_and_is_consistent(store: Store, tmp_path: Path) -> None:
     """As after a power cut: the file and its log as they are on the disk, in the middle of the writing."""
     await store.subscriptions.create(subscription("sub_1"))
     uids = [await track(store, f"job {n}") for n in range(20)]
@@ -179,7 +179,7 @@ async def test_commits_are_flushed_to_the_disk(store: Store) -> None:
     assert found == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "query_only": 1}
 
 
-async def test_a_file_that_somebody_else_writes_to_is_waited_for_then_refused(
+async def test_file_locked_by_another_program_is_refused_after_a_wait(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await track(store)
@@ -194,7 +194,7 @@ async def test_a_file_that_somebody_else_writes_to_is_waited_for_then_refused(
     await track(store, "afterwards")
 
 
-async def test_nobody_but_the_write_waits_for_another_program(store: Store) -> None:
+async def test_only_the_write_waits_for_another_program(store: Store) -> None:
     uid = await track(store)
     with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -212,7 +212,7 @@ async def test_nobody_but_the_write_waits_for_another_program(store: Store) -> N
 @pytest.mark.parametrize(
     "name", ["with space.db", "per%cent.db", "%20.db", "a%(b)s.db", "ключ.db", "#x?.db"[:2] + ".db"]
 )
-async def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+async def test_any_file_name_works(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "a folder %s"
     folder.mkdir()
     store = await open_store(url_of(folder / name), ReversingCipher(), now=NOW)
@@ -221,7 +221,7 @@ async def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
     assert (folder / name).stat().st_size > 0
 
 
-def test_a_percent_sign_that_encodes_nothing_is_refused() -> None:
+def test_invalid_percent_encoding_is_refused() -> None:
     with pytest.raises(SettingsError, match="%25"):
         sqlite_url("sqlite:///per%cent.db")
 
@@ -229,29 +229,29 @@ def test_a_percent_sign_that_encodes_nothing_is_refused() -> None:
 @pytest.mark.parametrize(
     "url", ["sqlite://", "sqlite:///:memory:", "postgresql://localhost/relay", "mysql://h/d", "relay.db", ""]
 )
-def test_what_is_no_sqlite_file_is_refused(url: str) -> None:
+def test_other_database_urls_are_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"sqlite:///relay\.db"):
         SqliteDatabase(url)
 
 
-def test_a_driver_in_the_url_makes_no_difference(tmp_path: Path) -> None:
+def test_driver_in_the_url_is_ignored(tmp_path: Path) -> None:
     assert sqlite_url("sqlite+aiosqlite:///relay.db").drivername == "sqlite"
 
 
-async def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+async def test_missing_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file or directory") as refused:
         await open_store(f"sqlite:///{tmp_path / 'none' / 'relay.db'}", ReversingCipher(), now=NOW)
     assert "\n" not in str(refused.value)
 
 
-async def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+async def test_folder_that_is_a_file_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="Not a directory") as refused:
         await open_store(f"sqlite:///{tmp_path / 'file' / 'relay.db'}", ReversingCipher(), now=NOW)
     assert "\n" not in str(refused.value)
 
 
-async def test_a_folder_that_can_not_be_written_is_one_line() -> None:
+async def test_unwritable_folder_is_reported_in_one_line() -> None:
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o555)
     is_root = os.geteuid() == 0
@@ -267,7 +267,7 @@ async def test_a_folder_that_can_not_be_written_is_one_line() -> None:
         folder.rmdir()
 
 
-async def test_a_file_that_is_no_database_is_one_line_and_is_let_go(tmp_path: Path) -> None:
+async def test_file_that_is_not_a_database_is_reported_in_one_line_and_released(tmp_path: Path) -> None:
     path = tmp_path / "relay.db"
     path.write_bytes(b"no database at all" * 100)
     for _ in range(2):
@@ -294,9 +294,7 @@ async def pages(store: Store) -> tuple[int, int]:
     return found[0]["page_count"], found[0]["freelist_count"]
 
 
-async def test_what_was_deleted_is_given_back_in_steps_but_for_a_tenth(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_free_pages_are_returned_in_steps_except_a_tenth(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.store.upkeep.GIVEN_BACK_PAGES", 20)
     await ended(store, 1_000)
     before, _ = await pages(store)
@@ -317,7 +315,7 @@ async def test_what_was_deleted_is_given_back_in_steps_but_for_a_tenth(
     assert store.database.path.stat().st_size == total * PAGE_BYTES
 
 
-async def test_retention_makes_the_file_smaller_when_less_is_kept(store: Store) -> None:
+async def test_retention_shrinks_the_file_when_less_is_kept(store: Store) -> None:
     await ended(store, 1_000)
     before, _ = await pages(store)
     at = NOW + 31 * DAY_SECONDS
@@ -328,7 +326,7 @@ async def test_retention_makes_the_file_smaller_when_less_is_kept(store: Store) 
     assert free <= after / 10
 
 
-async def test_readers_without_a_gap_do_not_make_the_log_grow_without_end(
+async def test_continuous_readers_do_not_let_the_log_grow_without_limit(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
     """One reader goes on until the next has begun: a log never begins anew by itself while that is so."""
@@ -367,7 +365,7 @@ async def test_readers_without_a_gap_do_not_make_the_log_grow_without_end(
     assert largest < 300 * PAGE_BYTES, f"{largest / PAGE_BYTES:.0f} pages"
 
 
-async def test_a_file_from_before_can_shrink_once_it_was_migrated_by_the_command(tmp_path: Path) -> None:
+async def test_old_file_can_shrink_after_relay_migrate(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as old:
         old.execute("CREATE TABLE something (a)")
@@ -382,7 +380,7 @@ async def test_a_file_from_before_can_shrink_once_it_was_migrated_by_the_command
     await store.close()
 
 
-async def test_a_file_that_can_not_shrink_does_no_harm(tmp_path: Path) -> None:
+async def test_file_that_cannot_shrink_still_works(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as old:
         old.execute("CREATE TABLE something (a)")
@@ -394,7 +392,7 @@ async def test_a_file_that_can_not_shrink_does_no_harm(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_log_that_can_not_be_emptied_makes_no_write_fail(
+async def test_log_that_cannot_be_truncated_fails_no_write(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
     """A reader of another program that does not end, a shell say: the log grows, and each write is done once."""
@@ -419,7 +417,7 @@ def _patience(connection: Any) -> Any:
     return connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
 
 
-async def test_a_job_is_read_without_a_thread_while_the_file_lets_us(store: Store) -> None:
+async def test_job_is_read_without_a_thread_unless_the_file_is_busy(store: Store) -> None:
     uid = await track(store)
     read = store.database.read
     store.database.read = None  # type: ignore[assignment]
@@ -434,7 +432,7 @@ def _no_such_table(connection: Any) -> Any:
     return connection.exec_driver_sql("SELECT * FROM nothing")
 
 
-async def test_what_is_interrupted_inside_a_statement_is_no_obstacle_to_the_next(tmp_path: Path) -> None:
+async def test_interrupted_statement_does_not_affect_the_next(tmp_path: Path) -> None:
     """SQLAlchemy gives a connection up then, in the middle of its transaction."""
     database = SqliteDatabase(url_of(tmp_path / "relay.db"))
     database.open()
@@ -467,7 +465,7 @@ def _interrupted_in(connection: Any) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
-async def test_only_the_owner_may_read_the_database_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+async def test_only_the_owner_can_read_the_database_under_any_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         store = await open_store(url_of(tmp_path / "relay.db"), ReversingCipher(), now=NOW)
@@ -481,7 +479,7 @@ async def test_only_the_owner_may_read_the_database_whatever_the_umask(tmp_path:
     assert modes == dict.fromkeys(("relay.db", "relay.db-wal", "relay.db-shm", "relay.db.lock"), 0o600)
 
 
-async def test_a_database_that_others_may_read_is_narrowed_with_its_log(
+async def test_readable_database_and_log_are_restricted_to_the_owner(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     crashed = tmp_path / "crashed"

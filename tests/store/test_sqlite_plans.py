@@ -263,12 +263,12 @@ async def test_the_plan_of_every_hot_statement_is_the_same_at_any_size(store: St
         ("SELECT COUNT(*) FROM events", "SCAN events"),
     ],
 )
-def test_a_bad_statement_is_caught(explaining: sqlite3.Connection, statement: str, expected: str) -> None:
+def test_bad_statement_is_detected(explaining: sqlite3.Connection, statement: str, expected: str) -> None:
     found = problems(plan_of(explaining, statement), page=is_page(statement))
     assert any(step.startswith(expected) for step in found), (found, expected)
 
 
-def test_a_walk_is_no_licence_for_a_plain_scan(explaining: sqlite3.Connection) -> None:
+def test_allowed_walk_does_not_allow_a_plain_scan(explaining: sqlite3.Connection) -> None:
     assert problems(plan_of(explaining, "SELECT * FROM jobs WHERE action = ?"), walks=True) == ["SCAN jobs"]
     assert problems(plan_of(explaining, "SELECT uid FROM jobs ORDER BY uid DESC LIMIT 5"), walks=True) == []
 
@@ -528,7 +528,7 @@ async def test_the_plan_of_everything_that_the_store_executes(
 
 
 @pytest.mark.parametrize("past_sqlalchemy", [False, True])
-async def test_a_new_statement_that_scans_would_be_seen(
+async def test_new_statement_that_scans_is_detected(
     filled: Store, past_sqlalchemy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(filled, monkeypatch)

@@ -19,7 +19,7 @@ def database_url(tmp_path: Path) -> str:
     return url_of(tmp_path / "relay.db")
 
 
-async def test_the_start_of_a_node_frees_every_lease(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
+async def test_start_releases_every_lease(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     for name in ("a", "b"):
         await store.jobs.record(poll(await track(store, name), 0, "queued"))
@@ -31,7 +31,7 @@ async def test_the_start_of_a_node_frees_every_lease(store: Store, open_again: C
     assert not (await again.deliveries.record_attempt(result_of(old[0]))).kept
 
 
-async def test_a_crash_lets_what_was_in_flight_come_again_and_keeps_answers(
+async def test_requests_in_flight_at_a_crash_may_be_repeated_and_answers_are_kept(
     store: Store, open_again: Callable[..., Awaitable[Store]]
 ) -> None:
     async def begin(store: Store, key: str) -> StoredAnswer | float:

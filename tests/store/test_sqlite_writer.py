@@ -104,7 +104,7 @@ async def test_a_group_has_a_limit(writer: Writer, transactions: FakeTransaction
     assert transactions.log == ["begin", "commit"] * 3
 
 
-async def test_no_more_than_the_limit_ever_wait(writer: Writer) -> None:
+async def test_queue_never_exceeds_its_limit(writer: Writer) -> None:
     gate = Gate()
     holder = await gate.hold(writer)
     writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_WAITING_ITEMS + 50)]
@@ -119,7 +119,7 @@ async def test_no_more_than_the_limit_ever_wait(writer: Writer) -> None:
     assert await asyncio.gather(*writes[100:]) == list(range(100, MAX_WAITING_ITEMS + 50))
 
 
-async def test_results_come_to_their_own_callers(writer: Writer) -> None:
+async def test_each_caller_gets_its_own_result(writer: Writer) -> None:
     gate = Gate()
     holder = await gate.hold(writer)
 
@@ -153,7 +153,7 @@ async def test_a_bad_item_fails_alone_and_the_others_are_committed(
     ]
 
 
-async def test_a_commit_that_fails_is_tried_again_item_by_item(writer: Writer, transactions: FakeTransactions) -> None:
+async def test_failed_commit_is_retried_item_by_item(writer: Writer, transactions: FakeTransactions) -> None:
     transactions.commit_error = OperationalError("COMMIT", None, Exception("disk I/O error"))
     gate = Gate()
     holder = await gate.hold(writer)
@@ -165,7 +165,7 @@ async def test_a_commit_that_fails_is_tried_again_item_by_item(writer: Writer, t
     assert await asyncio.gather(*writes) == [0, 1]
 
 
-async def test_a_database_that_can_not_be_written_fails_the_whole_group_at_once(
+async def test_unwritable_database_fails_the_whole_group_at_once(
     writer: Writer, transactions: FakeTransactions
 ) -> None:
     gate = Gate()
@@ -182,14 +182,14 @@ async def test_a_database_that_can_not_be_written_fails_the_whole_group_at_once(
     assert await writer.write(echo, 4) == 4
 
 
-async def test_a_writer_that_was_never_started_refuses(transactions: FakeTransactions) -> None:
+async def test_writer_that_was_not_started_refuses_writes(transactions: FakeTransactions) -> None:
     writer = Writer(transactions)
     with pytest.raises(StoreError):
         await writer.write(echo, 1)
     await writer.close()
 
 
-def test_a_loop_that_ended_before_its_write_does_not_stop_the_writer(transactions: FakeTransactions) -> None:
+def test_loop_closed_before_its_write_does_not_stop_the_writer(transactions: FakeTransactions) -> None:
     writer = Writer(transactions)
     writer.start()
     gate = Gate()
@@ -227,7 +227,7 @@ async def test_the_statements_of_a_small_group_run_in_the_loop_and_its_commit_in
     assert await writer.write(where, 1) == here
 
 
-async def test_a_large_group_is_the_threads_and_so_is_one_with_a_write_that_may_take_long(writer: Writer) -> None:
+async def test_large_group_and_group_with_a_slow_write_run_in_the_thread(writer: Writer) -> None:
     found = await asyncio.gather(*(writer.write(where, n) for n in range(SMALL_GROUP_ITEMS + 1)))
     assert set(found) == {"store-writer"}
     found = await asyncio.gather(writer.write(where, 1), writer.write(echo, 2))
@@ -235,7 +235,7 @@ async def test_a_large_group_is_the_threads_and_so_is_one_with_a_write_that_may_
     assert writer.commit_count == 2
 
 
-async def test_what_comes_during_a_commit_goes_on_where_it_is_small_enough(writer: Writer) -> None:
+async def test_small_group_queued_during_a_commit_runs_in_the_loop(writer: Writer) -> None:
     for count, thread in ((3, threading.current_thread().name), (SMALL_GROUP_ITEMS + 1, "store-writer")):
         gate = Gate()
         held = await gate.hold(writer)
@@ -259,7 +259,7 @@ async def test_a_bad_item_of_a_small_group_fails_alone(writer: Writer, transacti
     assert await writer.write(quick_refuse_negative, 4) == 4
 
 
-async def test_a_small_group_whose_commit_fails_is_tried_again_item_by_item(
+async def test_small_group_whose_commit_fails_is_retried_item_by_item(
     writer: Writer, transactions: FakeTransactions
 ) -> None:
     transactions.commit_error = OperationalError("COMMIT", None, Exception("disk I/O error"))
@@ -267,7 +267,7 @@ async def test_a_small_group_whose_commit_fails_is_tried_again_item_by_item(
     assert transactions.log == ["begin", "rollback", "begin", "commit"]
 
 
-async def test_a_small_group_fails_with_the_error_of_a_database_that_can_not_be_written(
+async def test_small_group_fails_with_the_error_of_an_unwritable_database(
     writer: Writer, transactions: FakeTransactions
 ) -> None:
     transactions.begin_error = StoreError("the database is locked")
@@ -277,9 +277,7 @@ async def test_a_small_group_fails_with_the_error_of_a_database_that_can_not_be_
     assert await writer.write(where, 4) == threading.current_thread().name
 
 
-async def test_who_is_interrupted_in_a_small_group_does_not_keep_the_turn(
-    writer: Writer, transactions: FakeTransactions
-) -> None:
+async def test_interrupt_in_a_small_group_releases_the_turn(writer: Writer, transactions: FakeTransactions) -> None:
     interrupts = [KeyboardInterrupt()]
 
     @quick
@@ -296,7 +294,7 @@ async def test_who_is_interrupted_in_a_small_group_does_not_keep_the_turn(
 
 
 @pytest.mark.parametrize("then", ["write", "close"])
-def test_a_loop_that_ended_before_its_turn_does_not_stop_the_writer(transactions: FakeTransactions, then: str) -> None:
+def test_loop_closed_before_its_turn_does_not_stop_the_writer(transactions: FakeTransactions, then: str) -> None:
     writer = Writer(transactions)
     writer.start()
 
@@ -320,7 +318,7 @@ def test_a_loop_that_ended_before_its_turn_does_not_stop_the_writer(transactions
     assert writer.item_count == (2 if then == "write" else 1)
 
 
-async def test_a_write_that_is_the_threads_is_done_though_others_come_in_every_turn_of_the_loop(writer: Writer) -> None:
+async def test_group_of_the_thread_runs_although_the_loop_keeps_writing(writer: Writer) -> None:
     long, others = asyncio.ensure_future(writer.write(echo, 1)), []
     while not long.done():
         assert len(others) < MAX_WAITING_ITEMS - 1, "nobody began"

@@ -38,7 +38,7 @@ async def heads(store: Store, *due: float) -> list[str]:
     return [one.uid for one in batch]
 
 
-async def test_a_claim_takes_what_is_due_the_longest_up_to_its_limit(store: Store) -> None:
+async def test_claim_takes_the_longest_due_up_to_its_limit(store: Store) -> None:
     uids = await heads(store, NOW - 1, NOW - 3, NOW - 2, NOW + 1)
     assert [one.job_uid for one in await claim(store, "sub_1", 2)] == [uids[1], uids[2]]
     assert [one.job_uid for one in await claim(store, "sub_1", 2)] == [uids[0]]
@@ -53,7 +53,7 @@ async def test_a_claim_is_of_one_subscription(store: Store) -> None:
     assert await claim(store, "sub_none") == ()
 
 
-async def test_first_attempts_come_before_retries_and_those_before_what_was_asked_for_by_hand(store: Store) -> None:
+async def test_first_attempts_go_before_retries_and_retries_before_manual_ones(store: Store) -> None:
     manual, retry = await heads(store, NOW - 30, NOW - 20)
     for one in await claim(store, "sub_1"):
         await store.deliveries.record_attempt(
@@ -82,13 +82,13 @@ async def test_claims_in_one_group_share_nothing(store: Store) -> None:
     assert len({one.id for result in results for one in result}) == 10
 
 
-async def test_a_claim_of_many_comes_whole_and_in_order(store: Store) -> None:
+async def test_large_claim_is_complete_and_in_order(store: Store) -> None:
     uids = await heads(store, *(NOW - n for n in range(300)))
     claimed = await claim(store, "sub_1", 1_000)
     assert [one.job_uid for one in claimed] == uids[::-1]
 
 
-async def test_a_claim_by_parts_is_the_same_claim(store: Store) -> None:
+async def test_claim_in_parts_equals_one_claim(store: Store) -> None:
     await heads(store, NOW)
     (one,) = await store.deliveries.claim_due("sub_1", (0, 1, 2), 5, NOW, lease(token="mine"))
     assert one.lease_token == "mine"
@@ -96,7 +96,7 @@ async def test_a_claim_by_parts_is_the_same_claim(store: Store) -> None:
     assert await store.deliveries.claim(request) == ()
 
 
-async def test_a_lease_runs_out_and_the_first_holder_can_no_longer_mark(store: Store) -> None:
+async def test_holder_of_an_expired_and_retaken_lease_cannot_record(store: Store) -> None:
     await heads(store, NOW)
     (first,) = await claim(store, "sub_1", lease=lease(until=NOW + 45))
     assert await claim(store, "sub_1", now=NOW + 44) == ()
@@ -112,13 +112,13 @@ async def test_a_lease_runs_out_and_the_first_holder_can_no_longer_mark(store: S
     assert (await store.deliveries.record_attempt(result_of(second))).kept
 
 
-async def test_a_lease_that_ran_out_but_that_nobody_took_may_still_mark(store: Store) -> None:
+async def test_holder_of_an_expired_lease_may_record_until_it_is_retaken(store: Store) -> None:
     await heads(store, NOW)
     (one,) = await claim(store, "sub_1", lease=lease(until=NOW + 45))
     assert (await store.deliveries.record_attempt(result_of(one, now=NOW + 99))).kept
 
 
-async def test_a_second_mark_is_refused(store: Store) -> None:
+async def test_second_result_is_refused(store: Store) -> None:
     await heads(store, NOW)
     (one,) = await claim(store, "sub_1")
     marks = result_of(one, "pending", due_at=NOW), result_of(one, "dead")
@@ -128,7 +128,7 @@ async def test_a_second_mark_is_refused(store: Store) -> None:
     assert (await states(store, "sub_1"), (await counts(store))["attempts"]) == (["pending"], 1)
 
 
-async def test_of_marks_in_one_group_only_the_one_that_fails_is_undone(store: Store) -> None:
+async def test_only_the_failing_result_of_a_group_is_undone(store: Store) -> None:
     await heads(store, NOW - 2, NOW - 1, NOW)
     claimed = await claim(store, "sub_1")
     refused = float("nan")  # no number in JSON, so the column stays empty, which it may not
@@ -151,7 +151,7 @@ async def test_released_deliveries_are_due_at_once_and_untried(store: Store) -> 
     assert await claim(store, "sub_1", now=NOW + 2) == ()
 
 
-async def test_every_lease_can_be_freed(store: Store) -> None:
+async def test_every_lease_can_be_released(store: Store) -> None:
     await heads(store, NOW - 1, NOW)
     old = await claim(store, "sub_1")
     assert await store.deliveries.release_all(NOW + 1) == 2
@@ -160,7 +160,7 @@ async def test_every_lease_can_be_freed(store: Store) -> None:
     assert not (await store.deliveries.record_attempt(result_of(old[0]))).kept
 
 
-async def test_the_backlog_names_when_each_priority_is_due_next(store: Store) -> None:
+async def test_backlog_says_when_each_priority_is_due_next(store: Store) -> None:
     assert await store.deliveries.backlog() == []
     await heads(store, NOW - 3, NOW - 2)
     first, second = await claim(store, "sub_1")
@@ -175,7 +175,7 @@ async def test_the_backlog_names_when_each_priority_is_due_next(store: Store) ->
     assert await store.deliveries.pending_count() == 4
 
 
-async def test_a_mark_that_disables_says_so_once_whoever_comes_second(store: Store) -> None:
+async def test_result_that_disables_a_subscription_emits_one_event(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_relay", types=("relay.subscription.disabled",)))
     await heads(store, NOW - 2, NOW - 1, NOW)
 
@@ -202,7 +202,7 @@ async def test_a_mark_that_disables_says_so_once_whoever_comes_second(store: Sto
     assert (enabled.state, enabled.disabled_reason) == ("enabled", None)
 
 
-async def test_a_mark_goes_on_with_the_next_due_delivery_of_its_subscription(store: Store) -> None:
+async def test_result_claims_the_next_due_delivery_of_its_subscription(store: Store) -> None:
     uids = await heads(store, NOW - 3, NOW - 2, NOW + 9)
     (first,) = await claim(store, "sub_1", 1)
     before = store.database.commit_count
@@ -213,7 +213,7 @@ async def test_a_mark_goes_on_with_the_next_due_delivery_of_its_subscription(sto
     assert (await store.deliveries.record_attempt(result_of(following, next_lease=lease()))).next == ()
 
 
-async def test_a_mark_goes_on_with_its_follower_first(store: Store) -> None:
+async def test_result_claims_its_follower_first(store: Store) -> None:
     (uid, _) = await heads(store, NOW - 3, NOW - 2)
     await store.jobs.record(poll(uid, 1, "running"))
     (first,) = await claim(store, "sub_1", 1)
@@ -221,7 +221,7 @@ async def test_a_mark_goes_on_with_its_follower_first(store: Store) -> None:
     assert [(one.job_uid, one.event.sequence) for one in marked.next] == [(uid, 2)]
 
 
-async def test_a_mark_takes_as_many_as_it_asks_for_and_there_are(store: Store) -> None:
+async def test_result_claims_as_many_as_requested_and_due(store: Store) -> None:
     uids = await heads(store, *(NOW - n for n in range(6, 0, -1)), NOW + 9)
     await store.jobs.record(poll(uids[0], 1, "running"))
     first, second = await claim(store, "sub_1", 2)
@@ -236,7 +236,7 @@ async def test_a_mark_takes_as_many_as_it_asks_for_and_there_are(store: Store) -
     assert len(await claim(store, "sub_1")) == 1
 
 
-async def test_a_mark_that_will_be_tried_again_goes_on_too(store: Store) -> None:
+async def test_result_with_a_retry_also_claims(store: Store) -> None:
     uids = await heads(store, NOW - 3, NOW - 2)
     (first,) = await claim(store, "sub_1", 1)
     mark = result_of(first, "pending", due_at=NOW + 5, next_lease=lease())
@@ -244,7 +244,7 @@ async def test_a_mark_that_will_be_tried_again_goes_on_too(store: Store) -> None
     assert [one.job_uid for one in marked.next] == [uids[1]]
 
 
-async def test_a_mark_goes_on_only_where_asked(store: Store) -> None:
+async def test_result_claims_only_on_request(store: Store) -> None:
     await heads(store, NOW - 3, NOW - 2)
     (first,) = await claim(store, "sub_1", 1)
     marked = await store.deliveries.record_attempt(result_of(first))
@@ -252,7 +252,7 @@ async def test_a_mark_goes_on_only_where_asked(store: Store) -> None:
     assert len(await claim(store, "sub_1")) == 1
 
 
-async def test_a_mark_may_go_on_with_first_attempts_alone(store: Store) -> None:
+async def test_result_may_claim_first_attempts_only(store: Store) -> None:
     uids = await heads(store, *(NOW - n for n in range(9, 4, -1)))
     one, two, three = await claim(store, "sub_1", 3)
     await store.deliveries.record_attempt(result_of(three, "pending", due_at=NOW - 8))  # a retry
@@ -267,7 +267,7 @@ async def test_a_mark_may_go_on_with_first_attempts_alone(store: Store) -> None:
     assert [(taken.job_uid, taken.lease_token, taken.priority) for taken in late.next] == [(uids[2], "late", 1)]
 
 
-async def test_marks_that_go_on_in_one_group_take_by_priority_and_never_the_same(store: Store) -> None:
+async def test_results_of_one_group_claim_by_priority_and_never_the_same(store: Store) -> None:
     await heads(store, *(NOW - n for n in range(10, 4, -1)))
     one, two, three, four = await claim(store, "sub_1", 4)
     (other,) = await claim(store, "sub_2", 1)
@@ -282,7 +282,7 @@ async def test_marks_that_go_on_in_one_group_take_by_priority_and_never_the_same
     assert [next_one.made_count for next_one in taken] == [0, 0, 1, 0]
 
 
-async def test_a_mark_that_lost_its_lease_goes_on_with_nothing(store: Store) -> None:
+async def test_result_that_lost_its_lease_claims_nothing(store: Store) -> None:
     await heads(store, NOW - 3, NOW - 2)
     (first,) = await claim(store, "sub_1", 1, lease=lease(until=NOW))
     (again,) = await claim(store, "sub_1", 1)
@@ -292,7 +292,7 @@ async def test_a_mark_that_lost_its_lease_goes_on_with_nothing(store: Store) -> 
     assert (marked.kept, marked.next) == (False, ())
 
 
-async def test_nothing_is_taken_for_a_subscription_that_a_mark_of_the_same_group_disables(store: Store) -> None:
+async def test_no_claim_for_a_subscription_disabled_in_the_same_group(store: Store) -> None:
     await heads(store, NOW - 3, NOW - 2, NOW - 1)
     one, two = await claim(store, "sub_1", 2)
     results = await together(

@@ -51,7 +51,7 @@ def shown(groups: Groups) -> list[tuple[Any, ...]]:
         ),
     ],
 )
-async def test_what_is_dead_in_groups_the_largest_first(
+async def test_dead_deliveries_are_grouped_largest_first(
     store: Store, columns: tuple[str, ...], expected: list[Any]
 ) -> None:
     await undelivered(store)
@@ -83,7 +83,7 @@ async def test_a_group_names_its_oldest_its_newest_and_an_example(store: Store) 
         ({"subscription_id": "sub_none"}, {}),
     ],
 )
-async def test_only_what_is_asked_for_is_counted(
+async def test_only_matching_deliveries_are_counted(
     store: Store, filters: dict[str, str], expected: dict[str, int]
 ) -> None:
     await undelivered(store)
@@ -91,7 +91,7 @@ async def test_only_what_is_asked_for_is_counted(
     assert {one.subscription_id: one.count for one in groups.items} == expected
 
 
-async def test_of_an_event_its_deliveries_are_counted(store: Store) -> None:
+async def test_deliveries_of_an_event_are_counted(store: Store) -> None:
     await undelivered(store)
     event_id = (await deliveries(store))[0]["event_id"]
     for filters, count in (({}, 2), ({"state": "dead"}, 1), ({"subscription_id": "sub_2"}, 1)):
@@ -109,7 +109,7 @@ async def test_followers_count_as_pending(store: Store) -> None:
 
 
 @pytest.mark.parametrize("filters", [{}, {"state": "dead"}, {"subscription_id": "sub_1"}])
-async def test_of_more_than_can_be_gone_through_the_newest_are_counted(
+async def test_only_the_newest_are_counted_beyond_the_scan_limit(
     store: Store, filters: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery_groups, "SCANNED", 4)
@@ -120,14 +120,14 @@ async def test_of_more_than_can_be_gone_through_the_newest_are_counted(
     assert MIDNIGHT not in {one.day for one in groups.items}
 
 
-async def test_as_many_as_can_be_gone_through_are_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_scan_limit_reached_exactly_is_not_truncated(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_groups, "SCANNED", 6)
     await undelivered(store)
     groups = await store.deliveries.groups(["day"], limit=50, state="dead")
     assert (groups.scanned, groups.truncated) == (6, False)
 
 
-async def test_no_more_groups_than_asked_for(store: Store) -> None:
+async def test_number_of_groups_is_limited(store: Store) -> None:
     await undelivered(store)
     groups = await store.deliveries.groups(["day"], limit=2, state="dead")
     assert (len(groups.items), groups.more, groups.truncated) == (2, True, False)

@@ -40,7 +40,7 @@ async def head(store: Store, subscription_id: str = "sub_1", now: float = NOW) -
     return one
 
 
-async def test_followers_are_blocked_and_can_not_be_claimed(store: Store) -> None:
+async def test_followers_are_blocked_and_cannot_be_claimed(store: Store) -> None:
     await three(store)
     assert await states(store) == ["pending", "blocked", "blocked"]
     assert (await head(store)).event.sequence == 1
@@ -48,7 +48,7 @@ async def test_followers_are_blocked_and_can_not_be_claimed(store: Store) -> Non
 
 
 @pytest.mark.parametrize("end", ["delivered", "dead"])
-async def test_the_end_of_the_head_brings_the_next(store: Store, end: str) -> None:
+async def test_end_of_the_head_promotes_the_next(store: Store, end: str) -> None:
     await three(store)
     for sequence in (1, 2, 3):
         one = await head(store)
@@ -58,7 +58,7 @@ async def test_the_end_of_the_head_brings_the_next(store: Store, end: str) -> No
     assert await claim(store, "sub_1") == ()
 
 
-async def test_a_head_that_is_to_be_tried_again_holds_its_followers(store: Store) -> None:
+async def test_head_waiting_for_a_retry_blocks_its_followers(store: Store) -> None:
     await three(store)
     await store.deliveries.record_attempt(result_of(await head(store), "pending", due_at=NOW + 5))
     assert await claim(store, "sub_1", now=NOW + 4) == ()
@@ -67,7 +67,7 @@ async def test_a_head_that_is_to_be_tried_again_holds_its_followers(store: Store
     assert (again.event.sequence, again.attempt_count, again.made_count) == (1, 1, 1)
 
 
-async def test_the_cancelled_go_with_their_subscription_and_hold_nobody_elses(store: Store) -> None:
+async def test_cancelled_deliveries_block_no_other_subscription(store: Store) -> None:
     await three(store, "sub_1", "sub_2")
     await store.subscriptions.remove("sub_1", NOW + 1)
     assert await states(store, "sub_1") == ["cancelled"] * 3
@@ -97,7 +97,7 @@ async def test_a_later_event_waits_behind_an_open_head(store: Store) -> None:
     assert (await states(store))[-1] == "pending"
 
 
-async def test_a_follower_says_what_it_waits_for(store: Store) -> None:
+async def test_follower_names_the_delivery_it_waits_for(store: Store) -> None:
     await three(store)
     ids = [row["id"] for row in await deliveries(store)]
     shown = [await store.deliveries.get(delivery_id) for delivery_id in ids]
@@ -107,7 +107,7 @@ async def test_a_follower_says_what_it_waits_for(store: Store) -> None:
     ]
 
 
-async def test_the_follower_can_be_taken_with_the_mark(store: Store) -> None:
+async def test_follower_can_be_claimed_by_the_result(store: Store) -> None:
     await three(store)
     marked = await store.deliveries.record_attempt(
         result_of(await head(store), next_lease=lease(token="next", until=NOW + 60))
@@ -119,7 +119,7 @@ async def test_the_follower_can_be_taken_with_the_mark(store: Store) -> None:
     assert (await head(store)).event.sequence == 3
 
 
-async def test_a_retry_of_an_ended_delivery_does_not_hold_back_fresh_ones(store: Store) -> None:
+async def test_manual_retry_does_not_block_new_events(store: Store) -> None:
     uid = await three(store)
     (first, *_) = await deliver_all(store, "sub_1")
     again = await store.deliveries.retry(first.id, NOW + 1)
@@ -130,7 +130,7 @@ async def test_a_retry_of_an_ended_delivery_does_not_hold_back_fresh_ones(store:
     assert (claimed[1].attempt_count, claimed[1].made_count) == (0, 1)
 
 
-async def test_the_end_of_a_manual_retry_does_not_bring_a_follower_of_an_open_head(store: Store) -> None:
+async def test_end_of_a_manual_retry_does_not_promote_a_follower_of_an_open_head(store: Store) -> None:
     await three(store)
     first = await head(store)
     await store.deliveries.record_attempt(result_of(first, "dead"))
@@ -141,7 +141,7 @@ async def test_the_end_of_a_manual_retry_does_not_bring_a_follower_of_an_open_he
     assert await states(store) == ["delivered", "pending", "blocked"]
 
 
-async def test_an_open_manual_retry_of_an_earlier_event_does_not_strand_a_follower(store: Store) -> None:
+async def test_open_manual_retry_of_an_earlier_event_does_not_block_promotion(store: Store) -> None:
     await three(store)
     first = await head(store)
     await store.deliveries.record_attempt(result_of(first))
@@ -181,7 +181,7 @@ async def test_a_retry_of_a_follower_is_refused(store: Store) -> None:
     assert refused.value.code == "delivery_waits"
 
 
-async def test_a_retry_of_one_that_is_on_its_way_is_refused_until_its_lease_ends(store: Store) -> None:
+async def test_retry_of_a_delivery_in_flight_is_refused_until_its_lease_ends(store: Store) -> None:
     await three(store)
     one = await head(store)
     with pytest.raises(Conflict) as refused:
@@ -200,7 +200,7 @@ async def test_a_retry_for_a_subscription_that_is_gone_is_refused(store: Store) 
     assert refused.value.code == "subscription_removed"
 
 
-async def test_an_insert_and_the_end_of_the_head_in_one_group_strand_nobody(store: Store) -> None:
+async def test_insert_and_end_of_the_head_in_one_group_leave_no_follower_blocked(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     for order in (1, -1):
         uid = await track(store, f"job {order}")
@@ -221,7 +221,7 @@ async def retry_all(store: Store, *sequences: int) -> None:
 
 @pytest.mark.parametrize("asked_for", list(itertools.permutations((1, 2, 3))))
 @pytest.mark.parametrize("end", ["delivered", "dead"])
-async def test_retries_by_hand_of_one_job_go_in_order(store: Store, asked_for: tuple[int, ...], end: str) -> None:
+async def test_manual_retries_of_one_job_go_in_order(store: Store, asked_for: tuple[int, ...], end: str) -> None:
     uid = await three(store)
     await deliver_all(store, "sub_1")
     await retry_all(store, *asked_for)
@@ -238,7 +238,7 @@ async def test_retries_by_hand_of_one_job_go_in_order(store: Store, asked_for: t
     assert await store.upkeep.promote_heads(NOW) == (0, (uid, "sub_1", 4))
 
 
-async def test_a_retry_by_hand_waits_for_a_later_one_that_is_on_its_way(store: Store) -> None:
+async def test_manual_retry_waits_for_a_later_one_in_flight(store: Store) -> None:
     await three(store)
     await deliver_all(store, "sub_1")
     await retry_all(store, 3)
@@ -250,7 +250,7 @@ async def test_a_retry_by_hand_waits_for_a_later_one_that_is_on_its_way(store: S
     assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1, 2]
 
 
-async def test_retries_by_hand_go_together_where_no_order_is_kept(store: Store) -> None:
+async def test_manual_retries_go_together_without_ordering(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", ordering="none"))
     await store.events.record(relay_event())
     uid = await track(store)
@@ -260,7 +260,7 @@ async def test_retries_by_hand_go_together_where_no_order_is_kept(store: Store) 
     assert await states(store) == ["pending", "pending"]
 
 
-async def test_a_retry_by_hand_of_an_event_of_no_job_waits_for_nothing(store: Store) -> None:
+async def test_manual_retry_of_an_event_without_job_does_not_wait(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", types=("relay.source.down",)))
     for _ in range(2):
         await store.events.record(relay_event())
@@ -269,7 +269,7 @@ async def test_a_retry_by_hand_of_an_event_of_no_job_waits_for_nothing(store: St
     assert await states(store) == ["pending", "pending"]
 
 
-async def test_a_change_to_no_ordering_lets_all_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_change_to_no_ordering_makes_all_pending(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.store.ordering.JOB_CHUNK", 2)
     await store.subscriptions.create(subscription("sub_1"))
     await store.subscriptions.create(subscription("sub_2"))
@@ -289,7 +289,7 @@ async def test_a_change_to_no_ordering_lets_all_go(store: Store, monkeypatch: py
     assert (await store.upkeep.promote_heads(NOW + 1))[0] == 0
 
 
-async def test_a_change_back_to_an_order_holds_back_all_but_the_first(store: Store) -> None:
+async def test_change_back_to_job_ordering_blocks_all_but_the_first(store: Store) -> None:
     uid = await three(store)
     await store.subscriptions.replace(subscription("sub_1", ordering="none"), NOW)
     await retry_all_by_hand_of_another_job(store)
@@ -320,7 +320,7 @@ async def states_of(store: Store, uid: str) -> list[str]:
     return [row["state"] for row in await deliveries(store) if row["job_uid"] == uid]
 
 
-async def test_what_is_on_its_way_when_an_order_is_asked_for_strands_nobody(store: Store) -> None:
+async def test_deliveries_in_flight_at_a_change_to_ordering_leave_no_follower_blocked(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", ordering="none"))
     uid = await track(store)
     await store.jobs.record(poll(uid, 0, "queued", "running", "failed"))
@@ -334,7 +334,7 @@ async def test_what_is_on_its_way_when_an_order_is_asked_for_strands_nobody(stor
     assert await states(store) == ["delivered", "dead", "pending"]
 
 
-async def test_strays_are_brought_home(store: Store) -> None:
+async def test_missed_heads_are_promoted(store: Store) -> None:
     uid = await three(store, "sub_1", "sub_2")
     await execute(store, "UPDATE deliveries SET state = 'cancelled' WHERE sequence = 1 AND subscription_id = 'sub_1'")
     assert await claim(store, "sub_1") == ()
@@ -345,7 +345,7 @@ async def test_strays_are_brought_home(store: Store) -> None:
     assert [one.event.sequence for one in await deliver_all(store, "sub_1", now=NOW + 1)] == [2, 3]
 
 
-async def test_a_pair_that_spans_two_slices_is_no_stray(store: Store) -> None:
+async def test_pair_that_spans_two_slices_is_not_a_missed_head(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     for nth in range(0, 1200, 100):
@@ -355,15 +355,13 @@ async def test_a_pair_that_spans_two_slices_is_no_stray(store: Store) -> None:
     assert await store.upkeep.promote_heads(NOW, after) == (0, (uid, "sub_1", 1200))
 
 
-async def test_a_job_with_no_open_delivery_has_no_strays(store: Store) -> None:
+async def test_job_without_open_deliveries_has_no_missed_heads(store: Store) -> None:
     await three(store)
     await deliver_all(store, "sub_1")
     assert await store.upkeep.promote_heads(NOW) == (0, None)
 
 
-async def test_what_is_for_a_subscription_that_is_gone_is_cancelled_however_much_it_is(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_any_number_of_orphaned_deliveries_is_cancelled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind others that have something pending, in slices, and of one more than a transaction takes."""
     monkeypatch.setattr("relay.store.cancellation.CANCEL_CHUNK", 2)
     monkeypatch.setattr("relay.store.upkeep.CANCEL_CHUNK", 2)

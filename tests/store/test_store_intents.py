@@ -44,7 +44,7 @@ async def listed(store: Store, now: float = LATER) -> list[Intent]:
 # --- one create's way
 
 
-async def test_a_create_in_flight_is_written_down_and_not_listed(store: Store) -> None:
+async def test_create_in_flight_is_stored_and_not_listed(store: Store) -> None:
     one = intent(idempotency_key="key")
     await begun(store, one)
     assert await left(store) == {one.id}
@@ -59,7 +59,7 @@ async def test_one_whose_fate_is_known_is_gone(store: Store) -> None:
     assert await left(store) == {other.id}
 
 
-async def test_to_end_one_that_is_gone_is_fine(store: Store) -> None:
+async def test_ending_a_missing_intent_does_nothing(store: Store) -> None:
     await store.intents.end(intent().id)
     await store.intents.unknown(intent().id, "no_answer")
     assert await left(store) == set()
@@ -127,7 +127,7 @@ async def test_at_the_start_of_the_only_node_all_in_flight_were_cut_off(store: S
     assert {one.id: one.reason for one in await listed(store)} == {in_flight.id: CUT_OFF, known.id: "server_error"}
 
 
-async def test_what_a_crash_left_is_freed_with_it(store: Store) -> None:
+async def test_crash_recovery_marks_creates_as_cut_off(store: Store) -> None:
     one = intent()
     await begun(store, one)
     await store.recover_from_crash(LATER)
@@ -185,7 +185,7 @@ async def test_a_cursor_of_another_list_is_refused(store: Store, cursor: str) ->
 # --- off the list
 
 
-async def test_one_that_somebody_looked_into_is_taken_off_the_list(store: Store) -> None:
+async def test_dismissed_create_is_no_longer_listed(store: Store) -> None:
     one, other = intent(idempotency_key="key"), intent()
     await unknown(store, one, other)
     assert await store.intents.dismiss(one.id, LATER) == replace(one, reason="no_answer")
@@ -193,7 +193,7 @@ async def test_one_that_somebody_looked_into_is_taken_off_the_list(store: Store)
     assert await store.intents.dismiss(one.id, LATER) is None
 
 
-async def test_one_in_flight_is_not_taken_off_until_it_is_listed(store: Store) -> None:
+async def test_create_in_flight_cannot_be_dismissed_until_it_is_listed(store: Store) -> None:
     one = intent()
     await begun(store, one)
     assert await store.intents.dismiss(one.id, NOW + IN_FLIGHT_SECONDS) is None
@@ -202,7 +202,7 @@ async def test_one_in_flight_is_not_taken_off_until_it_is_listed(store: Store) -
     assert await left(store) == set()
 
 
-async def test_retention_deletes_those_that_nobody_took_care_of(store: Store) -> None:
+async def test_retention_deletes_old_unresolved_creates(store: Store) -> None:
     old, old_in_flight, young = intent(NOW - 2), intent(NOW - 1), intent(NOW)
     await unknown(store, old, young)
     await begun(store, old_in_flight)
@@ -363,7 +363,7 @@ async def event_subjects(store: Store) -> list[str]:
     return [row["subject"] for row in await rows(store, "SELECT subject FROM events ORDER BY position")]
 
 
-async def test_each_create_of_unknown_fate_is_told_once(store: Store) -> None:
+async def test_each_create_of_unknown_fate_is_reported_once(store: Store) -> None:
     lost, ended, flying, cut_off = intent(LATER), intent(LATER), intent(LATER), intent(LATER - IN_FLIGHT_SECONDS - 1)
     await begun(store, lost, ended, flying, cut_off)
     await store.intents.unknown(lost.id, "no_answer")

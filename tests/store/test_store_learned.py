@@ -34,7 +34,7 @@ async def test_what_was_learned_is_there_after_a_restart(
 
 
 @pytest.mark.parametrize(("event_count", "wins"), [(4.9, False), (5.0, True), (6.0, True), (0.0, False)])
-async def test_who_has_seen_more_wins(store: Store, event_count: float, wins: bool) -> None:
+async def test_row_based_on_more_events_wins(store: Store, event_count: float, wins: bool) -> None:
     await store.learned.save([learned(event_count=5.0, values='"first"')], NOW)
     await store.learned.save([learned(event_count=event_count, values='"second"')], NOW + 1)
     (kept,) = await store.learned.load("revor")

@@ -24,7 +24,7 @@ async def test_nothing_is_pending_in_an_empty_store(store: Store) -> None:
     )
 
 
-async def test_what_is_pending_is_told_by_what_holds_it_up(store: Store) -> None:
+async def test_pending_deliveries_are_counted_by_what_blocks_them(store: Store) -> None:
     await subscribe(store, "sub_1", "sub_2", "sub_3", "sub_4")
     await store.jobs.record(poll(await track(store), 0, "queued", "running"))
     await store.subscriptions.set_state("sub_1", "paused", NOW)
@@ -34,7 +34,7 @@ async def test_what_is_pending_is_told_by_what_holds_it_up(store: Store) -> None
     assert await store.deliveries.pending() == expected
 
 
-async def test_the_oldest_pending_is_none_that_waits_for_somebody_to_act(store: Store) -> None:
+async def test_oldest_pending_excludes_paused_and_disabled_subscriptions(store: Store) -> None:
     """Nor one that was asked for by hand, which may be of last month."""
     await subscribe(store, "sub_1", "sub_2", "sub_3")
     for nth in range(3):
@@ -49,7 +49,7 @@ async def test_the_oldest_pending_is_none_that_waits_for_somebody_to_act(store: 
     assert (await store.deliveries.pending()).oldest_at == NOW + 1
 
 
-async def test_no_more_is_counted_than_a_second_allows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_count_of_pending_deliveries_is_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert deliveries.COUNTED == 1_000_000
     cut = replace(
         deliveries.PENDING,
@@ -62,7 +62,7 @@ async def test_no_more_is_counted_than_a_second_allows(store: Store, monkeypatch
     assert await store.deliveries.pending_count() == 3
 
 
-async def test_the_database_says_how_large_it_is(store: Store) -> None:
+async def test_database_reports_its_size(store: Store) -> None:
     before = await store.database.size_bytes()
     assert before > 100_000
     await track(store, metadata={"much": "x" * 1_000_000})

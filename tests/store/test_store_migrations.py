@@ -160,7 +160,7 @@ def test_autogenerate_finds_no_difference(migrated: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
-def test_autogenerate_would_find_one(migrated: str) -> None:
+def test_autogenerate_detects_a_difference(migrated: str) -> None:
     change(migrated, "DROP INDEX ix_deliveries_due")
     assert [found[0] for found in on(migrated, differences)] == ["add_index"]
 
@@ -174,7 +174,7 @@ def test_autogenerate_would_find_one(migrated: str) -> None:
         "ALTER TABLE jobs RENAME COLUMN action TO act",
     ],
 )
-def test_a_difference_would_be_seen(migrated: str, statement: str) -> None:
+def test_schema_difference_is_detected(migrated: str, statement: str) -> None:
     before = description(migrated)
     change(migrated, statement)
     assert description(migrated) != before
@@ -250,7 +250,7 @@ def test_an_older_schema_is_named(migrated: str, monkeypatch: pytest.MonkeyPatch
         migrations.check(migrated)
 
 
-async def test_a_store_needs_a_schema_or_the_leave_to_make_one(database_url: str) -> None:
+async def test_store_needs_a_schema_or_auto_migrate(database_url: str) -> None:
     if is_postgres(database_url):  # the tables of a file belong to its only node, which makes them
         with pytest.raises(SchemaTooOld, match="relay migrate"):
             await open_store(database_url, ReversingCipher(), now=NOW)
@@ -271,7 +271,7 @@ def test_a_newer_database_is_left_alone(migrated: str) -> None:
     assert description(migrated) == before
 
 
-async def test_a_newer_database_is_let_go_again(database_url: str) -> None:
+async def test_newer_database_is_released_again(database_url: str) -> None:
     run = asyncio.get_running_loop().run_in_executor
     await run(None, migrations.migrate, database_url)
     await run(None, change, database_url, "UPDATE alembic_version SET version_num = '9999'")

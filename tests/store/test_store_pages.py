@@ -136,7 +136,7 @@ async def test_subscriptions_without_callbacks_unless_asked_for(full: Store) -> 
     assert [one.id for one in with_callbacks] == ["sub_4", "sub_3", "sub_2", "sub_1"]
 
 
-async def test_a_row_that_comes_while_one_walks_moves_nothing(store: Store) -> None:
+async def test_row_inserted_while_paging_shifts_nothing(store: Store) -> None:
     for nth in range(4):
         await track(store, f"job {nth}", tracked_at=NOW + nth)
     first = await store.jobs.page(limit=2)
@@ -147,7 +147,7 @@ async def test_a_row_that_comes_while_one_walks_moves_nothing(store: Store) -> N
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "=", "zzzz", "é", "\ud800", "a" * 201, "am9iXw===", "null", "evt_1", "+/"])
-async def test_a_garbage_cursor_is_refused_by_every_list(store: Store, cursor: str) -> None:
+async def test_invalid_cursor_is_refused_by_every_list(store: Store, cursor: str) -> None:
     for page in (store.jobs.page, store.events.page, store.deliveries.page, store.subscriptions.page):
         with pytest.raises(InvalidRequest) as refused:
             await page(limit=5, cursor=cursor)
@@ -191,7 +191,7 @@ def test_a_key_comes_back_from_its_cursor(key: str) -> None:
 
 
 @given(st.floats(0, 1e11), st.integers(0, 2**59))
-def test_a_moment_comes_back_from_its_cursor_to_the_last_bit(time: float, position: int) -> None:
+def test_moment_cursor_round_trips_exactly(time: float, position: int) -> None:
     assert decode_moment(encode_cursor(moment_key(time, position))) == (time, position)
 
 

@@ -83,7 +83,7 @@ async def test_there_is_no_probe_before_its_time_and_one_in_its_time(store: Stor
     assert (second.claimed, second.next_at) == (None, MINUTE + 45)
 
 
-async def test_a_turn_that_a_crash_cut_off_comes_again_when_its_lease_is_over(store: Store) -> None:
+async def test_probe_cut_off_by_a_crash_is_repeated_when_its_lease_ends(store: Store) -> None:
     uids = await disable(store, NOW - 3, NOW - 2)
     first = await probed(store)
     assert (await store.deliveries.claim_probe("sub_1", MINUTE + 44, lease())).claimed is None
@@ -158,7 +158,7 @@ async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypat
 
 
 @pytest.mark.parametrize("meanwhile", ["resumed", "paused", "gone"])
-async def test_a_probe_arrives_and_nobody_waited_for_it(store: Store, meanwhile: str) -> None:
+async def test_successful_probe_of_an_enabled_subscription_changes_nothing(store: Store, meanwhile: str) -> None:
     await disable(store, NOW - 1)
     probe = await probed(store)
     if meanwhile == "resumed":
@@ -185,7 +185,7 @@ async def test_two_probes_of_one_group_recover_once(store: Store) -> None:
     assert await states(store) == ["delivered"] * 2
 
 
-async def test_what_was_asked_for_by_hand_and_what_is_fresh_is_probed_too(store: Store) -> None:
+async def test_manual_and_first_attempts_are_probed_too(store: Store) -> None:
     await disable(store, NOW - 3)
     delivered = await probed(store)
     await store.deliveries.record_attempt(recovery(delivered))
@@ -208,7 +208,7 @@ async def test_a_disabled_subscription_with_nothing_to_try_waits(store: Store) -
     assert (found.claimed, found.next_at) == (None, NOW + 45)
 
 
-async def test_waiting_retries_come_forward_in_pieces_in_the_order_of_their_age(store: Store) -> None:
+async def test_waiting_retries_are_expedited_in_chunks_oldest_first(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     count = EXPEDITE_CHUNK + 5
     batch = [registration(f"job {nth}") for nth in range(count)]
@@ -224,7 +224,7 @@ async def test_waiting_retries_come_forward_in_pieces_in_the_order_of_their_age(
     assert [one.job_uid for one in taken] == oldest
 
 
-async def test_retry_that_comes_forward_uses_up_nothing_of_its_schedule(store: Store) -> None:
+async def test_expedited_retry_uses_up_nothing_of_its_schedule(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(3)]
     await store.jobs.register_many(batch)
@@ -240,7 +240,7 @@ async def test_retry_that_comes_forward_uses_up_nothing_of_its_schedule(store: S
     assert [one.attempt_count for one in await claim(store, "sub_1", 9)] == [1]
 
 
-async def test_what_had_so_many_free_attempts_comes_forward_only_without_a_limit(store: Store) -> None:
+async def test_delivery_at_its_free_attempt_limit_is_expedited_only_without_limit(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(2)]
     await store.jobs.register_many(batch)
@@ -254,7 +254,7 @@ async def test_what_had_so_many_free_attempts_comes_forward_only_without_a_limit
     assert [one.job_uid for one in await claim(store, "sub_1", 9)] == [batch[1].uid]
 
 
-async def test_first_attempts_that_are_due_are_put_behind_in_pieces_and_keep_their_order(store: Store) -> None:
+async def test_due_first_attempts_are_demoted_in_chunks_and_keep_their_order(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await store.subscriptions.create(subscription("sub_2"))
     count = EXPEDITE_CHUNK + 5
@@ -347,7 +347,7 @@ async def test_a_new_sink_has_not_failed_and_asked_for_no_pause(store: Store) ->
     assert found.drain_since == NOW + 5  # what waits for a retry is tried at once
 
 
-async def test_whose_sinks_fail(store: Store) -> None:
+async def test_failing_sinks_are_listed(store: Store) -> None:
     for name in ("sub_1", "sub_2", "sub_3"):
         await store.subscriptions.create(subscription(name))
     assert await store.subscriptions.failing() == {}

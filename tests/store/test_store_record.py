@@ -32,7 +32,7 @@ from tests.support.store_kit import (
 )
 
 
-async def test_state_events_and_deliveries_are_there_together(store: Store) -> None:
+async def test_state_events_and_deliveries_are_committed_together(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     before = store.database.commit_count
@@ -120,7 +120,7 @@ async def test_the_second_record_of_one_job_in_one_group_is_stale(store: Store) 
     assert (await counts(store))["events"] == 2
 
 
-async def test_of_a_group_only_the_item_that_fails_is_undone(store: Store) -> None:
+async def test_only_the_failing_item_of_a_group_is_undone(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uids = [await track(store, name) for name in "abcde"]
     await store.jobs.record(poll(uids[0], 0, "queued", events=[job_event(uids[0], 1, id="evt_taken")]))
@@ -172,7 +172,7 @@ async def test_the_error_of_a_batch_function_in_the_middle_leaves_nothing_half_w
     assert sorted(await states(store)) == ["dead", "pending"]
 
 
-async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) -> None:
+async def test_overdue_job_keeps_its_poll_counts(store: Store) -> None:
     uid = await track(store)
     error = {"code": "not_found", "message": "no such job"}
     note = PollNote(
@@ -194,7 +194,7 @@ async def test_an_overdue_job_keeps_what_its_looks_have_counted(store: Store) ->
     assert (job.poll_count, job.next_poll_at, job.poll_step, job.deadline_at) == (1, NOW + 9, 4, NOW + 604_800)
 
 
-async def test_a_look_that_saw_something_forgets_earlier_failures(store: Store) -> None:
+async def test_successful_poll_resets_earlier_failures(store: Store) -> None:
     uid = await track(store)
     error = {"code": "timeout", "message": "no answer"}
     failed = PollNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=2, last_error=error)
@@ -208,7 +208,7 @@ async def test_a_look_that_saw_something_forgets_earlier_failures(store: Store) 
     assert (job.failure_count, job.missing_count, job.last_error, job.poll_count) == (0, 0, None, 2)
 
 
-async def test_a_note_without_a_look_counts_none(store: Store) -> None:
+async def test_note_without_a_poll_counts_none(store: Store) -> None:
     uid = await track(store)
     await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 9))
     job = await store.jobs.get(uid)
@@ -216,7 +216,7 @@ async def test_a_note_without_a_look_counts_none(store: Store) -> None:
     assert (job.poll_count, job.last_polled_at, job.next_poll_at) == (0, None, NOW + 9)
 
 
-async def test_the_back_off_step_is_kept_with_the_plan_until_a_look_finds_something(store: Store) -> None:
+async def test_back_off_step_is_kept_until_a_poll_finds_something(store: Store) -> None:
     uid = await track(store)
     (job,) = await store.jobs.open_jobs("revor", "default")
     assert (job.next_poll_at, job.poll_step) == (None, 0)
@@ -249,7 +249,7 @@ async def test_open_jobs_come_in_slices_without_their_bodies(store: Store) -> No
     assert await store.jobs.open_counts() == {("revor", "default"): 4, ("revor", "other"): 1}
 
 
-async def test_a_passed_deadline_is_shown_until_it_was_said(store: Store) -> None:
+async def test_passed_deadline_is_listed_until_it_is_reported(store: Store) -> None:
     uid = await track(store, "a", deadline_seconds=1.0)
     await track(store, "b", deadline_seconds=100.0)
     closed = await track(store, "c", deadline_seconds=1.0)
@@ -278,7 +278,7 @@ async def test_passed_deadlines_come_by_account_and_in_pages(store: Store) -> No
     assert [uid for _, uid in (*first, *rest)] == uids
 
 
-async def test_what_does_not_exist_is_not_found(store: Store) -> None:
+async def test_missing_jobs_and_events_are_not_found(store: Store) -> None:
     assert await store.jobs.get("job_none") is None
     assert await store.events.get("evt_none") is None
     assert await store.events.position_of("evt_none") is None
@@ -357,7 +357,7 @@ async def test_attempts_are_kept_word_for_word(store: Store) -> None:
     assert len(await rows(store, "SELECT delivery_id FROM attempts")) == 1
 
 
-async def test_jobs_asked_for_at_once_are_each_ones_own(store: Store) -> None:
+async def test_concurrent_reads_each_get_their_own_job(store: Store) -> None:
     uids = [await track(store, f"ext-{number}") for number in range(20)]
     asked = [*uids, "job_nobody", "job_\0", "job_ü", uids[0]]
     found = await asyncio.gather(*(store.jobs.get(uid) for uid in asked))

@@ -57,7 +57,7 @@ async def test_the_same_id_in_another_account_or_source_is_another_job(store: St
     assert [job.account for job in await store.jobs.find("a", "revor", "other")] == ["other"]
 
 
-async def test_what_the_create_said_is_kept_unless_sent_again(store: Store) -> None:
+async def test_create_fields_are_kept_unless_sent_again(store: Store) -> None:
     said = {"metadata": {"a": [1, "é"]}, "truncated": True}
     first = registration("a", request=said, connect_account_id="acc_1")
     assert (await store.jobs.register(first)).job == await store.jobs.get(first.uid)
@@ -111,7 +111,7 @@ async def test_a_weight_is_kept_unless_sent(store: Store) -> None:
     assert weights == {light.uid: 1.0, heavy.uid: 1.0}
 
 
-async def test_a_job_that_is_taken_up_again_keeps_its_weight_unless_another_is_sent(store: Store) -> None:
+async def test_resumed_job_keeps_its_weight_unless_another_is_sent(store: Store) -> None:
     uid = await track(store, "a", weight=4.0)
     for given, kept in ((None, 4.0), (0.25, 0.25)):
         await store.jobs.untrack(uid, NOW + 1)
@@ -165,7 +165,7 @@ async def test_any_printable_id_is_found_again(store: Store, odd: str) -> None:
     assert [job.external_id for job in await store.jobs.find(odd)] == [odd]
 
 
-async def test_an_untracked_job_is_taken_up_again_and_its_sequence_goes_on(store: Store) -> None:
+async def test_untracked_job_is_resumed_and_continues_its_sequence(store: Store) -> None:
     uid = await track(store, "a")
     await store.jobs.record(poll(uid, 0, "queued", "running"))
     closed = await store.jobs.untrack(uid, NOW + 1)
@@ -181,7 +181,7 @@ async def test_an_untracked_job_is_taken_up_again_and_its_sequence_goes_on(store
     assert [event.sequence for event in await store.events.of_job(uid)] == [1, 2, 3]
 
 
-async def test_a_job_that_was_not_found_is_taken_up_again_with_clean_counts(store: Store) -> None:
+async def test_job_that_was_not_found_is_resumed_with_reset_counts(store: Store) -> None:
     uid = await track(store, "a")
     await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 9, poll_step=7, failure_count=2, missing_count=3))
     await store.jobs.record(poll(uid, 0, "not_found", outcome="not_found", seen=None))
@@ -374,7 +374,7 @@ async def test_untracking_leaves_pending_deliveries_and_a_closed_job_alone(store
     assert len(await claim(store, "sub_1")) == 1
 
 
-async def test_purging_erases_a_job_and_all_that_hangs_on_it(store: Store) -> None:
+async def test_purging_deletes_a_job_and_everything_of_it(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     sub = await callback(store)
     uid = await track(store, "a", callback_subscription_id=sub)
@@ -391,7 +391,7 @@ async def test_purging_erases_a_job_and_all_that_hangs_on_it(store: Store) -> No
     assert (await store.jobs.register(registration("a"))).created
 
 
-async def test_purging_while_a_delivery_is_on_its_way_refuses_its_mark(store: Store) -> None:
+async def test_result_of_a_delivery_of_a_purged_job_is_refused(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store, "a")
     await store.jobs.record(poll(uid, 0, "queued"))

@@ -182,7 +182,7 @@ async def test_a_callback_gets_the_events_of_its_jobs(store: Store) -> None:
     assert await finish(store, made.id, callback) == [(mine, 1), (mine, 2), (mine, 3)]
 
 
-async def test_what_is_fresh_goes_before_what_is_sent_again(store: Store) -> None:
+async def test_new_events_go_before_replayed_ones(store: Store) -> None:
     old = await job(store, "old")
     await kill_all(store)
     made = await replay(store)
@@ -200,7 +200,7 @@ async def test_what_is_fresh_goes_before_what_is_sent_again(store: Store) -> Non
     assert [(one.job_uid, one.priority) for one in marked.next] == [(other, 0)]  # not its own follower
 
 
-async def test_a_follower_waits_for_the_one_before_whatever_becomes_of_it(store: Store) -> None:
+async def test_follower_waits_for_the_previous_one_whatever_its_outcome(store: Store) -> None:
     await job(store)
     await kill_all(store)
     made = await replay(store)
@@ -231,7 +231,7 @@ async def test_without_an_order_all_go_at_once(store: Store) -> None:
     assert await states(store, "sub_none") == ["pending"] * 3
 
 
-async def test_what_is_on_its_way_stays_in_its_place_and_comes_now(store: Store) -> None:
+async def test_open_delivery_keeps_its_place_and_becomes_due(store: Store) -> None:
     uid = await job(store)
     (head,) = await claim(store, "sub_1")
     await store.deliveries.record_attempt(result_of(head, "pending", due_at=NOW + 500))
@@ -264,7 +264,7 @@ async def test_retry_of_what_is_pending_has_waiting_retries_come_now(store: Stor
     assert [(one.id, one.attempt_count) for one in taken] == [(first.id, 0)]
 
 
-async def test_what_somebody_holds_is_let_be(store: Store) -> None:
+async def test_leased_delivery_is_left_alone(store: Store) -> None:
     await job(store, "a job", "failed")
     (held,) = await claim(store, "sub_1")
     made = await replay(store)
@@ -275,7 +275,7 @@ async def test_what_somebody_holds_is_let_be(store: Store) -> None:
     assert await states(store) == ["delivered"]
 
 
-async def test_of_one_replay_a_bounded_number_is_on_its_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replay_has_a_bounded_number_of_open_deliveries(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "MAX_UNTRIED", 10)
     monkeypatch.setattr(replays, "MAX_OPEN", 25)
     monkeypatch.setattr(replay_steps, "SLICE", 5)
@@ -379,7 +379,7 @@ async def test_one_node_at_a_time_goes_on_with_it(store: Store) -> None:
     assert not (await store.replays.advance(made.id, "node 1", later)).ended
 
 
-async def test_a_stop_leaves_what_was_not_sent_as_it_was(store: Store) -> None:
+async def test_stopped_replay_restores_unsent_deliveries(store: Store) -> None:
     await job(store)
     await kill_all(store)
     delivered = await job(store, "delivered", "failed")
@@ -409,7 +409,7 @@ async def test_a_stop_leaves_what_was_not_sent_as_it_was(store: Store) -> None:
 
 
 @pytest.mark.parametrize("when", ["before the replay", "on its way", "sent and not counted yet"])
-async def test_stopping_a_replay_keeps_what_was_retried_by_hand(store: Store, when: str) -> None:
+async def test_stopping_a_replay_keeps_manual_retries(store: Store, when: str) -> None:
     await job(store)
     await kill_all(store)
     first = (await deliveries(store))[0]["id"]
@@ -442,7 +442,7 @@ async def test_stopping_a_replay_keeps_what_an_earlier_stopped_one_had_in_flight
     assert await states(store) == ["pending"]
 
 
-async def test_a_stop_lets_others_of_the_chain_go_on(store: Store) -> None:
+async def test_stopping_a_replay_promotes_others_of_the_chain(store: Store) -> None:
     await job(store)
     await kill_all(store)
     first = await replay(store, types=("ai.revor.job.queued",))
@@ -483,7 +483,7 @@ async def test_a_removed_subscription_ends_it(store: Store) -> None:
     assert all(row["replay"] is None for row in await deliveries(store))
 
 
-async def test_what_is_not_there(store: Store) -> None:
+async def test_missing_replay_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound) as missing:
         await replay(store, "sub_none")
     assert missing.value.code == "subscription_not_found"
@@ -493,7 +493,7 @@ async def test_what_is_not_there(store: Store) -> None:
     assert await store.replays.get("rpl_none") is None
 
 
-async def test_so_many_may_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_number_of_running_replays_is_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     await job(store)
     await kill_all(store)
     monkeypatch.setattr(replays.sql, "MAX_RUNNING", 2)
@@ -570,7 +570,7 @@ async def test_a_single_retry_keeps_working_beside_a_replay(store: Store) -> Non
     assert [sequence for _, sequence in await finish(store, made.id)] == [3, 1, 2]
 
 
-async def test_a_stray_of_a_replay_is_brought_home(store: Store) -> None:
+async def test_missed_head_of_a_replay_is_promoted(store: Store) -> None:
     await job(store)
     await kill_all(store)
     made = await replay(store)

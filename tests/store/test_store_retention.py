@@ -111,7 +111,7 @@ async def test_attempts_go_before_their_events(store: Store) -> None:
     assert [left[name] for name in ("jobs", "events", "deliveries", "attempts")] == [3, 3, 3, 0]
 
 
-async def test_no_transaction_deletes_more_than_so_many_rows(store: Store) -> None:
+async def test_no_transaction_deletes_more_than_its_row_limit(store: Store) -> None:
     for nth in range(6):
         await store.subscriptions.create(subscription(f"sub_{nth}"))
     await ended(store, SLICE + 50)
@@ -124,7 +124,7 @@ async def test_no_transaction_deletes_more_than_so_many_rows(store: Store) -> No
     assert (await counts(store))["events"] == 0
 
 
-async def test_the_deliveries_of_one_event_go_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deliveries_of_one_event_are_deleted_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of them gone, a replay would send to those subscriptions again."""
     monkeypatch.setattr("relay.store.upkeep.MAX_ROWS", 5)
     for nth in range(6):
@@ -137,7 +137,7 @@ async def test_the_deliveries_of_one_event_go_together(store: Store, monkeypatch
     assert found.transactions == [13, 13]
 
 
-async def test_a_call_is_bounded_and_the_next_goes_on_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_is_bounded_and_the_next_continues_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is owed by the hundred thousand, to a subscription that is disabled say, holds nothing up."""
     monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
@@ -158,7 +158,7 @@ def test_the_default_cadence_is_enough_for_many_times_100_000_events_a_day() -> 
     assert calls * upkeep.MAX_BATCHES * MAX_ROWS > 20 * 5 * 100_000
 
 
-async def test_retention_beside_deliveries_takes_nothing_that_is_on_its_way(store: Store) -> None:
+async def test_retention_deletes_no_open_delivery(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uids = [await track(store, f"job {n}") for n in range(12)]
     for uid in uids:
@@ -191,7 +191,9 @@ async def test_retention_beside_deliveries_takes_nothing_that_is_on_its_way(stor
     assert [left[name] for name in ("jobs", "events", "deliveries", "attempts")] == [0, 0, 0, 0]
 
 
-async def test_strays_are_logged_and_the_dispatcher_is_woken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_promoted_heads_are_logged_and_the_dispatcher_is_woken(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
@@ -206,7 +208,7 @@ async def test_strays_are_logged_and_the_dispatcher_is_woken(store: Store, monke
     assert [row["state"] for row in await deliveries(store)] == ["pending"]
 
 
-async def test_all_that_is_pending_is_searched_for_strays_a_part_a_call(
+async def test_pending_deliveries_are_searched_for_orphans_in_slices(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
@@ -254,7 +256,7 @@ async def test_sixty_days_show_a_plateau(open_again: Callable[..., Awaitable[Sto
 
 
 @pytest.mark.usefixtures("a_small_log")
-async def test_without_retention_they_would_not(open_again: Callable[..., Awaitable[Store]]) -> None:
+async def test_without_retention_sixty_days_show_no_plateau(open_again: Callable[..., Awaitable[Store]]) -> None:
     found = await sixty_days(await open_again(), None)
     assert found[59].events == 60 * EVENTS_A_DAY
     assert found[59].size_bytes > 1.1 * found[39].size_bytes

@@ -31,7 +31,7 @@ async def test_a_key_in_flight_is_known_with_its_body_and_no_answer(store: Store
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a":"\xc3\xa4"}', bytes(range(256))])
-async def test_an_answer_is_given_again_byte_for_byte(store: Store, body: bytes) -> None:
+async def test_answer_is_repeated_byte_for_byte(store: Store, body: bytes) -> None:
     await begin(store)
     headers = {"Location": "/v1/jobs/1", "Content-Type": "application/json"}
     await store.idempotency.end("key", "holder", 201, body, headers)
@@ -44,7 +44,7 @@ async def test_of_two_requests_at_once_one_is_new(store: Store) -> None:
     assert results == [None, StoredAnswer(body_digest="digest"), None]
 
 
-async def test_a_request_that_came_to_nothing_may_come_again(store: Store) -> None:
+async def test_forgotten_request_may_be_repeated(store: Store) -> None:
     await begin(store)
     await store.idempotency.forget("key", "holder")
     assert await begin(store) is None
@@ -58,7 +58,7 @@ async def test_a_key_is_new_again_after_its_time(store: Store) -> None:
     assert await begin(store, now=NOW + DAY + 1) == StoredAnswer(body_digest="new")
 
 
-async def test_request_that_is_sent_again_after_a_cut_is_told_when_the_first_came(store: Store) -> None:
+async def test_repeated_request_learns_when_the_first_arrived(store: Store) -> None:
     async def taken_at(now: float) -> StoredAnswer | float:
         return await store.idempotency.begin("key", "digest", "holder", now, now - DAY)
 
@@ -78,7 +78,7 @@ async def test_request_that_is_sent_again_after_a_cut_is_told_when_the_first_cam
         ("another body", DAY + 1, None),
     ],
 )
-async def test_the_key_of_a_request_that_was_cut_off_is_free_for_the_same_body_when_its_lease_ends(
+async def test_key_of_a_cut_off_request_is_free_for_the_same_body_when_its_lease_ends(
     store: Store, digest: str, seconds: float, expected: StoredAnswer | None
 ) -> None:
     await begin(store)
@@ -92,7 +92,7 @@ async def test_a_request_that_renews_its_lease_keeps_its_key(store: Store) -> No
     assert await begin(store, now=NOW + 19, holder="later") is None
 
 
-async def test_a_request_that_lost_its_key_changes_nothing_of_the_later_one(store: Store) -> None:
+async def test_request_that_lost_its_key_does_not_affect_the_later_one(store: Store) -> None:
     await begin(store)
     assert await begin(store, now=NOW + LEASE_SECONDS, holder="later") is None
     await store.idempotency.renew("key", "holder", NOW + 1_000)

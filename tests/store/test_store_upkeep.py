@@ -117,7 +117,7 @@ async def test_many_events_of_one_moment_go_all(store: Store) -> None:
     assert sum(await sweep(store, NOW + 1)) == 2 * SLICE + 7
 
 
-async def test_many_events_of_one_moment_that_are_owed_hold_nothing_up(store: Store) -> None:
+async def test_many_open_events_of_one_moment_do_not_block_the_sweep(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
     await events_at(store, *[NOW] * (SLICE + 5))
     uid = await track(store, "free")
@@ -127,7 +127,7 @@ async def test_many_events_of_one_moment_that_are_owed_hold_nothing_up(store: St
     assert (await counts(store))["events"] == SLICE + 5
 
 
-async def test_an_event_that_is_asked_for_again_between_look_and_deletion_stays(store: Store) -> None:
+async def test_event_retried_between_check_and_deletion_stays(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await events_at(store, NOW, NOW)
     first, second = await deliver_all(store, "sub_1")
@@ -174,7 +174,7 @@ async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Stor
     assert len(others) == SLICE + 5
 
 
-async def test_many_owed_jobs_hold_the_others_not_up(store: Store) -> None:
+async def test_many_jobs_with_open_deliveries_do_not_block_the_sweep(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
     await events_at(store, *[NOW] * (SLICE + 5))
     free = await track(store, "free")
@@ -183,7 +183,7 @@ async def test_many_owed_jobs_hold_the_others_not_up(store: Store) -> None:
     assert await store.jobs.get(free) is None
 
 
-async def test_a_job_that_is_taken_up_again_between_look_and_deletion_stays(store: Store) -> None:
+async def test_job_resumed_between_check_and_deletion_stays(store: Store) -> None:
     sub = await store.subscriptions.callback_for("https://callback.example", "sub_1", NOW)
     uid = await track(store, "a", callback_subscription_id=sub)
     await store.jobs.untrack(uid, NOW)
@@ -237,7 +237,7 @@ async def test_many_callbacks_are_gone_through_a_slice_at_a_time(store: Store) -
     assert await store.upkeep.delete_callbacks(NOW + 5, after) == (2, None)
 
 
-async def test_a_callback_that_is_named_again_between_look_and_deletion_stays(store: Store) -> None:
+async def test_callback_used_again_between_check_and_deletion_stays(store: Store) -> None:
     sub = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)
     named = store.jobs.register(registration("a", callback_subscription_id=sub))
     deletion = store.database.write(_on_one_node(_delete_callbacks), (store.upkeep._book, [sub]))

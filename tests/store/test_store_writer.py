@@ -29,7 +29,7 @@ from tests.support.store_kit import (
 )
 
 
-async def test_a_write_alone_is_committed_at_once(store: Store) -> None:
+async def test_lone_write_is_committed_at_once(store: Store) -> None:
     before = store.database.commit_count
     for nth in range(5):
         await track(store, f"job {nth}")
@@ -122,7 +122,7 @@ async def test_a_cancelled_change_of_a_subscription_is_announced_all_the_same(st
     assert await store.subscriptions.get("sub_1") is not None
 
 
-async def test_close_writes_what_waits(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
+async def test_close_commits_queued_writes(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
     async with held_writer(store):
         writes = [asyncio.ensure_future(store.jobs.register(registration(f"job {n}"))) for n in range(20)]
         await asyncio.sleep(0)
@@ -142,7 +142,7 @@ async def test_nothing_is_read_or_written_after_close(store: Store) -> None:
     await store.close()
 
 
-async def test_a_read_sees_one_moment_however_many_statements_it_has(store: Store) -> None:
+async def test_read_sees_one_snapshot_for_all_its_statements(store: Store) -> None:
     reading, written = threading.Event(), threading.Event()
 
     def twice(connection: Connection) -> tuple[int, int]:
@@ -162,7 +162,7 @@ async def test_a_read_sees_one_moment_however_many_statements_it_has(store: Stor
     assert (await counts(store))["jobs"] == 1
 
 
-async def test_readers_can_not_write(store: Store) -> None:
+async def test_readers_cannot_write(store: Store) -> None:
     def sneaky(connection: Connection) -> None:
         connection.execute(text("DELETE FROM jobs"))
 

@@ -244,7 +244,7 @@ class Driver:
 
 
 @pytest.mark.parametrize("shared", ["one store", "a store each"])
-async def test_what_two_pollers_record_is_a_subsequence_of_the_truth(
+async def test_events_of_two_pollers_are_a_subsequence_of_the_true_history(
     store: Store, open_again: Callable[..., Any], shared: str
 ) -> None:
     if shared == "a store each" and not store.database.shared:

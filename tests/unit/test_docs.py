@@ -200,7 +200,7 @@ def test_what_is_said_of_postgresql() -> None:
     assert f"relay: {NO_TOKEN}\n" in text
     assert f"after at most {LEASE_SECONDS + RENEW_SECONDS:g} s (a lease of {LEASE_SECONDS:g} s" in text
     assert WATCH_SECONDS < 1
-    assert "go on within a second" in text
+    assert "take over within a second" in text
     assert f"`delivery.timeout_seconds` + {LEASE_MARGIN_SECONDS:g} s" in text
     assert f"Writes wait up to {PATIENCE_SECONDS:g} s" in text
     documented = set(re.findall(r"`((?:database|delivery|encryption|server)\.[a-z_]+)`", text))

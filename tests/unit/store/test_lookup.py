@@ -63,9 +63,7 @@ async def asked(lookup: Lookup[str], *keys: str) -> list["asyncio.Task[str | Non
     return tasks
 
 
-async def test_what_is_asked_for_during_a_read_is_read_together_in_the_next(
-    lookup: Lookup[str], database: HeldDatabase
-) -> None:
+async def test_keys_requested_during_a_read_share_the_next(lookup: Lookup[str], database: HeldDatabase) -> None:
     database.rows = {"a": "1", "b": "2", "c": "3"}
     first = await asked(lookup, "a")
     others = await asked(lookup, "b", "c", "nobody", "b")
@@ -100,7 +98,7 @@ async def test_one_after_the_other_each_is_read_at_once(lookup: Lookup[str], dat
     assert database.reads == [["0"], ["1"], ["2"]]
 
 
-async def test_a_caller_who_goes_takes_nobody_along(lookup: Lookup[str], database: HeldDatabase) -> None:
+async def test_cancelled_caller_does_not_cancel_others(lookup: Lookup[str], database: HeldDatabase) -> None:
     database.rows = {"a": "1", "b": "2"}
     (first,) = await asked(lookup, "a")
     (gone, second) = await asked(lookup, "a", "b")
@@ -114,9 +112,7 @@ async def test_a_caller_who_goes_takes_nobody_along(lookup: Lookup[str], databas
     assert gone.cancelled()
 
 
-async def test_an_error_is_that_of_all_who_asked_and_of_nobody_else(
-    lookup: Lookup[str], database: HeldDatabase
-) -> None:
+async def test_error_reaches_the_callers_of_its_read_only(lookup: Lookup[str], database: HeldDatabase) -> None:
     database.rows = {"c": "3"}
     broken = await asked(lookup, "a")
     others = await asked(lookup, "b", "c")
@@ -131,7 +127,7 @@ async def test_an_error_is_that_of_all_who_asked_and_of_nobody_else(
     assert again.result() == "3"
 
 
-async def test_what_can_not_be_read_of_one_fails_nobody_else(lookup: Lookup[str], database: HeldDatabase) -> None:
+async def test_undecodable_row_fails_only_its_caller(lookup: Lookup[str], database: HeldDatabase) -> None:
     def fragile(rows: dict[str, str], keys: list[str]) -> dict[str, str]:
         if "bad" in keys:
             raise ValueError("this row has no sense")
@@ -147,7 +143,7 @@ async def test_what_can_not_be_read_of_one_fails_nobody_else(lookup: Lookup[str]
         bad.result()
 
 
-async def test_a_read_that_hangs_holds_up_its_own_group_alone(
+async def test_hanging_read_delays_only_its_own_group(
     lookup: Lookup[str], database: HeldDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.store.lookup.PATIENCE_SECONDS", 0.001)
@@ -172,7 +168,7 @@ async def test_a_read_is_bounded(lookup: Lookup[str], database: HeldDatabase) ->
     assert all(task.done() for task in tasks)
 
 
-async def test_a_few_that_are_asked_for_at_once_are_read_without_waiting_where_the_database_can(
+async def test_few_keys_are_read_without_waiting_if_the_database_can(
     lookup: Lookup[str], database: HeldDatabase
 ) -> None:
     database.rows, database.glances = {"a": "A", "b": "B"}, []
@@ -181,7 +177,7 @@ async def test_a_few_that_are_asked_for_at_once_are_read_without_waiting_where_t
     assert database.reads == []
 
 
-async def test_many_are_read_by_somebody_else(lookup: Lookup[str], database: HeldDatabase) -> None:
+async def test_many_keys_are_read_in_a_reader_thread(lookup: Lookup[str], database: HeldDatabase) -> None:
     database.glances = []
     tasks = await asked(lookup, *(f"key {nth}" for nth in range(FEW_KEYS + 1)))
     assert [len(keys) for keys in database.reads] == [FEW_KEYS + 1]
@@ -190,7 +186,7 @@ async def test_many_are_read_by_somebody_else(lookup: Lookup[str], database: Hel
     assert database.glances == []
 
 
-async def test_what_can_not_be_understood_at_a_glance_is_read(database: HeldDatabase) -> None:
+async def test_row_that_fails_in_the_quick_read_is_read_again(database: HeldDatabase) -> None:
     def failing(rows: dict[str, str], keys: list[str]) -> dict[str, str]:
         raise ValueError("a row of another time")
 

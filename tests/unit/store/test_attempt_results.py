@@ -27,7 +27,7 @@ class Claimed:
         (False, None, (relay_event("relay.delivery.expired"),), False),
     ],
 )
-def test_a_mark_that_turns_nothing_is_plain(
+def test_result_without_subscription_change_is_plain(
     probe: bool, disable: str | None, events: tuple[Event, ...], plain: bool
 ) -> None:
     claimed: Any = Claimed(probe=probe)
