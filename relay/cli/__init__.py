@@ -1,4 +1,4 @@
-"""The command `relay`: one file a group of commands; what costs time to import is imported inside the commands."""
+"""The command `relay`. Each group of commands has its own module. Slow imports happen inside the commands."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ DEBUG_VARIABLE = "RELAY_DEBUG"
 
 app = typer.Typer(
     name="relay",
-    help="Turns the job API of Revor AI into signed events: try `relay demo`, then `relay init` and `relay serve`.",
+    help="Turns Revor's job API into signed events. Try `relay demo`, then `relay init` and `relay serve`.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -53,7 +53,7 @@ app.command()(verify)
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
         from relay import __version__
 
@@ -62,12 +62,12 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and ends the process: 0 done, 1 it failed, 2 settings or usage are wrong."""
+    """Runs the command line and exits. Exit code 0: success, 1: failure, 2: wrong settings or usage."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code; every error is one line on stderr, never a traceback."""
+    """Runs one command and returns its exit code. An error is one line on stderr, never a traceback."""
     try:
         code = typer.main.get_command(app).main(args=list(arguments), prog_name="relay", standalone_mode=False)
         sys.stdout.flush()
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except TyperException as error:
         return _misused(error)
-    except BrokenPipeError:  # `relay events list | head`: nobody reads on
+    except BrokenPipeError:  # such as `relay events list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -92,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _misused(error: TyperException) -> int:
     context = getattr(error, "ctx", None)
-    text = error.format_message()
+    text = error.format_message().replace(": Value error, ", ": ")
     if type(error).__name__ == "NoArgsIsHelpError":
         if text.strip():
             typer.echo(text, err=True)

@@ -1,8 +1,8 @@
-"""What `relay check` looks at. Nothing is changed: no database is made or migrated, no message is sent."""
+"""The checks of `relay check`. They change nothing: no database is created or migrated, no message is sent."""
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -46,21 +46,33 @@ ABOUT_THE_SERVER = text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at; `detail` says how to mend a problem."""
+    """The result of one check. `detail` says how to fix a problem."""
 
     name: str
     state: Literal["ok", "problem", "skipped"]
     detail: str
 
 
+def _ok(name: str, detail: str) -> Finding:
+    return Finding(name=name, state="ok", detail=detail)
+
+
+def _problem(name: str, detail: str) -> Finding:
+    return Finding(name=name, state="problem", detail=detail)
+
+
+def _skipped(name: str, detail: str) -> Finding:
+    return Finding(name=name, state="skipped", detail=detail)
+
+
 async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Finding]:
-    """Looks at settings, database, keys and sinks, in this order; wrong settings end it."""
+    """Checks settings, database, keys and sinks, in this order. Wrong settings end the checks."""
     try:
         settings = load_settings(path, environ)
         require_token_beyond_loopback(settings)
     except RelayError as error:
-        return [Finding(name="settings", state="problem", detail=str(error))]
-    found = [Finding(name="settings", state="ok", detail=str(path or "no file: defaults and variables"))]
+        return [_problem("settings", str(error))]
+    found = [_ok("settings", str(path or "no file, only defaults and variables"))]
     found.append(_token(settings, environ))
     if is_postgres(settings.database.url):
         database = await _postgres(settings)
@@ -75,28 +87,26 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
 
 
 def print_findings(findings: list[Finding], *, json: bool) -> None:
-    """The findings as a table, or as one JSON object."""
+    """Prints the findings as a table, or as one JSON object."""
     if json:
-        checks = [{"name": one.name, "state": one.state, "detail": one.detail} for one in findings]
-        print_json({"ok": all(one.state != "problem" for one in findings), "checks": checks})
+        print_json({"ok": all(one.state != "problem" for one in findings), "checks": [asdict(one) for one in findings]})
         return
-    rows = [(one.name, one.state, one.detail) for one in findings]
-    print_table(("what", "state", "detail"), rows, empty="nothing to check")
+    print_table(("check", "state", "detail"), [astuple(one) for one in findings], empty="nothing to check")
 
 
 def _token(settings: Settings, environ: Mapping[str, str]) -> Finding:
     name = "API token"
     if settings.auth.tokens:
-        return Finding(name=name, state="ok", detail=f"{len(settings.auth.tokens)} given")
+        return _ok(name, f"{len(settings.auth.tokens)} configured")
     if is_postgres(settings.database.url):
-        return Finding(name=name, state="problem", detail=NO_TOKEN)
+        return _problem(name, NO_TOKEN)
     try:
         path, token = local_token_path(environ), local_token(environ)
     except RelayError as error:
-        return Finding(name=name, state="problem", detail=str(error))
+        return _problem(name, str(error))
     if token is None:
-        return Finding(name=name, state="skipped", detail=f"none yet: `relay serve` makes one in {path}")
-    return Finding(name=name, state="ok", detail=f"kept in {path}")
+        return _skipped(name, f"none yet. `relay serve` creates one in {path}")
+    return _ok(name, f"stored in {path}")
 
 
 def _database(settings: Settings) -> Finding:
@@ -107,9 +117,9 @@ def _database(settings: Settings) -> Finding:
         if not path.exists():
             folder = path.absolute().parent
             if folder.is_dir():
-                return Finding(name=name, state="skipped", detail=f"{path} is not there yet: `relay serve` makes it")
-            detail = f"the folder {folder} of the database is not there: make it, or set database.url"
-            return Finding(name=name, state="problem", detail=detail)
+                return _skipped(name, f"{path} does not exist yet. `relay serve` creates it")
+            detail = f"the folder {folder} of the database does not exist. Create it, or set database.url"
+            return _problem(name, detail)
         lock = HolderLock(lock_path(url))
         lock.acquire()
         try:
@@ -118,12 +128,12 @@ def _database(settings: Settings) -> Finding:
             lock.release()
     except DatabaseHeld as error:
         held = str(error).partition(":")[0]
-        return Finding(name=name, state="ok", detail=f"in use: {held}")
+        return _ok(name, f"in use: {held}")
     except SchemaTooOld:
-        return Finding(name=name, state="ok", detail="an older schema: `relay serve` or `relay migrate` brings it up")
+        return _ok(name, "an older schema, which `relay serve` and `relay migrate` update")
     except RelayError as error:
-        return Finding(name=name, state="problem", detail=str(error))
-    return Finding(name=name, state="ok", detail=f"{path}, schema {migrations.newest_revision()}")
+        return _problem(name, str(error))
+    return _ok(name, f"{path}, schema {migrations.newest_revision()}")
 
 
 async def _postgres(settings: Settings) -> Finding:
@@ -136,17 +146,17 @@ async def _postgres(settings: Settings) -> Finding:
             version, replica, read_only, writable = await database.read(_about_the_server)
         finally:
             await database.close()
-    except RelayError as error:  # the schema too: `relay serve` does not bring it up unless it is told to
-        return Finding(name=name, state="problem", detail=redact_text(str(error)))
+    except RelayError as error:  # an old schema too: `relay serve` migrates PostgreSQL only with --auto-migrate
+        return _problem(name, redact_text(str(error)))
     where = redact_text(shown(postgres_url(settings.database.url)))
     if replica or read_only:
         why = "is a read-only replica" if replica else "is set to read-only (default_transaction_read_only)"
-        return Finding(name=name, state="problem", detail=f"{where} {why}: give the address of the one that is written")
+        return _problem(name, f"{where} {why}. Use the address of the primary")
     if not writable:
-        detail = f"{where} can be read, not written, by this user: `relay migrate` and `relay serve` need the same user"
-        return Finding(name=name, state="problem", detail=detail)
+        detail = f"this user can read but not write {where}. Use one user for `relay migrate` and `relay serve`"
+        return _problem(name, detail)
     schema = f"schema {migrations.newest_revision()}"
-    return Finding(name=name, state="ok", detail=f"{where}, PostgreSQL {version.partition(' ')[0]}, {schema}")
+    return _ok(name, f"{where}, PostgreSQL {version.partition(' ')[0]}, {schema}")
 
 
 def _about_the_server(connection: Connection) -> tuple[str, bool, bool, bool]:
@@ -157,8 +167,8 @@ def _about_the_server(connection: Connection) -> tuple[str, bool, bool, bool]:
 def _encryption_key(settings: Settings) -> Finding:
     name = "encryption key"
     if not settings.encryption.keys:
-        return Finding(name=name, state="problem", detail=NO_KEY)
-    return Finding(name=name, state="ok", detail=f"{len(settings.encryption.keys)} given")
+        return _problem(name, NO_KEY)
+    return _ok(name, f"{len(settings.encryption.keys)} configured")
 
 
 async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
@@ -167,7 +177,7 @@ async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
     if account.name == "default":
         variable = f"REVOR_API_KEY (or {variable})"
     if account.api_key is None:
-        return Finding(name=name, state="problem", detail=f"no key: set {variable}")
+        return _problem(name, f"no key. Set {variable}")
     definition = load_definition(source.preset)
     client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")
     try:
@@ -175,15 +185,15 @@ async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
     finally:
         await client.close()
     if poll.kind == "observed":
-        return Finding(name=name, state="ok", detail=f"{source.base_url} takes it ({poll.duration_ms:.0f} ms)")
+        return _ok(name, f"accepted by {source.base_url} ({poll.duration_ms:.0f} ms)")
     if poll.kind == "rate_limited":
-        detail = f"the key works, but its rate limit at {source.base_url} is used up: try again in a minute"
-        return Finding(name=name, state="ok", detail=detail)
-    return Finding(name=name, state="problem", detail=_trouble(definition, source, poll, variable))
+        detail = f"the key works, but its rate limit at {source.base_url} is exhausted. Try again in a minute"
+        return _ok(name, detail)
+    return _problem(name, _trouble(definition, source, poll, variable))
 
 
 def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollResult, variable: str) -> str:
-    """One sentence: what is wrong with a key or an upstream, and what to do."""
+    """What is wrong with a key or an upstream and how to fix it, in one sentence."""
     said = poll.error.code if poll.error is not None and poll.error.code else poll.kind
     hint = definition.hint_for(Problem(code=said, message=""), POLL)
     meaning, fix = ("", "") if hint is None else (hint.meaning, hint.fix[:1].lower() + hint.fix[1:])
@@ -207,27 +217,29 @@ def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollRes
 
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> list[Finding]:
     if database.state != "ok" or not database.detail.endswith(f"schema {migrations.newest_revision()}"):
-        detail = "the database can not be read now: `relay subscriptions list` asks the node that has it"
+        detail = "the database is in use. `relay subscriptions list` asks the node that holds it"
         if database.state != "ok":
-            detail = "there is no database to read them from now"
-        return [Finding(name="sinks", state="skipped", detail=detail)]
+            detail = "there is no readable database"
+        return [_skipped("sinks", detail)]
     if is_postgres(settings.database.url) and not settings.encryption.keys:
-        return [Finding(name="sinks", state="skipped", detail="there is no key to read them with")]
+        return [_skipped("sinks", "there is no encryption key to decrypt them")]
     try:
         keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(environ))
         store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=1)
         try:
-            await store.subscriptions.all()  # with another key than theirs `relay serve` does not start
+            await (
+                store.subscriptions.all()
+            )  # fails with a wrong encryption key, with which `relay serve` does not start
             if settings.delivery.callback_secret is None:
                 await store.subscriptions.secrets(CALLBACK_OWNER)
-            return await _judged(store.subscriptions, settings)
+            return await _check_sinks(store.subscriptions, settings)
         finally:
             await store.close()
     except RelayError as error:
-        return [Finding(name="sinks", state="problem", detail=str(error))]
+        return [_problem("sinks", str(error))]
 
 
-async def _judged(subscriptions: SubscriptionStore, settings: Settings) -> list[Finding]:
+async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> list[Finding]:
     policy = guard_policy(settings)
     found: list[Finding] = []
     count, cursor = 0, None
@@ -238,14 +250,14 @@ async def _judged(subscriptions: SubscriptionStore, settings: Settings) -> list[
             shown = registry.kind_named(one.kind).redacted_url(one.sink)
             refusal = refusal_of_url(one.sink, policy)
             if refusal is not None:
-                found.append(Finding(name=f"sink {one.id}", state="problem", detail=f"{shown}: {refusal}"))
+                found.append(_problem(f"sink {one.id}", f"{shown}: {refusal}"))
             elif one.state == "disabled":
-                mend = "mend it, then `relay subscriptions resume`"
+                fix = "Fix it, then run `relay subscriptions resume`"
                 if one.probe_at is not None:
-                    mend = "once it answers again it is enabled by itself, or by `relay subscriptions resume` now"
-                reason = f"{shown} is disabled ({one.disabled_reason}): {mend}"
-                found.append(Finding(name=f"sink {one.id}", state="problem", detail=reason))
+                    fix = "It is enabled once it answers again, or now by `relay subscriptions resume`"
+                reason = f"{shown} is disabled ({one.disabled_reason}). {fix}"
+                found.append(_problem(f"sink {one.id}", reason))
         cursor = page.next_cursor
         if cursor is None:
             break
-    return found or [Finding(name="sinks", state="ok", detail=f"{count} subscriptions, none refused")]
+    return found or [_ok("sinks", f"{count} subscriptions, all allowed")]

@@ -1,4 +1,4 @@
-"""What became of a delivery, told to a person: from the API's documents to lines of text."""
+"""Explains a delivery to a person: turns the API's documents into lines of text. Pure."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,29 +10,29 @@ from relay.clock import from_rfc3339, in_words, short_time
 Document = Mapping[str, Any]
 
 FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 10
-"""Of many attempts these are told; those between were like them."""
+"""With many attempts, only the first and last are shown."""
 MAX_EXCERPT_CHARACTERS = 400
 LABEL_WIDTH = 6
 PARTS = (("dns_ms", "DNS"), ("connect_ms", "connect"), ("tls_ms", "TLS"), ("first_byte_ms", "first byte"))
 LIKELY_CAUSES = {
-    "dns": "the host name of the sink does not resolve: is it right, and does DNS work where the relay runs?",
-    "connect": "nobody takes connections there: does the receiver run, and does a firewall stand between?",
-    "unreachable": "no connection comes about: is the host up, and does a firewall swallow what is sent to it?",
-    "tls": "the sink's certificate does not verify, and that can not be turned off: renew it, or send its whole chain.",
-    "timeout": "the sink is too slow: let it answer 2xx first and work afterwards, or raise config.timeout_seconds.",
-    "refused": "the relay itself may not send there: the error names the rule, and the setting that allows it.",
-    "read": "the connection broke off: the log of the sink, or of a proxy before it, knows why.",
-    "protocol": "what answers there speaks no HTTP that can be read: is it the right port?",
-    "render": "this kind of sink can not take this event: the relay's log names the reason. Please report it.",
-    "cancelled": "the relay was ending at that moment; nothing is to be done.",
-    "3xx": "the sink has moved, and redirects are not followed: put its new URL into the subscription.",
-    "401": "the sink does not trust the request: `relay verify` says whether a captured one verifies.",
-    "404": "nothing takes these requests there: is the URL of the sink right?",
-    "410": "the sink says that it is gone for good. Once it is back: resume the subscription.",
-    "413": "the event is too large for the sink, or for a proxy before it.",
-    "429": "the sink gets more than it bears; the relay waits for as long as it asks.",
-    "4xx": "the sink refuses this request: what it answered may say why, its own log does.",
-    "5xx": "the sink fails, and its own log knows why.",
+    "dns": "the sink's host name does not resolve. Check the name, and DNS on the relay's machine.",
+    "connect": "the connection is refused. Check that the receiver runs and that no firewall blocks it.",
+    "unreachable": "the host does not answer. Check that it is up and that no firewall drops the packets.",
+    "tls": "the sink's certificate does not verify. Renew it, or send its whole chain. Verification is always on.",
+    "timeout": "the sink is too slow. Let it answer 2xx before it works, or raise config.timeout_seconds.",
+    "refused": "the relay may not send there. The error names the rule, and the setting that allows it.",
+    "read": "the connection was lost. Check the log of the sink, or of a proxy in front of it.",
+    "protocol": "the answer is not valid HTTP. Check the port.",
+    "render": "this event cannot be rendered for this kind of sink. Please report it, with the reason in the log.",
+    "cancelled": "the relay was shutting down. There is nothing to do.",
+    "3xx": "the sink redirects, and redirects are not followed. Set its new URL in the subscription.",
+    "401": "the sink rejects the signature or credentials. Check a captured request with `relay verify`.",
+    "404": "the sink's URL does not accept these requests. Check the URL.",
+    "410": "the sink reports that it is gone. Resume the subscription once it is back.",
+    "413": "the event is too large for the sink, or for a proxy in front of it.",
+    "429": "the sink limits the rate. The relay waits for as long as it asks.",
+    "4xx": "the sink refuses the request. Check its answer and its log.",
+    "5xx": "the sink fails. Check its log.",
 }
 _LIKE = {"403": "401", "405": "404"}
 
@@ -40,8 +40,8 @@ _LIKE = {"403": "401", "405": "404"}
 def describe_delivery(
     delivery: Document, event: Document | None, subscription: Document | None, *, now: float, width: int | None = None
 ) -> list[str]:
-    """The lines of `relay deliveries show`. `event` and `subscription` are None where they are gone; without a `width`
-    no line is broken."""
+    """The lines of `relay deliveries show`, wrapped to `width` if given. `event` and `subscription` are None if they
+    were deleted."""
     attempts: Sequence[Document] = delivery.get("attempts") or ()
     lines = wrapped(f"{delivery['id']} {_state(delivery, subscription, now)}.", width)
     lines.append("")
@@ -55,25 +55,25 @@ def describe_delivery(
         lines += _labelled("Why", behind, width)
     lines += _labelled("Next", _next(delivery, subscription, now), width)
     for place, (does, command) in enumerate(_commands(delivery, subscription)):
-        # never broken: it is copied
+        # not wrapped, so that it can be copied
         lines.append(f"{'' if place else 'Do':<{LABEL_WIDTH}}{f'{does}:':<17}{command}")
     return lines
 
 
 def attempt_lines(attempts: Sequence[Document], *, width: int | None = None) -> list[str]:
-    """Each attempt: when, how long, where the time went, what came back, what was decided."""
+    """The attempts: start, duration, timings, answer and decision of each."""
     lines: list[str] = []
     left_out = len(attempts) - FIRST_ATTEMPTS - LAST_ATTEMPTS
-    told: Document | None = None
+    shown: Document | None = None
     for place, attempt in enumerate(attempts):
         if left_out > 0 and FIRST_ATTEMPTS <= place < FIRST_ATTEMPTS + left_out:
             if place == FIRST_ATTEMPTS:
-                lines += _labelled("", f"… {left_out} more: --json has all of them …", width)
+                lines += _labelled("", f"… {left_out} more attempts, see --json …", width)
             continue
         lines += _labelled(f"#{attempt['number']}", _headline(attempt), width)
-        for line in _details(attempt, told):
+        for line in _details(attempt, shown):
             lines += _labelled("", line, width)
-        told = attempt
+        shown = attempt
     return lines
 
 
@@ -101,7 +101,7 @@ def _details(attempt: Document, before: Document | None) -> Iterator[str]:
 
 
 def time_parts(attempt: Document) -> str:
-    """Where the time of an attempt went, in words; empty where nothing was measured."""
+    """The timings of an attempt in words. Empty if nothing was measured."""
     timings = attempt.get("timings") or {}
     parts = [(label, timings[name]) for name, label in PARTS if timings.get(name) is not None]
     if not parts:
@@ -111,18 +111,18 @@ def time_parts(attempt: Document) -> str:
     if rest >= 1:
         said.append(f"rest {duration(rest)}")
     reused = timings.get("connect_ms") is None and timings.get("first_byte_ms") is not None
-    return ", ".join(said) + (" (the connection was open already)" if reused else "")
+    return ", ".join(said) + (" (reused connection)" if reused else "")
 
 
 def duration(milliseconds: float) -> str:
-    """A short time for a person: `0.4 ms`, `84 ms`, `1.2 s`."""
+    """A short duration in words: `0.4 ms`, `84 ms`, `1.2 s`."""
     if milliseconds < 9.95:
         return f"{max(milliseconds, 0.1):.1f} ms"
     return f"{milliseconds:.0f} ms" if milliseconds < 999.5 else in_words(milliseconds / 1000)
 
 
 def moment(text: str) -> str:
-    """A time of the API for a person: `2026-05-20 10:00:08 UTC`."""
+    """A time of the API in words: `2026-05-20 10:00:08 UTC`."""
     return f"{text[:10]} {text[11:19]} UTC"
 
 
@@ -139,16 +139,16 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
     if state == "cancelled":
         return f"was cancelled{ended}, after {tries}" + (f": {reason}" if reason else "")
     if delivery.get("waiting_for"):
-        return f"has waited for {age}, for an earlier event of its job"
+        return f"has waited {age} for an earlier event of its job"
     if subscription is not None and subscription["state"] != "enabled":
-        return f"has waited for {age}: its subscription is {subscription['state']}"
+        return f"has waited {age}: its subscription is {subscription['state']}"
     return f"is {age} old and not delivered yet: {tries} failed" if count else f"is {age} old and not delivered yet"
 
 
 def _about_event(delivery: Document, event: Document | None) -> Iterator[str]:
     yield f"{delivery['event_type']},"
     if event is None:
-        yield f"event {delivery['event_id']}, which was deleted meanwhile"
+        yield f"event {delivery['event_id']}, which was deleted"
         return
     sequence = str(event.get("sequence") or "").lstrip("0")
     if sequence:
@@ -158,14 +158,14 @@ def _about_event(delivery: Document, event: Document | None) -> Iterator[str]:
 
 def _about_sink(delivery: Document, subscription: Document | None) -> str:
     if subscription is None:
-        return f"subscription {delivery['subscription_id']}, which was removed meanwhile"
+        return f"subscription {delivery['subscription_id']}, which was removed"
     reason = subscription.get("disabled_reason")
     state = subscription["state"] + (f": {reason}" if reason else "")
     return f"{subscription['sink']} ({subscription['config']['kind']}, {state}): {subscription['id']}"
 
 
 def _behind(attempt: Document) -> str | None:
-    """What most likely is behind a failed attempt."""
+    """The likely cause of a failed attempt."""
     status = attempt.get("status_code")
     if status is None:
         word = str(attempt.get("error") or "").partition(":")[0]
@@ -179,20 +179,20 @@ def _behind(attempt: Document) -> str | None:
 
 def _next(delivery: Document, subscription: Document | None, now: float) -> str:
     if delivery["state"] == "delivered":
-        return "nothing: the sink has taken it."
+        return "nothing. The sink accepted it."
     if delivery["state"] != "pending":
-        return "nothing, unless you send it again; later events of the job have gone on without it."
+        return "nothing, unless you send it again. Later events of the job continue without it."
     if subscription is not None and subscription["state"] != "enabled":
-        until = f"nothing, while the subscription is {subscription['state']}: it is kept, and sent when"
+        kept = f"it is kept while the subscription is {subscription['state']}, and sent"
         probe = subscription.get("next_probe_at")
         if probe is None:
-            return f"{until} you resume."
-        tried = f"at {moment(probe)}" if from_rfc3339(probe) > now else "now"
-        return f"{until} its sink takes the oldest event that waits, which is tried again {tried}, or you resume."
+            return f"{kept} when you resume."
+        probed = f"at {moment(probe)}" if from_rfc3339(probe) > now else "now"
+        return f"{kept} when you resume or a probe with the oldest event succeeds. Next probe: {probed}."
     if delivery.get("waiting_for"):
-        return f"it is sent when {delivery['waiting_for']} has ended, since events of one job go in order."
+        return f"it is sent after {delivery['waiting_for']}, because events of one job are sent in order."
     if delivery.get("next_attempt_at") is None:
-        return "it is sent as soon as there is room."
+        return "it is sent as soon as a slot is free."
     attempts = delivery.get("attempts") or ()
     planned = attempts[-1].get("next_attempt_at") if attempts else delivery["created_at"]
     due = from_rfc3339(delivery["next_attempt_at"])
@@ -200,19 +200,19 @@ def _next(delivery: Document, subscription: Document | None, now: float) -> str:
     if due <= now:
         return f"attempt {number} is due now."
     if planned is not None and from_rfc3339(planned) <= now:
-        return f"attempt {number} is being made just now, or within {in_words(due - now)}."
+        return f"attempt {number} is in progress, or starts within {in_words(due - now)}."
     return f"attempt {number} in {in_words(due - now)}, at {moment(delivery['next_attempt_at'])}."
 
 
 def _commands(delivery: Document, subscription: Document | None) -> Iterator[tuple[str, str]]:
-    """What one can do, and the command that does it."""
+    """What you can do, and the command for it."""
     id, sink, state, failed = (delivery[name] for name in ("id", "subscription_id", "state", "attempt_count"))
     if subscription is None:
-        pass  # there is nowhere to send it to
+        pass  # no sink to send it to
     elif state == "pending" and subscription["state"] in ("paused", "disabled"):
-        yield "send what waits", f"relay subscriptions resume {sink}"
+        yield "resume sending", f"relay subscriptions resume {sink}"
     elif state == "pending" and delivery.get("waiting_for"):
-        yield "see that one", f"relay deliveries show {delivery['waiting_for']}"
+        yield "show that one", f"relay deliveries show {delivery['waiting_for']}"
     elif state == "pending" and failed:
         yield "try it now", f"relay deliveries retry {id}"
     elif state != "pending":
@@ -225,7 +225,7 @@ def _commands(delivery: Document, subscription: Document | None) -> Iterator[tup
 
 
 def wrapped(text: str, width: int | None, *, first: str = "", later: str = "") -> list[str]:
-    """A text broken between words, behind `first` and then `later`; ids and URLs are never broken."""
+    """Wraps a text between words and indents it with `first`, then `later`. Never breaks ids and URLs."""
     text = clean(text)
     if width is None:
         return [first + text]

@@ -1,42 +1,43 @@
-"""`relay events`: what happened."""
+"""`relay events`: recorded events."""
 
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from relay.cli.client import Follower, ServerEvent, api, full_types, segment
-from relay.cli.output import Json, Limit, print_json, print_table, say
-from relay.cli.replays import SINCE_HELP, moment
+from relay.cli.client import api, path_of
+from relay.cli.event_stream import ServerEvent, follow
+from relay.cli.options import Json, Limit, Since, Type, Types, Until, full_type, full_types, time_or_age
+from relay.cli.output import print_json, print_list, say
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 
 COLUMNS = ("time", "type", "subject", "sequence", "id")
 
-app = typer.Typer(help="See what happened.", no_args_is_help=True)
+app = typer.Typer(help="List events and watch them arrive.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_events(
-    type: Annotated[str | None, typer.Option(help="Only this type, such as failed.")] = None,
-    subject: Annotated[str | None, typer.Option(help="Only those of this job id.")] = None,
-    since: Annotated[str | None, typer.Option(help=SINCE_HELP)] = None,
-    until: Annotated[str | None, typer.Option(help="Only events recorded before: a time or an age.")] = None,
+    type: Type = None,
+    subject: Annotated[str | None, typer.Option(help="Only events of this job id.")] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
     """List events, newest first."""
-    named = full_types(type)
-    query = {"type": named[0] if named else None, "subject": subject, "since": moment(since), "until": moment(until)}
-    found = api().items("/v1/events", query, limit)
-    if json:
-        print_json(found)
-        return
-    print_table(COLUMNS, [_row(event) for event in found], empty="no events yet: track a job with `relay jobs add ID`")
+    query = {
+        "type": full_type(type),
+        "subject": subject,
+        "since": time_or_age(since),
+        "until": time_or_age(until),
+    }
+    empty = "no events yet. Track a job with `relay jobs add ID`"
+    print_list(api().items("/v1/events", query, limit), COLUMNS, _row, empty=empty, json=json)
 
 
 def _row(event: dict[str, Any]) -> list[Any]:
-    sequence = str(event.get("sequence") or "").lstrip("0")
-    return [event.get("time"), event.get("type"), event.get("subject"), sequence or None, event.get("id")]
+    return [event.get("time"), event.get("type"), event.get("subject"), sequence_of(event) or None, event.get("id")]
 
 
 @app.command()
@@ -44,8 +45,8 @@ def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="The event's id (evt_…).")],
     json: Json = False,
 ) -> None:
-    """Show one event: a sentence and its JSON. With --json the bytes that were signed and sent."""
-    event = api().get(f"/v1/events/{segment(id)}")
+    """Show one event as a sentence and as JSON. With --json, on one line."""
+    event = api().get(path_of("events", id))
     if json:
         print_json(event)
         return
@@ -54,18 +55,15 @@ def show(
 
 
 @app.command()
-def tail(
-    types: Annotated[str | None, typer.Option(help="Only these types, such as failed,overdue.")] = None,
-    json: Json = False,
-) -> None:
-    """Print events as they happen, until it is interrupted. With --json one event a line."""
+def tail(types: Types = None, json: Json = False) -> None:
+    """Print events as they happen, until interrupted. With --json, one event per line."""
     wanted = full_types(types)
-    for event in Follower(api()).events():
+    for event in follow(api()):
         show_event(event, wanted, json=json)
 
 
 def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> bool:
-    """Prints one event as a line, when its type is wanted; whether it was."""
+    """Prints one event on one line if its type is wanted. Returns True if it did."""
     try:
         document = loads(event.data)
     except JSONDecodeError:
@@ -79,15 +77,19 @@ def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> b
     return True
 
 
+def sequence_of(event: dict[str, Any]) -> str:
+    """The sequence number without leading zeros. Empty if the event has none."""
+    return str(event.get("sequence") or "").lstrip("0")
+
+
 def one_line(document: dict[str, Any]) -> str:
-    """An event in one line for a person."""
-    data = document.get("data") if isinstance(document.get("data"), dict) else {}
-    assert isinstance(data, dict)
+    """An event in one line."""
+    data = document.get("data")
+    data = data if isinstance(data, dict) else {}
     parts = [str(document.get("time", "")), str(document.get("type", "")), str(document.get("subject") or "")]
     if document.get("previousstatus") is not None:
         parts.append(f"({document['previousstatus']} → {document.get('status')})")
-    sequence = str(document.get("sequence") or "").lstrip("0")
-    if sequence:
+    if sequence := sequence_of(document):
         parts.append(f"#{sequence}")
     if data.get("inferred"):
         parts.append("inferred")

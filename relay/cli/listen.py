@@ -1,4 +1,4 @@
-"""`relay listen`: events as they happen, printed or forwarded to a local port. It needs no public URL."""
+"""`relay listen`: prints events as they happen, or forwards them to a local port. Needs no public URL."""
 
 import http.client
 import time
@@ -7,35 +7,35 @@ from urllib.parse import SplitResult, urlsplit
 
 import typer
 
-from relay.cli.client import Api, Follower, ServerEvent, api, full_types
+from relay.cli.client import Api, api, reason_of
+from relay.cli.event_stream import ServerEvent, follow
 from relay.cli.events import show_event
-from relay.cli.output import Json, note, print_json, say
+from relay.cli.options import Json, Types, full_types
+from relay.cli.output import note, print_result, say
 from relay.core.jsontext import loads
 from relay.errors import UsageError
 
-FORWARD_SECONDS = 15.0
+FORWARD_TIMEOUT_SECONDS = 15.0
 
 
 def listen(
-    forward_to: Annotated[str | None, typer.Option(help="Local URL that gets each event, signed.")] = None,
-    types: Annotated[str | None, typer.Option(help="Only these types, such as failed,overdue.")] = None,
+    forward_to: Annotated[str | None, typer.Option(help="Local URL to send each event to, signed.")] = None,
+    types: Types = None,
     json: Json = False,
 ) -> None:
-    """Print events as they happen, or forward them signed to a local port, until it is interrupted."""
+    """Print events as they happen, or forward them, signed, to a local port, until interrupted."""
     target = _target(forward_to)
     wanted = full_types(types)
     client = api()
     secret: str = client.get("/v1/signing-secret")["secret"]
-    for event in Follower(client, lambda: _say_ready(client, secret, json)).events():
+    for event in follow(client, lambda: _say_ready(client, secret, json)):
         if show_event(event, wanted, json=json) and target is not None:
             _report(event, target, secret, json)
 
 
 def _say_ready(client: Api, secret: str, json: bool) -> None:
-    if json:
-        print_json({"ready": True, "url": client.url, "secret": secret})
-    else:
-        say(f"ready: listening to {client.url}, signing secret {secret}")
+    ready = {"ready": True, "url": client.url, "secret": secret}
+    print_result(ready, f"ready: listening to {client.url}, signing secret {secret}", json=json)
 
 
 def _target(url: str | None) -> SplitResult | None:
@@ -49,33 +49,32 @@ def _target(url: str | None) -> SplitResult | None:
     from relay.core.urls import is_loopback_host
 
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError("--forward-to is no URL: write it like http://127.0.0.1:3000/hook")
+        raise UsageError("--forward-to is not a URL. Write it like http://127.0.0.1:3000/hook")
     if parts.scheme == "http" and not is_loopback_host(parts.hostname):
-        raise UsageError(f"--forward-to {parts.hostname} is another machine: use https there, or a port of this one")
+        raise UsageError(f"--forward-to {parts.hostname} is another machine. Use https, or a port on this machine")
     return parts
 
 
 def _report(event: ServerEvent, target: SplitResult, secret: str, json: bool) -> None:
+    where = target.netloc.rpartition("@")[2]
     began = time.perf_counter()
     try:
-        status, reason = _forward(event, target, secret), None
+        status = _forward(event, target, secret)
+        text = f"  → {status} from {where} in {(time.perf_counter() - began) * 1000:.0f} ms"
     except (OSError, http.client.HTTPException) as error:
-        status, reason = None, getattr(error, "strerror", None) or str(error) or type(error).__name__
-    spent_ms = (time.perf_counter() - began) * 1000
-    where = target.netloc.rpartition("@")[2]
-    text = f"  → {status} from {where} in {spent_ms:.0f} ms" if status else f"  → not forwarded to {where}: {reason}"
+        text = f"  → not forwarded to {where}: {reason_of(error)}"
     note(text) if json else say(text)
 
 
 def _forward(event: ServerEvent, target: SplitResult, secret: str) -> int:
-    """Posts the event's very bytes, signed as the relay signs a delivery."""
+    """Posts the event unchanged, signed as the relay signs a delivery. Returns the status code."""
     from relay.core.signing import signature_headers
     from relay.core.subscription import SigningSecret
 
     message_id = str(loads(event.data).get("id") or event.id)
     signed = signature_headers([SigningSecret(value=secret)], message_id=message_id, now=time.time(), body=event.data)
     made = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
-    connection = made(target.hostname or "", target.port, timeout=FORWARD_SECONDS)
+    connection = made(target.hostname or "", target.port, timeout=FORWARD_TIMEOUT_SECONDS)
     try:
         path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         headers = {"Content-Type": "application/cloudevents+json", "User-Agent": "revor-relay-cli", **dict(signed)}

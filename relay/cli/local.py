@@ -8,12 +8,13 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from relay import private_files
-from relay.cli.output import Json, note, print_json, say, working
+from relay.cli.options import Json, read_rate_limit
+from relay.cli.output import note, print_result, say, working
 from relay.cli.serve import DEFAULT_FILE, ConfigFile, settings_file
 from relay.errors import UsageError
 
@@ -22,29 +23,28 @@ if TYPE_CHECKING:
 
 KEY_FILE = "revor.key"
 SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 (a name)
-"""The receivers in the README read it too."""
+"""Also read by the receivers in the README."""
 MAX_REQUEST_BYTES = 64 << 20
 SANDBOX_KEY = "sk-revor-default"
-"""Of the account in which `POST /_sandbox/jobs` makes jobs."""
-MAX_RATE_LIMIT = 1_000_000_000
+"""A key of the account in which `POST /_sandbox/jobs` creates jobs."""
 _KEY_LINES = '    # accounts:\n    #   default: {api_key: "${REVOR_API_KEY}"}\n'
 
 
 def init(
-    force: Annotated[bool, typer.Option("--force", help="Write over a relay.yaml that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing relay.yaml.")] = False,
 ) -> None:
-    """Write a commented relay.yaml here. On a terminal it asks for Revor's key, and keeps it in revor.key (0600)."""
+    """Write a commented relay.yaml here. On a terminal, ask for the Revor key and store it in revor.key (0600)."""
     from relay import resources
 
     path = Path(DEFAULT_FILE)
     if _is_there(path) and not force:
-        raise UsageError(f"{path} is there already: --force writes over it")
+        raise UsageError(f"{path} exists already. Overwrite it with --force")
     text = resources.default_settings_file().read_text(encoding="utf-8")
     key = _asked_key() if _is_terminal() else ""
     if key:
         text = _with_key_file(text, _write(Path(KEY_FILE).absolute(), f"{key}\n", force=force))
     _write(path, text, force=force, mode=0o666 & ~_umask())
-    say(f"wrote {path}" + (f", and the key to {KEY_FILE}, which only you can read" if key else ""))
+    say(f"wrote {path}" + (f", and the key to {KEY_FILE}, readable only by you" if key else ""))
     if not key and not os.environ.get("REVOR_API_KEY"):
         say("next: export REVOR_API_KEY=…, then `relay check` and `relay serve`")
     else:
@@ -52,18 +52,18 @@ def init(
 
 
 def migrate(config: ConfigFile = None) -> None:
-    """Bring the database to the newest schema. No node may hold a SQLite file meanwhile."""
+    """Migrate the database to the newest schema. No node may use a SQLite file meanwhile."""
     from relay.config.settings import load_settings
     from relay.store import migrations
 
     settings = load_settings(settings_file(config), os.environ)
     with working("migrating"):
         revision = migrations.migrate(settings.database.url)
-    say(f"the database has schema {revision}, the newest")
+    say(f"the database has the newest schema, {revision}")
 
 
 def check(config: ConfigFile = None, json: Json = False) -> None:
-    """Check settings, database, keys and sinks, and say how to mend what is wrong. Exit code 2 if anything is."""
+    """Check settings, database, keys and sinks, and explain how to fix problems. Exit code 2: there are problems."""
     from relay.cli.checks import print_findings, run_checks
 
     with working("checking"):
@@ -73,20 +73,20 @@ def check(config: ConfigFile = None, json: Json = False) -> None:
 
 
 def sandbox(
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8090,
-    speed: Annotated[float, typer.Option(help="Divides every duration.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same jobs.")] = 0,
-    rate_limit: Annotated[str, typer.Option(metavar="N/SECONDS", help="Requests a key, at speed 1.")] = "120/60",
-    count_attempts: Annotated[str, typer.Option(metavar="start|end", help="When attempt_count rises.")] = "start",
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0: any free port.")] = 8090,
+    speed: Annotated[float, typer.Option(help="Divisor of every duration.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the jobs. The same seed gives the same jobs.")] = 0,
+    rate_limit: Annotated[str, typer.Option(metavar="N/SECONDS", help="Requests per key, at speed 1.")] = "120/60",
+    count_attempts: Annotated[
+        Literal["start", "end"], typer.Option(help="Whether attempt_count rises at the start or end of a run.")
+    ] = "start",
 ) -> None:
-    """Run a faithful stand-in for Revor's API: no account, no key, no message is sent to anybody."""
+    """Run a faithful stand-in for Revor's API. It needs no account or key and sends no messages."""
     from relay.core.urls import is_loopback_host
 
     if not is_loopback_host(host):
-        raise UsageError(f"--host {host} can be reached by others: the sandbox listens on loopback only")
-    if count_attempts not in ("start", "end"):
-        raise UsageError(f"--count-attempts {count_attempts!r:.40} is not known: it takes start or end")
+        raise UsageError(f"--host {host} is not a loopback address. The sandbox listens on loopback only")
     limit = read_rate_limit(rate_limit)
 
     import uvloop
@@ -94,9 +94,7 @@ def sandbox(
     from relay.sandbox.server import Sandbox
     from relay.server.sockets import listening_socket
 
-    world = Sandbox(
-        seed=seed, speed=speed, rate_limit=limit, count_attempts="end" if count_attempts == "end" else "start"
-    )
+    world = Sandbox(seed=seed, speed=speed, rate_limit=limit, count_attempts=count_attempts)
     try:
         world.world()
     except ValueError as error:
@@ -111,16 +109,16 @@ def sandbox(
 def verify(
     secret: Annotated[
         str | None,
-        typer.Option(help=f"The signing secret, whsec_…; without it {SECRET_VARIABLE}, or a prompt on a terminal."),
+        typer.Option(help=f"The signing secret, whsec_…. Default: {SECRET_VARIABLE}, or a prompt on a terminal."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="The raw request; standard input without.")
+        Path | None, typer.Argument(metavar="FILE", help="The raw request. Default: standard input.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Seconds that the timestamp may differ.")] = 300.0,
-    now: Annotated[str | None, typer.Option(help="Judge as of this time: epoch seconds or RFC 3339.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Maximum age of the timestamp, in seconds.")] = 300.0,
+    now: Annotated[str | None, typer.Option(help="Verify as of this time: epoch seconds or RFC 3339.")] = None,
     json: Json = False,
 ) -> None:
-    """Say whether a raw HTTP request verifies, and if not, why. Exit code 0: it does; 1: it does not."""
+    """Verify the signature of a raw HTTP request, and explain a failure. Exit code 1: it does not verify."""
     from relay.core import signing
 
     signing_secret = _signing_secret(secret, file)
@@ -128,22 +126,19 @@ def verify(
     try:
         result = signing.verify(signing_secret, headers, body, now=_read_time(now), tolerance_seconds=tolerance)
     except ValueError as error:
-        raise UsageError(f"the signing secret does not fit: {error}") from error
-    if json:
-        print_json({"ok": result.ok, "reason": result.reason, "detail": result.detail})
-    elif result.ok:
-        say(f"ok: {result.detail}")
-    else:
-        say(f"does not verify ({result.reason}): {result.detail}")
+        raise UsageError(f"invalid signing secret: {error}") from error
+    document = {"ok": result.ok, "reason": result.reason, "detail": result.detail}
+    verdict = "ok" if result.ok else f"does not verify ({result.reason})"
+    print_result(document, f"{verdict}: {result.detail}", json=json)
     raise typer.Exit(0 if result.ok else 1)
 
 
 def parse_request(raw: bytes) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a raw HTTP request; its first line may be missing. Raises UsageError when it is none."""
+    """Headers and body of a raw HTTP request. The request line is optional. Raises UsageError if it is malformed."""
     ends = [(raw.find(mark), mark) for mark in (b"\r\n\r\n", b"\n\n")]
     found = min((pair for pair in ends if pair[0] >= 0), default=None)
     if found is None:
-        raise UsageError("this is no raw HTTP request: it has headers, an empty line, and the body")
+        raise UsageError("this is not a raw HTTP request. It needs headers, an empty line, and the body")
     at, mark = found
     lines = raw[:at].decode("latin-1").replace("\r\n", "\n").split("\n")
     headers: dict[str, str] = {}
@@ -152,25 +147,13 @@ def parse_request(raw: bytes) -> tuple[dict[str, str], bytes]:
         if number == 0 and " " in name.strip():
             continue  # the request line
         if not colon or not name.strip():
-            raise UsageError(f"line {number + 1} of the request is no header: write `name: value`")
+            raise UsageError(f"line {number + 1} of the request is not a header. Write `name: value`")
         headers[name.strip().lower()] = value.strip()
     return headers, _body(headers, raw[at + len(mark) :])
 
 
-def read_rate_limit(text: str) -> tuple[int, float]:
-    """`120/60` as (requests, seconds). Raises UsageError."""
-    count, _, seconds = text.partition("/")
-    try:
-        limit = int(count), float(seconds)
-    except ValueError:
-        limit = 0, 0.0
-    if not 1 <= limit[0] <= MAX_RATE_LIMIT or not 0 < limit[1] < float("inf"):
-        raise UsageError(f"--rate-limit {text!r:.40} is none: write requests/seconds, such as 120/60")
-    return limit
-
-
 def _body(headers: dict[str, str], rest: bytes) -> bytes:
-    """An editor or a shell adds a line end to a capture: Content-Length tells that it is not of the body."""
+    """The body, without a final line end that an editor or shell added: Content-Length shows where the body ends."""
     length = headers.get("content-length", "")
     if length.isascii() and length.isdigit() and len(length) < 12:
         extra = rest[int(length) :]
@@ -180,12 +163,12 @@ def _body(headers: dict[str, str], rest: bytes) -> bytes:
 
 
 def _signing_secret(given: str | None, file: Path | None) -> str:
-    """The secret of --secret, of the environment, or of a prompt: a command line is seen by every user of a machine."""
+    """The secret from --secret, the environment or a prompt. Every user of a machine can see a command line."""
     secret = given or os.environ.get(SECRET_VARIABLE)
     if secret:
         return secret
     if file is None or not _is_terminal():
-        raise UsageError(f"no signing secret is given: set {SECRET_VARIABLE}, or use --secret")
+        raise UsageError(f"no signing secret. Set {SECRET_VARIABLE}, or use --secret")
     prompted: str = typer.prompt("Signing secret (whsec_…)", hide_input=True)
     return prompted.strip()
 
@@ -197,7 +180,7 @@ def _read_request(file: Path | None) -> bytes:
         with file.open("rb") as stream:
             return stream.read(MAX_REQUEST_BYTES)
     except OSError as error:
-        raise UsageError(f"{file} can not be read: {error.strerror}") from error
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _read_time(text: str | None) -> float:
@@ -208,7 +191,9 @@ def _read_time(text: str | None) -> float:
     try:
         return float(text) if text.replace(".", "", 1).isdecimal() else from_rfc3339(text)
     except ValueError:
-        raise UsageError(f"--now {text!r:.40} is no time: write epoch seconds, or 2026-05-20T10:00:08Z") from None
+        raise UsageError(
+            f"invalid --now {text!r:.40}. Write epoch seconds, or a time such as 2026-05-20T10:00:08Z"
+        ) from None
 
 
 def _is_terminal() -> bool:
@@ -216,19 +201,21 @@ def _is_terminal() -> bool:
 
 
 def _asked_key() -> str:
-    given: str = typer.prompt("Revor API key (empty: later)", default="", hide_input=True, show_default=False)
+    given: str = typer.prompt(
+        "Revor API key (leave empty to set it later)", default="", hide_input=True, show_default=False
+    )
     return given.strip()
 
 
 def _write(path: Path, text: str, *, force: bool, mode: int = private_files.PRIVATE) -> Path:
-    """Makes the file; `force` puts it in the place of one that is there. A link is never followed."""
+    """Creates the file. `force` replaces an existing one. Never follows a link."""
     try:
         if force:
             private_files.write_over(path, text, mode=mode)
         elif not private_files.create(path, text, mode=mode):
-            raise UsageError(f"{path.name} is there already: --force writes over it")
+            raise UsageError(f"{path.name} exists already. Overwrite it with --force")
     except OSError as error:
-        raise UsageError(f"{path} can not be written ({error.strerror}): go to a folder of yours") from error
+        raise UsageError(f"cannot write {path} ({error.strerror}). Change to a folder that you can write to") from error
     return path
 
 
@@ -245,16 +232,16 @@ def _umask() -> int:
 def _with_key_file(text: str, path: Path) -> str:
     reference = jsonlib.dumps("${file:" + str(path) + "}", ensure_ascii=False)
     if _KEY_LINES not in text or "}" in str(path):
-        note(f"relay: write this into {DEFAULT_FILE} yourself: accounts: {{default: {{api_key: {reference}}}}}")
+        note(f"relay: add this to {DEFAULT_FILE} yourself: accounts: {{default: {{api_key: {reference}}}}}")
         return text
     return text.replace(_KEY_LINES, f"    accounts:\n      default: {{api_key: {reference}}}\n")
 
 
 def relay_settings(url: str, speed: float) -> str:
-    """The lines that make a relay match a sandbox: to be pasted into a shell, the last one starts the relay.
+    """Shell lines that configure a relay for a sandbox and start it.
 
-    The shortest interval is also what the relay takes for the unit of the upstream's pace: with the usual second it
-    would expect the starts in a lane 60 s apart, whatever the speed.
+    The shortest interval must match the speed, because the relay also takes it as the unit of the upstream's pace: with
+    the default of one second it would expect starts in a lane 60 s apart.
     """
     from relay.config.settings import PollingSettings
 
@@ -264,7 +251,7 @@ def relay_settings(url: str, speed: float) -> str:
         for name in ("min_interval_seconds", "max_interval_seconds", "deadline_seconds"):
             scaled = getattr(usual, name) / speed
             lines.append(f"export RELAY_SOURCES__REVOR__POLLING__{name.upper()}={scaled:.10g}")
-    return "\n".join(["a relay for it:", *lines, "relay serve --dev", ""])
+    return "\n".join(["a relay for this sandbox:", *lines, "relay serve --dev", ""])
 
 
 async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -> None:
@@ -283,7 +270,7 @@ async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -
     typer.echo(
         f"sandbox: serving {url} (seed {world.seed}, speed {world.speed:g})\n\n"
         f"{relay_settings(url, world.speed)}\n"
-        f"make jobs:     curl -X POST {url}/_sandbox/jobs -H 'Content-Type: application/json' -d '{{\"count\": 3}}'\n"
+        f"create jobs:   curl -X POST {url}/_sandbox/jobs -H 'Content-Type: application/json' -d '{{\"count\": 3}}'\n"
         f"true times:    curl {url}/_sandbox/jobs\n"
         f"inject faults: curl -X POST {url}/_sandbox/faults -H 'Content-Type: application/json' "
         """-d '{"kind": "429", "count": 3}'"""

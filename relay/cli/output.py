@@ -1,13 +1,13 @@
-"""What the commands print: JSON, tables, and signs of life where a person is watching."""
+"""What the commands print: JSON, tables, and progress on a terminal."""
 
 import re
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 import typer
@@ -17,43 +17,60 @@ from relay.core.jsontext import dumps
 
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{3}Z")
 _JOB_TYPE = re.compile(r"\bai\.revor\.job\.(?=[a-z_]+\b)")
-MAX_KEPT_ID_WIDTH = 40
-CUT_CHARACTERS = {"job": 9, "sink": 16}
-"""Columns of long values that only help to recognise a row: on a narrow terminal cut to so many characters."""
+MAX_UNBROKEN_ID_WIDTH = 40
+SHORTENED_WIDTHS = {"job": 9, "sink": 16}
+"""Columns that only help to recognise a row, and the width they are cut to on a narrow terminal."""
 COLUMN_GAP = 2
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to list at most.")]
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on one line of stdout."""
+    """Prints one JSON value on one line."""
     typer.echo(dumps(value).decode())
 
 
+def print_result(document: Any, sentence: str, *, json: bool) -> None:
+    """Prints the outcome of an action: the API's document with --json, else a sentence."""
+    print_json(document) if json else say(sentence)
+
+
+def print_object(document: Mapping[str, Any], *, json: bool) -> None:
+    """Prints an object as JSON, or as lines of `name: value`."""
+    print_json(document) if json else print_fields(document)
+
+
+def print_list(
+    items: Sequence[Any], columns: Sequence[str], row: Callable[[Any], Sequence[Any]], *, empty: str, json: bool
+) -> None:
+    """Prints a list as JSON, or as a table with `row(item)` for each item. Without items the table is `empty`."""
+    if json:
+        print_json(items)
+    else:
+        print_table(columns, [row(item) for item in items], empty=empty)
+
+
 def say(text: str) -> None:
-    """One line for a person on stdout."""
+    """Prints one line on stdout."""
     typer.echo(clean(text))
 
 
+def note(text: str) -> None:
+    """Prints one line on stderr."""
+    typer.echo(clean(text), err=True)
+
+
 def terminal_width() -> int | None:
-    """How wide the terminal is that shows stdout; None where none does, and lines are best left whole."""
+    """The columns of the terminal on stdout. None if stdout is not a terminal: then lines are not wrapped."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def say_at_length(text: str) -> None:
-    """Sentences for a person on stdout: on a terminal broken between words, elsewhere on one line."""
+def say_wrapped(text: str) -> None:
+    """Prints sentences on stdout, wrapped on a terminal and on one line elsewhere."""
     text, width = clean(text), terminal_width()
     typer.echo(text if width is None else textwrap.fill(text, width))
 
 
-def note(text: str) -> None:
-    """One line for a person on stderr."""
-    typer.echo(clean(text), err=True)
-
-
 def clean(value: Any) -> str:
-    """The value as text in one line that can not command a terminal."""
+    """The value as one line of text, without characters that could control a terminal."""
     if value is None:
         return "-"
     text = value if isinstance(value, str) else dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
@@ -61,10 +78,10 @@ def clean(value: Any) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str, now: float | None = None) -> None:
-    """Prints a table on a terminal, and lines of tab-separated values elsewhere.
+    """Prints a table on a terminal, and tab-separated values elsewhere. Without rows it prints `empty` on stderr.
 
-    On a terminal a time is told from `now` (`3 min ago`) and an event type by its last word (`failed`). Elsewhere both
-    are as the API has them, for scripts. `empty` is said when there are no rows.
+    On a terminal times are relative to `now` (`3 min ago`) and event types are short (`failed`). Elsewhere both are as
+    in the API, for scripts.
     """
     if not rows:
         note(empty)
@@ -79,38 +96,34 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     from rich.text import Text
 
     width, at = shutil.get_terminal_size().columns, time.time() if now is None else now
-    cells = [[_for_a_person(cell, at) for cell in row] for row in cells]
+    cells = [[_humanized(cell, at) for cell in row] for row in cells]
     widths = [max(len(row[place]) for row in ([*columns], *cells)) for place in range(len(columns))]
     if sum(widths) + COLUMN_GAP * (len(columns) - 1) > width:
-        most = [CUT_CHARACTERS.get(column) for column in columns]
-        cells = [list(map(_cut, row, most)) for row in cells]
+        limits = [SHORTENED_WIDTHS.get(column) for column in columns]
+        cells = [list(map(_shortened, row, limits)) for row in cells]
     table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
     for place, column in enumerate(columns):
-        # An id is copied into the next command: it stays on one line, and the others give way for it.
-        is_id = column in ("id", "example_id") and max(len(row[place]) for row in cells) <= MAX_KEPT_ID_WIDTH
+        # Ids are copied into the next command, so they stay on one line. Other columns wrap instead.
+        is_id = column in ("id", "example_id") and max(len(row[place]) for row in cells) <= MAX_UNBROKEN_ID_WIDTH
         table.add_column(column.upper(), overflow="fold", no_wrap=is_id)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console(width=width, height=1).print(table)
 
 
-def _for_a_person(cell: str, now: float) -> str:
+def _humanized(cell: str, now: float) -> str:
     if _TIME.fullmatch(cell):
-        return relative(from_rfc3339(cell), now)
+        at = from_rfc3339(cell)
+        return f"{in_words(now - at)} ago" if at <= now else f"in {in_words(at - now)}"
     return _JOB_TYPE.sub("", _TIME.sub(r"\1 \2", cell)).removeprefix("https://")
 
 
-def _cut(cell: str, most: int | None) -> str:
-    return cell if most is None or len(cell) <= most else f"{cell[: most - 1]}…"
-
-
-def relative(at: float, now: float) -> str:
-    """A time as seen from now: `3 min ago`, `in 5 s`."""
-    return f"{in_words(now - at)} ago" if at <= now else f"in {in_words(at - now)}"
+def _shortened(cell: str, width: int | None) -> str:
+    return cell if width is None or len(cell) <= width else f"{cell[: width - 1]}…"
 
 
 def print_fields(value: Mapping[str, Any]) -> None:
-    """An object as lines of `name: value`."""
+    """Prints an object as lines of `name: value`."""
     width = max((len(name) for name in value), default=0)
     for name, field in value.items():
         typer.echo(f"{clean(name):<{width}}  {clean(field)}")
@@ -118,7 +131,7 @@ def print_fields(value: Mapping[str, Any]) -> None:
 
 @contextmanager
 def working(text: str) -> Iterator[None]:
-    """Shows on a terminal that something takes its time."""
+    """Shows a spinner while inside, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield
         return

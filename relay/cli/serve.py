@@ -1,7 +1,6 @@
-"""`relay serve`: runs a node until SIGTERM or SIGINT; SIGHUP reads the settings again."""
+"""`relay serve`: runs a node until SIGTERM or SIGINT. SIGHUP reads the settings again."""
 
 import asyncio
-import difflib
 import os
 import signal
 import socket
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from relay.cli.options import one_of
 from relay.cli.output import note
 from relay.errors import RelayError, UsageError
 
@@ -23,20 +23,22 @@ ALL_ROLES = ("api", "scheduler", "dispatcher")
 DEFAULT_FILE = "relay.yaml"
 ALWAYS_SERVED = ("/livez", "/readyz", "/metrics")
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; ./relay.yaml when it is there.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file. Default: ./relay.yaml if it exists.")]
 
 
 def serve(
     config: ConfigFile = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
-    roles: Annotated[str, typer.Option(help="What this node does.")] = ",".join(ALL_ROLES),
-    dev: Annotated[bool, typer.Option("--dev", help="Allow http to this machine; readable log; examples.")] = False,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on. 0: any free port.")] = None,
+    roles: Annotated[str, typer.Option(help="The roles of this node.")] = ",".join(ALL_ROLES),
+    dev: Annotated[
+        bool, typer.Option("--dev", help="Allow http sinks on this machine, log for humans, print examples.")
+    ] = False,
     auto_migrate: Annotated[
-        bool, typer.Option("--auto-migrate", help="Bring the database to the newest schema (SQLite: always).")
+        bool, typer.Option("--auto-migrate", help="Migrate the database first (SQLite: always).")
     ] = False,
 ) -> None:
-    """Run the relay: poll the tracked jobs, deliver their events, answer the API."""
+    """Run the relay: poll tracked jobs, deliver their events, serve the API."""
     source = SettingsSource(path=settings_file(config), dev=dev, host=host, port=port)
     chosen = read_roles(roles)
     settings = source.load()
@@ -59,7 +61,7 @@ def serve(
 
 
 def settings_file(given: Path | None) -> Path | None:
-    """The settings file: the one that was given, else ./relay.yaml where there is one."""
+    """The given settings file, else ./relay.yaml if it exists."""
     if given is not None:
         return given
     path = Path(DEFAULT_FILE)
@@ -67,21 +69,16 @@ def settings_file(given: Path | None) -> Path | None:
 
 
 def read_roles(text: str) -> tuple[str, ...]:
-    """The roles of a list like `api,dispatcher`. Raises UsageError for one that is none."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in ALL_ROLES:
-            near = difflib.get_close_matches(name, ALL_ROLES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ALL_ROLES)}"
-            raise UsageError(f"--roles {name!r:.40} is no role: {hint}")
+    """The roles in a list such as `api,dispatcher`. Raises UsageError for an unknown one."""
+    names = [one_of(name.strip(), ALL_ROLES, "role") for name in text.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"--roles is empty: there are {', '.join(ALL_ROLES)}")
+        raise UsageError(f"--roles is empty. Known roles are {', '.join(ALL_ROLES)}")
     return tuple(role for role in ALL_ROLES if role in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsSource:
-    """Where the settings come from, to read them again."""
+    """Where the settings come from, so that they can be read again."""
 
     path: Path | None = None
     dev: bool = False
@@ -89,7 +86,7 @@ class SettingsSource:
     port: int | None = None
 
     def load(self) -> "Settings":
-        """The settings as they are now, with a token. Raises SettingsError."""
+        """The current settings, with a token. Raises SettingsError."""
         from relay.config.settings import load_settings, require_token_beyond_loopback
         from relay.node.local_token import with_local_token
 
@@ -112,7 +109,7 @@ class _Service:
     asked_to_stop: bool = False
 
     async def run(self) -> None:
-        """Until it is told to stop."""
+        """Runs until `stop`."""
         from relay.node.local_token import local_token_path, uses_local_token
         from relay.node.node import open_node
         from relay.node.process import raise_file_limit, tune
@@ -136,7 +133,7 @@ class _Service:
                 note(f"relay: serving {url}")
                 if uses_local_token(bound):
                     path = local_token_path(os.environ)
-                    note(f"relay: the API takes the token in {path}; commands on this machine send it by themselves")
+                    note(f"relay: the API accepts the token in {path}. Commands on this machine send it automatically")
             raise_file_limit()
             tune()
             loaded = loop.create_task(_freeze_when_loaded(node))
@@ -158,7 +155,7 @@ class _Service:
         self.server.should_exit = True
 
     def reload(self) -> None:
-        """Takes over what may change while it runs; wrong settings are logged, and the old ones stay."""
+        """Applies the settings that may change at run time. Wrong settings are logged, and the old ones stay."""
         import structlog
 
         from relay.node.reload import needs_restart, takes_over
@@ -169,7 +166,7 @@ class _Service:
         try:
             new = self.source.load()
         except RelayError as error:
-            log.error("settings_refused", error=str(error), hint="the old ones stay in use")
+            log.error("settings_refused", error=str(error), hint="the previous settings stay in use")
             return
         restart = needs_restart(self.settings, new)
         self.settings = takes_over(self.settings, new)
@@ -187,12 +184,12 @@ async def _freeze_when_loaded(node: "Node") -> None:
 
 
 def with_port(settings: "Settings", port: int) -> "Settings":
-    """The settings with the port that was bound, which port 0 leaves open."""
+    """The settings with the bound port, which differs for port 0."""
     return replace(settings, server=replace(settings.server, port=port))
 
 
 class _ProbesOnly:
-    """A node without the role `api` still tells how it is."""
+    """Serves only the probes and metrics, on a node without the role `api`."""
 
     def __init__(self, node: "Node") -> None:
         self._node = node
@@ -217,5 +214,5 @@ def _print_examples(url: str, secret: str) -> None:
         f"track a job:      curl -X POST {url}/v1/jobs {json} -d {job}\n"
         f"subscribe:        curl -X POST {url}/v1/subscriptions {json} -d {sink}\n"
         f"watch the events: relay listen   (or curl -N {url}/v1/events/stream)\n"
-        f"drop-in:          export REVOR_BASE_URL={url}   (your program calls the relay in place of Revor)\n"
+        f"drop-in:          export REVOR_BASE_URL={url}   (your program calls the relay instead of Revor)\n"
     )

@@ -1,64 +1,63 @@
-"""`relay sources`: how the polling of each account goes, and what a bigger budget would bring."""
+"""`relay sources`: the polling of each account, and what a larger budget would bring."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from relay.cli.client import api
-from relay.cli.output import Json, print_json, print_table, say, say_at_length
+from relay.cli.options import Json
+from relay.cli.output import print_list, say, say_wrapped
 from relay.clock import in_words
 
 MAX_ACCOUNTS = 100_000
-HARDLY = 0.1
-"""A change of the delay by less than this share of it, or than so many seconds, is none that anybody would pay for."""
+MIN_IMPROVEMENT = 0.1
+"""A change of the delay below this share of it, or below this many seconds, is not worth a larger budget."""
 COLUMNS = ("account", "state", "open", "ours/limit", "others", "delay", "half", "double")
 KEY = (
-    "OURS is what we may send of the upstream's LIMIT, OTHERS what others seem to send, in requests a minute. "
-    "DELAY is the time from a job's end until it is known; HALF and DOUBLE say what it would be with such a budget."
+    "OURS is what the relay may send of the upstream's LIMIT, and OTHERS what other clients seem to send, in requests "
+    "per minute. DELAY is the time from a job's end until the relay knows it. HALF and DOUBLE are the delays with half "
+    "and double the budget."
 )
 TROUBLES = {
-    "no_key": "it has no API key, so nothing is looked at: set one, and polling begins by itself.",
-    "unauthorized": "the upstream refuses the API key, so nothing is looked at until it works again.",
-    "down": "the upstream fails; looks go on, and what happened meanwhile is told late.",
-    "elsewhere": "another node polls it: ask that one.",
+    "no_key": "no API key, so nothing is polled. Set a key: polling then starts by itself.",
+    "unauthorized": "the upstream refuses the API key. Nothing is polled until the key works again.",
+    "down": "the upstream is failing. Polling continues, and missed changes are reported late.",
+    "elsewhere": "another node polls this account. Ask that node.",
 }
 
 
 def sources(json: Json = False) -> None:
-    """Say how the polling of each account goes: budget, expected delay, and what a bigger budget would bring."""
+    """Show the polling of each account: budget, expected delay, and what a larger budget would bring."""
     found = api().items("/v1/sources", {}, MAX_ACCOUNTS)
-    if json:
-        print_json(found)
-        return
-    print_table(COLUMNS, [_row(account) for account in found], empty="no accounts: add one to the settings")
-    if not found:
+    print_list(found, COLUMNS, _row, empty="no accounts. Add one to the settings", json=json)
+    if json or not found:
         return
     say("")
-    say_at_length(KEY)
+    say_wrapped(KEY)
     say("")
     for account in found:
-        say_at_length(f"{account['source']}/{account['account']}: {judgement(account)}")
+        say_wrapped(f"{account['source']}/{account['account']}: {judgement(account)}")
 
 
 def _row(account: Mapping[str, Any]) -> list[str]:
     limit, window = account.get("limit"), account.get("window_seconds")
-    each_second = limit / window if limit is not None and window else None
+    limit_per_second = limit / window if limit is not None and window else None
     return [
         f"{account['source']}/{account['account']}",
         account["state"],
         str(account["open_jobs"]),
-        f"{_each_minute(account.get('own_requests_per_second'))}/{_each_minute(each_second)}",
-        _each_minute(account.get("others_requests_per_second")),
+        f"{_per_minute(account.get('own_requests_per_second'))}/{_per_minute(limit_per_second)}",
+        _per_minute(account.get("others_requests_per_second")),
         _delay(account.get("expected_detection_delay_seconds")),
         _delay(account.get("expected_detection_delay_at_half_budget_seconds")),
         _delay(account.get("expected_detection_delay_at_double_budget_seconds")),
     ]
 
 
-def _each_minute(requests_per_second: float | None) -> str:
+def _per_minute(requests_per_second: float | None) -> str:
     if requests_per_second is None:
         return "-"
-    each_minute = requests_per_second * 60
-    return f"{each_minute:.0f}" if each_minute >= 9.95 else f"{each_minute:.2g}"
+    per_minute = requests_per_second * 60
+    return f"{per_minute:.0f}" if per_minute >= 9.95 else f"{per_minute:.2g}"
 
 
 def _delay(seconds: float | None) -> str:
@@ -66,22 +65,22 @@ def _delay(seconds: float | None) -> str:
 
 
 def judgement(account: Mapping[str, Any]) -> str:
-    """What to make of an account's row: how late an end is known, and what another budget would change."""
+    """Advice on one account: the expected delay, and whether another budget would change it."""
     if account["state"] in TROUBLES:
         return TROUBLES[account["state"]]
     if not account["open_jobs"]:
-        return "no job is open, so there is nothing to look at."
+        return "no open jobs, so nothing is polled."
     delay = account.get("expected_detection_delay_seconds")
     if delay is None:
-        return "there is too little to judge by yet: how late a job's end is known can not be said."
+        return "not enough data yet to estimate the delay."
     known = f"a job's end is known about {in_words(delay)} after it happens."
     double = account.get("expected_detection_delay_at_double_budget_seconds")
     half = account.get("expected_detection_delay_at_half_budget_seconds")
     if double is None or half is None:
         return known
-    enough = max(HARDLY, HARDLY * delay)
+    enough = max(MIN_IMPROVEMENT, MIN_IMPROVEMENT * delay)
     if delay - double >= enough:
-        return f"{known} Double the budget would make that {in_words(double)}, half of it {in_words(half)}."
+        return f"{known} With double the budget: {in_words(double)}, with half of it: {in_words(half)}."
     if half - delay >= enough:
-        return f"{known} A bigger budget would hardly change that; half of it would make it {in_words(half)}."
-    return f"{known} A bigger budget would hardly change that, and neither would half of it."
+        return f"{known} A larger budget would hardly change that. With half of it: {in_words(half)}."
+    return f"{known} Neither a larger nor a smaller budget would change much."

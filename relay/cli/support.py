@@ -1,4 +1,4 @@
-"""`relay support`: one text for a ticket about a job, an event, a delivery or a subscription."""
+"""`relay support`: one text for a support ticket about a job, an event, a delivery or a subscription."""
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,24 +9,25 @@ from urllib.parse import urlsplit
 import typer
 
 from relay import __version__
-from relay.cli.client import Api, ApiError, Unreachable, api, segment
+from relay.cli.client import Api, ApiError, Unreachable, api, path_of
 from relay.cli.delivery_report import attempt_lines
 from relay.cli.output import clean, working
 from relay.clock import to_rfc3339, wall_clock
 from relay.errors import RelayError, UsageError
 
 MAX_CHARACTERS = 60_000
-"""What the ticket systems take in one comment."""
+"""Common limit of a comment in ticket systems."""
 MAX_LINE_CHARACTERS = 2_000
 EXCERPT_CHARACTERS = 1_000
-"""An excerpt that is as long may have been cut by the relay."""
+"""An excerpt of this length may have been truncated by the relay."""
 MAX_READ_EVENTS, MAX_EVENTS = 1000, 100
-"""So many of a job are read, from the first; the last of them are shown."""
+"""A job's events are read from the first one, and the last ones are shown."""
 MAX_DELIVERIES = 30
 MAX_OF_A_STATE = 10
 MAX_ACCOUNTS = 20
+COLLECTIONS = {"delivery": "deliveries", "event": "events", "subscription": "subscriptions"}
 
-# Of the upstream's item and of a sink's answer only this: the rest may name people, or hold a credential.
+# Only these parts of the upstream's item and a sink's answer: others may contain personal data or credentials.
 ITEM_FIELDS = (
     *("status", "action", "channel", "attempt_count"),
     *("scheduled_at", "started_at", "finished_at", "next_attempt_at"),
@@ -38,7 +39,7 @@ Document = Mapping[str, Any]
 
 @dataclass(slots=True, kw_only=True)
 class Case:
-    """What the relay knows around one id, as its API tells it. `unknown` says what it would not tell, and why."""
+    """What the API returns about one id. `unknown` lists what could not be read, and why."""
 
     about: str
     node_version: str | None = None
@@ -53,9 +54,9 @@ class Case:
 
 
 def support(
-    id: Annotated[str, typer.Argument(metavar="ID", help="Of a job, an event, a delivery or a subscription.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id of a job, event, delivery or subscription.")],
 ) -> None:
-    """Write one text for a ticket: what the relay knows about it, without secrets, recipients and metadata."""
+    """Print a text for a support ticket about one id, without secrets, recipients and metadata."""
     with working("reading"):
         case = gather(api(), id)
     for line in report(case, now=wall_clock()):
@@ -63,14 +64,14 @@ def support(
 
 
 def gather(client: Api, id: str) -> Case:
-    """What there is about the id. Raises UsageError where there is nothing of that id."""
+    """Reads everything about the id. Raises UsageError if it does not exist."""
     reader = _Reader(client, id)
     reader.read()
     return reader.case
 
 
 class _Reader:
-    """Reads what belongs together, and goes on where a part of it can not be read."""
+    """Reads related resources, and continues if one of them cannot be read."""
 
     def __init__(self, client: Api, id: str) -> None:
         self._client = client
@@ -90,7 +91,7 @@ class _Reader:
         elif kind == "event":
             case.events = [found]
             event_ids = [found["id"]]
-            if found.get("partitionkey"):  # an event about the relay has no job
+            if found.get("partitionkey"):  # events about the relay have no job
                 job_id, query = found.get("subject"), {"account": found.get("account")}
         elif kind == "subscription":
             case.subscriptions = [found]
@@ -100,13 +101,14 @@ class _Reader:
         else:
             case.job = found
         if job_id is not None:
-            case.job = self._get("the job", f"/v1/jobs/{segment(job_id)}", query)
+            case.job = self._get("the job", path_of("jobs", job_id), query)
         if case.job is not None:
-            path = f"/v1/jobs/{segment(case.job['uid'])}"
-            case.explanation = self._get("the explanation", f"{path}/explain")
-            case.events = self._items(f"{path}/events", {}, MAX_READ_EVENTS)[-MAX_EVENTS:] or case.events
+            uid = case.job["uid"]
+            case.explanation = self._get("the explanation", path_of("jobs", uid, "explain"))
+            events = self._items(path_of("jobs", uid, "events"), {}, MAX_READ_EVENTS)
+            case.events = events[-MAX_EVENTS:] or case.events
         if kind == "delivery" and not case.events:
-            event = self._get("the event", f"/v1/events/{segment(found['event_id'])}")
+            event = self._get("the event", path_of("events", found["event_id"]))
             case.events = [] if event is None else [event]
         if kind == "job":
             event_ids = [event["id"] for event in reversed(case.events)]
@@ -118,20 +120,17 @@ class _Reader:
 
     def _find(self) -> tuple[str, Document]:
         kinds = {"dlv_": "delivery", "evt_": "event", "sub_": "subscription"}
-        kind = kinds.get(self._id[:4])
-        found = None
-        if kind is not None:
-            where = {"delivery": "deliveries", "event": "events", "subscription": "subscriptions"}[kind]
-            found = self._client.get_if_there(f"/v1/{where}/{segment(self._id)}")
-        if found is None:  # an upstream may call its jobs anything
+        kind = kinds.get(self._id[:4], "job")
+        found = self._client.get_if_there(path_of(COLLECTIONS[kind], self._id)) if kind != "job" else None
+        if found is None:  # a job id of the upstream can have any form
             kind = "job"
             try:
-                found = self._client.get_if_there(f"/v1/jobs/{segment(self._id)}")
+                found = self._client.get_if_there(path_of("jobs", self._id))
             except ApiError as error:
                 if error.problem != "ambiguous_job":
                     raise
-                raise UsageError(f"several accounts have a job {self._id!r:.210}: give its uid (job_…)") from None
-        if found is None or kind is None:
+                raise UsageError(f"several accounts have a job {self._id!r:.210}. Use its uid (job_…)") from None
+        if found is None:
             raise UsageError(f"there is no job, event, delivery or subscription {self._id!r:.210}")
         return kind, found
 
@@ -140,14 +139,14 @@ class _Reader:
         for one in found:
             if one["id"] in known or len(self.case.deliveries) >= MAX_DELIVERIES:
                 continue
-            whole = self._get("a delivery", f"/v1/deliveries/{segment(one['id'])}")
+            whole = self._get("a delivery", path_of("deliveries", one["id"]))
             self.case.deliveries.append(one if whole is None else whole)
 
     def _add_subscriptions(self) -> None:
         known = {subscription["id"] for subscription in self.case.subscriptions}
         for id in dict.fromkeys(delivery["subscription_id"] for delivery in self.case.deliveries):
             if id not in known:
-                found = self._get("a subscription", f"/v1/subscriptions/{segment(id)}")
+                found = self._get("a subscription", path_of("subscriptions", id))
                 if found is not None:
                     self.case.subscriptions.append(found)
 
@@ -180,8 +179,7 @@ class _Reader:
 
 
 def report(case: Case, *, now: float) -> list[str]:
-    """The lines of the text, without secrets (a sink's path may be one), recipients and metadata; at most
-    `MAX_CHARACTERS`."""
+    """The lines of the text, at most `MAX_CHARACTERS`. Leaves out secrets, sink paths, recipients and metadata."""
     from relay.redaction import redact_text, secrets_of, without
 
     paths = (secrets_of(str(found["sink"]).removesuffix("?…"), "", ()) for found in case.subscriptions)
@@ -193,7 +191,7 @@ def report(case: Case, *, now: float) -> list[str]:
         shown = redact_text(without(clean(line), hidden))[:MAX_LINE_CHARACTERS]
         length += len(shown) + 1
         if length > MAX_CHARACTERS - 100:
-            lines.append(f"… cut off here: {len(written) - place} lines more")
+            lines.append(f"… cut off here, {len(written) - place} more lines")
             break
         lines.append(shown)
     return lines
@@ -201,7 +199,7 @@ def report(case: Case, *, now: float) -> list[str]:
 
 def _lines(case: Case, hidden: Sequence[str], now: float) -> Iterator[str]:
     yield f"revor-relay, about {case.about}, at {to_rfc3339(now)}"
-    yield "Left out: secrets, what may be one in a sink's path, recipients, metadata. Read it before you paste it."
+    yield "Left out: secrets, paths of sinks, recipients, metadata. Read the text before you paste it."
     yield ""
     yield "VERSIONS"
     yield f"node {case.node_version or 'unknown'}, command {__version__}, Python {platform.python_version()}"
@@ -211,7 +209,7 @@ def _lines(case: Case, hidden: Sequence[str], now: float) -> Iterator[str]:
     for account in case.sources[:MAX_ACCOUNTS]:
         yield from _source(account)
     if len(case.sources) > MAX_ACCOUNTS:
-        yield f"… {len(case.sources) - MAX_ACCOUNTS} accounts more"
+        yield f"… {len(case.sources) - MAX_ACCOUNTS} more accounts"
     yield ""
     if case.job is not None:
         yield from _job(case.job, case.explanation)
@@ -236,7 +234,7 @@ def _node(readiness: Document | None) -> Iterator[str]:
     if readiness is None:
         yield "/readyz: unknown"
         return
-    yield f"/readyz: {readiness.get('status')}"  # what stands before the relay may answer in its place
+    yield f"/readyz: {readiness.get('status')}"  # a proxy in front of the relay may have answered
     yield from (f"problem: {problem}" for problem in readiness.get("problems") or ())
     yield from (f"note: {one}" for one in readiness.get("notes") or ())
     yield "checks: " + ", ".join(f"{name} {state}" for name, state in (readiness.get("checks") or {}).items())
@@ -320,7 +318,7 @@ def _delivery(delivery: Document, hidden: Sequence[str]) -> Iterator[str]:
 
 
 def _without_paths(attempt: Document, hidden: Sequence[str]) -> Document:
-    """The attempt, with an excerpt that names no path: where it was cut, and in hex too."""
+    """The attempt, with the sinks' paths removed from its excerpt, also where it is truncated or in hex."""
     from relay.redaction import without
 
     excerpt = attempt.get("response_excerpt")
@@ -336,7 +334,7 @@ def _without_paths(attempt: Document, hidden: Sequence[str]) -> Document:
 
 
 def _facts(document: Document, *names: str) -> str:
-    """`name: value` of what is there."""
+    """The fields that are not null, as `name: value`."""
     return ", ".join(
         f"{name}: {f'{value:.4g}' if isinstance(value, float) else clean(value)}"
         for name in names

@@ -145,7 +145,7 @@ async def test_an_import_that_is_interrupted_goes_on_with_resume(
         out = await importer(file, "--rejects", rejects)
     assert importer.code == 130
     assert "29 created, 0 already tracked, 1 rejected" in out
-    assert importer.err == "relay: stopped behind line 31 (the same command with --resume goes on there)\n"
+    assert importer.err == "relay: stopped after line 31 (continue with the same command and --resume)\n"
     assert state_of(file).exists()
     rejects.write_bytes(rejects.read_bytes() + b"half a li")  # as a crash would leave it
 
@@ -173,7 +173,7 @@ async def test_a_lost_connection_is_told_with_how_to_go_on(importer: Importer, m
         found = await importer.json(file)
     assert (importer.code, found["complete"], found["created"]) == (1, False, 10)
     assert importer.err == (
-        "relay: stopped behind line 10 (the same command with --resume goes on there): no relay at all\n"
+        "relay: stopped after line 10 (continue with the same command and --resume): no relay at all\n"
     )
     found = await importer.json(file, "--resume")
     assert (importer.code, found["created"], found["existing"]) == (0, 20, 10)
@@ -200,7 +200,7 @@ async def test_what_has_changed_is_imported_from_its_beginning(
     else:
         state_of(file).write_text("no state\n")
     found = await importer.json(file, "--rejects", rejects, "--resume", *more)
-    assert "starting at its first line" in importer.err
+    assert "starting at the first line" in importer.err
     assert (found["entries"], found["rejected_count"]) == (30, 0)
     assert ("job-three" in await importer.tracked()) is (change == "input")
 
@@ -220,18 +220,18 @@ async def test_what_is_behind_a_torn_line_of_the_state_is_done_again(
 
 
 WRONG = {
-    # the row, what is said of it, and the row mended
+    # row: (part of the reason, corrected row)
     "ok-1,default,,,": ("", ""),
     "bad\x07id,default,,,": ("printable", "good-id,default,,,"),
-    ",default,,,": ("id: it is missing", "was-empty,default,,,"),
+    ",default,,,": ("id: missing", "was-empty,default,,,"),
     "far,nobody,,,": ("no account 'nobody'", "far,default,,,"),
     "hook,default,ftp://example.com,,": ("scheme 'ftp'", f"hook,default,{HOOK},,"),
     "prio,default,,urgent,": ("'urgent' is unknown", "prio,default,,low,"),
-    "late,default,,,soon": ("a number is expected", "late,default,,,60"),
+    "late,default,,,soon": ("expected a number", "late,default,,,60"),
     "later,default,,,-1": ("greater than 0", "later,default,,,1"),
     '"open,default,,,': ("a quote is not closed", "open,default,,,"),
     "ok-2,default,,,": ("", ""),
-    "more,default,,,,,": ("it has 7 cells", "more,default,,,"),
+    "more,default,,,,,": ("7 cells, but only", "more,default,,,"),
     "caf\udce9,default,,,": ("not UTF-8", "café,default,,,"),
 }
 
@@ -243,7 +243,7 @@ async def test_the_file_of_rejects_is_mended_and_imported(importer: Importer) ->
     out = await importer(file, "--rejects", rejects)
     assert importer.code == 1
     assert "2 created, 0 already tracked, 10 rejected" in out
-    wrong = {row: said for row, (said, mended) in WRONG.items() if mended}
+    wrong = {row: said for row, (said, corrected) in WRONG.items() if corrected}
     shown = table(out)[1:]
     assert [int(line) for line, _, _ in shown] == [list(WRONG).index(row) + 2 for row in wrong]
     assert all(said in reason for said, (_, _, reason) in zip(wrong.values(), shown, strict=True))
@@ -256,14 +256,14 @@ async def test_the_file_of_rejects_is_mended_and_imported(importer: Importer) ->
     assert importer.code == 1
     assert [reason for _, _, reason in table(again)[1:]] == [reason for _, _, reason in shown]
 
-    for row, (_, mended) in WRONG.items():
-        if mended:
-            kept = kept.replace(f"\n{row}\n", f"\n{mended}\n")
+    for row, (_, corrected) in WRONG.items():
+        if corrected:
+            kept = kept.replace(f"\n{row}\n", f"\n{corrected}\n")
     rejects.write_text(kept)
     found = await importer.json(rejects)
     assert (importer.code, found["created"], found["rejected"]) == (0, 10, [])
     assert set(await importer.tracked()) == {"ok-1", "ok-2"} | {
-        mended.partition(",")[0] for _, mended in WRONG.values() if mended
+        corrected.partition(",")[0] for _, corrected in WRONG.values() if corrected
     }
 
 

@@ -66,7 +66,7 @@ def test_beside_a_plain_poller(environ: dict[str, str], tmp_path: Path) -> None:
     assert list(naive["detection_delay_seconds"]) == ["mean", "p50", "p95"]
     assert naive["detection_delay_seconds"]["p95"] >= naive["detection_delay_seconds"]["p50"] > 0
     assert naive["upstream_requests"] > figures["upstream_requests"]
-    assert "The same world once more, with a plain poller that looks every 5 s" in ran.stderr
+    assert "The same jobs again, with a plain poller that polls every 5 s" in ran.stderr
     assert "6/6 ends seen" in ran.stderr
     assert "│ upstream requests" in ran.stderr
     assert ran.stderr.splitlines()[-1].startswith("The relay saw ends after ")

@@ -91,7 +91,7 @@ def test_curl(terminals: Terminals, hook: int, tmp_path: Path) -> None:
 def test_the_sandbox_prints_the_settings_that_the_readme_has(terminals: Terminals) -> None:
     _, relay, *_ = blocks(section("README.md", "1. curl"), "console")
     *exports, serve = [line.replace("127.0.0.1:8090", terminals.sandbox) for line in prompts(relay)]
-    at = terminals.sandbox_says.index("a relay for it:")
+    at = terminals.sandbox_says.index("a relay for this sandbox:")
     assert terminals.sandbox_says[at + 1 : at + 1 + len(exports) + 1] == [*exports, serve]
 
 

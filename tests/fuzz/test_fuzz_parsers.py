@@ -17,7 +17,7 @@ from relay.api.operations import Context
 from relay.api.registration import read_registration
 from relay.api.subscription_bodies import read_create, read_replace
 from relay.api.validation import validate
-from relay.cli import client, jobs, listen, local
+from relay.cli import client, event_stream, listen, local, options
 from relay.cli.events import one_line
 from relay.core import netguard, signing
 from relay.core.job import Observation
@@ -284,15 +284,17 @@ def test_a_captured_request(raw: bytes) -> None:
 
 @fuzzed(text=mutated_text(["120/60", "1779271300.5", "2026-05-20T10:00:08Z", "failed,overdue", '{"deal": 42}']))
 def test_options(text: str) -> None:
-    limit = value_or_refusal(lambda: local.read_rate_limit(text), UsageError)
+    limit = value_or_refusal(lambda: options.read_rate_limit(text), UsageError)
     assert limit is None or (limit[0] >= 1 and 0 < limit[1] < math.inf)
     now = value_or_refusal(lambda: local._read_time(text), UsageError)
     assert now is None or now >= 0
-    types = value_or_refusal(lambda: client.full_types(text), UsageError)
+    types = value_or_refusal(lambda: options.full_types(text), UsageError)
     assert types is None or types
-    metadata = value_or_refusal(lambda: jobs._metadata(text), UsageError)
+    metadata = value_or_refusal(lambda: options.read_metadata(text), UsageError)
     assert metadata is None or isinstance(metadata, dict)
-    assert "/" not in (value_or_refusal(lambda: client.segment(text), ValueError) or "")
+    assert "/" not in (
+        value_or_refusal(lambda: client.path_of("jobs", text).removeprefix("/v1/jobs/"), ValueError) or ""
+    )
 
 
 @fuzzed(
@@ -320,5 +322,5 @@ def test_an_answer_to_a_command(raw: bytes, status: int) -> None:
     document = value_or_refusal(lambda: client._document(raw, "http://h"), RelayError)
     if isinstance(document, dict):
         assert isinstance(one_line(document), str)
-    events = list(client._server_events(io.BytesIO(raw + b"\n\nid: \xff\ndata: 1\ndata\n\n")))  # type: ignore[arg-type]
+    events = list(event_stream._server_events(io.BytesIO(raw + b"\n\nid: \xff\ndata: 1\ndata\n\n")))  # type: ignore[arg-type]
     assert all(isinstance(event.data, bytes) for event in events)

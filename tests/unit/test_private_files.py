@@ -101,7 +101,7 @@ def test_init_follows_no_link_and_keeps_what_is_there(
     if force:
         assert mode_of(tmp_path / "revor.key") == 0o600
     else:
-        assert f"{name} is there already: --force writes over it" in capsys.readouterr().err
+        assert f"{name} exists already. Overwrite it with --force" in capsys.readouterr().err
 
 
 def test_init_writes_the_settings_with_the_usual_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

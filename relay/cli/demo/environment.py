@@ -1,4 +1,4 @@
-"""The demo's stage: loopback addresses, servers in this process, and the relay's settings."""
+"""What a demo runs on: loopback addresses, servers in this process, the relay's settings and database."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ API_KEY = "sk-revor-demo"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the command line asks for. `rate_limit`: reads and seconds, at speed 1."""
+    """The options of a demo. `rate_limit`: reads of jobs and seconds, at speed 1."""
 
     jobs: int = 20
     speed: float = 60.0
@@ -42,7 +42,7 @@ class Plan:
 
 
 def sandbox_of(plan: Plan) -> Sandbox:
-    """The stand-in upstream of the plan. Its limit counts reads of jobs only."""
+    """The sandbox of a demo. Its rate limit counts only reads of jobs."""
     return Sandbox(seed=plan.seed, speed=plan.speed, rate_limit=plan.rate_limit, limit_reads_only=True)
 
 
@@ -64,13 +64,13 @@ def listen() -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Its base URL."""
+    """The base URL of a listening socket."""
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """While inside, uvicorn serves the application on that socket."""
+    """Serves the application on the socket while inside."""
     config = uvicorn.Config(
         app, lifespan="off", log_config=None, access_log=False, proxy_headers=False, timeout_graceful_shutdown=2
     )
@@ -84,8 +84,10 @@ async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
 
 
 def demo_settings(plan: Plan, *, database: str, sandbox_url: str, port: int) -> Settings:
-    """A node's settings for the demo: plain http within loopback, the polling intervals divided by the speed, and the
-    whole limit, since nobody else uses the key: the plain poller that it is compared with has the whole limit too."""
+    """The node's settings: http on loopback, polling intervals divided by the speed, and no reserve of the rate limit.
+
+    No other client uses the key, and the plain poller of `--compare` has the whole limit too.
+    """
     defaults = PollingSettings()
     polling = PollingSettings(
         min_interval_seconds=defaults.min_interval_seconds / plan.speed,
@@ -107,8 +109,10 @@ def demo_settings(plan: Plan, *, database: str, sandbox_url: str, port: int) -> 
 
 @contextlib.asynccontextmanager
 async def demo_database(plan: Plan, directory: Path) -> AsyncIterator[str]:
-    """The URL of an empty database that is gone at the end: a file in `directory`, or a new one beside the PostgreSQL
-    database that the plan names, whose contents nobody touches."""
+    """The URL of an empty database that is removed at the end.
+
+    It is a file in `directory`, or a new database on the PostgreSQL server of `plan.database`.
+    """
     if plan.database is None:
         yield sqlite_url_of(directory / "relay.db")
         return

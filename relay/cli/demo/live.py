@@ -1,4 +1,4 @@
-"""What a demo shows while it runs: a live table on a terminal, plain lines elsewhere, and the figures at the end."""
+"""The output of a demo: a live table on a terminal, plain lines elsewhere, and the figures at the end."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ STATES = ("dispatched", *ALWAYS_SHOWN, "overdue", "not_found", "status_unknown")
 
 
 def run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Report:
-    """One demo from its beginning to its end. Raises RelayError, and KeyboardInterrupt on Ctrl-C or SIGTERM."""
+    """Runs a demo. Raises RelayError, or KeyboardInterrupt on Ctrl-C or SIGTERM."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(_run(plan, compare=compare, as_json=as_json, keep=keep))
@@ -35,7 +35,7 @@ def run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Report:
 
 
 async def _run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Report:
-    """One demo. With `as_json` only the figures go to stdout: what is for people goes to stderr."""
+    """Runs a demo. With `as_json` only the figures go to stdout, and everything else to stderr."""
     console = Console(stderr=as_json, highlight=False)
     with _terminated_like_interrupted():
         async with open_scenario(plan) as scenario:
@@ -52,15 +52,15 @@ async def _run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Repor
             if as_json:
                 typer.echo(orjson.dumps(figures).decode())
             if keep:
-                await _serve_on(scenario, console)
+                await _keep_serving(scenario, console)
             return report
 
 
 async def _compare(scenario: Scenario, report: Report, console: Console) -> Naive:
-    """The same world once more with the naive poller, and both side by side."""
+    """Runs the same jobs again with the plain poller and prints both results side by side."""
     about_seconds = length_seconds(scenario.truths())
     console.print(
-        f"The same world once more, with a plain poller that looks every {NAIVE_INTERVAL_SECONDS:g} s: about "
+        f"The same jobs again, with a plain poller that polls every {NAIVE_INTERVAL_SECONDS:g} s. Takes about "
         f"{about_seconds:.0f} s, at most {about_seconds + patience_seconds(scenario.plan):.0f} s.",
         soft_wrap=True,
     )
@@ -76,7 +76,7 @@ async def _compare(scenario: Scenario, report: Report, console: Console) -> Naiv
 
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does, so that its folder goes; also where a shell had Ctrl-C ignored."""
+    """SIGTERM ends the demo like Ctrl-C, so that its folder is removed."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
@@ -86,7 +86,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _serve_on(scenario: Scenario, console: Console) -> None:
+async def _keep_serving(scenario: Scenario, console: Console) -> None:
     """Prints the addresses and serves until Ctrl-C."""
     for name, url in (
         ("relay", f"{scenario.relay_url}/v1/jobs"),
@@ -107,28 +107,28 @@ async def _serve_on(scenario: Scenario, console: Console) -> None:
 def _shown(
     console: Console, draw: Callable[[], RenderableType], describe: Callable[[], str], is_over: Callable[[], bool]
 ) -> Iterator[Callable[[], None]]:
-    """What `draw` gives, live, on a terminal; elsewhere the line of `describe` every few seconds, and when it is over.
+    """Yields a function to call when something has changed.
 
-    Gives what to call when something changed.
+    On a terminal it shows `draw()` live. Elsewhere it prints the line of `describe()` every few seconds and at the end.
     """
     if console.is_terminal:
         with Live(draw(), console=console, auto_refresh=False) as live:
             yield lambda: live.update(draw(), refresh=True)
         return
-    said: list[tuple[float, str]] = []
+    last: tuple[float, str] | None = None
 
     def say() -> None:
-        now = time.monotonic()
-        line = describe()
-        if not said or (line != said[-1][1] and (now - said[-1][0] >= LINE_SECONDS or is_over())):
-            said[:] = [(now, line)]
+        nonlocal last
+        now, line = time.monotonic(), describe()
+        if last is None or (line != last[1] and (now - last[0] >= LINE_SECONDS or is_over())):
+            last = now, line
             console.print(line, soft_wrap=True)
 
     yield say
 
 
 def progress_line(scenario: Scenario) -> str:
-    """How far it is, in one plain line."""
+    """The progress of a demo in one line."""
     return (
         f"{scenario.finished}/{scenario.plan.jobs} jobs finished, "
         f"{scenario.received.events_delivered} events delivered, {scenario.upstream_requests} upstream requests"
@@ -136,7 +136,7 @@ def progress_line(scenario: Scenario) -> str:
 
 
 def picture(scenario: Scenario) -> RenderableType:
-    """How far it is, as a table: jobs by their state, events, requests, and a bar."""
+    """The progress of a demo as a table: jobs by state, events, requests, and a bar."""
     states = scenario.states()
     title = Text(f"{scenario.plan.jobs} jobs over three channels at speed {scenario.plan.speed:g}", style="bold")
     table = Table()
@@ -152,17 +152,17 @@ def picture(scenario: Scenario) -> RenderableType:
 
 
 def rerun_line(rerun: Rerun) -> str:
-    """How far the naive poller is, in one plain line."""
+    """The progress of the plain poller in one line."""
     return f"{rerun.ends_seen}/{rerun.plan.jobs} ends seen, {rerun.upstream_requests} upstream requests"
 
 
 def rerun_picture(rerun: Rerun) -> RenderableType:
-    """How far the naive poller is: its line and a bar."""
+    """The progress of the plain poller as a line and a bar."""
     return Group(Text(rerun_line(rerun)), ProgressBar(total=rerun.plan.jobs, completed=rerun.ends_seen, width=48))
 
 
 def side_by_side(report: Report, naive: Naive) -> Table:
-    """The relay's figures and the naive poller's, as a table."""
+    """The figures of the relay and of the plain poller as a table."""
     table = Table()
     table.add_column("")
     for name in ("relay", f"every {NAIVE_INTERVAL_SECONDS:g} s"):

@@ -1,4 +1,4 @@
-"""What the relay is measured against: a plain poller that asks for each open job every 5 s, on the same world."""
+"""The baseline of `--compare naive`: a plain poller that polls each open job every 5 s, on the same jobs."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from relay.sandbox.server import JOBS_PATH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollResult:
-    """What one request told: the job's status, or how long to wait because the limit is reached."""
+    """The result of one poll: the job's status, or how long to wait at the rate limit."""
 
     status: str = ""
     retry_after_seconds: float | None = None
@@ -28,9 +28,9 @@ class PollResult:
 
 @dataclass(kw_only=True)
 class NaivePoller:
-    """Asks for every open job each `interval_seconds`, one request after another, first in first out.
+    """Polls every open job each `interval_seconds`: one request at a time, first in first out.
 
-    Refused with 429 it waits out Retry-After and goes on with the same job. Times are the clock's epoch seconds.
+    After a 429 it waits for Retry-After and polls the same job again. Times are epoch seconds of the clock.
     """
 
     interval_seconds: float
@@ -38,18 +38,18 @@ class NaivePoller:
     clock: Clock = wall_clock
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     seen_at: dict[str, float] = field(default_factory=dict, init=False)
-    """When it saw each job's end."""
-    _line: asyncio.Queue[tuple[float, str]] = field(default_factory=asyncio.Queue, init=False, repr=False)
+    """When the end of each job was seen."""
+    _queue: asyncio.Queue[tuple[float, str]] = field(default_factory=asyncio.Queue, init=False, repr=False)
 
     def track(self, job_id: str) -> None:
-        """From now on the job is looked at; for the first time when the interval is over."""
-        # The interval is the same for all, so the order in the line is the order of what is due.
-        self._line.put_nowait((self.clock() + self.interval_seconds, job_id))
+        """Polls the job from now on, first after one interval."""
+        # All intervals are equal, so the queue is in the order of due times.
+        self._queue.put_nowait((self.clock() + self.interval_seconds, job_id))
 
     async def run(self, jobs: int) -> None:
-        """Until it has seen that many ends."""
+        """Runs until it has seen the ends of that many jobs."""
         while len(self.seen_at) < jobs:
-            due_at, job_id = await self._line.get()
+            due_at, job_id = await self._queue.get()
             if (early_seconds := due_at - self.clock()) > 0:
                 await self.sleep(early_seconds)
             while (found := await self.poll(job_id)).retry_after_seconds is not None:
@@ -62,7 +62,7 @@ class NaivePoller:
 
 @dataclass(kw_only=True)
 class Rerun:
-    """The same world once more, under way: a fresh sandbox of the same seed, with the naive poller in front of it."""
+    """The second run: a new sandbox with the same seed, polled by the plain poller."""
 
     plan: Plan
     url: str
@@ -73,25 +73,25 @@ class Rerun:
 
     @property
     def upstream_requests(self) -> int:
-        """Reads of jobs so far, refused ones too."""
+        """Reads of jobs so far, including refused ones."""
         reads: int = self.sandbox.state.request_counts.job_reads
         return reads
 
     @property
     def ends_seen(self) -> int:
-        """Jobs whose end the poller has seen."""
+        """The number of jobs whose end the poller has seen."""
         return len(self.poller.seen_at)
 
 
 def length_seconds(truths: Sequence[dict[str, Any]]) -> float:
-    """From the first job's creation to the last true end: about how long the world takes again."""
+    """The expected length of the second run: from the first creation to the last true end."""
     began_at: float = min((truth["created_at_epoch_seconds"] for truth in truths), default=0.0)
     return max(0.0, last_end_of(truths) - began_at)
 
 
 @contextlib.asynccontextmanager
 async def open_rerun(plan: Plan) -> AsyncIterator[Rerun]:
-    """A fresh sandbox on loopback, up, and the poller, which has not begun."""
+    """A new sandbox that serves on loopback, and a poller that is not started."""
     headers = {"Authorization": f"Bearer {API_KEY}"}
     timeout = aiohttp.ClientTimeout(total=60)
     with contextlib.closing(listen()) as listener:
@@ -106,10 +106,10 @@ async def open_rerun(plan: Plan) -> AsyncIterator[Rerun]:
 
 
 async def run_again(rerun: Rerun, scenario: Scenario, progress: Callable[[], None] = lambda: None) -> Naive:
-    """Dispatches what the scenario did, at the same relative times, until the poller has seen every end.
+    """Repeats the scenario's dispatches at the same relative times, until the poller has seen every end.
 
-    It gets the patience that the relay had after the last true end; a job whose end it has not seen by then counts
-    with its delay so far.
+    The time limit after the last true end is the relay's. A job whose end has not been seen by then counts with its
+    delay so far.
     """
     polling = asyncio.get_running_loop().create_task(rerun.poller.run(rerun.plan.jobs))
     async with ticking(progress):
@@ -136,9 +136,9 @@ async def run_again(rerun: Rerun, scenario: Scenario, progress: Callable[[], Non
 
 
 async def _dispatch_again(rerun: Rerun, created_at: Sequence[float]) -> list[str]:
-    """The same dispatches in the same order, each as long after the first as it was in the scenario."""
+    """Repeats the dispatches in the same order, with the same times after the first one."""
     job_ids: list[str] = []
-    behind_seconds = 0.0  # the new world behind the scenario's
+    behind_seconds = 0.0  # how far the second run is behind the scenario
     for index, at in enumerate(created_at):
         await asyncio.sleep(max(0.0, at + behind_seconds - wall_clock()) if job_ids else 0.0)
         answer = await post(rerun.session, f"{rerun.url}{DISPATCH_PATH}", dispatch_body(index), api_key=API_KEY)

@@ -1,4 +1,4 @@
-"""What a demo found: what was owed, what came, and what it cost. Pure: compares the sandbox's truth with receipts."""
+"""The figures of a demo: compares the events received with the true times of the sandbox. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 NAIVE_INTERVAL_SECONDS = 5.0
-"""How often the poller that the relay is measured against looks at each open job."""
+"""The polling interval of the plain poller that the relay is compared with."""
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """The first arrival of one event. `kind` is the last word of its type; `detected_at` in epoch seconds."""
+    """The first arrival of an event. `kind` is the last word of its type, `detected_at` is in epoch seconds."""
 
     event_id: str
     job_id: str
@@ -24,7 +24,7 @@ class Receipt:
 
 @dataclass(kw_only=True)
 class Receipts:
-    """What the receiver was sent, in the order it came."""
+    """What the receiver got, in order of arrival."""
 
     by_job: dict[str, list[Receipt]] = field(default_factory=dict)
     events_delivered: int = 0
@@ -34,7 +34,7 @@ class Receipts:
     _known: set[str] = field(default_factory=set, init=False, repr=False)
 
     def add(self, receipt: Receipt) -> None:
-        """Counts one arrival whose signature is good."""
+        """Counts one arrival with a valid signature."""
         if receipt.event_id in self._known:
             self.duplicates += 1
             return
@@ -46,13 +46,14 @@ class Receipts:
         of_job.append(receipt)
 
     def of(self, job_id: str) -> list[Receipt]:
-        """The job's events, each once, by their sequence."""
+        """The job's distinct events, ordered by sequence."""
         return sorted(self.by_job.get(job_id, ()), key=lambda receipt: receipt.sequence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCheck:
-    """What one job's true life owes its receivers, and what of it and of the rest has not come."""
+    """The number of events that one job must produce (`owed`), how many of them are missing, and how many other states
+    were not observed."""
 
     owed: int
     missing: int
@@ -60,11 +61,11 @@ class JobCheck:
 
 
 def check_job(truth: Mapping[str, Any], receipts: Sequence[Receipt]) -> JobCheck:
-    """Compares a job's true life (`World.truth`) with its events by sequence.
+    """Compares a job's true lifecycle (`World.truth`) with its events, ordered by sequence.
 
-    Owed are its last true status; `running` if its final item has `started_at`; one `retrying` for each failed attempt
-    that another followed. The other true states may come and go between two looks: `unobserved` counts those that did.
-    A gap in the sequence is an event that the relay recorded and that did not come: it is missing too.
+    Owed events: its last true status, `running` if its final item has `started_at`, and one `retrying` per retried
+    attempt. Other states may come and go between two polls: `unobserved` counts them. A gap in the sequence is a
+    recorded event that did not arrive, so it is missing too.
     """
     attempts = _attempts(truth["transitions"])
     came = _split([receipt.kind for receipt in receipts])
@@ -83,13 +84,13 @@ def check_job(truth: Mapping[str, Any], receipts: Sequence[Receipt]) -> JobCheck
 
 
 def naive_requests(truth: Mapping[str, Any], speed: float) -> int:
-    """What a poller that looks every 5 s (at speed 1) would have sent from the job's creation to its true end."""
+    """The requests that a 5 s poller (at speed 1) would have sent from the job's creation to its true end."""
     true_seconds: float = (truth["transitions"][-1]["at_epoch_seconds"] - truth["created_at_epoch_seconds"]) * speed
     return max(1, math.ceil(true_seconds / NAIVE_INTERVAL_SECONDS))
 
 
 def detection_delay(truth: Mapping[str, Any], receipts: Sequence[Receipt], speed: float) -> float | None:
-    """Seconds (as at speed 1) from the job's true end to the moment the relay saw it; None when it never did."""
+    """Seconds, as at speed 1, from the job's true end until the relay detected it. None if it did not."""
     final = truth["transitions"][-1]
     ended_at: float = final["at_epoch_seconds"]
     for receipt in receipts:
@@ -100,7 +101,7 @@ def detection_delay(truth: Mapping[str, Any], receipts: Sequence[Receipt], speed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """Seconds, as at speed 1; None when no job's end was seen."""
+    """Seconds, as at speed 1. None if no job's end was seen."""
 
     mean: float | None
     p50: float | None
@@ -109,8 +110,10 @@ class Delay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naive:
-    """What the plain poller came to on the same world. `unseen`: ends it had not seen when its time was up, which
-    count in the delay with what it was by then, so that the delay is at least what is said."""
+    """The figures of the plain poller.
+
+    `unseen` ends were not seen by the time limit. They count with their delay so far: the delay is then a lower bound.
+    """
 
     detection_delay_seconds: Delay
     upstream_requests: int
@@ -144,7 +147,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is lost, out of order or unverified."""
+        """True if nothing is lost, out of order or unverified."""
         return not (self.lost or self.out_of_order or self.signature_failures)
 
     def shown(self) -> dict[str, Any]:
@@ -152,7 +155,7 @@ class Report:
         return asdict(self)
 
     def headline(self) -> str:
-        """The one line for a person."""
+        """The result in one sentence."""
         mean = self.detection_delay_seconds.mean
         delay = "no end was seen" if mean is None else f"ends seen after {mean:.1f} s on average"
         troubles = [
@@ -164,11 +167,11 @@ class Report:
             )
             if number
         ]
-        fate = ", ".join(troubles) if troubles else "none lost, none out of order, every signature good"
+        checks = ", ".join(troubles) if troubles else "none lost, none out of order, every signature valid"
         jobs = "1 job" if self.jobs == 1 else f"{self.jobs} jobs"
         return (
-            f"{jobs}, {self.events_delivered} events delivered ({fate}); {delay}, with {self.requests_per_job:.1f} "
-            f"requests a job where polling every {NAIVE_INTERVAL_SECONDS:g} s takes {self.naive_requests_per_job:.1f}."
+            f"{jobs}, {self.events_delivered} events delivered ({checks}); {delay}, with {self.requests_per_job:.1f} "
+            f"requests per job. Polling every {NAIVE_INTERVAL_SECONDS:g} s needs {self.naive_requests_per_job:.1f}."
         )
 
 
@@ -180,7 +183,7 @@ def make_report(
     upstream_requests: int,
     elapsed_seconds: float,
 ) -> Report:
-    """The figures of a demo whose jobs lived like `truths`."""
+    """The figures of a demo with these true lifecycles."""
     found = [check_job(truth, received.of(truth["id"])) for truth in truths]
     delays = [
         delay for truth in truths if (delay := detection_delay(truth, received.of(truth["id"]), speed)) is not None
@@ -211,7 +214,7 @@ def make_naive(
     speed: float,
     upstream_requests: int,
 ) -> Naive:
-    """The figures of a poller that saw the ends at `seen_at` and ended at `given_up_at` (epoch seconds)."""
+    """The figures of a poller that saw the ends at `seen_at` and stopped at `given_up_at` (epoch seconds)."""
     delays = [
         max(0.0, seen_at.get(truth["id"], given_up_at) - truth["transitions"][-1]["at_epoch_seconds"]) * speed
         for truth in truths
@@ -221,7 +224,7 @@ def make_naive(
 
 
 def compared(report: Report, naive: Naive) -> str:
-    """The one line for a person about the two, side by side."""
+    """The comparison in one sentence."""
     ours, theirs = report.detection_delay_seconds.mean, naive.detection_delay_seconds.mean
     requests = f"with {report.upstream_requests} requests against {naive.upstream_requests}"
     if ours is None or theirs is None:
@@ -241,7 +244,7 @@ def _delay(delays: Sequence[float]) -> Delay:
 
 
 def _attempts(transitions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The true statuses, cut at each failed attempt that another followed."""
+    """The true statuses, split at each retried attempt."""
     parts: list[list[str]] = [[]]
     for step in transitions:
         if step["failed_attempt"] is None:
@@ -252,7 +255,7 @@ def _attempts(transitions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _split(kinds: Sequence[str]) -> list[list[str]]:
-    """The kinds of the events that came, cut at each `retrying`."""
+    """The kinds of the events received, split at each `retrying`."""
     parts: list[list[str]] = [[]]
     for kind in kinds:
         if kind == "retrying":
@@ -263,5 +266,5 @@ def _split(kinds: Sequence[str]) -> list[list[str]]:
 
 
 def _percentile(ascending: Sequence[float], share: float) -> float | None:
-    """The nearest rank."""
+    """The nearest-rank percentile."""
     return round(ascending[max(0, math.ceil(share * len(ascending)) - 1)], 3) if ascending else None

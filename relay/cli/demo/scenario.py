@@ -1,4 +1,4 @@
-"""The demo's cast: the sandbox upstream, the relay and a receiver on loopback, and the user who dispatches the jobs."""
+"""The demo's scenario: dispatches jobs at the sandbox, registers them at the relay, and receives their events."""
 
 import asyncio
 import contextlib
@@ -31,24 +31,24 @@ from relay.sandbox.world import World
 SINK_CONCURRENCY = 32
 REGISTERING_AT_ONCE = 16
 WARM_UP_SECONDS = 0.5
-"""The relay saves up the first requests in real time, whatever the speed, until the upstream has told its limit."""
+"""Until the relay knows the upstream's limit, its first requests accrue in real time at any speed."""
 CHECK_SECONDS = 0.05
 SETTLE_SECONDS = 0.2
 PATIENCE_SECONDS = 20.0
-"""How long after the last true end the relay has at least, whatever the speed."""
+"""Minimum time after the last true end, at any speed."""
 PATIENCE_INTERVALS = 2
 POLLS_A_JOB = 12
-"""Looks that a job may need where the rate limit is what holds the relay up."""
+"""Maximum polls per job if the rate limit is the bottleneck."""
 
 
 class DemoError(RelayError):
-    """The demo can not go on: the sandbox or the relay did not answer as it should."""
+    """The sandbox or the relay did not answer as expected, so the demo cannot continue."""
 
     code = "demo_failed"
 
 
 def truths_of(sandbox: Starlette, job_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """The whole life of each of the sandbox's jobs."""
+    """The true lifecycles of these jobs in the sandbox."""
     world: World = sandbox.state.world
     now = wall_clock()
     return [world.truth(job, now) for job in map(world.job, job_ids) if job is not None]
@@ -61,7 +61,7 @@ def last_end_of(truths: Iterable[Mapping[str, Any]]) -> float:
 
 @dataclass(kw_only=True)
 class Scenario:
-    """A demo under way: its addresses and what has happened so far."""
+    """A running demo: its addresses and what has happened so far."""
 
     plan: Plan
     sandbox_url: str
@@ -76,20 +76,20 @@ class Scenario:
 
     @property
     def upstream_requests(self) -> int:
-        """Reads of jobs so far, refused ones too."""
+        """Reads of jobs so far, including refused ones."""
         reads: int = self.sandbox.state.request_counts.job_reads
         return reads
 
     def is_over(self) -> bool:
-        """Whether its end has come, or its time was up."""
+        """True once every job has ended or the time limit is reached."""
         return self.elapsed_seconds > 0
 
     def truths(self) -> list[dict[str, Any]]:
-        """The whole life of every dispatched job."""
+        """The true lifecycles of all dispatched jobs."""
         return truths_of(self.sandbox, self.job_ids)
 
     def states(self) -> dict[str, int]:
-        """How many jobs are in each state, as the receiver knows them; those without an event are `dispatched`."""
+        """The number of jobs in each state, as known to the receiver. Jobs without an event are `dispatched`."""
         counts: dict[str, int] = {}
         for job_id in self.job_ids:
             of_job = self.received.of(job_id)
@@ -99,7 +99,7 @@ class Scenario:
 
     @property
     def finished(self) -> int:
-        """Jobs whose end the receiver knows."""
+        """The number of jobs whose end the receiver knows."""
         return sum(number for state, number in self.states().items() if state in FINAL_STATUSES)
 
     def report(self) -> Report:
@@ -113,7 +113,7 @@ class Scenario:
         )
 
     async def receive(self, request: Request) -> Response:
-        """The receiver: an event that does not verify is counted and refused with 400."""
+        """The receiver. Counts an event that does not verify and refuses it with 400."""
         body = await request.body()
         try:
             if self.verifier is None:
@@ -137,7 +137,7 @@ class Scenario:
 
 @contextlib.asynccontextmanager
 async def open_scenario(plan: Plan) -> AsyncIterator[Scenario]:
-    """The three servers, up; at the end all is closed and the temporary folder gone."""
+    """Runs the three servers while inside, then closes everything and removes the temporary folder."""
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
         at_sandbox, at_relay, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(3))
@@ -164,7 +164,7 @@ async def open_scenario(plan: Plan) -> AsyncIterator[Scenario]:
 
 
 async def run_scenario(scenario: Scenario, progress: Callable[[], None] = lambda: None) -> Report:
-    """Subscribes, dispatches the jobs, registers them, and waits until everything owed has come, or its time is up."""
+    """Subscribes, dispatches and registers the jobs, and waits for every owed event or the time limit."""
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         scenario.began_at = time.monotonic()
@@ -179,13 +179,13 @@ async def run_scenario(scenario: Scenario, progress: Callable[[], None] = lambda
             await _dispatch(scenario, session)
             await _wait(scenario)
     scenario.elapsed_seconds = time.monotonic() - scenario.began_at
-    await asyncio.sleep(SETTLE_SECONDS)  # what comes twice or too late comes now
+    await asyncio.sleep(SETTLE_SECONDS)  # duplicates and late events arrive now
     progress()
     return scenario.report()
 
 
 async def _dispatch(scenario: Scenario, session: aiohttp.ClientSession) -> None:
-    """Dispatches one after another, so that a seed means the same lives; registers several at a time."""
+    """Dispatches jobs one by one, so that a seed gives the same jobs, and registers several at a time."""
     slots = asyncio.Semaphore(REGISTERING_AT_ONCE)
 
     async def register(answer: Mapping[str, Any]) -> None:
@@ -205,7 +205,7 @@ async def _dispatch(scenario: Scenario, session: aiohttp.ClientSession) -> None:
 
 
 async def _wait(scenario: Scenario) -> None:
-    """Until each job's owed events have come; at most until a while after the last true end."""
+    """Waits until each job's owed events have arrived, or `patience_seconds` after the last true end."""
     truths = {truth["id"]: truth for truth in scenario.truths()}
     latest = last_end_of(truths.values()) + patience_seconds(scenario.plan)
     while truths and wall_clock() < latest:
@@ -217,7 +217,7 @@ async def _wait(scenario: Scenario) -> None:
 
 
 def patience_seconds(plan: Plan) -> float:
-    """How long after the last true end the demo waits for what is owed before it counts it as lost."""
+    """How long after the last true end a missing event is waited for, before it counts as lost."""
     requests, seconds = plan.rate_limit
     polling = PollingSettings()
     by_limit = plan.jobs * POLLS_A_JOB * seconds / requests / (1 - polling.reserve) + seconds
@@ -227,7 +227,7 @@ def patience_seconds(plan: Plan) -> float:
 async def post(
     session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, api_key: str | None = None
 ) -> dict[str, Any]:
-    """The answer's object. Raises DemoError."""
+    """Posts JSON and returns the object in the answer. Raises DemoError."""
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
@@ -244,8 +244,8 @@ async def post(
 
 @contextlib.asynccontextmanager
 async def ticking(progress: Callable[[], None]) -> AsyncIterator[None]:
-    """While inside, `progress` is called every little while."""
-    watching = asyncio.get_running_loop().create_task(_every_little_while(progress))
+    """Calls `progress` periodically while inside."""
+    watching = asyncio.get_running_loop().create_task(_tick(progress))
     try:
         yield
     finally:
@@ -253,7 +253,7 @@ async def ticking(progress: Callable[[], None]) -> AsyncIterator[None]:
         await asyncio.wait([watching])
 
 
-async def _every_little_while(progress: Callable[[], None]) -> None:
+async def _tick(progress: Callable[[], None]) -> None:
     while True:
         progress()
         await asyncio.sleep(0.25)

@@ -1,7 +1,7 @@
-"""A paste of upstream answers: JSON documents one after another or in an array, with other text between them.
+"""Reads pasted upstream answers: JSON documents in sequence or in an array, with other text between them.
 
-What is between is passed over and counted: what curl prints, headers, the beginnings of log lines. What begins like a
-document and is none is refused, not passed over, and no part of a broken document is taken for a document.
+The other text (curl output, headers, log prefixes) is skipped and counted. A broken document is rejected, not skipped,
+and no part of it is read as a document. Pure.
 """
 
 import json
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from relay.cli.importing.lines import REMARK, Entry, Fault, json_entry
 
-# `{ [5 bytes data]` is curl's, `[2026-05-20]` a log's: a document's brace has a name behind it, an array's a value.
+# A name must follow the brace, and a value the bracket: curl prints `{ [5 bytes data]`, logs print `[2026-05-20]`.
 _BEGIN = re.compile(r'\{(?=\s*["}])|^[ \t]*\[(?=\s*["{\[\]])', re.MULTILINE)
-# Where a document begins for certain although the one before is broken: what is inside that one is indented.
+# The certain start of a document after a broken one, whose own content is indented.
 _NEXT = re.compile(r'^(?:\{(?=\s*["}])|\[(?=\s*["{\[\]]))|\{(?=\s*"ok"\s*:)', re.MULTILINE)
 _ENVELOPE = re.compile(r'\{\s*"(?:ok|item|request_id)"\s*:')
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -24,9 +24,9 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 
 class _Piece(NamedTuple):
-    """What begins at a place: the documents in it, where it ends, and where it is broken, if it is.
+    """A possible document or array: the spans of its documents, its end, and where it is broken, if it is.
 
-    `is_ours`: False for text that only looks like it.
+    `is_ours` is False for other text that looks like one.
     """
 
     spans: list[tuple[int, int]]
@@ -35,10 +35,10 @@ class _Piece(NamedTuple):
     is_ours: bool = True
 
 
-def answers(text: str, passed_over: Callable[[int], None]) -> Iterator[Entry]:
-    """The entries of a paste; `passed_over` is told of lines that have other text only, as a number."""
-    text = _REMARKS.sub(lambda found: " " * len(found[0]), text)  # as long as before, so that places stay
-    at = told = counted = 0
+def answers(text: str, skipped: Callable[[int], None]) -> Iterator[Entry]:
+    """The entries of a paste. Calls `skipped` with the number of lines that contain only other text."""
+    text = _REMARKS.sub(lambda found: " " * len(found[0]), text)  # the same length, so that positions stay valid
+    at = reported = counted = 0
     number = 1
     while found := _BEGIN.search(text, at):
         start = found.end() - 1
@@ -46,33 +46,35 @@ def answers(text: str, passed_over: Callable[[int], None]) -> Iterator[Entry]:
         at = piece.end
         if not piece.is_ours:
             continue
-        passed_over(_lines_of_text(text[told:start]))
-        told = piece.end
+        skipped(_lines_of_text(text[reported:start]))
+        reported = piece.end
         for first, last in piece.spans:
             number, counted = number + text.count("\n", counted, first), first
             document = text[first:last]
-            # Only in an array is a text an id: what is written back has to be read as it was.
+            # A bare text is an id only in an array: a rejected one must be readable again.
             yield json_entry(number, f"[{document}]\n" if document[0] == '"' else f"{document}\n", document)
         if piece.broken_at is not None:
             number, counted = number + text.count("\n", counted, piece.broken_at), piece.broken_at
-            fault = Fault(code="not_json", detail="a JSON document begins here, and it is broken or cut off")
+            fault = Fault(code="not_json", detail="the JSON document that begins here is broken or cut off")
             yield Entry(line=number, text=text[piece.broken_at : piece.end].rstrip() + "\n", fault=fault)
-    passed_over(_lines_of_text(text[told:]))
+    skipped(_lines_of_text(text[reported:]))
 
 
 def _object(text: str, start: int, after: int) -> _Piece:
-    """What the brace at `start` begins; `after` is where the piece before it ends."""
+    """The piece that the brace at `start` begins. `after` is the end of the previous piece."""
     before = text[max(after, text.rfind("\n", after, start) + 1) : start]
     end = _document_end(text, start)
     if before.strip(_AROUND) and not _ENVELOPE.match(text, start):
-        return _Piece([], start + 1 if end is None else end, is_ours=False)  # a header's value, a body given to curl
+        return _Piece(
+            [], start + 1 if end is None else end, is_ours=False
+        )  # such as a header value, or a body passed to curl
     if end is None:
         return _Piece([], _next_begin(text, start), broken_at=start)
     return _Piece([(start, end)], end)
 
 
 def _array(text: str, start: int) -> _Piece:
-    """What the bracket at `start` begins."""
+    """The piece that the bracket at `start` begins."""
     spans: list[tuple[int, int]] = []
     at = _after_blank(text, start + 1)
     while text[at : at + 1] != "]":
@@ -87,11 +89,11 @@ def _array(text: str, start: int) -> _Piece:
             return _Piece(spans, _next_begin(text, at), broken_at=at)
     rest = text[at + 1 : _line_end(text, at + 1)]
     is_word = bool(spans) and rest.strip(_AROUND) and all(text[first] == '"' for first, _ in spans)
-    return _Piece(spans, at + 1, is_ours=not is_word)  # `["INFO"] started` is no list of ids
+    return _Piece(spans, at + 1, is_ours=not is_word)  # `["INFO"] started` is not a list of ids
 
 
 def _document_end(text: str, start: int) -> int | None:
-    """Where the JSON value that begins here ends; None where there is none."""
+    """The end of the JSON value at `start`, or None if there is none."""
     try:
         end: int = _raw_decode(text, start)[1]
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A dry run's target: the checks that the relay makes of a registration, made here. Nothing is sent."""
+"""The target of a dry run: runs the relay's own checks of a registration. Sends nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from relay.sources.definition import load_definition
 from relay.sources.mapping import registered
 
 MAX_ACCOUNTS = 100_000
-# Which addresses are permitted is for the relay to say; here only what is no URL that it could permit is refused.
+# Only the relay knows which addresses it allows. Here only URLs that no relay could allow are refused.
 ANYWHERE = GuardPolicy(allow_http=True, allow_networks=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))
 
 Accounts = Mapping[str, tuple[str, ...]]
@@ -32,7 +32,7 @@ class _Rules:
 
 
 class _Answers:
-    """Reads answers of the upstream as the shipped definition describes them."""
+    """Reads upstream answers with the shipped definition."""
 
     def __init__(self) -> None:
         self._definition = load_definition("revor")
@@ -44,14 +44,14 @@ class _Answers:
 
 
 class Check:
-    """Takes registrations and says what the relay would say. Without `accounts` any names will do."""
+    """Checks registrations like the relay. Without `accounts` any account names are accepted."""
 
     def __init__(self, accounts: Accounts | None) -> None:
         self._accounts = accounts
         self._answers = _Answers()
 
     def register(self, bodies: Sequence[Body]) -> Result:
-        """Counts as created what would be registered; whether it is tracked already nobody is asked."""
+        """Counts valid registrations as created, including jobs that may be tracked already."""
         faults = {index: fault for index, body in enumerate(bodies) if (fault := self._fault(body)) is not None}
         return Result(created=len(bodies) - len(faults), faults=faults)
 
@@ -67,7 +67,7 @@ class Check:
 
 
 def known_accounts(api: Api) -> Accounts | None:
-    """The accounts of the relay, by source; None, with a remark, where it does not tell."""
+    """The relay's accounts by source. If it does not answer: None, with a note."""
     try:
         found = api.items("/v1/sources", {}, MAX_ACCOUNTS)
     except (Unreachable, ApiError) as error:

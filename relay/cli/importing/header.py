@@ -1,4 +1,4 @@
-"""The first line of a CSV that is imported: the names of its columns, or the first of a plain list of ids."""
+"""The first line of an imported CSV: its column names, or the first id of a plain list. Pure."""
 
 import csv
 import difflib
@@ -16,29 +16,29 @@ _LIKE_A_NAME = re.compile(r"(?:jobs?|external|revor|upstream)?[ _-]?ids?|uu?ids?
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The columns: names of COLUMNS, and `metadata.NAME`."""
+    """The columns. Each is one of COLUMNS or `metadata.NAME`."""
 
     delimiter: str
     names: tuple[str, ...]
 
     @property
     def id_at(self) -> int:
-        """The place of the column `id`."""
+        """The index of the column `id`."""
         return self.names.index("id")
 
     @classmethod
     def of_plain_ids(cls, line: str) -> "Header":
-        """That of a list of ids which begins with this line. Raises UsageError where it looks like something else."""
+        """The header of a plain list of ids with this first line. Raises UsageError if the line is something else."""
         if any(len(_cells(line, delimiter)) != 1 for delimiter in DELIMITERS):
-            raise UsageError("the first line of a CSV has to name its columns, `id` among them; this one has no `id`")
+            raise UsageError("the first line of the CSV has no column `id`. It must name the columns")
         word = _cells(line, ",")[0].strip()
         if _LIKE_A_NAME.fullmatch(word):
-            raise UsageError(f"the first line is {word[:40]!r}, which is no id: call the column `id`")
+            raise UsageError(f"the first line is {word[:40]!r}, which is not an id. Name the column `id`")
         return cls(delimiter=",", names=("id",))
 
 
 def header_of(line: str) -> Header | None:
-    """The columns that this line names, None where `id` is not one of them. Raises UsageError for an unknown one."""
+    """The columns that this line names, or None if `id` is missing. Raises UsageError for an unknown column."""
     for delimiter in DELIMITERS:
         names = tuple(_name(cell) for cell in _cells(line, delimiter))
         if "id" in names:
@@ -55,7 +55,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _name(cell: str) -> str:
-    """What is a name of ours, whatever its case; the NAME of `metadata.NAME` is the user's."""
+    """Column names ignore case, except the NAME in `metadata.NAME`."""
     name = cell.strip()
     if name.lower().startswith(METADATA) and len(name) > len(METADATA):
         return METADATA + name[len(METADATA) :]
@@ -70,5 +70,5 @@ def _check(names: tuple[str, ...]) -> None:
             raise UsageError(f"the CSV has the column {name[:40]!r} twice")
         if name not in COLUMNS and not name.startswith(METADATA):
             near = difflib.get_close_matches(name.lower()[:200], COLUMNS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"call it metadata.{name[:40]} to have it in every event"
-            raise UsageError(f"there is no column {name[:40]!r}: {hint}")
+            hint = f"did you mean {near[0]}?" if near else f"name it metadata.{name[:40]} to include it in every event"
+            raise UsageError(f"unknown column {name[:40]!r}: {hint}")

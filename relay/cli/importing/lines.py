@@ -1,7 +1,6 @@
-"""What `relay jobs import` reads: CSV and JSON lines, one entry after another. Pure: text in, registrations out.
+"""Reads CSV and JSON lines for `relay jobs import`, one entry at a time. Pure: text in, registrations out.
 
-Text that was no UTF-8 comes with its bytes as halves of surrogate pairs, so that what is refused can be written back
-as it was.
+Bytes that are not UTF-8 arrive as lone surrogates, so that a rejected entry can be written back unchanged.
 """
 
 import csv
@@ -20,7 +19,7 @@ Format = Literal["csv", "jsonl", "answers"]
 MAX_LINE_BYTES = 1 << 20
 MAX_RECORD_LINES = 1_000
 BESIDE_AN_ITEM = frozenset({"source", "account", "callback_url", "callback_types", "metadata", "deadline_seconds"})
-# What we write into a file of refused entries, and pass over when it is read again; an id may well begin with `#`.
+# Comments in a file of rejected entries, skipped when it is read again. A plain `#` could be the start of an id.
 REMARK = re.compile(r"# (?:line [0-9]+|format): ")
 
 _FORMAT = re.compile(r"# format: (csv|jsonl|answers)\s*$", re.MULTILINE)
@@ -29,7 +28,7 @@ _ENVELOPE = re.compile(r'\{\s*"(?:ok|item|request_id)"\s*:')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Why an entry can not be registered: a code for programs, a sentence for people."""
+    """Why an entry cannot be registered: a code for programs, a sentence for people."""
 
     code: str
     detail: str
@@ -37,10 +36,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry of the input: `body` is what to register, or `fault` says why there is nothing.
+    """One entry of the input: either the `body` to register, or the `fault`.
 
-    `line` is where it begins, counted from 1; `text` is all of it as it came, and `head` what has to stand above it;
-    `id` is the job's, as far as one can be seen.
+    `line` is its first line, counted from 1. `text` is its original text, `head` the header line that it needs, and
+    `id` the job id if there is one.
     """
 
     line: int
@@ -52,7 +51,7 @@ class Entry:
 
 
 class Line(NamedTuple):
-    """A line with its end. `is_cut`: it was longer than MAX_LINE_BYTES, and this is its beginning."""
+    """A line including its line end. `is_cut`: only the beginning of a line longer than MAX_LINE_BYTES."""
 
     number: int
     text: str
@@ -60,9 +59,9 @@ class Line(NamedTuple):
 
 
 def infer(head: str, usual: Format | None = None) -> Format:
-    """The format of an input that begins like this; `usual` is what its name tells.
+    """The format of an input with this beginning. `usual` is the format of its file name.
 
-    Raises UsageError for a CSV with a column that is none of ours.
+    Raises UsageError for a CSV with an unknown column.
     """
     if said := _FORMAT.match(head):
         return cast(Format, said[1])
@@ -84,14 +83,14 @@ def infer(head: str, usual: Format | None = None) -> Format:
 
 
 def json_lines(lines: Iterator[Line]) -> Iterator[Entry]:
-    """One JSON value a line; empty lines are passed over."""
+    """One JSON value per line. Skips empty lines."""
     for line in lines:
         if line.text.strip() and not REMARK.match(line.text):
             yield json_entry(line.number, line.text, line.text, is_cut=line.is_cut)
 
 
 def json_entry(number: int, text: str, document: str, *, is_cut: bool = False) -> Entry:
-    """The entry of one JSON document: a registration, an answer of the upstream, an item of one, or just an id."""
+    """The entry for one JSON document: a registration, an upstream answer, its item, or an id."""
     value = _text_fault(text, is_cut=is_cut) or _json(document)
     found = _registration(value)
     if isinstance(found, Fault):
@@ -105,19 +104,19 @@ def _registration(value: Any) -> dict[str, Any] | Fault:
     if isinstance(value, str):
         return {"id": value}
     if not isinstance(value, dict):
-        return Fault(code="wrong_type", detail="a job, an answer of the upstream or an id in quotes is expected")
+        return Fault(code="wrong_type", detail="expected a job, an upstream answer or an id in quotes")
     if "id" not in value and value.get("ok") is False:
         error = value.get("error")
         why = error.get("code") if isinstance(error, dict) else error
-        return Fault(code="invalid_answer", detail=f"the upstream refused this request ({why}): there is no job in it")
+        return Fault(code="invalid_answer", detail=f"the upstream refused this request ({why}), so it has no job")
     if "id" not in value and "item" not in value:
-        return Fault(code="no_job", detail="there is no job in it: neither an id nor an item")
+        return Fault(code="no_job", detail="no job: neither an id nor an item")
     return {"ok": True, "item": value} if _is_item(value) else value
 
 
 def _is_item(value: dict[str, Any]) -> bool:
-    """Whether this is the item of an answer without the answer, as `jq .item` leaves it. Jobs as the relay shows them
-    (`uid`) have a source and an account, which must not get lost."""
+    """True for the item of an answer, as from `jq .item`. False for the relay's own jobs (`uid`), whose source and
+    account must be kept."""
     is_like_one = isinstance(value.get("id"), str) and isinstance(value.get("status"), str)
     return is_like_one and "uid" not in value and not value.keys() & BESIDE_AN_ITEM
 
@@ -130,9 +129,9 @@ def _id_of(value: Any) -> str | None:
 
 
 def csv_rows(lines: Iterator[Line]) -> Iterator[Entry]:
-    """The rows of a CSV whose first line names its columns, or of a plain list of ids.
+    """The rows of a CSV with a header, or of a plain list of ids.
 
-    Raises UsageError where the first line does neither.
+    Raises UsageError if the first line is neither a header nor an id.
     """
     feed = _Feed(lines)
     first = feed.peek()
@@ -157,7 +156,7 @@ def csv_rows(lines: Iterator[Line]) -> Iterator[Entry]:
 
 
 class _Feed:
-    """Lines for a csv.reader. Those of the record that is being read are kept, so that they can be read once more."""
+    """Feeds lines to a csv.reader. Keeps the lines of the current record, so that they can be read again."""
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
@@ -180,7 +179,7 @@ class _Feed:
         return self._again.popleft() if self._again else next(self._lines)
 
     def peek(self) -> Line | None:
-        """The first line that says anything, which stays; None where there is none."""
+        """The first line that is not empty or a comment, without consuming it. None if there is none."""
         for line in self._lines:
             if line.text.strip() and not REMARK.match(line.text):
                 self._again.append(line)
@@ -188,11 +187,11 @@ class _Feed:
         return None
 
     def skip(self) -> None:
-        """Takes the line that `peek` found away."""
+        """Consumes the line that `peek` returned."""
         self._again.popleft()
 
     def give_back(self) -> None:
-        """Has all lines of this record but the first read again: a quote that is not closed must not swallow them."""
+        """Returns all lines of the record except the first, so that an unclosed quote does not swallow them."""
         self._again.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
 
@@ -220,16 +219,16 @@ def _records(feed: _Feed, delimiter: str) -> Iterator[_Record]:
 
 def _csv_detail(why: str) -> str:
     if "unexpected end" in why or "expected after" in why:
-        return "it is no CSV: a quote is not closed, or is not doubled inside a cell"
-    return "it is no CSV: there is a carriage return in it" if "new-line" in why else f"it is no CSV: {why}"
+        return "invalid CSV: a quote is not closed, or not doubled inside a cell"
+    return "invalid CSV: it contains a carriage return" if "new-line" in why else f"invalid CSV: {why}"
 
 
 def _row(header: Header, cells: list[str]) -> dict[str, Any] | Fault | None:
-    """What a row says; None where all its cells are empty."""
+    """The registration in a row, or None if all cells are empty."""
     if not any(cell.strip() for cell in cells):
         return None
     if len(cells) > len(header.names):
-        return Fault(code="too_long", detail=f"it has {len(cells)} cells, and there are {len(header.names)} columns")
+        return Fault(code="too_long", detail=f"{len(cells)} cells, but only {len(header.names)} columns")
     body: dict[str, Any] = {}
     named: dict[str, str] = {}
     for name, cell in zip(header.names, cells, strict=False):
@@ -244,21 +243,21 @@ def _row(header: Header, cells: list[str]) -> dict[str, Any] | Fault | None:
             body[name] = value
     if named:
         body["metadata"] = {**body.get("metadata", {}), **named}
-    return body if "id" in body else Fault(code="missing", detail="id: it is missing")
+    return body if "id" in body else Fault(code="missing", detail="id: missing")
 
 
 def _cell(name: str, text: str) -> Any:
-    """What a cell says, None where it is empty, a Fault where it is none of its column."""
+    """The value of a cell, None if it is empty, or a Fault if it is invalid."""
     if name == "callback_types":
         return [word for word in re.split(r"[\s,;]+", text) if word] or None
     if not text or name not in ("metadata", "deadline_seconds"):
         return text or None
     value = _json(text)
     if name == "metadata":
-        detail = 'metadata: a JSON object is expected, such as {"deal": 42}'
+        detail = 'metadata: expected a JSON object such as {"deal": 42}'
         return value if isinstance(value, dict) else Fault(code="wrong_type", detail=detail)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    detail = f"deadline_seconds: a number is expected, not {text[:60]!r}"
+    detail = f"deadline_seconds: expected a number, not {text[:60]!r}"
     return value if is_number else Fault(code="wrong_type", detail=detail)
 
 
@@ -268,12 +267,12 @@ def _text_fault(text: str, *, is_cut: bool) -> Fault | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return Fault(code="not_utf8", detail="it is not UTF-8")
+        return Fault(code="not_utf8", detail="not UTF-8")
     return None
 
 
 def _json(text: str) -> Any:
-    """The JSON value of a text; a Fault where it is none that the relay would take."""
+    """The JSON value of a text, or a Fault if the relay would not accept it."""
     try:
         return parse_json(text.encode("utf-8", "surrogateescape"))
     except InvalidRequest as error:

@@ -1,4 +1,4 @@
-"""What an import tells: how far it is, what became of the lines, and the refused ones in a file to be mended."""
+"""The output of an import: its progress, its totals, and a file of rejected entries to be corrected."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ MAX_REASON_CHARACTERS = 500
 
 @dataclass(slots=True)
 class Report:
-    """The sums of an import. Of the refused entries the first are kept; all are counted."""
+    """The totals of an import. Counts all rejected entries, and keeps the first MAX_LISTED of them."""
 
     dry_run: bool
     rejects: Path | None
@@ -29,11 +29,11 @@ class Report:
     rejected: int = 0
     entries: int = 0
     line: int = 0
-    passed_over: int = 0
+    skipped_lines: int = 0
     listed: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
-        """What one more batch brought."""
+        """Adds the results of one batch."""
         self.created += step.created
         self.existing += step.existing
         self.rejected += len(step.refused)
@@ -43,7 +43,7 @@ class Report:
         self.listed += [asdict(one) for one in step.refused[:room]]
 
     def document(self, *, complete: bool) -> dict[str, Any]:
-        """For programs. `rejected` has the first of the refused entries, `rejected_count` says how many there are."""
+        """The JSON object of the totals. `rejected` has the first rejected entries, `rejected_count` counts all."""
         return {
             "complete": complete,
             "dry_run": self.dry_run,
@@ -53,31 +53,34 @@ class Report:
             "existing": self.existing,
             "rejected_count": self.rejected,
             "rejected": self.listed,
-            "lines_passed_over": self.passed_over,
+            "lines_passed_over": self.skipped_lines,
         }
 
     def show(self) -> None:
-        """For people."""
+        """Prints the totals and the first rejected entries."""
         if self.rejected:
             rows = [(one["line"], one["id"], one["detail"]) for one in self.listed[:MAX_SHOWN]]
             print_table(("line", "id", "reason"), rows, empty="")
             if self.rejected > MAX_SHOWN:
-                say(f"and {self.rejected - MAX_SHOWN:,} more" + ("" if self.rejects else ": --rejects FILE keeps all"))
+                say(
+                    f"and {self.rejected - MAX_SHOWN:,} more"
+                    + ("" if self.rejects else ". --rejects FILE writes all of them")
+                )
         if self.dry_run:
             say(f"dry run: {self.created:,} would be registered, {self.rejected:,} rejected; nothing was sent")
         else:
             say(f"{self.created:,} created, {self.existing:,} already tracked, {self.rejected:,} rejected")
         if self.rejected and self.rejects is not None:
-            say(f"{self.rejects} has what was rejected: mend it there, and import that file")
-        if self.passed_over:
-            note(f"relay: {self.passed_over:,} lines of other text were passed over")
+            say(f"{self.rejects} contains the rejected entries. Correct them there, and import that file")
+        if self.skipped_lines:
+            note(f"relay: skipped {self.skipped_lines:,} lines of other text")
 
 
 class Rejects:
-    """The file of refused entries: each as it came, below a remark with its line and the reason."""
+    """The file of rejected entries: each unchanged, below a comment with its line and the reason."""
 
     def __init__(self, path: Path, format: Format) -> None:
-        """Raises UsageError where it can not be written."""
+        """Raises UsageError if the file cannot be written."""
         self._path = path
         self._format = format
         try:
@@ -86,19 +89,19 @@ class Rejects:
             raise self._unwritable(error) from error
 
     def begin(self, kept_bytes: int) -> None:
-        """Takes away what is behind `kept_bytes`: of an earlier import, or of a batch that was not completed."""
+        """Truncates the file to `kept_bytes`: removes an earlier import or an incomplete batch."""
         self._stream.truncate(kept_bytes)
 
     def size_bytes(self) -> int:
-        """How long it is."""
+        """The size of the file."""
         return self._stream.seek(0, 2)
 
-    def write(self, refused: list[tuple[Entry, Fault]]) -> int:
-        """Adds them. Returns how long the file is then. Raises UsageError where that is impossible."""
-        pieces = [_piece(entry, fault) for entry, fault in refused]
+    def write(self, rejected: list[tuple[Entry, Fault]]) -> int:
+        """Appends entries. Returns the new size of the file. Raises UsageError if it cannot be written."""
+        pieces = [_piece(entry, fault) for entry, fault in rejected]
         try:
-            if refused and self.size_bytes() == 0:
-                pieces.insert(0, f"# format: {self._format}\n{refused[0][0].head}")
+            if rejected and self.size_bytes() == 0:
+                pieces.insert(0, f"# format: {self._format}\n{rejected[0][0].head}")
             self._stream.write("".join(pieces).encode("utf-8", "surrogateescape"))
             self._stream.flush()
             return self.size_bytes()
@@ -106,16 +109,16 @@ class Rejects:
             raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the file."""
         self._stream.close()
 
     def _unwritable(self, error: OSError) -> UsageError:
-        return UsageError(f"{self._path} can not be written: {error.strerror}")
+        return UsageError(f"cannot write {self._path}: {error.strerror}")
 
 
 @contextmanager
 def watched(total_bytes: int | None, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere. Gives what to call with the entries done and the bytes read."""
+    """Yields a function of the entries done and bytes read, which shows a progress bar on a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda entries, bytes_read: None
         return

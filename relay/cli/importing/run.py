@@ -1,4 +1,4 @@
-"""One import from its beginning to its end: read, registered in batches, kept where it is, reported."""
+"""Runs an import: reads entries, registers them in batches, saves its position after each, and reports."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from relay.cli.importing.lines import Entry, Fault, Format
 from relay.cli.importing.report import Rejects, Report, watched
 from relay.cli.importing.send import Relay, Result, Target
 from relay.cli.importing.source import Source, open_input, size_bytes
-from relay.cli.importing.state import SUFFIX, Refused, State, Step
+from relay.cli.importing.state import SUFFIX, Rejected, State, Step
 from relay.cli.output import note, print_json
 from relay.errors import RelayError, UsageError
 
@@ -22,7 +22,7 @@ BATCH_CHARACTERS = 800_000
 
 
 class ImportStopped(RelayError):
-    """The import did not come to its end; what is done stays done."""
+    """The import ended early. Finished batches stay registered."""
 
     code = "import_stopped"
 
@@ -33,7 +33,7 @@ class ImportStopped(RelayError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the command line asks for. `defaults`: fields for the entries that have none."""
+    """The options of an import. `defaults`: fields for entries that do not have them."""
 
     file: Path | None = None
     format: Format | None = None
@@ -45,29 +45,31 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What is read, in words."""
+        """The name of the input."""
         return "standard input" if self.file is None else str(self.file)
 
     def check(self) -> None:
-        """Raises UsageError for options that do not go together."""
+        """Raises UsageError for conflicting options."""
         if self.resume and self.file is None:
-            raise UsageError("--resume needs a file: what was read from standard input is gone; import it again")
+            raise UsageError("--resume needs a file. Import standard input again from its start")
         if self.resume and self.dry_run:
-            raise UsageError("--resume and --dry-run do not go together: a dry run leaves nothing to go on with")
+            raise UsageError("--resume cannot be used with --dry-run, which has nothing to continue")
         for name, value in self.defaults.items():
             if isinstance(value, str) and not value.isprintable():
-                raise UsageError(f"--{name.replace('_', '-')} has characters that can not be printed: type it again")
+                raise UsageError(
+                    f"--{name.replace('_', '-')} contains characters that are not printable. Type it again"
+                )
         if self.file is not None and self.rejects is not None:
             with contextlib.suppress(OSError):
                 if self.file.samefile(self.rejects):
-                    raise UsageError("--rejects is the very file that is imported: name another one")
+                    raise UsageError("--rejects is the imported file. Use another file")
 
 
 class Import:
-    """An import at work."""
+    """One run of an import."""
 
     def __init__(self, plan: Plan, api: Api, files: contextlib.ExitStack) -> None:
-        """`files` closes what is opened. Raises UsageError where the input can not be read, or ours not written."""
+        """`files` closes what is opened. Raises UsageError if the input cannot be read or --rejects not written."""
         self._plan = plan
         self._files = files
         self._before: list[Step] = []
@@ -91,12 +93,12 @@ class Import:
         self._entries = self._source.entries()
 
     def _about(self, url: str) -> dict[str, Any]:
-        rejects = None if self._plan.rejects is None else ascii(str(self._plan.rejects))  # a name may be no UTF-8
+        rejects = None if self._plan.rejects is None else ascii(str(self._plan.rejects))  # a file name may not be UTF-8
         return {"url": url, "format": self._source.format, "defaults": self._plan.defaults, "rejects": rejects}
 
     def run(self) -> None:
-        """Raises what ends it early; `report` says then how far it came."""
-        self._before = self._go_on() if self._plan.resume else []
+        """Imports everything. Raises what ends it early: `report` then has the totals so far."""
+        self._before = self._resumed_steps() if self._plan.resume else []
         for step in self._before:
             self.report.add(step)
         with watched(size_bytes(self._stream), quiet=self._plan.json) as progress:
@@ -107,22 +109,22 @@ class Import:
                     self._state.add(step)
                 progress(self.report.entries, self._source.bytes_read)
         self._begin_files()
-        self.report.passed_over = self._source.passed_over
+        self.report.skipped_lines = self._source.skipped_lines
         if self._state is not None:
             self._state.remove()
 
-    def _go_on(self) -> list[Step]:
-        """What an earlier run has done, and the input read up to there; nothing where it does not fit any more."""
+    def _resumed_steps(self) -> list[Step]:
+        """The finished steps of an earlier run, after reading the input up to there. Empty if the input changed."""
         steps = self._state.steps() if self._state is not None else None
         if not steps:
-            note(f"relay: no import like this of {self._plan.name} was cut off: starting at its first line")
+            note(f"relay: no interrupted import of {self._plan.name} with these options: starting at the first line")
             return []
         done = sum(step.entries for step in steps)
         read = sum(1 for _ in islice(self._entries, done))
         is_same = read == done and self._source.digest() == steps[-1].digest
         if is_same and (self._rejects is None or self._rejects.size_bytes() >= steps[-1].rejects_bytes):
             return steps
-        note(f"relay: {self._plan.name} or its file of rejects has changed since: starting at its first line")
+        note(f"relay: {self._plan.name} or its --rejects file has changed: starting at the first line")
         self._open()
         return []
 
@@ -130,8 +132,8 @@ class Import:
         bodies = [self._with_defaults(entry.body) for entry in batch if entry.body is not None]
         result = self._target.register(bodies) if bodies else Result()
         self._begin_files()
-        refused = list(_refused(batch, result))
-        length = 0 if self._rejects is None else self._rejects.write(refused)
+        rejected = list(_rejected(batch, result))
+        length = 0 if self._rejects is None else self._rejects.write(rejected)
         return Step(
             entries=len(batch),
             line=batch[-1].line,
@@ -140,12 +142,13 @@ class Import:
             digest=self._source.digest(),
             rejects_bytes=length,
             refused=[
-                Refused(line=entry.line, id=entry.id, code=fault.code, detail=fault.detail) for entry, fault in refused
+                Rejected(line=entry.line, id=entry.id, code=fault.code, detail=fault.detail)
+                for entry, fault in rejected
             ],
         )
 
     def _begin_files(self) -> None:
-        """Only when a batch is through: a run that finds no relay leaves what an earlier one wrote."""
+        """Starts the output files after the first batch: a run without a relay keeps those of an earlier run."""
         if self._has_begun:
             return
         self._has_begun = True
@@ -162,7 +165,7 @@ class Import:
 
 
 def run(plan: Plan, api: Api) -> bool:
-    """Imports, and says what became of it: whether all entries were taken. Raises RelayError."""
+    """Runs an import and reports it. Returns True if all entries were accepted. Raises RelayError."""
     plan.check()
     with contextlib.ExitStack() as files:
         work = Import(plan, api, files)
@@ -172,7 +175,7 @@ def run(plan: Plan, api: Api) -> bool:
             if work.report.entries == 0:
                 raise
             _show(plan, work.report, complete=False)
-            stopped = f"stopped behind line {work.report.line:,} ({_how_to_go_on(plan)})"
+            stopped = f"stopped after line {work.report.line:,} ({_how_to_continue(plan)})"
             if isinstance(error, RelayError):
                 raise ImportStopped(f"{stopped}: {error}", exit_code=error.exit_code) from error
             note(f"relay: {stopped}")
@@ -188,16 +191,16 @@ def _show(plan: Plan, report: Report, *, complete: bool) -> None:
         report.show()
 
 
-def _how_to_go_on(plan: Plan) -> str:
+def _how_to_continue(plan: Plan) -> str:
     if plan.dry_run:
         return "nothing was sent"
     if plan.file is None:
-        return "import all of it again: what is tracked already stays as it is"
-    return "the same command with --resume goes on there"
+        return "import all of it again: tracked jobs do not change"
+    return "continue with the same command and --resume"
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
-    """Not one entry more is read than the batch has, so that the digest is that of the batch's end."""
+    """Batches of entries. Never reads ahead, so that the digest is the one at the end of the batch."""
     batch: list[Entry] = []
     size = 0
     for entry in entries:
@@ -210,11 +213,11 @@ def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _refused(batch: list[Entry], result: Result) -> Iterator[tuple[Entry, Fault]]:
+def _rejected(batch: list[Entry], result: Result) -> Iterator[tuple[Entry, Fault]]:
     place = 0
     for entry in batch:
         if entry.body is None:
-            yield entry, entry.fault or Fault(code="no_job", detail="there is no job in it")
+            yield entry, entry.fault or Fault(code="no_job", detail="no job")
             continue
         if place in result.faults:
             yield entry, result.faults[place]

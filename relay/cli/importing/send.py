@@ -1,11 +1,11 @@
-"""Where an import's registrations go: to the relay, in batches, with patience."""
+"""Sends an import's registrations to the relay in batches, and waits out temporary errors."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from relay.cli.client import Api, ApiError, Unreachable
+from relay.cli.client import Api, ApiError, Unreachable, not_a_relay
 from relay.cli.importing.lines import Fault
 from relay.cli.output import note
 from relay.core.retry import parse_retry_after
@@ -16,15 +16,15 @@ ANSWER_SECONDS = 120.0
 PATIENCE_SECONDS = 120.0
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 15.0
-# One entry that the relay can not even read must not keep the others of its batch from being registered.
-OF_AN_ENTRY = frozenset({400, 413, 422})
+# One entry that the relay cannot even read must not block the others in its batch.
+CAUSED_BY_AN_ENTRY = frozenset({400, 413, 422})
 
 Body = Mapping[str, Any]
 
 
 @dataclass(slots=True)
 class Result:
-    """What became of a batch; `faults` by the place in it."""
+    """The result of a batch. `faults` is keyed by the position in it."""
 
     created: int = 0
     existing: int = 0
@@ -32,15 +32,15 @@ class Result:
 
 
 class Target(Protocol):
-    """What takes registrations."""
+    """Receives registrations: the relay, or the check of a dry run."""
 
     def register(self, bodies: Sequence[Body]) -> Result:
-        """Takes a batch. Raises RelayError when it is of no use to go on."""
+        """Registers a batch. Raises RelayError if the import cannot continue."""
         ...
 
 
 class Relay:
-    """The relay. What passes by itself is waited for: a restart, a full disk, too many requests."""
+    """The relay. Waits out temporary errors: a restart, a full disk, too many requests."""
 
     def __init__(self, api: Api, sleep: Callable[[float], None] = time.sleep) -> None:
         self._api = api
@@ -48,11 +48,11 @@ class Relay:
         self._is_reached = False
 
     def register(self, bodies: Sequence[Body]) -> Result:
-        """Raises ApiError for what waiting does not mend, and whatever has not passed when the patience is over."""
+        """Raises ApiError for a permanent error, and any error that lasts longer than PATIENCE_SECONDS."""
         try:
             return _result(self._send(bodies), self._api.url)
         except ApiError as error:
-            if error.status not in OF_AN_ENTRY:
+            if error.status not in CAUSED_BY_AN_ENTRY:
                 raise
             if len(bodies) == 1:
                 return Result(faults={0: Fault(code=error.problem or error.code, detail=str(error))})
@@ -95,4 +95,4 @@ def _result(document: Any, url: str) -> Result:
         faults = {one["index"]: Fault(code=str(one["code"]), detail=str(one["detail"])) for one in document["rejected"]}
         return Result(created=int(document["created"]), existing=int(document["existing"]), faults=faults)
     except (TypeError, KeyError, ValueError):
-        raise RelayError(f"what answers at {url} is no relay: set RELAY_URL to the relay's address") from None
+        raise not_a_relay(url) from None

@@ -1,4 +1,4 @@
-"""The input of an import: a file or standard input, read once, line by line where that is possible."""
+"""The input of an import: a file or standard input, read once, line by line if the format allows it."""
 
 import hashlib
 import io
@@ -22,28 +22,28 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Source:
-    """What is imported. `bytes_read` and `digest()` are of all that has been read for the entries so far."""
+    """The input. `bytes_read` and `digest()` cover what has been read for the entries so far."""
 
     def __init__(self, stream: BinaryIO, name: str, format: Format | None = None) -> None:
-        """`name`: of the file, or what to call it. Raises UsageError for what is no text."""
-        self.passed_over = 0
+        """`name`: the file name, or a description. Raises UsageError if it is not text."""
+        self.skipped_lines = 0
         self.bytes_read = 0
         self._digest = hashlib.sha256()
         head = stream.read(HEAD_BYTES)
         if b"\0" in head or head.startswith(_UTF_16):
-            raise UsageError(f"{name} is no text in UTF-8: a sheet has to be saved as CSV (UTF-8)")
+            raise UsageError(f"{name} is not UTF-8 text. Save a spreadsheet as CSV (UTF-8)")
         self._stream = io.BufferedReader(_Joined(head, stream), HEAD_BYTES)
         self.format: Format = format or infer(_text(head.removeprefix(_BOM)), SUFFIXES.get(Path(name).suffix.lower()))
         self._name = name
 
     def entries(self) -> Iterator[Entry]:
-        """All entries, once. Raises UsageError where the whole of it can not be read."""
+        """All entries, once. Raises UsageError if the input cannot be read."""
         if self.format == "answers":
-            return answers(self._rest(), self._pass_over)
+            return answers(self._rest(), self._skip)
         return csv_rows(self._lines()) if self.format == "csv" else json_lines(self._lines())
 
     def digest(self) -> str:
-        """SHA-256 of what has been read."""
+        """The SHA-256 of what has been read."""
         return self._digest.hexdigest()
 
     def _lines(self) -> Iterator[Line]:
@@ -60,7 +60,7 @@ class Source:
         if len(raw) > MAX_PASTE_BYTES:
             limit = MAX_PASTE_BYTES >> 20
             raise UsageError(
-                f"{self._name} is larger than the {limit} MiB that a paste may have: send JSON lines or CSV"
+                f"{self._name} is larger than {limit} MiB, the limit of this format. Use JSON lines or CSV"
             )
         return _text(raw.removeprefix(_BOM))
 
@@ -68,17 +68,17 @@ class Source:
         try:
             raw = read()
         except OSError as error:
-            raise UsageError(f"{self._name} can not be read on: {error.strerror}") from error
+            raise UsageError(f"cannot continue to read {self._name}: {error.strerror}") from error
         self.bytes_read += len(raw)
         self._digest.update(raw)
         return raw
 
-    def _pass_over(self, lines: int) -> None:
-        self.passed_over += lines
+    def _skip(self, lines: int) -> None:
+        self.skipped_lines += lines
 
 
 class _Joined(io.RawIOBase):
-    """A stream whose beginning was read already."""
+    """A stream whose beginning has already been read."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head = head
@@ -96,19 +96,19 @@ class _Joined(io.RawIOBase):
 
 
 def open_input(file: Path | None) -> BinaryIO:
-    """The file, or standard input without one. Raises UsageError where it can not be read."""
+    """The file, or standard input for None. Raises UsageError if the file cannot be read."""
     if file is None:
         if sys.stdin.isatty():
-            note("relay: reading standard input: paste, then Ctrl-D on a line of its own")
+            note("relay: reading standard input. Paste, then press Ctrl-D on a new line")
         return sys.stdin.buffer
     try:
         return file.open("rb")
     except OSError as error:
-        raise UsageError(f"{file} can not be read: {error.strerror}") from error
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
 
 def size_bytes(stream: BinaryIO) -> int | None:
-    """How much there is to read, None where nobody knows."""
+    """The size of the input, or None if it is unknown."""
     try:
         return os.fstat(stream.fileno()).st_size or None
     except (OSError, io.UnsupportedOperation):

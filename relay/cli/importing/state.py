@@ -1,7 +1,7 @@
-"""How far an import has come, in a small file beside its input: one line for what it is, one for each batch done.
+"""The position of an import, in a small file beside its input: a line about the import, and one for each batch.
 
-A line is added only after the relay has answered, so the file never says more than is true; a line that a crash tore
-is left out. What the file is not needed for is keeping anything from being registered twice: the relay does that.
+A line is added after the relay's answer, so the file never claims too much. A line torn by a crash is ignored. The file
+only saves work: registering a job again changes nothing.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Rejected:
     """An entry that was not registered."""
 
     line: int
@@ -32,9 +32,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one batch brought, and where the import stands after it.
+    """The result of one batch, and the position of the import after it.
 
-    `digest` is of all the input read so far, `rejects_bytes` the length of the file of refused entries.
+    `digest` covers all the input read so far. `rejects_bytes` is the size of the file of rejected entries.
     """
 
     entries: int
@@ -43,20 +43,20 @@ class Step:
     existing: int
     digest: str
     rejects_bytes: int = 0
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[Rejected] = field(default_factory=list)
 
 
 class State:
-    """The file of one import. Where it can not be written the import goes on without, and says so."""
+    """The state file of one import. If it cannot be written, the import continues without it and prints a note."""
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        """`about` is what has to be the same for going on: the relay, the options."""
+        """`about` must be the same for an import to be resumed: the relay and the options."""
         self.path = path
         self._about = orjson.dumps({"version": VERSION, **about}, option=orjson.OPT_SORT_KEYS)
         self._stream: BinaryIO | None = None
 
     def steps(self) -> list[Step] | None:
-        """What is done already; None where there is nothing, or another import's."""
+        """The finished steps. None if there is no file, or it belongs to another import."""
         try:
             lines = self.path.read_bytes().split(b"\n")
         except OSError:
@@ -68,7 +68,7 @@ class State:
         return [step for step in steps[:known] if step is not None]
 
     def begin(self, steps: list[Step]) -> None:
-        """Starts the file anew, with these steps."""
+        """Starts the file again, with these steps."""
         with self._unless_impossible():
             self._stream = open(self.path, "wb", opener=private_opener)  # noqa: SIM115
             self._stream.write(self._about + b"\n")
@@ -76,20 +76,20 @@ class State:
             self.add(step)
 
     def add(self, step: Step) -> None:
-        """Keeps what a batch brought."""
+        """Appends the result of a batch."""
         if self._stream is not None:
             with self._unless_impossible():
                 self._stream.write(orjson.dumps(asdict(step)) + b"\n")
                 self._stream.flush()
 
     def close(self) -> None:
-        """Leaves the file for the next run."""
+        """Closes the file and keeps it for the next run."""
         if self._stream is not None:
             with contextlib.suppress(OSError):
                 self._stream.close()
 
     def remove(self) -> None:
-        """The import is complete."""
+        """Removes the file: the import is complete."""
         self.close()
         with contextlib.suppress(OSError):
             os.unlink(self.path)
@@ -99,7 +99,7 @@ class State:
         try:
             yield
         except OSError as error:
-            note(f"relay: {self.path} can not be written ({error.strerror}): if this is cut off, it starts over")
+            note(f"relay: cannot write {self.path} ({error.strerror}). An interrupted import will start again")
             self.close()
             self._stream = None
 
@@ -107,6 +107,6 @@ class State:
 def _step(line: bytes) -> Step | None:
     try:
         found = orjson.loads(line)
-        return Step(**{**found, "refused": [Refused(**one) for one in found["refused"]]})
+        return Step(**{**found, "refused": [Rejected(**one) for one in found["refused"]]})
     except (orjson.JSONDecodeError, TypeError, KeyError):
         return None

@@ -51,7 +51,7 @@ def test_nothing_is_wrong_and_nothing_is_made(
     assert run(["migrate"]) == 0
     found = checked(capsys, 0)
     assert found["database"]["state"] == "ok"
-    assert found["sinks"]["detail"] == "0 subscriptions, none refused"
+    assert found["sinks"]["detail"] == "0 subscriptions, all allowed"
 
 
 def test_the_table_says_the_same(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

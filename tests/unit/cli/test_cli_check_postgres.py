@@ -73,8 +73,8 @@ def test_all_is_well(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = Checks(capsys, 0)
     detail = found.detail("database", "ok")
     assert re.search(rf"/{database}\b.*, PostgreSQL \d+\.\d+, schema {newest_revision()}$", detail)
-    assert found.detail("encryption key", "ok") == "1 given"
-    assert found.detail("sinks", "ok") == "0 subscriptions, none refused"
+    assert found.detail("encryption key", "ok") == "1 configured"
+    assert found.detail("sinks", "ok") == "0 subscriptions, all allowed"
 
 
 def test_an_empty_database_stays_empty(database: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +132,7 @@ def test_a_user_who_may_not_write(
     try:
         server.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}", database)
         monkeypatch.setenv("DATABASE_URL", url_of(database, user))
-        assert "can be read, not written" in Checks(capsys, 2).detail("database", "problem")
+        assert "can read but not write" in Checks(capsys, 2).detail("database", "problem")
     finally:
         server.execute(f"DROP OWNED BY {user}", database)
         server.execute(f"DROP ROLE {user}")

@@ -11,7 +11,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from relay.cli import run
-from relay.cli.client import Api, ApiError, Follower, Unreachable, full_types, in_cli_words
+from relay.cli.client import Api, ApiError, Unreachable, in_cli_words
+from relay.cli.event_stream import follow
+from relay.cli.options import full_types
 from relay.core.signing import signature_headers
 from relay.core.subscription import SigningSecret
 from relay.errors import RelayError, UsageError
@@ -68,7 +70,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     thread.start()
     monkeypatch.setenv("RELAY_URL", server.url + "/")
     monkeypatch.setenv("RELAY_TOKEN", "t0ken")
-    monkeypatch.setattr("relay.cli.client.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("relay.cli.event_stream.FIRST_PAUSE_SECONDS", 0.001)
     yield server
     server.shutdown()
     server.server_close()
@@ -107,7 +109,7 @@ def test_problems_become_one_line(stub: Stub) -> None:
     with pytest.raises(ApiError, match=r"^a b$"):
         Api(stub.url, None).get("/v1/events")
     stub.answers["GET /page"] = [(200, "text/html", b"<html>")]
-    with pytest.raises(RelayError, match="is no relay"):
+    with pytest.raises(RelayError, match="is not a relay"):
         Api(stub.url, None).get("/page")
 
 
@@ -130,7 +132,7 @@ def test_the_types_of_a_callback_are_sent_as_a_list(stub: Stub, capsys: pytest.C
         {"id": "a", "callback_url": SINK, "callback_types": ["succeeded", "failed"]}
     ]
     assert run(["jobs", "add", "a", "--callback-types", "failed"]) == 2
-    assert "give that too" in capsys.readouterr().err
+    assert "--callback-types needs --callback" in capsys.readouterr().err
 
 
 def test_types_may_be_short() -> None:
@@ -147,7 +149,7 @@ def test_the_stream_goes_on_where_it_broke_off(stub: Stub) -> None:
     stub.streams(b'{"title": "busy"}', status=503)
     stub.streams(frame(event(3)))
     calls: list[int] = []
-    found = Follower(Api(stub.url, None), lambda: calls.append(1)).events()
+    found = follow(Api(stub.url, None), lambda: calls.append(1))
     assert [next(found).id for _ in range(3)] == ["evt_1", "evt_2", "evt_3"]
     found.close()
     assert calls == [1]
@@ -159,12 +161,12 @@ def test_a_stream_that_is_refused_ends(stub: Stub) -> None:
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
     stub.streams(b'{"detail": "no"}', status=403)
     with pytest.raises(ApiError, match="no"):
-        next(Follower(Api(stub.url, None)).events())
+        next(follow(Api(stub.url, None)))
 
 
 def test_a_first_connection_that_fails_is_said_at_once() -> None:
     with pytest.raises(Unreachable, match="relay serve"):
-        next(Follower(Api("http://127.0.0.1:9", None)).events())
+        next(follow(Api("http://127.0.0.1:9", None)))
 
 
 def test_listen_forwards_the_very_bytes_signed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +227,7 @@ def test_deliveries_are_counted_in_groups(stub: Stub, capsys: pytest.CaptureFixt
         ["7", "http_503", "A", "B", "dlv_7"],
         ["2", "-", "A", "B", "dlv_2"],
     ]
-    assert "the largest 2 groups of the newest 50000 deliveries; not all" in err
+    assert "incomplete: the largest 2 groups of the newest 50000 deliveries" in err
     stub.says("GET /v1/deliveries", answer)
     assert run(["deliveries", "list", "--group-by", "reason", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == answer
@@ -240,7 +242,7 @@ def test_deliveries_are_counted_in_groups(stub: Stub, capsys: pytest.CaptureFixt
         ({"state": "disabled", "state_reason": "http_410", "failing_since": "B"}, ["disabled", "A", "http_410"]),
         (
             {"state": "disabled", "state_reason": "only failures for 9 s", "next_probe_at": "C"},
-            ["disabled", "A", "only failures for 9 s; tried again at C"],
+            ["disabled", "A", "only failures for 9 s; next probe at C"],
         ),
     ],
 )
@@ -280,7 +282,7 @@ def job(**more: Any) -> dict[str, Any]:
 def test_wait_ends_with_the_outcome(
     answers: list[dict[str, Any]], arguments: list[str], code: int, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.cli.jobs.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("relay.cli.jobs.MIN_REPEAT_SECONDS", 0.0)
     for answer in answers:
         stub.says("GET /v1/jobs/a", answer)
     stub.says("GET /v1/jobs/job_1/events", {"items": [{"type": "ai.revor.job.queued"}], "next_cursor": None})
@@ -310,9 +312,12 @@ def test_adding_a_subscription_says_what_will_arrive(stub: Stub, capsys: pytest.
     stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
     assert run(["subscriptions", "add", SINK, "--metadata-keys", "deal, owner"]) == 0
     out = capsys.readouterr().out
-    assert "Slack gets one message for each failed, overdue and lost job, for each request of which it is" in out
-    assert "unknown whether it was sent, and when Revor refuses the key or is down." in out
-    assert "the sample was taken: 200 in 12 ms" in out
+    assert (
+        "Slack gets one message for each failed, overdue or lost job, for each create with unknown fate, and when"
+        in out
+    )
+    assert "Revor refuses the key or is down." in out
+    assert "the sample was accepted: 200 in 12 ms" in out
     assert run(["subscriptions", "add", "https://example.com/x", "--types", "failed,overdue", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test"]["delivered"] is True
     first, second = sent(stub, "POST /v1/subscriptions")
@@ -347,7 +352,7 @@ def test_a_sample_that_is_not_taken_is_exit_code_1_and_keeps_the_subscription(
     next_command = "sub_1 is kept: fix the receiver, then run `relay subscriptions test sub_1`"
 
     assert run(["subscriptions", "add", SINK]) == 1
-    assert f"the sample was not taken (http_410: no_service). {next_command}" in capsys.readouterr().out
+    assert f"the sample was not accepted (http_410: no_service). {next_command}" in capsys.readouterr().out
     assert run(["subscriptions", "add", SINK, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["id"] == "sub_1"
     assert run(["subscriptions", "test", "sub_1"]) == 1
@@ -367,7 +372,7 @@ def test_a_url_that_is_subscribed_already_is_refused_without_a_terminal(
     for more in ([], ["--json"]):
         assert run(["subscriptions", "add", SINK, *more]) == 2
         error = capsys.readouterr().err
-        assert "is subscribed already, as sub_1 (enabled)" in error
+        assert "is already subscribed as sub_1 (enabled)" in error
         assert "Use it: `relay subscriptions test sub_1`. To add another one, give --duplicate" in error
         assert SINK not in error
     assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions?reuse=true"] * 2
@@ -515,8 +520,8 @@ def test_edit_changes_what_is_given_and_keeps_the_rest(stub: Stub) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "nothing is to be changed"),
-        (("--unset", "colour"), "it takes concurrency, description"),
+        ((), "nothing to change"),
+        (("--unset", "colour"), "It takes concurrency, description"),
         (("--header", "no colon"), "--header has no colon"),
         (("--retry-schedule", ","), "--retry-schedule is empty"),
     ],

@@ -46,16 +46,16 @@ def bodies(ids: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "xml"], "it takes auto, csv, jsonl, answers"),
-        (["--metadata", "[1]"], "--metadata is no JSON object"),
-        (["--source", "a\nb"], "--source has characters"),
-        (["nope.csv"], "nope.csv can not be read: No such file"),
-        (["."], "can not be read: Is a directory"),
+        (["--format", "xml"], "'auto', 'csv', 'jsonl', 'answers'"),
+        (["--metadata", "[1]"], "--metadata is not a JSON object"),
+        (["--source", "a\nb"], "--source contains characters"),
+        (["nope.csv"], "cannot read nope.csv: No such file"),
+        (["."], "cannot read .: Is a directory"),
         (["--resume"], "--resume needs a file"),
         (["-", "--resume"], "--resume needs a file"),
-        (["jobs.csv", "--resume", "--dry-run"], "do not go together"),
-        (["jobs.csv", "--rejects", "./jobs.csv"], "--rejects is the very file"),
-        (["jobs.csv", "--rejects", "no/folder"], "no/folder can not be written: No such file"),
+        (["jobs.csv", "--resume", "--dry-run"], "cannot be used with --dry-run"),
+        (["jobs.csv", "--rejects", "./jobs.csv"], "--rejects is the imported file"),
+        (["jobs.csv", "--rejects", "no/folder"], "cannot write no/folder: No such file"),
         (["wrong.csv"], "did you mean account?"),
     ],
 )
@@ -190,7 +190,7 @@ def test_one_entry_that_spoils_its_batch_is_found() -> None:
 
 @pytest.mark.parametrize("document", [None, [], {}, {"created": 1, "existing": 0, "rejected": [5]}])
 def test_an_answer_that_is_none(document: Any) -> None:
-    with pytest.raises(RelayError, match="is no relay"):
+    with pytest.raises(RelayError, match="is not a relay"):
         Relay(Scripted(document), lambda _: None).register(bodies("a"))
 
 
@@ -213,7 +213,7 @@ def test_the_first_rejected_are_shown_and_the_rest_counted(
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "LINE\tID\tREASON"
     assert out[1].startswith("2\tjob-0 \tmetadata: ")
-    assert out[21:] == ["and 10 more: --rejects FILE keeps all", "0 created, 0 already tracked, 30 rejected"]
+    assert out[21:] == ["and 10 more. --rejects FILE writes all of them", "0 created, 0 already tracked, 30 rejected"]
     assert not import_run.run(import_run.Plan(file=file, json=True), Scripted())
     found = json.loads(capsys.readouterr().out)
     assert (len(found["rejected"]), found["rejected_count"]) == (25, 30)
@@ -245,7 +245,7 @@ def test_a_folder_that_takes_no_state(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "ids.import-state").mkdir()
     assert import_run.run(import_run.Plan(file=file), Scripted())
     err = capsys.readouterr().err
-    assert "ids.import-state can not be written (Is a directory): if this is cut off, it starts over" in err
+    assert "ids.import-state (Is a directory). An interrupted import will start again" in err
 
 
 def test_standard_input_is_imported_again(
@@ -258,9 +258,7 @@ def test_standard_input_is_imported_again(
         monkeypatch.setattr("sys.stdin", stdin)
         with pytest.raises(RelayError) as raised:
             import_run.run(import_run.Plan(), api)
-    assert "stopped behind line 1 (import all of it again: what is tracked already stays as it is): " in str(
-        raised.value
-    )
+    assert "stopped after line 1 (import all of it again: tracked jobs do not change): " in str(raised.value)
     assert "RELAY_TOKEN" in str(raised.value)
     assert raised.value.exit_code == 1
     assert capsys.readouterr().out == "1 created, 0 already tracked, 0 rejected\n"

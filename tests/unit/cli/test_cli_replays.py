@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from relay.cli import replays, run
-from relay.cli.replays import moment
+from relay.cli.options import time_or_age
 from relay.clock import from_rfc3339
 from relay.errors import UsageError
 from tests.unit.cli.test_cli_client import Stub, stub
@@ -42,7 +42,7 @@ def test_a_replay_is_asked_for(stub: Stub, capsys: pytest.CaptureFixture[str]) -
         "types": ["ai.revor.job.failed", "relay.test"],
         "only": "all",
     }
-    assert "1,200 to send again" in capsys.readouterr().out
+    assert "1,200 events to send again" in capsys.readouterr().out
     assert run(["subscriptions", "replay", "sub_1", "--since", since, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == STARTED
 
@@ -101,7 +101,7 @@ def test_a_relay_that_is_away_is_waited_for(
     stub.says("GET /v1/replays/rpl_1", shown())
     calls = iter([False, True])
     assert run(["replays", "show", "rpl_1", "--wait"]) == 1
-    assert "`relay replays show rpl_1 --wait` goes on" in capsys.readouterr().err
+    assert "Continue with `relay replays show rpl_1 --wait`" in capsys.readouterr().err
 
 
 def test_one_is_shown_and_stopped(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,11 +138,11 @@ def test_one_delivery_is_named_by_its_id(stub: Stub, capsys: pytest.CaptureFixtu
 
 def test_a_time_may_be_said_as_so_long_ago() -> None:
     now = from_rfc3339("2026-05-20T10:00:00Z")
-    assert moment(None) is None
-    assert moment("1d", now) == "2026-05-19T10:00:00.000Z"
-    assert moment("90m", now) == "2026-05-20T08:30:00.000Z"
-    assert moment("2026-05-20T10:00:08+02:00", now) == "2026-05-20T10:00:08+02:00"
-    assert moment("1h") is not None
+    assert time_or_age(None) is None
+    assert time_or_age("1d", now) == "2026-05-19T10:00:00.000Z"
+    assert time_or_age("90m", now) == "2026-05-20T08:30:00.000Z"
+    assert time_or_age("2026-05-20T10:00:08+02:00", now) == "2026-05-20T10:00:08+02:00"
+    assert time_or_age("1h") is not None
     for wrong in ("yesterday", "d", "1.5d", "2026-05-20", "9999999d", ""):
         with pytest.raises(UsageError, match="an age such as 1d"):
-            moment(wrong, now)
+            time_or_age(wrong, now)

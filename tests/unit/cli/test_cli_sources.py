@@ -79,8 +79,8 @@ def test_a_narrow_terminal_shows_the_table_whole(
     ]
     assert max(len(line) for line in lines) <= 80
     text = " ".join(lines)
-    assert "OURS is what we may send of the upstream's LIMIT" in text
-    assert "revor/default: a job's end is known about 1.2 s after it happens. Double the budget" in text
+    assert "OURS is what the relay may send of the upstream's LIMIT" in text
+    assert "revor/default: a job's end is known about 1.2 s after it happens. With double the budget" in text
     assert "revor/second: the upstream refuses the API key" in text
 
 
@@ -116,7 +116,7 @@ def test_no_accounts_is_said(accounts: list[dict[str, Any]], capsys: pytest.Capt
     accounts.clear()
     assert run(["sources"]) == 0
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "no accounts: add one to the settings\n")
+    assert (out, err) == ("", "no accounts. Add one to the settings\n")
 
 
 def test_a_name_can_not_command_the_terminal(
@@ -146,15 +146,15 @@ def delays(now: float, double: float | None, half: float | None) -> dict[str, An
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"state": "no_key"}, "it has no API key"),
-        ({"state": "down"}, "the upstream fails"),
-        ({"state": "elsewhere"}, "another node polls it"),
-        ({"open_jobs": 0}, "no job is open"),
-        (UNKNOWN, "too little to judge by"),
+        ({"state": "no_key"}, "no API key"),
+        ({"state": "down"}, "the upstream is failing"),
+        ({"state": "elsewhere"}, "another node polls this account"),
+        ({"open_jobs": 0}, "no open jobs"),
+        (UNKNOWN, "not enough data yet"),
         (delays(1.2, None, None), "a job's end is known about 1.2 s after it happens."),
-        (delays(1.2, 0.6, 2.9), "Double the budget would make that 0.6 s, half of it 2.9 s."),
-        (delays(0.3, 0.25, 0.9), "A bigger budget would hardly change that; half of it would make it 0.9 s."),
-        (delays(100.0, 95.0, 105.0), "A bigger budget would hardly change that, and neither would half of it."),
+        (delays(1.2, 0.6, 2.9), "With double the budget: 0.6 s, with half of it: 2.9 s."),
+        (delays(0.3, 0.25, 0.9), "A larger budget would hardly change that. With half of it: 0.9 s."),
+        (delays(100.0, 95.0, 105.0), "Neither a larger nor a smaller budget would change much."),
     ],
 )
 def test_what_to_make_of_it(changes: dict[str, Any], expected: str) -> None:

@@ -184,7 +184,7 @@ def test_an_id_that_is_not_known(stub: Stub, capsys: pytest.CaptureFixture[str])
 def test_an_id_in_several_accounts(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/jobs/x", {"code": "ambiguous_job", "detail": "two"}, status=409)
     assert run(["support", "x"]) == 2
-    assert "give its uid" in capsys.readouterr().err
+    assert "Use its uid" in capsys.readouterr().err
 
 
 def test_a_job_may_be_called_like_anything_else(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,8 +223,8 @@ def test_the_text_has_an_end() -> None:
     )
     lines = report(many, now=NOW)
     assert sum(len(line) + 1 for line in lines) <= MAX_CHARACTERS
-    assert lines[-1].startswith("… cut off here: ")
-    assert "… 480 accounts more" in lines
+    assert lines[-1].startswith("… cut off here, ")
+    assert "… 480 more accounts" in lines
 
 
 def test_a_text_can_not_command_a_terminal() -> None:

@@ -110,7 +110,7 @@ def test_missing_secret_is_asked_for_in_one_line(
     (tmp_path / "request.txt").write_bytes(request())
     monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
     assert run(["verify", str(tmp_path / "request.txt")]) == 2
-    assert "set WEBHOOK_SECRET" in capsys.readouterr().err
+    assert "Set WEBHOOK_SECRET" in capsys.readouterr().err
 
 
 def test_secret_is_prompted_for_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,11 +102,11 @@ def test_the_story_of_a_delivery_that_fails() -> None:
         "      answer: “upstream is restarting, please come back in a few minutes”",
         "      → HTTP 503 (attempt 1 of 10): tried again in 5 s, at 10:00:13 UTC",
         "#2    2026-05-20 10:00:08.123 UTC: HTTP 503 after 84 ms, from 192.0.2.1",
-        "      time: first byte 84 ms (the connection was open already)",
+        "      time: first byte 84 ms (reused connection)",
         "      answer: the same",
         "      → HTTP 503 (attempt 2 of 10): tried again in 5 s, at 10:00:13 UTC",
         "#3    2026-05-20 10:00:08.123 UTC: timeout: no answer within 15 s after 84 ms, to 192.0.2.1",
-        "      time: first byte 15 s (the connection was open already)",
+        "      time: first byte 15 s (reused connection)",
         "      → timeout (attempt 3 of 10): tried again in 30 min, at 10:35:13 UTC",
         "",
         f"Why   {LIKELY_CAUSES['timeout']}",
@@ -130,7 +130,7 @@ def test_of_many_attempts_the_first_and_the_last_are_told() -> None:
     numbers = [line.split()[0] for line in attempt_lines(many) if line.startswith("#")]
     assert numbers == ["#1", "#2", *(f"#{number}" for number in range(491, 501))]
     assert len(numbers) == FIRST_ATTEMPTS + LAST_ATTEMPTS
-    assert "      … 488 more: --json has all of them …" in attempt_lines(many)
+    assert "      … 488 more attempts, see --json …" in attempt_lines(many)
 
 
 @pytest.mark.parametrize(
@@ -140,52 +140,52 @@ def test_of_many_attempts_the_first_and_the_last_are_told() -> None:
             delivery(attempt(status_code=200), state="delivered", ended_at="2026-05-20T10:00:09.000Z"),
             subscription(),
             "was delivered at 2026-05-20 10:00:09 UTC, after 1 attempt.",
-            "nothing: the sink has taken it.",
+            "nothing. The sink accepted it.",
             f"send it again:   relay deliveries retry {DELIVERY}",
         ),
         (
             delivery(attempt(), state="dead", reason="http_503", ended_at="2026-05-24T10:00:09.000Z"),
             subscription(),
             "was given up at 2026-05-24 10:00:09 UTC, after 1 attempt: HTTP 503.",
-            "nothing, unless you send it again; later events of the job have gone on without it.",
+            "nothing, unless you send it again. Later events of the job continue without it.",
             f"all dead ones:   relay deliveries retry --state dead --subscription {SUBSCRIPTION}",
         ),
         (
             delivery(state="cancelled", reason="subscription_removed"),
             None,
             "was cancelled, after 0 attempts: subscription_removed.",
-            "nothing, unless you send it again; later events of the job have gone on without it.",
+            "nothing, unless you send it again. Later events of the job continue without it.",
             f"for a ticket:    relay support {DELIVERY}",
         ),
         (
             delivery(next_attempt_at=None, waiting_for="dlv_before"),
             subscription(),
-            "has waited for 5 min, for an earlier event of its job.",
-            "it is sent when dlv_before has ended, since events of one job go in order.",
-            "see that one:    relay deliveries show dlv_before",
+            "has waited 5 min for an earlier event of its job.",
+            "it is sent after dlv_before, because events of one job are sent in order.",
+            "show that one:   relay deliveries show dlv_before",
         ),
         (
             delivery(attempt(status_code=410)),
             subscription("disabled", "http_410"),
-            "has waited for 5 min: its subscription is disabled.",
-            "nothing, while the subscription is disabled: it is kept, and sent when you resume.",
-            f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
+            "has waited 5 min: its subscription is disabled.",
+            "it is kept while the subscription is disabled, and sent when you resume.",
+            f"resume sending:  relay subscriptions resume {SUBSCRIPTION}",
         ),
         (
             delivery(attempt(status_code=500)),
             subscription("disabled", "only failures for 432000 s", "2026-05-20T10:30:00.000Z"),
-            "has waited for 5 min: its subscription is disabled.",
-            "nothing, while the subscription is disabled: it is kept, and sent when its sink takes the oldest event "
-            "that waits, which is tried again at 2026-05-20 10:30:00 UTC, or you resume.",
-            f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
+            "has waited 5 min: its subscription is disabled.",
+            "it is kept while the subscription is disabled, and sent when you resume or a probe with the oldest event "
+            "succeeds. Next probe: at 2026-05-20 10:30:00 UTC.",
+            f"resume sending:  relay subscriptions resume {SUBSCRIPTION}",
         ),
         (
             delivery(attempt(status_code=500)),
             subscription("disabled", "only failures for 432000 s", "2026-05-20T10:00:09.000Z"),
-            "has waited for 5 min: its subscription is disabled.",
-            "nothing, while the subscription is disabled: it is kept, and sent when its sink takes the oldest event "
-            "that waits, which is tried again now, or you resume.",
-            f"send what waits: relay subscriptions resume {SUBSCRIPTION}",
+            "has waited 5 min: its subscription is disabled.",
+            "it is kept while the subscription is disabled, and sent when you resume or a probe with the oldest event "
+            "succeeds. Next probe: now.",
+            f"resume sending:  relay subscriptions resume {SUBSCRIPTION}",
         ),
         (
             delivery(next_attempt_at="2026-05-20T10:00:08.000Z"),
@@ -198,14 +198,14 @@ def test_of_many_attempts_the_first_and_the_last_are_told() -> None:
             delivery(attempt(), next_attempt_at="2026-05-20T10:06:05.000Z"),
             subscription(),
             "is 5 min old and not delivered yet: 1 attempt failed.",
-            "attempt 2 is being made just now, or within 45 s.",
+            "attempt 2 is in progress, or starts within 45 s.",
             f"try it now:      relay deliveries retry {DELIVERY}",
         ),
         (
             delivery(next_attempt_at=None),
             subscription(),
             "is 5 min old and not delivered yet.",
-            "it is sent as soon as there is room.",
+            "it is sent as soon as a slot is free.",
             f"for a ticket:    relay support {DELIVERY}",
         ),
     ],
@@ -217,7 +217,7 @@ def test_how_it_stands_what_comes_next_and_what_to_do(
     assert lines[0] == f"{DELIVERY} {first}"
     assert f"Next  {then}" in lines
     assert any(line[6:] == command for line in lines), lines
-    assert f"event {EVENT}, which was deleted meanwhile" in lines[2]
+    assert f"event {EVENT}, which was deleted" in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_the_command_reads_what_the_story_needs(stub: Stub, capsys: pytest.Captu
     stub.says(f"GET /v1/subscriptions/{SUBSCRIPTION}", subscription())
     assert run(["deliveries", "show", DELIVERY]) == 0
     out = capsys.readouterr().out
-    assert "which was deleted meanwhile" in out
+    assert "which was deleted" in out
     assert "https://receiver.example/hooks/relay?…" in out
     assert run(["deliveries", "show", DELIVERY, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == delivery(attempt())

@@ -8,23 +8,19 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import typer
 from rich.console import Console
 from standardwebhooks.webhooks import Webhook
 from starlette.requests import Request
-from typer.testing import CliRunner
 
-from relay.cli.demo.command import demo, parse_rate_limit
+from relay.cli import run
 from relay.cli.demo.environment import Plan, demo_database, demo_settings
 from relay.cli.demo.live import picture, progress_line
 from relay.cli.demo.report import Receipt
 from relay.cli.demo.scenario import Scenario, patience_seconds
+from relay.cli.options import read_rate_limit
 from relay.errors import StoreError, UsageError
 from relay.sandbox.server import Sandbox
 from tests.support.postgres_server import shared_server
-
-app = typer.Typer()
-app.command()(demo)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +40,12 @@ app.command()(demo)
     ],
 )
 def test_what_is_out_of_bounds_is_refused_with_2(arguments: list[str]) -> None:
-    assert CliRunner().invoke(app, arguments).exit_code == 2
+    assert run(["demo", *arguments]) == 2
 
 
 def test_a_rate_limit_is_requests_and_seconds() -> None:
-    assert parse_rate_limit("120/60") == (120, 60.0)
-    assert parse_rate_limit("1/0.5") == (1, 0.5)
+    assert read_rate_limit("120/60") == (120, 60.0)
+    assert read_rate_limit("1/0.5") == (1, 0.5)
 
 
 def test_the_settings_are_a_loopback_nodes_with_intervals_divided_by_the_speed() -> None:

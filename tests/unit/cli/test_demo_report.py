@@ -112,8 +112,8 @@ def test_the_report_and_its_headline() -> None:
         "elapsed_seconds": 9.877,
     }
     assert report.headline() == (
-        "1 job, 3 events delivered (none lost, none out of order, every signature good); ends seen after 1.0 s on "
-        "average, with 3.0 requests a job where polling every 5 s takes 2.0."
+        "1 job, 3 events delivered (none lost, none out of order, every signature valid); ends seen after 1.0 s on "
+        "average, with 3.0 requests per job. Polling every 5 s needs 2.0."
     )
 
 

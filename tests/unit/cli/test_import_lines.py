@@ -63,13 +63,13 @@ def test_a_name_decides_where_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id,acount\na,b\n", "there is no column 'acount': did you mean account?"),
-        ("id,city\na,b\n", "call it metadata.city"),
+        ("id,acount\na,b\n", "unknown column 'acount': did you mean account?"),
+        ("id,city\na,b\n", "name it metadata.city"),
         ("id,id\na,b\n", "the column 'id' twice"),
         ("id,,source\n", "column 2 of the CSV has no name"),
-        ("a,b\nc,d\n", "has to name its columns, `id` among them"),
-        ("Job ID\na\n", "call the column `id`"),
-        ("UUIDs\na\n", "call the column `id`"),
+        ("a,b\nc,d\n", "has no column `id`"),
+        ("Job ID\na\n", "Name the column `id`"),
+        ("UUIDs\na\n", "Name the column `id`"),
     ],
 )
 def test_a_first_line_that_is_none(text: str, said: str) -> None:
@@ -195,13 +195,13 @@ def test_lines_of_any_length() -> None:
 
 @pytest.mark.parametrize("raw", [b"PK\x03\x04\0\0", "id\na\n".encode("utf-16"), b"i\0d\0\n\0"])
 def test_what_is_no_text(raw: bytes) -> None:
-    with pytest.raises(UsageError, match=r"jobs\.csv is no text in UTF-8: a sheet has to be saved as CSV"):
+    with pytest.raises(UsageError, match=r"jobs\.csv is not UTF-8 text. Save a spreadsheet as CSV"):
         Source(io.BytesIO(raw), "jobs.csv")
 
 
 def test_a_paste_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.cli.importing.source.MAX_PASTE_BYTES", 1 << 20)
-    with pytest.raises(UsageError, match="standard input is larger than the 1 MiB"):
+    with pytest.raises(UsageError, match="standard input is larger than 1 MiB"):
         list(Source(io.BytesIO(b"[" + b" " * (1 << 20)), "standard input").entries())
 
 

@@ -1,0 +1,108 @@
+"""Command-line options that several commands share, and how their values are read."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from relay.clock import from_rfc3339, to_rfc3339
+from relay.core.jsontext import JSONDecodeError, loads
+from relay.errors import UsageError
+
+MAX_REQUESTS_PER_WINDOW = 1_000_000_000
+JOB_EVENTS = (
+    *("queued", "scheduled", "running", "succeeded", "failed", "cancelled"),
+    *("retrying", "overdue", "not_found", "status_unknown"),
+)
+_AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of rows.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the end. Exit code 1: not everything was delivered.")]
+Type = Annotated[str | None, typer.Option(help="Only this event type, such as failed.")]
+Types = Annotated[str | None, typer.Option(help="Only these event types, such as failed,overdue.")]
+SINCE = typer.Option(help="Only events recorded since a time (2026-05-20T10:00:00Z) or age (1d, 6h, 30m).")
+Since = Annotated[str | None, SINCE]
+Until = Annotated[str | None, typer.Option(help="Only events recorded before this time or age.")]
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def split_names(text: str | None, option: str, example: str) -> list[str] | None:
+    """The names in a comma-separated list. Raises UsageError if there are none."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"{option} is empty. Write it like {example}")
+    return names
+
+
+def one_of(name: str, known: Sequence[str], what: str) -> str:
+    """The name if it is known. Raises UsageError, with the nearest known name, if not."""
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise UsageError(f"unknown {what} {name!r:.40}: {hint}")
+    return name
+
+
+def full_types(text: str | None) -> list[str] | None:
+    """The full types of a list such as `failed,relay.test`. A name without a dot is a job event. Raises UsageError."""
+    names = split_names(text, "--types", "failed,overdue")
+    if names is None:
+        return None
+    return [name if "." in name else f"ai.revor.job.{one_of(name, JOB_EVENTS, 'event type')}" for name in names]
+
+
+def full_type(text: str | None) -> str | None:
+    """The full type of `failed`: the first one of a list. Raises UsageError."""
+    names = full_types(text)
+    return names[0] if names else None
+
+
+def time_or_age(text: str | None, now: float | None = None) -> str | None:
+    """The RFC 3339 time of an option, which is a time or an age such as `6h`. Raises UsageError."""
+    if text is None:
+        return None
+    number, unit = text[:-1], text[-1:]
+    at = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
+    try:
+        if unit in _AGE_UNITS and number.isascii() and number.isdigit():
+            return to_rfc3339((at - timedelta(**{_AGE_UNITS[unit]: int(number)})).timestamp())
+        from_rfc3339(text)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"Invalid time {text!r:.40}. Use an ISO 8601 time such as 2026-05-20T10:00:08Z, or an age such as 1d."
+        ) from None
+    return text
+
+
+def read_metadata(text: str | None) -> dict[str, Any] | None:
+    """The JSON object of --metadata. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        value = loads(text.encode("utf-8", "surrogateescape"))
+    except (JSONDecodeError, UnicodeEncodeError):
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError("--metadata is not a JSON object. Write it like '{\"deal\": 42}'")
+    return value
+
+
+def read_rate_limit(text: str) -> tuple[int, float]:
+    """The requests and seconds of --rate-limit, such as `120/60`. Raises UsageError."""
+    count, _, seconds = text.partition("/")
+    try:
+        limit = int(count), float(seconds)
+    except ValueError:
+        limit = 0, 0.0
+    if not 1 <= limit[0] <= MAX_REQUESTS_PER_WINDOW or not 0 < limit[1] < float("inf"):
+        raise UsageError(f"invalid --rate-limit {text!r:.40}. Write requests/seconds, such as 120/60")
+    return limit

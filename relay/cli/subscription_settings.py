@@ -1,0 +1,122 @@
+"""The settings of a subscription as command-line options, for `relay subscriptions add` and `edit`."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from relay.cli.options import full_types, given, split_names
+from relay.errors import UsageError
+
+Body = dict[str, Any]
+PARTS = ("protocolsettings", "config")
+
+
+def _headers(lines: list[str] | None) -> dict[str, str] | None:
+    if not lines:
+        return None
+    headers = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise UsageError("--header has no colon. Write it like 'X-Team: sales'")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its option, and the field of the API that it sets. `part` is "" for a field of the object itself."""
+
+    option: str
+    type: Any
+    help: str
+    part: str = "config"
+    field: str = ""
+    metavar: str | None = None
+    read: Callable[[Any], Any] = lambda value: value
+
+    @property
+    def name(self) -> str:
+        """The name of the field in the API."""
+        return self.field or self.option
+
+    def parameter(self) -> inspect.Parameter:
+        """The parameter that Typer makes an option of."""
+        option = typer.Option(None, f"--{self.option.replace('_', '-')}", metavar=self.metavar, help=self.help)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.option, kind, default=option, annotation=self.type | None)
+
+
+SETTINGS = (
+    Setting("types", str, "Event types, such as failed,overdue.", part="", read=full_types),
+    Setting("source", str, "Only events of this CloudEvents source.", part=""),
+    Setting("kind", str, "webhook or slack. By default the kind that the host is known for."),
+    Setting(
+        "header",
+        list[str],
+        "A header of each request. Can be given several times.",
+        part="protocolsettings",
+        field="headers",
+        metavar="NAME: VALUE",
+        read=_headers,
+    ),
+    Setting("method", str, "POST or PUT.", part="protocolsettings"),
+    Setting("ordering", str, "job: in order within a job. none: in any order."),
+    Setting("timeout", float, "Maximum seconds per attempt.", field="timeout_seconds"),
+    Setting(
+        "retry_schedule",
+        str,
+        "Pauses between attempts, such as 5s,5m,2h.",
+        read=lambda text: split_names(text, "--retry-schedule", "5s,5m,2h"),
+    ),
+    Setting("rate", float, "Maximum deliveries per second.", field="rate_per_second"),
+    Setting("concurrency", int, "Maximum deliveries at the same time."),
+    Setting(
+        "metadata_keys",
+        str,
+        "slack: fields of a job's metadata to show, such as deal,owner.",
+        read=lambda text: split_names(text, "--metadata-keys", "deal,owner"),
+    ),
+    Setting("description", str, "A description of your own.", part=""),
+)
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of SETTINGS to a command, in place of its parameter `settings`.
+
+    The command gets the settings that were given, in the shape of the API. Raises UsageError for an invalid one.
+    """
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        body: Body = {part: {} for part in PARTS}
+        for setting in SETTINGS:
+            value = setting.read(arguments.pop(setting.option))
+            (body[setting.part] if setting.part else body)[setting.name] = value
+        command(**arguments, settings={**body, **{part: given(body[part]) for part in PARTS}})
+
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        added = [setting.parameter() for setting in SETTINGS] if parameter.name == "settings" else [parameter]
+        parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in added]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads it
+    return run
+
+
+def without_empty(body: Body) -> Body:
+    """The body without absent fields and empty parts."""
+    return given({name: value if name not in PARTS else value or None for name, value in body.items()})
+
+
+def place_of(option: str) -> tuple[str, str]:
+    """The part and the field of the setting that --unset names. Raises UsageError if there is none."""
+    name = option.lstrip("-").replace("-", "_")
+    for setting in SETTINGS:
+        if name in (setting.option, setting.name):
+            return setting.part, setting.name
+    known = sorted(setting.option for setting in SETTINGS)
+    raise UsageError(f"--unset {option!r:.40} is not known. It takes {', '.join(known)}")
