@@ -1,6 +1,7 @@
-"""A sink on a raw socket that answers with any bytes: the attempt is recorded, and the job's next event still goes out.
+"""A sink on a raw socket that answers with arbitrary bytes: the attempt is recorded and the job's next event is
+sent.
 
-`FUZZ_TEST_COUNT` and `FUZZ_TEST_SEED` as in `tests/support/fuzz_kit.py`; a failure names the bytes too.
+`FUZZ_TEST_COUNT` and `FUZZ_TEST_SEED` as in `tests/support/fuzz_kit.py`; a failure shows the bytes.
 """
 
 import asyncio
@@ -75,10 +76,10 @@ LF = b"\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One answer: its bytes in the pieces that are written, and what happens then.
+    """One response: its bytes in the chunks written, and what follows.
 
-    status  what the answer's status line says, where that is sure to arrive
-    end     close, eof (the sink's half only), abort (what is on its way may be lost), open
+    status  of the response's status line, if it is certain to arrive
+    end     close, eof (the sink's half only), abort (unsent bytes may be lost), open
     """
 
     pieces: tuple[bytes, ...]
@@ -87,7 +88,7 @@ class Case:
 
 
 def noise(draw: random.Random, most: int = 40) -> bytes:
-    """Bytes with a liking for those that mean something."""
+    """Random bytes, biased towards those with a meaning in HTTP."""
     return b"".join(
         draw.choice(ODD) if draw.random() < 0.3 else bytes([draw.randrange(256)]) for _ in range(draw.randrange(most))
     )
@@ -100,7 +101,7 @@ def header(draw: random.Random) -> bytes:
 
 
 def framed(draw: random.Random) -> tuple[list[bytes], bytes]:
-    """Headers that say where a body ends, rightly or not, and the body."""
+    """Headers that say where the body ends, correctly or not, and the body."""
     body = draw.choice((b"", b"ok", b"ok", noise(draw, 200), b"x" * 100_000))
     length = b"Content-Length: %d" % len(body)
     wrong = b"Content-Length: " + draw.choice((b"5", b"99999", b"-1", b"x", b"1, 1", b"9" * 30, b""))
@@ -124,7 +125,7 @@ def framed(draw: random.Random) -> tuple[list[bytes], bytes]:
 
 
 def answer(draw: random.Random) -> tuple[bytes, int | None]:
-    """An answer, and its status where nothing in front of that was damaged."""
+    """A response, and its status if nothing before the status was damaged."""
     if draw.random() < 0.1:
         return noise(draw, 300), None
     status: int | None = draw.choice(STATUSES)
@@ -155,7 +156,7 @@ def case(draw: random.Random) -> Case:
 
 
 class RawSink:
-    """Answers the first request to a path as its case says, every later one with a plain 200."""
+    """Answers the first request to a path as its case says, and later ones with a plain 200."""
 
     def __init__(self) -> None:
         self.cases: dict[bytes, Case] = {}
@@ -197,7 +198,7 @@ async def open_sink() -> AsyncIterator[tuple[RawSink, str]]:
 
 @pytest.fixture(autouse=True)
 def _logs() -> Iterator[None]:
-    """Kept from the console; only what is logged beside the attempts matters."""
+    """Keeps log lines off the console; only those about attempts matter."""
     with structlog.testing.capture_logs() as written:
         yield
     odd = {line["event"] for line in written} - {"attempt"}
@@ -223,7 +224,7 @@ def check_attempt(attempt: Attempt, case: Case) -> None:
 
 
 async def play(world: World, url: str, sink: RawSink, number: int, case: Case) -> None:
-    """Two events of a job: the first is answered as the case says."""
+    """Two events of a job; the first is answered as the case says."""
     path, name, store = f"/{number}", f"sub_{number}", world.store
     sink.cases[path.encode()] = case
     await store.subscriptions.create(

@@ -1,4 +1,4 @@
-"""Whatever a sink answers, and whatever a kind of sink makes of it: attempts are recorded, the next event goes out."""
+"""Whatever a sink answers, and whatever a sink kind makes of it: attempts are recorded and the next event is sent."""
 
 import time
 from collections import deque
@@ -20,7 +20,7 @@ NUL, HALF = "\0", "\ud83d"
 
 @pytest.fixture(autouse=True)
 def _logs() -> Iterator[None]:
-    """Kept from the console, where a traceback takes longer to write than all the rest."""
+    """Keeps log lines off the console, where tracebacks take most of the time."""
     with structlog.testing.capture_logs():
         yield
 
@@ -59,7 +59,7 @@ async def kept(world: World) -> list[tuple[str, tuple[Attempt, ...]]]:
     ],
 )
 async def test_value_that_no_row_can_hold_drops_only_the_attempts_details(store: Store, odd: dict[str, Any]) -> None:
-    """As if one had come past the edge, where text is made text that can be stored."""
+    """As if a value had passed the boundary where text is made storable."""
     world = world_of(store)
     world.sink.answers = deque([answer(**odd)])
     await world.subscribe()

@@ -1,4 +1,4 @@
-"""Which nodes have died, by the leases that they hold: only what is certain, and then at once."""
+"""Detection of dead nodes by their leases: at once, and only if certain."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +21,7 @@ from tests.support.store_kit import NOW, claim, deliveries, execute, lease, poll
 
 @pytest.fixture
 def database_url() -> str:
-    """PostgreSQL: no other database is shared by nodes."""
+    """PostgreSQL only: no other database is shared by nodes."""
     return emptied_postgres()
 
 
@@ -32,7 +32,7 @@ async def other(store: Store, open_again: Callable[..., Awaitable[Store]]) -> St
 
 
 class Life:
-    """A connection to which a name is bound."""
+    """A connection with a bound name."""
 
     def __init__(self, connection: Any, name: str) -> None:
         self.name = name
@@ -52,12 +52,12 @@ async def bound(url: str) -> AsyncIterator[Life]:
 
 
 async def dead(store: Store) -> list[str]:
-    """The names that hold something and have died."""
+    """The names that hold leases and whose nodes have died."""
     return await store.holders.dead(await store.holders.bound())
 
 
 async def found_dead(store: Store, *names: str) -> None:
-    """Waits until the server has seen their connections end."""
+    """Waits until the server has seen the connections end."""
     async with asyncio.timeout(30):
         while sorted(await dead(store)) != sorted(names):  # noqa: ASYNC110 - the database tells nobody
             await asyncio.sleep(0.002)
@@ -77,7 +77,7 @@ async def hold_everything(store: Store, name: str) -> None:
 
 
 async def taken(store: Store) -> tuple[int, bool]:
-    """What another node can take just now: deliveries, and the account."""
+    """What another node can take at present: the number of deliveries, and whether it gets the account."""
     return len(await claim(store, "sub_1")), await store.accounts.hold("revor", "default", "other", NOW, NOW + 10)
 
 
@@ -109,7 +109,7 @@ async def test_two_nodes_that_check_at_once_both_find_the_dead_one(
 
 @pytest.mark.parametrize("name", ["0123456789abcdef", "0123456789abcdef@1", "0123456789abcdef@", "100%@_"])
 async def test_name_of_an_earlier_server_start_keeps_its_leases(store: Store, name: str) -> None:
-    """One that was never bound, and one whose lock went with the server before this one."""
+    """A name that was never bound, and one whose lock ended with the previous server start."""
     await hold_everything(store, name)
     assert await store.holders.bound() == []
     assert await store.holders.dead([name]) == []
@@ -178,7 +178,7 @@ async def test_the_leases_of_dead_nodes_are_found_along_their_index(store: Store
 
 
 class Told:
-    """What a node is told while it listens."""
+    """What a node hears while it listens."""
 
     def __init__(self, store: Store) -> None:
         self.names: list[str | None] = []
@@ -223,7 +223,7 @@ def terminate_listeners(connection: Any) -> None:
 
 
 async def test_node_behind_a_pooler_has_no_bound_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pooler tells a process id of its own: its connection to the server outlives ours."""
+    """A pooler reports a process id of its own, and its connection to the server outlives ours."""
     import asyncpg
 
     monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda self: 0)

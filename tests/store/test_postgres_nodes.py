@@ -1,4 +1,4 @@
-"""Two nodes on one PostgreSQL database: what one does is true for the other at once, and neither is ever in the way."""
+"""Two nodes on one PostgreSQL database: each sees the other's writes at once, and neither blocks the other."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ ROUNDS = 25
 
 @pytest.fixture
 def database_url() -> str:
-    """PostgreSQL: no other database is shared by nodes."""
+    """PostgreSQL only: no other database is shared by nodes."""
     return emptied_postgres()
 
 
@@ -56,7 +56,7 @@ async def other(store: Store, open_again: Callable[..., Awaitable[Store]]) -> St
 
 
 class Open:
-    """A transaction that is held open by a group of a store's writer."""
+    """A transaction held open by a group of a store's writer."""
 
     def __init__(self, writes: Sequence["asyncio.Future[Any]"], end: Callable[[], None]) -> None:
         self.writes = writes
@@ -69,7 +69,7 @@ class Open:
 
 @asynccontextmanager
 async def uncommitted(store: Store, *writes: Awaitable[Any]) -> AsyncIterator[Open]:
-    """These writes were run by the database, and are not committed before the block or `commit` ends that."""
+    """The database has run these writes; they are committed when the block or `commit` ends."""
     done, end = asyncio.Event(), asyncio.Event()
     database: Any = store.database
     before = {writer: writer._transaction for writer in (database.writer, database.caller)}
@@ -109,7 +109,7 @@ async def uncommitted(store: Store, *writes: Awaitable[Any]) -> AsyncIterator[Op
 
 
 async def blocked(store: Store, count: int = 1) -> None:
-    """Waits until so many backends of the database wait for a lock."""
+    """Waits until this many backends of the database wait for a lock."""
     query = "SELECT COUNT(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with asyncio.timeout(30):
         while (await rows(store, query))[0]["n"] < count:  # noqa: ASYNC110 - the database tells nobody
@@ -201,7 +201,7 @@ async def test_delivery_being_claimed_cannot_be_retried_manually(store: Store, o
 
 @pytest.mark.parametrize("first", ["record", "mark"])
 async def test_follower_recorded_while_its_head_ends_is_promoted(store: Store, other: Store, first: str) -> None:
-    """Each waits for the other's commit, and then sees what it wrote."""
+    """Each waits for the other's commit and then sees its writes."""
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
     for nth in range(ROUNDS):
@@ -296,7 +296,7 @@ async def test_change_found_in_a_failed_write_is_still_noticed(store: Store, oth
 
 
 async def test_subscription_and_event_created_at_once_make_one_delivery_or_none(store: Store, other: Store) -> None:
-    """With `start_at` the past is delivered too: so there is exactly one, whoever was first."""
+    """With `start_at` past events are delivered too, so there is exactly one delivery, whichever came first."""
     uid = await track(store)
     for nth in range(ROUNDS):
         made = subscription(f"sub_{nth}", start_at=NOW - 1)
@@ -569,7 +569,7 @@ async def test_a_stream_stops_below_an_event_that_is_not_committed_yet(store: St
 
 @asynccontextmanager
 async def foreign_transaction(store: Store) -> AsyncIterator[None]:
-    """A transaction of another program that has written something elsewhere and is open inside."""
+    """Another program's transaction that has written elsewhere and stays open during the block."""
     database: Any = store.database
     connection = await asyncpg.connect(database.url.set(drivername="postgresql").render_as_string(hide_password=False))
     try:
@@ -673,7 +673,7 @@ async def test_node_whose_clock_changes_takes_no_lease_of_others_and_loses_none(
     since = clock() - NOW
 
     async def take(node: Store, name: str, now: float, account: str) -> tuple[int, bool]:
-        """How many deliveries, and whether the polling of an account."""
+        """The number of deliveries, and whether it gets the account's polling lease."""
         now -= since
         taken = await node.deliveries.claim_due("sub_1", (0, 1, 2), 1, now, lease(until=now + 45))
         return len(taken), await node.accounts.hold("revor", account, name, now, now + 10)

@@ -1,4 +1,4 @@
-"""A server that goes away: what waits is written when it is back, nothing acknowledged is lost, nothing comes twice."""
+"""Server outages: queued writes are committed after recovery, no acknowledged write is lost, none is written twice."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ ALL_TYPES = ("ai.revor.job.queued", "ai.revor.job.running", "relay.source.down")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    """A server of our own: it is stopped, killed and filled."""
+    """A server of our own, to be stopped, killed and filled."""
     with PostgresServer(max_connections=MAX_CONNECTIONS) as made:
         made.create_database("template")
         migrations.upgrade(made.url("template"))
@@ -54,7 +54,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def url(server: PostgresServer) -> Iterator[str]:
-    """A new database of it, whatever the test before left."""
+    """A new database on it, independent of earlier tests."""
     if server.pid is None:
         server.start()
     server.execute("ALTER SYSTEM RESET ALL")
@@ -74,12 +74,12 @@ async def store(url: str) -> AsyncIterator[Store]:
 
 
 async def aside(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs what blocks in a thread."""
+    """Runs a blocking call in a thread."""
     return await asyncio.get_running_loop().run_in_executor(None, work, *arguments)
 
 
 class Traffic:
-    """Jobs that are looked at one after the other, and relay events, while things go wrong."""
+    """Polls of jobs one after the other, and relay events, during an outage."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -117,7 +117,7 @@ class Traffic:
                 self.events.append(event.id)
 
     async def goes_on(self, writes: int = 40) -> None:
-        """Waits until so many more writes were acknowledged."""
+        """Waits until this many more writes were acknowledged."""
         before = self.total
         await until(lambda: self.total >= before + writes or any(task.done() for task in self._tasks), 60)
 
@@ -126,7 +126,7 @@ class Traffic:
         return sum(self.acknowledged.values()) + len(self.events)
 
     async def end(self) -> None:
-        """Stops, and compares what was acknowledged with what is there."""
+        """Stops, and compares the acknowledged writes with the stored ones."""
         self._ending = True
         await asyncio.gather(*self._tasks)
         found = await rows(
@@ -145,7 +145,7 @@ class Traffic:
 
 @asynccontextmanager
 async def traffic(store: Store) -> AsyncIterator[Traffic]:
-    """Writes that go on during the block; at its end all that was acknowledged is there once, and nothing else."""
+    """Writes during the block. At its end every acknowledged write is stored once, and nothing else."""
     await store.subscriptions.create(subscription("sub_1", types=ALL_TYPES))
     made = Traffic(store)
     await made.start()
@@ -232,7 +232,7 @@ async def test_unreachable_server_at_start_is_reported_in_one_line(server: Postg
 
 
 async def test_replica_is_read_while_writes_wait(server: PostgresServer, store: Store) -> None:
-    """As after a failover to a server that has not been promoted yet: it takes reads and no writes."""
+    """As after a failover to a server that is not promoted yet: it accepts reads and refuses writes."""
     uid = await track(store)
     await aside(server.execute, "ALTER DATABASE relay SET default_transaction_read_only = on")
     await aside(server.execute, KILL)
@@ -301,7 +301,7 @@ async def test_first_read_after_a_lost_connection_succeeds(server: PostgresServe
 
 @asynccontextmanager
 async def lost_answer(store: Store, *, committed: bool) -> AsyncIterator[None]:
-    """The connection breaks at the next COMMIT, after the server has done it or before; the server tells nobody."""
+    """The connection breaks at the next COMMIT, after or before the server has run it; the client cannot tell which."""
     database: Any = store.database
     before = {writer: writer._transaction for writer in (database.writer, database.caller)}
     once = [True]
@@ -440,7 +440,7 @@ async def test_bad_item_fails_alone_after_a_lost_connection(server: PostgresServ
 async def test_connection_lost_during_setup_loses_no_write(
     server: PostgresServer, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """The server goes down while it is asked what the new connection may do: the driver says it was misused."""
+    """The server goes down while a new connection checks its privileges; the driver reports a misuse."""
     define, lost = procedures._define, []
 
     async def breaking(connection: Any, known: Any) -> bool:

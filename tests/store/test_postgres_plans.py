@@ -1,5 +1,5 @@
-"""No hot query of PostgreSQL reads more than it needs, with few rows or many: every statement of the catalogue is
-explained, with values and as the plan that a prepared statement ends up with."""
+"""No hot query of PostgreSQL reads more than it needs, with few rows or many. Every statement of the catalogue is
+explained, with values and as the generic plan of a prepared statement."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ LARGE = (
     "replays",
 )
 SORTED_ROWS = 5_000
-"""May be sorted: what a statement is bounded to, as far as the planner can tell."""
+"""Rows that may be sorted: the bound of a statement, as far as the planner knows it."""
 WALKED_ROWS = 100
-"""May be all that an index holds: as many as a list of ids is taken to have."""
+"""Rows that may be the whole index: the planner's estimate for a list of ids."""
 WITH_CONDITION = re.compile(
     r"ix_jobs_(?:open|closed)\w*$|ix_deliveries_(?:pending|dead|cancelled|lease|replay)$|ix_replays_(?:running|ended_at)$"
 )
@@ -62,7 +62,7 @@ TYPES: Mapping[str, Any] = {
 }
 LISTS = ("ids", "uids", "job_uids", "tokens", "external_ids", "rows", "priorities", "types", "event_ids")
 MORE = (
-    Case("hold jobs", outbox.LOCK_JOBS),
+    Case("lock jobs", outbox.LOCK_JOBS),
     Case("retention: hold events", upkeep.LOCK_EVENTS),
     Case("version of the subscriptions", subscription_cache.VERSION),
 )
@@ -70,7 +70,7 @@ MORE = (
 
 @dataclass
 class Plan:
-    """A node of a plan, with what is above it."""
+    """A plan node, with its parents."""
 
     node: dict[str, Any]
     above: tuple[str, ...] = field(default=())
@@ -86,7 +86,7 @@ class Plan:
 
 
 def problems(plan: Plan, case: Case, count: int) -> list[str]:
-    """What is wrong with a plan, where the large tables have `count` rows."""
+    """What is wrong with a plan, if the large tables have `count` rows."""
     return [str(node) for node in plan if _is_bad(node, case, count)]
 
 
@@ -112,7 +112,7 @@ def _is_bad(plan: Plan, case: Case, count: int) -> bool:
 
 
 def statement_of(case: Case) -> tuple[str, list[Any]]:
-    """A statement of the catalogue as the driver gets it, with values."""
+    """A statement of the catalogue as sent to the driver, with values."""
     statement = case.statement if case.postgresql is None else case.postgresql
     if isinstance(statement, Sql):
         statement = statement.postgresql
@@ -130,7 +130,7 @@ def _value(name: str, given: Any) -> Any:
 
 
 def explained(connection: Connection, case: Case, *, generic: bool) -> Plan:
-    """The plan for these values, or for any."""
+    """The plan for these values, or the generic one."""
     statement, values = statement_of(case)
     if generic:
         connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
@@ -155,7 +155,7 @@ def _literal(value: Any) -> str:
 
 @pytest.fixture(scope="module", params=[1_000, scaled(50_000, 300_000)])
 def filled_url(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
-    """A database with so many rows in each large table, and statistics of them."""
+    """A database with this many rows in each large table, and statistics."""
     postgres_url()
     server, name = shared_server(), f"plans_{request.param}"
     server.clone(TEMPLATE, name)
@@ -227,7 +227,7 @@ SMALL_POLLS = re.compile(r"pk_deliveries$|uq_deliveries_event_id_subscription_id
 
 @pytest.fixture
 def unknown_url() -> Iterator[str]:
-    """A database with many deliveries, all of one subscription and half of them dead, and no statistics of them."""
+    """A database with many deliveries of one subscription, half of them dead, and no statistics."""
     postgres_url()
     server, name = shared_server(), "plans_unknown"
     server.clone(TEMPLATE, name)
@@ -246,7 +246,7 @@ FROM generate_series(1, 20000) AS i""",
 
 
 async def test_replay_seeks_each_delivery_without_statistics(unknown_url: str) -> None:
-    """What else counts a slice of events took a hundred times as long as it should."""
+    """Otherwise counting a slice of events took a hundred times as long."""
     store = await open_store(unknown_url, ReversingCipher(), now=NOW)
 
     def used(connection: Connection) -> dict[str, set[str]]:
@@ -266,8 +266,8 @@ async def test_replay_seeks_each_delivery_without_statistics(unknown_url: str) -
 
 @pytest.fixture(params=["nothing", "of yesterday"])
 def surprised_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database in which all at once many deliveries are open, and it knows nothing of that: either nothing at all, or
-    that yesterday there were a few, all delivered."""
+    """A database in which many deliveries open suddenly, while its statistics are missing, or from yesterday when a
+    few existed, all delivered."""
     postgres_url()
     server, name = shared_server(), f"plans_{request.param.replace(' ', '_')}"
     server.clone(TEMPLATE, name)
@@ -290,7 +290,7 @@ FROM generate_series({first}, {last}) AS i"""
 
 
 async def test_delivery_statements_seek_when_many_deliveries_open_suddenly(surprised_url: str) -> None:
-    """Until the server counts anew, a minute or so, it would go through all that are open for each of them."""
+    """Otherwise, until the next ANALYZE a minute later, every delivery would scan all open ones."""
     store = await open_store(surprised_url, ReversingCipher(), now=NOW)
     hot = ("claim", "mark", "probe", "drain", "release", "outbox")
 
@@ -310,8 +310,8 @@ async def test_delivery_statements_seek_when_many_deliveries_open_suddenly(surpr
 
 
 def _walks(plan: Plan) -> bool:
-    """Along an index from its beginning, other than to its first entry; or along one that holds all that there ever
-    was of a subscription."""
+    """A scan of an index from its beginning, other than to its first entry, or of one that holds all of a
+    subscription's deliveries."""
     node = plan.node
     if node.get("Relation Name") != "deliveries" or "Scan" not in node["Node Type"]:
         return False

@@ -1,5 +1,5 @@
-"""What PostgreSQL runs in one call: its steps are statements of the catalogue, it goes beside other writes, and without
-it the same is done statement by statement."""
+"""PostgreSQL's procedures: their steps are statements of the catalogue, they run beside other writes, and without
+them the same happens statement by statement."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -34,7 +34,7 @@ def test_every_statement_of_a_procedure_is_in_the_catalogue() -> None:
 
 @pytest.fixture(params=["allowed", "revoked"])
 def role_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database as a role that may make something temporary there, or not."""
+    """A database as a role that may, or may not, create temporary objects."""
     postgres_url()
     server, name = shared_server(), f"procedures_{request.param}_{token_hex(4)}"
     server.clone(TEMPLATE, name)
@@ -50,7 +50,7 @@ def role_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 async def store(role_url: str) -> AsyncIterator[Store]:
-    """Opened by that role."""
+    """A store opened by that role."""
     opened = await open_store(role_url, ReversingCipher(), now=NOW)
     yield opened
     await opened.close()

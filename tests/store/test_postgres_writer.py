@@ -1,4 +1,4 @@
-"""The task that writes to PostgreSQL: groups have a limit, results find their callers, a bad item fails alone."""
+"""The task that writes to PostgreSQL: groups are limited, callers get their own results, a bad item fails alone."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +17,7 @@ from tests.support.store_kit import until
 
 
 class FakeTransactions:
-    """Counts; waits until it is let go; fails at the end of a transaction as told."""
+    """Counts; waits until released; fails at the end of a transaction on request."""
 
     def __init__(self) -> None:
         self.log: list[str] = []

@@ -1,4 +1,4 @@
-"""The file: one holder at a time, whatever happens to it; what was committed is there."""
+"""The SQLite file: one holder at a time, whatever happens to it; committed data is kept."""
 
 import asyncio
 import gc
@@ -58,7 +58,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """A SQLite file: what is tested here no other database has."""
+    """SQLite only."""
     return url_of(tmp_path / "relay.db")
 
 
@@ -122,7 +122,7 @@ async def test_another_process_is_refused_until_the_holder_is_killed(database_ur
 
 
 async def test_copy_made_at_any_moment_opens_and_is_consistent(store: Store, tmp_path: Path) -> None:
-    """As after a power cut: the file and its log as they are on the disk, in the middle of the writing."""
+    """As after a power loss: the file and its log as they are on disk during writes."""
     await store.subscriptions.create(subscription("sub_1"))
     uids = [await track(store, f"job {n}") for n in range(20)]
     draw = random.Random(7)
@@ -282,14 +282,14 @@ async def test_file_that_is_not_a_database_is_reported_in_one_line_and_released(
 
 
 async def ended(store: Store, count: int) -> None:
-    """Jobs that ended, with one event each."""
+    """Closed jobs with one event each."""
     batch = [registration(f"job {n}") for n in range(count)]
     await store.jobs.register_many(batch)
     await asyncio.gather(*(store.jobs.record(poll(one.uid, 0, "succeeded", outcome="succeeded")) for one in batch))
 
 
 async def pages(store: Store) -> tuple[int, int]:
-    """Those of the file, and those of them that are free."""
+    """The file's pages, and its free pages."""
     found = await rows(store, "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count")
     return found[0]["page_count"], found[0]["freelist_count"]
 
@@ -329,7 +329,7 @@ async def test_retention_shrinks_the_file_when_less_is_kept(store: Store) -> Non
 async def test_continuous_readers_do_not_let_the_log_grow_without_limit(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
-    """One reader goes on until the next has begun: a log never begins anew by itself while that is so."""
+    """Each reader stays until the next has begun, so the log never restarts by itself."""
     monkeypatch.setattr("relay.store.sqlite.WAL_AUTOCHECKPOINT_PAGES", 10)
     monkeypatch.setattr("relay.store.sqlite.WAL_BYTES", 100 * PAGE_BYTES)
     monkeypatch.setattr("relay.store.sqlite.WAL_RETRY_SECONDS", 0.0)
@@ -395,7 +395,7 @@ async def test_file_that_cannot_shrink_still_works(tmp_path: Path) -> None:
 async def test_log_that_cannot_be_truncated_fails_no_write(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
-    """A reader of another program that does not end, a shell say: the log grows, and each write is done once."""
+    """A reader of another program that stays open, such as a shell: the log grows, and each write happens once."""
     monkeypatch.setattr("relay.store.sqlite.WAL_BYTES", 10 * PAGE_BYTES)
     monkeypatch.setattr("relay.store.sqlite.WAL_READER_WAIT_MS", 1)
     monkeypatch.setattr("relay.store.sqlite.WAL_RETRY_SECONDS", 0.0)
@@ -433,7 +433,7 @@ def _no_such_table(connection: Any) -> Any:
 
 
 async def test_interrupted_statement_does_not_affect_the_next(tmp_path: Path) -> None:
-    """SQLAlchemy gives a connection up then, in the middle of its transaction."""
+    """SQLAlchemy then drops the connection in the middle of its transaction."""
     database = SqliteDatabase(url_of(tmp_path / "relay.db"))
     database.open()
     connection = database.begin()

@@ -1,8 +1,8 @@
-"""No hot query reads more than it needs: every statement is explained, on statistics and without them.
+"""No hot query reads more than it needs: every statement is explained, with statistics and without.
 
-Two nets: the catalogue of the statements by name (`tests/support/store_catalogue.py`), and a listener that explains all
-that a run through every method of the store executes, so that a new one cannot slip through. What may read a whole
-table, and why, is written down here.
+Two checks: the catalogue of statements by name (`tests/support/store_catalogue.py`), and a listener that explains
+everything executed by a run through every method of the store, so that no new statement is missed. Statements that may
+read a whole table are listed here, with the reason.
 """
 
 import asyncio
@@ -69,8 +69,8 @@ FILTERED_WALK = re.compile(
 
 
 def problems(plan: Iterable[str], *, page: bool = False, walks: bool = False, sorts: bool = False) -> list[str]:
-    """What is wrong with a plan. `page`: ends after so many rows in the order of an index; `walks`: a page without a
-    filter, which may go along any index; `sorts`: few rows, known beforehand, may be sorted."""
+    """What is wrong with a plan. `page`: ends after some rows in index order; `walks`: a page without a filter,
+    which may follow any index; `sorts`: a known small number of rows may be sorted."""
     found = []
     for step in plan:
         if step.startswith("SCAN"):
@@ -84,7 +84,7 @@ def problems(plan: Iterable[str], *, page: bool = False, walks: bool = False, so
 
 @dataclass
 class MayScan:
-    """What may read a whole table or sort in the run through every method; each has to be needed."""
+    """Statements of the run that may read a whole table or sort; each entry must be needed."""
 
     pattern: str
     reason: str
@@ -142,7 +142,7 @@ def plan_of(connection: sqlite3.Connection, statement: str, parameters: Any = No
 
 
 async def fill(store: Store) -> None:
-    """Some rows of every kind, in every state."""
+    """A few rows of every kind, in every state."""
     for name, fields in {"sub_1": {}, "sub_2": {"types": ("ai.revor.job.failed",)}}.items():
         await store.subscriptions.create(subscription(name, **fields))
     for n in range(20):  # of fewer, going through all is the shortest way
@@ -184,13 +184,13 @@ async def fill(store: Store) -> None:
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """A SQLite file: for PostgreSQL's plans see `test_postgres_plans`."""
+    """SQLite only; for PostgreSQL's plans see `test_postgres_plans`."""
     return url_of(tmp_path / "relay.db")
 
 
 @pytest.fixture(scope="module")
 def filled_file(tmp_path_factory: pytest.TempPathFactory, empty_file: Path) -> Path:
-    """A filled database to copy: to fill one takes seconds."""
+    """A filled database to copy, because filling one takes seconds."""
     path = Path(shutil.copy(empty_file, tmp_path_factory.mktemp("filled") / "relay.db"))
 
     async def make() -> None:
@@ -210,7 +210,7 @@ async def filled(filled_file: Path, tmp_path: Path, open_again: Callable[[], Awa
 
 @pytest.fixture(params=["without statistics", "with statistics"])
 async def explaining(request: pytest.FixtureRequest, filled: Store) -> Any:
-    """A connection of its own to a filled database."""
+    """A connection to a filled database."""
     if request.param == "with statistics":
         await execute(filled, "ANALYZE")
     with closing(sqlite3.connect(filled.database.path)) as connection:
@@ -277,7 +277,7 @@ def test_allowed_walk_does_not_allow_a_plain_scan(explaining: sqlite3.Connection
 
 
 class Recorder:
-    """Every statement that an engine executes, or hands to its driver, with the parameters that it had first."""
+    """Every statement that an engine executes or passes to its driver, with its first parameters."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: dict[str, Any] = {}
@@ -474,7 +474,7 @@ def _noting(method: Any, label: str, called: set[str]) -> Any:
 
 
 def note_calls(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set[str]]:
-    """All public methods that wait for something, and those of them that are called from now on."""
+    """All public asynchronous methods, and those of them called from now on."""
     known: set[str] = set()
     called: set[str] = set()
     for part_name in PARTS:
@@ -548,7 +548,7 @@ async def test_new_statement_that_scans_is_detected(
 
 
 def test_every_index_serves_a_statement(explaining: sqlite3.Connection) -> None:
-    """An index that no plan of the catalogue names is paid for with every write, and for nothing."""
+    """An index that no plan of the catalogue uses costs every write for nothing."""
     named = {
         word
         for case in CATALOGUE

@@ -1,4 +1,4 @@
-"""The start of the only node that a SQLite file has: nobody else can have what a crash left."""
+"""Start on a SQLite file: there is no other node, so everything a crash left behind is released."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ DAY = 86_400.0
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """A SQLite file: what is tested here no other database has."""
+    """SQLite only."""
     return url_of(tmp_path / "relay.db")
 
 

@@ -1,4 +1,4 @@
-"""The thread that writes to SQLite: groups have a limit, results find their callers, a bad item fails alone."""
+"""The thread that writes to SQLite: groups are limited, callers get their own results, a bad item fails alone."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from relay.store.sqlite_writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_
 
 
 class FakeTransactions:
-    """Counts; fails at begin or commit as told."""
+    """Counts; fails at begin or commit on request."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -53,7 +53,7 @@ def refuse_negative(connection: Connection, items: Sequence[int]) -> list[int]:
 
 @quick
 def where(connection: Connection, items: Sequence[Any]) -> list[str]:
-    """The thread that each item is written in."""
+    """The thread in which each item is written."""
     return [threading.current_thread().name] * len(items)
 
 
@@ -63,7 +63,7 @@ def quick_refuse_negative(connection: Connection, items: Sequence[int]) -> list[
 
 
 class Gate:
-    """A write that holds the writer's thread until it is opened."""
+    """A write that blocks the writer's thread until it is released."""
 
     def __init__(self) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()

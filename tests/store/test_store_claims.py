@@ -1,4 +1,4 @@
-"""Claims, leases and marks."""
+"""Claims, leases and attempt results."""
 
 import pytest
 

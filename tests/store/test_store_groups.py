@@ -1,4 +1,4 @@
-"""Deliveries counted in groups, of the newest as many as can be gone through."""
+"""Deliveries counted in groups: the newest, up to the scan limit."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ ALL = ("reason", "subscription_id", "day")
 
 
 async def undelivered(store: Store, count: int = 6) -> None:
-    """`count` jobs with an event each to two subscriptions, one a day: to the first they are dead for two reasons, to
-    the second pending."""
+    """`count` jobs, one a day, with one event each for two subscriptions: dead for one of two reasons in the first,
+    pending in the second."""
     for name in ("sub_1", "sub_2"):
         await store.subscriptions.create(subscription(name))
     batch = [registration(f"job {nth}") for nth in range(count)]

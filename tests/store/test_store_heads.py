@@ -1,4 +1,4 @@
-"""Order: of each job and subscription only the head can be claimed; its end brings the next."""
+"""Ordering: only the head of each job and subscription can be claimed, and its end promotes the next."""
 
 import itertools
 
@@ -362,7 +362,7 @@ async def test_job_without_open_deliveries_has_no_missed_heads(store: Store) -> 
 
 
 async def test_any_number_of_orphaned_deliveries_is_cancelled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind others that have something pending, in slices, and of one more than a transaction takes."""
+    """Behind subscriptions with pending deliveries, in slices, and with one more than a transaction takes."""
     monkeypatch.setattr("relay.store.cancellation.CANCEL_CHUNK", 2)
     monkeypatch.setattr("relay.store.upkeep.CANCEL_CHUNK", 2)
     statement = upkeep.PENDING_SUBSCRIPTIONS

@@ -1,4 +1,4 @@
-"""Creates in flight and those whose fate is unknown: begun, ended, listed, settled by a repeat, cut off, forgotten."""
+"""Creates in flight and of unknown fate: begun, ended, listed, settled by a repeat, cut off, deleted."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -20,20 +20,20 @@ LATER = NOW + 60.0
 
 
 async def begun(store: Store, *intents: Intent) -> None:
-    """They were written down and sent."""
+    """Creates that were stored and sent."""
     for one in intents:
         await store.intents.begin(one)
 
 
 async def unknown(store: Store, *intents: Intent, reason: str = "no_answer") -> None:
-    """They were sent, and nobody knows what came of them."""
+    """Creates that were sent and whose fate is unknown."""
     await begun(store, *intents)
     for one in intents:
         await store.intents.unknown(one.id, reason)
 
 
 async def left(store: Store) -> set[str]:
-    """The ids of all that the table holds, in flight or not."""
+    """All ids in the table, in flight or not."""
     return {row["id"] for row in await rows(store, "SELECT id FROM intents")}
 
 
@@ -138,7 +138,8 @@ async def test_crash_recovery_marks_creates_as_cut_off(store: Store) -> None:
 
 
 async def of_every_kind(store: Store) -> list[str]:
-    """Thirty, each third in flight, from long ago until now. The ids of those that are unknown LATER, newest first."""
+    """Thirty creates, every third in flight, sent from long ago until now. Returns the ids of those unknown at
+    LATER, newest first."""
     sent = [intent(NOW - 2 * IN_FLIGHT_SECONDS + n * 45.0) for n in range(30)]
     await begun(store, *sent)
     for nth, one in enumerate(sent):
@@ -348,7 +349,7 @@ SAID = {
 
 
 async def told(store: Store, now: float = LATER) -> list[str]:
-    """Records an event for each that has none: their ids."""
+    """Records an event for each unreported create. Returns their ids."""
     found = await store.intents.unreported(now, 100)
     results = await together(store, *(store.intents.report(one.id, event_of(one)) for one in found * 2))
     assert sum(results) == len(found)

@@ -1,4 +1,4 @@
-"""What was learned of a source's jobs, and the plans of accounts, over a restart and between nodes."""
+"""Learned statistics and the plans of accounts, across restarts and nodes."""
 
 import math
 from collections.abc import Awaitable, Callable

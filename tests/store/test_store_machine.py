@@ -1,8 +1,8 @@
-"""The outbox against a model, by random walks: record, claim, mark, retry, replay, remove and release in any order and
-in shared groups. After each step these things hold:
+"""The outbox against a model, by random walks: record, claim, end an attempt, retry, replay, remove and release, in
+any order and in shared groups. Invariants after each step:
 
-- of a (job, subscription) at most one delivery is pending that nobody asked for by hand, and it is the first open one;
-- of those that were asked for by hand exactly one is pending, where any is open;
+- at most one automatic delivery of a (job, subscription) is pending, and it is the first open one;
+- exactly one manual delivery of a (job, subscription) is pending, if any is open;
 - no other delivery is blocked without a pending one before it;
 - each event has exactly one delivery for each subscription that it matched when it was recorded.
 """
@@ -66,7 +66,7 @@ CALLBACK = "sub_callback"
 
 
 class OutboxMachine(RuleBasedStateMachine):
-    """One store on a database of its own, stepped through on a loop of its own."""
+    """One store on a database and event loop of its own."""
 
     new_database: Callable[[Path], str]
     claimed: Bundle[Claimed] = Bundle("claimed")
@@ -106,7 +106,7 @@ class OutboxMachine(RuleBasedStateMachine):
     # --- what happens
 
     def _record(self, job: str, kinds: list[str], leased: bool) -> Any:
-        """The write, and what the model expects of it."""
+        """The write, and the model's expectation."""
         taking = lease(*SUBSCRIPTIONS, CALLBACK, until=self.now + 45) if leased else None
         for nth, kind in enumerate(kinds, 1):
             wanted = {"sub_all", "sub_none"} | ({"sub_failed"} if kind == "failed" else set())
@@ -293,7 +293,7 @@ class SqliteMachine(OutboxMachine):
 
 
 class PostgresMachine(OutboxMachine):
-    """On a database that was emptied."""
+    """On an emptied database."""
 
     new_database = staticmethod(lambda _folder: emptied_postgres())
 

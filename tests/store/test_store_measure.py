@@ -1,4 +1,4 @@
-"""The gauges that the database is asked for: what is pending, what holds it up, how old it is, how large all is."""
+"""Gauges read from the database: pending deliveries, what blocks them, the age of the oldest, the database's size."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ async def test_pending_deliveries_are_counted_by_what_blocks_them(store: Store) 
 
 
 async def test_oldest_pending_excludes_paused_and_disabled_subscriptions(store: Store) -> None:
-    """Nor one that was asked for by hand, which may be of last month."""
+    """Nor is it a manual retry, which may be a month old."""
     await subscribe(store, "sub_1", "sub_2", "sub_3")
     for nth in range(3):
         uid = await track(store, f"job {nth}", tracked_at=NOW + nth)

@@ -1,4 +1,4 @@
-"""Migrations: a fresh upgrade is exactly the tables that the program describes; a newer database is left alone."""
+"""Migrations: a fresh upgrade matches the tables exactly; a newer database is left unchanged."""
 
 import asyncio
 import shutil
@@ -53,7 +53,7 @@ _numbers = count(1)
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Makes databases without a schema."""
+    """Creates databases without a schema."""
     made: list[str] = []
 
     def make() -> str:
@@ -77,13 +77,13 @@ def database_url(new_url: Callable[[], str]) -> str:
 
 @pytest.fixture
 def migrated(database_url: str) -> str:
-    """A database whose schema the migrations made, from the first to the newest."""
+    """A database migrated from the first revision to the newest."""
     on(database_url, migrations.run_migrations)
     return database_url
 
 
 def on(url: str, work: Callable[[Connection], Any]) -> Any:
-    """What `work` returns; what it did is kept."""
+    """The result of `work`; its changes are committed."""
     return migrations._with_connection(url, work, "try")
 
 
@@ -96,7 +96,7 @@ def table_names(url: str) -> list[str]:
 
 
 def description(url: str) -> dict[str, Any]:
-    """All that the database tells of its tables but alembic's, by table and what they have."""
+    """Everything the database's catalogue says about its tables, except Alembic's."""
     found = on(url, _of_postgres if is_postgres(url) else _of_sqlite)
     return {name: value for name, value in found.items() if not name.startswith("alembic_version")}
 
@@ -106,7 +106,7 @@ def _of_postgres(connection: Connection) -> dict[str, Any]:
 
 
 def _of_sqlite(connection: Connection) -> dict[str, Any]:
-    """All that an inspector tells of each table, and the conditions of its indexes."""
+    """Everything an inspector reports about each table, and the conditions of its indexes."""
     inspector = inspect(connection)
     made = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'index'"))
     conditions = {row.name: (row.sql or "").partition(" WHERE ")[2] for row in made}
@@ -125,7 +125,8 @@ def _of_sqlite(connection: Connection) -> dict[str, Any]:
 
 
 def differences(connection: Connection) -> list[Any]:
-    """What autogenerate would write a migration for; the column that only PostgreSQL has is not in the metadata."""
+    """The differences for which autogenerate would write a migration. The column that only PostgreSQL has is not in
+    the metadata."""
     context = MigrationContext.configure(connection, opts={"compare_type": True})
     found = compare_metadata(context, SQLModel.metadata)
     return [one for one in found if getattr(one[-1], "name", None) not in ("xid", "ix_events_xid")]
@@ -226,7 +227,7 @@ async def test_a_job_of_an_older_schema_is_overdue_when_it_was_and_follows_its_s
 
 
 def to_first_schema(url: str) -> None:
-    """A new database as the first migration made it."""
+    """A new database at the first revision."""
 
     def upgrade(connection: Connection) -> None:
         config = Config()

@@ -1,4 +1,4 @@
-"""The outbox: which subscriptions get a delivery, which of those are leased at once."""
+"""The outbox: which subscriptions get a delivery, and which deliveries are leased at once."""
 
 import pytest
 

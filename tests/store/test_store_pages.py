@@ -1,4 +1,4 @@
-"""Pages of lists: every row once, newest first, with every filter; cursors are ours or refused."""
+"""List pages: every row once, newest first, with every filter; foreign cursors are refused."""
 
 import base64
 from collections.abc import Awaitable, Callable

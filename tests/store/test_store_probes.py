@@ -1,5 +1,5 @@
-"""A subscription's life in the store: disabled, tried with its oldest delivery, enabled again, each with its since and
-why; by one node; of two see `test_postgres_nodes`."""
+"""A subscription's states: disabled, probed with its oldest delivery by one node, enabled again, each with time and
+reason. For two nodes see `test_postgres_nodes`."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,8 +30,8 @@ MINUTE = NOW + 60.0
 
 
 async def disable(store: Store, *due: float, probe_at: float | None = MINUTE) -> list[str]:
-    """A disabled subscription with one event of a job for each of these times, the first one's attempt failed. Returns
-    the jobs."""
+    """A disabled subscription with one event of a job at each of these times; the first one's attempt failed.
+    Returns the jobs."""
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth, _ in enumerate(due)]
     await store.jobs.register_many(batch)

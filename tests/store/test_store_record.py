@@ -1,4 +1,4 @@
-"""What a look changes: state, events and deliveries in one transaction, and nothing of a stale or broken one."""
+"""What a poll records: state, events and deliveries in one transaction, and nothing of a stale or failed one."""
 
 import asyncio
 from dataclasses import replace
@@ -263,7 +263,7 @@ async def test_passed_deadline_is_listed_until_it_is_reported(store: Store) -> N
 
 
 async def test_passed_deadlines_come_by_account_and_in_pages(store: Store) -> None:
-    """Whatever an account that is not asked for has in front of them."""
+    """However many jobs another account has."""
     for n in range(5):
         await track(store, f"gone {n}", account="gone", deadline_seconds=0.0)
     uids = [await track(store, f"job {n}", deadline_seconds=1.0 + n) for n in range(3)]

@@ -1,4 +1,4 @@
-"""Registration: tracked, found, taken up again, with callbacks and with events."""
+"""Registration: tracked, found, resumed, with callbacks and with events."""
 
 import pytest
 

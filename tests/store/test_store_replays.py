@@ -1,4 +1,4 @@
-"""Replays: what they send again, in which order, how many at once, and what a crash, a stop or a removal leaves."""
+"""Replays: what they send again, in which order, how many at once, and the effect of a crash, a stop or a removal."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,7 +38,7 @@ async def job(store: Store, name: str = "a job", *kinds: str, now: float = NOW) 
 
 
 async def kill_all(store: Store, subscription_id: str = "sub_1", *, now: float = NOW, reason: str = "http_500") -> int:
-    """Every delivery of a subscription that has not ended becomes dead."""
+    """Every open delivery of a subscription becomes dead."""
     count = 0
     while claimed := await claim(store, subscription_id, now=now):
         for one in claimed:
@@ -54,13 +54,13 @@ async def replay(store: Store, subscription_id: str | None = "sub_1", **fields: 
 
 
 async def advance(store: Store, replay_id: str, now: float = NOW, holder: str = "node 1") -> None:
-    """All that can be done of it just now."""
+    """Advances the replay as far as possible at present."""
     while (await store.replays.advance(replay_id, holder, now)).more:
         pass
 
 
 async def finish(store: Store, replay_id: str, *subscription_ids: str, now: float = NOW) -> list[tuple[str, int]]:
-    """Takes it to its end with sinks that take everything. Returns the jobs and sequences that they got."""
+    """Runs the replay to its end with sinks that accept everything. Returns the jobs and sequences delivered."""
     got: list[tuple[str, int]] = []
     for _ in range(1_000):
         await advance(store, replay_id, now)

@@ -1,4 +1,4 @@
-"""Retention and the search for heads as a node does them: bounded, going on where they were, and enough."""
+"""Retention and the search for missed heads as a node runs them: bounded, resumable, and fast enough."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -45,7 +45,7 @@ def retention_of(store: Store, now: float = LATER, metrics: Metrics | None = Non
 
 
 async def ended(store: Store, count: int, now: float = NOW, prefix: str = "job") -> None:
-    """Jobs that ended, with one event each."""
+    """Closed jobs with one event each."""
     batch = [registration(f"{prefix} {n}", tracked_at=now) for n in range(count)]
     await store.jobs.register_many(batch)
     await together(
@@ -55,7 +55,7 @@ async def ended(store: Store, count: int, now: float = NOW, prefix: str = "job")
 
 @dataclass
 class Deletions:
-    """How many rows each transaction deleted, of the tables that retention is about."""
+    """Rows deleted by each transaction, in the tables that retention covers."""
 
     transactions: list[int] = field(default_factory=list)
     _open: int = 0
@@ -125,7 +125,7 @@ async def test_no_transaction_deletes_more_than_its_row_limit(store: Store) -> N
 
 
 async def test_deliveries_of_one_event_are_deleted_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of them gone, a replay would send to those subscriptions again."""
+    """Otherwise a replay would send half of them again."""
     monkeypatch.setattr("relay.store.upkeep.MAX_ROWS", 5)
     for nth in range(6):
         await store.subscriptions.create(subscription(f"sub_{nth}"))
@@ -138,7 +138,7 @@ async def test_deliveries_of_one_event_are_deleted_together(store: Store, monkey
 
 
 async def test_call_is_bounded_and_the_next_continues_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is owed by the hundred thousand, to a subscription that is disabled say, holds nothing up."""
+    """A hundred thousand open deliveries, for example of a disabled subscription, block nothing."""
     monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
     await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
     await ended(store, 2 * SLICE)
@@ -234,12 +234,12 @@ EVENTS_A_DAY = scaled(40, 120)
 
 @pytest.fixture
 def a_small_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite's log, which may be as large as ten thousand events, is kept small."""
+    """Keeps SQLite's log small, which otherwise may be as large as ten thousand events."""
     monkeypatch.setattr("relay.store.sqlite.WAL_AUTOCHECKPOINT_PAGES", SMALL_LOG_PAGES)
 
 
 async def sixty_days(store: Store, settings: RetentionSettings | None) -> list[Day]:
-    """With PostgreSQL, what autovacuum does every minute is done at the end of each day."""
+    """On PostgreSQL, runs at the end of each day what autovacuum does every minute."""
     found: list[Day] = []
     async for day in days(store, 60, EVENTS_A_DAY, settings=settings, steps_a_day=1):
         found.append(day)

@@ -1,4 +1,4 @@
-"""Answers kept for Idempotency-Keys, the states of accounts, ids, and what a restart finds."""
+"""Answers stored under Idempotency-Keys, account states, ids, and what survives a restart."""
 
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +16,7 @@ DAY = 86_400.0
 async def begin(
     store: Store, key: str = "key", digest: str = "digest", now: float = NOW, *, holder: str = "holder"
 ) -> StoredAnswer | None:
-    """None where the key was taken."""
+    """None if the key was taken."""
     begun = await store.idempotency.begin(key, digest, holder, now, now - DAY)
     return begun if isinstance(begun, StoredAnswer) else None
 

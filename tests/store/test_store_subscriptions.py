@@ -1,4 +1,4 @@
-"""Subscriptions and their secrets; what can be a credential is never stored as it is."""
+"""Subscriptions and their secrets. Whatever can be a credential is stored encrypted."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -179,7 +179,7 @@ async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
 
 
 async def stored_bytes(store: Store) -> bytes:
-    """All that the database keeps, as it keeps it: every row, and SQLite's files whole."""
+    """Everything the database stores, as stored: every row, and SQLite's files."""
     found: list[bytes] = []
     for table in SQLModel.metadata.tables:
         for row in await rows(store, f"SELECT * FROM {table}"):

@@ -1,4 +1,4 @@
-"""Retention in small batches that always come to an end, and never take what is still owed."""
+"""Retention in small batches that always end and never delete open deliveries."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace

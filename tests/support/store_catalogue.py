@@ -1,4 +1,4 @@
-"""Every statement of the store's hot paths by name, and tables filled in SQL: for the guards of their plans."""
+"""Every hot statement of the store by name, and SQL that fills tables, for the tests of query plans."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from tests.support.store_kit import NOW
 
 
 def is_page(statement: str) -> bool:
-    """Whether a statement ends after some rows of an order."""
+    """Whether a statement is an ordered page."""
     return "ORDER BY" in statement and "LIMIT" in statement
 
 
@@ -40,7 +40,7 @@ class Case:
     sorts: bool = False
     harmless: tuple[str, ...] = ()
     postgresql: Any = None
-    """What PostgreSQL runs in its place."""
+    """PostgreSQL's statement, if it is another one."""
 
 
 def job_pages() -> Iterator[Case]:
@@ -99,7 +99,7 @@ def delivery_pages() -> Iterator[Case]:
             yield Case(
                 f"deliveries by {name}, {'first page' if before is None else 'cursor'}",
                 made,
-                # nearly all rows of the table are delivered: a page of them is a page of the table
+                # nearly all rows are delivered, so their page is a page of the table
                 walks=name in ("nothing", "delivered"),
                 # one row for each subscription at most
                 sorts=name == "event",
@@ -123,7 +123,7 @@ def groups_of_deliveries() -> Iterator[Case]:
         walks = name in ("nothing", "delivered")
         for columns in (("reason",), ("reason", "subscription_id", "day")):
             made = delivery_groups.groups_statement(columns, **values)
-            # as many rows as are gone through, in whatever order: they are found along an index
+            # sorts the scanned rows, which are found by index
             yield Case(f"groups of deliveries by {name}, {len(columns)}", made, walks=walks, sorts=True)
         counted = delivery_groups.scanned_statement(**values)
         yield Case(f"groups of deliveries by {name}: how many", counted, walks=walks)
@@ -139,34 +139,34 @@ def intent_pages() -> Iterator[Case]:
 RUNNING_REPLAYS = ("SCAN replays USING INDEX ix_replays_running",)  # a hundred at most
 CATALOGUE = (
     Case("claim: backlog", claims.PENDING_SUBSCRIPTIONS),
-    Case("claim: take", claims.TAKE, sorts=True),  # three times as many as are asked for, at most
+    Case("claim: take", claims.TAKE, sorts=True),  # at most three times as many as requested
     Case("claim: with event", claims.WITH_EVENT),
     Case("probe: turn", claims.PROBE_TURN),
     Case("probe: next turn", claims.PROBE_AT),
     Case("probe: take the oldest", claims.TAKE_OLDEST, sorts=True),  # three hundred at most
-    Case("drain: bring forward", claims.EXPEDITE),
-    Case("failing often: put behind", claims.DEMOTE),
-    Case("mark: held", attempt_results.HELD),
-    Case("mark: made before", attempt_results.RECORDED),
-    Case("mark: count held", attempt_results.COUNT_HELD),
-    Case("mark: write attempt", attempt_results.WRITE_ATTEMPT),
-    Case("mark: follow-on claims", attempt_results.FOLLOW_ON_CLAIMS),
-    Case("mark", attempt_results.UPDATE_DELIVERIES),
-    Case("mark: attempt", attempt_results.INSERT_ATTEMPT),
-    Case("mark: promote", attempt_results.PROMOTE),
-    Case("mark: promote, by hand", attempt_results.PROMOTE_MANUAL),
-    Case("mark: head", attempt_results.HEAD),
-    Case("mark: head, by hand", attempt_results.HEAD_MANUAL),
-    Case("mark: disable", attempt_results.DISABLE),
-    Case("mark: stay disabled", attempt_results.STAY_DISABLED),
-    Case("mark: recover", attempt_results.RECOVER),
+    Case("drain: expedite", claims.EXPEDITE),
+    Case("failing often: demote", claims.DEMOTE),
+    Case("end attempts: held", attempt_results.HELD),
+    Case("end attempts: made before", attempt_results.RECORDED),
+    Case("end attempts: count held", attempt_results.COUNT_HELD),
+    Case("end attempts: write attempt", attempt_results.WRITE_ATTEMPT),
+    Case("end attempts: follow-on claims", attempt_results.FOLLOW_ON_CLAIMS),
+    Case("end attempts: update deliveries", attempt_results.UPDATE_DELIVERIES),
+    Case("end attempts: attempt", attempt_results.INSERT_ATTEMPT),
+    Case("end attempts: promote", attempt_results.PROMOTE),
+    Case("end attempts: promote, manual", attempt_results.PROMOTE_MANUAL),
+    Case("end attempts: head", attempt_results.HEAD),
+    Case("end attempts: head, manual", attempt_results.HEAD_MANUAL),
+    Case("end attempts: disable", attempt_results.DISABLE),
+    Case("end attempts: stay disabled", attempt_results.STAY_DISABLED),
+    Case("end attempts: recover", attempt_results.RECOVER),
     Case("release", deliveries.RELEASE),
     Case("release all", deliveries.RELEASE_ALL),
     Case("attempts of a delivery", deliveries.ATTEMPTS_OF_DELIVERY),
     Case("measure: pending", deliveries.PENDING),
     Case("measure: oldest pending", deliveries.OLDEST_PENDING),
     Case("outbox: open pairs", outbox.OPEN_OF_JOBS),
-    Case("outbox: open pairs, by hand", outbox.OPEN_MANUAL_OF_JOBS),
+    Case("outbox: open pairs, manual", outbox.OPEN_MANUAL_OF_JOBS),
     Case("outbox: callbacks", outbox.CALLBACKS_OF_JOBS),
     Case("outbox: events", outbox.INSERT_EVENT),
     Case("outbox: deliveries", outbox.INSERT_DELIVERY),
@@ -200,15 +200,15 @@ CATALOGUE = (
     Case("subscription: probe now", subscriptions.PROBE_NOW),
     Case("subscription: failing", subscriptions.FAILING),
     Case("remove: heads", cancellation.HEADS_OF_SUBSCRIPTION),
-    Case("remove: hold heads", cancellation.LOCK_HEADS),
+    Case("remove: lock heads", cancellation.LOCK_HEADS),
     Case("remove: cancel heads", cancellation.CANCEL_HEADS),
     Case("remove: cancel followers", cancellation.CANCEL_FOLLOWERS),
     Case("remove: callback links", subscriptions.DELETE_CALLBACK_LINKS),
-    Case("by hand: step aside", ordering.BLOCK_LATER_MANUAL),
-    Case("by hand: ahead", ordering.AHEAD_MANUAL),
+    Case("manual: block later ones", ordering.BLOCK_LATER_MANUAL),
+    Case("manual: count those ahead", ordering.AHEAD_MANUAL),
     Case("ordering: jobs of a subscription", ordering.JOBS_OF_SUBSCRIPTION),
-    Case("ordering: let all go", ordering.UNBLOCK_ALL),
-    Case("ordering: hold back", ordering.BLOCK_FOLLOWERS),
+    Case("ordering: unblock all", ordering.UNBLOCK_ALL),
+    Case("ordering: block followers", ordering.BLOCK_FOLLOWERS),
     Case("replay: end of a slice", replay_statements.END_OF_SLICE),
     Case("replay: count events", replay_statements.COUNT_EVENTS),
     Case("replay: count deliveries", replay_statements.COUNT_DELIVERIES),
@@ -217,17 +217,17 @@ CATALOGUE = (
     Case("replay: reopen", replay_statements.REOPEN),
     Case("replay: add", replay_statements.ADD),
     Case("replay: join what is open", replay_statements.JOIN_OPEN),
-    Case("replay: survey", replay_statements.PROGRESS),
-    Case("replay: harvest", replay_statements.COUNT_ENDED),
-    Case("replay: hold", replay_statements.TAKE_LEASE),
-    Case("replay: keep", replay_statements.SAVE_PROGRESS),
+    Case("replay: progress", replay_statements.PROGRESS),
+    Case("replay: count ended", replay_statements.COUNT_ENDED),
+    Case("replay: take lease", replay_statements.TAKE_LEASE),
+    Case("replay: save progress", replay_statements.SAVE_PROGRESS),
     Case("replay: end", replay_statements.END),
     Case("replay: free all", replay_statements.FREE_ALL, harmless=RUNNING_REPLAYS),
     Case("replay: running", replay_statements.RUNNING),
     Case("replay: number of running", replay_statements.RUNNING_COUNT, harmless=RUNNING_REPLAYS),
-    Case("replay: pairs to return", replay_statements.PAIRS_TO_RETURN, sorts=True),  # as many as are on their way
+    Case("replay: pairs to return", replay_statements.PAIRS_TO_RETURN, sorts=True),  # as many as are open
     Case("replay: return unsent", replay_statements.RETURN_UNSENT),
-    Case("replay: let go", replay_statements.DETACH),
+    Case("replay: detach", replay_statements.DETACH),
     Case("heads", upkeep.OPEN_SLICE),
     Case("heads: pending subscriptions", upkeep.PENDING_SUBSCRIPTIONS),
     Case("retention: old events", upkeep.OLD_EVENTS),
@@ -248,7 +248,7 @@ CATALOGUE = (
     Case("intent: settle", intents.SETTLE_REPEATS),
     Case("intent: unknown", intents.UNKNOWN),
     Case("intent: dismiss", intents.DISMISS),
-    Case("intent: tell", intents.MARK_REPORTED),
+    Case("intent: mark reported", intents.MARK_REPORTED),
     Case("intent: resolve", intents.RESOLVE),
     Case("intents: unreported, lost", intents.UNREPORTED_LOST),
     Case("intents: unreported, cut off", intents.UNREPORTED_CUT_OFF),
@@ -265,14 +265,14 @@ CATALOGUE = (
     *groups_of_deliveries(),
 )
 
-# --- as many rows as wished, the same in every database
+# --- any number of rows, the same in every database
 
 SUBSCRIPTION_COUNT = 20
 
 
 def filling(count: int, *, empty_bytes: str) -> list[str]:
-    """Statements that fill every table: `count` rows in the large ones. A tenth of the jobs and of the deliveries is
-    open, of these nine tenths wait for the one before; a fiftieth has ended otherwise than delivered."""
+    """Statements that fill every table, the large ones with `count` rows. A tenth of the jobs and of the deliveries
+    is open, and nine tenths of those are blocked. A fiftieth of the deliveries ended otherwise than delivered."""
     every = _rows(count)
     return [
         f"""
@@ -325,7 +325,7 @@ SELECT {_key("job")}, 'sub_' || (i % 1900) FROM n""",
         f"""
 INSERT INTO idempotency_keys (id, body_digest, status_code, ciphertext, created_at) {_rows(max(4_000, count // 10))}
 SELECT 'key ' || i, 'digest', 200, {empty_bytes}, {NOW} + i FROM n""",
-        # the first 500 were sent long ago; of the others a twentieth is unknown, and all the rest in flight
+        # the first 500 were sent long ago; of the others a twentieth is unknown, the rest in flight
         f"""
 INSERT INTO intents (id, source, account, path, body_digest, idempotency_key, created_at, reason, told) {_rows(count)}
 SELECT {_key("int")}, 'revor', 'default', '/api/v1/outreach/dispatches', 'digest ' || i,

@@ -1,4 +1,4 @@
-"""Days in the life of a store by a clock of its own: jobs come and end, their events are delivered, upkeep is done."""
+"""Days in the life of a store by a clock of its own: jobs start and end, events are delivered, upkeep runs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ ANSWERED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
-    """The end of a day: the database's size, and how many events it holds."""
+    """The end of a day: the database's size and number of events."""
 
     number: int
     size_bytes: int
@@ -52,8 +52,8 @@ class Day:
 async def days(
     store: Store, count: int, events_a_day: int, *, settings: RetentionSettings | None = None, steps_a_day: int = 24
 ) -> AsyncIterator[Day]:
-    """So many days of jobs that end, two events each; every event has one delivery with one attempt. Retention is done
-    once at each step, not once a minute, and with `settings` None not at all."""
+    """Days of jobs that end, with two events each; every event has one delivery with one attempt. Retention runs
+    once per step, not once a minute, and not at all if `settings` is None."""
     await store.subscriptions.create(Subscription(id="sub_days", sink="https://sink.example/hook", created_at=BEGIN))
     now = BEGIN
     retention = None
@@ -77,7 +77,7 @@ async def days(
 
 
 async def _live(store: Store, numbers: range, now: float) -> None:
-    """Jobs that are registered, seen at their end and delivered, three commits for all of them."""
+    """Jobs are registered, polled at their end and delivered, in three commits for all of them."""
     pairs = [_job(number, now) for number in numbers]
     await store.jobs.register_many([registration for registration, _ in pairs])
     taken = await asyncio.gather(*(store.jobs.record(record) for _, record in pairs))
@@ -111,7 +111,7 @@ async def _live(store: Store, numbers: range, now: float) -> None:
 
 
 def _job(number: int, now: float) -> tuple[Registration, PollRecord]:
-    """A job, and the look that saw its whole life."""
+    """A job, and the poll that saw its whole life."""
     uid, external_id = new_id("job", now), f"1699a819-188d-48b6-b6be-{number:012x}"
     item = {
         **{"id": external_id, "status": "succeeded", "action": "outreach.dispatch", "channel": "email"},

@@ -1,4 +1,4 @@
-"""What the tests of the store are built from: values with short names, and a look behind the store's back."""
+"""Building blocks of the store's tests: values with short names, and direct access to the tables."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ _counter = itertools.count(1)
 
 
 class ReversingCipher:
-    """Hides plaintext from a reader of the file, and binds it to its context; fast."""
+    """Hides plaintext from a reader of the file and binds it to its context; fast."""
 
     def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
         return (context.encode() + b"\0" + plaintext)[::-1]
@@ -137,7 +137,7 @@ async def claim(
 
 
 async def deliver_all(store: Store, subscription_id: str, *, now: float = NOW) -> list[Claimed]:
-    """Delivers what is due until nothing is left. Returns it in the order in which it was delivered."""
+    """Delivers what is due until nothing is left. Returns it in delivery order."""
     done: list[Claimed] = []
     while claimed := await claim(store, subscription_id, now=now):
         for one in claimed:
@@ -147,7 +147,7 @@ async def deliver_all(store: Store, subscription_id: str, *, now: float = NOW) -
 
 
 async def rows(store: Store, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-    """The rows of a query of ours."""
+    """The rows of an SQL query."""
 
     def query(connection: Connection) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in connection.execute(text(sql), parameters)]
@@ -156,7 +156,7 @@ async def rows(store: Store, sql: str, **parameters: Any) -> list[dict[str, Any]
 
 
 async def deliveries(store: Store, subscription_id: str | None = None) -> list[dict[str, Any]]:
-    """All of them, by job and sequence."""
+    """All deliveries, by job and sequence."""
     found = await rows(store, "SELECT * FROM deliveries ORDER BY job_uid, sequence, subscription_id")
     return [row for row in found if subscription_id in (None, row["subscription_id"])]
 
@@ -167,13 +167,13 @@ async def states(store: Store, subscription_id: str | None = None) -> list[str]:
 
 
 async def counts(store: Store) -> Mapping[str, int]:
-    """How many rows each table has."""
+    """Number of rows per table."""
     tables = ("jobs", "events", "deliveries", "attempts", "subscriptions", "secrets", "job_callbacks")
     return {name: (await rows(store, f"SELECT COUNT(*) AS n FROM {name}"))[0]["n"] for name in tables}
 
 
 async def execute(store: Store, sql: str, **parameters: Any) -> None:
-    """Writes behind the store's back."""
+    """Writes directly to the database."""
 
     def batch(connection: Connection, items: Sequence[None]) -> list[None]:
         connection.execute(text(sql), parameters)
@@ -183,7 +183,7 @@ async def execute(store: Store, sql: str, **parameters: Any) -> None:
 
 
 async def together(store: Store, *writes: Awaitable[Any]) -> list[Any]:
-    """Has all these writes share one group. Returns their results, or the errors that they raised."""
+    """Makes all these writes share one group. Returns their results or errors."""
     async with held_writer(store):
         tasks = [asyncio.ensure_future(write) for write in writes]
         await asyncio.sleep(0)  # one turn of the loop, in which each task gets as far as its future
@@ -193,7 +193,7 @@ async def together(store: Store, *writes: Awaitable[Any]) -> list[Any]:
 
 @asynccontextmanager
 async def held_writer(store: Store) -> AsyncIterator[None]:
-    """A group with nothing in it waits at the beginning of its transaction until the block ends."""
+    """An empty group waits at the beginning of its transaction until the block ends."""
     database, writers = store.database, _writers(store)
     release = _hold(database)
     try:
@@ -207,13 +207,13 @@ async def held_writer(store: Store) -> AsyncIterator[None]:
 
 
 def _writers(store: Store) -> list[Any]:
-    """What collects groups: with PostgreSQL, single statements go beside the others."""
+    """The queues of the database: on PostgreSQL, single statements have their own."""
     database = store.database
     return [database.writer, database.caller] if isinstance(database, PostgresDatabase) else [database.writer]
 
 
 async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Waits for what has no event of its own."""
+    """Polls a condition that has no event of its own."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""SQLite's write-ahead log as bytes: which transactions are whole (sqlite.org/fileformat2.html, section 4)."""
+"""SQLite's write-ahead log as bytes: which transactions are complete (sqlite.org/fileformat2.html, section 4)."""
 
 import struct
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ MAGIC = 0x377F0682
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wal:
-    """`salts` differ between two generations: a log is begun anew, over the old one, when all of it is in the main
-    file. `commit_ends`: the offset behind each whole transaction of this generation, in order."""
+    """`salts` differ between generations: once all of a log is in the main file, it restarts over the old one.
+    `commit_ends`: the offset after each complete transaction of this generation, in order."""
 
     salts: bytes
     page_bytes: int
@@ -19,12 +19,12 @@ class Wal:
 
     @property
     def end(self) -> int:
-        """Behind the last whole transaction; all that follows is of no account."""
+        """After the last complete transaction; anything beyond is ignored."""
         return self.commit_ends[-1] if self.commit_ends else 0
 
 
 def read_wal(content: bytes) -> Wal:
-    """Of an empty or torn header: a log without transactions."""
+    """A log without transactions if the header is empty or torn."""
     nothing = Wal(salts=b"", page_bytes=0, commit_ends=())
     if len(content) < HEADER_BYTES:
         return nothing

@@ -1,4 +1,4 @@
-"""Which marks are plain: the end of an attempt after which no subscription and nobody else has to be told."""
+"""Which attempt results are plain: no subscription changes and no event is recorded."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ PLAIN: dict[str, Any] = {"state": "delivered", "now": 1.0, "attempt": attempt()}
 
 
 class Claimed:
-    """As much of it as is asked for."""
+    """The attribute that is read."""
 
     def __init__(self, *, probe: bool = False) -> None:
         self.probe = probe

@@ -1,4 +1,4 @@
-"""Rows that are asked for one by one are read together, and nobody waits for longer than for two reads."""
+"""Rows requested one by one are read together, and no request waits for more than two reads."""
 
 import asyncio
 from typing import Any, cast
@@ -10,7 +10,7 @@ from relay.store.lookup import FEW_KEYS, MAX_KEYS, Lookup
 
 
 class HeldDatabase:
-    """Each read waits until it is let go; it finds the keys that are in `rows`."""
+    """Each read waits until it is released, and finds the keys in `rows`."""
 
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
@@ -31,14 +31,14 @@ class HeldDatabase:
         return query(self.rows, keys)  # type: ignore[no-any-return]
 
     async def let_go(self, error: Exception | None = None) -> None:
-        """Ends the read that is under way."""
+        """Ends the current read."""
         held = self.held.pop()
         held.set_exception(error) if error is not None else held.set_result(None)
         await turns()
 
 
 async def turns() -> None:
-    """All that can happen by itself has happened."""
+    """Lets all pending callbacks run."""
     for _ in range(20):
         await asyncio.sleep(0)
 
