@@ -129,9 +129,9 @@ class Program:
 
     def __call__(self, send: Send) -> list[Any]:
         bearer, api_key = {"Authorization": f"Bearer {API_KEY}"}, {"x-api-key": API_KEY}
-        told: list[Any] = []
+        answers: list[Any] = []
         status, document = send("GET", f"{ACCOUNTS}?can_send=true", None, bearer)
-        told.append((status, [account["account_id"] for account in document["items"]]))
+        answers.append((status, [account["account_id"] for account in document["items"]]))
         for headers, body in (
             (bearer, DISPATCH),
             (api_key, LARGE),
@@ -139,11 +139,11 @@ class Program:
         ):
             status, document = send("POST", DISPATCHES, body, headers)
             item = document["item"]
-            told.append((status, document["ok"], item["status"], item["channel"], sorted(item)))
+            answers.append((status, document["ok"], item["status"], item["channel"], sorted(item)))
             self.job_ids.append(item["id"])
         again = send("POST", DISPATCHES, DISPATCH, {**bearer, "Idempotency-Key": self._name})
-        told.append((again[0], again[1]["item"]["id"] == self.job_ids[-1]))
-        told.extend(self._end_of(send, job_id, bearer) for job_id in self.job_ids)
+        answers.append((again[0], again[1]["item"]["id"] == self.job_ids[-1]))
+        answers.extend(self._end_of(send, job_id, bearer) for job_id in self.job_ids)
         for method, path, body in (
             ("GET", f"{JOBS}no-such-job", None),
             ("POST", DISPATCHES, {"channel": "fax"}),
@@ -152,9 +152,9 @@ class Program:
             ("GET", "/api/v2/nothing?q=a%20b", None),
         ):
             status, document = send(method, path, body, bearer)
-            told.append((status, document["ok"], document["error"]["code"], document["error"]["message"]))
-        told.append(send("GET", ACCOUNTS, None, {})[1]["error"]["code"])
-        return told
+            answers.append((status, document["ok"], document["error"]["code"], document["error"]["message"]))
+        answers.append(send("GET", ACCOUNTS, None, {})[1]["error"]["code"])
+        return answers
 
     def _end_of(self, send: Send, job_id: str, headers: Mapping[str, str]) -> Any:
         latest = time.monotonic() + PATIENCE_SECONDS
@@ -171,17 +171,17 @@ async def run_all(url: str) -> tuple[dict[str, list[Any]], set[str]]:
     """The answers each client's program got, run concurrently, and the jobs they made."""
     programs = {client: Program(f"{client} at {url}") for client in CLIENTS}
     runs = [asyncio.to_thread(CLIENTS[client], url, program) for client, program in programs.items()]
-    told = dict(zip(programs, await asyncio.gather(*runs), strict=True))
+    answers = dict(zip(programs, await asyncio.gather(*runs), strict=True))
     job_ids = {job_id for program in programs.values() for job_id in program.job_ids}
     assert len(job_ids) == 3 * len(CLIENTS)
-    return told, job_ids
+    return answers, job_ids
 
 
 async def test_program_behaves_the_same_with_and_without_the_relay(world: RelayWorld) -> None:
     without, untracked = await run_all(world.sandbox_url)
     through, tracked = await run_all(world.url)
-    for client, told in through.items():
-        assert told == without[client], client
+    for client, answers in through.items():
+        assert answers == without[client], client
     jobs = (await world.get("/v1/jobs?limit=500"))["items"]
     assert {job["id"] for job in jobs} == tracked
     assert not tracked & untracked

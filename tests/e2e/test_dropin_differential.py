@@ -69,8 +69,8 @@ def compared(headers: Sequence[Header], *left_out: str) -> list[tuple[str, bytes
 
 def same_framing(answered: Answer, method: str) -> bool:
     """True if Content-Length matches the body."""
-    told = answered.length in (None, len(answered.body))
-    return (method == "HEAD" and answered.status != 304) or told
+    expected = answered.length in (None, len(answered.body))
+    return (method == "HEAD" and answered.status != 304) or expected
 
 
 async def test_callers_get_the_same_answers(start: Start) -> None:
@@ -81,26 +81,26 @@ async def test_callers_get_the_same_answers(start: Start) -> None:
         direct, behind, relayed = [await stack.enter_async_context(Client(url)) for url in urls]
         for number in range(CASES):
             made = requests.draw()
-            told, got = await direct.exchange(made.raw), await relayed.exchange(made.raw)
-            said = f"case {number}: {made.raw[:300]!r}: {told}, {got}"
+            expected, got = await direct.exchange(made.raw), await relayed.exchange(made.raw)
+            said = f"case {number}: {made.raw[:300]!r}: {expected}, {got}"
             cache = (got.one("relay-cache") or b"none").decode()
             caches[cache] += 1
-            statuses[told.status] += 1
+            statuses[expected.status] += 1
             assert got.complete, said
-            assert got.status == told.status, said
-            assert compared(got.headers) == compared(told.headers), said
-            assert got.all("content-type") == told.all("content-type"), said
+            assert got.status == expected.status, said
+            assert compared(got.headers) == compared(expected.headers), said
+            assert got.all("content-type") == expected.all("content-type"), said
             assert same_framing(got, made.method), said
             if cache == "hit":
-                assert REQUEST_ID.sub(b"", got.body) == REQUEST_ID.sub(b"", told.body), said
+                assert REQUEST_ID.sub(b"", got.body) == REQUEST_ID.sub(b"", expected.body), said
                 assert int(got.one("age") or -1) >= 0, said
                 await behind.exchange(request("GET", "/api/"))  # so that both have issued as many request ids
             else:
-                assert got.body == told.body, said
-                assert got.all("content-length") == told.all("content-length"), said
+                assert got.body == expected.body, said
+                assert got.all("content-length") == expected.all("content-length"), said
                 assert got.all("age") == [], said
-            if told.status == 202:
-                requests.jobs.append(told.json["item"]["id"])
+            if expected.status == 202:
+                requests.jobs.append(expected.json["item"]["id"])
         jobs = [await client.exchange(request("GET", "/_sandbox/jobs")) for client in (direct, behind)]
         assert jobs[0].json["jobs"] == jobs[1].json["jobs"]
     # All kinds of requests occurred:
@@ -201,9 +201,9 @@ async def test_upstream_gets_the_same_requests_and_may_answer_anything(start: St
         for number in range(CASES):
             made = requests.draw()
             raw = numbered(made, number)
-            told, got = await direct.exchange(raw), await relayed.exchange(raw)
+            expected, got = await direct.exchange(raw), await relayed.exchange(raw)
             sent, passed = at_near.got[-1], at_far.got[-1]
-            said = f"case {number}: {sent}, {passed}, {told}, {got}"
+            said = f"case {number}: {sent}, {passed}, {expected}, {got}"
             assert len(at_far.got) == len(at_near.got) == number + 1, said
             assert passed.one("host") == far.url.partition("//")[2].encode(), said
             assert passed.one("relay-node"), said
@@ -214,9 +214,9 @@ async def test_upstream_gets_the_same_requests_and_may_answer_anything(start: St
             else:
                 assert arrived(passed) == arrived(sent), said
             assert passed.length in (sent.length, len(passed.body)), said
-            assert got.status == told.status, said
+            assert got.status == expected.status, said
             assert got.complete, said
-            assert compared(got.headers) == compared(told.headers), said
-            assert got.body == told.body, said
+            assert compared(got.headers) == compared(expected.headers), said
+            assert got.body == expected.body, said
             assert got.one("relay-cache") == b"pass", said
             assert same_framing(got, made.method), said

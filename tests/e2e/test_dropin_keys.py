@@ -303,7 +303,7 @@ async def test_token_stands_for_the_only_account_with_a_key(tmp_path: Path) -> N
         assert (await truth(world, answer.json()["item"]["id"]))["account"] == "beta"
 
 
-# --- keys that nobody knows
+# --- unknown keys
 
 
 async def test_dev_forwards_a_local_unknown_key_untracked(world: World) -> None:

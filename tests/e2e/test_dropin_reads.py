@@ -257,23 +257,23 @@ async def test_each_status_is_served_unchanged(world: World, clock: FakeClock) -
     job_id = await world.job(start_delay_seconds=30, run_seconds=30, attempt_failures=1, retry_pause_seconds=30)
     seen = set()
     for _ in range(200):
-        told = await world.sandbox.get(JOBS + job_id, headers=AUTH)
+        direct = await world.sandbox.get(JOBS + job_id, headers=AUTH)
         answered = await read(world, job_id, **NO_CACHE)
         await at_rest(world)
         served = await read(world, job_id)
-        assert answered.json()["item"] == told.json()["item"]
+        assert answered.json()["item"] == direct.json()["item"]
         if served.headers["relay-cache"] == "hit":
-            assert served.json()["item"] == told.json()["item"]
-            item = orjson.dumps(told.json()["item"])
+            assert served.json()["item"] == direct.json()["item"]
+            item = orjson.dumps(direct.json()["item"])
             assert item in served.content
-            seen.add(told.json()["item"]["status"])
-        if told.json()["item"]["status"] == "succeeded":
+            seen.add(direct.json()["item"]["status"])
+        if direct.json()["item"]["status"] == "succeeded":
             break
         clock.advance(5)
     assert seen >= {"queued", "running", "succeeded"} or seen >= {"scheduled", "running", "succeeded"}
 
 
-# --- passed reads are looks
+# --- forwarded reads count as polls
 
 
 async def test_forwarded_read_is_recorded(world: World, clock: FakeClock) -> None:
@@ -670,7 +670,7 @@ async def test_caller_gets_the_answer_to_a_create_even_if_tracking_fails(
         await call.send(made("odd"))
 
     async def fail(*_: Any) -> Any:
-        raise ValueError("an event that can not be made")
+        raise ValueError("an event that cannot be made")
 
     upstream.handler = make
     monkeypatch.setattr(over_stub.node.tracking, "register", fail)

@@ -124,7 +124,7 @@ async def until_told(world: RelayWorld, intent: dict[str, Any]) -> dict[str, Any
     async def told() -> bool:
         return bool((await world.get(path))["items"])
 
-    await world.until(told, "no event tells of it")
+    await world.until(told, "no event reports it")
     (event,) = (await world.get(path))["items"]
     data: dict[str, Any] = event["data"]
     given = intent["idempotency_key"] is not None
@@ -184,14 +184,14 @@ async def between(world: RelayWorld, at: socket.socket | None = None) -> AsyncIt
 
 
 async def test_upstream_refuses_the_connection_of_a_create(world: RelayWorld) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # bound, but not listening
-        await world.serve(REVOR_BASE_URL=f"http://127.0.0.1:{nobody.getsockname()[1]}")
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, but not listening
+        await world.serve(REVOR_BASE_URL=f"http://127.0.0.1:{reserved.getsockname()[1]}")
         status, document = await send(world)
         assert (status, document["ok"], document["error"]["code"]) == (502, False, "relay_upstream_unreachable")
         assert "Nothing was sent" in document["error"]["message"]
         await suspects_none(world)
-        async with between(world, nobody):
+        async with between(world, reserved):
             status, document = await send(world)  # safe to send again, also without a key
             assert status == 202
             assert await made(world) == await tracked(world) == [document["item"]["id"]]
@@ -221,7 +221,7 @@ async def test_database_cannot_be_written_before_a_create(world: RelayWorld) -> 
     await suspects_none(world)
 
 
-# --- it was sent, and nobody knows what came of it
+# --- it was sent, and reserved knows what came of it
 
 
 @pytest.mark.parametrize("kind", ["timeout", "truncated"])

@@ -40,7 +40,7 @@ class Plans:
     """The plans that planners save and restore, in order with the tracked jobs."""
 
     plan: dict[str, object] = field(default_factory=dict)
-    told: list[object] = field(default_factory=list)
+    restored: list[object] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -49,11 +49,11 @@ def plans(monkeypatch):
     track = Planner.track
 
     def tracked(self, job_id, *values, **named):
-        made.told.append(job_id)
+        made.restored.append(job_id)
         track(self, job_id, *values, **named)
 
     monkeypatch.setattr(Planner, "durable_state", lambda self: dict(made.plan))
-    monkeypatch.setattr(Planner, "resume", lambda self, plan, now: made.told.append((dict(plan), now)))
+    monkeypatch.setattr(Planner, "resume", lambda self, plan, now: made.restored.append((dict(plan), now)))
     monkeypatch.setattr(Planner, "track", tracked)
     return made
 
@@ -76,11 +76,11 @@ async def test_restart_restores_statistics_and_plan(tmp_path, plans):
         learner.see("dispatch", 3.0, '{"mean": 4}')
         plans.plan = {"price": 0.5}
         await keep(world)
-        plans.told.clear()
+        plans.restored.clear()
         again = FakeLearner()
         await world.restart_poller(100.0, learner=again)
         assert again.given == [("dispatch", '{"mean": 4}')]
-        assert plans.told == [({"price": 0.5}, world.clock()), uid]  # before any job is planned
+        assert plans.restored == [({"price": 0.5}, world.clock()), uid]  # before any job is planned
 
 
 async def test_only_changes_are_saved(tmp_path, plans):
@@ -175,7 +175,7 @@ async def test_plan_refused_by_its_holder_is_saved_again(plans):
     memory = AccountPlan("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder=Holder("node 1"))
     planner = Planner(PlannerConfig())
     await memory.restore(planner)
-    assert plans.told == []
+    assert plans.restored == []
     plans.plan = {"price": 1.0}
     await memory.save(planner)
     held.mine = True

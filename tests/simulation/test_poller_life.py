@@ -325,7 +325,7 @@ async def begin_poll(world, uid):
     world.clock.advance(1.0)
     assert await world.poller.run_once()
     async with asyncio.timeout(10):
-        while len(world.source.polled) == asked:  # noqa: ASYNC110 - the source tells nobody
+        while len(world.source.polled) == asked:  # noqa: ASYNC110 - the source has no signal
             await asyncio.sleep(0)
 
 
@@ -476,7 +476,7 @@ async def test_clock_set_forward_raises_no_alarm(tmp_path):
 @pytest.fixture
 def weights(monkeypatch):
     """The weight last set in the planner, by job."""
-    told = {}
+    weights_set = {}
 
     def spied(name):
         method = getattr(Planner, name)
@@ -484,14 +484,14 @@ def weights(monkeypatch):
 
         def spy(*values, **named):
             given = signature.bind(*values, **named).arguments
-            told[given["job_id"]] = given.get("weight", 1.0)
+            weights_set[given["job_id"]] = given.get("weight", 1.0)
             return method(*values, **named)
 
         return spy
 
     for name in ("track", "set_weight"):
         monkeypatch.setattr(Planner, name, spied(name))
-    return told
+    return weights_set
 
 
 @pytest.mark.parametrize("own", [0.25, 1.0, 4.0])

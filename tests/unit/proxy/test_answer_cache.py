@@ -46,7 +46,7 @@ def test_only_cached_answers_are_renewed() -> None:
     answers, newer = AnswerCache(), kept(body=b"newer")
 
     def never() -> CachedAnswer:
-        raise AssertionError("nobody asks for it, so it is not made")
+        raise AssertionError("the job is not cached, so its answer is not made")
 
     answers.renew(KEYS[0], never)
     assert answers.get(KEYS[0]) is None
