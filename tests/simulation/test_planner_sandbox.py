@@ -12,8 +12,9 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.forecast import MEASURED_ENDS
-from relay.sandbox.lifecycle import Behaviour
+from relay.sandbox.lifecycle import Behaviour, accepted_item
 from relay.sandbox.world import World as Sandbox
+from tests.support.scale import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -25,6 +26,7 @@ CHANNELS = ("linkedin", "email", "whatsapp")
 LIMIT = 60
 NAIVE_SECONDS = 5.0
 ENDS_A_SAMPLE = 100
+JOBS = scaled(700, 2_000)
 
 
 class SandboxJob:
@@ -44,7 +46,7 @@ class SandboxJob:
 
     def item_at(self, at: float) -> dict[str, Any]:
         if at <= self.created_at:
-            return self._sandbox.accepted_item(self._job)
+            return accepted_item(self._job)
         return self._sandbox.item_at(self._job, at)
 
 
@@ -128,13 +130,13 @@ def honesty(world: World, planner: Planner) -> float:
 
 @pytest.mark.parametrize("name", ["lanes60", "heavy", "mix"])
 def test_the_stated_delay_is_honest_in_the_simulator(name: str) -> None:
-    world = make(name, 1, 2_000)
+    world = make(name, 1, JOBS)
     rate = world.requests_per_second(4.0, arrivals=True)
     assert 0.7 < honesty(world, Planner(PlannerConfig(max_requests_per_second=rate, seed=1))) < 1.3
 
 
 def test_the_stated_delay_is_honest_in_the_sandbox() -> None:
-    world = sandbox_world(2_000, 1, per_second=0.05)
+    world = sandbox_world(JOBS, 1, per_second=0.05)
     assert 0.7 < honesty(world, Planner(PlannerConfig(max_requests_per_second=0.5, seed=1))) < 1.3
 
 

@@ -60,7 +60,7 @@ class Stop:
         self._around(IntentStore, "begin", "create.called", "intent.committed", "intent.written")
         self._around(ReplayStore, "advance", "replay.called", "replay.committed", "replay.written")
         self._around(UpstreamTransport, "send", operation="create.sent")
-        self._around(Creates, "_take_in", "create.answered", "create.recorded")
+        self._around(Creates, "_settle_answer", "create.answered", "create.recorded")
         self._around(Store, "recover_from_crash", "start.migrated", "start.freed")
         self._around(Store, "close", before="stop.closing")
         self._when_sent(exchange, "_answer", "send.sent")
