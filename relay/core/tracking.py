@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.core.job import Observation, Priority
 from relay.core.records import Intent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackRequest:
+class TrackRequest(NamedTuple):
     """A job to be tracked, checked. `seen`: what the upstream's own answer, given as the body, says of it.
 
     Without a `priority` a job that is tracked already keeps its own. `spacing_seconds` and `intent` come from a
     create that went through the relay: the least time to its predecessor in the lane, and what its fate settles. So do
     `request` and `connect_account_id`: see `relay.core.job.Job`. `resolves`: the create of unknown fate that a person
     found to have made the job.
+
+    A NamedTuple because a batch creates thousands: a frozen dataclass takes three times as long to make.
     """
 
     external_id: str
