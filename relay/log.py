@@ -17,17 +17,15 @@ from relay.redaction import redact
 
 
 def configure(*, dev: bool, level: str = "info", stream: TextIO | None = None) -> None:
-    """Send all logging of this process to `stream` (stderr), as JSON lines, or readable with `dev`.
+    """Sends all logging of this process to `stream` (stderr), as JSON lines or, with `dev`, as readable ones.
 
-    With `dev` times are those of the clock on the wall, and each delivery has a line, also one that succeeds.
-
-    Loggers of the standard library lose their own handlers: run uvicorn with `log_config=None`. Raises ValueError for
-    a level that is none.
+    `dev` also shows local times and logs successful deliveries. The standard library's loggers lose their handlers, so
+    run uvicorn with `log_config=None`. Raises ValueError for an unknown level.
     """
     out = stream if stream is not None else sys.stderr
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
-        raise ValueError(f"{level!r} is no log level: use debug, info, warning, error or critical")
+        raise ValueError(f"{level!r} is not a log level: use debug, info, warning, error or critical")
     global _shows_deliveries
     _shows_deliveries = dev or number <= logging.DEBUG
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if dev else "iso", utc=not dev)
@@ -64,7 +62,7 @@ def configure(*, dev: bool, level: str = "info", stream: TextIO | None = None) -
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    # They say at length, for every fire and every start, what a line of our own says once.
+    # Verbose at info level: APScheduler logs every run.
     for chatty in ("apscheduler", "alembic"):
         logging.getLogger(chatty).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
@@ -74,22 +72,24 @@ _shows_deliveries = False
 
 
 def shows_deliveries() -> bool:
-    """Whether a delivery that succeeds has a line: with `dev` and at debug level. Elsewhere it would cost too much."""
+    """Whether successful deliveries are logged: only with `dev` or at debug level, because of the cost."""
     return _shows_deliveries
 
 
 def _sentence(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
-    """The two lines that a developer looks for, as sentences; what they say is taken out of the fields."""
+    """Turns the two most useful development lines into sentences, and drops the fields these contain."""
     match event_dict:
         case {"event": "transition", "job": job, "kind": kind, "previous": previous}:
             step = kind if previous is None else f"{previous} → {kind}"
-            return _told(event_dict, f"{job}  {step}", "job", "kind", "previous", "job_uid", "account", "source")
+            return _as_sentence(event_dict, f"{job}  {step}", "job", "kind", "previous", "job_uid", "account", "source")
         case {"event": "attempt", "sink": sink, "type": type, "job": job, "state": "delivered", "status_code": status}:
             done = ("state", "status_code", "error", "decision", "kept", "job_uid", "subscription")
-            return _told(event_dict, f"{job}  {_short(type)}: {status} from {sink}", "sink", "type", "job", *done)
+            return _as_sentence(
+                event_dict, f"{job}  {_short(type)}: {status} from {sink}", "sink", "type", "job", *done
+            )
         case {"event": "attempt", "sink": sink, "type": type, "job": job}:
             said = f"{job}  {_short(type)}: not delivered to {sink}"
-            return _told(event_dict, said, "sink", "type", "job", "job_uid", "kept")
+            return _as_sentence(event_dict, said, "sink", "type", "job", "job_uid", "kept")
     return event_dict
 
 
@@ -97,30 +97,30 @@ def _short(event_type: str) -> str:
     return event_type.rpartition(".")[2]
 
 
-def _told(event_dict: EventDict, sentence: str, *told: str) -> EventDict:
-    return {**{name: value for name, value in event_dict.items() if name not in told}, "event": sentence}
+def _as_sentence(event_dict: EventDict, sentence: str, *dropped: str) -> EventDict:
+    return {**{name: value for name, value in event_dict.items() if name not in dropped}, "event": sentence}
 
 
 class _Dropping:
-    """A stream whose lines are dropped where they can not be written (the disk is full, nobody reads the pipe, an
-    encoding has no word for them): what is logged about must go on."""
+    """A stream that drops lines it cannot write (full disk, closed pipe, unsupported encoding), so that logging never
+    stops the program."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def write(self, text: str) -> None:
-        """Writes, or does nothing."""
+        """Writes the text, or drops it."""
         with contextlib.suppress(OSError, ValueError):
             self._out.write(text)
 
     def flush(self) -> None:
-        """The same."""
+        """Flushes, or does nothing."""
         with contextlib.suppress(OSError, ValueError):
             self._out.flush()
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """A line that can not be written is dropped: the standard handler would print its arguments unredacted."""
+    """Drops lines it cannot write: the standard handler would print their arguments unredacted."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, RUF100 (the library's name)
         return
@@ -129,5 +129,5 @@ class _Handler(logging.StreamHandler[TextIO]):
 def _json_line(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> str:
     try:
         return orjson.dumps(event_dict).decode()
-    except TypeError:  # half a surrogate pair, which only escapes can write
+    except TypeError:  # an unpaired surrogate, which only JSON escapes can represent
         return json.dumps(event_dict)

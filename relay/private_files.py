@@ -1,7 +1,7 @@
 """Files that only their owner may read, whatever the umask: the encryption key, the API token, the database, exports.
 
-`create` never writes over a file, never follows a link and never leaves half a file. `read` refuses a file that is a
-link, or that others may read. `narrow` takes others' rights to a file away.
+`create` never overwrites a file, follows a link or leaves a partial file. `read` refuses links and files that others
+may read. `narrow` removes other users' permissions.
 """
 
 import logging
@@ -14,7 +14,7 @@ from pathlib import Path
 from relay.errors import SettingsError
 
 log = logging.getLogger("relay.files")
-"""Of the standard library, which writes to stderr also where a command has set no logging up."""
+"""The standard library's logger: it writes to stderr even if a command has not configured logging."""
 
 MAX_BYTES = 4096
 PRIVATE = 0o600
@@ -23,7 +23,7 @@ PRIVATE = 0o600
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     """`$XDG_STATE_HOME/revor-relay`, by default `~/.local/state/revor-relay`. Raises SettingsError without a home."""
     base = environ.get("XDG_STATE_HOME", "")
-    if base.startswith("/"):  # the XDG specification: a relative path is to be ignored
+    if base.startswith("/"):  # relative paths are ignored, as the XDG specification says
         return Path(base) / "revor-relay"
     home = environ.get("HOME", "")
     if not home.startswith("/"):
@@ -35,10 +35,10 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
 
 
 def create(path: Path, text: str, *, mode: int = PRIVATE) -> bool:
-    """Makes the file, with exactly this mode. False where that name is taken. Raises OSError.
+    """Creates the file with exactly this mode, and missing folders for their owner only. Raises OSError.
 
-    The folders above are made too, for their owner only. The text is written under another name and linked into place:
-    the first of two processes wins, and neither reads half a file.
+    Returns False if the file exists. The text is written under another name and then linked into place: of two
+    processes the first wins, and neither reads a partial file.
     """
     _make_folder(path.parent)
     draft = _draft(path, text, mode)
@@ -53,7 +53,7 @@ def create(path: Path, text: str, *, mode: int = PRIVATE) -> bool:
 
 
 def write_over(path: Path, text: str, *, mode: int = PRIVATE) -> None:
-    """Makes the file, or puts this one in its place; a link there is replaced, not followed. Raises OSError."""
+    """Creates or replaces the file; a link is replaced, not followed. Raises OSError."""
     draft = _draft(path, text, mode)
     try:
         draft.replace(path)
@@ -64,12 +64,12 @@ def write_over(path: Path, text: str, *, mode: int = PRIVATE) -> None:
 
 
 def read(path: Path, what: str) -> bytes:
-    """The first 4 KiB of it; `what` names it in messages, such as "key file".
+    """The first 4 KiB of a file. `what` names it in messages, such as "key file".
 
-    Raises SettingsError where it is a link, no plain file, or others may read it; FileNotFoundError, OSError.
+    Raises SettingsError if it is a link, not a regular file, or readable by others; FileNotFoundError; OSError.
     """
     try:
-        # Without O_NONBLOCK a FIFO of that name would block for ever.
+        # Without O_NONBLOCK, opening a FIFO would block forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         if path.is_symlink():
@@ -78,14 +78,14 @@ def read(path: Path, what: str) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         mode = os.fstat(stream.fileno()).st_mode
         if not stat.S_ISREG(mode):
-            raise SettingsError(f"the {what} {path} is no plain file: move it away")
+            raise SettingsError(f"the {what} {path} is not a regular file: move it away")
         if mode & 0o077:
             raise SettingsError(f"others may read the {what} {path} ({stat.S_IMODE(mode):04o}): chmod 600 '{path}'")
         return stream.read(MAX_BYTES)
 
 
 def make_empty(path: Path) -> None:
-    """Makes the file, empty, where it is not there. Raises no error: opening it later tells what is wrong."""
+    """Creates the file, empty, if it does not exist. Ignores errors: opening it later reports them."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
     except OSError:
@@ -95,10 +95,10 @@ def make_empty(path: Path) -> None:
 
 
 def narrow(path: Path) -> None:
-    """Takes others' rights to the file away, where it is there, and says so."""
+    """Removes other users' permissions on the file, if it exists, and logs it."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError:  # it is not there
+    except OSError:  # it does not exist
         return
     if not mode & 0o077:
         return
@@ -111,12 +111,12 @@ def narrow(path: Path) -> None:
 
 
 def private_opener(path: str, flags: int) -> int:
-    """For `open`: a file that it makes is for its owner only."""
+    """An `opener` for `open`: files it creates are for their owner only."""
     return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
 
 
 def _make_folder(path: Path) -> None:
-    """For its owner only, and so those above it that are missing: who may write there could replace it."""
+    """Missing parents are private too: a user who may write to one could replace the folder."""
     if not path.is_dir():
         _make_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
@@ -127,7 +127,7 @@ def _draft(path: Path, text: str, mode: int) -> Path:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            os.fchmod(stream.fileno(), mode)  # the umask has no say
+            os.fchmod(stream.fileno(), mode)  # regardless of the umask
             stream.write(text.encode())
             stream.flush()
             os.fsync(stream.fileno())

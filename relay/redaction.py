@@ -218,7 +218,7 @@ def _value(name: str, value: Any, depth: int) -> Any:
 
 
 def _sequence(given: list[Any], depth: int) -> list[Any]:
-    # Headers come as pairs, so that the name of the secret stands beside it.
+    # A header is a pair, so the name says whether the value is a secret.
     if len(given) == 2 and isinstance(given[0], str | bytes):
         name, secret = _key(_stringified(given[0]))
         if secret and not _says_nothing(given[1]):
@@ -230,7 +230,7 @@ def _sequence(given: list[Any], depth: int) -> list[Any]:
 
 
 def _says_nothing(value: Any) -> bool:
-    """Whether a secret was there is worth a log line; None and booleans give nothing away."""
+    """None and booleans reveal nothing, and whether a secret was set is worth logging."""
     return value is None or isinstance(value, bool)
 
 
@@ -252,7 +252,7 @@ def _bounded(text: str) -> str:
 
 
 def _tail(text: str) -> str:
-    """The end of a traceback, where the reason stands."""
+    """The end of a traceback, which has the reason."""
     if len(text) <= MAX_TEXT_CHARS:
         return _bounded(text)
     end = redact_text(text[-4 * MAX_TEXT_CHARS :])[_MARGIN_CHARS:]

@@ -1,4 +1,4 @@
-"""Where the data files are: inside the installed package, else beside it in a source tree."""
+"""Data files: found inside the installed package, or beside it in a source tree."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 class ResourceMissing(RelayError):
-    """A data file that belongs to the program is not there: the installation is broken."""
+    """A data file of the program is missing: the installation is broken."""
 
     code = "resource_missing"
 
 
 def migrations_dir() -> Path:
-    """The folder of Alembic's `env.py` and `versions/`. Raises ResourceMissing."""
+    """The folder with Alembic's `env.py` and `versions/`. Raises ResourceMissing."""
     return _find("_migrations", "alembic")
 
 
 def schemas_dir() -> Path:
-    """The folder of the JSON Schemas of events and API. Raises ResourceMissing."""
+    """The folder with the JSON Schemas of events and API. Raises ResourceMissing."""
     return _find("_schemas", "schemas")
 
 
@@ -34,5 +34,5 @@ def _find(installed: str, source: str) -> Path:
         if place.exists():
             return place
     raise ResourceMissing(
-        f"neither {places[0]} nor {places[1]} exists: install again with `pip install --force-reinstall revor-relay`"
+        f"neither {places[0]} nor {places[1]} exists. Reinstall with `pip install --force-reinstall revor-relay`"
     )

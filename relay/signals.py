@@ -1,6 +1,6 @@
-"""Wake-ups inside one process: something may have changed, look into the store.
+"""Notifications within one process: something may have changed, so read the store again.
 
-A signal carries no data, so none can be stale, and a watch that has not been waited on keeps one for later.
+A signal carries no data and therefore cannot be stale. A watch remembers a signal until the next `wait`.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ ALL_EVENTS = ""
 
 
 class Watch:
-    """One client's view of the signals of a topic; none that comes while it works is lost."""
+    """One client's subscription to a topic. A signal that arrives while the client is busy is not lost."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def signal(self) -> None:
-        """Wakes it."""
+        """Wakes the client."""
         self._event.set()
 
     async def wait(self, timeout_seconds: float) -> bool:
-        """True on a signal since the last wait, False after the time."""
+        """Returns True if signalled since the last wait, False after the timeout."""
         try:
             async with asyncio.timeout(max(timeout_seconds, 0.0)):
                 await self._event.wait()
@@ -32,33 +32,33 @@ class Watch:
 
 
 class Signals:
-    """The topics: each job by its uid, and all events together."""
+    """The topics: one per job, by its uid, and one for all events."""
 
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
 
     @contextmanager
     def watch_job(self, uid: str) -> Iterator[Watch]:
-        """Wakes when the job got an event or was closed."""
+        """A watch that is signalled when the job gets an event or is closed."""
         with self._watch(uid) as watch:
             yield watch
 
     @contextmanager
     def watch_events(self) -> Iterator[Watch]:
-        """Wakes when any event was recorded."""
+        """A watch that is signalled when any event is recorded."""
         with self._watch(ALL_EVENTS) as watch:
             yield watch
 
     def job_changed(self, uid: str) -> None:
-        """A job was written."""
+        """Signals the watches of a job."""
         self._signal(uid)
 
     def event_recorded(self) -> None:
-        """An event was written."""
+        """Signals the watches of all events."""
         self._signal(ALL_EVENTS)
 
     def wake_all(self) -> None:
-        """For the node's shutdown: whoever waits looks again and ends."""
+        """Signals every watch, for example at shutdown, so that waiting requests end."""
         for topic in list(self._watches):
             self._signal(topic)
 

@@ -1,4 +1,4 @@
-"""Tasks that go on by themselves after whoever started them has gone on, until all are asked to end."""
+"""Background tasks that outlive the call that started them and are ended together."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Tasks:
-    """asyncio keeps no hold of a task; this does, until it has ended."""
+    """A set of running tasks. asyncio itself keeps only weak references to them."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -15,27 +15,27 @@ class Tasks:
         return len(self._running)
 
     def start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Begins one."""
+        """Starts a task."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
     async def drain(self) -> None:
-        """Waits until none is left."""
+        """Waits until all have ended."""
         while self._running:
             await asyncio.wait(list(self._running))
 
     def cancel(self) -> None:
-        """Asks all to end now."""
+        """Cancels all; does not wait."""
         for task in list(self._running):
             task.cancel()
 
     async def finish(self, timeout_seconds: float) -> None:
-        """Lets all end within the time, and cancels the rest."""
+        """Waits for all, then cancels those that still run after the timeout."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + timeout_seconds
-        while self._running and (left := ends_at - loop.time()) > 0:  # one that ends may have started another
+        while self._running and (left := ends_at - loop.time()) > 0:  # a task may start another before it ends
             await asyncio.wait(list(self._running), timeout=left)
         while self._running:
             self.cancel()

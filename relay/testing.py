@@ -1,4 +1,4 @@
-"""Doubles for tests of code that uses the relay, and for our own: a clock, an upstream and a sink that do as told."""
+"""Test doubles for the relay's tests and for yours: a clock, an upstream and a sink."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from relay.core.job import Observation
 
 
 class FakeClock:
-    """A clock that stands still until it is moved. Call it for the time, in epoch seconds."""
+    """A clock that stands still until `advance`. Calling it returns the time in epoch seconds."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -18,13 +18,13 @@ class FakeClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Moves it; a negative number steps it back, as a corrected system clock does."""
+        """Moves the clock; a negative number sets it back."""
         self.now += seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptedError:
-    """What an upstream says of an error."""
+    """The error in an upstream's answer."""
 
     code: str = ""
     message: str = ""
@@ -48,7 +48,7 @@ class ScriptedPoll:
 
 
 class ScriptedSource:
-    """An upstream that answers the looks at each job as scripted; the last answer is given again and again."""
+    """An upstream that answers polls as scripted for each job. The last answer repeats."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
@@ -58,11 +58,11 @@ class ScriptedSource:
         self._scripts: dict[str, deque[ScriptedPoll]] = {}
 
     def script(self, external_id: str, *polls: ScriptedPoll) -> None:
-        """What the next looks at this job find."""
+        """Sets the answers to the next polls of this job."""
         self._scripts[external_id] = deque(polls)
 
     async def poll(self, external_id: str, api_key: str) -> ScriptedPoll:
-        """The next scripted answer; one that is not scripted is a 404."""
+        """The next scripted answer, or 404 for an unknown job."""
         self.polled.append((self.clock(), external_id))
         polls = self._scripts.get(external_id)
         if not polls:
@@ -82,7 +82,7 @@ class ScriptedSource:
 
 
 class RecordingSink:
-    """A transport that keeps each request and answers as told; the last answer is given again and again."""
+    """A transport that records each request and gives the scripted answers. The last one repeats."""
 
     def __init__(self, clock: FakeClock, *status_codes: int) -> None:
         self.clock = clock

@@ -1,1 +1,1 @@
-"""The HTTP/1.1 server that a node listens with: uvicorn, with limits on what a client can cost."""
+"""The HTTP/1.1 server of a node: uvicorn, with limits on what one client can use."""

@@ -1,9 +1,9 @@
-"""HTTP/1.1 of the relay's own server: uvicorn's protocol with limits on what a stranger may cost.
+"""The relay's HTTP/1.1 protocol: uvicorn's, with limits on what one client can use.
 
-uvicorn takes a request's head of any length and waits for it for ever. Here a head, a body and an idle connection have
-their time, a head and what frames a body have their size, and connections without a request have their number. Uses
-uvicorn's `HttpToolsProtocol` beyond its public face: `tests/unit/server/test_protocol.py` runs over real sockets, and
-`pyproject.toml` holds uvicorn to one minor version.
+uvicorn accepts a request head of any size and waits for it forever. Here heads, bodies and idle connections have time
+limits, heads and body framing have size limits, and connections without a request are limited in number. Relies on
+private parts of uvicorn's `HttpToolsProtocol`: `tests/unit/server/test_protocol.py` runs over real sockets, and
+`pyproject.toml` pins uvicorn to one minor version.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-PART_BYTES = 4096
-"""So much is parsed at once: it bounds how many requests sent ahead are taken in before the first is answered."""
-LINGER_SECONDS = 2.0
-"""A client that was refused may go on to send for so long: if the connection were closed, it might lose the answer."""
-LINGER_BYTES = 1 << 20
+CHUNK_BYTES = 4096
+"""Bytes parsed at once. Bounds how many pipelined requests are accepted before the first is answered."""
+DISCARD_SECONDS = 2.0
+"""How long input of a refused client is discarded. Closing at once could make it lose the answer."""
+DISCARD_BYTES = 1 << 20
 HALF_CLOSE_SECONDS = 0.25
-"""A client that closes its side so soon after its request waits for the answer; one that closes later has left."""
+"""A client that closes its side within this time of its request still waits for the answer; a later one has left."""
 SWEEPS_PER_LIMIT = 8
 EVICTED_SHARE = 0.02
 
 _IDLE, _HEAD, _BODY = range(3)
-"""What is expected next: the first byte of a request, the rest of its head, the rest of its body."""
+"""What comes next: the first byte of a request, the rest of its head, or the rest of its body."""
 
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 20\r\nretry-after: 1\r\n"
@@ -40,14 +40,14 @@ log = structlog.get_logger("relay.cli")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client, and all of them, may cost.
+    """Limits for one client and for all of them.
 
-    head_bytes   request line and headers; also what a body may have of chunk extensions and trailers without content
-    silent       connections that have not sent a whole head yet, in all and from one address: the oldest has to go.
-                 Connections with a request are not counted by address: a proxy in front brings all of them from one.
-    connections  in all; where it is reached those have to go that wait for no answer, the longest first; where all
-                 do, new ones are refused. At most a third of the files that the process may open, since a request
-                 that is passed on needs two more.
+    head_bytes   size of request line and headers, and of chunk extensions and trailers between body content
+    silent       connections that have not sent a complete head, in total and per address; beyond it the oldest is
+                 closed. Connections with a request are not counted per address: behind a proxy all have the same one.
+    connections  in total, and at most a third of the process's open files, because a forwarded request needs two
+                 more. Beyond it, connections that wait for no answer are closed, longest idle first; if there are
+                 none, new ones are refused.
     """
 
     head_bytes: int = 32 * 1024
@@ -55,31 +55,31 @@ class Limits:
     body_seconds: float = 30.0
     keep_alive_seconds: int = 75
     silent: int = 1_000
-    silent_of_address: int = 250
+    silent_per_address: int = 250
     connections: int = 20_000
 
 
-class Door:
-    """The connections of one server: counts them, and ends those that take too long."""
+class Connections:
+    """The open connections of one server. Limits their number and closes those that are overdue."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._all: set[Protocol] = set()
         self._silent: dict[Protocol, None] = {}
-        self._silent_of: dict[str, dict[Protocol, None]] = {}
+        self._silent_by_address: dict[str, dict[Protocol, None]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._full_until = 0.0
 
-    def enter(self, protocol: "Protocol", now: float) -> bool:
-        """A new connection; False where there is no room for it."""
+    def admit(self, protocol: "Protocol", now: float) -> bool:
+        """Counts a new connection. Returns False if the limit is reached."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if len(self._all) >= min(self.limits.connections, max(files // 3, 1)) and not self._make_room(now):
             return False
         self._all.add(protocol)
         self._silent[protocol] = None
-        of_address = self._silent_of.setdefault(protocol.address, {})
+        of_address = self._silent_by_address.setdefault(protocol.address, {})
         of_address[protocol] = None
-        if len(of_address) > self.limits.silent_of_address:
+        if len(of_address) > self.limits.silent_per_address:
             next(iter(of_address)).end()
         elif len(self._silent) > self.limits.silent:
             next(iter(self._silent)).end()
@@ -87,21 +87,21 @@ class Door:
             self._sweep_later(protocol.loop)
         return True
 
-    def spoke(self, protocol: "Protocol") -> None:
-        """It has sent the whole head of a request."""
+    def head_received(self, protocol: "Protocol") -> None:
+        """The connection has sent a complete request head."""
         if self._silent.pop(protocol, protocol) is None:
-            of_address = self._silent_of[protocol.address]
+            of_address = self._silent_by_address[protocol.address]
             del of_address[protocol]
             if not of_address:
-                del self._silent_of[protocol.address]
+                del self._silent_by_address[protocol.address]
 
-    def leave(self, protocol: "Protocol") -> None:
-        """It is closed, or about to be."""
-        self.spoke(protocol)
+    def remove(self, protocol: "Protocol") -> None:
+        """The connection is closed or about to be."""
+        self.head_received(protocol)
         self._all.discard(protocol)
 
     def _make_room(self, now: float) -> bool:
-        """Ends the connections that have waited for no answer for longest. Returns whether there were any."""
+        """Closes the connections that have been idle longest. Returns whether there were any."""
         if now < self._full_until:
             return False
         free = sorted((each.since, id(each), each) for each in self._all if not each.is_busy)
@@ -109,7 +109,7 @@ class Door:
             each.end()
         if not free:
             self._full_until = now + 1.0
-            log.warning("too_many_connections", connections=len(self._all), hint="new ones are refused for a moment")
+            log.warning("too_many_connections", connections=len(self._all), hint="new ones are refused for a second")
         return bool(free)
 
     def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -119,83 +119,83 @@ class Door:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweeping = None
         now = loop.time()
-        for each in [each for each in self._all if each.overstays(now)]:
+        for each in [each for each in self._all if each.is_overdue(now)]:
             each.time_out()
         if self._all:
             self._sweep_later(loop)
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. A request that offers another protocol is read to its end all the same.
+    """One connection. A request with an `Upgrade` header is read to its end without upgrading.
 
-    Java's client offers `Upgrade: h2c` with every request over plain http. Nobody here takes that up; the parser ends
-    such a request at its head, and its body would be lost.
+    Java's client sends `Upgrade: h2c` with every plain-http request. The relay never upgrades, but the parser would end
+    such a request after its head and lose the body.
     """
 
-    def __init__(self, door: Door, *arguments: Any, **named: Any) -> None:
+    def __init__(self, connections: Connections, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.address = ""
         self.since = self.loop.time()
-        """When what is expected next began to be, or the last byte of a body came."""
-        self._door = door
+        """Loop time at which the current expectation began or the last body bytes arrived."""
+        self._connections = connections
         self._expects = _IDLE
         self._heads = 0
-        """How many heads have come whole."""
+        """Number of complete heads."""
         self._head_bytes = 0
         self._frame_bytes = 0
-        """What came of a body without content in it."""
+        """Bytes of body framing since the last content."""
         self._has_content = False
-        self._offering: bytes | None = None
-        self._deaf = False
-        """Whether nothing more is taken in."""
+        self._upgrade_head: bytes | None = None
+        self._discarding = False
+        """Whether input is discarded."""
         self._refused = False
-        self._unheard_bytes = 0
+        self._discarded_bytes = 0
         self._half_closed = False
         self._unsent_bytes = -1
         self._unsent_since = 0.0
-        """When the client last took something of them."""
-        self.held = b""
-        """Requests sent ahead that are not parsed yet."""
+        """Loop time at which the client last read some of them."""
+        self.pipelined = b""
+        """Pipelined requests that are not parsed yet."""
 
     # --- the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Lets it in, or refuses it."""
+        """Admits the connection, or answers 503 and closes it."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
         self.address = _network_of(self.client[0]) if self.client else ""
-        if not self._door.enter(self, self.since):
+        if not self._connections.admit(self, self.since):
             self.transport.write(_FULL)
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
-        self._door.leave(self)
+        """The connection has ended."""
+        self._connections.remove(self)
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """The client sends nothing more. True keeps our side open for the answer it waits for."""
+        """The client has closed its side. Returns True to keep ours open for the answer it waits for."""
         if self.is_busy and self._expects != _BODY and self.loop.time() - self.since <= HALF_CLOSE_SECONDS:
             self._half_closed = True
             return True
         return None
 
     def end(self) -> None:
-        """Closes it without a word."""
-        self._door.leave(self)
-        self._deaf = True
+        """Closes the connection without an answer."""
+        self._connections.remove(self)
+        self._discarding = True
         self.transport.abort()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a whole head has come, and its answer has not gone out."""
+        """Whether a request has a complete head and no complete answer."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def overstays(self, now: float) -> bool:
-        """Whether it has taken longer than it may. Time in which we do not read, or owe an answer, is not counted."""
-        limits = self._door.limits
+    def is_overdue(self, now: float) -> bool:
+        """Whether the client has exceeded a time limit. Time spent not reading or not answering does not count."""
+        limits = self._connections.limits
         if self._refused:
-            return now - self.since > min(LINGER_SECONDS, limits.head_seconds)
+            return now - self.since > min(DISCARD_SECONDS, limits.head_seconds)
         if self._has_unsent:
             unsent_bytes = self.transport.get_write_buffer_size()
             if unsent_bytes != self._unsent_bytes:
@@ -204,7 +204,7 @@ class Protocol(HttpToolsProtocol):
                 return True
         if self._expects == _BODY:
             if self.cycle is not None and self.cycle.response_complete:
-                return now - self.since > limits.head_seconds  # answered, and what still comes is read by nobody
+                return now - self.since > limits.head_seconds  # answered: the rest of the body is not needed
             if self.flow.read_paused:
                 self.since = now
             return now - self.since > limits.body_seconds
@@ -216,53 +216,53 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _has_unsent(self) -> bool:
-        """Whether more of its answers waits here than is worth nothing, or holds up its end."""
+        """Whether unsent answers block writing or closing."""
         return self.flow.write_paused or self.transport.is_closing()
 
     def pause_writing(self) -> None:
-        """The client takes its answers more slowly than they come."""
+        """The client reads its answers too slowly."""
         super().pause_writing()
         self._unsent_bytes = -1
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The client has caught up."""
         super().resume_writing()
         self._unsent_bytes = -1
 
     def time_out(self) -> None:
-        """It took too long."""
+        """Ends an overdue connection, with 408 where the client can still read it."""
         if self._refused or self._has_unsent or (self._heads == 0 and self._head_bytes == 0):
             self.end()
         else:
-            self._refuse("408 Request Timeout", "the rest of the request did not come in time")
+            self._refuse("408 Request Timeout", "the rest of the request did not arrive in time")
 
-    # --- what comes in
+    # --- input
 
     def data_received(self, data: bytes) -> None:
-        """Takes in what came; requests sent ahead wait unparsed until those before them are answered."""
+        """Parses input; pipelined requests wait unparsed until earlier ones are answered."""
         self._unset_keepalive_if_required()
-        if self._deaf:
-            self._unheard_bytes += len(data)
-            if self._unheard_bytes > LINGER_BYTES:
+        if self._discarding:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > DISCARD_BYTES:
                 self.end()
-        elif self.held:
-            self.held += data
+        elif self.pipelined:
+            self.pipelined += data
         else:
-            self._take_in(data)
+            self._parse(data)
 
-    def _take_in(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         if self._expects == _BODY and not self.cycle.response_complete:
             self.since = self.loop.time()
         at = 0
-        while at < len(data) and not self._deaf:
+        while at < len(data) and not self._discarding:
             if self.pipeline:
-                self.held = data[at:]
+                self.pipelined = data[at:]
                 self.flow.pause_reading()
                 return
             size = (
-                PART_BYTES
+                CHUNK_BYTES
                 if self._expects == _BODY
-                else min(PART_BYTES, self._door.limits.head_bytes - self._head_bytes)
+                else min(CHUNK_BYTES, self._connections.limits.head_bytes - self._head_bytes)
             )
             part = data[at : at + size]
             at += len(part)
@@ -272,29 +272,29 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserError:
                 self._refuse("400 Bad Request", "Invalid HTTP request received.")
                 return
-            except httptools.HttpParserUpgrade as offer:
-                head, self._offering = self._offering, None
-                if head is None:  # CONNECT: it is answered, and nothing that follows is a request
-                    self._deaf, self.cycle.keep_alive = True, False
+            except httptools.HttpParserUpgrade as upgrade:
+                head, self._upgrade_head = self._upgrade_head, None
+                if head is None:  # CONNECT: answered, and nothing after it is a request
+                    self._discarding, self.cycle.keep_alive = True, False
                     return
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self._expects, self._head_bytes = _IDLE, 0
-                self._take_in(head + part[offer.args[0] :] + data[at:])
+                self._parse(head + part[upgrade.args[0] :] + data[at:])
                 return
-            self._bound(part, *before)
+            self._check_size(part, *before)
 
-    def _bound(self, part: bytes, expected: int, heads: int) -> None:
-        """Refuses a head that is too large, and a body that is nothing but frame."""
+    def _check_size(self, part: bytes, expected: int, heads: int) -> None:
+        """Refuses a head that is too large, and a body with too much framing."""
         if self._heads != heads:
             return
         if self._expects != _BODY and expected != _BODY:
             self._head_bytes += len(part)
-            if self._head_bytes >= self._door.limits.head_bytes:
+            if self._head_bytes >= self._connections.limits.head_bytes:
                 self._refuse("431 Request Header Fields Too Large", "the request line and the headers are too large")
         elif self._expects == _BODY:
             self._frame_bytes = 0 if self._has_content else self._frame_bytes + len(part)
-            if self._frame_bytes >= self._door.limits.head_bytes:
+            if self._frame_bytes >= self._connections.limits.head_bytes:
                 self._refuse("431 Request Header Fields Too Large", "chunk extensions or trailers are too large")
 
     def on_message_begin(self) -> None:
@@ -303,81 +303,81 @@ class Protocol(HttpToolsProtocol):
         self._expects, self.since = _HEAD, self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header. Trailers are not taken in: the request was judged without them."""
+        """Adds a header. Trailers are ignored: the request was already authorized without them."""
         if self._expects == _HEAD:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Remembers the head of a request that offers another protocol, without the offer."""
+        """Starts the request. One with an `Upgrade` header is kept without it, to be parsed again."""
         self._expects, self._head_bytes, self._frame_bytes = _BODY, 0, 0
-        self._offering = None
+        self._upgrade_head = None
         if b"://" in self.url and self.url[:1] != b"/":
-            self._take_host_of_the_target()
+            self._use_host_of_target()
         headers = self.headers
         if self.parser.should_upgrade():
             headers = [header for header in headers if header[0] != b"upgrade"]
         if len(headers) == len(self.headers):
             self._heads += 1
-            self._door.spoke(self)
+            self._connections.head_received(self)
             try:
                 super().on_headers_complete()
-            except Exception:  # it becomes no request, so there is no body of it: the one before may be at work
+            except Exception:  # not a request, so it has no body; the previous one may still be running
                 self._expects = _HEAD
                 raise
             return
         line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        self._offering = b"\r\n".join([line, *(b"%s: %s" % header for header in headers), b"", b""])
+        self._upgrade_head = b"\r\n".join([line, *(b"%s: %s" % header for header in headers), b"", b""])
 
-    def _take_host_of_the_target(self) -> None:
-        """RFC 9112, 3.2.2: where the target is a whole URL, its host counts and that of `Host` does not."""
+    def _use_host_of_target(self) -> None:
+        """RFC 9112, 3.2.2: if the target is an absolute URL, its host replaces the `Host` header."""
         authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
         self.headers[:] = [header for header in self.headers if header[0] != b"host"]
         self.headers.append((b"host", authority))
 
     def on_body(self, body: bytes) -> None:
-        """Content."""
+        """Body content."""
         self._has_content = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The end of a request; of one that offers another protocol it is not."""
+        """Ends the request, unless it is about to be parsed again without its `Upgrade` header."""
         self._expects, self.since = _IDLE, self.loop.time()
-        if self._offering is None:
+        if self._upgrade_head is None:
             super().on_message_complete()
 
-    # --- what goes out
+    # --- output
 
     def on_response_complete(self) -> None:
-        """An answer is out: goes on with the requests that wait."""
+        """An answer is complete: continues with pipelined requests."""
         super().on_response_complete()
         if self._expects == _BODY:
             self.since = self.loop.time()
-        if self.held and not self.pipeline and not self.transport.is_closing():
+        if self.pipelined and not self.pipeline and not self.transport.is_closing():
             self._unset_keepalive_if_required()
-            held, self.held = self.held, b""
-            self._take_in(held)
+            pipelined, self.pipelined = self.pipelined, b""
+            self._parse(pipelined)
             self.flow.resume_reading()
-        if (self._half_closed or self._deaf) and not self.is_busy:
+        if (self._half_closed or self._discarding) and not self.is_busy:
             self.transport.close()
 
     def _refuse(self, status: str, why: str) -> None:
-        """Answers so, unless an answer to an earlier request is still under way: then it is the last one."""
-        self._deaf = True
+        """Answers with an error, or lets the answer in progress be the last one."""
+        self._discarding = True
         cycle = self.cycle
         if self.is_busy:
             if self._expects != _BODY:
                 cycle.keep_alive = False
                 return
-            cycle.disconnected = True  # the rest of its request will not come
+            cycle.disconnected = True  # the rest of its request will not arrive
             cycle.message_event.set()
             if cycle.response_started or self.pipeline:
                 self.transport.close()
                 return
-        self._say(status, why)
+        self._answer(status, why)
 
-    def _say(self, status: str, why: str) -> None:
-        """Answers, says that nothing more will come, and hears no more."""
-        self._deaf = self._refused = True
+    def _answer(self, status: str, why: str) -> None:
+        """Sends an error, closes our side, and discards further input."""
+        self._discarding = self._refused = True
         self.since = self.loop.time()
         head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {len(why)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n{why}".encode("ascii"))
@@ -386,20 +386,20 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Flow(FlowControl):
-    """Does not read on while requests that were sent ahead wait."""
+    """Does not resume reading while pipelined requests wait."""
 
     def __init__(self, transport: asyncio.Transport, protocol: Protocol) -> None:
         super().__init__(transport)
         self._protocol = protocol
 
     def resume_reading(self) -> None:
-        """Reads on, unless enough is here."""
-        if not self._protocol.held:
+        """Resumes reading unless pipelined requests wait."""
+        if not self._protocol.pipelined:
             super().resume_reading()
 
 
 def _network_of(host: str) -> str:
-    """What counts as one client address: of IPv6 the network, in which one client has as many as it likes."""
+    """The client address for limits; for IPv6 its /64 network, since one client can use all of it."""
     try:
         address = ip_address(host)
     except ValueError:

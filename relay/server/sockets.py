@@ -1,4 +1,4 @@
-"""What `relay serve` and `relay sandbox` share: a socket that listens, and a server that leaves signals to us."""
+"""The listening socket and the server that `relay serve` and `relay sandbox` share."""
 
 import contextlib
 import socket
@@ -9,24 +9,24 @@ from typing import Any
 import uvicorn
 
 from relay.errors import UsageError
-from relay.server.protocol import Door, Limits, Protocol
+from relay.server.protocol import Connections, Limits, Protocol
 
 BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: the command that runs it has its own."""
+    """uvicorn's server without signal handlers: the command installs its own."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
+        """Leaves signals alone."""
         yield
 
 
 def make_server(app: Any, *, shutdown_seconds: float, dates: bool = True, limits: Limits | None = None) -> Server:
-    """A server for `app` that waits that long for requests in flight when it is told to end.
+    """A server for `app` that gives requests in flight `shutdown_seconds` when it stops.
 
-    `dates`: every answer gets a `Date`; else `app` sees to that itself, since what it passes on has one already.
+    `dates` adds a `Date` header to every answer; without it `app` does, because forwarded answers have one already.
     """
     limits = limits or Limits()
     return Server(
@@ -36,7 +36,7 @@ def make_server(app: Any, *, shutdown_seconds: float, dates: bool = True, limits
             log_config=None,
             access_log=False,
             loop="uvloop",
-            http=partial(Protocol, Door(limits)),  # type: ignore[arg-type]  # it is only called
+            http=partial(Protocol, Connections(limits)),  # type: ignore[arg-type]  # only called
             ws="none",
             server_header=False,
             date_header=dates,
@@ -48,13 +48,13 @@ def make_server(app: Any, *, shutdown_seconds: float, dates: bool = True, limits
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens already, so that no caller is turned away. Raises UsageError when that is impossible."""
+    """A listening socket: connections queue while the node starts. Raises UsageError if the address cannot be used."""
     bare = host.strip("[]")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             bare, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
         )[0]
-        # With the protocol named asyncio turns Nagle's algorithm off; without, kept connections wait 40 ms a request.
+        # asyncio disables Nagle's algorithm only if the protocol is named; else each kept-alive request waits 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise UsageError(f"cannot listen on {host}: {error.strerror}") from error
@@ -72,7 +72,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket, host: str) -> str:
-    """How it is reached from this machine: the wildcard addresses are reached by loopback."""
+    """The URL on this machine: loopback for wildcard addresses."""
     bare = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104
     shown = f"[{bare}]" if ":" in bare else bare
     return f"http://{shown}:{listener.getsockname()[1]}"

@@ -159,7 +159,7 @@ def test_data_files_that_are_missing(start: Start, tmp_path: Path) -> None:
     process = start("migrate", PYTHONPATH=str(tmp_path))
     assert process.close() == 1
     (line,) = process.lines
-    assert "install again with `pip install --force-reinstall revor-relay`" in line
+    assert "Reinstall with `pip install --force-reinstall revor-relay`" in line
 
 
 async def test_commands_that_go_wrong(world: RelayWorld, tmp_path: Path) -> None:

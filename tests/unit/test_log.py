@@ -146,7 +146,7 @@ class TestConfigure:
         structlog.get_logger().warning("a")
         logging.getLogger("a").warning("b")
         assert out.getvalue() == ""
-        with pytest.raises(ValueError, match="'loud' is no log level"):
+        with pytest.raises(ValueError, match="'loud' is not a log level"):
             log.configure(dev=False, level="loud")
 
 

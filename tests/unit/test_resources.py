@@ -23,5 +23,5 @@ def test_the_installed_package_comes_first(tmp_path: Path, monkeypatch: pytest.M
     assert resources.schemas_dir() == package / "_schemas"
     (tmp_path / "alembic").mkdir()
     assert resources.migrations_dir() == tmp_path / "alembic"
-    with pytest.raises(RelayError, match=r"neither .*_relay\.yaml nor .*relay\.yaml exists: install again"):
+    with pytest.raises(RelayError, match=r"neither .*_relay\.yaml nor .*relay\.yaml exists. Reinstall"):
         resources.default_settings_file()

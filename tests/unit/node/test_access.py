@@ -97,7 +97,7 @@ def test_a_symbolic_link_is_refused_and_not_followed(environ: dict[str, str], pa
 def test_what_is_no_plain_file_is_refused_at_once(environ: dict[str, str], path: Path) -> None:
     path.parent.mkdir(parents=True)
     os.mkfifo(path, 0o600)
-    with pytest.raises(SettingsError, match="is no plain file"):
+    with pytest.raises(SettingsError, match="is not a regular file"):
         local_token.local_token(environ)
 
 

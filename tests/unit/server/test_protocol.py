@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay.server.protocol import HALF_CLOSE_SECONDS, PART_BYTES, Limits
+from relay.server.protocol import CHUNK_BYTES, HALF_CLOSE_SECONDS, Limits
 from relay.server.sockets import make_server
 from tests.support.wire import Client, listening, request
 
@@ -69,7 +69,7 @@ class App:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         watch = asyncio.create_task(receive())
         while not watch.done():
-            await send({"type": "http.response.body", "body": bytes(PART_BYTES), "more_body": True})
+            await send({"type": "http.response.body", "body": bytes(CHUNK_BYTES), "more_body": True})
             await asyncio.sleep(0)
         self.left.append(path)
         self.changed.set()
@@ -354,7 +354,7 @@ async def test_silent_connections_cannot_keep_a_fresh_client_out() -> None:
 
 
 async def test_silent_connections_of_one_address_do_not_cost_another_its_own() -> None:
-    async with served(Limits(head_seconds=60, silent_of_address=10, silent=1000)) as app:
+    async with served(Limits(head_seconds=60, silent_per_address=10, silent=1000)) as app:
         port = int(app.url.rpartition(":")[2])
         waiting = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
         streams = [await connect(app) for _ in range(100)]
@@ -367,7 +367,7 @@ async def test_silent_connections_of_one_address_do_not_cost_another_its_own() -
 
 
 async def test_connections_that_wait_for_an_answer_are_not_counted_as_silent() -> None:
-    async with served(Limits(silent_of_address=5, silent=10)) as app:
+    async with served(Limits(silent_per_address=5, silent=10)) as app:
         streams = []
         for number in range(60):
             streams.append(await connect(app))
@@ -441,7 +441,7 @@ async def test_requests_sent_ahead_are_answered_in_order_and_taken_in_few_at_onc
         assert app.asked[1:] == [f"/{number}" for number in range(count)]
 
 
-@pytest.mark.parametrize("size", [1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES])
+@pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
 async def test_requests_are_told_apart_wherever_they_are_cut(size: int) -> None:
     raw = b"".join(
         (
