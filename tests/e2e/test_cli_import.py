@@ -1,4 +1,4 @@
-"""`relay jobs import` against a whole node on a real socket: what is read is what is tracked."""
+"""`relay jobs import` against a real node: every imported entry is tracked."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ HOOK = "https://receiver.example/hook"
 
 @dataclass
 class Importer:
-    """Runs the command against the node and tells what it said."""
+    """Runs the command against the node."""
 
     world: World
     url: str
@@ -42,7 +42,7 @@ class Importer:
     err: str = ""
 
     async def __call__(self, *arguments: str | Path, stdin: bytes | None = None) -> str:
-        """Its stdout; `code` and `err` are kept."""
+        """Returns stdout. Sets `code` and `err`."""
         self.capsys.readouterr()
         if stdin is not None:
             self.monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -52,7 +52,7 @@ class Importer:
         return out
 
     async def json(self, *arguments: str | Path, stdin: bytes | None = None) -> dict[str, Any]:
-        """The object that it prints with --json."""
+        """Runs with --json and returns the object."""
         (line,) = (await self(*arguments, "--json", stdin=stdin)).splitlines()
         document: dict[str, Any] = json.loads(line)
         return document
@@ -63,7 +63,7 @@ class Importer:
         return path
 
     async def tracked(self) -> dict[str, dict[str, Any]]:
-        """All jobs of the node by their ids."""
+        """All jobs of the node, by id."""
         found: list[dict[str, Any]] = []
         cursor: str | None = None
         while True:
@@ -90,7 +90,7 @@ async def importer(
 
 
 class Cut:
-    """Stands between the command and the relay, and breaks what `raises` says at the n-th batch, before or after it."""
+    """Raises `raises` at the n-th batch, before or after the relay gets it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, raises: BaseException, *, after: bool = False) -> None:
         self.batches: list[int] = []
@@ -121,7 +121,7 @@ def table(out: str) -> list[list[str]]:
     return [line.split("\t") for line in out.splitlines() if "\t" in line]
 
 
-async def test_very_many_lines_in_one_go(importer: Importer) -> None:
+async def test_many_lines_are_imported(importer: Importer) -> None:
     file = importer.write("jobs.csv", numbered(LINES))
     found = await importer.json(file)
     assert importer.code == 0
@@ -133,9 +133,7 @@ async def test_very_many_lines_in_one_go(importer: Importer) -> None:
         assert (job["metadata"], job["priority"]) == ({"deal": number}, "high")
 
 
-async def test_an_import_that_is_interrupted_goes_on_with_resume(
-    importer: Importer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_resume_continues_an_interrupted_import(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
     rows = numbered(95).splitlines(keepends=True)
     rows[13] = "job-12,no metadata,high\n"
@@ -164,7 +162,9 @@ async def test_an_import_that_is_interrupted_goes_on_with_resume(
     assert (again["created"], again["existing"]) == (0, 94)
 
 
-async def test_a_lost_connection_is_told_with_how_to_go_on(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lost_connection_is_reported_with_how_to_continue(
+    importer: Importer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
     monkeypatch.setattr(import_send, "PATIENCE_SECONDS", 0.0)
     file = importer.write("ids", "".join(f"job-{number}\n" for number in range(30)))
@@ -180,7 +180,7 @@ async def test_a_lost_connection_is_told_with_how_to_go_on(importer: Importer, m
 
 
 @pytest.mark.parametrize("change", ["input", "options", "rejects", "state"])
-async def test_what_has_changed_is_imported_from_its_beginning(
+async def test_changed_input_is_imported_from_its_start(
     importer: Importer, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
@@ -205,7 +205,7 @@ async def test_what_has_changed_is_imported_from_its_beginning(
     assert ("job-three" in await importer.tracked()) is (change == "input")
 
 
-async def test_what_is_behind_a_torn_line_of_the_state_is_done_again(
+async def test_batches_after_a_torn_state_line_are_repeated(
     importer: Importer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(import_run, "BATCH_ENTRIES", 10)
@@ -236,7 +236,7 @@ WRONG = {
 }
 
 
-async def test_the_file_of_rejects_is_mended_and_imported(importer: Importer) -> None:
+async def test_corrected_rejects_are_imported(importer: Importer) -> None:
     head = "id,account,callback_url,priority,deadline_seconds\n"
     given = (head + "".join(f"{row}\n" for row in WRONG)).encode("utf-8", "surrogateescape")
     file, rejects = importer.write("jobs.csv", given), importer.folder / "rejects.csv"
@@ -267,7 +267,7 @@ async def test_the_file_of_rejects_is_mended_and_imported(importer: Importer) ->
     }
 
 
-async def test_json_lines_with_an_answer_and_bare_ids(importer: Importer) -> None:
+async def test_json_lines_may_be_answers_and_ids(importer: Importer) -> None:
     samples = json.loads(SAMPLES.read_text())
     answer = samples["create_response"]["body"]
     lines = [
@@ -306,7 +306,7 @@ async def test_json_lines_with_an_answer_and_bare_ids(importer: Importer) -> Non
     assert [one["code"] for one in again["rejected"]] == [code for _, _, code in codes]
 
 
-async def test_a_paste_of_answers(importer: Importer) -> None:
+async def test_pasted_answers_are_imported(importer: Importer) -> None:
     samples = json.loads(SAMPLES.read_text())
     answers = {name: samples[name]["body"] for name in ("create_response", "job_succeeded", "job_failed")}
     for name, answer in answers.items():
@@ -335,7 +335,7 @@ async def test_a_paste_of_answers(importer: Importer) -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-async def test_standard_input_with_and_without_a_mark(importer: Importer, end: str, mark: bytes) -> None:
+async def test_standard_input_with_and_without_a_byte_order_mark(importer: Importer, end: str, mark: bytes) -> None:
     text = f"id;Priority;metadata.deal{end}a;high;007{end}{end}b;;{end}"
     out = await importer("-", stdin=mark + text.encode())
     assert (importer.code, out) == (0, "2 created, 0 already tracked, 0 rejected\n")
@@ -346,7 +346,7 @@ async def test_standard_input_with_and_without_a_mark(importer: Importer, end: s
     assert (importer.code, out) == (0, "1 created, 1 already tracked, 0 rejected\n")
 
 
-async def test_defaults_are_for_what_has_none(importer: Importer) -> None:
+async def test_defaults_apply_only_to_missing_fields(importer: Importer) -> None:
     rows = f'id,callback_url,metadata\na,,\nb,{HOOK}/own,\nc,,"{{}}"\n'.encode()
     more = ("--source", "revor", "--account", "default", "--callback-url", HOOK, "--metadata", '{"deal": 1}')
     assert (await importer.json(*more, stdin=rows))["created"] == 3
@@ -358,7 +358,7 @@ async def test_defaults_are_for_what_has_none(importer: Importer) -> None:
     assert importer.code == 1
 
 
-async def test_a_dry_run_says_what_the_relay_would_say_and_writes_nothing(importer: Importer) -> None:
+async def test_dry_run_agrees_with_the_relay_and_writes_nothing(importer: Importer) -> None:
     given = ("id,account,callback_url,priority,deadline_seconds\n" + "".join(f"{row}\n" for row in WRONG)).encode(
         "utf-8", "surrogateescape"
     )
@@ -375,7 +375,7 @@ async def test_a_dry_run_says_what_the_relay_would_say_and_writes_nothing(import
     assert (importer.code, out) == (0, "dry run: 1 would be registered, 0 rejected; nothing was sent\n")
 
 
-async def test_a_relay_that_is_killed_on_the_way_is_waited_for(tmp_path: Path) -> None:
+async def test_import_waits_for_a_killed_relay(tmp_path: Path) -> None:
     ids = [f"job-{number:06}" for number in range(14_000)]
     pipe = tmp_path / "jobs"
     os.mkfifo(pipe)

@@ -1,4 +1,4 @@
-"""`relay serve` and `relay migrate` with a PostgreSQL URL, as processes: what is said when something is missing."""
+"""`relay serve` and `relay migrate` with a PostgreSQL URL, as processes: the error for each missing part."""
 
 import os
 import re
@@ -84,31 +84,31 @@ COMMANDS = (SERVE, ("migrate",))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_server_that_is_not_there(here: Here, command: tuple[str, ...]) -> None:
+def test_unreachable_server_is_reported(here: Here, command: tuple[str, ...]) -> None:
     line = here.refused(*command, DATABASE_URL=NOBODY_LISTENS)
     assert re.search(r"cannot (read|migrate) the database postgresql://\S+@127\.0\.0\.1:1/relay: ", line)
 
 
-def test_a_database_or_a_user_that_is_not_there(here: Here) -> None:
+def test_missing_database_or_user_is_reported(here: Here) -> None:
     assert '"nowhere" does not exist' in here.refused("migrate", DATABASE_URL=url_of("nowhere"))
     line = here.refused("migrate", DATABASE_URL=url_of(here.database, user="nobody_known"))
     assert '"nobody_known" does not exist' in line
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_the_driver(here: Here, command: tuple[str, ...], tmp_path: Path) -> None:
+def test_missing_driver_is_reported(here: Here, command: tuple[str, ...], tmp_path: Path) -> None:
     line = here.refused(*command, PYTHONPATH=without_the_driver(tmp_path))
     assert "pip install 'revor-relay[postgres]'" in line
 
 
-def test_serve_wants_a_key_and_says_how_to_make_one(here: Here, tmp_path: Path) -> None:
+def test_serve_requires_a_key_and_says_how_to_create_one(here: Here, tmp_path: Path) -> None:
     line = here.refused(*SERVE, "--auto-migrate", RELAY_ENCRYPTION_KEY="")
     assert "RELAY_ENCRYPTION_KEY" in line
     assert line.endswith(python_line_that_makes_a_key())
     assert not (tmp_path / "state").exists()  # no key file either, of which another node would not know
 
 
-def test_serve_wants_a_token_and_says_how_to_make_one(here: Here, tmp_path: Path) -> None:
+def test_serve_requires_a_token_and_says_how_to_create_one(here: Here, tmp_path: Path) -> None:
     here.run("migrate")
     line = here.refused(*SERVE, RELAY_TOKEN_FILE="")
     assert "RELAY_TOKEN_FILE" in line
@@ -124,7 +124,7 @@ def test_serve_wants_a_token_and_says_how_to_make_one(here: Here, tmp_path: Path
     assert node.end() == 0
 
 
-def test_with_dev_no_token_is_wanted(here: Here, tmp_path: Path) -> None:
+def test_dev_requires_no_token(here: Here, tmp_path: Path) -> None:
     here.run("migrate")
     node = here.begin(*SERVE, "--dev", RELAY_TOKEN_FILE="")
     url = node.until(r"serving (http://\S+)")
@@ -132,7 +132,7 @@ def test_with_dev_no_token_is_wanted(here: Here, tmp_path: Path) -> None:
     assert node.end() == 0
 
 
-def test_serve_wants_the_schema(here: Here) -> None:
+def test_serve_requires_the_newest_schema(here: Here) -> None:
     assert "no schema yet" in (line := here.refused(*SERVE))
     assert line.endswith("run `relay migrate`")
     assert here.run("migrate", RELAY_ENCRYPTION_KEY="") == (
@@ -145,14 +145,14 @@ def test_serve_wants_the_schema(here: Here) -> None:
     assert node.end() == 0
 
 
-def test_serve_with_auto_migrate_brings_the_schema_and_then_wants_that_key(here: Here) -> None:
+def test_auto_migrate_updates_the_schema_and_then_requires_the_same_key(here: Here) -> None:
     node = here.begin(*SERVE, "--auto-migrate")
     node.until(r"serving (http://\S+)")
     assert node.end() == 0
     assert "encryption.keys" in here.refused(*SERVE, RELAY_ENCRYPTION_KEY=new_key())
 
 
-def test_a_newer_schema_is_left_alone(here: Here) -> None:
+def test_newer_schema_is_not_changed(here: Here) -> None:
     here.run("migrate")
     shared_server().execute("UPDATE alembic_version SET version_num = '9999'", here.database)
     for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""The commands as processes: a sandbox, a relay on a free port, and what a person does with them."""
+"""The commands as processes: a sandbox, a relay on a free port, and a user's session with them."""
 
 import functools
 import json
@@ -21,13 +21,13 @@ AS_TYPED = (sys.executable, "-m", "relay")
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts it as a shell does, imports and all."""
+    """Starts a command as a separate process."""
     with processes(tmp_path) as begin:
         yield functools.partial(begin, program=AS_TYPED)
 
 
 class World:
-    """A relay over a sandbox, and commands against them."""
+    """A relay with a sandbox as its upstream, and commands against both."""
 
     def __init__(self, start: Start, *arguments: str) -> None:
         self.start = start
@@ -56,7 +56,7 @@ async def jobs_of(upstream: str, **script: Any) -> list[str]:
 
 
 @pytest.mark.slow
-async def test_the_whole_way_from_a_terminal(start: Start) -> None:
+async def test_commands_against_a_served_relay_and_sandbox(start: Start) -> None:
     world = World(start, "--dev")
     world.relay.until(r"signing secret: (whsec_\S+)")
     ids = await jobs_of(world.upstream, count=2)
@@ -102,7 +102,7 @@ async def test_the_whole_way_from_a_terminal(start: Start) -> None:
     assert not any("Traceback" in line for line in [*world.relay.lines, *stream.lines])
 
 
-def test_a_port_and_a_database_that_are_taken(start: Start) -> None:
+def test_used_port_and_held_database_are_reported(start: Start) -> None:
     world = World(start)
     taken = world.url.rpartition(":")[2]
     code, lines = world.run("serve", "--port", taken)
@@ -129,7 +129,7 @@ def test_sighup_reads_the_settings_again(start: Start, tmp_path: Path) -> None:
     assert world.relay.end() == 0
 
 
-async def test_a_node_without_the_role_api_only_tells_how_it_is(start: Start) -> None:
+async def test_node_without_the_role_api_serves_only_probes(start: Start) -> None:
     world = World(start, "--roles", "scheduler,dispatcher")
     async with aiohttp.ClientSession(world.url) as session:
         async with session.get("/livez") as response:
@@ -138,7 +138,7 @@ async def test_a_node_without_the_role_api_only_tells_how_it_is(start: Start) ->
             assert response.status == 404
 
 
-def test_a_sandbox_on_a_taken_port(start: Start) -> None:
+def test_sandbox_reports_a_used_port(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start("sandbox", "--port", str(taken.getsockname()[1]))
         assert process.close() == 2

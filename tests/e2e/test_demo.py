@@ -1,4 +1,4 @@
-"""The whole scenario with one command: nothing lost, nothing left behind, and figures that add up."""
+"""`relay demo` as a process: nothing lost, nothing left behind, and consistent figures."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home"), "XDG_STATE_HOME": "/nonexistent"}
 
 
-def test_the_figures(environ: dict[str, str], tmp_path: Path) -> None:
+def test_json_figures_add_up(environ: dict[str, str], tmp_path: Path) -> None:
     ran = subprocess.run(
         [*COMMAND, "--jobs", "9", "--seed", "3", "--json"], env=environ, capture_output=True, text=True, timeout=120
     )
@@ -39,7 +39,7 @@ def test_the_figures(environ: dict[str, str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_for_people(environ: dict[str, str]) -> None:
+def test_text_output_ends_with_a_headline(environ: dict[str, str]) -> None:
     ran = subprocess.run([*COMMAND, "--jobs", "3"], env=environ, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == ""
@@ -49,7 +49,7 @@ def test_for_people(environ: dict[str, str]) -> None:
     assert "polling every 5 s takes" in last
 
 
-def test_beside_a_plain_poller(environ: dict[str, str], tmp_path: Path) -> None:
+def test_compare_naive_adds_its_figures(environ: dict[str, str], tmp_path: Path) -> None:
     ran = subprocess.run(
         [*COMMAND, "--jobs", "6", "--compare", "naive", "--json"],
         env=environ,
@@ -74,13 +74,13 @@ def test_beside_a_plain_poller(environ: dict[str, str], tmp_path: Path) -> None:
 
 
 IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
-"""As a shell starts it that has no terminal: Ctrl-C is ignored."""
+"""As started by a shell without a terminal: Ctrl-C is ignored."""
 
 
 @pytest.mark.parametrize(
     ("before", "sign"), [([], signal.SIGINT), ([], signal.SIGTERM), (IN_THE_BACKGROUND, signal.SIGTERM)]
 )
-def test_kept_until_interrupted(
+def test_keep_serves_until_interrupted(
     environ: dict[str, str], tmp_path: Path, before: list[str], sign: signal.Signals
 ) -> None:
     with subprocess.Popen(
@@ -108,7 +108,7 @@ def test_kept_until_interrupted(
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_on_the_way(environ: dict[str, str], tmp_path: Path, sign: signal.Signals) -> None:
+def test_interrupted_demo_leaves_nothing_behind(environ: dict[str, str], tmp_path: Path, sign: signal.Signals) -> None:
     command = [*COMMAND[:-1], "1", "--jobs", "3"]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None

@@ -1,4 +1,4 @@
-"""What a node sends, judged by programs that are not ours: other people's verifiers, parsers and models."""
+"""Events of a node, checked by third-party verifiers, parsers and models."""
 
 import asyncio
 import json
@@ -74,7 +74,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def captured(world: World) -> tuple[str, list[Received]]:
-    """The secret, and every request of a few jobs' whole lives and of the events about the relay."""
+    """The secret, and every request for the complete lifecycles of a few jobs and for the events about the relay."""
     job_types = [f"ai.revor.job.{kind}" for kind in ("queued", "scheduled", "running", "retrying")]
     ends = ("succeeded", "failed", "cancelled")
     types = [*job_types, *(f"ai.revor.job.{kind}" for kind in ends), "relay.source.unauthorized"]
@@ -96,7 +96,7 @@ async def captured(world: World) -> tuple[str, list[Received]]:
     return made["config"]["secret"], requests
 
 
-async def test_python_eyes(world: World) -> None:
+async def test_python_libraries_accept_the_events(world: World) -> None:
     secret, requests = await captured(world)
     webhook, other = Webhook(secret), Webhook("whsec_" + "b3RoZXIh" * 4)
     for request in requests:
@@ -120,7 +120,7 @@ async def test_python_eyes(world: World) -> None:
 
 
 def npm_folder(tmp_path: Path) -> Path:
-    """A folder in which the packages are installed; skips the test where that is not possible here."""
+    """A folder with the packages installed. Skips the test if they cannot be installed."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
         pytest.skip("NOT VERIFIED WITH JAVASCRIPT: node and npm are needed, and are not both here")
@@ -137,7 +137,7 @@ def npm_folder(tmp_path: Path) -> Path:
     return folder
 
 
-async def test_javascript_eyes(world: World, tmp_path: Path) -> None:
+async def test_javascript_libraries_accept_the_events(world: World, tmp_path: Path) -> None:
     folder = await asyncio.to_thread(npm_folder, tmp_path)
     secret, requests = await captured(world)
     for request in requests:
@@ -161,7 +161,7 @@ async def test_javascript_eyes(world: World, tmp_path: Path) -> None:
         assert abs(from_rfc3339(event["time"]) - from_rfc3339(raw["time"])) < 0.001  # theirs has milliseconds
 
 
-async def test_slack_eyes(world: World) -> None:
+async def test_slack_models_accept_the_messages(world: World) -> None:
     await world.subscribe("/slack", types=["ai.revor.job.failed", "ai.revor.job.succeeded"], config={"kind": "slack"})
     code = "connect_account_reconnect_required"
     life = {"final": "failed", "error_code": code, "channel": "linkedin"}

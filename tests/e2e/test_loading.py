@@ -1,4 +1,4 @@
-"""A node that starts with more open jobs than can be read at once: it answers meanwhile, and nothing is forgotten."""
+"""A node that starts with more open jobs than it can load at once: it answers requests and loads all of them."""
 
 import asyncio
 from pathlib import Path
@@ -29,13 +29,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def left(tmp_path: Path) -> Any:
-    """The settings of a node that ended with one open job."""
+    """The settings of a node that stopped with one open job."""
     async with open_e2e_world(tmp_path) as world:
         await world.job(final="succeeded", run_seconds=80_000)
         return world.settings
 
 
-async def test_it_answers_while_open_jobs_are_read_and_says_so(
+async def test_node_answers_while_it_loads_open_jobs(
     left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, go_on = JobStore.open_jobs, asyncio.Event()
@@ -55,7 +55,7 @@ async def test_it_answers_while_open_jobs_are_read_and_says_so(
         assert not any("still being read" in note for note in await notes_of(node))
 
 
-async def test_a_database_that_fails_meanwhile_is_read_again(
+async def test_loading_resumes_after_a_database_failure(
     left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read, failures = JobStore.open_jobs, [StoreError("the disk is away"), StoreError("the disk is away")]
@@ -73,9 +73,7 @@ async def test_a_database_that_fails_meanwhile_is_read_again(
     assert capsys.readouterr().out.count("jobs_not_loaded") == 2
 
 
-async def test_a_node_that_is_told_to_end_meanwhile_ends(
-    left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_node_stops_while_it_loads_open_jobs(left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(self: JobStore, *place: str, **page: Any) -> Any:
         await asyncio.Event().wait()
 

@@ -1,4 +1,4 @@
-"""The README's first two ways in, typed as they are written: a terminal for each block; only the ports are others."""
+"""Runs the first two README examples as written, one terminal per block. Only the ports differ."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="README NOT RUN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terminals:
-    """What is typed in the README's terminals; `sandbox` and `relay` run."""
+    """The README's terminals. `sandbox` and `relay` are running."""
 
     start: Start
     path: str
@@ -30,7 +30,7 @@ class Terminals:
     sandbox_says: list[str]
 
     def typed(self, text: str, **variables: str) -> Process:
-        """Runs lines with the ports that were taken here in the place of the document's."""
+        """Runs lines with this test's ports instead of the document's."""
         for said, here in (("127.0.0.1:8090", self.sandbox), ("127.0.0.1:8080", self.relay)):
             text = text.replace(said, here)
         # The address that commands have by themselves is the port of the document.
@@ -39,7 +39,7 @@ class Terminals:
 
 @pytest.fixture
 def terminals(start: Start, tmp_path: Path) -> Terminals:
-    """The stand-in and the relay, as the first section types them."""
+    """The stand-in and the relay of the first section."""
     sandbox, relay, *_ = blocks(section("README.md", "1. curl"), "console")
     path = shell_path(tmp_path)
     (line,) = prompts(sandbox)
@@ -55,7 +55,7 @@ def terminals(start: Start, tmp_path: Path) -> Terminals:
 
 @pytest.fixture
 def hook() -> int:
-    """A port for the receiver."""
+    """A free port for the receiver."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
     return port
@@ -71,7 +71,7 @@ def until_it_listens(port: int) -> None:
 
 
 @needs_curl
-def test_curl(terminals: Terminals, hook: int, tmp_path: Path) -> None:
+def test_readme_curl_example(terminals: Terminals, hook: int, tmp_path: Path) -> None:
     *_, receiver, you = blocks(section("README.md", "1. curl"), "console")
     (code,) = blocks(section("README.md", "4. Your code"), "python")
     (tmp_path / "receiver.py").write_text(with_places(code, {'("127.0.0.1", 3000)': f'("127.0.0.1", {hook})'}))
@@ -88,7 +88,7 @@ def test_curl(terminals: Terminals, hook: int, tmp_path: Path) -> None:
     sink.until(rf"^{job_id} \d+ ai\.revor\.job\.{WAYS_TO_END}$")
 
 
-def test_the_sandbox_prints_the_settings_that_the_readme_has(terminals: Terminals) -> None:
+def test_sandbox_prints_the_settings_in_the_readme(terminals: Terminals) -> None:
     _, relay, *_ = blocks(section("README.md", "1. curl"), "console")
     *exports, serve = [line.replace("127.0.0.1:8090", terminals.sandbox) for line in prompts(relay)]
     at = terminals.sandbox_says.index("a relay for this sandbox:")
@@ -96,7 +96,7 @@ def test_the_sandbox_prints_the_settings_that_the_readme_has(terminals: Terminal
 
 
 @needs_curl
-def test_change_one_line(terminals: Terminals) -> None:
+def test_readme_change_one_line(terminals: Terminals) -> None:
     change, story = blocks(section("README.md", "2. Change one line"), "console")
     listen, export, create = prompts(story)
     listener = terminals.typed(listen)

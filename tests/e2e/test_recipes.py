@@ -1,7 +1,7 @@
-"""The recipes of docs/recipes.md, run as they are written: only addresses, ids, keys and a loop's pause are others.
+"""Runs the recipes of docs/recipes.md as written. Only addresses, ids, keys and the pause of a loop differ.
 
-Upstream is the sandbox, the relay a process of its own, and the sink this one. Hosted tools can not be run here: of
-those the requests that their tables describe are made.
+The upstream is the sandbox, the relay is a separate process, and the sink is this one. Hosted tools cannot run here:
+the test sends the requests that their tables describe.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ console.log(JSON.stringify(new Function("inputData", code)(inputData)));
 
 
 class Sink:
-    """The requests that a receiver got, as they came."""
+    """The requests that a receiver got, unchanged."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
@@ -90,7 +90,7 @@ def sink_of(world: RelayWorld) -> Sink:
 
 
 async def run(world: RelayWorld, program: list[str], code: str, *, stdin: str = "", **variables: str) -> str:
-    """Runs it to its end, which has to be a good one: what it printed."""
+    """Runs a program that must succeed. Returns its output."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_"))}
     environ |= {"PATH": shell_path(world.folder), "PYTHONPATH": os.getcwd(), "REVOR_API_KEY": API_KEY}
     environ |= {"RELAY_TOKEN": API_TOKEN}
@@ -110,7 +110,7 @@ async def run(world: RelayWorld, program: list[str], code: str, *, stdin: str = 
 
 
 async def jobs_upstream(world: RelayWorld) -> int:
-    """How many jobs the sandbox has."""
+    """The number of jobs in the sandbox."""
     status, document = await world.call("GET", "/_sandbox", url=world.sandbox_url)
     assert status == 200
     jobs: int = document["jobs"]
@@ -118,7 +118,7 @@ async def jobs_upstream(world: RelayWorld) -> int:
 
 
 async def verified_end(world: RelayWorld, job_id: str) -> dict[str, Any]:
-    """The job's last event at the sink; all of its events verify and are in order."""
+    """The job's last event at the sink. Asserts that all its events verify and are in order."""
     await world.until(lambda: any(kind in ENDS for kind in world.kinds(job_id)), f"{job_id} does not end at the sink")
     secret = (await world.get("/v1/signing-secret"))["secret"]
     of_job = []
@@ -134,7 +134,7 @@ async def verified_end(world: RelayWorld, job_id: str) -> dict[str, Any]:
 async def steps_of_a_program(
     world: RelayWorld, program: list[str], *, head: str, today: str, event: str, apart: str, pause: dict[str, str]
 ) -> None:
-    """A recipe of a language: today's program with either base URL, the event, and the registration."""
+    """Runs a language's recipe: today's program with either base URL, the event, and the registration."""
     directly = with_places(head + today, pause)
     assert re.search(
         rf"({'|'.join(ENDS)}|has ended)\s*$", await run(world, program, directly, REVOR_BASE_URL=world.sandbox_url)
@@ -163,7 +163,7 @@ async def steps_of_a_program(
 
 
 @needs_curl
-async def test_curl(world: RelayWorld) -> None:
+async def test_curl_recipe(world: RelayWorld) -> None:
     await world.serve()
     today, change, event, wait, apart = blocks(section(DOCUMENT, "curl"), "sh")
     said = await run(world, BASH, with_places(change, {RELAY: world.url}) + "echo $REVOR_BASE_URL")
@@ -183,7 +183,7 @@ async def test_curl(world: RelayWorld) -> None:
     assert answer["item"]["status"] in ENDS
 
 
-async def test_python(world: RelayWorld) -> None:
+async def test_python_recipe(world: RelayWorld) -> None:
     await world.serve()
     head, today, event, apart = blocks(section(DOCUMENT, "Python requests"), "python")
     await steps_of_a_program(
@@ -192,7 +192,7 @@ async def test_python(world: RelayWorld) -> None:
 
 
 @needs_node
-async def test_node(world: RelayWorld) -> None:
+async def test_node_recipe(world: RelayWorld) -> None:
     await world.serve()
     head, today, event, apart = blocks(section(DOCUMENT, "Node fetch"), "js")
     await steps_of_a_program(
@@ -204,7 +204,7 @@ async def test_node(world: RelayWorld) -> None:
 
 
 async def serve_with_tokens(world: RelayWorld) -> None:
-    """A relay with the settings of the document; the token of another tool is made from it."""
+    """A relay with the settings of the document, which derives the other tools' tokens."""
     (settings,) = blocks(section(DOCUMENT, "A relay that hosted tools reach"), "yaml")
     document = yaml.safe_load((world.folder / "relay.yaml").read_text()) | yaml.safe_load(settings)
     world.settings(yaml.safe_dump(document))
@@ -213,13 +213,13 @@ async def serve_with_tokens(world: RelayWorld) -> None:
 
 
 def code_in(title: str) -> str:
-    """The one block of JavaScript of a section."""
+    """The only JavaScript block of a section."""
     (code,) = blocks(section(DOCUMENT, title), "js")
     return code
 
 
 def requests_in(title: str) -> list[dict[str, Any]]:
-    """The requests that a section's tables describe."""
+    """The requests in a section's tables."""
     found: list[dict[str, Any]] = []
     for line in section(DOCUMENT, title).splitlines():
         row = re.fullmatch(r"\| (\w*) ?\| `(.+)` \|", line)
@@ -238,7 +238,7 @@ def requests_in(title: str) -> list[dict[str, Any]]:
 async def send(
     world: RelayWorld, request: dict[str, Any], places: dict[str, str], *, base: str = ""
 ) -> tuple[int, Any]:
-    """Makes a request of a table."""
+    """Sends a request from a table."""
     text = json.dumps(request)
     for said, here in places.items():
         text = text.replace(said, here)
@@ -248,7 +248,7 @@ async def send(
         return response.status, json.loads(await response.text())
 
 
-async def test_what_a_token_may_do(world: RelayWorld) -> None:
+async def test_tool_token_has_only_its_scopes(world: RelayWorld) -> None:
     await serve_with_tokens(world)
     create, *_ = requests_in("Zapier")
     del create["headers"]["Relay-Callback"]
@@ -263,7 +263,7 @@ async def test_what_a_token_may_do(world: RelayWorld) -> None:
 
 
 @pytest.mark.parametrize("tool", ["Zapier", "Make"])
-async def test_the_requests_of_a_hosted_tool(world: RelayWorld, tool: str) -> None:
+async def test_requests_of_hosted_tools(world: RelayWorld, tool: str) -> None:
     await serve_with_tokens(world)
     create, *polls, register = requests_in(tool)
     hook = create["headers"].get("Relay-Callback", "")
@@ -293,7 +293,7 @@ async def test_the_requests_of_a_hosted_tool(world: RelayWorld, tool: str) -> No
         ("Make catch hook", "MAKE", "https://hook.eu2.make.com/REPLACE"),
     ],
 )
-async def test_one_call_at_the_end(world: RelayWorld, recipe: str, tool: str, hook: str) -> None:
+async def test_callback_types_give_one_call_at_the_end(world: RelayWorld, recipe: str, tool: str, hook: str) -> None:
     await serve_with_tokens(world)
     create, *polls, register = requests_in(recipe)
     assert (create["headers"]["Relay-Callback"], json.loads(register["data"])["callback_url"]) == (hook, hook)
@@ -318,7 +318,7 @@ async def test_one_call_at_the_end(world: RelayWorld, recipe: str, tool: str, ho
 
 
 @needs_node
-async def test_the_code_of_the_zap(world: RelayWorld) -> None:
+async def test_zapier_code_extracts_the_fields(world: RelayWorld) -> None:
     await world.serve()
     sample = await event_of_a_job(world)
     given = json.dumps({"code": code_in("Zapier"), "inputData": {"body": sample[2].decode()}})
@@ -334,7 +334,7 @@ async def test_the_code_of_the_zap(world: RelayWorld) -> None:
 
 
 async def event_of_a_job(world: RelayWorld) -> tuple[str, dict[str, str], bytes]:
-    """The first request that a sink gets of a job with metadata."""
+    """The first request to a sink about a job with metadata."""
     job_id = await world.upstream_job()
     document = {"id": job_id, "callback_url": world.sink_url, "metadata": {"deal": 42}}
     status, made = await world.call("POST", "/v1/jobs", document)
@@ -344,7 +344,7 @@ async def event_of_a_job(world: RelayWorld) -> tuple[str, dict[str, str], bytes]
 
 
 @needs_curl
-async def test_the_subscription_with_a_key_of_make(world: RelayWorld) -> None:
+async def test_subscription_sends_the_key_of_make(world: RelayWorld) -> None:
     await world.serve()
     (make,) = blocks(section(DOCUMENT, "Make"), "sh")
     code = with_places(make, {RELAY: world.url, "https://hook.eu2.make.com/REPLACE": world.sink_url, "REPLACE": "k-1"})
@@ -375,7 +375,7 @@ def headers_of_create() -> dict[str, str]:
     return {each["name"]: each["value"] for each in node_of("httpRequest")["headerParameters"]["parameters"]}
 
 
-def test_the_shape_of_the_workflow() -> None:
+def test_n8n_workflow_is_valid() -> None:
     document = workflow()
     assert set(document) == {"name", "nodes", "connections", "settings"}
     nodes = {node["name"]: node for node in document["nodes"]}
@@ -407,7 +407,7 @@ def test_the_shape_of_the_workflow() -> None:
 
 
 @needs_node
-async def test_the_workflow(world: RelayWorld) -> None:
+async def test_n8n_workflow_creates_and_receives(world: RelayWorld) -> None:
     await serve_with_tokens(world)
     create = node_of("httpRequest")
     headers = headers_of_create()
@@ -441,7 +441,7 @@ async def test_the_workflow(world: RelayWorld) -> None:
 
 
 @needs_node
-async def test_the_code_node_checks_signatures(world: RelayWorld) -> None:
+async def test_n8n_code_verifies_signatures(world: RelayWorld) -> None:
     await world.serve()
     _, headers, body = await event_of_a_job(world)
     secret = (await world.get("/v1/signing-secret"))["secret"]
@@ -476,7 +476,7 @@ def from_seconds(text: str) -> datetime:
 # --- coming from what is there
 
 
-async def test_jobs_that_are_open_already(world: RelayWorld) -> None:
+async def test_import_of_open_jobs(world: RelayWorld) -> None:
     await world.serve()
     text = section(DOCUMENT, "Jobs that are open already")
     (export,), (commands, paste) = blocks(text, "csv"), blocks(text, "console")

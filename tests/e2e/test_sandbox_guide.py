@@ -1,4 +1,4 @@
-"""docs/sandbox.md, typed as it is written: each command is taken, and says what the page says."""
+"""Runs every command in docs/sandbox.md as written."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="SANDBOX PAGE N
 
 
 @needs_curl
-def test_the_commands_of_the_page(start: Start, tmp_path: Path) -> None:
+def test_commands_in_the_sandbox_guide(start: Start, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
     begin, *calls = [line for block in blocks(page, "console") for line in prompts(block)]
     sandbox = start(*begin.removeprefix("relay ").split(), "--port", "0")

@@ -1,4 +1,4 @@
-"""What only a real connection shows: answers that never come, stop halfway, or trickle; and a quiet log."""
+"""Faults over a real connection: answers that time out, stop halfway or trickle, without log errors."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ async def read(session: aiohttp.ClientSession) -> bytes:
         return await response.read()
 
 
-async def test_a_time_out_holds_and_then_closes(
+async def test_timeout_fault_holds_and_then_closes(
     session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     await fault(session, kind="timeout", hold_seconds=SHORT_SECONDS)
@@ -66,7 +66,7 @@ async def test_a_time_out_holds_and_then_closes(
     assert b"connect_account_xxx" in await read(session)
 
 
-async def test_a_time_out_ends_when_the_client_leaves(
+async def test_timeout_fault_ends_when_the_client_disconnects(
     session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     await fault(session, kind="timeout", hold_seconds=600)
@@ -77,7 +77,7 @@ async def test_a_time_out_ends_when_the_client_leaves(
     assert no_complaints(caplog)  # and the fixture's end does not wait 600 s
 
 
-async def test_a_body_that_stops_halfway(session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+async def test_truncated_fault_stops_halfway(session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
     whole = await read(session)
     await fault(session, kind="truncated")
     response = await session.get(ACCOUNTS, headers=HEADERS)
@@ -88,7 +88,9 @@ async def test_a_body_that_stops_halfway(session: aiohttp.ClientSession, caplog:
     assert len(await read(session)) == len(whole)
 
 
-async def test_a_body_that_trickles(session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+async def test_slow_drip_fault_trickles_the_body(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = await read(session)
     await fault(session, kind="slow_drip", hold_seconds=SHORT_SECONDS)
     began = time.monotonic()
@@ -99,7 +101,7 @@ async def test_a_body_that_trickles(session: aiohttp.ClientSession, caplog: pyte
     assert no_complaints(caplog)
 
 
-async def test_a_trickle_ends_when_the_client_leaves(
+async def test_slow_drip_ends_when_the_client_disconnects(
     session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     await fault(session, kind="slow_drip", hold_seconds=600)
@@ -110,7 +112,9 @@ async def test_a_trickle_ends_when_the_client_leaves(
     assert no_complaints(caplog)
 
 
-async def test_a_body_of_megabytes(session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+async def test_oversized_fault_sends_megabytes(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
     await fault(session, kind="oversized", size_bytes=3_000_000)
     assert len(await read(session)) == 3_000_000
     await fault(session, kind="oversized", size_bytes=64 * 1024 * 1024)

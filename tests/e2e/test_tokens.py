@@ -1,4 +1,4 @@
-"""Who a relay lets in, as processes: the token that the first start makes, `--dev`, RELAY_TOKEN_FILE."""
+"""Access to a relay process: the token of the first start, `--dev`, RELAY_TOKEN_FILE."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from tests.support.process_world import Start
 
 
 class World:
-    """A relay over an upstream that is not there, and commands against it."""
+    """A relay with an unreachable upstream, and commands against it."""
 
     def __init__(self, start: Start, *arguments: str, **variables: str) -> None:
         self.start = start
@@ -35,7 +35,7 @@ async def ask(url: str, path: str = "/v1/jobs", **headers: str) -> int:
         return response.status
 
 
-async def test_the_first_start_makes_a_token_and_says_where(start: Start, tmp_path: Path) -> None:
+async def test_first_start_creates_a_token_and_says_where(start: Start, tmp_path: Path) -> None:
     world = World(start)
     path = Path(world.relay.until(r"takes the token in (\S+);"))
     assert path == tmp_path / "state" / "revor-relay" / "token"
@@ -55,7 +55,7 @@ async def test_the_first_start_makes_a_token_and_says_where(start: Start, tmp_pa
     assert await ask(again.url, Authorization=f"Bearer {token}") == 200
 
 
-async def test_with_dev_this_machine_needs_no_token(start: Start, tmp_path: Path) -> None:
+async def test_dev_needs_no_token_on_this_machine(start: Start, tmp_path: Path) -> None:
     tokens = '[{"name": "crm", "token": "rl_crm_0123456789abcdef", "scopes": ["read"]}]'
     world = World(start, "--dev", RELAY_AUTH__TOKENS=tokens)
     assert await ask(world.url) == 200
@@ -65,8 +65,8 @@ async def test_with_dev_this_machine_needs_no_token(start: Start, tmp_path: Path
     assert not (tmp_path / "state" / "revor-relay" / "token").exists()
 
 
-async def test_with_dev_the_host_of_a_whole_url_in_the_request_line_counts(start: Start) -> None:
-    """RFC 9112, 3.2.2: it wins over the Host header."""
+async def test_dev_checks_the_host_in_an_absolute_request_target(start: Start) -> None:
+    """RFC 9112, 3.2.2: the host in the request target overrides the Host header."""
     world = World(start, "--dev")
     port = int(world.url.rpartition(":")[2])
     for host, status in (("127.0.0.1", b"200"), ("attacker.example", b"403"), ("127.0.0.1@attacker.example", b"403")):
@@ -78,7 +78,7 @@ async def test_with_dev_the_host_of_a_whole_url_in_the_request_line_counts(start
         assert answer.split(b" ", 2)[1] == status, (host, answer)
 
 
-async def test_the_token_of_a_file_is_read_again_at_sighup(start: Start, tmp_path: Path) -> None:
+async def test_sighup_reloads_the_token_file(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "relay.token"
     path.write_text("rl_first_0123456789abcdef\n")
     world = World(start, RELAY_TOKEN_FILE=str(path))

@@ -1,4 +1,4 @@
-"""Whatever is imported: each entry is a registration or has a reason, and what was written is what is read."""
+"""Fuzzing of imports: every entry is a registration or has a reason, and entries survive a round trip."""
 
 import csv
 import io
@@ -51,7 +51,7 @@ def read(raw: bytes, name: str = "standard input", format: Any = None) -> list[E
 
 
 @fuzzed(raw=INPUTS | st.binary(max_size=60), name=NAMES, format=FORMATS)
-def test_inputs(raw: bytes, name: str, format: Any) -> None:
+def test_every_entry_is_a_registration_or_has_a_reason(raw: bytes, name: str, format: Any) -> None:
     entries = value_or_refusal(lambda: read(raw, name, format), UsageError) or []
     lines = [entry.line for entry in entries]
     assert lines == sorted(lines)
@@ -72,7 +72,7 @@ REGISTRATIONS = st.lists(
 
 
 @fuzzed(bodies=REGISTRATIONS, end=st.sampled_from([b"\n", b"\r\n", b"\n\n"]), name=NAMES)
-def test_json_lines_come_back(bodies: list[Any], end: bytes, name: str) -> None:
+def test_json_lines_round_trip(bodies: list[Any], end: bytes, name: str) -> None:
     raw = end.join(map(orjson.dumps, bodies))
     assert [entry.body for entry in read(raw, name, "jsonl")] == bodies
     assert [entry.body for entry in read(raw)] == bodies
@@ -87,7 +87,7 @@ def test_json_lines_come_back(bodies: list[Any], end: bytes, name: str) -> None:
     end=st.sampled_from(["\n", "\r\n"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
 )
-def test_csv_comes_back(bodies: list[Any], delimiter: str, end: str, quoting: Any) -> None:
+def test_csv_round_trips(bodies: list[Any], delimiter: str, end: str, quoting: Any) -> None:
     rows = [_row(body) for body in bodies]
     # NUL is no text, Python 3.11 does not quote a lone carriage return, and our own remarks are passed over.
     rows = [row for row in rows if row[0] and not {"\0", "\r"} & set("".join(row)) and not REMARK.match(row[0])]

@@ -1,4 +1,4 @@
-"""Whatever is sent to the API, to a verifier or to a command: a value of the documented type, or our own error."""
+"""Fuzzing of the API's, verifier's and commands' parsers: a value of the documented type, or our own error."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Whatever is written into settings, variables, secret files and definitions: a value, or a SettingsError."""
+"""Fuzzing of settings, variables, secret files and definitions: a value, or a SettingsError."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -49,12 +49,12 @@ YAML_TEXTS = [token.decode("latin-1") for token in YAML_TOKENS]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the files of these tests are written, again and again."""
+    """The folder for the files of these tests."""
     return tmp_path_factory.mktemp("fuzz")
 
 
 def check_settings(path: Path | None, environ: Mapping[str, str]) -> None:
-    """They are read, or refused in one line that gives no secret away; what is read can be used."""
+    """Settings are loaded and usable, or refused in one line that reveals no secret."""
     made = value_or_refusal(lambda: load_settings(path, environ), SettingsError)
     if made is None:
         with pytest.raises(SettingsError) as refusal:
@@ -131,7 +131,7 @@ def test_variables(folder: Path, variables: dict[str, str]) -> None:
     text=VARIABLE_VALUES,
     form=st.sampled_from(["${S}", "a${S}", "${S}${S}", "{a: '${S}'}", "['${S}']", "$${S}", "${file:${S}}", "${S"]),
 )
-def test_what_a_reference_gives(folder: Path, key: str, text: str, form: str) -> None:
+def test_any_reference_gives_a_value_or_an_error(folder: Path, key: str, text: str, form: str) -> None:
     path = folder / "relay.yaml"
     path.write_text(yaml.safe_dump(nest(key, form)), encoding="utf-8")
     check_settings(path, {**ENVIRON, "S": text})
@@ -139,7 +139,7 @@ def test_what_a_reference_gives(folder: Path, key: str, text: str, form: str) ->
 
 
 @fuzzed(text=st.text(st.characters(exclude_categories=["Cs"])) | mutated_text(["a: {b: [c]}"], YAML_TEXTS).map(whole))
-def test_text_that_is_no_settings(text: str) -> None:
+def test_any_text_is_settings_or_an_error(text: str) -> None:
     value_or_refusal(lambda: parse_yaml(text, name="relay.yaml"), SettingsError)
 
 
@@ -189,7 +189,7 @@ REVOR = load_definition("revor")
 
 
 def check_definition(folder: Path, definition: bytes, hints: bytes) -> None:
-    """It is read, or refused in one line; what is read can be used."""
+    """A definition is loaded and usable, or refused in one line."""
     (folder / "revor.yaml").write_bytes(definition)
     (folder / "revor.hints.yaml").write_bytes(hints)
     made = value_or_refusal(lambda: load_definition("revor", directory=folder), SettingsError)

@@ -1,4 +1,4 @@
-"""Whatever stands in an event or in a log line: a message that Slack takes, and a line that gives no secret away."""
+"""Fuzzing of texts in events and logs: Slack accepts every message, and no line reveals a secret."""
 
 import json
 import re
@@ -71,7 +71,7 @@ LINK = re.compile(r"\n<https?://(?:[!-%'-;=?-{}~]|&amp;)+\|Open in [^<>|\n]+>\Z"
 
 
 def check_message(event: Event, context: Context) -> None:
-    """Slack's limits and its own models take it, and none of its marks come from what somebody wrote."""
+    """Slack's limits and models accept the message, and user text cannot add markup."""
     payload = orjson.loads(KIND.render(event, SUBSCRIPTION, context).body)
     assert 1 <= len(payload["text"]) <= slack.SECTION_CHARACTERS
     blocks = Block.parse_all(payload["blocks"])
@@ -96,7 +96,7 @@ def check_message(event: Event, context: Context) -> None:
 
 
 def printable(text: str) -> str:
-    """An id as the API takes it."""
+    """An id that the API accepts."""
     return "".join(filter(str.isprintable, text))[:200] or "a"
 
 
@@ -208,7 +208,7 @@ UNDER_A_KEY = (
 
 
 class Unspeakable:
-    """An object that can not be shown."""
+    """An object whose `repr` fails."""
 
     def __str__(self) -> str:
         raise RuntimeError("no")
@@ -217,7 +217,7 @@ class Unspeakable:
 
 
 def hide(value: Any, way: str) -> Any:
-    """The secret in one of the places where it is known to be one, beside or around this value."""
+    """The secret in a place that redaction knows, beside or around this value."""
     if way in IN_TEXT:
         return {"value": value, "text": way.format(SECRET)}
     if way.startswith("pair "):
@@ -248,7 +248,7 @@ def test_a_log_line(value: Any, way: str, around: list[str], name: str) -> None:
 
 
 def as_event(value: Any) -> Mapping[str, Any]:
-    """A mapping as fields of the line itself."""
+    """A mapping whose entries are fields of the log line."""
     return {str(key)[:9]: inner for key, inner in value.items() if key != 10**5000} if isinstance(value, dict) else {}
 
 

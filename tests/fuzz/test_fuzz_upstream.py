@@ -1,4 +1,4 @@
-"""Whatever an upstream answers: an observation that becomes events, or a word for what is wrong with it."""
+"""Fuzzing of upstream answers: an observation that becomes events, or a known error."""
 
 import asyncio
 import math
@@ -58,7 +58,7 @@ RAW_BODIES = raw_json(BODIES, [BODY, ERROR_BODY])
 
 
 def check_observation(seen: Observation | Malformed, history: Progress) -> None:
-    """It becomes events that can be sent."""
+    """The observation becomes events that can be sent."""
     if isinstance(seen, Malformed):
         assert seen.reason in ("not_json", "not_an_object", "refused", "no_item", "no_status", "other_job")
         return
@@ -95,7 +95,7 @@ def test_the_answer_to_a_create(body: Mapping[str, Any]) -> None:
 
 
 class Upstream(UpstreamClient):
-    """A client whose upstream has answered already."""
+    """A client with a prepared upstream answer."""
 
     answer: _Answer
 
@@ -113,7 +113,9 @@ CLIENT = Upstream(REVOR, "https://revor.ai", clock=lambda: NOW, user_agent="test
     complete=st.booleans(),
     api_key=st.sampled_from(["sk-revor-12345678", "a", '{"', "null", "status\x7f", "", "é"]),
 )
-def test_a_look(raw: bytes, status: int, headers: dict[str, str], complete: bool, api_key: str) -> None:
+def test_any_poll_gives_a_known_result(
+    raw: bytes, status: int, headers: dict[str, str], complete: bool, api_key: str
+) -> None:
     CLIENT.answer = _Answer(status_code=status, headers=MappingProxyType(headers), body=raw, complete=complete)
     for ask in (CLIENT.poll("a", api_key), CLIENT.probe(api_key)):
         poll = asyncio.run(ask)

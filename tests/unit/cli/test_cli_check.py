@@ -1,4 +1,4 @@
-"""`relay check`: each thing that can be wrong, and what is said of it."""
+"""`relay check`: every kind of problem, and its explanation."""
 
 import json
 import threading
@@ -42,7 +42,7 @@ def checked(capsys: pytest.CaptureFixture[str], code: int) -> dict[str, Any]:
     return {check["name"]: check for check in answer["checks"]}
 
 
-def test_nothing_is_wrong_and_nothing_is_made(
+def test_check_passes_and_creates_nothing(
     upstream: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     found = checked(capsys, 0)
@@ -54,19 +54,19 @@ def test_nothing_is_wrong_and_nothing_is_made(
     assert found["sinks"]["detail"] == "0 subscriptions, all allowed"
 
 
-def test_the_table_says_the_same(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_shows_the_findings_of_the_json(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check"]) == 0
     assert "key revor/default\tok" in capsys.readouterr().out
 
 
-def test_wrong_settings_end_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_settings_end_the_checks(capsys: pytest.CaptureFixture[str]) -> None:
     Path("relay.yaml").write_text("server: {port: many}\n")
     found = checked(capsys, 2)
     assert list(found) == ["settings"]
     assert "relay.yaml:1" in found["settings"]["detail"]
 
 
-def test_a_missing_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_key_is_a_problem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("REVOR_API_KEY")
     assert "REVOR_API_KEY" in checked(capsys, 2)["key revor/default"]["detail"]
 
@@ -78,14 +78,14 @@ def test_a_missing_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         ("rate_limited", 0),
     ],
 )
-def test_what_the_upstream_says_of_the_key(
+def test_each_key_error_of_the_upstream_is_explained(
     kind: str, code: int, upstream: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     upstream["kind"] = kind
     assert "revor.ai" in checked(capsys, code)["key revor/default"]["detail"]
 
 
-def test_a_held_database_is_no_problem(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_database_in_use_is_not_a_problem(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
     lock = HolderLock(Path("relay.db.lock").resolve())
     lock.acquire()
@@ -97,14 +97,14 @@ def test_a_held_database_is_no_problem(upstream: dict[str, str], capsys: pytest.
     assert found["sinks"]["state"] == "skipped"
 
 
-def test_a_database_without_its_folder(
+def test_missing_database_folder_is_a_problem(
     upstream: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "sqlite:///nowhere/relay.db")
     assert "nowhere" in checked(capsys, 2)["database"]["detail"]
 
 
-def test_a_file_that_is_no_database(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_that_is_not_a_database_is_a_problem(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     Path("relay.db").write_bytes(b"this is no database at all" * 100)
     assert checked(capsys, 2)["database"]["state"] == "problem"
 
@@ -129,7 +129,7 @@ async def _subscribe(sink: str, *, secret: bool = False) -> None:
         await store.close()
 
 
-def test_a_sink_that_the_guard_refuses(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_sink_refused_by_the_guard_is_a_problem(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     import asyncio
 
     asyncio.run(_subscribe("http://10.0.0.1/hook?token=hidden"))
@@ -138,7 +138,7 @@ def test_a_sink_that_the_guard_refuses(upstream: dict[str, str], capsys: pytest.
     assert "hidden" not in found["detail"]
 
 
-def test_a_key_that_is_not_the_databases(
+def test_wrong_encryption_key_is_a_problem(
     upstream: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import asyncio
@@ -161,7 +161,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("code", REFUSED)
-def test_a_refused_key_is_one_sentence(
+def test_refused_key_is_explained_in_one_sentence(
     code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = json.dumps({"ok": False, "error": {"code": code, "message": "no", "request_id": "req_1"}}).encode()
@@ -181,7 +181,7 @@ def test_a_refused_key_is_one_sentence(
         ("http://host.invalid", "the host name host.invalid does not resolve"),
     ],
 )
-def test_an_unreachable_host_is_one_sentence(
+def test_unreachable_host_is_explained_in_one_sentence(
     url: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("REVOR_BASE_URL", url)
@@ -190,7 +190,7 @@ def test_an_unreachable_host_is_one_sentence(
     assert detail == f"Revor cannot be reached at {url}: {why}; check the network and sources.revor.base_url"
 
 
-def test_an_upstream_that_is_not_working_is_one_sentence(
+def test_failing_upstream_is_explained_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with answering(503, b"<html>") as url:
@@ -202,7 +202,7 @@ def test_an_upstream_that_is_not_working_is_one_sentence(
 
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:
-    """A server that answers every request so."""
+    """A server that gives every request this answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

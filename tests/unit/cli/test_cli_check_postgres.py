@@ -1,4 +1,4 @@
-"""`relay check` with a PostgreSQL URL, and the URLs that are refused before anybody connects."""
+"""`relay check` with a PostgreSQL URL, and URLs that are refused without a connection."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ PASSWORD = "not-for-anybody"
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty database, by its name; the settings lead to it."""
+    """The name of an empty database, to which the settings point."""
     name = f"relay_check_{secrets.token_hex(6)}"
 
     async def probe(self: UpstreamClient, api_key: str) -> PollResult:
@@ -47,12 +47,12 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def url_of(database: str, user: str = "postgres") -> str:
-    """With a password, for which this server does not ask."""
+    """The URL with a password, which this server does not require."""
     return shared_server().url(database).replace("//postgres@", f"//{user}:{PASSWORD}@")
 
 
 class Checks:
-    """What `relay check` found, by its name; the password is nowhere in it."""
+    """The findings of `relay check` by name. Asserts that they do not contain the password."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], code: int) -> None:
         capsys.readouterr()
@@ -68,7 +68,7 @@ class Checks:
         return str(found["detail"])
 
 
-def test_all_is_well(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_passes_on_postgresql(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
     found = Checks(capsys, 0)
     detail = found.detail("database", "ok")
@@ -77,7 +77,7 @@ def test_all_is_well(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert found.detail("sinks", "ok") == "0 subscriptions, all allowed"
 
 
-def test_an_empty_database_stays_empty(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_leaves_an_empty_database_empty(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         found = Checks(capsys, 2)
         detail = found.detail("database", "problem")
@@ -87,7 +87,7 @@ def test_an_empty_database_stays_empty(database: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("older", [None, *known_revisions()[:-1]])
-def test_an_older_schema(older: str | None, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_older_schema_is_a_problem(older: str | None, database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
     shared_server().execute("DELETE FROM alembic_version", database)
     if older is not None:
@@ -96,13 +96,13 @@ def test_an_older_schema(older: str | None, database: str, capsys: pytest.Captur
     assert f"this program needs {newest_revision()}: run `relay migrate`" in detail
 
 
-def test_a_newer_schema(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_newer_schema_is_a_problem(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
     shared_server().execute("UPDATE alembic_version SET version_num = '9999'", database)
     assert "newer revor-relay" in Checks(capsys, 2).detail("database", "problem")
 
 
-def test_a_server_that_is_not_there(
+def test_unreachable_server_is_a_problem(
     database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1:1/relay")
@@ -112,18 +112,20 @@ def test_a_server_that_is_not_there(
     assert found.detail("sinks", "skipped")
 
 
-def test_without_the_driver(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_driver_is_a_problem(
+    database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
     assert "pip install 'revor-relay[postgres]'" in Checks(capsys, 2).detail("database", "problem")
 
 
-def test_a_database_that_is_read_only(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_only_database_is_a_problem(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
     shared_server().execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
     assert "read-only" in Checks(capsys, 2).detail("database", "problem")
 
 
-def test_a_user_who_may_not_write(
+def test_user_without_write_permission_is_a_problem(
     database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["migrate"]) == 0
@@ -138,7 +140,7 @@ def test_a_user_who_may_not_write(
         server.execute(f"DROP ROLE {user}")
 
 
-def test_no_encryption_key(
+def test_missing_encryption_key_is_a_problem(
     database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run(["migrate"]) == 0
@@ -150,7 +152,7 @@ def test_no_encryption_key(
     assert not (tmp_path / "state").exists()  # no key file, of which another node would not know
 
 
-def test_another_encryption_key(
+def test_other_encryption_key_is_a_problem(
     database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def keep_a_secret() -> None:
@@ -165,7 +167,7 @@ def test_another_encryption_key(
 
 
 @pytest.mark.parametrize("port", ["many", "0", "65536", "1:2", "5432,5433"])
-def test_a_port_that_is_none(
+def test_invalid_port_is_refused(
     port: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1:{port}/relay")
@@ -173,7 +175,7 @@ def test_a_port_that_is_none(
 
 
 @pytest.mark.parametrize("parameters", ["ssl=require", "nonsense=", f"host=/tmp&{PASSWORD}=1"])
-def test_parameters_that_the_driver_does_not_take(
+def test_unsupported_url_parameters_are_refused(
     parameters: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgresql://relay:{PASSWORD}@127.0.0.1/relay?{parameters}")
@@ -181,7 +183,7 @@ def test_parameters_that_the_driver_does_not_take(
 
 
 @pytest.mark.parametrize("mode", ["disable", "prefer"])
-async def test_sslmode_means_what_it_means_to_psql(mode: str) -> None:
+async def test_sslmode_works_as_in_psql(mode: str) -> None:
     database = PostgresDatabase(f"{shared_server().url()}&sslmode={mode}")
     await database.open()
     await database.close()

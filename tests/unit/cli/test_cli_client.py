@@ -1,4 +1,4 @@
-"""The client of the commands against a server that answers as it is told."""
+"""The commands and their API client against a stub server."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 
 class Stub(ThreadingHTTPServer):
-    """Answers each `METHOD path` with the next of its answers: (status, media type, bytes); the last one stays."""
+    """Answers each `METHOD path` with the next of its answers (status, media type, bytes) and repeats the last one."""
 
     daemon_threads = True
     allow_reuse_address = False
@@ -85,7 +85,7 @@ def frame(document: dict[str, Any]) -> bytes:
     return f"id: {document['id']}\nevent: x\ndata: {json.dumps(document)}\n\n".encode()
 
 
-def test_it_reads_page_by_page_and_sends_its_token(stub: Stub) -> None:
+def test_client_reads_pages_and_sends_its_token(stub: Stub) -> None:
     stub.says("GET /v1/jobs", {"items": [1, 2], "next_cursor": "c"})
     stub.says("GET /v1/jobs", {"items": [3, 4], "next_cursor": "d"})
     assert Api(stub.url, "t0ken").items("/v1/jobs", {"open": True, "status": None}, 3) == [1, 2, 3]
@@ -113,19 +113,19 @@ def test_problems_become_one_line(stub: Stub) -> None:
         Api(stub.url, None).get("/page")
 
 
-def test_a_token_that_no_header_can_carry() -> None:
+def test_token_with_invalid_characters_is_refused() -> None:
     with pytest.raises(UsageError, match="RELAY_TOKEN"):
         Api("http://x", "a\nb")
 
 
-def test_a_priority_is_sent_only_where_it_is_given(stub: Stub) -> None:
+def test_priority_is_sent_only_if_given(stub: Stub) -> None:
     stub.says("POST /v1/jobs", {"id": "a", "uid": "job_1", "status": None}, status=201)
     assert run(["jobs", "add", "a", "--priority", "high"]) == 0
     assert run(["jobs", "add", "a"]) == 0
     assert [json.loads(body) for _, _, body in stub.seen] == [{"id": "a", "priority": "high"}, {"id": "a"}]
 
 
-def test_the_types_of_a_callback_are_sent_as_a_list(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_callback_types_are_sent_as_a_list(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/jobs", {"id": "a", "uid": "job_1", "status": None}, status=201)
     assert run(["jobs", "add", "a", "--callback", SINK, "--callback-types", "succeeded, failed"]) == 0
     assert [json.loads(body) for _, _, body in stub.seen] == [
@@ -135,7 +135,7 @@ def test_the_types_of_a_callback_are_sent_as_a_list(stub: Stub, capsys: pytest.C
     assert "--callback-types needs --callback" in capsys.readouterr().err
 
 
-def test_types_may_be_short() -> None:
+def test_short_types_are_expanded() -> None:
     assert full_types("failed, relay.test") == ["ai.revor.job.failed", "relay.test"]
     assert full_types(None) is None
     for wrong in ("", "faild", "zzz"):
@@ -143,7 +143,7 @@ def test_types_may_be_short() -> None:
             full_types(wrong)
 
 
-def test_the_stream_goes_on_where_it_broke_off(stub: Stub) -> None:
+def test_stream_resumes_after_the_last_event(stub: Stub) -> None:
     stub.says("GET /v1/events", {"items": [event(0)], "next_cursor": None})
     stub.streams(b": connected\n\n" + frame(event(1)) + frame(event(2)) + b"id: evt_3\ndata: {")
     stub.streams(b'{"title": "busy"}', status=503)
@@ -157,19 +157,19 @@ def test_the_stream_goes_on_where_it_broke_off(stub: Stub) -> None:
     assert streams == ["evt_0", "evt_2", "evt_2"]
 
 
-def test_a_stream_that_is_refused_ends(stub: Stub) -> None:
+def test_refused_stream_ends(stub: Stub) -> None:
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
     stub.streams(b'{"detail": "no"}', status=403)
     with pytest.raises(ApiError, match="no"):
         next(follow(Api(stub.url, None)))
 
 
-def test_a_first_connection_that_fails_is_said_at_once() -> None:
+def test_failed_first_connection_is_reported_at_once() -> None:
     with pytest.raises(Unreachable, match="relay serve"):
         next(follow(Api("http://127.0.0.1:9", None)))
 
 
-def test_listen_forwards_the_very_bytes_signed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listen_forwards_the_unchanged_bytes_signed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
     body = b'{"id":"evt_1", "type":"ai.revor.job.failed","subject":"\xc3\xa9"}'
@@ -190,7 +190,7 @@ def test_listen_forwards_the_very_bytes_signed(stub: Stub, capsys: pytest.Captur
     Webhook(SECRET).verify(sent, headers)
 
 
-def test_listen_goes_on_when_nothing_listens_there(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listen_continues_if_the_target_is_down(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
     stub.streams(frame(event(1)))
@@ -201,7 +201,7 @@ def test_listen_goes_on_when_nothing_listens_there(stub: Stub, capsys: pytest.Ca
     assert "not forwarded to localhost:9" in err
 
 
-def test_deliveries_are_listed_with_what_fits_on_a_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deliveries_are_listed_one_per_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     found = {"id": "dlv_1", "event_type": "a.job.failed", "subject": "7", "state": "dead", "reason": "http_503"}
     stub.says("GET /v1/deliveries", {"items": [{**found, "sink": "https://a.example/"}], "next_cursor": None})
     assert run(["deliveries", "list"]) == 0
@@ -246,7 +246,7 @@ def test_deliveries_are_counted_in_groups(stub: Stub, capsys: pytest.CaptureFixt
         ),
     ],
 )
-def test_a_list_says_how_each_subscription_stands_since_when_and_why(
+def test_subscription_list_shows_state_since_and_reason(
     stub: Stub, capsys: pytest.CaptureFixture[str], fields: dict[str, str], expected: list[str]
 ) -> None:
     found = {"id": "sub_1", "sink": "https://s", "types": None, "config": {"kind": "webhook"}, "state_since": "A"}
@@ -257,7 +257,7 @@ def test_a_list_says_how_each_subscription_stands_since_when_and_why(
     assert line == ["sub_1", *expected, "webhook", "https://s", "all job events"]
 
 
-def test_a_line_can_not_command_the_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_cannot_control_the_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/events", {"items": [event(1, subject="\x1b[2Jx")], "next_cursor": None})
     assert run(["events", "list"]) == 0
     assert "\x1b" not in capsys.readouterr().out
@@ -307,7 +307,7 @@ def sent(stub: Stub, what: str) -> list[Any]:
     return [json.loads(body) for seen, _, body in stub.seen if seen.partition("?")[0] == what]
 
 
-def test_adding_a_subscription_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/subscriptions", {**SLACK, "types": ["ai.revor.job.failed"]}, status=201)
     stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
     assert run(["subscriptions", "add", SINK, "--metadata-keys", "deal, owner"]) == 0
@@ -335,16 +335,14 @@ def test_adding_a_subscription_says_what_will_arrive(stub: Stub, capsys: pytest.
         (["relay.source.down"], "relay.source.down"),
     ],
 )
-def test_the_sample_is_a_failed_job_where_the_subscription_gets_these(
-    stub: Stub, types: list[str] | None, sample: str
-) -> None:
+def test_sample_is_a_failed_job_if_subscribed(stub: Stub, types: list[str] | None, sample: str) -> None:
     stub.says("POST /v1/subscriptions", {**SLACK, "types": types}, status=201)
     stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
     assert run(["subscriptions", "add", SINK]) == 0
     assert sent(stub, "POST /v1/subscriptions/sub_1/test") == [{"type": sample}]
 
 
-def test_a_sample_that_is_not_taken_is_exit_code_1_and_keeps_the_subscription(
+def test_rejected_sample_exits_with_1_and_keeps_the_subscription(
     stub: Stub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stub.says("POST /v1/subscriptions", SLACK, status=201)
@@ -365,9 +363,7 @@ def test_a_sample_that_is_not_taken_is_exit_code_1_and_keeps_the_subscription(
     assert f"relay: no sample was sent (no database). {next_command}" in capsys.readouterr().err
 
 
-def test_a_url_that_is_subscribed_already_is_refused_without_a_terminal(
-    stub: Stub, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_subscribed_url_is_refused_without_a_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/subscriptions", SLACK, status=200)
     for more in ([], ["--json"]):
         assert run(["subscriptions", "add", SINK, *more]) == 2
@@ -378,14 +374,14 @@ def test_a_url_that_is_subscribed_already_is_refused_without_a_terminal(
     assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions?reuse=true"] * 2
 
 
-def test_duplicate_adds_a_url_anyway(stub: Stub) -> None:
+def test_duplicate_adds_a_subscribed_url(stub: Stub) -> None:
     stub.says("POST /v1/subscriptions", SLACK, status=201)
     assert run(["subscriptions", "add", SINK, "--duplicate", "--no-test"]) == 0
     assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions"]
 
 
 @pytest.mark.parametrize(("wanted", "code"), [(True, 0), (False, 2)])
-def test_on_a_terminal_a_url_that_is_subscribed_already_is_offered(
+def test_terminal_offers_the_existing_subscription(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, wanted: bool, code: int
 ) -> None:
     asked = []
@@ -414,11 +410,11 @@ def test_on_a_terminal_a_url_that_is_subscribed_already_is_offered(
         ("did you mean failed?; known are a", "did you mean failed?; known are a"),
     ],
 )
-def test_messages_of_the_api_are_told_in_the_words_of_the_command_line(said: str, shown: str) -> None:
+def test_api_messages_name_commands_and_options(said: str, shown: str) -> None:
     assert in_cli_words(said) == shown
 
 
-def test_words_behind_secret_are_not_taken_for_one(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_about_a_secret_is_not_redacted(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     detail = "it is too short: a secret has 24 to 64 bytes"
     problem = {"detail": f"/config/secret: {detail}", "errors": [{"pointer": "/config/secret", "detail": detail}]}
     stub.says("GET /v1/jobs", problem, status=422)
@@ -435,13 +431,13 @@ def test_an_event_is_shown_as_a_sentence_and_its_json(stub: Stub, capsys: pytest
     assert json.loads("\n".join(rest)) == event
 
 
-def test_events_may_be_listed_since_an_age(stub: Stub) -> None:
+def test_events_are_listed_since_an_age(stub: Stub) -> None:
     stub.says("GET /v1/events", {"items": [], "next_cursor": None})
     assert run(["events", "list", "--since", "1d"]) == 0
     assert "since=20" in stub.seen[0][1] or "since=20" in str(stub.seen[0])
 
 
-def test_explain_says_the_last_error_and_how_to_fix_it(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_shows_the_last_error_and_its_fix(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     error = {
         "code": "api_key_revoked",
         "message": "no",
@@ -504,7 +500,7 @@ SHOWN = {
 }
 
 
-def test_edit_changes_what_is_given_and_keeps_the_rest(stub: Stub) -> None:
+def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     stub.says("GET /v1/subscriptions/sub_1", SHOWN)
     stub.says("PUT /v1/subscriptions/sub_1", SHOWN)
     options = ["--types", "failed,overdue", "--unset", "rate", "--timeout", "5"]
@@ -526,7 +522,7 @@ def test_edit_changes_what_is_given_and_keeps_the_rest(stub: Stub) -> None:
         (("--retry-schedule", ","), "--retry-schedule is empty"),
     ],
 )
-def test_edit_says_what_is_wrong_in_one_line(
+def test_edit_reports_an_error_in_one_line(
     stub: Stub, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     stub.says("GET /v1/subscriptions/sub_1", SHOWN)
@@ -536,7 +532,7 @@ def test_edit_says_what_is_wrong_in_one_line(
     assert said.count("\n") == 1
 
 
-def test_raw_request_of_a_delivery_is_what_verify_reads(
+def test_raw_request_of_a_delivery_verifies(
     stub: Stub, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
 ) -> None:
     body = '{"subject":"é"}'

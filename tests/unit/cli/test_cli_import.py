@@ -1,4 +1,4 @@
-"""`relay jobs import` without a relay: options that do not fit, what it is patient with, and what is told."""
+"""`relay jobs import` without a relay: conflicting options, retries and output."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 class Scripted(Api):
-    """Answers with the next of its answers: an error, or a document; without any it takes all as new."""
+    """Gives its answers in turn: an error or a document. Without answers it accepts all entries as new."""
 
     def __init__(self, *answers: Exception | Mapping[str, Any]) -> None:
         super().__init__(NOBODY, None)
@@ -77,7 +77,7 @@ def test_wrong_usage_is_one_line(
     assert Path("jobs.csv").read_text() == "id\na\n"
 
 
-def test_no_relay_is_said_at_once(
+def test_missing_relay_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RELAY_URL", NOBODY)
@@ -102,7 +102,7 @@ def test_a_dry_run_without_a_relay_checks_what_it_can(
     assert "the names of sources and accounts are not checked" in err
 
 
-def test_types_of_callbacks_come_with_a_callback(tmp_path: Path) -> None:
+def test_callback_types_are_sent_only_with_a_callback(tmp_path: Path) -> None:
     file = tmp_path / "jobs.csv"
     file.write_text(
         "id,callback_url,callback_types\na,https://a.example/,succeeded failed\nb,https://b.example/,\nc,,\n"
@@ -123,7 +123,7 @@ def test_types_of_callbacks_come_with_a_callback(tmp_path: Path) -> None:
     ]
 
 
-def test_a_dry_run_knows_the_types_of_callbacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_checks_callback_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "jobs.csv"
     file.write_text("id,callback_url,callback_types\na,https://a.example/,faild\nb,https://b.example/,failed\n")
     plan = import_run.Plan(file=file, dry_run=True)
@@ -131,7 +131,9 @@ def test_a_dry_run_knows_the_types_of_callbacks(tmp_path: Path, capsys: pytest.C
     assert "did you mean ai.revor.job.failed?" in "".join(capsys.readouterr())
 
 
-def test_nothing_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_input_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("RELAY_URL", NOBODY)
     for name, text in (("empty", ""), ("blank.csv", "id\n\n"), ("noise", "[]\n")):
         (tmp_path / name).write_text(text)
@@ -139,7 +141,7 @@ def test_nothing_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().out == "0 created, 0 already tracked, 0 rejected\n" * 3
 
 
-def test_what_passes_by_itself_is_waited_for() -> None:
+def test_temporary_errors_are_waited_out() -> None:
     slept: list[float] = []
     api = Scripted(refusal(503, "7"), refusal(429, "0.5"), refusal(502), {"created": 2, "existing": 0, "rejected": []})
     assert Relay(api, slept.append).register(bodies("ab")).created == 2
@@ -147,7 +149,7 @@ def test_what_passes_by_itself_is_waited_for() -> None:
     assert slept == [7.0, 1.0, 2.0]
 
 
-def test_a_relay_that_was_there_is_waited_for_and_one_that_was_not_is_not() -> None:
+def test_only_a_relay_that_has_answered_is_waited_for() -> None:
     slept: list[float] = []
     relay = Relay(Scripted({"created": 1, "existing": 0, "rejected": []}, Unreachable("gone")), slept.append)
     relay.register(bodies("a"))
@@ -158,7 +160,7 @@ def test_a_relay_that_was_there_is_waited_for_and_one_that_was_not_is_not() -> N
     assert slept == [0.5]
 
 
-def test_patience_ends() -> None:
+def test_waiting_has_a_limit() -> None:
     slept: list[float] = []
     with pytest.raises(ApiError, match="not now"):
         Relay(Scripted(*[refusal(503)] * 100), slept.append).register(bodies("a"))
@@ -168,14 +170,14 @@ def test_patience_ends() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 415])
-def test_what_waiting_does_not_mend_ends_it(status: int) -> None:
+def test_permanent_error_ends_the_import(status: int) -> None:
     api = Scripted(refusal(status))
     with pytest.raises(ApiError):
         Relay(api, lambda _: None).register(bodies("ab"))
     assert len(api.sent) == 1
 
 
-def test_one_entry_that_spoils_its_batch_is_found() -> None:
+def test_entry_that_makes_its_batch_fail_is_isolated() -> None:
     class Picky(Scripted):
         def send(self, method: str, path: str, **options: Any) -> Answer:  # type: ignore[override]
             answer = super().send(method, path, **options)
@@ -189,7 +191,7 @@ def test_one_entry_that_spoils_its_batch_is_found() -> None:
 
 
 @pytest.mark.parametrize("document", [None, [], {}, {"created": 1, "existing": 0, "rejected": [5]}])
-def test_an_answer_that_is_none(document: Any) -> None:
+def test_answer_that_is_not_a_relays_is_reported(document: Any) -> None:
     with pytest.raises(RelayError, match="is not a relay"):
         Relay(Scripted(document), lambda _: None).register(bodies("a"))
 
@@ -203,7 +205,7 @@ def test_batches_are_bounded_by_size_too(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert [len(ids) for ids in api.sent] == [3, 3]
 
 
-def test_the_first_rejected_are_shown_and_the_rest_counted(
+def test_first_rejected_entries_are_shown_and_the_rest_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("relay.cli.importing.report.MAX_LISTED", 25)
@@ -219,9 +221,7 @@ def test_the_first_rejected_are_shown_and_the_rest_counted(
     assert (len(found["rejected"]), found["rejected_count"]) == (25, 30)
 
 
-def test_a_run_that_finds_no_relay_leaves_the_files_of_an_earlier_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_without_a_relay_keeps_the_files_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_run, "BATCH_ENTRIES", 1)
     file, rejects, state = (tmp_path / name for name in ("jobs.csv", "rejects", "jobs.csv.import-state"))
     file.write_text("id,metadata\na,5\nb,\nc,\n")
@@ -239,7 +239,7 @@ def test_a_run_that_finds_no_relay_leaves_the_files_of_an_earlier_one(
     assert not state.exists()
 
 
-def test_a_folder_that_takes_no_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_continues_without_a_state_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "ids"
     file.write_text("a\n")
     (tmp_path / "ids.import-state").mkdir()
@@ -248,7 +248,7 @@ def test_a_folder_that_takes_no_state(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "ids.import-state (Is a directory). An interrupted import will start again" in err
 
 
-def test_standard_input_is_imported_again(
+def test_interrupted_standard_input_says_to_import_it_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(import_run, "BATCH_ENTRIES", 1)

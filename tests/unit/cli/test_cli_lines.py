@@ -1,4 +1,4 @@
-"""The command line from outside: exit codes, one line an error, and never a traceback."""
+"""The command line as a user sees it: exit codes, one line per error, and no traceback."""
 
 import re
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_wrong_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert "port" in err
 
 
-def test_a_relay_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_relay_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:9")
     assert run(["jobs", "list"]) == 1
     err = capsys.readouterr().err
@@ -79,7 +79,7 @@ def test_a_relay_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://x", "http://x:y"])
-def test_a_relay_url_that_is_none(
+def test_invalid_relay_url_is_refused(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RELAY_URL", url)
@@ -87,7 +87,7 @@ def test_a_relay_url_that_is_none(
     assert "RELAY_URL" in capsys.readouterr().err
 
 
-def test_an_unexpected_error_hints_at_the_traceback(
+def test_unexpected_error_mentions_the_debug_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> None:
@@ -102,7 +102,7 @@ def test_an_unexpected_error_hints_at_the_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
@@ -139,7 +139,7 @@ def test_init_writes_the_shipped_settings_once(capsys: pytest.CaptureFixture[str
     assert Path("relay.yaml").read_text() == text
 
 
-def test_init_keeps_the_key_in_a_file_of_the_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_stores_the_key_in_a_private_file(monkeypatch: pytest.MonkeyPatch) -> None:
     from relay.config.settings import load_settings
 
     monkeypatch.setattr("relay.cli.local._asked_key", lambda: "sk-revor-something")
@@ -152,13 +152,13 @@ def test_init_keeps_the_key_in_a_file_of_the_owner(monkeypatch: pytest.MonkeyPat
     assert account.api_key_file == str(Path("revor.key").resolve())
 
 
-def test_migrate_makes_the_newest_schema(capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_creates_the_newest_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
     assert migrations.newest_revision() in capsys.readouterr().out
     migrations.check("sqlite:///relay.db")
 
 
-def test_migrate_and_serve_name_who_holds_the_database(capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_names_the_process_that_holds_the_database(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
     lock = HolderLock(Path("relay.db.lock").resolve())
     lock.acquire()

@@ -1,4 +1,4 @@
-"""Tables on a terminal, and what of them a person copies."""
+"""Tables on terminals of different widths."""
 
 import pytest
 
@@ -11,7 +11,7 @@ ROW = (ID, "2026-11-25T23:32:35.584Z", "default", "/api/v1/outreach/dispatches",
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
-def test_an_id_stays_on_one_line_whatever_the_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+def test_ids_stay_on_one_line_at_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     shown = Terminal()
     monkeypatch.setattr("sys.stdout", shown)
     monkeypatch.setenv("COLUMNS", str(width))
@@ -22,7 +22,7 @@ def test_an_id_stays_on_one_line_whatever_the_width(monkeypatch: pytest.MonkeyPa
     assert max(map(len, lines)) <= width
 
 
-def test_a_very_long_id_leaves_room_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_long_id_leaves_room_for_other_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Terminal()
     monkeypatch.setattr("sys.stdout", shown)
     monkeypatch.setenv("COLUMNS", "80")
@@ -32,7 +32,7 @@ def test_a_very_long_id_leaves_room_for_the_rest(monkeypatch: pytest.MonkeyPatch
     assert shown.getvalue().count("x") == 200
 
 
-def test_no_column_vanishes_and_a_time_breaks_between_day_and_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_table_keeps_every_column_and_wraps_times_after_the_date(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Terminal()
     monkeypatch.setattr("sys.stdout", shown)
     monkeypatch.setenv("COLUMNS", "80")
@@ -46,7 +46,7 @@ def test_no_column_vanishes_and_a_time_breaks_between_day_and_hour(monkeypatch: 
     assert "2026-11-26T" not in text
 
 
-def test_elsewhere_times_are_as_the_api_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_are_rfc_3339_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(COLUMNS, [ROW], empty="none")
     assert "2026-11-25T23:32:35.584Z" in capsys.readouterr().out
 
@@ -112,7 +112,7 @@ def test_tables_fit_a_hundred_columns_with_short_types_and_relative_times(
         assert cell in lines[1], lines[1]
 
 
-def test_long_values_stay_whole_where_the_terminal_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_values_are_not_cut_on_a_wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Terminal()
     monkeypatch.setattr("sys.stdout", shown)
     monkeypatch.setenv("TERM", "dumb")

@@ -1,4 +1,4 @@
-"""The commands about replays, against a server that answers as it is told."""
+"""The replay commands against a stub server."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ def sent(stub: Stub) -> Any:
     return json.loads(stub.seen[0][2])
 
 
-def test_a_replay_is_asked_for(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_is_requested(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says(PATH, STARTED, status=202)
     since = "2026-05-20T00:00:00Z"
     options = ["--since", since, "--until", "2026-05-21T00:00:00Z", "--types", "failed,relay.test", "--only", "all"]
@@ -54,7 +54,7 @@ def test_nothing_to_send_again(stub: Stub, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_its_end_is_waited_for(
+def test_wait_returns_at_the_end_of_a_replay(
     stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
@@ -75,13 +75,13 @@ def test_its_end_is_waited_for(
 
 
 @pytest.mark.parametrize("end", [shown("done", delivered=1100, dead=100), shown("stopped", delivered=200)])
-def test_an_end_that_is_not_good(stub: Stub, capsys: pytest.CaptureFixture[str], end: dict[str, Any]) -> None:
+def test_incomplete_replay_exits_with_1(stub: Stub, capsys: pytest.CaptureFixture[str], end: dict[str, Any]) -> None:
     stub.says("GET /v1/replays/rpl_1", end)
     assert run(["replays", "show", "rpl_1", "--wait", "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == end
 
 
-def test_a_relay_that_is_away_is_waited_for(
+def test_wait_survives_a_restart_of_the_relay(
     stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.says("GET /v1/replays/rpl_1", shown())
@@ -104,7 +104,7 @@ def test_a_relay_that_is_away_is_waited_for(
     assert "Continue with `relay replays show rpl_1 --wait`" in capsys.readouterr().err
 
 
-def test_one_is_shown_and_stopped(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_is_shown_and_stopped(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/replays/rpl_1", shown(delivered=5))
     stub.says("DELETE /v1/replays/rpl_1", shown("stopped", delivered=5))
     assert run(["replays", "show", "rpl_1"]) == 0
@@ -113,7 +113,7 @@ def test_one_is_shown_and_stopped(stub: Stub, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "rpl_1 is stopped: 5 of 1,200 delivered, 1,195 left\n"
 
 
-def test_many_deliveries_are_named_by_options(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deliveries_are_retried_by_filter(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/deliveries/retry", STARTED, status=202)
     options = ["--state", "dead", "--subscription", "sub_1", "--type", "failed", "--reason", "http_500"]
     assert run(["deliveries", "retry", *options, "--since", "2026-05-20T00:00:00Z"]) == 0
@@ -127,7 +127,7 @@ def test_many_deliveries_are_named_by_options(stub: Stub, capsys: pytest.Capture
     assert "rpl_1" in capsys.readouterr().out
 
 
-def test_one_delivery_is_named_by_its_id(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_delivery_is_retried_by_its_id(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/deliveries/dlv_1/retry", {"id": "dlv_1"}, status=202)
     assert run(["deliveries", "retry", "dlv_1"]) == 0
     assert capsys.readouterr().out == "dlv_1 is pending again\n"
@@ -136,7 +136,7 @@ def test_one_delivery_is_named_by_its_id(stub: Stub, capsys: pytest.CaptureFixtu
         assert "not both" in capsys.readouterr().err
 
 
-def test_a_time_may_be_said_as_so_long_ago() -> None:
+def test_times_may_be_ages() -> None:
     now = from_rfc3339("2026-05-20T10:00:00Z")
     assert time_or_age(None) is None
     assert time_or_age("1d", now) == "2026-05-19T10:00:00.000Z"

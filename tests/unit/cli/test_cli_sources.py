@@ -1,4 +1,4 @@
-"""`relay sources`: a table that fits a narrow terminal, and what to make of it."""
+"""`relay sources`: a table that fits a narrow terminal, and advice on each account."""
 
 import io
 import json
@@ -38,7 +38,7 @@ UNKNOWN = {
 
 
 class Terminal(io.StringIO):
-    """A stdout that a person watches."""
+    """A stdout that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -46,7 +46,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def accounts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The accounts that the relay will list."""
+    """Sets the accounts that the relay lists."""
     listed: list[dict[str, Any]] = [dict(ACCOUNT)]
 
     class Client:
@@ -67,9 +67,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str, columns: int =
     return shown.getvalue().splitlines()
 
 
-def test_a_narrow_terminal_shows_the_table_whole(
-    accounts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_table_fits_a_narrow_terminal(accounts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     accounts.append({**ACCOUNT, **UNKNOWN, "account": "second", "state": "unauthorized", "open_jobs": 0})
     lines = on_terminal(monkeypatch)
     assert [line.split() for line in lines[:3]] == [
@@ -84,7 +82,7 @@ def test_a_narrow_terminal_shows_the_table_whole(
     assert "revor/second: the upstream refuses the API key" in text
 
 
-def test_long_names_and_large_numbers_are_folded_and_not_cut(
+def test_long_names_and_large_numbers_are_wrapped(
     accounts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "an-account-with-a-name-as-long-as-a-team-can-make-it"
@@ -96,7 +94,7 @@ def test_long_names_and_large_numbers_are_folded_and_not_cut(
     assert "…" not in "".join(lines)
 
 
-def test_elsewhere_it_is_lines_with_tabs_and_a_sentence(
+def test_without_a_terminal_rows_are_tab_separated(
     accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     accounts[0] |= {"limit": 10, "window_seconds": 3600.0, "own_requests_per_second": 0.002}
@@ -107,19 +105,19 @@ def test_elsewhere_it_is_lines_with_tabs_and_a_sentence(
     assert len(lines) == 6
 
 
-def test_json_is_all_and_alone(accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_only_output(accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sources", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == accounts
 
 
-def test_no_accounts_is_said(accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_accounts_are_reported(accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     accounts.clear()
     assert run(["sources"]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == ("", "no accounts. Add one to the settings\n")
 
 
-def test_a_name_can_not_command_the_terminal(
+def test_account_name_cannot_control_the_terminal(
     accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     accounts[0]["account"] = "\x1b[2Jx"
@@ -127,7 +125,7 @@ def test_a_name_can_not_command_the_terminal(
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_no_relay_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_relay_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:9")
     assert run(["sources"]) == 1
     out, err = capsys.readouterr()
@@ -157,5 +155,5 @@ def delays(now: float, double: float | None, half: float | None) -> dict[str, An
         (delays(100.0, 95.0, 105.0), "Neither a larger nor a smaller budget would change much."),
     ],
 )
-def test_what_to_make_of_it(changes: dict[str, Any], expected: str) -> None:
+def test_judgement_of_an_account(changes: dict[str, Any], expected: str) -> None:
     assert expected in judgement({**ACCOUNT, **changes})

@@ -1,4 +1,4 @@
-"""`relay support`: what stands in the text for a ticket, how long it can get, and what never stands in it."""
+"""`relay support`: the contents of the ticket text, its maximum length, and what it leaves out."""
 
 from typing import Any
 
@@ -120,7 +120,7 @@ def case(**changes: Any) -> Case:
 
 
 def serve(stub: Stub) -> None:
-    """A relay that knows one of each."""
+    """A relay with one resource of each kind."""
     page = {"next_cursor": None}
     stub.says("GET /openapi.json", {"info": {"version": "0.2.0"}})
     stub.says("GET /readyz", READY, status=503)
@@ -136,7 +136,7 @@ def serve(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("id", [JOB, UID, EVENT, DELIVERY])
-def test_everything_around_an_id_is_in_the_text(id: str, stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_everything_about_the_id(id: str, stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     serve(stub)
     assert run(["support", id]) == 0
     out = capsys.readouterr().out
@@ -157,7 +157,9 @@ def test_everything_around_an_id_is_in_the_text(id: str, stub: Stub, capsys: pyt
     assert "revor/second" not in out, "another account has nothing to do with it"
 
 
-def test_a_subscription_brings_its_deliveries_and_every_source(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_for_a_subscription_has_its_deliveries_and_all_sources(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
     serve(stub)
     assert run(["support", SUBSCRIPTION]) == 0
     out = capsys.readouterr().out
@@ -172,7 +174,7 @@ def test_a_subscription_brings_its_deliveries_and_every_source(stub: Stub, capsy
     assert "JOB" not in out
 
 
-def test_an_id_that_is_not_known(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_id_is_refused(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     for path in ("deliveries/dlv_x", "jobs/dlv_x", "jobs/x"):
         stub.says(f"GET /v1/{path}", {"code": "not_found", "detail": "no"}, status=404)
     for id in ("dlv_x", "x"):
@@ -181,13 +183,13 @@ def test_an_id_that_is_not_known(stub: Stub, capsys: pytest.CaptureFixture[str])
         assert (out, err) == ("", f"relay: there is no job, event, delivery or subscription '{id}'\n")
 
 
-def test_an_id_in_several_accounts(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ambiguous_job_id_is_refused(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/jobs/x", {"code": "ambiguous_job", "detail": "two"}, status=409)
     assert run(["support", "x"]) == 2
     assert "Use its uid" in capsys.readouterr().err
 
 
-def test_a_job_may_be_called_like_anything_else(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_id_may_look_like_another_kind(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     serve(stub)
     stub.says("GET /v1/events/evt_mine", {"code": "event_not_found", "detail": "no"}, status=404)
     stub.says("GET /v1/jobs/evt_mine", job(id="evt_mine"))
@@ -195,7 +197,7 @@ def test_a_job_may_be_called_like_anything_else(stub: Stub, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("revor-relay, about job evt_mine, ")
 
 
-def test_what_can_not_be_read_is_said_and_the_rest_is_told(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_parts_are_listed_and_the_rest_is_shown(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     serve(stub)
     for what in ("GET /openapi.json", "GET /v1/sources", f"GET /v1/jobs/{UID}/explain", "GET /readyz"):
         stub.answers.pop(what)
@@ -207,13 +209,13 @@ def test_what_can_not_be_read_is_said_and_the_rest_is_told(stub: Stub, capsys: p
     assert f"JOB {UID}" in out
 
 
-def test_a_relay_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_relay_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:9")
     assert run(["support", JOB]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_text_has_an_end() -> None:
+def test_text_is_limited_in_length() -> None:
     long = "x" * 5000
     many = case(
         events=[event(number, type=long) for number in range(MAX_EVENTS)],
@@ -227,13 +229,13 @@ def test_the_text_has_an_end() -> None:
     assert "… 480 more accounts" in lines
 
 
-def test_a_text_can_not_command_a_terminal() -> None:
+def test_text_cannot_control_the_terminal() -> None:
     broken = case(job=job(upstream={"status": "\x1b[2J\nfaked: line"}))
     assert all(line.isprintable() for line in report(broken, now=NOW))
 
 
 @pytest.mark.parametrize("encoding", ["text", "hex"])
-def test_no_path_begins_where_an_answer_was_cut(encoding: str) -> None:
+def test_cut_answer_reveals_no_part_of_a_path(encoding: str) -> None:
     path = "/hooks/Zq7fKp2mXw9dLr4vZq7fKp2mXw9dLr4vZq7fKp2mXw9dLr4v"
     said = path * 100
     said = said[:1024] if encoding == "text" else said.encode().hex()[:1024]
@@ -245,15 +247,15 @@ def test_no_path_begins_where_an_answer_was_cut(encoding: str) -> None:
     assert path[:16].encode().hex() not in text
 
 
-def test_keys_tokens_and_recipients_are_taken_out_of_any_text() -> None:
+def test_keys_tokens_and_recipients_are_redacted() -> None:
     leaks = "Bearer Zq7fKp2mXw9dLr4v; sk-revor-Zq7fKp2mXw9dLr4v; whsec_Zq7fKp2mXw9dLr4v; zq7fkp2mxw9dlr4v@example.com"
     planted = case(deliveries=[delivery(attempt(response_excerpt=leaks, error=leaks))], unknown=[f"the job: {leaks}"])
     assert "zq7fkp2mxw9dlr4v" not in "\n".join(report(planted, now=NOW)).lower()
 
 
 @given(secrets, st.integers(0, 1100))
-def test_what_was_planted_never_stands_in_the_text(secret: str, before: int) -> None:
-    """Wherever the API might hold something that is nobody's business."""
+def test_planted_secrets_never_appear_in_the_text(secret: str, before: int) -> None:
+    """Secrets in every field of the API that could hold one."""
     path = f"/hooks/{secret}/in"
     said = f"{'.' * before}Cannot POST {path}; Bearer {secret}; {secret}"[:1024]
     attempts = [

@@ -1,4 +1,4 @@
-"""`relay verify`: every reason that it can give, from a file and from standard input."""
+"""`relay verify`: every reason for a failure, from a file and from standard input."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def request(
         (request(signature="v1a,abc"), SECRET, AT, "no_v1_signature"),
     ],
 )
-def test_each_reason(
+def test_every_reason_is_reported(
     raw: bytes, secret: str, now: int, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "request.http"
@@ -59,7 +59,7 @@ def test_each_reason(
     assert answer["detail"] in capsys.readouterr().out
 
 
-def test_standard_input_and_other_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_and_other_times_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     def judged(*arguments: str) -> int:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(request())))
         return run(["verify", "--secret", SECRET, *arguments])
@@ -69,14 +69,14 @@ def test_standard_input_and_other_times(monkeypatch: pytest.MonkeyPatch) -> None
     assert judged("--now", "yesterday") == 2
 
 
-def test_a_line_end_that_an_editor_added_is_not_of_the_body() -> None:
+def test_line_end_added_by_an_editor_is_ignored() -> None:
     raw = b"content-length: 2\n\n{}\n"
     assert parse_request(raw) == ({"content-length": "2"}, b"{}")
     assert parse_request(raw + b"x")[1] == b"{}\nx"
 
 
 @pytest.mark.parametrize("raw", [b"", b"no blank line", b"garbage\n\nbody", b"a: b\nnonsense\n\nbody", b": x\n\n"])
-def test_what_is_no_request(raw: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_request_is_refused(raw: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError):
         parse_request(raw)
     file = tmp_path / "request.http"
@@ -85,7 +85,7 @@ def test_what_is_no_request(raw: bytes, tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_secret_that_is_none_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_secret_is_not_echoed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "request.http"
     file.write_bytes(request())
     assert run(["verify", "--secret", "hunter2hunter2", str(file)]) == 2
@@ -104,7 +104,7 @@ def test_secret_may_come_from_the_environment(
     assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 1
 
 
-def test_missing_secret_is_asked_for_in_one_line(
+def test_missing_secret_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "request.txt").write_bytes(request())

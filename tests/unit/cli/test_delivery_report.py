@@ -1,4 +1,4 @@
-"""`relay deliveries show`: what a tired person is told, on narrow terminals too."""
+"""`relay deliveries show`: the explanation of a delivery, also on narrow terminals."""
 
 import json
 from typing import Any
@@ -86,7 +86,7 @@ def told(of: dict[str, Any], to: dict[str, Any] | None = None, width: int | None
     return describe_delivery(of, EVENT_SEEN, subscription() if to is None else to, now=NOW, width=width)
 
 
-def test_the_story_of_a_delivery_that_fails() -> None:
+def test_report_of_a_failing_delivery() -> None:
     second = attempt(2, timings={"dns_ms": None, "connect_ms": None, "tls_ms": None, "first_byte_ms": 84.0})
     last = {**without_answer("timeout: no answer within 15 s", first_byte_ms=15000.0), "number": 3}
     last["decision"] = "timeout (attempt 3 of 10): tried again in 30 min"
@@ -118,14 +118,14 @@ def test_the_story_of_a_delivery_that_fails() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_it_fits_a_narrow_terminal(width: int) -> None:
+def test_report_fits_a_narrow_terminal(width: int) -> None:
     lines = told(delivery(*(attempt(number) for number in range(1, 15))), width=width)
     assert max(len(line) for line in lines) <= width
     assert sum(DELIVERY in line for line in lines) == 3, "ids stay on one line, and can be copied"
     assert sum(JOB in line for line in lines) == 1
 
 
-def test_of_many_attempts_the_first_and_the_last_are_told() -> None:
+def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
     many = [attempt(number) for number in range(1, 501)]
     numbers = [line.split()[0] for line in attempt_lines(many) if line.startswith("#")]
     assert numbers == ["#1", "#2", *(f"#{number}" for number in range(491, 501))]
@@ -210,7 +210,7 @@ def test_of_many_attempts_the_first_and_the_last_are_told() -> None:
         ),
     ],
 )
-def test_how_it_stands_what_comes_next_and_what_to_do(
+def test_report_shows_state_next_step_and_commands(
     seen: dict[str, Any], to: dict[str, Any] | None, first: str, then: str, command: str
 ) -> None:
     lines = describe_delivery(seen, None, to, now=NOW)
@@ -241,17 +241,17 @@ def test_how_it_stands_what_comes_next_and_what_to_do(
         (without_answer("cancelled"), "cancelled"),
     ],
 )
-def test_what_most_likely_is_behind_it(last: dict[str, Any], behind: str | None) -> None:
+def test_likely_cause_of_a_failure(last: dict[str, Any], behind: str | None) -> None:
     said = [line for line in told(delivery(attempt(), last)) if line.startswith("Why")]
     assert said == ([] if behind is None else [f"Why   {LIKELY_CAUSES[behind]}"])
 
 
-def test_an_answer_in_hex_is_said_to_be_hex_and_a_long_one_is_cut() -> None:
+def test_hex_answer_is_marked_and_a_long_one_is_cut() -> None:
     lines = attempt_lines([attempt(response_excerpt="ff" * 512, response_excerpt_encoding="hex")])
     assert f"      answer: (hex) {'ff' * 200}…" in lines
 
 
-def test_an_answer_can_not_command_the_terminal() -> None:
+def test_answer_cannot_control_the_terminal() -> None:
     assert not any("\x1b" in line for line in attempt_lines([attempt(response_excerpt="\x1b[2Jgone")], width=80))
 
 
@@ -259,11 +259,11 @@ def test_an_answer_can_not_command_the_terminal() -> None:
     ("milliseconds", "said"),
     [(0.04, "0.1 ms"), (9.94, "9.9 ms"), (9.96, "10 ms"), (999.4, "999 ms"), (1200.0, "1.2 s"), (60000.0, "60 s")],
 )
-def test_a_duration(milliseconds: float, said: str) -> None:
+def test_durations_are_written_with_units(milliseconds: float, said: str) -> None:
     assert duration(milliseconds) == said
 
 
-def test_the_command_reads_what_the_story_needs(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reads_the_event_and_the_subscription(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says(f"GET /v1/deliveries/{DELIVERY}", delivery(attempt()))
     stub.says(f"GET /v1/events/{EVENT}", {"code": "event_not_found", "detail": "no"}, status=404)
     stub.says(f"GET /v1/subscriptions/{SUBSCRIPTION}", subscription())

@@ -1,4 +1,4 @@
-"""`relay demo`: its bounds, its settings, its receiver, and how it shows its progress."""
+"""`relay demo`: its options, settings, receiver and progress output."""
 
 import base64
 import io
@@ -39,16 +39,16 @@ from tests.support.postgres_server import shared_server
         ["--compare", "clever"],
     ],
 )
-def test_what_is_out_of_bounds_is_refused_with_2(arguments: list[str]) -> None:
+def test_out_of_range_options_exit_with_2(arguments: list[str]) -> None:
     assert run(["demo", *arguments]) == 2
 
 
-def test_a_rate_limit_is_requests_and_seconds() -> None:
+def test_rate_limit_is_requests_and_seconds() -> None:
     assert read_rate_limit("120/60") == (120, 60.0)
     assert read_rate_limit("1/0.5") == (1, 0.5)
 
 
-def test_the_settings_are_a_loopback_nodes_with_intervals_divided_by_the_speed() -> None:
+def test_node_runs_on_loopback_with_intervals_divided_by_the_speed() -> None:
     settings = demo_settings(Plan(speed=100), database="sqlite:///x.db", sandbox_url="http://127.0.0.1:1", port=2)
     polling = settings.sources["revor"].polling
     assert (polling.min_interval_seconds, polling.max_interval_seconds) == (0.01, 9)
@@ -57,7 +57,7 @@ def test_the_settings_are_a_loopback_nodes_with_intervals_divided_by_the_speed()
     assert settings.database.url == "sqlite:///x.db"
 
 
-async def test_its_database_is_a_new_file_or_a_new_one_beside_that_of_postgresql(tmp_path: Path) -> None:
+async def test_database_is_a_new_file_or_a_new_postgresql_database(tmp_path: Path) -> None:
     async with demo_database(Plan(), tmp_path) as url:
         assert url == f"sqlite:///{tmp_path / 'relay.db'}"
     with pytest.raises(UsageError, match="--database is for PostgreSQL"):
@@ -68,7 +68,7 @@ async def test_its_database_is_a_new_file_or_a_new_one_beside_that_of_postgresql
             pass
 
 
-async def test_a_database_of_postgresql_is_dropped_at_the_end(tmp_path: Path) -> None:
+async def test_postgresql_database_is_dropped_at_the_end(tmp_path: Path) -> None:
     server = shared_server()
     async with demo_database(Plan(database=server.url()), tmp_path) as url:
         connection = await asyncpg.connect(url)
@@ -80,7 +80,7 @@ async def test_a_database_of_postgresql_is_dropped_at_the_end(tmp_path: Path) ->
     await connection.close()
 
 
-def test_patience_grows_with_what_the_limit_makes_wait() -> None:
+def test_time_limit_grows_with_a_lower_rate_limit() -> None:
     assert patience_seconds(Plan(speed=1000)) < 25
     assert patience_seconds(Plan(speed=60, rate_limit=(1, 60))) > 200
 
@@ -100,7 +100,7 @@ def arrival(body: bytes, headers: dict[str, str]) -> Request:
     return Request({"type": "http", "method": "POST", "path": "/events", "headers": raw}, receive)
 
 
-async def test_the_receiver_takes_what_verifies_and_refuses_the_rest(scenario: Scenario) -> None:
+async def test_receiver_accepts_only_verified_events(scenario: Scenario) -> None:
     verifier = scenario.verifier = Webhook("whsec_" + base64.b64encode(b"k" * 32).decode())
     event = {
         "id": "evt_1",
@@ -127,7 +127,7 @@ async def test_the_receiver_takes_what_verifies_and_refuses_the_rest(scenario: S
     assert (scenario.received.events_delivered, scenario.received.signature_failures) == (1, 4)
 
 
-def test_progress_for_people(scenario: Scenario) -> None:
+def test_progress_is_shown_as_text_and_table(scenario: Scenario) -> None:
     scenario.job_ids += ["a", "b"]
     scenario.received.add(Receipt(event_id="evt_1", job_id="a", sequence=1, kind="succeeded", detected_at=0))
     assert scenario.states() == {"succeeded": 1, "dispatched": 1}

@@ -1,4 +1,4 @@
-"""The plain poller that the relay is measured against: its order, its interval, the limit, and when it gives up."""
+"""The plain poller that the relay is compared with: its order, interval, rate limit and time limit."""
 
 import io
 
@@ -18,7 +18,7 @@ NOW = 1_779_271_200.0
 
 
 class Upstream:
-    """An upstream whose jobs end at told times, with a clock that goes only when somebody waits."""
+    """An upstream whose jobs end at given times, with a clock that advances only while a caller waits."""
 
     def __init__(self, ends_at: dict[str, float], *, request_seconds: float = 0.0) -> None:
         self.now = 0.0
@@ -42,7 +42,7 @@ class Upstream:
         return PollResult(status="succeeded" if self.now >= self.ends_at[job_id] else "running")
 
 
-async def test_it_looks_at_every_open_job_each_interval() -> None:
+async def test_poller_polls_every_open_job_each_interval() -> None:
     upstream = Upstream({"a": 12.0, "b": 7.0})
     poller = upstream.poller()
     poller.track("a")
@@ -53,7 +53,7 @@ async def test_it_looks_at_every_open_job_each_interval() -> None:
     assert poller.seen_at == {"b": 11.0, "a": 15.0}
 
 
-async def test_a_poller_that_is_late_takes_the_jobs_in_turn() -> None:
+async def test_late_poller_polls_the_jobs_in_turn() -> None:
     upstream = Upstream({"a": 0.0, "b": 100.0, "c": 0.0, "d": 0.0}, request_seconds=4.0)
     poller = upstream.poller()
     for job_id in "abcd":
@@ -63,7 +63,7 @@ async def test_a_poller_that_is_late_takes_the_jobs_in_turn() -> None:
     assert [job_id for _, job_id in upstream.polls] == ["a", "b", "c", "d", "b"]
 
 
-async def test_refused_it_waits_and_goes_on_with_the_same_job() -> None:
+async def test_poller_waits_for_retry_after_and_repeats_the_job() -> None:
     upstream = Upstream({"a": 0.0, "b": 0.0})
     upstream.refusals = [2.5, 0.001]
     poller = upstream.poller()
@@ -80,7 +80,7 @@ def truths(plan: Plan, number: int) -> list[dict[str, object]]:
     return [world.truth(job, NOW + 100) for job in jobs]
 
 
-def test_an_end_not_seen_counts_with_its_delay_so_far() -> None:
+def test_unseen_end_counts_with_its_delay_so_far() -> None:
     lives = truths(Plan(speed=1), 2)  # both end at NOW + 8
     first, second = (str(truth["id"]) for truth in lives)
     figures = make_naive(lives, {first: NOW + 9}, given_up_at=NOW + 38, speed=2, upstream_requests=7)
@@ -124,7 +124,7 @@ def report_of(mean: float | None) -> Report:
         (None, 0, "The relay saw no end, with 8 requests against 90."),
     ],
 )
-def test_side_by_side_for_people(ours: float | None, unseen: int, line: str) -> None:
+def test_comparison_table(ours: float | None, unseen: int, line: str) -> None:
     naive = Naive(detection_delay_seconds=Delay(mean=50.0, p50=40.0, p95=90.0), upstream_requests=90, unseen=unseen)
     assert compared(report_of(ours), naive) == line
     console = Console(file=io.StringIO(), width=120)
@@ -139,7 +139,7 @@ def test_side_by_side_for_people(ours: float | None, unseen: int, line: str) -> 
     assert [cell.strip() for cell in rows[-1]] == ["upstream requests", "8", "90"]
 
 
-async def test_the_limit_is_the_sandboxs_own() -> None:
+async def test_second_run_has_the_rate_limit_of_the_first() -> None:
     async with open_rerun(Plan(speed=1000, rate_limit=(1, 3600))) as rerun:
         answer = await post(rerun.session, f"{rerun.url}{DISPATCH_PATH}", dispatch_body(0), api_key=API_KEY)
         job_id = answer["item"]["id"]
@@ -153,7 +153,7 @@ async def test_the_limit_is_the_sandboxs_own() -> None:
         assert "0/20 ends seen" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-async def test_an_answer_that_makes_no_sense_ends_it() -> None:
+async def test_unexpected_answer_ends_the_second_run() -> None:
     async with open_rerun(Plan(speed=1000)) as rerun:
         rerun.poller.track("nobody")
         with pytest.raises(DemoError, match="answered 404"):
@@ -161,7 +161,7 @@ async def test_an_answer_that_makes_no_sense_ends_it() -> None:
 
 
 def told(plan: Plan) -> Scenario:
-    """A scenario whose jobs were dispatched, three at a time."""
+    """A scenario whose jobs were dispatched in groups of three."""
     app = sandbox_of(plan).app()
     scenario = Scenario(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=app)
     for index in range(plan.jobs):
@@ -171,7 +171,7 @@ def told(plan: Plan) -> Scenario:
     return scenario
 
 
-async def test_the_world_is_the_same_once_more() -> None:
+async def test_second_run_has_the_same_jobs() -> None:
     scenario = told(Plan(jobs=6, speed=1000, seed=4))
     lines = []
     async with open_rerun(scenario.plan) as rerun:
@@ -188,7 +188,7 @@ async def test_the_world_is_the_same_once_more() -> None:
     assert lines[-1] == f"6/6 ends seen, {naive.upstream_requests} upstream requests"
 
 
-async def test_it_gives_up_when_its_patience_is_at_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_second_run_stops_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(job_id: str) -> PollResult:
         return PollResult(status="running")
 
@@ -201,7 +201,7 @@ async def test_it_gives_up_when_its_patience_is_at_an_end(monkeypatch: pytest.Mo
     assert naive.detection_delay_seconds.mean is not None
 
 
-async def test_its_failure_is_the_demos() -> None:
+async def test_failure_of_the_poller_fails_the_demo() -> None:
     async def broken(job_id: str) -> PollResult:
         raise DemoError("broken")
 

@@ -1,4 +1,4 @@
-"""The demo's figures: what a true life owes, what of it came, and what it cost."""
+"""The demo's figures: owed, received and missing events, and the cost in requests."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def receipts(job_id: str, *kinds: str, detected_at: float = NOW + 9) -> list[Rec
         (1, "succeeded", ("queued", "running", "retrying", "succeeded"), 3, 1, 0),
     ],
 )
-def test_what_is_owed(
+def test_owed_missing_and_unobserved_events(
     failures: int, final: str, kinds: tuple[str, ...], owed: int, missing: int, unobserved: int
 ) -> None:
     truth = life(failures=failures, final=final)
@@ -50,14 +50,14 @@ def test_what_is_owed(
     assert (found.owed, found.missing, found.unobserved) == (owed, missing, unobserved)
 
 
-def test_a_gap_in_the_sequence_is_an_event_that_is_missing() -> None:
+def test_gap_in_the_sequence_is_a_missing_event() -> None:
     truth = life()
     came = receipts(truth["id"], "queued", "scheduled", "running", "succeeded")
     assert check_job(truth, came).missing == 0
     assert check_job(truth, [came[0], *came[2:]]).missing == 1
 
 
-def test_the_book_counts_what_comes_twice_or_out_of_order() -> None:
+def test_duplicates_and_events_out_of_order_are_counted() -> None:
     received = Receipts()
     first, second, third = receipts("j", "queued", "running", "succeeded")
     for receipt in (first, third, second, first):
@@ -68,18 +68,18 @@ def test_the_book_counts_what_comes_twice_or_out_of_order() -> None:
 
 
 @pytest.mark.parametrize("speed", [1.0, 60.0])
-def test_a_naive_poller_looks_every_five_seconds_of_true_time(speed: float) -> None:
+def test_naive_requests_are_one_per_five_seconds(speed: float) -> None:
     assert naive_requests(life(speed=speed), speed) == 2  # 1 s to the start, 7 s to the end
     assert naive_requests(life(speed=speed, failures=1), speed) == 10
 
 
-def test_a_naive_poller_looks_once_at_least() -> None:
+def test_naive_requests_are_at_least_one() -> None:
     truth = life()
     truth["transitions"][-1]["at_epoch_seconds"] = NOW
     assert naive_requests(truth, 1) == 1
 
 
-def test_the_delay_is_counted_as_at_speed_1() -> None:
+def test_delay_is_measured_as_at_speed_1() -> None:
     truth = life(speed=60)
     ended_at = truth["transitions"][-1]["at_epoch_seconds"]
     came = receipts(truth["id"], "running", "succeeded", detected_at=ended_at + 0.05)
@@ -117,7 +117,7 @@ def test_the_report_and_its_headline() -> None:
     )
 
 
-def test_a_report_of_trouble_says_so() -> None:
+def test_headline_names_problems() -> None:
     received = Receipts(signature_failures=2, out_of_order=1)
     report = make_report([life()], received, speed=1, upstream_requests=0, elapsed_seconds=1)
     assert not report.ok

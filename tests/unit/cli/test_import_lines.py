@@ -1,4 +1,4 @@
-"""What is read of a file that is imported: formats, columns, documents, and what is said of the rest."""
+"""Reading imported files: formats, columns, documents, and the reasons for rejected entries."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ def pasted(text: str) -> tuple[list[Entry], int]:
 
 
 def told(entries: list[Entry]) -> list[tuple[int, str | None, str | None]]:
-    """Line, id and code of each."""
+    """The line, id and code of each entry."""
     return [(entry.line, entry.id, entry.fault.code if entry.fault else None) for entry in entries]
 
 
@@ -51,11 +51,11 @@ def told(entries: list[Entry]) -> list[tuple[int, str | None, str | None]]:
         ("# format: jsonl\nnonsense\n", "jsonl"),
     ],
 )
-def test_the_format_is_seen(head: str, format: str) -> None:
+def test_format_is_detected(head: str, format: str) -> None:
     assert infer(head) == format
 
 
-def test_a_name_decides_where_nothing_is_said() -> None:
+def test_file_name_decides_the_format() -> None:
     assert infer("oh", "jsonl") == "jsonl"
     assert infer("# format: answers\n", "csv") == "answers"
 
@@ -72,14 +72,14 @@ def test_a_name_decides_where_nothing_is_said() -> None:
         ("UUIDs\na\n", "Name the column `id`"),
     ],
 )
-def test_a_first_line_that_is_none(text: str, said: str) -> None:
+def test_invalid_first_line_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=r"^[^\n]+$") as raised:
         rows(text)
     assert said in str(raised.value)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_columns_in_any_order_and_case(delimiter: str) -> None:
+def test_columns_are_accepted_in_any_order_and_case(delimiter: str) -> None:
     text = "Deadline_Seconds, ID ,metadata.Deal,metadata\n1.5, a ,7,\n,b,,{}\n".replace(",", delimiter)
     assert [entry.body for entry in rows(text)] == [
         {"deadline_seconds": 1.5, "id": "a", "metadata": {"Deal": "7"}},
@@ -92,7 +92,7 @@ def test_named_metadata_is_added_to_the_object() -> None:
     assert entry.body == {"id": "x", "metadata": {"a": "3", "b": 2}}
 
 
-def test_a_quote_that_is_not_closed_swallows_nothing() -> None:
+def test_unclosed_quote_rejects_only_its_line() -> None:
     text = 'id,source\n"a,x\nb,x\n"c\nd",x\n"e,x\nf,x\n'
     assert told(rows(text)) == [
         (2, None, "not_csv"),
@@ -104,11 +104,11 @@ def test_a_quote_that_is_not_closed_swallows_nothing() -> None:
     assert [entry.text for entry in rows(text) if entry.fault] == ['"a,x\n', '"e,x\n']
 
 
-def test_the_documented_id_is_one() -> None:
+def test_documented_id_is_an_id() -> None:
     assert told(rows("job_uuid\n")) == [(1, "job_uuid", None)]
 
 
-def test_what_is_wrong_with_a_row() -> None:
+def test_reason_for_a_rejected_row() -> None:
     text = "id,source,metadata,deadline_seconds\n,revor,,\na,,[1],\nb,,,true\nc,,,1e3\nd,e,,,\n , ,,\nf\ng\udcff,,,\n"
     assert told(rows(text)) == [
         (2, None, "missing"),
@@ -121,21 +121,21 @@ def test_what_is_wrong_with_a_row() -> None:
     ]
 
 
-def test_remarks_are_passed_over_and_ids_like_them_are_not() -> None:
+def test_comments_are_skipped_but_similar_ids_are_not() -> None:
     assert told(rows("# line 1: oh\n#1\n# line 2\n# line 3: no, not\n# format: csv\n")) == [
         (2, "#1", None),
         (3, "# line 2", None),
     ]
 
 
-def test_items_without_their_answer_and_jobs_of_the_relay() -> None:
+def test_items_and_relay_jobs_are_registrations() -> None:
     text = '{"id": "a", "status": "queued", "priority": 5}\n{"id": "b", "uid": "job_1", "status": "queued"}\n'
     first, second = json_lines(iter(lines(text)))
     assert first.body == {"ok": True, "item": {"id": "a", "status": "queued", "priority": 5}}
     assert second.body == {"id": "b", "uid": "job_1", "status": "queued"}  # the relay refuses it, and names the field
 
 
-def test_no_part_of_a_broken_document_is_taken_for_one() -> None:
+def test_no_part_of_a_broken_document_is_read() -> None:
     text = """{"ok": true, "item": {"id": "a"}}
     {"ok": true, "item": {
        "id": "b",
@@ -162,7 +162,7 @@ log {"ok": true, "item": {"id": "d"}}
     assert found[1].text.count("\n") == 4
 
 
-def test_text_between_documents_is_counted_and_never_taken_for_ids() -> None:
+def test_text_between_documents_is_counted_and_never_read_as_ids() -> None:
     text = """$ curl -d '{"account_id": "x"}'
 ["INFO"] started
 [2026-05-20] {"ok": true, "item": {"id": "a"}}
@@ -177,14 +177,14 @@ nel: {"max_age": 1}
     assert others == 5
 
 
-def test_what_is_nested_without_end() -> None:
+def test_deeply_nested_input_is_rejected() -> None:
     found, _ = pasted('{"ok": ' * 100_000 + '\n{"ok": true, "item": {"id": "a"}}')
     assert told(found) == [(1, None, "not_json"), (2, "a", None)]
     deep = '{"id": "a", "metadata": ' + '{"a": ' * 300 + "1" + "}" * 301
     assert told(pasted(deep)[0]) == [(1, None, "too_deep")]
 
 
-def test_lines_of_any_length() -> None:
+def test_overlong_lines_are_rejected() -> None:
     long = b'{"id": "' + b"x" * 3 * MAX_LINE_BYTES + b'"}\n'
     source = Source(io.BytesIO(b'{"id": "a"}\n' + long + b'{"id": "b"}'), "jobs.jsonl")
     entries = list(source.entries())
@@ -194,18 +194,18 @@ def test_lines_of_any_length() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"PK\x03\x04\0\0", "id\na\n".encode("utf-16"), b"i\0d\0\n\0"])
-def test_what_is_no_text(raw: bytes) -> None:
+def test_binary_input_is_refused(raw: bytes) -> None:
     with pytest.raises(UsageError, match=r"jobs\.csv is not UTF-8 text. Save a spreadsheet as CSV"):
         Source(io.BytesIO(raw), "jobs.csv")
 
 
-def test_a_paste_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pasted_input_is_limited_in_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.cli.importing.source.MAX_PASTE_BYTES", 1 << 20)
     with pytest.raises(UsageError, match="standard input is larger than 1 MiB"):
         list(Source(io.BytesIO(b"[" + b" " * (1 << 20)), "standard input").entries())
 
 
-def test_a_cell_of_a_spreadsheet_program() -> None:
+def test_spreadsheet_cells_are_trimmed() -> None:
     out = io.StringIO()
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["id", "metadata"], ["a", '{"text": "one\\ntwo, \\"three\\""}']])
     (entry,) = rows(out.getvalue())

@@ -41,7 +41,7 @@ class Clock:
 
 
 class Peer(TestClient):
-    """A client of one sandbox whose clock stands still until a test moves it."""
+    """A client of a sandbox whose clock only the test advances."""
 
     def __init__(self, clock: Clock, app: Any) -> None:
         super().__init__(app)
@@ -108,7 +108,7 @@ def refused(response: Any, status: int, code: str) -> None:
         ({"Authorization": "Bearer nonsense", "x-api-key": "sk-revor-acme"}, "api_key_invalid"),
     ],
 )
-def test_401(peer: Peer, headers: dict[str, str], code: str) -> None:
+def test_missing_and_invalid_keys_are_refused(peer: Peer, headers: dict[str, str], code: str) -> None:
     response = peer.get(ACCOUNTS, headers=headers)
     refused(response, 401, code)
     assert response.headers["X-RateLimit-Remaining"] == "1000"
@@ -144,7 +144,7 @@ def test_with_both_headers_bearer_wins(peer: Peer) -> None:
     refused(peer.job(job_id, headers=both), 404, "external_api_job_not_found")
 
 
-def test_a_read_only_key_reads_and_may_not_create(peer: Peer) -> None:
+def test_read_only_key_cannot_create(peer: Peer) -> None:
     job_id = peer.create().json()["item"]["id"]
     key = {"Authorization": "Bearer sk-revor-readonly-acme"}
     assert peer.job(job_id, headers=key).status_code == 200
@@ -176,7 +176,7 @@ def test_account_filters(peer: Peer, query: str, channels: list[str]) -> None:
     assert [item["channel"] for item in items] == channels
 
 
-def test_account_filters_that_are_wrong(peer: Peer) -> None:
+def test_invalid_account_filters_are_refused(peer: Peer) -> None:
     refused(peer.get(f"{ACCOUNTS}?channel=fax", headers=KEY), 400, "invalid_channel")
     refused(peer.get(f"{ACCOUNTS}?can_send=maybe", headers=KEY), 400, "invalid_can_send")
 
@@ -185,7 +185,7 @@ def test_account_filters_that_are_wrong(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("channel", ["email", "linkedin", "whatsapp"])
-def test_the_documented_dispatches_word_for_word(peer: Peer, channel: str) -> None:
+def test_documented_dispatches_work_unchanged(peer: Peer, channel: str) -> None:
     response = peer.create(SAMPLES[f"create_dispatch_request_{channel}"]["body"])
     sample = SAMPLES["create_response"]
     assert response.status_code == sample["http"]
@@ -196,14 +196,14 @@ def test_the_documented_dispatches_word_for_word(peer: Peer, channel: str) -> No
     assert list(body["item"]) == list(sample["body"]["item"])
 
 
-def test_the_documented_post_like_word_for_word(peer: Peer) -> None:
+def test_documented_post_like_works_unchanged(peer: Peer) -> None:
     response = peer.create(LIKE, LIKES)
     assert response.status_code == 202
     item = response.json()["item"]
     assert (item["status"], item["action"], item["channel"]) == ("queued", "outreach.linkedin.post_like", "linkedin")
 
 
-def test_jobs_of_a_channel_share_a_lane_whatever_the_call(peer: Peer) -> None:
+def test_jobs_of_a_channel_share_a_lane(peer: Peer) -> None:
     peer.create(LIKE, LIKES)
     linkedin = SAMPLES["create_dispatch_request_linkedin"]["body"]
     item = peer.create({**linkedin, "min_channel_task_interval_seconds": 200}).json()["item"]
@@ -243,7 +243,7 @@ def without(body: dict[str, Any], name: str) -> dict[str, Any]:
         {**EMAIL, "min_channel_task_interval_seconds": True},
     ],
 )
-def test_a_dispatch_that_is_wrong(peer: Peer, body: Any) -> None:
+def test_invalid_dispatch_is_refused(peer: Peer, body: Any) -> None:
     refused(peer.create(body), 400, "invalid_request")
     assert peer.get("/_sandbox/jobs").json()["jobs"] == []
 
@@ -260,28 +260,28 @@ def test_a_dispatch_that_is_wrong(peer: Peer, body: Any) -> None:
         {**LIKE, "account_id": 3},
     ],
 )
-def test_a_post_like_that_is_wrong(peer: Peer, body: Any) -> None:
+def test_invalid_post_like_is_refused(peer: Peer, body: Any) -> None:
     refused(peer.create(body, LIKES), 400, "invalid_request")
 
 
 @pytest.mark.parametrize("subject", ["content", "topic", "intent"])
-def test_a_post_like_with_the_least_it_needs(peer: Peer, subject: str) -> None:
+def test_minimal_post_like_is_accepted(peer: Peer, subject: str) -> None:
     body = {"profile_url": LIKE["profile_url"], subject: "x", "unknown": 1}
     assert peer.create(body, LIKES).status_code == 202
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
-def test_a_body_that_is_no_json(peer: Peer, content: bytes) -> None:
+def test_body_that_is_not_json_is_refused(peer: Peer, content: bytes) -> None:
     refused(peer.post(DISPATCHES, content=content, headers=KEY), 400, "invalid_request")
 
 
-def test_a_body_that_is_too_large(peer: Peer) -> None:
+def test_oversized_body_is_refused(peer: Peer) -> None:
     response = peer.post(DISPATCHES, content=b" " * (MAX_BODY_BYTES + 1), headers=KEY)
     refused(response, 400, "invalid_request")
     assert "X-RateLimit-Limit" in response.headers
 
 
-def test_senders_that_do_not_fit(peer: Peer) -> None:
+def test_unusable_senders_are_refused(peer: Peer) -> None:
     refused(peer.create({**EMAIL, "account_id": "connect_account_nobody"}), 404, "account_not_found")
     refused(peer.create({**EMAIL, "account_id": "connect_account_whatsapp"}), 409, "account_channel_conflict")
     refused(peer.create({**LIKE, "account_id": "connect_account_email"}, LIKES), 409, "account_channel_conflict")
@@ -289,7 +289,7 @@ def test_senders_that_do_not_fit(peer: Peer) -> None:
     assert peer.create({**EMAIL, "account_id": "connect_account_email"}).status_code == 202
 
 
-def test_a_full_world_is_503() -> None:
+def test_full_world_answers_503() -> None:
     peer = Peer(Clock(), create_app(World(max_jobs=1), rate_limit=None, clock=Clock()))
     assert peer.create().status_code == 202
     refused(peer.create(), 503, "task_unavailable")
@@ -318,18 +318,18 @@ def test_a_key_belongs_to_a_path_and_an_api_key(peer: Peer) -> None:
     assert other.json()["item"]["id"] != first
 
 
-def test_a_refusal_is_not_kept(peer: Peer) -> None:
+def test_refusal_is_not_stored_for_the_key(peer: Peer) -> None:
     peer.fault(kind="503", method="POST")
     refused(peer.create(idempotency_key="one"), 503, "task_unavailable")
     refused(peer.create({}, idempotency_key="one"), 400, "invalid_request")
     assert peer.create(idempotency_key="one").status_code == 202
 
 
-def test_an_overlong_key(peer: Peer) -> None:
+def test_overlong_idempotency_key_is_refused(peer: Peer) -> None:
     refused(peer.create(idempotency_key="k" * 256), 400, "invalid_request")
 
 
-def test_the_answers_kept_are_bounded() -> None:
+def test_stored_answers_are_bounded() -> None:
     idempotency_store = IdempotencyStore(max_answers=1)
     first = {"api_key": "k", "path": "/", "name": "one", "body": {}}
     second = {**first, "name": "two"}
@@ -353,7 +353,7 @@ def test_a_job_as_documented(peer: Peer) -> None:
     assert list(body["item"]) == list(expected["item"])
 
 
-def test_jobs_that_one_may_not_see(peer: Peer) -> None:
+def test_jobs_of_other_accounts_are_not_found(peer: Peer) -> None:
     job_id = peer.create().json()["item"]["id"]
     refused(peer.job(job_id, headers={"x-api-key": "sk-revor-other"}), 404, "external_api_job_not_found")
     refused(peer.job("00000000-0000-4000-8000-000000000000"), 404, "external_api_job_not_found")
@@ -362,7 +362,7 @@ def test_jobs_that_one_may_not_see(peer: Peer) -> None:
 @pytest.mark.parametrize(
     "path", ["/api/v1/nothing", "/api/v1/outreach/jobs/", "/api/v1/outreach/jobs/a/b", "/api/v2/x"]
 )
-def test_unknown_paths(peer: Peer, path: str) -> None:
+def test_unknown_paths_are_not_found(peer: Peer, path: str) -> None:
     refused(peer.get(path, headers=KEY), 404, "not_found")
 
 
@@ -372,7 +372,7 @@ def test_paths_outside_the_api_need_no_key(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", DISPATCHES), ("POST", ACCOUNTS), ("DELETE", JOBS + "x")])
-def test_wrong_methods(peer: Peer, method: str, path: str) -> None:
+def test_wrong_methods_are_refused(peer: Peer, method: str, path: str) -> None:
     refused(peer.request(method, path, headers=KEY), 405, "method_not_allowed")
 
 
@@ -420,7 +420,7 @@ def test_speed_divides_the_window_and_retry_after(make_peer: MakePeer) -> None:
     assert response.headers["retry-after"] == "0.750"
 
 
-def test_the_limit_may_count_reads_of_jobs_only(make_peer: MakePeer) -> None:
+def test_limit_can_count_only_reads_of_jobs(make_peer: MakePeer) -> None:
     peer = make_peer(rate_limit=(1, 60.0), limit_reads_only=True)
     for _ in range(3):
         response = peer.create()
@@ -450,7 +450,7 @@ def test_without_a_limit_there_are_no_headers(make_peer: MakePeer) -> None:
         ("revoked_key", 401, "api_key_revoked"),
     ],
 )
-def test_faults_that_refuse(peer: Peer, kind: str, status: int, code: str) -> None:
+def test_error_faults(peer: Peer, kind: str, status: int, code: str) -> None:
     job_id = peer.create().json()["item"]["id"]
     peer.fault(kind=kind, count=2)
     refused(peer.job(job_id), status, code)
@@ -459,7 +459,7 @@ def test_faults_that_refuse(peer: Peer, kind: str, status: int, code: str) -> No
     assert len(peer.get("/_sandbox/jobs").json()["jobs"]) == 1  # the refused creation made nothing
 
 
-def test_a_429_fault_looks_like_one(peer: Peer) -> None:
+def test_429_fault_has_the_headers_of_a_429(peer: Peer) -> None:
     peer.fault(kind=429)
     peer.fault(kind=429, retry_after_seconds=0.5)
     peer.fault(kind=503, retry_after_seconds=7)
@@ -469,7 +469,7 @@ def test_a_429_fault_looks_like_one(peer: Peer) -> None:
     assert (third.status_code, third.headers["retry-after"]) == (503, "7")
 
 
-def test_a_502_is_a_page_and_may_come_after_the_effect(peer: Peer) -> None:
+def test_502_fault_is_a_page_and_can_come_after_the_effect(peer: Peer) -> None:
     peer.fault(kind="502", after_effect=True)
     response = peer.create(idempotency_key="one")
     assert response.status_code == 502
@@ -478,7 +478,7 @@ def test_a_502_is_a_page_and_may_come_after_the_effect(peer: Peer) -> None:
     assert peer.create(idempotency_key="one").json()["item"]["id"] == job["id"]
 
 
-def test_bodies_that_are_spoiled(peer: Peer) -> None:
+def test_corrupted_bodies(peer: Peer) -> None:
     job_id = peer.create().json()["item"]["id"]
     peer.fault(kind="malformed_json")
     with pytest.raises(json.JSONDecodeError):
@@ -492,7 +492,7 @@ def test_bodies_that_are_spoiled(peer: Peer) -> None:
     assert large.json()["item"]["id"] == job_id
 
 
-def test_a_status_never_seen_before(peer: Peer) -> None:
+def test_unknown_status_fault(peer: Peer) -> None:
     job_id = peer.create().json()["item"]["id"]
     peer.fault(kind="unknown_status")
     peer.fault(kind="unknown_status", status_value="dreaming")
@@ -500,7 +500,7 @@ def test_a_status_never_seen_before(peer: Peer) -> None:
     assert [peer.job(job_id).json()["item"]["status"] for _ in range(3)] == ["awaiting_approval", "dreaming", "queued"]
 
 
-def test_a_job_that_goes_back(peer: Peer) -> None:
+def test_status_back_fault(peer: Peer) -> None:
     (made,) = peer.script(final="succeeded", attempt_failures=0, start_delay_seconds=1, run_seconds=7)
     peer.fault(kind="status_back")
     assert peer.job(made["id"]).json()["item"]["status"] == "queued"  # nothing to go back to: loses no count
@@ -514,7 +514,7 @@ def test_a_job_that_goes_back(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize(("after_effect", "jobs"), [(True, 1), (False, 0)])
-def test_a_time_out_before_or_after_the_effect(peer: Peer, after_effect: bool, jobs: int) -> None:
+def test_timeout_fault_before_or_after_the_effect(peer: Peer, after_effect: bool, jobs: int) -> None:
     peer.fault(kind="timeout", hold_seconds=0, after_effect=after_effect)
     with pytest.raises(ConnectionCut):
         peer.create()
@@ -522,7 +522,7 @@ def test_a_time_out_before_or_after_the_effect(peer: Peer, after_effect: bool, j
     assert peer.get("/_sandbox/requests").json()["by_status"] == {"0": 1}
 
 
-def test_the_calls_of_the_fault_book(peer: Peer) -> None:
+def test_fault_endpoints(peer: Peer) -> None:
     made = peer.fault(kind="500", share=0.5, path_prefix="/api/v1/outreach", method="get")
     assert (made["id"], made["share"], made["count"], made["method"]) == (1, 0.5, None, "GET")
     peer.fault(kind="timeout")
@@ -540,13 +540,13 @@ def test_the_calls_of_the_fault_book(peer: Peer) -> None:
 # The sandbox's own calls
 
 
-def test_the_overview(peer: Peer) -> None:
+def test_overview_endpoint(peer: Peer) -> None:
     peer.create()
     told = peer.get("/_sandbox").json()
     assert (told["seed"], told["speed"], told["jobs"], told["now"]) == (1, 1.0, 1, "2026-05-20T10:00:00.000Z")
 
 
-def test_the_truth_agrees_with_every_read() -> None:
+def test_true_times_agree_with_every_read() -> None:
     clock = Clock()
     fates = Fates(mix=Mix(succeeded=1, retried=1, failed=1, cancelled=1))
     world = World(seed=4, behaviour=Behaviour(speed=60), fates=fates)
@@ -566,7 +566,7 @@ def test_the_truth_agrees_with_every_read() -> None:
     assert peer.get("/_sandbox/jobs/none").status_code == 404
 
 
-def test_the_truth_has_the_digest_of_the_body_that_made_a_job(peer: Peer) -> None:
+def test_true_lifecycle_has_the_digest_of_the_creating_body(peer: Peer) -> None:
     body = orjson.dumps({**EMAIL, "content": {"text": "one of a kind"}})
     headers = {**KEY, "Content-Type": "application/json", "Idempotency-Key": "one"}
     for _ in range(2):
@@ -576,7 +576,7 @@ def test_the_truth_has_the_digest_of_the_body_that_made_a_job(peer: Peer) -> Non
     assert digests == [f"sha256:{sha256(body).hexdigest()}", None]
 
 
-def test_the_truth_comes_in_pages(peer: Peer) -> None:
+def test_true_lifecycles_are_paged(peer: Peer) -> None:
     peer.script(count=5)
     first = peer.get("/_sandbox/jobs?limit=3").json()
     second = peer.get(f"/_sandbox/jobs?limit=3&after={first['next_after']}").json()
@@ -634,11 +634,11 @@ def test_scripted_jobs(peer: Peer) -> None:
         {"runs_seconds": 1},
     ],
 )
-def test_scripts_that_are_wrong(peer: Peer, body: Any) -> None:
+def test_invalid_scripts_are_refused(peer: Peer, body: Any) -> None:
     assert peer.post("/_sandbox/jobs", json=body).status_code == 400
 
 
-def test_a_full_world_takes_no_scripts() -> None:
+def test_full_world_refuses_scripted_jobs() -> None:
     peer = Peer(Clock(), create_app(World(max_jobs=1), rate_limit=None, clock=Clock()))
     assert peer.post("/_sandbox/jobs", json={"count": 2}).status_code == 503
 
@@ -667,14 +667,14 @@ def test_requests_are_counted(make_peer: MakePeer) -> None:
 
 
 @pytest.mark.parametrize("mode", ["start", "end"])
-def test_how_attempts_are_counted_is_a_setting(make_peer: MakePeer, mode: str) -> None:
+def test_counting_of_attempts_is_configurable(make_peer: MakePeer, mode: str) -> None:
     peer = make_peer(count_attempts=mode)
     (made,) = peer.script(final="succeeded", start_delay_seconds=1, run_seconds=7)
     peer.clock.now += 2
     assert peer.job(made["id"]).json()["item"]["attempt_count"] == (1 if mode == "start" else 0)
 
 
-def test_a_socket_is_closed(peer: Peer) -> None:
+def test_websocket_is_closed(peer: Peer) -> None:
     with pytest.raises(WebSocketDisconnect) as error, peer.websocket_connect("/api/v1/x"):
         pass
     assert error.value.code == 1000

@@ -23,22 +23,22 @@ def injector_of(*bodies: dict[str, Any], seed: int = 0, **more: int) -> FaultInj
     return injector
 
 
-def test_by_count() -> None:
+def test_fault_ends_after_its_count() -> None:
     injector = injector_of({"kind": "500", "count": 2})
     assert [hit(injector) for _ in range(3)] == ["500", "500", None]
 
 
-def test_one_hit_where_nothing_is_said() -> None:
+def test_fault_hits_once_by_default() -> None:
     injector = injector_of({"kind": "timeout"})
     assert [hit(injector) for _ in range(2)] == ["timeout", None]
 
 
-def test_by_duration() -> None:
+def test_fault_ends_after_its_duration() -> None:
     injector = injector_of({"kind": "503", "duration_seconds": 5})
     assert [hit(injector, now=NOW + second) for second in (0, 4.9, 5)] == ["503", "503", None]
 
 
-def test_by_share_as_the_seed_says() -> None:
+def test_share_is_drawn_from_the_seed() -> None:
     def draws(seed: int) -> list[str | None]:
         injector = injector_of({"kind": "429", "share": 0.3}, seed=seed)
         return [hit(injector) for _ in range(1000)]
@@ -53,7 +53,7 @@ def test_a_share_of_0_never_hits_and_of_1_always() -> None:
     assert [hit(injector) for _ in range(50)] == ["429"] * 50
 
 
-def test_filters() -> None:
+def test_filters_select_requests() -> None:
     injector = injector_of(
         {"kind": "403", "share": 1, "path_prefix": "/api/v1/connect"},
         {"kind": "404", "share": 1, "method": "post"},
@@ -65,18 +65,18 @@ def test_filters() -> None:
     assert hit(injector, account="beta") == "revoked_key"
 
 
-def test_the_first_that_matches_hits_and_then_the_next() -> None:
+def test_oldest_matching_fault_hits_first() -> None:
     injector = injector_of({"kind": "500"}, {"kind": "502"})
     assert [hit(injector) for _ in range(3)] == ["500", "502", None]
 
 
-def test_what_is_impossible_loses_no_count() -> None:
+def test_impossible_fault_keeps_its_count() -> None:
     injector = injector_of({"kind": "status_back"})
     assert hit(injector, impossible=frozenset({"status_back"})) is None
     assert hit(injector) == "status_back"
 
 
-def test_the_listing_and_clearing() -> None:
+def test_faults_are_listed_and_cleared() -> None:
     injector = injector_of({"kind": "500"}, {"kind": "502"}, {"kind": "503"})
     hit(injector)
     shown = [fault.shown(NOW) for fault in injector.faults()]
@@ -91,7 +91,7 @@ def test_the_listing_and_clearing() -> None:
     assert hit(injector) is None
 
 
-def test_the_book_is_bounded_and_ended_faults_make_room() -> None:
+def test_active_faults_are_bounded() -> None:
     injector = injector_of({"kind": "500"}, {"kind": "502", "share": 1}, max_faults=2)
     with pytest.raises(Refused, match="2 faults"):
         injector.add(parse_fault({"kind": "503"}), NOW)
@@ -101,7 +101,7 @@ def test_the_book_is_bounded_and_ended_faults_make_room() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_can_be_asked_for(kind: str) -> None:
+def test_every_kind_can_be_injected(kind: str) -> None:
     assert parse_fault({"kind": kind}).kind == kind
 
 
@@ -121,11 +121,11 @@ def test_every_kind_can_be_asked_for(kind: str) -> None:
         ("oversized body", "oversized"),
     ],
 )
-def test_kinds_go_by_other_spellings_too(said: object, kind: str) -> None:
+def test_kinds_have_aliases(said: object, kind: str) -> None:
     assert parse_fault({"kind": said}).kind == kind
 
 
-def test_refusals_come_before_the_effect_and_spoiled_answers_after_it() -> None:
+def test_errors_precede_the_effect_and_corruptions_follow_it() -> None:
     assert parse_fault({"kind": "502"}).after_effect is False
     assert parse_fault({"kind": "502", "after_effect": True}).after_effect is True
     assert parse_fault({"kind": "timeout"}).after_effect is True
@@ -155,6 +155,6 @@ def test_refusals_come_before_the_effect_and_spoiled_answers_after_it() -> None:
         {"kind": "500", "shares": 1},
     ],
 )
-def test_senseless_faults_are_refused(body: object) -> None:
+def test_invalid_faults_are_refused(body: object) -> None:
     with pytest.raises(Refused):
         parse_fault(body)

@@ -19,7 +19,7 @@ def left(verdict: Verdict) -> tuple[int, int]:
     return verdict.remaining, verdict.account_remaining
 
 
-def test_a_key_has_a_window_of_its_own_and_shares_the_accounts() -> None:
+def test_keys_have_their_own_window_and_share_the_accounts() -> None:
     limits = limiter()
     assert left(limits.spend("k1", "acme", NOW)) == (1, 2)
     assert left(limits.spend("k2", "acme", NOW)) == (1, 1)
@@ -39,7 +39,7 @@ def test_a_refused_request_does_not_count() -> None:
     assert limits.peek("k", "a", NOW).account_remaining == 7
 
 
-def test_a_peek_counts_nothing() -> None:
+def test_peek_does_not_count() -> None:
     limits = limiter()
     limits.spend("k", "a", NOW)
     assert left(limits.peek("k", "a", NOW + 1)) == (1, 2)
@@ -47,14 +47,14 @@ def test_a_peek_counts_nothing() -> None:
     assert left(limits.peek(None, None, NOW)) == (2, 3)
 
 
-def test_the_longer_wait_is_told() -> None:
+def test_retry_after_is_the_longer_wait() -> None:
     limits = limiter(limit=1, account=1)
     limits.spend("k1", "acme", NOW)
     limits.spend("k2", "other", NOW + 30)
     assert limits.spend("k2", "acme", NOW + 40).retry_after_seconds == 50
 
 
-def test_the_headers() -> None:
+def test_rate_limit_headers() -> None:
     limits = limiter(limit=1, window=1.5)
     assert limits.spend("k", "a", NOW).headers(whole_seconds=True) == [
         ("X-RateLimit-Limit", "1"),
@@ -83,7 +83,7 @@ def test_the_window_is_whole_milliseconds_long() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["k1", "k2"]), st.floats(0, 30)), max_size=60))
-def test_no_window_lets_more_pass_than_its_limit(calls: list[tuple[str, float]]) -> None:
+def test_no_window_exceeds_its_limit(calls: list[tuple[str, float]]) -> None:
     limits, now = limiter(limit=3, account=4), NOW
     passed: list[tuple[str, float]] = []
     for key, pause in calls:
@@ -109,6 +109,6 @@ def test_windows_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(("limit", "window", "account"), [(0, 60, 1), (1, 0, 1), (1, math.nan, 1), (1, 60, 0)])
-def test_senseless_limits_are_refused(limit: int, window: float, account: int) -> None:
+def test_invalid_limits_are_refused(limit: int, window: float, account: int) -> None:
     with pytest.raises(ValueError, match="rate limit"):
         limiter(limit, window, account)

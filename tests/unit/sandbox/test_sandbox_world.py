@@ -1,4 +1,4 @@
-"""The sandbox's world: lives, lanes, and how they read."""
+"""The sandbox's world: lifecycles, lanes, and their items."""
 
 import ast
 import dataclasses
@@ -31,7 +31,7 @@ def statuses(job: Job) -> list[str]:
     return [step.status for step in job.steps]
 
 
-def test_the_documented_example_to_the_letter() -> None:
+def test_documented_example_is_reproduced_exactly() -> None:
     world = World(seed=1)
     job = make(world, script=DONE)
     expected = SAMPLES["job_succeeded"]["body"]["item"]
@@ -43,7 +43,7 @@ def test_the_documented_example_to_the_letter() -> None:
     assert list(item["result"]) == list(expected["result"])
 
 
-def test_the_creation_reads_as_documented() -> None:
+def test_created_item_is_as_documented() -> None:
     world = World(seed=1)
     accepted = accepted_item(make(world))
     expected = SAMPLES["create_response"]["body"]["item"]
@@ -51,7 +51,7 @@ def test_the_creation_reads_as_documented() -> None:
     assert list(accepted) == list(expected)
 
 
-def test_a_failed_job_reads_as_the_clients_expect() -> None:
+def test_failed_job_has_the_fields_that_clients_expect() -> None:
     world = World(seed=1)
     script = Script(final="failed", attempt_failures=1, error_code="connect_account_reconnect_required")
     job = make(world, channel="linkedin", script=script)
@@ -60,14 +60,14 @@ def test_a_failed_job_reads_as_the_clients_expect() -> None:
     assert {name: item[name] for name in expected} == {**expected, "id": job.id}
 
 
-def test_each_status_holds_from_its_time_on() -> None:
+def test_each_status_begins_at_its_time() -> None:
     world = World(seed=1)
     job = make(world, script=DONE)
     read = [world.item_at(job, NOW + second)["status"] for second in (-5, 0, 0.999, 1, 7.999, 8, 1e9)]
     assert read == ["queued", "queued", "queued", "running", "running", "succeeded", "succeeded"]
 
 
-def test_a_later_turn_is_scheduled_after_a_moment() -> None:
+def test_later_job_becomes_scheduled() -> None:
     world = World(seed=1)
     make(world, script=DONE)
     job = make(world, script=DONE)
@@ -89,7 +89,7 @@ def test_attempts_are_counted_at_start_or_end(mode: Any, counts: list[int]) -> N
 
 
 @pytest.mark.parametrize(("mode", "shown"), [("clear", False), ("keep", True)])
-def test_between_attempts(mode: Any, shown: bool) -> None:
+def test_item_between_attempts(mode: Any, shown: bool) -> None:
     world = World(seed=1, behaviour=Behaviour(started_at_while_waiting=mode))
     script = Script(
         final="succeeded",
@@ -123,7 +123,7 @@ def test_retry_pauses_grow() -> None:
         assert base <= pause <= base * 1.2 + 0.001
 
 
-def test_a_cancelled_job_never_ran_and_holds_nobody_up() -> None:
+def test_cancelled_job_never_ran_and_delays_no_other() -> None:
     world = World(seed=1)
     make(world, script=DONE)
     job = make(world, script=Script(final="cancelled"))
@@ -136,7 +136,7 @@ def test_a_cancelled_job_never_ran_and_holds_nobody_up() -> None:
     assert after.first_started_at == NOW + 121
 
 
-def test_a_post_like_that_found_nothing_succeeds_as_skipped() -> None:
+def test_post_like_without_a_match_is_skipped() -> None:
     world = World(seed=1)
     script = dataclasses.replace(DONE, skipped=True)
     job = make(world, channel="linkedin", action="outreach.linkedin.post_like", script=script)
@@ -173,7 +173,7 @@ def test_an_idle_lane_schedules_at_once() -> None:
     assert make(world, now=NOW + 1000).scheduled_at == NOW + 1000
 
 
-def test_a_retried_job_keeps_its_lane() -> None:
+def test_retried_job_delays_its_lane() -> None:
     world = World(seed=1)
     first = make(world, script=Script(final="succeeded", attempt_failures=2))
     second = make(world, script=DONE)
@@ -183,7 +183,7 @@ def test_a_retried_job_keeps_its_lane() -> None:
     assert third.scheduled_at == pytest.approx(second.first_started_at + 60)
 
 
-def test_a_job_out_of_lane_waits_for_nobody() -> None:
+def test_job_outside_its_lane_does_not_wait() -> None:
     world = World(seed=1)
     script = dataclasses.replace(DONE, in_lane=False, show_scheduled_at=False)
     jobs = [make(world, script=script) for _ in range(3)]
@@ -201,7 +201,7 @@ def test_a_job_out_of_lane_waits_for_nobody() -> None:
         st.tuples(st.sampled_from(["email", "linkedin"]), st.integers(0, 400), st.floats(0, 90)), max_size=25
     ),
 )
-def test_laws_of_every_world(seed: int, speed: float, mode: Any, calls: list[tuple[str, int, float]]) -> None:
+def test_invariants_of_every_world(seed: int, speed: float, mode: Any, calls: list[tuple[str, int, float]]) -> None:
     fates = Fates(mix=Mix(succeeded=1, retried=1, failed=1, cancelled=1))
     world = World(seed=seed, behaviour=Behaviour(speed=speed, count_attempts=mode), fates=fates)
     now, lanes = NOW, {}
@@ -251,12 +251,12 @@ def lives(seed: int, now: float = NOW, count: int = 40) -> list[Any]:
     ]
 
 
-def test_one_seed_and_one_order_of_calls_give_the_same_lives() -> None:
+def test_same_seed_and_order_give_the_same_lifecycles() -> None:
     assert lives(7) == lives(7) == lives(7, now=NOW + 5000)
     assert lives(7) != lives(8)
 
 
-def test_a_fate_does_not_hang_on_what_others_do() -> None:
+def test_fate_does_not_depend_on_other_jobs() -> None:
     plain, told = World(seed=3), World(seed=3)
     make(plain)
     make(told, script=Script(final="failed", attempt_failures=3))
@@ -273,7 +273,7 @@ def test_the_shares_of_the_default_mix() -> None:
     assert shares == pytest.approx({"succeeded": 0.75, "retried": 0.15, "failed": 0.07, "cancelled": 0.03}, abs=0.015)
 
 
-def test_every_error_code_occurs_and_fits() -> None:
+def test_every_error_code_occurs_with_its_retryable_flag() -> None:
     world = World(seed=5, fates=Fates(mix=Mix(succeeded=0, retried=0, failed=1, cancelled=0)))
     jobs = [make(world) for _ in range(300)]
     assert {job.fate.error_code for job in jobs} == set(RETRYABLE_BY_CODE)
@@ -298,13 +298,13 @@ def test_speed_divides_every_duration() -> None:
 
 
 @pytest.mark.parametrize("speed", [0, -1, math.inf, math.nan, 1e7])
-def test_a_senseless_speed_is_refused(speed: float) -> None:
+def test_invalid_speed_is_refused(speed: float) -> None:
     with pytest.raises(ValueError, match="speed"):
         World(behaviour=Behaviour(speed=speed))
 
 
 @pytest.mark.parametrize("mix", [{"succeeded": -1}, {"failed": math.nan}, {"skipped": 2}])
-def test_a_senseless_mix_is_refused(mix: dict[str, float]) -> None:
+def test_invalid_mix_is_refused(mix: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"mix|skipped"):
         Mix(**mix)
     with pytest.raises(ValueError, match="mix"):
@@ -342,7 +342,7 @@ def test_lanes_are_bounded() -> None:
     assert make(world, account="a").scheduled_at == NOW  # forgotten
 
 
-def test_the_truth_tells_everything() -> None:
+def test_true_lifecycle_is_complete() -> None:
     world = World(seed=1)
     job = make(world, script=Script(final="succeeded", attempt_failures=1, waiting_status="queued"))
     told = world.truth(job, NOW)
@@ -365,7 +365,7 @@ def test_the_truth_tells_everything() -> None:
     assert told["transitions"][-2]["at"] == told["final_item"]["started_at"]
 
 
-def test_it_shares_nothing_with_the_relay_but_leaves() -> None:
+def test_sandbox_imports_only_leaves_of_the_relay() -> None:
     components = set()
     for path in (Path(__file__).parents[3] / "relay" / "sandbox").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
