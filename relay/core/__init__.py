@@ -1,1 +1,1 @@
-"""The pure heart: values in, values out; no I/O, no clock, no randomness."""
+"""Pure rules and values: no I/O, no clock, no randomness."""

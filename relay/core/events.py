@@ -1,8 +1,8 @@
-"""Events: CloudEvents 1.0 in structured JSON, built through the CloudEvents SDK, rendered once.
+"""Events: CloudEvents 1.0 in structured JSON, built with the CloudEvents SDK and rendered once.
 
-The SDK checks that the required attributes are there; what it does not check (names' length, values' types and
-characters, the size on the wire) is checked here. Sources: CloudEvents 1.0.2, core §3.1 (types), JSON format §2 and
-§3, HTTP binding §3.2; the extensions `sequence` and `partitionkey`.
+The SDK checks that required attributes are present. This module checks the rest: name length, types and characters of
+values, size on the wire. Sources: CloudEvents 1.0.2, core §3.1 (types), JSON format §2 and §3, HTTP binding §3.2; the
+extensions `sequence` and `partitionkey`.
 """
 
 import re
@@ -40,7 +40,7 @@ _LEFT_OUT: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("request", {"metadata": {}, "truncated": True}),
     ("metadata", {}),
 )
-"""What goes, one after another, where an event is still too large with little of its item."""
+"""Data that is dropped, in this order, if an event is too large even with a cut item."""
 
 
 Repeat = Literal["safe", "useless", "may_send_twice"]
@@ -48,12 +48,12 @@ Repeat = Literal["safe", "useless", "may_send_twice"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """What an upstream error means for a person, and what to do about it.
+    """What an upstream error means, and what to do about it.
 
-    fix     what removes the cause
-    who     who can do that
-    repeat  what sending the create again does. safe: it reaches no one twice, since nothing was sent; useless: it fails
-            again until the cause is removed; may_send_twice: it may have been sent already, or may still be
+    fix     action that removes the cause
+    who     role that can take it
+    repeat  effect of repeating the create. safe: nothing was sent, so nothing is sent twice; useless: it fails again
+            until the cause is removed; may_send_twice: the first one may have been, or may still be, sent
     """
 
     meaning: str
@@ -62,13 +62,13 @@ class Hint:
     repeat: Repeat
 
     def document(self) -> dict[str, str]:
-        """The hint as events carry it."""
+        """The hint as JSON in an event."""
         return {"meaning": self.meaning, "fix": self.fix, "who": self.who, "repeat": self.repeat}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a source's job events come from: the CloudEvents `source`, the prefix of their types and their schema."""
+    """Attributes shared by the job events of a source: CloudEvents `source`, type prefix and schema."""
 
     source: str
     type_prefix: str
@@ -77,7 +77,7 @@ class Origin:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A CloudEvent. `body` is its one rendering: these bytes are stored, signed and sent. `time` in epoch seconds."""
+    """A CloudEvent. `body` is its only rendering: these bytes are stored, signed and sent. Times are epoch seconds."""
 
     id: str
     source: str
@@ -96,7 +96,7 @@ class Event:
 
 
 def job_event_types(prefix: str) -> tuple[str, ...]:
-    """Every type that a source's jobs can have, given the source's prefix."""
+    """All event types of a source's jobs."""
     return tuple(f"{prefix}.{kind}" for kind in JOB_EVENTS)
 
 
@@ -109,9 +109,9 @@ def from_transition(
     seen: Observation | None = None,
     hint: Hint | None = None,
 ) -> Event:
-    """The event of one transition. `seen` is the Observation that proved it (None when none did: overdue, not found).
+    """The event of one transition. `seen`: the observation that proves it; None for overdue and not found.
 
-    Raises ValueError when an attribute would break the CloudEvents specification.
+    Raises ValueError if an attribute would violate the CloudEvents specification.
     """
     upstream = seen.upstream if seen is not None else (job.upstream or {})
     data: dict[str, Any] = {
@@ -175,7 +175,7 @@ def from_transition(
 def relay_event(
     event_id: str, type: str, now: float, data: Mapping[str, Any], *, dataschema: str, subject: str | None = None
 ) -> Event:
-    """An event about the relay itself (one of RELAY_EVENTS)."""
+    """An event about the relay itself: one of RELAY_EVENTS."""
     body = render(
         event_id=event_id,
         source=RELAY_SOURCE,
@@ -200,7 +200,7 @@ def render(
     extensions: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> bytes:
-    """The structured JSON of one event. Raises ValueError where it would break the specification."""
+    """Renders one event as structured JSON. Raises ValueError if it would violate the specification."""
     attributes: dict[str, Any] = {
         "specversion": "1.0",
         "id": event_id,
@@ -228,9 +228,9 @@ def render(
 
 
 def check_attribute(name: str, value: object) -> None:
-    """Raises ValueError when a context attribute's name or value is not allowed by CloudEvents 1.0.2 §3.1."""
+    """Raises ValueError if CloudEvents 1.0.2 §3.1 does not allow the attribute's name or value."""
     if not _is_name(name):
-        raise ValueError(f"attribute name {name!r}: 1 to 20 characters of a-z and 0-9")
+        raise ValueError(f"attribute name {name!r}: use 1 to 20 characters of a-z and 0-9")
     if isinstance(value, bool):
         return
     if isinstance(value, int):
@@ -238,7 +238,7 @@ def check_attribute(name: str, value: object) -> None:
             raise ValueError(f"attribute {name}: {value} does not fit 32 bits")
         return
     if not isinstance(value, str):
-        raise ValueError(f"attribute {name}: {type(value).__name__} is no attribute type")
+        raise ValueError(f"attribute {name}: {type(value).__name__} is not an attribute type")
     if not value or _CONTROL.search(value):
         raise ValueError(f"attribute {name}: empty, or has a control character")
 
@@ -249,12 +249,12 @@ def _is_name(name: str) -> bool:
 
 
 def _attribute_text(value: object) -> str:
-    """Text that is allowed in an attribute, whatever the upstream put there: control characters become spaces."""
+    """Upstream text as an allowed attribute value: control characters become spaces."""
     return _CONTROL.sub(" ", str(value))[:256].strip() or "-"
 
 
 def _truncated(data: Mapping[str, Any], job: Job, seen: Observation | None) -> dict[str, Any]:
-    """The same data with only those fields of the item that the relay reads, each cut to a size that always fits."""
+    """The data with only the fields of the item that the relay reads, each cut so that the event always fits."""
     kept: dict[str, Any] = {"id": job.external_id}
     if seen is not None:
         for name in seen.read_fields:
@@ -269,7 +269,7 @@ def _truncated(data: Mapping[str, Any], job: Job, seen: Observation | None) -> d
 
 
 def _keep(kept: dict[str, Any], name: str, item: Mapping[str, Any]) -> None:
-    """Copies one field, `a.b` out of an object into an object, where it is there and is no object or list itself."""
+    """Copies one scalar field if present; `a.b` copies field b of object a."""
     outer, _, inner = name.partition(".")
     if inner:
         nested = item.get(outer)
@@ -284,6 +284,6 @@ def _keep(kept: dict[str, Any], name: str, item: Mapping[str, Any]) -> None:
 
 
 def _cut(text: str) -> str:
-    """At most _KEPT_TEXT_BYTES of JSON: a character takes up to six of them."""
+    """The text cut to at most _KEPT_TEXT_BYTES of JSON, where a character takes up to six bytes."""
     text = text[:_KEPT_TEXT_BYTES]
     return text if len(dumps(text)) <= _KEPT_TEXT_BYTES else text[: _KEPT_TEXT_BYTES // 6]

@@ -1,4 +1,4 @@
-"""Why a job is polled when it is, in sentences: what is waited for, when the next poll is, and why not earlier."""
+"""Explains in sentences what a job waits for, when its next poll is, and why not earlier."""
 
 import math
 
@@ -11,7 +11,7 @@ OTHERS_NEED_THEM = "polling earlier would take requests from jobs that need them
 
 
 def sentence(job: Job, plan: Explanation, now: float, meaning: str | None = None) -> str:
-    """What the planner says of an open job, for a tired person. `meaning`: what its last error means."""
+    """The planner's explanation of an open job, for people. `meaning`: meaning of its last error."""
     said = [_waiting(job, plan, now, meaning)]
     planned, possible = plan.next_poll_at, plan.not_before
     if planned is not None and possible is not None and now < planned < possible - NEARLY_SECONDS:

@@ -1,4 +1,4 @@
-"""Which subscription gets which event."""
+"""Matches events to subscriptions by type and source."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,10 @@ from relay.core.subscription import Subscription
 
 
 def matches(subscription: Subscription, event_type: str, event_source: str, *, job_event: bool) -> bool:
-    """Whether a subscription wants an event. Types and source match exactly, case and all.
+    """True if a subscription gets an event. Types and source match exactly, case included.
 
-    Without types it wants every job event and none about the relay. A callback never matches here: it gets the events
-    of the jobs that named it, which only the store knows.
+    Without types it gets every job event and no event about the relay. Callbacks never match here: they get the events
+    of the jobs registered with them, which only the store knows.
     """
     if subscription.callback:
         return False
@@ -23,20 +23,20 @@ def matches(subscription: Subscription, event_type: str, event_source: str, *, j
 
 
 def known_types(type_prefixes: Iterable[str]) -> tuple[str, ...]:
-    """Every event type that there can be: the job events of each prefix, then those about the relay."""
+    """All event types: the job events of each prefix, then those about the relay."""
     prefixes = dict.fromkeys(type_prefixes)
     return (*(name for prefix in prefixes for name in job_event_types(prefix)), *RELAY_EVENTS)
 
 
 def full_type(name: str, known: Sequence[str]) -> str | None:
-    """The known type that this is the name of: whole, or without its beginning, such as `failed` or `job.failed`."""
+    """The known type with this full name or ending, such as `failed` or `job.failed`; None if there is none."""
     if name in known:
         return name
     return next((one for one in known if one.endswith(f".{name}")), None)
 
 
 def nearest_type(text: str, known: Sequence[str]) -> str | None:
-    """The known type that someone who wrote `text` most likely meant; None where nothing is near.
+    """The known type that `text` most likely means; None if none is similar.
 
     An ending such as `failed` or `job.failed` is enough.
     """

@@ -1,7 +1,7 @@
-"""Jobs, looks at them, and the transitions that a look proves.
+"""Jobs, observations of them, and the transitions an observation proves.
 
-`detect()` is the relay's judgement: from what was known of a job and one Observation of it, which transitions have
-happened since, in which order. It never invents one: what no item proves is not said.
+`detect()` compares the recorded progress of a job with one observation and returns the transitions in between, in
+order. It never invents one: each transition is proven by an item.
 """
 
 from collections.abc import Mapping
@@ -17,26 +17,26 @@ KNOWN_STATUSES = WAITING | TERMINAL | {"running"}
 
 Priority = Literal["low", "normal", "high"]
 PRIORITY_WEIGHTS: Mapping[Priority, float] = {"low": 0.25, "normal": 1.0, "high": 4.0}
-"""How much a second of a job's delay counts."""
+"""Weight of a second of a job's detection delay."""
 NORMAL_WEIGHT = PRIORITY_WEIGHTS["normal"]
 
 JOB_EVENTS = (
     *("queued", "scheduled", "running", "succeeded", "failed", "cancelled"),
     *("retrying", "overdue", "not_found", "status_unknown"),
 )
-"""What can happen to a job, as the last word of its event type."""
+"""Kinds of transitions: the last segment of the event type."""
 
 POLL = "poll"
-"""Asked for a hint instead of a member of JOB_EVENTS: the problem is that of a poll that failed."""
+"""Stands in for a member of JOB_EVENTS when a hint is needed for a failed poll."""
 
 MAX_COUNTED_RETRIES = 100
-"""An item that claims more failed attempts than this proves no further ones: a limit on what one look can emit."""
+"""Bounds the events of one poll: an item with a larger attempt count proves no further retries."""
 _SAME_TIME_SECONDS = 0.001
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why a job ended badly, as the upstream says it."""
+    """The error of a failed job, as reported by the upstream."""
 
     code: str
     message: str
@@ -45,13 +45,13 @@ class Problem:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One look at a job, in the relay's own words. Times are epoch seconds.
+    """A job's state as one poll found it, in the relay's field names. Times are epoch seconds.
 
-    `status` is one of KNOWN_STATUSES, or the upstream's own word where it is none of them. `result_status` is how a job
-    ended well, a lower-case token such as `accepted` or `skipped`. `connect_account_id` is the upstream's id of the
-    account that it was sent from.
-    `upstream` is the item exactly as it came, `read_fields` the names of its fields that the relay reads (`a.b`: the
-    field b of the object a).
+    status              one of KNOWN_STATUSES, or the upstream's own status if unknown
+    result_status       how a job succeeded: a lower-case token such as `accepted` or `skipped`
+    connect_account_id  the upstream's id of the sending account
+    upstream            the item exactly as received
+    read_fields         names of the item's fields that the relay reads (`a.b`: field b of object a)
     """
 
     status: str
@@ -72,16 +72,16 @@ class Observation:
 
     @property
     def terminal(self) -> bool:
-        """Whether the job has ended."""
+        """True if the job has ended."""
         return self.status in TERMINAL
 
     @property
     def known(self) -> bool:
-        """Whether the status is one that the source definition names."""
+        """True if the source definition maps the status."""
         return self.status in KNOWN_STATUSES
 
     def item(self) -> dict[str, Any]:
-        """What the planner reads, in the relay's own field names; times in epoch seconds."""
+        """The fields the planner reads. Times are epoch seconds."""
         return {
             "status": self.status,
             "action": self.action,
@@ -96,15 +96,15 @@ class Observation:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What is known of a job's life: all that `detect()` needs to remember between two looks.
+    """A job's recorded progress: all the state `detect()` needs.
 
-    status      the last upstream value; None before the first observation
-    phase       the last thing said to subscribers (a member of JOB_EVENTS but for `overdue`); None before the first
-    sequence    number of transitions so far
-    retry_count failed attempts proven so far
-    running_sent        a `running` was said since the last `retrying`
-    running_started_at  the `started_at` of the last `running` that was said
-    overdue     `overdue` was said
+    status              the last upstream status; None before the first observation
+    phase               kind of the last transition, except `overdue`; None before the first
+    sequence            number of transitions so far
+    retry_count         failed attempts proven so far
+    running_sent        True if a `running` was emitted since the last `retrying`
+    running_started_at  `started_at` of the last `running` emitted
+    overdue             True if `overdue` was emitted
     """
 
     status: str | None = None
@@ -117,13 +117,13 @@ class Progress:
 
     @property
     def shown_status(self) -> str | None:
-        """What the next event calls the previous status."""
+        """`previous_status` of the next event."""
         return self.status if self.phase == "status_unknown" else self.phase
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """One thing that happened to a job. `kind` is a member of JOB_EVENTS; `sequence` counts from 1 within the job."""
+    """One change of a job. `kind` is a member of JOB_EVENTS; `sequence` counts from 1 within the job."""
 
     kind: str
     status: str | None
@@ -135,7 +135,7 @@ class Transition:
 
 
 class PlannedJob(NamedTuple):
-    """Of an open job no more than a planner reads: a million of them are loaded when a node starts."""
+    """The fields of an open job that a planner reads: up to a million are loaded at start-up."""
 
     source: str
     account: str
@@ -154,12 +154,12 @@ class PlannedJob(NamedTuple):
 
     @property
     def open(self) -> bool:
-        """It is."""
+        """Always True: only open jobs are loaded."""
         return True
 
     @property
     def seen_at(self) -> float:
-        """When its item was seen is not read: long ago."""
+        """Always 0: the time is not loaded and counts as long ago."""
         return 0.0
 
     def item(self) -> dict[str, Any] | None:
@@ -169,11 +169,12 @@ class PlannedJob(NamedTuple):
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A tracked job as the rooms pass it on. Times are epoch seconds.
+    """A tracked job. Times are epoch seconds.
 
-    `next_poll_at` and `poll_step` are the planner's, kept so that a restart goes on with them. `spacing_seconds` is the
-    least time from its predecessor's start in the lane to its own, where the create said one. `request` is what is kept
-    of a create that came through the relay: its own `metadata`, and `truncated` where that was too large to keep.
+    next_poll_at, poll_step  the planner's, so that a restart continues with them
+    spacing_seconds          minimum time between its predecessor's start in the lane and its own, if the create set one
+    request                  kept data of a create forwarded by the relay: its `metadata`, and `truncated` if that was
+                             too large to keep
     """
 
     uid: str
@@ -209,12 +210,12 @@ class Job:
 
     @property
     def open(self) -> bool:
-        """Whether the relay still looks at it."""
+        """True while the relay polls it."""
         return self.closed_at is None
 
     @property
     def priority(self) -> Priority:
-        """Its weight in words."""
+        """Its weight as a priority."""
         if self.weight == NORMAL_WEIGHT:
             return "normal"
         return "high" if self.weight > NORMAL_WEIGHT else "low"
@@ -225,7 +226,7 @@ class Job:
 
     @property
     def seen_at(self) -> float:
-        """When its item was seen last."""
+        """When its state was last known."""
         return self.tracked_at if self.last_polled_at is None else self.last_polled_at
 
 
@@ -243,27 +244,27 @@ def _item(status: str, job: PlannedJob | Job) -> dict[str, Any]:
 
 
 def proven_failed_attempts(observation: Observation) -> int:
-    """How many attempts of this job have failed for certain, whether the upstream counts an attempt when it starts or
-    when it ends: all of them while the next one is announced, else all but the last."""
-    waits_for_the_next = (
+    """Number of attempts that have certainly failed: all of them while a retry is announced, else all but the last.
+    Holds whether the upstream counts an attempt at its start or at its end."""
+    retry_announced = (
         not observation.terminal and observation.status != "running" and observation.next_attempt_at is not None
     )
-    proven = observation.attempt_count if waits_for_the_next else observation.attempt_count - 1
+    proven = observation.attempt_count if retry_announced else observation.attempt_count - 1
     return min(max(proven, 0), MAX_COUNTED_RETRIES)
 
 
 def detect(known: Progress, seen: Observation) -> tuple[tuple[Transition, ...], Progress]:
-    """The transitions that `seen` proves beyond `known`, in order, and what is known now.
+    """The transitions that `seen` proves beyond `known`, in order, and the new progress.
 
-    Each newly proven failed attempt is a `retrying`; a run that was never looked at but that a later item proves is a
-    `running` with `inferred`; then the status seen, unless it is the waiting that a retry brings. Nothing happens
-    twice: with the same Observation again, no transition comes out.
+    Each newly proven failed attempt is a `retrying`. A run that no poll saw but a later item proves is a `running` with
+    `inferred`. Then follows the status seen, unless it is the wait that a retry implies. Idempotent: the same
+    observation again yields no transition.
     """
     now = seen.observed_at
     found: list[Transition] = []
     progress = known
 
-    def say(kind: str, *, occurred_at: float | None = None, inferred: bool = False) -> None:
+    def emit(kind: str, *, occurred_at: float | None = None, inferred: bool = False) -> None:
         nonlocal progress
         status = seen.status if kind == "status_unknown" else kind
         found.append(
@@ -289,29 +290,29 @@ def detect(known: Progress, seen: Observation) -> tuple[tuple[Transition, ...], 
     waiting = seen.status in WAITING
     failed_attempts = max(known.retry_count, proven_failed_attempts(seen))
     for nth in range(known.retry_count + 1, failed_attempts + 1):
-        say("retrying", inferred=not (waiting and nth == failed_attempts))
+        emit("retrying", inferred=not (waiting and nth == failed_attempts))
     progress = replace(progress, retry_count=failed_attempts)
 
-    if _proves_a_run_not_said(progress, seen):
-        say("running", occurred_at=seen.started_at, inferred=True)
+    if _proves_unreported_run(progress, seen):
+        emit("running", occurred_at=seen.started_at, inferred=True)
 
     if seen.terminal:
         if progress.phase != seen.status:
-            say(seen.status, occurred_at=seen.finished_at)
+            emit(seen.status, occurred_at=seen.finished_at)
     elif seen.status == "running":
         if progress.phase != "running":
-            say("running", occurred_at=seen.started_at)
+            emit("running", occurred_at=seen.started_at)
     elif waiting:
         if progress.phase not in ("retrying", seen.status):
-            say(seen.status)
+            emit(seen.status)
     elif (progress.phase, progress.status) != ("status_unknown", seen.status):
-        say("status_unknown")
+        emit("status_unknown")
 
     return tuple(found), replace(progress, status=seen.status)
 
 
-def _proves_a_run_not_said(progress: Progress, seen: Observation) -> bool:
-    """Whether the item shows a run that no look has seen: it started, is past running, and that start is a new one."""
+def _proves_unreported_run(progress: Progress, seen: Observation) -> bool:
+    """True if the item shows a run not yet emitted: it started, has left `running`, and the start is new."""
     past_running = seen.terminal or (not seen.known and seen.next_attempt_at is None)
     if not past_running or seen.started_at is None or progress.running_sent:
         return False
@@ -320,16 +321,16 @@ def _proves_a_run_not_said(progress: Progress, seen: Observation) -> bool:
 
 
 def deadline_of(tracked_at: float, scheduled_at: float | None, seconds: float) -> float:
-    """When a job is overdue: so long after it is scheduled, where that is known and later than it was tracked."""
+    """Deadline of a job: `seconds` after its scheduled time or its tracking, whichever is later."""
     return (tracked_at if scheduled_at is None else max(tracked_at, scheduled_at)) + seconds
 
 
 def deadline_after(
     *, deadline_at: float, seconds: float, tracked_at: float, before: float | None, scheduled_at: float | None
 ) -> float:
-    """A job's deadline once a poll has shown its `scheduled_at`; `before` is the one that was known until then.
+    """A job's deadline after a poll showed its `scheduled_at`. `before`: the scheduled time known until then.
 
-    Where no deadline was counted from `before`, it was counted from when the job was tracked last.
+    A deadline not counted from `before` was counted from the last tracking of the job.
     """
     if scheduled_at is None or scheduled_at == before:
         return deadline_at
@@ -339,7 +340,7 @@ def deadline_after(
 
 
 def mark_overdue(known: Progress, now: float) -> tuple[tuple[Transition, ...], Progress]:
-    """The deadline has passed without an end: said once, the job stays open and its status what it was."""
+    """The transition of a job past its deadline, emitted once. The job stays open and keeps its status."""
     if known.overdue:
         return (), known
     transition = Transition(
@@ -354,7 +355,7 @@ def mark_overdue(known: Progress, now: float) -> tuple[tuple[Transition, ...], P
 
 
 def mark_not_found(known: Progress, now: float) -> tuple[tuple[Transition, ...], Progress]:
-    """The upstream does not know this job, at enough looks to believe it: its last transition."""
+    """The last transition of a job that enough polls found unknown to the upstream."""
     transition = Transition(
         kind="not_found",
         status="not_found",

@@ -1,7 +1,7 @@
-"""JSON as callers and upstreams write it: every integer keeps its digits, and half a surrogate pair spoils nothing.
+"""JSON that keeps large integers exact and tolerates lone surrogates.
 
-orjson alone refuses an escaped half of a surrogate pair (which Node writes where a text was cut inside an emoji), turns
-integers over 64 bits into floats and can not write them. What it reads and writes as it is still goes through it alone.
+orjson rejects an escaped lone surrogate (Node writes one for text cut inside an emoji), reads integers over 64 bits as
+floats, and cannot write them. This module handles these cases and uses orjson alone for everything else.
 """
 
 import json
@@ -13,17 +13,17 @@ from typing import Any
 import orjson
 
 MAX_INTEGER_DIGITS = 308
-"""A longer one fits no double: most receivers could not read a document that has it. It is read as text, like 1e400."""
+"""A longer integer exceeds a double, which most receivers cannot read. It is read as text, like 1e400."""
 
 _LONG_RUN = b"0" * 19
-"""The shortest integers over 64 bits have 19 digits."""
+"""Integers over 64 bits have at least 19 digits."""
 _SHAPE = bytes.maketrans(b"123456789[,- \t\r\nE", b"000000000:::::::e")
-"""Digits as 0, and what may stand before a number as a colon: so one is found at the speed of a copy."""
+"""Maps digits to 0 and anything that may precede a number to a colon, to find long numbers at memory speed."""
 _LONE_HIGH = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _LONE_LOW = re.compile(rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u....)")
-"""Halves of a surrogate pair without the other one, where no `\\u` stands behind an escaped backslash."""
+"""Lone halves of a surrogate pair, provided that no `\\u` follows an escaped backslash."""
 _ESCAPED_BACKSLASH = rb"\\"
-_IN_ITS_PLACE = b"\0\0"
+_PLACEHOLDER = b"\0\0"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
@@ -31,19 +31,19 @@ __all__ = ["MAX_INTEGER_DIGITS", "JSONDecodeError", "dumps", "loads", "well_form
 
 
 def loads(body: bytes, *, repair: bool = False) -> Any:
-    """The value of a JSON document. Raises JSONDecodeError.
+    """Parses a JSON document. Raises JSONDecodeError.
 
-    Half a surrogate pair becomes U+FFFD. A number that no double can hold is read as its own text. `repair` is for what
-    an upstream sends: bytes that are not UTF-8 become U+FFFD too, and a byte order mark is passed over.
+    A lone surrogate becomes U+FFFD. A number beyond a double is read as text. `repair` is for upstream responses: bytes
+    that are not UTF-8 become U+FFFD too, and a byte order mark is skipped.
     """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        mended = _mended(body, repair=repair)
-        if mended is None:
+        repaired = _repaired(body, repair=repair)
+        if repaired is None:
             raise
         try:
-            return _exactly(mended)
+            return _exactly(repaired)
         except (ValueError, RecursionError):
             raise error from None
     if not _has_long_number(body.translate(_SHAPE)):
@@ -55,7 +55,7 @@ def loads(body: bytes, *, repair: bool = False) -> Any:
 
 
 def dumps(value: Any, option: int | None = None) -> bytes:
-    """Compact JSON. Raises TypeError for what is no JSON value, or is nested deeper than 254 levels."""
+    """Compact JSON. Raises TypeError for a value that is not JSON or is nested deeper than 254 levels."""
     try:
         return orjson.dumps(value, option=option)
     except orjson.JSONEncodeError as error:
@@ -66,7 +66,7 @@ def dumps(value: Any, option: int | None = None) -> bytes:
 
 
 def well_formed(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair: what UTF-8 can carry."""
+    """The text with each lone surrogate replaced by U+FFFD, so that UTF-8 can encode it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -78,16 +78,16 @@ def _has_long_number(shape: bytes) -> bool:
     return _LONG_RUN in shape and (b":" + _LONG_RUN in shape or shape.startswith(_LONG_RUN))
 
 
-def _mended(body: bytes, *, repair: bool) -> bytes | None:
-    """What orjson has refused, without what only it refuses; None where nothing of that kind is in it."""
+def _repaired(body: bytes, *, repair: bool) -> bytes | None:
+    """A document that orjson rejected, repaired; None if it has nothing to repair."""
     before = body
     if repair:
         body = body.removeprefix(_BYTE_ORDER_MARK).decode(errors="replace").encode()
-    if (b"\\ud" in body or b"\\uD" in body) and b"\0" not in body:  # raw, a NUL is no JSON
-        # Of a body of 48 MiB each escape may be one of these: nothing here calls back into Python for it.
-        body = body.replace(_ESCAPED_BACKSLASH, _IN_ITS_PLACE)
+    if (b"\\ud" in body or b"\\uD" in body) and b"\0" not in body:  # a raw NUL is not JSON
+        # A body of 48 MiB may consist of such escapes: no step calls back into Python for each.
+        body = body.replace(_ESCAPED_BACKSLASH, _PLACEHOLDER)
         body = _LONE_LOW.sub(_REPLACEMENT, _LONE_HIGH.sub(_REPLACEMENT, body))
-        body = body.replace(_IN_ITS_PLACE, _ESCAPED_BACKSLASH)
+        body = body.replace(_PLACEHOLDER, _ESCAPED_BACKSLASH)
     shape = body.translate(_SHAPE)
     large = _has_long_number(shape) or b"e000" in shape or b"e+000" in shape
     return body if large or body != before else None
@@ -112,7 +112,7 @@ def _float(text: str) -> float | str:
 
 
 def _refused(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _writable(value: Any) -> Any:

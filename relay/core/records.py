@@ -1,4 +1,4 @@
-"""What the rooms hand to the store and get back from it. All values; times are epoch seconds."""
+"""Values passed to the store and returned by it. Times are epoch seconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ Value = TypeVar("Value")
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Deliveries to these subscriptions are held by `token` until `until`, from the moment they are written.
+    """Claims the deliveries to these subscriptions as they are written, for `token` until `until`.
 
-    taken_at  now by the clock that `until` is of, where that is not the clock of what is due (SQLite)
+    taken_at  now by the clock of `until`, if due times use another clock (SQLite)
     """
 
     token: str
@@ -30,16 +30,15 @@ Resolution = Literal["sent", "not_sent"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A create that a caller sends through the relay. `created_at` is just before it goes out, epoch seconds.
+    """A create forwarded by the relay. `created_at`: just before it is sent, in epoch seconds.
 
     body_digest      SHA-256 of the body, in hex
-    idempotency_key  the caller's own; None where the request has none
-    reason           why nobody knows what came of it: no_answer, server_error, unreadable, cut_off;
-                     None while it is in flight
-    status_code      of the answer that did not tell, where there was one
-    channel, connect_account_id, request  what the create itself says, as a job keeps it, for a person to recognise it
-    metadata, callback_url, callback_types  what its own headers attach to the job that it makes
-    fate, job_id     what a person found out: whether it was sent, and the job that it made, where that is known
+    idempotency_key  the caller's; None if the request has none
+    reason           why the outcome is unknown: no_answer, server_error, unreadable, cut_off; None while in flight
+    status_code      of a response that left the outcome open
+    channel, connect_account_id, request    fields of the create, as kept for a job, so that users recognise it
+    metadata, callback_url, callback_types  from its headers, for the job it makes
+    fate, job_id     resolution by a user: whether it was sent, and the job it made, if known
     """
 
     id: str
@@ -63,14 +62,16 @@ class Intent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """A job to be tracked. `events` are what its own registration body proves (with `seen` and `progress`).
+    """A job to track.
 
-    Where `weight` is None, a new job has the normal one, and one that is known keeps its own. `intent` is the create
-    that made the job: its fate is known in the same transaction, and that of earlier ones with its Idempotency-Key.
-    `callback_types`: which of its events the callback gets (None: all, or as it was registered before).
-    `spacing_seconds`: the least time to its predecessor in the lane, None where nobody said. `request` and
-    `connect_account_id` are `Job`'s; None changes nothing of a job that is known. `resolves`: the create of unknown
-    fate that a person found to have made the job.
+    seen, progress, events  what the registration body proves
+    weight           None: normal for a new job, unchanged for a known one
+    callback_types   event types for the callback; None: all, or as registered before
+    spacing_seconds  minimum time to its predecessor in the lane, if the create set one
+    intent           the create that made the job: settled in the same transaction, as are earlier ones with its
+                     Idempotency-Key
+    request, connect_account_id  see `Job`; None changes nothing of a known job
+    resolves         the create of unknown fate that a user found to have made the job
     """
 
     uid: str
@@ -97,7 +98,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """What became of a Registration: `created`, or the job that was there (`resumed`: it is tracked again)."""
+    """Result of a Registration. `created`: the job is new; `resumed`: a closed job is tracked again."""
 
     job: Job
     created: bool
@@ -107,12 +108,13 @@ class Registered:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class PollRecord:
-    """What a look changes: the job's new state, its events and their deliveries, all in one transaction.
+    """Changes proven by a poll: the job's new state, its events and their deliveries, in one transaction.
 
-    Written only while the job is open and its sequence is `expected_sequence`; else StaleSequence.
-    `seen` is None when no Observation came of it (overdue, not found).
-    `expected_poll_count` is the job's `poll_count` when the request was sent, None for what is no poll's result. With
-    any other count in the row a later poll may have been recorded already: StaleSequence too.
+    Raises StaleSequence unless the job is open, its sequence is `expected_sequence` and its poll count is
+    `expected_poll_count`: with any other count a later poll may already be recorded.
+
+    expected_poll_count  the job's `poll_count` when the request was sent; None for changes without a poll
+    seen                 None without an observation (overdue, not found)
     """
 
     job_uid: str
@@ -129,7 +131,7 @@ class PollRecord:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """Of events that were written: the deliveries that their lease took, and whether others of theirs are due."""
+    """Result of writing events: deliveries claimed under their lease, and whether others of them are due."""
 
     claimed: tuple[Claimed, ...] = ()
     due: bool = False
@@ -137,9 +139,9 @@ class Recorded:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class PollNote:
-    """What a look that changed nothing leaves behind, and the plan for the next one: its time and back-off step.
+    """A poll that changed nothing, and the plan of the next one: its time and back-off step.
 
-    Not written where the job has another `poll_count` than `expected_poll_count` (None: any).
+    Not written if the job's `poll_count` differs from `expected_poll_count` (None: any).
     """
 
     job_uid: str
@@ -155,16 +157,16 @@ class PollNote:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class AttemptResult:
-    """The end of one attempt: written only while the lease is still ours.
+    """Result of one attempt. Written only while the lease is ours.
 
-    state       delivered, dead or pending (again at `due_at`)
-    disable     the reason to disable the subscription, with `events` that say so
-    probe_at    when a subscription that is disabled by this, or still, is tried again; None: only `resume` helps.
-                A probe that is delivered enables it, with `events` that say so
-    next_lease  go on with other deliveries of the subscription, if there are any: the next of this job, then what is
-                due; held under this lease or that of another mark in the same transaction. No other has its token.
-    next_count  with how many
-    next_late   also with retries and what was asked for by hand, not only with first attempts
+    state            delivered, dead, or pending (again at `due_at`)
+    disable          reason to disable the subscription; `events` report it
+    probe_at         when a subscription that is disabled, now or still, is probed; None: only `resume` enables it.
+                     A delivered probe enables it; `events` report it
+    next_lease       follow-on claims: claims further deliveries of the subscription under this lease, the next of this
+                     job first, then due ones. No other lease has its token; results in one transaction may share it
+    next_count       maximum number of follow-on claims
+    next_backlogged  follow-on claims include retries and manual retries, not only first attempts
     """
 
     claimed: Claimed
@@ -182,14 +184,18 @@ class AttemptResult:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it turns no subscription and has no events."""
+        """True if it changes no subscription and has no events."""
         return self.disable is None and not self.events and not self.claimed.probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """What has not been delivered yet: how much, how much of it is held up by what (failing, paused, disabled), and
-    when the oldest of what is not paused or disabled was recorded."""
+    """The backlog.
+
+    count      pending deliveries
+    held       pending deliveries by what holds them up: failing, paused, disabled
+    oldest_at  when the oldest that is neither paused nor disabled was recorded
+    """
 
     count: int
     held: Mapping[str, int]
@@ -198,7 +204,7 @@ class Pending:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class AttemptRecorded:
-    """`kept` is False when the lease was lost: somebody else decides now. `next`: the deliveries taken, if asked."""
+    """Result of writing an AttemptResult. `kept`: False if the lease was lost. `next`: the follow-on claims."""
 
     kept: bool
     next: tuple[Claimed, ...] = ()
@@ -206,8 +212,11 @@ class AttemptRecorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What became of the wish to try a disabled subscription: the delivery to try, unless it was somebody else's turn
-    or none is free; and when the next turn is (None: it is not to be tried any more)."""
+    """A probe of a disabled subscription.
+
+    claimed  the delivery to try; None if another node probes, or none is free
+    next_at  time of the next probe; None for no further probes
+    """
 
     claimed: Claimed | None
     next_at: float | None
@@ -223,8 +232,12 @@ class Page(Generic[Value]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
-    """The largest groups of the newest deliveries, of which `scanned` were gone through. `truncated`: there are older
-    ones that were not; `more`: there are smaller groups that are not shown."""
+    """The largest groups among the newest deliveries.
+
+    scanned    number of deliveries read
+    truncated  older deliveries were not read
+    more       smaller groups are not shown
+    """
 
     items: tuple[DeliveryGroup, ...]
     scanned: int
@@ -234,7 +247,7 @@ class Groups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountState:
-    """How the polling of an upstream account goes: ok, unauthorized or down, since when and why."""
+    """Health of an upstream account: ok, unauthorized or down, since when and why."""
 
     source: str
     name: str
@@ -245,7 +258,7 @@ class AccountState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedStatistics:
-    """What was learned of one class of a source's jobs, from `event_count` events; `values` is JSON text."""
+    """Stored statistics of one job class of a source, from `event_count` events. `values` is JSON text."""
 
     source: str
     name: str
@@ -255,8 +268,8 @@ class SavedStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """The events after a position, each with its own. `hidden`: later ones are committed, and come when a transaction
-    that began before them has ended; nothing announces that."""
+    """Events after a position, each with its own position. `hidden`: later events are committed but not visible yet.
+    They become visible, without notification, when a transaction that began before them ends."""
 
     events: Sequence[tuple[int, Event]]
     hidden: bool = False
@@ -264,7 +277,7 @@ class Tail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
-    """An answer kept for an Idempotency-Key; `status_code` is None while the first request is in flight."""
+    """A response kept for an Idempotency-Key; `status_code` is None while the first request is in flight."""
 
     body_digest: str
     status_code: int | None = None

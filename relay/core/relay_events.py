@@ -1,8 +1,7 @@
-"""What the events about the relay itself say: the `data` of each, and the schema of every event type.
+"""Data of the events about the relay itself, and the schema of every event type.
 
-No `relay.delivery.expired` may be made for the delivery of an event that is itself about the relay: a dead sink that
-asked for these would then feed itself without end. An event about a subscription's own trouble is harmless: it waits
-until the subscription is there again.
+The delivery of an event about the relay never causes a `relay.delivery.expired`: a dead sink subscribed to these would
+produce events without end. An event about a subscription's own failure is harmless: it waits until the sink recovers.
 """
 
 from typing import Any, Literal
@@ -18,7 +17,7 @@ SCHEMA_NAMES = (
     *("job-status.v1", "relay-source.v1", "relay-subscription.v1", "relay-delivery.v1", "relay-create.v1"),
     "relay-test.v1",
 )
-"""The schemas of all event types, as files of `schemas/` without their ending."""
+"""Names of all event schemas: files in `schemas/` without their extension."""
 
 _SCHEMA_BY_PREFIX = {
     "relay.source.": "relay-source.v1",
@@ -30,18 +29,18 @@ _SCHEMA_BY_PREFIX = {
 
 
 def schema_name_for(event_type: str) -> str:
-    """The name of the schema of a type's events, such as `job-status.v1`. Raises ValueError for no type of ours."""
+    """Schema name of an event type, such as `job-status.v1`. Raises ValueError for an unknown type."""
     for prefix, name in _SCHEMA_BY_PREFIX.items():
         if event_type.startswith(prefix):
             return name
     source, job, kind = event_type.rpartition(".job.")
     if source and job and kind in JOB_EVENTS:
         return "job-status.v1"
-    raise ValueError(f"{event_type!r} is no event type of the relay")
+    raise ValueError(f"{event_type!r} is not an event type of the relay")
 
 
 def dataschema_for(event_type: str, base_url: str) -> str:
-    """The `dataschema` of a type's events, where the relay is reached at `base_url`."""
+    """The `dataschema` of an event type. `base_url`: public URL of the relay."""
     return f"{base_url.rstrip('/')}/schemas/{schema_name_for(event_type)}.json"
 
 
@@ -59,11 +58,11 @@ def source_trouble_data(
 ) -> dict[str, Any]:
     """For `relay.source.unauthorized`, `.down` and `.recovered`.
 
-    reason                     one sentence for a person
-    code, message, request_id  what the upstream last said
-    since                      when the trouble began, also where it is over now
-    open_jobs                  how many jobs of the account wait for it
-    hint                       what the error means, and what to do about it
+    reason                     one sentence for people
+    code, message, request_id  from the last upstream error
+    since                      when the trouble began, also if it is over now
+    open_jobs                  open jobs of the account
+    hint                       meaning of the error, and what to do
     """
     data: dict[str, Any] = {
         "source": source,
@@ -84,7 +83,7 @@ def source_trouble_data(
 def subscription_data(*, subscription_id: str, sink: str, reason: str, since: float | None) -> dict[str, Any]:
     """For `relay.subscription.disabled` and `.recovered`.
 
-    `sink` is redacted by the subscription's kind; `since` is when it began to fail, None where it never did (410).
+    `sink` is redacted by the subscription's kind; `since` is when it began to fail, None if it never did (410).
     """
     return {"subscription": subscription_id, "sink": sink, "reason": reason, "since": optional_rfc3339(since)}
 
@@ -100,10 +99,10 @@ def delivery_expired_data(
     last_error: str | None,
     reason: Literal["exhausted", "refused"],
 ) -> dict[str, Any]:
-    """For `relay.delivery.expired`: a delivery became dead.
+    """For `relay.delivery.expired`: a delivery is dead.
 
-    `job_id` is the upstream's id of the job. `reason`: the retry schedule was `exhausted`, or the sink `refused` this
-    one event for good.
+    `job_id` is the upstream's id of the job. `reason`: the retry schedule is `exhausted`, or the sink `refused` this
+    event permanently.
     """
     return {
         "delivery": delivery_id,
@@ -126,9 +125,9 @@ _CAUSES = {
 
 
 def create_unknown_data(intent: Intent) -> dict[str, Any]:
-    """For `relay.create.unknown`: a create went out, and whether it was carried out is unknown.
+    """For `relay.create.unknown`: a create was sent, and its outcome is unknown.
 
-    reason  one sentence for a person; `cause` is the intent's own word for it
+    reason  one sentence for people; `cause` is the intent's reason
     fix     what to do
     """
     cause = intent.reason or "cut_off"

@@ -1,4 +1,4 @@
-"""Replays: a range of events that is sent again. All values; times are epoch seconds."""
+"""Replays: ranges of events that are sent again. Times are epoch seconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ SENDS: Mapping[Only, frozenset[str | None]] = {
     "cancelled": frozenset(("cancelled",)),
     "delivered": frozenset(("delivered",)),
 }
-"""What each sends, by how a delivery has ended; None: there is none of this event to this subscription."""
+"""States of deliveries that each option sends; None: events without a delivery to the subscription."""
 
 JOINS: frozenset[Only] = frozenset(("undelivered", "all", "pending"))
-"""Those that have what is pending tried now."""
+"""Options that also make pending deliveries due now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayRequest:
-    """What is to be sent again: the events recorded from `since` until before `until`.
+    """A request to resend the events recorded from `since` to before `until`.
 
-    subscription_id  of one subscription; None: of all, deliveries that are there already
-    types            only events of these types; None: of any that the subscription gets
-    only             undelivered, all: also events that it never had a delivery of; the states: deliveries that stand so
+    subscription_id  one subscription; None: existing deliveries of all
+    types            only these event types; None: all that the subscription gets
+    only             undelivered, all: include events without a delivery; a state: only deliveries in it
     reason           only deliveries that ended for this reason
     """
 
@@ -42,17 +42,17 @@ class ReplayRequest:
 
     @property
     def adds(self) -> bool:
-        """Whether it makes the deliveries that are not there."""
+        """True if it creates missing deliveries."""
         return None in SENDS[self.only]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """How a replay goes.
+    """Progress of a replay, in deliveries.
 
-    matched  what there was to send when it was made
-    queued   what of it is on its way or was
-    left     what of it has not ended
+    matched  number to send, counted at creation
+    queued   number queued so far
+    left     number that has not ended
     """
 
     id: str
@@ -74,7 +74,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayStep:
-    """What one step of a replay did. `more`: there is something for the next one to do at once."""
+    """Result of one step of a replay. `more`: call the next step at once."""
 
     queued: int = 0
     more: bool = False

@@ -1,7 +1,7 @@
-"""The head of an HTTP/1.1 answer, read leniently: for one that a strict parser has refused.
+"""Lenient parser for the head of an HTTP/1.1 response that a strict parser has rejected.
 
-The status line says what the sink decided. What is odd behind it (a header that no one can read, a length given twice)
-does not undo that, but it can leave open where the body ends: then the connection must not be used again.
+The status line alone decides the outcome. A defect after it (an unreadable header, two lengths) does not change that,
+but it can leave the end of the body unknown: the connection must then not be reused.
 """
 
 import re
@@ -14,19 +14,19 @@ MAX_HEADERS = 128
 _STATUS_LINE = re.compile(rb"[\r\n]*HTTP/[0-9](?:\.[0-9])?[ \t]+([1-9][0-9]{2})(?:[ \t][^\n]*)?\r?\n")
 _END = re.compile(rb"\n\r?\n")
 LONGEST_END = 3
-"""Bytes of the longest mark that ends a head."""
+"""Length in bytes of the longest end of a head."""
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseHead:
-    """What a head says. 1xx answers before it are passed over.
+    """A parsed head. 1xx responses before it are skipped.
 
-    headers       those with a name, at most MAX_HEADERS
-    size_bytes    how much of what was read is the head, and what came before it
-    complete      the empty line that ends the head is there
-    framing       the header line that says where the body ends, empty where it ends with the connection; None where
-                  the head contradicts itself
+    headers     headers with a name, at most MAX_HEADERS
+    size_bytes  bytes of the head, including skipped responses
+    complete    the empty line that ends the head was received
+    framing     the header line that frames the body; empty if the body ends with the connection; None if the head
+                contradicts itself
     """
 
     status: int
@@ -37,12 +37,12 @@ class ResponseHead:
 
 
 def ends_in(raw: bytes) -> bool:
-    """Whether a head may end in these bytes of it."""
+    """True if these bytes contain a possible end of a head."""
     return _END.search(raw) is not None
 
 
 def read_response_head(raw: bytes) -> ResponseHead | None:
-    """The head that `raw` begins with; None where it has no whole, valid status line (yet)."""
+    """Parses the head at the start of `raw`. None without a complete, valid status line."""
     start = 0
     while (line := _STATUS_LINE.match(raw, start)) is not None:
         status = int(line[1])
@@ -66,7 +66,7 @@ def _pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
     found: list[tuple[bytes, list[bytes]]] = []
     for line in lines.split(b"\n"):
         name, colon, value = line.partition(b":")
-        if line[:1] in (b" ", b"\t") and found:  # the line before goes on (RFC 9112 section 5.2)
+        if line[:1] in (b" ", b"\t") and found:  # line folding (RFC 9112 section 5.2)
             found[-1][1].append(line.strip())
         elif colon and name.strip():
             found.append((name.strip(), [value.strip()]))
@@ -74,7 +74,7 @@ def _pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _framing(pairs: list[tuple[bytes, bytes]]) -> bytes | None:
-    """RFC 9112 section 6.3; a length that is given several times counts where it is always the same."""
+    """RFC 9112 section 6.3. Repeated lengths are accepted if they are equal."""
     codings = {value.lower() for name, value in pairs if name.lower() == b"transfer-encoding"}
     lengths = {part.strip() for name, value in pairs if name.lower() == b"content-length" for part in value.split(b",")}
     if not codings and not lengths:

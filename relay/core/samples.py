@@ -1,4 +1,4 @@
-"""A realistic sample of every event type, for `…/test`, documentation and tests. Its job says so in its metadata."""
+"""Realistic samples of every event type, for `…/test`, documentation and tests. Their metadata has `sample: true`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -68,7 +68,7 @@ _SOURCE_HINTS = {
 
 
 class _Step(NamedTuple):
-    """Where in the sample job's life an event stands. The ages of its times are in seconds before now."""
+    """Position of an event in the sample job's life. Times are seconds before now."""
 
     status: str | None
     previous_status: str | None
@@ -107,16 +107,16 @@ def sample_event(
     channel: str = "linkedin",
     action: str = "outreach.dispatch",
 ) -> Event:
-    """A sample of one type. `dataschema_base` is where the relay is reached, for the schemas of events about itself.
+    """A sample of one type. `dataschema_base`: public URL of the relay, for the schemas of events about itself.
 
-    Raises ValueError where there is no such type.
+    Raises ValueError for an unknown type.
     """
     if type in RELAY_EVENTS:
         data, subject = _relay_sample(type, now, origin, source, account)
         dataschema = relay_events.dataschema_for(type, dataschema_base)
         return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject)
     if type not in known_types([origin.type_prefix]):
-        raise ValueError(f"{type!r} is no event type of this source")
+        raise ValueError(f"{type!r} is not an event type of this source")
     return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account, channel, action)
 
 
@@ -177,7 +177,7 @@ def _with_text_times(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _relay_sample(type: str, now: float, origin: Origin, source: str, account: str) -> tuple[dict[str, Any], str]:
-    """The data of a sample about the relay, and its subject."""
+    """Data and subject of a sample about the relay."""
     if type in SOURCE_TROUBLE:
         reasons = {
             "relay.source.unauthorized": "the key is invalid or was revoked",

@@ -1,4 +1,4 @@
-"""A subscription: which events go where, and how."""
+"""Subscriptions: which events go to which sink, and how."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningSecret:
-    """A Standard Webhooks secret (`whsec_…`). `expires_at` (epoch seconds) is set on one that was rotated away."""
+    """A Standard Webhooks secret (`whsec_…`). `expires_at` (epoch seconds) is set once it has been rotated."""
 
     value: str = field(repr=False)
     expires_at: float | None = None
@@ -19,19 +19,19 @@ class SigningSecret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """Where matching events go. Times are epoch seconds.
+    """A sink and the events it gets. Times are epoch seconds.
 
-    types     event types, matched exactly; None = every job event and none about the relay
-    source    a CloudEvents source, matched exactly; None = any
-    callback  made by a job's `callback_url`: gets only the events of the jobs that named it
-    ordering  "job": an event waits for the earlier ones of its job; "none": it does not
-    timeout_seconds, retry_schedule_seconds  of one attempt, and between attempts; None = as the settings say when it
-              comes to that
-
-    How it stands: in `state` since `state_since` (None: since it was made) for `state_reason`; its sink has only failed
-    since `failing_since`, at first for `failing_reason`, and asked that nothing be sent before `paused_until`.
-    probe_at     disabled, and its oldest event is tried then; None where only `resume` enables it again
-    drain_since  when it was enabled again after it was disabled: what had waited goes out slowly at first
+    types                   event types, matched exactly; None: all job events and none about the relay
+    source                  a CloudEvents source, matched exactly; None: any
+    callback                created by a job's `callback_url`: gets only events of jobs registered with it
+    ordering                "job": an event waits for earlier ones of its job; "none": it does not
+    timeout_seconds         time-out of one attempt; None: the setting at that time
+    retry_schedule_seconds  pauses between attempts; None: the setting at that time
+    state_since             when `state` began; None: at creation
+    failing_since           start of uninterrupted failures, the first for `failing_reason`
+    paused_until            end of a pause the sink requested
+    probe_at                while disabled: when its oldest event is tried; None: only `resume` enables it again
+    drain_since             when it was enabled after being disabled: its backlog is sent slowly at first
     """
 
     id: str
@@ -63,15 +63,15 @@ class Subscription:
 
     @property
     def reached_by(self) -> tuple[object, ...]:
-        """What decides how its sink answers: the URL, and what is sent beside the event."""
+        """What determines the sink's response besides the event: URL, method and headers."""
         return self.sink, self.method, self.headers
 
     @property
     def enabled_since(self) -> float | None:
-        """When it was enabled or resumed last, 0 where it has been enabled since it was made; None while it is not."""
+        """When it was last enabled or resumed, 0 if never disabled; None while it is not enabled."""
         return (self.state_since or 0.0) if self.state == "enabled" else None
 
     @property
     def disabled_reason(self) -> str | None:
-        """Why it is disabled; None where it is not."""
+        """Why it is disabled; None if it is not."""
         return self.state_reason if self.state == "disabled" else None

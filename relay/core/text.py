@@ -1,10 +1,10 @@
-"""Text from outside as text that everything behind the edge can hold: UTF-8, JSON, and PostgreSQL's text."""
+"""Turns external text into text that UTF-8, JSON and PostgreSQL can hold."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def decoded(raw: bytes) -> str:
-    """Bytes from outside: UTF-8 where they are that, else Latin-1. NUL becomes U+FFFD."""
+    """Decodes bytes as UTF-8, or else as Latin-1. NUL becomes U+FFFD."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
@@ -13,8 +13,7 @@ def decoded(raw: bytes) -> str:
 
 
 def storable(text: str) -> str:
-    """The same for what a library has decoded: bytes that it kept as surrogate escapes are decoded anew, other lone
-    surrogates become U+FFFD."""
+    """Repairs text decoded by a library: decodes surrogate escapes again, turns other lone surrogates into U+FFFD."""
     if text.isascii():
         return text.replace("\0", REPLACEMENT) if "\0" in text else text
     try:

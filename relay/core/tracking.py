@@ -1,4 +1,4 @@
-"""Values about tracked jobs that the API, the proxy and polling exchange: a registration, an explanation, a report."""
+"""Values shared by the API, the proxy and polling: track requests, explanations, source reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from relay.core.records import Intent
 
 
 class TrackRequest(NamedTuple):
-    """A job to be tracked, checked. `seen`: what the upstream's own answer, given as the body, says of it.
+    """A validated request to track a job. A NamedTuple because a batch creates thousands.
 
-    Without a `priority` a job that is tracked already keeps its own. `spacing_seconds` and `intent` come from a
-    create that went through the relay: the least time to its predecessor in the lane, and what its fate settles. So do
-    `request` and `connect_account_id`: see `relay.core.job.Job`. `resolves`: the create of unknown fate that a person
-    found to have made the job.
-
-    A NamedTuple because a batch creates thousands: a frozen dataclass takes three times as long to make.
+    priority         None: a tracked job keeps its own
+    seen             observation from the upstream's response, if that was the request body
+    spacing_seconds  from a forwarded create: minimum time to its predecessor in the lane
+    intent           the forwarded create that made the job
+    request, connect_account_id  from a forwarded create: see `relay.core.job.Job`
+    resolves         the create of unknown fate that a user found to have made the job
     """
 
     external_id: str
@@ -37,7 +37,7 @@ class TrackRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Why a job is looked at when it is: a code for programs, a sentence for people. Times are epoch seconds."""
+    """Why a job is polled when it is: a code for programs, a sentence for people. Times are epoch seconds."""
 
     reason: str
     sentence: str
@@ -48,12 +48,12 @@ class Explanation:
     last_polled_at: float | None
     last_request_id: str | None
     last_error: Mapping[str, Any] | None = None
-    """What went wrong last, as in a job's `last_error`, with the hint's `meaning`, `fix` and `who`."""
+    """A job's `last_error` with the `meaning`, `fix` and `who` of its hint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReport:
-    """How the polling of one account goes; rates are requests per second, None where nothing is known yet."""
+    """State of polling of one account. Rates are requests per second; None if unknown."""
 
     source: str
     account: str

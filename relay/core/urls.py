@@ -1,11 +1,11 @@
-"""Where a URL leads, by its text: to this machine, to a socket that is bound here, to a place below another URL."""
+"""Compares URLs by their text: loopback hosts, the relay's own address, prefixes."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether this host (a name or an address, IPv6 with or without brackets) only reaches this machine."""
+    """True if a host reaches only this machine. `host`: a name or an address, IPv6 with or without brackets."""
     bare = host.strip("[]").rstrip(".").lower()
     try:
         return ipaddress.ip_address(bare).is_loopback
@@ -14,7 +14,7 @@ def is_loopback_host(host: str) -> bool:
 
 
 def is_bound_address(url: str, *, host: str, port: int) -> bool:
-    """Whether this URL leads to the socket listening on `host` and `port`, by whichever name of this machine."""
+    """True if a URL leads to the socket listening on `host` and `port`, under any name of this machine."""
     parts = urlsplit(url)
     at = parts.hostname or ""
     if (parts.port or _default_port(parts.scheme)) != port:
@@ -23,7 +23,7 @@ def is_bound_address(url: str, *, host: str, port: int) -> bool:
 
 
 def is_within(url: str, base: str) -> bool:
-    """Whether a URL is `base` or below it, on the same host and port."""
+    """True if a URL is `base` or below it, on the same host and port."""
     one, other = urlsplit(url), urlsplit(base)
     ports = [parts.port or _default_port(parts.scheme) for parts in (one, other)]
     hosts = [(parts.hostname or "").rstrip(".") for parts in (one, other)]

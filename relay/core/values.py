@@ -1,4 +1,4 @@
-"""Dataclasses for values that are made thousands of times a second."""
+"""A dataclass decorator for values created thousands of times a second."""
 
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,7 @@ else:
     from dataclasses import dataclass
 
     def value_class(**options):
-        """A dataclass that is frozen for the type checker alone: at run time that would make it three times as slow to
-        make."""
+        """A dataclass frozen only for the type checker: freezing at run time makes creation three times slower."""
         return dataclass(**options | {"frozen": False, "unsafe_hash": True})
 
 

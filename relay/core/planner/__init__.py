@@ -1,4 +1,7 @@
-"""Which job to look at next, and when: one `Planner` spends the request budget of one upstream account."""
+"""Decides which job to poll next, and when. One `Planner` spends the request budget of one upstream account.
+
+Pure code: times are passed in, nothing is read or sent. docs/polling.md explains the method; start at `planner.py`.
+"""
 
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.pacing import statistics_for

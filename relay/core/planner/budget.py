@@ -1,7 +1,7 @@
-"""How many requests a second an account may be sent, from what its responses tell.
+"""The allowed request rate of an account, derived from rate-limit headers.
 
-The upstream counts requests in windows, of the API key and of the account behind it, and others use them too. A `Meter`
-follows one such count; a `AimdRate` finds a rate where there is no count to follow; the `Budget` is the smaller of all.
+The upstream counts requests in windows, per API key and per account; other programs share both counts. A `Meter`
+follows one count. An `AimdRate` finds a rate by trial if no count is reported. The `Budget` is the lowest of them.
 """
 
 import math
@@ -18,13 +18,13 @@ CUT = 0.7
 MAX_TRIAL_RATE_PER_SECOND = 1_000.0
 MIN_TRIAL_RATE_PER_SECOND = 0.05
 ERRORS_IN_A_ROW = 3
-"""Server or network errors in a row, above which requests become slower: half as many for each further one."""
+"""More consecutive server or network errors than this halve the rate, once per further error."""
 MAX_HALVINGS = 10
 SLOWEST_PROBE_SECONDS = 30.0
 
 
 class AimdRate:
-    """Additive increase, multiplicative decrease: the rate for an upstream that does not tell its limit."""
+    """Additive increase, multiplicative decrease: the rate for an upstream without rate-limit headers."""
 
     __slots__ = ("cap", "rate", "sent", "since")
 
@@ -35,36 +35,36 @@ class AimdRate:
         self.sent = 0
 
     def at(self, now: float) -> float:
-        """The rate at `now`, a step higher after every ten seconds without a rejection."""
+        """The rate at `now`, one step higher after every ten seconds without a 429."""
         if self.since is None:
             self.since = now
         elif now - self.since >= STEP_SECONDS:
-            # A rate that was not used proves nothing: an idle account would climb to any height, and then burst.
+            # An unused rate proves nothing. Without this an idle account would climb without limit, then burst.
             if self.sent >= self.rate * STEP_SECONDS / 2:
                 self.rate = min(self.rate + STEP_RATE_PER_SECOND, self.cap)
             self.since, self.sent = now, 0
         return self.rate
 
     def restart_at(self, rate: float, now: float) -> None:
-        """Starts from a rate that was known until now."""
+        """Starts again from a rate known until now."""
         self.rate = min(max(rate, MIN_TRIAL_RATE_PER_SECOND), self.cap)
         self.since, self.sent = now, 0
 
     def reject(self, until: float) -> None:
-        """A request was turned away; the next step counts from `until`."""
+        """Lowers the rate after a 429. The next step counts from `until`."""
         self.rate = max(self.rate * CUT, min(MIN_TRIAL_RATE_PER_SECOND, self.cap))
         self.since, self.sent = until, 0
 
 
 class Budget:
-    """The requests that may be sent. All times are seconds of the planner's time."""
+    """The request budget of one account. All times are planner time, in seconds."""
 
     __slots__ = ("_cap", "account", "aimd", "errors", "in_flight", "key", "paused_until")
 
     def __init__(self, config: PlannerConfig) -> None:
         self._cap = math.inf if config.max_requests_per_second is None else config.max_requests_per_second
         self.errors = 0
-        """Server or network errors in a row."""
+        """Consecutive server or network errors."""
         self.key = Meter(config.reserve)
         self.account = Meter(config.reserve)
         self.aimd = AimdRate(config.max_requests_per_second)
@@ -72,15 +72,15 @@ class Budget:
         self.paused_until: float | None = None
 
     def meters(self) -> list[Meter]:
-        """The counts that the upstream tells."""
+        """The meters whose count the upstream reports."""
         return [meter for meter in (self.key, self.account) if meter.known]
 
     def window_seconds(self) -> float:
-        """The upstream's window, taken to be a minute where it does not say."""
+        """Length of the upstream's window in seconds; 60 if it is not reported."""
         return self.account.window_seconds if self.account.known else self.key.window_seconds
 
     def rate(self, now: float) -> float:
-        """Requests a second that may be sent at `now`; above 0, for what forbids any is in `closed_until`."""
+        """Allowed requests per second at `now`, always above 0. `closed_until` says when none are allowed."""
         rate = self._cap
         known = self.meters()
         for meter in known:
@@ -94,7 +94,7 @@ class Budget:
         return rate
 
     def closed_until(self, now: float) -> float | None:
-        """Until when nothing may be sent: a stop asked for, or a window with nothing left for us; None: now it may."""
+        """When sending may resume after a requested pause or an exhausted window. None if sending is allowed."""
         ends = [meter.ends_at() for meter in self.meters() if meter.left() < 1]
         until = self.stopped_until(now)
         if until is not None:
@@ -102,7 +102,7 @@ class Budget:
         return max(ends, default=None)
 
     def stopped_until(self, now: float) -> float | None:
-        """Until when the upstream asked us to stop; None where it did not, or that is over."""
+        """End of the pause the upstream requested. None if there is none."""
         if self.paused_until is not None:
             if self.paused_until <= now + SLACK_SECONDS:
                 self.paused_until = None
@@ -111,22 +111,22 @@ class Budget:
         return self.paused_until
 
     def changes_at(self) -> float:
-        """When a window ends next, and with it the rate may rise."""
+        """When the next window ends, and the rate may rise."""
         return min((meter.ends_at() for meter in self.meters()), default=math.inf)
 
     def sent(self) -> None:
-        """One request goes out."""
+        """Counts a request being sent."""
         self.in_flight += 1
         self.aimd.sent += 1
         self.key.spend()
         self.account.spend()
 
     def dropped(self) -> None:
-        """Nobody waits for a request that is out any more."""
+        """Stops waiting for the response of a request in flight."""
         self.in_flight -= 1
 
     def answered(self, reading: LimitReading, *, ours: bool, sent_at: float, now: float) -> None:
-        """A response came, whatever it said; `ours` says whether it answers a request that `sent` counted."""
+        """Reads the headers of any response. `ours`: `sent` counted its request."""
         self.in_flight -= ours
         known = bool(self.meters())
         before = self.rate(now)
@@ -140,15 +140,15 @@ class Budget:
             self.aimd.restart_at(before, now)
 
     def succeeded(self) -> None:
-        """The upstream works."""
+        """Ends a series of errors."""
         self.errors = 0
 
     def erred(self) -> None:
-        """The upstream, or the way to it, does not work."""
+        """Counts a server or network error."""
         self.errors += 1
 
     def rejected(self, reading: LimitReading, now: float) -> float:
-        """A request was turned away as one too many: nothing is sent until the returned moment."""
+        """Handles a 429. Nothing is sent before the returned time."""
         self.errors = 0
         if reading.retry_after_seconds is None:
             until = max((meter.ends_at() for meter in self.meters()), default=now + DEFAULT_WINDOW_SECONDS)
@@ -159,7 +159,7 @@ class Budget:
                     meter.realign(until, now)
         already = self.stopped_until(now)
         if already is None:
-            # Requests that were out already when the stop began tell nothing new.
+            # 429s to requests sent before the pause are no further evidence.
             self.aimd.reject(until)
         self.paused_until = until if already is None else max(already, until)
         return self.paused_until

@@ -1,4 +1,4 @@
-"""What a planner is told once, at its making."""
+"""Settings of a planner, fixed when it is created."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitHeaders:
-    """The names of the response headers that tell about the upstream's rate limit; upper and lower case are the same.
+    """Names of the upstream's rate-limit headers, case-insensitive. The defaults are Revor's.
 
-    The defaults are the names that the first upstream uses. `limit` and `remaining` count requests a window of the
-    API key, `account_limit` and `account_remaining` those of the account behind it, which all of its keys share.
-    `window_ms` is the window's length in milliseconds, `retry_after` seconds or an HTTP date (RFC 9110, 10.2.3).
+    limit, remaining                  requests per window of the API key
+    account_limit, account_remaining  requests per window of the account, shared by its keys
+    window_ms                         length of the window in milliseconds
+    retry_after                       seconds or an HTTP date (RFC 9110, 10.2.3)
     """
 
     limit: str = "X-RateLimit-Limit"
@@ -23,14 +24,15 @@ class RateLimitHeaders:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannerConfig:
-    """The bounds that a planner keeps. Raises ValueError where they make no sense.
+    """Settings of one planner. Raises ValueError if a value is out of range.
 
-    - `max_requests_per_second`: a cap; None leaves it to the headers, or to trial where the upstream sends none.
-    - `reserve`: the share of the upstream's limit (0 to below 1) that is left to other programs on the account.
-    - `min_interval_seconds`, `max_interval_seconds`: the shortest and the longest time between two looks at a job
-      (the longest up to MAX_PATIENCE times for one of which nothing is expected and a look is not worth a request).
-    - `seed`: spreads looks that would otherwise fall together; the same seed decides the same.
-    - `headers`: where responses tell about the rate limit.
+    max_requests_per_second  cap on the rate; None: the headers decide, or trial if the upstream sends none
+    reserve                  share of the limit (0 to below 1) left to other programs on the account
+    min_interval_seconds     shortest time between two polls of a job
+    max_interval_seconds     longest time between two polls of a job; up to MAX_PATIENCE times as long for safety polls
+                             that are not worth a request
+    seed                     spreads polls that would otherwise coincide; the same seed gives the same decisions
+    headers                  names of the rate-limit headers
     """
 
     max_requests_per_second: float | None = None

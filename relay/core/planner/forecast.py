@@ -1,11 +1,8 @@
-"""How late a job's end will be known: as it was of late, and what other budgets would make of it.
+"""Expected detection delay of an account: now, with double and with half the budget.
 
-What is stated is the mean of the delays that were measured. Before there are enough of them the tables count as well,
-but only those that were learned, from other accounts of the source: a prior knows nothing of this upstream's lanes, and
-the first ends seen are those that came soonest. Until then nothing is stated.
-
-Other budgets are judged by the tables: how the delay changes when the price is such that all jobs together ask for so
-many looks more or fewer.
+The figure is the mean of measured delays. Until enough are measured it leans on tables learned from other accounts of
+the source. Without these there is no figure: a prior knows nothing of the lanes, and the first ends seen are the
+earliest ones. The effect of other budgets is derived from the tables at other prices.
 """
 
 from __future__ import annotations
@@ -21,16 +18,16 @@ MEASURED_ENDS = LEARNED_EVENTS
 MEMORY_STARTS = 1 / 400
 MAX_KINDS = 64
 JUDGED_KINDS = 4
-"""The most frequent kinds of jobs, by which other budgets are judged."""
+"""Number of most frequent kinds of jobs used to judge other budgets."""
 RUNGS = 4
-"""Two octaves of price: about twice as many looks, or half."""
+"""Two octaves of price: about twice or half as many polls."""
 EVERY_UNITS = 60.0
 STEEPEST = -4.0
-"""Where a job is hardly looked at twice, far dearer looks become hardly fewer: no sensible power is found there."""
+"""Lower bound of the elasticity. Near one poll per job it is undefined: a higher price saves almost no polls."""
 
 
 class Forecast:
-    """One account's. Delays are seconds."""
+    """Delay forecast of one account, in seconds."""
 
     __slots__ = ("_at", "_elastic", "_kinds", "_mean", "_price", "_scale", "_statistics", "_wanted", "ends")
 
@@ -38,7 +35,7 @@ class Forecast:
         self._statistics = statistics
         self._price = price
         self.ends = 0
-        """Ends whose delay was measured."""
+        """Number of measured delays."""
         self._mean = 0.0
         self._scale = 1.0
         self._kinds: dict[tuple[ClassStatistics, int], float] = {}
@@ -47,7 +44,7 @@ class Forecast:
         self._at = -math.inf
 
     def began(self, job_class: ClassStatistics, kind: int) -> None:
-        """A job waits for its start, or was found running: one more of its kind."""
+        """Counts a job of this class and kind that began to wait or was found running."""
         key = (job_class, kind)
         self._scale *= 1 + MEMORY_STARTS
         if key not in self._kinds and len(self._kinds) >= MAX_KINDS:
@@ -58,12 +55,12 @@ class Forecast:
             self._scale = 1.0
 
     def ended(self, delay: float) -> None:
-        """A job's end was seen so long after it happened."""
+        """Records the delay between a job's end and its detection."""
         self.ends += 1
         self._mean += (delay - self._mean) / min(self.ends, MEMORY_ENDS)
 
     def dump(self) -> list[Any]:
-        """As plain values."""
+        """The state as JSON values."""
         kinds = [[*job_class.key, kind, count] for (job_class, kind), count in self._kinds.items()]
         wanted = [[*job_class.key, kind, rung] for job_class, kind, rung in self._wanted]
         elastic = None if self._elastic is None else list(self._elastic)
@@ -71,8 +68,7 @@ class Forecast:
         return [self.ends, self._mean, self._scale, kinds, judging]
 
     def load(self, ends: int, mean: float, scale: float, kinds: list[Any], judging: list[Any] | None = None) -> None:
-        """Takes back what `dump` gave; `judging`, which earlier versions did not tell: how far the judgement of other
-        budgets was."""
+        """Loads the values of `dump`. `judging`: progress of the judgement of other budgets; older versions lack it."""
         self.ends, self._mean, self._scale = ends, mean, scale
         if judging is not None:
             at, wanted, elastic = judging
@@ -86,7 +82,7 @@ class Forecast:
         }
 
     def work(self, now: float) -> bool:
-        """Does one piece of the judgement of other budgets, if it is time for one."""
+        """Does one step of judging other budgets. Returns False if none is due."""
         if self._wanted:
             job_class, kind, rung = self._wanted.pop()
             job_class.policy.build(kind, rung)
@@ -103,7 +99,7 @@ class Forecast:
         return True
 
     def expected(self, use: float) -> tuple[float | None, float | None, float | None]:
-        """Seconds with this budget, with double and with half of it; `use` is the share of it that is asked for."""
+        """Expected delay with this budget, double and half of it. `use`: the share of the budget in demand."""
         here = self._mean if self.ends >= MEASURED_ENDS else self._leaning_on_tables()
         if here is None or self._elastic is None:
             return here, None, None
@@ -113,7 +109,7 @@ class Forecast:
         return here, here * double**more, here * half**fewer
 
     def polls(self) -> float | None:
-        """How many looks a job takes on average at the price of now; None where that is not known."""
+        """Expected number of polls per job at the current price; None if unknown."""
         found = self._mix(self._price.rung(1.0))
         return None if found is None else found[0]
 
@@ -121,7 +117,7 @@ class Forecast:
         return sorted(self._kinds, key=self._kinds.__getitem__, reverse=True)[:JUDGED_KINDS]
 
     def _leaning_on_tables(self) -> float | None:
-        """The mean of the measured delays and of what learned tables expect, which stand for the ends not seen yet."""
+        """Mean of measured delays and table delays; the tables stand in for the measurements still missing."""
         found = self._mix(self._price.rung(1.0))
         if found is None or not all(job_class.is_learned(kind) for job_class, kind in self._frequent()):
             return None
@@ -129,7 +125,7 @@ class Forecast:
         return share * self._mean + (1 - share) * found[1] * self._statistics.unit
 
     def _mix(self, rung: int) -> tuple[float, float] | None:
-        """Looks and delay of a job, on average over the frequent kinds whose tables are there; None: there are none."""
+        """Mean polls and delay per job over the frequent kinds that have tables; None if none has."""
         polls = delay = total = 0.0
         for job_class, kind in self._frequent():
             table = job_class.policy.find(kind, rung)
@@ -149,6 +145,6 @@ class Forecast:
 
 
 def _power(here: tuple[float, float], there: tuple[float, float]) -> float:
-    """The power of the number of looks with which the delay goes: about -1."""
+    """Elasticity of the delay with respect to the number of polls: about -1."""
     polls = math.log(there[0] / here[0])
     return max(min(math.log(there[1] / here[1]) / polls, 0.0), STEEPEST) if abs(polls) > 1e-6 else 0.0

@@ -1,9 +1,9 @@
-"""SavedStatistics hazards: how likely an event is to come in the next second, given how long it has not come.
+"""Learned hazards: the event rate at each age, given that the event has not happened yet.
 
-Time is cut into bins whose width grows with age, and in each the hazard is the number of events over the time at risk
-(the occurrence/exposure rate; for constant hazards within bins it is the maximum of the likelihood, also when lives are
-cut off on either side: Andersen, Borgan, Gill and Keiding, Statistical Models Based on Counting Processes, 1993). So a
-look that finds nothing teaches as well: time at risk without an event. Ages are in units of `PlannerStatistics.unit`.
+Piecewise constant on bins that widen with age. In each bin the hazard is events over time at risk (the
+occurrence/exposure rate, the maximum-likelihood estimate under censoring: Andersen, Borgan, Gill and Keiding,
+Statistical Models Based on Counting Processes, 1993). A poll that finds nothing therefore counts too, as time at risk.
+Ages are in units of `PlannerStatistics.unit`.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from typing import Any
 RATIO = 1.1
 FIRST_EDGES = (0.0, 0.25, 0.5, 0.75)
 EDGES: tuple[float, ...] = (*FIRST_EDGES, *(RATIO**power for power in range(122)))
-"""The bins' edges: quarters up to 1, then each a tenth further than the one before, up to 1e5."""
+"""Bin edges: quarters up to 1, then each 1.1 times the last, up to 1e5."""
 BINS = len(EDGES) - 1
 WIDTHS: tuple[float, ...] = tuple(b - a for a, b in pairwise(EDGES))
 MEMORY_EVENTS = 800
-"""What is older than so many events counts less than 1/e."""
+"""Exponential forgetting: an event this many events old has weight 1/e."""
 GROWTH = 1 / (1 - 1 / MEMORY_EVENTS)
 RESCALE_ABOVE = 1e100
 LARGEST = 1e30
-"""Far more time at risk than there can be: above it sums could become infinite."""
+"""Upper bound of a stored time at risk: larger values could overflow sums."""
 PSEUDO_JOBS = 3.0
 TRACE = 1e-6
-"""So many of the pseudo-jobs live for ever: where a prior lets none live on, it is still the prior that is leant on."""
+"""Pseudo-jobs that survive every bin, so that the prior counts even where it leaves none alive."""
 MAX_PASSES = 12
 PASSES_EVENTS = 40.0
 EXPLORATION = 12.0
-"""For so many times the prior's the hazard is taken at ages that no job has got past yet, once many have ended."""
+"""Maximum exploration, as a multiple of the prior, at ages that no job has passed."""
 EXPLORATION_EVENTS = 30.0
-"""After so many ends it is half of that: the first jobs of all teach enough by being looked at as usual."""
+"""Number of events at which exploration is half its maximum: the first jobs teach enough without it."""
 EXPLORED_JOBS = 4.0
-"""With so many jobs that got past, it is less by a factor of e."""
+"""Exploration falls by a factor of e per this many jobs that passed an age."""
 LEAST_RATE = 1e-12
 MOST_RATE = 1e6
 
 
 def bin_of(age: float) -> int:
-    """The bin in which an age lies; the last one for all beyond. Compared alone: a logarithm errs beside an edge."""
+    """Index of the bin of an age; the last bin for ages beyond. Uses comparisons: a logarithm errs near an edge."""
     if age < 1.0:
         return int(age * 4) if age > 0 else 0
     return min(bisect_right(EDGES, age), BINS) - 1
 
 
 def lomax(scale: float) -> tuple[float, ...]:
-    """The hazard of a Lomax law of shape 1, in each bin: nothing is known but the order of magnitude of `scale`."""
+    """Hazard of a Lomax distribution of shape 1, per bin: a prior that knows only the order of magnitude."""
     return tuple(
         (1 / (scale + a) - 1 / (scale + b)) * scale / (scale * math.log((scale + b) / (scale + a)))
         for a, b in pairwise(EDGES)
@@ -57,19 +57,18 @@ def lomax(scale: float) -> tuple[float, ...]:
 
 
 def exploration(prior: Sequence[float], passed: Sequence[float], count: float) -> tuple[float, ...]:
-    """What a hazard is taken for at least where requests are cheap: more than the prior at ages that few got past.
+    """Lower bound of a hazard while requests are cheap, per bin: above the prior at ages that few jobs have passed.
 
-    Optimism where little is known, as in Auer, Cesa-Bianchi and Fischer, Finite-time Analysis of the Multiarmed Bandit
-    Problem, 2002: what the first jobs there show serves all that follow, so a look at them is worth more than its own
-    job's delay; and they alone would make an age seem safe in which they merely were not looked at. `passed` and
-    `count` are those of the `Hazard`.
+    Optimism under uncertainty (Auer, Cesa-Bianchi and Fischer, Finite-time Analysis of the Multiarmed Bandit Problem,
+    2002): what the first jobs at an age show serves all later jobs, so polling them is worth more than their own delay.
+    `passed` is `Hazard.passed()`, `count` is `Hazard.count`.
     """
     most = EXPLORATION * count / (count + EXPLORATION_EVENTS)
     return tuple(most * before * math.exp(-jobs / EXPLORED_JOBS) for before, jobs in zip(prior, passed, strict=True))
 
 
 def _pseudo(prior: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Events and time at risk of the pseudo-jobs, in each bin, if they lived by `prior`."""
+    """Events and time at risk of the pseudo-jobs under `prior`, per bin."""
     events, exposure = [], []
     alive = PSEUDO_JOBS
     for rate, width in zip(prior, WIDTHS, strict=True):
@@ -88,30 +87,30 @@ def _smooth(values: list[float], passes: int) -> list[float]:
 
 
 class Hazard:
-    """The events of one kind and the time at risk of them. What is older counts less with each new event."""
+    """Events of one kind and their time at risk, with exponential forgetting per event. Ages are in units."""
 
     __slots__ = ("_cover", "_events", "_exposure", "_weight", "count", "polls_since", "since")
 
     def __init__(self) -> None:
         self.count = 0.0
-        """Events ever seen."""
+        """Number of events, without forgetting."""
         self.since = 0
-        """Events since `rates` was asked for last."""
+        """Events since the last call of `rates`."""
         self.polls_since = 0
         self._weight = 1.0
         self._events = [0.0] * BINS
         self._exposure = [0.0] * BINS
-        """Time at risk in bins that were passed in part."""
+        """Time at risk in partly passed bins."""
         self._cover = [0.0] * (BINS + 1)
-        """Where whole bins begin (+) and end (-) to be at risk: one number at each end instead of one a bin."""
+        """Difference array of whole bins at risk: +weight at the first, -weight after the last."""
 
     @property
     def effective_count(self) -> float:
-        """Events that still count."""
+        """Number of events within the memory."""
         return min(self.count, float(MEMORY_EVENTS))
 
     def record_survival(self, since: float, age: float) -> None:
-        """Nothing happened between two ages."""
+        """Records time at risk without an event, between two ages."""
         if age <= since:
             return
         weight = self._weight
@@ -127,7 +126,7 @@ class Hazard:
             self._cover[last] -= weight
 
     def record_event(self, since: float, age: float) -> None:
-        """It happened at `age`, and had not at `since`."""
+        """Records an event at `age` that had not happened at `since`."""
         self._weight *= GROWTH
         if self._weight > RESCALE_ABOVE:
             self._rescale()
@@ -137,7 +136,7 @@ class Hazard:
         self.since += 1
 
     def record_event_between(self, since: float, age: float, rates: Sequence[float]) -> None:
-        """It happened at some age between the two: spread as `rates` make it likely, as step E of the EM algorithm."""
+        """Records an event at an unknown age in between, spread in proportion to `rates` (the E step of EM)."""
         since, age = min(since, EDGES[-1]), min(age, EDGES[-1])
         if age <= since:
             self.record_event(since, since)
@@ -150,7 +149,7 @@ class Hazard:
         for at in range(first, last + 1):
             a, b = max(since, EDGES[at]), min(age, EDGES[at + 1])
             gone = -alive * math.expm1(-rates[at] * max(b - a, 0.0))
-            # Of those that end here, half the bin; of those that end later, all of it.
+            # Time at risk: half the bin for events in it, the whole bin for later ones.
             parts.append((at, gone, b - a))
             alive -= gone
         total = sum(gone for _, gone, _ in parts)
@@ -164,7 +163,7 @@ class Hazard:
         self.since += 1
 
     def rates(self, prior: Sequence[float]) -> tuple[float, ...]:
-        """The hazard in each bin, always above 0: what was seen, leaning on pseudo-jobs that live by `prior`."""
+        """The smoothed hazard per bin, always above 0, with `prior` as pseudo-jobs."""
         self.since = self.polls_since = 0
         passes = 1
         if self.count > 0:
@@ -179,7 +178,7 @@ class Hazard:
         )
 
     def passed(self) -> list[float]:
-        """How many jobs, of those that still count, have been at risk in each bin; parts of a bin as parts of a job."""
+        """Number of jobs at risk per bin, within the memory; part of a bin counts as part of a job."""
         return [risk / width / self._weight for risk, width in zip(self._at_risk(), WIDTHS, strict=True)]
 
     def _at_risk(self) -> list[float]:
@@ -196,27 +195,27 @@ class Hazard:
         self._weight = 1.0
 
     def dump(self) -> list[Any]:
-        """As plain values."""
+        """The state as JSON values."""
         return [self.count, self.since, self.polls_since, self._weight, self._events, self._exposure, self._cover]
 
     def load(self, values: Sequence[Any]) -> None:
-        """Takes back what `dump` gave. Raises ValueError for anything else."""
+        """Loads the values of `dump`. Raises ValueError or TypeError for others."""
         count, since, polls_since, weight, *lists = values
         try:
             numbers = [float(number) for number in (count, since, polls_since, weight)]
             lists = [[float(value) for value in each] for each in lists]
         except OverflowError as error:
-            raise ValueError("what was learned has to be finite numbers") from error
+            raise ValueError("statistics must be finite numbers") from error
         if [len(each) for each in lists] != [BINS, BINS, BINS + 1]:
-            raise ValueError("these are not the bins of this version")
+            raise ValueError("the bins of another version")
         if not all(map(math.isfinite, (*numbers, *lists[0], *lists[1], *lists[2]))):
-            raise ValueError("what was learned has to be finite numbers")
+            raise ValueError("statistics must be finite numbers")
         if min(numbers) < 0 or min(lists[0]) < 0 or min(lists[1]) < 0:
-            raise ValueError("counts and times at risk are not negative")
+            raise ValueError("counts and times at risk must not be negative")
         if not 1 <= numbers[3] <= RESCALE_ABOVE or sum(lists[0]) > (MEMORY_EVENTS + 1) * numbers[3]:
-            raise ValueError("no more events count than the memory holds")
+            raise ValueError("more events than the memory holds")
         if max(map(abs, (*lists[1], *lists[2]))) > LARGEST * numbers[3]:
-            raise ValueError("nobody can have looked for so long")
+            raise ValueError("the time at risk is too large")
         self.count, self._weight = numbers[0], numbers[3]
         self.since, self.polls_since = int(numbers[1]), int(numbers[2])
         self._events, self._exposure, self._cover = lists

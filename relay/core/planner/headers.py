@@ -1,4 +1,4 @@
-"""Reading what a response's headers tell about the rate limit."""
+"""Parses rate-limit headers of responses."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from relay.core.planner.config import RateLimitHeaders
 MIN_WINDOW_SECONDS = 0.001
 MAX_WINDOW_SECONDS = 86_400.0
 MAX_RETRY_AFTER_SECONDS = 86_400.0
-"""No server is obeyed for longer than a day without being asked again."""
+"""Longest pause a server can request: a day."""
 
 
 class LimitReading(NamedTuple):
-    """One response's word; None is what it did not say. Counts are requests a window."""
+    """Rate-limit values of one response; None if absent. Counts are requests per window."""
 
     limit: float | None = None
     remaining: float | None = None
@@ -29,7 +29,7 @@ SILENT = LimitReading()
 
 
 class HeaderReader:
-    """Finds the rate limit's headers by their configured names, in any case."""
+    """Finds rate-limit headers by their configured names, case-insensitively."""
 
     __slots__ = ("_names",)
 
@@ -44,7 +44,7 @@ class HeaderReader:
         }
 
     def read(self, headers: object, clock: float) -> LimitReading:
-        """What `headers` say; `clock` is now in epoch seconds, for a Retry-After that is a date. Never raises."""
+        """Parses `headers`. `clock`: now in epoch seconds, for a Retry-After date. Never raises."""
         if not isinstance(headers, Mapping) or not headers:
             return SILENT
         found: dict[str, str] = {}
@@ -95,6 +95,6 @@ def _retry_after(text: str | None, clock: float) -> float | None:
             moment = parsedate_to_datetime(text)
         except (ValueError, OverflowError):
             return None
-        # A date without a zone is meant in UTC, as an HTTP date always is.
+        # HTTP dates are UTC, with or without a zone.
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - clock
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

@@ -1,9 +1,9 @@
-"""When to look next: the inspection policy that costs least, by backward dynamic programming over ages.
+"""Optimum inspection: the polling policy of least expected cost, by backward dynamic programming over ages.
 
-A look costs `price`; until a look finds it, an event that has happened costs one a unit of time (Barlow and Proschan,
-Mathematical Theory of Reliability, 1965, chapter 4.3: optimum inspection). Where looks come closer than a bin of the
-hazard is wide, the hazard is constant between them and the closed form holds; elsewhere the next look is at the bin's
-edge of least cost, refined by the parabola through its neighbours. All ages are in the hazard's units.
+A poll costs `price`; an event that is not yet detected costs 1 per unit of time (Barlow and Proschan, Mathematical
+Theory of Reliability, 1965, chapter 4.3). If polls come closer than a bin is wide, the hazard between them is constant
+and a closed form holds. Otherwise the next poll is at the bin edge of least cost, refined by a parabola through its
+neighbours. Ages are in units, as in `hazard.py`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from itertools import pairwise
 from relay.core.planner.hazard import BINS, EDGES, WIDTHS, bin_of
 
 START_WEIGHT = 0.02
-"""What a unit of time costs in which a job has started and nobody knows."""
+"""Cost per unit of time in which a start is not yet detected."""
 MIDDLES: tuple[float, ...] = tuple(a + width / 2 for a, width in zip(EDGES, WIDTHS, strict=False))
 _SINCE = [
     [(at := bin_of(edge - middle), (edge - middle - EDGES[at]) / WIDTHS[at]) for edge in EDGES[place + 1 :]]
     for place, middle in enumerate(MIDDLES)
 ]
-"""For each bin and each edge after it, where the time from the bin's middle to the edge lies: its bin, how far in."""
+"""For each bin and each later edge: bin and fraction of the time from the bin's middle to that edge."""
 NEVER = 1e-12
 JUMP_BINS = 3
 
 
 class Table:
-    """For each edge: the least cost of what is to come, the next look, and its looks and delay on average."""
+    """A policy per bin edge: least expected cost, age of the next poll, expected number of polls, expected delay."""
 
     __slots__ = ("cost", "delay", "next", "polls", "step")
 
@@ -38,10 +38,10 @@ class Table:
         self.polls = [0.0] * (BINS + 1)
         self.delay = [0.0] * (BINS + 1)
         self.step: list[float] = [0.0] * (BINS + 1)
-        """The time to the next look where the closed form holds, else 0."""
+        """Time to the next poll where the closed form holds, else 0."""
 
     def next_poll(self, age: float) -> float:
-        """The age at which to look next at what had not happened at `age`."""
+        """Age of the next poll of a job whose event had not happened at `age`."""
         if age >= EDGES[BINS]:
             return age + self.step[BINS]
         at = bin_of(age)
@@ -56,7 +56,7 @@ class Table:
         return max(found, age)
 
     def at(self, values: Sequence[float], age: float) -> float:
-        """One of the table's columns at any age."""
+        """A column of the table, interpolated at any age."""
         if age >= EDGES[BINS]:
             return values[BINS]
         at = bin_of(age)
@@ -64,7 +64,7 @@ class Table:
 
 
 def _constant(rate: float, price: float) -> tuple[float, float, float, float]:
-    """Time between looks at a constant hazard, and the cost, looks and delay until the event is found."""
+    """For a constant hazard: time between polls, then expected cost, polls and delay until the event is found."""
     rate = max(rate, NEVER)
     interval = math.sqrt(2 * price / rate)
     interval /= 1 + rate * interval / 6
@@ -74,7 +74,7 @@ def _constant(rate: float, price: float) -> tuple[float, float, float, float]:
 
 
 def _refined(costs: list[float], first: int, best: int) -> float:
-    """Where the parabola through the costs at the best edge and beside it is least. `costs[k]` is edge first + k.
+    """Minimum of the parabola through the best edge and its neighbours. `costs[k]` belongs to edge `first + k`.
 
     The best edge is the first of its cost, so the parabola opens upwards.
     """
@@ -89,7 +89,7 @@ def _refined(costs: list[float], first: int, best: int) -> float:
 
 
 def run_table(rates: Sequence[float], price: float) -> Table:
-    """The policy for a job that runs; age counts from its start, the event is its end."""
+    """Policy for a running job. Age counts from the start; the event is the end."""
     table = Table()
     cost, polls, delay = table.cost, table.polls, table.delay
     kept = [math.exp(-rate * width) for rate, width in zip(rates, WIDTHS, strict=True)]
@@ -126,9 +126,9 @@ def run_table(rates: Sequence[float], price: float) -> Table:
 
 
 def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, price: float) -> Table:
-    """The policy for a job that waits; age counts from its anchor, the event is its start, and what counts its end.
+    """Policy for a waiting job. Age counts from the anchor; the event is the start, but the delay is that of the end.
 
-    A look may find it waiting, running since some moment, or ended: what that costs is that of `run` from there.
+    A poll finds the job waiting, running for some time, or ended. From there on the cost is that of `run`.
     """
     table = Table()
     cost, polls, delay = table.cost, table.polls, table.delay
@@ -139,9 +139,9 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
     table.next[BINS] = EDGES[BINS] + table.step[BINS]
     total, total_polls, total_delay = ahead
     reach = BINS
-    # Of what starts in bin k, per job that waits at the edge i: the sum over i <= k < j of share * cost from there on.
+    # For starts in bin k, per job waiting at edge i: the sum over i <= k < j of share * cost from there on.
     sums = [0.0] * (BINS + 1)
-    # A look at a run is worth most `wait` after its start; before that its cost may go up and down again.
+    # The first poll of a run is best `wait` after its start; before that the cost may have local minima.
     wait = run.next[0]
     for i in range(BINS - 1, -1, -1):
         q = kept[i]
@@ -185,14 +185,14 @@ def wait_table(rates: Sequence[float], run_rates: Sequence[float], run: Table, p
 
 
 class _Steady:
-    """Looks at a wait with a constant hazard, a step apart: the start may have come at any moment since the last."""
+    """Polls of a waiting job at a constant hazard, one step apart: the start is uniform between two polls."""
 
     __slots__ = ("_gain", "_means")
 
     def __init__(self, ahead: tuple[list[float], list[float], list[float]]) -> None:
-        # On average over the looks that come up to each edge after a start: the cost, looks and delay from there on.
+        # Mean over polls up to each edge after a start: expected cost, polls and delay from there on.
         self._means = [_running_means(values) for values in ahead]
-        # What a longer step adds to that cost, times the step squared: where it reaches price / rate, the step is best.
+        # Derivative of that cost by the step, times step squared: the best step is where it equals price / rate.
         gain, least = [], 0.0
         for total, mean, edge in zip(ahead[0], self._means[0], EDGES, strict=True):
             least = max(least, (total - mean) * edge)
@@ -200,7 +200,7 @@ class _Steady:
         self._gain = gain
 
     def at_rate(self, rate: float, price: float) -> tuple[float, float, float, float]:
-        """The time between looks, and the cost, looks and delay until the end is found."""
+        """Time between polls, then expected cost, polls and delay until the end is found."""
         rate = max(rate, NEVER)
         wanted = price / rate
         at = min(bisect_left(self._gain, wanted), BINS)
@@ -213,7 +213,7 @@ class _Steady:
 
 
 def _running_means(values: Sequence[float]) -> list[float]:
-    """The mean from 0 to each edge of what goes straight from value to value."""
+    """Mean from 0 to each edge of the piecewise linear function through `values`."""
     area, means = 0.0, [values[0]]
     for (a, b), width, edge in zip(pairwise(values), WIDTHS, EDGES[1:], strict=False):
         area += (a + b) / 2 * width
@@ -222,7 +222,7 @@ def _running_means(values: Sequence[float]) -> list[float]:
 
 
 def _ahead(rates: Sequence[float], run: Table) -> tuple[list[float], list[float], list[float]]:
-    """For a run whose first look comes at each edge: its cost, looks and delay, that first look not counted."""
+    """Expected cost, polls and delay of a run first polled at each edge, without that first poll."""
     alive, late = 1.0, 0.0
     total, polls, delay = [run.cost[0]], [run.polls[0]], [run.delay[0]]
     for at, (rate, width) in enumerate(zip(rates, WIDTHS, strict=True)):

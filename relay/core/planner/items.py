@@ -1,4 +1,4 @@
-"""Reading a job's item: what a planner needs of it, whatever else or whatever nonsense is in it."""
+"""Parses the fields a planner needs from a job's item, tolerating any other content."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Reading(NamedTuple):
-    """One item. Times are epoch seconds, None where unknown or unreadable."""
+    """The parsed fields of an item. Times are epoch seconds; None if absent or invalid."""
 
     known: bool
     terminal: bool = False
@@ -23,7 +23,7 @@ class Reading(NamedTuple):
     next_attempt_at: float | None = None
 
     def shifted(self, seconds: float) -> "Reading":
-        """The same with every time that much later."""
+        """The reading with all times moved by `seconds`."""
         if seconds == 0:
             return self
         times = (None if at is None else at + seconds for at in self[6:])
@@ -34,7 +34,7 @@ UNKNOWN = Reading(known=False)
 
 
 def read_time(value: object) -> float | None:
-    """Epoch seconds from RFC 3339 text or a number; None for anything else."""
+    """Epoch seconds of an RFC 3339 text or a number; None for other values."""
     if isinstance(value, str):
         try:
             return from_rfc3339(value)
@@ -46,7 +46,7 @@ def read_time(value: object) -> float | None:
 
 
 def read_item(item: object) -> Reading:
-    """What an item says; UNKNOWN where it is no mapping. Never raises."""
+    """Parses an item; UNKNOWN if it is not a mapping. Never raises."""
     if not isinstance(item, Mapping):
         return UNKNOWN
     fields: Mapping[str, Any] = item

@@ -1,4 +1,4 @@
-"""One tracked job, and the heap that keeps all of them in the order of their next looks."""
+"""A tracked job, and the heap that orders jobs by their next poll."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ if TYPE_CHECKING:
     from relay.core.planner.statistics import ClassStatistics
 
 UNSEEN = 0
-"""Nothing is known of the job: the next look is its first."""
+"""Nothing is known of the job; the next poll is its first."""
 WAITING = 1
-"""Its anchor is known: nothing can happen before it."""
+"""It waits for its start, which cannot come before its anchor."""
 PARKED = 2
-"""It waits for its predecessor in the lane to start."""
+"""It waits for the start of its predecessor in the lane."""
 RUNNING = 3
 """It was seen running."""
 
 EXPECTED, FIRST, CHECK, URGENT = range(4)
-"""What a look is for: something has probably happened; nothing is known yet; it only makes sure that nothing has;
-something has probably happened to a job that weighs more than usual."""
+"""Queue of a poll: a change is expected; the job is unknown; a safety poll; a change is expected of a job with a weight
+above 1."""
 
 FIXED = 1_000
-"""The rung of a plan that was not made at a price, and so is not made again when the price rises."""
+"""Rung of a poll that no price decided, so a rise of the price does not reschedule it."""
 ASKED = 1_001
-"""The rung of a look that somebody asked for."""
+"""Rung of a poll made on request."""
 
 
 class Job:
-    """What is kept of a job. Times are seconds of the planner's time. There may be a million: every field counts."""
+    """State of a tracked job. Times are planner time, in seconds. There may be a million jobs: keep it small."""
 
     __slots__ = (
         *(
@@ -52,47 +52,47 @@ class Job:
     def __init__(self, job_id: str, spacing: float, seen: float) -> None:
         self.id = job_id
         self.seen = seen
-        """Until when its state is known: the last look, or when it was registered."""
+        """When its state was last known: the last poll, or the registration."""
         self.due = 0.0
-        """When it is to be looked at next; while a request for it is out, when that was sent."""
+        """Time of its next poll; while a request is in flight, when that was sent."""
         self.pos = -1
         self.anchor = 0.0
         self.phase = UNSEEN
         self.kind = 0
-        """What its anchor is, of the kinds in `classes`."""
+        """Kind of its anchor: one of `policy.KINDS`."""
         self.statistics: ClassStatistics | None = None
-        """What was learned of its class."""
+        """Statistics of its class; None before the first poll."""
         self.queue = FIRST
-        """What its next look is for."""
+        """Queue of its next poll."""
         self.rung = FIXED
-        """The rung of the price at which its next look was planned."""
+        """Price rung at which its next poll was planned."""
         self.demand = 0.0
-        """Root of the price over the time to its next look, when that was planned: its share of what is asked for."""
+        """sqrt(price) / time to the next poll, at planning: its share of the total demand."""
         self.at_risk = False
-        """Whether its anchor had passed when its next look was planned: something can happen to it at any moment."""
+        """True if its anchor had passed when its next poll was planned: an event can happen at any time."""
         self.step = 0
         self.failures = 0
         self.weight = 1.0
         self.spacing = spacing
         self.started: float | None = None
         self.joins_lane = False
-        """Whether it is to join its channel's lane as soon as its channel is known."""
+        """True if it joins the lane of its channel once the channel is known."""
         self.lane: Lane | None = None
         self.previous: Job | None = None
         self.next: Job | None = None
 
     @property
     def in_flight(self) -> bool:
-        """Whether a request for it is out: it is on no heap then."""
+        """True if a request for it is in flight; it is in no heap then."""
         return self.pos < 0
 
     def before(self, other: Job) -> bool:
-        """Whether this job's look comes first; equal times are settled by the id: every run decides the same."""
+        """True if this job is polled first. Ties are broken by id, so that every run decides the same."""
         return self.due < other.due or (self.due == other.due and self.id < other.id)
 
 
 class JobHeap:
-    """A binary heap of jobs that knows each one's place: moving one is O(log n), and no stale entry is ever left."""
+    """Binary heap of jobs by due time. Jobs know their position: a move is O(log n), and no stale entries remain."""
 
     __slots__ = ("_heap",)
 
@@ -103,11 +103,11 @@ class JobHeap:
         return len(self._heap)
 
     def first(self) -> Job | None:
-        """The job whose look comes first."""
+        """The job polled first."""
         return self._heap[0] if self._heap else None
 
     def put(self, job: Job, due: float) -> None:
-        """Plans the job's look for `due`, wherever it stood before."""
+        """Inserts the job at `due`, or moves it there."""
         job.due = due
         if job.pos < 0:
             job.pos = len(self._heap)
@@ -118,7 +118,7 @@ class JobHeap:
             self._up(job)
 
     def remove(self, job: Job) -> None:
-        """Takes the job off; one that is not on it stays so."""
+        """Removes the job if it is in the heap."""
         pos = job.pos
         if pos < 0:
             return
@@ -131,7 +131,7 @@ class JobHeap:
             self._up(last)
 
     def due(self, now: float, at_most: int) -> int:
-        """How many looks are due, counted up to `at_most`."""
+        """Number of due polls, counted up to `at_most`."""
         found = 0
         for _ in self._walk(now):
             found += 1

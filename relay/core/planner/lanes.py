@@ -1,8 +1,8 @@
-"""Lanes: jobs that the upstream runs one after another, a least interval apart.
+"""Lanes: jobs that the upstream starts one after another, at a minimum spacing.
 
-A job without a time of its own can not start before its predecessor did, so it is parked until that start is seen; then
-it has an anchor, the start plus the interval. So is a job whose time has passed, which is late because its lane is. A
-lane that turns out to run in another order is unparked as a whole.
+A job without a scheduled time cannot start before its predecessor. It is parked until that start is seen; its anchor
+is then the start plus the spacing. A job whose scheduled time has passed is parked too: its lane is delayed. If jobs
+start in another order, the whole lane is unparked.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from relay.core.planner.jobs import PARKED, WAITING, Job
 from relay.core.planner.policy import SCHEDULED
 
 MAX_IDLE_LANES = 1_000
-"""Empty lanes whose last start and spacing are remembered; the longest empty one goes first."""
+"""Number of empty lanes remembered; the longest empty one is dropped first."""
 IN_ORDER_STARTS = 5
-"""So many starts in order make up for one out of order: until then a lane parks no new job."""
+"""After a start out of order, the lane parks no new job until this many starts in order."""
 MAX_PASSED = 64
-"""So many jobs of a lane one that joins_lane late may pass."""
+"""Maximum number of later scheduled jobs that a joining job is inserted before."""
 GAPS_REMEMBERED = 5
 GAPS_NEEDED = 3
 RHYTHM_SPREAD = 0.08
 RHYTHM_UNITS = 4.0
-"""Gaps between starts that differ by no more than this many units, or this share, are a rhythm."""
+"""Gaps between starts are regular if they differ by at most this many units, or this share."""
 RHYTHM_EARLY_UNITS = 2.0
 
 
@@ -31,7 +31,7 @@ def _comes_after(job: Job, scheduled_at: float) -> bool:
 
 
 class Lane:
-    """The open jobs of one lane in the order in which they were tracked, and what its starts have taught."""
+    """Open jobs of one lane in tracking order, and the regularity of its starts. Times are planner time, in seconds."""
 
     __slots__ = ("_gaps", "cursor", "disorder", "head", "last_start", "name", "tail")
 
@@ -40,7 +40,7 @@ class Lane:
         self.head: Job | None = None
         self.tail: Job | None = None
         self.cursor: Job | None = None
-        """The next job to be unparked, while the lane is."""
+        """The next job to unpark while the lane is being unparked."""
         self.disorder = 0
         self.last_start: float | None = None
         self._gaps: list[float] = []
@@ -52,7 +52,7 @@ class Lane:
             job = job.next
 
     def append(self, job: Job, scheduled_at: float | None = None) -> None:
-        """The job joins_lane at the end, or before those there that are scheduled for later."""
+        """Adds a job at the end, or before the last jobs if these are scheduled for later."""
         before, passed = self.tail, 0
         if scheduled_at is not None:
             while before is not None and passed < MAX_PASSED and _comes_after(before, scheduled_at):
@@ -69,7 +69,7 @@ class Lane:
             after.previous = job
 
     def remove(self, job: Job) -> Job | None:
-        """The job leaves; returns the parked successor that has nothing to wait for now, if there is one."""
+        """Removes a job. Returns its parked successor if that has nothing left to wait for."""
         before, after = job.previous, job.next
         if before is None:
             self.head = after
@@ -87,7 +87,7 @@ class Lane:
         return None
 
     def rhythm(self, unit: float) -> float | None:
-        """The shortest of the lane's last gaps between starts, where these are alike; else None."""
+        """Shortest of the last gaps between starts if these are regular; else None."""
         gaps = self._gaps
         if len(gaps) < GAPS_NEEDED:
             return None
@@ -95,13 +95,13 @@ class Lane:
         return shortest if max(gaps) - shortest <= max(RHYTHM_UNITS * unit, RHYTHM_SPREAD * shortest) else None
 
     def must_park(self, job: Job) -> bool:
-        """Whether the job, of which no time is known, waits for a predecessor that has not started."""
+        """True if a job without a scheduled time waits for a predecessor that has not started."""
         return self.disorder == 0 and job.previous is not None and job.previous.started is None
 
     def anchor(self, job: Job, unit: float) -> tuple[float | None, bool]:
-        """The earliest start of a job that need not park, after its predecessor's or the lane's last; None: unknown.
+        """Earliest start of a job that is not parked (None if unknown), and whether the lane's rhythm determines it.
 
-        And whether the lane's rhythm tells it, or only the job's own least interval.
+        Without a rhythm it is the predecessor's start, or the lane's last, plus the job's spacing.
         """
         before = self.last_start if job.previous is None else job.previous.started
         if before is None:
@@ -112,11 +112,11 @@ class Lane:
         return before + job.spacing, False
 
     def started(self, job: Job, at: float) -> bool:
-        """A job of this lane was seen to have started, for the first time; returns whether that broke the order."""
+        """Records a job's first start. Returns True if it is out of order."""
         before = job.previous
         if before is None or PARKED not in (job.phase, before.phase):
             in_order = True
-        else:  # the one before it may have started, and wait for its retry: then this job passed it
+        else:  # if the predecessor has started and waits for a retry, this job has overtaken it
             in_order = before.started is not None and (before.phase != WAITING or at >= before.anchor)
         self._learn(at)
         job.started = at
@@ -133,22 +133,22 @@ class Lane:
             self._gaps = [*self._gaps[1 - GAPS_REMEMBERED :], at - last]
 
     def unpark(self) -> None:
-        """From now on the lane's order is not believed: its jobs are unparked from the head on, a few at a time."""
+        """Begins to unpark the lane from its head, a few jobs at a time."""
         self.disorder = IN_ORDER_STARTS
-        if self.cursor is None:  # one that goes through the lane already finds all: meanwhile nobody parks
+        if self.cursor is None:  # a pass under way reaches all jobs, since none is parked meanwhile
             self.cursor = self.head
 
     def dump(self) -> tuple[float | None, int, list[float]]:
-        """What `relearn` needs, as plain values."""
+        """The learned state as JSON values: last start, disorder, gaps."""
         return (self.last_start, self.disorder, self._gaps)
 
     def load(self, last_start: float | None, disorder: int, gaps: list[float]) -> None:
-        """Takes back what `learned` gave."""
+        """Loads the values of `dump`."""
         self.last_start, self.disorder, self._gaps = last_start, disorder, list(gaps)
 
 
 class Lanes:
-    """All lanes of an account, by name; the empty ones are remembered within a limit."""
+    """All lanes of an account by name. A limited number of empty lanes is remembered."""
 
     __slots__ = ("_idle", "_lanes")
 
@@ -161,14 +161,14 @@ class Lanes:
         yield from self._lanes.values()
 
     def open(self, name: str) -> Lane:
-        """The lane of this name, made or woken where there is none with jobs."""
+        """The lane of this name, created if necessary."""
         lane = self._lanes.get(name)
         if lane is None:
             lane = self._lanes[name] = self._idle.pop(name) if name in self._idle else Lane(name)
         return lane
 
     def close_if_empty(self, lane: Lane) -> None:
-        """Sets an empty lane aside. With its last job any disorder has ended."""
+        """Moves an empty lane to the remembered ones, and forgets its disorder."""
         if lane.head is None:
             lane.disorder = 0
             lane.cursor = None

@@ -1,7 +1,6 @@
-"""What one look teaches: time at risk that passed without an event counts as much as the events themselves.
+"""Learning from one poll: records events, and time at risk without one, in the statistics of the job's class.
 
-Counts only what happened since the job's state was known last: jobs that had ended before anybody looked
-would make runs seem short.
+Only the time since the last known state counts: jobs that had ended before their first poll would make runs seem short.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from relay.core.planner.statistics import PlannerStatistics
 
 
 def learn(statistics: PlannerStatistics, job: Job, reading: Reading, seen_at: float) -> None:
-    """Teaches `statistics` what a look at the job found, before the job takes it over. Times are seconds."""
+    """Records what a poll at `seen_at` found. Call it before the job takes over `reading`. Times are planner time."""
     job_class = job.statistics
     if job_class is None or seen_at <= job.seen:
         return
@@ -25,7 +24,7 @@ def learn(statistics: PlannerStatistics, job: Job, reading: Reading, seen_at: fl
         scheduled = reading.scheduled_at
         moved = job.kind == SCHEDULED and scheduled is not None and scheduled < job.anchor
         until = seen_at if reading.finished_at is None else min(max(reading.finished_at, job.seen), seen_at)
-        # Where no start is told, what else has ended after it could start has run in between.
+        # Without a known start, a job that ended after its anchor has run in between.
         ended = reading.cancelled or (reading.terminal and until < job.anchor)
         statistics.record_wait(job_class, until - job.seen, changed=ended or moved)
     if job.phase == WAITING:
@@ -41,7 +40,7 @@ def learn(statistics: PlannerStatistics, job: Job, reading: Reading, seen_at: fl
     elif job.phase == RUNNING:
         if started is not None and started > job.anchor + statistics.unit:
             if started > job.seen:
-                # Another run than the one that was seen last: that one ended somewhere between.
+                # A later run than the one seen last, which ended at an unknown time in between.
                 statistics.record_event_between(job_class, RUN, job.seen - job.anchor, started - job.anchor)
             _learn_run(statistics, job, reading, started, max(job.seen, started), seen_at, waits_again=waits_again)
         else:

@@ -1,4 +1,4 @@
-"""One of the upstream's request counts, followed through the headers of the responses."""
+"""Follows one of the upstream's request counts through response headers."""
 
 import math
 
@@ -9,17 +9,16 @@ SOON = 1 / 60
 LATELY = 0.25
 NEARLY_SPENT = 0.05
 MAX_EARLY_STARTS = 8
-"""Shares of a window, and how often: a window that was spent, and is said to be so still just after it should have
-ended, has not ended yet."""
+"""Shares of a window, and a count. A window still reported as spent just after its end has not ended."""
 VANISHED_WINDOWS = 2.0
-"""A count that responses have not told for so many windows is no longer believed."""
+"""A count missing from responses for this many windows is dropped."""
 
 
 class Meter:
-    """A limit of requests a window, what remains of it, and how fast others use it. Times are seconds.
+    """A limit of requests per window, the remaining requests, and the rate of other programs. Times are seconds.
 
-    When windows begin is not told: a rise of what remains shows that one has begun. Others' use is whatever fell that
-    was not ours, smoothed over a quarter of a window.
+    Headers do not report when a window begins; a rise of `remaining` shows it. Requests of others are the decrease of
+    `remaining` that is not ours, smoothed over a quarter of a window.
     """
 
     __slots__ = (
@@ -28,22 +27,22 @@ class Meter:
     )
 
     KEPT = tuple(name for name in __slots__ if name != "_reserve")
-    """What a snapshot holds: all but the setting."""
+    """Attributes in a snapshot, under these names; the setting is not included."""
 
     def __init__(self, reserve: float) -> None:
         self._reserve = reserve
         self.limit = 0.0
         self.remaining = 0.0
-        """What is left of the window, requests in flight taken off."""
+        """Requests left in the window, less those in flight."""
         self.window_seconds = DEFAULT_WINDOW_SECONDS
         self.started_at = 0.0
         self.seen_at = 0.0
         self.others_rate = 0.0
-        """Requests a second that others send."""
+        """Requests per second of other programs."""
         self.rate = 0.0
-        """Requests a second that we may send."""
+        """Requests per second we may send."""
         self._early = 0
-        """How often this window was believed to have begun before it had."""
+        """How often the begin of this window was assumed too early."""
         self._base = 0.0
         self._lowest = -1.0
         self._own = 0
@@ -54,25 +53,25 @@ class Meter:
 
     @property
     def known(self) -> bool:
-        """Whether the upstream tells this count."""
+        """True if the upstream reports this count."""
         return self.limit > 0
 
     def ends_at(self) -> float:
-        """When the window ends."""
+        """End of the window."""
         return self.started_at + self.window_seconds
 
     def left(self) -> float:
-        """How many requests more this window holds for us; at least one a window, else no news would ever come."""
+        """Requests left for us in this window. At least one per window: only a response brings new headers."""
         left = self._left()
         return left if self._probed else max(left, 1.0)
 
     def spend(self) -> None:
-        """One request of ours is sent."""
+        """Counts a request being sent."""
         self.remaining -= 1
         self._probed = True
 
     def roll(self, now: float, in_flight: int) -> None:
-        """Begins the next window where this one is over."""
+        """Begins the next window if this one is over."""
         if now < self.started_at:
             self.started_at = self._since = now
         elif now + SLACK_SECONDS >= self.ends_at():
@@ -94,7 +93,7 @@ class Meter:
         sent_at: float,
         now: float,
     ) -> None:
-        """Takes in one response; `ours`: it answers a request of ours; `in_flight`: how many more of those are out."""
+        """Reads one response. `ours`: it answers our request; `in_flight`: how many more of ours are in flight."""
         self._own += ours
         if limit is None:
             if self.known and now - self.seen_at > VANISHED_WINDOWS * self.window_seconds:
@@ -105,7 +104,7 @@ class Meter:
         if limit != self.limit:
             self._meet(limit, now)
         self.roll(now, in_flight)
-        # What was sent before this window began may have been counted in the one before.
+        # A request sent before this window began may have been counted in the previous one.
         stale = remaining is not None and sent_at < self.started_at and 0 <= remaining <= self._lowest
         if remaining is None or stale:
             self.seen_at = now
@@ -113,7 +112,7 @@ class Meter:
             return
         remaining = min(remaining, limit)
         if self._began_early(remaining, in_flight, now):
-            # Our clock was a little ahead: the window before this one has not ended yet, but will soon.
+            # Our clock was slightly ahead: the previous window has not ended yet, but will soon.
             self._early += 1
             self.started_at = now - self.window_seconds * (1 - SOON)
         elif remaining > self._lowest:
@@ -123,17 +122,17 @@ class Meter:
         self._begin(remaining - in_flight, now)
 
     def realign(self, ends_at: float, now: float) -> None:
-        """The upstream says when this window ends."""
+        """Aligns the window with an end reported by the upstream."""
         if self.known and now < ends_at <= now + self.window_seconds:
             self.started_at = ends_at - self.window_seconds
             self._begin(self.remaining, now)
 
     def _began_early(self, remaining: float, in_flight: int, now: float) -> bool:
-        """Whether a response from just after the window should have begun still tells of the one before."""
+        """True if a response received just after the assumed begin of the window still reports the previous one."""
         lately = now - self.started_at < LATELY * self.window_seconds
         as_before = self._lowest >= 0 and remaining <= self._lowest + in_flight + 1
         spent = self._reserved() + NEARLY_SPENT * self.limit
-        # Where this window was told not to be spent it has begun, and others have used it up since.
+        # If this window was once reported as not spent, it has begun, and others have used it up since.
         untold = self.seen_at < self.started_at or self._lowest < spent
         return lately and as_before and remaining < spent and untold and self._early < MAX_EARLY_STARTS
 
@@ -150,11 +149,11 @@ class Meter:
         first = self._lowest < 0
         rise = remaining - self._lowest
         whole_window = not first and rise > (self.limit - self._lowest) / 2
-        # Responses overtake each other: a small rise means a new window only where the request was sent after the
-        # last response had come.
+        # Responses overtake each other: a small rise means a new window only if the request was sent after the last
+        # response arrived.
         if not first and (rise <= 0 or (sent_at < self.seen_at and not whole_window)):
-            # Any request that is out may be counted in `remaining` already: what others used is known from below
-            # only, and best whenever few are out.
+            # Requests in flight may already be counted in `remaining`: this is a lower bound of what others used,
+            # tightest while few are in flight.
             self._lowest = min(self._lowest, remaining)
             known, self._others = self._others, max(self._others, self._base - remaining - self._own - in_flight)
             return self._others - known

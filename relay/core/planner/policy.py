@@ -1,7 +1,6 @@
-"""What plans are made from: the hazards of one class as they were at one moment, and the tables computed from those.
+"""The polling policy of one job class: hazards fixed at one time, and the inspection tables computed from them.
 
-A look's best moment is that of optimum inspection (Barlow and Proschan, Mathematical Theory of Reliability, 1965): see
-`inspection`.
+Plans use a policy until enough is learned for a new one (`statistics.py`). `inspection.py` computes the tables.
 """
 
 from __future__ import annotations
@@ -12,42 +11,41 @@ from relay.core.planner.price import price_of
 SCHEDULED, LANE, RHYTHM, HEAD, NEW, RETRY, RUN = range(7)
 KINDS = ("scheduled", "lane", "rhythm", "head", "new", "retry", "run")
 EXPLORATION_PRICE = 8.0
-"""Exploration fades as a request becomes dearer than so many units: looks that teach are not worth what they keep from
-jobs that have probably ended."""
+"""Above this price exploration fades: polls that teach would delay polls of jobs that have probably ended."""
 MAX_TABLES = 256
 
 
 class ClassPolicy:
-    """The hazards of one class as they were at one moment, and the tables made from them."""
+    """Hazards of one class and the tables built from them. A table is identified by (kind, price rung)."""
 
     __slots__ = ("_rates", "exploration", "once", "tables", "used")
 
     def __init__(self, rates: list[tuple[float, ...]], exploration: tuple[float, ...] = ()) -> None:
-        """`exploration`: what the hazard of a run is taken for at least while requests are cheap; empty: for itself."""
+        """`exploration`: lower bound of the run hazard while requests are cheap, one per bin; empty for no bound."""
         self._rates = rates
         self.exploration = exploration
         self.tables: dict[tuple[int, int], Table] = {}
         self.used: set[tuple[int, int]] = set()
-        """The tables that plans were made from."""
+        """Tables that plans have used; a new policy builds these first."""
         self.once: set[tuple[int, int]] = set()
-        """The tables that there were before a restart."""
+        """Tables that existed before a restart."""
 
     def rates(self, kind: int) -> tuple[float, ...]:
-        """The hazard of one kind, in each bin."""
+        """The hazard of one kind, per bin."""
         return self._rates[kind]
 
     def find(self, kind: int, rung: int) -> Table | None:
-        """A table that was made, if it was: before a restart counts."""
+        """The table if it has been built, here or before a restart; else None."""
         found = self.tables.get((kind, rung))
         return self.build(kind, rung) if found is None and (kind, rung) in self.once else found
 
     def table(self, kind: int, rung: int) -> Table:
-        """The policy for one kind at a rung of prices, made where it is not there yet."""
+        """The table of one kind at a price rung, built if necessary, and marked as used."""
         self.used.add((kind, rung))
         return self.tables.get((kind, rung)) or self.build(kind, rung)
 
     def build(self, kind: int, rung: int) -> Table:
-        """Computes a table where it is not there yet."""
+        """The table of one kind at a price rung, built if necessary."""
         found = self.tables.get((kind, rung))
         if found is None:
             if len(self.tables) >= MAX_TABLES:

@@ -1,7 +1,7 @@
-"""The price of a request: how many seconds of delay it has to save, so that all jobs together ask for just the budget.
+"""The price of a request: the seconds of delay it must save, set so that all jobs together demand just the budget.
 
-Looks at a hazard h come every sqrt(2 price / h) seconds, so what is asked for falls with the root of the price. The
-controller feeds that demand forward and adds what is overdue: one on the backlog alone swings for ever.
+At a hazard h polls come every sqrt(2 price / h) seconds, so demand falls with the square root of the price. The
+controller feeds this demand forward and adds the backlog; a controller on the backlog alone oscillates.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ INITIAL = 1.0
 GAIN = 0.03
 FIRST_GAIN = 0.3
 SETTLING_STEPS = 10.0
-"""The gain falls from FIRST_GAIN to GAIN in about so many steps."""
+"""The gain falls from FIRST_GAIN to GAIN in about this many steps."""
 TARGET = 0.97
-"""The share of the budget that the plan fills."""
+"""Target demand as a share of the budget."""
 PROMPT_STEPS = 10.0
-"""Where it takes the budget longer than so many steps to look at all jobs once, the price moves as much slower: what it
-did last shows only when the jobs come up again. A rise puts off the looks at jobs at risk, and so shows sooner."""
+"""If polling all jobs once takes more steps than this, the price moves proportionally slower: a change shows only when
+jobs are polled again. A rise postpones polls of jobs at risk, and shows sooner."""
 FEWEST_POLLS = 1.2
-"""Where a job takes no more looks than this, a higher price saves none: it would only come down too late."""
+"""If a job takes no more polls than this, a higher price saves none and would only fall too late."""
 MAX_STEPS = 64
 BACKLOG_SECONDS = 10.0
 OTHERS_MEMORY = 60.0
-"""Steps over which looks that no price decides are counted; they are taken off the budget."""
+"""Averaging time in steps of the polls that no price decides; they are deducted from the budget."""
 LEAST_SHARE = 0.2
 RUNGS_PER_OCTAVE = 2
 
 
 class Price:
-    """One account's price. `unit` is the shortest time that counts, in seconds: the price moves once in each."""
+    """The price of one account. It moves once per `unit` (in seconds)."""
 
     __slots__ = ("_others", "_others_rate", "_steps", "at", "unit", "value")
 
@@ -40,26 +40,26 @@ class Price:
         self.value = INITIAL
         """In units."""
         self.at: float | None = None
-        """When it moved last."""
+        """Time of the last step."""
         self._steps = 0
         self._others = 0
         self._others_rate = 0.0
 
     @property
     def above_floor(self) -> bool:
-        """Whether more looks than the budget has room for are worth something."""
+        """True if requests are scarce: more polls are worthwhile than the budget allows."""
         return self.value > FLOOR * 1.01
 
     def rung(self, weight: float) -> int:
-        """The step of the ladder of prices that a job of this weight is planned at."""
+        """Price rung at which a job of this weight is planned: half octaves of price / weight."""
         return round(RUNGS_PER_OCTAVE * math.log2(self.value / weight))
 
     def due(self, now: float) -> bool:
-        """Whether it is time for a step."""
+        """True if a step is due."""
         return self.at is None or not 0 <= now - self.at < self.unit
 
     def other_poll(self) -> None:
-        """A look goes out that no price decided: a first one, a check, one that was asked for."""
+        """Counts a poll that no price decided: a first, a safety or a requested one."""
         self._others += 1
 
     def step(
@@ -73,11 +73,14 @@ class Price:
         at_risk: int | None = None,
         polls: float | None = None,
     ) -> None:
-        """Moves the price. `demand`: the sum of root(price at planning) / interval over the open jobs, in units;
-        `backlog`: looks overdue, or where it is negative, requests saved up that nobody asks for; `rate`: requests a
-        unit of time that the budget allows; `at_risk`: to how many of the jobs something can happen at any moment, None
-        where enough is saved up to wait and see; `looks`: how many looks a job takes on average at this price, None
-        where that is not known."""
+        """Moves the price by one step for each unit since the last.
+
+        demand   sum of sqrt(price at planning) / interval over open jobs, in units
+        backlog  overdue polls; if negative, saved requests without demand
+        rate     requests per unit that the budget allows
+        at_risk  open jobs to which an event can happen at any time; None if saved requests suffice to wait
+        polls    mean polls per job at this price; None if unknown
+        """
         passed = 1 if self.at is None else min(max(int((now - self.at) / self.unit), 1), MAX_STEPS)
         self.at = now
         kept = math.exp(-passed / OTHERS_MEMORY)
@@ -99,24 +102,24 @@ class Price:
             self.value = min(max(self.value * math.exp(gain * push), FLOOR), CEILING)
 
     def dump(self) -> list[float]:
-        """As plain values."""
+        """The lasting state as JSON values."""
         return [self.value, self._steps]
 
     def dump_moment(self) -> list[float | None]:
-        """What only matters to a price that goes on at once: when it moved last, and looks that it did not decide."""
+        """The short-lived state as JSON values: time of the last step, and counts of polls no price decided."""
         return [self.at, self._others, self._others_rate]
 
     def load_moment(self, at: float | None, others: int, others_rate: float) -> None:
-        """Takes back what `dump_moment` gave."""
+        """Loads the values of `dump_moment`."""
         self.at, self._others, self._others_rate = at, others, others_rate
 
     def load(self, value: float, steps: float) -> None:
-        """Takes back what `dump` gave; what makes no sense is left."""
+        """Loads the values of `dump`. Values out of range are ignored."""
         if math.isfinite(value) and value > 0 and steps >= 0:
             self.value = min(max(value, FLOOR), CEILING)
             self._steps = int(min(steps, 1e9))
 
 
 def price_of(rung: int) -> float:
-    """The price in the middle of a rung, in units."""
+    """The price at the centre of a rung, in units."""
     return float(2 ** (rung / RUNGS_PER_OCTAVE))

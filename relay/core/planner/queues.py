@@ -1,9 +1,8 @@
-"""The looks that are planned, in four queues by what they are for, and which of them goes first.
+"""Planned polls in four queues, and the order in which they are sent.
 
-What is expected goes first, since something has probably happened: in the order of the moments planned, with a head
-start for jobs that weigh more than usual. Every second turn belongs to first looks at jobs of which nothing is known
-and to checks that have waited for long, in the order of their times: a thousand jobs registered at once hold up nobody,
-and nobody waits for ever. Other checks take the turns that are left.
+Expected polls go first, by planned time; jobs with a weight above 1 get a head start. Every second turn belongs to
+first polls and overdue safety polls, by time: a thousand jobs registered at once delay neither the others nor
+themselves without bound. Other safety polls take the remaining turns.
 """
 
 from __future__ import annotations
@@ -15,8 +14,11 @@ LIKELY_QUEUES = (EXPECTED, URGENT)
 
 
 class PollQueues:
-    """All planned looks. `late_seconds`: what a check waits at most for its turn among others; `head_start_seconds`: so
-    much earlier than an urgent look another has to come due to go before it."""
+    """All planned polls.
+
+    late_seconds        a safety poll overdue by this gets a turn among expected polls
+    head_start_seconds  head start of an urgent poll over an expected one
+    """
 
     __slots__ = ("_heaps", "_late_seconds", "head_start_seconds", "others_turn")
 
@@ -25,26 +27,26 @@ class PollQueues:
         self._late_seconds = late_seconds
         self.head_start_seconds = head_start_seconds
         self.others_turn = False
-        """Whether the next turn is that of first looks and late checks."""
+        """True if the next turn belongs to first and overdue safety polls."""
 
     def put(self, job: Job, due: float, queue: int) -> None:
-        """Plans the job's look for `due`, wherever it stood before."""
+        """Plans the job's next poll, and replaces an earlier plan."""
         if queue != job.queue:
             self.take_off(job)
             job.queue = queue
         self._heaps[queue].put(job, due)
 
     def take_off(self, job: Job) -> None:
-        """The job is in no queue any more."""
+        """Removes the job from its queue."""
         self._heaps[job.queue].remove(job)
 
     def taken(self, job: Job) -> None:
-        """The job's look goes out."""
+        """Removes the job because its poll is being sent."""
         self.take_off(job)
         self.others_turn = job.queue in LIKELY_QUEUES
 
     def next_expected(self) -> Job | None:
-        """The job whose expected look comes first, urgent or not."""
+        """The job whose expected poll is due first, urgent or not."""
         return min(
             (job for queue in LIKELY_QUEUES if (job := self._heaps[queue].first()) is not None),
             key=_order,
@@ -52,7 +54,7 @@ class PollQueues:
         )
 
     def first(self, now: float) -> Job | None:
-        """The job whose look goes next: of those that are due the one whose turn it is, else the one due first."""
+        """The job polled next: among due jobs by turn, else the job due first."""
         jobs = [job for heap in self._heaps if (job := heap.first()) is not None]
         if len(jobs) < 2:
             return jobs[0] if jobs else None
@@ -69,22 +71,22 @@ class PollQueues:
         return due[CHECK] if expected is None else expected
 
     def _likely(self, due: dict[int, Job]) -> Job | None:
-        """Of the first of each queue that is due, the one that goes before the others of what is expected."""
+        """The first expected poll among the heads of the queues that are due."""
         usual, urgent = due.get(EXPECTED), due.get(URGENT)
         if usual is None or urgent is None:
             return usual or urgent
         return urgent if urgent.due - self.head_start_seconds <= usual.due else usual
 
     def due(self, now: float, at_most: int) -> int:
-        """How many looks are due, counted up to `at_most` of each kind."""
+        """Number of due polls, counted up to `at_most` per queue."""
         return sum(heap.due(now, at_most) for heap in self._heaps)
 
     def overdue(self, now: float, at_most: int) -> int:
-        """How many expected looks are due, counted up to `at_most` of each kind."""
+        """Number of due expected polls, counted up to `at_most` per queue."""
         return sum(self._heaps[queue].due(now, at_most) for queue in LIKELY_QUEUES)
 
     def overdue_checks(self, now: float, at_most: int) -> int:
-        """How many checks have waited for long, counted up to `at_most`."""
+        """Number of overdue safety polls, counted up to `at_most`."""
         return self._heaps[CHECK].due(now - self._late_seconds, at_most)
 
 

@@ -1,8 +1,7 @@
-"""What was learned of a source's jobs, by class: the jobs of one action and channel, whatever their account.
+"""What polls have taught about a source's jobs, per class: an action and a channel, across all accounts.
 
-Each class has the hazard of its runs, and for each kind of anchor the hazard of the start after it. Plans are made
-from a policy: hazards as they were at one moment, and the tables computed from those. A new policy is computed a
-table at a time, between decisions, and replaces the old one when it is complete.
+Each class has a hazard of runs, and for each kind of anchor a hazard of starts. Plans use a `ClassPolicy`, built from
+these hazards. A new policy is built one table at a time, between decisions, and replaces the old one when complete.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from relay.core.planner.hazard import Hazard, exploration, lomax
 from relay.core.planner.policy import KINDS, RUN, ClassPolicy
 
 _SCALES = (2.0, 60.0, 4.0, 10.0, 4.0, 2.0, 10.0)
-"""The order of magnitude of the time from each kind of anchor to the start, and of a run, before any was seen."""
+"""Prior scale in units: time from each kind of anchor to the start, and duration of a run."""
 PRIORS = tuple(lomax(scale) for scale in _SCALES)
 LEAN_EVENTS = 50
-"""A class with fewer events leans on what is known of all classes together."""
+"""With fewer events a class uses the hazard of all classes as its prior."""
 LEARNED_EVENTS = 20
-"""With fewer, what is expected of a class is a guess, and not stated."""
+"""With fewer events an expected delay is a guess and is not shown."""
 GREW = 0.25
 LEAST_EVENTS = 2
 POLLS_A_REFIT = 200
@@ -35,7 +34,7 @@ OTHER = ("", "")
 
 
 class ClassStatistics:
-    """What was learned of the jobs of one class, and the policy that plans are made from."""
+    """Statistics of one job class, and the policy that plans use."""
 
     __slots__ = ("changes", "hazards", "key", "next_policy", "parent", "policy", "queued", "unsaved", "waited")
 
@@ -48,13 +47,13 @@ class ClassStatistics:
         self.queued = False
         self.unsaved = False
         self.changes = 0.0
-        """Jobs that were cancelled, or moved forward, while they waited."""
+        """Jobs cancelled, or rescheduled to an earlier time, while they waited."""
         self.waited = 0.0
-        """Time in which that could have happened."""
+        """Total waiting time, in units."""
 
     @property
     def change_rate(self) -> float:
-        """How often a waiting job is cancelled or moved, per unit of time; it leans on all classes together."""
+        """Rate of such changes per unit of waiting time, with all classes as the prior."""
         before = PSEUDO_CHANGES / PSEUDO_WAITED if self.parent is None else self.parent.change_rate
         return (self.changes + before * PSEUDO_WAITED) / (self.waited + PSEUDO_WAITED)
 
@@ -66,12 +65,12 @@ class ClassStatistics:
         return found
 
     def is_learned(self, kind: int) -> bool:
-        """Whether enough was seen of this kind of wait, and of runs, for its tables to be more than a guess."""
+        """True if this kind of wait and the runs have enough events for their tables to be meaningful."""
         found = [self.hazards[each] for each in (kind, RUN)]
         return all(hazard is not None and hazard.count >= LEARNED_EVENTS for hazard in found)
 
     def fitted_rates(self) -> list[tuple[float, ...]]:
-        """The hazards as they are now."""
+        """The current hazards, per kind and bin."""
         return [
             (PRIORS[kind] if self.parent is None else self.parent.policy.rates(kind))
             if hazard is None
@@ -92,14 +91,17 @@ class ClassStatistics:
         return self.parent.policy.rates(kind)
 
     def needs_refit(self, hazard: Hazard) -> bool:
-        """Whether a hazard has learned enough since its last policy for a new one."""
+        """True if a hazard has enough new data for a new policy."""
         enough = max(LEAST_EVENTS, GREW * (hazard.effective_count - hazard.since))
         idle_polls = max(POLLS_A_REFIT, 2 * hazard.effective_count)
         return hazard.since >= enough or hazard.polls_since - hazard.since >= idle_polls
 
 
 class PlannerStatistics:
-    """All classes of one source. Ages that it is told are seconds; `unit` is the shortest time that counts."""
+    """Statistics of one source, shared by the planners of its accounts. Ages are passed in seconds.
+
+    `unit` is the internal unit of time in seconds: the shortest time that counts.
+    """
 
     def __init__(self, unit: float) -> None:
         self.unit = unit
@@ -121,7 +123,7 @@ class PlannerStatistics:
         return found
 
     def record_survival(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
-        """Nothing happened between two ages, in seconds."""
+        """Records time at risk without an event, between two ages."""
         if age <= since:
             return
         since, age = max(since, 0.0) / self.unit, age / self.unit
@@ -131,7 +133,7 @@ class PlannerStatistics:
             self._learned(each, hazard)
 
     def record_event(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
-        """It happened at an age and had not at another, in seconds."""
+        """Records an event at `age` that had not happened at age `since`."""
         age = max(age, 0.0) / self.unit
         since = min(max(since, 0.0) / self.unit, age)
         for each in (job_class, self.root):
@@ -140,7 +142,7 @@ class PlannerStatistics:
             self._learned(each, hazard)
 
     def record_wait(self, job_class: ClassStatistics, seconds: float, *, changed: bool) -> None:
-        """A job waited so long since its last look, and was cancelled or moved forward in that time, or not."""
+        """Records waiting time since the last poll. `changed`: the job was cancelled or rescheduled in that time."""
         for each in (job_class, self.root):
             each.waited += max(seconds, 0.0) / self.unit
             each.unsaved = True
@@ -150,7 +152,7 @@ class PlannerStatistics:
                 each.waited *= kept
 
     def record_event_between(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
-        """It happened at some age between two, in seconds."""
+        """Records an event at an unknown age between two."""
         age = max(age, 0.0) / self.unit
         since = min(max(since, 0.0) / self.unit, age)
         for each in (job_class, self.root):
@@ -159,9 +161,9 @@ class PlannerStatistics:
             self._learned(each, hazard)
 
     def refit_step(self) -> bool:
-        """Does one piece of what is to be done between decisions; returns whether there was any.
+        """Does one step of building new policies: the hazards, or one table. Returns False if there is none to do.
 
-        A class that has learned much gets a new policy: first its hazards, then one table a call.
+        Call between decisions: a step takes 1 to 3 ms.
         """
         if not self._grown:
             return False
@@ -179,7 +181,7 @@ class PlannerStatistics:
         return True
 
     def queue_refit_if_due(self, job_class: ClassStatistics) -> None:
-        """Gives the class a new policy when it has learned enough for one."""
+        """Queues the class for a new policy if it has enough new data."""
         for hazard in job_class.hazards:
             if hazard is not None:
                 self._learned(job_class, hazard)
@@ -193,7 +195,7 @@ class PlannerStatistics:
     # --- kept over a restart
 
     def unsaved_rows(self) -> list[tuple[str, float, str]]:
-        """Name, number of events and values (JSON) of each class that has learned since the last call."""
+        """Name, event count and JSON values of each class that has changed since the last call."""
         found = []
         for each in (self.root, *self._classes.values()):
             if each.unsaved:
@@ -209,7 +211,7 @@ class PlannerStatistics:
         return found
 
     def load_row(self, name: str, values: str) -> None:
-        """Takes back what `changed` gave; what can not be read is left out."""
+        """Loads one row of `unsaved_rows`. A malformed row is ignored."""
         try:
             saved = json.loads(values)
             key = key_of(name)
@@ -223,32 +225,32 @@ class PlannerStatistics:
 
 
 def name_of(key: tuple[str, str], *, root: bool) -> str:
-    """A class's name as text."""
+    """Name of a class as text."""
     return "*" if root else json.dumps(key, ensure_ascii=False, separators=(",", ":"))
 
 
 def key_of(name: str) -> tuple[str, str] | None:
-    """The class that a name stands for; None: that of all together. Raises ValueError for what is no name."""
+    """Key of a class name; None for all classes together. Raises ValueError for an invalid name."""
     if name == "*":
         return None
     action, channel = json.loads(name)
     if not isinstance(action, str) or not isinstance(channel, str):
-        raise ValueError("a class is named by its action and channel")
+        raise ValueError("a class name is an action and a channel")
     return action, channel
 
 
 def dump_class(job_class: ClassStatistics) -> dict[str, Any]:
-    """What the class learned, as plain values."""
+    """The statistics of a class as JSON values."""
     hazards = {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(job_class.hazards) if hazard is not None}
     return {"hazards": hazards, "changes": job_class.changes, "waited": job_class.waited}
 
 
 def load_class(job_class: ClassStatistics, saved: dict[str, Any]) -> None:
-    """Takes back what `dump_class` gave. Raises ValueError and the like for anything else."""
+    """Loads the values of `dump_class`. Raises ValueError, TypeError, KeyError or AttributeError for others."""
     found = []
     changes, waited = float(saved["changes"]), float(saved["waited"])
     if not (0 <= changes < math.inf and 0 <= waited < math.inf):
-        raise ValueError("counts and times at risk are not negative")
+        raise ValueError("counts and waiting times must not be negative")
     for name, values in saved["hazards"].items():
         hazard = Hazard()
         hazard.load(values)

@@ -1,4 +1,4 @@
-"""What a planner tells about itself."""
+"""Read-only views of a planner: why a job is not polled now, and the state of the account."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,42 +6,43 @@ from typing import Literal
 Reason = Literal[
     "in_flight", "paused_until", "budget", "due", "lane_parked", "before_anchor", "backing_off", "between_looks"
 ]
-"""Why a job is not looked at right now.
+"""Why a job is not polled now.
 
-- `in_flight`: a request for it is out
-- `paused_until`: it is due, but the upstream asked for a stop
-- `budget`: it is due, but the request budget is spent for the moment, or others are due before it
-- `due`: it is looked at now
-- `lane_parked`: it can not start before its predecessor in the lane has
+- `in_flight`: a request for it is in flight
+- `paused_until`: it is due, but the upstream requested a pause
+- `budget`: it is due, but the request budget is spent for now, or others are due before it
+- `due`: it is polled now
+- `lane_parked`: it cannot start before its predecessor in the lane
 - `before_anchor`: nothing can happen to it before its anchor
-- `backing_off`: looks at it failed
-- `between_looks`: it was looked at a short while ago
+- `backing_off`: its last poll failed
+- `between_looks`: it was polled a short while ago
 """
 
 
 Purpose = Literal["first", "expected", "ahead", "safety", "asked", "again", "passed"]
-"""What a look is for.
+"""Purpose of a poll.
 
 - `first`: nothing is known of the job yet
-- `expected`: its time has come by the plan
-- `ahead`: a request of the budget would have been lost, so it was spent before its time
-- `safety`: nothing is expected; it may have been moved or cancelled
-- `asked`: somebody asked for it, or a client waits
-- `again`: the look before failed
-- `passed`: a caller's own read, which came through the relay
+- `expected`: it is due by the plan
+- `ahead`: sent early, because the request would otherwise be lost
+- `safety`: nothing is expected; finds out whether the job was rescheduled or cancelled
+- `asked`: requested by a user or a waiting client
+- `again`: the last poll failed
+- `passed`: a caller's own read, forwarded by the relay
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Why a job is not looked at right now, and when it will be. Times are epoch seconds.
+    """Why a job is not polled now, and when it will be. Times are epoch seconds.
 
-    `anchor_at` is the moment before which nothing can happen to the job, None while that is not known;
-    `next_poll_at` when its next look is planned, None while one is under way; `not_before` the earliest moment at which
-    that look can go out as things stand: later than planned where the budget or a stop delays it.
-    `waiting_for_job_id` is the predecessor in its lane that a parked job waits for. `step` counts the looks that
-    found nothing new, `failures` the looks in a row that failed. `expected_delay_seconds` is how long after its end the
-    job's end will be known on average, None where that can not be said.
+    anchor_at               nothing can happen to the job before this time; None if unknown
+    next_poll_at            planned time of the next poll; None while one is in flight
+    not_before              earliest possible time of that poll: later than planned if the budget or a pause delays it
+    waiting_for_job_id      the predecessor in the lane of a parked job
+    step                    polls that found nothing new
+    failures                consecutive failed polls
+    expected_delay_seconds  mean time from the job's end to its detection; None if unknown
     """
 
     reason: Reason
@@ -56,14 +57,16 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """An account's budget and its jobs at one moment. Times are epoch seconds.
+    """State of an account at one time. Times are epoch seconds.
 
-    `limit` and `remaining` are requests of the scarcer of the key's and the account's count, None where the upstream
-    does not tell; `requests_per_second` is what we may send, `others_requests_per_second` what others seem to.
-    `due_jobs` is counted up to DUE_JOBS_COUNTED. `paused_until` is None where the upstream asked for no stop.
-    `price_seconds` is how many seconds of delay one request has to save. `expected_delay_seconds` is the mean time from
-    a job's end to the look that sees it, as things stand; the two after it with double and with half the budget. None
-    where there is nothing to judge by.
+    due_jobs                    counted up to DUE_JOBS_COUNTED
+    limit, remaining            requests of the scarcer count (key or account); None if not reported
+    requests_per_second         rate we may send at
+    others_requests_per_second  estimated rate of other programs
+    paused_until                end of a pause the upstream requested, or None
+    price_seconds               seconds of delay that one request must save
+    expected_delay_seconds      mean time from a job's end to its detection; the next two with double and with half the
+                                budget; None if unknown
     """
 
     open_jobs: int
@@ -82,4 +85,4 @@ class Stats:
 
 
 DUE_JOBS_COUNTED = 10_000
-"""Counting goes through all due jobs: a limit keeps it below a few milliseconds."""
+"""Limits counting to a few milliseconds."""
