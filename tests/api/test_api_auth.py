@@ -66,7 +66,7 @@ async def test_every_operation_without_a_token(open_client, operation):
     "value",
     ["Bearer", "Bearer ", "Basic cmxfYWRtaW4=", "rl_admin", "Bearer rl_admi", "Bearer rl_admin2", b"Bearer \xff\xfe"],
 )
-async def test_what_is_no_token_is_401(open_client, value):
+async def test_an_invalid_token_is_401(open_client, value):
     client = open_client(dev=False, tokens=TOKENS)
     for path in ("/v1/jobs", "/metrics", "/v1/no-such-thing", "/v1"):
         answer = await client.get(path, headers={"Authorization": value})
@@ -74,7 +74,7 @@ async def test_what_is_no_token_is_401(open_client, value):
         assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_the_scheme_s_case_does_not_matter_and_the_address_neither(open_client):
+async def test_a_token_works_from_any_address_and_in_any_case_of_bearer(open_client):
     client = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9", base_url="https://relay.example.com")
     answer = await client.get("/v1/jobs", headers={"Authorization": "bearer  rl_read", "Origin": "https://x.example"})
     assert answer.status_code == 200
@@ -111,14 +111,14 @@ async def test_a_control_character_in_a_path_is_refused(open_client, tokens):
         *("/openapi.json/x", "/schemas", "/schemasx", "/.well-known", "/ui", "/api/v3/x", "/livez/../v1/jobs"),
     ],
 )
-async def test_a_path_that_is_not_listed_as_open_is_closed(open_client, path):
+async def test_a_path_that_is_not_listed_as_open_needs_a_token(open_client, path):
     client = open_client(dev=False, tokens=TOKENS)
     answer = await client.request("GET", path)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert (await open_client(peer="203.0.113.9").request("GET", path)).status_code == 403
 
 
-async def test_a_route_that_the_front_took_for_open_answers_nobody(open_client, monkeypatch):
+async def test_a_route_refuses_a_caller_that_the_front_let_through(open_client, monkeypatch):
     monkeypatch.setattr("relay.api.front.needs_identity", lambda path: False)
     client = open_client(dev=False, tokens=TOKENS)
     for operation in OPERATIONS:
@@ -128,7 +128,7 @@ async def test_a_route_that_the_front_took_for_open_answers_nobody(open_client, 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/schemas/job-status.v1.json"])
 @pytest.mark.parametrize("dev", [False, True])
-async def test_what_is_open_to_everybody(open_client, path, dev):
+async def test_open_paths_need_no_token(open_client, path, dev):
     client = open_client(dev=dev, tokens=TOKENS, peer="203.0.113.9", base_url="http://attacker.example")
     assert (await client.get(path)).status_code == 200
 
@@ -186,7 +186,7 @@ async def test_two_authorization_headers_are_refused(open_client):
     ],
 )
 @pytest.mark.parametrize("tokens", [(), TOKENS], ids=["no tokens", "tokens"])
-async def test_with_dev_only_this_machine_gets_in_without_a_token(open_client, tokens, peer, host, origin, code):
+async def test_with_dev_only_callers_on_this_machine_need_no_token(open_client, tokens, peer, host, origin, code):
     client = open_client(dev=True, tokens=tokens, peer=peer, public_url="https://relay.example.com")
     headers = {"Host": host} | ({} if origin is None else {"Origin": origin})
     for path in ("/v1/jobs", "/metrics"):
@@ -217,7 +217,7 @@ async def test_with_dev_a_caller_without_an_address_is_refused(world, client):
         *("CF-Connecting-IP", "CF-Ray", "True-Client-IP", "X-Client-IP", "Fastly-Client-IP"),
     ],
 )
-async def test_with_dev_what_came_through_a_proxy_is_not_from_here(open_client, name):
+async def test_with_dev_a_request_through_a_proxy_needs_a_token(open_client, name):
     client = open_client(dev=True, tokens=TOKENS)
     for value in ("127.0.0.1", ""):
         answer = await client.get("/v1/jobs", headers={name: value})
@@ -225,7 +225,7 @@ async def test_with_dev_what_came_through_a_proxy_is_not_from_here(open_client, 
         assert (await client.get("/v1/jobs", headers={name: value, **bearer("rl_read")})).status_code == 200
 
 
-async def test_with_dev_a_wrong_token_is_401(open_client):
+async def test_with_dev_an_invalid_token_is_401(open_client):
     for tokens in ((), TOKENS):
         client = open_client(dev=True, tokens=tokens)
         for value in ("Bearer wrong", "Bearer", "Basic cmxfYWRtaW4=", ""):
@@ -239,7 +239,7 @@ async def test_with_dev_a_token_keeps_its_scopes(open_client):
     assert (await client.get("/v1/signing-secret")).status_code == 200
 
 
-async def test_a_request_of_ours_that_comes_back_is_a_loop(client):
+async def test_the_relays_own_request_is_refused_as_a_loop(client):
     for path in ("/v1/jobs", "/livez", "/nothing"):
         answer = await client.get(path, headers={"Relay-Node": "node-1"})
         assert (answer.status_code, answer.json()["code"]) == (508, "loop_detected")

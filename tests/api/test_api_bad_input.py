@@ -103,7 +103,7 @@ async def test_a_bad_body_is_refused_by_every_operation(client, world, document)
         ({"ok": True, "item": {"name": "x"}}, "/item", "invalid_answer", "as it came"),
     ],
 )
-async def test_a_mistake_in_a_registration_is_named(client, body, pointer, code, words):
+async def test_an_invalid_registration_names_field_and_code(client, body, pointer, code, words):
     for path, sent in (("/v1/jobs", body), ("/v1/jobs/batch", {"jobs": [body]})):
         answer = await client.post(path, json=sent)
         if path == "/v1/jobs":
@@ -117,14 +117,14 @@ async def test_a_mistake_in_a_registration_is_named(client, body, pointer, code,
     assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
-async def test_all_mistakes_are_named_at_once(client):
+async def test_all_errors_are_reported_at_once(client):
     answer = await client.post("/v1/jobs", json={"id": 5, "metdata": {}, "deadline_seconds": "x"})
     assert sorted(error["pointer"] for error in answer.json()["errors"]) == ["/deadline_seconds", "/id", "/metdata"]
     assert answer.json()["detail"].count(";") == 2
 
 
 @pytest.mark.parametrize("id", ["a", "x" * 200, " ", "ä", "日本", "\U0001f600", "a b", "%2F", "..", "batch"])
-async def test_ids_that_are_taken(client, id):
+async def test_unusual_ids_are_accepted(client, id):
     assert (await client.post("/v1/jobs", json={"id": id})).json()["id"] == id
 
 
@@ -159,7 +159,7 @@ ANYTHING["callback_url"] |= st.just("https://10.0.0.1/")
 
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.fixed_dictionaries({}, optional=ANYTHING))
-def test_a_registration_is_read_as_documented_or_refused_with_its_mistakes(body):
+def test_a_registration_is_read_as_documented_or_refused_with_its_errors(body):
     read = problem = None
     try:
         read = read_registration(body, SETTINGS, FakeTracking(None))
@@ -177,7 +177,7 @@ def test_a_registration_is_read_as_documented_or_refused_with_its_mistakes(body)
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.text(max_size=210))
-def test_the_documented_pattern_of_ids_is_the_one_that_is_checked(text):
+def test_the_documented_pattern_of_ids_is_enforced(text):
     field = JobRegistration.model_json_schema()["properties"]["id"]
     assert field["pattern"] == ID_PATTERN
     try:

@@ -12,7 +12,7 @@ async def subscribe(client, **body):
     return (await client.post("/v1/subscriptions", json={"sink": HOOK, **body})).json()["id"]
 
 
-async def test_an_event_is_the_bytes_that_are_sent(client, world):
+async def test_an_event_is_served_as_the_bytes_that_are_sent(client, world):
     event = (await world.poll(await world.job("a"), "failed"))[0]
     answer = await client.get(f"/v1/events/{event.id}")
     assert answer.content == event.body
@@ -79,7 +79,7 @@ async def test_deliveries_are_listed_and_filtered(client, world):
     assert len((await client.get(f"/v1/deliveries?limit=2&cursor={page['next_cursor']}")).json()["items"]) == 1
 
 
-async def test_what_did_not_arrive_is_counted_in_groups(client, world):
+async def test_undelivered_events_are_counted_by_group(client, world):
     subscription = await subscribe(client)
     other = await subscribe(client, types=["ai.revor.job.failed"])
     for nth in range(3):
@@ -269,7 +269,7 @@ async def test_a_bad_filter_is_refused(client, path, pointer):
     assert answer.json()["errors"][0]["pointer"] == pointer
 
 
-async def test_a_cursor_of_another_list_shows_nothing_wrong(client, world):
+async def test_a_cursor_of_another_list_is_harmless(client, world):
     for number in range(3):
         await world.poll(await world.job(f"job-{number}"), "queued")
     cursor = (await client.get("/v1/events?limit=1")).json()["next_cursor"]
@@ -277,7 +277,7 @@ async def test_a_cursor_of_another_list_shows_nothing_wrong(client, world):
         assert (await client.get(f"{path}?cursor={cursor}")).status_code in (200, 422)
 
 
-async def test_short_type_names_are_taken_wherever_types_are(client, world):
+async def test_short_type_names_work_wherever_types_do(client, world):
     made = (await client.post("/v1/subscriptions", json={"sink": HOOK, "types": ["failed", "job.overdue"]})).json()
     assert made["types"] == ["ai.revor.job.failed", "ai.revor.job.overdue"]
     path = f"/v1/subscriptions/{made['id']}"
@@ -296,7 +296,7 @@ async def test_short_type_names_are_taken_wherever_types_are(client, world):
         ("GET", "/v1/events?type=fialed", None, "type"),
     ],
 )
-async def test_unknown_type_is_refused_with_the_nearest(client, method, path, body, pointer):
+async def test_an_unknown_type_is_refused_with_a_suggestion(client, method, path, body, pointer):
     answer = await client.request(method, path, json=body)
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
@@ -304,7 +304,7 @@ async def test_unknown_type_is_refused_with_the_nearest(client, method, path, bo
     assert "did you mean ai.revor.job.failed?" in error["detail"]
 
 
-async def test_request_of_a_delivery_verifies_and_shows_no_other_credential(client, world):
+async def test_the_preview_of_a_request_verifies_and_redacts_other_credentials(client, world):
     headers = {"Authorization": "Bearer hidden", "X-Team": "sales"}
     body = {"sink": HOOK, "protocolsettings": {"headers": headers}}
     made = (await client.post("/v1/subscriptions", json=body)).json()

@@ -12,7 +12,7 @@ from tests.support.store_kit import until
 KEY = {"Idempotency-Key": "order-66"}
 
 
-async def test_the_same_request_again_is_answered_the_same_and_done_once(client, world):
+async def test_a_repeated_request_gets_the_same_response_and_is_done_once(client, world):
     first = await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)
     again = await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)
     assert (again.status_code, again.content) == (201, first.content)
@@ -23,7 +23,7 @@ async def test_the_same_request_again_is_answered_the_same_and_done_once(client,
     assert len((await client.get("/v1/subscriptions")).json()["items"]) == 1
 
 
-async def test_a_refusal_is_replayed_too(client):
+async def test_a_4xx_response_is_replayed(client):
     first = await client.post("/v1/jobs", json={"id": ""}, headers=KEY)
     again = await client.post("/v1/jobs", json={"id": ""}, headers=KEY)
     assert (first.status_code, again.status_code) == (422, 422)
@@ -48,7 +48,7 @@ async def test_another_query_under_the_same_key_is_a_conflict(client, world):
     assert answer.json()["code"] == "idempotency_conflict"
 
 
-async def test_keys_are_apart_by_path_and_token(open_client):
+async def test_keys_are_separate_per_path_and_token(open_client):
     client = open_client(tokens=TOKENS)
     admin, crm = ({"Authorization": f"Bearer {value}"} for value in ("rl_admin", "rl_jobs"))
     assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY | admin)).status_code == 201
@@ -83,7 +83,7 @@ async def test_after_a_day_the_key_is_free_again(client, world):
     assert (answer.status_code, answer.json()["id"]) == (201, "b")
 
 
-async def test_what_failed_on_our_side_may_be_sent_again(client, world):
+async def test_a_request_that_failed_with_5xx_can_be_repeated(client, world):
     register = world.tracking.register
 
     async def broken(requests):
@@ -97,13 +97,13 @@ async def test_what_failed_on_our_side_may_be_sent_again(client, world):
 
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "tab\there", "ü".encode("latin-1")])
-async def test_a_key_that_is_none_is_refused(client, key):
+async def test_a_malformed_key_is_refused(client, key):
     answer = await client.post("/v1/jobs", json={"id": "a"}, headers={"Idempotency-Key": key})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_idempotency_key")
     assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
-async def test_a_key_given_twice_is_refused(client):
+async def test_a_repeated_key_header_is_refused(client):
     headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     assert (await client.post("/v1/jobs", json={"id": "a"}, headers=headers)).status_code == 422
 
@@ -113,7 +113,7 @@ async def test_the_longest_key_and_other_methods(client):
     assert (await client.get("/v1/jobs", headers={"Idempotency-Key": "k" * 300})).status_code == 200
 
 
-async def test_kept_answers_are_encrypted(client, world, tmp_path):
+async def test_stored_responses_are_encrypted(client, world, tmp_path):
     made = (await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)).json()
     await world.store.close()
     written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -125,7 +125,7 @@ async def refuse(*_arguments):
     raise StoreError("the database cannot be reached")
 
 
-async def test_the_key_of_a_request_that_a_crash_cut_off_works_again_soon(client, world):
+async def test_a_key_works_again_soon_after_a_crash(client, world):
     entered = asyncio.Event()
 
     async def never(requests):
@@ -150,7 +150,7 @@ async def test_the_key_of_a_request_that_a_crash_cut_off_works_again_soon(client
     assert second.headers["idempotency-replayed"] == "true"
 
 
-async def test_a_request_whose_answer_can_not_be_kept_is_answered_all_the_same(client, world):
+async def test_a_request_is_answered_even_if_its_response_cannot_be_stored(client, world):
     world.store.idempotency.end = refuse
     assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 201
     del world.store.idempotency.end
@@ -159,7 +159,7 @@ async def test_a_request_whose_answer_can_not_be_kept_is_answered_all_the_same(c
     assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 200
 
 
-async def test_a_failure_whose_key_can_not_be_freed_is_still_that_failure(client, world):
+async def test_a_failure_is_reported_even_if_its_key_cannot_be_freed(client, world):
     world.store.idempotency.forget = refuse
 
     async def broken(requests):
@@ -172,7 +172,7 @@ async def test_a_failure_whose_key_can_not_be_freed_is_still_that_failure(client
     assert (await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)).status_code == 201
 
 
-async def test_a_request_that_takes_long_keeps_its_key(client, world, monkeypatch):
+async def test_a_slow_request_keeps_its_key(client, world, monkeypatch):
     monkeypatch.setattr(idempotency, "RENEW_SECONDS", 0.001)
     renew, renewals, failures = world.store.idempotency.renew, [], [StoreError("not now")]
 
@@ -204,7 +204,7 @@ async def test_a_request_that_takes_long_keeps_its_key(client, world, monkeypatc
     assert len(renewals) == count
 
 
-async def test_subscription_is_made_once_although_its_answer_was_lost(client, world):
+async def test_a_subscription_is_created_once_although_its_response_was_lost(client, world):
     body = {"sink": HOOK, "types": ["ai.revor.job.failed"]}
     world.store.idempotency.end = refuse
     first = (await client.post("/v1/subscriptions", json=body, headers=KEY)).json()
@@ -217,7 +217,7 @@ async def test_subscription_is_made_once_although_its_answer_was_lost(client, wo
     assert len((await client.get("/v1/subscriptions")).json()["items"]) == 1
 
 
-async def test_key_that_has_expired_makes_another_subscription(client, world):
+async def test_an_expired_key_creates_another_subscription(client, world):
     first = (await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)).json()
     world.now += 90_000
     second = (await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=KEY)).json()

@@ -16,7 +16,7 @@ async def lost(world, **fields):
     return one
 
 
-async def test_the_list_shows_what_a_person_needs_to_recognise_a_create(client, world):
+async def test_an_intent_has_the_fields_that_identify_its_create(client, world):
     one = await lost(world, callback_url=HOOK)
     (shown,) = (await client.get("/v1/intents")).json()["items"]
     assert shown == {
@@ -27,7 +27,7 @@ async def test_the_list_shows_what_a_person_needs_to_recognise_a_create(client, 
     }
 
 
-async def test_a_create_that_was_sent_is_tracked_with_what_it_attached(client, world):
+async def test_a_create_resolved_as_sent_is_tracked_with_its_callback_and_metadata(client, world):
     one = await lost(world, callback_url=HOOK)
     answer = await client.post(f"/v1/intents/{one.id}/resolve", json={"fate": "sent", "job_id": "made"})
     assert (answer.status_code, answer.json()["fate"], answer.json()["job_id"]) == (200, "sent", "made")
@@ -39,7 +39,7 @@ async def test_a_create_that_was_sent_is_tracked_with_what_it_attached(client, w
 
 
 @pytest.mark.parametrize("fate", ["sent", "not_sent"])
-async def test_one_that_is_resolved_is_off_the_list_and_is_not_resolved_again(client, world, fate):
+async def test_a_resolved_intent_leaves_the_list_and_cannot_be_resolved_again(client, world, fate):
     one = await lost(world)
     answer = await client.post(f"/v1/intents/{one.id}/resolve", json={"fate": fate})
     assert (answer.status_code, answer.json()["fate"]) == (200, fate)
@@ -51,7 +51,7 @@ async def test_one_that_is_resolved_is_off_the_list_and_is_not_resolved_again(cl
     assert (await client.delete(f"/v1/intents/{one.id}")).status_code == 404
 
 
-async def test_one_in_flight_is_not_resolved(client, world):
+async def test_an_intent_in_flight_cannot_be_resolved(client, world):
     flying, old = intent(NOW), intent(NOW - IN_FLIGHT_SECONDS - 1)
     for one in (flying, old):
         await world.store.intents.begin(one)
@@ -73,14 +73,14 @@ async def test_one_in_flight_is_not_resolved(client, world):
         ({"fate": "sent", "account": "default"}, "/account"),
     ],
 )
-async def test_a_wrong_resolution_changes_nothing(client, world, body, pointer):
+async def test_an_invalid_resolution_changes_nothing(client, world, body, pointer):
     one = await lost(world)
     answer = await client.post(f"/v1/intents/{one.id}/resolve", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
     assert len((await client.get("/v1/intents")).json()["items"]) == 1
 
 
-async def test_one_that_is_not_there(client):
+async def test_an_unknown_intent_is_404(client):
     for id in ("int_nothing", "x"):
         answer = await client.post(f"/v1/intents/{id}/resolve", json={"fate": "sent"})
         assert (answer.status_code, answer.json()["code"]) == (404, "intent_not_found")

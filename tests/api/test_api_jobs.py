@@ -13,7 +13,7 @@ FIELDS = [
 ]
 
 
-async def test_registers_a_job_and_says_where_it_is(client, world):
+async def test_a_new_job_is_201_with_its_location(client, world):
     answer = await client.post("/v1/jobs", json={"id": "a/b c", "metadata": {"deal": 42}})
     job = answer.json()
     assert answer.status_code == 201
@@ -46,7 +46,7 @@ async def test_registers_a_job_and_says_where_it_is(client, world):
 BIG = 123456789012345678901234567890
 
 
-async def test_metadata_keeps_every_digit_and_loses_no_more_than_half_a_surrogate_pair(client):
+async def test_metadata_keeps_every_digit_and_replaces_lone_surrogates(client):
     body = b'{"id": "a", "metadata": {"deal": %d, "\\ud83d": "Hi \\ud83d", "huge": 1e400}}' % BIG
     shown = {"deal": BIG, "\N{REPLACEMENT CHARACTER}": "Hi \N{REPLACEMENT CHARACTER}", "huge": "1e400"}
     headers = {"Content-Type": "application/json"}
@@ -67,7 +67,7 @@ async def test_an_upstreams_answer_with_odd_json_is_a_registration(client):
     assert (answer.status_code, answer.json()["id"]) == (201, "odd")
 
 
-async def test_a_job_that_is_tracked_already_is_200_and_keeps_its_metadata(client):
+async def test_a_job_that_is_already_tracked_is_200_and_keeps_its_metadata(client):
     await client.post("/v1/jobs", json={"id": "a", "metadata": {"deal": 42}})
     again = await client.post("/v1/jobs", json={"id": "a"})
     assert (again.status_code, again.json()["metadata"]) == (200, {"deal": 42})
@@ -95,13 +95,13 @@ async def test_a_priority_is_kept_unless_sent(client):
     assert {job["id"]: job["priority"] for job in jobs} == {"a": "normal", "b": "low", "c": "high"}
 
 
-async def test_an_upstreams_answer_may_have_a_priority_of_its_own(client):
+async def test_the_priority_in_an_upstreams_answer_is_ignored(client):
     body = {"ok": True, "item": {"id": "job-9", "status": "scheduled"}, "priority": 3}
     answer = await client.post("/v1/jobs", json=body)
     assert (answer.status_code, answer.json()["priority"]) == (201, "normal")
 
 
-async def test_everything_that_a_registration_takes_reaches_the_tracking(client, world):
+async def test_every_field_of_a_registration_reaches_tracking(client, world):
     asked = []
     register = world.tracking.register
 
@@ -115,7 +115,7 @@ async def test_everything_that_a_registration_takes_reaches_the_tracking(client,
     assert (asked[0].account, asked[0].callback_url, asked[0].deadline_seconds) == ("second", HOOK, 60)
 
 
-async def test_the_upstreams_own_answer_is_a_body(client, world):
+async def test_the_upstreams_answer_to_a_create_is_a_valid_body(client, world):
     asked = []
     register = world.tracking.register
 
@@ -141,13 +141,13 @@ async def test_the_upstreams_own_answer_is_a_body(client, world):
         {"ok": True, "item": {"id": "x"}, "source": "other"},
     ],
 )
-async def test_an_answer_that_names_no_job_is_refused(client, body):
+async def test_an_upstreams_answer_without_a_job_is_refused(client, body):
     answer = await client.post("/v1/jobs", json=body)
     assert answer.status_code == 422
     assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
-async def test_a_batch_counts_and_names_what_it_rejects(client, world):
+async def test_a_batch_counts_its_jobs_and_lists_the_rejected_ones(client, world):
     world.tracking.refusals["x"] = Conflict("not now", code="busy")
     jobs: list[Any] = [
         {"id": "a"},
@@ -170,7 +170,7 @@ async def test_a_batch_counts_and_names_what_it_rejects(client, world):
     ]
 
 
-async def test_a_batch_is_registered_in_chunks_and_10_001_are_too_many(client, world):
+async def test_a_batch_is_registered_in_chunks_and_10_001_jobs_are_refused(client, world):
     jobs = [{"id": f"job-{number}"} for number in range(2_500)]
     answer = await client.post("/v1/jobs/batch", json={"jobs": jobs})
     assert answer.json() == {"created": 2500, "existing": 0, "rejected": []}
@@ -179,12 +179,12 @@ async def test_a_batch_is_registered_in_chunks_and_10_001_are_too_many(client, w
     assert (refused.status_code, refused.json()["code"]) == (422, "batch_too_long")
 
 
-async def test_an_empty_batch_is_no_mistake(client):
+async def test_an_empty_batch_is_accepted(client):
     answer = await client.post("/v1/jobs/batch", json={"jobs": []})
     assert answer.json() == {"created": 0, "existing": 0, "rejected": []}
 
 
-async def test_an_id_in_two_accounts_is_chosen_by_account_or_uid(client, world):
+async def test_an_id_in_two_accounts_needs_the_account_or_the_uid(client, world):
     first, second = await world.job("same"), await world.job("same", account="second")
     answer = await client.get("/v1/jobs/same")
     assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_job")
@@ -207,7 +207,7 @@ async def test_an_id_with_odd_characters_is_found_percent_encoded(client, world)
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/a%2Fb", "/v1/jobs/a%2fevents", "/v1/jobs/a%2Fexplain"])
-async def test_an_encoded_slash_never_leads_to_another_job(client, world, path):
+async def test_an_encoded_slash_never_selects_another_job(client, world, path):
     await world.job("a")
     answer = await client.get(path)
     assert (answer.status_code, answer.json()["code"]) == (404, "slash_in_path")
@@ -234,7 +234,7 @@ async def test_lists_are_filtered_and_paged(client, world):
     assert sorted(seen) == [f"job-{number}" for number in range(5)]
 
 
-async def test_refresh_asks_for_a_look_and_a_closed_job_gets_none(client, world):
+async def test_refresh_requests_a_poll_unless_the_job_is_closed(client, world):
     job = await world.job("a")
     assert (await client.post("/v1/jobs/a/refresh")).status_code == 202
     assert (await client.post("/v1/jobs/a/refresh", json={})).status_code == 202
@@ -244,7 +244,7 @@ async def test_refresh_asks_for_a_look_and_a_closed_job_gets_none(client, world)
     assert (answer.status_code, answer.json()["code"]) == (409, "job_closed")
 
 
-async def test_explain_says_it_in_words_and_fields(client, world):
+async def test_explain_answers_with_a_sentence_and_fields(client, world):
     await world.job("a")
     answer = (await client.get("/v1/jobs/a/explain")).json()
     assert answer["reason"] == "between_looks"
@@ -274,7 +274,7 @@ async def test_untrack_keeps_the_job_and_purge_erases_it(client, world):
         (None, None),
     ],
 )
-async def test_a_callback_may_get_some_types_only(client, world, types, asked_for):
+async def test_a_callback_can_select_types(client, world, types, asked_for):
     asked = []
     register = world.tracking.register
 
@@ -307,7 +307,7 @@ async def test_a_callback_may_get_some_types_only(client, world, types, asked_fo
         ({"callback_types": ["failed"], "source": "other"}, "/source", "unknown_source", ""),
     ],
 )
-async def test_callback_types_that_can_not_be_are_named(client, body, pointer, code, words):
+async def test_invalid_callback_types_are_named(client, body, pointer, code, words):
     answer = await client.post("/v1/jobs", json={"id": "a", "callback_url": HOOK, **body})
     assert answer.status_code == 422, answer.text
     (error,) = answer.json()["errors"]
@@ -317,7 +317,7 @@ async def test_callback_types_that_can_not_be_are_named(client, body, pointer, c
     assert [one["code"] for one in batch.json()["rejected"]] == [code]
 
 
-async def test_a_callback_makes_a_hidden_subscription(client, world):
+async def test_a_callback_creates_a_hidden_subscription(client, world):
     answer = await client.post("/v1/jobs", json={"id": "a", "callback_url": HOOK})
     assert answer.status_code == 201
     assert (await client.get("/v1/subscriptions")).json()["items"] == []
@@ -354,7 +354,7 @@ async def test_a_job_s_events_are_in_order_and_paged(client, world):
     assert rest["next_cursor"] is None
 
 
-async def test_status_that_no_job_can_have_is_refused_with_the_nearest(client) -> None:
+async def test_an_unknown_status_is_refused_with_a_suggestion(client) -> None:
     answer = await client.get("/v1/jobs?status=suceeded")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
     assert "did you mean succeeded?" in answer.json()["detail"]

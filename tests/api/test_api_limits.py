@@ -31,14 +31,14 @@ def nested(depth):
         (b'{"id":"a","metadata":{"a":' + b"[" * 200 + b"]" * 200 + b"}}", "too_deep"),
     ],
 )
-async def test_what_is_no_json_is_400(client, body, code):
+async def test_a_body_that_is_not_json_is_400(client, body, code):
     for path in ("/v1/jobs", "/v1/jobs/batch", "/v1/subscriptions"):
         answer = await client.post(path, content=body, headers=JSON)
         assert (answer.status_code, answer.json()["code"]) == (400, code)
     assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
-async def test_sixty_four_levels_are_taken_and_come_back(client):
+async def test_metadata_may_have_64_levels(client):
     answer = await client.post("/v1/jobs", content=nested(64), headers=JSON)
     assert answer.status_code == 201
     assert answer.json()["metadata"] == orjson.loads(nested(64))["metadata"]
@@ -72,7 +72,7 @@ async def test_the_last_of_a_repeated_key_counts(client):
         (None, False),
     ],
 )
-async def test_only_json_in_utf_8_is_taken(client, content_type, taken):
+async def test_only_json_in_utf_8_is_accepted(client, content_type, taken):
     headers = {} if content_type is None else {"Content-Type": content_type}
     answer = await client.post("/v1/jobs", content=b'{"id":"a"}', headers=headers)
     assert answer.status_code == (201 if taken else 415)
@@ -80,14 +80,14 @@ async def test_only_json_in_utf_8_is_taken(client, content_type, taken):
         assert answer.json()["code"] == "unsupported_media_type"
 
 
-async def test_a_compressed_body_is_not_taken(client):
+async def test_a_compressed_body_is_refused(client):
     answer = await client.post("/v1/jobs", content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": "gzip"})
     assert answer.status_code == 415
     answer = await client.post("/v1/jobs", content=b'{"id":"a"}', headers=JSON | {"Content-Encoding": "identity"})
     assert answer.status_code == 201
 
 
-async def test_an_action_takes_no_body_whatever_its_media_type(client, world):
+async def test_an_action_without_a_body_ignores_the_media_type(client, world):
     await world.job("a")
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     assert (await client.post("/v1/jobs/a/refresh", content=b"", headers=headers)).status_code == 202
@@ -96,7 +96,7 @@ async def test_an_action_takes_no_body_whatever_its_media_type(client, world):
     assert (await client.post("/v1/jobs/a/refresh", json=[])).status_code == 422
 
 
-async def test_a_body_that_says_it_is_too_large_is_not_read(world):
+async def test_a_body_declared_too_large_is_not_read(world):
     statuses = await post_raw(world, "/v1/jobs", [(b"content-length", str(MAX_BODY_BYTES + 1).encode())], None)
     assert statuses == [413]
     statuses = await post_raw(world, "/v1/jobs", [(b"content-length", b"9" * 40)], None)

@@ -129,11 +129,11 @@ def test_every_route_is_documented_and_every_documented_path_has_a_route(world):
     assert set(DOCUMENTED) == {(operation.method, operation.path) for operation in OPERATIONS}
 
 
-async def test_it_is_served_as_it_is_made(client):
+async def test_the_description_is_served_unchanged(client):
     assert (await client.get("/openapi.json")).json() == DOCUMENT
 
 
-def test_it_is_a_valid_description():
+def test_the_description_is_valid_openapi():
     schemathesis = pytest.importorskip("schemathesis")
     schema = schemathesis.openapi.from_dict(DOCUMENT)
     schema.validate()
@@ -141,13 +141,13 @@ def test_it_is_a_valid_description():
         Draft202012Validator.check_schema(component)
 
 
-def test_every_reference_leads_somewhere():
+def test_every_reference_in_the_description_resolves():
     text = str(DOCUMENT)
     for section, name in set(re.findall(r"#/components/(\w+)/([\w\[\]]+)", text)):
         assert name in DOCUMENT["components"][section]
 
 
-def test_every_json_answer_and_body_has_an_example_that_is_valid():
+def test_every_json_body_and_answer_has_a_valid_example():
     for (method, path), operation in DOCUMENTED.items():
         places = [("responses", status, "content") for status in operation["responses"]]
         places += [("requestBody", "content")] if "requestBody" in operation else []
@@ -163,7 +163,7 @@ def test_every_json_answer_and_body_has_an_example_that_is_valid():
                 assert not list(validator(pointer).iter_errors(media["example"])), (method, path, place)
 
 
-def test_the_examples_of_bodies_are_taken_by_their_models():
+def test_the_examples_of_bodies_are_accepted_by_their_models():
     for name, example in examples.BODIES.items():
         getattr(models, name).model_validate(example)
         assert not list(validator(f"/components/schemas/{name}").iter_errors(example))
@@ -171,7 +171,7 @@ def test_the_examples_of_bodies_are_taken_by_their_models():
         getattr(shapes, name).model_validate(example)
 
 
-def test_every_operation_says_all_that_it_can_go_wrong_with():
+def test_every_operation_documents_its_errors():
     for operation in OPERATIONS:
         documented = DOCUMENT["paths"][operation.path][operation.method.lower()]
         statuses = set(documented["responses"])
@@ -187,7 +187,7 @@ def test_every_operation_says_all_that_it_can_go_wrong_with():
             )
 
 
-def test_with_tokens_it_says_which_scopes_are_needed():
+def test_the_description_lists_scopes_if_tokens_are_configured():
     document = with_tokens()
     assert document["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
     for operation in OPERATIONS:
@@ -197,7 +197,7 @@ def test_with_tokens_it_says_which_scopes_are_needed():
     assert "security" not in DOCUMENT["paths"]["/v1/jobs"]["get"]
 
 
-def test_it_names_what_is_configured():
+def test_the_description_lists_configured_names():
     properties = DOCUMENT["components"]["schemas"]["JobRegistration"]["properties"]
     assert (properties["source"]["enum"], properties["account"]["enum"]) == (["revor"], ["default", "second"])
     types = DOCUMENT["components"]["schemas"]["SubscriptionCreate"]["properties"]["types"]["anyOf"][0]["items"]["enum"]

@@ -19,7 +19,7 @@ async def dead(world, client, count=2, **body):
     return made["id"]
 
 
-async def test_a_replay_from_its_beginning_to_its_end(client, world):
+async def test_a_replay_runs_from_start_to_done(client, world):
     id = await dead(world, client)
     answer = await client.post(f"/v1/subscriptions/{id}/replay", json={"since": SINCE})
     started = answer.json()
@@ -65,7 +65,7 @@ async def test_a_replay_from_its_beginning_to_its_end(client, world):
     )
 
 
-async def test_a_replay_is_stopped(client, world):
+async def test_a_replay_can_be_stopped(client, world):
     id = await dead(world, client)
     started = (await client.post(f"/v1/subscriptions/{id}/replay", json={"since": SINCE})).json()
     await world.store.replays.advance(started["replay_id"], "node", world.now)
@@ -91,7 +91,7 @@ async def test_a_replay_is_stopped(client, world):
         ({"since": SINCE, "types": ["relay.test"]}, "/types/0", "unknown_type", "does not get"),
     ],
 )
-async def test_a_replay_that_is_wrong(client, world, body, pointer, code, words):
+async def test_an_invalid_replay_is_refused(client, world, body, pointer, code, words):
     id = await dead(world, client)
     answer = await client.post(f"/v1/subscriptions/{id}/replay", json=body)
     assert answer.status_code == 422, answer.text
@@ -100,14 +100,14 @@ async def test_a_replay_that_is_wrong(client, world, body, pointer, code, words)
     assert words in error["detail"]
 
 
-async def test_the_types_of_a_replay_are_among_those_that_it_gets(client, world):
+async def test_a_replay_is_limited_to_the_types_of_its_subscription(client, world):
     id = await dead(world, client, sink=SLACK)
     path = f"/v1/subscriptions/{id}/replay"
     assert (await client.post(path, json={"since": SINCE, "types": ["ai.revor.job.failed"]})).status_code == 202
     assert (await client.post(path, json={"since": SINCE, "types": ["ai.revor.job.queued"]})).status_code == 422
 
 
-async def test_a_callback_is_replayed(client, world):
+async def test_a_callback_can_be_replayed(client, world):
     await world.poll(await world.job("a", callback_url=HOOK), "queued")
     (callback,) = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
     world.now += 1
@@ -120,7 +120,7 @@ async def test_a_callback_is_replayed(client, world):
         assert answer.json().get("matched") == (1 if status == 202 else None)
 
 
-async def test_a_retry_of_many(client, world):
+async def test_many_deliveries_are_retried_by_filter(client, world):
     first = await dead(world, client)
     second = await dead(world, client, count=3)
     for filter, matched in (
@@ -154,14 +154,14 @@ async def test_a_retry_of_many(client, world):
         ({"filter": {}, "limit": 5}, "/limit", "unknown_field"),
     ],
 )
-async def test_a_retry_of_many_that_is_wrong(client, body, pointer, code):
+async def test_an_invalid_filter_of_a_retry_is_refused(client, body, pointer, code):
     answer = await client.post("/v1/deliveries/retry", json=body)
     assert answer.status_code == 422, answer.text
     (error,) = answer.json()["errors"]
     assert (error["pointer"], error["code"]) == (pointer, code)
 
 
-async def test_what_is_not_there(client):
+async def test_an_unknown_replay_is_404(client):
     for method, path, code in (
         ("POST", "/v1/subscriptions/sub_x/replay", "subscription_not_found"),
         ("GET", "/v1/replays/rpl_x", "replay_not_found"),
@@ -171,7 +171,7 @@ async def test_what_is_not_there(client):
         assert (answer.status_code, answer.json()["code"]) == (404, code)
 
 
-async def test_too_many_at_once(client, world, monkeypatch):
+async def test_more_than_a_hundred_replays_are_refused(client, world, monkeypatch):
     monkeypatch.setattr("relay.store.replay_statements.MAX_RUNNING", 1)
     id = await dead(world, client)
     path = f"/v1/subscriptions/{id}/replay"

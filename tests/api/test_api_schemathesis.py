@@ -162,7 +162,7 @@ def check(case, answer):
     CASES,
     ids=[f"{operation.definition.raw['operationId']}-{mode.value}" for operation, mode, _ in CASES],
 )
-def test_whatever_is_made_up_is_answered_as_documented(base_url, record_property, operation, mode, varied):
+def test_generated_requests_are_answered_as_documented(base_url, record_property, operation, mode, varied):
     raw = operation.definition.raw
     tag = raw["tags"][0]
     sent = 0

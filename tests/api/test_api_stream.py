@@ -22,7 +22,7 @@ def frames(text):
     return found
 
 
-async def test_a_stream_tells_what_is_recorded_while_it_is_open(client, world):
+async def test_a_stream_sends_events_recorded_while_it_is_open(client, world):
     job = await world.job("a")
     await world.poll(job, "queued")
     made = []
@@ -48,7 +48,7 @@ async def test_a_stream_tells_what_is_recorded_while_it_is_open(client, world):
     assert world.signals.open_watches == 0
 
 
-async def test_a_stream_goes_on_after_the_last_event_id_without_a_gap(client, world, monkeypatch):
+async def test_a_stream_resumes_after_last_event_id_without_a_gap(client, world, monkeypatch):
     monkeypatch.setattr(stream, "CHUNK", 2)
     events = []
     for number in range(7):
@@ -63,7 +63,7 @@ async def test_a_stream_goes_on_after_the_last_event_id_without_a_gap(client, wo
     assert [id for id, _, _ in frames(answer.text)] == [event.id for event in events[2:]]
 
 
-async def test_what_was_recorded_before_the_watch_began_is_not_lost(client, world):
+async def test_an_event_recorded_before_the_watch_starts_is_sent(client, world):
     job = await world.job("a")
     newest = world.store.events.newest_position
 
@@ -77,21 +77,21 @@ async def test_what_was_recorded_before_the_watch_began_is_not_lost(client, worl
     assert [kind for _, kind, _ in frames(answer.text)] == ["ai.revor.job.queued"]
 
 
-async def test_an_event_that_is_no_longer_kept_resumes_from_the_oldest(client, world):
+async def test_a_stream_resumes_from_the_oldest_event_if_the_last_one_is_deleted(client, world):
     event = (await world.poll(await world.job("a"), "queued"))[0]
     answer = await client.get("/v1/events/stream", headers={"Last-Event-ID": "evt_01jvpq3m8n0000000000000003"})
     assert [id for id, _, _ in frames(answer.text)] == [event.id]
 
 
 @pytest.mark.parametrize("given", ["7", "evt_", "evt_a b", "job_01jvpq3m8n0000000000000003", "evt_" + "a" * 100])
-async def test_a_last_event_id_that_is_none_is_refused(client, world, given):
+async def test_a_malformed_last_event_id_is_refused(client, world, given):
     await world.job("a")
     for path in ("/v1/events/stream", "/v1/jobs/a/events"):
         answer = await client.get(path, headers={**SSE, "Last-Event-ID": given})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_last_event_id")
 
 
-async def test_a_job_s_stream_ends_when_it_is_closed_and_all_is_said(client, world):
+async def test_a_jobs_stream_ends_after_the_last_event_of_a_closed_job(client, world):
     job = await world.job("a")
     await world.poll(job, "queued")
     await world.poll(await world.job("other"), "queued")
@@ -109,7 +109,7 @@ async def test_a_job_s_stream_ends_when_it_is_closed_and_all_is_said(client, wor
     assert world.signals.watched == [job.uid]
 
 
-async def test_a_closed_job_s_stream_resumes_and_then_says_that_there_is_no_more(client, world):
+async def test_a_closed_jobs_stream_resumes_and_then_answers_204(client, world):
     job = await world.job("a")
     first, last = [*await world.poll(job, "queued"), *await world.poll(job, "failed")]
     answer = await client.get("/v1/jobs/a/events", headers={**SSE, "Last-Event-ID": first.id})
@@ -121,7 +121,7 @@ async def test_a_closed_job_s_stream_resumes_and_then_says_that_there_is_no_more
     assert len(frames(answer.text)) == 2
 
 
-async def test_a_purged_job_s_stream_ends(client, world):
+async def test_the_stream_of_a_purged_job_ends(client, world):
     job = await world.job("a")
 
     async def purged():
@@ -144,7 +144,7 @@ async def test_a_purged_job_s_stream_ends(client, world):
         ("", False),
     ],
 )
-async def test_a_stream_is_given_to_who_asks_for_one(client, world, accept, streams):
+async def test_accept_selects_a_stream_or_a_list(client, world, accept, streams):
     await world.job("a")
     answer = await client.get("/v1/jobs/a/events", headers={"Accept": accept})
     assert answer.headers["content-type"].startswith("text/event-stream" if streams else "application/json")
@@ -172,7 +172,7 @@ async def test_head_of_a_stream_is_its_headers(client, world):
     assert world.signals.watched == []
 
 
-async def test_the_number_of_streams_is_bounded_and_a_client_that_goes_gives_its_place_back(client, world):
+async def test_streams_are_limited_and_a_client_that_leaves_frees_its_slot(client, world):
     api = create_api(world.ports(), Proxy)
     slots = api.context.streams
     slots.limit = 1
@@ -204,7 +204,7 @@ async def test_the_number_of_streams_is_bounded_and_a_client_that_goes_gives_its
     assert (slots.taken, world.signals.open_watches) == (0, 0)
 
 
-async def test_a_client_that_is_gone_before_its_body_is_no_error(client, world):
+async def test_a_client_that_leaves_before_the_body_is_no_error(client, world):
     api = create_api(world.ports(), Proxy)
     scope = scope_of("/v1/jobs") | {"method": "POST"}
 

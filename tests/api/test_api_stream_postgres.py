@@ -96,7 +96,7 @@ async def record(world: World, nth: int = 0) -> str:
     return event.id
 
 
-async def test_the_newest_event_comes_when_the_transaction_that_hid_it_ends(world, database_url, monkeypatch) -> None:
+async def test_a_hidden_event_is_sent_when_the_transaction_that_hides_it_ends(world, database_url, monkeypatch) -> None:
     monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 3_600.0)  # which reads again too
     connection = await asyncpg.connect(database_url)
     async with streaming(world) as client:
@@ -124,7 +124,7 @@ async def test_the_newest_event_comes_when_the_transaction_that_hid_it_ends(worl
     await connection.close()
 
 
-async def test_while_an_event_is_hidden_the_pauses_between_reads_grow_and_end(world, monkeypatch) -> None:
+async def test_pauses_between_reads_grow_while_an_event_is_hidden(world, monkeypatch) -> None:
     pauses: list[float] = []
     until_signal = stream._Rest.until_signal
 
@@ -210,7 +210,7 @@ async def test_no_stream_misses_an_event_after_a_restore_on_another_server(
                 assert await resumed.next_ids(len(expected)) == expected
 
 
-async def test_a_start_that_is_cut_off_while_it_adopts_restored_events_is_gone_on_with_by_the_next(
+async def test_the_next_start_finishes_adopting_restored_events_after_a_crash(
     restored: tuple[str, list[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "RESET_AT_ONCE", 3)
@@ -231,7 +231,7 @@ async def test_a_start_that_is_cut_off_while_it_adopts_restored_events_is_gone_o
         assert await client.next_ids(13) == now_ordered[1:]
 
 
-async def test_where_nothing_was_restored_a_start_changes_no_event(store: Store, database_url: str) -> None:
+async def test_a_start_without_a_restore_changes_no_event(store: Store, database_url: str) -> None:
     await store.events.record(relay_event())
     before = await rows(store, "SELECT CAST(xid AS text) FROM events")
     async with opened(database_url):

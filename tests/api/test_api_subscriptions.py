@@ -59,7 +59,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
     assert world.delivering.woken == 1
 
 
-async def test_what_a_subscription_leaves_to_the_settings_stays_so_when_it_is_sent_back_as_shown(client, world):
+async def test_a_default_that_is_sent_back_as_shown_keeps_following_the_settings(client, world):
     made = await create(client)
     shown = {name: made["config"][name] for name in ("timeout_seconds", "retry_schedule")}
     assert shown == {"timeout_seconds": 15.0, "retry_schedule": [5.0, 300.0]}
@@ -84,7 +84,7 @@ async def test_a_subscription_that_names_the_defaults_keeps_them(client, world):
     assert (stored.timeout_seconds, stored.retry_schedule_seconds) == (15, (5, 300))
 
 
-async def test_every_setting_is_taken(client, world):
+async def test_every_setting_is_accepted(client, world):
     config = {
         "kind": "webhook",
         "content_mode": "structured",
@@ -121,21 +121,21 @@ async def test_every_setting_is_taken(client, world):
     assert stored.start_at == 1779271200.0
 
 
-async def test_no_retries_and_the_earliest_start_are_settings_too(client, world):
+async def test_an_empty_retry_schedule_and_the_earliest_start_are_accepted(client, world):
     made = await create(client, config={"retry_schedule": [], "start": "earliest"})
     stored = await world.store.subscriptions.get(made["id"])
     assert (stored.retry_schedule_seconds, stored.start_at) == ((), 0.0)
     assert made["config"]["start"] == "earliest"
 
 
-async def test_a_start_in_the_past_brings_what_was_recorded(client, world):
+async def test_a_start_in_the_past_sends_recorded_events(client, world):
     await world.poll(await world.job("a"), "queued")
     made = await create(client, config={"start": "earliest"})
     page = (await client.get(f"/v1/deliveries?subscription={made['id']}")).json()
     assert [one["event_type"] for one in page["items"]] == ["ai.revor.job.queued"]
 
 
-async def test_a_chat_kind_is_inferred_redacted_and_hears_of_trouble_only(client):
+async def test_a_chat_kind_is_inferred_redacted_and_gets_only_trouble(client):
     made = await create(client, sink=SLACK)
     assert (made["config"]["kind"], made["sink"]) == ("slack", "https://hooks.slack.com/…")
     assert "ai.revor.job.failed" in made["types"]
@@ -187,7 +187,7 @@ async def test_a_chat_kind_is_inferred_redacted_and_hears_of_trouble_only(client
         ({"description": "x" * 1001}, "/description", "too_long", ""),
     ],
 )
-async def test_a_mistake_is_named_with_its_place_and_what_was_meant(client, body, pointer, code, words):
+async def test_an_invalid_subscription_names_field_and_code(client, body, pointer, code, words):
     answer = await client.post("/v1/subscriptions", json={"sink": HOOK, **body})
     assert answer.status_code == 422, answer.text
     error = answer.json()["errors"][0]
@@ -221,7 +221,7 @@ async def test_a_secret_is_never_in_an_error(client):
         "https://receiver.example/#x",
     ],
 )
-async def test_a_sink_that_the_guard_forbids_is_sink_refused(client, sink):
+async def test_a_sink_that_the_guard_forbids_is_refused(client, sink):
     for body, path in (({"sink": sink}, "/v1/subscriptions"), ({"id": "a", "callback_url": sink}, "/v1/jobs")):
         answer = await client.post(path, json=body)
         assert (answer.status_code, answer.json()["code"]) == (422, "sink_refused"), answer.text
@@ -235,7 +235,7 @@ async def test_development_allows_loopback_over_http(open_client):
     assert (answer.status_code, answer.json()["sink"]) == (201, "http://127.0.0.1:9000/hook")
 
 
-async def test_put_replaces_and_what_is_left_out_is_the_default_again(client):
+async def test_put_resets_omitted_fields_to_their_defaults(client):
     made = await create(client, types=["relay.test"], config={"ordering": "none", "concurrency": 3}, description="x")
     path = f"/v1/subscriptions/{made['id']}"
     await client.post(f"{path}/pause")
@@ -252,7 +252,7 @@ async def test_put_replaces_and_what_is_left_out_is_the_default_again(client):
     assert "secret" not in shown["config"]
 
 
-async def test_what_get_shows_can_be_put_back_without_losing_a_secret(client, world):
+async def test_the_answer_of_get_can_be_put_back_without_losing_a_secret(client, world):
     made = await create(client, sink=HOOK + "?token=abc", protocolsettings={"headers": {"Authorization": "Bearer abc"}})
     path = f"/v1/subscriptions/{made['id']}"
     shown = (await client.get(path)).json()
@@ -275,7 +275,7 @@ async def test_what_get_shows_can_be_put_back_without_losing_a_secret(client, wo
         ("https://hooks.customer.example.evil.example/hook", False),
     ],
 )
-async def test_a_stored_header_goes_to_no_other_origin(open_client, world, sink, kept):
+async def test_a_stored_header_is_never_sent_to_another_origin(open_client, world, sink, kept):
     client = open_client(guard=OPEN_GUARD)
     headers = {"Authorization": "Bearer abc", "X-Api-Key": "k", "X-Team": "sales"}
     made = await create(client, sink="https://hooks.customer.example/hook", protocolsettings={"headers": headers})
@@ -324,7 +324,7 @@ async def test_put_changes_neither_secret_nor_start(client):
         assert answer.json()["errors"][0]["pointer"] == pointer
 
 
-async def test_delete_answers_200_and_it_is_gone(client):
+async def test_delete_answers_200_and_removes_the_subscription(client):
     made = await create(client)
     path = f"/v1/subscriptions/{made['id']}"
     assert (await client.delete(path)).status_code == 200
@@ -332,7 +332,7 @@ async def test_delete_answers_200_and_it_is_gone(client):
     assert (await client.delete(path)).status_code == 404
 
 
-async def test_pause_resume_and_what_is_disabled(client, world):
+async def test_pause_and_resume_also_after_disabling(client, world):
     made = await create(client)
     path = f"/v1/subscriptions/{made['id']}"
     assert (await client.post(f"{path}/pause")).json()["state"] == "paused"
@@ -365,12 +365,12 @@ async def test_a_test_sends_a_sample_whatever_the_state(client, world):
     assert (await client.post(f"{path}/test", json={"type": ""})).status_code == 422
 
 
-async def test_an_empty_kind_is_none(client):
+async def test_an_empty_kind_is_refused(client):
     answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"kind": ""}})
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "unknown_kind")
 
 
-async def test_rotation_shows_the_new_secret_and_the_old_one_lives_on(client, world):
+async def test_rotation_returns_the_new_secret_and_keeps_the_old_one_for_a_while(client, world):
     made = await create(client, config={"secret": SECRET})
     path = f"/v1/subscriptions/{made['id']}"
     answer = (await client.post(f"{path}/rotate-secret")).json()
@@ -385,7 +385,7 @@ async def test_rotation_shows_the_new_secret_and_the_old_one_lives_on(client, wo
         assert (await client.post(f"{path}/rotate-secret", json={"overlap_seconds": overlap})).status_code == 422
 
 
-async def test_a_callback_is_paused_and_deleted_but_not_changed(client, world):
+async def test_a_callbacks_subscription_can_be_paused_and_deleted_but_not_changed(client, world):
     await world.job("a", callback_url=HOOK)
     shown = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"][0]
     path = f"/v1/subscriptions/{shown['id']}"
@@ -407,11 +407,11 @@ async def test_subscriptions_are_paged(client):
     assert sorted(seen) == sorted(ids)
 
 
-async def test_the_signing_secret_of_callbacks(client, world):
+async def test_the_signing_secret_of_callbacks_is_returned(client, world):
     assert (await client.get("/v1/signing-secret")).json() == {"secret": world.node.secret}
 
 
-async def test_a_sink_that_is_subscribed_already_can_be_reused(client):
+async def test_reuse_returns_the_existing_subscription_of_a_sink(client):
     sink = "https://hooks.slack.com/services/T0/B0/one"
     first = await create(client, sink=sink)
     body = {"sink": "HTTPS://HOOKS.SLACK.COM/services/T0/B0/one", "types": ["ai.revor.job.succeeded"]}
@@ -433,7 +433,7 @@ async def test_a_body_is_checked_before_a_subscription_is_reused(client):
     assert (await client.post("/v1/subscriptions?reuse=true", json=body)).status_code == 422
 
 
-async def test_slack_shows_the_metadata_that_the_subscription_chose(client):
+async def test_a_slack_message_shows_the_chosen_metadata(client):
     sink = "https://hooks.slack.com/services/T0/B0/one"
     made = await create(client, sink=sink, config={"metadata_keys": ["deal", "owner"]})
     assert made["config"]["metadata_keys"] == ["deal", "owner"]

@@ -65,7 +65,7 @@ async def test_health_metrics_and_schemas(client):
         *("/v1/jobs/%FF", "/%FF%FE", "/v1/%E2%82"),
     ],
 )
-async def test_what_is_not_there_is_a_problem_of_404(client, path):
+async def test_an_unknown_path_or_id_is_a_404_problem(client, path):
     answer = await client.get(path)
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
@@ -73,7 +73,7 @@ async def test_what_is_not_there_is_a_problem_of_404(client, path):
 
 
 @pytest.mark.parametrize("path", ["jobs/%00", "jobs/job_%00", "events/%00", "deliveries/%00", "subscriptions/%00"])
-async def test_an_id_that_postgresql_can_not_hold_reaches_no_database(client, path):
+async def test_an_id_with_nul_reaches_no_database(client, path):
     answer = await client.get(f"/v1/{path}")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_path")
 
@@ -92,7 +92,7 @@ async def test_an_id_that_postgresql_can_not_hold_reaches_no_database(client, pa
         ("BREW", "/v1/deliveries", "GET, HEAD"),
     ],
 )
-async def test_another_method_is_405_with_those_that_are_allowed(client, method, path, allow):
+async def test_another_method_is_405_with_allow(client, method, path, allow):
     answer = await client.request(method, path)
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] == allow
@@ -109,7 +109,7 @@ async def test_head_answers_as_get_without_the_body(client, world, path):
     assert head.headers["content-length"] == got.headers["content-length"]
 
 
-async def test_every_answer_has_a_request_id_of_its_own(client):
+async def test_every_response_has_its_own_request_id(client):
     seen = set()
     for path in ("/livez", "/nothing", "/v1/jobs", "/v1/jobs?x=1"):
         answer = await client.get(path)
@@ -120,7 +120,7 @@ async def test_every_answer_has_a_request_id_of_its_own(client):
     assert len(seen) == 4
 
 
-async def test_what_nobody_foresaw_is_a_500_that_says_nothing_but_its_id(client, world, capsys):
+async def test_an_unexpected_exception_is_a_500_without_details(client, world, capsys):
     async def broken():
         raise RuntimeError("postgresql://user:hunter2@db/relay")
 
@@ -135,7 +135,7 @@ async def test_what_nobody_foresaw_is_a_500_that_says_nothing_but_its_id(client,
     assert world.requests == [("GET", 500)]
 
 
-async def test_answers_are_counted(client, world):
+async def test_responses_are_counted(client, world):
     await client.get("/livez")
     await client.post("/v1/jobs", json={"id": "a"})
     await client.get("/nothing")

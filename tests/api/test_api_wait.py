@@ -5,7 +5,7 @@ from relay.api.app import create_api
 from relay.proxy.asgi import Proxy
 
 
-async def test_an_answer_waits_until_the_job_is_closed(client, world):
+async def test_a_wait_ends_when_the_job_is_closed(client, world):
     job = await world.job("a")
 
     async def running():
@@ -25,7 +25,7 @@ async def test_an_answer_waits_until_the_job_is_closed(client, world):
     assert world.signals.open_watches == 0
 
 
-async def test_an_answer_waits_until_the_job_runs_where_asked(client, world):
+async def test_a_wait_for_running_ends_when_the_job_runs(client, world):
     job = await world.job("a")
 
     async def running():
@@ -41,7 +41,7 @@ async def test_an_answer_waits_until_the_job_runs_where_asked(client, world):
 
 
 @pytest.mark.parametrize("statuses", [["running"], ["failed"], ["running", "queued"]])
-async def test_anything_later_than_running_is_as_good(client, world, statuses):
+async def test_a_wait_for_running_ends_at_any_later_status(client, world, statuses):
     job = await world.job("a")
     for status in statuses:
         await world.poll(job, status)
@@ -50,7 +50,7 @@ async def test_anything_later_than_running_is_as_good(client, world, statuses):
     assert world.signals.waits == []
 
 
-async def test_after_the_time_it_answers_with_what_there_is(client, world):
+async def test_a_wait_that_times_out_answers_with_the_current_job(client, world):
     await world.job("a")
 
     async def silence():
@@ -79,21 +79,21 @@ async def test_after_the_time_it_answers_with_what_there_is(client, world):
         ("", None),
     ],
 )
-async def test_preferences_are_capped_and_what_is_not_understood_is_passed_over(client, world, prefer, seconds):
+async def test_waits_are_capped_and_malformed_preferences_ignored(client, world, prefer, seconds):
     await world.poll(await world.job("a"), "failed")
     answer = await client.get("/v1/jobs/a", headers={"Prefer": prefer})
     assert answer.status_code == 200
     assert answer.headers.get("preference-applied") == (None if seconds is None else f"wait={seconds}")
 
 
-async def test_a_node_that_stops_keeps_nobody(client, world):
+async def test_a_stopping_node_ends_waits(client, world):
     await world.job("a")
     world.node.stop()
     assert (await client.get("/v1/jobs/a", headers={"Prefer": "wait=300"})).status_code == 200
     assert world.signals.waits == []
 
 
-async def test_a_job_that_is_purged_meanwhile_is_not_found(client, world):
+async def test_a_job_purged_while_waiting_is_404(client, world):
     job = await world.job("a")
 
     async def purged():
@@ -105,7 +105,7 @@ async def test_a_job_that_is_purged_meanwhile_is_not_found(client, world):
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
 
-async def test_a_job_that_is_untracked_meanwhile_is_closed(client, world):
+async def test_a_job_untracked_while_waiting_ends_the_wait(client, world):
     job = await world.job("a")
 
     async def untracked():
@@ -117,7 +117,7 @@ async def test_a_job_that_is_untracked_meanwhile_is_closed(client, world):
     assert (answer["open"], answer["outcome"]) == (False, "untracked")
 
 
-async def test_the_number_of_waits_is_bounded(world, open_client):
+async def test_waits_are_limited(world, open_client):
     await world.job("a")
     client = open_client()
     client._transport.app = api = create_api(world.ports(), Proxy)
@@ -128,7 +128,7 @@ async def test_the_number_of_waits_is_bounded(world, open_client):
 
 
 @pytest.mark.parametrize(("polling", "longest"), [(True, waiting.SLICE_SECONDS), (False, 1)])
-async def test_a_job_is_read_again_every_second_only_where_another_node_polls(client, world, polling, longest):
+async def test_a_job_is_read_every_second_only_if_another_node_polls_it(client, world, polling, longest):
     await world.job("a")
     world.tracking.polling = polling
 

@@ -38,7 +38,7 @@ def dropin(monkeypatch):
         ({"any": ENDED, "ended": ENDED}, {"Cache-Control": "max-age=0, no-store"}, b'{"ok":true}'),
     ],
 )
-async def test_memory_answers_where_it_may(open_client, dropin, memory, headers, answered):
+async def test_cached_answers_are_used_where_allowed(open_client, dropin, memory, headers, answered):
     dropin.update(memory)
     client = open_client(passed_paths=("/api/v1/",))
     client.event_hooks = {}  # what passes is the upstream's, and has none of our headers
@@ -46,7 +46,7 @@ async def test_memory_answers_where_it_may(open_client, dropin, memory, headers,
     assert (answer.status_code, answer.content) == (200, answered)
 
 
-async def test_a_job_that_has_ended_is_answered_however_many_wait(world, open_client, dropin):
+async def test_an_ended_job_is_answered_despite_the_limit_on_waits(world, open_client, dropin):
     dropin.update(any=ENDED, ended=ENDED)
     client = open_client()
     client.event_hooks = {}
