@@ -240,7 +240,7 @@ def _read_url(value: Value) -> str:
 
 http_url: Kind[str] = Kind(name="a URL such as https://host.example", read=_read_url)
 upstream_url: Kind[str] = Kind(
-    name="a URL such as https://host.example (a trailing /api/v1 is taken off)",
+    name="a URL such as https://host.example (a trailing /api/v1 is removed)",
     read=lambda value: _API_SUFFIX.sub("", _read_url(value)).rstrip("/"),
 )
 

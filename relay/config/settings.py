@@ -71,14 +71,14 @@ def _database_problem(given: str) -> str | None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     host: str = setting(kinds.text("a host name or an address", _host_problem), "127.0.0.1", "address to listen on")
-    port: int = setting(kinds.integer(0, 65535), 8080, "port to listen on; 0 takes a free one")
+    port: int = setting(kinds.integer(0, 65535), 8080, "port to listen on; 0 chooses a free one")
     public_url: str | None = setting(
-        kinds.optional(kinds.http_url), None, "how others reach the relay, for links and event schemas"
+        kinds.optional(kinds.http_url), None, "URL at which others reach the relay, used in links and event schemas"
     )
     shutdown_seconds: float = setting(
         kinds.number("from 0 to 3600", lambda given: 0 <= given <= 3600),
         20.0,
-        "how long SIGTERM waits for what is in flight",
+        "time to finish requests and deliveries in flight after SIGTERM",
     )
 
 
@@ -88,11 +88,11 @@ class DatabaseSettings:
     url: str = setting(
         kinds.text("sqlite:/// and a path, or postgresql://…", _database_problem, secret=True),
         "sqlite:///relay.db",
-        "where the relay keeps everything",
+        "where jobs, events and deliveries are stored",
         secret=True,
     )
     pool_size: int = setting(
-        kinds.integer(1, 1000), 10, "connections of a node that read, with PostgreSQL; three more write and listen"
+        kinds.integer(1, 1000), 10, "PostgreSQL: read connections per node; three more write and listen"
     )
 
 
@@ -100,14 +100,14 @@ class DatabaseSettings:
 class TokenSettings:
     """One API token: its name in logs, the token itself, and what it may do."""
 
-    name: str = needed(kinds.name_text, "what logs call it")
+    name: str = needed(kinds.name_text, "name shown in logs")
     token: str = needed(kinds.secret_text("a random token"), "the secret that callers send", secret=True)
     scopes: tuple[str, ...] = needed(
         Kind(
             name="a list of admin, read, jobs:write",
             read=lambda value: tuple(kinds.one_of(SCOPES, item) for item in kinds.items(value, "a list of scopes")),
         ),
-        "what it may do: admin (everything), read, jobs:write",
+        "permissions: admin (everything), read, jobs:write",
     )
 
 
@@ -116,7 +116,7 @@ class AuthSettings:
     tokens: tuple[TokenSettings, ...] = setting(
         Kind(name="a list of {name, token, scopes}", read=lambda value: _read_tokens(value)),
         (),
-        "who may use the API; with none, and no RELAY_TOKEN_FILE, an admin token is made and kept in a file",
+        "who may use the API; without any, and without RELAY_TOKEN_FILE, SQLite nodes create an admin token in a file",
         reloaded=True,
         entry=TokenSettings,
     )
@@ -127,8 +127,8 @@ class EncryptionSettings:
     keys: tuple[str, ...] = setting(
         kinds.list_of(kinds.encryption_key, at_most=20),
         (),
-        "keys of the secrets in the database: the first encrypts, all decrypt; none: with SQLite one is made and kept "
-        "in a file, with PostgreSQL the relay does not start",
+        "keys that encrypt the secrets in the database: the first encrypts, all decrypt; without any, SQLite nodes "
+        "create one in a file and PostgreSQL nodes do not start",
         secret=True,
         shown_default='["${RELAY_ENCRYPTION_KEY}"]',
     )
@@ -142,7 +142,7 @@ class AccountSettings:
     api_key: str | None = setting(
         Kind(name="the upstream's key, or null", read=lambda value: _read_api_key(value)),
         None,
-        "the upstream's key; without one the relay starts, and is not ready",
+        "the account's upstream key; without one the relay starts but is not ready",
         secret=True,
         reloaded=True,
         shown_default='"${REVOR_API_KEY}"',
@@ -156,24 +156,24 @@ class PollingSettings:
     reserve: float = setting(
         kinds.number("from 0 to below 1", lambda given: 0 <= given < 1),
         0.3,
-        "share of the upstream's rate limit left to other programs",
+        "share of the upstream's rate limit reserved for other programs",
         reloaded=True,
     )
     max_requests_per_second: float | None = setting(
         kinds.optional(kinds.number("above 0", lambda given: given > 0)),
         None,
-        "a cap on requests; null: what the upstream's headers allow",
+        "limit on requests; null: only the upstream's rate limit applies",
         reloaded=True,
     )
-    min_interval_seconds: float = setting(_seconds, 1.0, "shortest time between two looks at a job", reloaded=True)
+    min_interval_seconds: float = setting(_seconds, 1.0, "minimum time between two polls of a job", reloaded=True)
     max_interval_seconds: float = setting(
         _seconds,
         900.0,
-        "longest time between two looks at a job; up to five times as long for one of which nothing is expected, while "
-        "requests are scarce",
+        "maximum time between two polls of a job; up to five times as long if no change is expected and requests are "
+        "scarce",
         reloaded=True,
     )
-    deadline_seconds: float = setting(_seconds, 604800.0, "when an open job is reported overdue", reloaded=True)
+    deadline_seconds: float = setting(_seconds, 604800.0, "age at which an open job is reported overdue", reloaded=True)
 
     def check(self, value: Value) -> None:
         """Raises SettingsError when the longest interval is shorter than the shortest."""
@@ -189,8 +189,8 @@ class SourceSettings:
     """One upstream, its accounts by name, and how it is polled."""
 
     name: str = "revor"
-    preset: str = setting(kinds.name_text, "revor", "the definition of the upstream, shipped in relay/sources/")
-    base_url: str = setting(kinds.upstream_url, REVOR_BASE_URL, "where the upstream is")
+    preset: str = setting(kinds.name_text, "revor", "definition of the upstream, shipped in relay/sources/")
+    base_url: str = setting(kinds.upstream_url, REVOR_BASE_URL, "base URL of the upstream")
     accounts: Mapping[str, AccountSettings] = sections(AccountSettings, DEFAULT_ACCOUNT)
     polling: PollingSettings = section(PollingSettings)
 
@@ -206,45 +206,45 @@ class SourceSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings:
     enabled: bool = setting(
-        kinds.boolean, True, "pass requests to /api/v1/ and /api/v2/ on to the upstream, and track the jobs they make"
+        kinds.boolean, True, "forward /api/v1/ and /api/v2/ to the upstream, and track the jobs that creates return"
     )
     adopt_unknown_keys: bool = setting(
         kinds.boolean,
         False,
-        "a create with a key that no account has makes an account of it",
+        "add an account for each unknown key that a create succeeds with",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverySettings:
-    concurrency: int = setting(kinds.integer(1, 100_000), 256, "deliveries in flight at most", reloaded=True)
-    per_host: int = setting(kinds.integer(1, 100_000), 64, "of them to one host at most", reloaded=True)
+    concurrency: int = setting(kinds.integer(1, 100_000), 256, "maximum deliveries in flight", reloaded=True)
+    per_host: int = setting(kinds.integer(1, 100_000), 64, "maximum deliveries in flight to one host", reloaded=True)
     timeout_seconds: float = setting(
         kinds.number("above 0 and at most 60", lambda given: 0 < given <= 60),
         15.0,
-        "how long one attempt may take, answer included",
+        "time limit of one attempt, including the answer",
         reloaded=True,
     )
     retry_schedule: tuple[float, ...] = setting(
         kinds.list_of(kinds.duration, at_most=50),
         (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0),
-        "pauses between attempts; after the last one a delivery is dead",
+        "pauses between attempts; after the last attempt the delivery is dead",
         reloaded=True,
         shown_default="[5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h]",
     )
     jitter: float = setting(
         kinds.number("from 0 to 1", lambda given: 0 <= given <= 1),
         0.2,
-        "share by which a pause is made longer or shorter at random",
+        "share by which each pause is randomly lengthened or shortened",
         reloaded=True,
     )
     disable_after_seconds: float = setting(
-        _seconds, 432000.0, "a subscription that only failed for this long is disabled", reloaded=True
+        _seconds, 432000.0, "a subscription that has only failed for this long is disabled", reloaded=True
     )
     callback_secret: str | None = setting(
         kinds.optional(kinds.signing_secret),
         None,
-        "signs what goes to callback_url; null: one is made and kept in the database",
+        "secret that signs events for callback_url; null: one is created and stored in the database",
         secret=True,
         reloaded=True,
     )
@@ -252,9 +252,9 @@ class DeliverySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecuritySettings:
-    allow_http: bool = setting(kinds.boolean, False, "plain http to sinks inside allow_networks")
+    allow_http: bool = setting(kinds.boolean, False, "allow plain http to sinks inside allow_networks")
     allow_networks: tuple[Network, ...] = setting(
-        kinds.list_of(kinds.network), (), "private networks that sinks may be in, on any port"
+        kinds.list_of(kinds.network), (), "private networks that may contain sinks, on any port"
     )
     allow_ports: tuple[int, ...] = setting(
         kinds.list_of(kinds.integer(1, 65535)), (443,), "ports that public sinks may use"
@@ -263,9 +263,9 @@ class SecuritySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionSettings:
-    events_days: int = setting(_days, 30, "how long events are kept")
-    attempts_days: int = setting(_days, 14, "how long delivery attempts are kept")
-    jobs_days: int = setting(_days, 30, "how long closed jobs are kept")
+    events_days: int = setting(_days, 30, "days that events are kept")
+    attempts_days: int = setting(_days, 14, "days that delivery attempts are kept")
+    jobs_days: int = setting(_days, 30, "days that closed jobs are kept")
 
 
 DEV_RETRY_SCHEDULE = (1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 10.0, 30.0, 60.0)
