@@ -132,7 +132,7 @@ async def test_sink_kind_that_fails_to_render_an_event_records_a_failed_attempt(
         ((state, (attempted,)), _) = await kept(world)
     assert state == "pending"
     assert attempted.error is not None
-    assert attempted.error.startswith("render: the event can not be rendered for this sink (TypeError)")
+    assert attempted.error.startswith("render: the event cannot be rendered for this sink (TypeError)")
     assert not world.sink.requests
     await world.run(2, 500.0)
     assert [state for state, _ in await kept(world)] == ["delivered"] * 2
