@@ -1,4 +1,4 @@
-"""What is kept of attempts and how it is told, by a relay process and sinks on real sockets: times, story, support."""
+"""Attempts as a relay process records and reports them, with sinks on real sockets: timings, report, support text."""
 
 import json
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
 
 
 async def ended(world: RelayWorld, subscription: str, count: int, state: str = "delivered") -> list[dict[str, Any]]:
-    """The deliveries of a subscription, oldest first, once so many are in this state."""
+    """The deliveries of a subscription, oldest first, once the given number is in this state."""
     found: list[dict[str, Any]] = []
 
     async def all_ended() -> bool:

@@ -1,4 +1,4 @@
-"""`delivery` holds for callbacks, and for subscriptions that say nothing else, as soon as SIGHUP has it read."""
+"""After SIGHUP, new `delivery` settings apply to callbacks and to subscriptions without their own."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ HOUR = 3600.0
 
 
 def reload(world: World, **delivery: Any) -> None:
-    """As SIGHUP does."""
+    """Reloads the settings as SIGHUP does."""
     settings = world.settings
     world.node.reload(replace(settings, delivery=replace(settings.delivery, **delivery)))
 
@@ -26,7 +26,7 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def pauses(world: World, subscription: str) -> list[float]:
-    """How long after each attempt of a subscription's deliveries the next one was planned."""
+    """The planned pauses after the attempts of a subscription's deliveries."""
     found = []
     listed = (await world.api.get(f"/v1/deliveries?subscription={subscription}")).json()["items"]
     for one in listed:

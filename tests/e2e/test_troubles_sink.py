@@ -1,4 +1,4 @@
-"""Each trouble that a sink can make, over real connections: what an attempt says, what is kept, how it is mended."""
+"""Each trouble of a sink, over real connections: the attempt recorded, the events kept, and how to fix it."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
 
 
 async def attempts(world: RelayWorld, subscription: str, state: str) -> list[dict[str, Any]]:
-    """The attempts of a delivery to the subscription, once there is one in this state that has some."""
+    """The attempts of the subscription's first delivery in this state."""
     found: list[dict[str, Any]] = []
 
     async def has_some() -> bool:
@@ -294,7 +294,7 @@ async def test_loop_through_another_host_is_detected(world: RelayWorld) -> None:
 
 @contextlib.asynccontextmanager
 async def peer(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """Something that listens: its host and port."""
+    """A listening socket: its host and port."""
     server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls)
     try:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -320,7 +320,7 @@ async def _is_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
-    """A certificate that nobody vouches for."""
+    """A self-signed certificate."""
     names = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt", "-subj", "/CN=localhost", "-days", "1"]
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *names]
     subprocess.run(command, check=True, capture_output=True)

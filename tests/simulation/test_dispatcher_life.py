@@ -1,4 +1,4 @@
-"""The dispatcher on a real database with a recording sink: success, retries, order, limits, ends."""
+"""The dispatcher on a real database with a recording sink: success, retries, order, limits, shutdown."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ async def states(world) -> list[str]:
 
 
 async def attempts(world):
-    """Those of the newest delivery."""
+    """The attempts of the newest delivery."""
     return (await world.store.deliveries.get((await world.store.deliveries.page(limit=1)).items[0].id)).attempts
 
 
@@ -176,7 +176,7 @@ async def test_retry_after_pauses_the_whole_subscription(tmp_path):
 
 
 class SlowSink:
-    """Requests wait until they are answered."""
+    """A sink whose requests wait until the test answers them."""
 
     def __init__(self, world) -> None:
         self.world = world
@@ -189,7 +189,7 @@ class SlowSink:
         return await self.waiting[-1]
 
     async def answer(self, *answers: Response):
-        """Once so many wait and nothing is being committed."""
+        """Answers the waiting requests, once there are as many and no commit is under way."""
         async with asyncio.timeout(10):
             while len(self.waiting) < len(answers) or any(target.marking for target in self.world.dispatcher.slots):
                 await asyncio.to_thread(lambda: None)
@@ -202,7 +202,7 @@ FINE = Response(started_at=0.0, duration_ms=1.0, status_code=200)
 
 
 async def begun(world, count: int) -> None:
-    """So many jobs have an event each, and what has a slot is on its way."""
+    """Creates jobs with one event each, and waits until all slots are in use."""
     for name in range(count):
         await world.register(f"job{name}", seen("queued"))
     world.clock.advance(1)
@@ -212,7 +212,7 @@ async def begun(world, count: int) -> None:
 
 
 async def refused(world, answer: Response) -> None:
-    """Of two deliveries that are out one is answered so, while others wait for their slots: none of these is sent."""
+    """Answers one of two deliveries in flight while others wait for a slot, and checks that none of these is sent."""
     sink = SlowSink(world)
     await begun(world, 10)
     await sink.answer(FINE, FINE)
@@ -291,7 +291,7 @@ async def test_subscriptions_together_keep_the_host_and_total_limits(tmp_path):
 
 
 async def test_uncommitted_deliveries_are_bounded(tmp_path):
-    """A crash now would send all of it again."""
+    """A crash now would resend all of them."""
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=4)
         waiting, mark, most = [], world.store.deliveries.record_attempt, 0
@@ -317,7 +317,7 @@ async def test_uncommitted_deliveries_are_bounded(tmp_path):
 
 
 async def test_blocked_callbacks_do_not_delay_others(tmp_path, monkeypatch):
-    """More of them than are read at once, and older."""
+    """More callbacks than one page, and older ones."""
     monkeypatch.setattr(dispatcher, "CALLBACKS_PER_SCAN", 5)
     async with open_world(tmp_path) as world:
         for nth in range(23):
@@ -421,7 +421,7 @@ async def test_callback_gets_only_its_own_jobs_signed_with_the_default_secret(tm
 
 
 async def test_idle_callbacks_are_unloaded_after_their_deliveries(tmp_path):
-    """As many callback URLs as jobs: none is kept in memory when it has nothing to get."""
+    """With as many callback URLs as jobs, idle ones are not kept in memory."""
     async with open_world(tmp_path) as world:
         world.dispatcher.settings = replace(world.dispatcher.settings, concurrency=4, per_host=3)
         subscription = await world.subscribe()
@@ -502,7 +502,7 @@ async def test_slow_sink_uses_only_its_slots(tmp_path):
 
 
 async def at_once(world, answer: Response, *, rounds: int, count: int, **settings) -> list[int]:
-    """How many requests were out at once in each round of a sink that lets all of them wait, then gives one answer."""
+    """Requests in flight in each round, at a sink that lets all of them wait and then answers one."""
     waiting: list[asyncio.Future[Response]] = []
 
     async def slow(request, *, timeout_seconds):
@@ -514,7 +514,7 @@ async def at_once(world, answer: Response, *, rounds: int, count: int, **setting
         return len(world.dispatcher._tasks) != len(waiting) + queued
 
     async def settled():
-        """Until all that has a slot waits at the sink, and nothing more is claimed."""
+        """Waits until every delivery with a slot is at the sink, and nothing more is claimed."""
         while True:
             while under_way():
                 await asyncio.to_thread(lambda: None)
@@ -567,7 +567,7 @@ async def test_backlog_gets_few_slots_while_fresh_events_arrive_and_all_otherwis
         sink = SlowSink(world)
 
         async def out(count: int) -> list[str]:
-            """The subjects of what is out, once that is so many, and no more comes."""
+            """The subjects of the requests in flight, once there are as many and no more follow."""
             async with asyncio.timeout(10):
                 while len(sink.waiting) < count or any(target.marking for target in world.dispatcher.slots):
                     await world.dispatcher.run_once()
@@ -655,7 +655,7 @@ async def test_rate_per_second_is_kept(tmp_path):
 
 
 async def until_some_wait_for_a_slot(world, sink):
-    """Ten are due and two slots are there: two are at the sink, and others are claimed ahead."""
+    """Ten deliveries are due and there are two slots: two are at the sink, others are claimed ahead."""
     await world.subscribe(concurrency=2)
     await begun(world, 10)
     await sink.answer(FINE, FINE)
@@ -808,7 +808,7 @@ async def test_unused_reservation_triggers_a_scan_for_skipped_deliveries(tmp_pat
 
 
 async def test_result_recorded_after_a_database_error_triggers_a_scan(tmp_path, monkeypatch):
-    """The next one of the job is due as soon as the database takes writes again, and nobody has taken it."""
+    """The job's next delivery is due once the database accepts writes again, and is not claimed yet."""
     monkeypatch.setattr("relay.delivery.worker.DATABASE_RETRY_SECONDS", 0.0)
     async with open_world(tmp_path) as world:
         await world.subscribe()

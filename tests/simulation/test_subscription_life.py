@@ -1,5 +1,5 @@
-"""A subscription's life with a fake clock: its sink fails, it is disabled, tried again at a slow pace, enabled by the
-first success, and what had waited goes out at a bounded rate."""
+"""A subscription with a fake clock: its sink fails, it is disabled, probed at growing intervals, enabled by the first
+success, and its backlog is sent at a bounded rate."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ RECOVERED, DISABLED = "relay.subscription.recovered", "relay.subscription.disabl
 
 
 async def disable(world: World, *, jobs: int = 1, **settings: Any) -> Subscription:
-    """A subscription whose sink has failed for five days, with `jobs` jobs; its sink goes on failing."""
+    """A disabled subscription with `jobs` jobs, whose sink has failed for five days and still fails."""
     made = await world.subscribe(**{"retry_schedule_seconds": (DAY,) * 20, **settings})
     for nth in range(jobs):
         await world.register(f"job {nth}", seen("queued"))
@@ -41,7 +41,7 @@ async def standing(world: World, subscription: Subscription) -> Subscription:
 
 
 async def sent_at(world: World, seconds: int, dispatchers: tuple[Dispatcher, ...] = ()) -> list[float]:
-    """How long from now each request goes out in so many seconds; looked at every twenty."""
+    """When each request is sent, in seconds from now, checked every twenty seconds."""
     began, times = world.clock(), []
     for _ in range(seconds // 20):
         before = len(world.sink.requests)
@@ -352,7 +352,7 @@ async def test_success_at_one_node_counts_for_all(tmp_path):
 
 
 def refuse(world: World, *refused: str) -> None:
-    """From now on the sink takes everything but the events of these jobs."""
+    """From now on the sink accepts all events except those of these jobs."""
     send = world.sink.send
 
     async def judged(request: OutboundRequest, *, timeout_seconds: float) -> Response:
@@ -418,7 +418,7 @@ async def test_event_that_always_fails_gets_an_attempt_at_each_recovery_and_stil
 
 
 async def test_subscription_of_an_unknown_kind_does_not_delay_others(tmp_path):
-    """As after a roll-back: its events wait."""
+    """As after a downgrade: its events wait."""
     async with open_world(tmp_path, 200) as world:
         await world.subscribe(kind="from_a_newer_relay", sink="https://unknown.test/")
         await world.subscribe(sink="https://known.test/")
@@ -430,7 +430,7 @@ async def test_subscription_of_an_unknown_kind_does_not_delay_others(tmp_path):
 
 
 async def test_scans_that_claim_nothing_become_rare(tmp_path):
-    """The clock was set forward while an answer is awaited, whose lease has a clock of its own."""
+    """The clock is set forward during an attempt whose lease follows another clock."""
     async with open_world(tmp_path) as world:
         began, sent, answer, send = world.clock(), asyncio.Event(), asyncio.Event(), world.sink.send
 

@@ -1,4 +1,4 @@
-"""Every Slack message as a person reads it, and every hint in a sentence: two files to read, kept true by these tests.
+"""Every Slack message as people read it, and every hint in a sentence, compared with two reviewed files.
 
 `UPDATE_MESSAGES=1 pytest tests/subscribers/test_slack_messages.py` writes them anew; read the
 difference before you commit it.
@@ -107,7 +107,7 @@ def about_the_relay(type: str, data: dict[str, Any]) -> Event:
 
 
 def samples() -> Iterator[tuple[str, Event]]:
-    """A sample of each type that the relay sends."""
+    """A sample of each event type."""
     for type in known_types([REVOR.type_prefix]):
         yield (
             f"sample of {type}",
@@ -116,7 +116,7 @@ def samples() -> Iterator[tuple[str, Event]]:
 
 
 def stories() -> Iterator[tuple[str, Event]]:
-    """What has more than one wording, or shows or hides something of the job."""
+    """Events with several wordings, or that show or hide parts of the job."""
     accepted = {"status": "accepted", "account_id": "acc_17"}
     yield "a job that failed: metadata, a link", job_event("failed", problem=RECONNECT)
     yield "a failure that passes by itself", job_event("failed", problem=WORKER, channel="email", metadata={})
@@ -159,7 +159,7 @@ def stories() -> Iterator[tuple[str, Event]]:
 
 
 def shown(event: Event, subscription: Subscription = SUBSCRIPTION) -> str:
-    """A message as text: its blocks from top to bottom, entities and joiners as Slack would show them."""
+    """A message as text: its blocks from top to bottom, as Slack shows them."""
     payload = orjson.loads(registry.kind_named("slack").render(event, subscription, Context()).body)
     lines = []
     for block in payload["blocks"]:
@@ -198,7 +198,7 @@ def hint_lines() -> Iterator[tuple[str, str, bool | None, str]]:
 
 
 def hint_table() -> str:
-    """The lines of every hint, once where `retryable` changes nothing."""
+    """The lines of every hint, without duplicates where `retryable` makes no difference."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for kind, code, retryable, line in hint_lines():
         said = {True: "retryable", False: "final", None: "unsaid"}[retryable]

@@ -1,4 +1,4 @@
-"""What holds for every kind of sink: each new one runs this whole suite."""
+"""The conformance suite of every kind of sink."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -275,7 +275,7 @@ hostile = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=20), max_size=6
 
 
 def sendable(text: str) -> str:
-    """What JSON can carry: an upstream's answer was parsed from UTF-8, so it has no lone surrogates."""
+    """Any JSON value without lone surrogates: upstream responses are parsed from UTF-8."""
     return text.encode("utf-8", "ignore").decode()
 
 

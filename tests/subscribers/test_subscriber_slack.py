@@ -1,4 +1,4 @@
-"""The kind slack: its sentences, its escaping, its verdicts."""
+"""The kind slack: sentences, escaping, outcomes."""
 
 from dataclasses import replace
 from typing import Any
@@ -557,7 +557,7 @@ def test_sending_account_is_shown_by_its_id(data: dict[str, Any], account: str |
 
 
 def with_data(data: dict[str, Any]) -> Event:
-    """A failed job whose event carries this data."""
+    """The event of a failed job with this data."""
     body = orjson.dumps({"id": "evt_1", "source": "https://revor.ai/x", "type": "ai.revor.job.failed", "data": data})
     return Event(
         id="evt_1",

@@ -1,4 +1,4 @@
-"""The kind webhook, the registry, and what the kinds share."""
+"""The kind webhook, the registry, and the shared helpers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is kept of an attempt: the answer's body as text or hex, and no secret that a sink says back to us."""
+"""The record of an attempt: the response body as text or hex, without secrets that a sink echoes."""
 
 from urllib.parse import quote
 

@@ -1,5 +1,4 @@
-"""How many deliveries that are not first attempts may be on their way while fresh events come, and when a sink that
-failed again and again is sent more."""
+"""Slots for backlogged deliveries while fresh events arrive, and the rate of a sink that keeps failing."""
 
 import math
 from typing import Any, cast
@@ -23,7 +22,7 @@ class PlainKind:
 
 
 def slots_of(*names: str, alone_seconds: float) -> tuple[Slots, list[Target]]:
-    """Slots with a target a name, whose sink has answered one request in that time; a fresh event came at NOW."""
+    """One target per name, whose sink has answered a request in `alone_seconds`; a fresh event at NOW."""
     slots = Slots(concurrency=256, per_host=64)
     targets = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Many time-outs with one timer: each does what `asyncio.timeout` does."""
+"""Deadlines that share a timer behave like `asyncio.timeout`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -23,7 +23,7 @@ async def begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 class Timed:
-    """A loop's time that a test sets, and the timers that were asked for."""
+    """The event loop's clock, set by the test, and the timers requested."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -37,7 +37,7 @@ class Timed:
         return object()
 
     def fire(self, at: float) -> None:
-        """The only timer, at this time."""
+        """Fires the only timer at this time."""
         self.now = at
         ((_, call),) = self.timers
         self.timers.clear()

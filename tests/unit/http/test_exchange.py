@@ -1,4 +1,4 @@
-"""A request as it is written, and its answer, on real sockets: what is sent, how often, and on which connection."""
+"""Requests and responses on real sockets: what is sent, how often, and on which connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ async def opened() -> AsyncIterator[Exchanges]:
 
 
 async def ask(exchanges: Exchanges, url: str, method: str = "POST", body: bytes = BODY) -> tuple[int, bytes]:
-    """One exchange: status and body."""
+    """Status and body of one exchange."""
     async with asyncio.timeout(10):
         got = await exchanges.begin(Route.to(URL(url)), method, [], body)
         try:
@@ -176,7 +176,7 @@ async def test_status_counts_even_if_the_rest_is_malformed(raw: bytes, expected:
 
 @pytest.mark.parametrize("framing", [LENGTH * 2 + b"\r\n", b"X: \0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n"])
 async def test_body_behind_a_malformed_head_is_read_in_any_chunks(framing: bytes) -> None:
-    """Else the sink would find its connection closed while it writes, and take that for a failure."""
+    """Otherwise the sink finds its connection closed while it writes, and counts that as a failure."""
     end = b"ok" if framing.startswith(LENGTH) else b"ok\r\n0\r\n\r\n"
 
     async def say(call: Call) -> None:
@@ -190,7 +190,7 @@ async def test_body_behind_a_malformed_head_is_read_in_any_chunks(framing: bytes
 
 
 async def test_slow_malformed_head_is_not_parsed_again_after_each_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That would be as much work as the square of its length, and all of the node waits for it."""
+    """That would take quadratic time and block the node."""
     readings: list[int] = []
 
     def reading(raw: bytes) -> ResponseHead | None:
@@ -313,7 +313,7 @@ async def test_unrequested_response_is_not_taken_for_the_next_one() -> None:
 
 
 async def say_more(call: Call) -> None:
-    """An answer, and what nobody has asked for."""
+    """A response, followed by an unrequested one."""
     await call.body()
     await call.send(answer(200, [], b"ok") + answer(200, [], b"somebody else's"))
 
@@ -349,7 +349,7 @@ async def test_connection_with_an_unread_response_is_not_reused() -> None:
 
 
 async def test_response_before_the_request_is_complete_closes_the_connection() -> None:
-    """Whoever read the next request on it would find the rest of this one before it."""
+    """The next request on it would follow the unsent rest of this one."""
     left = asyncio.Event()
 
     async def refuse(call: Call) -> None:

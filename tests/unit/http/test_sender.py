@@ -1,4 +1,4 @@
-"""The guarded client against real sockets on loopback: what it refuses, what it bounds, what it tells."""
+"""The guarded client with real sockets on loopback: refusals, limits, reported errors and timings."""
 
 import asyncio
 import gzip
@@ -34,7 +34,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @dataclass
 class Peer:
-    """A raw TCP server: it keeps each request's head and counts connections."""
+    """A raw TCP server that keeps the head of each request and counts connections."""
 
     port: int = 0
     heads: list[bytes] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Peer:
 
 @asynccontextmanager
 async def peer(handler: Handler | bytes = OK, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
-    """`handler` is called after each request was read; bytes are an answer after which the connection stays open."""
+    """`handler` is called after each request; bytes are a response after which the connection stays open."""
     state = Peer()
     writers: set[asyncio.StreamWriter] = set()
 
@@ -82,7 +82,7 @@ async def peer(handler: Handler | bytes = OK, *, tls: ssl.SSLContext | None = No
 
 
 class StubResolver(AbstractResolver):
-    """Answers every name with the addresses it was told last."""
+    """Resolves every name to the addresses set last."""
 
     def __init__(self, *addresses: str, delay_seconds: float = 0.0) -> None:
         self.addresses = addresses
@@ -123,7 +123,7 @@ async def send(
 
 
 def self_signed(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate for 127.0.0.1 that nobody has vouched for, and a server's context that shows it."""
+    """A self-signed certificate for 127.0.0.1, and a server context that uses it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sink")])
     now = datetime.now(UTC)
@@ -652,7 +652,7 @@ async def test_slow_body_does_not_count_as_first_byte() -> None:
 
 
 async def test_closed_pooled_connection_is_replaced_in_the_timings() -> None:
-    """A PUT goes out a second time on a new connection: only that one counts."""
+    """A PUT is sent again on a new connection: only that one counts."""
     server: list[asyncio.AbstractServer] = []
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -689,7 +689,7 @@ async def test_details_hold_no_part_of_the_url_path(tmp_path: Path) -> None:
 
 
 async def test_connections_are_unlimited_by_default() -> None:
-    """How many there may be is decided where slots are given away: what waited here would use up its own deadline."""
+    """Slots limit the number of requests: waiting here would use up the timeout."""
     count, came, all_came = 600, 0, asyncio.Event()
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, 4096)), most))
