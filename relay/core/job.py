@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 from relay.core.values import value_class
 
-Status = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
 WAITING = frozenset({"queued", "scheduled"})
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 KNOWN_STATUSES = WAITING | TERMINAL | {"running"}
@@ -82,16 +81,7 @@ class Observation:
 
     def item(self) -> dict[str, Any]:
         """The fields the planner reads. Times are epoch seconds."""
-        return {
-            "status": self.status,
-            "action": self.action,
-            "channel": self.channel,
-            "scheduled_at": self.scheduled_at,
-            "started_at": self.started_at,
-            "finished_at": self.finished_at,
-            "next_attempt_at": self.next_attempt_at,
-            "attempt_count": self.attempt_count,
-        }
+        return _item(self.status, self, finished_at=self.finished_at)
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -230,14 +220,14 @@ class Job:
         return self.tracked_at if self.last_polled_at is None else self.last_polled_at
 
 
-def _item(status: str, job: PlannedJob | Job) -> dict[str, Any]:
+def _item(status: str, job: PlannedJob | Job | Observation, finished_at: float | None = None) -> dict[str, Any]:
     return {
         "status": status,
         "action": job.action,
         "channel": job.channel,
         "scheduled_at": job.scheduled_at,
         "started_at": job.started_at,
-        "finished_at": None,
+        "finished_at": finished_at,
         "next_attempt_at": job.next_attempt_at,
         "attempt_count": job.attempt_count,
     }

@@ -14,14 +14,12 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Literal
 
-from relay.core.urls import is_bound_address, is_within
+from relay.core.urls import DEFAULT_PORTS, is_bound_address, is_within
 
 MAX_URL_LENGTH = 2048
 MAX_CUSTOM_HEADERS = 32
 MAX_HEADER_NAME_LENGTH = 128
 MAX_HEADER_VALUE_BYTES = 4096
-
-DEFAULT_PORTS = {"https": 443, "http": 80}
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

@@ -4,25 +4,19 @@ Probes of disabled subscriptions and the drain rate after a recovery are compute
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from relay.clock import in_words
 from relay.core.delivery import Outcome, Response
+from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from relay.core.values import value_class
-
-MAX_RETRY_AFTER_SECONDS = 86400.0
 
 FIRST_PROBE_SECONDS = 60.0
 MAX_PROBE_SECONDS = 3600.0
 DRAIN_PER_SECOND = 50.0
 DRAIN_DOUBLE_SECONDS = 10.0
 DRAIN_SECONDS = 60.0
-
-_SECONDS = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?)", re.ASCII)
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -88,7 +82,7 @@ def decide(
         return Dead(reason=outcome.reason)
     if outcome.verdict == "disable":
         return Disable(reason=outcome.reason)
-    floor_seconds = _bounded(outcome.retry_after_seconds or 0.0)
+    floor_seconds = min(max(outcome.retry_after_seconds or 0.0, 0.0), MAX_RETRY_AFTER_SECONDS)
     pause_until = now + floor_seconds if floor_seconds else None
     if attempt_count > len(schedule_seconds):
         return Dead(reason=outcome.reason, exhausted=True, pause_until=pause_until)
@@ -152,26 +146,6 @@ def drain_per_second(elapsed_seconds: float) -> float | None:
     return DRAIN_PER_SECOND * math.exp2(max(elapsed_seconds, 0.0) / DRAIN_DOUBLE_SECONDS)
 
 
-def parse_retry_after(value: str | None, *, now: float, received_date: str | None = None) -> float | None:
-    """The pause in seconds that a Retry-After header asks for (RFC 9110 section 10.2.3), or None if it is invalid.
-
-    Accepts seconds (decimals too, which some servers send) or an HTTP date. A date is measured from the response's own
-    Date header if `received_date` is valid, so that a sink's wrong clock does no harm, else from `now` (epoch seconds).
-    From 0 to 24 hours.
-    """
-    if value is None or len(value) > 128:
-        return None
-    text = value.strip()
-    number = _SECONDS.fullmatch(text)
-    if number is not None:
-        return 0.0 if number[1] == "-" else _bounded(float(number[2]))
-    moment = _http_date(text)
-    if moment is None:
-        return None
-    sent_at = _http_date(received_date) if received_date is not None else None
-    return _bounded(moment - (now if sent_at is None else sent_at))
-
-
 def http_outcome(response: Response, now: float) -> Outcome:
     """The outcome of a plain HTTP response, for kinds of sinks without rules of their own.
 
@@ -190,15 +164,3 @@ def http_outcome(response: Response, now: float) -> Outcome:
         pause = parse_retry_after(response.header("retry-after"), now=now, received_date=response.header("date"))
         return Outcome(verdict="retry", reason=reason, retry_after_seconds=pause)
     return Outcome(verdict="retry", reason=reason)
-
-
-def _bounded(seconds: float) -> float:
-    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else 0.0
-
-
-def _http_date(text: str) -> float | None:
-    try:
-        moment: datetime = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None

@@ -1,5 +1,7 @@
 """Turns external text into text that UTF-8, JSON and PostgreSQL can hold."""
 
+from relay.core.jsontext import well_formed
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -19,5 +21,5 @@ def storable(text: str) -> str:
     try:
         raw = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raw = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+        raw = well_formed(text).encode()
     return decoded(raw)

@@ -3,6 +3,8 @@
 import ipaddress
 from urllib.parse import urlsplit
 
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
 
 def is_loopback_host(host: str) -> bool:
     """True if a host reaches only this machine. `host`: a name or an address, IPv6 with or without brackets."""
@@ -17,7 +19,7 @@ def is_bound_address(url: str, *, host: str, port: int) -> bool:
     """True if a URL leads to the socket listening on `host` and `port`, under any name of this machine."""
     parts = urlsplit(url)
     at = parts.hostname or ""
-    if (parts.port or _default_port(parts.scheme)) != port:
+    if (parts.port or DEFAULT_PORTS.get(parts.scheme, 80)) != port:
         return False
     return at == host.strip("[]").lower() or (_is_here(at) and _is_here(host))
 
@@ -25,7 +27,7 @@ def is_bound_address(url: str, *, host: str, port: int) -> bool:
 def is_within(url: str, base: str) -> bool:
     """True if a URL is `base` or below it, on the same host and port."""
     one, other = urlsplit(url), urlsplit(base)
-    ports = [parts.port or _default_port(parts.scheme) for parts in (one, other)]
+    ports = [parts.port or DEFAULT_PORTS.get(parts.scheme, 80) for parts in (one, other)]
     hosts = [(parts.hostname or "").rstrip(".") for parts in (one, other)]
     same = hosts[0] == hosts[1] and ports[0] == ports[1]
     return same and f"{one.path}/".startswith(f"{other.path.rstrip('/')}/")
@@ -33,7 +35,3 @@ def is_within(url: str, base: str) -> bool:
 
 def _is_here(host: str) -> bool:
     return is_loopback_host(host) or host.strip("[]") in ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
-
-
-def _default_port(scheme: str) -> int:
-    return 443 if scheme == "https" else 80

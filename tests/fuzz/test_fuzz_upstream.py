@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339, to_rfc3339
-from relay.core import retry
 from relay.core.events import MAX_EVENT_BYTES, Origin, from_transition
 from relay.core.job import Job, Observation, Progress, detect
 from relay.core.planner.config import RateLimitHeaders
-from relay.core.planner.headers import MAX_RETRY_AFTER_SECONDS, MAX_WINDOW_SECONDS, HeaderReader
+from relay.core.planner.headers import MAX_WINDOW_SECONDS, HeaderReader
+from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from relay.sources.client import PollResult, UpstreamClient, _Answer
 from relay.sources.definition import load_definition
 from relay.sources.mapping import Malformed, Registered, observe, read_error, registered
@@ -144,8 +144,8 @@ def test_headers_about_the_rate_limit(headers: Any, clock: float) -> None:
 
 @fuzzed(value=HEADER_VALUES, date=st.none() | HEADER_VALUES, now=st.floats(0, 2e11))
 def test_retry_after(value: str, date: str | None, now: float) -> None:
-    pause = retry.parse_retry_after(value, now=now, received_date=date)
-    assert pause is None or 0 <= pause <= retry.MAX_RETRY_AFTER_SECONDS
+    pause = parse_retry_after(value, now=now, received_date=date)
+    assert pause is None or 0 <= pause <= MAX_RETRY_AFTER_SECONDS
 
 
 @fuzzed(text=mutated_text(["2026-05-20T10:00:08Z", "2026-05-20T10:00:08.123456+02:00", "2026-W20-3"], ["24", "+", "."]))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from relay.cli.client import Api, ApiError, Unreachable, not_a_relay
 from relay.cli.importing.lines import Fault
 from relay.cli.output import note
-from relay.core.retry import parse_retry_after
+from relay.core.retry_after import parse_retry_after
 from relay.errors import RelayError
 
 PATH = "/v1/jobs/batch"

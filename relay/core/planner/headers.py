@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from relay.core.planner.config import RateLimitHeaders
+from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_http_date
 
 MIN_WINDOW_SECONDS = 0.001
 MAX_WINDOW_SECONDS = 86_400.0
-MAX_RETRY_AFTER_SECONDS = 86_400.0
-"""Longest pause a server can request: a day."""
 
 
 class LimitReading(NamedTuple):
@@ -91,10 +88,8 @@ def _retry_after(text: str | None, clock: float) -> float | None:
         return None
     seconds = _count(text)
     if seconds is None:
-        try:
-            moment = parsedate_to_datetime(text)
-        except (ValueError, OverflowError):
+        moment = parse_http_date(text)
+        if moment is None:
             return None
-        # HTTP dates are UTC, with or without a zone.
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - clock
+        seconds = moment - clock
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

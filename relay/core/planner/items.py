@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339
-
-TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+from relay.core.job import TERMINAL
 
 
 class Reading(NamedTuple):

@@ -18,9 +18,9 @@ from relay.core.retry import (
     drain_per_second,
     http_outcome,
     next_probe_at,
-    parse_retry_after,
     sentence,
 )
+from relay.core.retry_after import parse_retry_after
 from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS
 
 NOW = 1_700_000_000.0
