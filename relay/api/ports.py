@@ -44,7 +44,6 @@ class ApiSettings:
     accounts: Mapping[str, tuple[str, ...]]
     origins: Mapping[str, Origin]
     guard: GuardPolicy
-    default_deadline_seconds: float
     default_timeout_seconds: float
     default_retry_schedule_seconds: tuple[float, ...]
     version: str

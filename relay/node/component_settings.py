@@ -94,7 +94,6 @@ class ComponentSettings:
                 for name, source in settings.sources.items()
             },
             guard=guard_policy(settings),
-            default_deadline_seconds=next(iter(settings.sources.values())).polling.deadline_seconds,
             default_timeout_seconds=settings.delivery.timeout_seconds,
             default_retry_schedule_seconds=settings.delivery.retry_schedule,
             version=__version__,

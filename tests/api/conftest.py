@@ -1,4 +1,4 @@
-"""The API over a real store, called as from this machine; every answer is held against the description."""
+"""The API over a real store, called from loopback. Every response is validated against the OpenAPI description."""
 
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +21,7 @@ Client = httpx2.AsyncClient
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file to copy: migrating takes longer than most of these tests."""
+    """A migrated database file to copy, because a migration takes longer than most of these tests."""
     path = tmp_path_factory.mktemp("empty") / "relay.db"
     migrations.upgrade(f"sqlite:///{path}")
     return path
@@ -29,7 +29,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def world(tmp_path: Path, empty_database: Path) -> AsyncIterator[World]:
-    """A store that holds nothing yet, and the stand-ins around it."""
+    """An empty store, and stand-ins for the rest of the relay."""
     shutil.copy(empty_database, tmp_path / "relay.db")
     store = await open_store(f"sqlite:///{tmp_path / 'relay.db'}", ReversingCipher(), now=NOW)
     yield World(store=store)
@@ -38,7 +38,7 @@ async def world(tmp_path: Path, empty_database: Path) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def open_client(world: World) -> AsyncIterator[Callable[..., Client]]:
-    """Makes clients of APIs with other settings, from other addresses."""
+    """Creates clients, with other settings or from other addresses."""
     clients: list[Client] = []
 
     def make(*, peer: str = "127.0.0.1", base_url: str = "http://127.0.0.1:8080", **settings: Any) -> Client:
@@ -55,5 +55,5 @@ async def open_client(world: World) -> AsyncIterator[Callable[..., Client]]:
 
 @pytest.fixture
 def client(open_client: Callable[..., Client]) -> Client:
-    """A client on this machine, of a relay with --dev: it needs no token."""
+    """A client on loopback of a relay with --dev, which needs no token."""
     return open_client()

@@ -204,7 +204,7 @@ async def test_with_dev_a_host_that_is_sent_twice_is_refused(open_client):
 
 @pytest.mark.parametrize("client", [None, ("", 0)])
 async def test_with_dev_a_caller_without_an_address_is_refused(world, client):
-    """As over a unix socket, which a proxy connects to."""
+    """A caller without an address, as over a unix socket behind a proxy."""
     scope = {"client": client}
     with pytest.raises(Forbidden, match="send a token"):
         identify(scope, Headers(raw=[(b"host", b"localhost")]), world.ports(dev=True).settings)

@@ -1,4 +1,4 @@
-"""Everything that a caller can get wrong, at every endpoint: always a problem, never a 500, and nothing is stored."""
+"""Invalid input at every endpoint: always a problem, never a 500, and nothing is stored."""
 
 import orjson
 import pytest

@@ -1,4 +1,4 @@
-"""`/v1/intents`: creates whose fate is unknown, and what a person found out of them."""
+"""`/v1/intents`: creates whose fate is unknown, and their resolution."""
 
 import pytest
 

@@ -142,7 +142,7 @@ async def test_metadata_at_the_limit(client):
 
 
 async def post_raw(world, path, headers, receive):
-    """The statuses of one POST straight into the app."""
+    """The status of one POST sent directly to the app."""
     api = create_api(world.ports(), Proxy)
     statuses = []
 

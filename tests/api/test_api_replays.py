@@ -1,4 +1,4 @@
-"""Replays over HTTP: what they take, what they refuse, and what they show."""
+"""Replays over HTTP: accepted and refused bodies, progress, and stopping."""
 
 import pytest
 
@@ -9,7 +9,7 @@ SINCE = "2027-01-15T07:00:00Z"
 
 
 async def dead(world, client, count=2, **body):
-    """A subscription all of whose deliveries are dead."""
+    """A subscription with only dead deliveries."""
     made = (await client.post("/v1/subscriptions", json={"sink": HOOK, **body})).json()
     for name in range(count):
         await world.poll(await world.job(f"{made['id']} {name}"), "queued")

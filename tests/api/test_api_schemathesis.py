@@ -1,4 +1,4 @@
-"""A seeded run of schemathesis over a real server: whatever it makes up is answered as it is documented."""
+"""A seeded run of schemathesis against a real server: every generated request is answered as documented."""
 
 import asyncio
 import math
@@ -37,7 +37,7 @@ GONE = {
     "Intents": "int_01jvpq3m8n0000000000000006",
     "Replays": "rpl_01jvpq3m8n0000000000000007",
 }
-"""What is there, and what may be deleted."""
+"""The resources that exist, and those that may be deleted."""
 MEDIA_TYPES = st.sampled_from(
     [None, "text/event-stream", "application/json", "text/event-stream;q=0.1, application/json"]
 )
@@ -56,7 +56,7 @@ waits_left: ContextVar[int] = ContextVar("waits_left", default=SILENT_WAITS)
 
 
 class SilentSignals(FakeSignals):
-    """Every wait is over at once, and the node goes on; a stream that has waited for a while is told to end."""
+    """Every wait ends at once, and the node keeps running. A stream that has waited for a while ends."""
 
     @property
     def steps(self):
@@ -72,7 +72,7 @@ class SilentSignals(FakeSignals):
 
 
 class PatientNode(FakeNode):
-    """Stops for those requests only that would go on for ever."""
+    """Reports a stop only to requests that would never end."""
 
     @property
     def stopping(self) -> bool:
@@ -85,7 +85,7 @@ class PatientNode(FakeNode):
 
 @pytest.fixture(scope="module")
 def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with a job, an event, a subscription and a delivery, in a thread of its own."""
+    """A server in its own thread, with a job, an event, a subscription and a delivery."""
     url = f"sqlite:///{tmp_path_factory.mktemp('served') / 'relay.db'}"
     listener = socket.create_server(("127.0.0.1", 0))
     ready = threading.Event()
@@ -124,7 +124,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def cases():
-    """Every operation with what it should take, and with what it should not where it takes anything at all."""
+    """Every operation with valid input, and with invalid input if it takes any."""
     for found in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations():
         operation = found.ok()
         raw = operation.definition.raw
@@ -141,7 +141,7 @@ SHARE = math.ceil(COUNT / sum(varied for _, _, varied in CASES))
 
 
 def check(case, answer):
-    """The answer is documented; of a stream each event is looked at here, since the document describes it as text."""
+    """Checks that the response is documented. Streams are documented as text, so their events are checked here."""
     if answer.headers.get("content-type", [""])[0].startswith("text/event-stream"):
         first, *frames, last = answer.content.split(b"\n\n")
         assert (first, last) == (b": connected", b"")

@@ -13,7 +13,7 @@ SSE = {"Accept": "text/event-stream"}
 
 
 def frames(text):
-    """The events of a stream: (id, type, data) each."""
+    """The events of a stream, as (id, type, data)."""
     found = []
     for block in text.split("\n\n"):
         lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))

@@ -1,4 +1,4 @@
-"""The stream of all events over PostgreSQL, whose transactions end in another order than they began."""
+"""The stream of all events on PostgreSQL, where transactions commit in another order than they started."""
 
 import asyncio
 import contextlib
@@ -39,14 +39,14 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def world(store: Store) -> World:
-    """With signals as a node has them."""
+    """A world with the signals of a real node."""
     world = World(store=store)
     world.signals = Signals()  # type: ignore[assignment]
     return world
 
 
 class Client:
-    """Reads a stream as it comes."""
+    """Reads a stream incrementally."""
 
     def __init__(self) -> None:
         self.ids: asyncio.Queue[str] = asyncio.Queue()
@@ -67,7 +67,7 @@ class Client:
             return await self.ids.get()
 
     async def next_ids(self, count: int) -> list[str]:
-        """The next so many, and no more came with them."""
+        """The next `count` events, and a check that no others arrived."""
         found = [await self.next_id() for _ in range(count)]
         assert self.ids.empty()
         return found
@@ -89,7 +89,7 @@ async def streaming(world: World, last_event_id: str | None = None) -> AsyncIter
 
 
 async def record(world: World, nth: int = 0) -> str:
-    """Records an event, as a node does. Returns its id."""
+    """Records an event as a node does. Returns its id."""
     event = relay_event(now=NOW + nth * APART_SECONDS)
     await world.store.events.record(event)
     world.signals.event_recorded()  # type: ignore[attr-defined]
@@ -157,7 +157,7 @@ async def test_pauses_between_reads_grow_while_an_event_is_hidden(world, monkeyp
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[PostgresServer]:
-    """A new server, whose transaction ids begin anew."""
+    """A new server, whose transaction ids start again."""
     postgres_url()  # makes the template that the tests copy, which no test can do in its loop
     with PostgresServer() as server:
         yield server
@@ -167,8 +167,9 @@ def elsewhere() -> Iterator[PostgresServer]:
 async def restored(
     request: pytest.FixtureRequest, elsewhere: PostgresServer
 ) -> AsyncIterator[tuple[str, list[str], list[str]]]:
-    """A database that was dumped here and restored elsewhere, whose counter of transactions is ahead of so many events.
-    With it the ids of its events as a stream sent them before, and in the order in which they are now."""
+    """A database restored on another server, whose transaction counter is ahead of some events.
+
+    Also returns the ids of its events as a stream sent them before, and in their current order."""
     here, name = shared_server(), f"restored_{next(_numbers)}"
     here.clone(TEMPLATE, name)
     url = here.url(name)
@@ -240,7 +241,7 @@ async def test_a_start_without_a_restore_changes_no_event(store: Store, database
 
 @contextlib.asynccontextmanager
 async def opened(url: str) -> AsyncIterator[World]:
-    """A world on a store that is started on this database."""
+    """A world on a store that is opened on this database."""
     store = await open_store(url, ReversingCipher(), now=NOW)
     try:
         world = World(store=store)
@@ -270,7 +271,7 @@ async def transaction_id(url: str) -> int:
 
 
 async def overlapping(url: str) -> tuple[str, str]:
-    """Two events of transactions that overlapped: the first of them by position is the later one in the stream."""
+    """Two events of overlapping transactions: the first by position is the second in the stream."""
     insert = "INSERT INTO events (id, type, source, time, recorded_at, body) VALUES ($1, 'relay.test', '/', $2, $2, '')"
     ids = [relay_event().id for _ in range(2)]
     one, other = await asyncpg.connect(url), await asyncpg.connect(url)

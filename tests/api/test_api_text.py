@@ -1,4 +1,4 @@
-"""NUL and lone surrogates, wherever a caller can put text: the same answer on every database."""
+"""NUL and lone surrogates wherever a request has text: every database gives the same response."""
 
 import base64
 import shutil
@@ -45,7 +45,7 @@ async def client(world: World) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 def places() -> Iterator[tuple[str, str, str, Any]]:
-    """Every place of a body that takes text, as method, path, pointer and a body with a mark there."""
+    """Every text field of a body, as method, path, pointer and a body with a marker in it."""
     mark = "a MARK b"
     for method, path in (("POST", "/v1/subscriptions"), ("PUT", "/v1/subscriptions/SUB")):
         for pointer, body in {
@@ -87,7 +87,7 @@ def places() -> Iterator[tuple[str, str, str, Any]]:
 
 
 async def sent(client: httpx2.AsyncClient, mark: str) -> AsyncIterator[tuple[str, httpx2.Response]]:
-    """The answers to each body that has this mark at one of its places."""
+    """The responses to every body with this marker in one field."""
     made = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
     for method, path, pointer, body in places():
         content = orjson.dumps(body).decode().replace("MARK", mark)

@@ -1,4 +1,4 @@
-"""Reads that memory can answer: when it is asked, and that nothing else is then."""
+"""Reads answered from memory: when they are, and that nothing else is called."""
 
 import pytest
 
@@ -13,7 +13,7 @@ OPEN, ENDED = b'{"open":true}', b'{"open":false}'
 
 @pytest.fixture
 def dropin(monkeypatch):
-    """What memory has of the job, and what was asked of it."""
+    """A stand-in for the answers in memory, which records its calls."""
     memory: dict[str, bytes | None] = {"any": None, "ended": None}
 
     def from_memory(self, caller, external_id, *, ended):

@@ -1,4 +1,4 @@
-"""Requests that no client would make, byte by byte: never a 5xx, and every refusal is a problem in JSON."""
+"""Malformed requests, byte by byte: never a 5xx, and every refusal is a JSON problem."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ PATH_PIECES = [b"/", b"//", b"%2F", b"%00", b"%ff", b"..", b"%", b"%E2%80%AE", b
 
 @pytest.fixture(scope="module")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[str, Any], bytes], Answer]]:
-    """Calls the API as a server would, with a job that has an event and a subscription behind it."""
+    """Calls the API as a server does. It has a job with an event, and a subscription."""
     url = f"sqlite:///{tmp_path_factory.mktemp('raw') / 'relay.db'}"
     with asyncio.Runner() as runner:
         store = runner.run(open_store(url, ReversingCipher(), now=NOW))

@@ -1,4 +1,4 @@
-"""Holds answers against the API's own OpenAPI description: status, media type, headers and body."""
+"""Validates responses against the OpenAPI description: status, media type, headers and body."""
 
 import re
 from dataclasses import replace
@@ -27,7 +27,7 @@ _REGISTRY: Registry[Any] = Registry().with_resource("urn:openapi", _ROOT)
 
 @lru_cache(maxsize=512)
 def validator(pointer: str) -> Draft202012Validator:
-    """A validator of the schema at this JSON Pointer of the description."""
+    """A validator for the schema at a JSON Pointer of the description."""
     return Draft202012Validator(
         {"$ref": f"urn:openapi#{pointer}"},
         registry=_REGISTRY,
@@ -36,7 +36,7 @@ def validator(pointer: str) -> Draft202012Validator:
 
 
 def pointer_to(*parts: str) -> str:
-    """A JSON Pointer as the fragment of a URI."""
+    """A JSON Pointer as a URI fragment."""
     replacements = (("~", "~0"), ("/", "~1"), ("{", "%7B"), ("}", "%7D"))
     pointer = ""
     for part in parts:
@@ -47,14 +47,14 @@ def pointer_to(*parts: str) -> str:
 
 
 def operation_of(method: str, path: str) -> tuple[str, str] | None:
-    """The documented path and method that a request means; None where there is none."""
+    """The documented path and method of a request; None if there is none."""
     name = "get" if method == "HEAD" else method.lower()
     template = next((path_ for pattern, path_ in _PATHS if pattern.fullmatch(path)), None)
     return (template, name) if template is not None and name in DOCUMENT["paths"][template] else None
 
 
 async def check_answer(answer: httpx2.Response) -> None:
-    """Fails where an answer is not as it is documented."""
+    """Raises AssertionError if a response differs from its documentation."""
     await answer.aread()
     assert answer.headers["x-request-id"]
     found = operation_of(answer.request.method, answer.request.url.path)
@@ -64,7 +64,7 @@ async def check_answer(answer: httpx2.Response) -> None:
         assert answer.request.method == "HEAD" or not list(problem.iter_errors(answer.json()))
         return
     if found is None:
-        # whoever asks for what is not there has to be let in first, and to ask for it in a path
+        # unknown paths are only refused after authentication and the check of the path
         assert answer.status_code in (400, 401, 403, 508)
         return
     path, method = found
@@ -87,6 +87,6 @@ async def check_answer(answer: httpx2.Response) -> None:
 
 
 def with_tokens() -> dict[str, Any]:
-    """The description where tokens are configured."""
+    """The description with configured tokens."""
     document: dict[str, Any] = orjson.loads(openapi_json(replace(SETTINGS, tokens=TOKENS), KINDS.names))
     return document

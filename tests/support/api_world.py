@@ -1,4 +1,4 @@
-"""A world for the tests of the API: a real store on SQLite, and small stand-ins for what would reach out of it."""
+"""The API's surroundings in tests: a real store on SQLite, and stand-ins for the rest of the relay."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,7 +38,6 @@ SETTINGS = ApiSettings(
     accounts={"revor": ("default", "second")},
     origins={"revor": ORIGIN},
     guard=GuardPolicy(),
-    default_deadline_seconds=604_800.0,
     default_timeout_seconds=15.0,
     default_retry_schedule_seconds=(5.0, 300.0),
     version="0.1.0",
@@ -55,7 +54,7 @@ SLACK = "https://hooks.slack.com/services/T000/B000/secretsecret"
 
 
 class FakeWatch:
-    """Ends each wait at once: with a signal where there was one, else as if the time were over."""
+    """Ends every wait at once: with a signal if the next step gives one, else as a timeout."""
 
     def __init__(self, signals: "FakeSignals") -> None:
         self._signals = signals
@@ -70,9 +69,9 @@ class FakeWatch:
 
 
 class FakeSignals:
-    """`steps` are what happens, one in each wait: coroutine functions that return whether there was a signal.
+    """Runs one of `steps` in each wait: coroutine functions that return whether there was a signal.
 
-    After the last one the node stops, so that no test can hang.
+    After the last step the node stops, so that no test can hang.
     """
 
     def __init__(self, world: "World") -> None:
@@ -99,7 +98,7 @@ class FakeSignals:
 
 
 class FakeTracking:
-    """Registers in the store; remembers what it was asked."""
+    """Registers jobs in the store, and records its calls."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
@@ -253,7 +252,7 @@ class FakeNode:
 
 
 class FakeReply:
-    """A whole answer."""
+    """A complete response."""
 
     def __init__(self, status: int, body: bytes) -> None:
         self.status = status
@@ -266,11 +265,11 @@ class FakeReply:
         yield self.whole or b""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 class FakeDropIn:
-    """An upstream that says yes to whatever is passed on, and knows no key of ours."""
+    """An upstream that accepts every forwarded request, and knows no configured key."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
@@ -310,7 +309,7 @@ class FakeDropIn:
         return FakeReply(status, orjson.dumps({"ok": False, "error": {"code": code, "message": message}}))
 
     def count(self, kind: str, response: ProxyResponse) -> None:
-        """Nobody counts here."""
+        """Metrics are not recorded."""
 
     async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
         return await self.world.store.intents.page(limit=limit, cursor=cursor, now=self.world.now)
@@ -348,7 +347,7 @@ class World:
         self.dropin = FakeDropIn(self)
 
     def ports(self, **settings: Any) -> Ports:
-        """What the API is given, with these settings changed."""
+        """The ports of the API, with these settings changed."""
         return Ports(
             settings=replace(SETTINGS, **settings),
             clock=lambda: self.now,
@@ -377,7 +376,7 @@ class World:
         return registered.job
 
     async def poll(self, job: Job, status: str) -> list[Event]:
-        """A look at the job that sees this status; returns the events that it made."""
+        """A poll of the job that observes this status. Returns the new events."""
         now_known = await self.store.jobs.get(job.uid)
         assert now_known is not None
         item = {"id": job.external_id, "status": status}
@@ -401,7 +400,7 @@ class World:
 
 
 def scope_of(path: str, headers: Sequence[Header] = ()) -> dict[str, Any]:
-    """An ASGI scope, for what no client can do: read a stream as it comes, or go away at a certain moment."""
+    """An ASGI scope, for tests that read a stream incrementally or disconnect at a given moment."""
     return {
         "type": "http",
         "method": "GET",

@@ -1,4 +1,4 @@
-"""Every event that a test sees should pass here: its published schema, and a parser that is not ours."""
+"""Checks an event against its published schema and the parser of the CloudEvents SDK. Every test that sees one does."""
 
 import functools
 import json
@@ -19,12 +19,12 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
 @functools.cache
 def validator(name: str) -> Draft202012Validator:
-    """The validator of one schema, by the name of its file without the ending."""
+    """The validator of a schema, by its file name without the suffix."""
     return Draft202012Validator(json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def check_event(body: bytes) -> dict[str, Any]:
-    """The event as an object. Raises AssertionError, naming every fault, when it breaks a rule that we publish."""
+    """The event as an object. Raises AssertionError with every violation of a published rule."""
     assert len(body) <= MAX_EVENT_BYTES, f"{len(body)} bytes"
     document: dict[str, Any] = orjson.loads(body)
     faults = [
