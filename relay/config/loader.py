@@ -1,8 +1,8 @@
-"""Where settings come from: one tree of values, each knowing its key and the place where it was written.
+"""Reads settings into one tree of values, each with its key and the place where it was written.
 
-`read_file` reads YAML, `overlay` puts a variable over it, `resolve` fills in `${NAME}` and `${file:/path}`. Nothing
-here knows which settings there are: that is `config.py`. Every problem is a SettingsError of one line that says where
-(`relay.yaml:12`, or the variable's name), which key, what was expected, and never shows a secret.
+`read_file` reads YAML, `overlay` puts variables over it, `resolve` fills in `${NAME}` and `${file:/path}`.
+`settings.py` defines which settings exist. Every problem is a SettingsError of one line that names the place
+(`relay.yaml:12` or the variable) and the key, says what was expected, and never shows a secret.
 """
 
 import re
@@ -16,7 +16,7 @@ from relay.errors import SettingsError
 
 MAX_FILE_BYTES = 1 << 20
 MAX_SECRET_FILE_BYTES = 1 << 16
-MAX_VALUES = 10_000  # aliases make a small file stand for a huge tree: count what it unfolds to
+MAX_VALUES = 10_000  # counted after aliases are expanded, which can turn a small file into a huge tree
 MAX_DEPTH = 16
 
 PREFIX = "RELAY_"
@@ -25,7 +25,7 @@ _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _QUOTED = re.compile(r"'([^']*)'")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-_NO_TEXT = "is not UTF-8 text: half a character is in it"
+_NO_TEXT = "is not UTF-8 text: it contains half a character"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,9 @@ class Value:
     """One value as it was written: a scalar, or Values in a dict or a list.
 
     `where` is the place (`relay.yaml:12`, `RELAY_SERVER__PORT`), `key` the path of keys (`server.port`). `untyped` text
-    came from a variable or a reference, so that `8080` in it may be a number as well as text. `hidden` means that a
-    reference gave it: messages do not show it. `file` is the path when `${file:/path}` is the whole value. `raw` is the
-    text of a variable that reads as a mapping or a list, for a setting that is text after all (`[::1]`).
+    comes from a variable or a reference, where `8080` can be a number or text. A `hidden` value comes from a reference
+    and is never shown in messages. `file` is the path if `${file:/path}` is the whole value. `raw` is the text of a
+    variable that was read as a mapping or list, for settings that are text after all (`[::1]`).
     """
 
     data: "bool | int | float | str | dict[str, Value] | list[Value] | None"
@@ -52,18 +52,18 @@ class Value:
 
 
 def read_file(path: Path) -> Value:
-    """The settings file as a tree. Raises SettingsError when it can not be read or is not plain, bounded YAML."""
+    """The settings file as a tree. Raises SettingsError if it cannot be read or is not plain YAML within the limits."""
     name = str(path)
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise SettingsError(
-            f"{name}: the settings file can not be read ({error.strerror}): give another with --config, "
-            "or write one with `relay init`"
+            f"{name}: the settings file cannot be read ({error.strerror}): choose another with --config, "
+            "or create one with `relay init`"
         ) from None
     if len(raw) > MAX_FILE_BYTES:
-        raise SettingsError(f"{name}: larger than 1 MiB, which no settings file needs to be")
+        raise SettingsError(f"{name}: larger than 1 MiB, the limit for a settings file")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -73,17 +73,17 @@ def read_file(path: Path) -> Value:
 
 
 def parse_yaml(text: str, *, name: str) -> Value:
-    """YAML text as a tree; its top is a mapping, empty for an empty text. `name` stands in messages."""
+    """YAML text as a tree, a mapping at the top. `name` is used in messages."""
     root = _compose(text, name)
     if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == "tag:yaml.org,2002:null"):
         return Value(data={}, where=name, key="")
     if not isinstance(root, yaml.MappingNode):
-        raise SettingsError(f"{name}:1: the settings are a mapping of sections, such as `server: {{port: 8080}}`")
+        raise SettingsError(f"{name}:1: settings must be a mapping of sections, such as `server: {{port: 8080}}`")
     return _Unfold(lambda node: f"{name}:{node.start_mark.line + 1}").value(root, "")
 
 
 def parse_text(value: Value) -> Value:
-    """An untyped text (of a variable, of a reference) read as YAML, of which JSON is a part."""
+    """Parses the text of a variable or a reference as YAML (and so JSON)."""
     assert isinstance(value.data, str)
     try:
         root = _compose(value.data, value.where)
@@ -95,7 +95,7 @@ def parse_text(value: Value) -> Value:
 
 
 def overlay(tree: Value, keys: list[str], value: Value) -> None:
-    """Put `value` over what the tree holds at this path of keys; mappings are merged, all else is replaced."""
+    """Puts `value` into the tree at this path of keys. Mappings are merged, anything else is replaced."""
     here = tree
     for depth, key in enumerate(keys[:-1]):
         children = _children(here)
@@ -105,15 +105,15 @@ def overlay(tree: Value, keys: list[str], value: Value) -> None:
             children[name] = Value(data={}, where=value.where, key=path)
         here = children[name]
         if not isinstance(here.data, dict):
-            raise SettingsError(f"{value.where}: {here.key} is no section: its value can only be given as a whole")
+            raise SettingsError(f"{value.where}: {here.key} is not a section: set its value as a whole")
     children = _children(here)
     name = _spelled(children, keys[-1])
     children[name] = _merged(children.get(name), value)
 
 
 def overlay_environment(tree: Value, environ: Mapping[str, str]) -> None:
-    """Put every `RELAY_SECTION__KEY` variable over the tree. An empty one counts as unset, as Compose files need it."""
-    for name in sorted(environ):  # the section before its keys
+    """Puts every `RELAY_SECTION__KEY` variable into the tree. Empty ones count as unset: Compose files pass them."""
+    for name in sorted(environ):  # a section before its keys
         rest = name.removeprefix(PREFIX)
         if rest == name or "__" not in rest.lstrip("_") or not environ[name]:
             continue
@@ -126,9 +126,9 @@ def overlay_environment(tree: Value, environ: Mapping[str, str]) -> None:
 
 
 def resolve(value: Value, environ: Mapping[str, str]) -> Value:
-    """The tree with `${NAME}` and `${file:/path}` filled in; `$${` stands for a plain `${`.
+    """The tree with `${NAME}` and `${file:/path}` replaced by their values, and `$${` by `${`.
 
-    Raises SettingsError when a variable is unset or empty, or a file can not be read.
+    Raises SettingsError if a variable is unset or empty, or a file cannot be read.
     """
     data = value.data
     if isinstance(data, dict):
@@ -154,16 +154,16 @@ def resolve(value: Value, environ: Mapping[str, str]) -> Value:
 
 
 def read_secret_file(path: str) -> str:
-    """The text of a mounted secret without the newline at its end. Raises ValueError saying what is wrong with it."""
+    """The text of a mounted secret without the final newline. Raises ValueError with what is wrong."""
     if not path.startswith("/"):
         raise ValueError("is not an absolute path")
     try:
         if not Path(path).is_file():
-            raise ValueError("is no file" if Path(path).exists() else "does not exist")
+            raise ValueError("is not a file" if Path(path).exists() else "does not exist")
         with Path(path).open("rb") as stream:
             raw = stream.read(MAX_SECRET_FILE_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"can not be read ({error.strerror})") from None
+        raise ValueError(f"cannot be read ({error.strerror})") from None
     if len(raw) > MAX_SECRET_FILE_BYTES:
         raise ValueError("is larger than 64 KiB")
     try:
@@ -180,7 +180,7 @@ def _lookup(match: re.Match[str], value: Value, environ: Mapping[str, str]) -> s
     if escaped:
         return "${"
     if not closed:
-        raise value.error("has a ${ without its }: write $${ for a plain ${")
+        raise value.error("has a ${ without its }: write $${ for a literal ${")
     if name.startswith("file:"):
         path = name.removeprefix("file:")
         try:
@@ -188,7 +188,7 @@ def _lookup(match: re.Match[str], value: Value, environ: Mapping[str, str]) -> s
         except ValueError as error:
             raise value.error(f"refers to the file {path}, which {error}") from None
     if not _NAME.match(name):
-        raise value.error("has a ${…} that is neither ${NAME} nor ${file:/path}: write $${ for a plain ${")
+        raise value.error("has a ${…} that is neither ${NAME} nor ${file:/path}: write $${ for a literal ${")
     if not environ.get(name):
         raise value.error(f"refers to the variable {name}, which is not set: set it, or remove this line")
     return environ[name]
@@ -202,18 +202,18 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         problem = error.problem or "not YAML"
         if "alias" in problem or "anchor" in problem:
             problem += " (text that begins with * or & needs quotes)"
-        # What stands in quotes may be a piece of somebody's password.
+        # Quoted text may be part of a password.
         problem = _QUOTED.sub(lambda quoted: quoted[0] if len(quoted[1]) < 2 or quoted[1][0] == "<" else "'…'", problem)
         raise SettingsError(f"{name}:{mark.line + 1 if mark else 1}: not YAML: {problem}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise SettingsError(f"{name}:{line}: a control character, which YAML forbids: remove it") from None
+        raise SettingsError(f"{name}:{line}: YAML does not allow control characters: remove it") from None
     except RecursionError:
         raise SettingsError(f"{name}: nested too deeply") from None
 
 
 class _Unfold:
-    """Turns YAML nodes into Values, and stops at what no settings file needs: 10,000 values, 16 levels."""
+    """Turns YAML nodes into Values, up to 10,000 values and 16 levels."""
 
     def __init__(self, where: Callable[[yaml.Node], str], *, hidden: bool = False) -> None:
         self._where = where
@@ -225,7 +225,7 @@ class _Unfold:
         where = where or self._where(node)
         self._count += 1
         if self._count > MAX_VALUES:
-            raise SettingsError(f"{where}: more than {MAX_VALUES} values once its aliases are followed")
+            raise SettingsError(f"{where}: more than {MAX_VALUES} values after expanding aliases")
         if depth > MAX_DEPTH:
             raise SettingsError(f"{where}: nested deeper than {MAX_DEPTH} levels")
         data: bool | int | float | str | dict[str, Value] | list[Value] | None
@@ -248,14 +248,14 @@ class _Unfold:
             name = name_node.value
             key = f"{path}.{name}" if path else name
             if name in children:
-                raise SettingsError(f"{where}: {key} is here twice, first at {children[name].where}: remove one")
+                raise SettingsError(f"{where}: {key} is set twice, first at {children[name].where}: remove one")
             children[name] = self.value(child, key, depth + 1, where)
         return children
 
     def _scalar(self, node: yaml.Node, where: str, key: str) -> bool | int | float | str | None:
         try:
             data = self._scalars.construct_object(node, deep=True)
-        except Exception:  # PyYAML lets its own slips through: `!!int ""` is an IndexError, `!!bool x` a KeyError
+        except Exception:  # PyYAML raises more than YAMLError: `!!int ""` is an IndexError, `!!bool x` a KeyError
             raise SettingsError(
                 f"{where}: {key} has a YAML tag or form that is not supported: use plain values"
             ) from None
@@ -264,12 +264,12 @@ class _Unfold:
         if data is None or isinstance(data, bool | int | float | str):
             return data
         if isinstance(node.value, str) and node.tag == "tag:yaml.org,2002:timestamp":
-            return node.value  # a date is text here: no setting is a time
+            return node.value  # dates stay text: no setting is a time
         raise SettingsError(f"{where}: {key} has the YAML type {node.tag.rsplit(':', 1)[-1]}: use plain values")
 
 
 def _is_text(text: str) -> bool:
-    """Whether it can be written as UTF-8: escapes in YAML, and bytes in variables, make halves of surrogate pairs."""
+    """Whether it can be encoded as UTF-8: YAML escapes and bytes in variables can produce unpaired surrogates."""
     return _HALF_CHARACTER.search(text) is None
 
 
@@ -279,7 +279,7 @@ def _children(value: Value) -> dict[str, Value]:
 
 
 def _spelled(children: Mapping[str, Value], key: str) -> str:
-    """The key as the file spells it: variables have no lower case and no dash (`my-key` is `MY_KEY`)."""
+    """The key as the file spells it: in variables, `my-key` is `MY_KEY`."""
     return next((name for name in children if name.lower().replace("-", "_") == key), key)
 
 
@@ -293,7 +293,7 @@ def _merged(old: Value | None, new: Value) -> Value:
 
 
 def _opened(value: Value) -> Value:
-    """A variable's mapping or list as such, so that what is inside can be merged and its references stay whole."""
+    """Parses a variable that holds a mapping or list, so that it can be merged and its references stay intact."""
     assert isinstance(value.data, str)
     if not value.data.lstrip().startswith(("{", "[")):
         return value

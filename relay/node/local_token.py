@@ -1,7 +1,7 @@
-"""The API token of a node to which nobody gave one: made at the first start, in a file that only its owner may read.
+"""The API token of a node whose settings have none: created at the first start, in a file readable only by its owner.
 
-`serve` takes it in where the settings have no token (`with_local_token`). Commands on this machine read it there
-(`token_for`). Nodes that share PostgreSQL have to be given a token: a file on one of them is unknown to the others.
+`serve` adds it to the settings (`with_local_token`), and commands on this machine send it (`token_here`). Nodes that
+share PostgreSQL must be given a token, because one node's file is unknown to the others.
 """
 
 import secrets
@@ -17,61 +17,63 @@ if TYPE_CHECKING:
     from relay.config.settings import Settings
 
 LOCAL_NAME = "token file"
-"""No token of the settings can be called so: names have no spaces there."""
+"""Cannot clash with a token of the settings, whose names have no spaces."""
 MAKE_TOKEN = "python3 -c \"import secrets; print('rl_' + secrets.token_urlsafe(32))\""  # noqa: S105 (a command)
 NO_TOKEN = (
-    "set RELAY_TOKEN_FILE to a file with an API token, the same for every node: with PostgreSQL none is made. "
-    f"This makes one: (umask 077; {MAKE_TOKEN} > relay.token)"
+    "set RELAY_TOKEN_FILE to a file with an API token, the same for every node: with PostgreSQL none is created. "
+    f"Create one with: (umask 077; {MAKE_TOKEN} > relay.token)"
 )
 
 
 def new_token() -> str:
-    """256 random bits, with the prefix by which logs recognise a token."""
+    """256 random bits with the prefix by which redaction recognises a token."""
     return f"rl_{secrets.token_urlsafe(32)}"
 
 
 def local_token_path(environ: Mapping[str, str]) -> Path:
-    """Where the token of this machine is kept. Raises SettingsError where there is no home."""
+    """The file with this machine's token. Raises SettingsError if there is no home directory."""
     return default_state_dir(environ) / "token"
 
 
 def local_token(environ: Mapping[str, str]) -> str | None:
-    """The token of this machine; None where none was made. Raises SettingsError where others may know it."""
+    """This machine's token, or None. Raises SettingsError if the file is unusable or others may read it."""
     path = local_token_path(environ)
     try:
         token = read(path, "token file").decode("ascii").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SettingsError(f"the API token in {path} can not be read ({error.strerror})") from None
+        raise SettingsError(f"the API token in {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         token = ""
     if not token or not token.isprintable() or " " in token:
-        raise SettingsError(f"the file {path} does not hold an API token. Remove it, and `relay serve` makes another")
+        raise SettingsError(
+            f"the file {path} does not contain an API token. Remove it, and `relay serve` creates another"
+        )
     return token
 
 
 def token_here(environ: Mapping[str, str]) -> str | None:
-    """What a command sends to a relay on this machine: the token of RELAY_TOKEN_FILE, else the one that is kept here.
+    """The token that commands send to a relay on this machine: from RELAY_TOKEN_FILE, else this machine's.
 
-    None where there is neither. Raises SettingsError where a file is there and cannot be used.
+    None if there is neither. Raises SettingsError if a file exists but cannot be used.
     """
     given = environ.get("RELAY_TOKEN_FILE")
     if given:
         try:
             return Path(given).read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
-            raise SettingsError(f"RELAY_TOKEN_FILE: {given} can not be read ({reason})") from None
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise SettingsError(f"RELAY_TOKEN_FILE: {given} cannot be read ({reason})") from None
     try:
         local_token_path(environ)
-    except SettingsError:  # no home, so none was made
+    except SettingsError:  # no home, so none was created
         return None
     return local_token(environ)
 
 
 def make_local_token(environ: Mapping[str, str]) -> str:
-    """The token of this machine, made where there is none; a file that is there stays. Raises SettingsError."""
+    """This machine's token, created if there is none. Never overwrites a file. Raises SettingsError."""
     found = local_token(environ)
     if found is not None:
         return found
@@ -80,24 +82,24 @@ def make_local_token(environ: Mapping[str, str]) -> str:
         create(path, f"{new_token()}\n")
     except OSError as error:
         raise SettingsError(
-            f"the API token can not be kept in {path} ({error.strerror}): set RELAY_TOKEN_FILE or auth.tokens"
+            f"the API token cannot be stored in {path} ({error.strerror}): set RELAY_TOKEN_FILE or auth.tokens"
         ) from None
     found = local_token(environ)
     if found is None:
-        raise SettingsError(f"{path} was removed while it was made: start again")
+        raise SettingsError(f"{path} was removed while it was created: start again")
     return found
 
 
 def with_local_token(settings: "Settings", environ: Mapping[str, str]) -> "Settings":
-    """The settings with the token of this machine where they have none; with `dev`, where one was made before.
+    """The settings, with this machine's token if they have none. With `dev` it is added if it exists.
 
-    Raises SettingsError where there is none and none can be made.
+    Raises SettingsError if a token is needed and cannot be created.
     """
     from relay.config.settings import TokenSettings
     from relay.store.postgres_engine import is_postgres
 
     given = settings.auth.tokens
-    if settings.dev:  # callers on this machine need none, but the commands send it if it is there
+    if settings.dev:  # callers on this machine need none, but commands send it if it exists
         try:
             token = local_token(environ)
         except SettingsError:
@@ -115,5 +117,5 @@ def with_local_token(settings: "Settings", environ: Mapping[str, str]) -> "Setti
 
 
 def uses_local_token(settings: "Settings") -> bool:
-    """Whether `with_local_token` has put the token of this machine in."""
+    """Whether `with_local_token` has added this machine's token."""
     return any(token.name == LOCAL_NAME for token in settings.auth.tokens)

@@ -207,7 +207,7 @@ async def test_another_encryption_key(world: RelayWorld) -> None:
     await world.subscribe()
     assert await world.end() == 0
     line = await world.refused(RELAY_ENCRYPTION_KEY=second)
-    assert "add it to encryption.keys, or bring back the key file" in line
+    assert "add it to encryption.keys, or restore the key file" in line
     assert first not in line
     assert second not in line
     # The secret of callbacks may be given, so that nothing of it has to be decrypted: the subscriptions' still do.

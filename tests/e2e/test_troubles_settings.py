@@ -57,12 +57,12 @@ def test_settings_that_can_not_be_read(start: Start, tmp_path: Path) -> None:
     process = start("serve", limits="UNPRIVILEGED")
     assert process.close() == 2
     assert process.lines == [
-        "relay: relay.yaml: the settings file can not be read (Permission denied): give another with --config, "
-        "or write one with `relay init`"
+        "relay: relay.yaml: the settings file cannot be read (Permission denied): choose another with --config, "
+        "or create one with `relay init`"
     ]
     process = start("serve", "--config", "elsewhere.yaml")
     assert process.close() == 2
-    assert "elsewhere.yaml: the settings file can not be read (No such file or directory)" in process.lines[0]
+    assert "elsewhere.yaml: the settings file cannot be read (No such file or directory)" in process.lines[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="ONLY ROOT CAN GIVE A FILE TO SOMEBODY ELSE")
@@ -73,7 +73,7 @@ def test_settings_and_key_of_another_owner(start: Start, tmp_path: Path) -> None
     file.chmod(0o600)
     process = start("serve", "--port", "0", limits="UNPRIVILEGED")
     assert process.close() == 2
-    assert "relay.yaml: the settings file can not be read (Permission denied)" in process.lines[0]
+    assert "relay.yaml: the settings file cannot be read (Permission denied)" in process.lines[0]
     file.chmod(0o644)
     key.parent.mkdir(parents=True)
     key.write_text("what it holds can not be read")
@@ -105,11 +105,11 @@ async def test_a_key_file_that_is_lost_or_spoiled(world: RelayWorld, tmp_path: P
 
     key.write_text("half a k")
     line = await world.refused()
-    assert f"{key}: the key file does not hold 32 bytes as URL-safe base64: bring back a copy of it" in line
+    assert f"{key}: the key file does not contain 32 bytes as URL-safe base64: restore a copy of it" in line
     assert "half a k" not in line
     key.unlink()
     line = await world.refused()
-    assert "bring back the key file" in line
+    assert "restore the key file" in line
 
     key.write_bytes(copy)
     key.chmod(0o600)
@@ -123,7 +123,7 @@ async def test_no_place_for_a_token_or_a_key_file(world: RelayWorld, tmp_path: P
     shutil.rmtree(folder)
     folder.mkdir(mode=0o555)
     line = await world.refused(limits="UNPRIVILEGED")
-    assert "the API token can not be kept in" in line
+    assert "the API token cannot be stored in" in line
     assert line.endswith("(Permission denied): set RELAY_TOKEN_FILE or auth.tokens")
     (tmp_path / "relay.token").write_text(API_TOKEN)
     line = await world.refused(limits="UNPRIVILEGED", RELAY_TOKEN_FILE="relay.token")
@@ -144,7 +144,7 @@ async def test_bad_settings_at_sighup_change_nothing(world: RelayWorld, tmp_path
         assert said in await world.said(r'(.*"event":"settings_refused".*)')
     (tmp_path / "relay.yaml").unlink()  # it was there at the start
     world.hang_up()
-    assert "can not be read" in await world.said(r'(.*"event":"settings_refused".*)')
+    assert "cannot be read" in await world.said(r'(.*"event":"settings_refused".*)')
     await world.until_delivered([await world.job()])
     world.settings(more="retention: {jobs_days: 7}\n")
     world.hang_up()

@@ -35,14 +35,14 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("sources:\n revor:\n  accounts:\n   a:\n    apikey: x", "yaml:5: unknown key sources.revor.accounts.a.apikey"),
         ("sources: {revor: {name: x}}", "unknown key sources.revor.name"),
         ("dev: true", "unknown key dev"),
-        ("server: {port: 1,\n port: 2}", "relay.yaml:2: server.port is here twice, first at"),
+        ("server: {port: 1,\n port: 2}", "relay.yaml:2: server.port is set twice, first at"),
         ("server: {port: 1\nport: 2", "relay.yaml:2: not YAML: expected ',' or '}'"),
         ("a: b: c", "relay.yaml:1: not YAML: mapping values are not allowed here"),
         ("auth: *hidden", "relay.yaml:1: not YAML: found undefined alias '…' (text that begins with * or &"),
         ("a: 1\n--- \nb: 2", "not YAML: but found another document"),
-        ("a: \x00", "relay.yaml:1: a control character"),
-        ("- a", "relay.yaml:1: the settings are a mapping of sections"),
-        ("just text", "relay.yaml:1: the settings are a mapping of sections"),
+        ("a: \x00", "relay.yaml:1: YAML does not allow control characters"),
+        ("- a", "relay.yaml:1: settings must be a mapping of sections"),
+        ("just text", "relay.yaml:1: settings must be a mapping of sections"),
         ("? [a]\n: 1", "a key in the settings is not plain text"),
         ("a: &a {port: 1}\nserver:\n  <<: *a", "relay.yaml:3: merge keys (<<) are not supported"),
         ("server: !!python/object:os.system {}\nport: !!python/name:os.system x", "port has a YAML tag or form"),
@@ -111,7 +111,7 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("server: {host: '${A'}", "has a ${ without its }"),
         ("server: {host: '${file:relative}'}", "refers to the file relative, which is not an absolute path"),
         ("server: {host: '${file:/nowhere/at/all}'}", "which does not exist"),
-        ("server: {host: '${file:/}'}", "which is no file"),
+        ("server: {host: '${file:/}'}", "which is not a file"),
         (b"a: \xff", "relay.yaml:1: not UTF-8 text"),
         (b"#" * ((1 << 20) + 1), "relay.yaml: larger than 1 MiB"),
         ("[" * 5000, "nested too deeply"),
@@ -128,12 +128,12 @@ def test_problems(tmp_path: Path, text: str | bytes, message: str) -> None:
 def test_an_alias_bomb_is_stopped(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
     lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    assert "more than 10000 values once its aliases are followed" in problem(tmp_path, "\n".join(lines))
+    assert "more than 10000 values after expanding aliases" in problem(tmp_path, "\n".join(lines))
 
 
 def test_a_file_that_is_not_there_or_is_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(SettingsError, match=r"can not be read \(.*\): give another with --config"):
+        with pytest.raises(SettingsError, match=r"cannot be read \(.*\): choose another with --config"):
             load_settings(path, {})
 
 

@@ -40,7 +40,7 @@ def test_the_first_key_encrypts_and_all_decrypt() -> None:
     assert not both.is_current(blob)
     again = both.encrypt(b"secret", context="sub_1")
     assert both.is_current(again)
-    with pytest.raises(DecryptError, match=r"which is not among the 1 given: add it to encryption\.keys") as caught:
+    with pytest.raises(DecryptError, match=r"not one of the 1 configured: add it to encryption\.keys") as caught:
         old.decrypt(again, context="sub_1")
     assert NEW not in str(caught.value)
 
@@ -48,7 +48,7 @@ def test_the_first_key_encrypts_and_all_decrypt() -> None:
 def test_a_blob_of_another_row_or_a_changed_one_does_not_decrypt() -> None:
     ring = Keyring([NEW])
     blob = ring.encrypt(b"secret", context="sub_1")
-    with pytest.raises(DecryptError, match="the secret of sub_2 was changed, or belongs to another row"):
+    with pytest.raises(DecryptError, match="the secret of sub_2 was modified, or belongs to another row"):
         ring.decrypt(blob, context="sub_2")
     for index in range(len(blob)):
         changed = blob[:index] + bytes([blob[index] ^ 1]) + blob[index + 1 :]
@@ -135,7 +135,7 @@ def test_a_malformed_key_file_is_named(tmp_path: Path, content: bytes) -> None:
     path.chmod(0o600)
     with pytest.raises(SettingsError) as caught:
         load_or_create_keyring([], state_dir=tmp_path)
-    assert str(caught.value).startswith(f"{path}: the key file does not hold 32 bytes")
+    assert str(caught.value).startswith(f"{path}: the key file does not contain 32 bytes")
     assert "hidden" not in str(caught.value)
     assert path.read_bytes() == content
 
@@ -143,7 +143,7 @@ def test_a_malformed_key_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_no_place_for_a_key_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for state in (tmp_path / "file" / "revor-relay", tmp_path / "file"):
-        with pytest.raises(SettingsError, match="give RELAY_ENCRYPTION_KEY instead"):
+        with pytest.raises(SettingsError, match="set RELAY_ENCRYPTION_KEY instead"):
             load_or_create_keyring([], state_dir=state)
     (tmp_path / "key").mkdir()
     with pytest.raises(SettingsError, match="key"):

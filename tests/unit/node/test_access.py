@@ -104,7 +104,7 @@ def test_what_is_no_plain_file_is_refused_at_once(environ: dict[str, str], path:
 @pytest.mark.parametrize("content", ["", "\n", "two words", "rl_a\nrl_b", "é"])
 def test_a_file_without_a_token_is_named(environ: dict[str, str], path: Path, content: str) -> None:
     put(path, content)
-    with pytest.raises(SettingsError, match=r"does not hold an API token\. Remove it") as caught:
+    with pytest.raises(SettingsError, match=r"does not contain an API token\. Remove it") as caught:
         local_token.local_token(environ)
     assert str(path) in str(caught.value)
     assert path.read_text() == content
