@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relay.clock import Clock, to_rfc3339
-from relay.sandbox.bodies import CHANNELS, PLACEHOLDER_ACCOUNT_ID
+from relay.sandbox.bodies import CHANNELS
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Script
 from relay.sandbox.faults import KINDS, FaultInjector, parse_fault
 from relay.sandbox.fields import (
@@ -36,7 +36,7 @@ from relay.sandbox.fields import (
 from relay.sandbox.lifecycle import accepted_item
 from relay.sandbox.request_counts import RequestCounts
 from relay.sandbox.wire import BodyTooLarge, read_body
-from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, World, WorldFull
+from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, World
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_JOBS_PER_CALL = 10_000
@@ -130,21 +130,17 @@ class _Admin:
         interval = whole_number(fields, "min_channel_task_interval_seconds", 0, MAX_INTERVAL_SECONDS)
         script = _script(fields)
         now = self._clock()
-        try:
-            jobs = [
-                self._world.create(
-                    account=account,
-                    channel=channel,
-                    action=action,
-                    connect_account_id=PLACEHOLDER_ACCOUNT_ID,
-                    interval_seconds=DEFAULT_INTERVAL_SECONDS if interval is None else interval,
-                    now=now,
-                    script=script,
-                )
-                for _ in range(count)
-            ]
-        except WorldFull:
-            raise Refused(503, "task_unavailable") from None
+        jobs = [
+            self._world.create(
+                account=account,
+                channel=channel,
+                action=action,
+                interval_seconds=DEFAULT_INTERVAL_SECONDS if interval is None else interval,
+                now=now,
+                script=script,
+            )
+            for _ in range(count)
+        ]
         return _json({"ok": True, "items": [accepted_item(job) for job in jobs]}, 201)
 
     async def fault_list(self, request: Request) -> Response:

@@ -171,14 +171,19 @@ class Fates:
         return "failed", min(most, 1) if late else 0, code
 
     def _start_delay(self, rng: Random, script: Script) -> float:
-        drawn = rng.lognormvariate(math.log(self.timing.start_median_seconds), self.timing.start_sigma)
-        return min(drawn if script.start_delay_seconds is None else script.start_delay_seconds, MAX_RUN_SECONDS)
+        timing = self.timing
+        return _duration(rng, timing.start_median_seconds, timing.start_sigma, script.start_delay_seconds)
 
     def _run(self, rng: Random, script: Script) -> float:
-        drawn = rng.lognormvariate(math.log(self.timing.run_median_seconds), self.timing.run_sigma)
-        return min(drawn if script.run_seconds is None else script.run_seconds, MAX_RUN_SECONDS)
+        return _duration(rng, self.timing.run_median_seconds, self.timing.run_sigma, script.run_seconds)
 
     def _pause(self, rng: Random, script: Script, index: int) -> float:
         pauses = self.timing.retry_pauses_seconds or (30.0,)
         drawn = pauses[min(index, len(pauses) - 1)] * rng.uniform(1.0, 1.2)
         return drawn if script.retry_pause_seconds is None else script.retry_pause_seconds
+
+
+def _duration(rng: Random, median_seconds: float, sigma: float, fixed_seconds: float | None) -> float:
+    """The fixed duration, else a lognormal draw. Draws in any case, so that a script does not shift later draws."""
+    drawn = rng.lognormvariate(math.log(median_seconds), sigma)
+    return min(drawn if fixed_seconds is None else fixed_seconds, MAX_RUN_SECONDS)

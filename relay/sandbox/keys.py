@@ -8,16 +8,10 @@ account `acme`. `sk-revor-readonly-acme` is a key of `acme` that cannot create j
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from relay.sandbox.fields import Refused
+
 PREFIX = "sk-revor-"
 MAX_KEY_LENGTH = 256
-
-
-class KeyRefused(Exception):
-    """The key is refused with status 401 and one of Revor's codes."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +26,19 @@ class Caller:
 def caller_of(headers: Mapping[str, str]) -> Caller:
     """The caller, by `Authorization: Bearer` or `x-api-key`. If both are given, Bearer wins.
 
-    Header names are lower case. An Authorization header with another scheme is ignored. Raises KeyRefused.
+    Header names are lower case. An Authorization header with another scheme is ignored. Raises Refused.
     """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     key = token.strip() if scheme.lower() == "bearer" else ""
     key = key or headers.get("x-api-key", "").strip()
     if not key:
-        raise KeyRefused("api_key_missing")
+        raise Refused(401, "api_key_missing")
     parts = key.removeprefix(PREFIX).split("-")
     if not key.startswith(PREFIX) or not parts[0] or len(key) > MAX_KEY_LENGTH:
-        raise KeyRefused("api_key_invalid")
+        raise Refused(401, "api_key_invalid")
     for word in ("expired", "revoked"):
         if parts[0].startswith(word):
-            raise KeyRefused(f"api_key_{word}")
+            raise Refused(401, f"api_key_{word}")
     is_readonly = parts[0] == "readonly"
     account = parts[1] if is_readonly and len(parts) > 1 and parts[1] else parts[0]
     return Caller(key=key, account=account, can_create=not is_readonly)

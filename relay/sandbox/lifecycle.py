@@ -188,23 +188,15 @@ def truth(job: Job, now: float) -> dict[str, Any]:
 
 
 def _result(job: Job) -> dict[str, Any]:
-    if job.action == "outreach.dispatch":
-        resolved = "direct_message" if job.channel == "linkedin" else "message"
-        return {
-            "account_id": job.connect_account_id,
-            "channel": job.channel,
-            "action": "outreach",
-            "resolved_action": resolved,
-            "message_id": job.fate.message_id,
-            "status": "accepted",
-        }
+    is_dispatch = job.action == "outreach.dispatch"
+    resolved = ("direct_message" if job.channel == "linkedin" else "message") if is_dispatch else "post_like"
     return {
         "account_id": job.connect_account_id,
         "channel": job.channel,
-        "action": "post_like",
-        "resolved_action": "post_like",
-        "message_id": None,
-        "status": "skipped" if job.fate.skipped else "accepted",
+        "action": "outreach" if is_dispatch else "post_like",
+        "resolved_action": resolved,
+        "message_id": job.fate.message_id if is_dispatch else None,
+        "status": "skipped" if job.fate.skipped and not is_dispatch else "accepted",
     }
 
 

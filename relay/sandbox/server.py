@@ -1,7 +1,7 @@
 """The sandbox over HTTP: Revor's API v1 under /api/v1, and the sandbox's own endpoints under /_sandbox."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -16,14 +16,14 @@ from relay.sandbox.admin import admin_routes
 from relay.sandbox.bodies import JobRequest, connect_accounts, parse_dispatch, parse_post_like
 from relay.sandbox.fate import Fates
 from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultInjector, FaultSpec
-from relay.sandbox.fields import Refused
+from relay.sandbox.fields import Refused, invalid
 from relay.sandbox.idempotency import IdempotencyStore
-from relay.sandbox.keys import Caller, KeyRefused, caller_of
+from relay.sandbox.keys import Caller, caller_of
 from relay.sandbox.lifecycle import Behaviour, CountAttempts, StartedAtWhileWaiting, accepted_item
 from relay.sandbox.limits import RateLimiter, Verdict, retry_after_text
 from relay.sandbox.request_counts import RequestCounts
 from relay.sandbox.wire import Answer, BodyTooLarge, ConnectionCut, json_answer, read_body, send_answer
-from relay.sandbox.world import World, WorldFull
+from relay.sandbox.world import World
 
 JOBS_PATH = "/api/v1/outreach/jobs/"
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -48,6 +48,7 @@ class Sandbox:
     count_attempts: CountAttempts = "start"
     started_at_while_waiting: StartedAtWhileWaiting = "clear"
     limit_reads_only: bool = False
+    """Count only reads of jobs."""
     fates: Fates = field(default_factory=Fates)
 
     def world(self) -> World:
@@ -59,52 +60,27 @@ class Sandbox:
         )
         return World(seed=self.seed, behaviour=behaviour, fates=self.fates)
 
-    def app(self, *, clock: Clock = wall_clock) -> Starlette:
-        """The ASGI application with a new world."""
-        return create_app(
-            self.world(),
-            rate_limit=self.rate_limit,
-            account_rate_limit=self.account_rate_limit,
-            limit_reads_only=self.limit_reads_only,
-            clock=clock,
-        )
+    def app(self, *, clock: Clock = wall_clock, world: World | None = None) -> Starlette:
+        """The ASGI application, with a new world by default.
+
+        `app.state` gives a program in the same process access to `world`, `faults` and `request_counts`.
+        """
+        world = self.world() if world is None else world
+        faults, counts = FaultInjector(seed=world.seed), RequestCounts()
+        upstream = Upstream(world, faults, counts, self._limiter(world.speed), self.limit_reads_only, clock)
+        app = Starlette(routes=[*admin_routes(world, faults, counts, clock), Mount("/", app=upstream)])
+        app.state.world, app.state.faults, app.state.request_counts = world, faults, counts
+        return app
+
+    def _limiter(self, speed: float) -> RateLimiter | None:
+        if self.rate_limit is None:
+            return None
+        requests, seconds = self.rate_limit
+        account_limit = self.account_rate_limit or requests
+        return RateLimiter(limit=requests, window_seconds=seconds / speed, account_limit=account_limit)
 
 
-def create_app(
-    world: World,
-    *,
-    rate_limit: tuple[int, float] | None,
-    account_rate_limit: int | None = None,
-    limit_reads_only: bool = False,
-    clock: Clock = wall_clock,
-) -> Starlette:
-    """The sandbox's ASGI application for `world`. The limits are those of `Sandbox`.
-
-    With `limit_reads_only` only reads of jobs count. `app.state` gives a program in the same process access to `world`,
-    `faults` and `request_counts`.
-    """
-    limiter = None
-    if rate_limit is not None:
-        limiter = RateLimiter(
-            limit=rate_limit[0],
-            window_seconds=rate_limit[1] / world.speed,
-            account_limit=account_rate_limit or rate_limit[0],
-        )
-    faults, request_counts = FaultInjector(seed=world.seed), RequestCounts()
-    upstream = Upstream(
-        world=world,
-        faults=faults,
-        request_counts=request_counts,
-        limiter=limiter,
-        limit_reads_only=limit_reads_only,
-        clock=clock,
-    )
-    app = Starlette(routes=[*admin_routes(world, faults, request_counts, clock), Mount("/", app=upstream)])
-    app.state.world, app.state.faults, app.state.request_counts = world, faults, request_counts
-    return app
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Request:
     """One request to /api/v1. `kind` is accounts, dispatch, post_like, job or unknown."""
 
@@ -116,7 +92,7 @@ class _Request:
     body: bytes
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Upstream:
     """Revor's API v1 as an ASGI application. Computes each answer without an await, so requests never interleave."""
 
@@ -136,19 +112,16 @@ class Upstream:
         path, method = scope["path"], scope["method"]
         is_job = path.startswith(JOBS_PATH) and "/" not in path[len(JOBS_PATH) :] and path != JOBS_PATH
         kind = "job" if is_job else _ROUTES.get(path, ("", "unknown"))[1]
+        fault: FaultSpec | None = None
         try:
             body = await read_body(receive, max_bytes=MAX_BODY_BYTES)
+            headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
+            answer, fault = self.answer(_Request(method, path, kind, headers, query, body))
         except BodyTooLarge:
-            refused = Refused(400, "invalid_request", f"the body is larger than {MAX_BODY_BYTES} bytes")
-            answer, fault = self._with_limit_headers(self._refusal(refused), self._peek(None)), None
+            refusal = self._refusal(invalid(f"the body is larger than {MAX_BODY_BYTES} bytes"))
+            answer = self._with_limit_headers(refusal, self._limit(None, self.clock(), counted=False))
         except ConnectionCut:
             return
-        else:
-            query = QueryParams(scope["query_string"])
-            request = _Request(
-                method=method, path=path, kind=kind, headers=Headers(scope=scope), query=query, body=body
-            )
-            answer, fault = self.answer(request)
         status = 0 if fault is not None and fault.kind == "timeout" else answer.status
         self.request_counts.count(method, kind, status)
         await send_answer(answer, scope, receive, send, fault)
@@ -162,9 +135,10 @@ class Upstream:
         refused: Refused | None = None
         try:
             caller = caller_of(request.headers)
-        except KeyRefused as error:
-            refused = Refused(401, error.code)
-        verdict = self._limit(request, caller, now)
+        except Refused as error:
+            refused = error
+        is_read = request.kind == "job" and request.method == "GET"
+        verdict = self._limit(caller, now, counted=is_read or not self.limit_reads_only)
         if verdict is not None and not verdict.is_allowed:
             refused = Refused(429, "api_rate_limit_exceeded")
         if caller is None or refused is not None:
@@ -181,19 +155,13 @@ class Upstream:
         headers = verdict.headers(whole_seconds=self.world.speed == 1)
         return replace(answer, headers=(*headers, *answer.headers))
 
-    def _limit(self, request: _Request, caller: Caller | None, now: float) -> Verdict | None:
+    def _limit(self, caller: Caller | None, now: float, *, counted: bool) -> Verdict | None:
+        """The rate limiter's decision. None if there is no limit."""
         if self.limiter is None:
             return None
-        is_read = request.kind == "job" and request.method == "GET"
-        if caller is None or (self.limit_reads_only and not is_read):
-            return self._peek(caller)
-        return self.limiter.spend(caller.key, caller.account, now)
-
-    def _peek(self, caller: Caller | None) -> Verdict | None:
-        if self.limiter is None:
-            return None
-        key, account = (None, None) if caller is None else (caller.key, caller.account)
-        return self.limiter.peek(key, account, self.clock())
+        if caller is None:
+            return self.limiter.peek(None, None, now)
+        return (self.limiter.spend if counted else self.limiter.peek)(caller.key, caller.account, now)
 
     def _faulty(self, request: _Request, caller: Caller, now: float) -> tuple[Answer, FaultSpec | None]:
         """Runs the call, unless a fault prevents it. Returns its answer and the fault."""
@@ -263,7 +231,7 @@ class Upstream:
         try:
             body = orjson.loads(request.body)
         except orjson.JSONDecodeError:
-            raise Refused(400, "invalid_request", "the body is not JSON") from None
+            raise invalid("the body is not JSON") from None
         name = request.headers.get("idempotency-key", "")
         if not name:
             return self._make(_PARSERS[request.kind](body), request, caller, now)
@@ -276,18 +244,8 @@ class Upstream:
         return answer
 
     def _make(self, order: JobRequest, request: _Request, caller: Caller, now: float) -> Answer:
-        try:
-            job = self.world.create(
-                account=caller.account,
-                channel=order.channel,
-                action=order.action,
-                connect_account_id=order.connect_account_id,
-                interval_seconds=order.interval_seconds,
-                now=now,
-                body_digest=sha256(request.body).hexdigest(),
-            )
-        except WorldFull:
-            raise Refused(503, "task_unavailable") from None
+        digest = sha256(request.body).hexdigest()
+        job = self.world.create(account=caller.account, now=now, body_digest=digest, **asdict(order))
         return self._success(202, "item", accepted_item(job))
 
     def _request_id(self) -> str:

@@ -13,16 +13,13 @@ from typing import Any
 from uuid import UUID
 
 from relay.sandbox.fate import Fate, Fates, Script
+from relay.sandbox.fields import Refused
 from relay.sandbox.lifecycle import Behaviour, Job, milliseconds, schedule_steps, step_item, truth
 
 MIN_INTERVAL_SECONDS = 60
 MAX_INTERVAL_SECONDS = 86_400
 DEFAULT_INTERVAL_SECONDS = 60
 MAX_SPEED = 1_000_000.0
-
-
-class WorldFull(Exception):
-    """The world holds its maximum of jobs, and the oldest is not finished."""
 
 
 @dataclass(slots=True)
@@ -81,7 +78,7 @@ class World:
     ) -> Job:
         """Creates a job and its whole lifecycle. `interval_seconds` (at speed 1) is raised to at least 60.
 
-        Raises WorldFull if there are `max_jobs` jobs and the oldest is not finished.
+        Raises Refused (503) if there are `max_jobs` jobs and the oldest is not finished.
         """
         self._make_room(now)
         script = script or Script()
@@ -139,7 +136,7 @@ class World:
             return
         oldest = next(iter(self._jobs.values()))
         if oldest.ended_at > now:
-            raise WorldFull(f"{self.max_jobs} jobs are kept, and the oldest is not finished")
+            raise Refused(503, "task_unavailable")
         del self._jobs[oldest.id]
 
     def job(self, job_id: str, *, account: str | None = None) -> Job | None:

@@ -16,7 +16,7 @@ from relay.sandbox.fate import Fates, Mix
 from relay.sandbox.faults import KINDS
 from relay.sandbox.idempotency import IdempotencyStore
 from relay.sandbox.lifecycle import Behaviour
-from relay.sandbox.server import MAX_BODY_BYTES, Sandbox, create_app
+from relay.sandbox.server import MAX_BODY_BYTES, Sandbox
 from relay.sandbox.wire import Answer, ConnectionCut
 from relay.sandbox.world import World
 
@@ -290,7 +290,7 @@ def test_unusable_senders_are_refused(peer: Peer) -> None:
 
 
 def test_full_world_answers_503() -> None:
-    peer = Peer(Clock(), create_app(World(max_jobs=1), rate_limit=None, clock=Clock()))
+    peer = Peer(Clock(), Sandbox(rate_limit=None).app(clock=Clock(), world=World(max_jobs=1)))
     assert peer.create().status_code == 202
     refused(peer.create(), 503, "task_unavailable")
 
@@ -550,7 +550,7 @@ def test_true_times_agree_with_every_read() -> None:
     clock = Clock()
     fates = Fates(mix=Mix(succeeded=1, retried=1, failed=1, cancelled=1))
     world = World(seed=4, behaviour=Behaviour(speed=60), fates=fates)
-    peer = Peer(clock, create_app(world, rate_limit=None, clock=clock))
+    peer = Peer(clock, Sandbox(rate_limit=None).app(clock=clock, world=world))
     for _ in range(25):
         peer.create()
     jobs = peer.get("/_sandbox/jobs").json()["jobs"]
@@ -639,7 +639,7 @@ def test_invalid_scripts_are_refused(peer: Peer, body: Any) -> None:
 
 
 def test_full_world_refuses_scripted_jobs() -> None:
-    peer = Peer(Clock(), create_app(World(max_jobs=1), rate_limit=None, clock=Clock()))
+    peer = Peer(Clock(), Sandbox(rate_limit=None).app(clock=Clock(), world=World(max_jobs=1)))
     assert peer.post("/_sandbox/jobs", json={"count": 2}).status_code == 503
 
 

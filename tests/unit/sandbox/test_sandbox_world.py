@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
 from relay.sandbox.fate import RETRYABLE_BY_CODE, Fates, Mix, Script
+from relay.sandbox.fields import Refused
 from relay.sandbox.lifecycle import Behaviour, Job, accepted_item
-from relay.sandbox.world import World, WorldFull
+from relay.sandbox.world import World
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
 NOW = 1_779_271_200.0  # 2026-05-20T10:00:00Z
@@ -326,7 +327,7 @@ def test_only_the_account_that_created_a_job_sees_it() -> None:
 def test_the_oldest_finished_job_makes_room() -> None:
     world = World(seed=1, max_jobs=2)
     first, second = make(world, script=DONE), make(world, channel="linkedin", script=DONE)
-    with pytest.raises(WorldFull):
+    with pytest.raises(Refused, match="task_unavailable"):
         make(world)
     third = make(world, now=NOW + 100)
     assert list(world.jobs()) == [second, third]
