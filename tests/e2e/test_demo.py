@@ -46,7 +46,7 @@ def test_text_output_ends_with_a_headline(environ: dict[str, str]) -> None:
     first, *_, last = ran.stdout.splitlines()
     assert first.startswith("0/3 jobs finished")
     assert last.startswith("3 jobs, ")
-    assert "polling every 5 s takes" in last
+    assert "Polling every 5 s needs" in last
 
 
 def test_compare_naive_adds_its_figures(environ: dict[str, str], tmp_path: Path) -> None:
