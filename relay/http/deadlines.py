@@ -1,6 +1,6 @@
 """Time-outs of which thousands begin in a second and hardly one passes, with one timer for all of the same length.
 
-`asyncio.timeout` sets a timer for each, which costs 5 us: a twentieth of a delivery (docs/performance.md).
+`asyncio.timeout` sets a timer for each, which costs 5 us: a twentieth of a delivery (docs/design/performance.md).
 """
 
 import asyncio

@@ -4,7 +4,8 @@ The status line decides, whatever follows it: a head that aiohttp's parser rejec
 connection is closed. All text returned can be stored as JSON and in the databases.
 
 Bypasses aiohttp's ClientSession, which accounts for three quarters of the cost of a small POST with features that are
-not used here (cookies, redirects, proxies, authentication, a task that writes the body). Figures: docs/performance.md.
+not used here (cookies, redirects, proxies, authentication, a task that writes the body). Figures:
+docs/design/performance.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping
