@@ -65,7 +65,7 @@ def show(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Explain one delivery: each attempt, its timings, what was decided, and what you can do."""
+    """Explain one delivery. Shows each attempt, its timings, what was decided, and what you can do."""
     client = api()
     if raw:
         _print_raw(client.get(path_of("deliveries", id, "request")))
@@ -93,7 +93,7 @@ def _print_raw(request: Any) -> None:
 
 @app.command()
 def retry(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The id of one delivery (dlv_…).")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="The id of one delivery (dlv_…).")] = None,
     state: Annotated[str | None, typer.Option(help="All that are pending, dead, cancelled or delivered.")] = None,
     subscription: Subscription = None,
     type: Type = None,
@@ -103,7 +103,7 @@ def retry(
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Send one delivery again by its id, or all that match the options, each with a fresh retry schedule."""
+    """Send deliveries again. Takes one id, or all that match the options, each with a fresh retry schedule."""
     wanted = given(
         {
             "state": state,

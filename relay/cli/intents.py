@@ -8,7 +8,7 @@ from relay.cli.client import api, path_of
 from relay.cli.options import Json, Limit, given
 from relay.cli.output import print_list, print_result
 
-app = typer.Typer(help="List creates with unknown fate, and record what became of them.", no_args_is_help=True)
+app = typer.Typer(help="List creates with unknown fate and record the outcome.", no_args_is_help=True)
 
 IntentId = Annotated[str, typer.Argument(metavar="ID", help="The intent's id (int_…).")]
 COLUMNS = ("id", "sent_at", "account", "path", "reason", "idempotency_key")

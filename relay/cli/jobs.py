@@ -38,7 +38,7 @@ CallbackTypes = Annotated[
 
 @app.command()
 def add(
-    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of upstream jobs.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of upstream jobs.")],
     callback: Annotated[str | None, typer.Option(help="URL that gets the events of these jobs.")] = None,
     callback_types: CallbackTypes = None,
     metadata: Annotated[str | None, typer.Option(help="JSON object to include in every event.")] = None,
@@ -94,7 +94,7 @@ def import_jobs(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted import of this file.")] = False,
     json: Json = False,
 ) -> None:
-    """Track the jobs in a CSV, JSON lines or pasted upstream answers. Exit code 1: some were rejected."""
+    """Track the jobs in a CSV, JSON lines or pasted answers. Exit code 1: some were rejected."""
     from relay.cli.importing.run import Plan, run
 
     defaults = {
@@ -186,7 +186,7 @@ def wait(
 
 @app.command()
 def explain(id: JobId, source: Source = None, account: Account = None, json: Json = False) -> None:
-    """Explain what a job is waiting for, when its next poll is, and why not earlier."""
+    """Explain a job. Says what it is waiting for, when its next poll is, and why not earlier."""
     answer = api().get(path_of("jobs", id, "explain"), {"source": source, "account": account})
     if json:
         print_json(answer)

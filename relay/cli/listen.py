@@ -23,7 +23,7 @@ def listen(
     types: Types = None,
     json: Json = False,
 ) -> None:
-    """Print events as they happen, or forward them, signed, to a local port, until interrupted."""
+    """Print events as they happen, until interrupted. With --forward-to, send them signed to a local port."""
     target = _target(forward_to)
     wanted = full_types(types)
     client = api()

@@ -63,7 +63,7 @@ def migrate(config: ConfigFile = None) -> None:
 
 
 def check(config: ConfigFile = None, json: Json = False) -> None:
-    """Check settings, database, keys and sinks, and explain how to fix problems. Exit code 2: there are problems."""
+    """Check settings, database, keys and sinks. Explains how to fix problems. Exit code 2: there are problems."""
     from relay.cli.checks import print_findings, run_checks
 
     with working("checking"):
@@ -118,7 +118,7 @@ def verify(
     now: Annotated[str | None, typer.Option(help="Verify as of this time: epoch seconds or RFC 3339.")] = None,
     json: Json = False,
 ) -> None:
-    """Verify the signature of a raw HTTP request, and explain a failure. Exit code 1: it does not verify."""
+    """Verify the signature of a raw HTTP request. Explains a failure. Exit code 1: it does not verify."""
     from relay.core import signing
 
     signing_secret = _signing_secret(secret, file)

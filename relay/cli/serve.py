@@ -38,7 +38,7 @@ def serve(
         bool, typer.Option("--auto-migrate", help="Migrate the database first (SQLite: always).")
     ] = False,
 ) -> None:
-    """Run the relay: poll tracked jobs, deliver their events, serve the API."""
+    """Run the relay. It polls tracked jobs, delivers their events and serves the API."""
     source = SettingsSource(path=settings_file(config), dev=dev, host=host, port=port)
     chosen = read_roles(roles)
     settings = source.load()

@@ -26,7 +26,7 @@ TROUBLES = {
 
 
 def sources(json: Json = False) -> None:
-    """Show the polling of each account: budget, expected delay, and what a larger budget would bring."""
+    """Show the polling of each account. Includes its budget, expected delay, and what a larger budget would bring."""
     found = api().items("/v1/sources", {}, MAX_ACCOUNTS)
     print_list(found, COLUMNS, _row, empty="no accounts. Add one to the settings", json=json)
     if json or not found:

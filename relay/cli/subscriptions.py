@@ -35,7 +35,7 @@ def add(
     duplicate: Annotated[bool, typer.Option("--duplicate", help="Add the URL even if it is subscribed.")] = False,
     json: Json = False,
 ) -> None:
-    """Subscribe a URL, send it a sample, and say what will arrive. The secret is shown only once.
+    """Subscribe a URL. Sends it a sample and says what will arrive. The secret is shown only once.
 
     Exit code 1: the sink did not accept the sample. The subscription is kept.
     """
@@ -102,7 +102,7 @@ def _row(subscription: dict[str, Any]) -> list[Any]:
 
 @app.command()
 def show(id: SubscriptionId, json: Json = False) -> None:
-    """Show one subscription: its state, since when and why, and its settings."""
+    """Show one subscription. Includes its state, since when and why, and its settings."""
     print_object(api().get(path_of("subscriptions", id)), json=json)
 
 
@@ -186,7 +186,7 @@ def replay(
     wait: Wait = False,
     json: Json = False,
 ) -> None:
-    """Send a range of events again, in order within each job and after new events."""
+    """Send a range of events again. They keep their order within each job and are sent after new events."""
     body = given({"since": time_or_age(since), "until": time_or_age(until), "types": full_types(types), "only": only})
     answer = api().post(path_of("subscriptions", id, "replay"), body, timeout=COUNT_TIMEOUT_SECONDS)
     follow_up(answer, wait=wait, json=json)
@@ -199,7 +199,7 @@ def remove(id: SubscriptionId, json: Json = False) -> None:
 
 
 def signing_secret(json: Json = False) -> None:
-    """Print the secret that signs events to callback URLs and `relay listen --forward-to`."""
+    """Print the signing secret of callback URLs. It also signs what `relay listen` forwards."""
     answer = api().get("/v1/signing-secret")
     print_result(answer, answer["secret"], json=json)
 

@@ -56,7 +56,7 @@ class Case:
 def support(
     id: Annotated[str, typer.Argument(metavar="ID", help="The id of a job, event, delivery or subscription.")],
 ) -> None:
-    """Print a text for a support ticket about one id, without secrets, recipients and metadata."""
+    """Print a text for a support ticket. It describes one id, without secrets, recipients and metadata."""
     with working("reading"):
         case = gather(api(), id)
     for line in report(case, now=wall_clock()):

@@ -30,9 +30,9 @@ def demo(
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep serving afterwards, until Ctrl-C.")] = False,
 ) -> None:
-    """Run everything on this machine: a stand-in upstream, the relay, and a receiver that verifies every event.
+    """Run a demo on this machine. It has a stand-in upstream, the relay, and a receiver that verifies every event.
 
-    Needs no account and leaves nothing behind. Exit code 0: nothing lost, out of order or unverified.
+    It needs no account and leaves nothing behind. Exit code 0: nothing lost, out of order or unverified.
     """
     if not math.isfinite(speed):
         raise typer.BadParameter("must be a number from 1 to 1000", param_hint="--speed")
