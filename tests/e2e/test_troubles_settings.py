@@ -127,7 +127,7 @@ async def test_no_place_for_a_token_or_a_key_file(world: RelayWorld, tmp_path: P
     assert line.endswith("(Permission denied): set RELAY_TOKEN_FILE or auth.tokens")
     (tmp_path / "relay.token").write_text(API_TOKEN)
     line = await world.refused(limits="UNPRIVILEGED", RELAY_TOKEN_FILE="relay.token")
-    assert "key: the key file can not be made or read (Permission denied): give RELAY_ENCRYPTION_KEY instead" in line
+    assert "key: the key file cannot be created or read (Permission denied): set RELAY_ENCRYPTION_KEY instead" in line
     assert not list(tmp_path.glob("relay.db*"))
 
 
