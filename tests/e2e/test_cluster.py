@@ -1,4 +1,4 @@
-"""Nodes that share a PostgreSQL database: one polls an account, all answer and deliver, and any may die."""
+"""Nodes that share a PostgreSQL database: one polls each account, all answer and deliver, and any may die."""
 
 import asyncio
 import contextlib
@@ -104,7 +104,7 @@ async def test_one_node_polls_an_account_and_both_register_answer_and_deliver(fi
             assert (await world.api.get("/readyz")).status_code == 200
 
 
-async def test_who_waits_on_one_node_hears_what_another_one_saw(first: World) -> None:
+async def test_waiter_on_one_node_sees_what_another_polled(first: World) -> None:
     async with open_beside(first) as second:
         job_id = await first.job(**LONG)
         asking = asyncio.ensure_future(second.api.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"}))
@@ -112,7 +112,7 @@ async def test_who_waits_on_one_node_hears_what_another_one_saw(first: World) ->
         assert (answer.json()["status"], answer.json()["open"]) == ("succeeded", False)
 
 
-async def test_a_look_asked_for_on_one_node_is_made_by_the_other(first: World) -> None:
+async def test_refresh_on_one_node_is_polled_by_the_other(first: World) -> None:
     async with open_beside(first) as second:
         job_id = await first.job(attempt_failures=0, start_delay_seconds=36_000, run_seconds=1, in_lane=False)
         await until(lambda: first.polls("observed") >= 1)
@@ -121,7 +121,7 @@ async def test_a_look_asked_for_on_one_node_is_made_by_the_other(first: World) -
         await until(lambda: first.polls("observed") > seen)
 
 
-async def test_a_priority_given_on_one_node_reaches_the_other(first: World) -> None:
+async def test_priority_set_on_one_node_reaches_the_other(first: World) -> None:
     async with open_beside(first) as second:
         job_id = await first.job(**LONG)
         uid = (await first.shown(job_id))["uid"]
@@ -131,7 +131,7 @@ async def test_a_priority_given_on_one_node_reaches_the_other(first: World) -> N
         await until(lambda: call(uid, 4.0) in heard.mock_calls)
 
 
-async def test_the_next_event_reaches_a_subscription_that_another_node_made(first: World) -> None:
+async def test_next_event_reaches_a_subscription_created_on_another_node(first: World) -> None:
     async with open_beside(first) as second:
         for turn in range(5):
             made = await second.subscribe(path=f"/turn-{turn}")
@@ -141,7 +141,7 @@ async def test_the_next_event_reaches_a_subscription_that_another_node_made(firs
             assert (await second.api.delete(f"/v1/subscriptions/{made['id']}")).status_code == 200
 
 
-async def test_an_account_goes_to_another_node_when_its_own_ends(first: World) -> None:
+async def test_account_moves_to_another_node_when_its_own_stops(first: World) -> None:
     await first.subscribe()
     async with open_beside(first) as second:
         async with open_beside(first) as third:
@@ -200,7 +200,7 @@ async def never_two_pollers(*worlds: World) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("_long_leases")
-async def test_the_account_of_a_node_that_dies_is_polled_by_another_at_once(first: World) -> None:
+async def test_account_of_a_dead_node_is_polled_by_another_at_once(first: World) -> None:
     await first.subscribe()
     async with open_beside(first) as second, never_two_pollers(first, second):
         job_id = await second.job(**LONG)
@@ -211,7 +211,7 @@ async def test_the_account_of_a_node_that_dies_is_polled_by_another_at_once(firs
 
 
 @pytest.mark.usefixtures("_long_leases")
-async def test_a_node_that_starts_after_the_death_of_the_only_one_polls_at_once(first: World) -> None:
+async def test_node_started_after_the_only_one_died_polls_at_once(first: World) -> None:
     await first.subscribe()
     job_id = await first.job(**LONG)
     await dies(first)
@@ -222,7 +222,7 @@ async def test_a_node_that_starts_after_the_death_of_the_only_one_polls_at_once(
 
 
 @pytest.mark.usefixtures("_long_leases")
-async def test_what_a_node_was_sending_when_it_died_is_sent_by_another_at_once(
+async def test_deliveries_of_a_dead_node_are_sent_by_another_at_once(
     first: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await first.subscribe()
@@ -245,7 +245,7 @@ async def test_what_a_node_was_sending_when_it_died_is_sent_by_another_at_once(
 
 
 @pytest.mark.usefixtures("_long_leases")
-async def test_a_node_that_hangs_keeps_its_account_until_its_lease_has_run_out(first: World, database_url: str) -> None:
+async def test_hanging_node_keeps_its_account_until_its_lease_expires(first: World, database_url: str) -> None:
     """Also one that is cut off: the server has its connection, and nobody else can know how it is."""
     async with open_beside(first) as second:
         await dies(first, connected=True)
@@ -268,7 +268,7 @@ async def close_listening(world: World) -> None:
 
 
 @pytest.mark.usefixtures("_long_leases")
-async def test_behind_a_pooler_a_dead_nodes_lease_has_to_run_out(
+async def test_behind_a_pooler_a_dead_node_s_lease_must_expire(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda self: 0)  # a pooler says one of its own
@@ -292,7 +292,7 @@ WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND objsubid = 1
 
 
 @pytest.mark.usefixtures("_long_leases")
-async def test_a_node_whose_connection_is_ended_stops_polling_before_another_begins(
+async def test_node_that_loses_its_connection_stops_polling_before_another_begins(
     first: World, database_url: str
 ) -> None:
     await first.subscribe()
@@ -318,13 +318,15 @@ async def events_of(world: World, job_id: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("_long_leases")
-async def test_a_node_that_is_stopped_leaves_its_account_to_another_at_once(first: World) -> None:
+async def test_stopping_node_releases_its_account_at_once(first: World) -> None:
     async with open_beside(first) as second:
         await first.node._cluster.give_up()  # type: ignore[union-attr]
         await until(lambda: second.poller.holds)
 
 
-async def test_what_can_not_be_heard_is_found(first: World, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changes_are_found_without_notifications(
+    first: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def deaf(self: postgres.PostgresDatabase, *told: Callable[..., None]) -> None:
         raise OSError("no ears")
 
@@ -337,7 +339,7 @@ async def test_what_can_not_be_heard_is_found(first: World, database_url: str, m
         once_and_in_order(first, *jobs)
 
 
-async def test_what_nobody_said_is_found_all_the_same(first: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changes_with_a_lost_notification_are_found(first: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def mute(self: postgres.PostgresDatabase) -> None:
         await asyncio.Event().wait()
 
@@ -355,7 +357,7 @@ async def test_what_nobody_said_is_found_all_the_same(first: World, monkeypatch:
 
 
 @pytest.mark.parametrize("seconds", [60.0, -60.0])
-async def test_nodes_whose_clocks_are_set_keep_their_leases_and_go_on(
+async def test_nodes_keep_their_leases_when_their_clocks_are_set(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     monkeypatch.setattr(cluster, "LEASE_SECONDS", 10.0)
@@ -410,7 +412,7 @@ FAR = {"attempt_failures": 0, "start_delay_seconds": 36_000, "run_seconds": 1, "
 
 @pytest.mark.parametrize("on", ["the node that polls", "the other node"])
 @pytest.mark.parametrize("purge", [False, True])
-async def test_who_waits_for_a_job_that_another_node_gives_up_is_told(
+async def test_waiter_is_woken_when_another_node_untracks_the_job(
     first: World, second: World, on: str, purge: bool
 ) -> None:
     here, there = (first, second) if on == "the node that polls" else (second, first)
@@ -451,7 +453,7 @@ async def test_no_node_answers_with_a_job_that_another_one_has_purged(first: Wor
     await until(passed)
 
 
-async def test_a_job_that_another_node_gives_up_is_not_polled_again(first: World) -> None:
+async def test_job_untracked_on_another_node_is_not_polled_again(first: World) -> None:
     async with open_beside(first) as second:
         job_id = await first.job(**FAR)
         kept = await first.job(**FAR)
@@ -461,7 +463,7 @@ async def test_a_job_that_another_node_gives_up_is_not_polled_again(first: World
         assert (await first.shown(kept))["open"]
 
 
-async def test_a_late_word_of_a_job_that_is_tracked_again_changes_nothing(first: World) -> None:
+async def test_late_notification_does_not_affect_a_job_tracked_again(first: World) -> None:
     async with open_beside(first):
         job_id = await first.job(**FAR)
         uid = (await first.shown(job_id))["uid"]
@@ -472,7 +474,7 @@ async def test_a_late_word_of_a_job_that_is_tracked_again_changes_nothing(first:
         assert first.poller.planner.tracks(uid)
 
 
-async def test_a_subscription_that_another_node_pauses_is_paused_though_nobody_said_so(
+async def test_subscription_paused_on_another_node_is_paused_without_a_notification(
     first: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def mute(self: postgres.PostgresDatabase) -> None:
@@ -493,7 +495,7 @@ def _shows(world: World, job_id: str, field: str, value: Any) -> Callable[[], Aw
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_a_server_that_is_restarted_loses_nothing(first: World, server: PostgresServer, mode: str) -> None:
+async def test_restart_of_the_database_server_loses_nothing(first: World, server: PostgresServer, mode: str) -> None:
     await first.subscribe()
     async with open_beside(first) as second, never_two_pollers(first, second):
         jobs = [await world.job(**LONG) for world in (first, second) for _ in range(5)]

@@ -1,8 +1,8 @@
-"""The relay stopped between each two steps of a create, from the moment that it is read until its caller has an answer.
+"""The relay is stopped between any two steps of a create, from reading it until the caller has an answer.
 
-A first create goes through; the second stops the relay at the point. After a start the books say what is true: whether
-the upstream made a job, and whether the relay tracks it, suspects it, or knows that there is none. Then the caller
-repeats with its Idempotency-Key, and there is one job and nothing left to suspect.
+A first create goes through; the second is stopped at the point. After a restart the records must be true: whether the
+upstream created a job, and whether the relay tracks it, lists it as unknown, or knows that there is none. Then the
+caller repeats with its Idempotency-Key, and there is exactly one job.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ RECORDED = {"register.committed", "create.recorded"}
 
 
 @pytest.mark.parametrize(("database", "point"), in_turns(CREATE_POINTS))
-async def test_a_stop_at_any_point_of_a_create_leaves_the_truth(tmp_path: Path, database: str, point: str) -> None:
+async def test_stop_at_any_point_of_a_create_leaves_a_true_record(tmp_path: Path, database: str, point: str) -> None:
     async with open_create_world(tmp_path, f"{SEED}:{point}", database) as callers:
         world = callers.world
         await world.relay.serve(stop=(point, 2))

@@ -1,8 +1,8 @@
-"""SIGKILL at random moments in the middle of creates that callers send through the relay.
+"""SIGKILL at random moments during creates that callers send through the relay.
 
-The upstream survives. A caller that gets no answer repeats only with an Idempotency-Key. Then the upstream's ledger is
-laid beside the callers': no create more than they sent, every job that they learned of is tracked, and every other one
-has its intent. KILL_TEST_COUNT and KILL_TEST_SEED choose how often, and which moments.
+The upstream survives. A caller without an answer repeats only with an Idempotency-Key. Then the upstream's record is
+compared with the callers': no create more than they sent, every job they learned of is tracked, and every other one has
+an intent. KILL_TEST_COUNT and KILL_TEST_SEED choose how often and when.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ async def one_world(folder: Path, database: str, seed: str, count: int) -> Creat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("database", DATABASES)
-async def test_kills_in_the_middle_of_creates_lose_and_repeat_none(tmp_path: Path, database: str) -> None:
+async def test_kills_during_creates_lose_and_repeat_none(tmp_path: Path, database: str) -> None:
     print(f"KILL_TEST_SEED={SEED}")
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:

@@ -1,8 +1,8 @@
-"""The relay stopped between each two steps of look, record, claim, send and mark, of registration, start and end.
+"""The relay is stopped between any two steps of polling, recording, claiming, sending, registration, start and stop.
 
-Each point of `tests/support/kill_points.py` is passed twice: the first time that a relay comes there, and the n-th.
-Then the relay is started without a stop, and all is held to the promise. `make test` stops at many points of one
-world; `make soak` gives each point a world of its own.
+Each point of `tests/support/kill_points.py` is reached twice: the first time, and the n-th time. Then the relay runs
+without a stop, and every promise is checked. `make test` stops at many points of one world; `make soak` gives each
+point its own.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ def groups(database: str) -> list[list[str]]:
         for group in groups(name)
     ],
 )
-async def test_a_stop_at_any_point_breaks_nothing(tmp_path: Path, database: str, points: list[str]) -> None:
+async def test_stop_at_any_point_keeps_every_promise(tmp_path: Path, database: str, points: list[str]) -> None:
     seed = f"{SEED}:{points[0]}"
     rng = random.Random(f"passages:{seed}")
     stops = 0

@@ -1,5 +1,7 @@
-"""The relay stopped between each two steps of a subscription's recovery: its sink only failed until it was disabled,
-and is there again. Then all is held to the promise, and there was one recovery."""
+"""The relay is stopped between any two steps of the recovery of a disabled subscription.
+
+Every promise holds, and there is one recovery.
+"""
 
 import asyncio
 from pathlib import Path
@@ -32,7 +34,7 @@ async def count(world: World, type: str) -> int:
 
 
 @pytest.mark.parametrize(("database", "point"), in_turns(PROBE_POINTS))
-async def test_a_stop_at_any_point_of_a_recovery_breaks_nothing(tmp_path: Path, database: str, point: str) -> None:
+async def test_stop_at_any_point_of_a_recovery_keeps_every_promise(tmp_path: Path, database: str, point: str) -> None:
     async with open_world(tmp_path, f"{SEED}:{point}", database=database) as world:
         (tmp_path / "relay.yaml").write_text(CONFIG + DELIVERY)
         world.relay.constants |= CONSTANTS

@@ -1,7 +1,7 @@
-"""SIGKILL at random moments, while jobs are registered, looked at and delivered to a sink that answers 500 at times.
+"""SIGKILL at random moments, while jobs are registered, polled and delivered to a sink that sometimes answers 500.
 
-Nothing may be lost, no transition may get a second event, the order has to hold, and only a delivery whose answer the
-relay had no time to write down may come twice. KILL_TEST_COUNT and KILL_TEST_SEED choose how often, and which moments.
+Nothing is lost, no transition gets a second event, the order holds, and only a delivery whose answer was not recorded
+in time may be repeated. KILL_TEST_COUNT and KILL_TEST_SEED choose how often and when.
 """
 
 import asyncio

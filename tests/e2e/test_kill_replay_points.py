@@ -1,5 +1,7 @@
-"""The relay stopped between each two steps of a replay: of events from before the subscription, to a sink that refuses
-some. It is stopped at an early step and at a later one; then all is held to the promise."""
+"""The relay is stopped between any two steps of a replay, early and late, while the sink refuses some events.
+
+Then every promise is checked.
+"""
 
 import asyncio
 import contextlib
@@ -33,7 +35,7 @@ async def recorded(world: World) -> None:
 
 
 @pytest.mark.parametrize(("database", "point"), in_turns(REPLAY_POINTS))
-async def test_a_stop_at_any_point_of_a_replay_breaks_nothing(tmp_path: Path, database: str, point: str) -> None:
+async def test_stop_at_any_point_of_a_replay_keeps_every_promise(tmp_path: Path, database: str, point: str) -> None:
     async with open_world(tmp_path, f"{SEED}:{point}", database=database) as world:
         world.relay.constants |= CONSTANTS
         await world.relay.serve()

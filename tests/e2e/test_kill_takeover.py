@@ -1,6 +1,6 @@
-"""A node that is killed leaves nothing to wait for: whoever comes next, or is there, polls and delivers at once.
+"""After a node is killed, the next or another node polls and delivers at once.
 
-The leases here would outlast the test, so only the server's word that the dead node's connection has ended helps.
+The leases here outlast the test: only the end of the dead node's database connection can release them.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def delivered_after(world: World, seconds: float) -> float:
 
 
 @pytest.mark.slow
-async def test_the_only_node_goes_on_as_soon_as_it_is_started_again(tmp_path: Path) -> None:
+async def test_only_node_continues_as_soon_as_it_is_restarted(tmp_path: Path) -> None:
     async with busy(tmp_path, "alone") as world:
         done = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -61,7 +61,7 @@ async def test_the_only_node_goes_on_as_soon_as_it_is_started_again(tmp_path: Pa
 
 
 @pytest.mark.slow
-async def test_of_two_nodes_the_other_goes_on_when_one_is_killed(tmp_path: Path) -> None:
+async def test_other_node_continues_when_one_is_killed(tmp_path: Path) -> None:
     async with busy(tmp_path, "one of two") as world:
         folder = tmp_path / "other"
         folder.mkdir()

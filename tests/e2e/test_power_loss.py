@@ -186,7 +186,7 @@ def check_what_was_promised(folder: Path, files: Files) -> None:
 
 
 @pytest.mark.slow
-async def test_the_relay_goes_on_from_what_a_power_cut_leaves(tmp_path: Path) -> None:
+async def test_acknowledged_data_survives_power_loss(tmp_path: Path) -> None:
     began = time.monotonic()
     seed = f"{SEED}:power"
     print(f"KILL_TEST_SEED={SEED}")
@@ -219,7 +219,7 @@ async def test_the_relay_goes_on_from_what_a_power_cut_leaves(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-async def test_a_copy_of_any_moment_has_what_was_promised_before(tmp_path: Path) -> None:
+async def test_copy_at_any_moment_has_everything_acknowledged_before(tmp_path: Path) -> None:
     began = time.monotonic()
     seed = f"{SEED}:copies"
     print(f"KILL_TEST_SEED={SEED}")

@@ -1,6 +1,6 @@
-"""Random operations from outside while nodes are killed, restarted and reloaded, held to the promise by a strict judge.
+"""Random operations from outside while nodes are killed, restarted and reloaded; every promise is checked afterwards.
 
-One node on SQLite, two on PostgreSQL. OPERATIONS_TEST_SECONDS says how long, OPERATIONS_TEST_SEED which operations.
+One node on SQLite, two on PostgreSQL. OPERATIONS_TEST_SECONDS sets the duration, OPERATIONS_TEST_SEED the operations.
 """
 
 import os
@@ -20,7 +20,7 @@ SHOWN = 20
 
 @pytest.mark.slow
 @pytest.mark.parametrize("database", DATABASES)
-async def test_random_operations_keep_the_promise(tmp_path: Path, database: str) -> None:
+async def test_random_operations_keep_every_promise(tmp_path: Path, database: str) -> None:
     print(f"OPERATIONS_TEST_SEED={SEED}")
     async with open_world(tmp_path, database, f"{SEED}:{database}") as world:
         await run_operations(world, SECONDS, PAUSE_SECONDS)

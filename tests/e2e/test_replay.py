@@ -1,6 +1,6 @@
-"""A sink is down until its deliveries are dead; one command sends them again, also when the relay is killed on the way.
+"""A sink is down until its deliveries are dead; one command resends them, even if the relay is killed meanwhile.
 
-The command is typed as the README has it; only the subscription's id is another.
+The command is the README's, with another subscription id.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ def came(world: RelayWorld, events: dict[str, list[str]]) -> dict[str, list[str]
     return found
 
 
-async def test_a_days_undelivered_events_in_one_command(world: RelayWorld) -> None:
+async def test_one_command_replays_a_day_s_undelivered_events(world: RelayWorld) -> None:
     subscription_id, events = await outage(world)
     world.answering = _ok
     process = typed(world, subscription_id)
@@ -92,7 +92,7 @@ async def test_a_days_undelivered_events_in_one_command(world: RelayWorld) -> No
     assert (code, lines) == (0, ["there is nothing to send again"])
 
 
-async def test_a_replay_that_is_killed_goes_on_while_new_events_come(world: RelayWorld) -> None:
+async def test_killed_replay_continues_while_new_events_arrive(world: RelayWorld) -> None:
     subscription_id, events = await outage(world)
     old = {event_id for ids in events.values() for event_id in ids}
     let_go, held = asyncio.Event(), set[str]()
@@ -128,7 +128,7 @@ async def test_a_replay_that_is_killed_goes_on_while_new_events_come(world: Rela
     assert max(counts.values()) <= 2
 
 
-async def test_many_dead_deliveries_are_sent_again_by_a_filter(world: RelayWorld) -> None:
+async def test_dead_deliveries_are_retried_by_a_filter(world: RelayWorld) -> None:
     subscription_id, events = await outage(world)
     world.answering = _ok
     code, lines = await world.run("deliveries", "retry", "--reason", "http_404", "--wait")
@@ -142,7 +142,7 @@ async def test_many_dead_deliveries_are_sent_again_by_a_filter(world: RelayWorld
     assert came(world, events) == rest
 
 
-async def test_what_was_delivered_is_sent_again_too(world: RelayWorld) -> None:
+async def test_replay_of_all_resends_delivered_events(world: RelayWorld) -> None:
     subscription_id = str((await world.subscribe())["id"])
     job_id = await world.job()
     await world.until_delivered([job_id])

@@ -1,4 +1,4 @@
-"""The machine's clock is set forward and back while a real node works: it goes on, and nothing is lost."""
+"""The machine's clock is set forward and back while a real node runs; nothing is lost."""
 
 import asyncio
 import time
@@ -15,7 +15,9 @@ HOUR_SECONDS = 3_600.0
 
 
 @pytest.mark.parametrize("seconds", [HOUR_SECONDS, -HOUR_SECONDS], ids=["forward", "back"])
-async def test_a_clock_that_is_set(tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: float) -> None:
+async def test_setting_the_clock_does_not_stop_the_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: float
+) -> None:
     ahead = time.time() - time.monotonic()
     async with asyncio.timeout(30), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
         await world.subscribe()
@@ -36,7 +38,7 @@ async def test_a_clock_that_is_set(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("seconds", [60.0, -60.0], ids=["forward", "back"])
-async def test_a_delivery_that_is_out_when_the_clock_is_set_is_not_sent_again(
+async def test_delivery_in_flight_is_not_repeated_when_the_clock_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     ahead = time.time() - time.monotonic()
@@ -72,7 +74,7 @@ async def until_it_polls_again(world: World, polls: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [HOUR_SECONDS, -HOUR_SECONDS], ids=["forward", "back"])
-async def test_a_clock_that_was_set_while_it_was_down(tmp_path: Path, seconds: float) -> None:
+async def test_clock_set_while_the_node_was_down(tmp_path: Path, seconds: float) -> None:
     key = new_key()
     async with open_e2e_world(tmp_path, encryption_key=key) as world:
         await world.subscribe()

@@ -1,4 +1,4 @@
-"""Signals, restarts, scarce file descriptors and keys that are mended while a real node runs."""
+"""Signals, restarts, exhausted file descriptors and new keys while a real node runs."""
 
 import asyncio
 import resource
@@ -39,7 +39,7 @@ class Held:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_what_is_in_flight_is_finished(world: RelayWorld, number: int) -> None:
+async def test_sigterm_finishes_what_is_in_flight(world: RelayWorld, number: int) -> None:
     world.answering = held = Held()
     await world.serve()
     await world.subscribe("ai.revor.job.succeeded")
@@ -59,7 +59,7 @@ async def test_what_is_in_flight_is_finished(world: RelayWorld, number: int) -> 
     assert len(held.ids) == 2
 
 
-async def test_what_does_not_end_in_time_is_sent_again(world: RelayWorld) -> None:
+async def test_unfinished_delivery_is_sent_again_after_a_restart(world: RelayWorld) -> None:
     world.settings(more=HASTY)
     world.answering = held = Held()
     await world.serve()
@@ -81,7 +81,7 @@ async def _delivered(world: RelayWorld, delivery_id: str) -> bool:
     return bool((await world.get(f"/v1/deliveries/{delivery_id}"))["state"] == "delivered")
 
 
-async def test_a_second_sigterm_ends_it_at_once(world: RelayWorld) -> None:
+async def test_second_sigterm_stops_at_once(world: RelayWorld) -> None:
     world.settings(more=SLOW)
     world.answering = held = Held()
     await world.serve()
@@ -102,7 +102,7 @@ async def test_a_second_sigterm_ends_it_at_once(world: RelayWorld) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_while_it_starts(world: RelayWorld, tmp_path: Path, number: int) -> None:
+async def test_signal_during_start(world: RelayWorld, tmp_path: Path, number: int) -> None:
     world.begin()
     await world.until(lambda: (tmp_path / "relay.db.lock").exists())  # it has the database, and serves nothing yet
     assert await world.end(number) == 0
@@ -111,7 +111,7 @@ async def test_a_signal_while_it_starts(world: RelayWorld, tmp_path: Path, numbe
     await world.until_delivered([await world.job()] if await world.subscribe() else [])
 
 
-async def test_a_crash_and_a_start(world: RelayWorld) -> None:
+async def test_restart_after_a_crash(world: RelayWorld) -> None:
     world.answering = held = Held()
     await world.serve()
     await world.subscribe("ai.revor.job.succeeded")
@@ -133,7 +133,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("key", "code"), KEYS, ids=["revoked", "expired", "invalid"])
-async def test_a_refused_key_is_mended_by_sighup(world: RelayWorld, tmp_path: Path, key: str, code: str) -> None:
+async def test_sighup_resumes_an_account_with_a_new_key(world: RelayWorld, tmp_path: Path, key: str, code: str) -> None:
     file = tmp_path / "revor.key"
     file.write_text(f"{key}\n")
     world.settings(
@@ -170,7 +170,7 @@ async def _metrics(world: RelayWorld) -> str:
     return str(text)
 
 
-async def test_no_file_descriptors_are_left(world: RelayWorld) -> None:
+async def test_exhausted_file_descriptors(world: RelayWorld) -> None:
     relay = await world.serve()
     await world.subscribe()
     first = await world.job()

@@ -1,4 +1,4 @@
-"""Settings, key files and commands that are wrong: one line that says where and how to mend it, and exit code 2."""
+"""Wrong settings, key files and commands give exit code 2 and one line with place and remedy."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def test_wrong_settings(start: Start, tmp_path: Path, what: str) -> None:
     assert not list(tmp_path.glob("relay.db*"))  # nothing was begun
 
 
-def test_settings_that_can_not_be_read(start: Start, tmp_path: Path) -> None:
+def test_unreadable_settings(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "relay.yaml"
     file.write_text(SETTINGS)
     file.chmod(0o000)
@@ -84,7 +84,7 @@ def test_settings_and_key_of_another_owner(start: Start, tmp_path: Path) -> None
     assert f"{key}: the key file can not be made or read (Permission denied)" in process.lines[0]
 
 
-async def test_a_key_file_that_others_may_read(world: RelayWorld, tmp_path: Path) -> None:
+async def test_key_file_readable_by_others(world: RelayWorld, tmp_path: Path) -> None:
     key = tmp_path / "state" / "revor-relay" / "key"
     await world.serve()
     assert await world.end() == 0
@@ -96,7 +96,7 @@ async def test_a_key_file_that_others_may_read(world: RelayWorld, tmp_path: Path
     await world.serve()
 
 
-async def test_a_key_file_that_is_lost_or_spoiled(world: RelayWorld, tmp_path: Path) -> None:
+async def test_lost_or_corrupt_key_file(world: RelayWorld, tmp_path: Path) -> None:
     key = tmp_path / "state" / "revor-relay" / "key"
     await world.serve()
     made = await world.subscribe()
@@ -131,7 +131,7 @@ async def test_no_place_for_a_token_or_a_key_file(world: RelayWorld, tmp_path: P
     assert not list(tmp_path.glob("relay.db*"))
 
 
-async def test_bad_settings_at_sighup_change_nothing(world: RelayWorld, tmp_path: Path) -> None:
+async def test_wrong_settings_at_sighup_change_nothing(world: RelayWorld, tmp_path: Path) -> None:
     await world.serve()
     await world.subscribe()
     for text, said in (
@@ -153,7 +153,7 @@ async def test_bad_settings_at_sighup_change_nothing(world: RelayWorld, tmp_path
     assert await world.end() == 0
 
 
-def test_data_files_that_are_missing(start: Start, tmp_path: Path) -> None:
+def test_missing_data_files(start: Start, tmp_path: Path) -> None:
     for package in ("relay", "subscribers"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "_*s"))
     process = start("migrate", PYTHONPATH=str(tmp_path))
@@ -162,7 +162,7 @@ def test_data_files_that_are_missing(start: Start, tmp_path: Path) -> None:
     assert "Reinstall with `pip install --force-reinstall revor-relay`" in line
 
 
-async def test_commands_that_go_wrong(world: RelayWorld, tmp_path: Path) -> None:
+async def test_failing_commands(world: RelayWorld, tmp_path: Path) -> None:
     nobody = {"RELAY_URL": "http://127.0.0.1:9"}
     code, lines = await world.run("jobs", "list", **nobody)
     assert (code, len(lines)) == (1, 1)
@@ -184,14 +184,14 @@ async def test_commands_that_go_wrong(world: RelayWorld, tmp_path: Path) -> None
     assert (await world.run("jobs", "list", **token))[0] == 0
 
 
-def test_a_demo_that_stops(start: Start) -> None:
+def test_interrupted_demo(start: Start) -> None:
     process = start("demo", "--jobs", "100", "--speed", "600", "--json", limits="RLIMIT_FSIZE=700000")  # a full disk
     assert process.close() == 1
     assert re.match(r"relay: POST http://127\.0\.0\.1:\d+/v1/jobs answered 503: .*disk I/O error", process.lines[-1])
     assert not any("Traceback" in line for line in process.lines)
 
 
-async def test_a_token_file_that_others_may_read(world: RelayWorld, tmp_path: Path) -> None:
+async def test_token_file_readable_by_others(world: RelayWorld, tmp_path: Path) -> None:
     token = tmp_path / "state" / "revor-relay" / "token"
     token.chmod(0o644)
     line = await world.refused()

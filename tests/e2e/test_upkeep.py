@@ -1,4 +1,4 @@
-"""A node's upkeep as it is wired: retention with the settings' days, and the gauges of the database."""
+"""Upkeep of a whole node: retention with the settings' days, and the database gauges."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ async def upkeep(world: World, name: str) -> None:
     await work.run()
 
 
-async def test_a_month_later_nothing_is_left_of_what_was_delivered(tmp_path: Path) -> None:
+async def test_retention_deletes_delivered_events_after_a_month(tmp_path: Path) -> None:
     passed = [0.0]
     async with open_e2e_world(tmp_path, clock=lambda: time.time() + passed[0]) as world:
         await world.subscribe()

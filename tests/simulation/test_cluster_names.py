@@ -1,4 +1,4 @@
-"""The names of a node among others: what it does when others may take what it holds."""
+"""What a node does when it gets or loses the name that its leases are bound to."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -90,7 +90,7 @@ async def world() -> World:
     return World()
 
 
-async def test_a_node_that_gets_a_name_polls_on_without_a_break(world: World) -> None:
+async def test_node_that_gets_a_name_keeps_polling(world: World) -> None:
     await world.renew()
     assert world.poller.holds
     world.cluster.named("second@1")
@@ -99,7 +99,7 @@ async def test_a_node_that_gets_a_name_polls_on_without_a_break(world: World) ->
     assert (world.accounts.holder, world.poller.holds, world.poller.terms) == ("second@1", True, 1)
 
 
-async def test_a_node_that_loses_its_name_stops_at_once_and_takes_its_accounts_again(world: World) -> None:
+async def test_node_that_loses_its_name_stops_and_takes_its_accounts_again(world: World) -> None:
     world.cluster.named("second@1")
     await world.renew()
     world.cluster.named(None)
@@ -111,7 +111,7 @@ async def test_a_node_that_loses_its_name_stops_at_once_and_takes_its_accounts_a
     assert world.accounts.holder == world.holder.name != "second@1"
 
 
-async def test_a_node_that_has_lost_its_name_leaves_to_another_what_that_has_taken(world: World) -> None:
+async def test_node_that_lost_its_name_leaves_accounts_taken_by_another(world: World) -> None:
     world.cluster.named("second@1")
     await world.renew()
     world.cluster.named(None)
@@ -120,7 +120,7 @@ async def test_a_node_that_has_lost_its_name_leaves_to_another_what_that_has_tak
     assert (world.accounts.holder, world.poller.holds) == ("other@1", False)
 
 
-async def test_an_account_that_was_taken_under_a_name_lost_meanwhile_is_not_polled(world: World) -> None:
+async def test_account_taken_under_a_lost_name_is_not_polled(world: World) -> None:
     async def lose() -> None:
         world.accounts.meanwhile = None
         world.cluster.named(None)
@@ -135,7 +135,7 @@ async def test_an_account_that_was_taken_under_a_name_lost_meanwhile_is_not_poll
     assert not world.poller.holds
 
 
-async def test_jobs_that_load_when_the_name_is_lost_are_not_polled(world: World) -> None:
+async def test_jobs_loading_when_the_name_is_lost_are_not_polled(world: World) -> None:
     loading, loaded = asyncio.Event(), asyncio.Event()
 
     async def take_over(_state: None) -> None:
@@ -154,7 +154,7 @@ async def test_jobs_that_load_when_the_name_is_lost_are_not_polled(world: World)
     assert not world.poller.holds
 
 
-async def test_a_job_that_is_registered_again_while_its_end_is_looked_up_stays_planned(world: World) -> None:
+async def test_job_registered_again_during_the_check_stays_planned(world: World) -> None:
     """Another node gave it up. When this one registers it again it is planned still, so nothing plans it anew."""
     job = Job(uid="job_1", external_id="1", source=KEY[0], account=KEY[1], closed_at=1.0)
     planned = {job.uid}

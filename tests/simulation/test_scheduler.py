@@ -1,4 +1,4 @@
-"""The scheduler with the real APScheduler: it fires when a planner says, once at a time, and is pulled forward."""
+"""The scheduler with the real APScheduler: each account fires when its planner says, and never twice at once."""
 
 import asyncio
 import time
@@ -54,7 +54,7 @@ async def run_again(pollable: Pollable, wake: Callable[[], None]) -> None:
     await fired(pollable)
 
 
-async def test_a_registration_pulls_the_next_run_forward(scheduler, caplog):
+async def test_registration_brings_the_next_run_forward(scheduler, caplog):
     pollable = Pollable()
     wake = scheduler.add_account("revor", "default", pollable)
     scheduler.start()
@@ -68,7 +68,7 @@ async def test_a_registration_pulls_the_next_run_forward(scheduler, caplog):
 
 
 @pytest.mark.parametrize("ahead_seconds", [60.0, -60.0])
-async def test_a_poll_is_in_time_where_the_machines_clock_differs_from_ours(ahead_seconds):
+async def test_poll_is_on_time_if_the_machine_s_clock_differs(ahead_seconds):
     """With PostgreSQL ours is the database's."""
     scheduler, pollable = Scheduler(lambda: time.time() + ahead_seconds), Pollable()
     wake = scheduler.add_account("revor", "default", pollable)
@@ -87,7 +87,7 @@ async def test_a_poll_is_in_time_where_the_machines_clock_differs_from_ours(ahea
 
 
 @pytest.mark.parametrize("seconds", [60.0, -60.0])
-async def test_a_poll_is_in_time_after_the_machines_clock_was_set_and_ours_was_not(seconds):
+async def test_poll_is_on_time_after_the_machine_s_clock_was_set(seconds):
     ahead = time.time() - time.monotonic()
     scheduler, pollable = Scheduler(lambda: ahead + time.monotonic()), Pollable()
     scheduler.add_account("revor", "default", pollable)
@@ -101,7 +101,7 @@ async def test_a_poll_is_in_time_after_the_machines_clock_was_set_and_ours_was_n
         scheduler.shutdown()
 
 
-async def test_looks_that_are_due_soon_after_others_have_begun_begin_together(scheduler):
+async def test_polls_due_within_10_ms_start_together(scheduler):
     begun = []
 
     class Noting(Pollable):
@@ -143,7 +143,7 @@ async def test_upkeep_runs_again_after_a_failure(scheduler):
         await ran.wait()
 
 
-async def test_upkeep_that_is_wanted_at_once_does_not_wait_for_its_interval(scheduler):
+async def test_upkeep_can_run_before_its_interval(scheduler):
     ran = asyncio.Event()
 
     async def run() -> None:

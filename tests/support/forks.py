@@ -1,4 +1,4 @@
-"""Commands of the relay as processes forked by `fork_server`, which has imported the relay already."""
+"""Commands of the relay as processes forked by `fork_server`, which has already imported the relay."""
 
 import asyncio
 import atexit

@@ -1,8 +1,6 @@
-"""Where the kill tests stop the relay: each point lies between two steps of look, record, claim, send and mark, of a
-create that a caller sends through it, of a replay, or of the recovery of a subscription.
+"""Where the kill tests stop the relay: between two steps of a poll, a delivery, a create, a replay or a recovery.
 
-`tests/support/kill_stops.py` puts the stops in; `test_kill_points.py`, `test_kill_create_points.py`,
-`test_kill_replay_points.py` and `test_kill_probe_points.py` in `tests/e2e/` stop at each.
+`tests/support/kill_stops.py` installs the stops; `tests/e2e/test_kill_*points.py` stop at each.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What stops a relay with SIGKILL between two of its steps: put into a process that `fork_server` started."""
+"""Stops a relay with SIGKILL between two of its steps, in a process that `fork_server` started."""
 
 import asyncio
 import functools

@@ -1,7 +1,7 @@
-"""A relay that is killed, an upstream and a sink that are not, and what is checked when all is quiet again.
+"""A relay that is killed, an upstream and a sink that are not, and the checks afterwards.
 
-The upstream (`relay sandbox`) and the relay (`relay serve`) are processes of their own, forked by `fork_server`; the
-sink and whoever registers jobs live in the test's process.
+The upstream (`relay sandbox`) and the relay (`relay serve`) are processes forked by `fork_server`; the sink and the
+registering client run in the test's process.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""The promise (contract of events and delivery), held against what random operations left behind.
+"""Checks the promises (contract of events and delivery) against the results of random operations.
 
-Each check says what it wants and returns the findings; all of them have to be empty.
+Each check returns its findings; all must be empty.
 """
 
 import time

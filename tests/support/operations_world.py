@@ -1,9 +1,8 @@
-"""Random operations from outside on one or two nodes, and what they mean for the promise.
+"""Random operations from outside on one or two nodes, and what they mean for the promises.
 
-`World` runs the operations and writes down when each was sent and when it was answered.
-`tests/support/operations_judge.py` holds what arrived against these records. An operation whose answer a kill took
-away is sent again until it is answered,
-so that its effect lies between the two times.
+`World` runs the operations and records when each was sent and answered; `tests/support/operations_judge.py` compares
+these records with what arrived. An operation that lost its answer to a kill is repeated until it is answered, so that
+its effect lies between the two times.
 """
 
 import asyncio

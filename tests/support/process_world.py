@@ -1,4 +1,4 @@
-"""The command `relay` as a process of its own: its lines as they come, its exit code, and the limits it runs under."""
+"""The command `relay` as a process: its output as it comes, its exit code and its resource limits."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Clocks: another machine's clock, followed between readings, whatever is done to our own."""
+"""A followed clock does not change when the machine's clock is set."""
 
 import time
 
@@ -17,7 +17,7 @@ class Steady:
 
 
 @pytest.mark.parametrize("seconds", [60.0, -60.0])
-def test_a_followed_clock_is_not_moved_by_setting_the_machines_clock(seconds: float) -> None:
+def test_followed_clock_ignores_changes_of_the_machine_s_clock(seconds: float) -> None:
     followed = FollowedClock()
     moment = steady_clock()
     followed.read(5_000.0, moment, moment)
@@ -36,7 +36,7 @@ def test_a_followed_clock_is_not_moved_by_setting_the_machines_clock(seconds: fl
         (1_040.0, 100.0, 100.0, 940.0),
     ],
 )
-def test_a_later_reading_moves_a_followed_clock_no_further_than_it_proves(
+def test_reading_changes_a_followed_clock_only_as_far_as_it_contradicts_it(
     told: float, before: float, after: float, ahead: float
 ) -> None:
     steady = Steady()

@@ -1,4 +1,4 @@
-"""What users read is held to the code: what the code has and docs/ does not name fails here."""
+"""The documentation covers the code: everything public in the code must be named in docs/."""
 
 import importlib
 import inspect
@@ -116,7 +116,7 @@ def test_every_reason_of_an_explanation() -> None:
     assert set(get_args(PollReason)) <= quoted("http-api.md")
 
 
-def test_everything_that_a_look_can_come_to() -> None:
+def test_every_poll_result() -> None:
     assert set(get_args(PollKind)) - {"observed"} <= quoted("troubles.md")
 
 
@@ -179,7 +179,7 @@ def typed(text: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_command_that_is_typed_is_there(document: Path) -> None:
+def test_every_documented_command_line_is_valid(document: Path) -> None:
     commands = commands_with_options()
     groups = {command.rpartition(" ")[0] for command in commands}
     for line in typed(document.read_text(encoding="utf-8")):
@@ -194,7 +194,7 @@ def test_every_command_that_is_typed_is_there(document: Path) -> None:
             assert not rest or " ".join(words) in groups, f"{document.name}: there is no {line}"
 
 
-def test_what_is_said_of_postgresql() -> None:
+def test_numbers_and_messages_about_postgresql() -> None:
     text = (DOCS / "postgresql.md").read_text(encoding="utf-8")
     assert f"relay: {NO_KEY}\n" in text
     assert f"relay: {NO_TOKEN}\n" in text
@@ -214,7 +214,7 @@ def test_every_metric() -> None:
         assert name in quoted("metrics.md")
 
 
-def test_every_purpose_of_a_look() -> None:
+def test_every_purpose_of_a_poll() -> None:
     assert set(get_args(Purpose)) <= quoted("metrics.md")
 
 
@@ -256,7 +256,7 @@ def test_every_error_code() -> None:
     assert error_codes() - documented == set()
 
 
-def test_every_test_that_why_names_is_there() -> None:
+def test_every_test_named_in_why_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (DOCS / "why.md").read_text(encoding="utf-8"))
     assert named
     for file, test in named:
@@ -332,7 +332,7 @@ def test_every_package_has_its_place_on_the_map() -> None:
     assert {leaf for leaf in leaves if f"`{leaf}`" not in text} == set()
 
 
-def test_everything_public_in_the_makefile_is_said() -> None:
+def test_every_make_target_is_documented() -> None:
     targets = re.findall(r"^# (make \w+)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     shown = inspect.cleandoc((DOCS / "developing.md").read_text(encoding="utf-8")) + (ROOT / "README.md").read_text(
         encoding="utf-8"

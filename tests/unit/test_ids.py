@@ -1,4 +1,4 @@
-"""Ids, read back by the ULID library of others."""
+"""Ids, parsed by an independent ULID library."""
 
 from datetime import UTC, datetime
 
@@ -30,9 +30,9 @@ def test_ids_of_one_millisecond_differ() -> None:
 
 
 @given(TIMES, TIMES)
-def test_the_least_id_of_a_time_parts_what_was_made_before_it_from_the_rest(one: float, other: float) -> None:
+def test_least_id_separates_earlier_ids_from_later_ones(one: float, other: float) -> None:
     assert (new_id("int", one) < least_id("int", other)) == (int(one * 1000) < int(other * 1000))
 
 
-def test_before_the_first_id_there_is_none() -> None:
+def test_no_id_is_below_the_least_id_of_time_zero() -> None:
     assert least_id("int", -1.0) == least_id("int", 0.0) <= new_id("int", 0.0)

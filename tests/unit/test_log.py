@@ -42,7 +42,7 @@ class TestConfigure:
         assert line["timestamp"].endswith("Z")
         assert (line["job"], line["api_key"], line["at"]) == ("job_1", REDACTED, 1.5)
 
-    def test_what_orjson_refuses_is_written_too(self) -> None:
+    def test_text_that_orjson_refuses_is_logged(self) -> None:
         out = io.StringIO()
         log.configure(dev=False, stream=out)
         structlog.get_logger().info("odd \ud800", big=1 << 80, thing=object(), nan=float("nan"), key={1: 2})
@@ -92,7 +92,7 @@ class TestConfigure:
             ),
         ],
     )
-    def test_dev_tells_transitions_and_deliveries_as_sentences_at_clock_times(
+    def test_dev_logs_transitions_and_deliveries_as_sentences_with_local_times(
         self, event: str, fields: dict[str, object], shown: str
     ) -> None:
         out = io.StringIO()
@@ -106,7 +106,7 @@ class TestConfigure:
     @pytest.mark.parametrize(
         ("dev", "level", "expected"), [(True, "info", True), (False, "info", False), (False, "debug", True)]
     )
-    def test_successful_deliveries_have_a_line_only_where_a_person_reads(
+    def test_successful_deliveries_are_logged_only_with_dev_or_debug(
         self, dev: bool, level: str, expected: bool
     ) -> None:
         log.configure(dev=dev, level=level, stream=io.StringIO())
@@ -132,7 +132,7 @@ class TestConfigure:
         assert shown.startswith("…[truncated]")
         assert "the reason 40" in shown
 
-    def test_a_stream_that_fails_shows_nothing_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_failing_stream_leaks_nothing_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
         out = io.StringIO()
         log.configure(dev=False, stream=out)
         out.close()
@@ -153,7 +153,7 @@ class TestConfigure:
 @pytest.mark.usefixtures("logging_restored")
 @pytest.mark.parametrize("dev", [False, True])
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "no space left on device"), ValueError("closed")])
-def test_a_line_that_can_not_be_written_is_dropped(dev: bool, error: Exception) -> None:
+def test_unwritable_line_is_dropped(dev: bool, error: Exception) -> None:
     """Else a full disk, or a reader that has gone, would end the delivery that is logged about."""
 
     class Broken(io.StringIO):
@@ -168,7 +168,7 @@ def test_a_line_that_can_not_be_written_is_dropped(dev: bool, error: Exception) 
 
 
 @pytest.mark.usefixtures("logging_restored")
-def test_a_line_that_an_encoding_has_no_word_for_is_dropped() -> None:
+def test_line_outside_the_stream_s_encoding_is_dropped() -> None:
     raw = io.BytesIO()
     log.configure(dev=True, stream=io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
     structlog.get_logger("relay.test").error("said", text="é")

@@ -1,4 +1,4 @@
-"""Labels that come from an upstream stay few and harmless."""
+"""Labels taken from an upstream are few and harmless."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_the_class_of_a_job(action: str | None, channel: str | None, label: str)
     assert Metrics().class_of(action, channel) == label
 
 
-def test_there_are_never_more_classes_than_fifty() -> None:
+def test_at_most_fifty_classes() -> None:
     metrics = Metrics()
     labels = {metrics.class_of(f"action-{number}", "email") for number in range(1000)}
     assert len(labels) == MAX_CLASSES == 50

@@ -1,4 +1,4 @@
-"""Files that only their owner may read, whatever the umask and whatever is there already."""
+"""Files that only their owner may read, whatever the umask and whatever exists already."""
 
 import logging
 import os
@@ -25,14 +25,14 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     os.umask(before)
 
 
-def test_a_file_is_made_for_its_owner_only(umask: int, tmp_path: Path) -> None:
+def test_created_file_is_private(umask: int, tmp_path: Path) -> None:
     private_files.make_empty(tmp_path / "new")
     assert private_files.create(tmp_path / "made", "text")
     private_files.write_over(tmp_path / "over", "text")
     assert [mode_of(tmp_path / name) for name in ("new", "made", "over")] == [0o600] * 3
 
 
-def test_the_folders_above_a_file_are_made_for_their_owner_only(tmp_path: Path) -> None:
+def test_created_folders_are_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         private_files.create(tmp_path / "a" / "b" / "c" / "made", "text")
@@ -41,9 +41,7 @@ def test_the_folders_above_a_file_are_made_for_their_owner_only(tmp_path: Path) 
     assert [mode_of(tmp_path / name) for name in ("a", "a/b", "a/b/c")] == [0o700] * 3
 
 
-def test_others_rights_are_taken_away_with_a_line_that_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_permissions_of_others_are_removed_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "relay.db"
     path.write_bytes(b"kept")
     path.chmod(0o644)
@@ -59,7 +57,7 @@ def test_others_rights_are_taken_away_with_a_line_that_says_so(
     assert caplog.messages == []
 
 
-def test_a_mode_that_cannot_be_changed_is_said(
+def test_unchangeable_mode_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_path: Path, _mode: int) -> None:
@@ -73,7 +71,7 @@ def test_a_mode_that_cannot_be_changed_is_said(
     assert caplog.messages == [f"{path} is open to others (0644), and that cannot be changed: Operation not permitted"]
 
 
-def test_a_file_is_never_written_over_and_a_link_never_followed(tmp_path: Path) -> None:
+def test_create_never_overwrites_and_never_follows_a_link(tmp_path: Path) -> None:
     path, elsewhere = tmp_path / "key", tmp_path / "elsewhere"
     path.symlink_to(elsewhere)
     assert not private_files.create(path, "text")
@@ -88,7 +86,7 @@ def test_a_file_is_never_written_over_and_a_link_never_followed(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["relay.yaml", "revor.key"])
 @pytest.mark.parametrize("force", [False, True])
-def test_init_follows_no_link_and_keeps_what_is_there(
+def test_init_follows_no_link_and_keeps_existing_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, force: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -114,7 +112,7 @@ def test_init_writes_the_settings_with_the_usual_mode(tmp_path: Path, monkeypatc
     assert mode_of(tmp_path / "relay.yaml") == 0o640
 
 
-def test_what_an_import_writes_is_for_its_owner_only(tmp_path: Path) -> None:
+def test_files_of_an_import_are_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         Rejects(tmp_path / "rejects.csv", "csv").close()

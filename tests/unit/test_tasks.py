@@ -1,11 +1,11 @@
-"""Tasks that go on by themselves, and how they end."""
+"""Background tasks and how they end."""
 
 import asyncio
 
 from relay.tasks import Tasks
 
 
-async def test_what_one_that_ends_has_started_has_the_time_that_is_left() -> None:
+async def test_task_started_by_an_ending_task_gets_the_remaining_time() -> None:
     tasks, ended = Tasks(), []
 
     async def second() -> None:
@@ -24,7 +24,7 @@ async def test_what_one_that_ends_has_started_has_the_time_that_is_left() -> Non
     assert len(tasks) == 0
 
 
-async def test_what_does_not_end_in_time_is_cancelled() -> None:
+async def test_unfinished_tasks_are_cancelled() -> None:
     tasks, cancelled = Tasks(), []
 
     async def never() -> None:

@@ -40,7 +40,7 @@ def problem(tmp_path: Path, text: str | None = None, **environ: str) -> str:
     return message.removeprefix(f"{tmp_path}/")
 
 
-def test_the_defaults_are_the_contracts(tmp_path: Path) -> None:
+def test_defaults_match_the_contract(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert settings == Settings() == load(tmp_path, "") == load(tmp_path, "server:\nsources: {revor: }\n")
     assert (settings.server.host, settings.server.port, settings.server.public_url) == ("127.0.0.1", 8080, None)
@@ -66,7 +66,7 @@ def test_the_defaults_are_the_contracts(tmp_path: Path) -> None:
     assert dataclasses.astuple(settings.retention) == (30, 14, 30)
 
 
-def test_the_shipped_file_is_the_defaults_and_names_every_setting() -> None:
+def test_shipped_file_has_every_setting_at_its_default() -> None:
     path = default_settings_file()
     assert load_settings(path, {}) == Settings()
     text = path.read_text()
@@ -76,7 +76,7 @@ def test_the_shipped_file_is_the_defaults_and_names_every_setting() -> None:
         assert later not in text
 
 
-def test_variables_win_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:
+def test_variables_override_the_file_and_options_override_both(tmp_path: Path) -> None:
     text = (
         "server: {host: 10.0.0.1, port: 1}\ndelivery: {timeout_seconds: 3}\nsources: {revor: {polling: {reserve: 0.1}}}"
     )
@@ -100,7 +100,7 @@ def test_variables_win_over_the_file_and_the_command_line_over_both(tmp_path: Pa
     assert (flagged.server.host, flagged.server.port) == ("::1", 0)
 
 
-def test_variables_that_are_not_ours_and_empty_ones_are_left_alone(tmp_path: Path) -> None:
+def test_foreign_and_empty_variables_are_ignored(tmp_path: Path) -> None:
     others = {
         "RELAY_URL": "x",
         "RELAY_TOKEN": "x",
@@ -112,7 +112,7 @@ def test_variables_that_are_not_ours_and_empty_ones_are_left_alone(tmp_path: Pat
     assert load(tmp_path, **others, **empty, RELAY_ENCRYPTION_KEY="") == Settings()
 
 
-def test_revor_variables_work_without_a_file_and_win_over_it(tmp_path: Path) -> None:
+def test_revor_variables_work_without_a_file_and_override_it(tmp_path: Path) -> None:
     text = (
         "sources: {revor: {base_url: https://a.example, accounts: {default: {api_key: old}, team: {api_key: other}}}}"
     )
@@ -130,7 +130,7 @@ def test_revor_variables_work_without_a_file_and_win_over_it(tmp_path: Path) -> 
     )
 
 
-def test_a_variable_may_hold_a_whole_section(tmp_path: Path) -> None:
+def test_a_variable_can_set_a_whole_section(tmp_path: Path) -> None:
     settings = load(
         tmp_path,
         "sources: {revor: {polling: {reserve: 0.1, deadline_seconds: 9}}}",
@@ -147,7 +147,7 @@ def test_a_variable_may_hold_a_whole_section(tmp_path: Path) -> None:
     assert settings.server.host == "[::1]"
 
 
-def test_references_are_filled_in(tmp_path: Path) -> None:
+def test_references_are_replaced(tmp_path: Path) -> None:
     secret = tmp_path / "key file"
     secret.write_text("sk-revor-from-file\n")
     text = f"""
@@ -165,7 +165,7 @@ def test_references_are_filled_in(tmp_path: Path) -> None:
     assert (from_variable.api_key, from_variable.api_key_file) == ("sk-revor-from-file", str(secret))
 
 
-def test_an_unset_reference_in_a_default_is_absent_and_in_a_written_value_an_error(tmp_path: Path) -> None:
+def test_unset_reference_is_an_error_in_a_value_and_absent_in_a_default(tmp_path: Path) -> None:
     text = 'server: {}\nencryption:\n  keys:\n    - "${RELAY_ENCRYPTION_KEY}"\n'
     assert load(tmp_path).encryption.keys == ()
     assert load(tmp_path, RELAY_ENCRYPTION_KEY=KEY).encryption.keys == (KEY,)
@@ -180,7 +180,7 @@ def test_an_unset_reference_in_a_default_is_absent_and_in_a_written_value_an_err
     )
 
 
-def test_a_token_and_dev_and_loopback() -> None:
+def test_exposed_host_needs_a_long_token_and_refuses_dev() -> None:
     settings = Settings()
     require_token_beyond_loopback(settings)
     exposed = dataclasses.replace(settings, server=dataclasses.replace(settings.server, host="0.0.0.0"))
@@ -198,14 +198,14 @@ def test_a_token_and_dev_and_loopback() -> None:
             assert "short-" not in str(caught.value)
 
 
-def test_retries_are_seconds_apart_with_dev_unless_a_schedule_is_written() -> None:
+def test_dev_retries_within_seconds_unless_a_schedule_is_set() -> None:
     assert max(load_settings(None, {}, dev=True).delivery.retry_schedule) <= 60
     assert load_settings(None, {}).delivery.retry_schedule[1] == 300
     written = load_settings(None, {"RELAY_DELIVERY__RETRY_SCHEDULE": "[2h]"}, dev=True)
     assert written.delivery.retry_schedule == (7200,)
 
 
-def test_dev_opens_loopback_only(tmp_path: Path) -> None:
+def test_dev_allows_loopback_sinks_only(tmp_path: Path) -> None:
     settings = load_settings(None, {}, dev=True)
     assert settings.dev
     assert settings.security.allow_http
@@ -227,7 +227,7 @@ def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
         assert secret not in repr(settings)
 
 
-def test_what_sighup_takes_over_needs_no_restart(tmp_path: Path) -> None:
+def test_settings_applied_by_sighup_need_no_restart(tmp_path: Path) -> None:
     old = load(tmp_path, REVOR_API_KEY="sk-1")
     reread = load(
         tmp_path,
@@ -287,6 +287,6 @@ def test_durations(written: object, seconds: float) -> None:
     "written",
     ["", "5", "5w", "-5s", "s", "5s5s", "1e3s", "9999d", -1, True, None, [], 10**400, float("nan"), float("inf")],
 )
-def test_what_is_no_duration(written: object) -> None:
+def test_invalid_durations(written: object) -> None:
     with pytest.raises(ValueError, match="must be a duration such as 5s"):
         parse_duration(written)

@@ -1,4 +1,4 @@
-"""What is wrong with a settings file is one line: where, which key, what was expected, and never a secret."""
+"""Each problem in a settings file is one line with place, key and remedy, and never shows a secret."""
 
 from pathlib import Path
 
@@ -119,26 +119,26 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("a: &a [*a]", "nested deeper than 16 levels"),
     ],
 )  # fmt: skip
-def test_problems(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_each_problem_is_one_line_with_place_key_and_remedy(tmp_path: Path, text: str | bytes, message: str) -> None:
     said = problem(tmp_path, text)
     assert message in said
     assert "hidden" not in said
 
 
-def test_an_alias_bomb_is_stopped(tmp_path: Path) -> None:
+def test_alias_bomb_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
     lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     assert "more than 10000 values after expanding aliases" in problem(tmp_path, "\n".join(lines))
 
 
-def test_a_file_that_is_not_there_or_is_a_folder(tmp_path: Path) -> None:
+def test_missing_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(SettingsError, match=r"cannot be read \(.*\): choose another with --config"):
             load_settings(path, {})
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe", b"x" * 70000])
-def test_a_secret_file_that_holds_none(tmp_path: Path, content: bytes) -> None:
+def test_secret_file_without_a_secret(tmp_path: Path, content: bytes) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(content)
     said = problem(tmp_path, REVOR_API_KEY=f"${{file:{secret}}}")
@@ -172,7 +172,7 @@ def test_problems_in_variables(tmp_path: Path, name: str, given: str, message: s
     assert "hidden" not in said
 
 
-def test_an_upstream_beside_us_is_fine() -> None:
+def test_upstream_on_another_port_of_this_machine_is_accepted() -> None:
     for environ in (
         {"REVOR_BASE_URL": "http://127.0.0.1:8081"},
         {"REVOR_BASE_URL": "http://localhost:8080", "RELAY_SERVER__PORT": "8081"},
@@ -188,7 +188,7 @@ def test_an_upstream_beside_us_is_fine() -> None:
         load_settings(None, {"REVOR_BASE_URL": "http://10.1.1.1:80", "RELAY_SERVER__HOST": "10.1.1.1"}, port=80)
 
 
-def test_what_a_reference_gave_is_not_shown(tmp_path: Path) -> None:
+def test_value_of_a_reference_is_never_shown(tmp_path: Path) -> None:
     for key in ("server: {port: '${S}'}", "server: {host: '/${S}'}", "security: {allow_networks: ['${S}']}"):
         assert "hidden" not in problem(tmp_path, key, S="hidden")
     assert "hidden" not in problem(tmp_path, "server: {port: sk-revor-hidden}")

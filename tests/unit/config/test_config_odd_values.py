@@ -1,4 +1,4 @@
-"""Values that no settings file should have, and that fuzzing found: one line says so, and no traceback."""
+"""Odd values, found by fuzzing, give a one-line error and no traceback."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from relay.errors import SettingsError
         ("security: {allow_networks: [host bits]}", "must be a network such as 10.0.0.0/8 or fd00::/8, not"),
     ],
 )
-def test_in_a_file(tmp_path: Path, text: str, message: str) -> None:
+def test_odd_value_in_a_file_is_a_settings_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "relay.yaml").write_text(text)
     with pytest.raises(SettingsError) as caught:
         load_settings(tmp_path / "relay.yaml", {})
@@ -36,7 +36,7 @@ def test_in_a_file(tmp_path: Path, text: str, message: str) -> None:
         ("RELAY_A" + "__A" * 2000, "1", "settings in variables are named RELAY_SECTION__KEY"),
     ],
 )
-def test_in_a_variable(name: str, given: str, message: str) -> None:
+def test_odd_value_in_a_variable_is_a_settings_error(name: str, given: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(None, {name: given})
     assert message in str(caught.value)

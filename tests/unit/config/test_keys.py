@@ -1,4 +1,4 @@
-"""Encryption: bound to its row, readable with any key of the ring, and a key file that only its owner can read."""
+"""Encryption is bound to the row, readable with every key of the ring, and the key file is private."""
 
 import base64
 import os
@@ -25,7 +25,7 @@ OLD, NEW = new_key(), new_key()
 
 
 @given(st.binary(max_size=200), st.text(max_size=30))
-def test_what_is_encrypted_comes_back(plaintext: bytes, context: str) -> None:
+def test_encrypted_text_decrypts(plaintext: bytes, context: str) -> None:
     ring = Keyring([NEW])
     blob = ring.encrypt(plaintext, context=context)
     assert ring.decrypt(blob, context=context) == plaintext
@@ -45,7 +45,7 @@ def test_the_first_key_encrypts_and_all_decrypt() -> None:
     assert NEW not in str(caught.value)
 
 
-def test_a_blob_of_another_row_or_a_changed_one_does_not_decrypt() -> None:
+def test_modified_blob_or_blob_of_another_row_does_not_decrypt() -> None:
     ring = Keyring([NEW])
     blob = ring.encrypt(b"secret", context="sub_1")
     with pytest.raises(DecryptError, match="the secret of sub_2 was modified, or belongs to another row"):
@@ -76,7 +76,7 @@ def test_a_repr_shows_no_key() -> None:
     assert repr(Keyring([NEW, OLD])) == "Keyring(2 keys)"
 
 
-def test_the_line_of_python_makes_a_key() -> None:
+def test_printed_command_creates_a_key() -> None:
     line = python_line_that_makes_a_key()
     assert line.startswith("python3 -c ")
     code = line.removeprefix('python3 -c "').removesuffix('"')
@@ -84,7 +84,7 @@ def test_the_line_of_python_makes_a_key() -> None:
     Keyring([made])
 
 
-def test_a_key_file_is_made_once_and_read_again(tmp_path: Path) -> None:
+def test_key_file_is_created_once_and_read_again(tmp_path: Path) -> None:
     state = tmp_path / "a" / "revor-relay"
     blob = load_or_create_keyring([], state_dir=state).encrypt(b"x", context="c")
     assert load_or_create_keyring([], state_dir=state).decrypt(blob, context="c") == b"x"
@@ -93,7 +93,7 @@ def test_a_key_file_is_made_once_and_read_again(tmp_path: Path) -> None:
     assert state.stat().st_mode & 0o777 == 0o700
 
 
-def test_given_keys_need_no_file(tmp_path: Path) -> None:
+def test_configured_keys_need_no_file(tmp_path: Path) -> None:
     load_or_create_keyring([NEW], state_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -108,7 +108,7 @@ def test_processes_that_race_for_the_key_file_agree(tmp_path: Path) -> None:
         assert [path.name for path in state.iterdir()] == ["key"]
 
 
-def test_a_crash_while_making_the_key_file_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_while_creating_the_key_file_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -150,7 +150,7 @@ def test_no_place_for_a_key_file(tmp_path: Path) -> None:
         load_or_create_keyring([], state_dir=tmp_path)
 
 
-def test_the_state_dir_is_xdgs() -> None:
+def test_state_dir_follows_xdg() -> None:
     assert default_state_dir({"XDG_STATE_HOME": "/s", "HOME": "/h"}) == Path("/s/revor-relay")
     for environ in ({"HOME": "/h"}, {"HOME": "/h", "XDG_STATE_HOME": "relative"}, {"HOME": "/h", "XDG_STATE_HOME": ""}):
         assert default_state_dir(environ) == Path("/h/.local/state/revor-relay")
@@ -158,7 +158,7 @@ def test_the_state_dir_is_xdgs() -> None:
         default_state_dir({})
 
 
-def test_a_umask_does_not_open_the_key_file(tmp_path: Path) -> None:
+def test_key_file_is_private_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         load_or_create_keyring([], state_dir=tmp_path / "s")

@@ -1,4 +1,4 @@
-"""The token of a node to which nobody gave one: made once, for its owner only, and sent nowhere but to this machine."""
+"""The token created for a node without one: created once, private, and sent only to this machine."""
 
 import os
 import stat
@@ -41,7 +41,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
-def test_the_first_start_makes_a_token_that_only_its_owner_may_read(tmp_path: Path) -> None:
+def test_first_start_creates_a_private_token(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path)}
     token = local_token.make_local_token(environ)
     path = tmp_path / ".local" / "state" / "revor-relay" / "token"
@@ -54,7 +54,7 @@ def test_the_first_start_makes_a_token_that_only_its_owner_may_read(tmp_path: Pa
     assert [one.name for one in path.parent.iterdir()] == ["token"]
 
 
-def test_the_umask_has_no_say(umask: int, tmp_path: Path) -> None:
+def test_token_file_is_private_whatever_the_umask(umask: int, tmp_path: Path) -> None:
     folder = tmp_path / "state" / "revor-relay"
     os.umask(0)
     folder.mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_processes_that_race_for_the_token_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602])
-def test_a_token_that_others_may_know_is_refused(environ: dict[str, str], path: Path, mode: int) -> None:
+def test_token_file_readable_by_others_is_refused(environ: dict[str, str], path: Path, mode: int) -> None:
     put(path, "rl_hidden_0123456789\n", mode)
     for read in (local_token.local_token, local_token.make_local_token, local_token.token_here):
         with pytest.raises(SettingsError) as caught:
@@ -94,7 +94,7 @@ def test_a_symbolic_link_is_refused_and_not_followed(environ: dict[str, str], pa
         assert elsewhere.exists() is there
 
 
-def test_what_is_no_plain_file_is_refused_at_once(environ: dict[str, str], path: Path) -> None:
+def test_special_files_are_refused_without_blocking(environ: dict[str, str], path: Path) -> None:
     path.parent.mkdir(parents=True)
     os.mkfifo(path, 0o600)
     with pytest.raises(SettingsError, match="is not a regular file"):
@@ -102,7 +102,7 @@ def test_what_is_no_plain_file_is_refused_at_once(environ: dict[str, str], path:
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two words", "rl_a\nrl_b", "é"])
-def test_a_file_without_a_token_is_named(environ: dict[str, str], path: Path, content: str) -> None:
+def test_file_without_a_token_is_named(environ: dict[str, str], path: Path, content: str) -> None:
     put(path, content)
     with pytest.raises(SettingsError, match=r"does not contain an API token\. Remove it") as caught:
         local_token.local_token(environ)
@@ -129,7 +129,7 @@ def test_no_place_for_a_token(tmp_path: Path) -> None:
         ((GIVEN,), True, True, ["crm", "token file"]),
     ],
 )
-def test_which_tokens_a_node_takes(
+def test_accepted_tokens(
     environ: dict[str, str], path: Path, given: tuple[TokenSettings, ...], dev: bool, kept: bool, names: list[str]
 ) -> None:
     if kept:
@@ -143,19 +143,19 @@ def test_which_tokens_a_node_takes(
         assert settings.auth.tokens[-1].token == path.read_text().strip()
 
 
-def test_a_token_that_is_given_and_kept_is_one(environ: dict[str, str], path: Path) -> None:
+def test_configured_token_equal_to_the_file_s_is_listed_once(environ: dict[str, str], path: Path) -> None:
     put(path, GIVEN.token)
     settings = local_token.with_local_token(Settings(auth=AuthSettings(tokens=(GIVEN,)), dev=True), environ)
     assert settings.auth.tokens == (GIVEN,)
 
 
-def test_with_dev_a_token_file_that_cannot_be_used_is_no_harm(environ: dict[str, str], path: Path) -> None:
+def test_dev_ignores_an_unusable_token_file(environ: dict[str, str], path: Path) -> None:
     put(path, "rl_kept_0123456789\n", 0o644)
     for where in (environ, {}):
         assert local_token.with_local_token(Settings(dev=True), where).auth.tokens == ()
 
 
-def test_postgres_wants_a_token_that_is_given(environ: dict[str, str], path: Path) -> None:
+def test_postgresql_needs_a_configured_token(environ: dict[str, str], path: Path) -> None:
     put(path, "rl_kept_0123456789\n")
     shared = Settings(database=DatabaseSettings(url="postgresql://relay@db/relay"))
     with pytest.raises(SettingsError, match="RELAY_TOKEN_FILE to a file with an API token, the same for every node"):
@@ -168,7 +168,7 @@ def test_postgres_wants_a_token_that_is_given(environ: dict[str, str], path: Pat
 # --- RELAY_TOKEN_FILE
 
 
-def test_the_token_of_a_file_is_an_admin_s_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_file_adds_an_admin_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings_file = tmp_path / "relay.yaml"
     settings_file.write_text("auth: {tokens: [{name: crm, token: rl_given_0123456789, scopes: [read]}]}\n")
     (tmp_path / "token").write_text("rl_of_a_file_0123456789\n")
@@ -193,7 +193,7 @@ def test_the_token_of_a_file_is_an_admin_s_beside_the_others(tmp_path: Path, mon
         ("rl_given_0123456789", r"holds the token crm of auth\.tokens"),
     ],
 )
-def test_a_token_file_that_is_wrong_is_named(tmp_path: Path, content: str | None, said: str) -> None:
+def test_wrong_token_file_is_named(tmp_path: Path, content: str | None, said: str) -> None:
     settings_file = tmp_path / "relay.yaml"
     settings_file.write_text("auth: {tokens: [{name: crm, token: rl_given_0123456789, scopes: [read]}]}\n")
     path = tmp_path / "token"
@@ -231,7 +231,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
         ("http://192.168.1.4:8080", False),
     ],
 )
-def test_the_token_of_this_machine_is_sent_to_no_other(
+def test_local_token_is_sent_to_this_machine_only(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], path: Path, url: str, is_sent: bool, tmp_path: Path
 ) -> None:
     put(path, "rl_kept_0123456789\n")
@@ -242,7 +242,7 @@ def test_the_token_of_this_machine_is_sent_to_no_other(
     assert sent(monkeypatch, **environ, RELAY_URL=url, RELAY_TOKEN="rl_mine_0123456789") == "Bearer rl_mine_0123456789"
 
 
-def test_a_command_without_a_home_sends_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_without_a_home_sends_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert sent(monkeypatch) is None

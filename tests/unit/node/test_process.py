@@ -1,4 +1,4 @@
-"""What a process that serves sets for itself."""
+"""The limits that a serving process sets for itself."""
 
 import resource
 
@@ -20,7 +20,7 @@ NO_LIMIT = resource.RLIM_INFINITY
         ((4_096, 4_096), None),
     ],
 )
-def test_the_limit_on_open_files_is_raised_where_it_is_low(monkeypatch, before, after):
+def test_low_limit_on_open_files_is_raised(monkeypatch, before, after):
     limits = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: before)
     monkeypatch.setattr(resource, "setrlimit", lambda kind, new: limits.append(new))
@@ -28,7 +28,7 @@ def test_the_limit_on_open_files_is_raised_where_it_is_low(monkeypatch, before, 
     assert limits == ([] if after is None else [after])
 
 
-def test_a_system_that_refuses_keeps_its_limit(monkeypatch):
+def test_limit_is_kept_if_the_system_refuses(monkeypatch):
     def refuse(kind, new):
         raise ValueError("not so many")
 

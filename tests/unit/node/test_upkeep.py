@@ -1,4 +1,4 @@
-"""What is done from time to time: one failure keeps nothing else from being done."""
+"""A failure of one piece of upkeep does not stop the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +76,7 @@ class Account:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_a_job_that_can_not_be_called_overdue_keeps_no_other_from_it(error: Callable[[], Exception]) -> None:
+async def test_failure_for_one_overdue_job_does_not_stop_the_others(error: Callable[[], Exception]) -> None:
     bad = [f"a bad {n:03}" for n in range(upkeep.DEADLINE_COUNT + 50)]
     jobs = Jobs({LIVE: [*bad, "b closed", "b moved", "b purged", "c", "d"], OTHER: ["x"]}, unreadable="a bad 000")
     accounts = {LIVE: Account("bad", error), OTHER: Account()}
@@ -86,7 +86,7 @@ async def test_a_job_that_can_not_be_called_overdue_keeps_no_other_from_it(error
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_a_probe_that_fails_keeps_no_other_account_from_being_tried(error: Callable[[], Exception]) -> None:
+async def test_failing_probe_does_not_stop_other_accounts(error: Callable[[], Exception]) -> None:
     accounts = {LIVE: Account("probe", error), OTHER: Account()}
     await upkeep.probes(accounts)
     assert [account.probed for account in accounts.values()] == [1, 1]
@@ -96,7 +96,7 @@ KINDS = ["attempts", "events", "jobs", "callbacks", "intents", "replays", "idemp
 
 
 @pytest.mark.parametrize("failing", KINDS)
-async def test_a_kind_of_row_that_can_not_be_deleted_keeps_no_other_from_it(failing: str) -> None:
+async def test_failure_to_delete_one_kind_of_row_does_not_stop_the_others(failing: str) -> None:
     deleted: dict[str, int] = {}
 
     class Rows:
@@ -117,7 +117,7 @@ async def test_a_kind_of_row_that_can_not_be_deleted_keeps_no_other_from_it(fail
     assert deleted.keys() == {*KINDS, "give_back"} - {failing}
 
 
-async def test_a_replay_that_fails_keeps_no_other_from_going_on() -> None:
+async def test_failing_replay_does_not_stop_other_replays() -> None:
     advanced: list[str] = []
 
     class Rows:

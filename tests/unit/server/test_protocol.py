@@ -1,4 +1,4 @@
-"""The server's own limits, on real sockets: what one client sends or holds back costs a bounded amount."""
+"""Limits of the HTTP server, on real sockets: one client can use only a bounded amount of anything."""
 
 import asyncio
 import contextlib
@@ -143,7 +143,7 @@ def rss_bytes() -> int:
 
 @pytest.mark.parametrize("size", [HEAD - 1, HEAD])
 @pytest.mark.parametrize("kept", [False, True])
-async def test_a_head_of_32_kib_is_taken(size: int, kept: bool) -> None:
+async def test_head_of_32_kib_is_accepted(size: int, kept: bool) -> None:
     async with served(ROOMY) as app, Client(app.url) as client:
         if kept:
             await client.exchange(request("GET", "/first"))
@@ -157,7 +157,7 @@ async def test_a_head_of_32_kib_is_taken(size: int, kept: bool) -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-async def test_a_larger_head_is_431(kept: bool) -> None:
+async def test_larger_head_is_refused_with_431(kept: bool) -> None:
     async with served(ROOMY) as app:
         for raw in (
             request("GET", "/x", [("X-Long", "v" * HEAD)]),
@@ -188,7 +188,7 @@ ENDLESS: dict[str, tuple[bytes, Callable[[], bytes]]] = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-async def test_what_never_ends_is_cut_off_and_costs_no_memory(name: str) -> None:
+async def test_endless_input_is_cut_off_in_bounded_memory(name: str) -> None:
     begin, more = ENDLESS[name]
     limits = Limits(head_seconds=0.3, body_seconds=60) if "nobody reads" in name else ROOMY
     async with served(limits) as app:
@@ -218,7 +218,7 @@ async def test_trailers_never_become_headers() -> None:
         assert [name for name, _ in app.headers[0]] == [b"host", b"transfer-encoding"]
 
 
-async def test_a_large_body_in_any_framing_is_whole() -> None:
+async def test_large_body_arrives_whole_in_any_framing() -> None:
     body = os.urandom(3 * MEBIBYTE)
     async with served(ROOMY) as app, Client(app.url) as client:
         for raw in (
@@ -237,7 +237,7 @@ async def test_a_large_body_in_any_framing_is_whole() -> None:
 @pytest.mark.parametrize(
     "begun", [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n", b"POST / HTTP/1.1\r\nA"]
 )
-async def test_a_head_that_does_not_come_ends_the_connection(begun: bytes) -> None:
+async def test_missing_head_ends_the_connection(begun: bytes) -> None:
     async with served(SHORT) as app:
         reader, writer = await connect(app)
         writer.write(begun)
@@ -247,7 +247,7 @@ async def test_a_head_that_does_not_come_ends_the_connection(begun: bytes) -> No
         writer.close()
 
 
-async def test_a_head_that_drips_has_no_more_time_than_another() -> None:
+async def test_dripping_head_has_the_same_time_limit() -> None:
     async with served(SHORT) as app:
         reader, writer = await connect(app)
         writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
@@ -264,7 +264,7 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_head_on_a_kept_connection_has_its_time_from_its_first_byte() -> None:
+async def test_time_of_a_later_head_starts_with_its_first_byte() -> None:
     async with served(Limits(head_seconds=0.3, keep_alive_seconds=60)) as app:
         reader, writer = await connect(app)
         writer.write(request("GET", "/first"))
@@ -277,7 +277,7 @@ async def test_a_head_on_a_kept_connection_has_its_time_from_its_first_byte() ->
         writer.close()
 
 
-async def test_a_body_that_stops_is_408_and_the_app_is_told() -> None:
+async def test_stopped_body_is_408_and_disconnects_the_app() -> None:
     async with served(SHORT) as app:
         for framing in (b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"):
             reader, writer = await connect(app)
@@ -287,7 +287,7 @@ async def test_a_body_that_stops_is_408_and_the_app_is_told() -> None:
         await app.until(lambda: app.left == ["/x", "/x"])
 
 
-async def test_a_body_that_goes_on_has_as_much_time_as_it_takes() -> None:
+async def test_progressing_body_has_no_time_limit() -> None:
     async with served(Limits(body_seconds=0.4)) as app, Client(app.url) as client:
         client.writer.write(b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\n")
         for _ in range(10):
@@ -296,7 +296,7 @@ async def test_a_body_that_goes_on_has_as_much_time_as_it_takes() -> None:
         assert (await client.answer()).body == b"/x"
 
 
-async def test_a_request_that_is_worked_on_has_as_much_time_as_it_takes() -> None:
+async def test_request_being_answered_has_no_time_limit() -> None:
     async with served(SHORT) as app, Client(app.url) as client:
         client.writer.write(request("GET", "/hold") + b"GET /half HT")
         await asyncio.sleep(1.0)
@@ -306,7 +306,7 @@ async def test_a_request_that_is_worked_on_has_as_much_time_as_it_takes() -> Non
         assert (await client.answer()).body == b"/half"
 
 
-async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off() -> None:
+async def test_client_that_reads_nothing_is_cut_off() -> None:
     async with served(SHORT) as app:
         _, writer = await connect(app)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -315,7 +315,7 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off() -> None:
         writer.close()
 
 
-async def test_a_client_that_takes_its_answer_slowly_has_as_much_time_as_it_takes() -> None:
+async def test_slowly_reading_client_has_no_time_limit() -> None:
     async with served(SHORT) as app:
         reader, writer = await connect(app)
         writer.write(request("GET", "/endless"))
@@ -328,7 +328,7 @@ async def test_a_client_that_takes_its_answer_slowly_has_as_much_time_as_it_take
         await app.until(lambda: app.left == ["/endless"])
 
 
-async def test_an_idle_connection_is_closed_after_its_time() -> None:
+async def test_idle_connection_is_closed() -> None:
     async with served(SHORT) as app:
         reader, writer = await connect(app)
         writer.write(request("GET", "/x"))
@@ -339,7 +339,7 @@ async def test_an_idle_connection_is_closed_after_its_time() -> None:
 # --- numbers
 
 
-async def test_silent_connections_cannot_keep_a_fresh_client_out() -> None:
+async def test_silent_connections_do_not_block_a_new_client() -> None:
     async with served(ROOMY) as app:
         streams = [await connect(app) for _ in range(400)]
         for number, (_, writer) in enumerate(streams):
@@ -353,7 +353,7 @@ async def test_silent_connections_cannot_keep_a_fresh_client_out() -> None:
             each.close()
 
 
-async def test_silent_connections_of_one_address_do_not_cost_another_its_own() -> None:
+async def test_silent_connections_are_limited_per_address() -> None:
     async with served(Limits(head_seconds=60, silent_per_address=10, silent=1000)) as app:
         port = int(app.url.rpartition(":")[2])
         waiting = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
@@ -366,7 +366,7 @@ async def test_silent_connections_of_one_address_do_not_cost_another_its_own() -
             writer.close()
 
 
-async def test_connections_that_wait_for_an_answer_are_not_counted_as_silent() -> None:
+async def test_connections_waiting_for_an_answer_are_not_silent() -> None:
     async with served(Limits(silent_per_address=5, silent=10)) as app:
         streams = []
         for number in range(60):
@@ -380,7 +380,7 @@ async def test_connections_that_wait_for_an_answer_are_not_counted_as_silent() -
             writer.close()
 
 
-async def test_where_all_are_taken_the_longest_idle_has_to_go() -> None:
+async def test_longest_idle_connection_is_closed_for_a_new_one() -> None:
     async with served(Limits(connections=20)) as app:
         idle = []
         for _ in range(20):
@@ -395,7 +395,7 @@ async def test_where_all_are_taken_the_longest_idle_has_to_go() -> None:
             writer.close()
 
 
-async def test_requests_that_are_never_sent_whole_cannot_take_all_connections() -> None:
+async def test_incomplete_requests_cannot_occupy_all_connections() -> None:
     async with served(Limits(connections=20, head_seconds=60)) as app:
         half = [await connect(app) for _ in range(20)]
         for number, (reader, writer) in enumerate(half):
@@ -409,7 +409,7 @@ async def test_requests_that_are_never_sent_whole_cannot_take_all_connections() 
             writer.close()
 
 
-async def test_where_all_are_at_work_a_new_one_is_503() -> None:
+async def test_new_connection_gets_503_if_all_are_busy() -> None:
     async with served(Limits(connections=5)) as app:
         working = [await connect(app) for _ in range(5)]
         for _, writer in working:
@@ -421,7 +421,7 @@ async def test_where_all_are_at_work_a_new_one_is_503() -> None:
             each.close()
 
 
-async def test_requests_sent_ahead_are_answered_in_order_and_taken_in_few_at_once() -> None:
+async def test_pipelined_requests_are_answered_in_order_and_parsed_few_at_a_time() -> None:
     count = 3_000
     async with served(ROOMY) as app:
         reader, writer = await connect(app)
@@ -442,7 +442,7 @@ async def test_requests_sent_ahead_are_answered_in_order_and_taken_in_few_at_onc
 
 
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
-async def test_requests_are_told_apart_wherever_they_are_cut(size: int) -> None:
+async def test_requests_are_separated_wherever_the_bytes_are_split(size: int) -> None:
     raw = b"".join(
         (
             request("POST", "/a", [("X-Long", "v" * 5_000)], b"b" * 9_000),
@@ -467,7 +467,7 @@ async def test_requests_are_told_apart_wherever_they_are_cut(size: int) -> None:
 
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("body", [None, b"{}"])
-async def test_a_client_that_closes_its_side_after_its_request_gets_the_answer(slow: bool, body: bytes | None) -> None:
+async def test_client_that_half_closes_after_its_request_gets_the_answer(slow: bool, body: bytes | None) -> None:
     async with served(SHORT) as app:
         reader, writer = await connect(app)
         path = "/hold" if slow else "/x"
@@ -484,7 +484,7 @@ async def test_a_client_that_closes_its_side_after_its_request_gets_the_answer(s
         writer.close()
 
 
-async def test_all_requests_before_the_end_are_answered() -> None:
+async def test_all_requests_before_a_half_close_are_answered() -> None:
     async with served(ROOMY) as app:
         reader, writer = await connect(app)
         writer.write(b"".join(request("GET", f"/{number}") for number in range(300)))
@@ -495,7 +495,7 @@ async def test_all_requests_before_the_end_are_answered() -> None:
         writer.close()
 
 
-async def test_a_client_that_closes_later_has_left() -> None:
+async def test_client_that_closes_later_has_left() -> None:
     async with served(ROOMY) as app:
         reader, writer = await connect(app)
         writer.write(request("GET", "/hold"))
@@ -507,7 +507,7 @@ async def test_a_client_that_closes_later_has_left() -> None:
 
 
 @pytest.mark.parametrize("begun", [b"GET / HT", b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"])
-async def test_a_client_that_closes_within_its_request_gets_none(begun: bytes) -> None:
+async def test_client_that_closes_within_its_request_gets_no_answer(begun: bytes) -> None:
     async with served(ROOMY) as app:
         reader, writer = await connect(app)
         writer.write(begun)
@@ -524,7 +524,7 @@ async def test_a_client_that_closes_within_its_request_gets_none(begun: bytes) -
 @pytest.mark.parametrize(
     "raw", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\x00" * 100, b"G@T / HTTP/1.1\r\n\r\n"]
 )
-async def test_what_is_no_request_is_400(raw: bytes) -> None:
+async def test_invalid_request_is_400(raw: bytes) -> None:
     async with served(ROOMY) as app:
         reader, writer = await connect(app)
         writer.write(raw)
@@ -533,7 +533,7 @@ async def test_what_is_no_request_is_400(raw: bytes) -> None:
         await answers(app)
 
 
-async def test_what_is_no_request_does_not_cost_the_one_before_its_answer() -> None:
+async def test_invalid_request_does_not_lose_the_previous_answer() -> None:
     async with served(ROOMY) as app:
         reader, writer = await connect(app)
         writer.write(request("POST", "/hold", [], b"{}"))
