@@ -97,6 +97,9 @@ def in_turns(points: Iterable[str]) -> list[tuple[str, str]]:
 
 SPEED = 200.0
 MAX_BURST = 8
+MAX_UNFINISHED = 80
+"""No more jobs are made meanwhile: a slow machine gets what it can deliver within `OWED_SECONDS`."""
+LAST = ("succeeded", "failed", "cancelled")
 CONCURRENCY = 8
 UNMARKED = CLAIMED_PER_SLOT * CONCURRENCY
 """Deliveries of one sink that are out or wait for their commit, at most: what one crash may repeat."""
@@ -322,9 +325,15 @@ class World:
         """Makes and registers one to eight jobs at once, again and again, at this mean rate."""
         async with asyncio.TaskGroup() as group:
             while not done.is_set():
-                for _ in range(self.rng.randint(1, MAX_BURST)):
-                    group.create_task(self.register(await self.new_job()))
+                if self.unfinished() < MAX_UNFINISHED:
+                    for _ in range(self.rng.randint(1, MAX_BURST)):
+                        group.create_task(self.register(await self.new_job()))
                 await asyncio.sleep(self.rng.expovariate(bursts_per_second))
+
+    def unfinished(self) -> int:
+        """How many jobs have no last event at the sink yet."""
+        ended = {arrival.subject for arrival in self.sink.arrivals if arrival.kind in LAST}
+        return len(self.job_ids) - len(ended)
 
     async def get(self, path: str) -> Any:
         async with self.session.get(f"{self.relay.url}{path}") as response:
