@@ -3,10 +3,10 @@
 Real defaults, with their sources:
 
 - google-api-core, `google.api_core.future.polling.DEFAULT_POLLING`: initial 1 s, multiplier 1.5, maximum 20 s;
-  the first look is at once, and `google.api_core.retry` waits a random part of each step
+  the first poll is at once, and `google.api_core.retry` waits a random part of each step
   (`exponential_sleep_generator`).
-- The AWS waiter ECS `TasksStopped` ("Polls every 6 seconds"): a fixed delay of 6 s, the first look at once. It gives up
-  after 100 looks; here it is called again.
+- The AWS waiter ECS `TasksStopped` ("Polls every 6 seconds"): a fixed delay of 6 s, the first poll at once. It gives up
+  after 100 polls; here it is called again.
 """
 
 import heapq
@@ -73,7 +73,7 @@ class Queue:
     def observed(
         self, job_id: str, item: Mapping[str, Any] | None, headers: Mapping[str, str], sent_at: float, now: float
     ) -> None:
-        """Plans the next look, or forgets a job that has ended."""
+        """Plans the next poll, or forgets a job that has ended."""
         known = item or {}
         if known.get("status") == "succeeded":
             del self.jobs[job_id]
@@ -85,22 +85,22 @@ class Queue:
         self.push(job_id, now + float(headers.get("Retry-After", 1.0)))
 
     def push(self, job_id: str, due: float) -> None:
-        """Plans a look; none for infinity."""
+        """Plans a poll; none for infinity."""
         if due < math.inf:
             self._pushed += 1
             heapq.heappush(self._due, (due, self._pushed, job_id))
 
     def first_due(self, job_id: str, job: Pending, item: Mapping[str, Any], now: float) -> float:
-        """When a new job is looked at first."""
+        """When a new job is polled first."""
         return now
 
     def next_due(self, job_id: str, job: Pending, item: Mapping[str, Any], now: float) -> float:
-        """When a job is looked at again that had not ended."""
+        """When a job is polled again that had not ended."""
         raise NotImplementedError
 
 
 class Fixed(Queue):
-    """A look every so many seconds, the first one at once or after one interval."""
+    """A poll every so many seconds, the first one at once or after one interval."""
 
     def __init__(self, requests_per_second: float, interval_seconds: float, *, at_once: bool = False) -> None:
         super().__init__(requests_per_second)
@@ -135,7 +135,7 @@ class GoogleDefault(Queue):
 
 class HintedBackoff(Queue):
     """A back-off of 1 s, factor 1.5, at most 20 s, its times scaled by one number, that begins again at each status and
-    never looks before `scheduled_at` or `next_attempt_at`."""
+    never polls before `scheduled_at` or `next_attempt_at`."""
 
     def __init__(self, requests_per_second: float, scale: float) -> None:
         super().__init__(requests_per_second)
@@ -161,7 +161,7 @@ class HintedBackoff(Queue):
 
 
 class LaneBackoff(HintedBackoff):
-    """The same, and a lane's job without `scheduled_at` is not looked at before its predecessor was seen to have
+    """The same, and a lane's job without `scheduled_at` is not polled before its predecessor was seen to have
     started and the lane's least spacing, known in hindsight, has passed since."""
 
     def __init__(self, requests_per_second: float, scale: float) -> None:

@@ -1,10 +1,10 @@
 """Computes the bound of two workloads once more, without the planner, its bins or a simulation.
 
-`python tests/benchmarks/polling_check.py [REQUESTS_PER_JOB ...]` prints both. Here the least cost of a job's looks is
+`python tests/benchmarks/polling_check.py [REQUESTS_PER_JOB ...]` prints both. Here the least cost of a job's polls is
 found by a dynamic programme over a fine grid of ages, directly from the survival functions: from the run's start on a
 grid whose steps grow by less than a hundredth, before that in steps of a tenth of a second. Requests take no time,
 follow each other as closely as they like, and nothing but the delay of the end costs; what a response takes from its
-look to its arrival is added at the end. So it is a little below what any planner could do.
+poll to its arrival is added at the end. So it is a little below what any planner could do.
 """
 
 import math
@@ -30,7 +30,7 @@ WORKLOADS = ("heavy", "bimodal")
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What is to come on average: cost = price * looks + delay."""
+    """What is to come on average: cost = price * polls + delay."""
 
     cost: float
     polls: float
@@ -38,7 +38,7 @@ class Value:
 
 
 class Runs:
-    """The best looks at a run of which is known that it has not ended at some age, for each age of the grid."""
+    """The best polls of a run of which is known that it has not ended at some age, for each age of the grid."""
 
     def __init__(self, survival: Survival, price: float) -> None:
         growth = (LAST_SECONDS / FIRST_SECONDS) ** (1 / STEPS)
@@ -64,7 +64,7 @@ class Runs:
         return best
 
     def after(self, steps: int) -> list[Value]:
-        """What comes of a run that is looked at first at each age 0, 0.1 s, ...; that look is not counted."""
+        """What comes of a run that is polled first at each age 0, 0.1 s, ...; that poll is not counted."""
         found, at = [], 0
         for number in range(steps + 1):
             age = number * WAIT_STEP_SECONDS
@@ -82,7 +82,7 @@ class Runs:
 
 
 def least(start: Survival, run: Survival, price: float) -> Value:
-    """The least cost of a job from its creation on, at a price of a look."""
+    """The least cost of a job from its creation on, at a price of a poll."""
     steps = round(LAST_FIRST_POLL_SECONDS / WAIT_STEP_SECONDS)
     starts = round(LAST_START_SECONDS / WAIT_STEP_SECONDS)
     after = Runs(run, price).after(steps)
@@ -112,7 +112,7 @@ def least(start: Survival, run: Survival, price: float) -> Value:
 
 
 def at_requests(value: Callable[[float], Value], requests_per_job: float) -> tuple[Value, float]:
-    """The least cost at the price at which so many looks are made, and that price."""
+    """The least cost at the price at which so many polls are made, and that price."""
     low, high = 0.02, 2_000.0
     for _ in range(HALVINGS):
         price = math.sqrt(low * high)

@@ -37,21 +37,21 @@ class Poller(Protocol):
         lane: str | None = None,
         min_interval_seconds: float | None = None,
     ) -> None:
-        """Begins to plan looks at a job."""
+        """Begins to plan polls of a job."""
 
     def next_request_at(self, now: float) -> float | None:
         """When to send the next request; None for not at all as things stand."""
 
     def take(self, now: float) -> str | None:
-        """The job to look at now."""
+        """The job to poll now."""
 
     def observed(
         self, job_id: str, item: Mapping[str, Any] | None, headers: Mapping[str, str], sent_at: float, now: float
     ) -> None:
-        """A look succeeded."""
+        """A poll succeeded."""
 
     def failed(self, job_id: str, status_code: int | None, headers: Mapping[str, str], now: float) -> None:
-        """A look failed."""
+        """A poll failed."""
 
 
 @dataclass(kw_only=True)

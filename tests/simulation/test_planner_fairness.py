@@ -74,7 +74,7 @@ def test_a_heavier_job_is_known_sooner_where_requests_are_scarce(workload: str, 
 
 
 def polls(planner: Planner, until: float, names: list[str], coming: Iterator[tuple[float, str]]) -> dict[str, float]:
-    """Looks at jobs that never end; more are `coming`. Returns the longest time without a look at each."""
+    """Polls jobs that never end; more are `coming`. Returns the longest time without a poll of each."""
     now, last, longest = NOW, dict.fromkeys(names, NOW), dict.fromkeys(names, 0.0)
     new = next(coming, None)
     while True:
@@ -112,7 +112,7 @@ def test_a_light_job_is_never_starved_while_requests_become_ever_dearer(rate: fl
 
 
 @pytest.mark.parametrize("jobs", [1, 30, 1_000])
-def test_every_job_is_looked_at_however_many_there_are(jobs: int) -> None:
+def test_every_job_is_polled_however_many_there_are(jobs: int) -> None:
     planner, names = planner_of(1.0), [f"j{number}" for number in range(jobs)]
     for name in names:
         planner.track(name, RUNNING, NOW, 1.0, "")

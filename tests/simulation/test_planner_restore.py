@@ -1,4 +1,4 @@
-"""A restored planner goes through the same further looks at the same moments as the one that gave the snapshot."""
+"""A restored planner goes through the same further polls at the same times as the one that gave the snapshot."""
 
 import json
 import random

@@ -71,7 +71,7 @@ def test_four_requests_a_job_are_enough(workload: str, mean_delay_seconds: float
 
 @pytest.mark.parametrize("seed", scaled([1, 3], [1, 2, 3]))
 def test_the_first_jobs_of_a_class_are_known_nearly_as_soon_as_if_its_law_were(seed: int) -> None:
-    """A fifth of them run for 900 s, and when the first get there nothing is known of 900 s: looks at them teach."""
+    """A fifth of them run for 900 s, and when the first get there nothing is known of 900 s: polls of them teach."""
     world = make("bimodal", seed, JOBS)
     rate = allowed(world, 4.0)
     first = run(world, rate, seed).first_jobs_mean_delay_seconds
@@ -155,7 +155,7 @@ class Faster(Planner):
         super().observed(job_id, self.item(item), self.headers, self.there(sent_at), self.there(now))
 
 
-def test_a_world_that_runs_faster_needs_no_more_looks() -> None:
+def test_a_world_that_runs_faster_needs_no_more_polls() -> None:
     """The shortest interval scales everything that is not told by the upstream."""
     world = make("lanes60", 6, 300)
     rate = allowed(world, 4.0)
@@ -193,7 +193,7 @@ def crowd(*ends: float) -> World:
 
 
 def test_a_limit_is_shared_without_rejections() -> None:
-    """Wherever in a window the others' burst falls; theirs can not all be spared, since nothing foretells a burst."""
+    """Wherever in a window the others' burst falls; theirs cannot all be spared, since nothing foretells a burst."""
     world = crowd(*(2.0 + number * 0.6 for number in range(1_000)))
     requests, rejected, others = 0, 0, []
     for seed in range(1, 5):

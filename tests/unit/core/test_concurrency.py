@@ -17,24 +17,24 @@ def filled(concurrency: Concurrency, seconds: float, count: int) -> int:
     return concurrency.limit
 
 
-def test_it_starts_small_and_never_above_its_ceiling():
+def test_slots_start_small_and_within_the_ceiling():
     assert Concurrency(ceiling=64).limit == START
     assert Concurrency(ceiling=3).limit == 3
 
 
-def test_a_sink_that_answers_as_soon_as_ever_gets_more_up_to_the_ceiling():
+def test_prompt_sink_gets_more_slots_up_to_the_ceiling():
     concurrency = Concurrency(ceiling=64)
     assert filled(concurrency, 5.0, START) == 2 * START
     assert filled(concurrency, 5.0, 1_000) == 64
 
 
-def test_a_sink_whose_answers_stand_in_a_line_gets_no_more():
+def test_queueing_at_the_sink_stops_growth():
     concurrency = Concurrency(ceiling=64)
     concurrency.succeeded(0.1, in_flight=1, full=False)
     assert filled(concurrency, 0.21, 1_000) == START
 
 
-def test_what_was_added_goes_again_when_a_line_forms_but_not_what_it_began_with():
+def test_queueing_removes_added_slots_but_not_the_first_ones():
     concurrency = Concurrency(ceiling=64)
     assert filled(concurrency, 0.1, 20) == START + 20
     assert filled(concurrency, 0.21, START + 20) == START + 18
@@ -43,21 +43,21 @@ def test_what_was_added_goes_again_when_a_line_forms_but_not_what_it_began_with(
     assert filled(concurrency, 0.1, START) == START + 1
 
 
-def test_a_prompt_answer_has_stood_in_no_line():
+def test_prompt_response_has_not_queued():
     concurrency = Concurrency(ceiling=64)
     concurrency.succeeded(0.001, in_flight=1, full=False)
     assert filled(concurrency, 0.01, 1_000) == 64
     assert filled(concurrency, 0.011, 64) < 64
 
 
-def test_slots_that_were_not_in_use_are_no_reason_for_more():
+def test_unused_slots_do_not_grow():
     concurrency = Concurrency(ceiling=64)
     for _ in range(1_000):
         concurrency.succeeded(5.0, in_flight=START - 1, full=False)
     assert concurrency.limit == START
 
 
-def test_a_sink_that_has_become_slower_is_measured_anew_by_what_is_out_alone():
+def test_slower_sink_is_measured_again_by_single_requests():
     concurrency = Concurrency(ceiling=64)
     concurrency.succeeded(0.1, in_flight=1, full=False)
     concurrency.succeeded(5.0, in_flight=1, full=False)
@@ -67,7 +67,7 @@ def test_a_sink_that_has_become_slower_is_measured_anew_by_what_is_out_alone():
     assert filled(concurrency, 5.0, 3_000) == 64
 
 
-def test_a_dead_sink_is_left_with_one_after_as_many_time_outs_as_it_had_slots():
+def test_dead_sink_ends_with_one_slot():
     concurrency = Concurrency(ceiling=64)
     for expected in (7, 6, 5, 4, 3, 2, 1, 1):
         concurrency.timed_out()
@@ -82,7 +82,7 @@ def test_one_time_out_among_many_successes_costs_one_slot():
     assert filled(concurrency, 5.0, 64) == 64
 
 
-def test_after_time_outs_it_comes_back_by_one_a_round():
+def test_slots_grow_by_one_per_round_after_a_time_out():
     concurrency = Concurrency(ceiling=64)
     for _ in range(START):
         concurrency.timed_out()
@@ -91,7 +91,7 @@ def test_after_time_outs_it_comes_back_by_one_a_round():
     assert grown[-1] >= 5
 
 
-def test_where_each_tenth_times_out_it_settles_instead_of_falling_to_one():
+def test_ten_percent_time_outs_do_not_reduce_to_one_slot():
     concurrency = Concurrency(ceiling=64)
     limits = []
     for n in range(5_000):
@@ -107,7 +107,7 @@ def test_where_each_tenth_times_out_it_settles_instead_of_falling_to_one():
     st.integers(1, 1_000),
     st.lists(st.one_of(st.none(), st.tuples(SECONDS, st.integers(1, 1_000), st.booleans())), max_size=200),
 )
-def test_whatever_happens_at_least_one_may_be_out_and_never_more_than_the_ceiling(ceiling, outcomes):
+def test_slots_stay_between_one_and_the_ceiling(ceiling, outcomes):
     concurrency = Concurrency(ceiling=ceiling)
     for outcome in outcomes:
         if outcome is None:

@@ -1,4 +1,4 @@
-"""What one look at a job proves: the cases of the contract, then whole lives seen through any of their moments."""
+"""What one poll of a job proves: the cases of the contract, then whole lives seen through any of their moments."""
 
 import json
 from dataclasses import dataclass, replace
@@ -184,7 +184,7 @@ CASES: list[tuple[str, list[Observation], list[str]]] = [
 
 
 @pytest.mark.parametrize(("polls", "said"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_the_looks_say(polls: list[Observation], said: list[str]) -> None:
+def test_transitions_of_a_sequence_of_polls(polls: list[Observation], said: list[str]) -> None:
     transitions, progress = run(*polls)
 
     assert short(transitions) == said
@@ -193,7 +193,7 @@ def test_the_looks_say(polls: list[Observation], said: list[str]) -> None:
     assert progress.status == polls[-1].status
 
 
-def test_times_are_the_upstream_s_where_it_says_them() -> None:
+def test_upstream_times_are_used_if_present() -> None:
     transitions, _ = run(
         poll("queued", at=5.0, scheduled_at=99.0),
         poll("succeeded", at=20.0, started_at=10.0, finished_at=17.0, attempt_count=2),
@@ -241,7 +241,7 @@ def test_failed_attempts_that_an_item_proves(seen: Observation, proven: int) -> 
     assert proven_failed_attempts(seen) == proven
 
 
-def test_one_look_says_no_more_than_a_limit() -> None:
+def test_transitions_of_one_poll_are_limited() -> None:
     transitions, progress = run(
         poll("failed", attempt_count=10**6, started_at=1.0), poll("failed", attempt_count=10**6)
     )
@@ -276,7 +276,7 @@ def test_the_documented_times() -> None:
     assert succeeded.occurred_at - running.occurred_at == 7.0
 
 
-def test_overdue_is_said_once_and_changes_nothing_else() -> None:
+def test_overdue_is_emitted_once_and_changes_nothing_else() -> None:
     _, known = run(poll("running", started_at=10.0))
 
     said, overdue = mark_overdue(known, 50.0)
@@ -298,7 +298,7 @@ def test_not_found_comes_after_what_was_known() -> None:
     assert [t.kind for t in run(poll("queued"), known=lost)[0]] == ["queued"]
 
 
-def test_the_planner_reads_the_same_fields_from_a_look_and_from_a_job() -> None:
+def test_the_planner_reads_the_same_fields_from_a_poll_and_from_a_job() -> None:
     seen = poll("queued", action="a", channel="c", scheduled_at=1.0, attempt_count=2, next_attempt_at=3.0)
     job = Job(uid="job_1", external_id="x", source="revor", account="default")
     assert job.item() is None
@@ -391,7 +391,7 @@ def is_in_order(said: list[str], true: list[str]) -> bool:
 
 
 @given(lives_and_polls())
-def test_whole_lives_through_any_looks(case: tuple[Life, list[float]]) -> None:
+def test_any_sequence_of_polls_yields_a_valid_life(case: tuple[Life, list[float]]) -> None:
     life, polls = case
     progress, said = Progress(), list[Transition]()
 
@@ -429,7 +429,7 @@ def test_whole_lives_through_any_looks(case: tuple[Life, list[float]]) -> None:
 
 
 @given(lives())
-def test_a_life_seen_whole_is_said_whole(life: Life) -> None:
+def test_fully_polled_life_is_emitted_completely(life: Life) -> None:
     said, _ = run(*life.items)
 
     assert [transition.kind for transition in said] == life.true_kinds
@@ -483,5 +483,5 @@ def test_noise_never_breaks_a_life(case: tuple[Life, list[float]], noises: list[
 @pytest.mark.parametrize(
     ("weight", "priority"), [(0.25, "low"), (0.9, "low"), (1.0, "normal"), (1.1, "high"), (4.0, "high")]
 )
-def test_a_weight_in_words(weight: float, priority: str) -> None:
+def test_weight_as_priority(weight: float, priority: str) -> None:
     assert Job(uid="u", external_id="e", source="s", account="a", weight=weight).priority == priority

@@ -162,7 +162,7 @@ def test_the_first_event_has_no_previous_status_and_no_hint() -> None:
 @pytest.mark.parametrize(
     ("mark", "kind", "status"), [(mark_overdue, "overdue", "queued"), (mark_not_found, "not_found", "not_found")]
 )
-def test_events_that_no_look_proved_show_what_was_last_known(mark: Any, kind: str, status: str) -> None:
+def test_events_without_a_poll_show_the_last_known_item(mark: Any, kind: str, status: str) -> None:
     _, progress = detect(JOB.progress, Observation(status="queued", observed_at=AT))
     job = replace(JOB, progress=progress, channel="email", upstream={"id": "0f9c", "status": "queued"})
     (transition,), _ = mark(progress, AT)
@@ -229,7 +229,7 @@ def test_times_have_milliseconds_and_a_z(at: float, text: str) -> None:
         ("Grüße 日本 👋", "Grüße 日本 👋"),
     ],
 )
-def test_what_the_upstream_says_is_made_fit_for_attributes(given: str, shown: str) -> None:
+def test_upstream_text_is_made_a_valid_attribute(given: str, shown: str) -> None:
     seen = replace(SEEN, status=given, channel=given, action=given)
     transition = replace(FAILED, kind="status_unknown", status=given, previous_status=given)
 
@@ -241,7 +241,7 @@ def test_what_the_upstream_says_is_made_fit_for_attributes(given: str, shown: st
 
 
 @pytest.mark.parametrize("external_id", ["Grüße/日本 👋 %2e..", "  spaces  ", "i" * 200, "é" * 200])
-def test_ids_stand_as_they_are(external_id: str) -> None:
+def test_ids_are_not_changed(external_id: str) -> None:
     document = read(from_transition("evt_1", replace(JOB, external_id=external_id), FAILED, ORIGIN, seen=SEEN))
 
     assert (document["subject"], document["partitionkey"]) == (external_id, external_id)
@@ -341,7 +341,9 @@ json_values = st.recursive(
     at=st.floats(0, 253402300799.0),
     padding=st.sampled_from([0, 70_000]),
 )
-def test_whatever_the_item_holds(upstream: dict[str, Any], word: str, sequence: int, at: float, padding: int) -> None:
+def test_any_item_yields_a_valid_event(
+    upstream: dict[str, Any], word: str, sequence: int, at: float, padding: int
+) -> None:
     seen = replace(SEEN, upstream={**upstream, "padding": "x" * padding}, channel=word, action=word)
     transition = replace(FAILED, previous_status="running", sequence=sequence, occurred_at=at)
 
@@ -372,7 +374,7 @@ def test_names_and_values_that_attributes_may_not_have(name: str, value: object)
 
 
 @pytest.mark.parametrize(("name", "value"), [("tracestate", None), ("data", "x")])
-def test_rendering_refuses_what_is_no_extension(name: str, value: str | None) -> None:
+def test_invalid_extension_is_refused(name: str, value: str | None) -> None:
     with pytest.raises(ValueError, match=name):
         render(
             event_id="evt_1",

@@ -20,7 +20,7 @@ def said(reason: Reason, job: dict[str, Any] | None = None, **changes: Any) -> s
     return sentence(Job(**known), plan, NOW)
 
 
-def test_before_its_anchor_a_job_is_looked_at_when_it_has_likely_ended() -> None:
+def test_before_its_anchor_a_job_is_polled_when_it_has_likely_ended() -> None:
     assert said(
         "before_anchor", anchor_at=TEN, next_poll_at=TEN + 6, not_before=TEN + 6, expected_delay_seconds=1.2
     ) == (
@@ -93,13 +93,13 @@ def test_every_reason_has_its_sentence(reason: Reason, job: dict[str, Any], chan
 
 
 @pytest.mark.parametrize("reason", get_args(Reason))
-def test_no_reason_is_left_without_words(reason: Reason) -> None:
+def test_each_reason_has_an_explanation(reason: Reason) -> None:
     assert said(reason).endswith(".")
     assert "Its end is known about 2 s after it happens." in said(reason, expected_delay_seconds=2.0)
     assert "known about" not in said(reason, expected_delay_seconds=float("inf"))
 
 
-def test_the_reason_of_a_failed_poll_is_said() -> None:
+def test_reason_of_a_failed_poll_is_explained() -> None:
     plan = Explanation(
         reason="backing_off",
         anchor_at=None,
@@ -115,7 +115,7 @@ def test_the_reason_of_a_failed_poll_is_said() -> None:
     )
 
 
-def test_what_holds_a_planned_look_back_is_said() -> None:
+def test_delay_of_a_planned_poll_is_explained() -> None:
     held = said("between_looks", not_before=TEN + 60)
     assert held.endswith(
         "Nothing is sent before 10:01:00 UTC, though: the budget is spent, or the upstream wants a pause."
@@ -135,6 +135,6 @@ def test_durations_in_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
 
 
-def test_a_moment_of_another_day_has_its_date() -> None:
+def test_time_on_another_day_has_its_date() -> None:
     assert short_time(TEN + 6.9, NOW) == "10:00:06 UTC"
     assert short_time(NOW - 86_400, NOW) == "2026-05-19 09:59:00 UTC"

@@ -73,11 +73,11 @@ def test_known_types_are_those_of_each_prefix_and_the_relays_own() -> None:
         ("x" * 100_000, None),
     ],
 )
-def test_the_nearest_type_is_the_one_that_was_meant(text: str, meant: str | None) -> None:
+def test_similar_type_is_suggested(text: str, meant: str | None) -> None:
     assert nearest_type(text, KNOWN) == meant
 
 
-def test_without_known_types_nothing_is_near() -> None:
+def test_no_suggestion_without_known_types() -> None:
     assert nearest_type("failed", ()) is None
 
 

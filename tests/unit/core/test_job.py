@@ -30,7 +30,7 @@ def planned(status: str | None) -> PlannedJob:
     return PlannedJob(status=status, **FIELDS)  # type: ignore[arg-type]
 
 
-def test_a_planner_reads_the_same_of_a_job_whole_or_loaded() -> None:
+def test_planner_reads_the_same_fields_of_a_job_and_a_planned_job() -> None:
     item = planned("running").item()
     assert item == whole("running").item()
     assert item is not None
@@ -43,7 +43,7 @@ def test_before_the_first_observation_there_is_nothing_to_read() -> None:
     assert whole(None).item() is None
 
 
-def test_a_job_was_seen_when_it_was_looked_at_last_or_else_when_it_came() -> None:
+def test_job_was_last_seen_at_its_last_poll_or_registration() -> None:
     job = whole("queued")
     assert job.seen_at == NOW - 9
     polled_at = Job(uid="job_1", external_id="1", source="revor", account="default", last_polled_at=NOW)

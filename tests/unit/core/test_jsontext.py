@@ -43,7 +43,7 @@ BAD = "\N{REPLACEMENT CHARACTER}"
         (r'"nul \u0000"', "nul \0"),
     ],
 )
-def test_what_json_allows_is_read_and_written_again_with_every_digit(text: str, value: object) -> None:
+def test_json_round_trips_with_every_digit(text: str, value: object) -> None:
     found = loads(text.encode())
     assert found == value
     assert type(found) is type(value)
@@ -59,7 +59,7 @@ def test_what_json_allows_is_read_and_written_again_with_every_digit(text: str, 
         b'"\\ud83d\0\0"',
     ],
 )
-def test_what_is_no_json_is_refused(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     with pytest.raises(JSONDecodeError):
         loads(body)
 
@@ -72,18 +72,18 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
         (b"\xef\xbb\xbf[123456789012345678901]", [123456789012345678901]),
     ],
 )
-def test_bytes_of_an_upstream_that_are_not_utf8_spoil_one_character(body: bytes, value: object) -> None:
+def test_invalid_utf8_of_an_upstream_replaces_one_character(body: bytes, value: object) -> None:
     assert loads(body, repair=True) == value
     with pytest.raises(JSONDecodeError):
         loads(body + b"x", repair=True)
 
 
 @pytest.mark.parametrize("inside", ["1", '"\\ud83d"'])
-def test_what_orjson_reads_is_read_as_deep(inside: str) -> None:
+def test_nesting_that_orjson_reads_is_read(inside: str) -> None:
     assert loads(("[" * 1000 + inside + "]" * 1000).encode())
 
 
-def test_what_is_nested_deeper_than_python_can_follow_keeps_its_structure_if_not_its_digits() -> None:
+def test_very_deep_json_keeps_its_structure() -> None:
     body = b'{"a":' * 1000 + b"123456789012345678901" + b"}" * 1000
     found = loads(body)
     for _ in range(1000):
@@ -92,12 +92,12 @@ def test_what_is_nested_deeper_than_python_can_follow_keeps_its_structure_if_not
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, 2j])
-def test_what_is_no_json_value_is_not_written(value: object) -> None:
+def test_values_that_are_not_json_are_refused(value: object) -> None:
     with pytest.raises(TypeError):
         dumps({"a": value})
 
 
-def test_what_is_nested_too_deep_is_not_written() -> None:
+def test_nesting_too_deep_is_refused() -> None:
     value: object = 2**64
     for depth in range(5_000):
         value = [value]

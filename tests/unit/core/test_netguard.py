@@ -153,7 +153,7 @@ def test_public_addresses(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["", "example.com", "127.1", "0x7f000001", "fe80::1%eth0", "2606:4700::1%1", "10.0.0.0/8"]
 )
-def test_what_is_no_plain_address_is_refused(address: str) -> None:
+def test_text_that_is_not_an_address_is_refused(address: str) -> None:
     assert not is_allowed(address, 443, "https", DEVELOPMENT)
 
 
@@ -311,7 +311,7 @@ def test_refusals_name_the_setting_that_lifts_them(url: str, setting: str) -> No
     assert setting in (refusal_of_url(url, STRICT) or "")
 
 
-def test_names_wait_for_the_dial_where_the_policy_has_networks() -> None:
+def test_names_are_judged_when_dialled_if_networks_are_allowed() -> None:
     assert refusal_of_url("http://sink.example.com:3000/", DEVELOPMENT) is None
     assert refusal_of_url("https://sink.example.com:3000/", PRIVATE) is None
     assert refusal_of_url("http://sink.example.com/", PRIVATE) is not None

@@ -17,11 +17,11 @@ from relay.core.replay import SENDS, Only, ReplayRequest
         ("delivered", {"delivered"}, False),
     ],
 )
-def test_what_is_sent_and_whether_deliveries_are_made(only: Only, sends: set[str | None], adds: bool) -> None:
+def test_states_each_option_sends(only: Only, sends: set[str | None], adds: bool) -> None:
     request = ReplayRequest(id="rpl_1", subscription_id="sub_1", since=0.0, until=1.0, now=1.0, only=only)
     assert SENDS[only] == sends
     assert request.adds is adds
 
 
-def test_nothing_that_can_be_asked_for_is_left_out() -> None:
+def test_every_option_is_covered() -> None:
     assert set(SENDS) == set(get_args(Only))

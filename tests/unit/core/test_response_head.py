@@ -55,11 +55,11 @@ def test_the_status_is_that_of_the_first_whole_status_line(raw: bytes, status: i
         (b"A: \0\r\n", (("A", "\N{REPLACEMENT CHARACTER}"),)),
     ],
 )
-def test_headers_are_what_can_be_read_of_them(lines: bytes, headers: tuple[tuple[str, str], ...]) -> None:
+def test_readable_headers_are_kept(lines: bytes, headers: tuple[tuple[str, str], ...]) -> None:
     assert read(OK + lines + b"\r\n").headers == headers
 
 
-def test_only_so_many_headers_are_kept_and_a_late_length_still_counts() -> None:
+def test_headers_are_limited_but_a_later_length_counts() -> None:
     head = read(OK + b"X: y\r\n" * 1000 + b"Content-Length: 2\r\n\r\n")
     assert len(head.headers) == MAX_HEADERS
     assert head.framing == b"Content-Length: 2\r\n"
@@ -91,7 +91,7 @@ def test_the_body_begins_behind_the_empty_line() -> None:
         (b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", None),
     ],
 )
-def test_the_end_of_the_body_is_told_only_where_it_is_sure(lines: bytes, framing: bytes | None) -> None:
+def test_framing_is_reported_only_if_unambiguous(lines: bytes, framing: bytes | None) -> None:
     assert read(OK + lines + b"\r\n").framing == framing
 
 

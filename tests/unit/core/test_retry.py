@@ -67,7 +67,7 @@ def test_an_empty_schedule_means_one_attempt() -> None:
     assert decision == Dead(reason="http_500", exhausted=True)
 
 
-def test_other_verdicts_end_it() -> None:
+def test_other_verdicts_end_the_delivery() -> None:
     assert after(Outcome(verdict="delivered", reason="http_200"), 1) == Done(reason="http_200")
     assert after(Outcome(verdict="dead", reason="http_400"), 1) == Dead(reason="http_400")
     assert after(Outcome(verdict="disable", reason="http_410"), 1) == Disable(reason="http_410")
@@ -98,11 +98,11 @@ def test_other_verdicts_end_it() -> None:
         ),
     ],
 )
-def test_a_decision_is_said_in_a_sentence(decision: Decision, said: str) -> None:
+def test_decision_is_described_in_a_sentence(decision: Decision, said: str) -> None:
     assert sentence(decision, attempt_count=3, schedule_seconds=DEFAULT_RETRY_SCHEDULE_SECONDS, now=NOW) == said
 
 
-def test_a_probe_says_what_it_showed() -> None:
+def test_result_of_a_probe_is_described() -> None:
     arrived = sentence(Done(reason="http_200"), attempt_count=1, schedule_seconds=(0.0,), now=NOW, probe=True)
     assert arrived == "HTTP 200: delivered, so the subscription is enabled again"
     failed = Retry(at=NOW, reason="http_503", pause_until=None)
@@ -134,7 +134,7 @@ def test_the_sentence_of_a_sink_that_has_only_failed() -> None:
 
 
 @given(schedules, st.integers(1, 60), st.floats(0, 1), fractions, st.none() | st.floats())
-def test_what_holds_for_every_failure(
+def test_every_failure_is_retried_or_dead_within_bounds(
     schedule: list[float], attempt_count: int, jitter: float, random_value: float, retry_after: float | None
 ) -> None:
     decision = decide(
@@ -207,25 +207,25 @@ def test_retry_after_values(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value, now=NOW) == seconds
 
 
-def test_a_date_is_measured_on_the_senders_own_clock() -> None:
+def test_date_is_measured_by_the_sender_s_clock() -> None:
     value = "Tue, 14 Nov 2023 22:14:20 GMT"
     assert parse_retry_after(value, now=NOW + 50_000, received_date="Tue, 14 Nov 2023 22:13:50 GMT") == 30.0
     assert parse_retry_after(value, now=NOW, received_date="no date") == 60.0
 
 
 @given(st.text(), st.none() | st.text())
-def test_no_text_makes_it_raise(value: str, received_date: str | None) -> None:
+def test_retry_after_of_any_text_does_not_raise(value: str, received_date: str | None) -> None:
     seconds = parse_retry_after(value, now=NOW, received_date=received_date)
     assert seconds is None or 0 <= seconds <= DAY_SECONDS
 
 
 @given(st.floats(0, 1e9))
-def test_seconds_come_back(seconds: float) -> None:
+def test_seconds_round_trip(seconds: float) -> None:
     assert parse_retry_after(f"{seconds:.3f}", now=NOW) == pytest.approx(min(seconds, DAY_SECONDS), abs=1e-3)
 
 
 @given(st.integers(-100_000, 100_000))
-def test_dates_come_back(seconds: int) -> None:
+def test_dates_round_trip(seconds: int) -> None:
     text = format_datetime(datetime.fromtimestamp(NOW + seconds, UTC), usegmt=True)
     assert parse_retry_after(text, now=NOW) == min(max(seconds, 0), DAY_SECONDS)
 

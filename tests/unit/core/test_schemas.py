@@ -167,7 +167,7 @@ def test_a_broken_event_about_the_relay_fails(type: str) -> None:
         assert fails(broken), f"change {number} passed"
 
 
-def test_no_expiry_is_told_of_an_event_about_the_relay() -> None:
+def test_event_about_the_relay_causes_no_expiry() -> None:
     document = sample("relay.delivery.expired")
     document["data"]["event_type"] = "relay.delivery.expired"
     with pytest.raises(AssertionError, match="event_type"):
@@ -181,7 +181,7 @@ def test_an_event_over_the_limit_fails() -> None:
         check_event(orjson.dumps(document))
 
 
-def test_whatever_detect_finds_passes() -> None:
+def test_every_detected_transition_matches_the_schema() -> None:
     waiting = Observation(status="queued", observed_at=NOW, upstream={"id": "1"})
     polls = [
         waiting,
@@ -204,7 +204,7 @@ def test_whatever_detect_finds_passes() -> None:
         check_event(from_transition(EVENT_ID, job, transition, ORIGIN, seen=polls[-1]).body)
 
 
-def test_overdue_before_the_first_look_passes() -> None:
+def test_overdue_before_the_first_poll_passes() -> None:
     job = Job(uid="job_1", external_id="1", source="s", account="default")
     transitions, _ = mark_overdue(Progress(), NOW)
     document = check_event(from_transition(EVENT_ID, job, transitions[0], ORIGIN).body)
@@ -219,7 +219,7 @@ def test_a_truncated_event_passes() -> None:
     assert document["data"]["truncated"] is True
 
 
-def test_what_is_not_known_of_the_trouble_is_null_or_absent() -> None:
+def test_unknown_fields_of_a_source_event_are_null_or_absent() -> None:
     data = relay_events.source_trouble_data(source="s", account="default", since=NOW, reason="no answer")
     assert "open_jobs" not in data
     schema = "http://x/schemas/relay-source.v1.json"

@@ -12,11 +12,11 @@ SUBSCRIPTION = Subscription(id="sub_1", sink="https://sink.example", state_reaso
 @pytest.mark.parametrize(
     ("state", "expected"), [("enabled", None), ("paused", None), ("pending", None), ("disabled", "http_410")]
 )
-def test_only_a_disabled_one_says_why_it_is_disabled(state: State, expected: str | None) -> None:
+def test_only_a_disabled_subscription_has_a_disabled_reason(state: State, expected: str | None) -> None:
     assert replace(SUBSCRIPTION, state=state).disabled_reason == expected
 
 
-def test_how_a_sink_is_reached_is_its_url_the_method_and_the_headers() -> None:
+def test_reached_by_is_url_method_and_headers() -> None:
     changed = [
         replace(SUBSCRIPTION, sink="https://other.example"),
         replace(SUBSCRIPTION, method="PUT"),
@@ -30,7 +30,7 @@ def test_how_a_sink_is_reached_is_its_url_the_method_and_the_headers() -> None:
     ("state", "state_since", "expected"),
     [("enabled", None, 0.0), ("enabled", 5.0, 5.0), ("paused", 5.0, None), ("disabled", 5.0, None)],
 )
-def test_subscription_tells_since_when_it_is_enabled(
+def test_subscription_has_the_time_it_was_enabled(
     state: State, state_since: float | None, expected: float | None
 ) -> None:
     assert replace(SUBSCRIPTION, state=state, state_since=state_since).enabled_since == expected

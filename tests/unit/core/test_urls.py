@@ -8,12 +8,12 @@ from tests.support.guard import DEVELOPMENT
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.9.9.9", "::1", "[::1]", "LOCALHOST."])
-def test_these_hosts_are_this_machine_only(host: str) -> None:
+def test_loopback_hosts(host: str) -> None:
     assert is_loopback_host(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.com", "10.0.0.1", ""])
-def test_these_are_not(host: str) -> None:
+def test_other_hosts_are_not_loopback(host: str) -> None:
     assert not is_loopback_host(host)
 
 
@@ -34,7 +34,7 @@ def test_these_are_not(host: str) -> None:
         ("http://localhost:8080", "10.0.0.7", 8080, False),
     ],
 )
-def test_the_address_that_is_bound(url: str, host: str, port: int, leads_here: bool) -> None:
+def test_bound_address(url: str, host: str, port: int, leads_here: bool) -> None:
     assert is_bound_address(url, host=host, port=port) is leads_here
 
 
@@ -51,7 +51,7 @@ def test_the_address_that_is_bound(url: str, host: str, port: int, leads_here: b
         ("http://example.com/", "https://example.com", False),
     ],
 )
-def test_a_place_below_another(url: str, base: str, within: bool) -> None:
+def test_url_below_another(url: str, base: str, within: bool) -> None:
     assert is_within(url, base) is within
 
 

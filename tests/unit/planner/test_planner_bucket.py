@@ -111,7 +111,7 @@ def test_time_can_be_moved_forward_before_it_began() -> None:
     assert timeline.at(1.0) == 6.0
 
 
-def test_what_is_saved_is_told() -> None:
+def test_saved_requests_are_reported() -> None:
     bucket = bucket_of(2, 30)
     assert bucket.capacity() == 60
     assert bucket.saved(NOW) == 0

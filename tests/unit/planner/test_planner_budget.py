@@ -89,7 +89,7 @@ def test_others_use_shrinks_the_rate() -> None:
     assert shared.rate(NOW + 30) < 0.5 * alone.rate(NOW + 30)
 
 
-def test_others_that_fell_silent_are_forgotten() -> None:
+def test_past_use_by_others_is_forgotten() -> None:
     meter = Meter(0.0)
     meter.read(100, 100, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
     meter.read(100, 40, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW + 1)
@@ -101,7 +101,7 @@ def test_others_that_fell_silent_are_forgotten() -> None:
     assert meter.others_rate < 0.01 * busy
 
 
-def test_responses_that_overtake_each_other_are_nobodys_use() -> None:
+def test_overtaking_responses_are_not_use_by_others() -> None:
     meter = Meter(0.0)
     order = [98, 99, 96, 97, 94, 95, 92, 93]
     for number, remaining in enumerate(order):
@@ -202,7 +202,7 @@ def test_without_headers_the_rate_climbs_while_it_is_used_and_falls_on_a_rejecti
     assert budget.stopped_until(NOW + 81) is None
 
 
-def test_a_configured_rate_comes_back_after_a_rejection() -> None:
+def test_a_configured_rate_round_trips_after_a_rejection() -> None:
     budget = budget_of(max_requests_per_second=1)
     budget.rate(NOW)
     budget.rejected(LimitReading(retry_after_seconds=5), NOW)
@@ -264,7 +264,7 @@ def test_a_slow_account_is_not_made_faster_by_errors() -> None:
     assert budget.rate(NOW) == 0.01
 
 
-def test_what_nobody_waits_for_is_not_in_flight() -> None:
+def test_abandoned_request_is_not_in_flight() -> None:
     budget = budget_of()
     budget.sent()
     budget.dropped()

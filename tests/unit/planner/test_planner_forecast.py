@@ -59,13 +59,13 @@ def tables(job_class: ClassStatistics, kind: int, rung: int, *, cheaper: Table, 
 # --- this budget
 
 
-def test_of_nothing_nothing_is_foretold() -> None:
+def test_no_forecast_without_data() -> None:
     forecast, _, _ = make()
     assert forecast.expected(0.5) == (None, None, None)
     assert not forecast.work(NOW)
 
 
-def test_what_is_stated_is_the_mean_of_what_was_measured() -> None:
+def test_forecast_is_the_mean_of_measured_delays() -> None:
     forecast, statistics, _ = make()
     forecast.began(statistics.of_class("a", ""), NEW)
     work_off(forecast, NOW)
@@ -175,7 +175,7 @@ def test_only_so_many_kinds_are_counted_and_the_rarest_goes() -> None:
 
 @pytest.mark.parametrize(("price", "most"), [(0.2, 3.0), (1.0, 4.0), (30.0, 10.0)])
 def test_double_the_budget_halves_the_delay_or_so(price: float, most: float) -> None:
-    """With half of it the delay doubles, and more so the nearer to one look a job it is already."""
+    """With half of it the delay doubles, and more so the nearer to one poll a job it is already."""
     forecast, statistics, _ = make(price=price)
     job_class = statistics.of_class("a", "")
     rng = random.Random(1)
@@ -242,7 +242,7 @@ def judged(price: float, cheaper: Table, here: Table, dearer: Table) -> Forecast
     return forecast
 
 
-def test_the_delay_goes_with_a_power_of_the_looks() -> None:
+def test_the_delay_goes_with_a_power_of_the_polls() -> None:
     forecast = judged(1.0, cheaper=table(8, 1.0), here=table(4, 4.0), dearer=table(2, 8.0))
     assert forecast.expected(1.0) == pytest.approx((8.0, 2.0, 16.0))
 
@@ -258,14 +258,14 @@ def test_half_of_a_budget_is_felt_only_where_more_than_half_is_used(use: float, 
     assert forecast.expected(use)[2] == pytest.approx(half)
 
 
-def test_where_looks_can_not_become_fewer_the_budget_makes_no_difference() -> None:
+def test_where_polls_cannot_become_fewer_the_budget_makes_no_difference() -> None:
     same = table(1.0, 4.0)
     forecast = judged(CEILING, cheaper=same, here=same, dearer=table(1.0, 5.0))
     assert forecast.expected(1.0) == pytest.approx((8.0, 8.0, 8.0))
 
 
 @pytest.mark.parametrize("polls", [1.5, 1.1, 1.01, 1.0001, 1.000003])
-def test_where_looks_can_hardly_become_fewer_the_forecast_stays_within_bounds(polls: float) -> None:
+def test_where_polls_can_hardly_become_fewer_the_forecast_stays_within_bounds(polls: float) -> None:
     forecast = judged(100.0, cheaper=table(polls + 0.00001, 1.0), here=table(polls, 4.0), dearer=table(1.0, 8.0))
     here, double, half = forecast.expected(1.0)
     assert here is not None
@@ -300,7 +300,7 @@ def test_other_budgets_are_judged_a_table_at_a_time_and_not_too_often(unit: floa
     assert work_off(forecast, NOW + 1.1 * EVERY_UNITS * unit) == 4
 
 
-def test_a_judgement_that_a_new_edition_came_between_is_left_for_the_next() -> None:
+def test_a_judgement_that_a_new_policy_came_between_is_left_for_the_next() -> None:
     forecast, statistics, _ = make()
     job_class = statistics.of_class("a", "")
     forecast.began(job_class, NEW)
@@ -321,7 +321,7 @@ def test_a_judgement_that_a_new_edition_came_between_is_left_for_the_next() -> N
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 5, 100])
-def test_it_goes_on_with_its_judgement_where_it_was(pieces: int) -> None:
+def test_judgement_continues_after_a_restart(pieces: int) -> None:
     forecast, statistics, price = make()
     for kind in (NEW, LANE):
         forecast.began(statistics.of_class("a", ""), kind)
@@ -337,7 +337,7 @@ def test_it_goes_on_with_its_judgement_where_it_was(pieces: int) -> None:
     assert restored.expected(0.5) == forecast.expected(0.5)
 
 
-def test_what_earlier_versions_kept_is_taken_over() -> None:
+def test_state_of_older_versions_is_loaded() -> None:
     forecast, statistics, price = make()
     forecast.began(statistics.of_class("a", ""), NEW)
     measured(forecast, 3.0)

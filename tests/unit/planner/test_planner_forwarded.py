@@ -1,4 +1,4 @@
-"""Requests of others that pass through the relay: they spend the same limit, and what they show counts as a look."""
+"""Requests of others that pass through the relay: they spend the same limit, and what they show counts as a poll."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ RUNNING = {"status": "running", "channel": "email", "started_at": NOW}
 
 
 def seen(planner: Planner, job_id: str, now: float, item: dict[str, Any] = RUNNING) -> None:
-    """A first look that found the job so."""
+    """A first poll that found the job so."""
     planner.track(job_id, None, now)
     job, at = next_take(planner, now)
     assert job == job_id
     planner.observed(job_id, item, {}, at, at + 0.1)
 
 
-# --- a read that is lent
+# --- a read that is borrowed
 
 
-def test_a_lent_look_is_not_offered_and_its_answer_plans_the_next() -> None:
+def test_a_borrowed_poll_is_not_offered_and_its_answer_plans_the_next() -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
     now = NOW + 2
@@ -37,7 +37,7 @@ def test_a_lent_look_is_not_offered_and_its_answer_plans_the_next() -> None:
     assert next_take(planner, now + 0.1)[0] == "job"
 
 
-def test_an_end_that_a_lent_look_shows_forgets_the_job() -> None:
+def test_an_end_that_a_borrowed_poll_shows_forgets_the_job() -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
     planner.borrow("job", NOW + 2)
@@ -47,7 +47,7 @@ def test_an_end_that_a_lent_look_shows_forgets_the_job() -> None:
 
 @pytest.mark.parametrize("status_code", [None, 401, 404, 500])
 @pytest.mark.parametrize("headers", [{}, HEADERS])
-def test_a_lent_look_that_showed_nothing_is_due_as_before(status_code: int | None, headers: dict[str, str]) -> None:
+def test_a_borrowed_poll_that_showed_nothing_is_due_as_before(status_code: int | None, headers: dict[str, str]) -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
     due = planner.next_poll_at("job")
@@ -62,7 +62,7 @@ def test_a_lent_look_that_showed_nothing_is_due_as_before(status_code: int | Non
     assert next_take(planner, due)[0] == "job"
 
 
-def test_a_lent_look_that_was_one_too_many_stops_all_of_ours() -> None:
+def test_429_of_a_borrowed_poll_pauses_polling() -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
     due = planner.next_poll_at("job")
@@ -73,7 +73,7 @@ def test_a_lent_look_that_was_one_too_many_stops_all_of_ours() -> None:
     assert next_take(planner, NOW + 31)[1] >= NOW + 32
 
 
-def test_what_is_not_lent_is_not_taken_back() -> None:
+def test_job_that_is_not_borrowed_is_not_settled() -> None:
     planner = planner_of()
     planner.settle("job", NOW, 200, {}, NOW, NOW)
     seen(planner, "job", NOW)
@@ -82,7 +82,7 @@ def test_what_is_not_lent_is_not_taken_back() -> None:
     assert planner.next_poll_at("job") == due
 
 
-def test_what_is_under_way_or_unknown_is_not_lent() -> None:
+def test_job_in_flight_or_unknown_is_not_borrowed() -> None:
     planner = planner_of()
     planner.track("job", None, NOW)
     assert not planner.borrow("another", NOW)
@@ -93,7 +93,7 @@ def test_what_is_under_way_or_unknown_is_not_lent() -> None:
     assert not planner.borrow(job, at + 0.3)
 
 
-def test_a_lent_look_spends_a_request_of_ours() -> None:
+def test_a_borrowed_poll_spends_a_request_of_ours() -> None:
     planner = planner_of(max_requests_per_second=1)
     seen(planner, "job", NOW)
     planner.track("other", QUEUED, NOW + 10)
@@ -110,13 +110,13 @@ def test_a_lent_look_spends_a_request_of_ours() -> None:
 # --- freshness
 
 
-def test_a_job_is_fresh_between_its_look_and_the_next() -> None:
+def test_a_job_is_fresh_between_its_poll_and_the_next() -> None:
     planner = planner_of()
     assert not planner.is_fresh("job", NOW)
     planner.track("job", None, NOW)
     assert not planner.is_fresh("job", NOW)  # nothing is known of it
     job, at = next_take(planner, NOW)
-    assert not planner.is_fresh(job, at)  # a look is under way
+    assert not planner.is_fresh(job, at)  # a poll is under way
     planner.observed(job, RUNNING, {}, at, at + 0.1)
     due = planner.next_poll_at(job)
     assert due is not None
@@ -135,14 +135,14 @@ def test_what_could_not_be_confirmed_is_not_fresh() -> None:
 # --- anything else that passes
 
 
-def test_headers_of_what_passed_tell_the_limit() -> None:
+def test_headers_of_forwarded_responses_report_the_limit() -> None:
     planner = planner_of(max_requests_per_second=None)
     planner.forwarded(202, HEADERS, NOW, NOW + 0.1)
     stats = planner.stats(NOW + 1)
     assert (stats.limit, stats.remaining, stats.window_seconds) == (100, 90, 60)
 
 
-def test_what_passes_is_others_use_of_the_limit() -> None:
+def test_forwarded_requests_count_as_use_by_others() -> None:
     planner = planner_of(max_requests_per_second=None)
     for number in range(20):
         told = {**HEADERS, "X-RateLimit-Remaining": str(90 - number)}
@@ -150,7 +150,7 @@ def test_what_passes_is_others_use_of_the_limit() -> None:
     assert planner.stats(NOW + 20).others_requests_per_second == pytest.approx(1, abs=0.4)
 
 
-def test_a_rejection_of_what_passed_stops_us_too() -> None:
+def test_429_of_a_forwarded_request_pauses_polling() -> None:
     planner = planner_of()
     seen(planner, "job", NOW)
     planner.forwarded(429, {"Retry-After": "30"}, NOW + 1, NOW + 1.1)
@@ -160,7 +160,7 @@ def test_a_rejection_of_what_passed_stops_us_too() -> None:
     assert at >= NOW + 31
 
 
-def test_without_headers_ours_wait_for_what_passes() -> None:
+def test_without_headers_polls_wait_for_forwarded_requests() -> None:
     def first_request(passed: int) -> float:
         planner = planner_of(max_requests_per_second=1)
         planner.track("job", None, NOW)
@@ -174,7 +174,7 @@ def test_without_headers_ours_wait_for_what_passes() -> None:
     assert first_request(10) == pytest.approx(NOW + 11, abs=0.1)
 
 
-def test_however_much_passes_we_are_not_starved() -> None:
+def test_forwarded_requests_never_starve_polling() -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=1))
     planner.track("job", None, NOW)
     for _ in range(2_000):
@@ -186,9 +186,7 @@ def test_however_much_passes_we_are_not_starved() -> None:
 
 @settings(max_examples=40)
 @given(rate=st.floats(0.05, 50), bank=st.floats(0, 60), owed=st.integers(0, 200), later=st.floats(0, 100))
-def test_a_debt_is_paid_before_anything_is_taken_and_never_takes_longer_than_the_bank(
-    rate: float, bank: float, owed: int, later: float
-) -> None:
+def test_charges_delay_requests_by_at_most_the_bank(rate: float, bank: float, owed: int, later: float) -> None:
     bucket = Bucket()
     bucket.set_rate(rate, bank, NOW)
     opens = bucket.opens_at()

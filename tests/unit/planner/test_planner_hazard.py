@@ -1,4 +1,4 @@
-"""Hazards learned from looks: positive, soon forgotten, and unbiased however lives are cut off."""
+"""Hazards learned from polls: positive, soon forgotten, and unbiased however lives are cut off."""
 
 import json
 import math
@@ -92,7 +92,7 @@ def live(law: Law, rng: random.Random, *, enters: bool, leaves: float | None) ->
 def learn_exactly(
     law: Law, seed: int, events: int, *, enters: bool = False, leaves: float | None = None, into: Hazard | None = None
 ) -> Hazard:
-    """Of lives whose end is told exactly by the look that finds it."""
+    """Of lives whose end is told exactly by the poll that finds it."""
     rng, hazard = random.Random(seed), into or Hazard()
     enough = hazard.count + events
     while hazard.count < enough:
@@ -107,7 +107,7 @@ def learn_exactly(
 def learn_between(
     law: Law, seed: int, events: int, *, enters: bool = False, leaves: float | None = None, into: Hazard | None = None
 ) -> Hazard:
-    """Of lives of which is only known between which looks they ended."""
+    """Of lives of which is only known between which polls they ended."""
     rng, hazard = random.Random(seed), into or Hazard()
     rates, fitted, enough = hazard.rates(PRIOR), hazard.count, hazard.count + events
     while hazard.count < enough:
@@ -165,7 +165,7 @@ def test_the_prior_lives_by_its_law(scale: float) -> None:
 
 
 @given(floats_a_bin)
-def test_what_has_learned_nothing_is_its_prior(prior: list[float]) -> None:
+def test_hazard_without_data_is_its_prior(prior: list[float]) -> None:
     assert Hazard().rates(prior) == pytest.approx(prior)
 
 
@@ -181,7 +181,7 @@ def test_a_prior_weighs_a_few_jobs() -> None:
     assert PSEUDO_JOBS < 5
 
 
-# --- what looks teach
+# --- what polls teach
 
 
 @given(st.lists(polls, max_size=40))
@@ -195,7 +195,7 @@ def test_hazards_are_positive_and_finite_whatever_was_seen(found: list[tuple[str
 
 
 @given(st.lists(st.tuples(ages, ages), max_size=30))
-def test_every_moment_at_risk_is_counted_once_and_in_its_bin(found: list[tuple[float, float]]) -> None:
+def test_every_time_at_risk_is_counted_once_and_in_its_bin(found: list[tuple[float, float]]) -> None:
     hazard, expected = Hazard(), [0.0] * BINS
     for a, b in found:
         hazard.record_survival(a, b)
@@ -252,14 +252,14 @@ def test_an_event_between_is_spread_as_the_hazards_make_it_likely() -> None:
     assert sum(risk) == pytest.approx(sum(share * (at - 2.0) for share, at in zip(ended, middles, strict=True)))
 
 
-def test_an_event_between_one_moment_and_itself_was_then() -> None:
+def test_an_event_between_one_time_and_itself_was_then() -> None:
     between, exact = Hazard(), Hazard()
     between.record_event_between(7.0, 7.0, FLAT)
     exact.record_event(7.0, 7.0)
     assert between.dump() == exact.dump()
 
 
-def test_no_time_passed_teaches_nothing() -> None:
+def test_no_elapsed_time_teaches_nothing() -> None:
     hazard = Hazard()
     hazard.record_survival(5.0, 5.0)
     hazard.record_survival(5.0, 4.0)
@@ -267,8 +267,8 @@ def test_no_time_passed_teaches_nothing() -> None:
 
 
 @given(st.lists(polls, max_size=30))
-def test_looks_at_a_life_teach_what_one_look_at_its_end_does(found: list[tuple[str, float, float]]) -> None:
-    """However many looks a wait is cut into: time at risk adds up."""
+def test_polls_at_a_life_teach_what_one_poll_at_its_end_does(found: list[tuple[str, float, float]]) -> None:
+    """However many polls a wait is cut into: time at risk adds up."""
     often, once = Hazard(), Hazard()
     for _, a, b in found:
         since, age = min(a, b), max(a, b)
@@ -308,8 +308,8 @@ def shares_alive(name: str) -> list[float]:
 @pytest.mark.parametrize("learn", [learn_exactly, learn_between])
 @pytest.mark.parametrize("cut", ["whole", "known late", "lost early", "both"])
 @pytest.mark.parametrize("name", LAWS)
-def test_what_looks_teach_is_the_true_law(learn: Callable[..., Hazard], cut: str, name: str) -> None:
-    """Lives that are cut off, on either side, do not bend it; nor does it when ends are known only to the look."""
+def test_what_polls_teach_is_the_true_law(learn: Callable[..., Hazard], cut: str, name: str) -> None:
+    """Lives that are cut off, on either side, do not bend it; nor does it when ends are known only to the poll."""
     law, at = LAWS[name]
     leaves = (1000.0 if name == "bimodal" else 30.0) if cut in ("lost early", "both") else None
     learned = [
@@ -415,9 +415,7 @@ def test_a_prior_by_which_none_lives_on_can_be_leant_on() -> None:
 
 
 @given(st.lists(polls, max_size=30), st.lists(polls, max_size=5))
-def test_what_was_learned_comes_back_as_it_was(
-    found: list[tuple[str, float, float]], later: list[tuple[str, float, float]]
-) -> None:
+def test_hazard_round_trips(found: list[tuple[str, float, float]], later: list[tuple[str, float, float]]) -> None:
     hazard, back = Hazard(), Hazard()
     teach(hazard, found)
     back.load(json.loads(json.dumps(hazard.dump())))
@@ -470,7 +468,7 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("values", NONSENSE)
-def test_what_can_not_have_been_learned_is_refused_and_nothing_is_taken_over(values: list[Any]) -> None:
+def test_what_cannot_have_been_learned_is_refused_and_nothing_is_taken_over(values: list[Any]) -> None:
     hazard = learn_exactly(lognormal(7.0, 0.6), 2, 5)
     before = json.dumps(hazard.dump())
     with pytest.raises(ValueError):  # noqa: PT011

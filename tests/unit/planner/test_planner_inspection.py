@@ -1,4 +1,4 @@
-"""The inspection programme: no fixed look is better than the one it plans, and it foretells its own looks and delay."""
+"""The inspection programme: no fixed poll is better than the one it plans, and it foretells its own polls and delay."""
 
 import math
 import random
@@ -16,7 +16,7 @@ from relay.core.planner.inspection import JUMP_BINS, START_WEIGHT, Table, run_ta
 Rates = tuple[float, ...]
 PRICES = [0.05, 0.3, 1.0, 5.0, 20.0, 100.0]
 FROM = [EDGES[bin_of(age)] for age in (0.0, 0.5, 1.0, 5.0, 12.0, 40.0, 250.0, 1_500.0)]
-"""Ages from which looks are tried, and how far ahead."""
+"""Ages from which polls are tried, and how far ahead."""
 SELDOM = 1e-4
 """Ages that fewer reach are left out: there bins are far wider than the law's own times."""
 AHEAD = [0.25 * 1.7**power for power in range(19)]
@@ -79,7 +79,7 @@ WAITS = [
 ]
 
 
-# --- what a fixed look costs, by brute force
+# --- what a fixed poll costs, by brute force
 
 
 class Lives:
@@ -115,7 +115,7 @@ class Lives:
 
 
 def cost_from(lives: Lives, table: Table, age: float) -> float:
-    """What the table's policy costs from any age on. Where it looks more than once a bin, an event is found at the same
+    """What the table's policy costs from any age on. Where it polls more than once a bin, an event is found at the same
     cost anywhere in it, so that the next edge's cost counts by the share that lives to it."""
     at = bin_of(age)
     if table.step[at] == 0:
@@ -126,13 +126,13 @@ def cost_from(lives: Lives, table: Table, age: float) -> float:
 
 
 def cost_of_run_poll(lives: Lives, table: Table, price: float, since: float, age: float) -> float:
-    """A look at `age` at what ran at `since`, and then as the table says."""
+    """A poll at `age` of a job running at `since`, then polls by the table."""
     alive = lives.alive(age) / lives.alive(since)
     return price + lives.late(since, age) + alive * cost_from(lives, table, age)
 
 
 class Started:
-    """What a job costs that is looked at so long after its start: worked out once on a fine grid."""
+    """What a job costs that is polled so long after its start: worked out once on a fine grid."""
 
     def __init__(self, runs: Lives, run: Table) -> None:
         self._at = [0.0, *(0.1 * 1.03**power for power in range(440))]
@@ -152,7 +152,7 @@ class Started:
 
 
 def cost_of_wait_poll(waits: Lives, started: Started, table: Table, price: float, since: float, age: float) -> float:
-    """A look at `age` at what waited at `since`, and then as the tables say."""
+    """A poll at `age` of a job waiting at `since`, then polls by the tables."""
     at_start = waits.alive(since)
     found = price + waits.alive(age) / at_start * cost_from(waits, table, age)
     for a, b in waits.steps(since, age):
@@ -197,25 +197,25 @@ def check_wait(law: Rates, run_law: Rates, price: float, *, planned: float, own:
 
 @pytest.mark.parametrize("price", PRICES)
 @pytest.mark.parametrize("law", LAWS)
-def test_no_fixed_look_at_a_run_is_better_than_the_planned_one(law: str, price: float) -> None:
+def test_no_fixed_poll_at_a_run_is_better_than_the_planned_one(law: str, price: float) -> None:
     check_run(LAWS[law], price, planned=0.035, own=0.025)
 
 
 @settings(max_examples=25, derandomize=True)
 @given(law=learned, price=prices)
-def test_no_fixed_look_at_any_run_is_better(law: Rates, price: float) -> None:
+def test_no_fixed_poll_at_any_run_is_better(law: Rates, price: float) -> None:
     check_run(law, price, planned=0.05, own=0.04)
 
 
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0, 100.0])
 @pytest.mark.parametrize(("law", "run_law"), WAITS)
-def test_no_fixed_look_at_a_wait_is_better_than_the_planned_one(law: str, run_law: str, price: float) -> None:
+def test_no_fixed_poll_at_a_wait_is_better_than_the_planned_one(law: str, run_law: str, price: float) -> None:
     check_wait(LAWS[law], LAWS[run_law], price, planned=0.035, own=0.025)
 
 
 @settings(max_examples=15, derandomize=True)
 @given(law=learned, run_law=learned, price=prices)
-def test_no_fixed_look_at_any_wait_is_better(law: Rates, run_law: Rates, price: float) -> None:
+def test_no_fixed_poll_at_any_wait_is_better(law: Rates, run_law: Rates, price: float) -> None:
     check_wait(law, run_law, price, planned=0.05, own=0.04)
 
 
@@ -236,7 +236,7 @@ def draw(law: Rates, rng: random.Random) -> list[float]:
 
 
 def poll_until(table: Table, event: float, age: float) -> tuple[int, float]:
-    """How many looks it takes from an age on until one finds the event, and how late that one is."""
+    """How many polls it takes from an age on until one finds the event, and how late that one is."""
     polls = 0
     while True:
         planned = table.next_poll(age)
@@ -253,7 +253,7 @@ POLLS, DELAY, COST = 0.08, 0.1, 0.035
 
 @pytest.mark.parametrize("price", PRICES)
 @pytest.mark.parametrize("law", LAWS)
-def test_a_run_takes_the_looks_and_the_delay_that_its_table_says(law: str, price: float) -> None:
+def test_a_run_takes_the_polls_and_the_delay_that_its_table_says(law: str, price: float) -> None:
     rng, table = random.Random(11), run_table(LAWS[law], price)
     found = [poll_until(table, end, 0.0) for end in draw(LAWS[law], rng)]
     polls, delay = sum(n for n, _ in found) / JOBS, sum(late for _, late in found) / JOBS
@@ -264,7 +264,7 @@ def test_a_run_takes_the_looks_and_the_delay_that_its_table_says(law: str, price
 
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
 @pytest.mark.parametrize(("law", "run_law"), WAITS)
-def test_a_wait_takes_the_looks_and_the_delay_that_its_table_says(law: str, run_law: str, price: float) -> None:
+def test_a_wait_takes_the_polls_and_the_delay_that_its_table_says(law: str, run_law: str, price: float) -> None:
     rng, run = random.Random(13), run_table(LAWS[run_law], price)
     table = wait_table(LAWS[law], LAWS[run_law], run, price)
     polls = delay = unseen = 0.0
@@ -290,7 +290,7 @@ def test_a_wait_takes_the_looks_and_the_delay_that_its_table_says(law: str, run_
 
 @cache
 def best_at_constant(rate: float, price: float) -> tuple[float, float]:
-    """The best time between looks at a constant hazard h, and its cost: exp(h x) - h x - 1 = price h."""
+    """The best time between polls of a constant hazard h, and its cost: exp(h x) - h x - 1 = price h."""
     low, high = 0.0, 50.0
     for _ in range(100):
         middle = (low + high) / 2
@@ -300,7 +300,7 @@ def best_at_constant(rate: float, price: float) -> tuple[float, float]:
 
 @pytest.mark.parametrize("price", PRICES)
 @pytest.mark.parametrize("rate", [1e-3, 0.01, 0.05, 0.3, 2.0])
-def test_at_a_constant_hazard_looks_come_as_theory_says(rate: float, price: float) -> None:
+def test_at_a_constant_hazard_polls_come_as_theory_says(rate: float, price: float) -> None:
     table = run_table((rate,) * BINS, price)
     interval, cost = best_at_constant(rate, price)
     assert table.step[BINS] == pytest.approx(interval, rel=0.03 if price * rate < 1 else 0.25)
@@ -313,7 +313,7 @@ def test_at_a_constant_hazard_looks_come_as_theory_says(rate: float, price: floa
     assert table.at(table.cost, 2e5) == table.cost[BINS]
 
 
-def test_a_hazard_of_almost_nothing_is_looked_at_almost_never() -> None:
+def test_a_hazard_of_almost_nothing_is_polled_almost_never() -> None:
     table = run_table((1e-15,) * BINS, 1.0)
     assert table.next_poll(0.0) > 5e4
     assert all(math.isfinite(value) for column in (table.cost, table.polls, table.delay) for value in column)
@@ -321,8 +321,8 @@ def test_a_hazard_of_almost_nothing_is_looked_at_almost_never() -> None:
 
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
 @pytest.mark.parametrize("run_law", ["lognormal", "constant", "prompt"])
-def test_far_out_a_wait_with_a_constant_hazard_is_looked_at_in_the_best_steps(run_law: str, price: float) -> None:
-    """The start may have come at any moment since the last look: by brute force over the steps."""
+def test_far_out_a_wait_with_a_constant_hazard_is_polled_in_the_best_steps(run_law: str, price: float) -> None:
+    """The start may have come at any moment since the last poll: by brute force over the steps."""
     rate, run = 0.001, run_table(LAWS[run_law], price)
     table, started = wait_table((rate,) * BINS, LAWS[run_law], run, price), Started(Lives(LAWS[run_law]), run)
 
@@ -341,7 +341,7 @@ def test_far_out_a_wait_with_a_constant_hazard_is_looked_at_in_the_best_steps(ru
 
 @settings(max_examples=20, derandomize=True)
 @given(law=learned, price=prices)
-def test_a_run_costs_its_looks_and_its_delay(law: Rates, price: float) -> None:
+def test_a_run_costs_its_polls_and_its_delay(law: Rates, price: float) -> None:
     table = run_table(law, price)
     for cost, polls, delay in zip(table.cost, table.polls, table.delay, strict=True):
         assert polls >= 1
@@ -351,7 +351,7 @@ def test_a_run_costs_its_looks_and_its_delay(law: Rates, price: float) -> None:
 
 @settings(max_examples=15, derandomize=True)
 @given(law=learned, run_law=learned, price=prices)
-def test_a_wait_costs_its_looks_and_its_delay_and_the_time_that_its_start_is_not_seen(
+def test_a_wait_costs_its_polls_and_its_delay_and_the_time_that_its_start_is_not_seen(
     law: Rates, run_law: Rates, price: float
 ) -> None:
     table = wait_table(law, run_law, run_table(run_law, price), price)
@@ -363,7 +363,7 @@ def test_a_wait_costs_its_looks_and_its_delay_and_the_time_that_its_start_is_not
 
 @settings(max_examples=15, derandomize=True)
 @given(law=learned, price=prices, ratio=st.floats(1.5, 20))
-def test_a_dearer_look_comes_later(law: Rates, price: float, ratio: float) -> None:
+def test_a_dearer_poll_comes_later(law: Rates, price: float, ratio: float) -> None:
     cheap, dear = run_table(law, price), run_table(law, price * ratio)
     assert dear.cost[0] > cheap.cost[0]
     assert dear.polls[0] <= cheap.polls[0] * (1 + 1e-9)
@@ -372,15 +372,15 @@ def test_a_dearer_look_comes_later(law: Rates, price: float, ratio: float) -> No
 
 @settings(max_examples=20, derandomize=True)
 @given(law=learned, run_law=learned, price=prices, ages=st.lists(st.floats(0, 2e5), max_size=30))
-def test_the_next_look_always_comes_later(law: Rates, run_law: Rates, price: float, ages: list[float]) -> None:
+def test_the_next_poll_always_comes_later(law: Rates, run_law: Rates, price: float, ages: list[float]) -> None:
     run = run_table(law, price)
     for table in (run, wait_table(run_law, law, run, price)):
         for age in (*ages, *EDGES):
             assert age < table.next_poll(age) < math.inf
 
 
-def test_between_two_edges_with_looks_far_apart_the_nearer_one_is_followed() -> None:
-    """Half way between a look at the first mode and one at the second there is no event to be found."""
+def test_between_two_edges_with_polls_far_apart_the_nearer_one_is_followed() -> None:
+    """Half way between a poll at the first mode and one at the second there is no event to be found."""
     table = Table()
     at = bin_of(11.0)
     table.next[at], table.next[at + 1] = 13.0, 800.0

@@ -32,8 +32,8 @@ def explain(planner: Planner, job_id: str, now: float) -> Explanation:
 def next_take(planner: Planner, now: float) -> tuple[str, float]:
     """Waits until a job is offered, as a scheduler does.
 
-    Where requests have become dearer, the look that was due may be planned for later when it is to be taken: then it is
-    asked again at once, and as each look is planned again only once a price, that ends."""
+    Where requests have become dearer, the poll that was due may be planned for later when it is to be taken: then it is
+    asked again at once, and as each poll is planned again only once a price, that ends."""
     in_vain = 0
     for _ in range(10_000):
         at = planner.next_request_at(now)
@@ -50,7 +50,7 @@ def next_take(planner: Planner, now: float) -> tuple[str, float]:
     raise AssertionError("nothing is ever offered")
 
 
-def test_a_new_job_on_an_idle_account_is_looked_at_within_a_second() -> None:
+def test_a_new_job_on_an_idle_account_is_polled_within_a_second() -> None:
     planner = Planner(PlannerConfig())
     planner.track("job", None, NOW)
     job_id, at = next_take(planner, NOW)
@@ -92,7 +92,7 @@ def test_a_job_that_is_known_waits_for_its_typical_end() -> None:
         planner._price.load(3.0, 1_000)
         return planned
 
-    planner._price.load(3.0, 1_000)  # each look has to save three seconds: none is made on the off chance
+    planner._price.load(3.0, 1_000)  # each poll has to save three seconds: none is made on the off chance
     planner.track("job", {**QUEUED, "scheduled_at": now + 60}, now, lane="")
     assert planned_at() == pytest.approx(now + 60 + 46, abs=10)
     running = {**QUEUED, "status": "running", "started_at": now + 66, "scheduled_at": now + 60}
@@ -116,7 +116,7 @@ def test_an_end_forgets_the_job() -> None:
     assert planner.next_poll_at("job") is None
 
 
-def test_an_end_that_was_only_heard_of_is_looked_at() -> None:
+def test_reported_end_is_still_polled() -> None:
     planner = planner_of()
     planner.track("job", {"status": "succeeded"}, NOW)
     assert next_take(planner, NOW)[1] < NOW + 1
@@ -133,7 +133,7 @@ def test_what_is_not_tracked_is_ignored() -> None:
     assert planner.stats(NOW).paused_until is None
 
 
-def test_a_job_that_is_forgotten_while_it_is_out_is_out_no_more() -> None:
+def test_forgotten_job_is_no_longer_in_flight() -> None:
     planner = planner_of()
     planner.track("job", None, NOW)
     _, now = next_take(planner, NOW)
@@ -144,7 +144,7 @@ def test_a_job_that_is_forgotten_while_it_is_out_is_out_no_more() -> None:
     assert planner.stats(now).in_flight == 0
 
 
-def test_an_observation_that_nobody_asked_for_counts_as_others_request() -> None:
+def test_observation_without_a_request_counts_as_a_request_of_others() -> None:
     planner = planner_of()
     planner.track("job", None, NOW)
     for second in range(5):
@@ -156,7 +156,7 @@ def test_an_observation_that_nobody_asked_for_counts_as_others_request() -> None
     assert stats.in_flight == 0
 
 
-def test_tracking_again_brings_a_look_forward_and_changes_nothing_else() -> None:
+def test_tracking_again_brings_a_poll_forward_and_changes_nothing_else() -> None:
     planner = planner_of()
     planner.track("job", {**QUEUED, "scheduled_at": NOW + 3600}, NOW)
     planner.track("job", None, NOW + 1, weight=2.0)
@@ -179,7 +179,7 @@ def test_a_kept_plan_is_carried_on_within_the_longest_interval() -> None:
 
 
 @pytest.mark.parametrize(("status_code", "reason"), [(404, "backing_off"), (403, "backing_off"), (500, "backing_off")])
-def test_failed_looks_are_repeated_at_growing_distances(status_code: int, reason: str) -> None:
+def test_failed_polls_are_repeated_at_growing_distances(status_code: int, reason: str) -> None:
     planner = planner_of()
     planner.track("job", None, NOW)
     now, waits = NOW, []
@@ -198,7 +198,7 @@ def test_failed_looks_are_repeated_at_growing_distances(status_code: int, reason
     assert explain(planner, "job", now).failures == 0
 
 
-def test_a_failed_look_before_the_anchor_waits_for_it() -> None:
+def test_a_failed_poll_before_the_anchor_waits_for_it() -> None:
     planner = planner_of()
     planner.track("job", {**QUEUED, "scheduled_at": NOW + 100}, NOW)
     planner.failed("job", 503, {}, NOW + 1)
@@ -243,7 +243,7 @@ def test_429_stops_everything_until_retry_after(retry_after: float, jobs: int) -
     assert offered == {f"j{number}" for number in range(jobs)}
 
 
-def test_429_without_a_word_stops_for_a_minute() -> None:
+def test_429_without_headers_pauses_for_a_minute() -> None:
     planner = planner_of()
     planner.track("job", None, NOW)
     planner.track("due", None, NOW)
@@ -295,7 +295,7 @@ def test_a_window_with_nothing_left_for_us_closes_the_account_until_it_ends() ->
 
 
 def test_a_job_that_becomes_heavier_when_it_is_overdue_goes_before_those_that_are_not() -> None:
-    """Somebody begins to wait for a job whose look is overdue, since requests are short."""
+    """Somebody begins to wait for a job whose poll is overdue, since requests are short."""
     planner, now = Planner(PlannerConfig(max_requests_per_second=0.5)), NOW
     running = {"status": "running", "started_at": NOW, "action": "outreach.dispatch", "channel": "email"}
     for number in range(200):
@@ -309,7 +309,7 @@ def test_a_job_that_becomes_heavier_when_it_is_overdue_goes_before_those_that_ar
     assert next_take(planner, now)[0] == max(left)
 
 
-def test_weight_brings_looks_forward_but_never_before_the_anchor() -> None:
+def test_weight_brings_polls_forward_but_never_before_the_anchor() -> None:
     planner = planner_of()
     planner.track("running", {**QUEUED, "status": "running", "started_at": NOW - 100}, NOW, step=9, lane="")
     planner.track("later", {**QUEUED, "scheduled_at": NOW + 100}, NOW)
@@ -327,7 +327,7 @@ def test_weight_brings_looks_forward_but_never_before_the_anchor() -> None:
     assert planner.next_poll_at("unseen") == NOW + 50
 
 
-def test_a_raise_that_would_look_later_changes_nothing() -> None:
+def test_higher_weight_never_delays_a_poll() -> None:
     planner = planner_of()
     planner.track("job", {**QUEUED, "status": "running", "started_at": NOW - 100}, NOW, lane="", next_poll_at=NOW + 0.1)
     planner.set_weight("job", 2, NOW)
@@ -421,7 +421,7 @@ def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[flo
 
 @settings(max_examples=25, deadline=None)
 @given(anchors=st.lists(st.floats(1, 5000), min_size=1, max_size=5), seed=st.integers(0, 99))
-def test_no_look_comes_before_a_future_anchor_but_the_first_and_safety_looks(anchors: list[float], seed: int) -> None:
+def test_no_poll_comes_before_a_future_anchor_but_the_first_and_safety_polls(anchors: list[float], seed: int) -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=20, max_interval_seconds=300, seed=seed))
     due_at = {f"j{number}": NOW + anchor for number, anchor in enumerate(anchors)}
     polled: dict[str, float] = {}
@@ -443,7 +443,7 @@ def test_no_look_comes_before_a_future_anchor_but_the_first_and_safety_looks(anc
 
 
 def world(planner: Planner, now: float, rounds: int, seed: int) -> list[str]:
-    """Takes `rounds` jobs and answers each look at once, by something that depends on the job and the round alone."""
+    """Takes `rounds` jobs and answers each poll at once, by something that depends on the job and the round alone."""
     order = []
     for number in range(rounds):
         job_id, now = next_take(planner, now)
@@ -558,7 +558,7 @@ def test_a_snapshot_of_another_version_is_refused() -> None:
         Planner.restore(CONFIG, {"version": 99})
 
 
-def test_moments_that_are_no_numbers_are_survived() -> None:
+def test_times_that_are_not_finite_are_tolerated() -> None:
     planner = planner_of()
     planner.track("job", None, math.nan)
     planner.observed("job", None, {}, math.nan, math.inf)
@@ -567,7 +567,7 @@ def test_moments_that_are_no_numbers_are_survived() -> None:
     assert next_take(planner, NOW)[0] in ("job", "other")
 
 
-def test_each_look_has_a_purpose() -> None:
+def test_each_poll_has_a_purpose() -> None:
     planner, now = planner_of(max_requests_per_second=1000), NOW
 
     def polled_at(item: dict[str, Any] | None = None) -> str:
@@ -594,7 +594,7 @@ def test_each_look_has_a_purpose() -> None:
     assert "expected" in found
 
 
-def test_a_look_that_would_be_lost_comes_ahead_of_its_time() -> None:
+def test_request_that_would_be_lost_is_sent_early() -> None:
     planner = planner_of(max_requests_per_second=0.1)
     running = {**QUEUED, "status": "running", "started_at": NOW - 1_000}
     planner.track("job", running, NOW, lane="")
@@ -606,7 +606,7 @@ def test_a_look_that_would_be_lost_comes_ahead_of_its_time() -> None:
     assert planner.purpose("job") == "ahead"
 
 
-def test_a_planner_that_shares_its_book_restores_without_it() -> None:
+def test_planner_with_shared_statistics_restores_without_them() -> None:
     statistics = statistics_for(CONFIG)
     planner = Planner(CONFIG, statistics)
     planner.track("job", QUEUED, NOW, lane="")

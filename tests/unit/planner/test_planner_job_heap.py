@@ -9,7 +9,7 @@ operations = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.inte
 
 
 @given(operations)
-def test_it_gives_jobs_in_the_order_of_their_looks(ops: list[tuple[int, int | None]]) -> None:
+def test_heap_returns_jobs_in_due_order(ops: list[tuple[int, int | None]]) -> None:
     heap, jobs = JobHeap(), [Job(f"j{number:02}", 60.0, 0.0) for number in range(13)]
     expected: dict[str, float] = {}
     for number, due in ops:

@@ -175,7 +175,7 @@ def test_the_next_job_to_be_unparked_may_go_before_it_is(planner: Planner) -> No
     assert "lane_parked" not in list(reasons(planner, NOW, *names))
 
 
-def test_a_job_whose_look_is_out_keeps_the_anchor_that_it_is_given_meanwhile(planner: Planner) -> None:
+def test_a_job_whose_poll_is_out_keeps_the_anchor_that_it_is_given_meanwhile(planner: Planner) -> None:
     queue(planner, "a", "b")
     planner.track("b", None, NOW, next_poll_at=0.0)
     assert planner.take(NOW + 1) == "b"
@@ -215,7 +215,7 @@ def test_starts_in_order_make_up_for_one_out_of_order(planner: Planner) -> None:
     assert list(reasons(planner, started, "y")) == ["lane_parked"]
 
 
-def test_a_job_that_is_not_found_three_times_holds_up_nobody(planner: Planner) -> None:
+def test_job_not_found_three_times_no_longer_blocks_its_lane(planner: Planner) -> None:
     queue(planner, "a", "b")
     for second in (10, 20, 30):
         assert list(reasons(planner, NOW + second, "b")) == ["lane_parked"]
@@ -339,7 +339,7 @@ def test_a_job_that_passes_its_predecessors_retry_breaks_the_order(planner: Plan
     assert list(reasons(planner, NOW + 57, "c")) == ["between_looks"]
 
 
-def test_a_job_whose_look_is_out_is_unparked_like_the_others(planner: Planner) -> None:
+def test_a_job_whose_poll_is_out_is_unparked_like_the_others(planner: Planner) -> None:
     queue(planner, "a", "b", "c")
     planner.track("b", None, NOW, next_poll_at=0.0)
     assert planner.take(NOW + 1) == "b"

@@ -1,4 +1,4 @@
-"""What one look teaches: what happened since the state was last known, and for how long nothing did."""
+"""What one poll teaches: what happened since the state was last known, and for how long nothing did."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def taught(
 # --- jobs that wait
 
 
-def test_a_job_that_still_waits_was_at_risk_since_the_last_look() -> None:
+def test_a_job_that_still_waits_was_at_risk_since_the_last_poll() -> None:
     assert taught(WAITING, reading("queued"), at=9, anchor=2, seen=5) == [("survived", SCHEDULED, 3, 7)]
 
 
@@ -83,17 +83,17 @@ def test_a_start_is_learned_and_the_run_until_now() -> None:
     assert taught(WAITING, found, at=9, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("survived", RUN, 0, 2)]
 
 
-def test_a_start_and_an_end_since_the_last_look_are_both_learned() -> None:
+def test_a_start_and_an_end_since_the_last_poll_are_both_learned() -> None:
     found = reading("succeeded", started_at=7, finished_at=12)
     assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("happened", RUN, 0, 5)]
 
 
-def test_a_run_that_began_before_the_last_look_is_learned_from_there_on() -> None:
+def test_a_run_that_began_before_the_last_poll_is_learned_from_there_on() -> None:
     found = reading("running", started_at=4)
     assert taught(WAITING, found, at=9, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 2), ("survived", RUN, 1, 5)]
 
 
-def test_a_start_of_unknown_time_was_between_the_looks() -> None:
+def test_a_start_of_unknown_time_was_between_the_polls() -> None:
     assert taught(WAITING, reading("running"), at=9, anchor=2, seen=5) == [("between", SCHEDULED, 3, 7)]
 
 
@@ -106,7 +106,7 @@ def test_an_end_without_a_start_teaches_nothing() -> None:
     assert taught(WAITING, reading("succeeded", finished_at=7), at=9, seen=5) == []
 
 
-def test_an_attempt_that_failed_between_two_looks_teaches_its_start_and_about_when_it_ended() -> None:
+def test_an_attempt_that_failed_between_two_polls_teaches_its_start_and_about_when_it_ended() -> None:
     found = reading("queued", started_at=7, next_attempt_at=60)
     assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("between", RUN, 0, 13)]
     found = reading("queued", started_at=7, next_attempt_at=11)
@@ -138,7 +138,7 @@ def test_the_start_of_an_attempt_before_is_not_taken_for_that_of_the_retry() -> 
 # --- jobs that run
 
 
-def test_a_job_that_still_runs_was_at_risk_since_the_last_look() -> None:
+def test_a_job_that_still_runs_was_at_risk_since_the_last_poll() -> None:
     assert taught(RUNNING, reading("running", started_at=0), at=9, seen=5) == [("survived", RUN, 5, 9)]
     assert taught(RUNNING, reading("running"), at=9, seen=5) == [("survived", RUN, 5, 9)]
 
@@ -147,7 +147,7 @@ def test_an_end_is_learned_with_the_time_at_risk_before_it() -> None:
     assert taught(RUNNING, reading("succeeded", started_at=0, finished_at=8), at=9, seen=5) == [("happened", RUN, 5, 8)]
 
 
-def test_an_end_of_unknown_time_was_between_the_looks() -> None:
+def test_an_end_of_unknown_time_was_between_the_polls() -> None:
     assert taught(RUNNING, reading("succeeded"), at=9, seen=5) == [("between", RUN, 5, 9)]
 
 
@@ -155,7 +155,7 @@ def test_an_end_in_the_future_is_taken_for_now() -> None:
     assert taught(RUNNING, reading("succeeded", finished_at=1e6), at=9, seen=5) == [("happened", RUN, 5, 9)]
 
 
-def test_an_end_before_a_look_that_saw_it_run_is_not_believed() -> None:
+def test_an_end_before_a_poll_that_saw_it_run_is_not_believed() -> None:
     assert taught(RUNNING, reading("succeeded", finished_at=3), at=9, seen=5) == []
 
 
@@ -180,7 +180,7 @@ def test_a_start_that_differs_by_less_than_the_shortest_time_is_the_same() -> No
 
 
 def test_of_a_job_never_seen_only_what_came_after_its_registration_is_learned() -> None:
-    """One that had ended before anybody looked would make runs seem short, and one that was long under way long."""
+    """One that had ended before anyone looked would make runs seem short, and one that was long under way long."""
     assert taught(UNSEEN, reading("running", started_at=-20), at=9, seen=5) == [("survived", RUN, 25, 29)]
     found = reading("succeeded", started_at=-20, finished_at=7)
     assert taught(UNSEEN, found, at=9, seen=5) == [("happened", RUN, 25, 27)]
@@ -196,14 +196,14 @@ def test_a_parked_job_teaches_nothing() -> None:
     assert taught(PARKED, reading("running", started_at=7), at=9, seen=5) == []
 
 
-def test_a_run_whose_start_is_corrected_to_before_the_last_look_has_not_ended_for_that() -> None:
+def test_a_run_whose_start_is_corrected_to_before_the_last_poll_has_not_ended_for_that() -> None:
     assert taught(RUNNING, reading("running", started_at=2), at=4, seen=3) == [("survived", RUN, 1, 2)]
     assert taught(RUNNING, reading("succeeded", started_at=2, finished_at=3.5), at=4, seen=3) == [
         ("happened", RUN, 1, 1.5)
     ]
 
 
-# --- looks that tell nothing new
+# --- polls that tell nothing new
 
 
 @pytest.mark.parametrize("phase", [UNSEEN, WAITING, PARKED, RUNNING])
@@ -232,7 +232,7 @@ times = st.none() | st.floats(-100, 200)
     status=st.sampled_from(["queued", "running", "succeeded"]),
     found=st.fixed_dictionaries(dict.fromkeys(("scheduled_at", "started_at", "finished_at", "next_attempt_at"), times)),
 )
-def test_no_look_teaches_more_time_than_has_passed_nor_more_than_an_end_and_a_start(
+def test_no_poll_teaches_more_time_than_has_passed_nor_more_than_an_end_and_a_start(
     phase: int, kind: int, anchor: float, seen: float, at: float, status: str, found: dict[str, Any]
 ) -> None:
     statistics = Told()

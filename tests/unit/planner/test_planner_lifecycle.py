@@ -39,7 +39,7 @@ def serve(
     items: Mapping[str, Mapping[str, Any]] | None = None,
     headers: Mapping[str, str] = {},
 ) -> list[tuple[float, str]]:
-    """All that is taken from `now` on before `until`, at the moments that the planner names. Each look is answered at
+    """All that is taken from `now` on before `until`, at the moments that the planner names. Each poll is answered at
     once by the job's item with the moment's headers; without items none is."""
     found: list[tuple[float, str]] = []
     while True:
@@ -117,7 +117,7 @@ def test_classes_price_and_windows_go_on_over_a_restart() -> None:
 @pytest.mark.parametrize("away", [0.0, 30.0, 4 * 3600.0, 30 * 86_400.0])
 @pytest.mark.parametrize("rate", [0.5, 2.0])
 def test_downtime_never_leads_to_a_burst(away: float, rate: float) -> None:
-    """A thousand overdue jobs are looked at in the first minute at the rate that is allowed, and no faster."""
+    """A thousand overdue jobs are polled in the first minute at the rate that is allowed, and no faster."""
     config = PlannerConfig(max_requests_per_second=rate, seed=3)
     planner, now = lived(statistics_for(config), config)
     again = Planner(config)
@@ -162,7 +162,7 @@ PLAN = Planner(PlannerConfig()).durable_state()
         {**PLAN, "lanes": [[7, None, 0, []]]},
     ],
 )
-def test_a_plan_that_can_not_be_read_is_left_alone(plan: dict[str, Any]) -> None:
+def test_a_plan_that_cannot_be_read_is_left_alone(plan: dict[str, Any]) -> None:
     planner = Planner(PlannerConfig())
     planner.resume(plan, NOW)
     planner.track("job", None, NOW)
@@ -264,7 +264,7 @@ def test_what_was_learned_of_lanes_goes_on_over_a_restart() -> None:
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_another_limit_is_kept_from_the_response_that_tells_it_on(factor: float) -> None:
-    """However much is saved up, and however many looks are overdue."""
+    """However much is saved up, and however many polls are overdue."""
     planner, window = Planner(PlannerConfig(reserve=0.3, seed=3)), 60.0
     names = [f"j{number}" for number in range(3_000)]
     for name in names:
@@ -370,7 +370,7 @@ def finite(statistics: PlannerStatistics) -> bool:
 
 
 @pytest.mark.parametrize("story", contradictions)
-def test_a_job_that_contradicts_itself_is_still_looked_at(story: list[dict[str, Any]]) -> None:
+def test_a_job_that_contradicts_itself_is_still_polled(story: list[dict[str, Any]]) -> None:
     planner = planner_of(max_interval_seconds=300.0)
     planner.track("other", QUEUED, NOW)
     planner.track("job", QUEUED, NOW)
@@ -446,7 +446,7 @@ lane_moves = st.one_of(
 
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.floats(0, 100), lane_moves), max_size=60))
-def test_nobody_stays_parked_without_a_predecessor_that_has_not_started(run: list[tuple[float, Any]]) -> None:
+def test_no_job_stays_parked_without_a_predecessor_to_wait_for(run: list[tuple[float, Any]]) -> None:
     """Whatever is observed, in whatever order."""
     planner, now, names = planner_of(), NOW, [f"first{number}" for number in range(3)]
     for name in names:

@@ -1,4 +1,4 @@
-"""The price of a look: it settles where all jobs together ask for just the budget, and stays there."""
+"""The price of a poll: it settles where all jobs together ask for just the budget, and stays there."""
 
 import json
 import math
@@ -25,8 +25,8 @@ from relay.core.planner.price import (
 NOW = 1_779_271_200.0
 SETTLED = 0.15
 SETTLES_SECONDS = 150
-"""After looks have become fewer or requests more by four, which moves the price by 16: at a gain of 0.03 a second that
-alone takes 92. The price moves as much slower as it takes longer than PROMPT_STEPS to look at all jobs."""
+"""After polls have become fewer or requests more by four, which moves the price by 16: at a gain of 0.03 a second that
+alone takes 92. The price moves as much slower as it takes longer than PROMPT_STEPS to poll all jobs."""
 DRAINS_SECONDS = 350
 """After the opposite, when what has become overdue meanwhile is made up for too."""
 
@@ -36,7 +36,7 @@ def slower(open_jobs: float, rate: float) -> float:
 
 
 class World:
-    """Jobs that ask for `demand / root(price)` looks a second; what the budget has no room for is overdue."""
+    """Jobs that ask for `demand / root(price)` polls a second; what the budget has no room for is overdue."""
 
     def __init__(self, price: Price, *, demand: float, rate: float, open_jobs: int = 100) -> None:
         self.price, self.demand, self.rate, self.open_jobs = price, demand, rate, open_jobs
@@ -121,7 +121,7 @@ def test_a_load_that_steps_back_and_forth_leaves_no_swing_behind(open_jobs: int)
     assert all(ratio == pytest.approx(1, abs=0.02) for ratio in world.run(100))
 
 
-def test_what_is_overdue_makes_looks_dearer_until_it_is_made_up_for() -> None:
+def test_what_is_overdue_makes_polls_dearer_until_it_is_made_up_for() -> None:
     calm, behind = World(Price(1.0), demand=5.0, rate=5.0), World(Price(1.0), demand=5.0, rate=5.0)
     for world in (calm, behind):
         world.run(300)
@@ -140,13 +140,13 @@ def moved(price: Price, **values: float) -> float:
     return price.value / before
 
 
-def test_requests_saved_up_that_nobody_asks_for_make_looks_cheaper() -> None:
+def test_requests_saved_up_that_nobody_asks_for_make_polls_cheaper() -> None:
     assert moved(Price(1.0)) == pytest.approx(1.0)
     assert moved(Price(1.0), backlog=-10.0) < 0.99
     assert moved(Price(1.0), backlog=-1e6) == moved(Price(1.0), demand=0.0), "no faster than where nothing is asked for"
 
 
-def test_a_price_that_saves_no_looks_does_not_rise_but_may_fall() -> None:
+def test_a_price_that_saves_no_polls_does_not_rise_but_may_fall() -> None:
     assert moved(Price(1.0), demand=50.0, polls=FEWEST_POLLS - 0.01) == 1.0
     assert moved(Price(1.0), demand=50.0, polls=FEWEST_POLLS) > 1.1
     assert moved(Price(1.0), demand=1.0, polls=1.0) < 0.9
@@ -172,7 +172,7 @@ def test_the_price_falls_no_faster_for_few_jobs_at_risk() -> None:
     assert moved(settled(), **little, at_risk=10) == moved(settled(), **little) < 1
 
 
-def test_looks_that_no_price_decides_are_taken_off_the_budget() -> None:
+def test_polls_that_no_price_decides_are_taken_off_the_budget() -> None:
     alone, beside = Price(1.0), Price(1.0)
     for _ in range(120):
         alone.step((alone.at or NOW) + 1, demand=4.0, backlog=0, open_jobs=20, rate=5.0)
@@ -186,7 +186,7 @@ def test_looks_that_no_price_decides_are_taken_off_the_budget() -> None:
     assert beside.value == pytest.approx(alone.value, rel=0.02), "they are forgotten"
 
 
-def test_some_of_the_budget_is_left_however_many_other_looks_there_are() -> None:
+def test_some_of_the_budget_is_left_however_many_other_polls_there_are() -> None:
     price = Price(1.0)
     for _ in range(1_000):
         for _ in range(50):
@@ -195,7 +195,7 @@ def test_some_of_the_budget_is_left_however_many_other_looks_there_are() -> None
     assert price.value == pytest.approx((1 / TARGET / LEAST_SHARE) ** 2, rel=0.02)
 
 
-def test_a_moment_comes_back_with_the_looks_that_were_counted() -> None:
+def test_a_time_round_trips_with_the_polls_that_were_counted() -> None:
     price, back = Price(1.0), Price(1.0)
     price.step(NOW, demand=5.0, backlog=0, open_jobs=20, rate=5.0)
     price.other_poll()
@@ -224,14 +224,14 @@ def test_the_price_keeps_its_bounds_whatever_is_asked_for(steps: list[tuple[floa
             assert price.value == before
 
 
-def test_nothing_asked_for_makes_looks_as_cheap_as_they_get() -> None:
+def test_nothing_asked_for_makes_polls_as_cheap_as_they_get() -> None:
     world = World(Price(1.0), demand=0.0, rate=5.0)
     world.run(400)
     assert world.price.value == FLOOR
     assert not world.price.above_floor
 
 
-def test_more_than_any_budget_makes_looks_as_dear_as_they_get() -> None:
+def test_more_than_any_budget_makes_polls_as_dear_as_they_get() -> None:
     world = World(Price(1.0), demand=1e9, rate=1.0)
     world.run(700)
     assert world.price.value == CEILING
@@ -301,7 +301,7 @@ def test_a_new_price_is_the_usual_one() -> None:
 
 
 @given(steps=st.integers(0, 50))
-def test_a_price_comes_back_and_goes_on_as_it_was(steps: int) -> None:
+def test_a_price_round_trips_and_goes_on_as_it_was(steps: int) -> None:
     world, back = World(Price(1.0), demand=30.0, rate=2.0), Price(1.0)
     world.run(steps)
     back.load(*json.loads(json.dumps(world.price.dump())))

@@ -1,4 +1,4 @@
-"""The three queues of looks: which goes first, whose turn it is, and that nobody waits for ever."""
+"""The three queues of polls: which goes first, whose turn it is, and that nobody waits for ever."""
 
 from itertools import pairwise
 
@@ -53,18 +53,18 @@ def test_where_nothing_is_due_the_next_is_what_comes_first() -> None:
     assert queues.next_expected() is not None
 
 
-def test_equal_moments_are_settled_by_the_id() -> None:
+def test_equal_times_are_settled_by_the_id() -> None:
     first = queues_of((FIRST, NOW + 9), (EXPECTED, NOW + 9)).first(NOW)
     assert first is not None
     assert first.id == "e0"
 
 
-def test_what_is_expected_and_first_looks_take_turns_and_checks_what_is_left() -> None:
+def test_what_is_expected_and_first_polls_take_turns_and_checks_what_is_left() -> None:
     queues = queues_of(*[(queue, NOW - 1) for queue in (EXPECTED, EXPECTED, EXPECTED, FIRST, FIRST, CHECK, CHECK)])
     assert taken(queues, NOW) == ["e0", "f0", "e1", "f1", "e2", "c0", "c1"]
 
 
-def test_an_urgent_look_goes_before_those_that_came_due_a_little_earlier() -> None:
+def test_an_urgent_poll_goes_before_those_that_came_due_a_little_earlier() -> None:
     queues = queues_of(
         (EXPECTED, NOW - 1.9), (EXPECTED, NOW - 2.1), (EXPECTED, NOW - 5), (URGENT, NOW), (URGENT, NOW + 1)
     )
@@ -74,7 +74,7 @@ def test_an_urgent_look_goes_before_those_that_came_due_a_little_earlier() -> No
     assert first.id == "u1"
 
 
-def test_an_urgent_look_is_not_made_before_its_time() -> None:
+def test_an_urgent_poll_is_not_made_before_its_time() -> None:
     queues = queues_of((EXPECTED, NOW + 1), (URGENT, NOW + 2))
     first = queues.first(NOW)
     assert first is not None
@@ -82,29 +82,29 @@ def test_an_urgent_look_is_not_made_before_its_time() -> None:
     assert taken(queues, NOW + 1) == ["e0"]
 
 
-def test_urgent_looks_take_their_turns_with_first_looks_like_others() -> None:
+def test_urgent_polls_take_their_turns_with_first_polls_like_others() -> None:
     queues = queues_of((URGENT, NOW), (URGENT, NOW), (EXPECTED, NOW), (FIRST, NOW), (FIRST, NOW))
     assert taken(queues, NOW) == ["u0", "f0", "u1", "f1", "e0"]
 
 
-def test_first_looks_have_the_turns_that_nothing_expected_takes() -> None:
+def test_first_polls_have_the_turns_that_nothing_expected_takes() -> None:
     queues = queues_of((FIRST, NOW - 1), (CHECK, NOW - 9), (FIRST, NOW - 1))
     assert taken(queues, NOW) == ["f0", "f1", "c0"]
 
 
-def test_a_late_check_has_each_second_turn() -> None:
+def test_an_overdue_check_has_each_second_turn() -> None:
     queues = queues_of(
         *[(EXPECTED, NOW - 1)] * 3, (CHECK, NOW - LATE), (CHECK, NOW - LATE - 1), (CHECK, NOW - LATE + 1)
     )
     assert taken(queues, NOW) == ["e0", "c1", "e1", "c0", "e2", "c2"]
 
 
-def test_first_looks_and_late_checks_have_their_turn_in_the_order_of_their_times() -> None:
+def test_first_polls_and_overdue_checks_have_their_turn_in_the_order_of_their_times() -> None:
     queues = queues_of((EXPECTED, NOW), (EXPECTED, NOW), (FIRST, NOW), (CHECK, NOW - LATE))
     assert taken(queues, NOW) == ["e0", "c0", "e1", "f0"]
 
 
-def test_a_late_check_has_its_turn_however_many_first_looks_come() -> None:
+def test_an_overdue_check_has_its_turn_however_many_first_polls_come() -> None:
     queues = queues_of(*[(FIRST, NOW - 1)] * 5, (CHECK, NOW - LATE - 2))
     assert taken(queues, NOW)[0] == "c0"
 
@@ -121,7 +121,7 @@ def test_a_job_is_in_one_queue_only() -> None:
     assert queues.first(NOW) is None
 
 
-def test_overdue_are_expected_looks_and_beside_them_checks_that_are_late() -> None:
+def test_overdue_are_expected_polls_and_beside_them_checks_that_are_late() -> None:
     queues = queues_of(*[(EXPECTED, NOW)] * 3, *[(FIRST, NOW)] * 5, (CHECK, NOW), *[(CHECK, NOW - LATE)] * 4)
     queues.put(Job("u", 60.0, 0.0), NOW, URGENT)
     assert queues.due(NOW, 100) == 14
@@ -135,14 +135,14 @@ def test_overdue_are_expected_looks_and_beside_them_checks_that_are_late() -> No
     st.sampled_from([EXPECTED, FIRST, CHECK, URGENT]),
     st.lists(st.sampled_from([EXPECTED, FIRST, URGENT]), min_size=400, max_size=400),
 )
-def test_nobody_waits_for_ever(queue: int, others: list[int]) -> None:
-    """However many looks come in each second, each due from then on, one that waits has its turn."""
+def test_every_poll_is_sent_eventually(queue: int, others: list[int]) -> None:
+    """However many polls come in each second, each due from then on, one that waits has its turn."""
     queues, job = PollQueues(LATE, HEAD_START), Job("waits", 60.0, 0.0)
     queues.put(job, NOW, queue)
     for number, other in enumerate(others):
         now = NOW + number
         queues.put(Job(f"j{number}", 60.0, 0.0), now, other)
-        # first looks have their turn before a late check: these must not be all there is of them
+        # first polls have their turn before a late check: these must not be all there is of them
         found = queues.first(now)
         assert found is not None
         queues.taken(found)
@@ -152,7 +152,7 @@ def test_nobody_waits_for_ever(queue: int, others: list[int]) -> None:
     assert now <= NOW + 2 * LATE + 2 * len(others) / 4
 
 
-def test_a_thousand_first_looks_hold_up_nothing_that_is_expected() -> None:
+def test_a_thousand_first_polls_hold_up_nothing_that_is_expected() -> None:
     queues = queues_of(*[(FIRST, NOW - 9)] * 1_000, *[(EXPECTED, NOW)] * 20)
     found = taken(queues, NOW, 60)
     expected = [turn for turn, job_id in enumerate(found) if job_id.startswith("e")]

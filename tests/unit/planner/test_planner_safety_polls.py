@@ -1,4 +1,4 @@
-"""Checks: looks at jobs of which nothing is expected, in case they were cancelled or moved."""
+"""Checks: polls of jobs of which nothing is expected, in case they were cancelled or moved."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def cancellations_seen(planner: Planner, jobs: int, waited: float) -> None:
         planner._statistics.record_wait(job_class, waited, changed=True)
 
 
-def test_a_job_that_comes_much_later_is_checked_a_longest_interval_after_the_last_look() -> None:
+def test_a_job_that_comes_much_later_is_checked_a_longest_interval_after_the_last_poll() -> None:
     planner = planner_of()
     planner.track("job", LATER, NOW, lane="")
     assert planner._open_jobs.jobs["job"].queue == CHECK
@@ -101,7 +101,7 @@ def test_a_check_comes_sooner_where_waiting_jobs_were_cancelled() -> None:
     assert due(often) - NOW < 100
 
 
-def test_so_is_a_parked_job_and_a_heavier_one_sooner() -> None:
+def test_parked_job_is_checked_too_and_a_heavier_one_sooner() -> None:
     planner = planner_of()
     cancellations_seen(planner, 500, 1_000.0)
     queued = {"status": "queued", "action": "a", "channel": "c"}
@@ -116,7 +116,7 @@ def test_so_is_a_parked_job_and_a_heavier_one_sooner() -> None:
 @pytest.mark.parametrize(
     ("ahead", "queue"), [(0.5 * LONGEST, EXPECTED), (0.8 * LONGEST, EXPECTED), (2 * LONGEST, CHECK)]
 )
-def test_no_check_comes_just_before_a_look_that_is_expected(ahead: float, queue: int) -> None:
+def test_no_check_comes_just_before_a_poll_that_is_expected(ahead: float, queue: int) -> None:
     planner = planner_of()
     planner.track("job", {**LATER, "scheduled_at": NOW + ahead}, NOW, lane="")
     assert planner._open_jobs.jobs["job"].queue == queue

@@ -88,7 +88,7 @@ def test_only_tables_that_plans_were_made_from_count_as_used() -> None:
     assert set(policy.tables) == {(NEW, 1), (RUN, 1)}
 
 
-def test_an_edition_keeps_a_limited_number_of_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_keeps_a_limited_number_of_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     made = run_table(PRIORS[RUN], 1.0)
     monkeypatch.setattr("relay.core.planner.policy.run_table", lambda rates, price: made)
     monkeypatch.setattr("relay.core.planner.policy.wait_table", lambda rates, run_rates, run, price: made)
@@ -164,13 +164,13 @@ def test_no_ages_make_a_hazard_that_is_not_positive(found: list[tuple[str, int, 
         assert all(0 < rate < math.inf for rate in rates)
 
 
-def test_nothing_is_learned_of_no_time() -> None:
+def test_no_elapsed_time_teaches_nothing() -> None:
     statistics = PlannerStatistics(1.0)
     statistics.record_survival(statistics.of_class("a", ""), RUN, 5.0, 5.0)
     assert statistics.unsaved_rows() == []
 
 
-def test_all_classes_together_learn_what_each_does() -> None:
+def test_root_learns_from_every_class() -> None:
     statistics = PlannerStatistics(1.0)
     teach(statistics, statistics.of_class("a", ""), RUN, 10)
     teach(statistics, statistics.of_class("b", ""), RUN, 20)
@@ -220,8 +220,8 @@ def test_what_was_learned_is_never_taken_for_less_and_dear_requests_leave_no_roo
     assert columns(eager.table(RUN, dear)) == columns(usual.table(RUN, dear))
 
 
-def test_where_few_runs_got_the_next_ones_are_looked_at_often() -> None:
-    """Nothing but looks shows that no run ends between 20 and 300 s, and those before the first long one ends serve
+def test_where_few_runs_got_the_next_ones_are_polled_often() -> None:
+    """Nothing but polls shows that no run ends between 20 and 300 s, and those before the first long one ends serve
     all that come after it."""
     statistics = PlannerStatistics(1.0)
     job_class = statistics.of_class("a", "")
@@ -251,7 +251,7 @@ def test_starts_that_all_come_at_once_leave_a_class_that_can_be_planned() -> Non
 # --- work between decisions
 
 
-def test_a_new_edition_is_made_a_table_at_a_time_and_replaces_the_old_one_when_complete() -> None:
+def test_a_new_policy_is_made_a_table_at_a_time_and_replaces_the_old_one_when_complete() -> None:
     statistics = PlannerStatistics(1.0)
     job_class = statistics.of_class("a", "")
     for kind, rung in ((NEW, 0), (RUN, 0), (RUN, 2)):
@@ -279,7 +279,7 @@ def test_a_new_edition_is_made_a_table_at_a_time_and_replaces_the_old_one_when_c
     assert not statistics.refit_step()
 
 
-def test_plans_can_be_made_while_an_edition_is_drafted() -> None:
+def test_plans_can_be_made_while_a_policy_is_drafted() -> None:
     statistics = PlannerStatistics(1.0)
     job_class = statistics.of_class("a", "")
     job_class.policy.table(RUN, 0)
@@ -323,7 +323,7 @@ def test_a_class_is_made_again_when_it_grew_by_a_share() -> None:
     assert hazard.effective_count == MEMORY_EVENTS
 
 
-def test_one_event_alone_is_not_worth_an_edition() -> None:
+def test_one_event_alone_is_not_worth_a_policy() -> None:
     statistics = PlannerStatistics(1.0)
     job_class = statistics.of_class("a", "")
     teach(statistics, job_class, RUN, LEAST_EVENTS - 1)
@@ -332,7 +332,7 @@ def test_one_event_alone_is_not_worth_an_edition() -> None:
     assert statistics.refit_step()
 
 
-def test_looks_that_find_nothing_are_worth_an_edition_too() -> None:
+def test_polls_that_find_nothing_are_worth_a_policy_too() -> None:
     statistics = PlannerStatistics(1.0)
     job_class = statistics.of_class("a", "")
     for _ in range(POLLS_A_REFIT - 1):
@@ -372,14 +372,14 @@ def test_a_name_stands_for_its_class(action: str, channel: str) -> None:
     assert name != name_of((action, channel), root=True)
 
 
-def test_all_together_have_a_name_of_their_own() -> None:
+def test_root_has_its_own_name() -> None:
     assert key_of(name_of(OTHER, root=True)) is None
     assert key_of(name_of(OTHER, root=False)) == OTHER
 
 
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, len(KINDS) - 1), st.floats(0, 1e4)), max_size=20))
-def test_what_was_learned_comes_back(found: list[tuple[str, int, float]]) -> None:
+def test_statistics_round_trip(found: list[tuple[str, int, float]]) -> None:
     statistics, back = PlannerStatistics(1.0), PlannerStatistics(1.0)
     for name, kind, age in found:
         statistics.record_event(statistics.of_class(name, "x"), kind, 0.0, age)
@@ -426,7 +426,7 @@ def test_cancellations_are_counted_by_the_time_in_which_there_could_have_been_so
     assert job_class.change_rate <= 1 / 20
 
 
-def test_cancellations_come_back() -> None:
+def test_cancellations_round_trip() -> None:
     statistics, back = PlannerStatistics(1.0), PlannerStatistics(1.0)
     statistics.record_wait(statistics.of_class("a", ""), 70.0, changed=True)
     for name, _, values in statistics.unsaved_rows():
@@ -434,7 +434,7 @@ def test_cancellations_come_back() -> None:
     assert back.of_class("a", "").change_rate == statistics.of_class("a", "").change_rate
 
 
-def test_another_unit_is_another_book() -> None:
+def test_statistics_in_another_unit_are_ignored() -> None:
     statistics, back = PlannerStatistics(1.0), PlannerStatistics(0.5)
     teach(statistics, statistics.of_class("a", ""), RUN, 5)
     for name, _, values in statistics.unsaved_rows():
@@ -461,7 +461,7 @@ json_values = st.recursive(
 @given(
     name=st.text(max_size=30) | json_values.map(json.dumps), values=st.text(max_size=50) | json_values.map(json.dumps)
 )
-def test_no_text_makes_a_book_fail(name: str, values: str) -> None:
+def test_malformed_rows_are_ignored(name: str, values: str) -> None:
     statistics = PlannerStatistics(1.0)
     statistics.load_row(name, values)
     statistics.load_row("*", values)
@@ -470,7 +470,7 @@ def test_no_text_makes_a_book_fail(name: str, values: str) -> None:
 
 
 @given(place=st.integers(0, 6), value=json_values, kind=st.sampled_from(KINDS) | st.text(max_size=5))
-def test_no_spoiled_hazard_makes_a_book_fail(place: int, value: Any, kind: str) -> None:
+def test_malformed_hazards_are_ignored(place: int, value: Any, kind: str) -> None:
     saved = [*GOOD["hazards"]["run"]]
     saved[place] = value
     statistics = PlannerStatistics(1.0)
@@ -503,7 +503,7 @@ def test_no_spoiled_hazard_makes_a_book_fail(place: int, value: Any, kind: str) 
         ('["a"]', json.dumps(GOOD)),
     ],
 )
-def test_what_can_not_be_read_is_left_out(name: str, values: str) -> None:
+def test_unreadable_rows_are_left_out(name: str, values: str) -> None:
     statistics = PlannerStatistics(1.0)
     statistics.load_row(name, values)
     assert statistics.root.hazards == [None] * len(KINDS)
@@ -511,7 +511,7 @@ def test_what_can_not_be_read_is_left_out(name: str, values: str) -> None:
     assert list(statistics) == []
 
 
-def test_a_class_of_which_one_kind_can_not_be_read_keeps_what_it_had() -> None:
+def test_a_class_of_which_one_kind_cannot_be_read_keeps_what_it_had() -> None:
     job_class, run = ClassStatistics(("a", ""), None), GOOD["hazards"]["run"]
     counts = {"changes": 2.0, "waited": 50.0}
     with pytest.raises(ValueError, match="not in tuple"):
