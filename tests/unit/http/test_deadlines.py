@@ -144,4 +144,4 @@ async def test_deadline_outside_a_task_is_an_error() -> None:
             found.set_result(str(error))
 
     asyncio.get_running_loop().call_soon(enter)
-    assert await found == "a deadline is for a task, and there is none"
+    assert await found == "a deadline needs a running task"
