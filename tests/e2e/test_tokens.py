@@ -37,7 +37,7 @@ async def ask(url: str, path: str = "/v1/jobs", **headers: str) -> int:
 
 async def test_first_start_creates_a_token_and_says_where(start: Start, tmp_path: Path) -> None:
     world = World(start)
-    path = Path(world.relay.until(r"takes the token in (\S+);"))
+    path = Path(world.relay.until(r"accepts the token in (\S+)\. "))
     assert path == tmp_path / "state" / "revor-relay" / "token"
     token = path.read_text().strip()
     for where in ("/v1/jobs", "/metrics", "/v1/signing-secret"):
@@ -50,7 +50,7 @@ async def test_first_start_creates_a_token_and_says_where(start: Start, tmp_path
     assert world.relay.end() == 0
     assert token not in "\n".join(world.relay.lines)
     again = World(start)
-    again.relay.until(r"takes the token in (\S+);")
+    again.relay.until(r"accepts the token in (\S+)\. ")
     assert path.read_text().strip() == token
     assert await ask(again.url, Authorization=f"Bearer {token}") == 200
 
