@@ -105,7 +105,7 @@ async def suspects_none(world: RelayWorld) -> None:
     status, document = await world.call("GET", "/readyz")
     assert (status, document["notes"]) == (200, [])
     code, lines = await world.run("intents", "list")
-    assert (code, lines) == (0, ["none: what came of every create is known"])
+    assert (code, lines) == (0, ["no intents: the fate of every create is known"])
 
 
 async def until_measured(world: RelayWorld, unknown: int) -> None:
