@@ -1,0 +1,37 @@
+"""Values and small functions of `relay/core` that only other packages use."""
+
+import math
+
+import pytest
+
+from relay.core.concurrency import Concurrency
+from relay.core.relay_events import create_unknown_data
+from relay.core.response_head import ends_in
+from relay.core.tracking import TrackRequest
+from tests.support.store_kit import intent
+
+
+def test_a_track_request_sets_nothing_by_default() -> None:
+    request = TrackRequest(external_id="1", source="revor", account="default")
+    assert request[3:] == (None,) * (len(request) - 3)
+
+
+def test_the_response_time_of_a_sink_is_that_of_a_single_request() -> None:
+    window = Concurrency(ceiling=8)
+    assert window.alone_seconds == math.inf
+    window.succeeded(0.25, in_flight=1, full=False)
+    assert window.alone_seconds == 0.25
+
+
+@pytest.mark.parametrize(
+    ("raw", "ends"), [(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", True), (b"A: b\n\n", True), (b"A: b\r\n", False)]
+)
+def test_the_end_of_a_head_is_found(raw: bytes, ends: bool) -> None:
+    assert ends_in(raw) is ends
+
+
+@pytest.mark.parametrize(("key", "advice"), [("key 1", "Idempotency-Key"), (None, "relay intents resolve")])
+def test_what_to_do_about_a_create_of_unknown_fate_depends_on_its_key(key: str | None, advice: str) -> None:
+    data = create_unknown_data(intent(idempotency_key=key))
+    assert data["idempotency_key_given"] is (key is not None)
+    assert advice in data["fix"]
