@@ -25,6 +25,8 @@ from relay.core.planner.hazard import (
     lomax,
 )
 
+pytestmark = pytest.mark.slow
+
 FLAT = (0.1,) * BINS
 PRIOR = lomax(10.0)
 Law = Callable[[random.Random], float]

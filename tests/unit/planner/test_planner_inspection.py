@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from relay.core.planner.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
 from relay.core.planner.inspection import JUMP_BINS, START_WEIGHT, Table, run_table, wait_table
 
+pytestmark = pytest.mark.slow
+
 Rates = tuple[float, ...]
 PRICES = [0.05, 0.3, 1.0, 5.0, 20.0, 100.0]
 FROM = [EDGES[bin_of(age)] for age in (0.0, 0.5, 1.0, 5.0, 12.0, 40.0, 250.0, 1_500.0)]
