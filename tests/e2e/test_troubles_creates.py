@@ -254,7 +254,7 @@ async def test_create_of_unknown_outcome_without_a_key(world: RelayWorld) -> Non
     intent = await suspects(world, "no_answer")
     assert await made(world) == []  # a person finds that out at the upstream
     code, lines = await world.run("intents", "dismiss", intent["id"])
-    assert (code, lines) == (0, [f"{intent['id']} is off the list"])
+    assert (code, lines) == (0, [f"{intent['id']} is removed from the list"])
     await suspects_none(world)
     code, lines = await world.run("intents", "dismiss", intent["id"])
     assert (code, lines) == (1, [f"relay: there is no create '{intent['id']}' whose fate is unknown"])
@@ -281,7 +281,8 @@ async def test_person_resolves_a_create(world: RelayWorld) -> None:
         code, lines = await world.run("intents", "resolve", intent["id"], "--fate", "sent")
         assert (code, lines) == (1, [f"relay: {intent['id']} was resolved already: {fate}"])
     code, lines = await world.run("intents", "resolve", intent["id"], "--fate", "perhaps")
-    assert (code, lines) == (2, ["relay: --fate 'perhaps' is no fate: there are sent and not_sent"])
+    refusal = "Invalid value for '--fate': 'perhaps' is not one of 'sent', 'not_sent'"
+    assert (code, lines) == (2, [f"relay: {refusal}: see `relay intents resolve --help`"])
 
 
 async def test_upstream_never_answers_a_create(tmp_path: Path) -> None:
