@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,7 +185,7 @@ async def _freeze_when_loaded(node: "Node") -> None:
 
 def with_port(settings: "Settings", port: int) -> "Settings":
     """The settings with the bound port, which differs for port 0."""
-    return replace(settings, server=replace(settings.server, port=port))
+    return settings.replace(server=settings.server.replace(port=port))
 
 
 class _ProbesOnly:

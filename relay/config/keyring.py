@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from relay import private_files
-from relay.config.kinds import decode_encryption_key
+from relay.config.fields import decode_encryption_key
 from relay.errors import RelayError, SettingsError
 
 _VERSION = b"\x01"

@@ -6,7 +6,6 @@ share PostgreSQL must be given a token, because one node's file is unknown to th
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +94,7 @@ def with_local_token(settings: "Settings", environ: Mapping[str, str]) -> "Setti
 
     Raises SettingsError if a token is needed and cannot be created.
     """
-    from relay.config.settings import TokenSettings
+    from relay.config.settings import TokenSettings, with_token
     from relay.store.postgres_engine import is_postgres
 
     given = settings.auth.tokens
@@ -112,8 +111,7 @@ def with_local_token(settings: "Settings", environ: Mapping[str, str]) -> "Setti
         token = make_local_token(environ)
     if token is None or any(token == one.token for one in given):
         return settings
-    local = TokenSettings(name=LOCAL_NAME, token=token, scopes=("admin",))
-    return replace(settings, auth=replace(settings.auth, tokens=(*given, local)))
+    return with_token(settings, TokenSettings.model_construct(name=LOCAL_NAME, token=token, scopes=("admin",)))
 
 
 def uses_local_token(settings: "Settings") -> bool:

@@ -1,7 +1,6 @@
 """Reading the settings again (SIGHUP): what a running node takes over of them, and what has to wait for a restart."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from relay.config.settings import Settings, changed_needs_restart
 from relay.delivery.dispatcher import Dispatcher
@@ -16,9 +15,9 @@ def takes_over(old: Settings, new: Settings) -> Settings:
         after = new.sources.get(name)
         if after is not None:
             accounts = {one: after.accounts.get(one, account) for one, account in source.accounts.items()}
-            source = replace(source, polling=after.polling, accounts=accounts)
+            source = source.replace(polling=after.polling, accounts=accounts)
         sources[name] = source
-    return replace(old, auth=new.auth, delivery=new.delivery, sources=sources)
+    return old.replace(auth=new.auth, delivery=new.delivery, sources=sources)
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:

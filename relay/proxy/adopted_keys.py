@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 
 from relay.config.settings import AccountSettings, Settings
 
@@ -23,5 +22,5 @@ def with_adopted(settings: Settings, adopted: Adopted) -> Settings:
     for (source, name), api_key in adopted.items():
         if source in sources and name not in sources[source].accounts:
             accounts = {**sources[source].accounts, name: AccountSettings(name=name, api_key=api_key)}
-            sources[source] = replace(sources[source], accounts=accounts)
-    return replace(settings, sources=sources)
+            sources[source] = sources[source].replace(accounts=accounts)
+    return settings.replace(sources=sources)

@@ -99,12 +99,11 @@ async def node(
     from relay.node.node import open_node
 
     settings = Settings()
-    settings = replace(
-        settings,
-        database=replace(settings.database, url=database_url or f"sqlite:///{folder}/bench.db"),
-        encryption=replace(settings.encryption, keys=(key or new_key(),)),
-        security=replace(settings.security, allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)),
-        delivery=replace(settings.delivery, per_host=256),
+    settings = settings.replace(
+        database=settings.database.replace(url=database_url or f"sqlite:///{folder}/bench.db"),
+        encryption=settings.encryption.replace(keys=(key or new_key(),)),
+        security=settings.security.replace(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)),
+        delivery=settings.delivery.replace(per_host=256),
         dev=True,
     )
     async with open_node(settings, base_url=url, state_dir=folder, roles=roles, auto_migrate=True) as opened:

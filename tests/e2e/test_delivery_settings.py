@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ HOUR = 3600.0
 def reload(world: World, **delivery: Any) -> None:
     """Reloads the settings as SIGHUP does."""
     settings = world.settings
-    world.node.reload(replace(settings, delivery=replace(settings.delivery, **delivery)))
+    world.node.reload(settings.replace(delivery=settings.delivery.replace(**delivery)))
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -378,9 +377,9 @@ async def test_replaced_key_is_not_served_from_state(world: World) -> None:
     assert (await read(world, item["id"], bearer(ACME))).headers["relay-cache"] == "hit"
     renewed = "sk-revor-acme-renewed"
     (source,) = world.settings.sources.values()
-    account = replace(source.accounts["acme"], api_key=renewed)
-    source = replace(source, accounts={**source.accounts, "acme": account})
-    world.node.reload(replace(world.settings, sources={source.name: source}))
+    account = source.accounts["acme"].replace(api_key=renewed)
+    source = source.replace(accounts={**source.accounts, "acme": account})
+    world.node.reload(world.settings.replace(sources={source.name: source}))
     async with client_of(world.node) as api:
         assert (await api.get(JOBS + item["id"], headers=bearer(ACME))).headers["relay-cache"] == "pass"
         assert (await api.get(JOBS + item["id"], headers=bearer(renewed))).headers["relay-cache"] == "hit"
@@ -388,7 +387,7 @@ async def test_replaced_key_is_not_served_from_state(world: World) -> None:
 
 async def test_removed_token_is_refused(guarded: World) -> None:
     assert (await read(guarded, "x", {**bearer(CRM), **FROM_ELSEWHERE})).status_code == 404
-    guarded.node.reload(replace(guarded.settings, auth=AuthSettings(tokens=TOKENS[:2])))
+    guarded.node.reload(guarded.settings.replace(auth=AuthSettings(tokens=TOKENS[:2])))
     answer = await read(guarded, "x", {**bearer(CRM), **FROM_ELSEWHERE})
     assert (answer.status_code, code_of(answer)) == (401, "relay_key_unknown")
 

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import strategies as st
 
 from relay import resources
-from relay.config import kinds
+from relay.config import fields
 from relay.config.loader import parse_yaml, read_secret_file
-from relay.config.settings import Settings, describe, load_settings
+from relay.config.settings import Settings, describe_settings, load_settings
 from relay.core.durations import MAX_DURATION_SECONDS
 from relay.core.events import check_attribute
 from relay.core.job import JOB_EVENTS, Problem
@@ -33,7 +33,7 @@ security: {allow_http: true, allow_networks: [10.0.0.0/8, "fd00::/8"], allow_por
 """
 SECRET = "hidden-0123456789"
 ENVIRON = {"TOKEN": SECRET, "KEY": "A" * 43 + "=", "EMPTY": ""}
-KEYS = [doc.key.replace("NAME", "revor") for doc in describe()]
+KEYS = [doc.key.replace("NAME", "revor") for doc in describe_settings()]
 SOURCES = Path(definition_module.__file__).parent
 
 YAML_TOKENS = [
@@ -153,13 +153,13 @@ def test_secret_files(folder: Path, raw: bytes, path: str) -> None:
 
 @fuzzed(given=VALUES | mutated_text(["5s", "1.5 h", "500ms", "20d", "0s"], ["m", ".", "-", "e", "١"]))
 def test_durations(given: object) -> None:
-    seconds = value_or_refusal(lambda: kinds.parse_duration(given), ValueError)
+    seconds = value_or_refusal(lambda: fields.parse_duration(given), ValueError)
     assert seconds is None or 0 <= seconds <= MAX_DURATION_SECONDS
 
 
 @fuzzed(given=mutated_text(["A" * 43 + "=", "whsec_" + "A" * 44], ["-", "_", "+", "/", "=", "é"]))
 def test_keys(given: str) -> None:
-    key = value_or_refusal(lambda: kinds.decode_encryption_key(given), ValueError)
+    key = value_or_refusal(lambda: fields.decode_encryption_key(given), ValueError)
     assert key is None or len(key) == 32
 
 
@@ -170,8 +170,8 @@ def test_keys(given: str) -> None:
     )
 )
 def test_urls(url: str) -> None:
-    parts = kinds.split_url(url)
-    if isinstance(parts, str):
+    parts = value_or_refusal(lambda: fields.split_url(url), ValueError)
+    if parts is None:
         return
     shown = f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
     for host in ("127.0.0.1", "::1", "0.0.0.0", parts.hostname or ""):

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import pytest
 
 import relay.cli
-from relay.config.settings import VARIABLES, describe
+from relay.config.settings import VARIABLES, describe_settings
 from relay.core.events import RELAY_EVENTS, job_event_types
 from relay.core.planner.views import Purpose
 from relay.core.planner.views import Reason as PollReason
@@ -61,7 +61,7 @@ def modules_of(package_name: str) -> Iterator[object]:
 def test_every_setting_with_its_default() -> None:
     text = (DOCS / "settings.md").read_text(encoding="utf-8")
     rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("| `")}
-    for doc in describe():
+    for doc in describe_settings():
         row = rows.get(f"`{doc.key}`")
         assert row is not None, f"docs/settings.md does not have {doc.key}"
         default = "needed" if doc.default == "(needed)" else f"`{doc.default}`"
@@ -69,7 +69,7 @@ def test_every_setting_with_its_default() -> None:
         assert f"| {doc.type} |" in row, f"docs/settings.md has another kind of {doc.key}"
         assert f"| {doc.meaning} |" in row, f"docs/settings.md has another meaning of {doc.key}"
         assert row.rstrip().endswith("| yes |") is doc.reloaded, f"docs/settings.md is wrong about SIGHUP and {doc.key}"
-    settings = {f"`{doc.key}`" for doc in describe()}
+    settings = {f"`{doc.key}`" for doc in describe_settings()}
     documented = {name for name in rows if "." in name.strip("`") and not name.startswith("`RELAY_")}
     assert documented <= settings, "docs/settings.md has settings that the code has not"
 
@@ -205,7 +205,7 @@ def test_numbers_and_messages_about_postgresql() -> None:
     assert f"Writes wait up to {PATIENCE_SECONDS:g} s" in text
     documented = set(re.findall(r"`((?:database|delivery|encryption|server)\.[a-z_]+)`", text))
     assert documented
-    assert documented <= {doc.key for doc in describe()}
+    assert documented <= {doc.key for doc in describe_settings()}
 
 
 def test_every_metric() -> None:

@@ -1,17 +1,18 @@
 """Settings: precedence, references, ranges, and errors that say where, which key and what to do."""
 
-import dataclasses
 import ipaddress
 from pathlib import Path
 
 import pytest
 
-from relay.config.kinds import parse_duration
+from relay.config.fields import parse_duration
 from relay.config.settings import (
+    AuthSettings,
+    ServerSettings,
     Settings,
     TokenSettings,
     changed_needs_restart,
-    describe,
+    describe_settings,
     load_settings,
     require_token_beyond_loopback,
 )
@@ -63,14 +64,14 @@ def test_defaults_match_the_contract(tmp_path: Path) -> None:
     assert (delivery.jitter, delivery.disable_after_seconds, delivery.callback_secret) == (0.2, 432000, None)
     security = settings.security
     assert (security.allow_http, security.allow_networks, security.allow_ports) == (False, (), (443,))
-    assert dataclasses.astuple(settings.retention) == (30, 14, 30)
+    assert tuple(settings.retention.model_dump().values()) == (30, 14, 30)
 
 
 def test_shipped_file_has_every_setting_at_its_default() -> None:
     path = default_settings_file()
     assert load_settings(path, {}) == Settings()
     text = path.read_text()
-    for doc in describe():
+    for doc in describe_settings():
         assert f"{doc.key.rpartition('.')[2]}:" in text, doc.key
     for later in ("subscriptions",):
         assert later not in text
@@ -183,13 +184,13 @@ def test_unset_reference_is_an_error_in_a_value_and_absent_in_a_default(tmp_path
 def test_exposed_host_needs_a_long_token_and_refuses_dev() -> None:
     settings = Settings()
     require_token_beyond_loopback(settings)
-    exposed = dataclasses.replace(settings, server=dataclasses.replace(settings.server, host="0.0.0.0"))
+    exposed = settings.replace(server=ServerSettings(host="0.0.0.0"))
     require_token_beyond_loopback(exposed)  # a token is made then, and a long one
     with pytest.raises(SettingsError, match=r"0\.0\.0\.0, which others can reach, and --dev .* listen on 127\.0\.0\.1"):
-        require_token_beyond_loopback(dataclasses.replace(exposed, dev=True))
+        require_token_beyond_loopback(exposed.replace(dev=True))
     for token, good in (("short", False), (TOKEN, True)):
         tokens = (TokenSettings(name="crm", token=token, scopes=("admin",)),)
-        guarded = dataclasses.replace(exposed, auth=dataclasses.replace(exposed.auth, tokens=tokens))
+        guarded = exposed.replace(auth=AuthSettings(tokens=tokens))
         if good:
             require_token_beyond_loopback(guarded)
         else:
@@ -253,8 +254,8 @@ def test_settings_applied_by_sighup_need_no_restart(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_described() -> None:
-    docs = {doc.key: doc for doc in describe()}
-    assert len(docs) == len(describe())
+    docs = {doc.key: doc for doc in describe_settings()}
+    assert len(docs) == len(describe_settings())
     assert all(doc.meaning and doc.type for doc in docs.values())
     assert docs["server.port"].default == "8080"
     assert docs["sources.NAME.polling.deadline_seconds"].default == "604800"

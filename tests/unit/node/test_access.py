@@ -4,7 +4,6 @@ import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +159,9 @@ def test_postgresql_needs_a_configured_token(environ: dict[str, str], path: Path
     shared = Settings(database=DatabaseSettings(url="postgresql://relay@db/relay"))
     with pytest.raises(SettingsError, match="RELAY_TOKEN_FILE to a file with an API token, the same for every node"):
         local_token.with_local_token(shared, environ)
-    given = replace(shared, auth=AuthSettings(tokens=(GIVEN,)))
+    given = shared.replace(auth=AuthSettings(tokens=(GIVEN,)))
     assert local_token.with_local_token(given, environ) is given
-    assert local_token.with_local_token(replace(shared, dev=True), {}).auth.tokens == ()
+    assert local_token.with_local_token(shared.replace(dev=True), {}).auth.tokens == ()
 
 
 # --- RELAY_TOKEN_FILE
@@ -190,7 +189,7 @@ def test_token_file_adds_an_admin_token(tmp_path: Path, monkeypatch: pytest.Monk
         (None, "does not exist"),
         ("", "is empty"),
         ("rl_two words", "white space"),
-        ("rl_given_0123456789", r"holds the token crm of auth\.tokens"),
+        ("rl_given_0123456789", r"contains the token crm of auth\.tokens"),
     ],
 )
 def test_wrong_token_file_is_named(tmp_path: Path, content: str | None, said: str) -> None:

@@ -1,0 +1,230 @@
+"""The types of settings: pydantic types with the phrase that messages and the documentation use for them.
+
+A validator raises ValueError with the rest of the sentence `relay.yaml:12: server.host …`; in it `{expected}` stands
+for the phrase. `binding.py` reads values from a file's tree and finds the line of an error.
+"""
+
+import base64
+import binascii
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from relay.core.durations import MAX_DURATION_SECONDS, duration_seconds
+from relay.core.signing import SECRET_FORMAT, parse_secret
+
+MAX_LIST = 1000
+MAX_TEXT = 4096
+URL_PARAMETERS = ("host", "port", "user", "password", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey")
+"""Parameters of a PostgreSQL URL that both of the driver's ways to connect understand."""
+
+KEY_FORMAT = "32 random bytes as URL-safe base64 (44 characters)"
+
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_API_SUFFIX = re.compile(r"/api/v[0-9]+\Z")
+
+
+class Section(BaseModel):
+    """A section of the settings. Fields that the relay fills in, and a user cannot set, are `internal`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values, which are not validated again."""
+        return self.model_copy(update=changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a value must look like: `expected` completes "must be …". Values that may be secret are not `shown`. `text`
+    is taken literally, anything else is parsed as YAML where it comes from a variable."""
+
+    expected: str
+    shown: bool = True
+    text: bool = True
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    secret: bool = False,
+    reloaded: bool = False,
+    shown_default: str | None = None,
+) -> Any:
+    """One setting. `secret` keeps it out of reprs; `reloaded`: SIGHUP applies a change.
+
+    `shown_default` replaces the default in the documentation. A field with the same name and `_file` gets the path if
+    the value is `${file:/path}`.
+    """
+    shown = shown_default or ("(needed)" if default is ... else _yaml(default))
+    extra: dict[str, Any] = {"reloaded": reloaded, "default": shown}
+    return Field(default, description=meaning, repr=not secret, json_schema_extra=extra)
+
+
+def internal(default: Any) -> Any:
+    """A field that is not a setting."""
+    return Field(default, exclude=True)
+
+
+def is_name(text: str) -> bool:
+    """Whether this can name a source, an account or a token."""
+    return re.fullmatch(_NAME, text) is not None
+
+
+def parse_duration(written: object) -> float:
+    """The seconds of `5s`, `5m`, `2h`, `1d`, `500ms` or of a number of seconds. Raises ValueError."""
+    seconds = math.nan
+    if isinstance(written, int | float) and not isinstance(written, bool):
+        seconds = float(written) if abs(written) <= MAX_DURATION_SECONDS else math.inf
+    elif isinstance(written, str):
+        with suppress(ValueError):
+            seconds = duration_seconds(written.strip())
+    if not 0 <= seconds <= MAX_DURATION_SECONDS:
+        raise ValueError(f"must be {DURATION.expected}")
+    return seconds
+
+
+def decode_encryption_key(text: str) -> bytes:
+    """The 32 bytes of a key in Fernet's format. Raises ValueError without quoting the key."""
+    try:
+        raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raw = b""
+    if len(raw) != 32 or "+" in text or "/" in text:
+        raise ValueError(f"must be {KEY_FORMAT}")
+    return raw
+
+
+def split_url(text: str) -> SplitResult:
+    """The parts of an http or https URL. Raises ValueError without quoting the URL: it may contain a password."""
+    if _UNPRINTABLE.search(text):
+        raise ValueError("has white space, a backslash or a control character in it")
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("is not a URL: its host or port makes no sense") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError("must be an absolute URL such as https://host.example")
+    if "@" in parts.netloc:
+        raise ValueError("must not have a user name or password in it")
+    if "?" in text or "#" in text:
+        raise ValueError("must not have a query or a fragment")
+    return parts
+
+
+def _checked(check: Callable[[str], object]) -> AfterValidator:
+    """A validator that only checks the text."""
+
+    def validate(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(validate)
+
+
+def _check_host(text: str) -> None:
+    if any(sign in text for sign in "/@ ") or not text.isprintable():
+        raise ValueError("must be {expected}, such as 127.0.0.1")
+
+
+def _check_header_text(text: str) -> None:
+    if _UNPRINTABLE.search(text) or not text.isascii():
+        raise ValueError("has white space or other characters that no header can carry: it must be {expected}")
+
+
+def _check_signing_secret(text: str) -> None:
+    with suppress(ValueError):
+        parse_secret(text)
+        return
+    raise ValueError("must be {expected}")
+
+
+def _check_database_url(text: str) -> None:
+    if text.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
+        rest, _, query = text.partition("://")[2].partition("?")
+        host, _, database = rest.rpartition("@")[2].partition("/")
+        if not database:
+            raise ValueError("must name a database, such as postgresql://relay@db.example/relay")
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+            example = "postgresql://relay@db.example:5432/relay"
+            raise ValueError(f"must have a port from 1 to 65535, or none, such as {example}")
+        if any(name not in URL_PARAMETERS for name, _ in parse_qsl(query, keep_blank_values=True)):
+            raise ValueError(f"takes no parameters but {', '.join(URL_PARAMETERS)}")
+    elif not text.startswith("sqlite:///") or text == "sqlite:///" or "?" in text or "#" in text:
+        raise ValueError(
+            "must be sqlite:/// and a path, such as sqlite:///relay.db (from here) or sqlite:////var/lib/relay.db, "
+            "or postgresql://user:password@host/database"
+        )
+
+
+def _normal_url(text: str) -> str:
+    parts = split_url(text)
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+def _upstream_url(text: str) -> str:
+    return _API_SUFFIX.sub("", _normal_url(text)).rstrip("/")
+
+
+def _network(written: object) -> object:
+    if not isinstance(written, str):
+        return written
+    try:
+        given = ipaddress.ip_network(written, strict=False)
+    except ValueError:
+        raise ValueError("must be {expected}") from None
+    with suppress(ValueError):
+        return ipaddress.ip_network(written)
+    raise ValueError(f"must be {{expected}} without host bits, like {given}")
+
+
+def _yaml(default: object) -> str:
+    if isinstance(default, tuple):
+        return f"[{', '.join(_yaml(item) for item in default)}]"
+    if isinstance(default, float):
+        return f"{default:g}" if default < 1e6 and default != int(default) else str(int(default))
+    return json.dumps(default)
+
+
+NAME = Form("a name of up to 64 letters, digits, dots, dashes and underscores")
+DURATION = Form("a duration such as 5s, 5m, 2h or 1d, or a number of seconds", text=False)
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+Name = Annotated[str, NAME, Field(pattern=f"^{_NAME}$")]
+Host = Annotated[Text, Form("a host name or an address"), _checked(_check_host)]
+Url = Annotated[Text, Form("a URL such as https://host.example", shown=False), AfterValidator(_normal_url)]
+UpstreamUrl = Annotated[
+    Text,
+    Form("a URL such as https://host.example (a trailing /api/v1 is removed)", shown=False),
+    AfterValidator(_upstream_url),
+]
+DatabaseUrl = Annotated[
+    Text, Form("sqlite:/// and a path, or postgresql://…", shown=False), _checked(_check_database_url)
+]
+Token = Annotated[Text, Form("a random token", shown=False), _checked(_check_header_text)]
+ApiKey = Annotated[Text, Form("the upstream's key", shown=False), _checked(_check_header_text)]
+EncryptionKey = Annotated[Text, Form(KEY_FORMAT, shown=False), _checked(decode_encryption_key)]
+SigningSecret = Annotated[Text, Form(SECRET_FORMAT, shown=False), _checked(_check_signing_secret)]
+Duration = Annotated[float, DURATION, BeforeValidator(parse_duration)]
+Seconds = Annotated[
+    float, Form("a number above 0 and at most 31622400 (a year)", text=False), Field(gt=0, le=MAX_DURATION_SECONDS)
+]
+Days = Annotated[int, Field(ge=1, le=36500)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    Form("a network such as 10.0.0.0/8 or fd00::/8"),
+    BeforeValidator(_network),
+]
