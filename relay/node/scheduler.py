@@ -1,65 +1,49 @@
-"""APScheduler, which times everything: one job for each polled account, and the upkeep.
+"""Times everything with APScheduler: one job per polled account, and one per piece of upkeep.
 
-An account's job has no interval: it runs when its planner says, and is pulled forward when that changes.
+An account's job is due when its planner says: each run sets the next one, and `changed` brings it forward. A run never
+overlaps the previous run of its account. Times survive changes of the machine's clock.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from apscheduler.executors.asyncio import AsyncIOExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from relay.clock import Clock, wall_clock
 from relay.errors import StoreError
 
+if TYPE_CHECKING:
+    from relay.polling.poller import Poller
+
 IDLE_SECONDS = 30.0
+"""An account's job runs at least this often."""
 TOGETHER_SECONDS = 0.01
-"""Looks that fall due within this time of the last start begin together at its end: what they share, turns of the loop
-and commits, costs a busy node as much as the looks do."""
+"""Minimum time between two runs of an account. Polls due within it start together and share turns of the loop and
+commits, which on a busy node cost as much as the polls."""
 BEAT_SECONDS = 1.0
 STEP_SECONDS = 2.0
-"""The clock was set when it and the loop's own time differ by more, from one beat to the next."""
+"""A clock counts as set if it and the loop's time diverge by more than this between two beats."""
+MAX_INSTANCES = 3
+"""APScheduler still counts a run for a moment after it has ended, and would refuse the next one. Overlapping runs of an
+account are prevented here."""
 
 log = structlog.get_logger("relay.scheduler")
 
 
-class Pollable(Protocol):
-    """One account's polling."""
-
-    def next_request_at(self) -> float | None: ...
-    async def run_once(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upkeep:
-    """A function that is called every so often; with `at_once` also as soon as the node has started."""
+    """A function that is called every so often; with `at_once`, also when the node starts."""
 
     name: str
     every_seconds: float
     run: Callable[[], Awaitable[Any]]
     at_once: bool = False
-
-
-class _WhenPlanned(BaseTrigger):  # type: ignore[misc]
-    """Fires when it is told to (see `Scheduler._pull_forward`), and by itself after a while.
-
-    APScheduler asks for the time after a run as soon as it has submitted that run, before it has taken anything from
-    the planner: what the planner would say then is what is being done already.
-    """
-
-    def __init__(self, submitted: Callable[[], None]) -> None:
-        self._submitted = submitted
-
-    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
-        if previous is not None:
-            self._submitted()
-        return now + timedelta(seconds=IDLE_SECONDS)
 
 
 class Scheduler:
@@ -72,24 +56,26 @@ class Scheduler:
             executors={"default": AsyncIOExecutor()},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        self._pollables: dict[str, Pollable] = {}
-        self._next_at: dict[str, float] = {}
-        self._fired_at: dict[str, float] = {}
-        self._firing: set[str] = set()
+        self._pollers: dict[str, Poller] = {}
         self._upkeep: set[str] = set()
+        self._polling: set[str] = set()
+        """Accounts with a run in progress."""
+        self._next_at: dict[str, float] = {}
+        self._began_at: dict[str, float] = {}
         self._running = False
         self._beat: asyncio.TimerHandle | None = None
 
-    def add_account(self, source: str, account: str, pollable: Pollable) -> Callable[[], None]:
-        """One job `poll:{source}:{account}`. Returns what to call when its next request may be sooner."""
-        name = f"poll:{source}:{account}"
-        self._pollables[name] = pollable
-        trigger = _WhenPlanned(lambda: self._firing.add(name))
-        self._scheduler.add_job(self._fire, trigger, args=[name], id=name, name=name)
-        return lambda: self._pull_forward(name)
+    def add_account(self, source: str, account: str, poller: "Poller") -> Callable[[], None]:
+        """Polls an account when its planner says. Call the result when the planner's next time may be earlier."""
+        name = f"{source}/{account}"
+        self._pollers[name] = poller
+        self._scheduler.add_job(
+            self._poll, self._every(IDLE_SECONDS), args=[name], id=name, name=name, max_instances=MAX_INSTANCES
+        )
+        return lambda: self._set_next_run(name)
 
     def add_upkeep(self, upkeep: Upkeep) -> None:
-        """One timed function; a failure is logged and does not end it."""
+        """Times one function. A failure is logged and does not end it."""
 
         async def run() -> None:
             try:
@@ -101,25 +87,24 @@ class Scheduler:
 
         name = f"upkeep:{upkeep.name}"
         first = {"next_run_time": datetime.now(UTC)} if upkeep.at_once else {}
-        trigger = IntervalTrigger(seconds=upkeep.every_seconds, timezone=UTC)
-        self._scheduler.add_job(run, trigger, id=name, name=name, **first)
+        self._scheduler.add_job(run, self._every(upkeep.every_seconds), id=name, name=name, **first)
         self._upkeep.add(name)
 
     def upkeep_now(self, name: str) -> None:
-        """Calls one timed function now, not when its time comes."""
+        """Runs one piece of upkeep now instead of at its time."""
         if self._running:
             self._scheduler.modify_job(f"upkeep:{name}", next_run_time=datetime.now(UTC))
 
     def start(self) -> None:
-        """Begins to fire."""
+        """Begins to run jobs."""
         self._scheduler.start()
         self._running = True
-        for name in self._pollables:
-            self._pull_forward(name)
+        for name in self._pollers:
+            self._set_next_run(name)
         self._watch_clocks(self._offsets())
 
     def stop(self) -> None:
-        """Fires nothing more. What was started goes on: its owner ends it."""
+        """Starts no more runs. Runs in progress continue: their owner ends them."""
         if self._running:
             self._running = False
             self._scheduler.pause()
@@ -127,64 +112,66 @@ class Scheduler:
                 self._beat.cancel()
 
     def shutdown(self) -> None:
-        """Lets APScheduler go, when everything it started has ended."""
+        """Shuts APScheduler down, once all runs have ended: it would cancel them."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
     @property
     def running(self) -> bool:
-        """Whether it fires."""
+        """Whether jobs are run."""
         return self._running
 
-    def _offsets(self) -> tuple[float, float]:
-        """How far our clock, and the machine's, which APScheduler reads, are ahead of the loop's own time."""
-        elapsed = asyncio.get_running_loop().time()
-        return self._clock() - elapsed, wall_clock() - elapsed
-
-    def _watch_clocks(self, before: tuple[float, float]) -> None:
-        """Plans everything anew when a clock was set: what was planned for an hour that is gone would wait for it."""
-        offsets = self._offsets()
-        step = max((now - then for now, then in zip(offsets, before, strict=True)), key=abs)
-        if abs(step) > STEP_SECONDS:
-            log.warning("clock_was_set", seconds=round(step, 1))
-            self._next_at.clear()
-            self._fired_at.clear()
-            for name in self._pollables:
-                self._pull_forward(name)
-            for name in self._upkeep:
-                self.upkeep_now(name.removeprefix("upkeep:"))
-        if self._running:
-            self._beat = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._watch_clocks, offsets)
-
-    async def _fire(self, name: str) -> None:
+    async def _poll(self, name: str) -> None:
+        if name in self._polling:  # submitted twice before it began
+            return
+        self._polling.add(name)
         self._next_at.pop(name, None)
-        self._fired_at[name] = self._clock()
-        self._firing.add(name)
+        self._began_at[name] = self._clock()
         try:
-            await self._pollables[name].run_once()
+            await self._pollers[name].run_once()
         except Exception:
             log.exception("poll_failed", account=name)
         finally:
-            # APScheduler counts this run as over two turns of the loop from here; before that it would skip the next
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._fired, name)
+            self._polling.discard(name)
+            self._set_next_run(name)
 
-    def _fired(self, name: str) -> None:
-        self._firing.discard(name)
-        self._pull_forward(name)
-
-    def _pull_forward(self, name: str) -> None:
-        if not self._running or name in self._firing:
+    def _set_next_run(self, name: str) -> None:
+        """Sets an account's next run to its planner's time, but not before TOGETHER_SECONDS after the last one."""
+        if not self._running or name in self._polling:
             return
         now, planned = self._clock(), self._next_at.get(name)
-        earliest = self._fired_at.get(name, now - TOGETHER_SECONDS) + TOGETHER_SECONDS
+        earliest = self._began_at.get(name, now - TOGETHER_SECONDS) + TOGETHER_SECONDS
         if planned is not None and now < planned <= earliest:
             return
-        at = self._pollables[name].next_request_at()
+        at = self._pollers[name].next_request_at()
         latest = now + IDLE_SECONDS
         wanted = latest if at is None else min(max(at, earliest), latest)
         if planned is not None and now < planned <= wanted:
             return
         self._next_at[name] = wanted
-        # APScheduler reads the machine's clock, which may differ from ours: a database's, with several nodes.
+        # APScheduler reads the machine's clock. Ours may differ: with several nodes it is the database's.
         self._scheduler.modify_job(name, next_run_time=datetime.fromtimestamp(wall_clock() + wanted - now, UTC))
+
+    def _offsets(self) -> tuple[float, float]:
+        """How far our clock and the machine's, which APScheduler reads, are ahead of the loop's time."""
+        elapsed = asyncio.get_running_loop().time()
+        return self._clock() - elapsed, wall_clock() - elapsed
+
+    def _watch_clocks(self, before: tuple[float, float]) -> None:
+        """Sets every next run again when a clock was set: a time in the old hour might be far away."""
+        offsets = self._offsets()
+        step = max((now - then for now, then in zip(offsets, before, strict=True)), key=abs)
+        if abs(step) > STEP_SECONDS:
+            log.warning("clock_was_set", seconds=round(step, 1))
+            self._next_at.clear()
+            self._began_at.clear()
+            for name in self._pollers:
+                self._set_next_run(name)
+            for name in self._upkeep:
+                self.upkeep_now(name.removeprefix("upkeep:"))
+        if self._running:
+            self._beat = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._watch_clocks, offsets)
+
+    @staticmethod
+    def _every(seconds: float) -> IntervalTrigger:
+        return IntervalTrigger(seconds=seconds, timezone=UTC)
