@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
@@ -26,6 +26,13 @@ _FINAL_CODE_WEIGHTS = (50, 20, 10, 10, 10)
 
 MAX_RUN_SECONDS = 86_400.0
 """Upper limit of a drawn run or start delay."""
+RETRY_PAUSES_SECONDS = (30.0, 120.0, 600.0)
+"""The pause after each failed attempt, multiplied by U(1, 1.2). Their number limits the retries."""
+LANE_GAP_SECONDS = 0.2
+"""From the end of a job to the earliest start of the next one in its lane."""
+_START_DELAY = (1.0, 0.5)
+_RUN = (7.0, 0.6)
+"""Lognormal distributions: median in seconds at speed 1, and sigma."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,22 +56,6 @@ class Mix:
             raise ValueError("the shares of a mix must be 0 or more, and one of them above 0")
         if not 0 <= self.skipped <= 1:
             raise ValueError("skipped must be 0 to 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """The distributions of a job's durations, in seconds at speed 1. LN(m, s): lognormal with median m and sigma s."""
-
-    start_median_seconds: float = 1.0
-    """From when an attempt may start to when it starts: LN(start_median_seconds, start_sigma)."""
-    start_sigma: float = 0.5
-    run_median_seconds: float = 7.0
-    """From an attempt's start to its end: LN(run_median_seconds, run_sigma)."""
-    run_sigma: float = 0.6
-    retry_pauses_seconds: tuple[float, ...] = (30.0, 120.0, 600.0)
-    """The pause after each failed attempt, multiplied by U(1, 1.2). Their number limits the retries."""
-    lane_gap_seconds: float = 0.2
-    """From the end of a job to the earliest start of the next one in its lane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,78 +103,61 @@ class Fate:
     message_id: str
 
 
-_PLAIN = Script()
+def draw_fate(rng: Random, mix: Mix, script: Script) -> Fate:
+    """Draws a fate from `rng`. Values in `script` replace the drawn ones, and never shift later draws."""
+    final, failure_count, error_code = _outcome(rng, mix)
+    waiting: Waiting = "queued" if rng.random() < 0.7 else "scheduled"
+    skipped = rng.random() < mix.skipped
+    cancelled_at_share = rng.uniform(0.1, 0.9)
+    message_id = f"message_{rng.getrandbits(96):024x}"
+    if script.final is not None:
+        final = script.final
+        failure_count = failure_count if final != "cancelled" else 0
+    if script.attempt_failures is not None:
+        failure_count = script.attempt_failures
+    if final == "failed":
+        error_code = script.error_code or error_code or FINAL_CODES[0]
+    attempts = range(failure_count + 1)
+    return Fate(
+        final=final,
+        failures=tuple(rng.choice(TRANSIENT_CODES) for _ in range(failure_count)),
+        start_delays_seconds=tuple(_duration(rng, *_START_DELAY, script.start_delay_seconds) for _ in attempts),
+        runs_seconds=tuple(_duration(rng, *_RUN, script.run_seconds) for _ in attempts),
+        pauses_seconds=tuple(_pause(rng, script, index) for index in range(failure_count)),
+        error_code=error_code if final == "failed" else None,
+        waiting_status=script.waiting_status or waiting,
+        skipped=skipped if script.skipped is None else script.skipped,
+        cancelled_at_share=cancelled_at_share,
+        message_id=message_id,
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fates:
-    """Draws fates from the configured distributions."""
-
-    mix: Mix = field(default_factory=Mix)
-    timing: Timing = field(default_factory=Timing)
-
-    def draw(self, rng: Random, script: Script = _PLAIN) -> Fate:
-        """Draws a fate from `rng`. Values in `script` replace the drawn ones."""
-        final, failure_count, error_code = self._outcome(rng)
-        waiting: Waiting = "queued" if rng.random() < 0.7 else "scheduled"
-        skipped = rng.random() < self.mix.skipped
-        cancelled_at_share = rng.uniform(0.1, 0.9)
-        message_id = f"message_{rng.getrandbits(96):024x}"
-        if script.final is not None:
-            final = script.final
-            failure_count = failure_count if final != "cancelled" else 0
-        if script.attempt_failures is not None:
-            failure_count = script.attempt_failures
-        if final == "failed":
-            error_code = script.error_code or error_code or FINAL_CODES[0]
-        attempts = failure_count + 1
-        return Fate(
-            final=final,
-            failures=tuple(rng.choice(TRANSIENT_CODES) for _ in range(failure_count)),
-            start_delays_seconds=tuple(self._start_delay(rng, script) for _ in range(attempts)),
-            runs_seconds=tuple(self._run(rng, script) for _ in range(attempts)),
-            pauses_seconds=tuple(self._pause(rng, script, i) for i in range(failure_count)),
-            error_code=error_code if final == "failed" else None,
-            waiting_status=script.waiting_status or waiting,
-            skipped=skipped if script.skipped is None else script.skipped,
-            cancelled_at_share=cancelled_at_share,
-            message_id=message_id,
-        )
-
-    def _outcome(self, rng: Random) -> tuple[Final, int, str | None]:
-        """The final status, the number of retried attempts, and the final error code."""
-        most = len(self.timing.retry_pauses_seconds)
-        mix = self.mix
-        kind = rng.choices(range(4), weights=(mix.succeeded, mix.retried, mix.failed, mix.cancelled))[0]
-        retries = min(most, rng.choices((1, 2, 3), weights=(70, 22, 8))[0])
-        code = rng.choices(FINAL_CODES, weights=_FINAL_CODE_WEIGHTS)[0]
-        late = rng.random() < 0.2
-        if kind == 0:
-            return "succeeded", 0, None
-        if kind == 1:
-            return "succeeded", retries, None
-        if kind == 3:
-            return "cancelled", 0, None
-        if code in TRANSIENT_CODES:  # such an error is final only after the last retry
-            return "failed", most, code
-        if code == "external_api_retry_enqueue_failed":  # the attempt failed, and queueing its retry failed too
-            return "failed", 0, code
-        return "failed", min(most, 1) if late else 0, code
-
-    def _start_delay(self, rng: Random, script: Script) -> float:
-        timing = self.timing
-        return _duration(rng, timing.start_median_seconds, timing.start_sigma, script.start_delay_seconds)
-
-    def _run(self, rng: Random, script: Script) -> float:
-        return _duration(rng, self.timing.run_median_seconds, self.timing.run_sigma, script.run_seconds)
-
-    def _pause(self, rng: Random, script: Script, index: int) -> float:
-        pauses = self.timing.retry_pauses_seconds or (30.0,)
-        drawn = pauses[min(index, len(pauses) - 1)] * rng.uniform(1.0, 1.2)
-        return drawn if script.retry_pause_seconds is None else script.retry_pause_seconds
+def _outcome(rng: Random, mix: Mix) -> tuple[Final, int, str | None]:
+    """The final status, the number of retried attempts, and the final error code."""
+    most = len(RETRY_PAUSES_SECONDS)
+    kind = rng.choices(range(4), weights=(mix.succeeded, mix.retried, mix.failed, mix.cancelled))[0]
+    retries = min(most, rng.choices((1, 2, 3), weights=(70, 22, 8))[0])
+    code = rng.choices(FINAL_CODES, weights=_FINAL_CODE_WEIGHTS)[0]
+    after_a_retry = rng.random() < 0.2
+    if kind == 0:
+        return "succeeded", 0, None
+    if kind == 1:
+        return "succeeded", retries, None
+    if kind == 3:
+        return "cancelled", 0, None
+    if code in TRANSIENT_CODES:  # such an error is final only after the last retry
+        return "failed", most, code
+    if code == "external_api_retry_enqueue_failed":  # the attempt failed, and queueing its retry failed too
+        return "failed", 0, code
+    return "failed", 1 if after_a_retry else 0, code
 
 
 def _duration(rng: Random, median_seconds: float, sigma: float, fixed_seconds: float | None) -> float:
-    """The fixed duration, else a lognormal draw. Draws in any case, so that a script does not shift later draws."""
+    """The fixed duration, else the lognormal draw."""
     drawn = rng.lognormvariate(math.log(median_seconds), sigma)
     return min(drawn if fixed_seconds is None else fixed_seconds, MAX_RUN_SECONDS)
+
+
+def _pause(rng: Random, script: Script, index: int) -> float:
+    drawn = RETRY_PAUSES_SECONDS[min(index, len(RETRY_PAUSES_SECONDS) - 1)] * rng.uniform(1.0, 1.2)
+    return drawn if script.retry_pause_seconds is None else script.retry_pause_seconds

@@ -47,9 +47,7 @@ MAX_DURATION_SECONDS = 86_400.0
 MAX_HOLD_SECONDS = 600.0
 MAX_SIZE_BYTES = 64 * 1024 * 1024
 MAX_TEXT_CHARACTERS = 500
-DEFAULT_HOLD_SECONDS = 30.0
-DEFAULT_SIZE_BYTES = 2 * 1024 * 1024
-UNKNOWN_STATUS = "awaiting_approval"
+_TEXTS = ("path_prefix", "method", "account", "status_value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +66,13 @@ class FaultSpec:
     after_effect: bool = True
     """True if the request takes effect before it fails (a job is created, its answer is lost). Defaults to false for
     kinds that answer with an error and to true for `timeout`. The other kinds corrupt a real answer: always true."""
-    hold_seconds: float = DEFAULT_HOLD_SECONDS
+    hold_seconds: float = 30.0
     """`timeout`: silence before the connection is closed. `slow_drip`: how long the body takes."""
     retry_after_seconds: float | None = None
     """`429` and `503`: the Retry-After header."""
-    size_bytes: int = DEFAULT_SIZE_BYTES
+    size_bytes: int = 2 * 1024 * 1024
     """`oversized`: the size of the body."""
-    status_value: str = UNKNOWN_STATUS
+    status_value: str = "awaiting_approval"
     """`unknown_status`: the status shown."""
 
 
@@ -160,31 +158,26 @@ def parse_fault(body: object) -> FaultSpec:
     fields = json_object(body, "the body")
     refuse_unknown(fields, {*FaultSpec.__dataclass_fields__, "path"})
     kind = _kind(fields.get("kind"))
-    count = whole_number(fields, "count", 1, MAX_COUNT)
-    share = number(fields, "share", 0, 1)
-    duration = number(fields, "duration_seconds", 0, MAX_DURATION_SECONDS)
-    if count is None and share is None and duration is None:
-        count = 1
-    after_effect = flag(fields, "after_effect")
-    hold = number(fields, "hold_seconds", 0, MAX_HOLD_SECONDS)
-    method, path_prefix, path, account, status_value = (
-        text(fields, name, max_characters=MAX_TEXT_CHARACTERS)
-        for name in ("method", "path_prefix", "path", "account", "status_value")
-    )
-    return FaultSpec(
-        kind=kind,
-        count=count,
-        share=1.0 if share is None else share,
-        duration_seconds=duration,
-        path_prefix=path_prefix or path or "/",
-        method=None if method is None else method.upper(),
-        account=account,
-        after_effect=kind not in REFUSALS if after_effect is None else after_effect,
-        hold_seconds=DEFAULT_HOLD_SECONDS if hold is None else hold,
-        retry_after_seconds=number(fields, "retry_after_seconds", 0, MAX_DURATION_SECONDS),
-        size_bytes=whole_number(fields, "size_bytes", 1, MAX_SIZE_BYTES) or DEFAULT_SIZE_BYTES,
-        status_value=status_value or UNKNOWN_STATUS,
-    )
+    numbers = {
+        "count": whole_number(fields, "count", 1, MAX_COUNT),
+        "share": number(fields, "share", 0, 1),
+        "duration_seconds": number(fields, "duration_seconds", 0, MAX_DURATION_SECONDS),
+    }
+    if not any(value is not None for value in numbers.values()):
+        numbers["count"] = 1
+    texts = {name: text(fields, name, max_characters=MAX_TEXT_CHARACTERS) for name in _TEXTS}
+    method, after_effect = texts["method"], flag(fields, "after_effect")
+    given: dict[str, Any] = {
+        **numbers,
+        **texts,
+        "path_prefix": texts["path_prefix"] or text(fields, "path", max_characters=MAX_TEXT_CHARACTERS),
+        "method": method and method.upper(),
+        "after_effect": kind not in REFUSALS if after_effect is None else after_effect,
+        "hold_seconds": number(fields, "hold_seconds", 0, MAX_HOLD_SECONDS),
+        "retry_after_seconds": number(fields, "retry_after_seconds", 0, MAX_DURATION_SECONDS),
+        "size_bytes": whole_number(fields, "size_bytes", 1, MAX_SIZE_BYTES),
+    }
+    return FaultSpec(kind=kind, **{name: value for name, value in given.items() if value is not None})
 
 
 def _kind(value: object) -> str:

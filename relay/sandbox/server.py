@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 from relay.clock import Clock, wall_clock
 from relay.sandbox.admin import admin_routes
 from relay.sandbox.bodies import JobRequest, connect_accounts, parse_dispatch, parse_post_like
-from relay.sandbox.fate import Fates
 from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultInjector, FaultSpec
 from relay.sandbox.fields import Refused, invalid
 from relay.sandbox.idempotency import IdempotencyStore
@@ -49,7 +48,6 @@ class Sandbox:
     started_at_while_waiting: StartedAtWhileWaiting = "clear"
     limit_reads_only: bool = False
     """Count only reads of jobs."""
-    fates: Fates = field(default_factory=Fates)
 
     def world(self) -> World:
         """A new world with these settings."""
@@ -58,7 +56,7 @@ class Sandbox:
             count_attempts=self.count_attempts,
             started_at_while_waiting=self.started_at_while_waiting,
         )
-        return World(seed=self.seed, behaviour=behaviour, fates=self.fates)
+        return World(seed=self.seed, behaviour=behaviour)
 
     def app(self, *, clock: Clock = wall_clock, world: World | None = None) -> Starlette:
         """The ASGI application, with a new world by default.

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from relay.sandbox.fate import Fate, Fates, Script
+from relay.sandbox.fate import LANE_GAP_SECONDS, Fate, Mix, Script, draw_fate
 from relay.sandbox.fields import Refused
 from relay.sandbox.lifecycle import Behaviour, Job, milliseconds, schedule_steps, step_item, truth
 
@@ -45,7 +45,7 @@ class World:
 
     seed: int = 0
     behaviour: Behaviour = field(default_factory=Behaviour)
-    fates: Fates = field(default_factory=Fates)
+    mix: Mix = field(default_factory=Mix)
     max_jobs: int = 200_000
     max_lanes: int = 100_000
     created_count: int = field(default=0, init=False)
@@ -85,7 +85,7 @@ class World:
         index = self.created_count
         rng = Random(f"{self.seed}:{index}")  # noqa: S311  (reproducible, not a secret)
         job_id = str(UUID(int=rng.getrandbits(128), version=4))
-        fate = self.fates.draw(rng, script)
+        fate = draw_fate(rng, self.mix, script)
         created_at = milliseconds(now)
         lane = self._lane(account, channel) if script.in_lane else _Lane()
         scheduled_at, start_at = self._place(lane, fate, interval_seconds, created_at)
@@ -119,7 +119,7 @@ class World:
         scheduled_at = milliseconds(max(created_at, lane.scheduled_at + interval, known_start + interval))
         start_at = max(
             scheduled_at + fate.start_delays_seconds[0] / speed,
-            lane.ended_at + self.fates.timing.lane_gap_seconds / speed,
+            lane.ended_at + LANE_GAP_SECONDS / speed,
             lane.started_at + interval,
         )
         return scheduled_at, milliseconds(start_at)

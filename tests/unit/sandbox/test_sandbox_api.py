@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from relay.clock import from_rfc3339
-from relay.sandbox.fate import Fates, Mix
+from relay.sandbox.fate import Mix
 from relay.sandbox.faults import KINDS
 from relay.sandbox.idempotency import IdempotencyStore
 from relay.sandbox.lifecycle import Behaviour
@@ -548,8 +548,8 @@ def test_overview_endpoint(peer: Peer) -> None:
 
 def test_true_times_agree_with_every_read() -> None:
     clock = Clock()
-    fates = Fates(mix=Mix(succeeded=1, retried=1, failed=1, cancelled=1))
-    world = World(seed=4, behaviour=Behaviour(speed=60), fates=fates)
+    mix = Mix(succeeded=1, retried=1, failed=1, cancelled=1)
+    world = World(seed=4, behaviour=Behaviour(speed=60), mix=mix)
     peer = Peer(clock, Sandbox(rate_limit=None).app(clock=clock, world=world))
     for _ in range(25):
         peer.create()

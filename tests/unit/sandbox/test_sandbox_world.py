@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
-from relay.sandbox.fate import RETRYABLE_BY_CODE, Fates, Mix, Script
+from relay.sandbox.fate import RETRYABLE_BY_CODE, Mix, Script
 from relay.sandbox.fields import Refused
 from relay.sandbox.lifecycle import Behaviour, Job, accepted_item
 from relay.sandbox.world import World
@@ -203,8 +203,8 @@ def test_job_outside_its_lane_does_not_wait() -> None:
     ),
 )
 def test_invariants_of_every_world(seed: int, speed: float, mode: Any, calls: list[tuple[str, int, float]]) -> None:
-    fates = Fates(mix=Mix(succeeded=1, retried=1, failed=1, cancelled=1))
-    world = World(seed=seed, behaviour=Behaviour(speed=speed, count_attempts=mode), fates=fates)
+    mix = Mix(succeeded=1, retried=1, failed=1, cancelled=1)
+    world = World(seed=seed, behaviour=Behaviour(speed=speed, count_attempts=mode), mix=mix)
     now, lanes = NOW, {}
     for channel, interval, pause in calls:
         now += pause / speed
@@ -275,7 +275,7 @@ def test_the_shares_of_the_default_mix() -> None:
 
 
 def test_every_error_code_occurs_with_its_retryable_flag() -> None:
-    world = World(seed=5, fates=Fates(mix=Mix(succeeded=0, retried=0, failed=1, cancelled=0)))
+    world = World(seed=5, mix=Mix(succeeded=0, retried=0, failed=1, cancelled=0))
     jobs = [make(world) for _ in range(300)]
     assert {job.fate.error_code for job in jobs} == set(RETRYABLE_BY_CODE)
     for job in jobs:
