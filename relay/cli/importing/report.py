@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -77,14 +78,17 @@ class Report:
 
 
 class Rejects:
-    """The file of rejected entries: each unchanged, below a comment with its line and the reason."""
+    """The file of rejected entries: each unchanged, below a comment with its line and the reason.
 
-    def __init__(self, path: Path, format: Format) -> None:
+    Without a path nothing is written.
+    """
+
+    def __init__(self, path: Path | None, format: Format) -> None:
         """Raises UsageError if the file cannot be written."""
         self._path = path
         self._format = format
         try:
-            self._stream: BinaryIO = open(path, "ab", opener=private_opener)  # noqa: SIM115
+            self._stream: BinaryIO = BytesIO() if path is None else open(path, "ab", opener=private_opener)  # noqa: SIM115
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -98,6 +102,8 @@ class Rejects:
 
     def write(self, rejected: list[tuple[Entry, Fault]]) -> int:
         """Appends entries. Returns the new size of the file. Raises UsageError if it cannot be written."""
+        if self._path is None:
+            return 0
         pieces = [_piece(entry, fault) for entry, fault in rejected]
         try:
             if rejected and self.size_bytes() == 0:

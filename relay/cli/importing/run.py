@@ -76,13 +76,11 @@ class Import:
         self._has_begun = False
         self.report = Report(dry_run=plan.dry_run, rejects=plan.rejects)
         self._open()
-        self._rejects = None if plan.rejects is None else Rejects(plan.rejects, self._source.format)
-        self._state = None
-        if plan.file is not None and not plan.dry_run:
-            self._state = State(Path(f"{plan.file}{SUFFIX}"), self._about(api.url))
-        for file in (self._rejects, self._state):
-            if file is not None:
-                files.callback(file.close)
+        self._rejects = Rejects(plan.rejects, self._source.format)
+        files.callback(self._rejects.close)
+        has_state = plan.file is not None and not plan.dry_run
+        self._state = State(Path(f"{plan.file}{SUFFIX}") if has_state else None, self._about(api.url))
+        files.callback(self._state.close)
         self._target: Target = Check(known_accounts(api)) if plan.dry_run else Relay(api)
 
     def _open(self) -> None:
@@ -105,24 +103,22 @@ class Import:
             for batch in _batches(self._entries):
                 step = self._register(batch)
                 self.report.add(step)
-                if self._state is not None:
-                    self._state.add(step)
+                self._state.add(step)
                 progress(self.report.entries, self._source.bytes_read)
         self._begin_files()
         self.report.skipped_lines = self._source.skipped_lines
-        if self._state is not None:
-            self._state.remove()
+        self._state.remove()
 
     def _resumed_steps(self) -> list[Step]:
         """The finished steps of an earlier run, after reading the input up to there. Empty if the input changed."""
-        steps = self._state.steps() if self._state is not None else None
+        steps = self._state.steps()
         if not steps:
             note(f"relay: no interrupted import of {self._plan.name} with these options: starting at the first line")
             return []
         done = sum(step.entries for step in steps)
         read = sum(1 for _ in islice(self._entries, done))
         is_same = read == done and self._source.digest() == steps[-1].digest
-        if is_same and (self._rejects is None or self._rejects.size_bytes() >= steps[-1].rejects_bytes):
+        if is_same and self._rejects.size_bytes() >= steps[-1].rejects_bytes:
             return steps
         note(f"relay: {self._plan.name} or its --rejects file has changed: starting at the first line")
         self._open()
@@ -133,14 +129,13 @@ class Import:
         result = self._target.register(bodies) if bodies else Result()
         self._begin_files()
         rejected = list(_rejected(batch, result))
-        length = 0 if self._rejects is None else self._rejects.write(rejected)
         return Step(
             entries=len(batch),
             line=batch[-1].line,
             created=result.created,
             existing=result.existing,
             digest=self._source.digest(),
-            rejects_bytes=length,
+            rejects_bytes=self._rejects.write(rejected),
             refused=[
                 Rejected(line=entry.line, id=entry.id, code=fault.code, detail=fault.detail)
                 for entry, fault in rejected
@@ -149,12 +144,9 @@ class Import:
 
     def _begin_files(self) -> None:
         """Starts the output files after the first batch: a run without a relay keeps those of an earlier run."""
-        if self._has_begun:
-            return
-        self._has_begun = True
-        if self._rejects is not None:
+        if not self._has_begun:
+            self._has_begun = True
             self._rejects.begin(self._before[-1].rejects_bytes if self._before else 0)
-        if self._state is not None:
             self._state.begin(self._before)
 
     def _with_defaults(self, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ only saves work: registering a job again changes nothing.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,9 +46,12 @@ class Step:
 
 
 class State:
-    """The state file of one import. If it cannot be written, the import continues without it and prints a note."""
+    """The state file of one import. If it cannot be written, the import continues without it and prints a note.
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+    Without a path nothing is read or written.
+    """
+
+    def __init__(self, path: Path | None, about: Mapping[str, Any]) -> None:
         """`about` must be the same for an import to be resumed: the relay and the options."""
         self.path = path
         self._about = orjson.dumps({"version": VERSION, **about}, option=orjson.OPT_SORT_KEYS)
@@ -58,7 +60,7 @@ class State:
     def steps(self) -> list[Step] | None:
         """The finished steps. None if there is no file, or it belongs to another import."""
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            lines = (b"" if self.path is None else self.path.read_bytes()).split(b"\n")
         except OSError:
             return None
         if lines[0] != self._about:
@@ -69,6 +71,8 @@ class State:
 
     def begin(self, steps: list[Step]) -> None:
         """Starts the file again, with these steps."""
+        if self.path is None:
+            return
         with self._unless_impossible():
             self._stream = open(self.path, "wb", opener=private_opener)  # noqa: SIM115
             self._stream.write(self._about + b"\n")
@@ -92,7 +96,8 @@ class State:
         """Removes the file: the import is complete."""
         self.close()
         with contextlib.suppress(OSError):
-            os.unlink(self.path)
+            if self.path is not None:
+                self.path.unlink()
 
     @contextlib.contextmanager
     def _unless_impossible(self) -> Iterator[None]:
