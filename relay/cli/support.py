@@ -1,7 +1,7 @@
 """`relay support`: one text for a support ticket about a job, an event, a delivery or a subscription."""
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -23,9 +23,13 @@ EXCERPT_CHARACTERS = 1_000
 MAX_READ_EVENTS, MAX_EVENTS = 1000, 100
 """A job's events are read from the first one, and the last ones are shown."""
 MAX_DELIVERIES = 30
-MAX_OF_A_STATE = 10
+MAX_PER_STATE = 10
 MAX_ACCOUNTS = 20
-COLLECTIONS = {"delivery": "deliveries", "event": "events", "subscription": "subscriptions"}
+COLLECTIONS = {
+    "dlv_": ("delivery", "deliveries"),
+    "evt_": ("event", "events"),
+    "sub_": ("subscription", "subscriptions"),
+}
 
 # Only these parts of the upstream's item and a sink's answer: others may contain personal data or credentials.
 ITEM_FIELDS = (
@@ -65,117 +69,104 @@ def support(
 
 def gather(client: Api, id: str) -> Case:
     """Reads everything about the id. Raises UsageError if it does not exist."""
-    reader = _Reader(client, id)
-    reader.read()
-    return reader.case
+    kind, found = _find(client, id)
+    case = Case(about=f"{kind} {id}")
+    reader = _Reader(client, case)
+    job_id, query, event_ids = None, {}, list[str]()
+    if kind == "job":
+        case.job = found
+    elif kind == "delivery":
+        case.deliveries, job_id = [found], found["job_uid"]
+    elif kind == "event":
+        case.events, event_ids = [found], [found["id"]]
+        if found.get("partitionkey"):  # events about the relay have no job
+            job_id, query = found.get("subject"), {"account": found.get("account")}
+    else:
+        case.subscriptions = [found]
+        for state in ("dead", "pending", None):
+            reader.add_deliveries({"subscription": id, "state": state}, MAX_PER_STATE)
+    if job_id is not None:
+        case.job = reader.get("the job", path_of("jobs", job_id), query=query)
+    if case.job is not None:
+        uid = case.job["uid"]
+        case.explanation = reader.get("the explanation", path_of("jobs", uid, "explain"))
+        events = reader.items(path_of("jobs", uid, "events"), {}, MAX_READ_EVENTS)
+        case.events = events[-MAX_EVENTS:] or case.events
+    if kind == "delivery" and not case.events:
+        event = reader.get("the event", path_of("events", found["event_id"]))
+        case.events = [] if event is None else [event]
+    if kind == "job":
+        event_ids = [event["id"] for event in reversed(case.events)]
+    for event_id in event_ids:
+        reader.add_deliveries({"event": event_id}, MAX_DELIVERIES)
+    reader.add_subscriptions()
+    reader.add_node()
+    return case
 
 
-class _Reader:
-    """Reads related resources, and continues if one of them cannot be read."""
-
-    def __init__(self, client: Api, id: str) -> None:
-        self._client = client
-        self._id = id
-        self.case = Case(about=id)
-
-    def read(self) -> None:
-        case = self.case
-        kind, found = self._find()
-        case.about = f"{kind} {self._id}"
-        job_id: str | None = None
-        query: dict[str, Any] = {}
-        event_ids: list[str] = []
-        if kind == "delivery":
-            case.deliveries = [found]
-            event_ids, job_id = [found["event_id"]], found["job_uid"]
-        elif kind == "event":
-            case.events = [found]
-            event_ids = [found["id"]]
-            if found.get("partitionkey"):  # events about the relay have no job
-                job_id, query = found.get("subject"), {"account": found.get("account")}
-        elif kind == "subscription":
-            case.subscriptions = [found]
-            for state in ("dead", "pending", None):
-                page = {"subscription": found["id"], "state": state}
-                self._add_deliveries(self._items("/v1/deliveries", page, MAX_OF_A_STATE))
-        else:
-            case.job = found
-        if job_id is not None:
-            case.job = self._get("the job", path_of("jobs", job_id), query)
-        if case.job is not None:
-            uid = case.job["uid"]
-            case.explanation = self._get("the explanation", path_of("jobs", uid, "explain"))
-            events = self._items(path_of("jobs", uid, "events"), {}, MAX_READ_EVENTS)
-            case.events = events[-MAX_EVENTS:] or case.events
-        if kind == "delivery" and not case.events:
-            event = self._get("the event", path_of("events", found["event_id"]))
-            case.events = [] if event is None else [event]
-        if kind == "job":
-            event_ids = [event["id"] for event in reversed(case.events)]
-        for event_id in event_ids:
-            if kind != "delivery" and len(case.deliveries) < MAX_DELIVERIES:
-                self._add_deliveries(self._items("/v1/deliveries", {"event": event_id}, MAX_DELIVERIES))
-        self._add_subscriptions()
-        self._add_node()
-
-    def _find(self) -> tuple[str, Document]:
-        kinds = {"dlv_": "delivery", "evt_": "event", "sub_": "subscription"}
-        kind = kinds.get(self._id[:4], "job")
-        found = self._client.get_if_there(path_of(COLLECTIONS[kind], self._id)) if kind != "job" else None
-        if found is None:  # a job id of the upstream can have any form
-            kind = "job"
-            try:
-                found = self._client.get_if_there(path_of("jobs", self._id))
-            except ApiError as error:
-                if error.problem != "ambiguous_job":
-                    raise
-                raise UsageError(f"several accounts have a job {self._id!r:.210}. Use its uid (job_…)") from None
-        if found is None:
-            raise UsageError(f"there is no job, event, delivery or subscription {self._id!r:.210}")
+def _find(client: Api, id: str) -> tuple[str, Document]:
+    """The kind of the resource with this id, and the resource."""
+    kind, collection = COLLECTIONS.get(id[:4], ("job", "jobs"))
+    found = None if kind == "job" else client.get_if_there(path_of(collection, id))
+    if found is not None:
         return kind, found
+    try:
+        found = client.get_if_there(path_of("jobs", id))  # a job id of the upstream can have any form
+    except ApiError as error:
+        if error.problem != "ambiguous_job":
+            raise
+        raise UsageError(f"several accounts have a job {id!r:.210}. Use its uid (job_…)") from None
+    if found is None:
+        raise UsageError(f"there is no job, event, delivery or subscription {id!r:.210}")
+    return "job", found
 
-    def _add_deliveries(self, found: Sequence[Document]) -> None:
-        known = {delivery["id"] for delivery in self.case.deliveries}
-        for one in found:
-            if one["id"] in known or len(self.case.deliveries) >= MAX_DELIVERIES:
-                continue
-            whole = self._get("a delivery", path_of("deliveries", one["id"]))
-            self.case.deliveries.append(one if whole is None else whole)
 
-    def _add_subscriptions(self) -> None:
-        known = {subscription["id"] for subscription in self.case.subscriptions}
-        for id in dict.fromkeys(delivery["subscription_id"] for delivery in self.case.deliveries):
-            if id not in known:
-                found = self._get("a subscription", path_of("subscriptions", id))
-                if found is not None:
-                    self.case.subscriptions.append(found)
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Adds resources to a case, and notes those that cannot be read. Raises Unreachable."""
 
-    def _add_node(self) -> None:
-        document = self._get("the version", "/openapi.json")
-        self.case.node_version = None if document is None else (document.get("info") or {}).get("version")
-        self.case.readiness = self._get("/readyz", "/readyz", accepted=503)
-        job = self.case.job
-        for account in self._items("/v1/sources", {}, 1000):
-            if job is None or (account["source"], account["account"]) == (job["source"], job["account"]):
-                self.case.sources.append(account)
+    client: Api
+    case: Case
 
-    def _get(self, what: str, path: str, query: Mapping[str, Any] | None = None, *, accepted: int = 0) -> Any:
+    def get(self, what: str, path: str, **options: Any) -> Any:
+        return self._read(what, lambda: self.client.get(path, **options), None)
+
+    def items(self, path: str, query: Mapping[str, Any], limit: int) -> list[Any]:
+        found: list[Any] = self._read(path, lambda: self.client.items(path, query, limit), [])
+        return found
+
+    def _read(self, what: str, read: Callable[[], Any], otherwise: Any) -> Any:
         try:
-            return self._client.send("GET", path, query=query, accepted=accepted).document
+            return read()
         except Unreachable:
             raise
         except RelayError as error:
             self.case.unknown.append(f"{what}: {error}")
-            return None
+            return otherwise
 
-    def _items(self, path: str, query: Mapping[str, Any], limit: int) -> list[Any]:
-        try:
-            return self._client.items(path, query, limit)
-        except Unreachable:
-            raise
-        except RelayError as error:
-            self.case.unknown.append(f"{path}: {error}")
-            return []
+    def add_deliveries(self, query: Mapping[str, Any], limit: int) -> None:
+        if len(self.case.deliveries) >= MAX_DELIVERIES:
+            return
+        known = {delivery["id"] for delivery in self.case.deliveries}
+        for one in self.items("/v1/deliveries", query, limit):
+            if one["id"] not in known and len(self.case.deliveries) < MAX_DELIVERIES:
+                self.case.deliveries.append(self.get("a delivery", path_of("deliveries", one["id"])) or one)
+
+    def add_subscriptions(self) -> None:
+        known = {subscription["id"] for subscription in self.case.subscriptions}
+        for id in dict.fromkeys(delivery["subscription_id"] for delivery in self.case.deliveries):
+            found = None if id in known else self.get("a subscription", path_of("subscriptions", id))
+            if found is not None:
+                self.case.subscriptions.append(found)
+
+    def add_node(self) -> None:
+        document = self.get("the version", "/openapi.json") or {}
+        self.case.node_version = (document.get("info") or {}).get("version")
+        self.case.readiness = self.get("/readyz", "/readyz", accepted=503)
+        job = self.case.job
+        for account in self.items("/v1/sources", {}, 1000):
+            if job is None or (account["source"], account["account"]) == (job["source"], job["account"]):
+                self.case.sources.append(account)
 
 
 def report(case: Case, *, now: float) -> list[str]:
@@ -288,7 +279,7 @@ def _subscription(subscription: Document) -> Iterator[str]:
     yield f"SUBSCRIPTION {subscription['id']}"
     yield f"sink: {_host(subscription['sink'])}, {settings.get('method', 'POST')}, {config['kind']}"
     yield _facts(subscription, "state", "state_since", "state_reason", "created_at", "source")
-    yield _facts(subscription, "failing_since", "failing_reason", "paused_until", "next_probe_at")
+    yield from filter(None, [_facts(subscription, "failing_since", "failing_reason", "paused_until", "next_probe_at")])
     yield f"types: {', '.join(subscription.get('types') or ['all of jobs'])}"
     yield _facts(config, "ordering", "start", "timeout_seconds", "rate_per_second", "concurrency", "content_mode")
     yield f"retry_schedule: {' '.join(f'{pause:g}' for pause in config['retry_schedule']) or 'none'}"
