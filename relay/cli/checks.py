@@ -1,7 +1,7 @@
 """The checks of `relay check`. They change nothing: no database is created or migrated, no message is sent."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,8 @@ from relay.config.settings import (
     require_token_beyond_loopback,
 )
 from relay.core.job import POLL, Problem
-from relay.core.netguard import refusal_of_url
+from relay.core.netguard import GuardPolicy, refusal_of_url
+from relay.core.subscription import Subscription
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld
 from relay.node.component_settings import guard_policy
 from relay.node.local_token import NO_TOKEN, local_token, local_token_path
@@ -44,7 +45,7 @@ ABOUT_THE_SERVER = text(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """The result of one check. `detail` says how to fix a problem."""
 
@@ -53,16 +54,12 @@ class Finding:
     detail: str
 
 
-def _ok(name: str, detail: str) -> Finding:
-    return Finding(name=name, state="ok", detail=detail)
+class _Found(RelayError):
+    """A check found a problem. The text says how to fix it."""
 
 
-def _problem(name: str, detail: str) -> Finding:
-    return Finding(name=name, state="problem", detail=detail)
-
-
-def _skipped(name: str, detail: str) -> Finding:
-    return Finding(name=name, state="skipped", detail=detail)
+class _Skipped(Exception):
+    """A check cannot run now. The text says why."""
 
 
 async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Finding]:
@@ -71,19 +68,29 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
         settings = load_settings(path, environ)
         require_token_beyond_loopback(settings)
     except RelayError as error:
-        return [_problem("settings", str(error))]
-    found = [_ok("settings", str(path or "no file, only defaults and variables"))]
-    found.append(_token(settings, environ))
-    if is_postgres(settings.database.url):
-        database = await _postgres(settings)
-        found += [database, _encryption_key(settings)]
-    else:
-        database = _database(settings)
-        found.append(database)
+        return [Finding("settings", "problem", str(error))]
+    found = [Finding("settings", "ok", str(path or "no file, only defaults and variables"))]
+    found += await _checked("API token", _token(settings, environ))
+    on_postgres = is_postgres(settings.database.url)
+    database = await _checked("database", _postgres(settings) if on_postgres else asyncio.to_thread(_sqlite, settings))
+    found += database
+    if on_postgres:
+        found += await _checked("encryption key", _encryption_key(settings))
     for source in settings.sources.values():
-        found += [await _key(source, account) for account in source.accounts.values()]
-    found += await _sinks(settings, environ, database)
-    return found
+        for account in source.accounts.values():
+            found += await _checked(f"key {source.name}/{account.name}", _key(source, account))
+    return found + await _checked("sinks", _sinks(settings, environ, database[0]))
+
+
+async def _checked(name: str, check: Awaitable[str | list[Finding]]) -> list[Finding]:
+    """The findings of a check, which returns what is fine or its own findings, and raises otherwise."""
+    try:
+        result = await check
+    except _Skipped as skipped:
+        return [Finding(name, "skipped", str(skipped))]
+    except RelayError as error:
+        return [Finding(name, "problem", str(error))]
+    return [Finding(name, "ok", result)] if isinstance(result, str) else result
 
 
 def print_findings(findings: list[Finding], *, json: bool) -> None:
@@ -94,50 +101,40 @@ def print_findings(findings: list[Finding], *, json: bool) -> None:
     print_table(("check", "state", "detail"), [astuple(one) for one in findings], empty="nothing to check")
 
 
-def _token(settings: Settings, environ: Mapping[str, str]) -> Finding:
-    name = "API token"
+async def _token(settings: Settings, environ: Mapping[str, str]) -> str:
     if settings.auth.tokens:
-        return _ok(name, f"{len(settings.auth.tokens)} configured")
+        return f"{len(settings.auth.tokens)} configured"
     if is_postgres(settings.database.url):
-        return _problem(name, NO_TOKEN)
-    try:
-        path, token = local_token_path(environ), local_token(environ)
-    except RelayError as error:
-        return _problem(name, str(error))
-    if token is None:
-        return _skipped(name, f"none yet. `relay serve` creates one in {path}")
-    return _ok(name, f"stored in {path}")
+        raise _Found(NO_TOKEN)
+    path = local_token_path(environ)
+    if local_token(environ) is None:
+        raise _Skipped(f"none yet. `relay serve` creates one in {path}")
+    return f"stored in {path}"
 
 
-def _database(settings: Settings) -> Finding:
-    name = "database"
+def _sqlite(settings: Settings) -> str:
+    url = sqlite_url(settings.database.url)
+    path = Path(str(url.database))
+    if not path.exists():
+        folder = path.absolute().parent
+        if folder.is_dir():
+            raise _Skipped(f"{path} does not exist yet. `relay serve` creates it")
+        raise _Found(f"the folder {folder} of the database does not exist. Create it, or set database.url")
+    lock = HolderLock(lock_path(url))
     try:
-        url = sqlite_url(settings.database.url)
-        path = Path(str(url.database))
-        if not path.exists():
-            folder = path.absolute().parent
-            if folder.is_dir():
-                return _skipped(name, f"{path} does not exist yet. `relay serve` creates it")
-            detail = f"the folder {folder} of the database does not exist. Create it, or set database.url"
-            return _problem(name, detail)
-        lock = HolderLock(lock_path(url))
         lock.acquire()
         try:
             migrations.check(settings.database.url)
         finally:
             lock.release()
     except DatabaseHeld as error:
-        held = str(error).partition(":")[0]
-        return _ok(name, f"in use: {held}")
+        return f"in use: {str(error).partition(':')[0]}"
     except SchemaTooOld:
-        return _ok(name, "an older schema, which `relay serve` and `relay migrate` update")
-    except RelayError as error:
-        return _problem(name, str(error))
-    return _ok(name, f"{path}, schema {migrations.newest_revision()}")
+        return "an older schema, which `relay serve` and `relay migrate` update"
+    return f"{path}, {_newest_schema()}"
 
 
-async def _postgres(settings: Settings) -> Finding:
-    name = "database"
+async def _postgres(settings: Settings) -> str:
     try:
         await asyncio.to_thread(migrations.check, settings.database.url)
         database = PostgresDatabase(settings.database.url, pool_size=1)
@@ -147,16 +144,14 @@ async def _postgres(settings: Settings) -> Finding:
         finally:
             await database.close()
     except RelayError as error:  # an old schema too: `relay serve` migrates PostgreSQL only with --auto-migrate
-        return _problem(name, redact_text(str(error)))
+        raise _Found(redact_text(str(error))) from error
     where = redact_text(shown(postgres_url(settings.database.url)))
     if replica or read_only:
         why = "is a read-only replica" if replica else "is set to read-only (default_transaction_read_only)"
-        return _problem(name, f"{where} {why}. Use the address of the primary")
+        raise _Found(f"{where} {why}. Use the address of the primary")
     if not writable:
-        detail = f"this user can read but not write {where}. Use one user for `relay migrate` and `relay serve`"
-        return _problem(name, detail)
-    schema = f"schema {migrations.newest_revision()}"
-    return _ok(name, f"{where}, PostgreSQL {version.partition(' ')[0]}, {schema}")
+        raise _Found(f"this user can read but not write {where}. Use one user for `relay migrate` and `relay serve`")
+    return f"{where}, PostgreSQL {version.partition(' ')[0]}, {_newest_schema()}"
 
 
 def _about_the_server(connection: Connection) -> tuple[str, bool, bool, bool]:
@@ -164,20 +159,22 @@ def _about_the_server(connection: Connection) -> tuple[str, bool, bool, bool]:
     return version, replica, read_only, writable
 
 
-def _encryption_key(settings: Settings) -> Finding:
-    name = "encryption key"
+def _newest_schema() -> str:
+    return f"schema {migrations.newest_revision()}"
+
+
+async def _encryption_key(settings: Settings) -> str:
     if not settings.encryption.keys:
-        return _problem(name, NO_KEY)
-    return _ok(name, f"{len(settings.encryption.keys)} configured")
+        raise _Found(NO_KEY)
+    return f"{len(settings.encryption.keys)} configured"
 
 
-async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
-    name = f"key {source.name}/{account.name}"
+async def _key(source: SourceSettings, account: AccountSettings) -> str:
     variable = f"sources.{source.name}.accounts.{account.name}.api_key"
     if account.name == "default":
         variable = f"REVOR_API_KEY (or {variable})"
     if account.api_key is None:
-        return _problem(name, f"no key. Set {variable}")
+        raise _Found(f"no key. Set {variable}")
     definition = load_definition(source.preset)
     client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")
     try:
@@ -185,11 +182,10 @@ async def _key(source: SourceSettings, account: AccountSettings) -> Finding:
     finally:
         await client.close()
     if poll.kind == "observed":
-        return _ok(name, f"accepted by {source.base_url} ({poll.duration_ms:.0f} ms)")
+        return f"accepted by {source.base_url} ({poll.duration_ms:.0f} ms)"
     if poll.kind == "rate_limited":
-        detail = f"the key works, but its rate limit at {source.base_url} is exhausted. Try again in a minute"
-        return _ok(name, detail)
-    return _problem(name, _trouble(definition, source, poll, variable))
+        return f"the key works, but its rate limit at {source.base_url} is exhausted. Try again in a minute"
+    raise _Found(_trouble(definition, source, poll, variable))
 
 
 def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollResult, variable: str) -> str:
@@ -215,49 +211,49 @@ def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollRes
     return f"{meaning}: {source.base_url}: {poll.detail}; {fix}"
 
 
-async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> list[Finding]:
-    if database.state != "ok" or not database.detail.endswith(f"schema {migrations.newest_revision()}"):
-        detail = "the database is in use. `relay subscriptions list` asks the node that holds it"
-        if database.state != "ok":
-            detail = "there is no readable database"
-        return [_skipped("sinks", detail)]
+async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> str | list[Finding]:
+    if database.state != "ok":
+        raise _Skipped("there is no readable database")
+    if not database.detail.endswith(_newest_schema()):
+        raise _Skipped("the database is in use. `relay subscriptions list` asks the node that holds it")
     if is_postgres(settings.database.url) and not settings.encryption.keys:
-        return [_skipped("sinks", "there is no encryption key to decrypt them")]
+        raise _Skipped("there is no encryption key to decrypt them")
+    keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(environ))
+    store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=1)
     try:
-        keyring = load_or_create_keyring(settings.encryption.keys, state_dir=default_state_dir(environ))
-        store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=1)
-        try:
-            await (
-                store.subscriptions.all()
-            )  # fails with a wrong encryption key, with which `relay serve` does not start
-            if settings.delivery.callback_secret is None:
-                await store.subscriptions.secrets(CALLBACK_OWNER)
-            return await _check_sinks(store.subscriptions, settings)
-        finally:
-            await store.close()
-    except RelayError as error:
-        return [_problem("sinks", str(error))]
+        await store.subscriptions.all()  # fails with a wrong encryption key, like `relay serve`
+        if settings.delivery.callback_secret is None:
+            await store.subscriptions.secrets(CALLBACK_OWNER)
+        return await _check_sinks(store.subscriptions, settings)
+    finally:
+        await store.close()
 
 
-async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> list[Finding]:
+async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> str | list[Finding]:
     policy = guard_policy(settings)
-    found: list[Finding] = []
-    count, cursor = 0, None
-    while True:
+    problems: list[Finding] = []
+    count, cursor, is_last = 0, None, False
+    while not is_last:
         page = await subscriptions.page(limit=PAGE, cursor=cursor, callbacks=True)
-        for one in page.items:
-            count += 1
-            shown = registry.kind_named(one.kind).redacted_url(one.sink)
-            refusal = refusal_of_url(one.sink, policy)
-            if refusal is not None:
-                found.append(_problem(f"sink {one.id}", f"{shown}: {refusal}"))
-            elif one.state == "disabled":
-                fix = "Fix it, then run `relay subscriptions resume`"
-                if one.probe_at is not None:
-                    fix = "It is enabled once it answers again, or now by `relay subscriptions resume`"
-                reason = f"{shown} is disabled ({one.disabled_reason}). {fix}"
-                found.append(_problem(f"sink {one.id}", reason))
+        count += len(page.items)
+        problems += [
+            Finding(f"sink {one.id}", "problem", problem)
+            for one in page.items
+            if (problem := _sink_problem(one, policy)) is not None
+        ]
         cursor = page.next_cursor
-        if cursor is None:
-            break
-    return found or [_ok("sinks", f"{count} subscriptions, all allowed")]
+        is_last = cursor is None
+    return problems or f"{count} subscriptions, all allowed"
+
+
+def _sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:
+    shown = registry.kind_named(subscription.kind).redacted_url(subscription.sink)
+    refusal = refusal_of_url(subscription.sink, policy)
+    if refusal is not None:
+        return f"{shown}: {refusal}"
+    if subscription.state != "disabled":
+        return None
+    fix = "Fix it, then run `relay subscriptions resume`"
+    if subscription.probe_at is not None:
+        fix = "It is enabled once it answers again, or now by `relay subscriptions resume`"
+    return f"{shown} is disabled ({subscription.disabled_reason}). {fix}"
