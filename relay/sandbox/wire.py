@@ -113,6 +113,7 @@ async def _send_oversized(answer: Answer, size_bytes: int, send: Send) -> None:
         size = min(filling, _CHUNK_BYTES)
         await send({"type": "http.response.body", "body": b"x" * size, "more_body": True})
         filling -= size
+        await asyncio.sleep(0)  # the server notices a lost connection only between two steps of the loop
     await send({"type": "http.response.body", "body": tail})
 
 
