@@ -10,33 +10,32 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
 from relay.clock import Clock
-from relay.core.delivery import Attempt, Claimed, OutboundRequest, Outcome
+from relay.core.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.events import Event
 from relay.core.filters import matches
-from relay.core.records import Lease, Probe, Recorded
-from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Subscription
+from relay.core.records import Lease, Recorded
+from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
-from relay.delivery.slots import Kind, Slots, Target
-from relay.delivery.worker import (
-    DATABASE_RETRY_SECONDS,
-    ClaimedDeliveries,
-    DispatchState,
-    SinkHealth,
-    Transport,
-    Worker,
-)
+from relay.delivery.settings import DeliverySettings
+from relay.delivery.slots import Slots, Target
+from relay.delivery.worker import DATABASE_RETRY_SECONDS, DispatchState, Transport, Worker
 from relay.errors import StoreError
 from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.redaction import secrets_of
 from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.store.claims import Backlog
+    from relay.store.deliveries import DeliveryStore
+    from relay.store.subscriptions import SubscriptionStore
+    from subscribers.base import Context, Kind
 
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
@@ -61,61 +60,6 @@ CALLBACKS_PER_SCAN = 1_000
 log = structlog.get_logger("relay.dispatcher")
 
 
-class Backlog(Protocol):
-    """The due time of the first pending delivery of a subscription, by priority."""
-
-    @property
-    def subscription_id(self) -> str: ...
-    @property
-    def due_at(self) -> tuple[float | None, ...]: ...
-
-
-class Deliveries(ClaimedDeliveries, Protocol):
-    """The dispatcher's view of the store's deliveries."""
-
-    async def backlog(self) -> Sequence[Backlog]: ...
-    async def claim_due(
-        self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
-    ) -> tuple[Claimed, ...]: ...
-    async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe: ...
-    async def expedite(
-        self, subscription_id: str, now: float, made_since: float = ..., free_count: int = ...
-    ) -> bool: ...
-    async def demote(self, subscription_id: str, now: float) -> bool: ...
-
-
-class Subscriptions(SinkHealth, Protocol):
-    """The dispatcher's view of the store's subscriptions. `version` rises with each change."""
-
-    @property
-    def version(self) -> int: ...
-    async def all(self) -> list[Subscription]: ...
-    async def some(self, ids: Sequence[str]) -> list[Subscription]: ...
-    async def failing(self) -> dict[str, float]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatcherSettings:
-    """See docs/settings.md, `delivery`."""
-
-    concurrency: int = 256
-    per_host: int = 64
-    timeout_seconds: float = 15.0
-    retry_schedule_seconds: tuple[float, ...] = DEFAULT_RETRY_SCHEDULE_SECONDS
-    jitter: float = 0.2
-    disable_after_seconds: float = 432_000.0
-    dataschema_base: str = ""
-
-    def timeout_of(self, subscription: Subscription) -> float:
-        """The timeout of one attempt, in seconds."""
-        return self.timeout_seconds if subscription.timeout_seconds is None else subscription.timeout_seconds
-
-    def schedule_of(self, subscription: Subscription) -> tuple[float, ...]:
-        """The pauses between attempts, in seconds."""
-        own = subscription.retry_schedule_seconds
-        return self.retry_schedule_seconds if own is None else own
-
-
 @value_class(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """Slots for deliveries that are about to be recorded. Return it with `settle`."""
@@ -124,18 +68,27 @@ class Reservation:
     targets: tuple[Target, ...]
 
 
+class Share(NamedTuple):
+    """Slots that a scan has taken for a subscription, and the priorities to claim. Without priorities: a probe."""
+
+    target: Target
+    slots: int
+    priorities: tuple[int, ...]
+
+
 class Dispatcher:
     """Sends due deliveries. `run_once()` is one scan; attempts run in their own tasks."""
 
     def __init__(
         self,
         *,
-        deliveries: Deliveries,
-        subscriptions: Subscriptions,
-        kinds: Callable[[str], Kind],
+        deliveries: "DeliveryStore",
+        subscriptions: "SubscriptionStore",
+        kinds: Callable[[str], "Kind"],
+        context: "Context",
         transport: Transport,
         clock: Clock,
-        settings: DispatcherSettings,
+        settings: DeliverySettings,
         metrics: Metrics,
         holder: Holder,
         lease_clock: Clock | None = None,
@@ -164,6 +117,7 @@ class Dispatcher:
             deliveries=deliveries,
             subscriptions=subscriptions,
             transport=transport,
+            context=context,
             clock=clock,
             lease_clock=self._lease_clock,
             settings=lambda: self._settings,
@@ -175,12 +129,12 @@ class Dispatcher:
         )
 
     @property
-    def settings(self) -> DispatcherSettings:
+    def settings(self) -> DeliverySettings:
         """The current settings; may be replaced at any time."""
         return self._settings
 
     @settings.setter
-    def settings(self, settings: DispatcherSettings) -> None:
+    def settings(self, settings: DeliverySettings) -> None:
         self._settings = settings
         self.slots.limit(concurrency=settings.concurrency, per_host=settings.per_host)
 
@@ -205,10 +159,10 @@ class Dispatcher:
                 for event in events
             )
             if wanted:
-                self.slots.fresh_at = now
-            if wanted and target.may_send(now) and self.slots.free(target) > 0:
+                self.slots.fresh_came(now)
+            if wanted and target.sink.may_send(now) and self.slots.free(target) > 0:
                 self.slots.occupy(target)
-                target.paced(1, now)
+                target.sink.paced(1, now)
                 taken.append(target)
         if not taken:
             return None
@@ -223,7 +177,7 @@ class Dispatcher:
             leased = [one for one in recorded.claimed if one.subscription_id == target.subscription.id]
             if not leased or not target.known:  # removed meanwhile, with its deliveries
                 self._state.vacate(target)
-                due |= target.waiting  # a scan may have skipped it for lack of slots
+                due |= target.slots.has_backlog  # a scan may have skipped it for lack of slots
                 continue
             for nth, one in enumerate(leased):  # several only without ordering
                 self._worker.start(target, one, has_slot=nth == 0)
@@ -263,64 +217,29 @@ class Dispatcher:
                     pass
 
     async def run_once(self) -> float:
-        """Claims and starts the due deliveries that have a free slot. Returns the seconds until the next scan."""
+        """One scan, in four steps. Returns the seconds until the next one.
+
+        1. Refresh: load changed subscriptions, what other nodes saw of their sinks, and callbacks with due deliveries.
+        2. Due: find the subscriptions that have due deliveries and may be sent to now.
+        3. Share: divide the free slots among them.
+        4. Claim: lease due deliveries for these slots, and start their attempts.
+        """
         await self._refresh()
         now = self._clock()
-        if now >= self._sync_at:
-            self._sync_at = now + SYNC_SECONDS
-            await self._sync_failing()
-        next_due = now + IDLE_SCAN_SECONDS
+        await self._sync_failing(now)
         backlog = await self._deliveries.backlog()
-        self._state.starved = False
-        if not await self._load_callbacks(backlog, now):
-            next_due = now
+        all_loaded = await self._load_callbacks(backlog, now)
         self.slots.note_backlog({entry.subscription_id for entry in backlog})
-        due: list[tuple[Target, Backlog]] = []
-        for entry in backlog:
-            found = self.slots.get(entry.subscription_id)
-            if found is None:
-                if _due_at(entry) > now:
-                    next_due = min(next_due, _due_at(entry))
-                continue
-            if found.subscription.state not in ("enabled", "disabled"):
-                continue
-            probing = found.subscription.state == "disabled"
-            if probing:
-                if found.probe_at is None or found.busy:
-                    continue
-                earliest = found.probe_at
-            else:
-                self._expedite_once(found, now)
-                earliest = max(_due_at(entry), found.not_before)
-            if earliest > now:
-                next_due = min(next_due, earliest)
-            else:
-                due.append((found, entry))
-        claims = []
-        share = max(1, (self.slots.concurrency - self.slots.in_flight) // max(1, len(due)))
-        for found, entry in due:
-            free = min(share, self.slots.free(found, now))
-            if free > 0 and found.subscription.state == "disabled":
-                self.slots.occupy(found)
-                claims.append(self._probe(found, now))
-            elif free > 0:
-                priorities = tuple(p for p, at in enumerate(entry.due_at) if at is not None and at <= now)
-                limit = self.slots.backlogged_limit(found, now)
-                if limit < math.inf:  # fresh deliveries first, and a bounded backlog
-                    if 0 in priorities:
-                        priorities = (0,)
-                    else:
-                        free = min(free, int(limit) - found.backlogged)
-                for _ in range(free):  # before the next subscription: it gets the rest
-                    self.slots.occupy(found)
-                if free > 0:
-                    claims.append(self._claim(found, priorities, free, now))
-            elif not found.busy:
-                # other subscriptions have all the slots
-                self._state.starved = True
-        if claims:
-            # deliveries behind the claimed ones may be due soon: scan again
-            started = sum(await asyncio.gather(*claims))
+
+        due, next_due = self._due(backlog, now)
+
+        shares = self._share(due, now)
+
+        started = sum(await asyncio.gather(*(self._claim(share, now) for share in shares)))
+
+        if not all_loaded:
+            next_due = now
+        if shares:  # deliveries behind the claimed ones may be due soon: scan again
             next_due = min(next_due, self._clock() + (0.0 if started else self._rescan_seconds))
             self._rescan_seconds = RESCAN_SECONDS if started else min(2 * self._rescan_seconds, MOST_RESCAN_SECONDS)
         return max(0.0, next_due - self._clock())
@@ -341,9 +260,10 @@ class Dispatcher:
         self._wake.set()
         await self._tasks.finish(timeout_seconds)
 
-    # --- claiming
+    # --- 1. refresh
 
     async def _refresh(self) -> None:
+        """Loads the subscriptions again if one has changed."""
         version = self._subscriptions.version
         if version == self._version:
             return
@@ -353,7 +273,7 @@ class Dispatcher:
         self._gone.clear()
         self._version = version
 
-    def _kind_of(self, subscription: Subscription) -> Kind | None:
+    def _kind_of(self, subscription: Subscription) -> "Kind | None":
         """None for an unknown kind, for example after a downgrade: its deliveries wait."""
         try:
             return self._kinds(subscription.kind)
@@ -361,7 +281,16 @@ class Dispatcher:
             log.error("unknown_kind", subscription=subscription.id, kind=subscription.kind)
             return None
 
-    async def _load_callbacks(self, backlog: Sequence[Backlog], now: float) -> bool:
+    async def _sync_failing(self, now: float) -> None:
+        """Takes over what other nodes saw: a sink is failing only if all nodes saw only failures."""
+        if now < self._sync_at:
+            return
+        self._sync_at = now + SYNC_SECONDS
+        failing = await self._subscriptions.failing()
+        for target in self.slots:
+            target.sink.sync_failing(failing.get(target.subscription.id))
+
+    async def _load_callbacks(self, backlog: Sequence["Backlog"], now: float) -> bool:
         """Loads callbacks with due deliveries, in pages. Returns True once all are loaded."""
         due = [entry.subscription_id for entry in backlog if _due_at(entry) <= now]
         missing = [one for one in due if self.slots.get(one) is None and one not in self._gone]
@@ -372,60 +301,43 @@ class Dispatcher:
         self._gone.update(one for one in page if self.slots.get(one) is None)
         return len(page) == len(missing)
 
-    async def _sync_failing(self) -> None:
-        """Takes over what other nodes saw: a sink is failing only if all nodes saw only failures."""
-        failing = await self._subscriptions.failing()
-        for target in self.slots:
-            since = failing.get(target.subscription.id)
-            if (since is None) is not (target.failing_since is None):
-                target.failing_since = since
+    # --- 2. due
 
-    async def _claim(self, target: Target, priorities: tuple[int, ...], count: int, now: float) -> int:
-        """Claims and starts due deliveries in the slots taken for them, and frees the rest. Returns how many."""
-        started = 0
-        try:
-            if 0 in priorities and (target.down or target.recovered):
-                # the backlog of a sink that was down ranks behind new events
-                for _ in range(DEMOTE_CHUNKS):
-                    if not await self._deliveries.demote(target.subscription.id, now - FRESH_WAIT_SECONDS):
-                        break
-            target.recovered = False
-            lease = self._lease(self._settings.timeout_of(target.subscription))
-            claimed = await self._deliveries.claim_due(target.subscription.id, priorities, count, now, lease)
-            target.paced(len(claimed), now)
-            for one in claimed:
-                self._worker.start(target, one)
-                started += 1
-        finally:
-            for _ in range(count - started):
-                self._state.vacate(target)
-        return started
+    def _due(self, backlog: Sequence["Backlog"], now: float) -> tuple[list[tuple[Target, "Backlog"]], float]:
+        """The subscriptions to send to now, each with its backlog, and when the next one is due."""
+        due: list[tuple[Target, Backlog]] = []
+        next_due = now + IDLE_SCAN_SECONDS
+        for entry in backlog:
+            target = self.slots.get(entry.subscription_id)
+            earliest = self._earliest(target, entry, now)
+            if target is not None and earliest <= now:
+                due.append((target, entry))
+            elif earliest > now:
+                next_due = min(next_due, earliest)
+        return due, next_due
 
-    async def _probe(self, target: Target, now: float) -> int:
-        """Probes a disabled subscription with its oldest delivery, if it is this node's turn. Returns 1 if sent."""
-        claimed = None
-        try:
-            lease = self._lease(self._settings.timeout_of(target.subscription))
-            probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
-            target.probe_at, claimed = probe.next_at, probe.claimed
-            if claimed is not None:
-                self._worker.start(target, claimed)
-        finally:
-            if claimed is None:
-                self._state.vacate(target)
-        return 0 if claimed is None else 1
+    def _earliest(self, target: Target | None, entry: "Backlog", now: float) -> float:
+        """When a subscription may be sent the first of its backlog; inf if something else will trigger that."""
+        if target is None:  # a callback that is not loaded
+            return _due_at(entry)
+        match target.subscription.state:
+            case "enabled":
+                self._expedite_once(target, now)
+                return max(_due_at(entry), target.sink.not_before)
+            case "disabled" if target.sink.probe_at is not None and not target.slots.claimed:
+                return target.sink.probe_at
+        return math.inf
 
     def _expedite_once(self, target: Target, now: float) -> None:
         """Makes waiting retries due, once after each resumption, drain start or recovery."""
-        by_hand = max(target.subscription.drain_since or 0.0, target.subscription.enabled_since or 0.0)
-        since = max(by_hand, target.back_since)
-        if since and since != target.expedited:
-            target.expedited = since
-            if now - since < EXPEDITE_SECONDS:
-                # Recoveries can repeat: without limits an event that always fails would never be dead.
-                schedule_seconds = sum(self._settings.schedule_of(target.subscription))
-                limits = () if since == by_hand else (now - schedule_seconds, MOST_FREE_ATTEMPTS)
-                self._tasks.start(self._expedite(target, *limits))
+        resumed_at = max(target.subscription.drain_since or 0.0, target.subscription.enabled_since or 0.0)
+        since = target.sink.start_expediting(resumed_at)
+        if since is None or now - since >= EXPEDITE_SECONDS:
+            return
+        # Recoveries can repeat: without limits an event that always fails would never be dead.
+        schedule_seconds = sum(self._settings.schedule_of(target.subscription))
+        limits = () if since == resumed_at else (now - schedule_seconds, MOST_FREE_ATTEMPTS)
+        self._tasks.start(self._expedite(target, *limits))
 
     async def _expedite(self, target: Target, *limits: Any) -> None:
         subscription_id, expedite = target.subscription.id, self._deliveries.expedite
@@ -433,9 +345,76 @@ class Dispatcher:
             while await expedite(subscription_id, self._clock(), *limits) and not self._state.stopping:
                 pass
         except StoreError as error:
-            target.expedited = None
+            target.sink.expediting_failed()
             log.error("forward_failed", subscription=subscription_id, error=str(error))
         self._wake.set()
+
+    # --- 3. share
+
+    def _share(self, due: Sequence[tuple[Target, "Backlog"]], now: float) -> list[Share]:
+        """Takes slots for the due subscriptions: for each at most an equal share of those that are free."""
+        shares: list[Share] = []
+        self._state.starved = False
+        most = max(1, (self.slots.concurrency - self.slots.in_flight) // max(1, len(due)))
+        for target, entry in due:
+            count = min(most, self.slots.free(target, now))
+            priorities: tuple[int, ...] = ()
+            if count <= 0:
+                self._state.starved |= not target.slots.claimed  # other subscriptions have all the slots
+                continue
+            if target.subscription.state == "disabled":
+                count = 1
+            else:
+                priorities = tuple(priority for priority, at in enumerate(entry.due_at) if at is not None and at <= now)
+                limit = self.slots.backlogged_limit(target, now)
+                if limit < math.inf:  # fresh deliveries first, and a bounded backlog
+                    if 0 in priorities:
+                        priorities = (0,)
+                    else:
+                        count = min(count, int(limit) - target.slots.backlogged)
+            for _ in range(count):  # before the next subscription, which gets the rest
+                self.slots.occupy(target)
+            if count > 0:
+                shares.append(Share(target, count, priorities))
+        return shares
+
+    # --- 4. claim
+
+    async def _claim(self, share: Share, now: float) -> int:
+        """Claims and starts due deliveries in the slots taken for them, and frees the rest. Returns how many."""
+        target, started = share.target, 0
+        try:
+            if not share.priorities:
+                started = await self._probe(target, now)
+                return started
+            if 0 in share.priorities and (target.sink.down or target.sink.recovered):
+                # the backlog of a sink that was down ranks behind new events
+                for _ in range(DEMOTE_CHUNKS):
+                    if not await self._deliveries.demote(target.subscription.id, now - FRESH_WAIT_SECONDS):
+                        break
+            target.sink.backlog_settled()
+            lease = self._lease(self._settings.timeout_of(target.subscription))
+            claimed = await self._deliveries.claim_due(
+                target.subscription.id, share.priorities, share.slots, now, lease
+            )
+            target.sink.paced(len(claimed), now)
+            for one in claimed:
+                self._worker.start(target, one)
+                started += 1
+        finally:
+            for _ in range(share.slots - started):
+                self._state.vacate(target)
+        return started
+
+    async def _probe(self, target: Target, now: float) -> int:
+        """Probes a disabled subscription with its oldest delivery, if it is this node's turn. Returns 1 if sent."""
+        lease = self._lease(self._settings.timeout_of(target.subscription))
+        probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
+        target.sink.plan_probe(probe.next_at)
+        if probe.claimed is None:
+            return 0
+        self._worker.start(target, probe.claimed)
+        return 1
 
     def _lease(self, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
         self._leases += 1
@@ -446,5 +425,5 @@ class Dispatcher:
         )
 
 
-def _due_at(entry: Backlog) -> float:
+def _due_at(entry: "Backlog") -> float:
     return min(at for at in entry.due_at if at is not None)

@@ -1,6 +1,6 @@
 """What follows from an attempt: its record, the delivery's new state, a disabled subscription, events. No I/O."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from relay.core import retry
 from relay.core.delivery import Attempt, Claimed, Outcome, Response
@@ -9,6 +9,7 @@ from relay.core.records import AttemptResult, Lease
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
+from relay.delivery.settings import DeliverySettings
 from relay.redaction import secrets_of
 
 
@@ -25,34 +26,55 @@ class FinishedAttempt:
     outcome: Outcome
 
 
+@value_class(frozen=True, slots=True, kw_only=True)
+class NextClaim:
+    """What recording an attempt may claim in the same transaction. See `AttemptResult`."""
+
+    lease: Lease | None = None
+    count: int = 1
+    backlogged: bool = True
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The settings that decide, and `chance`, which returns a random number from [0, 1)."""
+
+    settings: DeliverySettings
+    chance: Callable[[], float]
+
+    def probe_at(self, subscription: Subscription, decision: retry.Decision, now: float) -> float | None:
+        """The next probe of a disabled subscription; None if its sink accepts no more events."""
+        if isinstance(decision, retry.Disable):
+            return None
+        disabled_at = subscription.state_since if subscription.state == "disabled" else None
+        at = retry.next_probe_at(
+            since=now if disabled_at is None else disabled_at,
+            now=now,
+            disable_after_seconds=self.settings.disable_after_seconds,
+            jitter=self.settings.jitter,
+            random_value=self.chance(),
+        )
+        asked_for = None if isinstance(decision, retry.Done) else decision.pause_until
+        return max(at, asked_for or 0.0)
+
+
 def attempt_result(
-    finished: FinishedAttempt,
-    now: float,
-    *,
-    schedule_seconds: Sequence[float],
-    jitter: float,
-    chance: Callable[[], float],
-    disable_after_seconds: float,
-    dataschema_base: str,
-    next_lease: Lease | None,
-    next_count: int,
-    next_backlogged: bool,
+    finished: FinishedAttempt, policy: Policy, now: float, next_claim: NextClaim
 ) -> tuple[AttemptResult, float]:
     """What to record about an attempt, and until when the sink asked for a pause (0: it did not).
 
-    schedule_seconds  the pauses between attempts
-    chance            returns a random number from [0, 1)
-    next_lease, next_count, next_backlogged  what to claim next, unless the subscription is disabled or pauses
+    `next_claim` is dropped if the subscription is disabled or pauses.
     """
     claimed, subscription, probe = finished.claimed, finished.subscription, finished.claimed.probe
+    settings = policy.settings
     attempt_count = 1 if probe else claimed.attempt_count + 1
-    schedule = (0.0,) if probe else schedule_seconds
+    schedule = (0.0,) if probe else settings.schedule_of(subscription)
     decision = retry.decide(
         finished.outcome,
         attempt_count=attempt_count,
         schedule_seconds=schedule,
-        jitter=jitter,
-        random_value=chance(),
+        jitter=settings.jitter,
+        random_value=policy.chance(),
         now=now,
     )
     state, due_at, disable, pause_until = "pending", None, None, 0.0
@@ -70,7 +92,7 @@ def attempt_result(
     since = finished.failing_since
     failing_seconds = now - since if since is not None and state != "delivered" and not probe else 0.0
     failed_long = None
-    if disable is None and failing_seconds > 0 and failing_seconds >= disable_after_seconds:
+    if disable is None and failing_seconds > 0 and failing_seconds >= settings.disable_after_seconds:
         disable, failed_long = f"only failures for {int(failing_seconds)} s", failing_seconds
     sentence = retry.sentence(
         decision,
@@ -90,13 +112,10 @@ def attempt_result(
         decision=sentence,
         next_attempt_at=due_at if disable is None and not probe else None,
     )
-    probe_at: float | None = None
     events: tuple[Event, ...] = ()
-    if probe or disable is not None:
-        probe_at = _probe_at(subscription, decision, now, jitter, chance, disable_after_seconds)
     if probe or state != "delivered":
-        events = _events(finished, attempt, decision, disable, now, dataschema_base)
-    mark = AttemptResult(
+        events = _events(finished, attempt, decision, disable, now, settings.dataschema_base)
+    result = AttemptResult(
         claimed=claimed,
         state=state,
         now=now,
@@ -104,36 +123,13 @@ def attempt_result(
         due_at=due_at,
         reason=decision.reason,
         disable=disable,
-        probe_at=probe_at,
+        probe_at=policy.probe_at(subscription, decision, now) if probe or disable is not None else None,
         events=events,
-        next_lease=next_lease if disable is None and pause_until <= now else None,
-        next_count=next_count,
-        next_backlogged=next_backlogged,
+        next_lease=next_claim.lease if disable is None and pause_until <= now else None,
+        next_count=next_claim.count,
+        next_backlogged=next_claim.backlogged,
     )
-    return mark, pause_until
-
-
-def _probe_at(
-    subscription: Subscription,
-    decision: retry.Decision,
-    now: float,
-    jitter: float,
-    chance: Callable[[], float],
-    disable_after_seconds: float,
-) -> float | None:
-    """The next probe of a disabled subscription; None if its sink accepts no more events."""
-    if isinstance(decision, retry.Disable):
-        return None
-    disabled_at = subscription.state_since if subscription.state == "disabled" else None
-    at = retry.next_probe_at(
-        since=now if disabled_at is None else disabled_at,
-        now=now,
-        disable_after_seconds=disable_after_seconds,
-        jitter=jitter,
-        random_value=chance(),
-    )
-    asked_for = None if isinstance(decision, retry.Done) else decision.pause_until
-    return max(at, asked_for or 0.0)
+    return result, pause_until
 
 
 def _events(

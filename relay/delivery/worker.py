@@ -6,10 +6,10 @@ deliveries start is decided in `dispatcher.py`, what follows from an outcome in 
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -21,13 +21,19 @@ from relay.core.records import AttemptRecorded, AttemptResult, Lease
 from relay.core.subscription import SigningSecret, Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import Headers, bare
-from relay.delivery.outcomes import FinishedAttempt, attempt_result
-from relay.delivery.slots import Kind, Slots, Target
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
+from relay.delivery.settings import DeliverySettings
+from relay.delivery.slots import Slots, Target
 from relay.errors import StoreError, ValueRefused
 from relay.holder import Holder
 from relay.log import shows_deliveries
 from relay.metrics import Metrics
 from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.store.deliveries import DeliveryStore
+    from relay.store.subscriptions import SubscriptionStore
+    from subscribers.base import Context, Kind
 
 PROMPT_MS = 1000.0
 """If a sink responds within this time, deliveries are claimed before slots are free: they get one before the lease is
@@ -35,51 +41,14 @@ old."""
 DATABASE_RETRY_SECONDS = 1.0
 """Pause before another try after a database error."""
 REASON_CHARACTERS = 200
-OUTAGE_SECONDS = 60.0
-"""Minimum time of failures only after which a success expedites the waiting retries. Without a minimum, an event that a
-busy sink always rejects would be sent again after each success of another event."""
 
 log = structlog.get_logger("relay.deliverer")
-
-
-class ClaimedDeliveries(Protocol):
-    """The store's writes for claimed deliveries."""
-
-    async def record_attempt(self, result: AttemptResult) -> AttemptRecorded: ...
-    async def release(self, claimed: Sequence[Claimed], now: float) -> None: ...
-
-
-class SinkHealth(Protocol):
-    """The store's record of a sink's health."""
-
-    async def set_sink_health(
-        self,
-        subscription_id: str,
-        *,
-        failing_since: float | None,
-        paused_until: float | None,
-        failing_reason: str | None = None,
-    ) -> None: ...
-    def changed(self) -> None: ...
 
 
 class Transport(Protocol):
     """Sends a request. Raises only when cancelled."""
 
     async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response: ...
-
-
-class Settings(Protocol):
-    """See docs/settings.md, `delivery`."""
-
-    def timeout_of(self, subscription: Subscription) -> float: ...
-    def schedule_of(self, subscription: Subscription) -> Sequence[float]: ...
-    @property
-    def jitter(self) -> float: ...
-    @property
-    def disable_after_seconds(self) -> float: ...
-    @property
-    def dataschema_base(self) -> str: ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -112,6 +81,7 @@ class DispatchState:
 class Worker:
     """Attempts claimed deliveries. `start()` returns at once; the attempt runs in its own task.
 
+    context   what rendering may use
     settings  the current settings
     lease     makes a lease for an attempt of a given timeout, in seconds
     chance    a random number from [0, 1)
@@ -122,12 +92,13 @@ class Worker:
         self,
         state: DispatchState,
         *,
-        deliveries: ClaimedDeliveries,
-        subscriptions: SinkHealth,
+        deliveries: "DeliveryStore",
+        subscriptions: "SubscriptionStore",
         transport: Transport,
+        context: "Context",
         clock: Clock,
         lease_clock: Clock,
-        settings: Callable[[], Settings],
+        settings: Callable[[], DeliverySettings],
         metrics: Metrics,
         lease: Callable[[float], Lease],
         callback_secret: Callable[[], str],
@@ -141,6 +112,7 @@ class Worker:
         self._deliveries = deliveries
         self._subscriptions = subscriptions
         self._transport = transport
+        self._context = context
         self._clock = clock
         self._lease_clock = lease_clock
         self._settings = settings
@@ -156,7 +128,9 @@ class Worker:
         """Starts a task that attempts a delivery: in its slot if it has one, otherwise as soon as one is free."""
         self._tasks.start(self._work(target, claimed, has_slot=has_slot))
 
-    async def exchange(self, subscription: Subscription, kind: Kind, event: Event) -> tuple[Headers, Response, Outcome]:
+    async def exchange(
+        self, subscription: Subscription, kind: "Kind", event: Event
+    ) -> tuple[Headers, Response, Outcome]:
         """Renders, signs and sends an event. Returns the headers sent, the response and its outcome. An exception in
         the kind of sink counts as a failed attempt."""
         try:
@@ -174,9 +148,9 @@ class Worker:
         self._seconds_of(kind.name).observe(response.duration_ms / 1000)
         return headers, response, outcome
 
-    def signed(self, subscription: Subscription, kind: Kind, event: Event) -> OutboundRequest:
+    def signed(self, subscription: Subscription, kind: "Kind", event: Event) -> OutboundRequest:
         """The request as it would be sent now."""
-        request = kind.render(event, subscription)
+        request = kind.render(event, subscription, self._context)
         if not kind.signed:
             return request
         secrets = subscription.secrets
@@ -187,7 +161,7 @@ class Worker:
             url=request.url, method=request.method, headers=request.headers + signature, body=request.body
         )
 
-    def _outcome(self, subscription: Subscription, kind: Kind, response: Response) -> Outcome:
+    def _outcome(self, subscription: Subscription, kind: "Kind", response: Response) -> Outcome:
         try:
             outcome = kind.classify(response, self._clock())
             reason = storable(outcome.reason)[:REASON_CHARACTERS]  # may contain text of the response
@@ -221,13 +195,13 @@ class Worker:
         if backlogged:
             self._slots.backlogged_began(target)
         else:
-            self._slots.fresh_at = self._clock()
+            self._slots.fresh_came(self._clock())
         try:
             unsent = self._state.must_release(claimed)
             if not (has_slot or unsent):
                 has_slot = await self._slots.wait_for_slot(target)
                 # the sink may have asked for a pause, or the subscription may be gone
-                unsent = not (target.known and target.may_send(self._clock())) or self._state.must_release(claimed)
+                unsent = not (target.known and target.sink.may_send(self._clock())) or self._state.must_release(claimed)
             if has_slot and unsent:
                 self._state.vacate(target)
             if unsent or not has_slot:
@@ -249,13 +223,11 @@ class Worker:
                 await self._deliveries.release([claimed], now)
                 self._wake()
                 return ()
-            if target.rate is not None:
-                if target.next_send_at > now:
-                    await self._deliveries.release([claimed], target.next_send_at)
-                    self._wake()
-                    return ()
-                target.next_send_at = now + 1.0 / target.rate
-            in_flight, fills = target.in_flight, target.fills - target.full
+            if not target.sink.take_turn(now):
+                await self._deliveries.release([claimed], target.sink.next_send_at)
+                self._wake()
+                return ()
+            in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
             headers, response, outcome = await self.exchange(subscription, target.kind, claimed.event)
             target.answered(response, outcome, in_flight=in_flight, fills=fills)
         finally:
@@ -267,14 +239,19 @@ class Worker:
             plain = replace(response, headers=(), excerpt=b"", detail=None, remote_ip=None)
             result = self._result(target, claimed, (), plain, outcome)
         next_count = result.next_count
-        target.marking += next_count
+        self._slots.commit_began(target, next_count)
         try:
             result, recorded = await self._record(result)
-            if result.state != "delivered" or target.failing_since is not None or result.events or shows_deliveries():
+            if (
+                result.state != "delivered"
+                or target.sink.failing_since is not None
+                or result.events
+                or shows_deliveries()
+            ):
                 await self._after(target, result, recorded, outcome)
         finally:
-            target.marking -= next_count  # claimed deliveries are counted here until they wait for a slot
-        if not recorded.next and (target.waiting or result.next_lease is None):
+            self._slots.commit_ended(target, next_count)
+        if not recorded.next and (target.slots.has_backlog or result.next_lease is None):
             self._wake()  # nothing claimed: the scan finds when the next one is due
         return recorded.next
 
@@ -306,47 +283,50 @@ class Worker:
     def _result(
         self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome
     ) -> AttemptResult:
-        now, settings = self._clock(), self._settings()
-        prompt = outcome.verdict == "delivered" and response.duration_ms <= PROMPT_MS
-        free = self._slots.free(target, ahead=prompt) if self._may_claim_more(target, now) else 0
-        limit = self._slots.backlogged_limit(target, now)
-        backlogged = limit == math.inf or (claimed.priority > 0 and target.backlogged <= limit)
-        result, pause_until = attempt_result(
-            FinishedAttempt(
-                claimed=claimed,
-                subscription=target.subscription,
-                shown_sink=target.shown_sink,
-                failing_since=target.failing_since,
-                headers=headers,
-                response=response,
-                outcome=outcome,
-            ),
-            now,
-            schedule_seconds=settings.schedule_of(target.subscription),
-            jitter=settings.jitter,
-            chance=self._chance,
-            disable_after_seconds=settings.disable_after_seconds,
-            dataschema_base=settings.dataschema_base,
-            next_lease=self._lease(settings.timeout_of(target.subscription)) if free > 0 else None,
-            next_count=2 if free > 1 and (limit == math.inf or not backlogged) else 1,
-            next_backlogged=backlogged,
+        """Decides what follows from an attempt, and pauses the sink if that is needed before the commit."""
+        now = self._clock()
+        finished = FinishedAttempt(
+            claimed=claimed,
+            subscription=target.subscription,
+            shown_sink=target.shown_sink,
+            failing_since=target.sink.failing_since,
+            headers=headers,
+            response=response,
+            outcome=outcome,
         )
-        target.paused_until = max(target.paused_until, pause_until)
+        policy = Policy(settings=self._settings(), chance=self._chance)
+        prompt = outcome.verdict == "delivered" and response.duration_ms <= PROMPT_MS
+        next_claim = self._next_claim(target, claimed, now, prompt=prompt)
+        result, pause_until = attempt_result(finished, policy, now, next_claim)
+        target.sink.pause(pause_until)
         if result.disable is not None:
-            target.held_until = now + DATABASE_RETRY_SECONDS
+            target.sink.hold(now + DATABASE_RETRY_SECONDS)
         return result
 
-    def _may_claim_more(self, target: Target, now: float) -> bool:
-        # After a recovery the scan claims instead: it demotes the backlog first.
-        by_scan = target.recovered or target.rate is not None or target.per_second(now) is not None
-        return target.known and not by_scan and not self._state.stopping and target.may_send(now)
+    def _next_claim(self, target: Target, claimed: Claimed, now: float, *, prompt: bool) -> NextClaim:
+        """What may be claimed with the result. After a recovery the scan claims instead: it demotes the backlog first.
+
+        prompt  the sink responds quickly: also claims for slots that are not free yet
+        """
+        limit = self._slots.backlogged_limit(target, now)
+        backlogged = limit == math.inf or (claimed.priority > 0 and target.slots.backlogged <= limit)
+        sink = target.sink
+        by_scan = sink.recovered or sink.rate is not None or sink.per_second(now) is not None
+        if by_scan or self._state.stopping or not target.known or not sink.may_send(now):
+            return NextClaim(backlogged=backlogged)
+        free = self._slots.free(target, ahead=prompt)
+        return NextClaim(
+            lease=self._lease(self._settings().timeout_of(target.subscription)) if free > 0 else None,
+            count=2 if free > 1 and (limit == math.inf or not backlogged) else 1,
+            backlogged=backlogged,
+        )
 
     async def _after(self, target: Target, result: AttemptResult, recorded: AttemptRecorded, outcome: Outcome) -> None:
         """Publishes a committed result: events, subscription changes, sink health, a log line."""
         for event in result.events if recorded.kept else ():
             self._publish(event)
         if result.claimed.probe and recorded.kept:
-            target.probe_at = result.probe_at
+            target.sink.plan_probe(result.probe_at)
         if result.disable is not None or (result.claimed.probe and result.state == "delivered"):
             self._subscriptions.changed()
         await self._store_health(target, outcome, result.now)
@@ -374,27 +354,20 @@ class Worker:
     async def _store_health(self, target: Target, outcome: Outcome, now: float) -> None:
         """Stores since when a sink has only failed, and the pause it asked for, for restarts and other nodes. Written
         only on change, not at each attempt."""
-        since = None if outcome.verdict == "delivered" else now
-        pause = target.paused_until if target.paused_until > now else 0.0
-        turned = (target.failing_since is None) is not (since is None)
-        if not turned and pause in (0.0, target.pause_written):
+        change = target.sink.health_change(outcome, now)
+        if change is None:
             return
-        before, written = target.failing_since, target.pause_written
-        if turned:
-            target.failing_since = since
-            if before is not None and now - before >= OUTAGE_SECONDS:
-                target.back_since = now
-                self._wake()
-        target.pause_written = pause
+        if change.ends_outage:
+            self._wake()
         try:
             await self._subscriptions.set_sink_health(
                 target.subscription.id,
-                failing_since=target.failing_since,
-                failing_reason=None if since is None else outcome.reason,
-                paused_until=pause or None,
+                failing_since=change.failing_since,
+                failing_reason=None if outcome.verdict == "delivered" else outcome.reason,
+                paused_until=change.paused_until or None,
             )
         except StoreError as error:
-            target.failing_since, target.pause_written = before, written  # the next attempt tries again
+            target.sink.health_not_stored(change)
             log.error("sink_health_failed", subscription=target.subscription.id, error=str(error))
 
 

@@ -15,7 +15,7 @@ from relay.core.job import Problem
 from relay.core.netguard import GuardPolicy
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
-from relay.delivery.dispatcher import DispatcherSettings
+from relay.delivery.settings import DeliverySettings
 from relay.polling.poller import AccountSettings
 from relay.polling.recorder import Hints
 from relay.sources.definition import SourceDefinition
@@ -64,10 +64,10 @@ class ComponentSettings:
             ),
         )
 
-    def of_dispatcher(self) -> DispatcherSettings:
+    def of_dispatcher(self) -> DeliverySettings:
         """For the dispatcher."""
         delivery = self.settings.delivery
-        return DispatcherSettings(
+        return DeliverySettings(
             concurrency=delivery.concurrency,
             per_host=delivery.per_host,
             timeout_seconds=delivery.timeout_seconds,

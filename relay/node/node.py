@@ -35,7 +35,7 @@ from relay.node.cluster import Cluster
 from relay.node.component_settings import ComponentSettings, guard_policy
 from relay.node.reload import reconfigure
 from relay.node.scheduler import Scheduler, Upkeep
-from relay.node.sink_kinds import api_kinds, rendered_kinds
+from relay.node.sink_kinds import api_kinds
 from relay.node.timetable import timetable
 from relay.polling.poller import Poller
 from relay.polling.recorder import Recorder
@@ -54,6 +54,8 @@ from relay.store.postgres_engine import is_postgres
 from relay.store.probe import WriteProbe
 from relay.store.store import Store, open_store
 from relay.store.subscriptions import CALLBACK_OWNER
+from subscribers import registry
+from subscribers.base import Context
 
 ROLES = ("api", "scheduler", "dispatcher")
 NO_KEY = (
@@ -121,7 +123,8 @@ class Node:
         self.dispatcher = Dispatcher(
             deliveries=store.deliveries,
             subscriptions=store.subscriptions,
-            kinds=rendered_kinds(self.base_url).__getitem__,
+            kinds=registry.kinds().__getitem__,
+            context=Context(public_url=self.base_url),
             transport=sender,
             clock=clock,
             settings=self._components.of_dispatcher(),

@@ -1,54 +1,14 @@
-"""The kinds of subscriptions, as the dispatcher and the API use them: neither knows `subscribers`."""
+"""The kinds of sinks as the API uses them: the API does not import `subscribers`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from relay.api.ports import Kinds
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import Event
-from relay.core.subscription import Subscription
-from relay.redaction import host_of
+from relay.redaction import url_without_path
 from subscribers import registry
-from subscribers.base import Context, Kind
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedKind:
-    """A kind of subscription with the context that its rendering may use."""
-
-    kind: Kind
-    context: Context
-
-    @property
-    def name(self) -> str:
-        return self.kind.name
-
-    @property
-    def signed(self) -> bool:
-        return self.kind.signed
-
-    @property
-    def rate_per_second(self) -> float | None:
-        return self.kind.rate_per_second
-
-    def render(self, event: Event, subscription: Subscription) -> OutboundRequest:
-        return self.kind.render(event, subscription, self.context)
-
-    def classify(self, response: Response, now: float) -> Outcome:
-        return self.kind.classify(response, now)
-
-    def redacted_url(self, url: str) -> str:
-        return self.kind.redacted_url(url)
-
-
-def rendered_kinds(public_url: str) -> Mapping[str, RenderedKind]:
-    """Every kind by its name, for the dispatcher."""
-    context = Context(public_url=public_url)
-    return {name: RenderedKind(kind, context) for name, kind in registry.kinds().items()}
 
 
 def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
-    """Every kind, for the API; `type_prefixes` are those of the sources' event types."""
+    """All kinds. `type_prefixes` are those of the sources' event types."""
     return Kinds(
         names=tuple(registry.kinds()),
         infer=registry.infer_kind,
@@ -59,6 +19,6 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
 
 
 def _redacted_url(kind: str, url: str) -> str:
-    """A sink as it may be shown; of a kind that this program does not have only the host."""
+    """A sink's URL as it may be shown. Of an unknown kind only the host."""
     known = registry.kinds().get(kind)
-    return f"https://{host_of(url)}/…" if known is None else known.redacted_url(url)
+    return url_without_path(url) if known is None else known.redacted_url(url)

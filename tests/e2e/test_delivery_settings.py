@@ -81,7 +81,7 @@ async def test_reload_changes_the_limit_per_host(tmp_path: Path) -> None:
         await until(lambda: _are(len(list(world.node.dispatcher.slots)) == 2))
         for per_host in (500, 5):
             reload(world, per_host=per_host)
-            ceilings = sorted(target.concurrency.ceiling for target in world.node.dispatcher.slots)
+            ceilings = sorted(target.sink.concurrency.ceiling for target in world.node.dispatcher.slots)
             assert ceilings == sorted((3, per_host))
 
 

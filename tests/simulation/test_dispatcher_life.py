@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 
 from relay.core.delivery import Response
 from relay.core.signing import SIGNATURE_HEADER
-from relay.delivery import dispatcher, slots
+from relay.delivery import dispatcher, sink_state, slots
 from relay.errors import StoreError
 from tests.support.simulation_world import SECRET, crashing, open_world, seen
 from tests.support.store_kit import claim, rows
@@ -191,7 +191,9 @@ class SlowSink:
     async def answer(self, *answers: Response):
         """Answers the waiting requests, once there are as many and no commit is under way."""
         async with asyncio.timeout(10):
-            while len(self.waiting) < len(answers) or any(target.marking for target in self.world.dispatcher.slots):
+            while len(self.waiting) < len(answers) or any(
+                target.slots.committing for target in self.world.dispatcher.slots
+            ):
                 await asyncio.to_thread(lambda: None)
         for one, given in zip(self.waiting, answers, strict=True):
             one.set_result(given)
@@ -252,7 +254,7 @@ async def test_delivery_waiting_for_a_slot_is_not_sent_after_its_subscription_is
         await begun(world, 10)
         await sink.answer(FINE, FINE)
         async with asyncio.timeout(10):
-            while len(sink.waiting) < 2 or not any(target.queue for target in world.dispatcher.slots):
+            while len(sink.waiting) < 2 or not any(target.slots.queue for target in world.dispatcher.slots):
                 await asyncio.to_thread(lambda: None)
         await world.store.subscriptions.remove(subscription.id, world.clock())
         await world.dispatcher.run_once()
@@ -277,7 +279,7 @@ async def test_subscriptions_together_keep_the_host_and_total_limits(tmp_path):
         for _ in range(40):
             async with asyncio.timeout(10):
                 while len(sink.waiting) < world.dispatcher.slots.in_flight or any(
-                    target.marking for target in world.dispatcher.slots
+                    target.slots.committing for target in world.dispatcher.slots
                 ):
                     await asyncio.to_thread(lambda: None)
             most = max(most, len(sink.waiting))
@@ -364,7 +366,7 @@ async def test_resume_ends_a_retry_after_pause_on_every_node(tmp_path, sends, pa
         for node in nodes:
             await node.run_once()
             await node.drain()
-            assert [target.paused_until > world.clock() for target in node.slots] == [True]
+            assert [target.sink.paused_until > world.clock() for target in node.slots] == [True]
         assert len(world.sink.requests) == 1
         if paused:
             await world.store.subscriptions.set_state(made.id, "paused", world.clock())
@@ -510,7 +512,7 @@ async def at_once(world, answer: Response, *, rounds: int, count: int, **setting
         return await waiting[-1]
 
     def under_way() -> bool:
-        queued = sum(len(target.queue) for target in world.dispatcher.slots)
+        queued = sum(len(target.slots.queue) for target in world.dispatcher.slots)
         return len(world.dispatcher._tasks) != len(waiting) + queued
 
     async def settled():
@@ -569,7 +571,7 @@ async def test_backlog_gets_few_slots_while_fresh_events_arrive_and_all_otherwis
         async def out(count: int) -> list[str]:
             """The subjects of the requests in flight, once there are as many and no more follow."""
             async with asyncio.timeout(10):
-                while len(sink.waiting) < count or any(target.marking for target in world.dispatcher.slots):
+                while len(sink.waiting) < count or any(target.slots.committing for target in world.dispatcher.slots):
                     await world.dispatcher.run_once()
                     await asyncio.to_thread(lambda: None)
             for _ in range(20):
@@ -594,7 +596,7 @@ async def test_backlog_gets_few_slots_while_fresh_events_arrive_and_all_otherwis
 
 
 async def test_sink_that_keeps_failing_is_tried_at_a_low_rate_until_it_recovers(tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "FAILED_OFTEN", 10)
+    monkeypatch.setattr(sink_state, "FAILED_OFTEN", 10)
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=4, retry_schedule_seconds=(3600.0,) * 3)
         world.sink.answers = deque((500,))
@@ -607,7 +609,7 @@ async def test_sink_that_keeps_failing_is_tried_at_a_low_rate_until_it_recovers(
         )
         for _ in range(15):
             await world.step(0.1)
-        assert len(world.sink.requests) - tried <= 1.5 * slots.FAILING_PER_SECOND
+        assert len(world.sink.requests) - tried <= 1.5 * sink_state.FAILING_PER_SECOND
         world.sink.answers = deque((200,))
         tried = len(world.sink.requests)
         await world.register("fresh", seen("queued"))
@@ -621,7 +623,7 @@ async def test_sink_that_keeps_failing_is_tried_at_a_low_rate_until_it_recovers(
 
 
 async def test_backlog_of_a_sink_that_timed_out_ranks_behind_new_events(tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "FAILED", 3)
+    monkeypatch.setattr(sink_state, "FAILED", 3)
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=1, retry_schedule_seconds=(3600.0,) * 3)
         sink = SlowSink(world)
@@ -660,7 +662,7 @@ async def until_some_wait_for_a_slot(world, sink):
     await begun(world, 10)
     await sink.answer(FINE, FINE)
     async with asyncio.timeout(10):
-        while len(sink.waiting) < 2 or not any(target.queue for target in world.dispatcher.slots):
+        while len(sink.waiting) < 2 or not any(target.slots.queue for target in world.dispatcher.slots):
             await asyncio.to_thread(lambda: None)
 
 

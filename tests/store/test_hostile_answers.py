@@ -12,7 +12,8 @@ from relay.core.delivery import Attempt, Outcome, Response
 from relay.core.records import AttemptResult
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink
-from tests.support.simulation_world import BoundKind, World, seen
+from subscribers.registry import kind_named
+from tests.support.simulation_world import World, seen
 from tests.support.store_kit import attempt, claim, relay_event, result_of, subscription, together
 
 NUL, HALF = "\0", "\ud83d"
@@ -78,7 +79,7 @@ async def test_sink_kind_may_quote_any_part_of_a_response(
     store: Store, monkeypatch: pytest.MonkeyPatch, reason: str, verdict: str
 ) -> None:
     world = world_of(store)
-    judge = BoundKind("webhook").classify
+    judge = kind_named("webhook").classify
 
     def classify(response: Response, now: float) -> Any:
         outcome = judge(response, now)

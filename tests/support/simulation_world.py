@@ -11,7 +11,8 @@ from relay.core.job import Observation, Problem
 from relay.core.planner import PlannerConfig
 from relay.core.records import Registration
 from relay.core.subscription import SigningSecret, Subscription
-from relay.delivery.dispatcher import Dispatcher, DispatcherSettings
+from relay.delivery.dispatcher import Dispatcher
+from relay.delivery.settings import DeliverySettings
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.metrics import Metrics
@@ -41,18 +42,6 @@ class NoLearner:
 
     def load_row(self, name: str, values: str) -> None:
         """Ignored."""
-
-
-class BoundKind:
-    """A kind with its context."""
-
-    def __init__(self, name: str) -> None:
-        self._kind = kinds()[name]
-        self.name, self.signed, self.rate_per_second = name, self._kind.signed, self._kind.rate_per_second
-        self.classify, self.redacted_url = self._kind.classify, self._kind.redacted_url
-
-    def render(self, event: Any, subscription: Any) -> Any:
-        return self._kind.render(event, subscription, Context())
 
 
 class World:
@@ -120,10 +109,11 @@ class World:
         return Dispatcher(
             deliveries=self.store.deliveries,
             subscriptions=self.store.subscriptions,
-            kinds=BoundKind,
+            kinds=kinds().__getitem__,
+            context=Context(),
             transport=self.sink,
             clock=self.clock,
-            settings=DispatcherSettings(jitter=0.0, dataschema_base="https://relay.test"),
+            settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
             metrics=self.metrics,
             holder=self.holder,
             callback_secret=lambda: SECRET,

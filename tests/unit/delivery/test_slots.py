@@ -8,7 +8,9 @@ import pytest
 from relay.core.concurrency import PROMPT_SECONDS
 from relay.core.delivery import Outcome, Response
 from relay.core.subscription import Subscription
-from relay.delivery.slots import BACKLOGGED_SLOTS, FAILED_OFTEN, FAILING_PER_SECOND, FRESH_SECONDS, Kind, Slots, Target
+from relay.delivery.sink_state import FAILED_OFTEN, FAILING_PER_SECOND
+from relay.delivery.slots import BACKLOGGED_SLOTS, FRESH_SECONDS, Slots, Target
+from subscribers.base import Kind
 
 NOW = 1_779_271_200.0
 
@@ -30,7 +32,7 @@ def slots_of(*names: str, alone_seconds: float) -> tuple[Slots, list[Target]]:
         slots.join(subscription, cast(Kind, PlainKind()))
         target = slots.get(name)
         assert target is not None
-        target.concurrency.succeeded(alone_seconds, in_flight=1, full=False)
+        target.sink.concurrency.succeeded(alone_seconds, in_flight=1, full=False)
         targets.append(target)
     slots.fresh_at = NOW
     return slots, targets
@@ -71,8 +73,8 @@ def test_sinks_share_the_backlog_slots_and_each_gets_one() -> None:
 
 def test_failing_or_slow_sink_takes_no_share_from_the_others() -> None:
     slots, (prompt, failing, slow) = slots_of("prompt", "failing", "slow", alone_seconds=0.0)
-    failing.failures = 1
-    slow.concurrency._alone_seconds = 99 * PROMPT_SECONDS
+    failing.sink.failures = 1
+    slow.sink.concurrency._alone_seconds = 99 * PROMPT_SECONDS
     for target in (prompt, failing, slow):
         slots.backlogged_began(target)
     assert slots.backlogged_limit(prompt, NOW) == pytest.approx(BACKLOGGED_SLOTS / 1.01)
@@ -91,20 +93,20 @@ def test_first_success_lifts_the_pause_of_a_failing_sink() -> None:
     failed = Response(started_at=NOW, duration_ms=1.0, status_code=500)
     for _ in range(FAILED_OFTEN):
         target.answered(failed, Outcome(verdict="retry", reason="HTTP 500"), in_flight=1, fills=0)
-    target.paced(2, NOW)
-    assert not target.may_send(NOW)
-    assert target.not_before == pytest.approx(NOW + 2 / FAILING_PER_SECOND)
+    target.sink.paced(2, NOW)
+    assert not target.sink.may_send(NOW)
+    assert target.sink.not_before == pytest.approx(NOW + 2 / FAILING_PER_SECOND)
     taken = Response(started_at=NOW, duration_ms=1.0, status_code=204)
     target.answered(taken, Outcome(verdict="delivered", reason="HTTP 204"), in_flight=1, fills=0)
-    assert target.may_send(NOW)
+    assert target.sink.may_send(NOW)
 
 
 def test_own_rate_limit_holds_after_a_success() -> None:
     _, (target,) = slots_of("one", alone_seconds=0.0)
-    target.rate, target.failures, target.next_send_at = 1.0, FAILED_OFTEN, NOW + 1
+    target.sink.rate, target.sink.failures, target.sink.next_send_at = 1.0, FAILED_OFTEN, NOW + 1
     taken = Response(started_at=NOW, duration_ms=1.0, status_code=204)
     target.answered(taken, Outcome(verdict="delivered", reason="HTTP 204"), in_flight=1, fills=0)
-    assert not target.may_send(NOW)
+    assert not target.sink.may_send(NOW)
 
 
 def test_sink_whose_responses_never_end_keeps_one_slot_although_their_status_counts() -> None:
@@ -112,5 +114,5 @@ def test_sink_whose_responses_never_end_keeps_one_slot_although_their_status_cou
     late = Response(started_at=NOW, duration_ms=15_000.0, status_code=200, detail="no end", late=True)
     for _ in range(20):
         target.answered(late, Outcome(verdict="delivered", reason="HTTP 200"), in_flight=1, fills=0)
-    assert target.concurrency.limit == 1
-    assert not target.failures
+    assert target.sink.concurrency.limit == 1
+    assert not target.sink.failures

@@ -1,0 +1,201 @@
+"""What this node knows about one sink: whether, when and how fast it may be sent to.
+
+Only the methods here write it: the dispatcher and the worker report what happened. It lives in memory; `HealthChange`
+is the part that is stored for restarts and other nodes. Slots are counted in `slots.py`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from relay.core import retry
+from relay.core.concurrency import Concurrency
+from relay.core.delivery import Outcome, Response
+from relay.core.subscription import Subscription
+
+FAILED = 10
+"""Failures in a row after which a sink whose window has shrunk to one slot (timeouts) counts as down."""
+FAILED_OFTEN = 100
+"""Failures in a row after which a sink is only tried at FAILING_PER_SECOND."""
+FAILING_PER_SECOND = 20.0
+"""Attempt rate for a sink that keeps failing. Sending it more would only take capacity from healthy sinks."""
+OUTAGE_SECONDS = 60.0
+"""Minimum time of failures only after which a success expedites the waiting retries. Without a minimum, an event that a
+busy sink always rejects would be sent again after each success of another event."""
+
+
+class HealthChange(NamedTuple):
+    """The health to store, the values before, and whether a success has ended an outage."""
+
+    failing_since: float | None
+    paused_until: float
+    before: tuple[float | None, float]
+    ends_outage: bool
+
+
+@dataclass(slots=True, eq=False)
+class SinkState:
+    """The state of one sink. Times are epoch seconds.
+
+    concurrency    the adaptive number of its slots
+    rate           maximum sends per second, one at a time; None: as many as it has slots
+    enabled        the subscription is enabled
+    drain_since    start of the drain of its backlog after a disabled subscription was enabled
+    failures       failed attempts in a row
+    recovered      first success after being down: the next claim demotes the backlog
+    failing_since  start of its failures; None after a success
+    back_since     last success after an outage; 0 if there was none
+    paused_until   end of a pause that the sink asked for
+    held_until     no new attempts before then: the subscription is being disabled
+    next_send_at   no new attempts before then: a rate limit
+    probe_at       next probe while disabled
+    """
+
+    concurrency: Concurrency
+    rate: float | None = None
+    enabled: bool = False
+    drain_since: float | None = None
+    failures: int = 0
+    recovered: bool = False
+    failing_since: float | None = None
+    back_since: float = 0.0
+    paused_until: float = 0.0
+    held_until: float = 0.0
+    next_send_at: float = 0.0
+    probe_at: float | None = None
+    _stored_pause: float = 0.0
+    _expedited: float | None = None
+
+    @property
+    def not_before(self) -> float:
+        """Earliest time of the next attempt."""
+        return max(self.paused_until, self.held_until, self.next_send_at)
+
+    def may_send(self, now: float) -> bool:
+        """True if the sink may be sent to now, slots aside."""
+        return self.enabled and self.not_before <= now
+
+    @property
+    def fails_often(self) -> bool:
+        """True if the sink keeps failing, so that it is only tried at FAILING_PER_SECOND."""
+        return self.failures >= FAILED_OFTEN
+
+    @property
+    def down(self) -> bool:
+        """True if the backlog was caused by the sink. Such deliveries rank behind new events once it recovers."""
+        return self.fails_often or (self.failures >= FAILED and self.concurrency.limit == 1)
+
+    def per_second(self, now: float) -> float | None:
+        """Rate limit while draining or failing; None if it does neither, or has a rate of its own."""
+        if self.rate is not None:
+            return None
+        drain = None if self.drain_since is None else retry.drain_per_second(now - self.drain_since)
+        return min(drain or FAILING_PER_SECOND, FAILING_PER_SECOND) if self.fails_often else drain
+
+    # --- written by Slots: the subscription
+
+    def adopt(
+        self, subscription: Subscription, before: Subscription | None, *, ceiling: int, rate: float | None
+    ) -> None:
+        """Takes over a subscription as it is now. `before`: as it was; None for a new one."""
+        if (
+            before is None
+            or subscription.enabled_since != before.enabled_since
+            or subscription.reached_by != before.reached_by
+        ):
+            self.failures = 0
+            self.failing_since = subscription.failing_since
+            self.paused_until = self._stored_pause = subscription.paused_until or 0.0
+        elif subscription.paused_until is not None:  # learned by another node
+            self.paused_until = max(self.paused_until, subscription.paused_until)
+        if before is not None and subscription.state_since != before.state_since:
+            self.held_until = 0.0
+        if subscription.state == "disabled":  # possibly by another node
+            self.failing_since = subscription.failing_since
+        self.enabled = subscription.state == "enabled"
+        self.drain_since, self.probe_at = subscription.drain_since, subscription.probe_at
+        self.concurrency.ceiling, self.rate = ceiling, rate
+
+    # --- written by the dispatcher: claims, and what other nodes saw
+
+    def paced(self, count: int, now: float) -> None:
+        """`count` deliveries are sent now: delays the next ones while draining or failing."""
+        rate = self.per_second(now)
+        if rate is not None and count:
+            self.next_send_at = max(self.next_send_at, now + count / rate)
+
+    def backlog_settled(self) -> None:
+        """The backlog is demoted or gone: the recovery has no further effect."""
+        self.recovered = False
+
+    def plan_probe(self, at: float | None) -> None:
+        """The next probe is at this time; None: no more probes."""
+        self.probe_at = at
+
+    def sync_failing(self, since: float | None) -> None:
+        """Takes over from the database whether all nodes see only failures, and since when."""
+        if (since is None) is not (self.failing_since is None):
+            self.failing_since = since
+
+    def start_expediting(self, resumed_at: float) -> float | None:
+        """The last resumption, drain start or recovery, if its waiting retries were not expedited yet."""
+        since = max(resumed_at, self.back_since)
+        if not since or since == self._expedited:
+            return None
+        self._expedited = since
+        return since
+
+    def expediting_failed(self) -> None:
+        """Expediting failed: the next scan tries again."""
+        self._expedited = None
+
+    # --- written by the worker: attempts
+
+    def take_turn(self, now: float) -> bool:
+        """Takes the next turn of its own rate. Returns False if it is not due yet."""
+        if self.rate is None:
+            return True
+        if self.next_send_at > now:
+            return False
+        self.next_send_at = now + 1.0 / self.rate
+        return True
+
+    def answered(self, response: Response, outcome: Outcome, *, in_flight: int, full: bool) -> None:
+        """Takes an outcome into account. `in_flight` and `full`: as in `Concurrency.succeeded`."""
+        delivered = outcome.verdict == "delivered"
+        self.recovered |= delivered and self.down
+        if delivered and self.fails_often and self.rate is None:
+            self.next_send_at = 0.0  # lift the pause of a failing sink
+        self.failures = 0 if delivered else self.failures + 1
+        if response.late:
+            self.concurrency.timed_out()
+        elif delivered:
+            self.concurrency.succeeded(response.duration_ms / 1000, in_flight=in_flight, full=full)
+
+    def pause(self, until: float) -> None:
+        """The sink asked for no requests before then."""
+        self.paused_until = max(self.paused_until, until)
+
+    def hold(self, until: float) -> None:
+        """No attempts before then: the subscription is being disabled."""
+        self.held_until = until
+
+    def health_change(self, outcome: Outcome, now: float) -> HealthChange | None:
+        """What to store after an attempt; None if nothing has changed."""
+        delivered = outcome.verdict == "delivered"
+        pause = self.paused_until if self.paused_until > now else 0.0
+        turned = (self.failing_since is None) is not delivered
+        if not turned and pause in (0.0, self._stored_pause):
+            return None
+        before = (self.failing_since, self._stored_pause)
+        ends_outage = False
+        if turned:
+            ends_outage = self.failing_since is not None and now - self.failing_since >= OUTAGE_SECONDS
+            self.failing_since = None if delivered else now
+            if ends_outage:
+                self.back_since = now
+        self._stored_pause = pause
+        return HealthChange(self.failing_since, pause, before, ends_outage)
+
+    def health_not_stored(self, change: HealthChange) -> None:
+        """Storing a change failed: the next attempt tries again."""
+        self.failing_since, self._stored_pause = change.before
