@@ -4,14 +4,16 @@ The scheduler calls `run_once()`. Each step is one transaction, so a replay can 
 node. The steps are in `relay/store/replays.py`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
 from relay.clock import Clock
-from relay.core.replay import ReplayStep
 from relay.holder import Holder
+
+if TYPE_CHECKING:
+    from relay.store.replays import ReplayStore
 
 MAX_STEPS = 50
 """Maximum steps of one replay before the next one gets its turn."""
@@ -19,17 +21,10 @@ MAX_STEPS = 50
 log = structlog.get_logger("relay.replays")
 
 
-class Rows(Protocol):
-    """What is needed of the store."""
-
-    async def due(self, holder: str, now: float) -> Sequence[str]: ...
-    async def advance(self, replay_id: str, holder: str, now: float) -> ReplayStep: ...
-
-
 class Replayer:
     """Advances the replays that no other node holds."""
 
-    def __init__(self, rows: Rows, *, clock: Clock, holder: Holder, wake: Callable[[], None]) -> None:
+    def __init__(self, rows: "ReplayStore", *, clock: Clock, holder: Holder, wake: Callable[[], None]) -> None:
         """`wake` is called when deliveries have become due."""
         self._rows = rows
         self._clock = clock
