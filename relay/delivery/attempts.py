@@ -84,20 +84,12 @@ def expired_event(
     return _notice("relay.delivery.expired", data, now, claimed.subscription_id, dataschema_base)
 
 
-def disabled_event(
-    subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, dataschema_base: str
+def subscription_event(
+    type: str, subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, base: str
 ) -> Event:
-    """The event that a subscription was disabled. `since`: start of the sink's failures."""
+    """The event `type`: a subscription was disabled, or is enabled again. `since`: start of the sink's failures."""
     data = relay_events.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
-    return _notice("relay.subscription.disabled", data, now, subscription_id, dataschema_base)
-
-
-def recovered_event(
-    subscription_id: str, shown_sink: str, *, reason: str, since: float | None, now: float, dataschema_base: str
-) -> Event:
-    """The event that a disabled subscription is enabled again. `since`: start of the sink's failures."""
-    data = relay_events.subscription_data(subscription_id=subscription_id, sink=shown_sink, reason=reason, since=since)
-    return _notice("relay.subscription.recovered", data, now, subscription_id, dataschema_base)
+    return _notice(type, data, now, subscription_id, base)
 
 
 def _notice(type: str, data: Mapping[str, object], now: float, subject: str, dataschema_base: str) -> Event:

@@ -100,7 +100,7 @@ class Dispatcher:
         self._subscriptions = subscriptions
         self._kinds = kinds
         self._clock = clock
-        self._settings = settings
+        self.settings = settings
         self._holder = holder
         self._lease_clock = lease_clock or clock
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
@@ -113,14 +113,14 @@ class Dispatcher:
         self._leases = 0
         self._state = DispatchState(slots=self.slots, tasks=self._tasks, wake=self._wake.set, holder=holder)
         self._worker = Worker(
-            self._state,
+            state=self._state,
             deliveries=deliveries,
             subscriptions=subscriptions,
             transport=transport,
             context=context,
             clock=clock,
             lease_clock=self._lease_clock,
-            settings=lambda: self._settings,
+            settings=lambda: self.settings,
             metrics=metrics,
             lease=self._lease,
             callback_secret=callback_secret,
@@ -128,14 +128,9 @@ class Dispatcher:
             chance=random.Random(seed).random,  # noqa: S311 - jitter, not secrets
         )
 
-    @property
-    def settings(self) -> DeliverySettings:
-        """The current settings; may be replaced at any time."""
-        return self._settings
-
-    @settings.setter
-    def settings(self, settings: DeliverySettings) -> None:
-        self._settings = settings
+    def configure(self, settings: DeliverySettings) -> None:
+        """Replaces the settings."""
+        self.settings = settings
         self.slots.limit(concurrency=settings.concurrency, per_host=settings.per_host)
 
     # --- called by other components
@@ -166,7 +161,7 @@ class Dispatcher:
                 taken.append(target)
         if not taken:
             return None
-        longest = max(self._settings.timeout_of(target.subscription) for target in taken)
+        longest = max(self.settings.timeout_of(target.subscription) for target in taken)
         ids = frozenset(target.subscription.id for target in taken)
         return Reservation(lease=self._lease(longest, ids), targets=tuple(taken))
 
@@ -335,7 +330,7 @@ class Dispatcher:
         if since is None or now - since >= EXPEDITE_SECONDS:
             return
         # Recoveries can repeat: without limits an event that always fails would never be dead.
-        schedule_seconds = sum(self._settings.schedule_of(target.subscription))
+        schedule_seconds = sum(self.settings.schedule_of(target.subscription))
         limits = () if since == resumed_at else (now - schedule_seconds, MOST_FREE_ATTEMPTS)
         self._tasks.start(self._expedite(target, *limits))
 
@@ -393,7 +388,7 @@ class Dispatcher:
                     if not await self._deliveries.demote(target.subscription.id, now - FRESH_WAIT_SECONDS):
                         break
             target.sink.backlog_settled()
-            lease = self._lease(self._settings.timeout_of(target.subscription))
+            lease = self._lease(self.settings.timeout_of(target.subscription))
             claimed = await self._deliveries.claim_due(
                 target.subscription.id, share.priorities, share.slots, now, lease
             )
@@ -408,7 +403,7 @@ class Dispatcher:
 
     async def _probe(self, target: Target, now: float) -> int:
         """Probes a disabled subscription with its oldest delivery, if it is this node's turn. Returns 1 if sent."""
-        lease = self._lease(self._settings.timeout_of(target.subscription))
+        lease = self._lease(self.settings.timeout_of(target.subscription))
         probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
         target.sink.plan_probe(probe.next_at)
         if probe.claimed is None:

@@ -8,7 +8,7 @@ from relay.core.events import Event
 from relay.core.records import AttemptResult, Lease
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
-from relay.delivery.attempts import Headers, attempt_of, disabled_event, expired_event, recovered_event
+from relay.delivery.attempts import Headers, attempt_of, expired_event, subscription_event
 from relay.delivery.settings import DeliverySettings
 from relay.redaction import secrets_of
 
@@ -141,9 +141,13 @@ def _events(
         events.append(
             expired_event(finished.claimed, attempt, reason=reason, exhausted=exhausted, now=now, dataschema_base=base)
         )
-    about, since = (finished.subscription.id, finished.shown_sink), finished.failing_since
+    changed: tuple[str, str] | None = None
     if disable is not None and finished.subscription.state == "enabled":
-        events.append(disabled_event(*about, reason=disable, since=since, now=now, dataschema_base=base))
-    if finished.claimed.probe and isinstance(decision, retry.Done):
-        events.append(recovered_event(*about, reason=decision.reason, since=since, now=now, dataschema_base=base))
+        changed = "relay.subscription.disabled", disable
+    elif finished.claimed.probe and isinstance(decision, retry.Done):
+        changed = "relay.subscription.recovered", decision.reason
+    if changed is not None:
+        type, reason = changed
+        about, since = (finished.subscription.id, finished.shown_sink), finished.failing_since
+        events.append(subscription_event(type, *about, reason=reason, since=since, now=now, base=base))
     return tuple(event for event in events if event is not None)

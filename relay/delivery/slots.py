@@ -204,31 +204,20 @@ class Slots:
         """Records a fresh event."""
         self.fresh_at = now
 
-    def backlogged_began(self, target: Target) -> None:
-        """Records the start of a backlogged delivery."""
-        target.slots.backlogged += 1
-        self._weigh_backlogged(target)
+    def count_backlogged(self, target: Target, change: int) -> None:
+        """A backlogged delivery has started (1), or is committed or released (-1).
 
-    def backlogged_ended(self, target: Target) -> None:
-        """Records that it is committed or released."""
-        target.slots.backlogged -= 1
-        self._weigh_backlogged(target)
-
-    def _weigh_backlogged(self, target: Target) -> None:
-        """Failing and slow sinks cause little load, so they take no share from the others."""
-        slots = target.slots
-        before = slots.backlogged_load
+        Failing and slow sinks cause little load, so they take no share of the backlog slots from the others.
+        """
+        slots, before = target.slots, target.slots.backlogged_load
+        slots.backlogged += change
         busy = slots.backlogged > 0 and not target.sink.failures
         slots.backlogged_load = 1 / (1 + target.sink.concurrency.alone_seconds / PROMPT_SECONDS) if busy else 0.0
         self._backlogged_load += slots.backlogged_load - before
 
-    def commit_began(self, target: Target, count: int) -> None:
-        """A commit is under way that may claim `count` deliveries. They count until they wait for a slot."""
-        target.slots.committing += count
-
-    def commit_ended(self, target: Target, count: int) -> None:
-        """The commit has ended."""
-        target.slots.committing -= count
+    def count_committing(self, target: Target, change: int) -> None:
+        """A commit that may claim that many deliveries has started, or ended (negative)."""
+        target.slots.committing += change
 
     def occupy(self, target: Target) -> None:
         """Takes a slot."""

@@ -78,55 +78,39 @@ class DispatchState:
             self.wake()
 
 
+@dataclass(kw_only=True, eq=False)
 class Worker:
     """Attempts claimed deliveries. `start()` returns at once; the attempt runs in its own task.
 
     context   what rendering may use
-    settings  the current settings
+    settings  returns the current settings
     lease     makes a lease for an attempt of a given timeout, in seconds
     chance    a random number from [0, 1)
     recorded  called with each event that an attempt caused, after the commit
     """
 
-    def __init__(
-        self,
-        state: DispatchState,
-        *,
-        deliveries: "DeliveryStore",
-        subscriptions: "SubscriptionStore",
-        transport: Transport,
-        context: "Context",
-        clock: Clock,
-        lease_clock: Clock,
-        settings: Callable[[], DeliverySettings],
-        metrics: Metrics,
-        lease: Callable[[float], Lease],
-        callback_secret: Callable[[], str],
-        recorded: Callable[[Event], None],
-        chance: Callable[[], float],
-    ) -> None:
-        self._state = state
-        self._slots = state.slots
-        self._tasks = state.tasks
-        self._wake = state.wake
-        self._deliveries = deliveries
-        self._subscriptions = subscriptions
-        self._transport = transport
-        self._context = context
-        self._clock = clock
-        self._lease_clock = lease_clock
-        self._settings = settings
-        self._metrics = metrics
-        self._attempts_of = lru_cache(maxsize=64)(metrics.attempts.labels)
-        self._seconds_of = lru_cache(maxsize=64)(metrics.attempt_seconds.labels)
-        self._lease = lease
-        self._callback_secret = callback_secret
-        self._publish = recorded
-        self._chance = chance
+    state: DispatchState
+    deliveries: "DeliveryStore"
+    subscriptions: "SubscriptionStore"
+    transport: Transport
+    context: "Context"
+    clock: Clock
+    lease_clock: Clock
+    settings: Callable[[], DeliverySettings]
+    metrics: Metrics
+    lease: Callable[[float], Lease]
+    callback_secret: Callable[[], str]
+    recorded: Callable[[Event], None]
+    chance: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._slots = self.state.slots
+        self._attempts_of = lru_cache(maxsize=64)(self.metrics.attempts.labels)
+        self._seconds_of = lru_cache(maxsize=64)(self.metrics.attempt_seconds.labels)
 
     def start(self, target: Target, claimed: Claimed, *, has_slot: bool = True) -> None:
         """Starts a task that attempts a delivery: in its slot if it has one, otherwise as soon as one is free."""
-        self._tasks.start(self._work(target, claimed, has_slot=has_slot))
+        self.state.tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(
         self, subscription: Subscription, kind: "Kind", event: Event
@@ -139,10 +123,10 @@ class Worker:
             log.exception("render_failed", subscription=subscription.id, event_id=event.id)
             headers: Headers = ()
             detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"
-            response = Response(started_at=self._clock(), duration_ms=0.0, error="render", detail=detail)
+            response = Response(started_at=self.clock(), duration_ms=0.0, error="render", detail=detail)
         else:
             headers = request.headers
-            response = await self._transport.send(request, timeout_seconds=self._settings().timeout_of(subscription))
+            response = await self.transport.send(request, timeout_seconds=self.settings().timeout_of(subscription))
         outcome = self._outcome(subscription, kind, response)
         self._attempts_of(kind.name, outcome.verdict).inc()
         self._seconds_of(kind.name).observe(response.duration_ms / 1000)
@@ -150,88 +134,88 @@ class Worker:
 
     def signed(self, subscription: Subscription, kind: "Kind", event: Event) -> OutboundRequest:
         """The request as it would be sent now."""
-        request = kind.render(event, subscription, self._context)
+        request = kind.render(event, subscription, self.context)
         if not kind.signed:
             return request
         secrets = subscription.secrets
         if subscription.callback:
-            secrets = (SigningSecret(value=self._callback_secret()),)
-        signature = signing.signature_headers(secrets, message_id=event.id, now=self._clock(), body=request.body)
+            secrets = (SigningSecret(value=self.callback_secret()),)
+        signature = signing.signature_headers(secrets, message_id=event.id, now=self.clock(), body=request.body)
         return OutboundRequest(
             url=request.url, method=request.method, headers=request.headers + signature, body=request.body
         )
 
     def _outcome(self, subscription: Subscription, kind: "Kind", response: Response) -> Outcome:
         try:
-            outcome = kind.classify(response, self._clock())
+            outcome = kind.classify(response, self.clock())
             reason = storable(outcome.reason)[:REASON_CHARACTERS]  # may contain text of the response
             return outcome if reason == outcome.reason else replace(outcome, reason=reason)
         except Exception:
             log.exception("classify_failed", subscription=subscription.id)
-            return retry.http_outcome(response, self._clock())
+            return retry.http_outcome(response, self.clock())
 
     # --- one slot's task
 
     async def _work(self, target: Target, claimed: Claimed, *, has_slot: bool) -> None:
         """Attempts a delivery and those that its recording claims, until it claims none."""
-        self._metrics.deliveries_in_flight.inc()
+        self.metrics.deliveries_in_flight.inc()
         try:
             while following := await self._one(target, claimed, has_slot=has_slot):
                 claimed, has_slot = following[0], False
                 for other in following[1:]:
-                    self._tasks.start(self._work(target, other, has_slot=False))
+                    self.state.tasks.start(self._work(target, other, has_slot=False))
         except StoreError as error:
             log.error("delivery_failed", subscription=target.subscription.id, error=str(error))
-            self._wake()
+            self.state.wake()
         except Exception:
             log.exception("delivery_failed", subscription=target.subscription.id)
-            self._wake()
+            self.state.wake()
         finally:
-            self._metrics.deliveries_in_flight.dec()
+            self.metrics.deliveries_in_flight.dec()
 
     async def _one(self, target: Target, claimed: Claimed, *, has_slot: bool) -> tuple[Claimed, ...]:
         """Attempts a delivery, or releases it unsent. Returns the deliveries to continue with."""
         backlogged = claimed.priority > 0
         if backlogged:
-            self._slots.backlogged_began(target)
+            self._slots.count_backlogged(target, 1)
         else:
-            self._slots.fresh_came(self._clock())
+            self._slots.fresh_came(self.clock())
         try:
-            unsent = self._state.must_release(claimed)
+            unsent = self.state.must_release(claimed)
             if not (has_slot or unsent):
                 has_slot = await self._slots.wait_for_slot(target)
                 # the sink may have asked for a pause, or the subscription may be gone
-                unsent = not (target.known and target.sink.may_send(self._clock())) or self._state.must_release(claimed)
+                unsent = not (target.known and target.sink.may_send(self.clock())) or self.state.must_release(claimed)
             if has_slot and unsent:
-                self._state.vacate(target)
+                self.state.vacate(target)
             if unsent or not has_slot:
-                await self._deliveries.release([claimed], self._clock())
-                self._wake()
+                await self.deliveries.release([claimed], self.clock())
+                self.state.wake()
                 return ()
             return await self._deliver(target, claimed)
         finally:
             if backlogged:
-                self._slots.backlogged_ended(target)
+                self._slots.count_backlogged(target, -1)
 
     async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
         """One attempt in its slot, which is freed with the response. Returns the deliveries to continue with."""
         subscription = target.subscription
         try:
-            now = self._clock()
-            if claimed.lease_until - self._lease_clock() < self._settings().timeout_of(subscription):
+            now = self.clock()
+            if claimed.lease_until - self.lease_clock() < self.settings().timeout_of(subscription):
                 log.warning("lease_too_old", delivery=claimed.id)
-                await self._deliveries.release([claimed], now)
-                self._wake()
+                await self.deliveries.release([claimed], now)
+                self.state.wake()
                 return ()
             if not target.sink.take_turn(now):
-                await self._deliveries.release([claimed], target.sink.next_send_at)
-                self._wake()
+                await self.deliveries.release([claimed], target.sink.next_send_at)
+                self.state.wake()
                 return ()
             in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
             headers, response, outcome = await self.exchange(subscription, target.kind, claimed.event)
             target.answered(response, outcome, in_flight=in_flight, fills=fills)
         finally:
-            self._state.vacate(target)
+            self.state.vacate(target)
         try:
             result = self._result(target, claimed, headers, response, outcome)
         except Exception:
@@ -239,7 +223,7 @@ class Worker:
             plain = replace(response, headers=(), excerpt=b"", detail=None, remote_ip=None)
             result = self._result(target, claimed, (), plain, outcome)
         next_count = result.next_count
-        self._slots.commit_began(target, next_count)
+        self._slots.count_committing(target, next_count)
         try:
             result, recorded = await self._record(result)
             if (
@@ -250,9 +234,9 @@ class Worker:
             ):
                 await self._after(target, result, recorded, outcome)
         finally:
-            self._slots.commit_ended(target, next_count)
+            self._slots.count_committing(target, -next_count)
         if not recorded.next and (target.slots.has_backlog or result.next_lease is None):
-            self._wake()  # nothing claimed: the scan finds when the next one is due
+            self.state.wake()  # nothing claimed: the scan finds when the next one is due
         return recorded.next
 
     async def _record(self, result: AttemptResult) -> tuple[AttemptResult, AttemptRecorded]:
@@ -263,7 +247,7 @@ class Worker:
         """
         while True:
             try:
-                return result, await self._deliveries.record_attempt(result)
+                return result, await self.deliveries.record_attempt(result)
             except Exception as error:
                 if not isinstance(error, StoreError) or isinstance(error, ValueRefused):
                     log.exception("mark_impossible", delivery=result.claimed.id)
@@ -272,7 +256,7 @@ class Worker:
                         raise
                     result = reduced
                     continue
-                if self._state.stopping:
+                if self.state.stopping:
                     raise
                 log.error("mark_failed", delivery=result.claimed.id, error=str(error))
             result = replace(result, next_lease=None)  # the lease would be old
@@ -284,7 +268,7 @@ class Worker:
         self, target: Target, claimed: Claimed, headers: Headers, response: Response, outcome: Outcome
     ) -> AttemptResult:
         """Decides what follows from an attempt, and pauses the sink if that is needed before the commit."""
-        now = self._clock()
+        now = self.clock()
         finished = FinishedAttempt(
             claimed=claimed,
             subscription=target.subscription,
@@ -294,7 +278,7 @@ class Worker:
             response=response,
             outcome=outcome,
         )
-        policy = Policy(settings=self._settings(), chance=self._chance)
+        policy = Policy(settings=self.settings(), chance=self.chance)
         prompt = outcome.verdict == "delivered" and response.duration_ms <= PROMPT_MS
         next_claim = self._next_claim(target, claimed, now, prompt=prompt)
         result, pause_until = attempt_result(finished, policy, now, next_claim)
@@ -312,11 +296,11 @@ class Worker:
         backlogged = limit == math.inf or (claimed.priority > 0 and target.slots.backlogged <= limit)
         sink = target.sink
         by_scan = sink.recovered or sink.rate is not None or sink.per_second(now) is not None
-        if by_scan or self._state.stopping or not target.known or not sink.may_send(now):
+        if by_scan or self.state.stopping or not target.known or not sink.may_send(now):
             return NextClaim(backlogged=backlogged)
         free = self._slots.free(target, ahead=prompt)
         return NextClaim(
-            lease=self._lease(self._settings().timeout_of(target.subscription)) if free > 0 else None,
+            lease=self.lease(self.settings().timeout_of(target.subscription)) if free > 0 else None,
             count=2 if free > 1 and (limit == math.inf or not backlogged) else 1,
             backlogged=backlogged,
         )
@@ -324,11 +308,11 @@ class Worker:
     async def _after(self, target: Target, result: AttemptResult, recorded: AttemptRecorded, outcome: Outcome) -> None:
         """Publishes a committed result: events, subscription changes, sink health, a log line."""
         for event in result.events if recorded.kept else ():
-            self._publish(event)
+            self.recorded(event)
         if result.claimed.probe and recorded.kept:
             target.sink.plan_probe(result.probe_at)
         if result.disable is not None or (result.claimed.probe and result.state == "delivered"):
-            self._subscriptions.changed()
+            self.subscriptions.changed()
         await self._store_health(target, outcome, result.now)
         attempt = result.attempt
         (log.info if result.state != "delivered" or shows_deliveries() else log.debug)(
@@ -349,7 +333,7 @@ class Worker:
             kept=recorded.kept,
         )
         if result.state == "pending" or result.disable is not None or result.events:
-            self._wake()
+            self.state.wake()
 
     async def _store_health(self, target: Target, outcome: Outcome, now: float) -> None:
         """Stores since when a sink has only failed, and the pause it asked for, for restarts and other nodes. Written
@@ -358,9 +342,9 @@ class Worker:
         if change is None:
             return
         if change.ends_outage:
-            self._wake()
+            self.state.wake()
         try:
-            await self._subscriptions.set_sink_health(
+            await self.subscriptions.set_sink_health(
                 target.subscription.id,
                 failing_since=change.failing_since,
                 failing_reason=None if outcome.verdict == "delivered" else outcome.reason,

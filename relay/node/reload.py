@@ -29,7 +29,7 @@ def reconfigure(
     components: ComponentSettings, dispatcher: Dispatcher, pollers: Mapping[tuple[str, str], Poller]
 ) -> None:
     """Gives the loops of a running node their new settings."""
-    dispatcher.settings = components.of_dispatcher()
+    dispatcher.configure(components.of_dispatcher())
     for source in components.settings.sources.values():
         for account in source.accounts.values():
             poller = pollers.get((source.name, account.name))

@@ -232,7 +232,7 @@ async def test_deliveries_of_a_dead_node_are_sent_by_another_at_once(
         sending.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(first.node.dispatcher._worker._transport, "send", hang)
+    monkeypatch.setattr(first.node.dispatcher._worker.transport, "send", hang)
     async with open_beside(first) as second:
         monkeypatch.setattr(second.node.dispatcher._state, "stopping", True)  # the first one is to have it
         job_id = await first.job()

@@ -268,7 +268,7 @@ async def test_delivery_waiting_for_a_slot_is_not_sent_after_its_subscription_is
 
 async def test_subscriptions_together_keep_the_host_and_total_limits(tmp_path):
     async with open_world(tmp_path) as world:
-        world.dispatcher.settings = replace(world.dispatcher.settings, concurrency=10, per_host=4)
+        world.dispatcher.configure(replace(world.dispatcher.settings, concurrency=10, per_host=4))
         sink = SlowSink(world)
         for nth in range(30):
             await world.subscribe(sink=f"https://{'one' if nth % 2 else nth}.test/{nth}", ordering="none")
@@ -425,7 +425,7 @@ async def test_callback_gets_only_its_own_jobs_signed_with_the_default_secret(tm
 async def test_idle_callbacks_are_unloaded_after_their_deliveries(tmp_path):
     """With as many callback URLs as jobs, idle ones are not kept in memory."""
     async with open_world(tmp_path) as world:
-        world.dispatcher.settings = replace(world.dispatcher.settings, concurrency=4, per_host=3)
+        world.dispatcher.configure(replace(world.dispatcher.settings, concurrency=4, per_host=3))
         subscription = await world.subscribe()
         for nth in range(30):
             url = f"https://{'one' if nth % 2 else nth}.test/{nth}"

@@ -59,15 +59,15 @@ def test_sinks_share_the_backlog_slots_and_each_gets_one() -> None:
     slots, targets = slots_of(*(f"s{number}" for number in range(3 * BACKLOGGED_SLOTS)), alone_seconds=0.0)
     one, two, *others = targets
     for target in (one, one, two):
-        slots.backlogged_began(target)
+        slots.count_backlogged(target, 1)
     limits: list[Any] = [slots.backlogged_limit(target, NOW) for target in (one, two, others[0])]
     assert limits == [BACKLOGGED_SLOTS / 2, BACKLOGGED_SLOTS / 2, BACKLOGGED_SLOTS / 3]
-    slots.backlogged_ended(one)
+    slots.count_backlogged(one, -1)
     assert slots.backlogged_limit(two, NOW) == BACKLOGGED_SLOTS / 2, "one is still on its way"
-    slots.backlogged_ended(one)
+    slots.count_backlogged(one, -1)
     assert slots.backlogged_limit(two, NOW) == BACKLOGGED_SLOTS
     for target in targets:
-        slots.backlogged_began(target)
+        slots.count_backlogged(target, 1)
     assert slots.backlogged_limit(one, NOW) == 1
 
 
@@ -76,10 +76,10 @@ def test_failing_or_slow_sink_takes_no_share_from_the_others() -> None:
     failing.sink.failures = 1
     slow.sink.concurrency._alone_seconds = 99 * PROMPT_SECONDS
     for target in (prompt, failing, slow):
-        slots.backlogged_began(target)
+        slots.count_backlogged(target, 1)
     assert slots.backlogged_limit(prompt, NOW) == pytest.approx(BACKLOGGED_SLOTS / 1.01)
     for target in (prompt, failing, slow):
-        slots.backlogged_ended(target)
+        slots.count_backlogged(target, -1)
     assert slots.backlogged_limit(prompt, NOW) == BACKLOGGED_SLOTS
 
 
