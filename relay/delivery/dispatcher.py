@@ -22,6 +22,7 @@ from relay.core.records import Lease, Recorded
 from relay.core.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
+from relay.delivery.outcomes import Policy
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.slots import Slots, Target
 from relay.delivery.worker import DATABASE_RETRY_SECONDS, DispatchState, Transport, Worker
@@ -40,14 +41,14 @@ if TYPE_CHECKING:
 LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
-MOST_RESCAN_SECONDS = 1.0
+MAX_RESCAN_SECONDS = 1.0
 """Maximum pause after scans that found due deliveries and could claim none: for example when the clock was set forward
 and all deliveries in flight seem due."""
 SYNC_SECONDS = 60.0
 """Interval at which a node learns of failures and successes of sinks at other nodes."""
 EXPEDITE_SECONDS = 3600.0
 """A node that starts within this time after a subscription was enabled again expedites its retries."""
-MOST_FREE_ATTEMPTS = 20
+MAX_EXTRA_ATTEMPTS = 20
 """Maximum extra attempts of one delivery due to recoveries. At a sink with few events each success is a recovery, and
 an event that it always rejects would be sent again after each of them for days."""
 FRESH_WAIT_SECONDS = 1.0
@@ -100,7 +101,7 @@ class Dispatcher:
         self._subscriptions = subscriptions
         self._kinds = kinds
         self._clock = clock
-        self.settings = settings
+        self._policy = Policy(settings=settings, chance=random.Random(seed).random)  # noqa: S311 - jitter, not secrets
         self._holder = holder
         self._lease_clock = lease_clock or clock
         self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
@@ -120,17 +121,21 @@ class Dispatcher:
             context=context,
             clock=clock,
             lease_clock=self._lease_clock,
-            settings=lambda: self.settings,
+            policy=lambda: self._policy,
             metrics=metrics,
             lease=self._lease,
             callback_secret=callback_secret,
             recorded=recorded,
-            chance=random.Random(seed).random,  # noqa: S311 - jitter, not secrets
         )
+
+    @property
+    def settings(self) -> DeliverySettings:
+        """The current settings."""
+        return self._policy.settings
 
     def configure(self, settings: DeliverySettings) -> None:
         """Replaces the settings."""
-        self.settings = settings
+        self._policy = Policy(settings=settings, chance=self._policy.chance)
         self.slots.limit(concurrency=settings.concurrency, per_host=settings.per_host)
 
     # --- called by other components
@@ -236,7 +241,7 @@ class Dispatcher:
             next_due = now
         if shares:  # deliveries behind the claimed ones may be due soon: scan again
             next_due = min(next_due, self._clock() + (0.0 if started else self._rescan_seconds))
-            self._rescan_seconds = RESCAN_SECONDS if started else min(2 * self._rescan_seconds, MOST_RESCAN_SECONDS)
+            self._rescan_seconds = RESCAN_SECONDS if started else min(2 * self._rescan_seconds, MAX_RESCAN_SECONDS)
         return max(0.0, next_due - self._clock())
 
     async def drain(self) -> None:
@@ -331,7 +336,7 @@ class Dispatcher:
             return
         # Recoveries can repeat: without limits an event that always fails would never be dead.
         schedule_seconds = sum(self.settings.schedule_of(target.subscription))
-        limits = () if since == resumed_at else (now - schedule_seconds, MOST_FREE_ATTEMPTS)
+        limits = () if since == resumed_at else (now - schedule_seconds, MAX_EXTRA_ATTEMPTS)
         self._tasks.start(self._expedite(target, *limits))
 
     async def _expedite(self, target: Target, *limits: Any) -> None:

@@ -22,7 +22,6 @@ from relay.core.subscription import SigningSecret, Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import Headers, bare
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
-from relay.delivery.settings import DeliverySettings
 from relay.delivery.slots import Slots, Target
 from relay.errors import StoreError, ValueRefused
 from relay.holder import Holder
@@ -83,9 +82,8 @@ class Worker:
     """Attempts claimed deliveries. `start()` returns at once; the attempt runs in its own task.
 
     context   what rendering may use
-    settings  returns the current settings
+    policy    returns the current settings and the source of randomness
     lease     makes a lease for an attempt of a given timeout, in seconds
-    chance    a random number from [0, 1)
     recorded  called with each event that an attempt caused, after the commit
     """
 
@@ -96,12 +94,11 @@ class Worker:
     context: "Context"
     clock: Clock
     lease_clock: Clock
-    settings: Callable[[], DeliverySettings]
+    policy: Callable[[], Policy]
     metrics: Metrics
     lease: Callable[[float], Lease]
     callback_secret: Callable[[], str]
     recorded: Callable[[Event], None]
-    chance: Callable[[], float]
 
     def __post_init__(self) -> None:
         self._slots = self.state.slots
@@ -126,7 +123,9 @@ class Worker:
             response = Response(started_at=self.clock(), duration_ms=0.0, error="render", detail=detail)
         else:
             headers = request.headers
-            response = await self.transport.send(request, timeout_seconds=self.settings().timeout_of(subscription))
+            response = await self.transport.send(
+                request, timeout_seconds=self.policy().settings.timeout_of(subscription)
+            )
         outcome = self._outcome(subscription, kind, response)
         self._attempts_of(kind.name, outcome.verdict).inc()
         self._seconds_of(kind.name).observe(response.duration_ms / 1000)
@@ -189,9 +188,7 @@ class Worker:
             if has_slot and unsent:
                 self.state.vacate(target)
             if unsent or not has_slot:
-                await self.deliveries.release([claimed], self.clock())
-                self.state.wake()
-                return ()
+                return await self._release(claimed, self.clock())
             return await self._deliver(target, claimed)
         finally:
             if backlogged:
@@ -202,15 +199,11 @@ class Worker:
         subscription = target.subscription
         try:
             now = self.clock()
-            if claimed.lease_until - self.lease_clock() < self.settings().timeout_of(subscription):
+            if claimed.lease_until - self.lease_clock() < self.policy().settings.timeout_of(subscription):
                 log.warning("lease_too_old", delivery=claimed.id)
-                await self.deliveries.release([claimed], now)
-                self.state.wake()
-                return ()
+                return await self._release(claimed, now)
             if not target.sink.take_turn(now):
-                await self.deliveries.release([claimed], target.sink.next_send_at)
-                self.state.wake()
-                return ()
+                return await self._release(claimed, target.sink.next_send_at)
             in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
             headers, response, outcome = await self.exchange(subscription, target.kind, claimed.event)
             target.answered(response, outcome, in_flight=in_flight, fills=fills)
@@ -238,6 +231,12 @@ class Worker:
         if not recorded.next and (target.slots.has_backlog or result.next_lease is None):
             self.state.wake()  # nothing claimed: the scan finds when the next one is due
         return recorded.next
+
+    async def _release(self, claimed: Claimed, due_at: float) -> tuple[Claimed, ...]:
+        """Gives a delivery back unsent. Returns no delivery to continue with."""
+        await self.deliveries.release([claimed], due_at)
+        self.state.wake()
+        return ()
 
     async def _record(self, result: AttemptResult) -> tuple[AttemptResult, AttemptRecorded]:
         """Records a result, and retries while the database fails: an unrecorded attempt is sent again.
@@ -278,10 +277,9 @@ class Worker:
             response=response,
             outcome=outcome,
         )
-        policy = Policy(settings=self.settings(), chance=self.chance)
         prompt = outcome.verdict == "delivered" and response.duration_ms <= PROMPT_MS
         next_claim = self._next_claim(target, claimed, now, prompt=prompt)
-        result, pause_until = attempt_result(finished, policy, now, next_claim)
+        result, pause_until = attempt_result(finished, self.policy(), now, next_claim)
         target.sink.pause(pause_until)
         if result.disable is not None:
             target.sink.hold(now + DATABASE_RETRY_SECONDS)
@@ -300,7 +298,7 @@ class Worker:
             return NextClaim(backlogged=backlogged)
         free = self._slots.free(target, ahead=prompt)
         return NextClaim(
-            lease=self.lease(self.settings().timeout_of(target.subscription)) if free > 0 else None,
+            lease=self.lease(self.policy().settings.timeout_of(target.subscription)) if free > 0 else None,
             count=2 if free > 1 and (limit == math.inf or not backlogged) else 1,
             backlogged=backlogged,
         )

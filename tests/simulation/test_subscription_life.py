@@ -12,7 +12,7 @@ import pytest
 
 from relay.core.delivery import OutboundRequest, Response
 from relay.core.subscription import Subscription
-from relay.delivery.dispatcher import MOST_FREE_ATTEMPTS, MOST_RESCAN_SECONDS, RESCAN_SECONDS, Dispatcher
+from relay.delivery.dispatcher import MAX_EXTRA_ATTEMPTS, MAX_RESCAN_SECONDS, RESCAN_SECONDS, Dispatcher
 from tests.support.simulation_world import World, crashing, open_world, seen
 from tests.support.store_kit import rows
 
@@ -398,7 +398,7 @@ async def test_event_always_rejected_by_a_quiet_sink_gets_a_bounded_number_of_ex
             await world.step(120)
             await world.register(f"b {nth}", seen("queued"))
             await world.run(2)
-        assert 10 < subjects(world).count("a") <= 3 + MOST_FREE_ATTEMPTS
+        assert 10 < subjects(world).count("a") <= 3 + MAX_EXTRA_ATTEMPTS
 
 
 async def test_event_that_always_fails_gets_an_attempt_at_each_recovery_and_still_dies(tmp_path):
@@ -453,7 +453,7 @@ async def test_scans_that_claim_nothing_become_rare(tmp_path):
         world.clock.advance(HOUR)
         waits = [await world.dispatcher.run_once() for _ in range(8)]
         assert waits[0] == pytest.approx(RESCAN_SECONDS)
-        assert waits[-1] == pytest.approx(MOST_RESCAN_SECONDS)
+        assert waits[-1] == pytest.approx(MAX_RESCAN_SECONDS)
         answer.set()
         await world.dispatcher.drain()
         assert subjects(world) == ["a"]
