@@ -25,7 +25,7 @@ from relay.delivery.attempts import attempt_of
 from relay.delivery.outcomes import Policy
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.slots import Slots, Target
-from relay.delivery.worker import DATABASE_RETRY_SECONDS, DispatchState, Transport, Worker
+from relay.delivery.worker import DATABASE_RETRY_SECONDS, Transport, Worker
 from relay.errors import StoreError
 from relay.holder import Holder
 from relay.metrics import Metrics
@@ -104,17 +104,19 @@ class Dispatcher:
         self._policy = Policy(settings=settings, chance=random.Random(seed).random)  # noqa: S311 - jitter, not secrets
         self._holder = holder
         self._lease_clock = lease_clock or clock
-        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host)
         self._version = -1
         self._gone: set[str] = set()
         self._sync_at = 0.0
         self._rescan_seconds = RESCAN_SECONDS
         self._tasks = Tasks()
         self._wake = asyncio.Event()
+        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=self._wake.set)
         self._leases = 0
-        self._state = DispatchState(slots=self.slots, tasks=self._tasks, wake=self._wake.set, holder=holder)
         self._worker = Worker(
-            state=self._state,
+            slots=self.slots,
+            tasks=self._tasks,
+            wake=self._wake.set,
+            holder=holder,
             deliveries=deliveries,
             subscriptions=subscriptions,
             transport=transport,
@@ -149,7 +151,7 @@ class Dispatcher:
 
         Callback subscriptions that are not loaded are left to the scan.
         """
-        if self._state.stopping or not events or self._version != self._subscriptions.version:
+        if self.slots.closed or not events or self._version != self._subscriptions.version:
             return None
         now = self._clock()
         taken: list[Target] = []
@@ -176,7 +178,7 @@ class Dispatcher:
         for target in reservation.targets if reservation is not None else ():
             leased = [one for one in recorded.claimed if one.subscription_id == target.subscription.id]
             if not leased or not target.known:  # removed meanwhile, with its deliveries
-                self._state.vacate(target)
+                self.slots.vacate(target)
                 due |= target.slots.has_backlog  # a scan may have skipped it for lack of slots
                 continue
             for nth, one in enumerate(leased):  # several only without ordering
@@ -199,7 +201,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Repeats `run_once()` until `stop()`."""
-        while not self._state.stopping:
+        while not self.slots.closed:
             self._wake.clear()
             try:
                 wait_seconds = await self.run_once()
@@ -255,8 +257,7 @@ class Dispatcher:
     async def stop(self, timeout_seconds: float) -> None:
         """Stops claiming, releases unsent deliveries at once, and finishes those in flight within `timeout_seconds`.
         The rest keep their leases: they may have arrived."""
-        self._state.stopping = True
-        self.slots.release_waiting()
+        self.slots.close()
         self._wake.set()
         await self._tasks.finish(timeout_seconds)
 
@@ -342,7 +343,7 @@ class Dispatcher:
     async def _expedite(self, target: Target, *limits: Any) -> None:
         subscription_id, expedite = target.subscription.id, self._deliveries.expedite
         try:
-            while await expedite(subscription_id, self._clock(), *limits) and not self._state.stopping:
+            while await expedite(subscription_id, self._clock(), *limits) and not self.slots.closed:
                 pass
         except StoreError as error:
             target.sink.expediting_failed()
@@ -354,13 +355,13 @@ class Dispatcher:
     def _share(self, due: Sequence[tuple[Target, "Backlog"]], now: float) -> list[Share]:
         """Takes slots for the due subscriptions: for each at most an equal share of those that are free."""
         shares: list[Share] = []
-        self._state.starved = False
+        self.slots.starved = False
         most = max(1, (self.slots.concurrency - self.slots.in_flight) // max(1, len(due)))
         for target, entry in due:
             count = min(most, self.slots.free(target, now))
             priorities: tuple[int, ...] = ()
             if count <= 0:
-                self._state.starved |= not target.slots.claimed  # other subscriptions have all the slots
+                self.slots.starved |= not target.slots.claimed  # other subscriptions have all the slots
                 continue
             if target.subscription.state == "disabled":
                 count = 1
@@ -403,7 +404,7 @@ class Dispatcher:
                 started += 1
         finally:
             for _ in range(share.slots - started):
-                self._state.vacate(target)
+                self.slots.vacate(target)
         return started
 
     async def _probe(self, target: Target, now: float) -> int:

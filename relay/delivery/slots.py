@@ -7,7 +7,7 @@ CLAIMED_PER_SLOT bounds what is claimed but uncommitted. Whether a sink may be s
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -96,14 +96,20 @@ class Slots:
 
     concurrency  maximum slots in all
     per_host     maximum per host (scheme, name and port); one subscription gets at most half while another one waits
+    freed        called when a slot is freed while `starved`
     """
 
-    def __init__(self, *, concurrency: int, per_host: int) -> None:
+    def __init__(self, *, concurrency: int, per_host: int, freed: Callable[[], None] = lambda: None) -> None:
         self.concurrency = concurrency
         self.per_host = per_host
         self.in_flight = 0
         self.fresh_at = -math.inf
         """Time of the last fresh event."""
+        self.starved = False
+        """A due subscription got no slot because others had them all. Written by the scan."""
+        self.closed = False
+        """No more claims; unsent deliveries are released."""
+        self._freed = freed
         self._backlogged_load = 0.0
         self._targets: dict[str, Target] = {}
         self._hosts: dict[str, _Host] = {}
@@ -226,21 +232,22 @@ class Slots:
         target.host.in_flight += 1
         self.in_flight += 1
 
-    def vacate(self, target: Target) -> bool:
-        """Frees a slot. Returns False if a waiting delivery got it."""
+    def vacate(self, target: Target) -> None:
+        """Frees a slot, or passes it on to a waiting delivery."""
         queue = target.slots.queue
         while queue:
             waiting = queue.popleft()
             if not waiting.done():
                 waiting.set_result(True)
-                return False
+                return
         target.slots.in_flight -= 1
         target.host.in_flight -= 1
         self.in_flight -= 1
-        return True
+        if self.starved:
+            self._freed()
 
     async def wait_for_slot(self, target: Target) -> bool:
-        """Waits for a slot for a claimed delivery. Returns False if none will be freed, or after `release_waiting`."""
+        """Waits for a slot for a claimed delivery. Returns False if none will be freed, or after `close`."""
         if not target.known:
             return False
         if self.free(target) > 0:
@@ -257,8 +264,9 @@ class Slots:
                 self.vacate(target)
             raise
 
-    def release_waiting(self) -> None:
-        """Ends all waits for slots without one."""
+    def close(self) -> None:
+        """Ends all waits for slots without one, and all claiming."""
+        self.closed = True
         for target in self:
             while target.slots.queue:
                 waiting = target.slots.queue.popleft()

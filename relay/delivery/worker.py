@@ -50,44 +50,22 @@ class Transport(Protocol):
     async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response: ...
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class DispatchState:
-    """State that the dispatcher and the worker share. Only the dispatcher sets the flags.
-
-    wake      makes the dispatcher scan at once
-    holder    the holder name of this node's leases
-    stopping  no more claims; unsent deliveries are released
-    starved   a due subscription got no slot because others had them all: the next free slot triggers a scan
-    """
-
-    slots: Slots
-    tasks: Tasks
-    wake: Callable[[], None]
-    holder: Holder
-    stopping: bool = False
-    starved: bool = False
-
-    def must_release(self, claimed: Claimed) -> bool:
-        """True if a delivery must not be sent: this node is stopping, or another one may have taken it over."""
-        return self.stopping or self.holder.has_lost(claimed.lease_token)
-
-    def vacate(self, target: Target) -> None:
-        """Frees a slot."""
-        if self.slots.vacate(target) and self.starved:
-            self.wake()
-
-
 @dataclass(kw_only=True, eq=False)
 class Worker:
     """Attempts claimed deliveries. `start()` returns at once; the attempt runs in its own task.
 
+    wake      makes the dispatcher scan at once
+    holder    the holder name of this node's leases
     context   what rendering may use
     policy    returns the current settings and the source of randomness
     lease     makes a lease for an attempt of a given timeout, in seconds
     recorded  called with each event that an attempt caused, after the commit
     """
 
-    state: DispatchState
+    slots: Slots
+    tasks: Tasks
+    wake: Callable[[], None]
+    holder: Holder
     deliveries: "DeliveryStore"
     subscriptions: "SubscriptionStore"
     transport: Transport
@@ -101,13 +79,12 @@ class Worker:
     recorded: Callable[[Event], None]
 
     def __post_init__(self) -> None:
-        self._slots = self.state.slots
         self._attempts_of = lru_cache(maxsize=64)(self.metrics.attempts.labels)
         self._seconds_of = lru_cache(maxsize=64)(self.metrics.attempt_seconds.labels)
 
     def start(self, target: Target, claimed: Claimed, *, has_slot: bool = True) -> None:
         """Starts a task that attempts a delivery: in its slot if it has one, otherwise as soon as one is free."""
-        self.state.tasks.start(self._work(target, claimed, has_slot=has_slot))
+        self.tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(
         self, subscription: Subscription, kind: "Kind", event: Event
@@ -162,13 +139,13 @@ class Worker:
             while following := await self._one(target, claimed, has_slot=has_slot):
                 claimed, has_slot = following[0], False
                 for other in following[1:]:
-                    self.state.tasks.start(self._work(target, other, has_slot=False))
+                    self.tasks.start(self._work(target, other, has_slot=False))
         except StoreError as error:
             log.error("delivery_failed", subscription=target.subscription.id, error=str(error))
-            self.state.wake()
+            self.wake()
         except Exception:
             log.exception("delivery_failed", subscription=target.subscription.id)
-            self.state.wake()
+            self.wake()
         finally:
             self.metrics.deliveries_in_flight.dec()
 
@@ -176,23 +153,23 @@ class Worker:
         """Attempts a delivery, or releases it unsent. Returns the deliveries to continue with."""
         backlogged = claimed.priority > 0
         if backlogged:
-            self._slots.count_backlogged(target, 1)
+            self.slots.count_backlogged(target, 1)
         else:
-            self._slots.fresh_came(self.clock())
+            self.slots.fresh_came(self.clock())
         try:
-            unsent = self.state.must_release(claimed)
+            unsent = self._must_release(claimed)
             if not (has_slot or unsent):
-                has_slot = await self._slots.wait_for_slot(target)
+                has_slot = await self.slots.wait_for_slot(target)
                 # the sink may have asked for a pause, or the subscription may be gone
-                unsent = not (target.known and target.sink.may_send(self.clock())) or self.state.must_release(claimed)
+                unsent = not (target.known and target.sink.may_send(self.clock())) or self._must_release(claimed)
             if has_slot and unsent:
-                self.state.vacate(target)
+                self.slots.vacate(target)
             if unsent or not has_slot:
                 return await self._release(claimed, self.clock())
             return await self._deliver(target, claimed)
         finally:
             if backlogged:
-                self._slots.count_backlogged(target, -1)
+                self.slots.count_backlogged(target, -1)
 
     async def _deliver(self, target: Target, claimed: Claimed) -> tuple[Claimed, ...]:
         """One attempt in its slot, which is freed with the response. Returns the deliveries to continue with."""
@@ -208,7 +185,7 @@ class Worker:
             headers, response, outcome = await self.exchange(subscription, target.kind, claimed.event)
             target.answered(response, outcome, in_flight=in_flight, fills=fills)
         finally:
-            self.state.vacate(target)
+            self.slots.vacate(target)
         try:
             result = self._result(target, claimed, headers, response, outcome)
         except Exception:
@@ -216,7 +193,7 @@ class Worker:
             plain = replace(response, headers=(), excerpt=b"", detail=None, remote_ip=None)
             result = self._result(target, claimed, (), plain, outcome)
         next_count = result.next_count
-        self._slots.count_committing(target, next_count)
+        self.slots.count_committing(target, next_count)
         try:
             result, recorded = await self._record(result)
             if (
@@ -227,15 +204,19 @@ class Worker:
             ):
                 await self._after(target, result, recorded, outcome)
         finally:
-            self._slots.count_committing(target, -next_count)
+            self.slots.count_committing(target, -next_count)
         if not recorded.next and (target.slots.has_backlog or result.next_lease is None):
-            self.state.wake()  # nothing claimed: the scan finds when the next one is due
+            self.wake()  # nothing claimed: the scan finds when the next one is due
         return recorded.next
+
+    def _must_release(self, claimed: Claimed) -> bool:
+        """True if a delivery must not be sent: this node is stopping, or another one may have taken it over."""
+        return self.slots.closed or self.holder.has_lost(claimed.lease_token)
 
     async def _release(self, claimed: Claimed, due_at: float) -> tuple[Claimed, ...]:
         """Gives a delivery back unsent. Returns no delivery to continue with."""
         await self.deliveries.release([claimed], due_at)
-        self.state.wake()
+        self.wake()
         return ()
 
     async def _record(self, result: AttemptResult) -> tuple[AttemptResult, AttemptRecorded]:
@@ -255,7 +236,7 @@ class Worker:
                         raise
                     result = reduced
                     continue
-                if self.state.stopping:
+                if self.slots.closed:
                     raise
                 log.error("mark_failed", delivery=result.claimed.id, error=str(error))
             result = replace(result, next_lease=None)  # the lease would be old
@@ -290,13 +271,13 @@ class Worker:
 
         prompt  the sink responds quickly: also claims for slots that are not free yet
         """
-        limit = self._slots.backlogged_limit(target, now)
+        limit = self.slots.backlogged_limit(target, now)
         backlogged = limit == math.inf or (claimed.priority > 0 and target.slots.backlogged <= limit)
         sink = target.sink
         by_scan = sink.recovered or sink.rate is not None or sink.per_second(now) is not None
-        if by_scan or self.state.stopping or not target.known or not sink.may_send(now):
+        if by_scan or self.slots.closed or not target.known or not sink.may_send(now):
             return NextClaim(backlogged=backlogged)
-        free = self._slots.free(target, ahead=prompt)
+        free = self.slots.free(target, ahead=prompt)
         return NextClaim(
             lease=self.lease(self.policy().settings.timeout_of(target.subscription)) if free > 0 else None,
             count=2 if free > 1 and (limit == math.inf or not backlogged) else 1,
@@ -331,7 +312,7 @@ class Worker:
             kept=recorded.kept,
         )
         if result.state == "pending" or result.disable is not None or result.events:
-            self.state.wake()
+            self.wake()
 
     async def _store_health(self, target: Target, outcome: Outcome, now: float) -> None:
         """Stores since when a sink has only failed, and the pause it asked for, for restarts and other nodes. Written
@@ -340,7 +321,7 @@ class Worker:
         if change is None:
             return
         if change.ends_outage:
-            self.state.wake()
+            self.wake()
         try:
             await self.subscriptions.set_sink_health(
                 target.subscription.id,

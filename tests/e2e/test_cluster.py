@@ -164,7 +164,7 @@ async def dies(world: World, *, connected: bool = False) -> None:
     for poller in node.pollers.values():
         poller.cut_off()
         poller.holds = False
-    node.dispatcher._state.stopping = True
+    node.dispatcher.slots.closed = True
     node.dispatcher.cut_off()
     listening, *others = cluster_of_it._tasks
     tasks = [*others, cluster_of_it._renewal, *(() if connected else (listening,))]
@@ -234,10 +234,10 @@ async def test_deliveries_of_a_dead_node_are_sent_by_another_at_once(
 
     monkeypatch.setattr(first.node.dispatcher._worker.transport, "send", hang)
     async with open_beside(first) as second:
-        monkeypatch.setattr(second.node.dispatcher._state, "stopping", True)  # the first one is to have it
+        monkeypatch.setattr(second.node.dispatcher.slots, "closed", True)  # the first one is to have it
         job_id = await first.job()
         await sending.wait()
-        monkeypatch.setattr(second.node.dispatcher._state, "stopping", False)
+        monkeypatch.setattr(second.node.dispatcher.slots, "closed", False)
         second.node._dispatching = asyncio.ensure_future(second.node.dispatcher.run())
         await dies(first)
         await until(ended(first, job_id))
