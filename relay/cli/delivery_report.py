@@ -50,9 +50,9 @@ def describe_delivery(
     lines.append("")
     if attempts:
         lines += [*attempt_lines(attempts, width=width), ""]
-    behind = _behind(attempts[-1]) if attempts and delivery["state"] != "delivered" else None
-    if behind is not None:
-        lines += _labelled("Why", behind, width)
+    cause = _likely_cause(attempts[-1]) if attempts and delivery["state"] != "delivered" else None
+    if cause is not None:
+        lines += _labelled("Why", cause, width)
     lines += _labelled("Next", _next(delivery, subscription, now), width)
     for place, (does, command) in enumerate(_commands(delivery, subscription)):
         # not wrapped, so that it can be copied
@@ -78,10 +78,10 @@ def attempt_lines(attempts: Sequence[Document], *, width: int | None = None) -> 
 
 
 def _headline(attempt: Document) -> str:
-    status, address, begun = attempt.get("status_code"), attempt.get("remote_ip"), attempt["started_at"]
-    came = attempt.get("error") if status is None else f"HTTP {status}"
+    status, address, started = attempt.get("status_code"), attempt.get("remote_ip"), attempt["started_at"]
+    result = attempt.get("error") if status is None else f"HTTP {status}"
     where = f", {'to' if status is None else 'from'} {address}" if address else ""
-    return f"{begun[:10]} {begun[11:23]} UTC: {came} after {duration(attempt['duration_ms'])}{where}"
+    return f"{started[:10]} {started[11:23]} UTC: {result} after {duration(attempt['duration_ms'])}{where}"
 
 
 def _details(attempt: Document, before: Document | None) -> Iterator[str]:
@@ -96,8 +96,8 @@ def _details(attempt: Document, before: Document | None) -> Iterator[str]:
         yield "answer: the same" if same else f"answer: {shown}"
     if attempt.get("decision"):
         planned = attempt.get("next_attempt_at")
-        begun = from_rfc3339(attempt["started_at"])
-        yield f"→ {attempt['decision']}" + (f", at {short_time(from_rfc3339(planned), begun)}" if planned else "")
+        started = from_rfc3339(attempt["started_at"])
+        yield f"→ {attempt['decision']}" + (f", at {short_time(from_rfc3339(planned), started)}" if planned else "")
 
 
 def time_parts(attempt: Document) -> str:
@@ -107,11 +107,11 @@ def time_parts(attempt: Document) -> str:
     if not parts:
         return ""
     rest = attempt["duration_ms"] - sum(took for _, took in parts)
-    said = [f"{label} {duration(took)}" for label, took in parts]
+    parts_in_words = [f"{label} {duration(took)}" for label, took in parts]
     if rest >= 1:
-        said.append(f"rest {duration(rest)}")
+        parts_in_words.append(f"rest {duration(rest)}")
     reused = timings.get("connect_ms") is None and timings.get("first_byte_ms") is not None
-    return ", ".join(said) + (" (reused connection)" if reused else "")
+    return ", ".join(parts_in_words) + (" (reused connection)" if reused else "")
 
 
 def duration(milliseconds: float) -> str:
@@ -164,7 +164,7 @@ def _about_sink(delivery: Document, subscription: Document | None) -> str:
     return f"{subscription['sink']} ({subscription['config']['kind']}, {state}): {subscription['id']}"
 
 
-def _behind(attempt: Document) -> str | None:
+def _likely_cause(attempt: Document) -> str | None:
     """The likely cause of a failed attempt."""
     status = attempt.get("status_code")
     if status is None:

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from relay.config.keyring import new_key
@@ -24,6 +23,8 @@ from relay.config.settings import (
 )
 from relay.errors import UsageError
 from relay.sandbox.server import Sandbox
+from relay.server.sockets import listening_socket, make_server
+from relay.server.sockets import url_of as url_of_socket
 from relay.store.postgres_engine import is_postgres, scratch_database
 from relay.store.sqlite import url_of as sqlite_url_of
 
@@ -46,35 +47,20 @@ def sandbox_of(plan: Plan) -> Sandbox:
     return Sandbox(seed=plan.seed, speed=plan.speed, rate_limit=plan.rate_limit, limit_reads_only=True)
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn that leaves the signals to the program around it."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def listen() -> socket.socket:
-    """A socket on a free port of 127.0.0.1, listening."""
-    # With the protocol named asyncio turns Nagle's algorithm off; without, every kept connection waits 40 ms a request.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(1024)  # before the server is up, so that nobody is turned away
-    return listener
+    """A socket that listens on a free port of 127.0.0.1."""
+    return listening_socket("127.0.0.1", 0)
 
 
 def url_of(listener: socket.socket) -> str:
-    """The base URL of a listening socket."""
-    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    """The base URL of a socket of `listen`."""
+    return url_of_socket(listener, "127.0.0.1")
 
 
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
     """Serves the application on the socket while inside."""
-    config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, proxy_headers=False, timeout_graceful_shutdown=2
-    )
-    server = _Server(config)
+    server = make_server(app, shutdown_seconds=2)
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     try:
         yield

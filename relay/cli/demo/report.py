@@ -68,14 +68,18 @@ def check_job(truth: Mapping[str, Any], receipts: Sequence[Receipt]) -> JobCheck
     recorded event that did not arrive, so it is missing too.
     """
     attempts = _attempts(truth["transitions"])
-    came = _split([receipt.kind for receipt in receipts])
+    received = _split([receipt.kind for receipt in receipts])
     retries = len(attempts) - 1
     final = truth["transitions"][-1]["status"]
     started = truth["final_item"]["started_at"] is not None
-    missing = max(0, retries - (len(came) - 1)) + (final not in came[-1]) + (started and "running" not in came[-1])
+    missing = (
+        max(0, retries - (len(received) - 1))
+        + (final not in received[-1])
+        + (started and "running" not in received[-1])
+    )
     unobserved = 0
     for index, statuses in enumerate(attempts):
-        seen = came[index] if index < len(came) else []
+        seen = received[index] if index < len(received) else []
         is_last = index == retries
         optional = [status for status in statuses if not (is_last and (status == final or status == "running"))]
         unobserved += sum(status not in seen for status in optional)
