@@ -2,17 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-import orjson
 from starlette.applications import Starlette
 
 from relay.cli.demo.environment import API_KEY, Plan, listen, sandbox_of, served, url_of
 from relay.cli.demo.report import FINAL_STATUSES, NAIVE_INTERVAL_SECONDS, Naive, make_naive
-from relay.cli.demo.scenario import DemoError, Scenario, last_end_of, patience_seconds, post, ticking, truths_of
+from relay.cli.demo.scenario import Scenario, last_end_of, patience_seconds, post, request, ticking, truths_of
 from relay.clock import Clock, wall_clock
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.server import JOBS_PATH
@@ -92,14 +91,13 @@ def length_seconds(truths: Sequence[dict[str, Any]]) -> float:
 @contextlib.asynccontextmanager
 async def open_rerun(plan: Plan) -> AsyncIterator[Rerun]:
     """A new sandbox that serves on loopback, and a poller that is not started."""
-    headers = {"Authorization": f"Bearer {API_KEY}"}
     timeout = aiohttp.ClientTimeout(total=60)
     with contextlib.closing(listen()) as listener:
         url, sandbox = url_of(listener), sandbox_of(plan).app()
         async with served(sandbox, listener), aiohttp.ClientSession(timeout=timeout) as session:
 
             async def poll(job_id: str) -> PollResult:
-                return await _poll(session, f"{url}{JOBS_PATH}{job_id}", headers)
+                return await _poll(session, f"{url}{JOBS_PATH}{job_id}")
 
             poller = NaivePoller(interval_seconds=NAIVE_INTERVAL_SECONDS / plan.speed, poll=poll)
             yield Rerun(plan=plan, url=url, sandbox=sandbox, poller=poller, session=session)
@@ -149,14 +147,8 @@ async def _dispatch_again(rerun: Rerun, created_at: Sequence[float]) -> list[str
     return job_ids
 
 
-async def _poll(session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> PollResult:
-    try:
-        async with session.get(url, headers=headers) as response:
-            raw = await response.read()
-            if response.status == 429:
-                return PollResult(retry_after_seconds=float(response.headers["Retry-After"]))
-            if response.status != 200:
-                raise DemoError(f"GET {url} answered {response.status}: {raw[:300].decode(errors='replace')}")
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise DemoError(f"GET {url} failed: {error or type(error).__name__}") from None
-    return PollResult(status=orjson.loads(raw)["item"]["status"])
+async def _poll(session: aiohttp.ClientSession, url: str) -> PollResult:
+    response, answer = await request(session, "GET", url, api_key=API_KEY, accepted=429)
+    if response.status == 429:
+        return PollResult(retry_after_seconds=float(response.headers["Retry-After"]))
+    return PollResult(status=answer["item"]["status"])

@@ -228,18 +228,32 @@ async def post(
     session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, api_key: str | None = None
 ) -> dict[str, Any]:
     """Posts JSON and returns the object in the answer. Raises DemoError."""
+    _, answer = await request(session, "POST", url, body=body, api_key=api_key)
+    return answer
+
+
+async def request(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    body: Mapping[str, Any] | None = None,
+    api_key: str | None = None,
+    accepted: int = 200,
+) -> tuple[aiohttp.ClientResponse, dict[str, Any]]:
+    """The response and its JSON object. Raises DemoError for an error status other than `accepted`."""
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
     try:
-        async with session.post(url, data=orjson.dumps(body), headers=headers) as response:
+        data = None if body is None else orjson.dumps(body)
+        async with session.request(method, url, data=data, headers=headers) as response:
             raw = await response.read()
-            if response.status >= 300:
-                raise DemoError(f"POST {url} answered {response.status}: {raw[:300].decode(errors='replace')}")
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise DemoError(f"POST {url} failed: {error or type(error).__name__}") from None
-    answer: dict[str, Any] = orjson.loads(raw)
-    return answer
+        raise DemoError(f"{method} {url} failed: {error or type(error).__name__}") from None
+    if response.status >= 300 and response.status != accepted:
+        raise DemoError(f"{method} {url} answered {response.status}: {raw[:300].decode(errors='replace')}")
+    return response, orjson.loads(raw)
 
 
 @contextlib.asynccontextmanager
