@@ -81,7 +81,7 @@ async def test_report_of_a_delivery_with_two_attempts(world: RelayWorld) -> None
     assert "→ HTTP 503 (attempt 1 of 11): tried again in " in told
     assert told.count("“restarting”") == 1
     assert "answer: the same" in told
-    assert "(the connection was open already)" in told
+    assert "(reused connection)" in told
     assert "→ HTTP 200: delivered" in told
     code, lines = await world.run("deliveries", "show", delivery["id"], "--json")
     assert (code, json.loads(lines[0])) == (0, await world.get(f"/v1/deliveries/{delivery['id']}"))

@@ -137,7 +137,7 @@ def test_serve_requires_the_newest_schema(here: Here) -> None:
     assert line.endswith("run `relay migrate`")
     assert here.run("migrate", RELAY_ENCRYPTION_KEY="") == (
         0,
-        [f"the database has schema {newest_revision()}, the newest"],
+        [f"the database has the newest schema, {newest_revision()}"],
     )
     node = here.begin(*SERVE)
     node.until(r"serving (http://\S+)")

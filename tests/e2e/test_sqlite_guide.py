@@ -84,7 +84,7 @@ async def test_an_upgrade_and_the_way_back(world: RelayWorld) -> None:
     kept = await backed_up(world)
     assert await world.end() == 0
     said = await typed(world, commands("Upgrade"))
-    assert f"the database has schema {newest_revision()}, the newest" in said
+    assert f"the database has the newest schema, {newest_revision()}" in said
     await world.serve()
     assert await world.end() == 0
 

@@ -163,7 +163,7 @@ async def test_a_folder_that_is_not_there(world: RelayWorld, tmp_path: Path) -> 
     assert "No such file or directory" in line
     code, lines = await world.run("check", REVOR_API_KEY="sk-revor-test", DATABASE_URL=url)
     assert code == 2
-    assert any("make it, or set database.url" in line for line in lines)
+    assert any("Create it, or set database.url" in line for line in lines)
 
 
 async def test_a_file_that_is_no_database(world: RelayWorld, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ async def test_failing_commands(world: RelayWorld, tmp_path: Path) -> None:
     nobody = {"RELAY_URL": "http://127.0.0.1:9"}
     code, lines = await world.run("jobs", "list", **nobody)
     assert (code, len(lines)) == (1, 1)
-    assert "start one with `relay serve`, or set RELAY_URL" in lines[0]
+    assert "Start one with `relay serve`, or set RELAY_URL" in lines[0]
     world.settings(
         more="auth: {tokens: [{name: ops, token: 'rl_a-token-of-at-least-32-characters', scopes: [admin]}]}\n"
     )
@@ -202,7 +202,7 @@ async def test_token_file_readable_by_others(world: RelayWorld, tmp_path: Path) 
     code, lines = await world.run("jobs", "list")
     assert (code, lines) == (2, [f"relay: others may read the token file {token} (0644): chmod 600 '{token}'"])
     code, lines = await world.run("jobs", "list", RELAY_TOKEN=API_TOKEN)
-    assert (code, lines) == (0, ["no jobs: track one with `relay jobs add ID`"])
+    assert (code, lines) == (0, ["no jobs. Track one with `relay jobs add ID`"])
 
 
 async def test_calls_without_a_token(world: RelayWorld) -> None:
