@@ -22,7 +22,7 @@ from relay.config.keyring import load_or_create_keyring, python_line_that_makes_
 from relay.config.settings import AccountSettings, Settings, SourceSettings
 from relay.core.delivery import OutboundRequest
 from relay.core.events import Event
-from relay.core.planner import PlannerStatistics, statistics_for
+from relay.core.planner import PlannerStatistics
 from relay.core.signing import new_secret
 from relay.core.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
@@ -315,7 +315,7 @@ class Node:
         self._clients[source.name] = client
         root = definition.root(source.base_url)
         self._transports[source.name] = UpstreamTransport(root, clock=self._clock, node_id=self.node_id)
-        statistics = statistics_for(self._components.of_planner(source))
+        statistics = PlannerStatistics(self._components.of_planner(source).unit_seconds)
         memory = SourceStatistics(source.name, statistics, rows=self.store.learned, clock=self._clock)
         self._memories[source.name] = memory
         self._statistics[source.name] = statistics

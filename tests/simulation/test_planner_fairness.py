@@ -12,7 +12,7 @@ import pytest
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.jobs import PARKED, Job, JobHeap
 from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
-from relay.core.planner.pacing import BACKLOG_COUNTED
+from relay.core.planner.pacer import BACKLOG_COUNTED
 from relay.core.planner.planner import PLANNED_AGAIN_AT_ONCE
 from relay.core.planner.price import FLOOR
 from relay.core.planner.schedule import MAX_PATIENCE

@@ -113,7 +113,7 @@ def test_a_restored_planner_takes_the_same_jobs_at_the_same_moments(
     snapshot = json.loads(json.dumps(planner.snapshot()))
     restored = Planner.restore(config, snapshot)
     assert restored.snapshot() == snapshot
-    planner._bucket = Bucket()  # empty, as the restored one's is
+    planner._pacer.bucket = Bucket()  # empty, as the restored one's is
     expected = restart_at(planner, now, 25, str(seed), limit)
     found = restart_at(restored, now, 25, str(seed), limit)
     assert [job_id for _, job_id in found] == [job_id for _, job_id in expected]

@@ -53,3 +53,8 @@ class PlannerConfig:
                 f"0 < min_interval_seconds <= max_interval_seconds must hold: "
                 f"{self.min_interval_seconds!r}, {self.max_interval_seconds!r}"
             )
+
+    @property
+    def unit_seconds(self) -> float:
+        """The planner's unit of time: a second, or the shortest interval if that is less (accelerated simulations)."""
+        return min(1.0, self.min_interval_seconds)

@@ -1,35 +1,65 @@
-"""The planner: which job to look at next and when, within the request budget of one upstream account."""
+"""The planner: decides which job to poll next, and when, within the request budget of one upstream account.
+
+Its parts: `open_jobs` (what each job waits for), `schedule` (when it is polled), `pacer` (when a request may be sent),
+`statistics` (what polls have taught). Pure: the caller passes the time and sends the requests.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
+from relay.core.planner.config import PlannerConfig
+from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import read_item, read_time
 from relay.core.planner.jobs import ASKED, CHECK, PARKED, RUNNING, UNSEEN, WAITING, Job
-from relay.core.planner.pacing import TOO_MANY_REQUESTS, Pacing
+from relay.core.planner.open_jobs import OpenJobs
+from relay.core.planner.pacer import Pacer
+from relay.core.planner.price import Price
 from relay.core.planner.queues import LIKELY_QUEUES
-from relay.core.planner.timeline import SLACK_SECONDS
+from relay.core.planner.schedule import MAX_PATIENCE, PollSchedule
+from relay.core.planner.snapshot import PlannerState
+from relay.core.planner.statistics import PlannerStatistics
+from relay.core.planner.timeline import SLACK_SECONDS, Timeline
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
 
 DEFAULT_SPACING_SECONDS = 60.0
 NOT_FOUND = 404
+TOO_MANY_REQUESTS = 429
 SERVER_ERRORS = 500
 PLANNED_AGAIN_AT_ONCE = 32
-"""Looks that one `take` plans again because requests have become dearer."""
+"""Maximum number of stale polls that one `take` plans again."""
 
 
-class Planner(Pacing):
-    """Plans the looks at all open jobs of one account. Pure: the caller brings the time and does the looking.
+class Planner:
+    """Plans the polls of all open jobs of one account.
 
-    Items are mappings in the relay's own field names: `status`, `channel`, `scheduled_at`, `started_at`,
-    `next_attempt_at`; times in them are RFC 3339 text or epoch seconds, and what can not be read counts as unknown.
-    Every `now` is epoch seconds of the same clock; it may be set back. No method raises for what an upstream sent.
+    Items are mappings in the relay's field names: `status`, `channel`, `scheduled_at`, `started_at`, `next_attempt_at`.
+    Their times are RFC 3339 text or epoch seconds; invalid values count as unknown. Every `now` is epoch seconds of the
+    same clock, which may be set back. No method raises for anything an upstream sends.
 
-    Use: ask `next_request_at`; when that moment has come, `take` until it returns None, look at each job taken, and
-    tell the outcome by `observed` or `failed`. A job taken is not offered again before that.
+    Use: call `next_request_at`. At that time call `take` until it returns None, poll each job taken, and pass the
+    result to `observed` or `failed`. Until then the job is not offered again.
     """
+
+    def __init__(
+        self, config: PlannerConfig, statistics: PlannerStatistics | None = None, price: Price | None = None
+    ) -> None:
+        """`statistics`: shared by the planners of a source's accounts; None: its own. `price`: for benchmarks only."""
+        self._config = config
+        self._own_statistics = statistics is None
+        self._statistics = PlannerStatistics(config.unit_seconds) if statistics is None else statistics
+        self._price = Price(config.unit_seconds) if price is None else price
+        self._timeline = Timeline()
+        self._forecast = Forecast(self._statistics, self._price)
+        self._schedule = PollSchedule(config, self._statistics, self._price)
+        self._open_jobs = OpenJobs(config, self._schedule, self._statistics, self._forecast)
+        self._pacer = Pacer(config, self._schedule, self._price, self._forecast)
+        self._purposes: dict[str, Purpose] = {}
+        """Purpose of each poll in flight."""
+
+    # --- jobs
 
     def track(
         self,
@@ -44,17 +74,17 @@ class Planner(Pacing):
         step: int = 0,
         seen_at: float | None = None,
     ) -> None:
-        """Begins to plan looks at a job; `item` is what is known of it, None for nothing.
+        """Begins to plan polls of a job. Jobs of a lane must be tracked in the order of their creation.
 
-        `lane` is the lane it runs in, None for its channel's, "" for none; `min_interval_seconds` the least time from
-        its predecessor's start to its own: a minute by default, and less by as much as our shortest interval is below a
-        second, which only a world that runs faster has use for. Jobs of a lane are to be tracked in the order in which
-        they were created.
-        `next_poll_at`, `step` and `seen_at` (when the item was seen) carry on a plan that was kept elsewhere. For a job
-        that is tracked already only `weight` and, where given, `next_poll_at` are taken over: that is how a look is
-        asked for at once.
+        item                  its last known state; None if unknown
+        lane                  name of its lane; None: the lane of its channel; "": no lane
+        min_interval_seconds  minimum time between its predecessor's start and its own; None: a minute (less if
+                              `min_interval_seconds` of the config is below 1, for accelerated simulations)
+        next_poll_at, step, seen_at  continue a stored plan; `seen_at` is when `item` was seen
+
+        For a tracked job only `weight` and, if given, `next_poll_at` are used: this requests an immediate poll.
         """
-        t = self._timeline.at(now) if self._bucket.rate else self._refresh(now)
+        t = self._timeline.at(now) if self._pacer.bucket.rate else self._refresh(now)
         if min_interval_seconds is None:
             min_interval_seconds = DEFAULT_SPACING_SECONDS * min(1.0, self._config.min_interval_seconds)
         planned = read_time(next_poll_at)
@@ -75,79 +105,93 @@ class Planner(Pacing):
                 seen=t if seen is None else min(self._timeline.inner(seen), t),
             )
         else:
-            self._open_jobs.weigh(job, weight, t)
+            self._open_jobs.set_weight(job, weight, t)
             if planned is not None and not job.in_flight:
-                self._open_jobs.fix(job, planned, t, asked=True)
+                self._schedule.plan_at(job, planned, t, asked=True)
         self._open_jobs.unpark_some(t)
 
-    def next_request_at(self, now: float) -> float | None:
-        """When to send the next request, epoch seconds; not after `now` means now, None that there is none to send.
+    def set_weight(self, job_id: str, weight: float, now: float) -> None:
+        """Sets the weight of a second of this job's delay, 1 by default. A higher weight expedites its next poll.
 
-        Ask again at that moment, and after each `track`, `observed`, `failed` and `set_weight`: it may have changed.
+        No weight starves a job: at any price its next poll is due at most MAX_PATIENCE longest intervals after the last
+        one. It then waits for at most one poll of each other open job, and HEAD_START_REQUESTS for heavier ones.
+        """
+        job = self._open_jobs.jobs.get(job_id)
+        if job is not None:
+            self._open_jobs.set_weight(job, weight, self._timeline.at(now))
+
+    def forget(self, job_id: str) -> None:
+        """Plans no more polls of a job."""
+        job = self._open_jobs.jobs.get(job_id)
+        if job is not None:
+            if job.in_flight:
+                self._pacer.budget.dropped()
+                self._purposes.pop(job_id, None)
+            self._open_jobs.remove(job, self._timeline.last or 0.0)
+
+    # --- polls
+
+    def next_request_at(self, now: float) -> float | None:
+        """When to send the next request, in epoch seconds; at or before `now` means now. None if there is none.
+
+        Call it again at that time, and after each `track`, `observed`, `failed` and `set_weight`.
         """
         t = self._refresh(now)
         self._open_jobs.unpark_some(t)
         if not self._statistics.refit_step():
             self._forecast.work(t)
-        first = self._open_jobs.queues.first(t)
+        first = self._schedule.queues.first(t)
         if first is None:
             return None
-        opens = self._closed_until
+        opens = self._pacer.closed_until
         if opens is None:
-            opens = min(self._bucket.opens_at(), self._budget.changes_at())
+            opens = min(self._pacer.bucket.opens_at(), self._pacer.budget.changes_at())
         at = max(min(first.due, self._ahead_at()), opens)
-        # A clock that runs a little behind what it showed before must not make callers wait for what `take` gives now.
+        # If the clock is slightly behind its last reading, callers must not wait for what `take` returns now.
         return now if at <= t + SLACK_SECONDS else self._timeline.clock(at)
 
     def take(self, now: float) -> str | None:
-        """The job to look at now; takes one request. None where none is due, or the budget has no request for it."""
+        """The job to poll now; takes one request. None if no job is due, or the budget has no request."""
         t = self._refresh(now)
         self._open_jobs.unpark_some(t)
-        first = self._open_jobs.queues.first(t)
+        queues = self._schedule.queues
+        first = queues.first(t)
         for _ in range(PLANNED_AGAIN_AT_ONCE):
-            if first is None or first.due > t + SLACK_SECONDS or not self._open_jobs.stale(first):
+            if first is None or first.due > t + SLACK_SECONDS or not self._schedule.is_stale(first):
                 break
-            # Its look was planned when requests were cheaper: others may need this one more.
-            self._open_jobs.plan_again(first, t)
-            first = self._open_jobs.queues.first(t)
-        if first is None or self._closed_until is not None:
+            # Its poll was planned at a lower price: others may need this request more.
+            self._schedule.replan(first, t)
+            first = queues.first(t)
+        if first is None:
             return None
         ahead = first.due > t + SLACK_SECONDS
         if ahead:
             if self._ahead_at() > t + SLACK_SECONDS:
                 return None
-            first = self._open_jobs.queues.next_expected() or first
-        if not self._bucket.take(t):
+            first = queues.next_expected() or first
+        if not self._pacer.take(t):
             return None
         if first.queue not in LIKELY_QUEUES:
             self._price.other_poll()
         self._purposes[first.id] = _purpose(first, t, ahead=ahead)
-        self._open_jobs.queues.taken(first)
+        queues.taken(first)
         first.due = t
-        self._budget.sent()
         return first.id
-
-    def _ahead_at(self) -> float:
-        """From when on a look may come before its time, because a request would be lost otherwise."""
-        job = self._open_jobs.queues.next_expected()
-        if job is None or not self._price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
-            return math.inf
-        return max(self._bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
 
     def observed(
         self, job_id: str, item: Mapping[str, Any] | None, headers: Mapping[str, str], sent_at: float, now: float
     ) -> None:
-        """A look succeeded: `item` is the job as the upstream answered it to the request sent at `sent_at`.
+        """A poll sent at `sent_at` succeeded and found `item`.
 
-        A job that has ended is forgotten. An item that can not be read counts as a look that found nothing new.
+        A job that has ended is forgotten. An invalid item counts as a poll that found nothing new.
         """
         job = self._open_jobs.jobs.get(job_id)
         if job is None:
             return
         t = self._timeline.at(now)
         sent = min(t, self._timeline.inner(sent_at))
-        self._budget.answered(self._headers.read(headers, now), ours=job.in_flight, sent_at=sent, now=t)
-        self._budget.succeeded()
+        self._pacer.answered(headers, ours=job.in_flight, sent_at=sent, now=t, clock=now)
+        self._pacer.budget.succeeded()
         reading = read_item(item).shifted(self._timeline.offset)
         self._purposes.pop(job_id, None)
         if reading.terminal and reading.finished_at is not None and job.seen <= reading.finished_at <= t:
@@ -157,75 +201,108 @@ class Planner(Pacing):
         self._refresh(now)
 
     def failed(self, job_id: str, status_code: int | None, headers: Mapping[str, str], now: float) -> None:
-        """A look failed: `status_code` is the response's, None where there was none.
+        """A poll failed with `status_code`, None without a response.
 
-        429 stops all requests until Retry-After, or else until the window ends. Server errors and missing responses
-        make the job wait longer each time, and several of them in a row all requests. Other codes concern the job.
+        A 429 pauses all requests until Retry-After, or until the window ends. Server errors and missing responses back
+        off the job, and several in a row all requests. Other codes concern only the job.
         """
         job = self._open_jobs.jobs.get(job_id)
         if job is None:
             return
         t = self._timeline.at(now)
         self._purposes.pop(job_id, None)
-        told = self._headers.read(headers, now)
-        self._budget.answered(told, ours=job.in_flight, sent_at=job.due if job.in_flight else t, now=t)
+        budget, in_flight = self._pacer.budget, job.in_flight
+        sent = job.due if in_flight else t
+        reading = self._pacer.answered(headers, ours=in_flight, sent_at=sent, now=t, clock=now)
         if status_code == TOO_MANY_REQUESTS:
-            self._open_jobs.fix(job, self._budget.rejected(told, t), t)
+            self._schedule.plan_at(job, budget.rejected(reading, t), t)
         else:
             if status_code is None or status_code >= SERVER_ERRORS:
-                self._budget.erred()
+                budget.erred()
             else:
-                self._budget.succeeded()
-            wait = told.retry_after_seconds or 0.0
+                budget.succeeded()
+            wait = reading.retry_after_seconds or 0.0
             self._open_jobs.fail(job, t, missing=status_code == NOT_FOUND, not_before=t + wait)
         self._refresh(now)
 
-    def set_weight(self, job_id: str, weight: float, now: float) -> None:
-        """How much a second of this job's delay counts, 1 being usual; a higher one brings its next look forward.
+    # --- requests of callers on the same key
 
-        None starves a job: however low its weight and however dear requests become, its next look is due MAX_PATIENCE
-        longest intervals after the last one, and then waits for no more than one look at each other open job, and for
-        HEAD_START_REQUESTS at heavier ones.
+    def borrow(self, job_id: str, now: float) -> bool:
+        """Lets a caller's own request poll the job; it counts as taken. Pass its result to `observed` or `settle`.
+
+        Returns False if the job is not tracked or is being polled.
         """
         job = self._open_jobs.jobs.get(job_id)
-        if job is not None:
-            self._open_jobs.weigh(job, weight, self._timeline.at(now))
+        if job is None or job.in_flight:
+            return False
+        t = self._refresh(now)
+        self._purposes[job_id] = "passed"
+        self._schedule.queues.take_off(job)
+        job.due = t
+        self._pacer.borrow(t)
+        return True
 
-    def forget(self, job_id: str) -> None:
-        """Plans no more looks at a job."""
+    def settle(
+        self, job_id: str, due: float, status_code: int | None, headers: Mapping[str, str], sent_at: float, now: float
+    ) -> None:
+        """Ends a borrowed poll that did not show the job. Its poll is due at `due` again, as before.
+
+        The response (`status_code` None: none) counts for the rate limit, not for the job or the upstream's health.
+        """
         job = self._open_jobs.jobs.get(job_id)
-        if job is not None:
-            if job.in_flight:
-                self._budget.dropped()
-                self._purposes.pop(job_id, None)
-            self._open_jobs.remove(job, self._timeline.last or 0.0)
+        if job is None or not job.in_flight:
+            return
+        t = self._timeline.at(now)
+        self._purposes.pop(job_id, None)
+        self._count_response(status_code, headers, ours=True, sent_at=sent_at, t=t, now=now)
+        self._schedule.put(job, self._timeline.inner(due), t)
+        self._refresh(now)
+
+    def forwarded(self, status_code: int | None, headers: Mapping[str, str], sent_at: float, now: float) -> None:
+        """Counts a caller's request that was sent at `sent_at`; `status_code` is None without a response.
+
+        If the headers report the limit, they show that it was used. Otherwise the next poll waits for it.
+        """
+        t = self._timeline.at(now) if self._pacer.bucket.rate else self._refresh(now)
+        self._count_response(status_code, headers, ours=False, sent_at=sent_at, t=t, now=now)
+        if not self._pacer.budget.meters():
+            self._pacer.bucket.charge(t)
+
+    def is_fresh(self, job_id: str, now: float) -> bool:
+        """True if the last poll of the job is as good as one now, since the next one is planned for later."""
+        job = self._open_jobs.jobs.get(job_id)
+        if job is None or job.in_flight or job.failures or job.phase == UNSEEN:
+            return False
+        return job.due > self._timeline.at(now) + SLACK_SECONDS
+
+    # --- views
 
     def tracks(self, job_id: str) -> bool:
-        """Whether the job's polls are planned here; one that is under way counts."""
+        """True if the job is tracked, including one in flight."""
         return job_id in self._open_jobs.jobs
 
     def next_poll_at(self, job_id: str) -> float | None:
-        """When the job's next look is planned, epoch seconds; None while one is under way, or it is not tracked."""
+        """Planned time of the job's next poll, in epoch seconds. None if one is in flight, or it is not tracked."""
         job = self._open_jobs.jobs.get(job_id)
         return None if job is None or job.in_flight else self._timeline.clock(job.due)
 
     def step(self, job_id: str) -> int:
-        """How many looks at the job have found nothing new since its anchor: what `track` takes as `step`."""
+        """Number of polls since the job's anchor that found nothing new: `step` of `track`."""
         job = self._open_jobs.jobs.get(job_id)
         return 0 if job is None else job.step
 
     def purpose(self, job_id: str) -> Purpose:
-        """What the look at the job that is under way is for."""
+        """Purpose of the job's poll in flight."""
         return self._purposes.get(job_id, "expected")
 
     def explain(self, job_id: str, now: float) -> Explanation | None:
-        """Why the job is not looked at right now, and when it will be; None where it is not tracked."""
+        """Why the job is not polled now, and when it will be. None if it is not tracked."""
         job = self._open_jobs.jobs.get(job_id)
         if job is None:
             return None
         t = self._refresh(now)
         clock = self._timeline.clock
-        opens = self._bucket.opens_at() if self._closed_until is None else self._closed_until
+        opens = self._pacer.opens_at()
         parked = job.phase == PARKED and job.previous is not None
         return Explanation(
             reason=self._reason(job, t, opens),
@@ -235,39 +312,118 @@ class Planner(Pacing):
             waiting_for_job_id=job.previous.id if parked and job.previous is not None else None,
             step=job.step,
             failures=job.failures,
-            expected_delay_seconds=self._open_jobs.expected_delay(job),
+            expected_delay_seconds=self._schedule.expected_delay(job),
         )
 
     def stats(self, now: float) -> Stats:
-        """The account's budget and its jobs right now."""
+        """The account's budget and its jobs at `now`."""
         t = self._refresh(now)
-        meter = min(self._budget.meters(), key=lambda known: known.rate, default=None)
-        stopped = self._budget.stopped_until(t)
-        demand = self._open_jobs.demand / math.sqrt(self._price.value) / self._unit
-        expected = self._forecast.expected(min(demand / self._bucket.rate, 1.0))
+        budget, rate, unit = self._pacer.budget, self._pacer.bucket.rate, self._config.unit_seconds
+        meter = min(budget.meters(), key=lambda known: known.rate, default=None)
+        stopped = budget.stopped_until(t)
+        demand = self._schedule.demand / math.sqrt(self._price.value) / unit
+        expected = self._forecast.expected(min(demand / rate, 1.0))
         return Stats(
             open_jobs=len(self._open_jobs.jobs),
-            due_jobs=self._open_jobs.queues.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
-            in_flight=self._budget.in_flight,
+            due_jobs=self._schedule.queues.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
+            in_flight=budget.in_flight,
             limit=None if meter is None else meter.limit,
             remaining=None if meter is None else max(meter.remaining, 0.0),
-            window_seconds=self._budget.window_seconds(),
-            requests_per_second=self._bucket.rate,
+            window_seconds=budget.window_seconds(),
+            requests_per_second=rate,
             others_requests_per_second=0.0 if meter is None else meter.others_rate,
             paused_until=None if stopped is None else self._timeline.clock(stopped),
-            price_seconds=self._price.value * self._unit,
+            price_seconds=self._price.value * unit,
             expected_delay_seconds=expected[0],
             expected_delay_at_double_seconds=expected[1],
             expected_delay_at_half_seconds=expected[2],
         )
 
+    # --- saved state
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole state as JSON values, for `restore`."""
+        return self._state().dump()
+
+    @classmethod
+    def restore(
+        cls, config: PlannerConfig, snapshot: Mapping[str, Any], statistics: PlannerStatistics | None = None
+    ) -> Self:
+        """A planner that makes the same decisions as the one of the snapshot. Its requests in flight count as not sent.
+
+        The bucket starts empty, so nothing bursts. `jobs` may be removed from the snapshot, for a caller that tracks
+        them again. Raises ValueError for a snapshot of another version.
+        """
+        planner = cls(config, statistics)
+        planner._state().load(snapshot)
+        return planner
+
+    def reconfigured(self, config: PlannerConfig) -> Self:
+        """A planner with other settings that continues from this one, including requests in flight."""
+        planner = self.restore(config, self.snapshot(), None if self._own_statistics else self._statistics)
+        for job_id, purpose in self._purposes.items():
+            planner._schedule.queues.take_off(planner._open_jobs.jobs[job_id])
+            planner._purposes[job_id] = purpose
+        planner._pacer.budget.in_flight = self._pacer.budget.in_flight
+        return planner
+
+    def durable_state(self) -> dict[str, Any]:
+        """The state worth keeping across restarts, without jobs, as JSON values for `resume`."""
+        return self._state().dump_durable()
+
+    def resume(self, saved: Mapping[str, Any], now: float) -> None:
+        """Continues from a `durable_state`, before any job is tracked. Malformed state is ignored.
+
+        The bucket starts empty, so nothing bursts, however old the state is.
+        """
+        if self._state().load_durable(saved):
+            self._refresh(now)
+
+    def _state(self) -> PlannerState:
+        return PlannerState(
+            timeline=self._timeline,
+            statistics=self._statistics,
+            own_statistics=self._own_statistics,
+            price=self._price,
+            forecast=self._forecast,
+            budget=self._pacer.budget,
+            schedule=self._schedule,
+            open_jobs=self._open_jobs,
+        )
+
+    def _refresh(self, now: float) -> float:
+        """Updates budget, bucket and price to `now`. Returns `now` in planner time."""
+        t = self._timeline.at(now)
+        first = self._schedule.queues.first(t)
+        furthest = self._config.max_interval_seconds * MAX_PATIENCE
+        if first is not None and first.due > t + furthest + SLACK_SECONDS:
+            # No poll is planned so far ahead: the clock was set back while the program was not running.
+            t = self._timeline.skip(first.due - t - furthest)
+        self._pacer.refresh(t, len(self._open_jobs.jobs))
+        return t
+
+    def _ahead_at(self) -> float:
+        """From when a poll may be sent ahead of its time, because a request would otherwise be lost."""
+        job = self._schedule.queues.next_expected()
+        if job is None or not self._price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
+            return math.inf
+        return max(self._pacer.bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
+
+    def _count_response(
+        self, status_code: int | None, headers: Mapping[str, str], *, ours: bool, sent_at: float, t: float, now: float
+    ) -> None:
+        sent = min(t, self._timeline.inner(sent_at))
+        reading = self._pacer.answered(headers, ours=ours, sent_at=sent, now=t, clock=now)
+        if status_code == TOO_MANY_REQUESTS:
+            self._pacer.budget.rejected(reading, t)
+
     def _reason(self, job: Job, now: float, opens: float) -> Reason:
         if job.in_flight:
             return "in_flight"
         if job.due <= now + SLACK_SECONDS:
-            if self._budget.stopped_until(now) is not None:
+            if self._pacer.budget.stopped_until(now) is not None:
                 return "paused_until"
-            return "due" if job is self._open_jobs.queues.first(now) and opens <= now + SLACK_SECONDS else "budget"
+            return "due" if job is self._schedule.queues.first(now) and opens <= now + SLACK_SECONDS else "budget"
         if job.failures:
             return "backing_off"
         if job.phase == PARKED:

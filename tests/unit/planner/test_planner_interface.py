@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner import Planner, PlannerConfig, statistics_for
+from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.planner.schedule import MAX_PATIENCE
 from relay.core.planner.views import Explanation
 
@@ -607,7 +607,7 @@ def test_request_that_would_be_lost_is_sent_early() -> None:
 
 
 def test_planner_with_shared_statistics_restores_without_them() -> None:
-    statistics = statistics_for(CONFIG)
+    statistics = PlannerStatistics(CONFIG.unit_seconds)
     planner = Planner(CONFIG, statistics)
     planner.track("job", QUEUED, NOW, lane="")
     snapshot = planner.snapshot()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner import Planner, PlannerConfig, PlannerStatistics, statistics_for
+from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.planner.hazard import Hazard, lomax
 from relay.core.planner.jobs import PARKED
 from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
@@ -88,12 +88,12 @@ def lived(statistics: PlannerStatistics, config: PlannerConfig) -> tuple[Planner
 
 def test_classes_price_and_windows_go_on_over_a_restart() -> None:
     config = PlannerConfig(max_requests_per_second=2.0, seed=3)
-    before = statistics_for(config)
+    before = PlannerStatistics(config.unit_seconds)
     planner, now = lived(before, config)
     plan = json.loads(json.dumps(planner.durable_state()))
     changed = before.unsaved_rows()
     assert before.unsaved_rows() == []
-    after = statistics_for(config)
+    after = PlannerStatistics(config.unit_seconds)
     for name, count, values in changed:
         assert count >= 0
         after.load_row(name, values)
@@ -119,7 +119,7 @@ def test_classes_price_and_windows_go_on_over_a_restart() -> None:
 def test_downtime_never_leads_to_a_burst(away: float, rate: float) -> None:
     """A thousand overdue jobs are polled in the first minute at the rate that is allowed, and no faster."""
     config = PlannerConfig(max_requests_per_second=rate, seed=3)
-    planner, now = lived(statistics_for(config), config)
+    planner, now = lived(PlannerStatistics(config.unit_seconds), config)
     again = Planner(config)
     back = now + away
     again.resume(json.loads(json.dumps(planner.durable_state())), back)
@@ -411,7 +411,7 @@ def test_nothing_that_is_observed_spoils_what_is_learned(story: list[tuple[int, 
     while planner._statistics.refit_step():
         pass
     assert finite(planner._statistics)
-    assert math.isfinite(planner._open_jobs.demand)
+    assert math.isfinite(planner._schedule.demand)
     for job in planner._open_jobs.jobs.values():
         assert now - 1e-6 <= job.due <= now + MAX_PATIENCE * 300 or job.due <= now
     again = PlannerStatistics(1.0)

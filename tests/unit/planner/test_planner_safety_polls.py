@@ -56,11 +56,11 @@ def test_a_check_that_is_due_is_put_off_where_requests_are_scarce() -> None:
     first = due(planner)
     planner._price.load(1e4, 1_000)
     job, t = planner._open_jobs.jobs["job"], first + 1
-    assert planner._open_jobs.stale(job)
-    planner._open_jobs.plan_again(job, t)
+    assert planner._schedule.is_stale(job)
+    planner._schedule.replan(job, t)
     assert due(planner) == pytest.approx(NOW + MAX_PATIENCE * (first - NOW))
     assert job.queue == CHECK
-    planner._open_jobs.plan_again(job, due(planner))
+    planner._schedule.replan(job, due(planner))
     assert due(planner) <= NOW + MAX_PATIENCE * LONGEST, "it is put off no further"
 
 
@@ -72,7 +72,7 @@ def test_a_check_is_put_off_no_further_than_it_is_worth() -> None:
         cancellations_seen(planner, 50, 1e6)
         planner.track("job", LATER, NOW, lane="")
         job, first = planner._open_jobs.jobs["job"], due(planner)
-        planner._open_jobs.plan_again(job, first + 1)
+        planner._schedule.replan(job, first + 1)
         waits.append((due(planner) - NOW) / (first - NOW))
     assert waits == sorted(waits)
     assert waits[0] == 1.0
@@ -84,9 +84,9 @@ def test_a_check_is_not_put_off_where_requests_are_cheap() -> None:
     planner = planner_of(price=0.05)
     planner.track("job", LATER, NOW, lane="")
     job = planner._open_jobs.jobs["job"]
-    assert not planner._open_jobs.stale(job)
+    assert not planner._schedule.is_stale(job)
     planner._price.load(0.2, 1_000)
-    assert planner._open_jobs.stale(job), "it might have to wait now"
+    assert planner._schedule.is_stale(job), "it might have to wait now"
 
 
 def test_a_check_comes_sooner_where_waiting_jobs_were_cancelled() -> None:
