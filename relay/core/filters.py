@@ -43,7 +43,7 @@ def nearest_type(text: str, known: Sequence[str]) -> str | None:
     wanted = text.strip().lower().lstrip(".")
     if not wanted:
         return None
-    ending = next((name for name in known if name == wanted or name.endswith(f".{wanted}")), None)
+    ending = full_type(wanted, known)
     if ending is not None:
         return ending
     last_words = {name.rpartition(".")[2]: name for name in reversed(known)}

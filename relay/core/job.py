@@ -333,25 +333,22 @@ def mark_overdue(known: Progress, now: float) -> tuple[tuple[Transition, ...], P
     """The transition of a job past its deadline, emitted once. The job stays open and keeps its status."""
     if known.overdue:
         return (), known
-    transition = Transition(
-        kind="overdue",
-        status=known.shown_status,
-        previous_status=known.shown_status,
-        sequence=known.sequence + 1,
-        occurred_at=now,
-        detected_at=now,
-    )
-    return (transition,), replace(known, sequence=known.sequence + 1, overdue=True)
+    transition = _unobserved(known, "overdue", known.shown_status, now)
+    return (transition,), replace(known, sequence=transition.sequence, overdue=True)
 
 
 def mark_not_found(known: Progress, now: float) -> tuple[tuple[Transition, ...], Progress]:
     """The last transition of a job that enough polls found unknown to the upstream."""
-    transition = Transition(
-        kind="not_found",
-        status="not_found",
+    transition = _unobserved(known, "not_found", "not_found", now)
+    return (transition,), replace(known, sequence=transition.sequence, phase="not_found")
+
+
+def _unobserved(known: Progress, kind: str, status: str | None, now: float) -> Transition:
+    return Transition(
+        kind=kind,
+        status=status,
         previous_status=known.shown_status,
         sequence=known.sequence + 1,
         occurred_at=now,
         detected_at=now,
     )
-    return (transition,), replace(known, sequence=known.sequence + 1, phase="not_found")

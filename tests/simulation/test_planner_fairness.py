@@ -177,7 +177,7 @@ def test_very_many_jobs_take_no_more_work_a_call(monkeypatch: pytest.MonkeyPatch
         assert counted.passed <= 2 * BACKLOG_COUNTED
     assert polled >= 390
     if lane:
-        assert sum(job.phase == PARKED for job in planner._open_jobs.jobs.values()) <= jobs - 400 * UNPARKED_AT_ONCE
+        assert sum(job.phase == PARKED for job in planner.open_jobs.jobs.values()) <= jobs - 400 * UNPARKED_AT_ONCE
 
 
 def test_an_account_with_one_job_knows_its_end_at_once() -> None:

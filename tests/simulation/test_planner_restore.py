@@ -35,7 +35,7 @@ def item_of(job_id: str, luck: random.Random, now: float) -> dict[str, Any]:
 
 def learn_all(planner: Planner) -> None:
     """Tables that a snapshot does not hold are computed between decisions, and come into force when they are there."""
-    while planner._statistics.refit_step():
+    while planner.statistics.refit_step():
         pass
 
 
@@ -113,7 +113,7 @@ def test_a_restored_planner_takes_the_same_jobs_at_the_same_moments(
     snapshot = json.loads(json.dumps(planner.snapshot()))
     restored = Planner.restore(config, snapshot)
     assert restored.snapshot() == snapshot
-    planner._pacer.bucket = Bucket()  # empty, as the restored one's is
+    planner.pacer.bucket = Bucket()  # empty, as the restored one's is
     expected = restart_at(planner, now, 25, str(seed), limit)
     found = restart_at(restored, now, 25, str(seed), limit)
     assert [job_id for _, job_id in found] == [job_id for _, job_id in expected]

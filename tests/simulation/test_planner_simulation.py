@@ -239,5 +239,5 @@ def test_a_million_jobs_need_not_be_told_apart_to_be_kept_small(item: dict[str, 
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert not hasattr(planner._open_jobs.jobs["first"], "__dict__")
+    assert not hasattr(planner.open_jobs.jobs["first"], "__dict__")
     assert taken / len(names) <= 400

@@ -32,21 +32,8 @@ class Job:
     """State of a tracked job. Times are planner time, in seconds. There may be a million jobs: keep it small."""
 
     __slots__ = (
-        *(
-            "anchor",
-            "at_risk",
-            "demand",
-            "due",
-            "failures",
-            "id",
-            "joins_lane",
-            "kind",
-            "lane",
-            "statistics",
-            "next",
-            "phase",
-        ),
-        *("pos", "previous", "queue", "rung", "seen", "spacing", "started", "step", "weight"),
+        *("anchor", "at_risk", "demand", "due", "failures", "id", "joins_lane", "kind", "lane", "next", "phase", "pos"),
+        *("previous", "queue", "rung", "seen", "spacing", "started", "statistics", "step", "weight"),
     )
 
     def __init__(self, job_id: str, spacing: float, seen: float) -> None:

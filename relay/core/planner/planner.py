@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
+from relay.core.planner import snapshot
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.items import read_item, read_time
@@ -19,7 +20,6 @@ from relay.core.planner.pacer import Pacer
 from relay.core.planner.price import Price
 from relay.core.planner.queues import LIKELY_QUEUES
 from relay.core.planner.schedule import MAX_PATIENCE, PollSchedule
-from relay.core.planner.snapshot import PlannerState
 from relay.core.planner.statistics import PlannerStatistics
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline
 from relay.core.planner.views import DUE_JOBS_COUNTED, Explanation, Purpose, Reason, Stats
@@ -48,14 +48,15 @@ class Planner:
     ) -> None:
         """`statistics`: shared by the planners of a source's accounts; None: its own. `price`: for benchmarks only."""
         self._config = config
-        self._own_statistics = statistics is None
-        self._statistics = PlannerStatistics(config.unit_seconds) if statistics is None else statistics
-        self._price = Price(config.unit_seconds) if price is None else price
-        self._timeline = Timeline()
-        self._forecast = Forecast(self._statistics, self._price)
-        self._schedule = PollSchedule(config, self._statistics, self._price)
-        self._open_jobs = OpenJobs(config, self._schedule, self._statistics, self._forecast)
-        self._pacer = Pacer(config, self._schedule, self._price, self._forecast)
+        # Public for `snapshot`; callers use the methods.
+        self.own_statistics = statistics is None
+        self.statistics = PlannerStatistics(config.unit_seconds) if statistics is None else statistics
+        self.price = Price(config.unit_seconds) if price is None else price
+        self.timeline = Timeline()
+        self.forecast = Forecast(self.statistics, self.price)
+        self.schedule = PollSchedule(config, self.statistics, self.price)
+        self.open_jobs = OpenJobs(config, self.schedule, self.statistics, self.forecast)
+        self.pacer = Pacer(config, self.schedule, self.price, self.forecast)
         self._purposes: dict[str, Purpose] = {}
         """Purpose of each poll in flight."""
 
@@ -84,31 +85,31 @@ class Planner:
 
         For a tracked job only `weight` and, if given, `next_poll_at` are used: this requests an immediate poll.
         """
-        t = self._timeline.at(now) if self._pacer.bucket.rate else self._refresh(now)
+        t = self.timeline.at(now) if self.pacer.bucket.rate else self._refresh(now)
         if min_interval_seconds is None:
             min_interval_seconds = DEFAULT_SPACING_SECONDS * min(1.0, self._config.min_interval_seconds)
         planned = read_time(next_poll_at)
         if planned is not None:
-            planned = self._timeline.inner(planned)
+            planned = self.timeline.inner(planned)
         seen = read_time(seen_at)
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is None:
-            self._open_jobs.add(
+            self.open_jobs.add(
                 job_id,
-                read_item(item).shifted(self._timeline.offset),
+                read_item(item).shifted(self.timeline.offset),
                 t,
                 weight=weight,
                 lane=lane,
                 spacing_seconds=min_interval_seconds,
                 planned=planned,
                 step=step,
-                seen=t if seen is None else min(self._timeline.inner(seen), t),
+                seen=t if seen is None else min(self.timeline.inner(seen), t),
             )
         else:
-            self._open_jobs.set_weight(job, weight, t)
+            self.open_jobs.set_weight(job, weight, t)
             if planned is not None and not job.in_flight:
-                self._schedule.plan_at(job, planned, t, asked=True)
-        self._open_jobs.unpark_some(t)
+                self.schedule.plan_at(job, planned, t, asked=True)
+        self.open_jobs.unpark_some(t)
 
     def set_weight(self, job_id: str, weight: float, now: float) -> None:
         """Sets the weight of a second of this job's delay, 1 by default. A higher weight expedites its next poll.
@@ -116,18 +117,18 @@ class Planner:
         No weight starves a job: at any price its next poll is due at most MAX_PATIENCE longest intervals after the last
         one. It then waits for at most one poll of each other open job, and HEAD_START_REQUESTS for heavier ones.
         """
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is not None:
-            self._open_jobs.set_weight(job, weight, self._timeline.at(now))
+            self.open_jobs.set_weight(job, weight, self.timeline.at(now))
 
     def forget(self, job_id: str) -> None:
         """Plans no more polls of a job."""
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is not None:
             if job.in_flight:
-                self._pacer.budget.dropped()
+                self.pacer.budget.dropped()
                 self._purposes.pop(job_id, None)
-            self._open_jobs.remove(job, self._timeline.last or 0.0)
+            self.open_jobs.remove(job, self.timeline.last or 0.0)
 
     # --- polls
 
@@ -137,30 +138,30 @@ class Planner:
         Call it again at that time, and after each `track`, `observed`, `failed` and `set_weight`.
         """
         t = self._refresh(now)
-        self._open_jobs.unpark_some(t)
-        if not self._statistics.refit_step():
-            self._forecast.work(t)
-        first = self._schedule.queues.first(t)
+        self.open_jobs.unpark_some(t)
+        if not self.statistics.refit_step():
+            self.forecast.work(t)
+        first = self.schedule.queues.first(t)
         if first is None:
             return None
-        opens = self._pacer.closed_until
+        opens = self.pacer.closed_until
         if opens is None:
-            opens = min(self._pacer.bucket.opens_at(), self._pacer.budget.changes_at())
+            opens = min(self.pacer.bucket.opens_at(), self.pacer.budget.changes_at())
         at = max(min(first.due, self._ahead_at()), opens)
         # If the clock is slightly behind its last reading, callers must not wait for what `take` returns now.
-        return now if at <= t + SLACK_SECONDS else self._timeline.clock(at)
+        return now if at <= t + SLACK_SECONDS else self.timeline.clock(at)
 
     def take(self, now: float) -> str | None:
         """The job to poll now; takes one request. None if no job is due, or the budget has no request."""
         t = self._refresh(now)
-        self._open_jobs.unpark_some(t)
-        queues = self._schedule.queues
+        self.open_jobs.unpark_some(t)
+        queues = self.schedule.queues
         first = queues.first(t)
         for _ in range(PLANNED_AGAIN_AT_ONCE):
-            if first is None or first.due > t + SLACK_SECONDS or not self._schedule.is_stale(first):
+            if first is None or first.due > t + SLACK_SECONDS or not self.schedule.is_stale(first):
                 break
             # Its poll was planned at a lower price: others may need this request more.
-            self._schedule.replan(first, t)
+            self.schedule.replan(first, t)
             first = queues.first(t)
         if first is None:
             return None
@@ -169,10 +170,10 @@ class Planner:
             if self._ahead_at() > t + SLACK_SECONDS:
                 return None
             first = queues.next_expected() or first
-        if not self._pacer.take(t):
+        if not self.pacer.take(t):
             return None
         if first.queue not in LIKELY_QUEUES:
-            self._price.other_poll()
+            self.price.other_poll()
         self._purposes[first.id] = _purpose(first, t, ahead=ahead)
         queues.taken(first)
         first.due = t
@@ -185,19 +186,19 @@ class Planner:
 
         A job that has ended is forgotten. An invalid item counts as a poll that found nothing new.
         """
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is None:
             return
-        t = self._timeline.at(now)
-        sent = min(t, self._timeline.inner(sent_at))
-        self._pacer.answered(headers, ours=job.in_flight, sent_at=sent, now=t, clock=now)
-        self._pacer.budget.succeeded()
-        reading = read_item(item).shifted(self._timeline.offset)
+        t = self.timeline.at(now)
+        sent = min(t, self.timeline.inner(sent_at))
+        self.pacer.answered(headers, ours=job.in_flight, sent_at=sent, now=t, clock=now)
+        self.pacer.budget.succeeded()
+        reading = read_item(item).shifted(self.timeline.offset)
         self._purposes.pop(job_id, None)
         if reading.terminal and reading.finished_at is not None and job.seen <= reading.finished_at <= t:
-            self._forecast.ended(t - reading.finished_at)
-        self._open_jobs.observe(job, reading, t, sent)
-        self._open_jobs.unpark_some(t)
+            self.forecast.ended(t - reading.finished_at)
+        self.open_jobs.observe(job, reading, t, sent)
+        self.open_jobs.unpark_some(t)
         self._refresh(now)
 
     def failed(self, job_id: str, status_code: int | None, headers: Mapping[str, str], now: float) -> None:
@@ -206,23 +207,23 @@ class Planner:
         A 429 pauses all requests until Retry-After, or until the window ends. Server errors and missing responses back
         off the job, and several in a row all requests. Other codes concern only the job.
         """
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is None:
             return
-        t = self._timeline.at(now)
+        t = self.timeline.at(now)
         self._purposes.pop(job_id, None)
-        budget, in_flight = self._pacer.budget, job.in_flight
+        budget, in_flight = self.pacer.budget, job.in_flight
         sent = job.due if in_flight else t
-        reading = self._pacer.answered(headers, ours=in_flight, sent_at=sent, now=t, clock=now)
+        reading = self.pacer.answered(headers, ours=in_flight, sent_at=sent, now=t, clock=now)
         if status_code == TOO_MANY_REQUESTS:
-            self._schedule.plan_at(job, budget.rejected(reading, t), t)
+            self.schedule.plan_at(job, budget.rejected(reading, t), t)
         else:
             if status_code is None or status_code >= SERVER_ERRORS:
                 budget.erred()
             else:
                 budget.succeeded()
             wait = reading.retry_after_seconds or 0.0
-            self._open_jobs.fail(job, t, missing=status_code == NOT_FOUND, not_before=t + wait)
+            self.open_jobs.fail(job, t, missing=status_code == NOT_FOUND, not_before=t + wait)
         self._refresh(now)
 
     # --- requests of callers on the same key
@@ -232,14 +233,14 @@ class Planner:
 
         Returns False if the job is not tracked or is being polled.
         """
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is None or job.in_flight:
             return False
         t = self._refresh(now)
         self._purposes[job_id] = "passed"
-        self._schedule.queues.take_off(job)
+        self.schedule.queues.take_off(job)
         job.due = t
-        self._pacer.borrow(t)
+        self.pacer.borrow(t)
         return True
 
     def settle(
@@ -249,13 +250,13 @@ class Planner:
 
         The response (`status_code` None: none) counts for the rate limit, not for the job or the upstream's health.
         """
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is None or not job.in_flight:
             return
-        t = self._timeline.at(now)
+        t = self.timeline.at(now)
         self._purposes.pop(job_id, None)
         self._count_response(status_code, headers, ours=True, sent_at=sent_at, t=t, now=now)
-        self._schedule.put(job, self._timeline.inner(due), t)
+        self.schedule.put(job, self.timeline.inner(due), t)
         self._refresh(now)
 
     def forwarded(self, status_code: int | None, headers: Mapping[str, str], sent_at: float, now: float) -> None:
@@ -263,32 +264,32 @@ class Planner:
 
         If the headers report the limit, they show that it was used. Otherwise the next poll waits for it.
         """
-        t = self._timeline.at(now) if self._pacer.bucket.rate else self._refresh(now)
+        t = self.timeline.at(now) if self.pacer.bucket.rate else self._refresh(now)
         self._count_response(status_code, headers, ours=False, sent_at=sent_at, t=t, now=now)
-        if not self._pacer.budget.meters():
-            self._pacer.bucket.charge(t)
+        if not self.pacer.budget.meters():
+            self.pacer.bucket.charge(t)
 
     def is_fresh(self, job_id: str, now: float) -> bool:
         """True if the last poll of the job is as good as one now, since the next one is planned for later."""
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is None or job.in_flight or job.failures or job.phase == UNSEEN:
             return False
-        return job.due > self._timeline.at(now) + SLACK_SECONDS
+        return job.due > self.timeline.at(now) + SLACK_SECONDS
 
     # --- views
 
     def tracks(self, job_id: str) -> bool:
         """True if the job is tracked, including one in flight."""
-        return job_id in self._open_jobs.jobs
+        return job_id in self.open_jobs.jobs
 
     def next_poll_at(self, job_id: str) -> float | None:
         """Planned time of the job's next poll, in epoch seconds. None if one is in flight, or it is not tracked."""
-        job = self._open_jobs.jobs.get(job_id)
-        return None if job is None or job.in_flight else self._timeline.clock(job.due)
+        job = self.open_jobs.jobs.get(job_id)
+        return None if job is None or job.in_flight else self.timeline.clock(job.due)
 
     def step(self, job_id: str) -> int:
         """Number of polls since the job's anchor that found nothing new: `step` of `track`."""
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         return 0 if job is None else job.step
 
     def purpose(self, job_id: str) -> Purpose:
@@ -297,12 +298,12 @@ class Planner:
 
     def explain(self, job_id: str, now: float) -> Explanation | None:
         """Why the job is not polled now, and when it will be. None if it is not tracked."""
-        job = self._open_jobs.jobs.get(job_id)
+        job = self.open_jobs.jobs.get(job_id)
         if job is None:
             return None
         t = self._refresh(now)
-        clock = self._timeline.clock
-        opens = self._pacer.opens_at()
+        clock = self.timeline.clock
+        opens = self.pacer.opens_at()
         parked = job.phase == PARKED and job.previous is not None
         return Explanation(
             reason=self._reason(job, t, opens),
@@ -312,28 +313,28 @@ class Planner:
             waiting_for_job_id=job.previous.id if parked and job.previous is not None else None,
             step=job.step,
             failures=job.failures,
-            expected_delay_seconds=self._schedule.expected_delay(job),
+            expected_delay_seconds=self.schedule.expected_delay(job),
         )
 
     def stats(self, now: float) -> Stats:
         """The account's budget and its jobs at `now`."""
         t = self._refresh(now)
-        budget, rate, unit = self._pacer.budget, self._pacer.bucket.rate, self._config.unit_seconds
+        budget, rate, unit = self.pacer.budget, self.pacer.bucket.rate, self._config.unit_seconds
         meter = min(budget.meters(), key=lambda known: known.rate, default=None)
         stopped = budget.stopped_until(t)
-        demand = self._schedule.demand / math.sqrt(self._price.value) / unit
-        expected = self._forecast.expected(min(demand / rate, 1.0))
+        demand = self.schedule.demand / math.sqrt(self.price.value) / unit
+        expected = self.forecast.expected(min(demand / rate, 1.0))
         return Stats(
-            open_jobs=len(self._open_jobs.jobs),
-            due_jobs=self._schedule.queues.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
+            open_jobs=len(self.open_jobs.jobs),
+            due_jobs=self.schedule.queues.due(t + SLACK_SECONDS, DUE_JOBS_COUNTED),
             in_flight=budget.in_flight,
             limit=None if meter is None else meter.limit,
             remaining=None if meter is None else max(meter.remaining, 0.0),
             window_seconds=budget.window_seconds(),
             requests_per_second=rate,
             others_requests_per_second=0.0 if meter is None else meter.others_rate,
-            paused_until=None if stopped is None else self._timeline.clock(stopped),
-            price_seconds=self._price.value * unit,
+            paused_until=None if stopped is None else self.timeline.clock(stopped),
+            price_seconds=self.price.value * unit,
             expected_delay_seconds=expected[0],
             expected_delay_at_double_seconds=expected[1],
             expected_delay_at_half_seconds=expected[2],
@@ -343,11 +344,11 @@ class Planner:
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as JSON values, for `restore`."""
-        return self._state().dump()
+        return snapshot.dump(self)
 
     @classmethod
     def restore(
-        cls, config: PlannerConfig, snapshot: Mapping[str, Any], statistics: PlannerStatistics | None = None
+        cls, config: PlannerConfig, saved: Mapping[str, Any], statistics: PlannerStatistics | None = None
     ) -> Self:
         """A planner that makes the same decisions as the one of the snapshot. Its requests in flight count as not sent.
 
@@ -355,75 +356,63 @@ class Planner:
         them again. Raises ValueError for a snapshot of another version.
         """
         planner = cls(config, statistics)
-        planner._state().load(snapshot)
+        snapshot.load(planner, saved)
         return planner
 
     def reconfigured(self, config: PlannerConfig) -> Self:
         """A planner with other settings that continues from this one, including requests in flight."""
-        planner = self.restore(config, self.snapshot(), None if self._own_statistics else self._statistics)
+        planner = self.restore(config, self.snapshot(), None if self.own_statistics else self.statistics)
         for job_id, purpose in self._purposes.items():
-            planner._schedule.queues.take_off(planner._open_jobs.jobs[job_id])
+            planner.schedule.queues.take_off(planner.open_jobs.jobs[job_id])
             planner._purposes[job_id] = purpose
-        planner._pacer.budget.in_flight = self._pacer.budget.in_flight
+        planner.pacer.budget.in_flight = self.pacer.budget.in_flight
         return planner
 
     def durable_state(self) -> dict[str, Any]:
         """The state worth keeping across restarts, without jobs, as JSON values for `resume`."""
-        return self._state().dump_durable()
+        return snapshot.dump_durable(self)
 
     def resume(self, saved: Mapping[str, Any], now: float) -> None:
         """Continues from a `durable_state`, before any job is tracked. Malformed state is ignored.
 
         The bucket starts empty, so nothing bursts, however old the state is.
         """
-        if self._state().load_durable(saved):
+        if snapshot.load_durable(self, saved):
             self._refresh(now)
-
-    def _state(self) -> PlannerState:
-        return PlannerState(
-            timeline=self._timeline,
-            statistics=self._statistics,
-            own_statistics=self._own_statistics,
-            price=self._price,
-            forecast=self._forecast,
-            budget=self._pacer.budget,
-            schedule=self._schedule,
-            open_jobs=self._open_jobs,
-        )
 
     def _refresh(self, now: float) -> float:
         """Updates budget, bucket and price to `now`. Returns `now` in planner time."""
-        t = self._timeline.at(now)
-        first = self._schedule.queues.first(t)
+        t = self.timeline.at(now)
+        first = self.schedule.queues.first(t)
         furthest = self._config.max_interval_seconds * MAX_PATIENCE
         if first is not None and first.due > t + furthest + SLACK_SECONDS:
             # No poll is planned so far ahead: the clock was set back while the program was not running.
-            t = self._timeline.skip(first.due - t - furthest)
-        self._pacer.refresh(t, len(self._open_jobs.jobs))
+            t = self.timeline.skip(first.due - t - furthest)
+        self.pacer.refresh(t, len(self.open_jobs.jobs))
         return t
 
     def _ahead_at(self) -> float:
         """From when a poll may be sent ahead of its time, because a request would otherwise be lost."""
-        job = self._schedule.queues.next_expected()
-        if job is None or not self._price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
+        job = self.schedule.queues.next_expected()
+        if job is None or not self.price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
             return math.inf
-        return max(self._pacer.bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
+        return max(self.pacer.bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
 
     def _count_response(
         self, status_code: int | None, headers: Mapping[str, str], *, ours: bool, sent_at: float, t: float, now: float
     ) -> None:
-        sent = min(t, self._timeline.inner(sent_at))
-        reading = self._pacer.answered(headers, ours=ours, sent_at=sent, now=t, clock=now)
+        sent = min(t, self.timeline.inner(sent_at))
+        reading = self.pacer.answered(headers, ours=ours, sent_at=sent, now=t, clock=now)
         if status_code == TOO_MANY_REQUESTS:
-            self._pacer.budget.rejected(reading, t)
+            self.pacer.budget.rejected(reading, t)
 
     def _reason(self, job: Job, now: float, opens: float) -> Reason:
         if job.in_flight:
             return "in_flight"
         if job.due <= now + SLACK_SECONDS:
-            if self._pacer.budget.stopped_until(now) is not None:
+            if self.pacer.budget.stopped_until(now) is not None:
                 return "paused_until"
-            return "due" if job is self._schedule.queues.first(now) and opens <= now + SLACK_SECONDS else "budget"
+            return "due" if job is self.schedule.queues.first(now) and opens <= now + SLACK_SECONDS else "budget"
         if job.failures:
             return "backing_off"
         if job.phase == PARKED:

@@ -1,137 +1,100 @@
 """Saves and restores the state of a planner as JSON values.
 
-`PlannerState.dump` returns everything including the jobs, for a planner that takes over from another one.
-`dump_durable` returns what is stored across restarts, when the jobs are loaded from the database.
+`dump` returns everything including the jobs, for a planner that takes over from another one. `dump_durable` returns
+what is stored across restarts, when the jobs are loaded from the database.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relay.core.planner.budget import Budget
-from relay.core.planner.forecast import Forecast
 from relay.core.planner.jobs import Job
-from relay.core.planner.lanes import GAPS_REMEMBERED, Lane
+from relay.core.planner.lanes import GAPS_REMEMBERED, Lanes
 from relay.core.planner.meter import Meter
-from relay.core.planner.open_jobs import OpenJobs
 from relay.core.planner.policy import ClassPolicy
-from relay.core.planner.price import Price
-from relay.core.planner.schedule import PollSchedule
 from relay.core.planner.statistics import ClassStatistics, PlannerStatistics, dump_class, key_of, load_class, name_of
-from relay.core.planner.timeline import Timeline
+
+if TYPE_CHECKING:
+    from relay.core.planner.planner import Planner
 
 VERSION = 2
 MAX_LANES_KEPT = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannerState:
-    """The components of a planner that have state. `own_statistics`: they are not shared with other planners."""
+def dump(planner: Planner) -> dict[str, Any]:
+    """Everything `load` needs."""
+    open_jobs, budget = planner.open_jobs, planner.pacer.budget
+    in_lanes = [job for lane in open_jobs.lanes for job in lane]
+    others = [job for job in open_jobs.jobs.values() if job.lane is None]
+    return {
+        "version": VERSION,
+        "offset_seconds": planner.timeline.offset,
+        "budget": _dump_budget(budget),
+        "moment": [budget.errors, budget.aimd.since, budget.aimd.sent],
+        "price": planner.price.dump(),
+        "priced": planner.price.dump_moment(),
+        "forecast": planner.forecast.dump(),
+        "classes": _dump_statistics(planner.statistics) if planner.own_statistics else [],
+        "jobs": [_dump_job(job) for job in (*in_lanes, *others)],
+        "lanes": [[lane.name, lane.cursor is not None, *lane.dump()] for lane in open_jobs.lanes],
+        "others_turn": planner.schedule.queues.others_turn,
+    }
 
-    timeline: Timeline
-    statistics: PlannerStatistics
-    own_statistics: bool
-    price: Price
-    forecast: Forecast
-    budget: Budget
-    schedule: PollSchedule
-    open_jobs: OpenJobs
 
-    def dump(self) -> dict[str, Any]:
-        """Everything `load` needs."""
-        open_jobs = self.open_jobs
-        in_lanes = [job for lane in open_jobs.lanes for job in lane]
-        others = [job for job in open_jobs.jobs.values() if job.lane is None]
-        budget = self.budget
-        return {
-            "version": VERSION,
-            "offset_seconds": self.timeline.offset,
-            "budget": _dump_budget(budget),
-            "moment": [budget.errors, budget.aimd.since, budget.aimd.sent],
-            "price": self.price.dump(),
-            "priced": self.price.dump_moment(),
-            "forecast": self.forecast.dump(),
-            "classes": _dump_statistics(self.statistics) if self.own_statistics else [],
-            "jobs": [_dump_job(job) for job in (*in_lanes, *others)],
-            "lanes": [[lane.name, lane.cursor is not None, *lane.dump()] for lane in open_jobs.lanes],
-            "others_turn": self.schedule.queues.others_turn,
-        }
+def load(planner: Planner, saved: Mapping[str, Any]) -> None:
+    """Loads the values of `dump` into a new planner. Raises ValueError for another version."""
+    if saved.get("version") != VERSION:
+        raise ValueError(f"a snapshot of version {VERSION} is needed, not {saved.get('version')!r}")
+    open_jobs, budget = planner.open_jobs, planner.pacer.budget
+    planner.timeline.offset = saved["offset_seconds"]
+    _load_budget(budget, saved["budget"])
+    budget.errors, budget.aimd.since, budget.aimd.sent = saved["moment"]
+    planner.price.load(*saved["price"])
+    planner.price.load_moment(*saved["priced"])
+    if planner.own_statistics:
+        _load_statistics(planner.statistics, saved["classes"])
+    planner.forecast.load(*saved["forecast"])
+    planner.schedule.queues.others_turn = bool(saved.get("others_turn"))
+    for row in saved.get("jobs", ()):
+        _load_job(planner, row)
+    for name, unparking, *learned in saved.get("lanes", ()):
+        lane = open_jobs.lanes.open(name)
+        lane.load(*learned)
+        if unparking:
+            lane.unpark()
+            open_jobs.unparking.append(lane)
+        open_jobs.lanes.close_if_empty(lane)
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        """Loads the values of `dump` into new components. Raises ValueError for another version."""
-        if saved.get("version") != VERSION:
-            raise ValueError(f"a snapshot of version {VERSION} is needed, not {saved.get('version')!r}")
-        budget = self.budget
-        self.timeline.offset = saved["offset_seconds"]
-        _load_budget(budget, saved["budget"])
-        budget.errors, budget.aimd.since, budget.aimd.sent = saved["moment"]
-        self.price.load(*saved["price"])
-        self.price.load_moment(*saved["priced"])
-        if self.own_statistics:
-            _load_statistics(self.statistics, saved["classes"])
-        self.forecast.load(*saved["forecast"])
-        self.schedule.queues.others_turn = bool(saved.get("others_turn"))
-        for row in saved.get("jobs", ()):
-            self._load_job(row)
-        for name, unparking, *learned in saved.get("lanes", ()):
-            lane = self.open_jobs.lanes.open(name)
-            lane.load(*learned)
-            if unparking:
-                lane.unpark()
-                self.open_jobs.unparking.append(lane)
-            self.open_jobs.lanes.close_if_empty(lane)
 
-    def dump_durable(self) -> dict[str, Any]:
-        """The state worth keeping across restarts, without jobs."""
-        return {
-            "version": VERSION,
-            "unit": self.price.unit,
-            "price": self.price.dump(),
-            "offset_seconds": self.timeline.offset,
-            "budget": _dump_budget(self.budget),
-            "lanes": [[lane.name, *lane.dump()] for lane in self.open_jobs.lanes][-MAX_LANES_KEPT:],
-        }
+def dump_durable(planner: Planner) -> dict[str, Any]:
+    """The state worth keeping across restarts, without jobs."""
+    return {
+        "version": VERSION,
+        "unit": planner.price.unit,
+        "price": planner.price.dump(),
+        "offset_seconds": planner.timeline.offset,
+        "budget": _dump_budget(planner.pacer.budget),
+        "lanes": [[lane.name, *lane.dump()] for lane in planner.open_jobs.lanes][-MAX_LANES_KEPT:],
+    }
 
-    def load_durable(self, saved: Mapping[str, Any]) -> bool:
-        """Loads the values of `dump_durable` into new components. Returns False, and may load a part, if they are
-        malformed or of another version."""
-        try:
-            if saved["version"] != VERSION or saved["unit"] != self.price.unit:
-                return False
-            offset = _finite(saved["offset_seconds"])
-            self.price.load(*saved["price"])
-            _load_budget(self.budget, saved["budget"])
-            self._load_lanes(saved["lanes"])
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+
+def load_durable(planner: Planner, saved: Mapping[str, Any]) -> bool:
+    """Loads the values of `dump_durable` into a new planner. Returns False if they are malformed or of another version;
+    a part may be loaded then."""
+    try:
+        if saved["version"] != VERSION or saved["unit"] != planner.price.unit:
             return False
-        self.timeline.offset = offset
-        return True
-
-    def _load_job(self, row: list[Any]) -> None:
-        job_id, seen, spacing, lane, due, class_key, demand, *rest = row
-        job = self.open_jobs.jobs[job_id] = Job(job_id, spacing, seen)
-        job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, *rest = rest
-        job.weight, job.started, job.joins_lane, job.queue, *rest = rest
-        self.schedule.set_at_risk(job, bool(rest and rest[0]))
-        job.statistics = None if class_key is None else self.statistics.of_class(*class_key)
-        job.demand = demand
-        self.schedule.demand += demand
-        if lane is not None:
-            self.open_jobs.lanes.open(lane).append(job)
-        self.schedule.queues.put(job, due, job.queue)
-
-    def _load_lanes(self, saved: Any) -> None:
-        for name, last_start, _, gaps in saved:
-            if not isinstance(name, str):
-                raise ValueError("a lane's name is text")
-            found = [_finite(gap) for gap in gaps][:GAPS_REMEMBERED]
-            lane: Lane = self.open_jobs.lanes.open(name)
-            if lane.last_start is None:
-                lane.load(None if last_start is None else _finite(last_start), 0, found)
-            self.open_jobs.lanes.close_if_empty(lane)
+        offset = _finite(saved["offset_seconds"])
+        planner.price.load(*saved["price"])
+        _load_budget(planner.pacer.budget, saved["budget"])
+        _load_lanes(planner.open_jobs.lanes, saved["lanes"])
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return False
+    planner.timeline.offset = offset
+    return True
 
 
 def _dump_job(job: Job) -> list[Any]:
@@ -140,6 +103,31 @@ def _dump_job(job: Job) -> list[Any]:
     plan = (job.anchor, job.phase, job.kind, job.rung, job.step, job.failures)
     rest = (job.weight, job.started, job.joins_lane, job.queue, job.at_risk)
     return [job.id, job.seen, job.spacing, lane, job.due, class_key, job.demand, *plan, *rest]
+
+
+def _load_job(planner: Planner, row: list[Any]) -> None:
+    job_id, seen, spacing, lane, due, class_key, demand, *rest = row
+    job = planner.open_jobs.jobs[job_id] = Job(job_id, spacing, seen)
+    job.anchor, job.phase, job.kind, job.rung, job.step, job.failures, *rest = rest
+    job.weight, job.started, job.joins_lane, job.queue, *rest = rest
+    planner.schedule.set_at_risk(job, bool(rest and rest[0]))
+    job.statistics = None if class_key is None else planner.statistics.of_class(*class_key)
+    job.demand = demand
+    planner.schedule.demand += demand
+    if lane is not None:
+        planner.open_jobs.lanes.open(lane).append(job)
+    planner.schedule.queues.put(job, due, job.queue)
+
+
+def _load_lanes(lanes: Lanes, saved: Any) -> None:
+    for name, last_start, _, gaps in saved:
+        if not isinstance(name, str):
+            raise ValueError("a lane's name is text")
+        found = [_finite(gap) for gap in gaps][:GAPS_REMEMBERED]
+        lane = lanes.open(name)
+        if lane.last_start is None:
+            lane.load(None if last_start is None else _finite(last_start), 0, found)
+        lanes.close_if_empty(lane)
 
 
 def _dump_statistics(statistics: PlannerStatistics) -> list[Any]:

@@ -351,5 +351,5 @@ def test_of_a_job_that_waits_no_delay_is_stated_before_such_waits_were_learned()
     later = datetime.fromtimestamp(NOW + 3600, UTC).isoformat()
     planner.track("job", {"action": "a", "status": "scheduled", "scheduled_at": later}, NOW)
     assert planner.explain("job", NOW).expected_delay_seconds is None
-    learn(planner._statistics, planner._statistics.of_class("a", ""), SCHEDULED, RUN)
+    learn(planner.statistics, planner.statistics.of_class("a", ""), SCHEDULED, RUN)
     assert planner.explain("job", NOW).expected_delay_seconds is not None

@@ -77,7 +77,7 @@ def teach(planner: Planner, now: float, *, wait: float, run: float, jobs: int = 
             planner.observed(job_id, item, {}, at, at)
             planner.next_request_at(at)
         now = start + run + 1
-    while planner._statistics.refit_step():
+    while planner.statistics.refit_step():
         pass
     return now
 
@@ -89,10 +89,10 @@ def test_a_job_that_is_known_waits_for_its_typical_end() -> None:
     def planned_at() -> float:
         planned = planner.next_poll_at("job")
         assert planned is not None
-        planner._price.load(3.0, 1_000)
+        planner.price.load(3.0, 1_000)
         return planned
 
-    planner._price.load(3.0, 1_000)  # each poll has to save three seconds: none is made on the off chance
+    planner.price.load(3.0, 1_000)  # each poll has to save three seconds: none is made on the off chance
     planner.track("job", {**QUEUED, "scheduled_at": now + 60}, now, lane="")
     assert planned_at() == pytest.approx(now + 60 + 46, abs=10)
     running = {**QUEUED, "status": "running", "started_at": now + 66, "scheduled_at": now + 60}
@@ -588,7 +588,7 @@ def test_each_poll_has_a_purpose() -> None:
     planner.track("job", None, now, next_poll_at=now)
     assert polled_at() == "asked"
     assert polled_at({**QUEUED, "status": "running", "started_at": now}) == "again"
-    planner._price.load(1.0, 1_000)
+    planner.price.load(1.0, 1_000)
     now += 60
     found = {polled_at({**QUEUED, "status": "running", "started_at": now}) for _ in range(20)}
     assert "expected" in found
@@ -598,7 +598,7 @@ def test_request_that_would_be_lost_is_sent_early() -> None:
     planner = planner_of(max_requests_per_second=0.1)
     running = {**QUEUED, "status": "running", "started_at": NOW - 1_000}
     planner.track("job", running, NOW, lane="")
-    planner._price.load(1_000.0, 1_000)
+    planner.price.load(1_000.0, 1_000)
     planner.observed("job", running, {}, NOW + 1, NOW + 1)
     planned = planner.next_poll_at("job") or 0
     assert planned > NOW + 100

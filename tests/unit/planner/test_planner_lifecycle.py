@@ -384,7 +384,7 @@ def test_a_job_that_contradicts_itself_is_still_polled(story: list[dict[str, Any
         planned = planner.next_poll_at("job")
         assert planned is not None
         assert now <= planned <= now + MAX_PATIENCE * 300
-    assert finite(planner._statistics)
+    assert finite(planner.statistics)
     assert "job" in {job_id for _, job_id in serve(planner, now, now + MAX_PATIENCE * 300 + 1)}
 
 
@@ -408,14 +408,14 @@ def test_nothing_that_is_observed_spoils_what_is_learned(story: list[tuple[int, 
         planner.track(f"j{number}", None, now)
         planner.observed(f"j{number}", item, {}, now - took, now)
         planner.next_request_at(now)
-    while planner._statistics.refit_step():
+    while planner.statistics.refit_step():
         pass
-    assert finite(planner._statistics)
-    assert math.isfinite(planner._schedule.demand)
-    for job in planner._open_jobs.jobs.values():
+    assert finite(planner.statistics)
+    assert math.isfinite(planner.schedule.demand)
+    for job in planner.open_jobs.jobs.values():
         assert now - 1e-6 <= job.due <= now + MAX_PATIENCE * 300 or job.due <= now
     again = PlannerStatistics(1.0)
-    for name, _, values in planner._statistics.unsaved_rows():
+    for name, _, values in planner.statistics.unsaved_rows():
         again.load_row(name, values)
     assert finite(again)
 
@@ -473,14 +473,14 @@ def test_no_job_stays_parked_without_a_predecessor_to_wait_for(run: list[tuple[f
                 planner.observed(name, {**QUEUED, "next_attempt_at": now + given_to[1]}, {}, now, now)
         for _ in range(1 + len(names) // UNPARKED_AT_ONCE):
             planner.next_request_at(now)
-        for job in planner._open_jobs.jobs.values():
+        for job in planner.open_jobs.jobs.values():
             if job.phase == PARKED:
                 before = job.previous
                 assert before is not None, "it waits for nobody"
                 assert before.started is None or before.phase == 1, "what it waits for has started"
-    while planner._open_jobs.jobs:  # the lane's head goes, again and again
-        head = next(iter(planner._open_jobs.lanes._lanes["email"])) if planner._open_jobs.lanes._lanes else None
-        name = head.id if head is not None else next(iter(planner._open_jobs.jobs))
+    while planner.open_jobs.jobs:  # the lane's head goes, again and again
+        head = next(iter(planner.open_jobs.lanes._lanes["email"])) if planner.open_jobs.lanes._lanes else None
+        name = head.id if head is not None else next(iter(planner.open_jobs.jobs))
         planner.observed(name, {**QUEUED, "status": "cancelled"}, {}, now, now)
-        first = next(iter(planner._open_jobs.lanes._lanes.get("email", ())), None)
+        first = next(iter(planner.open_jobs.lanes._lanes.get("email", ())), None)
         assert first is None or first.phase != PARKED

@@ -16,7 +16,7 @@ LATER = {"status": "scheduled", "action": "a", "channel": "c", "scheduled_at": N
 
 def planner_of(price: float = 1.0, **changes: Any) -> Planner:
     planner = Planner(PlannerConfig(**{"max_requests_per_second": 20.0, "seed": 3, **changes}))
-    planner._price.load(price, 1_000)
+    planner.price.load(price, 1_000)
     return planner
 
 
@@ -28,15 +28,15 @@ def due(planner: Planner, job_id: str = "job") -> float:
 
 def cancellations_seen(planner: Planner, jobs: int, waited: float) -> None:
     """So many jobs of the class were cancelled after they had waited for so long."""
-    job_class = planner._statistics.of_class("a", "c")
+    job_class = planner.statistics.of_class("a", "c")
     for _ in range(jobs):
-        planner._statistics.record_wait(job_class, waited, changed=True)
+        planner.statistics.record_wait(job_class, waited, changed=True)
 
 
 def test_a_job_that_comes_much_later_is_checked_a_longest_interval_after_the_last_poll() -> None:
     planner = planner_of()
     planner.track("job", LATER, NOW, lane="")
-    assert planner._open_jobs.jobs["job"].queue == CHECK
+    assert planner.open_jobs.jobs["job"].queue == CHECK
     assert SHORTEST_CHECK <= due(planner) - NOW <= LONGEST
 
 
@@ -54,13 +54,13 @@ def test_a_check_that_is_due_is_put_off_where_requests_are_scarce() -> None:
     planner = planner_of(max_requests_per_second=1.0)
     planner.track("job", LATER, NOW, lane="")
     first = due(planner)
-    planner._price.load(1e4, 1_000)
-    job, t = planner._open_jobs.jobs["job"], first + 1
-    assert planner._schedule.is_stale(job)
-    planner._schedule.replan(job, t)
+    planner.price.load(1e4, 1_000)
+    job, t = planner.open_jobs.jobs["job"], first + 1
+    assert planner.schedule.is_stale(job)
+    planner.schedule.replan(job, t)
     assert due(planner) == pytest.approx(NOW + MAX_PATIENCE * (first - NOW))
     assert job.queue == CHECK
-    planner._schedule.replan(job, due(planner))
+    planner.schedule.replan(job, due(planner))
     assert due(planner) <= NOW + MAX_PATIENCE * LONGEST, "it is put off no further"
 
 
@@ -71,8 +71,8 @@ def test_a_check_is_put_off_no_further_than_it_is_worth() -> None:
         planner = planner_of(price)
         cancellations_seen(planner, 50, 1e6)
         planner.track("job", LATER, NOW, lane="")
-        job, first = planner._open_jobs.jobs["job"], due(planner)
-        planner._schedule.replan(job, first + 1)
+        job, first = planner.open_jobs.jobs["job"], due(planner)
+        planner.schedule.replan(job, first + 1)
         waits.append((due(planner) - NOW) / (first - NOW))
     assert waits == sorted(waits)
     assert waits[0] == 1.0
@@ -83,10 +83,10 @@ def test_a_check_is_put_off_no_further_than_it_is_worth() -> None:
 def test_a_check_is_not_put_off_where_requests_are_cheap() -> None:
     planner = planner_of(price=0.05)
     planner.track("job", LATER, NOW, lane="")
-    job = planner._open_jobs.jobs["job"]
-    assert not planner._schedule.is_stale(job)
-    planner._price.load(0.2, 1_000)
-    assert planner._schedule.is_stale(job), "it might have to wait now"
+    job = planner.open_jobs.jobs["job"]
+    assert not planner.schedule.is_stale(job)
+    planner.price.load(0.2, 1_000)
+    assert planner.schedule.is_stale(job), "it might have to wait now"
 
 
 def test_a_check_comes_sooner_where_waiting_jobs_were_cancelled() -> None:
@@ -96,7 +96,7 @@ def test_a_check_comes_sooner_where_waiting_jobs_were_cancelled() -> None:
     for planner in (seldom, often):
         planner.track("job", LATER, NOW, lane="")
     assert due(seldom) - NOW >= SHORTEST_CHECK
-    job_class = often._statistics.of_class("a", "c")
+    job_class = often.statistics.of_class("a", "c")
     assert due(often) - NOW == pytest.approx((2 * 1.0 / job_class.change_rate) ** 0.5)
     assert due(often) - NOW < 100
 
@@ -108,7 +108,7 @@ def test_parked_job_is_checked_too_and_a_heavier_one_sooner() -> None:
     planner.track("head", queued, NOW)
     planner.track("job", queued, NOW)
     planner.track("heavy", queued, NOW, weight=4.0)
-    assert planner._open_jobs.jobs["job"].queue == planner._open_jobs.jobs["heavy"].queue == CHECK
+    assert planner.open_jobs.jobs["job"].queue == planner.open_jobs.jobs["heavy"].queue == CHECK
     assert due(planner) - NOW < 100
     assert due(planner, "heavy") - NOW == pytest.approx((due(planner) - NOW) / 2)
 
@@ -119,13 +119,13 @@ def test_parked_job_is_checked_too_and_a_heavier_one_sooner() -> None:
 def test_no_check_comes_just_before_a_poll_that_is_expected(ahead: float, queue: int) -> None:
     planner = planner_of()
     planner.track("job", {**LATER, "scheduled_at": NOW + ahead}, NOW, lane="")
-    assert planner._open_jobs.jobs["job"].queue == queue
+    assert planner.open_jobs.jobs["job"].queue == queue
     assert (due(planner) >= NOW + ahead) == (queue == EXPECTED)
 
 
 def test_a_cancellation_that_a_check_finds_is_learned_from() -> None:
     planner = planner_of()
     planner.track("job", LATER, NOW, lane="")
-    before = planner._statistics.of_class("a", "c").change_rate
+    before = planner.statistics.of_class("a", "c").change_rate
     planner.observed("job", {**LATER, "status": "cancelled"}, {}, NOW + 800, NOW + 800)
-    assert planner._statistics.of_class("a", "c").change_rate > 50 * before
+    assert planner.statistics.of_class("a", "c").change_rate > 50 * before
