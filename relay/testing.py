@@ -33,7 +33,7 @@ class ScriptedError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptedPoll:
-    """One answer of a ScriptedSource, shaped like `relay.sources.client.Look`."""
+    """A response of a ScriptedSource, with the attributes of `relay.sources.client.PollResult`."""
 
     kind: str = "observed"
     observation: Observation | None = None

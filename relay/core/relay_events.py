@@ -154,8 +154,3 @@ def create_unknown_data(intent: Intent) -> dict[str, Any]:
         "reason": f"It is unknown whether a create was carried out: {_CAUSES[cause]}",
         "fix": fix,
     }
-
-
-def relay_test_data(message: str = TEST_MESSAGE) -> dict[str, Any]:
-    """For `relay.test`."""
-    return {"message": message}

@@ -23,6 +23,8 @@ _METADATA = {
     "sample": True,
 }
 _SENDER_ID = "acc_sample"
+_CHANNEL = "linkedin"
+_ACTION = "outreach.dispatch"
 _HINTS = {
     "failed": Hint(
         meaning="The account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
@@ -104,8 +106,6 @@ def sample_event(
     dataschema_base: str,
     source: str = "sample",
     account: str = "default",
-    channel: str = "linkedin",
-    action: str = "outreach.dispatch",
 ) -> Event:
     """A sample of one type. `dataschema_base`: public URL of the relay, for the schemas of events about itself.
 
@@ -117,20 +117,18 @@ def sample_event(
         return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject)
     if type not in known_types([origin.type_prefix]):
         raise ValueError(f"{type!r} is not an event type of this source")
-    return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account, channel, action)
+    return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account)
 
 
-def _job_sample(
-    kind: str, event_id: str, now: float, origin: Origin, source: str, account: str, channel: str, action: str
-) -> Event:
+def _job_sample(kind: str, event_id: str, now: float, origin: Origin, source: str, account: str) -> Event:
     step = _STEPS[kind]
     started_at = None if step.started_ago_seconds is None else now - step.started_ago_seconds
     finished_at = None if step.finished_ago_seconds is None else now - step.finished_ago_seconds
     seen = Observation(
         status=step.seen_status or step.status or "queued",
         observed_at=now,
-        action=action,
-        channel=channel,
+        action=_ACTION,
+        channel=_CHANNEL,
         scheduled_at=now - 9,
         started_at=started_at,
         finished_at=finished_at,
@@ -150,8 +148,8 @@ def _job_sample(
         metadata=_METADATA,
         request={"metadata": {"campaign": "sample"}},
         connect_account_id=_SENDER_ID,
-        action=action,
-        channel=channel,
+        action=_ACTION,
+        channel=_CHANNEL,
         upstream=item,
     )
     transition = Transition(
@@ -217,14 +215,14 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             body_digest="0" * 64,
             created_at=now - 60,
             reason="no_answer",
-            channel="linkedin",
+            channel=_CHANNEL,
             connect_account_id=_SENDER_ID,
             request={"metadata": {"campaign": "sample"}},
             metadata=_METADATA,
         )
         return relay_events.create_unknown_data(intent), intent.id
     if type == "relay.test":
-        return relay_events.relay_test_data(), _SUBSCRIPTION_ID
+        return {"message": relay_events.TEST_MESSAGE}, _SUBSCRIPTION_ID
     reason = "410 Gone" if type == "relay.subscription.disabled" else "an attempt succeeded"
     data = relay_events.subscription_data(
         subscription_id=_SUBSCRIPTION_ID, sink="https://receiver.example/hooks", reason=reason, since=now - 300

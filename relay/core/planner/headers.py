@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import NamedTuple
 
 from relay.core.planner.config import RateLimitHeaders
@@ -31,14 +32,7 @@ class HeaderReader:
     __slots__ = ("_names",)
 
     def __init__(self, names: RateLimitHeaders) -> None:
-        self._names = {
-            names.limit.lower(): "limit",
-            names.remaining.lower(): "remaining",
-            names.window_ms.lower(): "window_ms",
-            names.account_limit.lower(): "account_limit",
-            names.account_remaining.lower(): "account_remaining",
-            names.retry_after.lower(): "retry_after",
-        }
+        self._names = {name.lower(): meaning for meaning, name in asdict(names).items()}
 
     def read(self, headers: object, clock: float) -> LimitReading:
         """Parses `headers`. `clock`: now in epoch seconds, for a Retry-After date. Never raises."""
