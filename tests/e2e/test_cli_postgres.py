@@ -114,7 +114,7 @@ def test_serve_requires_a_token_and_says_how_to_create_one(here: Here, tmp_path:
     assert "RELAY_TOKEN_FILE" in line
     assert not (tmp_path / "state").exists()  # no token of this machine, of which another node would not know
     (tmp_path / "relay.token").unlink()
-    command = line.partition("This makes one: ")[2]
+    command = line.partition("Create one with: ")[2]
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env=os.environ, check=True)
     assert stat.S_IMODE((tmp_path / "relay.token").stat().st_mode) == 0o600
     node = here.begin(*SERVE)

@@ -343,7 +343,7 @@ async def test_changes_with_a_lost_notification_are_found(first: World, monkeypa
     async def mute(self: postgres.PostgresDatabase) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(postgres.PostgresDatabase, "_say", mute)
+    monkeypatch.setattr(postgres.PostgresDatabase, "_notify_others", mute)
     async with open_beside(first) as second:
         await second.subscribe()
         job_id = await second.job(attempt_failures=0, start_delay_seconds=36_000, run_seconds=1, in_lane=False)
@@ -391,7 +391,7 @@ def notices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError("no ears")
 
     if request.param == "notices are lost":
-        monkeypatch.setattr(postgres.PostgresDatabase, "_say", mute)
+        monkeypatch.setattr(postgres.PostgresDatabase, "_notify_others", mute)
         monkeypatch.setattr(reads, "KNOWN_SECONDS", 0.5)
         monkeypatch.setattr(waiting, "SLICE_SECONDS", 0.5)
         monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 1.0)
@@ -480,7 +480,7 @@ async def test_subscription_paused_on_another_node_is_paused_without_a_notificat
     async def mute(self: postgres.PostgresDatabase) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(postgres.PostgresDatabase, "_say", mute)
+    monkeypatch.setattr(postgres.PostgresDatabase, "_notify_others", mute)
     made = await first.subscribe()
     async with open_beside(first) as second:
         assert (await second.api.post(f"/v1/subscriptions/{made['id']}/pause")).status_code == 200

@@ -200,7 +200,7 @@ async def test_write_after_a_timeout_does_not_wait_again(
     await aside(server.stop)
     for _ in range(3):
         async with asyncio.timeout(10):
-            with pytest.raises(StoreError, match="can not be written") as refused:
+            with pytest.raises(StoreError, match="cannot be written") as refused:
                 await store.jobs.register(registration("a job"))
         assert "\n" not in str(refused.value)
     assert store.database.trouble is not None

@@ -240,7 +240,7 @@ async def test_many_callbacks_are_gone_through_a_slice_at_a_time(store: Store) -
 async def test_callback_used_again_between_check_and_deletion_stays(store: Store) -> None:
     sub = await store.subscriptions.callback_for("https://callback.example", new_id("sub", NOW), NOW)
     named = store.jobs.register(registration("a", callback_subscription_id=sub))
-    deletion = store.database.write(_on_one_node(_delete_callbacks), (store.upkeep._book, [sub]))
+    deletion = store.database.write(_on_one_node(_delete_callbacks), (store.upkeep._subscriptions, [sub]))
     _, deleted = await together(store, named, deletion)
     assert deleted == 0
     assert (await counts(store))["job_callbacks"] == 1
