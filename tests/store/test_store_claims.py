@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.records import AttemptResult
+from relay.core.records import AttemptResult, Lease
 from relay.errors import StoreError
 from relay.store.claims import Backlog, ClaimRequest
 from relay.store.store import Store
@@ -94,6 +94,18 @@ async def test_claim_in_parts_equals_one_claim(store: Store) -> None:
     assert one.lease_token == "mine"
     request = ClaimRequest(subscription_id="sub_1", priorities=(0,), count=0, now=NOW, lease=lease())
     assert await store.deliveries.claim(request) == ()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_lease_survives_a_machine_clock_that_is_set_forward(store: Store) -> None:
+    """Due times are by the machine's clock, leases by one that cannot be set."""
+    await heads(store, NOW)
+    (first,) = await claim(store, "sub_1", lease=Lease(token="first", until=NOW + 45, taken_at=NOW))
+    later = NOW + 3_600
+    early = Lease(token="early", until=NOW + 46, taken_at=NOW + 1)
+    assert await claim(store, "sub_1", now=later, lease=early) == ()
+    expired = Lease(token="expired", until=NOW + 91, taken_at=NOW + 46)
+    assert [one.id for one in await claim(store, "sub_1", now=later, lease=expired)] == [first.id]
 
 
 async def test_holder_of_an_expired_and_retaken_lease_cannot_record(store: Store) -> None:
