@@ -4,22 +4,10 @@ Times are epoch seconds (UTC) in double precision. JSON bytes and ciphertexts ar
 names the query that it serves.
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import (
-    DDL,
-    JSON,
-    BigInteger,
-    Column,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    SmallInteger,
-    Text,
-    UniqueConstraint,
-    text,
-)
+from sqlalchemy import DDL, JSON, BigInteger, Index, Integer, SmallInteger, UniqueConstraint, text
+from sqlalchemy import Text as SqlText
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.event import listen
 from sqlmodel import Field, SQLModel
@@ -38,32 +26,13 @@ LISTED_DELIVERY = f"{OPEN_DELIVERY} AND created_at >= 0"
 statements when its statistics say that no row is open."""
 
 
-def _json() -> Any:
-    return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-
-
-def _text(*, nullable: bool = False, primary_key: bool = False) -> Any:
-    return Column(Text, nullable=nullable, primary_key=primary_key)
-
-
-def _seconds(*, nullable: bool = True) -> Any:
-    return Column(Float(53), nullable=nullable)
-
-
-def _count() -> Any:
-    return Column(Integer, nullable=False, default=0)
-
-
-def _large_count() -> Any:
-    return Column(BigInteger().with_variant(Integer, "sqlite"), nullable=False, default=0)
-
-
-def _position() -> Any:
-    return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
-
-
-def _blob(*, nullable: bool = True) -> Any:
-    return Column(LargeBinary, nullable=nullable)
+Text = Annotated[str, Field(sa_type=SqlText)]
+OptionalText = Annotated[str | None, Field(sa_type=SqlText)]
+TextKey = Annotated[str, Field(sa_type=SqlText, primary_key=True)]
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+LargeInteger = BigInteger().with_variant(Integer, "sqlite")
+Position = Annotated[int | None, Field(sa_type=LargeInteger, primary_key=True)]
+LargeCount = Annotated[int, Field(sa_type=LargeInteger)]
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
@@ -97,42 +66,42 @@ class JobRow(SQLModel, table=True):
         Index("ix_jobs_source_uid", "source", "uid"),
     )
 
-    uid: str = Field(sa_column=_text(primary_key=True))
-    source: str = Field(sa_column=_text())
-    account: str = Field(sa_column=_text())
-    external_id: str = Field(sa_column=_text())
-    status: str | None = Field(default=None, sa_column=_text(nullable=True))
-    phase: str | None = Field(default=None, sa_column=_text(nullable=True))
-    outcome: str | None = Field(default=None, sa_column=_text(nullable=True))
-    sequence: int = Field(default=0, sa_column=_count())
-    retry_count: int = Field(default=0, sa_column=_count())
-    running_sent: int = Field(default=0, sa_column=_count())
-    running_started_at: float | None = Field(default=None, sa_column=_seconds())
-    overdue: int = Field(default=0, sa_column=_count())
-    action: str | None = Field(default=None, sa_column=_text(nullable=True))
-    channel: str | None = Field(default=None, sa_column=_text(nullable=True))
-    scheduled_at: float | None = Field(default=None, sa_column=_seconds())
-    started_at: float | None = Field(default=None, sa_column=_seconds())
-    next_attempt_at: float | None = Field(default=None, sa_column=_seconds())
-    attempt_count: int = Field(default=0, sa_column=_count())
-    spacing_seconds: float | None = Field(default=None, sa_column=_seconds())
-    weight: float = Field(default=1.0, sa_column=Column(Float(53), nullable=False, default=1.0))
-    tracked_at: float = Field(sa_column=_seconds(nullable=False))
-    last_polled_at: float | None = Field(default=None, sa_column=_seconds())
-    next_poll_at: float | None = Field(default=None, sa_column=_seconds())
-    poll_step: int = Field(default=0, sa_column=Column(SmallInteger, nullable=False, server_default="0"))
-    closed_at: float | None = Field(default=None, sa_column=_seconds())
-    deadline_at: float | None = Field(default=None, sa_column=_seconds())
-    deadline_seconds: float | None = Field(default=None, sa_column=_seconds())
-    poll_count: int = Field(default=0, sa_column=_count())
-    failure_count: int = Field(default=0, sa_column=_count())
-    missing_count: int = Field(default=0, sa_column=_count())
-    missing_since: float | None = Field(default=None, sa_column=_seconds())
-    last_error: dict[str, Any] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
-    job_metadata: bytes = Field(default=b"{}", sa_column=Column("metadata", LargeBinary, nullable=False))
-    upstream: bytes | None = Field(default=None, sa_column=_blob())
-    request: bytes | None = Field(default=None, sa_column=_blob())
-    connect_account_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    uid: TextKey
+    source: Text
+    account: Text
+    external_id: Text
+    status: OptionalText = None
+    phase: OptionalText = None
+    outcome: OptionalText = None
+    sequence: int = 0
+    retry_count: int = 0
+    running_sent: int = 0
+    running_started_at: float | None = None
+    overdue: int = 0
+    action: OptionalText = None
+    channel: OptionalText = None
+    scheduled_at: float | None = None
+    started_at: float | None = None
+    next_attempt_at: float | None = None
+    attempt_count: int = 0
+    spacing_seconds: float | None = None
+    weight: float = 1.0
+    tracked_at: float
+    last_polled_at: float | None = None
+    next_poll_at: float | None = None
+    poll_step: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
+    closed_at: float | None = None
+    deadline_at: float | None = None
+    deadline_seconds: float | None = None
+    poll_count: int = 0
+    failure_count: int = 0
+    missing_count: int = 0
+    missing_since: float | None = None
+    last_error: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    job_metadata: bytes = Field(default=b"{}", sa_column_kwargs={"name": "metadata"})
+    upstream: bytes | None = None
+    request: bytes | None = None
+    connect_account_id: OptionalText = None
 
 
 class EventRow(SQLModel, table=True):
@@ -149,16 +118,16 @@ class EventRow(SQLModel, table=True):
         {"sqlite_autoincrement": True},
     )
 
-    position: int | None = Field(default=None, sa_column=_position())
-    id: str = Field(sa_column=_text())
-    job_uid: str | None = Field(default=None, sa_column=_text(nullable=True))
-    sequence: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
-    type: str = Field(sa_column=_text())
-    source: str = Field(sa_column=_text())
-    subject: str | None = Field(default=None, sa_column=_text(nullable=True))
-    time: float = Field(sa_column=_seconds(nullable=False))
-    recorded_at: float = Field(sa_column=_seconds(nullable=False))
-    body: bytes = Field(sa_column=_blob(nullable=False))
+    position: Position = None
+    id: Text
+    job_uid: OptionalText = None
+    sequence: int | None = None
+    type: Text
+    source: Text
+    subject: OptionalText = None
+    time: float
+    recorded_at: float
+    body: bytes
 
 
 class SubscriptionRow(SQLModel, table=True):
@@ -180,25 +149,25 @@ class SubscriptionRow(SQLModel, table=True):
         _partial("ix_subscriptions_failing", "failing_since", where="failing_since IS NOT NULL"),
     )
 
-    id: str = Field(sa_column=_text(primary_key=True))
-    kind: str = Field(sa_column=_text())
-    sink_digest: str = Field(sa_column=_text())
-    sealed: bytes = Field(sa_column=_blob(nullable=False))
-    types: list[str] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
-    source: str | None = Field(default=None, sa_column=_text(nullable=True))
-    state: str = Field(default="enabled", sa_column=_text())
-    state_since: float | None = Field(default=None, sa_column=_seconds())
-    state_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
-    callback: int = Field(default=0, sa_column=_count())
-    config: dict[str, Any] = Field(default_factory=dict, sa_column=Column(_json(), nullable=False))
-    description: str | None = Field(default=None, sa_column=_text(nullable=True))
-    created_at: float = Field(sa_column=_seconds(nullable=False))
-    start_at: float | None = Field(default=None, sa_column=_seconds())
-    failing_since: float | None = Field(default=None, sa_column=_seconds())
-    failing_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
-    paused_until: float | None = Field(default=None, sa_column=_seconds())
-    probe_at: float | None = Field(default=None, sa_column=_seconds())
-    drain_since: float | None = Field(default=None, sa_column=_seconds())
+    id: TextKey
+    kind: Text
+    sink_digest: Text
+    sealed: bytes
+    types: list[str] | None = Field(default=None, sa_type=Json)
+    source: OptionalText = None
+    state: Text = "enabled"
+    state_since: float | None = None
+    state_reason: OptionalText = None
+    callback: int = 0
+    config: dict[str, Any] = Field(default_factory=dict, sa_type=Json)
+    description: OptionalText = None
+    created_at: float
+    start_at: float | None = None
+    failing_since: float | None = None
+    failing_reason: OptionalText = None
+    paused_until: float | None = None
+    probe_at: float | None = None
+    drain_since: float | None = None
 
 
 class SecretRow(SQLModel, table=True):
@@ -212,11 +181,11 @@ class SecretRow(SQLModel, table=True):
         _partial("ix_secrets_expires_at", "expires_at", where="expires_at IS NOT NULL"),
     )
 
-    id: str = Field(sa_column=_text(primary_key=True))
-    owner: str = Field(sa_column=_text())
-    ciphertext: bytes = Field(sa_column=_blob(nullable=False))
-    created_at: float = Field(sa_column=_seconds(nullable=False))
-    expires_at: float | None = Field(default=None, sa_column=_seconds())
+    id: TextKey
+    owner: Text
+    ciphertext: bytes
+    created_at: float
+    expires_at: float | None = None
 
 
 class DeliveryRow(SQLModel, table=True):
@@ -250,22 +219,22 @@ class DeliveryRow(SQLModel, table=True):
         _partial("ix_deliveries_replay", "replay", where="replay IS NOT NULL"),
     )
 
-    id: str = Field(sa_column=_text(primary_key=True))
-    event_id: str = Field(sa_column=_text())
-    subscription_id: str = Field(sa_column=_text())
-    job_uid: str | None = Field(default=None, sa_column=_text(nullable=True))
-    sequence: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
-    state: str = Field(sa_column=_text())
-    priority: int = Field(default=0, sa_column=_count())
-    due_at: float = Field(sa_column=_seconds(nullable=False))
-    attempt_count: int = Field(default=0, sa_column=_count())
-    made_count: int = Field(default=0, sa_column=_count())
-    lease_token: str | None = Field(default=None, sa_column=_text(nullable=True))
-    created_at: float = Field(sa_column=_seconds(nullable=False))
-    ended_at: float | None = Field(default=None, sa_column=_seconds())
-    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
-    replay: str | None = Field(default=None, sa_column=_text(nullable=True))
-    was: str | None = Field(default=None, sa_column=_text(nullable=True))
+    id: TextKey
+    event_id: Text
+    subscription_id: Text
+    job_uid: OptionalText = None
+    sequence: int | None = None
+    state: Text
+    priority: int = 0
+    due_at: float
+    attempt_count: int = 0
+    made_count: int = 0
+    lease_token: OptionalText = None
+    created_at: float
+    ended_at: float | None = None
+    reason: OptionalText = None
+    replay: OptionalText = None
+    was: OptionalText = None
 
 
 class AttemptRow(SQLModel, table=True):
@@ -279,17 +248,17 @@ class AttemptRow(SQLModel, table=True):
     # the attempts of a delivery, in order
     __table_args__ = (Index("ix_attempts_delivery_id_number", "delivery_id", "number"),)
 
-    position: int | None = Field(default=None, sa_column=_position())
-    delivery_id: str = Field(sa_column=_text())
-    number: int = Field(sa_column=Column(Integer, nullable=False))
-    started_at: float = Field(sa_column=_seconds(nullable=False))
-    duration_ms: float = Field(sa_column=_seconds(nullable=False))
-    status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
-    error: str | None = Field(default=None, sa_column=_text(nullable=True))
-    details: bytes | None = Field(default=None, sa_column=_blob())
-    response_excerpt: str | None = Field(default=None, sa_column=_text(nullable=True))
-    remote_ip: str | None = Field(default=None, sa_column=_text(nullable=True))
-    decision: str | None = Field(default=None, sa_column=_text(nullable=True))
+    position: Position = None
+    delivery_id: Text
+    number: int
+    started_at: float
+    duration_ms: float
+    status_code: int | None = None
+    error: OptionalText = None
+    details: bytes | None = None
+    response_excerpt: OptionalText = None
+    remote_ip: OptionalText = None
+    decision: OptionalText = None
 
 
 class AccountRow(SQLModel, table=True):
@@ -298,15 +267,15 @@ class AccountRow(SQLModel, table=True):
 
     __tablename__: ClassVar[str] = "accounts"
 
-    source: str = Field(sa_column=_text(primary_key=True))
-    name: str = Field(sa_column=_text(primary_key=True))
-    state: str = Field(default="ok", sa_column=Column(Text, nullable=False, default="ok"))
-    since: float | None = Field(default=None, sa_column=_seconds())
-    problem: dict[str, Any] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
-    key_ciphertext: bytes | None = Field(default=None, sa_column=_blob())
-    holder: str | None = Field(default=None, sa_column=_text(nullable=True))
-    held_until: float | None = Field(default=None, sa_column=_seconds())
-    plan: str | None = Field(default=None, sa_column=_text(nullable=True))
+    source: TextKey
+    name: TextKey
+    state: Text = "ok"
+    since: float | None = None
+    problem: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    key_ciphertext: bytes | None = None
+    holder: OptionalText = None
+    held_until: float | None = None
+    plan: OptionalText = None
 
 
 class HazardRow(SQLModel, table=True):
@@ -314,11 +283,11 @@ class HazardRow(SQLModel, table=True):
 
     __tablename__: ClassVar[str] = "hazards"
 
-    source: str = Field(sa_column=_text(primary_key=True))
-    name: str = Field(sa_column=_text(primary_key=True))
-    event_count: float = Field(sa_column=_seconds(nullable=False))
-    values_json: str = Field(sa_column=_text())
-    updated_at: float = Field(sa_column=_seconds(nullable=False))
+    source: TextKey
+    name: TextKey
+    event_count: float
+    values_json: Text
+    updated_at: float
 
 
 class JobCallbackRow(SQLModel, table=True):
@@ -328,9 +297,9 @@ class JobCallbackRow(SQLModel, table=True):
     # removal of a callback subscription
     __table_args__ = (Index("ix_job_callbacks_subscription_id", "subscription_id"),)
 
-    job_uid: str = Field(sa_column=_text(primary_key=True))
-    subscription_id: str = Field(sa_column=_text(primary_key=True))
-    types: str | None = Field(default=None, sa_column=_text(nullable=True))
+    job_uid: TextKey
+    subscription_id: TextKey
+    types: OptionalText = None
 
 
 class IdempotencyRow(SQLModel, table=True):
@@ -343,13 +312,13 @@ class IdempotencyRow(SQLModel, table=True):
     # retention: responses stored before a time
     __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
 
-    id: str = Field(sa_column=_text(primary_key=True))
-    body_digest: str = Field(sa_column=_text())
-    status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
-    ciphertext: bytes | None = Field(default=None, sa_column=_blob())
-    created_at: float = Field(sa_column=_seconds(nullable=False))
-    holder: str | None = Field(default=None, sa_column=_text(nullable=True))
-    held_until: float | None = Field(default=None, sa_column=_seconds())
+    id: TextKey
+    body_digest: Text
+    status_code: int | None = None
+    ciphertext: bytes | None = None
+    created_at: float
+    holder: OptionalText = None
+    held_until: float | None = None
 
 
 class IntentRow(SQLModel, table=True):
@@ -373,23 +342,23 @@ class IntentRow(SQLModel, table=True):
         _partial("ix_intents_untold", "reason", "id", where="told = 0"),
     )
 
-    id: str = Field(sa_column=_text(primary_key=True))
-    source: str = Field(sa_column=_text())
-    account: str = Field(sa_column=_text())
-    path: str = Field(sa_column=_text())
-    body_digest: str = Field(sa_column=_text())
-    idempotency_key: str | None = Field(default=None, sa_column=_text(nullable=True))
-    created_at: float = Field(sa_column=_seconds(nullable=False))
-    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
-    status_code: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
-    channel: str | None = Field(default=None, sa_column=_text(nullable=True))
-    connect_account_id: str | None = Field(default=None, sa_column=_text(nullable=True))
-    request: bytes | None = Field(default=None, sa_column=_blob())
-    intent_metadata: bytes | None = Field(default=None, sa_column=Column("metadata", LargeBinary, nullable=True))
-    sealed: bytes | None = Field(default=None, sa_column=_blob())
-    told: int = Field(default=0, sa_column=Column(SmallInteger, nullable=False, server_default="0"))
-    fate: str | None = Field(default=None, sa_column=_text(nullable=True))
-    job_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    id: TextKey
+    source: Text
+    account: Text
+    path: Text
+    body_digest: Text
+    idempotency_key: OptionalText = None
+    created_at: float
+    reason: OptionalText = None
+    status_code: int | None = None
+    channel: OptionalText = None
+    connect_account_id: OptionalText = None
+    request: bytes | None = None
+    intent_metadata: bytes | None = Field(default=None, sa_column_kwargs={"name": "metadata"})
+    sealed: bytes | None = None
+    told: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
+    fate: OptionalText = None
+    job_id: OptionalText = None
 
 
 class ReplayRow(SQLModel, table=True):
@@ -411,25 +380,25 @@ class ReplayRow(SQLModel, table=True):
         _partial("ix_replays_ended_at", "ended_at", where="ended_at IS NOT NULL"),
     )
 
-    id: str = Field(sa_column=_text(primary_key=True))
-    subscription_id: str | None = Field(default=None, sa_column=_text(nullable=True))
-    state: str = Field(sa_column=_text())
-    since: float = Field(sa_column=_seconds(nullable=False))
-    until: float = Field(sa_column=_seconds(nullable=False))
-    types: list[str] | None = Field(default=None, sa_column=Column(_json(), nullable=True))
-    which: str = Field(sa_column=_text())
-    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
-    position: int = Field(sa_column=_large_count())
-    last_position: int = Field(sa_column=_large_count())
-    matched: int = Field(sa_column=_large_count())
-    passed: int = Field(default=0, sa_column=_large_count())
-    queued: int = Field(default=0, sa_column=_large_count())
-    delivered: int = Field(default=0, sa_column=_large_count())
-    dead: int = Field(default=0, sa_column=_large_count())
-    holder: str | None = Field(default=None, sa_column=_text(nullable=True))
-    held_until: float | None = Field(default=None, sa_column=_seconds())
-    created_at: float = Field(sa_column=_seconds(nullable=False))
-    ended_at: float | None = Field(default=None, sa_column=_seconds())
+    id: TextKey
+    subscription_id: OptionalText = None
+    state: Text
+    since: float
+    until: float
+    types: list[str] | None = Field(default=None, sa_type=Json)
+    which: Text
+    reason: OptionalText = None
+    position: LargeCount = 0
+    last_position: LargeCount = 0
+    matched: LargeCount = 0
+    passed: LargeCount = 0
+    queued: LargeCount = 0
+    delivered: LargeCount = 0
+    dead: LargeCount = 0
+    holder: OptionalText = None
+    held_until: float | None = None
+    created_at: float
+    ended_at: float | None = None
 
 
 class VersionRow(SQLModel, table=True):
@@ -437,8 +406,8 @@ class VersionRow(SQLModel, table=True):
 
     __tablename__: ClassVar[str] = "versions"
 
-    name: str = Field(sa_column=_text(primary_key=True))
-    number: int = Field(sa_column=_count())
+    name: TextKey
+    number: int = 0
 
 
 # Several nodes commit in a different order than they begin. A stream therefore follows the transaction that wrote an
