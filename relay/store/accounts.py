@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
+from sqlmodel import col
 
 from relay.core.events import Event
 from relay.core.jsontext import dumps
@@ -17,36 +18,38 @@ from relay.store.statements import SQLITE, insert_into, json_list, run, sql
 from relay.store.subscriptions import Cipher
 from relay.store.tables import AccountRow
 
-ACCOUNTS = AccountRow.__table__  # type: ignore[attr-defined]
 UPSERT_ACCOUNT = f"""
-{insert_into(ACCOUNTS, "source", "name", "state", "since", "problem")}
+{insert_into(AccountRow, "source", "name", "state", "since", "problem")}
 ON CONFLICT (source, name) DO UPDATE SET state = excluded.state, since = excluded.since, problem = excluded.problem
 """
 TAKE_LEASE = sql(
     lambda dialect: (
         f"""
-{insert_into(ACCOUNTS, "source", "name", "state", "holder", "held_until")}
+{insert_into(AccountRow, "source", "name", "state", "holder", "held_until")}
 ON CONFLICT (source, name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
 WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.holder IN {dialect.json_values("former")}
   OR accounts.held_until <= :now
 """
     )
 )
-STATES = select(*(ACCOUNTS.c[name] for name in ("source", "name", "state", "since", "problem")))
+STATES = select(
+    *(col(AccountRow.source), col(AccountRow.name), col(AccountRow.state)),
+    *(col(AccountRow.since), col(AccountRow.problem)),
+)
 PLAN = "SELECT plan FROM accounts WHERE source = :source AND name = :name"
 KEEP_PLAN = f"""
-{insert_into(ACCOUNTS, "source", "name", "plan", constants={"state": "'ok'"})}
+{insert_into(AccountRow, "source", "name", "plan", constants={"state": "'ok'"})}
 ON CONFLICT (source, name) DO UPDATE SET plan = excluded.plan
 """
 KEEP_PLAN_HELD = "UPDATE accounts SET plan = :plan WHERE source = :source AND name = :name AND holder = :holder"
 ADOPT = f"""
-{insert_into(ACCOUNTS, "source", "name", "key_ciphertext", constants={"state": "'ok'"})}
+{insert_into(AccountRow, "source", "name", "key_ciphertext", constants={"state": "'ok'"})}
 ON CONFLICT (source, name) DO UPDATE SET key_ciphertext = excluded.key_ciphertext
 """
 ADOPTED = (
-    select(*(ACCOUNTS.c[name] for name in ("source", "name", "key_ciphertext")))
-    .where(ACCOUNTS.c.key_ciphertext.is_not(None))
-    .order_by(ACCOUNTS.c.source, ACCOUNTS.c.name)
+    select(col(AccountRow.source), col(AccountRow.name), col(AccountRow.key_ciphertext))
+    .where(col(AccountRow.key_ciphertext).is_not(None))
+    .order_by(col(AccountRow.source), col(AccountRow.name))
 )
 
 

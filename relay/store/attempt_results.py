@@ -33,9 +33,7 @@ from relay.store.statements import (
     run_rows,
     sql,
 )
-from relay.store.tables import OPEN_DELIVERY, AttemptRow
-
-ATTEMPTS = AttemptRow.__table__  # type: ignore[attr-defined]
+from relay.store.tables import OPEN_DELIVERY
 
 _ATTEMPT = {
     **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
@@ -45,7 +43,7 @@ _ATTEMPT = {
 
 def _attempts(dialect: Dialect) -> str:
     return f"""
-INSERT INTO {ATTEMPTS.name} ({", ".join(ATTEMPTS.c[name].name for name in _ATTEMPT)})
+INSERT INTO attempts ({", ".join(_ATTEMPT)})
 SELECT {", ".join(dialect.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
 FROM {dialect.json_rows("rows", token=TEXT, **_ATTEMPT)} AS m
 """

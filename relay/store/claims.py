@@ -10,8 +10,8 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.group_commit import quick
-from relay.store.outbox import DELIVERIES, EVENTS
 from relay.store.statements import Dialect, columns_of, fetch_json, json_list, json_query, run, run_many, sql
+from relay.store.tables import DeliveryRow, EventRow
 
 # A loose index scan: one seek per subscription with pending deliveries, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
@@ -138,8 +138,8 @@ _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
 WITH_EVENT = json_query(
     lambda dialect: (
         f"""
-SELECT {columns_of(DELIVERIES, *_OF_DELIVERY, "priority", alias="d")}, e.id AS event_id,
-  {columns_of(EVENTS, *_OF_EVENT, alias="e")}
+SELECT {columns_of(DeliveryRow, *_OF_DELIVERY, "priority", alias="d")}, e.id AS event_id,
+  {columns_of(EventRow, *_OF_EVENT, alias="e")}
 FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN {dialect.json_values("tokens")}
 """
     ),

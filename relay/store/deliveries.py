@@ -5,11 +5,12 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
+from sqlmodel import col
 
 from relay.core.delivery import Claimed, Delivery
 from relay.core.records import AttemptRecorded, AttemptResult, Groups, Lease, Page, Pending, Probe
 from relay.errors import Conflict, NotFound
-from relay.store.attempt_results import ATTEMPTS, AttemptRecorder, head_of, record_in_one_call
+from relay.store.attempt_results import AttemptRecorder, head_of, record_in_one_call
 from relay.store.claims import (
     ANY_NUMBER,
     EXPEDITE_CHUNK,
@@ -26,12 +27,12 @@ from relay.store.database import Database
 from relay.store.delivery_groups import grouped
 from relay.store.notices import notify
 from relay.store.ordering import queue_manual_retry
-from relay.store.outbox import DELIVERIES, EVENTS, Outbox, lock_jobs
+from relay.store.outbox import Outbox, lock_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import attempt_from, delivery_from
 from relay.store.statements import Dialect, json_list, run, run_many, sql
 from relay.store.subscription_cache import SubscriptionCache
-from relay.store.tables import LISTED_DELIVERY
+from relay.store.tables import LISTED_DELIVERY, AttemptRow, DeliveryRow, EventRow
 
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
 RELEASE_ALL = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE lease_token IS NOT NULL")
@@ -66,9 +67,9 @@ WHERE {LISTED_DELIVERY} AND priority < 2 AND subscription_id NOT IN {dialect.jso
 )
 MAX_SHOWN_ATTEMPTS = 500
 ATTEMPTS_OF_DELIVERY = (
-    select(ATTEMPTS)
-    .where(ATTEMPTS.c.delivery_id == bindparam("delivery_id"))
-    .order_by(ATTEMPTS.c.number)
+    select(AttemptRow)
+    .where(col(AttemptRow.delivery_id) == bindparam("delivery_id"))
+    .order_by(col(AttemptRow.number))
     .limit(MAX_SHOWN_ATTEMPTS)
 )
 
@@ -211,7 +212,7 @@ def _release_all(connection: Connection, items: Sequence[float]) -> Sequence[int
 
 
 def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: str, now: float) -> None | Exception:
-    of_it = select(DELIVERIES).where(DELIVERIES.c.id == delivery_id)
+    of_it = select(DeliveryRow).where(col(DeliveryRow.id) == delivery_id)
     row = connection.execute(of_it).one_or_none()
     if row is None:
         return NotFound(f"there is no delivery {delivery_id}")
@@ -241,16 +242,18 @@ def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: st
         if row.job_uid is not None and subscription.ordering == "job":
             state = queue_manual_retry(connection, row.id, row.job_uid, row.subscription_id, row.sequence)
         values |= {"state": state, "priority": 2, "attempt_count": 0, "ended_at": None, "reason": None}
-    connection.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(**values))
+    connection.execute(update(DeliveryRow).where(col(DeliveryRow.id) == delivery_id).values(**values))
     notify(connection, "deliveries")
     return None
 
 
-_SHOWN = select(DELIVERIES, EVENTS.c.type, EVENTS.c.subject).join(EVENTS, EVENTS.c.id == DELIVERIES.c.event_id)
+_SHOWN: Any = select(DeliveryRow, col(EventRow.type), col(EventRow.subject)).join(
+    EventRow, col(EventRow.id) == col(DeliveryRow.event_id)
+)
 
 
 def _get(connection: Connection, delivery_id: str) -> Delivery | None:
-    row = connection.execute(_SHOWN.where(DELIVERIES.c.id == delivery_id)).one_or_none()
+    row = connection.execute(_SHOWN.where(col(DeliveryRow.id) == delivery_id)).one_or_none()
     if row is None:
         return None
     attempts = connection.execute(ATTEMPTS_OF_DELIVERY, {"delivery_id": delivery_id})
@@ -265,17 +268,17 @@ def page_statement(
     limit: int, before: str | None, state: str | None, subscription_id: str | None, event_id: str | None
 ) -> Any:
     """One page of deliveries, newest first."""
-    statement = _SHOWN.order_by(DELIVERIES.c.id.desc()).limit(limit + 1)
+    statement = _SHOWN.order_by(col(DeliveryRow.id).desc()).limit(limit + 1)
     if before is not None:
-        statement = statement.where(DELIVERIES.c.id < before)
+        statement = statement.where(col(DeliveryRow.id) < before)
     if state == "pending":
         statement = statement.where(text(f"deliveries.{LISTED_DELIVERY}"))
     elif state is not None:
         statement = statement.where(text(f"deliveries.state = '{_STATES[state]}'"))
     if subscription_id is not None:
-        statement = statement.where(DELIVERIES.c.subscription_id == subscription_id)
+        statement = statement.where(col(DeliveryRow.subscription_id) == subscription_id)
     if event_id is not None:
-        statement = statement.where(DELIVERIES.c.event_id == event_id)
+        statement = statement.where(col(DeliveryRow.event_id) == event_id)
     return statement
 
 

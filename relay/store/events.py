@@ -6,15 +6,18 @@ from typing import Any
 import structlog
 from sqlalchemy import bindparam, literal_column, select, text, tuple_
 from sqlalchemy.engine import Connection
+from sqlmodel import col
 
 from relay.core.events import Event
 from relay.core.records import Page, Tail
 from relay.store.database import Database
-from relay.store.outbox import EVENTS, Outbox
+from relay.store.outbox import Outbox
 from relay.store.pages import decode_moment, moment_key, page_of
 from relay.store.rows import event_from
-from relay.store.statements import SQLITE, run
+from relay.store.statements import SQLITE, run, table_of
+from relay.store.tables import EventRow
 
+EVENTS = table_of(EventRow)
 AFTER = (
     select(EVENTS)
     .where(EVENTS.c.position > bindparam("position"))
@@ -22,13 +25,13 @@ AFTER = (
     .limit(bindparam("count"))
 )
 OF_JOB_AFTER = (
-    select(EVENTS)
-    .where(EVENTS.c.job_uid == bindparam("job_uid"), EVENTS.c.sequence > bindparam("sequence"))
-    .order_by(EVENTS.c.sequence)
+    select(EventRow)
+    .where(col(EventRow.job_uid) == bindparam("job_uid"), col(EventRow.sequence) > bindparam("sequence"))
+    .order_by(col(EventRow.sequence))
     .limit(bindparam("count"))
 )
-BY_ID = select(EVENTS).where(EVENTS.c.id == bindparam("id"))
-NEWEST = select(EVENTS.c.position).order_by(EVENTS.c.position.desc()).limit(1)
+BY_ID = select(EventRow).where(col(EventRow.id) == bindparam("id"))
+NEWEST = select(col(EventRow.position)).order_by(col(EventRow.position).desc()).limit(1)
 # On PostgreSQL a position is the transaction's id and the row's position, see `tables.EVENT_TRANSACTIONS`.
 AFTER_XID = (
     select(EVENTS, literal_column("CAST(events.xid AS text)").label("xid"))
@@ -205,17 +208,19 @@ def page_statement(
     until: float | None,
 ) -> Any:
     """One page of events, newest first by time of recording, which every filter's index ends with."""
-    statement = select(EVENTS).order_by(EVENTS.c.recorded_at.desc(), EVENTS.c.position.desc()).limit(limit + 1)
+    statement = (
+        select(EventRow).order_by(col(EventRow.recorded_at).desc(), col(EventRow.position).desc()).limit(limit + 1)
+    )
     if before is not None:
-        statement = statement.where(tuple_(EVENTS.c.recorded_at, EVENTS.c.position) < tuple_(*before))
+        statement = statement.where(tuple_(col(EventRow.recorded_at), col(EventRow.position)) < tuple_(*before))
     if type is not None:
-        statement = statement.where(EVENTS.c.type == type)
+        statement = statement.where(col(EventRow.type) == type)
     if subject is not None:
-        statement = statement.where(EVENTS.c.subject == subject)
+        statement = statement.where(col(EventRow.subject) == subject)
     if since is not None:
-        statement = statement.where(EVENTS.c.recorded_at >= since)
+        statement = statement.where(col(EventRow.recorded_at) >= since)
     if until is not None:
-        statement = statement.where(EVENTS.c.recorded_at < until)
+        statement = statement.where(col(EventRow.recorded_at) < until)
     return statement
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection, Row
+from sqlmodel import col
 
 from relay.core.jsontext import dumps
 from relay.core.records import StoredAnswer
@@ -14,7 +15,6 @@ from relay.store.statements import run
 from relay.store.subscriptions import Cipher
 from relay.store.tables import IdempotencyRow
 
-KEYS = IdempotencyRow.__table__  # type: ignore[attr-defined]
 LEASE_SECONDS = 10.0
 """How long a request holds its key without renewal. After that, a request cut off by a crash may be sent again."""
 
@@ -86,7 +86,9 @@ class IdempotencyStore:
             if taken is not None:
                 results[place] = taken.created_at
             else:
-                results[place] = self._answer(connection.execute(select(KEYS).where(KEYS.c.id == item["id"])).one())
+                results[place] = self._answer(
+                    connection.execute(select(IdempotencyRow).where(col(IdempotencyRow.id) == item["id"])).one()
+                )
         return results
 
     def _answer(self, row: Row[Any]) -> StoredAnswer:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Select, bindparam, select, text
 from sqlalchemy.engine import Connection, Row
+from sqlmodel import col
 
 from relay.core.events import Event
 from relay.core.jsontext import dumps
@@ -23,13 +24,12 @@ from relay.store.statements import insert_into, run, run_many
 from relay.store.subscriptions import Cipher
 from relay.store.tables import IntentRow
 
-INTENTS = IntentRow.__table__  # type: ignore[attr-defined]
 CUT_OFF = "cut_off"
 IN_FLIGHT_SECONDS = 600.0
 """A request in flight for longer was cut off: no node waits that long for a response."""
 
 BEGIN = insert_into(
-    INTENTS,
+    IntentRow,
     *("id", "source", "account", "path", "body_digest", "idempotency_key", "created_at"),
     *("channel", "connect_account_id", "request", "metadata", "sealed"),
 )
@@ -53,14 +53,18 @@ COUNT_UNKNOWN = """
 SELECT (SELECT COUNT(*) FROM intents WHERE reason IS NOT NULL AND fate IS NULL AND id >= :in_flight_since)
   + (SELECT COUNT(*) FROM intents WHERE id < :in_flight_since AND fate IS NULL)
 """
-NEWEST = select(INTENTS).where(INTENTS.c.fate.is_(None)).order_by(INTENTS.c.id.desc()).limit(bindparam("count"))
-NEW_UNKNOWN = NEWEST.where(INTENTS.c.reason.is_not(None), INTENTS.c.id >= bindparam("in_flight_since"))
-OLD_UNKNOWN = NEWEST.where(INTENTS.c.id < bindparam("in_flight_since"))
-_UNREPORTED = select(INTENTS).where(text("told = 0")).limit(bindparam("count"))
-UNREPORTED_LOST = _UNREPORTED.where(INTENTS.c.reason.is_not(None)).order_by(INTENTS.c.reason, INTENTS.c.id)
+NEWEST = (
+    select(IntentRow).where(col(IntentRow.fate).is_(None)).order_by(col(IntentRow.id).desc()).limit(bindparam("count"))
+)
+NEW_UNKNOWN = NEWEST.where(col(IntentRow.reason).is_not(None), col(IntentRow.id) >= bindparam("in_flight_since"))
+OLD_UNKNOWN = NEWEST.where(col(IntentRow.id) < bindparam("in_flight_since"))
+_UNREPORTED = select(IntentRow).where(text("told = 0")).limit(bindparam("count"))
+UNREPORTED_LOST = _UNREPORTED.where(col(IntentRow.reason).is_not(None)).order_by(
+    col(IntentRow.reason), col(IntentRow.id)
+)
 UNREPORTED_CUT_OFF = _UNREPORTED.where(
-    INTENTS.c.reason.is_(None), INTENTS.c.id < bindparam("in_flight_since")
-).order_by(INTENTS.c.id)
+    col(IntentRow.reason).is_(None), col(IntentRow.id) < bindparam("in_flight_since")
+).order_by(col(IntentRow.id))
 
 
 class IntentStore:
@@ -200,7 +204,7 @@ def _end(connection: Connection, items: Sequence[str]) -> Sequence[None]:
 
 
 def _get(connection: Connection, id: str) -> tuple[Intent, bytes | None] | None:
-    row = connection.execute(select(INTENTS).where(INTENTS.c.id == id)).one_or_none()
+    row = connection.execute(select(IntentRow).where(col(IntentRow.id) == id)).one_or_none()
     return None if row is None else (_intent_from(row, reason=None), row.sealed)
 
 
@@ -253,7 +257,7 @@ def _page(connection: Connection, limit: int, before: str | None, in_flight_sinc
 
 def page_statement(unknown: Select[Any], before: str | None) -> Select[Any]:
     """One of the two ranges, newest first, from a cursor on."""
-    return unknown if before is None else unknown.where(INTENTS.c.id < before)
+    return unknown if before is None else unknown.where(col(IntentRow.id) < before)
 
 
 def _in_flight_since(now: float) -> str:

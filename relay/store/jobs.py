@@ -5,31 +5,42 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, select, text, update
 from sqlalchemy.engine import Connection, Row
+from sqlmodel import col
 
 from relay.core.job import Job, Observation, PlannedJob, deadline_after
 from relay.core.jsontext import dumps
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
 from relay.errors import NotFound, StaleSequence
-from relay.store.attempt_results import ATTEMPTS
 from relay.store.database import Database
 from relay.store.group_commit import quick
 from relay.store.lookup import Lookup
 from relay.store.notices import notify
 from relay.store.outbox import (
-    CALLBACKS,
-    DELIVERIES,
-    EVENTS,
     Outbox,
     lock_jobs,
 )
 from relay.store.pages import decode_cursor, page_of
-from relay.store.registrations import BY_UID, JOBS, Registrar
+from relay.store.registrations import BY_UID, Registrar
 from relay.store.rows import job_from, observation_values, progress_values
-from relay.store.statements import SQLITE, TEXT, Sql, fetch, fetch_json, json_list, json_query, run, run_many, sql
+from relay.store.statements import (
+    SQLITE,
+    TEXT,
+    Sql,
+    fetch,
+    fetch_json,
+    json_list,
+    json_query,
+    run,
+    run_many,
+    sql,
+    table_of,
+)
+from relay.store.tables import AttemptRow, DeliveryRow, EventRow, JobCallbackRow, JobRow
 
+JOBS = table_of(JobRow)
 _UIDS = sql(lambda dialect: f"uid IN {dialect.json_values('uids')}")
 BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
-BY_EXTERNAL_ID = select(JOBS).where(JOBS.c.external_id == bindparam("external_id"))
+BY_EXTERNAL_ID = select(JobRow).where(col(JobRow.external_id) == bindparam("external_id"))
 
 
 class _State(NamedTuple):
@@ -90,7 +101,7 @@ _OBSERVED = ("action", "channel", "scheduled_at", "started_at", "next_attempt_at
 
 
 def _set(*names: str) -> str:
-    return ", ".join(f"{JOBS.c[name].name} = :{name}" for name in names)
+    return ", ".join(f"{name} = :{name}" for name in names)
 
 
 _ADVANCE = f"""
@@ -317,8 +328,8 @@ def _untrack(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequ
     results: list[Job | Exception] = []
     for uid, now in items:
         changed = connection.execute(
-            update(JOBS)
-            .where(JOBS.c.uid == uid, JOBS.c.closed_at.is_(None))
+            update(JobRow)
+            .where(col(JobRow.uid) == uid, col(JobRow.closed_at).is_(None))
             .values(closed_at=now, outcome="untracked", next_poll_at=None)
         )
         row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
@@ -336,15 +347,15 @@ def _purge(connection: Connection, items: Sequence[str]) -> Sequence[Job | Excep
         if row is None:
             results.append(NotFound(f"there is no job {uid}"))
             continue
-        events = select(EVENTS.c.id).where(EVENTS.c.job_uid == uid)
+        events = select(col(EventRow.id)).where(col(EventRow.job_uid) == uid)
         # waits for a new subscription's backfill of these events, whose deliveries are deleted too
-        connection.execute(events.order_by(EVENTS.c.sequence).with_for_update())
-        deliveries = select(DELIVERIES.c.id).where(DELIVERIES.c.event_id.in_(events))
-        connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.delivery_id.in_(deliveries)))
-        connection.execute(delete(DELIVERIES).where(DELIVERIES.c.event_id.in_(events)))
-        connection.execute(delete(EVENTS).where(EVENTS.c.job_uid == uid))
-        connection.execute(delete(CALLBACKS).where(CALLBACKS.c.job_uid == uid))
-        connection.execute(delete(JOBS).where(JOBS.c.uid == uid))
+        connection.execute(events.order_by(col(EventRow.sequence)).with_for_update())
+        deliveries = select(col(DeliveryRow.id)).where(col(DeliveryRow.event_id).in_(events))
+        connection.execute(delete(AttemptRow).where(col(AttemptRow.delivery_id).in_(deliveries)))
+        connection.execute(delete(DeliveryRow).where(col(DeliveryRow.event_id).in_(events)))
+        connection.execute(delete(EventRow).where(col(EventRow.job_uid) == uid))
+        connection.execute(delete(JobCallbackRow).where(col(JobCallbackRow.job_uid) == uid))
+        connection.execute(delete(JobRow).where(col(JobRow.uid) == uid))
         _notify_gone(connection, row)
         results.append(job_from(row))
     return results
@@ -391,17 +402,17 @@ def page_statement(
     limit: int, before: str | None, status: str | None, open: bool | None, source: str | None, account: str | None
 ) -> Any:
     """One page of jobs, newest first."""
-    statement = select(JOBS).order_by(JOBS.c.uid.desc()).limit(limit + 1)
+    statement = select(JobRow).order_by(col(JobRow.uid).desc()).limit(limit + 1)
     if before is not None:
-        statement = statement.where(JOBS.c.uid < before)
+        statement = statement.where(col(JobRow.uid) < before)
     if status is not None:
-        statement = statement.where(JOBS.c.status == status)
+        statement = statement.where(col(JobRow.status) == status)
     if open is not None:
         statement = statement.where(text("closed_at IS NULL" if open else "closed_at IS NOT NULL"))
     if source is not None:
-        statement = statement.where(JOBS.c.source == source)
+        statement = statement.where(col(JobRow.source) == source)
     if account is not None:
-        statement = statement.where(JOBS.c.account == account)
+        statement = statement.where(col(JobRow.account) == account)
     return statement
 
 

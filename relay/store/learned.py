@@ -14,7 +14,6 @@ MAX_LOADED_ROWS = 10_000
 MAX_NAME_CHARACTERS = 200
 SAVED_AT_ONCE = 500
 
-HAZARDS = HazardRow.__table__  # type: ignore[attr-defined]
 _COLUMNS = ("source", "name", "event_count", "values_json", "updated_at")
 _KINDS = (TEXT, TEXT, REAL, TEXT, REAL)
 # Of two nodes, the row based on more events is kept.
@@ -22,7 +21,7 @@ SAVE = sql(
     lambda dialect: (
         f"""
 INSERT INTO hazards ({", ".join(_COLUMNS)})
-SELECT {columns_of(HAZARDS, *_COLUMNS, alias="found")}
+SELECT {columns_of(HazardRow, *_COLUMNS, alias="found")}
 FROM {dialect.json_rows("rows", **dict(zip(_COLUMNS, _KINDS, strict=True)))} AS found WHERE true
 ON CONFLICT (source, name) DO UPDATE
 SET event_count = excluded.event_count, values_json = excluded.values_json, updated_at = excluded.updated_at
@@ -31,7 +30,7 @@ WHERE excluded.event_count >= hazards.event_count
     )
 )
 LOAD = f"""
-SELECT {columns_of(HAZARDS, "name", "event_count", "values_json")} FROM hazards
+SELECT {columns_of(HazardRow, "name", "event_count", "values_json")} FROM hazards
 WHERE source = :source ORDER BY event_count DESC, name LIMIT {MAX_LOADED_ROWS}
 """
 

@@ -19,20 +19,16 @@ from relay.ids import new_id
 from relay.store.notices import notify
 from relay.store.statements import SQLITE, Sql, fetch, insert_into, json_list, run, run_many, sql
 from relay.store.subscription_cache import MAX_CACHED, SubscriptionCache
-from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow, JobCallbackRow
-
-EVENTS = EventRow.__table__  # type: ignore[attr-defined]
-DELIVERIES = DeliveryRow.__table__  # type: ignore[attr-defined]
-CALLBACKS = JobCallbackRow.__table__  # type: ignore[attr-defined]
+from relay.store.tables import OPEN_DELIVERY, DeliveryRow, EventRow
 
 _EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body")
 _DELIVERY = (
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state"),
     *("due_at", "lease_token", "created_at"),
 )
-INSERT_EVENT = insert_into(EVENTS, *_EVENT)
+INSERT_EVENT = insert_into(EventRow, *_EVENT)
 INSERT_DELIVERY = insert_into(
-    DELIVERIES, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
+    DeliveryRow, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
 )
 CALLBACKS_OF_JOBS = sql(
     lambda dialect: (

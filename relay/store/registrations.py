@@ -13,8 +13,6 @@ from relay.errors import Conflict
 from relay.store.intents import resolve_sent, settle
 from relay.store.notices import notify
 from relay.store.outbox import (
-    CALLBACKS,
-    EVENTS,
     INSERT_DELIVERY,
     Outbox,
     delivery_values,
@@ -22,10 +20,10 @@ from relay.store.outbox import (
     open_pairs,
 )
 from relay.store.rows import event_from, job_from, observation_values, progress_values
-from relay.store.statements import SQLITE, insert_into, json_list, run, run_many, sql
-from relay.store.tables import JobRow
+from relay.store.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
+from relay.store.tables import EventRow, JobCallbackRow, JobRow
 
-JOBS = JobRow.__table__  # type: ignore[attr-defined]
+JOBS, EVENTS = table_of(JobRow), table_of(EventRow)
 
 _EXTERNAL_IDS = sql(lambda dialect: f"external_id IN {dialect.json_values('external_ids')}")
 BY_EXTERNAL_IDS = {
@@ -42,14 +40,14 @@ EVENTS_OF_JOB = (
     .with_for_update(read=True, key_share=True)
 )
 INSERT_JOB = insert_into(
-    JOBS,
+    JobRow,
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),
     *("spacing_seconds", "request", "connect_account_id"),
     *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
 )
-INSERT_CALLBACK = f"{insert_into(CALLBACKS, 'job_uid', 'subscription_id', 'types')} ON CONFLICT DO NOTHING"
+INSERT_CALLBACK = f"{insert_into(JobCallbackRow, 'job_uid', 'subscription_id', 'types')} ON CONFLICT DO NOTHING"
 CHANGE_CALLBACK = """
 UPDATE job_callbacks SET types = :types WHERE job_uid = :job_uid AND subscription_id = :subscription_id
 """

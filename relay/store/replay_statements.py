@@ -4,9 +4,8 @@ Events are read by position in slices. No statement reads more than one slice, o
 deliveries.
 """
 
-from relay.store.outbox import DELIVERIES
 from relay.store.statements import REAL, TEXT, Dialect, Sql, insert_into, json_query, sql
-from relay.store.tables import OPEN_DELIVERY
+from relay.store.tables import OPEN_DELIVERY, DeliveryRow
 
 ENDED = "state NOT IN ('pending', 'blocked')"
 ENDED_AT_ONCE = 1_000
@@ -112,7 +111,7 @@ WHERE deliveries.id = m.id AND deliveries.{ENDED}
     )
 )
 ADD = insert_into(
-    DELIVERIES,
+    DeliveryRow,
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state", "due_at", "created_at", "replay"),
     constants={"priority": "2", "attempt_count": "0", "made_count": "0", "was": "'cancelled'"},
 )

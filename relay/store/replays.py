@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection, Row
+from sqlmodel import col
 
 from relay.core.replay import Replay, ReplayRequest, ReplayStep
 from relay.core.subscription import Subscription
@@ -19,10 +20,9 @@ from relay.store.database import Database
 from relay.store.outbox import Outbox, lock_jobs
 from relay.store.replay_steps import count_ended, queue_slice, scope_of
 from relay.store.statements import run
-from relay.store.subscription_cache import MATCHED_BY, SUBSCRIPTIONS, matching_fields
-from relay.store.tables import ReplayRow
+from relay.store.subscription_cache import MATCHED_BY, matching_fields
+from relay.store.tables import ReplayRow, SubscriptionRow
 
-REPLAYS = ReplayRow.__table__  # type: ignore[attr-defined]
 LEASE_SECONDS = 10.0
 COUNT_SLICE = 5_000
 MAX_UNTRIED = 1_000
@@ -95,7 +95,7 @@ class ReplayStore:
         taken = {"id": replay_id, "holder": holder, "now": now, "until": now + LEASE_SECONDS}
         if not run(connection, sql.TAKE_LEASE, **taken).rowcount:
             return ReplayStep()
-        row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one()
+        row = connection.execute(select(ReplayRow).where(col(ReplayRow.id) == replay_id)).one()
         delivered, dead = _count_ended(connection, replay_id)
         counts = {"position": row.position, "passed": 0, "queued": 0, "delivered": delivered, "dead": dead}
         subscription = None
@@ -121,7 +121,7 @@ class ReplayStore:
 def _scope(connection: Connection, request: ReplayRequest) -> dict[str, Any]:
     if not request.adds or request.subscription_id is None:
         return scope_of(request, None)
-    found = connection.execute(MATCHED_BY.where(SUBSCRIPTIONS.c.id == request.subscription_id)).one_or_none()
+    found = connection.execute(MATCHED_BY.where(col(SubscriptionRow.id) == request.subscription_id)).one_or_none()
     if found is None:
         detail = f"there is no subscription {request.subscription_id}"
         raise NotFound(detail, code="subscription_not_found")
@@ -153,13 +153,13 @@ def _insert(connection: Connection, items: Sequence[dict[str, Any]]) -> Sequence
             results.append(Conflict(detail, code="too_many_replays"))
             continue
         running += values["state"] == "running"
-        connection.execute(insert(REPLAYS), values)
+        connection.execute(insert(ReplayRow), values)
         results.append(None)
     return results
 
 
 def _get(connection: Connection, replay_id: str) -> Replay | None:
-    row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one_or_none()
+    row = connection.execute(select(ReplayRow).where(col(ReplayRow.id) == replay_id)).one_or_none()
     if row is None:
         return None
     progress = _progress(connection, replay_id)
@@ -187,7 +187,7 @@ def _stop(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequenc
     for replay_id, now in items:
         if not run(connection, sql.END, id=replay_id, state="stopped", now=now).rowcount:
             continue
-        row = connection.execute(select(REPLAYS).where(REPLAYS.c.id == replay_id)).one()
+        row = connection.execute(select(ReplayRow).where(col(ReplayRow.id) == replay_id)).one()
         delivered, dead = _count_ended(connection, replay_id)
         pairs = [
             (pair.job_uid, pair.subscription_id) for pair in run(connection, sql.PAIRS_TO_RETURN, replay=replay_id)

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
+from sqlmodel import col
 
 from relay.core.events import Event
 from relay.core.filters import matches
@@ -13,10 +14,9 @@ from relay.store.notices import notify
 from relay.store.statements import SQLITE, run
 from relay.store.tables import SubscriptionRow
 
-SUBSCRIPTIONS = SubscriptionRow.__table__  # type: ignore[attr-defined]
 MATCHED_BY = select(
-    *(SUBSCRIPTIONS.c.id, SUBSCRIPTIONS.c.types, SUBSCRIPTIONS.c.source, SUBSCRIPTIONS.c.state),
-    *(SUBSCRIPTIONS.c.callback, SUBSCRIPTIONS.c.config),
+    *(col(SubscriptionRow.id), col(SubscriptionRow.types), col(SubscriptionRow.source), col(SubscriptionRow.state)),
+    *(col(SubscriptionRow.callback), col(SubscriptionRow.config)),
 )
 
 # Advisory locks, held to the end of the transaction: shared to match events, exclusive to change a subscription.
@@ -102,7 +102,7 @@ class SubscriptionCache:
         if unknown and self._has_callbacks:
             read: dict[str, Subscription] = {}
             for start in range(0, len(unknown), READ_AT_ONCE):
-                chosen = SUBSCRIPTIONS.c.id.in_(unknown[start : start + READ_AT_ONCE])
+                chosen = col(SubscriptionRow.id).in_(unknown[start : start + READ_AT_ONCE])
                 read |= {row.id: matching_fields(row) for row in connection.execute(MATCHED_BY.where(chosen))}
             if len(self._callbacks) + len(read) > MAX_CACHED:
                 self._callbacks.clear()

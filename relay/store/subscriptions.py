@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
+from sqlmodel import col
 
 from relay.core.filters import matches
 from relay.core.jsontext import dumps
@@ -19,7 +20,6 @@ from relay.store.database import Database
 from relay.store.notices import notify
 from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
-    EVENTS,
     INSERT_DELIVERY,
     Outbox,
     delivery_values,
@@ -28,10 +28,9 @@ from relay.store.outbox import (
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import event_from, loads
 from relay.store.statements import run, run_many
-from relay.store.subscription_cache import READ_AT_ONCE, SUBSCRIPTIONS, VERSION
-from relay.store.tables import SecretRow
+from relay.store.subscription_cache import READ_AT_ONCE, VERSION
+from relay.store.tables import EventRow, SecretRow, SubscriptionRow
 
-SECRETS = SecretRow.__table__  # type: ignore[attr-defined]
 CALLBACK_OWNER = "callbacks"
 BACKFILL_CHUNK = 1_000
 # `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
@@ -58,7 +57,7 @@ WHERE id = :id
 """
 FORGET_FAILURES = f"UPDATE subscriptions SET {', '.join(f'{name} = NULL' for name in _OF_THE_SINK)} WHERE id = :id"
 PROBE_NOW = "UPDATE subscriptions SET probe_at = :now WHERE id = :id AND probe_at IS NOT NULL"
-_NEWEST_SECRET = (SECRETS.c.expires_at.is_not(None), SECRETS.c.created_at.desc(), SECRETS.c.id.desc())
+_NEWEST_SECRET = (col(SecretRow.expires_at).is_not(None), col(SecretRow.created_at).desc(), col(SecretRow.id).desc())
 
 
 class Cipher(Protocol):
@@ -194,7 +193,7 @@ class SubscriptionStore:
 
     def _create(self, connection: Connection, items: Sequence[Subscription]) -> Sequence[None]:
         for subscription in items:
-            connection.execute(insert(SUBSCRIPTIONS), self._values(subscription))
+            connection.execute(insert(SubscriptionRow), self._values(subscription))
             for secret in subscription.secrets:
                 self._insert_secret(connection, subscription.id, secret.value, subscription.created_at)
             self._outbox.subscriptions.changed(connection)
@@ -207,9 +206,9 @@ class SubscriptionStore:
         position = None if first is None else int(first) - 1
         while position is not None:
             rows = connection.execute(
-                select(EVENTS)
-                .where(EVENTS.c.position > position, EVENTS.c.recorded_at >= subscription.start_at)
-                .order_by(EVENTS.c.position)
+                select(EventRow)
+                .where(col(EventRow.position) > position, col(EventRow.recorded_at) >= subscription.start_at)
+                .order_by(col(EventRow.position))
                 .limit(BACKFILL_CHUNK)
                 .with_for_update(read=True, key_share=True)  # or retention could delete them meanwhile
             ).all()
@@ -231,8 +230,8 @@ class SubscriptionStore:
         """For each item, whether its ordering changed."""
         results: list[bool | Exception] = []
         for subscription, now in items:
-            of_it = SUBSCRIPTIONS.c.id == subscription.id
-            row = connection.execute(select(SUBSCRIPTIONS).where(of_it).with_for_update()).one_or_none()
+            of_it = col(SubscriptionRow.id) == subscription.id
+            row = connection.execute(select(SubscriptionRow).where(of_it).with_for_update()).one_or_none()
             if row is None:
                 results.append(_not_found(subscription.id))
                 continue
@@ -241,7 +240,7 @@ class SubscriptionStore:
                 del values[name]
             if subscription.reached_by != self._from_row(row, ()).reached_by:
                 values |= _tried_anew(row, now)
-            connection.execute(update(SUBSCRIPTIONS).where(of_it).values(**values))
+            connection.execute(update(SubscriptionRow).where(of_it).values(**values))
             results.append(subscription.ordering != row.config["ordering"])
         self._outbox.subscriptions.changed(connection)
         return results
@@ -255,11 +254,13 @@ class SubscriptionStore:
         ids: list[str] = []
         for made in items:
             found = connection.execute(
-                select(SUBSCRIPTIONS.c.id).where(text("callback = 1"), SUBSCRIPTIONS.c.sink_digest == digest(made.sink))
+                select(col(SubscriptionRow.id)).where(
+                    text("callback = 1"), col(SubscriptionRow.sink_digest) == digest(made.sink)
+                )
             ).scalar_one_or_none()
             if found is None:
                 self._outbox.subscriptions.callback_made(connection)
-                connection.execute(insert(SUBSCRIPTIONS), self._values(made))
+                connection.execute(insert(SubscriptionRow), self._values(made))
                 found = made.id
             ids.append(found)
         return ids
@@ -281,8 +282,8 @@ class SubscriptionStore:
         for owner, value, now, old_expire_at in items:
             if old_expire_at is not None:
                 connection.execute(
-                    update(SECRETS)
-                    .where(SECRETS.c.owner == owner, SECRETS.c.expires_at.is_(None))
+                    update(SecretRow)
+                    .where(col(SecretRow.owner) == owner, col(SecretRow.expires_at).is_(None))
                     .values(expires_at=old_expire_at)
                 )
             self._insert_secret(connection, owner, value, now)
@@ -294,10 +295,12 @@ class SubscriptionStore:
         self._outbox.subscriptions.changed(connection)  # waits for transactions that may add a delivery to it
         results: list[None | Exception] = []
         for subscription_id in items:
-            if not connection.execute(delete(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).rowcount:
+            if not connection.execute(
+                delete(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
+            ).rowcount:
                 results.append(_not_found(subscription_id))
                 continue
-            connection.execute(delete(SECRETS).where(SECRETS.c.owner == subscription_id))
+            connection.execute(delete(SecretRow).where(col(SecretRow.owner) == subscription_id))
             run(connection, DELETE_CALLBACK_LINKS, id=subscription_id)
             results.append(None)
         return results
@@ -306,7 +309,7 @@ class SubscriptionStore:
         secret_id = new_id("sec", now)
         ciphertext = self._cipher.encrypt(value.encode(), context=secret_id)
         connection.execute(
-            insert(SECRETS), {"id": secret_id, "owner": owner, "ciphertext": ciphertext, "created_at": now}
+            insert(SecretRow), {"id": secret_id, "owner": owner, "ciphertext": ciphertext, "created_at": now}
         )
 
     # --- queries
@@ -379,7 +382,7 @@ class SubscriptionStore:
         )
 
     def _secrets_of(self, connection: Connection, owner: str) -> tuple[SigningSecret, ...]:
-        rows = connection.execute(select(SECRETS).where(SECRETS.c.owner == owner).order_by(*_NEWEST_SECRET))
+        rows = connection.execute(select(SecretRow).where(col(SecretRow.owner) == owner).order_by(*_NEWEST_SECRET))
         return tuple(self._secret(row) for row in rows)
 
     def _secret(self, row: Row[Any]) -> SigningSecret:
@@ -387,15 +390,20 @@ class SubscriptionStore:
         return SigningSecret(value=value, expires_at=row.expires_at)
 
     def _all(self, connection: Connection) -> list[Subscription]:
-        listed = select(SUBSCRIPTIONS).where(text("callback = 0")).order_by(SUBSCRIPTIONS.c.id).limit(MAX_SUBSCRIPTIONS)
-        return self._with_secrets(connection, listed, select(SECRETS))
+        listed = (
+            select(SubscriptionRow)
+            .where(text("callback = 0"))
+            .order_by(col(SubscriptionRow.id))
+            .limit(MAX_SUBSCRIPTIONS)
+        )
+        return self._with_secrets(connection, listed, select(SecretRow))
 
     def _some(self, connection: Connection, ids: Sequence[str]) -> list[Subscription]:
         found: list[Subscription] = []
         for start in range(0, len(ids), READ_AT_ONCE):
             part = ids[start : start + READ_AT_ONCE]
-            chosen = select(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id.in_(part)).order_by(SUBSCRIPTIONS.c.id)
-            found += self._with_secrets(connection, chosen, select(SECRETS).where(SECRETS.c.owner.in_(part)))
+            chosen = select(SubscriptionRow).where(col(SubscriptionRow.id).in_(part)).order_by(col(SubscriptionRow.id))
+            found += self._with_secrets(connection, chosen, select(SecretRow).where(col(SecretRow.owner).in_(part)))
         return found
 
     def _with_secrets(self, connection: Connection, which: Select[Any], of_them: Select[Any]) -> list[Subscription]:
@@ -405,13 +413,15 @@ class SubscriptionStore:
         return [self._from_row(row, tuple(secrets.get(row.id, ()))) for row in connection.execute(which)]
 
     def _get(self, connection: Connection, subscription_id: str) -> Subscription | None:
-        row = connection.execute(select(SUBSCRIPTIONS).where(SUBSCRIPTIONS.c.id == subscription_id)).one_or_none()
+        row = connection.execute(
+            select(SubscriptionRow).where(col(SubscriptionRow.id) == subscription_id)
+        ).one_or_none()
         return None if row is None else self._from_row(row, self._secrets_of(connection, subscription_id))
 
     def _page(self, connection: Connection, limit: int, before: str | None, callbacks: bool) -> Page[Subscription]:
-        statement = select(SUBSCRIPTIONS).order_by(SUBSCRIPTIONS.c.id.desc()).limit(limit + 1)
+        statement = select(SubscriptionRow).order_by(col(SubscriptionRow.id).desc()).limit(limit + 1)
         if before is not None:
-            statement = statement.where(SUBSCRIPTIONS.c.id < before)
+            statement = statement.where(col(SubscriptionRow.id) < before)
         if not callbacks:
             statement = statement.where(text("callback = 0"))
         rows = connection.execute(statement).all()
@@ -447,8 +457,8 @@ def _set_sink_health(
         if paused_until is not None:
             notify(connection, "subscriptions")
         connection.execute(
-            update(SUBSCRIPTIONS)
-            .where(SUBSCRIPTIONS.c.id == subscription_id)
+            update(SubscriptionRow)
+            .where(col(SubscriptionRow.id) == subscription_id)
             .values(failing_since=failing_since, failing_reason=failing_reason, paused_until=paused_until)
         )
     return [None] * len(items)
