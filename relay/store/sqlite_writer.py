@@ -8,7 +8,8 @@ commit, which waits for the disk, and large groups run in the writer's thread.
 import asyncio
 import threading
 from collections import deque
-from typing import Protocol
+from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Connection
 
@@ -26,52 +27,60 @@ from relay.store.group_commit import (
     run_group,
 )
 
+if TYPE_CHECKING:
+    from relay.store.sqlite import SqliteDatabase
+
 SMALL_GROUP_ITEMS = 48
 
 
-class Transactions(Protocol):
-    """What the writer needs of a database."""
+class Turn(Enum):
+    """Who uses the writing connection, or will use it next. Transitions:
 
-    def begin(self, *, patient: bool = True) -> Connection:
-        """Opens a write transaction. Waits for another program's transaction if `patient`. Raises StoreError."""
+    IDLE         -> LOOP_NEXT    a write arrives
+    LOOP_NEXT    -> LOOP         the event loop takes a small group
+                 -> THREAD_NEXT  the group is large or slow, the writer is closing, or the loop was closed
+    LOOP         -> HANDED       the group's statements have run, or one failed
+    HANDED       -> THREAD       the thread commits the group, or runs its items again
+    THREAD_NEXT  -> THREAD       the thread takes the group
+    THREAD       -> IDLE         nothing waits
+                 -> LOOP_NEXT    a small group waits
+                 -> THREAD_NEXT  any other group waits
+    """
 
-    def commit(self) -> None:
-        """Commits durably."""
-
-    def rollback(self) -> None:
-        """Undoes the transaction. Never raises."""
+    IDLE = auto()
+    LOOP_NEXT = auto()
+    LOOP = auto()
+    HANDED = auto()
+    THREAD_NEXT = auto()
+    THREAD = auto()
 
 
 class Writer:
-    """Who has the turn has the writing connection: the thread, or the loop for the statements of a small group.
+    """Runs groups of writes, in turn in the event loop and in a thread (see `Turn`).
 
-    `write()` returns after the commit that made its item durable; reads that begin later see it. When a group fails,
-    each of its items is run again in a transaction of its own, so one bad item fails alone. At most MAX_WAITING_ITEMS
-    wait; whoever comes then waits for a place first.
+    `write()` returns after the commit that made its item durable; reads that begin later see it. If a group fails, each
+    of its items is run again in a transaction of its own, so a bad item fails alone. At most MAX_WAITING_ITEMS are
+    queued; further callers wait for a place.
     """
 
-    def __init__(self, transactions: Transactions, *, name: str = "store-writer") -> None:
-        self._transactions = transactions
+    def __init__(self, database: "SqliteDatabase", *, name: str = "store-writer") -> None:
+        self._database = database
         self._condition = threading.Condition()
+        """Guards the queue and the turn."""
         self._waiting: deque[Waiting] = deque()
         self._places = asyncio.Semaphore(MAX_WAITING_ITEMS)
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._started = False
-        self._taken = False
-        """Whether somebody has the turn."""
-        self._invited: asyncio.AbstractEventLoop | None = None
-        """The loop that is to take the next turn, as it will do as soon as it comes to it."""
-        self._for_thread = False
-        """Whether what waits is the thread's to take: a group that is not small."""
-        self._handed: tuple[list[Waiting], bool] | None = None
-        """A group that the loop leaves to the thread, with the turn, and whether its statements have run."""
+        self._turn = Turn.IDLE
+        self._next_loop: asyncio.AbstractEventLoop | None = None
+        """The loop that takes the next turn, in LOOP_NEXT."""
+        self._handed: tuple[list[Waiting], bool] = ([], False)
+        """The group that the loop left to the thread, in HANDED, and whether its statements have run."""
         self.commit_count = 0
         self.item_count = 0
 
     def start(self) -> None:
         """Starts the thread."""
-        self._started = True
         self._thread.start()
 
     @property
@@ -89,13 +98,11 @@ class Writer:
         loop = asyncio.get_running_loop()
         waiting = Waiting(batch, item, loop.create_future())
         with self._condition:
-            accepted = self._started and not self._closing
+            accepted = self._thread.is_alive() and not self._closing
             if accepted:
                 self._waiting.append(waiting)
-                if self._invited is not None and self._invited.is_closed():
-                    self._invited = None
-                if not (self._taken or self._invited or self._for_thread):
-                    self._invited = loop
+                if self._turn is Turn.IDLE or (self._turn is Turn.LOOP_NEXT and self._loop_is_closed()):
+                    self._turn, self._next_loop = Turn.LOOP_NEXT, loop
                     loop.call_soon(self._take_turn)
         if not accepted:
             self._places.release()
@@ -107,44 +114,52 @@ class Writer:
         """Commits what still waits, then ends the thread."""
         with self._condition:
             self._closing = True
-            self._invited = None
+            self._leave_to_thread()
             self._condition.notify()
-        if self._started:
+        if self._thread.is_alive():
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
+    # --- in the event loop
+
     def _take_turn(self) -> None:
-        """Runs the statements of what waits, if that is a small group."""
+        """Runs the statements of a small group, or leaves the group to the thread."""
         with self._condition:
-            self._invited = None
-            if self._taken or not self._waiting:
+            if self._turn is not Turn.LOOP_NEXT:
                 return
             if not self._is_small():
-                self._for_thread = True
+                self._leave_to_thread()
                 self._condition.notify()
                 return
-            self._taken = True
+            self._turn = Turn.LOOP
             group = self._group()
         executed = False
         try:
             executed = self._execute(group)
         finally:
             with self._condition:
-                self._handed = (group, executed)
+                self._turn, self._handed = Turn.HANDED, (group, executed)
                 self._condition.notify()
+
+    def _leave_to_thread(self) -> None:
+        if self._turn is Turn.LOOP_NEXT:
+            self._turn, self._next_loop = Turn.THREAD_NEXT, None
+
+    def _loop_is_closed(self) -> bool:
+        return self._next_loop is not None and self._next_loop.is_closed()
 
     def _execute(self, group: list[Waiting]) -> bool:
         """False if a statement fails: the thread then finds out which item is at fault."""
         try:
-            connection = self._transactions.begin(patient=False)
+            connection = self._database.begin(patient=False)
         except Exception:
             return False
         try:
             run_group(connection, group)
         except Exception:
-            self._transactions.rollback()
+            self._database.rollback()
             return False
         except BaseException:  # the process is being interrupted
-            self._transactions.rollback()
+            self._database.rollback()
             raise
         return True
 
@@ -159,43 +174,36 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._condition:
-                while not (self._handed or self._may_begin() or self._has_ended()):
+                while self._turn not in (Turn.HANDED, Turn.THREAD_NEXT):
+                    if self._closing and self._turn is Turn.IDLE:
+                        return
                     self._condition.wait()
-                if self._has_ended():
-                    return
-                if self._handed:
-                    (group, executed), self._handed = self._handed, None
-                else:
-                    self._taken, self._for_thread = True, False
-                    group, executed = self._group(), False
+                group, executed = self._handed if self._turn is Turn.HANDED else (self._group(), False)
+                self._turn, self._handed = Turn.THREAD, ([], False)
             if not (executed and self._end(group)):
                 self._commit(group)
             with self._condition:
-                self._taken = False
-                if self._waiting:
-                    self._for_thread = not self._is_small()
-                    self._invited = None if self._for_thread else group[-1].future.get_loop()
+                if not self._waiting:
+                    self._turn = Turn.IDLE
+                elif self._is_small():
+                    self._turn, self._next_loop = Turn.LOOP_NEXT, group[-1].future.get_loop()
+                else:
+                    self._turn = Turn.THREAD_NEXT
             self._resolve(group)
-
-    def _may_begin(self) -> bool:
-        return bool(self._waiting) and not self._taken and (self._for_thread or not self._invited)
-
-    def _has_ended(self) -> bool:
-        return self._closing and not (self._waiting or self._taken)
 
     def _end(self, group: list[Waiting]) -> bool:
         """Commits what the loop has executed. False if that failed: each item is then tried alone."""
         try:
-            self._transactions.commit()
+            self._database.commit()
         except BaseException:
-            self._transactions.rollback()
+            self._database.rollback()
             return False
         self._count(group)
         return True
 
     def _commit(self, group: list[Waiting]) -> None:
         try:
-            connection = self._transactions.begin()
+            connection = self._database.begin()
         except Exception as error:  # each item alone would wait just as long for the database, and fail as well
             for waiting in group:
                 waiting.result = error
@@ -212,9 +220,9 @@ class Writer:
     def _transact(self, connection: Connection, group: list[Waiting]) -> None:
         try:
             run_group(connection, group)
-            self._transactions.commit()
+            self._database.commit()
         except BaseException:
-            self._transactions.rollback()
+            self._database.rollback()
             raise
         self._count(group)
 
@@ -231,11 +239,11 @@ class Writer:
                 loop.call_soon_threadsafe(self._set_results, members)
             except RuntimeError:  # the loop was closed: no caller is left
                 with self._condition:
-                    self._invited = None
+                    self._leave_to_thread()
 
     def _set_results(self, members: list[Waiting]) -> None:
         for _ in members:
             self._places.release()
         resolve(members)
-        if self._invited is not None:
+        if self._turn is Turn.LOOP_NEXT:
             self._take_turn()

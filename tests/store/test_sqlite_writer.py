@@ -13,10 +13,10 @@ from sqlalchemy.exc import OperationalError
 
 from relay.errors import RelayError, StoreError
 from relay.store.group_commit import Waiting, quick
-from relay.store.sqlite_writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Writer
+from relay.store.sqlite_writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Turn, Writer
 
 
-class FakeTransactions:
+class FakeDatabase:
     """Counts; fails at begin or commit on request."""
 
     def __init__(self) -> None:
@@ -80,19 +80,19 @@ class Gate:
 
 
 @pytest.fixture
-def transactions() -> FakeTransactions:
-    return FakeTransactions()
+def transactions() -> FakeDatabase:
+    return FakeDatabase()
 
 
 @pytest.fixture
-async def writer(transactions: FakeTransactions) -> Any:
+async def writer(transactions: FakeDatabase) -> Any:
     made = Writer(transactions)
     made.start()
     yield made
     await made.close()
 
 
-async def test_a_group_has_a_limit(writer: Writer, transactions: FakeTransactions) -> None:
+async def test_a_group_has_a_limit(writer: Writer, transactions: FakeDatabase) -> None:
     gate = Gate()
     holder = await gate.hold(writer)
     writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_GROUP_ITEMS + 1)]
@@ -135,9 +135,7 @@ async def test_each_caller_gets_its_own_result(writer: Writer) -> None:
     assert writer.commit_count == 2
 
 
-async def test_a_bad_item_fails_alone_and_the_others_are_committed(
-    writer: Writer, transactions: FakeTransactions
-) -> None:
+async def test_a_bad_item_fails_alone_and_the_others_are_committed(writer: Writer, transactions: FakeDatabase) -> None:
     gate = Gate()
     holder = await gate.hold(writer)
     writes = [asyncio.ensure_future(writer.write(refuse_negative, nth)) for nth in (1, -2, 3)]
@@ -153,7 +151,7 @@ async def test_a_bad_item_fails_alone_and_the_others_are_committed(
     ]
 
 
-async def test_failed_commit_is_retried_item_by_item(writer: Writer, transactions: FakeTransactions) -> None:
+async def test_failed_commit_is_retried_item_by_item(writer: Writer, transactions: FakeDatabase) -> None:
     transactions.commit_error = OperationalError("COMMIT", None, Exception("disk I/O error"))
     gate = Gate()
     holder = await gate.hold(writer)
@@ -165,9 +163,7 @@ async def test_failed_commit_is_retried_item_by_item(writer: Writer, transaction
     assert await asyncio.gather(*writes) == [0, 1]
 
 
-async def test_unwritable_database_fails_the_whole_group_at_once(
-    writer: Writer, transactions: FakeTransactions
-) -> None:
+async def test_unwritable_database_fails_the_whole_group_at_once(writer: Writer, transactions: FakeDatabase) -> None:
     gate = Gate()
     holder = await gate.hold(writer)
     transactions.begin_error = StoreError("the database is locked")
@@ -182,14 +178,14 @@ async def test_unwritable_database_fails_the_whole_group_at_once(
     assert await writer.write(echo, 4) == 4
 
 
-async def test_writer_that_was_not_started_refuses_writes(transactions: FakeTransactions) -> None:
+async def test_writer_that_was_not_started_refuses_writes(transactions: FakeDatabase) -> None:
     writer = Writer(transactions)
     with pytest.raises(StoreError):
         await writer.write(echo, 1)
     await writer.close()
 
 
-def test_loop_closed_before_its_write_does_not_stop_the_writer(transactions: FakeTransactions) -> None:
+def test_loop_closed_before_its_write_does_not_stop_the_writer(transactions: FakeDatabase) -> None:
     writer = Writer(transactions)
     writer.start()
     gate = Gate()
@@ -209,7 +205,7 @@ def test_loop_closed_before_its_write_does_not_stop_the_writer(transactions: Fak
 
 
 async def test_the_statements_of_a_small_group_run_in_the_loop_and_its_commit_in_the_thread(
-    writer: Writer, transactions: FakeTransactions
+    writer: Writer, transactions: FakeDatabase
 ) -> None:
     here, commits = threading.current_thread().name, []
     commit = transactions.commit
@@ -248,7 +244,7 @@ async def test_small_group_queued_during_a_commit_runs_in_the_loop(writer: Write
         assert writer.commit_count == before + 2
 
 
-async def test_a_bad_item_of_a_small_group_fails_alone(writer: Writer, transactions: FakeTransactions) -> None:
+async def test_a_bad_item_of_a_small_group_fails_alone(writer: Writer, transactions: FakeDatabase) -> None:
     results = await asyncio.gather(
         *(writer.write(quick_refuse_negative, n) for n in (1, -2, 3)), return_exceptions=True
     )
@@ -260,7 +256,7 @@ async def test_a_bad_item_of_a_small_group_fails_alone(writer: Writer, transacti
 
 
 async def test_small_group_whose_commit_fails_is_retried_item_by_item(
-    writer: Writer, transactions: FakeTransactions
+    writer: Writer, transactions: FakeDatabase
 ) -> None:
     transactions.commit_error = OperationalError("COMMIT", None, Exception("disk I/O error"))
     assert await asyncio.gather(*(writer.write(quick_refuse_negative, n) for n in (1, 2))) == [1, 2]
@@ -268,7 +264,7 @@ async def test_small_group_whose_commit_fails_is_retried_item_by_item(
 
 
 async def test_small_group_fails_with_the_error_of_an_unwritable_database(
-    writer: Writer, transactions: FakeTransactions
+    writer: Writer, transactions: FakeDatabase
 ) -> None:
     transactions.begin_error = StoreError("the database is locked")
     results = await asyncio.gather(*(writer.write(where, n) for n in range(3)), return_exceptions=True)
@@ -277,7 +273,7 @@ async def test_small_group_fails_with_the_error_of_an_unwritable_database(
     assert await writer.write(where, 4) == threading.current_thread().name
 
 
-async def test_interrupt_in_a_small_group_releases_the_turn(writer: Writer, transactions: FakeTransactions) -> None:
+async def test_interrupt_in_a_small_group_releases_the_turn(writer: Writer, transactions: FakeDatabase) -> None:
     interrupts = [KeyboardInterrupt()]
 
     @quick
@@ -287,6 +283,7 @@ async def test_interrupt_in_a_small_group_releases_the_turn(writer: Writer, tran
         return list(items)
 
     writer._waiting.append(Waiting(interrupted, 1, asyncio.get_running_loop().create_future()))
+    writer._turn = Turn.LOOP_NEXT
     with pytest.raises(KeyboardInterrupt):
         writer._take_turn()
     assert await writer.write(where, None) == threading.current_thread().name
@@ -294,7 +291,7 @@ async def test_interrupt_in_a_small_group_releases_the_turn(writer: Writer, tran
 
 
 @pytest.mark.parametrize("then", ["write", "close"])
-def test_loop_closed_before_its_turn_does_not_stop_the_writer(transactions: FakeTransactions, then: str) -> None:
+def test_loop_closed_before_its_turn_does_not_stop_the_writer(transactions: FakeDatabase, then: str) -> None:
     writer = Writer(transactions)
     writer.start()
 
