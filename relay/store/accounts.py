@@ -18,10 +18,12 @@ from relay.store.statements import SQLITE, insert_into, json_list, run, sql
 from relay.store.subscriptions import Cipher
 from relay.store.tables import AccountRow
 
+# Writes an account's health.
 UPSERT_ACCOUNT = f"""
 {insert_into(AccountRow, "source", "name", "state", "since", "problem")}
 ON CONFLICT (source, name) DO UPDATE SET state = excluded.state, since = excluded.since, problem = excluded.problem
 """
+# Takes or renews an account's polling lease, unless another node holds it.
 TAKE_LEASE = sql(
     lambda dialect: (
         f"""
@@ -32,20 +34,26 @@ WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.h
 """
     )
 )
+# The health of every account.
 STATES = select(
     *(col(AccountRow.source), col(AccountRow.name), col(AccountRow.state)),
     *(col(AccountRow.since), col(AccountRow.problem)),
 )
+# An account's saved plan.
 PLAN = "SELECT plan FROM accounts WHERE source = :source AND name = :name"
+# Saves an account's plan on SQLite.
 KEEP_PLAN = f"""
 {insert_into(AccountRow, "source", "name", "plan", constants={"state": "'ok'"})}
 ON CONFLICT (source, name) DO UPDATE SET plan = excluded.plan
 """
+# Saves an account's plan while this node holds the lease.
 KEEP_PLAN_HELD = "UPDATE accounts SET plan = :plan WHERE source = :source AND name = :name AND holder = :holder"
+# Stores the key of an adopted account.
 ADOPT = f"""
 {insert_into(AccountRow, "source", "name", "key_ciphertext", constants={"state": "'ok'"})}
 ON CONFLICT (source, name) DO UPDATE SET key_ciphertext = excluded.key_ciphertext
 """
+# The adopted accounts with their keys.
 ADOPTED = (
     select(col(AccountRow.source), col(AccountRow.name), col(AccountRow.key_ciphertext))
     .where(col(AccountRow.key_ciphertext).is_not(None))

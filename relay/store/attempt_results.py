@@ -49,9 +49,11 @@ FROM {dialect.json_rows("rows", token=TEXT, **_ATTEMPT)} AS m
 """
 
 
+# Writes attempts, in a procedure that has checked their leases.
 WRITE_ATTEMPT = sql(_attempts)
-# The lease proves that the delivery is pending. Naming the state would make PostgreSQL read all pending rows. SQLite
-# joins the tables of a CROSS JOIN in the written order, so it does not read all leased rows for each member.
+# Writes attempts whose lease is still held. The lease proves that the delivery is pending. Naming the state would make
+# PostgreSQL read all pending rows. SQLite joins the tables of a CROSS JOIN in the written order, so it does not read
+# all leased rows for each member.
 INSERT_ATTEMPT = sql(
     lambda dialect: (
         f"""{_attempts(dialect)}
@@ -60,10 +62,12 @@ WHERE d.id = m.delivery_id AND d.lease_token = m.token {dialect.for_update("d")}
 """
     )
 )
+# The leases that deliveries have now.
 HELD = json_query(
     lambda dialect: f"SELECT id, lease_token FROM deliveries WHERE id IN {dialect.json_values('ids')}",
     lambda dialect: ("id", "lease_token"),
 )
+# The attempts of deliveries that are written already.
 RECORDED = json_query(
     lambda dialect: (
         f"SELECT delivery_id, number, started_at FROM attempts WHERE delivery_id IN {dialect.json_values('ids')}"
@@ -79,6 +83,7 @@ _OUTCOME = {
     "reason": TEXT,
     "counted": INTEGER,
 }
+# Counts the leases still held, and locks their deliveries.
 COUNT_HELD = sql(
     lambda dialect: (
         f"""
@@ -89,6 +94,7 @@ SELECT COUNT(*) FROM (
 """
     )
 )
+# Ends attempts: sets each delivery's state and next attempt, and releases its lease.
 UPDATE_DELIVERIES = sql(
     lambda dialect: (
         f"""
@@ -124,7 +130,9 @@ FROM (
     )
 
 
+# Promotes the next automatic, or manual, delivery of each pair whose head ended.
 PROMOTE, PROMOTE_MANUAL = _promotion(FRESH), _promotion(MANUAL)
+# The first open automatic, or manual, delivery of a job and subscription.
 HEAD, HEAD_MANUAL = (
     f"""
 SELECT id FROM deliveries
@@ -133,15 +141,18 @@ ORDER BY sequence LIMIT 1
 """
     for chain in (FRESH, MANUAL)
 )
+# Disables a subscription.
 DISABLE = """
 UPDATE subscriptions SET state = 'disabled', state_reason = :reason, state_since = :now, probe_at = :probe_at
 WHERE id = :id AND state <> 'disabled'
 """
-# After a probe, unless the subscription was enabled meanwhile or its sink has answered 410 Gone.
+# Plans the next probe of a disabled subscription, or ends its probes. After a probe, unless the subscription was
+# enabled meanwhile or its sink has answered 410 Gone.
 STAY_DISABLED = """
 UPDATE subscriptions SET probe_at = :probe_at, state_reason = COALESCE(:reason, state_reason)
 WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
 """
+# Enables a subscription whose probe was delivered.
 RECOVER = """
 UPDATE subscriptions SET state = 'enabled', state_reason = 'recovered', state_since = :now, probe_at = NULL,
   drain_since = :now, failing_since = NULL, failing_reason = NULL, paused_until = NULL
@@ -154,6 +165,7 @@ _FOLLOW_ON_CLAIM = {
     **{"subscription_id": TEXT, "token": TEXT, "until": REAL},
     **{"priorities": TEXT, "count": INTEGER, "now": REAL},
 }
+# The claims that follow the results, as rows for TAKE.
 FOLLOW_ON_CLAIMS = sql(
     lambda dialect: (
         f"SELECT {', '.join(_FOLLOW_ON_CLAIM)} FROM {dialect.json_rows('follow_on_claims', **_FOLLOW_ON_CLAIM)} AS m"

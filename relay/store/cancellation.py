@@ -8,15 +8,19 @@ from relay.store.outbox import lock_jobs
 from relay.store.statements import SQLITE, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
 
+# Some heads of a subscription.
 HEADS_OF_SUBSCRIPTION = """
 SELECT id, job_uid FROM deliveries WHERE state = 'pending' AND subscription_id = :id LIMIT :count
 """
+# Locks heads before they are cancelled.
 LOCK_HEADS = sql(
     lambda dialect: f"SELECT id FROM deliveries d WHERE id IN {dialect.json_values('ids')} {dialect.for_update('d')}"
 )
 _CANCEL = """
 UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, reason = 'subscription_removed'"""
+# Cancels heads that are still open.
 CANCEL_HEADS = sql(lambda dialect: f"{_CANCEL} WHERE id IN {dialect.json_values('ids')} AND {OPEN_DELIVERY}")
+# Cancels the open followers of these jobs for a subscription.
 CANCEL_FOLLOWERS = sql(
     lambda dialect: (
         f"""{_CANCEL}

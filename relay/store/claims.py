@@ -13,7 +13,8 @@ from relay.store.group_commit import quick
 from relay.store.statements import Dialect, columns_of, fetch_json, json_list, json_query, run, run_many, sql
 from relay.store.tables import DeliveryRow, EventRow
 
-# A loose index scan: one seek per subscription with pending deliveries, however many rows it has.
+# When the next delivery of each subscription is due, per priority. A loose index scan: one seek per subscription with
+# pending deliveries, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
 WITH RECURSIVE pending(id) AS (
   SELECT MIN(subscription_id) FROM deliveries WHERE state = 'pending'
@@ -71,11 +72,13 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
 """
 
 
+# Leases due heads of one subscription, by priority and due time.
 TAKE = sql(lambda dialect: _take(dialect, _UNHELD), _take)
-# A node keeps its turn until the lease ends, even if the node dies.
+# Takes the turn to probe a disabled subscription. A node keeps its turn until the lease ends, even if the node dies.
 PROBE_TURN = """
 UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled' AND probe_at <= :now
 """
+# When a disabled subscription is probed next.
 PROBE_AT = "SELECT probe_at FROM subscriptions WHERE id = :id AND state = 'disabled'"
 PROBE_CANDIDATES = 100
 _WAITING = """
@@ -95,7 +98,8 @@ def _waiting(dialect: Dialect) -> str:
     )
 
 
-# The oldest delivery among the next candidates of each priority; ids are in time order.
+# Leases the delivery that probes a disabled subscription. The oldest delivery among the next candidates of each
+# priority; ids are in time order.
 TAKE_OLDEST = sql(
     lambda dialect: (
         f"""
@@ -106,7 +110,8 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT 
 )
 EXPEDITE_CHUNK = 1_000
 ANY_NUMBER = 1_000_000_000
-# Deliveries that waited because of their sink: the next attempt uses up nothing of the schedule.
+# Makes a chunk of a subscription's retries due at once. Deliveries that waited because of their sink: the next attempt
+# uses up nothing of the schedule.
 EXPEDITE = sql(
     lambda dialect: (
         f"""
@@ -120,6 +125,7 @@ WHERE id IN (
 """
     )
 )
+# Makes retries of a chunk of a subscription's due first attempts.
 DEMOTE = sql(
     lambda dialect: (
         f"""
@@ -135,6 +141,7 @@ UPDATE deliveries SET priority = 1 WHERE id IN (
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
 _OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence")
 _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
+# The deliveries under some leases, with their events.
 WITH_EVENT = json_query(
     lambda dialect: (
         f"""

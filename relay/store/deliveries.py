@@ -34,10 +34,13 @@ from relay.store.statements import Dialect, json_list, run, run_many, sql
 from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import LISTED_DELIVERY, AttemptRow, DeliveryRow, EventRow
 
+# Returns a leased delivery untried.
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id = :id AND lease_token = :token"
+# Releases every lease.
 RELEASE_ALL = text("UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE lease_token IS NOT NULL")
 COUNTED = 1_000_000
 """At most this many pending deliveries are counted, which takes about a second."""
+# The subscriptions whose deliveries wait, and why.
 HELD_UP = """
 SELECT id, CASE WHEN state = 'enabled' THEN 'failing' ELSE state END AS held_by FROM subscriptions
 WHERE state <> 'enabled' OR failing_since IS NOT NULL
@@ -49,6 +52,7 @@ def _held(dialect: Dialect, by: str) -> str:
     return f"COALESCE(SUM(CASE WHEN subscription_id IN {dialect.json_values(by)} THEN 1 ELSE 0 END), 0) AS {by}"
 
 
+# Counts open deliveries, and those of blocked subscriptions by reason.
 PENDING = sql(
     lambda dialect: (
         f"""
@@ -57,6 +61,7 @@ FROM (SELECT subscription_id FROM deliveries WHERE {LISTED_DELIVERY} ORDER BY id
 """
     )
 )
+# The oldest open delivery that is not manual and whose subscription may be sent to.
 OLDEST_PENDING = sql(
     lambda dialect: (
         f"""
@@ -66,6 +71,7 @@ WHERE {LISTED_DELIVERY} AND priority < 2 AND subscription_id NOT IN {dialect.jso
     )
 )
 MAX_SHOWN_ATTEMPTS = 500
+# The attempts of a delivery, in order.
 ATTEMPTS_OF_DELIVERY = (
     select(AttemptRow)
     .where(col(AttemptRow.delivery_id) == bindparam("delivery_id"))

@@ -18,21 +18,26 @@ from relay.store.statements import SQLITE, run, table_of
 from relay.store.tables import EventRow
 
 EVENTS = table_of(EventRow)
+# A page of the stream on SQLite.
 AFTER = (
     select(EVENTS)
     .where(EVENTS.c.position > bindparam("position"))
     .order_by(EVENTS.c.position)
     .limit(bindparam("count"))
 )
+# A page of a job's events.
 OF_JOB_AFTER = (
     select(EventRow)
     .where(col(EventRow.job_uid) == bindparam("job_uid"), col(EventRow.sequence) > bindparam("sequence"))
     .order_by(col(EventRow.sequence))
     .limit(bindparam("count"))
 )
+# One event.
 BY_ID = select(EventRow).where(col(EventRow.id) == bindparam("id"))
+# The newest position on SQLite.
 NEWEST = select(col(EventRow.position)).order_by(col(EventRow.position).desc()).limit(1)
-# On PostgreSQL a position is the transaction's id and the row's position, see `tables.EVENT_TRANSACTIONS`.
+# A page of the stream on PostgreSQL. On PostgreSQL a position is the transaction's id and the row's position, see
+# `tables.EVENT_TRANSACTIONS`.
 AFTER_XID = (
     select(EVENTS, literal_column("CAST(events.xid AS text)").label("xid"))
     .where(text("(xid, position) > (CAST(CAST(:xid AS text) AS xid8), CAST(:position AS bigint))"))
@@ -47,6 +52,7 @@ SELECT EXISTS (
     AND xid >= pg_snapshot_xmin(pg_current_snapshot())
 )
 """
+# The stream position of an event on PostgreSQL.
 XID_OF = "SELECT CAST(xid AS text), position, recorded_at FROM events WHERE id = :id"
 # Where a resumed stream begins among restored events. They are ordered by position now, but before the restore an event
 # with a lower position may have been committed, and sent, shortly after one with a higher position. `+ 0` keeps the
@@ -57,16 +63,21 @@ SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since AND recorded_at
 LONGEST_TRANSACTION_SECONDS = 60.0
 # Ids that this server cannot have issued. All events up to the last such one were restored with it.
 _FROM_ELSEWHERE = "xid >= pg_snapshot_xmax(pg_current_snapshot())"
+# Whether there are restored events to adopt.
 ANY_FROM_ELSEWHERE = f"SELECT position FROM events WHERE {_FROM_ELSEWHERE} ORDER BY xid DESC, position DESC LIMIT 1"
+# The last restored event.
 LAST_FROM_ELSEWHERE = f"SELECT MAX(position) FROM events WHERE {_FROM_ELSEWHERE}"
 ADOPTION_LOCK = "SELECT pg_advisory_xact_lock(7212604)"
+# The last position of the next slice to adopt.
 END_OF_SLICE = """
 SELECT MAX(position) FROM (
   SELECT position FROM events WHERE position > :after AND position <= :last ORDER BY position LIMIT :count
 ) AS slice
 """
+# Adopts a slice of restored events.
 RESET_XIDS = "UPDATE events SET xid = '0' WHERE position > :after AND position <= :upto AND xid <> '0'"
 RESET_AT_ONCE = 5_000
+# The oldest transaction that is still open: the stream ends below it.
 NEWEST_XID = "SELECT CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text)"
 POSITION_BITS = 64
 LAST_POSITION = (1 << 63) - 1

@@ -23,7 +23,7 @@ WHERE pg_try_advisory_lock(hashtextextended(name, 0))
 """
 """For the driver: the bound name, locked by this connection."""
 _IS_BOUND = f"name LIKE '%{BINDING}' || {SERVER_START}"
-# Reads every leased row.
+# The bound names that hold a lease. Reads every leased row.
 BOUND_NAMES = f"""
 WITH held AS MATERIALIZED (
   SELECT DISTINCT split_part(lease_token, '.', 1) AS name FROM deliveries WHERE lease_token IS NOT NULL
@@ -32,7 +32,8 @@ WITH held AS MATERIALIZED (
 )
 SELECT name FROM held WHERE {_IS_BOUND}
 """
-# A lock that can be taken shared has no holder. It is released at the end of the transaction.
+# Which names have lost their advisory lock. A lock that can be taken shared has no holder. It is released at the end of
+# the transaction.
 DEAD_NAMES = sql(
     lambda dialect: (
         f"""
@@ -43,7 +44,7 @@ END
 """
     )
 )
-# Rows locked by a transaction of the dead node are released next time.
+# Releases the deliveries that some names hold. Rows locked by a transaction of the dead node are released next time.
 RELEASE_DELIVERIES = sql(
     lambda dialect: (
         f"""
@@ -55,11 +56,13 @@ UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id IN (
 """
     )
 )
+# Releases the accounts that some names hold.
 RELEASE_ACCOUNTS = sql(
     lambda dialect: (
         f"UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder IN {dialect.json_values('names')}"
     )
 )
+# Releases the replays that some names hold.
 RELEASE_REPLAYS = sql(
     lambda dialect: (
         f"UPDATE replays SET holder = NULL, held_until = NULL WHERE holder IN {dialect.json_values('names')}"

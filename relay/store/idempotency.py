@@ -18,8 +18,8 @@ from relay.store.tables import IdempotencyRow
 LEASE_SECONDS = 10.0
 """How long a request holds its key without renewal. After that, a request cut off by a crash may be sent again."""
 
-# One statement, so that only one node takes a key. A request with another body is refused until the key expires,
-# because the first request may have done its work.
+# Takes a key that is free. One statement, so that only one node takes a key. A request with another body is refused
+# until the key expires, because the first request may have done its work.
 TAKE = """
 INSERT INTO idempotency_keys (id, body_digest, created_at, holder, held_until)
 VALUES (:id, :body_digest, :now, :holder, :held_until)
@@ -33,14 +33,18 @@ WHERE idempotency_keys.created_at < :oldest OR (
 )
 RETURNING created_at
 """
+# Renews the lease of a key.
 RENEW = """
 UPDATE idempotency_keys SET held_until = :held_until WHERE id = :id AND holder = :holder AND status_code IS NULL
 """
+# Stores the answer.
 END = """
 UPDATE idempotency_keys SET status_code = :status_code, ciphertext = :ciphertext, held_until = NULL
 WHERE id = :id AND holder = :holder AND status_code IS NULL
 """
+# Frees a key without an answer.
 FORGET = "DELETE FROM idempotency_keys WHERE id = :id AND holder = :holder AND status_code IS NULL"
+# Ends the leases of all keys without an answer.
 FREE_ALL = "UPDATE idempotency_keys SET held_until = NULL WHERE status_code IS NULL"
 
 

@@ -28,40 +28,54 @@ CUT_OFF = "cut_off"
 IN_FLIGHT_SECONDS = 600.0
 """A request in flight for longer was cut off: no node waits that long for a response."""
 
+# Writes creates about to be sent.
 BEGIN = insert_into(
     IntentRow,
     *("id", "source", "account", "path", "body_digest", "idempotency_key", "created_at"),
     *("channel", "connect_account_id", "request", "metadata", "sealed"),
 )
+# Deletes a create whose fate is known.
 END = "DELETE FROM intents WHERE id = :id"
+# Deletes earlier creates with the same key and body.
 SETTLE_REPEATS = """
 DELETE FROM intents WHERE source = :source AND account = :account AND path = :path AND body_digest = :body_digest
   AND idempotency_key = :idempotency_key AND created_at <= :created_at
 """
 _UNKNOWN = "fate IS NULL AND (reason IS NOT NULL OR id < :in_flight_since)"
+# Deletes a create of unknown fate.
 DISMISS = f"DELETE FROM intents WHERE id = :id AND {_UNKNOWN} RETURNING *"
+# Marks an unknown fate as reported by an event.
 MARK_REPORTED = f"""
 UPDATE intents SET told = 1, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND told = 0
 """
+# Stores the fate that a person found out.
 RESOLVE = f"""
 UPDATE intents SET fate = :fate, told = 1, job_id = :job_id, reason = COALESCE(reason, '{CUT_OFF}')
 WHERE id = :id AND {_UNKNOWN} RETURNING *
 """
+# Stores why a fate is unknown.
 UNKNOWN = "UPDATE intents SET reason = :reason, status_code = :status_code WHERE id = :id"
+# Marks every create in flight as cut off.
 ALL_CUT_OFF = f"UPDATE intents SET reason = '{CUT_OFF}' WHERE reason IS NULL"
+# Counts creates of unknown fate.
 COUNT_UNKNOWN = """
 SELECT (SELECT COUNT(*) FROM intents WHERE reason IS NOT NULL AND fate IS NULL AND id >= :in_flight_since)
   + (SELECT COUNT(*) FROM intents WHERE id < :in_flight_since AND fate IS NULL)
 """
+# Creates of unknown fate, newest first.
 NEWEST = (
     select(IntentRow).where(col(IntentRow.fate).is_(None)).order_by(col(IntentRow.id).desc()).limit(bindparam("count"))
 )
+# Those that may still have been in flight: the ones with a reason.
 NEW_UNKNOWN = NEWEST.where(col(IntentRow.reason).is_not(None), col(IntentRow.id) >= bindparam("in_flight_since"))
+# Those sent too long ago to be in flight.
 OLD_UNKNOWN = NEWEST.where(col(IntentRow.id) < bindparam("in_flight_since"))
 _UNREPORTED = select(IntentRow).where(text("told = 0")).limit(bindparam("count"))
+# Creates of unknown fate that no event has reported.
 UNREPORTED_LOST = _UNREPORTED.where(col(IntentRow.reason).is_not(None)).order_by(
     col(IntentRow.reason), col(IntentRow.id)
 )
+# Creates cut off that no event has reported.
 UNREPORTED_CUT_OFF = _UNREPORTED.where(
     col(IntentRow.reason).is_(None), col(IntentRow.id) < bindparam("in_flight_since")
 ).order_by(col(IntentRow.id))

@@ -39,7 +39,9 @@ from relay.store.tables import AttemptRow, DeliveryRow, EventRow, JobCallbackRow
 
 JOBS = table_of(JobRow)
 _UIDS = sql(lambda dialect: f"uid IN {dialect.json_values('uids')}")
+# Jobs by uid, for a group of reads.
 BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
+# Jobs by the upstream's id.
 BY_EXTERNAL_ID = select(JobRow).where(col(JobRow.external_id) == bindparam("external_id"))
 
 
@@ -55,6 +57,7 @@ class _State(NamedTuple):
     deadline_seconds: float | None
 
 
+# Locks jobs and reads what a poll record is checked against.
 STATES = sql(
     lambda dialect: (
         f"SELECT {', '.join(('uid', *_State._fields))} FROM jobs "
@@ -76,10 +79,13 @@ WHERE {where} AND uid > :after_uid AND closed_at IS NULL ORDER BY uid LIMIT :cou
     )
 
 
+# The next open jobs of an account.
 OPEN_AFTER = _planned("source = :source AND account = :account")
+# The next open jobs of all accounts.
 OPENED_SINCE = _planned("1 = 1")
 _PAST_DEADLINE = "closed_at IS NULL AND overdue = 0 AND deadline_at <= :now"
-# One seek per account. Jobs of accounts that no longer exist are not read.
+# Which accounts have open jobs past their deadline. One seek per account. Jobs of accounts that no longer exist are not
+# read.
 ACCOUNTS_PAST_DEADLINE = sql(
     lambda dialect: (
         f"""
@@ -88,11 +94,13 @@ WHERE EXISTS (SELECT 1 FROM jobs WHERE source = wanted.source AND account = want
 """
     )
 )
+# The next open jobs of an account past their deadline.
 PAST_DEADLINE = f"""
 SELECT uid, deadline_at FROM jobs
 WHERE source = :source AND account = :account AND {_PAST_DEADLINE} AND (deadline_at, uid) > (:after, :after_uid)
 ORDER BY deadline_at, uid LIMIT :count
 """
+# Counts open jobs per account.
 COUNT_OPEN = text(
     "SELECT source, account, COUNT(*) AS open_count FROM jobs WHERE closed_at IS NULL GROUP BY source, account"
 )
@@ -107,16 +115,19 @@ def _set(*names: str) -> str:
 _ADVANCE = f"""
 UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")},
   next_poll_at = CASE WHEN CAST(:closed_at AS double precision) IS NULL THEN next_poll_at END"""
-# `poll_step` counts polls without news. This one had news, and the note that follows plans the next.
+# Writes a poll that returned the job's state. `poll_step` counts polls without news. This one had news, and the note
+# that follows plans the next.
 ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, "deadline_at", "last_error")}, last_polled_at = :now,
   connect_account_id = COALESCE(:connect_account_id, connect_account_id),
   poll_count = poll_count + 1, failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
 WHERE uid = :job_uid
 """
+# Writes a change found without a new state: the job is overdue or no longer found.
 ADVANCE_UNSEEN = f"""{_ADVANCE}, last_error = COALESCE(:last_error, last_error),
   last_polled_at = COALESCE(:polled_at, last_polled_at), poll_count = poll_count + :polls
 WHERE uid = :job_uid
 """
+# Writes a poll that found nothing new.
 NOTE = f"""
 UPDATE jobs SET {_set("next_poll_at", "poll_step", "failure_count", "missing_count", "missing_since", "last_error")},
   poll_count = poll_count + :polls, last_polled_at = COALESCE(:polled_at, last_polled_at)

@@ -16,7 +16,7 @@ SAVED_AT_ONCE = 500
 
 _COLUMNS = ("source", "name", "event_count", "values_json", "updated_at")
 _KINDS = (TEXT, TEXT, REAL, TEXT, REAL)
-# Of two nodes, the row based on more events is kept.
+# Writes statistics. Of two nodes, the row based on more events is kept.
 SAVE = sql(
     lambda dialect: (
         f"""
@@ -29,6 +29,7 @@ WHERE excluded.event_count >= hazards.event_count
 """
     )
 )
+# A source's statistics, most events first.
 LOAD = f"""
 SELECT {columns_of(HazardRow, "name", "event_count", "values_json")} FROM hazards
 WHERE source = :source ORDER BY event_count DESC, name LIMIT {MAX_LOADED_ROWS}

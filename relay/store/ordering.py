@@ -12,7 +12,8 @@ from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import OPEN_DELIVERY
 
 _MANUAL = f"job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND priority = 2"
-# The empty text: see `attempt_results`. A delivery that is claimed, or being claimed, goes first.
+# Blocks later manual deliveries of a job and subscription. The empty text: see `attempt_results`. A delivery that is
+# claimed, or being claimed, goes first.
 BLOCK_LATER_MANUAL = sql(
     lambda dialect: (
         f"""
@@ -23,14 +24,17 @@ UPDATE deliveries SET state = 'blocked' WHERE id IN (
 """
     )
 )
+# Counts manual deliveries of a job and subscription that go first.
 AHEAD_MANUAL = f"""
 SELECT COUNT(*) FROM deliveries WHERE {_MANUAL} AND id <> :id AND (sequence < :sequence OR state || '' = 'pending')
 """
+# The next jobs with open deliveries of a subscription.
 JOBS_OF_SUBSCRIPTION = f"""
 SELECT DISTINCT job_uid FROM deliveries
 WHERE {OPEN_DELIVERY} AND subscription_id || '' = :id AND job_uid > :after ORDER BY job_uid LIMIT :count
 """
 _OF_JOBS = f"job_uid IN {{job_uids}} AND subscription_id = :id AND {OPEN_DELIVERY}"
+# Makes all blocked deliveries of some jobs pending.
 UNBLOCK_ALL = sql(
     lambda dialect: (
         f"""
@@ -39,6 +43,7 @@ WHERE {_OF_JOBS.format(job_uids=dialect.json_values("job_uids"))} AND state || '
 """
     )
 )
+# Blocks all but the first delivery of some jobs.
 BLOCK_FOLLOWERS = sql(
     lambda dialect: (
         f"""

@@ -26,10 +26,13 @@ _DELIVERY = (
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state"),
     *("due_at", "lease_token", "created_at"),
 )
+# Writes events.
 INSERT_EVENT = insert_into(EventRow, *_EVENT)
+# Writes deliveries.
 INSERT_DELIVERY = insert_into(
     DeliveryRow, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
 )
+# The callback subscriptions of some jobs.
 CALLBACKS_OF_JOBS = sql(
     lambda dialect: (
         f"SELECT job_uid, subscription_id, types FROM job_callbacks WHERE job_uid IN {dialect.json_values('job_uids')}"
@@ -52,8 +55,9 @@ CROSS JOIN LATERAL ({of_one} = wanted.uid OFFSET 0) AS found
     )
 
 
+# The subscriptions for which some jobs have open automatic, or manual, deliveries.
 OPEN_OF_JOBS, OPEN_MANUAL_OF_JOBS = _open_pairs("priority < 2"), _open_pairs("priority = 2")
-# Recording an event and ending its head both lock the job. Otherwise a follower could stay blocked.
+# Locks jobs. Recording an event and ending its head both lock the job. Otherwise a follower could stay blocked.
 LOCK_JOBS = sql(
     lambda dialect: f"SELECT uid FROM jobs WHERE uid IN {dialect.json_values('uids')} {dialect.for_update('jobs')}"
 )

@@ -26,19 +26,23 @@ from relay.store.tables import EventRow, JobCallbackRow, JobRow
 JOBS, EVENTS = table_of(JobRow), table_of(EventRow)
 
 _EXTERNAL_IDS = sql(lambda dialect: f"external_id IN {dialect.json_values('external_ids')}")
+# The tracked jobs of some external ids.
 BY_EXTERNAL_IDS = {
     SQLITE: select(JOBS).where(text(_EXTERNAL_IDS.sqlite)),
     # locked, so that the row found is the row changed; in key order, as everywhere
     "postgresql": select(JOBS).where(_EXTERNAL_IDS.postgresql).order_by(JOBS.c.uid).with_for_update(),
 }
+# One job.
 BY_UID = select(JOBS).where(JOBS.c.uid == bindparam("uid"))
-# Protected until their deliveries exist: retention deletes only events without open deliveries.
+# The past events of a job, for a new callback. Protected until their deliveries exist: retention deletes only events
+# without open deliveries.
 EVENTS_OF_JOB = (
     select(EVENTS)
     .where(EVENTS.c.job_uid == bindparam("job_uid"))
     .order_by(EVENTS.c.sequence)
     .with_for_update(read=True, key_share=True)
 )
+# Writes new jobs.
 INSERT_JOB = insert_into(
     JobRow,
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),
@@ -47,7 +51,9 @@ INSERT_JOB = insert_into(
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
     constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
 )
+# Links a callback subscription to a job.
 INSERT_CALLBACK = f"{insert_into(JobCallbackRow, 'job_uid', 'subscription_id', 'types')} ON CONFLICT DO NOTHING"
+# Changes the event types of a job's callback.
 CHANGE_CALLBACK = """
 UPDATE job_callbacks SET types = :types WHERE job_uid = :job_uid AND subscription_id = :subscription_id
 """

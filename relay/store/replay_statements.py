@@ -35,6 +35,7 @@ _AFTER = "> (CAST(:after AS double precision), CAST(:position AS bigint))"
 _IN_SLICE = f"""
   (e.recorded_at, e.position) {_AFTER}
   AND (e.recorded_at, e.position) <= (CAST(:upto AS double precision), CAST(:last AS bigint))"""
+# Where the next slice of a count ends.
 END_OF_SLICE = f"""
 SELECT recorded_at, position FROM events
 WHERE (recorded_at, position) {_AFTER} AND recorded_at < :until
@@ -58,12 +59,14 @@ FROM counted
     )
 
 
+# Counts events to send to one subscription.
 COUNT_EVENTS = _count(
     """CASE WHEN :again = 1 OR (
     SELECT COUNT(*) FROM deliveries d
     WHERE d.event_id = e.id AND d.subscription_id = :subscription_id AND d.state = 'delivered'
   ) = 0 THEN 1 ELSE 0 END"""
 )
+# Counts deliveries to send again, of one or all subscriptions.
 COUNT_DELIVERIES = _count(
     """(
     SELECT COUNT(*) FROM deliveries d
@@ -71,6 +74,7 @@ COUNT_DELIVERIES = _count(
       AND (:subscription_id = '' OR d.subscription_id = :subscription_id) AND (:reason = '' OR d.reason = :reason)
   )"""
 )
+# The next slice of events, and whether each is in scope; protects them from retention.
 SLICE = json_query(
     lambda dialect: (
         f"""
@@ -83,6 +87,7 @@ ORDER BY e.position LIMIT :count {dialect.for_key_share("e")}
 )
 _FOUND = ("id", "event_id", "subscription_id", "state", "reason")
 _OF_ONE = "(:subscription_id = '' OR subscription_id = :subscription_id)"
+# The deliveries of a slice's events.
 DELIVERIES_OF = Sql(
     sqlite=json_query(
         lambda dialect: f"SELECT * FROM deliveries WHERE event_id IN {dialect.json_values('event_ids')} AND {_OF_ONE}",
@@ -100,6 +105,7 @@ SELECT d.* FROM {dialect.json_values("event_ids")} AS one (event_id) CROSS JOIN 
         lambda _dialect: _FOUND,
     ).postgresql,
 )
+# Makes ended deliveries pending again, or blocked.
 REOPEN = sql(
     lambda dialect: (
         f"""
@@ -110,6 +116,7 @@ WHERE deliveries.id = m.id AND deliveries.{ENDED}
 """
     )
 )
+# Writes deliveries of events that had none for the subscription.
 ADD = insert_into(
     DeliveryRow,
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state", "due_at", "created_at", "replay"),
@@ -118,6 +125,7 @@ ADD = insert_into(
 # An open automatic delivery keeps its place and is counted; its retry becomes due now with a fresh schedule. A leased
 # one is left alone: its holder will lock the job, which is locked here.
 _WAITS = "state = 'pending' AND lease_token IS NULL AND priority < 2"
+# Counts open deliveries towards the replay.
 JOIN_OPEN = sql(
     lambda dialect: (
         f"""
@@ -131,42 +139,53 @@ WHERE id IN (
 """
     )
 )
+# Counts a replay's deliveries by state.
 PROGRESS = f"""
 SELECT COUNT(*) AS total, COUNT(CASE WHEN state = 'delivered' THEN 1 END) AS delivered,
   COUNT(CASE WHEN state = 'dead' THEN 1 END) AS dead, COUNT(CASE WHEN {OPEN_DELIVERY} THEN 1 END) AS open,
   COUNT(CASE WHEN state = 'pending' AND attempt_count = 0 THEN 1 END) AS untried
 FROM deliveries WHERE replay = :replay
 """
+# Detaches some ended deliveries, which are then counted.
 COUNT_ENDED = f"""
 UPDATE deliveries SET replay = NULL, was = NULL
 WHERE id IN (SELECT id FROM deliveries WHERE replay = :replay AND {ENDED} LIMIT {ENDED_AT_ONCE}) AND {ENDED}
 RETURNING state
 """
+# Takes or renews a replay's lease.
 TAKE_LEASE = """
 UPDATE replays SET holder = :holder, held_until = :until
 WHERE id = :id AND state = 'running' AND (holder IS NULL OR holder = :holder OR held_until <= :now)
 """
+# Adds to a replay's position and counts.
 SAVE_PROGRESS = """
 UPDATE replays SET position = :position, passed = passed + :passed, queued = queued + :queued,
   delivered = delivered + :delivered, dead = dead + :dead
 WHERE id = :id
 """
+# Ends a running replay.
 END = "UPDATE replays SET state = :state, ended_at = :now, holder = NULL WHERE id = :id AND state = 'running'"
+# Releases every running replay.
 FREE_ALL = "UPDATE replays SET holder = NULL WHERE state = 'running'"
+# The running replays that a node may advance.
 RUNNING = f"""
 SELECT r.id, r.position, r.last_position, r.subscription_id, s.state AS subscription_state
 FROM replays r LEFT JOIN subscriptions s ON s.id = r.subscription_id
 WHERE r.state = 'running' AND (r.holder IS NULL OR r.holder = :holder OR r.held_until <= :now)
 ORDER BY r.id LIMIT {MAX_RUNNING}
 """
+# Counts running replays.
 RUNNING_COUNT = "SELECT COUNT(*) FROM replays WHERE state = 'running'"
 # A stopped replay restores only deliveries it reopened or added (`was`) and has not sent. Those it joined continue
 # without it, and those in flight end by themselves.
 _RETURNED = "replay = :replay AND was IS NOT NULL AND ended_at IS NULL AND lease_token IS NULL"
+# The jobs and subscriptions of a stopped replay's unsent deliveries.
 PAIRS_TO_RETURN = f"SELECT DISTINCT job_uid, subscription_id FROM deliveries WHERE {_RETURNED} AND job_uid IS NOT NULL"
+# Restores a stopped replay's unsent deliveries.
 RETURN_UNSENT = f"""
 UPDATE deliveries SET state = was, ended_at = :now,
   reason = CASE WHEN was = 'delivered' THEN NULL ELSE 'replay_stopped' END
 WHERE {_RETURNED}
 """
+# Detaches all deliveries of a replay.
 DETACH = "UPDATE deliveries SET replay = NULL, was = NULL WHERE replay = :replay"

@@ -14,6 +14,7 @@ from relay.store.notices import notify
 from relay.store.statements import SQLITE, run
 from relay.store.tables import SubscriptionRow
 
+# The fields that events are matched by.
 MATCHED_BY = select(
     *(col(SubscriptionRow.id), col(SubscriptionRow.types), col(SubscriptionRow.source), col(SubscriptionRow.state)),
     *(col(SubscriptionRow.callback), col(SubscriptionRow.config)),
@@ -22,13 +23,15 @@ MATCHED_BY = select(
 # Advisory locks, held to the end of the transaction: shared to match events, exclusive to change a subscription.
 LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(7212601)"
 LOCK_EXCLUSIVE = "SELECT pg_advisory_xact_lock(7212601)"
+# The version of the subscriptions.
 VERSION = "SELECT number FROM versions WHERE name = 'subscriptions'"
+# Raises the version.
 RAISE_VERSION = """
 INSERT INTO versions (name, number) VALUES ('subscriptions', 1)
 ON CONFLICT (name) DO UPDATE SET number = versions.number + 1
 """
 
-# Never reset: a node that knows of callbacks need not be notified again.
+# Whether a callback exists or has existed. Never reset: a node that knows of callbacks need not be notified again.
 ANY_CALLBACK = """
 SELECT EXISTS (SELECT 1 FROM versions WHERE name = 'callbacks')
   OR EXISTS (SELECT 1 FROM subscriptions WHERE callback = 1)

@@ -33,10 +33,12 @@ from relay.store.tables import EventRow, SecretRow, SubscriptionRow
 
 CALLBACK_OWNER = "callbacks"
 BACKFILL_CHUNK = 1_000
-# `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
+# The first event since a time. `+ 0` keeps PostgreSQL from walking the positions from the oldest event on.
 FIRST_POSITION = "SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since"
+# Deletes a callback's links to jobs.
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
+# The failing sinks.
 FAILING = f"""
 SELECT id, failing_since FROM subscriptions WHERE failing_since IS NOT NULL
 ORDER BY failing_since LIMIT {MAX_SUBSCRIPTIONS}
@@ -46,7 +48,8 @@ _OF_ITS_LIFE = (
     *_OF_THE_SINK,
     *("id", "state", "state_since", "state_reason", "probe_at", "drain_since", "created_at", "callback", "start_at"),
 )
-# Resuming an enabled subscription also changes `state_since`, so that every node drops what it knows of the sink.
+# Changes a subscription's state. Resuming an enabled subscription also changes `state_since`, so that every node drops
+# what it knows of the sink.
 SET_STATE = """
 UPDATE subscriptions SET
   state_since = CASE WHEN state = :state AND state <> 'enabled' THEN state_since ELSE :now END,
@@ -55,7 +58,9 @@ UPDATE subscriptions SET
   probe_at = NULL, state = :state
 WHERE id = :id
 """
+# Forgets a sink's failures and pause.
 FORGET_FAILURES = f"UPDATE subscriptions SET {', '.join(f'{name} = NULL' for name in _OF_THE_SINK)} WHERE id = :id"
+# Probes a disabled subscription at once.
 PROBE_NOW = "UPDATE subscriptions SET probe_at = :now WHERE id = :id AND probe_at IS NOT NULL"
 _NEWEST_SECRET = (col(SecretRow.expires_at).is_not(None), col(SecretRow.created_at).desc(), col(SecretRow.id).desc())
 

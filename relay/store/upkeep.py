@@ -28,6 +28,7 @@ FIRST_JOB = (0.0, "")
 FIRST_PAIR = ("", "", -1)
 """Where a sweep begins: before the time and key of any row."""
 
+# The next old events, with their rows to delete and whether a delivery is open.
 OLD_EVENTS = f"""
 SELECT id, recorded_at, position, (
   SELECT COALESCE(SUM(1 + made_count), 0) FROM deliveries WHERE event_id = events.id
@@ -37,9 +38,11 @@ SELECT id, recorded_at, position, (
 FROM events WHERE recorded_at < :before AND (recorded_at, position) > (:after, :position)
 ORDER BY recorded_at, position LIMIT {SLICE}
 """
+# Locks events before they are deleted.
 LOCK_EVENTS = sql(
     lambda dialect: f"SELECT id FROM events e WHERE id IN {dialect.json_values('ids')} {dialect.for_update('e')}"
 )
+# Locks the deliveries of events before they are deleted.
 LOCK_DELIVERIES = json_query(
     lambda dialect: (
         f"SELECT id, event_id, state FROM deliveries d WHERE event_id IN {dialect.json_values('ids')} "
@@ -47,23 +50,29 @@ LOCK_DELIVERIES = json_query(
     ),
     lambda dialect: ("id", "event_id", "state"),
 )
+# The next old jobs, with their open deliveries.
 OLD_JOBS = f"""
 SELECT uid, closed_at, (SELECT COUNT(*) FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}) AS open_count
 FROM jobs WHERE closed_at IS NOT NULL AND closed_at < :before AND (closed_at, uid) > (:after, :uid)
 ORDER BY closed_at, uid LIMIT {SLICE}
 """
+# Deletes the attempts of deliveries.
 DELETE_ATTEMPTS_OF_DELIVERIES = sql(
     lambda dialect: f"DELETE FROM attempts WHERE delivery_id IN {dialect.json_values('ids')}"
 )
+# Deletes deliveries.
 DELETE_DELIVERIES = sql(lambda dialect: f"DELETE FROM deliveries WHERE id IN {dialect.json_values('ids')}")
+# Deletes events.
 DELETE_EVENTS = sql(lambda dialect: f"DELETE FROM events WHERE id IN {dialect.json_values('ids')}")
-# Attempts are committed in time order, to within a second. The first one that is young enough ends the batch.
+# Deletes the oldest attempts. Attempts are committed in time order, to within a second. The first one that is young
+# enough ends the batch.
 DELETE_OLD_ATTEMPTS = f"""
 DELETE FROM attempts WHERE position IN (
   SELECT position FROM (SELECT position, started_at FROM attempts ORDER BY position LIMIT {MAX_ROWS}) AS oldest
   WHERE started_at < :before
 )
 """
+# Deletes the callback links of deleted jobs.
 DELETE_CALLBACKS_OF_GONE_JOBS = sql(
     lambda dialect: (
         f"""
@@ -73,6 +82,7 @@ DELETE FROM job_callbacks WHERE job_uid IN {dialect.json_values("uids")} AND NOT
 """
     )
 )
+# Deletes closed jobs without open deliveries.
 DELETE_JOBS = sql(
     lambda dialect: (
         f"""
@@ -86,38 +96,47 @@ _NEEDED = """
 EXISTS (SELECT 1 FROM job_callbacks WHERE subscription_id = subscriptions.id)
 OR EXISTS (SELECT 1 FROM deliveries WHERE subscription_id = subscriptions.id AND state = 'pending')
 """
+# The next old callbacks, and whether they are needed.
 OLD_CALLBACKS = f"""
 SELECT id, CASE WHEN {_NEEDED} THEN 1 ELSE 0 END AS needed
 FROM subscriptions WHERE callback = 1 AND id > :after AND id < :before ORDER BY id LIMIT {SLICE}
 """
+# Locks callbacks before they are deleted.
 LOCK_CALLBACKS = sql(
     lambda dialect: f"SELECT id FROM subscriptions s WHERE id IN {dialect.json_values('ids')} {dialect.for_update('s')}"
 )
+# Deletes callbacks that are not needed.
 DELETE_CALLBACKS = sql(
     lambda dialect: f"DELETE FROM subscriptions WHERE id IN {dialect.json_values('ids')} AND NOT ({_NEEDED})"
 )
+# Deletes a batch of old responses.
 DELETE_OLD_KEYS = f"""
 DELETE FROM idempotency_keys WHERE id IN (
   SELECT id FROM idempotency_keys WHERE created_at < :before ORDER BY created_at LIMIT {MAX_ROWS}
 )
 """
+# Deletes a batch of old creates.
 DELETE_OLD_INTENTS = f"""
 DELETE FROM intents WHERE id IN (
   SELECT id FROM intents WHERE id < :before ORDER BY id LIMIT {MAX_ROWS}
 )
 """
+# Deletes expired secrets.
 DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
+# Deletes a batch of ended replays.
 DELETE_OLD_REPLAYS = f"""
 DELETE FROM replays WHERE id IN (
   SELECT id FROM replays WHERE ended_at IS NOT NULL AND ended_at < :before ORDER BY ended_at LIMIT {MAX_ROWS}
 )
 """
+# The next open deliveries by job, subscription and sequence.
 OPEN_SLICE = f"""
 SELECT job_uid, subscription_id, sequence, state, priority FROM deliveries
 WHERE {OPEN_DELIVERY} AND (job_uid, subscription_id, sequence) > (:job_uid, :subscription_id, :sequence)
 ORDER BY job_uid, subscription_id, sequence LIMIT 1000
 """
-# A loose index scan, as for claims: one seek per subscription with pending deliveries.
+# The next subscription ids with pending deliveries, and whether they no longer exist. A loose index scan, as for
+# claims: one seek per subscription with pending deliveries.
 PENDING_SUBSCRIPTIONS = f"""
 WITH RECURSIVE found(id, nth) AS (
   SELECT MIN(subscription_id), 1 FROM deliveries WHERE state = 'pending' AND subscription_id > :after

@@ -10,6 +10,7 @@ import inspect
 import re
 import shutil
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -563,3 +564,27 @@ def test_every_index_serves_a_statement(explaining: sqlite3.Connection) -> None:
     }
     unused = {name for name in made if name.startswith(("ix_", "uq_"))} - named - set(elsewhere)
     assert unused == set()
+
+
+def named_statements() -> dict[str, Any]:
+    """The statements of the catalogue that a module of the store names, by `module.NAME`."""
+    named: dict[str, Any] = {}
+    for module in [one for name, one in sys.modules.items() if name.startswith("relay.store.")]:
+        for name, value in vars(module).items():
+            values = value.values() if isinstance(value, dict) else (value,)
+            if name.isupper() and any(one is case.statement for one in values for case in CATALOGUE):
+                source = Path(str(module.__file__)).read_text(encoding="utf-8")
+                if re.search(rf"^{name}\b|^\w+, {name} =", source, re.MULTILINE):
+                    named[f"{module.__name__}.{name}"] = source
+    return named
+
+
+def test_every_hot_statement_is_described() -> None:
+    named = named_statements()
+    assert len(named) > 100
+    undescribed = []
+    for name, source in named.items():
+        assigned = re.search(rf"(.*)\n(?:\w+, )?{name.rpartition('.')[2]}\b.*=", source)
+        if assigned is None or not assigned[1].startswith("# "):
+            undescribed.append(name)
+    assert undescribed == []
