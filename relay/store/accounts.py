@@ -25,14 +25,12 @@ ON CONFLICT (source, name) DO UPDATE SET state = excluded.state, since = exclude
 """
 # Takes or renews an account's polling lease, unless another node holds it.
 TAKE_LEASE = sql(
-    lambda dialect: (
-        f"""
+    f"""
 {insert_into(AccountRow, "source", "name", "state", "holder", "held_until")}
 ON CONFLICT (source, name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.holder IN {dialect.json_values("former")}
+WHERE accounts.holder IS NULL OR accounts.holder = excluded.holder OR accounts.holder IN $json_values(former)
   OR accounts.held_until <= :now
 """
-    )
 )
 # The health of every account.
 STATES = select(

@@ -23,7 +23,6 @@ from relay.store.statements import (
     INTEGER,
     REAL,
     TEXT,
-    Dialect,
     Sql,
     fetch_json,
     json_list,
@@ -39,40 +38,38 @@ _ATTEMPT = {
     **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
     **{"error": TEXT, "details": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
 }
+_ATTEMPT_ROW = {"token": TEXT, **_ATTEMPT}
+_PAIR = {"job_uid": TEXT, "subscription_id": TEXT, "due_at": REAL, "token": TEXT}
 
 
-def _attempts(dialect: Dialect) -> str:
-    return f"""
+_INSERT_ATTEMPTS = f"""
 INSERT INTO attempts ({", ".join(_ATTEMPT)})
-SELECT {", ".join(dialect.as_bytes("m.details") if name == "details" else f"m.{name}" for name in _ATTEMPT)}
-FROM {dialect.json_rows("rows", token=TEXT, **_ATTEMPT)} AS m
+SELECT {", ".join("$as_bytes(m.details)" if name == "details" else f"m.{name}" for name in _ATTEMPT)}
+FROM $json_rows(rows) AS m
 """
 
 
 # Writes attempts, in a procedure that has checked their leases.
-WRITE_ATTEMPT = sql(_attempts)
+WRITE_ATTEMPT = sql(_INSERT_ATTEMPTS, rows=_ATTEMPT_ROW)
 # Writes attempts whose lease is still held. The lease proves that the delivery is pending. Naming the state would make
 # PostgreSQL read all pending rows. SQLite joins the tables of a CROSS JOIN in the written order, so it does not read
 # all leased rows for each member.
 INSERT_ATTEMPT = sql(
-    lambda dialect: (
-        f"""{_attempts(dialect)}
+    f"""{_INSERT_ATTEMPTS}
 CROSS JOIN deliveries AS d
-WHERE d.id = m.delivery_id AND d.lease_token = m.token {dialect.for_update("d")}
-"""
-    )
+WHERE d.id = m.delivery_id AND d.lease_token = m.token $for_update(d)
+""",
+    rows=_ATTEMPT_ROW,
 )
 # The leases that deliveries have now.
 HELD = json_query(
-    lambda dialect: f"SELECT id, lease_token FROM deliveries WHERE id IN {dialect.json_values('ids')}",
-    lambda dialect: ("id", "lease_token"),
+    "SELECT id, lease_token FROM deliveries WHERE id IN $json_values(ids)",
+    ("id", "lease_token"),
 )
 # The attempts of deliveries that are written already.
 RECORDED = json_query(
-    lambda dialect: (
-        f"SELECT delivery_id, number, started_at FROM attempts WHERE delivery_id IN {dialect.json_values('ids')}"
-    ),
-    lambda dialect: ("delivery_id", "number", "started_at"),
+    "SELECT delivery_id, number, started_at FROM attempts WHERE delivery_id IN $json_values(ids)",
+    ("delivery_id", "number", "started_at"),
 )
 _OUTCOME = {
     "id": TEXT,
@@ -85,26 +82,24 @@ _OUTCOME = {
 }
 # Counts the leases still held, and locks their deliveries.
 COUNT_HELD = sql(
-    lambda dialect: (
-        f"""
+    """
 SELECT COUNT(*) FROM (
-  SELECT d.id FROM {dialect.json_rows("results", **_OUTCOME)} AS m CROSS JOIN deliveries AS d
-  WHERE d.id = m.id AND d.lease_token = m.token {dialect.for_update("d")}
+  SELECT d.id FROM $json_rows(results) AS m CROSS JOIN deliveries AS d
+  WHERE d.id = m.id AND d.lease_token = m.token $for_update(d)
 ) AS held
-"""
-    )
+""",
+    results=_OUTCOME,
 )
 # Ends attempts: sets each delivery's state and next attempt, and releases its lease.
 UPDATE_DELIVERIES = sql(
-    lambda dialect: (
-        f"""
+    """
 UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
   priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
   attempt_count = attempt_count + m.counted, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
-FROM {dialect.json_rows("rows", **_OUTCOME)} AS m
+FROM $json_rows(rows) AS m
 WHERE deliveries.id = m.id
-"""
-    )
+""",
+    rows=_OUTCOME,
 )
 FRESH, MANUAL = "priority < 2", "priority = 2"
 
@@ -114,8 +109,7 @@ def _promotion(chain: str) -> Sql:
     `chain` selects automatic or manual deliveries. The empty text keeps PostgreSQL from reading all blocked rows if
     its statistics say there are none."""
     return sql(
-        lambda dialect: (
-            f"""
+        f"""
 UPDATE deliveries SET state = 'pending', due_at = m.due_at, lease_token = m.token
 FROM (
   SELECT due_at, token, (
@@ -123,10 +117,10 @@ FROM (
     WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.{chain}
     ORDER BY o.sequence LIMIT 1
   ) AS id
-  FROM {dialect.json_rows("rows", job_uid=TEXT, subscription_id=TEXT, due_at=REAL, token=TEXT)} AS pair
+  FROM $json_rows(rows) AS pair
 ) AS m WHERE deliveries.id = m.id AND deliveries.state || '' = 'blocked'
-"""
-        )
+""",
+        rows=_PAIR,
     )
 
 
@@ -167,9 +161,8 @@ _FOLLOW_ON_CLAIM = {
 }
 # The claims that follow the results, as rows for TAKE.
 FOLLOW_ON_CLAIMS = sql(
-    lambda dialect: (
-        f"SELECT {', '.join(_FOLLOW_ON_CLAIM)} FROM {dialect.json_rows('follow_on_claims', **_FOLLOW_ON_CLAIM)} AS m"
-    )
+    f"SELECT {', '.join(_FOLLOW_ON_CLAIM)} FROM $json_rows(follow_on_claims) AS m",
+    follow_on_claims=_FOLLOW_ON_CLAIM,
 )
 END_ATTEMPTS = Procedure(
     "end_attempts",

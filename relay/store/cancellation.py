@@ -13,20 +13,16 @@ HEADS_OF_SUBSCRIPTION = """
 SELECT id, job_uid FROM deliveries WHERE state = 'pending' AND subscription_id = :id LIMIT :count
 """
 # Locks heads before they are cancelled.
-LOCK_HEADS = sql(
-    lambda dialect: f"SELECT id FROM deliveries d WHERE id IN {dialect.json_values('ids')} {dialect.for_update('d')}"
-)
+LOCK_HEADS = sql("SELECT id FROM deliveries d WHERE id IN $json_values(ids) $for_update(d)")
 _CANCEL = """
 UPDATE deliveries SET state = 'cancelled', lease_token = NULL, ended_at = :now, reason = 'subscription_removed'"""
 # Cancels heads that are still open.
-CANCEL_HEADS = sql(lambda dialect: f"{_CANCEL} WHERE id IN {dialect.json_values('ids')} AND {OPEN_DELIVERY}")
+CANCEL_HEADS = sql(f"{_CANCEL} WHERE id IN $json_values(ids) AND {OPEN_DELIVERY}")
 # Cancels the open followers of these jobs for a subscription.
 CANCEL_FOLLOWERS = sql(
-    lambda dialect: (
-        f"""{_CANCEL}
-WHERE job_uid IN {dialect.json_values("job_uids")} AND subscription_id = :id AND {OPEN_DELIVERY}
+    f"""{_CANCEL}
+WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY}
 """
-    )
 )
 CANCEL_CHUNK = 500
 

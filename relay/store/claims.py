@@ -10,7 +10,7 @@ from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease, Probe
 from relay.store.group_commit import quick
-from relay.store.statements import Dialect, columns_of, fetch_json, json_list, json_query, run, run_many, sql
+from relay.store.statements import columns_of, fetch_json, json_list, json_query, run, run_many, sql
 from relay.store.tables import DeliveryRow, EventRow
 
 # When the next delivery of each subscription is due, per priority. A loose index scan: one seek per subscription with
@@ -31,36 +31,24 @@ SELECT id,
    WHERE state = 'pending' AND subscription_id = pending.id AND priority = 2) AS manual
 FROM pending WHERE id IS NOT NULL
 """
-_DUE = """
+# The due deliveries of the requested priorities; rows of other priorities are not locked.
+_DUE = " UNION ALL ".join(
+    f"""
 SELECT * FROM (
   SELECT id, priority, due_at FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority} AND due_at <= :now
-    AND '{priority}' IN {priorities} {unheld}
-  ORDER BY due_at LIMIT :count {skip_locked}
+    AND '{priority}' IN $json_values(priorities) {{unleased}}
+  ORDER BY due_at LIMIT :count $skip_locked
 ) AS due_{priority}
 """
-
-
-# Retries are due by the machine's clock, which may be set while a delivery is leased. Leases have a clock of their own.
-_UNHELD = "AND (lease_token IS NULL OR due_at <= :taken_at)"
-
-
-def _due(dialect: Dialect, unheld: str) -> str:
-    """The due deliveries of the requested priorities; rows of other priorities are not locked."""
-    listed = dialect.json_values("priorities")
-    return " UNION ALL ".join(
-        _DUE.format(priority=priority, priorities=listed, unheld=unheld, skip_locked=dialect.skip_locked)
-        for priority in (0, 1, 2)
-    )
-
-
+    for priority in (0, 1, 2)
+)
 # Deliveries already under the lease (promoted followers) count towards `count`. The due rows are materialized:
 # evaluated again in another plan, they would lock other rows.
-def _take(dialect: Dialect, unheld: str = "") -> str:
-    return f"""
+_TAKE = f"""
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   WITH due AS MATERIALIZED (
-    SELECT id FROM ({_due(dialect, unheld)}) AS found
+    SELECT id FROM ({_DUE}) AS found
     ORDER BY priority, due_at
     LIMIT (
       SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
@@ -70,10 +58,10 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   SELECT id FROM due
 )
 """
-
-
+# Retries are due by the machine's clock, which may be set while a delivery is leased. Leases have a clock of their own.
+_UNLEASED = "AND (lease_token IS NULL OR due_at <= :taken_at)"
 # Leases due heads of one subscription, by priority and due time.
-TAKE = sql(lambda dialect: _take(dialect, _UNHELD), _take)
+TAKE = sql(_TAKE.format(unleased=_UNLEASED), _TAKE.format(unleased=""))
 # Takes the turn to probe a disabled subscription. A node keeps its turn until the lease ends, even if the node dies.
 PROBE_TURN = """
 UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled' AND probe_at <= :now
@@ -81,76 +69,62 @@ UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled'
 # When a disabled subscription is probed next.
 PROBE_AT = "SELECT probe_at FROM subscriptions WHERE id = :id AND state = 'disabled'"
 PROBE_CANDIDATES = 100
-_WAITING = """
+_WAITING = " UNION ALL ".join(
+    f"""
 SELECT * FROM (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority}
     AND (lease_token IS NULL OR due_at <= :now)
-  ORDER BY due_at LIMIT {candidates} {skip_locked}
+  ORDER BY due_at LIMIT {PROBE_CANDIDATES} $skip_locked
 ) AS due_{priority}
 """
-
-
-def _waiting(dialect: Dialect) -> str:
-    return " UNION ALL ".join(
-        _WAITING.format(priority=priority, candidates=PROBE_CANDIDATES, skip_locked=dialect.skip_locked)
-        for priority in (0, 1, 2)
-    )
-
-
+    for priority in (0, 1, 2)
+)
 # Leases the delivery that probes a disabled subscription. The oldest delivery among the next candidates of each
 # priority; ids are in time order.
 TAKE_OLDEST = sql(
-    lambda dialect: (
-        f"""
-WITH due AS MATERIALIZED (SELECT id FROM ({_waiting(dialect)}) AS found ORDER BY id LIMIT 1)
+    f"""
+WITH due AS MATERIALIZED (SELECT id FROM ({_WAITING}) AS found ORDER BY id LIMIT 1)
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT id FROM due)
 """
-    )
 )
 EXPEDITE_CHUNK = 1_000
 ANY_NUMBER = 1_000_000_000
 # Makes a chunk of a subscription's retries due at once. Deliveries that waited because of their sink: the next attempt
 # uses up nothing of the schedule.
 EXPEDITE = sql(
-    lambda dialect: (
-        f"""
+    f"""
 UPDATE deliveries SET due_at = created_at, attempt_count = attempt_count - CASE WHEN attempt_count > 0 THEN 1 ELSE 0 END
 WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority IN (1, 2) AND due_at > :now
     AND lease_token IS NULL AND created_at >= :made_since AND made_count - attempt_count < :free_count
-  LIMIT {EXPEDITE_CHUNK} {dialect.skip_locked}
+  LIMIT {EXPEDITE_CHUNK} $skip_locked
 )
 """
-    )
 )
 # Makes retries of a chunk of a subscription's due first attempts.
 DEMOTE = sql(
-    lambda dialect: (
-        f"""
+    f"""
 UPDATE deliveries SET priority = 1 WHERE id IN (
   SELECT id FROM deliveries
   WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = 0 AND due_at <= :now
     AND lease_token IS NULL
-  LIMIT {EXPEDITE_CHUNK} {dialect.skip_locked}
+  LIMIT {EXPEDITE_CHUNK} $skip_locked
 )
 """
-    )
 )
 _OF_DELIVERY = ("id", "subscription_id", "lease_token", "due_at", "attempt_count", "made_count", "created_at")
 _OF_EVENT = ("type", "source", "subject", "time", "recorded_at", "body", "job_uid", "sequence")
 _SHOWN = (*_OF_DELIVERY, "event_id", *_OF_EVENT, "priority")
 # The deliveries under some leases, with their events.
 WITH_EVENT = json_query(
-    lambda dialect: (
-        f"""
+    f"""
 SELECT {columns_of(DeliveryRow, *_OF_DELIVERY, "priority", alias="d")}, e.id AS event_id,
   {columns_of(EventRow, *_OF_EVENT, alias="e")}
-FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN {dialect.json_values("tokens")}
-"""
-    ),
-    lambda dialect: [dialect.as_text(name) if name == "body" else name for name in _SHOWN],
+FROM deliveries d JOIN events e ON e.id = d.event_id WHERE d.lease_token IN $json_values(tokens)
+""",
+    ["$as_text(body)" if name == "body" else name for name in _SHOWN],
 )
 
 

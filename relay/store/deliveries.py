@@ -30,7 +30,7 @@ from relay.store.ordering import queue_manual_retry
 from relay.store.outbox import Outbox, lock_jobs
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import attempt_from, delivery_from
-from relay.store.statements import Dialect, json_list, run, run_many, sql
+from relay.store.statements import json_list, run, run_many, sql
 from relay.store.subscription_cache import SubscriptionCache
 from relay.store.tables import LISTED_DELIVERY, AttemptRow, DeliveryRow, EventRow
 
@@ -48,27 +48,24 @@ WHERE state <> 'enabled' OR failing_since IS NOT NULL
 HELD_BY = ("failing", "paused", "disabled")
 
 
-def _held(dialect: Dialect, by: str) -> str:
-    return f"COALESCE(SUM(CASE WHEN subscription_id IN {dialect.json_values(by)} THEN 1 ELSE 0 END), 0) AS {by}"
+_HELD = ", ".join(
+    f"COALESCE(SUM(CASE WHEN subscription_id IN $json_values({by}) THEN 1 ELSE 0 END), 0) AS {by}" for by in HELD_BY
+)
 
 
 # Counts open deliveries, and those of blocked subscriptions by reason.
 PENDING = sql(
-    lambda dialect: (
-        f"""
-SELECT COUNT(*) AS pending, {", ".join(_held(dialect, by) for by in HELD_BY)}
+    f"""
+SELECT COUNT(*) AS pending, {_HELD}
 FROM (SELECT subscription_id FROM deliveries WHERE {LISTED_DELIVERY} ORDER BY id LIMIT {COUNTED}) AS counted
 """
-    )
 )
 # The oldest open delivery that is not manual and whose subscription may be sent to.
 OLDEST_PENDING = sql(
-    lambda dialect: (
-        f"""
+    f"""
 SELECT created_at FROM deliveries
-WHERE {LISTED_DELIVERY} AND priority < 2 AND subscription_id NOT IN {dialect.json_values("ids")} ORDER BY id LIMIT 1
+WHERE {LISTED_DELIVERY} AND priority < 2 AND subscription_id NOT IN $json_values(ids) ORDER BY id LIMIT 1
 """
-    )
 )
 MAX_SHOWN_ATTEMPTS = 500
 # The attempts of a delivery, in order.

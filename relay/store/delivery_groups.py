@@ -44,17 +44,15 @@ def groups_statement(
     newest, wanted = _conditions(state, subscription_id, event_id)
     shown = ", ".join(columns)
     return sql(
-        lambda dialect: (
-            f"""
+        f"""
 SELECT {shown}, COUNT(*) AS number, MIN(created_at) AS oldest_at, MAX(created_at) AS newest_at, MAX(id) AS example_id
 FROM (
-  SELECT id, state, subscription_id, reason, created_at, {dialect.epoch_days("created_at")} AS day FROM deliveries
+  SELECT id, state, subscription_id, reason, created_at, $epoch_days(created_at) AS day FROM deliveries
   {newest} LIMIT {SCANNED}
 ) AS found
 WHERE {" AND ".join(wanted) or "1 = 1"}
 GROUP BY {shown} ORDER BY COUNT(*) DESC, {shown} LIMIT :count
 """
-        )
     )
 
 

@@ -35,39 +35,27 @@ SELECT name FROM held WHERE {_IS_BOUND}
 # Which names have lost their advisory lock. A lock that can be taken shared has no holder. It is released at the end of
 # the transaction.
 DEAD_NAMES = sql(
-    lambda dialect: (
-        f"""
-WITH held AS MATERIALIZED (SELECT * FROM {dialect.json_values("names")} AS listed (name))
+    f"""
+WITH held AS MATERIALIZED (SELECT * FROM $json_values(names) AS listed (name))
 SELECT name FROM held WHERE CASE
   WHEN {_IS_BOUND} THEN pg_try_advisory_xact_lock_shared(hashtextextended(name, 0)) ELSE false
 END
 """
-    )
 )
 # Releases the deliveries that some names hold. Rows locked by a transaction of the dead node are released next time.
 RELEASE_DELIVERIES = sql(
-    lambda dialect: (
-        f"""
+    """
 UPDATE deliveries SET lease_token = NULL, due_at = :now WHERE id IN (
   SELECT id FROM deliveries
-  WHERE lease_token IS NOT NULL AND split_part(lease_token, '.', 1) IN {dialect.json_values("names")}
-  {dialect.skip_locked}
+  WHERE lease_token IS NOT NULL AND split_part(lease_token, '.', 1) IN $json_values(names)
+  $skip_locked
 )
 """
-    )
 )
 # Releases the accounts that some names hold.
-RELEASE_ACCOUNTS = sql(
-    lambda dialect: (
-        f"UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder IN {dialect.json_values('names')}"
-    )
-)
+RELEASE_ACCOUNTS = sql("UPDATE accounts SET holder = NULL, held_until = NULL WHERE holder IN $json_values(names)")
 # Releases the replays that some names hold.
-RELEASE_REPLAYS = sql(
-    lambda dialect: (
-        f"UPDATE replays SET holder = NULL, held_until = NULL WHERE holder IN {dialect.json_values('names')}"
-    )
-)
+RELEASE_REPLAYS = sql("UPDATE replays SET holder = NULL, held_until = NULL WHERE holder IN $json_values(names)")
 
 
 class HolderStore:

@@ -38,7 +38,7 @@ from relay.store.statements import (
 from relay.store.tables import AttemptRow, DeliveryRow, EventRow, JobCallbackRow, JobRow
 
 JOBS = table_of(JobRow)
-_UIDS = sql(lambda dialect: f"uid IN {dialect.json_values('uids')}")
+_UIDS = sql("uid IN $json_values(uids)")
 # Jobs by uid, for a group of reads.
 BY_UIDS = {SQLITE: select(JOBS).where(text(_UIDS.sqlite)), "postgresql": select(JOBS).where(_UIDS.postgresql)}
 # Jobs by the upstream's id.
@@ -59,23 +59,18 @@ class _State(NamedTuple):
 
 # Locks jobs and reads what a poll record is checked against.
 STATES = sql(
-    lambda dialect: (
-        f"SELECT {', '.join(('uid', *_State._fields))} FROM jobs "
-        f"WHERE uid IN {dialect.json_values('uids')} {dialect.for_update('jobs')}"
-    )
+    f"SELECT {', '.join(('uid', *_State._fields))} FROM jobs WHERE uid IN $json_values(uids) $for_update(jobs)"
 )
 
 
 def _planned(where: str) -> Sql:
     """Open jobs, oldest first, with the columns a planner reads."""
     return json_query(
-        lambda dialect: (
-            f"""
+        f"""
 SELECT {", ".join(PlannedJob._fields)} FROM jobs
 WHERE {where} AND uid > :after_uid AND closed_at IS NULL ORDER BY uid LIMIT :count
-"""
-        ),
-        lambda dialect: PlannedJob._fields,
+""",
+        PlannedJob._fields,
     )
 
 
@@ -87,12 +82,11 @@ _PAST_DEADLINE = "closed_at IS NULL AND overdue = 0 AND deadline_at <= :now"
 # Which accounts have open jobs past their deadline. One seek per account. Jobs of accounts that no longer exist are not
 # read.
 ACCOUNTS_PAST_DEADLINE = sql(
-    lambda dialect: (
-        f"""
-SELECT source, account FROM {dialect.json_rows("accounts", source=TEXT, account=TEXT)} AS wanted
+    f"""
+SELECT source, account FROM $json_rows(accounts) AS wanted
 WHERE EXISTS (SELECT 1 FROM jobs WHERE source = wanted.source AND account = wanted.account AND {_PAST_DEADLINE})
-"""
-    )
+""",
+    accounts={"source": TEXT, "account": TEXT},
 )
 # The next open jobs of an account past their deadline.
 PAST_DEADLINE = f"""

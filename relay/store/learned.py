@@ -18,16 +18,15 @@ _COLUMNS = ("source", "name", "event_count", "values_json", "updated_at")
 _KINDS = (TEXT, TEXT, REAL, TEXT, REAL)
 # Writes statistics. Of two nodes, the row based on more events is kept.
 SAVE = sql(
-    lambda dialect: (
-        f"""
+    f"""
 INSERT INTO hazards ({", ".join(_COLUMNS)})
 SELECT {columns_of(HazardRow, *_COLUMNS, alias="found")}
-FROM {dialect.json_rows("rows", **dict(zip(_COLUMNS, _KINDS, strict=True)))} AS found WHERE true
+FROM $json_rows(rows) AS found WHERE true
 ON CONFLICT (source, name) DO UPDATE
 SET event_count = excluded.event_count, values_json = excluded.values_json, updated_at = excluded.updated_at
 WHERE excluded.event_count >= hazards.event_count
-"""
-    )
+""",
+    rows=dict(zip(_COLUMNS, _KINDS, strict=True)),
 )
 # A source's statistics, most events first.
 LOAD = f"""

@@ -15,14 +15,12 @@ _MANUAL = f"job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_
 # Blocks later manual deliveries of a job and subscription. The empty text: see `attempt_results`. A delivery that is
 # claimed, or being claimed, goes first.
 BLOCK_LATER_MANUAL = sql(
-    lambda dialect: (
-        f"""
+    f"""
 UPDATE deliveries SET state = 'blocked' WHERE id IN (
   SELECT id FROM deliveries
-  WHERE {_MANUAL} AND sequence > :sequence AND state || '' = 'pending' AND lease_token IS NULL {dialect.skip_locked}
+  WHERE {_MANUAL} AND sequence > :sequence AND state || '' = 'pending' AND lease_token IS NULL $skip_locked
 )
 """
-    )
 )
 # Counts manual deliveries of a job and subscription that go first.
 AHEAD_MANUAL = f"""
@@ -33,32 +31,28 @@ JOBS_OF_SUBSCRIPTION = f"""
 SELECT DISTINCT job_uid FROM deliveries
 WHERE {OPEN_DELIVERY} AND subscription_id || '' = :id AND job_uid > :after ORDER BY job_uid LIMIT :count
 """
-_OF_JOBS = f"job_uid IN {{job_uids}} AND subscription_id = :id AND {OPEN_DELIVERY}"
+_OF_JOBS = f"job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELIVERY}"
 # Makes all blocked deliveries of some jobs pending.
 UNBLOCK_ALL = sql(
-    lambda dialect: (
-        f"""
+    f"""
 UPDATE deliveries SET state = 'pending', due_at = :now
-WHERE {_OF_JOBS.format(job_uids=dialect.json_values("job_uids"))} AND state || '' = 'blocked'
+WHERE {_OF_JOBS} AND state || '' = 'blocked'
 """
-    )
 )
 # Blocks all but the first delivery of some jobs.
 BLOCK_FOLLOWERS = sql(
-    lambda dialect: (
-        f"""
+    f"""
 UPDATE deliveries SET state = 'blocked' WHERE id IN (
   SELECT id FROM deliveries AS d
-  WHERE {_OF_JOBS.format(job_uids=dialect.json_values("job_uids"))} AND state || '' = 'pending' AND lease_token IS NULL
+  WHERE {_OF_JOBS} AND state || '' = 'pending' AND lease_token IS NULL
     AND (
       SELECT COUNT(*) FROM deliveries AS o
       WHERE o.job_uid = d.job_uid AND o.subscription_id = d.subscription_id AND o.{OPEN_DELIVERY}
         AND o.sequence < d.sequence AND (o.priority = 2) = (d.priority = 2)
     ) > 0
-  {dialect.skip_locked}
+  $skip_locked
 )
 """
-    )
 )
 JOB_CHUNK = 500
 

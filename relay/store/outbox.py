@@ -34,9 +34,7 @@ INSERT_DELIVERY = insert_into(
 )
 # The callback subscriptions of some jobs.
 CALLBACKS_OF_JOBS = sql(
-    lambda dialect: (
-        f"SELECT job_uid, subscription_id, types FROM job_callbacks WHERE job_uid IN {dialect.json_values('job_uids')}"
-    )
+    "SELECT job_uid, subscription_id, types FROM job_callbacks WHERE job_uid IN $json_values(job_uids)"
 )
 
 
@@ -45,22 +43,18 @@ def _open_pairs(chain: str) -> Sql:
     the join."""
     of_one = f"SELECT job_uid, subscription_id FROM deliveries WHERE {OPEN_DELIVERY} AND {chain} AND job_uid"
     return sql(
-        lambda dialect: of_one.replace("SELECT", "SELECT DISTINCT", 1) + f" IN {dialect.json_values('job_uids')}",
-        lambda dialect: (
-            f"""
-SELECT DISTINCT found.job_uid, found.subscription_id FROM {dialect.json_values("job_uids")} AS wanted(uid)
+        of_one.replace("SELECT", "SELECT DISTINCT", 1) + " IN $json_values(job_uids)",
+        f"""
+SELECT DISTINCT found.job_uid, found.subscription_id FROM $json_values(job_uids) AS wanted(uid)
 CROSS JOIN LATERAL ({of_one} = wanted.uid OFFSET 0) AS found
-"""
-        ),
+""",
     )
 
 
 # The subscriptions for which some jobs have open automatic, or manual, deliveries.
 OPEN_OF_JOBS, OPEN_MANUAL_OF_JOBS = _open_pairs("priority < 2"), _open_pairs("priority = 2")
 # Locks jobs. Recording an event and ending its head both lock the job. Otherwise a follower could stay blocked.
-LOCK_JOBS = sql(
-    lambda dialect: f"SELECT uid FROM jobs WHERE uid IN {dialect.json_values('uids')} {dialect.for_update('jobs')}"
-)
+LOCK_JOBS = sql("SELECT uid FROM jobs WHERE uid IN $json_values(uids) $for_update(jobs)")
 
 Callback = tuple[Subscription, frozenset[str] | None]
 """A callback subscription of a job, and the event types it receives; None for all."""

@@ -25,7 +25,7 @@ from relay.store.tables import EventRow, JobCallbackRow, JobRow
 
 JOBS, EVENTS = table_of(JobRow), table_of(EventRow)
 
-_EXTERNAL_IDS = sql(lambda dialect: f"external_id IN {dialect.json_values('external_ids')}")
+_EXTERNAL_IDS = sql("external_id IN $json_values(external_ids)")
 # The tracked jobs of some external ids.
 BY_EXTERNAL_IDS = {
     SQLITE: select(JOBS).where(text(_EXTERNAL_IDS.sqlite)),

@@ -4,7 +4,7 @@ Events are read by position in slices. No statement reads more than one slice, o
 deliveries.
 """
 
-from relay.store.statements import REAL, TEXT, Dialect, Sql, insert_into, json_query, sql
+from relay.store.statements import REAL, TEXT, Sql, insert_into, json_query, sql
 from relay.store.tables import OPEN_DELIVERY, DeliveryRow
 
 ENDED = "state NOT IN ('pending', 'blocked')"
@@ -16,11 +16,10 @@ MAX_RUNNING = 100
 # subscription's deliveries, or scan all dead ones, for every event or slice.
 
 
-def _matches(dialect: Dialect) -> str:
-    """Whether the event `e` is in the replay's scope, whatever its deliveries' states."""
-    return f"""
+# Whether the event `e` is in the replay's scope, whatever its deliveries' states.
+_MATCHES = """
   e.recorded_at >= :since AND e.recorded_at < :until
-  AND (:every_type = 1 OR e.type IN {dialect.json_values("types")})
+  AND (:every_type = 1 OR e.type IN $json_values(types))
   AND (:job_events = 0 OR e.job_uid IS NOT NULL)
   AND (:source = '' OR e.source = :source)
   AND (:callback = 0 OR (
@@ -46,16 +45,14 @@ ORDER BY recorded_at, position LIMIT 1 OFFSET :count
 def _count(count: str) -> Sql:
     """The number of deliveries to send in a slice, and their first and last position."""
     return sql(
-        lambda dialect: (
-            f"""
+        f"""
 WITH counted AS MATERIALIZED (
-  SELECT e.position, {count} AS found FROM events e WHERE {_IN_SLICE} AND {_matches(dialect)}
+  SELECT e.position, {count} AS found FROM events e WHERE {_IN_SLICE} AND {_MATCHES}
 )
 SELECT COALESCE(SUM(found), 0) AS matched, MIN(CASE WHEN found > 0 THEN position END) AS first,
   MAX(CASE WHEN found > 0 THEN position END) AS last
 FROM counted
 """
-        )
     )
 
 
@@ -76,45 +73,35 @@ COUNT_DELIVERIES = _count(
 )
 # The next slice of events, and whether each is in scope; protects them from retention.
 SLICE = json_query(
-    lambda dialect: (
-        f"""
-SELECT e.position, e.id, e.job_uid, e.sequence, CASE WHEN {_matches(dialect)} THEN 1 ELSE 0 END AS wanted
+    f"""
+SELECT e.position, e.id, e.job_uid, e.sequence, CASE WHEN {_MATCHES} THEN 1 ELSE 0 END AS wanted
 FROM events e WHERE e.position > :position AND e.position <= :last
-ORDER BY e.position LIMIT :count {dialect.for_key_share("e")}
-"""
-    ),
-    lambda dialect: ("position", "id", "job_uid", "sequence", "wanted"),
+ORDER BY e.position LIMIT :count $for_key_share(e)
+""",
+    ("position", "id", "job_uid", "sequence", "wanted"),
 )
 _FOUND = ("id", "event_id", "subscription_id", "state", "reason")
 _OF_ONE = "(:subscription_id = '' OR subscription_id = :subscription_id)"
 # The deliveries of a slice's events.
-DELIVERIES_OF = Sql(
-    sqlite=json_query(
-        lambda dialect: f"SELECT * FROM deliveries WHERE event_id IN {dialect.json_values('event_ids')} AND {_OF_ONE}",
-        lambda _dialect: _FOUND,
-    ).sqlite,
+DELIVERIES_OF = json_query(
+    f"SELECT * FROM deliveries WHERE event_id IN $json_values(event_ids) AND {_OF_ONE}",
+    _FOUND,
     # One index seek per event, whatever the statistics say.
-    postgresql=json_query(
-        lambda dialect: (
-            f"""
-SELECT d.* FROM {dialect.json_values("event_ids")} AS one (event_id) CROSS JOIN LATERAL (
+    f"""
+SELECT d.* FROM $json_values(event_ids) AS one (event_id) CROSS JOIN LATERAL (
   SELECT * FROM deliveries WHERE event_id = one.event_id AND {_OF_ONE} OFFSET 0
 ) AS d
-"""
-        ),
-        lambda _dialect: _FOUND,
-    ).postgresql,
+""",
 )
 # Makes ended deliveries pending again, or blocked.
 REOPEN = sql(
-    lambda dialect: (
-        f"""
+    f"""
 UPDATE deliveries SET was = deliveries.state, state = m.state, priority = 2, due_at = m.due_at, lease_token = NULL,
   attempt_count = 0, ended_at = NULL, reason = NULL, replay = m.replay
-FROM {dialect.json_rows("rows", id=TEXT, state=TEXT, due_at=REAL, replay=TEXT)} AS m
+FROM $json_rows(rows) AS m
 WHERE deliveries.id = m.id AND deliveries.{ENDED}
-"""
-    )
+""",
+    rows={"id": TEXT, "state": TEXT, "due_at": REAL, "replay": TEXT},
 )
 # Writes deliveries of events that had none for the subscription.
 ADD = insert_into(
@@ -127,17 +114,15 @@ ADD = insert_into(
 _WAITS = "state = 'pending' AND lease_token IS NULL AND priority < 2"
 # Counts open deliveries towards the replay.
 JOIN_OPEN = sql(
-    lambda dialect: (
-        f"""
+    f"""
 UPDATE deliveries SET replay = :replay,
   attempt_count = CASE WHEN {_WAITS} THEN 0 ELSE attempt_count END,
   due_at = CASE WHEN {_WAITS} AND due_at > :now THEN :now ELSE due_at END
 WHERE id IN (
   SELECT id FROM deliveries
-  WHERE id IN {dialect.json_values("ids")} AND replay IS NULL AND ended_at IS NULL {dialect.skip_locked}
+  WHERE id IN $json_values(ids) AND replay IS NULL AND ended_at IS NULL $skip_locked
 )
 """
-    )
 )
 # Counts a replay's deliveries by state.
 PROGRESS = f"""

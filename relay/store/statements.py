@@ -6,11 +6,12 @@ transaction. A list of ids is one JSON parameter, so that a statement has one te
 ids.
 """
 
+import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from sqlalchemy import Table, TextClause, text
@@ -21,72 +22,52 @@ SQLITE = "sqlite"
 TEXT, REAL, INTEGER = "text", "double precision", "bigint"
 
 
-class Dialect(Protocol):
-    """The SQL fragments that differ between SQLite and PostgreSQL."""
+class Dialect:
+    """The SQL fragments that differ between databases. Here SQLite's: it has one writer, so rows need no locks."""
+
+    skip_locked = ""
+    """The end of a SELECT that locks its rows and skips those locked by others."""
 
     def json_values(self, parameter: str) -> str:
         """A subquery with the members of a JSON list of texts."""
-
-    def json_rows(self, parameter: str, **columns: str) -> str:
-        """A subquery with one row per member of a JSON list of lists; `columns` gives their names, in order, and
-        types."""
-
-    def as_text(self, column: str) -> str:
-        """UTF-8 bytes as text."""
-
-    def as_bytes(self, column: str) -> str:
-        """Text as UTF-8 bytes."""
-
-    def epoch_days(self, column: str) -> str:
-        """A time in epoch seconds as whole days since the epoch."""
-
-    def for_update(self, alias: str) -> str:
-        """The end of a SELECT that locks its rows, in key order, until the transaction ends."""
-
-    def for_key_share(self, alias: str) -> str:
-        """The end of a SELECT that protects its rows from deletion until the transaction ends."""
-
-    @property
-    def skip_locked(self) -> str:
-        """The end of a SELECT that locks its rows and skips those locked by others."""
-
-
-class _Sqlite:
-    """SQLite has one writer, so rows need no locks."""
-
-    skip_locked = ""
-
-    def json_values(self, parameter: str) -> str:
         return f"(SELECT value FROM json_each(:{parameter}))"
 
-    def json_rows(self, parameter: str, **columns: str) -> str:
+    def json_rows(self, parameter: str, columns: Mapping[str, str]) -> str:
+        """A subquery with one row per member of a JSON list of lists; `columns`: names, in order, and types."""
         shown = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(columns))
         # materialized, because json_each renders a member again for each column read from it
         return f"(WITH member AS MATERIALIZED (SELECT value FROM json_each(:{parameter})) SELECT {shown} FROM member)"
 
     def as_text(self, column: str) -> str:
+        """UTF-8 bytes as text."""
         return f"CAST({column} AS TEXT)"
 
     def as_bytes(self, column: str) -> str:
+        """Text as UTF-8 bytes."""
         return f"CAST({column} AS BLOB)"
 
     def epoch_days(self, column: str) -> str:
+        """A time in epoch seconds as whole days since the epoch."""
         return f"CAST({column} / 86400 AS INTEGER)"
 
     def for_update(self, alias: str) -> str:
+        """The end of a SELECT that locks its rows, in key order, until the transaction ends."""
         return ""
 
     def for_key_share(self, alias: str) -> str:
+        """The end of a SELECT that protects its rows from deletion until the transaction ends."""
         return ""
 
 
-class _Postgresql:
+class _Postgresql(Dialect):
+    """PostgreSQL's fragments."""
+
     skip_locked = "FOR UPDATE SKIP LOCKED"
 
     def json_values(self, parameter: str) -> str:
         return f"(SELECT jsonb_array_elements_text(CAST(:{parameter} AS jsonb)))"
 
-    def json_rows(self, parameter: str, **columns: str) -> str:
+    def json_rows(self, parameter: str, columns: Mapping[str, str]) -> str:
         shown = ", ".join(
             f"CAST(member ->> {place} AS {kind}) AS {name}" for place, (name, kind) in enumerate(columns.items())
         )
@@ -117,19 +98,37 @@ class Sql:
     postgresql: TextClause
 
 
-def sql(template: Callable[[Dialect], str], postgresql: Callable[[Dialect], str] | None = None) -> Sql:
-    """The statement that `template` writes in each dialect. `postgresql` overrides the template for PostgreSQL."""
-    return Sql(sqlite=template(_Sqlite()), postgresql=text((postgresql or template)(_Postgresql())))
+_FRAGMENT = re.compile(r"\$([a-z_]+)(?:\(([\w.]+)\))?")
 
 
-def json_query(template: Callable[[Dialect], str], columns: Callable[[Dialect], Sequence[str]]) -> Sql:
-    """A query for `fetch_json` that returns all rows as one JSON text. SQLite's driver takes the interpreter lock
-    for each row read, and waits for it while the event loop is busy."""
-    lite, postgresql = _Sqlite(), _Postgresql()
-    array = f"COALESCE(json_agg(json_build_array({', '.join(columns(postgresql))})), '[]')"
+def sql(template: str, postgresql: str | None = None, **rows: Mapping[str, str]) -> Sql:
+    """The statement of a template in each dialect. `$json_values(ids)` stands for `Dialect.json_values("ids")`, and so
+    on; `rows` has the columns of each `$json_rows` parameter. `postgresql` replaces the template for PostgreSQL."""
     return Sql(
-        sqlite=f"SELECT json_group_array(json_array({', '.join(columns(lite))})) FROM ({template(lite)})",
-        postgresql=text(f"SELECT CAST({array} AS text) FROM ({template(postgresql)}) AS found"),
+        sqlite=_written(template, Dialect(), rows),
+        postgresql=text(_written(postgresql or template, _Postgresql(), rows)),
+    )
+
+
+def _written(template: str, dialect: Dialect, rows: Mapping[str, Mapping[str, str]]) -> str:
+    def fragment(found: re.Match[str]) -> str:
+        name, argument = found.groups()
+        if name == "json_rows":
+            return dialect.json_rows(argument, rows[argument])
+        made = getattr(dialect, name)
+        return str(made(argument) if argument else made)
+
+    return _FRAGMENT.sub(fragment, template)
+
+
+def json_query(template: str, columns: Sequence[str], postgresql: str | None = None) -> Sql:
+    """A query for `fetch_json` that returns all rows as one JSON text. SQLite's driver takes the interpreter lock for
+    each row read, and waits for it while the event loop is busy."""
+    shown = ", ".join(columns)
+    array = f"CAST(COALESCE(json_agg(json_build_array({shown})), '[]') AS text)"
+    return sql(
+        f"SELECT json_group_array(json_array({shown})) FROM ({template})",
+        f"SELECT {array} FROM ({postgresql or template}) AS found",
     )
 
 

@@ -39,16 +39,11 @@ FROM events WHERE recorded_at < :before AND (recorded_at, position) > (:after, :
 ORDER BY recorded_at, position LIMIT {SLICE}
 """
 # Locks events before they are deleted.
-LOCK_EVENTS = sql(
-    lambda dialect: f"SELECT id FROM events e WHERE id IN {dialect.json_values('ids')} {dialect.for_update('e')}"
-)
+LOCK_EVENTS = sql("SELECT id FROM events e WHERE id IN $json_values(ids) $for_update(e)")
 # Locks the deliveries of events before they are deleted.
 LOCK_DELIVERIES = json_query(
-    lambda dialect: (
-        f"SELECT id, event_id, state FROM deliveries d WHERE event_id IN {dialect.json_values('ids')} "
-        f"{dialect.for_update('d')}"
-    ),
-    lambda dialect: ("id", "event_id", "state"),
+    "SELECT id, event_id, state FROM deliveries d WHERE event_id IN $json_values(ids) $for_update(d)",
+    ("id", "event_id", "state"),
 )
 # The next old jobs, with their open deliveries.
 OLD_JOBS = f"""
@@ -57,13 +52,11 @@ FROM jobs WHERE closed_at IS NOT NULL AND closed_at < :before AND (closed_at, ui
 ORDER BY closed_at, uid LIMIT {SLICE}
 """
 # Deletes the attempts of deliveries.
-DELETE_ATTEMPTS_OF_DELIVERIES = sql(
-    lambda dialect: f"DELETE FROM attempts WHERE delivery_id IN {dialect.json_values('ids')}"
-)
+DELETE_ATTEMPTS_OF_DELIVERIES = sql("DELETE FROM attempts WHERE delivery_id IN $json_values(ids)")
 # Deletes deliveries.
-DELETE_DELIVERIES = sql(lambda dialect: f"DELETE FROM deliveries WHERE id IN {dialect.json_values('ids')}")
+DELETE_DELIVERIES = sql("DELETE FROM deliveries WHERE id IN $json_values(ids)")
 # Deletes events.
-DELETE_EVENTS = sql(lambda dialect: f"DELETE FROM events WHERE id IN {dialect.json_values('ids')}")
+DELETE_EVENTS = sql("DELETE FROM events WHERE id IN $json_values(ids)")
 # Deletes the oldest attempts. Attempts are committed in time order, to within a second. The first one that is young
 # enough ends the batch.
 DELETE_OLD_ATTEMPTS = f"""
@@ -74,23 +67,19 @@ DELETE FROM attempts WHERE position IN (
 """
 # Deletes the callback links of deleted jobs.
 DELETE_CALLBACKS_OF_GONE_JOBS = sql(
-    lambda dialect: (
-        f"""
-DELETE FROM job_callbacks WHERE job_uid IN {dialect.json_values("uids")} AND NOT EXISTS (
+    """
+DELETE FROM job_callbacks WHERE job_uid IN $json_values(uids) AND NOT EXISTS (
   SELECT 1 FROM jobs WHERE uid = job_callbacks.job_uid
 )
 """
-    )
 )
 # Deletes closed jobs without open deliveries.
 DELETE_JOBS = sql(
-    lambda dialect: (
-        f"""
-DELETE FROM jobs WHERE uid IN {dialect.json_values("uids")} AND closed_at < :before AND NOT EXISTS (
+    f"""
+DELETE FROM jobs WHERE uid IN $json_values(uids) AND closed_at < :before AND NOT EXISTS (
   SELECT 1 FROM deliveries WHERE job_uid = jobs.uid AND {OPEN_DELIVERY}
 )
 """
-    )
 )
 _NEEDED = """
 EXISTS (SELECT 1 FROM job_callbacks WHERE subscription_id = subscriptions.id)
@@ -102,13 +91,9 @@ SELECT id, CASE WHEN {_NEEDED} THEN 1 ELSE 0 END AS needed
 FROM subscriptions WHERE callback = 1 AND id > :after AND id < :before ORDER BY id LIMIT {SLICE}
 """
 # Locks callbacks before they are deleted.
-LOCK_CALLBACKS = sql(
-    lambda dialect: f"SELECT id FROM subscriptions s WHERE id IN {dialect.json_values('ids')} {dialect.for_update('s')}"
-)
+LOCK_CALLBACKS = sql("SELECT id FROM subscriptions s WHERE id IN $json_values(ids) $for_update(s)")
 # Deletes callbacks that are not needed.
-DELETE_CALLBACKS = sql(
-    lambda dialect: f"DELETE FROM subscriptions WHERE id IN {dialect.json_values('ids')} AND NOT ({_NEEDED})"
-)
+DELETE_CALLBACKS = sql(f"DELETE FROM subscriptions WHERE id IN $json_values(ids) AND NOT ({_NEEDED})")
 # Deletes a batch of old responses.
 DELETE_OLD_KEYS = f"""
 DELETE FROM idempotency_keys WHERE id IN (

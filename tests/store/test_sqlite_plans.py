@@ -537,7 +537,7 @@ async def test_new_statement_that_scans_is_detected(
     def slow(connection: Any) -> None:
         scan = "SELECT id FROM deliveries WHERE reason = :reason"
         if past_sqlalchemy:
-            statements.fetch(connection, statements.sql(lambda dialect: scan), reason="x")
+            statements.fetch(connection, statements.sql(scan), reason="x")
         else:
             connection.execute(text(scan), {"reason": "x"})
 
