@@ -1,9 +1,8 @@
 """Cancels the open deliveries of a removed subscription, head by head; its ended deliveries are never read."""
 
-from collections.abc import Sequence
-
 from sqlalchemy.engine import Connection
 
+from relay.store.group_commit import each
 from relay.store.outbox import lock_jobs
 from relay.store.statements import SQLITE, json_list, run, sql
 from relay.store.tables import OPEN_DELIVERY
@@ -27,12 +26,6 @@ WHERE job_uid IN $json_values(job_uids) AND subscription_id = :id AND {OPEN_DELI
 CANCEL_CHUNK = 500
 
 
-def cancel_some(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[int]:
-    """Cancels a bounded part of each subscription's backlog. Returns the number of heads; CANCEL_CHUNK means there
-    may be more."""
-    return [cancel(connection, subscription_id, now) for subscription_id, now in items]
-
-
 def cancel(connection: Connection, subscription_id: str, now: float) -> int:
     """Cancels some heads of a subscription with their followers. Returns the number of heads.
 
@@ -49,3 +42,10 @@ def cancel(connection: Connection, subscription_id: str, now: float) -> int:
         run(connection, CANCEL_HEADS, ids=ids, now=now)
         run(connection, CANCEL_FOLLOWERS, job_uids=json_list(job_uids), id=subscription_id, now=now)
     return len(heads)
+
+
+@each
+def cancel_some(connection: Connection, item: tuple[str, float]) -> int:
+    """Cancels a bounded part of a subscription's backlog. Returns the number of heads; CANCEL_CHUNK means there may be
+    more."""
+    return cancel(connection, *item)

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from relay.core.delivery import Claimed
 from relay.core.events import Event
 from relay.core.records import Lease, Probe
-from relay.store.group_commit import quick
+from relay.store.group_commit import each, quick
 from relay.store.statements import columns_of, fetch_json, json_list, json_query, run, run_many, sql
 from relay.store.tables import DeliveryRow, EventRow
 
@@ -191,12 +191,9 @@ class ProbeRequest:
     lease: Lease
 
 
-def claim_probe(connection: Connection, items: Sequence[ProbeRequest]) -> list[Probe]:
-    """Takes the turn and the delivery for each request."""
-    return [_claim_probe(connection, item) for item in items]
-
-
-def _claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
+@each
+def claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
+    """Takes the turn and the delivery for a request."""
     values = {"now": item.now, "until": item.lease.until}
     if not run(connection, PROBE_TURN, id=item.subscription_id, **values).rowcount:
         return Probe(claimed=None, next_at=run(connection, PROBE_AT, id=item.subscription_id).scalar_one_or_none())
@@ -206,27 +203,19 @@ def _claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
     return Probe(claimed=replace(found[0], probe=True) if found else None, next_at=item.lease.until)
 
 
-def expedite(connection: Connection, items: Sequence[tuple[str, float, float, int]]) -> list[int]:
-    """Makes a chunk of retries due at once: those created since a time that have had fewer than `free_count`
-    attempts that used up nothing of the schedule. Returns the number, for each item."""
-    return [
-        run(
-            connection,
-            EXPEDITE,
-            subscription_id=subscription_id,
-            now=now,
-            made_since=made_since,
-            free_count=free_count,
-        ).rowcount
-        for subscription_id, now, made_since, free_count in items
-    ]
+@each
+def expedite(connection: Connection, item: tuple[str, float, float, int]) -> int:
+    """Makes a chunk of retries due at once: those created since a time that have had fewer than `free_count` attempts
+    that used up nothing of the schedule. Returns the number."""
+    subscription_id, now, made_since, free_count = item
+    values = {"subscription_id": subscription_id, "now": now, "made_since": made_since, "free_count": free_count}
+    return run(connection, EXPEDITE, **values).rowcount
 
 
-def demote(connection: Connection, items: Sequence[tuple[str, float]]) -> list[int]:
-    """Demotes a chunk of due first attempts to retries. Returns the number, for each item."""
-    return [
-        run(connection, DEMOTE, subscription_id=subscription_id, now=now).rowcount for subscription_id, now in items
-    ]
+@each
+def demote(connection: Connection, item: tuple[str, float]) -> int:
+    """Demotes a chunk of due first attempts to retries. Returns the number."""
+    return run(connection, DEMOTE, subscription_id=item[0], now=item[1]).rowcount
 
 
 def load_leased(connection: Connection, tokens: Sequence[str]) -> list[Claimed]:

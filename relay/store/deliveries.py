@@ -25,10 +25,11 @@ from relay.store.claims import (
 )
 from relay.store.database import Database
 from relay.store.delivery_groups import grouped
+from relay.store.group_commit import each
 from relay.store.notices import notify
 from relay.store.ordering import queue_manual_retry
 from relay.store.outbox import Outbox, lock_jobs
-from relay.store.pages import decode_cursor, page_of
+from relay.store.pages import decode_cursor, read_page
 from relay.store.rows import attempt_from, delivery_from
 from relay.store.statements import json_list, run, run_many, sql
 from relay.store.subscription_cache import SubscriptionCache
@@ -171,9 +172,8 @@ class DeliveryStore:
         event_id: str | None = None,
     ) -> Page[Delivery]:
         """Newest first, without attempts."""
-        return await self._database.read(
-            _page, limit, decode_cursor(cursor, prefix="dlv_"), state, subscription_id, event_id
-        )
+        statement = page_statement(limit, decode_cursor(cursor, prefix="dlv_"), state, subscription_id, event_id)
+        return await self._database.read(read_page, statement, limit, delivery_from, "id")
 
     async def groups(
         self,
@@ -210,8 +210,9 @@ def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, fl
     return [None] * len(items)
 
 
-def _release_all(connection: Connection, items: Sequence[float]) -> Sequence[int]:
-    return [connection.execute(RELEASE_ALL, {"now": now}).rowcount for now in items]
+@each
+def _release_all(connection: Connection, now: float) -> int:
+    return connection.execute(RELEASE_ALL, {"now": now}).rowcount
 
 
 def _retry_one(connection: Connection, cache: SubscriptionCache, delivery_id: str, now: float) -> None | Exception:
@@ -286,18 +287,6 @@ def page_statement(
 
 
 _STATES: Mapping[str, str] = {"delivered": "delivered", "dead": "dead", "cancelled": "cancelled"}
-
-
-def _page(
-    connection: Connection,
-    limit: int,
-    before: str | None,
-    state: str | None,
-    subscription_id: str | None,
-    event_id: str | None,
-) -> Page[Delivery]:
-    rows = connection.execute(page_statement(limit, before, state, subscription_id, event_id)).all()
-    return page_of(rows, limit, delivery_from, lambda row: row.id)
 
 
 def _pending(connection: Connection) -> Pending:

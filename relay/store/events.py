@@ -11,6 +11,7 @@ from sqlmodel import col
 from relay.core.events import Event
 from relay.core.records import Page, Tail
 from relay.store.database import Database
+from relay.store.group_commit import each
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_moment, moment_key, page_of
 from relay.store.rows import event_from
@@ -141,7 +142,8 @@ class EventStore:
         until: float | None = None,
     ) -> Page[Event]:
         """Newest first. `since` (inclusive) and `until` (exclusive) refer to the time of recording."""
-        return await self._database.read(_page, limit, decode_moment(cursor), type, subject, since, until)
+        statement = page_statement(limit, decode_moment(cursor), type, subject, since, until)
+        return await self._database.read(_page, statement, limit)
 
     def _record(self, connection: Connection, items: Sequence[Event]) -> Sequence[None]:
         self._outbox.insert(connection, [(event, None) for event in items])
@@ -155,16 +157,15 @@ def _last_from_elsewhere(connection: Connection) -> int | None:
     return last
 
 
-def _reset_xids(connection: Connection, items: Sequence[tuple[int, int]]) -> Sequence[int | None]:
+@each
+def _reset_xids(connection: Connection, item: tuple[int, int]) -> int | None:
     """Adopts one slice. Returns where the next begins; None at the end."""
-    ends: list[int | None] = []
-    for after, last in items:
-        run(connection, ADOPTION_LOCK)  # every starting node does this, and none continues before all is done
-        upto = run(connection, END_OF_SLICE, after=after, last=last, count=RESET_AT_ONCE).scalar_one()
-        if upto is not None:
-            run(connection, RESET_XIDS, after=after, upto=upto)
-        ends.append(upto)
-    return ends
+    after, last = item
+    run(connection, ADOPTION_LOCK)  # every starting node does this, and none continues before all is done
+    upto: int | None = run(connection, END_OF_SLICE, after=after, last=last, count=RESET_AT_ONCE).scalar_one()
+    if upto is not None:
+        run(connection, RESET_XIDS, after=after, upto=upto)
+    return upto
 
 
 def _get(connection: Connection, event_id: str) -> Event | None:
@@ -235,14 +236,6 @@ def page_statement(
     return statement
 
 
-def _page(
-    connection: Connection,
-    limit: int,
-    before: tuple[float, int] | None,
-    type: str | None,
-    subject: str | None,
-    since: float | None,
-    until: float | None,
-) -> Page[Event]:
-    rows = connection.execute(page_statement(limit, before, type, subject, since, until)).all()
+def _page(connection: Connection, statement: Any, limit: int) -> Page[Event]:
+    rows = connection.execute(statement).all()
     return page_of(rows, limit, event_from, lambda row: moment_key(row.recorded_at, row.position))

@@ -36,6 +36,15 @@ def quick(batch: Function) -> Function:
     return batch
 
 
+def each(one: Callable[[Connection, Item], Result | Exception]) -> Batch[Item, Result]:
+    """A batch function that runs `one` for each item."""
+
+    def batch(connection: Connection, items: Sequence[Item]) -> Sequence[Result | Exception]:
+        return [one(connection, item) for item in items]
+
+    return batch
+
+
 class Waiting:
     """An item that waits for its commit, and its result."""
 

@@ -10,6 +10,7 @@ from sqlmodel import col
 from relay.core.jsontext import dumps
 from relay.core.records import StoredAnswer
 from relay.store.database import Database
+from relay.store.group_commit import each
 from relay.store.rows import loads
 from relay.store.statements import run
 from relay.store.subscriptions import Cipher
@@ -125,6 +126,6 @@ def _each(connection: Connection, statement: str, items: Sequence[Mapping[str, A
     return [None] * len(items)
 
 
-def _free_all(connection: Connection, items: Sequence[None]) -> Sequence[None]:
+@each
+def _free_all(connection: Connection, _item: None) -> None:
     run(connection, FREE_ALL)
-    return [None] * len(items)

@@ -17,6 +17,7 @@ from relay.core.jsontext import dumps
 from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
 from relay.store.database import Database
+from relay.store.group_commit import each
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import loads
@@ -28,12 +29,10 @@ CUT_OFF = "cut_off"
 IN_FLIGHT_SECONDS = 600.0
 """A request in flight for longer was cut off: no node waits that long for a response."""
 
+_REPEATED = ("source", "account", "path", "body_digest", "idempotency_key", "created_at")
+_AS_GIVEN = ("id", *_REPEATED, "channel", "connect_account_id")
 # Writes creates about to be sent.
-BEGIN = insert_into(
-    IntentRow,
-    *("id", "source", "account", "path", "body_digest", "idempotency_key", "created_at"),
-    *("channel", "connect_account_id", "request", "metadata", "sealed"),
-)
+BEGIN = insert_into(IntentRow, *_AS_GIVEN, "request", "metadata", "sealed")
 # Deletes a create whose fate is known.
 END = "DELETE FROM intents WHERE id = :id"
 # Deletes earlier creates with the same key and body.
@@ -168,16 +167,7 @@ def settle(connection: Connection, intents: Sequence[Intent]) -> None:
     for intent in sorted(intents, key=lambda intent: intent.id):
         run(connection, END, id=intent.id)
         if intent.idempotency_key is not None:
-            run(
-                connection,
-                SETTLE_REPEATS,
-                source=intent.source,
-                account=intent.account,
-                path=intent.path,
-                idempotency_key=intent.idempotency_key,
-                body_digest=intent.body_digest,
-                created_at=intent.created_at,
-            )
+            run(connection, SETTLE_REPEATS, **{name: getattr(intent, name) for name in _REPEATED})
 
 
 def resolve_sent(connection: Connection, intent: Intent, job_id: str, now: float) -> bool:
@@ -187,34 +177,22 @@ def resolve_sent(connection: Connection, intent: Intent, job_id: str, now: float
 
 
 def _begin(connection: Connection, items: Sequence[tuple[Intent, bytes | None]]) -> Sequence[None]:
-    run_many(
-        connection,
-        BEGIN,
-        [
-            {
-                "id": intent.id,
-                "source": intent.source,
-                "account": intent.account,
-                "path": intent.path,
-                "body_digest": intent.body_digest,
-                "idempotency_key": intent.idempotency_key,
-                "created_at": intent.created_at,
-                "channel": intent.channel,
-                "connect_account_id": intent.connect_account_id,
-                "request": None if intent.request is None else dumps(intent.request),
-                "metadata": None if intent.metadata is None else dumps(intent.metadata),
-                "sealed": sealed,
-            }
-            for intent, sealed in items
-        ],
-    )
+    rows = [
+        {
+            **{name: getattr(intent, name) for name in _AS_GIVEN},
+            "request": None if intent.request is None else dumps(intent.request),
+            "metadata": None if intent.metadata is None else dumps(intent.metadata),
+            "sealed": sealed,
+        }
+        for intent, sealed in items
+    ]
+    run_many(connection, BEGIN, rows)
     return [None] * len(items)
 
 
-def _end(connection: Connection, items: Sequence[str]) -> Sequence[None]:
-    for id in items:
-        run(connection, END, id=id)
-    return [None] * len(items)
+@each
+def _end(connection: Connection, id: str) -> None:
+    run(connection, END, id=id)
 
 
 def _get(connection: Connection, id: str) -> tuple[Intent, bytes | None] | None:
@@ -228,32 +206,28 @@ def _unreported(connection: Connection, in_flight_since: str, count: int) -> lis
     return sorted((_intent_from(row) for row in found), key=lambda intent: intent.id)
 
 
-def _resolve(connection: Connection, items: Sequence[tuple[str, Resolution, str]]) -> Sequence[Intent | None]:
-    found = []
-    for id, fate, in_flight_since in items:
-        values = {"id": id, "fate": fate, "job_id": None, "in_flight_since": in_flight_since}
-        row = run(connection, RESOLVE, **values).one_or_none()
-        found.append(None if row is None else _intent_from(row))
-    return found
+@each
+def _resolve(connection: Connection, item: tuple[str, Resolution, str]) -> Intent | None:
+    id, fate, in_flight_since = item
+    row = run(connection, RESOLVE, id=id, fate=fate, job_id=None, in_flight_since=in_flight_since).one_or_none()
+    return None if row is None else _intent_from(row)
 
 
-def _dismiss(connection: Connection, items: Sequence[tuple[str, str]]) -> Sequence[Intent | None]:
-    found = []
-    for id, in_flight_since in items:
-        row = run(connection, DISMISS, id=id, in_flight_since=in_flight_since).one_or_none()
-        found.append(None if row is None else _intent_from(row))
-    return found
+@each
+def _dismiss(connection: Connection, item: tuple[str, str]) -> Intent | None:
+    row = run(connection, DISMISS, id=item[0], in_flight_since=item[1]).one_or_none()
+    return None if row is None else _intent_from(row)
 
 
-def _unknown(connection: Connection, items: Sequence[tuple[str, str, int | None]]) -> Sequence[None]:
-    for id, reason, status_code in items:
-        run(connection, UNKNOWN, id=id, reason=reason, status_code=status_code)
-    return [None] * len(items)
+@each
+def _unknown(connection: Connection, item: tuple[str, str, int | None]) -> None:
+    id, reason, status_code = item
+    run(connection, UNKNOWN, id=id, reason=reason, status_code=status_code)
 
 
-def _all_cut_off(connection: Connection, items: Sequence[None]) -> Sequence[None]:
+@each
+def _all_cut_off(connection: Connection, _item: None) -> None:
     run(connection, ALL_CUT_OFF)
-    return [None] * len(items)
 
 
 def _count_unknown(connection: Connection, in_flight_since: str) -> int:

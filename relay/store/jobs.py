@@ -12,14 +12,14 @@ from relay.core.jsontext import dumps
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
 from relay.errors import NotFound, StaleSequence
 from relay.store.database import Database
-from relay.store.group_commit import quick
+from relay.store.group_commit import each, quick
 from relay.store.lookup import Lookup
 from relay.store.notices import notify
 from relay.store.outbox import (
     Outbox,
     lock_jobs,
 )
-from relay.store.pages import decode_cursor, page_of
+from relay.store.pages import decode_cursor, read_page
 from relay.store.registrations import BY_UID, Registrar
 from relay.store.rows import job_from, observation_values, progress_values
 from relay.store.statements import (
@@ -226,8 +226,8 @@ class JobStore:
         account: str | None = None,
     ) -> Page[Job]:
         """Newest first. Raises InvalidRequest for an invalid cursor."""
-        before = decode_cursor(cursor, prefix="job_")
-        return await self._database.read(_page, limit, before, status, open, source, account)
+        statement = page_statement(limit, decode_cursor(cursor, prefix="job_"), status, open, source, account)
+        return await self._database.read(read_page, statement, limit, job_from, "uid")
 
     # --- batches
 
@@ -323,47 +323,47 @@ def _note(connection: Connection, items: Sequence[PollNote]) -> Sequence[None]:
     return [None] * len(items)
 
 
-def _ask_for_poll(connection: Connection, items: Sequence[Job]) -> Sequence[None]:
-    for job in items:
-        notify(connection, f"look {job.source}/{job.account} {job.uid}")
-    return [None] * len(items)
+@each
+def _ask_for_poll(connection: Connection, job: Job) -> None:
+    notify(connection, f"look {job.source}/{job.account} {job.uid}")
 
 
-def _untrack(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[Job | Exception]:
-    results: list[Job | Exception] = []
-    for uid, now in items:
-        changed = connection.execute(
-            update(JobRow)
-            .where(col(JobRow.uid) == uid, col(JobRow.closed_at).is_(None))
-            .values(closed_at=now, outcome="untracked", next_poll_at=None)
-        )
-        row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
-        if row is not None and changed.rowcount:
-            _notify_gone(connection, row)
-        results.append(NotFound(f"there is no job {uid}") if row is None else job_from(row))
-    return results
-
-
-def _purge(connection: Connection, items: Sequence[str]) -> Sequence[Job | Exception]:
-    results: list[Job | Exception] = []
-    for uid in items:
-        lock_jobs(connection, [uid])  # or another node could record an event that is left behind
-        row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
-        if row is None:
-            results.append(NotFound(f"there is no job {uid}"))
-            continue
-        events = select(col(EventRow.id)).where(col(EventRow.job_uid) == uid)
-        # waits for a new subscription's backfill of these events, whose deliveries are deleted too
-        connection.execute(events.order_by(col(EventRow.sequence)).with_for_update())
-        deliveries = select(col(DeliveryRow.id)).where(col(DeliveryRow.event_id).in_(events))
-        connection.execute(delete(AttemptRow).where(col(AttemptRow.delivery_id).in_(deliveries)))
-        connection.execute(delete(DeliveryRow).where(col(DeliveryRow.event_id).in_(events)))
-        connection.execute(delete(EventRow).where(col(EventRow.job_uid) == uid))
-        connection.execute(delete(JobCallbackRow).where(col(JobCallbackRow.job_uid) == uid))
-        connection.execute(delete(JobRow).where(col(JobRow.uid) == uid))
+@each
+def _untrack(connection: Connection, item: tuple[str, float]) -> Job | Exception:
+    uid, now = item
+    changed = connection.execute(
+        update(JobRow)
+        .where(col(JobRow.uid) == uid, col(JobRow.closed_at).is_(None))
+        .values(closed_at=now, outcome="untracked", next_poll_at=None)
+    )
+    row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
+    if row is None:
+        return NotFound(f"there is no job {uid}")
+    if changed.rowcount:
         _notify_gone(connection, row)
-        results.append(job_from(row))
-    return results
+    return job_from(row)
+
+
+@each
+def _purge(connection: Connection, uid: str) -> Job | Exception:
+    lock_jobs(connection, [uid])  # or another node could record an event that is left behind
+    row = connection.execute(BY_UID, {"uid": uid}).one_or_none()
+    if row is None:
+        return NotFound(f"there is no job {uid}")
+    events = select(col(EventRow.id)).where(col(EventRow.job_uid) == uid)
+    # waits for a new subscription's backfill of these events, whose deliveries are deleted too
+    connection.execute(events.order_by(col(EventRow.sequence)).with_for_update())
+    deliveries = select(col(DeliveryRow.id)).where(col(DeliveryRow.event_id).in_(events))
+    for deletion in (
+        delete(AttemptRow).where(col(AttemptRow.delivery_id).in_(deliveries)),
+        delete(DeliveryRow).where(col(DeliveryRow.event_id).in_(events)),
+        delete(EventRow).where(col(EventRow.job_uid) == uid),
+        delete(JobCallbackRow).where(col(JobCallbackRow.job_uid) == uid),
+        delete(JobRow).where(col(JobRow.uid) == uid),
+    ):
+        connection.execute(deletion)
+    _notify_gone(connection, row)
+    return job_from(row)
 
 
 def _notify_gone(connection: Connection, row: Row[Any]) -> None:
@@ -419,16 +419,3 @@ def page_statement(
     if account is not None:
         statement = statement.where(col(JobRow.account) == account)
     return statement
-
-
-def _page(
-    connection: Connection,
-    limit: int,
-    before: str | None,
-    status: str | None,
-    open: bool | None,
-    source: str | None,
-    account: str | None,
-) -> Page[Job]:
-    rows = connection.execute(page_statement(limit, before, status, open, source, account)).all()
-    return page_of(rows, limit, job_from, lambda row: row.uid)

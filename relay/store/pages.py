@@ -4,9 +4,11 @@ import base64
 import binascii
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
-from sqlalchemy.engine import Row
+from sqlalchemy import Select
+from sqlalchemy.engine import Connection, Row
 
 from relay.core.records import Page
 from relay.errors import FieldError, InvalidRequest
@@ -61,6 +63,13 @@ def decode_moment(cursor: str | None) -> tuple[float, int] | None:
 def moment_key(time: float, position: int) -> str:
     """A row's key in a list ordered by time and position, exact to the last bit."""
     return f"{time.hex()} {position}"
+
+
+def read_page(
+    connection: Connection, statement: Select[Any], limit: int, make: Callable[[Row[Any]], Value], key: str
+) -> Page[Value]:
+    """The page that a statement of up to `limit` + 1 rows reads; `key`: the column that cursors hold."""
+    return page_of(connection.execute(statement).all(), limit, make, attrgetter(key))
 
 
 def page_of(

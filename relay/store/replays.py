@@ -17,6 +17,7 @@ from relay.errors import Conflict, NotFound
 from relay.store import replay_statements as sql
 from relay.store.attempt_results import promote_manual
 from relay.store.database import Database
+from relay.store.group_commit import each
 from relay.store.outbox import Outbox, lock_jobs
 from relay.store.replay_steps import count_ended, queue_slice, scope_of
 from relay.store.statements import run
@@ -36,6 +37,7 @@ class ReplayStore:
     def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._outbox = outbox
+        self._advance = each(self._step)
 
     async def create(self, request: ReplayRequest) -> Replay:
         """Counts the deliveries to send, slice by slice, and starts the replay. Raises NotFound for the
@@ -88,10 +90,8 @@ class ReplayStore:
         """One step of a replay, if `holder` may take it: counts ended deliveries and queues more."""
         return await self._database.write(self._advance, (replay_id, holder, now))
 
-    def _advance(self, connection: Connection, items: Sequence[tuple[str, str, float]]) -> Sequence[ReplayStep]:
-        return [self._step(connection, *item) for item in items]
-
-    def _step(self, connection: Connection, replay_id: str, holder: str, now: float) -> ReplayStep:
+    def _step(self, connection: Connection, item: tuple[str, str, float]) -> ReplayStep:
+        replay_id, holder, now = item
         taken = {"id": replay_id, "holder": holder, "now": now, "until": now + LEASE_SECONDS}
         if not run(connection, sql.TAKE_LEASE, **taken).rowcount:
             return ReplayStep()
@@ -183,27 +183,25 @@ def _get(connection: Connection, replay_id: str) -> Replay | None:
     )
 
 
-def _stop(connection: Connection, items: Sequence[tuple[str, float]]) -> Sequence[None]:
-    for replay_id, now in items:
-        if not run(connection, sql.END, id=replay_id, state="stopped", now=now).rowcount:
-            continue
-        row = connection.execute(select(ReplayRow).where(col(ReplayRow.id) == replay_id)).one()
-        delivered, dead = _count_ended(connection, replay_id)
-        pairs = [
-            (pair.job_uid, pair.subscription_id) for pair in run(connection, sql.PAIRS_TO_RETURN, replay=replay_id)
-        ]
-        lock_jobs(connection, [job_uid for job_uid, _ in pairs])
-        returned = run(connection, sql.RETURN_UNSENT, replay=replay_id, now=now).rowcount
-        promote_manual(connection, pairs, now)
-        run(connection, sql.DETACH, replay=replay_id)
-        counts = {"delivered": delivered, "dead": dead, "passed": -returned, "queued": -returned}
-        run(connection, sql.SAVE_PROGRESS, id=replay_id, position=row.position, **counts)
-    return [None] * len(items)
+@each
+def _stop(connection: Connection, item: tuple[str, float]) -> None:
+    replay_id, now = item
+    if not run(connection, sql.END, id=replay_id, state="stopped", now=now).rowcount:
+        return
+    row = connection.execute(select(ReplayRow).where(col(ReplayRow.id) == replay_id)).one()
+    delivered, dead = _count_ended(connection, replay_id)
+    pairs = [(pair.job_uid, pair.subscription_id) for pair in run(connection, sql.PAIRS_TO_RETURN, replay=replay_id)]
+    lock_jobs(connection, [job_uid for job_uid, _ in pairs])
+    returned = run(connection, sql.RETURN_UNSENT, replay=replay_id, now=now).rowcount
+    promote_manual(connection, pairs, now)
+    run(connection, sql.DETACH, replay=replay_id)
+    counts = {"delivered": delivered, "dead": dead, "passed": -returned, "queued": -returned}
+    run(connection, sql.SAVE_PROGRESS, id=replay_id, position=row.position, **counts)
 
 
-def _free_all(connection: Connection, items: Sequence[None]) -> Sequence[None]:
+@each
+def _free_all(connection: Connection, _item: None) -> None:
     run(connection, sql.FREE_ALL)
-    return [None] * len(items)
 
 
 def _due(connection: Connection, holder: str, now: float) -> list[str]:

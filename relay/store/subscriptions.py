@@ -17,6 +17,7 @@ from relay.errors import NotFound
 from relay.ids import new_id
 from relay.store.cancellation import CANCEL_CHUNK, cancel_some
 from relay.store.database import Database
+from relay.store.group_commit import each
 from relay.store.notices import notify
 from relay.store.ordering import jobs_of_subscription, reorder
 from relay.store.outbox import (
@@ -25,7 +26,7 @@ from relay.store.outbox import (
     delivery_values,
     open_pairs,
 )
-from relay.store.pages import decode_cursor, page_of
+from relay.store.pages import decode_cursor, read_page
 from relay.store.rows import event_from, loads
 from relay.store.statements import run, run_many
 from relay.store.subscription_cache import READ_AT_ONCE, VERSION
@@ -188,7 +189,13 @@ class SubscriptionStore:
 
     async def page(self, *, limit: int, cursor: str | None = None, callbacks: bool = False) -> Page[Subscription]:
         """Newest first. Callbacks only on request."""
-        return await self._database.read(self._page, limit, decode_cursor(cursor, prefix="sub_"), callbacks)
+        statement = select(SubscriptionRow).order_by(col(SubscriptionRow.id).desc()).limit(limit + 1)
+        before = decode_cursor(cursor, prefix="sub_")
+        if before is not None:
+            statement = statement.where(col(SubscriptionRow.id) < before)
+        if not callbacks:
+            statement = statement.where(text("callback = 0"))
+        return await self._database.read(read_page, statement, limit, lambda row: self._from_row(row, ()), "id")
 
     async def secrets(self, owner: str) -> tuple[SigningSecret, ...]:
         """An owner's signing secrets: those that do not expire first, then newest first."""
@@ -423,15 +430,6 @@ class SubscriptionStore:
         ).one_or_none()
         return None if row is None else self._from_row(row, self._secrets_of(connection, subscription_id))
 
-    def _page(self, connection: Connection, limit: int, before: str | None, callbacks: bool) -> Page[Subscription]:
-        statement = select(SubscriptionRow).order_by(col(SubscriptionRow.id).desc()).limit(limit + 1)
-        if before is not None:
-            statement = statement.where(col(SubscriptionRow.id) < before)
-        if not callbacks:
-            statement = statement.where(text("callback = 0"))
-        rows = connection.execute(statement).all()
-        return page_of(rows, limit, lambda row: self._from_row(row, ()), lambda row: row.id)
-
 
 def digest(sink: str) -> str:
     """The key by which a sink is looked up."""
@@ -455,18 +453,16 @@ def _tried_anew(row: Row[Any], now: float) -> dict[str, Any]:
     return forgotten if row.failing_since is None else {**forgotten, "drain_since": now}
 
 
-def _set_sink_health(
-    connection: Connection, items: Sequence[tuple[str, float | None, str | None, float | None]]
-) -> Sequence[None]:
-    for subscription_id, failing_since, failing_reason, paused_until in items:
-        if paused_until is not None:
-            notify(connection, "subscriptions")
-        connection.execute(
-            update(SubscriptionRow)
-            .where(col(SubscriptionRow.id) == subscription_id)
-            .values(failing_since=failing_since, failing_reason=failing_reason, paused_until=paused_until)
-        )
-    return [None] * len(items)
+@each
+def _set_sink_health(connection: Connection, item: tuple[str, float | None, str | None, float | None]) -> None:
+    subscription_id, failing_since, failing_reason, paused_until = item
+    if paused_until is not None:
+        notify(connection, "subscriptions")
+    connection.execute(
+        update(SubscriptionRow)
+        .where(col(SubscriptionRow.id) == subscription_id)
+        .values(failing_since=failing_since, failing_reason=failing_reason, paused_until=paused_until)
+    )
 
 
 def _not_found(subscription_id: str) -> NotFound:
