@@ -88,19 +88,14 @@ class DeliveryStore:
 
     # --- writes
 
-    async def claim(self, request: ClaimRequest) -> tuple[Claimed, ...]:
-        """Claims due heads, by priority and then by due time."""
-        return await self._database.write(claim, request)
-
     async def claim_due(
         self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
     ) -> tuple[Claimed, ...]:
-        """Claims up to `count` of one subscription's due heads, by priority."""
-        return await self.claim(
-            ClaimRequest(
-                subscription_id=subscription_id, priorities=tuple(priorities), count=count, now=now, lease=lease
-            )
+        """Claims up to `count` of one subscription's due heads, by priority and then by due time."""
+        request = ClaimRequest(
+            subscription_id=subscription_id, priorities=priorities, count=count, now=now, lease=lease
         )
+        return await self._database.write(claim, request)
 
     async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe:
         """Claims the oldest delivery of a disabled subscription if its probe is due. Only one node gets the turn."""
@@ -186,10 +181,6 @@ class DeliveryStore:
     ) -> Groups:
         """The newest deliveries, up to a limit, counted by `columns`: any of `reason`, `subscription_id` and `day`."""
         return await self._database.read(grouped, columns, limit, state, subscription_id, event_id)
-
-    async def pending_count(self) -> int:
-        """Number of open deliveries, at most COUNTED."""
-        return (await self.pending()).count
 
     async def pending(self) -> Pending:
         """The open deliveries. Reads as many rows as are open, plus the blocked subscriptions' rows that are older

@@ -295,18 +295,18 @@ async def drain(scale: float = 1.0) -> dict[str, Any]:
                 world.opened.wake()
             await asyncio.sleep(OUTAGE_SECONDS)
             await world.arrived("up")
-            before = await world.opened.store.deliveries.pending_count()
+            before = (await world.opened.store.deliveries.pending()).count
             ends_at = time.monotonic() + OUTAGE_SECONDS
-            while await world.opened.store.deliveries.pending_count() == before:  # it is tried only now and then
+            while (await world.opened.store.deliveries.pending()).count == before:  # it is tried only now and then
                 if time.monotonic() > ends_at:
                     raise RuntimeError("nothing of what was missed arrives")
                 await asyncio.sleep(0.01)
             fresh = await paced(world, int(FRESH_POLLS * scale), FRESH_SECONDS, 1)
-            left = await world.opened.store.deliveries.pending_count()
+            left = (await world.opened.store.deliveries.pending()).count
             if not left < before:
                 raise RuntimeError(f"of {before} that were missed {left} are left: nothing was drained")
             ends_at = time.monotonic() + LATEST_SECONDS
-            while await world.opened.store.deliveries.pending_count():
+            while (await world.opened.store.deliveries.pending()).count:
                 if time.monotonic() > ends_at:
                     raise RuntimeError("the backlog does not drain")
                 await asyncio.sleep(0.1)

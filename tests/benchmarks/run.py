@@ -210,13 +210,13 @@ async def subscribed(opened: Any, url: str, in_flight: int) -> str:
 async def drained(opened: Any, subscription_id: str) -> float:
     """Enables the subscription until nothing is owed any more. Returns how many seconds that takes."""
     delivered = opened.metrics_registry.attempts.labels("webhook", "delivered")
-    total = delivered._value.get() + await opened.store.deliveries.pending_count()
+    total = delivered._value.get() + (await opened.store.deliveries.pending()).count
     begun = time.perf_counter()
     await opened.store.subscriptions.set_state(subscription_id, "enabled", time.time())
     opened.wake()
     while delivered._value.get() < total:  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.02)
-    while await opened.store.deliveries.pending_count():  # noqa: ASYNC110 - nor has this
+    while (await opened.store.deliveries.pending()).count:  # noqa: ASYNC110 - nor has this
         await asyncio.sleep(0.005)
     seconds = time.perf_counter() - begun
     await opened.store.subscriptions.set_state(subscription_id, "paused", time.time())
@@ -249,7 +249,7 @@ async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
                         await opened.store.jobs.register_many([registration for registration, _ in chunk])
                         await asyncio.gather(*(opened.store.jobs.record(record) for _, record in chunk))
                     opened.wake()
-                    while await opened.store.deliveries.pending_count():  # noqa: ASYNC110 - it has no event
+                    while (await opened.store.deliveries.pending()).count:  # noqa: ASYNC110 - it has no event
                         await asyncio.sleep(0.02)
                     total = opened.metrics_registry.attempts.labels("webhook", "delivered")._value.get()
                     rates.append(total / (time.perf_counter() - begun))

@@ -65,7 +65,9 @@ async def drained(opened: Any, subscription_id: str, sink: End, bodies: list[byt
     when that is all: it costs as much as there is."""
     begun = time.perf_counter()
     await opened.store.subscriptions.set_state(subscription_id, "enabled", time.time())
-    while await asyncio.to_thread(sink.ask, "count") < len(bodies) or await opened.store.deliveries.pending_count() > 0:
+    while (
+        await asyncio.to_thread(sink.ask, "count") < len(bodies) or (await opened.store.deliveries.pending()).count > 0
+    ):
         if time.perf_counter() - begun > LATEST_SECONDS:
             raise RuntimeError("the backlog does not drain")
         await asyncio.sleep(0.02)

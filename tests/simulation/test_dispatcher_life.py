@@ -289,7 +289,7 @@ async def test_subscriptions_together_keep_the_host_and_total_limits(tmp_path):
             await asyncio.sleep(0)
             await world.dispatcher.run_once()
         assert most == 10
-        assert await world.store.deliveries.pending_count() == 0
+        assert (await world.store.deliveries.pending()).count == 0
 
 
 async def test_uncommitted_deliveries_are_bounded(tmp_path):
@@ -305,7 +305,7 @@ async def test_uncommitted_deliveries_are_bounded(tmp_path):
 
         world.store.deliveries.record_attempt = held
         await begun(world, 60)
-        while await world.store.deliveries.pending_count():
+        while (await world.store.deliveries.pending()).count:
             for _ in range(20):  # all that may go out has gone
                 await asyncio.to_thread(lambda: None)
                 await world.dispatcher.run_once()
@@ -432,7 +432,7 @@ async def test_idle_callbacks_are_unloaded_after_their_deliveries(tmp_path):
             callback = await world.store.subscriptions.callback_for(url, f"sub_{nth}", world.clock())
             await world.register(f"job{nth}", *life("queued", "running", "succeeded"), callback=callback)
         await world.run(40)
-        assert await world.store.deliveries.pending_count() == 0
+        assert (await world.store.deliveries.pending()).count == 0
         assert len(world.sink.requests) == 30 * 3 * 2
         own = [request.url for request in world.sink.requests if request.url != subscription.sink]
         assert {url: own.count(url) for url in own} == {
@@ -500,7 +500,7 @@ async def test_slow_sink_uses_only_its_slots(tmp_path):
         gate.set()
         await world.run(20)
         assert most == 3
-        assert await world.store.deliveries.pending_count() == 0
+        assert (await world.store.deliveries.pending()).count == 0
 
 
 async def at_once(world, answer: Response, *, rounds: int, count: int, **settings) -> list[int]:

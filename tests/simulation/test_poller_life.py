@@ -36,7 +36,7 @@ async def test_job_goes_from_registration_to_a_signed_event(tmp_path):
         assert (job.outcome, job.open, job.progress.sequence) == ("succeeded", False, 3)
         sent = [check_event(request.body) for request in world.sink.requests]
         assert [event["sequence"] for event in sent] == ["0000000001", "0000000002", "0000000003"]
-        assert await world.store.deliveries.pending_count() == 0
+        assert (await world.store.deliveries.pending()).count == 0
         assert world.poller.planner.stats(world.clock()).open_jobs == 0
 
 

@@ -334,7 +334,6 @@ async def run_everything(store: Store) -> None:
 
     await store.deliveries.backlog()
     await store.deliveries.pending()
-    await store.deliveries.pending_count()
     held = list(await claim(store, "sub_1", 5, now=NOW + 9))
     await store.deliveries.release(held[:1], NOW)
     await store.deliveries.record_attempt(result_of(held[1], attempt=attempt(), next_lease=lease()))

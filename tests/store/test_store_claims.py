@@ -4,7 +4,7 @@ import pytest
 
 from relay.core.records import AttemptResult, Lease
 from relay.errors import StoreError
-from relay.store.claims import Backlog, ClaimRequest
+from relay.store.claims import Backlog
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
@@ -92,8 +92,7 @@ async def test_claim_in_parts_equals_one_claim(store: Store) -> None:
     await heads(store, NOW)
     (one,) = await store.deliveries.claim_due("sub_1", (0, 1, 2), 5, NOW, lease(token="mine"))
     assert one.lease_token == "mine"
-    request = ClaimRequest(subscription_id="sub_1", priorities=(0,), count=0, now=NOW, lease=lease())
-    assert await store.deliveries.claim(request) == ()
+    assert await store.deliveries.claim_due("sub_1", (0,), 0, NOW, lease()) == ()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -184,7 +183,7 @@ async def test_backlog_says_when_each_priority_is_due_next(store: Store) -> None
         Backlog(subscription_id="sub_1", due_at=(None, NOW + 5, NOW + 7)),
         Backlog(subscription_id="sub_2", due_at=(NOW - 3, None, None)),
     ]
-    assert await store.deliveries.pending_count() == 4
+    assert (await store.deliveries.pending()).count == 4
 
 
 async def test_result_that_disables_a_subscription_emits_one_event(store: Store) -> None:

@@ -59,7 +59,7 @@ async def test_count_of_pending_deliveries_is_limited(store: Store, monkeypatch:
     monkeypatch.setattr(deliveries, "PENDING", cut)
     await subscribe(store, "sub_1")
     await store.jobs.record(poll(await track(store), 0, "queued", "running", "retrying", "running"))
-    assert await store.deliveries.pending_count() == 3
+    assert (await store.deliveries.pending()).count == 3
 
 
 async def test_database_reports_its_size(store: Store) -> None:

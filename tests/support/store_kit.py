@@ -17,7 +17,6 @@ from relay.core.job import Observation, Progress
 from relay.core.records import AttemptResult, Intent, Lease, PollRecord, Registration
 from relay.core.subscription import Subscription
 from relay.ids import new_id
-from relay.store.claims import ClaimRequest
 from relay.store.postgres import PostgresDatabase
 from relay.store.sqlite import SqliteDatabase
 from relay.store.store import Store
@@ -131,9 +130,7 @@ async def claim(
     store: Store, subscription_id: str, count: int = 100, *, now: float = NOW, **fields: Any
 ) -> tuple[Claimed, ...]:
     values: dict[str, Any] = {"priorities": ALL_PRIORITIES, "lease": lease(until=now + 45.0)}
-    return await store.deliveries.claim(
-        ClaimRequest(subscription_id=subscription_id, count=count, now=now, **{**values, **fields})
-    )
+    return await store.deliveries.claim_due(subscription_id, count=count, now=now, **{**values, **fields})
 
 
 async def deliver_all(store: Store, subscription_id: str, *, now: float = NOW) -> list[Claimed]:
