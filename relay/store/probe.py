@@ -1,21 +1,15 @@
 """Whether the database accepts writes, for /readyz. A read alone cannot tell."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 from sqlalchemy.engine import Connection
 
 from relay.errors import StoreError
+from relay.store.database import Database
+from relay.store.group_commit import each
 
 KEPT_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
-
-
-class Database(Protocol):
-    """What the probe uses of a database."""
-
-    async def write(self, batch: Callable[[Connection, Sequence[None]], Sequence[Any]], item: None) -> Any: ...
 
 
 class WriteProbe:
@@ -42,7 +36,8 @@ class WriteProbe:
             raise StoreError(str(self._failure))
 
 
-def _touch(connection: Connection, items: Sequence[None]) -> Sequence[None]:
+@each
+def _touch(connection: Connection, _item: None) -> None:
     if connection.dialect.name == "sqlite":
         # a row overwritten with the same values dirties no page; nothing else uses this number
         version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
@@ -51,4 +46,3 @@ def _touch(connection: Connection, items: Sequence[None]) -> Sequence[None]:
         read_only = connection.exec_driver_sql("SELECT current_setting('transaction_read_only')").scalar_one()
         if read_only == "on":
             raise StoreError("the database is read-only: it is a replica, or was set read-only")
-    return [None] * len(items)
