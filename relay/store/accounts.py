@@ -12,8 +12,8 @@ from relay.core.events import Event
 from relay.core.jsontext import dumps
 from relay.core.records import AccountState
 from relay.store.database import Database
+from relay.store.group_commit import each, in_order_of
 from relay.store.outbox import Outbox
-from relay.store.rows import mapping_or_none
 from relay.store.statements import SQLITE, insert_into, json_list, run, sql
 from relay.store.subscriptions import Cipher
 from relay.store.tables import AccountRow
@@ -66,6 +66,7 @@ class AccountStore:
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
+        self._set = each(self._write_state)
 
     async def set(self, state: AccountState, event: Event | None = None) -> None:
         """Writes an account's state, with the event that reports it."""
@@ -104,53 +105,39 @@ class AccountStore:
             for source, name, sealed in rows
         ]
 
-    def _set(self, connection: Connection, items: Sequence[tuple[AccountState, Event | None]]) -> Sequence[None]:
-        for state, event in items:
-            problem = mapping_or_none(state.problem)
-            run(
-                connection,
-                UPSERT_ACCOUNT,
-                source=state.source,
-                name=state.name,
-                state=state.state,
-                since=state.since,
-                problem=None if problem is None else dumps(problem).decode(),
-            )
-            if event is not None:
-                self._outbox.insert(connection, [(event, None)])
-        return [None] * len(items)
+    def _write_state(self, connection: Connection, item: tuple[AccountState, Event | None]) -> None:
+        state, event = item
+        values = {"source": state.source, "name": state.name, "state": state.state, "since": state.since}
+        problem = None if state.problem is None else dumps(dict(state.problem)).decode()
+        run(connection, UPSERT_ACCOUNT, **values, problem=problem)
+        if event is not None:
+            self._outbox.insert(connection, [(event, None)])
 
 
-def _adopt(connection: Connection, items: Sequence[tuple[str, str, bytes]]) -> Sequence[None]:
-    for source, name, sealed in sorted(items):
-        run(connection, ADOPT, source=source, name=name, key_ciphertext=sealed)
-    return [None] * len(items)
+@in_order_of(lambda item: item[:2])
+def _adopt(connection: Connection, item: tuple[str, str, bytes]) -> None:
+    source, name, sealed = item
+    run(connection, ADOPT, source=source, name=name, key_ciphertext=sealed)
 
 
 def _adopted(connection: Connection) -> list[tuple[str, str, bytes]]:
     return [(row.source, row.name, row.key_ciphertext) for row in connection.execute(ADOPTED)]
 
 
-def _hold(connection: Connection, items: Sequence[tuple[str, str, str, float, float, Sequence[str]]]) -> Sequence[bool]:
-    results = [False] * len(items)
-    for place in sorted(range(len(items)), key=lambda place: items[place][:2]):  # rows are locked in key order
-        source, name, holder, now, until, former = items[place]
-        values = {"source": source, "name": name, "state": "ok", "holder": holder, "now": now, "held_until": until}
-        results[place] = run(connection, TAKE_LEASE, **values, former=json_list(former)).rowcount > 0
-    return results
+@in_order_of(lambda item: item[:2])
+def _hold(connection: Connection, item: tuple[str, str, str, float, float, Sequence[str]]) -> bool:
+    source, name, holder, now, until, former = item
+    values = {"source": source, "name": name, "state": "ok", "holder": holder, "now": now, "held_until": until}
+    return run(connection, TAKE_LEASE, **values, former=json_list(former)).rowcount > 0
 
 
-def _save_plan(connection: Connection, items: Sequence[tuple[str, str, str, str | None]]) -> Sequence[bool]:
-    results = [False] * len(items)
-    for place in sorted(range(len(items)), key=lambda place: items[place][:2]):  # rows are locked in key order
-        source, name, plan, holder = items[place]
-        values = {"source": source, "name": name, "plan": plan}
-        if holder is None or connection.dialect.name == SQLITE:
-            result = run(connection, KEEP_PLAN, **values)
-        else:
-            result = run(connection, KEEP_PLAN_HELD, **values, holder=holder)
-        results[place] = result.rowcount > 0
-    return results
+@in_order_of(lambda item: item[:2])
+def _save_plan(connection: Connection, item: tuple[str, str, str, str | None]) -> bool:
+    source, name, plan, holder = item
+    values = {"source": source, "name": name, "plan": plan}
+    if holder is None or connection.dialect.name == SQLITE:
+        return run(connection, KEEP_PLAN, **values).rowcount > 0
+    return run(connection, KEEP_PLAN_HELD, **values, holder=holder).rowcount > 0
 
 
 def _plan(connection: Connection, source: str, name: str) -> dict[str, Any] | None:

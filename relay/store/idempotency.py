@@ -1,6 +1,6 @@
 """Responses stored under an Idempotency-Key, encrypted because they can contain a secret that is shown only once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -10,7 +10,7 @@ from sqlmodel import col
 from relay.core.jsontext import dumps
 from relay.core.records import StoredAnswer
 from relay.store.database import Database
-from relay.store.group_commit import each
+from relay.store.group_commit import Batch, each, in_order_of
 from relay.store.rows import loads
 from relay.store.statements import run
 from relay.store.subscriptions import Cipher
@@ -56,13 +56,15 @@ class IdempotencyStore:
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
         self._cipher = cipher
+        self._begin: Batch[Mapping[str, Any], StoredAnswer | float] = in_order_of(_by_id)(self._take)
 
     async def begin(self, id: str, body_digest: str, holder: str, now: float, oldest: float) -> StoredAnswer | float:
         """Takes the key for LEASE_SECONDS if it is free: never used, last used before `oldest`, or held by a request
         with the same body that was cut off. Returns when the first of those requests arrived, which may have done
         its work. If the key is not free, returns the stored answer of its request."""
         values = {"id": id, "body_digest": body_digest, "holder": holder, "now": now, "oldest": oldest}
-        return await self._database.write(self._begin, {**values, "held_until": now + LEASE_SECONDS})
+        item: Mapping[str, Any] = {**values, "held_until": now + LEASE_SECONDS}
+        return await self._database.write(self._begin, item)
 
     async def renew(self, id: str, holder: str, now: float) -> None:
         """Holds the key for another LEASE_SECONDS."""
@@ -83,18 +85,12 @@ class IdempotencyStore:
         """Frees the keys of requests that a crash cut off. Only for a SQLite file at start-up."""
         await self._database.write(_free_all, None)
 
-    def _begin(self, connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[StoredAnswer | float]:
-        results: list[StoredAnswer | float] = [0.0] * len(items)
-        # In key order, and the first request of each key first, so that nodes taking the same keys never deadlock.
-        for place, item in sorted(enumerate(items), key=lambda one: (one[1]["id"], one[0])):
-            taken = run(connection, TAKE, **item).one_or_none()
-            if taken is not None:
-                results[place] = taken.created_at
-            else:
-                results[place] = self._answer(
-                    connection.execute(select(IdempotencyRow).where(col(IdempotencyRow.id) == item["id"])).one()
-                )
-        return results
+    def _take(self, connection: Connection, item: Mapping[str, Any]) -> StoredAnswer | float:
+        taken = run(connection, TAKE, **item).one_or_none()
+        if taken is not None:
+            return float(taken.created_at)
+        found = select(IdempotencyRow).where(col(IdempotencyRow.id) == item["id"])
+        return self._answer(connection.execute(found).one())
 
     def _answer(self, row: Row[Any]) -> StoredAnswer:
         if row.status_code is None:
@@ -108,22 +104,23 @@ class IdempotencyStore:
         )
 
 
-def _renew(connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
-    return _each(connection, RENEW, items)
+def _by_id(item: Mapping[str, Any]) -> str:
+    return str(item["id"])
 
 
-def _end(connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
-    return _each(connection, END, items)
+@in_order_of(_by_id)
+def _renew(connection: Connection, item: Mapping[str, Any]) -> None:
+    run(connection, RENEW, **item)
 
 
-def _forget(connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
-    return _each(connection, FORGET, items)
+@in_order_of(_by_id)
+def _end(connection: Connection, item: Mapping[str, Any]) -> None:
+    run(connection, END, **item)
 
 
-def _each(connection: Connection, statement: str, items: Sequence[Mapping[str, Any]]) -> Sequence[None]:
-    for item in sorted(items, key=lambda item: str(item["id"])):
-        run(connection, statement, **item)
-    return [None] * len(items)
+@in_order_of(_by_id)
+def _forget(connection: Connection, item: Mapping[str, Any]) -> None:
+    run(connection, FORGET, **item)
 
 
 @each

@@ -6,6 +6,7 @@ long ago to be in flight, and later ones that have a reason. Both are read by in
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Select, bindparam, select, text
@@ -17,7 +18,7 @@ from relay.core.jsontext import dumps
 from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
 from relay.store.database import Database
-from relay.store.group_commit import each
+from relay.store.group_commit import each, in_order_of
 from relay.store.outbox import Outbox
 from relay.store.pages import decode_cursor, page_of
 from relay.store.rows import loads
@@ -87,6 +88,7 @@ class IntentStore:
         self._database = database
         self._outbox = outbox
         self._cipher = cipher
+        self._report = in_order_of(itemgetter(0))(self._report_one)
 
     async def begin(self, intent: Intent) -> None:
         """Writes a create that is about to be sent."""
@@ -127,13 +129,11 @@ class IntentStore:
         """Records the event that reports an unknown fate. False if it was reported already or the fate is known."""
         return await self._database.write(self._report, (id, event))
 
-    def _report(self, connection: Connection, items: Sequence[tuple[str, Event]]) -> Sequence[bool]:
-        results = [False] * len(items)
-        for place in sorted(range(len(items)), key=lambda place: items[place][0]):  # rows are locked in key order
-            results[place] = run(connection, MARK_REPORTED, id=items[place][0]).rowcount > 0
-        reported = [(event, None) for (_, event), is_new in zip(items, results, strict=True) if is_new]
-        self._outbox.insert(connection, reported)
-        return results
+    def _report_one(self, connection: Connection, item: tuple[str, Event]) -> bool:
+        id, event = item
+        is_new = run(connection, MARK_REPORTED, id=id).rowcount > 0
+        self._outbox.insert(connection, [(event, None)] if is_new else [])
+        return is_new
 
     async def end(self, id: str) -> None:
         """Deletes the intent: its fate is known."""

@@ -181,8 +181,3 @@ def delivery_from(row: Row[Any], *, waiting_for: str | None = None, attempts: tu
         waiting_for=waiting_for,
         attempts=attempts,
     )
-
-
-def mapping_or_none(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A mapping as a dict, for JSON columns."""
-    return None if value is None else dict(value)
