@@ -234,7 +234,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.run(self.store.subscriptions.remove(name, self.now))
 
     @rule()
-    def strays_are_none(self) -> None:
+    def no_head_is_missed(self) -> None:
         promoted, _ = self.run(self.store.upkeep.promote_heads(self.now))
         assert promoted == 0
 
