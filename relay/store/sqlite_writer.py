@@ -55,6 +55,9 @@ class Turn(Enum):
     THREAD = auto()
 
 
+IDLE, LOOP_NEXT, LOOP, HANDED, THREAD_NEXT, THREAD = Turn  # faster than attributes of the Enum
+
+
 class Writer:
     """Runs groups of writes, in turn in the event loop and in a thread (see `Turn`).
 
@@ -69,9 +72,10 @@ class Writer:
         """Guards the queue and the turn."""
         self._waiting: deque[Waiting] = deque()
         self._places = asyncio.Semaphore(MAX_WAITING_ITEMS)
-        self._closing = False
+        self._open = False
+        """Whether writes are accepted: from `start()` to `close()`."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._turn = Turn.IDLE
+        self._turn = IDLE
         self._next_loop: asyncio.AbstractEventLoop | None = None
         """The loop that takes the next turn, in LOOP_NEXT."""
         self._handed: tuple[list[Waiting], bool] = ([], False)
@@ -81,6 +85,7 @@ class Writer:
 
     def start(self) -> None:
         """Starts the thread."""
+        self._open = True
         self._thread.start()
 
     @property
@@ -98,11 +103,11 @@ class Writer:
         loop = asyncio.get_running_loop()
         waiting = Waiting(batch, item, loop.create_future())
         with self._condition:
-            accepted = self._thread.is_alive() and not self._closing
+            accepted = self._open
             if accepted:
                 self._waiting.append(waiting)
-                if self._turn is Turn.IDLE or (self._turn is Turn.LOOP_NEXT and self._loop_is_closed()):
-                    self._turn, self._next_loop = Turn.LOOP_NEXT, loop
+                if self._turn is IDLE or (self._turn is LOOP_NEXT and self._loop_is_closed()):
+                    self._turn, self._next_loop = LOOP_NEXT, loop
                     loop.call_soon(self._take_turn)
         if not accepted:
             self._places.release()
@@ -113,7 +118,7 @@ class Writer:
     async def close(self) -> None:
         """Commits what still waits, then ends the thread."""
         with self._condition:
-            self._closing = True
+            self._open = False
             self._leave_to_thread()
             self._condition.notify()
         if self._thread.is_alive():
@@ -124,25 +129,25 @@ class Writer:
     def _take_turn(self) -> None:
         """Runs the statements of a small group, or leaves the group to the thread."""
         with self._condition:
-            if self._turn is not Turn.LOOP_NEXT:
+            if self._turn is not LOOP_NEXT:
                 return
             if not self._is_small():
                 self._leave_to_thread()
                 self._condition.notify()
                 return
-            self._turn = Turn.LOOP
+            self._turn = LOOP
             group = self._group()
         executed = False
         try:
             executed = self._execute(group)
         finally:
             with self._condition:
-                self._turn, self._handed = Turn.HANDED, (group, executed)
+                self._turn, self._handed = HANDED, (group, executed)
                 self._condition.notify()
 
     def _leave_to_thread(self) -> None:
-        if self._turn is Turn.LOOP_NEXT:
-            self._turn, self._next_loop = Turn.THREAD_NEXT, None
+        if self._turn is LOOP_NEXT:
+            self._turn, self._next_loop = THREAD_NEXT, None
 
     def _loop_is_closed(self) -> bool:
         return self._next_loop is not None and self._next_loop.is_closed()
@@ -164,7 +169,7 @@ class Writer:
         return True
 
     def _is_small(self) -> bool:
-        return len(self._waiting) <= SMALL_GROUP_ITEMS and are_quick(self._waiting) and not self._closing
+        return len(self._waiting) <= SMALL_GROUP_ITEMS and are_quick(self._waiting) and self._open
 
     def _group(self) -> list[Waiting]:
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP_ITEMS))]
@@ -174,21 +179,21 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._condition:
-                while self._turn not in (Turn.HANDED, Turn.THREAD_NEXT):
-                    if self._closing and self._turn is Turn.IDLE:
+                while self._turn not in (HANDED, THREAD_NEXT):
+                    if not self._open and self._turn is IDLE:
                         return
                     self._condition.wait()
-                group, executed = self._handed if self._turn is Turn.HANDED else (self._group(), False)
-                self._turn, self._handed = Turn.THREAD, ([], False)
+                group, executed = self._handed if self._turn is HANDED else (self._group(), False)
+                self._turn, self._handed = THREAD, ([], False)
             if not (executed and self._end(group)):
                 self._commit(group)
             with self._condition:
                 if not self._waiting:
-                    self._turn = Turn.IDLE
+                    self._turn = IDLE
                 elif self._is_small():
-                    self._turn, self._next_loop = Turn.LOOP_NEXT, group[-1].future.get_loop()
+                    self._turn, self._next_loop = LOOP_NEXT, group[-1].future.get_loop()
                 else:
-                    self._turn = Turn.THREAD_NEXT
+                    self._turn = THREAD_NEXT
             self._resolve(group)
 
     def _end(self, group: list[Waiting]) -> bool:
@@ -245,5 +250,5 @@ class Writer:
         for _ in members:
             self._places.release()
         resolve(members)
-        if self._turn is Turn.LOOP_NEXT:
+        if self._turn is LOOP_NEXT:
             self._take_turn()
