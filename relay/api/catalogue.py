@@ -1,10 +1,45 @@
 """Every operation of the API. Routes, checks and the OpenAPI description are built from this list."""
 
-from relay.api.routes_events import EVENTS
-from relay.api.routes_intents import INTENTS
-from relay.api.routes_jobs import JOBS
-from relay.api.routes_replays import REPLAYS
-from relay.api.routes_subscriptions import SUBSCRIPTIONS
-from relay.api.routes_system import SYSTEM
+from relay.api import (
+    deliveries,
+    events,
+    intents,
+    jobs,
+    registration,
+    replays,
+    sources,
+    subscription_models,
+    subscriptions,
+    system,
+)
 
-OPERATIONS = (*JOBS, *SUBSCRIPTIONS, *REPLAYS, *EVENTS, *INTENTS, *SYSTEM)
+OPERATIONS = (
+    *jobs.OPERATIONS,
+    *subscriptions.OPERATIONS,
+    *replays.OPERATIONS,
+    *events.OPERATIONS,
+    *deliveries.OPERATIONS,
+    *intents.OPERATIONS,
+    *sources.OPERATIONS,
+    *system.OPERATIONS,
+)
+
+EXAMPLES = {
+    name: example
+    for module in (
+        *(
+            deliveries,
+            events,
+            intents,
+            jobs,
+            registration,
+            replays,
+            sources,
+            subscription_models,
+            subscriptions,
+            system,
+        ),
+    )
+    for name, example in module.EXAMPLES.items()
+}
+"""One example of each body and answer, by the name of its model."""

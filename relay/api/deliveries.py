@@ -1,19 +1,197 @@
 """`/v1/deliveries`: one per event and subscription, with all attempts."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, cast
 
+from pydantic import Field, RootModel
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
-from relay.api.operations import Call
+from relay.api.examples import DELIVERY_ID, EVENT_ID, JOB_UID, SUBSCRIPTION_ID, TIME
+from relay.api.fields import NextCursor, Nothing, Time, header_view
+from relay.api.operations import ADMINS, NEXT, Answer, Call, Operation
+from relay.api.params import PAGE, choice, choices, text
 from relay.api.problems import invalid_parameter
 from relay.api.resource import json_response, page_response
-from relay.api.views import attempt_view, delivery_group_view, delivery_view, header_view
-from relay.core.delivery import Delivery
-from relay.core.records import Page
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core import delivery as core
 from relay.errors import Conflict, NotFound
 
-GROUPED_BY: Mapping[str, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
+GroupField = Literal["reason", "sink", "day"]
+
+
+class Timings(TypedDict):
+    """How an attempt spent its time. A part that did not happen is null, for example on a reused connection. A part
+    that failed counts until it failed."""
+
+    dns_ms: Annotated[float | None, Field(description="The lookup of the host name; null if it was cached.")]
+    connect_ms: Annotated[float | None, Field(description="TCP, over all addresses tried.")]
+    tls_ms: Annotated[float | None, Field(description="The TLS handshake.")]
+    first_byte_ms: Annotated[float | None, Field(description="From sending the request to the response headers.")]
+
+
+class Attempt(TypedDict):
+    """One attempt. Credentials in headers are redacted."""
+
+    number: int
+    started_at: Time
+    duration_ms: Annotated[float, Field(description="Total time, to the end of the response body.")]
+    status_code: int | None
+    error: str | None
+    timings: Timings
+    decision: Annotated[str | None, Field(description="The decision and its reason, in a sentence; null for a test.")]
+    next_attempt_at: Annotated[
+        Time | None, Field(description="When this attempt scheduled the next one; null if there is none.")
+    ]
+    request_headers: dict[str, str]
+    response_headers: dict[str, str]
+    response_excerpt: Annotated[
+        str | None, Field(description="The beginning of the response body; secrets are redacted.")
+    ]
+    response_excerpt_encoding: Annotated[
+        Literal["text", "hex"] | None, Field(description="`hex` if the body is not UTF-8.")
+    ]
+    remote_ip: Annotated[str | None, Field(description="The address that was dialled, even if it did not answer.")]
+
+
+class Delivery(TypedDict):
+    """One event for one subscription."""
+
+    id: str
+    event_id: str
+    event_type: str
+    subject: Annotated[str | None, Field(description="The event's subject: of job events the job's id upstream.")]
+    subscription_id: str
+    sink: Annotated[str | None, Field(description="The sink, redacted; null if the subscription was removed.")]
+    job_uid: str | None
+    state: Literal["pending", "delivered", "dead", "cancelled"]
+    attempt_count: int
+    next_attempt_at: Time | None
+    waiting_for: Annotated[
+        str | None, Field(description="The delivery of an earlier event of the same job, which must end first.")
+    ]
+    reason: str | None
+    created_at: Time
+    ended_at: Time | None
+
+
+class DeliveryWithAttempts(Delivery):
+    """A delivery with all its attempts."""
+
+    attempts: list[Attempt]
+
+
+class DeliveryPage(TypedDict):
+    """One page of deliveries."""
+
+    items: list[Delivery]
+    next_cursor: NextCursor
+
+
+class DeliveryGroup(TypedDict):
+    """Deliveries with equal values in the `group_by` fields; the other fields are null. Times are creation times."""
+
+    reason: str | None
+    subscription_id: str | None
+    sink: Annotated[str | None, Field(description="The sink, redacted; also null if its subscription was removed.")]
+    day: Annotated[str | None, Field(description="A UTC day, such as 2026-05-20.")]
+    count: int
+    oldest_at: Time
+    newest_at: Time
+    example_id: Annotated[str, Field(description="The newest delivery of the group.")]
+
+
+class DeliveryGroups(TypedDict):
+    """The largest groups of the newest deliveries."""
+
+    items: list[DeliveryGroup]
+    next_cursor: NextCursor
+    group_by: list[GroupField]
+    scanned: Annotated[int, Field(description="The number of deliveries counted, newest first.")]
+    truncated: Annotated[bool, Field(description="True if older deliveries were not counted, or groups were left out.")]
+
+
+class DeliveryListing(RootModel[DeliveryPage | DeliveryGroups]):
+    """A page of deliveries, or their groups."""
+
+
+class SignedRequest(TypedDict):
+    """A request to a sink with a current signature; other credentials are redacted."""
+
+    method: str
+    url: Annotated[str, Field(description="The sink, redacted.")]
+    headers: dict[str, str]
+    body: Annotated[str, Field(description="The exact text that is signed.")]
+
+
+def delivery_view(delivery: core.Delivery, sink: str | None) -> Delivery:
+    """A delivery as shown in lists. `sink`: redacted, None if the subscription was removed."""
+    return {
+        "id": delivery.id,
+        "event_id": delivery.event_id,
+        "event_type": delivery.event_type,
+        "subject": delivery.subject,
+        "subscription_id": delivery.subscription_id,
+        "sink": sink,
+        "job_uid": delivery.job_uid,
+        "state": delivery.state,
+        "attempt_count": delivery.attempt_count,
+        "next_attempt_at": optional_rfc3339(delivery.next_attempt_at),
+        "waiting_for": delivery.waiting_for,
+        "reason": delivery.reason,
+        "created_at": to_rfc3339(delivery.created_at),
+        "ended_at": optional_rfc3339(delivery.ended_at),
+    }
+
+
+def delivery_group_view(group: core.DeliveryGroup, sink: str | None) -> DeliveryGroup:
+    """A group of deliveries. `sink`: redacted, None if the subscription was removed."""
+    return {
+        "reason": group.reason,
+        "subscription_id": group.subscription_id,
+        "sink": sink,
+        "day": None if group.day is None else to_rfc3339(group.day)[:10],
+        "count": group.count,
+        "oldest_at": to_rfc3339(group.oldest_at),
+        "newest_at": to_rfc3339(group.newest_at),
+        "example_id": group.example_id,
+    }
+
+
+def attempt_view(attempt: core.Attempt) -> Attempt:
+    """One attempt. The dispatcher redacts headers that it knows; the rest are redacted here."""
+    return {
+        "number": attempt.number,
+        "started_at": to_rfc3339(attempt.started_at),
+        "duration_ms": attempt.duration_ms,
+        "status_code": attempt.status_code,
+        "error": attempt.error,
+        "timings": cast("Timings", attempt.timings._asdict()),
+        "decision": attempt.decision,
+        "next_attempt_at": optional_rfc3339(attempt.next_attempt_at),
+        "request_headers": _headers_view(attempt.request_headers),
+        "response_headers": _headers_view(attempt.response_headers),
+        "response_excerpt": attempt.response_excerpt,
+        "response_excerpt_encoding": _excerpt_encoding(attempt),
+        "remote_ip": attempt.remote_ip,
+    }
+
+
+def _excerpt_encoding(attempt: core.Attempt) -> Literal["text", "hex"] | None:
+    if attempt.response_excerpt is None:
+        return None
+    return "hex" if attempt.excerpt_is_hex else "text"
+
+
+def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    shown: dict[str, str] = {}
+    for name, value in headers:
+        seen = header_view(name, value)
+        shown[name] = f"{shown[name]}, {seen}" if name in shown else seen
+    return shown
+
+
+GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
 """The values of `group_by`, and the column that each groups by."""
 
 
@@ -25,25 +203,23 @@ async def list_deliveries(call: Call) -> Response:
         return await _groups(call, group_by, query)
     page = await call.ports.deliveries.page(**query)
     sinks = await _sinks(call, (one.subscription_id for one in page.items))
-    shown = tuple(delivery_view(one, sinks.get(one.subscription_id)) for one in page.items)
-    return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
+    return page_response(call.request, page, lambda one: delivery_view(one, sinks.get(one.subscription_id)))
 
 
-async def _groups(call: Call, group_by: Sequence[str], query: dict[str, Any]) -> Response:
+async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, Any]) -> Response:
     if query.pop("cursor") is not None:
         detail = "cursor: groups have no pages; use `limit` for the number of groups"
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
     found = await call.ports.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
-    return json_response(
-        {
-            "items": [delivery_group_view(group, sinks.get(group.subscription_id or "")) for group in found.items],
-            "next_cursor": None,
-            "group_by": list(group_by),
-            "scanned": found.scanned,
-            "truncated": found.truncated or found.more,
-        }
-    )
+    groups: DeliveryGroups = {
+        "items": [delivery_group_view(group, sinks.get(group.subscription_id or "")) for group in found.items],
+        "next_cursor": None,
+        "group_by": list(group_by),
+        "scanned": found.scanned,
+        "truncated": found.truncated or found.more,
+    }
+    return json_response(groups)
 
 
 async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
@@ -71,7 +247,8 @@ async def request(call: Call) -> Response:
     sent = call.ports.delivering.request_of(subscription, event)
     headers = {name: value if is_signed_name(name) else header_view(name, value) for name, value in sent.headers}
     sink = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
-    return json_response({"method": sent.method, "url": sink, "headers": headers, "body": sent.body.decode()})
+    signed: SignedRequest = {"method": sent.method, "url": sink, "headers": headers, "body": sent.body.decode()}
+    return json_response(signed)
 
 
 def is_signed_name(name: str) -> bool:
@@ -90,15 +267,115 @@ async def retry(call: Call) -> Response:
     return await _shown(call, delivery, 202)
 
 
-async def _find(call: Call) -> Delivery:
+async def _find(call: Call) -> core.Delivery:
     delivery = await call.ports.deliveries.get(call.id)
     if delivery is None:
         raise NotFound(f"there is no delivery {call.id[:200]!r}", code="delivery_not_found")
     return delivery
 
 
-async def _shown(call: Call, delivery: Delivery, status_code: int = 200) -> Response:
+async def _shown(call: Call, delivery: core.Delivery, status_code: int = 200) -> Response:
     sinks = await _sinks(call, [delivery.subscription_id])
-    view = delivery_view(delivery, sinks.get(delivery.subscription_id))
-    attempts = [attempt_view(attempt) for attempt in delivery.attempts]
-    return json_response({**view, "attempts": attempts}, status_code)
+    shown: DeliveryWithAttempts = {
+        **delivery_view(delivery, sinks.get(delivery.subscription_id)),
+        "attempts": [attempt_view(attempt) for attempt in delivery.attempts],
+    }
+    return json_response(shown, status_code)
+
+
+OPERATIONS = [
+    Operation(
+        id="listDeliveries",
+        method="GET",
+        path="/v1/deliveries",
+        tag="Deliveries",
+        summary="List deliveries, newest first, or count them by group",
+        handler=list_deliveries,
+        query=(
+            choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled"),
+            text("subscription", "The subscription's id."),
+            text("event", "The event's id."),
+            choices("group_by", "Count deliveries by these fields, largest groups first.", *GROUPED_BY),
+            *PAGE,
+        ),
+        answers={200: Answer(description="A page; with `group_by`: groups.", model=DeliveryListing, headers=NEXT)},
+    ),
+    Operation(
+        id="getDelivery",
+        method="GET",
+        path="/v1/deliveries/{id}",
+        tag="Deliveries",
+        summary="Read a delivery with its attempts",
+        handler=get,
+        answers={200: Answer(description="The delivery.", model=DeliveryWithAttempts)},
+    ),
+    Operation(
+        id="getDeliveryRequest",
+        method="GET",
+        path="/v1/deliveries/{id}/request",
+        tag="Deliveries",
+        summary="Preview the request with a current signature",
+        handler=request,
+        scopes=ADMINS,
+        answers={200: Answer(description="The request. Nothing is sent.", model=SignedRequest)},
+        problems={409: "The subscription was removed."},
+    ),
+    Operation(
+        id="retryDelivery",
+        method="POST",
+        path="/v1/deliveries/{id}/retry",
+        tag="Deliveries",
+        summary="Send a delivery again",
+        handler=retry,
+        scopes=ADMINS,
+        body=Nothing,
+        body_optional=True,
+        answers={202: Answer(description="The delivery is due now.", model=DeliveryWithAttempts)},
+        problems={
+            409: "The delivery waits for an earlier event of its job, is being attempted, or its subscription was "
+            "removed."
+        },
+    ),
+]
+
+EXAMPLE_ATTEMPT: Attempt = {
+    "number": 1,
+    "started_at": TIME,
+    "duration_ms": 84.2,
+    "status_code": 200,
+    "error": None,
+    "timings": {"dns_ms": 2.1, "connect_ms": 18.4, "tls_ms": 21.3, "first_byte_ms": 42.0},
+    "decision": "HTTP 200: delivered",
+    "next_attempt_at": None,
+    "request_headers": {"webhook-id": EVENT_ID, "webhook-signature": "[redacted]"},
+    "response_headers": {"content-type": "text/plain"},
+    "response_excerpt": "ok",
+    "response_excerpt_encoding": "text",
+    "remote_ip": "93.184.215.14",
+}
+_DELIVERY: Delivery = {
+    "id": DELIVERY_ID,
+    "event_id": EVENT_ID,
+    "event_type": "ai.revor.job.failed",
+    "subject": "7d9f3c52-1f0e-4b58-9a3e-2b7f6f0a9c11",
+    "subscription_id": SUBSCRIPTION_ID,
+    "sink": "https://receiver.example/hooks",
+    "job_uid": JOB_UID,
+    "state": "delivered",
+    "attempt_count": 1,
+    "next_attempt_at": None,
+    "waiting_for": None,
+    "reason": None,
+    "created_at": TIME,
+    "ended_at": TIME,
+}
+EXAMPLES: dict[str, Any] = {
+    "DeliveryListing": {"items": [_DELIVERY], "next_cursor": None},
+    "DeliveryWithAttempts": {**_DELIVERY, "attempts": [EXAMPLE_ATTEMPT]},
+    "SignedRequest": {
+        "method": "POST",
+        "url": "https://receiver.example/hooks",
+        "headers": {"content-type": "application/cloudevents+json", "webhook-id": EVENT_ID},
+        "body": "{}",
+    },
+}

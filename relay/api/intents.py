@@ -1,21 +1,98 @@
 """`/v1/intents`: creates that were sent through the relay and whose fate is unknown."""
 
-from starlette.responses import Response
+from typing import Annotated, Any, Literal, cast
 
-from relay.api.models import IntentResolution
-from relay.api.operations import Call
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.examples import INTENT_ID, JOB_ID, TIME
+from relay.api.fields import ID_PATTERN, Body, JobRequest, NextCursor, Time, job_request_view
+from relay.api.operations import NEXT, READS_JOBS, WRITES_JOBS, Answer, Call, Operation
+from relay.api.params import PAGE
 from relay.api.resource import json_response, page_response
 from relay.api.validation import invalid, validate
-from relay.api.views import intent_view
-from relay.core.records import Page
+from relay.clock import to_rfc3339
+from relay.core import records
 from relay.errors import FieldError, NotFound
+
+UnknownReason = Literal["no_answer", "server_error", "unreadable", "cut_off"]
+
+
+class IntentResolution(Body):
+    """The outcome of a create, as checked with the upstream."""
+
+    fate: Literal["sent", "not_sent"] = Field(description="Whether the upstream carried it out.")
+    job_id: str | None = Field(
+        default=None,
+        pattern=ID_PATTERN,
+        description="The id of the job it created; only with `sent`. The job is tracked with the callback and metadata "
+        "of the create.",
+    )
+
+
+class Intent(TypedDict):
+    """A create that was sent through the relay and whose fate is unknown."""
+
+    id: str
+    source: str
+    account: str
+    path: str
+    body_digest: Annotated[str, Field(description="`sha256:` and the digest of the request body, in hex.")]
+    idempotency_key: Annotated[
+        str | None, Field(description="The caller's key. Repeating the request with it is safe.")
+    ]
+    sent_at: Time
+    reason: Annotated[
+        UnknownReason,
+        Field(
+            description="no_answer: no response arrived; server_error: a 5xx, which proves nothing; unreadable: a "
+            "success without a job id; cut_off: the relay stopped before a response arrived."
+        ),
+    ]
+    status_code: Annotated[int | None, Field(description="The status of the response; null if there was none.")]
+    channel: Annotated[str | None, Field(description="The channel of the create.")]
+    connect_account_id: Annotated[str | None, Field(description="The sending account named in the create.")]
+    metadata: Annotated[dict[str, Any], Field(description="The value of `Relay-Metadata`.")]
+    request: JobRequest
+    fate: Annotated[
+        Literal["sent", "not_sent"] | None, Field(description="The outcome as recorded by a user; null on the list.")
+    ]
+    job_id: Annotated[str | None, Field(description="The job it created, if the user named it.")]
+
+
+class IntentPage(TypedDict):
+    """One page of creates whose fate is unknown."""
+
+    items: list[Intent]
+    next_cursor: NextCursor
+
+
+def intent_view(intent: records.Intent) -> Intent:
+    """A create whose fate is unknown."""
+    return {
+        "id": intent.id,
+        "source": intent.source,
+        "account": intent.account,
+        "path": intent.path,
+        "body_digest": f"sha256:{intent.body_digest}",
+        "idempotency_key": intent.idempotency_key,
+        "sent_at": to_rfc3339(intent.created_at),
+        "reason": cast("UnknownReason", intent.reason),
+        "status_code": intent.status_code,
+        "channel": intent.channel,
+        "connect_account_id": intent.connect_account_id,
+        "metadata": dict(intent.metadata or {}),
+        "request": job_request_view(intent.request),
+        "fate": intent.fate,
+        "job_id": intent.job_id,
+    }
 
 
 async def list_intents(call: Call) -> Response:
     """`GET /v1/intents`: newest first."""
     page = await call.ports.dropin.intents(**call.query)
-    shown = tuple(intent_view(intent) for intent in page.items)
-    return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
+    return page_response(call.request, page, intent_view)
 
 
 async def resolve(call: Call) -> Response:
@@ -34,3 +111,68 @@ async def dismiss(call: Call) -> Response:
         detail = f"there is no create {call.id[:200]!r} whose fate is unknown"
         raise NotFound(detail, code="intent_not_found")
     return json_response(intent_view(intent))
+
+
+OPERATIONS = [
+    Operation(
+        id="listIntents",
+        method="GET",
+        path="/v1/intents",
+        tag="Intents",
+        summary="List creates whose fate is unknown, newest first",
+        description="They were sent to the upstream, and no response proves whether they were carried out. Check "
+        "before you send one again. A create that is repeated with its Idempotency-Key and answered leaves the list.",
+        handler=list_intents,
+        scopes=READS_JOBS,
+        query=PAGE,
+        answers={200: Answer(description="A page.", model=IntentPage, headers=NEXT)},
+    ),
+    Operation(
+        id="resolveIntent",
+        method="POST",
+        path="/v1/intents/{id}/resolve",
+        tag="Intents",
+        summary="Record the outcome of a create",
+        description="Use it once you have checked with the upstream. The create leaves the list; with `job_id` that "
+        "job is tracked with the metadata and the callback of the create. Nothing is sent upstream.",
+        handler=resolve,
+        scopes=WRITES_JOBS,
+        body=IntentResolution,
+        answers={200: Answer(description="The create, as recorded.", model=Intent)},
+        problems={409: "The create was already resolved, or is still in flight."},
+    ),
+    Operation(
+        id="dismissIntent",
+        method="DELETE",
+        path="/v1/intents/{id}",
+        tag="Intents",
+        summary="Remove a create from the list",
+        description="Use it once you have checked with the upstream. Nothing is sent upstream.",
+        handler=dismiss,
+        scopes=WRITES_JOBS,
+        answers={200: Answer(description="The create before it was removed.", model=Intent)},
+    ),
+]
+
+_INTENT: Intent = {
+    "id": INTENT_ID,
+    "source": "revor",
+    "account": "default",
+    "path": "/api/messages",
+    "body_digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "idempotency_key": "deal-42-invite",
+    "sent_at": TIME,
+    "reason": "no_answer",
+    "status_code": None,
+    "channel": "linkedin",
+    "connect_account_id": "acc_1",
+    "metadata": {"deal": 42},
+    "request": {"metadata": {"sequence": "spring"}},
+    "fate": None,
+    "job_id": None,
+}
+EXAMPLES: dict[str, Any] = {
+    "IntentResolution": {"fate": "sent", "job_id": JOB_ID},
+    "Intent": _INTENT,
+    "IntentPage": {"items": [_INTENT], "next_cursor": None},
+}

@@ -1,22 +1,191 @@
 """`/v1/jobs`: register, read, wait, refresh, explain, untrack."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
 
+from pydantic import Field
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from relay.api import params, stream, waiting
-from relay.api.models import MAX_BATCH_JOBS, JobBatch
-from relay.api.operations import Call
+from relay.api.events import EventPage
+from relay.api.examples import JOB_ID, JOB_UID, TIME
+from relay.api.fields import (
+    Body,
+    JobRequest,
+    LastError,
+    NextCursor,
+    Nothing,
+    Time,
+    job_request_view,
+    last_error_view,
+)
+from relay.api.limits import MAX_BATCH_BODY_BYTES
+from relay.api.operations import (
+    LAST_EVENT_ID,
+    LOCATION,
+    NEXT,
+    READS_JOBS,
+    STREAM,
+    WRITES_JOBS,
+    Answer,
+    Call,
+    Operation,
+)
+from relay.api.params import PAGE, boolean, choice, text
 from relay.api.problems import did_you_mean, invalid_parameter
-from relay.api.registration import read_registration, rejection
+from relay.api.registration import JobRegistration, Rejected, UpstreamAnswer, read_registration, rejection
 from relay.api.resource import json_response, page_response
 from relay.api.validation import validate
-from relay.api.views import explanation_view, job_view
-from relay.core.job import KNOWN_STATUSES, Job
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core import job as core
+from relay.core import tracking as core_tracking
+from relay.core.job import KNOWN_STATUSES, Priority
 from relay.core.records import Page
 from relay.errors import Conflict, InvalidRequest, NotFound, RequestError
 
+MAX_BATCH_JOBS = 10_000
 BATCH_CHUNK = 1_000
+
+Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
+
+
+class JobBatch(Body):
+    """Jobs to track, each as for `POST /v1/jobs`. An invalid job does not affect the others."""
+
+    jobs: list[Any] = Field(
+        max_length=MAX_BATCH_JOBS,
+        json_schema_extra={
+            "items": {
+                "description": "A body of `POST /v1/jobs`. Invalid ones are listed in `rejected`.",
+                "anyOf": [{"$ref": "#/components/schemas/JobRegistration"}, {}],
+            }
+        },
+    )
+
+
+class Job(TypedDict):
+    """A tracked job."""
+
+    uid: Annotated[str, Field(description="The relay's id of the job.")]
+    id: Annotated[str, Field(description="The upstream's id of the job.")]
+    source: str
+    account: str
+    status: Annotated[str | None, Field(description="The last upstream status; null before the first poll.")]
+    outcome: Outcome | None
+    open: Annotated[bool, Field(description="True while the relay polls the job.")]
+    sequence: Annotated[int, Field(description="The number of events so far.")]
+    metadata: Mapping[str, Any]
+    request: JobRequest
+    connect_account_id: Annotated[str | None, Field(description="The upstream's id of the sending account.")]
+    priority: Priority
+    tracked_at: Time
+    last_polled_at: Time | None
+    next_poll_at: Time | None
+    closed_at: Time | None
+    poll_count: int
+    last_error: LastError | None
+    upstream: Annotated[Mapping[str, Any] | None, Field(description="The upstream's item at the last poll.")]
+
+
+class JobPage(TypedDict):
+    """One page of jobs."""
+
+    items: list[Job]
+    next_cursor: NextCursor
+
+
+class BatchResult(TypedDict):
+    """The result of a batch."""
+
+    created: int
+    existing: int
+    rejected: list[Rejected]
+
+
+class ExplainedError(LastError):
+    """The last error, and how to fix it."""
+
+    meaning: Annotated[str, Field(description="What the error means, in plain words.")]
+    fix: Annotated[str, Field(description="What to do about the cause.")]
+    who: Annotated[str, Field(description="Who can do it.")]
+
+
+class Explanation(TypedDict):
+    """When the next poll is, and why not earlier."""
+
+    uid: str
+    id: str
+    status: str | None
+    open: bool
+    reason: str
+    sentence: str
+    waiting_for: str | None
+    next_poll_at: Time | None
+    not_before: Annotated[
+        Time | None, Field(description="The earliest time at which the request budget allows that poll.")
+    ]
+    expected_delay_seconds: Annotated[
+        float | None,
+        Field(description="The expected delay between the job's end and its detection, on average; null if unknown."),
+    ]
+    last_polled_at: Time | None
+    last_request_id: str | None
+    last_error: Annotated[
+        ExplainedError | None,
+        Field(
+            description="The error of the account or of the last poll, else the error the job failed with; null if "
+            "there is none. `at` is null if unknown."
+        ),
+    ]
+
+
+def job_view(job: core.Job) -> Job:
+    """A job."""
+    return {
+        "uid": job.uid,
+        "id": job.external_id,
+        "source": job.source,
+        "account": job.account,
+        "status": job.progress.status,
+        "outcome": cast("Outcome | None", job.outcome),
+        "open": job.closed_at is None,
+        "sequence": job.progress.sequence,
+        "metadata": job.metadata,
+        "request": job_request_view(job.request),
+        "connect_account_id": job.connect_account_id,
+        "priority": job.priority,
+        "tracked_at": to_rfc3339(job.tracked_at),
+        "last_polled_at": optional_rfc3339(job.last_polled_at),
+        "next_poll_at": optional_rfc3339(job.next_poll_at) if job.closed_at is None else None,
+        "closed_at": optional_rfc3339(job.closed_at),
+        "poll_count": job.poll_count,
+        "last_error": None if job.last_error is None else last_error_view(job.last_error),
+        "upstream": job.upstream,
+    }
+
+
+def explanation_view(job: core.Job, explanation: core_tracking.Explanation) -> Explanation:
+    """When a job is polled next, and why."""
+    return {
+        "uid": job.uid,
+        "id": job.external_id,
+        "status": job.progress.status,
+        "open": job.closed_at is None,
+        "reason": explanation.reason,
+        "sentence": explanation.sentence,
+        "waiting_for": explanation.waiting_for,
+        "next_poll_at": optional_rfc3339(explanation.next_poll_at),
+        "not_before": optional_rfc3339(explanation.not_before),
+        "expected_delay_seconds": explanation.expected_delay_seconds,
+        "last_polled_at": optional_rfc3339(explanation.last_polled_at),
+        "last_request_id": explanation.last_request_id,
+        "last_error": None if explanation.last_error is None else _explained_error(explanation.last_error),
+    }
+
+
+def _explained_error(error: Mapping[str, Any]) -> ExplainedError:
+    return {**last_error_view(error), "meaning": error["meaning"], "fix": error["fix"], "who": error["who"]}
 
 
 async def register(call: Call) -> Response:
@@ -39,17 +208,19 @@ async def register_batch(call: Call) -> Response:
     if type(entries) is not list:
         entries = validate(JobBatch, document).jobs
     counts = {True: 0, False: 0}
-    rejected: list[dict[str, Any]] = []
+    rejected: list[Rejected] = []
     for first in range(0, len(entries), BATCH_CHUNK):
         await _register_chunk(call, first, entries[first : first + BATCH_CHUNK], counts, rejected)
-    return json_response({"created": counts[True], "existing": counts[False], "rejected": rejected})
+    result: BatchResult = {"created": counts[True], "existing": counts[False], "rejected": rejected}
+    return json_response(result)
 
 
 async def _register_chunk(
-    call: Call, first: int, entries: list[Any], counts: dict[bool, int], rejected: list[dict[str, Any]]
+    call: Call, first: int, entries: list[Any], counts: dict[bool, int], rejected: list[Rejected]
 ) -> None:
     settings, tracking = call.ports.settings, call.ports.tracking
-    indexes, requests, refused = [], [], []
+    indexes, requests = [], []
+    refused: list[Rejected] = []
     for index, entry in enumerate(entries, first):
         try:
             requests.append(read_registration(entry, settings, tracking))
@@ -63,7 +234,7 @@ async def _register_chunk(
             refused.append(rejection(index, result))
         else:
             counts[result.created] += 1
-    rejected.extend(sorted(refused, key=lambda one: int(one["index"])))
+    rejected.extend(sorted(refused, key=lambda one: one["index"]))
 
 
 async def list_jobs(call: Call) -> Response:
@@ -74,9 +245,7 @@ async def list_jobs(call: Call) -> Response:
         # Upstreams may send other statuses, so only an unknown one without jobs counts as a misspelling.
         detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
         raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
-    return page_response(
-        call.request, Page(items=tuple(job_view(job) for job in page.items), next_cursor=page.next_cursor)
-    )
+    return page_response(call.request, page, job_view)
 
 
 async def get_job(call: Call) -> Response:
@@ -124,10 +293,10 @@ async def job_events(call: Call) -> Response:
     more = len(found) > limit
     shown = found[:limit]
     cursor = params.encode_cursor(shown[-1].sequence or 0) if more else None
-    return page_response(call.request, Page(items=stream.fragments(shown), next_cursor=cursor))
+    return page_response(call.request, Page(items=tuple(shown), next_cursor=cursor), stream.fragment)
 
 
-async def find_job(call: Call) -> Job:
+async def find_job(call: Call) -> core.Job:
     """The job of the path. Raises NotFound, or Conflict if several accounts have a job with this id."""
     jobs, id = call.ports.jobs, call.id
     source, account = call.query["source"], call.query["account"]
@@ -143,3 +312,193 @@ async def find_job(call: Call) -> Job:
         detail = f"{len(found)} accounts have a job {id!r}: choose one with {where}, or use its uid"
         raise Conflict(detail, code="ambiguous_job")
     return found[0]
+
+
+_WHICH = (
+    text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
+    text("account", "Only jobs of this account. Also selects one of several jobs with the same id."),
+)
+_JOB = Answer(description="The job.", model=Job)
+_AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
+
+OPERATIONS = [
+    Operation(
+        id="registerJob",
+        method="POST",
+        path="/v1/jobs",
+        tag="Jobs",
+        summary="Track a job",
+        description="The upstream's answer to a create is also a valid body.",
+        handler=register,
+        scopes=WRITES_JOBS,
+        body=JobRegistration,
+        also_bodies=(UpstreamAnswer,),
+        answers={
+            201: Answer(description="The job is now tracked.", model=Job, headers=LOCATION),
+            200: Answer(
+                description="The job was already tracked; the callback and metadata of the body were added.",
+                model=Job,
+            ),
+        },
+    ),
+    Operation(
+        id="registerJobs",
+        method="POST",
+        path="/v1/jobs/batch",
+        tag="Jobs",
+        summary="Track up to 10,000 jobs",
+        handler=register_batch,
+        scopes=WRITES_JOBS,
+        body=JobBatch,
+        max_body_bytes=MAX_BATCH_BODY_BYTES,
+        answers={200: Answer(description="The number of jobs created, and the rejected ones.", model=BatchResult)},
+    ),
+    Operation(
+        id="listJobs",
+        method="GET",
+        path="/v1/jobs",
+        tag="Jobs",
+        summary="List jobs, newest first",
+        handler=list_jobs,
+        scopes=READS_JOBS,
+        query=(
+            text("status", "The last upstream status."),
+            boolean("open", "Whether the relay still polls the job."),
+            *_WHICH,
+            *PAGE,
+        ),
+        answers={200: Answer(description="A page.", model=JobPage, headers=NEXT)},
+    ),
+    Operation(
+        id="getJob",
+        method="GET",
+        path="/v1/jobs/{id}",
+        tag="Jobs",
+        summary="Read a job, or wait for it",
+        description="By its uid or its upstream id. With `Prefer: wait=N` the response is sent when the job closes, or "
+        "with `until=running` when it starts, and after N seconds at the latest.",
+        handler=get_job,
+        scopes=READS_JOBS,
+        query=(choice("until", "What to wait for.", "closed", "running"), *_WHICH),
+        request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
+        answers={
+            200: Answer(
+                description="The job.",
+                model=Job,
+                headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
+            )
+        },
+        problems={**_AMBIGUOUS, 429: "Too many requests are waiting."},
+    ),
+    Operation(
+        id="untrackJob",
+        method="DELETE",
+        path="/v1/jobs/{id}",
+        tag="Jobs",
+        summary="Stop tracking a job",
+        description="No event is sent, and pending deliveries continue. `purge=true` erases the job, its events and "
+        "their attempts.",
+        handler=untrack,
+        scopes=WRITES_JOBS,
+        query=(boolean("purge", "Erase the job, its events and their attempts.", default=False), *_WHICH),
+        answers={200: _JOB},
+        problems=_AMBIGUOUS,
+    ),
+    Operation(
+        id="refreshJob",
+        method="POST",
+        path="/v1/jobs/{id}/refresh",
+        tag="Jobs",
+        summary="Poll a job as soon as the budget allows",
+        handler=refresh,
+        scopes=WRITES_JOBS,
+        query=_WHICH,
+        body=Nothing,
+        body_optional=True,
+        answers={202: Answer(description="The poll is scheduled.", model=Job)},
+        problems={409: "The job is closed, or several accounts have a job with this id."},
+    ),
+    Operation(
+        id="explainJob",
+        method="GET",
+        path="/v1/jobs/{id}/explain",
+        tag="Jobs",
+        summary="Explain when a job is polled next",
+        handler=explain,
+        scopes=READS_JOBS,
+        query=_WHICH,
+        answers={200: Answer(description="The explanation, as a sentence and as fields.", model=Explanation)},
+        problems=_AMBIGUOUS,
+    ),
+    Operation(
+        id="listJobEvents",
+        method="GET",
+        path="/v1/jobs/{id}/events",
+        tag="Jobs",
+        summary="List or stream a job's events, in order",
+        description="With `Accept: text/event-stream`: a stream that ends after the last event of a closed job.",
+        handler=job_events,
+        scopes=READS_JOBS,
+        query=(*_WHICH, *PAGE),
+        request_headers=LAST_EVENT_ID,
+        answers={
+            200: Answer(
+                description="A page, or a stream.",
+                model=EventPage,
+                headers=NEXT,
+                also={STREAM.media_type: STREAM.description},
+            ),
+            204: Answer(description="The job is closed, and there are no events after `Last-Event-ID`.", media_type=""),
+        },
+        problems={**_AMBIGUOUS, 429: "Too many streams are open."},
+    ),
+]
+
+_JOB_EXAMPLE: Job = {
+    "uid": JOB_UID,
+    "id": JOB_ID,
+    "source": "revor",
+    "account": "default",
+    "status": "scheduled",
+    "outcome": None,
+    "open": True,
+    "sequence": 1,
+    "metadata": {"deal": 42},
+    "request": {"metadata": {"sequence": "spring"}},
+    "connect_account_id": "acc_1",
+    "priority": "normal",
+    "tracked_at": TIME,
+    "last_polled_at": "2026-05-20T10:00:01.000Z",
+    "next_poll_at": "2026-05-20T10:00:06.000Z",
+    "closed_at": None,
+    "poll_count": 1,
+    "last_error": None,
+    "upstream": {"id": JOB_ID, "status": "scheduled"},
+}
+EXAMPLES: dict[str, Any] = {
+    "JobBatch": {"jobs": [{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]},
+    "Job": _JOB_EXAMPLE,
+    "JobPage": {"items": [_JOB_EXAMPLE], "next_cursor": None},
+    "BatchResult": {
+        "created": 9998,
+        "existing": 1,
+        "rejected": [{"index": 7, "code": "missing", "detail": "/id: it is missing"}],
+    },
+    "Explanation": {
+        "uid": JOB_UID,
+        "id": JOB_ID,
+        "status": "scheduled",
+        "open": True,
+        "reason": "before_anchor",
+        "sentence": "Nothing can happen to it before 10:00:00 UTC; the next poll comes in 5 s, at 10:00:06 UTC, when "
+        "it is likely to have ended: polling earlier would take requests from jobs that need them more. Its end is "
+        "known about 1.2 s after it happens.",
+        "waiting_for": None,
+        "next_poll_at": "2026-05-20T10:00:06.000Z",
+        "not_before": "2026-05-20T10:00:06.000Z",
+        "expected_delay_seconds": 1.2,
+        "last_polled_at": "2026-05-20T10:00:01.000Z",
+        "last_request_id": "req_8c1f",
+        "last_error": None,
+    },
+}

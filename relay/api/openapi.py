@@ -4,13 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
-from relay.api import examples, shapes
+from relay.api.catalogue import EXAMPLES
+from relay.api.examples import HEADER_SCHEMAS, PATHS
 from relay.api.operations import PUBLIC, Answer, Operation, Parameter
 from relay.api.ports import ApiSettings
-from relay.api.problems import MEDIA_TYPE
+from relay.api.problems import MEDIA_TYPE, Problem
 from relay.core.events import RELAY_SOURCE
 from relay.core.filters import known_types
 
@@ -31,10 +33,14 @@ callers on the same machine need none."""
 def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
     """The description as JSON. It lists the configured sources, accounts, event types and kinds."""
     models = _models(operations)
-    names, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
-    schemas = definitions.get("$defs", {})
+    names, definitions = TypeAdapter.json_schemas(
+        [(model, "validation", TypeAdapter(model)) for model in models],
+        ref_template=_REF,
+        schema_generator=_Schemas,
+    )
+    schemas = definitions["$defs"]
     refs = {model: names[(model, "validation")] for model in models}
-    _fill_in_names(schemas, settings, kinds)
+    _fill_in_names(schemas, operations, settings, kinds)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, refs, settings)
@@ -64,8 +70,15 @@ _HEADERS = {
 }
 
 
-def _models(operations: Sequence[Operation]) -> list[type[BaseModel]]:
-    found: dict[type[BaseModel], None] = {shapes.Problem: None}
+class _Schemas(GenerateJsonSchema):
+    """Documents that an answer has no other fields than those of its TypedDict."""
+
+    def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
+        return {"additionalProperties": False, **super().typed_dict_schema(schema)}
+
+
+def _models(operations: Sequence[Operation]) -> list[type]:
+    found: dict[type, None] = {Problem: None}
     for operation in operations:
         for model in (operation.body, *operation.also_bodies, *(answer.model for answer in operation.answers.values())):
             if model is not None:
@@ -73,7 +86,9 @@ def _models(operations: Sequence[Operation]) -> list[type[BaseModel]]:
     return list(found)
 
 
-def _fill_in_names(schemas: dict[str, Any], settings: ApiSettings, kinds: Sequence[str]) -> None:
+def _fill_in_names(
+    schemas: dict[str, Any], operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]
+) -> None:
     """Adds the names that depend on the settings; handlers check them, not the models."""
     types = list(known_types(origin.type_prefix for origin in settings.origins.values()))
     sources = sorted({*(origin.source for origin in settings.origins.values()), RELAY_SOURCE})
@@ -89,13 +104,13 @@ def _fill_in_names(schemas: dict[str, Any], settings: ApiSettings, kinds: Sequen
     schemas["ReplayCreate"]["properties"]["types"]["anyOf"][0]["items"]["enum"] = types
     schemas["DeliveryFilter"]["properties"]["type"]["anyOf"][0]["enum"] = types
     schemas["TestRequest"]["properties"]["type"]["anyOf"][0]["enum"] = types
-    for name, example in examples.BODIES.items():
-        schemas[name]["examples"] = [example]
+    for operation in operations:
+        for model in (operation.body, *operation.also_bodies):
+            if model is not None:
+                schemas[model.__name__]["examples"] = [EXAMPLES[model.__name__]]
 
 
-def _operation(
-    operation: Operation, refs: Mapping[type[BaseModel], Mapping[str, Any]], settings: ApiSettings
-) -> dict[str, Any]:
+def _operation(operation: Operation, refs: Mapping[type, Mapping[str, Any]], settings: ApiSettings) -> dict[str, Any]:
     document: dict[str, Any] = {"operationId": operation.id, "tags": [operation.tag], "summary": operation.summary}
     if operation.description:
         document["description"] = operation.description
@@ -107,7 +122,7 @@ def _operation(
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         document["requestBody"] = {
             "required": not operation.body_optional,
-            "content": {"application/json": {"schema": schema, **_example(examples.BODIES, operation.body.__name__)}},
+            "content": {"application/json": {"schema": schema, "example": EXAMPLES[operation.body.__name__]}},
         }
     document["responses"] = {
         str(code): _answer(operation, answer, refs) for code, answer in sorted(operation.answers.items())
@@ -127,7 +142,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
             if operation.tag == "Jobs"
             else "The id of the resource.",
             "schema": {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"},
-            **_example(examples.PATHS, operation.tag),
+            "example": PATHS[operation.tag],
         }
         for name in _BY_PATH_ID.findall(operation.path)
     ]
@@ -139,7 +154,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
             "the first response again; nothing is done twice."
         )
     return found + [
-        {"name": name, "in": "header", "description": description, "schema": examples.HEADER_SCHEMAS[name]}
+        {"name": name, "in": "header", "description": description, "schema": HEADER_SCHEMAS[name]}
         for name, description in headers.items()
     ]
 
@@ -153,7 +168,7 @@ def _query(parameter: Parameter) -> dict[str, Any]:
     }
 
 
-def _answer(operation: Operation, answer: Answer, refs: Mapping[type[BaseModel], Mapping[str, Any]]) -> dict[str, Any]:
+def _answer(operation: Operation, answer: Answer, refs: Mapping[type, Mapping[str, Any]]) -> dict[str, Any]:
     headers = {
         name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers.items()
     }
@@ -168,7 +183,7 @@ def _answer(operation: Operation, answer: Answer, refs: Mapping[type[BaseModel],
             schema = {"type": "object"} if answer.media_type.endswith("json") else {"type": "string"}
         content[answer.media_type] = {"schema": schema}
         if answer.model is not None:
-            content[answer.media_type] |= _example(examples.ANSWERS, answer.model.__name__)
+            content[answer.media_type] |= {"example": EXAMPLES[answer.model.__name__]}
     content |= {media_type: {"schema": {"type": "string"}} for media_type in answer.also}
     return {**document, "content": content} if content else document
 
@@ -208,7 +223,3 @@ def _problems(operation: Operation) -> dict[int, str]:
     for code, when in operation.problems.items():
         found[code] = f"{when} {found[code]}" if code == 409 and code in found else when
     return found
-
-
-def _example(by_name: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {"example": by_name[name]} if name in by_name else {}

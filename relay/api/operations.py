@@ -109,7 +109,7 @@ class Answer:
     """A successful response, for the documentation. `headers`: name to description; `also`: other media types."""
 
     description: str
-    model: type[BaseModel] | None = None
+    model: type | None = None
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     also: Mapping[str, str] = field(default_factory=dict)

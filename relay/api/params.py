@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.requests import Request
 
-from relay.api.models import PRINTABLE
+from relay.api.fields import PRINTABLE
 from relay.api.operations import Parameter
 from relay.api.problems import did_you_mean, invalid_detail, invalid_parameter
 from relay.clock import from_rfc3339

@@ -3,11 +3,14 @@
 import difflib
 import http
 from collections.abc import Iterable
+from typing import Annotated, NotRequired
 
+from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
+from typing_extensions import TypedDict
 
 from relay.clock import Clock
 from relay.core.jsontext import dumps
@@ -26,9 +29,34 @@ _HTTP_ERRORS = {
 }
 
 
+class Mistake(TypedDict):
+    """One error in a request."""
+
+    pointer: Annotated[str, Field(description="A JSON Pointer into the body, or the name of a parameter or header.")]
+    code: str
+    detail: str
+
+
+class Problem(TypedDict):
+    """Why a request failed (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: Annotated[str, Field(description="What is wrong, in a sentence.")]
+    code: Annotated[str, Field(description="For programs. Stable across versions.")]
+    errors: list[Mistake]
+    request_id: NotRequired[
+        Annotated[
+            str,
+            Field(description="Only if the relay's log has more about the error.", json_schema_extra={"default": ""}),
+        ]
+    ]
+
+
 def problem_response(error: RequestError, *, request_id: str | None = None) -> Response:
     """The response for a RequestError."""
-    document: dict[str, object] = {
+    document: Problem = {
         "type": TYPE_PREFIX + error.code,
         "title": error.title,
         "status": error.status,

@@ -1,24 +1,99 @@
 """Reads the body of a registration: from `POST /v1/jobs`, from a batch, and in the dry run of an import."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from relay.api.models import MAX_ID_CHARACTERS, MAX_METADATA_BYTES, JobRegistration, is_printable_id
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from relay.api.examples import JOB_ID
+from relay.api.fields import ID_PATTERN, MAX_ID_CHARACTERS, MAX_TYPES, MAX_URL_CHARACTERS, PRINTABLE, Body
 from relay.api.names import account_errors, event_types
 from relay.api.validation import invalid, validate
+from relay.core.durations import MAX_DURATION_SECONDS
 from relay.core.events import Origin, job_event_types
-from relay.core.job import Observation
+from relay.core.job import Observation, Priority
 from relay.core.jsontext import dumps
 from relay.core.netguard import GuardPolicy, refusal_of_url
 from relay.core.tracking import TrackRequest
-from relay.errors import FieldError, InvalidRequest, SinkRefused
+from relay.errors import FieldError, RequestError, SinkRefused
+
+MAX_METADATA_BYTES = 16_384
+
+is_printable_id = re.compile(f"{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}").fullmatch
+url_refusal = lru_cache(maxsize=4096)(refusal_of_url)
+"""`refusal_of_url` with a cache: most jobs of one caller share a callback URL."""
+
+
+class JobRegistration(Body):
+    """A job to track."""
+
+    id: str = Field(pattern=ID_PATTERN, description="The upstream's id of the job: 1 to 200 printable characters.")
+    source: str = Field(default="revor", description="A configured source.")
+    account: str = Field(default="default", description="A configured account of the source.")
+    callback_url: str | None = Field(
+        default=None, max_length=MAX_URL_CHARACTERS, description="The URL that this job's events are sent to, signed."
+    )
+    callback_types: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_TYPES,
+        description="The event types to send to `callback_url`: full names (`ai.revor.job.failed`) or short ones "
+        "(`failed`). Default: all, or the current types if the job already has this callback.",
+    )
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="Your own data, included in every event of the job. At most 16 KiB of JSON."
+    )
+    priority: Priority | None = Field(
+        default=None,
+        description="The weight of the job's delay while the request budget is short: `low` is a quarter of `normal`, "
+        "`high` four times. Default: `normal` for a new job; a job that is already tracked keeps its priority.",
+    )
+    deadline_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_DURATION_SECONDS,
+        description="Seconds from the job's scheduled time, or else from now, until it is `overdue`.",
+    )
+
+
+class UpstreamItem(BaseModel):
+    """A job as the upstream returns it. All fields are kept."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
+
+    id: str = Field(pattern=ID_PATTERN)
+
+
+class UpstreamAnswer(Body):
+    """The upstream's answer to a create, unchanged. Fields of a registration can be added, except `priority`."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"additionalProperties": True, "not": {"required": ["id"]}}
+    )
+
+    ok: Literal[True]
+    item: UpstreamItem
+    source: str = JobRegistration.model_fields["source"].default
+    account: str = JobRegistration.model_fields["account"].default
+    callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
+    callback_types: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TYPES)
+    metadata: dict[str, Any] | None = None
+    deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DURATION_SECONDS)
+
+
+class Rejected(TypedDict):
+    """A job of a batch that is not tracked."""
+
+    index: int
+    code: str
+    detail: str
+
 
 _BESIDE_ANSWER = frozenset(JobRegistration.model_fields) - {"priority"}  # an upstream may have a field of this name
 _SOURCE: str = JobRegistration.model_fields["source"].default
-
-url_refusal = lru_cache(maxsize=4096)(refusal_of_url)
-"""`refusal_of_url` with a cache: most jobs of one caller share a callback URL."""
 
 
 class Rules(Protocol):
@@ -109,7 +184,13 @@ def check_sink(url: str, settings: Rules, pointer: str) -> None:
         raise SinkRefused(why, errors=[FieldError(pointer=pointer, code="sink_refused", detail=why)])
 
 
-def rejection(index: int, error: InvalidRequest | Any) -> dict[str, Any]:
+def rejection(index: int, error: RequestError) -> Rejected:
     """The entry in `rejected` for a job of a batch that was not tracked."""
     code = error.errors[0].code if error.errors else error.code
     return {"index": index, "code": code, "detail": str(error)}
+
+
+EXAMPLES: dict[str, Any] = {
+    "JobRegistration": {"id": JOB_ID, "metadata": {"deal": 42}},
+    "UpstreamAnswer": {"ok": True, "item": {"id": JOB_ID, "status": "scheduled"}},
+}

@@ -1,19 +1,106 @@
 """`/v1/replays`: send events again, and follow the progress."""
 
-from starlette.responses import Response
+from typing import Annotated, Any, Literal
 
-from relay.api.models import DeliveriesRetry, ReplayCreate
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.examples import REPLAY_ID, SUBSCRIPTION_ID, TIME
+from relay.api.fields import ID_PATTERN, MAX_TYPES, Body, Moment, Time
 from relay.api.names import event_type, event_types
-from relay.api.operations import Call
+from relay.api.operations import ADMINS, LOCATION, Answer, Call, Operation
 from relay.api.resource import json_response
 from relay.api.validation import invalid, pointer_of, validate
-from relay.api.views import replay_view
-from relay.clock import from_rfc3339
+from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
+from relay.core import replay as core
 from relay.core.filters import matches
-from relay.core.replay import Replay, ReplayRequest
+from relay.core.replay import Only, ReplayState
 from relay.core.subscription import Subscription
 from relay.errors import FieldError, NotFound
 from relay.ids import new_id
+
+
+class ReplayCreate(Body):
+    """The events to send again."""
+
+    since: Moment = Field(description="Events recorded at or after this time.")
+    until: Moment | None = Field(
+        default=None, description="Events recorded before this time. Default and maximum: now."
+    )
+    types: list[str] | None = Field(
+        default=None, min_length=1, max_length=MAX_TYPES, description="Default: all types of the subscription."
+    )
+    only: Literal["undelivered", "all"] = Field(
+        default="undelivered", description="`all` includes delivered events, which receivers recognise by `id`."
+    )
+
+
+class DeliveryFilter(Body):
+    """Deliveries that match all of these conditions."""
+
+    subscription: str | None = Field(default=None, pattern=ID_PATTERN, description="Deliveries to this subscription.")
+    state: Literal["pending", "dead", "cancelled", "delivered"] = Field(
+        default="dead", description="Their state. With `pending`, deliveries that wait for a retry are tried now."
+    )
+    type: str | None = Field(default=None, description="Events of this type, full or short.")
+    since: Moment | None = Field(default=None, description="Events recorded at or after this time.")
+    until: Moment | None = Field(default=None, description="Events recorded before this time.")
+    reason: str | None = Field(default=None, pattern=ID_PATTERN, description="Deliveries with exactly this `reason`.")
+
+
+class DeliveriesRetry(Body):
+    """The deliveries to send again."""
+
+    filter: DeliveryFilter
+
+
+class ReplayStarted(TypedDict):
+    """A replay that has started."""
+
+    replay_id: str
+    matched: Annotated[int, Field(description="The number of events to send.")]
+
+
+class Replay(TypedDict):
+    """The progress of a replay."""
+
+    id: str
+    subscription_id: Annotated[str | None, Field(description="null: all subscriptions.")]
+    state: ReplayState
+    matched: Annotated[int, Field(description="The number of events to send, counted at the start.")]
+    queued: Annotated[int, Field(description="How many of them have been queued for delivery.")]
+    delivered: int
+    dead: int
+    left: Annotated[int, Field(description="How many have not ended yet.")]
+    since: Time
+    until: Time
+    types: list[str] | None
+    only: Annotated[Only, Field(description="undelivered, all, or the previous state of the deliveries.")]
+    reason: Annotated[str | None, Field(description="Only deliveries that ended with this reason.")]
+    created_at: Time
+    ended_at: Time | None
+
+
+def replay_view(replay: core.Replay) -> Replay:
+    """The progress of a replay."""
+    return {
+        "id": replay.id,
+        "subscription_id": replay.subscription_id,
+        "state": replay.state,
+        "matched": replay.matched,
+        "queued": replay.queued,
+        "delivered": replay.delivered,
+        "dead": replay.dead,
+        "left": replay.left,
+        "since": to_rfc3339(replay.since),
+        "until": to_rfc3339(replay.until),
+        "types": None if replay.types is None else list(replay.types),
+        "only": replay.only,
+        "reason": replay.reason,
+        "created_at": to_rfc3339(replay.created_at),
+        "ended_at": optional_rfc3339(replay.ended_at),
+    }
 
 
 async def replay(call: Call) -> Response:
@@ -31,7 +118,7 @@ async def replay(call: Call) -> Response:
             errors.append(FieldError(pointer=pointer_of("types", index), code="unknown_type", detail=why))
     if errors:
         raise invalid(*errors)
-    request = ReplayRequest(
+    request = core.ReplayRequest(
         id=new_id("rpl", now),
         subscription_id=subscription.id,
         since=since,
@@ -51,7 +138,7 @@ async def retry_deliveries(call: Call) -> Response:
     errors += type_errors
     if errors:
         raise invalid(*errors)
-    request = ReplayRequest(
+    request = core.ReplayRequest(
         id=new_id("rpl", now),
         subscription_id=wanted.subscription,
         since=since,
@@ -64,7 +151,7 @@ async def retry_deliveries(call: Call) -> Response:
     return _started(await call.ports.replays.create(request))
 
 
-async def get(call: Call) -> Response:
+async def get_replay(call: Call) -> Response:
     """`GET /v1/replays/{id}`."""
     found = await call.ports.replays.get(call.id)
     if found is None:
@@ -79,8 +166,8 @@ async def stop(call: Call) -> Response:
     return json_response(replay_view(stopped))
 
 
-def _started(made: Replay) -> Response:
-    answer = {"replay_id": made.id, "matched": made.matched}
+def _started(made: core.Replay) -> Response:
+    answer: ReplayStarted = {"replay_id": made.id, "matched": made.matched}
     return json_response(answer, 202, {"Location": f"/v1/replays/{made.id}"})
 
 
@@ -106,3 +193,88 @@ def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
     if job_event if subscription.callback else matches(subscription, name, source, job_event=job_event):
         return None
     return f"subscription {subscription.id} does not get events of the type {name!r}"
+
+
+_STARTED = Answer(
+    description="The replay has started. `GET /v1/replays/{id}` has its progress.",
+    model=ReplayStarted,
+    headers=LOCATION,
+)
+_TOO_MANY = {409: "A hundred replays are already running."}
+
+OPERATIONS = [
+    Operation(
+        id="replaySubscription",
+        method="POST",
+        path="/v1/subscriptions/{id}/replay",
+        tag="Subscriptions",
+        summary="Send a range of events again",
+        description="Sends the undelivered events recorded from `since` until before `until`, including events older "
+        "than the subscription; with `only: all` also the delivered ones. Each keeps its id. They go out in order "
+        "within a job, and always behind new events.",
+        handler=replay,
+        scopes=ADMINS,
+        body=ReplayCreate,
+        answers={202: _STARTED},
+        problems=_TOO_MANY,
+    ),
+    Operation(
+        id="retryDeliveries",
+        method="POST",
+        path="/v1/deliveries/retry",
+        tag="Deliveries",
+        summary="Send matching deliveries again",
+        description="They go out in order within a job and a subscription, each with a fresh retry schedule, and "
+        "always behind new events.",
+        handler=retry_deliveries,
+        scopes=ADMINS,
+        body=DeliveriesRetry,
+        answers={202: _STARTED},
+        problems=_TOO_MANY,
+    ),
+    Operation(
+        id="getReplay",
+        method="GET",
+        path="/v1/replays/{id}",
+        tag="Replays",
+        summary="Read the progress of a replay",
+        handler=get_replay,
+        answers={200: Answer(description="The replay.", model=Replay)},
+    ),
+    Operation(
+        id="stopReplay",
+        method="DELETE",
+        path="/v1/replays/{id}",
+        tag="Replays",
+        summary="Stop a replay",
+        description="Deliveries not yet sent return to their previous state; attempts in flight finish. A replay that "
+        "has ended is unchanged.",
+        handler=stop,
+        scopes=ADMINS,
+        answers={200: Answer(description="The stopped replay.", model=Replay)},
+    ),
+]
+
+_REPLAY: Replay = {
+    "id": REPLAY_ID,
+    "subscription_id": SUBSCRIPTION_ID,
+    "state": "running",
+    "matched": 12840,
+    "queued": 1000,
+    "delivered": 612,
+    "dead": 0,
+    "left": 12228,
+    "since": "2026-05-19T00:00:00.000Z",
+    "until": "2026-05-20T00:00:00.000Z",
+    "types": None,
+    "only": "undelivered",
+    "reason": None,
+    "created_at": TIME,
+    "ended_at": None,
+}
+EXAMPLES: dict[str, Any] = {
+    "ReplayCreate": {"since": "2026-05-19T00:00:00Z", "until": "2026-05-20T00:00:00Z", "only": "undelivered"},
+    "DeliveriesRetry": {"filter": {"subscription": SUBSCRIPTION_ID, "reason": "http_500"}},
+    "ReplayStarted": {"replay_id": REPLAY_ID, "matched": 12840},
+    "Replay": _REPLAY,
+}

@@ -1,7 +1,7 @@
 """One path of the API as an ASGI app: finds the operation, checks the request, sends the response."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,12 +11,14 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api import idempotency, limits, params
 from relay.api.auth import Identity
-from relay.api.models import Nothing
+from relay.api.fields import Nothing
 from relay.api.operations import Call, Context, Operation
 from relay.api.validation import validate
 from relay.core.jsontext import dumps
 from relay.core.records import Page
 from relay.errors import Unauthorized
+
+Item = TypeVar("Item")
 
 
 class Resource:
@@ -85,7 +87,8 @@ def json_response(value: Any, status_code: int = 200, headers: Mapping[str, str]
     return Response(dumps(value), status_code=status_code, headers=headers, media_type="application/json")
 
 
-def page_response(request: Request, page: Page[Any]) -> Response:
-    """One page of a list. The items must be JSON values."""
+def page_response(request: Request, page: Page[Item], view: Callable[[Item], object]) -> Response:
+    """One page of a list. `view` makes the JSON value of an item."""
     headers = {} if page.next_cursor is None else {"Link": params.next_link(request, page.next_cursor)}
-    return json_response({"items": list(page.items), "next_cursor": page.next_cursor}, headers=headers)
+    items = [view(item) for item in page.items]
+    return json_response({"items": items, "next_cursor": page.next_cursor}, headers=headers)

@@ -6,8 +6,7 @@ hidden (see `Tail`), the stream reads again after growing pauses. The stream of 
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import orjson
 from starlette.datastructures import Headers
@@ -42,9 +41,9 @@ def is_wanted(headers: Headers) -> bool:
     return bool(wanted) and wanted[0] == MEDIA_TYPE
 
 
-def fragments(events: Sequence[Event]) -> tuple[Any, ...]:
-    """The stored bytes of the events, for use inside a JSON document."""
-    return tuple(orjson.Fragment(event.body) for event in events)
+def fragment(event: Event) -> orjson.Fragment:
+    """The stored bytes of an event, for use inside a JSON document."""
+    return orjson.Fragment(event.body)
 
 
 async def of_all(call: Call) -> Response:

@@ -2,25 +2,90 @@
 
 import secrets
 from dataclasses import replace
+from typing import Any, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
+from pydantic import Field
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
-from relay.api.models import SecretRotation, TestRequest
+from relay.api.deliveries import EXAMPLE_ATTEMPT, Attempt, attempt_view
+from relay.api.events import EXAMPLE_EVENT, CloudEvent
+from relay.api.fields import Body, Nothing, Time
 from relay.api.names import event_type
-from relay.api.operations import Call
+from relay.api.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation
+from relay.api.params import PAGE, boolean
+from relay.api.ports import Tested
 from relay.api.resource import json_response, page_response
-from relay.api.subscription_bodies import read_create, read_replace
+from relay.api.subscription_models import (
+    Subscription,
+    SubscriptionCreate,
+    SubscriptionPage,
+    SubscriptionReplace,
+    read_create,
+    read_replace,
+    subscription_view,
+)
 from relay.api.validation import invalid, validate
-from relay.api.views import subscription_view, tested_view
 from relay.clock import to_rfc3339
-from relay.core.events import Origin
-from relay.core.records import Page
+from relay.core import subscription as core
+from relay.core.events import Event, Origin
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscription import SigningSecret
 from relay.errors import Conflict, NotFound
 from relay.ids import new_id
+
+MAX_OVERLAP_SECONDS = 30 * 86_400.0
+EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the example of the Standard Webhooks specification
+
+
+class TestRequest(Body):
+    """The sample event to send."""
+
+    __test__: ClassVar[bool] = False  # pytest would collect it
+
+    type: str | None = Field(default=None, description="An event type. Default: `relay.test`.")
+
+
+class SecretRotation(Body):
+    """How long the old secret keeps signing."""
+
+    overlap_seconds: float = Field(default=86_400, ge=0, le=MAX_OVERLAP_SECONDS)
+
+
+class TestResult(TypedDict):
+    """The result of a test. It is not stored."""
+
+    delivered: bool
+    verdict: Literal["delivered", "retry", "dead", "disable"]
+    reason: str
+    event: CloudEvent
+    attempt: Attempt
+
+
+class Secret(TypedDict):
+    """A signing secret."""
+
+    secret: str
+
+
+class RotatedSecret(Secret):
+    """The new signing secret, and when the old one expires."""
+
+    old_secret_expires_at: Time
+
+
+def tested_view(event: Event, tested: Tested) -> TestResult:
+    """The result of a test."""
+    return {
+        "delivered": tested.outcome.verdict == "delivered",
+        "verdict": tested.outcome.verdict,
+        "reason": tested.outcome.reason,
+        "event": cast("CloudEvent", event.document()),
+        "attempt": attempt_view(tested.attempt),
+    }
+
 
 SECRET_BYTES = 32
 DEFAULT_TEST_TYPE = "relay.test"
@@ -46,7 +111,7 @@ async def create(call: Call) -> Response:
     return _made(call, made)
 
 
-def _made(call: Call, made: Subscription) -> Response:
+def _made(call: Call, made: core.Subscription) -> Response:
     secret = made.secrets[0].value
     view = subscription_view(made, call.ports.kinds.redacted_url, call.ports.settings, secret=secret)
     return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
@@ -56,11 +121,10 @@ async def list_subscriptions(call: Call) -> Response:
     """`GET /v1/subscriptions`."""
     page = await call.ports.subscriptions.page(**call.query)
     kinds, settings = call.ports.kinds, call.ports.settings
-    shown = tuple(subscription_view(one, kinds.redacted_url, settings) for one in page.items)
-    return page_response(call.request, Page(items=shown, next_cursor=page.next_cursor))
+    return page_response(call.request, page, lambda one: subscription_view(one, kinds.redacted_url, settings))
 
 
-async def get(call: Call) -> Response:
+async def get_subscription(call: Call) -> Response:
     """`GET /v1/subscriptions/{id}`."""
     return _shown(call, await _find(call))
 
@@ -129,12 +193,14 @@ async def rotate_secret(call: Call) -> Response:
     expires_at = now + overlap_seconds
     await call.ports.subscriptions.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
     call.ports.delivering.wake()
-    return json_response({"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)})
+    rotated: RotatedSecret = {"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)}
+    return json_response(rotated)
 
 
 async def signing_secret(call: Call) -> Response:
     """`GET /v1/signing-secret`: the secret that signs requests to callback URLs."""
-    return json_response({"secret": await call.ports.node.callback_secret()})
+    secret: Secret = {"secret": await call.ports.node.callback_secret()}
+    return json_response(secret)
 
 
 def same_url(one: str, other: str) -> bool:
@@ -147,25 +213,25 @@ def _comparable(url: str) -> tuple[str, ...]:
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
 
 
-def _shown(call: Call, subscription: Subscription) -> Response:
+def _shown(call: Call, subscription: core.Subscription) -> Response:
     return json_response(subscription_view(subscription, call.ports.kinds.redacted_url, call.ports.settings))
 
 
-async def _find(call: Call) -> Subscription:
+async def _find(call: Call) -> core.Subscription:
     subscription = await call.ports.subscriptions.get(call.id)
     if subscription is None:
         raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
     return subscription
 
 
-async def _set_state(call: Call, subscription: Subscription, state: str) -> Response:
+async def _set_state(call: Call, subscription: core.Subscription, state: str) -> Response:
     reason = "paused by hand" if state == "paused" else "resumed by hand"
     await call.ports.subscriptions.set_state(subscription.id, state, call.ports.clock(), reason)
     call.ports.delivering.wake()
     return _shown(call, await _find(call))
 
 
-def _refuse_callback(subscription: Subscription, why: str) -> None:
+def _refuse_callback(subscription: core.Subscription, why: str) -> None:
     if subscription.callback:
         raise Conflict(
             f"subscription {subscription.id} was created by a callback_url: {why}", code="callback_subscription"
@@ -177,3 +243,155 @@ def _origin_of(call: Call, event_type: str) -> tuple[str, Origin]:
     origins = call.ports.settings.origins
     found = next((pair for pair in origins.items() if event_type.startswith(f"{pair[1].type_prefix}.")), None)
     return found or next(iter(origins.items()))
+
+
+_SUBSCRIPTION = Answer(description="The subscription.", model=Subscription)
+
+OPERATIONS = [
+    Operation(
+        id="createSubscription",
+        method="POST",
+        path="/v1/subscriptions",
+        tag="Subscriptions",
+        summary="Subscribe to events",
+        handler=create,
+        scopes=ADMINS,
+        body=SubscriptionCreate,
+        query=(
+            boolean(
+                "reuse", "If the sink already has a subscription, return it with 200 and create none.", default=False
+            ),
+        ),
+        answers={
+            200: Answer(
+                description="With `reuse`: the existing subscription of this sink, unchanged.",
+                model=Subscription,
+            ),
+            201: Answer(
+                description="The new subscription. `config.secret` is only in this response.",
+                model=Subscription,
+                headers=LOCATION,
+            ),
+        },
+    ),
+    Operation(
+        id="listSubscriptions",
+        method="GET",
+        path="/v1/subscriptions",
+        tag="Subscriptions",
+        summary="List subscriptions, newest first",
+        handler=list_subscriptions,
+        query=(boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False), *PAGE),
+        answers={200: Answer(description="A page.", model=SubscriptionPage, headers=NEXT)},
+    ),
+    Operation(
+        id="getSubscription",
+        method="GET",
+        path="/v1/subscriptions/{id}",
+        tag="Subscriptions",
+        summary="Read a subscription",
+        handler=get_subscription,
+        answers={200: _SUBSCRIPTION},
+    ),
+    Operation(
+        id="replaceSubscription",
+        method="PUT",
+        path="/v1/subscriptions/{id}",
+        tag="Subscriptions",
+        summary="Replace a subscription's settings",
+        description="Its id, state, secret and start are kept.",
+        handler=put,
+        scopes=ADMINS,
+        body=SubscriptionReplace,
+        answers={200: _SUBSCRIPTION},
+        problems={409: "The subscription was created by a `callback_url`."},
+    ),
+    Operation(
+        id="deleteSubscription",
+        method="DELETE",
+        path="/v1/subscriptions/{id}",
+        tag="Subscriptions",
+        summary="Remove a subscription",
+        description="Its pending deliveries are cancelled.",
+        handler=delete,
+        scopes=ADMINS,
+        answers={200: Answer(description="The removed subscription.", model=Subscription)},
+    ),
+    Operation(
+        id="testSubscription",
+        method="POST",
+        path="/v1/subscriptions/{id}/test",
+        tag="Subscriptions",
+        summary="Send a sample event now",
+        description="Works while the subscription is paused. Nothing is stored.",
+        handler=test,
+        scopes=ADMINS,
+        body=TestRequest,
+        body_optional=True,
+        answers={200: Answer(description="The attempt, even if the sink refused it.", model=TestResult)},
+    ),
+    Operation(
+        id="pauseSubscription",
+        method="POST",
+        path="/v1/subscriptions/{id}/pause",
+        tag="Subscriptions",
+        summary="Pause a subscription",
+        description="Its events are still recorded, and wait.",
+        handler=pause,
+        scopes=ADMINS,
+        body=Nothing,
+        body_optional=True,
+        answers={200: _SUBSCRIPTION},
+        problems={409: "The subscription is disabled."},
+    ),
+    Operation(
+        id="resumeSubscription",
+        method="POST",
+        path="/v1/subscriptions/{id}/resume",
+        tag="Subscriptions",
+        summary="Resume a paused or disabled subscription",
+        handler=resume,
+        scopes=ADMINS,
+        body=Nothing,
+        body_optional=True,
+        answers={200: _SUBSCRIPTION},
+    ),
+    Operation(
+        id="rotateSecret",
+        method="POST",
+        path="/v1/subscriptions/{id}/rotate-secret",
+        tag="Subscriptions",
+        summary="Create a new signing secret",
+        description="Both secrets sign until the old one expires.",
+        handler=rotate_secret,
+        scopes=ADMINS,
+        body=SecretRotation,
+        body_optional=True,
+        answers={200: Answer(description="The new secret. It is only in this response.", model=RotatedSecret)},
+        problems={409: "The subscription was created by a `callback_url`."},
+    ),
+    Operation(
+        id="getSigningSecret",
+        method="GET",
+        path="/v1/signing-secret",
+        tag="Subscriptions",
+        summary="Read the secret that signs requests to callback URLs",
+        handler=signing_secret,
+        scopes=ADMINS,
+        answers={200: Answer(description="The secret.", model=Secret)},
+    ),
+]
+
+EXAMPLES: dict[str, Any] = {
+    "TestRequest": {"type": "relay.test"},
+    "SecretRotation": {"overlap_seconds": 86400},
+    "TestResult": {
+        "delivered": True,
+        "verdict": "delivered",
+        "reason": "200 OK",
+        "event": EXAMPLE_EVENT,
+        "attempt": EXAMPLE_ATTEMPT,
+    },
+    "Secret": {"secret": EXAMPLE_SECRET},
+    "RotatedSecret": {"secret": EXAMPLE_SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
+}

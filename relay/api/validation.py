@@ -8,18 +8,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from relay.api.fields import Body
 from relay.api.problems import did_you_mean, invalid_detail
 from relay.core.jsontext import dumps
 from relay.errors import FieldError, InvalidRequest
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Body)
 
-READ_ONLY = frozenset(
-    {
-        *("id", "uid", "state", "disabled_reason", "state_since", "state_reason", "created_at"),
-        *("failing_since", "failing_reason", "paused_until", "next_probe_at"),
-    }
-)
 MAX_ERRORS = 20
 
 _CODES = {
@@ -84,7 +79,7 @@ def pointer_of(*path: str | int) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:100] for part in path)
 
 
-def _field_error(model: type[BaseModel], found: ErrorDetails) -> FieldError:
+def _field_error(model: type[Body], found: ErrorDetails) -> FieldError:
     location = tuple(part for part in found["loc"] if part != "[key]")
     kind = found["type"]
     code = kind if kind in _OWN_CODES else _CODES.get(kind) or ("wrong_type" if kind.endswith("_type") else "invalid")
@@ -102,10 +97,10 @@ def _field_error(model: type[BaseModel], found: ErrorDetails) -> FieldError:
     return FieldError(pointer=pointer_of(*location), code=code, detail=detail + _given(location, found))
 
 
-def _unknown_field(model: type[BaseModel], location: tuple[str | int, ...]) -> str:
+def _unknown_field(model: type[Body], location: tuple[str | int, ...]) -> str:
     name = str(location[-1])
     fields = _fields_at(model, location[:-1])
-    if name in READ_ONLY and name not in fields:
+    if name in model.read_only and name not in fields:
         return f"{name} is read-only"
     return f"there is no field {name[:100]!r}{did_you_mean(name, fields)}"
 

@@ -16,10 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api import auth
 from relay.api.limits import MAX_DEPTH, deeper_than
-from relay.api.models import MAX_METADATA_BYTES
 from relay.api.operations import READS_JOBS, WRITES_JOBS, Context
 from relay.api.problems import request_id_of
-from relay.api.registration import callback_types, url_refusal
+from relay.api.registration import MAX_METADATA_BYTES, callback_types, url_refusal
 from relay.api.waiting import preferred_seconds
 from relay.core.forwarding import (
     CACHE_HEADER,

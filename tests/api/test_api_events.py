@@ -1,7 +1,7 @@
 import orjson
 import pytest
 
-from relay.api.shapes import DeliveryWithAttempts
+from relay.api.deliveries import DeliveryWithAttempts
 from relay.core.delivery import Timings
 from relay.core.signing import verify
 from tests.support.api_world import HOOK, NOW

@@ -3,7 +3,7 @@ import pytest
 
 from relay.api.app import create_api
 from relay.api.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from relay.api.models import MAX_METADATA_BYTES
+from relay.api.registration import MAX_METADATA_BYTES
 from relay.proxy.asgi import Proxy
 
 JSON = {"Content-Type": "application/json"}

@@ -2,10 +2,10 @@ import re
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
-from relay.api import examples, models, shapes
 from relay.api.app import create_api
-from relay.api.catalogue import OPERATIONS
+from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.resource import routes_of
 from relay.core.records import Intent
 from relay.proxy.asgi import Proxy
@@ -163,12 +163,15 @@ def test_every_json_body_and_answer_has_a_valid_example():
                 assert not list(validator(pointer).iter_errors(media["example"])), (method, path, place)
 
 
-def test_the_examples_of_bodies_are_accepted_by_their_models():
-    for name, example in examples.BODIES.items():
-        getattr(models, name).model_validate(example)
+def test_every_example_is_accepted_by_its_model():
+    models = {}
+    for operation in OPERATIONS:
+        answers = (answer.model for answer in operation.answers.values())
+        models |= {model.__name__: model for model in (operation.body, *operation.also_bodies, *answers) if model}
+    assert set(EXAMPLES) == set(models)
+    for name, example in EXAMPLES.items():
+        TypeAdapter(models[name]).validate_python(example)
         assert not list(validator(f"/components/schemas/{name}").iter_errors(example))
-    for name, example in examples.ANSWERS.items():
-        getattr(shapes, name).model_validate(example)
 
 
 def test_every_operation_documents_its_errors():

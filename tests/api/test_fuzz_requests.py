@@ -10,8 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from relay.api.app import create_api
-from relay.api.catalogue import OPERATIONS
-from relay.api.examples import BODIES
+from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.proxy.asgi import Proxy
 from relay.store.store import open_store
 from tests.support.api_world import HOOK, NOW, World
@@ -80,7 +79,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[st
         ),
         max_size=2,
     ),
-    body=raw_json(JSON_VALUES, [*BODIES.values(), {"id": None}, {"jobs": [{"id": "a"}], "x": None}]) | st.just(b""),
+    body=raw_json(JSON_VALUES, [*EXAMPLES.values(), {"id": None}, {"jobs": [{"id": "a"}], "x": None}]) | st.just(b""),
 )
 def test_any_request(
     call: Any, target: tuple[str, bytes], query: bytes, headers: dict[bytes, bytes], body: bytes

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from relay.api import auth, idempotency, limits, params, stream, waiting
-from relay.api.catalogue import OPERATIONS
-from relay.api.examples import BODIES as EXAMPLES
+from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.operations import Context
 from relay.api.registration import read_registration
-from relay.api.subscription_bodies import read_create, read_replace
+from relay.api.subscription_models import read_create, read_replace
 from relay.api.validation import validate
 from relay.cli import client, event_stream, listen, local, options
 from relay.cli.events import one_line

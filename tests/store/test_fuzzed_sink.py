@@ -18,7 +18,7 @@ import orjson
 import pytest
 import structlog
 
-from relay.api.views import attempt_view
+from relay.api.deliveries import attempt_view
 from relay.core.delivery import Attempt
 from relay.core.netguard import GuardPolicy
 from relay.core.subscription import SigningSecret

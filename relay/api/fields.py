@@ -1,0 +1,122 @@
+"""Types of fields, and small models, that several resources share.
+
+Request bodies derive from `Body`: pydantic validates and documents them. Answers are TypedDicts: plain dicts at run
+time, checked by mypy, documented by pydantic, and compared with that documentation by the tests.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, NotRequired
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
+
+from relay.clock import from_rfc3339, to_rfc3339
+from relay.core.durations import DURATION_PATTERN, MAX_DURATION_SECONDS, duration_seconds
+from relay.redaction import REDACTED, is_credential, redact_text
+
+MAX_ID_CHARACTERS = 200
+MAX_URL_CHARACTERS = 2_048
+MAX_TYPES = 100
+
+# Excludes control, formatting, private-use and unassigned characters, and every space except U+0020.
+PRINTABLE = (
+    "[^\\x00-\\x1f\\x7f-\\xa0\\xad\\u200b-\\u200f\\u2028-\\u202f\\u2060-\\u206f"
+    "\\ue000-\\uf8ff\\ufdd0-\\ufdef\\ufeff\\ufff0-\\uffff]"
+)
+ID_PATTERN = f"^{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}$"
+
+
+class Body(BaseModel):
+    """Base of all request bodies: unknown fields are refused, and types are not converted."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
+    )
+    read_only: ClassVar[frozenset[str]] = frozenset({"id", "uid"})
+    """Fields that an answer has and a body cannot set; the error says so."""
+
+
+class Nothing(Body):
+    """An empty object, or no body."""
+
+
+def _seconds(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return duration_seconds(value)
+    except ValueError:
+        expected = "a duration such as 5s, 5m, 2h or 1d, or seconds, is expected"
+        raise PydanticCustomError("invalid_duration", expected) from None
+
+
+def _moment(value: str) -> str:
+    try:
+        from_rfc3339(value)
+    except ValueError:
+        raise PydanticCustomError("invalid_time", "an RFC 3339 time such as 2026-05-20T10:00:08Z is expected") from None
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, le=MAX_DURATION_SECONDS),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": MAX_DURATION_SECONDS},
+                {"type": "string", "pattern": DURATION_PATTERN},
+            ],
+            "description": "Seconds, or a string such as 5s, 5m, 2h or 1d.",
+        }
+    ),
+]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Moment = Annotated[Time, AfterValidator(_moment)]
+"""A time in a request body."""
+NextCursor = Annotated[str | None, Field(description="The value for `cursor`; null on the last page.")]
+
+
+class LastError(TypedDict):
+    """Why the last poll failed."""
+
+    code: str
+    message: str
+    request_id: str | None
+    at: Time | None
+
+
+def last_error_view(error: Mapping[str, Any]) -> LastError:
+    """An error as it is recorded with a job or an account."""
+    at = error.get("at")
+    return {
+        "code": str(error.get("code") or "unknown"),
+        "message": redact_text(str(error.get("message") or "")),
+        "request_id": error.get("request_id"),
+        "at": to_rfc3339(at) if isinstance(at, int | float) else at,
+    }
+
+
+class JobRequest(TypedDict):
+    """The kept part of a create that was sent through the drop-in proxy."""
+
+    metadata: Annotated[dict[str, Any], Field(description="The `metadata` of the create; empty if it had none.")]
+    truncated: NotRequired[
+        Annotated[
+            bool,
+            Field(description="True if the metadata was too large to keep.", json_schema_extra={"default": False}),
+        ]
+    ]
+
+
+def job_request_view(request: Mapping[str, Any] | None) -> JobRequest:
+    """The kept part of a create; empty metadata if there is none."""
+    kept: JobRequest = {"metadata": {}}
+    return kept if request is None else {**kept, **request}  # type: ignore[typeddict-item]
+
+
+def header_view(name: str, value: str) -> str:
+    """A custom header's value; REDACTED if its name or form suggests a credential."""
+    return REDACTED if is_credential(name) or redact_text(value) != value else value
