@@ -1,6 +1,7 @@
 """`/v1/deliveries`: one per event and subscription, with all attempts."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, RootModel
@@ -195,8 +196,23 @@ GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscriptio
 """The values of `group_by`, and the column that each groups by."""
 
 
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
+
+
+@operation(
+    "GET /v1/deliveries",
+    query=(
+        choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled"),
+        text("subscription", "The subscription's id."),
+        text("event", "The event's id."),
+        choices("group_by", "Count deliveries by these fields, largest groups first.", *GROUPED_BY),
+        *PAGE,
+    ),
+    answers={200: Answer("A page; with `group_by`: groups.", DeliveryListing, headers=NEXT)},
+)
 async def list_deliveries(call: Call) -> Response:
-    """`GET /v1/deliveries`: newest first, or counted by group."""
+    """List deliveries, newest first, or count them by group."""
     query = dict(call.query)
     query["subscription_id"], query["event_id"] = query.pop("subscription"), query.pop("event")
     if group_by := query.pop("group_by"):
@@ -232,13 +248,23 @@ async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
     return sinks
 
 
-async def get(call: Call) -> Response:
-    """`GET /v1/deliveries/{id}`."""
+@operation(
+    "GET /v1/deliveries/{id}",
+    answers={200: Answer("The delivery.", DeliveryWithAttempts)},
+)
+async def get_delivery(call: Call) -> Response:
+    """Read a delivery with its attempts."""
     return await _shown(call, await _find(call))
 
 
-async def request(call: Call) -> Response:
-    """`GET /v1/deliveries/{id}/request`: the request with a current signature, to test a receiver's check."""
+@operation(
+    "GET /v1/deliveries/{id}/request",
+    scopes=ADMINS,
+    answers={200: Answer("The request. Nothing is sent.", SignedRequest)},
+    problems={409: "The subscription was removed."},
+)
+async def get_delivery_request(call: Call) -> Response:
+    """Preview the request with a current signature."""
     found = await _find(call)
     subscription = await call.ports.subscriptions.get(found.subscription_id)
     event = await call.ports.events.get(found.event_id)
@@ -256,8 +282,18 @@ def is_signed_name(name: str) -> bool:
     return name.lower() in ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
-async def retry(call: Call) -> Response:
-    """`POST /v1/deliveries/{id}/retry`: send it again with a fresh retry schedule."""
+@operation(
+    "POST /v1/deliveries/{id}/retry",
+    scopes=ADMINS,
+    body=Nothing,
+    body_optional=True,
+    answers={202: Answer("The delivery is due now.", DeliveryWithAttempts)},
+    problems={
+        409: "The delivery waits for an earlier event of its job, is being attempted, or its subscription was removed."
+    },
+)
+async def retry_delivery(call: Call) -> Response:
+    """Send a delivery again."""
     found = await _find(call)
     if await call.ports.subscriptions.get(found.subscription_id) is None:
         detail = f"subscription {found.subscription_id} was removed, so there is no sink to send this to"
@@ -282,61 +318,6 @@ async def _shown(call: Call, delivery: core.Delivery, status_code: int = 200) ->
     }
     return json_response(shown, status_code)
 
-
-OPERATIONS = [
-    Operation(
-        id="listDeliveries",
-        method="GET",
-        path="/v1/deliveries",
-        tag="Deliveries",
-        summary="List deliveries, newest first, or count them by group",
-        handler=list_deliveries,
-        query=(
-            choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled"),
-            text("subscription", "The subscription's id."),
-            text("event", "The event's id."),
-            choices("group_by", "Count deliveries by these fields, largest groups first.", *GROUPED_BY),
-            *PAGE,
-        ),
-        answers={200: Answer(description="A page; with `group_by`: groups.", model=DeliveryListing, headers=NEXT)},
-    ),
-    Operation(
-        id="getDelivery",
-        method="GET",
-        path="/v1/deliveries/{id}",
-        tag="Deliveries",
-        summary="Read a delivery with its attempts",
-        handler=get,
-        answers={200: Answer(description="The delivery.", model=DeliveryWithAttempts)},
-    ),
-    Operation(
-        id="getDeliveryRequest",
-        method="GET",
-        path="/v1/deliveries/{id}/request",
-        tag="Deliveries",
-        summary="Preview the request with a current signature",
-        handler=request,
-        scopes=ADMINS,
-        answers={200: Answer(description="The request. Nothing is sent.", model=SignedRequest)},
-        problems={409: "The subscription was removed."},
-    ),
-    Operation(
-        id="retryDelivery",
-        method="POST",
-        path="/v1/deliveries/{id}/retry",
-        tag="Deliveries",
-        summary="Send a delivery again",
-        handler=retry,
-        scopes=ADMINS,
-        body=Nothing,
-        body_optional=True,
-        answers={202: Answer(description="The delivery is due now.", model=DeliveryWithAttempts)},
-        problems={
-            409: "The delivery waits for an earlier event of its job, is being attempted, or its subscription was "
-            "removed."
-        },
-    ),
-]
 
 EXAMPLE_ATTEMPT: Attempt = {
     "number": 1,

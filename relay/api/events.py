@@ -1,5 +1,6 @@
 """`/v1/events`: all recorded events, with or without subscriptions."""
 
+from functools import partial
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
@@ -41,8 +42,23 @@ class EventPage(TypedDict):
     next_cursor: NextCursor
 
 
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Events")
+
+
+@operation(
+    "GET /v1/events",
+    query=(
+        text("type", "The event's type, full or short (`failed`)."),
+        text("subject", "The event's subject. For job events: the upstream's id of the job."),
+        time("since", "Events recorded at or after this time."),
+        time("until", "Events recorded before this time."),
+        *PAGE,
+    ),
+    answers={200: Answer("A page.", EventPage, headers=NEXT)},
+)
 async def list_events(call: Call) -> Response:
-    """`GET /v1/events`: newest first."""
+    """List events, newest first."""
     type, errors = event_type(call.query["type"], call.context.known_types, "type")
     if errors:
         raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
@@ -50,59 +66,32 @@ async def list_events(call: Call) -> Response:
     return page_response(call.request, page, fragment)
 
 
-async def get(call: Call) -> Response:
-    """`GET /v1/events/{id}`: the stored bytes, which are also what is sent and signed."""
+# Before `get_event`: routes are matched in order.
+@operation(
+    "GET /v1/events/stream",
+    request_headers=LAST_EVENT_ID,
+    answers={200: STREAM},
+    problems={429: "Too many streams are open."},
+)
+async def stream_events(call: Call) -> Response:
+    """Stream events as they are recorded.
+
+    Without `Last-Event-ID` the stream starts with the next event. A comment every 15 seconds keeps it open.
+    """
+    return await of_all(call)
+
+
+@operation(
+    "GET /v1/events/{id}",
+    answers={200: Answer("The event.", CloudEvent)},
+)
+async def get_event(call: Call) -> Response:
+    """Read an event."""
     event = await call.ports.events.get(call.id)
     if event is None:
         raise NotFound(f"there is no event {call.id[:200]!r}", code="event_not_found")
     return Response(event.body, media_type="application/json")
 
-
-async def stream(call: Call) -> Response:
-    """`GET /v1/events/stream`."""
-    return await of_all(call)
-
-
-OPERATIONS = [
-    Operation(
-        id="listEvents",
-        method="GET",
-        path="/v1/events",
-        tag="Events",
-        summary="List events, newest first",
-        handler=list_events,
-        query=(
-            text("type", "The event's type, full or short (`failed`)."),
-            text("subject", "The event's subject. For job events: the upstream's id of the job."),
-            time("since", "Events recorded at or after this time."),
-            time("until", "Events recorded before this time."),
-            *PAGE,
-        ),
-        answers={200: Answer(description="A page.", model=EventPage, headers=NEXT)},
-    ),
-    Operation(
-        id="streamEvents",
-        method="GET",
-        path="/v1/events/stream",
-        tag="Events",
-        summary="Stream events as they are recorded",
-        description="Without `Last-Event-ID` the stream starts with the next event. A comment every 15 seconds keeps "
-        "it open.",
-        handler=stream,
-        request_headers=LAST_EVENT_ID,
-        answers={200: STREAM},
-        problems={429: "Too many streams are open."},
-    ),
-    Operation(
-        id="getEvent",
-        method="GET",
-        path="/v1/events/{id}",
-        tag="Events",
-        summary="Read an event",
-        handler=get,
-        answers={200: Answer(description="The event.", model=CloudEvent)},
-    ),
-]
 
 EXAMPLE_EVENT = sample_event(
     "ai.revor.job.failed",

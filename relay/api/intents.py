@@ -1,5 +1,6 @@
 """`/v1/intents`: creates that were sent through the relay and whose fate is unknown."""
 
+from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
@@ -89,14 +90,39 @@ def intent_view(intent: records.Intent) -> Intent:
     }
 
 
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Intents")
+
+
+@operation(
+    "GET /v1/intents",
+    scopes=READS_JOBS,
+    query=PAGE,
+    answers={200: Answer("A page.", IntentPage, headers=NEXT)},
+)
 async def list_intents(call: Call) -> Response:
-    """`GET /v1/intents`: newest first."""
+    """List creates whose fate is unknown, newest first.
+
+    They were sent to the upstream, and no response proves whether they were carried out. Check before you send one
+    again. A create that is repeated with its Idempotency-Key and answered leaves the list.
+    """
     page = await call.ports.dropin.intents(**call.query)
     return page_response(call.request, page, intent_view)
 
 
-async def resolve(call: Call) -> Response:
-    """`POST /v1/intents/{id}/resolve`."""
+@operation(
+    "POST /v1/intents/{id}/resolve",
+    scopes=WRITES_JOBS,
+    body=IntentResolution,
+    answers={200: Answer("The create, as recorded.", Intent)},
+    problems={409: "The create was already resolved, or is still in flight."},
+)
+async def resolve_intent(call: Call) -> Response:
+    """Record the outcome of a create.
+
+    Use it once you have checked with the upstream. The create leaves the list; with `job_id` that job is tracked
+    with the metadata and the callback of the create. Nothing is sent upstream.
+    """
     body = validate(IntentResolution, call.document)
     if body.job_id is not None and body.fate != "sent":
         detail = "only a create with fate `sent` can have a job"
@@ -104,55 +130,22 @@ async def resolve(call: Call) -> Response:
     return json_response(intent_view(await call.ports.dropin.resolve(call.id, body.fate, body.job_id)))
 
 
-async def dismiss(call: Call) -> Response:
-    """`DELETE /v1/intents/{id}`."""
+@operation(
+    "DELETE /v1/intents/{id}",
+    scopes=WRITES_JOBS,
+    answers={200: Answer("The create before it was removed.", Intent)},
+)
+async def dismiss_intent(call: Call) -> Response:
+    """Remove a create from the list.
+
+    Use it once you have checked with the upstream. Nothing is sent upstream.
+    """
     intent = await call.ports.dropin.dismiss(call.id)
     if intent is None:
         detail = f"there is no create {call.id[:200]!r} whose fate is unknown"
         raise NotFound(detail, code="intent_not_found")
     return json_response(intent_view(intent))
 
-
-OPERATIONS = [
-    Operation(
-        id="listIntents",
-        method="GET",
-        path="/v1/intents",
-        tag="Intents",
-        summary="List creates whose fate is unknown, newest first",
-        description="They were sent to the upstream, and no response proves whether they were carried out. Check "
-        "before you send one again. A create that is repeated with its Idempotency-Key and answered leaves the list.",
-        handler=list_intents,
-        scopes=READS_JOBS,
-        query=PAGE,
-        answers={200: Answer(description="A page.", model=IntentPage, headers=NEXT)},
-    ),
-    Operation(
-        id="resolveIntent",
-        method="POST",
-        path="/v1/intents/{id}/resolve",
-        tag="Intents",
-        summary="Record the outcome of a create",
-        description="Use it once you have checked with the upstream. The create leaves the list; with `job_id` that "
-        "job is tracked with the metadata and the callback of the create. Nothing is sent upstream.",
-        handler=resolve,
-        scopes=WRITES_JOBS,
-        body=IntentResolution,
-        answers={200: Answer(description="The create, as recorded.", model=Intent)},
-        problems={409: "The create was already resolved, or is still in flight."},
-    ),
-    Operation(
-        id="dismissIntent",
-        method="DELETE",
-        path="/v1/intents/{id}",
-        tag="Intents",
-        summary="Remove a create from the list",
-        description="Use it once you have checked with the upstream. Nothing is sent upstream.",
-        handler=dismiss,
-        scopes=WRITES_JOBS,
-        answers={200: Answer(description="The create before it was removed.", model=Intent)},
-    ),
-]
 
 _INTENT: Intent = {
     "id": INTENT_ID,

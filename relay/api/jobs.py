@@ -1,6 +1,7 @@
 """`/v1/jobs`: register, read, wait, refresh, explain, untrack."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
@@ -188,8 +189,34 @@ def _explained_error(error: Mapping[str, Any]) -> ExplainedError:
     return {**last_error_view(error), "meaning": error["meaning"], "fix": error["fix"], "who": error["who"]}
 
 
-async def register(call: Call) -> Response:
-    """`POST /v1/jobs`."""
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Jobs")
+_WHICH = (
+    text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
+    text("account", "Only jobs of this account. Also selects one of several jobs with the same id."),
+)
+_JOB = Answer("The job.", Job)
+_AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
+
+
+@operation(
+    "POST /v1/jobs",
+    scopes=WRITES_JOBS,
+    body=JobRegistration,
+    also_bodies=(UpstreamAnswer,),
+    answers={
+        201: Answer("The job is now tracked.", Job, headers=LOCATION),
+        200: Answer(
+            "The job was already tracked; the callback and metadata of the body were added.",
+            Job,
+        ),
+    },
+)
+async def register_job(call: Call) -> Response:
+    """Track a job.
+
+    The upstream's answer to a create is also a valid body.
+    """
     request = read_registration(call.document, call.ports.settings, call.ports.tracking)
     result = (await call.ports.tracking.register((request,)))[0]
     if isinstance(result, RequestError):
@@ -198,8 +225,15 @@ async def register(call: Call) -> Response:
     return json_response(job_view(result.job), 201 if result.created else 200, headers if result.created else None)
 
 
-async def register_batch(call: Call) -> Response:
-    """`POST /v1/jobs/batch`: in chunks, so that a large batch does not block other requests."""
+@operation(
+    "POST /v1/jobs/batch",
+    scopes=WRITES_JOBS,
+    body=JobBatch,
+    max_body_bytes=MAX_BATCH_BODY_BYTES,
+    answers={200: Answer("The number of jobs created, and the rejected ones.", BatchResult)},
+)
+async def register_jobs(call: Call) -> Response:
+    """Track up to 10,000 jobs."""
     document = call.document
     entries = document.get("jobs") if type(document) is dict and len(document) == 1 else None
     if type(entries) is list and len(entries) > MAX_BATCH_JOBS:
@@ -237,8 +271,19 @@ async def _register_chunk(
     rejected.extend(sorted(refused, key=lambda one: one["index"]))
 
 
+@operation(
+    "GET /v1/jobs",
+    scopes=READS_JOBS,
+    query=(
+        text("status", "The last upstream status."),
+        boolean("open", "Whether the relay still polls the job."),
+        *_WHICH,
+        *PAGE,
+    ),
+    answers={200: Answer("A page.", JobPage, headers=NEXT)},
+)
 async def list_jobs(call: Call) -> Response:
-    """`GET /v1/jobs`."""
+    """List jobs, newest first."""
     page = await call.ports.jobs.page(**call.query)
     status = call.query["status"]
     if status is not None and not page.items and status not in KNOWN_STATUSES:
@@ -248,8 +293,26 @@ async def list_jobs(call: Call) -> Response:
     return page_response(call.request, page, job_view)
 
 
+@operation(
+    "GET /v1/jobs/{id}",
+    scopes=READS_JOBS,
+    query=(choice("until", "What to wait for.", "closed", "running"), *_WHICH),
+    request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
+    answers={
+        200: Answer(
+            "The job.",
+            Job,
+            headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
+        )
+    },
+    problems={**_AMBIGUOUS, 429: "Too many requests are waiting."},
+)
 async def get_job(call: Call) -> Response:
-    """`GET /v1/jobs/{id}`, optionally with `Prefer: wait`."""
+    """Read a job, or wait for it.
+
+    By its uid or its upstream id. With `Prefer: wait=N` the response is sent when the job closes, or with
+    `until=running` when it starts, and after N seconds at the latest.
+    """
     job = await find_job(call)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is None:
@@ -258,8 +321,17 @@ async def get_job(call: Call) -> Response:
     return json_response(job_view(job), headers={"Preference-Applied": f"wait={seconds}"})
 
 
-async def refresh(call: Call) -> Response:
-    """`POST /v1/jobs/{id}/refresh`."""
+@operation(
+    "POST /v1/jobs/{id}/refresh",
+    scopes=WRITES_JOBS,
+    query=_WHICH,
+    body=Nothing,
+    body_optional=True,
+    answers={202: Answer("The poll is scheduled.", Job)},
+    problems={409: "The job is closed, or several accounts have a job with this id."},
+)
+async def refresh_job(call: Call) -> Response:
+    """Poll a job as soon as the budget allows."""
     job = await find_job(call)
     if not job.open:
         detail = f"job {job.external_id} is closed ({job.outcome}): it is no longer polled"
@@ -268,21 +340,57 @@ async def refresh(call: Call) -> Response:
     return json_response(job_view(job), 202)
 
 
-async def explain(call: Call) -> Response:
-    """`GET /v1/jobs/{id}/explain`."""
+@operation(
+    "GET /v1/jobs/{id}/explain",
+    scopes=READS_JOBS,
+    query=_WHICH,
+    answers={200: Answer("The explanation, as a sentence and as fields.", Explanation)},
+    problems=_AMBIGUOUS,
+)
+async def explain_job(call: Call) -> Response:
+    """Explain when a job is polled next."""
     job = await find_job(call)
     return json_response(explanation_view(job, call.ports.tracking.explain(job)))
 
 
-async def untrack(call: Call) -> Response:
-    """`DELETE /v1/jobs/{id}`."""
+@operation(
+    "DELETE /v1/jobs/{id}",
+    scopes=WRITES_JOBS,
+    query=(boolean("purge", "Erase the job, its events and their attempts.", default=False), *_WHICH),
+    answers={200: _JOB},
+    problems=_AMBIGUOUS,
+)
+async def untrack_job(call: Call) -> Response:
+    """Stop tracking a job.
+
+    No event is sent, and pending deliveries continue. `purge=true` erases the job, its events and their attempts.
+    """
     job = await find_job(call)
     tracking = call.ports.tracking
     return json_response(job_view(await (tracking.purge(job) if call.query["purge"] else tracking.untrack(job))))
 
 
-async def job_events(call: Call) -> Response:
-    """`GET /v1/jobs/{id}/events`: a list, or a stream if the caller accepts one."""
+@operation(
+    "GET /v1/jobs/{id}/events",
+    scopes=READS_JOBS,
+    query=(*_WHICH, *PAGE),
+    request_headers=LAST_EVENT_ID,
+    answers={
+        200: Answer(
+            "A page, or a stream.",
+            EventPage,
+            headers=NEXT,
+            also={STREAM.media_type: STREAM.description},
+        ),
+        204: Answer("The job is closed, and there are no events after `Last-Event-ID`.", media_type=""),
+    },
+    problems={**_AMBIGUOUS, 429: "Too many streams are open."},
+)
+async def list_job_events(call: Call) -> Response:
+    """List or stream a job's events, in order.
+
+    With `Accept: text/event-stream`: a stream that ends after the last event of a closed job.
+    """
     job = await find_job(call)
     if stream.is_wanted(call.request.headers):
         return await stream.of_job(call, job)
@@ -313,146 +421,6 @@ async def find_job(call: Call) -> core.Job:
         raise Conflict(detail, code="ambiguous_job")
     return found[0]
 
-
-_WHICH = (
-    text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
-    text("account", "Only jobs of this account. Also selects one of several jobs with the same id."),
-)
-_JOB = Answer(description="The job.", model=Job)
-_AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
-
-OPERATIONS = [
-    Operation(
-        id="registerJob",
-        method="POST",
-        path="/v1/jobs",
-        tag="Jobs",
-        summary="Track a job",
-        description="The upstream's answer to a create is also a valid body.",
-        handler=register,
-        scopes=WRITES_JOBS,
-        body=JobRegistration,
-        also_bodies=(UpstreamAnswer,),
-        answers={
-            201: Answer(description="The job is now tracked.", model=Job, headers=LOCATION),
-            200: Answer(
-                description="The job was already tracked; the callback and metadata of the body were added.",
-                model=Job,
-            ),
-        },
-    ),
-    Operation(
-        id="registerJobs",
-        method="POST",
-        path="/v1/jobs/batch",
-        tag="Jobs",
-        summary="Track up to 10,000 jobs",
-        handler=register_batch,
-        scopes=WRITES_JOBS,
-        body=JobBatch,
-        max_body_bytes=MAX_BATCH_BODY_BYTES,
-        answers={200: Answer(description="The number of jobs created, and the rejected ones.", model=BatchResult)},
-    ),
-    Operation(
-        id="listJobs",
-        method="GET",
-        path="/v1/jobs",
-        tag="Jobs",
-        summary="List jobs, newest first",
-        handler=list_jobs,
-        scopes=READS_JOBS,
-        query=(
-            text("status", "The last upstream status."),
-            boolean("open", "Whether the relay still polls the job."),
-            *_WHICH,
-            *PAGE,
-        ),
-        answers={200: Answer(description="A page.", model=JobPage, headers=NEXT)},
-    ),
-    Operation(
-        id="getJob",
-        method="GET",
-        path="/v1/jobs/{id}",
-        tag="Jobs",
-        summary="Read a job, or wait for it",
-        description="By its uid or its upstream id. With `Prefer: wait=N` the response is sent when the job closes, or "
-        "with `until=running` when it starts, and after N seconds at the latest.",
-        handler=get_job,
-        scopes=READS_JOBS,
-        query=(choice("until", "What to wait for.", "closed", "running"), *_WHICH),
-        request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
-        answers={
-            200: Answer(
-                description="The job.",
-                model=Job,
-                headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
-            )
-        },
-        problems={**_AMBIGUOUS, 429: "Too many requests are waiting."},
-    ),
-    Operation(
-        id="untrackJob",
-        method="DELETE",
-        path="/v1/jobs/{id}",
-        tag="Jobs",
-        summary="Stop tracking a job",
-        description="No event is sent, and pending deliveries continue. `purge=true` erases the job, its events and "
-        "their attempts.",
-        handler=untrack,
-        scopes=WRITES_JOBS,
-        query=(boolean("purge", "Erase the job, its events and their attempts.", default=False), *_WHICH),
-        answers={200: _JOB},
-        problems=_AMBIGUOUS,
-    ),
-    Operation(
-        id="refreshJob",
-        method="POST",
-        path="/v1/jobs/{id}/refresh",
-        tag="Jobs",
-        summary="Poll a job as soon as the budget allows",
-        handler=refresh,
-        scopes=WRITES_JOBS,
-        query=_WHICH,
-        body=Nothing,
-        body_optional=True,
-        answers={202: Answer(description="The poll is scheduled.", model=Job)},
-        problems={409: "The job is closed, or several accounts have a job with this id."},
-    ),
-    Operation(
-        id="explainJob",
-        method="GET",
-        path="/v1/jobs/{id}/explain",
-        tag="Jobs",
-        summary="Explain when a job is polled next",
-        handler=explain,
-        scopes=READS_JOBS,
-        query=_WHICH,
-        answers={200: Answer(description="The explanation, as a sentence and as fields.", model=Explanation)},
-        problems=_AMBIGUOUS,
-    ),
-    Operation(
-        id="listJobEvents",
-        method="GET",
-        path="/v1/jobs/{id}/events",
-        tag="Jobs",
-        summary="List or stream a job's events, in order",
-        description="With `Accept: text/event-stream`: a stream that ends after the last event of a closed job.",
-        handler=job_events,
-        scopes=READS_JOBS,
-        query=(*_WHICH, *PAGE),
-        request_headers=LAST_EVENT_ID,
-        answers={
-            200: Answer(
-                description="A page, or a stream.",
-                model=EventPage,
-                headers=NEXT,
-                also={STREAM.media_type: STREAM.description},
-            ),
-            204: Answer(description="The job is closed, and there are no events after `Last-Event-ID`.", media_type=""),
-        },
-        problems={**_AMBIGUOUS, 429: "Too many streams are open."},
-    ),
-]
 
 _JOB_EXAMPLE: Job = {
     "uid": JOB_UID,

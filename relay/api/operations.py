@@ -1,7 +1,8 @@
 """The API's operations as values. An Operation gives its route, its checks and its documentation."""
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -104,12 +105,13 @@ class Parameter:
     default: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A successful response, for the documentation. `headers`: name to description; `also`: other media types."""
 
     description: str
     model: type | None = None
+    _: KW_ONLY
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     also: Mapping[str, str] = field(default_factory=dict)
@@ -122,28 +124,28 @@ LAST_EVENT_ID = {
     "with the oldest stored event."
 }
 STREAM = Answer(
-    description="Server-sent events: `id` is the event's id, `event` its type, `data` the event as one line of JSON.",
+    "Server-sent events: `id` is the event's id, `event` its type, `data` the event as one line of JSON.",
     media_type="text/event-stream",
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Operation:
-    """One method of one path.
+    """One method of one path. It decorates its handler, and is then in the list `into`.
 
+    The handler's name gives the id (`get_job`: getJob), its docstring the summary and the description.
+
+    route     method and path, such as `GET /v1/jobs/{id}`
     scopes    any of them suffices, admin always does; PUBLIC: no token is needed
     body      the model of the body; None: no body
     problems  errors that only this operation has: status code to description
     """
 
-    id: str
-    method: str
-    path: str
+    route: str
+    _: KW_ONLY
+    into: "list[Operation]"
     tag: str
-    summary: str
-    handler: Handler
     answers: Mapping[int, Answer]
-    description: str = ""
     scopes: frozenset[str] | None = READS
     query: tuple[Parameter, ...] = ()
     body: type[BaseModel] | None = None
@@ -152,3 +154,20 @@ class Operation:
     max_body_bytes: int = MAX_BODY_BYTES
     request_headers: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
+    handler: Handler = field(init=False)
+    id: str = field(init=False)
+    method: str = field(init=False)
+    path: str = field(init=False)
+    summary: str = field(init=False)
+    description: str = field(init=False)
+
+    def __call__(self, handler: Handler) -> Handler:
+        """Adds the operation with this handler. Returns the handler."""
+        self.handler = handler
+        self.method, _, self.path = self.route.partition(" ")
+        first, *others = handler.__name__.split("_")
+        self.id = first + "".join(word.capitalize() for word in others)
+        summary, _, description = (inspect.getdoc(handler) or "").partition("\n\n")
+        self.summary, self.description = summary.rstrip("."), " ".join(description.split("\n"))
+        self.into.append(self)
+        return handler

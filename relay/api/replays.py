@@ -1,5 +1,6 @@
 """`/v1/replays`: send events again, and follow the progress."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -103,8 +104,31 @@ def replay_view(replay: core.Replay) -> Replay:
     }
 
 
-async def replay(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/replay`: the undelivered events of a range, or all."""
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Replays")
+_STARTED = Answer(
+    "The replay has started. `GET /v1/replays/{id}` has its progress.",
+    ReplayStarted,
+    headers=LOCATION,
+)
+_TOO_MANY = {409: "A hundred replays are already running."}
+
+
+@operation(
+    "POST /v1/subscriptions/{id}/replay",
+    scopes=ADMINS,
+    body=ReplayCreate,
+    answers={202: _STARTED},
+    problems=_TOO_MANY,
+    tag="Subscriptions",
+)
+async def replay_subscription(call: Call) -> Response:
+    """Send a range of events again.
+
+    Sends the undelivered events recorded from `since` until before `until`, including events older than the
+    subscription; with `only: all` also the delivered ones. Each keeps its id. They go out in order within a job,
+    and always behind new events.
+    """
     subscription = await call.ports.subscriptions.get(call.id)
     if subscription is None:
         raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
@@ -130,8 +154,20 @@ async def replay(call: Call) -> Response:
     return _started(await call.ports.replays.create(request))
 
 
+@operation(
+    "POST /v1/deliveries/retry",
+    scopes=ADMINS,
+    body=DeliveriesRetry,
+    answers={202: _STARTED},
+    problems=_TOO_MANY,
+    tag="Deliveries",
+)
 async def retry_deliveries(call: Call) -> Response:
-    """`POST /v1/deliveries/retry`: all deliveries that match a filter."""
+    """Send matching deliveries again.
+
+    They go out in order within a job and a subscription, each with a fresh retry schedule, and always behind new
+    events.
+    """
     wanted = validate(DeliveriesRetry, call.document).filter
     since, until, now, errors = _range(call, wanted.since, wanted.until, "/filter")
     type, type_errors = event_type(wanted.type, call.context.known_types, "/filter/type")
@@ -151,16 +187,29 @@ async def retry_deliveries(call: Call) -> Response:
     return _started(await call.ports.replays.create(request))
 
 
+@operation(
+    "GET /v1/replays/{id}",
+    answers={200: Answer("The replay.", Replay)},
+)
 async def get_replay(call: Call) -> Response:
-    """`GET /v1/replays/{id}`."""
+    """Read the progress of a replay."""
     found = await call.ports.replays.get(call.id)
     if found is None:
         raise NotFound(f"there is no replay {call.id[:200]!r}", code="replay_not_found")
     return json_response(replay_view(found))
 
 
-async def stop(call: Call) -> Response:
-    """`DELETE /v1/replays/{id}`: deliveries not yet sent return to their previous state."""
+@operation(
+    "DELETE /v1/replays/{id}",
+    scopes=ADMINS,
+    answers={200: Answer("The stopped replay.", Replay)},
+)
+async def stop_replay(call: Call) -> Response:
+    """Stop a replay.
+
+    Deliveries not yet sent return to their previous state; attempts in flight finish. A replay that has ended is
+    unchanged.
+    """
     stopped = await call.ports.replays.stop(call.id, call.ports.clock())
     call.ports.delivering.wake()
     return json_response(replay_view(stopped))
@@ -194,66 +243,6 @@ def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
         return None
     return f"subscription {subscription.id} does not get events of the type {name!r}"
 
-
-_STARTED = Answer(
-    description="The replay has started. `GET /v1/replays/{id}` has its progress.",
-    model=ReplayStarted,
-    headers=LOCATION,
-)
-_TOO_MANY = {409: "A hundred replays are already running."}
-
-OPERATIONS = [
-    Operation(
-        id="replaySubscription",
-        method="POST",
-        path="/v1/subscriptions/{id}/replay",
-        tag="Subscriptions",
-        summary="Send a range of events again",
-        description="Sends the undelivered events recorded from `since` until before `until`, including events older "
-        "than the subscription; with `only: all` also the delivered ones. Each keeps its id. They go out in order "
-        "within a job, and always behind new events.",
-        handler=replay,
-        scopes=ADMINS,
-        body=ReplayCreate,
-        answers={202: _STARTED},
-        problems=_TOO_MANY,
-    ),
-    Operation(
-        id="retryDeliveries",
-        method="POST",
-        path="/v1/deliveries/retry",
-        tag="Deliveries",
-        summary="Send matching deliveries again",
-        description="They go out in order within a job and a subscription, each with a fresh retry schedule, and "
-        "always behind new events.",
-        handler=retry_deliveries,
-        scopes=ADMINS,
-        body=DeliveriesRetry,
-        answers={202: _STARTED},
-        problems=_TOO_MANY,
-    ),
-    Operation(
-        id="getReplay",
-        method="GET",
-        path="/v1/replays/{id}",
-        tag="Replays",
-        summary="Read the progress of a replay",
-        handler=get_replay,
-        answers={200: Answer(description="The replay.", model=Replay)},
-    ),
-    Operation(
-        id="stopReplay",
-        method="DELETE",
-        path="/v1/replays/{id}",
-        tag="Replays",
-        summary="Stop a replay",
-        description="Deliveries not yet sent return to their previous state; attempts in flight finish. A replay that "
-        "has ended is unchanged.",
-        handler=stop,
-        scopes=ADMINS,
-        answers={200: Answer(description="The stopped replay.", model=Replay)},
-    ),
-]
 
 _REPLAY: Replay = {
     "id": REPLAY_ID,

@@ -1,5 +1,6 @@
 """`/v1/sources`: the polling state of each configured account."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -83,8 +84,17 @@ def source_view(report: SourceReport) -> Source:
     }
 
 
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="System")
+
+
+@operation(
+    "GET /v1/sources",
+    query=params.PAGE,
+    answers={200: Answer("A page.", SourcePage, headers=NEXT)},
+)
 async def list_sources(call: Call) -> Response:
-    """`GET /v1/sources`: one entry per configured account."""
+    """Read the polling state of each account."""
     reports = call.ports.tracking.reports()
     first, limit = params.decode_cursor(call.query["cursor"]), call.query["limit"]
     cursor = params.encode_cursor(first + limit) if len(reports) > first + limit else None
@@ -92,19 +102,6 @@ async def list_sources(call: Call) -> Response:
         call.request, Page(items=tuple(reports[first : first + limit]), next_cursor=cursor), source_view
     )
 
-
-OPERATIONS = [
-    Operation(
-        id="listSources",
-        method="GET",
-        path="/v1/sources",
-        tag="System",
-        summary="Read the polling state of each account",
-        handler=list_sources,
-        query=params.PAGE,
-        answers={200: Answer(description="A page.", model=SourcePage, headers=NEXT)},
-    ),
-]
 
 _SOURCE: Source = {
     "source": "revor",

@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
@@ -91,8 +92,32 @@ SECRET_BYTES = 32
 DEFAULT_TEST_TYPE = "relay.test"
 
 
-async def create(call: Call) -> Response:
-    """`POST /v1/subscriptions`."""
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
+_SUBSCRIPTION = Answer("The subscription.", Subscription)
+
+
+@operation(
+    "POST /v1/subscriptions",
+    scopes=ADMINS,
+    body=SubscriptionCreate,
+    query=(
+        boolean("reuse", "If the sink already has a subscription, return it with 200 and create none.", default=False),
+    ),
+    answers={
+        200: Answer(
+            "With `reuse`: the existing subscription of this sink, unchanged.",
+            Subscription,
+        ),
+        201: Answer(
+            "The new subscription. `config.secret` is only in this response.",
+            Subscription,
+            headers=LOCATION,
+        ),
+    },
+)
+async def create_subscription(call: Call) -> Response:
+    """Subscribe to events."""
     now = call.ports.clock()
     subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
     if call.query["reuse"]:
@@ -117,20 +142,36 @@ def _made(call: Call, made: core.Subscription) -> Response:
     return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
 
 
+@operation(
+    "GET /v1/subscriptions",
+    query=(boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False), *PAGE),
+    answers={200: Answer("A page.", SubscriptionPage, headers=NEXT)},
+)
 async def list_subscriptions(call: Call) -> Response:
-    """`GET /v1/subscriptions`."""
+    """List subscriptions, newest first."""
     page = await call.ports.subscriptions.page(**call.query)
     kinds, settings = call.ports.kinds, call.ports.settings
     return page_response(call.request, page, lambda one: subscription_view(one, kinds.redacted_url, settings))
 
 
+@operation("GET /v1/subscriptions/{id}", answers={200: _SUBSCRIPTION})
 async def get_subscription(call: Call) -> Response:
-    """`GET /v1/subscriptions/{id}`."""
+    """Read a subscription."""
     return _shown(call, await _find(call))
 
 
-async def put(call: Call) -> Response:
-    """`PUT /v1/subscriptions/{id}`."""
+@operation(
+    "PUT /v1/subscriptions/{id}",
+    scopes=ADMINS,
+    body=SubscriptionReplace,
+    answers={200: _SUBSCRIPTION},
+    problems={409: "The subscription was created by a `callback_url`."},
+)
+async def replace_subscription(call: Call) -> Response:
+    """Replace a subscription's settings.
+
+    Its id, state, secret and start are kept.
+    """
     before = await _find(call)
     _refuse_callback(before, "its settings cannot be changed")
     await call.ports.subscriptions.replace(read_replace(call.document, call.context, before), call.ports.clock())
@@ -138,16 +179,34 @@ async def put(call: Call) -> Response:
     return _shown(call, await _find(call))
 
 
-async def delete(call: Call) -> Response:
-    """`DELETE /v1/subscriptions/{id}`."""
+@operation(
+    "DELETE /v1/subscriptions/{id}",
+    scopes=ADMINS,
+    answers={200: Answer("The removed subscription.", Subscription)},
+)
+async def delete_subscription(call: Call) -> Response:
+    """Remove a subscription.
+
+    Its pending deliveries are cancelled.
+    """
     subscription = await _find(call)
     await call.ports.subscriptions.remove(subscription.id, call.ports.clock())
     call.ports.delivering.wake()
     return _shown(call, subscription)
 
 
-async def test(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/test`: send a sample now, in any state. Nothing is stored."""
+@operation(
+    "POST /v1/subscriptions/{id}/test",
+    scopes=ADMINS,
+    body=TestRequest,
+    body_optional=True,
+    answers={200: Answer("The attempt, even if the sink refused it.", TestResult)},
+)
+async def test_subscription(call: Call) -> Response:
+    """Send a sample event now.
+
+    Works while the subscription is paused. Nothing is stored.
+    """
     subscription = await _find(call)
     given = validate(TestRequest, call.document).type
     read, errors = event_type(given, call.context.known_types, "/type")
@@ -169,8 +228,19 @@ async def test(call: Call) -> Response:
     return json_response(tested_view(event, await call.ports.delivering.test(subscription, event)))
 
 
-async def pause(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/pause`: events are still recorded, and wait."""
+@operation(
+    "POST /v1/subscriptions/{id}/pause",
+    scopes=ADMINS,
+    body=Nothing,
+    body_optional=True,
+    answers={200: _SUBSCRIPTION},
+    problems={409: "The subscription is disabled."},
+)
+async def pause_subscription(call: Call) -> Response:
+    """Pause a subscription.
+
+    Its events are still recorded, and wait.
+    """
     subscription = await _find(call)
     if subscription.state == "disabled":
         detail = f"it is disabled ({subscription.disabled_reason}), so nothing is sent: use resume to enable it"
@@ -178,13 +248,31 @@ async def pause(call: Call) -> Response:
     return await _set_state(call, subscription, "paused")
 
 
-async def resume(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/resume`: enable it, also after it was disabled, and send the backlog."""
+@operation(
+    "POST /v1/subscriptions/{id}/resume",
+    scopes=ADMINS,
+    body=Nothing,
+    body_optional=True,
+    answers={200: _SUBSCRIPTION},
+)
+async def resume_subscription(call: Call) -> Response:
+    """Resume a paused or disabled subscription."""
     return await _set_state(call, await _find(call), "enabled")
 
 
+@operation(
+    "POST /v1/subscriptions/{id}/rotate-secret",
+    scopes=ADMINS,
+    body=SecretRotation,
+    body_optional=True,
+    answers={200: Answer("The new secret. It is only in this response.", RotatedSecret)},
+    problems={409: "The subscription was created by a `callback_url`."},
+)
 async def rotate_secret(call: Call) -> Response:
-    """`POST /v1/subscriptions/{id}/rotate-secret`: both secrets sign until the old one expires."""
+    """Create a new signing secret.
+
+    Both secrets sign until the old one expires.
+    """
     subscription = await _find(call)
     _refuse_callback(subscription, "it uses the relay's own secret, see GET /v1/signing-secret")
     overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
@@ -197,8 +285,13 @@ async def rotate_secret(call: Call) -> Response:
     return json_response(rotated)
 
 
-async def signing_secret(call: Call) -> Response:
-    """`GET /v1/signing-secret`: the secret that signs requests to callback URLs."""
+@operation(
+    "GET /v1/signing-secret",
+    scopes=ADMINS,
+    answers={200: Answer("The secret.", Secret)},
+)
+async def get_signing_secret(call: Call) -> Response:
+    """Read the secret that signs requests to callback URLs."""
     secret: Secret = {"secret": await call.ports.node.callback_secret()}
     return json_response(secret)
 
@@ -244,143 +337,6 @@ def _origin_of(call: Call, event_type: str) -> tuple[str, Origin]:
     found = next((pair for pair in origins.items() if event_type.startswith(f"{pair[1].type_prefix}.")), None)
     return found or next(iter(origins.items()))
 
-
-_SUBSCRIPTION = Answer(description="The subscription.", model=Subscription)
-
-OPERATIONS = [
-    Operation(
-        id="createSubscription",
-        method="POST",
-        path="/v1/subscriptions",
-        tag="Subscriptions",
-        summary="Subscribe to events",
-        handler=create,
-        scopes=ADMINS,
-        body=SubscriptionCreate,
-        query=(
-            boolean(
-                "reuse", "If the sink already has a subscription, return it with 200 and create none.", default=False
-            ),
-        ),
-        answers={
-            200: Answer(
-                description="With `reuse`: the existing subscription of this sink, unchanged.",
-                model=Subscription,
-            ),
-            201: Answer(
-                description="The new subscription. `config.secret` is only in this response.",
-                model=Subscription,
-                headers=LOCATION,
-            ),
-        },
-    ),
-    Operation(
-        id="listSubscriptions",
-        method="GET",
-        path="/v1/subscriptions",
-        tag="Subscriptions",
-        summary="List subscriptions, newest first",
-        handler=list_subscriptions,
-        query=(boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False), *PAGE),
-        answers={200: Answer(description="A page.", model=SubscriptionPage, headers=NEXT)},
-    ),
-    Operation(
-        id="getSubscription",
-        method="GET",
-        path="/v1/subscriptions/{id}",
-        tag="Subscriptions",
-        summary="Read a subscription",
-        handler=get_subscription,
-        answers={200: _SUBSCRIPTION},
-    ),
-    Operation(
-        id="replaceSubscription",
-        method="PUT",
-        path="/v1/subscriptions/{id}",
-        tag="Subscriptions",
-        summary="Replace a subscription's settings",
-        description="Its id, state, secret and start are kept.",
-        handler=put,
-        scopes=ADMINS,
-        body=SubscriptionReplace,
-        answers={200: _SUBSCRIPTION},
-        problems={409: "The subscription was created by a `callback_url`."},
-    ),
-    Operation(
-        id="deleteSubscription",
-        method="DELETE",
-        path="/v1/subscriptions/{id}",
-        tag="Subscriptions",
-        summary="Remove a subscription",
-        description="Its pending deliveries are cancelled.",
-        handler=delete,
-        scopes=ADMINS,
-        answers={200: Answer(description="The removed subscription.", model=Subscription)},
-    ),
-    Operation(
-        id="testSubscription",
-        method="POST",
-        path="/v1/subscriptions/{id}/test",
-        tag="Subscriptions",
-        summary="Send a sample event now",
-        description="Works while the subscription is paused. Nothing is stored.",
-        handler=test,
-        scopes=ADMINS,
-        body=TestRequest,
-        body_optional=True,
-        answers={200: Answer(description="The attempt, even if the sink refused it.", model=TestResult)},
-    ),
-    Operation(
-        id="pauseSubscription",
-        method="POST",
-        path="/v1/subscriptions/{id}/pause",
-        tag="Subscriptions",
-        summary="Pause a subscription",
-        description="Its events are still recorded, and wait.",
-        handler=pause,
-        scopes=ADMINS,
-        body=Nothing,
-        body_optional=True,
-        answers={200: _SUBSCRIPTION},
-        problems={409: "The subscription is disabled."},
-    ),
-    Operation(
-        id="resumeSubscription",
-        method="POST",
-        path="/v1/subscriptions/{id}/resume",
-        tag="Subscriptions",
-        summary="Resume a paused or disabled subscription",
-        handler=resume,
-        scopes=ADMINS,
-        body=Nothing,
-        body_optional=True,
-        answers={200: _SUBSCRIPTION},
-    ),
-    Operation(
-        id="rotateSecret",
-        method="POST",
-        path="/v1/subscriptions/{id}/rotate-secret",
-        tag="Subscriptions",
-        summary="Create a new signing secret",
-        description="Both secrets sign until the old one expires.",
-        handler=rotate_secret,
-        scopes=ADMINS,
-        body=SecretRotation,
-        body_optional=True,
-        answers={200: Answer(description="The new secret. It is only in this response.", model=RotatedSecret)},
-        problems={409: "The subscription was created by a `callback_url`."},
-    ),
-    Operation(
-        id="getSigningSecret",
-        method="GET",
-        path="/v1/signing-secret",
-        tag="Subscriptions",
-        summary="Read the secret that signs requests to callback URLs",
-        handler=signing_secret,
-        scopes=ADMINS,
-        answers={200: Answer(description="The secret.", model=Secret)},
-    ),
-]
 
 EXAMPLES: dict[str, Any] = {
     "TestRequest": {"type": "relay.test"},

@@ -1,5 +1,6 @@
 """The node: health, metrics, schemas and the OpenAPI description."""
 
+from functools import partial
 from typing import Any, Literal
 
 from starlette.responses import Response
@@ -29,14 +30,31 @@ METRICS_MEDIA_TYPE = "text/plain; version=0.0.4"
 SCHEMA_MEDIA_TYPE = "application/schema+json"
 
 
-async def livez(call: Call) -> Response:
-    """`GET /livez`: the process is running."""
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="System")
+
+
+@operation(
+    "GET /livez",
+    scopes=PUBLIC,
+    answers={200: Answer("The process is running.", Alive)},
+)
+async def get_liveness(call: Call) -> Response:
+    """Check that the process is running."""
     alive: Alive = {"status": "ok"}
     return json_response(alive)
 
 
-async def readyz(call: Call) -> Response:
-    """`GET /readyz`: 503 if there are problems; notes do not count."""
+@operation(
+    "GET /readyz",
+    scopes=PUBLIC,
+    answers={
+        200: Answer("The node is ready; `notes` list minor problems.", Ready),
+        503: Answer("The node is not ready; `problems` list the reasons.", Ready),
+    },
+)
+async def get_readiness(call: Call) -> Response:
+    """Check that the node is ready."""
     readiness = await call.ports.node.readiness()
     document: Ready = {
         "status": "unavailable" if readiness.problems else "ok",
@@ -47,18 +65,32 @@ async def readyz(call: Call) -> Response:
     return json_response(document, 503 if readiness.problems else 200)
 
 
-async def metrics(call: Call) -> Response:
-    """`GET /metrics`: Prometheus' text format."""
+@operation(
+    "GET /metrics",
+    answers={200: Answer("The metrics.", media_type="text/plain")},
+)
+async def get_metrics(call: Call) -> Response:
+    """Prometheus metrics."""
     return Response(call.ports.node.metrics(), media_type=METRICS_MEDIA_TYPE)
 
 
-async def openapi(call: Call) -> Response:
-    """`GET /openapi.json`."""
+@operation(
+    "GET /openapi.json",
+    scopes=PUBLIC,
+    answers={200: Answer("OpenAPI 3.1.")},
+)
+async def get_open_api(call: Call) -> Response:
+    """Read this description."""
     return Response(call.context.openapi(), media_type="application/json")
 
 
-async def schema(call: Call) -> Response:
-    """`GET /schemas/{name}.json`: the target of an event's `dataschema`."""
+@operation(
+    "GET /schemas/{name}.json",
+    scopes=PUBLIC,
+    answers={200: Answer("The schema.", media_type=SCHEMA_MEDIA_TYPE)},
+)
+async def get_schema(call: Call) -> Response:
+    """Read the JSON Schema of an event."""
     name = call.request.path_params["name"]
     found = call.context.schemas.get(name)
     if found is None:
@@ -66,61 +98,6 @@ async def schema(call: Call) -> Response:
         raise NotFound(f"there is no schema {name[:100]!r}: known are {known}", code="schema_not_found")
     return Response(found, media_type=SCHEMA_MEDIA_TYPE)
 
-
-OPERATIONS = [
-    Operation(
-        id="getMetrics",
-        method="GET",
-        path="/metrics",
-        tag="System",
-        summary="Prometheus metrics",
-        handler=metrics,
-        answers={200: Answer(description="The metrics.", media_type="text/plain")},
-    ),
-    Operation(
-        id="getLiveness",
-        method="GET",
-        path="/livez",
-        tag="System",
-        summary="Check that the process is running",
-        handler=livez,
-        scopes=PUBLIC,
-        answers={200: Answer(description="The process is running.", model=Alive)},
-    ),
-    Operation(
-        id="getReadiness",
-        method="GET",
-        path="/readyz",
-        tag="System",
-        summary="Check that the node is ready",
-        handler=readyz,
-        scopes=PUBLIC,
-        answers={
-            200: Answer(description="The node is ready; `notes` list minor problems.", model=Ready),
-            503: Answer(description="The node is not ready; `problems` list the reasons.", model=Ready),
-        },
-    ),
-    Operation(
-        id="getOpenApi",
-        method="GET",
-        path="/openapi.json",
-        tag="System",
-        summary="Read this description",
-        handler=openapi,
-        scopes=PUBLIC,
-        answers={200: Answer(description="OpenAPI 3.1.")},
-    ),
-    Operation(
-        id="getSchema",
-        method="GET",
-        path="/schemas/{name}.json",
-        tag="System",
-        summary="Read the JSON Schema of an event",
-        handler=schema,
-        scopes=PUBLIC,
-        answers={200: Answer(description="The schema.", media_type=SCHEMA_MEDIA_TYPE)},
-    ),
-]
 
 EXAMPLES: dict[str, Any] = {
     "Nothing": {},
