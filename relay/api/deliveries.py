@@ -217,7 +217,7 @@ async def list_deliveries(call: Call) -> Response:
     query["subscription_id"], query["event_id"] = query.pop("subscription"), query.pop("event")
     if group_by := query.pop("group_by"):
         return await _groups(call, group_by, query)
-    page = await call.ports.deliveries.page(**query)
+    page = await call.ports.store.deliveries.page(**query)
     sinks = await _sinks(call, (one.subscription_id for one in page.items))
     return page_response(call.request, page, lambda one: delivery_view(one, sinks.get(one.subscription_id)))
 
@@ -226,7 +226,7 @@ async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, A
     if query.pop("cursor") is not None:
         detail = "cursor: groups have no pages; use `limit` for the number of groups"
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
-    found = await call.ports.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
+    found = await call.ports.store.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
     groups: DeliveryGroups = {
         "items": [delivery_group_view(group, sinks.get(group.subscription_id or "")) for group in found.items],
@@ -242,7 +242,7 @@ async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
     """The redacted sink of each subscription that still exists."""
     sinks: dict[str, str] = {}
     for id in set(ids):
-        subscription = await call.ports.subscriptions.get(id)
+        subscription = await call.ports.store.subscriptions.get(id)
         if subscription is not None:
             sinks[id] = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
     return sinks
@@ -266,11 +266,11 @@ async def get_delivery(call: Call) -> Response:
 async def get_delivery_request(call: Call) -> Response:
     """Preview the request with a current signature."""
     found = await _find(call)
-    subscription = await call.ports.subscriptions.get(found.subscription_id)
-    event = await call.ports.events.get(found.event_id)
+    subscription = await call.ports.store.subscriptions.get(found.subscription_id)
+    event = await call.ports.store.events.get(found.event_id)
     if subscription is None or event is None:
         raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
-    sent = call.ports.delivering.request_of(subscription, event)
+    sent = call.ports.dispatcher.request_of(subscription, event)
     headers = {name: value if is_signed_name(name) else header_view(name, value) for name, value in sent.headers}
     sink = call.ports.kinds.redacted_url(subscription.kind, subscription.sink)
     signed: SignedRequest = {"method": sent.method, "url": sink, "headers": headers, "body": sent.body.decode()}
@@ -295,16 +295,16 @@ def is_signed_name(name: str) -> bool:
 async def retry_delivery(call: Call) -> Response:
     """Send a delivery again."""
     found = await _find(call)
-    if await call.ports.subscriptions.get(found.subscription_id) is None:
+    if await call.ports.store.subscriptions.get(found.subscription_id) is None:
         detail = f"subscription {found.subscription_id} was removed, so there is no sink to send this to"
         raise Conflict(detail, code="subscription_removed")
-    delivery = await call.ports.deliveries.retry(call.id, call.ports.clock())
-    call.ports.delivering.wake()
+    delivery = await call.ports.store.deliveries.retry(call.id, call.ports.clock())
+    call.ports.dispatcher.wake()
     return await _shown(call, delivery, 202)
 
 
 async def _find(call: Call) -> core.Delivery:
-    delivery = await call.ports.deliveries.get(call.id)
+    delivery = await call.ports.store.deliveries.get(call.id)
     if delivery is None:
         raise NotFound(f"there is no delivery {call.id[:200]!r}", code="delivery_not_found")
     return delivery

@@ -62,7 +62,7 @@ async def list_events(call: Call) -> Response:
     type, errors = event_type(call.query["type"], call.context.known_types, "type")
     if errors:
         raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
-    page = await call.ports.events.page(**{**call.query, "type": type})
+    page = await call.ports.store.events.page(**{**call.query, "type": type})
     return page_response(call.request, page, fragment)
 
 
@@ -87,7 +87,7 @@ async def stream_events(call: Call) -> Response:
 )
 async def get_event(call: Call) -> Response:
     """Read an event."""
-    event = await call.ports.events.get(call.id)
+    event = await call.ports.store.events.get(call.id)
     if event is None:
         raise NotFound(f"there is no event {call.id[:200]!r}", code="event_not_found")
     return Response(event.body, media_type="application/json")

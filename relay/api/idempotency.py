@@ -47,7 +47,7 @@ async def once(call: Call, key: str, run: Callable[[], Awaitable[Response]]) -> 
     """The response of `run`, or the stored first response. Raises Conflict while the first request is in progress, and
     InvalidRequest if the key was used with another body."""
     scope = call.request.scope
-    store = call.ports.idempotency
+    store = call.ports.store.idempotency
     caller = call.identity.name if call.identity is not None else ""
     id = _digest(caller, scope["method"], scope["path"], key)
     body_digest = _digest(scope["query_string"].decode("latin-1"), hashlib.sha256(call.body).hexdigest())
@@ -87,7 +87,7 @@ async def _renewing(call: Call, id: str, holder: str) -> None:
     while True:
         await asyncio.sleep(RENEW_SECONDS)
         try:
-            await call.ports.idempotency.renew(id, holder, call.ports.clock())
+            await call.ports.store.idempotency.renew(id, holder, call.ports.clock())
         except StoreError as error:
             log.warning("idempotency_key_not_renewed", error=str(error))
 
@@ -95,14 +95,14 @@ async def _renewing(call: Call, id: str, holder: str) -> None:
 async def _keep(call: Call, id: str, holder: str, response: Response) -> None:
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     try:
-        await call.ports.idempotency.end(id, holder, response.status_code, bytes(response.body), headers)
+        await call.ports.store.idempotency.end(id, holder, response.status_code, bytes(response.body), headers)
     except StoreError as error:  # the work is done, so the caller gets its response
         log.warning("idempotent_answer_not_kept", error=str(error))
 
 
 async def _forget(call: Call, id: str, holder: str) -> None:
     try:
-        await call.ports.idempotency.forget(id, holder)
+        await call.ports.store.idempotency.forget(id, holder)
     except StoreError as error:  # the key is free once its lease expires
         log.warning("idempotency_key_not_freed", error=str(error))
 

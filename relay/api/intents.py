@@ -1,5 +1,6 @@
 """`/v1/intents`: creates that were sent through the relay and whose fate is unknown."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
@@ -15,7 +16,8 @@ from relay.api.resource import json_response, page_response
 from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import records
-from relay.errors import FieldError, NotFound
+from relay.core.tracking import TrackRequest
+from relay.errors import Conflict, FieldError, NotFound, RequestError
 
 UnknownReason = Literal["no_answer", "server_error", "unreadable", "cut_off"]
 
@@ -106,7 +108,7 @@ async def list_intents(call: Call) -> Response:
     They were sent to the upstream, and no response proves whether they were carried out. Check before you send one
     again. A create that is repeated with its Idempotency-Key and answered leaves the list.
     """
-    page = await call.ports.dropin.intents(**call.query)
+    page = await call.ports.store.intents.page(**call.query, now=call.ports.clock())
     return page_response(call.request, page, intent_view)
 
 
@@ -127,7 +129,35 @@ async def resolve_intent(call: Call) -> Response:
     if body.job_id is not None and body.fate != "sent":
         detail = "only a create with fate `sent` can have a job"
         raise invalid(FieldError(pointer="/job_id", code="invalid", detail=detail))
-    return json_response(intent_view(await call.ports.dropin.resolve(call.id, body.fate, body.job_id)))
+    ports, now = call.ports, call.ports.clock()
+    intents = ports.store.intents
+    intent = await intents.get(call.id)
+    if intent is None:
+        raise _not_found(call)
+    if intent.fate is not None:
+        raise Conflict(f"{intent.id} was resolved already: {intent.fate}", code="intent_resolved")
+    if intents.in_flight(intent, now):
+        raise Conflict(f"{intent.id} is still in flight: its answer may come", code="intent_in_flight")
+    if body.job_id is None:
+        resolved = await intents.resolve(intent.id, body.fate, now)
+        if resolved is None:
+            raise Conflict(f"{intent.id} was resolved meanwhile", code="intent_resolved")
+        return json_response(intent_view(resolved))
+    request = TrackRequest(
+        external_id=body.job_id,
+        source=intent.source,
+        account=intent.account,
+        callback_url=intent.callback_url,
+        callback_types=intent.callback_types,
+        metadata=intent.metadata,
+        request=intent.request,
+        connect_account_id=intent.connect_account_id,
+        resolves=intent,
+    )
+    (result,) = await ports.tracking.register((request,))
+    if isinstance(result, RequestError):
+        raise result
+    return json_response(intent_view(replace(intent, fate=body.fate, job_id=body.job_id)))
 
 
 @operation(
@@ -140,11 +170,14 @@ async def dismiss_intent(call: Call) -> Response:
 
     Use it once you have checked with the upstream. Nothing is sent upstream.
     """
-    intent = await call.ports.dropin.dismiss(call.id)
+    intent = await call.ports.store.intents.dismiss(call.id, call.ports.clock())
     if intent is None:
-        detail = f"there is no create {call.id[:200]!r} whose fate is unknown"
-        raise NotFound(detail, code="intent_not_found")
+        raise _not_found(call)
     return json_response(intent_view(intent))
+
+
+def _not_found(call: Call) -> NotFound:
+    return NotFound(f"there is no create {call.id[:200]!r} whose fate is unknown", code="intent_not_found")
 
 
 _INTENT: Intent = {

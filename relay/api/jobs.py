@@ -217,7 +217,7 @@ async def register_job(call: Call) -> Response:
 
     The upstream's answer to a create is also a valid body.
     """
-    request = read_registration(call.document, call.ports.settings, call.ports.tracking)
+    request = read_registration(call.document, call.ports.settings, call.ports.tracking.read_answer)
     result = (await call.ports.tracking.register((request,)))[0]
     if isinstance(result, RequestError):
         raise result
@@ -257,7 +257,7 @@ async def _register_chunk(
     refused: list[Rejected] = []
     for index, entry in enumerate(entries, first):
         try:
-            requests.append(read_registration(entry, settings, tracking))
+            requests.append(read_registration(entry, settings, tracking.read_answer))
         except InvalidRequest as error:
             refused.append(rejection(index, error))
         else:
@@ -284,7 +284,7 @@ async def _register_chunk(
 )
 async def list_jobs(call: Call) -> Response:
     """List jobs, newest first."""
-    page = await call.ports.jobs.page(**call.query)
+    page = await call.ports.store.jobs.page(**call.query)
     status = call.query["status"]
     if status is not None and not page.items and status not in KNOWN_STATUSES:
         # Upstreams may send other statuses, so only an unknown one without jobs counts as a misspelling.
@@ -397,7 +397,7 @@ async def list_job_events(call: Call) -> Response:
     stream.last_event_id(call.request.headers)  # refuses a malformed id here too
     limit = call.query["limit"]
     after = params.decode_cursor(call.query["cursor"])
-    found = await call.ports.events.of_job(job.uid, after_sequence=after, count=limit + 1)
+    found = await call.ports.store.events.of_job(job.uid, after_sequence=after, count=limit + 1)
     more = len(found) > limit
     shown = found[:limit]
     cursor = params.encode_cursor(shown[-1].sequence or 0) if more else None
@@ -406,7 +406,7 @@ async def list_job_events(call: Call) -> Response:
 
 async def find_job(call: Call) -> core.Job:
     """The job of the path. Raises NotFound, or Conflict if several accounts have a job with this id."""
-    jobs, id = call.ports.jobs, call.id
+    jobs, id = call.ports.store.jobs, call.id
     source, account = call.query["source"], call.query["account"]
     if id.startswith("job_"):
         job = await jobs.get(id)

@@ -1,7 +1,7 @@
 """Reads the body of a registration: from `POST /v1/jobs`, from a batch, and in the dry run of an import."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
@@ -96,6 +96,10 @@ _BESIDE_ANSWER = frozenset(JobRegistration.model_fields) - {"priority"}  # an up
 _SOURCE: str = JobRegistration.model_fields["source"].default
 
 
+ReadAnswer = Callable[[str, Mapping[str, Any]], tuple[str, Observation | None] | None]
+"""Reads a source's answer to a create: the job's id and state, None if the body is not one. See `Tracking`."""
+
+
 class Rules(Protocol):
     """The settings that a registration is checked against."""
 
@@ -109,17 +113,11 @@ class Rules(Protocol):
     def origins(self) -> Mapping[str, Origin]: ...
 
 
-class Answers(Protocol):
-    """Reads an upstream's answer to a create; see `Tracking`."""
-
-    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None: ...
-
-
-def read_registration(document: Any, settings: Rules, tracking: Answers) -> TrackRequest:
+def read_registration(document: Any, settings: Rules, read_answer: ReadAnswer) -> TrackRequest:
     """The job to track, from a request body. Raises InvalidRequest, or SinkRefused for its callback URL."""
     seen = None
     if isinstance(document, dict) and "id" not in document:
-        document, seen = _from_upstream(document, settings, tracking)
+        document, seen = _from_upstream(document, settings, read_answer)
     job = validate(JobRegistration, document)
     errors = account_errors(job.source, job.account, settings.accounts)
     if job.metadata is not None and len(dumps(job.metadata)) > MAX_METADATA_BYTES:
@@ -149,7 +147,7 @@ def read_registration(document: Any, settings: Rules, tracking: Answers) -> Trac
 
 
 def _from_upstream(
-    document: dict[str, Any], settings: Rules, tracking: Answers
+    document: dict[str, Any], settings: Rules, read_answer: ReadAnswer
 ) -> tuple[dict[str, Any], Observation | None]:
     """The registration in the upstream's own answer to a create, and the job's state in it.
 
@@ -158,7 +156,7 @@ def _from_upstream(
     source = document.get("source", _SOURCE)
     if not isinstance(source, str) or source not in settings.accounts:
         return document, None
-    found = tracking.read_answer(source, document)
+    found = read_answer(source, document)
     if found is None:
         if "item" not in document:
             return document, None

@@ -129,7 +129,7 @@ async def replay_subscription(call: Call) -> Response:
     subscription; with `only: all` also the delivered ones. Each keeps its id. They go out in order within a job,
     and always behind new events.
     """
-    subscription = await call.ports.subscriptions.get(call.id)
+    subscription = await call.ports.store.subscriptions.get(call.id)
     if subscription is None:
         raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
     body = validate(ReplayCreate, call.document)
@@ -151,7 +151,7 @@ async def replay_subscription(call: Call) -> Response:
         types=None if body.types is None else types,
         only=body.only,
     )
-    return _started(await call.ports.replays.create(request))
+    return _started(await call.ports.store.replays.create(request))
 
 
 @operation(
@@ -184,7 +184,7 @@ async def retry_deliveries(call: Call) -> Response:
         only=wanted.state,
         reason=wanted.reason,
     )
-    return _started(await call.ports.replays.create(request))
+    return _started(await call.ports.store.replays.create(request))
 
 
 @operation(
@@ -193,7 +193,7 @@ async def retry_deliveries(call: Call) -> Response:
 )
 async def get_replay(call: Call) -> Response:
     """Read the progress of a replay."""
-    found = await call.ports.replays.get(call.id)
+    found = await call.ports.store.replays.get(call.id)
     if found is None:
         raise NotFound(f"there is no replay {call.id[:200]!r}", code="replay_not_found")
     return json_response(replay_view(found))
@@ -210,8 +210,8 @@ async def stop_replay(call: Call) -> Response:
     Deliveries not yet sent return to their previous state; attempts in flight finish. A replay that has ended is
     unchanged.
     """
-    stopped = await call.ports.replays.stop(call.id, call.ports.clock())
-    call.ports.delivering.wake()
+    stopped = await call.ports.store.replays.stop(call.id, call.ports.clock())
+    call.ports.dispatcher.wake()
     return json_response(replay_view(stopped))
 
 

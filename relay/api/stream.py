@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api.limits import Slots
 from relay.api.operations import Call
-from relay.api.ports import Watch
 from relay.api.problems import invalid_parameter
 from relay.core.events import Event
 from relay.core.job import Job
+from relay.signals import Watch
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0
@@ -49,7 +49,7 @@ def fragment(event: Event) -> orjson.Fragment:
 async def of_all(call: Call) -> Response:
     """`GET /v1/events/stream`."""
     last_id = last_event_id(call.request.headers)
-    events = call.ports.events
+    events = call.ports.store.events
     position = await events.newest_position() if last_id is None else await events.position_of(last_id) or 0
 
     async def frames() -> AsyncGenerator[bytes, None]:
@@ -74,7 +74,7 @@ async def of_all(call: Call) -> Response:
 async def of_job(call: Call, job: Job) -> Response:
     """`GET /v1/jobs/{id}/events` as a stream. It ends after the last event of a closed job."""
     last_id = last_event_id(call.request.headers)
-    events, jobs = call.ports.events, call.ports.jobs
+    events, jobs = call.ports.store.events, call.ports.store.jobs
     last = None if last_id is None else await events.get(last_id)
     sequence = last.sequence or 0 if last is not None and last.job_uid == job.uid else 0
     if last_id is not None and not job.open and not await events.of_job(job.uid, after_sequence=sequence, count=1):

@@ -16,7 +16,6 @@ from relay.api.fields import Body, Nothing, Time
 from relay.api.names import event_type
 from relay.api.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation
 from relay.api.params import PAGE, boolean
-from relay.api.ports import Tested
 from relay.api.resource import json_response, page_response
 from relay.api.subscription_models import (
     Subscription,
@@ -30,7 +29,7 @@ from relay.api.subscription_models import (
 from relay.api.validation import invalid, validate
 from relay.clock import to_rfc3339
 from relay.core import subscription as core
-from relay.core.events import Event, Origin
+from relay.core.events import Origin
 from relay.core.samples import sample_event
 from relay.core.signing import new_secret
 from relay.core.subscription import SigningSecret
@@ -77,17 +76,6 @@ class RotatedSecret(Secret):
     old_secret_expires_at: Time
 
 
-def tested_view(event: Event, tested: Tested) -> TestResult:
-    """The result of a test."""
-    return {
-        "delivered": tested.outcome.verdict == "delivered",
-        "verdict": tested.outcome.verdict,
-        "reason": tested.outcome.reason,
-        "event": cast("CloudEvent", event.document()),
-        "attempt": attempt_view(tested.attempt),
-    }
-
-
 SECRET_BYTES = 32
 DEFAULT_TEST_TYPE = "relay.test"
 
@@ -122,17 +110,17 @@ async def create_subscription(call: Call) -> Response:
     subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
     if call.query["reuse"]:
         same = sorted(
-            (one for one in await call.ports.subscriptions.all() if same_url(one.sink, subscription.sink)),
+            (one for one in await call.ports.store.subscriptions.all() if same_url(one.sink, subscription.sink)),
             key=lambda one: one.id,
         )
         if same:
             return _shown(call, same[0])
-    if call.first is not None and (known := await call.ports.subscriptions.get(subscription.id)) is not None:
+    if call.first is not None and (known := await call.ports.store.subscriptions.get(subscription.id)) is not None:
         return _made(call, known)  # the first request was cut off after its commit
     secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
     made = replace(subscription, secrets=(SigningSecret(value=secret),))
-    await call.ports.subscriptions.create(made)
-    call.ports.delivering.wake()
+    await call.ports.store.subscriptions.create(made)
+    call.ports.dispatcher.wake()
     return _made(call, made)
 
 
@@ -149,7 +137,7 @@ def _made(call: Call, made: core.Subscription) -> Response:
 )
 async def list_subscriptions(call: Call) -> Response:
     """List subscriptions, newest first."""
-    page = await call.ports.subscriptions.page(**call.query)
+    page = await call.ports.store.subscriptions.page(**call.query)
     kinds, settings = call.ports.kinds, call.ports.settings
     return page_response(call.request, page, lambda one: subscription_view(one, kinds.redacted_url, settings))
 
@@ -174,8 +162,8 @@ async def replace_subscription(call: Call) -> Response:
     """
     before = await _find(call)
     _refuse_callback(before, "its settings cannot be changed")
-    await call.ports.subscriptions.replace(read_replace(call.document, call.context, before), call.ports.clock())
-    call.ports.delivering.wake()
+    await call.ports.store.subscriptions.replace(read_replace(call.document, call.context, before), call.ports.clock())
+    call.ports.dispatcher.wake()
     return _shown(call, await _find(call))
 
 
@@ -190,8 +178,8 @@ async def delete_subscription(call: Call) -> Response:
     Its pending deliveries are cancelled.
     """
     subscription = await _find(call)
-    await call.ports.subscriptions.remove(subscription.id, call.ports.clock())
-    call.ports.delivering.wake()
+    await call.ports.store.subscriptions.remove(subscription.id, call.ports.clock())
+    call.ports.dispatcher.wake()
     return _shown(call, subscription)
 
 
@@ -225,7 +213,15 @@ async def test_subscription(call: Call) -> Response:
         source=name,
         account=accounts[0],
     )
-    return json_response(tested_view(event, await call.ports.delivering.test(subscription, event)))
+    attempt, outcome = await call.ports.dispatcher.test(subscription, event)
+    result: TestResult = {
+        "delivered": outcome.verdict == "delivered",
+        "verdict": outcome.verdict,
+        "reason": outcome.reason,
+        "event": cast("CloudEvent", event.document()),
+        "attempt": attempt_view(attempt),
+    }
+    return json_response(result)
 
 
 @operation(
@@ -279,8 +275,8 @@ async def rotate_secret(call: Call) -> Response:
     now = call.ports.clock()
     secret = new_secret(secrets.token_bytes(SECRET_BYTES))
     expires_at = now + overlap_seconds
-    await call.ports.subscriptions.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
-    call.ports.delivering.wake()
+    await call.ports.store.subscriptions.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
+    call.ports.dispatcher.wake()
     rotated: RotatedSecret = {"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)}
     return json_response(rotated)
 
@@ -311,7 +307,7 @@ def _shown(call: Call, subscription: core.Subscription) -> Response:
 
 
 async def _find(call: Call) -> core.Subscription:
-    subscription = await call.ports.subscriptions.get(call.id)
+    subscription = await call.ports.store.subscriptions.get(call.id)
     if subscription is None:
         raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
     return subscription
@@ -319,8 +315,8 @@ async def _find(call: Call) -> core.Subscription:
 
 async def _set_state(call: Call, subscription: core.Subscription, state: str) -> Response:
     reason = "paused by hand" if state == "paused" else "resumed by hand"
-    await call.ports.subscriptions.set_state(subscription.id, state, call.ports.clock(), reason)
-    call.ports.delivering.wake()
+    await call.ports.store.subscriptions.set_state(subscription.id, state, call.ports.clock(), reason)
+    call.ports.dispatcher.wake()
     return _shown(call, await _find(call))
 
 

@@ -16,15 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from relay import __version__
 from relay.api.app import create_api
-from relay.api.ports import Ports, Readiness, Tested
+from relay.api.ports import Ports, Readiness
 from relay.clock import Clock, wall_clock
 from relay.config.keyring import load_or_create_keyring, python_line_that_makes_a_key
 from relay.config.settings import AccountSettings, Settings, SourceSettings
-from relay.core.delivery import OutboundRequest
 from relay.core.events import Event
 from relay.core.planner import PlannerStatistics
 from relay.core.signing import new_secret
-from relay.core.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.errors import SettingsError, StoreError
 from relay.holder import Holder
@@ -288,15 +286,6 @@ class Node:
         """The secret that signs what goes to callback URLs."""
         return self.settings.delivery.callback_secret or self._callback_secret
 
-    async def test(self, subscription: Subscription, event: Event) -> Tested:
-        """Sends one event now; nothing is stored."""
-        attempt, outcome = await self.dispatcher.test(subscription, event)
-        return Tested(attempt=attempt, outcome=outcome)
-
-    def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
-        """The request that would go out now; nothing is sent."""
-        return self.dispatcher.request_of(subscription, event)
-
     def wake(self) -> None:
         """Something is due, or a subscription changed."""
         self.dispatcher.wake()
@@ -387,15 +376,10 @@ class Node:
         return Ports(
             settings=api,
             clock=self._clock,
-            jobs=self.store.jobs,
-            events=self.store.events,
-            deliveries=self.store.deliveries,
-            subscriptions=self.store.subscriptions,
-            replays=self.store.replays,
-            idempotency=self.store.idempotency,
+            store=self.store,
             tracking=self.tracking,
             signals=self.signals,
-            delivering=self,
+            dispatcher=self.dispatcher,
             node=self,
             dropin=self.dropin,
             kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),

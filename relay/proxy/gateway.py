@@ -8,7 +8,6 @@ from relay.clock import Clock
 from relay.core.events import Event
 from relay.core.forwarding import Header, with_key
 from relay.core.job import Job
-from relay.core.records import Intent, Page, Resolution
 from relay.metrics import Metrics
 from relay.polling.poll_result import PollResult
 from relay.polling.tracking import Tracking
@@ -18,7 +17,7 @@ from relay.proxy.forwarding import Definitions, Forwarding, Pollers, Stopping
 from relay.proxy.reads import Reads
 from relay.proxy.transport import UpstreamTransport
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
-from relay.proxy.unknown_creates import UnknownCreates, resolve
+from relay.proxy.unknown_creates import UnknownCreates
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.store.store import Store
@@ -158,20 +157,6 @@ class Gateway:
     def polled(self, job: Job, result: PollResult) -> None:
         """A poll or a borrowed read showed the job."""
         self._reads.polled(job, result)
-
-    # --- creates of unknown outcome
-
-    async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
-        """Creates of unknown outcome, newest first."""
-        return await self._intents.page(limit=limit, cursor=cursor, now=self._clock())
-
-    async def dismiss(self, intent_id: str) -> Intent | None:
-        """Removes a create from the list. None if it does not exist."""
-        return await self._intents.dismiss(intent_id, self._clock())
-
-    async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
-        """Records the outcome of a create; a job that was made is tracked. Raises RequestError."""
-        return await resolve(self._intents, self._tracking, intent_id, fate, job_id, now=self._clock())
 
     async def stop(self, timeout_seconds: float) -> None:
         """Lets borrowed polls settle and created jobs be recorded, within the time."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from relay.core.forwarding import Header
-from relay.core.records import Intent, Page, Resolution
 
 Cache = Literal["hit", "miss", "pass"]
 
@@ -107,12 +106,3 @@ class DropIn(Protocol):
 
     def count(self, kind: str, response: ProxyResponse) -> None:
         """Counts the answer in the metrics. `kind`: create, read or other."""
-
-    async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
-        """Creates of unknown outcome, newest first."""
-
-    async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
-        """Records the outcome of a create. With `job_id`, tracks that job. Raises NotFound, Conflict."""
-
-    async def dismiss(self, intent_id: str) -> Intent | None:
-        """Removes a create from the list. None if it does not exist."""

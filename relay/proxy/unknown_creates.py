@@ -1,6 +1,6 @@
-"""Creates of unknown outcome: one `relay.create.unknown` event each, and how a person resolves them."""
+"""Creates of unknown outcome: one `relay.create.unknown` event each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -9,9 +9,7 @@ import structlog
 from relay.clock import Clock
 from relay.core import relay_events
 from relay.core.events import CREATE_UNKNOWN, Event, relay_event
-from relay.core.records import Intent, Registered, Resolution
-from relay.core.tracking import TrackRequest
-from relay.errors import Conflict, NotFound, RequestError
+from relay.core.records import Intent
 from relay.ids import new_id
 
 COUNT = 100
@@ -24,20 +22,6 @@ class Intents(Protocol):
 
     async def unreported(self, now: float, count: int) -> list[Intent]: ...
     async def report(self, id: str, event: Event) -> bool: ...
-
-
-class Resolvable(Protocol):
-    """The store's intents, for resolving."""
-
-    async def get(self, id: str) -> Intent | None: ...
-    def in_flight(self, intent: Intent, now: float) -> bool: ...
-    async def resolve(self, id: str, fate: Resolution, now: float) -> Intent | None: ...
-
-
-class Tracking(Protocol):
-    """Registers jobs."""
-
-    async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]: ...
 
 
 class UnknownCreates:
@@ -81,37 +65,3 @@ class UnknownCreates:
         return relay_event(
             new_id("evt", now), CREATE_UNKNOWN, now, data, dataschema=self._dataschema, subject=intent.id
         )
-
-
-async def resolve(
-    intents: Resolvable, tracking: Tracking, intent_id: str, fate: Resolution, job_id: str | None, *, now: float
-) -> Intent:
-    """Records the outcome of a create. With `job_id`, tracks that job in the same transaction, with the metadata and
-    callback of the create. Raises NotFound, Conflict, RequestError."""
-    intent = await intents.get(intent_id)
-    if intent is None:
-        raise NotFound(f"there is no create {intent_id[:200]!r} whose fate is unknown", code="intent_not_found")
-    if intent.fate is not None:
-        raise Conflict(f"{intent.id} was resolved already: {intent.fate}", code="intent_resolved")
-    if intents.in_flight(intent, now):
-        raise Conflict(f"{intent.id} is still in flight: its answer may come", code="intent_in_flight")
-    if job_id is None:
-        resolved = await intents.resolve(intent.id, fate, now)
-        if resolved is None:
-            raise Conflict(f"{intent.id} was resolved meanwhile", code="intent_resolved")
-        return resolved
-    request = TrackRequest(
-        external_id=job_id,
-        source=intent.source,
-        account=intent.account,
-        callback_url=intent.callback_url,
-        callback_types=intent.callback_types,
-        metadata=intent.metadata,
-        request=intent.request,
-        connect_account_id=intent.connect_account_id,
-        resolves=intent,
-    )
-    (result,) = await tracking.register((request,))
-    if isinstance(result, RequestError):
-        raise result
-    return replace(intent, fate=fate, job_id=job_id)

@@ -62,7 +62,7 @@ async def test_a_bad_body_is_refused_by_every_operation(client, world, document)
     assert [job["id"] for job in (await client.get("/v1/jobs")).json()["items"]] == ["a"]
     assert (await client.get("/v1/subscriptions")).json()["items"] == [made]
     assert world.tracking.refreshed == []
-    assert world.delivering.tested == []
+    assert world.dispatcher.tested == []
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ OPTIONAL = {name: values for name, values in GOOD.items() if name != "id"}
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.fixed_dictionaries({"id": GOOD["id"]}, optional=OPTIONAL))
 def test_every_field_of_a_registration_is_kept(body):
-    read = read_registration(body, SETTINGS, FakeTracking(None))
+    read = read_registration(body, SETTINGS, FakeTracking(None).read_answer)
     defaults = {"source": "revor", "account": "default"}
     for name in GOOD:
         field = "external_id" if name == "id" else name
@@ -162,7 +162,7 @@ ANYTHING["callback_url"] |= st.just("https://10.0.0.1/")
 def test_a_registration_is_read_as_documented_or_refused_with_its_errors(body):
     read = problem = None
     try:
-        read = read_registration(body, SETTINGS, FakeTracking(None))
+        read = read_registration(body, SETTINGS, FakeTracking(None).read_answer)
     except InvalidRequest as error:
         problem = error
     if read is None:

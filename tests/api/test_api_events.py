@@ -1,5 +1,6 @@
 import orjson
 import pytest
+from pydantic import TypeAdapter
 
 from relay.api.deliveries import DeliveryWithAttempts
 from relay.core.delivery import Timings
@@ -160,7 +161,7 @@ async def test_a_delivery_shows_its_attempts(client, world):
         await world.store.deliveries.record_attempt(result_of(one, "pending", attempt=made, due_at=world.now))
     (listed,) = (await client.get("/v1/deliveries")).json()["items"]
     shown = (await client.get(f"/v1/deliveries/{listed['id']}")).json()
-    DeliveryWithAttempts.model_validate(shown)
+    TypeAdapter(DeliveryWithAttempts).validate_python(shown)
     assert shown["attempts"] == [
         {
             "number": 1,
@@ -199,10 +200,10 @@ async def test_a_delivery_is_retried(client, world):
     subscription = await subscribe(client)
     await world.poll(await world.job("a"), "failed")
     delivery = (await client.get("/v1/deliveries")).json()["items"][0]
-    woken = world.delivering.woken
+    woken = world.dispatcher.woken
     answer = await client.post(f"/v1/deliveries/{delivery['id']}/retry")
     assert (answer.status_code, answer.json()["state"]) == (202, "pending")
-    assert world.delivering.woken == woken + 1
+    assert world.dispatcher.woken == woken + 1
     await client.delete(f"/v1/subscriptions/{subscription}")
     assert (await client.get(f"/v1/deliveries/{delivery['id']}")).json()["state"] == "cancelled"
     refused = await client.post(f"/v1/deliveries/{delivery['id']}/retry")

@@ -56,7 +56,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
     }
     assert (await client.get(answer.headers["location"])).json() == made
     assert (await client.get("/v1/subscriptions")).json() == {"items": [made], "next_cursor": None}
-    assert world.delivering.woken == 1
+    assert world.dispatcher.woken == 1
 
 
 async def test_a_default_that_is_sent_back_as_shown_keeps_following_the_settings(client, world):
@@ -358,7 +358,7 @@ async def test_a_test_sends_a_sample_whatever_the_state(client, world):
     assert result["attempt"]["request_headers"]["authorization"] == "[redacted]"
     assert result["attempt"]["response_headers"] == {"set-cookie": "[redacted]", "server": "nginx"}
     assert (await client.post(f"{path}/test")).json()["event"]["type"] == "relay.test"
-    assert [event.type for _, event in world.delivering.tested] == ["ai.revor.job.failed", "relay.test"]
+    assert [event.type for _, event in world.dispatcher.tested] == ["ai.revor.job.failed", "relay.test"]
     assert (await client.get("/v1/events")).json()["items"] == []
     unknown = await client.post(f"{path}/test", json={"type": "job.faild"})
     assert "did you mean ai.revor.job.failed?" in unknown.json()["detail"]

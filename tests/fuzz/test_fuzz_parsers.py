@@ -160,7 +160,9 @@ def test_documents(document: Any) -> None:
     for model in MODELS:
         made = value_or_refusal(lambda model=model: validate(model, document), InvalidRequest)  # type: ignore[misc]
         assert made is None or isinstance(made, model)
-    request = value_or_refusal(lambda: read_registration(document, SETTINGS, Tracking(WORLD)), InvalidRequest)
+    request = value_or_refusal(
+        lambda: read_registration(document, SETTINGS, Tracking(WORLD).read_answer), InvalidRequest
+    )
     assert request is None or isinstance(request, TrackRequest)
     created = value_or_refusal(lambda: read_create(document, CONTEXT, id="sub_1", now=NOW), InvalidRequest)
     if created is not None:

@@ -7,20 +7,19 @@ from typing import Any
 
 import orjson
 
-from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Tested, Token
+from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
 from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.events import Event, Origin, from_transition
 from relay.core.forwarding import Header
 from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, detect
 from relay.core.netguard import GuardPolicy
-from relay.core.records import Intent, Page, PollRecord, Registered, Registration, Resolution
+from relay.core.records import PollRecord, Registered, Registration
 from relay.core.signing import new_secret, signature_headers
 from relay.core.subscription import Subscription
 from relay.core.tracking import Explanation, SourceReport, TrackRequest
 from relay.errors import RequestError
 from relay.ids import new_id
 from relay.proxy.types import Cache, Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
-from relay.proxy.unknown_creates import resolve
 from relay.store.store import Store
 from subscribers.registry import infer_kind, kind_named, kinds
 
@@ -200,14 +199,14 @@ class FakeTracking:
         ]
 
 
-class FakeDelivering:
+class FakeDispatcher:
     """Answers tests with a 200 of the sink."""
 
     def __init__(self) -> None:
         self.tested: list[tuple[Subscription, Event]] = []
         self.woken = 0
 
-    async def test(self, subscription: Subscription, event: Event) -> Tested:
+    async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         self.tested.append((subscription, event))
         attempt = Attempt(
             number=1,
@@ -220,7 +219,7 @@ class FakeDelivering:
             remote_ip="192.0.2.1",
             timings=Timings(first_byte_ms=11.0),
         )
-        return Tested(attempt=attempt, outcome=Outcome(verdict="delivered", reason="200 OK"))
+        return attempt, Outcome(verdict="delivered", reason="200 OK")
 
     def request_of(self, subscription: Subscription, event: Event) -> OutboundRequest:
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=event.body)
@@ -311,16 +310,6 @@ class FakeDropIn:
     def count(self, kind: str, response: ProxyResponse) -> None:
         """Metrics are not recorded."""
 
-    async def intents(self, *, limit: int, cursor: str | None = None) -> Page[Intent]:
-        return await self.world.store.intents.page(limit=limit, cursor=cursor, now=self.world.now)
-
-    async def resolve(self, intent_id: str, fate: Resolution, job_id: str | None) -> Intent:
-        world = self.world
-        return await resolve(world.store.intents, world.tracking, intent_id, fate, job_id, now=world.now)
-
-    async def dismiss(self, intent_id: str) -> Intent | None:
-        return await self.world.store.intents.dismiss(intent_id, self.world.now)
-
 
 KINDS = Kinds(
     names=tuple(kinds()),
@@ -339,7 +328,7 @@ class World:
     now: float = NOW
     requests: list[tuple[str, int]] = field(default_factory=list)
     node: FakeNode = field(default_factory=FakeNode)
-    delivering: FakeDelivering = field(default_factory=FakeDelivering)
+    dispatcher: FakeDispatcher = field(default_factory=FakeDispatcher)
 
     def __post_init__(self) -> None:
         self.tracking = FakeTracking(self)
@@ -351,15 +340,10 @@ class World:
         return Ports(
             settings=replace(SETTINGS, **settings),
             clock=lambda: self.now,
-            jobs=self.store.jobs,
-            events=self.store.events,
-            deliveries=self.store.deliveries,
-            subscriptions=self.store.subscriptions,
-            replays=self.store.replays,
-            idempotency=self.store.idempotency,
+            store=self.store,
             tracking=self.tracking,
             signals=self.signals,
-            delivering=self.delivering,
+            dispatcher=self.dispatcher,
             node=self.node,
             kinds=KINDS,
             dropin=self.dropin,

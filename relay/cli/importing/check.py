@@ -31,24 +31,13 @@ class _Rules:
     guard: GuardPolicy = ANYWHERE
 
 
-class _Answers:
-    """Reads upstream answers with the shipped definition."""
-
-    def __init__(self) -> None:
-        self._definition = load_definition("revor")
-        self.origin = Origin(source="", type_prefix=self._definition.type_prefix, dataschema="")
-
-    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
-        found = registered(self._definition, body, now=0.0)
-        return None if found is None else (found.external_id, None)
-
-
 class Check:
     """Checks registrations like the relay. Without `accounts` any account names are accepted."""
 
     def __init__(self, accounts: Accounts | None) -> None:
         self._accounts = accounts
-        self._answers = _Answers()
+        self._definition = load_definition("revor")
+        self._origin = Origin(source="", type_prefix=self._definition.type_prefix, dataschema="")
 
     def register(self, bodies: Sequence[Body]) -> Result:
         """Counts valid registrations as created, including jobs that may be tracked already."""
@@ -57,13 +46,17 @@ class Check:
 
     def _fault(self, body: Body) -> Fault | None:
         accounts = self._accounts if self._accounts is not None else _named_in(body)
-        rules = _Rules(accounts=accounts, origins=dict.fromkeys(accounts, self._answers.origin))
+        rules = _Rules(accounts=accounts, origins=dict.fromkeys(accounts, self._origin))
         try:
-            read_registration(dict(body), rules, self._answers)
+            read_registration(dict(body), rules, self._read_answer)
         except InvalidRequest as error:
             found = rejection(0, error)
             return Fault(code=found["code"], detail=found["detail"])
         return None
+
+    def _read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
+        found = registered(self._definition, body, now=0.0)
+        return None if found is None else (found.external_id, None)
 
 
 def known_accounts(api: Api) -> Accounts | None:
