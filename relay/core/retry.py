@@ -114,10 +114,10 @@ def sentence(
     why = f"{why} (attempt {attempt_count} of {max(attempt_count, len(schedule_seconds) + 1)})"
     disabled = "" if failing_seconds is None else f"only failures for {in_words(failing_seconds)}, so the subscription "
     if isinstance(decision, Dead):
-        gone = "no attempt is left" if decision.exhausted else "the sink will never take this event"
+        gone = "no attempt is left" if decision.exhausted else "the sink will never accept this event"
         return f"{why}: given up, {gone}" + (f"; {disabled}is disabled" if disabled else "")
     if isinstance(decision, Disable):
-        disabled = "the sink wants no more, so its subscription "
+        disabled = "the sink accepts no more events, so its subscription "
     if disabled:
         return f"{why}: {disabled}is disabled; this event waits"
     assert isinstance(decision, Retry)

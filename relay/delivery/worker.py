@@ -338,5 +338,5 @@ def _reduced(result: AttemptResult) -> AttemptResult:
     """The result without values that the database may reject: first the attempt's details, then texts and events."""
     reduced = replace(result, attempt=bare(result.attempt))
     if reduced == result:
-        reduced = replace(result, reason=None, disable=result.disable and "the sink wants no more", events=())
+        reduced = replace(result, reason=None, disable=result.disable and "the sink accepts no more events", events=())
     return reduced

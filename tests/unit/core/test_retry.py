@@ -90,11 +90,12 @@ def test_other_verdicts_end_the_delivery() -> None:
         ),
         (
             Dead(reason="http_400: invalid_payload"),
-            "HTTP 400: invalid_payload (attempt 3 of 10): given up, the sink will never take this event",
+            "HTTP 400: invalid_payload (attempt 3 of 10): given up, the sink will never accept this event",
         ),
         (
             Disable(reason="http_410"),
-            "HTTP 410 (attempt 3 of 10): the sink wants no more, so its subscription is disabled; this event waits",
+            "HTTP 410 (attempt 3 of 10): the sink accepts no more events, so its subscription is disabled; "
+            "this event waits",
         ),
     ],
 )
