@@ -1,4 +1,4 @@
-"""Slots for backlogged deliveries while fresh events arrive, and the rate of a sink that keeps failing."""
+"""Slots for backlogged deliveries while fresh events arrive."""
 
 import math
 from typing import Any, cast
@@ -6,9 +6,7 @@ from typing import Any, cast
 import pytest
 
 from relay.core.concurrency import PROMPT_SECONDS
-from relay.core.delivery import Outcome, Response
 from relay.core.subscription import Subscription
-from relay.delivery.sink_state import FAILED_OFTEN, FAILING_PER_SECOND
 from relay.delivery.slots import BACKLOGGED_SLOTS, FRESH_SECONDS, Slots, Target
 from subscribers.base import Kind
 
@@ -86,33 +84,3 @@ def test_failing_or_slow_sink_takes_no_share_from_the_others() -> None:
 def test_clock_set_back_does_not_limit_the_backlog() -> None:
     slots, (target,) = slots_of("one", alone_seconds=0.0)
     assert slots.backlogged_limit(target, NOW - 3_600) == math.inf
-
-
-def test_first_success_lifts_the_pause_of_a_failing_sink() -> None:
-    _, (target,) = slots_of("one", alone_seconds=0.0)
-    failed = Response(started_at=NOW, duration_ms=1.0, status_code=500)
-    for _ in range(FAILED_OFTEN):
-        target.answered(failed, Outcome(verdict="retry", reason="HTTP 500"), in_flight=1, fills=0)
-    target.sink.paced(2, NOW)
-    assert not target.sink.may_send(NOW)
-    assert target.sink.not_before == pytest.approx(NOW + 2 / FAILING_PER_SECOND)
-    taken = Response(started_at=NOW, duration_ms=1.0, status_code=204)
-    target.answered(taken, Outcome(verdict="delivered", reason="HTTP 204"), in_flight=1, fills=0)
-    assert target.sink.may_send(NOW)
-
-
-def test_own_rate_limit_holds_after_a_success() -> None:
-    _, (target,) = slots_of("one", alone_seconds=0.0)
-    target.sink.rate, target.sink.failures, target.sink.next_send_at = 1.0, FAILED_OFTEN, NOW + 1
-    taken = Response(started_at=NOW, duration_ms=1.0, status_code=204)
-    target.answered(taken, Outcome(verdict="delivered", reason="HTTP 204"), in_flight=1, fills=0)
-    assert not target.sink.may_send(NOW)
-
-
-def test_sink_whose_responses_never_end_keeps_one_slot_although_their_status_counts() -> None:
-    _, (target,) = slots_of("one", alone_seconds=0.0)
-    late = Response(started_at=NOW, duration_ms=15_000.0, status_code=200, detail="no end", late=True)
-    for _ in range(20):
-        target.answered(late, Outcome(verdict="delivered", reason="HTTP 200"), in_flight=1, fills=0)
-    assert target.sink.concurrency.limit == 1
-    assert not target.sink.failures

@@ -1,0 +1,115 @@
+"""A sink's state: when it may be sent to, what of its health is stored, and when its retries are expedited."""
+
+import pytest
+
+from relay.core.concurrency import Concurrency
+from relay.core.delivery import Outcome, Response
+from relay.core.subscription import Subscription
+from relay.delivery.sink_state import FAILED_OFTEN, FAILING_PER_SECOND, OUTAGE_SECONDS, SinkState
+
+NOW = 1_779_271_200.0
+DELIVERED = Outcome(verdict="delivered", reason="http_204")
+FAILED = Outcome(verdict="retry", reason="http_500")
+SUBSCRIPTION = Subscription(id="sub_1", sink="https://sink.test/", created_at=NOW)
+
+
+def sink(*, rate: float | None = None) -> SinkState:
+    state = SinkState(Concurrency(ceiling=64))
+    state.adopt(SUBSCRIPTION, None, ceiling=64, rate=rate)
+    return state
+
+
+def answer(state: SinkState, outcome: Outcome, *, late: bool = False) -> None:
+    response = Response(started_at=NOW, duration_ms=1.0, status_code=204, late=late)
+    state.answered(response, outcome, in_flight=1, full=False)
+
+
+def test_first_success_lifts_the_pause_of_a_failing_sink() -> None:
+    state = sink()
+    for _ in range(FAILED_OFTEN):
+        answer(state, FAILED)
+    state.paced(2, NOW)
+    assert not state.may_send(NOW)
+    assert state.not_before == pytest.approx(NOW + 2 / FAILING_PER_SECOND)
+    answer(state, DELIVERED)
+    assert state.may_send(NOW)
+
+
+def test_own_rate_limit_holds_after_a_success() -> None:
+    state = sink(rate=1.0)
+    for _ in range(FAILED_OFTEN):
+        answer(state, FAILED)
+    assert state.take_turn(NOW)
+    answer(state, DELIVERED)
+    assert not state.may_send(NOW)
+    assert not state.take_turn(NOW + 0.9)
+    assert state.take_turn(NOW + 1.0)
+
+
+def test_sink_whose_responses_never_end_keeps_one_slot_although_their_status_counts() -> None:
+    state = sink()
+    for _ in range(20):
+        answer(state, DELIVERED, late=True)
+    assert state.concurrency.limit == 1
+    assert not state.failures
+
+
+def test_health_is_stored_when_it_changes_and_not_at_each_attempt() -> None:
+    state = sink()
+    assert state.health_change(DELIVERED, NOW) is None
+    change = state.health_change(FAILED, NOW)
+    assert change is not None
+    assert (change.failing_since, change.paused_until, change.ends_outage) == (NOW, 0.0, False)
+    assert state.health_change(FAILED, NOW + 1) is None
+    state.pause(NOW + 90)
+    change = state.health_change(FAILED, NOW + 2)
+    assert change is not None
+    assert (change.failing_since, change.paused_until) == (NOW, NOW + 90)
+    assert state.health_change(FAILED, NOW + 3) is None, "the pause is stored already"
+
+
+def test_health_that_was_not_stored_is_stored_by_the_next_attempt() -> None:
+    state = sink()
+    change = state.health_change(FAILED, NOW)
+    assert change is not None
+    state.health_not_stored(change)
+    assert state.failing_since is None
+    again = state.health_change(FAILED, NOW + 5)
+    assert again is not None
+    assert again.failing_since == NOW + 5
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(OUTAGE_SECONDS - 1, False), (OUTAGE_SECONDS, True)])
+def test_success_after_a_long_failure_ends_an_outage(seconds: float, ends: bool) -> None:
+    state = sink()
+    state.health_change(FAILED, NOW)
+    change = state.health_change(DELIVERED, NOW + seconds)
+    assert change is not None
+    assert change.ends_outage is ends
+    assert state.start_expediting(0.0) == (NOW + seconds if ends else None)
+
+
+def test_retries_are_expedited_once_for_each_resumption() -> None:
+    state = sink()
+    assert state.start_expediting(0.0) is None
+    assert state.start_expediting(NOW) == NOW
+    assert state.start_expediting(NOW) is None
+    state.expediting_failed()
+    assert state.start_expediting(NOW) == NOW, "the last try failed"
+
+
+def test_new_sink_url_forgets_the_failures_of_the_old_one() -> None:
+    state = sink()
+    answer(state, FAILED)
+    state.pause(NOW + 90)
+    moved = Subscription(id="sub_1", sink="https://other.test/", created_at=NOW)
+    state.adopt(moved, SUBSCRIPTION, ceiling=64, rate=None)
+    assert (state.failures, state.may_send(NOW)) == (0, True)
+
+
+def test_pause_learned_by_another_node_is_taken_over() -> None:
+    state = sink()
+    paused = Subscription(id="sub_1", sink="https://sink.test/", created_at=NOW, paused_until=NOW + 90)
+    state.adopt(paused, SUBSCRIPTION, ceiling=64, rate=None)
+    assert not state.may_send(NOW + 89)
+    assert state.may_send(NOW + 90)
