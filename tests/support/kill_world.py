@@ -78,8 +78,10 @@ DATABASES: Mapping[str, Database] = {
         delivery="  timeout_seconds: 3\n",  # a lease lasts longer than a time-out, and here a crash lets it expire
         constants={
             "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 0.7,
-            "relay.node.cluster:LEASE_SECONDS": 1.0,
-            "relay.node.cluster:RENEW_SECONDS": 0.2,
+            # Long, as on a busy machine a renewal takes a second. After a kill nothing waits for it: the server reports
+            # the end of the node's connection.
+            "relay.node.cluster:LEASE_SECONDS": 6.0,
+            "relay.node.cluster:RENEW_SECONDS": 1.5,
             "relay.node.cluster:SCAN_SECONDS": 0.2,
         },
     ),
